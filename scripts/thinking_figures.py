@@ -1,14 +1,16 @@
 """Slow thinking on three tasks: accuracy against all tokens written, for each strategy, with intervals.
 
-    python scripts/thinking_figures.py          # trains on each task first; estimated 2 hours on two cores
-    python scripts/thinking_figures.py --steps 2 --questions 8 --output smoke --results smoke
+    python scripts/thinking_figures.py          # trains on each task first; half an hour on two quiet cores
+    python scripts/thinking_figures.py --steps 2 --questions 8 --trees 2 --output smoke --results smoke
 
 For each task SmolLM2 is trained by imitation of the task's own answers, then asked held-out questions:
 greedily, and by each strategy. What chooses an answer is the model itself, never the task's checker; the
 ceiling is how often any candidate was right. A strategy is compared with greedy answers question by question.
-Texts that share a prompt share its pages: the fraction of prompt tokens that were read for another text is
-reported beside the time. What is finished is read again. It writes thinking.md and thinking.csv, and
-thinking.html with the plot.
+A sample that two strategies ask for with one seed is written once and counted for both.
+
+Then a search over trees is measured on word problems, SmolLM2 untrained: ids read, bytes of KV cache written,
+seconds; with pages shared, the same with nothing shared, and as many independent samples. What is finished is
+read again. It writes thinking.md and thinking.csv, and thinking.html with the plot.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from cutaway.data.tasks import RIGHT
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics, tasks
 from cutaway.generate import thinking
+from cutaway.generate.batch.request import Constraint, Generation, Request, finish
 from cutaway.generate.sampling_params import SamplingParams
 
 TASKS = ("chain_sum", "letter_counting", "gcd")
@@ -37,8 +42,49 @@ STRATEGIES = (
 GREEDY = "greedy"
 FIELDS = (
     *("task", "strategy", "n", "accuracy", "low", "high", "ceiling", "tokens", "gain", "gain_low"),
-    *("gain_high", "shared", "seconds"),
+    "gain_high",
 )
+TREE, INDEPENDENT = "tree-8x4", "best-of-8"  # on word problems
+
+
+class RememberingWriter(thinking.Writer):
+    """Writes what it wrote before only once: a sample is decided by its prompt and its settings."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.known: dict[Any, Generation] = {}
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: Sequence[SamplingParams],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> list[Generation]:
+        if constraints is not None:
+            return super().write(prompts, settings, constraints)
+        keys = [(tuple(ids), repr(each)) for ids, each in zip(prompts, settings, strict=True)]
+        new = [n for n, key in enumerate(keys) if key not in self.known]
+        made = super().write([prompts[n] for n in new], [settings[n] for n in new])
+        self.known |= {keys[n]: each for n, each in zip(new, made, strict=True)}
+        return [self.known[key] for key in keys]
+
+
+class SeparateWriter(thinking.Writer):
+    """Shares no page: each text has a prefix cache of its own, which holds nothing."""
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: Sequence[SamplingParams],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> list[Generation]:
+        assert constraints is None
+        first = self._scheduler.stats().finished
+        streams = [
+            self._scheduler.submit(Request(tuple(ids), each, cache_scope=f"{first} {n}".encode()))
+            for n, (ids, each) in enumerate(zip(prompts, settings, strict=True))
+        ]
+        return [finish(stream) for stream in streams]
 
 
 def main() -> None:
@@ -48,41 +94,41 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--steps", type=int, default=60, help="of imitation; 0 asks SmolLM2 as it is")
     parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--trees", type=int, default=20, help="word problems that trees are measured on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/thinking"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     refused: dict[str, str] = {}
+    chances: dict[str, float] = {}
     for name in asked.tasks.split(","):
-        lm = trained(name, asked)
         task: Any = tasks.find(f"reasoning_gym:{name}", asked.questions)
-        base: list[float] = []
-        for strategy in (GREEDY, *STRATEGIES):
-            kept = asked.output / f"{name}-{strategy}-{asked.steps}-{asked.questions}-{asked.seed}.json"
-            try:
-                found = (
-                    json.loads(kept.read_text()) if kept.is_file() else measured(lm, task, strategy, asked)
-                )
-            except UserError as error:  # a budget needs a model that marks its thoughts
-                refused[strategy] = str(error)
-                continue
-            kept.write_text(json.dumps(found))
-            base = found["right"] if strategy == GREEDY else base
-            rows.append(row(name, strategy, found, base))
-            print(*(f"{key} {rows[-1][key]}" for key in FIELDS[:8]), flush=True)
+        kept = asked.output / f"{name}-{asked.steps}-{asked.questions}-{asked.seed}.json"
+        if not kept.is_file():
+            kept.write_text(json.dumps(measured(trained(name, asked), task, asked)))
+        found = json.loads(kept.read_text())
+        chances[name] = task.chance
+        refused |= found["refused"]
+        base = found["strategies"][GREEDY]["right"]
+        rows += [row(name, strategy, each, base) for strategy, each in found["strategies"].items()]
+    kept = asked.output / f"trees-{asked.trees}-{asked.seed}.json"
+    if not kept.is_file():
+        kept.write_text(json.dumps(trees(asked)))
     asked.results.mkdir(parents=True, exist_ok=True)
     with (asked.results / "thinking.csv").open("w", newline="") as out:
         writer = csv.DictWriter(out, FIELDS)
         writer.writeheader()
         writer.writerows(rows)
-    (asked.results / "thinking.md").write_text(report(rows, refused, asked), "utf-8")
+    page = report(rows, refused, chances, json.loads(kept.read_text()), asked)
+    (asked.results / "thinking.md").write_text(page, "utf-8")
     plot(rows).write_html(asked.output / "thinking.html", include_plotlyjs=True)
+    print(page)
 
 
 def trained(name: str, asked: argparse.Namespace) -> Any:
     """SmolLM2 after imitation of a task's answers, unless that is done."""
-    asked.output.mkdir(parents=True, exist_ok=True)
     if asked.steps == 0:
         return cutaway.load("smollm2")
     folder = asked.output / f"{name}-{asked.steps}-{asked.seed}"
@@ -90,7 +136,10 @@ def trained(name: str, asked: argparse.Namespace) -> Any:
         command = [sys.executable, "-m", "cutaway", "finetune", "imitation", "--output", str(folder)]
         command += [f"--task=reasoning_gym:{name}", f"--steps={asked.steps}", f"--seed={asked.seed}"]
         command += ["--data.max-tokens=24", f"--data.instruction={tasks_ask()}", "--batch-size=16"]
-        command += [f"--data.test={asked.questions}"]
+        command += ["--micro-batch-size=16", "--optimizer.learning-rate=0.0003", "--schedule.warmup-steps=5"]
+        command += [f"--data.test={asked.questions}", "--precision=auto", "--intervals.evaluate-sequences=20"]
+        command += [f"--intervals.evaluate={asked.steps}", "--intervals.save=10"]
+        command += ["--resume"] if (folder / "run.yaml").is_file() else []
         subprocess.run(command, check=True)
     return cutaway.load("smollm2", adapter=folder)
 
@@ -102,32 +151,82 @@ def tasks_ask() -> str:
     return ASK
 
 
-def measured(lm: Any, task: Any, strategy: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """What came of one strategy: per question whether it is right, whether any candidate is, and tokens."""
+def measured(lm: Any, task: Any, asked: argparse.Namespace) -> dict[str, Any]:
+    """What came of each strategy: per question whether it is right, whether any candidate is, and tokens."""
     messages = [[{"role": "user", "content": item.prompt}] for item in task.items]
     prompts = [lm.chat_ids(each) for each in messages]
     settings = lm.ending(SamplingParams(max_tokens=task.max_tokens, seed=asked.seed))
     judge = thinking.Judge(
         extract=task.extract, follow_up=lambda n, answers: lm.refining(messages[n], answers)
     )
-    start = time.perf_counter()
-    with thinking.Writer(lm.engine, lm.tokenizer) as writer:
-        if strategy == GREEDY:
-            made = writer.write(prompts, [settings] * len(prompts))
-            thoughts = [thinking.Thought(each, (each,), len(each.ids)) for each in made]
-        else:
-            thoughts = thinking.parse(strategy).answer(writer, prompts, settings, judge)
-        shared = writer.cached_tokens / max(writer.prompt_tokens, 1)
-    right = [[item.check(one.text) >= RIGHT for one in (thought.generation, *thought.candidates)]
-             for item, thought in zip(task.items, thoughts, strict=True)]  # fmt: skip
-    return {
-        "right": [float(each[0]) for each in right],
-        "any": [float(any(each)) for each in right],
-        "tokens": [thought.tokens for thought in thoughts],
-        "shared": shared,
-        "seconds": time.perf_counter() - start,
-        "chance": task.chance,
-    }
+    found: dict[str, Any] = {}
+    refused: dict[str, str] = {}
+    with RememberingWriter(lm.engine, lm.tokenizer) as writer:
+        for strategy in (GREEDY, *STRATEGIES):
+            start = time.perf_counter()
+            if strategy == GREEDY:
+                made = writer.write(prompts, [settings] * len(prompts))
+                thoughts = [thinking.Thought(each, (each,), len(each.ids)) for each in made]
+            else:
+                try:
+                    thoughts = thinking.parse(strategy).answer(writer, prompts, settings, judge)
+                except UserError as error:  # a budget needs a model that marks its thoughts
+                    refused[strategy] = str(error)
+                    continue
+            right = [
+                [item.check(one.text) >= RIGHT for one in (thought.generation, *thought.candidates)]
+                for item, thought in zip(task.items, thoughts, strict=True)
+            ]
+            found[strategy] = {
+                "right": [float(each[0]) for each in right],
+                "any": [float(any(each)) for each in right],
+                "tokens": [thought.tokens for thought in thoughts],
+            }
+            seconds = time.perf_counter() - start
+            print(
+                f"{task.name} {strategy}: {sum(each[0] for each in right)} right, {seconds:.0f} s", flush=True
+            )
+    return {"strategies": found, "refused": refused}
+
+
+def trees(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """A search over trees with shared pages and without, and independent samples: what each reads."""
+    lm = cutaway.load("smollm2")
+    task: Any = tasks.find("gsm8k", asked.trees)
+    prompts = [lm.chat_ids([{"role": "user", "content": item.prompt}]) for item in task.items]
+    settings = lm.ending(SamplingParams(max_tokens=128, seed=asked.seed))
+    rows, texts = [], {}
+    for name, strategy, kind in (
+        (f"{TREE}, pages shared", TREE, thinking.Writer),
+        (f"{TREE}, nothing shared", TREE, SeparateWriter),
+        (f"{INDEPENDENT}, pages shared", INDEPENDENT, thinking.Writer),
+        (f"{INDEPENDENT}, nothing shared", INDEPENDENT, SeparateWriter),
+    ):
+        start = time.process_time(), time.perf_counter()
+        with kind(lm.engine, lm.tokenizer) as writer:
+            made = thinking.parse(strategy).answer(writer, prompts, settings, thinking.Judge())
+            seconds = time.process_time() - start[0], time.perf_counter() - start[1]
+            stats = writer._scheduler.stats()
+        read = stats.prompt_tokens - stats.cached_tokens
+        page = lm.engine.page
+        texts[name] = [[one.ids for one in thought.candidates] for thought in made]
+        rows.append(
+            {
+                "name": name,
+                "texts": stats.finished,
+                "asked": stats.prompt_tokens,
+                "read": read,
+                "written": stats.generated_tokens,
+                "bytes": (read + stats.generated_tokens) * stats.page_bytes // page,
+                "processor": seconds[0],
+                "seconds": seconds[1],
+            }
+        )
+        print(*rows[-1].values(), flush=True)
+    for strategy in (TREE, INDEPENDENT):
+        one, other = (texts[f"{strategy}, {how}"] for how in ("pages shared", "nothing shared"))
+        assert one == other, f"{strategy}: sharing changed a text"
+    return rows
 
 
 def row(task: str, strategy: str, found: dict[str, Any], base: list[float]) -> dict[str, Any]:
@@ -136,40 +235,89 @@ def row(task: str, strategy: str, found: dict[str, Any], base: list[float]) -> d
     gain = statistics.paired(found["right"], base).difference
     figures = (
         *(own.n, own.value, own.low, own.high, sum(found["any"]) / own.n, sum(found["tokens"]) / own.n),
-        *(gain.value, gain.low, gain.high, found["shared"], found["seconds"]),
+        *(gain.value, gain.low, gain.high),
     )
     return dict(zip(FIELDS, (task, strategy, *(round(each, 4) for each in figures)), strict=True))
 
 
-def report(rows: list[dict[str, Any]], refused: dict[str, str], asked: argparse.Namespace) -> str:
+def report(
+    rows: list[dict[str, Any]],
+    refused: dict[str, str],
+    chances: dict[str, float],
+    search: list[dict[str, Any]],
+    asked: argparse.Namespace,
+) -> str:
     """The results as a page."""
     command = (
         f"`python scripts/thinking_figures.py --steps {asked.steps} --questions {asked.questions} "
-        f"--seed {asked.seed}`: after imitation of each task's answers. Tokens are all that were written for "
-        "a question, the gain is over greedy answers, paired by question; `shared` is the fraction of prompt "
-        "tokens whose pages another text had read."
+        f"--trees {asked.trees} --seed {asked.seed}`: after {asked.steps} steps of imitation of each task's "
+        "answers, batches of 16. Tokens are all that were written for a question. The gain is over greedy "
+        "answers, paired by question. No strategy sees the checker; the ceiling is how often any of them was "
+        "right."
     )
-    lines = [
-        "# Slow thinking: SmolLM2-135M on three tasks",
-        "",
-        command,
-        "",
-        "| task | strategy | accuracy | 95% | ceiling | tokens | gain, 95% | helps | shared | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+    lines = ["# Slow thinking: SmolLM2-135M on three tasks", "", command, ""]
+    lines += [
+        "| task | strategy | accuracy | 95% | ceiling | tokens | gain, 95% | helps |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for each in rows:
-        low, high = each["gain_low"], each["gain_high"]
-        verdict = "yes" if low > 0 else "harms" if high < 0 else "not separated"
-        gain = f"{each['gain']:+.1%}, {low:+.1%} to {high:+.1%}"
-        if each["strategy"] == GREEDY:
-            gain, verdict = "", ""
+    for task, chance in chances.items():
+        lines.append(f"| {task} | always the commonest answer | {chance:.1%} | | | | | |")
+        lines += [_line(each) for each in rows if each["task"] == task]
+    verdicts = Counter((each["strategy"], _verdict(each)) for each in rows if each["strategy"] != GREEDY)
+    lines.append("")
+    for strategy in dict.fromkeys(each["strategy"] for each in rows if each["strategy"] != GREEDY):
+        counts = [
+            f"{verdicts[strategy, v]} {v}"
+            for v in ("helps", "harms", "not separated")
+            if verdicts[strategy, v]
+        ]
+        lines.append(f"- {strategy}: of {len(chances)} tasks {', '.join(counts)}.")
+    lines += [f"- {name} was refused: {why}." for name, why in refused.items()]
+    lines += ["", "Accuracy by strategy, a mark for each 2%, `|` the ceiling:", "", "```"]
+    for task in chances:
+        lines.append(task)
+        for each in sorted((one for one in rows if one["task"] == task), key=lambda one: one["tokens"]):
+            bar = ("#" * round(each["accuracy"] * 50)).ljust(round(each["ceiling"] * 50)) + "|"
+            lines.append(f"{each['tokens']:6.0f} tokens  {each['strategy']:<11} {bar}")
+    explained = (
+        f"{asked.trees} word problems of GSM8K, SmolLM2 as it is, at most 128 tokens a text, the same seeds. "
+        "Each step's text is a request of its own, whose prompt is the problem and the lines before. "
+        "The texts are the same, to the id, whether pages are shared or not."
+    )
+    columns = ("", "requests", "ids of their prompts", "ids read", "ids written", "KV cache written, MB")
+    columns += ("processor seconds", "seconds")
+    lines += [
+        "```",
+        "",
+        "## What a search over trees shares",
+        "",
+        explained,
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in search:
         lines.append(
-            f"| {each['task']} | {each['strategy']} | {each['accuracy']:.1%} | {each['low']:.1%} to "
-            f"{each['high']:.1%} | {each['ceiling']:.1%} | {each['tokens']:.0f} | {gain} | {verdict} | "
-            f"{each['shared']:.0%} | {each['seconds']:.0f} |"
+            f"| {each['name']} | {each['texts']} | {each['asked']:,} | {each['read']:,} | "
+            f"{each['written']:,} | {each['bytes'] / 1e6:,.1f} | {each['processor']:.1f} | "
+            f"{each['seconds']:.1f} |"
         )
-    lines += ["", *(f"{name} was refused: {why}." for name, why in refused.items())]
     return "\n".join([*lines, ""])
+
+
+def _verdict(each: dict[str, Any]) -> str:
+    return "helps" if each["gain_low"] > 0 else "harms" if each["gain_high"] < 0 else "not separated"
+
+
+def _line(each: dict[str, Any]) -> str:
+    gain, verdict = "", ""
+    if each["strategy"] != GREEDY:
+        gain = f"{each['gain']:+.1%}, {each['gain_low']:+.1%} to {each['gain_high']:+.1%}"
+        verdict = _verdict(each)
+    return (
+        f"| {each['task']} | {each['strategy']} | {each['accuracy']:.1%} | {each['low']:.1%} to "
+        f"{each['high']:.1%} | {each['ceiling']:.1%} | {each['tokens']:.0f} | {gain} | {verdict} |"
+    )
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:

@@ -50,6 +50,14 @@ def served(kind: str, *more: str) -> str:
 # ---- tools -------------------------------------------------------------------------------------------------
 
 
+def route(stops: list[str]) -> str:
+    """A route.
+
+    :param stops: Towns.
+    """
+    return " ".join(stops)
+
+
 def test_a_functions_hints_and_docstring_are_its_schema() -> None:
     tool = from_function(weather)
     assert (tool.name, tool.description) == ("weather", "The weather of a place.\nMakes it up.")
@@ -153,7 +161,7 @@ class Forced:
     def mask(self, logits: np.ndarray) -> None:
         wanted = self.ids[0] if self.ids else self.end
         if self.inner is not None:
-            logits[:] = 0
+            logits[:], logits[wanted] = 0, 30
             self.inner.mask(logits)
             assert np.isfinite(logits[wanted]), f"the grammar forbids {wanted}"
         logits[:] = -np.inf
@@ -229,6 +237,39 @@ def test_a_call_is_held_to_its_schema_and_text_is_free(lm: LanguageModel, script
         agent.ask("x")
     scripted += ['I write {"name": "weather"} and no call.']
     assert agent.ask("x").calls == ()
+
+
+def test_a_call_is_whole_however_long_the_model_would_write(lm: LanguageModel) -> None:
+    """The model repeats a list's item for ever, which alone no grammar ends."""
+    agent = lm.agent([route], max_tokens=64)
+    repeated = lm.tokenizer.encode(', "Santa Barbara"')
+    made: list[int] = []
+
+    class Endless(Forced):
+        def mask(self, logits: np.ndarray) -> None:
+            wanted = self.ids[0] if self.ids else repeated[len(made) % len(repeated)]
+            logits[:], logits[wanted] = 0, 30
+            self.inner.mask(logits)
+            logits[wanted] += 1  # which stays minus infinity where it is forbidden
+
+        def accept(self, id: int) -> None:
+            made.extend([] if self.ids else [id])
+            super().accept(id)
+
+    ids = lm.tokenizer.encode('<tool_call>\n{"name": "route", "arguments": {"stops": ["Bern"')
+    stream = LanguageModel.stream
+    begun: list[bool] = []
+
+    def write(self: LanguageModel, asked: Any, *, constraint: Any = None, **options: Any) -> Any:
+        own = Endless(ids, 0, constraint) if constraint is not None and not begun else None
+        begun.append(True)
+        return stream(self, asked, constraint=own, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModel, "stream", write)
+        answer = agent.ask("Plan a trip")
+    assert answer.calls[0].text.startswith("Bern Santa Barbara") and not answer.calls[0].failed
+    assert 40 <= len(ids) + len(made) <= 64  # it used what it had
 
 
 def test_errors_go_back_to_the_model_and_the_loop_ends(lm: LanguageModel, scripted: list[str]) -> None:

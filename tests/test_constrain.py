@@ -10,6 +10,7 @@ import pytest
 
 from cutaway.errors import UserError
 from cutaway.generate import constrain, grammar_compiler
+from cutaway.generate.bounded import BoundedConstraint
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
 from tests.drawn import drawn
@@ -57,6 +58,76 @@ def test_random_tokens_under_a_schema_are_json_of_that_schema(tokenizer: Tokeniz
             assert isinstance(made["age"], int) and 0 <= made["age"] <= 150
             assert set(made["tags"]) <= {"a", "b", None} and len(made["tags"]) <= 3
     assert ended >= 10
+
+
+PLACES = {
+    "type": "object",
+    "properties": {
+        "code": {"type": "string", "minLength": 3},
+        "sizes": {"type": "array", "items": {"type": "integer"}, "minItems": 2},
+        "kind": {"enum": ["town", "city"]},
+        "near": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "far": {"type": "boolean"}},
+                "required": ["name", "far"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["code", "sizes", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        *("", "{", '{"code"', '{"code": "}]', '{"code": "abc", "sizes": [', '{"code": "abc", "sizes": [1'),
+        '{"code": "abc", "sizes": [1, 2], "kind": "to',
+        '{"code": "abc", "sizes": [1, 2], "kind": "city", ',
+        '{"code": "abc", "sizes": [1, 2], "kind": "city", "near": [{"name": "x\\',
+    ],
+)
+def test_a_completion_ends_the_json_that_was_begun(tokenizer: Tokenizer, begun: str) -> None:
+    constraint = constrain.json_schema(PLACES).begin(tokenizer)
+    for id in tokenizer.encode(begun):
+        constraint.accept(id)
+    ids = constraint.completion(100, tokenizer)
+    assert ids is not None and constraint.completion(len(ids) - 1, tokenizer) is None
+    text = begun + tokenizer.decode(ids)
+    assert constrain.schema_error(PLACES, text) is None and len(ids) <= 40
+
+
+@pytest.mark.parametrize("limit", [40, 64, 160])
+def test_a_bounded_answer_is_whole(tokenizer: Tokenizer, limit: int) -> None:
+    """Whatever is likely, and long: the longest strings and lists that there is room for."""
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        constraint = BoundedConstraint(constrain.json_schema(PLACES).begin(tokenizer), tokenizer, limit)
+        ids: list[int] = []
+        while not constraint.done:
+            logits = 3 * random.standard_normal(len(tokenizer)).astype(np.float32)
+            constraint.mask(logits)
+            ids.append(int(logits.argmax()))
+            constraint.accept(ids[-1])
+        assert len(ids) <= limit
+        assert constrain.schema_error(PLACES, tokenizer.decode(ids)) is None
+
+
+def test_a_bound_changes_nothing_while_there_is_room(tokenizer: Tokenizer) -> None:
+    grammar = constrain.json_schema(PLACES)
+    free, bounded = grammar.begin(tokenizer), BoundedConstraint(grammar.begin(tokenizer), tokenizer, 400)
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        logits = random.standard_normal(len(tokenizer)).astype(np.float32)
+        own = logits.copy()
+        free.mask(logits)
+        bounded.mask(own)
+        assert (logits == own).all()
+        free.accept(int(logits.argmax()))
+        bounded.accept(int(logits.argmax()))
 
 
 @pytest.mark.parametrize("pattern", [r"[a-c]{3}-\d{2}", r"(yes|no), (the|a) \w{2,5}\.", "é|ß|\N{SNOWMAN}+x"])

@@ -25,6 +25,7 @@ from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Generation
+from cutaway.generate.bounded import BoundedConstraint
 from cutaway.generate.tool_calls import tool_grammar
 from cutaway.generate.tool_calls.answer import AnswerReader, collect
 from cutaway.generate.tool_calls.constraint import call_constraint
@@ -182,6 +183,10 @@ class Agent:
         constraint = None if self._constraint is None or over else self._constraint.fresh()
         if constraint is not None and marks is not None and marks.opened:
             constraint = AfterThought(constraint, marks.end, self.lm.tokenizer)
+        elif constraint is not None:
+            room = self.lm.context - len(ids)
+            size = min(self.options.get("max_tokens") or room, room)
+            constraint = BoundedConstraint(constraint, self.lm.tokenizer, size)
         options = {**self.options, "constraint": constraint, "session": self._session}
         if over and not self.lm.tool_format.untagged:
             options["stop"] = [*_stops(self.options), self.lm.tool_format.trigger]

@@ -19,6 +19,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.tasks import Task, ToolExercise
 from cutaway.generate import constrain, thinking
+from cutaway.generate.bounded import BoundedConstraint
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.tool_calls import parser, tool_grammar
 from cutaway.generate.tool_calls.constraint import call_constraint
@@ -47,12 +48,12 @@ def answered(
     def compute(numbers: Sequence[int]) -> list[list[Any]]:
         limits: Any = None
         if task.calls != "free":
-            limits = [_constraint(lm, items[n], task.calls, settings.stop_ids) for n in numbers]
+            limits = [_constraint(lm, items[n], task.calls, settings.stop_ids, size) for n in numbers]
         with thinking.Writer(lm.engine, lm.tokenizer) as writer:
             made = writer.write([prompts[n] for n in numbers], [settings] * len(numbers), limits)
         return [[each.text, len(each.ids)] for each in made]
 
-    requests = [["calls", task.calls, ids, size] for ids in prompts]
+    requests = [["bounded calls", task.calls, ids, size] for ids in prompts]
     found = cache.fill(requests, compute, lambda done: progress(done, len(requests)))
     rows = [_judged(lm, item, text) for item, (text, _) in zip(items, found, strict=True)]
     values = {name: [row[name] for row in rows] for name in rows[0]}
@@ -64,9 +65,12 @@ def _schemas(item: ToolExercise) -> dict[str, dict[str, Any]]:
     return {tool["function"]["name"]: tool["function"]["parameters"] for tool in item.tools}
 
 
-def _constraint(lm: LanguageModel, item: ToolExercise, calls: str, ends: Sequence[int]) -> Any:
+def _constraint(
+    lm: LanguageModel, item: ToolExercise, calls: str, ends: Sequence[int], size: int
+) -> BoundedConstraint:
+    """What holds an answer of at most ``size`` tokens to the tools' schemas, to its end."""
     held = call_constraint(MAKE[calls], lm.tool_format, _schemas(item), lm.tokenizer, False)
-    return held.grammar.begin(lm.tokenizer, ends)
+    return BoundedConstraint(held.grammar.begin(lm.tokenizer, ends), lm.tokenizer, size)
 
 
 def _judged(lm: LanguageModel, item: ToolExercise, text: str) -> dict[str, float]:

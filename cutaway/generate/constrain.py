@@ -97,6 +97,33 @@ class Constraint:
         self._check()
         self.done = self._matcher.is_stopped()
 
+    def after(self, id: int) -> Constraint | None:
+        """The constraint one token on, itself unchanged; None for an end token, and for one not allowed."""
+        matcher = self._matcher.deep_copy()
+        if matcher.is_stopped() or matcher.validate_tokens([id]) != 1 or not matcher.consume_token(id):
+            return None
+        return None if matcher.stop_reason() == "EndOfSentence" else Constraint(matcher)
+
+    def completion(self, most: int, tokenizer: Vocabulary) -> list[int] | None:
+        """Ids that bring the text to an end of the grammar: a short way, at most ``most`` ids, or None.
+
+        Strings are closed before they hold a bracket, objects and arrays as soon as they may be.
+        """
+        matcher, ids = self._matcher.deep_copy(), []
+        parts = (LETTERS, QUOTE, BRACKETS, "0")
+        letters, quote, brackets, zero = (_single(tokenizer, texts) for texts in parts)
+        while not matcher.is_stopped() and not matcher.is_accepting():
+            following = matcher.compute_ff_tokens()
+            if not following:
+                within = any(matcher.validate_tokens([id]) == 1 for id in letters)  # a string
+                order = (*quote, *letters) if within else (*brackets, *quote, *zero)
+                following = [id for id in order if matcher.validate_tokens([id]) == 1][:1]
+            following = following or _longest(matcher, tokenizer)
+            if not following or len(ids) + len(following) > most or not matcher.consume_tokens(following):
+                return None
+            ids += following
+        return ids
+
     def _check(self) -> None:
         if self._matcher.is_error():
             raise UserError(f"the grammar could not be followed on: {one_line(self._matcher.get_error())}")
@@ -170,6 +197,24 @@ def _inside(value: Any) -> Sequence[Any]:
 def _check_length(text: str, what: str) -> None:
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"the {what} has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are taken")
+
+
+LETTERS, QUOTE, BRACKETS = "a ", '"', "}],"  # what a string may hold; what may follow a value
+
+
+def _single(tokenizer: Vocabulary, texts: str) -> list[int]:
+    """The ids of those characters that are one token."""
+    made = (tokenizer.encode(text) for text in texts)
+    return [ids[0] for ids in made if len(ids) == 1]
+
+
+def _longest(matcher: LLMatcher, tokenizer: Vocabulary) -> list[int]:
+    """The allowed token with the most bytes, if there is one: it brings a fixed text on furthest."""
+    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    allowed = np.flatnonzero(np.unpackbits(bits, count=len(tokenizer), bitorder="little"))
+    control = set(tokenizer.special.values())
+    plain = [id for id in allowed.tolist() if id not in control]
+    return [max(plain, key=lambda id: len(tokenizer.token_bytes(id)))] if plain else []
 
 
 _tries: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], LLTokenizer]] = weakref.WeakKeyDictionary()
