@@ -13,7 +13,8 @@ from cutaway.native import library
 from cutaway.native.library import check, function
 from cutaway.native.quant import LAYOUTS
 
-TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+TYPES += ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")  # by native/runtime/vectors.hpp's numbers
 PAGE = 128  # positions of a page of the state
 PANEL = 16  # rows of a panel

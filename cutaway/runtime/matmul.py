@@ -115,8 +115,12 @@ def _k_product(packed: Packed, vectors: Rounded) -> np.ndarray:
                 weights = q[:, block, part].T.astype(np.float32)
                 dot += (inputs[:, block, part] @ weights) * s[:, block, part].astype(np.float32)
             scaled = fma(dot, vectors.scale[:, at, None], scaled)
-            if m is not None:
+            if m is not None and m.shape[2] == 8:
                 least = fma(m[:, block, group].astype(np.float32), shift[:, at, None], least)
+            elif m is not None:  # of each half of the group: whole numbers too
+                sums = vectors.q[:, at].reshape(n, 2, -1).sum(axis=-1).astype(np.float32)
+                weighed = sums @ m[:, block, 2 * group : 2 * group + 2].T.astype(np.float32)
+                least = fma(weighed, vectors.scale[:, at, None], least)
         acc += scaled * d[:, block]
         if dmin is not None:
             acc -= least * dmin[:, block]

@@ -32,6 +32,12 @@ FIELDS = {
     "Q5_0": ((0, 1, 2), (2, 1, 4), (6, 4, 4)),
     "Q5_1": ((0, 1, 2), (2, 1, 2), (4, 1, 4), (8, 4, 4)),
     "Q8_0": ((0, 1, 2), (2, 8, 4)),
+    "Q2_K": (
+        (0, 1, 2),
+        (2, 1, 2),
+        *((4 + 20 * n + at, *of) for n in range(4) for at, of in ((0, (4, 1)), (4, (4, 4)))),
+    ),
+    "Q3_K": ((0, 1, 2), *((2 + 27 * n + at, *of) for n in range(4) for at, of in ((0, (3, 1)), (3, (6, 4))))),
     "Q4_K": (
         (0, 1, 2),
         (2, 1, 2),
@@ -43,6 +49,9 @@ FIELDS = {
         *((4 + 43 * n + at, *of) for n in range(4) for at, of in ((0, (3, 1)), (3, (10, 4)))),
     ),
     "Q6_K": ((0, 1, 2), (2, 16, 1), (18, 48, 4)),
+    "IQ4_NL": ((0, 1, 2), (2, 4, 4)),
+    "IQ4_XS": ((0, 1, 2), (2, 6, 1), (8, 32, 4)),
+    "MXFP4": ((0, 1, 1), (1, 4, 4)),
 }
 FIFTHS = {"Q5_0": 2, "Q5_1": 4}  # where the word of fifth bits begins
 
@@ -79,6 +88,36 @@ def _fifths_transposed(data: np.ndarray, first: int) -> np.ndarray:
 
 
 # A K type's blocks uint8 [n bytes] in the order in which a product reads them.
+
+
+def _q2_k(blocks: np.ndarray) -> np.ndarray:
+    """The halves; of each pair of groups four bytes of scales and minima, four words of sixteen values."""
+    quants = _two_bit_words(quant.WHOLE_PARTS["Q2_K"](blocks)[-1]).reshape(-1, 4, 16)
+    pairs = np.concatenate([blocks[:, :16].reshape(-1, 4, 4), quants], axis=2)
+    return np.concatenate([blocks[:, 80:], pairs.reshape(len(blocks), -1)], axis=1)
+
+
+def _q3_k(blocks: np.ndarray) -> np.ndarray:
+    """The half; of each pair of groups three bytes of scales, and of each group two words of lower bits (of
+    sixteen values each) and one of third bits: bit 8i + s belongs to value 4s + i.
+    """
+    _, _, s, _, q = quant.WHOLE_PARTS["Q3_K"](blocks)
+    scales, raised = (s + 32).view(np.uint8).reshape(-1, 4, 4), (q + 4).view(np.uint8)
+    low, upper = scales & 15, scales >> 4
+    upper = upper[..., 0] | upper[..., 1] << 2 | upper[..., 2] << 4 | upper[..., 3] << 6
+    scales = np.concatenate([low[..., ::2] | low[..., 1::2] << 4, upper[..., None]], axis=2)
+    bits = (raised >> 2).reshape(-1, 8, 8, 4).swapaxes(2, 3)  # [n group i s]
+    third = np.packbits(bits, axis=-1, bitorder="little").reshape(-1, 8, 4)
+    words = np.concatenate([_two_bit_words(raised & 3).reshape(-1, 8, 8), third], axis=2).reshape(-1, 4, 24)
+    pairs = np.concatenate([scales, words], axis=2)
+    return np.concatenate([blocks[:, 108:], pairs.reshape(len(blocks), -1)], axis=1)
+
+
+def _two_bit_words(q: np.ndarray) -> np.ndarray:
+    """uint8 [n 64] of 256 values of two bits: of each sixteen a word, values 4j.. at bits 2j of its bytes."""
+    fours = q.view(np.uint8).reshape(len(q), 16, 4, 4)  # [n part j byte]
+    words = fours[:, :, 0] | fours[:, :, 1] << 2 | fours[:, :, 2] << 4 | fours[:, :, 3] << 6
+    return words.reshape(len(q), 64)
 
 
 def _q4_k(blocks: np.ndarray) -> np.ndarray:
@@ -121,4 +160,4 @@ def _pair_scales(data: np.ndarray) -> np.ndarray:
     return even | np.stack([odd << 6, odd >> 2 << 6, odd >> 4 << 6], axis=-1)
 
 
-LINEAR = {"Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}
+LINEAR = {"Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k}

@@ -33,6 +33,10 @@ struct Ahead {
 using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
                          int64_t stride, Ahead ahead);
 
+// What the nibbles of IQ4_NL and IQ4_XS mean, and twice what those of MXFP4 do.
+constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr int8_t kTwiceE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
 constexpr int kMostVectors = 8;  // of any instruction set
 
 using ManyProducts = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
@@ -46,7 +50,7 @@ struct Kernel {
 };
 
 struct Kernels {
-    Kernel f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k;
+    Kernel f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4;
 };
 
 #define CUTAWAY_KERNELS "runtime/matmul.inc"
@@ -75,9 +79,14 @@ const Kernel& kernel(int32_t type) {
         case kQ5_0: return kernels.q5_0;
         case kQ5_1: return kernels.q5_1;
         case kQ8_0: return kernels.q8_0;
+        case kQ2_K: return kernels.q2_k;
+        case kQ3_K: return kernels.q3_k;
         case kQ4_K: return kernels.q4_k;
         case kQ5_K: return kernels.q5_k;
         case kQ6_K: return kernels.q6_k;
+        case kIQ4_NL: return kernels.iq4_nl;
+        case kIQ4_XS: return kernels.iq4_xs;
+        case kMXFP4: return kernels.mxfp4;
         default: return kernels.f32;
     }
 }

@@ -13,7 +13,7 @@ inline constexpr int kGroup = 32;  // numbers of a vector that share a scale
 // GGML's numbers of the types that run.
 enum Type : int32_t {
     kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8,
-    kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kBF16 = 30,
+    kQ2_K = 10, kQ3_K = 11, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kIQ4_NL = 20, kIQ4_XS = 23, kBF16 = 30, kMXFP4 = 39,
 };
 
 // y = W x + bias, W [rows columns]. cutaway/native/runtime.py mirrors this.

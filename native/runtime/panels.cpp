@@ -112,6 +112,85 @@ void k_back(const uint8_t* in, uint8_t* out) {
     }
 }
 
+// The word of the two-bit weights of part p of sixteen: those of columns 4j.. at bits 2j of each byte; and back.
+uint32_t pairs_there(const uint8_t* quants, int p) {
+    uint32_t word = 0;
+    for (int j = 0; j < 4; ++j) {
+        const uint8_t* at = quants + 32 * (p / 8) + 16 * (p % 2) + 4 * j;
+        word |= (word_at(at) >> 2 * (p / 2 % 4) & 0x03030303u) << 2 * j;
+    }
+    return word;
+}
+void pairs_back(uint32_t word, int p, uint8_t* quants) {
+    for (int j = 0; j < 4; ++j) {
+        uint8_t* at = quants + 32 * (p / 8) + 16 * (p % 2) + 4 * j;
+        put_word(at, word_at(at) | (word >> 2 * j & 0x03030303u) << 2 * (p / 2 % 4));
+    }
+}
+
+// Halves; then of each pair of groups its four parts' scales and minima, and a word of each part.
+void q2_there(const uint8_t* in, uint8_t* out) {
+    std::memcpy(out, in + 80, 4);
+    out += 4;
+    for (int pair = 0; pair < 4; ++pair, out += 20) {
+        std::memcpy(out, in + 4 * pair, 4);
+        for (int part = 0; part < 4; ++part) put_word(out + 4 + 4 * part, pairs_there(in + 16, 4 * pair + part));
+    }
+}
+void q2_back(const uint8_t* in, uint8_t* out) {
+    std::memset(out, 0, 80);
+    std::memcpy(out + 80, in, 4);
+    in += 4;
+    for (int pair = 0; pair < 4; ++pair, in += 20) {
+        std::memcpy(out + 4 * pair, in, 4);
+        for (int part = 0; part < 4; ++part) pairs_back(word_at(in + 4 + 4 * part), 4 * pair + part, out + 16);
+    }
+}
+
+// The half; then of each pair of groups its four scales (two bytes of low nibbles, one of upper pairs of bits), and of each
+// group a word of each part and one of third bits (as Q5_0's fifth ones). The file has scales as cutaway/weights/quant.py says.
+void q3_there(const uint8_t* in, uint8_t* out) {
+    const uint8_t* scales = in + 96;
+    std::memcpy(out, in + 108, 2);
+    out += 2;
+    for (int pair = 0; pair < 4; ++pair, out += 27) {
+        std::memset(out, 0, 3);
+        for (int part = 0; part < 4; ++part) {
+            const int i = 4 * pair + part, low = scales[i % 8] >> 4 * (i / 8) & 15, high = scales[8 + i % 4] >> 2 * (i / 4) & 3;
+            out[part / 2] |= static_cast<uint8_t>(low << 4 * (part % 2));
+            out[2] |= static_cast<uint8_t>(high << 2 * part);
+        }
+        for (int i = 0; i < 2; ++i) {
+            const int group = 2 * pair + i;
+            uint32_t third = 0;
+            for (int s = 0; s < 8; ++s) third |= (word_at(in + 4 * s) >> group & 0x01010101u) << s;
+            put_word(out + 3 + 12 * i, pairs_there(in + 32, 2 * group));
+            put_word(out + 7 + 12 * i, pairs_there(in + 32, 2 * group + 1));
+            put_word(out + 11 + 12 * i, third);
+        }
+    }
+}
+void q3_back(const uint8_t* in, uint8_t* out) {
+    std::memset(out, 0, 108);
+    std::memcpy(out + 108, in, 2);
+    uint8_t* scales = out + 96;
+    in += 2;
+    for (int pair = 0; pair < 4; ++pair, in += 27) {
+        for (int part = 0; part < 4; ++part) {
+            const int i = 4 * pair + part;
+            scales[i % 8] |= static_cast<uint8_t>((in[part / 2] >> 4 * (part % 2) & 15) << 4 * (i / 8));
+            scales[8 + i % 4] |= static_cast<uint8_t>((in[2] >> 2 * part & 3) << 2 * (i / 4));
+        }
+        for (int i = 0; i < 2; ++i) {
+            const int group = 2 * pair + i;
+            const uint32_t third = word_at(in + 11 + 12 * i);
+            for (int s = 0; s < 8; ++s) put_word(out + 4 * s, word_at(out + 4 * s) | (third >> s & 0x01010101u) << group);
+            pairs_back(word_at(in + 3 + 12 * i), 2 * group, out + 32);
+            pairs_back(word_at(in + 7 + 12 * i), 2 * group + 1, out + 32);
+        }
+    }
+}
+
 // The half, the scales, and of each sixteen weights two words of nibbles (of the first and second four weights, of the third
 // and fourth) and one of the upper bit pairs of all.
 void q6_there(const uint8_t* in, uint8_t* out) {
@@ -209,6 +288,15 @@ bool layout_of(int32_t type, Layout& out) {
         case kQ5_0: return is<32, 22, half, Field{2, 1, 4, true}, Field{6, 4, 4}>(out, 0);
         case kQ5_1: return is<32, 24, half, second, Field{4, 1, 4, true}, Field{8, 4, 4}>(out, 0, 2);
         case kQ8_0: return is<32, 34, half, Field{2, 8, 4}>(out, 0);
+        case kQ2_K:
+            return is_linear<84, q2_there, q2_back, half, second, Field{4, 4, 1}, Field{8, 4, 4}, Field{24, 4, 1}, Field{28, 4, 4},
+                             Field{44, 4, 1}, Field{48, 4, 4}, Field{64, 4, 1}, Field{68, 4, 4}>(out, 80, 82);
+        case kQ3_K:
+            return is_linear<110, q3_there, q3_back, half, Field{2, 3, 1}, Field{5, 6, 4}, Field{29, 3, 1}, Field{32, 6, 4},
+                             Field{56, 3, 1}, Field{59, 6, 4}, Field{83, 3, 1}, Field{86, 6, 4}>(out, 108);
+        case kIQ4_NL: return is<32, 18, half, Field{2, 4, 4}>(out, 0);
+        case kIQ4_XS: return is<256, 136, half, Field{2, 6, 1}, Field{8, 32, 4}>(out, 0);
+        case kMXFP4: return is<32, 17, Field{0, 1, 1}, Field{1, 4, 4}>(out);
         case kQ4_K:
             return is_linear<144, k_there<false>, k_back<false>, half, second, Field{4, 3, 1}, Field{7, 8, 4}, Field{39, 3, 1},
                              Field{42, 8, 4}, Field{74, 3, 1}, Field{77, 8, 4}, Field{109, 3, 1}, Field{112, 8, 4}>(out, 0, 2);

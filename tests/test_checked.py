@@ -1,0 +1,47 @@
+"""The checker of signatures that the whole suite runs under catches what it is there for."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from cutaway.attention.backends.inputs import AttentionInputs
+from cutaway.shapes import Float
+from tests import checked
+
+
+def product(x: Float[torch.Tensor, "a b"], y: Float[torch.Tensor, "b c"]) -> Float[torch.Tensor, "a c"]:
+    return x.sum(1)[:, None] + torch.zeros(1, y.shape[1] + (len(x) == 7))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    width: float
+    names: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [((2, 3), (4, 5)), ((2, 3, 1), (3, 5)), ((7, 3), (3, 5))],
+    ids=["one letter of two sizes", "an axis too many", "the result"],
+)
+def test_a_shape_that_is_not_the_signatures_is_caught(x: tuple[int, ...], y: tuple[int, ...]) -> None:
+    of = checked(product)
+    assert of(torch.zeros(2, 3), torch.zeros(3, 5)).shape == (2, 5)
+    assert of(torch.zeros(4, 6), torch.zeros(6, 5)).shape == (4, 5), "letters hold for one call"
+    with pytest.raises(Exception, match="violates type hint"):
+        of(torch.zeros(x), torch.zeros(y))
+    with pytest.raises(Exception, match="violates type hint"):
+        of(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3, 5))
+
+
+def test_a_field_of_another_type_is_caught() -> None:
+    of = checked(Sizes)
+    assert of(3).width == 3  # an int is a float
+    with pytest.raises(Exception, match="violates type hint"):
+        of("3")
+
+
+def test_the_package_is_checked() -> None:
+    with pytest.raises(Exception, match="violates type hint"):
+        AttentionInputs("q", "k", "v")  # type: ignore
