@@ -311,7 +311,12 @@ def test_the_server_answers_by_adapters_names(base: Any, engines: dict[str, Any]
         assert len({str(choices) for choices in alone.values()}) == 3
         chat = {"model": "talk", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
         assert server.post("/v1/chat/completions", chat).json()["model"] == "talk"
-        assert server.post("/v1/responses", {"model": "other", "input": "Hi"}).json()["model"] == "other"
+        assert (
+            server.post("/v1/responses", {"model": "other", "input": "Hi", "max_output_tokens": 2}).json()[
+                "model"
+            ]
+            == "other"
+        )
         missing = server.post("/v1/completions", body | {"model": "third"})
         assert missing.status_code == 404 and "'talk', 'other'" in missing.json()["error"]["message"]
         edits = [{"kind": "ablate", "layer": 0, "part": "mlp"}]
