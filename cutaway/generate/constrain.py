@@ -66,21 +66,21 @@ class Grammar:
         matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=limits)
         if matcher.is_error():
             raise UserError(f"the grammar cannot be followed: {one_line(matcher.get_error())}")
-        return Constraint(matcher)
+        return Constraint(matcher, tokenizer)
 
 
 class Constraint:
     """One answer under a grammar; `done` once nothing can follow."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, tokenizer: Vocabulary) -> None:
+        self._matcher, self._tokenizer = matcher, tokenizer  # which the matcher does not keep
         self.done = matcher.is_stopped()
 
     def fresh(self) -> Constraint:
         """The same grammar for another text, from its beginning, without compiling it again."""
         matcher = self._matcher.deep_copy()
         matcher.reset()
-        return Constraint(matcher)
+        return Constraint(matcher, self._tokenizer)
 
     def mask(self, logits: np.ndarray) -> None:
         """Set the logits [v] that may not come next to -inf, in place; UserError past the limits."""
@@ -234,7 +234,10 @@ def _trie(tokenizer: Vocabulary, ends: Sequence[int]) -> LLTokenizer:
 
 
 class _TokenBytes:
-    """The vocabulary under the names that llguidance asks by."""
+    """The vocabulary under the names that llguidance asks by.
+
+    It keeps no tokenizer: `_tries` would never forget that of an unloaded model.
+    """
 
     def __init__(self, tokenizer: Vocabulary, end: int) -> None:
         self.eos_token_id, self.bos_token_id = end, tokenizer.bos
@@ -245,13 +248,15 @@ class _TokenBytes:
                 self.tokens.append(tokenizer.token_bytes(id))
             except UserError:  # a row of the table that no token has
                 self.tokens.append(b"")
-        self._encode = tokenizer.encode
+        self._tokenizer = weakref.ref(tokenizer)
 
     def __call__(self, text: bytes | str) -> list[int]:
         """The tokens of text inside a text: without what the vocabulary puts before a first word."""
+        tokenizer = self._tokenizer()
+        assert tokenizer is not None  # each Constraint keeps it
         wanted = text.encode() if isinstance(text, str) else text
-        ids = self._encode("\n" + wanted.decode("utf-8", "replace"))
+        ids = tokenizer.encode("\n" + wanted.decode("utf-8", "replace"))
         for i in range(1, len(ids)):
             if b"".join(self.tokens[id] for id in ids[i:]) == wanted:
                 return ids[i:]
-        return self._encode(wanted.decode("utf-8", "replace"))
+        return tokenizer.encode(wanted.decode("utf-8", "replace"))

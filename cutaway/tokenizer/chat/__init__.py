@@ -8,6 +8,7 @@ conversations come to the ids that the `transformers` library gives them. docs/c
 guarantees and what it cannot.
 """
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,15 +143,16 @@ def _traced(template: str, names: Mapping[str, str], contexts: list) -> list[Tra
     return [made.get("refused") or Traced.of(made) for made in answer["rendered"]]
 
 
-_known: OrderedDict[tuple[str, int], tuple[Vocabulary | None, ControlTokens]] = OrderedDict()
+_known: OrderedDict[tuple[str, int], tuple[weakref.ref[Vocabulary] | None, ControlTokens]] = OrderedDict()
 
 
 def _control_tokens(template: str, tokenizer: Vocabulary | None) -> ControlTokens:
     """What is a control token for a template and a tokenizer, found out once."""
     key = (template, id(tokenizer))
-    if key in _known:
+    kept, tokens = _known.get(key, (None, None))
+    if tokens is not None and (kept and kept()) is tokenizer:  # not another one that has its id by now
         _known.move_to_end(key)
-        return _known[key][1]
+        return tokens
     if len(template) > LONGEST_TEMPLATE:
         raise UserError(f"the chat template has over {LONGEST_TEMPLATE:,} characters; no model's has")
     utf8(template, "the chat template")
@@ -159,7 +161,8 @@ def _control_tokens(template: str, tokenizer: Vocabulary | None) -> ControlToken
     special, added = (tokenizer.special, tokenizer.added) if tokenizer else ({}, {})
     tokens = ControlTokens(template, answer["source"], special, added)
     tokens.learn(Traced.of(made) for made in answer["rendered"] if "refused" not in made)
-    _known[key] = tokenizer, tokens  # the tokenizer is kept, so that no other one can get its id
+    _known[key] = weakref.ref(tokenizer) if tokenizer is not None else None, tokens
+    _known.move_to_end(key)
     while len(_known) > REMEMBERED:
         _known.popitem(last=False)
     return tokens
