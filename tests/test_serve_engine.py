@@ -8,6 +8,7 @@ import asyncio
 import queue
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -834,6 +835,41 @@ def test_one_client_leaves_places_for_others():
             reads.pass_step()
         assert other.ended and serves.stats().running == 7 and serves.stats().queued > 0
         reads.gate.release(10_000)
+
+
+def test_a_short_prompt_is_read_before_many_of_another_client(monkeypatch: pytest.MonkeyPatch):
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=8, max_queue=99) as serves:
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding: 2 if decoding else 256)
+        serves.submit(request([1], max_tokens=60, client="a"))
+        assert reads.entered.acquire(timeout=10)
+        for n in range(6):
+            serves.submit(request([n, 2, 3] * 13, max_tokens=9, client="a"))
+        for _ in range(8):
+            reads.pass_step()
+        other = serves.submit(request([9, 8, 7, 6, 5], max_tokens=1, client="b"))
+        for _ in range(6):  # one id of two at least, and five to read
+            reads.pass_step()
+        assert other.ended and serves.stats().running == 7
+        reads.gate.release(10_000)
+
+
+def test_clients_have_equal_parts_of_what_is_read_and_a_higher_priority_all(monkeypatch: pytest.MonkeyPatch):
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=8, max_queue=99) as serves:
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding: 6)
+        serves.submit(request([1], max_tokens=60, client="c"))
+        assert reads.entered.acquire(timeout=10)
+        for client, first in (("a", 10), ("a", 20), ("a", 30), ("b", 40)):
+            serves.submit(request([first] * 30, max_tokens=1, client=client))
+        serves.submit(request([50] * 9, max_tokens=1, client="d", priority=1))
+        for _ in range(4):
+            reads.pass_step()
+        reads.gate.release(10_000)
+        serves.drain(10)
+    first, second, third = (Counter(id for text in call[1:] for id in text) for call in reads.calls[1:4])
+    assert first == {50: 6} and second[50] == 3 and sum(second.values()) == 6
+    assert third[40] == 3 and third[10] == third[20] == third[30] == 1
 
 
 def test_a_higher_priority_starts_first():

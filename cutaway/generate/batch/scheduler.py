@@ -407,23 +407,56 @@ class Scheduler:
             self._step_seconds += seconds
 
     def _prefill_chunks(self, most: int) -> list[Chunk]:
-        """At most this many prompt ids, in even parts; a page or prompt several share is read once."""
+        """At most this many prompt ids: each client has a fair part, and its sequences even parts of that. A
+        page or prompt several share is read once.
+        """
         waiting = [sequence for sequence in self._running if not sequence.decoding]
-        size, chosen, claimed = self.engine.page, [], set()
+        size, claimed = self.engine.page, set()
+        chosen: dict[str, list[ScheduledSequence]] = defaultdict(list)
         waiting.sort(key=lambda sequence: (sequence.state.length % size == 0, sequence.last_prefill_step))
         for sequence in waiting:
             sequence.reuse_pages(self._prefix_cache)
             shared = sequence.next_page or sequence.whole_prompt
             if shared is None or shared not in claimed:
-                chosen.append(sequence)
+                chosen[sequence.request.client].append(sequence)
                 claimed.add(shared)
         chunks: list[Chunk] = []
-        for left, sequence in zip(range(len(chosen), 0, -1), chosen, strict=True):
-            if most > 0:
-                chunks.append(Chunk(sequence, sequence.next_prompt_ids(max(1, most // left))))
-                most -= len(chunks[-1].ids)
-                sequence.last_prefill_step = self._counts["steps"]
+        for own, part in self._fair_parts(chosen, most):
+            for left, sequence in zip(range(len(own), 0, -1), own, strict=True):
+                if part > 0:
+                    chunks.append(Chunk(sequence, sequence.next_prompt_ids(max(1, part // left))))
+                    part -= len(chunks[-1].ids)
+                    sequence.last_prefill_step = self._counts["steps"]
         return chunks
+
+    def _fair_parts(
+        self, waiting: dict[str, list[ScheduledSequence]], most: int
+    ) -> list[tuple[list[ScheduledSequence], int]]:
+        """Each client's sequences that wait for prefill, and how many ids of them to read.
+
+        Each id goes to the client with the highest priority, and of equals to the one with the fewest ids in
+        this step, those of its sequences that decode among them (max-min fairness). So a short prompt is not
+        read behind many of another client.
+        """
+        if len(waiting) == 1:
+            return [(own, most) for own in waiting.values()]
+        ids = Counter(sequence.request.client for sequence in self._running if sequence.decoding)
+        parts = dict.fromkeys(waiting, 0)
+        left = {
+            client: sum(len(one.prompt) - one.state.length for one in own) for client, own in waiting.items()
+        }
+        order = {
+            client: (-max(one.request.priority for one in own), max(one.last_prefill_step for one in own))
+            for client, own in waiting.items()
+        }
+        for _ in range(min(most, sum(left.values()))):
+            client = min(left, key=lambda one: (order[one][0], ids[one], order[one][1]))
+            parts[client] += 1
+            ids[client] += 1
+            left[client] -= 1
+            if not left[client]:
+                del left[client]
+        return [(waiting[client], part) for client, part in parts.items()]
 
     def _forks(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """For each prompt that was read to its end: the sequences that wait for it, with the same logits."""
