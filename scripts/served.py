@@ -62,8 +62,8 @@ def answering(
 
 
 def until_healthy(port: int, process: subprocess.Popen) -> None:
-    """Wait until /health is 200; SystemExit if the process ends, or in a minute."""
-    for _ in range(600):
+    """Wait until /health is 200; SystemExit if the process ends, or after some three minutes."""
+    for _ in range(1800):
         if process.poll() is not None:
             raise SystemExit(f"the server ended with {process.returncode}")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)

@@ -54,7 +54,7 @@ def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started
     lines: list[str] = []
 
     def read() -> None:
-        body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True, "stream": True}
+        body = {"prompt": "A lighthouse", "max_tokens": 60, "ignore_eos": True, "stream": True}
         with serving.httpx.stream("POST", url[1] + "/v1/completions", json=body, timeout=60) as going:
             lines.extend(line for line in going.iter_lines() if line)
 
@@ -66,7 +66,9 @@ def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started
     reading.join(60)
     assert lines[-1] == "data: [DONE]" and len(lines) >= 60
     assert process.wait(30) in (0, -signal.SIGTERM)
-    assert "Traceback" not in process.stderr.read()
+    log = process.stderr.read()
+    assert "path=/v1/completions model=SmolLM2" in log and " generated=60 " in log
+    assert "Traceback" not in log and "lighthouse" not in log
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The examples of deploy/ and the text about serving name options, variables and paths that there are."""
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -113,6 +114,27 @@ def test_systemd_finds_nothing_wrong_in_the_units(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+CHECKERS = {  # what each finds wrong in the examples is an exit code
+    "hadolint": ["Dockerfile"],
+    "docker-compose": ["-f", "compose.yaml", "config", "--quiet"],
+    "kubeconform": ["-strict", "kubernetes.yaml"],
+    "kubernetes-validate": ["--strict", "kubernetes.yaml"],
+    "promtool": ["check", "config", "--syntax-only", "prometheus.yml"],
+    "caddy": ["validate", "--adapter", "caddyfile", "--config", "Caddyfile"],
+}
+
+
+@pytest.mark.parametrize("program", CHECKERS)
+def test_checkers_find_nothing_wrong_in_the_examples(program: str, tmp_path: Path) -> None:
+    path = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    env = os.environ | {"CUTAWAY_API_KEY": "a-key", "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    command = [path, *CHECKERS[program]]
+    done = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("proxy", ["nginx", "caddy"])

@@ -26,7 +26,7 @@ from tests.serving import AccessPolicy, Connections, Server
 from cutaway.serve.operations import bounded_log  # isort: skip
 from cutaway.serve.operations.models import Model  # isort: skip
 from cutaway.serve.operations.tracing import Tracing  # isort: skip
-from cutaway.serve.service import Service  # isort: skip
+from cutaway.serve.service import Service, warm_up  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
 ADMIN, ALICE, BOB, NEW = "the-admins-key", "the-key-of-alice", "the-key-of-bob", "the-new-key-of-alice"
@@ -117,6 +117,22 @@ def test_quotas_and_usage(server: Server, keys: KeyRing) -> None:
     small = body | {"max_tokens": 1}
     assert server.post("/v1/completions", small, **bearer(BOB)).is_success
     assert "2 requests a minute" in server.post("/v1/completions", small, **bearer(BOB)).text
+
+
+def test_a_key_has_its_own_turn_priority_and_prefix_cache(
+    server: Server, keys: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    submit = server.service.decoder.submit
+    monkeypatch.setattr(
+        server.service.decoder, "submit", lambda asked: (seen.append(asked), submit(asked))[1]
+    )
+    next(one for one in keys.tenants if one.name == "bob").requests.level = 0.0
+    for key in (BOB, CAROL, CAROL):
+        assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, **bearer(key)).is_success
+    bob, carol, again = seen
+    assert (bob.client, bob.priority, carol.client, carol.priority) == ("key bob", 3, "key carol", 0)
+    assert bob.cache_scope != carol.cache_scope == again.cache_scope
 
 
 def test_keys_rotate_without_forgetting_what_was_used(server: Server, keys: KeyRing, file: Path) -> None:
@@ -249,8 +265,11 @@ def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
     file.write_text(ALICE)
     command = [sys.executable, "-m", "cutaway", "serve", str(inputs.path("smollm2")), "--uds", str(uds)]
     command += ["--api-key-file", str(file), "--stop-delay", "1"]
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
     with Path("/dev/full").open("w") as full:
-        process = subprocess.Popen(command, stderr=full, stdin=subprocess.DEVNULL, env=os.environ)
+        process = subprocess.Popen(command, stderr=full, stdin=subprocess.DEVNULL, env=environment)
     transport = serving.httpx.HTTPTransport(uds=str(uds))
     try:
         with serving.httpx.Client(transport=transport, base_url="http://localhost", timeout=30) as client:
@@ -266,6 +285,10 @@ def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
                     break
                 except serving.httpx.TransportError:
                     time.sleep(0.1)
+            assert systemd.recv(100) == b"READY=1"
+            file.write_text("short")
+            process.send_signal(signal.SIGHUP)
+            assert models(ALICE) == 200
             file.write_text(BOB)
             for one in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
                 process.send_signal(one)
@@ -278,7 +301,9 @@ def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
                 time.sleep(0.02)
             assert models(BOB) == 200  # for --stop-delay
             assert process.wait(20) == -signal.SIGTERM and not uds.exists()
+            assert systemd.recv(100) == b"STOPPING=1"
     finally:
+        systemd.close()
         process.kill()
         process.wait()
 
@@ -288,7 +313,7 @@ def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
 
 def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
     began: dict[str, Service] = {}
-    gone: dict[str, weakref.ref[Service]] = {}
+    gone: dict[str, list[weakref.ref[Any]]] = {}
 
     def another(name: str) -> Model:
         def load() -> Service:
@@ -296,7 +321,8 @@ def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
             scheduler = first.limits.scheduler(lm.engine, lm.tokenizer)
             more: dict[str, Any] = {"bridge": first.bridge, "aliases": (f"{name}-*",)}
             made = Service(lm, name, scheduler, first.limits, first.metrics, **more)
-            gone[name] = weakref.ref(made)
+            warm_up(made)
+            gone[name] = [weakref.ref(made), weakref.ref(lm.tokenizer)]
             return made
 
         return Model(name, load, (f"{name}-*",), nbytes=10)
@@ -324,7 +350,7 @@ def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
         tags, running = (server.get(f"/api/{path}", **bearer(ADMIN)).json() for path in ("tags", "ps"))
         assert (len(tags["models"]), len(running["models"])) == (3, 2)
         assert ask("c").is_success and states()[1:] == ["b unloaded 1", "c loaded 1"]
-        assert gone["b"]() is None  # nothing holds what was unloaded
+        assert [one() for one in gone["b"]] == [None, None]  # nothing holds what was unloaded
         long = LONG | {"model": "c", "stream": True}
         url = server.url + "/v1/completions"
         with serving.httpx.stream("POST", url, json=long, timeout=30, **bearer(ADMIN)) as going:
@@ -348,24 +374,35 @@ def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
 
 
 def test_a_request_is_one_line_without_its_text(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "cutaway.serve.requests"):
+    with caplog.at_level(logging.DEBUG, "cutaway"):
         sent = bearer(ADMIN)["headers"] | {"X-Request-Id": "abc-1"}
         assert server.get("/v1/models", headers=sent).headers["x-request-id"] == "abc-1"
         forged = bearer(ADMIN)["headers"] | {"X-Request-Id": "a b\tc"}
         assert re.fullmatch("[0-9a-f]{32}", server.get("/v1/models", headers=forged).headers["x-request-id"])
-        server.post("/v1/completions", {"prompt": "a secret", "max_tokens": 2}, **bearer("wrong"))
+        secret = {"prompt": "a secret", "max_tokens": 2, "ignore_eos": True}
+        wrong = server.post(
+            "/v1/completions", secret, headers=bearer("wrong")["headers"] | {"X-Request-Id": "e"}
+        )
+        assert wrong.headers["x-request-id"] == "e"
+        answer = server.post("/v1/completions", secret, **bearer(CAROL)).json()
+        assert server.post("/v1/completions", secret | {"n": "secret"}, **bearer(CAROL)).status_code == 400
         server.get("/health")
         ends = time.monotonic() + 5
-        while len(caplog.records) < 3 and time.monotonic() < ends:
+        while len(caplog.records) < 6 and time.monotonic() < ends:
             time.sleep(0.01)
     fields = [record.fields for record in caplog.records]
-    assert [one["status"] for one in fields] == [200, 200, 401] and fields[0]["key"] == "admin"
+    assert [one["status"] for one in fields] == [200, 200, 401, 200, 400, 200] and fields[0]["key"] == "admin"
     assert fields[2]["error"] == "invalid_api_key" and fields[0]["id"] == "abc-1"
+    assert [record.levelname for record in caplog.records] == ["INFO"] * 5 + ["DEBUG"]  # of /health
+    used, line = answer["usage"], fields[3]
+    assert (line["prompt"], line["generated"]) == (used["prompt_tokens"], 2) and line["key"] == "carol"
+    assert line["model"] == serving.NAME and 0 <= line["queue"] < line["first_token"] < line["total"]
     written = [bounded_log._Formatter().format(record) for record in caplog.records]
-    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z info request id=", line) for line in written)
+    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|debug) request id=", line) for line in written)
     found = json.loads(bounded_log._Json().format(caplog.records[0]))
     assert found["path"] == "/v1/models" and found["message"] == "request"
-    assert "secret" not in "".join(written) and ADMIN not in "".join(written)
+    text = "".join(written)
+    assert not any(one in text for one in ("secret", ADMIN, CAROL, "wrong", answer["choices"][0]["text"]))
 
 
 def test_metrics_are_named_as_prometheus_asks(server: Server) -> None:
@@ -381,6 +418,20 @@ def test_metrics_are_named_as_prometheus_asks(server: Server) -> None:
             ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
         )
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_the_table_of_metrics_names_those_that_there_are(server: Server) -> None:
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    text = server.get("/metrics", **bearer(ADMIN)).text
+    known = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+    named = set(re.findall(r"`[^`\n]*?\b(cutaway_[a-z_]+)", page)) | set(
+        re.findall(r"/ (cutaway_[a-z_]+)`", page)
+    )
+    assert len(named) > 20 and named <= known, named - known
+    undocumented = {name for name in known if name.startswith("cutaway_") and not name.endswith("_created")}
+    assert undocumented - named <= {"cutaway_ignored_fields_total", "cutaway_kv_cache_page_bytes"} | {
+        f"cutaway_key_{name}_total" for name in ("cached_tokens", "refused")
+    }
 
 
 def queries() -> list[str]:

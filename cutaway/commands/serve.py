@@ -117,15 +117,21 @@ def serve(
             forwarded_allow_ips=[UNIX, *listening.trusted_proxy],
         )
 
-        def reload() -> None:
-            keys.load()
-            bounded_log.set_level(serve_options.log_level(config) or operation.log_level)
-
         note(greeting(served.default, _address(listening, socket), bool(keys)))
         sys.setswitchinterval(HANDOVER)
         socket.listen(settings.backlog)
-        server = lifecycle.Server(settings, served, operation.stop_delay, reload, listening.uds)
+        read_again = partial(reload, keys, config, operation)
+        server = lifecycle.Server(settings, served, operation.stop_delay, read_again, listening.uds)
         server.run(sockets=[socket])
+
+
+def reload(keys: Any, config: Path | None, operation: Operation) -> None:
+    """Read the key file again, and the log level from --config's; where one is wrong, neither changes."""
+    from cutaway.serve.operations import bounded_log
+
+    level = serve_options.log_level(config) or operation.log_level
+    keys.load()
+    bounded_log.set_level(level)
 
 
 def greeting(service: Any, address: str, locked: bool) -> str:

@@ -287,8 +287,11 @@ def log_level(config: Path | None) -> Any:
 
     if config is None:
         return None
-    found = yaml.safe_load(config.read_text("utf-8")) or {}
-    level = found.get("log-level", found.get("log_level"))
+    try:
+        found = yaml.safe_load(config.read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{config} cannot be read: {error}") from None
+    level = found.get("log-level", found.get("log_level")) if isinstance(found, dict) else found
     if level not in (None, "debug", "info", "warning", "error"):
         raise UserError(f"{config}: log-level is {level!r}: give debug, info, warning or error")
     return level
