@@ -1,24 +1,29 @@
-"""What quantizing costs: our quantizer beside llama.cpp's, same types and text, with and without calibration.
+"""What quantizing costs: our quantizer beside llama.cpp's, same mixes and text, with and without calibration.
 
-    python bench/quantize.py --llama DIR [--types Q4_0 Q4_K ...] [--windows 4] [--folder DIR]
+    python bench/quantize.py --llama DIR --folder DIR --write docs/results/quantization.md
+    python bench/quantize.py --llama DIR --folder DIR --write docs/results/quantization.md --model gemma.gguf
 
-DIR holds llama-quantize, and llama-imatrix for the calibrated rows. The model is SmolLM2, whose file is Q4_1
-already: its weights lie on sixteen levels a block, which another quantizer may fall on or miss by luck. So it
-is first rewritten as F32 with its channels rescaled, which changes no logit and takes every weight off its
-level: each norm's channel is multiplied by some s from 0.8 to 1.25 and the columns that read it divided, and
-so for the rows of value and up and the columns of out and down. Both quantizers get this file.
+DIR holds llama-quantize and llama-imatrix. The source is first rewritten as F32 with its channels rescaled,
+which changes no logit and takes every weight off the levels of the file it comes from, which another
+quantizer may fall on or miss by luck: each norm's channel is multiplied by some s from 0.8 to 1.25 and the
+columns that read it divided, and so for the rows of value and up and the columns of out and down. Both
+quantizers get this file, and both get llama-imatrix's matrix of one text.
 
-Every file is read by the runtime, which rounds activations to 8 bits for packed types; --engine definition
-leaves that out, so that the weights alone count, and takes some times longer. The text is held out from
-calibration (--calibrate): windows of 512 tokens of English (Jane Austen) and code (Python's standard
-library), the second half of each scored. "bits" is the file's bits a weight."""
+Every file is read by the definition, in float32, so that the weights alone count; --engine runtime adds the
+runtime's rounding of activations. The text is held out from calibration: windows of 512 tokens of English
+(Jane Austen) and code (Python's standard library), the second half of each scored. "bits" is the file's bits
+a weight; "seconds" is processor time, of all threads, which other work on the machine changes little. The
+interval is twice the standard error of the difference, token by token. Each finished row is kept in --folder,
+and a run that was stopped goes on from there."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,17 +32,13 @@ from typing import Any
 import numpy as np
 
 import cutaway
-from cutaway import native, store
+from cutaway import gguf, native, store
 from cutaway.data import novels
 from cutaway.evaluate import perplexity as scoring
-from cutaway.inspect.importance import importance
-from cutaway.lm import LanguageModel
-from cutaway.weights import load, quant, quantize, save
+from cutaway.weights import imatrix, load, quant, quantize, save
 from cutaway.weights.rules import Tensors
 
-THEIRS = {"Q8_0": "Q8_0", "Q6_K": "Q6_K", "Q4_K": "Q4_K_M", "Q4_1": "Q4_1", "Q4_0": "Q4_0"}
 SPREAD = 1.25
-Writer = Callable[[str, Path], object]
 LIBRARY = Path(argparse.__file__).parent
 
 
@@ -78,94 +79,173 @@ def texts() -> tuple[str, str, str]:
     return chapters[7], sources[0], chapters[60][:8_000] + "\n" + sources[1][:8_000]
 
 
-def row(name: str, path: Path, engine: Any, windows: list[list[int]], reference: list[np.ndarray]) -> str:
-    reader = cutaway.load(path, engine=engine).engine
-    found = [scoring.scores(reader, window) for window in windows]
-    half = scoring.WINDOW // 2 + 1
-    kl = np.concatenate([scoring.divergences(p, q) for p, q in zip(reference, found, strict=True)])
-    seen = [scoring.surprises(q, window[half:]) for q, window in zip(found, windows, strict=True)]
-    weights = sum(int(np.prod(shape)) for shape in cutaway.load(path).config.weights().values())
-    bits = 8 * path.stat().st_size / weights
-    error = kl.std(ddof=1) / len(kl) ** 0.5
-    halves = [part.mean() for part in np.split(kl, 2)]
-    return (
-        f"{name:<28}{bits:6.2f}{np.exp(np.concatenate(seen).mean()):11.3f}{kl.mean():11.5f} +/- {error:.5f}"
-        f"{halves[0]:11.5f}{halves[1]:11.5f}"
-    )
-
-
 def run(*command: object) -> None:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{command[0]}: {done.stderr[-500:]}")
+        sys.exit(f"{command[0]}: {(done.stdout + done.stderr)[-500:]}")
+
+
+def timed(work: Callable[[], object], who: int) -> float:
+    """Seconds of processor time that a piece of work takes, in this process or in its children."""
+    before = resource.getrusage(who)
+    work()
+    after = resource.getrusage(who)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+class Bench:
+    """The reference model and its windows, and what was measured of each file."""
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked = asked
+        self.name = Path(asked.model).stem
+        self.folder = asked.folder / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.source, self.matrix = self.folder / "reference.gguf", self.folder / "imatrix.gguf"
+        path = Path(asked.model)
+        if not self.source.exists():
+            found = path if path.exists() else store.resolve(asked.model, pull=True)
+            save.write(self.source, rescaled(load.read(found)), "gguf")
+        self.checkpoint = load.read(self.source)
+        self.record = self.folder / f"{asked.engine}-{asked.windows}.json"
+        self.rows: dict[str, Any] = json.loads(self.record.read_text()) if self.record.exists() else {}
+        self.windows: list[list[int]] = []
+        self.reference: list[np.ndarray] = []
+
+    def read(self) -> None:
+        """What the reference makes of the windows."""
+        english, code, _ = texts()
+        lm = cutaway.load(self.source, engine=self.asked.engine)
+        for text in (english, code):
+            ids = lm.tokenizer.encode(text[:20_000])
+            begin = lm.tokenizer.bos if lm.tokenizer.add_bos else None
+            self.windows += scoring.windows(lm.engine, ids, scoring.WINDOW, begin)[: self.asked.windows]
+        self.reference = [scoring.scores(lm.engine, window) for window in self.windows]
+        if "F32" not in self.rows:
+            self.keep("F32", {"perplexity": self.perplexity(self.reference)})
+
+    def perplexity(self, found: list[np.ndarray]) -> float:
+        half = scoring.WINDOW // 2 + 1
+        each = [scoring.surprises(q, w[half:]) for q, w in zip(found, self.windows, strict=True)]
+        return float(np.exp(np.concatenate(each).mean()))
+
+    def keep(self, key: str, row: dict[str, Any]) -> None:
+        self.rows[key] = row
+        self.record.write_text(json.dumps(self.rows))
+        print(key, {name: value for name, value in row.items() if name != "kl"}, flush=True)
+
+    def measure(self, type: str, who: str, calibrated: bool) -> None:
+        """Write a file, read the windows with it, and keep what came out."""
+        key = f"{type} {who}{' calibrated' * calibrated}"
+        if key in self.rows:
+            return
+        if not self.reference:
+            self.read()
+        if calibrated and not self.matrix.exists():
+            words = self.folder / "calibration.txt"
+            words.write_text(texts()[2], "utf-8")
+            run(
+                *(self.asked.llama / "llama-imatrix", "-m", self.source, "-f", words, "-o", self.matrix),
+                *("-t", native.threads(), "--no-ppl"),
+            )
+        target = self.folder / "made.gguf"
+        write = self.ours if who == "ours" else self.theirs
+        whose = resource.RUSAGE_SELF if who == "ours" else resource.RUSAGE_CHILDREN
+        seconds = timed(lambda: write(type, target, calibrated), whose)
+        stored = gguf.read(target).tensors
+        weights = sum(int(np.prod(each.shape)) for each in stored.values())
+        types = {name: each.type for name, each in stored.items() if each.type != "F32"}
+        reader = cutaway.load(target, engine=self.asked.engine).engine
+        found = [scoring.scores(reader, window) for window in self.windows]
+        kl = [scoring.divergences(p, q) for p, q in zip(self.reference, found, strict=True)]
+        row = {
+            "bits": 8 * target.stat().st_size / weights,
+            "seconds": seconds,
+            "perplexity": self.perplexity(found),
+            "kl": np.concatenate(kl).tolist(),
+            "types": types,
+        }
+        self.keep(key, row)
+        target.unlink()
+
+    def ours(self, type: str, target: Path, calibrated: bool) -> None:
+        by = imatrix.read(self.matrix, self.checkpoint)[0] if calibrated else None
+        made = quantize.quantized(self.checkpoint, type, by)
+        save.write(target, made.checkpoint, "gguf", file_type=made.file_type, force=True)
+
+    def theirs(self, type: str, target: Path, calibrated: bool) -> None:
+        options = ("--imatrix", self.matrix) if calibrated else ()
+        run(self.asked.llama / "llama-quantize", *options, self.source, target, type, native.threads())
+
+    def table(self) -> str:
+        """The finished rows in Markdown, and what the files hold."""
+        lines = [
+            "| type | calibrated | bits | KL, ours | theirs | apart | perplexity | theirs | s | theirs |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for type in quantize.MIXES:
+            for words in ("", " calibrated"):
+                pair = [self.rows.get(f"{type} {who}{words}") for who in ("ours", "theirs")]
+                if None not in pair:
+                    lines.append(_line(type, bool(words), *pair))
+        held = [
+            f"- {type}: {_held(self.rows[f'{type} ours'])}"
+            for type in quantize.MIXES
+            if f"{type} ours" in self.rows
+        ]
+        return "\n".join([*lines, "", "What the files hold, matrices of each type:", "", *held])
+
+
+def _line(type: str, calibrated: bool, ours: Any, theirs: Any) -> str:
+    if ours["types"] != theirs["types"]:
+        sys.exit(f"{type}: the two files hold other types")
+    kl, other = np.array(ours["kl"]), np.array(theirs["kl"])
+    apart = kl - other
+    best = "**" if kl.mean() <= other.mean() else ""
+    spread = 2 * apart.std(ddof=1) / len(apart) ** 0.5
+    return (
+        f"| {type} | {'yes' if calibrated else 'no'} | {ours['bits']:.2f} | {best}{kl.mean():.5f}{best} | "
+        f"{other.mean():.5f} | {apart.mean():+.5f} +/- {spread:.5f} | {ours['perplexity']:.3f} | "
+        f"{theirs['perplexity']:.3f} | {ours['seconds']:.1f} | {theirs['seconds']:.1f} |"
+    )
+
+
+def _held(row: Any) -> str:
+    types = list(row["types"].values())
+    return ", ".join(
+        f"{types.count(each)} {each}" for each in sorted(set(types), key=types.count, reverse=True)
+    )
+
+
+def replaced(page: str, name: str, table: str) -> str:
+    """The page with the table between its marks."""
+    begin, end = f"<!-- bench/quantize.py {name} -->", f"<!-- end {name} -->"
+    if begin not in page or end not in page:
+        sys.exit(f"the page has no marks {begin} and {end}")
+    return re.sub(
+        f"{re.escape(begin)}.*{re.escape(end)}", lambda _: f"{begin}\n{table}\n{end}", page, flags=re.DOTALL
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Our quantizer beside llama.cpp's.")
     parser.add_argument("--llama", type=Path, required=True)
-    parser.add_argument("--types", nargs="+", choices=THEIRS, default=list(THEIRS))
+    parser.add_argument("--model", default="smollm2", help="a name or a GGUF file of Llama's shape")
+    parser.add_argument("--types", nargs="+", choices=quantize.MIXES, default=list(quantize.MIXES))
     parser.add_argument("--windows", type=int, default=4, help="of each of the two texts")
-    parser.add_argument("--engine", choices=("runtime", "definition"), default="runtime")
-    parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--folder", type=Path, help="where the files go, and are found again; else removed")
+    parser.add_argument("--engine", choices=("runtime", "definition"), default="definition")
+    parser.add_argument("--folder", type=Path, required=True, help="where the files and finished rows go")
+    parser.add_argument("--write", type=Path, help="the page whose table this is")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        compare(asked, asked.folder or Path(scratch))
-
-
-def compare(asked: argparse.Namespace, folder: Path) -> None:
-    source = folder / "reference.gguf"
-    if not source.exists():
-        save.write(source, rescaled(load.read(store.resolve("smollm2", pull=True))), "gguf")
-    english, code, calibration = texts()
-    lm = cutaway.load(source, engine=asked.engine)
-    windows = [
-        window
-        for text in (english, code)
-        for window in scoring.windows(lm.engine, lm.tokenizer.encode(text), scoring.WINDOW, None)[
-            : asked.windows
-        ]
-    ]
-    reference = [scoring.scores(lm.engine, window) for window in windows]
-    writers = {"ours": ours(lm.checkpoint, None), "llama.cpp": theirs(asked.llama, source)}
-    if asked.calibrate:
-        writers |= calibrated(asked.llama, lm, calibration, folder)
-    print(f"{len(windows)} windows of {scoring.WINDOW}, by the {asked.engine}; KL divergence in nats a token")
-    print(f"{'':<28}{'bits':>6}{'perplexity':>11}{'KL':>11}{'':>12}{'English':>11}{'code':>11}")
-    print(row("F32", source, asked.engine, windows, reference), flush=True)
+    bench = Bench(asked)
     for type in asked.types:
-        for name, write in writers.items():
-            target = folder / f"{type}-{name.replace(' ', '-')}.gguf"
-            write(type, target)
-            print(row(f"{type} {name}", target, asked.engine, windows, reference), flush=True)
-
-
-def ours(checkpoint: load.Checkpoint, by: quantize.Importance | None) -> Writer:
-    return lambda type, target: save.write(
-        target, quantize.quantized(checkpoint, type, by).checkpoint, "gguf", force=True
-    )
-
-
-def theirs(llama: Path, source: Path, *options: object) -> Writer:
-    return lambda type, target: run(
-        llama / "llama-quantize", *options, source, target, THEIRS[type], native.threads()
-    )
-
-
-def calibrated(llama: Path, lm: LanguageModel, text: str, folder: Path) -> dict[str, Writer]:
-    """Both quantizers, weighted by the importance from the same text."""
-    words, seen, matrix = (folder / name for name in ("calibration.txt", "seen.npz", "imatrix.gguf"))
-    source = folder / "reference.gguf"
-    words.write_text(text, "utf-8")
-    if not seen.exists():
-        found = importance(cutaway.load(source, engine="definition").model, lm.ids(text))
-        np.savez(seen, **found)
-    if not matrix.exists():
-        run(llama / "llama-imatrix", "-m", source, "-f", words, "-o", matrix, "-t", native.threads())
-    return {
-        "ours calibrated": ours(lm.checkpoint, dict(np.load(seen))),
-        "llama.cpp calibrated": theirs(llama, source, "--imatrix", matrix),
-    }
+        for calibrated in (False, True):
+            for who in ("ours", "theirs"):
+                bench.measure(type, who, calibrated)
+    found = f"F32: perplexity {bench.rows['F32']['perplexity']:.3f}\n\n{bench.table()}"
+    print(found)
+    if asked.write:
+        asked.write.write_text(replaced(asked.write.read_text("utf-8"), bench.name, found), "utf-8")
 
 
 if __name__ == "__main__":

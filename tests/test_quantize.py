@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,12 @@ from tests import inputs, llama_cpp
 from tests.small import VOCAB, decoder
 
 
+@cache
 def checkpoint(
-    width: int = 256, layers: int = 8, tied: bool = True, experts: MoE | None = None
+    width: int = 256, layers: int = 8, tied: bool = True, experts: MoE | None = None, kv_heads: int = 4
 ) -> load.Checkpoint:
     """A random Llama of this width, or a Mixtral, in float32, without a tokenizer."""
-    heads = gqa.Config(heads=4, kv_heads=2, key_size=width // 4, position=rope.Config(width // 4))
+    heads = gqa.Config(heads=8, kv_heads=kv_heads, key_size=width // 8, position=rope.Config(width // 8))
     config = Decoder(64, width, 64, (Block(heads, experts or MLP(2 * width)),) * layers, tied=tied)
     generator = np.random.default_rng(0)
     tensors = {
@@ -47,16 +49,74 @@ def types(made: quantize.Quantized) -> dict[str, str]:
     return {name: tensors.later(name).type for name in tensors}
 
 
+# Of 8 layers with two query heads to a key-value head: what differs from the mix's own type, by role, as
+# llama-quantize has it (scripts/quantize_layouts.py compares whole models tensor by tensor).
+MORE = "Q6_K . . Q6_K . . Q6_K Q6_K"
+LAYOUT: dict[str, tuple[str, str, str, str]] = {  # own type; value, down and out of each layer
+    "Q8_0": ("Q8_0", "", "", ""),
+    "Q6_K": ("Q6_K", "", "", ""),
+    "Q5_K_M": ("Q5_K", MORE, MORE, ""),
+    "Q5_K_S": ("Q5_K", "", "", ""),
+    "Q5_1": ("Q5_1", "", "", ""),
+    "Q5_0": ("Q5_0", "", "", ""),
+    "Q4_K_M": ("Q4_K", MORE, MORE, ""),
+    "Q4_K_S": ("Q4_K", "Q5_K Q5_K Q5_K Q5_K . . . .", "Q5_K . . . . . . .", ""),
+    "Q4_1": ("Q4_1", "", "", ""),
+    "Q4_0": ("Q4_0", "", "", ""),
+    "IQ4_NL": ("IQ4_NL", "", "Q5_K . . . . . . .", ""),
+    "IQ4_XS": ("IQ4_XS", "", "Q5_K . . . . . . .", ""),
+    "Q3_K_L": ("Q3_K", "Q5_K " * 8, "Q5_K " * 8, "Q5_K " * 8),
+    "Q3_K_M": ("Q3_K", "Q5_K Q5_K" + " Q4_K" * 6, "Q4_K " * 8, "Q4_K " * 8),
+    "Q3_K_S": ("Q3_K", "", "", ""),
+    "Q2_K": ("Q2_K", "Q3_K " * 8, "Q3_K " * 8, "Q3_K " * 8),
+}
+LAYOUT |= {name: LAYOUT[mix] for name, mix in quantize.ALIASES.items()}
+
+
 @pytest.mark.parametrize("kind", quantize.KINDS)
 def test_which_matrix_gets_which_type(kind: str):
     found = types(quantize.quantized(checkpoint(tied=False), kind))
+    own, *others = LAYOUT[kind]
     assert found["norm.weight"] == found["blocks.0.mlp_norm.weight"] == "F32"
-    assert found["embedding.weight"] == found["blocks.3.mlp.up.weight"] == kind
+    assert found["embedding.weight"] == found["blocks.3.mlp.up.weight"] == own
+    assert found["blocks.7.attention.key.weight"] == found["blocks.0.attention.query.weight"] == own
     assert found["head.weight"] == ("Q8_0" if kind == "Q8_0" else "Q6_K")
-    more = {n for n in range(8) if found[f"blocks.{n}.mlp.down.weight"] == "Q6_K"}
-    if kind != "Q6_K":  # the first eighth, the last, and every third between
-        assert more == ({0, 3, 6, 7} if kind == "Q4_K" else set())
-        assert more == {n for n in range(8) if found[f"blocks.{n}.attention.value.weight"] == "Q6_K"}
+    for role, layers in zip(("attention.value", "mlp.down", "attention.out"), others, strict=True):
+        expected = [own if type == "." else type for type in (layers or ". " * 8).split()]
+        assert [found[f"blocks.{n}.{role}.weight"] for n in range(8)] == expected, role
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain", "calibrated"),
+    [("Q4_0", "Q4_0", "Q4_1"), ("Q5_0", "Q5_0", "Q5_1"), ("IQ4_XS", "Q5_K", "IQ4_XS")],
+)
+def test_a_calibrated_mix_has_another_first_eighth(kind: str, plain: str, calibrated: str):
+    for columns, expected in ((None, plain), ({}, calibrated)):
+        found = types(quantize.quantized(checkpoint(), kind, columns))
+        assert found["blocks.0.mlp.down.weight"] == expected
+        assert found["blocks.1.mlp.down.weight"] == kind
+
+
+def test_models_that_count_their_heads_and_experts_otherwise():
+    """Four query heads to a key-value head, eight experts, eighty layers: as llama.cpp lays them out."""
+    assert (
+        types(quantize.quantized(checkpoint(kv_heads=2), "Q2_K"))["blocks.5.attention.value.weight"] == "Q4_K"
+    )
+    assert (
+        types(quantize.quantized(checkpoint(kv_heads=2), "IQ4_NL"))["blocks.5.attention.value.weight"]
+        == "Q5_K"
+    )
+    eight = types(quantize.quantized(checkpoint(layers=2, experts=MoE(8, 2, 256)), "Q4_K_S"))
+    assert eight["blocks.1.attention.value.weight"] == eight["blocks.1.attention.key.weight"] == "Q8_0"
+    assert eight["blocks.1.attention.out.weight"] == "Q5_K"
+    large = checkpoint(layers=1)
+    blocks = replace(large.config, blocks=large.config.blocks * 80)
+    many = replace(
+        large,
+        config=blocks,
+        tensors=Tensors(dict.fromkeys(blocks.weights(), large.tensors["embedding.weight"])),
+    )
+    assert types(quantize.quantized(many, "Q3_K_S"))["blocks.40.attention.value.weight"] == "Q5_K"
 
 
 def test_rows_that_are_not_whole_blocks_fall_back_and_are_reported():
@@ -64,13 +124,13 @@ def test_rows_that_are_not_whole_blocks_fall_back_and_are_reported():
     assert types(found)["blocks.0.attention.query.weight"] == "Q5_0"
     assert types(found)["embedding.weight"] == "Q8_0"
     assert any("as Q5_0 instead of Q4_K (rows not of whole blocks of 256)" in note for note in found.notes)
-    found = quantize.quantized(checkpoint(width=40, layers=1), "Q4_0")
+    found = quantize.quantized(checkpoint(width=48, layers=1), "Q4_0")
     assert types(found)["blocks.0.mlp.up.weight"] == "F16"
     assert any("F16 instead of Q4_0" in note for note in found.notes)
 
 
 def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
-    """GPT-2's file keeps the three in one, so value is as the others are and the file can be written."""
+    """GPT-2's file keeps the three in one, so the others are as value is and the file can be written."""
     model = decoder("gpt2")
     weights = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
     tensors = Tensors({name: quant.pack(weight, "F32") for name, weight in weights.items()})
@@ -83,7 +143,7 @@ def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
 def test_experts_of_a_layer_have_one_type_and_routers_stay_whole(tmp_path: Path):
     """The file keeps all experts of a layer in one tensor, and it reads back to the bit."""
     made = quantize.quantized(checkpoint(layers=3, experts=MoE(3, 2, 256)), "Q4_K").checkpoint
-    found = types(quantize.Quantized(made, ()))
+    found = types(quantize.Quantized(made, 15, ()))
     downs = [{found[f"blocks.{n}.mlp.experts.{e}.down.weight"] for e in range(3)} for n in range(3)]
     assert downs == [{"Q4_K"}, {"Q4_K"}, {"Q6_K"}]
     assert {found[f"blocks.{n}.mlp.router.weight"] for n in range(3)} == {"F32"}
@@ -174,11 +234,15 @@ def test_the_command_writes_measures_and_says(
     assert cli.main([*words, "-o", "plain.gguf", "--no-measure"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("plain.gguf: ") and "was " in captured.out and "Q5_0" in captured.out
-    assert "rows not of whole blocks of 256" in captured.err
+    notes = " ".join(captured.err.split())
+    assert "rows not of whole blocks of 256" in notes and "rounded again, from Q4_1" in notes
+    assert cli.main(["info", "plain.gguf"]) == 0
+    assert re.search(r"^mix +Q4_K_M$", capsys.readouterr().out, re.MULTILINE)
+    assert gguf.read("plain.gguf").metadata["general.file_type"] == 15
     assert Path("plain.gguf").read_bytes() != Path("two-layers-Q4_K.gguf").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K"])  # of six types, the rows being 576 long
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "Q2_K", "Q5_K_M"])  # of many types, rows being 576 long
 def test_llama_cpp_gives_what_was_written_our_logits(short: Path, tmp_path: Path, kind: str):
     """Both engines round what a matrix reads to eight bits, each in its own way, and agree but for that."""
     path = tmp_path / "small.gguf"
@@ -260,7 +324,7 @@ def test_mistakes_are_refused_before_any_work(
     assert "Q3_X" in capsys.readouterr().err
     assert there.read_bytes() == b"mine"
     with pytest.raises(UserError, match="use one of Q8_0"):
-        quantize.quantized(load.read(short), "Q5_K")
+        quantize.quantized(load.read(short), "IQ3_S")
 
 
 def test_a_weight_that_stays_as_it_is_is_looked_at_too():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from cutaway import store
 from cutaway.commands.console import model_path, print_json, size
@@ -14,6 +14,8 @@ from cutaway.errors import escaped
 from cutaway.model.config import Decoder
 from cutaway.weights import load
 from cutaway.weights.load import Checkpoint
+from cutaway.weights.quantize import MIXES
+from cutaway.weights.save import FILE_TYPES
 
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
 
@@ -62,6 +64,7 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": sum(map(math.prod, shapes.values())),
         "weight_types": dict(types.most_common()),
         "weight_bytes": stored,
+        "mix": _mix(checkpoint),
         "tokenizer": None,
         "tokens": None,
         "chat_template": checkpoint.chat_template is not None,
@@ -88,6 +91,16 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     return found
 
 
+def _mix(checkpoint: Checkpoint) -> str | None:
+    """llama.cpp's name of a GGUF file's mix of types, or its number where the name is not known."""
+    number = checkpoint.metadata.get("general.file_type")
+    if not isinstance(number, SupportsIndex):
+        return None
+    names = {number: name for name, number in FILE_TYPES.items()}
+    names |= {mix.file_type: name for name, mix in MIXES.items()}
+    return names.get(int(number), f"file type {number}")
+
+
 def _lines(card: dict[str, Any]) -> dict[str, str]:
     whole = card["parameters"]
     heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads of {card['head_dim']}"
@@ -101,6 +114,7 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
         + (f", MLP width {card['mlp_width']}" if card["mlp_width"] else ""),
         "parameters": f"{whole:,}",
         "weights": f"{size(card['weight_bytes'])}: {types}",
+        **({"mix": card["mix"]} if card["mix"] else {}),
         "vocabulary": f"{card['vocabulary']:,} (tokenizer: {tokenizer})",
         "context": f"{card['context']:,} tokens",
         "chat template": "yes" if card["chat_template"] else "no",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,13 +14,20 @@ from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
-from cutaway.store.files import Progress
+from cutaway.store.files import Progress, check_file
+from cutaway.weights import imatrix as imatrices
 from cutaway.weights import load, save
 from cutaway.weights import quantize as quantizing
 
-Kind = Annotated[
-    Literal["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"], Parameter(converter=console.any_case(*quantizing.KINDS))
-]
+if TYPE_CHECKING:
+    import numpy as np
+
+Type = Literal[
+    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL",
+    "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+]  # fmt: skip
+Kind = Annotated[Type, Parameter(converter=console.any_case(*quantizing.KINDS))]
+WINDOW = 512  # tokens that a calibration reads together, as inspect/importance.py does
 SAMPLES = 4  # windows that the model writes itself where no text is given
 
 
@@ -31,12 +38,17 @@ def quantize(
     type: Kind,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     calibration: Path | None = None,
+    imatrix: Path | None = None,
+    imatrix_output: Path | None = None,
     text: Path | None = None,
     measure: bool = True,
     force: Flag = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model as GGUF with weights of 4 to 8 bits, scales searched for, and measure the cost.
+    """Write a model as GGUF with weights of 2 to 8 bits, scales searched for, and measure the cost.
+
+    The types are llama.cpp's mixes, tensor by tensor. A source that is quantized already is rounded a second
+    time, which is noted.
 
     The text should be one that neither the model nor the calibration has seen. Without --text, the model
     itself writes 2,048 tokens at temperature 1, on which the divergence is that between the two models'
@@ -48,10 +60,16 @@ def quantize(
 
     cutaway quantize my-model --type Q4_0 --calibration train.txt --text held-out.txt --output small.gguf
 
+    cutaway quantize my-model --type IQ4_XS --imatrix imatrix.gguf
+
     :param source: A model's name, a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
-    :param type: Q8_0 (8.5 bits a weight), Q6_K (6.6), Q4_1 (5), Q4_0 and Q4_K (4.5).
+    :param type: Q8_0 (8.5 bits a weight), Q6_K (6.6), Q5_K_M, Q5_K_S, Q5_1, Q5_0 (5.5 to 6), Q4_K_M, Q4_K_S,
+        Q4_1, Q4_0, IQ4_NL (4.5 to 5), IQ4_XS (4.25), Q3_K_L, Q3_K_M, Q3_K_S (3.4 to 4), Q2_K (2.6 to 3);
+        Q5_K, Q4_K and Q3_K are the _M mixes.
     :param output: The file to write: NAME.gguf; without it the model's name and the type, in this folder.
     :param calibration: A text like those the model is for: columns that it sends more through count more.
+    :param imatrix: An importance matrix of llama-imatrix (GGUF), instead of a calibration text.
+    :param imatrix_output: Write what the calibration measured as such a file.
     :param text: Measure on this text; 20 KB say enough, each window of 512 tokens takes seconds.
     :param measure: Say what quantizing costs; both models are read over the text.
     :param force: Replace the output if it exists, and quantize even where the weights do not get smaller.
@@ -60,25 +78,40 @@ def quantize(
     target = output or Path(f"{path.stem}-{type}.gguf")
     if target.suffix != ".gguf":
         raise UserError(f"{target}: quantized weights are written as GGUF: give a name that ends in .gguf")
+    if imatrix is not None and calibration is not None:
+        raise UserError("--imatrix and --calibration each say how much columns count: give one of them")
+    if imatrix_output is not None:
+        if calibration is None:
+            raise UserError("--imatrix-output writes what --calibration measures: give a text there")
+        check_file(imatrix_output, force)
     texts = {
         each: console.read_text(each) for each in (calibration, text) if each is not None
     }  # before long work
     save.check_free(target, "gguf", force)
-    checkpoint = load.read(path)
+    checkpoint, notes, seen = load.read(path), (), None
+    if imatrix is not None:
+        seen, notes = imatrices.read(imatrix, checkpoint)
     if not force:
-        planned = quantizing.quantized(checkpoint, type).checkpoint
+        planned = quantizing.quantized(checkpoint, type, seen).checkpoint
         quantizing.check_smaller(source, checkpoint.tensors, planned.tensors, type)
     measured = to_measure(cutaway.load(path), text, texts) if measure else None
     with console.watched(counts=True) as bar:
-        seen = None if calibration is None else _importance(path, texts[calibration], bar)
+        if calibration is not None:
+            sums = _sums(path, texts[calibration], bar)
+            seen = {name: total / rows for name, (total, rows) in sums.items()}
+            if imatrix_output is not None:
+                window = min(WINDOW, checkpoint.config.context)
+                imatrices.write(imatrix_output, checkpoint, sums, str(calibration), window, force)
         made = quantizing.quantized(checkpoint, type, seen)
-        saved = save.write(target, made.checkpoint, "gguf", force=force, progress=bar)
+        saved = save.write(
+            target, made.checkpoint, "gguf", file_type=made.file_type, force=force, progress=bar
+        )
         cost = cost_of(*measured, target, bar) if measured else None
     before = path.stat().st_size if path.is_file() else save.stored_bytes(checkpoint.tensors)
     if as_json:
-        console.print_json(_document(saved, made.notes, before, cost))
+        console.print_json(_document(saved, (*notes, *made.notes), before, cost))
         return
-    for note in (*made.notes, *saved.notes):
+    for note in (*notes, *made.notes, *saved.notes):
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)} (was {console.size(before)}), {types}")
@@ -86,13 +119,13 @@ def quantize(
         print(summary(cost, text))
 
 
-def _importance(path: Path, text: str, progress: Progress) -> quantizing.Importance:
-    from cutaway.inspect.importance import importance
+def _sums(path: Path, text: str, progress: Progress) -> dict[str, tuple[np.ndarray, int]]:
+    from cutaway.inspect.importance import sums
 
     lm = cutaway.load(path, engine="definition")
     if lm.is_encoder:
         raise UserError(f"{path}: is an encoder, and only decoders are calibrated: leave --calibration out")
-    return importance(lm.model, lm.ids(text), progress)
+    return sums(lm.model, lm.ids(text), progress)
 
 
 def to_measure(lm: Any, text: Path | None, texts: Mapping[Path, str]) -> tuple[Any, int, list[int] | None]:

@@ -28,21 +28,30 @@ def importance(model: Decoder, ids: Sequence[int], progress: Progress = silent) 
     """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
 
     ``progress`` counts tokens. Raises UserError for a text without a token."""
-    means = _means(model, ids, lambda rows: rows.square().sum(dim=0), "", progress)
-    return {name: mean.astype(np.float32) for name, mean in means.items()}
+    found = sums(model, ids, progress)
+    return {name: (total / rows).astype(np.float32) for name, (total, rows) in found.items()}
+
+
+def sums(
+    model: Decoder, ids: Sequence[int], progress: Progress = silent
+) -> dict[str, tuple[np.ndarray, int]]:
+    """By the name of each weight that multiplies: float64 [columns], the sum of its inputs' squares, and over
+    how many of them; ``progress`` and errors as in ``importance``."""
+    return _sums(model, ids, lambda rows: rows.square().sum(dim=0), "", progress)
 
 
 def moments(model: Decoder, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
     """By the name of each layer's query matrix: float64 [width width], the mean of x x' of its inputs x.
 
     ``progress`` and errors as in ``importance``."""
-    return _means(model, ids, lambda rows: rows.T @ rows, "attention.query.weight", progress)
+    found = _sums(model, ids, lambda rows: rows.T @ rows, "attention.query.weight", progress)
+    return {name: total / rows for name, (total, rows) in found.items()}
 
 
-def _means(
+def _sums(
     model: Decoder, ids: Sequence[int], of: Callable[[Tensor], Tensor], end: str, progress: Progress
-) -> dict[str, np.ndarray]:
-    """The mean over the text of what ``of`` sums over the inputs of each weight whose name has this end."""
+) -> dict[str, tuple[np.ndarray, int]]:
+    """What ``of`` sums over the inputs of each weight whose name has this end, and how many they are."""
     if not ids:
         raise UserError("The calibration text has no token: give a longer one")
     inputs = _Inputs(model, of, end)
@@ -53,7 +62,7 @@ def _means(
             window = torch.tensor([list(ids[start : start + size])], device=device)
             model(window, torch.arange(window.shape[1], device=device)[None])
             progress("calibrating", min(start + size, len(ids)), len(ids))
-    return {name: (total / inputs.rows[name]).cpu().numpy() for name, total in inputs.sums.items()}
+    return {name: (total.cpu().numpy(), inputs.rows[name]) for name, total in inputs.sums.items()}
 
 
 class _Inputs(TorchFunctionMode):

@@ -40,7 +40,8 @@ from cutaway.weights.rules import WHOLE, Tensors
 
 FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
-FILE_TYPES |= {"Q4_K": 15, "Q6_K": 18, "BF16": 32}
+FILE_TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18}
+FILE_TYPES |= {"IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32}
 SHARD = 5_000_000_000
 # Of one Hugging Face folder into another; a tokenizer's own file is one of the first two.
 _COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
@@ -67,12 +68,14 @@ def write(
     format: str | None = None,
     type: str | None = None,
     *,
+    file_type: int | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> Saved:
     """Writes a model whole or not at all; ``format`` None goes by the target's name.
 
-    ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``progress`` counts bytes.
+    ``type``: one of ``FORMATS[format]``, or None to keep what is there. ``file_type``: GGUF's number of
+    a mix of types, else that of most matrices. ``progress`` counts bytes.
     UserError if the target exists (unless ``force``), or if the format cannot describe the model.
     """
     target = Path(target)
@@ -81,7 +84,9 @@ def write(
         raise UserError(f"there is no format {format!r} to write: use {' or '.join(FORMATS)}")
     type = None if type is None else quant.type_named(type, FORMATS[format], f"{format} is not written as")
     check_free(target, format, force)
-    return (_write_gguf if format == "gguf" else _write_folder)(target, checkpoint, type, force, progress)
+    if format == "gguf":
+        return _write_gguf(target, checkpoint, type, file_type, force, progress)
+    return _write_folder(target, checkpoint, type, force, progress)
 
 
 def check_free(target: Path, format: str, force: bool) -> None:
@@ -258,7 +263,12 @@ def _described(
 
 
 def _write_gguf(
-    target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress
+    target: Path,
+    checkpoint: Checkpoint,
+    type: str | None,
+    file_type: int | None,
+    force: bool,
+    progress: Progress,
 ) -> Saved:
     notes: Counter[str] = Counter()
     config = checkpoint.config
@@ -278,7 +288,7 @@ def _write_gguf(
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
     architecture = family.gguf_name
     types = _types(entries)
-    metadata = {"general.architecture": architecture, **_general(checkpoint, types)}
+    metadata = {"general.architecture": architecture, **_general(checkpoint, types, file_type)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
     metadata |= _words(checkpoint, notes)
     gguf.write(target, metadata, _counted(entries, target, progress), force=force)
@@ -290,7 +300,7 @@ def _plain(value: object) -> object:
     return np.float32(value) if isinstance(value, float) else value
 
 
-def _general(checkpoint: Checkpoint, types: Mapping[str, int]) -> dict[str, object]:
+def _general(checkpoint: Checkpoint, types: Mapping[str, int], file_type: int | None) -> dict[str, object]:
     """The source's general metadata, updated for this file."""
     kept = {
         key: checkpoint.metadata[key]
@@ -300,8 +310,8 @@ def _general(checkpoint: Checkpoint, types: Mapping[str, int]) -> dict[str, obje
     own: dict[str, object] = {"general.type": "model", "general.name": checkpoint.source.stem}
     matrices = {type: count for type, count in types.items() if type != "F32"} or {"F32": 1}
     most = max(matrices, key=lambda type: matrices[type])
-    if most in FILE_TYPES:
-        own["general.file_type"] = FILE_TYPES[most]
+    if file_type is not None or most in FILE_TYPES:
+        own["general.file_type"] = FILE_TYPES[most] if file_type is None else file_type
     elif "general.file_type" in checkpoint.metadata:
         own["general.file_type"] = checkpoint.metadata["general.file_type"]
     if any(type not in WHOLE for type in types):

@@ -36,25 +36,50 @@ CUTAWAY_INLINE float code(float value, float low, float high) {
     return (value + 12582912.0f) - 12582912.0f;
 }
 
-// The symmetric types: x is about scale * q. `tries` are what the value of largest size is divided by.
-struct Four {
-    static constexpr float low = -8, high = 7;
+// The symmetric types: x is about scale * q, where q is the nearest of `nearest`. `tries` are what the value
+// of largest size is divided by.
+template <int kLow, int kHigh>
+struct Whole {
+    static CUTAWAY_INLINE float nearest(float value) { return code(value, kLow, kHigh); }
+    static CUTAWAY_INLINE unsigned index(float q) { return static_cast<unsigned>(static_cast<int>(q) - kLow); }
+};
+struct Three : Whole<-4, 3> {
+    static constexpr float tries[] = {-4,    -4.75, -4.5, -4.25, -3.75, -3.5, -3.25, -3,   -2.75, -2.5, 4,
+                                      3.75,  3.5,   3.25, 3,     2.75,  2.5,  2.25,  2};
+};
+struct Four : Whole<-8, 7> {
     static constexpr float tries[] = {-8,   -9,  -8.75, -8.5, -8.25, -7.75, -7.5, -7.25, -7, -6.75,
                                       -6.5, 8.25, 8,     7.75, 7.5,   7.25,  7,    6.75,  6.5, 6.25, 6};
 };
-struct Five {
-    static constexpr float low = -16, high = 15;
+struct Five : Whole<-16, 15> {
     static constexpr float tries[] = {-16, -17, -16.5, -15.5, -15, -14.5, -14, -13.5,
                                       16,  15.5, 15,   14.5,  14,  13.5,  13};
 };
-struct Six {
-    static constexpr float low = -32, high = 31;
+struct Six : Whole<-32, 31> {
     static constexpr float tries[] = {-32,  -33, -32.5, -31.5, -31, -30.5, -30, -29.5, -29,
                                       32,  31.5, 31,    30.5,  30,  29.5,  29,  28.5,  28};
 };
-struct Eight {
-    static constexpr float low = -127, high = 127;
+struct Eight : Whole<-127, 127> {
     static constexpr float tries[] = {127, 128, 127.5, 126.5, 126, 125.5, 125, 124.5, 124};
+};
+
+// IQ4's sixteen levels, closer together near zero. A value half way between two goes to the lower.
+constexpr int kLevels[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+struct Levels {
+    static constexpr float tries[] = {-127, -135, -131, -123, -119, -115, -111, -107, -103, -99, 121,
+                                      117,  113,  109,  105,  101,  97,   93,   89};
+    static CUTAWAY_INLINE float nearest(float value) {
+        float level = kLevels[0];
+        for (int k = 1; k < 16; ++k) {
+            level = value > 0.5f * static_cast<float>(kLevels[k - 1] + kLevels[k]) ? kLevels[k] : level;
+        }
+        return level;
+    }
+    static CUTAWAY_INLINE unsigned index(float q) {
+        unsigned at = 0;
+        for (int k = 1; k < 16; ++k) at += q >= static_cast<float>(kLevels[k]) ? 1 : 0;
+        return at;
+    }
 };
 
 // The scale for each lane's `count` values.
@@ -77,7 +102,7 @@ CUTAWAY_INLINE void symmetric(Values x, Values w, int count, Lane& best) {
         EACH_LANE inverted[l] = inverse(most[l] / divisor);
         for (int i = 0; i < count; ++i) {
             EACH_LANE {
-                const float q = code(x[i][l] * inverted[l], Codes::low, Codes::high);
+                const float q = Codes::nearest(x[i][l] * inverted[l]);
                 xq[l] += w[i][l] * x[i][l] * q;
                 qq[l] += w[i][l] * q * q;
             }
@@ -89,7 +114,7 @@ CUTAWAY_INLINE void symmetric(Values x, Values w, int count, Lane& best) {
         EACH_LANE inverted[l] = inverse(scale[l]);
         for (int i = 0; i < count; ++i) {
             EACH_LANE {
-                const float off = x[i][l] - scale[l] * code(x[i][l] * inverted[l], Codes::low, Codes::high);
+                const float off = x[i][l] - scale[l] * Codes::nearest(x[i][l] * inverted[l]);
                 error[l] += w[i][l] * off * off;
             }
         }
@@ -100,8 +125,20 @@ CUTAWAY_INLINE void symmetric(Values x, Values w, int count, Lane& best) {
     }
 }
 
-constexpr float kSpans[] = {15, 12, 12.5, 13, 13.5, 14, 14.5, 15, 15.5, 16};
-constexpr int kSpanCount = sizeof kSpans / sizeof kSpans[0];
+// The types with a least value: q from 0 to `high`. The range of values is divided by `count` numbers from
+// `first` on, `step` apart.
+struct To3 {
+    static constexpr float high = 3, first = 1.5f, step = 0.25f;
+    static constexpr int count = 9;
+};
+struct To15 {
+    static constexpr float high = 15, first = 12, step = 0.5f;
+    static constexpr int count = 9;
+};
+struct To31 {
+    static constexpr float high = 31, first = 27, step = 0.5f;
+    static constexpr int count = 11;
+};
 
 // The sums that the best scale and least value follow from, once the whole numbers are chosen.
 struct Sums {
@@ -124,6 +161,7 @@ CUTAWAY_INLINE void solve(const Sums& sum, Lane& scale, Lane& low) {
     }
 }
 
+template <class Range>
 CUTAWAY_INLINE void cost(Values x, Values w, int count, const Lane& scale, const Lane& low, Lane& error) {
     Lane inverted;
     EACH_LANE {
@@ -132,16 +170,16 @@ CUTAWAY_INLINE void cost(Values x, Values w, int count, const Lane& scale, const
     }
     for (int i = 0; i < count; ++i) {
         EACH_LANE {
-            const float q = code((x[i][l] - low[l]) * inverted[l], 0, 15);
+            const float q = code((x[i][l] - low[l]) * inverted[l], 0, Range::high);
             const float off = x[i][l] - (scale[l] * q + low[l]);
             error[l] += w[i][l] * off * off;
         }
     }
 }
 
-// x is about scale * q + low with q from 0 to 15, for 32 values a lane.
-template <bool kBelow, bool kHalves>
-CUTAWAY_INLINE void affine(Values x, Values w, Lane& best_scale, Lane& best_low) {
+// x is about scale * q + low with q from 0 to Range::high, for `count` values a lane.
+template <class Range, bool kBelow, bool kHalves>
+CUTAWAY_INLINE void affine(Values x, Values w, int count, Lane& best_scale, Lane& best_low) {
     Lane from, to, least;
     EACH_LANE {
         from[l] = kBelow ? 0 : x[0][l];
@@ -149,28 +187,30 @@ CUTAWAY_INLINE void affine(Values x, Values w, Lane& best_scale, Lane& best_low)
         least[l] = INFINITY;
         best_scale[l] = best_low[l] = 0;
     }
-    for (int i = 0; i < 32; ++i) {
+    for (int i = 0; i < count; ++i) {
         EACH_LANE {
             from[l] = x[i][l] < from[l] ? x[i][l] : from[l];
             to[l] = x[i][l] > to[l] ? x[i][l] : to[l];
         }
     }
-    for (int n = 0; n < kSpanCount; ++n) {
-        const float span = kSpans[n];
+    // The first try is the plain rounding from the least to the largest value, left as it is; in the others
+    // the values begin with the whole numbers, share their middle, or end with them.
+    for (int n = -1; n < 3 * Range::count; ++n) {
+        const float span = n < 0 ? Range::high : Range::first + Range::step * static_cast<float>(n / 3);
+        const float align = n < 0 ? 0 : 0.5f * static_cast<float>(n % 3);
         Lane scale, low, error;
         EACH_LANE {
             scale[l] = (to[l] - from[l]) / span;
-            low[l] = (from[l] + to[l]) * 0.5f - scale[l] * 7.5f;
+            low[l] = from[l] + align * ((to[l] - from[l]) - scale[l] * Range::high);
             low[l] = kBelow && low[l] > 0 ? 0 : low[l];
         }
-        // The first is the plain rounding from the least to the largest value, left as it is.
-        for (int turn = 0; turn < (n == 0 ? 0 : 2); ++turn) {
+        for (int turn = 0; turn < (n < 0 ? 0 : 2); ++turn) {
             Lane inverted;
             Sums sum;
             EACH_LANE inverted[l] = inverse(scale[l]);
-            for (int i = 0; i < 32; ++i) {
+            for (int i = 0; i < count; ++i) {
                 EACH_LANE {
-                    const float q = code((x[i][l] - low[l]) * inverted[l], 0, 15);
+                    const float q = code((x[i][l] - low[l]) * inverted[l], 0, Range::high);
                     const float wx = w[i][l] * x[i][l], wq = w[i][l] * q;
                     sum.w[l] += w[i][l];
                     sum.x[l] += wx;
@@ -185,7 +225,7 @@ CUTAWAY_INLINE void affine(Values x, Values w, Lane& best_scale, Lane& best_low)
             for (float& each : scale) each = halved(each);
             for (float& each : low) each = halved(each) + 0.0f;  // never the other zero
         }
-        cost(x, w, 32, scale, low, error);
+        cost<Range>(x, w, count, scale, low, error);
         EACH_LANE {
             const bool better = error[l] < least[l];
             best_scale[l] = better ? scale[l] : best_scale[l];
@@ -207,23 +247,32 @@ struct Column {
     float operator[](int i) const { return x[i][lane]; }
 };
 
-CUTAWAY_INLINE int whole(float value, float scale, float low, float high) {
-    return static_cast<int>(code(value * inverse(scale), low, high));
+template <class Codes>
+CUTAWAY_INLINE unsigned index(float value, float scale) {
+    return Codes::index(Codes::nearest(value * inverse(scale)));
 }
 
-struct Q4_0 {
+template <class Range>
+CUTAWAY_INLINE unsigned index(float value, float scale, float low) {
+    return static_cast<unsigned>(static_cast<int>(code((value - low) * inverse(scale), 0, Range::high)));
+}
+
+// Blocks of 32 with one scale, the indices as nibbles.
+template <class Codes>
+struct Nibbles {
     static constexpr int block = 32, bytes = 18;
     Lane scale;
-    CUTAWAY_INLINE void fit(Values x, Values w) { symmetric<Four, true>(x, w, block, scale); }
+    CUTAWAY_INLINE void fit(Values x, Values w) { symmetric<Codes, true>(x, w, block, scale); }
     CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
         const float d = scale[x.lane];
         store_half(out, d);
         for (int i = 0; i < 16; ++i) {
-            const int low = whole(x[i], d, -8, 7) + 8, high = whole(x[16 + i], d, -8, 7) + 8;
-            out[2 + i] = static_cast<uint8_t>(low | high << 4);
+            out[2 + i] = static_cast<uint8_t>(index<Codes>(x[i], d) | index<Codes>(x[16 + i], d) << 4);
         }
     }
 };
+using Q4_0 = Nibbles<Four>;
+using IQ4_NL = Nibbles<Levels>;
 
 struct Q5_0 {
     static constexpr int block = 32, bytes = 22;
@@ -233,8 +282,7 @@ struct Q5_0 {
         const float d = scale[x.lane];
         uint32_t fifth = 0;
         for (int i = 0; i < 16; ++i) {
-            const unsigned low = static_cast<unsigned>(whole(x[i], d, -16, 15) + 16);
-            const unsigned high = static_cast<unsigned>(whole(x[16 + i], d, -16, 15) + 16);
+            const unsigned low = index<Five>(x[i], d), high = index<Five>(x[16 + i], d);
             out[6 + i] = static_cast<uint8_t>((low & 15) | (high & 15) << 4);
             fifth |= (low >> 4) << i | (high >> 4) << (16 + i);
         }
@@ -250,53 +298,73 @@ struct Q8_0 {
     CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
         const float d = scale[x.lane];
         store_half(out, d);
-        for (int i = 0; i < block; ++i) out[2 + i] = static_cast<uint8_t>(whole(x[i], d, -127, 127));
+        for (int i = 0; i < block; ++i) {
+            out[2 + i] = static_cast<uint8_t>(static_cast<int>(Eight::nearest(x[i] * inverse(d))));
+        }
     }
 };
 
 struct Q4_1 {
     static constexpr int block = 32, bytes = 20;
     Lane scale, low;
-    CUTAWAY_INLINE void fit(Values x, Values w) { affine<false, true>(x, w, scale, low); }
+    CUTAWAY_INLINE void fit(Values x, Values w) { affine<To15, false, true>(x, w, block, scale, low); }
     CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
         const float d = scale[x.lane], m = low[x.lane];
         store_half(out, d);
         store_half(out + 2, m);
         for (int i = 0; i < 16; ++i) {
-            const int first = whole(x[i] - m, d, 0, 15), second = whole(x[16 + i] - m, d, 0, 15);
-            out[4 + i] = static_cast<uint8_t>(first | second << 4);
+            out[4 + i] = static_cast<uint8_t>(index<To15>(x[i], d, m) | index<To15>(x[16 + i], d, m) << 4);
         }
     }
 };
 
-// Super-blocks: groups have whole scales s (and minima t) in units of the block's own halves.
-struct Q4_K {
-    static constexpr int block = 256, bytes = 144, groups = 8, size = 32;
+struct Q5_1 {
+    static constexpr int block = 32, bytes = 24;
+    Lane scale, low;
+    CUTAWAY_INLINE void fit(Values x, Values w) { affine<To31, false, true>(x, w, block, scale, low); }
+    CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
+        const float d = scale[x.lane], m = low[x.lane];
+        uint32_t fifth = 0;
+        for (int i = 0; i < 16; ++i) {
+            const unsigned first = index<To31>(x[i], d, m), second = index<To31>(x[16 + i], d, m);
+            out[8 + i] = static_cast<uint8_t>((first & 15) | (second & 15) << 4);
+            fifth |= (first >> 4) << i | (second >> 4) << (16 + i);
+        }
+        store_half(out, d);
+        store_half(out + 2, m);
+        std::memcpy(out + 4, &fifth, 4);
+    }
+};
+
+// Super-blocks of 256: groups have whole scales s and minima t, from 0 to kMost, in units of two halves.
+template <class Range, int kGroups, int kMost>
+struct AffineGroups {
+    static constexpr int block = 256, groups = kGroups, size = block / kGroups;
     Lane scale, least, s[groups], t[groups];
 
     CUTAWAY_INLINE void fit(Values x, Values w) {
         Lane d[groups], m[groups], error;
         EACH_LANE scale[l] = least[l] = 0;
         for (int g = 0; g < groups; ++g) {
-            affine<true, false>(x + size * g, w + size * g, d[g], m[g]);
+            affine<Range, true, false>(x + size * g, w + size * g, size, d[g], m[g]);
             EACH_LANE {
                 scale[l] = d[g][l] > scale[l] ? d[g][l] : scale[l];
                 least[l] = -m[g][l] > least[l] ? -m[g][l] : least[l];
             }
         }
         for (int l = 0; l < kLanes; ++l) {
-            scale[l] = halved(scale[l] / 63);
-            least[l] = halved(least[l] / 63);
+            scale[l] = halved(scale[l] / kMost);
+            least[l] = halved(least[l] / kMost);
         }
         for (int g = 0; g < groups; ++g) {
             EACH_LANE {
-                s[g][l] = code(d[g][l] * inverse(scale[l]), 0, 63);
-                t[g][l] = code(-m[g][l] * inverse(least[l]), 0, 63);
+                s[g][l] = code(d[g][l] * inverse(scale[l]), 0, kMost);
+                t[g][l] = code(-m[g][l] * inverse(least[l]), 0, kMost);
             }
         }
         settle(x, w, error);
         for (int round = 0; round < kRounds; ++round) {
-            Q4_K other = *this;
+            AffineGroups other = *this;
             Lane found;
             other.refit(x, w);
             other.settle(x, w, found);
@@ -304,7 +372,7 @@ struct Q4_K {
         }
     }
 
-    CUTAWAY_INLINE void take(const Q4_K& other, const Lane& found, Lane& error) {
+    CUTAWAY_INLINE void take(const AffineGroups& other, const Lane& found, Lane& error) {
         EACH_LANE {
             const bool better = found[l] < error[l];
             scale[l] = better ? other.scale[l] : scale[l];
@@ -331,12 +399,12 @@ struct Q4_K {
                 const float ds = static_cast<float>(step / 3 - 1), dt = static_cast<float>(step % 3 - 1);
                 Lane now_s, now_t, d, low, found;
                 EACH_LANE {
-                    now_s[l] = code(s[g][l] + ds, 0, 63);
-                    now_t[l] = code(t[g][l] + dt, 0, 63);
+                    now_s[l] = code(s[g][l] + ds, 0, kMost);
+                    now_t[l] = code(t[g][l] + dt, 0, kMost);
                     d[l] = scale[l] * now_s[l];
                     low[l] = -(least[l] * now_t[l]);
                 }
-                cost(x + size * g, w + size * g, size, d, low, found);
+                cost<Range>(x + size * g, w + size * g, size, d, low, found);
                 EACH_LANE {
                     const bool better = found[l] < best[l];
                     best_s[l] = better ? now_s[l] : best_s[l];
@@ -363,7 +431,8 @@ struct Q4_K {
             }
             for (int i = size * g; i < size * (g + 1); ++i) {
                 EACH_LANE {
-                    const float a = s[g][l] * code((x[i][l] - low[l]) * inverted[l], 0, 15), b = -t[g][l];
+                    const float q = code((x[i][l] - low[l]) * inverted[l], 0, Range::high);
+                    const float a = s[g][l] * q, b = -t[g][l];
                     const float wa = w[i][l] * a, wb = w[i][l] * b;
                     aa[l] += wa * a;
                     ab[l] += wa * b;
@@ -383,48 +452,92 @@ struct Q4_K {
         }
     }
 
+    CUTAWAY_INLINE unsigned at(Column x, int i) const {
+        const int g = i / size;
+        return index<Range>(x[i], scale[x.lane] * s[g][x.lane], -(least[x.lane] * t[g][x.lane]));
+    }
+};
+
+// Eight scales and eight minima of six bits in twelve bytes, as quant.py's `six_bits` reads them.
+template <class Groups>
+CUTAWAY_INLINE void store_six_bits(const Groups& fitted, int lane, uint8_t* out) {
+    for (int g = 0; g < 8; ++g) {
+        const unsigned a = static_cast<unsigned>(fitted.s[g][lane]), b = static_cast<unsigned>(fitted.t[g][lane]);
+        uint8_t* six = out + g % 4;
+        if (g < 4) {
+            six[0] |= static_cast<uint8_t>(a);
+            six[4] |= static_cast<uint8_t>(b);
+        } else {
+            six[0] |= static_cast<uint8_t>((a >> 4) << 6);
+            six[4] |= static_cast<uint8_t>((b >> 4) << 6);
+            six[8] |= static_cast<uint8_t>((a & 15) | (b & 15) << 4);
+        }
+    }
+}
+
+struct Q2_K : AffineGroups<To3, 16, 15> {
+    static constexpr int bytes = 84;
     CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
-        const int lane = x.lane;
         std::memset(out, 0, bytes);
-        store_half(out, scale[lane]);
-        store_half(out + 2, least[lane]);
         for (int g = 0; g < groups; ++g) {
-            const unsigned a = static_cast<unsigned>(s[g][lane]), b = static_cast<unsigned>(t[g][lane]);
-            uint8_t* six = out + 4 + g % 4;
-            if (g < 4) {
-                six[0] |= static_cast<uint8_t>(a);
-                six[4] |= static_cast<uint8_t>(b);
-            } else {
-                six[0] |= static_cast<uint8_t>((a >> 4) << 6);
-                six[4] |= static_cast<uint8_t>((b >> 4) << 6);
-                six[8] |= static_cast<uint8_t>((a & 15) | (b & 15) << 4);
-            }
-            const float d = scale[lane] * s[g][lane], low = -(least[lane] * t[g][lane]);
-            for (int i = 0; i < size; ++i) {
-                const int q = whole(x[size * g + i] - low, d, 0, 15);
-                out[16 + 32 * (g / 2) + i] |= static_cast<uint8_t>(q << (4 * (g % 2)));
-            }
+            const int a = static_cast<int>(s[g][x.lane]), b = static_cast<int>(t[g][x.lane]);
+            out[g] = static_cast<uint8_t>(a | b << 4);
+        }
+        for (int i = 0; i < block; ++i) {
+            out[16 + 32 * (i / 128) + i % 32] |= static_cast<uint8_t>(at(x, i) << (2 * (i % 128 / 32)));
+        }
+        store_half(out + 80, scale[x.lane]);
+        store_half(out + 82, least[x.lane]);
+    }
+};
+
+struct Q4_K : AffineGroups<To15, 8, 63> {
+    static constexpr int bytes = 144;
+    CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
+        std::memset(out, 0, bytes);
+        store_half(out, scale[x.lane]);
+        store_half(out + 2, least[x.lane]);
+        store_six_bits(*this, x.lane, out + 4);
+        for (int i = 0; i < block; ++i) {
+            out[16 + 32 * (i / 64) + i % 32] |= static_cast<uint8_t>(at(x, i) << (4 * (i % 64 / 32)));
         }
     }
 };
 
-struct Q6_K {
-    static constexpr int block = 256, bytes = 210, groups = 16, size = 16;
+struct Q5_K : AffineGroups<To31, 8, 63> {
+    static constexpr int bytes = 176;
+    CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
+        std::memset(out, 0, bytes);
+        store_half(out, scale[x.lane]);
+        store_half(out + 2, least[x.lane]);
+        store_six_bits(*this, x.lane, out + 4);
+        for (int i = 0; i < block; ++i) {
+            const unsigned q = at(x, i);
+            out[16 + i % 32] |= static_cast<uint8_t>((q >> 4) << (i / 32));
+            out[48 + 32 * (i / 64) + i % 32] |= static_cast<uint8_t>((q & 15) << (4 * (i % 64 / 32)));
+        }
+    }
+};
+
+// Super-blocks of 256: groups have a whole scale s, from kLow to -kLow - 1, in units of one half.
+template <class Codes, int kGroups, int kLow>
+struct SymmetricGroups {
+    static constexpr int block = 256, groups = kGroups, size = block / kGroups;
     Lane scale, s[groups];
 
     CUTAWAY_INLINE void fit(Values x, Values w) {
         Lane d[groups], most = {}, error;
         for (int g = 0; g < groups; ++g) {
-            symmetric<Six, false>(x + size * g, w + size * g, size, d[g]);
+            symmetric<Codes, false>(x + size * g, w + size * g, size, d[g]);
             EACH_LANE most[l] = std::fabs(d[g][l]) > std::fabs(most[l]) ? d[g][l] : most[l];
         }
-        for (int l = 0; l < kLanes; ++l) scale[l] = halved(most[l] / -128);
+        for (int l = 0; l < kLanes; ++l) scale[l] = halved(most[l] / kLow);
         for (int g = 0; g < groups; ++g) {
-            EACH_LANE s[g][l] = code(d[g][l] * inverse(scale[l]), -128, 127);
+            EACH_LANE s[g][l] = code(d[g][l] * inverse(scale[l]), kLow, -kLow - 1);
         }
         settle(x, w, error);
         for (int round = 0; round < kRounds; ++round) {
-            Q6_K other = *this;
+            SymmetricGroups other = *this;
             Lane found;
             other.refit(x, w);
             other.settle(x, w, found);
@@ -448,13 +561,13 @@ struct Q6_K {
             for (int step = -1; step < 2; ++step) {
                 Lane now, d, inverted, found = {};
                 EACH_LANE {
-                    now[l] = code(s[g][l] + static_cast<float>(step), -128, 127);
+                    now[l] = code(s[g][l] + static_cast<float>(step), kLow, -kLow - 1);
                     d[l] = scale[l] * now[l];
                     inverted[l] = inverse(d[l]);
                 }
                 for (int i = size * g; i < size * (g + 1); ++i) {
                     EACH_LANE {
-                        const float off = x[i][l] - d[l] * code(x[i][l] * inverted[l], -32, 31);
+                        const float off = x[i][l] - d[l] * Codes::nearest(x[i][l] * inverted[l]);
                         found[l] += w[i][l] * off * off;
                     }
                 }
@@ -478,7 +591,7 @@ struct Q6_K {
             EACH_LANE inverted[l] = inverse(scale[l] * s[g][l]);
             for (int i = size * g; i < size * (g + 1); ++i) {
                 EACH_LANE {
-                    const float a = s[g][l] * code(x[i][l] * inverted[l], -32, 31);
+                    const float a = s[g][l] * Codes::nearest(x[i][l] * inverted[l]);
                     const float wa = w[i][l] * a;
                     aa[l] += wa * a;
                     xa[l] += wa * x[i][l];
@@ -488,20 +601,56 @@ struct Q6_K {
         for (int l = 0; l < kLanes; ++l) scale[l] = aa[l] > 0 ? halved(xa[l] / aa[l]) : scale[l];
     }
 
+    CUTAWAY_INLINE unsigned at(Column x, int i) const {
+        return index<Codes>(x[i], scale[x.lane] * s[i / size][x.lane]);
+    }
+};
+
+struct Q3_K : SymmetricGroups<Three, 16, -32> {
+    static constexpr int bytes = 110;
     CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
         std::memset(out, 0, bytes);
-        store_half(out + 208, scale[x.lane]);
+        for (int i = 0; i < block; ++i) {
+            const unsigned q = at(x, i);
+            out[i % 32] |= static_cast<uint8_t>((q >> 2) << (i / 32));
+            out[32 + 32 * (i / 128) + i % 32] |= static_cast<uint8_t>((q & 3) << (2 * (i % 128 / 32)));
+        }
         for (int g = 0; g < groups; ++g) {
-            out[192 + g] = static_cast<uint8_t>(static_cast<int>(s[g][x.lane]));
-            const float d = scale[x.lane] * s[g][x.lane];
-            const int part = g / 2 % 4, side = 16 * (g % 2);
-            uint8_t* low = out + 64 * (g / 8) + 32 * (part % 2) + side;
-            uint8_t* high = out + 128 + 32 * (g / 8) + side;
-            for (int i = 0; i < size; ++i) {
-                const unsigned q = static_cast<unsigned>(whole(x[size * g + i], d, -32, 31) + 32);
-                low[i] |= static_cast<uint8_t>((q & 15) << (4 * (part / 2)));
-                high[i] |= static_cast<uint8_t>((q >> 4) << (2 * part));
-            }
+            const unsigned six = static_cast<unsigned>(static_cast<int>(s[g][x.lane]) + 32);
+            out[96 + g % 8] |= static_cast<uint8_t>((six & 15) << (4 * (g / 8)));
+            out[104 + g % 4] |= static_cast<uint8_t>((six >> 4) << (2 * (g / 4)));
+        }
+        store_half(out + 108, scale[x.lane]);
+    }
+};
+
+struct Q6_K : SymmetricGroups<Six, 16, -128> {
+    static constexpr int bytes = 210;
+    CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
+        std::memset(out, 0, bytes);
+        for (int i = 0; i < block; ++i) {
+            const unsigned q = at(x, i);
+            const int part = i % 128 / 32;
+            out[64 * (i / 128) + i % 64] |= static_cast<uint8_t>((q & 15) << (4 * (part / 2)));
+            out[128 + 32 * (i / 128) + i % 32] |= static_cast<uint8_t>((q >> 4) << (2 * part));
+        }
+        for (int g = 0; g < groups; ++g) out[192 + g] = static_cast<uint8_t>(static_cast<int>(s[g][x.lane]));
+        store_half(out + 208, scale[x.lane]);
+    }
+};
+
+struct IQ4_XS : SymmetricGroups<Levels, 8, -32> {
+    static constexpr int bytes = 136;
+    CUTAWAY_INLINE void write(Column x, uint8_t* out) const {
+        std::memset(out, 0, bytes);
+        store_half(out, scale[x.lane]);
+        for (int g = 0; g < groups; ++g) {
+            const unsigned six = static_cast<unsigned>(static_cast<int>(s[g][x.lane]) + 32);
+            out[2 + g / 4] |= static_cast<uint8_t>((six >> 4) << (2 * (g % 4)));
+            out[4 + g / 2] |= static_cast<uint8_t>((six & 15) << (4 * (g % 2)));
+        }
+        for (int i = 0; i < block; ++i) {
+            out[8 + 16 * (i / 32) + i % 16] |= static_cast<uint8_t>(at(x, i) << (4 * (i % 32 / 16)));
         }
     }
 };
@@ -582,9 +731,15 @@ CUTAWAY_API int32_t cutaway_quant_search(int32_t type, const float* in, int64_t 
         case 2: fit_all<Q4_0>(job, values, threads); return 0;
         case 3: fit_all<Q4_1>(job, values, threads); return 0;
         case 6: fit_all<Q5_0>(job, values, threads); return 0;
+        case 7: fit_all<Q5_1>(job, values, threads); return 0;
         case 8: fit_all<Q8_0>(job, values, threads); return 0;
+        case 10: fit_all<Q2_K>(job, values, threads); return 0;
+        case 11: fit_all<Q3_K>(job, values, threads); return 0;
         case 12: fit_all<Q4_K>(job, values, threads); return 0;
+        case 13: fit_all<Q5_K>(job, values, threads); return 0;
         case 14: fit_all<Q6_K>(job, values, threads); return 0;
+        case 20: fit_all<IQ4_NL>(job, values, threads); return 0;
+        case 23: fit_all<IQ4_XS>(job, values, threads); return 0;
         default: return -1;
     }
 }
