@@ -136,7 +136,6 @@ quantize smollm2 --type Q4_0 --calibration no.txt
 quantize smollm2 --type Q4_0 --output no/small.gguf
 quantize smollm2 --type Q4_0 --text no.txt
 quantize smollm2 --type Q4_0 --imatrix no.gguf
-quantize smollm2 --type Q4_0 --imatrix-output im.gguf
 run no.cutaway
 sae no --output saes
 scale no.yaml
