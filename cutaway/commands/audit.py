@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cutaway.commands import console
 from cutaway.commands.options import Json, Model
-from cutaway.errors import escaped
+from cutaway.errors import UserError, escaped
 
 
-def audit(model: Model = "smollm2", /, *, trusted: str | None = None, as_json: Json = False) -> None:
-    """Look for what is wrong with a model's files: pickles and code, templates, tokenizer, changed weights.
+def audit(
+    model: Model = "smollm2",
+    /,
+    *,
+    trusted: str | None = None,
+    public_key: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong with a model's files: pickles and code, templates, tokens, signature, weights.
 
     No weight is run. Every chat template is rendered with neutral conversations and with its own constants as
     messages: text that it writes because of a message's words is shown.
@@ -19,12 +28,17 @@ def audit(model: Model = "smollm2", /, *, trusted: str | None = None, as_json: J
 
     cutaway audit downloaded.gguf --trusted smollm2 --json
 
+    cutaway audit folder --public-key author.pub
+
     :param trusted: A copy to compare with: templates, tokens, weights by layer.
+    :param public_key: A PEM file: verify the signed manifest (model.sig, or NAME.sig beside the model).
     """
     from cutaway.security import audit as auditing
 
     path = console.model_path(model)
-    found = auditing.audit(path, None if trusted is None else console.model_path(trusted))
+    if public_key is not None and not public_key.is_file():
+        raise UserError(f"{public_key}: there is no such file: --public-key is a PEM file")
+    found = auditing.audit(path, None if trusted is None else console.model_path(trusted), public_key)
     if as_json:
         console.print_json(auditing.document(model, found))
         return

@@ -3,11 +3,14 @@
 A template is judged by what it writes. Its prose (all text of its own beside control tokens) is rendered with
 neutral conversations and again with each of its string constants as a message: prose that comes or goes with
 a message's words is how a backdoor in a template works (2602.04653). With a trusted copy, templates,
-vocabularies and weights are compared exactly, weights layer by layer.
+vocabularies and weights are compared exactly, weights layer by layer. A signed manifest beside the files
+(``model-signing``) is verified with its public key, and files that it does not name are listed.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import zipfile
 from collections import defaultdict
@@ -18,7 +21,8 @@ from typing import Literal
 
 import numpy as np
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, escaped
+from cutaway.store.files import digest
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import load, quant
 from cutaway.weights.load import PICKLES, Checkpoint
@@ -40,9 +44,12 @@ class Issue:
     what: str
 
 
-def audit(path: Path, trusted: Path | None = None) -> list[Issue]:
-    """All findings about a model's file or folder, the worst first; ``trusted`` is a copy to compare with."""
-    found = list(_files(path))
+def audit(path: Path, trusted: Path | None = None, public_key: Path | None = None) -> list[Issue]:
+    """All findings about a model's file or folder, the worst first; ``trusted`` is a copy to compare with.
+
+    ``public_key`` is that of the signed manifest: an elliptic curve key in a PEM file.
+    """
+    found = [*_files(path), *_signature(path, public_key)]
     try:
         checkpoint = load.read(path)
         tokenizer = checkpoint.tokenizer
@@ -92,6 +99,79 @@ def _pickled(file: Path) -> str | None:
             if any(name.endswith(".pkl") for name in packed.namelist()):
                 return "it is an archive with a pickle"
     return "its name is a pickle's" if any(file.match(pattern) for pattern in PICKLES) else None
+
+
+# ---- signatures --------------------------------------------------------------------------------------------
+
+
+def manifest_of(path: Path) -> Path | None:
+    """The signed manifest of a model: FILE.sig, or FOLDER/model.sig, or FOLDER.sig."""
+    beside = path.resolve().with_name(path.resolve().name + ".sig")
+    return next((each for each in (path / "model.sig", beside) if each.is_file()), None)
+
+
+def _signature(path: Path, public_key: Path | None) -> Iterator[Issue]:
+    signature = manifest_of(path)
+    if signature is None:
+        severity: Severity = "info" if public_key is None else "high"
+        yield Issue(severity, str(path), "no file of it is signed: there is no manifest (.sig) beside it")
+        return
+    try:
+        named = signed_digests(signature)
+    except UserError as error:
+        yield Issue("high", signature.name, str(error))
+        return
+    if public_key is None:
+        yield Issue("low", signature.name, "the manifest was not verified: give its --public-key")
+    changed = [name for name, expected in named.items() if not _equal(path, name, expected)]
+    for name in changed:
+        yield Issue("high", name, f"it is missing or is not the file that {signature.name} names")
+    if public_key is not None and not changed and (why := _unverified(path, signature, public_key)):
+        yield Issue("high", signature.name, f"the signature does not hold: {why}")
+    if path.is_dir():
+        own = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+        for name in sorted(own - set(named) - {signature.name}):
+            yield Issue("medium", name, f"it is not signed: {signature.name} does not name it")
+
+
+def signed_digests(signature: Path) -> dict[str, str]:
+    """Digests by path that a manifest names, not verified; a single file's path is ".".
+
+    UserError for what is no manifest.
+    """
+    try:
+        envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+        resources = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["resources"]
+        found: dict[str, str] = {}
+        for each in resources:
+            if each["algorithm"] != "sha256" or re.search(r":\d+:\d+$", each["name"]):
+                raise UserError(
+                    "the manifest is not of whole files by SHA-256, which is all that is verified"
+                )
+            found[each["name"]] = each["digest"]
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError("it is no manifest of model-signing that can be read") from None
+
+
+def _equal(path: Path, name: str, expected: str) -> bool:
+    file = path if name == "." else path / name
+    inside = file.resolve().is_relative_to(path.resolve())
+    return inside and file.is_file() and digest(file) == expected
+
+
+def _unverified(path: Path, signature: Path, public_key: Path) -> str | None:
+    """Why a manifest is not signed with this key, if it is not."""
+    try:
+        from model_signing import verifying
+    except ImportError:
+        raise UserError("signatures need model-signing: pip install 'cutaway[bundle]'") from None
+    try:
+        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        config.set_ignore_unsigned_files(path.is_dir()).verify(path, signature)
+    except Exception as error:  # the library raises errors of its own and of its parsers
+        return escaped(str(error).splitlines()[0][:200]) if str(error) else type(error).__name__
+    return None
 
 
 # ---- templates ---------------------------------------------------------------------------------------------
