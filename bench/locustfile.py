@@ -5,17 +5,15 @@ import os
 import time
 from itertools import count
 
-from locust import FastHttpUser, task
+from locust import HttpUser, task
 
 TOKENS = int(os.environ["CUTAWAY_BENCH_TOKENS"])
 WORDS = ("river", "stone", "lamp", "winter", "copper", "garden", "letter", "shadow", "market", "engine")
 numbers = count()
 
 
-class Reader(FastHttpUser):
+class Reader(HttpUser):
     """Reads whole answers; reports the first token's time, and the answer with its number of tokens."""
-
-    network_timeout = connection_timeout = 600.0
 
     @task
     def completion(self) -> None:
@@ -25,7 +23,8 @@ class Reader(FastHttpUser):
         body["stream_options"] = {"include_usage": True}
         began, first, tokens, error = time.perf_counter(), 0.0, 0, None
         try:
-            with self.client.post("/v1/completions", json=body, stream=True, catch_response=True) as answer:
+            sent = {"json": body, "stream": True, "catch_response": True, "timeout": 600}
+            with self.client.post("/v1/completions", **sent) as answer:
                 answer.success()  # counted below, once it is read
                 if answer.status_code != 200:
                     raise ValueError(f"status {answer.status_code}")

@@ -854,6 +854,28 @@ def test_a_short_prompt_is_read_before_many_of_another_client(monkeypatch: pytes
         reads.gate.release(10_000)
 
 
+def test_a_clients_first_prompt_is_read_as_fast_as_the_largest_client_decodes(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    reads = Paged(gated=True)
+    with scheduler(reads, max_sequences=8, max_queue=99) as serves:
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding: 2 if decoding else 256)
+        for n in range(5):
+            serves.submit(request([n], max_tokens=60, client="a"))
+        assert reads.entered.acquire(timeout=10)
+        for _ in range(8):
+            reads.pass_step()
+        other = serves.submit(request([9, 8, 7, 6, 5], max_tokens=1, client="b"))
+        own = serves.submit(request([6, 7, 8, 9, 5], max_tokens=1, client="a"))
+        for _ in range(2):
+            reads.pass_step()
+        assert other.ended and not own.ended
+        for _ in range(3):
+            reads.pass_step()
+        assert own.ended
+        reads.gate.release(10_000)
+
+
 def test_clients_have_equal_parts_of_what_is_read_and_a_higher_priority_all(monkeypatch: pytest.MonkeyPatch):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:

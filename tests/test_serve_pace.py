@@ -103,3 +103,15 @@ def test_steps_that_read_and_took_no_longer_are_no_reason_to_stop() -> None:
     for seconds in (0.02, 0.01, 0.02, 0.03):  # the usual step was slower than most that read
         pace.record(4, 16, seconds)
     assert pace.allowed(4) == LEAST
+
+
+def test_many_answers_leave_room_for_a_few_ids_at_once() -> None:
+    pace = PrefillBudget(256)
+    assert [pace.allowed(n) for n in (1, 5, 14, 64)] == [LEAST, LEAST, 5, 25]
+    pace.record(14, 0, 0.02)
+    assert pace.allowed(14) == 5
+    pace.record(14, 5, 0.021)
+    assert pace.allowed(14) == 10
+    pace.record(14, 10, 0.2)  # what an id takes was more than is allowed: no more than the least
+    pace.record(14, 10, 0.2)
+    assert pace.allowed(14) == 5

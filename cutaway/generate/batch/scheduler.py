@@ -144,10 +144,12 @@ class PrefillBudget:
         if not decoding:
             return self.most
         per_id = statistics.median(self._id_seconds) if self._id_seconds else 0.0
+        # an id costs no more than one of those that are decoded, which read all weights together
+        least = max(LEAST, int((STRETCH - 1) * decoding))
         if not self._decode_seconds or per_id == 0:  # nothing known, or prefill took no measurable time
-            return min(self.most, LEAST)
-        room = max(LEAST, int((STRETCH - 1) * self._usual(decoding) / per_id))
-        return min(self.most, room, self._reach)
+            return min(self.most, least)
+        room = int((STRETCH - 1) * self._usual(decoding) / per_id)
+        return min(self.most, max(least, min(room, self._reach)))
 
     def _usual(self, decoding: int) -> float:
         """Seconds of a step without prefill, by the nearest number of sequences that was seen."""
@@ -435,12 +437,15 @@ class Scheduler:
         """Each client's sequences that wait for prefill, and how many ids of them to read.
 
         Each id goes to the client with the highest priority, and of equals to the one with the fewest ids in
-        this step, those of its sequences that decode among them (max-min fairness). So a short prompt is not
-        read behind many of another client.
+        this step, those of its sequences that decode among them (max-min fairness). A client that decodes
+        none may have as many as the largest decodes, past ``most`` too, by which a step doubles at most. So a
+        short prompt waits neither behind many of another client nor for many of their steps.
         """
-        if len(waiting) == 1:
-            return [(own, most) for own in waiting.values()]
         ids = Counter(sequence.request.client for sequence in self._running if sequence.decoding)
+        share = min(max(ids.values(), default=0), self._budget.most)
+        new = {client for client in waiting if client not in ids}
+        if len(waiting) == 1:
+            return [(own, max(most, share) if new else most) for own in waiting.values()]
         parts = dict.fromkeys(waiting, 0)
         left = {
             client: sum(len(one.prompt) - one.state.length for one in own) for client, own in waiting.items()
@@ -449,8 +454,11 @@ class Scheduler:
             client: (-max(one.request.priority for one in own), max(one.last_prefill_step for one in own))
             for client, own in waiting.items()
         }
-        for _ in range(min(most, sum(left.values()))):
-            client = min(left, key=lambda one: (order[one][0], ids[one], order[one][1]))
+        for n in range(max(most, share)):
+            clients = left if n < most else new & left.keys()
+            if not clients:
+                break
+            client = min(clients, key=lambda one: (order[one][0], ids[one], order[one][1]))
             parts[client] += 1
             ids[client] += 1
             left[client] -= 1
