@@ -102,7 +102,7 @@ class Constraint:
         matcher = self._matcher.deep_copy()
         if matcher.is_stopped() or matcher.validate_tokens([id]) != 1 or not matcher.consume_token(id):
             return None
-        return None if matcher.stop_reason() == "EndOfSentence" else Constraint(matcher)
+        return None if matcher.stop_reason() == "EndOfSentence" else Constraint(matcher, self._tokenizer)
 
     def completion(self, most: int, tokenizer: Vocabulary) -> list[int] | None:
         """Ids that bring the text to an end of the grammar: a short way, at most ``most`` ids, or None.
