@@ -626,6 +626,7 @@ class LanguageModel:
         pooling: Pooling | None = None,
         normalise: bool = True,
         *,
+        dimensions: int | None = None,
         batch: int = 32,
         truncate: bool = False,
         progress: store.Progress = store.silent,
@@ -633,7 +634,8 @@ class LanguageModel:
         """float32 [n d]: a vector for each text, of length one if ``normalise``.
 
         ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
-        model's makers chose, for an encoder without their word the mean; a decoder needs it. Texts are
+        model's makers chose, for an encoder without their word the mean; a decoder needs it. ``dimensions``
+        cuts vectors to their first numbers, for models trained for it (Matryoshka, 2205.13147). Texts are
         read ``batch`` at once, and ``progress`` counts them. Raises UserError for a text that is longer
         than the model reads, unless ``truncate`` has its end cut off, and for one without a token. The
         definition computes them; of a decoder loaded with ``engine="runtime"`` it does so with the runtime's
@@ -648,10 +650,17 @@ class LanguageModel:
         if not rows:
             return np.empty((0, self.config.width), np.float32)
         if isinstance(self.config, Decoder) and (self.engine_asked == "runtime" or self._edits != ()):
-            return self._embed_traced(rows, chosen, normalise, progress)
-        from cutaway.model.pooling import vectors
+            found = self._embed_traced(rows, chosen, normalise, progress)
+        else:
+            from cutaway.model.pooling import vectors
 
-        return vectors(self._built, rows, chosen, normalise, batch, progress)
+            found = vectors(self._built, rows, chosen, normalise, batch, progress)
+        if dimensions is None:
+            return found
+        if not 0 < dimensions <= self.config.width:
+            raise UserError(f"dimensions is {dimensions}: this model's vectors have {self.config.width}")
+        found = found[:, :dimensions]
+        return found / np.linalg.norm(found, axis=1, keepdims=True) if normalise else found
 
     def _embed_traced(
         self, rows: list[list[int]], pooling: Pooling, normalise: bool, progress: store.Progress

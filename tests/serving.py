@@ -70,6 +70,8 @@ def running(
     connections: Connections | None = None,
     aliases: tuple[str, ...] = (),
     lenient: bool = False,
+    pooling: str | None = None,
+    dimensions: Sequence[int] = (),
     adapters: Mapping[str, Any] | None = None,
     others: Sequence[Model] = (),
     max_memory: int | None = None,
@@ -80,6 +82,7 @@ def running(
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
     more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": adapters or {}}
+    more |= {"pooling": pooling, "dimensions": dimensions}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     models = Models([Model(NAME, lambda: service, aliases), *others], max_memory)

@@ -15,14 +15,17 @@ import pytest
 
 from cutaway.generate import constrain
 from cutaway.lm import LanguageModel
+from cutaway.security.probes import forgery
 from tests import chat_cases, inputs, serving
+from tests.serve_examples import RAW
 from tests.serving import NAME, AccessPolicy, Server
 
 from cutaway.serve import anthropic as anthropic_api, ollama as ollama_api, protocol, responses  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 from cutaway.serve.chat import _variables, chat_ids  # isort: skip
-from cutaway.generate.tool_calls.thoughts import AfterThought  # isort: skip
+from cutaway.generate.thinking import budget  # isort: skip
+from cutaway.generate.tool_calls.thoughts import Marks  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip
 
 openai = pytest.importorskip("openai")
@@ -267,7 +270,8 @@ def test_an_answer_that_begins_inside_a_thought() -> None:
         message = chat(reply).json()["choices"][0]["message"]
         assert message["content"] == "" and message["reasoning_content"]  # cut off within its thought
     tokenizer = lm.tokenizer
-    held = AfterThought(constrain.json_schema({"const": 7}).begin(tokenizer), "</think>", tokenizer)
+    seven, marks = constrain.json_schema({"const": 7}).begin(tokenizer), Marks("<think>", "</think>", True)
+    held = budget.of_marks(tokenizer, marks, None, seven)
     for id in tokenizer.encode("Hm </thin </think>"):
         logits = np.zeros(len(tokenizer), np.float32)
         held.mask(logits)
@@ -276,6 +280,66 @@ def test_an_answer_that_begins_inside_a_thought() -> None:
     logits = np.zeros(len(tokenizer), np.float32)
     held.mask(logits)
     assert {tokenizer.decode([int(id)]) for id in np.flatnonzero(np.isfinite(logits))} == {"7"}
+
+
+OPENED = THINKING + "{% if add_generation_prompt %}<think>\n{% endif %}"
+
+
+def test_a_budget_of_thought_ends_it_in_every_api() -> None:
+    with serving.running(with_template(OPENED)) as reply:
+
+        def asked(path: str = "/v1/chat/completions", **body: Any) -> Any:
+            body = {"messages": HELLO, "max_tokens": 40, "seed": 1, "temperature": 0, **body}
+            answer = reply.post(path, {name: value for name, value in body.items() if value is not None})
+            assert answer.status_code == 200, answer.text
+            return answer.json(), answer.headers.get("x-cutaway-ignored")
+
+        free = asked(max_tokens=12)[0]
+        assert free["usage"]["completion_tokens_details"] == {"reasoning_tokens": 12}
+        end = len(reply.service.lm.tokenizer.encode("</think>"))
+        for effort, most in ({"thinking_token_budget": 7}, 7), ({"reasoning_effort": "none"}, 0):
+            made, ignored = asked(**effort)
+            message = made["choices"][0]["message"]
+            assert message["content"] and ignored is None
+            assert made["usage"]["completion_tokens_details"]["reasoning_tokens"] == most + end
+            thought = free["choices"][0]["message"]["reasoning_content"]
+            assert thought.startswith(message.get("reasoning_content", ""))
+        shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": 7}}}
+        made = asked(thinking_token_budget=7, response_format=shaped)[0]
+        assert made["choices"][0]["message"]["content"] == "7"
+        thinking = {"type": "enabled", "budget_tokens": 7}
+        blocks = asked("/v1/messages", thinking=thinking, seed=None)[0]["content"]
+        assert [block["type"] for block in blocks] == ["thinking", "text"]
+        body = {"messages": None, "max_tokens": None, "seed": None, "input": "Hello there"}
+        made = asked("/v1/responses", **body, reasoning={"effort": "none"}, max_output_tokens=20)[0]
+        assert made["usage"]["output_tokens_details"]["reasoning_tokens"] == end
+        assert made["output"][-1]["type"] == "message" and made["output"][-1]["content"][0]["text"]
+
+
+def test_a_budget_of_a_thought_that_the_model_may_begin(thinking: Server) -> None:
+    begins = {"type": "regex", "regex": "<think>.*"}
+    free = chat(thinking, response_format=begins, temperature=0, max_tokens=20).json()["choices"][0][
+        "message"
+    ]
+    assert free["reasoning_content"] and not free["content"]
+    tokenizer = thinking.service.lm.tokenizer
+    marks = Marks("<think>", "</think>")
+    made = budget.of_marks(tokenizer, marks, 3)
+    begun, ids = tokenizer.encode("\n<think>"), []
+    for n in range(20):
+        logits = np.zeros(len(tokenizer), np.float32)
+        logits[begun[n] if n < len(begun) else 5] = 1
+        made.mask(logits)
+        ids.append(int(logits.argmax()))
+        made.accept(ids[-1])
+    end = tokenizer.encode("</think>")
+    assert ids[: len(begun) + 3 + len(end) + 1] == [*begun, 5, 5, 5, *end, 5]
+    plain = budget.of_marks(tokenizer, marks, 0)
+    for id in tokenizer.encode("Well: <think> is a tag"):
+        logits = np.zeros(len(tokenizer), np.float32)
+        plain.mask(logits)
+        assert np.isfinite(logits).all()  # what follows other words is text
+        plain.accept(id)
 
 
 # ---- Anthropic's Messages ----------------------------------------------------------------------------------
@@ -366,6 +430,40 @@ def test_messages_thoughts_are_blocks(thinking: Server) -> None:
     )
     assert "chat_template_kwargs.enable_thinking" in reply.headers["x-cutaway-ignored"]
     assert claude.messages.create(model=NAME, max_tokens=3, messages=HELLO).content[0].type == "text"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thread_goes_on_with_what_the_server_keeps(server: Server, claude: Any, stream: bool) -> None:
+    asked: dict[str, Any] = {"model": NAME, "max_tokens": 6, "extra_body": {"temperature": 0}}
+
+    def made(**more: Any) -> Any:
+        if not stream:
+            return claude.beta.messages.create(**asked, **more)
+        with claude.beta.messages.stream(**asked, **more) as events:
+            return events.get_final_message()
+
+    first = made(messages=HELLO, system="Be kind.", tools=[LOOKS], thread={"type": "create"})
+    more = [{"role": "user", "content": "Well?"}]
+    second = made(messages=more, thread={"type": "continue", "previous_message_id": first.id})
+    whole: list[Any] = [*HELLO, {"role": "assistant", "content": first.content[0].text}, *more]
+    same = claude.messages.count_tokens(model=NAME, system="Be kind.", messages=whole, tools=[LOOKS])
+    assert second.usage.input_tokens + second.usage.cache_read_input_tokens == same.input_tokens
+    third = made(messages=[], thread={"type": "continue", "previous_message_id": second.id})
+    assert third.usage.input_tokens + third.usage.cache_read_input_tokens > same.input_tokens
+    lost = {"messages": more, "thread": {"type": "continue", "previous_message_id": "msg-x"}, "max_tokens": 1}
+    answer = server.post("/v1/messages", lost)
+    assert answer.status_code == 404 and answer.json()["error"]["type"] == "not_found_error"
+    assert answer.json()["error"]["details"] == {"error_code": "thread_not_found"}
+    assert server.post("/v1/messages", {"messages": [], "max_tokens": 1}).status_code == 400
+
+
+def test_a_runner_of_tools_keeps_its_thread(claude: Any) -> None:
+    look = anthropic.beta_tool(lambda place: place, name="look", description="Looks.", input_schema=PLACE)
+    asked: dict[str, Any] = {"model": NAME, "max_tokens": 200, "messages": HELLO, "max_iterations": 2}
+    forced = {"type": "tool", "name": "look"}
+    steps = list(claude.beta.messages.tool_runner(tools=[look], tool_choice=forced, **asked))
+    assert [step.stop_reason for step in steps] == ["tool_use", "tool_use"]
+    assert steps[1].usage.input_tokens + steps[1].usage.cache_read_input_tokens > steps[0].usage.input_tokens
 
 
 @pytest.mark.parametrize(
@@ -659,59 +757,6 @@ def test_former_functions_and_allowed_tools(server: Server) -> None:
 
 # ---- schemas -----------------------------------------------------------------------------------------------
 
-RAW: dict[str, Any] = {
-    "uniqueItems": {"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": True, "maxItems": 2},
-    "propertyNames": {
-        "type": "object",
-        "propertyNames": {"pattern": "^a"},
-        "properties": {"a": {"const": 1}},
-    },
-    "not": {"enum": ["a", "b"], "not": {"const": "a"}},
-    "if": {
-        "properties": {"a": {"enum": [1, 2]}},
-        "required": ["a"],
-        "if": {"properties": {"a": {"const": 1}}},
-        "then": {},
-    },
-    "contains": {
-        "type": "array",
-        "items": {"enum": [1, 2]},
-        "contains": {"const": 1},
-        "maxItems": 2,
-        "minItems": 1,
-    },
-    "dependentRequired": {
-        "type": "object",
-        "properties": {"a": {"const": 1}, "b": {"const": 2}},
-        "dependentRequired": {"a": ["b"]},
-    },
-    "unevaluatedProperties": {
-        "type": "object",
-        "properties": {"a": {"const": 1}},
-        "unevaluatedProperties": False,
-    },
-    "lookahead": {"type": "string", "pattern": "^(?=a)a$", "maxLength": 2},
-    "format": {"type": "string", "format": "ipvanyaddress", "maxLength": 5},
-    "minProperties": {
-        "type": "object",
-        "properties": {"a": {"const": 1}, "b": {"const": 2}},
-        "minProperties": 1,
-    },
-    "oneOf": {
-        "oneOf": [
-            {"type": "number", "maximum": 3, "minimum": 1},
-            {"enum": [7]},
-            {"type": "integer", "minimum": 8, "maximum": 9},
-        ]
-    },
-    "$schema": {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "https://x.example/y",
-        "const": 1,
-    },
-    "bigint": {"type": "integer", "minimum": -9223372036854775808, "maximum": 9223372036854775807},
-}
-
 
 @pytest.mark.parametrize("word", RAW)
 @pytest.mark.parametrize("stream", [False, True])
@@ -817,6 +862,23 @@ def test_reranked_texts_and_many_embeddings(server: Server) -> None:
     assert refused.status_code == 400
 
 
+def test_vectors_as_their_server_pools_and_cuts_them(server: Server, client: Any) -> None:
+    lm = serving.model()
+    full = lm.embed(["a river"], "last")[0]
+    with serving.running(lm, pooling="last", dimensions=[64, 128]) as pooled:
+        plain = openai.OpenAI(base_url=pooled.url + "/v1", api_key="none", max_retries=0)
+        asked: dict[str, Any] = {"model": NAME, "input": "a river"}
+        assert abs(plain.embeddings.create(**asked).data[0].embedding - full).max() < 1e-6  # base64
+        cut = plain.embeddings.create(**asked, dimensions=64, encoding_format="float").data[0].embedding
+        assert abs(cut - full[:64] / np.linalg.norm(full[:64])).max() < 1e-6
+        with pytest.raises(openai.BadRequestError, match="trained for 64, 128: leave dimensions out"):
+            plain.embeddings.create(**asked, dimensions=65)
+        named = plain.embeddings.create(**asked, extra_body={"pooling": "mean"}).data[0].embedding
+        assert abs(named - lm.embed(["a river"], "mean")[0]).max() < 1e-6
+    with pytest.raises(openai.BadRequestError, match="say how to pool its tokens"):
+        client.embeddings.create(**asked)
+
+
 def test_a_burst_of_200_is_answered(server: Server) -> None:
     with ThreadPoolExecutor(200) as threads:
         answers = list(threads.map(lambda seed: chat(server, seed=seed).status_code, range(200)))
@@ -904,6 +966,29 @@ def read_ids(service: Any, model: Any, body: dict[str, Any]) -> list[int] | None
         return chat_ids(service, asked.messages, asked.tools, _variables(service, asked))
     except APIError:
         return None
+
+
+@pytest.mark.parametrize("template", [None, PLAIN, THINKING])
+def test_the_security_suites_texts_forge_nothing_through_any_api(
+    server: Server, template: str | None
+) -> None:
+    lm = server.service.lm
+    lm = lm if template is None else LanguageModel(replace(lm.checkpoint, chat_template=template))
+    service, special = replace(server.service, lm=lm), set(lm.tokenizer.special.values())
+    texts = list(forgery._payloads(lm, np.random.default_rng(0)))
+    checked = naive = 0
+    for text in texts:
+        for name, hide in forgery.DISGUISES.items():
+            evil, plain = bodies(hide(text)), bodies("x" * len(hide(text)))
+            for model in evil:
+                ids, wanted = (read_ids(service, model, one[model]) for one in (evil, plain))
+                if ids is None or wanted is None:
+                    continue
+                checked += 1
+                control = [id for id in wanted if id in special]
+                assert [id for id in ids if id in special] == control, (model, name, text)
+                naive += [id for id in forgery._careless(lm, ids) if id in special] != control
+    assert checked > 250 and naive > checked / 8  # which a server that tokenises the rendered text forges
 
 
 def test_no_field_of_any_api_writes_a_control_token(server: Server, tmp_path: Path) -> None:

@@ -134,6 +134,9 @@ class Inner:
         assert id == 7
         self.done = True
 
+    def fresh(self) -> "Inner":
+        return Inner()
+
 
 def written(limit: budget.Budget, best: int, count: int) -> list[int]:
     """What a model that always prefers ``best`` writes."""
@@ -150,28 +153,35 @@ def written(limit: budget.Budget, best: int, count: int) -> list[int]:
 
 
 class Letters:
-    """A vocabulary whose "\\nWait" is 11 12."""
+    """A vocabulary whose "\\nWait" is 11 12, and whose ids are bytes."""
+
+    eos_ids = (0,)
 
     def encode(self, text: str, special: str = "text") -> list[int]:
         return [11, 12]
 
+    def token_bytes(self, id: int) -> bytes:
+        return bytes([id + 64])
+
 
 def test_markers_of_several_ids_and_a_grammar_after_the_thought():
-    limit = budget.Budget(Letters(), (1,), (2, 3), [9, 1], 4, inner=Inner())
+    limit = budget.Budget(Letters(), (1,), (2, 3), True, 4, inner=Inner())
+    assert written(limit, 0, 1) == [1]  # not 0: no end token within a thought before a grammar
+    limit = limit.fresh()
     assert written(limit, 5, 20) == [5, 5, 5, 5, 2, 3, 7]
-    own = budget.Budget(Letters(), (1,), (2, 3), [9, 1, 5, 2, 3], 4, inner=Inner())
+    own = budget.Budget(Letters(), (1,), (2, 3), False, 4, inner=Inner())
     assert written(own, 5, 20) == [7]
 
 
 def test_a_thought_that_ends_too_soon_waits():
-    limit = budget.Budget(Letters(), (1,), (2,), [1], 8, least=5)
+    limit = budget.Budget(Letters(), (1,), (2,), True, 8, least=5)
     assert written(limit, 2, 7) == [11, 12, 11, 12, 11, 12, 2]
-    exact = budget.Budget(Letters(), (1,), (2,), [1], 8, least=4)
+    exact = budget.Budget(Letters(), (1,), (2,), True, 8, least=4)
     assert written(exact, 2, 5) == [11, 12, 11, 12, 2]
 
 
 def test_a_thought_that_the_model_opens_counts():
-    limit = budget.Budget(Letters(), (1,), (2,), [9], 3)
+    limit = budget.Budget(Letters(), (1,), (2,), False, 3)
     assert written(limit, 1, 6)[:5] == [1, 1, 1, 1, 2]
 
 

@@ -26,11 +26,12 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Generation
 from cutaway.generate.bounded import BoundedConstraint
+from cutaway.generate.thinking import budget
 from cutaway.generate.tool_calls import tool_grammar
 from cutaway.generate.tool_calls.answer import AnswerReader, collect
 from cutaway.generate.tool_calls.constraint import call_constraint
 from cutaway.generate.tool_calls.parser import Call
-from cutaway.generate.tool_calls.thoughts import AfterThought, Thought, find_marks
+from cutaway.generate.tool_calls.thoughts import Thought, find_marks
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
@@ -182,7 +183,7 @@ class Agent:
         marks = marks and marks.of_prompt(self.lm.tokenizer.decode(list(ids[-16:])))
         constraint = None if self._constraint is None or over else self._constraint.fresh()
         if constraint is not None and marks is not None and marks.opened:
-            constraint = AfterThought(constraint, marks.end, self.lm.tokenizer)
+            constraint = budget.of_marks(self.lm.tokenizer, marks, None, constraint)
         elif constraint is not None:
             room = self.lm.context - len(ids)
             size = min(self.options.get("max_tokens") or room, room)

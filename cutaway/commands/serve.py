@@ -259,6 +259,7 @@ class Loader:
     def _service(self, name: str, path: Path, aliases: tuple[str, ...]) -> Any:
         from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
+        from cutaway.weights.pooling import dimensions, stated
 
         own, first = self.several.limits.get(name, ModelLimits()), self.first
         limits = replace(
@@ -276,6 +277,8 @@ class Loader:
         adapters = _adapters(lm, self.loading.adapter) if first is None else {}
         if name in adapters:
             raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
+        pooling = self.loading.pooling or stated(lm.checkpoint)
+        lengths = dimensions(lm.checkpoint)
         lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
         scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
         shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
@@ -285,6 +288,8 @@ class Loader:
         metrics = Metrics() if first is None else first.metrics
         service = Service(
             *(lm, name, scheduler, limits, metrics, self.log_prompts, adapters, aliases, self.lenient),
+            pooling=pooling,
+            dimensions=lengths,
             **shared,
         )
         warm_up(service)

@@ -89,12 +89,16 @@ class Loading:
         for more. The runtime answers all of them in one batch.
     chat_template
         A file with a chat template, in place of the model's own.
+    pooling
+        How embeddings are made of a text's tokens where a request does not say: mean, cls or last. By default
+        as the model states; a decoder that states none needs it.
     """
 
     name: str | None = None
     alias: Words = ()
     adapter: Words = ()
     chat_template: Path | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None
     engine: Engine = "auto"
     threads: Threads = None
     context: Context = None

@@ -25,6 +25,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.generate import grammar_compiler
 from cutaway.generate.grammar_compiler import one_line
+from cutaway.generate.json_schema import readable
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -144,8 +145,10 @@ def json_schema(schema: Any) -> Grammar:
 
 def schema_error(schema: Any, text: str) -> str | None:
     """Why a text is no JSON that fits a schema, None if it is; UserError for what is no schema. It runs in
-    the helper process, where a pattern that never ends costs half a second.
+    the helper process, where a pattern that never ends costs half a second. A pattern that cannot be read
+    is not asked.
     """
+    schema, _ = readable(schema)
     return grammar_compiler.helper.ask({"text": json.dumps(schema), "value": text})["wrong"]
 
 

@@ -120,6 +120,7 @@ def closed(schema: Any) -> Any:
 
     def close(one: dict[str, Any]) -> dict[str, Any]:
         one = {word: value for word, value in one.items() if word not in ("$schema", "$id", "$comment")}
+        one = _with_named_keys(one, schema)
         open_ = one.keys() & {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref"}
         if one.get("properties") and not joined and not open_ and not one.keys() & (LIST | {"if"}):
             one["additionalProperties"] = False
@@ -129,8 +130,41 @@ def closed(schema: Any) -> Any:
     return rewritten(schema, close)
 
 
-def holdable(schema: Any) -> tuple[Any, list[str]]:
-    """The part of a schema that a grammar can hold, and the keywords that are left out of it."""
+def _with_named_keys(one: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """An object whose ``propertyNames`` list its keys, as records of an enum have them, with those properties."""
+    names = followed(one.get("propertyNames"), root)
+    if not isinstance(names, Mapping) or one.keys() & {"properties", "patternProperties"}:
+        return one
+    rest = {word: value for word, value in one.items() if word != "propertyNames"}
+    if names.keys() <= {"type"} and names.get("type", "string") == "string":
+        return rest
+    value = one.get("additionalProperties", True)
+    if not names.keys() & {"enum", "const"} or value is False:
+        return one
+    keys = [key for key in allowed(names) if isinstance(key, str)]
+    return rest | {"properties": dict.fromkeys(keys, value), "additionalProperties": False}
+
+
+def readable(schema: Any) -> tuple[Any, list[str]]:
+    """A schema without the patterns that Python's engine does not read (``\\p{...}``), and these."""
+    unread: list[str] = []
+
+    def read(one: dict[str, Any]) -> dict[str, Any]:
+        pattern = one.get("pattern")
+        try:
+            re.compile(pattern if isinstance(pattern, str) else "")
+            return one
+        except re.error:
+            unread.append(str(pattern))
+            return {word: value for word, value in one.items() if word != "pattern"}
+
+    return rewritten(schema, read), unread
+
+
+def holdable(schema: Any, patterns: bool = True) -> tuple[Any, list[str]]:
+    """The part of a schema that a grammar can hold, and the keywords that are left out of it; without
+    ``patterns`` no pattern is held.
+    """
     out: dict[str, None] = {}
 
     def hold(one: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +172,8 @@ def holdable(schema: Any) -> tuple[Any, list[str]]:
         for word, value in one.items():
             loose = word in UNHELD
             loose |= word == "format" and value not in FORMATS
-            loose |= word == "pattern" and "format" in one
-            loose |= word == "pattern" and re.search(r"\(\?[=!<]|\\\d", str(value)) is not None
+            loose |= word == "format" and patterns and _is_held(one.get("pattern"))
+            loose |= word == "pattern" and not (patterns and _is_held(value))
             loose |= word in ("minProperties", "maxProperties") and "properties" in one
             loose |= word.endswith("imum") and isinstance(value, int | float) and abs(value) > LARGEST
             if loose:
@@ -151,6 +185,11 @@ def holdable(schema: Any) -> tuple[Any, list[str]]:
         return kept
 
     return rewritten(schema, hold), list(out)
+
+
+def _is_held(pattern: Any) -> bool:
+    """Whether there is a pattern, without looking around and references back."""
+    return isinstance(pattern, str) and re.search(r"\(\?[=!<]|\\[1-9]", pattern) is None
 
 
 def bare(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """/v1/messages: Anthropic's Messages, translated into a chat and back, whole and streamed.
 
 The names are Anthropic's (docs.anthropic.com/en/api/messages). A thinking block's signature is empty: nothing
-here checks one.
+here checks one. A thread is a conversation that the server keeps, as it keeps responses (response_store.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation
 from cutaway.generate.tool_calls import parser
-from cutaway.generate.tool_calls.answer import Event
+from cutaway.generate.tool_calls.answer import Event, collect
 from cutaway.generate.tool_calls.thoughts import Thought
 from cutaway.serve.chat import Answer, Conversation, begin, chat_ids, read, reason
 from cutaway.serve.openai_format import APIError, json_response, new_id, usage, warned
@@ -33,7 +33,7 @@ from cutaway.serve.protocol import (
     schema_format,
 )
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import client_of, respond
+from cutaway.serve.streaming import client_of, key_of, respond
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -80,8 +80,9 @@ class ToolChoice(StrictModel):
 
 
 class Thinking(StrictModel):
-    IGNORED = frozenset({"budget_tokens", "display"})
+    IGNORED = frozenset({"display"})
     type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
 
 
 class OutputFormat(StrictModel):
@@ -92,6 +93,15 @@ class OutputFormat(StrictModel):
 class OutputConfig(StrictModel):
     effort: StrictStr | None = None
     format: OutputFormat | None = None
+
+
+class NewThread(StrictModel):
+    type: Literal["create"]
+
+
+class OldThread(StrictModel):
+    type: Literal["continue"]
+    previous_message_id: StrictStr
 
 
 class CountRequest(StrictModel):
@@ -112,6 +122,8 @@ class CountRequest(StrictModel):
 
 
 class MessagesRequest(CountRequest):
+    messages: Annotated[list[MessageParam], FailFast]
+    thread: Annotated[NewThread | OldThread, Field(discriminator="type")] | None = None
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     stop_sequences: Annotated[list[StrictStr], FailFast] | None = None
     stream: StrictBool | None = None
@@ -122,9 +134,31 @@ class MessagesRequest(CountRequest):
 
 async def messages(service: Service, body: MessagesRequest, http: HTTPRequest) -> Response:
     """Anthropic's Messages."""
+    body = await service.prepare(client_of(http), _whole, body, key_of(http))
     of = await begin(service, await service.prepare(client_of(http), _chat, body), http)
-    return await respond(
-        http, of.streams, Message(of, new_id("msg"), body.model or service.name), body.stream, wire="named"
+    answer = Message(of, new_id("msg"), body.model or service.name, body, key_of(http))
+    return await respond(http, of.streams, answer, body.stream, wire="named")
+
+
+def _whole(service: Service, body: MessagesRequest, key: bytes) -> MessagesRequest:
+    """The request with what its thread holds: the earlier messages, the system prompt, the tools."""
+    if not isinstance(body.thread, OldThread):
+        if not body.messages:
+            raise APIError(400, "messages is empty: give at least one", param="messages")
+        return body
+    id = body.thread.previous_message_id
+    found = (service.store.get(key, id) or {}).get("thread")
+    if found is None:
+        text = f"There is no thread {id[:100]!r} here: it was not stored, or its time is over"
+        raise APIError(404, text, param="thread", code="thread_not_found")
+    given = body.model_dump(exclude_none=True, by_alias=True)
+    before = checked(MessagesRequest, {**given, **found}, Leniency(ignored=body.ignored))
+    return body.model_copy(
+        update={
+            "messages": [*before.messages, *body.messages],
+            "system": body.system or before.system,
+            "tools": body.tools or before.tools,
+        }
     )
 
 
@@ -158,6 +192,7 @@ def _chat(service: Service, body: CountRequest) -> ChatCompletionRequest:
         fields["response_format"] = schema_format(form.schema_)
     if body.thinking is not None:
         fields["chat_template_kwargs"] = {"enable_thinking": body.thinking.type != "disabled"}
+        fields["thinking_token_budget"] = body.thinking.budget_tokens
     fields["reasoning_effort"] = body.output_config and body.output_config.effort
     return checked(ChatCompletionRequest, fields, Leniency(ignored=body.ignored))
 
@@ -203,6 +238,8 @@ class Message:
     of: Conversation
     id: str
     model: str
+    body: MessagesRequest
+    key: bytes
 
     async def whole(self) -> Response:
         """The message when it is finished."""
@@ -210,14 +247,21 @@ class Message:
         return await asyncio.to_thread(self._response, read(self.of.reader(), pieces))
 
     def _response(self, answer: Answer) -> Response:
-        content = [] if not answer.thought else [_block(Thought(answer.thought))]
-        content += [_block(answer.content)] if answer.content or not answer.calls else []
-        for call in answer.calls:
-            content.append(_block(parser.CallStarted(call.name)) | {"input": call.object})
+        content = _content(answer.thought, answer.content, answer.calls)
         self.of.service.log_answer(self.of.body, content)
+        self._keep(content)
         ended = _ended(answer.reason, answer.generation)
         whole = self._message(content, _usage(answer.generation)) | ended
         return json_response(whole | warned(self.of.warnings))
+
+    def _keep(self, content: list[dict[str, Any]]) -> None:
+        """Store the thread that the message is of, if it is of one, with the message at its end."""
+        if self.body.thread is None:
+            return
+        fields = {"messages", "system", "tools"}
+        given = self.body.model_dump(include=fields, exclude_none=True, by_alias=True)
+        given["messages"].append({"role": "assistant", "content": content})
+        self.of.service.store.put(self.key, {self.id: {"thread": given}})
 
     def _message(self, content: list[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:
         head = {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
@@ -229,8 +273,10 @@ class Message:
         begun = self._message([], {"input_tokens": read, "output_tokens": 0})
         yield {"type": "message_start", "message": begun}
         reader, index, kind = self.of.reader(), -1, None
+        events: list[Event] = []
         async for _, piece in self.of.streams:
             for event in reader.push(piece):
+                events.append(event)
                 if isinstance(event, parser.CallStarted) or _kind(event) != kind:
                     if kind is not None:
                         yield {"type": "content_block_stop", "index": index}
@@ -243,6 +289,7 @@ class Message:
                 if kind is None:
                     yield {"type": "content_block_start", "index": 0, "content_block": _block("")}
                 yield {"type": "content_block_stop", "index": max(index, 0)}
+                await asyncio.to_thread(self._keep, _content(*collect(events)))
                 ended = _ended(reason(reader, piece.generation), piece.generation)
                 end = {"type": "message_delta", "delta": ended, "usage": _usage(piece.generation)}
                 yield end | warned(self.of.warnings)
@@ -251,6 +298,15 @@ class Message:
 
 def _kind(event: Event) -> str:
     return "thinking" if isinstance(event, Thought) else "text" if isinstance(event, str) else "tool_use"
+
+
+def _content(thought: str, text: str, calls: Sequence[parser.Call]) -> list[dict[str, Any]]:
+    """An answer as blocks."""
+    content = [] if not thought else [_block(Thought(thought))]
+    content += [_block(text)] if text or not calls else []
+    for call in calls:
+        content.append(_block(parser.CallStarted(call.name)) | {"input": call.object})
+    return content
 
 
 def _block(event: Event) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece, Request
+from cutaway.generate.thinking import budget
 from cutaway.generate.tool_calls import parser, tool_grammar
 from cutaway.generate.tool_calls.answer import AnswerReader, Event, collect
 from cutaway.generate.tool_calls.constraint import Check, Held, call_constraint
-from cutaway.generate.tool_calls.thoughts import AfterThought, Marks, Thought, find_marks
+from cutaway.generate.tool_calls.thoughts import Marks, Thought, find_marks
 from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.serve import constraints
 from cutaway.serve.openai_format import (
@@ -38,6 +39,7 @@ from cutaway.serve.protocol import AllowedTools, ChatCompletionRequest, Message,
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import Caller, MergedStreams, caller_of, respond
 
+EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096}  # tokens of thought; above: no limit
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "template", "tokenizer", "steering")
 
 
@@ -111,9 +113,23 @@ def _variables(service: Service, body: ChatCompletionRequest) -> dict[str, Any]:
     used = {name: value for name, value in given.items() if name in template}
     for name in (body.chat_template_kwargs or {}).keys() - used.keys():
         body.ignored[f"chat_template_kwargs.{name}"] = None
-    if body.reasoning_effort is not None and not used.keys() & {"reasoning_effort", "enable_thinking"}:
-        body.ignored["reasoning_effort"] = None
     return used
+
+
+def _thought_limit(
+    body: ChatCompletionRequest, thought: Marks | None, variables: Mapping[str, Any]
+) -> int | None:
+    """The most tokens of thought that a request allows. What it asks where nothing can follow is ignored."""
+    effort, asked = body.reasoning_effort, body.thinking_token_budget
+    if thought is None:
+        if effort is not None and not variables.keys() & {"reasoning_effort", "enable_thinking"}:
+            body.ignored["reasoning_effort"] = None
+        if asked is not None:
+            body.ignored["thinking_token_budget"] = None
+        return None
+    if asked is None and "reasoning_effort" not in variables:
+        return EFFORTS.get(effort or "")
+    return asked
 
 
 # ---- from a request to the scheduler's ---------------------------------------------------------------------
@@ -163,7 +179,8 @@ def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> 
     count = body.n or 1
     service.limits.check_choices(count, "n")
     tools = None if choice == "none" else tools
-    ids = tuple(chat_ids(service, body.messages, tools, _variables(service, body)))
+    variables = _variables(service, body)
+    ids = tuple(chat_ids(service, body.messages, tools, variables))
     given = ("max_completion_tokens", body.max_completion_tokens)
     param, most = ("max_tokens", body.max_tokens) if given[1] is None else given
     if most == 0:
@@ -182,8 +199,9 @@ def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> 
             held, forced = _tool_rules(service, body, format, tools, choice)
     with errors_in("response_format" if format is None else "tools"):
         constraint: Any = service.start_grammar(held and held.grammar)
-    if constraint is not None and thought is not None and opened:
-        constraint = AfterThought(constraint, thought.end, service.lm.tokenizer)
+    limit = _thought_limit(body, thought, variables)
+    if thought is not None and (opened if constraint is not None else limit is not None):
+        constraint = budget.of_marks(service.lm.tokenizer, thought, limit, constraint)
 
     def fresh() -> Any:
         return service.with_min_tokens(constraint and constraint.fresh(), body)
@@ -314,10 +332,13 @@ class ChatCompletion:
 
     def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
         service = self.of.service
-        choices = [self._choice(i, own) for i, own in enumerate(pieces)]
+        readers = [self.of.reader() for _ in pieces]
+        choices = [self._choice(i, *one) for i, one in enumerate(zip(readers, pieces, strict=True))]
+        thought = sum(reader.thought_tokens for reader in readers)
         service.log_answer(self.of.body, [choice["message"] for choice in choices])
         head = service.head(new_id("chatcmpl"), "chat.completion", self.of.body.model)
         counts = usage(generations, generations[:1])
+        counts["completion_tokens_details"] = {"reasoning_tokens": thought}
         return json_response(head | {"choices": choices, "usage": counts} | warned(self.of.warnings))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
@@ -348,7 +369,10 @@ class ChatCompletion:
                 generations[i] = piece.generation
         if counting:
             done = [generations[i] for i in sorted(generations)]
-            yield head | {"choices": [], "usage": usage(done, done[:1])}
+            counts = usage(done, done[:1])
+            thought = sum(reader.thought_tokens for reader in readers)
+            counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+            yield head | {"choices": [], "usage": counts}
 
     def _token_fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Log-probabilities and internals of the pieces' tokens, where the request asks for them."""
@@ -361,8 +385,8 @@ class ChatCompletion:
             found["internals"] = [internals_of(tokenizer, piece) for piece in chosen]
         return found
 
-    def _choice(self, i: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        answer = read(self.of.reader(), pieces)
+    def _choice(self, i: int, reader: AnswerReader, pieces: Sequence[Piece]) -> dict[str, Any]:
+        answer = read(reader, pieces)
         content = answer.content or (None if answer.calls else "")
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if answer.thought:

@@ -121,7 +121,7 @@ def of_response(body: SamplingRequest) -> Held | None:
         if schema is not None:
             held, left_out = held_schema(schema)
             check = _fits(schema) if left_out else None
-            return Held(constrain.json_schema(held), check, left_out_warnings(left_out))
+            return Held(constrain.json_schema(held), check, left_out_warnings(left_out, schema))
         if isinstance(form, Regex):
             return Held(constrain.regex(form.regex))
         if isinstance(form, Gbnf):

@@ -57,19 +57,23 @@ def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> t
     given: Any = [body.input] if isinstance(body.input, str) else body.input
     service.limits.check_inputs(len(given) if given and not isinstance(given[0], int) else 1, "input")
     rows, width = prompts(service, body.input, "input"), service.lm.config.width
-    if body.dimensions not in (None, width):
-        text = f"This model's vectors have {width} numbers, and no other length: leave dimensions out"
-        raise APIError(400, text, param="dimensions")
-    if body.pooling is None and not service.lm.is_encoder:
+    if body.dimensions not in (None, width, *service.dimensions):
+        lengths = ", ".join(map(str, service.dimensions[:16])) or "no other length"
+        text = f"This model's vectors have {width} numbers, and it was trained for {lengths}"
+        raise APIError(400, f"{text}: leave dimensions out", param="dimensions")
+    pooling = body.pooling or service.pooling
+    if pooling is None and not service.lm.is_encoder:
         raise APIError(
             400,
             f"{service.name} is a decoder, not made to turn texts into vectors: say how to pool its tokens, "
-            "by mean, cls or last",
+            "by mean, cls or last (or start the server with --pooling)",
             param="pooling",
         )
     at_once = max(1, TOKENS // max(1, *map(len, rows)))
     with errors_in("input"), stoppable(service.lm.definition.model):
-        vectors = service.lm.embed(rows, body.pooling, batch=min(32, at_once), truncate=truncate)
+        vectors = service.lm.embed(
+            rows, pooling, dimensions=body.dimensions, batch=min(32, at_once), truncate=truncate
+        )
     return vectors, sum(map(len, rows))
 
 

@@ -70,7 +70,8 @@ class APIError(Exception):
         """Its JSON in the form of the API that a path is of: Anthropic's, Ollama's or OpenAI's."""
         if path.startswith(("/v1/messages", "/messages")):
             type = ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else self.type)
-            return {"type": "error", "error": {"type": type, "message": str(self)}}
+            details = {"details": {"error_code": self.code}} if self.code else {}
+            return {"type": "error", "error": {"type": type, "message": str(self), **details}}
         return {"error": str(self)} if path.startswith("/api/") else self.body
 
 

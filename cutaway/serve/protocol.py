@@ -248,6 +248,7 @@ class SamplingRequest(Samplers):
         "max_tokens": [-1],
         "max_completion_tokens": [-1],
         "min_tokens": [0],
+        "thinking_token_budget": [-1],
         "length_penalty": [1],
         "use_beam_search": [False],
         "skip_special_tokens": [True],
@@ -452,7 +453,10 @@ class ChatCompletionRequest(SamplingRequest):
     )
     function_call: Literal["none", "auto"] | NamedFunction | None = None
     reasoning_effort: Annotated[Text, Field(max_length=32)] | None = Field(
-        None, description='Given to the template; "none" also as enable_thinking: false.'
+        None, description="For the template; where it reads none, a thinking_token_budget."
+    )
+    thinking_token_budget: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        None, description="vLLM's: a thought is ended after so many tokens, and the answer follows."
     )
     chat_template_kwargs: Object | None = Field(None, description="vLLM's: variables of the template.")
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")

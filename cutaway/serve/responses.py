@@ -31,7 +31,6 @@ from cutaway.serve.openai_format import (
     usage,
     warned,
 )
-from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.protocol import (
     IGNORED,
     CacheSalt,
@@ -50,7 +49,7 @@ from cutaway.serve.protocol import (
     checked,
 )
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import client_of, respond
+from cutaway.serve.streaming import client_of, key_of, respond
 
 PARAMS = {
     "messages": "input",
@@ -164,12 +163,6 @@ class ConversationRequest(StrictModel):
 
     items: Annotated[list[InputItem], FailFast, Field(max_length=20)] | None = None
     metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=16)] | None = None
-
-
-def key_of(http: HTTPRequest) -> bytes:
-    """Whose entries of the store a request may see: its API key's."""
-    tenant = record_of(http).tenant
-    return b"" if tenant is None else tenant.scope
 
 
 async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) -> Response:
@@ -404,6 +397,7 @@ class ResponseAnswer:
     created: int = field(default_factory=lambda: int(time.time()))
     output: Items = field(default_factory=Items)
     done: Generation | None = None
+    thought_tokens: int = 0
     cancelled: bool = False
     failed: APIError | None = None  # in the background
     task: asyncio.Task[Any] | None = None
@@ -454,7 +448,7 @@ class ResponseAnswer:
                 for one in self.output.push(event, scores):
                     yield one
                 scores = []
-            self.done = piece.generation
+            self.done, self.thought_tokens = piece.generation, reader.thought_tokens
         assert self.done is not None, "the last piece brings the generation"
         rest = () if self.output.made else self.output.push("")
         for one in (*rest, *self.output.close(self._ended(self.done))):
@@ -510,20 +504,20 @@ class ResponseAnswer:
             ],
             "top_p": settings.top_p,
             "truncation": "disabled",
-            "usage": self.done and _usage(self.done),
+            "usage": self.done and _usage(self.done, self.thought_tokens),
         }
         if body.conversation_id is not None:
             made["conversation"] = {"id": body.conversation_id}
         return made | warned(self.of.warnings)
 
 
-def _usage(done: Generation) -> dict[str, Any]:
+def _usage(done: Generation, thought: int) -> dict[str, Any]:
     counts = usage([done], [done])
     return {
         "input_tokens": counts["prompt_tokens"],
         "input_tokens_details": counts["prompt_tokens_details"],
         "output_tokens": counts["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": counts["total_tokens"],
     }
 

@@ -230,6 +230,8 @@ class Service:
     adapters: Mapping[str, BatchedEngine] = field(default_factory=dict)  # the scheduler's engine with each
     aliases: tuple[str, ...] = ()  # further names that requests may give the model, or patterns of them
     lenient: bool = False  # unknown fields are ignored, and named in the response
+    pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
+    dimensions: Sequence[int] = ()  # that embeddings may be cut to
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))

@@ -232,6 +232,12 @@ def client_of(http: HTTPRequest) -> str:
     return http.client.host if http.client else "unknown"
 
 
+def key_of(http: HTTPRequest) -> bytes:
+    """Whose entries of the store a request may see: its API key's."""
+    tenant = record_of(http).tenant
+    return b"" if tenant is None else tenant.scope
+
+
 @dataclass(frozen=True)
 class Caller:
     """What the scheduler knows of a request's sender: ``fields`` of its Request."""

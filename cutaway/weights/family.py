@@ -171,7 +171,7 @@ HARMLESS_HF = re.findall(
     do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
     repetition_penalty length_penalty bad_words_ids no_repeat_ngram_size encoder_no_repeat_ngram_size
     num_return_sequences suppress_tokens begin_suppress_tokens exponential_decay_length_penalty
-    remove_invalid_values tf_legacy_loss
+    remove_invalid_values tf_legacy_loss is_matryoshka matryoshka_dimensions
     """,
 )
 HARMLESS_GGUF = ("tensor_data_layout", "pooling_type", "rope.scaling.finetuned", "expert_group_used_count")

@@ -1,10 +1,12 @@
-"""The pooling that a model states: how a text's vector is made of its tokens' vectors.
+"""The pooling that a model states: how a text's vector is made of its tokens' vectors; and its sizes.
 
 A sentence-transformers folder states it in ``modules.json`` and ``1_Pooling/config.json``, a GGUF file in
 ``ARCHITECTURE.pooling_type``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from cutaway.errors import UserError, quoted
 from cutaway.weights.fields import Fields
@@ -31,6 +33,20 @@ def stated(checkpoint: Checkpoint) -> str | None:
             raise UserError(f"{modules}: has the module {quoted(kind)}; known are {', '.join(MODULES)}")
     path = checkpoint.source / "1_Pooling" / "config.json"
     return _in_folder(Fields(parsed(path), path)) if path.is_file() else None
+
+
+def dimensions(checkpoint: Checkpoint) -> Sequence[int]:
+    """The lengths that vectors may be cut to, which ``config.json`` states of a model that was trained for it
+    (Matryoshka, 2205.13147); empty for others.
+    """
+    path = checkpoint.source / "config.json"
+    if not path.is_file():
+        return ()
+    stated = parsed(path)
+    named = stated.get("matryoshka_dimensions")
+    if isinstance(named, list) and named:
+        return [one for one in named if isinstance(one, int) and 0 < one <= checkpoint.config.width]
+    return range(1, checkpoint.config.width + 1) if stated.get("is_matryoshka") is True else ()
 
 
 def _in_folder(fields: Fields) -> str:

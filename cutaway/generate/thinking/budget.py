@@ -16,9 +16,9 @@ import numpy as np
 
 from cutaway.bounds import Bounded, Natural
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Constraint
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.thinking import Judge, Thought, Writer
+from cutaway.generate.tool_calls.thoughts import Marks
 
 MARKERS = (
     ("<think>", "</think>"),
@@ -41,7 +41,10 @@ class Config(Bounded):
     ) -> list[Thought]:
         """One answer for each prompt. UserError for a model without markers of thought."""
         begin, end = markers(writer.tokenizer)
-        limits = [Budget(writer.tokenizer, begin, end, ids, self.limit, self.least) for ids in prompts]
+        limits = [
+            Budget(writer.tokenizer, begin, end, _last(ids, begin) > _last(ids, end), self.limit, self.least)
+            for ids in prompts
+        ]
         made = writer.write(prompts, [settings] * len(prompts), limits)
         return [Thought(each, (each,), len(each.ids)) for each in made]
 
@@ -57,24 +60,34 @@ def markers(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 class Budget:
-    """The constraint of one answer: ``inner`` holds for what follows the thought."""
+    """The constraint of one answer, which begins inside a thought where ``open``, or may begin with one:
+    ``inner`` holds for what follows the thought. A ``limit`` of None ends none. Markers are found in the
+    bytes of what is written: a vocabulary that spells them in several tokens may cut them in several ways.
+    """
 
     def __init__(
         self,
         tokenizer: Any,
-        begin: tuple[int, ...],
-        end: tuple[int, ...],
-        prompt: Sequence[int],
-        limit: int,
+        begin: Sequence[int],
+        end: Sequence[int],
+        open: bool,
+        limit: int | None,
         least: int = 0,
-        inner: Constraint | None = None,
+        inner: Any = None,
     ) -> None:
-        self.begin, self.end, self.limit, self.least, self.inner = begin, end, limit, least, inner
-        self.longer = tuple(tokenizer.encode(LONGER))
+        self.tokenizer, self.begin, self.end = tokenizer, tuple(begin), tuple(end)
+        self.begins_open, self.limit, self.least, self.inner = open, limit, least, inner
+        self.open, self.before = open, not open  # before: a thought may still begin
+        self.longer = tuple(tokenizer.encode(LONGER)) if least else ()
+        self.opening, self.closing = (b"".join(map(tokenizer.token_bytes, ids)) for ids in (begin, end))
         self.thought = 0  # tokens of it
         self.forced: list[int] = []
-        self.recent: list[int] = list(prompt)
-        self.open = _last(self.recent, begin) > _last(self.recent, end)
+        self.text = b""  # what was written last
+
+    def fresh(self) -> Budget:
+        """The same for another answer."""
+        inner = self.inner and self.inner.fresh()
+        return Budget(self.tokenizer, self.begin, self.end, self.begins_open, self.limit, self.least, inner)
 
     @property
     def done(self) -> bool:
@@ -84,7 +97,7 @@ class Budget:
     def mask(self, logits: np.ndarray) -> None:
         """What may come next."""
         if not self.forced and self.open:
-            if self.thought >= self.limit:
+            if self.limit is not None and self.thought >= self.limit:
                 self.forced = list(self.end)
             elif self.thought < self.least and int(logits.argmax()) == self.end[0]:
                 self.forced = list(self.longer)
@@ -92,21 +105,33 @@ class Budget:
             kept = logits[self.forced[0]]
             logits[:] = -np.inf
             logits[self.forced[0]] = max(kept, 0.0) if np.isfinite(kept) else 0.0
-        elif not self.open and self.inner is not None:
+        elif self.inner is not None and self.open:
+            logits[list(self.tokenizer.eos_ids)] = -np.inf  # the answer that inner holds is still to come
+        elif self.inner is not None:
             self.inner.mask(logits)
 
     def accept(self, id: int) -> None:
         """Advance by the chosen id."""
         if self.forced:
             del self.forced[0]
-        self.recent.append(id)
+        if not self.open and self.inner is not None:
+            self.inner.accept(id)
+            return
+        piece = self.tokenizer.token_bytes(id)
         if self.open:
             self.thought += 1
-            self.open = tuple(self.recent[-len(self.end) :]) != self.end
-        elif tuple(self.recent[-len(self.begin) :]) == self.begin and self.inner is None:
-            self.open = True
-        elif self.inner is not None:
-            self.inner.accept(id)
+            self.text = (self.text + piece)[-len(self.closing) - len(piece) :]
+            self.open = self.closing not in self.text
+        elif self.before:
+            self.text = (self.text + piece).lstrip()
+            self.open = self.text.startswith(self.opening)
+            self.before = not self.open and self.opening.startswith(self.text)
+
+
+def of_marks(tokenizer: Any, marks: Marks, limit: int | None, inner: Any = None) -> Budget:
+    """The budget of an answer whose thought has these marks."""
+    begin, end = (tokenizer.encode(mark, special="allow") for mark in (marks.begin, marks.end))
+    return Budget(tokenizer, begin, end, marks.opened, limit, inner=inner)
 
 
 def _last(ids: Sequence[int], marker: tuple[int, ...]) -> int:

@@ -25,6 +25,7 @@ class AnswerReader:
         forced: bool = False,
     ) -> None:
         self.forced = forced
+        self.thought_tokens = 0  # read so far
         self.thoughts = None if thought is None else ThoughtParser(thought)
         self.calls = (
             None if format is None else parser.StreamingParser(replace(format, reasoning=None), tools)
@@ -40,7 +41,10 @@ class AnswerReader:
         ended = piece.generation is not None
         parts: list[Any] = [piece.text] if piece.text else []
         if self.thoughts is not None:
+            before = self.thoughts.state
             parts = self.thoughts.push(piece.text, ended)
+            thinking = "thought" in (before, self.thoughts.state)
+            self.thought_tokens += thinking and piece.id is not None
         if self.calls is None:
             return parts
         events: list[Event] = []

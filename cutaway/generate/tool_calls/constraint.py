@@ -40,21 +40,26 @@ def held_schema(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return closed, []
     except UserError:
         constrain.schema_error(schema, "null")  # raises for what is no schema
-    held, left_out = json_schema.holdable(closed)
-    for one in (held, json_schema.holdable(schema)[0]):
+    for one, patterns in ((closed, True), (schema, True), (closed, False)):
+        held, left_out = json_schema.holdable(one, patterns)
         try:
-            constrain.json_schema(one)
-            return one, left_out
+            constrain.json_schema(held)
+            return held, left_out
         except UserError:
             continue
     return ({"type": "object"} if schema.get("type") == "object" else {}), ["the whole schema"]
 
 
-def left_out_warnings(left_out: Sequence[str], where: str = "the schema") -> list[str]:
-    """A sentence that names the keywords left out, if any."""
+def left_out_warnings(left_out: Sequence[str], schema: Any, where: str = "the schema") -> list[str]:
+    """Sentences that name the keywords left out, if any."""
     if not left_out:
         return []
-    return [f"{', '.join(left_out)} of {where} are checked after the answer, not held to while it is written"]
+    names = ", ".join(left_out)
+    unread = json_schema.readable(schema)[1]
+    return [
+        f"{names} of {where} are checked after the answer, not held to while it is written",
+        *(f"the pattern {pattern[:100]} of {where} cannot be read, and is not checked" for pattern in unread),
+    ]
 
 
 def schema_error(schema: Mapping[str, Any], text: str) -> str | None:
@@ -82,7 +87,7 @@ def call_constraint(
             held[name].setdefault("additionalProperties", schema is not None and "properties" not in schema)
         if left_out:
             loose[name] = dict(schema or {})
-            warnings += left_out_warnings(left_out, f"{name}'s schema")
+            warnings += left_out_warnings(left_out, schema, f"{name}'s schema")
     try:
         grammar = make(format, held, tokenizer, several, **more)
     except UserError:

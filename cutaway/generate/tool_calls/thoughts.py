@@ -5,11 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
-
-from cutaway.tokenizer import Tokenizer
 
 CLOSING = re.compile(r"(<|\[)/((?:\w+:)?(?:think|reason)\w*)(>|\])", re.IGNORECASE)
 
@@ -87,35 +82,3 @@ class ThoughtParser:
         )
         words = text[: len(text) - size].rstrip()
         return text[len(words) :]
-
-
-class AfterThought:
-    """A constraint that begins once a thought has ended, which a template opened."""
-
-    def __init__(self, inner: Any, end: str, tokenizer: Tokenizer) -> None:
-        self.inner, self.end, self.tokenizer = inner, end.encode(), tokenizer
-        self.text, self.begun = b"", False
-
-    def fresh(self) -> AfterThought:
-        """The same for another text."""
-        return AfterThought(self.inner.fresh(), self.end.decode(), self.tokenizer)
-
-    @property
-    def done(self) -> bool:
-        """Whether the answer is complete."""
-        return self.begun and self.inner.done
-
-    def mask(self, logits: np.ndarray) -> None:
-        """Nothing is forbidden within the thought but its text's end."""
-        if self.begun:
-            self.inner.mask(logits)
-        else:
-            logits[list(self.tokenizer.eos_ids)] = -np.inf
-
-    def accept(self, id: int) -> None:
-        """Advance by the chosen id."""
-        if self.begun:
-            self.inner.accept(id)
-            return
-        self.text = (self.text + self.tokenizer.token_bytes(id))[-256:]
-        self.begun = self.end in self.text
