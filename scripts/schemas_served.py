@@ -168,7 +168,7 @@ def main() -> None:
                 found[name] = asked(url, schema, options.tokens)
             print(end="\r", file=sys.stderr)
             fits = [fit for fit, _ in found.values()]
-            hopeless = {name for name, (_, said) in found.items() if "3 samples" in str(said)}
+            hopeless = {name for name, (_, warned) in found.items() if "3 samples" in str(warned)}
             excused = {name for name in hopeless if "not valid" in found[name][0]}
             counts = [
                 len(found),

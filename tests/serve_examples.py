@@ -248,11 +248,11 @@ _TIMINGS = {
     "eval_count": 4,
     "eval_duration": 3,
 }
-_SAID = {"role": "assistant", "content": "Hi"}
+_HI = {"role": "assistant", "content": "Hi"}
 OLLAMA: dict[str, dict[str, Any]] = {
-    "chat": _OLLAMA | {"message": _SAID} | _TIMINGS,
-    "chat, thinking": _OLLAMA | {"message": _SAID | {"thinking": "Hm."}} | _TIMINGS,
-    "chat, a part": _OLLAMA | {"message": _SAID, "done": False},
+    "chat": _OLLAMA | {"message": _HI} | _TIMINGS,
+    "chat, thinking": _OLLAMA | {"message": _HI | {"thinking": "Hm."}} | _TIMINGS,
+    "chat, a part": _OLLAMA | {"message": _HI, "done": False},
     "generate": _OLLAMA | {"response": "Hi"} | _TIMINGS,
     "generate, a part": _OLLAMA | {"response": "Hi", "done": False},
     "embed": {

@@ -4,6 +4,7 @@ each token alone."""
 import json
 import re
 import resource
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.generate import constrain, grammar_compiler
 from cutaway.generate.bounded import BoundedConstraint
+from cutaway.generate.tool_calls.constraint import held_schema, left_out_warnings
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
 from tests.drawn import drawn
@@ -250,3 +252,34 @@ def test_a_grammar_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = constrain.regex("compiled once")
     monkeypatch.setattr(grammar_compiler.helper, "ask", None)
     assert constrain.regex("compiled once") is made
+
+
+# ---- what pydantic and zod write ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schema", "held", "left_out"),
+    [
+        (  # a record of an enum
+            {
+                "propertyNames": {"$ref": "#/$defs/k"},
+                "additionalProperties": {},
+                "$defs": {"k": {"enum": ["a"]}},
+            },
+            {"properties": {"a": {}}, "additionalProperties": False, "$defs": {"k": {"enum": ["a"]}}},
+            [],
+        ),
+        ({"propertyNames": {"type": "string"}, "type": "object"}, {"type": "object"}, []),
+        ({"type": "string", "format": "x", "pattern": "^a"}, {"type": "string", "pattern": "^a"}, ["format"]),
+        ({"type": "string", "pattern": "^(?=a)\\p{L}$"}, {"type": "string"}, ["pattern"]),
+    ],
+)
+def test_schemas_of_generators_are_held(schema: Any, held: Any, left_out: list[str]) -> None:
+    assert held_schema(schema) == (held, left_out)
+
+
+def test_a_pattern_that_cannot_be_read_is_named_and_not_checked() -> None:
+    schema = {"type": "string", "pattern": "^(?=a)\\p{L}$"}
+    _, warned = left_out_warnings(["pattern"], schema)
+    assert warned == "the pattern ^(?=a)\\p{L}$ of the schema cannot be read, and is not checked"
+    assert constrain.schema_error(schema, '"7"') is None and constrain.schema_error(schema, "7")

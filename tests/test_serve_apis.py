@@ -305,8 +305,8 @@ def test_a_budget_of_thought_ends_it_in_every_api() -> None:
             thought = free["choices"][0]["message"]["reasoning_content"]
             assert thought.startswith(message.get("reasoning_content", ""))
         shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": 7}}}
-        made = asked(thinking_token_budget=7, response_format=shaped)[0]
-        assert made["choices"][0]["message"]["content"] == "7"
+        made = asked(thinking_token_budget=7, response_format=shaped, n=2)[0]
+        assert [one["message"]["content"] for one in made["choices"]] == ["7", "7"]
         thinking = {"type": "enabled", "budget_tokens": 7}
         blocks = asked("/v1/messages", thinking=thinking, seed=None)[0]["content"]
         assert [block["type"] for block in blocks] == ["thinking", "text"]
@@ -484,9 +484,17 @@ def test_what_messages_refuse(server: Server, body: dict[str, Any], sentence: st
 
 def test_keys_in_anthropics_header_and_on_every_route() -> None:
     key = "correct horse battery"
-    with serving.running(serving.model(), AccessPolicy(hosts=None, keys=KeyRing((key,)))) as locked:
+    keys = KeyRing((key, "staple, another one"))
+    with serving.running(serving.model(), AccessPolicy(hosts=None, keys=keys)) as locked:
         good = anthropic.Anthropic(base_url=locked.url, api_key=key, max_retries=0)
         assert good.messages.create(model=NAME, max_tokens=1, messages=HELLO).role == "assistant"
+        begun: Any = {"model": NAME, "max_tokens": 1, "thread": {"type": "create"}, "messages": HELLO}
+        id = good.beta.messages.create(**begun).id
+        going: Any = begun | {"thread": {"type": "continue", "previous_message_id": id}}
+        assert good.beta.messages.create(**going).id != id
+        other = anthropic.Anthropic(base_url=locked.url, api_key="staple, another one", max_retries=0)
+        with pytest.raises(anthropic.NotFoundError):
+            other.beta.messages.create(**going)
         bad = anthropic.Anthropic(base_url=locked.url, api_key="wrong", max_retries=0)
         with pytest.raises(anthropic.AuthenticationError):
             bad.messages.create(model=NAME, max_tokens=1, messages=HELLO)

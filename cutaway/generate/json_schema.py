@@ -131,7 +131,7 @@ def closed(schema: Any) -> Any:
 
 
 def _with_named_keys(one: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
-    """An object whose ``propertyNames`` list its keys, as records of an enum have them, with those properties."""
+    """An object whose ``propertyNames`` list its keys (a record of an enum), with these as its properties."""
     names = followed(one.get("propertyNames"), root)
     if not isinstance(names, Mapping) or one.keys() & {"properties", "patternProperties"}:
         return one

@@ -1,4 +1,4 @@
-// What the JavaScript clients share: the server's address, what is asked of it, and how a check is told.
+// What the JavaScript clients share: the server's address, what is asked of it, and how a check is printed.
 
 export const url = process.argv[2];
 export const model = "smollm2";

@@ -1,4 +1,4 @@
-"""What the Python clients share: the server's address, what is asked of it, and how a check is told."""
+"""What the Python clients share: the server's address, what is asked of it, and how a check is printed."""
 
 from __future__ import annotations
 
