@@ -117,7 +117,7 @@ RESPONSE: dict[str, Any] = {
     "truncation": "disabled",
     "usage": {
         "input_tokens": 9,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 4,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": 13,

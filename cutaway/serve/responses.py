@@ -515,7 +515,7 @@ def _usage(done: Generation, thought: int) -> dict[str, Any]:
     counts = usage([done], [done])
     return {
         "input_tokens": counts["prompt_tokens"],
-        "input_tokens_details": counts["prompt_tokens_details"],
+        "input_tokens_details": {**counts["prompt_tokens_details"], "cache_write_tokens": 0},
         "output_tokens": counts["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": counts["total_tokens"],
