@@ -24,7 +24,11 @@ for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
 
     def agent(**more):
         client = AsyncOpenAI(base_url=url + "/v1", api_key="none")
-        settings = ModelSettings(max_tokens=1000, tool_choice=more.pop("tool_choice", None))
+        settings = ModelSettings(
+            max_tokens=1000,
+            tool_choice=more.pop("tool_choice", None),
+            parallel_tool_calls=False if "tools" in more else None,
+        )
         return Agent(name="a", model=kind(model=model, openai_client=client), model_settings=settings, **more)
 
     async def streamed():
