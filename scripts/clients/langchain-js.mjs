@@ -25,8 +25,8 @@ for (const [name, llm] of Object.entries(models)) {
   await check(`${name}, withStructuredOutput`, async () => await llm.withStructuredOutput(Colour).invoke("Red."));
   if (name !== "ChatOllama") {
     // whose API has no way to force a call
-    // For OpenAI's Responses this version of the client leaves "any" out.
-    const forced = llm.bindTools([add], { tool_choice: name.includes("responses") ? "required" : "any" });
+    // The client leaves tool_choice out of its requests to /v1/responses: there the model may answer in words.
+    const forced = llm.bindTools([add], { tool_choice: "any" });
     await check(`${name}, bindTools`, async () => (await forced.invoke("1+2")).tool_calls);
   }
   const agent = createAgent({ model: llm, tools: [add] });
