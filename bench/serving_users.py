@@ -49,7 +49,7 @@ def load(locust: str, port: int, users: int, seconds: int) -> dict[str, float]:
         answers, firsts = named["answer"], named["first token"]
     except (ValueError, KeyError):
         raise SystemExit(f"locust reported nothing: {done.stdout[-500:]} {done.stderr[-500:]}") from None
-    lasted = answers["last_request_timestamp"] - answers["start_time"]
+    lasted = answers["last_request_timestamp"] - named["sent"]["start_time"]
     whole = answers["num_requests"] - answers["num_failures"]
     return {
         "tokens/s": whole * TOKENS / lasted,
