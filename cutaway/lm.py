@@ -649,16 +649,19 @@ class LanguageModel:
         rows = [self._row(i, text, truncate) for i, text in enumerate(texts)]
         if not rows:
             return np.empty((0, self.config.width), np.float32)
+        dense = advice.dense(self.checkpoint)
+        plain = normalise and not dense
         if isinstance(self.config, Decoder) and (self.engine_asked == "runtime" or self._edits != ()):
-            found = self._embed_traced(rows, chosen, normalise, progress)
+            found = self._embed_traced(rows, chosen, plain, progress)
         else:
             from cutaway.model.pooling import vectors
 
-            found = vectors(self._built, rows, chosen, normalise, batch, progress)
+            found = vectors(self._built, rows, chosen, plain, batch, progress)
+        found = advice.projected(found, dense, normalise) if dense else found
         if dimensions is None:
             return found
-        if not 0 < dimensions <= self.config.width:
-            raise UserError(f"dimensions is {dimensions}: this model's vectors have {self.config.width}")
+        if not 0 < dimensions <= found.shape[1]:
+            raise UserError(f"dimensions is {dimensions}: this model's vectors have {found.shape[1]}")
         found = found[:, :dimensions]
         return found / np.linalg.norm(found, axis=1, keepdims=True) if normalise else found
 

@@ -91,11 +91,12 @@ class Decay(nn.Module):
     """log a = -dt exp(A_log), dt = softplus(x + dt_bias): a longer step forgets more of S (Mamba).
 
     It starts with exp(A_log) between 1 and 16 and steps between 0.001 and 0.1, so that heads keep from a few
-    to a thousand tokens.
+    to a thousand tokens. ``least``: a bound of dt from below.
     """
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, least: float | None = None) -> None:
         super().__init__()
+        self.least = least
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         dt = torch.empty(heads).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of this is dt
@@ -103,4 +104,5 @@ class Decay(nn.Module):
     def forward(self, x: Float[Tensor, "b t h"]) -> tuple[Float[Tensor, "b h t 1"], Float[Tensor, "b h t 1"]]:
         """log a and dt."""
         dt = F.softplus(widened(x) + widened(self.dt_bias)).transpose(1, 2)[..., None]
+        dt = dt if self.least is None else dt.clamp(min=self.least)
         return -dt * widened(self.A_log).exp()[:, None, None], dt

@@ -11,6 +11,7 @@ from cutaway.gguf.reader import File, Metadata, read
 from cutaway.gguf.types import (
     FOREIGN,
     MAX_NAMED,
+    NO_WEIGHTS,
     TYPES,
     UNSUPPORTED,
     GGMLType,
@@ -24,6 +25,7 @@ from cutaway.gguf.writer import made, write
 __all__ = [
     "FOREIGN",
     "MAX_NAMED",
+    "NO_WEIGHTS",
     "TYPES",
     "UNSUPPORTED",
     "File",

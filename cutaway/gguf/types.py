@@ -34,24 +34,33 @@ TYPES: dict[str, GGMLType] = {
     "Q4_K": GGMLType(12, 256, 144),
     "Q5_K": GGMLType(13, 256, 176),
     "Q6_K": GGMLType(14, 256, 210),
+    "IQ2_XXS": GGMLType(16, 256, 66),
+    "IQ2_XS": GGMLType(17, 256, 74),
+    "IQ3_XXS": GGMLType(18, 256, 98),
+    "IQ1_S": GGMLType(19, 256, 50),
     "IQ4_NL": GGMLType(20, 32, 18),
+    "IQ3_S": GGMLType(21, 256, 110),
+    "IQ2_S": GGMLType(22, 256, 82),
     "IQ4_XS": GGMLType(23, 256, 136),
     "I8": GGMLType(24, 1, 1),
     "I16": GGMLType(25, 1, 2),
     "I32": GGMLType(26, 1, 4),
     "I64": GGMLType(27, 1, 8),
     "F64": GGMLType(28, 1, 8),
+    "IQ1_M": GGMLType(29, 256, 56),
     "BF16": GGMLType(30, 1, 2),
+    "TQ1_0": GGMLType(34, 256, 54),
+    "TQ2_0": GGMLType(35, 256, 66),
     "MXFP4": GGMLType(39, 32, 17),
 }
+NO_WEIGHTS = ("I8", "I16", "I32", "I64", "F64")  # which no matrix is stored as
 
 # Types of other containers, in bytes a value: they can be carried, and are refused where numbers are wanted.
 FOREIGN: dict[str, int] = {"BOOL": 1, "U8": 1, "U16": 2, "U32": 4, "U64": 8, "C64": 8}
 FOREIGN |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 
 # Types that are named where they are refused, by their numbers.
-_UNSUPPORTED = """4 Q4_2, 5 Q4_3, 9 Q8_1, 15 Q8_K, 16 IQ2_XXS, 17 IQ2_XS, 18 IQ3_XXS, 19 IQ1_S, 21 IQ3_S,
-22 IQ2_S, 29 IQ1_M, 31 Q4_0_4_4, 32 Q4_0_4_8, 33 Q4_0_8_8, 34 TQ1_0, 35 TQ2_0, 36 IQ4_NL_4_4,
+_UNSUPPORTED = """4 Q4_2, 5 Q4_3, 9 Q8_1, 15 Q8_K, 31 Q4_0_4_4, 32 Q4_0_4_8, 33 Q4_0_8_8, 36 IQ4_NL_4_4,
 37 IQ4_NL_4_8, 38 IQ4_NL_8_8, 40 NVFP4, 41 Q1_0"""
 UNSUPPORTED = {int(number): name for number, name in map(str.split, _UNSUPPORTED.split(","))}
 

@@ -24,6 +24,8 @@ def names(model: Decoder) -> list[str]:
     found: list[str] = []
     for i, block in enumerate(model.config.blocks):
         name, mlp = f"blocks.{i}.mlp", block.mlp
+        if mlp is None:
+            continue
         if isinstance(mlp, MLP):
             found.append(f"{name}.hidden")
             continue

@@ -200,6 +200,8 @@ def _mlp(
     block: Block, shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, int], rows: int, texts: str
 ) -> list[Step]:
     names = [name for name in shapes if name.startswith("mlp.")]
+    if block.mlp is None:
+        return []
     if not isinstance(block.mlp, MoE):
         wide = [name for name in names if "down" not in name]
         down = [name for name in names if "down" in name]

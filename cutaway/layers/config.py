@@ -44,6 +44,7 @@ class MLP(Bounded):
     """Two matrices around an activation, or three when gated (SwiGLU and its kin, 2002.05202).
 
     ``limit`` clamps the gate from above and ``up`` on both sides, and 1 is added to ``up`` (GPT-OSS).
+    ``gate_scale`` multiplies the gate, ``out_scale`` the output (Falcon-H1).
     """
 
     hidden: Count
@@ -51,6 +52,8 @@ class MLP(Bounded):
     gated: bool = True
     bias: bool = False
     limit: Positive | None = None
+    gate_scale: Positive = 1.0
+    out_scale: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +74,20 @@ class MLP(Bounded):
             biases |= {"activation.alpha_p": (1,), "activation.alpha_n": (1,)}
             biases |= {"activation.beta": (), "activation.eps": ()}
         return {f"{name}.weight": shape for name, shape in matrices.items()} | biases
+
+
+@dataclass(frozen=True)
+class PerLayer(Bounded):
+    """Embeddings of ``size`` numbers that each block has of each token (layers/per_layer.py)."""
+
+    size: Count
+    vocab: Count
+
+    def weights(self, layers: int, width: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        rows = layers * self.size
+        matrices = {"embedding": (self.vocab, rows), "projection": (rows, width), "norm": (self.size,)}
+        return {f"{name}.weight": shape for name, shape in matrices.items()}
 
 
 @dataclass(frozen=True)

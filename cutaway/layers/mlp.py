@@ -55,15 +55,21 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = XIELU() if config.activation == "xielu" else ACTIVATIONS[config.activation]
         self.limit = config.limit
+        self.gate_scale, self.out_scale = config.gate_scale, config.out_scale
         self.forgets = False
         self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, config.bias)
         self.down = nn.Linear(config.hidden, width, config.bias)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        out = self._out(x)
+        return out if self.out_scale == 1.0 else out * self.out_scale
+
+    def _out(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         if self.gate is None:
             return self.down(tap("hidden", self.activation(self.up(x))))
         gate, up = self.gate(x), self.up(x)
+        gate = gate if self.gate_scale == 1.0 else gate * self.gate_scale
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
         active = self.activation(gate)

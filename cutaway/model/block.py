@@ -3,6 +3,8 @@
 Both add to the residual stream.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from cutaway.attention.common.mixer import LayerState
 from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
 from cutaway.layers.moe import MoE, Routing
+from cutaway.layers.per_layer import PerLayerInput
 from cutaway.model.config import Block as Config
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
@@ -19,7 +22,7 @@ class Block(nn.Module):
     """middle = x + attention(norm(x)); out = middle + mlp(norm(middle)), or mlp(norm(x)) in parallel.
 
     Taps ``middle`` and ``out`` [b t d]: the residual stream after each half. A mixture of experts also
-    returns its routing.
+    returns its routing. ``own``: the tokens' per-layer embeddings, where there are any.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -33,8 +36,13 @@ class Block(nn.Module):
         self.attention = config.attention.build(width)
         self.attention_post_norm = norm("attention_post_norm")
         self.mlp_norm = norm("mlp_norm")
-        self.mlp = config.mlp.build(width)
+        self.mlp = config.mlp and config.mlp.build(width)
+        self.shares = config.beside
+        self.beside = config.beside and config.beside.mixer.build(width)
         self.mlp_post_norm = norm("mlp_post_norm")
+        own, mlp = config.per_layer, config.mlp
+        self.per_layer = PerLayerInput(own, width, mlp.activation, config.norm) if own and mlp else None
+        self.scale = nn.Parameter(torch.ones(1)) if config.scaled else None
 
     def forward(
         self,
@@ -43,17 +51,39 @@ class Block(nn.Module):
         rotation: Rotation | None,
         in_order: bool,
         state: LayerState | None,
+        own: Float[Tensor, "b t p"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
         read = self.attention_norm(x)
-        attended = self.attention(_cast_once(read), positions, rotation, in_order, state)
+        attended = self._mixed(_cast_once(read), positions, rotation, in_order, state)
         middle = tap("middle", x + self._scaled(self.attention_post_norm(attended)))
+        if self.mlp is None:
+            return tap("out", middle), None
         read = {None: middle, "own": x, "shared": read}[self.parallel]
         normed, routing = _cast_once(self.mlp_norm(read)), None
         if isinstance(self.mlp, MoE):
             output, routing = self.mlp(normed, positions.pos)
         else:
             output = self.mlp(normed)
-        return tap("out", middle + self._scaled(self.mlp_post_norm(output))), routing
+        out = middle + self._scaled(self.mlp_post_norm(output))
+        if self.per_layer is not None:
+            out = self.per_layer(out, own)
+        return tap("out", out if self.scale is None else out * self.scale), routing
+
+    def _mixed(
+        self,
+        x: Float[Tensor, "b t d"],
+        positions: Positions,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Any,
+    ) -> Float[Tensor, "b t d"]:
+        """What attention outputs, and a second mixer, if there is one, beside it."""
+        if self.beside is None or self.shares is None:
+            return self.attention(x, positions, rotation, in_order, state)
+        states = (None, None) if state is None else (state.first, state.second)
+        (a_in, b_in), (a_out, b_out) = self.shares.inputs, self.shares.outputs
+        attended = self.attention(x * a_in, positions, rotation, in_order, states[0])
+        return attended * a_out + self.beside(x * b_in, positions, None, in_order, states[1]) * b_out
 
     def _scaled(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         return x if self.residual == 1.0 else x * self.residual

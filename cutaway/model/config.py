@@ -16,12 +16,34 @@ from functools import cache
 from itertools import groupby
 from typing import Any, Literal
 
-from cutaway.attention.common.mixer import Mixer
+from cutaway.attention.common.mixer import LayerState, Mixer
 from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import UserError, quoted
-from cutaway.layers.config import MLP, MoE, Norm
+from cutaway.layers.config import MLP, MoE, Norm, PerLayer
 from cutaway.position import learned, sinusoidal
+
+SHARING = ("mha", "gqa", "mqa", "local")  # attention that may read the keys and values of an earlier layer
+
+
+@dataclass(frozen=True)
+class Beside(Bounded):
+    """A second mixer of a block (Falcon-H1).
+
+    Both read the normed x, times the two numbers of ``inputs``, the attention's first; their outputs, times
+    those of ``outputs``, are added.
+    """
+
+    mixer: Any = field(metadata={"variants": "cutaway.attention"})
+    inputs: tuple[Positive, ...] = (1.0, 1.0)
+    outputs: tuple[Positive, ...] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.inputs) != 2 or len(self.outputs) != 2:
+            raise UserError("model: beside.inputs and beside.outputs are two numbers each")
+        if not isinstance(self.mixer, Mixer) or self.mixer.position is not None:
+            raise UserError("model: beside.mixer must be a mechanism without positions")
 
 
 @dataclass(frozen=True)
@@ -31,21 +53,30 @@ class Block(Bounded):
     ``post_norm`` also norms the outputs of attention and MLP before they are added (Gemma's sandwich);
     without ``pre_norm`` it alone does (OLMo 2). In ``parallel`` the MLP too reads the block's x: through the
     norm of attention ("shared", Cohere), or its own ("own", GPT-NeoX). ``residual`` multiplies what both add
-    (Granite).
+    (Granite). With ``per_layer`` numbers of each token's own for this block, the block adds them at its end
+    (layers/per_layer.py), and where it is ``scaled``, one learned number multiplies its output (Gemma 4).
+    Without ``mlp`` it is the first half alone (Mamba 2); ``beside`` is a second mixer in that half. Without
+    ``attention_normed`` attention reads x as it is.
     """
 
     attention: Any = field(metadata={"variants": "cutaway.attention"})
-    mlp: MLP | MoE
+    mlp: MLP | MoE | None
     norm: Norm = Norm()
     post_norm: bool = False
     pre_norm: bool = True
     parallel: Literal["shared", "own"] | None = None
     residual: Positive = 1.0
+    per_layer: Count | None = None
+    scaled: bool = False
+    beside: Beside | None = None
+    attention_normed: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.pre_norm or self.post_norm) or (self.parallel and not self.pre_norm):
             raise UserError("model: a block without pre_norm needs post_norm, and cannot be parallel")
+        if self.mlp is None and (self.parallel or self.per_layer):
+            raise UserError("model: a block without mlp cannot be parallel, nor have per_layer")
         if not isinstance(self.attention, Mixer) or self.attention.reads == "memory":
             raise UserError(
                 f"model: a block cannot have {kind_of(self.attention)} attention: it reads an encoder's "
@@ -56,14 +87,35 @@ class Block(Bounded):
     def norms(self) -> tuple[str, ...]:
         """The names of the norms that there are."""
         before = ("attention_norm",) if self.parallel == "shared" else ("attention_norm", "mlp_norm")
+        before = before if self.attention_normed else before[1:]
         after = ("attention_post_norm", "mlp_post_norm") if self.post_norm else ()
-        return (*(before if self.pre_norm else ()), *after)
+        names = (*(before if self.pre_norm else ()), *after)
+        return names if self.mlp else tuple(name for name in names if not name.startswith("mlp"))
+
+    def state(self) -> LayerState:
+        """An empty state of its mixer, or of both."""
+        from cutaway.attention.state import Both
+
+        own = self.attention.state()
+        return Both(own, self.beside.mixer.state()) if self.beside else own
+
+    def bytes_per_token(self, entry: int) -> int:
+        """Cache bytes of one more token, for numbers of ``entry`` bytes."""
+        mixers = (self.attention, self.beside.mixer) if self.beside else (self.attention,)
+        return sum(mixer.bytes_per_token(entry) for mixer in mixers)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
-        parts = {"attention": self.attention.weights(width), "mlp": self.mlp.weights(width)}
+        parts = {"attention": self.attention.weights(width)}
+        parts |= {"beside": self.beside.mixer.weights(width)} if self.beside else {}
+        parts |= {"mlp": self.mlp.weights(width)} if self.mlp else {}
         parts |= {name: self.norm.weights(width) for name in self.norms}
-        return {f"{part}.{name}": shape for part, inner in parts.items() for name, shape in inner.items()}
+        if self.per_layer is not None:
+            norm = {f"norm.{name}": shape for name, shape in self.norm.weights(width).items()}
+            matrices = {"gate.weight": (self.per_layer, width), "out.weight": (width, self.per_layer)}
+            parts["per_layer"] = matrices | norm
+        out = {f"{part}.{name}": shape for part, inner in parts.items() for name, shape in inner.items()}
+        return out | ({"scale": (1,)} if self.scaled else {})
 
 
 @dataclass(frozen=True)
@@ -75,7 +127,7 @@ class Decoder(Bounded):
     positions (GPT-2) or sinusoids; ``embedding_norm`` norms what blocks read (BLOOM); ``softcap`` bounds
     logits to c tanh(logit / c) (Gemma 2), after ``logit_scale`` multiplied them (Cohere); ``head_bias`` is
     added to an untied head's (Phi); ``table``: another form of the embedding than one matrix
-    (``cutaway/embedding/tables``).
+    (``cutaway/embedding/tables``); ``per_layer`` gives each block an embedding of its own (Gemma 4).
     """
 
     vocab: Natural
@@ -95,21 +147,46 @@ class Decoder(Bounded):
     table: lowrank.Config | hashed.Config | None = field(
         default=None, metadata={"variants": "cutaway.embedding.tables"}
     )
+    per_layer: PerLayer | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head_bias and self.tied:
             raise UserError("model: head_bias needs a head of its own: set tied to false")
+        if any(block.per_layer != (self.per_layer and self.per_layer.size) for block in self.blocks):
+            raise UserError("model: per_layer of each block must be the model's per_layer.size")
+        for n, block in enumerate(self.blocks):
+            self._check_shared(n, block.attention)
         for block in self.blocks:
-            if block.attention.reads != "past":
+            beside = "past" if block.beside is None else block.beside.mixer.reads
+            if not block.attention.reads == beside == "past":
                 raise UserError(
                     f"model: a decoder cannot have {kind_of(block.attention)} attention: it reads later "
                     "tokens"
                 )
 
+    def _check_shared(self, n: int, of: Any) -> None:
+        """UserError unless the layer whose keys and values layer n reads is before it, and of its kind."""
+        source = getattr(of, "kv_layer", None)
+        if source is None:
+            return
+        there: Any = self.blocks[source].attention if source < n else None
+        if (
+            kind_of(of) not in SHARING
+            or type(there) is not type(of)
+            or there.kv_layer is not None
+            or (there.groups, there.key_size, there.values) != (of.groups, of.key_size, of.values)
+            or there.position != of.position
+            or (of.position is not None and of.position.grows)
+        ):
+            raise UserError(
+                f"model: block {n} reads the keys and values of block {source}, which must be an earlier one "
+                f"of the same kind ({', '.join(SHARING)}), sizes and positions, with keys of its own"
+            )
+
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one more token over all layers, for numbers of ``entry`` bytes."""
-        return sum(block.attention.bytes_per_token(entry) for block in self.blocks)
+        return sum(block.bytes_per_token(entry) for block in self.blocks)
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name, known before anything is allocated."""
@@ -124,6 +201,9 @@ class Decoder(Bounded):
         if self.embedding_norm is not None:
             own = self.embedding_norm.weights(self.width)
             out |= {f"embedding_norm.{name}": shape for name, shape in own.items()}
+        if self.per_layer is not None:
+            own = self.per_layer.weights(len(self.blocks), self.width)
+            out |= {f"per_layer.{name}": shape for name, shape in own.items()}
         if self.head_bias:
             out["head.bias"] = (self.vocab,)
         return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
@@ -144,7 +224,10 @@ class Encoder(Bounded):
     """A stack of blocks that reads a whole text, both sides, and gives a vector for each token (1810.04805).
 
     Each norm follows a sum, x = norm(x + attention(x)); the first follows the sum of the embeddings of the
-    token, of its position (``context`` of them), and of its part of the text (``segments`` of them).
+    token, of its position (``context`` of them), and of its part of the text (``segments`` of them, or none).
+    Without ``learned`` positions are the blocks' own; ``offset`` is the number of the first (RoBERTa). With
+    ``norm_first`` blocks are a decoder's, and a norm follows the last (ModernBERT); ``embedding_norm`` says
+    whether there is one before the first, ``embedding_scale`` multiplies embeddings.
     """
 
     vocab: Count
@@ -152,12 +235,18 @@ class Encoder(Bounded):
     context: Count
     blocks: tuple[Block, ...]
     norm: Norm = Norm("layer", 1e-12)
-    segments: Count = 2
+    segments: Natural = 2
+    learned: bool = True
+    offset: Natural = 0
+    norm_first: bool = False
+    embedding_norm: bool = True
+    embedding_scale: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for block in self.blocks:
-            if block.attention.reads != "all" or block.post_norm or block.parallel or block.residual != 1:
+            odd = block.post_norm or block.parallel or block.residual != 1 or block.beside or block.per_layer
+            if block.attention.reads != "all" or (odd and not self.norm_first):
                 raise UserError(
                     f"model: an encoder needs attention that reads both sides and no post_norm, not "
                     f"{kind_of(block.attention)}"
@@ -165,16 +254,24 @@ class Encoder(Bounded):
             if not isinstance(block.mlp, MLP):
                 raise UserError(f"model: an encoder needs dense MLPs, not {kind_of(block.mlp)}")
 
+            if block.attention.position is not None and not self.norm_first:
+                raise UserError("model: an encoder whose blocks rotate needs norm_first")
+
     @property
-    def position(self) -> learned.Config:
-        """One learned vector for each position."""
-        return learned.Config(self.context)
+    def position(self) -> learned.Config | None:
+        """One learned vector for each position, if there are any."""
+        return learned.Config(self.context, self.offset) if self.learned else None
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name, known before anything is allocated."""
-        out = {"embedding.weight": (self.vocab, self.width), "segment.weight": (self.segments, self.width)}
-        out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
-        out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
+        out: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab, self.width)}
+        if self.segments:
+            out["segment.weight"] = (self.segments, self.width)
+        if self.position is not None:
+            out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
+        norm = self.norm.weights(self.width)
+        for name, there in (("norm", self.embedding_norm), ("last_norm", self.norm_first)):
+            out |= {f"{name}.{part}": shape for part, shape in norm.items()} if there else {}
         for n, block in enumerate(self.blocks):
             out |= {f"blocks.{n}.{name}": shape for name, shape in block.weights(self.width).items()}
         return out

@@ -20,6 +20,7 @@ from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import Listener, tap
 from cutaway.layers.moe import Routing
+from cutaway.layers.per_layer import PerLayerEmbedding
 from cutaway.model import config as conf
 from cutaway.model.block import Block
 from cutaway.position import mrope
@@ -78,6 +79,13 @@ class Decoder(nn.Module):
         self.norm = config.norm.build(config.width)
         own = config.embedding_norm
         self.embedding_norm = nn.Identity() if own is None else own.build(config.width)
+        self.per_layer = config.per_layer and PerLayerEmbedding(
+            config.per_layer, len(config.blocks), config.width, config.norm
+        )
+        for block in config.blocks:
+            if (source := getattr(block.attention, "kv_layer", None)) is not None:
+                lender: Any = self.blocks[source]
+                lender.attention.lends = source
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, config.head_bias)
         positions = [block.attention.position for block in config.blocks]
         distinct = list(dict.fromkeys(position for position in positions if position is not None))
@@ -89,7 +97,7 @@ class Decoder(nn.Module):
 
     def new_state(self, wrap: Wrap | None = None) -> State:
         """An empty state for one batch; ``wrap`` stores each layer's in another way (``Quantized.of(8)``)."""
-        own = [block.attention.state() for block in self.config.blocks]
+        own = [block.state() for block in self.config.blocks]
         return State(own if wrap is None else [wrap(state) for state in own])
 
     def forward(
@@ -125,15 +133,16 @@ class Decoder(nn.Module):
         """
         if state is not None and documents is not None:
             raise UserError("packed documents cannot share a state: give each document a state of its own")
-        positions = Positions(pos, documents)
+        positions = Positions(pos, documents, {})
         x = self._embedded(ids, pos)
+        each = [None] * len(self.blocks) if self.per_layer is None else self.per_layer(ids, x).unbind(2)
         rotations = self._rotations(pos, axes)
         if in_order is None:
             in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
         routings: list[Routing] = []
         for i, block in enumerate(self.blocks):
             layer_state = None if state is None else state.blocks[i]
-            x, routing = block(x, positions, rotations[i], in_order, layer_state)
+            x, routing = block(x, positions, rotations[i], in_order, layer_state, each[i])
             if routing is not None:
                 routings.append(routing)
         return x, tuple(routings)
@@ -155,7 +164,7 @@ class Decoder(nn.Module):
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         if self.position is not None:
-            x = x + self.position(pos.clamp(min=0))
+            x = x + self.position(pos.clamp(min=0) + getattr(self.config.position, "offset", 0))
         return tap("embed", self.embedding_norm(x))
 
     def _rotations(self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> list[Rotation | None]:

@@ -3,7 +3,8 @@
     x = norm(token + position + segment)        for each block: x = block(x)
 
 A decoder's norms come before each half of a block; these come after it, as in the first transformer
-(1706.03762). Nothing bypasses them, so the last block's output is the result.
+(1706.03762). Nothing bypasses them, so the last block's output is the result. Newer encoders have a decoder's
+blocks, which rotate queries and keys, and a norm at the end (ModernBERT, 2412.13663).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
+from cutaway.model import block
 from cutaway.model import config as conf
+from cutaway.position.rope import RotaryEmbedding
 from cutaway.shapes import Float, Int
 
 
@@ -24,6 +27,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention = config.attention.build(width)
         self.attention_norm = config.norm.build(width)
+        assert config.mlp is not None  # the config checks it
         self.mlp = config.mlp.build(width)
         self.mlp_norm = config.norm.build(width)
 
@@ -42,10 +46,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.width)
-        self.position = config.position.build(config.width)
-        self.segment = nn.Embedding(config.segments, config.width)
-        self.norm = config.norm.build(config.width)
-        self.blocks = nn.ModuleList(Block(block, config.width) for block in config.blocks)
+        self.position = config.position and config.position.build(config.width)
+        self.segment = nn.Embedding(config.segments, config.width) if config.segments else None
+        self.norm = config.norm.build(config.width) if config.embedding_norm else nn.Identity()
+        kind = block.Block if config.norm_first else Block
+        self.blocks = nn.ModuleList(kind(each, config.width) for each in config.blocks)
+        self.last_norm = config.norm.build(config.width) if config.norm_first else nn.Identity()
+        positions = [each.attention.position for each in config.blocks]
+        distinct = list(dict.fromkeys(each for each in positions if each is not None))
+        self.rotary = [RotaryEmbedding(each) for each in distinct]
+        self.rotary_of_block = [None if each is None else distinct.index(each) for each in positions]
 
     def forward(
         self,
@@ -54,7 +64,7 @@ class Encoder(nn.Module):
         segments: Int[Tensor, "b t"] | None = None,
         in_order: bool | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """The last block's output; ``pos`` are absolute positions, -1 for padding.
+        """The last block's output, normed where blocks norm first; ``pos`` are absolute, -1 for padding.
 
         ``segments``: the part of the text that a token is in, the first by default.
 
@@ -62,9 +72,24 @@ class Encoder(nn.Module):
         """
         if in_order is None:
             in_order = bool((pos == torch.arange(pos.shape[1], device=pos.device)).all())
-        kind = self.segment.weight[0] if segments is None else self.segment(segments)
-        x = tap("embed", self.norm(self.embedding(ids) + self.position(pos.clamp(min=0)) + kind))
-        positions = Positions(pos)
-        for block in self.blocks:
-            x = block(x, positions, in_order)
-        return x
+        x = tap("embed", self.norm(self._embedded(ids, pos, segments)))
+        positions = Positions(pos, shared={})
+        rotations = [rotary.rotation(pos) for rotary in self.rotary]
+        for each, n in zip(self.blocks, self.rotary_of_block, strict=True):
+            if isinstance(each, block.Block):
+                x, _ = each(x, positions, None if n is None else rotations[n], in_order, None)
+            else:
+                x = each(x, positions, in_order)
+        return self.last_norm(x)
+
+    def _embedded(
+        self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"], segments: Int[Tensor, "b t"] | None
+    ) -> Float[Tensor, "b t d"]:
+        x = self.embedding(ids)
+        if self.config.embedding_scale != 1.0:
+            x = x * self.config.embedding_scale
+        if self.position is not None:
+            x = x + self.position(pos.clamp(min=0) + self.config.offset)
+        if self.segment is None:
+            return x
+        return x + (self.segment.weight[0] if segments is None else self.segment(segments))

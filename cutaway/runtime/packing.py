@@ -15,7 +15,7 @@ import numpy as np
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, give_back
-from cutaway.layers.config import MoE, Router
+from cutaway.layers.config import MLP, MoE, Router
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as native
@@ -33,6 +33,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
     """Why the runtime cannot run this model, in words that follow "because"; None where it can."""
     if config.position is not None:
         return "positions are added to the embeddings"
+    if config.per_layer is not None:
+        return "its blocks have embeddings of their own"
     for n, block in enumerate(config.blocks):
         reason = _why_not_block(block)
         if reason is not None:
@@ -47,6 +49,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
             if type not in native.TYPES:
                 return f"the weight {name} is stored as {type}"
     table = tensors.later("embedding.weight").type
+    if table not in native.LAYOUTS:
+        return f"the embedding table is stored as {table}"
     if config.tied and table not in native.TYPES:
         return f"the embedding table, which is also the head, is stored as {table}"
     return None
@@ -54,6 +58,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
 
 def _why_not_block(block: Block) -> str | None:
     attention: Any = block.attention
+    if block.mlp is None or block.beside is not None:
+        return "it has no MLP, or two mixers"
     if type(attention) not in KINDS:
         return f"{type(attention).__module__.rsplit('.', 1)[-1]} attention has no kernel"
     if any(norm and (norm.kind != "rms" or not norm.weight) for norm in (block.norm, attention.qk_norm)):
@@ -66,8 +72,15 @@ def _why_not_block(block: Block) -> str | None:
         return "queries are scaled by their position, or clipped"
     if isinstance(block.mlp, MoE) and (block.mlp.router != Router() or block.mlp.bias):
         return "its router scores, groups or biases experts in a way of its own"
-    if block.mlp.activation not in native.ACTIVATIONS or getattr(block.mlp, "limit", None):
-        return f"its MLP has the activation {block.mlp.activation}, or limits"
+    mlp = block.mlp
+    if mlp.activation not in native.ACTIVATIONS or mlp.limit:
+        return f"its MLP has the activation {mlp.activation}, or limits"
+    if isinstance(mlp, MLP) and (mlp.gate_scale, mlp.out_scale) != (1.0, 1.0):
+        return "its MLP has multipliers"
+    if attention.kv_layer is not None or attention.value_of_key or attention.value_norm:
+        return "it reads another layer's keys and values, or its values are normed"
+    if block.scaled:
+        return "its output is multiplied by a learned number"
     if attention.relative is not None or attention.sinks:
         return "its scores have biases of their own"
     position = attention.position
@@ -137,6 +150,7 @@ class Plan:
         norms = {
             name: f"{path}.{'attention.' if name in OF_HEADS else ''}{name}.weight" for name in native.NORMS
         }
+        mlp: Any = block.mlp
         return native.Layer(
             **{name: self._matrix(f"{path}.attention.{name}") for name in native.MATRICES[:4]},
             **(self._mixture if isinstance(block.mlp, MoE) else self._mlp)(f"{path}.mlp"),
@@ -148,7 +162,7 @@ class Plan:
             value_size=attention.values,
             window=attention.window if isinstance(attention, local.Config) else 0,
             rotation=-1 if attention.position is None else self._rotations.index(attention.position),
-            activation=native.ACTIVATIONS.index(block.mlp.activation),
+            activation=native.ACTIVATIONS.index(mlp.activation),
             eps=block.norm.eps,
             qk_eps=attention.qk_norm.eps if attention.qk_norm else 0.0,
             scale=attention.key_size**-0.5 if attention.scale is None else attention.scale,

@@ -122,7 +122,8 @@ def plan(run: TrainingConfig, devices: int, flops: float, bandwidth: float) -> P
 def activations(block: Block, width: int, tensor: int = 1) -> float:
     """Numbers a token that a block keeps for the backward pass; matrices are cut over ``tensor`` devices."""
     heads = block.attention
-    if not isinstance(heads, Heads) or not block.mlp.gated or block.norm.kind != "rms":
+    plain = isinstance(heads, Heads) and block.mlp and block.mlp.gated and not block.beside
+    if not plain or block.norm.kind != "rms":
         kind = type(heads).__module__.rpartition(".")[2]
         raise UserError(
             f"what a block of {kind} keeps is not known on paper: plan is for RMS-normed gated models"
@@ -131,7 +132,9 @@ def activations(block: Block, width: int, tensor: int = 1) -> float:
     return 6 * width + (3 * queries + keys + heads.heads + _mlp_keeps(block.mlp, width)) / tensor
 
 
-def _mlp_keeps(mlp: MLP | MoE, width: int) -> float:
+def _mlp_keeps(mlp: MLP | MoE | None, width: int) -> float:
+    if mlp is None:
+        return 0
     if isinstance(mlp, MLP):
         return 4 * mlp.hidden
     experts = mlp.top_k * (4 * mlp.hidden + 3 * width)

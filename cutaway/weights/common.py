@@ -63,12 +63,14 @@ OF_HEADS = (
     "clip",
     "sinks",
     "relative",
+    "value_norm",
 )
 OF_BLOCK = ("pre_norm", "post_norm", "parallel", "residual")
 OF_DECODER = ("tied", "embedding_scale", "position", "softcap", "logit_scale", "embedding_norm", "head_bias")
 OF_ROUTER = {name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two")}
 OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale"}
 ROPE_FREQS = "rope_freqs.weight"
+STILL = 1e30  # llama.cpp's divisor of a pair that does not rotate
 FULL, SLIDING = "full_attention", "sliding_attention"
 LLAMA3 = {
     "factor": "factor",
@@ -185,10 +187,10 @@ def settings(config: Decoder | Encoder) -> Settings:
         "windows": windows,
         "nope": nope,
         "dense": tuple(isinstance(block.mlp, MLP) for block in config.blocks),
-        "hidden": (dense or sparse).hidden,  # type: ignore[union-attr]
-        "activation": (dense or sparse).activation,  # type: ignore[union-attr]
         "mlp_bias": dense.bias if dense else False,
     }
+    if (mlp := dense or sparse) is not None:
+        known |= {"hidden": mlp.hidden, "activation": mlp.activation, "gated": mlp.gated}
     if first is not None:
         known |= {"heads": first.heads, "kv_heads": first.groups, "head_size": first.key_size}
         known |= {"qk_norm": first.qk_norm is not None, "attention_softcap": first.softcap}
@@ -202,7 +204,7 @@ def settings(config: Decoder | Encoder) -> Settings:
         known |= {"expert_bias": sparse.bias}
         known |= {key: getattr(sparse.router, name) for name, key in OF_ROUTER.items()}
     if isinstance(config, Encoder):
-        return known | {"segments": config.segments}
+        return known | {"segments": config.segments, "offset": config.offset}
     return known | {name: getattr(config, name) for name in OF_DECODER}
 
 
@@ -453,18 +455,20 @@ def recognised(position: rope.Config, divisors: np.ndarray, original: int) -> Ll
     return Factors(tuple(divisors.astype(np.float64).tolist()))
 
 
-def divisors_of(position: rope.Config, scaling: Llama3 | Factors) -> np.ndarray:
-    """float32 [size / 2]: what a scaling divides the frequency of each pair by."""
+def divisors_of(position: rope.Config, scaling: Llama3 | Factors | Proportional) -> np.ndarray:
+    """float32 [size / 2]: what a scaling divides the frequency of each pair by; STILL where none rotates."""
     plain = rope.Config(position.size, position.base).frequencies()
-    return (plain / scaling.stretch(plain)).astype(np.float32)
+    stretched = scaling.stretch(plain)
+    still = stretched == 0
+    return np.where(still, STILL, plain / np.where(still, 1, stretched)).astype(np.float32)
 
 
 def gguf_extras(config: Decoder | Encoder) -> dict[str, Packed]:
     """The tensor of divisors, for scalings that GGUF has no keys for."""
-    position = config.blocks[0].attention.position
-    if position is None or not isinstance(position.scaling, Llama3 | Factors):
-        return {}
-    return {ROPE_FREQS: quant.pack(divisors_of(position, position.scaling), "F32")}
+    for position in (block.attention.position for block in config.blocks):
+        if position is not None and isinstance(position.scaling, Llama3 | Factors | Proportional):
+            return {ROPE_FREQS: quant.pack(divisors_of(position, position.scaling), "F32")}
+    return {}
 
 
 class UpperWindows(Row):
@@ -522,26 +526,39 @@ class FirstDense(Row):
     usual: int = 1
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        first = fields.integer(self.key, self.usual, low=0)
+        key, usual = ("leading_dense_block_count", 0) if fields.gguf else (self.key, self.usual)
+        first = fields.integer(key, usual, low=0)
         return {"dense": tuple(n < first for n in range(known["layers"]))}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {self.key: sum(known["dense"])}
+        return {"leading_dense_block_count" if gguf else self.key: sum(known["dense"])}
 
 
 class SharedExperts(Row):
     """Experts that all tokens pass, which are one MLP of their joint width."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        count = (
-            fields.integer("n_shared_experts", low=0)
-            if fields.stated("n_shared_experts")
-            else own.defaults["shared"]
+        key, usual = (
+            ("expert_shared_count", 0) if fields.gguf else ("n_shared_experts", own.defaults["shared"])
         )
+        count = fields.integer(key, low=0) if fields.stated(key) else usual
         return {"shared": count * known["expert_hidden"]}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {"n_shared_experts": known["shared"] // known["expert_hidden"]}
+        count = known["shared"] // known["expert_hidden"]
+        return {"expert_shared_count" if gguf else "n_shared_experts": count}
+
+
+class SigmoidScores(Row):
+    """GGUF's number for experts that are scored by a sigmoid."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            fields.only("expert_gating_func", (2,), "another score of experts than a sigmoid")
+        return {}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"expert_gating_func": 2} if gguf else {}
 
 
 class SparseLayers(Row):
@@ -837,6 +854,7 @@ GGUF_EXPERTS = (
     Rule("blk.{n}.ffn_up_exps.weight", "blocks.{n}.mlp.experts.{e}.up.weight", stack),
     Rule("blk.{n}.ffn_down_exps.weight", "blocks.{n}.mlp.experts.{e}.down.weight", stack),
 )
+GGUF_CHOICE_BIAS = (Rule("blk.{n}.exp_probs_b.bias", "blocks.{n}.mlp.choice_bias", same),)
 GGUF_SHARED_EXPERT = (
     Rule("blk.{n}.ffn_gate_inp_shexp.weight", "blocks.{n}.mlp.shared_gate.weight", row),
     *weights(

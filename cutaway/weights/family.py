@@ -208,7 +208,10 @@ class Family:
         "model.layers.*.self_attn.rotary_emb.inv_freq",
         "model.rotary_emb.inv_freq",
     )
+    hf_mxfp4: tuple[Rule, ...] = ()  # in a folder whose experts are packed as MXFP4 (weights/mxfp4.py)
+    also_ignored: Callable[[Decoder | Encoder], tuple[str, ...]] | None = None  # in a folder of such a model
     ignored_gguf: tuple[str, ...] = ()
+    instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
 
     def but(self, name: str, hf_class: str, forget: Collection[str] = (), **changes: Any) -> Family:
         """A family that differs by ``changes``; names in ``forget`` are dropped from all but ``defaults``."""
@@ -231,11 +234,12 @@ class Family:
         """The model that a file describes; UserError for a key that is neither read nor harmless."""
         if not fields.gguf and (quantized := fields.section("quantization_config")):
             method = quantized.text("quant_method", "unknown")
-            raise fields.refusal(
-                "quantization_config",
-                f"says the weights are quantized by {quoted(method)}, which is not read: "
-                "take the unquantized model, or a GGUF file of it",
-            )
+            if method != "mxfp4" or not self.hf_mxfp4:
+                raise fields.refusal(
+                    "quantization_config",
+                    f"says the weights are quantized by {quoted(method)}, which is not read: "
+                    "take the unquantized model, or a GGUF file of it",
+                )
         known: Settings = {"where": fields.where}
         for row in self.rows:
             known |= row.read(fields, known, self)

@@ -20,7 +20,7 @@ from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, Encoder, from_dict
 from cutaway.native import mapped_files
-from cutaway.weights import families, rules, safetensors
+from cutaway.weights import families, mxfp4, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
@@ -158,7 +158,11 @@ def _hugging_face(folder: Path) -> Checkpoint:
     theirs = _prefixed(theirs, family.prefix)
     if isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)
-    tensors = rules.load(family.hf, config, theirs, family.ignored_hf, folder)
+    unused = family.also_ignored(config) if family.also_ignored else ()
+    names = family.hf
+    if data.get("quantization_config"):  # of which ``family.read`` lets MXFP4 pass
+        names, theirs = family.hf_mxfp4, mxfp4.joined(theirs, folder)
+    tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder)
     return _with_text(folder, Checkpoint(config, tensors, family.name, folder, left_out=left_out))
 
 

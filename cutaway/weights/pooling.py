@@ -1,14 +1,19 @@
 """The pooling that a model states: how a text's vector is made of its tokens' vectors; and its sizes.
 
 A sentence-transformers folder states it in ``modules.json`` and ``1_Pooling/config.json``, a GGUF file in
-``ARCHITECTURE.pooling_type``.
+``ARCHITECTURE.pooling_type``. Such a folder may have dense layers that follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from cutaway.errors import UserError, quoted
+from cutaway.weights import quant, safetensors
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint, parsed
 
@@ -19,7 +24,17 @@ KNOWN = {
 }
 WORDS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 GGUF = {1: "mean", 2: "cls", 3: "last"}
-MODULES = ("Transformer", "Pooling", "Normalize")
+MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+DENSE = re.compile(r"[0-9]{1,2}_Dense")
+ACTIVATIONS = {"Identity": lambda x: x, "Tanh": np.tanh}
+
+
+class Dense(NamedTuple):
+    """A matrix [out in] that is applied to a text's vector after pooling, its bias, and what follows."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    activation: Callable[[np.ndarray], np.ndarray]
 
 
 def stated(checkpoint: Checkpoint) -> str | None:
@@ -47,6 +62,43 @@ def dimensions(checkpoint: Checkpoint) -> Sequence[int]:
     if isinstance(named, list) and named:
         return [one for one in named if isinstance(one, int) and 0 < one <= checkpoint.config.width]
     return range(1, checkpoint.config.width + 1) if stated.get("is_matryoshka") is True else ()
+
+
+def dense(checkpoint: Checkpoint) -> list[Dense]:
+    """The layers of a sentence-transformers folder after its pooling, in their order (EmbeddingGemma)."""
+    modules = checkpoint.source / "modules.json"
+    found, size = [], checkpoint.config.width
+    for module in parsed(modules, list) if checkpoint.source.is_dir() and modules.is_file() else []:
+        if not isinstance(module, dict) or not str(module.get("type", "")).endswith(".Dense"):
+            continue
+        if not DENSE.fullmatch(str(module.get("path", ""))):
+            raise UserError(
+                f"{modules}: the path of a Dense module is {quoted(module.get('path'))}, not 2_Dense"
+            )
+        folder = checkpoint.source / str(module["path"])
+        fields = Fields(parsed(folder / "config.json"), folder / "config.json")
+        named = fields.text("activation_function", "torch.nn.modules.linear.Identity").rpartition(".")[2]
+        if named not in ACTIVATIONS:
+            raise fields.refusal(
+                "activation_function", f"is {quoted(named)}: known are {', '.join(ACTIVATIONS)}"
+            )
+        tensors = safetensors.read(folder)
+        shape, bias = (fields.integer("out_features"), size), fields.flag("bias", True)
+        wanted = {"linear.weight": shape} | ({"linear.bias": shape[:1]} if bias else {})
+        if {name: packed.shape for name, packed in tensors.items()} != wanted:
+            raise UserError(f"{folder}: should hold {', '.join(f'{n} {s}' for n, s in wanted.items())}")
+        weight, *more = (quant.finite(name, tensors[name]) for name in wanted)
+        found.append(Dense(weight, more[0] if more else None, ACTIVATIONS[named]))
+        size = shape[0]
+    return found
+
+
+def projected(vectors: np.ndarray, layers: Sequence[Dense], normalise: bool) -> np.ndarray:
+    """float32 [n d]: the vectors through these layers, of norm one if ``normalise``."""
+    for layer in layers:
+        vectors = vectors @ layer.weight.T
+        vectors = layer.activation(vectors if layer.bias is None else vectors + layer.bias)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) if normalise else vectors
 
 
 def _in_folder(fields: Fields) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed, packed_shape
+from cutaway.weights import codebooks
 
 U8 = np.uint8
 Parts = tuple[np.ndarray, np.ndarray | None, np.ndarray]
@@ -29,7 +30,7 @@ TWICE_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12],
 def unpack(packed: Packed) -> np.ndarray:
     """The tensor as a new float32 array of its shape; refuses a type that is not one of weights."""
     _check(packed)
-    if not native.available():
+    if not native.available() or packed.type not in native.LAYOUTS:
         return unpack_reference(packed)
     out = np.empty(packed.shape, np.float32)
     native.unpack(packed.type, np.ascontiguousarray(packed.data), out)
@@ -319,6 +320,7 @@ PARTS: dict[str, Callable[[np.ndarray], Parts]] = {
     "IQ4_NL": _iq4_nl,
     "MXFP4": _mxfp4,
     **{type: _of_whole(type) for type in WHOLE_PARTS},
+    **codebooks.PARTS,
 }
 FLOATS = {"F32": read_f32, "F16": read_f16, "BF16": read_bf16}
 READERS = (*FLOATS, *PARTS)

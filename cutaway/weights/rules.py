@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError, quoted
-from cutaway.gguf import FOREIGN, TYPES, Later, Packed
+from cutaway.gguf import FOREIGN, NO_WEIGHTS, TYPES, Later, Packed
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.weights import quant
@@ -66,13 +66,15 @@ class How:
 class Rule:
     """One of their names and ours for it, one or several; ``{n}`` is the layer, ``{e}`` the expert.
 
-    ``when`` says of which layers it is the name.
+    ``when`` says of which layers it is the name; ``number``: their number of each of our layers, where they
+    count otherwise.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     how: How
     when: Callable[[Block], bool] | None = None
+    number: Callable[[Decoder | Encoder], Sequence[int]] | None = None
 
 
 def _only(shapes: tuple[Shape, ...]) -> Shape:
@@ -327,10 +329,11 @@ def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
     bound: list[Bound] = []
     for rule in rules:
         layers = enumerate(config.blocks) if "{n}" in rule.theirs else [(0, None)]
+        numbers = range(len(config.blocks)) if rule.number is None else rule.number(config)
         for n, block in layers:
             if rule.when is not None and (block is None or not rule.when(block)):
                 continue
-            for theirs, ours in _names(rule, n, _experts(block)):
+            for theirs, ours in _names(rule, n, numbers[n] if block else 0, _experts(block)):
                 if all(name in shapes for name in ours):
                     place = Place(tuple(shapes[name] for name in ours), block.attention if block else None)
                     bound.append(Bound(theirs, ours, rule.how, place))
@@ -344,9 +347,9 @@ def _experts(block: Block | None) -> int:
     return block.mlp.experts if block is not None and isinstance(block.mlp, MoE) else 0
 
 
-def _names(rule: Rule, n: int, experts: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Their name and ours in layer n, once or for each expert."""
-    theirs = rule.theirs.replace("{n}", str(n))
+def _names(rule: Rule, n: int, number: int, experts: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Their name and ours in our layer n, of their ``number``, once or for each expert."""
+    theirs = rule.theirs.replace("{n}", str(number))
     names = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
     ours = tuple(name.replace("{n}", str(n)) for name in names)
     if not any("{e}" in name for name in ours):
@@ -406,7 +409,7 @@ def _check(each: Bound, packed: Packed, where: object) -> None:
             f"{where}: the weight {quoted(each.theirs)} has the shape {packed.shape}, "
             f"where the config asks for {expected}"
         )
-    if packed.type in FOREIGN or packed.type not in TYPES or packed.type[0] == "I" or packed.type == "F64":
+    if packed.type in FOREIGN or packed.type not in TYPES or packed.type in NO_WEIGHTS:
         raise UserError(
             f"{where}: the weight {quoted(each.theirs)} is stored as {packed.type}, "
             "which is not read as weights"

@@ -47,7 +47,8 @@ SHARD = 5_000_000_000
 _COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
 vocab.json vocab.txt merges.txt chat_template.jinja chat_template.json generation_config.json modules.json
 sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json"""
-COPIED = _COPIED.split()
+_DENSE = [f"{n}_Dense/{name}" for n in (2, 3, 4) for name in ("config.json", "model.safetensors")]
+COPIED = [*_COPIED.split(), *_DENSE]
 
 
 @dataclass(frozen=True)
@@ -373,7 +374,7 @@ def _write_folder(
             folder / "model.safetensors", _counted(theirs, target, progress), {"format": "pt"}, SHARD
         )
         if family is not None:
-            entries = entries | _ids(checkpoint) | {"torch_dtype": _torch_type(theirs)}
+            entries = _ids(checkpoint) | entries | {"torch_dtype": _torch_type(theirs)}
         _write_json(folder / (CONFIG if family is None else "config.json"), entries)
         _write_words(folder, checkpoint, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

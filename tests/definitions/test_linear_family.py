@@ -157,7 +157,8 @@ def _mamba2(config: Any, w: Weights, x: list[Array]) -> list[Array]:
     def project(name: str, u: Array) -> Array:
         return w[f"{name}.weight"] @ u + w[f"{name}.bias"]
 
-    vkq = [np.concatenate([project(name, u) for name in ("value", "key", "query")]) for u in x]
+    by = dict(zip(("gate", "value", "key", "query", "step"), config.multipliers, strict=True))
+    vkq = [np.concatenate([by[name] * project(name, u) for name in ("value", "key", "query")]) for u in x]
     vkq = _conv(vkq, w["conv.weight"], w["conv.bias"])
     memory = [np.zeros((config.key_size, config.values)) for _ in range(config.heads)]
     out = []
@@ -169,19 +170,20 @@ def _mamba2(config: Any, w: Weights, x: list[Array]) -> list[Array]:
             g = h * config.groups // config.heads
             b, c = np.split(k_, config.groups)[g], np.split(q_, config.groups)[g]
             v = np.split(v_, config.heads)[h]
-            dt = math.log1p(math.exp(project("step", u)[h] + w["decay.dt_bias"][h]))
+            dt = math.log1p(math.exp(by["step"] * project("step", u)[h] + w["decay.dt_bias"][h]))
+            dt = max(dt, config.least or 0.0)
             memory[h] = math.exp(-dt * math.exp(w["decay.A_log"][h])) * memory[h] + dt * np.outer(b, v)
             gathered.append(c @ memory[h] + w["D"][h] * v)
-        gated = np.concatenate(gathered) * _silu(project("gate", u))
-        weights = np.split(w["norm"], config.groups)
-        normed = [
-            _rms(part, weight, config.eps)
-            for part, weight in zip(np.split(gated, config.groups), weights, strict=True)
-        ]
-        out.append(project("out", np.concatenate(normed)))
+        gate, y = _silu(by["gate"] * project("gate", u)), np.concatenate(gathered)
+        y = y if config.normed == "first" else y * gate
+        if config.normed:
+            parts = zip(np.split(y, config.groups), np.split(w["norm"], config.groups), strict=True)
+            y = np.concatenate([_rms(part, weight, config.eps) for part, weight in parts])
+        out.append(project("out", y * gate if config.normed == "first" else y))
     return out
 
 
+MULTIPLIERS = (0.3, 1.7, 2.0, 0.6, 1.4)
 SIZES = {"heads": 4, "key_size": 4, "value_size": 3}
 CASES: dict[str, tuple[str, dict[str, Any], Callable[..., list[Array]]]] = {
     "linear": ("linear", {}, _linear),
@@ -195,6 +197,8 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[..., list[Array]]]] = {
     "gated_delta grouped": ("gated_delta", {"key_heads": 2, "conv": 3}, _delta),
     "mamba2": ("mamba2", {"bias": True}, _mamba2),
     "mamba2 grouped": ("mamba2", {"bias": True, "groups": 2, "conv": 2}, _mamba2),
+    "mamba2 normed first": ("mamba2", {"bias": True, "groups": 2, "normed": "first", "least": 0.5}, _mamba2),
+    "mamba2 multiplied": ("mamba2", {"bias": True, "normed": None, "multipliers": MULTIPLIERS}, _mamba2),
 }
 
 

@@ -38,7 +38,7 @@ BLOCK = model.Block(gqa.Config(heads=2, kv_heads=1, key_size=4), MLP(8))
 REQUIRED: dict[str, Any] = {
     "attention": BLOCK.attention, "mlp": MLP(8), "blocks": (BLOCK,), "sections": (1, 1, 2), "size": 8,
     "low": 1.0, "high": 4.0, "fraction": 0.5, "divisors": (1.0, 2.0), "short": (1.0,), "long": (1.0,),
-    "source": 9, "target": 9,
+    "source": 9, "target": 9, "mixer": attention("mamba2"),
     "width": 8, "hidden": 8, "heads": 2, "experts": 4, "top_k": 2, "factor": 2.0, "original": 8,
 }  # fmt: skip
 

@@ -29,7 +29,8 @@ CASES = (
     "qwen3-moe",
     "gpt2",
 )
-CASES += ("gemma3-odd", "exaone4-1", "bamba-1")
+CASES += ("gemma3-odd", "exaone4-1", "bamba-1", "gemma4-2", "mamba2-1", "nemotron_h-1", "falcon_h1-1")
+CASES += ("opt-1", "deepseek_v32-1")
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 EXTRA: list[dict[str, Any]] = [  # keys that configs have in other places, or that other families have

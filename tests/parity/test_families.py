@@ -17,6 +17,7 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.weights import common, families, load, rules, safetensors, save
 from cutaway.weights.build import decoder
+from cutaway.weights.families import gemma4
 from tests import llama_cpp
 from tests.parity import tiny
 
@@ -137,6 +138,15 @@ def test_llama_cpp_reads_what_was_written(case: str, folder: Folder, tmp_path: P
             assert np.abs(found - expected[length - 1]).max() < tolerance
 
 
+def test_keys_of_layers_that_llama_cpp_would_not_read_are_refused(folder: Folder) -> None:
+    """It takes those of the last layer with keys for global ones, of the one before for local ones."""
+    known = gemma4.settings(load.read(folder("gemma4-1")).config)
+    gemma4.Global().write(known, gguf=True)
+    other = known | {"windows": (None, None, 8, None), "shared_layers": 1}
+    with pytest.raises(UserError, match="is not supported in GGUF"):
+        gemma4.Global().write(other, gguf=True)
+
+
 def test_llama_cpp_takes_a_factor_without_a_type_for_linear(folder: Folder, tmp_path: Path) -> None:
     checkpoint = tiny.worded(load.read(folder("llama")))
     words = {**checkpoint.metadata, "llama.rope.scaling.factor": np.float32(2)}
@@ -220,6 +230,48 @@ def test_the_text_of_a_multimodal_model_is_read(folder: Folder, tmp_path: Path) 
     checkpoint = load.read(tmp_path)
     assert checkpoint.left_out == ("multi_modal_projector", "vision_tower")
     assert distance(tiny.ours(checkpoint), tiny.theirs(model)) < EXACT
+
+
+def test_gpt_oss_packed_as_mxfp4_is_transformers(tmp_path: Path) -> None:
+    """The folder that Hugging Face has of it: experts as blocks and scales, which transformers unpacks."""
+    from safetensors.torch import load_file, save_file
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    case, generator = "gpt_oss-1", torch.Generator().manual_seed(0)
+    own = tiny.CASES[case][1] | {"intermediate_size": 32}
+    config = tiny.transformers.GptOssConfig(**(tiny.SIZES | own))
+    torch.manual_seed(0)
+    model = tiny.transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inside, out = weights.pop(name).shape
+        shape = (experts, out, inside // 32, 16)
+        blocks = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        scales = torch.randint(120, 125, blocks.shape[:-1], dtype=torch.uint8, generator=generator)
+        weights |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        plain = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+        with torch.no_grad():
+            model.get_parameter(name).copy_(plain)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    data = json.loads((tmp_path / "config.json").read_text())
+    packed = data | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
+    (tmp_path / "config.json").write_text(json.dumps(packed))
+    checkpoint = load.read(tmp_path)
+    expected = tiny.theirs(model)
+    assert distance(tiny.ours(checkpoint), expected) < EXACT
+    assert distance(tiny.ours(checkpoint, "packed"), expected) < EXACT
+    save.write(tmp_path / "again", checkpoint)
+    assert distance(tiny.reopened(tmp_path / "again"), expected) < EXACT
+    save_file({n: w for n, w in weights.items() if "scales" not in n}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="should be blocks of 16 bytes"):
+        load.read(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(data | {"quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(UserError, match="quantized by 'awq'"):
+        load.read(tmp_path)
 
 
 def test_an_unknown_type_is_refused_with_the_nearest_names(folder: Folder, tmp_path: Path) -> None:

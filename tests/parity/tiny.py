@@ -33,7 +33,12 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
-OTHERS = ("intermediate_size", "num_key_value_heads")  # which Falcon calls otherwise
+WITHOUT = ("intermediate_size", "num_key_value_heads")
+UNKNOWN = {  # which these have not, or call otherwise
+    "FalconConfig": WITHOUT,
+    "OPTConfig": WITHOUT,
+    "Mamba2Config": (*WITHOUT, "num_attention_heads"),
+}
 ALONE = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")  # of GPT-2's kin
 LLAMA3 = {
     "rope_type": "llama3",
@@ -115,6 +120,7 @@ LONG = {"rope_type": "longrope", "original_max_position_embeddings": 64}
 LONG |= {"short_factor": [1.0, 1.1, 1.3, 1.7, 2.0, 2.5], "long_factor": [1.0, 2.0, 3.0, 5.0, 7.0, 9.0]}
 ODD = {"num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 48, "head_dim": 20}
 MINISTRAL = {"rope_parameters": YARN | {"llama_4_scaling_beta": 0.3, "mscale": 1.0, "mscale_all_dim": 1.0}}
+OLMO3_GGUF = {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
 OLMO3 = {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e3}}
 MULTIPLIED = {"embedding_multiplier": 6.0, "residual_multiplier": 0.3, "attention_multiplier": 0.1}
 LLLG = ["sliding_attention"] * 3 + ["full_attention"]
@@ -156,6 +162,7 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {  # three configs of
         {"num_hidden_layers": 4, "sliding_window": 8, "rope_parameters": OLMO3},
         {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4},
         {"layer_types": ["full_attention"] * 2, "tie_word_embeddings": True, "attention_bias": True},
+        {"num_hidden_layers": 4, "sliding_window": 8, "rope_parameters": OLMO3_GGUF},
     ),
     "smollm3": (
         "SmolLM3Config",
@@ -432,7 +439,95 @@ MORE |= {
         | {"num_key_value_heads": 1, "mamba_d_conv": 3, "mamba_proj_bias": True, "mamba_conv_bias": False},
     ),
 }
-RECURRENT = {"bamba", "granitemoehybrid", "qwen3_next", "qwen3_5", "qwen3_5_moe"}
+GEMMA4 = {"num_hidden_layers": 4, "head_dim": 8, "global_head_dim": 16, "sliding_window": 8}
+GEMMA4 |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size": 48}
+GEMMA4 |= {"hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": VOCAB}
+MORE |= {
+    "gemma4": (  # the shapes of E2B, E4B and 12B
+        "Gemma4TextConfig",
+        GEMMA4 | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "num_key_value_heads": 1},
+        GEMMA4
+        | {"num_kv_shared_layers": 1, "final_logit_softcapping": 4.0, "tie_word_embeddings": False}
+        | {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3, "attention_bias": True},
+        GEMMA4
+        | {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
+        | {"attention_bias": True, "num_hidden_layers": 3, "layer_types": ["sliding_attention"] * 3},
+    ),
+}
+STATES = {"num_heads": 6, "head_dim": 16, "hidden_size": 48, "n_groups": 2, "state_size": 8}
+STATES |= {"chunk_size": 16}
+MORE |= {
+    "mamba2": (
+        "Mamba2Config",
+        STATES,
+        STATES | {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "tie_word_embeddings": True},
+        STATES | {"num_heads": 4, "head_dim": 12, "expand": 1, "n_groups": 4, "num_hidden_layers": 3},
+    ),
+}
+NEMOTRON = {"mamba_num_heads": 6, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 8, "head_dim": 12}
+NEMOTRON |= {"n_routed_experts": 4, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 20}
+NEMOTRON |= {"hidden_size": 48, "chunk_size": 16}
+MORE |= {
+    "nemotron_h": (
+        "NemotronHConfig",
+        NEMOTRON | {"hybrid_override_pattern": "ME*-M", "time_step_min": 0.5},
+        NEMOTRON
+        | {"hybrid_override_pattern": "M-*-", "mlp_bias": True, "use_bias": True, "use_conv_bias": False},
+        NEMOTRON
+        | {"hybrid_override_pattern": "MM*E", "n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.5}
+        | {"tie_word_embeddings": True, "num_key_value_heads": 1, "norm_topk_prob": False},
+    ),
+}
+FALCON_H1 = {"mamba_n_heads": 6, "mamba_d_ssm": 48, "mamba_d_state": 8, "hidden_size": 48}
+FALCON_H1 |= {"mamba_chunk_size": 16}
+MUP = {
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.4,
+    "key_multiplier": 1.5,
+    "ssm_in_multiplier": 0.7,
+}
+MUP |= {"ssm_out_multiplier": 1.2, "attention_in_multiplier": 0.8, "attention_out_multiplier": 0.6}
+MUP |= {"ssm_multipliers": [0.3, 1.7, 2.0, 0.6, 1.4], "mlp_multipliers": [0.5, 2.0]}
+MORE |= {
+    "falcon_h1": (
+        "FalconH1Config",
+        FALCON_H1 | MUP,
+        FALCON_H1 | {"mamba_rms_norm": True, "mamba_n_groups": 2, "attention_bias": True, "mlp_bias": True},
+        FALCON_H1
+        | MUP
+        | {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "projectors_bias": True, "head_dim": 20}
+        | {"mamba_conv_bias": False, "tie_word_embeddings": True, "mamba_d_ssm": None, "mamba_n_heads": 8},
+    ),
+}
+MORE |= {
+    "opt": (
+        "OPTConfig",
+        {"ffn_dim": 80},
+        {"ffn_dim": 96, "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu"},
+        {"ffn_dim": 64, "layer_norm_elementwise_affine": False, "num_attention_heads": 2},
+    ),
+}
+INDEXED = LATENT | {"index_n_heads": 8, "index_head_dim": 12, "index_topk": 6}
+MORE |= {
+    "deepseek_v32": (
+        "DeepseekV32Config",
+        INDEXED | GROUPED | {"first_k_dense_replace": 1},
+        INDEXED | GROUPED | {"first_k_dense_replace": 0, "index_topk": 64, "rope_parameters": SHARPER},
+        INDEXED
+        | SPARSE
+        | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "mlp_layer_types": ["sparse", "dense"]},
+    ),
+}
+RECURRENT = {
+    "mamba2",
+    "nemotron_h",
+    "falcon_h1",
+    "bamba",
+    "granitemoehybrid",
+    "qwen3_next",
+    "qwen3_5",
+    "qwen3_5_moe",
+}
 CASES |= {f"{name}-{n}": (row[0], own) for name, row in MORE.items() for n, own in enumerate(row[1:], 1)}
 MORE_IN_GGUF = re.findall(
     r"\S+",
@@ -440,7 +535,8 @@ MORE_IN_GGUF = re.findall(
     gemma-1 gemma2-1 olmo-1 olmo2-1 smollm3-1 smollm3-3 granite-1 granite-2 granite-3 glm4-1 glm4-2 glm4-3
     seed_oss-1 seed_oss-2 seed_oss-3 arcee-1 arcee-3 starcoder2-3 stablelm-1 stablelm-2 cohere-1 cohere2-1
     exaone4-2 ernie4_5-1 ernie4_5-3 hunyuan_v1_dense-1 helium-1 helium-3 phi-1 granitemoe-1
-    granitemoe-2 granitemoe-3 gpt_bigcode-2
+    granitemoe-2 granitemoe-3 gpt_bigcode-2 gemma4-1
+    olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1
     """,
 )
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}
@@ -463,13 +559,12 @@ def model(case: str) -> Any:
     """The case's model, in transformers, to be read only."""
     name, own = CASES[case]
     sizes = {key: SIZES[key] for key in ALONE} if "n_layer" in own else SIZES
-    if name == "FalconConfig":
-        sizes = {key: value for key, value in SIZES.items() if key not in OTHERS}
+    sizes = {key: value for key, value in sizes.items() if key not in UNKNOWN.get(name, ())}
     config = getattr(transformers, name)(**copy.deepcopy(sizes | own))
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
-        chosen = ("_correction_bias", "expert_bias")
+        chosen = ("_correction_bias", "expert_bias", "layer_scalar")
         biases = [buffer for key, buffer in made.named_buffers() if key.endswith(chosen)]
         for weight in (*made.parameters(), *biases):
             weight.add_(torch.randn_like(weight) * 0.1)

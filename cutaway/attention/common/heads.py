@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.common.visibility import Causal, Visibility
-from cutaway.bounds import Bounded, Count, Positive
+from cutaway.bounds import Bounded, Count, Natural, Positive
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
@@ -35,7 +35,9 @@ class Heads(Bounded):
     vector (OLMo 2), as ``qk_norm_over`` says. ``clip`` bounds the numbers of query, key and value (OLMo),
     ``softcap`` scores (Gemma 2); ``sinks`` are learned scores, one a head, that take attention and give
     nothing (GPT-OSS); ``bias`` is on query, key and value, ``out_bias`` on the output. ``position`` rotates
-    queries and keys, ``relative`` adds to their scores what depends on their distance.
+    queries and keys, ``relative`` adds to their scores what depends on their distance. ``value_norm`` norms
+    each value, ``value_of_key`` takes for it the key before its norm, and ``kv_layer`` is the number of an
+    earlier layer whose keys and values are read in place of own ones (Gemma 4).
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
@@ -55,11 +57,18 @@ class Heads(Bounded):
     sinks: bool = False
     bias: bool = False
     out_bias: bool = False
+    value_norm: Norm | None = None
+    value_of_key: bool = False
+    kv_layer: Natural | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.qk_norm and self.qk_norm_over == "each" and "bias" in self.qk_norm.weights(1):
             raise UserError("attention.qk_norm has a bias; norms with weights for each head have none")
+        if self.value_norm and self.value_norm.weights(1):
+            raise UserError("attention.value_norm has weights; values have none: set weight to false")
+        if self.value_of_key and self.values != self.key_size:
+            raise UserError("attention.value_of_key needs values of the size of keys")
         if self.position is not None and self.position.size > self.key_size:
             raise UserError(
                 f"attention.position.size is {self.position.size}; it must be at most key_size "
@@ -92,6 +101,9 @@ class Heads(Bounded):
             "key": self.groups * self.key_size,
             "value": self.groups * self.values,
         }
+        for name, there in self.projected.items():
+            if not there:
+                del rows[name]
         out: dict[str, tuple[int, ...]] = {f"{name}.weight": (n, width) for name, n in rows.items()}
         out["out.weight"] = (width, self.heads * self.values)
         if self.bias:
@@ -100,6 +112,8 @@ class Heads(Bounded):
             out["out.bias"] = (width,)
         if self.qk_norm:
             for name, size in self.normed.items():
+                if name == "key_norm" and self.kv_layer is not None:
+                    continue
                 own = self.qk_norm.weights(size)
                 if self.qk_norm_over == "each":
                     own = {"weight": (size // self.key_size, self.key_size)}
@@ -118,8 +132,16 @@ class Heads(Bounded):
         return {"query_norm": self.heads * self.key_size, "key_norm": self.groups * self.key_size}
 
     @property
+    def projected(self) -> dict[str, bool]:
+        """Whether there is a matrix for keys, and one for values."""
+        own = self.kv_layer is None
+        return {"key": own, "value": own and not self.value_of_key}
+
+    @property
     def entries(self) -> dict[str, tuple[int, int]]:
         """What the cache keeps of a token: the heads and the size of each entry, by name."""
+        if self.kv_layer is not None:
+            return {}
         return {"k": (self.groups, self.key_size), "v": (self.groups, self.values)}
 
     @property
@@ -128,8 +150,10 @@ class Heads(Bounded):
         return None
 
     def state(self) -> LayerState:
-        from cutaway.attention.state import Full, Ring
+        from cutaway.attention.state import Elsewhere, Full, Ring
 
+        if self.kv_layer is not None:
+            return Elsewhere()
         return Full() if self.held is None else Ring(*self.held)
 
     def bytes_per_token(self, entry: int) -> int:

@@ -42,12 +42,17 @@ class SoftmaxAttention(nn.Module):
         super().__init__()
         self.config = config
         self.query = nn.Linear(width, config.heads * config.key_size, config.bias)
-        self.key = nn.Linear(width, config.groups * config.key_size, config.bias)
-        self.value = nn.Linear(width, config.groups * config.values, config.bias)
+        there, sizes = config.projected, {"key": config.key_size, "value": config.values}
+        self.key, self.value = (
+            nn.Linear(width, config.groups * size, config.bias) if there[name] else nn.Identity()
+            for name, size in sizes.items()
+        )
         self.out = nn.Linear(config.heads * config.values, width, config.out_bias)
         sizes = config.normed
         self.query_norm = _norm(config, sizes["query_norm"])
-        self.key_norm = _norm(config, sizes["key_norm"])
+        self.key_norm = _norm(config, sizes["key_norm"]) if config.kv_layer is None else nn.Identity()
+        self.value_norm = config.value_norm.build(config.values) if config.value_norm else nn.Identity()
+        self.lends: int | None = None  # its layer's number, where a later layer reads its keys and values
         self.relative = config.relative.build(config.heads) if config.relative else None
         self.sinks = nn.Parameter(torch.zeros(config.heads)) if config.sinks else None
         self.grows = config.position is not None and config.position.grows
@@ -62,16 +67,41 @@ class SoftmaxAttention(nn.Module):
         in_order: bool,
         state: LayerState | None,
     ) -> Float[Tensor, "b t d"]:
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        if (clip := self.config.clip) is not None:
-            q, k, v = (part.clamp(-clip, clip) for part in (q, k, v))
-        q, k = (
-            self._normed(self.query_norm, q, self.config.heads),
-            self._normed(self.key_norm, k, self.config.groups),
-        )
+        q = self._normed(self.query_norm, self._clipped(self.query(x)), self.config.heads)
         if rotation is not None:
-            q, k = tap("q_unrotated", q), tap("k_unrotated", k)
-        v = tap("v", self._stored(cut(v, self.config.groups)))
+            q = tap("q_unrotated", q)
+        if self.config.kv_layer is None:
+            k, v, key_positions = self._keys_and_values(x, positions, rotation, state)
+        else:
+            assert positions.shared is not None
+            k, v, key_positions = positions.shared[self.config.kv_layer]
+        if self.lends is not None and positions.shared is not None:
+            positions.shared[self.lends] = k, v, key_positions
+        q = q if rotation is None else self._rotated(self.query_norm, q, rotation)
+        q = tap(
+            "q", q if self.config.temperature is None else q * _sharper(self.config.temperature, positions, q)
+        )
+        z = tap("z", self.attend(q, k, v, positions, key_positions, in_order))
+        return self.out(join(self.output(x, z)))
+
+    def _clipped(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
+        clip = self.config.clip
+        return x if clip is None else x.clamp(-clip, clip)
+
+    def _keys_and_values(
+        self,
+        x: Float[Tensor, "b t d"],
+        positions: Positions,
+        rotation: Rotation | None,
+        state: LayerState | None,
+    ) -> tuple[Float[Tensor, "b g s k"], Float[Tensor, "b g s v"], Positions]:
+        """Those of the tokens that queries may see, those in the state too, and where they are."""
+        k = self._clipped(self.key(x))
+        v = k if self.config.value_of_key else self._clipped(self.value(x))
+        k = self._normed(self.key_norm, k, self.config.groups)
+        if rotation is not None:
+            k = tap("k_unrotated", k)
+        v = tap("v", self._stored(self.value_norm(cut(v, self.config.groups))))
         key_positions, key_rotation = positions, rotation
         if rotation is not None and not self.grows:
             k, key_rotation = self._rotated(self.key_norm, k, rotation), None
@@ -79,14 +109,8 @@ class SoftmaxAttention(nn.Module):
             entries, key_pos = append(state, {"k": k, "v": v}, positions.pos)
             k, v, key_positions = entries["k"], entries["v"], Positions(key_pos)
             key_rotation = key_rotation and key_rotation.at(key_pos)
-        q = q if rotation is None else self._rotated(self.query_norm, q, rotation)
-        q = tap(
-            "q", q if self.config.temperature is None else q * _sharper(self.config.temperature, positions, q)
-        )
         k = k if key_rotation is None else self._rotated(self.key_norm, k, key_rotation)
-        k = tap("k", self._stored(k))
-        z = tap("z", self.attend(q, k, v, positions, key_positions, in_order))
-        return self.out(join(self.output(x, z)))
+        return tap("k", self._stored(k)), v, key_positions
 
     def _stored(self, x: Float[Tensor, "b g s k"]) -> Float[Tensor, "b g s k"]:
         return x + (x.half().to(x.dtype) - x).detach() if self.halves else x

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 class Positions:
     """Tokens' positions ``pos`` Int[b n], and their ``documents`` where several are packed in a row.
 
-    Document -1 is the beginning that all documents of the row share: each of them sees it.
+    Document -1 is the beginning that all documents of the row share: each of them sees it. ``shared``: keys,
+    values and their positions that a layer hands to later ones in this pass, by the layer's number.
     """
 
     pos: Int[Tensor, "b n"]
     documents: Int[Tensor, "b n"] | None = None
+    shared: dict[int, tuple[Tensor, Tensor, Positions]] | None = None
 
 
 class Span(NamedTuple):

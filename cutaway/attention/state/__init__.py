@@ -116,6 +116,51 @@ class Full:
         return sum(entry.numel() * entry.element_size() for entry in self._view()[0].values())
 
 
+class Elsewhere:
+    """Of a layer that reads the keys and values of an earlier one, whose state holds them: empty."""
+
+    length = nbytes = 0
+
+    def can_truncate(self, length: int) -> bool:
+        """Always."""
+        return True
+
+    def truncate(self, length: int) -> None:
+        """Nothing is here to drop."""
+
+    def snapshot(self) -> Elsewhere:
+        """Itself: it does not change."""
+        return self
+
+
+class Both:
+    """The states of two mixers of one block, which read the same tokens."""
+
+    def __init__(self, first: LayerState, second: LayerState) -> None:
+        self.first, self.second = first, second
+
+    @property
+    def length(self) -> int:
+        return self.first.length
+
+    @property
+    def nbytes(self) -> int:
+        return self.first.nbytes + self.second.nbytes
+
+    def can_truncate(self, length: int) -> bool:
+        """Whether both can."""
+        return self.first.can_truncate(length) and self.second.can_truncate(length)
+
+    def truncate(self, length: int) -> None:
+        """Drop everything after the first ``length`` entries."""
+        self.first.truncate(length)
+        self.second.truncate(length)
+
+    def snapshot(self) -> Both:
+        """A copy that later tokens do not change."""
+        return Both(self.first.snapshot(), self.second.snapshot())
+
+
 class Ring:
     """Keeps the last ``window`` tokens of each row, and the ``first`` ones if a mechanism never drops them.
 

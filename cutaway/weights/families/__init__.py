@@ -50,7 +50,9 @@ def of_hf(fields: Fields) -> Family:
     if word not in found:
         near = ", ".join(get_close_matches(word, found, cutoff=0.5) or found)
         raise fields.refusal("model_type", f"is {quoted(word)}, not one of {near}, ...")
-    return get(found[word])
+    family = get(found[word])
+    other = family.instead and family.instead(fields)
+    return get(other) if other else family
 
 
 def of_gguf(fields: Fields) -> Family:
@@ -66,4 +68,6 @@ def of_gguf(fields: Fields) -> Family:
             f"{fields.where}: GGUF files of {found[0].name} are not read: take its folder of safetensors"
         )
     sparse = bool(fields.integer(f"{fields.text('general.architecture')}.expert_count", 0, low=0))
-    return next((family for family in found if family.sparse == sparse), found[0])
+    family = next((family for family in found if family.sparse == sparse), found[0])
+    other = family.instead and family.instead(fields)
+    return get(other) if other else family

@@ -5,6 +5,7 @@ The layer after the last predicts further tokens; it is not read.
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from cutaway.model.config import Block, Decoder, Encoder, mixer
 from cutaway.position.scaling import YaRN, sharpening
@@ -64,11 +65,11 @@ class Rope(common.Rope):
         return entries
 
 
-def decoder(known: Settings) -> Decoder:
-    """The decoder of these settings."""
+def latent(known: Settings, kind: str = "mla", **more: Any) -> Any:
+    """The mixer of these settings."""
     size = known["key_size"] + known["head_size"]
-    latent = mixer(
-        "mla",
+    return mixer(
+        kind,
         heads=known["heads"],
         key_size=known["key_size"],
         rope_dim=known["head_size"],
@@ -77,8 +78,13 @@ def decoder(known: Settings) -> Decoder:
         query_latent=known["query_latent"],
         position=known["rope"],
         scale=None if known["sharper"] == 1.0 else size**-0.5 * known["sharper"],
+        **more,
     )
-    mixers = (latent,) * known["layers"]
+
+
+def decoder(known: Settings, of: Any = None) -> Decoder:
+    """The decoder of these settings, with the mixer ``of`` if it is another."""
+    mixers = (of or latent(known),) * known["layers"]
     return common.decoder(known | {"kv_heads": known["heads"], "bias": False, "mixers": mixers})
 
 

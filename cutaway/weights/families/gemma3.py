@@ -115,5 +115,6 @@ FAMILY = llama.FAMILY.but(
     fixed={"qk_norm": True, "post_norm": True, "embedding_scale": embedding_scale},
     gguf_fixed={"activation": "gelu_tanh", "scale": gguf_scale},
     harmless=("_sliding_window_pattern",),
+    instead=lambda fields: "embedding_gemma" if fields.get("use_bidirectional_attention") is True else None,
     ignored_gguf=(),
 )

@@ -5,29 +5,40 @@ The layer after the last predicts further tokens; it is not read.
 
 from cutaway.weights import common
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, Field, Present
+from cutaway.weights.family import FLAG, NUMBER, Field, Only, Present
 
 FAMILY = llama.FAMILY.but(
     "glm4_moe",
     "Glm4MoeForCausalLM",
     hf=(*common.HF_DECODER, *common.HF_QK_NORM, *common.HF_DEEPSEEK_EXPERTS),
-    gguf=(),
+    gguf=(
+        *common.renamed(common.GGUF_PLAIN, ("ffn_norm", "post_attention_norm")),
+        *common.pairs(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, parts=("bias",)),
+        *common.GGUF_QK_NORM,
+        *common.GGUF_EXPERTS,
+        *common.GGUF_CHOICE_BIAS,
+        *common.GGUF_SHARED_EXPERT[1:],
+    ),
     rows=(
         *common.turning(common.SIZES, part=0.5),
         *common.DENSE[:1],
-        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts"),
-        *common.GROUPS,
-        common.ROUTED_SCALE,
+        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts")[:3],
+        common.SigmoidScores(),
+        Only(None, "expert_group_count", (0, 1), "routing to groups of experts"),
+        *common.GROUPS[:2],
+        Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=True),
+        Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         common.SharedExperts(),
         common.FirstDense(),
         Present("bias", "attention_bias", "blk.0.attn_q.bias"),
-        Field("qk_norm", "use_qk_norm", None, FLAG),
+        Present("qk_norm", "use_qk_norm", "blk.0.attn_q_norm.weight"),
     ),
     defaults={"kv_heads": 8, "context": 131072, "eps": 1e-5, "qk_norm": False, "shared": 1}
     | {"experts": 128, "top_k": 8, "expert_hidden": 1408, "normalised": True}
     | {"groups": 1, "top_groups": 1, "routed_scale": 1.0},
     forget=("kv_heads",),
     fixed={"out_bias": False, **common.SIGMOID},
+    gguf_fixed={"groups": 1, "top_groups": 1},
     sparse=True,
     harmless=("num_nextn_predict_layers", "num_mtp_layers"),
     ignored_hf=("model.layers.{layers}.*", "model.rotary_emb.inv_freq"),

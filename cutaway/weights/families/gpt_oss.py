@@ -11,21 +11,27 @@ from cutaway.weights.rules import Rule, beside, chain, each, same, stack, transp
 EXPERTS = "model.layers.{n}.mlp.experts"
 OURS = "blocks.{n}.mlp.experts.{e}"
 
+GATE_UP = (f"{OURS}.gate.weight", f"{OURS}.up.weight")
+HF = (
+    *common.HF_DECODER,
+    *common.pairs(("model.layers.{n}.mlp.router", "blocks.{n}.mlp.router")),
+    Rule("model.layers.{n}.self_attn.sinks", "blocks.{n}.attention.sinks", same),
+    Rule(f"{EXPERTS}.gate_up_proj_bias", (f"{OURS}.gate.bias", f"{OURS}.up.bias"), each(beside(), 2)),
+    Rule(f"{EXPERTS}.down_proj_bias", f"{OURS}.down.bias", stack),
+)
+
 FAMILY = llama.FAMILY.but(
     "gpt_oss",
     "GptOssForCausalLM",
     hf=(
-        *common.HF_DECODER,
-        *common.pairs(("model.layers.{n}.mlp.router", "blocks.{n}.mlp.router")),
-        Rule("model.layers.{n}.self_attn.sinks", "blocks.{n}.attention.sinks", same),
-        Rule(
-            f"{EXPERTS}.gate_up_proj",
-            (f"{OURS}.gate.weight", f"{OURS}.up.weight"),
-            each(chain(transpose, beside()), 2),
-        ),
-        Rule(f"{EXPERTS}.gate_up_proj_bias", (f"{OURS}.gate.bias", f"{OURS}.up.bias"), each(beside(), 2)),
+        *HF,
+        Rule(f"{EXPERTS}.gate_up_proj", GATE_UP, each(chain(transpose, beside()), 2)),
         Rule(f"{EXPERTS}.down_proj", f"{OURS}.down.weight", each(transpose)),
-        Rule(f"{EXPERTS}.down_proj_bias", f"{OURS}.down.bias", stack),
+    ),
+    hf_mxfp4=(  # blocks are of rows, so these matrices are not transposed
+        *HF,
+        Rule(f"{EXPERTS}.gate_up_proj", GATE_UP, each(beside(), 2)),
+        Rule(f"{EXPERTS}.down_proj", f"{OURS}.down.weight", stack),
     ),
     gguf=(),
     rows=(

@@ -3,7 +3,9 @@
 Every layer has a shared MLP, beside experts or alone.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
@@ -31,25 +33,32 @@ def attends(block: Block) -> bool:
     return not is_mamba(block)
 
 
-HF_MAMBA = (
-    *(
-        Rule(f"{THEIRS}.in_proj.{part}", tuple(f"{OURS}.{name}.{part}" for name in PARTS), split, is_mamba)
-        for part in ("weight", "bias")
-    ),
-    *(
-        Rule(f"{THEIRS}.{theirs}", f"{OURS}.{ours}", same, is_mamba)
-        for theirs, ours in (
-            ("conv1d.bias", "conv.bias"),
-            ("dt_bias", "decay.dt_bias"),
-            ("A_log", "decay.A_log"),
-            ("D", "D"),
-            ("norm.weight", "norm"),
-            ("out_proj.weight", "out.weight"),
-            ("out_proj.bias", "out.bias"),
-        )
-    ),
-    Rule(f"{THEIRS}.conv1d.weight", f"{OURS}.conv.weight", kernel, is_mamba),
-)
+def hf_mamba(
+    theirs: str, ours: str = OURS, when: Callable[[Block], bool] | None = is_mamba
+) -> tuple[Rule, ...]:
+    """The names of a Mamba 2 mixer, theirs and ours."""
+    return (
+        *(
+            Rule(f"{theirs}.in_proj.{part}", tuple(f"{ours}.{name}.{part}" for name in PARTS), split, when)
+            for part in ("weight", "bias")
+        ),
+        *(
+            Rule(f"{theirs}.{one}", f"{ours}.{other}", same, when)
+            for one, other in (
+                ("conv1d.bias", "conv.bias"),
+                ("dt_bias", "decay.dt_bias"),
+                ("A_log", "decay.A_log"),
+                ("D", "D"),
+                ("norm.weight", "norm"),
+                ("out_proj.weight", "out.weight"),
+                ("out_proj.bias", "out.bias"),
+            )
+        ),
+        Rule(f"{theirs}.conv1d.weight", f"{ours}.conv.weight", kernel, when),
+    )
+
+
+HF_MAMBA = hf_mamba(THEIRS)
 
 
 def both(place: str) -> tuple[str, str]:
@@ -125,9 +134,9 @@ class Experts(Row):
         }
 
 
-def decoder(known: Settings) -> Decoder:
-    """The decoder of these settings."""
-    mamba = mixer(
+def mamba2(known: Settings, **more: Any) -> Any:
+    """The Mamba 2 mixer of these settings."""
+    return mixer(
         "mamba2",
         heads=known["mamba_heads"],
         key_size=known["state_size"],
@@ -137,7 +146,23 @@ def decoder(known: Settings) -> Decoder:
         bias=known["mamba_bias"],
         conv_bias=known["conv_bias"],
         eps=known["eps"],
+        **more,
     )
+
+
+def described(mixers: Iterable[Any]) -> Settings:
+    """The settings of Mamba 2 mixers, which are alike."""
+    known: Settings = {}
+    for one in mixers:
+        known |= {"mamba_heads": one.heads, "mamba_size": one.values, "state_size": one.key_size}
+        known |= {"mamba_groups": one.groups, "conv": one.conv}
+        known |= {"mamba_bias": one.bias, "conv_bias": one.conv_bias}
+    return known
+
+
+def decoder(known: Settings) -> Decoder:
+    """The decoder of these settings."""
+    mamba = mamba2(known)
     attention = common.heads(
         known["heads"],
         known["kv_heads"],
@@ -156,11 +181,7 @@ def settings(config: Decoder | Encoder) -> Settings:
     if not any(known["mamba"]):
         raise UserError("none of its layers is Mamba 2")
     known["turns"] = any(block.attention.position for block in config.blocks)
-    for one in (block.attention for block in config.blocks if is_mamba(block)):
-        known |= {"mamba_heads": one.heads, "mamba_size": one.values, "state_size": one.key_size}
-        known |= {"mamba_groups": one.groups, "conv": one.conv}
-        known |= {"mamba_bias": one.bias, "conv_bias": one.conv_bias}
-    return known
+    return known | described(block.attention for block in config.blocks if is_mamba(block))
 
 
 UNLIMITED = [0.0, float("inf")], [0.0, {"__float__": "Infinity"}]  # older and newer JSON of transformers

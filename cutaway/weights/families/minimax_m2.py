@@ -2,9 +2,11 @@
 
 from cutaway.weights import common
 from cutaway.weights.families import mixtral
-from cutaway.weights.family import Family, Only, Settings
+from cutaway.weights.family import Family, Field, Only, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, same
+
+ALIASES = ("minimax-m2",)
 
 
 class Rope(common.Rope):
@@ -24,10 +26,17 @@ FAMILY = mixtral.FAMILY.but(
         *common.HF_QK_NORM,
         Rule("model.layers.{n}.block_sparse_moe.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
     ),
-    gguf=(),
+    gguf=(*common.GGUF_PLAIN, *common.GGUF_QK_NORM, *common.GGUF_EXPERTS, *common.GGUF_CHOICE_BIAS),
+    architecture="minimax-m2",
     rows=(
         *(Rope(part=1.0) if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.experts("num_local_experts", ("intermediate_size", "feed_forward_length"), "num_experts"),
+        *common.experts(
+            "num_local_experts", ("intermediate_size", "expert_feed_forward_length"), "num_experts"
+        )[:3],
+        Field("hidden", None, "feed_forward_length", missing=None),
+        common.SigmoidScores(),
+        Only(None, "expert_weights_norm", (True,), "weighing experts otherwise"),
+        Only(None, "expert_weights_scale", (1.0,), "scaling the experts' outputs"),
         Only("scoring_func", None, ("sigmoid",), "another score of experts"),
         Only("use_routing_bias", None, (True,), "a choice without a bias"),
         Only("shared_intermediate_size", None, (0,), "a shared expert"),

@@ -13,4 +13,5 @@ FAMILY = llama.FAMILY.but(
     fixed={"qk_norm": True, "qk_norm_over": "width", "pre_norm": False, "post_norm": True},
     gguf_fixed={"tied": False},
     ignored_gguf=(),
+    instead=lambda fields: "olmo3" if fields.has("olmo2.attention.sliding_window") else None,
 )

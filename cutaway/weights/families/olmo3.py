@@ -1,5 +1,7 @@
 """OLMo 3 (2512.13961): OLMo 2 with three local layers to one global, whose positions alone are scaled."""
 
+from dataclasses import replace
+
 from cutaway.weights import common
 from cutaway.weights.families import olmo2
 from cutaway.weights.family import Entries, Family, Settings
@@ -11,7 +13,8 @@ class Ropes(common.Rope):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
-            return super().read(fields, known, own)
+            found = super().read(fields, known, own)
+            return found | {"local_rope": replace(found["rope"], scaling=None)}
         given, older, base = fields.section("rope_parameters"), fields.section("rope_scaling"), 5e5
         if older or (given and fields.has("rope_theta")):
             raise fields.refusal(
@@ -37,15 +40,24 @@ class Ropes(common.Rope):
         }
 
 
+class Layers(common.LayerTypes):
+    """Which layers are local; in GGUF three of four, which no key says."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        entries = super().write(known, gguf)
+        return {key: value for key, value in entries.items() if not key.endswith("window_pattern")}
+
+
 FAMILY = olmo2.FAMILY.but(
     "olmo3",
     "Olmo3ForCausalLM",
-    gguf=(),
+    architecture="olmo2",
+    instead=None,
     rows=(
         *(Ropes() if isinstance(row, common.Rope) else row for row in common.SIZES),
         *common.DENSE,
         *common.biases("attention_bias"),
-        common.LayerTypes(pattern=4, key=None),
+        Layers(pattern=4, key=None),
     ),
     defaults={"rope_base": 5e5},
 )

@@ -1,0 +1,82 @@
+"""EmbeddingGemma (2509.20354): Gemma 3 whose tokens see both sides; local layers half a window to each.
+
+Its config is Gemma 3's with a flag. The dense layers after its pooling are in folders of their own
+(weights/pooling.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from cutaway.attention import bidirectional
+from cutaway.attention.common.heads import Heads
+from cutaway.model.config import Decoder, Encoder
+from cutaway.weights import common
+from cutaway.weights.families import gemma3
+from cutaway.weights.family import FLAG, Field, Settings
+
+
+def _changed(config: Decoder | Encoder, change: Callable[[Any], Any]) -> tuple[Any, ...]:
+    return tuple(replace(block, attention=change(block.attention)) for block in config.blocks)
+
+
+def _shared(attention: Heads) -> dict[str, Any]:
+    return {field.name: getattr(attention, field.name) for field in fields(Heads)}
+
+
+def encoder(known: Settings) -> Encoder:
+    """The encoder of these settings."""
+    of = common.decoder(known)
+
+    def both_sides(attention: Heads) -> Heads:
+        window = common.window_of(attention)
+        reach = None if window is None else window // 2
+        return bidirectional.Config(kv_heads=attention.groups, reach=reach, **_shared(attention))
+
+    return Encoder(
+        of.vocab,
+        of.width,
+        of.context,
+        _changed(of, both_sides),
+        of.norm,
+        segments=0,
+        learned=False,
+        norm_first=True,
+        embedding_norm=False,
+        embedding_scale=of.embedding_scale,
+    )
+
+
+def settings(config: Decoder | Encoder) -> Settings:
+    """The settings of a config."""
+
+    def past_alone(attention: Any) -> Heads:
+        window = None if attention.reach is None else 2 * attention.reach
+        own = {name: value for name, value in _shared(attention).items() if name != "heads"}
+        return common.heads(attention.heads, attention.groups, window, **own)
+
+    of = Decoder(config.vocab, config.width, config.context, _changed(config, past_alone), config.norm)
+    return common.settings(of) | {"both_sides": True, "softcap": None}
+
+
+FAMILY = gemma3.FAMILY.but(
+    "embedding_gemma",
+    "Gemma3TextModel",
+    hf_type="gemma3_text",
+    hf=tuple(
+        replace(rule, ours=rule.ours.replace("norm.", "last_norm."))
+        if rule.theirs.startswith("model.norm.")
+        else rule
+        for rule in gemma3.FAMILY.hf
+        if isinstance(rule.ours, str)
+    ),
+    gguf=(),
+    rows=(
+        *(row for row in gemma3.FAMILY.rows if getattr(row, "hf", "") != "use_bidirectional_attention"),
+        Field("both_sides", "use_bidirectional_attention", None, FLAG),
+    ),
+    build=encoder,
+    describe=settings,
+    config=Encoder,
+    instead=None,
+)

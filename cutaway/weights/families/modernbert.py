@@ -1,0 +1,169 @@
+"""ModernBERT (2412.13663): an encoder of a decoder's blocks, which rotate, with one global layer in three.
+
+The first layer's attention has no norm of its own, because one follows the embeddings.
+"""
+
+from dataclasses import replace
+
+from cutaway.attention import bidirectional
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.config import Block, Encoder
+from cutaway.weights import common
+from cutaway.weights.common import FULL, SLIDING
+from cutaway.weights.family import (
+    FLAG,
+    LAYER_COUNT,
+    NUMBER,
+    Entries,
+    Family,
+    Field,
+    Only,
+    Row,
+    Settings,
+    shared,
+)
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, split
+
+BASES = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
+NAMES = {FULL: "rope", SLIDING: "local_rope"}
+LAYER, MLP_OF = "model.layers.{n}", "blocks.{n}.mlp"
+
+
+class Layers(Row):
+    """Which layers see all tokens, and how far to both sides the others see."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        layers, key = known["layers"], "global_attn_every_n_layers"
+        every = fields.integer(key) if fields.stated(key) else 3
+        kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
+        kinds = kinds or [SLIDING if n % every else FULL for n in range(layers)]
+        width = fields.integer("local_attention", low=2) if fields.stated("local_attention") else 128
+        return {"reaches": tuple(width // 2 if kind == SLIDING else None for kind in kinds)}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        kinds = [FULL if reach is None else SLIDING for reach in known["reaches"]]
+        return {"layer_types": kinds, "local_attention": 2 * next(filter(None, known["reaches"]), 64)}
+
+
+class Ropes(Row):
+    """Rotary positions of global and of local layers, whose bases older files have beside each other."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        given = fields.section("rope_parameters")
+        found = {}
+        for kind, (key, usual) in BASES.items():
+            base = fields.number(key, low=1.0) if fields.stated(key) else usual
+            found[NAMES[kind]] = common.Rope().of(given.section(kind) if given else None, known, base)
+        if given:
+            given.finish((), "ModernBERT's rotary positions have")
+        return found
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        sections = {kind: known[name] for kind, name in NAMES.items() if known[name]}
+        return {"rope_parameters": {kind: common.hf_section(rope) for kind, rope in sections.items()}}
+
+
+def encoder(known: Settings) -> Encoder:
+    """The encoder of these settings."""
+    norm = Norm("layer", known["eps"], bias=known["norm_bias"])
+    mlp = MLP(known["hidden"], known["activation"], bias=known["mlp_bias"])
+
+    def block(reach: int | None) -> Block:
+        attention = bidirectional.Config(
+            heads=known["heads"],
+            kv_heads=known["heads"],
+            key_size=known["head_size"],
+            position=known[NAMES[FULL if reach is None else SLIDING]],
+            bias=known["bias"],
+            out_bias=known["bias"],
+            reach=reach,
+        )
+        return Block(attention, mlp, norm)
+
+    first, *rest = map(block, known["reaches"])
+    return Encoder(
+        known["vocab"],
+        known["width"],
+        known["context"],
+        (replace(first, attention_normed=False), *rest),
+        norm,
+        segments=0,
+        learned=False,
+        norm_first=True,
+    )
+
+
+def settings(config: Encoder) -> Settings:  # type: ignore[override]
+    """The settings of a config."""
+    each = [block.attention for block in config.blocks]
+    far, near = (
+        next((one.position for one in each if (one.reach is None) == all_of_it), None)
+        for all_of_it in (True, False)
+    )
+    return common.settings(config) | {
+        "reaches": tuple(attention.reach for attention in each),
+        "norm_bias": config.norm.bias,
+        "rope": far,
+        "local_rope": near,
+    }
+
+
+FAMILY = Family(
+    "modernbert",
+    "ModernBertModel",
+    hf=(
+        *common.pairs(
+            ("model.embeddings.norm", "norm"),
+            ("model.final_norm", "last_norm"),
+            (f"{LAYER}.attn_norm", "blocks.{n}.attention_norm"),
+            (f"{LAYER}.mlp_norm", "blocks.{n}.mlp_norm"),
+            (f"{LAYER}.attn.Wo", "blocks.{n}.attention.out"),
+            (f"{LAYER}.mlp.Wo", "blocks.{n}.mlp.down"),
+        ),
+        *common.weights(("model.embeddings.tok_embeddings", "embedding")),
+        *(
+            rule
+            for part in ("weight", "bias")
+            for rule in (
+                Rule(f"{LAYER}.attn.Wqkv.{part}", common.query_key_value(part), split),
+                Rule(
+                    f"{LAYER}.mlp.Wi.{part}",
+                    tuple(f"blocks.{{n}}.mlp.{n}.{part}" for n in ("gate", "up")),
+                    split,
+                ),
+            )
+        ),
+    ),
+    gguf=(),
+    rows=(
+        Field("layers", "num_hidden_layers", None, LAYER_COUNT),
+        common.Vocab("vocab", "vocab_size", None),
+        Field("width", "hidden_size", None),
+        Field("context", "max_position_embeddings", None),
+        Field("heads", "num_attention_heads", None),
+        Field("head_size", None, None),
+        Field("hidden", "intermediate_size", None),
+        Field("eps", "norm_eps", None, NUMBER),
+        Field("norm_bias", "norm_bias", None, FLAG),
+        Field("bias", "attention_bias", None, FLAG),
+        Field("mlp_bias", "mlp_bias", None, FLAG),
+        Field("activation", "hidden_activation", None, common.ACTIVATION),
+        Layers(),
+        Ropes(),
+        Only("rope_scaling", None, (None,), "the older layout of scaled positions"),
+        *common.ANY,
+    ),
+    build=encoder,
+    describe=settings,  # type: ignore[arg-type]
+    defaults={"vocab": 50368, "width": 768, "hidden": 1152, "layers": 22, "heads": 12, "context": 8192}
+    | {"eps": 1e-5, "norm_bias": False, "bias": False, "mlp_bias": False, "activation": "gelu"}
+    | {"head_size": shared},
+    config=Encoder,
+    harmless=(
+        *("classifier_*", "decoder_bias", "deterministic_flash_attn", "sparse_pred*", "tie_word_embeddings"),
+        *("initializer_cutoff_factor", "embedding_dropout", "mlp_dropout", "reference_compile"),
+        *("position_embedding_type", "layer_norm_eps", "repad_logits_with_grad"),
+    ),
+    ignored_hf=("head.*", "decoder.*", "classifier.*"),
+)

@@ -1,0 +1,233 @@
+"""Nemotron-H (2504.03624), Nemotron 3: each layer is Mamba 2, attention without positions, MLP or experts.
+
+A mixer and the MLP or experts that follow it are one block of ours, so their layers count otherwise. Steps of
+Mamba 2 are bounded from below, MLPs are ReLU squared without a gate.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from cutaway.errors import quoted
+from cutaway.layers.config import MLP, MoE, Norm, Router
+from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.weights import common
+from cutaway.weights.common import FULL
+from cutaway.weights.families import granitemoehybrid, llama
+from cutaway.weights.families.granitemoehybrid import LINEAR, attends, is_mamba
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings, replaced
+from cutaway.weights.fields import LAYERS, Fields
+from cutaway.weights.rules import Rule, same
+
+LETTERS = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
+KINDS = {LINEAR: LINEAR, "mamba": LINEAR, FULL: FULL, "attention": FULL, "moe": "moe", "mlp": "mlp"}
+LAYER = "backbone.layers.{n}"
+
+
+class Pattern(Row):
+    """What each layer is, in words or in letters."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        letters = fields.text("hybrid_override_pattern", None)
+        listed = fields.get("layers_block_type")
+        if listed is None and letters is not None:
+            listed = [LETTERS.get(letter, letter) for letter in letters]
+        if listed is None:
+            listed = [LINEAR, "moe", FULL, "mlp"]
+        fields.get("num_hidden_layers")  # which transformers too reads off the pattern
+        if not isinstance(listed, list) or not 0 < len(listed) <= LAYERS:
+            raise fields.refusal(
+                "layers_block_type", f"should list the layers' kinds, but is {quoted(listed)}"
+            )
+        blocks: list[tuple[str, str | None]] = []
+        for word in listed:
+            kind = KINDS.get(word) if isinstance(word, str) else None
+            if kind is None:
+                raise fields.refusal(
+                    "layers_block_type", f"has {quoted(word)}, not one of {', '.join(KINDS)}"
+                )
+            if kind in (LINEAR, FULL):
+                blocks.append((kind, None))
+            elif blocks and blocks[-1][1] is None:
+                blocks[-1] = (blocks[-1][0], kind)
+            else:
+                raise fields.refusal("layers_block_type", f"has {quoted(word)} that follows no mixer")
+        return {"pattern": tuple(blocks), "layers": len(blocks)}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"layers_block_type": [kind for block in known["pattern"] for kind in block if kind]}
+
+
+def mixers(config: Decoder | Encoder) -> Sequence[int]:
+    """Their number of each block's mixer."""
+    numbers, n = [], 0
+    for block in config.blocks:
+        numbers.append(n)
+        n += 1 if block.mlp is None else 2
+    return numbers
+
+
+def feeds(config: Decoder | Encoder) -> Sequence[int]:
+    """Their number of what follows each block's mixer."""
+    return [n + 1 for n in mixers(config)]
+
+
+def numbered(
+    rules: Sequence[Rule], number: Callable[[Decoder | Encoder], Sequence[int]], when: Callable[[Block], bool]
+) -> tuple[Rule, ...]:
+    """The rules, for these blocks, by their numbers."""
+    return tuple(replace(rule, number=number, when=when) for rule in rules)
+
+
+HF = (
+    *common.weights(("backbone.embeddings", "embedding"), ("backbone.norm_f", "norm"), ("lm_head", "head")),
+    *numbered(common.weights((f"{LAYER}.norm", "blocks.{n}.attention_norm")), mixers, lambda block: True),
+    *numbered(
+        common.weights((f"{LAYER}.norm", "blocks.{n}.mlp_norm")), feeds, lambda block: block.mlp is not None
+    ),
+    *numbered(granitemoehybrid.hf_mamba(f"{LAYER}.mixer"), mixers, is_mamba),
+    *numbered(
+        common.weights(
+            *(
+                (f"{LAYER}.mixer.{theirs}_proj", f"blocks.{{n}}.attention.{ours}")
+                for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out"))
+            )
+        ),
+        mixers,
+        attends,
+    ),
+    *numbered(
+        common.pairs(
+            *((f"{LAYER}.mixer.{name}_proj", f"blocks.{{n}}.mlp.{name}") for name in ("up", "down"))
+        ),
+        feeds,
+        lambda block: isinstance(block.mlp, MLP),
+    ),
+    *numbered(
+        (
+            Rule(f"{LAYER}.mixer.gate.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
+            *common.weights(
+                (f"{LAYER}.mixer.gate", "blocks.{n}.mlp.router"),
+                *(
+                    (f"{LAYER}.mixer.{theirs}.{name}_proj", f"blocks.{{n}}.mlp.{ours}.{name}")
+                    for theirs, ours in (("experts.{e}", "experts.{e}"), ("shared_experts", "shared"))
+                    for name in ("up", "down")
+                ),
+            ),
+        ),
+        feeds,
+        lambda block: isinstance(block.mlp, MoE),
+    ),
+)
+
+
+def decoder(known: Settings) -> Decoder:
+    """The decoder of these settings."""
+    norm, activation = Norm("rms", known["eps"]), known["activation"]
+    mixes = {
+        LINEAR: granitemoehybrid.mamba2(known, least=known["least"]),
+        FULL: common.heads(known["heads"], known["kv_heads"], key_size=known["head_size"]),
+    }
+    router = Router(
+        "sigmoid",
+        choice_bias=True,
+        groups=known["groups"],
+        top_groups=known["top_groups"],
+        group_of_two=True,
+        scale=known["routed_scale"],
+    )
+    experts = MoE(
+        known["experts"],
+        known["top_k"],
+        known["expert_hidden"],
+        activation,
+        gated=False,
+        normalised=known["normalised"],
+        shared=known["shared"],
+        router=router,
+    )
+    mlp = MLP(known["hidden"], activation, gated=False, bias=known["mlp_bias"])
+    if known["mlp_bias"] and any(kind == "moe" for _, kind in known["pattern"]):
+        raise Fields({}, known["where"]).refusal("mlp_bias", "is true: biases of experts are not supported")
+    return Decoder(
+        known["vocab"],
+        known["width"],
+        known["context"],
+        tuple(
+            Block(mixes[mixer], {"mlp": mlp, "moe": experts, None: None}[kind], norm)
+            for mixer, kind in known["pattern"]
+        ),
+        norm,
+        known["tied"],
+    )
+
+
+def settings(config: Decoder | Encoder) -> Settings:
+    """The settings of a config."""
+    each = [block.attention for block in config.blocks if is_mamba(block)]
+    kinds = {MLP: "mlp", MoE: "moe", type(None): None}
+    pattern = ((LINEAR if is_mamba(block) else FULL, kinds[type(block.mlp)]) for block in config.blocks)
+    known = common.settings(config) | granitemoehybrid.described(each) | {"pattern": tuple(pattern)}
+    return known | {"least": each[0].least} if each else known
+
+
+SIZES = tuple(
+    row
+    for row in replaced(
+        common.SIZES,
+        Field("eps", "layer_norm_epsilon", None, NUMBER),
+        Field("activation", "mlp_hidden_act", None, common.ACTIVATION),
+    )
+    if type(row) is not common.Rope and getattr(row, "name", "") != "layers"
+)
+FAMILY = llama.FAMILY.but(
+    "nemotron_h",
+    "NemotronHForCausalLM",
+    hf=HF,
+    gguf=(),
+    rows=(
+        Pattern(),
+        *SIZES,
+        Field("hidden", "intermediate_size", None),
+        Field("mlp_bias", "mlp_bias", None, FLAG),
+        Field("mamba_heads", "mamba_num_heads", None),
+        Field("mamba_size", "mamba_head_dim", None),
+        Field("state_size", "ssm_state_size", None),
+        Field("mamba_groups", "n_groups", None, alias="mamba_n_groups"),
+        Field("conv", "conv_kernel", None, alias="mamba_d_conv"),
+        Field("conv_bias", "use_conv_bias", None, FLAG, alias="mamba_conv_bias"),
+        Field("mamba_bias", "use_bias", None, FLAG),
+        Field("least", "time_step_min", None, NUMBER, alias="mamba_dt_min"),
+        *common.experts("n_routed_experts", common.EXPERT_HIDDEN)[:3],
+        *common.GROUPS,
+        common.ROUTED_SCALE,
+        Field("shared", "moe_shared_expert_intermediate_size", None),
+        Only("mamba_hidden_act", None, ("silu",), "another activation"),
+        Only("moe_latent_size", None, (None,), "experts of a latent"),
+        Only("sliding_window", None, (None,), "a sliding window"),
+    ),
+    build=decoder,
+    describe=settings,
+    defaults={"vocab": 131072, "width": 4096, "heads": 32, "kv_heads": 8, "head_size": 128, "context": 4096}
+    | {"eps": 1e-5, "activation": "relu2", "hidden": 21504, "mamba_heads": 128, "mamba_size": 64}
+    | {
+        "state_size": 128,
+        "mamba_groups": 8,
+        "conv": 4,
+        "conv_bias": True,
+        "mamba_bias": False,
+        "least": 0.001,
+    }
+    | {"experts": 8, "top_k": 2, "expert_hidden": 7688, "shared": 7688, "groups": 1, "top_groups": 1}
+    | {"normalised": True, "routed_scale": 1.0},
+    forget=("head_size",),
+    sparse=None,
+    mixers=("mamba2", "mha", "gqa", "mqa"),
+    prefix="backbone.",
+    harmless=(
+        *("attention_bias", "chunk_size", "mamba_chunk_size", "expand", "mamba_expand", "mamba_proj_bias"),
+        *("mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "mtp_*", "n_shared_experts", "time_step_*"),
+        *("num_logits_to_keep", "num_nextn_predict_layers", "rescale_prenorm_residual", "residual_in_fp32"),
+        *("use_mamba_kernels", "mamba_dt_*", "rope_theta", "partial_rotary_factor"),
+    ),
+    ignored_hf=("mtp.*",),
+)

@@ -1,0 +1,48 @@
+"""RoBERTa (1907.11692), XLM-RoBERTa and CamemBERT: BERT whose first position comes after the padding id's."""
+
+from dataclasses import replace
+
+from cutaway.model.config import Encoder
+from cutaway.weights import common
+from cutaway.weights.families import bert
+from cutaway.weights.family import Entries, Family, Row, Settings
+from cutaway.weights.fields import Fields
+
+ALIASES = ("xlm-roberta", "camembert")
+
+
+class Context(Row):
+    """The positions there are, of which as many as the padding id and one more are never used."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        most = fields.integer("max_position_embeddings") if fields.stated("max_position_embeddings") else 512
+        offset = (fields.integer("pad_token_id", low=0) if fields.stated("pad_token_id") else 1) + 1
+        if most <= offset:
+            raise fields.refusal("max_position_embeddings", f"is {most}, and the first {offset} are not used")
+        return {"context": most - offset, "offset": offset}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not known["offset"]:
+            return {"max_position_embeddings": known["context"]}
+        return {
+            "max_position_embeddings": known["context"] + known["offset"],
+            "pad_token_id": known["offset"] - 1,
+        }
+
+
+def encoder(known: Settings) -> Encoder:
+    """The encoder of these settings."""
+    return replace(bert.encoder(known), offset=known["offset"])
+
+
+FAMILY = bert.FAMILY.but(
+    "roberta",
+    "RobertaModel",
+    hf=common.renamed(bert.HF, ("bert.", "roberta.")),
+    gguf=(),
+    rows=tuple(Context() if getattr(row, "name", "") == "context" else row for row in bert.FAMILY.rows),
+    build=encoder,
+    defaults={"vocab": 50265},
+    prefix="roberta.",
+    ignored_hf=("roberta.embeddings.position_ids", "roberta.pooler.*", "lm_head.*", "classifier.*"),
+)

@@ -1,0 +1,185 @@
+"""Every encoder against transformers: tiny, random, every weight perturbed, both ways, behind padding."""
+
+import copy
+import json
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import cutaway
+from cutaway.errors import UserError
+from cutaway.model.config import Encoder, from_dict, to_dict
+from cutaway.model.pooling import pool
+from cutaway.weights import build, load, save
+from tests.parity.tiny import IDS, VOCAB, transformers
+
+EXACT = 1e-5
+SIZES = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 3}
+SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1}
+DISTIL = {"vocab_size": VOCAB, "dim": 48, "hidden_dim": 40, "n_heads": 4, "n_layers": 2}
+GEMMA = SIZES | {
+    "use_bidirectional_attention": True,
+    "head_dim": 12,
+    "num_key_value_heads": 2,
+    "sliding_window": 8,
+}
+GEMMA |= {"query_pre_attn_scalar": 12}
+FULL, NEAR = "full_attention", "sliding_attention"
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta-1": ("RobertaConfig", SIZES),
+    "roberta-2": (
+        "RobertaConfig",
+        SIZES | {"type_vocab_size": 1, "pad_token_id": 0, "hidden_act": "relu"},
+    ),
+    "roberta-3": ("XLMRobertaConfig", SIZES | {"layer_norm_eps": 1e-3, "num_attention_heads": 3}),
+    "distilbert-1": ("DistilBertConfig", DISTIL),
+    "distilbert-2": ("DistilBertConfig", DISTIL | {"activation": "relu", "n_heads": 3}),
+    "distilbert-3": ("DistilBertConfig", DISTIL | {"n_layers": 3, "max_position_embeddings": 40}),
+    "modernbert-1": ("ModernBertConfig", SIZES | {"local_attention": 10}),
+    "modernbert-2": (
+        "ModernBertConfig",
+        SIZES
+        | {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "layer_types": [NEAR, FULL, NEAR]},
+    ),
+    "modernbert-3": (
+        "ModernBertConfig",
+        SIZES
+        | {"local_attention": 7, "norm_eps": 1e-3, "num_attention_heads": 2}
+        | {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 500.0} for kind in (FULL, NEAR)}},
+    ),
+    "embedding_gemma-1": ("Gemma3TextConfig", GEMMA | {"layer_types": [NEAR, FULL, NEAR]}),
+    "embedding_gemma-2": (
+        "Gemma3TextConfig",
+        GEMMA | {"query_pre_attn_scalar": 30, "num_hidden_layers": 2, "layer_types": [FULL] * 2},
+    ),
+    "embedding_gemma-3": (
+        "Gemma3TextConfig",
+        GEMMA | {"num_key_value_heads": 1, "head_dim": 20, "sliding_window": 6, "layer_types": [NEAR] * 3},
+    ),
+}
+LENGTH = IDS.shape[1]
+POS = torch.arange(LENGTH).expand(IDS.shape)
+
+
+@lru_cache(maxsize=1)
+def made(case: str) -> Any:
+    """The case's model, in transformers, to be read only."""
+    name, own = CASES[case]
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**copy.deepcopy(own))
+    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
+@torch.no_grad()
+def theirs(model: Any) -> torch.Tensor:
+    return model(IDS).last_hidden_state
+
+
+@torch.no_grad()
+def ours(checkpoint: load.Checkpoint) -> torch.Tensor:
+    return build.encoder(checkpoint)(IDS, POS)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def saved(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(case)
+    made(case).save_pretrained(folder)
+    return folder
+
+
+def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
+    checkpoint, expected = load.read(saved), theirs(made(case))
+    assert checkpoint.family == case.rpartition("-")[0]
+    assert (ours(checkpoint) - expected).abs().max() < EXACT
+    written = save.write(tmp_path / "ours", checkpoint)
+    assert written.family == checkpoint.family, written.notes
+    opened, info = transformers.AutoModel.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["unexpected_keys"] and all("pooler" in key for key in info["missing_keys"])
+    assert (theirs(opened.eval()) - expected).abs().max() < EXACT
+    again = load.read(tmp_path / "ours")
+    assert again.config == checkpoint.config
+    assert all(
+        np.array_equal(again.tensors[name].data, checkpoint.tensors[name].data) for name in again.tensors
+    )
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_and_the_config_knows_every_weight(case: str, saved: Path) -> None:
+    checkpoint = load.read(saved)
+    model, expected = build.encoder(checkpoint), theirs(made(case))
+    left = model(F.pad(IDS, (5, 0)), F.pad(POS, (5, 0), value=-1))
+    right = model(F.pad(IDS, (0, 3)), F.pad(POS, (0, 3), value=-1))
+    assert (left[:, 5:] - expected).abs().max() < EXACT and (right[:, :-3] - expected).abs().max() < EXACT
+    for kind, wanted in (("mean", expected.mean(1)), ("cls", expected[:, 0]), ("last", expected[:, -1])):
+        found = pool(right, F.pad(POS, (0, 3), value=-1), kind)  # type: ignore[arg-type]
+        assert (found - wanted).abs().max() < EXACT
+    assert from_dict(to_dict(checkpoint.config), Encoder) == checkpoint.config
+    named = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    assert checkpoint.config.weights() == named
+
+
+def test_a_key_that_is_not_understood_is_refused(saved: Path, tmp_path: Path) -> None:
+    data = json.loads((saved / "config.json").read_text())
+    for more in ({"twisted": 2}, {"is_encoder_decoder": True}, {"add_cross_attention": True}):
+        (tmp_path / "config.json").write_text(json.dumps(data | more))
+        (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+        with pytest.raises(UserError, match=next(iter(more))):
+            load.read(tmp_path)
+
+
+def embedded(lm: cutaway.LanguageModel) -> np.ndarray:
+    return lm.embed([IDS[0].tolist(), IDS[1, :9].tolist()])
+
+
+def test_dense_layers_after_the_pooling_are_applied_and_kept(tmp_path: Path) -> None:
+    """As sentence-transformers applies those of EmbeddingGemma's folder: pooled, projected, then normed."""
+    from safetensors.torch import save_file
+
+    folder, model = tmp_path / "model", made("embedding_gemma-1")
+    model.save_pretrained(folder)
+    kinds = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Dense", "3_Dense")
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    sizes, layers = (48, 80, 24), []
+    for n, (inside, out) in enumerate(pairwise(sizes), 2):
+        layers.append(torch.nn.Linear(inside, out, bias=n == 3))
+        (folder / f"{n}_Dense").mkdir()
+        named = "Tanh" if n == 3 else "linear.Identity"
+        own = {
+            "in_features": inside,
+            "out_features": out,
+            "bias": n == 3,
+            "activation_function": f"torch.nn.{named}",
+        }
+        (folder / f"{n}_Dense" / "config.json").write_text(json.dumps(own))
+        weights = {f"linear.{name}": weight for name, weight in layers[-1].state_dict().items()}
+        save_file(weights, folder / f"{n}_Dense" / "model.safetensors")
+    with torch.no_grad():
+        hidden = [model(IDS[:1]).last_hidden_state, model(IDS[1:, :9]).last_hidden_state]
+        pooled = torch.cat([x.mean(1) for x in hidden])
+        expected = F.normalize(layers[1](layers[0](pooled)).tanh(), dim=-1).numpy()
+    assert np.abs(embedded(cutaway.load(folder)) - expected).max() < EXACT
+    save.write(tmp_path / "again", load.read(folder))
+    assert np.abs(embedded(cutaway.load(tmp_path / "again")) - expected).max() < EXACT
