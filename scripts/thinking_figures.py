@@ -36,8 +36,8 @@ from cutaway.generate.sampling_params import SamplingParams
 
 TASKS = ("chain_sum", "letter_counting", "gcd")
 STRATEGIES = (
-    *("best-of-2", "best-of-4", "best-of-8", "best-of-16", "vote-4", "vote-8", "vote-16"),
-    *("tree-4x3", "tree-8x3", "refine-1", "budget-64"),
+    *("best-of-2", "best-of-4", "best-of-8", "vote-4", "vote-8", "tree-4x3", "refine-1"),
+    "budget-64",
 )
 GREEDY = "greedy"
 FIELDS = (
@@ -93,6 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--steps", type=int, default=60, help="of imitation; 0 asks SmolLM2 as it is")
+    parser.add_argument("--batch", type=int, default=16, help="of imitation")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--trees", type=int, default=20, help="word problems that trees are measured on")
     parser.add_argument("--seed", type=int, default=0)
@@ -105,7 +106,7 @@ def main() -> None:
     chances: dict[str, float] = {}
     for name in asked.tasks.split(","):
         task: Any = tasks.find(f"reasoning_gym:{name}", asked.questions)
-        kept = asked.output / f"{name}-{asked.steps}-{asked.questions}-{asked.seed}.json"
+        kept = asked.output / f"{name}-{asked.steps}-{asked.batch}-{asked.questions}-{asked.seed}.json"
         if not kept.is_file():
             kept.write_text(json.dumps(measured(trained(name, asked), task, asked)))
         found = json.loads(kept.read_text())
@@ -131,13 +132,21 @@ def trained(name: str, asked: argparse.Namespace) -> Any:
     """SmolLM2 after imitation of a task's answers, unless that is done."""
     if asked.steps == 0:
         return cutaway.load("smollm2")
-    folder = asked.output / f"{name}-{asked.steps}-{asked.seed}"
+    folder = asked.output / f"{name}-{asked.steps}-{asked.batch}-{asked.seed}"
     if not (folder / "adapter_config.json").is_file():
         command = [sys.executable, "-m", "cutaway", "finetune", "imitation", "--output", str(folder)]
         command += [f"--task=reasoning_gym:{name}", f"--steps={asked.steps}", f"--seed={asked.seed}"]
-        command += ["--data.max-tokens=24", f"--data.instruction={tasks_ask()}", "--batch-size=16"]
-        command += ["--micro-batch-size=16", "--optimizer.learning-rate=0.0003", "--schedule.warmup-steps=5"]
-        command += [f"--data.test={asked.questions}", "--precision=auto", "--intervals.evaluate-sequences=20"]
+        command += [
+            "--data.max-tokens=24",
+            f"--data.instruction={tasks_ask()}",
+            f"--batch-size={asked.batch}",
+        ]
+        command += [
+            f"--micro-batch-size={asked.batch}",
+            "--optimizer.learning-rate=0.001",
+            "--schedule.warmup-steps=5",
+        ]
+        command += [f"--data.test={asked.questions}", "--precision=auto", "--intervals.evaluate-sequences=4"]
         command += [f"--intervals.evaluate={asked.steps}", "--intervals.save=10"]
         command += ["--resume"] if (folder / "run.yaml").is_file() else []
         subprocess.run(command, check=True)
@@ -208,7 +217,7 @@ def trees(asked: argparse.Namespace) -> list[dict[str, Any]]:
             seconds = time.process_time() - start[0], time.perf_counter() - start[1]
             stats = writer._scheduler.stats()
         read = stats.prompt_tokens - stats.cached_tokens
-        page = lm.engine.page
+        engine: Any = lm.engine
         texts[name] = [[one.ids for one in thought.candidates] for thought in made]
         rows.append(
             {
@@ -217,7 +226,7 @@ def trees(asked: argparse.Namespace) -> list[dict[str, Any]]:
                 "asked": stats.prompt_tokens,
                 "read": read,
                 "written": stats.generated_tokens,
-                "bytes": (read + stats.generated_tokens) * stats.page_bytes // page,
+                "bytes": (read + stats.generated_tokens) * stats.page_bytes // engine.page,
                 "processor": seconds[0],
                 "seconds": seconds[1],
             }
@@ -249,11 +258,11 @@ def report(
 ) -> str:
     """The results as a page."""
     command = (
-        f"`python scripts/thinking_figures.py --steps {asked.steps} --questions {asked.questions} "
-        f"--trees {asked.trees} --seed {asked.seed}`: after {asked.steps} steps of imitation of each task's "
-        "answers, batches of 16. Tokens are all that were written for a question. The gain is over greedy "
-        "answers, paired by question. No strategy sees the checker; the ceiling is how often any of them was "
-        "right."
+        f"`python scripts/thinking_figures.py --steps {asked.steps} --batch {asked.batch} --questions "
+        f"{asked.questions} --trees {asked.trees} --seed {asked.seed}`: after {asked.steps} steps of "
+        f"imitation of each task's answers, {asked.batch} at a time. Tokens are all that were written for a "
+        "question. The gain is over greedy answers, paired by question. No strategy sees the checker; the "
+        "ceiling is how often any candidate was right."
     )
     lines = ["# Slow thinking: SmolLM2-135M on three tasks", "", command, ""]
     lines += [

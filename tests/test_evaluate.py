@@ -21,6 +21,7 @@ from cutaway.evaluate import arena, bradley_terry, likelihood, statistics, tasks
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate.bradley_terry import Game
 from cutaway.evaluate.run import Options, run
+from cutaway.generate import thinking
 from cutaway.lm import LanguageModel
 from tests import inputs
 from tests.small import model_file
@@ -154,6 +155,25 @@ def test_a_clustered_error_is_its_definition():
     assert statistics.mean(x, clusters).error == pytest.approx(expected)
 
 
+def test_intervals_of_means_are_students():
+    x, clusters = [1.0, 0.0, 2.0, 5.0], ["a", "a", "b", "c"]
+    for found, freedom in ((statistics.mean(x), 3), (statistics.mean(x, clusters), 2)):
+        half = statistics.student_quantile(freedom) * found.error
+        assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
+    apart = statistics.paired(x, [0.0] * 4, clusters).difference
+    half = statistics.student_quantile(2) * apart.error
+    assert (apart.low, apart.high) == pytest.approx((apart.value - half, apart.value + half))
+    assert statistics.mean([0.5]).high == math.inf
+
+
+def test_an_area_has_its_interval_between_0_and_1():
+    found = statistics.area([3.0, 4.0, 5.0, 1.5], [1.0, 2.0, 0.0])
+    assert found.value == 11 / 12 and 0 < found.low < found.value < found.high < 1
+    odds = [math.log(p / (1 - p)) for p in (found.low, found.value, found.high)]
+    half = statistics.Z * found.error / (found.value * (1 - found.value))
+    assert odds[2] - odds[1] == pytest.approx(half) == pytest.approx(odds[1] - odds[0])
+
+
 def test_the_paired_test_is_right_under_no_difference():
     random = np.random.default_rng(7)
     small = 0
@@ -259,6 +279,9 @@ def test_exercises_are_answered_and_checked(lm: LanguageModel, tmp_path: Path):
         run(lm, task, caching.Cache(lm, None), Options(samples=2))
     sampled = run(lm, task, caching.Cache(lm, None), Options(samples=2, temperature=1.0, max_tokens=4))
     assert len(sampled.answers[0]) == 2 and "pass_at_1" in sampled.metrics
+    ids = lm.chat_ids([{"role": "user", "content": rows[1]["prompt"]}])
+    own = lm.generate(ids, temperature=1.0, max_tokens=4, seed=thinking.seed_of(ids, 1))
+    assert sampled.answers[1][1] == own.text  # each question and sample has a seed of its own
 
 
 def test_the_file_check_reads_the_last_line():
@@ -303,6 +326,45 @@ def test_bfcl_is_whole_and_its_own_answers_are_right(packages: None, name: str, 
         assert item.right(tool, given | {"bogus": 1}) == (True, False)
         needed = [key for key, values in allowed.items() if "" not in values]
         assert not needed or not item.right(tool, {k: v for k, v in given.items() if k != needed[0]})[1]
+
+
+def tool_case(**allowed: list[Any]) -> Any:
+    """One of BFCL's questions: ``f`` with these arguments."""
+    from cutaway.evaluate.tasks import bfcl
+
+    kinds = {key: {"type": "boolean" if values[0] is True else "integer"} for key, values in allowed.items()}
+    tool = {"name": "f", "description": "F.", "parameters": {"type": "dict", "properties": kinds}}
+    row = {"question": [[{"role": "user", "content": "x"}]], "function": [tool]}
+    return bfcl._item(row, {"f": allowed} if allowed else None)
+
+
+def test_a_boolean_is_no_number():
+    assert tool_case(a=[True]).right("f", {"a": True}) == (True, True)
+    assert tool_case(a=[True]).right("f", {"a": 1}) == (True, False)
+    assert tool_case(a=[1]).right("f", {"a": True}) == (True, False)
+    assert tool_case(a=[1]).right("f", {"a": 1.0}) == (True, False)  # the schema asks for an integer
+
+
+@pytest.mark.parametrize(
+    ("text", "figures"),
+    [
+        ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', (1, 1, 1, 1, 1)),
+        ("{call}\n{call}", (0, 1, 1, 1, 1)),  # one call is asked for
+        ('<tool_call>\n{"name": "f", "arguments": {"a": 2}}\n</tool_call>', (0, 1, 1, 1, 0)),
+        ('<tool_call>\n{"name": "f", "arguments": {"a": "x"}}\n</tool_call>', (0, 1, 0, 1, 0)),
+        ('<tool_call>\n{"name": "f", "arguments": {"a": 1', (0, 1, 0, 0, 0)),
+        ("<tool_call>\nf(1)", (0, 1, 0, 0, 0)),
+        ("It is 1.", (0, 0, 0, 0, 0)),
+    ],
+)
+def test_a_call_has_its_figures(lm: LanguageModel, text: str, figures: tuple[int, ...]):
+    from cutaway.evaluate.tool_calls import _judged
+
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    found = _judged(lm, tool_case(a=[1]), text.replace("{call}", call))
+    assert tuple(found.values()) == figures
+    none = _judged(lm, tool_case(), text.replace("{call}", call))
+    assert (none["acc"], none["called"]) == (1 - figures[1], figures[1])
 
 
 def _first(values: list[Any]) -> Any:
@@ -412,28 +474,46 @@ def test_the_verb_compares_two_models(
 # ---- lm-eval -----------------------------------------------------------------------------------------------
 
 
-def test_the_harness_gives_what_a_run_gives(lm: LanguageModel, tmp_path: Path):
-    lm_eval = pytest.importorskip("lm_eval")
-    from cutaway.evaluate.harness import HarnessModel
+YAML = """task: own
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+"""
 
-    rows = [{**row, "gold": n % 2} for n, row in enumerate(OWN)]
-    for row in rows:
-        row["answer"] = row["gold"]
-    task = {
-        "task": "own",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": file_of(tmp_path, rows)}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{prompt}}",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "{{gold}}",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-    }
-    found: Any = lm_eval.simple_evaluate(model=HarnessModel(lm), tasks=[task], bootstrap_iters=0)
+
+def test_the_harness_gives_what_a_run_gives(lm: LanguageModel, tmp_path: Path, capsys: Any):
+    pytest.importorskip("lm_eval")
+    rows = [{**row, "answer": n % 2} for n, row in enumerate(OWN)]
+    own = tmp_path / "own.yaml"
+    own.write_text(YAML.format(rows=file_of(tmp_path, rows)))
+    assert cli.main(["eval", "smollm2", "--harness", str(own), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["harness"]["own"]
     ours = run(lm, tasks.find(str(tmp_path / "own.jsonl")), caching.Cache(lm, None))
-    assert found["results"]["own"]["acc,none"] == ours.metrics["acc"].value
-    assert found["results"]["own"]["acc_norm,none"] == ours.metrics["acc_norm"].value
+    assert found["acc,none"] == ours.metrics["acc"].value and found["n"] == 3
+    assert found["acc_norm,none"] == ours.metrics["acc_norm"].value
+    assert found["acc_stderr,none"] == pytest.approx(ours.metrics["acc"].error)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--harness", "helaswag"], "lm-eval has no task 'helaswag': did you mean hellaswag?"),
+        (["--harness", "none.yaml"], "none.yaml: is no task of lm-eval"),
+        (["--harness", "x", "--tasks", "gsm8k"], "leave out --tasks"),
+        (["--harness", "x", "--temperature", "1"], "their own sampling"),
+        ([], "name what is asked: --tasks"),
+    ],
+)
+def test_the_harness_names_what_is_wrong(words: list[str], sentence: str, capsys: Any):
+    pytest.importorskip("lm_eval")
+    assert cli.main(["eval", "smollm2", *words]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
 
 
 def test_the_harness_generates_and_forges_nothing(lm: LanguageModel):
@@ -475,7 +555,8 @@ def test_strengths_are_recovered_and_intervals_cover():
         found = bradley_terry.fit(games_of(true, 50, random), rounds=150, seed=seed)
         for name, (low, high) in found.interval.items():
             covered.append(low <= 1000 + bradley_terry.ELO * true[name] <= high)
-    assert 0.9 <= np.mean(covered) <= 0.985
+    assert 0.91 <= np.mean(covered) <= 0.985
+    assert bradley_terry.fit([Game("a", "b", 0.5, 0)]).interval["a"] == (-math.inf, math.inf)
     many = bradley_terry.fit(games_of(true, 4000, random), rounds=0)
     for name, strength in true.items():
         assert many.elo[name] == pytest.approx(1000 + bradley_terry.ELO * strength, abs=12)
@@ -511,6 +592,13 @@ def test_the_order_of_games_changes_nothing():
     assert one.elo == pytest.approx(other.elo, abs=1e-6)
 
 
+def test_players_are_ordered_through_others():
+    """Each of five beat the next one alone, and the last the first."""
+    names = "abcde"
+    found = bradley_terry.fit([Game(names[n], names[(n + 1) % 5], 1.0, n) for n in range(5)], rounds=0)
+    assert list(found.elo.values()) == pytest.approx([1000.0] * 5)
+
+
 def test_games_that_order_nothing_are_refused():
     with pytest.raises(UserError, match="b never beat a"):
         bradley_terry.fit([Game("a", "b", 1.0, n) for n in range(9)])
@@ -530,7 +618,31 @@ def test_a_judge_that_prefers_a_place_gives_ties():
 def test_a_judge_of_length_alone_is_reported():
     written = {"x": ["a", "bb", "c"], "y": ["aa", "b", "cc"]}
     found = arena.play(["p", "q", "r"], written, lambda _, a, b: float(len(a) > len(b)))
-    assert found.by_length and not found.ratings.weights
+    assert found.deciding == ("length",) and not found.ratings.weights
+
+
+def test_a_person_judges_blind_and_the_place_is_a_covariate(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """A person with a habit: of two answers the better one, but of equal ones the first."""
+    from cutaway.commands import arena as verb
+
+    random = np.random.default_rng(3)
+    prompts = [f"p{n}" for n in range(60)]
+    written = {name: [f"{good} of {n}" for n in range(60)] for name, good in (("anna", 1), ("bert", 2))}
+    seen: list[str] = []
+
+    def better(question: str) -> str:
+        shown = capsys.readouterr().err
+        seen.append(shown)
+        first = "[1] 2" in shown
+        return ("1" if first else "2") if random.random() < 0.7 else "1"
+
+    monkeypatch.setattr("builtins.input", better)
+    found = arena.play(prompts, written, verb._person, both_orders=False, seed=4)
+    assert not any("anna" in shown or "bert" in shown for shown in seen)
+    assert 15 < sum("[1] 2" in shown for shown in seen) < 45  # in an order drawn by lot
+    assert found.ratings.elo["bert"] > found.ratings.elo["anna"]
+    assert found.covariates == ("place",) and found.ratings.weight_intervals[0][0] > 0  # of equal lengths
+    assert found.first_place > 0.55 and found.disagreements == 0
 
 
 def test_a_reward_model_judges(tmp_path: Path):

@@ -91,9 +91,9 @@ def test_no_socket_is_made(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_list_of_ten_gigabytes_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert "MemoryError" in sandbox.run("x = bytearray(10 * 10**9)").error
-    attack = "x = bytearray(10**9); print(len(x))"
+    attack = "x = bytearray(6 * 10**8); print(len(x))"
     assert "MemoryError" in sandbox.run(attack).error
-    assert without("limits", attack, monkeypatch).output == "1000000000\n"
+    assert without("limits", attack, monkeypatch, Bounds(seconds=60)).output == "600000000\n"
 
 
 def test_endless_output_ends():
@@ -123,6 +123,8 @@ def test_sleeping_ends_too():
 def test_the_disk_is_bounded(monkeypatch: pytest.MonkeyPatch):
     attack = "for n in range(30): open(str(n), 'wb').write(b'x' * (1 << 20))"
     assert "No space left" in sandbox.run(attack, Bounds(disk=4 << 20)).error
+    whole = "open('one', 'wb').write(b'x' * (8 << 20))"
+    assert "File too large" in sandbox.run(whole, Bounds(disk=4 << 20)).error  # the limit of one file
     assert without("namespaces", attack, monkeypatch, Bounds(disk=4 << 20)).ended == "finished"
 
 

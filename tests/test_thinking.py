@@ -28,7 +28,8 @@ def lm() -> LanguageModel:
 
 def alone(lm: LanguageModel, count: int, **settings: Any) -> list[Any]:
     """The samples of a prompt, each written by itself."""
-    return [lm.generate(PROMPT, temperature=0.8, seed=3 * count + n, **settings) for n in range(count)]
+    own = [thinking.seed_of(lm.ids(PROMPT), 3 * count + n) for n in range(count)]
+    return [lm.generate(PROMPT, temperature=0.8, seed=seed, **settings) for seed in own]
 
 
 def test_best_of_is_the_best_sample(lm: LanguageModel):
@@ -40,6 +41,13 @@ def test_best_of_is_the_best_sample(lm: LanguageModel):
     assert found.tokens == sum(len(one.ids) for one in own)
     longest = lm.think(PROMPT, "best-of-4", score=len, max_tokens=8, seed=3)
     assert len(longest.generation.text) == max(len(one.text) for one in own)
+
+
+def test_prompts_share_no_luck():
+    settings = cutaway.generate.sampling_params.SamplingParams(seed=3)
+    seeds = [one.seed for ids in ([1, 2], [2, 1], [1, 2, 0]) for one in thinking.samples(settings, 4, ids)]
+    assert len(set(seeds)) == 12
+    assert seeds[:4] == [one.seed for one in thinking.samples(settings, 4, [1, 2])]
 
 
 def test_a_vote_takes_the_commonest_answer(lm: LanguageModel):
@@ -73,6 +81,32 @@ def test_a_tree_keeps_the_best_half_of_its_steps(lm: LanguageModel):
     steps = {text for text in seen if text.endswith("\n") and text.count("\n") == 1}
     kept = {one.text.partition("\n")[0] + "\n" for one in found.candidates if one.text.count("\n") > 1}
     assert all(len(text) <= max(sorted(map(len, steps))[:2]) for text in kept)
+
+
+def test_a_tree_goes_on_with_the_texts_that_score_best(lm: LanguageModel):
+    asked: list[tuple[int, ...]] = []
+    first = lm.generate(PROMPT, max_tokens=1)
+
+    class Scripted(thinking.Writer):
+        """The nth text of a step goes on with the line n."""
+
+        def __init__(self) -> None:
+            self.tokenizer = lm.tokenizer
+
+        def write(self, prompts: Any, settings: Any, constraints: Any = None) -> list[Any]:
+            asked.extend(tuple(ids) for ids in prompts)
+            texts = [f"{n}\n" for n in range(len(prompts))]
+            ids = [tuple(lm.tokenizer.encode(text)) for text in texts]
+            return [replace(first, text=t, ids=i, stop="\n") for t, i in zip(texts, ids, strict=True)]
+
+    judge = thinking.Judge(score=lambda _, one: sum(map(int, one.text.split())))
+    settings = cutaway.generate.sampling_params.SamplingParams(max_tokens=20, seed=0)
+    prompt = lm.ids(PROMPT)
+    (found,) = thinking.parse("tree-4x3").answer(Scripted(), [prompt], settings, judge)
+    begun = [lm.tokenizer.decode(list(ids[len(prompt) :])) for ids in asked]
+    assert begun[:4] == [""] * 4 and begun[4:8] == ["3\n", "3\n", "2\n", "2\n"]
+    assert begun[8:] == ["2\n3\n", "2\n3\n", "3\n1\n", "3\n1\n"]
+    assert found.generation.text == "3\n1\n3\n"
 
 
 def test_a_tree_reads_a_long_prompt_once(lm: LanguageModel):

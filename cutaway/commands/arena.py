@@ -25,8 +25,9 @@ def arena(
 ) -> None:
     """Let models answer the same prompts and rate them by pairwise comparison.
 
-    Each pair of answers is judged in both orders; a verdict that changes with the order is a tie. The ratings
-    are Bradley-Terry's in Elo with 95% intervals over prompts, at equal length of the answers.
+    Each pair of answers is judged in both orders; a verdict that changes with the order is a tie. A person
+    sees each pair once, in an order drawn by lot, without names. The ratings are Bradley-Terry's in Elo with
+    95% intervals over prompts, at equal length of the answers, and for a person at equal place.
 
     Examples:
 
@@ -127,16 +128,21 @@ def _document(found: Arena, asked: list[str], written: dict[str, Any], judge: st
             {"first": a, "second": b, "elo": value, "interval": [low, high]}
             for (a, b), (value, low, high) in ratings.differences.items()
         ],
-        "length_weight": [
-            {"value": value, "interval": list(interval)}
-            for value, interval in zip(ratings.weights, ratings.weight_intervals, strict=True)
-        ],
-        "length_decides_every_game": found.by_length,
+        "covariates": {
+            name: {"value": value, "interval": list(interval)} for name, value, interval in _weights(found)
+        },
+        "decide_every_game": list(found.deciding),
         "first_place_won": found.first_place,
         "changed_with_order": found.disagreements,
         "bootstrap_rounds_without_fit": ratings.failed,
         "answers": written,
     }
+
+
+def _weights(found: Arena) -> Any:
+    """Each covariate with its weight and interval."""
+    ratings = found.ratings
+    return zip(found.covariates, ratings.weights, ratings.weight_intervals, strict=True)
 
 
 def _show(out: Any, found: Arena) -> None:
@@ -154,10 +160,11 @@ def _show(out: Any, found: Arena) -> None:
     for (a, b), (value, low, high) in ratings.differences.items():
         verdict = "separated" if low > 0 or high < 0 else "not separated"
         out.print(f"{a} - {b}: {value:+.0f}, 95% {low:+.0f} to {high:+.0f}: {verdict}", markup=False)
-    if found.by_length:
-        out.print("The answers' lengths alone decide every game: the ratings are of lengths too.")
-    for value, (low, high) in zip(ratings.weights, ratings.weight_intervals, strict=True):
-        out.print(f"length: {value:+.2f} a natural logarithm, 95% {low:+.2f} to {high:+.2f}", markup=False)
+    for name in found.deciding:
+        out.print(f"The {name} alone decides every game: the ratings are of it too.")
+    for name, value, (low, high) in _weights(found):
+        unit = " a natural logarithm" if name == "length" else " for the first"
+        out.print(f"{name}: {value:+.2f}{unit}, 95% {low:+.2f} to {high:+.2f}", markup=False)
     out.print(
         f"{len(found.games)} games; the answer shown first won {found.first_place:.0%}; "
         f"{found.disagreements} verdicts changed with the order and count as ties",

@@ -121,6 +121,8 @@ def checked(options: ToolOptions) -> ToolOptions:
     """The same. UserError for tool options without a tool, before a model is loaded."""
     if not options.given and (options.yes or options.max_calls != ToolOptions.max_calls):
         raise UserError("--yes and --max-calls are about tools: name some by --tools or --mcp")
+    if options.max_calls < 1:
+        raise UserError(f"--max-calls is {options.max_calls}: give a number from 1 up")
     return options
 
 

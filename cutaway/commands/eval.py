@@ -23,7 +23,8 @@ def eval(
     model: str = "smollm2",
     /,
     *,
-    tasks: str,
+    tasks: str | None = None,
+    harness: str | None = None,
     limit: int | None = None,
     against: str | None = None,
     adapter: Path | None = None,
@@ -44,7 +45,7 @@ def eval(
     Tasks that come with Cutaway: gsm8k, hellaswag, humaneval, truthfulqa; `bigbench:NAME`,
     `reasoning_gym:NAME`; tool calls, `bfcl:simple`, `bfcl:multiple`, `bfcl:irrelevance`; `text:FILE` (bits
     per byte), `file:FILE.jsonl` (docs/evaluation.md). What was computed is kept, so that a run that was
-    stopped goes on.
+    stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
 
     Examples:
 
@@ -52,9 +53,13 @@ def eval(
 
     cutaway eval smollm2 --tasks hellaswag --against runs/talk --json
 
+    cutaway eval smollm2 --adapter runs/talk --against smollm2 --tasks hellaswag
+
     cutaway eval smollm2 --tasks reasoning_gym:chain_sum --samples 8 --temperature 0.8
 
     cutaway eval runs/sums --tasks reasoning_gym:chain_sum --think vote-16
+
+    cutaway eval smollm2 --harness arc_easy,own.yaml --limit 100
 
     Parameters
     ----------
@@ -62,6 +67,8 @@ def eval(
         A model's name, a .gguf file, a folder or a run.
     tasks
         Names, separated by commas.
+    harness
+        Tasks of lm-eval, or its YAML files, separated by commas, instead of --tasks.
     limit
         At most so many items of each task.
     against
@@ -100,16 +107,28 @@ def eval(
         parse(think)
         if samples > 1:
             raise UserError("--think draws its own samples: leave out --samples")
+    if harness is not None:
+        if tasks is not None or against is not None or output is not None or think is not None:
+            raise UserError("--harness asks lm-eval: leave out --tasks, --against, --think and --output")
+        if samples > 1 or temperature or max_tokens is not None or mutual_information:
+            raise UserError("lm-eval's tasks have their own sampling: leave out how answers are sampled")
+        _harness(model, adapter, [name.strip() for name in harness.split(",")], limit, seed, as_json)
+        return
+    if tasks is None:
+        raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
     if output is not None:
         check_overwrite(output, force)
     found = [_task(name.strip(), limit) for name in tasks.split(",") if name.strip()]
     if not found:
         raise UserError("--tasks names no task")
     options = Options(samples, temperature, seed, max_tokens, mutual_information, think)
-    results = {model: _results(model, adapter, found, options, cache)}
-    if against is not None:
-        if against == model:
+    if against is not None:  # before an hour of the first model's
+        if against == model and adapter is None:
             raise UserError("--against names the model itself")
+        console.model_path(against)
+    name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
+    results = {name: _results(model, adapter, found, options, cache)}
+    if against is not None:
         results[against] = _results(against, None, found, options, cache)
     if output is not None:
         _write(output, results)
@@ -123,12 +142,47 @@ def _task(name: str, limit: int | None) -> Any:
     return tasks.find(name, limit)
 
 
-def _results(
-    model: str, adapter: Path | None, found: list[Any], options: Options, kept: bool
-) -> list[Result]:
+def _loaded(model: str, adapter: Path | None) -> Any:
     path = console.model_path(model)
     lm = cutaway.load(path) if adapter is None else cutaway.load(path, adapter=adapter)
     console.note_fallback(lm)
+    return lm
+
+
+def _harness(
+    model: str, adapter: Path | None, names: list[str], limit: int | None, seed: int, as_json: bool
+) -> None:
+    """What lm-eval finds, as it names it."""
+    from cutaway.evaluate import harness
+
+    found = harness.evaluate(_loaded(model, adapter), names, limit=limit, seed=seed)
+    if as_json:
+        console.print_json({"model": model, "harness": found})
+        return
+
+    def show(out: Any) -> None:
+        from rich.table import Table
+
+        table = Table("task", "metric", "value", "standard error", "n", box=None, pad_edge=False)
+        for task, figures in found.items():
+            for metric, value in figures.items():
+                name, _, filter = metric.partition(",")
+                if name == "n" or name.endswith("_stderr"):
+                    continue
+                error = figures.get(f"{name}_stderr,{filter}")
+                spelt = "" if error is None else f"{error:.4f}"
+                table.add_row(
+                    task, name if filter == "none" else metric, f"{value:.4f}", spelt, f"{figures['n']}"
+                )
+        out.print(table)
+
+    console.on_screen(show)
+
+
+def _results(
+    model: str, adapter: Path | None, found: list[Any], options: Options, kept: bool
+) -> list[Result]:
+    lm = _loaded(model, adapter)
     cache = caching.Cache(lm, caching.path() if kept and adapter is None else None)
     out = []
     with console.watched(counts=True) as bar:

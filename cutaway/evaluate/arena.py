@@ -2,7 +2,8 @@
 
 Each pair of answers is judged in both orders. A verdict that changes with the order is for a place and not
 for an answer: it counts as a tie. The fit has the difference of the answers' lengths as a
-covariate, so that a rating is not a taste for length; how often the first place won is reported.
+covariate, so that a rating is not a taste for length. A person sees each pair once, in an order drawn by lot:
+there the place is a second covariate. How often the first place won is reported.
 
     program        a Python file with judge(prompt, first, second): 1 where the first answer is better,
                    0 where the second is, 0.5 for a tie
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +28,8 @@ from cutaway.data.tasks import function_of
 from cutaway.errors import UserError
 from cutaway.evaluate.bradley_terry import Game, Ratings, fit
 from cutaway.evaluate.likelihood import Likelihood, score
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.thinking import Writer, seed_of
 from cutaway.lm import LanguageModel
 
 Judge = Callable[[str, str, str], float]
@@ -41,13 +44,18 @@ Answer B: {second}"""
 
 @dataclass(frozen=True)
 class Arena:
-    """Ratings and games; ``first_place`` is how often the answer shown first was preferred, ties left out."""
+    """Ratings and games; ``first_place`` is how often the answer shown first was preferred, ties left out.
+
+    ``covariates`` names those that are in the fit. ``deciding`` names those that alone decide every game:
+    ratings cannot leave these out.
+    """
 
     ratings: Ratings
     games: tuple[Game, ...]
     first_place: float
     disagreements: int
-    by_length: bool  # whether lengths alone decide every game, so that ratings cannot leave them out
+    covariates: tuple[str, ...]
+    deciding: tuple[str, ...]
 
 
 def answers(
@@ -59,7 +67,10 @@ def answers(
         lm.chat_ids([{"role": "user", "content": prompt}]) if chat else lm.ids(f"{prompt}\n")
         for prompt in prompts
     ]
-    made = lm.generate_batch(ids, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    settings = lm.ending(SamplingParams(max_tokens=max_tokens, temperature=temperature))
+    chosen = [replace(settings, seed=seed_of(each, seed)) for each in ids]
+    with Writer(lm.engine, lm.tokenizer) as writer:
+        made = writer.write(ids, chosen)
     return [generation.text for generation in made]
 
 
@@ -79,6 +90,7 @@ def play(
     for n, prompt in enumerate(prompts):
         for a, b in pairs:
             one, other = written[a][n], written[b][n]
+            swapped = False
             if both_orders:
                 ahead, behind = judge(prompt, one, other), 1 - judge(prompt, other, one)
                 firsts += [ahead, 1 - behind]
@@ -90,15 +102,27 @@ def play(
                 firsts.append(found)
                 result = 1 - found if swapped else found
             length = math.log((len(one) + 1) / (len(other) + 1))
-            games.append(Game(a, b, result, n, (length,)))
+            place = () if both_orders else (-1.0 if swapped else 1.0,)  # in both orders it cancels
+            games.append(Game(a, b, result, n, (length, *place)))
             progress(len(games), len(prompts) * len(pairs))
     decided = [first for first in firsts if first != 0.5]
     fraction = float(np.mean(decided)) if decided else 0.5
-    own = {(game.score - 0.5) * game.covariates[0] for game in games}
-    by_length = all(x > 0 for x in own) or all(x < 0 for x in own)
-    if by_length or len({game.covariates for game in games}) == 1:
-        games = [Game(game.first, game.second, game.score, game.prompt) for game in games]
-    return Arena(fit(games, seed=seed), tuple(games), fraction, disagreements, by_length)
+    names = ("length",) if both_orders else ("length", "place")
+    deciding = tuple(name for at, name in enumerate(names) if _decides(games, at))
+    kept = [
+        at
+        for at, name in enumerate(names)
+        if name not in deciding and len({game.covariates[at] for game in games}) > 1
+    ]
+    games = [replace(game, covariates=tuple(game.covariates[at] for at in kept)) for game in games]
+    found = fit(games, seed=seed)
+    return Arena(found, tuple(games), fraction, disagreements, tuple(names[at] for at in kept), deciding)
+
+
+def _decides(games: Sequence[Game], at: int) -> bool:
+    """Whether one covariate's sign alone is the winner of every game, or of none."""
+    own = [(game.score - 0.5) * game.covariates[at] for game in games]
+    return all(x > 0 for x in own) or all(x < 0 for x in own)
 
 
 def program(path: str | Path) -> Judge:

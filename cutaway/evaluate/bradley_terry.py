@@ -4,18 +4,21 @@
 
 The maximum-likelihood strengths exist exactly where every player can be reached from every other along wins
 (Ford, 1957); otherwise the missing links are named and nothing is fitted. Newton's method in float64.
-Strengths are centred on their mean, so that no player's own error moves into the others' intervals. Intervals
-are bootstrapped over prompts, whose games belong together.
+Strengths are centred on their mean, so that no player's own error moves into the others' intervals. Their
+width is bootstrapped over prompts, whose games belong together, and they are Student's around the estimate:
+the bootstrap's percentiles as they are cover too seldom where prompts are few.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.evaluate import statistics
 
 ELO = 400 / np.log(10)  # of a unit of strength
 STEPS, SMALL = 100, 1e-10
@@ -74,23 +77,23 @@ def fit(games: Sequence[Game], rounds: int = ROUNDS, seed: int = 0) -> Ratings:
         drawn.append(_newton(design, scores, weights, len(players), found))
     sample = np.array(drawn) if drawn else np.full((1, len(found)), np.nan)
     elo = {name: float(1000 + ELO * found[n]) for n, name in enumerate(players)}
-    intervals = {name: _interval(1000 + ELO * sample[:, n], elo[name]) for n, name in enumerate(players)}
+    count = len(prompts)
+    intervals = {name: _interval(ELO * sample[:, n], elo[name], count) for n, name in enumerate(players)}
     differences = {
         (a, b): (
             elo[a] - elo[b],
-            *_interval(ELO * (sample[:, n] - sample[:, n + 1 + m]), elo[a] - elo[b]),
+            *_interval(ELO * (sample[:, n] - sample[:, n + 1 + m]), elo[a] - elo[b], count),
         )
         for n, a in enumerate(players)
         for m, b in enumerate(players[n + 1 :])
     }
-    count = len(players)
-    own = tuple(found[count:].tolist())
+    own = tuple(found[len(players) :].tolist())
     return Ratings(
         elo,
         intervals,
         differences,
         own,
-        tuple(_interval(sample[:, count + n], value) for n, value in enumerate(own)),
+        tuple(_interval(sample[:, len(players) + n], value, count) for n, value in enumerate(own)),
         failed,
     )
 
@@ -156,9 +159,13 @@ def _likelihood(design: np.ndarray, scores: np.ndarray, weights: np.ndarray, x: 
     return float((weights * (scores * z - np.logaddexp(0, z))).sum())
 
 
-def _interval(sample: np.ndarray, value: float) -> tuple[float, float]:
-    """95%, by percentiles; NaN where no round could be fitted."""
+def _interval(sample: np.ndarray, value: float, prompts: int) -> tuple[float, float]:
+    """95% around an estimate, by its bootstrap; NaN where no round could be fitted."""
     if np.isnan(sample).all():
         return float("nan"), float("nan")
-    low, high = np.quantile(sample, [0.025, 0.975])
-    return float(min(low, value)), float(max(high, value))
+    if prompts < 2 or len(sample) < 2:
+        return -math.inf, math.inf
+    low, high = np.quantile(sample, [0.025, 0.975])  # a round that nearly separates has no say beyond them
+    # a bootstrap of n prompts spreads by (n - 1) / n of the variance
+    error = float(high - low) / (2 * statistics.Z) * math.sqrt(prompts / (prompts - 1))
+    return statistics.interval(value, error, prompts)

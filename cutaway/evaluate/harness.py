@@ -10,9 +10,11 @@ control tokens from the template alone, so that a task's text forges none.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
-from cutaway.errors import UserError
+from cutaway.errors import OperationalError, UserError
 from cutaway.evaluate.likelihood import Likelihood, prefix, rolling, score
 from cutaway.lm import LanguageModel
 from cutaway.tokenizer import chat
@@ -25,6 +27,7 @@ except ImportError:
 SAMPLED = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
 KNOWN = {"until", "max_gen_toks", "do_sample", *SAMPLED}
 LENGTH = 256  # tokens of an answer where a task names no limit
+ROUNDS = 1000  # of lm-eval's bootstrap, for metrics that are no mean
 
 
 class HarnessModel(TemplateLM):
@@ -131,3 +134,65 @@ class HarnessModel(TemplateLM):
     def _fitting(self, ids: list[int], length: int) -> list[int]:
         """The end of a prompt that leaves room for an answer, as lm-eval cuts it."""
         return ids[-max(1, self.lm.context - length) :]
+
+
+def evaluate(
+    lm: LanguageModel, names: Sequence[str], *, limit: int | None = None, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """lm-eval's figures for tasks of its folders, or for YAML files of one's own, by task and metric.
+
+    UserError for a task that it does not know, OperationalError where it cannot have a task's data.
+    """
+    import lm_eval.evaluator
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    manager = TaskManager()
+    asked: list[Any] = []
+    for name in names:
+        if name.endswith((".yaml", ".yml")):
+            try:
+                asked.append(load_yaml(name, resolve_func=True))
+            except Exception as error:  # of YAML's parser, of files, of what the file imports
+                raise UserError(f"{name}: is no task of lm-eval: {_line(error)}") from None
+        elif name in manager.all_tasks:
+            asked.append(name)
+        else:
+            near = get_close_matches(name, manager.all_tasks, 1)
+            hint = f"did you mean {near[0]}?" if near else "`lm-eval ls tasks` lists them"
+            raise UserError(f"lm-eval has no task {name!r}: {hint}")
+    try:
+        ask: Any = lm_eval.evaluator.simple_evaluate  # whose types its decorator hides
+        found: Any = ask(
+            model=HarnessModel(lm),
+            tasks=asked,
+            limit=limit,
+            bootstrap_iters=ROUNDS,
+            task_manager=manager,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    except (UserError, OperationalError):
+        raise
+    except Exception as error:  # of data sets, of the network, of a task's own code
+        raise OperationalError(
+            f"lm-eval could not run {', '.join(names)}: {_line(error)}; its tasks fetch their data from the "
+            "Hugging Face hub, a YAML file of your own may name local data"
+        ) from None
+    return {
+        task: {
+            metric: value
+            for metric, value in figures.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        | {"n": found["n-samples"].get(task, {}).get("effective")}
+        for task, figures in found["results"].items()
+    }
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}".removesuffix(": ")

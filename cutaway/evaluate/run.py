@@ -171,20 +171,26 @@ def _exercises(
         )
     if options.think is not None:
         return _thoughts(lm, task, prompts, size, cache, options, progress)
+    settings = lm.ending(SamplingParams(max_tokens=size, temperature=options.temperature))
     requests = [
-        ["answer", ids, size, options.temperature, options.seed + n, len(lm.tokenizer)]
+        [
+            "seeded answer",
+            ids,
+            size,
+            options.temperature,
+            options.seed * options.samples + n,
+            len(lm.tokenizer),
+        ]
         for ids in prompts
         for n in range(options.samples)
     ]
 
     def compute(numbers: Sequence[int]) -> list[list[Any]]:
-        out: dict[int, list[Any]] = {}
-        for seed in sorted({requests[n][4] for n in numbers}):
-            own = [n for n in numbers if requests[n][4] == seed]
-            asked = [requests[n][1] for n in own]
-            made = lm.generate_batch(asked, max_tokens=size, temperature=options.temperature, seed=seed)
-            out |= {n: [each.text, len(each.ids)] for n, each in zip(own, made, strict=True)}
-        return [out[n] for n in numbers]
+        asked = [requests[n][1] for n in numbers]
+        chosen = [replace(settings, seed=thinking.seed_of(requests[n][1], requests[n][4])) for n in numbers]
+        with thinking.Writer(lm.engine, lm.tokenizer) as writer:
+            made = writer.write(asked, chosen)
+        return [[each.text, len(each.ids)] for each in made]
 
     found = cache.fill(requests, compute, lambda done: progress(done, len(requests)))
     each = options.samples
@@ -228,7 +234,9 @@ def _thoughts(
             for thought in made
         ]
 
-    requests = [["thought", options.think, ids, size, options.temperature, options.seed] for ids in prompts]
+    requests = [
+        ["seeded thought", options.think, ids, size, options.temperature, options.seed] for ids in prompts
+    ]
     found = cache.fill(requests, compute, lambda done: progress(done, len(requests)))
     scores = [item.check(text) for item, (text, _, _) in zip(items, found, strict=True)]
     values = {

@@ -9,7 +9,8 @@
     pass@k              1 - C(n - c, k) / C(n, k), c of n samples right               (2107.03374)
     pass^k              C(c, k) / C(n, k): all of k samples right                     (2406.12045)
 
-Intervals are of 95%.
+Intervals are of 95%. Those of means are Student's, with as many degrees of freedom as values or clusters less
+one; AUROC's is normal on the scale of log-odds, so that it stays between 0 and 1.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def mean(values: Values, clusters: Sequence[Hashable] | None = None) -> Estimate
     if not shared and np.isin(x, (0, 1)).all():
         low, high = wilson(int(x.sum()), n)
     else:
-        low, high = center - Z * error, center + Z * error
+        low, high = interval(center, error, len(set(clusters)) if shared and clusters else n)
     return Estimate(center, error, low, high, n)
 
 
@@ -80,7 +81,7 @@ def paired(a: Values, b: Values, clusters: Sequence[Hashable] | None = None) -> 
     center = float(d.mean())
     shared = clusters if clusters is not None and len(set(clusters)) < len(d) else None
     error = _error(d - center, shared)
-    found = Estimate(center, error, center - Z * error, center + Z * error, len(d))
+    found = Estimate(center, error, *interval(center, error, len(set(shared)) if shared else len(d)), len(d))
     if shared is None and np.isin(d, (-1, 0, 1)).all():
         return Paired(found, mcnemar(int((d > 0).sum()), int((d < 0).sum())))
     return Paired(found, 1.0 if not error else 2 * NormalDist().cdf(-abs(center / error)))
@@ -99,9 +100,11 @@ def area(positive: Values, negative: Values) -> Estimate:
     center = float(above.mean())
     rows, columns = above.mean(axis=1), above.mean(axis=0)
     error = math.hypot(_error(rows - center, None), _error(columns - center, None))
-    return Estimate(
-        center, error, max(0.0, center - Z * error), min(1.0, center + Z * error), len(a) + len(b)
-    )
+    if not 0 < center < 1:
+        return Estimate(center, error, center, center, len(a) + len(b))
+    odds, half = math.log(center / (1 - center)), Z * error / (center * (1 - center))
+    low, high = (1 / (1 + math.exp(-x)) for x in (odds - half, odds + half))
+    return Estimate(center, error, low, high, len(a) + len(b))
 
 
 def student(values: Values) -> tuple[float, float]:
@@ -156,6 +159,14 @@ def pass_at(n: int, right: int, k: int) -> float:
 def pass_all(n: int, right: int, k: int) -> float:
     """The probability that all of k samples are right."""
     return math.comb(right, k) / math.comb(n, k)
+
+
+def interval(center: float, error: float, independent: int) -> tuple[float, float]:
+    """Student's interval of a mean of so many values, or clusters of values."""
+    if independent < 2 or not math.isfinite(error):
+        return -math.inf, math.inf
+    half = (Z if independent > 1000 else student_quantile(independent - 1)) * error
+    return center - half, center + half
 
 
 def _error(residuals: np.ndarray, clusters: Sequence[Hashable] | None) -> float:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Constraint, Generation, Request, finish
@@ -108,7 +111,7 @@ class Writer:
     ) -> list[list[Generation]]:
         """``count`` samples of each prompt."""
         asked = [ids for ids in prompts for _ in range(count)]
-        made = self.write(asked, samples(settings, count) * len(prompts))
+        made = self.write(asked, [one for ids in prompts for one in samples(settings, count, ids)])
         return [made[at : at + count] for at in range(0, len(made), count)]
 
     @property
@@ -122,11 +125,21 @@ class Writer:
         return self._scheduler.stats().cached_tokens
 
 
-def samples(settings: SamplingParams, count: int) -> list[SamplingParams]:
-    """The settings of ``count`` samples: each with its own seed, at WARM where no temperature is given."""
+def samples(settings: SamplingParams, count: int, prompt: Sequence[int]) -> list[SamplingParams]:
+    """The settings of ``count`` samples of a prompt: each with its own seed, at WARM where no temperature is
+    given.
+    """
     warm = settings.temperature or WARM
     seed = settings.seed or 0
-    return [replace(settings, temperature=warm, seed=seed * count + n) for n in range(count)]
+    return [replace(settings, temperature=warm, seed=seed_of(prompt, seed * count + n)) for n in range(count)]
+
+
+def seed_of(prompt: Sequence[int], seed: int) -> int:
+    """A prompt's own seed. With one seed for all, one draw of luck would decide the answers to all prompts,
+    and questions would not be independent.
+    """
+    digest = blake2b(np.asarray(prompt, np.int64).tobytes(), digest_size=6).digest()
+    return seed + int.from_bytes(digest, "little")
 
 
 def parse(spelt: str) -> Strategy:

@@ -43,7 +43,7 @@ class Config(Bounded):
             each = -(-self.width // len(beams))
             starts = [beam for beam in beams for _ in range(each)][: self.width]
             own = replace(settings, seed=(settings.seed or 0) * self.depth + step)
-            chosen = samples(own, len(starts))
+            chosen = samples(own, len(starts), prompt)
             asked = [
                 replace(one, max_tokens=self._room(settings, start), **({} if last else {"stop": ("\n",)}))
                 for one, start in zip(chosen, starts, strict=True)
