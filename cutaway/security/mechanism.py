@@ -25,6 +25,16 @@ MOST = 8  # successes of each half
 
 
 @dataclass(frozen=True)
+class Words:
+    """What the parts of a success are called: the words that act, their control, what the answer shows."""
+
+    added: str = "the imperative"
+    control: str = "its mention"
+    wanted: str = "the canary"
+    margin: str = "canary minus true value"
+
+
+@dataclass(frozen=True)
 class Success:
     """An attack that worked, and its mention: prompts, where the added words are, both answers' first ids."""
 
@@ -37,7 +47,7 @@ class Success:
 
 
 def explain(
-    lm: LanguageModel, found: Sequence[Success], seed: int
+    lm: LanguageModel, found: Sequence[Success], seed: int, words: Words = Words()
 ) -> tuple[tuple[str, ...], tuple[Look, ...]]:
     """Sentences with their figures, and the success to open. Needs two successes."""
     random = np.random.default_rng(seed)
@@ -65,19 +75,21 @@ def explain(
     effect = statistics.paired(own, drawn)
     low, high = effect.difference.low, effect.difference.high
     judged = (
-        f"those {HEADS} heads ablated, canary minus true value falls by {np.mean(own):.2f} nats, with "
+        f"those {HEADS} heads ablated, {words.margin} falls by {np.mean(own):.2f} nats, with "
         f"as many random heads by {np.mean(drawn):.2f}; 95% of the difference {low:.2f} to {high:.2f}, "
         f"n {len(own)}: {'they carry it' if low > 0 else 'not separated'}; {np.mean(kept):.0%} of the "
         "successes stay"
     )
+    stage = f"stage {np.median(stages):.0f} of {len(heads)}"
+    leading = f"by the logit lens {words.wanted} leads from {stage} on (median)"
     sentences = (
-        f"the last token attends to the imperative more than to its mention most in heads {names}",
-        f"by the logit lens the canary leads from stage {np.median(stages):.0f} of {len(heads)} on (median)",
+        f"the last token attends to {words.added} more than to {words.control} most in heads {names}",
+        leading,
         judged,
     )
     layer, head = every[best[0]]
     one = judging[0]
-    note = f"head {layer}.{head} reads the imperative from the last token"
+    note = f"head {layer}.{head} reads {words.added} from the last token"
     return sentences, (Look(tuple(one.ids), len(one.ids) - 1, note, layer, head),)
 
 

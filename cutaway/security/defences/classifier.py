@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ Scorer = Callable[[Sequence[str]], np.ndarray]
 
 def words(attacks: Sequence[str], others: Sequence[str]) -> Scorer:
     """A scorer of texts by their words."""
-    return _fitted(_hashed, attacks, others)
+    return fitted(_hashed, attacks, others)
 
 
 def minilm(attacks: Sequence[str], others: Sequence[str]) -> Scorer | None:
@@ -31,7 +32,7 @@ def minilm(attacks: Sequence[str], others: Sequence[str]) -> Scorer | None:
     if (path := store.find("minilm")) is None:
         return None
     encoder: LanguageModel = load(path)
-    return _fitted(lambda texts: encoder.embed(list(texts)), attacks, others)
+    return fitted(lambda texts: encoder.embed(list(texts)), attacks, others)
 
 
 def _hashed(texts: Sequence[str]) -> np.ndarray:
@@ -44,9 +45,9 @@ def _hashed(texts: Sequence[str]) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-9)
 
 
-def _fitted(
-    features: Callable[[Sequence[str]], np.ndarray], attacks: Sequence[str], others: Sequence[str]
-) -> Scorer:
+def fitted(
+    features: Callable[[Sequence[Any]], np.ndarray], attacks: Sequence[Any], others: Sequence[Any]
+) -> Callable[[Sequence[Any]], np.ndarray]:
     """Logistic regression by gradient descent: sigma(w x + b), both classes of equal weight."""
     x = features([*attacks, *others])
     x = np.concatenate([x * 10, np.ones((len(x), 1), x.dtype)], 1)
