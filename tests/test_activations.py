@@ -16,10 +16,11 @@ from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.hooks import tracing
 from cutaway.inspect import activation_quant, activations
-from cutaway.inspect.edits import Ablate, Add, Project
+from cutaway.inspect.edits import Ablate, Add, Patch, Project, Scale
 from cutaway.runtime import values
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
+from scripts import studies_parity
 from tests.small import model_file
 from tests.test_runtime import IDS, config, definition, tensors
 
@@ -116,6 +117,10 @@ def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> 
     ours, theirs = (cutaway.load(file, engine=engine) for engine in ("runtime", "definition"))
     edited = [lm.generate("all of it", max_tokens=12, edit=edit).ids for lm in (ours, theirs)]
     assert edited[0] == edited[1] != ours.generate("all of it", max_tokens=12).ids
+    for step in (1, 2, 3):
+        later = Add(0, vector, strength=60.0, from_step=step)
+        one, other = (lm.generate("all of it", max_tokens=8, edit=later).ids for lm in (ours, theirs))
+        assert one == other, step
     engine: Any = ours.edit_engine
     scheduler, ids = Scheduler(engine, ours.tokenizer), ours.ids("all of it")
     asked = [ours.prepared(edit, ids), None, ours.prepared(edit[:1], ids)]
@@ -128,6 +133,22 @@ def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> 
     for wrong in (Ablate(0), {"blocks.0.out": lambda value: value}):
         with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition" or "auto"'):
             ours.generate("all of it", edit=wrong)
+
+
+@compiled
+def test_studies_of_a_packed_model_are_what_its_engine_computes(file: Path, tmp_path: Path) -> None:
+    """Float weights, and weights of 8 bits whose inputs are rounded too."""
+    eight = tmp_path / "eight.gguf"
+    cutaway.load(file).save(eight, format="gguf", type="Q8_0")
+    for path in (file, eight):
+        lm = cutaway.load(path, engine="runtime")
+        ids, other = lm.ids("all of it"), lm.ids("all of us")
+        task = studies_parity.Task(ids, other, 40, 70, len(lm.tokenizer))
+        differences = studies_parity.packed_differences(lm, task)
+        assert max(differences.values()) < 2e-3, differences
+        for edit in (Patch(1, other), Ablate(1, "head", 2), Scale(0, "mlp"), {"logits": lambda x: x}):
+            with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition"'):
+                lm.generate(ids, edit=edit)
 
 
 # ---- datasets ----------------------------------------------------------------------------------------------
@@ -164,6 +185,7 @@ def test_a_dataset_has_a_row_for_each_token(file: Path, tmp_path: Path, engine: 
     assert np.allclose(memory["blocks.1.out"], data["blocks.1.out"], rtol=1e-2, atol=1e-3)
     rows = np.concatenate(list(data.batches("blocks.1.out", 16, epochs=2)))
     assert rows.shape == (2 * (len(data) // 16) * 16, 32)
+    assert not np.array_equal(*np.split(rows, 2)), "each epoch has an order of its own"
     whole = np.sort(np.concatenate(list(data.batches("blocks.1.out", 1)))[:, 0])
     assert np.array_equal(whole, np.sort(data["blocks.1.out"][:, 0]))
 
@@ -199,6 +221,17 @@ def test_names_choose_the_engine_or_are_refused(file: Path) -> None:
     lm = cutaway.load(file)
     assert lm.activations(["abc"], ["blocks.1.mlp.hidden"])["blocks.1.mlp.hidden"].shape == (3, 48)
     assert lm.activations(["abc"], ["*.mlp.hidden"]).facts["engine"] == "definition"
+    asked = ["blocks.1.hook_resid_post", "blocks.*.attn.hook_z", "blocks.0.hook_resid_pre"]
+    theirs = lm.activations(["abc"], asked)
+    assert theirs.facts["engine"] == lm.engine_choice[0]
+    assert set(theirs.names) == {"blocks.1.out", "embed", *(f"blocks.{i}.attention.z" for i in range(3))}
+    unrotated = lm.activations(["abc"], ["blocks.1.attn.hook_k"])
+    trace = lm.trace("abc", names=["blocks.1.attention.k_unrotated"])
+    assert unrotated.facts["engine"] == "definition"
+    (name,), keys = unrotated.names, trace["blocks.1.attention.k_unrotated"]
+    assert np.allclose(unrotated[name][:, 0], keys[0], rtol=1e-2, atol=1e-2)
+    with pytest.raises(UserError, match="a batch of 4 rows: this dataset has 3 tokens"):
+        next(theirs.batches("embed", 4))
     with pytest.raises(UserError, match="square of a text"):
         lm.activations(["abc"], ["blocks.1.attention.pattern"])
     with pytest.raises(UserError, match="write \\[text\\]"):

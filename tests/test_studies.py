@@ -49,6 +49,8 @@ def test_patching_is_a_patch_a_cell(subject: Subject, over) -> None:
         assert found[1, 2] == pytest.approx(recovered(subject, Patch(1, OTHER, "head", 2)), abs=1e-4)
         some = causal.patching(subject, TEXT, OTHER, over, metric=metric, positions=[8, -1])
         assert some[1, 2] == pytest.approx(recovered(subject, Patch(1, OTHER, "head", 2, [8, -1])), abs=1e-4)
+        last = causal.patching(subject, TEXT, OTHER, over, metric=metric, layers=[-1, 1])
+        assert last.axes["layer"] == [2, 1] and last.values == pytest.approx(found[[2, 1]], abs=1e-5)
         return
     assert found.facts["positions"] == [i for i in range(14) if TEXT[i] != OTHER[i] or i == 13]
     at = found.facts["positions"].index(8)
@@ -74,6 +76,8 @@ def test_answers_are_the_likeliest_unless_they_are_given(subject: Subject) -> No
         ((TEXT, OTHER), {"answers": (3, 3)}, "give answers="),
         ((TEXT, OTHER), {"answers": ("ab", 3)}, "'ab' is 2 tokens"),
         ((TEXT, OTHER), {"positions": [14]}, "no position 14"),
+        ((TEXT, OTHER), {"layers": [3]}, "no layer 3: this model's layers are 0 to 2"),
+        ((TEXT, OTHER), {"layers": []}, "layers is empty"),
     ):
         with pytest.raises(UserError, match=why):
             causal.patching(subject, *texts, **options)
@@ -86,6 +90,8 @@ def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
     direct = causal.path_patching(subject, TEXT, OTHER, metric=metric)
     whole = causal.patching(subject, TEXT, OTHER, "heads", metric=metric)
     assert_close(direct[-1], whole[-1], rtol=1e-4, atol=1e-4), "no head follows the last layer's"
+    some = causal.path_patching(subject, TEXT, OTHER, metric=metric, layers=[1])
+    assert some.values == pytest.approx(direct[1:2], abs=1e-5)
 
     def frozen(sender: int | None) -> list:
         handles = []
@@ -115,6 +121,12 @@ def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
     through = causal.path_patching(subject, TEXT, OTHER, [("blocks.2.attention.q", 3)], metric=metric)
     assert through[0, 1] == pytest.approx(recovered(subject, {"blocks.2.attention.q": received}), abs=1e-4)
     assert_close(through[2], np.zeros(4), rtol=0, atol=1e-5), "the receiver's own layer cannot reach it"
+    two = [("blocks.2.attention.q", 3), ("blocks.2.attention.q", 1)]
+    every = causal.path_patching(subject, TEXT, OTHER, [("blocks.2.attention.q", None)], metric=metric)
+    both, other = (causal.path_patching(subject, TEXT, OTHER, one, metric=metric) for one in (two, two[1:]))
+    assert abs(both[0, 1] - through[0, 1]) > 1e-6 and abs(both[0, 1] - other[0, 1]) > 1e-6
+    four = [("blocks.2.attention.q", head) for head in range(4)]
+    assert_close(causal.path_patching(subject, TEXT, OTHER, four, metric=metric).values, every.values)
 
 
 @pytest.mark.parametrize("over", ["residual", "heads"])
@@ -136,9 +148,84 @@ def test_integrated_gradients_sum_to_the_difference(subject: Subject, baseline, 
     ends = [float(metric(subject.trace([TEXT], ["logits"], by)[0].logits)) for by in ((), start)]
     assert found.facts["difference"] == pytest.approx(ends[0] - ends[1], abs=1e-4)
     assert found.values.sum() == pytest.approx(ends[0] - ends[1], rel=0.03 if baseline is None else 1e-3)
+    with pytest.raises(TypeError, match="baseline"):
+        gradients.integrated_gradients(subject, TEXT, metric)  # pyright: ignore[reportCallIssue]
     if baseline is not None:
         same = [i for i in range(14) if TEXT[: i + 1] == OTHER[: i + 1]]
         assert_close(found[same], np.zeros(len(same))), "tokens that are the same have no part"
+
+
+def test_integrated_gradients_that_miss_the_difference_warn(subject: Subject) -> None:
+    with pytest.warns(UserWarning, match="do not rely on them; give a baseline text of equal length"):
+        gradients.integrated_gradients(subject, TEXT, metric, None, steps=2)
+    seen: list[int] = []
+    gradients.integrated_gradients(
+        subject, TEXT, metric, OTHER, "blocks.1.out", 12, progress=lambda *at: seen.append(at[1])
+    )
+    assert seen == list(range(1, 13))
+
+
+def test_a_stopped_sweep_goes_on_and_other_studies_are_refused(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of the file are taken, a half-written one and those that lack are computed."""
+    edit, file = Add(1, [1.0] * WIDTH), tmp_path / "rows.jsonl"
+
+    def patched(of: Subject = subject, metric=metric, **options):
+        return causal.patching(of, TEXT, OTHER, "heads", metric=metric, **options)
+
+    def paths(**options):
+        return causal.path_patching(subject, TEXT, OTHER, metric=metric, **options)
+
+    def steered(of: Subject = subject, **options):
+        return steering.sweep(of, edit, [TEXT], metric, [0.0, 1.0, 2.0], text=OTHER, **options)
+
+    for study in (patched, paths, steered):
+        file.unlink(missing_ok=True)
+        monkeypatch.setattr(causal, "ROWS", 4)
+        whole = study()
+
+        def stop(_doing: str, done: int, _total: int | None) -> None:
+            if done == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            study(resume=file, progress=stop)
+        lines = file.read_text().splitlines()
+        assert len(lines) == 3
+        file.write_text(
+            "\n".join([lines[0], "[0, [" + ", ".join(["0.5"] * len(whole[0])) + "]]", lines[2][:9]])
+        )
+        again = study(resume=file)
+        assert_close(again[0], np.full(len(whole[0]), 0.5)), "the first row is the file's"
+        assert_close(again[1:], whole[1:])
+        assert_close(study(resume=file).values, again.values)
+    for other in (patched, paths):
+        with pytest.raises(UserError, match="is of another study, it differs in study"):
+            other(resume=file)
+    file.unlink()
+    patched(resume=file)
+    with pytest.raises(UserError, match="it differs in here, there"):
+        patched(subject.edited(Ablate(0)), resume=file)
+    with pytest.raises(UserError, match="it differs in positions"):
+        patched(positions=[-1], resume=file)
+    file.write_text("my notes")
+    with pytest.raises(UserError, match="holds no rows of a study"):
+        patched(resume=file)
+    assert file.read_text() == "my notes"
+
+
+def test_a_steering_file_takes_a_vector_a_layer_and_nothing_else(tmp_path: Path) -> None:
+    named, file = Add(name="blocks.1.out", vector=[1.0] * WIDTH, strength=2.0), tmp_path / "s.safetensors"
+    steering.save(file, [named, Add(0, [3.0] * WIDTH)])
+    assert {one.layer: one.vector[0] for one in steering.load(file)} == {0: 3.0, 1: 2.0}
+    for wrong in (
+        [Add(name="embed", vector=[1.0])],
+        [Add(1, [1.0], positions=[2])],
+        [named, Add(1, [1.0] * WIDTH)],
+    ):
+        with pytest.raises(UserError, match="one vector a layer"):
+            steering.save(tmp_path / "no.safetensors", wrong)
 
 
 def test_an_edges_effect_is_its_derivative_and_the_graph_is_read_by_networkx(tmp_path: Path) -> None:
@@ -209,6 +296,12 @@ def test_head_scores_see_an_edit() -> None:
     assert head_scores(subject, "previous", 12).top(1)[0][:2] == (0, 1)
     assert head_scores(subject.edited(Ablate(0, "head", 1)), "induction", 12)[1, 2] < 0.2
 
+    def without(z: torch.Tensor) -> torch.Tensor:
+        return z * (torch.arange(z.shape[1]) != 1)[:, None, None]
+
+    with tracing(subject.model, edit={"blocks.0.attention.z": without}):
+        assert head_scores(subject, "induction", 12)[1, 2] < 0.2, "a ready study inside tracing"
+
 
 class Words(Bytes):
     def __len__(self) -> int:
@@ -254,5 +347,7 @@ def test_a_result_shows_itself(tmp_path: Path) -> None:
     assert (
         made.to_pandas()["b", 2, 1] == 5 and float(made.to_xarray().sel(token="b", layer="2", head="1")) == 5
     )
+    wide = Result(np.ones((2, 1500)), {"layer": range(2), "neuron": range(1500)}, "wide")
+    assert "60 of 1,500 columns" in repr(wide.show()) and wide.show()._repr_html_().count("<td") == 3000
     with pytest.raises(UserError, match="indices of 1 axes, and these are 2"):
         made.show(1, 2)

@@ -15,6 +15,7 @@ from cutaway import tracing
 from cutaway.errors import UserError
 from cutaway.hooks import _watchers, stopping, tap, unheard
 from cutaway.inspect.edits import Ablate, Add
+from cutaway.inspect.inputs import attribution_names
 from cutaway.inspect.names import aliases
 from cutaway.inspect.trace import Subject, Trace
 from cutaway.layers.config import MoE
@@ -288,6 +289,10 @@ def test_a_trace_keeps_what_was_asked_and_the_logits() -> None:
     with pytest.raises(UserError, match="did not keep"):
         trace.attention(0)
     assert set(Trace.of(model, Bytes(), TEXT)) == _vocabulary(model)
+    with pytest.raises(UserError, match=r"attribution needs 'embed'.*names=inputs\.attribution_names"):
+        trace.attribution()
+    enough = Trace.of(model, Bytes(), TEXT, names=attribution_names(model))
+    assert enough.attribution().logit == pytest.approx(float(enough.logits[-1].max()))
 
 
 def test_a_trace_with_an_edit_keeps_what_followed_from_it() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import filter as matching
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -119,6 +120,8 @@ class Activations:
 
         sae-lens's trainer takes ``map(torch.from_numpy, data.batches(...))`` as its data provider.
         """
+        if not 1 <= size <= len(self):
+            raise UserError(f"a batch of {size} rows: this dataset has {len(self)} tokens")
         for epoch in range(epochs):
             order = np.random.default_rng([seed, epoch]).permutation(len(self))
             for start in range(0, len(order) - size + 1, size):
@@ -146,6 +149,7 @@ def collect(
         raise UserError(f"context goes from 1 to {lm.context}, shard_tokens and max_tokens from 1")
     if isinstance(texts, str):
         raise UserError("activations are of a list of texts, and this is one: write [text]")
+    names = _own_names(lm.config, names)
     engine = _engine(lm, names)
     facts = {"model": str(lm.checkpoint.source), "fingerprint": _fingerprint(lm), "engine": engine}
     facts |= {"names": list(names), "dtype": dtype, "context": held, "shard_tokens": shard_tokens}
@@ -177,6 +181,18 @@ def collect(
 
 
 # ---- what is read ------------------------------------------------------------------------------------------
+
+
+def _own_names(config: Any, names: Sequence[str]) -> list[str]:
+    """Names that are TransformerLens's as the runtime's, where it has them; others as they are."""
+    if not any("hook_" in name for name in names):
+        return list(names)
+    from cutaway.inspect.names import aliases  # imports torch
+
+    theirs = aliases(values.every(config), len(config.blocks))
+    for unrotated in [name for name in theirs if name.endswith(("hook_q", "hook_k"))]:
+        del theirs[unrotated]
+    return [one for name in names for one in [theirs[n] for n in matching(theirs, name)] or [name]]
 
 
 def _engine(lm: Any, names: Sequence[str]) -> str:

@@ -11,7 +11,9 @@ not, or a ``Subject``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +24,7 @@ from cutaway.errors import UserError
 from cutaway.hooks import Listener
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.result import Result
+from cutaway.inspect.rows import Rows
 from cutaway.inspect.trace import Metric, Subject, subject_of
 from cutaway.layers.config import MoE
 from cutaway.shapes import Float
@@ -29,7 +32,7 @@ from cutaway.store.files import Progress, silent
 
 Over = Literal["residual", "attention", "mlp", "heads"]
 Answers = tuple[str | int, str | int]
-ROWS = 32  # texts in one pass
+ROWS, TOKENS = 32, 2048  # texts in one pass, and tokens of them all
 
 
 def token_id(lm: Any, token: str | int) -> int:
@@ -69,6 +72,12 @@ class Pair(NamedTuple):
     @property
     def facts(self) -> dict[str, Any]:
         return {"metric": self.words, "here": self.here, "there": self.there, "answers": self.answers}
+
+    def rows(self, path: str | Path | None, study: str, **options: Any) -> Rows:
+        """The finished rows of a study of the pair; another model or edit shows in ``here`` and ``there``."""
+        ends = {name: f"{value:.3g}" for name, value in (("here", self.here), ("there", self.there))}
+        of = {"study": study, "ids": self.ids, "other": self.other, "metric": self.words, **ends, **options}
+        return Rows(path, of)
 
 
 def pair(lm: Any, text: Any, other: Any, answers: Answers | None, metric: Metric | None) -> Pair:
@@ -128,6 +137,8 @@ def patching(
     answers: Answers | None = None,
     metric: Metric | None = None,
     positions: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    resume: str | Path | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Patches one activation of ``other`` into ``text`` at a time: how far the metric moves, 0 to 1.
@@ -135,67 +146,96 @@ def patching(
     ``over`` the "residual" stream, "attention" or "mlp" outputs: [position layer], at ``positions`` (those
     that differ and the last, if None). Over "heads": [layer head], each at all ``positions`` at once (None:
     all of the text's).
-    ``metric`` takes logits [t v]; ``answers`` (this text's, the other's) make it their logit difference.
+    Of all ``layers``, or of some. ``metric`` takes logits [t v]; ``answers`` (this text's, the other's) make
+    it their logit difference.
+    ``resume``: a file that keeps finished effects, from which the same call goes on.
     """
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
-    length, layers = len(found.ids), len(subject.model.blocks)
+    length, chosen = len(found.ids), _layers(subject, layers)
     if over not in ("residual", "attention", "mlp", "heads"):
         raise UserError(f'over is {over!r}: use "residual", "attention", "mlp" or "heads"')
     for position in positions or ():
         if not -length <= position < length:
             raise UserError(f"there is no position {position}: the texts have {length} tokens, from 0")
     at = None if positions is None else [position % length for position in positions]
-    names = [activation(subject, over, layer) for layer in range(layers)]
-    donors = subject.run([found.other], names)
-    columns: list[list[float]] = []
+    names = {layer: activation(subject, over, layer) for layer in chosen}
+    donors = subject.run([found.other], list(names.values()))
     if over == "heads":
         everywhere = list(range(length)) if at is None else at
-        for i, name in enumerate(names):
-            heads = range(donors[name].shape[1])
-            cells = [(head, everywhere) for head in heads]
-            columns.append(_effects(subject, found, name, cells, donors[name]))
-            progress("patching", i + 1, layers)
-        axes: dict[str, Sequence[Any]] = {"layer": range(layers), "head": range(max(map(len, columns)))}
-        values = np.full((layers, len(axes["head"])), np.nan)
-        for row, column in zip(values, columns, strict=True):
-            row[: len(column)] = column
+        cells = [Cell(i, head, everywhere) for i in chosen for head in range(len(donors[names[i]][0]))]
     else:
         at = differing(found.ids, found.other) if at is None else at
-        for i, name in enumerate(names):
-            columns.append(_effects(subject, found, name, [(None, [p]) for p in at], donors[name]))
-            progress("patching", i + 1, layers)
+        cells = [Cell(i, None, [p]) for p in at for i in chosen]
+    effects: list[float] = []
+    batches = _batches(cells, length)
+    rows = found.rows(resume, "patching", over=over, positions=at, layers=chosen)
+    for n, some in enumerate(batches):
+
+        def read(some: Sequence[Cell] = some) -> list[float]:
+            edit = _patched(some, names, donors)
+            logits = subject.run([found.ids] * len(some), ["logits"], edit)["logits"]
+            return [found.recovered(float(found.metric(row))) for row in logits]
+
+        effects += rows.of(n, read)
+        progress("patching", n + 1, len(batches))
+    if over == "heads":
+        values = _by_head(cells, effects, chosen)
+        axes: dict[str, Sequence[Any]] = {"layer": chosen, "head": range(values.shape[1])}
+    else:
         token = subject.trace([found.ids], ["embed"])[0].tokens
-        axes = {"position": [f"{p} {token[p]}" for p in at], "layer": range(layers)}
-        values = np.array(columns).T
+        axes = {"position": [f"{p} {token[p]}" for p in at or ()], "layer": chosen}
+        values = np.array(effects).reshape(-1, len(chosen))
     return Result(values, axes, f"patching over {over}", found.facts | {"positions": at})
 
 
-Cell = tuple[int | None, Sequence[int]]  # a head or None, and positions
+def _layers(subject: Subject, asked: Sequence[int] | None) -> list[int]:
+    """The layers asked for, negative ones counted from the last; all if None."""
+    count = len(subject.model.blocks)
+    for layer in () if asked is None else asked:
+        if not -count <= layer < count:
+            raise UserError(f"there is no layer {layer}: this model's layers are 0 to {count - 1}")
+    if asked is not None and not len(asked):
+        raise UserError("layers is empty: name at least one, or leave it out for all")
+    return list(range(count)) if asked is None else list(dict.fromkeys(layer % count for layer in asked))
 
 
-def _effects(subject: Subject, found: Pair, name: str, cells: Sequence[Cell], donor: Tensor) -> list[float]:
-    """How far the metric moves, for each cell of one activation: a row of a batch each."""
-    effects: list[float] = []
-    for start in range(0, len(cells), ROWS):
-        some = cells[start : start + ROWS]
-        logits = subject.run([found.ids] * len(some), ["logits"], {name: _patched(some, donor)})["logits"]
-        effects += [found.recovered(float(found.metric(row))) for row in logits]
-    return effects
+class Cell(NamedTuple):
+    """What is patched in one row of a batch: a layer's activation, one head of it or all, at positions."""
+
+    layer: int
+    head: int | None
+    at: Sequence[int]
 
 
-def _patched(cells: Sequence[Cell], donor: Tensor) -> Listener:
+def _batches(cells: Sequence[Cell], length: int) -> list[Sequence[Cell]]:
+    """The cells that are read together: a row each, of any layers."""
+    count = max(1, min(ROWS, TOKENS // length))
+    return [cells[start : start + count] for start in range(0, len(cells), count)]
+
+
+def _patched(
+    cells: Sequence[Cell], names: Mapping[int, str], donors: Mapping[str, Tensor]
+) -> dict[str, Listener]:
     """Row i of the batch gets the donor's activation in cell i."""
 
-    def change(value: Tensor) -> Tensor:
-        changed = value.clone()
-        for row, (head, at) in zip(changed, cells, strict=True):
-            if head is None:
-                row[..., list(at), :] = donor[0][..., list(at), :]
-            else:
-                row[head, list(at)] = donor[0, head, list(at)]
+    def patched(layer: int, value: Tensor) -> Tensor:
+        changed, donor = value.clone(), donors[names[layer]]
+        for row, cell in zip(changed, cells, strict=True):
+            if cell.layer == layer and cell.head is None:
+                row[..., list(cell.at), :] = donor[0][..., list(cell.at), :]
+            elif cell.layer == layer:
+                row[cell.head, list(cell.at)] = donor[0, cell.head, list(cell.at)]
         return changed
 
-    return change
+    return {names[layer]: partial(patched, layer) for layer in sorted({cell.layer for cell in cells})}
+
+
+def _by_head(cells: Sequence[Cell], effects: Sequence[float], layers: Sequence[int]) -> np.ndarray:
+    """The effects of cells of one head each as an array [layer head]; NaN where a layer has fewer heads."""
+    values = np.full((len(layers), 1 + max(cell.head or 0 for cell in cells)), np.nan)
+    for cell, effect in zip(cells, effects, strict=True):
+        values[layers.index(cell.layer), cell.head or 0] = effect
+    return values
 
 
 def path_patching(
@@ -206,43 +246,46 @@ def path_patching(
     *,
     answers: Answers | None = None,
     metric: Metric | None = None,
+    layers: Sequence[int] | None = None,
+    resume: str | Path | None = None,
     progress: Progress = silent,
 ) -> Result:
     """The effect [layer head] of each head of ``other`` by its direct paths alone to ``receivers``, 0 to 1.
 
     All other heads keep this text's outputs; MLPs between are computed anew. ``receivers``: activations and a
-    head of each, such as ("blocks.9.attention.q", 3); none: the logits.
+    head of each, such as ("blocks.9.attention.q", 3); none: the logits. Heads of all ``layers``, or of some.
+    ``resume``: a file that keeps finished effects, from which the same call goes on.
     """
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
-    layers = len(subject.model.blocks)
-    zs = [activation(subject, "heads", layer) for layer in range(layers)]
+    chosen = _layers(subject, layers)
+    zs = {layer: activation(subject, "heads", layer) for layer in range(len(subject.model.blocks))}
     kept = [name for name, _ in receivers] or ["logits"]
-    ours, theirs = subject.run([found.ids], zs), subject.run([found.other], zs)
-    widest = max(output_heads(block.attention) for block in subject.model.config.blocks)
-    values = np.zeros((layers, widest))
-    for layer, sender in enumerate(zs):
-        heads = ours[sender].shape[1]
-        frozen: dict[str, Listener] = {
-            name: lambda value, own=ours[name]: own.expand_as(value) for name in zs if name != sender
-        }
-        cells = [(head, range(len(found.ids))) for head in range(heads)]
-        sent = _sent(ours[sender], _patched(cells, theirs[sender]))
-        rows = [found.ids] * heads
-        seen = subject.run(rows, kept, frozen | {sender: sent})
-        if receivers:
-            received = {name: _received(seen[name], head) for name, head in receivers}
-            seen = subject.run(rows, ["logits"], [{name: change} for name, change in received.items()])
-        values[layer, :heads] = [found.recovered(float(found.metric(row))) for row in seen["logits"]]
-        progress("path patching", layer + 1, layers)
+    ours, theirs = (subject.run([ids], list(zs.values())) for ids in (found.ids, found.other))
+    everywhere = range(len(found.ids))
+    cells = [Cell(i, head, everywhere) for i in chosen for head in range(len(ours[zs[i]][0]))]
+    effects: list[float] = []
+    batches = _batches(cells, len(found.ids))
+    rows = found.rows(resume, "path patching", receivers=list(receivers), layers=chosen)
+    frozen: dict[str, Listener] = {z: lambda value, own=ours[z]: own.expand_as(value) for z in zs.values()}
+    for n, some in enumerate(batches):
+
+        def read(some: Sequence[Cell] = some) -> list[float]:
+            texts = [found.ids] * len(some)
+            seen = subject.run(texts, kept, [frozen, _patched(some, zs, theirs)])
+            if receivers:
+                received = [{name: _received(seen[name], head)} for name, head in receivers]
+                seen = subject.run(texts, ["logits"], received)
+            return [found.recovered(float(found.metric(row))) for row in seen["logits"]]
+
+        effects += rows.of(n, read)
+        progress("path patching", n + 1, len(batches))
     to = (
         ", ".join(name if head is None else f"head {head} of {name}" for name, head in receivers)
         or "the logits"
     )
-    return Result(values, {"layer": range(layers), "head": range(widest)}, f"paths to {to}", found.facts)
-
-
-def _sent(own: Tensor, patched: Callable[[Tensor], Tensor | None]) -> Listener:
-    return lambda value: patched(own.expand_as(value))
+    values = _by_head(cells, effects, chosen)
+    axes = {"layer": chosen, "head": range(values.shape[1])}
+    return Result(values, axes, f"paths to {to}", found.facts)
 
 
 def _received(value: Tensor, head: int | None) -> Listener:
@@ -256,7 +299,7 @@ def _received(value: Tensor, head: int | None) -> Listener:
     return change
 
 
-def head_effects(lm: Any, text: Any, token: str | int) -> Result:
+def head_effects(lm: Any, text: Any, token: str | int, progress: Progress = silent) -> Result:
     """By how much a token's logit falls [layer head] when each head alone is ablated.
 
     Unlike attribution this counts what later layers make of the head. One pass a layer, a row a head.
@@ -270,6 +313,7 @@ def head_effects(lm: Any, text: Any, token: str | int) -> Result:
         edit = {activation(subject, "heads", layer): _without_own_head}
         logits = subject.run([ids] * heads, ["logits"], edit)["logits"]
         values[layer, :heads] = (usual - logits[:, -1, id]).cpu().numpy()
+        progress("ablating heads", layer + 1, len(counts))
     return Result(
         values, {"layer": range(len(counts)), "head": range(max(counts))}, "ablated heads", {"token": token}
     )

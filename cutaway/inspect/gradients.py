@@ -1,7 +1,7 @@
 """Effects by gradients: attribution patching, integrated gradients, and the edges of a circuit.
 
     attribution_patching(lm, text, other, over="heads", answers=(" Paris", " Rome"))
-    integrated_gradients(lm, text, metric)
+    integrated_gradients(lm, text, metric, other)
     circuit(lm, text, other, answers=(" Paris", " Rome")).save("circuit.dot")
 
 A patch's effect to first order is the difference of the activations times the metric's gradient: two passes
@@ -12,6 +12,7 @@ and a backward one in place of one pass a patch (Nanda 2023; 2310.10348). ``lm``
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ from cutaway.inspect.inputs import attention_names
 from cutaway.inspect.result import Result
 from cutaway.inspect.trace import Metric, Trace, subject_of
 from cutaway.store import files
+from cutaway.store.files import Progress, silent
 
 STEPS = 32  # of the path that gradients are averaged over
+MISSED = 0.1  # of the metric's difference, that parts may miss without a warning
 NEAREST = 24.0  # e-foldings towards zero: norms turn a little away from it into a jump
 
 
@@ -62,13 +65,20 @@ def attribution_patching(
 
 
 def integrated_gradients(
-    lm: Any, text: Any, metric: Metric, baseline: Any = None, name: str = "embed", steps: int = STEPS
+    lm: Any,
+    text: Any,
+    metric: Metric,
+    baseline: Any,
+    name: str = "embed",
+    steps: int = STEPS,
+    progress: Progress = silent,
 ) -> Result:
     """Each token's part [position] of a metric, along the straight path of one activation (1703.01365).
 
-    The path goes from the ``baseline`` text's activation, or from zero, by Gauss's rule; from zero its points
-    crowd there, as a metric behind norms moves at every scale: it needs more ``steps``, and a baseline text
-    is the better start. The parts sum to the metric's difference of both ends up to ``error``.
+    The path goes from the ``baseline`` text's activation, or from zero (None), by Gauss's rule. From zero the
+    points crowd there, as a metric behind norms moves at every scale: it needs more ``steps``, and a text of
+    equal length is the better start. The parts sum to the metric's difference of both ends up to
+    ``error``; a warning says that they miss it by more than a tenth.
     """
     subject = subject_of(lm)
     trace = subject.trace([subject.encode(text)], [name, "logits"])[0]
@@ -87,15 +97,24 @@ def integrated_gradients(
         places = np.exp(-NEAREST * places)
         weights = weights * NEAREST * places
     total = torch.zeros_like(end, dtype=torch.double)
-    for place, weight in zip(places, weights, strict=True):
+    for step, (place, weight) in enumerate(zip(places, weights, strict=True), 1):
         point = (start + float(place) * (end - start)).detach()
         moved = subject.edited({name: lambda _, point=point: point.requires_grad_()})
         total += float(weight) * Trace(moved, trace.ids, {}).grads(metric, [name])[name].double()[None]
+        progress("integrating", step, steps)
     parts = ((end - start).double() * total).sum(-1)[0]
     at_start = subject.trace([trace.ids], ["logits"], {name: lambda _: start})[0]
     difference = float(metric(trace.logits)) - float(metric(at_start.logits))
     axes = {"position": [f"{p} {token}" for p, token in enumerate(trace.tokens)]}
-    facts = {"difference": difference, "error": abs(difference - float(parts.sum())), "steps": steps}
+    error = abs(difference - float(parts.sum()))
+    if not error <= MISSED * abs(difference):
+        better = "a baseline text of equal length" if baseline is None else "more steps"
+        warnings.warn(
+            f"integrated gradients at {name} sum to {float(parts.sum()):.3g}, and the metric differs by "
+            f"{difference:.3g}: do not rely on them; give {better}",
+            stacklevel=2,
+        )
+    facts = {"difference": difference, "error": error, "steps": steps}
     return Result(parts.cpu().numpy(), axes, f"integrated gradients at {name}", facts)
 
 

@@ -44,3 +44,8 @@ def attention_names(model: Decoder) -> list[str]:
         names += ["chosen"] if hasattr(config, "top_k") else []
         found += [f"blocks.{i}.attention.{name}" for name in names]
     return found
+
+
+def attribution_names(model: Decoder) -> list[str]:
+    """The activations that direct logit attribution needs: a trace of these names has them all."""
+    return ["embed", "blocks.*.middle", "blocks.*.out", "logits", *attention_names(model)]

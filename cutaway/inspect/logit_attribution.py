@@ -12,7 +12,7 @@ from cutaway.errors import UserError
 from cutaway.inspect import neurons
 from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.causal import token_id
-from cutaway.inspect.inputs import attention_names
+from cutaway.inspect.inputs import attribution_names
 from cutaway.inspect.result import Result
 from cutaway.inspect.trace import Trace, subject_of
 
@@ -35,7 +35,7 @@ def logit_attribution(
     if by not in ("head", "neuron", "position"):
         raise UserError(f'by is {by!r}: use "head", "neuron" or "position"')
     subject = subject_of(lm)
-    kept = ["embed", "blocks.*.middle", "blocks.*.out", "logits", *attention_names(subject.model)]
+    kept = attribution_names(subject.model)
     kept += neurons.names(subject.model) if by == "neuron" else []
     trace = subject.trace([subject.encode(text)], kept)[0]
     other = None if against is None else token_id(lm, against)

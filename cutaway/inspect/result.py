@@ -100,7 +100,8 @@ class Picture:
         from rich.table import Table
 
         (row, rows), (column, columns) = self.axes
-        table = Table(title=self._caption, box=None, padding=(0, 1), title_justify="left")
+        left_out = f", {WIDEST} of {len(columns):,} columns" if len(columns) > WIDEST else ""
+        table = Table(title=self._caption + left_out, box=None, padding=(0, 1), title_justify="left")
         table.add_column(f"{row} \\ {column}")
         for label in columns[:WIDEST]:
             table.add_column(str(label).strip(), justify="right", no_wrap=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from torch.nn.functional import cross_entropy
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.inspect.edits import Add
+from cutaway.inspect.edits import Add, describe, to_json
 from cutaway.inspect.inputs import row
 from cutaway.inspect.result import Result
+from cutaway.inspect.rows import Rows
 from cutaway.inspect.trace import Metric, subject_of
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.store.files import Progress, silent
 from cutaway.weights import quant, safetensors
+
+RESIDUAL = re.compile(r"blocks\.(\d+)\.out")
 
 
 @torch.no_grad()
@@ -47,13 +51,19 @@ def difference(
 
 
 def save(path: str | Path, edits: Sequence[Add]) -> None:
-    """Writes the vectors, each times its strength, as a safetensors file."""
-    packed = {
-        f"blocks.{one.layer}.out": quant.pack(
-            np.float32(one.strength) * np.array(one.vector, np.float32), "F32"
-        )
-        for one in edits
-    }
+    """Writes the vectors, each times its strength, as a safetensors file.
+
+    Raises UserError for one that acts elsewhere than on all of a layer's output, and for two of one layer.
+    """
+    packed = {}
+    for one in edits:
+        name = f"blocks.{one.layer}.out" if one.name is None else one.name
+        some = [field for field in ("positions", "units", "head") if getattr(one, field) is not None]
+        if RESIDUAL.fullmatch(name) is None or some or one.from_step or name in packed:
+            raise UserError(
+                f"{describe(one)}: a steering file holds one vector a layer, added to all of blocks.LAYER.out"
+            )
+        packed[name] = quant.pack(np.float32(one.strength) * np.array(one.vector, np.float32), "F32")
     safetensors.write(path, packed, {"format": "cutaway-steering"})
 
 
@@ -61,7 +71,7 @@ def load(path: str | Path, strength: float = 1.0) -> tuple[Add, ...]:
     """Reads what ``save`` wrote. Raises UserError for a tensor that is no vector for a layer's output."""
     found = []
     for name, packed in safetensors.read(Path(path)).items():
-        layer, vector = re.fullmatch(r"blocks\.(\d+)\.out", name), np.array(quant.unpack(packed))
+        layer, vector = RESIDUAL.fullmatch(name), np.array(quant.unpack(packed))
         if layer is None or vector.ndim != 1:
             raise UserError(
                 f"{path} holds {name!r} of shape {list(vector.shape)}: a steering file holds vectors named "
@@ -79,27 +89,37 @@ def sweep(
     strengths: Sequence[float] = (0.0, 0.5, 1.0, 2.0, 4.0),
     *,
     text: Any,
+    resume: str | Path | None = None,
     progress: Progress = silent,
 ) -> Result:
     """What steering does and what it costs, by strength: [strength, (metric, perplexity)].
 
     ``metric`` of logits [t v] is the mean over the prompts; the price is the perplexity of a ``text`` that
-    has nothing to do with the direction, read under the same edit.
+    has nothing to do with the direction, read under the same edit. ``resume``: a file that keeps each
+    strength's row, from which the same call goes on.
     """
     subject = subject_of(lm)
     ids, rows = subject.encode(text), [subject.encode(prompt) for prompt in prompts]
     if len(ids) < 2 or not rows:
         raise UserError("a sweep needs at least one prompt, and a text of two tokens or more for its price")
-    values = np.zeros((len(strengths), 2))
-    for i, strength in enumerate(strengths):
+
+    def measured(strength: float) -> list[float]:
         edit = replace(direction, strength=strength)
         found = [float(metric(trace.logits)) for trace in subject.trace(rows, ["logits"], edit)]
         logits = subject.trace([ids], ["logits"], edit)[0].logits.double()
         surprise = cross_entropy(logits[:-1], torch.tensor(ids[1:], device=logits.device))
-        values[i] = np.mean(found), surprise.exp().item()
+        return [float(np.mean(found)), surprise.exp().item()]
+
+    of = {"study": "steering", "direction": to_json(direction), "prompts": rows, "text": ids}
+    if resume is not None:  # another model, or one with other edits, starts elsewhere
+        of["start"] = f"{float(metric(subject.trace(rows[:1], ['logits'])[0].logits)):.3g}"
+    kept = Rows(resume, of | {"strengths": list(strengths)})
+    values = np.zeros((len(strengths), 2))
+    for i, strength in enumerate(strengths):
+        values[i] = kept.of(i, partial(measured, strength))
         progress("steering", i + 1, len(strengths))
     axes = {"strength": list(strengths), "": ["metric", "perplexity"]}
-    return Result(values, axes, f"steering after layer {direction.layer}", {"tokens": len(ids)})
+    return Result(values, axes, f"steering by {describe(direction)}", {"tokens": len(ids)})
 
 
 def _last(model: Decoder, ids: Sequence[int], name: str) -> Float[Tensor, " d"]:

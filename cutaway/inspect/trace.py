@@ -498,12 +498,17 @@ class Recording:
 
 
 class _Kept(Mapping[str, Tensor]):
-    """A trace's activations with their batch axis; one that was not kept is UserError."""
+    """A trace's activations with their batch axis, for attribution; one that was not kept is UserError."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.trace:
+            raise UserError(
+                f"attribution needs {name!r}, which this trace did not keep: trace without names, or with "
+                "names=inputs.attribution_names(lm.model)"
+            )
         return self.trace._kept(name)
 
     def __iter__(self) -> Iterator[str]:

@@ -44,14 +44,15 @@ def named(config: Decoder, names: tuple[str, ...]) -> tuple[Value, ...]:
     """The values that names, or wildcards, ask for; UserError for one that the runtime does not show."""
     found: dict[str, Value] = {}
     for name in names:
-        own = [name] if NAME.fullmatch(name) else [one for one in _every(config) if fnmatchcase(one, name)]
+        own = [name] if NAME.fullmatch(name) else [one for one in every(config) if fnmatchcase(one, name)]
         if not own:
             raise UserError(f"the runtime does not show {name!r}: it shows {GIVES}; {DEFINITION} every other")
         found |= {one: _value(config, one) for one in own}
     return tuple(found.values())
 
 
-def _every(config: Decoder) -> list[str]:
+def every(config: Decoder) -> list[str]:
+    """All names of a model's values."""
     layers = range(len(config.blocks))
     return ["embed", *(f"blocks.{n}.{what}" for n in layers for what in (*WHATS[1:], PATTERN))]
 
