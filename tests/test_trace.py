@@ -289,7 +289,7 @@ def test_a_trace_keeps_what_was_asked_and_the_logits() -> None:
     with pytest.raises(UserError, match="did not keep"):
         trace.attention(0)
     assert set(Trace.of(model, Bytes(), TEXT)) == _vocabulary(model)
-    with pytest.raises(UserError, match=r"attribution needs 'embed'.*names=inputs\.attribution_names"):
+    with pytest.raises(UserError, match=r"attribution needs 'blocks.2.out'.*names=inputs\.attribution_names"):
         trace.attribution()
     enough = Trace.of(model, Bytes(), TEXT, names=attribution_names(model))
     assert enough.attribution().logit == pytest.approx(float(enough.logits[-1].max()))

@@ -32,7 +32,7 @@ INDEX = "dataset.json"
 TYPES = {"float16": "F16", "bfloat16": "BF16"}
 SHARD_TOKENS = 1 << 15
 KEYS = ("token_ids", "documents", "positions")
-BY_HEAD = (".q", ".k", ".v", ".z")  # of attention: [h t k] in a trace
+BY_HEAD = (".q", ".k", ".v", ".z", ".q_unrotated", ".k_unrotated")  # of attention: [h t k] in a trace
 Dtype = Literal["float16", "bfloat16"]
 
 
