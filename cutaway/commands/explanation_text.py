@@ -481,7 +481,7 @@ def _patch(explanation: Explanation, width: int) -> Step:
     return "Activation patching", sentence, rows
 
 
-def _some(items: Sequence, rows: Table, columns: int) -> Iterable:
+def _some(items: Sequence, rows: Table, columns: int) -> Iterable[Any]:
     """The items, or of many the first and the last, with a row that says how many are left out."""
     if len(items) <= ROWS:
         yield from items
