@@ -23,7 +23,8 @@ from tests.serving import NAME, AccessPolicy, Server
 from cutaway.serve import anthropic as anthropic_api, ollama as ollama_api, protocol, responses  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
-from cutaway.serve.chat import _variables, chat_ids  # isort: skip
+from cutaway.serve.chat import _delta, _variables, chat_ids  # isort: skip
+from cutaway.generate.tool_calls import parser  # isort: skip
 from cutaway.generate.thinking import budget  # isort: skip
 from cutaway.generate.tool_calls.thoughts import Marks  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip
@@ -719,6 +720,13 @@ def test_a_template_without_tools_calls_them_as_it_is_asked(toolless: Server, st
     ids = toolless.post("/v1/chat/count", {"messages": spoken, "tools": [LOOK]}).json()["tokens"]
     asked_with = toolless.post("/v1/chat/count", {"messages": HELLO, "tools": [LOOK]}).json()["tokens"]
     assert ids > asked_with > toolless.post("/v1/chat/count", {"messages": HELLO}).json()["tokens"] + 50
+
+
+def test_streamed_calls_are_numbered() -> None:
+    events = [made for name in "ab" for made in (parser.CallStarted(name), parser.ArgumentsDelta("{}"))]
+    counts = [0]
+    deltas = [_delta(event, counts, 0, False) for event in events]
+    assert [delta["tool_calls"][0]["index"] for delta in deltas] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("most", range(1, 14))
