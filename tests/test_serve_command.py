@@ -81,6 +81,7 @@ def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started
         (["--timeout", "nan"], "--timeout is nan"),
         (["--drain", "inf"], "--drain is inf"),
         (["--stop-delay", "-1"], "--stop-delay is -1"),
+        (["--port", "70000"], "--port is 70000: give a number from 0 to 65535"),
         (["--trusted-proxy", "nginx"], "give an address"),
         (["--api-key-file", "no-such-file"], "no-such-file cannot be read"),
         (["--api-key", " " * 9], "without spaces"),

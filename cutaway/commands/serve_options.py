@@ -227,12 +227,15 @@ class Operation:
 
 
 POSITIVE = ("max_sequences", "max_body", "timeout", "max_tokens")
+MOST_PORT = 65535
 FINITE = ("max_queue", "drain", "stop_delay", "store_seconds")
 
 
 def check(*groups: Any) -> None:
     """Refuse numbers that are not finite, negative, or 0 where that would answer nothing."""
     for name, value in _values(groups):
+        if name == "port" and not 0 <= value <= MOST_PORT:
+            raise UserError(f"--port is {value}: give a number from 0 to {MOST_PORT}")
         if value is None or name not in POSITIVE + FINITE:
             continue
         above = name in POSITIVE
