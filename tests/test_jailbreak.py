@@ -131,6 +131,8 @@ def test_gcg_finds_more_than_random_search_with_as_many_passes(lm: LanguageModel
     blind = replace(SMALL, steps=4 * SMALL.steps, gradient=False)
     other = gcg.search(lm, prompts(lm), blind, seed=0, passes=found.passes)
     assert found.losses[0] == other.losses[0]
+    read = SMALL.steps * (SMALL.candidates + gcg.GRADIENT_PASSES) - found.lost
+    assert found.passes == len(prompts(lm)) * (1 + read)
     assert found.passes - 2 * SMALL.candidates < other.passes <= found.passes
     assert list(found.losses) == sorted(found.losses, reverse=True)
     assert found.losses[-1] < other.losses[-1] - 1
