@@ -412,7 +412,9 @@ def _matched(model: Decoder, budget: int) -> Decoder:
     """The model whose MLPs have the width that comes nearest to so many parameters."""
 
     def of(hidden: int) -> Decoder:
-        blocks = (replace(block, mlp=replace(block.mlp, hidden=hidden)) for block in model.blocks)
+        blocks = (
+            replace(block, mlp=block.mlp and replace(block.mlp, hidden=hidden)) for block in model.blocks
+        )
         return replace(model, blocks=tuple(blocks))
 
     one, two = parameters(of(1)), parameters(of(2))

@@ -30,7 +30,8 @@ def edits(
         path = f"blocks.{n}"
         reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
         reads[f"{path}.attention.z"] = (f"{path}.attention.out.weight", _round_heads)
-        reads |= _mlp_reads(path, config.blocks[n].mlp)
+        mlp = config.blocks[n].mlp
+        reads |= _mlp_reads(path, mlp) if mlp else {}
         for name in "k", "v":
             out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
     for name, (weight, how) in reads.items():
