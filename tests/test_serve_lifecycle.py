@@ -38,9 +38,9 @@ def load() -> Any:
 def test_a_port_can_be_shared_where_both_ask_for_it() -> None:
     with lifecycle.bound("127.0.0.1", 0, reuse_port=True) as first:
         port = first.getsockname()[1]
+        first.listen()
         with lifecycle.bound("127.0.0.1", port, reuse_port=True) as second:
             assert second.getsockname()[1] == port
-        first.listen()
         with pytest.raises(OperationalError, match=rf"Cannot listen on 127.0.0.1, port {port}"):
             lifecycle.bound("127.0.0.1", port)
 
