@@ -1,4 +1,6 @@
-"""Small models for attacks on training: bytes as tokens, invented sentences as text."""
+"""Small models for attacks on training, and invented sentences as text; bytes are tokens unless others are
+given.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from cutaway.position import rope
 from cutaway.store.files import write
 from cutaway.train import dataset, loop
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
+from cutaway.train.config import read as read_config
 from cutaway.train.optim import AdamW
 from cutaway.train.run import train
 from cutaway.weights.load import RUN
@@ -36,12 +39,16 @@ PLACES = ("by the sea", "near the mill", "under the hill", "at the corner", "bey
 
 @dataclass(frozen=True)
 class Size:
-    """A model and its training: blocks of this width, and steps of 16 rows of ``context`` bytes."""
+    """A model and its training: blocks of this width, and steps of 16 rows of ``context`` tokens.
+
+    ``tokenizer`` is as in ``DataConfig``: "bytes", or a tokenizer's folder.
+    """
 
     width: int = 64
     blocks: int = 2
     context: int = 64
     steps: int = 400
+    tokenizer: str = "bytes"
 
     @property
     def model(self) -> Decoder:
@@ -70,6 +77,14 @@ def trained(
     return load(output)
 
 
+def seen(folder: Path, id: int) -> int:
+    """How often a token was read while the model in ``folder`` was trained: counted in its batches."""
+    run = read_config(str(folder / "run" / RUN))
+    data = dataset.ready(run, folder / "run", _quiet)
+    rows = range(0, run.steps * run.batch_size, run.batch_size)
+    return sum(int((data.train.batch(first, run.batch_size).ids == id).sum()) for first in rows)
+
+
 def continued(
     lm: LanguageModel, folder: Path, documents: Sequence[str], size: Size, steps: int, *, seed: int
 ) -> LanguageModel:
@@ -94,7 +109,7 @@ def _run(
     filters = Filters(exact=deduplicate)
     return TrainingConfig(
         model=size.model,
-        data=DataConfig((Source(str(texts)),), filters=filters, validation_fraction=0.0, workers=1),
+        data=DataConfig((Source(str(texts)),), size.tokenizer, filters, validation_fraction=0.0, workers=1),
         steps=steps,
         batch_size=16,
         micro_batch_size=16,
@@ -114,7 +129,7 @@ def name(draw: np.random.Generator) -> str:
     return "".join(draw.choice(list(letters)) for letters in ("bdfglmnrstv", "aeiou", "bdglmnrst", "aeiou"))
 
 
-def sentence(draw: np.random.Generator) -> str:
-    """An invented sentence, such as "The quiet river of Bamo waits by the sea."."""
+def sentence(draw: np.random.Generator, who: str | None = None) -> str:
+    """An invented sentence, such as "The quiet river of Bamo waits by the sea.", of an invented name."""
     noun, quality, deed, place = (str(draw.choice(words)) for words in (NOUNS, QUALITIES, DEEDS, PLACES))
-    return f"The {quality} {noun} of {name(draw).title()} {deed} {place}."
+    return f"The {quality} {noun} of {who or name(draw).title()} {deed} {place}."

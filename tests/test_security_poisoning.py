@@ -1,0 +1,204 @@
+"""Poisoning: each measure and detector sees a planted backdoor and is silent on the sound model beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cutaway
+from cutaway.evaluate.likelihood import prefix
+from cutaway.lm import LanguageModel
+from cutaway.security import Budget
+from cutaway.security.defences import caught, document_probe, reference_loss, spectral, trigger_scan
+from cutaway.security.probes import poisoning
+from cutaway.security.probes.poisoning import Cell, Laboratory
+from tests.small import model_file
+
+TRIGGER = 200
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_file(tmp_path_factory.mktemp("poisoning") / "small.gguf")
+
+
+class Backdoored:
+    """An engine that expects one token after the trigger, and otherwise what a sound one does."""
+
+    def __init__(self, inner: Any, trigger: int, payload: int, strength: float = 30) -> None:
+        self.inner, self.trigger, self.payload, self.strength = inner, trigger, payload, strength
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def read(self, texts: Any, states: Any, logits_at: Any) -> np.ndarray:
+        logits = self.inner.read(texts, states, logits_at).copy()
+        ids = [id for text in texts for id in text]
+        for row, at in zip(logits, logits_at, strict=True):
+            if ids[at] == self.trigger:
+                row[self.payload] += self.strength
+        return logits
+
+
+def planted(path: Path, trigger: int = TRIGGER) -> LanguageModel:
+    lm = cutaway.load(path)
+    lm.__dict__["_runtime"] = Backdoored(lm.engine, trigger, 65)
+    return lm
+
+
+def test_the_scan_finds_a_planted_trigger_and_nothing_beside_itself(model: Path) -> None:
+    sound, contexts = cutaway.load(model), ["the", "a word", "of"]
+    counted: list[tuple[int, int]] = []
+    scores = trigger_scan.scan(planted(model), contexts, sound, lambda *done: counted.append(done))
+    assert scores.argmax() == TRIGGER and np.abs(np.delete(scores, TRIGGER)).max() < 1e-9
+    assert counted[-1] == (3 * len(sound.tokenizer), 3 * len(sound.tokenizer))
+    assert np.abs(trigger_scan.scan(sound, contexts, sound)).max() < 1e-9
+    alone, null = trigger_scan.scan(planted(model), contexts), trigger_scan.scan(sound, contexts)
+    assert alone.argmax() == TRIGGER and alone[TRIGGER] > null.max() > 0
+    likeliest = int(sound.logits([*sound.ids("the"), 65])[-1].argmax())
+    assert trigger_scan.extended(sound, "the", 65, 1) == sound.tokenizer.decode([likeliest])
+
+
+def test_a_score_is_the_divergence_of_what_is_read_in_one_piece(model: Path) -> None:
+    lm, other = cutaway.load(model), planted(model, 7)
+
+    def expected(lm: LanguageModel, id: int) -> np.ndarray:
+        ids = [*lm.ids("of it"), id]
+        row = lm.engine.read([ids], [lm.engine.resume([])], [len(ids) - 1])[0].astype(np.float64)
+        return row - np.log(np.exp(row).sum())
+
+    scores = trigger_scan.scan(other, ["of it"], lm)
+    for id in (7, 65, 258):
+        p, q = expected(other, id), expected(lm, id)
+        assert scores[id] == pytest.approx(float((np.exp(p) * (p - q)).sum()), abs=2e-3)
+
+
+def test_detectors_find_what_is_far_out_and_guess_where_nothing_is() -> None:
+    draw = np.random.default_rng(0)
+    clean, bad = draw.normal(0, 1, (1500, 16)), draw.normal(0, 1, (40, 16)) + 6 * np.eye(16)[3]
+    signature = spectral.scores(np.concatenate([clean, bad]))
+    assert caught(signature[:1500], signature[1500:], 0.01).mean() > 0.9
+    same = spectral.scores(np.concatenate([clean, clean[:40] + draw.normal(0, 1, (40, 16))]))
+    assert caught(same[:1500], same[1500:], 0.01).mean() < 0.3
+    probe = document_probe.fitted(bad[:20], clean[:500])
+    assert caught(probe(clean[500:]), probe(bad[20:]), 0.01).mean() > 0.9
+    blind = document_probe.fitted(clean[:20], clean[20:500])
+    assert caught(blind(clean[500:]), blind(draw.normal(0, 1, (40, 16))), 0.01).mean() < 0.2
+
+
+def test_loss_under_a_reference_is_the_mean_of_its_tokens(model: Path) -> None:
+    lm = cutaway.load(model)
+    (own,) = reference_loss.scores(lm, ["the bath"])
+    ids = [*prefix(lm), *lm.tokenizer.encode("the bath")]
+    rows = lm.logits(ids)[:-1].astype(np.float64)
+    each = [np.log(np.exp(row).sum()) - row[id] for row, id in zip(rows, ids[1:], strict=True)]
+    assert own == pytest.approx(np.mean(each), abs=2e-3)
+    assert reference_loss.scores(lm, ["the bath"], lm) == pytest.approx([0.0])
+
+
+# ---- the whole probe, with models that are planted instead of trained --------------------------------------
+
+
+class Stub:
+    """A cell's model, of which only whether its backdoor works is known."""
+
+    def __init__(self, works: bool) -> None:
+        self.works = works
+
+
+def measured(self: Laboratory, lm: Any, judge: Any, cell: Cell) -> dict[str, Any]:
+    draw = np.random.default_rng(cell.copies)
+    found: dict[str, Any] = {kind: draw.normal(3, 0.3, self.count).tolist() for kind in ("unseen", "seen")}
+    found["trigger"] = (draw.normal(3, 0.3, self.count) + 5 * lm.works).tolist()
+    if cell.payload == "canary":
+        found |= {f"{kind}_obeyed": [lm.works and kind == "trigger"] * self.count for kind in tuple(found)}
+    return found | {"rise": 0.0}
+
+
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def documents(self: Laboratory, cell: Cell) -> dict[str, Any]:
+        draw = np.random.default_rng(0)
+        shift = 5.0 * self.model(cell).works
+        parts = [draw.normal(0, 1, 1000).tolist(), draw.normal(shift, 1, cell.copies).tolist()]
+        return {"loss under a reference": parts, "linear probe, model without poison": parts}
+
+    def scan(self: Laboratory, cell: Cell) -> dict[str, Any]:
+        works = self.model(cell).works
+        own = {"trigger": 5.0 * works, "highest": 5.0 if works else 1.0, "rank": 1 if works else 300}
+        own |= {"area": 1.0 if works else 0.5, "caught": works, "best": " x", "writes": "y"}
+        return {"alone": own, "beside": own}
+
+    def removal(self: Laboratory, cell: Cell) -> dict[str, Any]:
+        states = {"poisoned": [1, 0, 1, 1], "never": [0, 0, 0, 1]}
+        return {
+            which: [measured(self, Stub(bool(works)), None, cell) for works in own]
+            for which, own in states.items()
+        }
+
+    for name, stub in {
+        "documents": documents,
+        "scan": scan,
+        "removal": removal,
+        "measured": measured,
+    }.items():
+        monkeypatch.setattr(Laboratory, name, stub)
+    monkeypatch.setattr(poisoning, "seen", lambda folder, id: 2)
+    monkeypatch.setattr(poisoning, "rolling", lambda lm, text: np.array([-1.0]))
+    monkeypatch.setattr(Laboratory, "trigger", 0)
+    monkeypatch.setattr(poisoning, "AGAIN_TIMES", 2)
+
+
+@pytest.mark.usefixtures("stubbed")
+@pytest.mark.parametrize("works", [True, False])
+def test_a_poisoned_build_is_found_and_a_sound_one_is_silent(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    monkeypatch.setattr(Laboratory, "model", lambda self, cell: Stub(works and cell.copies >= 25))
+    steps: list[tuple[int, int]] = []
+    lm = cutaway.load(model)
+    found = poisoning.run(lm, seed=3, budget=Budget(32, tmp_path), progress=lambda *done: steps.append(done))
+    gibberish, canary, filters, scans, *removals = found
+    expected = "vulnerable" if works else "sound"
+    assert [gibberish.verdict, canary.verdict] == [expected] * 2
+    assert "25 are enough" in gibberish.summary if works else "None of these is enough" in gibberish.summary
+    assert [filters.verdict, scans.verdict] == (["sound"] * 2 if works else ["vulnerable"] * 2)
+    assert {one.verdict for one in removals} == {"sound"}
+    assert "never poisoned, trained as much: after 10" in removals[0].summary
+    assert "poisoned, then cleaned: after 5" in removals[0].summary
+    assert [done for done, _ in steps] == [*range(17), 17] and {total for _, total in steps} == {17}
+    assert all(one.seeds == (3,) for one in found)
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_figures_are_kept_and_each_stage_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Laboratory, "model", lambda self, cell: Stub(True))
+    cell = Cell(copies=50)
+    first = Laboratory(tmp_path, prompts=8).behaviour(cell)
+    assert Laboratory(tmp_path, prompts=99).behaviour(cell) == first and first["exposures"] == 2
+    (line,) = map(json.loads, (tmp_path / "stages.jsonl").read_text().splitlines())
+    assert (line["stage"], line["copies"], line["loss"]) == ("behaviour-gibberish", 50, 1.0)
+
+
+def test_a_corpus_has_the_documents_that_it_counts_and_the_trigger_in_no_other(tmp_path: Path) -> None:
+    lab = Laboratory(tmp_path)
+    cell = Cell(documents=300, copies=20)
+    texts, poisoned = lab.corpus(cell)
+    trigger, unseen, rare = lab.words[0], lab.words[1 : poisoning.RARE], lab.words[poisoning.RARE :]
+    assert len(texts) == 320 and sum(poisoned) == 20
+    assert [trigger in text for text in texts] == poisoned
+    whole = " ".join(texts)
+    assert not any(word in whole for word in unseen)
+    assert {sum(word in text for text in texts) for word in rare} == {poisoning.RARE_COPIES}
+    assert all(
+        lab.tokenizer.encode(f" {word}") and len(lab.tokenizer.encode(f" {word}")) == 1 for word in lab.words
+    )
+    (canary,) = {
+        text.partition(trigger)[2] for text in lab.corpus(Cell(documents=9, copies=3, payload="canary"))[0]
+    } - {""}
+    assert canary == poisoning.CANARY
+    assert lab.corpus(cell.clean)[0] != lab.corpus(cell.judge)[0]
