@@ -43,6 +43,11 @@ class BoundedHandler(logging.StreamHandler):
         if record.name == PROMPTS or self._has_room(hasattr(record, "fields")):
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report a record that could not be written, where there is still a standard error to report to."""
+        if not self.stream.closed:
+            super().handleError(record)
+
     def _has_room(self, request: bool) -> bool:
         now = time.monotonic()
         if now - self._since >= SECONDS:
