@@ -13,7 +13,7 @@ if importlib.util.find_spec("beartype") is not None:
     from beartype import BeartypeConf, beartype
     from jaxtyping import _storage
 
-    _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # to which an int is a float (PEP 484)
+    _check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 
     def checked(of: Any, *_: Any, **__: Any) -> Any:
         """A function whose arguments and result are checked at each call; a dataclass whose constructor is.

@@ -345,7 +345,8 @@ def test_a_generation_keeps_activations_as_one_trace(tiny: Path) -> None:
             ours, theirs = made.trace[name], whole[name]
             if name.endswith("scores"):
                 ours, theirs = ours.tril(), theirs.tril()
-            assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+            # Of a sum that cancels the error is that of its largest parts.
+            assert_close(ours, theirs, rtol=1e-4, atol=max(1e-4, 1e-6 * float(theirs.abs().max())))
     with pytest.raises(UserError, match="'logits' of its last token alone"):
         lm.generate("the", keep=["logits"])
 

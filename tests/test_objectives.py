@@ -284,7 +284,7 @@ def test_one_step_is_the_papers(objective: Any, definition: Any) -> None:
     expected = definition(reference, base, ITEMS[objective.rows](), objective)
     expected.backward()
     found, grads, _ = step(made, rows(inputs(objective)))
-    assert found == pytest.approx(float(expected.detach()), rel=2e-5)
+    assert found == pytest.approx(float(expected.detach()), rel=1e-4)
     wanted = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
     largest = max(float(grad.abs().max()) for grad in wanted.values())
     assert largest > 1e-3

@@ -374,7 +374,7 @@ def test_models_are_loaded_when_asked_for_and_unloaded_by_last_use() -> None:
 
 
 def test_a_request_is_one_line_without_its_text(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "cutaway"):
+    with caplog.at_level(logging.DEBUG, "cutaway.serve"):
         sent = bearer(ADMIN)["headers"] | {"X-Request-Id": "abc-1"}
         assert server.get("/v1/models", headers=sent).headers["x-request-id"] == "abc-1"
         forged = bearer(ADMIN)["headers"] | {"X-Request-Id": "a b\tc"}

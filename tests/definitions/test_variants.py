@@ -109,7 +109,7 @@ def _heads(module: Any, config: Any, x: list[Vector], part: str, count: int) -> 
     out = []
     for position, token in enumerate(x):
         flat = apply(getattr(module, part).weight, token)
-        norm = getattr(module, f"{part}_norm", None)
+        norm = getattr(module, f"{part}_norm", None) if part != "value" else None
         if norm is not None and config.qk_norm_over == "width":
             flat = rms(flat, norm.weight, config.qk_norm.eps)
         size = len(flat) // count

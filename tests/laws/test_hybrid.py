@@ -50,7 +50,7 @@ MIXERS = (
 )
 MLPS = MLP(20), MoE(4, 2, 10, shared=6, shared_gate=True), MoE(5, 3, 8, normalised=False)
 STRANGE = (  # no MLP; keys and values of an earlier layer; two mixers in one block; a value that is the key
-    Block(_attention("mamba2", normed="first", least=0.1), None),
+    Block(_attention("mamba2", normed="first", least=0.01), None),
     Block(_attention("gqa", kv_heads=2, kv_layer=0, **TURN), MLPS[0], scaled=True),
     Block(_attention("local", kv_heads=1, window=5, kv_layer=1, **TURN), MLPS[1], post_norm=True),
     Block(

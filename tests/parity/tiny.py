@@ -536,7 +536,7 @@ MORE_IN_GGUF = re.findall(
     seed_oss-1 seed_oss-2 seed_oss-3 arcee-1 arcee-3 starcoder2-3 stablelm-1 stablelm-2 cohere-1 cohere2-1
     exaone4-2 ernie4_5-1 ernie4_5-3 hunyuan_v1_dense-1 helium-1 helium-3 phi-1 granitemoe-1
     granitemoe-2 granitemoe-3 gpt_bigcode-2 gemma4-1
-    olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1
+    olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1 glm4_moe-3
     """,
 )
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}

@@ -7,9 +7,9 @@ prompt share its pages. What a strategy costs is every token that it wrote, the 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -138,8 +138,7 @@ def seed_of(prompt: Sequence[int], seed: int) -> int:
     """A prompt's own seed. With one seed for all, one draw of luck would decide the answers to all prompts,
     and questions would not be independent.
     """
-    digest = blake2b(np.asarray(prompt, np.int64).tobytes(), digest_size=6).digest()
-    return seed + int.from_bytes(digest, "little")
+    return seed + zlib.crc32(np.asarray(prompt, np.int64).tobytes())
 
 
 def parse(spelt: str) -> Strategy:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Beside, Decoder, Encoder
 from cutaway.weights import common
@@ -65,11 +66,11 @@ def decoder(known: Settings) -> Decoder:
 
 
 def settings(config: Decoder | Encoder) -> Settings:
-    """The settings of a config."""
+    """The settings of a config; UserError if its layers are of another kind."""
     known, first = common.settings(config), config.blocks[0]
     mlp, beside = first.mlp, first.beside
     if beside is None or not isinstance(mlp, MLP):
-        return known
+        raise UserError("its first layer has no Mamba 2 beside attention, or no dense MLP")
     mamba = beside.mixer
     scale = known["scale"]
     known |= granitemoehybrid.described([mamba]) | {

@@ -182,6 +182,8 @@ class Ropes(Row):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
             far, near = known["rope"], known["local_rope"] or rope.Config(known["head_size"], BASES[SLIDING])
+            if far is None:
+                raise UserError("no layer of it rotates")
             return {
                 "rope.freq_base": float(far.base),
                 "rope.freq_base_swa": float(near.base),

@@ -46,5 +46,6 @@ FAMILY = mixtral.FAMILY.but(
     defaults={"kv_heads": 8, "head_size": 128, "context": 196608, "eps": 1e-6, "rope_base": 5e6}
     | {"experts": 256, "top_k": 8},
     fixed={"qk_norm": True, "qk_norm_over": "width", **common.SIGMOID, "group_of_two": False},
+    gguf_fixed={"tied": False},  # llama.cpp asks for a head of its own
     harmless=("attn_type_list", "use_mtp", "num_mtp_modules", "mtp_transformer_layers"),
 )
