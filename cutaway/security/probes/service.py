@@ -184,9 +184,13 @@ def _flood(lm: LanguageModel, random: np.random.Generator, budget: Budget, seed:
             scheduler = Scheduler(lm.engine, lm.tokenizer, max_sequences=1, max_queue=2 * FLOOD + 2)
             try:
                 prompts = [_prompt(lm, random)[:16] for _ in range(FLOOD + 1)]
-                flood = [_submit(scheduler, ids, ATTACKER, 2, client) for ids in prompts[1:]]
-                finish(_submit(scheduler, prompts[0], VICTIM, 2, client))
-                before[name].append(sum(stream.ended for stream in flood))
+                ended: list[bytes] = []  # by the scheduler's own thread: in the order of the answers
+                for ids in prompts[1:]:
+                    _note(ended, ATTACKER, _submit(scheduler, ids, ATTACKER, 2, client))
+                victim = _submit(scheduler, prompts[0], VICTIM, 2, client)
+                _note(ended, VICTIM, victim)
+                finish(victim)
+                before[name].append(ended.index(VICTIM))
             finally:
                 scheduler.close()
     own, queue = (statistics.mean(each) for each in before.values())
@@ -202,3 +206,13 @@ def _flood(lm: LanguageModel, random: np.random.Generator, budget: Budget, seed:
         ),
         seeds=(seed,),
     )
+
+
+def _note(ended: list[bytes], key: bytes, stream: ResponseStream) -> None:
+    """Have the key of an answer appended when it ends."""
+
+    def listen(event: Any) -> None:
+        if isinstance(event, Exception) or event.generation is not None:
+            ended.append(key)
+
+    stream.subscribe(listen)
