@@ -14,8 +14,6 @@ import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
 from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, Model, Threads
 from cutaway.errors import UserError
-from cutaway.generate import thinking
-from cutaway.generate import watermark as watermarks
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
 
@@ -72,7 +70,9 @@ class Sampling:
         if self.logit_bias:
             options["logit_bias"] = dict(map(_bias, self.logit_bias))
         if self.watermark:
-            options["watermark"] = watermarks.parse(self.watermark)
+            from cutaway.generate import watermark  # the usual command starts without it, as without thinking
+
+            options["watermark"] = watermark.parse(self.watermark)
         return options
 
 
@@ -126,6 +126,8 @@ def generate(
             raise UserError(
                 "--think writes several texts side by side: leave out --speculate, --draft, --logprobs"
             )
+        from cutaway.generate import thinking
+
         thinking.parse(think)
     text = prompt_text(prompt, file)
     options: dict[str, Any] = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})

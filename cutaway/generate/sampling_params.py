@@ -5,7 +5,6 @@ The command line checks by them, and the API's schema is derived from them (serv
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,7 +105,9 @@ def sampling_params(options: SamplingOptions) -> SamplingParams:
     known = SamplingOptions.__annotations__
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            from difflib import get_close_matches  # a mistake's alone
+
+            near = get_close_matches(name, known, n=1)
             instead = f"did you mean {near[0]}?" if near else f"use {', '.join(known)}"
             raise UserError(f"There is no sampling setting {name}: {instead}")
     return SamplingParams(**options)
