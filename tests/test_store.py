@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -550,3 +551,20 @@ def test_hub_half_of_the_shards_is_not_a_model(fake_hub: Server) -> None:
     (path / "model-2.safetensors").touch()
     assert store.find("org/name") == path
     assert hub.cached()[0][0] == "org/name"
+
+
+def test_an_archive_that_a_new_pip_refuses_is_fetched_by_the_one_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def pip(*arguments: str, env: Any = None, carried: bool = False) -> subprocess.Popen[str]:
+        asked.append(carried)
+        refusal = "import sys; sys.exit('ERROR: Distributions cannot declare direct URL dependencies.')"
+        code = f"open({str(tmp_path / 'x-1.tar.gz')!r}, 'w')" if carried else refusal
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", code], text=True, stdout=pipe, stderr=pipe)
+
+    monkeypatch.setattr(index, "_pip", pip)
+    found = index._download("x", "1", "x-1.tar.gz", 1 << 20, tmp_path, lambda *_: None)
+    assert found == tmp_path / "x-1.tar.gz" and asked == [False, True]

@@ -49,10 +49,10 @@ def fetch(
     return target
 
 
-def _pip(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """pip as the user configured it: this environment's own, else the copy that Python carries."""
+def _pip(*arguments: str, env: dict[str, str] | None = None, carried: bool = False) -> subprocess.Popen[str]:
+    """pip as the user configured it: this environment's own, else (or ``carried``) the copy in Python."""
     env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", **(env or {})}
-    if importlib.util.find_spec("pip") is None:
+    if carried or importlib.util.find_spec("pip") is None:
         env["PYTHONPATH"] = str(_bundled())
         uv_index = env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL")
         if uv_index:
@@ -77,18 +77,21 @@ def _download(
 ) -> Path:
     """The file in `scratch`, fetched by pip; a connection that breaks is tried again."""
     kind = "--only-binary" if filename.endswith(".whl") else "--no-binary"
-    output = ""
+    output, carried = "", False
     for _ in range(TRIES):
         process = _pip(
             *("download", "--quiet", "--no-deps", "--no-cache-dir", kind, package, "--dest", str(scratch)),
             f"{package}=={version}",
             env={"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
+            carried=carried,
         )
         output = _watched(process, scratch, limit, progress)
         if process.returncode == 0 and (scratch / filename).is_file():
             return scratch / filename
         if "No matching distribution" in output:
             break
+        # Pips from 2026 on refuse an archive for dependencies that are not fetched; older ones do not.
+        carried = "cannot declare direct URL dependencies" in output
     if "No space left" in output:
         raise OperationalError(f"{scratch.parent}: cannot be written: the disk is full: {OTHER_HOME}")
     lines = output.splitlines() or ["no reason is given"]
