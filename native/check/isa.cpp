@@ -56,7 +56,8 @@ struct Kind {
 constexpr Kind kKinds[] = {
     {kF32, 1, 4, {-1, -1}},   {kF16, 1, 2, {-1, -1}},  {kBF16, 1, 2, {-1, -1}},    {kQ4_0, 32, 18, {0, -1}},
     {kQ4_1, 32, 20, {0, 2}},  {kQ5_0, 32, 22, {0, -1}}, {kQ5_1, 32, 24, {0, 2}},   {kQ8_0, 32, 34, {0, -1}},
-    {kQ4_K, 256, 144, {0, 2}}, {kQ5_K, 256, 176, {0, 2}}, {kQ6_K, 256, 210, {208, -1}},
+    {kQ2_K, 256, 84, {80, 82}}, {kQ3_K, 256, 110, {108, -1}}, {kIQ4_NL, 32, 18, {0, -1}}, {kIQ4_XS, 256, 136, {0, -1}},
+    {kMXFP4, 32, 17, {-1, -1}}, {kQ4_K, 256, 144, {0, 2}}, {kQ5_K, 256, 176, {0, 2}}, {kQ6_K, 256, 210, {208, -1}},
 };
 
 std::vector<uint8_t> weights(const Kind& kind, int rows, int columns) {
@@ -72,6 +73,7 @@ std::vector<uint8_t> weights(const Kind& kind, int rows, int columns) {
             const uint16_t top = static_cast<uint16_t>(bits >> 16);
             std::memcpy(&out[at], &top, 2);
         }
+        if (kind.type == kMXFP4) out[at] = static_cast<uint8_t>(120 + out[at] % 8);  // 2^(that - 128)
         for (const int place : kind.halves) {
             const uint16_t scale = float_to_half(real());
             if (place >= 0) std::memcpy(&out[at + static_cast<size_t>(place)], &scale, 2);
