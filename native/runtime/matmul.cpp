@@ -12,6 +12,7 @@
 #include "core/api.hpp"
 #include "core/half.hpp"
 #include "core/isa.hpp"
+#include "core/levels.hpp"
 #include "core/thread_pool.hpp"
 #include "runtime/vectors.hpp"
 
@@ -32,10 +33,6 @@ struct Ahead {
 
 using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
                          int64_t stride, Ahead ahead);
-
-// What the nibbles of IQ4_NL and IQ4_XS mean, and twice what those of MXFP4 do.
-constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-constexpr int8_t kTwiceE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 constexpr int kMostVectors = 8;  // of any instruction set
 

@@ -7,6 +7,7 @@
 #include "core/api.hpp"
 #include "core/half.hpp"
 #include "core/isa.hpp"
+#include "core/levels.hpp"
 #include "core/thread_pool.hpp"
 
 namespace cutaway {
@@ -104,10 +105,6 @@ struct Q8_0 {
         CUTAWAY_LANES for (int i = 0; i < block; ++i) out[i] = scale * number(static_cast<int8_t>(in[2 + i]));
     }
 };
-
-// What the nibbles of IQ4_NL and IQ4_XS mean, and twice what those of MXFP4 do.
-constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-constexpr int8_t kTwiceE2M1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 CUTAWAY_INLINE void looked_up(const int8_t* table, float scale, Bytes nibbles, Floats out) {
     CUTAWAY_LANES for (int i = 0; i < 16; ++i) out[i] = scale * number(table[nibbles[i] & 15]);

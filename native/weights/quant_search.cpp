@@ -11,6 +11,7 @@
 #include "core/api.hpp"
 #include "core/half.hpp"
 #include "core/isa.hpp"
+#include "core/levels.hpp"
 #include "core/thread_pool.hpp"
 
 namespace cutaway {
@@ -64,7 +65,6 @@ struct Eight : Whole<-127, 127> {
 };
 
 // IQ4's sixteen levels, closer together near zero. A value half way between two goes to the lower.
-constexpr int kLevels[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 struct Levels {
     static constexpr float tries[] = {-127, -135, -131, -123, -119, -115, -111, -107, -103, -99, 121,
                                       117,  113,  109,  105,  101,  97,   93,   89};
