@@ -15,7 +15,7 @@ if importlib.util.find_spec("beartype") is not None:
 
     _check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 
-    def checked(of: Any, *_: Any, **__: Any) -> Any:
+    def checked(of: Any) -> Any:
         """A function whose arguments and result are checked at each call; a dataclass whose constructor is.
 
         One letter is one size in a call (`b h t k`). jaxtyping's own wrapper binds the signature and checks

@@ -37,7 +37,7 @@ def audit(
 
     path = console.model_path(model)
     if public_key is not None and not public_key.is_file():
-        raise UserError(f"{public_key}: there is no such file: --public-key is a PEM file")
+        raise UserError(f"{public_key}: does not exist: --public-key is a PEM file")
     found = auditing.audit(path, None if trusted is None else console.model_path(trusted), public_key)
     if as_json:
         console.print_json(auditing.document(model, found))

@@ -137,7 +137,7 @@ def _signature(path: Path, public_key: Path | None) -> Iterator[Issue]:
 def signed_digests(signature: Path) -> dict[str, str]:
     """Digests by path that a manifest names, not verified; a single file's path is ".".
 
-    UserError for what is no manifest.
+    UserError for what cannot be read as one.
     """
     try:
         envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
