@@ -289,6 +289,28 @@ def test_a_tuned_lens_starts_as_the_logit_lens_and_comes_nearer(subject: Subject
         tuned_lens.load(tmp_path / "lens.safetensors", Subject(decoder("gpt2"), Bytes()))
 
 
+def test_a_stopped_lens_training_goes_on_to_the_same_bits(subject: Subject, tmp_path: Path) -> None:
+    texts, kept = [TEXT, OTHER], tmp_path / "maps"
+    whole = tuned_lens.train(subject, texts, 45, 32, 0.01)
+
+    def stop(task: str, done: int, total: int) -> None:
+        if done == 33:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned_lens.train(subject, texts, 45, 32, 0.01, resume=kept, progress=stop)
+    done: list[int] = []
+    again = tuned_lens.train(
+        subject, texts, 45, 32, 0.01, resume=kept, progress=lambda _, step, __: done.append(step)
+    )
+    assert done[0] == 21 and again.losses == whole.losses
+    assert torch.equal(again.weights, whole.weights) and torch.equal(again.biases, whole.biases)
+    with pytest.raises(UserError, match="another training"):
+        tuned_lens.train(subject, texts, 45, 32, 0.02, resume=kept)
+    with pytest.raises(UserError, match="45 steps already"):
+        tuned_lens.train(subject, texts, 30, 32, 0.01, resume=kept)
+
+
 def test_head_scores_see_an_edit() -> None:
     subject = Subject(planted(), Words())
     whole = head_scores(subject, "induction", 12)

@@ -1,6 +1,6 @@
 """The tuned lens (2303.08112): an affine map a layer, trained so that the head reads its residual stream.
 
-    tuned = train(lm, texts)                    # minutes on a CPU
+    tuned = train(lm, texts, resume="maps")     # minutes on a CPU; the same call goes on if stopped
     tuned.lens(lm.trace("The capital of France is"))
     tuned.save("lens.safetensors"); load("lens.safetensors", lm)
 
@@ -10,6 +10,8 @@ it starts as the identity, which is the logit lens.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from cutaway.store.files import Progress, silent
 from cutaway.weights import quant, safetensors
 
 STEPS, TOKENS, LEARNING_RATE = 100, 64, 1e-3
+TRAINING = "cutaway-lens-training"
+SAVED = 20  # steps between two saves of a training that may be resumed
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,14 @@ def train(
     tokens: int = TOKENS,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    resume: str | Path | None = None,
     progress: Progress = silent,
 ) -> TunedLens:
-    """Trains the maps on texts by Adam: each step reads ``tokens`` tokens drawn from them."""
+    """Trains the maps on texts by Adam: each step reads ``tokens`` tokens drawn from them.
+
+    ``resume``: a safetensors file that keeps the maps and Adam's moments, from which the same call, or one of
+    more steps, goes on to the same bits. Raises UserError for a file of another training.
+    """
     subject = subject_of(lm)
     model, names = subject.model, ["embed", "blocks.*.out"]
     traces = subject.trace([subject.encode(text) for text in texts], names)
@@ -86,9 +95,16 @@ def train(
     weights = torch.zeros(n, d, d, requires_grad=True)
     biases = torch.zeros(n, d, requires_grad=True)
     optimizer = torch.optim.Adam([weights, biases], lr=learning_rate)
-    generator, losses = torch.Generator().manual_seed(seed), []
+    digest = hashlib.sha256(streams.numpy().tobytes()).hexdigest()
+    of = {"texts": digest, "tokens": tokens, "learning_rate": learning_rate, "seed": seed}
+    kept = None if resume is None else Path(resume)
+    losses = _resumed(kept, of, optimizer, steps) if kept is not None and kept.exists() else []
+    generator, first = torch.Generator().manual_seed(seed), len(losses)
     for step in range(steps):
-        chosen = streams[:, torch.randint(total, (tokens,), generator=generator)]
+        rows = torch.randint(total, (tokens,), generator=generator)
+        if step < first:
+            continue
+        chosen = streams[:, rows]
         with torch.no_grad():
             target = model.logits(chosen[-1][None])[0].float().log_softmax(-1)
         loss = 0.0
@@ -101,8 +117,40 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
+        if kept is not None and (step + 1 == steps or (step + 1) % SAVED == 0):
+            _keep(kept, of, optimizer, losses)
         progress("training the lens", step + 1, steps)
     return TunedLens(subject, weights.detach(), biases.detach(), tuple(losses))
+
+
+def _keep(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, losses: list[float]) -> None:
+    """Writes the maps, Adam's moments and the losses so far, in one replacement of the file."""
+    arrays = {}
+    for name, value in zip(("weights", "biases"), optimizer.param_groups[0]["params"], strict=True):
+        state = optimizer.state[value]
+        arrays |= {
+            name: value.detach(),
+            f"{name}.mean": state["exp_avg"],
+            f"{name}.square": state["exp_avg_sq"],
+        }
+    packed = {name: quant.pack(one.numpy(), "F32") for name, one in arrays.items()}
+    safetensors.write(path, packed, {TRAINING: json.dumps(of), "losses": json.dumps(losses)})
+
+
+def _resumed(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, steps: int) -> list[float]:
+    """The losses of the steps that are done; the maps and the optimizer's state go where they belong."""
+    facts = safetensors.metadata(path)
+    if facts.get(TRAINING) != json.dumps(of):
+        raise UserError(f"{path} is of another training of a lens, or of none: give another file for resume")
+    losses: list[float] = json.loads(facts["losses"])
+    if len(losses) > steps:
+        raise UserError(f"{path} is of {len(losses)} steps already, more than the {steps} asked for")
+    read = {name: torch.from_numpy(quant.unpack(one).copy()) for name, one in safetensors.read(path).items()}
+    for name, value in zip(("weights", "biases"), optimizer.param_groups[0]["params"], strict=True):
+        value.data.copy_(read[name])
+        moments = {"exp_avg": read[f"{name}.mean"], "exp_avg_sq": read[f"{name}.square"]}
+        optimizer.state[value] = {"step": torch.tensor(float(len(losses))), **moments}
+    return losses
 
 
 def _streams(traces: Sequence[Trace]) -> Float[Tensor, "n t d"]:
