@@ -78,7 +78,7 @@ def sizes(type: str) -> list[tuple[int, int]]:
     return (
         [(16, 256), (37, 768)]
         if block == 256
-        else [(16, 32), (37, 96)]
+        else [(16, 32), (37, 96), (5, 608)]
         if block == 32
         else [(16, 32), (37, 75)]
     )
@@ -104,7 +104,7 @@ assert native.available() and native.isa() == sys.argv[1], native.isa()
 for type in kernels.TYPES:
     for rows, columns in sizes(type):
         packed = weights(type, rows, columns)
-        x = np.random.default_rng(1).normal(size=(23, columns)).astype(np.float32)
+        x = np.random.default_rng(1).normal(size=(41, columns)).astype(np.float32)
         x[2] = 0
         x[3, : columns // 2] = 0
         ours = kernels.multiply(type, rows, columns, laid(packed), x)

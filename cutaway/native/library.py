@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ABI = 6
 
 # Instruction sets by the number that native/core/isa.hpp gives them.
-SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3, "avx512_bf16": 4}
+SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3, "avx512_bf16": 4, "amx": 5}
 
 
 def available() -> bool:

@@ -8,6 +8,10 @@
 
 #if defined(CUTAWAY_X86)
 #include <cpuid.h>
+#if defined(CUTAWAY_TILES)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -37,6 +41,21 @@ bool has_bf16_products() {
     return has_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, bf16);
 }
 
+// Tiles are a process's own to ask for, since they make what the system saves of a thread larger by 8 KB.
+bool has_tiles(uint64_t saved) {
+#if defined(CUTAWAY_TILES)
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t tile = 1u << 24, int8 = 1u << 25;
+    constexpr uint64_t state = 3u << 17;
+    constexpr long ask = 0x1023, data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return (saved & state) == state && __get_cpuid_count(7, 0, &a, &b, &c, &d) && has(d, tile | int8) &&
+           syscall(SYS_arch_prctl, ask, data) == 0;
+#else
+    (void)saved;
+    return false;
+#endif
+}
+
 // Whose products of bfloat16 are slower than those of floats.
 bool is_intels() {
     uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -55,7 +74,8 @@ Isa detect() {
     constexpr uint32_t avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F DQ BW VL
     if (!has(b, avx2)) return Isa::portable;
     if (!has(b, avx512) || (saved & zmm) != zmm) return Isa::avx2;
-    return has_bf16_products() ? Isa::avx512_bf16 : Isa::avx512;
+    if (!has_bf16_products()) return Isa::avx512;
+    return has_tiles(saved) ? Isa::amx : Isa::avx512_bf16;
 }
 
 bool detect_dot_products() { return best_isa() >= Isa::avx512 && has_vnni(); }

@@ -9,12 +9,12 @@ namespace cutaway {
 // Sixteen bytes, a panel's rows' or any: lanes_*.inc make lanes of them.
 typedef uint8_t RowBytes __attribute__((vector_size(16)));
 
-// Ordered within one architecture. avx512 means F, BW, DQ and VL, avx512_bf16 VNNI and products of bfloat16 too; avx2
-// means AVX2, FMA, F16C and BMI 1 and 2.
-enum class Isa : int32_t { portable = 0, neon = 1, avx2 = 2, avx512 = 3, avx512_bf16 = 4 };
+// Ordered within one architecture. avx512 means F, BW, DQ and VL, avx512_bf16 VNNI and products of bfloat16 too, amx tiles
+// of bytes besides; avx2 means AVX2, FMA, F16C and BMI 1 and 2.
+enum class Isa : int32_t { portable = 0, neon = 1, avx2 = 2, avx512 = 3, avx512_bf16 = 4, amx = 5 };
 
 // The best set that the processor has and the operating system saves. Intel's take two cycles and more for a product of
-// pairs of bfloat16, in which they multiply four times as many floats: avx512 is their best.
+// pairs of bfloat16, in which they multiply four times as many floats: without amx, avx512 is their best.
 Isa best_isa();
 
 // The set in use: best_isa(), unless a lower one was asked for.
@@ -35,6 +35,9 @@ bool prefetches_far();
 
 #if defined(__x86_64__)
 #define CUTAWAY_X86 1
+#if defined(__linux__) && (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>))
+#define CUTAWAY_TILES 1  // AMX: the compiler knows it, and the system can be asked for it
+#endif
 // A kernel is one always-inlined body; these instantiate it for one instruction set each.
 #define CUTAWAY_AVX2 __attribute__((target("avx2,fma,f16c")))
 // For code that counts and shifts bits: everything that it calls is instantiated with it.

@@ -35,9 +35,12 @@ using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& i
                          int64_t stride, Ahead ahead);
 
 constexpr int kMostVectors = 8;  // of any instruction set
+constexpr int kMany = 16;        // vectors for which a panel is unpacked in memory; a tile's
+constexpr int kMostTiled = 256;  // that a call takes whose sums are tiles
 
-using ManyProducts = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
-                              int64_t stride);
+// Of how many of the vectors they are is returned.
+using ManyProducts = int (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
+                             int64_t stride);
 
 // A type's products of one panel with 1, 2, ... `most` vectors at once, and with many, where those have a way of their own.
 struct Kernel {
@@ -56,6 +59,9 @@ struct Kernels {
 #if defined(CUTAWAY_X86)
 namespace avx512 {
 #include "runtime/matmul_bf16.inc"
+#if defined(CUTAWAY_TILES)
+#include "runtime/matmul_amx.inc"
+#endif
 }  // namespace avx512
 #endif
 
@@ -88,6 +94,14 @@ const Kernel& kernel(int32_t type) {
     }
 }
 
+// A type's products of many vectors, where it has some of their own.
+ManyProducts many_products(int32_t type, const Kernel& of) {
+#if defined(CUTAWAY_TILES)
+    if (const ManyProducts tiles = isa() == Isa::amx ? avx512::tiled(type) : nullptr) return tiles;
+#endif
+    return of.many;
+}
+
 // How many bytes ahead of what it reads a product asks the memory for, a line for each that it reads; 0: for none.
 int64_t near_ahead(const Matrix& matrix) {
     if (prefetches_far()) return 4096;
@@ -95,8 +109,8 @@ int64_t near_ahead(const Matrix& matrix) {
     return matrix.type == kQ8_0 ? 1024 : 2304;
 }
 
-constexpr int kMany = 16;  // vectors for which a panel is unpacked in memory
 constexpr int64_t kNear = 192 << 10;  // bytes of vectors that stay in a core's second cache beside a panel
+constexpr int64_t kNearTiles = 1 << 20;  // the same, of processors with AMX
 
 }  // namespace
 
@@ -106,7 +120,11 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
     const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
     const int64_t ahead_of_it = near_ahead(matrix);
     const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
-    const int near = static_cast<int>(std::max<int64_t>(1, kNear / token_bytes / of.most)) * of.most;
+    const ManyProducts many = many_products(matrix.type, of);
+    const bool tiles = many != of.many;
+    const int unit = tiles ? kMany : of.most;
+    const int fit = static_cast<int>(std::max<int64_t>(1, (tiles ? kNearTiles : kNear) / token_bytes / unit)) * unit;
+    const int near = tiles ? std::min(fit, kMostTiled) : fit;
     for (int begin = 0; begin < tokens; begin += near) {
         const int end = std::min(tokens, begin + near);
         for (int panel = first; panel < last; ++panel) {
@@ -114,11 +132,11 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
             // A panel read a second time is in the cache, and with many vectors memory is not the limit.
             Ahead ahead = {tokens <= of.most ? ahead_of_it : 0, path != nullptr ? path->next(bytes) : nullptr};
             float* rows = out + (panel - first) * kPanel;
-            if (of.many != nullptr && end - begin >= kMany) {
-                of.many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride);
-                continue;
+            int token = begin;
+            if (many != nullptr && end - begin >= kMany) {
+                token += many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride);
             }
-            for (int token = begin; token < end;) {
+            while (token < end) {
                 const int count = std::min(of.most, end - token);
                 of.of[count - 1](from, matrix.columns, in, token, rows + token * stride, stride, ahead);
                 ahead = {0, nullptr};
