@@ -1,4 +1,4 @@
-"""GGUF files of the shapes that people run, 1 to 8 billion random weights, in any of `cutaway quantize`'s mixes.
+"""GGUF files of the shapes that people run, 1 to 8 billion random weights, in `cutaway quantize`'s mixes.
 
     python -m bench.shapes 1b Q4_K_M Q8_0 --folder FOLDER     # a second or two a gigabyte
 
