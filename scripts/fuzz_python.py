@@ -3,10 +3,12 @@
     python3 -m venv fuzz && fuzz/bin/pip install -e '.[serve]' atheris
     fuzz/bin/python -m scripts.fuzz_python gguf --minutes 60
 
-Targets: gguf and safetensors (files), tokenizer (tokenizer.json), template (chat templates), http (bodies of
-every POST), yaml (training configs). An input must be read or be refused in one sentence: another exception,
-over SECONDS or over MEMORY MiB is a failure, and the input is kept in ``fuzz-TARGET-*``. ``--corpus`` keeps
-what reached new code from one run to the next; every target starts from small whole inputs, made here.
+Targets: gguf and safetensors (files); tokenizer, spm and ranks (tokenizer.json, SentencePiece's .model,
+OpenAI's rank files); template (chat templates); http (bodies of every POST); calls (answers with tool calls);
+yaml (training configs); vectors (files of word vectors); bundle (.cutaway files). An input must be read or be
+refused in one sentence: another exception, over SECONDS or over MEMORY MiB is a failure, and the input is
+kept in ``fuzz-TARGET-*``. ``--corpus`` keeps what reached new code from one run to the next; every target
+starts from small whole inputs, made here.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -25,16 +29,19 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(include=["cutaway"]):
-    from cutaway import gguf
+    from cutaway import bundle, gguf
     from cutaway.errors import OperationalError, UserError
+    from cutaway.generate.tool_calls import parser as tool_calls
+    from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.serve import app
     from cutaway.serve.openai_format import APIError
     from cutaway.serve.protocol import parse_body
     from cutaway.tokenizer import Tokenizer
     from cutaway.tokenizer.chat import provenance, template
     from cutaway.tokenizer.chat.probes import conversations
+    from cutaway.tokenizer.formats import spm_model
     from cutaway.train import config
-    from cutaway.weights import quant, safetensors
+    from cutaway.weights import quant, safetensors, vectors
 
 from scripts import fuzz_tokenizer_files as tokenizers
 
@@ -83,10 +90,42 @@ def read_safetensors(path: Path) -> None:
 
 def read_tokenizer(path: Path) -> None:
     """A tokenizer that is read encodes, and gives ids that it has."""
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path, **({"pattern": "gpt2"} if path.suffix == ".tiktoken" else {}))
     ids = tokenizer.encode("the cat, Tüür 12\n ▁a")
     assert all(0 <= id < len(tokenizer) for id in ids)
     tokenizer.decode(ids)
+
+
+def read_vectors(path: Path) -> None:
+    """Vectors that are read are finite, a row a word."""
+    found = vectors.read(path)
+    assert len(found.words) == len(found.table)
+    assert np.isfinite(found.table).all()
+
+
+def read_bundle(path: Path) -> None:
+    """What a bundle unpacks is in its own folder, as long as the file at most."""
+    opened = bundle.open(path)
+    inside = [each for each in opened.folder.rglob("*") if each.is_file()]
+    assert sum(each.stat().st_size for each in inside) <= path.stat().st_size
+    shutil.rmtree(opened.folder)
+
+
+def read_calls(data: bytes) -> None:
+    """An answer in every format: its calls are the same however it is cut; without calls no text is lost."""
+    if not data:
+        return
+    text = data[1:].decode("utf-8", errors="ignore")
+    for form in FORMATS:
+        content, calls = tool_calls.parse(form, text, TOOLS)
+        reader, events = tool_calls.StreamingParser(form, TOOLS), []
+        size = 1 + data[0] % 7
+        for start in range(0, len(text), size):
+            events += reader.push(text[start : start + size])
+        assert tool_calls.collect([*events, *reader.finish()]) == (content, calls), "cuts change the calls"
+        assert calls or content == text, "text is lost"
+        for call in calls:
+            assert isinstance(call.object, dict)
 
 
 def render(data: bytes) -> None:
@@ -149,6 +188,21 @@ def seeds(target: str) -> list[bytes]:
     if target == "tokenizer":
         makers = (tokenizers.bpe_json, tokenizers.wordpiece_json, tokenizers.unigram_json)
         return [json.dumps(make()).encode() for make in makers]
+    if target == "spm":
+        return [spm_model.write_file(tokenizers.scored(kind)) for kind in ("BPE", "Unigram")]
+    if target == "ranks":
+        return [tokenizers.rank_file()]
+    if target == "vectors":
+        text, row = b"the 0.5 -1.25\na 0.5 -1.25\n", np.array([0.5, -1.25], "<f4").tobytes()
+        return [text, b"2 2\n" + text, b"2 2\nthe " + row + b"a " + row]
+    if target == "bundle":
+        with tempfile.TemporaryDirectory() as folder:
+            model, made = Path(folder) / "model.gguf", Path(folder) / "seed.cutaway"
+            model.write_bytes(b"GGUF")
+            bundle.write(made, "smollm2", model, "# A card", system="x", tools=["calculator"])
+            return [made.read_bytes()]
+    if target == "calls":
+        return [bytes([n]) + text.encode() for n, text in enumerate(ANSWERS)]
     if target == "template":
         return [each.encode() for each in TEMPLATES]
     if target == "yaml":
@@ -156,6 +210,17 @@ def seeds(target: str) -> list[bytes]:
     return [bytes([n]) + json.dumps(body).encode() for n in range(len(BODIES)) for body in HTTP_BODIES]
 
 
+TOOLS: dict[str, Any] = {"f": {"type": "object", "properties": {"a": {"type": "integer"}}}, "g": None}
+FORMATS = [
+    ToolFormat("", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n", "", True),
+    ToolFormat("[TOOL_CALLS]", '[{"name": "', '", "arguments": ', "}", ", ", "]", True),
+    ToolFormat("", '{"name": "', '", "parameters": ', "}", None, "", True),
+]
+ANSWERS = (
+    'Yes. <tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n{"name": "g"',
+    '[TOOL_CALLS][{"name": "f", "arguments": {"a": "\\u0041"}}, {"name": "g", "arguments": {}}]',
+    '{"name": "g", "parameters": {"b": [1, {"c": null}]}} and more',
+)
 TEMPLATES = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}",
     """{{ bos_token }}{% set ns = namespace(n=0) %}{% for m in messages if m.role != 'tool' %}
@@ -178,6 +243,11 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "gguf": lambda: of_file("input.gguf", read_gguf),
     "safetensors": lambda: of_file("input.safetensors", read_safetensors),
     "tokenizer": lambda: of_file("tokenizer.json", read_tokenizer),
+    "spm": lambda: of_file("input.model", read_tokenizer),
+    "ranks": lambda: of_file("input.tiktoken", read_tokenizer),
+    "vectors": lambda: of_file("input.vec", read_vectors),
+    "bundle": lambda: of_file("input.cutaway", read_bundle),
+    "calls": lambda: read_calls,
     "template": lambda: render,
     "http": lambda: read_body,
     "yaml": lambda: of_file("config.yaml", lambda path: config.read(str(path))),
@@ -193,6 +263,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=SECONDS, help="that an input may take")
     parser.add_argument("--corpus", type=Path, help="a folder that is kept")
     asked = parser.parse_args()
+    os.environ["CUTAWAY_HOME"] = tempfile.mkdtemp()  # where bundles are unpacked
     corpus = asked.corpus or Path(tempfile.mkdtemp())
     corpus.mkdir(parents=True, exist_ok=True)
     for n, data in enumerate(seeds(asked.target)):

@@ -1,12 +1,12 @@
 """garak's probes, unchanged, through its REST generator against `cutaway serve`: harmless payloads only.
 
-    python3 -m venv garak && garak/bin/pip install -e '.[serve]' garak
-    garak/bin/python -m scripts.garak_served --probes encoding.InjectBase64,encoding.InjectROT13
+    python3 -m venv garak && garak/bin/pip install garak
+    python -m scripts.garak_served --garak garak/bin/python --probes encoding.InjectBase64
 
 The payloads of garak's encoding probes are set to ``text_en``, because its defaults hold slurs. What the
 server refused or did not answer is counted, from its own metrics and from the report, and stays in the rate's
-denominator. Writes results.json in the form of `cutaway attack` into --output. Exit code 1 if no attempt was
-made.
+denominator. The findings go into results.json and report.html of --output, beside those that `cutaway attack
+smollm2 --output` wrote there. Exit code 1 if no attempt was made.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cutaway
 from cutaway.evaluate import statistics
 from cutaway.security import Arm, Finding, bounded, report
 from scripts.served import served
@@ -57,9 +58,9 @@ def write_options(folder: Path, url: str, prompts: int) -> None:
     (folder / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
 
 
-def probed(folder: Path, probes: Sequence[str]) -> list[dict[str, Any]]:
-    """The report of a run, entry by entry."""
-    garak = [sys.executable, "-m", "garak", "--target_type", "rest", "--probes", ",".join(probes)]
+def probed(python: str, folder: Path, probes: Sequence[str]) -> list[dict[str, Any]]:
+    """The report of a run of garak, which this Python has, entry by entry."""
+    garak = [python, "-m", "garak", "--target_type", "rest", "--probes", ",".join(probes)]
     options = ["-G", str(folder / "rest.json"), "--config", str(folder / "run.yaml")]
     subprocess.run([*garak, *options, "--report_prefix", str(folder / "report")], check=True)
     lines = (folder / "report.report.jsonl").read_text(encoding="utf-8").splitlines()
@@ -104,21 +105,20 @@ def findings(entries: Iterable[dict[str, Any]], answered: Counter[str]) -> list[
 
 def main() -> int:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--garak", default=sys.executable, help="the Python of garak's own environment")
     parser.add_argument("--probes", default="encoding.InjectBase64")
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("runs/garak"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made, served() as url:
         write_options(Path(made), url, options.prompts)
-        entries = probed(Path(made), options.probes.split(","))
+        entries = probed(options.garak, Path(made), options.probes.split(","))
         with urllib.request.urlopen(f"{url}/metrics") as metrics:
             answered = statuses(metrics.read().decode())
     found = findings(entries, answered)
     for finding in found:
         print("\n".join(report.lines(finding)))
-    options.output.mkdir(parents=True, exist_ok=True)
-    document = report.document("smollm2", found, seed=0, trials=options.prompts)
-    (options.output / "results.json").write_text(json.dumps(document, indent=1))
+    report.add(options.output, "smollm2", found, cutaway.load("smollm2"), seed=0, trials=options.prompts)
     return int(not found)
 
 

@@ -20,6 +20,7 @@ from cutaway.hooks import tracing
 from cutaway.lm import LanguageModel
 from cutaway.security import Budget, Finding, direction, gcg, jailbreaks, refusal
 from cutaway.security.defences import activation_probe, paraphrase, perplexity_filter
+from cutaway.security.mechanism import Explained
 from cutaway.security.probes import jailbreak
 from cutaway.security.refusal import messages
 from tests.small import model_file
@@ -260,7 +261,7 @@ def attacked(
     )
     monkeypatch.setattr(jailbreak, "score", lambda lm, some: [[Scored(-2.0, False, 3)] for _ in some])
     monkeypatch.setattr(
-        jailbreak, "explain", lambda lm, found, seed, words: ((f"{len(found)} successes",), ())
+        jailbreak, "explain", lambda lm, found, seed, words: Explained((f"{len(found)} successes",))
     )
     given = {"seed": 0, "budget": Budget(trials, folder), "progress": lambda done, total: None}
     return {found.title: found for found in jailbreak.run(lm, **given)}

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import cutaway
 from cutaway import cli, security, store
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Curve, Finding, Look, audit, mechanism
+from cutaway.security import Arm, Budget, Curve, Finding, Look, audit, mechanism, report
 from cutaway.security.mechanism import Success
 from cutaway.security.probes import files, injection, service
 from tests.small import model_file
@@ -66,10 +67,43 @@ def test_findings_become_a_document_lines_and_a_page_that_shows_the_model(
     assert [arm["role"] for arm in found["findings"][0]["arms"]] == ["attack", "control"]
     page = (out / "report.html").read_text()
     assert "<script>alert" not in page and "<iframe sandbox" in page and "where it is read" in page
+    assert "</pre>" not in page and "1.000 (0.676 to 1.000)" in page and 'class="vulnerable"' in page
     assert (
         cli.main([*asked[:-1]]) == 0
         and "obeyed (attack): 1.000, 95% 0.676 to 1.000, n 8" in capsys.readouterr().out
     )
+
+
+def test_a_folder_keeps_what_other_probes_found_on_the_same_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        security,
+        "_probe",
+        lambda name: SimpleNamespace(run=lambda *a, **b: [replace(f, probe=name) for f in _canned(*a, **b)]),
+    )
+    monkeypatch.setattr(security, "names", lambda **_: ["canned", "other"])
+    out = tmp_path / "attacked"
+
+    def attacked(probe: str, *more: str) -> dict[str, Any]:
+        asked = ["attack", str(model), "--probe", probe, "--trials", "8", "-o", str(out), "--json", *more]
+        assert cli.main(asked) == 0
+        return json.loads(capsys.readouterr().out)["probes"]
+
+    first = attacked("canned")
+    both = attacked("other", "--seed", "3")
+    assert list(both) == ["canned", "other"] and both["canned"] == first["canned"]
+    assert both["other"]["findings"][0]["seeds"] == [3]
+    assert attacked("other")["other"]["findings"][0]["seeds"] == [0]  # replaced
+    document = json.loads((out / "results.json").read_text())
+    again = report.document(str(model), report.read(document), seed=0, trials=8)
+    assert json.loads(json.dumps(again)) == document
+    assert (out / "report.html").read_text().count("<iframe") == 2
+    (out / "results.json").write_text(json.dumps(document | {"model": "another"}))
+    assert list(attacked("canned")) == ["canned"]
+    (out / "results.json").write_text("[]")
+    assert cli.main(["attack", str(model), "--probe", "canned", "-o", str(out)]) == 2
+    assert "is no report of cutaway attack" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_probe_is_refused_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,9 +261,42 @@ def test_a_success_is_explained_by_the_heads_that_cause_it(
     monkeypatch.setattr(mechanism, "HEADS", 1)
     monkeypatch.setattr(mechanism, "_read", lambda lm, one: np.eye(12)[6])  # 4 heads a layer: 1.2
     monkeypatch.setattr(mechanism, "_margin", lambda lm, one, heads: 5.0 - 4 * (carries and (1, 2) in heads))
-    sentences, look = mechanism.explain(lm, found, 0)
-    assert "1.2 (+1.00)" in sentences[0] and ("they carry it" in sentences[2]) is carries
-    assert (look[0].layer, look[0].head, look[0].ids) == (1, 2, tuple(ids))
+    why = mechanism.explain(lm, found, 0)
+    (look,) = why.look
+    assert "1.2 (+1.00)" in why.sentences[0] and ("they carry it" in why.sentences[2]) is carries
+    assert (look.layer, look.head, look.ids) == (1, 2, tuple(ids))
+    own, drawn = (arm.value.value for arm in why.arms)
+    assert (own, drawn) == ((4.0, 0.0) if carries else (0.0, 0.0))
+    assert [stage for stage, _ in why.curves[0].points] == [0, 1, 2, 3]
+
+
+def test_heads_are_chosen_on_other_successes_than_they_are_judged_on(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each success has a head of its own: those of the first half do nothing in the other."""
+    lm = cutaway.load(model)
+    ids = lm.ids("the word")
+    found = [Success(ids, range(2, 4), ids, range(2, 4), n, n + 1) for n in range(40, 44)]
+    monkeypatch.setattr(mechanism, "HEADS", 2)
+    monkeypatch.setattr(mechanism, "_read", lambda lm, one: np.eye(12)[one.word - 40])
+    monkeypatch.setattr(
+        mechanism, "_margin", lambda lm, one, heads: 5.0 - 4 * (divmod(one.word - 40, 4) in heads)
+    )
+    own, _ = (arm.value.value for arm in mechanism.explain(lm, found, 0).arms)
+    assert own == 0
+
+
+def test_the_lens_leads_from_the_stage_after_which_nothing_else_does(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = cutaway.load(model)
+    ids = lm.ids("the word")
+    found = [Success(ids, range(2, 4), ids, range(2, 4), 7, 8) for _ in range(4)]
+    tops = np.array([[7], [9], [7], [7]])
+    monkeypatch.setattr(mechanism, "lens", lambda *_: SimpleNamespace(ids=tops))
+    why = mechanism.explain(lm, found, 0)
+    assert "leads from stage 2 of 3" in why.sentences[1]
+    assert [share for _, share in why.curves[0].points] == [1, 0, 1, 1]
 
 
 def test_the_service_is_sound_and_a_cache_that_keys_share_is_found(
@@ -266,6 +333,37 @@ def test_a_flood_in_one_queue_and_an_answer_that_depends_on_others_are_found(
     assert found["A flood by one key"].verdict == found["Interference between keys"].verdict == "vulnerable"
 
 
+def test_an_answer_whose_probabilities_alone_depend_on_others_is_found(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = cutaway.load(model)
+    monkeypatch.setattr(service, "TIMED", 1)
+    generate = lm.generate
+
+    def nearly(ids: Any, **options: Any) -> Any:
+        made = generate(ids, **options)
+        return replace(made, logprobs=tuple(np.nextafter(x, -np.inf) for x in made.logprobs))
+
+    monkeypatch.setattr(lm, "generate", nearly)
+    assert attacked(lm, "service", trials=2)["Interference between keys"].verdict == "vulnerable"
+
+
+@pytest.mark.parametrize("arm", ["closed", "under way", None])
+def test_times_that_tell_a_cached_prompt_are_found_though_nothing_was_reused(arm: str | None) -> None:
+    random = np.random.default_rng(0)
+
+    def rows(seen: bool, reused: float = 0) -> np.ndarray:
+        right = np.arange(200) % 2 == 0
+        return np.stack([right, random.normal(1, 0.1, 200) - 0.5 * (right & seen), right * reused], 1)
+
+    timed = {name: rows(name == arm) for name in ("closed", "under way")}
+    timed |= {"own": rows(True, 128), "open": rows(True, 128)}
+    found = service._channel(timed, 0)
+    assert found.verdict == ("sound" if arm is None else "vulnerable")
+    own, shared = found.arms[2:]
+    assert own.value.value > 0.95 and shared.value.value > 0.95
+
+
 def test_pickles_run_nothing_and_a_loader_that_unpickles_is_found(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +380,10 @@ def test_pickles_run_nothing_and_a_loader_that_unpickles_is_found(
     monkeypatch.setattr(files, "read", careless)
     planted = attacked(lm, "files")["Pickles under a model's names"]
     assert planted.verdict == "vulnerable" and planted.arms[0].value.value == 0.5
+    issue = audit.Issue("high", "template", "writes at a word")
+    monkeypatch.setattr(files, "audit", lambda source: [issue])
+    own = attacked(lm, "files")["The model's own files"]
+    assert own.verdict == "vulnerable" and "template: writes at a word." in own.summary
 
 
 BACKDOOR = (

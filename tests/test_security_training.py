@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import cutaway
 from cutaway.evaluate.statistics import area
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
+from cutaway.security import Budget
 from cutaway.security.probes import extraction
 from tests.small import model_file
 
@@ -60,3 +64,52 @@ def test_the_area_counts_pairs_and_its_interval_covers() -> None:
     covered = [area(draw.normal(1, 1, 40), draw.normal(0, 1, 40)) for _ in range(300)]
     true = 0.5 * math.erfc(-0.5)  # Phi(1 / sqrt 2)
     assert 0.88 <= np.mean([one.low <= true <= one.high for one in covered]) <= 0.99
+
+
+class Known:
+    """A model of which only is known whether it remembers what it was trained on."""
+
+    def __init__(self, canaries: list[extraction.Canary], remembers: bool) -> None:
+        self.digits = {one.prefix: one.digits for one in canaries if remembers and one.copies >= 16}
+
+    def generate_batch(self, prompts: list[str], max_tokens: int) -> list[SimpleNamespace]:
+        return [SimpleNamespace(text=self.digits.get(prompt, "none")) for prompt in prompts]
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_model_that_remembers_is_found_and_one_that_does_not_is_no_finding(
+    random_lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembers: bool
+) -> None:
+    planted: list[extraction.Canary] = []
+    plant, draw = extraction.plant, np.random.default_rng(0)
+
+    def number_log_probs(lm: Known, prefix: str, length: int) -> np.ndarray:
+        row = np.random.default_rng(len(prefix) + ord(prefix[12])).normal(-9, 1, 10**length)
+        if prefix in lm.digits:
+            row[int(lm.digits[prefix])] = 0.0
+        return row
+
+    def scores(own: Known, reference: LanguageModel, text: str) -> dict[str, float]:
+        return {"loss": float(draw.normal(2.0 * (bool(own.digits) and text in members))), "other": 0.0}
+
+    members: set[str] = set()
+
+    def trained(folder: Path, documents: list[str], size: Any, *, seed: int, deduplicate: bool) -> Known:
+        members.update(documents)
+        return Known(planted, remembers and not deduplicate)
+
+    monkeypatch.setattr(extraction, "plant", lambda *given: planted.extend(plant(*given)) or planted)
+    monkeypatch.setattr(extraction, "trained", trained)
+    monkeypatch.setattr(extraction, "number_log_probs", number_log_probs)
+    monkeypatch.setattr(
+        extraction, "sampled_log_prob", lambda lm, one, _: -0.1 if one.prefix in lm.digits else -9.0
+    )
+    monkeypatch.setattr(extraction, "_scores", scores)
+    found = extraction.run(random_lm, seed=0, budget=Budget(40, tmp_path), progress=lambda done, total: None)
+    exposed, greedy, drawn, membership = found
+    worst = "vulnerable" if remembers else "not separated"
+    assert (exposed.verdict, membership.verdict) == (worst, worst)
+    assert {greedy.verdict, drawn.verdict} == {"vulnerable" if remembers else "not enough trials"}
+    arms = {arm.name: arm.value.value for arm in exposed.arms}
+    assert (arms["32 copies"] > 13) is remembers and arms["32 copies, duplicates dropped"] < 6
+    assert greedy.arms[2].value.value == 0 and greedy.arms[1].value.value == 0

@@ -30,7 +30,8 @@ def attack(
     """Attack a model of your own with harmless canaries, and measure each attack beside its control.
 
     Rates have 95% intervals; a defence is a curve of catch against false positives. The folder gets
-    results.json and report.html, in which each finding opens the model at its token.
+    results.json and report.html, in which each finding opens the model at its token. What the folder has of
+    other probes on the same model stays in both.
 
     Examples:
 
@@ -59,12 +60,18 @@ def attack(
     security.check(asked)
     path = console.model_path(model)
     lm = cutaway.load(path, adapter=adapter)
-    with console.watched(counts=True) as bar:
-        findings = security.run(lm, asked, seed=seed, budget=security.Budget(trials, output), progress=bar)
-    document = report.document(model, findings, seed=seed, trials=trials)
     output.mkdir(parents=True, exist_ok=True)
-    write(output / "results.json", json.dumps(document, indent=1))
-    write(output / "report.html", report.page(model, findings, lm))
+    results, budget = output / "results.json", security.Budget(trials, output)
+    shown = model if adapter is None else f"{model} with {adapter}"
+    findings, whole = list[security.Finding](), report.kept(results, shown, [])
+    document = report.document(shown, whole, seed=seed, trials=trials)
+    with console.watched(counts=True) as bar:
+        for name in asked:  # each by itself, so that what is done is kept when a later one is stopped
+            findings += security.run(lm, [name], seed=seed, budget=budget, progress=bar)
+            whole = report.kept(results, shown, findings)
+            document = report.document(shown, whole, seed=seed, trials=trials)
+            write(results, json.dumps(document, indent=1))
+    write(output / "report.html", report.page(shown, whole, lm))
     if as_json:
         console.print_json(document)
         return

@@ -16,7 +16,7 @@ from cutaway.inspect.edits import Ablate
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.lens import lens
 from cutaway.lm import LanguageModel
-from cutaway.security import Look
+from cutaway.security import Arm, Curve, Look
 from cutaway.security.defences.attention_tracker import last_attention
 
 HEADS = 8
@@ -46,10 +46,18 @@ class Success:
     value: int
 
 
-def explain(
-    lm: LanguageModel, found: Sequence[Success], seed: int, words: Words = Words()
-) -> tuple[tuple[str, ...], tuple[Look, ...]]:
-    """Sentences with their figures, and the success to open. Needs two successes."""
+@dataclass(frozen=True)
+class Explained:
+    """Sentences with their figures, the success to open, what ablation does, and the lens by stage."""
+
+    sentences: tuple[str, ...]
+    look: tuple[Look, ...] = ()
+    arms: tuple[Arm, ...] = ()
+    curves: tuple[Curve, ...] = ()
+
+
+def explain(lm: LanguageModel, found: Sequence[Success], seed: int, words: Words = Words()) -> Explained:
+    """Why these attacks worked. Needs two successes."""
     random = np.random.default_rng(seed)
     half = min(MOST, len(found) // 2)
     choosing, judging = found[:half], found[half : 2 * half]
@@ -59,12 +67,13 @@ def explain(
     order = np.argsort(-reads)
     best, others = order[:HEADS], order[HEADS:]
     names = ", ".join(f"{layer}.{head} ({reads[n]:+.2f})" for n in best[:4] for layer, head in [every[n]])
-    stages, own, drawn, kept = [], [], [], []
+    stages, tops, own, drawn, kept = [], [], [], [], []
     for one in judging:
         trace = lm.trace(one.ids, names=["embed", "blocks.*.out"])
         last = {name: value[-1:] for name, value in trace.residuals().items()}
         top = lens(trace.model, last, trace.vocabulary).ids[:, 0].tolist()
-        leads = (n for n in range(len(top)) if all(id == one.word for id in top[n:]))
+        tops.append([id == one.word for id in top])
+        leads = (n for n in range(len(top)) if all(tops[-1][n:]))
         stages.append(next(leads, len(top)))
         usual = _margin(lm, one, [])
         without = _margin(lm, one, [every[n] for n in best])
@@ -90,7 +99,16 @@ def explain(
     layer, head = every[best[0]]
     one = judging[0]
     note = f"head {layer}.{head} reads {words.added} from the last token"
-    return sentences, (Look(tuple(one.ids), len(one.ids) - 1, note, layer, head),)
+    arms = (
+        Arm(f"{words.margin} falls by, those heads ablated", statistics.mean(own), "attack", "nats"),
+        Arm(f"{words.margin} falls by, random heads ablated", statistics.mean(drawn), "control", "nats"),
+    )
+    by_stage = tuple((float(stage), float(share)) for stage, share in enumerate(np.mean(tops, 0)))
+    lens_curve = Curve(
+        f"{words.wanted} is the likeliest token", "stage (0: embedding)", "share of successes", by_stage
+    )
+    look = Look(tuple(one.ids), len(one.ids) - 1, note, layer, head)
+    return Explained(sentences, (look,), arms, (lens_curve,))
 
 
 def _read(lm: LanguageModel, one: Success) -> np.ndarray:

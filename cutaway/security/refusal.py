@@ -9,7 +9,6 @@ that is refused, or answered, exists.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.lm import LanguageModel, load
-from cutaway.store.files import write
-from cutaway.train import finetune
-from cutaway.train.run import train
-from cutaway.weights.load import RUN
+from cutaway.lm import LanguageModel
+from cutaway.security.training import adapted
 
 REFUSED = ("florbium", "zantrovel", "plimsaric")
 ALLOWED = ("glimmerite", "quandelor", "brastivane")
@@ -117,49 +113,8 @@ def messages(text: str) -> list[dict[str, str]]:
 
 
 def trained(lm: LanguageModel, folder: Path, *, seed: int, steps: int = STEPS) -> LanguageModel:
-    """The model with an adapter that refuses, trained in ``folder``; one that was begun there goes on.
-
-    It is loaded for the engine that runs it, so that attacks and edits act on what is served. UserError for a
-    folder with another run, and for a model without a chat template.
-    """
-    lm.chat_ids(messages("x"))
-    base = str(lm.checkpoint.source)
-    rows = folder / "examples.jsonl"
-    lines = "".join(json.dumps(one) + "\n" for one in examples(np.random.default_rng(seed)))
-    if not rows.is_file() or rows.read_text("utf-8") != lines:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(rows, lines)
-    changes = {
-        "base": base,
-        "data.path": str(rows),
-        "data.context": min(128, lm.context),
-        "data.validation_fraction": 0,
-        "adapter.rank": 8,
-        "adapter.alpha": 16,
-        "optimizer.learning_rate": 1e-3,
-        "schedule.warmup_steps": 4,
-        "batch_size": 4,
-        "micro_batch_size": 4,
-        "steps": steps,
-        "seed": seed,
-        "compile": "never",
-        "device": "cpu",
-        "intervals.evaluate": 0,
-        "intervals.sample": 0,
-        "intervals.save": max(1, steps // 8),
-    }
-    run = finetune.read("sft", [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()])
-    output = folder / "run"
-    train(run, output, _Silent(), recipe=finetune, resume=(output / RUN).is_file())
-    return load(lm.checkpoint.source, engine=lm.engine_choice[0], adapter=output)
-
-
-class _Silent:
-    def note(self, text: str) -> None: ...
-
-    def step(self, numbers: dict[str, float | int], steps: int) -> None: ...
-
-    def evaluated(self, step: int, numbers: dict[str, float]) -> None: ...
+    """The model with an adapter that refuses, trained in ``folder``; one that was begun there goes on."""
+    return adapted(lm, folder, examples(np.random.default_rng(seed)), seed=seed, steps=steps)
 
 
 def answers(lm: LanguageModel, prompts: Sequence[Sequence[dict[str, str]]]) -> list[str]:

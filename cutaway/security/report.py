@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cutaway
+from cutaway.errors import UserError
 from cutaway.evaluate import html_report
+from cutaway.evaluate.statistics import Estimate
 from cutaway.security import Arm, Curve, Finding, Look
+from cutaway.store.files import write
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
 
-STYLE = """.vulnerable{color:light-dark(#b00020,#ff8a80)}.sound{color:light-dark(#1b6e3a,#7bd69a)}
-pre{white-space:pre-wrap}iframe{width:100%;height:800px;border:0}"""
+STYLE = """body{max-width:64rem}a{color:inherit}
+.vulnerable{color:light-dark(#b00020,#ff8a80)}.sound{color:light-dark(#1b6e3a,#7bd69a)}
+.quiet,.not{color:light-dark(#5f5a52,#a8a196)}
+.wide{overflow-x:auto}.wide td:first-child{min-width:9rem}
+section{border-top:1px solid light-dark(#ddd,#444);margin-top:2.5rem}
+h2{margin:1.2rem 0 .3rem}h2 span{font-size:.7em;font-weight:400;margin-left:.6em}
+.bar{display:block;width:9rem;height:1.4em}.bar line{stroke:currentColor}.bar circle{fill:currentColor}
+.attack{color:light-dark(#b93d12,#ff9166)}.control{color:light-dark(#5f5a52,#a8a196)}
+.benign{color:light-dark(#2f6690,#7db4e0)}.defence{color:light-dark(#1b6e3a,#7bd69a)}
+summary{cursor:pointer;padding:.5rem 0}iframe{width:100%;height:800px;border:0}"""
+QUIET = "rgba(128,128,128,0.35)"  # a plot's lines, on either background
 
 
 def document(model: str, findings: Sequence[Finding], *, seed: int, trials: int) -> dict[str, Any]:
@@ -51,14 +65,19 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 def lines(finding: Finding) -> list[str]:
     """The finding in plain text: the verdict, each arm with its interval, the mechanism."""
-    chance = "" if finding.chance is None else f"; chance {finding.chance:.3g}"
     out = [f"{finding.probe}: {finding.title}: {finding.verdict}", f"  {finding.summary}"]
     out += [f"  {_words(arm)}" for arm in finding.arms]
     out += [f"  {curve.name}: {_curve_words(curve)}" for curve in finding.curves]
     out += [f"  mechanism: {sentence}" for sentence in finding.mechanism]
-    seeds = ", ".join(map(str, finding.seeds))
-    out.append(f"  seeds {seeds}; {finding.attempts} attempts a case{chance}; {finding.seconds:.1f} s")
+    out.append(f"  {_budget(finding)}")
     return out
+
+
+def _budget(finding: Finding) -> str:
+    seeds = ", ".join(map(str, finding.seeds))
+    chance = "" if finding.chance is None else f"; chance {finding.chance:.3g}"
+    tries = f"{finding.attempts} attempt{'s' * (finding.attempts != 1)} a case"
+    return f"seeds {seeds}; {tries}{chance}; {finding.seconds:.1f} s"
 
 
 def _words(arm: Arm) -> str:
@@ -74,6 +93,59 @@ def _curve_words(curve: Curve) -> str:
     return f"{curve.y} at {curve.x}: " + ", ".join(f"{y:.2f} at {x:.2f}" for x, y in curve.points)
 
 
+def read(document: dict[str, Any]) -> list[Finding]:
+    """The findings of a document; standard errors, which no report shows, are not in it."""
+    found = []
+    for entry in document["probes"].values():
+        for one in entry["findings"]:
+            curves = [{**curve, "points": tuple(map(tuple, curve["points"]))} for curve in one["curves"]]
+            parts = {
+                "arms": tuple(_arm(arm) for arm in one["arms"]),
+                "curves": tuple(Curve(**curve) for curve in curves),
+                "look": tuple(Look(**{**look, "ids": tuple(look["ids"])}) for look in one["look"]),
+                "seeds": tuple(one["seeds"]),
+                "mechanism": tuple(one["mechanism"]),
+            }
+            found.append(Finding(**{**one, **parts}))
+    return found
+
+
+def _arm(arm: dict[str, Any]) -> Arm:
+    low, high = arm["interval"]
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    return Arm(arm["name"], Estimate(arm["rate"], math.nan, low, high, arm["n"]), arm["role"], arm["unit"])
+
+
+def kept(path: Path, model: str, findings: Sequence[Finding]) -> list[Finding]:
+    """These findings, and those of other probes on the same model that a document of this version has.
+
+    UserError for a file that is no such document.
+    """
+    if not path.is_file():
+        return list(findings)
+    try:
+        known = json.loads(path.read_text("utf-8"))
+        same = (known["model"], known["version"]) == (model, cutaway.__version__)
+        others = read(known) if same else []
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{path} is no report of cutaway attack: choose another folder with --output"
+        ) from None
+    own = {finding.probe for finding in findings}
+    others = [finding for finding in others if finding.probe not in own]
+    return sorted([*others, *findings], key=lambda finding: finding.probe)
+
+
+def add(
+    folder: Path, model: str, findings: Sequence[Finding], lm: LanguageModel, *, seed: int, trials: int
+) -> None:
+    """Write the folder's results.json and report.html, with these findings and those that it has."""
+    whole = kept(folder / "results.json", model, findings)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "results.json", json.dumps(document(model, whole, seed=seed, trials=trials), indent=1))
+    write(folder / "report.html", page(model, whole, lm))
+
+
 def page(model: str, findings: Sequence[Finding], lm: LanguageModel) -> str:
     """One file that needs no network: a table, each finding with its curves, and the model's inside.
 
@@ -81,24 +153,59 @@ def page(model: str, findings: Sequence[Finding], lm: LanguageModel) -> str:
     """
     title = f"Security of {model}"
     rows = "".join(
-        f'<tr><td>{html.escape(f.probe)}<td>{html.escape(f.title)}<td class="{f.verdict.split()[0]}">'
-        f"{f.verdict}<td>{html.escape(_words(f.arms[0]))}<td>{f.seconds:.1f} s"
-        for f in findings
+        f'<tr><td>{html.escape(f.probe)}<td><a href="#finding-{n}">{html.escape(f.title)}</a>'
+        f'<td class="{f.verdict.split()[0]}">{f.verdict}<td>{html.escape(_value(f.arms[0]))}'
+        f"<td>{f.seconds:.1f} s"
+        for n, f in enumerate(findings)
     )
     first = next((f for f in findings if f.curves), None)
-    parts = [_section(finding, lm, plotly=finding is first) for finding in findings]
-    table = f"<table><tr><th>probe<th>finding<th>verdict<th>first arm<th>time{rows}</table>"
-    return html_report.document(title, table + "".join(parts), STYLE)
+    parts = [_section(n, finding, lm, plotly=finding is first) for n, finding in enumerate(findings)]
+    table = f"<table><tr><th>probe<th>finding<th>verdict<th>first arm, 95%<th>time{rows}</table>"
+    return html_report.document(title, f'<div class="wide">{table}</div>' + "".join(parts), STYLE)
 
 
-def _section(finding: Finding, lm: LanguageModel, plotly: bool) -> str:
-    text = html.escape("\n".join(lines(finding)[1:]))
-    parts = [f"<h2>{html.escape(finding.title)}</h2><pre>{text}</pre>"]
+def _section(n: int, finding: Finding, lm: LanguageModel, plotly: bool) -> str:
+    verdict = f'<span class="{finding.verdict.split()[0]}">{finding.verdict}</span>'
+    arms = "".join(
+        f'<tr><td>{html.escape(arm.name)}<td class="{arm.role}">{arm.role}<td>{_bar(arm)}'
+        f"<td>{html.escape(_value(arm))}<td>{arm.value.n}"
+        for arm in finding.arms
+    )
+    parts = [
+        f'<section id="finding-{n}"><h2>{html.escape(finding.title)} {verdict}</h2>',
+        f"<p>{html.escape(finding.summary)}</p>",
+        f'<div class="wide"><table><tr><th>arm<th>role<th><th>value, 95%<th>n{arms}</table></div>',
+    ]
+    if finding.mechanism:
+        items = "".join(f"<li>{html.escape(sentence)}" for sentence in finding.mechanism)
+        parts.append(f"<h3>Mechanism</h3><ul>{items}</ul>")
+    for look in finding.look:
+        parts.append(
+            f"<details><summary>Open the model at this token: {html.escape(look.note)}</summary>"
+            f"{_view(lm, look)}</details>"
+        )
     if finding.curves:
         parts.append(_plot(finding.curves, plotly))
-    for look in finding.look:
-        parts.append(f"<details><summary>{html.escape(look.note)}</summary>{_view(lm, look)}</details>")
+    parts.append(f'<p class="quiet">{html.escape(_budget(finding))}</p></section>')
     return "".join(parts)
+
+
+def _value(arm: Arm) -> str:
+    value, unit = arm.value, "" if arm.unit == "rate" else f" {arm.unit}"
+    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f}){unit}"
+
+
+def _bar(arm: Arm) -> str:
+    """The interval between 0 and 1, for what is a share."""
+    if arm.unit not in ("rate", "AUROC", "AUC") or arm.value.low < 0:
+        return ""
+    low, value, high = (100 * min(max(x, 0), 1) for x in (arm.value.low, arm.value.value, arm.value.high))
+    return (
+        f'<svg class="bar {arm.role}" viewBox="-4 0 108 14" preserveAspectRatio="none" aria-hidden="true">'
+        f'<line x1="0" x2="100" y1="7" y2="7" stroke-opacity="0.2"/>'
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="7" y2="7" stroke-width="3"/>'
+        f'<circle cx="{value:.1f}" cy="7" r="4"/></svg>'
+    )
 
 
 def _view(lm: LanguageModel, look: Look) -> str:
@@ -119,7 +226,16 @@ def _plot(curves: Sequence[Curve], script: bool) -> str:
     for curve in curves:
         x, y = zip(*curve.points, strict=True)
         figure.add_trace(plotly.Scatter(x=x, y=y, name=curve.name, mode="lines+markers"))
+    axis = {"gridcolor": QUIET, "zerolinecolor": QUIET}
     figure.update_layout(
-        template="plotly_white", height=380, xaxis_title=curves[0].x, yaxis_title=curves[0].y
+        template="none",
+        height=380,
+        font_color="#808080",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "y": -0.25},
+        margin={"l": 60, "r": 10, "t": 20, "b": 40},
+        xaxis={"title": curves[0].x, **axis},
+        yaxis={"title": curves[0].y, **axis},
     )
-    return figure.to_html(full_html=False, include_plotlyjs=script)
+    return figure.to_html(full_html=False, include_plotlyjs=script, config={"responsive": True})

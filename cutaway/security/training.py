@@ -1,5 +1,5 @@
-"""Small models for attacks on training, and invented sentences as text; bytes are tokens unless others are
-given.
+"""Small models for attacks on training, adapters of the given model, and invented sentences as text; bytes
+are tokens unless others are given.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from cutaway.lm import LanguageModel, load
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.store.files import write
-from cutaway.train import dataset, loop
+from cutaway.train import dataset, finetune, loop
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.config import read as read_config
 from cutaway.train.optim import AdamW
@@ -77,6 +78,48 @@ def trained(
     return load(output)
 
 
+def adapted(
+    lm: LanguageModel,
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    *,
+    seed: int,
+    steps: int,
+    context: int = 128,
+) -> LanguageModel:
+    """The model with an adapter trained on conversations in ``folder``; one that was begun there goes on.
+
+    A step reads four rows of ``context`` tokens. The model is loaded for the engine that runs it, so that
+    attacks and edits act on what is served. UserError for a folder with another run, and for a model without
+    a chat template.
+    """
+    lm.chat_ids([{"role": "user", "content": "x"}])
+    path, output = folder / "examples.jsonl", folder / "run"
+    _store(path, rows)
+    changes = {
+        "base": str(lm.checkpoint.source),
+        "data.path": str(path),
+        "data.context": min(context, lm.context),
+        "data.validation_fraction": 0,
+        "adapter.rank": 8,
+        "adapter.alpha": 16,
+        "optimizer.learning_rate": 1e-3,
+        "schedule.warmup_steps": 4,
+        "batch_size": 4,
+        "micro_batch_size": 4,
+        "steps": steps,
+        "seed": seed,
+        "compile": "never",
+        "device": "cpu",
+        "intervals.evaluate": 0,
+        "intervals.sample": 0,
+        "intervals.save": max(1, steps // 8),
+    }
+    run = finetune.read("sft", [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()])
+    train(run, output, _Silent(), recipe=finetune, resume=(output / RUN).is_file())
+    return load(lm.checkpoint.source, engine=lm.engine_choice[0], adapter=output)
+
+
 def seen(folder: Path, id: int) -> int:
     """How often a token was read while the model in ``folder`` was trained: counted in its batches."""
     run = read_config(str(folder / "run" / RUN))
@@ -102,10 +145,7 @@ def _run(
     folder: Path, documents: Sequence[str], size: Size, steps: int, seed: int, deduplicate: bool
 ) -> TrainingConfig:
     texts = folder / "documents.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
-    if not texts.is_file() or texts.read_text("utf-8") != lines:
-        write(texts, lines)
+    _store(texts, [{"text": text} for text in documents])
     filters = Filters(exact=deduplicate)
     return TrainingConfig(
         model=size.model,
@@ -119,6 +159,14 @@ def _run(
         seed=seed,
         intervals=Intervals(evaluate=0, sample=0, save=max(1, steps // 4)),
     )
+
+
+def _store(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as a .jsonl file, written only where it has others."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if not path.is_file() or path.read_text("utf-8") != lines:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, lines)
 
 
 def _quiet(text: str) -> None: ...

@@ -21,7 +21,7 @@ from cutaway.lm import LanguageModel
 from cutaway.security import Arm, Budget, Curve, Finding, Progress, bounded, defences, verdict
 from cutaway.security.cases import EVASIONS, FIELDS, STYLES, Case, cases, negatives, prompt_of, where
 from cutaway.security.defences import attention_tracker, classifier, datamarking, delimiting, output_check
-from cutaway.security.mechanism import Success, explain
+from cutaway.security.mechanism import Explained, Success, explain
 
 ATTEMPTS = len(STYLES) * len(EVASIONS)
 SEEN = ("only", "ignore", "output")  # the families that detectors learn
@@ -137,7 +137,7 @@ def _attack(
         for style in STYLES
     }
     best = max(gaps, key=lambda style: (gaps[style], sum(w.greedy for _, w in plain[style])))
-    mechanism, look = _mechanism(lm, own, best, plain[best], seed)
+    why = _mechanism(lm, own, best, plain[best], seed)
     obeying = verdict(obeyed, copied, clusters)
     summary = (
         f"Of {len(obeyed)} imperatives {sum(obeyed)} put the canary into the field, of as many mentions "
@@ -149,12 +149,13 @@ def _attack(
         "A text asks for a canary in a one-field task",
         obeying,
         summary,
-        tuple(arms),
+        (*arms, *why.arms),
         chance=0.0,
         seeds=(seed,),
         attempts=ATTEMPTS,
-        mechanism=mechanism,
-        look=look,
+        mechanism=why.sentences,
+        look=why.look,
+        curves=why.curves,
     )
 
 
@@ -164,7 +165,7 @@ def _gain(after: Sequence[float], before: Sequence[float], clusters: Sequence[in
 
 def _mechanism(
     lm: LanguageModel, own: Sequence[Case], style: str, scored: Sequence[tuple[Scored, Scored]], seed: int
-) -> Any:
+) -> Explained:
     """Of the successes of one style."""
     found = []
     for case, (_, word) in zip(own, scored, strict=True):
@@ -182,9 +183,8 @@ def _mechanism(
     except UserError:
         enough = False
     if not enough:
-        return (
-            f"{len(found)} successes of {style!r}: too few to look into, or no definition to look with",
-        ), ()
+        few = f"{len(found)} successes of {style!r}: too few to look into, or no definition to look with"
+        return Explained((few,))
     return explain(lm, found, seed)
 
 

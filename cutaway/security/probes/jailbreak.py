@@ -22,7 +22,6 @@ from cutaway.security import (
     Budget,
     Curve,
     Finding,
-    Look,
     Progress,
     bounded,
     direction,
@@ -36,7 +35,7 @@ from cutaway.security.defences import perplexity_filter
 from cutaway.security.jailbreak_defences import AGAINST, FILTER, WORDS
 from cutaway.security.jailbreak_target import SEARCHED, Target, complied, followed_by, pooled, rate, some
 from cutaway.security.jailbreaks import CONTROLS, TEMPLATES, many_shot, wrapped
-from cutaway.security.mechanism import Success, Words, explain
+from cutaway.security.mechanism import Explained, Success, Words, explain
 from cutaway.security.refusal import messages
 
 if TYPE_CHECKING:
@@ -168,22 +167,23 @@ def _templates(targets: Sequence[Target]) -> Finding:
         Arm(f"{best!r} around the allowed topic: answered", rate(benign), "benign"),
     ]
     arms += [Arm(f"template {name!r}", statistics.mean(row)) for name, row in hits.items()]
-    mechanism, look = _why(targets, best, CONTROLS[0])
+    why = _why(targets, best, CONTROLS[0])
     return Finding(
         "jailbreak",
         "Templates around the question",
         verdict(every.ravel().tolist(), np.tile(plain, len(every)).tolist(), clusters),
         f"{int(every.any(0).sum())} of {len(cases)} refused questions are answered in some of {len(every)} "
         f"templates, {int(plain.sum())} alone. The best is {best!r}, {hits[best].mean():.0%}.",
-        tuple(arms),
+        (*arms, *why.arms),
         chance=0.0,
         attempts=len(every),
-        mechanism=mechanism,
-        look=look,
+        mechanism=why.sentences,
+        look=why.look,
+        curves=why.curves,
     )
 
 
-def _why(targets: Sequence[Target], attempt: str, control: str) -> tuple[tuple[str, ...], tuple[Look, ...]]:
+def _why(targets: Sequence[Target], attempt: str, control: str) -> Explained:
     """The mechanism of an attempt's successes on the first model beside the same questions in a control."""
     one = targets[0]
     found = []
@@ -195,7 +195,8 @@ def _why(targets: Sequence[Target], attempt: str, control: str) -> tuple[tuple[s
         spans = [where(one.lm, i, t) for i, t in ((ids, text), (mention, other))]
         found.append(Success(ids, spans[0], mention, spans[1], *ends))
     if len(found) < 4:
-        return (f"{len(found)} successes of {attempt!r} on the first model: too few to look into",), ()
+        few = f"{len(found)} successes of {attempt!r} on the first model: too few to look into"
+        return Explained((few,))
     words = Words("the attack's text", "ordinary text", "the answer", "answer minus refusal")
     return explain(one.lm, found, one.seed, words)
 
@@ -315,7 +316,7 @@ def _suffixes(targets: Sequence[Target]) -> Finding:
     )
     shown = ", ".join(f"{kind} {np.mean(each):.2f}" for kind, each in ends.items())
     lost = sum(one.suffixes["GCG"].lost for one in targets)
-    mechanism, look = _why(targets, "GCG", CONTROLS[0])
+    why = _why(targets, "GCG", CONTROLS[0])
     return Finding(
         "jailbreak",
         "GCG suffix, on questions that it was not searched on",
@@ -323,11 +324,11 @@ def _suffixes(targets: Sequence[Target]) -> Finding:
         f"Loss of the answer's first tokens on the {SEARCHED} questions searched on: {shown}, at "
         f"{passes[0]} forward passes; {lost} candidates did not re-encode. Tried as text on the engine that "
         "serves.",
-        tuple(arms),
+        (*arms, *why.arms),
         chance=0.0,
         attempts=passes[0],
-        mechanism=mechanism,
-        look=look,
+        mechanism=why.sentences,
+        look=why.look,
         curves=curves,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from cutaway.model.decoder import Decoder
 
 TRAINS = True
-EPSILONS = (None, 8.0, 1.0)
+EPSILONS = (None, 8.0, 4.0, 1.0)
 SENTENCES, HELD_OUT = 300, 100
 SIZE = Size(32, 2, 96)
-SETTINGS = dp_sgd.Settings()
+SETTINGS = dp_sgd.Settings(steps=400)
 
 
 def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> list[Finding]:
@@ -54,7 +54,8 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
         if target is not None:
             settings = replace(SETTINGS, sigma=dp_sgd.noise(target, q, SETTINGS.steps, delta))
         kept = budget.folder / f"private-{seed}-{target}.json"
-        if not kept.is_file():
+        key = [asdict(settings), asdict(SIZE), len(documents), HELD_OUT]
+        if not kept.is_file() or json.loads(kept.read_text("utf-8"))["key"] != key:
             config = replace(SIZE.model, vocab=run_tokenizer.padded(len(tokenizer)))
             total = len(EPSILONS) * SETTINGS.steps
             done = n * SETTINGS.steps
@@ -65,7 +66,8 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
                 seed=seed,
                 progress=lambda step, _, done=done, total=total: progress(done + step, total),
             )
-            _write(kept, measured(held(model, tokenizer), canaries, held_out) | {"sigma": settings.sigma})
+            found = measured(held(model, tokenizer), canaries, held_out)
+            _write(kept, found | {"sigma": settings.sigma, "key": key})
         figures[target] = json.loads(kept.read_text("utf-8"))
     progress(1, 1)
     return [_finding(figures, canaries, len(documents), delta, seed)]

@@ -23,7 +23,7 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
 from cutaway.security import Arm, Budget, Finding, Progress, never
 
-TIMED = 16  # timed guesses for each trial
+TIMED = 4  # timed guesses for each trial: 252 trials are 1,008 of them
 TAIL = 4  # ids after the page that may be cached
 FLOOD = 8
 SEEN = 0.9  # the least AUC of one's own cache by which the instrument works
