@@ -1,11 +1,11 @@
-"""open-webui in front of `cutaway serve`: the model in its list, and a chat answered through it, streamed and
-whole.
+"""open-webui in front of `cutaway serve`, by its OpenAI and by its Ollama connection: the model in its list,
+and a chat answered through it, streamed and whole.
 
     python -m venv /tmp/webui && /tmp/webui/bin/pip install open-webui
     python -m scripts.open_webui_served /tmp/webui/bin/open-webui
 
 It keeps its data in a folder that is deleted and fetches nothing (OFFLINE_MODE). Exit code 1 if the model is
-not listed, or an answer is another than the server's own. Takes a minute, most of it open-webui's start.
+not listed, or an answer is another than the server's own. Takes two minutes, most of it open-webui's starts.
 """
 
 from __future__ import annotations
@@ -34,16 +34,25 @@ ASKED = {
 STARTS_IN = 300  # seconds
 
 
-@contextmanager
-def webui(command: str, url: str) -> Iterator[str]:
-    """The address of an open-webui whose models are those of a server."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "DATA_DIR": folder,
+def connections(url: str) -> dict[str, dict[str, str]]:
+    """Of each of open-webui's connections its settings for a server."""
+    return {
+        "OpenAI": {
             "OPENAI_API_BASE_URL": f"{url}/v1",
             "OPENAI_API_KEY": "none",
             "ENABLE_OLLAMA_API": "false",
+        },
+        "Ollama": {"OLLAMA_BASE_URL": url, "ENABLE_OPENAI_API": "false"},
+    }
+
+
+@contextmanager
+def webui(command: str, connection: dict[str, str]) -> Iterator[str]:
+    """The address of an open-webui with one connection."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = connection | {
+            "DATA_DIR": folder,
             "WEBUI_AUTH": "false",
             "OFFLINE_MODE": "true",
             "RAG_EMBEDDING_ENGINE": "openai",
@@ -96,22 +105,35 @@ def content(text: str) -> str:
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 
+def models_and_answers(front: str) -> tuple[list[str], list[str]]:
+    """The models that an open-webui lists, and what is answered through it, whole and streamed."""
+    user = {"email": "admin@localhost", "password": "admin"}  # whom it makes where there is no login
+    token = json.loads(ask(front, "POST", "/api/v1/auths/signin", user)[1])["token"]
+    models = [one["id"] for one in json.loads(ask(front, "GET", "/api/models", token=token)[1])["data"]]
+    name = next((one for one in models if one.startswith(ASKED["model"])), ASKED["model"])
+    answers = [
+        content(
+            ask(front, "POST", "/api/chat/completions", ASKED | {"model": name, "stream": stream}, token)[1]
+        )
+        for stream in (False, True)
+    ]
+    return models, answers
+
+
 def main() -> int:
+    """Prints what each connection lists and answers."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command", help="open-webui's own, in the environment that it is installed in")
-    options = parser.parse_args()
-    with served() as url, webui(options.command, url) as front:
+    options, wrong = parser.parse_args(), False
+    with served() as url:
         own = content(ask(url, "POST", "/v1/chat/completions", ASKED)[1])
-        user = {"email": "admin@localhost", "password": "admin"}  # whom it makes where there is no login
-        token = json.loads(ask(front, "POST", "/api/v1/auths/signin", user)[1])["token"]
-        models = [one["id"] for one in json.loads(ask(front, "GET", "/api/models", token=token)[1])["data"]]
-        answers = [
-            content(ask(front, "POST", "/api/chat/completions", ASKED | {"stream": stream}, token)[1])
-            for stream in (False, True)
-        ]
-    print(f"open-webui lists {', '.join(models)}")
-    print(f"asked through it, whole and streamed: {answers[0]!r}, {answers[1]!r}; the server itself: {own!r}")
-    return int("smollm2" not in models or answers != [own, own])
+        print(f"the server itself: {own!r}")
+        for name, connection in connections(url).items():
+            with webui(options.command, connection) as front:
+                models, answers = models_and_answers(front)
+            print(f"{name}: lists {', '.join(models)}; whole and streamed: {answers[0]!r}, {answers[1]!r}")
+            wrong = wrong or not any(one.startswith("smollm2") for one in models) or answers != [own, own]
+    return int(wrong)
 
 
 if __name__ == "__main__":

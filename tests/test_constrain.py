@@ -132,6 +132,56 @@ def test_a_bound_changes_nothing_while_there_is_room(tokenizer: Tokenizer) -> No
         bounded.accept(int(logits.argmax()))
 
 
+def bounded(tokenizer: Tokenizer, schema: Any, limit: int, seed: int) -> list[int]:
+    """Ids drawn at random under a schema and a limit, the end token where one was drawn."""
+    random = np.random.default_rng(seed)
+    constraint = BoundedConstraint(constrain.json_schema(schema).begin(tokenizer), tokenizer, limit)
+    ids: list[int] = []
+    while not constraint.done and len(ids) < 2 * limit and not set(ids) & set(tokenizer.eos_ids):
+        logits = 3 * random.standard_normal(len(tokenizer)).astype(np.float32)
+        constraint.mask(logits)
+        ids.append(int(logits.argmax()))
+        if ids[-1] not in tokenizer.eos_ids:
+            constraint.accept(ids[-1])
+    return ids
+
+
+def test_an_end_that_must_be_written_is_among_the_tokens(tokenizer: Tokenizer) -> None:
+    """A number is complete only when an end token says so."""
+    for seed in range(8):
+        *ids, end = bounded(tokenizer, {"type": "integer"}, 4, seed)
+        assert end in tokenizer.eos_ids and len(ids) <= 3 and int(tokenizer.decode(ids)) is not None
+
+
+def test_letters_of_a_text_are_left_while_there_is_room(tokenizer: Tokenizer) -> None:
+    grammar = constrain.json_schema({"type": "string"})
+    free, held = grammar.begin(tokenizer), BoundedConstraint(grammar.begin(tokenizer), tokenizer, 40)
+    for id in tokenizer.encode('"The'):
+        free.accept(id)
+        held.accept(id)
+    every, kept = left(free, len(tokenizer)), np.zeros(len(tokenizer), np.float32)
+    held.mask(kept)
+    lost = every - set(np.flatnonzero(kept == 0).tolist())
+    assert (
+        all(set(tokenizer.token_bytes(id)) & set(b'"\\<>[]{}|') for id in lost)
+        and len(lost) < len(every) / 10
+    )
+
+
+def test_an_end_that_is_not_known_is_seldom_looked_for(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, look = [0], constrain.Constraint.completion
+
+    def counted(self: constrain.Constraint, *given: Any) -> Any:
+        looks[0] += 1
+        return look(self, *given)
+
+    monkeypatch.setattr(constrain.Constraint, "completion", counted)
+    ids = bounded(tokenizer, {"type": "string", "pattern": "^[^x]{900}$"}, 60, 0)
+    assert len(ids) > 60 and 0 < looks[0] < 20
+
+
 @pytest.mark.parametrize("pattern", [r"[a-c]{3}-\d{2}", r"(yes|no), (the|a) \w{2,5}\.", "é|ß|\N{SNOWMAN}+x"])
 def test_random_tokens_under_a_regex_match_it(tokenizer: Tokenizer, pattern: str) -> None:
     for seed in range(4):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +160,7 @@ def test_aliases_are_names_too(server: Server) -> None:
 
 def test_history_as_other_servers_write_it(server: Server) -> None:
     call = {"id": "c", "index": 0, "type": "function", "function": {"name": "look", "arguments": '{"pl'}}
+    call["function"] |= {"parsed_arguments": {"pl": 1}}  # type: ignore[operator]
     messages = [
         *HELLO,
         {
@@ -308,6 +310,9 @@ def test_a_budget_of_thought_ends_it_in_every_api() -> None:
         shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": 7}}}
         made = asked(thinking_token_budget=7, response_format=shaped, n=2)[0]
         assert [one["message"]["content"] for one in made["choices"]] == ["7", "7"]
+        made = asked(thinking_token_budget=7, response_format=SHAPE, max_tokens=48)[0]
+        jsonschema.validate(json.loads(made["choices"][0]["message"]["content"]), ENDLESS)
+        assert made["choices"][0]["finish_reason"] == "stop" and made["usage"]["completion_tokens"] > 30
         thinking = {"type": "enabled", "budget_tokens": 7}
         blocks = asked("/v1/messages", thinking=thinking, seed=None)[0]["content"]
         assert [block["type"] for block in blocks] == ["thinking", "text"]
@@ -602,6 +607,34 @@ def test_responses_are_kept_and_go_on(server: Server, client: Any) -> None:
     assert client.conversations.delete(made.id).deleted
 
 
+def test_a_conversations_items(server: Server, client: Any) -> None:
+    items: list[Any] = [{"type": "message", "role": "user", "content": text} for text in ("One", "Two")]
+    made = client.conversations.create(items=items[:1])
+    added = client.conversations.items.create(made.id, items=items[1:])
+    assert added.data[0].content[0].text == "Two" and added.data[0].content[0].type == "input_text"
+    asked: dict[str, Any] = {"model": NAME, "temperature": 0, "max_output_tokens": 6}
+    answer = client.responses.create(**asked, input="Three", conversation=made.id)
+    first, *_ = listed = list(client.conversations.items.list(made.id, order="asc", limit=2))
+    assert [one.content[0].text for one in listed] == ["One", "Two", "Three", answer.output_text]
+    assert len({one.id for one in listed}) == 4 and listed[3].id == answer.output[0].id
+    newest = [one.id for one in client.conversations.items.list(made.id)]
+    assert newest == [one.id for one in listed[::-1]]
+    assert client.conversations.items.retrieve(first.id, conversation_id=made.id).content == first.content
+    assert client.conversations.items.delete(first.id, conversation_id=made.id).id == made.id
+    fewer = client.responses.create(**asked, input="Four", conversation=made.id, store=False)
+    spoken = [*(one["content"] for one in items[1:]), "Three"]
+    plain = [{"role": "user", "content": text} for text in spoken]
+    plain += [{"role": "assistant", "content": answer.output_text}, {"role": "user", "content": "Four"}]
+    assert fewer.usage.input_tokens == len(server.service.lm.chat_ids(plain))
+    assert client.conversations.update(made.id, metadata={"a": "b"}).metadata == {"a": "b"}
+    assert client.conversations.retrieve(made.id).metadata == {"a": "b"}
+    for missing in "none", answer.id:
+        with pytest.raises(openai.NotFoundError):
+            client.conversations.items.list(missing)
+        with pytest.raises(openai.NotFoundError):
+            client.conversations.items.retrieve(missing, conversation_id=made.id)
+
+
 def test_another_keys_responses_are_not_found() -> None:
     keys = ("correct horse battery", "staple, another one")
     with serving.running(serving.model(), AccessPolicy(keys=KeyRing(keys))) as locked:
@@ -793,6 +826,92 @@ def test_every_schema_is_answered(server: Server, word: str, stream: bool) -> No
     assert bool(warnings) == (word not in ("$schema", "minProperties")), warnings
 
 
+ENDLESS = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}, "list": {"type": "array", "items": {"type": "string"}}},
+    "required": ["text", "list"],
+}
+WRITE = {"type": "function", "function": {"name": "write", "parameters": ENDLESS}}
+SHAPE = {"type": "json_schema", "json_schema": {"name": "x", "schema": ENDLESS}}
+
+
+def limited(server: Server, client: Any, claude: Any, most: int, stream: bool) -> Iterator[tuple[str, str]]:
+    """Of each API the JSON of an answer of so many tokens at most, and what ended it."""
+    chats: dict[str, Any] = {"model": NAME, "messages": HELLO, "max_tokens": most, "stream": stream}
+    for more in {"response_format": SHAPE}, {"tools": [WRITE], "tool_choice": "required"}:
+        given = client.chat.completions.create(**chats, **more, seed=1)
+        if stream:
+            (*chunks, last) = given
+            deltas = [one.choices[0].delta for one in chunks]
+            texts = [delta.content or "" for delta in deltas]
+            texts += [
+                call.function.arguments
+                for delta in deltas
+                for call in delta.tool_calls or ()
+                if not call.index
+            ]
+            yield "".join(texts), last.choices[0].finish_reason
+        else:
+            message = given.choices[0].message
+            calls = [call.function.arguments for call in message.tool_calls or ()]
+            yield message.content or "".join(calls[:1]), given.choices[0].finish_reason
+    given = client.completions.create(
+        model=NAME, prompt="Hi", max_tokens=most, stream=stream, extra_body={"guided_json": ENDLESS}
+    )
+    chunks = list(given) if stream else [given]
+    yield "".join(one.choices[0].text for one in chunks), chunks[-1].choices[0].finish_reason
+    form = {"format": {"type": "json_schema", "name": "x", "schema": ENDLESS}}
+    tools = [{"type": "function", **WRITE["function"]}]  # type: ignore[dict-item]
+    for more in {"text": form}, {"tools": tools, "tool_choice": "required"}:
+        asked: dict[str, Any] = {"model": NAME, "input": "Hi", "max_output_tokens": most, **more}
+        made: Any = client.responses.create(**asked, stream=stream)
+        made = list(made)[-1].response if stream else made
+        first = made.output[0]
+        text = first.arguments if first.type == "function_call" else first.content[0].text
+        yield text, made.incomplete_details.reason if made.status == "incomplete" else made.status
+    tools = [{"name": "write", "input_schema": ENDLESS}]
+    form = {"output_format": {"type": "json_schema", "schema": ENDLESS}}
+    for more in {"extra_body": form}, {"tools": tools, "tool_choice": {"type": "any"}}:
+        asked = {"model": NAME, "messages": HELLO, "max_tokens": most, **more}
+        if stream:
+            with claude.messages.stream(**asked) as events:
+                blocks = events.get_final_message()
+        else:
+            blocks = claude.messages.create(**asked)
+        (block, *_) = blocks.content or [None]
+        text = "" if block is None else block.text if block.type == "text" else json.dumps(block.input)
+        yield text, str(blocks.stop_reason)
+    options = {"num_predict": most}
+    for path, more in (("chat", {"messages": HELLO}), ("generate", {"prompt": "Hi"})):
+        body = {"model": NAME, "format": ENDLESS, "options": options, "stream": stream, **more}
+        lines = [json.loads(line) for line in server.post(f"/api/{path}", body).text.splitlines()]
+        parts = [one["message"]["content"] if path == "chat" else one["response"] for one in lines]
+        yield "".join(parts), lines[-1]["done_reason"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_json_is_whole_within_max_tokens_in_every_api(
+    server: Server, client: Any, claude: Any, stream: bool
+) -> None:
+    """Where the shortest JSON fits; two layers write nonsense, and no text of theirs ends by itself."""
+    for text, ended in limited(server, client, claude, 48, stream):
+        jsonschema.validate(json.loads(text), ENDLESS)
+        assert ended in ("stop", "tool_calls", "completed", "end_turn", "tool_use")
+    for text, ended in limited(server, client, claude, 7, stream):
+        assert ended in ("length", "max_output_tokens", "max_tokens")
+        assert not text.startswith('{"text": "", "list": []')
+
+
+def test_calls_of_a_free_number_end_within_max_tokens(server: Server, toolless: Server) -> None:
+    for one in server, toolless:
+        for seed in range(3):
+            body = {"tools": [WRITE], "tool_choice": "required", "seed": seed, "max_tokens": 120}
+            choice = chat(one, **body).json()["choices"][0]
+            assert choice["finish_reason"] == "tool_calls"
+            for call in choice["message"]["tool_calls"]:
+                jsonschema.validate(json.loads(call["function"]["arguments"]), ENDLESS)
+
+
 def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
     hopeless = {"enum": ["a", "b"], "not": {"type": "string"}}
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": hopeless}}
@@ -844,8 +963,25 @@ def test_bodies_without_a_type_and_gzipped_ones(server: Server) -> None:
     headers = {"content-encoding": "gzip", "content-type": "application/json"}
     answer = serving.httpx.post(server.url + "/completions", content=bomb, headers=headers, timeout=30)
     assert answer.status_code == 413
-    answer = serving.httpx.post(server.url + "/completions", content=raw, headers=headers, timeout=30)
-    assert answer.status_code == 400 and "gzip" in answer.text
+    for wrong in raw, packed[:-9], packed + packed:
+        answer = serving.httpx.post(server.url + "/completions", content=wrong, headers=headers, timeout=30)
+        assert answer.status_code == 400 and "gzip" in answer.text
+
+
+def test_every_path_is_there_without_v1(server: Server) -> None:
+    paths = server.get("/openapi.json").json()["paths"]
+    for path in paths:
+        for method in paths[path] if path.startswith("/v1/") else ():
+            bare = re.sub(r"{\w+}", "x", path.removeprefix("/v1"))
+            answer = serving.httpx.request(method, server.url + bare, timeout=30)
+            assert answer.status_code != 405 and f"There is no '{bare}' here" not in answer.text, (
+                method,
+                bare,
+            )
+    made = server.post("/responses", {"input": "x", "max_output_tokens": 2}).json()["id"]
+    assert server.get(f"/responses/{made}").json()["id"] == made
+    assert serving.httpx.delete(f"{server.url}/responses/{made}").json()["deleted"]
+    assert server.get("/models").json() == server.get("/v1/models").json()
 
 
 def test_shapes_of_other_servers_tokens(server: Server) -> None:
@@ -909,6 +1045,8 @@ def test_browsers_may_send_any_header_that_they_ask_for() -> None:
         answer = serving.httpx.options(reply.url + "/v1/messages", headers=headers)
         assert answer.status_code == 200
         assert "x-stainless-os" in answer.headers["access-control-allow-headers"]
+        answer = reply.get("/v1/models", headers={"Origin": "http://good.example"})
+        assert "x-cutaway-ids" in answer.headers["access-control-expose-headers"]
 
 
 # ---- forgery -----------------------------------------------------------------------------------------------

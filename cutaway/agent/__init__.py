@@ -182,11 +182,11 @@ class Agent:
         marks = find_marks(self.lm.checkpoint.chat_template or "")
         marks = marks and marks.of_prompt(self.lm.tokenizer.decode(list(ids[-16:])))
         constraint = None if self._constraint is None or over else self._constraint.fresh()
+        room = self.lm.context - len(ids)
+        size = min(self.options.get("max_tokens") or room, room)
         if constraint is not None and marks is not None and marks.opened:
-            constraint = budget.of_marks(self.lm.tokenizer, marks, None, constraint)
+            constraint = budget.of_marks(self.lm.tokenizer, marks, None, constraint, size)
         elif constraint is not None:
-            room = self.lm.context - len(ids)
-            size = min(self.options.get("max_tokens") or room, room)
             constraint = BoundedConstraint(constraint, self.lm.tokenizer, size)
         options = {**self.options, "constraint": constraint, "session": self._session}
         if over and not self.lm.tool_format.untagged:

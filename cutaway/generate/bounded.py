@@ -6,6 +6,7 @@ A grammar alone lets a model write on until it is cut off in the middle, as smal
 array's item for ever. Here each state of the grammar has a completion, a short way to its end: open strings,
 arrays and objects closed, what is still required filled in. Where the tokens left are near its length, only
 tokens are allowed after which a completion still fits; at the last moment that is the completion itself.
+Letters inside a text change no completion by much, and are allowed untried while there is some room.
 
 JSON, and text that may end anywhere, always have a completion. Where none is found (a pattern of unknown
 end), or the shortest one is longer than the limit from the start, the grammar holds and the limit does not.
@@ -13,77 +14,129 @@ end), or the shortest one is longer than the limit from the start, the grammar h
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 
-from cutaway.generate.constrain import Constraint, Vocabulary
+from cutaway.errors import UserError
+from cutaway.generate.constrain import LETTERS, Constraint, Vocabulary
 
 MARGIN = 96  # tokens left beyond a completion, below which each candidate is tried
-CANDIDATES, MASS = 4, 0.95  # of the likeliest tokens that are tried: how many, and what they hold together
+NEAR = 16  # tokens left beyond a completion, below which letters inside a text are tried too
+CANDIDATES, MASS = 16, 0.99  # of the likeliest tokens that are tried: how many, and what they hold together
+LONGEST = 512  # tokens of a completion
+MARKS = b'"\\<>[]{}|'  # bytes of what may end a text, or begin a call
 
 
 class BoundedConstraint:
-    """A grammar's constraint for an answer of at most ``limit`` tokens, an end token not counted."""
+    """A grammar's constraint for an answer of at most ``limit`` tokens; an end token counts where the grammar
+    lets more follow.
+    """
 
     def __init__(self, inner: Constraint, tokenizer: Vocabulary, limit: int) -> None:
         self.inner, self.tokenizer, self.limit = inner, tokenizer, limit
         self._left = limit
         self._next_look = limit  # how many tokens are left when completions are looked at again
-        self._known: dict[int, list[int] | None] = {}  # the completion after each token that was tried
-        self._completion: list[int] | None = None
+        self._known: dict[int, list[int]] = {}  # the completion after each token that was tried
+        self._completion: list[int] | None = None  # of the state here, or of one before it
+        self._signs, self._letters = _letters_of(tokenizer)
 
     @property
     def done(self) -> bool:
         """Whether the answer is complete and nothing may follow."""
         return self.inner.done
 
+    def fresh(self) -> BoundedConstraint:
+        """The same for another answer."""
+        return BoundedConstraint(self.inner.fresh(), self.tokenizer, self.limit)
+
     def mask(self, logits: np.ndarray) -> None:
         """Set the logits [v] that may not come next to -inf, in place."""
         self.inner.mask(logits)
         self._known = {}
-        if self._left > self._next_look:
+        if not 0 < self._left <= self._next_look:
             return
-        shortest = self._completion
-        if shortest is None:
-            shortest = self.inner.completion(self._left, self.tokenizer)
-        if shortest is None:
+        completion = self._completion = self._found()
+        if completion is None:  # a later state may have one
+            self._next_look = self._left - max(1, self._left // 4)
             return
-        spare = self._left - len(shortest)
+        spare = self._left - len(completion)
         if spare > MARGIN:  # half of what is spare may be written before a look at what it has opened
             self._next_look = self._left - (spare - MARGIN + 1) // 2
             return
-        safe = [id for id in _likeliest(logits) if self._fits(id)]
-        if not safe and shortest:
-            safe = shortest[:1]
-            self._known[safe[0]] = shortest[1:]
-        if safe:
+        untried = self._untried(logits, spare)
+        safe = [id for id in _likeliest(logits, untried) if self._fits(id, completion)]
+        if not safe and not untried.any() and completion:
+            safe = completion[:1]
+            self._known[safe[0]] = completion[1:]
+        if safe or untried.any():
             kept = logits[safe]
-            logits[:] = -np.inf
+            logits[~untried] = -np.inf
             logits[safe] = kept
 
     def accept(self, id: int) -> None:
         """Advance by the chosen id."""
         self.inner.accept(id)
         self._left -= 1
-        self._completion = self._known.get(id)
+        self._completion = self._known.get(id, self._completion)
 
-    def _fits(self, id: int) -> bool:
+    def _found(self) -> list[int] | None:
+        """A completion of the state here: the last one where it still is one."""
+        known = self._completion
+        if known is not None and len(known) <= self._left and self.inner.ends_after(known):
+            return known
+        return self.inner.completion(min(self._left, LONGEST), self.tokenizer)
+
+    def _untried(self, logits: np.ndarray, spare: int) -> np.ndarray:
+        """Which of the allowed ids [v] are letters inside a text, for which there is room."""
+        found, count = np.zeros(len(logits), bool), min(len(logits), len(self._letters))
+        if spare > NEAR and self._signs and np.isfinite(logits[self._signs]).all():
+            found[:count] = self._letters[:count] & np.isfinite(logits[:count])
+        return found
+
+    def _fits(self, id: int, completion: list[int]) -> bool:
         """Whether an answer with this token can still end in time."""
         after = self.inner.after(id)
         if after is None:  # an end token: the answer may end here
             return True
-        self._known[id] = after.completion(self._left - 1, self.tokenizer)
-        return self._known[id] is not None
+        if completion[:1] == [id]:
+            found: list[int] | None = completion[1:]
+        elif len(completion) < self._left and after.ends_after(completion):
+            found = completion
+        else:
+            found = after.completion(min(self._left - 1, LONGEST), self.tokenizer)
+        if found is not None:
+            self._known[id] = found
+        return found is not None
 
 
-def _likeliest(logits: np.ndarray) -> list[int]:
-    """The likeliest ids, the first ones of them that hold MASS together."""
-    count = min(CANDIDATES, int(np.isfinite(logits).sum()))
+def _likeliest(logits: np.ndarray, untried: np.ndarray) -> list[int]:
+    """The likeliest ids but the untried, the first ones of them that with those hold MASS together."""
+    tried = np.where(untried, -np.inf, logits)
+    count = min(CANDIDATES, int(np.isfinite(tried).sum()))
     if not count:
         return []
-    best = np.argpartition(-logits, count - 1)[:count]
-    best = best[np.argsort(-logits[best], kind="stable")]
-    weights: Any = np.exp(logits - logits[best[0]])
-    share = np.cumsum(weights[best] / weights.sum())
+    best = np.argpartition(-tried, count - 1)[:count]
+    best = best[np.argsort(-tried[best], kind="stable")]
+    weights: Any = np.exp(logits - logits.max())
+    share = np.cumsum(weights[best] / weights.sum()) + weights[untried].sum() / weights.sum()
     return best[: int((share < MASS).sum()) + 1].tolist()
+
+
+_letters: weakref.WeakKeyDictionary[Any, tuple[list[int], np.ndarray]] = weakref.WeakKeyDictionary()
+
+
+def _letters_of(tokenizer: Vocabulary) -> tuple[list[int], np.ndarray]:
+    """Ids that are allowed together inside a text alone, and which ids [v] are letters there. Made once."""
+    if tokenizer not in _letters:
+        control, marks = set(tokenizer.special.values()), set(MARKS)
+        plain = np.ones(len(tokenizer), bool)
+        for id in range(len(tokenizer)):
+            try:
+                plain[id] = id not in control and marks.isdisjoint(tokenizer.token_bytes(id))
+            except UserError:  # a row of the table that no token has
+                plain[id] = False
+        single = [ids[0] for ids in map(tokenizer.encode, LETTERS) if len(ids) == 1]
+        _letters[tokenizer] = single, plain
+    return _letters[tokenizer]

@@ -67,21 +67,22 @@ class Grammar:
         matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=limits)
         if matcher.is_error():
             raise UserError(f"the grammar cannot be followed: {one_line(matcher.get_error())}")
-        return Constraint(matcher, tokenizer)
+        return Constraint(matcher, tokenizer, every)
 
 
 class Constraint:
-    """One answer under a grammar; `done` once nothing can follow."""
+    """One answer under a grammar; `done` once nothing can follow. The ids of `ends` end it where it may."""
 
-    def __init__(self, matcher: LLMatcher, tokenizer: Vocabulary) -> None:
+    def __init__(self, matcher: LLMatcher, tokenizer: Vocabulary, ends: Sequence[int]) -> None:
         self._matcher, self._tokenizer = matcher, tokenizer  # which the matcher does not keep
+        self.ends = ends
         self.done = matcher.is_stopped()
 
     def fresh(self) -> Constraint:
         """The same grammar for another text, from its beginning, without compiling it again."""
         matcher = self._matcher.deep_copy()
         matcher.reset()
-        return Constraint(matcher, self._tokenizer)
+        return Constraint(matcher, self._tokenizer, self.ends)
 
     def mask(self, logits: np.ndarray) -> None:
         """Set the logits [v] that may not come next to -inf, in place; UserError past the limits."""
@@ -103,16 +104,20 @@ class Constraint:
         matcher = self._matcher.deep_copy()
         if matcher.is_stopped() or matcher.validate_tokens([id]) != 1 or not matcher.consume_token(id):
             return None
-        return None if matcher.stop_reason() == "EndOfSentence" else Constraint(matcher, self._tokenizer)
+        if matcher.stop_reason() == "EndOfSentence":
+            return None
+        return Constraint(matcher, self._tokenizer, self.ends)
 
     def completion(self, most: int, tokenizer: Vocabulary) -> list[int] | None:
         """Ids that bring the text to an end of the grammar: a short way, at most ``most`` ids, or None.
 
-        Strings are closed before they hold a bracket, objects and arrays as soon as they may be.
+        Strings are closed before they hold a bracket, objects and arrays as soon as they may be. Where more
+        could follow, the last id is an end token, but for a text that may end anywhere.
         """
         matcher, ids = self._matcher.deep_copy(), []
         parts = (LETTERS, QUOTE, BRACKETS, "0")
         letters, quote, brackets, zero = (_single(tokenizer, texts) for texts in parts)
+        filled = 0  # letters in a row
         while not matcher.is_stopped() and not matcher.is_accepting():
             following = matcher.compute_ff_tokens()
             if not following:
@@ -120,10 +125,21 @@ class Constraint:
                 order = (*quote, *letters) if within else (*brackets, *quote, *zero)
                 following = [id for id in order if matcher.validate_tokens([id]) == 1][:1]
             following = following or _longest(matcher, tokenizer)
-            if not following or len(ids) + len(following) > most or not matcher.consume_tokens(following):
+            filled = filled + 1 if following and following[0] in letters else 0
+            room = most - len(ids) - len(following)
+            if not following or room < 0 or filled > MAX_FILLED or not matcher.consume_tokens(following):
                 return None
             ids += following
-        return ids
+        if not matcher.is_stopped() and not any(matcher.validate_tokens([id]) == 1 for id in letters):
+            ids.append(self.ends[0])
+        return ids if len(ids) <= most else None
+
+    def ends_after(self, ids: Sequence[int]) -> bool:
+        """Whether these ids are a completion too: nothing can follow them, or there are none to write."""
+        matcher = self._matcher.deep_copy()
+        return matcher.consume_tokens(list(ids)) and (
+            matcher.is_stopped() or (not ids and matcher.is_accepting())
+        )
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -203,6 +219,7 @@ def _check_length(text: str, what: str) -> None:
 
 
 LETTERS, QUOTE, BRACKETS = "a ", '"', "}],"  # what a string may hold; what may follow a value
+MAX_FILLED = 128  # letters in a row after which a text has no known end
 
 
 def _single(tokenizer: Vocabulary, texts: str) -> list[int]:

@@ -11,9 +11,10 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -99,7 +100,7 @@ def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) 
             allow_origins=policy.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-cutaway-ignored", "x-request-id", "retry-after"],
+            expose_headers=["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "retry-after"],
         )
     return RecordMiddleware(_answer_head(guarded), service.metrics, tracing)
 
@@ -137,14 +138,12 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
         shown = policy.keys.tenants if "admin" in own.roles else [own]
         return {"object": "list", "data": [tenant.usage() for tenant in shown]}
 
-    @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")
     async def listed() -> dict[str, Any]:
         """The models that are served, under each of their names, and their adapters."""
         cards = [_model(model, name) for model in models.models for name in model.names]
         return {"object": "list", "data": cards}
 
-    @app.get("/models/{model:path}", include_in_schema=False)
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """The model, by its name."""
@@ -169,6 +168,23 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
     async def kept_conversation(id: str, http: HTTPRequest) -> dict[str, Any]:
         """A stored conversation."""
         return responses.conversation_of(service, id, http)
+
+    @app.get("/v1/conversations/{id}/items", response_model=None)
+    async def conversation_items(
+        id: str, http: HTTPRequest, order: Literal["asc", "desc"] = "desc", limit: int = 20, after: str = ""
+    ) -> dict[str, Any]:
+        """The items of a stored conversation."""
+        return responses.conversation_items(service, id, http, order, limit, after)
+
+    @app.get("/v1/conversations/{id}/items/{item}", response_model=None)
+    async def conversation_item(id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+        """An item of a stored conversation."""
+        return responses.conversation_item(service, id, item, http)
+
+    @app.delete("/v1/conversations/{id}/items/{item}", response_model=None)
+    async def forget_item(id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+        """Take an item out of a stored conversation."""
+        return responses.without_item(service, id, item, http)
 
     @app.delete("/v1/responses/{id}", response_model=None)
     @app.delete("/v1/conversations/{id}", response_model=None)
@@ -212,9 +228,23 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
 
     for path, (body, answer, role) in POSTS.items():
         post = _endpoint(models, body, answer, role)
+        post = _of_id(post) if "{id}" in path else post
         app.post(path, response_model=None, summary=answer.__doc__)(post)
-        if path.startswith("/v1/"):
-            app.post(path.removeprefix("/v1"), response_model=None, include_in_schema=False)(post)
+    for route in [route for route in app.routes if isinstance(route, APIRoute)]:
+        if route.path.startswith("/v1/"):
+            bare, methods = route.path.removeprefix("/v1"), sorted(route.methods)
+            app.add_api_route(
+                bare, route.endpoint, methods=methods, response_model=None, include_in_schema=False
+            )
+
+
+def _of_id(post: Any) -> Any:
+    """An endpoint whose path names what it is about; it finds that in ``http.path_params``."""
+
+    async def of_id(id: str, http: HTTPRequest) -> Response:
+        return await post(http)
+
+    return of_id
 
 
 def _tenant(http: HTTPRequest) -> Tenant:
@@ -292,6 +322,8 @@ POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer, Role | None]] = {
     "/v1/completions": (protocol.CompletionRequest, completions.completion, "chat"),
     "/v1/responses": (responses.ResponsesRequest, responses.response, "chat"),
     "/v1/conversations": (responses.ConversationRequest, responses.conversation, "chat"),
+    "/v1/conversations/{id}": (responses.ConversationUpdate, responses.updated, "chat"),
+    "/v1/conversations/{id}/items": (responses.ConversationItems, responses.add_items, "chat"),
     "/v1/messages": (anthropic.MessagesRequest, anthropic.messages, "chat"),
     "/v1/messages/count_tokens": (anthropic.CountRequest, _prepared(anthropic.count_tokens), None),
     "/v1/embeddings": (protocol.EmbeddingRequest, _defined(embeddings.embeddings), "embed"),

@@ -146,7 +146,7 @@ class Conversation:
     forced: bool  # the answer is calls alone
     thought: Marks | None
     check: Check | None  # what the answer's schema asks beyond the grammar
-    fresh: Callable[[], Any]  # makes an answer's constraint
+    fresh: Callable[[int], Any]  # makes an answer's constraint
     warnings: list[str]
     streams: MergedStreams = field(init=False)
 
@@ -199,11 +199,14 @@ def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> 
             held, forced = _tool_rules(service, body, format, tools, choice)
     with errors_in("response_format" if format is None else "tools"):
         constraint: Any = service.start_grammar(held and held.grammar)
-    limit = _thought_limit(body, thought, variables)
+    limit, room = _thought_limit(body, thought, variables), service.context - len(ids)
+    room = room if most is None else min(most, room)
     if thought is not None and (opened if constraint is not None else limit is not None):
-        constraint = budget.of_marks(service.lm.tokenizer, thought, limit, constraint)
+        constraint = budget.of_marks(service.lm.tokenizer, thought, limit, constraint, room)
+    else:
+        constraint = service.bounded(constraint, room)
 
-    def fresh() -> Any:
+    def fresh(_: int) -> Any:
         return service.with_min_tokens(constraint and constraint.fresh(), body)
 
     internals = service.internals(body.internals)
@@ -213,7 +216,7 @@ def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> 
         Request(
             ids=ids,
             settings=service.sampling_params(body, most, top_logprobs, i),
-            constraint=fresh(),
+            constraint=fresh(i),
             internals=internals,
             edit=edit,
             **caller.fields,

@@ -60,7 +60,7 @@ def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[li
 
 def _requests(
     service: Service, body: CompletionRequest, caller: Caller
-) -> tuple[list[Request], constraints.Held | None, Callable[[], Any]]:
+) -> tuple[list[Request], constraints.Held | None, Callable[[int], Any]]:
     """The scheduler's requests, what holds their answers, and what makes each one's constraint."""
     engine = service.engine_of(body.model, body.edits)
     if body.stream_options is not None and not body.stream:
@@ -81,21 +81,22 @@ def _requests(
     with errors_in("response_format"):
         constraint: Any = service.start_grammar(held and held.grammar)
 
-    def fresh() -> Any:
-        return service.with_min_tokens(constraint and constraint.fresh(), body)
+    def fresh(i: int) -> Any:
+        return service.with_min_tokens(bounded[i // count] and bounded[i // count].fresh(), body)
 
+    bounded = [service.bounded(constraint, max(most or 1, 1)) for most in room]
     requests = [
         Request(
             ids=tuple(ids),
             settings=service.sampling_params(body, max(most or 1, 1), body.logprobs or 0, choice),
-            constraint=fresh(),
+            constraint=fresh(i * count + choice),
             prompt_logprobs=body.logprobs if body.echo else None,
             internals=internals,
             edit=service.edit(body.edits, ids),
             **caller.fields,
             engine=engine,
         )
-        for ids, most in zip(texts, room, strict=True)
+        for i, (ids, most) in enumerate(zip(texts, room, strict=True))
         for choice in range(count)
     ]
     return requests, held, fresh

@@ -162,7 +162,7 @@ def of_either(
 
 def drawn_again(
     requests: Sequence[Request],
-    fresh: Callable[[], Any],
+    fresh: Callable[[int], Any],
     judge: Callable[[int, Generation], str | None],
     warnings: list[str],
 ) -> Callable[[int, Generation, int], Request | None]:
@@ -179,7 +179,7 @@ def drawn_again(
             return None
         settings = requests[i].settings
         seed = None if settings.seed is None else (settings.seed + STRIDE * (sample + 1)) % 2**63
-        return replace(requests[i], settings=replace(settings, seed=seed), constraint=fresh())
+        return replace(requests[i], settings=replace(settings, seed=seed), constraint=fresh(i))
 
     return again
 

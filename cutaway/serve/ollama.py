@@ -89,7 +89,7 @@ class Call(StrictModel):
 
 
 class CallOf(FunctionCall):
-    IGNORED = frozenset({"index", "description"})
+    IGNORED = frozenset({"index", "description", "parsed_arguments"})
 
 
 class OllamaMessage(StrictModel):

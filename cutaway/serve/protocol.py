@@ -289,6 +289,7 @@ class SamplingRequest(Samplers):
 
 
 class FunctionCall(StrictModel):
+    IGNORED = frozenset({"parsed_arguments"})
     name: Text
     arguments: Text | Object | None = None
 
@@ -323,7 +324,8 @@ class Message(StrictModel):
 
     IGNORED = frozenset({
         "annotations", "audio", "parsed", "id", "index", "provider_specific_fields", "cache_control",
-        "status", "timestamp", "phase", "reasoning_details", "type", "created_at",
+        "status", "timestamp", "phase", "reasoning_details", "type", "created_at", "thinking_blocks",
+        "images",
     })  # fmt: skip
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
@@ -483,6 +485,7 @@ class EmbeddingRequest(StrictModel):
 class TokenizeRequest(StrictModel):
     """A text: Cutaway's ``text``, llama.cpp's ``content`` or vLLM's ``prompt``; or a conversation."""
 
+    DEFAULTS: ClassVar = {"add_generation_prompt": [True], "continue_final_message": [False]}
     model: Text | None = None
     text: Text | None = None
     content: Text | None = None
@@ -493,7 +496,7 @@ class TokenizeRequest(StrictModel):
         None, description="What to do with text that spells a control token: encode it as text, or as it."
     )
     add_special: StrictBool | None = Field(None, description="Put around it what the model's inputs have.")
-    add_special_tokens: StrictBool | None = Field(None, description="vLLM's name of it.")
+    add_special_tokens: StrictBool | None = Field(None, description="vLLM's name of it; true for a prompt.")
     parse_special: StrictBool | None = Field(None, description="llama.cpp's: special is allow.")
     with_pieces: StrictBool | None = None
     return_token_strs: StrictBool | None = None

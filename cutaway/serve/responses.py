@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -165,6 +165,18 @@ class ConversationRequest(StrictModel):
     metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=16)] | None = None
 
 
+class ConversationUpdate(StrictModel):
+    """What is noted of a conversation."""
+
+    metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=16)] | None = None
+
+
+class ConversationItems(StrictModel):
+    """Items that a conversation has more."""
+
+    items: Annotated[list[InputItem], FailFast, Field(min_length=1, max_length=20)]
+
+
 async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) -> Response:
     """OpenAI's Responses."""
     key = key_of(http)
@@ -215,6 +227,8 @@ def _chat(
             body.ignored[f"include.{name}"] = None
     if LOGPROBS in (body.include or ()):
         fields |= {"logprobs": True, "top_logprobs": body.top_logprobs}
+    elif body.top_logprobs is not None:
+        body.ignored["top_logprobs"] = None
     return items, checked(ChatCompletionRequest, fields, Leniency(ignored=body.ignored))
 
 
@@ -467,7 +481,7 @@ class ResponseAnswer:
         entries: dict[str, Any] = {self.id: {"response": shown, "items": items, "input": self.items}}
         entries |= {item["id"]: {"item": item} for item in self.output.made}
         if (id := self.body.conversation_id) is not None:
-            entries[id] = kept(service, self.key, id, "conversation") | {"items": items}
+            entries[id] = kept(service, self.key, id, "conversation") | {"items": _named(items)}
         service.store.put(self.key, entries)
 
     def shown(self) -> dict[str, Any]:
@@ -538,9 +552,9 @@ def input_items(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
     return _listed(items)
 
 
-def _listed(items: list[dict[str, Any]]) -> dict[str, Any]:
+def _listed(items: list[dict[str, Any]], more: bool = False) -> dict[str, Any]:
     first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
-    return {"object": "list", "data": items, "has_more": False, "first_id": first, "last_id": last}
+    return {"object": "list", "data": items, "has_more": more, "first_id": first, "last_id": last}
 
 
 def deleted(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
@@ -572,20 +586,93 @@ def _kept_response(service: Service, id: str, http: HTTPRequest) -> dict[str, An
 
 async def conversation(service: Service, body: ConversationRequest, http: HTTPRequest) -> Response:
     """A conversation that responses go on with."""
-    id, items = new_id("conv"), [item.model_dump(exclude_none=True) for item in body.items or ()]
+    id = new_id("conv")
     shown = {
         "id": id,
         "object": "conversation",
         "created_at": int(time.time()),
         "metadata": body.metadata or {},
     }
+    items = _named(item.model_dump(exclude_none=True) for item in body.items or ())
     service.store.put(key_of(http), {id: {"conversation": shown, "items": items}})
     return json_response(shown)
 
 
+async def updated(service: Service, body: ConversationUpdate, http: HTTPRequest) -> Response:
+    """Note something of a stored conversation."""
+    id = http.path_params["id"]
+    found = _kept_conversation(service, id, http)
+    shown = found["conversation"] | {"metadata": body.metadata or {}}
+    service.store.put(key_of(http), {id: found | {"conversation": shown}})
+    return json_response(shown)
+
+
+async def add_items(service: Service, body: ConversationItems, http: HTTPRequest) -> Response:
+    """Add items to a stored conversation."""
+    id = http.path_params["id"]
+    found = _kept_conversation(service, id, http)
+    own = [_resolved(service, item.model_dump(exclude_none=True), key_of(http)) for item in body.items]
+    added = _named(own)
+    service.store.put(key_of(http), {id: found | {"items": [*found["items"], *added]}})
+    return json_response(_listed([_shown(item) for item in added]))
+
+
 def conversation_of(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
     """A stored conversation."""
+    return _kept_conversation(service, id, http)["conversation"]
+
+
+def conversation_items(
+    service: Service, id: str, http: HTTPRequest, order: str, limit: int, after: str
+) -> dict[str, Any]:
+    """The items of a stored conversation: at most ``limit``, those behind the item ``after``."""
+    items = _kept_conversation(service, id, http)["items"]
+    items = items if order == "asc" else items[::-1]
+    if after:
+        items = items[_place(items, after) + 1 :]
+    count = min(max(limit, 1), 100)
+    return _listed([_shown(item) for item in items[:count]], len(items) > count)
+
+
+def conversation_item(service: Service, id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+    """An item of a stored conversation."""
+    items = _kept_conversation(service, id, http)["items"]
+    return _shown(items[_place(items, item)])
+
+
+def without_item(service: Service, id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+    """Take an item out of a stored conversation, which is the answer."""
+    found = _kept_conversation(service, id, http)
+    items = found["items"]
+    at = _place(items, item)
+    service.store.put(key_of(http), {id: found | {"items": [*items[:at], *items[at + 1 :]]}})
+    return found["conversation"]
+
+
+def _kept_conversation(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
     found = kept(service, key_of(http), id)
     if "conversation" not in found:
         raise APIError(404, f"{id[:100]!r} is no conversation", code="not_found")
-    return found["conversation"]
+    return found
+
+
+def _named(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items with an id each, by which a conversation finds them."""
+    return [{"id": new_id("msg"), **item} for item in items]
+
+
+def _shown(item: dict[str, Any]) -> dict[str, Any]:
+    """A stored item as the API shows it: a message's text is a list of parts."""
+    shown = {"status": "completed", **item}
+    if item["type"] == "message" and isinstance(item.get("content"), str):
+        kind = "output_text" if item.get("role") == "assistant" else "input_text"
+        shown["content"] = [{"type": kind, "text": item["content"]}]
+    return shown
+
+
+def _place(items: Sequence[dict[str, Any]], id: str) -> int:
+    """Where the item with this id is. APIError where none has it."""
+    at = next((n for n, item in enumerate(items) if item["id"] == id), None)
+    if at is None:
+        raise APIError(404, f"There is no item {id[:100]!r} in this conversation", code="not_found")
+    return at

@@ -24,6 +24,7 @@ from cutaway.generate import constrain, internals
 from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError, ShuttingDownError
 from cutaway.generate.batch.scheduler import FairQueue, Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
+from cutaway.generate.bounded import BoundedConstraint
 from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
@@ -398,6 +399,10 @@ class Service:
         ends = self.lm.checkpoint.defaults.get("eos_ids", ())
         return grammar.begin(self.lm.tokenizer, ends if isinstance(ends, tuple) else ())
 
+    def bounded(self, constraint: constrain.Constraint | None, room: int) -> BoundedConstraint | None:
+        """The constraint of an answer that is complete within so many tokens, where it can be."""
+        return constraint and BoundedConstraint(constraint, self.lm.tokenizer, room)
+
     def with_min_tokens(self, constraint: Any, body: SamplingRequest) -> Any:
         """The constraint of an answer that has at least the request's min_tokens."""
         if not body.min_tokens:
@@ -436,7 +441,7 @@ def warm_up(service: Service) -> None:
         lm.ids("Hello " * 1000)  # a long text needs a table that a short one does not
         for build in (
             lambda: lm.chat_ids([{"role": "user", "content": "Hello"}]),
-            lambda: service.start_grammar(constrain.json_object()),
+            lambda: service.bounded(service.start_grammar(constrain.json_object()), 64),
         ):
             with contextlib.suppress(UserError):  # a model without a template says so to those who ask
                 build()

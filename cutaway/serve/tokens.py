@@ -25,7 +25,8 @@ def tokenize(service: Service, body: TokenizeRequest) -> Response:
     else:
         special = body.special or ("allow" if body.parse_special else "text")
         around = body.add_special if body.add_special is not None else body.add_special_tokens
-        ids = tokenizer.encode(getattr(body, given[0]), special, bool(around))
+        around = given == ["prompt"] if around is None else around
+        ids = tokenizer.encode(getattr(body, given[0]), special, around)
     tokens = [token_string(tokenizer, id) for id in ids]
     if given == ["text"]:
         return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})

@@ -25,9 +25,11 @@ for (const [name, llm] of Object.entries(models)) {
   await check(`${name}, withStructuredOutput`, async () => await llm.withStructuredOutput(Colour).invoke("Red."));
   if (name !== "ChatOllama") {
     // whose API has no way to force a call
-    // The client leaves tool_choice out of its requests to /v1/responses: there the model may answer in words.
-    const forced = llm.bindTools([add], { tool_choice: "any" });
+    // For /v1/responses the client sends a tool's name and leaves out "any": there the model may answer in words.
+    const forced = llm.bindTools([add], { tool_choice: "add" });
     await check(`${name}, bindTools`, async () => (await forced.invoke("1+2")).tool_calls);
+    const any = llm.bindTools([add], { tool_choice: "any" });
+    await check(`${name}, bindTools, any`, async () => (await any.invoke("1+2")).tool_calls);
   }
   const agent = createAgent({ model: llm, tools: [add] });
   await check(`${name}, createAgent`, async () => (await agent.invoke({ messages: hello })).messages);

@@ -16,6 +16,7 @@ import numpy as np
 
 from cutaway.bounds import Bounded, Natural
 from cutaway.errors import UserError
+from cutaway.generate.bounded import BoundedConstraint
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.thinking import Judge, Thought, Writer
 from cutaway.generate.tool_calls.thoughts import Marks
@@ -61,7 +62,8 @@ def markers(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 class Budget:
     """The constraint of one answer, which begins inside a thought where ``open``, or may begin with one:
-    ``inner`` holds for what follows the thought. A ``limit`` of None ends none. Markers are found in the
+    ``inner`` holds for what follows the thought; with ``total`` it is a grammar's, and its text complete
+    within so many tokens, the thought's included. A ``limit`` of None ends none. Markers are found in the
     bytes of what is written: a vocabulary that spells them in several tokens may cut them in several ways.
     """
 
@@ -74,9 +76,11 @@ class Budget:
         limit: int | None,
         least: int = 0,
         inner: Any = None,
+        total: int | None = None,
     ) -> None:
         self.tokenizer, self.begin, self.end = tokenizer, tuple(begin), tuple(end)
-        self.begins_open, self.limit, self.least, self.inner = open, limit, least, inner
+        self.begins_open, self.limit, self.least = open, limit, least
+        self.given, self.inner, self.total = inner, inner, total
         self.open, self.before = open, not open  # before: a thought may still begin
         self.longer = tuple(tokenizer.encode(LONGER)) if least else ()
         self.opening, self.closing = (b"".join(map(tokenizer.token_bytes, ids)) for ids in (begin, end))
@@ -86,8 +90,9 @@ class Budget:
 
     def fresh(self) -> Budget:
         """The same for another answer."""
-        inner = self.inner and self.inner.fresh()
-        return Budget(self.tokenizer, self.begin, self.end, self.begins_open, self.limit, self.least, inner)
+        inner = self.given and self.given.fresh()
+        given = (self.begins_open, self.limit, self.least, inner, self.total)
+        return Budget(self.tokenizer, self.begin, self.end, *given)
 
     @property
     def done(self) -> bool:
@@ -122,16 +127,20 @@ class Budget:
             self.thought += 1
             self.text = (self.text + piece)[-len(self.closing) - len(piece) :]
             self.open = self.closing not in self.text
+            if not self.open and self.total is not None and self.inner is not None:
+                self.inner = BoundedConstraint(self.inner, self.tokenizer, self.total - self.thought)
         elif self.before:
             self.text = (self.text + piece).lstrip()
             self.open = self.text.startswith(self.opening)
             self.before = not self.open and self.opening.startswith(self.text)
 
 
-def of_marks(tokenizer: Any, marks: Marks, limit: int | None, inner: Any = None) -> Budget:
+def of_marks(
+    tokenizer: Any, marks: Marks, limit: int | None, inner: Any = None, total: int | None = None
+) -> Budget:
     """The budget of an answer whose thought has these marks."""
     begin, end = (tokenizer.encode(mark, special="allow") for mark in (marks.begin, marks.end))
-    return Budget(tokenizer, begin, end, marks.opened, limit, inner=inner)
+    return Budget(tokenizer, begin, end, marks.opened, limit, inner=inner, total=total)
 
 
 def _last(ids: Sequence[int], marker: tuple[int, ...]) -> int:

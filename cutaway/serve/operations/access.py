@@ -322,6 +322,8 @@ class AuthMiddleware:
             raise self._too_long()
         if not unpacking.eof:
             raise APIError(400, "The gzip body breaks off", code="invalid_gzip")
+        if unpacking.unused_data:
+            raise APIError(400, "Something follows the gzip body's end", code="invalid_gzip")
         return body
 
     def _too_long(self) -> APIError:
