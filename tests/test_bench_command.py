@@ -3,52 +3,74 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import cutaway
 from cutaway import cli, native
 from cutaway.commands import bench
+from cutaway.runtime import measure
+from tests.small import model_file
 from tests.test_native import python
 
-FOUND = {
-    "decode": 400.0,
-    "decode at 2000": 200.0,
-    "8 texts": 960.0,
-    "read 512": 2048.0,
-    "bytes a token": 100e6,
-    "bytes a second": 50e9,
-    "fraction of reading": 0.8,
-}
+
+@pytest.mark.skipif(not native.available(), reason="the native core is not built")
+def test_what_a_token_reads_and_multiplies(tmp_path: Path) -> None:
+    lm: Any = cutaway.load(model_file(tmp_path / "model.gguf", tied=False), engine="runtime")
+    engine, token = lm.engine, lm.engine.plan.token_nbytes
+    page = engine.page_bytes / engine.page
+    for test, count in {(512, 0, 0, 1): 512, (0, 32, 0, 8): 8, (0, 32, 0, 1): 1}.items():
+        assert measure.bytes_a_token(engine, measure.Test(*test)) == token / count
+    assert measure.bytes_a_token(engine, measure.Test(tokens=32, depth=200)) == token + 200 * page
+    assert measure.bytes_a_token(engine, measure.Test(prompt=10, depth=200)) == token / 10 + 20 * page
+    blocks = sum(math.prod(s) for n, s in lm.config.weights().items() if n[:6] == "blocks" and len(s) == 2)
+    head = lm.config.vocab * lm.config.width
+    assert measure.products_a_token(engine, measure.Test(tokens=4)) == blocks + head
+    assert measure.products_a_token(engine, measure.Test(prompt=100)) == blocks + head / 100
 
 
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A model of 100 MB a token, whose keys and values take 25,000 bytes a position."""
-    engine = SimpleNamespace(plan=SimpleNamespace(nbytes=150e6), page_bytes=128 * 25_000, page=128)
-    monkeypatch.setattr(bench, "model_path", Path)
-    monkeypatch.setattr(bench, "figures", lambda _: FOUND)
-    monkeypatch.setattr(native, "why_not", lambda: None)
-    monkeypatch.setattr(native, "isa", lambda: "avx2")
-    monkeypatch.setitem(vars(cutaway), "load", lambda *_, **__: SimpleNamespace(engine=engine))
-    return engine
+def test_tests_have_llama_benchs_names() -> None:
+    tests = bench._tests([512, 0], [128], [0, 4096], [1, 8])
+    deep = ["pp512 @ d4096", "tg128 @ d4096", "tg128 @ d4096 x 8"]
+    assert [test.name for test in tests] == ["pp512", "tg128", "tg128 x 8", *deep]
 
 
-def test_each_speed_is_printed_with_its_limit(measured: SimpleNamespace, capsys: pytest.CaptureFixture):
-    assert cli.main(["bench", "some.gguf", "--json"]) == 0
+@pytest.mark.skipif(not native.available(), reason="the native core is not built")
+def test_each_speed_has_its_row_and_a_peer_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, peer, rows = model_file(tmp_path / "model.gguf"), tmp_path / "llama-bench", tmp_path / "rows.jsonl"
+    peer.write_text('#!/bin/sh\necho "$@" >> $(dirname $0)/asked; echo \'[{"avg_ts": 2.0}]\'\n')
+    peer.chmod(0o755)
+    words = ["bench", str(model), *["-p", "16", "-n", "4", "-d", "0,8", "--texts", "1,2", "-r", "1"]]
+    assert cli.main([*words, "--peer", str(peer), "--output", str(rows), "--json", "-t", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
-    # 200/s of 100 MB and 2,000 positions; 960 in passes of eight, and 2,048 of 512, that read all 150 MB.
-    expected = {"decode": 0.8, "decode at 2000": 0.6, "8 texts": 0.36, "read 512": 0.012}
-    assert found["fraction_of_bandwidth"] == pytest.approx(expected)
-    memory = ["memory", "memory", "arithmetic", "arithmetic"]
-    assert list(found["limit"].values()) == memory and found["tokens_per_second"]["8 texts"] == 960
-    assert cli.main(["bench", "some.gguf"]) == 0
+    assert [row["test"] for row in found["rows"]] == [
+        *("pp16", "tg4", "tg4 x 2", "pp16 @ d8", "tg4 @ d8", "tg4 @ d8 x 2"),
+    ]
+    for row in found["rows"]:
+        assert row["tokens_per_second"] == max(row["rounds"]) > 0 < row["of_reading"] and row["threads"] == 1
+        assert row["peer"] == (None if row["test"].endswith("x 2") else 2.0)
+        assert row["ratio"] in (None, row["tokens_per_second"] / 2)
+    kept = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [row["test"] for row in kept] == [row["test"] for row in found["rows"]]
+    assert {"processor", "system", "load", "version"} < set(kept[0])
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert len(asked) == 4 and asked[2].endswith("-t 1 -r 1 -o json -p 16 -n 0 -d 8")
+    assert cli.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "400.0 tokens/s,  80% of reading: limited by memory" in lines[1]
-    assert "2048.0 tokens/s,   1% of reading: limited by arithmetic" in lines[4]
-    assert "100 MB of weights" in lines[5] and "50.0 GB/s" in lines[5]
+    assert "threads" in lines[0] and lines[1].split() == [
+        "test",
+        "tokens/s",
+        "of",
+        "reading",
+        "of",
+        "products",
+    ]
+    assert [line.split()[0] for line in lines[2:5]] == ["pp16", "tg4", "tg4"]
 
 
 def test_without_the_core_there_is_nothing_to_measure():
@@ -63,8 +85,11 @@ def test_without_the_core_there_is_nothing_to_measure():
     ("words", "sentence"),
     [
         (["absent.gguf"], "absent.gguf: there is no such file or folder"),
-        (["one", "two"], "It takes no more words: 'two'"),
-        (["--threads", "3"], "Unknown option: --threads"),
+        (["--threads", "0"], "--threads is '0': give numbers from 1 up, between commas"),
+        (["--depth", "deep"], "--depth is 'deep': give numbers from 0 up, between commas"),
+        (["-p", "0", "-n", "0"], "--prompt and --tokens are both 0: nothing is left to measure"),
+        (["--rounds", "0"], "--rounds is 0: give a number from 1 up"),
+        (["--peer", "absent"], "--peer absent: there is no such program"),
     ],
 )
 def test_a_mistake_is_one_sentence(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):
