@@ -10,6 +10,7 @@ import gc
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -64,6 +65,7 @@ USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 for a failure, 2 for a user's mistake, 130 for Ctrl-C."""
+    warnings.formatwarning = lambda message, *_, **__: f"cutaway: {message}\n"
     with contextlib.redirect_stdout(_shown(sys.stdout)), contextlib.redirect_stderr(_shown(sys.stderr)):
         return _code(sys.argv[1:] if arguments is None else list(arguments))
 

@@ -8,7 +8,9 @@ What a call needs is imported and built when it is first asked for: the tokenize
 
 from __future__ import annotations
 
+import math
 import operator
+import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, Unpack, cast, ov
 
 import numpy as np
 
-from cutaway import store
+from cutaway import memory, store
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Constraint, Generation, Piece, finish
 from cutaway.generate.batch.sequence import check_ids
@@ -63,7 +65,8 @@ Limited = TypeVar("Limited", "DefinitionEngine", "RuntimeEngine", "ReferenceEngi
 Speculate = Union[Literal["lookup"], "LanguageModel", None]
 POOLINGS = ("mean", "cls", "last")
 CHECK = "Check your answer. If it is wrong, correct it. End with the answer alone on the last line."
-DTYPES = ("float32", "bfloat16", "float16", "packed")
+ROOM = 1.1  # of the weights as floats: what a text takes beside them
+DTYPES = ("auto", "float32", "bfloat16", "float16", "packed")
 
 
 class GenerationOptions(SamplingOptions, total=False):
@@ -87,7 +90,7 @@ def load(
     *,
     engine: EngineName = "auto",
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: str = "auto",
     context: int | None = None,
     adapter: str | Path | None = None,
 ) -> LanguageModel:
@@ -96,7 +99,8 @@ def load(
     A name that is not cached yet is pulled. ``engine``: "definition" is PyTorch, "runtime" the native CPU
     engine on packed weights, "auto" the fastest that runs the model as it is asked for (``lm.engine_choice``
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
-    in the file and unpacks each for each use: the same logits, to the last bit, as "float32", slower.
+    in the file and unpacks each for each use: the logits of "float32", slower; "auto" is float32 where memory
+    has room for it, else packed, with a warning.
     ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, as for
     ``with_adapter``. Raises UserError for what cannot be read as asked."""
     if engine not in ENGINES:
@@ -126,7 +130,7 @@ class LanguageModel:
         *,
         engine: EngineName = "auto",
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
         context: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -189,7 +193,25 @@ class LanguageModel:
         from cutaway.weights import build
 
         build = build.encoder if self.is_encoder else build.decoder
-        return build(self.checkpoint, self.dtype, self.device)
+        return build(self.checkpoint, self._fitting(), self.device)
+
+    def _fitting(self) -> str:
+        """What the definition's weights are unpacked to; UserError where memory has no room for it.
+
+        Another device has its own memory, which speaks for itself.
+        """
+        if self.dtype == "packed" or self.device != "cpu":
+            return "float32" if self.dtype == "auto" else self.dtype
+        weights = sum(math.prod(shape) for shape in self.config.weights().values())
+        wanted, free = weights * (4 if self.dtype in ("auto", "float32") else 2), memory.available()
+        if wanted * ROOM <= free:
+            return "float32" if self.dtype == "auto" else self.dtype
+        much = f"{self.checkpoint.source}: its weights take {wanted / 1e9:.1f} GB as floats of "
+        much += f"{8 * wanted // weights} bits, and {free / 1e9:.1f} GB of memory are free"
+        if self.dtype != "auto":
+            raise UserError(f'{much}: load it with dtype="packed", or use engine="runtime"')
+        warnings.warn(f"{much}: each stays packed and is unpacked for each use, slower", stacklevel=4)
+        return "packed"
 
     @property
     def is_encoder(self) -> bool:
@@ -242,7 +264,7 @@ class LanguageModel:
             return "definition", "it was asked for"
         if self._edits != () and self.engine_asked == "auto":
             return "definition", "its activations are edited"
-        if self.device != "cpu" or self.dtype != "float32":
+        if self.device != "cpu" or self.dtype not in ("auto", "float32"):
             return "definition", f"the weights were asked for as {self.dtype} on {self.device}"
         if "model" in self.__dict__ and self.engine_asked == "auto":
             return "definition", "lm.model was asked for and may have been changed"
@@ -823,7 +845,7 @@ def _is_text(one: Any) -> bool:
 
 def _same(now: np.ndarray, read: np.ndarray, dtype: str) -> bool:
     """Whether a weight is still what was read, rounded as the model was loaded."""
-    if dtype in ("float32", "packed"):
+    if dtype in ("auto", "float32", "packed"):
         return np.array_equal(now, read)
     import torch
 

@@ -12,12 +12,16 @@ import pytest
 import torch
 
 import cutaway
+from cutaway import memory
 from cutaway.errors import UserError
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams
+from cutaway.inspect.attribution import unembedded
+from cutaway.layers import packed as packed_layers
 from cutaway.lm import LanguageModel
 from cutaway.weights import quant
 from cutaway.weights.rules import Tensors
 from tests import inputs
+from tests.small import model_file
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +157,45 @@ def test_its_table_answers_and_is_drawn(lm: LanguageModel, tmp_path: Path) -> No
     drawn = lm.map(50)
     assert drawn.save(tmp_path / "map.html").read_text() == drawn.html
     assert "<iframe sandbox" in drawn._repr_html_()
+
+
+def test_weights_stay_packed_where_memory_has_no_room_for_floats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = model_file(tmp_path / "model.gguf", tied=False)
+    tied = model_file(tmp_path / "tied.gguf")
+    whole = [cutaway.load(path, engine="definition") for path in (source, tied)]
+    expected = [lm.trace("what is read").logits for lm in whole]
+    monkeypatch.setattr(memory, "available", lambda: 50_000)
+    monkeypatch.setattr(packed_layers, "WHOLE", 1000)  # larger matrices are read in parts
+    for path, logits in zip((source, tied), expected, strict=True):
+        lm = cutaway.load(path, engine="definition")
+        with pytest.warns(UserWarning, match="of memory are free: each stays packed"):
+            found = lm.trace("what is read")
+        assert isinstance(lm.model.embedding, packed_layers.PackedEmbedding)
+        torch.testing.assert_close(found.logits, logits, rtol=1e-5, atol=1e-5)
+        one, other = found.attribution(7), whole[path == tied].trace("what is read").attribution(7)
+        torch.testing.assert_close(one.mlps, other.mlps, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.lens().ids, whole[path == tied].trace("what is read").lens().ids)
+        directions = torch.randn(32, 3)
+        torch.testing.assert_close(
+            unembedded(lm.model, directions, 200), unembedded(whole[path == tied].model, directions, 200)
+        )
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(UserError, match='memory are free: load it with dtype="packed"'):
+            _ = cutaway.load(source, engine="definition", dtype=dtype).model
+
+
+def test_free_memory_is_the_containers_where_that_is_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = memory.available()
+    assert most > 0
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / "memory.current").write_text("9000\n")
+    (tmp_path / "memory.stat").write_text("anon 8000\ninactive_file 100\nactive_file 20\n")
+    for limit, left in {"10000": 1120, "5000": 0}.items():
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        assert memory.available() == left
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available() > 10**8

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import base_of, model_path, note, on_screen, print_json, screen, size
+from cutaway.commands.console import base_of, model_path, note, on_screen, print_json, screen, size, watched
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Json, Open, Threads, Words
 from cutaway.errors import OperationalError, UserError
@@ -130,18 +130,19 @@ def explain(
             torch.set_num_threads(threads)
         asked.check_model(lm, ids)
         _ = lm.model  # unpacks the weights
-    if backends:
-        _print_backends(lm, ids, asked.name, as_json)
-    elif html or open_page:
-        _write_page(asked.page_data(lm, ids), html, open_page)
-    elif against is not None:
-        _print_against(asked.against_base(lm, ids), asked, as_json)
-    elif asked.two:
-        _print_two(asked.both(lm, ids), asked, as_json)
-    else:
-        with _doing("Running the model"):
-            explanation = asked.explanation(lm, ids)
-        _print(explanation, asked, lm, early, as_json)
+    with _layers_counted(lm):
+        if backends:
+            _print_backends(lm, ids, asked.name, as_json)
+        elif html or open_page:
+            _write_page(asked.page_data(lm, ids), html, open_page)
+        elif against is not None:
+            _print_against(asked.against_base(lm, ids), asked, as_json)
+        elif asked.two:
+            _print_two(asked.both(lm, ids), asked, as_json)
+        else:
+            with _doing("Running the model"):
+                explanation = asked.explanation(lm, ids)
+            _print(explanation, asked, lm, early, as_json)
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,35 @@ def _steering(given: str) -> tuple[str, float]:
     if not Path(path).exists():
         raise UserError(f"--steer: there is no file {path}")
     return path, value
+
+
+@contextmanager
+def _layers_counted(lm: LanguageModel) -> Iterator[None]:
+    """Progress by layer where weights stay packed: each pass unpacks them all, which may take minutes."""
+    from cutaway.layers.packed import PackedLinear
+
+    blocks = list(getattr(lm.model, "blocks", ()))
+    if not any(isinstance(module, PackedLinear) for block in blocks for module in block.modules()):
+        yield
+        return
+    passes = 0
+    with watched(counts=True) as progress:
+        progress.lines = 4
+
+        def begin(*_: Any) -> None:
+            nonlocal passes
+            passes += 1
+
+        def shown(done: int) -> Callable[..., None]:
+            return lambda *_: progress(f"Reading by layers, pass {passes}", done, len(blocks), " ")
+
+        hooks = [block.register_forward_hook(shown(i + 1)) for i, block in enumerate(blocks)]
+        hooks.append(blocks[0].register_forward_pre_hook(begin))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Every row is compared, in blocks, so that the answer is exact and memory small. 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,15 @@ ROWS = 1 << 14  # rows of the table that are compared at once
 MANY = 1_000_000  # rows from which an index is worth building
 
 
-def nearest(table: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+@runtime_checkable
+class Table(Protocol):
+    """An array float32 [v d], or what unpacks its rows when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+def nearest(table: Table, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids [m n] and cosines [m n] of the ``count`` nearest to each of ``rows`` [m] in ``table`` [v d].
 
     A row is not its own neighbour; a row of zeros has cosine 0 with every other. n is count, or all others if
@@ -28,7 +36,7 @@ def nearest(table: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray
 
 
 def search(
-    table: Float[np.ndarray, "v d"],
+    table: Table,
     queries: Float[np.ndarray, "m d"],
     count: int,
     exclude: Int[np.ndarray, "m x"] | None = None,

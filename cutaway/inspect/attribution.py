@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from cutaway.attention.gated import GatedAttention
 from cutaway.errors import UserError
 from cutaway.inspect.inputs import device, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
+from cutaway.layers.packed import PackedEmbedding, PackedLinear, rows_of
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 
@@ -148,6 +150,10 @@ def unembedded(model: Decoder, directions: Float[Tensor, "d n"], vocabulary: int
     if norm.weight is not None:
         directions = directions * norm.weight.float()[:, None]
     table: Any = model.embedding if model.head is None else model.head
+    if isinstance(table, PackedEmbedding):
+        return table.scores(directions.T)[:, :vocabulary].T
+    if isinstance(table, PackedLinear):
+        return table.product(directions.T)[:, :vocabulary].T
     return table.weight[:vocabulary].float() @ directions
 
 
@@ -198,13 +204,16 @@ def _row(model: Decoder, token: int) -> Float[Tensor, " d"]:
     if model.head is None:
         id = torch.tensor([[token]], device=device(model))
         return model.embedding(id)[0, 0].double()
-    head: Any = model.head
-    return head.weight[token].double()
+    row = rows_of(model.head, model.config.vocab)[np.array([token])][0]
+    return torch.from_numpy(row).to(device(model)).double()
 
 
 def _bias(linear: Any) -> Float[Tensor, " d"]:
-    weight = linear.weight
-    return weight.new_zeros(len(weight)).double() if linear.bias is None else linear.bias.double()
+    if linear.bias is not None:
+        return linear.bias.double()
+    if isinstance(linear, PackedLinear):
+        return torch.zeros(linear.packed.shape[0], dtype=torch.float64)
+    return linear.weight.new_zeros(len(linear.weight), dtype=torch.float64)
 
 
 def _cap_factor(model: Decoder, logit: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from cutaway.inspect.inputs import attention_names, output_heads
 from cutaway.inspect.lens import lens
 from cutaway.inspect.tokens import Merges, Token
 from cutaway.inspect.trace import Trace
+from cutaway.layers.packed import rows_of
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope
 from cutaway.shapes import Bool, Float
@@ -336,15 +337,15 @@ def chosen_reading(attribution: Attribution) -> tuple[int, int, int] | None:
 
 def _embeddings(trace: Trace) -> Embeddings:
     model = trace.model
-    table = model.embedding.weight.detach()[: trace.vocabulary].float().cpu().numpy()
-    if not np.isfinite(table).all():
+    table = rows_of(model.embedding, trace.vocabulary)
+    if isinstance(table, np.ndarray) and not np.isfinite(table).all():  # packed, loading looked
         raise OperationalError("the embedding table holds NaN or infinity: the model's weights are damaged")
-    unique = sorted(set(trace.ids))
-    ids, cosines = nearest(table, np.array(unique), NEIGHBOURS)
+    unique = np.array(sorted(set(trace.ids)))
+    ids, cosines = nearest(table, unique, NEIGHBOURS)
     norms = np.linalg.norm(table[unique], axis=1).tolist()
     rows = {
         id: (norm, tuple(Neighbour(n, trace.token(n), cosine) for n, cosine in zip(*near, strict=True)))
-        for id, norm, *near in zip(unique, norms, ids.tolist(), cosines.tolist(), strict=True)
+        for id, norm, *near in zip(unique.tolist(), norms, ids.tolist(), cosines.tolist(), strict=True)
     }
     return Embeddings(
         table=table.shape,

@@ -21,6 +21,7 @@ from cutaway.shapes import Float, Int
 
 Unpack = Callable[[Packed], np.ndarray]
 TILE = 1 << 20  # numbers that are unpacked at once in the backward pass
+WHOLE = 1 << 24  # and in the forward pass: smaller matrices are unpacked whole
 
 
 class PackedLinear(nn.Module):
@@ -54,17 +55,26 @@ class PackedLinear(nn.Module):
     def product(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         """The product without a gradient."""
         if self._panels is None or x.dtype != torch.float32:
-            return F.linear(x, self.weight, self.bias)
+            return self._unpacked_product(x)
         rows, columns = self.packed.shape
         flat = x.detach().reshape(-1, columns).numpy()
         made = kernels.multiply(self.packed.type, rows, columns, self._panels, flat, *workers())
         out = torch.from_numpy(made.reshape(*x.shape[:-1], rows))  # no view of torch's: it may be added to
         return out if self.bias is None else out + self.bias
 
-    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of the matrix, unpacked some at a time."""
+    def _unpacked_product(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         rows, columns = self.packed.shape
-        at_once = max(1, TILE // columns)
+        if rows * columns <= WHOLE:
+            return F.linear(x, self.weight, self.bias)
+        out = x.new_empty(*x.shape[:-1], rows)
+        for here, weight in self.tiles(WHOLE):
+            out[..., here] = F.linear(x, weight, None if self.bias is None else self.bias[here])
+        return out
+
+    def tiles(self, numbers: int = TILE) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of the matrix, unpacked so many numbers at a time."""
+        rows, columns = self.packed.shape
+        at_once = max(1, numbers // columns)
         for first in range(0, rows, at_once):
             here = slice(first, min(rows, first + at_once))
             yield here, torch.from_numpy(self.unpack(self.packed.rows(here)))
@@ -99,6 +109,32 @@ class PackedEmbedding(nn.Module):
     def weight(self) -> Float[Tensor, "n d"]:
         return torch.from_numpy(self.unpack(self.packed))
 
+    def scores(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... n"]:
+        """The logits of a model whose head is this table."""
+        return PackedLinear(self.packed, None, self.unpack)(x)
+
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         rows = self.packed.rows(ids.flatten().numpy())
         return torch.from_numpy(self.unpack(rows)).view(*ids.shape, -1)
+
+
+class PackedRows:
+    """A packed table as numpy sees one: a slice or ids of rows, unpacked when they are asked for."""
+
+    def __init__(self, packed: Packed, unpack: Unpack, count: int) -> None:
+        self.packed, self.unpack = packed, unpack
+        self.shape = (count, packed.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        rows = slice(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        return self.unpack(self.packed.rows(rows))
+
+
+def rows_of(table: Any, count: int) -> np.ndarray | PackedRows:
+    """The first rows of an embedding table or a head, float32 [count d]; of a packed one they stay packed."""
+    if isinstance(table, PackedEmbedding | PackedLinear):
+        return PackedRows(table.packed, table.unpack, count)
+    return table.weight.detach()[:count].float().cpu().numpy()

@@ -23,6 +23,7 @@ from cutaway.weights import quant
 from cutaway.weights.load import Checkpoint
 
 M = TypeVar("M", bound=nn.Module)
+ROWS = 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -72,7 +73,8 @@ def _filled(model: M, tensors: Mapping, dtype: str, device: str | torch.device) 
 
 def _packed(path: str, module: nn.Module, tensors: Mapping[str, Packed]) -> nn.Module:
     weight = tensors[f"{path}.weight"]
-    quant.finite(f"{path}.weight", weight)
+    for first in range(0, weight.shape[0], ROWS):  # some at a time: whole, the largest is a block's size
+        quant.finite(f"{path}.weight", weight.rows(slice(first, first + ROWS)))
     if isinstance(module, nn.Embedding):
         return PackedEmbedding(weight, quant.unpack)
     bias = f"{path}.bias"
