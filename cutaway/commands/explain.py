@@ -332,7 +332,7 @@ def _layers_counted(lm: LanguageModel) -> Iterator[None]:
     """Progress by layer where weights stay packed: each pass unpacks them all, which may take minutes."""
     from cutaway.layers.packed import PackedLinear
 
-    blocks = list(getattr(lm.model, "blocks", ()))
+    blocks: list[Any] = list(getattr(lm.model, "blocks", ()))
     if not any(isinstance(module, PackedLinear) for block in blocks for module in block.modules()):
         yield
         return
