@@ -13,7 +13,12 @@ OLD = re.compile(
 )
 # Plain English, the field's own word, or text that a test reads.
 HONEST = re.compile(r"stands for\b|ALiBi|opened the door|\"role\": \"nobody\"", re.I)
-SLOPES = ("cutaway/position/alibi.py", "cutaway/position/bias.py", "docs/position.md")  # ALiBi's own term
+SLOPES = (
+    "cutaway/position/alibi.py",
+    "cutaway/position/bias.py",
+    "cutaway/runtime/packing.py",
+)  # ALiBi's own term
+SLOPES += ("docs/position.md",)
 FILES = ("cutaway/**/*.py", "native/**/*.[chi]*", "cutaway/**/*.js", "cutaway/**/*.html", "docs/**/*.md")
 ELSEWHERE = ("docs/results/", "cutaway/train/", "tests/test_vocabulary.py", "CHANGELOG.md")
 

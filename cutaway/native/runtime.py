@@ -15,7 +15,11 @@ from cutaway.native.quant import LAYOUTS
 
 TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 TYPES += ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
-ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")  # by native/runtime/vectors.hpp's numbers
+# By native/runtime/vectors.hpp's numbers, and step.hpp's.
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu", "relu2", "gelu_sigmoid", "xielu")
+NORM_KINDS = (None, "rms", "layer")
+OVER = ("head", "width", "each")
+PARALLEL = (None, "shared", "own")
 PAGE = 128  # positions of a page of the state
 PANEL = 16  # rows of a panel
 LACKS = 4  # native/runtime/matmul.hpp's kLacks
@@ -50,7 +54,20 @@ class Rotation(ctypes.Structure):
 
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
 ROUTERS = ("router", "shared_gate")
-NORMS = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm", "query_norm", "key_norm")
+BLOCK_NORMS = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm")
+HEAD_NORMS = ("query_norm", "key_norm", "value_norm")
+
+
+class Norm(ctypes.Structure):
+    """native/runtime/step.hpp's Norm."""
+
+    _fields_ = [("weight", _POINTER), ("bias", _POINTER), ("kind", _INT), ("eps", _FLOAT)]
+
+
+class Activation(ctypes.Structure):
+    """native/runtime/vectors.hpp's Activation."""
+
+    _fields_ = [("xielu", _POINTER), ("kind", _INT), ("limit", _FLOAT)]
 
 
 EXPERT = ("gate", "up", "down")
@@ -62,20 +79,33 @@ class Expert(ctypes.Structure):
     _fields_ = [(name, Matrix) for name in EXPERT]
 
 
+class Mixture(ctypes.Structure):
+    """native/runtime/step.hpp's Mixture."""
+
+    _fields_ = [
+        *((name, Matrix) for name in ROUTERS),
+        ("experts", ctypes.POINTER(Expert)),
+        ("choice_bias", _POINTER),
+        *((name, _INT) for name in ("count", "top_k", "normalised", "sigmoid")),
+        *((name, _INT) for name in ("groups", "top_groups", "group_of_two")),
+        ("scale", _FLOAT),
+    ]
+
+
 class Layer(ctypes.Structure):
     """native/runtime/step.hpp's Layer."""
 
     _fields_ = [
-        *((name, Matrix) for name in (*MATRICES, *ROUTERS)),
-        *((name, _POINTER) for name in NORMS),
-        ("experts", ctypes.POINTER(Expert)),
+        *((name, Matrix) for name in MATRICES),
+        *((name, Norm) for name in (*BLOCK_NORMS, *HEAD_NORMS)),
+        ("mixture", Mixture),
+        ("activation", Activation),
+        *((name, _POINTER) for name in ("sinks", "alibi")),
         ("page_offset", _LONG),
-        *(
-            (name, _INT)
-            for name in ("heads", "groups", "key_size", "value_size", "window", "rotation", "activation")
-        ),
-        *((name, _FLOAT) for name in ("eps", "qk_eps", "scale", "softcap")),
-        *((name, _INT) for name in ("expert_count", "top_k", "normalised", "spare")),
+        ("sharpness", _DOUBLE),
+        *((name, _INT) for name in ("heads", "groups", "key_size", "value_size", "window", "rotation")),
+        *((name, _INT) for name in ("sharp_from", "norm_over", "norm_after", "value_of_key", "parallel")),
+        *((name, _FLOAT) for name in ("scale", "softcap", "clip", "residual", "block_scale")),
     ]
 
 
@@ -86,11 +116,13 @@ class Model(ctypes.Structure):
         ("layers", ctypes.POINTER(Layer)),
         ("rotations", ctypes.POINTER(Rotation)),
         ("embedding", _POINTER),
-        ("norm", _POINTER),
+        ("positions", _POINTER),
+        ("embedding_norm", Norm),
+        ("norm", Norm),
         ("head", Matrix),
         ("embedding_row", _LONG),
         *((name, _INT) for name in ("embedding_type", "layer_count", "rotation_count", "width", "vocab")),
-        *((name, _FLOAT) for name in ("embedding_scale", "eps", "softcap")),
+        *((name, _FLOAT) for name in ("embedding_scale", "logit_scale", "softcap")),
     ]
 
 
@@ -317,7 +349,8 @@ def _value_size(model: Model, what: int, layer: int) -> int:
     if not (0 <= layer < model.layer_count and 0 <= what < 7):
         raise UserError(f"There is no value {what} of layer {layer}.")
     of = model.layers[layer]
-    return (*[model.width] * 3, of.query.rows, of.key.rows, of.value.rows, of.out.columns)[what]
+    values = of.key.rows if of.value_of_key else of.value.rows
+    return (*[model.width] * 3, of.query.rows, of.key.rows, values, of.out.columns)[what]
 
 
 def _edit(

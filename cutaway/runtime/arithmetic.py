@@ -59,8 +59,28 @@ def softcapped(x: np.ndarray, cap: float | None) -> np.ndarray:
     return np.float32(cap) * np.tanh((x / np.float32(cap)).astype(np.float64)).astype(np.float32)
 
 
-def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
-    """w x / sqrt(mean(x^2) + eps) over the last axis: squares are added sixteen apart, then what is left."""
+def rms_norm(x: np.ndarray, weight: Floats, eps: float) -> np.ndarray:
+    """w x / sqrt(mean(x^2) + eps) over the last axis."""
+    return x * _inverse_root(x, eps) * weight
+
+
+def layer_norm(x: np.ndarray, weight: Floats, bias: Floats | None, eps: float) -> np.ndarray:
+    """w (x - mean(x)) / sqrt(var(x) + eps) + bias over the last axis: numbers are added as squares are."""
+    size = x.shape[-1]
+    whole = size - size % LANES
+    lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
+    for at in range(0, whole, LANES):
+        lanes = lanes + x[..., at : at + LANES]
+    total = lane_total(lanes)
+    for at in range(whole, size):
+        total = total + x[..., at]
+    centred = x - (total / np.float32(size))[..., None]
+    scaled = centred * _inverse_root(centred, eps) * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _inverse_root(x: np.ndarray, eps: float) -> np.ndarray:
+    """1 / sqrt(mean(x^2) + eps) [... 1]: squares are added sixteen apart, then what is left."""
     size = x.shape[-1]
     whole = size - size % LANES
     lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
@@ -69,4 +89,4 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     squares = lane_total(lanes)
     for at in range(whole, size):
         squares = squares + x[..., at] * x[..., at]
-    return x * (np.float32(1) / np.sqrt(squares / np.float32(size) + np.float32(eps)))[..., None] * weight
+    return (np.float32(1) / np.sqrt(squares / np.float32(size) + np.float32(eps)))[..., None]

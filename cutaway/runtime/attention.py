@@ -24,12 +24,16 @@ def attend(
     positions: np.ndarray,
     window: int | None = None,
     softcap: float | None = None,
+    alibi: np.ndarray | None = None,
+    sinks: np.ndarray | None = None,
 ) -> np.ndarray:
     """float32 [t h v]: the output of each head at each token.
 
     ``query`` float32 [t h k], already scaled, of the tokens at ``positions`` int [t]; ``keys`` float16
     [s g k] and ``values`` float16 [s g v] of positions 0 to s - 1; head i attends in group i // (h / g), to
-    its own position and those before it, at most ``window`` of them."""
+    its own position and those before it, at most ``window`` of them. Of ``alibi`` float32 [h] a score loses
+    its head's for each position of distance; ``sinks`` float32 [h] are scores that take attention and give
+    nothing."""
     tokens, heads, _ = query.shape
     groups, size = values.shape[1:]
     rows = query.reshape(tokens, groups, heads // groups, -1)
@@ -42,13 +46,22 @@ def attend(
         if window:
             seen &= at > positions[:, None] - window
         page = slice(first, first + PAGE)
-        more, more_highest, more_weight = _page(rows, keys[page], values[page], seen, softcap)
+        lost = None
+        if alibi is not None:
+            distances = (positions[:, None] - at[: len(keys) - first]).astype(np.float32)[:, None, None]
+            lost = alibi.reshape(1, groups, -1, 1) * distances
+        more, more_highest, more_weight = _page(rows, keys[page], values[page], seen, softcap, lost)
         most = np.maximum(highest, more_highest)
         base = np.where(np.isfinite(most), most, np.float32(0))  # a query that saw nothing yet
         kept = np.where(weight == 0, np.float32(0), exp(highest - base))
         added = exp(more_highest - base)
         output = output * kept + more * added
         highest, weight = most, weight * kept + more_weight * added
+    if sinks is not None:
+        sink = sinks.reshape(groups, -1, 1)
+        most = np.maximum(highest, sink)
+        kept = exp(highest - most)
+        output, weight = output * kept, weight * kept + exp(sink - most)
     return (output / weight).reshape(tokens, heads, size)
 
 
@@ -58,6 +71,8 @@ def patterns(
     positions: np.ndarray,
     window: int | None = None,
     softcap: float | None = None,
+    alibi: np.ndarray | None = None,
+    sinks: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """The attention weights of each token, float32 [h s] over the positions up to its own.
 
@@ -66,14 +81,22 @@ def patterns(
     for row, position in zip(query, positions.tolist(), strict=True):
         seen = keys[: position + 1].astype(np.float32).repeat(len(row) // keys.shape[1], axis=1)
         scores = softcapped(np.einsum("hk,shk->hs", row, seen), softcap)
+        if alibi is not None:
+            scores -= alibi[:, None] * (position - np.arange(position + 1, dtype=np.float32))
         scores[:, : max(0, position + 1 - (window or len(seen)))] = -np.inf
+        scores = scores if sinks is None else np.concatenate([scores, sinks[:, None]], axis=1)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        found.append(weights / weights.sum(axis=1, keepdims=True))
+        found.append((weights / weights.sum(axis=1, keepdims=True))[:, : position + 1])
     return found
 
 
 def _page(
-    rows: np.ndarray, keys: np.ndarray, values: np.ndarray, seen: np.ndarray, softcap: float | None
+    rows: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    seen: np.ndarray,
+    softcap: float | None,
+    lost: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One page for queries [t g r k]: the weighted values [t g r v], the largest score and the weights' sum
     [t g r 1].
@@ -83,7 +106,8 @@ def _page(
     for d, key in enumerate(np.moveaxis(keys.astype(np.float32), 0, -1).swapaxes(0, 1)):  # [k g s]
         scores = fma(rows[..., d, None], key[:, None], scores)
     seen = seen[:, None, None, :length]
-    scores = np.where(seen, softcapped(scores, softcap), np.float32(-np.inf))
+    scores = softcapped(scores, softcap)
+    scores = np.where(seen, scores if lost is None else scores - lost, np.float32(-np.inf))
     highest = scores.max(axis=-1, keepdims=True)
     base = np.where(np.isfinite(highest), highest, np.float32(0))  # a page of which nothing is seen
     weights = np.where(seen, exponential(scores - base), np.float32(0))

@@ -15,36 +15,33 @@ import numpy as np
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, give_back
-from cutaway.layers.config import MLP, MoE, Router
+from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as native
-from cutaway.position import rope
+from cutaway.position import alibi, learned, rope
 from cutaway.weights import quant
 from cutaway.weights.rules import ROUTERS, Tensors
 
 KINDS = (mha.Config, gqa.Config, mqa.Config, local.Config)
-OF_HEADS = ("query_norm", "key_norm")  # norms inside attention
 ALIGNMENT = 64
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
 
 def why_not(config: Decoder, tensors: Tensors) -> str | None:
     """Why the runtime cannot run this model, in words that follow "because"; None where it can."""
-    if config.position is not None:
-        return "positions are added to the embeddings"
+    if config.position is not None and not isinstance(config.position, learned.Config):
+        return "sinusoids are added to the embeddings"
+    if config.table is not None:
+        return "its embedding table is not one matrix"
     if config.per_layer is not None:
         return "its blocks have embeddings of their own"
     for n, block in enumerate(config.blocks):
         reason = _why_not_block(block)
         if reason is not None:
             return f"block {n}: {reason}"
-    if config.norm.kind != "rms" or not config.norm.weight:
-        return "its last norm is a layer norm, or has no weights"
-    if config.logit_scale != 1.0 or config.head_bias or config.embedding_norm:
-        return "its head scales or shifts logits, or a norm follows the embeddings"
     for name, shape in config.weights().items():
-        if len(shape) == 2 and name != "embedding.weight":
+        if _is_matrix(name, shape) and name != "embedding.weight":
             type = _type(name, tensors)
             if type not in native.TYPES:
                 return f"the weight {name} is stored as {type}"
@@ -62,27 +59,18 @@ def _why_not_block(block: Block) -> str | None:
         return "it has no MLP, or two mixers"
     if type(attention) not in KINDS:
         return f"{type(attention).__module__.rsplit('.', 1)[-1]} attention has no kernel"
-    if any(norm and (norm.kind != "rms" or not norm.weight) for norm in (block.norm, attention.qk_norm)):
-        return "its norms are layer norms, or have no weights"
-    if attention.qk_norm and (attention.qk_norm_over != "head" or attention.qk_norm_after):
-        return "queries and keys are normed over all heads at once, or after they are rotated"
-    if not block.pre_norm or block.parallel or block.residual != 1.0:
-        return "its halves have no norm before them, run side by side, or are multiplied"
-    if attention.temperature or attention.clip:
-        return "queries are scaled by their position, or clipped"
-    if isinstance(block.mlp, MoE) and (block.mlp.router != Router() or block.mlp.bias):
-        return "its router scores, groups or biases experts in a way of its own"
     mlp = block.mlp
-    if mlp.activation not in native.ACTIVATIONS or mlp.limit:
-        return f"its MLP has the activation {mlp.activation}, or limits"
     if isinstance(mlp, MLP) and (mlp.gate_scale, mlp.out_scale) != (1.0, 1.0):
         return "its MLP has multipliers"
-    if attention.kv_layer is not None or attention.value_of_key or attention.value_norm:
-        return "it reads another layer's keys and values, or its values are normed"
-    if block.scaled:
-        return "its output is multiplied by a learned number"
-    if attention.relative is not None or attention.sinks:
-        return "its scores have biases of their own"
+    if isinstance(mlp, MoE):
+        if mlp.bias and mlp.shared:
+            return "its shared expert has biases"
+        if mlp.activation == "xielu":
+            return "its experts have activations of their own"
+        if mlp.top_k > mlp.router.top_groups * (mlp.experts // mlp.router.groups):
+            return "a token's experts do not fit into its best groups"
+    if attention.relative is not None and type(attention.relative) is not alibi.Config:
+        return "its scores have learned biases"
     position = attention.position
     if position is not None and (type(position) is not rope.Config or position.grows):
         return "its positions change as the text grows"
@@ -102,6 +90,7 @@ class Plan:
         self._weights = _Arena(_total(config.weights(), config, tensors))
         self.token_nbytes = _total(config.active(), config, tensors)  # what one token reads of them
         self._names = frozenset(config.weights())
+        self._offsets: dict[int, int] = {}  # of each layer with keys and values, where they begin in a page
         self.page_halves = 0
         positions = [block.attention.position for block in config.blocks]
         self._rotations = list(dict.fromkeys(each for each in positions if each is not None))
@@ -128,7 +117,9 @@ class Plan:
             layers=self._layers,
             rotations=rotations,
             embedding=None if config.tied else rows.ctypes.data,
-            norm=self._vector("norm.weight"),
+            positions=self._positions(),
+            embedding_norm=self._norm("embedding_norm", config.embedding_norm, config.width),
+            norm=self._norm("norm", config.norm, config.width),
             head=head,
             embedding_row=rows.shape[1],
             embedding_type=native.LAYOUTS[self._tensors.later("embedding.weight").type].id,
@@ -137,37 +128,71 @@ class Plan:
             width=config.width,
             vocab=config.vocab,
             embedding_scale=config.embedding_scale,
-            eps=config.norm.eps,
+            logit_scale=config.logit_scale,
             softcap=config.softcap or 0.0,
         )
 
     def _layer(self, n: int) -> native.Layer:
         block, path = self.config.blocks[n], f"blocks.{n}"
         attention = block.attention
-        offset = self.page_halves
-        stride = -(-attention.values // native.PANEL) * native.PANEL
-        self.page_halves += attention.groups * native.PAGE * (attention.key_size + stride)
-        norms = {
-            name: f"{path}.{'attention.' if name in OF_HEADS else ''}{name}.weight" for name in native.NORMS
+        if attention.kv_layer is None:
+            stride = -(-attention.values // native.PANEL) * native.PANEL
+            self._offsets[n] = self.page_halves
+            self.page_halves += attention.groups * native.PAGE * (attention.key_size + stride)
+        width, mlp, sharper = self.config.width, block.mlp, attention.temperature
+        projected = {"query": True, **attention.projected, "out": True}
+        norms = {name: (f"{path}.{name}", block.norm, width) for name in block.norms}
+        norms |= {
+            name: (f"{path}.attention.{name}", attention.qk_norm, size)
+            for name, size in attention.normed.items()
+            if name == "query_norm" or attention.kv_layer is None
         }
-        mlp: Any = block.mlp
+        norms["value_norm"] = (f"{path}.attention.value_norm", attention.value_norm, attention.values)
         return native.Layer(
-            **{name: self._matrix(f"{path}.attention.{name}") for name in native.MATRICES[:4]},
-            **(self._mixture if isinstance(block.mlp, MoE) else self._mlp)(f"{path}.mlp"),
-            **{name: self._vector(weight) for name, weight in norms.items() if weight in self._names},
-            page_offset=offset,
+            **{name: self._matrix(f"{path}.attention.{name}") for name, there in projected.items() if there},
+            **(self._mixture if isinstance(mlp, MoE) else self._mlp)(f"{path}.mlp"),
+            **{name: self._norm(*each) for name, each in norms.items()},
+            activation=self._activation(f"{path}.mlp", mlp),
+            sinks=self._vector(f"{path}.attention.sinks") if attention.sinks else None,
+            alibi=self._keep(alibi_of(attention)) if attention.relative else None,
+            page_offset=self._offsets[n if attention.kv_layer is None else attention.kv_layer],
+            sharpness=sharper.beta if sharper else 0.0,
+            sharp_from=sharper.original if sharper else 1,
             heads=attention.heads,
             groups=attention.groups,
             key_size=attention.key_size,
             value_size=attention.values,
             window=attention.window if isinstance(attention, local.Config) else 0,
             rotation=-1 if attention.position is None else self._rotations.index(attention.position),
-            activation=native.ACTIVATIONS.index(mlp.activation),
-            eps=block.norm.eps,
-            qk_eps=attention.qk_norm.eps if attention.qk_norm else 0.0,
+            norm_over=native.OVER.index(attention.qk_norm_over),
+            norm_after=attention.qk_norm_after,
+            value_of_key=attention.value_of_key,
+            parallel=native.PARALLEL.index(block.parallel),
             scale=attention.key_size**-0.5 if attention.scale is None else attention.scale,
             softcap=attention.softcap or 0.0,
+            clip=attention.clip or 0.0,
+            residual=block.residual,
+            block_scale=float(quant.unpack(self._tensors[f"{path}.scale"])[0]) if block.scaled else 1.0,
         )
+
+    def _norm(self, path: str, of: Norm | None, size: int) -> native.Norm:
+        """A norm of ``size`` numbers; where nothing is learned its weights are ones."""
+        if of is None:
+            return native.Norm()
+        weight = self._vector(f"{path}.weight") if of.weight else self._keep(np.ones(size, np.float32))
+        bias = self._vector(f"{path}.bias") if "bias" in of.weights(size) else None
+        return native.Norm(weight, bias, native.NORM_KINDS.index(of.kind), of.eps)
+
+    def _activation(self, path: str, of: Any) -> native.Activation:
+        own = self._keep(np.array(xielu(self._tensors, path))) if of.activation == "xielu" else None
+        return native.Activation(own, native.ACTIVATIONS.index(of.activation), of.limit or 0.0)
+
+    def _positions(self) -> int | None:
+        """Where the vector of position 0 is, of those that are added to embeddings."""
+        of = self.config.position
+        if not isinstance(of, learned.Config):
+            return None
+        return self._vector("position.weight") + 4 * of.offset * self.config.width
 
     def _mlp(self, path: str) -> dict[str, native.Matrix]:
         """The matrices of an MLP; without a gate where it has none."""
@@ -181,14 +206,20 @@ class Plan:
         held = (native.Expert * len(experts))(*experts)
         self._kept.append(held)
         routers = [name for name in native.ROUTERS if f"{path}.{name}.weight" in self._names]
-        return {
+        mixture = native.Mixture(
             **{name: self._matrix(f"{path}.{name}") for name in routers},
-            **self._mlp(f"{path}.shared"),
-            "experts": held,
-            "expert_count": of.experts,
-            "top_k": of.top_k,
-            "normalised": of.normalised,
-        }
+            experts=held,
+            choice_bias=self._vector(f"{path}.choice_bias") if of.router.choice_bias else None,
+            count=of.experts,
+            top_k=of.top_k,
+            normalised=of.normalised,
+            sigmoid=of.router.score == "sigmoid",
+            groups=of.router.groups,
+            top_groups=of.router.top_groups,
+            group_of_two=of.router.group_of_two,
+            scale=of.router.scale,
+        )
+        return {**self._mlp(f"{path}.shared"), "mixture": mixture}
 
     def _rotation(self, position: rope.Config) -> native.Rotation:
         radians = np.ascontiguousarray(position.frequencies(), dtype=np.float64)
@@ -215,9 +246,22 @@ class Plan:
         return native.Matrix(panels.ctypes.data, bias, native.LAYOUTS[packed.type].id, rows, columns, 0)
 
     def _vector(self, name: str) -> int:
-        values = quant.finite(name, self._tensors[name])
+        return self._keep(quant.finite(name, self._tensors[name]))
+
+    def _keep(self, values: np.ndarray) -> int:
+        values = np.ascontiguousarray(values, np.float32)
         self._kept.append(values)
         return values.ctypes.data
+
+
+def alibi_of(attention: Any) -> np.ndarray:
+    """What a position of distance takes from the scores of each head: float32 [h] (2108.12409)."""
+    return np.array(attention.relative.slopes(attention.heads), np.float32)
+
+
+def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight multiplies vectors; norms with weights for each head have two dimensions too."""
+    return len(shape) == 2 and not name.endswith("norm.weight") and name != "position.weight"
 
 
 def _type(name: str, tensors: Tensors) -> str:
@@ -229,6 +273,14 @@ def as_it_runs(name: str, tensors: Tensors) -> Packed:
     """The matrix of this name in the type that it runs as."""
     packed = tensors[name]
     return quant.pack(quant.unpack(packed), "F32") if name.endswith(ROUTERS) else packed
+
+
+def xielu(tensors: Tensors, path: str) -> tuple[np.float32, ...]:
+    """xIELU's strength above 0 and below, its derivative at 0, and the largest x of its exponential."""
+    names = ("alpha_p", "alpha_n", "beta", "eps")
+    found = (quant.unpack(tensors[f"{path}.activation.{name}"]).reshape(-1)[0] for name in names)
+    above, below, beta, most = map(np.float64, found)
+    return tuple(np.float32(x) for x in (np.log1p(np.exp(above)), beta + np.log1p(np.exp(below)), beta, most))
 
 
 class _Arena:
@@ -257,7 +309,7 @@ def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Ten
     """Bytes of these weights' matrices as panels."""
     total = 0
     for name, shape in weights.items():
-        if len(shape) == 2 and (config.tied or name != "embedding.weight"):
+        if _is_matrix(name, shape) and (config.tied or name != "embedding.weight"):
             total += _aligned(native.packed_bytes(_type(name, tensors), *shape))
     return total
 

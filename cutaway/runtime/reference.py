@@ -5,7 +5,9 @@ absent.
     for each block:  x += out(attention(rotated q, k, v of norm(x)));  x += down(act(gate) up of norm(x))
     logits = head(norm(x))
 
-In a mixture of experts a token passes the MLPs that its router picks; their outputs are added up by weight.
+Blocks that read x in parallel, norm after their halves or multiply what they add do so as model/config.py
+says. In a mixture of experts a token passes the MLPs that its router picks; their outputs are added up by
+weight.
 Packed matrices read 8-bit vectors (matmul.py), keys and values are kept as halves, everything between is
 float32; an adapter adds B (A x) of the vectors before rounding (adapter.py). Every sum has the native step's
 order and every product its rounding (arithmetic.py): the logits are the native step's, to the bit."""
@@ -22,9 +24,9 @@ import numpy as np
 
 from cutaway.attention import local
 from cutaway.errors import UserError
-from cutaway.layers.config import MLP, MoE
+from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder
-from cutaway.position import rope
+from cutaway.position import learned, rope
 from cutaway.runtime import arithmetic, attention, matmul, packing
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.values import Edit, Values, named
@@ -163,17 +165,22 @@ class ReferenceEngine:
         table = self.tensors["embedding.weight"]
         x = quant.unpack(table.rows(np.asarray(ids))) * np.float32(self.config.embedding_scale)
         positions = np.arange(state.length, state.length + len(ids))
-        kept["embed"] = x
+        if isinstance(self.config.position, learned.Config):
+            x = x + self._vector("position.weight")[positions + self.config.position.offset]
+        x = kept["embed"] = self._norm(x, "embedding_norm", self.config.embedding_norm)
         for n, block in enumerate(self.config.blocks):
             path = f"blocks.{n}"
-            out = self._attention(
-                block, n, self._norm(x, f"{path}.attention_norm", block.norm.eps), positions, state, kept
-            )
-            x = kept[f"{path}.middle"] = x + self._post(block, out, f"{path}.attention_post_norm")
-            normed = self._norm(x, f"{path}.mlp_norm", block.norm.eps)
+            residual = np.float32(block.residual)
+            normed = self._block_norm(block, x, path, "attention_norm")
+            out = self._attention(block, n, normed, positions, state, kept)
+            middle = x + self._block_norm(block, out, path, "attention_post_norm") * residual
+            kept[f"{path}.middle"] = middle
+            if block.parallel != "shared":
+                normed = self._block_norm(block, x if block.parallel else middle, path, "mlp_norm")
             apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
             out = apply(block.mlp, f"{path}.mlp", normed, state.adapter)
-            x = x + self._post(block, out, f"{path}.mlp_post_norm")
+            x = middle + self._block_norm(block, out, path, "mlp_post_norm") * residual
+            x = x * self._vector(f"{path}.scale") if block.scaled else x
             for edit in state.edits:
                 x = edit.applied(x, state.length) if edit.layer == n else x
             kept[f"{path}.out"] = x
@@ -191,40 +198,79 @@ class ReferenceEngine:
     ) -> np.ndarray:
         of: Any = block.attention
         path, tokens = f"blocks.{n}.attention", len(x)
-        query = self._matrix(f"{path}.query", x, state.adapter).reshape(tokens, of.heads, of.key_size)
-        key = self._matrix(f"{path}.key", x, state.adapter).reshape(tokens, of.groups, of.key_size)
-        value = self._matrix(f"{path}.value", x, state.adapter).reshape(tokens, of.groups, of.values)
-        if of.qk_norm:
-            query = self._norm(query, f"{path}.query_norm", of.qk_norm.eps)
-            key = self._norm(key, f"{path}.key_norm", of.qk_norm.eps)
-        if of.position is not None:
-            query, key = rotated(query, positions, of.position), rotated(key, positions, of.position)
-        key, value = key.astype(np.float16), value.astype(np.float16)
-        state.keys[n] = np.concatenate([state.keys[n], key])
-        state.values[n] = np.concatenate([state.values[n], value])
+        query = self._rows(of, f"{path}.query", x, state.adapter).reshape(tokens, of.heads, of.key_size)
+        query = self._finished(of, f"{path}.query_norm", query, positions)
+        if of.temperature is not None:
+            far = np.log1p((positions // of.temperature.original).astype(np.float64))
+            query = query * (1 + of.temperature.beta * far).astype(np.float32)[:, None, None]
+        halves = {}
+        if of.kv_layer is None:
+            key = self._rows(of, f"{path}.key", x, state.adapter)
+            value = key if of.value_of_key else self._rows(of, f"{path}.value", x, state.adapter)
+            key = self._finished(of, f"{path}.key_norm", key.reshape(tokens, of.groups, -1), positions)
+            value = self._norm(value.reshape(tokens, of.groups, -1), f"{path}.value_norm", of.value_norm)
+            key, value = key.astype(np.float16), value.astype(np.float16)
+            state.keys[n] = np.concatenate([state.keys[n], key])
+            state.values[n] = np.concatenate([state.values[n], value])
+            halves = {"k": key.astype(np.float32), "v": value.astype(np.float32)}
+        source = n if of.kv_layer is None else of.kv_layer
         scaled = query * np.float32(of.key_size**-0.5 if of.scale is None else of.scale)
-        seen = (of.window if isinstance(of, local.Config) else None, of.softcap)
-        mixed = attention.attend(scaled, state.keys[n], state.values[n], positions, *seen)
-        halves = {"k": key.astype(np.float32), "v": value.astype(np.float32)}
+        seen = (
+            of.window if isinstance(of, local.Config) else None,
+            of.softcap,
+            packing.alibi_of(of) if of.relative else None,
+            self._vector(f"{path}.sinks") if of.sinks else None,
+        )
+        mixed = attention.attend(scaled, state.keys[source], state.values[source], positions, *seen)
         if f"{path}.pattern" in kept:
-            kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[n], positions, *seen)
+            kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[source], positions, *seen)
         kept |= {f"{path}.{name}": each for name, each in {"q": query, "z": mixed, **halves}.items()}
         return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
 
+    def _rows(self, of: Any, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
+        """Queries, keys or values [t n], bounded where the model does so."""
+        rows = self._matrix(path, x, adapter)
+        if of.clip is None:
+            return rows
+        return np.minimum(np.maximum(rows, np.float32(-of.clip)), np.float32(of.clip))
+
+    def _finished(self, of: Any, path: str, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Queries or keys [t h k] normed and rotated."""
+        x = x if of.qk_norm_after else self._head_norm(of, path, x)
+        x = x if of.position is None else rotated(x, positions, of.position)
+        return self._head_norm(of, path, x) if of.qk_norm_after else x
+
+    def _head_norm(self, of: Any, path: str, x: np.ndarray) -> np.ndarray:
+        if of.qk_norm_over == "width":
+            return self._norm(x.reshape(len(x), -1), path, of.qk_norm).reshape(x.shape)
+        return self._norm(x, path, of.qk_norm)
+
     def _mlp(self, of: MLP, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
-        hidden = self._matrix(f"{path}.up", x, adapter)
-        act = ACTIVATIONS[of.activation]
-        hidden = act(self._matrix(f"{path}.gate", x, adapter)) * hidden if of.gated else act(hidden)
-        return self._matrix(f"{path}.down", hidden, adapter)
+        up = self._matrix(f"{path}.up", x, adapter)
+        gate = self._matrix(f"{path}.gate", x, adapter) if of.gated else up
+        if of.limit is not None:
+            limit = np.float32(of.limit)
+            gate, up = np.minimum(gate, limit), np.minimum(np.maximum(up, -limit), limit) + np.float32(1)
+        if of.activation == "xielu":
+            active = _xielu(gate, *packing.xielu(self.tensors, path))
+        else:
+            active = ACTIVATIONS[of.activation](gate)
+        return self._matrix(f"{path}.down", active * up if of.gated else active, adapter)
 
     def _mixture(self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
         scores = self._matrix(f"{path}.router", x, adapter)
-        probabilities = arithmetic.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities /= _in_order(probabilities)
-        chosen = np.argsort(-probabilities, axis=1, kind="stable")[:, : of.top_k]  # first of equals first
-        weights = np.take_along_axis(probabilities, chosen, axis=1)
+        if of.router.score == "sigmoid":
+            scores = np.float32(1) / (np.float32(1) + arithmetic.exp(-scores))
+        else:
+            scores = arithmetic.exp(scores - scores.max(axis=1, keepdims=True))
+            scores /= _in_order(scores)
+        merit = scores + self._vector(f"{path}.choice_bias") if of.router.choice_bias else scores
+        merit = _open(of, merit) if of.router.groups > 1 else merit
+        chosen = np.argsort(-merit, axis=1, kind="stable")[:, : of.top_k]  # first of equals first
+        weights = np.take_along_axis(scores, chosen, axis=1)
         if of.normalised:
             weights /= _in_order(weights)
+        weights *= np.float32(of.router.scale)
         out = np.zeros_like(x)
         if of.common is not None:
             out += self._mlp(of.common, f"{path}.shared", x, adapter)
@@ -241,9 +287,9 @@ class ReferenceEngine:
     def _head(self, x: np.ndarray) -> np.ndarray:
         """float32 [t v] of the residual stream [t d]."""
         name = "embedding" if self.config.tied else "head"
-        scores = matmul.head_product(
-            self.tensors[f"{name}.weight"], self._norm(x, "norm", self.config.norm.eps)
-        )
+        normed = self._norm(x, "norm", self.config.norm) * np.float32(self.config.logit_scale)
+        scores = matmul.head_product(self.tensors[f"{name}.weight"], normed)
+        scores = scores + self._vector("head.bias") if self.config.head_bias else scores
         return arithmetic.softcapped(scores, self.config.softcap)
 
     def _matrix(self, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
@@ -253,11 +299,17 @@ class ReferenceEngine:
         bias = f"{path}.bias"
         return out + quant.unpack(self.tensors[bias]) if bias in self.tensors else out
 
-    def _norm(self, x: np.ndarray, path: str, eps: float) -> np.ndarray:
-        return arithmetic.rms_norm(x, self._vector(f"{path}.weight"), eps)
+    def _norm(self, x: np.ndarray, path: str, of: Norm | None) -> np.ndarray:
+        if of is None:
+            return x
+        weight = self._vector(f"{path}.weight") if of.weight else np.float32(1)
+        if of.kind == "rms":
+            return arithmetic.rms_norm(x, weight, of.eps)
+        bias = self._vector(f"{path}.bias") if of.weight and of.bias else None
+        return arithmetic.layer_norm(x, weight, bias, of.eps)
 
-    def _post(self, block: Block, out: np.ndarray, path: str) -> np.ndarray:
-        return self._norm(out, path, block.norm.eps) if block.post_norm else out
+    def _block_norm(self, block: Block, x: np.ndarray, path: str, name: str) -> np.ndarray:
+        return self._norm(x, f"{path}.{name}", block.norm if name in block.norms else None)
 
     def _vector(self, name: str) -> np.ndarray:
         return quant.unpack(self.tensors[name])
@@ -281,6 +333,17 @@ def rotated(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray
     return out
 
 
+def _open(of: MoE, merit: np.ndarray) -> np.ndarray:
+    """Experts' merit [t e], -inf outside the best groups: a group counts for its best, or its best two."""
+    grouped = merit.reshape(len(merit), of.router.groups, -1)
+    ranked = -np.sort(-grouped, axis=2)
+    best = ranked[..., 0] + ranked[..., 1] if of.router.group_of_two else ranked[..., 0]
+    kept = np.argsort(-best, axis=1, kind="stable")[:, : of.router.top_groups]
+    open = np.zeros(best.shape, bool)
+    np.put_along_axis(open, kept, True, axis=1)
+    return np.where(open[..., None], grouped, np.float32(-np.inf)).reshape(merit.shape)
+
+
 def _in_order(x: np.ndarray) -> np.ndarray:
     """The sum of each row, one number after another: float32 [t 1] of [t n]."""
     return np.add.accumulate(x, axis=1)[:, -1:]
@@ -301,9 +364,16 @@ def _gelu(x: np.ndarray) -> np.ndarray:
     return x * (np.float32(0.5) * (np.float32(1) + erf(x * np.float32(0.70710678))))
 
 
+def _xielu(x: np.ndarray, above: Any, below: Any, beta: Any, most: Any) -> np.ndarray:
+    curved = np.expm1(np.minimum(x, most).astype(np.float64)).astype(np.float32) - x
+    return beta * x + np.where(x > 0, above * x * x, below * curved)
+
+
 ACTIVATIONS = {
     "silu": _silu,
     "gelu_tanh": _gelu_tanh,
     "gelu": _gelu,
+    "gelu_sigmoid": lambda x: x / (np.float32(1) + arithmetic.exponential(x * np.float32(-1.702))),
     "relu": lambda x: np.maximum(x, np.float32(0)),
+    "relu2": lambda x: np.maximum(x, np.float32(0)) ** 2,
 }

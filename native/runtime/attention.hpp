@@ -7,10 +7,13 @@ namespace cutaway {
 
 inline constexpr int kPage = 128;    // positions of a page, and of one piece of work
 
-// A head's view of a page: its query, and which positions [first, last) of the page it sees.
+// A head's view of a page: its query, which positions [first, last) of the page it sees, and what a position of distance
+// takes from a score (ALiBi, 2108.12409); the query itself is at `at` of the page.
 struct Look {
     const float* query;
     int first, last;
+    float alibi = 0.0f;
+    int at = 0;
 };
 
 // What rows gathered from some pages: values weighted by e^(score - highest), and the sum of the weights.
@@ -29,7 +32,7 @@ struct PageOf {
 // Rows of one group over one page. softcap 0: none. mixed [rows value_stride] and gathered [rows] are written.
 void attend_page(const PageOf& page, const Look* rows, int count, float softcap, float* mixed, Gathered* gathered);
 
-// Scores of one row over a page, capped, into scores [kPage]; those of positions it does not see are not written.
+// Scores of one row over a page, capped and lowered by their distance, into scores [kPage]; those of positions it does not see are not written.
 void score_page(const PageOf& page, const Look& row, float softcap, float* scores);
 
 // into += more, both unnormalised: pages are added in their order, whichever threads did them.

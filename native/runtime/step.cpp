@@ -449,7 +449,7 @@ class Step {
         for (int i = 0; i < model_.layer_count; ++i) {
             const Layer& layer = model_.layers[i];
             const int64_t query = rounded(layer.query.rows, kPanel), key = rounded(layer.key.rows, kPanel);
-            heads_stride_ = std::max(heads_stride_, query + key + rounded(layer.value.rows, kPanel));
+            heads_stride_ = std::max(heads_stride_, query + key + rounded(layer.value_rows(), kPanel));
             mixed_width_ = std::max<int64_t>(mixed_width_, layer.out.columns);
             hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
             value_stride_ = std::max(value_stride_, layer.value_stride());
@@ -458,12 +458,13 @@ class Step {
                  {&layer.query, &layer.key, &layer.value, &layer.out, &layer.gate, &layer.up, &layer.down}) {
                 with_bf16_ |= each->type == kBF16;
             }
-            if (layer.experts == nullptr) continue;
-            top_k_ = std::max<int64_t>(top_k_, layer.top_k);
-            routed_stride_ = std::max(routed_stride_, rounded(layer.router.rows, kPanel) + kPanel);
-            inside_width_ = std::max<int64_t>(inside_width_, layer.experts[0].down.columns);
-            for (int e = 0; e < layer.expert_count; ++e) {
-                const Expert& expert = layer.experts[e];
+            const Mixture& mixture = layer.mixture;
+            if (mixture.experts == nullptr) continue;
+            top_k_ = std::max<int64_t>(top_k_, mixture.top_k);
+            routed_stride_ = std::max(routed_stride_, rounded(mixture.router.rows, kPanel) + kPanel);
+            inside_width_ = std::max<int64_t>(inside_width_, mixture.experts[0].down.columns);
+            for (int e = 0; e < mixture.count; ++e) {
+                const Expert& expert = mixture.experts[e];
                 for (const Matrix* each : {&expert.gate, &expert.up, &expert.down}) with_bf16_ |= each->type == kBF16;
             }
         }
@@ -556,6 +557,11 @@ class Step {
         if (model_.embedding_scale != 1.0f) {
             for (int i = 0; i < model_.width; ++i) x[i] *= model_.embedding_scale;
         }
+        if (model_.positions != nullptr) {
+            const float* own = model_.positions + static_cast<int64_t>(position(token)) * model_.width;
+            for (int i = 0; i < model_.width; ++i) x[i] += own[i];
+        }
+        norm(model_.embedding_norm, x, model_.width, x);
         for (int t = 0; t < model_.rotation_count; ++t) {
             const Rotation& rotation = model_.rotations[t];
             float* cosines = rotations_ + token * rotation_stride_ + rotation_at_[static_cast<size_t>(t)];
@@ -566,23 +572,35 @@ class Step {
             }
         }
         give(kEmbed, 0, token, x, model_.width);
-        if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, model_.layers[0].eps);
+        if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm);
     }
 
     // The residual stream, normed, for the next matrices.
-    void read(int64_t token, const float* norm, float eps) {
-        rms_norm(x_ + token * width_stride_, norm, model_.width, eps, in_.x + token * in_.width);
+    void read(int64_t token, const Norm& by) {
+        norm(by, x_ + token * width_stride_, model_.width, in_.x + token * in_.width);
         quantize_vector(in_, token);
     }
 
+    // y = norm(x), or x; both may be the same. `at`: where its weights begin.
+    static void norm(const Norm& by, const float* x, int64_t size, float* y, int64_t at = 0) {
+        switch (by.kind) {
+            case kRootMeanSquare: return rms_norm(x, by.weight + at, size, by.eps, y);
+            case kLayerNorm:
+                return layer_norm(x, by.weight + at, by.bias == nullptr ? nullptr : by.bias + at, size, by.eps, y);
+            default:
+                if (y != x) std::copy_n(x, size, y);
+        }
+    }
+
     // The output of attention or of the MLP is added to the residual stream.
-    void add_output(int64_t token, const Matrix& by, const float* post_norm, float eps) {
+    void add_output(const Layer& layer, int64_t token, const Matrix& by, const Norm& post_norm) {
         float* out = out_ + token * width_stride_;
         float* x = x_ + token * width_stride_;
         if (by.bias != nullptr) {
             for (int i = 0; i < model_.width; ++i) out[i] += by.bias[i];
         }
-        if (post_norm != nullptr) rms_norm(out, post_norm, model_.width, eps, out);
+        norm(post_norm, out, model_.width, out);
+        for (int i = 0; layer.residual != 1.0f && i < model_.width; ++i) out[i] *= layer.residual;
         for (int i = 0; i < model_.width; ++i) x[i] += out[i];
     }
 
@@ -591,11 +609,11 @@ class Step {
             multiply_adapted(worker, head_rows(layer), index, &LayerAdapter::heads_in, then);
         };
         and_tokens(worker, query_key_value, [&](int64_t token) {
-            for (int head = 0; head < layer.heads + 2 * layer.groups; ++head) finish_and_store(layer, token, head);
+            finish_and_store(layer, token);
             float* all = heads_out_ + token * heads_stride_;
             give(kQuery, index, token, all, layer.query.rows);
             give(kKey, index, token, all + key_at(layer), layer.key.rows);
-            give(kValue, index, token, all + value_at(layer), layer.value.rows);
+            give(kValue, index, token, all + value_at(layer), layer.value_rows());
             for (int i = 0; i < layer.query.rows; ++i) all[i] *= layer.scale;
         });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
@@ -619,20 +637,23 @@ class Step {
             multiply_adapted(worker, out_rows(layer), index, &LayerAdapter::out_in, then);
         };
         and_tokens(worker, multiply_out, [&](int64_t token) {
-            add_output(token, layer.out, layer.attention_post_norm, layer.eps);
+            if (layer.parallel == kOwnNorm) read(token, layer.mlp_norm);
+            add_output(layer, token, layer.out, layer.attention_post_norm);
             give(kMiddle, index, token, x_ + token * width_stride_, model_.width);
-            read(token, layer.mlp_norm, layer.eps);
+            if (layer.parallel == kInTurn) read(token, layer.mlp_norm);
         });
         const bool more = index + 1 < model_.layer_count;
         const auto after = [&](int64_t token) {
-            if (layer.experts != nullptr) gather_experts(layer, token);
-            add_output(token, layer.down, layer.mlp_post_norm, layer.eps);
+            if (layer.mixture.experts != nullptr) gather_experts(layer, token);
+            add_output(layer, token, layer.down, layer.mlp_post_norm);
+            float* x = x_ + token * width_stride_;
+            for (int i = 0; layer.block_scale != 1.0f && i < model_.width; ++i) x[i] *= layer.block_scale;
             edit(token, index);
             give(kOut, index, token, x_ + token * width_stride_, model_.width);
             if (kept_ != nullptr) keep_stream(token, index);
-            if (more) read(token, model_.layers[index + 1].attention_norm, model_.layers[index + 1].eps);
+            if (more) read(token, model_.layers[index + 1].attention_norm);
         };
-        if (layer.experts != nullptr) mix(layer, index, worker);
+        if (layer.mixture.experts != nullptr) mix(layer, index, worker);
         if (layer.up.rows == 0) return each(worker, tokens_, tokens_at_once(worker), after);
         const Expert own_mlp = {layer.gate, layer.up, layer.down};
         if (!runs_.empty()) reduce(worker, index, &LayerAdapter::mlp_in, in_);
@@ -675,33 +696,53 @@ class Step {
         if (matrix.panels != nullptr) path.add(matrix.panels + first * bytes, (last - first) * bytes);
     }
 
-    // A head of a query, key or value: its bias, norm and RoPE; keys and values are stored in the KV cache.
-    void finish_and_store(const Layer& layer, int64_t token, int head) {
+    // A token's queries, keys and values: biases, bounds, norms and RoPE; keys and values are stored in the KV cache.
+    void finish_and_store(const Layer& layer, int64_t token) {
         float* all = heads_out_ + token * heads_stride_;
-        if (head < layer.heads) {
-            float* query = all + head * layer.key_size;
-            return finish_head(layer, token, query, layer.query.bias, head, layer.query_norm);
+        const int at = position(token);
+        finish_rows(layer, layer.query, all);
+        finish_heads(layer, token, all, layer.heads, layer.query_norm);
+        if (layer.sharpness != 0.0) {
+            const auto factor = static_cast<float>(1.0 + layer.sharpness * std::log1p(static_cast<double>(at / layer.sharp_from)));
+            for (int i = 0; i < layer.query.rows; ++i) all[i] *= factor;
         }
-        const int at = position(token), slot = at % kPage;
-        const int group = (head - layer.heads) % layer.groups;
+        if (layer.key.rows == 0) return;
+        float *keys = all + key_at(layer), *values = all + value_at(layer);
+        finish_rows(layer, layer.key, keys);
+        if (layer.value_of_key != 0) std::copy_n(keys, layer.key.rows, values);
+        else finish_rows(layer, layer.value, values);
+        finish_heads(layer, token, keys, layer.groups, layer.key_norm);
         uint16_t* page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage);
-        if (head < layer.heads + layer.groups) {
-            float* key = all + key_at(layer) + group * layer.key_size;
-            finish_head(layer, token, key, layer.key.bias, group, layer.key_norm);
-            store_key(keys_of(layer, page, group), layer.key_size, slot, key);
-            return;
+        for (int group = 0; group < layer.groups; ++group) {
+            float* value = values + group * layer.value_size;
+            norm(layer.value_norm, value, layer.value_size, value);
+            store_key(keys_of(layer, page, group), layer.key_size, at % kPage, keys + group * layer.key_size);
+            store_value(values_of(layer, page, group), layer.value_stride(), layer.value_size, at % kPage, value);
         }
-        float* value = all + value_at(layer) + group * layer.value_size;
-        for (int i = 0; layer.value.bias != nullptr && i < layer.value_size; ++i) {
-            value[i] += layer.value.bias[group * layer.value_size + i];
-        }
-        store_value(values_of(layer, page, group), layer.value_stride(), layer.value_size, slot, value);
     }
 
-    void finish_head(const Layer& layer, int64_t token, float* x, const float* bias, int head, const float* norm) {
-        const int size = layer.key_size;
-        for (int i = 0; bias != nullptr && i < size; ++i) x[i] += bias[head * size + i];
-        if (norm != nullptr) rms_norm(x, norm, size, layer.qk_eps, x);
+    // The bias of a matrix's rows, and their bounds.
+    static void finish_rows(const Layer& layer, const Matrix& by, float* x) {
+        for (int i = 0; by.bias != nullptr && i < by.rows; ++i) x[i] += by.bias[i];
+        for (int i = 0; layer.clip != 0.0f && i < by.rows; ++i) x[i] = std::min(std::max(x[i], -layer.clip), layer.clip);
+    }
+
+    // The norms of queries or keys, and RoPE.
+    void finish_heads(const Layer& layer, int64_t token, float* x, int heads, const Norm& by) const {
+        const int64_t size = layer.key_size;
+        const bool after = layer.norm_after != 0;
+        const auto normed = [&] {
+            if (layer.norm_over == kWidth) return norm(by, x, heads * size, x);
+            for (int head = 0; head < heads; ++head) {
+                norm(by, x + head * size, size, x + head * size, layer.norm_over == kEach ? head * size : 0);
+            }
+        };
+        if (!after) normed();
+        for (int head = 0; head < heads; ++head) rotate(layer, token, x + head * size);
+        if (after) normed();
+    }
+
+    void rotate(const Layer& layer, int64_t token, float* x) const {
         if (layer.rotation < 0) return;
         const Rotation& rotation = model_.rotations[layer.rotation];
         const float* cosine = rotations_ + token * rotation_stride_ + rotation_at_[static_cast<size_t>(layer.rotation)];
@@ -772,7 +813,7 @@ class Step {
         const int at = position(token), begin = page * kPage;
         const int first = layer.window > 0 ? std::max(0, at + 1 - layer.window) : 0;
         return {heads_out_ + token * heads_stride_ + head * layer.key_size, std::clamp(first - begin, 0, kPage),
-                std::clamp(at + 1 - begin, 0, kPage)};
+                std::clamp(at + 1 - begin, 0, kPage), layer.alibi == nullptr ? 0.0f : layer.alibi[head], at - begin};
     }
 
     bool attend_to(const Layer& layer, const Piece& piece, int group, int page, const Look* looks, int count,
@@ -810,9 +851,16 @@ class Step {
         }
     }
 
+    // What a head gives, of all that it gathered; a sink takes its part of the weight.
     void keep(const Layer& layer, int64_t token, int head, const float* sum, const Gathered& in) {
         float* to = mixed_.x + token * mixed_.width + head * layer.value_size;
-        for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
+        if (layer.sinks == nullptr) {
+            for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
+            return;
+        }
+        const float sink = layer.sinks[head], highest = std::max(in.highest, sink);
+        const float kept = exp_of(in.highest - highest), weight = in.weight * kept + exp_of(sink - highest);
+        for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] * kept / weight;
     }
 
     // A token's row of a value, written out where it is asked for.
@@ -868,8 +916,11 @@ class Step {
                                 layer.value_stride()};
             score_page(own, look(layer, token, head, page), layer.softcap, weights + page * kPage);
         }
-        const float highest = *std::max_element(weights + first, weights + length);
-        float total = 0.0f;
+        float highest = *std::max_element(weights + first, weights + length), total = 0.0f;
+        if (layer.sinks != nullptr) {
+            highest = std::max(highest, layer.sinks[head]);
+            total = std::exp(layer.sinks[head] - highest);
+        }
         for (int s = first; s < length; ++s) total += weights[s] = std::exp(weights[s] - highest);
         for (int s = first; s < length; ++s) weights[s] /= total;
     }
@@ -877,7 +928,7 @@ class Step {
     // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They are stored side by side
     // until then: rows as long as all neurons would map to a few sets of the cache.
     // `adapted` is the layer whose adapters apply, -1 for none.
-    void hide(const Expert& mlp, int32_t activation, const Vectors& in, int64_t count, const Vectors& out,
+    void hide(const Expert& mlp, const Activation& activation, const Vectors& in, int64_t count, const Vectors& out,
               int64_t group, Path* path, int adapted) const {
         static thread_local std::vector<float> room;
         room.resize(static_cast<size_t>(2 * count * kGroup));
@@ -914,21 +965,22 @@ class Step {
     // The outputs of each token's experts. The tokens of one expert are multiplied together; a product of a vector is the
     // same beside any others.
     void mix(const Layer& layer, int index, Worker& worker) {
-        const Rows routers({{&layer.router, 0, nullptr}, {&layer.shared_gate, rounded(layer.router.rows, kPanel), nullptr}}, in_, tokens_,
+        const Mixture& of = layer.mixture;
+        const Rows routers({{&of.router, 0, nullptr}, {&of.shared_gate, rounded(of.router.rows, kPanel), nullptr}}, in_, tokens_,
                            routed_, routed_stride_);
         const auto some = [&](int64_t begin, int64_t end, bool) { routers.multiply(begin, end, nullptr); };
-        share_out(worker, routers.panels(), 1, some, [&] { route(layer, index); });
+        share_out(worker, routers.panels(), 1, some, [&] { route(of, index); });
         const int64_t busy = busy_count_[static_cast<size_t>(index)];
         if (tokens_ > 1) {
             each(worker, busy, 1, [&](int64_t i) { fetch(busy_[static_cast<size_t>(i)]); });
         }
-        const Expert& one = layer.experts[0];
+        const Expert& one = of.experts[0];
         const int64_t groups = rounded(one.up.rows, kGroup) / kGroup, panels = one.down.panel_count();
         const int64_t chunk = tokens_ > 8 ? 1 : std::max<int64_t>(1, busy * groups / (4 * worker.count));
         each(worker, busy * groups, chunk, [&](int64_t i) {
             const Busy& by = busy_[static_cast<size_t>(i / groups)];
             const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
-            hide(layer.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups,
+            hide(of.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups,
                  nullptr, -1);
         });
         const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
@@ -936,18 +988,23 @@ class Step {
         each(worker, busy * pieces, 1, [&](int64_t i) {
             const Busy& by = busy_[static_cast<size_t>(i / pieces)];
             const int64_t first = i % pieces * piece, last = std::min(panels, first + piece);
-            cutaway::multiply(layer.experts[by.expert].down, part(inside_, by), static_cast<int>(by.count),
-                     static_cast<int>(first), static_cast<int>(last),
-                     expert_out_ + by.first * width_stride_ + first * kPanel, width_stride_);
+            const Matrix& down = of.experts[by.expert].down;
+            float* out = expert_out_ + by.first * width_stride_ + first * kPanel;
+            cutaway::multiply(down, part(inside_, by), static_cast<int>(by.count), static_cast<int>(first),
+                              static_cast<int>(last), out, width_stride_);
+            const int64_t rows = std::min<int64_t>(last * kPanel, down.rows) - first * kPanel;
+            for (int64_t t = 0; down.bias != nullptr && t < by.count; ++t) {
+                for (int64_t row = 0; row < rows; ++row) out[t * width_stride_ + row] += down.bias[first * kPanel + row];
+            }
         });
     }
 
     // The experts of every token, their weights, and where its vectors are: those of one expert side by side.
-    void route(const Layer& layer, int index) {
-        const int64_t top_k = layer.top_k, experts = layer.expert_count;
+    void route(const Mixture& of, int index) {
+        const int64_t top_k = of.top_k, experts = of.count;
         std::vector<int64_t> counts(static_cast<size_t>(experts));
         for (int64_t token = 0; token < tokens_; ++token) {
-            choose(layer, routed_ + token * routed_stride_, &slots_[static_cast<size_t>(token * top_k)],
+            choose(of, routed_ + token * routed_stride_, &slots_[static_cast<size_t>(token * top_k)],
                    &weights_[static_cast<size_t>(token * top_k)]);
             for (int64_t i = 0; i < top_k; ++i) ++counts[static_cast<size_t>(slots_[static_cast<size_t>(token * top_k + i)])];
         }
@@ -968,20 +1025,58 @@ class Step {
         }
     }
 
-    // The top_k experts with the largest scores, the first of equals first, and their weights; scores become probabilities.
-    static void choose(const Layer& layer, float* scores, int64_t* chosen, float* weights) {
-        const int64_t experts = layer.expert_count;
-        const float highest = *std::max_element(scores, scores + experts);
-        float total = 0.0f, kept = 0.0f;
-        for (int64_t e = 0; e < experts; ++e) total += scores[e] = exp_of(scores[e] - highest);
-        for (int64_t e = 0; e < experts; ++e) scores[e] /= total;
-        for (int64_t i = 0; i < layer.top_k; ++i) {
-            const int64_t best = std::max_element(scores, scores + experts) - scores;
+    // The top_k experts of the largest merit, the first of equals first, and their weights; logits become scores.
+    static void choose(const Mixture& of, float* scores, int64_t* chosen, float* weights) {
+        static thread_local std::vector<float> merit;
+        const int64_t experts = of.count;
+        for (int64_t e = 0; of.router.bias != nullptr && e < experts; ++e) scores[e] += of.router.bias[e];
+        if (of.sigmoid != 0) {
+            for (int64_t e = 0; e < experts; ++e) scores[e] = 1.0f / (1.0f + exp_of(-scores[e]));
+        } else {
+            const float highest = *std::max_element(scores, scores + experts);
+            float total = 0.0f;
+            for (int64_t e = 0; e < experts; ++e) total += scores[e] = exp_of(scores[e] - highest);
+            for (int64_t e = 0; e < experts; ++e) scores[e] /= total;
+        }
+        merit.assign(scores, scores + experts);
+        for (int64_t e = 0; of.choice_bias != nullptr && e < experts; ++e) merit[static_cast<size_t>(e)] += of.choice_bias[e];
+        if (of.groups > 1) close_groups(of, merit);
+        float kept = 0.0f;
+        for (int64_t i = 0; i < of.top_k; ++i) {
+            const int64_t best = std::max_element(merit.begin(), merit.end()) - merit.begin();
             chosen[i] = best;
             kept += weights[i] = scores[best];
-            scores[best] = -1.0f;
+            merit[static_cast<size_t>(best)] = -INFINITY;
         }
-        for (int64_t i = 0; layer.normalised != 0 && i < layer.top_k; ++i) weights[i] /= kept;
+        for (int64_t i = 0; of.normalised != 0 && i < of.top_k; ++i) weights[i] /= kept;
+        for (int64_t i = 0; of.scale != 1.0f && i < of.top_k; ++i) weights[i] *= of.scale;
+    }
+
+    // Experts outside the best groups are not chosen: a group counts for its best expert, or for its best two.
+    static void close_groups(const Mixture& of, std::vector<float>& merit) {
+        const auto size = static_cast<size_t>(of.count / of.groups), groups = static_cast<size_t>(of.groups);
+        std::vector<float> best(groups);
+        for (size_t g = 0; g < groups; ++g) {
+            float first = -INFINITY, second = -INFINITY;
+            for (size_t e = g * size; e < (g + 1) * size; ++e) {
+                if (merit[e] > first) {
+                    second = first;
+                    first = merit[e];
+                } else if (merit[e] > second) {
+                    second = merit[e];
+                }
+            }
+            best[g] = of.group_of_two != 0 ? first + second : first;
+        }
+        std::vector<bool> open(groups);
+        for (int i = 0; i < of.top_groups; ++i) {
+            const auto at = static_cast<size_t>(std::max_element(best.begin(), best.end()) - best.begin());
+            open[at] = true;
+            best[at] = -INFINITY;
+        }
+        for (size_t e = 0; e < merit.size(); ++e) {
+            if (!open[e / size]) merit[e] = -INFINITY;
+        }
     }
 
     // The inputs of an expert: its tokens' vectors.
@@ -998,11 +1093,12 @@ class Step {
     void gather_experts(const Layer& layer, int64_t token) {
         float* out = out_ + token * width_stride_;
         float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
-        if (layer.shared_gate.rows > 0) {
-            gate = 1.0f / (1.0f + exp_of(-routed_[token * routed_stride_ + rounded(layer.router.rows, kPanel)]));
+        const Mixture& of = layer.mixture;
+        if (of.shared_gate.rows > 0) {
+            gate = 1.0f / (1.0f + exp_of(-routed_[token * routed_stride_ + rounded(of.router.rows, kPanel)]));
         }
         for (int i = 0; i < model_.width; ++i) out[i] = gate == 0.0f ? 0.0f : out[i] * gate;
-        for (int64_t i = token * layer.top_k; i < (token + 1) * layer.top_k; ++i) {
+        for (int64_t i = token * of.top_k; i < (token + 1) * of.top_k; ++i) {
             const float* one = expert_out_ + slots_[static_cast<size_t>(i)] * width_stride_;
             const float weight = weights_[static_cast<size_t>(i)];
             for (int j = 0; j < model_.width; ++j) out[j] += weight * one[j];
@@ -1016,7 +1112,8 @@ class Step {
         each(worker, reading_.logits_count, 1, [&](int64_t i) {
             const float* x = kept_ == nullptr ? x_ + reading_.logits_at[i] * width_stride_ : kept_ + i * width_stride_;
             float* normed = last_.x + parts * i * last_.width;
-            rms_norm(x, model_.norm, model_.width, model_.eps, normed);
+            norm(model_.norm, x, model_.width, normed);
+            for (int at = 0; model_.logit_scale != 1.0f && at < model_.width; ++at) normed[at] *= model_.logit_scale;
             quantize_vector(last_, parts * i);
             if (parts == 1) return;
             const int8_t* q = last_.q + parts * i * last_.width;
@@ -1051,6 +1148,7 @@ class Step {
             const float* more = from + stride;
             float* to = reading_.logits + i * model_.vocab + begin;
             for (int64_t row = 0; row < rows; ++row) to[row] = parts == 1 ? from[row] : from[row] + more[row];
+            for (int64_t row = 0; model_.head.bias != nullptr && row < rows; ++row) to[row] += model_.head.bias[begin + row];
             for (int64_t row = 0; model_.softcap != 0.0f && row < rows; ++row) {
                 to[row] = softcapped(to[row], model_.softcap);
             }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "runtime/matmul.hpp"
+#include "runtime/vectors.hpp"
 
 namespace cutaway {
 
@@ -20,36 +21,71 @@ struct Expert {
     Matrix gate, up, down;
 };
 
-// Norms are root-mean-square norms: their weights, or null where there is none. With experts, gate, up and down are
-// those of the shared expert, or have no rows; router and shared_gate read floats.
-struct Layer {
-    Matrix query, key, value, out, gate, up, down;  // gate.panels is null where the MLP has no gate
-    Matrix router, shared_gate;                     // without rows where there is none
-    const float *attention_norm, *attention_post_norm, *mlp_norm, *mlp_post_norm, *query_norm, *key_norm;
-    const Expert* experts;  // [expert_count], or null
-    int64_t page_offset;  // halves from a page's beginning to this layer's keys
-    int32_t heads, groups, key_size, value_size;
-    int32_t window;  // how many positions a query sees, 0 for all
-    int32_t rotation;    // index into Model.rotations, -1 for none
-    int32_t activation;
-    float eps, qk_eps, scale, softcap;
-    int32_t expert_count, top_k;
+// A norm: a vector passes where there is none.
+enum NormKind : int32_t { kNoNorm = 0, kRootMeanSquare = 1, kLayerNorm = 2 };
+struct Norm {
+    const float* weight;  // ones where nothing is learned
+    const float* bias;    // or null
+    int32_t kind;
+    float eps;
+};
+
+// How a layer's experts are scored, chosen and weighed (cutaway/layers/config.py's Router); router and shared_gate read
+// floats.
+struct Mixture {
+    Matrix router, shared_gate;  // without rows where there is none
+    const Expert* experts;       // [count], or null
+    const float* choice_bias;    // [count], or null
+    int32_t count, top_k;
     int32_t normalised;  // whether the weights of a token's experts sum to 1
-    int32_t spare;
+    int32_t sigmoid, groups, top_groups, group_of_two;
+    float scale;
+};
+
+// Which vectors a norm of queries and keys takes: each head, all heads as one, each head with weights of its own.
+enum Over : int32_t { kHead = 0, kWidth = 1, kEach = 2 };
+
+// What the MLP reads: the stream after attention; the block's x, through attention's norm, or through its own.
+enum MlpInput : int32_t { kInTurn = 0, kSharedNorm = 1, kOwnNorm = 2 };
+
+// With experts, gate, up and down are those of the shared expert, or have no rows.
+struct Layer {
+    // gate.panels is null where the MLP has no gate; key and value have no rows where another layer's are read, value has
+    // none where it is the key.
+    Matrix query, key, value, out, gate, up, down;
+    Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm, value_norm;
+    Mixture mixture;
+    Activation activation;
+    const float* sinks;   // [heads]: scores that take attention and give nothing, or null
+    const float* alibi;  // [heads]: what a position of distance takes from a score, or null
+    int64_t page_offset;  // halves from a page's beginning to this layer's keys
+    double sharpness;     // queries are multiplied by 1 + sharpness ln(1 + position / sharp_from); 0: they are not
+    int32_t heads, groups, key_size, value_size;
+    int32_t window;    // how many positions a query sees, 0 for all
+    int32_t rotation;  // index into Model.rotations, -1 for none
+    int32_t sharp_from, norm_over;
+    int32_t norm_after;  // whether queries and keys are rotated first
+    int32_t value_of_key, parallel;
+    float scale, softcap;
+    float clip;         // bounds queries, keys and values; 0: it does not
+    float residual;     // multiplies what both halves add
+    float block_scale;  // multiplies the block's output
 
     int value_stride() const { return (value_size + 15) / 16 * 16; }
+    int value_rows() const { return value_of_key != 0 ? key.rows : value.rows; }
 };
 
 struct Model {
     const Layer* layers;
     const Rotation* rotations;
     const uint8_t* embedding;  // rows as they are in the file; null where they are the head's
-    const float* norm;
+    const float* positions;  // [context width], added to embeddings, or null
+    Norm embedding_norm, norm;
     Matrix head;
     int64_t embedding_row;  // bytes
     int32_t embedding_type;
     int32_t layer_count, rotation_count, width, vocab;
-    float embedding_scale, eps, softcap;
+    float embedding_scale, logit_scale, softcap;
 };
 
 // What an adapter does to a matrix: y = factor (W x + B (A x)), in floats; the adapter's scale is in B.

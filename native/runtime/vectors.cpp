@@ -19,6 +19,7 @@ namespace {
 
 struct Functions {
     decltype(&cutaway::rms_norm) rms_norm;
+    decltype(&cutaway::layer_norm) layer_norm;
     decltype(&cutaway::quantize) quantize;
     decltype(&cutaway::activate) activate;
     decltype(&cutaway::rotate) rotate;
@@ -33,12 +34,16 @@ void rms_norm(const float* x, const float* weight, int64_t size, float eps, floa
     chosen().rms_norm(x, weight, size, eps, y);
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, int64_t size, float eps, float* y) {
+    chosen().layer_norm(x, weight, bias, size, eps, y);
+}
+
 void quantize(const Numbers& from, int64_t first, int64_t last, const Vectors& to) {
     chosen().quantize(from, first, last, to);
 }
 
-void activate(int32_t activation, float* y, const float* up, int64_t size) {
-    chosen().activate(activation, y, up, size);
+void activate(const Activation& by, float* y, const float* up, int64_t size) {
+    chosen().activate(by, y, up, size);
 }
 
 void rotate(float* x, int pairs, const float* cosine, const float* sine) { chosen().rotate(x, pairs, cosine, sine); }

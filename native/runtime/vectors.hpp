@@ -14,10 +14,22 @@ inline float softcapped(float x, float cap) {
     return cap * static_cast<float>(std::tanh(static_cast<double>(x / cap)));
 }
 
-enum Activation : int32_t { kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3 };
+enum ActivationKind : int32_t {
+    kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3, kReluSquared = 4, kGeluSigmoid = 5, kXielu = 6,
+};
+
+// An MLP's activation. Where there is a limit, it bounds the gate from above and `up` on both sides, and 1 is added to `up`.
+struct Activation {
+    const float* xielu;  // its strength above 0 and below, its derivative at 0, the largest x of its exponential; null elsewhere
+    int32_t kind;
+    float limit;
+};
 
 // y = w x / sqrt(mean(x^2) + eps); x and y may be the same.
 void rms_norm(const float* x, const float* weight, int64_t size, float eps, float* y);
+
+// y = w (x - mean(x)) / sqrt(var(x) + eps) + bias, without it where it is null; x and y may be the same.
+void layer_norm(const float* x, const float* weight, const float* bias, int64_t size, float eps, float* y);
 
 // Numbers of vectors from `token` on, those of each `stride` after the previous.
 struct Numbers {
@@ -29,7 +41,7 @@ struct Numbers {
 void quantize(const Numbers& from, int64_t first, int64_t last, const Vectors& to);
 
 // y = act(y) up, or act(y) where up is null.
-void activate(int32_t activation, float* y, const float* up, int64_t size);
+void activate(const Activation& by, float* y, const float* up, int64_t size);
 
 // Rotates the pairs (x[i], x[pairs + i]) by angles with these cosines and sines.
 void rotate(float* x, int pairs, const float* cosine, const float* sine);

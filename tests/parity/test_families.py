@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cutaway import gguf
+from cutaway import gguf, native
 from cutaway.errors import UserError
+from cutaway.model.config import Decoder
+from cutaway.runtime import packing
+from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import common, families, load, rules, safetensors, save
 from cutaway.weights.build import decoder
 from cutaway.weights.families import gemma4
@@ -24,6 +28,11 @@ from tests.parity import tiny
 Folder = Callable[[str], Path]
 EXACT, RECURRENT = 1e-5, 1e-4
 SILU, GELU = 1e-4, 5e-3  # llama.cpp on log-probabilities: its GELU is a table of half-precision numbers
+HALVES = 4e-3  # the runtime keeps keys and values as halves (docs/runtime.md)
+WITHOUT_KERNELS = re.compile(
+    "(mla|dsa|differential|gated|gated_delta|mamba2|short_conv) attention has no kernel"
+    "|has no MLP, or two mixers|change as the text grows|embeddings of their own"
+)
 BOTH_WAYS = sorted(tiny.CASES)
 IN_GGUF = sorted(tiny.CASES.keys() - tiny.NOT_IN_GGUF)
 
@@ -83,6 +92,27 @@ def test_no_weight_is_where_it_starts(case: str) -> None:
             assert (weight.std() > 0.05 or weight.numel() < 8) and not (
                 weight == weight.flatten()[0]
             ).all(), name
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
+    """Its logits within what halves of keys and values cost, and the same bits however a text is cut; what it
+    does not run is refused for one of a few reasons.
+    """
+    checkpoint = load.read(folder(case))
+    assert isinstance(checkpoint.config, Decoder)
+    reason = packing.why_not(checkpoint.config, checkpoint.tensors)
+    if reason is not None:
+        assert WITHOUT_KERNELS.search(reason), reason
+        return
+    engine = RuntimeEngine(checkpoint.config, checkpoint.tensors)
+    for ids, expected in zip(tiny.IDS.tolist(), tiny.expected(case).numpy(), strict=True):
+        found = engine.logits(ids)
+        assert np.abs(found - expected).max() < HALVES * np.abs(expected).max()
+        state = engine.new_state()
+        engine.prefill(ids[:13], state)
+        assert np.array_equal(engine.step(ids[13], state), found[13])
+        assert np.array_equal(engine.prefill(ids[14:], state), found[-1])
 
 
 @pytest.mark.parametrize("case", IN_GGUF)
