@@ -34,7 +34,7 @@ from cutaway.generate import thinking
 from cutaway.generate.batch.request import Constraint, Generation, Request, finish
 from cutaway.generate.sampling_params import SamplingParams
 
-TASKS = ("chain_sum", "letter_counting", "gcd")
+TASKS = ("chain_sum:min_terms=2:max_terms=2:min_digits=2:max_digits=2", "letter_counting", "gcd")
 STRATEGIES = (
     *("best-of-2", "best-of-4", "best-of-8", "vote-4", "vote-8", "tree-4x3", "refine-1"),
     "budget-64",
@@ -106,9 +106,10 @@ def main() -> None:
     chances: dict[str, float] = {}
     for name in asked.tasks.split(","):
         task: Any = tasks.find(f"reasoning_gym:{name}", asked.questions)
+        setting, name = name, name.partition(":")[0]
         kept = asked.output / f"{name}-{asked.steps}-{asked.batch}-{asked.questions}-{asked.seed}.json"
         if not kept.is_file():
-            kept.write_text(json.dumps(measured(trained(name, asked), task, asked)))
+            kept.write_text(json.dumps(measured(trained(setting, asked), task, asked)))
         found = json.loads(kept.read_text())
         chances[name] = task.chance
         refused |= found["refused"]
@@ -132,10 +133,12 @@ def trained(name: str, asked: argparse.Namespace) -> Any:
     """SmolLM2 after imitation of a task's answers, unless that is done."""
     if asked.steps == 0:
         return cutaway.load("smollm2")
+    name, *settings = name.split(":")
     folder = asked.output / f"{name}-{asked.steps}-{asked.batch}-{asked.seed}"
     if not (folder / "adapter_config.json").is_file():
         command = [sys.executable, "-m", "cutaway", "finetune", "imitation", "--output", str(folder)]
         command += [f"--task=reasoning_gym:{name}", f"--steps={asked.steps}", f"--seed={asked.seed}"]
+        command += [f"--data.options.{each.replace('_', '-')}" for each in settings]
         command += [
             "--data.max-tokens=24",
             f"--data.instruction={tasks_ask()}",
@@ -143,7 +146,7 @@ def trained(name: str, asked: argparse.Namespace) -> Any:
         ]
         command += [
             f"--micro-batch-size={asked.batch}",
-            "--optimizer.learning-rate=0.001",
+            "--optimizer.learning-rate=0.0003",
             "--schedule.warmup-steps=5",
         ]
         command += [f"--data.test={asked.questions}", "--precision=auto", "--intervals.evaluate-sequences=4"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -434,6 +435,13 @@ def test_reasoning_gym_asks_far_from_what_is_trained_on():
     assert len(asked & {item["question"] for item in near}) <= 1
     with pytest.raises(UserError, match="reasoning-gym"):
         tasks.find("reasoning_gym:nothing")
+    small = tasks.find("reasoning_gym:chain_sum:min_terms=2:max_terms=2:max_digits=2", 20)
+    assert small.name == "reasoning_gym:chain_sum:min_terms=2:max_terms=2:max_digits=2"
+    assert all(len(re.findall(r"\d+", item.prompt)) == 2 for item in small.items)
+    with pytest.raises(UserError, match="'max_terms' is no setting: write NAME=VALUE"):
+        tasks.find("reasoning_gym:chain_sum:max_terms")
+    with pytest.raises(UserError, match="check data"):
+        tasks.find("reasoning_gym:chain_sum:terms=2")
 
 
 def test_the_verb_compares_two_models(
