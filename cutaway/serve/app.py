@@ -232,7 +232,7 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
         app.post(path, response_model=None, summary=answer.__doc__)(post)
     for route in [route for route in app.routes if isinstance(route, APIRoute)]:
         if route.path.startswith("/v1/"):
-            bare, methods = route.path.removeprefix("/v1"), sorted(route.methods)
+            bare, methods = route.path.removeprefix("/v1"), sorted(route.methods or ())
             app.add_api_route(
                 bare, route.endpoint, methods=methods, response_model=None, include_in_schema=False
             )

@@ -82,7 +82,8 @@ def _requests(
         constraint: Any = service.start_grammar(held and held.grammar)
 
     def fresh(i: int) -> Any:
-        return service.with_min_tokens(bounded[i // count] and bounded[i // count].fresh(), body)
+        own = bounded[i // count]
+        return service.with_min_tokens(own and own.fresh(), body)
 
     bounded = [service.bounded(constraint, max(most or 1, 1)) for most in room]
     requests = [

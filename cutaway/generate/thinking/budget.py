@@ -128,7 +128,7 @@ class Budget:
             self.text = (self.text + piece)[-len(self.closing) - len(piece) :]
             self.open = self.closing not in self.text
             if not self.open and self.total is not None and self.inner is not None:
-                self.inner = BoundedConstraint(self.inner, self.tokenizer, self.total - self.thought)
+                self.inner = BoundedConstraint(self.given, self.tokenizer, self.total - self.thought)
         elif self.before:
             self.text = (self.text + piece).lstrip()
             self.open = self.text.startswith(self.opening)
