@@ -14,7 +14,9 @@ import jsonschema
 import numpy as np
 import pytest
 
+import cutaway
 from cutaway.generate import constrain
+from cutaway.generate.batch.scheduler import FairQueue
 from cutaway.lm import LanguageModel
 from cutaway.security.probes import forgery
 from tests import chat_cases, inputs, serving
@@ -24,6 +26,7 @@ from tests.serving import NAME, AccessPolicy, Server
 from cutaway.serve import anthropic as anthropic_api, ollama as ollama_api, protocol, responses  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
+from cutaway.serve.service import Limits  # isort: skip
 from cutaway.serve.chat import _delta, _variables, chat_ids  # isort: skip
 from cutaway.generate.tool_calls import parser  # isort: skip
 from cutaway.generate.thinking import budget  # isort: skip
@@ -1014,6 +1017,26 @@ def test_reranked_texts_and_many_embeddings(server: Server) -> None:
     assert refused.status_code == 400
 
 
+def test_an_encoder_embeds_and_reranks() -> None:
+    lm = cutaway.load(inputs.path("minilm"))
+    texts = ["Berlin is the capital of Germany.", "Cats sleep all day.", "Paris is the capital of France."]
+    with serving.running(lm) as encoder:
+        answer = encoder.post("/v1/rerank", {"query": "What is France's capital?", "documents": texts})
+        assert [one["index"] for one in answer.json()["results"]] == [2, 0, 1]
+        many = encoder.post("/v1/embeddings", {"input": texts * 12}).json()
+        assert len(many["data"]) == 36
+        expected = lm.embed(texts)
+        for one in many["data"][3:6]:
+            assert abs(expected[one["index"] - 3] - one["embedding"]).max() < 1e-5
+        assert encoder.post("/api/embed", {"input": "x"}).json()["embeddings"]
+        for path, body in (
+            ("chat/completions", {"messages": HELLO}),
+            ("trace", {"text": "x", "values": ["out"]}),
+        ):
+            refused = encoder.post(f"/v1/{path}", body)
+            assert refused.status_code == 400 and "is an encoder" in refused.text
+
+
 def test_vectors_as_their_server_pools_and_cuts_them(server: Server, client: Any) -> None:
     lm = serving.model()
     full = lm.embed(["a river"], "last")[0]
@@ -1032,6 +1055,11 @@ def test_vectors_as_their_server_pools_and_cuts_them(server: Server, client: Any
 
 
 def test_a_burst_of_200_is_answered(server: Server) -> None:
+    """All of it may wait at once, whatever the pace of the answers."""
+    queue: FairQueue[int] = FairQueue()
+    for n in range(200):
+        assert queue.has_room("one", Limits().max_queue)
+        queue.add("one", n)
     with ThreadPoolExecutor(200) as threads:
         answers = list(threads.map(lambda seed: chat(server, seed=seed).status_code, range(200)))
     assert answers == [200] * 200

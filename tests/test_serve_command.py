@@ -44,7 +44,7 @@ def started() -> Any:
 def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started: Any) -> None:
     process, printed = started
     url = re.search(r"serves SmolLM2-135M-Instruct.Q4_1 on (http://127.0.0.1:\d+)", printed)
-    assert url is not None and "30 layers, 8,192 tokens" in printed and "256 may wait" in printed, printed
+    assert url is not None and "30 layers, 8,192 tokens" in printed and "512 may wait" in printed, printed
     curl = re.search(r"^  (curl .*)$", printed, re.M)
     assert curl is not None
     done = subprocess.run(

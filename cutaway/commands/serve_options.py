@@ -188,7 +188,7 @@ class Bounds:
     """
 
     max_sequences: int = 16
-    max_queue: int = 256
+    max_queue: int = 512
     max_tokens: int | None = None
     max_body: int = 2 << 20
     timeout: float = 600.0

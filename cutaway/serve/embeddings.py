@@ -70,7 +70,8 @@ def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> t
             param="pooling",
         )
     at_once = max(1, TOKENS // max(1, *map(len, rows)))
-    with errors_in("input"), stoppable(service.lm.definition.model):
+    model = service.lm.model if service.lm.is_encoder else service.lm.definition.model
+    with errors_in("input"), stoppable(model):
         vectors = service.lm.embed(
             rows, pooling, dimensions=body.dimensions, batch=min(32, at_once), truncate=truncate
         )

@@ -59,7 +59,7 @@ class Limits:
     """Bounds of a server; ``max_tokens`` of an answer, None for as many as the context holds."""
 
     max_sequences: int = 16
-    max_queue: int = 256
+    max_queue: int = 512
     max_tokens: int | None = None
     body_bytes: int = 2 << 20
     request_seconds: float = 600.0

@@ -36,6 +36,7 @@ SQUARE = ("scores", "pattern", "index", "chosen")
 def trace(service: Service, body: TraceRequest) -> Response:
     """Answer a trace request."""
     service.check_model(body.model)
+    _ = service.decoder  # refuses an encoder
     with stoppable(service.lm.definition.model):
         return _response(service, body)
 

@@ -282,7 +282,7 @@ class AuthMiddleware:
         """
         browser = "origin" in headers or "sec-fetch-site" in headers
         types = r"application/json" if browser else r"application/(json|x-www-form-urlencoded)"
-        if not re.match(rf"{types}\s*(;|$)", headers.get("content-type", "application/json"), re.I):
+        if not re.match(rf"{types}\s*(;|$)", headers.get("content-type") or "application/json", re.I):
             raise APIError(415, "The body must be JSON: send Content-Type: application/json", code="not_json")
         coding = headers.get("content-encoding", "identity").lower()
         if coding not in ("identity", "gzip"):
