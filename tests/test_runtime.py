@@ -17,21 +17,22 @@ import pytest
 import torch
 
 from cutaway import gguf, native
-from cutaway.attention import gqa, local, mha, mqa
+from cutaway.attention import gated, gated_delta, gqa, local, mamba2, mha, mqa, short_conv
 from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
 from cutaway.hooks import Listener, tracing
 from cutaway.inspect import activation_quant
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder
+from cutaway.model.config import Beside, Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as kernels
 from cutaway.position import alibi, learned, rope, sinusoidal, t5
-from cutaway.runtime import matmul, packing, panels
+from cutaway.runtime import adapter, matmul, packing, panels
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import load, quant, save
+from cutaway.weights.adapters import LowRank
 from cutaway.weights.quantize import quantized
 from cutaway.weights.rules import ROUTERS, Tensors
 from tests import inputs
@@ -244,13 +245,38 @@ SHAPES |= {
 }
 
 
+MAMBA = mamba2.Config(heads=6, groups=2, key_size=10, value_size=9, least=0.1)
+RECURRENT = ("lfm2", "qwen3-next", "mamba2", "falcon-h1")
+SHAPES |= {
+    "lfm2": {"attention": short_conv.Config(channels=70, conv=3, bias=True)},
+    "qwen3-next": {
+        "attention": gated_delta.Config(heads=6, key_heads=2, key_size=10, value_size=20),
+        "other": gated.Config(heads=6, kv_heads=2, key_size=15, position=rope.Config(8), bias=True),
+    },
+    "mamba2": {"attention": MAMBA, "mlp": None},
+    "falcon-h1": {
+        "attention": THREE,
+        "mlp": MLP(72, gate_scale=0.5, out_scale=2.0, bias=True),
+        "block": {
+            "beside": Beside(
+                replace(MAMBA, bias=True, normed="first", multipliers=(0.3, 1.7, 2.0, 0.6, 1.4)),
+                (0.8, 0.7),
+                (0.6, 1.2),
+            )
+        },
+        "other": replace(MAMBA, normed=None, conv_bias=False, groups=3),
+    },
+}
+
+
 def config(name: str) -> Decoder:
     shape = dict(SHAPES[name])
     attention, post_norm = shape.pop("attention"), shape.pop("post_norm", False)
     of_block, of_model, lends = (shape.pop(key, {}) for key in ("block", "model", "lends"))
-    mlp = shape.pop("mlp", None) or MLP(72, **shape)
+    other = shape.pop("other", SHAPES["llama"]["attention"])
+    mlp = shape.pop("mlp") if "mlp" in shape else MLP(72, **shape)
     block = Block(attention, mlp, **{"norm": Norm(), "post_norm": post_norm} | of_block)
-    other = Block(SHAPES["llama"]["attention"], MLP(72), Norm())
+    other = Block(other, MLP(72), Norm())
     last = replace(block, attention=replace(attention, kv_layer=0)) if lends else block
     softcap, scale = (6.0, 2.5) if name == "gemma3" else (None, 1.0)
     own = {"tied": name not in ("odd", "qwen2"), "softcap": softcap, "embedding_scale": scale}
@@ -313,6 +339,57 @@ def test_how_a_text_is_cut_changes_nothing(name: str):
     assert np.array_equal(both, whole[[130, 7]])
     for threads in (1, 3):
         assert np.array_equal(RuntimeEngine(of, entries, threads).logits(IDS), whole)
+
+
+@pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
+def test_a_recurrent_state_is_a_copy_where_a_prompt_is_cut(engine: type):
+    """What was read moves on: a state returns to its beginning alone, and texts share copies of it."""
+    of = config("falcon-h1")
+    made = engine(of, tensors(of))
+    state = made.new_state()
+    first = made.prefill(IDS[:20], state)
+    copy = state.snapshot()
+    after = made.step(IDS[20], state)
+    assert np.array_equal(made.step(IDS[20], copy), after)
+    with pytest.raises(UserError, match="no longer holds the first 20 tokens"):
+        state.truncate(20)
+    assert state.length == 21
+    state.truncate(0)
+    assert np.array_equal(made.prefill(IDS[:20], state), first)
+
+
+def test_what_texts_share_of_a_recurrent_model_is_a_state():
+    of = replace(config("lfm2"), context=600)
+    engine = RuntimeEngine(of, tensors(of))
+    ids = [*IDS, *IDS][: engine.page]
+    state = engine.new_state()
+    engine.prefill(ids, state)
+    kept = engine.keep(state, 0)
+    expected = engine.step(3, state)
+    with pytest.raises(ValueError, match="does not end with its page 0"):
+        engine.keep(state, 0)
+    assert np.array_equal(engine.step(3, engine.resume([kept])), expected)
+    assert np.array_equal(engine.step(3, engine.fork(engine.resume([kept]))), expected)
+    other = replace(of, blocks=of.blocks[1:2])
+    plain = RuntimeEngine(other, tensors(other))
+    one = np.zeros(1, np.int32)
+    with pytest.raises(UserError, match="0 recurrent states are not those of 1 sequences"):
+        kernels.read(engine.plan.model, one, np.array([0, 1], np.int32), one, [state.addresses], one)
+    assert plain.new_state().recurrent.size == 0
+
+
+def test_a_recurrent_layer_shows_and_changes_no_heads():
+    of = config("qwen3-next")
+    engine = RuntimeEngine(of, tensors(of))
+    with pytest.raises(UserError, match="the mixer of layer 0 is a recurrence"):
+        engine.observe([IDS[:3]], [engine.new_state()], ["blocks.0.attention.q"])
+    with pytest.raises(UserError, match="layer 0 has no attention weights"):
+        engine.watch([IDS[:3]], [engine.new_state()], [2], None, [(1, 0)])
+    shown = engine.observe([IDS[:3]], [engine.new_state()], ["blocks.*"])[1]
+    assert "blocks.0.out" in shown and "blocks.1.attention.q" in shown
+    for name in "blocks.0.attention.query", "blocks.1.attention.gate":
+        change = {f"{name}.weight": LowRank(np.ones((1, 50)), np.ones((60, 1)), 1.0)}
+        assert adapter.why_not(of, tensors(of), change) == f"it changes {name}.weight"
 
 
 @pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])

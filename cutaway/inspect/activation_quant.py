@@ -15,8 +15,9 @@ from torch import Tensor
 
 from cutaway.hooks import Listener
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Decoder
+from cutaway.model.config import Decoder, kind_of
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
+from cutaway.runtime.packing import attends
 from cutaway.weights.rules import Tensors
 
 
@@ -29,10 +30,14 @@ def edits(
     for n in range(len(config.blocks)):
         path = f"blocks.{n}"
         reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
-        reads[f"{path}.attention.z"] = (f"{path}.attention.out.weight", _round_heads)
+        heads, kind = attends(config.blocks[n]), kind_of(config.blocks[n].attention)
+        read = "z" if heads and kind != "gated" else "out_input"
+        reads[f"{path}.attention.{read}"] = (f"{path}.attention.out.weight", _round_heads)
+        if config.blocks[n].beside:
+            reads[f"{path}.beside.out_input"] = (f"{path}.beside.out.weight", _round_heads)
         mlp = config.blocks[n].mlp
         reads |= _mlp_reads(path, mlp) if mlp else {}
-        for name in "k", "v":
+        for name in ("k", "v") if heads else ():
             out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
     for name, (weight, how) in reads.items():
         type = tensors.later(weight).type

@@ -53,6 +53,8 @@ class Rotation(ctypes.Structure):
 
 
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
+RECURRENT = ("query", "key", "value", "gate", "step", "beta", "out")
+RECURRENCES = (None, "short_conv", "gated_delta", "mamba2")
 ROUTERS = ("router", "shared_gate")
 BLOCK_NORMS = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm")
 HEAD_NORMS = ("query_norm", "key_norm", "value_norm")
@@ -92,20 +94,38 @@ class Mixture(ctypes.Structure):
     ]
 
 
+class Recurrence(ctypes.Structure):
+    """native/runtime/recurrence.hpp's Recurrence."""
+
+    _fields_ = [
+        *((name, Matrix) for name in RECURRENT),
+        *((name, _POINTER) for name in ("conv", "conv_bias", "rate", "step_bias", "skip")),
+        ("norm", Norm),
+        ("state_at", _LONG),
+        *((name, _INT) for name in ("kind", "heads", "groups", "key_size", "value_size", "conv_size")),
+        ("norm_first", _INT),
+        *((name, _FLOAT) for name in ("least", "input")),
+        ("multipliers", _FLOAT * 5),
+        ("spare", _FLOAT),
+    ]
+
+
 class Layer(ctypes.Structure):
     """native/runtime/step.hpp's Layer."""
 
     _fields_ = [
-        *((name, Matrix) for name in MATRICES),
+        *((name, Matrix) for name in (*MATRICES, "output_gate")),
         *((name, Norm) for name in (*BLOCK_NORMS, *HEAD_NORMS)),
         ("mixture", Mixture),
+        ("recurrence", Recurrence),
         ("activation", Activation),
         *((name, _POINTER) for name in ("sinks", "alibi")),
         ("page_offset", _LONG),
         ("sharpness", _DOUBLE),
         *((name, _INT) for name in ("heads", "groups", "key_size", "value_size", "window", "rotation")),
         *((name, _INT) for name in ("sharp_from", "norm_over", "norm_after", "value_of_key", "parallel")),
-        *((name, _FLOAT) for name in ("scale", "softcap", "clip", "residual", "block_scale")),
+        *((name, _FLOAT) for name in ("scale", "softcap", "clip", "residual", "block_scale", "input")),
+        *((name, _FLOAT) for name in ("output", "recurrent_output", "gate_scale", "out_scale", "spare")),
     ]
 
 
@@ -121,6 +141,7 @@ class Model(ctypes.Structure):
         ("norm", Norm),
         ("head", Matrix),
         ("embedding_row", _LONG),
+        ("state_size", _LONG),
         *((name, _INT) for name in ("embedding_type", "layer_count", "rotation_count", "width", "vocab")),
         *((name, _FLOAT) for name in ("embedding_scale", "logit_scale", "softcap")),
     ]
@@ -174,6 +195,7 @@ class Reading(ctypes.Structure):
                 "starts",
                 "positions",
                 "pages",
+                "states",
                 "adapters",
                 "logits_at",
                 "after",
@@ -287,6 +309,7 @@ def read(
     adapters: Sequence[int | None] | None = None,
     values: Sequence[tuple[int, int]] = (),
     edits: Sequence[tuple[int, np.ndarray, float, bool, int, int]] = (),
+    states: Sequence[np.ndarray] = (),
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Reads new tokens of sequences into their pages: float32 [logits_at vocab], attention, and values.
 
@@ -297,7 +320,8 @@ def read(
     sequence's, the address of its array of ``LayerAdapter`` or None. ``values`` are pairs of a number (What
     in step.hpp) and a layer: float32 [tokens n] of each. ``edits`` change the residual stream after a layer:
     the layer, a vector float32 [width], its strength, whether it projects, and the tokens from a first to a
-    last. Raises UserError for what does not fit together."""
+    last. ``states`` float32 are each sequence's state of recurrent layers, where there are any. Raises
+    UserError for what does not fit together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
     for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("logits_at", logits_at):
@@ -314,6 +338,8 @@ def read(
     drawn = np.array([each.ctypes.data for each in patterns], np.uint64)
     out = np.empty((len(logits_at), model.vocab), np.float32)
     tables = np.array([each.ctypes.data for each in pages], np.uint64)
+    held = np.array([each.ctypes.data for each in states], np.uint64)
+    _check_states(model, states, len(pages))
     adapted = np.array([each or 0 for each in adapters or ()], np.uint64)
     if len(adapted) not in (0, len(pages)):
         raise UserError(f"{len(adapted)} adapters are not one for each of {len(pages)} sequences.")
@@ -323,7 +349,7 @@ def read(
     )
     changes = (Edit * len(edits))(*(_edit(model, len(ids), *each) for each in edits))
     reading = Reading(
-        *(array.ctypes.data for array in (ids, starts, positions, tables)),
+        *(array.ctypes.data for array in (ids, starts, positions, tables, held)),
         adapted.ctypes.data if adapted.any() else None,
         logits_at.ctypes.data,
         None if after is None else after.ctypes.data,
@@ -342,6 +368,16 @@ def read(
     if failed:
         raise OperationalError(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
     return out, patterns, given
+
+
+def _check_states(model: Model, states: Sequence[np.ndarray], sequences: int) -> None:
+    """UserError unless each sequence has a state of recurrent layers, where there are any."""
+    if model.state_size and len(states) != sequences:
+        raise UserError(f"{len(states)} recurrent states are not those of {sequences} sequences.")
+    for state in states:
+        check("states", state, np.float32, written=True)
+        if state.size != model.state_size:
+            raise UserError(f"A recurrent state has {state.size} numbers, and {model.state_size} are needed.")
 
 
 def _value_size(model: Model, what: int, layer: int) -> int:
@@ -365,7 +401,13 @@ def _edit(
 class OneToken:
     """``read`` of one token of one text with structures made once; for one thread at a time."""
 
-    def __init__(self, model: Model, threads: int | None = None, adapter: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        threads: int | None = None,
+        adapter: int | None = None,
+        state: np.ndarray | None = None,
+    ) -> None:
         self._call = function(
             "cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT
         )
@@ -374,8 +416,9 @@ class OneToken:
         self._threads = library.threads() if threads is None else threads
         self._id, self._position, self._logits_count, self._table = _INT(), _INT(), _INT(0), _POINTER()
         self._starts = (_INT * 2)(0, 1)
-        self._adapter = _POINTER(adapter)
-        places = map(ctypes.addressof, (self._id, self._starts, self._position, self._table))
+        _check_states(model, [] if state is None else [state], 1)
+        self._adapter, self._state = _POINTER(adapter), _POINTER(None if state is None else state.ctypes.data)
+        places = map(ctypes.addressof, (self._id, self._starts, self._position, self._table, self._state))
         beside = None if adapter is None else ctypes.addressof(self._adapter)
         count = ctypes.addressof(self._logits_count)
         self._reading = Reading(*places, beside, count, None, None, None, None, 1, 1, 0, 0)

@@ -21,6 +21,7 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
 from cutaway.runtime import matmul
+from cutaway.runtime.packing import attends
 from cutaway.weights import quant
 from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled
 from cutaway.weights.rules import Tensors
@@ -54,7 +55,7 @@ def why_not(config: Decoder, tensors: Tensors, adapter: Adapter) -> str | None:
     """Why the runtime cannot apply an adapter, in words that follow "because"; None where it can."""
     for name, change in adapter.items():
         found = NAME.fullmatch(name)
-        if found is None or (".mlp." in name and not isinstance(config.blocks[int(found[2])].mlp, MLP)):
+        if found is None or not _reached(config, int(found[2]), name):
             return f"it changes {name}"
         if isinstance(change, Saved):
             return f"it replaces {name}"
@@ -64,6 +65,14 @@ def why_not(config: Decoder, tensors: Tensors, adapter: Adapter) -> str | None:
             if f"{scaled}.bias" in tensors or (change.side == "in" and not (found[3] == "down" and gated)):
                 return f"it scales the bias or the inputs of {name}"
     return None
+
+
+def _reached(config: Decoder, layer: int, name: str) -> bool:
+    """Whether the changes of a matrix of a layer are applied: those of softmax heads and of dense MLPs."""
+    block = config.blocks[layer]
+    if ".mlp." in name:
+        return isinstance(block.mlp, MLP)
+    return attends(block) and name.rsplit(".", 2)[1] != "gate"
 
 
 def prepared(config: Decoder, tensors: Tensors, adapter: Adapter) -> dict[str, Beside]:

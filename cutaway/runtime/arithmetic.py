@@ -79,8 +79,18 @@ def layer_norm(x: np.ndarray, weight: Floats, bias: Floats | None, eps: float) -
     return scaled if bias is None else scaled + bias
 
 
+def unit(x: np.ndarray) -> np.ndarray:
+    """x / sqrt(sum(x^2) + 1e-6) over the last axis."""
+    return x * (np.float32(1) / np.sqrt(_squares(x) + np.float32(1e-6)))[..., None]
+
+
 def _inverse_root(x: np.ndarray, eps: float) -> np.ndarray:
-    """1 / sqrt(mean(x^2) + eps) [... 1]: squares are added sixteen apart, then what is left."""
+    """1 / sqrt(mean(x^2) + eps) [... 1]."""
+    return (np.float32(1) / np.sqrt(_squares(x) / np.float32(x.shape[-1]) + np.float32(eps)))[..., None]
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    """The sum of squares over the last axis: they are added sixteen apart, then what is left."""
     size = x.shape[-1]
     whole = size - size % LANES
     lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
@@ -89,4 +99,4 @@ def _inverse_root(x: np.ndarray, eps: float) -> np.ndarray:
     squares = lane_total(lanes)
     for at in range(whole, size):
         squares = squares + x[..., at] * x[..., at]
-    return (np.float32(1) / np.sqrt(squares / np.float32(size) + np.float32(eps)))[..., None]
+    return squares

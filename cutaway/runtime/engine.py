@@ -10,6 +10,7 @@ import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
 from cutaway.runtime.adapter import AdapterPlan
-from cutaway.runtime.packing import Plan
+from cutaway.runtime.packing import Plan, attends
+from cutaway.runtime.reference import emptied
 from cutaway.runtime.values import Edit, Value, Values, named
 from cutaway.weights.adapters import Adapter
 from cutaway.weights.rules import Tensors
@@ -38,9 +40,10 @@ class Pages:
     has written. From any thread.
     """
 
-    def __init__(self, halves: int) -> None:
+    def __init__(self, halves: int, state_size: int = 0) -> None:
         self.halves = halves
-        self.most = KEPT // (2 * halves)  # free pages that are kept
+        self.state_size = state_size  # floats of a text's state of recurrent layers
+        self.most = KEPT // max(2 * halves, 1 << 10)  # free pages that are kept
         self._free: deque[tuple[np.ndarray, int]] = deque()  # that were written once, as blocks and places
         self._new: deque[tuple[np.ndarray, int]] = deque()  # that were not
 
@@ -94,12 +97,13 @@ class State:
         self._borrowed = 0  # how many of them, from the first, others read too
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
+        self.recurrent = np.zeros(store.state_size, np.float32)
         self.one: native.OneToken | None = None  # made when a token is first read alone
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its pages."""
-        return sum(page.nbytes for page in self._pages)
+        """Bytes of its pages, and of the state of recurrent layers."""
+        return sum(page.nbytes for page in self._pages) + self.recurrent.nbytes
 
     def reserve(self, length: int) -> None:
         """Makes the pages that hold this many positions."""
@@ -109,8 +113,10 @@ class State:
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 
     def truncate(self, length: int) -> None:
-        """Forgets everything after the first ``length`` positions."""
-        self.length = min(length, self.length)
+        """Forgets what is after the first ``length`` positions; UserError where recurrent layers moved on."""
+        self.length = emptied(min(length, self.length), self.length, self.recurrent.size > 0)
+        if self.length == 0:
+            self.recurrent[:] = 0
         del self._pages[-(-self.length // native.PAGE) :]
         if self.length // native.PAGE < min(self._borrowed, len(self._pages)):
             self._pages[-1] = self._pages[-1].copy()  # what is read next is written into it
@@ -134,6 +140,7 @@ class State:
         other._pages = [page.copy() for page in self._pages]
         other.reserve(len(self._pages) * native.PAGE)
         other.length, other.edits = self.length, self.edits
+        other.recurrent[:] = self.recurrent
         return other
 
 
@@ -148,8 +155,11 @@ class RuntimeEngine:
         self.max_context = config.context
         self.layers = len(config.blocks)
         self.page, self.grid, self.page_bytes = native.PAGE, 1, 2 * self.plan.page_halves
+        if self.plan.state_size:  # what a recurrence holds is shared where a prompt may be cut, as a copy
+            self.page = self.grid = CHUNK
+            self.page_bytes = CHUNK // native.PAGE * self.page_bytes + 4 * self.plan.state_size
         self.threads = threads
-        self._store = Pages(self.plan.page_halves)
+        self._store = Pages(self.plan.page_halves, self.plan.state_size)
 
     def new_state(self) -> State:
         return State(self._store, self._adapter)
@@ -208,7 +218,8 @@ class RuntimeEngine:
             return self.read([[id]], [state], [0])[0]
         self._make_room(state, 1)
         if state.one is None:
-            state.one = native.OneToken(self._model, self.threads, address(state))
+            held = state.recurrent if state.recurrent.size else None
+            state.one = native.OneToken(self._model, self.threads, address(state), held)
         logits = state.one.read(id, state.length, state.addresses)
         state.length += 1
         return logits
@@ -229,18 +240,26 @@ class RuntimeEngine:
             parts.append(self.read([chunk], [state], range(len(chunk))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def keep(self, state: State, page: int) -> np.ndarray:
-        """A full page of the state, for others to read."""
-        return state.pages[page]
+    def keep(self, state: State, page: int) -> np.ndarray | State:
+        """A full page of the state, for others to read; of a recurrent model the state at the page's end."""
+        if not self.plan.state_size:
+            return state.pages[page]
+        if state.length != (page + 1) * self.page:
+            raise ValueError(f"a state of {state.length} ids does not end with its page {page}")
+        return state.snapshot()
 
-    def resume(self, kept: Sequence[np.ndarray]) -> State:
-        """A state that holds these pages, the first ones of a text."""
+    def resume(self, kept: Sequence[Any]) -> State:
+        """A state that holds what was kept, the first pages of a text."""
+        if kept and self.plan.state_size:
+            return kept[-1].snapshot()
         state = self.new_state()
         state.borrow(kept)
         return state
 
     def fork(self, state: State) -> State:
         """Another state that holds what this one does: it shares the full pages and copies the last."""
+        if self.plan.state_size:
+            return state.snapshot()
         full = state.length // native.PAGE
         fork = self.resume(state.pages[:full])
         fork.reserve(state.length)
@@ -301,6 +320,8 @@ class RuntimeEngine:
         attention_at: Sequence[tuple[int, int]],
         values: Sequence[Value] = (),
     ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        if unseen := [layer for _, layer in attention_at if not attends(self.config.blocks[layer])]:
+            raise UserError(f"layer {unseen[0]} has no attention weights: its mixer is a recurrence")
         if len({id(state) for state in states}) < len(states):
             raise UserError("Two texts cannot be read into one state")
         for text, state in zip(texts, states, strict=True):
@@ -325,6 +346,7 @@ class RuntimeEngine:
             [address(state) for state in states],
             [(one.what, one.layer) for one in values],
             edits,
+            [state.recurrent for state in states] if self.plan.state_size else (),
         )
         for text, state in zip(texts, states, strict=True):
             state.length += len(text)

@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.attention import gqa, local, mha, mqa
+from cutaway.attention import local
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, give_back
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.position import alibi, learned, rope
+from cutaway.runtime import arithmetic
 from cutaway.weights import quant
 from cutaway.weights.rules import ROUTERS, Tensors
 
-KINDS = (mha.Config, gqa.Config, mqa.Config, local.Config)
+KINDS = ("mha", "gqa", "mqa", "local", "gated")
+CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
 ALIGNMENT = 64
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
@@ -55,13 +57,12 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
 
 def _why_not_block(block: Block) -> str | None:
     attention: Any = block.attention
-    if block.mlp is None or block.beside is not None:
-        return "it has no MLP, or two mixers"
-    if type(attention) not in KINDS:
-        return f"{type(attention).__module__.rsplit('.', 1)[-1]} attention has no kernel"
+    beside = block.beside and kind_of(block.beside.mixer)
+    if beside and (beside not in native.RECURRENCES or kind_of(attention) not in KINDS):
+        return f"{beside} beside {kind_of(attention)} attention has no kernel"
+    if kind_of(attention) not in (*KINDS, *native.RECURRENCES):
+        return f"{kind_of(attention)} attention has no kernel"
     mlp = block.mlp
-    if isinstance(mlp, MLP) and (mlp.gate_scale, mlp.out_scale) != (1.0, 1.0):
-        return "its MLP has multipliers"
     if isinstance(mlp, MoE):
         if mlp.bias and mlp.shared:
             return "its shared expert has biases"
@@ -69,6 +70,8 @@ def _why_not_block(block: Block) -> str | None:
             return "its experts have activations of their own"
         if mlp.top_k > mlp.router.top_groups * (mlp.experts // mlp.router.groups):
             return "a token's experts do not fit into its best groups"
+    if kind_of(attention) in native.RECURRENCES:
+        return None
     if attention.relative is not None and type(attention.relative) is not alibi.Config:
         return "its scores have learned biases"
     position = attention.position
@@ -92,6 +95,7 @@ class Plan:
         self._names = frozenset(config.weights())
         self._offsets: dict[int, int] = {}  # of each layer with keys and values, where they begin in a page
         self.page_halves = 0
+        self.state_size = 0  # floats of a text's state of recurrent layers
         positions = [block.attention.position for block in config.blocks]
         self._rotations = list(dict.fromkeys(each for each in positions if each is not None))
         self._layers = (native.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
@@ -122,6 +126,7 @@ class Plan:
             norm=self._norm("norm", config.norm, config.width),
             head=head,
             embedding_row=rows.shape[1],
+            state_size=self.state_size,
             embedding_type=native.LAYOUTS[self._tensors.later("embedding.weight").type].id,
             layer_count=len(config.blocks),
             rotation_count=len(self._rotations),
@@ -134,25 +139,93 @@ class Plan:
 
     def _layer(self, n: int) -> native.Layer:
         block, path = self.config.blocks[n], f"blocks.{n}"
-        attention = block.attention
+        width, mlp, mixer = self.config.width, block.mlp, block.attention
+        (a_in, b_in), (a_out, b_out) = (
+            (block.beside.inputs, block.beside.outputs) if block.beside else ((1.0, 1.0), (1.0, 1.0))
+        )
+        fields: dict[str, Any] = {}
+        if attends(block):
+            fields = self._heads(n, mixer) | {"input": a_in, "output": a_out}
+            if block.beside:
+                fields["recurrence"] = self._recurrence(f"{path}.beside", block.beside.mixer, b_in)
+        else:
+            fields = {"recurrence": self._recurrence(f"{path}.attention", mixer, 1.0), "rotation": -1}
+        if mlp is not None:
+            fields |= (self._mixture if isinstance(mlp, MoE) else self._mlp)(f"{path}.mlp")
+            fields["activation"] = self._activation(f"{path}.mlp", mlp)
+        scales = (mlp.gate_scale, mlp.out_scale) if isinstance(mlp, MLP) else (1.0, 1.0)
+        return native.Layer(
+            **fields,
+            **{name: self._norm(f"{path}.{name}", block.norm, width) for name in block.norms},
+            parallel=native.PARALLEL.index(block.parallel),
+            residual=block.residual,
+            block_scale=float(quant.unpack(self._tensors[f"{path}.scale"])[0]) if block.scaled else 1.0,
+            recurrent_output=b_out,
+            gate_scale=scales[0],
+            out_scale=scales[1],
+        )
+
+    def _recurrence(self, path: str, of: Any, input: float) -> native.Recurrence:
+        """A recurrent mixer, and its place in the state of a text."""
+        kind, sizes = kind_of(of), {"value_size": 0, "key_size": 0, "heads": 1, "groups": 1}
+        vectors: dict[str, Any] = {"conv": self._vector(f"{path}.conv.weight")}
+        if f"{path}.conv.bias" in self._names:
+            vectors["conv_bias"] = self._vector(f"{path}.conv.bias")
+        at = self.state_size
+        self.state_size += _aligned(of.channels * (of.conv - 1), CHANNELS)
+        if kind != "short_conv":
+            sizes = {"value_size": of.values, "key_size": of.key_size, "heads": of.heads, "groups": of.groups}
+            self.state_size += of.heads * of.key_size * _aligned(of.values, native.PANEL)
+            rate = arithmetic.exp(quant.finite(f"{path}.decay.A_log", self._tensors[f"{path}.decay.A_log"]))
+            vectors |= {"rate": self._keep(rate), "step_bias": self._vector(f"{path}.decay.dt_bias")}
+        norm = native.Norm()
+        if kind == "gated_delta":
+            norm = self._norm(f"{path}.norm", of.norm, of.values)
+        if kind == "mamba2":
+            vectors["skip"] = self._vector(f"{path}.D")
+            if of.normed:
+                norm = native.Norm(self._vector(f"{path}.norm"), None, native.NORM_KINDS.index("rms"), of.eps)
+        matrices = {"step": "forget" if kind == "gated_delta" else "step"}
+        return native.Recurrence(
+            **{
+                name: self._matrix(f"{path}.{matrices.get(name, name)}")
+                for name in native.RECURRENT
+                if f"{path}.{matrices.get(name, name)}.weight" in self._names
+            },
+            **vectors,
+            **sizes,
+            norm=norm,
+            state_at=at,
+            kind=native.RECURRENCES.index(kind),
+            conv_size=of.conv,
+            norm_first=getattr(of, "normed", None) == "first",
+            least=getattr(of, "least", None) or 0.0,
+            input=input,
+            multipliers=tuple(getattr(of, "multipliers", (1.0,) * 5)),
+        )
+
+    def _heads(self, n: int, attention: Any) -> dict[str, Any]:
+        """Softmax attention over heads, and its place in the pages."""
+        path = f"blocks.{n}"
         if attention.kv_layer is None:
             stride = -(-attention.values // native.PANEL) * native.PANEL
             self._offsets[n] = self.page_halves
             self.page_halves += attention.groups * native.PAGE * (attention.key_size + stride)
-        width, mlp, sharper = self.config.width, block.mlp, attention.temperature
-        projected = {"query": True, **attention.projected, "out": True}
-        norms = {name: (f"{path}.{name}", block.norm, width) for name in block.norms}
-        norms |= {
+        sharper, projected = attention.temperature, {"query": True, **attention.projected, "out": True}
+        norms = {
             name: (f"{path}.attention.{name}", attention.qk_norm, size)
             for name, size in attention.normed.items()
             if name == "query_norm" or attention.kv_layer is None
         }
         norms["value_norm"] = (f"{path}.attention.value_norm", attention.value_norm, attention.values)
-        return native.Layer(
-            **{name: self._matrix(f"{path}.attention.{name}") for name, there in projected.items() if there},
-            **(self._mixture if isinstance(mlp, MoE) else self._mlp)(f"{path}.mlp"),
+        matrices = {
+            name: self._matrix(f"{path}.attention.{name}") for name, there in projected.items() if there
+        }
+        if kind_of(attention) == "gated":
+            matrices["output_gate"] = self._matrix(f"{path}.attention.gate")
+        return dict(
+            **matrices,
             **{name: self._norm(*each) for name, each in norms.items()},
-            activation=self._activation(f"{path}.mlp", mlp),
             sinks=self._vector(f"{path}.attention.sinks") if attention.sinks else None,
             alibi=self._keep(alibi_of(attention)) if attention.relative else None,
             page_offset=self._offsets[n if attention.kv_layer is None else attention.kv_layer],
@@ -167,12 +240,9 @@ class Plan:
             norm_over=native.OVER.index(attention.qk_norm_over),
             norm_after=attention.qk_norm_after,
             value_of_key=attention.value_of_key,
-            parallel=native.PARALLEL.index(block.parallel),
             scale=attention.key_size**-0.5 if attention.scale is None else attention.scale,
             softcap=attention.softcap or 0.0,
             clip=attention.clip or 0.0,
-            residual=block.residual,
-            block_scale=float(quant.unpack(self._tensors[f"{path}.scale"])[0]) if block.scaled else 1.0,
         )
 
     def _norm(self, path: str, of: Norm | None, size: int) -> native.Norm:
@@ -261,7 +331,12 @@ def alibi_of(attention: Any) -> np.ndarray:
 
 def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a weight multiplies vectors; norms with weights for each head have two dimensions too."""
-    return len(shape) == 2 and not name.endswith("norm.weight") and name != "position.weight"
+    return len(shape) == 2 and not name.endswith(("norm.weight", "conv.weight")) and name != "position.weight"
+
+
+def attends(block: Block) -> bool:
+    """Whether a block has softmax attention, alone or beside a recurrence."""
+    return kind_of(block.attention) in KINDS
 
 
 def _type(name: str, tensors: Tensors) -> str:
@@ -301,8 +376,8 @@ class _Arena:
         return part
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _aligned(size: int, to: int = ALIGNMENT) -> int:
+    return -(-size // to) * to
 
 
 def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Tensors) -> int:

@@ -25,9 +25,9 @@ import numpy as np
 from cutaway.attention import local
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.position import learned, rope
-from cutaway.runtime import arithmetic, attention, matmul, packing
+from cutaway.runtime import arithmetic, attention, matmul, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.values import Edit, Values, named
 from cutaway.weights import quant
@@ -43,13 +43,21 @@ class State:
     def __init__(self, config: Decoder, adapter: Mapping[str, Beside] | None = None) -> None:
         self.adapter = adapter or {}
         self.edits: tuple[Edit, ...] = ()  # of every token that is read into it
-        shapes = [(block.attention.groups, block.attention.key_size) for block in config.blocks]
-        sizes = [block.attention.values for block in config.blocks]
-        self.keys = [np.empty((0, *shape), np.float16) for shape in shapes]
-        self.values = [
-            np.empty((0, groups, size), np.float16) for (groups, _), size in zip(shapes, sizes, strict=True)
-        ]
+        mixers = [block.attention if packing.attends(block) else None for block in config.blocks]
+        shapes = [(of.groups, of.key_size, of.values) if of else (0, 0, 0) for of in mixers]
+        self.keys = [np.empty((0, groups, size), np.float16) for groups, size, _ in shapes]
+        self.values = [np.empty((0, groups, size), np.float16) for groups, _, size in shapes]
+        self._recurrent = {
+            path: of
+            for n, block in enumerate(config.blocks)
+            for path, of in recurrences(f"blocks.{n}", block).items()
+        }
         self.length = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Recurrent layers as they are before a text."""
+        self.carried = {path: recurrence.empty(of, kind_of(of)) for path, of in self._recurrent.items()}
 
     @property
     def nbytes(self) -> int:
@@ -58,15 +66,30 @@ class State:
 
     def truncate(self, length: int) -> None:
         """Forgets everything after the first ``length`` positions."""
-        self.length = min(length, self.length)
+        self.length = emptied(min(length, self.length), self.length, bool(self.carried))
+        if self.length == 0:
+            self._forget()
         self.keys = [part[: self.length] for part in self.keys]
         self.values = [part[: self.length] for part in self.values]
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
         other = copy.copy(self)
-        other.keys, other.values = list(self.keys), list(self.values)
+        other.keys, other.values, other.carried = list(self.keys), list(self.values), dict(self.carried)
         return other
+
+
+def emptied(length: int, held: int, recurrent: bool) -> int:
+    """The length to which a state of ``held`` tokens returns; UserError where recurrent layers moved on."""
+    if recurrent and length not in (0, held):
+        raise UserError(f"the state no longer holds the first {length} tokens: read the text again")
+    return length
+
+
+def recurrences(path: str, block: Block) -> dict[str, Any]:
+    """A block's recurrent mixers by their paths."""
+    own = {} if packing.attends(block) else {f"{path}.attention": block.attention}
+    return own | ({f"{path}.beside": block.beside.mixer} if block.beside else {})
 
 
 class ReferenceEngine:
@@ -172,20 +195,50 @@ class ReferenceEngine:
             path = f"blocks.{n}"
             residual = np.float32(block.residual)
             normed = self._block_norm(block, x, path, "attention_norm")
-            out = self._attention(block, n, normed, positions, state, kept)
+            out = self._mixed(block, n, normed, positions, state, kept)
             middle = x + self._block_norm(block, out, path, "attention_post_norm") * residual
             kept[f"{path}.middle"] = middle
-            if block.parallel != "shared":
+            if block.mlp is None:
+                x = middle
+            elif block.parallel != "shared":
                 normed = self._block_norm(block, x if block.parallel else middle, path, "mlp_norm")
-            apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
-            out = apply(block.mlp, f"{path}.mlp", normed, state.adapter)
-            x = middle + self._block_norm(block, out, path, "mlp_post_norm") * residual
+            if block.mlp is not None:
+                apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
+                out = apply(block.mlp, f"{path}.mlp", normed, state.adapter)
+                x = middle + self._block_norm(block, out, path, "mlp_post_norm") * residual
             x = x * self._vector(f"{path}.scale") if block.scaled else x
             for edit in state.edits:
                 x = edit.applied(x, state.length) if edit.layer == n else x
             kept[f"{path}.out"] = x
         state.length += len(ids)
         return x
+
+    def _mixed(
+        self,
+        block: Block,
+        n: int,
+        x: np.ndarray,
+        positions: np.ndarray,
+        state: State,
+        kept: dict[str, Any],
+    ) -> np.ndarray:
+        """What a block's mixers give, multiplied and added where there are two."""
+        outs = [self._attention(block, n, x, positions, state, kept)] if packing.attends(block) else []
+        for path, of in recurrences(f"blocks.{n}", block).items():
+            factor = block.beside.inputs[1] if block.beside else 1.0
+
+            def projected(name: str, by: float, path: str = path, factor: Any = factor) -> np.ndarray:
+                return self._matrix(f"{path}.{name}", x, {}, factor) * np.float32(by)
+
+            def learned(name: str, path: str = path) -> np.ndarray:
+                return self._vector(f"{path}.{name}")
+
+            mix = recurrence.MIXERS[kind_of(of)]
+            rows, state.carried[path] = mix(of, projected, learned, state.carried[path])
+            outs.append(self._matrix(f"{path}.out", rows, {}))
+        if block.beside is None:
+            return outs[0]
+        return outs[0] * np.float32(block.beside.outputs[0]) + outs[1] * np.float32(block.beside.outputs[1])
 
     def _attention(
         self,
@@ -197,16 +250,19 @@ class ReferenceEngine:
         kept: dict[str, Any],
     ) -> np.ndarray:
         of: Any = block.attention
+        factor = block.beside.inputs[0] if block.beside else 1.0
         path, tokens = f"blocks.{n}.attention", len(x)
-        query = self._rows(of, f"{path}.query", x, state.adapter).reshape(tokens, of.heads, of.key_size)
+        query = self._rows(of, f"{path}.query", x, state.adapter, factor).reshape(
+            tokens, of.heads, of.key_size
+        )
         query = self._finished(of, f"{path}.query_norm", query, positions)
         if of.temperature is not None:
             far = np.log1p((positions // of.temperature.original).astype(np.float64))
             query = query * (1 + of.temperature.beta * far).astype(np.float32)[:, None, None]
         halves = {}
         if of.kv_layer is None:
-            key = self._rows(of, f"{path}.key", x, state.adapter)
-            value = key if of.value_of_key else self._rows(of, f"{path}.value", x, state.adapter)
+            key = self._rows(of, f"{path}.key", x, state.adapter, factor)
+            value = key if of.value_of_key else self._rows(of, f"{path}.value", x, state.adapter, factor)
             key = self._finished(of, f"{path}.key_norm", key.reshape(tokens, of.groups, -1), positions)
             value = self._norm(value.reshape(tokens, of.groups, -1), f"{path}.value_norm", of.value_norm)
             key, value = key.astype(np.float16), value.astype(np.float16)
@@ -225,11 +281,17 @@ class ReferenceEngine:
         if f"{path}.pattern" in kept:
             kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[source], positions, *seen)
         kept |= {f"{path}.{name}": each for name, each in {"q": query, "z": mixed, **halves}.items()}
-        return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
+        mixed = mixed.reshape(tokens, -1)
+        if kind_of(of) == "gated":
+            gate = self._matrix(f"{path}.gate", x, {}, factor)
+            mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
+        return self._matrix(f"{path}.out", mixed, state.adapter)
 
-    def _rows(self, of: Any, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
+    def _rows(
+        self, of: Any, path: str, x: np.ndarray, adapter: Mapping[str, Beside], factor: float
+    ) -> np.ndarray:
         """Queries, keys or values [t n], bounded where the model does so."""
-        rows = self._matrix(path, x, adapter)
+        rows = self._matrix(path, x, adapter, factor)
         if of.clip is None:
             return rows
         return np.minimum(np.maximum(rows, np.float32(-of.clip)), np.float32(of.clip))
@@ -247,7 +309,7 @@ class ReferenceEngine:
 
     def _mlp(self, of: MLP, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
         up = self._matrix(f"{path}.up", x, adapter)
-        gate = self._matrix(f"{path}.gate", x, adapter) if of.gated else up
+        gate = self._matrix(f"{path}.gate", x, adapter) * np.float32(of.gate_scale) if of.gated else up
         if of.limit is not None:
             limit = np.float32(of.limit)
             gate, up = np.minimum(gate, limit), np.minimum(np.maximum(up, -limit), limit) + np.float32(1)
@@ -255,7 +317,8 @@ class ReferenceEngine:
             active = _xielu(gate, *packing.xielu(self.tensors, path))
         else:
             active = ACTIVATIONS[of.activation](gate)
-        return self._matrix(f"{path}.down", active * up if of.gated else active, adapter)
+        out = self._matrix(f"{path}.down", active * up if of.gated else active, adapter)
+        return out * np.float32(of.out_scale)
 
     def _mixture(self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
         scores = self._matrix(f"{path}.router", x, adapter)
@@ -292,10 +355,14 @@ class ReferenceEngine:
         scores = scores + self._vector("head.bias") if self.config.head_bias else scores
         return arithmetic.softcapped(scores, self.config.softcap)
 
-    def _matrix(self, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
+    def _matrix(
+        self, path: str, x: np.ndarray, adapter: Mapping[str, Beside], factor: float = 1.0
+    ) -> np.ndarray:
+        """W (factor x) and the bias."""
         out = matmul.product(packing.as_it_runs(f"{path}.weight", self.tensors), x)
         if path in adapter:
             out = adapter[path].applied(out, x)
+        out = out * np.float32(factor)
         bias = f"{path}.bias"
         return out + quant.unpack(self.tensors[bias]) if bias in self.tensors else out
 

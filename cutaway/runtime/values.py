@@ -21,6 +21,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
+from cutaway.runtime.packing import attends
 
 WHATS = ("embed", "middle", "out", "attention.q", "attention.k", "attention.v", "attention.z")  # step.hpp's
 PATTERN = "attention.pattern"
@@ -53,8 +54,13 @@ def named(config: Decoder, names: tuple[str, ...]) -> tuple[Value, ...]:
 
 def every(config: Decoder) -> list[str]:
     """All names of a model's values."""
-    layers = range(len(config.blocks))
-    return ["embed", *(f"blocks.{n}.{what}" for n in layers for what in (*WHATS[1:], PATTERN))]
+    names = ["embed"]
+    for n, block in enumerate(config.blocks):
+        heads = WHATS[3:] if attends(block) else ()
+        if heads and block.attention.kv_layer is not None:
+            heads = ("attention.q", "attention.z")
+        names += [f"blocks.{n}.{what}" for what in (*WHATS[1:3], *heads, *([PATTERN] if heads else []))]
+    return names
 
 
 def _value(config: Decoder, name: str) -> Value:
@@ -65,6 +71,14 @@ def _value(config: Decoder, name: str) -> Value:
         last = len(config.blocks) - 1
         raise UserError(f"there is no {name}: this model's layers are 0 to {last}")
     of: Any = config.blocks[layer].attention
+    if what.startswith("attention") and not attends(config.blocks[layer]):
+        raise UserError(
+            f"there is no {name}: the mixer of layer {layer} is a recurrence; {DEFINITION} its values"
+        )
+    if what in ("attention.k", "attention.v") and of.kv_layer is not None:
+        raise UserError(f"there is no {name}: layer {layer} reads the keys and values of layer {of.kv_layer}")
+    if not what.startswith("attention"):
+        return Value(name, WHATS.index(what), layer, (config.width,))
     shapes = {
         "attention.q": (of.heads, of.key_size),
         "attention.k": (of.groups, of.key_size),

@@ -149,7 +149,7 @@ void between(int32_t best) {
     for (float& each : x) each = 3.0f * real();
     for (float& each : weight) each = real();
     const float curve[] = {0.8f, 0.9f, 0.5f, -1e-6f};
-    for (int kind = kSilu; kind <= kXielu; ++kind) {
+    for (int kind = kSilu; kind <= kSigmoid; ++kind) {
         std::vector<float> out[2] = {x, x};
         const Activation by = {curve, kind, kind % 2 == 0 ? 0.0f : 1.5f};
         for (const int which : {0, 1}) {

@@ -206,7 +206,7 @@ class Rows {
     }
 
   private:
-    Product products_[3]{};
+    Product products_[6]{};
     const size_t count_;
     const Vectors& in_;
     const int tokens_;
@@ -314,11 +314,17 @@ class Step {
                 path.add_stage();
                 rows.add_to(path, part.begin, part.end);
             };
-            add(head_rows(layer));
-            path.add_stage();
-            const Part looks = part_of(worker, looks_of(layer));
-            for (int64_t i = looks.begin; i < looks.end; ++i) add_state(path, layer, i);
-            add(out_rows(layer));
+            if (layer.attends()) {
+                add(head_rows(layer));
+                path.add_stage();
+                const Part looks = part_of(worker, looks_of(layer));
+                for (int64_t i = looks.begin; i < looks.end; ++i) add_state(path, layer, i);
+            }
+            if (layer.recurrence.kind != kNoRecurrence) {
+                add(recurrent_rows(layer.recurrence));
+                add(recurrent_out_rows(layer));
+            }
+            if (layer.attends()) add(out_rows(layer));
             if (layer.up.rows == 0) continue;
             path.add_stage();
             const Part hidden = part_of(worker, groups_of(layer.up));
@@ -351,8 +357,23 @@ class Step {
     Rows head_rows(const Layer& layer) const {
         return {{{&layer.query, 0, &LayerAdapter::query},
                  {&layer.key, key_at(layer), &LayerAdapter::key},
-                 {&layer.value, value_at(layer), &LayerAdapter::value}},
+                 {&layer.value, value_at(layer), &LayerAdapter::value},
+                 {&layer.output_gate, gate_at(layer), nullptr}},
                 in_, tokens_, heads_out_, heads_stride_};
+    }
+    Rows recurrent_rows(const Recurrence& of) const {
+        const Places at = places(of);
+        return {{{&of.query, at.query, nullptr},
+                 {&of.key, at.key, nullptr},
+                 {&of.value, at.value, nullptr},
+                 {&of.gate, at.gate, nullptr},
+                 {&of.step, at.step, nullptr},
+                 {&of.beta, at.beta, nullptr}},
+                in_, tokens_, projected_, projected_stride_};
+    }
+    Rows recurrent_out_rows(const Layer& layer) const {
+        float* out = layer.attends() ? beside_ : out_;
+        return {{{&layer.recurrence.out, 0, nullptr}}, recurrent_, tokens_, out, width_stride_};
     }
     Rows out_rows(const Layer& layer) const {
         return {{{&layer.out, 0, &LayerAdapter::out}}, mixed_, tokens_, out_, width_stride_};
@@ -369,7 +390,7 @@ class Step {
         reduce(worker, layer, a, rows.in());
         const auto some = [&](int64_t begin, int64_t end, bool) {
             rows.each(begin, end, [&](const Product& of, int first, int last) {
-                for (const Run& run : runs_) {
+                for (const Run& run : of.change == nullptr ? std::span<const Run>() : std::span(runs_)) {
                     change(run.layers[layer].*of.change, run, first, last, rows.out_of(of, run.first, first), rows.stride());
                 }
             });
@@ -426,6 +447,18 @@ class Step {
     // Where keys and values are, after a token's queries.
     static int64_t key_at(const Layer& layer) { return rounded(layer.query.rows, kPanel); }
     static int64_t value_at(const Layer& layer) { return key_at(layer) + rounded(layer.key.rows, kPanel); }
+    static int64_t gate_at(const Layer& layer) { return value_at(layer) + rounded(layer.value_rows(), kPanel); }
+
+    // Where the rows of a recurrence's matrices are in a token's, and where they end.
+    struct Places {
+        int64_t query, key, value, gate, step, beta, end;
+    };
+    static Places places(const Recurrence& of) {
+        int64_t at[7] = {};
+        const Matrix* all[] = {&of.query, &of.key, &of.value, &of.gate, &of.step, &of.beta};
+        for (int i = 0; i < 6; ++i) at[i + 1] = at[i] + rounded(all[i]->rows, kPanel);
+        return {at[0], at[1], at[2], at[3], at[4], at[5], at[6]};
+    }
 
     // Groups of 32 neurons.
     static int64_t groups_of(const Matrix& matrix) { return rounded(matrix.rows, kGroup) / kGroup; }
@@ -448,14 +481,23 @@ class Step {
         with_bf16_ = model_.head.type == kBF16;
         for (int i = 0; i < model_.layer_count; ++i) {
             const Layer& layer = model_.layers[i];
-            const int64_t query = rounded(layer.query.rows, kPanel), key = rounded(layer.key.rows, kPanel);
-            heads_stride_ = std::max(heads_stride_, query + key + rounded(layer.value_rows(), kPanel));
+            heads_stride_ = std::max(heads_stride_, gate_at(layer) + rounded(layer.output_gate.rows, kPanel));
+            const Recurrence& recurrence = layer.recurrence;
+            if (recurrence.kind != kNoRecurrence) {
+                projected_stride_ = std::max(projected_stride_, places(recurrence).end);
+                recurrent_width_ = std::max<int64_t>(recurrent_width_, recurrence.out.columns);
+                beside_stride_ = layer.attends() ? rounded(model_.width, kPanel) : beside_stride_;
+                for (const Matrix* each : {&recurrence.query, &recurrence.key, &recurrence.value, &recurrence.gate,
+                                           &recurrence.step, &recurrence.beta, &recurrence.out}) {
+                    with_bf16_ |= each->type == kBF16;
+                }
+            }
             mixed_width_ = std::max<int64_t>(mixed_width_, layer.out.columns);
             hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
             value_stride_ = std::max(value_stride_, layer.value_stride());
             heads_ = std::max(heads_, layer.heads);
             for (const Matrix* each :
-                 {&layer.query, &layer.key, &layer.value, &layer.out, &layer.gate, &layer.up, &layer.down}) {
+                 {&layer.query, &layer.key, &layer.value, &layer.out, &layer.gate, &layer.up, &layer.down, &layer.output_gate}) {
                 with_bf16_ |= each->type == kBF16;
             }
             const Mixture& mixture = layer.mixture;
@@ -502,6 +544,11 @@ class Step {
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
         rotations_ = scratch_.take<float>(tokens_ * rotation_stride_);
         reduced_ = scratch_.take<float>(tokens_ * reduced_stride_);
+        if (projected_stride_ > 0) {
+            projected_ = scratch_.take<float>(tokens_ * projected_stride_);
+            recurrent_ = scratch_.vectors(tokens_, recurrent_width_, with_bf16_);
+            beside_ = scratch_.take<float>(tokens_ * beside_stride_);
+        }
         if (top_k_ > 0) {
             const int64_t chosen = tokens_ * top_k_;
             routed_ = scratch_.take<float>(tokens_ * routed_stride_);
@@ -592,19 +639,33 @@ class Step {
         }
     }
 
-    // The output of attention or of the MLP is added to the residual stream.
-    void add_output(const Layer& layer, int64_t token, const Matrix& by, const Norm& post_norm) {
+    // What a matrix gives a token, with its bias, multiplied.
+    void finish_output(const Matrix& by, float scale, float* out) const {
+        for (int i = 0; by.bias != nullptr && i < model_.width; ++i) out[i] += by.bias[i];
+        for (int i = 0; scale != 1.0f && i < model_.width; ++i) out[i] *= scale;
+    }
+
+    // What a layer's mixers give a token.
+    void finish_mixed(const Layer& layer, int64_t token) const {
+        float* out = out_ + token * width_stride_;
+        if (layer.attends()) finish_output(layer.out, layer.output, out);
+        if (layer.recurrence.kind == kNoRecurrence) return;
+        float* more = (layer.attends() ? beside_ : out_) + token * width_stride_;
+        finish_output(layer.recurrence.out, layer.recurrent_output, more);
+        for (int i = 0; layer.attends() && i < model_.width; ++i) out[i] += more[i];
+    }
+
+    // The output of the mixers or of the MLP is added to the residual stream.
+    void add_output(const Layer& layer, int64_t token, const Norm& post_norm) {
         float* out = out_ + token * width_stride_;
         float* x = x_ + token * width_stride_;
-        if (by.bias != nullptr) {
-            for (int i = 0; i < model_.width; ++i) out[i] += by.bias[i];
-        }
         norm(post_norm, out, model_.width, out);
         for (int i = 0; layer.residual != 1.0f && i < model_.width; ++i) out[i] *= layer.residual;
         for (int i = 0; i < model_.width; ++i) x[i] += out[i];
     }
 
-    void layer(const Layer& layer, int index, Worker& worker) {
+    // What heads of attention read of the text, ready for the output's matrix.
+    void attend(const Layer& layer, int index, Worker& worker) {
         const auto query_key_value = [&](const auto& then) {
             multiply_adapted(worker, head_rows(layer), index, &LayerAdapter::heads_in, then);
         };
@@ -630,28 +691,47 @@ class Step {
         and_tokens(worker, look, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
             give(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
+            if (layer.output_gate.rows > 0) gate_output(layer, token);
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
-        const auto multiply_out = [&](const auto& then) {
-            multiply_adapted(worker, out_rows(layer), index, &LayerAdapter::out_in, then);
-        };
-        and_tokens(worker, multiply_out, [&](int64_t token) {
-            if (layer.parallel == kOwnNorm) read(token, layer.mlp_norm);
-            add_output(layer, token, layer.out, layer.attention_post_norm);
-            give(kMiddle, index, token, x_ + token * width_stride_, model_.width);
-            if (layer.parallel == kInTurn) read(token, layer.mlp_norm);
-        });
+    }
+
+    void layer(const Layer& layer, int index, Worker& worker) {
         const bool more = index + 1 < model_.layer_count;
-        const auto after = [&](int64_t token) {
-            if (layer.mixture.experts != nullptr) gather_experts(layer, token);
-            add_output(layer, token, layer.down, layer.mlp_post_norm);
+        const auto finish = [&](int64_t token) {
             float* x = x_ + token * width_stride_;
             for (int i = 0; layer.block_scale != 1.0f && i < model_.width; ++i) x[i] *= layer.block_scale;
             edit(token, index);
             give(kOut, index, token, x_ + token * width_stride_, model_.width);
             if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm);
+        };
+        const auto halfway = [&](int64_t token) {
+            if (layer.parallel == kOwnNorm) read(token, layer.mlp_norm);
+            finish_mixed(layer, token);
+            add_output(layer, token, layer.attention_post_norm);
+            give(kMiddle, index, token, x_ + token * width_stride_, model_.width);
+            if (!layer.has_mlp()) return finish(token);
+            if (layer.parallel == kInTurn) read(token, layer.mlp_norm);
+        };
+        const auto multiply_out = [&](const auto& then) {
+            multiply_adapted(worker, out_rows(layer), index, &LayerAdapter::out_in, then);
+        };
+        const auto multiply_recurrent = [&](const auto& then) { multiply(worker, recurrent_out_rows(layer), then); };
+        if (layer.attends()) attend(layer, index, worker);
+        if (layer.recurrence.kind != kNoRecurrence) {
+            recur(layer.recurrence, worker);
+            if (layer.attends()) multiply_recurrent([] {});
+            else and_tokens(worker, multiply_recurrent, halfway);
+        }
+        if (layer.attends()) and_tokens(worker, multiply_out, halfway);
+        if (!layer.has_mlp()) return;
+        const auto after = [&](int64_t token) {
+            if (layer.mixture.experts != nullptr) gather_experts(layer, token);
+            finish_output(layer.down, layer.out_scale, out_ + token * width_stride_);
+            add_output(layer, token, layer.mlp_post_norm);
+            finish(token);
         };
         if (layer.mixture.experts != nullptr) mix(layer, index, worker);
         if (layer.up.rows == 0) return each(worker, tokens_, tokens_at_once(worker), after);
@@ -660,7 +740,7 @@ class Step {
         arrive(worker);
         const auto hide_some = [&](int64_t begin, int64_t end, bool own) {
             for (int64_t group = begin; group < end; ++group) {
-                hide(own_mlp, layer.activation, in_, tokens_, hidden_, group, own ? worker.path : nullptr, index);
+                hide(own_mlp, layer, in_, tokens_, hidden_, group, own ? worker.path : nullptr, index);
             }
         };
         share_out(worker, groups_of(layer.up), 1, hide_some, [] {});
@@ -668,6 +748,118 @@ class Step {
             multiply_adapted(worker, down_rows(layer), index, &LayerAdapter::down_in, then);
         };
         and_tokens(worker, multiply_down, after);
+    }
+
+    // What the heads give, times a gate that reads the layer's input.
+    void gate_output(const Layer& layer, int64_t token) const {
+        float* gate = heads_out_ + token * heads_stride_ + gate_at(layer);
+        finish_some(layer.output_gate, gate, 0, layer.output_gate.rows, layer.input, 1.0f);
+        float* mixed = mixed_.x + token * mixed_.width;
+        activate({nullptr, kSigmoid, 0.0f}, gate, mixed, rounded(layer.output_gate.rows, kPanel));
+        std::copy_n(gate, layer.output_gate.rows, mixed);
+    }
+
+    // A recurrent layer, up to what its last matrix reads: its matrices, then token after token of each sequence, a group of
+    // heads or some channels at a time.
+    void recur(const Recurrence& of, Worker& worker) {
+        multiply(worker, recurrent_rows(of), [] {});
+        const int64_t groups = of.kind == kShortConv ? rounded(of.value.rows, kChannels) / kChannels : of.groups;
+        each(worker, reading_.sequences * groups, 1, [&](int64_t i) {
+            const int64_t s = i / groups, group = i % groups;
+            for (int token = reading_.starts[s]; token < reading_.starts[s + 1]; ++token) {
+                float* state = reading_.states[s] + of.state_at;
+                if (of.kind == kShortConv) pass_channels(of, token, group * kChannels, state);
+                else pass_group(of, token, group, state);
+            }
+        });
+        const int64_t last = rounded(of.out.columns, kGroup) / kGroup;
+        each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) {
+            quantize({recurrent_.x + token * recurrent_.width, recurrent_.width, token, 1}, 0, last, recurrent_);
+        });
+    }
+
+    // One token's channels of a gated short convolution.
+    void pass_channels(const Recurrence& of, int64_t token, int64_t first, float* state) const {
+        const int64_t count = std::min(kChannels, of.value.rows - first);
+        float* rows = projected_ + token * projected_stride_;
+        const Places at = places(of);
+        float* const parts[] = {rows + at.query + first, rows + at.key + first, rows + at.value + first};
+        const Matrix* const by[] = {&of.query, &of.key, &of.value};
+        for (int i = 0; i < 3; ++i) finish_some(*by[i], parts[i], first, count, of.input, 1.0f);
+        for (int64_t i = 0; i < count; ++i) parts[1][i] *= parts[2][i];
+        float* z = recurrent_.x + token * recurrent_.width + first;
+        convolve(parts[1], count, of.conv_size, of.conv + first * of.conv_size,
+                 of.conv_bias == nullptr ? nullptr : of.conv_bias + first, false, state + first * (of.conv_size - 1), z);
+        for (int64_t i = 0; i < count; ++i) z[i] *= parts[0][i];
+    }
+
+    // One token's heads of a group of a linear recurrence (Mamba 2; the gated delta rule).
+    void pass_group(const Recurrence& of, int64_t token, int64_t group, float* state) const {
+        static thread_local std::vector<float> room;
+        const bool delta = of.kind == kGatedDelta;
+        const int64_t heads = of.heads / of.groups, size = of.value_size, stride = of.stride(), keys = of.key_size;
+        const int64_t wide = heads * size, first = group * heads;
+        room.assign(static_cast<size_t>(rounded(2 * keys, kPanel) + 2 * rounded(wide, kPanel) + 2 * stride), 0.0f);
+        float *query = room.data(), *key = query + keys, *value = query + rounded(2 * keys, kPanel);
+        float *gate = value + rounded(wide, kPanel), *own = gate + rounded(wide, kPanel), *read_out = own + stride;
+        float* rows = projected_ + token * projected_stride_;
+        const Places at = places(of);
+        const float* by = of.multipliers;
+        float* const tail = state;
+        // The parts of the convolution stand in each mechanism's own order.
+        const int64_t query_from = delta ? 0 : of.values() + of.keys(), key_from = delta ? of.keys() : of.values();
+        const int64_t value_from = delta ? 2 * of.keys() : 0;
+        const auto convolved = [&](const Matrix& matrix, int64_t place, int64_t from, int64_t begin, int64_t count, float times,
+                                   float* out) {
+            finish_some(matrix, rows + place + begin, begin, count, of.input, times);
+            const int64_t channel = from + begin;
+            convolve(rows + place + begin, count, of.conv_size, of.conv + channel * of.conv_size,
+                     of.conv_bias == nullptr ? nullptr : of.conv_bias + channel, true, tail + channel * (of.conv_size - 1), out);
+        };
+        convolved(of.query, at.query, query_from, group * keys, keys, by[3], query);
+        convolved(of.key, at.key, key_from, group * keys, keys, by[2], key);
+        convolved(of.value, at.value, value_from, first * size, wide, by[1], value);
+        if (delta) {
+            unit(query, keys);
+            unit(key, keys);
+            const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(keys)));
+            for (int64_t i = 0; i < keys; ++i) query[i] *= scale;
+        }
+        finish_some(of.gate, rows + at.gate + first * size, first * size, wide, of.input, by[0]);
+        std::copy_n(rows + at.gate + first * size, wide, gate);
+        activate({nullptr, kSilu, 0.0f}, gate, nullptr, rounded(wide, kPanel));
+        finish_some(of.step, rows + at.step + first, first, heads, of.input, by[4]);
+        if (delta) finish_some(of.beta, rows + at.beta + first, first, heads, of.input, 1.0f);
+        float* z = recurrent_.x + token * recurrent_.width + first * size;
+        float* S = state + rounded(of.channels() * (of.conv_size - 1), kPanel) + first * keys * stride;
+        for (int64_t h = 0; h < heads; ++h, S += keys * stride) {
+            const float step = stepped(rows[at.step + first + h] + of.step_bias[first + h], of.least);
+            const float decay = exp_of(-step * of.rate[first + h]);
+            const float strength = delta ? 1.0f / (1.0f + exp_of(-rows[at.beta + first + h])) : 1.0f;
+            for (int64_t i = 0; i < size; ++i) own[i] = delta ? value[h * size + i] : step * value[h * size + i];
+            change_state(S, keys, stride, decay, delta, key, strength, own, query, read_out);
+            for (int64_t i = 0; i < size; ++i) {
+                const float skip = of.skip == nullptr ? 0.0f : of.skip[first + h] * value[h * size + i];
+                z[h * size + i] = of.skip == nullptr ? read_out[i] : read_out[i] + skip;
+            }
+            if (delta) norm(of.norm, z + h * size, size, z + h * size);
+        }
+        if (!delta && of.norm_first != 0) norm(of.norm, z, wide, z, first * size);
+        for (int64_t i = 0; i < wide; ++i) z[i] *= gate[i];
+        if (!delta && of.norm_first == 0) norm(of.norm, z, wide, z, first * size);
+    }
+
+    // softplus(x), at least `least`.
+    static float stepped(float x, float least) {
+        const float step = x > 20.0f ? x : static_cast<float>(std::log1p(std::exp(static_cast<double>(x))));
+        return std::max(step, least);
+    }
+
+    // What some rows of a matrix give: x, its first row `first`, multiplied, with their bias, multiplied again.
+    static void finish_some(const Matrix& by, float* x, int64_t first, int64_t count, float input, float times) {
+        for (int64_t i = 0; input != 1.0f && i < count; ++i) x[i] *= input;
+        for (int64_t i = 0; by.bias != nullptr && i < count; ++i) x[i] += by.bias[first + i];
+        for (int64_t i = 0; times != 1.0f && i < count; ++i) x[i] *= times;
     }
 
     // The part of the state that a piece of attention reads.
@@ -700,7 +892,7 @@ class Step {
     void finish_and_store(const Layer& layer, int64_t token) {
         float* all = heads_out_ + token * heads_stride_;
         const int at = position(token);
-        finish_rows(layer, layer.query, all);
+        finish_rows(layer.query, all, layer.input, layer.clip);
         finish_heads(layer, token, all, layer.heads, layer.query_norm);
         if (layer.sharpness != 0.0) {
             const auto factor = static_cast<float>(1.0 + layer.sharpness * std::log1p(static_cast<double>(at / layer.sharp_from)));
@@ -708,9 +900,9 @@ class Step {
         }
         if (layer.key.rows == 0) return;
         float *keys = all + key_at(layer), *values = all + value_at(layer);
-        finish_rows(layer, layer.key, keys);
+        finish_rows(layer.key, keys, layer.input, layer.clip);
         if (layer.value_of_key != 0) std::copy_n(keys, layer.key.rows, values);
-        else finish_rows(layer, layer.value, values);
+        else finish_rows(layer.value, values, layer.input, layer.clip);
         finish_heads(layer, token, keys, layer.groups, layer.key_norm);
         uint16_t* page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage);
         for (int group = 0; group < layer.groups; ++group) {
@@ -721,10 +913,10 @@ class Step {
         }
     }
 
-    // The bias of a matrix's rows, and their bounds.
-    static void finish_rows(const Layer& layer, const Matrix& by, float* x) {
-        for (int i = 0; by.bias != nullptr && i < by.rows; ++i) x[i] += by.bias[i];
-        for (int i = 0; layer.clip != 0.0f && i < by.rows; ++i) x[i] = std::min(std::max(x[i], -layer.clip), layer.clip);
+    // What all rows of a matrix give, within their bounds.
+    static void finish_rows(const Matrix& by, float* x, float input, float clip) {
+        finish_some(by, x, 0, by.rows, input, 1.0f);
+        for (int i = 0; clip != 0.0f && i < by.rows; ++i) x[i] = std::min(std::max(x[i], -clip), clip);
     }
 
     // The norms of queries or keys, and RoPE.
@@ -928,7 +1120,7 @@ class Step {
     // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They are stored side by side
     // until then: rows as long as all neurons would map to a few sets of the cache.
     // `adapted` is the layer whose adapters apply, -1 for none.
-    void hide(const Expert& mlp, const Activation& activation, const Vectors& in, int64_t count, const Vectors& out,
+    void hide(const Expert& mlp, const Layer& layer, const Vectors& in, int64_t count, const Vectors& out,
               int64_t group, Path* path, int adapted) const {
         static thread_local std::vector<float> room;
         room.resize(static_cast<size_t>(2 * count * kGroup));
@@ -939,7 +1131,8 @@ class Step {
         };
         neurons_of(gated ? mlp.gate : mlp.up, inside, gated ? &LayerAdapter::gate : &LayerAdapter::up);
         if (gated) neurons_of(mlp.up, beside, &LayerAdapter::up);
-        activate(activation, inside, gated ? beside : nullptr, count * kGroup);
+        for (int64_t i = 0; layer.gate_scale != 1.0f && i < count * kGroup; ++i) inside[i] *= layer.gate_scale;
+        activate(layer.activation, inside, gated ? beside : nullptr, count * kGroup);
         if (!mlp.down.reads_floats()) quantize({inside, kGroup, 0, count}, group, group + 1, out);
         if (!mlp.down.reads_floats() && (adapted < 0 || runs_.empty())) return;
         for (int64_t i = 0; i < count; ++i) {
@@ -980,7 +1173,7 @@ class Step {
         each(worker, busy * groups, chunk, [&](int64_t i) {
             const Busy& by = busy_[static_cast<size_t>(i / groups)];
             const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
-            hide(of.experts[by.expert], layer.activation, in, by.count, part(inside_, by), i % groups,
+            hide(of.experts[by.expert], layer, in, by.count, part(inside_, by), i % groups,
                  nullptr, -1);
         });
         const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
@@ -1158,7 +1351,8 @@ class Step {
     static constexpr int kShares = 16;  // with more workers, some have a share in common
     static constexpr int kFew = 8;      // vectors that meet a panel at once, or nearly
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
-    static constexpr int kPhases = 21, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
+    static constexpr int64_t kChannels = 64;  // of a short convolution, a piece of work
+    static constexpr int kPhases = 28, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
     static constexpr int kRows = 32;  // rows over a page at once
 
@@ -1180,6 +1374,9 @@ class Step {
     float *x_ = nullptr, *out_ = nullptr, *heads_out_ = nullptr, *rotations_ = nullptr;
     float *partial_ = nullptr, *kept_ = nullptr;
     std::vector<Run> runs_;
+    int64_t projected_stride_ = 0, recurrent_width_ = 0, beside_stride_ = 0;  // of recurrent layers
+    float *projected_ = nullptr, *beside_ = nullptr;
+    Vectors recurrent_{};
     int64_t reduced_stride_ = 0;
     float* reduced_ = nullptr;  // [tokens reduced_stride_]: A x
     Gathered* partial_seen_ = nullptr;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "runtime/matmul.hpp"
+#include "runtime/recurrence.hpp"
 #include "runtime/vectors.hpp"
 
 namespace cutaway {
@@ -19,15 +20,6 @@ struct Rotation {
 // One MLP of a mixture of experts; gate.panels is null where it has no gate.
 struct Expert {
     Matrix gate, up, down;
-};
-
-// A norm: a vector passes where there is none.
-enum NormKind : int32_t { kNoNorm = 0, kRootMeanSquare = 1, kLayerNorm = 2 };
-struct Norm {
-    const float* weight;  // ones where nothing is learned
-    const float* bias;    // or null
-    int32_t kind;
-    float eps;
 };
 
 // How a layer's experts are scored, chosen and weighed (cutaway/layers/config.py's Router); router and shared_gate read
@@ -53,8 +45,10 @@ struct Layer {
     // gate.panels is null where the MLP has no gate; key and value have no rows where another layer's are read, value has
     // none where it is the key.
     Matrix query, key, value, out, gate, up, down;
+    Matrix output_gate;  // without rows, or of a gate of what the heads give
     Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm, value_norm;
     Mixture mixture;
+    Recurrence recurrence;  // alone where query has no rows, else beside attention
     Activation activation;
     const float* sinks;   // [heads]: scores that take attention and give nothing, or null
     const float* alibi;  // [heads]: what a position of distance takes from a score, or null
@@ -70,7 +64,12 @@ struct Layer {
     float clip;         // bounds queries, keys and values; 0: it does not
     float residual;     // multiplies what both halves add
     float block_scale;  // multiplies the block's output
+    float input, output, recurrent_output;  // multiply what attention reads and gives, and what the recurrence gives
+    float gate_scale, out_scale;            // of the MLP
+    float spare;
 
+    bool attends() const { return query.rows > 0; }
+    bool has_mlp() const { return up.rows > 0 || mixture.experts != nullptr; }
     int value_stride() const { return (value_size + 15) / 16 * 16; }
     int value_rows() const { return value_of_key != 0 ? key.rows : value.rows; }
 };
@@ -83,6 +82,7 @@ struct Model {
     Norm embedding_norm, norm;
     Matrix head;
     int64_t embedding_row;  // bytes
+    int64_t state_size;     // floats of a text's state of recurrent layers
     int32_t embedding_type;
     int32_t layer_count, rotation_count, width, vocab;
     float embedding_scale, logit_scale, softcap;
@@ -132,6 +132,7 @@ struct Reading {
     const int32_t* starts;           // [sequences + 1]: where each sequence's tokens begin among them
     const int32_t* positions;        // [sequences]: the position of its first new token
     uint16_t* const* const* pages;   // [sequences]: each its pages, enough for its new tokens
+    float* const* states;            // [sequences]: each the state of its recurrent layers, or null where there are none
     const LayerAdapter* const* adapters;  // [sequences]: each its adapter's layers, or null; null where none has one
     const int32_t* logits_at;        // [logits_count]: the tokens whose logits are asked for
     const int32_t* after;            // [logits_count]: the layer after which the head reads them; null: all the last

@@ -16,6 +16,7 @@ inline float softcapped(float x, float cap) {
 
 enum ActivationKind : int32_t {
     kSilu = 0, kGeluTanh = 1, kGelu = 2, kRelu = 3, kReluSquared = 4, kGeluSigmoid = 5, kXielu = 6,
+    kSigmoid = 7,
 };
 
 // An MLP's activation. Where there is a limit, it bounds the gate from above and `up` on both sides, and 1 is added to `up`.
@@ -23,6 +24,15 @@ struct Activation {
     const float* xielu;  // its strength above 0 and below, its derivative at 0, the largest x of its exponential; null elsewhere
     int32_t kind;
     float limit;
+};
+
+// A norm: a vector passes where there is none.
+enum NormKind : int32_t { kNoNorm = 0, kRootMeanSquare = 1, kLayerNorm = 2 };
+struct Norm {
+    const float* weight;  // ones where nothing is learned
+    const float* bias;    // or null
+    int32_t kind;
+    float eps;
 };
 
 // y = w x / sqrt(mean(x^2) + eps); x and y may be the same.
