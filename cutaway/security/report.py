@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 STYLE = """body{max-width:64rem}a{color:inherit}
 .vulnerable{color:light-dark(#b00020,#ff8a80)}.sound{color:light-dark(#1b6e3a,#7bd69a)}
 .quiet,.not{color:light-dark(#5f5a52,#a8a196)}
-.wide{overflow-x:auto}.wide td:first-child{min-width:9rem}
+td,th{overflow-wrap:normal}
 section{border-top:1px solid light-dark(#ddd,#444);margin-top:2.5rem}
 h2{margin:1.2rem 0 .3rem}h2 span{font-size:.7em;font-weight:400;margin-left:.6em}
 .bar{display:block;width:9rem;height:1.4em}.bar line{stroke:currentColor}.bar circle{fill:currentColor}
 .attack{color:light-dark(#b93d12,#ff9166)}.control{color:light-dark(#5f5a52,#a8a196)}
 .benign{color:light-dark(#2f6690,#7db4e0)}.defence{color:light-dark(#1b6e3a,#7bd69a)}
-summary{cursor:pointer;padding:.5rem 0}iframe{width:100%;height:800px;border:0}"""
+summary{cursor:pointer;padding:.5rem 0}iframe{width:100%;height:800px;border:0}
+@media(max-width:45rem){
+tr{display:grid;grid-template-columns:6rem 1fr auto;padding:.35rem 0}td{padding:0 .4rem 0 0}
+tr:first-child,.arms td:nth-child(3),.found td:first-child{display:none}
+.arms td:first-child,.found td:nth-child(2){grid-column:1/-1}
+.arms td:last-child::before{content:"n "}}"""
 QUIET = "rgba(128,128,128,0.35)"  # a plot's lines, on either background
 
 
@@ -77,7 +82,7 @@ def _budget(finding: Finding) -> str:
     seeds = ", ".join(map(str, finding.seeds))
     chance = "" if finding.chance is None else f"; chance {finding.chance:.3g}"
     tries = f"{finding.attempts} attempt{'s' * (finding.attempts != 1)} a case"
-    return f"seeds {seeds}; {tries}{chance}; {finding.seconds:.1f} s"
+    return f"seeds {seeds}; {tries}{chance}; the probe took {finding.seconds:.1f} s"
 
 
 def _words(arm: Arm) -> str:
@@ -155,13 +160,12 @@ def page(model: str, findings: Sequence[Finding], lm: LanguageModel) -> str:
     rows = "".join(
         f'<tr><td>{html.escape(f.probe)}<td><a href="#finding-{n}">{html.escape(f.title)}</a>'
         f'<td class="{f.verdict.split()[0]}">{f.verdict}<td>{html.escape(_value(f.arms[0]))}'
-        f"<td>{f.seconds:.1f} s"
         for n, f in enumerate(findings)
     )
     first = next((f for f in findings if f.curves), None)
     parts = [_section(n, finding, lm, plotly=finding is first) for n, finding in enumerate(findings)]
-    table = f"<table><tr><th>probe<th>finding<th>verdict<th>first arm, 95%<th>time{rows}</table>"
-    return html_report.document(title, f'<div class="wide">{table}</div>' + "".join(parts), STYLE)
+    table = f'<table class="found"><tr><th>probe<th>finding<th>verdict<th>first arm, 95%{rows}</table>'
+    return html_report.document(title, table + "".join(parts), STYLE)
 
 
 def _section(n: int, finding: Finding, lm: LanguageModel, plotly: bool) -> str:
@@ -174,7 +178,7 @@ def _section(n: int, finding: Finding, lm: LanguageModel, plotly: bool) -> str:
     parts = [
         f'<section id="finding-{n}"><h2>{html.escape(finding.title)} {verdict}</h2>',
         f"<p>{html.escape(finding.summary)}</p>",
-        f'<div class="wide"><table><tr><th>arm<th>role<th><th>value, 95%<th>n{arms}</table></div>',
+        f'<table class="arms"><tr><th>arm<th>role<th><th>value, 95%<th>n{arms}</table>',
     ]
     if finding.mechanism:
         items = "".join(f"<li>{html.escape(sentence)}" for sentence in finding.mechanism)
