@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ def running(
     pooling: str | None = None,
     dimensions: Sequence[int] = (),
     adapters: Mapping[str, Any] | None = None,
+    adapter_folder: Path | None = None,
     others: Sequence[Model] = (),
     max_memory: int | None = None,
     tracing: Any = None,
@@ -81,8 +83,8 @@ def running(
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
-    more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": adapters or {}}
-    more |= {"pooling": pooling, "dimensions": dimensions}
+    more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": dict(adapters or {})}
+    more |= {"pooling": pooling, "dimensions": dimensions, "adapter_folder": adapter_folder}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     models = Models([Model(NAME, lambda: service, aliases), *others], max_memory)

@@ -88,7 +88,7 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
         made = Training(own, text(), Distributed("cpu", tensor), note=lambda _: None)
         held = sum(p.to_local().numel() for p in made.names)  # type: ignore[attr-defined]
         with _Sent() as sent:
-            made._gradient()
+            made._gradient(made._batches())
     finally:
         dist.destroy_process_group()
     expected = plan.plan(own, devices, 1e12, 1e9)
@@ -111,7 +111,7 @@ def test_a_sparse_model_is_cut_over_devices_and_its_matrices_are_not() -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     try:
         made = Training(own, text(), Distributed("cpu"), note=lambda _: None)
-        made._gradient()
+        made._gradient(made._batches())
         assert all(p.grad is not None for p in made.names)
         with pytest.raises(UserError, match="tensor_parallel: MoE is not cut over devices: use 1"):
             Training(replace(own, tensor_parallel=2), text(), Distributed("cpu", 2), note=lambda _: None)

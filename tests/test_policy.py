@@ -1,8 +1,12 @@
 """Learning from rewards: tasks, completions as rows, objectives and KL against loops, and whole runs."""
 
+import copy
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +26,11 @@ from cutaway.errors import UserError
 from cutaway.generate.batch.request import Request
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
-from cutaway.train import finetune, rollouts
+from cutaway.train import checkpoint, distributed, finetune, rollouts
+from cutaway.train import config as train_config
 from cutaway.train import run as training_run
+from cutaway.train.adapters import reference
+from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
 from cutaway.train.objectives.reward_model import RewardModel
@@ -282,7 +289,7 @@ class Scripted:
             scored,
             run_tokenizer.of_bytes(),
             self.prompts,
-            lambda requests: self.asked(requests),
+            lambda requests, step, **_: self.asked(requests),
             SamplingParams(),
             self.trainable,
             None,
@@ -542,7 +549,7 @@ def test_the_runtime_samples_nearly_that(base: Path, task: tuple[str, Path], tmp
 def test_groups_without_variance_are_drawn_anew(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
     found = {}
     for resample in (0, 3):
-        run = config(base, task, "--data.resample", str(resample), "--data.max-tokens", "2")
+        run = config(base, task, "--data.resample", str(resample), "--data.max-tokens", "1")
         data = rollouts.ready(run, tmp_path, lambda _: None)
         assert isinstance(data.train, rollouts.Sampled)
         even = 0
@@ -717,13 +724,141 @@ def test_on_policy_distillation_is_the_papers_loop(
     assert seen_steps.steps[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_several_processes_are_refused(
+def test_two_processes_train_what_one_does(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
+    """The same completions, rewards, gradients and held-out answers; checkpoints are one process's."""
+    run = config(base, task, "--objective.kind=reinforce", "--objective.kl-coefficient=0.01", "--steps=3")
+    run = replace(run, objective=replace(run.objective, updates=2), batch_size=4)
+    (tmp_path / "run.yaml").write_text(train_config.write(run))
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    command = [*start, "cutaway", "finetune", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "two")]
+    plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=plain | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    training_run.train(run, tmp_path / "one", Quiet(), recipe=rollouts)
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for one, two in zip(*lines, strict=True):
+        same = [key for key in one if not key.endswith(("seconds", "_per_second", "mfu"))]
+        assert [two[key] for key in same] == pytest.approx([one[key] for key in same], rel=1e-4, abs=1e-6)
+    assert {"clip_fraction", "validation_reward"} <= set().union(*lines[0])
+    found = [
+        checkpoint.tensors(tmp_path / name / "checkpoints" / "step-00000003", "weights")
+        for name in ("one", "two")
+    ]
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, rtol=1e-3, atol=2e-5)
+    training_run.train(replace(run, steps=4), tmp_path / "two", Quiet(), recipe=rollouts, resume=True)
+
+
+def test_matrices_are_not_cut_where_a_model_is_sampled(
     base: Path, task: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="without torchrun"):
-        config(base, task)
+    with (
+        pytest.raises(UserError, match="samples from whole weights"),
+        distributed.joined(config(base, task, "--tensor-parallel=2")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "rloo"])
+def test_three_updates_are_the_papers_loop(kind: str, base: Path, task: tuple[str, Path]) -> None:
+    """In float64, AdamW on both sides: the old policy is that of before the first, and both bounds bite."""
+    objective = OBJECTIVES[kind].Config(
+        updates=3, clip_low=0.05, clip_high=0.1, kl_coefficient=0.1, kl_estimator="k3", importance_cap=1.1
+    )
+    step = Scripted(base, task, objective, 1)
+    run = replace(step.sampled.run, optimizer=replace(step.sampled.run.optimizer, learning_rate=0.03))
+    other = copy.deepcopy(step.decoder)
+    data = Dataset(step.sampled, None, torch.ones(VOCAB), run_tokenizer.of_bytes(), list, print, step.decoder)
+    training = Training(run, data, note=lambda _: None)
+    numbers = training.advance()
+    groups = [
+        [
+            (step.requests[start + g].ids, each.ids, each.log_probs.astype(np.float64).tolist())
+            for g, each in enumerate(made)
+        ]
+        for made, start in zip(step.made, (0, 4), strict=True)
+    ]
+
+    def log_probs(model: Decoder) -> list[list[torch.Tensor]]:
+        return [[of_model(model, [*p, *ids], len(ids)) for p, ids, _ in group] for group in groups]
+
+    with torch.no_grad():
+        old = [[each.tolist() for each in group] for group in log_probs(other)]
+        with reference(other):
+            before = [[each.tolist() for each in group] for group in log_probs(other)]
+    named = [(name, p) for name, p in other.named_parameters() if p.requires_grad]
+    (optimizer,) = run.optimizer.build(named)
+    losses, clipped = [], {"low": 0, "high": 0}
+    factor = run.schedule.factor(0, run.steps)
+    for _ in range(3):
+        new = log_probs(other)
+        whole = [[(new[n][g], old[n][g], groups[n][g][2], before[n][g]) for g in range(4)] for n in range(2)]
+        loss = looped(kind, objective, whole, step.rewards, run.data.max_tokens, 1)
+        for n, g in itertools.product(range(2), range(4)):
+            ratio, sign = (new[n][g].detach() - torch.tensor(old[n][g])).exp(), advantage(kind, step, n, g)
+            clipped["high"] += int((ratio[sign > 0] > 1.1).sum()) if sign > 0 else 0
+            clipped["low"] += int((ratio < 0.95).sum()) if sign < 0 else 0
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in named], run.gradient_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = run.optimizer.learning_rate * factor
+        optimizer.step()
+        losses.append(loss.item())
+    assert clipped["low"] and clipped["high"], "both bounds bite"
+    assert numbers["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    tokens = sum(map(sum, step.lengths))
+    assert numbers["clip_fraction"] * 3 * tokens == pytest.approx(sum(clipped.values()))
+    ours = dict(training.model.named_parameters())
+    for name, parameter in named:
+        torch.testing.assert_close(ours[name], parameter, rtol=1e-4, atol=1e-7)
+
+
+def test_the_old_policy_has_the_temperature_of_sampling(
+    base: Path, task: tuple[str, Path], tmp_path: Path
+) -> None:
+    words = "--objective.updates=2", "--objective.temperature=0.5", "--optimizer.learning-rate=1e-12"
+    run = config(base, task, *words, "--objective.clip-low=0.001", "--objective.clip-high=0.001")
+    training = Training(run, rollouts.ready(run, tmp_path, lambda _: None), note=lambda _: None)
+    numbers = training.advance()
+    assert numbers["clip_fraction"] == 0 and numbers["gradient_norm"] > 0 and numbers["sampler_gap"] < 0.02
+
+
+def advantage(kind: str, step: Scripted, n: int, g: int) -> float:
+    return float(OBJECTIVES[kind].Config().advantages(step.rewards)[n, g])
+
+
+def test_a_run_of_several_updates_resumes_to_the_bit(
+    base: Path, task: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies between the updates of a step, of which nothing is kept."""
+    run = config(base, task, "--objective.updates=3", "--steps=4", "--intervals.save=1")
+    training_run.train(run, tmp_path / "whole", Quiet(), recipe=rollouts)
+    made, update = [], Training._update
+
+    def dying(self: Training, *given: Any) -> dict[str, float]:
+        made.append(self.step)
+        if len(made) == 8:
+            raise KeyboardInterrupt
+        return update(self, *given)
+
+    monkeypatch.setattr(Training, "_update", dying)
+    with pytest.raises(KeyboardInterrupt):
+        training_run.train(run, tmp_path / "cut", Quiet(), recipe=rollouts)
+    assert made == [0, 0, 0, 1, 1, 1, 2, 2]
+    monkeypatch.setattr(Training, "_update", update)
+    training_run.train(run, tmp_path / "cut", Quiet(), recipe=rollouts, resume=True)
+    ids = [1, 2, 3, 250]
+    whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
+    assert np.array_equal(whole, cut)
+    with pytest.raises(UserError, match="no ratio to an old policy"):
+        config(base, task, "--objective.kind=expert_iteration", "--objective.updates=2")
 
 
 def test_a_tuned_base_is_sampled_with_both_adapters(

@@ -275,6 +275,7 @@ class Loader:
         if not lm.is_encoder:
             note_fallback(lm)
         adapters = _adapters(lm, self.loading.adapter) if first is None else {}
+        folder = self.loading.adapter_folder if first is None else None
         if name in adapters:
             raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
         pooling = self.loading.pooling or stated(lm.checkpoint)
@@ -288,6 +289,7 @@ class Loader:
         metrics = Metrics() if first is None else first.metrics
         service = Service(
             *(lm, name, scheduler, limits, metrics, self.log_prompts, adapters, aliases, self.lenient),
+            adapter_folder=folder,
             pooling=pooling,
             dimensions=lengths,
             **shared,
@@ -299,17 +301,14 @@ class Loader:
 
 def _adapters(lm: Any, given: tuple[str, ...]) -> dict[str, Any]:
     """The engine with each adapter, by the adapter's name."""
+    from cutaway.serve.service import adapter_engine
+
     engines: dict[str, Any] = {}
     for one in given:
         name, _, folder = one.partition("=")
         if not name or not folder or name in engines:
             raise UserError(f"--adapter {one}: write NAME=FOLDER, each name once")
-        engines[name] = lm.with_adapter(folder).engine
-        if getattr(engines[name], "plan", None) is not getattr(lm.engine, "plan", lm):
-            raise UserError(
-                f"--adapter {one}: the runtime does not apply this adapter beside the model's own weights: "
-                "write both as one model (`cutaway merge`) and serve that"
-            )
+        engines[name] = adapter_engine(lm, folder)
     return engines
 
 

@@ -87,6 +87,9 @@ class Loading:
     adapter
         NAME=FOLDER: a PEFT adapter that requests ask for as the model NAME, beside the model itself; again
         for more. The runtime answers all of them in one batch.
+    adapter_folder
+        A folder from which an admin may load adapters of the first model while the server runs
+        (/v1/load_lora_adapter), as fine-tuning by rewards does.
     chat_template
         A file with a chat template, in place of the model's own.
     pooling
@@ -97,6 +100,7 @@ class Loading:
     name: str | None = None
     alias: Words = ()
     adapter: Words = ()
+    adapter_folder: Path | None = None
     chat_template: Path | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
     engine: Engine = "auto"

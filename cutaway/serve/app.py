@@ -317,6 +317,20 @@ async def _unload(_: Service, body: protocol.ModelRequest, http: HTTPRequest) ->
     return JSONResponse(models.status(await models.unload(body.model)))
 
 
+async def _load_adapter(service: Service, body: protocol.LoadAdapterRequest, http: HTTPRequest) -> Response:
+    """Load an adapter of the first model, for an admin: vLLM's route, where --adapter-folder allows it."""
+    await asyncio.to_thread(service.load_adapter, body.lora_name, body.lora_path)
+    return JSONResponse(_model(http.app.state.models.find(body.lora_name), body.lora_name))
+
+
+async def _unload_adapter(
+    service: Service, body: protocol.UnloadAdapterRequest, http: HTTPRequest
+) -> Response:
+    """Unload an adapter of the first model, for an admin."""
+    service.unload_adapter(body.lora_name)
+    return JSONResponse({"id": body.lora_name, "object": "model", "deleted": True})
+
+
 POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer, Role | None]] = {
     "/v1/chat/completions": (protocol.ChatCompletionRequest, chat.chat, "chat"),
     "/v1/completions": (protocol.CompletionRequest, completions.completion, "chat"),
@@ -332,6 +346,8 @@ POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer, Role | None]] = {
     "/v1/chat/count": (protocol.ChatCountRequest, _prepared(tokens.count), None),
     "/v1/admin/models/load": (protocol.ModelRequest, _load, "admin"),
     "/v1/admin/models/unload": (protocol.ModelRequest, _unload, "admin"),
+    "/v1/load_lora_adapter": (protocol.LoadAdapterRequest, _load_adapter, "admin"),
+    "/v1/unload_lora_adapter": (protocol.UnloadAdapterRequest, _unload_adapter, "admin"),
     "/tokenize": (protocol.TokenizeRequest, _prepared(tokens.tokenize), None),
     "/detokenize": (protocol.DetokenizeRequest, _prepared(tokens.detokenize), None),
     "/api/chat": (ollama.ChatRequest, ollama.chat, "chat"),

@@ -136,8 +136,11 @@ class CompletionAnswer:
         tail = {"usage": None} if counting else {}
         offsets: dict[int, int] = {}
         async for i, piece in self.streams:
-            echo = bool(self.body.echo) and i not in offsets
+            first = i not in offsets
+            echo = bool(self.body.echo) and first
             choice, offsets[i] = self._choice(i, [piece], echo, offsets.get(i, 0))
+            if not first:
+                choice.pop("prompt_token_ids", None)
             end: dict[str, Any] = {}
             if piece.generation is not None:
                 end = warned(self.warnings)
@@ -157,17 +160,23 @@ class CompletionAnswer:
         pieces = [] if self.body.max_tokens == 0 else pieces
         text = "".join(piece.text for piece in pieces)
         chosen = [(piece.id, piece) for piece in pieces if piece.id is not None]
+        by_id = self.body.return_token_ids
         scored: list[tuple[int, TokenLogprobs | None]] = []
         if echo:
             text = tokenizer.decode(stream.request.ids) + text
             if self.body.logprobs is not None:
                 scored += zip(stream.request.ids, stream.prompt_logprobs, strict=True)
         scored += [(id, (piece.logprob or 0.0, piece.top_logprobs)) for id, piece in chosen]
+        ends = [end for piece in pieces if by_id and (end := _end_token(piece.generation))]
+        scored += [(id, (score, ())) for id, score in ends]
         choice: dict[str, Any] = {"index": i, "text": text, "logprobs": None, "finish_reason": None}
         if self.body.logprobs is not None and scored:
             choice["logprobs"], offset = _logprobs(tokenizer, scored, offset)
         if self.body.internals is not None and chosen:
             choice["internals"] = [internals_of(tokenizer, piece) for _, piece in chosen]
+        if by_id:
+            choice["prompt_token_ids"] = stream.request.ids
+            choice["token_ids"] = [id for id, _ in (*chosen, *ends)]
         return choice, offset
 
     def _usage(self, generations: Sequence[Generation]) -> dict[str, Any]:
@@ -175,6 +184,13 @@ class CompletionAnswer:
         if self.body.max_tokens == 0:
             counts |= {"completion_tokens": 0, "total_tokens": counts["prompt_tokens"]}
         return counts
+
+
+def _end_token(generation: Generation | None) -> tuple[int, float] | None:
+    """The end token that a finished text chose, with its log-probability; None where it ended otherwise."""
+    if generation is None or not isinstance(generation.stop, int) or generation.stop_logprob is None:
+        return None
+    return generation.stop, generation.stop_logprob
 
 
 def _logprobs(

@@ -262,6 +262,9 @@ class SamplingRequest(Samplers):
     ) = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Texts | None = Field(None, description="At most 16 texts before which the answer ends.")
+    stop_token_ids: Annotated[list[Id], FailFast, Field(max_length=1024)] | None = Field(
+        None, description="vLLM's: ids that end the answer, beside the model's own end tokens."
+    )
     n: Annotated[StrictInt, Field(ge=1)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
@@ -469,6 +472,11 @@ class CompletionRequest(SamplingRequest):
     echo: StrictBool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
+    return_token_ids: StrictBool | None = Field(
+        None,
+        description="vLLM's: each choice has prompt_token_ids and token_ids, the end token among them, and "
+        "logprobs have an entry for each of the latter.",
+    )
 
 
 class EmbeddingRequest(StrictModel):
@@ -526,6 +534,17 @@ class RerankDocument(StrictModel):
 
 class ModelRequest(StrictModel):
     model: Text
+
+
+class LoadAdapterRequest(StrictModel):
+    """vLLM's: the adapter in a folder of the server's is asked for as the model ``lora_name``."""
+
+    lora_name: Annotated[Text, Field(min_length=1, max_length=200)]
+    lora_path: Annotated[Text, Field(min_length=1, max_length=4096)]
+
+
+class UnloadAdapterRequest(StrictModel):
+    lora_name: Text
 
 
 class ChatCountRequest(StrictModel):

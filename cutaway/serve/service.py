@@ -11,11 +11,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cutaway
@@ -228,11 +229,12 @@ class Service:
     limits: Limits
     metrics: Metrics
     log_prompts: bool = False
-    adapters: Mapping[str, BatchedEngine] = field(default_factory=dict)  # the scheduler's engine with each
+    adapters: dict[str, BatchedEngine] = field(default_factory=dict)  # the scheduler's engine with each
     aliases: tuple[str, ...] = ()  # further names that requests may give the model, or patterns of them
     lenient: bool = False  # unknown fields are ignored, and named in the response
     pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
     dimensions: Sequence[int] = ()  # that embeddings may be cut to
+    adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
@@ -341,6 +343,33 @@ class Service:
             self.check_model(asked)
         return self.adapters.get(asked or self.name)
 
+    def load_adapter(self, name: str, path: str) -> None:
+        """Answer as the model ``name`` too, with the adapter of a folder inside ``adapter_folder``. A name
+        that an adapter has is that of the new one from the next request on. APIError where it cannot be.
+        """
+        if self.adapter_folder is None:
+            text = "This server loads no adapters: start it with --adapter-folder FOLDER, which holds them"
+            raise APIError(403, text, type="permission_error", code="adapters_are_fixed")
+        root = self.adapter_folder.resolve()
+        folder = (root / path).resolve()
+        if not folder.is_relative_to(root):
+            text = "lora_path is outside the folder that this server was given as --adapter-folder"
+            raise APIError(403, text, type="permission_error", param="lora_path")
+        if name == self.name or any(fnmatchcase(name, one) for one in self.aliases):
+            raise APIError(400, f"{name!r} is the model's own name: choose another", param="lora_name")
+        try:
+            self.adapters[name] = adapter_engine(self.lm, folder)
+        except UserError as error:  # which names the machine's path
+            text = str(error).replace(str(folder), repr(path))
+            raise APIError(400, text, param="lora_path") from None
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests with it that are under way are finished. APIError for another name."""
+        if self.adapters.pop(name, None) is None:
+            raise APIError(
+                404, f"There is no adapter {name[:100]!r} here", param="lora_name", code="not_found"
+            )
+
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Refuse ids outside the vocabulary, and a prompt that fills the context."""
         with errors_in(param):
@@ -364,10 +393,11 @@ class Service:
             max_tokens=max_tokens,
             logit_bias=_logit_bias(body.logit_bias or {}),
             stop=stops,
+            stop_ids=body.stop_token_ids or (),
             seed=None if body.seed is None else (body.seed + choice) % 2**63,
             logprobs=logprobs,
         )
-        with errors_in("logit_bias"):
+        with errors_in("stop_token_ids" if body.stop_token_ids else "logit_bias"):
             params.check(self.vocab)
         return self.lm.ending(params)
 
@@ -425,6 +455,20 @@ class Service:
             "model": model or self.name,
             "system_fingerprint": f"cutaway-{cutaway.__version__}",
         }
+
+
+def adapter_engine(lm: LanguageModel, folder: str | Path) -> BatchedEngine:
+    """The model's engine with the adapter of a folder beside its weights, which both share.
+
+    Raises UserError for an adapter that is not read, and for one that needs weights of its own.
+    """
+    engine: Any = lm.with_adapter(folder).engine
+    if getattr(engine, "plan", None) is not getattr(lm.engine, "plan", lm):
+        raise UserError(
+            f"{folder}: the runtime does not apply this adapter beside the model's own weights: write both "
+            "as one model (`cutaway merge`) and serve that"
+        )
+    return engine
 
 
 def warm_up(service: Service) -> None:

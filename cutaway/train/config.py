@@ -74,6 +74,7 @@ class TrainingConfig(Bounded):
     what differs from the commit, which runs git.
     """
 
+    replicated: ClassVar[bool] = False  # whether every process of several holds all weights
     model: Decoder
     data: DataConfig
     steps: Count

@@ -1,4 +1,5 @@
-"""Many devices, started by torchrun: each holds a part of every weight and reads its own rows.
+"""Many devices, started by torchrun: each holds a part of every weight and reads its own rows. Where a model
+is sampled from, each holds all weights (``Replicated``).
 
 Two ways to split that multiply: ``fully_shard`` (FSDP2; 1910.02054) cuts every weight over the devices
 that read different rows, and gathers a block's weights when it is their turn; tensor parallelism
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,24 @@ def joined(run: TrainingConfig) -> Iterator[Parallel]:
     if "RANK" not in os.environ:
         yield SINGLE_PROCESS
         return
+    if run.replicated and run.tensor_parallel > 1:
+        raise UserError(
+            "config.tensor_parallel: learning from rewards samples from whole weights, which every process "
+            "holds: set it to 1"
+        )
     gpu = run.device in ("auto", "cuda") and torch.cuda.is_available()
     dist.init_process_group("nccl" if gpu else "gloo")
     try:
-        yield Distributed("cuda" if gpu else "cpu", run.tensor_parallel)
+        kind = "cuda" if gpu else "cpu"
+        yield Replicated(kind) if run.replicated else Distributed(kind, run.tensor_parallel)
     finally:
         dist.destroy_process_group()
 
 
 class Distributed(Parallel):
     """The default group's processes as a grid: ``tensor`` neighbours share matrices, others split rows."""
+
+    casts = True
 
     def __init__(self, kind: str, tensor: int = 1) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -104,6 +113,12 @@ class Distributed(Parallel):
         dist.all_reduce(total, group=self.mesh.get_group(DATA))
         return total.cpu()
 
+    def largest(self, numbers: Tensor) -> Tensor:
+        """The largest of each of these numbers over the same processes."""
+        most = numbers.to(self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.mesh.get_group(DATA))
+        return most.cpu()
+
     def clip_gradients(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
         """The norm of the whole gradient, which is scaled down to ``bound`` if it is larger."""
         squares = torch.zeros(2, dtype=torch.float64, device=self.device)  # of what is split, and what is not
@@ -145,6 +160,38 @@ class Distributed(Parallel):
             self.barrier()
             if self.rank == 0:
                 checkpoint.seal(made, step, state)
+        self.barrier()
+
+
+class Replicated(Distributed):
+    """Every process holds all weights, which a sampler reads: only gradients are summed, once a step."""
+
+    casts = False
+
+    def shard(self, trainable: Trainable, run: TrainingConfig) -> None:
+        """All start equal, made from one seed, and stay so."""
+
+    def sync_gradients(self, trainable: Trainable, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of all micro-batches stay here until ``clip_gradients``."""
+        return nullcontext()
+
+    def clip_gradients(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:
+        """The norm of the mean gradient over the processes, which each then has, scaled down to ``bound``."""
+        for parameter in parameters:
+            if parameter.grad is None:  # no token of this process's reached it
+                parameter.grad = torch.zeros_like(parameter)
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        whole = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(whole)
+        whole /= self.size
+        for grad, part in zip(grads, whole.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+        return Parallel.clip_gradients(self, parameters, bound)
+
+    def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
+        """A checkpoint, by the first process."""
+        if self.rank == 0:
+            checkpoint.write(folder, step, parts, state)
         self.barrier()
 
 

@@ -41,6 +41,10 @@ EAGER_UTILIZATION = 0.4  # of the peak, without torch.compile
 COMPILE_PAYS = 600  # seconds of a run from which the time to compile is earned back
 
 
+class DataError(OperationalError):
+    """The next step's data cannot be had. The run is whole as it is after the last step."""
+
+
 @runtime_checkable
 class Callback(Protocol):
     """What is notified of a run's progress, on the first process alone."""
@@ -92,7 +96,8 @@ class Dataset:
 
     ``prompt`` gives a sample's prompt as ids; ``model`` is the one to train (None: a new one); ``export``
     writes a run's model beside it. ``teacher`` is a frozen model that the objective reads. ``report`` gives
-    figures of the step's data; among them ``tokens``, where rows are of several lengths.
+    figures of the step's data; among them ``tokens``, where rows are of several lengths. ``join`` is given
+    how the run's work is split.
     """
 
     train: Batches
@@ -104,6 +109,7 @@ class Dataset:
     model: Decoder | None = None
     teacher: Decoder | None = None
     report: Callable[[], dict[str, float]] = dict
+    join: Callable[[Parallel], None] = lambda _: None
 
 
 class Training:
@@ -124,6 +130,7 @@ class Training:
         self.device = parallel.device or device.device(run.device)
         run = replace(run, precision=device.precision(run.precision, self.device))
         self.run, self.data, self.parallel = run, data, parallel
+        data.join(parallel)
         self.step = 0
         torch.manual_seed(run.seed)
         if run.threads is not None:
@@ -146,11 +153,28 @@ class Training:
     # ---- a step --------------------------------------------------------------------------------------------
 
     def advance(self) -> dict[str, float]:
-        """One step: its loss, what the objective reports, gradient norm and learning rate.
+        """One step: its loss, what the objective reports, gradient norm and learning rate; means over the
+        objective's updates.
 
-        OperationalError, and nothing changed, if the loss or the gradient is NaN or infinite.
+        OperationalError, and this update not made, if the loss or the gradient is NaN or infinite.
         """
-        numbers = self._gradient()
+        batches, factor = self._batches(), self.run.schedule.factor(self.step, self.run.steps)
+        updates = [self._update(batches, factor) for _ in range(self.run.objective.updates)]
+        self.step += 1
+        if self.device.type == "cpu":
+            device.keep_memory()  # after a step, so that what compiling took is given back
+        numbers = {
+            name: max(each[name] for each in updates)
+            if name.endswith("_max")
+            else math.fsum(each[name] for each in updates) / len(updates)
+            for name in updates[0]
+        }
+        numbers |= self.data.report()
+        return numbers | {"learning_rate": self.rates[0][0] * factor}
+
+    def _update(self, batches: list[TrainingBatch], factor: float) -> dict[str, float]:
+        """One optimisation step on these micro-batches, at ``factor`` of the learning rates."""
+        numbers = self._gradient(batches)
         norm = self.parallel.clip_gradients(list(self.names), self.run.gradient_clip)
         if not (math.isfinite(numbers["loss"]) and math.isfinite(norm)):
             what = "gradient norm" if math.isfinite(numbers["loss"]) else "loss"
@@ -159,7 +183,6 @@ class Training:
                 f"step {self.step + 1}: the {what} is {value}, so the run stops and keeps nothing of this "
                 "step. Lower optimizer.learning-rate or gradient-clip, then continue with --resume"
             )
-        factor = self.run.schedule.factor(self.step, self.run.steps)
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -168,21 +191,20 @@ class Training:
         if self.ema is not None and self.run.ema is not None:
             for mean, parameter in zip(self.ema, self.names, strict=True):
                 mean.lerp_(parameter.detach(), 1 - self.run.ema)
-        self.step += 1
-        if self.device.type == "cpu":
-            device.keep_memory()  # after a step, so that what compiling took is given back
-        numbers |= self.data.report()
-        return numbers | {"gradient_norm": norm, "learning_rate": self.rates[0][0] * factor}
+        return numbers | {"gradient_norm": norm}
 
-    def _gradient(self) -> dict[str, float]:
-        """Forward and backward over this step's micro-batches: the loss, and what the objective reports."""
+    def _batches(self) -> list[TrainingBatch]:
+        """This step's micro-batches of this process."""
         first, size = self.step * self.run.batch_size, self.run.micro_batch_size
         batches = [
             TrainingBatch.of(self.data.train.batch(first + at, size), self.device)
             for at in self.micro_batches
         ]
         with self._autocast():
-            batches = self.run.objective.before(self.trainable, batches, self.parallel.all_reduce)
+            return self.run.objective.before(self.trainable, batches, self.parallel.all_reduce)
+
+    def _gradient(self, batches: list[TrainingBatch]) -> dict[str, float]:
+        """Forward and backward over the micro-batches: the loss, and what the objective reports."""
         own = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
         weight = float(self.parallel.all_reduce(own))
         if not weight:
@@ -198,13 +220,15 @@ class Training:
 
     def _report(self, sums: dict[str, Tensor], weight: float) -> dict[str, float]:
         """Figures a token over every process."""
-        totals = self.parallel.all_reduce(torch.stack(list(sums.values()))).tolist()
-        named = dict(zip(sums, totals, strict=True))
+        names, values = list(sums), torch.stack(list(sums.values()))
+        totals, largest = self.parallel.all_reduce(values.clone()), self.parallel.largest(values)
+        each = zip(names, totals.tolist(), largest.tolist(), strict=True)
+        named = {name: most if name.endswith("_max") else total for name, total, most in each}
         return {"loss": named.pop("loss") / weight, **self.run.objective.report(named, weight)}
 
     def _autocast(self) -> Any:
         """bf16 matrix products over float32 weights; ``fully_shard`` rounds sharded weights by itself."""
-        if self.run.precision == "float32" or self.parallel.size > 1:
+        if self.run.precision == "float32" or self.parallel.casts:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
@@ -307,7 +331,29 @@ class Training:
 def train(
     training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float
 ) -> None:
-    """The steps that are left, with what is due between them. A signal ends them after a checkpoint."""
+    """The steps that are left, with what is due between them. A signal ends them after a checkpoint, and so
+    does data that cannot be had (DataError).
+    """
+    try:
+        _steps(training, folder, log, callback, signals, peak)
+    except DataError as error:
+        step = training.step
+        if step == 0:
+            raise
+        if not checkpoint.path(folder / CHECKPOINTS, step).exists():
+            _save(training, folder)
+        raise OperationalError(f"{error}. Step {step} is saved: continue with --resume") from error
+
+
+def _save(training: Training, folder: Path) -> None:
+    """A checkpoint, and the model as it is."""
+    training.save(folder / CHECKPOINTS)
+    training.data.export(training, folder)
+
+
+def _steps(
+    training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float
+) -> None:
     run, parallel = training.run, training.parallel
     flops = run.flops_per_token
     if training.step == 0 and isinstance(training.data.validation, Evaluator):
@@ -327,8 +373,7 @@ def train(
         _evaluate(training, log, callback)
         received = parallel.any_signal(signals.received)
         if received is not None or _due(step, run.intervals.save, run.steps):
-            training.save(folder / CHECKPOINTS)
-            training.data.export(training, folder)
+            _save(training, folder)
             if log is not None:
                 checkpoint.prune(folder / CHECKPOINTS, run.intervals.keep_checkpoints)
         if received is not None:

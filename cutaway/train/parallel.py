@@ -18,12 +18,16 @@ from cutaway.train.trainable import Trainable
 
 
 class Parallel:
-    """One process of ``data_size`` that read different rows; ``device`` None leaves it to the run."""
+    """One process of ``data_size`` that read different rows; ``device`` None leaves it to the run.
+
+    ``casts``: whether it rounds what is multiplied to the run's precision itself.
+    """
 
     rank, size = 0, 1
     data_rank, data_size = 0, 1
     tensor_size = 1
     device: torch.device | None = None
+    casts = False
 
     def micro_batches(self, run: TrainingConfig) -> list[int]:
         """Where in a step's batch each micro-batch of this process begins."""
@@ -50,6 +54,10 @@ class Parallel:
 
     def all_reduce(self, numbers: Tensor) -> Tensor:
         """The sums of these numbers over the processes that read different rows."""
+        return numbers
+
+    def largest(self, numbers: Tensor) -> Tensor:
+        """The largest of each of these numbers over the same processes."""
         return numbers
 
     def clip_gradients(self, parameters: Sequence[nn.Parameter], bound: float | None) -> float:

@@ -12,14 +12,13 @@ the trainer: the log-probabilities of both are kept apart (``objectives/common/p
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from cutaway.data import tasks
 from cutaway.data.packing import Batch, number, permuted, stacked
 from cutaway.data.tasks import RIGHT, Problem, Task
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Generation, Request
+from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import answer_all
 from cutaway.generate.engine import Engine
 from cutaway.generate.sampling_params import SamplingParams
@@ -38,12 +37,15 @@ from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.model.engine import DefinitionEngine
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.tokenizer import Tokenizer
-from cutaway.train import config, finetune
+from cutaway.train import config, finetune, remote_sampler
 from cutaway.train.finetune import FinetuningConfig, Note
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import grpo, on_policy_distill, reinforce
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient
 from cutaway.train.objectives.reward_model import RewardModel
+from cutaway.train.parallel import SINGLE_PROCESS, Parallel
+from cutaway.train.remote_sampler import RemoteSampler, all_or_none
+from cutaway.train.sampler import Completion, Sampler
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.weights import adapters, build, quant
 from cutaway.weights.load import Checkpoint
@@ -54,6 +56,8 @@ METHODS += ("on_policy_distill",)
 JUDGE = "reward_model"
 SAMPLES = "samples.jsonl"
 SHOWN = 5  # held-out questions whose answers an evaluation stores
+LOCAL = ("auto", "runtime", "definition")
+SEEDS = 1 << 63  # that every server takes
 TRIED = 8  # questions that ``check`` samples
 
 
@@ -65,9 +69,10 @@ class Rollouts(Bounded):
     "file.py:function" or "reward_model:FOLDER".
     ``prompts`` questions are trained on and ``test`` others held out; ``instruction`` is added to each.
     A completion has at most ``max_tokens`` tokens, with its question at most ``context``. A group whose
-    rewards are all equal teaches nothing: it is drawn anew, at most ``resample`` times. ``sampler``:
-    "runtime" or "definition"; "auto" is the runtime where it can apply the adapter. ``max_sequences`` are
-    sampled at once.
+    rewards are all equal teaches nothing: it is drawn anew, at most ``resample`` times. ``max_sequences`` are
+    sampled at once. ``sampler``: "runtime" or "definition"; "auto" is the runtime where it can apply the
+    adapter; or the address of a server (``remote_sampler.py``), which serves the base as ``sampler_model``
+    and is handed the adapter every ``sync`` steps (0: never).
     """
 
     task: str
@@ -81,13 +86,21 @@ class Rollouts(Bounded):
     context: Count = 512
     resample: Natural = 1
     sampler: str = "auto"
+    sampler_model: str | None = None
+    sync: Natural = 1
     max_sequences: Count = 32
+
+    @property
+    def url(self) -> str | None:
+        """The address of the server that samples; None: this machine does."""
+        return self.sampler.rstrip("/") if self.sampler.startswith(("http://", "https://")) else None
 
 
 @dataclass(frozen=True)
 class RewardsConfig(FinetuningConfig):
     """A fine-tuning config whose data are a task, and whose step reads ``batch_size`` questions."""
 
+    replicated: ClassVar[bool] = True
     data: Rollouts  # type: ignore[assignment]
     objective: Any = field(default=grpo.Config(), metadata={"variants": "cutaway.train.objectives"})
 
@@ -97,6 +110,7 @@ class RewardsConfig(FinetuningConfig):
             raise UserError(
                 "config.objective: a task is learned by grpo, rloo, reinforce or one of their kin"
             )
+        self._check_sampler()
         compared = self.data.group_size
         if isinstance(self.objective, reinforce.Config):
             compared *= self.batch_size
@@ -105,24 +119,27 @@ class RewardsConfig(FinetuningConfig):
                 "config.data.group_size is 1: a completion is compared with others, so give 2 or more"
             )
 
-
-@dataclass(frozen=True)
-class Completion:
-    """What was sampled: ids [m] with the end token, where one was chosen, and their log-probabilities."""
-
-    ids: np.ndarray
-    log_probs: np.ndarray
-    text: str
-    finished: bool
-
-    @staticmethod
-    def of(made: Generation) -> Completion:
-        """A generation's, whose log-probabilities are of what was drawn from."""
-        ids, log_probs = made.ids, made.logprobs
-        if isinstance(made.stop, int) and made.stop_logprob is not None:
-            ids, log_probs = (*ids, made.stop), (*log_probs, made.stop_logprob)
-        finished = made.finish_reason == "stop"
-        return Completion(np.array(ids, np.int64), np.array(log_probs, np.float32), made.text, finished)
+    def _check_sampler(self) -> None:
+        data, beside = self.data, self.data.url is not None
+        if not beside and data.sampler not in LOCAL:
+            raise UserError(
+                f"config.data.sampler is {data.sampler!r}; it must be {', '.join(LOCAL)}, or the address "
+                "of an OpenAI API such as http://127.0.0.1:8000/v1"
+            )
+        if not beside and (data.sync != 1 or data.sampler_model is not None):
+            raise UserError(
+                "config.data.sync and config.data.sampler_model are of a sampler that is an address"
+            )
+        if beside and self.objective.temperature != 1:
+            raise UserError(
+                "config.objective.temperature must be 1 where a server samples, because servers report the "
+                f"model's log-probabilities before temperature; it is {self.objective.temperature:g}"
+            )
+        if beside and data.sync and self.adapter is None:
+            raise UserError(
+                "config.data.sampler: a server is handed an adapter, and all weights are trained here: name "
+                "an adapter, or sample from a policy that stays as it is (--data.sync 0)"
+            )
 
 
 @dataclass
@@ -138,9 +155,6 @@ class Group:
     def even(self) -> bool:
         """Whether all rewards are equal, so that nothing is learned from them."""
         return bool(np.ptp(self.rewards) == 0)
-
-
-Sampler = Callable[[Sequence[Request]], list[Completion]]
 
 
 def row(group: Group, shares: bool) -> Batch:
@@ -194,7 +208,10 @@ def by_completion(values: np.ndarray, row: Batch, count: int) -> np.ndarray:
 
 
 class Sampled:
-    """The batches of a run: a step's completions, sampled when its first batch is asked for."""
+    """The batches of a run: a step's completions, sampled when its first batch is asked for.
+
+    Each of several processes samples the questions of its own micro-batches.
+    """
 
     def __init__(
         self,
@@ -214,16 +231,26 @@ class Sampled:
         read = (run.model, *([] if teacher is None else [teacher.config]))
         self.shares = all(isinstance(block.attention, Heads) for each in read for block in each.blocks)
         self.step = -1
-        self.rows: list[Batch] = []
+        self.rows: list[Batch] = []  # of ``slots``
         self.lengths = np.zeros((0, 0))
         self.figures: dict[str, float] = {}
+        self.join(SINGLE_PROCESS)
+
+    def join(self, parallel: Parallel) -> None:
+        """Sample as one of these processes."""
+        self.parallel = parallel
+        starts, size = parallel.micro_batches(self.run), self.run.micro_batch_size
+        self.slots = [slot for start in starts for slot in range(start, start + size)]
+        if isinstance(self.sampler, RemoteSampler):
+            self.sampler.parallel = parallel
 
     def batch(self, first: int, count: int) -> Batch:
         """``count`` questions of the run from the ``first`` on, with their completions."""
         step, place = divmod(first, self.run.batch_size)
         if step != self.step:
             self._sample(step)
-        rows, lengths = self.rows[place : place + count], self.lengths[place : place + count]
+        at = self.slots.index(place)
+        rows, lengths = self.rows[at : at + count], self.lengths[at : at + count]
         weights, divisor = self.run.objective.weights(lengths, self.run.data.max_tokens)
         size = lengths.shape[1]
         rows = [
@@ -240,16 +267,8 @@ class Sampled:
     def _sample(self, step: int) -> None:
         """A step's completions, their rewards and advantages."""
         started, run = time.perf_counter(), self.run
-        slots = range(run.batch_size)
-        groups = drawn = self.groups(step, slots, 0)
-        even, total = sum(group.even for group in groups), len(groups)
-        for attempt in range(1, run.data.resample + 1):
-            again = [slot for slot in slots if groups[slot].even]
-            if not (again and run.objective.compares):
-                break
-            fresh = dict(zip(again, self.groups(step, again, attempt), strict=True))
-            groups = [fresh.get(slot, groups[slot]) for slot in slots]
-            even, total = even + sum(group.even for group in fresh.values()), total + len(fresh)
+        with all_or_none(self.parallel):
+            groups, drawn, even = self._drawn(step)
         self.rows = [row(group, self.shares) for group in groups]
         rewards = np.array([group.rewards for group in groups])
         self.lengths = np.array([[len(each.ids) for each in group.completions] for group in groups])
@@ -258,23 +277,44 @@ class Sampled:
             self.rows = [self._with_reference(one) for one in self.rows]
             if run.objective.kl_estimator == "k1":
                 rewards = rewards - beta * np.array([_k1(one, rewards.shape[1]) for one in self.rows])
-        found = run.objective.advantages(rewards)
+        everyones = np.zeros((run.batch_size, rewards.shape[1]))
+        everyones[self.slots] = rewards
+        found = run.objective.advantages(self._sum(everyones))[self.slots]
         self.rows = [
             replace(one, extra={**one.extra, ADVANTAGES: by_completion(own, one, len(own))[None]})
             for one, own in zip(self.rows, found, strict=True)
         ]
         self.step = step
-        scores = np.array([group.rewards for group in drawn])
+        scores = np.concatenate([group.rewards for group in drawn])
         made = [each for group in drawn for each in group.completions]
-        self.figures = {
-            "reward": float(scores.mean()),
-            "accuracy": float((scores >= RIGHT).mean()),
-            "completion_length": float(np.mean([len(each.ids) for each in made])),
-            "unfinished": float(np.mean([not each.finished for each in made])),
-            "zero_variance": even / total,
-            "tokens": sum(one.ids.shape[1] for one in self.rows),
-            "sampling_seconds": time.perf_counter() - started,
+        counts = {
+            "reward": scores.sum(),
+            "accuracy": (scores >= RIGHT).sum(),
+            "completion_length": sum(len(each.ids) for each in made),
+            "unfinished": sum(not each.finished for each in made),
         }
+        more = len(made), *even, run.objective.updates * sum(one.ids.shape[1] for one in self.rows)
+        *sums, count, evens, of, tokens = self._sum(np.array([*counts.values(), *more], np.float64)).tolist()
+        self.figures = {name: value / count for name, value in zip(counts, sums, strict=True)}
+        self.figures |= {"zero_variance": evens / of, "tokens": tokens}
+        self.figures["sampling_seconds"] = time.perf_counter() - started
+
+    def _drawn(self, step: int) -> tuple[list[Group], list[Group], tuple[int, int]]:
+        """The groups to train on, those of the first draw, and how many of all drawn are even."""
+        groups = drawn = self.groups(step, self.slots, 0)
+        even, total = sum(group.even for group in groups), len(groups)
+        for attempt in range(1, self.run.data.resample + 1):
+            again = [slot for slot, group in zip(self.slots, groups, strict=True) if group.even]
+            if not (again and self.run.objective.compares):
+                break
+            fresh = dict(zip(again, self.groups(step, again, attempt), strict=True))
+            groups = [fresh.get(slot, group) for slot, group in zip(self.slots, groups, strict=True)]
+            even, total = even + sum(group.even for group in fresh.values()), total + len(fresh)
+        return groups, drawn, (even, total)
+
+    def _sum(self, numbers: np.ndarray) -> np.ndarray:
+        """Over the processes."""
+        return self.parallel.all_reduce(torch.from_numpy(numbers)).numpy()
 
     def groups(self, step: int, slots: Sequence[int], attempt: int) -> list[Group]:
         """Completions of the step's questions, each one's random numbers those of its place."""
@@ -285,13 +325,14 @@ class Sampled:
         requests = [
             Request(
                 prompt,
-                replace(settings, seed=number(run.seed, "completion", step, slot, attempt, n)),
+                replace(settings, seed=number(run.seed, "completion", step, slot, attempt, n) % SEEDS),
                 drawn_logprobs=True,
             )
             for slot, prompt in zip(slots, prompts, strict=True)
             for n in range(size)
         ]
-        made = self.sampler(requests) if run.objective.sampled else [self._written(one) for one in problems]
+        sampled = run.objective.sampled
+        made = self.sampler(requests, step) if sampled else [self._written(one) for one in problems]
         size, groups = len(made) // max(1, len(problems)), []
         for n, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
             own = made[n * size : (n + 1) * size]
@@ -346,10 +387,27 @@ class HeldOut:
     folder: Path
 
     def evaluate(self, training: Training, count: int) -> dict[str, float]:
-        """Accuracy, mean reward and length over the first ``count`` questions."""
-        problems = self.task.test[:count]
-        made = self.sampler([Request(tuple(self.prompts(one.question)), self.settings) for one in problems])
+        """Accuracy, mean reward and length over the first ``count`` questions; each process asks some."""
+        parallel, problems = training.parallel, self.task.test[:count]
+        problems = problems[parallel.data_rank :: parallel.data_size]
+        asked = [Request(tuple(self.prompts(one.question)), self.settings) for one in problems]
+        with all_or_none(parallel):
+            made = self.sampler(asked, training.step, current=True)
         scores = [self.task.score(each.text, one) for one, each in zip(problems, made, strict=True)]
+        right, lengths = sum(score >= RIGHT for score in scores), sum(len(each.ids) for each in made)
+        sums = torch.tensor([right, sum(scores), lengths, len(made)], dtype=torch.float64)
+        right, reward, lengths, asked_in_all = parallel.all_reduce(sums).tolist()
+        if parallel.rank == 0:
+            self._store(training.step, problems, made, scores)
+        return {
+            "validation_accuracy": right / asked_in_all,
+            "validation_reward": reward / asked_in_all,
+            "validation_completion_length": lengths / asked_in_all,
+        }
+
+    def _store(
+        self, step: int, problems: Sequence[Problem], made: Sequence[Completion], scores: Sequence[float]
+    ) -> None:
         with (self.folder / SAMPLES).open("a", encoding="utf-8") as out:
             for one, each, score in list(zip(problems, made, scores, strict=True))[:SHOWN]:
                 line = {
@@ -358,12 +416,7 @@ class HeldOut:
                     "completion": each.text,
                     "score": score,
                 }
-                out.write(json.dumps({"step": training.step, **line}) + "\n")
-        return {
-            "validation_accuracy": float(np.mean(np.array(scores) >= RIGHT)),
-            "validation_reward": float(np.mean(scores)),
-            "validation_completion_length": float(np.mean([len(each.ids) for each in made])),
-        }
+                out.write(json.dumps({"step": step, **line}) + "\n")
 
 
 # ---- the recipe (train/run.py) -----------------------------------------------------------------------------
@@ -378,15 +431,7 @@ def is_method(source: str, changes: Sequence[str]) -> bool:
 
 
 def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
-    """The run of a method, a YAML file or a run's folder, changed; its model is the base's.
-
-    Raises UserError in one of several processes that torchrun started.
-    """
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "learning from rewards takes one process: a model whose weights are cut over several cannot be "
-            "sampled yet; start it without torchrun"
-        )
+    """The run of a method, a YAML file or a run's folder, changed; its model is the base's."""
     if source in METHODS:
         source, changes = "grpo", [f"--objective.kind={source}", *changes]
     return finetune.read(source, changes, RewardsConfig)
@@ -415,7 +460,9 @@ def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     )
     model = finetune.trained_model(run, at_rest)
     prompts, lengths = prompter(run, at_rest), torch.zeros(run.model.vocab, dtype=torch.int64)
-    sampler = local(run, at_rest, model, note)
+    sampler = (
+        local(run, at_rest, model, note) if run.data.url is None else remote(run, at_rest, model, folder)
+    )
     greedy, reference = settings(run, at_rest), None
     if run.adapter is None and run.objective.kl_coefficient:
         reference = Trainable(build.decoder(at_rest), run.objective, lengths)
@@ -423,10 +470,14 @@ def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     learns = isinstance(run.objective, on_policy_distill.Config)
     teacher = finetune.teacher(run.objective, at_rest.tokenizer) if learns else None
     train = Sampled(run, task, at_rest.tokenizer, prompts, sampler, greedy, trainable, reference, teacher)
-    held_out = HeldOut(task, prompts, sampler, greedy, folder)
+    judge = sampler
+    if run.data.url is not None and not run.data.sync:
+        note(f"{run.data.url} samples from a policy that stays as it is; what is trained is judged here.")
+        judge = local(run, at_rest, model, note)
+    held_out = HeldOut(task, prompts, judge, greedy, folder)
     export = finetune.export(run, at_rest)
     given = train, held_out, lengths, at_rest.tokenizer, prompts, export, model, teacher
-    return Dataset(*given, report=train.report)
+    return Dataset(*given, report=train.report, join=train.join)
 
 
 def check(run: RewardsConfig, note: Note) -> tuple[Task, list[Group]]:
@@ -438,6 +489,8 @@ def check(run: RewardsConfig, note: Note) -> tuple[Task, list[Group]]:
     model = finetune.trained_model(run, at_rest)
     data = replace(run.data, prompts=len(task.train))
     one = replace(run, data=data, batch_size=TRIED, micro_batch_size=TRIED)
+    if run.data.url is not None:
+        remote_sampler.served_model(remote_sampler.Server(run.data.url), run.data.sampler_model)
     prompts, sampler = prompter(run, at_rest), local(run, at_rest, model, note)
     trainable = Trainable(model, run.objective, torch.zeros(0))
     sampled = Sampled(one, task, at_rest.tokenizer, prompts, sampler, settings(run, at_rest), trainable, None)
@@ -502,13 +555,49 @@ def local(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: No
     engine_of = _engine(run, at_rest, model, note)
     tokenizer: Tokenizer = at_rest.tokenizer
 
-    def sample(requests: Sequence[Request]) -> list[Completion]:
+    def sample(requests: Sequence[Request], step: int, /, *, current: bool = False) -> list[Completion]:
+        del step, current  # this model's weights are always those of now
         training = model.training
         made = answer_all(engine_of(), tokenizer, requests, max_sequences=run.data.max_sequences)
         model.train(training)
         return [Completion.of(each) for each in made]
 
     return sample
+
+
+def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder: Path) -> RemoteSampler:
+    """Samples by the server that the run names."""
+    assert run.data.url is not None
+    server = remote_sampler.Server(run.data.url)
+    tokenizer: Tokenizer = at_rest.tokenizer
+    root, first = adapters.apart(at_rest)
+
+    def write(into: Path) -> None:
+        """What is to be added to the base's base, so that an adapter of the base's own is in it."""
+        assert run.adapter is not None
+        changes: Any = adapters.stacked(first, run.adapter.changes(model))
+        adapters.save(into, changes, root, str(root.source), run.context_extension)
+
+    def scores(prompt: Sequence[int], ids: np.ndarray) -> np.ndarray:
+        read = torch.tensor([[*prompt, *ids.tolist()]], device=next(model.parameters()).device)
+        pos = torch.arange(read.shape[1] - 1, device=read.device)[None]
+        training = model.training
+        with torch.no_grad():
+            logits = model.eval()(read[:, :-1], pos)[0, len(prompt) - 1 :].float()
+        model.train(training)
+        return logits.log_softmax(-1).gather(-1, read[0, len(prompt) :, None])[:, 0].cpu().numpy()
+
+    return RemoteSampler(
+        server,
+        remote_sampler.served_model(server, run.data.sampler_model),
+        run.data.sync,
+        run.data.max_sequences,
+        tokenizer,
+        frozenset({*tokenizer.eos_ids, *settings(run, at_rest).stop_ids}),
+        folder,
+        write,
+        scores,
+    )
 
 
 def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Callable[[], Engine]:
@@ -531,10 +620,6 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
 
     if run.data.sampler == "definition":
         return lambda: DefinitionEngine(model)
-    if run.data.sampler not in ("auto", "runtime"):
-        raise UserError(
-            f"config.data.sampler is {run.data.sampler!r}; it must be auto, runtime or definition"
-        )
     try:
         runtime()
     except UserError as error:

@@ -25,12 +25,13 @@ class Objective(Bounded):
 
     ``rows``: what is trained on. ``reference``: whether it compares with the model before training.
     ``reads_end``: whether it reads the model's output at the last token of an answer, which is only a target
-    otherwise.
+    otherwise. ``updates``: how many optimisation steps a step takes on its batch.
     """
 
     rows: ClassVar[Kind] = "examples"
     reference: ClassVar[bool] = False
     reads_end: ClassVar[bool] = False
+    updates: ClassVar[int] = 1
     chunk_size: Count = 512
 
     def attach(self, model: Decoder) -> None:
@@ -40,7 +41,7 @@ class Objective(Bounded):
         """Write what ``attach`` put into it into a run's folder."""
 
     def before(self, trainable: Trainable, batches: list[TrainingBatch], total: Sum) -> list[TrainingBatch]:
-        """The micro-batches of a step, with what each must know of all of them."""
+        """The micro-batches of a step, with what each must know of all of them and of the weights before."""
         return batches
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:

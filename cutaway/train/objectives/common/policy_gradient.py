@@ -4,9 +4,9 @@
     r = pi / pi_old     c = min(pi_old / sampler, importance_cap)     clip to [1 - clip_low, 1 + clip_high]
 
 pi is the model's probability of a sampled token at the sampling temperature, computed anew by the trainer;
-pi_old is pi of before the first update on these completions, and ``sampler`` what the sampler drew from: it
-rounds otherwise, and c corrects for that (truncated importance sampling). A file of ``objectives`` gives the
-advantages A, the weights w and what the sum is divided by.
+pi_old is pi of before the first of a step's ``updates`` on these completions, and ``sampler`` what the
+sampler drew from: it rounds otherwise, and c corrects for that (truncated importance sampling). A file of
+``objectives`` gives the advantages A, the weights w and what the sum is divided by.
 
 KL(pi || reference) is estimated from the sampled tokens, k1 = log pi - log reference:
 
@@ -20,13 +20,14 @@ Each has the exact gradient in expectation where the table places it, and is off
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from cutaway.bounds import Decay, NonNegative, Positive
-from cutaway.train.objectives.common.objective import Objective
+from cutaway.bounds import Count, Decay, NonNegative, Positive
+from cutaway.errors import UserError
+from cutaway.train.objectives.common.objective import Objective, Sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +42,9 @@ class PolicyGradient(Objective):
     """``temperature``: of sampling. ``clip_low`` and ``clip_high`` bound the ratio's move away from 1.
 
     ``kl_coefficient`` is beta; ``importance_cap`` bounds the correction for the sampler (None: there is
-    none). ``sampled``: whether the model writes the completions; ``compares``: whether a question's
-    completions of equal rewards teach nothing.
+    none). A step takes ``updates`` optimisation steps on its completions; with one, the ratio is 1 and
+    nothing is clipped. ``sampled``: whether the model writes the completions; ``compares``: whether a
+    question's completions of equal rewards teach nothing.
     """
 
     sampled: ClassVar[bool] = True
@@ -53,6 +55,26 @@ class PolicyGradient(Objective):
     kl_coefficient: NonNegative = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     importance_cap: Positive | None = 2.0
+    updates: Count = 1  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.updates > 1 and not self.compares:
+            raise UserError(
+                "config.objective.updates: what imitates has no ratio to an old policy: give it more steps"
+            )
+
+    def before(self, trainable: Trainable, batches: list[TrainingBatch], total: Sum) -> list[TrainingBatch]:
+        """Each micro-batch with the log-probabilities of the policy before the step's first update."""
+        import torch
+
+        if self.updates == 1:
+            return batches
+        with torch.no_grad():
+            old = [trainable.log_probs(batch, self.chunk_size, self.temperature) for batch in batches]
+        return [
+            replace(batch, extra=batch.extra | {OLD: each}) for batch, each in zip(batches, old, strict=True)
+        ]
 
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
         """float64 [n g], of the rewards of n prompts' g completions each."""
