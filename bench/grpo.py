@@ -2,11 +2,12 @@
 in a process of its own.
 
     python bench/grpo.py [--model smollm2] [--prompts 4] [--group 8] [--tokens 64] [--steps 3] [--threads 2]
-                         [--rank 16] [--only NAME ...] [--output results.json]
+                         [--rank 16] [--micro 4] [--only NAME ...] [--output results.json]
 
 Both ask the same questions of reasoning-gym's chain_sum, through the model's template, with --group
 completions of exactly --tokens tokens each (no end token ends one), score them with the task's own scorer,
-and train LoRA beside every linear layer of the blocks in float32, with AdamW, the whole step as one batch.
+and train LoRA beside every linear layer of the blocks in float32, with AdamW, in micro-batches of --micro
+prompts with their completions: all of a step's at once, unless it says fewer, which bounds the memory.
 trl's base is the packed file's weights, unpacked; Cutaway samples from the packed file and trains beside its
 unpacked weights, or beside the packed ones. trl's activation checkpointing is off. The first step is not
 counted; of the others the median counts. Prints a Markdown table: seconds a step, those of sampling (scores
@@ -65,13 +66,15 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2")
-    numbers = {"prompts": 4, "group": 8, "tokens": 64, "steps": 3, "threads": 2, "rank": 16}
+    numbers = {"prompts": 4, "group": 8, "tokens": 64, "steps": 3, "threads": 2, "rank": 16, "micro": 0}
     for name, value in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--only", nargs="*", choices=VARIANTS)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    asked.micro = asked.micro or asked.prompts
+    return asked
 
 
 def _measured(name: str) -> dict[str, float]:
@@ -91,7 +94,7 @@ def _cutaway(asked: argparse.Namespace, folder: Path) -> Seconds:
     )
     words += f" --group-size={asked.group} --max-tokens={asked.tokens} --context={asked.tokens + 448}"
     words = words.replace("--", "--data.")
-    words += f" --base={asked.model} --batch-size={asked.prompts} --micro-batch-size={asked.prompts}"
+    words += f" --base={asked.model} --batch-size={asked.prompts} --micro-batch-size={asked.micro}"
     words += f" --adapter.rank={asked.rank} --threads={asked.threads} --precision=float32 --compile=never"
     words += f" --base-type={'packed' if 'packed' in asked.one else 'float32'}"
     words += f" --steps={asked.steps + 1} --optimizer.learning-rate={RATE}"
@@ -129,7 +132,8 @@ def _trl(asked: argparse.Namespace, folder: Path) -> Seconds:
 
     settings = GRPOConfig(
         str(folder / "run"),
-        per_device_train_batch_size=asked.prompts * asked.group,
+        per_device_train_batch_size=asked.micro * asked.group,
+        gradient_accumulation_steps=asked.prompts // asked.micro,
         num_generations=asked.group,
         max_completion_length=asked.tokens,
         generation_kwargs={"min_new_tokens": asked.tokens},
