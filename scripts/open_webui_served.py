@@ -34,6 +34,10 @@ ASKED = {
 STARTS_IN = 300  # seconds
 
 
+# What open-webui hands on to an Ollama of a request: not its temperature, but all of `options`.
+MORE: dict[str, dict[str, Any]] = {"OpenAI": {}, "Ollama": {"options": {"temperature": 0}}}
+
+
 def connections(url: str) -> dict[str, dict[str, str]]:
     """Of each of open-webui's connections its settings for a server."""
     return {
@@ -105,15 +109,15 @@ def content(text: str) -> str:
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 
-def models_and_answers(front: str) -> tuple[list[str], list[str]]:
+def models_and_answers(front: str, asked: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The models that an open-webui lists, and what is answered through it, whole and streamed."""
     user = {"email": "admin@localhost", "password": "admin"}  # whom it makes where there is no login
     token = json.loads(ask(front, "POST", "/api/v1/auths/signin", user)[1])["token"]
     models = [one["id"] for one in json.loads(ask(front, "GET", "/api/models", token=token)[1])["data"]]
-    name = next((one for one in models if one.startswith(ASKED["model"])), ASKED["model"])
+    name = next((one for one in models if one.startswith(asked["model"])), asked["model"])
     answers = [
         content(
-            ask(front, "POST", "/api/chat/completions", ASKED | {"model": name, "stream": stream}, token)[1]
+            ask(front, "POST", "/api/chat/completions", asked | {"model": name, "stream": stream}, token)[1]
         )
         for stream in (False, True)
     ]
@@ -130,7 +134,7 @@ def main() -> int:
         print(f"the server itself: {own!r}")
         for name, connection in connections(url).items():
             with webui(options.command, connection) as front:
-                models, answers = models_and_answers(front)
+                models, answers = models_and_answers(front, ASKED | MORE[name])
             print(f"{name}: lists {', '.join(models)}; whole and streamed: {answers[0]!r}, {answers[1]!r}")
             wrong = wrong or not any(one.startswith("smollm2") for one in models) or answers != [own, own]
     return int(wrong)

@@ -35,6 +35,7 @@ def served(*options: str) -> Iterator[str]:
     try:
         for line in process.stderr:
             if found := re.search(r"serves smollm2 on (http://\S+)", line):
+                until_healthy(int(found[1].rpartition(":")[2]), process)
                 yield found[1]
                 break
         else:

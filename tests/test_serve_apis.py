@@ -732,6 +732,166 @@ def test_a_response_in_the_background_is_cancelled(server: Server, client: Any) 
     assert client.responses.retrieve(made.id).status == "cancelled"
 
 
+# ---- one request under every API's names -------------------------------------------------------------------
+
+CALLED = {"id": "t1", "function": {"name": "look", "arguments": {"place": "Rome"}}}
+SPOKEN = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello there"},
+    {"role": "assistant", "content": "Well.", "tool_calls": [CALLED], "reasoning_content": "Hm."},
+    {"role": "tool", "content": "Rain", "tool_call_id": "t1"},
+    {"role": "user", "content": "And?"},
+]
+
+
+def as_chat(translate: Any, model: Any, given: dict[str, Any], *more: Any) -> dict[str, Any]:
+    """A request as the chat that it is translated into, without what is absent or a default."""
+    body = protocol.checked(model, given, protocol.Leniency())
+    made = translate(*more[:1], body, *more[1:])
+    asked = (made[1] if isinstance(made, tuple) else made).model_dump(exclude_none=True, by_alias=True)
+    for message in asked["messages"]:
+        if not message.get("content"):
+            message.pop("content", None)
+        for call in message.get("tool_calls") or ():
+            call.pop("type")
+            given = call["function"]["arguments"]
+            call["function"]["arguments"] = json.loads(given) if isinstance(given, str) else given
+    return asked
+
+
+def test_anthropics_fields_are_the_chats(server: Server) -> None:
+    use = {"type": "tool_use", "id": "t1", "name": "look", "input": {"place": "Rome"}}
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": ""}
+    found = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "Rain"}]}
+    body = {
+        "system": [{"type": "text", "text": "Be brief."}],
+        "messages": [
+            *HELLO,
+            {"role": "assistant", "content": [thought, {"type": "text", "text": "Well."}, use]},
+            {"role": "user", "content": [{"type": "text", "text": "And?"}, found]},
+        ],
+        "tools": [{"name": "look", "input_schema": PLACE, "strict": True}],
+        "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": True},
+        "thinking": {"type": "enabled", "budget_tokens": 7},
+        "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": PLACE}},
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.9,
+        "stop_sequences": ["x"],
+        "stream": True,
+    }
+    asked = as_chat(anthropic_api._chat, anthropic_api.MessagesRequest, body, server.service)
+    assert asked.pop("messages") == SPOKEN
+    assert asked.pop("response_format")["json_schema"]["schema"] == PLACE
+    function = {"name": "look", "parameters": PLACE, "strict": True}
+    assert asked == {
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+        "parallel_tool_calls": False,
+        "thinking_token_budget": 7,
+        "reasoning_effort": "low",
+        "chat_template_kwargs": {"enable_thinking": True},
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.9,
+        "stop": ["x"],
+        "stream": True,
+    }
+
+
+def test_ollamas_fields_are_the_chats(server: Server) -> None:
+    called = {"function": CALLED["function"]}
+    body = {
+        "model": f"{NAME}:latest",
+        "messages": [
+            *SPOKEN[:2],
+            {"role": "assistant", "content": "Well.", "thinking": "Hm.", "tool_calls": [called]},
+            {"role": "tool", "content": "Rain", "tool_call_id": "t1"},
+            SPOKEN[4],
+        ],
+        "tools": [LOOK],
+        "format": PLACE,
+        "think": "low",
+        "stream": False,
+        "options": {"num_predict": 5, "repeat_penalty": 1.5, "temperature": 0.5, "seed": 3, "stop": ["x"]},
+    }
+    asked = as_chat(ollama_api.as_chat, ollama_api.ChatRequest, body, server.service)
+    messages = asked.pop("messages")
+    assert messages == [*SPOKEN[:2], SPOKEN[2] | {"tool_calls": [called]}, *SPOKEN[3:]]
+    assert asked.pop("response_format")["json_schema"]["schema"] == PLACE
+    assert asked == {
+        "model": NAME,
+        "tools": [LOOK],
+        "reasoning_effort": "low",
+        "stream": False,
+        "max_tokens": 5,
+        "repetition_penalty": 1.5,
+        "temperature": 0.5,
+        "seed": 3,
+        "stop": ["x"],
+    }
+    plain = {"prompt": "Hello there", "system": "Be brief.", "format": "json", "options": {"num_predict": -1}}
+    asked = as_chat(ollama_api.as_chat, ollama_api.GenerateRequest, plain, server.service)
+    assert asked.pop("messages") == SPOKEN[:2]
+    assert asked == {"response_format": {"type": "json_object"}, "stream": True}
+
+
+def test_responses_fields_are_the_chats(server: Server) -> None:
+    body = {
+        "instructions": "Be brief.",
+        "input": [
+            {"role": "user", "content": "Hello there"},
+            {
+                "type": "reasoning",
+                "id": "r",
+                "summary": [],
+                "content": [{"type": "reasoning_text", "text": "Hm."}],
+            },
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Well."}]},
+            {"type": "function_call", "call_id": "t1", "name": "look", "arguments": '{"place": "Rome"}'},
+            {"type": "function_call_output", "call_id": "t1", "output": "Rain"},
+            {"role": "user", "content": [{"type": "input_text", "text": "And?"}]},
+        ],
+        "tools": [FLAT],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [{"type": "function", "name": "look"}],
+        },
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": PLACE, "strict": True}},
+        "reasoning": {"effort": "low"},
+        "max_output_tokens": 5,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "parallel_tool_calls": False,
+        "include": [responses.LOGPROBS],
+        "top_logprobs": 2,
+    }
+    asked = as_chat(responses._chat, responses.ResponsesRequest, body, server.service, b"")
+    assert asked.pop("messages") == SPOKEN
+    spec = {"name": "x", "schema": PLACE, "strict": True}
+    assert asked.pop("response_format") == {"type": "json_schema", "json_schema": spec}
+    named = {"type": "function", "function": {"name": "look"}}
+    assert asked == {
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": PLACE}}],
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}},
+        "reasoning_effort": "low",
+        "max_completion_tokens": 5,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "parallel_tool_calls": False,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    unused = protocol.checked(
+        responses.ResponsesRequest, {"input": "x", "top_logprobs": 2, "include": ["y"]}, protocol.Leniency()
+    )
+    responses._chat(server.service, unused, b"")
+    assert list(unused.ignored) == ["include.y", "top_logprobs"]
+
+
 # ---- tools on every model ----------------------------------------------------------------------------------
 
 
