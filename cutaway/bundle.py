@@ -200,9 +200,10 @@ def verify(file: Path, public_key: Path) -> None:
     try:
         verifying.Config().use_elliptic_key_verifier(public_key=public_key).verify(file, signature)
     except Exception as error:  # the library raises errors of its own and of its parsers
-        raise UserError(
-            f"{file}: the signature does not hold: {str(error) or type(error).__name__}"
-        ) from None
+        why = str(error) or type(error).__name__
+        if "Hash mismatch" in why:
+            why = "the file is not the one that was signed"
+        raise UserError(f"{file}: the signature does not hold: {why}") from None
 
 
 def _library() -> Any:

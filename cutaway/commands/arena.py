@@ -44,7 +44,8 @@ def arena(
     prompts
         A text file with a prompt on each line.
     judge
-        A Python file with judge(prompt, first, second), reward_model:RUN, a model's name, or `person`.
+        A Python file with judge(prompt, first, second), which gives 1 for the first, 0 or 0.5;
+        reward_model:RUN, a model's name, or `person`.
     max_tokens
         The longest answer.
     temperature
