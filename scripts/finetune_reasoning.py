@@ -1,11 +1,12 @@
 """SmolLM2 on reasoning-gym: held-out accuracy before, after imitation, then GRPO beside expert iteration.
 
-    python scripts/finetune_reasoning.py          # three seeds, about 15 minutes each on two quiet cores
+    python scripts/finetune_reasoning.py          # three seeds, about 10 minutes each on two quiet cores
     python scripts/finetune_reasoning.py --seeds 1 --steps 2 --test 10 --output smoke --results smoke
 
 Each seed trains on questions of its own and is examined on the same held-out ones, none of which it trained
 on: first by imitation of the task's own answers, then from there by GRPO and, beside it, by expert iteration
-on as many completions. A run that was stopped continues; a finished one is read. It writes rewards.md and
+on as many completions. Imitation is stopped while most answers are still wrong: what is always right or never
+right teaches nothing. A run that was stopped continues; a finished one is read. It writes rewards.md and
 rewards.csv.
 """
 
@@ -33,11 +34,11 @@ STAGES = {  # name: method, whose base is which stage, and what differs from the
         None,
         "--batch-size 16 --micro-batch-size 16 --optimizer.learning-rate 0.0003",
     ),
-    "grpo": ("grpo", "imitation", "--batch-size 8 --micro-batch-size 8 --optimizer.learning-rate 0.0001"),
+    "grpo": ("grpo", "imitation", "--batch-size 8 --micro-batch-size 8 --optimizer.learning-rate 0.0003"),
     "expert iteration": (
         "expert_iteration",
         "imitation",
-        "--batch-size 8 --micro-batch-size 8 --optimizer.learning-rate 0.0001",
+        "--batch-size 8 --micro-batch-size 8 --optimizer.learning-rate 0.0003",
     ),
 }
 
@@ -47,7 +48,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60, help="of each stage")
+    parser.add_argument("--steps", type=int, default=60, help="of GRPO and of expert iteration")
+    parser.add_argument("--imitation-steps", type=int, default=20)
     parser.add_argument("--test", type=int, default=300, help="held-out questions")
     parser.add_argument("--output", type=Path, default=Path("runs/reasoning"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
@@ -68,22 +70,28 @@ def main() -> None:
 
 def run(folder: Path, method: str, seed: int, asked: argparse.Namespace, words: list[str]) -> None:
     """Train a stage unless it is finished."""
-    if (points := read(folder)) and points[-1][0] >= asked.steps:
+    steps = steps_of(method, asked)
+    if (points := read(folder)) and points[-1][0] >= steps:
         return
     options = [f"--data.options.{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     options += [
         f"--seed={seed}",
-        f"--steps={asked.steps}",
+        f"--steps={steps}",
         f"--data.test={asked.test}",
         f"--data.prompts={PROMPTS}",
     ]
     options += [
-        f"--intervals.evaluate={max(1, asked.steps // 4)}",
+        f"--intervals.evaluate={max(1, steps // 4)}",
         f"--intervals.evaluate-sequences={asked.test}",
     ]
     options += ["--resume"] if (folder / "run.yaml").is_file() else []
     command = [sys.executable, "-m", "cutaway", "finetune", method, "--task", TASK, "--output", str(folder)]
     subprocess.run([*command, *SHARED, *words, *options], check=True)
+
+
+def steps_of(stage: str, asked: argparse.Namespace) -> int:
+    """Of a stage, by its name or its method's."""
+    return asked.imitation_steps if stage == "imitation" else asked.steps
 
 
 def read(folder: Path) -> list[tuple[int, float, float]]:
@@ -102,7 +110,7 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
     task = tasks.load(TASK, PROMPTS, asked.test, 0, OPTIONS)
     command = (
         f"`python scripts/finetune_reasoning.py --seeds {asked.seeds} --steps {asked.steps} "
-        f"--test {asked.test}`: {TASK} with {OPTIONS}; {len(task.test)} held-out questions, "
+        f"--imitation-steps {asked.imitation_steps} --test {asked.test}`: {TASK} with {OPTIONS}; {len(task.test)} held-out questions, "
         "of which no seed trained on one "
         f"({task.shared} more were left out for that, with seed 0); greedy answers."
     )
@@ -116,7 +124,7 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
         f"| always the commonest answer | {task.floor():.1%} | | | | |",
     ]
     ends = {"before": [r for r in rows if r[1] == "imitation" and r[2] == 0]}
-    ends |= {stage: [r for r in rows if r[1] == stage and r[2] == asked.steps] for stage in STAGES}
+    ends |= {stage: [r for r in rows if r[1] == stage and r[2] == steps_of(stage, asked)] for stage in STAGES}
     for name, found in ends.items():
         values = [r[3] for r in found]
         mean, n = statistics.fmean(values), len(values)

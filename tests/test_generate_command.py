@@ -72,7 +72,9 @@ def test_text_goes_to_standard_output_and_nothing_else_does(lm, capsys):
     assert out == "Paris\x1b[31m!\n"
     assert err == ""
     assert lm.asked == [("stream", "The capital", {})]
-    assert lm.loaded == [(("at/smollm2",), {"engine": "auto", "context": None, "adapter": None})]
+    assert lm.loaded == [
+        (("at/smollm2",), {"engine": "auto", "context": None, "adapter": None, "kv_cache": "F16"})
+    ]
 
 
 def test_on_a_terminal_speed_is_printed(lm, monkeypatch):
@@ -124,7 +126,9 @@ def test_every_option_arrives_by_its_name(lm):
         ),
         *("--logit-bias", "5=-2.5", "--logit-bias", "6=-inf", "--ignore-eos", "--logprobs", "0"),
     )
-    assert lm.loaded == [(("at/other",), {"engine": "definition", "context": None, "adapter": None})]
+    assert lm.loaded == [
+        (("at/other",), {"engine": "definition", "context": None, "adapter": None, "kv_cache": "F16"})
+    ]
     assert lm.asked[0][2] == {
         "max_tokens": 9,
         "temperature": 0.0,

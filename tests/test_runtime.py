@@ -28,7 +28,7 @@ from cutaway.model.config import Beside, Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as kernels
 from cutaway.position import alibi, learned, rope, sinusoidal, t5
-from cutaway.runtime import adapter, matmul, packing, panels
+from cutaway.runtime import adapter, cache, matmul, packing, panels
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import load, quant, save
@@ -780,3 +780,37 @@ def test_a_token_alone_is_read_as_with_others():
             engine.step(id, one)
     with pytest.raises(UserError, match="pages do not hold"):
         kernels.OneToken(engine.plan.model).read(0, 128, one.addresses[:1])
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "deepseek"])
+def test_a_smaller_kv_cache_gives_the_references_bits(name: str, kind: Any):
+    of = config(name)
+    entries = tensors(of)
+    ids = np.random.default_rng(3).integers(0, of.vocab, 150).tolist()
+    engine, reference = RuntimeEngine(of, entries, kv_cache=kind), ReferenceEngine(of, entries, kind)
+    one, other = engine.new_state(), reference.new_state()
+    for part in (ids[:129], ids[129:131]):
+        logits = engine.prefill(part, one)
+        assert np.array_equal(logits, reference.prefill(part, other))
+    for id in ids[131:134]:
+        assert np.array_equal(engine.step(id, one), reference.step(id, other))
+    plain = RuntimeEngine(of, entries)
+    ratio = plain.page_bytes / engine.page_bytes
+    assert (1.1 if kind == "Q8_0" else 1.8) < ratio <= (1.89 if kind == "Q8_0" else 3.56)
+    whole = plain.prefill(ids[:131], plain.new_state())
+    apart = np.abs(engine.prefill(ids[:131], engine.new_state()) - whole).max() / np.abs(whole).max()
+    assert 0 < apart < (0.1 if kind == "Q8_0" else 1.0)
+
+
+def test_what_a_kv_cache_keeps_of_numbers():
+    x = np.random.default_rng(0).normal(size=(7, 3, 40)).astype(np.float32)
+    x[0, 0, :32] = 0
+    for kind, most in (("Q8_0", 1 / 127), ("Q4_0", 1 / 8)):
+        kept = cache.stored(x, kind)
+        groups = np.abs(np.pad(x, ((0, 0), (0, 0), (0, 24)))).reshape(7, 3, 2, 32).max(-1)
+        error = np.abs(np.pad(kept - x, ((0, 0), (0, 0), (0, 24)))).reshape(7, 3, 2, 32).max(-1)
+        assert (error <= groups * (most * 1.01)).all() and not kept[0, 0, :32].any()
+    assert np.array_equal(cache.stored(x, "F16"), x.astype(np.float16))
+    with pytest.raises(UserError, match="kv_cache 'Q3_K' is not known: use one of F16, Q8_0, Q4_0"):
+        cache.check("Q3_K")

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway import native
 from cutaway.commands import console
-from cutaway.commands.options import Json
+from cutaway.commands.options import Json, KVCache
 from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Later
 from cutaway.runtime import measure
@@ -38,6 +38,7 @@ class Row:
     bytes: int
     parameters: int
     isa: str
+    kv_cache: str
     threads: int
     test: str
     tokens_per_second: float = 0.0
@@ -56,6 +57,7 @@ def bench(
     texts: str = "1,8",
     threads: Annotated[str | None, Parameter(alias="-t")] = None,
     rounds: Annotated[int, Parameter(alias="-r")] = ROUNDS,
+    kv_cache: KVCache = "F16",
     peer: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     as_json: Json = False,
@@ -97,7 +99,7 @@ def bench(
     rows: list[Row] = []
     for model in models or ("smollm2",):
         path = console.model_path(model)
-        lm: Any = cutaway.load(path, engine="runtime")
+        lm: Any = cutaway.load(path, engine="runtime", kv_cache=kv_cache)
         engine, tensors = lm.engine, lm.checkpoint.tensors
         stored = [tensors.later(name) for name in tensors]
         bare = Row(
@@ -106,6 +108,7 @@ def bench(
             bytes=sum(one.nbytes for one in stored),
             parameters=sum(math.prod(shape) for shape in lm.config.weights().values()),
             isa=native.isa(),
+            kv_cache=kv_cache,
             threads=0,
             test="",
         )
@@ -166,7 +169,7 @@ def _rows(
             ours.append(run())
             reading = max(reading, measure.reading(engine.plan.token_nbytes, bare.threads))
             if peer is not None and test.texts == 1:
-                theirs.append(_theirs(peer, path, test, bare.threads))
+                theirs.append(_theirs(peer, path, test, bare.threads, bare.kv_cache))
         best, other = max(ours), max(theirs, default=None)
         yield replace(
             bare,
@@ -180,10 +183,11 @@ def _rows(
         )
 
 
-def _theirs(program: Path, path: Path, test: measure.Test, threads: int) -> float:
+def _theirs(program: Path, path: Path, test: measure.Test, threads: int, kv_cache: str) -> float:
     """llama-bench's tokens/s of one run."""
     command = [program, "-m", path, "-t", threads, "-r", 1, "-o", "json"]
     command += ["-p", test.prompt, "-n", test.tokens, "-d", test.depth]
+    command += ["-ctk", kv_cache.lower(), "-ctv", kv_cache.lower()] if kv_cache != "F16" else []
     run = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     try:
         return float(json.loads(run.stdout)[0]["avg_ts"])
@@ -232,7 +236,8 @@ def _show(screen: Any, rows: list[Row]) -> None:
         first, peers = some[0], any(row.peer is not None for row in some)
         weights = f"{first.parameters / 1e6:,.0f} million weights"
         screen.print(
-            f"{model}: {first.type}, {console.size(first.bytes)}, {weights}; {threads} threads, {first.isa}; "
+            f"{model}: {first.type}, {console.size(first.bytes)}, {weights}; {threads} threads, {first.isa}, "
+            f"KV cache {first.kv_cache}; "
             f"best of {len(first.rounds)} rounds",
             markup=False,
             soft_wrap=True,

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from cutaway.commands.console import any_case
+
 Flag = Annotated[bool, Parameter(negative=())]
 Words = Annotated[tuple[str, ...], Parameter(negative=())]  # given again for more
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
@@ -17,4 +19,11 @@ Engine = Annotated[
 ]
 Adapter = Annotated[Path | None, Parameter(help="A PEFT adapter's folder, such as a `cutaway finetune` run.")]
 Threads = Annotated[int | None, Parameter(help="Processor threads to use; all of this machine's by default.")]
+KVCache = Annotated[
+    Literal["F16", "Q8_0", "Q4_0"],
+    Parameter(
+        converter=any_case("F16", "Q8_0", "Q4_0"),
+        help="What the runtime keeps keys and values as: Q8_0 takes half, Q4_0 a quarter.",
+    ),
+]
 Context = Annotated[int | None, Parameter(help="Hold this many tokens at most, to take less memory.")]

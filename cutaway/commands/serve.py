@@ -268,7 +268,8 @@ class Loader:
             max_tokens=own.max_tokens or self.limits.max_tokens,
             state_bytes=self._state_bytes,
         )
-        lm: Any = cutaway.load(path, engine=self.loading.engine, context=own.context or self.loading.context)
+        most = own.context or self.loading.context
+        lm: Any = cutaway.load(path, engine=self.loading.engine, context=most, kv_cache=self.loading.kv_cache)
         if self.loading.chat_template is not None and first is None:
             text = read_text(self.loading.chat_template)
             lm.checkpoint = replace(lm.checkpoint, chat_template=text)

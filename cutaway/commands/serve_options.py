@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cyclopts import Parameter
 
-from cutaway.commands.options import Context, Engine, Flag, Threads, Words
+from cutaway.commands.options import Context, Engine, Flag, KVCache, Threads, Words
 from cutaway.errors import UserError
 
 
@@ -106,6 +106,7 @@ class Loading:
     engine: Engine = "auto"
     threads: Threads = None
     context: Context = None
+    kv_cache: KVCache = "F16"
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ class Layer(ctypes.Structure):
         *((name, _INT) for name in ("heads", "groups", "key_size", "value_size", "window", "rotation")),
         *((name, _INT) for name in ("sharp_from", "norm_over", "norm_after", "value_of_key", "parallel")),
         *((name, _FLOAT) for name in ("scale", "softcap", "clip", "residual", "block_scale", "input")),
-        *((name, _FLOAT) for name in ("output", "recurrent_output", "gate_scale", "out_scale", "spare")),
+        *((name, _FLOAT) for name in ("output", "recurrent_output", "gate_scale", "out_scale")),
+        ("cache", _INT),
     ]
 
 

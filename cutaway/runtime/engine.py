@@ -17,6 +17,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
+from cutaway.runtime import cache
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.packing import Plan, attends
 from cutaway.runtime.reference import emptied
@@ -147,8 +148,15 @@ class State:
 class RuntimeEngine:
     """A model on the CPU, from its packed weights. Raises UserError for one that the step does not know."""
 
-    def __init__(self, config: Decoder, tensors: Tensors, threads: int | None = None) -> None:
-        self.plan = Plan(config, tensors)
+    def __init__(
+        self,
+        config: Decoder,
+        tensors: Tensors,
+        threads: int | None = None,
+        kv_cache: cache.Kind = "F16",
+    ) -> None:
+        self.plan = Plan(config, tensors, kv_cache)
+        self.kv_cache = kv_cache
         self.config, self._model = config, self.plan.model
         self._tensors, self._adapter = tensors, None
         self.vocab = config.vocab
@@ -308,7 +316,9 @@ class RuntimeEngine:
         count = sum(map(len, texts))
         attention_at = [(at, one.layer) for one in looks for at in range(count)]
         logits, patterns, given = self._read(texts, states, logits_at, None, attention_at, rows)
-        out: Values = {one.name: _shaped(one, value) for one, value in zip(rows, given, strict=True)}
+        out: Values = {
+            one.name: _shaped(one, value, self.kv_cache) for one, value in zip(rows, given, strict=True)
+        }
         return logits, out | {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
 
     def _read(
@@ -361,11 +371,10 @@ class RuntimeEngine:
         state.reserve(state.length + new)
 
 
-def _shaped(value: Value, rows: np.ndarray) -> np.ndarray:
+def _shaped(value: Value, rows: np.ndarray, kv_cache: cache.Kind) -> np.ndarray:
     """A value of each token in its shape; keys and values as the KV cache keeps them."""
-    if value.name.endswith((".k", ".v")):
-        rows = rows.astype(np.float16).astype(np.float32)
-    return rows.reshape(-1, *value.shape)
+    rows = rows.reshape(-1, *value.shape)
+    return cache.stored(rows, kv_cache).astype(np.float32) if value.name.endswith((".k", ".v")) else rows
 
 
 def address(state: State) -> int | None:

@@ -20,7 +20,7 @@ from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.position import alibi, learned, rope
-from cutaway.runtime import arithmetic
+from cutaway.runtime import arithmetic, cache
 from cutaway.weights import quant
 from cutaway.weights.rules import ROUTERS, Tensors
 
@@ -83,7 +83,9 @@ def _why_not_block(block: Block) -> str | None:
 class Plan:
     """A model's structures, and the memory they point to."""
 
-    def __init__(self, config: Decoder, tensors: Tensors) -> None:
+    def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
+        cache.check(kv_cache)
+        self._cache: cache.Kind = kv_cache
         reason = why_not(config, tensors)
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
@@ -210,7 +212,8 @@ class Plan:
         if attention.kv_layer is None:
             stride = -(-attention.values // native.PANEL) * native.PANEL
             self._offsets[n] = self.page_halves
-            self.page_halves += attention.groups * native.PAGE * (attention.key_size + stride)
+            position = cache.halves(self._cache, attention.key_size) + cache.halves(self._cache, stride)
+            self.page_halves += attention.groups * native.PAGE * position
         sharper, projected = attention.temperature, {"query": True, **attention.projected, "out": True}
         norms = {
             name: (f"{path}.attention.{name}", attention.qk_norm, size)
@@ -229,6 +232,7 @@ class Plan:
             sinks=self._vector(f"{path}.attention.sinks") if attention.sinks else None,
             alibi=self._keep(alibi_of(attention)) if attention.relative else None,
             page_offset=self._offsets[n if attention.kv_layer is None else attention.kv_layer],
+            cache=cache.KINDS.index(self._cache),
             sharpness=sharper.beta if sharper else 0.0,
             sharp_from=sharper.original if sharper else 1,
             heads=attention.heads,

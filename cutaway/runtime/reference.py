@@ -8,7 +8,7 @@ absent.
 Blocks that read x in parallel, norm after their halves or multiply what they add do so as model/config.py
 says. In a mixture of experts a token passes the MLPs that its router picks; their outputs are added up by
 weight.
-Packed matrices read 8-bit vectors (matmul.py), keys and values are kept as halves, everything between is
+Packed matrices read 8-bit vectors (matmul.py), keys and values are kept as cache.py says, all between is
 float32; an adapter adds B (A x) of the vectors before rounding (adapter.py). Every sum has the native step's
 order and every product its rounding (arithmetic.py): the logits are the native step's, to the bit."""
 
@@ -27,7 +27,7 @@ from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.position import learned, rope
-from cutaway.runtime import arithmetic, attention, matmul, packing, recurrence
+from cutaway.runtime import arithmetic, attention, cache, matmul, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.values import Edit, Values, named
 from cutaway.weights import quant
@@ -38,15 +38,18 @@ CHUNK = 128  # tokens read at once
 
 
 class State:
-    """The KV cache of one text: keys and values of every layer, float16 [s g size]."""
+    """The KV cache of one text: keys and values of every layer as they are read back, [s g size]."""
 
-    def __init__(self, config: Decoder, adapter: Mapping[str, Beside] | None = None) -> None:
+    def __init__(
+        self, config: Decoder, adapter: Mapping[str, Beside] | None = None, kind: cache.Kind = "F16"
+    ) -> None:
         self.adapter = adapter or {}
+        dtype = np.float16 if kind == "F16" else np.float32
         self.edits: tuple[Edit, ...] = ()  # of every token that is read into it
         mixers = [block.attention if packing.attends(block) else None for block in config.blocks]
         shapes = [(of.groups, of.key_size, of.values) if of else (0, 0, 0) for of in mixers]
-        self.keys = [np.empty((0, groups, size), np.float16) for groups, size, _ in shapes]
-        self.values = [np.empty((0, groups, size), np.float16) for groups, _, size in shapes]
+        self.keys = [np.empty((0, groups, size), dtype) for groups, size, _ in shapes]
+        self.values = [np.empty((0, groups, size), dtype) for groups, _, size in shapes]
         self._recurrent = {
             path: of
             for n, block in enumerate(config.blocks)
@@ -97,7 +100,8 @@ class ReferenceEngine:
     know.
     """
 
-    def __init__(self, config: Decoder, tensors: Tensors) -> None:
+    def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
+        cache.check(kv_cache)
         reason = packing.why_not(config, tensors)
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
@@ -106,9 +110,10 @@ class ReferenceEngine:
         self.vocab = config.vocab
         self.max_context = config.context
         self._adapter: Mapping[str, Beside] | None = None
+        self.kv_cache: cache.Kind = kv_cache
 
     def new_state(self) -> State:
-        return State(self.config, self._adapter)
+        return State(self.config, self._adapter, self.kv_cache)
 
     def edited_state(self, edits: Sequence[Edit]) -> State:
         """An empty state whose residual stream is edited, as ``RuntimeEngine.edited_state`` gives one."""
@@ -265,7 +270,7 @@ class ReferenceEngine:
             value = key if of.value_of_key else self._rows(of, f"{path}.value", x, state.adapter, factor)
             key = self._finished(of, f"{path}.key_norm", key.reshape(tokens, of.groups, -1), positions)
             value = self._norm(value.reshape(tokens, of.groups, -1), f"{path}.value_norm", of.value_norm)
-            key, value = key.astype(np.float16), value.astype(np.float16)
+            key, value = cache.stored(key, self.kv_cache), cache.stored(value, self.kv_cache)
             state.keys[n] = np.concatenate([state.keys[n], key])
             state.values[n] = np.concatenate([state.values[n], value])
             halves = {"k": key.astype(np.float32), "v": value.astype(np.float32)}

@@ -120,27 +120,30 @@ void products(int32_t best) {
 
 void attention(int32_t best) {
     constexpr int size = 24, stride = 32;
-    std::vector<uint16_t> keys(kPage * size), values(kPage * stride);
-    std::vector<float> query(7 * size);
-    for (int s = 0; s < kPage; ++s) {
-        float key[size], value[size];
-        for (float& each : key) each = real();
-        for (float& each : value) each = real();
-        store_key(keys.data(), size, s, key);
-        store_value(values.data(), stride, size, s, value);
-    }
-    for (float& each : query) each = real();
-    Look looks[7];
-    for (int r = 0; r < 7; ++r) looks[r] = {query.data() + r * size, 3 * r, 128 - 17 * r};
-    std::vector<float> mixed[2] = {std::vector<float>(7 * stride), std::vector<float>(7 * stride)};
-    Gathered gathered[2][7];
-    for (const int which : {0, 1}) {
-        cutaway_isa_use(which == 0 ? 0 : best);
-        attend_page({keys.data(), values.data(), size, stride}, looks, 7, 0.0f, mixed[which].data(), gathered[which]);
-    }
-    hold(near(mixed[1], mixed[0], 1e-5f), "attention", 0, 7);
-    for (int r = 0; r < 7; ++r) {
-        hold(std::fabs(gathered[1][r].weight - gathered[0][r].weight) < 1e-4f, "a sum of weights", 0, r);
+    for (const int32_t cache : {kHalves, kBytes, kNibbles}) {
+        std::vector<uint16_t> keys(PageOf::halves(cache, size)), values(PageOf::halves(cache, stride));
+        const PageOf page = {keys.data(), values.data(), size, stride, cache};
+        std::vector<float> query(7 * size);
+        for (int s = 0; s < kPage; ++s) {
+            float key[size], value[size];
+            for (float& each : key) each = real();
+            for (float& each : value) each = real();
+            store_key(page, s, key);
+            store_value(page, size, s, value);
+        }
+        for (float& each : query) each = real();
+        Look looks[7];
+        for (int r = 0; r < 7; ++r) looks[r] = {query.data() + r * size, 3 * r, 128 - 17 * r};
+        std::vector<float> mixed[2] = {std::vector<float>(7 * stride), std::vector<float>(7 * stride)};
+        Gathered gathered[2][7];
+        for (const int which : {0, 1}) {
+            cutaway_isa_use(which == 0 ? 0 : best);
+            attend_page(page, looks, 7, 0.0f, mixed[which].data(), gathered[which]);
+        }
+        hold(near(mixed[1], mixed[0], 1e-5f), "attention", 0, 7);
+        for (int r = 0; r < 7; ++r) {
+            hold(std::fabs(gathered[1][r].weight - gathered[0][r].weight) < 1e-4f, "a sum of weights", 0, r);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-// Softmax attention over a KV cache in pages of 128 positions, keys and values as halves.
+// Softmax attention over a KV cache in pages of 128 positions: keys and values as halves, as bytes or as four bits.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,10 @@
 namespace cutaway {
 
 inline constexpr int kPage = 128;    // positions of a page, and of one piece of work
+inline constexpr int kShared = 32;   // numbers of a key or value that share a scale, where they are not halves
+
+// What a KV cache holds. cutaway/runtime/cache.py has the same.
+enum Cache : int32_t { kHalves = 0, kBytes = 1, kNibbles = 2 };
 
 // A head's view of a page: its query, which positions [first, last) of the page it sees, and what a position of distance
 // takes from a score (ALiBi, 2108.12409); the query itself is at `at` of the page.
@@ -21,12 +25,25 @@ struct Gathered {
     float highest, weight;
 };
 
-// Keys of one group in a page: blocks of 16 positions, in each of them key_size times sixteen halves. Values: one
-// row of `value_stride` halves (a multiple of 16) a position.
+// Keys of one group in a page: blocks of 16 positions, in each of them key_size times sixteen numbers. Values: one
+// row of `value_stride` numbers (a multiple of 16) a position. Numbers that are no halves are filled up to whole groups of
+// 32, and followed by a scale a group, a half: of keys sixteen positions side by side, of values group by group. Of four
+// bits, byte j of a group has number j in its lower half and j + 16 in its upper one, raised by eight.
 struct PageOf {
-    const uint16_t* keys;
-    const uint16_t* values;
+    uint16_t* keys;
+    uint16_t* values;
     int key_size, value_stride;
+    int32_t cache = kHalves;
+
+    static int filled(int size) { return (size + kShared - 1) / kShared * kShared; }
+    // Halves that the keys or values of a page take, with their scales.
+    static int64_t halves(int32_t cache, int size) {
+        if (cache == kHalves) return static_cast<int64_t>(kPage) * size;
+        return static_cast<int64_t>(kPage) * (filled(size) / (cache == kBytes ? 2 : 4) + filled(size) / kShared);
+    }
+    uint16_t* scales(uint16_t* of, int size) const {
+        return of + static_cast<int64_t>(kPage) * filled(size) / (cache == kBytes ? 2 : 4);
+    }
 };
 
 // Rows of one group over one page. softcap 0: none. mixed [rows value_stride] and gathered [rows] are written.
@@ -38,8 +55,8 @@ void score_page(const PageOf& page, const Look& row, float softcap, float* score
 // into += more, both unnormalised: pages are added in their order, whichever threads did them.
 void merge(float* into, Gathered& in, const float* more, const Gathered& seen, int size);
 
-// Stores a key or value where attend_page reads it.
-void store_key(uint16_t* keys, int key_size, int slot, const float* key);
-void store_value(uint16_t* values, int value_stride, int value_size, int slot, const float* value);
+// Stores a key or value of a page's position where attend_page reads it.
+void store_key(const PageOf& page, int slot, const float* key);
+void store_value(const PageOf& page, int value_size, int slot, const float* value);
 
 }  // namespace cutaway

@@ -870,10 +870,14 @@ class Step {
         const int group = static_cast<int>(i % layer.groups);
         const Look seen = look(layer, piece.first, 0, piece.page);
         if (seen.first >= seen.last) return;
-        uint16_t* page = page_of(layer, piece.sequence, piece.page);
+        const PageOf page = page_of(layer, piece.sequence, piece.page, group);
         const int first = seen.first / 16 * 16, positions = (seen.last + 15) / 16 * 16 - first;
-        what(keys_of(layer, page, group) + first * layer.key_size, 2 * positions * layer.key_size);
-        what(values_of(layer, page, group) + first * layer.value_stride(), 2 * positions * layer.value_stride());
+        const auto part = [&](uint16_t* from, int size) {
+            const int64_t halves = PageOf::halves(layer.cache, size) / kPage;  // of a position, with its scales
+            what(from + first * halves, 2 * positions * halves);
+        };
+        part(page.keys, layer.key_size);
+        part(page.values, layer.value_stride());
     }
     void add_state(Path& path, const Layer& layer, int64_t i) const {
         each_state(layer, i, [&](const uint16_t* from, int64_t bytes) { path.add(from, bytes); });
@@ -904,12 +908,12 @@ class Step {
         if (layer.value_of_key != 0) std::copy_n(keys, layer.key.rows, values);
         else finish_rows(layer.value, values, layer.input, layer.clip);
         finish_heads(layer, token, keys, layer.groups, layer.key_norm);
-        uint16_t* page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage);
         for (int group = 0; group < layer.groups; ++group) {
+            const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, group);
             float* value = values + group * layer.value_size;
             norm(layer.value_norm, value, layer.value_size, value);
-            store_key(keys_of(layer, page, group), layer.key_size, at % kPage, keys + group * layer.key_size);
-            store_value(values_of(layer, page, group), layer.value_stride(), layer.value_size, at % kPage, value);
+            store_key(page, at % kPage, keys + group * layer.key_size);
+            store_value(page, layer.value_size, at % kPage, value);
         }
     }
 
@@ -947,14 +951,12 @@ class Step {
         }
     }
 
-    uint16_t* page_of(const Layer& layer, int sequence, int page) const {
-        return reading_.pages[sequence][page] + layer.page_offset;
-    }
-    static uint16_t* keys_of(const Layer& layer, uint16_t* page, int group) {
-        return page + static_cast<int64_t>(group) * kPage * layer.key_size;
-    }
-    static uint16_t* values_of(const Layer& layer, uint16_t* page, int group) {
-        return keys_of(layer, page, layer.groups) + static_cast<int64_t>(group) * kPage * layer.value_stride();
+    PageOf page_of(const Layer& layer, int sequence, int page, int group) const {
+        const int64_t keys = PageOf::halves(layer.cache, layer.key_size);
+        const int64_t values = PageOf::halves(layer.cache, layer.value_stride());
+        uint16_t* at = reading_.pages[sequence][page] + layer.page_offset;
+        return {at + group * keys, at + layer.groups * keys + group * values, layer.key_size, layer.value_stride(),
+                layer.cache};
     }
 
     // Heads of one group for some tokens: over one page into its own place, or over all pages to the end.
@@ -1016,10 +1018,7 @@ class Step {
             seen[r] = {-INFINITY, 0.0f};
         }
         if (!any) return false;
-        uint16_t* at = page_of(layer, piece.sequence, page);
-        const PageOf own = {keys_of(layer, at, group), values_of(layer, at, group), layer.key_size,
-                            layer.value_stride()};
-        attend_page(own, looks, count, layer.softcap, mixed, seen);
+        attend_page(page_of(layer, piece.sequence, page, group), looks, count, layer.softcap, mixed, seen);
         return true;
     }
 
@@ -1103,9 +1102,7 @@ class Step {
         std::fill_n(weights, length, 0.0f);
         const int first = layer.window > 0 ? std::max(0, length - layer.window) : 0;
         for (int page = first / kPage; page <= (length - 1) / kPage; ++page) {
-            uint16_t* at = page_of(layer, sequence_of_[static_cast<size_t>(token)], page);
-            const PageOf own = {keys_of(layer, at, group), values_of(layer, at, group), layer.key_size,
-                                layer.value_stride()};
+            const PageOf own = page_of(layer, sequence_of_[static_cast<size_t>(token)], page, group);
             score_page(own, look(layer, token, head, page), layer.softcap, weights + page * kPage);
         }
         float highest = *std::max_element(weights + first, weights + length), total = 0.0f;

@@ -66,7 +66,7 @@ struct Layer {
     float block_scale;  // multiplies the block's output
     float input, output, recurrent_output;  // multiply what attention reads and gives, and what the recurrence gives
     float gate_scale, out_scale;            // of the MLP
-    float spare;
+    int32_t cache;                          // what its keys and values are kept as
 
     bool attends() const { return query.rows > 0; }
     bool has_mlp() const { return up.rows > 0 || mixture.experts != nullptr; }
