@@ -110,8 +110,8 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
     task = tasks.load(TASK, PROMPTS, asked.test, 0, OPTIONS)
     command = (
         f"`python scripts/finetune_reasoning.py --seeds {asked.seeds} --steps {asked.steps} "
-        f"--imitation-steps {asked.imitation_steps} --test {asked.test}`: {TASK} with {OPTIONS}; {len(task.test)} held-out questions, "
-        "of which no seed trained on one "
+        f"--imitation-steps {asked.imitation_steps} --test {asked.test}`: {TASK} with {OPTIONS}; "
+        f"{len(task.test)} held-out questions, of which no seed trained on one "
         f"({task.shared} more were left out for that, with seed 0); greedy answers."
     )
     lines = [
