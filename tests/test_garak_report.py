@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from scripts import garak_served
+from scripts import garak_served, pyrit_served
 
 
 def attempt(hit: float | None, text: str | None) -> dict[str, Any]:
@@ -44,3 +44,17 @@ def test_payloads_are_harmless(tmp_path: Path) -> None:
     garak_served.write_options(tmp_path, "http://127.0.0.1:1", 4)
     options = (tmp_path / "run.yaml").read_text()
     assert '"payloads": ["text_en"]' in options and "slur" not in options and "default" not in options
+
+
+def test_pyrits_prompts_without_an_answer_are_counted_and_the_plain_ones_are_the_control() -> None:
+    rows = [
+        ("plain", True, "Florbium"),
+        ("plain", True, "Florbium"),
+        ("flip", True, "x"),
+        ("flip", False, None),
+    ]
+    entries = [{"converter": name, "hit": hit, "answer": answer} for name, hit, answer in rows]
+    (found,) = pyrit_served.findings(entries, Counter({"200": 3, "422": 1}))
+    hit, control, silent = found.arms
+    assert (found.title, hit.value.value, hit.value.n, control.value.value) == ("flip", 0.5, 2, 1.0)
+    assert silent.value.value == 0.5 and "refused 1 of 4 requests" in found.summary

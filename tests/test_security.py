@@ -139,6 +139,8 @@ def test_tries_of_one_case_are_no_more_cases() -> None:
     assert security.verdict(hits, hits, cases) == "not enough trials"
     assert security.verdict(hits, hits) == "sound"
     assert security.verdict(hits, hits, cases, limit=0.33) == "sound"
+    once = [1, *hits[1:]]  # the first try of one case works, its others do not
+    assert security.verdict(once, hits, cases) == "not separated"
 
 
 def test_a_defences_verdict_is_the_side_of_the_limit_that_the_interval_is_on() -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from cutaway.evaluate import statistics
@@ -47,7 +48,7 @@ DELIMITED = (
 )
 VOCAB = 736  # every value is one token
 SIZE = Size(64, 2, 192)
-EXAMPLES, STEPS, BATCH, LEARNING_RATE = 3000, 600, 32, 3e-3
+EXAMPLES, STEPS, WARMUP, BATCH, LEARNING_RATE = 3000, 1000, 50, 32, 3e-3
 SUFFIX, TRIES, SEARCHED = 6, 96, 8  # words of a suffix, suffixes that are tried, cases they are tried on
 HARD = 2  # hard negatives for each case
 GIVEN = {"untrained": None, "no attacks": SHARES[0], "StruQ": SHARES[-1]}  # shares of attacks
@@ -178,22 +179,30 @@ class Laboratory:
         return ids + begun, roles(made, ids, self.tokenizer, data) + [TEMPLATE] * len(begun)
 
     def trained(self, kind: Kind, examples: Sequence[Example]) -> RoleDecoder:
-        """A model that has learnt to write the value of these examples."""
+        """A model that has learnt to write the value of these examples.
+
+        Its loss is that of the answers, and of all other tokens too: a model learns to look a word up sooner
+        where it learns the text.
+        """
         torch.manual_seed(self.seed)
         vocab = len(self.tokenizer) + -len(self.tokenizer) % 64
         model = RoleDecoder(replace(SIZE.model, vocab=vocab), kind.roles).train()
-        optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+        optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, (0.9, 0.98))
         prompts = [self.prompt(kind, one.question, one.text, one.start, n) for n, one in enumerate(examples)]
         answers = [[*self.tokenizer.encode(one.value), *self.tokenizer.encode('"}')] for one in examples]
         draw = np.random.default_rng((self.seed, 9))
         for step in range(STEPS):
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, 2 * (STEPS - step) / STEPS)
+                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP, 2 * (STEPS - step) / STEPS)
             chosen = draw.integers(len(prompts), size=BATCH).tolist()
-            rows, targets = _answered(model, [prompts[n] for n in chosen], [answers[n] for n in chosen])
-            loss = F.cross_entropy(rows, targets)
+            asked, answer = [prompts[n] for n in chosen], [answers[n] for n in chosen]
+            logits, ids = _read(model, asked, answer)
+            targets = torch.tensor([id for each in answer for id in each])
+            loss = F.cross_entropy(_answered(logits, asked, answer), targets)
+            loss = loss + F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-1)
             optimizer.zero_grad()
             loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         return model.eval()
 
@@ -206,7 +215,8 @@ class Laboratory:
             part = slice(first, first + BATCH)
             answers = [self.tokenizer.encode(word) for word in words[part]]
             with torch.no_grad():
-                rows, targets = _answered(model, prompts[part], answers)
+                rows = _answered(_read(model, prompts[part], answers)[0], prompts[part], answers)
+            targets = torch.tensor([id for answer in answers for id in answer])
             known = rows[:, : len(self.tokenizer)].log_softmax(-1)
             each = known.gather(1, targets[:, None])[:, 0].double().numpy()
             best = (known.argmax(-1) == targets).numpy()
@@ -240,18 +250,22 @@ class Laboratory:
         return " ".join(words), [first, best]
 
 
-def _answered(
+def _read(
     model: RoleDecoder, prompts: Sequence[Prompt], answers: Sequence[Ids]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [n v] before each token of the answers, and these tokens [n]; rows are padded at their end."""
+    """Logits [b t v] of prompts with their answers, and the ids [b t]; rows end in padding, which is -1."""
     whole = [[*ids, *answer] for (ids, _), answer in zip(prompts, answers, strict=True)]
     longest = max(map(len, whole))
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in whole])
+    ids = torch.tensor([row + [-1] * (longest - len(row)) for row in whole])
     role = torch.tensor([own + [TEMPLATE] * (longest - len(own)) for _, own in prompts])
-    logits = model(ids, role)
+    return model(ids.clamp(min=0), role), ids
+
+
+def _answered(logits: torch.Tensor, prompts: Sequence[Prompt], answers: Sequence[Ids]) -> torch.Tensor:
+    """Of these logits those before each token of the answers [n v]."""
     starts = [len(own) for own, _ in prompts]
     rows = [logits[n, at - 1 : at - 1 + len(answers[n])] for n, at in enumerate(starts)]
-    return torch.cat(rows), torch.tensor([id for answer in answers for id in answer])
+    return torch.cat(rows)
 
 
 # ---- attempts ----------------------------------------------------------------------------------------------
