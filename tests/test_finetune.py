@@ -250,6 +250,34 @@ def measured(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16])
+def test_lora_in_one_function_is_its_equation(precision: torch.dtype, dropout: float, bias: bool) -> None:
+    """Values and gradients of torch's own operations; float64 to the last bits, autocast to bfloat16's."""
+    torch.manual_seed(0)
+    kind = torch.float64 if precision == torch.float64 else torch.float32
+    module = lora.LoRALinear(torch.nn.Linear(24, 40, bias), lora.Config(4, 12.0, dropout)).to(kind)
+    module.b.data.normal_()
+    module.base.requires_grad_(False)
+    x = torch.randn(2, 9, 24, dtype=kind, requires_grad=True)
+    given, found = torch.randn(2, 9, 40, dtype=kind), []
+    for fast in (True, False):
+        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+            torch.manual_seed(1)
+            out = module(x) if fast else module.plain(x, torch.nn.functional.dropout(x, dropout))
+        assert out.dtype == (precision if precision == torch.bfloat16 else kind)
+        grads = torch.autograd.grad((out.to(kind) * given).sum(), [x, module.a, module.b])
+        assert [grad.dtype for grad in grads] == [kind] * 3
+        found.append([out.to(kind), *grads])
+    close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}[precision]
+    for one, other in zip(*found, strict=True):
+        assert float((one - other).detach().norm() / other.detach().norm()) < close
+    leaf = torch.randn(3, 24, dtype=kind)  # of the first layer nothing asks for x's gradient
+    module(leaf).sum().backward()
+    assert module.a.grad is not None and module.a.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("adapter", [lora.Config(4), dora.Config(4), None])
 def test_a_run_resumes_to_the_same_weights_and_opens(
     adapter: Any, base: Path, talk: Path, tmp_path: Path

@@ -62,6 +62,13 @@ class PackedLinear(nn.Module):
         out = torch.from_numpy(made.reshape(*x.shape[:-1], rows))  # no view of torch's: it may be added to
         return out if self.bias is None else out + self.bias
 
+    def input_gradient(self, grad: Float[Tensor, "n out"]) -> Float[Tensor, "n in"]:
+        """The gradient of what it reads, by that of its product."""
+        out = grad.new_zeros(len(grad), self.packed.shape[1])
+        for here, weight in self.tiles():
+            out.addmm_(grad[:, here], weight.to(grad.dtype))
+        return out
+
     def _unpacked_product(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         rows, columns = self.packed.shape
         if rows * columns <= WHOLE:
@@ -91,10 +98,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0].reshape(-1, grads[0].shape[-1])
-        out = grad.new_zeros(len(grad), ctx.of.packed.shape[1])
-        for here, weight in ctx.of.tiles():
-            out.addmm_(grad[:, here], weight.to(grad.dtype))
-        return out.view(*grads[0].shape[:-1], -1), None
+        return ctx.of.input_gradient(grad).view(*grads[0].shape[:-1], -1), None
 
 
 class PackedEmbedding(nn.Module):

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cutaway.bounds import Bounded, Count, Decay, Positive
+from cutaway.layers.packed import PackedLinear
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapters import MATRICES, Adapter, Matrix, array, freeze, matrices
@@ -66,12 +68,55 @@ class LoRALinear(Adapter):
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if not self.enabled:
             return self.base(x)
+        dropped = F.dropout(x, self.config.dropout, self.training)
+        if torch.compiler.is_compiling():
+            return self.plain(x, dropped)
+        read = None if dropped is x else dropped
+        return _Beside.apply(x, read, self.a, self.b, self.base, self.config.scale)  # type: ignore[return-value]
+
+    def plain(self, x: Float[Tensor, "... in"], dropped: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        """The equation by torch's own operations: the reference implementation, and what is compiled."""
         out = self.base(x)
-        reduced = F.linear(F.dropout(x, self.config.dropout, self.training), self.a)
-        # In place: the base's product is nobody else's. Autocast leaves operands of in-place products alone.
-        reduced, b = reduced.to(out.dtype), self.b.to(out.dtype)
-        flat = out.flatten(0, -2).addmm_(reduced.flatten(0, -2), b.T, alpha=self.config.scale)
-        return flat.view_as(out)
+        return out + self.config.scale * F.linear(F.linear(dropped, self.a), self.b).to(out.dtype)
+
+
+class _Beside(torch.autograd.Function):
+    """W x + bias + scale B A read (None: of x), added up where the base's product is.
+
+    So is the gradient of x: apart, its two parts are written, read and added once more, and an in-place sum
+    in the graph copies what passes it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, read: Tensor | None, a: Tensor, b: Tensor, base: Matrix, scale: float
+    ) -> Tensor:
+        out = base.product(x) if isinstance(base, PackedLinear) else F.linear(x, base.weight, base.bias)
+        flat, a, b = (
+            (x if read is None else read).flatten(0, -2).to(out.dtype),
+            a.to(out.dtype),
+            b.to(out.dtype),
+        )
+        with torch.autocast(x.device.type, enabled=False):
+            reduced = flat @ a.T
+            out.view(-1, out.shape[-1]).addmm_(reduced, b.T, alpha=scale)
+        ctx.save_for_backward(flat, a, b, reduced)
+        ctx.given = base, scale, x.shape, read is None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        flat, a, b, reduced = ctx.saved_tensors
+        base, scale, shape, together = ctx.given
+        grad, grad_x, grad_read = grads[0].flatten(0, -2), None, None
+        narrow = (grad @ b).mul_(scale)
+        if ctx.needs_input_grad[0]:
+            packed = isinstance(base, PackedLinear)
+            grad_x = base.input_gradient(grad) if packed else grad @ base.weight.to(grad.dtype)
+            grad_x = (grad_x.addmm_(narrow, a) if together else grad_x).view(shape)
+        if not together:
+            grad_read = (narrow @ a).view(shape)
+        return grad_x, grad_read, narrow.T @ flat, (grad.T @ reduced).mul_(scale), None, None
 
 
 def shape_of(matrix: Matrix) -> tuple[int, int]:
