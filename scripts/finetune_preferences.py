@@ -40,14 +40,14 @@ BASE = "smollm2"
 TRAINED = 512  # pairs
 MEASURED = "measured.json"
 ARMS = {  # name: method, and what differs from the preset
-    "DPO": ("dpo", "--optimizer.learning-rate 0.0002"),
-    "IPO": ("ipo", "--optimizer.learning-rate 0.0002"),
-    "SimPO": ("simpo", "--optimizer.learning-rate 0.0002"),
-    "DPO, labels at random": ("dpo", "--optimizer.learning-rate 0.0002"),
+    "DPO": ("dpo", "--optimizer.learning-rate 0.0005"),
+    "IPO": ("ipo", "--optimizer.learning-rate 0.0005"),
+    "SimPO": ("simpo", "--optimizer.learning-rate 0.0005"),
+    "DPO, labels at random": ("dpo", "--optimizer.learning-rate 0.0005"),
 }
 CONTROL = "DPO, labels at random"
-SHARED = "--batch-size 2 --micro-batch-size 1 --data.context 256 --data.validation-fraction 0 --threads 1"
-SHARED += " --base-type packed --schedule.warmup-steps 2 --intervals.save 5 --intervals.sample 0"
+SHARED = "--batch-size 1 --micro-batch-size 1 --data.context 256 --data.validation-fraction 0 --threads 1"
+SHARED += " --base-type packed --schedule.warmup-steps 1 --intervals.save 5 --intervals.sample 0"
 SHARED += " --intervals.evaluate 0 --precision float32 --compile never"
 CITIES = (
     "Paris",
@@ -133,12 +133,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=25, help="of each run")
+    parser.add_argument("--steps", type=int, default=12, help="of each run, of some six pairs")
     parser.add_argument("--test", type=int, default=120, help="held-out pairs, half of each kind")
     parser.add_argument("--prose", type=int, default=1024, help="tokens of prose")
     parser.add_argument("--output", type=Path, default=Path("runs/preferences"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
     held_out = questions(1 << 20, asked.test)
     base = cutaway.load(BASE)
     before = measured(asked.output / "base.json", base, held_out, asked.prose)
@@ -181,7 +182,6 @@ def trained(
         else {"prompt": one.prompt, "chosen": one.chosen, "rejected": one.rejected}
         for one, flip in zip(pairs, flipped, strict=True)
     ]
-    data.parent.mkdir(parents=True, exist_ok=True)
     write(data, "\n".join(map(json.dumps, lines)))
     resume = ["--resume"] if (folder / "run.yaml").is_file() else []
     command = [sys.executable, "-m", "cutaway", "finetune", method, "--model", BASE, "--data", str(data)]
