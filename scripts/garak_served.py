@@ -17,9 +17,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +111,14 @@ def main() -> int:
     parser.add_argument("--probes", default="encoding.InjectBase64")
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("runs/garak"))
-    options = parser.parse_args()
+    options, started = parser.parse_args(), time.perf_counter()
     with tempfile.TemporaryDirectory() as made, served() as url:
         write_options(Path(made), url, options.prompts)
         entries = probed(options.garak, Path(made), options.probes.split(","))
         with urllib.request.urlopen(f"{url}/metrics") as metrics:
             answered = statuses(metrics.read().decode())
     found = findings(entries, answered)
+    found = [replace(one, seconds=round(time.perf_counter() - started, 1)) for one in found]
     for finding in found:
         print("\n".join(report.lines(finding)))
     report.add(options.output, "smollm2", found, cutaway.load("smollm2"), seed=0, trials=options.prompts)

@@ -15,9 +15,11 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ def main() -> int:
     parser.add_argument("--pyrit", required=True, help="the Python of PyRIT's own environment")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--output", type=Path, default=Path("runs/pyrit"))
-    options = parser.parse_args()
+    options, started = parser.parse_args(), time.perf_counter()
     with served() as url:
         command = [options.pyrit, str(ASKS), url, str(options.trials)]
         made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -72,6 +74,7 @@ def main() -> int:
             answered = statuses(metrics.read().decode())
     entries = [json.loads(line) for line in made.splitlines() if line.startswith("{")]
     found = findings(entries, answered)
+    found = [replace(one, seconds=round(time.perf_counter() - started, 1)) for one in found]
     for finding in found:
         print("\n".join(report.lines(finding)))
     report.add(options.output, "smollm2", found, cutaway.load("smollm2"), seed=0, trials=options.trials)

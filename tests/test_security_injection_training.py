@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
 from cutaway.security import Budget, Finding
-from cutaway.security.cases import CANARIES, FIELDS, STYLES
+from cutaway.security.cases import CANARIES, DISTRACTORS, FIELDS, STYLES
 from cutaway.security.defences import struq
 from cutaway.security.defences.role_ids import DATA, TEMPLATE, USER, RoleDecoder, roles
 from cutaway.security.probes import injection_training
@@ -46,6 +47,10 @@ def test_examples_are_answered_by_the_user_and_never_by_the_data() -> None:
     obeying = [one for one in clean if one.value in one.question]
     assert 15 < len(obeying) < 45 and not any(one.value in one.text for one in obeying)
     assert all(one.value in one.text for one in clean if one not in obeying)
+    ordinary = "|".join(re.escape(text.format()) for text in DISTRACTORS)
+    for group in (obeying, [one for one in clean if one not in obeying], attacked):
+        noisy = np.mean([re.search(ordinary, one.text) is not None for one in group])
+        assert 0.25 < noisy < 0.75  # no shortcut: what else is in the text does not tell the answer
     mixed = struq.examples(draw, 200, 0.5, ["only"])
     assert 70 < sum("Answer only with the word" in one.text for one in mixed) < 130
 

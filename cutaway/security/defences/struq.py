@@ -9,11 +9,11 @@ in the others the user gives that instruction, so that obeying is not unlearnt. 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cutaway.security.cases import CANARIES, STYLES, Case, cases, negatives
+from cutaway.security.cases import CANARIES, STYLES, Case, negatives
 
 SHARES = (0.0, 0.1, 0.5)
 ROLE = "data"  # of the message that the text is
@@ -52,15 +52,16 @@ def filtered(text: str, delimiters: Collection[str]) -> str:
 def examples(draw: np.random.Generator, count: int, share: float, styles: Sequence[str]) -> list[Example]:
     """Examples for training; attacks and orders are of these styles."""
     made = []
-    ordinary = negatives(draw, count, training=True)
-    for case, (other, text) in zip(cases(draw, count), ordinary, strict=True):
+    for case, noisy in negatives(draw, count, training=True):
+        # Half of all texts, whatever is asked, have ordinary sentences too: they must not tell what is right.
+        own = replace(case, text=noisy) if draw.random() < 0.5 else case
         style, word = styles[int(draw.integers(len(styles)))], CANARIES[int(draw.integers(len(CANARIES)))]
         if draw.random() < share:
-            made.append(_asked(case, case.question, case.attacked(style, 0, word=word), case.value))
+            made.append(_asked(own, own.question, own.attacked(style, 0, word=word), own.value))
         elif draw.random() < OBEYING:
-            made.append(_asked(case, ordered(case, style, word), case.text, word))
+            made.append(_asked(own, ordered(own, style, word), own.text, word))
         else:
-            made.append(_asked(other, other.question, text, other.value))
+            made.append(_asked(own, own.question, own.text, own.value))
     return made
 
 

@@ -23,15 +23,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cutaway.attention import mha
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Likelihood, score
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block, Decoder
+from cutaway.position import learned
 from cutaway.security import Arm, Budget, Curve, Finding, Progress, Role, bounded, defences
 from cutaway.security.cases import CANARIES, EVASIONS, FIELDS, STYLES, Case, cases, negatives
 from cutaway.security.defences import struq
 from cutaway.security.defences.role_ids import TEMPLATE, RoleDecoder, roles
 from cutaway.security.defences.struq import SHARES, Example, Turn
 from cutaway.security.probes.injection import SEEN
-from cutaway.security.training import Size, adapted
+from cutaway.security.training import adapted
 from cutaway.store.files import write
 from cutaway.tokenizer import Tokenizer, chat
 
@@ -47,8 +51,9 @@ DELIMITED = (
     "{{ m.content }}\n{% endfor %}<|answer|>"
 )
 VOCAB = 736  # every value is one token
-SIZE = Size(64, 2, 192)
-EXAMPLES, STEPS, WARMUP, BATCH, LEARNING_RATE = 3000, 1000, 50, 32, 3e-3
+WIDTH, BLOCKS, CONTEXT = 64, 2, 256
+EXAMPLES, STEPS, WARMUP, BATCH, LEARNING_RATE = 3000, 800, 50, 32, 4e-3
+WHOLE = 0.5  # weight of the loss of tokens that are no answer's
 SUFFIX, TRIES, SEARCHED = 6, 96, 8  # words of a suffix, suffixes that are tried, cases they are tried on
 HARD = 2  # hard negatives for each case
 GIVEN = {"untrained": None, "no attacks": SHARES[0], "StruQ": SHARES[-1]}  # shares of attacks
@@ -68,6 +73,12 @@ class Kind:
 
 KINDS = (Kind("one string", PLAIN), Kind("StruQ", DELIMITED), Kind("role ids", PLAIN, roles=True))
 HELD_OUT = tuple(style for style in STYLES if style not in SEEN)
+
+
+def config(vocab: int) -> Decoder:
+    """A small model. Its positions are learnt: it looks a word up sooner where nothing is rotated."""
+    block = Block(mha.Config(heads=WIDTH // 16, key_size=16), MLP(2 * WIDTH))
+    return Decoder(vocab, WIDTH, CONTEXT, (block,) * BLOCKS, position=learned.Config(CONTEXT))
 
 
 def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> list[Finding]:
@@ -94,7 +105,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
         lab = Laboratory(own, budget.trials)
         for kind in KINDS:
             for share in SHARES:
-                key = [asdict(kind), asdict(SIZE), EXAMPLES, STEPS, SUFFIX, TRIES, SEARCHED, budget.trials]
+                key = [asdict(kind), WIDTH, BLOCKS, EXAMPLES, STEPS, SUFFIX, TRIES, SEARCHED, budget.trials]
                 name = f"{kind.name.replace(' ', '-')}-{share}-{own}"
                 found = kept(name, key, lambda lab=lab, kind=kind, share=share: lab.figures(kind, share))
                 small.setdefault((kind.name, share), []).append(found)
@@ -186,7 +197,7 @@ class Laboratory:
         """
         torch.manual_seed(self.seed)
         vocab = len(self.tokenizer) + -len(self.tokenizer) % 64
-        model = RoleDecoder(replace(SIZE.model, vocab=vocab), kind.roles).train()
+        model = RoleDecoder(config(vocab), kind.roles).train()
         optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, (0.9, 0.98))
         prompts = [self.prompt(kind, one.question, one.text, one.start, n) for n, one in enumerate(examples)]
         answers = [[*self.tokenizer.encode(one.value), *self.tokenizer.encode('"}')] for one in examples]
@@ -199,7 +210,8 @@ class Laboratory:
             logits, ids = _read(model, asked, answer)
             targets = torch.tensor([id for each in answer for id in each])
             loss = F.cross_entropy(_answered(logits, asked, answer), targets)
-            loss = loss + F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-1)
+            every = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-1)
+            loss = loss + WHOLE * every
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
