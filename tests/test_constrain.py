@@ -328,6 +328,25 @@ def test_schemas_of_generators_are_held(schema: Any, held: Any, left_out: list[s
     assert held_schema(schema) == (held, left_out)
 
 
+def test_what_tells_branches_apart_is_written(tokenizer: Tokenizer) -> None:
+    """Both branches are open, and their constant is optional: without it both would fit, and so none."""
+    defs: dict[str, Any] = {
+        "A": {"type": "object", "properties": {"kind": {"const": "a"}, "x": {"enum": [1, 2]}}},
+        "B": {
+            "type": "object",
+            "properties": {"kind": {"const": "b"}, "y": {"enum": [1, 2]}},
+            "required": ["y"],
+        },
+    }
+    branches = [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]
+    schema = {"$defs": defs, "oneOf": branches, "discriminator": {"propertyName": "kind"}}
+    held, left_out = held_schema(schema)
+    assert not left_out
+    for seed in range(12):
+        text, done = written(tokenizer, constrain.json_schema(held), seed)
+        assert done and constrain.schema_error(schema, text) is None and "kind" in json.loads(text)
+
+
 def test_a_pattern_that_cannot_be_read_is_named_and_not_checked() -> None:
     schema = {"type": "string", "pattern": "^(?=a)\\p{L}$"}
     _, warned = left_out_warnings(["pattern"], schema)

@@ -1030,6 +1030,7 @@ def limited(server: Server, client: Any, claude: Any, most: int, stream: bool) -
         made: Any = client.responses.create(**asked, stream=stream)
         made = list(made)[-1].response if stream else made
         first = made.output[0]
+        assert first.status == made.status
         text = first.arguments if first.type == "function_call" else first.content[0].text
         yield text, made.incomplete_details.reason if made.status == "incomplete" else made.status
     tools = [{"name": "write", "input_schema": ENDLESS}]

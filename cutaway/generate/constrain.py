@@ -117,15 +117,15 @@ class Constraint:
         matcher, ids = self._matcher.deep_copy(), []
         parts = (LETTERS, QUOTE, BRACKETS, "0")
         letters, quote, brackets, zero = (_single(tokenizer, texts) for texts in parts)
-        filled = 0  # letters in a row
+        filled = 0  # letters or digits in a row
         while not matcher.is_stopped() and not matcher.is_accepting():
             following = matcher.compute_ff_tokens()
             if not following:
                 within = any(matcher.validate_tokens([id]) == 1 for id in letters)  # a string
-                order = (*quote, *letters) if within else (*brackets, *quote, *zero)
+                order = (*quote, *letters) if within else (*brackets, *quote, *(zero if filled < 2 else ()))
                 following = [id for id in order if matcher.validate_tokens([id]) == 1][:1]
             following = following or _longest(matcher, tokenizer)
-            filled = filled + 1 if following and following[0] in letters else 0
+            filled = filled + 1 if following and following[0] in (*letters, *zero) else 0
             room = most - len(ids) - len(following)
             if not following or room < 0 or filled > MAX_FILLED or not matcher.consume_tokens(following):
                 return None

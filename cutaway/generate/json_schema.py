@@ -110,8 +110,10 @@ def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -
 
 
 def closed(schema: Any) -> Any:
-    """A schema whose objects have the properties that they name and no others, unless they say otherwise."""
-    joined = False
+    """A schema whose objects have the properties that they name and no others, unless they say otherwise. The
+    property that tells branches apart is written, without which open branches of `oneOf` would fit as well.
+    """
+    joined, schema = False, rewritten(schema, lambda one: _distinguished(one, schema))
 
     def look(one: dict[str, Any]) -> dict[str, Any]:
         nonlocal joined
@@ -128,6 +130,19 @@ def closed(schema: Any) -> Any:
 
     rewritten(schema, look)
     return rewritten(schema, close)
+
+
+def _distinguished(one: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema whose branches all require the property of its ``discriminator``, if it has one."""
+    discriminator = one.get("discriminator")
+    name = discriminator.get("propertyName") if isinstance(discriminator, Mapping) else None
+    branches = [followed(branch, root) for branch in one.get("oneOf") or ()]
+    if name is None or not all(
+        isinstance(b, Mapping) and name in (b.get("properties") or {}) for b in branches
+    ):
+        return one
+    needed = ([*dict.fromkeys([*(each.get("required") or ()), name])] for each in branches)
+    return {**one, "oneOf": [{**each, "required": own} for each, own in zip(branches, needed, strict=True)]}
 
 
 def _with_named_keys(one: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
