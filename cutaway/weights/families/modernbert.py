@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cutaway.attention import bidirectional
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Encoder
+from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.weights import common
 from cutaway.weights.common import FULL, SLIDING
 from cutaway.weights.family import (
@@ -94,8 +94,9 @@ def encoder(known: Settings) -> Encoder:
     )
 
 
-def settings(config: Encoder) -> Settings:  # type: ignore[override]
+def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
+    assert isinstance(config, Encoder)  # the family's ``config``
     each = [block.attention for block in config.blocks]
     far, near = (
         next((one.position for one in each if (one.reach is None) == all_of_it), None)
@@ -155,7 +156,7 @@ FAMILY = Family(
         *common.ANY,
     ),
     build=encoder,
-    describe=settings,  # type: ignore[arg-type]
+    describe=settings,
     defaults={"vocab": 50368, "width": 768, "hidden": 1152, "layers": 22, "heads": 12, "context": 8192}
     | {"eps": 1e-5, "norm_bias": False, "bias": False, "mlp_bias": False, "activation": "gelu"}
     | {"head_size": shared},
