@@ -30,6 +30,8 @@ LARGEST_MANIFEST = 16 << 20
 MODEL_FILES = (".safetensors", ".gguf", ".json", ".yaml", ".jinja", ".model", ".txt")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every member: the same contents are the same bytes
 OF_DOCUMENTS = ("search", "read")  # tools that see a folder
+# What zipfile raises for a damaged archive, beside its own.
+DAMAGED = (NotImplementedError, RuntimeError, EOFError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ def open(file: Path) -> Opened:
                         _extract(archive, about, part, file)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except (*DAMAGED, zipfile.BadZipFile):  # whose texts quote the file's own bytes
+        raise UserError(f"{file}: is no bundle that can be read: it is no whole zip archive") from None
+    except OSError as error:
         raise UserError(f"{file}: is no bundle that can be read ({error})") from None
     opened = Opened(about, folder)
     index = folder / "index" / "index.sqlite"

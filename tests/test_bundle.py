@@ -215,3 +215,17 @@ def test_the_default_model_is_named_not_copied(tmp_path: Path, capsys: Any, monk
     opened = bundle.open(tmp_path / "named.cutaway")
     assert opened.manifest.model == "smollm2" and opened.model is None
     assert set(opened.manifest.files) == {bundle.CARD}
+
+
+@pytest.mark.parametrize(("at", "byte"), [(30, 0xFF), (None, 0xBE)])
+def test_a_damaged_archive_is_refused_in_one_short_line(tmp_path: Path, at: int | None, byte: int) -> None:
+    """A name that its own header spells otherwise, and a zip version that does not exist."""
+    model, file = tmp_path / "model.gguf", tmp_path / "x.cutaway"
+    model.write_bytes(b"GGUF")
+    bundle.write(file, "smollm2", model, "# A card")
+    data = bytearray(file.read_bytes())
+    data[data.index(b"PK\x01\x02") + 6 if at is None else at] = byte
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="no whole zip archive") as refused:
+        bundle.open(file)
+    assert len(str(refused.value)) < 300
