@@ -167,7 +167,7 @@ def bahdanau_(seed: int) -> Figures:
     """Letters right of reversed texts, by length, with attention and without."""
     found: Figures = {}
     begin, letters = 0, 16
-    for name, attention, hidden in (("attention", bahdanau.Config(32), 64), ("no attention", None, 76)):
+    for name, attention, hidden in (("attention", bahdanau.Config(size=32), 64), ("no attention", None, 76)):
         torch.manual_seed(seed)
         of = Recurrent(source=letters + 1, target=letters + 1, width=32, hidden=hidden, attention=attention)
         model = of.build()
