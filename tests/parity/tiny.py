@@ -306,12 +306,18 @@ MORE |= {
         | {"rope_parameters": YARN, "layer_types": ["full_attention"] * 2},
         {"num_local_experts": 4, "num_experts_per_tok": 3, "head_dim": 16, "attention_bias": False}
         | {"rope_parameters": YARN, "tie_word_embeddings": True},
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}
+        | {"rope_parameters": YARN, "num_key_value_heads": 1},
     ),
     "deepseek_v3": (
         "DeepseekV3Config",
         LATENT | GROUPED | {"first_k_dense_replace": 1},
         LATENT | GROUPED | {"first_k_dense_replace": 0, "q_lora_rank": None, "rope_parameters": SHARPER},
         LATENT | GROUPED | {"first_k_dense_replace": 1, "rope_interleave": False},
+        LATENT
+        | GROUPED
+        | {"first_k_dense_replace": 1, "q_lora_rank": None, "norm_topk_prob": False}
+        | {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}},
     ),
     "deepseek_v2": (
         "DeepseekV2Config",
@@ -386,6 +392,7 @@ MORE |= {
         LFM2_MOE
         | {"num_dense_layers": 0, "use_expert_bias": False, "conv_bias": True, "routed_scaling_factor": 2.5},
         ODD | LFM2_MOE | {"num_dense_layers": 1, "norm_topk_prob": False, "tie_word_embeddings": False},
+        LFM2_MOE | {"num_dense_layers": 2, "conv_L_cache": 4, "num_key_value_heads": 1},
     ),
 }
 MAMBA_FULL = {
@@ -536,7 +543,8 @@ MORE_IN_GGUF = re.findall(
     seed_oss-1 seed_oss-2 seed_oss-3 arcee-1 arcee-3 starcoder2-3 stablelm-1 stablelm-2 cohere-1 cohere2-1
     exaone4-2 ernie4_5-1 ernie4_5-3 hunyuan_v1_dense-1 helium-1 helium-3 phi-1 granitemoe-1
     granitemoe-2 granitemoe-3 gpt_bigcode-2 gemma4-1
-    olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1 glm4_moe-3
+    olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1 glm4_moe-3 gpt_oss-4 lfm2-1 lfm2_moe-1 lfm2_moe-4
+    deepseek_v3-1 deepseek_v3-4 deepseek_v2-1 glm4_moe_lite-1 glm4_moe_lite-3
     """,
 )
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}

@@ -2,7 +2,7 @@
 
 from cutaway.weights import common
 from cutaway.weights.families import deepseek_v3
-from cutaway.weights.family import Entries, Family, Only, Row, Settings
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 
 
@@ -10,6 +10,9 @@ class Groups(Row):
     """The groups that experts are chosen from, in one of two methods."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            fields.only("expert_group_count", (0, 1), "groups that count for their best expert")
+            return {"groups": 1, "top_groups": 1}
         method = fields.choice("topk_method", {"greedy": 1, "group_limited_greedy": 2}, "greedy")
         numbers = [fields.integer(key, None) for key in ("n_group", "topk_group")]
         if method == 1:
@@ -17,6 +20,8 @@ class Groups(Row):
         return {"groups": numbers[0] or 1, "top_groups": numbers[1] or 1}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return {}
         method = "greedy" if known["groups"] == 1 else "group_limited_greedy"
         return {"topk_method": method, "n_group": known["groups"], "topk_group": known["top_groups"]}
 
@@ -24,12 +29,15 @@ class Groups(Row):
 FAMILY = deepseek_v3.FAMILY.but(
     "deepseek_v2",
     "DeepseekV2ForCausalLM",
+    architecture="deepseek2",
     rows=(
         *(deepseek_v3.Rope() if isinstance(row, common.Rope) else row for row in deepseek_v3.SIZES[1:]),
         *common.DENSE[:1],
-        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_experts"),
+        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_experts")[:3],
+        Only(None, "expert_gating_func", (1,), "another score of experts than softmax"),
+        Only(None, "expert_weights_norm", (False,), "weights of experts that sum to 1"),
         Groups(),
-        common.ROUTED_SCALE,
+        Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         common.SharedExperts(),
         common.FirstDense(usual=0),
         Only("attention_bias", None, (False,), "a bias in latent attention"),

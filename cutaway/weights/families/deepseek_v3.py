@@ -7,13 +7,17 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from cutaway.errors import UserError
 from cutaway.model.config import Block, Decoder, Encoder, mixer
+from cutaway.position import rope
 from cutaway.position.scaling import YaRN, sharpening
 from cutaway.weights import common
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, beside, same
+
+ALIASES = ("deepseek2",)
 
 
 def queries_alone(block: Block) -> bool:
@@ -42,11 +46,38 @@ HF_LATENT = (
 )
 
 
+GGUF = (  # as llama.cpp reads it without absorbing: keys and values of all heads in one matrix
+    *common.GGUF_PLAIN[:3],
+    *common.GGUF_NORMS,
+    *common.weights(
+        common.GGUF_OUT,
+        *common.GGUF_MLP,
+        ("blk.{n}.attn_q_a", "blocks.{n}.attention.query_down"),
+        ("blk.{n}.attn_q_a_norm", "blocks.{n}.attention.query_norm"),
+        ("blk.{n}.attn_kv_a_mqa", "blocks.{n}.attention.down"),
+        ("blk.{n}.attn_kv_a_norm", "blocks.{n}.attention.latent_norm"),
+    ),
+    *(
+        Rule(f"blk.{{n}}.{name}.weight", "blocks.{n}.attention.query.weight", same, when)
+        for name, when in (("attn_q", queries_alone), ("attn_q_b", lambda block: not queries_alone(block)))
+    ),
+    replace(HF_LATENT[-1], theirs="blk.{n}.attn_kv_b.weight"),
+)
+GGUF_MIXTURE = (
+    *GGUF,
+    *common.GGUF_EXPERTS,
+    *common.GGUF_CHOICE_BIAS,
+    *common.GGUF_SHARED_EXPERT[1:],
+)
+
+
 class Rope(common.Rope):
     """Neighbouring pairs, unless the config says otherwise; a scaling of all dimensions scales scores too."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         found = super().read(fields, known, own)
+        if fields.gguf:
+            return self._from_gguf(fields, found["rope"])
         older = fields.section("rope_scaling")
         given = older if older and older.data else fields.section("rope_parameters")
         rope, more = found["rope"], 1.0
@@ -54,10 +85,26 @@ class Rope(common.Rope):
             more = sharpening(rope.scaling.factor, given.number("mscale_all_dim")) ** 2
         return {"rope": replace(rope, interleaved=known.get("interleaved", True)), "sharper": more}
 
+    def _from_gguf(self, fields: Fields, position: rope.Config) -> Settings:
+        """llama.cpp scales scores by a tenth of ``mscale_all_dim``, and angles by nothing."""
+        position, more = replace(position, interleaved=True), 1.0
+        if isinstance(position.scaling, YaRN):
+            all_dims = float(f"{10 * fields.number('rope.scaling.yarn_log_multiplier'):.6g}")
+            more = sharpening(position.scaling.factor, all_dims) ** 2
+            position = replace(position, scaling=replace(position.scaling, attention=1.0))
+        return {"rope": position, "sharper": more}
+
     def write(self, known: Settings, gguf: bool) -> Entries:
         entries, rope = super().write(known, gguf), known["rope"]
         if rope and isinstance(rope.scaling, YaRN):
             all_dims = (math.sqrt(known["sharper"]) - 1) / (0.1 * math.log(rope.scaling.factor))
+            if gguf:
+                if rope.scaling.attention != 1.0:
+                    raise UserError(
+                        "YaRN that scales the angles of latent attention is not supported in GGUF"
+                    )
+                entries.pop("rope.scaling.yarn_attn_factor", None)
+                return entries | {"rope.scaling.yarn_log_multiplier": 0.1 * all_dims}
             own = {"mscale_all_dim": all_dims} if known["sharper"] != 1 else {}
             if rope.scaling.attention is not None:
                 own["attention_factor"] = rope.scaling.magnitude
@@ -98,25 +145,60 @@ def settings(config: Decoder | Encoder) -> Settings:
     return common.settings(config) | known | {"sharper": 1.0 if of.scale is None else of.scale * size**0.5}
 
 
+class KeySize(Field):
+    """In GGUF keys are measured with the part that rotates."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        size = super()._from_gguf(fields, known, own)["key_size"] - known["head_size"]
+        if size < 1:
+            raise fields.refusal(self.gguf or "", f"should be more than the {known['head_size']} that rotate")
+        return {"key_size": size}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        more = known["head_size"] if gguf else 0
+        return super().write(known | {"key_size": known["key_size"] + more}, gguf)
+
+
+LATENT_OR_NONE = Kind(lambda fields, key: fields.integer(key, low=0) or None)
+
+
+class QueryLatent(Field):
+    """GGUF has 0 where queries come straight out of x."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {str(self.gguf): known["query_latent"] or 0} if gguf else super().write(known, gguf)
+
+
+def softmax_scored(fields: Fields) -> str | None:
+    """GGUF has one architecture for DeepSeek-V2 and V3."""
+    scored = fields.get("deepseek2.expert_gating_func")
+    return "deepseek_v2" if fields.has("general.architecture") and scored != 2 else None
+
+
 SIZES = (
     Field("interleaved", "rope_interleave", None, FLAG),
-    *replaced(common.turning(common.SIZES), Field("head_size", "qk_rope_head_dim", None)),
-    Field("key_size", "qk_nope_head_dim", None),
-    Field("value_size", "v_head_dim", None),
-    Field("latent", "kv_lora_rank", None),
-    Field("query_latent", "q_lora_rank", None),
+    *replaced(common.turning(common.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
+    KeySize("key_size", "qk_nope_head_dim", "attention.key_length"),
+    Field("value_size", "v_head_dim", "attention.value_length"),
+    Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
+    QueryLatent("query_latent", "q_lora_rank", "attention.q_lora_rank", LATENT_OR_NONE),
 )
+EXPERTS = common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts")[:3]
 FAMILY = llama.FAMILY.but(
     "deepseek_v3",
     "DeepseekV3ForCausalLM",
     hf=(*common.renamed(common.HF_DECODER, without=("self_attn",)), *HF_LATENT, *common.HF_DEEPSEEK_EXPERTS),
-    gguf=(),
+    gguf=GGUF_MIXTURE,
+    architecture="deepseek2",
     rows=(
         *(Rope() if isinstance(row, common.Rope) else row for row in SIZES),
         *common.DENSE[:1],
-        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts"),
-        *common.GROUPS,
-        common.ROUTED_SCALE,
+        *EXPERTS,
+        common.SigmoidScores(),
+        Field("groups", "n_group", "expert_group_count", missing=1),
+        Field("top_groups", "topk_group", "expert_group_used_count", missing=1),
+        Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=False),
+        Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         common.SharedExperts(),
         common.FirstDense(usual=3),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
@@ -132,7 +214,9 @@ FAMILY = llama.FAMILY.but(
     nulls={"query_latent": None},
     forget=("bias", "out_bias", "mlp_bias", "head_size"),
     fixed=common.SIGMOID,
+    gguf_fixed={"interleaved": True},
     sparse=True,
+    instead=softmax_scored,
     mixers=("mla",),
     harmless=(
         "num_nextn_predict_layers",

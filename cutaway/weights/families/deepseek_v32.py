@@ -52,6 +52,7 @@ FAMILY = deepseek_v3.FAMILY.but(
             (f"{INDEXER}.weights_proj", "blocks.{n}.attention.index_weight"),
         ),
     ),
+    gguf=(),
     rows=(
         *(
             Layers() if isinstance(row, common.FirstDense) else row

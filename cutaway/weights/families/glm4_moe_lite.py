@@ -10,6 +10,8 @@ class DenseLayers(Row):
     """A word for each layer; the first is dense where there is no list."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return common.FirstDense().read(fields, known, own)
         kinds = fields.each_layer("mlp_layer_types", known["layers"], ("dense", "sparse"))
         return {
             "dense": tuple(
@@ -18,12 +20,15 @@ class DenseLayers(Row):
         }
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return common.FirstDense().write(known, gguf)
         return {"mlp_layer_types": ["dense" if each else "sparse" for each in known["dense"]]}
 
 
 FAMILY = deepseek_v3.FAMILY.but(
     "glm4_moe_lite",
     "Glm4MoeLiteForCausalLM",
+    architecture="deepseek2",
     rows=tuple(
         DenseLayers() if isinstance(row, common.FirstDense) else row for row in deepseek_v3.FAMILY.rows
     ),

@@ -3,10 +3,14 @@
 Their weights are the softmax of the chosen ones' scores, which is all experts' with a sum of 1.
 """
 
+import numpy as np
+
 from cutaway.weights import common
 from cutaway.weights.families import llama
-from cutaway.weights.family import NUMBER, Field, Only
+from cutaway.weights.family import NUMBER, Entries, Field, Only, Settings
 from cutaway.weights.rules import Rule, beside, chain, each, same, stack, transpose
+
+ALIASES = ("gpt-oss",)
 
 EXPERTS = "model.layers.{n}.mlp.experts"
 OURS = "blocks.{n}.mlp.experts.{e}"
@@ -19,6 +23,34 @@ HF = (
     Rule(f"{EXPERTS}.gate_up_proj_bias", (f"{OURS}.gate.bias", f"{OURS}.up.bias"), each(beside(), 2)),
     Rule(f"{EXPERTS}.down_proj_bias", f"{OURS}.down.bias", stack),
 )
+
+GGUF = (
+    *common.GGUF_EMBEDDINGS,
+    *common.weights(
+        ("blk.{n}.attn_norm", "blocks.{n}.attention_norm"),
+        ("blk.{n}.post_attention_norm", "blocks.{n}.mlp_norm"),
+    ),
+    *common.pairs(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT),
+    Rule("blk.{n}.attn_sinks.weight", "blocks.{n}.attention.sinks", same),
+    *common.GGUF_EXPERTS,
+    *common.pairs(("blk.{n}.ffn_gate_inp", "blocks.{n}.mlp.router"), parts=("bias",)),
+    *(
+        Rule(f"blk.{{n}}.ffn_{name}_exps.bias", f"{OURS}.{name}.bias", stack)
+        for name in ("gate", "up", "down")
+    ),
+)
+
+
+class LayerTypes(common.LayerTypes):
+    """llama.cpp asks for a window though no layer has one."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        entries = super().write(known, gguf)
+        if gguf and not any(known["windows"]):
+            entries |= {"attention.sliding_window": 128}
+            entries["attention.sliding_window_pattern"] = np.zeros(known["layers"], bool)
+        return entries
+
 
 FAMILY = llama.FAMILY.but(
     "gpt_oss",
@@ -33,14 +65,14 @@ FAMILY = llama.FAMILY.but(
         Rule(f"{EXPERTS}.gate_up_proj", GATE_UP, each(beside(), 2)),
         Rule(f"{EXPERTS}.down_proj", f"{OURS}.down.weight", stack),
     ),
-    gguf=(),
+    gguf=GGUF,
     rows=(
         *(row for row in common.turning(common.SIZES, required=True) if row != common.ACTIVATION_ROW),
         *common.experts(
             "num_local_experts", ("intermediate_size", "expert_feed_forward_length"), "num_experts"
         ),
         *common.biases("attention_bias"),
-        common.LayerTypes(pattern=2, key=None),
+        LayerTypes(pattern=2, key=None),
         Field("limit", "swiglu_limit", None, NUMBER),
         Only("hidden_act", None, ("silu",), "another activation"),
         Only("swiglu_alpha", None, (1.702,), "another alpha of the activation"),
@@ -50,5 +82,7 @@ FAMILY = llama.FAMILY.but(
     forget=("kv_heads",),
     fixed={"activation": "gelu_sigmoid", "normalised": True, "sinks": True}
     | {"router_bias": True, "expert_bias": True},
+    gguf_fixed={"activation": "gelu_sigmoid", "bias": True, "out_bias": True, "tied": False, "limit": 7.0},
+    architecture="gpt-oss",
     sparse=True,
 )

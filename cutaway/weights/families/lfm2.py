@@ -3,6 +3,11 @@
 The norm before the head is called that of the embeddings.
 """
 
+from dataclasses import replace
+
+import numpy as np
+
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
 from cutaway.weights import common
@@ -63,11 +68,49 @@ HF = (
 )
 
 
+GGUF = (
+    *common.weights(("token_embd", "embedding"), ("output", "head"), ("token_embd_norm", "norm")),
+    *common.GGUF_NORMS,
+    *common.weights(*common.GGUF_MLP),
+    *(
+        replace(rule, when=attends)
+        for rule in (
+            *common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT),
+            *common.GGUF_QK_NORM,
+        )
+    ),
+    Rule("blk.{n}.shortconv.in_proj.weight", tuple(f"{OURS}.{n}.weight" for n in PARTS), split, is_conv),
+    Rule("blk.{n}.shortconv.out_proj.weight", f"{OURS}.out.weight", same, is_conv),
+    Rule("blk.{n}.shortconv.conv.weight", f"{OURS}.conv.weight", same, is_conv),
+)
+
+
+class KeyValueHeads(Field):
+    """GGUF lists the key-value heads of each layer: none where it convolves."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        listed = fields.get(self.gguf or "")
+        counts = set(listed.tolist()) if isinstance(listed, np.ndarray) else set()
+        if not isinstance(listed, np.ndarray) or len(listed) != known["layers"] or len(counts - {0}) != 1:
+            raise fields.refusal(self.gguf or "", "should list the key-value heads of each layer, or 0")
+        return {"kv_heads": max(counts), "convolves": tuple(count == 0 for count in listed.tolist())}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not gguf:
+            return super().write(known, gguf)
+        if known["heads"] * known["head_size"] != known["width"]:
+            raise UserError("heads that are not as wide together as the model is not supported in GGUF")
+        counts = [0 if conv else known["kv_heads"] for conv in known["convolves"]]
+        return {str(self.gguf): np.array(counts, np.int32)}
+
+
 class Mixers(Row):
     """Which layers attend: a list of all, or of the indices of those that do."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers = known["layers"]
+        if fields.gguf:
+            return {}
         kinds = fields.each_layer("layer_types", layers, (CONV, FULL))
         attending = fields.indices("full_attn_idxs", layers)
         if kinds is None and attending is not None:
@@ -75,13 +118,17 @@ class Mixers(Row):
         return {"convolves": tuple(kind == CONV for kind in kinds or (FULL,) * layers)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {"layer_types": [CONV if conv else FULL for conv in known["convolves"]]}
+        return {} if gguf else {"layer_types": [CONV if conv else FULL for conv in known["convolves"]]}
 
 
 class Hidden(Row):
     """The MLP's size, which transformers takes two thirds of, rounded up, unless the config says no."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {
+                "hidden": fields.same("feed_forward_length", known["layers"]).integer("feed_forward_length")
+            }
         hidden = fields.integer("block_ff_dim", None) or fields.integer("intermediate_size", 12288)
         fields.get("intermediate_size")
         factor = fields.number("block_ffn_dim_multiplier", 1.0)
@@ -91,6 +138,8 @@ class Hidden(Row):
         return {"hidden": hidden}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return {"feed_forward_length": known["hidden"]}
         return {"intermediate_size": known["hidden"], "block_auto_adjust_ff_dim": False}
 
 
@@ -120,16 +169,21 @@ FAMILY = llama.FAMILY.but(
     "lfm2",
     "Lfm2ForCausalLM",
     hf=HF,
-    gguf=(),
+    gguf=GGUF,
     rows=(
-        *replaced(common.SIZES, Field("eps", "norm_eps", None, NUMBER)),
+        *replaced(
+            common.SIZES,
+            Field("eps", "norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
+            KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
+        ),
         Hidden(),
-        Field("conv", "conv_L_cache", None),
+        Field("conv", "conv_L_cache", "shortconv.l_cache"),
         Field("conv_bias", "conv_bias", None, FLAG),
         Mixers(),
     ),
     build=decoder,
     describe=settings,
     defaults={"conv": 3, "conv_bias": False, "rope_base": 1e6, "context": 128_000, "eps": 1e-5, "tied": True},
+    gguf_fixed={"conv_bias": False, "activation": "silu"},
     mixers=("short_conv", "mha", "gqa", "mqa"),
 )

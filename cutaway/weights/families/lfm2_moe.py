@@ -2,7 +2,7 @@
 
 from cutaway.weights import common
 from cutaway.weights.families import lfm2
-from cutaway.weights.family import FLAG, NUMBER, Field
+from cutaway.weights.family import FLAG, NUMBER, Field, Only
 from cutaway.weights.rules import Rule, same
 
 FEED, EXPERT = "model.layers.{n}.feed_forward", "blocks.{n}.mlp.experts.{e}"
@@ -20,10 +20,13 @@ FAMILY = lfm2.FAMILY.but(
             (f"{FEED}.experts.{{e}}.w2", f"{EXPERT}.down"),
         ),
     ),
+    gguf=(*lfm2.GGUF, *common.GGUF_EXPERTS, *common.GGUF_CHOICE_BIAS),
     rows=(
         *(row for row in lfm2.FAMILY.rows if not isinstance(row, lfm2.Hidden)),
-        Field("hidden", "intermediate_size", None),
-        *common.experts("num_experts", common.EXPERT_HIDDEN),
+        Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),
+        *common.experts("num_experts", common.EXPERT_HIDDEN)[:3],
+        common.SigmoidScores(),
+        Only(None, "expert_weights_scale", (1.0,), "scaling the experts' outputs"),
         Field("normalised", "norm_topk_prob", None, FLAG),
         Field("routed_scale", "routed_scaling_factor", None, NUMBER),
         Field("choice_bias", "use_expert_bias", None, FLAG),
@@ -32,5 +35,7 @@ FAMILY = lfm2.FAMILY.but(
     defaults={"hidden": 7168, "experts": 32, "top_k": 4, "expert_hidden": 1792, "normalised": True}
     | {"routed_scale": 1.0, "choice_bias": True},
     fixed={"score": "sigmoid"},
+    gguf_fixed={"normalised": True, "routed_scale": 1.0, "choice_bias": True},
+    architecture="lfm2moe",
     sparse=True,
 )

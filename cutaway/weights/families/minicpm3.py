@@ -29,6 +29,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     "minicpm3",
     "MiniCPM3ForCausalLM",
     hf=(*common.renamed(common.HF_DECODER, without=("self_attn",)), *deepseek_v3.HF_LATENT),
+    gguf=(),
     rows=(
         Field("interleaved", None, None, FLAG),
         *(deepseek_v3.Rope() if isinstance(row, common.Rope) else row for row in deepseek_v3.SIZES[1:]),
