@@ -153,6 +153,26 @@ def test_an_end_that_must_be_written_is_among_the_tokens(tokenizer: Tokenizer) -
         assert end in tokenizer.eos_ids and len(ids) <= 3 and int(tokenizer.decode(ids)) is not None
 
 
+def test_an_object_is_opened_only_where_its_end_fits(tokenizer: Tokenizer) -> None:
+    """A model that would open one after another, each with eight numbers."""
+    item = {
+        "type": "object",
+        "properties": {key: {"type": "integer"} for key in "abcdefgh"},
+        "required": [*"abcdefgh"],
+    }
+    opening = [id for id in range(len(tokenizer)) if set(tokenizer.token_bytes(id)) & set(b"{,")]
+    grammar = constrain.json_schema({"type": "array", "items": item})
+    for limit in range(90, 150, 7):
+        constraint, count = BoundedConstraint(grammar.begin(tokenizer), tokenizer, limit), 0
+        while not constraint.done and count < 2 * limit:
+            logits = np.zeros(len(tokenizer), np.float32)
+            logits[opening] = 9
+            constraint.mask(logits)
+            constraint.accept(int(logits.argmax()))
+            count += 1
+        assert count <= limit
+
+
 def test_letters_of_a_text_are_left_while_there_is_room(tokenizer: Tokenizer) -> None:
     grammar = constrain.json_schema({"type": "string"})
     free, held = grammar.begin(tokenizer), BoundedConstraint(grammar.begin(tokenizer), tokenizer, 40)

@@ -16,14 +16,17 @@ import pytest
 
 import cutaway
 from cutaway.generate import constrain
+from cutaway.generate.batch.request import Generation, Request, Timings
 from cutaway.generate.batch.scheduler import FairQueue
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
 from cutaway.security.probes import forgery
 from tests import chat_cases, inputs, serving
 from tests.serve_examples import RAW
 from tests.serving import NAME, AccessPolicy, Server
 
-from cutaway.serve import anthropic as anthropic_api, ollama as ollama_api, protocol, responses  # isort: skip
+from cutaway.serve import anthropic as anthropic_api, constraints, ollama as ollama_api  # isort: skip
+from cutaway.serve import protocol, responses  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 from cutaway.serve.service import Limits  # isort: skip
@@ -1091,6 +1094,15 @@ def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
         server, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}}
     )
     assert refused.status_code == 400 and "he schema is none" in refused.text
+
+
+def test_another_sample_has_other_random_numbers() -> None:
+    timings = Timings(1, 0.0, 0, 0.0, 0.0)
+    made = Generation("x", (1,), (1,), (0.0,), ((),), "stop", None, 8, timings, None)
+    asked, warnings = Request(ids=(1,), settings=SamplingParams(seed=5)), list[str]()
+    again = constraints.drawn_again([asked], lambda _: None, lambda i, made: "wrong", warnings)
+    seeds = [request and request.settings.seed for request in (again(0, made, n) for n in range(3))]
+    assert seeds[2] is None and len({5, *seeds[:2]}) == 3 and "wrong" in warnings[0]
 
 
 def test_a_validating_pattern_without_end_costs_half_a_second(server: Server) -> None:
