@@ -31,6 +31,7 @@ from cutaway.generate.session import EditHooks, Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Speculation
 from cutaway.hooks import listening
 from cutaway.model.config import Decoder, Encoder
+from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.tokenizer import Tokenizer
 from cutaway.weights import adapters, quant
@@ -94,7 +95,7 @@ def load(
     dtype: str = "auto",
     context: int | None = None,
     adapter: str | Path | None = None,
-    kv_cache: Literal["F16", "Q8_0", "Q4_0"] = "F16",
+    kv_cache: KVCache = "F16",
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
@@ -142,11 +143,11 @@ class LanguageModel:
         device: str = "cpu",
         dtype: str = "auto",
         context: int | None = None,
-        kv_cache: Literal["F16", "Q8_0", "Q4_0"] = "F16",
+        kv_cache: KVCache = "F16",
     ) -> None:
         check_kv_cache(kv_cache)
         self.checkpoint = checkpoint
-        self.kv_cache = kv_cache
+        self.kv_cache: KVCache = kv_cache
         self.engine_asked: EngineName = engine
         self.config = checkpoint.config
         most = self.config.context

@@ -156,7 +156,7 @@ class RuntimeEngine:
         kv_cache: cache.Kind = "F16",
     ) -> None:
         self.plan = Plan(config, tensors, kv_cache)
-        self.kv_cache = kv_cache
+        self.kv_cache: cache.Kind = kv_cache
         self.config, self._model = config, self.plan.model
         self._tensors, self._adapter = tensors, None
         self.vocab = config.vocab
