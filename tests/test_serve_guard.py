@@ -66,8 +66,10 @@ def test_what_a_page_could_send_unasked_is_refused(server: Server) -> None:
         own = {"content-type": kind} | headers
         return serving.httpx.post(server.url + "/v1/completions", content=raw, headers=own)
 
-    for kind in ("text/plain", "application/jsonp", ""):
+    for kind in ("text/plain", "application/jsonp"):
         assert code(sent(kind)) == (415, "not_json")
+    assert sent("").status_code == 200  # no type at all is JSON; a page's would come with its origin
+    assert code(sent("", origin="http://evil.example")) == (403, "wrong_origin")
     for browser in ({"origin": server.url}, {"sec-fetch-site": "same-origin"}):
         assert code(sent(form, **browser)) == (415, "not_json")
     assert sent(form).status_code == 200  # `curl -d` without a header, which no browser sent

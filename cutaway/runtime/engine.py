@@ -44,7 +44,7 @@ class Pages:
     def __init__(self, halves: int, state_size: int = 0) -> None:
         self.halves = halves
         self.state_size = state_size  # floats of a text's state of recurrent layers
-        self.most = KEPT // max(2 * halves, 1 << 10)  # free pages that are kept
+        self.most = KEPT // max(2 * halves, 1)  # free pages that are kept
         self._free: deque[tuple[np.ndarray, int]] = deque()  # that were written once, as blocks and places
         self._new: deque[tuple[np.ndarray, int]] = deque()  # that were not
 
