@@ -1,5 +1,6 @@
 """Ready studies: each is what its definition, written by hand on a small model, gives."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.inspect import causal, gradients, probes, steering, tuned_lens
+from cutaway.inspect import head_scores as head_scores_module
 from cutaway.inspect.edits import Ablate, Add, Patch
 from cutaway.inspect.head_scores import head_scores
 from cutaway.inspect.logit_attribution import logit_attribution
@@ -287,6 +289,9 @@ def test_a_tuned_lens_starts_as_the_logit_lens_and_comes_nearer(subject: Subject
     assert torch.equal(again.lens(trace).final, tuned.lens(trace).final)
     with pytest.raises(UserError, match="no tuned lens of this model"):
         tuned_lens.load(tmp_path / "lens.safetensors", Subject(decoder("gpt2"), Bytes()))
+    steering.save(tmp_path / "other.safetensors", [Add(0, [1.0] * 32)])
+    with pytest.raises(UserError, match="no tuned lens of this model"):
+        tuned_lens.load(tmp_path / "other.safetensors", subject)
 
 
 def test_a_stopped_lens_training_goes_on_to_the_same_bits(subject: Subject, tmp_path: Path) -> None:
@@ -309,6 +314,26 @@ def test_a_stopped_lens_training_goes_on_to_the_same_bits(subject: Subject, tmp_
         tuned_lens.train(subject, texts, 45, 32, 0.02, resume=kept)
     with pytest.raises(UserError, match="45 steps already"):
         tuned_lens.train(subject, texts, 30, 32, 0.01, resume=kept)
+
+
+def test_head_scores_are_means_over_the_patterns(subject: Subject) -> None:
+    asked = {"length": 5, "texts": 2, "seed": 3, "vocabulary": 200}
+    patterns = head_scores_module._patterns(subject.model, 5, 2, 3, 200)
+    previous, induction = (
+        of(subject.model, **asked)
+        for of in (head_scores_module.previous_token_scores, head_scores_module.induction_scores)
+    )
+    for layer, p in enumerate(patterns):  # [b h t s]
+        for h in range(p.shape[1]):
+            before = [float(p[b, h, t, t - 1]) for b in range(2) for t in range(1, 10)]
+            after = [float(p[b, h, t, t - 5 + 1]) for b in range(2) for t in range(5, 10)]
+            assert float(previous[layer][h]) == pytest.approx(np.mean(before), rel=1e-4)
+            assert float(induction[layer][h]) == pytest.approx(np.mean(after), rel=1e-4)
+
+
+def test_steering_is_as_strong_as_it_was_saved_by_default() -> None:
+    assert inspect.signature(steering.load).parameters["strength"].default == 1.0
+    assert inspect.signature(steering.sweep).parameters["strengths"].default == (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 def test_head_scores_see_an_edit() -> None:
