@@ -17,7 +17,7 @@ def available() -> int:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
     with suppress(OSError, ValueError):
-        most = (CGROUP / "memory.max").read_text("ascii")  # "max" is no number
+        most = (CGROUP / "memory.max").read_text("ascii")  # "max" is not a number
         found.append(int(most) - int((CGROUP / "memory.current").read_text("ascii")) + _cached())
     return max(0, min(found))
 

@@ -96,7 +96,7 @@ def a_sum(draw: random.Random) -> Question:
 
 
 def a_call(draw: random.Random) -> Question:
-    """A request and the call that it asks for; the wrong one is no JSON, or has another name or argument."""
+    """A request and the call that it asks for; the wrong one is not JSON, or has another name or argument."""
     if draw.random() < 0.5:
         city, days = draw.choice(CITIES), draw.randint(2, 30)
         asked = f"Weather in {city} for {days} days."

@@ -438,7 +438,7 @@ def test_reasoning_gym_asks_far_from_what_is_trained_on():
     small = tasks.find("reasoning_gym:chain_sum:min_terms=2:max_terms=2:max_digits=2", 20)
     assert small.name == "reasoning_gym:chain_sum:min_terms=2:max_terms=2:max_digits=2"
     assert all(len(re.findall(r"\d+", item.prompt)) == 2 for item in small.items)
-    with pytest.raises(UserError, match="'max_terms' is no setting: write NAME=VALUE"):
+    with pytest.raises(UserError, match="'max_terms' is not a setting: write NAME=VALUE"):
         tasks.find("reasoning_gym:chain_sum:max_terms")
     with pytest.raises(UserError, match="check data"):
         tasks.find("reasoning_gym:chain_sum:terms=2")

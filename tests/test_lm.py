@@ -18,10 +18,11 @@ from cutaway.generate.sampling_params import SamplingOptions, SamplingParams
 from cutaway.inspect.attribution import unembedded
 from cutaway.layers import packed as packed_layers
 from cutaway.lm import LanguageModel
-from cutaway.weights import quant
+from cutaway.weights import build, quant
+from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import inputs
-from tests.small import model_file
+from tests.small import _llama, model_file
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +200,16 @@ def test_free_memory_is_the_containers_where_that_is_less(
         assert memory.available() == left
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.available() > 10**8
+
+
+def test_what_directions_add_to_logits_has_no_bias_of_the_head() -> None:
+    of = replace(_llama(), tied=False, head_bias=True)
+    drawn = np.random.default_rng(0)
+    values = {name: drawn.standard_normal(shape, np.float32) for name, shape in of.weights().items()}
+    tensors = Tensors({name: quant.pack(value, "F32") for name, value in values.items()})
+    directions = torch.randn(of.width, 3)
+    packed, whole = (
+        unembedded(build.decoder(Checkpoint(of, tensors, None, Path("tiny")), dtype), directions, 200)
+        for dtype in ("packed", "float32")
+    )
+    torch.testing.assert_close(packed, whole, rtol=1e-5, atol=1e-5)

@@ -103,7 +103,7 @@ def test_a_folder_keeps_what_other_probes_found_on_the_same_model(
     assert list(attacked("canned")) == ["canned"]
     (out / "results.json").write_text("[]")
     assert cli.main(["attack", str(model), "--probe", "canned", "-o", str(out)]) == 2
-    assert "is no report of cutaway attack" in capsys.readouterr().err
+    assert "is not a report of cutaway attack" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_probe_is_refused_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,8 +66,9 @@ def bench(
 
     Tests are named as llama-bench names them: pp512 reads a prompt of 512 tokens, tg128 decodes 128, tg128 @
     d4096 does so after 4,096, tg128 x 8 of eight texts at once. Each is run in several rounds, of which the
-    best counts. "Reading" is the share of the speed of a loop that only reads as many bytes, "multiplying" of
-    a loop that only multiplies; where both are small, others use this machine.
+    best counts. "Of reading" is the share of the speed of a loop that only reads as many bytes, "of products"
+    of one that only multiplies bytes; where both are small, others use this machine, or scaling takes the
+    time.
 
     **Examples:**
 
@@ -94,8 +95,13 @@ def bench(
         raise UserError(f"--rounds is {rounds}: give a number from 1 up")
     if peer is not None and not os.access(peer, os.X_OK):
         raise UserError(f"--peer {peer}: there is no such program")
-    tests = _tests(*(_numbers(name, text) for name, text in _named(prompt, tokens, depth, texts)))
-    each = _numbers("threads", threads, 1) if threads else [native.threads()]
+    tests = _tests(
+        _numbers("prompt", prompt),
+        _numbers("tokens", tokens),
+        _numbers("depth", depth),
+        _numbers("texts", texts, 1),
+    )
+    each = [native.threads()] if threads is None else _numbers("threads", threads, 1)
     rows: list[Row] = []
     for model in models or ("smollm2",):
         path = console.model_path(model)
@@ -128,13 +134,8 @@ def bench(
     console.on_screen(lambda screen: _show(screen, rows))
 
 
-def _named(*texts: str) -> list[tuple[str, str]]:
-    return list(zip(("prompt", "tokens", "depth", "texts"), texts, strict=True))
-
-
 def _numbers(name: str, text: str, least: int = 0) -> list[int]:
     """The numbers between an option's commas."""
-    least = 1 if name == "texts" else least
     try:
         found = [int(word) for word in text.split(",")]
     except ValueError:

@@ -27,7 +27,7 @@ from cutaway.attention.gated import GatedAttention
 from cutaway.errors import UserError
 from cutaway.inspect.inputs import device, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
-from cutaway.layers.packed import PackedEmbedding, PackedLinear, rows_of
+from cutaway.layers.packed import PackedEmbedding, PackedLinear, rows_of, scores
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 
@@ -150,10 +150,8 @@ def unembedded(model: Decoder, directions: Float[Tensor, "d n"], vocabulary: int
     if norm.weight is not None:
         directions = directions * norm.weight.float()[:, None]
     table: Any = model.embedding if model.head is None else model.head
-    if isinstance(table, PackedEmbedding):
-        return table.scores(directions.T)[:, :vocabulary].T
-    if isinstance(table, PackedLinear):
-        return table.product(directions.T)[:, :vocabulary].T
+    if isinstance(table, PackedEmbedding | PackedLinear):
+        return scores(table, directions.T)[:, :vocabulary].T
     return table.weight[:vocabulary].float() @ directions
 
 

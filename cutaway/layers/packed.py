@@ -113,13 +113,16 @@ class PackedEmbedding(nn.Module):
     def weight(self) -> Float[Tensor, "n d"]:
         return torch.from_numpy(self.unpack(self.packed))
 
-    def scores(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... n"]:
-        """The logits of a model whose head is this table."""
-        return PackedLinear(self.packed, None, self.unpack)(x)
-
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         rows = self.packed.rows(ids.flatten().numpy())
         return torch.from_numpy(self.unpack(rows)).view(*ids.shape, -1)
+
+
+def scores(table: Any, x: Float[Tensor, "... d"]) -> Float[Tensor, "... n"]:
+    """x W' with the rows W of an embedding table or a head, without the head's bias."""
+    if isinstance(table, PackedEmbedding | PackedLinear):
+        return PackedLinear(table.packed, None, table.unpack)(x)
+    return F.linear(x, table.weight)
 
 
 class PackedRows:

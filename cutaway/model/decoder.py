@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cutaway.attention.common.mixer import LayerState, Wrap
 from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import Listener, tap
 from cutaway.layers.moe import Routing
-from cutaway.layers.packed import PackedEmbedding
+from cutaway.layers.packed import scores
 from cutaway.layers.per_layer import PerLayerEmbedding
 from cutaway.model import config as conf
 from cutaway.model.block import Block
@@ -151,11 +150,7 @@ class Decoder(nn.Module):
     def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
         """The head's logits of a residual stream: the last block's, or an earlier one's (the logit lens)."""
         x = self.normed(x)
-        table = self.embedding
-        if self.head is not None:
-            logits = self.head(x)
-        else:
-            logits = table.scores(x) if isinstance(table, PackedEmbedding) else F.linear(x, table.weight)
+        logits = scores(self.embedding, x) if self.head is None else self.head(x)
         if self.config.softcap is not None:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return tap("logits", logits)

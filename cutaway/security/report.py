@@ -124,7 +124,7 @@ def _arm(arm: dict[str, Any]) -> Arm:
 def kept(path: Path, model: str, findings: Sequence[Finding]) -> list[Finding]:
     """These findings, and those of other probes on the same model that a document of this version has.
 
-    UserError for a file that is no such document.
+    UserError for another document.
     """
     if not path.is_file():
         return list(findings)
@@ -134,7 +134,7 @@ def kept(path: Path, model: str, findings: Sequence[Finding]) -> list[Finding]:
         others = read(known) if same else []
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(
-            f"{path} is no report of cutaway attack: choose another folder with --output"
+            f"{path} is not a report of cutaway attack: choose another folder with --output"
         ) from None
     own = {finding.probe for finding in findings}
     others = [finding for finding in others if finding.probe not in own]

@@ -84,7 +84,7 @@ class Server:
                 if error.code < 500 and error.code not in (408, 429):
                     raise UserError(f"{self.url}{path} refuses with {error.code}: {why}") from None
                 problem = f"answers {error.code}: {why}"
-            except (OSError, ValueError) as error:  # refused, reset, timed out; what is no HTTP
+            except (OSError, ValueError) as error:  # refused, reset, timed out; what is not HTTP
                 problem = f"cannot be reached: {getattr(error, 'reason', error)}"
             if wait is None:
                 raise DataError(f"{self.url}{path} {problem}")

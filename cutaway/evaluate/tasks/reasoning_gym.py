@@ -34,7 +34,7 @@ def _setting(name: str, text: str) -> tuple[str, object]:
     """max_terms=2 as a name and a value: a number, true or false, else text."""
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise UserError(f"reasoning_gym:{name}: {text!r} is no setting: write NAME=VALUE")
+        raise UserError(f"reasoning_gym:{name}: {text!r} is not a setting: write NAME=VALUE")
     try:
         return key, json.loads(value)
     except ValueError:
