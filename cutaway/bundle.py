@@ -161,9 +161,9 @@ def open(file: Path) -> Opened:
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
     except (*DAMAGED, zipfile.BadZipFile):  # whose texts quote the file's own bytes
-        raise UserError(f"{file}: cannot be read as a bundle: its zip archive is damaged") from None
+        raise UserError(f"{file}: is no bundle that can be read: it is no whole zip archive") from None
     except OSError as error:
-        raise UserError(f"{file}: cannot be read as a bundle ({error})") from None
+        raise UserError(f"{file}: is no bundle that can be read ({error})") from None
     opened = Opened(about, folder)
     index = folder / "index" / "index.sqlite"
     if opened.documents is not None and index.is_file():
