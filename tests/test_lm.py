@@ -202,14 +202,18 @@ def test_free_memory_is_the_containers_where_that_is_less(
     assert memory.available() > 10**8
 
 
-def test_what_directions_add_to_logits_has_no_bias_of_the_head() -> None:
+def test_a_packed_head_has_its_bias_in_logits_and_not_in_what_directions_add(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     of = replace(_llama(), tied=False, head_bias=True)
     drawn = np.random.default_rng(0)
     values = {name: drawn.standard_normal(shape, np.float32) for name, shape in of.weights().items()}
     tensors = Tensors({name: quant.pack(value, "F32") for name, value in values.items()})
-    directions = torch.randn(of.width, 3)
-    packed, whole = (
-        unembedded(build.decoder(Checkpoint(of, tensors, None, Path("tiny")), dtype), directions, 200)
-        for dtype in ("packed", "float32")
-    )
-    torch.testing.assert_close(packed, whole, rtol=1e-5, atol=1e-5)
+    checkpoint, x = Checkpoint(of, tensors, None, Path("tiny")), torch.randn(1, 3, of.width)
+    packed, whole = (build.decoder(checkpoint, dtype) for dtype in ("packed", "float32"))
+    monkeypatch.setattr(packed_layers, "WHOLE", 1000)  # the head is read in parts
+    torch.testing.assert_close(packed.logits(x), whole.logits(x), rtol=1e-5, atol=1e-5)
+    found, expected = (unembedded(model, x[0].T, 200) for model in (packed, whole))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    rows = packed_layers.rows_of(packed.embedding, 200)
+    assert np.array_equal(rows[150:300], values["embedding.weight"][150:200]) and len(rows) == 200
