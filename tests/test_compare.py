@@ -19,6 +19,7 @@ from cutaway.compare.arms import Arm, Experiment
 from cutaway.compare.sweep import ArmResult, Measured
 from cutaway.compare.tasks import (
     arithmetic,
+    compress,
     copying,
     extrapolation,
     induction,
@@ -35,6 +36,7 @@ from cutaway.evaluate import statistics
 from cutaway.model.config import kind_of
 from cutaway.model.decoder import Decoder as Model
 from cutaway.train.loop import Training
+from cutaway.train.trainable import TrainingBatch
 
 TASKS = [copying.Config(6, 5), induction.Config(16, 8), mqar.Config(32, 4, 64), parity.Config(6)]
 TASKS += [selective_copying.Config(10, 3, 4), extrapolation.Config(4, 9, 5), needle.Config(12, 3, 5)]
@@ -82,6 +84,48 @@ def test_a_tasks_scored_targets_follow_from_what_is_before_them(task: Any):
                 letters = [id for id in before[: task.length] if id > 1]
                 expected = letters[n - task.length]
             assert targets[n] == expected
+
+
+def test_compression_reads_a_text_back_from_the_last_token_alone():
+    task = compress.Config(5, 4)
+    ids, targets, scored = drawn(task)
+    assert ids == [0, *targets[:5], 0] and scored == [True] * 5 + [False] * 2 and 0 not in targets[:5]
+    assert (task.vocab, task.context, task.chance) == (5, 7, 0.25)
+
+    made = preset_of(task)
+    run = arms.run_of(made, made.arms[0], 0.01, 4, 0)
+    training = Training(run, arms.ready(run, Path(), print))
+    batch = TrainingBatch.of(arms.Rows(task, 0, 0).batch(0, 3), training.device)
+    loss, sums = training.trainable(batch)
+    model = training.model
+    places, inner, outer = (model.get_parameter(f"compression_{name}") for name in ("places", "in", "out"))
+    hidden = training.trainable.hidden(batch)[0].detach().double()
+    expected = right = 0.0
+    for row in range(3):
+        for n in range(5):
+            read = hidden[row, 6] + places[n].double()
+            read = read + outer.double() @ (inner.double() @ read).clamp(min=0)
+            logits = training.trainable.head_weight.double() @ read
+            expected -= logits.log_softmax(0)[batch.targets[row, n]].item()
+            right += int(logits.argmax()) == int(batch.targets[row, n])
+    assert float(loss) == pytest.approx(expected, rel=1e-6) and float(sums["right"]) == right
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {"compression_places", "compression_in", "compression_out"} <= names
+    assert names == set(training.names.values())  # the optimizer has them too
+
+
+def test_compression_refuses_rows_of_another_length():
+    made = preset_of(compress.Config(5, 4))
+    run = arms.run_of(made, made.arms[0], 0.01, 4, 0)
+    training = Training(run, arms.ready(run, Path(), print))
+    with pytest.raises(UserError, match="5 scored targets"):
+        training.trainable(
+            TrainingBatch.of(arms.Rows(compress.Config(4, 4), 0, 0).batch(0, 2), training.device)
+        )
+
+
+def preset_of(task: Any) -> Experiment:
+    return arms.preset(task, {"attention": ["mha", "linear"]}, width=16)
 
 
 def test_rows_differ_by_seed_and_number_and_are_the_same_for_every_arm():

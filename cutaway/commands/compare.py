@@ -62,8 +62,8 @@ def compare(
     :param mlp: swiglu, geglu, reglu, relu2, relu, gelu, silu.
     :param optimizer: adamw, muon.
     :param tokenizer: bytes, bpe:SIZE, a file or a model's name, with --task language.
-    :param task: arithmetic, copying, extrapolation, induction, language, memorise, mqar, needle, parity,
-        reversal or selective_copying.
+    :param task: arithmetic, compress, copying, extrapolation, induction, language, memorise, mqar,
+        needle, parity, reversal or selective_copying.
     :param output: The folder of the runs and the report; without it runs/NAME.
     :param steps: Training steps of a run.
     :param seeds: Runs of each arm at its best learning rate.

@@ -31,7 +31,6 @@ from cutaway.position import alibi, rope, t5
 from cutaway.train import dataset
 from cutaway.train.config import Intervals, TrainingConfig, entries
 from cutaway.train.loop import TOKENIZER, Dataset, Training
-from cutaway.train.objectives import targets
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import Cosine
 from cutaway.train.trainable import TrainingBatch
@@ -277,7 +276,7 @@ def training(task: Any, model: Decoder, steps: int, seed: int, *, batch_size: in
         seed=seed,
         batch_size=batch_size,
         micro_batch_size=batch_size,
-        objective=targets.Config(),
+        objective=task.objective,
         schedule=Cosine(warmup_steps=max(1, steps // 10), min_ratio=0.1),
         compile="never",
         device="cpu",

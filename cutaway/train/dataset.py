@@ -79,7 +79,8 @@ def export(training: Training, folder: Path) -> None:
     weights = training.trained()
     if training.parallel.rank:
         return
-    tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in weights.items()})
+    own = training.run.model.weights()  # without what the objective trains beside them
+    tensors = Tensors({name: quant.pack(weights[name].numpy(), "F32") for name in own})
     at_rest = Checkpoint(
         training.run.model, tensors, None, folder / TOKENIZER, lambda: training.data.tokenizer
     )

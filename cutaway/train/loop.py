@@ -135,7 +135,11 @@ class Training:
         torch.manual_seed(run.seed)
         if run.threads is not None:
             torch.set_num_threads(run.threads)
-        self.model = (Decoder(run.model) if data.model is None else data.model).to(self.device).train()
+        model = data.model
+        if model is None:
+            model = Decoder(run.model)
+            run.objective.attach(model)
+        self.model = model.to(self.device).train()
         teacher = None if data.teacher is None else data.teacher.to(self.device)
         self.trainable = Trainable(self.model, run.objective, data.lengths.to(self.device), teacher)
         if run.activation_checkpointing:

@@ -14,6 +14,8 @@ from cutaway.tokenizer.baselines import UNKNOWN, WORD
 from cutaway.tokenizer.decode import Words
 from cutaway.tokenizer.pretokenize import Split
 from cutaway.tokenizer.spec import TokenizerSpec
+from cutaway.train.objectives import targets
+from cutaway.train.objectives.common.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Task(Bounded):
     def held_out(self) -> Task:
         """The task that held-out rows are of, where it is another: longer rows, another text."""
         return self
+
+    @property
+    def objective(self) -> Objective:
+        """What training on its rows minimises; it reports cross-entropy and accuracy."""
+        return targets.Config()
 
     def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:
         """Ids [context + 1], and which of the targets ids[1:] are scored [context]."""
