@@ -108,7 +108,7 @@ def test_compression_reads_a_text_back_from_the_last_token_alone():
             logits = training.trainable.head_weight.double() @ read
             expected -= logits.log_softmax(0)[batch.targets[row, n]].item()
             right += int(logits.argmax()) == int(batch.targets[row, n])
-    assert float(loss) == pytest.approx(expected, rel=1e-6) and float(sums["right"]) == right
+    assert loss.item() == pytest.approx(expected, rel=1e-6) and float(sums["right"]) == right
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {"compression_places", "compression_in", "compression_out"} <= names
     assert names == set(training.names.values())  # the optimizer has them too
