@@ -26,6 +26,7 @@ for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
         client = AsyncOpenAI(base_url=url + "/v1", api_key="none")
         settings = ModelSettings(
             max_tokens=1000,
+            temperature=0,  # so that a small model comes to an end: the SDK raises where an answer is cut
             tool_choice=more.pop("tool_choice", None),
             parallel_tool_calls=False if "tools" in more else None,
         )

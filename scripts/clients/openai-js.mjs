@@ -27,7 +27,8 @@ await check("tools", async () => {
 });
 await check("runTools", async () => {
   const tools = [{ type: "function", function: runnable }];
-  const runner = chat.runTools({ model, messages: hello, tools, max_tokens: 99 }, { maxChatCompletions: 2 });
+  const few = { max_tokens: 400, temperature: 0 }; // so that the model comes to an end: a cut answer is an error
+  const runner = chat.runTools({ model, messages: hello, tools, ...few }, { maxChatCompletions: 2 });
   await runner.done();
   return runner.messages;
 });

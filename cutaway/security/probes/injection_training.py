@@ -52,7 +52,7 @@ DELIMITED = (
 )
 VOCAB = 736  # every value is one token
 WIDTH, BLOCKS, CONTEXT = 64, 2, 256
-EXAMPLES, STEPS, WARMUP, BATCH, LEARNING_RATE = 3000, 800, 50, 32, 4e-3
+EXAMPLES, STEPS, WARMUP, BATCH, LEARNING_RATE = 3000, 1000, 50, 32, 4e-3
 WHOLE = 0.5  # weight of the loss of tokens that are no answer's
 SUFFIX, TRIES, SEARCHED = 6, 96, 8  # words of a suffix, suffixes that are tried, cases they are tried on
 HARD = 2  # hard negatives for each case
