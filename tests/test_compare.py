@@ -279,20 +279,31 @@ def test_a_sweep_halves_and_keeps_an_interior_optimum():
     losses = {0.001: 3.0, 0.003: 1.0, 0.009: 2.0}
     result, asked = sweeping(losses, learning_rates=(0.001, 0.003, 0.009))
     assert result.rate == 0.003 and not result.bound
-    assert asked == [(0.001, 4), (0.003, 4), (0.009, 4), (0.003, 8), (0.009, 8)]
+    assert asked == [(0.001, 4), (0.003, 4), (0.009, 4), (0.003, 8), (0.009, 8), (0.001, 8)]
+
+
+def test_a_sweep_runs_the_rates_beside_the_best_to_the_end():
+    def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
+        late = {0.001: 5.0, 0.002: 4.0, 0.004: 3.0, 0.008: 2.0, 0.016: 2.5}  # short runs have the contrary
+        return Measured(0.0, late[rate] if steps == 8 else rate, {}, 1.0, Path("x"))
+
+    result = ArmResult(Arm("x"))
+    sweep._sweep(small(learning_rates=(0.001, 0.002, 0.004, 0.008, 0.016)), result, measured)
+    assert result.rate == 0.008 and not result.bound
+    assert all(8 in result.tried[rate] for rate in (0.004, 0.008, 0.016))
 
 
 def test_a_sweep_halves_again_and_again_and_keeps_two():
     losses = {0.001 * 2**n: 1.0 + abs(n - 4) for n in range(8)}
     result, asked = sweeping(losses, learning_rates=tuple(losses), steps=16)
-    assert [sum(steps == own for _, own in asked) for steps in (4, 8, 16)] == [8, 4, 2]
+    assert [sum(steps == own for _, own in asked) for steps in (4, 8, 16)] == [8, 4, 3]
     assert result.rate == 0.016 and not result.bound
 
 
 def test_a_sweep_widens_at_its_edge_and_says_where_it_did_not_help():
     losses = {0.001: 3.0, 0.003: 2.0, 0.009: 1.0, 0.027: 2.0}
     result, asked = sweeping(losses, learning_rates=(0.001, 0.003, 0.009))
-    assert result.rate == 0.009 and not result.bound and (0.027, 4) in asked
+    assert result.rate == 0.009 and not result.bound and (0.027, 8) in asked
     result, _ = sweeping({0.001: 3.0, 1.0: 1.0}, learning_rates=(0.001, 0.01), widen=1)
     assert result.bound
 

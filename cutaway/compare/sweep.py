@@ -120,27 +120,35 @@ def one(run: ArmRun, folder: Path) -> Measured:
 
 
 def _sweep(experiment: Experiment, result: ArmResult, measured: Train) -> None:
-    """The rate of the lowest loss after all steps; each rung keeps the better half, but two at least."""
-    rates, rungs = list(experiment.learning_rates), [experiment.trial_steps]
-    while 2 * rungs[-1] < experiment.steps:
-        rungs.append(2 * rungs[-1])
+    """The rate of the lowest loss after all steps; each rung keeps the better half, but two at least.
 
-    def tried(rate: float, steps: int) -> Measured:
+    Short runs may mislead, so the rates beside the best one are run to the end too, and those beside a better
+    one among them; beyond the sweep's edge a rate is added.
+    """
+    rates, left = list(experiment.learning_rates), list(experiment.learning_rates)
+    whole, steps = experiment.steps, experiment.trial_steps
+
+    def loss(rate: float, steps: int = whole) -> float:
         own = result.tried.setdefault(rate, {})
         own[steps] = own.get(steps) or measured(result.arm, rate, steps, 0)
-        return own[steps]
+        return own[steps].loss
 
-    for round_ in range(experiment.widen + 1):
-        left = rates
-        for steps in rungs:
-            if len(left) > 2 and steps < experiment.steps:
-                left = sorted(left, key=lambda rate: tried(rate, steps).loss)[: max(2, (len(left) + 1) // 2)]
-        result.rate = min(left, key=lambda rate: tried(rate, experiment.steps).loss)
-        result.bound = result.rate in (min(rates), max(rates)) and len(rates) > 1
-        if not result.bound or round_ == experiment.widen:
+    while len(left) > 2 and steps < whole:
+        left = sorted(left, key=lambda rate: loss(rate, steps))[: max(2, (len(left) + 1) // 2)]
+        steps = min(2 * steps, whole)
+    result.rate = min(left, key=loss)
+    widened = 0
+    while True:
+        at = rates.index(result.rate)
+        best = min(rates[max(0, at - 1) : at + 2], key=loss)
+        if best != result.rate:
+            result.rate = best
+            continue
+        result.bound = len(rates) > 1 and at in (0, len(rates) - 1)
+        if not result.bound or widened == experiment.widen:
             return
-        ratio = rates[1] / rates[0]
-        rates = sorted([*rates, result.rate / ratio if result.rate == min(rates) else result.rate * ratio])
+        ratio, widened = rates[1] / rates[0], widened + 1
+        rates = sorted([*rates, rates[0] / ratio if at == 0 else rates[-1] * ratio])
 
 
 def _read(run: ArmRun, folder: Path) -> Measured | None:
