@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cutaway import gguf, native
-from cutaway.attention import gated, gated_delta, gqa, local, mamba2, mha, mqa, short_conv
+from cutaway.attention import gated, gated_delta, gqa, local, mamba2, mha, mla, mqa, short_conv
 from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
@@ -269,6 +269,17 @@ SHAPES |= {
 }
 
 
+LATENT = mla.Config(heads=6, key_size=10, rope_dim=8, latent=20, value_size=7, position=rope.Config(8))
+SHAPES |= {
+    "deepseek-v3": {
+        "attention": replace(LATENT, query_latent=18, position=rope.Config(6, interleaved=True)),
+        "mlp": MoE(8, 2, 24, shared=20, router=Router("sigmoid", False, True, 4, 2, True, 2.5)),
+        "other": replace(LATENT, heads=11, latent=32, scale=0.3, value_size=None, position=None),
+    },
+    "minicpm3": {"attention": LATENT, "block": {"residual": 0.4}, "model": {"logit_scale": 0.3}},
+}
+
+
 def config(name: str) -> Decoder:
     shape = dict(SHAPES[name])
     attention, post_norm = shape.pop("attention"), shape.pop("post_norm", False)
@@ -392,6 +403,29 @@ def test_a_recurrent_layer_shows_and_changes_no_heads():
         assert adapter.why_not(of, tensors(of), change) == f"it changes {name}.weight"
 
 
+def test_latent_attention_caches_latents_alone_and_shares_them():
+    """A page is as large as the config says, is read by other texts, and shows what heads gave."""
+    of, entries = wide("Q8_0", mixer=WIDE_LATENT)
+    engine, reference = RuntimeEngine(of, entries), ReferenceEngine(of, entries)
+    assert engine.page_bytes == kernels.PAGE * of.bytes_per_token(2) == kernels.PAGE * 2 * 2 * (256 + 32)
+    state = engine.new_state()
+    engine.prefill(IDS[:130], state)
+    expected = engine.step(IDS[130], state)
+    other = engine.resume([engine.keep(state, 0)])
+    engine.prefill(IDS[128:130], other)
+    assert np.array_equal(engine.step(IDS[130], other), expected)
+    assert np.array_equal(engine.step(3, engine.fork(other)), engine.step(3, engine.fork(state)))
+    names = ["blocks.1.attention.z", "blocks.1.attention.pattern"]
+    ours, theirs = (each.observe([IDS[:9]], [each.new_state()], names)[1] for each in (engine, reference))
+    assert ours[names[0]].shape == (9, 4, 64) and np.array_equal(ours[names[0]], theirs[names[0]])
+    for one, two in zip(ours[names[1]], theirs[names[1]], strict=True):
+        assert np.allclose(one, two, atol=1e-6)
+    with pytest.raises(UserError, match="layer 0 attends to latents, which no head owns"):
+        engine.observe([IDS[:3]], [engine.new_state()], ["blocks.0.attention.q"])
+    change = {"blocks.0.attention.query.weight": LowRank(np.ones((1, 256)), np.ones((384, 1)), 1.0)}
+    assert adapter.why_not(of, entries, change) == "it changes blocks.0.attention.query.weight"
+
+
 @pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
 def test_of_equal_scores_the_first_expert_is_chosen(engine: type):
     """As in the definition (tests/laws/test_moe.py); random routers never score two experts alike."""
@@ -438,10 +472,11 @@ MLPS = {"dense": MLP(512), "sparse": MoE(5, 2, 256, shared=256, shared_gate=True
 
 def digests(engine: type[RuntimeEngine | ReferenceEngine], files: list[str]) -> dict[str, str]:
     """The SHA-256 of the logits of every shape, type and file: one bit changes it."""
-    paged = ("llama", "gemma3", "bloom", "gpt-oss")  # read past the first page
+    paged = ("llama", "gemma3", "bloom", "gpt-oss", "deepseek-v3")  # read past the first page
     models = {n: (config(n), tensors(config(n)), IDS[: 140 if n in paged else 20]) for n in SHAPES}
     for type in kernels.TYPES:
         models |= {f"{type} {name}": (*wide(type, mlp), IDS[:9]) for name, mlp in MLPS.items()}
+        models[f"{type} latent"] = (*wide(type, mixer=WIDE_LATENT), IDS[:9])
     for file in files:
         checkpoint = load.read(file)
         assert isinstance(checkpoint.config, Decoder)
@@ -604,8 +639,14 @@ def test_a_state_forgets_and_is_copied():
     assert np.array_equal(engine.step(IDS[200], copy), expected)
 
 
-def wide(type: str, mlp: MLP | MoE = MLPS["dense"]) -> tuple[Decoder, Tensors]:
-    block = Block(gqa.Config(heads=4, kv_heads=2, key_size=64, position=rope.Config(64)), mlp, Norm())
+WIDE = gqa.Config(heads=4, kv_heads=2, key_size=64, position=rope.Config(64))
+WIDE_LATENT = mla.Config(
+    heads=4, key_size=64, rope_dim=32, latent=256, query_latent=256, position=rope.Config(32)
+)
+
+
+def wide(type: str, mlp: MLP | MoE = MLPS["dense"], mixer: Any = WIDE) -> tuple[Decoder, Tensors]:
+    block = Block(mixer, mlp, Norm())
     of = Decoder(160, 256, 300, (block, block), tied=type != "Q6_K")
     generator = np.random.default_rng(4)
     entries = {}
@@ -615,6 +656,14 @@ def wide(type: str, mlp: MLP | MoE = MLPS["dense"]) -> tuple[Decoder, Tensors]:
         else:
             entries[name] = quant.pack(generator.normal(1, 0.1, shape).astype(np.float32), "F32")
     return of, Tensors(entries)
+
+
+@pytest.mark.parametrize("type", ["F16", "BF16", "Q8_0"])
+def test_latent_attention_of_packed_weights_is_the_definitions(type: str):
+    """Within what rounded vectors cost: each head's two products read vectors of eight bits too."""
+    of, entries = wide(type, mixer=WIDE_LATENT)
+    distance = apart(RuntimeEngine(of, entries).logits(IDS[:60]), definition(of, entries).logits(IDS[:60]))
+    assert np.median(distance) < {"F16": 1e-3, "BF16": 0.015, "Q8_0": 0.04}[type]
 
 
 @pytest.mark.parametrize("mlp", MLPS)
@@ -783,7 +832,7 @@ def test_a_token_alone_is_read_as_with_others():
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "deepseek"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "deepseek", "deepseek-v3"])
 def test_a_smaller_kv_cache_gives_the_references_bits(name: str, kind: Any):
     of = config(name)
     entries = tensors(of)

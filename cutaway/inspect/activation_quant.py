@@ -2,7 +2,8 @@
 
 The runtime rounds what a packed matrix reads to eight bits, to bfloat16 where its weights are that, and keeps
 keys and values as halves (runtime/matmul.py, engine.py). Edits that round the definition's activations
-likewise make a trace of what the runtime computed: every name, every view, and the runtime's logits."""
+likewise make a trace of what the runtime computed: every name, every view, and the runtime's logits. Latent
+attention's two products of each head read unrounded vectors here: the definition may not make them."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from cutaway.hooks import Listener
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Decoder, kind_of
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
-from cutaway.runtime.packing import attends
+from cutaway.runtime.packing import attends, latent
 from cutaway.weights.rules import Tensors
 
 
@@ -31,7 +32,12 @@ def edits(
         path = f"blocks.{n}"
         reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
         heads, kind = attends(config.blocks[n]), kind_of(config.blocks[n].attention)
-        read = "z" if heads and kind != "gated" else "out_input"
+        if latent(config.blocks[n]):
+            reads[f"{path}.attention_norm"] = (f"{path}.attention.down.weight", _round)
+            if f"{path}.attention.query_down.weight" in tensors:
+                reads[f"{path}.attention.query_norm"] = (f"{path}.attention.query.weight", _round)
+            out[f"{path}.attention.latent"] = _after(out.get(f"{path}.attention.latent"), _halved)
+        read = "z" if kind != "gated" and (heads or latent(config.blocks[n])) else "out_input"
         reads[f"{path}.attention.{read}"] = (f"{path}.attention.out.weight", _round_heads)
         if config.blocks[n].beside:
             reads[f"{path}.beside.out_input"] = (f"{path}.beside.out.weight", _round_heads)

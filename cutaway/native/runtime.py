@@ -110,6 +110,19 @@ class Recurrence(ctypes.Structure):
     ]
 
 
+LATENT = ("query", "key_up", "value_up")
+
+
+class Latent(ctypes.Structure):
+    """native/runtime/step.hpp's Latent."""
+
+    _fields_ = [
+        *((name, Matrix) for name in LATENT),
+        ("query_norm", Norm),
+        *((name, _INT) for name in ("size", "rope", "key_size", "value_size")),
+    ]
+
+
 class Layer(ctypes.Structure):
     """native/runtime/step.hpp's Layer."""
 
@@ -118,6 +131,7 @@ class Layer(ctypes.Structure):
         *((name, Norm) for name in (*BLOCK_NORMS, *HEAD_NORMS)),
         ("mixture", Mixture),
         ("recurrence", Recurrence),
+        ("latent", Latent),
         ("activation", Activation),
         *((name, _POINTER) for name in ("sinks", "alibi")),
         ("page_offset", _LONG),

@@ -26,6 +26,7 @@ def attend(
     softcap: float | None = None,
     alibi: np.ndarray | None = None,
     sinks: np.ndarray | None = None,
+    latent: bool = False,
 ) -> np.ndarray:
     """float32 [t h v]: the output of each head at each token.
 
@@ -33,7 +34,7 @@ def attend(
     [s g k] and ``values`` float16 [s g v] of positions 0 to s - 1; head i attends in group i // (h / g), to
     its own position and those before it, at most ``window`` of them. Of ``alibi`` float32 [h] a score loses
     its head's for each position of distance; ``sinks`` float32 [h] are scores that take attention and give
-    nothing."""
+    nothing. Of ``latent`` rows of the cache, whole sixteens, dimensions are added in sixteen lanes."""
     tokens, heads, _ = query.shape
     groups, size = values.shape[1:]
     rows = query.reshape(tokens, groups, heads // groups, -1)
@@ -50,7 +51,7 @@ def attend(
         if alibi is not None:
             distances = (positions[:, None] - at[: len(keys) - first]).astype(np.float32)[:, None, None]
             lost = alibi.reshape(1, groups, -1, 1) * distances
-        more, more_highest, more_weight = _page(rows, keys[page], values[page], seen, softcap, lost)
+        more, more_highest, more_weight = _page(rows, keys[page], values[page], seen, softcap, lost, latent)
         most = np.maximum(highest, more_highest)
         base = np.where(np.isfinite(most), most, np.float32(0))  # a query that saw nothing yet
         kept = np.where(weight == 0, np.float32(0), exp(highest - base))
@@ -97,14 +98,13 @@ def _page(
     seen: np.ndarray,
     softcap: float | None,
     lost: np.ndarray | None,
+    latent: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One page for queries [t g r k]: the weighted values [t g r v], the largest score and the weights' sum
     [t g r 1].
     """
     length = len(keys)
-    scores = np.zeros((*rows.shape[:3], length), np.float32)
-    for d, key in enumerate(np.moveaxis(keys.astype(np.float32), 0, -1).swapaxes(0, 1)):  # [k g s]
-        scores = fma(rows[..., d, None], key[:, None], scores)
+    scores = (_scores_in_lanes if latent else _scores)(rows, keys)
     seen = seen[:, None, None, :length]
     scores = softcapped(scores, softcap)
     scores = np.where(seen, scores if lost is None else scores - lost, np.float32(-np.inf))
@@ -119,3 +119,20 @@ def _page(
     for s, value in enumerate(values.astype(np.float32)):  # [g v]
         output = fma(weights[..., s, None], value[:, None], output)
     return output, highest, lane_total(lanes)[..., None]
+
+
+def _scores(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Scores [t g r s] of queries [t g r k] and keys [s g k]: dimensions are added in their order."""
+    scores = np.zeros((*rows.shape[:3], len(keys)), np.float32)
+    for d, key in enumerate(np.moveaxis(keys.astype(np.float32), 0, -1).swapaxes(0, 1)):  # [k g s]
+        scores = fma(rows[..., d, None], key[:, None], scores)
+    return scores
+
+
+def _scores_in_lanes(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Scores [t g r s] of queries [t g r k] and keys [s g k]: a lane is a dimension of each sixteen."""
+    cut = rows.reshape(*rows.shape[:3], 1, -1, LANES)
+    lanes = np.zeros((*rows.shape[:3], len(keys), LANES), np.float32)
+    for d, key in enumerate(np.moveaxis(keys.astype(np.float32).reshape(*keys.shape[:2], -1, LANES), 2, 0)):
+        lanes = fma(key.swapaxes(0, 1)[:, None], cut[..., d, :], lanes)
+    return lane_total(lanes)

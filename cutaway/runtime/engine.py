@@ -19,7 +19,7 @@ from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
 from cutaway.runtime import cache
 from cutaway.runtime.adapter import AdapterPlan
-from cutaway.runtime.packing import Plan, attends
+from cutaway.runtime.packing import Plan, attends, latent
 from cutaway.runtime.reference import emptied
 from cutaway.runtime.values import Edit, Value, Values, named
 from cutaway.weights.adapters import Adapter
@@ -330,7 +330,8 @@ class RuntimeEngine:
         attention_at: Sequence[tuple[int, int]],
         values: Sequence[Value] = (),
     ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        if unseen := [layer for _, layer in attention_at if not attends(self.config.blocks[layer])]:
+        blocks = self.config.blocks
+        if unseen := [n for _, n in attention_at if not (attends(blocks[n]) or latent(blocks[n]))]:
             raise UserError(f"layer {unseen[0]} has no attention weights: its mixer is a recurrence")
         if len({id(state) for state in states}) < len(states):
             raise UserError("Two texts cannot be read into one state")

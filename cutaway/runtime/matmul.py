@@ -89,7 +89,7 @@ def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     scale, least, q = quant.parts(packed)
     shift = vectors.scale * vectors.q.sum(axis=-1, dtype=np.int32).astype(np.float32)
     parts = scale.shape[1] // vectors.scale.shape[1]  # 2 where sixteen weights have a scale of their own
-    inputs = vectors.q.reshape(len(x), scale.shape[1], -1).astype(np.float32)
+    inputs = vectors.q.reshape(len(x), scale.shape[1], q.shape[2]).astype(np.float32)
     acc = np.zeros((len(x), len(q)), np.float32)
     for part in range(scale.shape[1]):
         dot = inputs[:, part] @ q[:, part].T.astype(np.float32)  # whole numbers below 2^24: exact
@@ -104,7 +104,7 @@ def _k_product(packed: Packed, vectors: Rounded) -> np.ndarray:
     d, dmin, s, m, q = quant.whole_parts(packed)
     n, rows, parts = len(vectors.q), len(q), s.shape[2] // 8  # parts of a group of 32
     shift = vectors.scale * vectors.q.sum(axis=-1, dtype=np.int32).astype(np.float32)
-    inputs = vectors.q.reshape(n, d.shape[1], s.shape[2], -1).astype(np.float32)
+    inputs = vectors.q.reshape(n, d.shape[1], s.shape[2], q.shape[3]).astype(np.float32)
     acc = np.zeros((n, rows), np.float32)
     for block in range(d.shape[1]):
         scaled, least = np.zeros((n, rows), np.float32), np.zeros((n, rows), np.float32)

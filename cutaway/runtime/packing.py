@@ -21,10 +21,12 @@ from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.position import alibi, learned, rope
 from cutaway.runtime import arithmetic, cache
-from cutaway.weights import quant
+from cutaway.weights import quant, rules
 from cutaway.weights.rules import ROUTERS, Tensors
 
 KINDS = ("mha", "gqa", "mqa", "local", "gated")
+LATENT = "mla"
+HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work
 CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
 ALIGNMENT = 64
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
@@ -60,7 +62,7 @@ def _why_not_block(block: Block) -> str | None:
     beside = block.beside and kind_of(block.beside.mixer)
     if beside and (beside not in native.RECURRENCES or kind_of(attention) not in KINDS):
         return f"{beside} beside {kind_of(attention)} attention has no kernel"
-    if kind_of(attention) not in (*KINDS, *native.RECURRENCES):
+    if kind_of(attention) not in (*KINDS, LATENT, *native.RECURRENCES):
         return f"{kind_of(attention)} attention has no kernel"
     mlp = block.mlp
     if isinstance(mlp, MoE):
@@ -72,7 +74,8 @@ def _why_not_block(block: Block) -> str | None:
             return "a token's experts do not fit into its best groups"
     if kind_of(attention) in native.RECURRENCES:
         return None
-    if attention.relative is not None and type(attention.relative) is not alibi.Config:
+    relative = None if kind_of(attention) == LATENT else attention.relative
+    if relative is not None and type(relative) is not alibi.Config:
         return "its scores have learned biases"
     position = attention.position
     if position is not None and (type(position) is not rope.Config or position.grows):
@@ -150,6 +153,8 @@ class Plan:
             fields = self._heads(n, mixer) | {"input": a_in, "output": a_out}
             if block.beside:
                 fields["recurrence"] = self._recurrence(f"{path}.beside", block.beside.mixer, b_in)
+        elif latent(block):
+            fields = self._latent(n, mixer) | {"input": a_in, "output": a_out}
         else:
             fields = {"recurrence": self._recurrence(f"{path}.attention", mixer, 1.0), "rotation": -1}
         if mlp is not None:
@@ -249,6 +254,41 @@ class Plan:
             clip=attention.clip or 0.0,
         )
 
+    def _latent(self, n: int, of: Any) -> dict[str, Any]:
+        """Latent attention, absorbed, and its place in the pages."""
+        path, row = f"blocks.{n}.attention", latent_row(of)
+        self._offsets[n] = self.page_halves
+        self.page_halves += native.PAGE * cache.halves(self._cache, row)
+        down = of.query_latent is not None
+        own = native.Latent(
+            **({"query": self._matrix(f"{path}.query")} if down else {}),
+            key_up=self._each_head(key_up(path, of, self._tensors), of.heads, f"{path}.key_up"),
+            value_up=self._each_head(self._tensors[f"{path}.value_up.weight"], of.heads, f"{path}.value_up"),
+            query_norm=self._norm(f"{path}.query_norm", of.norm, of.query_latent) if down else native.Norm(),
+            size=of.latent,
+            rope=of.rope_dim,
+            key_size=of.key_size,
+            value_size=of.values,
+        )
+        return {
+            "query": self._matrix(f"{path}.query_down" if down else f"{path}.query"),
+            "key": self._matrix(f"{path}.down"),
+            "out": self._matrix(f"{path}.out"),
+            "key_norm": self._norm(f"{path}.latent_norm", of.norm, of.latent),
+            "latent": own,
+            "page_offset": self._offsets[n],
+            "cache": cache.KINDS.index(self._cache),
+            "sharp_from": 1,
+            "heads": of.heads,
+            "groups": next(
+                g for g in range(1, of.heads + 1) if of.heads % g == 0 and of.heads // g <= HEADS_AT_ONCE
+            ),
+            "key_size": row,
+            "value_size": of.latent,
+            "rotation": -1 if of.position is None else self._rotations.index(of.position),
+            "scale": latent_scale(of),
+        }
+
     def _norm(self, path: str, of: Norm | None, size: int) -> native.Norm:
         """A norm of ``size`` numbers; where nothing is learned its weights are ones."""
         if of is None:
@@ -300,10 +340,27 @@ class Plan:
         self._kept.append(radians)
         return native.Rotation(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
 
+    def _each_head(self, packed: Packed, heads: int, path: str) -> native.Matrix:
+        """The first head's rows of a matrix; those of the others are behind them in whole panels."""
+        rows, columns = packed.shape[0] // heads, packed.shape[1]
+        size = native.packed_bytes(packed.type, rows, columns)
+        panels = self._weights.take(heads * size)
+        for head in range(heads):
+            own = packed.rows(slice(head * rows, (head + 1) * rows))
+            self._pack(own, panels[head * size : (head + 1) * size], path)
+        return native.Matrix(panels.ctypes.data, None, native.LAYOUTS[packed.type].id, rows, columns, 0)
+
     def _matrix(self, path: str) -> native.Matrix:
         packed = as_it_runs(f"{path}.weight", self._tensors)
         rows, columns = packed.shape
         panels = self._weights.take(native.packed_bytes(packed.type, rows, columns))
+        self._pack(packed, panels, path)
+        bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
+        return native.Matrix(panels.ctypes.data, bias, native.LAYOUTS[packed.type].id, rows, columns, 0)
+
+    def _pack(self, packed: Packed, panels: np.ndarray, path: str) -> None:
+        """Lays a matrix out as panels, a megabyte at a time."""
+        rows, columns = packed.shape
         at_once = max(1, AT_ONCE // (packed.data.shape[1] * native.PANEL)) * native.PANEL
         done, threads = 0, library.threads()
         for first in range(0, rows, at_once):
@@ -316,8 +373,6 @@ class Plan:
                 raise UserError(f"The weight {path}.weight cannot be run: {problem}") from None
             give_back(packed.data)
             done += size
-        bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
-        return native.Matrix(panels.ctypes.data, bias, native.LAYOUTS[packed.type].id, rows, columns, 0)
 
     def _vector(self, name: str) -> int:
         return self._keep(quant.finite(name, self._tensors[name]))
@@ -341,6 +396,26 @@ def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
 def attends(block: Block) -> bool:
     """Whether a block has softmax attention, alone or beside a recurrence."""
     return kind_of(block.attention) in KINDS
+
+
+def latent(block: Block) -> bool:
+    """Whether a block has latent attention."""
+    return kind_of(block.attention) == LATENT
+
+
+def latent_row(of: Any) -> int:
+    """Numbers that the cache has of a token: latent and rotated part, each filled up to whole sixteens."""
+    return _aligned(of.latent, native.PANEL) + _aligned(of.rope_dim, native.PANEL)
+
+
+def latent_scale(of: Any) -> float:
+    """What scores of latent attention are multiplied by."""
+    return (of.key_size + of.rope_dim) ** -0.5 if of.scale is None else of.scale
+
+
+def key_up(path: str, of: Any, tensors: Tensors) -> Packed:
+    """What moves each head's query to the latents, [heads latent, key_size]."""
+    return rules.exchanged(tensors[f"{path}.key_up.weight"], of.heads)
 
 
 def _type(name: str, tensors: Tensors) -> str:
@@ -389,8 +464,23 @@ def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Ten
     total = 0
     for name, shape in weights.items():
         if _is_matrix(name, shape) and (config.tied or name != "embedding.weight"):
-            total += _aligned(native.packed_bytes(_type(name, tensors), *shape))
+            count, type, shape = _as_laid(name, shape, config, tensors)
+            total += _aligned(count * native.packed_bytes(type, *shape))
     return total
+
+
+def _as_laid(
+    name: str, shape: tuple[int, ...], config: Decoder, tensors: Tensors
+) -> tuple[int, str, tuple[int, ...]]:
+    """How many matrices of which type and shape a weight runs as: one, but of latent attention one a head."""
+    type = _type(name, tensors)
+    if not name.endswith((".key_up.weight", ".value_up.weight")):
+        return 1, type, shape
+    of: Any = config.blocks[int(name.split(".")[1])].attention
+    rows, columns = shape[0] // of.heads, shape[1]
+    if name.endswith(".value_up.weight"):
+        return of.heads, type, (rows, columns)
+    return of.heads, type if type in rules.WHOLE else "F32", (columns, rows)
 
 
 def _check_rows(name: str, table: Packed) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from cutaway.attention import local
 from cutaway.errors import UserError
+from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.position import learned, rope
@@ -46,8 +47,7 @@ class State:
         self.adapter = adapter or {}
         dtype = np.float16 if kind == "F16" else np.float32
         self.edits: tuple[Edit, ...] = ()  # of every token that is read into it
-        mixers = [block.attention if packing.attends(block) else None for block in config.blocks]
-        shapes = [(of.groups, of.key_size, of.values) if of else (0, 0, 0) for of in mixers]
+        shapes = [_cached(block) for block in config.blocks]
         self.keys = [np.empty((0, groups, size), dtype) for groups, size, _ in shapes]
         self.values = [np.empty((0, groups, size), dtype) for groups, _, size in shapes]
         self._recurrent = {
@@ -82,6 +82,14 @@ class State:
         return other
 
 
+def _cached(block: Block) -> tuple[int, int, int]:
+    """Groups of what a layer caches of a token, and the sizes of their keys and values."""
+    of: Any = block.attention
+    if packing.latent(block):
+        return 1, packing.latent_row(of), 0
+    return (of.groups, of.key_size, of.values) if packing.attends(block) else (0, 0, 0)
+
+
 def emptied(length: int, held: int, recurrent: bool) -> int:
     """The length to which a state of ``held`` tokens returns; UserError where recurrent layers moved on."""
     if recurrent and length not in (0, held):
@@ -91,7 +99,8 @@ def emptied(length: int, held: int, recurrent: bool) -> int:
 
 def recurrences(path: str, block: Block) -> dict[str, Any]:
     """A block's recurrent mixers by their paths."""
-    own = {} if packing.attends(block) else {f"{path}.attention": block.attention}
+    attends = packing.attends(block) or packing.latent(block)
+    own = {} if attends else {f"{path}.attention": block.attention}
     return own | ({f"{path}.beside": block.beside.mixer} if block.beside else {})
 
 
@@ -229,6 +238,8 @@ class ReferenceEngine:
     ) -> np.ndarray:
         """What a block's mixers give, multiplied and added where there are two."""
         outs = [self._attention(block, n, x, positions, state, kept)] if packing.attends(block) else []
+        if packing.latent(block):
+            return self._latent_attention(block, n, x, positions, state, kept)
         for path, of in recurrences(f"blocks.{n}", block).items():
             factor = block.beside.inputs[1] if block.beside else 1.0
 
@@ -291,6 +302,45 @@ class ReferenceEngine:
             gate = self._matrix(f"{path}.gate", x, {}, factor)
             mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
         return self._matrix(f"{path}.out", mixed, state.adapter)
+
+    def _latent_attention(
+        self,
+        block: Block,
+        n: int,
+        x: np.ndarray,
+        positions: np.ndarray,
+        state: State,
+        kept: dict[str, Any],
+    ) -> np.ndarray:
+        """Latent attention, absorbed: queries move to the latents, and what is read of those to values."""
+        of: Any = block.attention
+        path, tokens = f"blocks.{n}.attention", len(x)
+        row = np.zeros((tokens, 1, packing.latent_row(of)), np.float32)
+        beside = row.shape[-1] - -(-of.rope_dim // arithmetic.LANES) * arithmetic.LANES
+        down = self._matrix(f"{path}.down", x, {})
+        row[:, 0, : of.latent] = self._norm(down[:, : of.latent], f"{path}.latent_norm", of.norm)
+        row[..., beside : beside + of.rope_dim] = self._rotated_part(
+            of, down[:, None, of.latent :], positions
+        )
+        state.keys[n] = np.concatenate([state.keys[n], cache.stored(row, self.kv_cache)])
+        if of.query_latent is not None:
+            x = self._norm(self._matrix(f"{path}.query_down", x, {}), f"{path}.query_norm", of.norm)
+        query = self._matrix(f"{path}.query", x, {}).reshape(tokens, of.heads, -1)
+        scale = np.float32(packing.latent_scale(of))
+        absorbed = np.zeros((tokens, of.heads, row.shape[-1]), np.float32)
+        plain = query[..., : of.key_size] * scale
+        absorbed[..., : of.latent] = _each_head(packing.key_up(path, of, self.tensors), plain)
+        rotating = self._rotated_part(of, query[..., of.key_size :], positions) * scale
+        absorbed[..., beside : beside + of.rope_dim] = rotating
+        rows = state.keys[n]
+        if f"{path}.pattern" in kept:
+            kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions)
+        read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True)
+        mixed = kept[f"{path}.z"] = _each_head(self.tensors[f"{path}.value_up.weight"], read)
+        return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
+
+    def _rotated_part(self, of: Any, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        return x if of.position is None else rotated(x, positions, of.position)
 
     def _rows(
         self, of: Any, path: str, x: np.ndarray, adapter: Mapping[str, Beside], factor: float
@@ -385,6 +435,14 @@ class ReferenceEngine:
 
     def _vector(self, name: str) -> np.ndarray:
         return quant.unpack(self.tensors[name])
+
+
+def _each_head(packed: Packed, x: np.ndarray) -> np.ndarray:
+    """Each head's part of a matrix [h a, b] times its own vectors [t h b]: float32 [t h a]."""
+    heads = x.shape[1]
+    rows = packed.shape[0] // heads
+    parts = [packed.rows(slice(head * rows, (head + 1) * rows)) for head in range(heads)]
+    return np.stack([matmul.product(part, x[:, head]) for head, part in enumerate(parts)], axis=1)
 
 
 def rotated(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray:

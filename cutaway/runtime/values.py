@@ -21,7 +21,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
-from cutaway.runtime.packing import attends
+from cutaway.runtime.packing import attends, latent
 
 WHATS = ("embed", "middle", "out", "attention.q", "attention.k", "attention.v", "attention.z")  # step.hpp's
 PATTERN = "attention.pattern"
@@ -56,8 +56,8 @@ def every(config: Decoder) -> list[str]:
     """All names of a model's values."""
     names = ["embed"]
     for n, block in enumerate(config.blocks):
-        heads = WHATS[3:] if attends(block) else ()
-        if heads and block.attention.kv_layer is not None:
+        heads = WHATS[3:] if attends(block) else WHATS[-1:] if latent(block) else ()
+        if attends(block) and block.attention.kv_layer is not None:
             heads = ("attention.q", "attention.z")
         names += [f"blocks.{n}.{what}" for what in (*WHATS[1:3], *heads, *([PATTERN] if heads else []))]
     return names
@@ -71,7 +71,11 @@ def _value(config: Decoder, name: str) -> Value:
         last = len(config.blocks) - 1
         raise UserError(f"there is no {name}: this model's layers are 0 to {last}")
     of: Any = config.blocks[layer].attention
-    if what.startswith("attention") and not attends(config.blocks[layer]):
+    if latent(config.blocks[layer]) and what in ("attention.q", "attention.k", "attention.v"):
+        raise UserError(
+            f"there is no {name}: layer {layer} attends to latents, which no head owns; {DEFINITION} it"
+        )
+    if what.startswith("attention") and not (attends(config.blocks[layer]) or latent(config.blocks[layer])):
         raise UserError(
             f"there is no {name}: the mixer of layer {layer} is a recurrence; {DEFINITION} its values"
         )
@@ -79,12 +83,9 @@ def _value(config: Decoder, name: str) -> Value:
         raise UserError(f"there is no {name}: layer {layer} reads the keys and values of layer {of.kv_layer}")
     if not what.startswith("attention"):
         return Value(name, WHATS.index(what), layer, (config.width,))
-    shapes = {
-        "attention.q": (of.heads, of.key_size),
-        "attention.k": (of.groups, of.key_size),
-        "attention.v": (of.groups, of.values),
-        "attention.z": (of.heads, of.values),
-    }
+    shapes = {"attention.q": (of.heads, of.key_size), "attention.z": (of.heads, of.values)}
+    if what in ("attention.k", "attention.v"):
+        shapes[what] = (of.groups, of.key_size if what == "attention.k" else of.values)
     return Value(name, -1 if what == PATTERN else WHATS.index(what), layer, shapes.get(what, (config.width,)))
 
 

@@ -100,6 +100,16 @@ transpose = How(
 )
 
 
+def exchanged(packed: Packed, heads: int) -> Packed:
+    """A matrix [heads a, b] as [heads b, a]: a head's rows become columns; F32 where those share blocks."""
+    if packed.type not in WHOLE:
+        packed = quant.pack(quant.unpack(packed), "F32")
+    rows, columns = packed.shape
+    words = packed.data.view(WHOLE[packed.type]).reshape(heads, rows // heads, columns)
+    swapped = np.ascontiguousarray(words.swapaxes(1, 2)).reshape(heads * columns, rows // heads)
+    return Packed(packed.type, swapped.shape, swapped.view(np.uint8))
+
+
 def _cut(packed: Packed, place: Place) -> tuple[Packed, ...]:
     ends = np.cumsum([shape[0] for shape in place.shapes]).tolist()
     return tuple(

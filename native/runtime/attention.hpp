@@ -34,6 +34,10 @@ struct PageOf {
     uint16_t* values;
     int key_size, value_stride;
     int32_t cache = kHalves;
+    // Latent attention: values hold the keys too, and the first `latent` numbers of each are what is mixed; 0: others.
+    int latent = 0;
+
+    int mixed() const { return latent > 0 ? latent : value_stride; }  // numbers of a row that is gathered
 
     static int filled(int size) { return (size + kShared - 1) / kShared * kShared; }
     // Halves that the keys or values of a page take, with their scales.
@@ -46,7 +50,7 @@ struct PageOf {
     }
 };
 
-// Rows of one group over one page. softcap 0: none. mixed [rows value_stride] and gathered [rows] are written.
+// Rows of one group over one page. softcap 0: none. mixed [rows page.mixed()] and gathered [rows] are written.
 void attend_page(const PageOf& page, const Look* rows, int count, float softcap, float* mixed, Gathered* gathered);
 
 // Scores of one row over a page, capped and lowered by their distance, into scores [kPage]; those of positions it does not see are not written.

@@ -315,10 +315,14 @@ class Step {
                 rows.add_to(path, part.begin, part.end);
             };
             if (layer.attends()) {
+                const Latent& latent = layer.latent;
                 add(head_rows(layer));
+                if (latent.query.rows > 0) add(latent_rows(layer));
+                if (latent.size > 0) add_heads(worker, latent.key_up, layer.heads);
                 path.add_stage();
                 const Part looks = part_of(worker, looks_of(layer));
                 for (int64_t i = looks.begin; i < looks.end; ++i) add_state(path, layer, i);
+                if (latent.size > 0) add_heads(worker, latent.value_up, layer.heads);
             }
             if (layer.recurrence.kind != kNoRecurrence) {
                 add(recurrent_rows(layer.recurrence));
@@ -337,6 +341,14 @@ class Step {
         const Part panels = part_of(worker, model_.head.panel_count());
         const int64_t bytes = panel_bytes(model_.head.type, model_.head.columns);
         path.add(model_.head.panels + panels.begin * bytes, (panels.end - panels.begin) * bytes);
+    }
+
+    // A stage of a matrix of each head, stored side by side.
+    static void add_heads(const Worker& worker, const Matrix& first, int heads) {
+        const int64_t bytes = panel_bytes(first.type, first.columns);
+        const Part part = part_of(worker, static_cast<int64_t>(heads) * first.panel_count());
+        worker.path->add_stage();
+        worker.path->add(first.panels + part.begin * bytes, (part.end - part.begin) * bytes);
     }
 
     // The next stage of the worker's path begins.
@@ -360,6 +372,9 @@ class Step {
                  {&layer.value, value_at(layer), &LayerAdapter::value},
                  {&layer.output_gate, gate_at(layer), nullptr}},
                 in_, tokens_, heads_out_, heads_stride_};
+    }
+    Rows latent_rows(const Layer& layer) const {
+        return {{{&layer.latent.query, latent_at(layer), nullptr}}, asked_, tokens_, heads_out_, heads_stride_};
     }
     Rows recurrent_rows(const Recurrence& of) const {
         const Places at = places(of);
@@ -448,6 +463,8 @@ class Step {
     static int64_t key_at(const Layer& layer) { return rounded(layer.query.rows, kPanel); }
     static int64_t value_at(const Layer& layer) { return key_at(layer) + rounded(layer.key.rows, kPanel); }
     static int64_t gate_at(const Layer& layer) { return value_at(layer) + rounded(layer.value_rows(), kPanel); }
+    // Where queries are that come out of a latent, after that and the row of the cache.
+    static int64_t latent_at(const Layer& layer) { return value_at(layer); }
 
     // Where the rows of a recurrence's matrices are in a token's, and where they end.
     struct Places {
@@ -482,6 +499,16 @@ class Step {
         for (int i = 0; i < model_.layer_count; ++i) {
             const Layer& layer = model_.layers[i];
             heads_stride_ = std::max(heads_stride_, gate_at(layer) + rounded(layer.output_gate.rows, kPanel));
+            const Latent& latent = layer.latent;
+            if (latent.size > 0) {
+                heads_stride_ = std::max(heads_stride_, latent_at(layer) + rounded(latent.query.rows, kPanel));
+                asked_width_ = std::max<int64_t>(asked_width_, latent.query.columns);
+                latent_width_ = std::max<int64_t>({latent_width_, latent.key_up.columns, latent.value_up.columns});
+                latent_heads_ = std::max(latent_heads_, layer.heads);
+                absorbed_stride_ = std::max(absorbed_stride_, static_cast<int64_t>(layer.heads) * layer.key_size);
+                lifted_stride_ = std::max(lifted_stride_, layer.heads * rounded(latent.value_size, kPanel));
+                for (const Matrix* each : {&latent.query, &latent.key_up, &latent.value_up}) with_bf16_ |= each->type == kBF16;
+            }
             const Recurrence& recurrence = layer.recurrence;
             if (recurrence.kind != kNoRecurrence) {
                 projected_stride_ = std::max(projected_stride_, places(recurrence).end);
@@ -544,6 +571,12 @@ class Step {
         heads_out_ = scratch_.take<float>(tokens_ * heads_stride_);
         rotations_ = scratch_.take<float>(tokens_ * rotation_stride_);
         reduced_ = scratch_.take<float>(tokens_ * reduced_stride_);
+        if (latent_heads_ > 0) {
+            asked_ = scratch_.vectors(tokens_, asked_width_, with_bf16_);
+            by_head_ = scratch_.vectors(latent_heads_ * tokens_, latent_width_, with_bf16_);
+            absorbed_ = scratch_.take<float>(tokens_ * absorbed_stride_);
+            lifted_ = scratch_.take<float>(tokens_ * lifted_stride_);
+        }
         if (projected_stride_ > 0) {
             projected_ = scratch_.take<float>(tokens_ * projected_stride_);
             recurrent_ = scratch_.vectors(tokens_, recurrent_width_, with_bf16_);
@@ -664,20 +697,9 @@ class Step {
         for (int i = 0; i < model_.width; ++i) x[i] += out[i];
     }
 
-    // What heads of attention read of the text, ready for the output's matrix.
-    void attend(const Layer& layer, int index, Worker& worker) {
-        const auto query_key_value = [&](const auto& then) {
-            multiply_adapted(worker, head_rows(layer), index, &LayerAdapter::heads_in, then);
-        };
-        and_tokens(worker, query_key_value, [&](int64_t token) {
-            finish_and_store(layer, token);
-            float* all = heads_out_ + token * heads_stride_;
-            give(kQuery, index, token, all, layer.query.rows);
-            give(kKey, index, token, all + key_at(layer), layer.key.rows);
-            give(kValue, index, token, all + value_at(layer), layer.value_rows());
-            for (int i = 0; i < layer.query.rows; ++i) all[i] *= layer.scale;
-        });
-        const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
+    // The pieces of attention, and then after(token).
+    template <class G>
+    void look_and(const Layer& layer, Worker& worker, const G& after) {
         const auto look = [&](const auto& then) {
             arrive(worker);
             const auto some = [&](int64_t begin, int64_t end, bool own) {
@@ -690,6 +712,125 @@ class Step {
         };
         and_tokens(worker, look, [&](int64_t token) {
             if (slot_of_[static_cast<size_t>(token)] >= 0) gather(layer, token);
+            after(token);
+        });
+    }
+
+    // Latent attention of all heads, ready for the output's matrix.
+    void attend_latents(const Layer& layer, int index, Worker& worker) {
+        const Latent& of = layer.latent;
+        const auto project = [&](const auto& then) { multiply(worker, head_rows(layer), then); };
+        and_tokens(worker, project, [&](int64_t token) {
+            store_latent(layer, token);
+            if (of.query.rows > 0) ask_for_queries(layer, token);
+            else cut_queries(layer, token, 0);
+        });
+        const auto query = [&](const auto& then) { multiply(worker, latent_rows(layer), then); };
+        if (of.query.rows > 0) {
+            and_tokens(worker, query, [&](int64_t token) { cut_queries(layer, token, latent_at(layer)); });
+        }
+        multiply_heads(worker, layer.heads, of.key_up, absorbed_, layer.key_size, absorbed_stride_, [] {});
+        look_and(layer, worker, [&](int64_t token) {
+            for (int head = 0; head < layer.heads; ++head) quantize_vector(vectors_of(of.value_up, head), token);
+        });
+        const int64_t stride = rounded(of.value_size, kPanel), groups = rounded(layer.out.columns, kGroup) / kGroup;
+        const auto lift = [&](const auto& then) {
+            multiply_heads(worker, layer.heads, of.value_up, lifted_, stride, lifted_stride_, then);
+        };
+        and_tokens(worker, lift, [&](int64_t token) {
+            float* mixed = mixed_.x + token * mixed_.width;
+            for (int head = 0; head < layer.heads; ++head) {
+                std::copy_n(lifted_ + token * lifted_stride_ + head * stride, of.value_size, mixed + head * of.value_size);
+            }
+            give(kMixed, index, token, mixed, layer.out.columns);
+            quantize({mixed, mixed_.width, token, 1}, 0, groups, mixed_);
+        });
+        watch(layer, index, worker);
+    }
+
+    // The vectors of a head that its matrix reads, a row each token.
+    Vectors vectors_of(const Matrix& by, int head) const {
+        const int64_t width = rounded(by.columns, kGroup);
+        Vectors all = by_head_;
+        all.width = width;
+        return part(all, {head, static_cast<int64_t>(head) * tokens_, tokens_});
+    }
+
+    // A phase: the matrix of each head, stored side by side, times that head's vectors.
+    template <class G>
+    void multiply_heads(Worker& worker, int heads, const Matrix& first, float* out, int64_t head_stride, int64_t stride,
+                        const G& then) {
+        arrive(worker);
+        const int64_t panels = first.panel_count(), bytes = panels * panel_bytes(first.type, first.columns);
+        const auto some = [&](int64_t begin, int64_t end, bool own) {
+            while (begin < end) {
+                const int64_t head = begin / panels, last = std::min(end, (head + 1) * panels);
+                Matrix matrix = first;
+                matrix.panels += head * bytes;
+                const auto from = static_cast<int>(begin - head * panels), to = static_cast<int>(last - head * panels);
+                cutaway::multiply(matrix, vectors_of(first, static_cast<int>(head)), tokens_, from, to,
+                                  out + head * head_stride + from * kPanel, stride, own ? worker.path : nullptr);
+                begin = last;
+            }
+        };
+        share_out(worker, heads * panels, 1, some, then);
+    }
+
+    // A token's row of the cache: the normed latent, and the rotated part.
+    void store_latent(const Layer& layer, int64_t token) {
+        static thread_local std::vector<float> room;
+        const Latent& of = layer.latent;
+        float* from = heads_out_ + token * heads_stride_ + key_at(layer);
+        room.assign(static_cast<size_t>(layer.key_size), 0.0f);
+        norm(layer.key_norm, from, of.size, room.data());
+        float* rotated = room.data() + layer.value_stride();
+        std::copy_n(from + of.size, of.rope, rotated);
+        rotate(layer, token, rotated);
+        const int at = position(token);
+        const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, 0);
+        store_value(page, layer.key_size, at % kPage, room.data());
+    }
+
+    // The latent that a token's queries come out of, normed, for their matrix.
+    void ask_for_queries(const Layer& layer, int64_t token) {
+        const Latent& of = layer.latent;
+        const float* from = heads_out_ + token * heads_stride_;
+        float* to = asked_.x + token * asked_.width;
+        norm(of.query_norm, from, of.query.columns, to);
+        quantize({to, asked_.width, token, 1}, 0, rounded(of.query.columns, kGroup) / kGroup, asked_);
+    }
+
+    // Each head's query, scaled: what key_up reads, and the rotated part behind what that gives.
+    void cut_queries(const Layer& layer, int64_t token, int64_t at) {
+        const Latent& of = layer.latent;
+        float* query = heads_out_ + token * heads_stride_ + at;
+        for (int head = 0; head < layer.heads; ++head, query += of.key_size + of.rope) {
+            rotate(layer, token, query + of.key_size);
+            for (int i = 0; i < of.key_size + of.rope; ++i) query[i] *= layer.scale;
+            const Vectors own = vectors_of(of.key_up, head);
+            std::copy_n(query, of.key_size, own.x + token * own.width);
+            quantize_vector(own, token);
+            float* rotated = absorbed_ + token * absorbed_stride_ + head * layer.key_size + layer.value_stride();
+            std::copy_n(query + of.key_size, of.rope, rotated);
+        }
+    }
+
+    // What heads of attention read of the text, ready for the output's matrix.
+    void attend(const Layer& layer, int index, Worker& worker) {
+        if (layer.latent.size > 0) return attend_latents(layer, index, worker);
+        const auto query_key_value = [&](const auto& then) {
+            multiply_adapted(worker, head_rows(layer), index, &LayerAdapter::heads_in, then);
+        };
+        and_tokens(worker, query_key_value, [&](int64_t token) {
+            finish_and_store(layer, token);
+            float* all = heads_out_ + token * heads_stride_;
+            give(kQuery, index, token, all, layer.query.rows);
+            give(kKey, index, token, all + key_at(layer), layer.key.rows);
+            give(kValue, index, token, all + value_at(layer), layer.value_rows());
+            for (int i = 0; i < layer.query.rows; ++i) all[i] *= layer.scale;
+        });
+        const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
+        look_and(layer, worker, [&](int64_t token) {
             give(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
             if (layer.output_gate.rows > 0) gate_output(layer, token);
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
@@ -876,8 +1017,8 @@ class Step {
             const int64_t halves = PageOf::halves(layer.cache, size) / kPage;  // of a position, with its scales
             what(from + first * halves, 2 * positions * halves);
         };
-        part(page.keys, layer.key_size);
-        part(page.values, layer.value_stride());
+        if (page.latent == 0) part(page.keys, layer.key_size);
+        part(page.values, page.value_stride);
     }
     void add_state(Path& path, const Layer& layer, int64_t i) const {
         each_state(layer, i, [&](const uint16_t* from, int64_t bytes) { path.add(from, bytes); });
@@ -955,6 +1096,7 @@ class Step {
         const int64_t keys = PageOf::halves(layer.cache, layer.key_size);
         const int64_t values = PageOf::halves(layer.cache, layer.value_stride());
         uint16_t* at = reading_.pages[sequence][page] + layer.page_offset;
+        if (layer.latent.size > 0) return {at, at, layer.key_size, layer.key_size, layer.cache, layer.value_stride()};
         return {at + group * keys, at + layer.groups * keys + group * values, layer.key_size, layer.value_stride(),
                 layer.cache};
     }
@@ -1006,7 +1148,8 @@ class Step {
     Look look(const Layer& layer, int token, int head, int page) const {
         const int at = position(token), begin = page * kPage;
         const int first = layer.window > 0 ? std::max(0, at + 1 - layer.window) : 0;
-        return {heads_out_ + token * heads_stride_ + head * layer.key_size, std::clamp(first - begin, 0, kPage),
+        const float* queries = layer.latent.size > 0 ? absorbed_ + token * absorbed_stride_ : heads_out_ + token * heads_stride_;
+        return {queries + head * layer.key_size, std::clamp(first - begin, 0, kPage),
                 std::clamp(at + 1 - begin, 0, kPage), layer.alibi == nullptr ? 0.0f : layer.alibi[head], at - begin};
     }
 
@@ -1045,6 +1188,10 @@ class Step {
     // What a head gives, of all that it gathered; a sink takes its part of the weight.
     void keep(const Layer& layer, int64_t token, int head, const float* sum, const Gathered& in) {
         float* to = mixed_.x + token * mixed_.width + head * layer.value_size;
+        if (layer.latent.size > 0) {
+            const Vectors own = vectors_of(layer.latent.value_up, head);
+            to = own.x + token * own.width;
+        }
         if (layer.sinks == nullptr) {
             for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
             return;
@@ -1374,6 +1521,10 @@ class Step {
     int64_t projected_stride_ = 0, recurrent_width_ = 0, beside_stride_ = 0;  // of recurrent layers
     float *projected_ = nullptr, *beside_ = nullptr;
     Vectors recurrent_{};
+    int64_t asked_width_ = 0, latent_width_ = 0, absorbed_stride_ = 0, lifted_stride_ = 0;  // of latent attention
+    int latent_heads_ = 0;
+    float *absorbed_ = nullptr, *lifted_ = nullptr;  // [tokens heads row], [tokens heads value]
+    Vectors asked_{}, by_head_{};                    // what a head's matrices read: head after head, a row each token
     int64_t reduced_stride_ = 0;
     float* reduced_ = nullptr;  // [tokens reduced_stride_]: A x
     Gathered* partial_seen_ = nullptr;

@@ -37,6 +37,19 @@ struct Mixture {
 // Which vectors a norm of queries and keys takes: each head, all heads as one, each head with weights of its own.
 enum Over : int32_t { kHead = 0, kWidth = 1, kEach = 2 };
 
+// Multi-head latent attention, absorbed (cutaway/attention/mla.py): the cache has a row a token for all heads, the latent
+// and behind it the rotated part, each filled up to whole sixteens with zeros; a head's query moves to the latents by
+// key_up, and what it gathers of them becomes its value by value_up. Layer.query gives queries or the latent that they
+// come out of, Layer.key the row, Layer.key_norm is the latent's; Layer.key_size is the row's numbers, Layer.value_size
+// the latent's, and Layer.groups are heads that one piece of work does.
+struct Latent {
+    Matrix query;    // out of the queries' latent; without rows where Layer.query gives them
+    Matrix key_up;   // the first head's [latent key_size], the other heads' behind it
+    Matrix value_up; // the first head's [value_size latent], the other heads' behind it
+    Norm query_norm;
+    int32_t size, rope, key_size, value_size;  // of the latent (0: other attention), the rotated part, a head's parts
+};
+
 // What the MLP reads: the stream after attention; the block's x, through attention's norm, or through its own.
 enum MlpInput : int32_t { kInTurn = 0, kSharedNorm = 1, kOwnNorm = 2 };
 
@@ -49,6 +62,7 @@ struct Layer {
     Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm, value_norm;
     Mixture mixture;
     Recurrence recurrence;  // alone where query has no rows, else beside attention
+    Latent latent;
     Activation activation;
     const float* sinks;   // [heads]: scores that take attention and give nothing, or null
     const float* alibi;  // [heads]: what a position of distance takes from a score, or null
