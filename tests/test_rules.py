@@ -77,7 +77,7 @@ def test_transposing_and_cutting_are_undone_to_the_bit(type: str) -> None:
     whole = quant.unpack(stored).T
     assert np.array_equal(quant.unpack(parts[1]), whole[48:72])
     assert np.array_equal(how.save(parts, place).data, stored.data)
-    assert how.shape(place.shapes) == (32, 96)
+    assert how.shape(place) == (32, 96)
 
 
 def test_blocks_cannot_be_transposed() -> None:

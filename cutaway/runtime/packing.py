@@ -46,7 +46,7 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
             return f"block {n}: {reason}"
     for name, shape in config.weights().items():
         if _is_matrix(name, shape) and name != "embedding.weight":
-            type = _type(name, tensors)
+            type = _as_laid(name, shape, config, tensors)[1]
             if type not in native.TYPES:
                 return f"the weight {name} is stored as {type}"
     table = tensors.later("embedding.weight").type
@@ -415,7 +415,7 @@ def latent_scale(of: Any) -> float:
 
 def key_up(path: str, of: Any, tensors: Tensors) -> Packed:
     """What moves each head's query to the latents, [heads latent, key_size]."""
-    return rules.exchanged(tensors[f"{path}.key_up.weight"], of.heads)
+    return rules.made(rules.absorbed(tensors, f"{path}.key_up.weight", of.heads))
 
 
 def _type(name: str, tensors: Tensors) -> str:
@@ -473,14 +473,12 @@ def _as_laid(
     name: str, shape: tuple[int, ...], config: Decoder, tensors: Tensors
 ) -> tuple[int, str, tuple[int, ...]]:
     """How many matrices of which type and shape a weight runs as: one, but of latent attention one a head."""
-    type = _type(name, tensors)
     if not name.endswith((".key_up.weight", ".value_up.weight")):
-        return 1, type, shape
-    of: Any = config.blocks[int(name.split(".")[1])].attention
-    rows, columns = shape[0] // of.heads, shape[1]
-    if name.endswith(".value_up.weight"):
-        return of.heads, type, (rows, columns)
-    return of.heads, type if type in rules.WHOLE else "F32", (columns, rows)
+        return 1, _type(name, tensors), shape
+    heads = config.blocks[int(name.split(".")[1])].attention.heads  # pyright: ignore[reportAttributeAccessIssue]
+    entry = tensors.later(name)
+    entry = rules.absorbed(tensors, name, heads) if name.endswith(".key_up.weight") else entry
+    return heads, entry.type, (entry.shape[0] // heads, entry.shape[1])
 
 
 def _check_rows(name: str, table: Packed) -> None:

@@ -208,6 +208,7 @@ class Family:
         "model.layers.*.self_attn.rotary_emb.inv_freq",
         "model.rotary_emb.inv_freq",
     )
+    gguf_joined: tuple[Rule, ...] = ()  # of a GGUF file whose keys and values of latents are in one matrix
     hf_mxfp4: tuple[Rule, ...] = ()  # in a folder whose experts are packed as MXFP4 (weights/mxfp4.py)
     also_ignored: Callable[[Decoder | Encoder], tuple[str, ...]] | None = None  # in a folder of such a model
     ignored_gguf: tuple[str, ...] = ()

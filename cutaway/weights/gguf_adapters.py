@@ -104,7 +104,7 @@ def _bound(base: Checkpoint, path: Path) -> tuple[Family, dict[str, Bound]]:
 def _check_rows(each: Bound, path: Path) -> None:
     """UserError unless the rows of their matrix are the rows of ours, in whatever order."""
     shapes = each.place.shapes
-    theirs = each.how.shape(shapes)
+    theirs = each.how.shape(each.place)
     if each.how is rules.transpose or theirs != (sum(shape[0] for shape in shapes), shapes[0][1]):
         raise UserError(f"{path}: a pair for {quoted(each.theirs)} has no form that llama.cpp reads")
     if each.theirs == "token_embd.weight":

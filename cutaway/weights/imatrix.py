@@ -80,11 +80,15 @@ def write(
     entries: dict[str, Packed] = {}
     rows = 0
     for bound in _bound(checkpoint):
-        if not any(name in sums for name in bound.ours):
-            continue
-        shape = bound.how.shape(bound.place.shapes)
+        if bound.how.absorbs or not any(name in sums for name in bound.ours):
+            continue  # an absorbed matrix has other columns than the one that was watched
+        shape = bound.how.shape(bound.place)
         nothing = np.zeros(shape[-1]), 0
-        parts = bound.ours[:: len(bound.ours) // shape[0]] if len(shape) == 3 else bound.ours[:1]
+        parts = (
+            bound.ours[:: len(bound.ours) // shape[0]]
+            if len(shape) == 3 and len(bound.ours) > 1
+            else bound.ours[:1]
+        )
         each = [sums.get(name, nothing) for name in parts]
         rows = max(rows, *(count for _, count in each))
         totals, counts = np.stack([total for total, _ in each]), np.array([[count] for _, count in each])

@@ -113,7 +113,9 @@ def _gguf(path: Path) -> Checkpoint:
     family = families.of_gguf(Fields(file.metadata, path))
     fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.", file.tensors)
     config = family.read(fields)
-    tensors = rules.load(family.gguf, config, file.tensors, family.ignored_gguf, path)
+    joined = family.gguf_joined and "blk.0.attn_kv_b.weight" in file.tensors
+    names = family.gguf_joined if joined else family.gguf
+    tensors = rules.load(names, config, file.tensors, family.ignored_gguf, path)
     has_words = "tokenizer.ggml.tokens" in file.metadata
     return Checkpoint(
         config,

@@ -141,6 +141,7 @@ ROLES = {
     "out": (".attn_output.weight", ".attention.out.weight"),
     "down": (".ffn_down.weight", ".ffn_down_exps.weight", ".ffn_down_shexp.weight", ".down.weight"),
 }
+ABSORBED = ".attention.key_up.weight"
 Importance = Mapping[str, np.ndarray]
 
 
@@ -172,7 +173,8 @@ def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None =
             return packed
         if type not in quant_search.FITTED:
             return quant.pack(values, type)
-        return quant_search.pack(values, type, (importance or {}).get(name))
+        counts = (importance or {}).get(name)  # of an absorbed matrix that of its rows
+        return quant_search.pack(values, type, None if name.endswith(ABSORBED) else counts)
 
     def choose(name: str, entry: Packed | Later) -> str:
         if rules.is_kept_whole(name, entry.shape):
@@ -181,7 +183,8 @@ def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None =
             return fitting(entry, _of_logits(mix.type, entry.shape[-1]), SMALLER, notes)
         return fitting(entry, exceptions.get(name, mix.type), SMALLER, notes)
 
-    small = replace(checkpoint, tensors=retyped(checkpoint.tensors, choose, pack))
+    whole = rules.all_absorbed(checkpoint.tensors, config)
+    small = replace(checkpoint, tensors=retyped(whole, choose, pack))
     return Quantized(small, mix.file_type, counted(notes))
 
 

@@ -53,13 +53,15 @@ class Place:
 class How:
     """``load``: theirs to ours; ``save``: ours to theirs; ``shape``: the shape of theirs, from ours.
 
-    Types pass through unchanged, unless ``type`` names the type of the result.
+    Types pass through unchanged, unless ``type`` names the type of the result. With ``absorbs`` ours is made
+    of theirs, one head after another [heads latent, k], which is kept beside it (``Absorbed``).
     """
 
     load: Callable[[Packed, Place], Sequence[Packed]]
     save: Callable[[tuple[Packed, ...], Place], Packed]
-    shape: Callable[[tuple[Shape, ...]], Shape]
+    shape: Callable[[Place], Shape]
     type: str | None = None
+    absorbs: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Rule:
     number: Callable[[Decoder | Encoder], Sequence[int]] | None = None
 
 
-def _only(shapes: tuple[Shape, ...]) -> Shape:
-    return shapes[0]
+def _only(place: Place) -> Shape:
+    return place.shapes[0]
 
 
 same = How(lambda packed, _: (packed,), lambda parts, _: parts[0], _only)
@@ -96,7 +98,7 @@ def _transposed(packed: Packed) -> Packed:
 transpose = How(
     lambda packed, _: (_transposed(packed),),
     lambda parts, _: _transposed(parts[0]),
-    lambda shapes: (shapes[0][1], shapes[0][0]),
+    lambda place: place.shapes[0][::-1],
 )
 
 
@@ -130,7 +132,7 @@ def _joined(parts: tuple[Packed, ...], _: Place) -> Packed:
 
 
 # One of theirs that is several of ours, one above the other (query, key and value in one matrix).
-split = How(_cut, _joined, lambda shapes: (sum(shape[0] for shape in shapes), *shapes[0][1:]))
+split = How(_cut, _joined, lambda place: (sum(shape[0] for shape in place.shapes), *place.shapes[0][1:]))
 
 
 class _Entries(Sequence):
@@ -152,7 +154,7 @@ def _stacked(parts: tuple[Packed, ...], _: Place) -> Packed:
 
 
 # One of theirs with an axis more, whose entries are several of ours (all experts of a layer).
-stack = How(lambda packed, _: _Entries(packed), _stacked, lambda shapes: (len(shapes), *shapes[0]))
+stack = How(lambda packed, _: _Entries(packed), _stacked, lambda place: (len(place.shapes), *place.shapes[0]))
 
 
 class _Inner(Sequence):
@@ -182,7 +184,7 @@ def each(inner: How, parts: int = 1) -> How:
     return How(
         lambda packed, place: _Inner(packed, inner, parts, of_one(place)),
         save,
-        lambda shapes: (len(shapes) // parts, *inner.shape(shapes[:parts])),
+        lambda place: (len(place.shapes) // parts, *inner.shape(of_one(place))),
     )
 
 
@@ -190,14 +192,41 @@ def each(inner: How, parts: int = 1) -> How:
 kernel = How(
     lambda packed, _: (Packed(packed.type, (packed.shape[0], packed.shape[2]), packed.data[:, 0]),),
     lambda parts, _: Packed(parts[0].type, (parts[0].shape[0], 1, parts[0].shape[1]), parts[0].data[:, None]),
-    lambda shapes: (shapes[0][0], 1, shapes[0][1]),
+    lambda place: (place.shapes[0][0], 1, place.shapes[0][1]),
 )
 
 # A vector of theirs that is a matrix of one row of ours.
 row = How(
     lambda packed, _: (Packed(packed.type, (1, *packed.shape), packed.data[None]),),
     lambda parts, _: Packed(parts[0].type, parts[0].shape[1:], parts[0].data[0]),
-    lambda shapes: shapes[0][1:],
+    lambda place: place.shapes[0][1:],
+)
+
+
+def _flat(packed: Packed) -> Packed:
+    heads, rows, columns = packed.shape
+    return Packed(packed.type, (heads * rows, columns), packed.data.reshape(heads * rows, -1))
+
+
+def _apart(packed: Packed, place: Place) -> Packed:
+    heads = place.attention.heads
+    shape = (heads, packed.shape[0] // heads, packed.shape[1])
+    return Packed(packed.type, shape, packed.data.reshape(*shape[:2], -1))
+
+
+# A matrix of theirs for each head, in one tensor, that is one above the other in ours.
+per_head = How(
+    lambda packed, _: (_flat(packed),),
+    lambda parts, place: _apart(parts[0], place),
+    lambda place: (place.attention.heads, place.shapes[0][0] // place.attention.heads, place.shapes[0][1]),
+)
+
+# The same of keys of latent attention, of which theirs has rows and columns exchanged.
+absorbing = How(
+    lambda packed, place: (exchanged(_flat(packed), place.attention.heads),),
+    per_head.save,
+    lambda place: (place.attention.heads, place.shapes[0][1], place.shapes[0][0] // place.attention.heads),
+    absorbs=True,
 )
 
 
@@ -289,12 +318,12 @@ def chain(outer: How, inner: How) -> How:
     """``outer``, which makes one of one, and then ``inner``; back in the other order."""
 
     def shapes_between(place: Place) -> Place:
-        return Place((inner.shape(place.shapes),), place.attention)
+        return Place((inner.shape(place),), place.attention)
 
     return How(
         lambda packed, place: inner.load(outer.load(packed, shapes_between(place))[0], place),
         lambda parts, place: outer.save((inner.save(parts, place),), shapes_between(place)),
-        lambda shapes: outer.shape((inner.shape(shapes),)),
+        lambda place: outer.shape(shapes_between(place)),
         inner.type or outer.type,
     )
 
@@ -321,6 +350,48 @@ class Tensors(Mapping):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+@dataclass(frozen=True)
+class Absorbed(Later):
+    """Latent attention's ``key_up`` [heads k, latent], and ``stored``: the same as [heads latent, k].
+
+    That is how GGUF stores it and how the runtime multiplies; to the definition it is floats.
+    """
+
+    stored: Packed | Later
+
+
+def made(entry: Packed | Later) -> Packed:
+    """The weight."""
+    return entry if isinstance(entry, Packed) else entry.make()
+
+
+def absorbed(tensors: Tensors, name: str, heads: int) -> Packed | Later:
+    """A ``key_up`` as [heads latent, k]: what is stored, or its floats exchanged."""
+    entry = tensors.later(name)
+    if isinstance(entry, Absorbed):
+        return entry.stored
+    type, (rows, columns) = entry.type if entry.type in WHOLE else "F32", entry.shape
+    return Later(type, (heads * columns, rows // heads), lambda: exchanged(tensors[name], heads))
+
+
+def all_absorbed(tensors: Tensors, config: Decoder | Encoder) -> Tensors:
+    """The same weights, with every ``key_up`` of latent attention as it is stored."""
+    entries = {name: tensors.later(name) for name in tensors}
+    for n, block in enumerate(config.blocks):
+        name = f"blocks.{n}.attention.key_up.weight"
+        if name in entries:
+            entries[name] = of_absorbed(absorbed(tensors, name, block.attention.heads), block.attention.heads)
+    return Tensors(entries)
+
+
+def of_absorbed(stored: Packed | Later, heads: int) -> Absorbed:
+    """The ``key_up`` of what is stored."""
+    rows, columns = stored.shape
+    type = stored.type if stored.type in WHOLE else "F32"
+    shape = (heads * columns, rows // heads)
+    return Absorbed(type, shape, lambda: exchanged(made(stored), heads), stored)
 
 
 @dataclass(frozen=True)
@@ -404,7 +475,10 @@ def load(
             raise UserError(f"{where}: the weight {quoted(each.theirs)} is missing")
         _check(each, packed, where)
         for i, (name, shape) in enumerate(zip(each.ours, each.place.shapes, strict=True)):
-            entries[name] = Later(each.how.type or packed.type, shape, _loading(each, packed, i))
+            if each.how.absorbs:
+                entries[name] = of_absorbed(_flat(packed), each.place.attention.heads)
+            else:
+                entries[name] = Later(each.how.type or packed.type, shape, _loading(each, packed, i))
     return Tensors({name: entries[name] for name in config.weights()})
 
 
@@ -413,7 +487,7 @@ def _matrices(packed: Packed) -> int:
 
 
 def _check(each: Bound, packed: Packed, where: object) -> None:
-    expected = each.how.shape(each.place.shapes)
+    expected = each.how.shape(each.place)
     if packed.shape != expected:
         raise UserError(
             f"{where}: the weight {quoted(each.theirs)} has the shape {packed.shape}, "
@@ -435,10 +509,15 @@ def save(rules: Sequence[Rule], config: Decoder | Encoder, ours: Tensors) -> Ten
     entries: dict[str, Packed | Later] = {}
     for each in bind(rules, config):
         first = ours.later(each.ours[0])
-        shape = each.how.shape(each.place.shapes)
+        if each.how.absorbs:
+            first = absorbed(ours, each.ours[0], each.place.attention.heads)
+        shape = each.how.shape(each.place)
         entries[each.theirs] = Later(each.how.type or first.type, shape, _saving(each, ours))
     return Tensors(entries)
 
 
 def _saving(each: Bound, ours: Tensors) -> Callable[[], Packed]:
+    if each.how.absorbs:
+        heads = each.place.attention.heads
+        return lambda: each.how.save((made(absorbed(ours, each.ours[0], heads)),), each.place)
     return lambda: each.how.save(tuple(ours[name] for name in each.ours), each.place)

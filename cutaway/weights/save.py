@@ -112,12 +112,13 @@ def retyped(
 ) -> Tensors:
     """Weights that become the type chosen for each when they are made, by ``pack(name, packed, type)``."""
 
-    def later(name: str) -> Later:
-        entry = ours.later(name)
+    def later(name: str, entry: Packed | Later) -> Later:
+        if isinstance(entry, rules.Absorbed):
+            return rules.of_absorbed(later(name, entry.stored), entry.shape[0] // entry.stored.shape[1])
         wanted = choose(name, entry)
 
         def make() -> Packed:
-            packed = ours[name]
+            packed = rules.made(entry)
             try:
                 if pack is not None:
                     return pack(name, packed, wanted)
@@ -127,7 +128,7 @@ def retyped(
 
         return Later(wanted, entry.shape, make)
 
-    return Tensors({name: later(name) for name in ours})
+    return Tensors({name: later(name, ours.later(name)) for name in ours})
 
 
 def makes_logits(name: str, config: Decoder | Encoder) -> bool:
@@ -273,7 +274,8 @@ def _write_gguf(
 ) -> Saved:
     notes: Counter[str] = Counter()
     config = checkpoint.config
-    ours = retyped(checkpoint.tensors, lambda name, entry: _gguf_type(name, entry, type, config, notes))
+    whole = rules.all_absorbed(checkpoint.tensors, config)
+    ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
     def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
         theirs = rules.save(family.gguf, config, ours)

@@ -15,11 +15,14 @@ import torch
 from torch.nn import functional as F
 
 from cutaway import gguf, native
+from cutaway.attention import mla
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder
+from cutaway.layers.config import MoE, Norm, Router
+from cutaway.model.config import Block, Decoder
+from cutaway.position import rope
 from cutaway.runtime import packing
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import common, families, load, rules, safetensors, save
+from cutaway.weights import common, families, load, quant, quant_search, quantize, rules, safetensors, save
 from cutaway.weights.build import decoder
 from cutaway.weights.families import gemma4
 from tests import llama_cpp
@@ -195,6 +198,75 @@ def test_packed_equals_unpacked_to_the_bit(case: str, type: str, folder: Folder,
     save.write(tmp_path / "model.gguf", load.read(folder(case)), type=type)
     checkpoint = load.read(tmp_path / "model.gguf")
     assert torch.equal(tiny.ours(checkpoint, "packed"), tiny.ours(checkpoint))
+
+
+def test_latent_attention_in_one_matrix_is_read_too(folder: Folder, tmp_path: Path) -> None:
+    """Files of before May 2025 have keys and values of all heads in ``attn_kv_b``."""
+    checkpoint = tiny.worded(load.read(folder("deepseek_v3-1")))
+    save.write(tmp_path / "model.gguf", checkpoint)
+    file = gguf.read(tmp_path / "model.gguf")
+    family, words = families.get("deepseek_v3"), dict(file.metadata)
+    of = checkpoint.config.blocks[0].attention
+    for key, size in ("key", of.key_size + of.rope_dim), ("value", of.values):
+        words |= {f"deepseek2.attention.{key}_length": size}
+        del words[f"deepseek2.attention.{key}_length_mla"]
+    words["deepseek2.attention.head_count_kv"] = of.heads
+    tensors = rules.save(family.gguf_joined, checkpoint.config, checkpoint.tensors)
+    gguf.write(tmp_path / "joined.gguf", words, {name: tensors.later(name) for name in tensors})
+    again = load.read(tmp_path / "joined.gguf")
+    assert again.config == checkpoint.config
+    for name, packed in checkpoint.tensors.items():
+        assert np.array_equal(packed.data, again.tensors[name].data), name
+    expected = torch.log_softmax(tiny.ours(again)[0, -1].double(), dim=-1).numpy()
+    with llama_cpp.opened(tmp_path / "joined.gguf", tiny.VOCAB) as scores:
+        assert np.abs(scores(tiny.IDS[0].tolist()) - expected).max() < SILU
+
+
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_0"])
+def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_path: Path) -> None:
+    """Through a file and back the runtime's bits are the same: no row is packed twice, or another way."""
+    mixer = mla.Config(
+        heads=3,
+        key_size=32,
+        rope_dim=16,
+        latent=64,
+        value_size=32,
+        position=rope.Config(16, interleaved=True),
+    )
+    block = Block(
+        mixer, MoE(4, 2, 64, shared=64, router=Router("sigmoid", choice_bias=True, group_of_two=True)), Norm()
+    )
+    config = Decoder(tiny.VOCAB, 64, 128, (block,), tied=False)
+    generator = np.random.default_rng(0)
+    own = {
+        name: quant.pack(generator.normal(0, 0.2, shape).astype(np.float32), "F32")
+        for name, shape in config.weights().items()
+    }
+    source = tiny.worded(load.Checkpoint(config, rules.Tensors(own), "deepseek_v3", tmp_path))
+    small = quantize.quantized(source, type).checkpoint
+    save.write(tmp_path / "model.gguf", small)
+    name = "blocks.0.attention.key_up.weight"
+    stored = gguf.read(tmp_path / "model.gguf").tensors["blk.0.attn_k_b.weight"]
+    again = load.read(tmp_path / "model.gguf")
+    assert (stored.type, stored.shape) == (type, (3, 64, 32))
+    expected = quant.unpack(quant_search.pack(quant.unpack(rules.exchanged(own[name], 3)), type))
+    assert np.array_equal(quant.unpack(stored).reshape(192, 32), expected)
+    back = rules.exchanged(quant.pack(expected, "F32"), 3)
+    assert np.array_equal(again.tensors[name].data, back.data)
+    save.write(tmp_path / "copy.gguf", again)
+    copy = gguf.read(tmp_path / "copy.gguf").tensors["blk.0.attn_k_b.weight"]
+    assert copy.type == type and np.array_equal(copy.data, stored.data)
+    first, second = (
+        RuntimeEngine(config, each.tensors).logits(tiny.IDS[0].tolist()) for each in (small, again)
+    )
+    assert np.array_equal(first, second)
+    wrong = gguf.read(tmp_path / "model.gguf")
+    words = {**wrong.metadata, "deepseek2.attention.value_length": 48}
+    gguf.write(tmp_path / "wrong.gguf", words, wrong.tensors)
+    with pytest.raises(
+        UserError, match="value_length is 48: a cached value other than the latent is not supported"
+    ):
+        load.read(tmp_path / "wrong.gguf")
 
 
 def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:

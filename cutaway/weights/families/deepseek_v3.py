@@ -13,9 +13,9 @@ from cutaway.position import rope
 from cutaway.position.scaling import YaRN, sharpening
 from cutaway.weights import common
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside, same
+from cutaway.weights.rules import Rule, absorbing, beside, per_head, same
 
 ALIASES = ("deepseek2",)
 
@@ -46,7 +46,11 @@ HF_LATENT = (
 )
 
 
-GGUF = (  # as llama.cpp reads it without absorbing: keys and values of all heads in one matrix
+SPLIT = (
+    Rule("blk.{n}.attn_k_b.weight", "blocks.{n}.attention.key_up.weight", absorbing),
+    Rule("blk.{n}.attn_v_b.weight", "blocks.{n}.attention.value_up.weight", per_head),
+)
+GGUF = (  # keys and values of each head in matrices of their own, as absorbed attention multiplies
     *common.GGUF_PLAIN[:3],
     *common.GGUF_NORMS,
     *common.weights(
@@ -61,8 +65,9 @@ GGUF = (  # as llama.cpp reads it without absorbing: keys and values of all head
         Rule(f"blk.{{n}}.{name}.weight", "blocks.{n}.attention.query.weight", same, when)
         for name, when in (("attn_q", queries_alone), ("attn_q_b", lambda block: not queries_alone(block)))
     ),
-    replace(HF_LATENT[-1], theirs="blk.{n}.attn_kv_b.weight"),
+    *SPLIT,
 )
+JOINED = replace(HF_LATENT[-1], theirs="blk.{n}.attn_kv_b.weight")  # of files of before May 2025
 GGUF_MIXTURE = (
     *GGUF,
     *common.GGUF_EXPERTS,
@@ -145,18 +150,38 @@ def settings(config: Decoder | Encoder) -> Settings:
     return common.settings(config) | known | {"sharper": 1.0 if of.scale is None else of.scale * size**0.5}
 
 
-class KeySize(Field):
-    """In GGUF keys are measured with the part that rotates."""
+class HeadSizes(Row):
+    """In GGUF keys are measured with the part that rotates; the cache is one head, whose value is the latent.
 
-    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        size = super()._from_gguf(fields, known, own)["key_size"] - known["head_size"]
+    Files whose keys and values are in one matrix have the sizes of a head where others have the cache's.
+    """
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if not fields.gguf:
+            return {}
+        end = "" if "blk.0.attn_kv_b.weight" in fields.tensors else "_mla"
+        if end:
+            row = known["latent"] + known["head_size"]
+            fields.only(
+                "attention.key_length", (row,), "a cache of another size than latent and rotated part"
+            )
+            fields.only("attention.value_length", (known["latent"],), "a cached value other than the latent")
+        size = fields.integer(f"attention.key_length{end}") - known["head_size"]
         if size < 1:
-            raise fields.refusal(self.gguf or "", f"should be more than the {known['head_size']} that rotate")
-        return {"key_size": size}
+            why = f"should be more than the {known['head_size']} that rotate"
+            raise fields.refusal(f"attention.key_length{end}", why)
+        return {"key_size": size, "value_size": fields.integer(f"attention.value_length{end}")}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        more = known["head_size"] if gguf else 0
-        return super().write(known | {"key_size": known["key_size"] + more}, gguf)
+        if not gguf:
+            return {}
+        return {
+            "attention.head_count_kv": 1,
+            "attention.key_length": known["latent"] + known["head_size"],
+            "attention.value_length": known["latent"],
+            "attention.key_length_mla": known["key_size"] + known["head_size"],
+            "attention.value_length_mla": known["value_size"],
+        }
 
 
 LATENT_OR_NONE = Kind(lambda fields, key: fields.integer(key, low=0) or None)
@@ -178,10 +203,11 @@ def softmax_scored(fields: Fields) -> str | None:
 SIZES = (
     Field("interleaved", "rope_interleave", None, FLAG),
     *replaced(common.turning(common.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
-    KeySize("key_size", "qk_nope_head_dim", "attention.key_length"),
-    Field("value_size", "v_head_dim", "attention.value_length"),
+    Field("key_size", "qk_nope_head_dim", None),
+    Field("value_size", "v_head_dim", None),
     Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
     QueryLatent("query_latent", "q_lora_rank", "attention.q_lora_rank", LATENT_OR_NONE),
+    HeadSizes(),
 )
 EXPERTS = common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts")[:3]
 FAMILY = llama.FAMILY.but(
@@ -189,6 +215,7 @@ FAMILY = llama.FAMILY.but(
     "DeepseekV3ForCausalLM",
     hf=(*common.renamed(common.HF_DECODER, without=("self_attn",)), *HF_LATENT, *common.HF_DEEPSEEK_EXPERTS),
     gguf=GGUF_MIXTURE,
+    gguf_joined=(*(rule for rule in GGUF_MIXTURE if rule not in SPLIT), JOINED),
     architecture="deepseek2",
     rows=(
         *(Rope() if isinstance(row, common.Rope) else row for row in SIZES),
