@@ -49,7 +49,11 @@ class Matrix(ctypes.Structure):
 class Rotation(ctypes.Structure):
     """native/runtime/step.hpp's Rotation."""
 
-    _fields_ = [("radians", _POINTER), ("magnitude", _DOUBLE), ("pairs", _INT), ("interleaved", _INT)]
+    _fields_ = [
+        *((name, _POINTER) for name in ("radians", "longer")),
+        ("magnitude", _DOUBLE),
+        *((name, _INT) for name in ("pairs", "interleaved")),
+    ]
 
 
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
@@ -210,6 +214,7 @@ class Reading(ctypes.Structure):
                 "starts",
                 "positions",
                 "pages",
+                "longer",
                 "states",
                 "adapters",
                 "logits_at",
@@ -325,6 +330,7 @@ def read(
     values: Sequence[tuple[int, int]] = (),
     edits: Sequence[tuple[int, np.ndarray, float, bool, int, int]] = (),
     states: Sequence[np.ndarray] = (),
+    longer: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Reads new tokens of sequences into their pages: float32 [logits_at vocab], attention, and values.
 
@@ -335,13 +341,18 @@ def read(
     sequence's, the address of its array of ``LayerAdapter`` or None. ``values`` are pairs of a number (What
     in step.hpp) and a layer: float32 [tokens n] of each. ``edits`` change the residual stream after a layer:
     the layer, a vector float32 [width], its strength, whether it projects, and the tokens from a first to a
-    last. ``states`` float32 are each sequence's state of recurrent layers, where there are any. Raises
-    UserError for what does not fit together."""
+    last. ``states`` float32 are each sequence's state of recurrent layers, where there are any; ``longer``
+    int32 [sequences]: whether a sequence rotates by longer radians. Raises UserError for what does not fit
+    together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
     for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("logits_at", logits_at):
         check(name, array, np.int32)
     _fits(model, ids, starts, positions, pages, logits_at)
+    if longer is not None:
+        check("longer", longer, np.int32)
+        if longer.shape != positions.shape:
+            raise UserError(f"{len(longer)} words are not one for each of {len(pages)} sequences.")
     patterns = _patterns(model, starts, positions, watched)
     if after is not None:
         check("after", after, np.int32)
@@ -364,7 +375,9 @@ def read(
     )
     changes = (Edit * len(edits))(*(_edit(model, len(ids), *each) for each in edits))
     reading = Reading(
-        *(array.ctypes.data for array in (ids, starts, positions, tables, held)),
+        *(array.ctypes.data for array in (ids, starts, positions, tables)),
+        None if longer is None else longer.ctypes.data,
+        held.ctypes.data,
         adapted.ctypes.data if adapted.any() else None,
         logits_at.ctypes.data,
         None if after is None else after.ctypes.data,
@@ -433,7 +446,9 @@ class OneToken:
         self._starts = (_INT * 2)(0, 1)
         _check_states(model, [] if state is None else [state], 1)
         self._adapter, self._state = _POINTER(adapter), _POINTER(None if state is None else state.ctypes.data)
-        places = map(ctypes.addressof, (self._id, self._starts, self._position, self._table, self._state))
+        self.longer = _INT(0)
+        held = (self._id, self._starts, self._position, self._table, self.longer, self._state)
+        places = map(ctypes.addressof, held)
         beside = None if adapter is None else ctypes.addressof(self._adapter)
         count = ctypes.addressof(self._logits_count)
         self._reading = Reading(*places, beside, count, None, None, None, None, 1, 1, 0, 0)

@@ -10,7 +10,7 @@ import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
 from cutaway.runtime import cache
 from cutaway.runtime.adapter import AdapterPlan
-from cutaway.runtime.packing import Plan, attends, latent
+from cutaway.runtime.packing import Plan, attends, first_length, latent
 from cutaway.runtime.reference import emptied
 from cutaway.runtime.values import Edit, Value, Values, named
 from cutaway.weights.adapters import Adapter
@@ -41,8 +41,9 @@ class Pages:
     has written. From any thread.
     """
 
-    def __init__(self, halves: int, state_size: int = 0) -> None:
+    def __init__(self, halves: int, state_size: int = 0, first_length: int | None = None) -> None:
         self.halves = halves
+        self.first_length = first_length  # past which a text rotates otherwise
         self.state_size = state_size  # floats of a text's state of recurrent layers
         self.most = KEPT // max(2 * halves, 1)  # free pages that are kept
         self._free: deque[tuple[np.ndarray, int]] = deque()  # that were written once, as blocks and places
@@ -100,11 +101,38 @@ class State:
         self.length = 0
         self.recurrent = np.zeros(store.state_size, np.float32)
         self.one: native.OneToken | None = None  # made when a token is first read alone
+        # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again; the length that
+        # is announced; and how the pages are rotated, None where they differ.
+        self.ids: list[int] = []
+        self.announced = 0
+        self.longer: bool | None = False
 
     @property
     def nbytes(self) -> int:
         """Bytes of its pages, and of the state of recurrent layers."""
         return sum(page.nbytes for page in self._pages) + self.recurrent.nbytes
+
+    def fits(self, new: int) -> bool:
+        """Whether its pages are rotated as the text will be with so many ids more."""
+        first = self._store.first_length
+        return first is None or self.longer == (max(self.length + new, self.announced) > first)
+
+    def restart(self, new: int) -> list[int]:
+        """Becomes empty, to be rotated as the text with so many ids more; gives what it held."""
+        ids, self.ids = self.ids, []
+        assert self._store.first_length is not None
+        self.announced = max(len(ids) + new, self.announced)
+        self.longer = self.announced > self._store.first_length
+        self._pages, self._borrowed, self.length = [], 0, 0
+        self.addresses = np.empty(0, np.uint64)
+        self.recurrent[:] = 0
+        return ids
+
+    def passed(self, ids: Sequence[int]) -> None:
+        """These were read."""
+        self.length += len(ids)
+        if self._store.first_length is not None:
+            self.ids += ids
 
     def reserve(self, length: int) -> None:
         """Makes the pages that hold this many positions."""
@@ -118,6 +146,8 @@ class State:
         self.length = emptied(min(length, self.length), self.length, self.recurrent.size > 0)
         if self.length == 0:
             self.recurrent[:] = 0
+        del self.ids[self.length :]
+        self.announced = self.length
         del self._pages[-(-self.length // native.PAGE) :]
         if self.length // native.PAGE < min(self._borrowed, len(self._pages)):
             self._pages[-1] = self._pages[-1].copy()  # what is read next is written into it
@@ -140,9 +170,22 @@ class State:
         other = State(self._store, self.adapter)
         other._pages = [page.copy() for page in self._pages]
         other.reserve(len(self._pages) * native.PAGE)
-        other.length, other.edits = self.length, self.edits
+        other.continues(self)
         other.recurrent[:] = self.recurrent
         return other
+
+    def continues(self, other: State) -> None:
+        """Its pages hold what another's do."""
+        self.length, self.edits, self.ids = other.length, other.edits, list(other.ids)
+        self.announced, self.longer = other.announced, other.longer
+
+
+class Kept(NamedTuple):
+    """A full page of a text that may rotate otherwise, and its ids."""
+
+    page: np.ndarray
+    ids: list[int]
+    longer: bool | None
 
 
 class RuntimeEngine:
@@ -167,7 +210,7 @@ class RuntimeEngine:
             self.page = self.grid = CHUNK
             self.page_bytes = CHUNK // native.PAGE * self.page_bytes + 4 * self.plan.state_size
         self.threads = threads
-        self._store = Pages(self.plan.page_halves, self.plan.state_size)
+        self._store = Pages(self.plan.page_halves, self.plan.state_size, first_length(config))
 
     def new_state(self) -> State:
         return State(self._store, self._adapter)
@@ -214,6 +257,7 @@ class RuntimeEngine:
         if not ids:
             raise ValueError("an engine reads at least one id")
         logits = np.empty((0, 0), np.float32)
+        state.announced = state.length + len(ids)
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             last = start + len(chunk) == len(ids)
@@ -228,8 +272,9 @@ class RuntimeEngine:
         if state.one is None:
             held = state.recurrent if state.recurrent.size else None
             state.one = native.OneToken(self._model, self.threads, address(state), held)
+        state.one.longer.value = bool(state.longer)
         logits = state.one.read(id, state.length, state.addresses)
-        state.length += 1
+        state.passed([id])
         return logits
 
     def step_each(self, ids: Sequence[int], states: Sequence[State]) -> np.ndarray:
@@ -243,15 +288,19 @@ class RuntimeEngine:
     def prefill_all_logits(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
         parts = []
+        state.announced = state.length + len(ids)
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
             parts.append(self.read([chunk], [state], range(len(chunk))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def keep(self, state: State, page: int) -> np.ndarray | State:
+    def keep(self, state: State, page: int) -> np.ndarray | State | Kept:
         """A full page of the state, for others to read; of a recurrent model the state at the page's end."""
-        if not self.plan.state_size:
+        if not self.plan.state_size and self._store.first_length is None:
             return state.pages[page]
+        if not self.plan.state_size:
+            ids = state.ids[page * native.PAGE : (page + 1) * native.PAGE]
+            return Kept(state.pages[page], ids, state.longer)
         if state.length != (page + 1) * self.page:
             raise ValueError(f"a state of {state.length} ids does not end with its page {page}")
         return state.snapshot()
@@ -261,7 +310,12 @@ class RuntimeEngine:
         if kept and self.plan.state_size:
             return kept[-1].snapshot()
         state = self.new_state()
-        state.borrow(kept)
+        if not kept or not isinstance(kept[0], Kept):
+            state.borrow(kept)
+            return state
+        state.borrow([each.page for each in kept])
+        state.ids, rotated = [id for each in kept for id in each.ids], {each.longer for each in kept}
+        state.longer = rotated.pop() if len(rotated) == 1 else None
         return state
 
     def fork(self, state: State) -> State:
@@ -269,11 +323,12 @@ class RuntimeEngine:
         if self.plan.state_size:
             return state.snapshot()
         full = state.length // native.PAGE
-        fork = self.resume(state.pages[:full])
+        fork = self.new_state()
+        fork.borrow(state.pages[:full])
         fork.reserve(state.length)
         for own, page in zip(fork.pages[full:], state.pages[full:], strict=False):
             own[:] = page
-        fork.length, fork.edits = state.length, state.edits
+        fork.continues(state)
         return fork
 
     def read(
@@ -337,6 +392,7 @@ class RuntimeEngine:
             raise UserError("Two texts cannot be read into one state")
         for text, state in zip(texts, states, strict=True):
             self._make_room(state, len(text))
+        first = self._store.first_length
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         edits = [
             (edit.layer, edit.vector, edit.strength, edit.projects, int(start) + first, int(start) + last)
@@ -358,17 +414,23 @@ class RuntimeEngine:
             [(one.what, one.layer) for one in values],
             edits,
             [state.recurrent for state in states] if self.plan.state_size else (),
+            np.array([bool(state.longer) for state in states], np.int32) if first else None,
         )
         for text, state in zip(texts, states, strict=True):
-            state.length += len(text)
+            state.passed(text)
         return seen
 
     def _make_room(self, state: State, new: int) -> None:
+        """Room for so many ids more. A text that rotates otherwise from there on is read again."""
         if state.length + new > self.max_context:
             raise UserError(
                 f"The model's context holds {self.max_context} ids, and this text has "
                 f"{state.length + new}: shorten it"
             )
+        if not state.fits(new):
+            ids = state.restart(new)
+            for start in range(0, len(ids), CHUNK):
+                self._read([ids[start : start + CHUNK]], [state], [], None, ())
         state.reserve(state.length + new)
 
 

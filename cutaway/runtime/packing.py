@@ -20,6 +20,7 @@ from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.position import alibi, learned, rope
+from cutaway.position.scaling import DynamicNTK, LongRoPE
 from cutaway.runtime import arithmetic, cache
 from cutaway.weights import quant, rules
 from cutaway.weights.rules import ROUTERS, Tensors
@@ -44,6 +45,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
         reason = _why_not_block(block)
         if reason is not None:
             return f"block {n}: {reason}"
+    if len(_first_lengths(config)) > 1:
+        return "its layers rotate otherwise from different lengths on"
     for name, shape in config.weights().items():
         if _is_matrix(name, shape) and name != "embedding.weight":
             type = _as_laid(name, shape, config, tensors)[1]
@@ -55,6 +58,18 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
     if config.tied and table not in native.TYPES:
         return f"the embedding table, which is also the head, is stored as {table}"
     return None
+
+
+def _first_lengths(config: Decoder) -> set[int]:
+    """Lengths past which some layers rotate otherwise (LongRoPE)."""
+    positions = (block.attention.position for block in config.blocks)
+    scalings = (position.scaling for position in positions if isinstance(position, rope.Config))
+    return {scaling.original for scaling in scalings if isinstance(scaling, LongRoPE)}
+
+
+def first_length(config: Decoder) -> int | None:
+    """The length past which a text rotates otherwise, as a whole; None where it never does."""
+    return next(iter(_first_lengths(config)), None)
 
 
 def _why_not_block(block: Block) -> str | None:
@@ -78,7 +93,9 @@ def _why_not_block(block: Block) -> str | None:
     if relative is not None and type(relative) is not alibi.Config:
         return "its scores have learned biases"
     position = attention.position
-    if position is not None and (type(position) is not rope.Config or position.grows):
+    if position is not None and type(position) is not rope.Config:
+        return "its positions are of another kind than RoPE"
+    if position is not None and isinstance(position.scaling, DynamicNTK):
         return "its positions change as the text grows"
     return None
 
@@ -338,7 +355,14 @@ class Plan:
     def _rotation(self, position: rope.Config) -> native.Rotation:
         radians = np.ascontiguousarray(position.frequencies(), dtype=np.float64)
         self._kept.append(radians)
-        return native.Rotation(radians.ctypes.data, position.magnitude, len(radians), position.interleaved)
+        longer = None
+        if isinstance(position.scaling, LongRoPE):
+            more = np.ascontiguousarray(position.frequencies(position.scaling.original + 1), np.float64)
+            self._kept.append(more)
+            longer = more.ctypes.data
+        return native.Rotation(
+            radians.ctypes.data, longer, position.magnitude, len(radians), position.interleaved
+        )
 
     def _each_head(self, packed: Packed, heads: int, path: str) -> native.Matrix:
         """The first head's rows of a matrix; those of the others are behind them in whole panels."""

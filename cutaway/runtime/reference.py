@@ -28,6 +28,7 @@ from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.position import learned, rope
+from cutaway.position.scaling import LongRoPE
 from cutaway.runtime import arithmetic, attention, cache, matmul, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.values import Edit, Values, named
@@ -56,6 +57,11 @@ class State:
             for path, of in recurrences(f"blocks.{n}", block).items()
         }
         self.length = 0
+        self.first_length = packing.first_length(config)
+        # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again, the length that
+        # is announced, and whether it is longer.
+        self.ids: list[int] = []
+        self.announced, self.longer = 0, False
         self._forget()
 
     def _forget(self) -> None:
@@ -72,13 +78,26 @@ class State:
         self.length = emptied(min(length, self.length), self.length, bool(self.carried))
         if self.length == 0:
             self._forget()
+        self.ids, self.announced = self.ids[: self.length], self.length
         self.keys = [part[: self.length] for part in self.keys]
         self.values = [part[: self.length] for part in self.values]
+
+    def restart(self, new: int) -> list[int]:
+        """Becomes empty if it will rotate otherwise with so many ids more; gives what it then held."""
+        longest = max(self.length + new, self.announced)
+        longer = self.first_length is not None and longest > self.first_length
+        if longer == self.longer:
+            return []
+        ids = self.ids
+        self.truncate(0)
+        self.announced, self.longer = longest, longer
+        return ids
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
         other = copy.copy(self)
         other.keys, other.values, other.carried = list(self.keys), list(self.values), dict(self.carried)
+        other.ids = list(self.ids)
         return other
 
 
@@ -165,6 +184,7 @@ class ReferenceEngine:
         if not ids:
             raise ValueError("an engine reads at least one id")
         x = np.empty((0, self.config.width), np.float32)
+        state.announced = state.length + len(ids)
         for start in range(0, len(ids), CHUNK):
             x = self._read(ids[start : start + CHUNK], state)
         return self._head(x[-1:])[0]
@@ -179,6 +199,7 @@ class ReferenceEngine:
 
     def prefill_all_logits(self, ids: Sequence[int], state: State) -> np.ndarray:
         """Reads ids after what the state holds: float32 [k v], the logits of what comes after each."""
+        state.announced = state.length + len(ids)
         chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
         return np.concatenate([self._head(self._read(chunk, state)) for chunk in chunks])
 
@@ -199,6 +220,9 @@ class ReferenceEngine:
             )
         if min(ids) < 0 or max(ids) >= self.vocab:
             raise UserError(f"An id is outside the model's 0 to {self.vocab - 1}.")
+        earlier = state.restart(len(ids))
+        for start in range(0, len(earlier), CHUNK):
+            self._read(earlier[start : start + CHUNK], state)
         table = self.tensors["embedding.weight"]
         x = quant.unpack(table.rows(np.asarray(ids))) * np.float32(self.config.embedding_scale)
         positions = np.arange(state.length, state.length + len(ids))
@@ -225,6 +249,8 @@ class ReferenceEngine:
                 x = edit.applied(x, state.length) if edit.layer == n else x
             kept[f"{path}.out"] = x
         state.length += len(ids)
+        if state.first_length is not None:
+            state.ids = [*state.ids, *ids]
         return x
 
     def _mixed(
@@ -271,7 +297,7 @@ class ReferenceEngine:
         query = self._rows(of, f"{path}.query", x, state.adapter, factor).reshape(
             tokens, of.heads, of.key_size
         )
-        query = self._finished(of, f"{path}.query_norm", query, positions)
+        query = self._finished(of, f"{path}.query_norm", query, positions, state.longer)
         if of.temperature is not None:
             far = np.log1p((positions // of.temperature.original).astype(np.float64))
             query = query * (1 + of.temperature.beta * far).astype(np.float32)[:, None, None]
@@ -279,7 +305,8 @@ class ReferenceEngine:
         if of.kv_layer is None:
             key = self._rows(of, f"{path}.key", x, state.adapter, factor)
             value = key if of.value_of_key else self._rows(of, f"{path}.value", x, state.adapter, factor)
-            key = self._finished(of, f"{path}.key_norm", key.reshape(tokens, of.groups, -1), positions)
+            key = key.reshape(tokens, of.groups, -1)
+            key = self._finished(of, f"{path}.key_norm", key, positions, state.longer)
             value = self._norm(value.reshape(tokens, of.groups, -1), f"{path}.value_norm", of.value_norm)
             key, value = cache.stored(key, self.kv_cache), cache.stored(value, self.kv_cache)
             state.keys[n] = np.concatenate([state.keys[n], key])
@@ -319,9 +346,8 @@ class ReferenceEngine:
         beside = row.shape[-1] - -(-of.rope_dim // arithmetic.LANES) * arithmetic.LANES
         down = self._matrix(f"{path}.down", x, {})
         row[:, 0, : of.latent] = self._norm(down[:, : of.latent], f"{path}.latent_norm", of.norm)
-        row[..., beside : beside + of.rope_dim] = self._rotated_part(
-            of, down[:, None, of.latent :], positions
-        )
+        rotation = (positions, of.position, state.longer)
+        row[..., beside : beside + of.rope_dim] = rotated(down[:, None, of.latent :], *rotation)
         state.keys[n] = np.concatenate([state.keys[n], cache.stored(row, self.kv_cache)])
         if of.query_latent is not None:
             x = self._norm(self._matrix(f"{path}.query_down", x, {}), f"{path}.query_norm", of.norm)
@@ -330,17 +356,13 @@ class ReferenceEngine:
         absorbed = np.zeros((tokens, of.heads, row.shape[-1]), np.float32)
         plain = query[..., : of.key_size] * scale
         absorbed[..., : of.latent] = _each_head(packing.key_up(path, of, self.tensors), plain)
-        rotating = self._rotated_part(of, query[..., of.key_size :], positions) * scale
-        absorbed[..., beside : beside + of.rope_dim] = rotating
+        absorbed[..., beside : beside + of.rope_dim] = rotated(query[..., of.key_size :], *rotation) * scale
         rows = state.keys[n]
         if f"{path}.pattern" in kept:
             kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions)
         read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True)
         mixed = kept[f"{path}.z"] = _each_head(self.tensors[f"{path}.value_up.weight"], read)
         return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
-
-    def _rotated_part(self, of: Any, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        return x if of.position is None else rotated(x, positions, of.position)
 
     def _rows(
         self, of: Any, path: str, x: np.ndarray, adapter: Mapping[str, Beside], factor: float
@@ -351,10 +373,10 @@ class ReferenceEngine:
             return rows
         return np.minimum(np.maximum(rows, np.float32(-of.clip)), np.float32(of.clip))
 
-    def _finished(self, of: Any, path: str, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _finished(self, of: Any, path: str, x: np.ndarray, positions: np.ndarray, longer: bool) -> np.ndarray:
         """Queries or keys [t h k] normed and rotated."""
         x = x if of.qk_norm_after else self._head_norm(of, path, x)
-        x = x if of.position is None else rotated(x, positions, of.position)
+        x = rotated(x, positions, of.position, longer)
         return self._head_norm(of, path, x) if of.qk_norm_after else x
 
     def _head_norm(self, of: Any, path: str, x: np.ndarray) -> np.ndarray:
@@ -445,9 +467,14 @@ def _each_head(packed: Packed, x: np.ndarray) -> np.ndarray:
     return np.stack([matmul.product(part, x[:, head]) for head, part in enumerate(parts)], axis=1)
 
 
-def rotated(x: np.ndarray, positions: np.ndarray, by: rope.Config) -> np.ndarray:
-    """Heads [t h k] at ``positions`` [t], their leading dimensions rotated pair by pair."""
-    angles = positions[:, None] * by.frequencies()
+def rotated(x: np.ndarray, positions: np.ndarray, by: rope.Config | None, longer: bool = False) -> np.ndarray:
+    """Heads [t h k] at ``positions`` [t], their leading dimensions rotated pair by pair; ``longer``: of a
+    text past LongRoPE's first lengths.
+    """
+    if by is None:
+        return x
+    long = by.scaling.original + 1 if longer and isinstance(by.scaling, LongRoPE) else 0
+    angles = positions[:, None] * by.frequencies(long)
     cos, sin = (
         (np.asarray(side(angles)) * by.magnitude).astype(np.float32)[:, None] for side in (np.cos, np.sin)
     )

@@ -644,9 +644,12 @@ class Step {
         norm(model_.embedding_norm, x, model_.width, x);
         for (int t = 0; t < model_.rotation_count; ++t) {
             const Rotation& rotation = model_.rotations[t];
+            const bool longer = rotation.longer != nullptr && reading_.longer != nullptr &&
+                                reading_.longer[sequence_of_[static_cast<size_t>(token)]] != 0;
+            const double* radians = longer ? rotation.longer : rotation.radians;
             float* cosines = rotations_ + token * rotation_stride_ + rotation_at_[static_cast<size_t>(t)];
             for (int i = 0; i < rotation.pairs; ++i) {
-                const double angle = position(token) * rotation.radians[i];
+                const double angle = position(token) * radians[i];
                 cosines[i] = static_cast<float>(std::cos(angle) * rotation.magnitude);
                 cosines[rotation.pairs + i] = static_cast<float>(std::sin(angle) * rotation.magnitude);
             }

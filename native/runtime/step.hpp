@@ -12,6 +12,7 @@ namespace cutaway {
 // Rotary positions: pair i of a head rotates by position * radians[i].
 struct Rotation {
     const double* radians;  // [pairs]
+    const double* longer;   // [pairs]: of a text that is longer than the model's first ones (LongRoPE), or null
     double magnitude;
     int32_t pairs;
     int32_t interleaved;
@@ -146,6 +147,7 @@ struct Reading {
     const int32_t* starts;           // [sequences + 1]: where each sequence's tokens begin among them
     const int32_t* positions;        // [sequences]: the position of its first new token
     uint16_t* const* const* pages;   // [sequences]: each its pages, enough for its new tokens
+    const int32_t* longer;           // [sequences]: whether the text rotates by longer radians; null: none does
     float* const* states;            // [sequences]: each the state of its recurrent layers, or null where there are none
     const LayerAdapter* const* adapters;  // [sequences]: each its adapter's layers, or null; null where none has one
     const int32_t* logits_at;        // [logits_count]: the tokens whose logits are asked for
