@@ -102,6 +102,22 @@ def test_a_completion_ends_the_json_that_was_begun(tokenizer: Tokenizer, begun: 
     assert constrain.schema_error(PLACES, text) is None and len(ids) <= 40
 
 
+EMAIL = "^(?:[a-z0-9_+-]+[.])*[a-z0-9_+-]*[a-z0-9]@(?:[a-z0-9][a-z0-9-]*[.])+[a-z]{2,}$"
+SHAPES = [{"pattern": ".*z$"}, {"pattern": EMAIL}, {"format": "uri"}, {"minLength": 9}]
+
+
+@pytest.mark.parametrize("begun", ["", '{"x": "', '{"x": "abc'])
+@pytest.mark.parametrize("asked", SHAPES)
+def test_a_pattern_is_brought_to_its_end(tokenizer: Tokenizer, asked: dict[str, Any], begun: str) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string"} | asked}, "required": ["x"]}
+    constraint = constrain.json_schema(schema).begin(tokenizer)
+    for id in tokenizer.encode(begun):
+        constraint.accept(id)
+    ids = constraint.completion(60, tokenizer)
+    assert ids is not None and len(ids) <= 30
+    assert constrain.schema_error(schema, begun + tokenizer.decode(ids)) is None
+
+
 @pytest.mark.parametrize("limit", [40, 64, 160])
 def test_a_bounded_answer_is_whole(tokenizer: Tokenizer, limit: int) -> None:
     """Whatever is likely, and long: the longest strings and lists that there is room for."""

@@ -1069,6 +1069,18 @@ def test_json_is_whole_within_max_tokens_in_every_api(
         assert not text.startswith('{"text": "", "list": []')
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_json_that_is_cut_off_has_a_warning(server: Server, stream: bool) -> None:
+    asked = {"prompt": "Hi", "messages": HELLO, "stream": stream}
+    for path, name in (("completions", "prompt"), ("chat/completions", "messages")):
+        for most, cut in ((48, False), (7, True)):
+            form = {"type": "json_schema", "json_schema": {"name": "a", "schema": ENDLESS}}
+            body = {"model": NAME, "max_tokens": most, "stream": stream, name: asked[name]}
+            answer = server.post(f"/v1/{path}", body | {"response_format": form}).text
+            assert ("cut off" in answer) == cut
+        assert "cut off" not in server.post(f"/v1/{path}", body).text
+
+
 def test_calls_of_a_free_number_end_within_max_tokens(server: Server, toolless: Server) -> None:
     for one in server, toolless:
         for seed in range(3):

@@ -14,6 +14,7 @@ is untrusted: its length and depth are limited, it is compiled first in a helper
 from __future__ import annotations
 
 import json
+import string
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,20 +113,30 @@ class Constraint:
         """Ids that bring the text to an end of the grammar: a short way, at most ``most`` ids, or None.
 
         Strings are closed before they hold a bracket, objects and arrays as soon as they may be. Where more
-        could follow, the last id is an end token, but for a text that may end anywhere.
+        could follow, the last id is an end token, but for a text that may end anywhere. A string that no
+        letters bring to its end, as its pattern asks for more, is tried again with marks among them.
         """
+        found = self._to_its_end(most, tokenizer, "")
+        return self._to_its_end(most, tokenizer, MARKS) if found is None else found
+
+    def _to_its_end(self, most: int, tokenizer: Vocabulary, marks: str) -> list[int] | None:
         matcher, ids = self._matcher.deep_copy(), []
-        parts = (LETTERS, QUOTE, BRACKETS, "0")
-        letters, quote, brackets, zero = (_single(tokenizer, texts) for texts in parts)
+        parts = (LETTERS, QUOTE, BRACKETS, "0", marks, CLOSING)
+        letters, quote, brackets, zero, unused, closing = (_single(tokenizer, texts) for texts in parts)
         filled = 0  # letters or digits in a row
         while not matcher.is_stopped() and not matcher.is_accepting():
             following = matcher.compute_ff_tokens()
             if not following:
                 within = any(matcher.validate_tokens([id]) == 1 for id in letters)  # a string
-                order = (*quote, *letters) if within else (*brackets, *quote, *(zero if filled < 2 else ()))
+                inner = (*(unused if filled else ()), *letters)
+                order = (*quote, *inner) if within else (*brackets, *quote, *(zero if filled < 2 else ()))
                 following = [id for id in order if matcher.validate_tokens([id]) == 1][:1]
+                if within and following[:1] != quote:  # the letter or mark after which a pattern may end
+                    last = (id for id in closing if matcher.validate_tokens([id, *quote]) == 2)
+                    following = following if (id := next(last, None)) is None else [id, *quote]
             following = following or _longest(matcher, tokenizer)
             filled = filled + 1 if following and following[0] in (*letters, *zero) else 0
+            unused = [id for id in unused if id not in following]
             room = most - len(ids) - len(following)
             if not following or room < 0 or filled > MAX_FILLED or not matcher.consume_tokens(following):
                 return None
@@ -219,6 +230,8 @@ def _check_length(text: str, what: str) -> None:
 
 
 LETTERS, QUOTE, BRACKETS = "a ", '"', "}],"  # what a string may hold; what may follow a value
+MARKS = "@:/.-"  # what patterns of addresses ask for, each tried once, in this order
+CLOSING = string.ascii_letters + string.digits + string.punctuation.translate({34: None, 92: None})
 MAX_FILLED = 128  # letters in a row after which a text has no known end
 
 

@@ -167,7 +167,8 @@ async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest
         return made.check and made.check(answer.content, answer.calls)
 
     again = made.check and constraints.drawn_again(made.requests, made.fresh, judge, made.warnings)
-    made.streams = MergedStreams(service, made.requests, record_of(http), again)
+    warnings = made.warnings if made.forced or body.has_form else None
+    made.streams = MergedStreams(service, made.requests, record_of(http), again, warnings)
     return made
 
 

@@ -43,7 +43,7 @@ async def completion(service: Service, body: CompletionRequest, http: HTTPReques
         return check and check(generation.text, ())
 
     again = check and constraints.drawn_again(requests, fresh, judge, warnings)
-    streams = MergedStreams(service, requests, record_of(http), again)
+    streams = MergedStreams(service, requests, record_of(http), again, warnings if held else None)
     return await respond(http, streams, CompletionAnswer(service, body, streams, warnings), body.stream)
 
 

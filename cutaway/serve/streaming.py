@@ -61,6 +61,7 @@ class LoopBridge:
             queue.put_nowait(event)
 
 
+CUT_OFF = "the answer was cut off at its most tokens, and may not be whole"
 Again = Callable[[int, Generation, int], Request | None]
 
 
@@ -68,7 +69,8 @@ class MergedStreams:
     """The answers of one HTTP request: iterate for (which, piece). ``close`` cancels unfinished ones.
 
     ``again(which, generation, sample)`` looks at each answer that ended: while it returns a request, that is
-    answered instead. The pieces of an answer then come when it is final.
+    answered instead. The pieces of an answer then come when it is final. ``warnings``, of answers that are
+    held to a form, gets a sentence where one is cut off.
     """
 
     def __init__(
@@ -77,8 +79,9 @@ class MergedStreams:
         requests: Iterable[Request],
         record: RequestRecord,
         again: Again | None = None,
+        warnings: list[str] | None = None,
     ) -> None:
-        self.service, self.record, self.again = service, record, again
+        self.service, self.record, self.again, self.warnings = service, record, again, warnings
         self.streams: list[ResponseStream] = []
         self._counted: set[tuple[int, ...]] = set()  # prompts whose tokens are counted
         try:
@@ -121,6 +124,8 @@ class MergedStreams:
                 prompt = self.streams[i].request.ids
                 self.record.answered(event.generation, prompt in self._counted, self.service.metrics)
                 self._counted.add(prompt)
+                if self.warnings is not None and event.generation.finish_reason == "length":
+                    self.warnings.append(CUT_OFF)
             if self.again is None:
                 unfinished -= event.generation is not None
                 yield i, event
