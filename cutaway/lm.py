@@ -29,8 +29,9 @@ from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import EditHooks, Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Speculation
+from cutaway.generate.target import TargetRules
 from cutaway.hooks import listening
-from cutaway.model.config import Decoder, Encoder
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.tokenizer import Tokenizer
@@ -204,15 +205,19 @@ class LanguageModel:
 
     @cached_property
     def model(self) -> Any:
-        """The definition, a ``Decoder`` or ``Encoder``, its weights unpacked when first asked for."""
+        """The definition, its weights unpacked when first asked for.
+
+        A ``Decoder``, an ``Encoder`` or a ``TransformerSeq2Seq``.
+        """
         return self._built
 
     @cached_property
     def _built(self) -> Any:
         from cutaway.weights import build
 
-        build = build.encoder if self.is_encoder else build.decoder
-        return build(self.checkpoint, self._fitting(), self.device)
+        kinds = {Encoder: build.encoder, EncoderDecoder: build.encoder_decoder}
+        make = kinds.get(type(self.config), build.decoder)
+        return make(self.checkpoint, self._fitting(), self.device)
 
     def _fitting(self) -> str:
         """What the definition's weights are unpacked to; UserError where memory has no room for it.
@@ -237,8 +242,18 @@ class LanguageModel:
         """Whether it reads texts into vectors, and writes none."""
         return isinstance(self.config, Encoder)
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether it reads one text, a source, and writes another: a translation, a summary, an answer."""
+        return isinstance(self.config, EncoderDecoder)
+
     def _as_decoder(self) -> Decoder:
         """The config, for what only a decoder does."""
+        if isinstance(self.config, EncoderDecoder):
+            raise UserError(
+                f"{self.checkpoint.source} is an encoder-decoder: `generate` reads a source and writes its "
+                "target; everything else is for decoders"
+            )
         if isinstance(self.config, Encoder):
             raise UserError(
                 f"{self.checkpoint.source} is an encoder: it turns texts into vectors (`embed`) "
@@ -287,7 +302,7 @@ class LanguageModel:
             return "definition", f"the weights were asked for as {self.dtype} on {self.device}"
         if "model" in self.__dict__ and self.engine_asked == "auto":
             return "definition", "lm.model was asked for and may have been changed"
-        reason = self._why_not_runtime
+        reason = "encoder-decoders have no kernels" if self.is_encoder_decoder else self._why_not_runtime
         return ("runtime", "it is the fastest here") if reason is None else ("definition", reason)
 
     @cached_property
@@ -334,6 +349,7 @@ class LanguageModel:
         """The definition as an engine: it generates where the runtime does not, and applies edits."""
         from cutaway.model.engine import DefinitionEngine
 
+        self._as_decoder()
         return self._limited(DefinitionEngine(self._built))
 
     def _limited(self, engine: Limited) -> Limited:
@@ -344,15 +360,15 @@ class LanguageModel:
     def ids(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: text as its tokenizer encodes it, with the model's begin token.
 
-        Control tokens spelt in the text stay text. Ids are taken as they are. Raises UserError for what is
-        neither.
+        Control tokens spelt in the text stay text. Ids are taken as they are. Of an encoder-decoder these
+        are the source's. Raises UserError for what is neither.
         """
         if not isinstance(prompt, str):
             try:
                 return list(map(operator.index, prompt))
             except TypeError:
                 raise UserError(f"a prompt is text or a list of ids, and this is {prompt!r:.80}") from None
-        if self.is_encoder:
+        if self.is_encoder or self.is_encoder_decoder:
             return self.tokenizer.encode(prompt, add_special=True)
         begin = [self.tokenizer.bos] if self.tokenizer.add_bos and self.tokenizer.bos is not None else []
         return begin + self.tokenizer.encode(prompt)
@@ -364,7 +380,9 @@ class LanguageModel:
     def generate(
         self, prompt: Prompt, *, keep: Sequence[str] | None = None, **options: Unpack[GenerationOptions]
     ) -> Generation:
-        """Continues the prompt. ``options`` are the fields of ``SamplingParams`` (max_tokens, seed, ...) and:
+        """Continues the prompt; an encoder-decoder writes the target of this source, after its first id.
+
+        ``options`` are the fields of ``SamplingParams`` (max_tokens, seed, ...) and:
 
         ``session``: the memory of earlier calls, of which a common beginning is not read again.
         ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same
@@ -396,7 +414,7 @@ class LanguageModel:
         """
         from cutaway.generate.batch.scheduler import generate_batch
 
-        if self._edits != ():
+        if self._edits != () or self.is_encoder_decoder:
             return [self.generate(prompt, **settings) for prompt in prompts]
         params, ids = self.ending(sampling_params(settings)), map(self.ids, prompts)
         return generate_batch(self.engine, self.tokenizer, ids, params, max_sequences=max_sequences)
@@ -450,11 +468,35 @@ class LanguageModel:
     ) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
         ids = self.ids(prompt)  # before the engine is made, beside which a vocabulary being opened would lie
+        if self.is_encoder_decoder:
+            if session is not None or speculate is not None or edit:
+                raise UserError(
+                    "with an encoder-decoder there is no session, speculation or edit: leave them out"
+                )
+            return self._target(ids, constraint, **settings)
         hooks = None
         if edit or self._edits != ():
             self._refuse_session(session)
             hooks = self.prepared(edit or (), ids)
         return self._stream(ids, hooks, session, speculate, constraint, **settings)
+
+    def _target(
+        self, source: list[int], constraint: Constraint | None, **settings: Unpack[SamplingOptions]
+    ) -> Generator[Piece]:
+        """The target of a source, a piece a token."""
+        from cutaway.model.target_engine import TargetEngine
+
+        rules, chosen = self.checkpoint.target, self.ending(sampling_params(settings))
+        if rules is None or rules.start is None:
+            raise UserError(
+                f"{self.checkpoint.source} does not say how a target begins: put decoder_start_token_id into "
+                "its config.json"
+            )
+        if rules.first is not None or rules.never:
+            constraint = TargetRules(rules.first, rules.never, constraint)
+        engine = TargetEngine(self._built, source)
+        engine.max_context = self.context
+        return generate(engine, self.tokenizer, [rules.start], chosen, constraint=constraint)
 
     def _stream(
         self,
@@ -689,6 +731,8 @@ class LanguageModel:
         """
         if isinstance(texts, str):
             raise UserError("embed takes a list of texts, and this is one: write embed([text])")
+        if self.is_encoder_decoder:
+            self._as_decoder()
         if batch < 1:
             raise UserError(f"a batch of {batch} texts reads nothing: use 1 or more")
         chosen = self._pooling(pooling)

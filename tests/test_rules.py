@@ -97,7 +97,16 @@ def test_norms_that_hold_one_less() -> None:
 # one a model has is judged by conversion both ways (tests/parity/test_families.py).
 EITHER = {"deepseek_v2", "deepseek_v3", "falcon", "glm4_moe_lite", "lfm2", "lfm2_moe", "minicpm3"}
 EITHER_IN_GGUF = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite", "lfm2", "lfm2_moe"}
-EITHER |= {"bamba", "deepseek_v32", "nemotron_h", "granitemoehybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next"}
+EITHER |= {
+    "t5",
+    "bamba",
+    "deepseek_v32",
+    "nemotron_h",
+    "granitemoehybrid",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_next",
+}
 
 
 def test_every_family_reads_back_what_it_writes() -> None:

@@ -33,7 +33,7 @@ def note(text: str) -> None:
 def note_fallback(lm: Any) -> None:
     """Print why the definition runs, where the runtime could have been chosen."""
     engine, reason = lm.engine_choice
-    if lm.engine_asked == "auto" and engine == "definition":
+    if lm.engine_asked == "auto" and engine == "definition" and not lm.is_encoder_decoder:
         note(f"The definition runs, slower than the runtime would, because {reason}.")
 
 

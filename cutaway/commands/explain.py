@@ -310,7 +310,10 @@ def model_name(source: str) -> str:
 
 
 def _load(source: str) -> LanguageModel:
-    return cutaway.load(model_path(source), engine="definition")
+    lm = cutaway.load(model_path(source), engine="definition")
+    if lm.is_encoder_decoder:
+        raise UserError(f"{source} is an encoder-decoder: only a decoder or an encoder is explained")
+    return lm
 
 
 def _steering(given: str) -> tuple[str, float]:

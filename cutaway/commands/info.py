@@ -9,18 +9,20 @@ from typing import Any, SupportsIndex
 
 from cutaway import store
 from cutaway.commands.console import model_path, print_json, size
-from cutaway.commands.options import Json, Model
+from cutaway.commands.options import Json
+from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import escaped
-from cutaway.model.config import Decoder
+from cutaway.model.config import Decoder, EncoderDecoder, Model
 from cutaway.weights import load
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quantize import MIXES
 from cutaway.weights.save import FILE_TYPES
 
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
+FLOAT_BYTES = 4  # the definition keeps them as floats
 
 
-def info(model: Model = "smollm2", *, as_json: Json = False) -> None:
+def info(model: ModelOption = "smollm2", *, as_json: Json = False) -> None:
     """Print a model's card: family, sizes, parameters, context, weight types, tokenizer, template, memory.
 
     **Examples:**
@@ -52,7 +54,7 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         "model": name,
         "path": str(path),
         "family": checkpoint.family or "none: Cutaway's own config",
-        "kind": "decoder" if isinstance(config, Decoder) else "encoder",
+        "kind": _kind(config),
         "layers": len(config.blocks),
         "width": config.width,
         "query_heads": getattr(attention, "heads", None),
@@ -75,6 +77,15 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         found |= {"tokenizer": type(tokenizer.plain.model).__name__, "tokens": len(tokenizer)}
     if checkpoint.left_out:
         found["left_out"] = list(checkpoint.left_out)
+    if isinstance(config, EncoderDecoder):
+        found |= {
+            "encoder_layers": len(config.encoder.blocks),
+            "decoder_layers": len(config.decoder.blocks),
+            "source_vocabulary": config.encoder.vocab,
+            "definition_only": "encoder-decoders have no kernels",
+            "kv_cache_bytes_per_token": config.bytes_per_token(FLOAT_BYTES),
+            "kv_cache_bytes_per_source_token": config.bytes_per_source_token(FLOAT_BYTES),
+        }
     if isinstance(config, Decoder):
         from cutaway.runtime.packing import why_not
 
@@ -91,6 +102,13 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     return found
 
 
+def _kind(config: Model) -> str:
+    """What a model is."""
+    if isinstance(config, EncoderDecoder):
+        return "encoder-decoder"
+    return "decoder" if isinstance(config, Decoder) else "encoder"
+
+
 def _mix(checkpoint: Checkpoint) -> str | None:
     """llama.cpp's name of a GGUF file's mix of types, or its number where the name is not known."""
     number = checkpoint.metadata.get("general.file_type")
@@ -101,6 +119,13 @@ def _mix(checkpoint: Checkpoint) -> str | None:
     return names.get(int(number), f"file type {number}")
 
 
+def _layers(card: dict[str, Any]) -> str:
+    """How many there are, in both halves of an encoder-decoder."""
+    if "encoder_layers" in card:
+        return f"{card['encoder_layers']} and {card['decoder_layers']}"
+    return str(card["layers"])
+
+
 def _lines(card: dict[str, Any]) -> dict[str, str]:
     whole = card["parameters"]
     heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads of {card['head_dim']}"
@@ -109,7 +134,7 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
     lines = {
         "model": f"{card['model']} ({card['path']})",
         "family": card["family"],
-        "architecture": f"{card['kind']}, {card['layers']} layers of width {card['width']}"
+        "architecture": f"{card['kind']}, {_layers(card)} layers of width {card['width']}"
         + (heads if card["query_heads"] else "")
         + (f", MLP width {card['mlp_width']}" if card["mlp_width"] else ""),
         "parameters": f"{whole:,}",
@@ -124,6 +149,9 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
         lines["left out"] = ", ".join(card["left_out"])
     if card.get("definition_only"):
         lines["engine"] = f"the definition alone: in the runtime {card['definition_only']}"
+    if "kv_cache_bytes_per_source_token" in card:
+        own, source = card["kv_cache_bytes_per_token"], card["kv_cache_bytes_per_source_token"]
+        lines["KV cache"] = f"{size(own)} per token of the target, {size(source)} per token of the source"
     if "memory_bytes" in card:
         memory = card["memory_bytes"]
         lines["KV cache"] = f"{size(card['kv_cache_bytes_per_token'])} per token"

@@ -53,7 +53,6 @@ def verify(
 
 def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
     from cutaway.inspect import verify as judge
-    from cutaway.model.engine import DefinitionEngine
 
     path = lm.checkpoint.source
     ids = lm.ids(text)
@@ -62,7 +61,7 @@ def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
     for engine in judge.engines(path):
         console.note(f"Reading {len(ids)} tokens with {engine} ...")
         compare = judge.against_transformers if engine == "transformers" else judge.against_llama_cpp
-        verdicts.append(compare(DefinitionEngine(lm.model), path, ids, ours))
+        verdicts.append(compare(lm.definition, path, ids, ours))
     return verdicts
 
 

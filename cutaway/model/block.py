@@ -3,7 +3,8 @@
 Both add to the residual stream.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,13 @@ from cutaway.layers.per_layer import PerLayerInput
 from cutaway.model.config import Block as Config
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
+
+
+class Source(NamedTuple):
+    """An encoder's output for another text, which cross-attention reads, and where its tokens are."""
+
+    values: Float[Tensor, "b s m"]
+    positions: Positions
 
 
 class Block(nn.Module):
@@ -87,6 +95,58 @@ class Block(nn.Module):
 
     def _scaled(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         return x if self.residual == 1.0 else x * self.residual
+
+
+class CrossBlock(nn.Module):
+    """Attention to the own text, to a source, and an MLP: each adds f(norm(x)) to x, or x = norm(x + f(x)).
+
+    Taps ``middle`` and ``out`` [b t d]: the residual stream after both attentions, and after all.
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.norm_first = config.pre_norm
+        self.attention_norm = config.norm.build(width)
+        self.attention = config.attention.build(width)
+        self.cross_norm = config.norm.build(width)
+        self.cross = config.cross.build(width)
+        self.mlp_norm = config.norm.build(width)
+        assert config.mlp is not None  # the config checks it
+        self.mlp = config.mlp.build(width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        positions: Positions,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Any,
+        own: None,
+        source: Source | None = None,
+    ) -> tuple[Float[Tensor, "b t d"], None]:
+        """``source`` may be None once a state holds its keys and values."""
+        first, second = (None, None) if state is None else (state.first, state.second)
+        values, where = (None, None) if source is None else source
+        x = self._added(
+            x, self.attention_norm, lambda x: self.attention(x, positions, rotation, in_order, first)
+        )
+        x = self._added(x, self.cross_norm, lambda x: self.cross(x, positions, values, where, second))
+        return tap("out", self._added(tap("middle", x), self.mlp_norm, self.mlp)), None
+
+    def _added(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + part(_cast_once(norm(x))) if self.norm_first else norm(x + part(_cast_once(x)))
+
+
+def build_block(config: Config, width: int) -> Block | CrossBlock:
+    """The module of a block."""
+    return CrossBlock(config, width) if config.cross else Block(config, width)
+
+
+def share_relative(blocks: nn.ModuleList) -> None:
+    """Give every block the first one's table of relative positions."""
+    first, *others = blocks
+    for each in others:
+        each.attention.relative = first.attention.relative  # type: ignore[union-attr]
 
 
 def _cast_once(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

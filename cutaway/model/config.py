@@ -56,7 +56,8 @@ class Block(Bounded):
     (Granite). With ``per_layer`` numbers of each token's own for this block, the block adds them at its end
     (layers/per_layer.py), and where it is ``scaled``, one learned number multiplies its output (Gemma 4).
     Without ``mlp`` it is the first half alone (Mamba 2); ``beside`` is a second mixer in that half. Without
-    ``attention_normed`` attention reads x as it is.
+    ``attention_normed`` attention reads x as it is. ``cross`` reads an encoder's memory between the two
+    halves (1706.03762); there ``pre_norm`` false means that each norm follows a sum: x = norm(x + ...).
     """
 
     attention: Any = field(metadata={"variants": "cutaway.attention"})
@@ -70,10 +71,13 @@ class Block(Bounded):
     scaled: bool = False
     beside: Beside | None = None
     attention_normed: bool = True
+    cross: Any = field(default=None, metadata={"variants": "cutaway.attention"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.pre_norm or self.post_norm) or (self.parallel and not self.pre_norm):
+        if self.cross is not None:
+            self._check_cross()
+        elif not (self.pre_norm or self.post_norm) or (self.parallel and not self.pre_norm):
             raise UserError("model: a block without pre_norm needs post_norm, and cannot be parallel")
         if self.mlp is None and (self.parallel or self.per_layer):
             raise UserError("model: a block without mlp cannot be parallel, nor have per_layer")
@@ -83,9 +87,21 @@ class Block(Bounded):
                 "memory"
             )
 
+    def _check_cross(self) -> None:
+        """UserError for what a block that reads a memory does not have."""
+        if not isinstance(self.cross, Mixer) or self.cross.reads != "memory":
+            raise UserError(
+                f"model: cross is {kind_of(self.cross)} attention, which reads no memory: use kind cross"
+            )
+        odd = self.parallel or self.post_norm or self.residual != 1 or self.beside or self.per_layer
+        if odd or self.scaled or not self.attention_normed or not isinstance(self.mlp, MLP):
+            raise UserError("model: a block with cross has a dense MLP, three norms and nothing else")
+
     @property
     def norms(self) -> tuple[str, ...]:
         """The names of the norms that there are."""
+        if self.cross is not None:
+            return ("attention_norm", "cross_norm", "mlp_norm")
         before = ("attention_norm",) if self.parallel == "shared" else ("attention_norm", "mlp_norm")
         before = before if self.attention_normed else before[1:]
         after = ("attention_post_norm", "mlp_post_norm") if self.post_norm else ()
@@ -93,14 +109,14 @@ class Block(Bounded):
         return names if self.mlp else tuple(name for name in names if not name.startswith("mlp"))
 
     def state(self) -> LayerState:
-        """An empty state of its mixer, or of both."""
+        """An empty state of its mixer, or of both, or of its mixer and its cross-attention."""
         from cutaway.attention.state import Both
 
-        own = self.attention.state()
-        return Both(own, self.beside.mixer.state()) if self.beside else own
+        own, second = self.attention.state(), self.cross or (self.beside and self.beside.mixer)
+        return Both(own, second.state()) if second else own
 
     def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token, for numbers of ``entry`` bytes."""
+        """Cache bytes of one more token of its own text, for numbers of ``entry`` bytes."""
         mixers = (self.attention, self.beside.mixer) if self.beside else (self.attention,)
         return sum(mixer.bytes_per_token(entry) for mixer in mixers)
 
@@ -108,6 +124,7 @@ class Block(Bounded):
         """The shape of each weight by its name."""
         parts = {"attention": self.attention.weights(width)}
         parts |= {"beside": self.beside.mixer.weights(width)} if self.beside else {}
+        parts |= {"cross": self.cross.weights(width)} if self.cross else {}
         parts |= {"mlp": self.mlp.weights(width)} if self.mlp else {}
         parts |= {name: self.norm.weights(width) for name in self.norms}
         if self.per_layer is not None:
@@ -126,8 +143,10 @@ class Decoder(Bounded):
     head is the embedding table; ``embedding_scale`` multiplies embeddings (Gemma); ``position`` adds learned
     positions (GPT-2) or sinusoids; ``embedding_norm`` norms what blocks read (BLOOM); ``softcap`` bounds
     logits to c tanh(logit / c) (Gemma 2), after ``logit_scale`` multiplied them (Cohere); ``head_bias`` is
-    added to an untied head's (Phi); ``table``: another form of the embedding than one matrix
-    (``cutaway/embedding/tables``); ``per_layer`` gives each block an embedding of its own (Gemma 4).
+    added to an untied head's (Phi), ``logits_bias`` to the logits of any (BART); ``table``: another form of
+    the embedding than one matrix (``cutaway/embedding/tables``); ``per_layer`` gives each block an embedding
+    of its own (Gemma 4); with ``one_relative`` all blocks have the first one's table of relative positions
+    (T5); without ``last_norm`` the head reads what the last block outputs (BART).
     """
 
     vocab: Natural
@@ -148,9 +167,13 @@ class Decoder(Bounded):
         default=None, metadata={"variants": "cutaway.embedding.tables"}
     )
     per_layer: PerLayer | None = None
+    logits_bias: bool = False
+    one_relative: bool = False
+    last_norm: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_relative(self.blocks, self.one_relative)
         if self.head_bias and self.tied:
             raise UserError("model: head_bias needs a head of its own: set tied to false")
         if any(block.per_layer != (self.per_layer and self.per_layer.size) for block in self.blocks):
@@ -195,15 +218,17 @@ class Decoder(Bounded):
         out = {f"embedding.{name}": shape for name, shape in rows.items()}
         if self.position is not None:
             out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
-        for n, block in enumerate(self.blocks):
-            out |= {f"blocks.{n}.{name}": shape for name, shape in block.weights(self.width).items()}
-        out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
+        out |= _of_blocks(self.blocks, self.width, self.one_relative)
+        if self.last_norm:
+            out |= {f"norm.{name}": shape for name, shape in self.norm.weights(self.width).items()}
         if self.embedding_norm is not None:
             own = self.embedding_norm.weights(self.width)
             out |= {f"embedding_norm.{name}": shape for name, shape in own.items()}
         if self.per_layer is not None:
             own = self.per_layer.weights(len(self.blocks), self.width)
             out |= {f"per_layer.{name}": shape for name, shape in own.items()}
+        if self.logits_bias:
+            out["logits_bias"] = (self.vocab,)
         if self.head_bias:
             out["head.bias"] = (self.vocab,)
         return out if self.tied else out | {"head.weight": (self.vocab, self.width)}
@@ -225,9 +250,10 @@ class Encoder(Bounded):
 
     Each norm follows a sum, x = norm(x + attention(x)); the first follows the sum of the embeddings of the
     token, of its position (``context`` of them), and of its part of the text (``segments`` of them, or none).
-    Without ``learned`` positions are the blocks' own; ``offset`` is the number of the first (RoBERTa). With
-    ``norm_first`` blocks are a decoder's, and a norm follows the last (ModernBERT); ``embedding_norm`` says
-    whether there is one before the first, ``embedding_scale`` multiplies embeddings.
+    Without ``learned`` positions are the blocks' own, or ``sines``; ``offset`` is the number of the first
+    (RoBERTa). With ``norm_first`` blocks are a decoder's, and a norm follows the last (ModernBERT);
+    ``embedding_norm`` says whether there is one before the first, ``embedding_scale`` multiplies embeddings;
+    with ``one_relative`` all blocks have the first one's table of relative positions (T5).
     """
 
     vocab: Count
@@ -241,11 +267,17 @@ class Encoder(Bounded):
     norm_first: bool = False
     embedding_norm: bool = True
     embedding_scale: Positive = 1.0
+    sines: sinusoidal.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
+    one_relative: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_relative(self.blocks, self.one_relative)
+        if self.learned and self.sines:
+            raise UserError("model: an encoder's positions are learned or sines: set one of them")
         for block in self.blocks:
             odd = block.post_norm or block.parallel or block.residual != 1 or block.beside or block.per_layer
+            odd = odd or block.cross
             if block.attention.reads != "all" or (odd and not self.norm_first):
                 raise UserError(
                     f"model: an encoder needs attention that reads both sides and no post_norm, not "
@@ -258,9 +290,9 @@ class Encoder(Bounded):
                 raise UserError("model: an encoder whose blocks rotate needs norm_first")
 
     @property
-    def position(self) -> learned.Config | None:
-        """One learned vector for each position, if there are any."""
-        return learned.Config(self.context, self.offset) if self.learned else None
+    def position(self) -> learned.Config | sinusoidal.Config | None:
+        """What is added to embeddings for their positions: learned vectors, sines, or nothing."""
+        return learned.Config(self.context, self.offset) if self.learned else self.sines
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name, known before anything is allocated."""
@@ -272,9 +304,92 @@ class Encoder(Bounded):
         norm = self.norm.weights(self.width)
         for name, there in (("norm", self.embedding_norm), ("last_norm", self.norm_first)):
             out |= {f"{name}.{part}": shape for part, shape in norm.items()} if there else {}
-        for n, block in enumerate(self.blocks):
-            out |= {f"blocks.{n}.{name}": shape for name, shape in block.weights(self.width).items()}
-        return out
+        return out | _of_blocks(self.blocks, self.width, self.one_relative)
+
+
+@dataclass(frozen=True)
+class EncoderDecoder(Bounded):
+    """An encoder that reads a source, and a decoder whose blocks read its output by ``cross`` (1706.03762).
+
+    With ``shared`` both have one embedding table.
+    """
+
+    encoder: Encoder
+    decoder: Decoder
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one, two = self.encoder, self.decoder
+        if not all(block.cross for block in two.blocks):
+            raise UserError("model: each block of an encoder-decoder's decoder needs cross")
+        widths = {block.cross.memory_width or two.width for block in two.blocks}
+        if widths - {one.width}:
+            raise UserError(
+                f"model: the decoder reads a memory of width {widths.pop()}, and it is {one.width}"
+            )
+        if self.shared and ((one.vocab, one.width) != (two.vocab, two.width) or two.table):
+            raise UserError("model: shared embeddings need one vocabulary, one width and one matrix")
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All layers, the encoder's first."""
+        return self.encoder.blocks + self.decoder.blocks
+
+    @property
+    def vocab(self) -> int:
+        """How many tokens the target has."""
+        return self.decoder.vocab
+
+    @property
+    def width(self) -> int:
+        return self.decoder.width
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a target."""
+        return self.decoder.context
+
+    def bytes_per_token(self, entry: int) -> int:
+        """Cache bytes of one more token of the target, for numbers of ``entry`` bytes."""
+        return self.decoder.bytes_per_token(entry)
+
+    def bytes_per_source_token(self, entry: int) -> int:
+        """Bytes of one more token of the source: its keys and values in each layer of the decoder."""
+        return sum(block.cross.bytes_per_token(entry) for block in self.decoder.blocks)
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        halves = {"encoder": self.encoder.weights(), "decoder": self.decoder.weights()}
+        out = {f"{half}.{name}": shape for half, own in halves.items() for name, shape in own.items()}
+        if not self.shared:
+            return out
+        table = {"embedding.weight": out.pop("encoder.embedding.weight")}
+        del out["decoder.embedding.weight"]
+        return table | out
+
+
+Model = Decoder | Encoder | EncoderDecoder
+
+
+def _of_blocks(blocks: tuple[Block, ...], width: int, one_relative: bool) -> dict[str, tuple[int, ...]]:
+    """The weights of all blocks; tables of relative positions are the first block's if there is one."""
+    return {
+        f"blocks.{n}.{name}": shape
+        for n, block in enumerate(blocks)
+        for name, shape in block.weights(width).items()
+        if not (one_relative and n and name.startswith("attention.relative."))
+    }
+
+
+def _check_relative(blocks: tuple[Block, ...], one_relative: bool) -> None:
+    """UserError if one table of relative positions cannot be that of all blocks."""
+    if one_relative:
+        tables = {
+            (getattr(one.attention, "relative", None), getattr(one.attention, "heads", 0)) for one in blocks
+        }
+        if len(tables) != 1 or tables.pop()[0] is None:
+            raise UserError("model: one_relative needs the same relative positions in every block")
 
 
 @cache

@@ -22,7 +22,7 @@ from cutaway.layers.moe import Routing
 from cutaway.layers.packed import scores
 from cutaway.layers.per_layer import PerLayerEmbedding
 from cutaway.model import config as conf
-from cutaway.model.block import Block
+from cutaway.model.block import Source, build_block, share_relative
 from cutaway.position import mrope
 from cutaway.position.rope import RotaryEmbedding, Rotation
 from cutaway.shapes import Float, Int
@@ -75,8 +75,10 @@ class Decoder(nn.Module):
             else config.table.build(config.vocab, config.width)
         )
         self.position = config.position.build(config.width) if config.position else None
-        self.blocks = nn.ModuleList(Block(block, config.width) for block in config.blocks)
-        self.norm = config.norm.build(config.width)
+        self.blocks = nn.ModuleList(build_block(block, config.width) for block in config.blocks)
+        if config.one_relative:
+            share_relative(self.blocks)
+        self.norm = config.norm.build(config.width) if config.last_norm else nn.Identity()
         own = config.embedding_norm
         self.embedding_norm = nn.Identity() if own is None else own.build(config.width)
         self.per_layer = config.per_layer and PerLayerEmbedding(
@@ -87,6 +89,7 @@ class Decoder(nn.Module):
                 lender: Any = self.blocks[source]
                 lender.attention.lends = source
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, config.head_bias)
+        self.logits_bias = nn.Parameter(torch.zeros(config.vocab)) if config.logits_bias else None
         positions = [block.attention.position for block in config.blocks]
         distinct = list(dict.fromkeys(position for position in positions if position is not None))
         self.rotary = [RotaryEmbedding(position) for position in distinct]
@@ -108,14 +111,16 @@ class Decoder(nn.Module):
         documents: Int[Tensor, "b t"] | None = None,
         last: bool = False,
         axes: Int[Tensor, "a b t"] | None = None,
+        source: Source | None = None,
     ) -> Float[Tensor, "b n v"]:
         """Logits at every position, n = t, or only at the last if ``last``, n = 1.
 
         ``pos`` are absolute positions, -1 for padding; ``documents`` keeps texts packed into one row apart,
         and excludes a ``state``. ``axes`` are the coordinates by which M-RoPE rotates patches of images
-        (2409.12191), those of text by default; ``pos`` still orders the tokens.
+        (2409.12191), those of text by default; ``pos`` still orders the tokens. ``source``: what blocks with
+        cross-attention read.
         """
-        x, _ = self.routed(ids, pos, state, documents, axes=axes)
+        x, _ = self.routed(ids, pos, state, documents, axes=axes, source=source)
         return self.logits(x[:, -1:] if last else x)
 
     def routed(
@@ -126,6 +131,7 @@ class Decoder(nn.Module):
         documents: Int[Tensor, "b t"] | None = None,
         in_order: bool | None = None,
         axes: Int[Tensor, "a b t"] | None = None,
+        source: Source | None = None,
     ) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
         """The residual stream after the last block, and the routing of each mixture of experts.
 
@@ -142,7 +148,8 @@ class Decoder(nn.Module):
         routings: list[Routing] = []
         for i, block in enumerate(self.blocks):
             layer_state = None if state is None else state.blocks[i]
-            x, routing = block(x, positions, rotations[i], in_order, layer_state, each[i])
+            more = () if source is None else (source,)
+            x, routing = block(x, positions, rotations[i], in_order, layer_state, each[i], *more)
             if routing is not None:
                 routings.append(routing)
         return x, tuple(routings)
@@ -151,6 +158,8 @@ class Decoder(nn.Module):
         """The head's logits of a residual stream: the last block's, or an earlier one's (the logit lens)."""
         x = self.normed(x)
         logits = scores(self.embedding, x) if self.head is None else self.head(x)
+        if self.logits_bias is not None:
+            logits = logits + self.logits_bias
         if self.config.softcap is not None:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return tap("logits", logits)

@@ -51,6 +51,8 @@ class Encoder(nn.Module):
         self.norm = config.norm.build(config.width) if config.embedding_norm else nn.Identity()
         kind = block.Block if config.norm_first else Block
         self.blocks = nn.ModuleList(kind(each, config.width) for each in config.blocks)
+        if config.one_relative:
+            block.share_relative(self.blocks)
         self.last_norm = config.norm.build(config.width) if config.norm_first else nn.Identity()
         positions = [each.attention.position for each in config.blocks]
         distinct = list(dict.fromkeys(each for each in positions if each is not None))

@@ -5,8 +5,8 @@
 
 ``Recurrent`` (1406.1078, 1409.0473, 1508.04025): a GRU reads the source in both directions and outputs a
 vector a word; a second GRU writes the target word by word, and before or after each step attends to those
-vectors. ``Transformer`` (1706.03762): blocks of self-attention read the whole source at
-once; the target's blocks attend to the target so far and, by cross-attention, to the source.
+vectors. ``EncoderDecoder`` (1706.03762), T5, BART and Marian: blocks of self-attention read the whole source
+at once; the target's blocks attend to the target so far and, by cross-attention, to the source.
 
 Both read ids and explicit positions, -1 for padding, and neither sees a loss. ``start`` reads a source;
 ``read`` then reads target ids, all at once in training or one by one while writing, and gives the same logits
@@ -28,9 +28,14 @@ from cutaway.bounds import Bounded, Count
 from cutaway.errors import UserError
 from cutaway.hooks import tap
 from cutaway.layers.config import MLP, Norm
-from cutaway.model import block, config
+from cutaway.model import decoder, encoder
+from cutaway.model.block import Source
+from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder
+from cutaway.model.decoder import State
 from cutaway.position import sinusoidal
 from cutaway.shapes import Bool, Float, Int
+
+CONTEXT = 4096  # positions of a `transformer`, whose sines have no end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,34 +63,29 @@ class Recurrent(Bounded):
         return RecurrentSeq2Seq(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transformer(Bounded):
-    """``source`` and ``target``: vocabulary sizes; encoder and decoder have ``layers`` each.
+def transformer(
+    *, source: int, target: int, width: int, layers: int, heads: int, mlp: MLP, norm: Norm | None = None
+) -> EncoderDecoder:
+    """The paper's model (1706.03762): ``layers`` blocks that read, and as many that write.
 
-    Positions are sines and cosines, as in the paper.
+    ``source`` and ``target``: vocabulary sizes. Positions are sines and cosines; norms come first, as in most
+    models since. UserError for a width that the heads cannot share.
     """
-
-    source: Count
-    target: Count
-    width: Count
-    layers: Count
-    heads: Count
-    mlp: MLP
-    norm: Norm = Norm()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % self.heads or self.width % 2:
-            raise UserError(
-                f"model.width is {self.width}; it must be even and a multiple of heads ({self.heads})"
-            )
-
-    @property
-    def key_size(self) -> int:
-        return self.width // self.heads
-
-    def build(self) -> TransformerSeq2Seq:
-        return TransformerSeq2Seq(self)
+    if heads < 1 or width % heads or width % 2:
+        raise UserError(
+            f"model.width is {width} and heads is {heads}: width must be even and a multiple of heads, which "
+            "are 1 or more"
+        )
+    norm = Norm() if norm is None else norm
+    sizes: dict[str, Any] = {"heads": heads, "key_size": width // heads}
+    both_ways = bidirectional.Config(**sizes, kv_heads=heads)
+    reading = Block(both_ways, mlp, norm)
+    writing = Block(mha.Config(**sizes), mlp, norm, cross=cross.Config(**sizes, kv_heads=heads))
+    sines = sinusoidal.Config()
+    plain: dict[str, Any] = {"segments": 0, "learned": False, "norm_first": True, "embedding_norm": False}
+    reader = Encoder(source, width, CONTEXT, (reading,) * layers, norm, sines=sines, **plain)
+    writer = Decoder(target, width, CONTEXT, (writing,) * layers, norm, tied=False, position=sines)
+    return EncoderDecoder(reader, writer)
 
 
 class GRU(nn.Module):
@@ -226,97 +226,48 @@ class RecurrentSeq2Seq(nn.Module):
 
 @dataclass
 class TransformerState:
-    """The source, and each layer's KV caches of the target (``own``) and of the source (``crossed``)."""
+    """The source, and the decoder's state: in each layer KV caches of the target and of the source."""
 
-    memory: Float[Tensor, "b s d"]
-    positions: Positions
-    own: list[Any]
-    crossed: list[Any]
+    source: Source
+    decoder: State
 
     @property
     def length(self) -> int:
-        return self.own[0].length if self.own else 0
+        return self.decoder.length
+
+    def truncate(self, length: int) -> None:
+        """Drop everything after the first ``length`` words of the target."""
+        self.decoder.truncate(length)
 
     def snapshot(self) -> TransformerState:
         """A copy that later words do not change."""
-        own, crossed = ([held.snapshot() for held in each] for each in (self.own, self.crossed))
-        return TransformerState(self.memory, self.positions, own, crossed)
-
-
-class WriterBlock(nn.Module):
-    """x += attention(norm(x)); x += cross(norm(x), memory); x += mlp(norm(x)).
-
-    Taps ``middle`` and ``out`` [b t d]: the residual stream after both attentions, and after all.
-    """
-
-    def __init__(self, own: mha.Config, other: cross.Config, given: Transformer) -> None:
-        super().__init__()
-        self.attention_norm = given.norm.build(given.width)
-        self.attention = own.build(given.width)
-        self.cross_norm = given.norm.build(given.width)
-        self.cross = other.build(given.width)
-        self.mlp_norm = given.norm.build(given.width)
-        self.mlp = given.mlp.build(given.width)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        memory: Float[Tensor, "b s d"],
-        memory_positions: Positions,
-        own: Any,
-        crossed: Any,
-    ) -> Float[Tensor, "b t d"]:
-        x = x + self.attention(self.attention_norm(x), positions, None, False, own)
-        middle = tap(
-            "middle", x + self.cross(self.cross_norm(x), positions, memory, memory_positions, crossed)
-        )
-        return tap("out", middle + self.mlp(self.mlp_norm(middle)))
+        return TransformerState(self.source, self.decoder.snapshot())
 
 
 class TransformerSeq2Seq(nn.Module):
-    """A pure function of its config. Taps ``memory`` [b s d], each block's values, and ``logits`` [b t v]."""
+    """A pure function of its config. Taps ``memory`` [b s d], each half's values, and ``logits`` [b t v]."""
 
-    def __init__(self, given: Transformer) -> None:
+    def __init__(self, config: EncoderDecoder) -> None:
         super().__init__()
-        self.config = given
-        heads, size = given.heads, given.key_size
-        both_ways = bidirectional.Config(heads=heads, kv_heads=heads, key_size=size)
-        reading = config.Block(both_ways, given.mlp, given.norm)
-        self.writing = mha.Config(heads=heads, key_size=size)
-        self.crossing = cross.Config(heads=heads, kv_heads=heads, key_size=size)
-        self.source = nn.Embedding(given.source, given.width)
-        self.reader = nn.ModuleList(block.Block(reading, given.width) for _ in range(given.layers))
-        self.reader_norm = given.norm.build(given.width)
-        self.target = nn.Embedding(given.target, given.width)
-        self.writer = nn.ModuleList(
-            WriterBlock(self.writing, self.crossing, given) for _ in range(given.layers)
-        )
-        self.norm = given.norm.build(given.width)
-        self.head = nn.Linear(given.width, given.target, bias=False)
-        self.position = sinusoidal.Config().build(given.width)
-
-    def _placed(self, x: Float[Tensor, "b n d"], pos: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        return x + self.position(pos).to(x.dtype)
+        self.config = config
+        reader, writer = encoder.Encoder(config.encoder), decoder.Decoder(config.decoder)
+        if config.shared:
+            self.embedding = reader.embedding = writer.embedding
+        self.encoder, self.decoder = reader, writer
 
     def encode(self, ids: Int[Tensor, "b s"], pos: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """A vector for each word of the source."""
-        x = self._placed(self.source(ids), pos)
-        for each in self.reader:
-            x, _ = each(x, Positions(pos), None, False, None)
-        return tap("memory", self.reader_norm(x))
+        return tap("memory", self.encoder(ids, pos))
 
     def start(self, ids: Int[Tensor, "b s"], pos: Int[Tensor, "b s"]) -> TransformerState:
         """Read a source: the state before the target's first word. For inference, not for training."""
-        own = [self.writing.state() for _ in self.writer]
-        crossed = [self.crossing.state() for _ in self.writer]
-        return TransformerState(self.encode(ids, pos), Positions(pos), own, crossed)
+        return TransformerState(Source(self.encode(ids, pos), Positions(pos)), self.decoder.new_state())
 
     def read(
         self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"], state: TransformerState
     ) -> Float[Tensor, "b t v"]:
         """Read target words after those in the state: logits of the word after each."""
-        return self._read(ids, pos, state.memory, state.positions, state.own, state.crossed)
+        return tap("logits", self.decoder(ids, pos, state.decoder, source=state.source))
 
     def forward(
         self,
@@ -326,19 +277,5 @@ class TransformerSeq2Seq(nn.Module):
         pos: Int[Tensor, "b t"],
     ) -> Float[Tensor, "b t v"]:
         """Logits of the word after each of ``ids``, all given at once (teacher forcing)."""
-        none: list[Any] = [None] * len(self.writer)
-        return self._read(ids, pos, self.encode(source, source_pos), Positions(source_pos), none, none)
-
-    def _read(
-        self,
-        ids: Tensor,
-        pos: Tensor,
-        memory: Tensor,
-        memory_positions: Positions,
-        own: list[Any],
-        crossed: list[Any],
-    ) -> Float[Tensor, "b t v"]:
-        x = self._placed(self.target(ids), pos)
-        for i, each in enumerate(self.writer):
-            x = each(x, Positions(pos), memory, memory_positions, own[i], crossed[i])
-        return tap("logits", self.head(self.norm(x)))
+        memory = Source(self.encode(source, source_pos), Positions(source_pos))
+        return tap("logits", self.decoder(ids, pos, source=memory))

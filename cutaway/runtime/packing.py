@@ -41,6 +41,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
         return "its embedding table is not one matrix"
     if config.per_layer is not None:
         return "its blocks have embeddings of their own"
+    if config.logits_bias or config.one_relative or not config.last_norm:
+        return "its logits have a bias, its blocks one table of relative positions, or its end no norm"
     for n, block in enumerate(config.blocks):
         reason = _why_not_block(block)
         if reason is not None:
@@ -74,6 +76,8 @@ def first_length(config: Decoder) -> int | None:
 
 def _why_not_block(block: Block) -> str | None:
     attention: Any = block.attention
+    if block.cross is not None:
+        return "cross-attention has no kernel"
     beside = block.beside and kind_of(block.beside.mixer)
     if beside and (beside not in native.RECURRENCES or kind_of(attention) not in KINDS):
         return f"{beside} beside {kind_of(attention)} attention has no kernel"

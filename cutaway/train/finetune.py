@@ -165,7 +165,7 @@ def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningC
         base = found.get("base", FinetuningConfig.base)
         described = load.read(store.resolve(str(base), pull=True)).config
         if not isinstance(described, Decoder):
-            raise UserError(f"config.base: {base} is an encoder, which writes no text")
+            raise UserError(f"config.base: {base} is not a decoder, and only decoders are finetuned")
         if found.get("context_extension") is not None:
             extension = from_dict(found["context_extension"], ContextExtension, "config.context_extension")
             described = extension.extended(described)

@@ -17,8 +17,10 @@ from cutaway.gguf import Packed, give_back
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.config import Encoder as EncoderConfig
+from cutaway.model.config import EncoderDecoder as EncoderDecoderConfig
 from cutaway.model.decoder import Decoder
 from cutaway.model.encoder import Encoder
+from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.weights import quant
 from cutaway.weights.load import Checkpoint
 
@@ -34,7 +36,7 @@ def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.
     float32.
     """
     if not isinstance(checkpoint.config, DecoderConfig):
-        raise UserError(f"{checkpoint.source}: is an encoder, where a decoder is wanted")
+        raise UserError(f"{checkpoint.source}: is not a decoder, which is wanted here")
     _check(dtype, device)
     with torch.device("meta"):
         model = Decoder(checkpoint.config)
@@ -44,10 +46,24 @@ def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.
 def encoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Encoder:
     """The checkpoint's encoder, as ``decoder`` gives a decoder."""
     if not isinstance(checkpoint.config, EncoderConfig):
-        raise UserError(f"{checkpoint.source}: is a decoder, where an encoder is wanted")
+        raise UserError(f"{checkpoint.source}: is not an encoder, which is wanted here")
     _check(dtype, device)
     with torch.device("meta"):
         model = Encoder(checkpoint.config)
+    return _filled(model, checkpoint.tensors, dtype, device)
+
+
+def encoder_decoder(
+    checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu"
+) -> TransformerSeq2Seq:
+    """The checkpoint's encoder-decoder, as ``decoder`` gives a decoder; not packed."""
+    if not isinstance(checkpoint.config, EncoderDecoderConfig):
+        raise UserError(f"{checkpoint.source}: is not an encoder-decoder, which is wanted here")
+    if dtype == "packed":
+        raise UserError(f"{checkpoint.source}: an encoder-decoder is not kept packed: load it as float32")
+    _check(dtype, device)
+    with torch.device("meta"):
+        model = TransformerSeq2Seq(checkpoint.config)
     return _filled(model, checkpoint.tensors, dtype, device)
 
 

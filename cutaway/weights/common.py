@@ -17,7 +17,7 @@ from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, made
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.config import Block, Decoder, Encoder, Model
 from cutaway.position import rope
 from cutaway.position.scaling import (
     DynamicNTK,
@@ -463,7 +463,7 @@ def divisors_of(position: rope.Config, scaling: Llama3 | Factors | Proportional)
     return np.where(still, STILL, plain / np.where(still, 1, stretched)).astype(np.float32)
 
 
-def gguf_extras(config: Decoder | Encoder) -> dict[str, Packed]:
+def gguf_extras(config: Model) -> dict[str, Packed]:
     """The tensor of divisors, for scalings that GGUF has no keys for."""
     for position in (block.attention.position for block in config.blocks):
         if position is not None and isinstance(position.scaling, Llama3 | Factors | Proportional):

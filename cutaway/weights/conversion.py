@@ -58,7 +58,7 @@ def converted(
     UserError for what the mechanism cannot hold.
     """
     if not isinstance(checkpoint.config, Decoder):
-        raise UserError(f"{checkpoint.source}: is an encoder: only a decoder's attention is converted")
+        raise UserError(f"{checkpoint.source}: is not a decoder, and only a decoder's attention is converted")
     given = {"kv_heads": kv_heads, "window": window, "latent": latent, "rotary": rotary}
     wanted = {"gqa": {"kv_heads"}, "local": {"window"}, "mla": {"latent", "rotary"}}.get(kind, set())
     for name, value in given.items():

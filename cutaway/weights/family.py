@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
-from cutaway.model.config import Decoder, Encoder, kind_of
+from cutaway.model.config import Decoder, Model, kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
 from cutaway.weights.rules import Rule
 
@@ -191,8 +191,8 @@ class Family:
     hf: tuple[Rule, ...]
     gguf: tuple[Rule, ...]
     rows: tuple[Row, ...]
-    build: Callable[[Settings], Decoder | Encoder]
-    describe: Callable[[Decoder | Encoder], Settings]
+    build: Callable[[Settings], Model]
+    describe: Callable[[Any], Settings]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     nulls: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -210,8 +210,10 @@ class Family:
     )
     gguf_joined: tuple[Rule, ...] = ()  # of a GGUF file whose keys and values of latents are in one matrix
     hf_mxfp4: tuple[Rule, ...] = ()  # in a folder whose experts are packed as MXFP4 (weights/mxfp4.py)
-    also_ignored: Callable[[Decoder | Encoder], tuple[str, ...]] | None = None  # in a folder of such a model
+    also_ignored: Callable[[Any], tuple[str, ...]] | None = None  # in a folder of such a model
     ignored_gguf: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()  # names in a folder that repeat the shared table
+    zeros: tuple[str, ...] = ()  # names that a folder may leave out, whose weights are then zeros
     instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
 
     def but(self, name: str, hf_class: str, forget: Collection[str] = (), **changes: Any) -> Family:
@@ -224,14 +226,14 @@ class Family:
             self, **({"name": name, "hf_class": hf_class, "hf_type": "", "architecture": ""} | changes)
         )
 
-    def covers(self, config: Decoder | Encoder) -> bool:
+    def covers(self, config: Model) -> bool:
         """Whether its models have configs of this class and kind of MLP."""
         sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
         kinds = {kind_of(block.attention) for block in config.blocks}
         fits = kinds <= set(self.mixers)
         return isinstance(config, self.config) and self.sparse in (sparse, None) and fits
 
-    def read(self, fields: Fields) -> Decoder | Encoder:
+    def read(self, fields: Fields) -> Model:
         """The model that a file describes; UserError for a key that is neither read nor harmless."""
         if not fields.gguf and (quantized := fields.section("quantization_config")):
             method = quantized.text("quant_method", "unknown")
@@ -253,7 +255,7 @@ class Family:
         except UserError as error:
             raise UserError(f"{fields.where}: {error}") from None
 
-    def write(self, config: Decoder | Encoder, gguf: bool) -> Entries:
+    def write(self, config: Model, gguf: bool) -> Entries:
         """The config.json of a model, or its GGUF metadata without the architecture before each key."""
         known = self.describe(config)
         named = {"architectures": [self.hf_class], "model_type": self.hf_type or self.name}

@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
-from cutaway.model.config import Decoder, Encoder, from_dict
+from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
 from cutaway.native import mapped_files
 from cutaway.weights import families, mxfp4, rules, safetensors
 from cutaway.weights.family import Family
@@ -45,15 +45,33 @@ TEXT_PART = re.compile(r"(model\.)?language_model\.(model\.)?")  # in multimodal
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
+class Target(NamedTuple):
+    """How an encoder-decoder writes: the id before its text, the text's first id, and ids it never writes."""
+
+    start: int | None = None
+    first: int | None = None
+    never: tuple[int, ...] = ()
+
+    def entries(self) -> dict[str, object]:
+        """The keys of config.json for these."""
+        bad = [[id] for id in self.never] or None
+        return {
+            "decoder_start_token_id": self.start,
+            "forced_bos_token_id": self.first,
+            "bad_words_ids": bad,
+        }
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model at rest: ``tensors`` are ours by name, made when asked for; ``family`` may be None.
 
     ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer;
-    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone.
+    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone; ``target``, of an
+    encoder-decoder alone.
     """
 
-    config: Decoder | Encoder
+    config: Model
     tensors: Tensors
     family: str | None
     source: Path
@@ -62,6 +80,7 @@ class Checkpoint:
     defaults: dict[str, float | tuple[int, ...]] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()  # the parts of a multimodal model that are not read
+    target: Target | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -160,11 +179,16 @@ def _hugging_face(folder: Path) -> Checkpoint:
     theirs = _prefixed(theirs, family.prefix)
     if isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)
+    elif isinstance(config, EncoderDecoder):
+        theirs = _without_copies(theirs, family, folder) if config.shared else theirs
+        table = "embedding.weight" if config.shared else "decoder.embedding.weight"
+        own, theirs = _tied(config.decoder, theirs, family, "decoder.head.weight", table)
+        config = replace(config, decoder=own)
     unused = family.also_ignored(config) if family.also_ignored else ()
     names = family.hf
     if data.get("quantization_config"):  # of which ``family.read`` lets MXFP4 pass
         names, theirs = family.hf_mxfp4, mxfp4.joined(theirs, folder)
-    tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder)
+    tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
     return _with_text(folder, Checkpoint(config, tensors, family.name, folder, left_out=left_out))
 
 
@@ -182,7 +206,8 @@ def _text_part(theirs: dict[str, Packed]) -> tuple[dict[str, Packed], tuple[str,
 
 
 def _cutaway(folder: Path) -> Checkpoint:
-    config = from_dict(parsed(folder / CONFIG), where=f"{folder / CONFIG}: config")
+    data = parsed(folder / CONFIG)
+    config = from_dict(data, EncoderDecoder if "decoder" in data else Decoder, f"{folder / CONFIG}: config")
     own = [rules.Rule(name, name, rules.same) for name in config.weights()]
     tensors = rules.load(own, config, _safetensors(folder), (), folder)
     return _with_text(folder, Checkpoint(config, tensors, None, folder))
@@ -216,17 +241,37 @@ def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:
     return {name if name.startswith("lm_head.") else prefix + name: packed for name, packed in theirs.items()}
 
 
-def _tied(config: Decoder, theirs: dict[str, Packed], family: Family) -> tuple[Decoder, dict[str, Packed]]:
+def _tied(
+    config: Decoder,
+    theirs: dict[str, Packed],
+    family: Family,
+    ours: str = "head.weight",
+    of: str = "embedding.weight",
+) -> tuple[Decoder, dict[str, Packed]]:
     """Leave a tied head out if the file has it as the embedding table; one that differs counts."""
     names = {rule.ours: rule.theirs for rule in family.hf}
-    head, table = theirs.get(names["head.weight"]), theirs.get(names["embedding.weight"])
+    head, table = theirs.get(names[ours]), theirs.get(names[of])
     if not config.tied or head is None:
         return config, theirs
-    if table is None or (head.type, head.shape) != (table.type, table.shape):
+    if table is None or not _equal(head, table):
         return replace(config, tied=False), theirs
-    if not np.array_equal(head.data, table.data):
-        return replace(config, tied=False), theirs
-    return config, {name: packed for name, packed in theirs.items() if name != names["head.weight"]}
+    return config, {name: packed for name, packed in theirs.items() if name != names[ours]}
+
+
+def _without_copies(theirs: dict[str, Packed], family: Family, where: Path) -> dict[str, Packed]:
+    """The weights without those that repeat another's; UserError for one that does not."""
+    found = dict(theirs)
+    for name, source in family.copies:
+        if name not in theirs or source not in theirs:
+            continue
+        if not _equal(theirs[name], theirs[source]):
+            raise UserError(f"{where}: the weight {name!r} should repeat {source!r}, and differs")
+        del found[name]
+    return found
+
+
+def _equal(one: Packed, other: Packed) -> bool:
+    return (one.type, one.shape) == (other.type, other.shape) and np.array_equal(one.data, other.data)
 
 
 def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
@@ -241,6 +286,9 @@ def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
         raise fields.refusal("eos_token_id", f"should be ids below {checkpoint.config.vocab}, but is {ends}")
     if ids:
         defaults["eos_ids"] = ids
+    target = (
+        _target(folder, fields, checkpoint.config) if isinstance(checkpoint.config, EncoderDecoder) else None
+    )
     has_words = any(
         (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
     )
@@ -249,7 +297,27 @@ def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
         read_tokenizer=(lambda: _tokenizer_in(folder)) if has_words else None,
         chat_template=_chat_template(folder),
         defaults=defaults,
+        target=target,
     )
+
+
+def _target(folder: Path, fields: Fields, config: EncoderDecoder) -> Target:
+    """How a text begins: what generation_config.json says, else config.json."""
+    path = folder / "config.json"
+    older = Fields(parsed(path) if path.is_file() else {}, path)
+
+    def id(key: str) -> int | None:
+        where = fields if fields.get(key) is not None else older
+        return where.integer(key, None, low=0, high=config.vocab - 1)
+
+    where = fields if fields.get("bad_words_ids") is not None else older
+    bad = where.get("bad_words_ids") or []
+    if not isinstance(bad, list) or not all(isinstance(one, list) and len(one) == 1 for one in bad):
+        raise where.refusal("bad_words_ids", "should list ids one by one: words of several are not read")
+    never = tuple(one for (one,) in bad)
+    if any(type(one) is not int or not 0 <= one < config.vocab for one in never):
+        raise where.refusal("bad_words_ids", f"should be ids below {config.vocab}, but is {bad}")
+    return Target(id("decoder_start_token_id"), id("forced_bos_token_id"), never)
 
 
 def _chat_template(folder: Path) -> str | None:

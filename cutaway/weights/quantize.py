@@ -27,7 +27,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block
+from cutaway.model.config import Block, EncoderDecoder
 from cutaway.weights import families, quant, quant_search, rules
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quant import type_named
@@ -162,6 +162,8 @@ def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None =
     is stored as its type already is left as it is. Raises UserError for a name that is none of ``KINDS``; a
     weight that cannot be packed is refused by name when it is made."""
     mix = mix_named(kind)
+    if isinstance(checkpoint.config, EncoderDecoder):
+        raise UserError(f"{checkpoint.source}: is an encoder-decoder, whose weights are not quantized")
     notes: Counter[str] = Counter()
     config, exceptions = checkpoint.config, _exceptions(checkpoint, mix, importance is not None)
 

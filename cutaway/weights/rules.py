@@ -21,7 +21,7 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import FOREIGN, NO_WEIGHTS, TYPES, Later, Packed
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.config import Block, EncoderDecoder, Model
 from cutaway.weights import quant
 
 Shape = tuple[int, ...]
@@ -76,7 +76,7 @@ class Rule:
     ours: str | tuple[str, ...]
     how: How
     when: Callable[[Block], bool] | None = None
-    number: Callable[[Decoder | Encoder], Sequence[int]] | None = None
+    number: Callable[[Any], Sequence[int]] | None = None
 
 
 def _only(place: Place) -> Shape:
@@ -187,6 +187,13 @@ def each(inner: How, parts: int = 1) -> How:
         lambda place: (len(place.shapes) // parts, *inner.shape(of_one(place))),
     )
 
+
+# A matrix of one row of theirs that is a vector of ours.
+flat = How(
+    lambda packed, _: (Packed(packed.type, packed.shape[1:], packed.data[0]),),
+    lambda parts, _: Packed(parts[0].type, (1, *parts[0].shape), parts[0].data[None]),
+    lambda shapes: (1, *shapes[0]),
+)
 
 # A kernel of a convolution over one channel, [n 1 k], that is [n k] of ours.
 kernel = How(
@@ -404,12 +411,12 @@ class Bound:
     place: Place
 
 
-def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
+def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
     """The rules that apply to this model, layer by layer; UserError if one of its weights has no name."""
     shapes = config.weights()
     bound: list[Bound] = []
     for rule in rules:
-        layers = enumerate(config.blocks) if "{n}" in rule.theirs else [(0, None)]
+        layers = enumerate(_blocks(rule, config)) if "{n}" in rule.theirs else [(0, None)]
         numbers = range(len(config.blocks)) if rule.number is None else rule.number(config)
         for n, block in layers:
             if rule.when is not None and (block is None or not rule.when(block)):
@@ -422,6 +429,14 @@ def bind(rules: Sequence[Rule], config: Decoder | Encoder) -> list[Bound]:
     if nameless:
         raise UserError(f"this family has no name for the weight {quoted(min(nameless))}")
     return bound
+
+
+def _blocks(rule: Rule, config: Model) -> tuple[Block, ...]:
+    """The layers that a rule numbers: of an encoder-decoder those of the half that it names."""
+    if not isinstance(config, EncoderDecoder):
+        return config.blocks
+    ours = rule.ours if isinstance(rule.ours, str) else rule.ours[0]
+    return (config.encoder if ours.startswith("encoder.") else config.decoder).blocks
 
 
 def _experts(block: Block | None) -> int:
@@ -445,15 +460,17 @@ def _names(rule: Rule, n: int, number: int, experts: int) -> Iterator[tuple[str,
 
 def load(
     rules: Sequence[Rule],
-    config: Decoder | Encoder,
+    config: Model,
     theirs: Mapping[str, Packed],
     ignored: Sequence[str] = (),
     where: object = "the file",
+    zeros: Sequence[str] = (),
 ) -> Tensors:
     """Our weights out of theirs; UserError for a wrong or missing name, type or shape.
 
     ``ignored`` are patterns of names that carry nothing (buffers that are computed anyway), where
     ``{layers}`` stands for the number of layers (of a layer after the last, that predicts further tokens).
+    ``zeros``: names that may be missing.
     """
     if len(config.blocks) > len(theirs):
         raise UserError(
@@ -471,6 +488,8 @@ def load(
     entries: dict[str, Packed | Later] = {}
     for each in bound:
         packed = theirs.get(each.theirs)
+        if packed is None and each.theirs in zeros:
+            packed = quant.pack(np.zeros(each.how.shape(each.place.shapes), np.float32), "F32")
         if packed is None:
             raise UserError(f"{where}: the weight {quoted(each.theirs)} is missing")
         _check(each, packed, where)
@@ -504,7 +523,7 @@ def _loading(each: Bound, packed: Packed, i: int) -> Callable[[], Packed]:
     return lambda: each.how.load(packed, each.place)[i]
 
 
-def save(rules: Sequence[Rule], config: Decoder | Encoder, ours: Tensors) -> Tensors:
+def save(rules: Sequence[Rule], config: Model, ours: Tensors) -> Tensors:
     """Their weights out of ours, under their names and in their order."""
     entries: dict[str, Packed | Later] = {}
     for each in bind(rules, config):

@@ -29,7 +29,7 @@ import numpy as np
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
-from cutaway.model.config import Decoder, Encoder, kind_of, to_dict
+from cutaway.model.config import Decoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3
 from cutaway.store.files import Progress, atomic_folder, check_file, check_overwrite, silent
 from cutaway.weights import common, families, quant, rules, safetensors
@@ -131,8 +131,11 @@ def retyped(
     return Tensors({name: later(name, ours.later(name)) for name in ours})
 
 
-def makes_logits(name: str, config: Decoder | Encoder) -> bool:
+def makes_logits(name: str, config: Model) -> bool:
     """Whether this weight is the head, or the embedding table where it is the head."""
+    if isinstance(config, EncoderDecoder):
+        own = "embedding.weight" if config.shared else "decoder.embedding.weight"
+        return name == (own if config.decoder.tied else "decoder.head.weight")
     return isinstance(config, Decoder) and name == ("embedding.weight" if config.tied else "head.weight")
 
 
@@ -149,9 +152,7 @@ def fitting(entry: Packed | Later, type: str, smaller: Mapping[str, str], notes:
     return fits
 
 
-def _gguf_type(
-    name: str, entry: Packed | Later, type: str | None, config: Decoder | Encoder, notes: Counter[str]
-) -> str:
+def _gguf_type(name: str, entry: Packed | Later, type: str | None, config: Model, notes: Counter[str]) -> str:
     if rules.is_kept_whole(name, entry.shape):
         return "F32"
     if type is None:
@@ -224,7 +225,7 @@ def _difference(one: Any, other: Any, where: str) -> str | None:
     return None if one == other else f"{where} {one!r} would become {other!r}"
 
 
-def _levelled(config: Decoder | Encoder) -> Any:
+def _levelled(config: Model) -> Any:
     """The config as plain data, Llama 3's scaling as the divisors that it makes."""
 
     def level(block: Any) -> Any:
@@ -238,9 +239,7 @@ def _levelled(config: Decoder | Encoder) -> Any:
     return {**to_dict(config), "blocks": [to_dict(level(block)) for block in config.blocks]}
 
 
-def _described(
-    checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Decoder | Encoder]]
-) -> tuple[Family, Any]:
+def _described(checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Model]]) -> tuple[Family, Any]:
     """The first family whose description reads back as the model; UserError with its own reason."""
     blocks = checkpoint.config.blocks
     reason = None if blocks else "it has no layers"
@@ -277,7 +276,7 @@ def _write_gguf(
     whole = rules.all_absorbed(checkpoint.tensors, config)
     ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
-    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
+    def describe(family: Family) -> tuple[Any, Model]:
         theirs = rules.save(family.gguf, config, ours)
         extras = common.gguf_extras(config) if common.ROPE_FREQS in family.ignored_gguf else {}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
@@ -357,7 +356,7 @@ def _write_folder(
             "safetensors holds no blocks"
         ] += 1
 
-    def describe(family: Family) -> tuple[Any, Decoder | Encoder]:
+    def describe(family: Family) -> tuple[Any, Model]:
         entries = family.write(checkpoint.config, gguf=False)
         rules.bind(family.hf, checkpoint.config)
         return entries, family.read(Fields(json.loads(json.dumps(entries)), "config.json"))
@@ -391,12 +390,14 @@ def _torch_type(entries: Tensors) -> str:
 
 def _ids(checkpoint: Checkpoint) -> dict[str, object]:
     """The special ids that transformers looks for in config.json; its own defaults would be wrong."""
+    begin = {} if checkpoint.target is None else checkpoint.target.entries()
     if checkpoint.read_tokenizer is None:
         ends = checkpoint.defaults.get("eos_ids")
         ends = list(ends) if isinstance(ends, tuple) else None
-        return {"bos_token_id": None, "eos_token_id": ends, "pad_token_id": None}
+        return {"bos_token_id": None, "eos_token_id": ends, "pad_token_id": None, **begin}
     tokenizer = checkpoint.tokenizer
-    return {"bos_token_id": tokenizer.bos, "eos_token_id": _ends(checkpoint), "pad_token_id": tokenizer.pad}
+    own = {"bos_token_id": tokenizer.bos, "eos_token_id": _ends(checkpoint), "pad_token_id": tokenizer.pad}
+    return own | begin
 
 
 def _ends(checkpoint: Checkpoint) -> int | list[int] | None:

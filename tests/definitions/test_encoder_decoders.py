@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from cutaway.attention import bahdanau, luong
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.seq2seq import Recurrent, Transformer
+from cutaway.model.seq2seq import Recurrent, TransformerSeq2Seq, transformer
 
 WORDS, TARGET = 11, 12
 SIZES = {"source": WORDS, "target": TARGET, "width": 6, "hidden": 8}
@@ -21,7 +21,8 @@ SOURCE, ANSWER = torch.tensor([[3, 1, 4, 1, 5]]), torch.tensor([[0, 9, 2, 6]])
 
 def _made(config: Any) -> Any:
     torch.manual_seed(3)
-    model = config.build().double().eval()
+    made = config.build() if isinstance(config, Recurrent) else TransformerSeq2Seq(config)
+    model = made.double().eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.3)
@@ -128,21 +129,21 @@ def _sines(count: int, width: int) -> Tensor:
 def test_transformer_is_torchs_layers() -> None:
     mlp = MLP(16, activation="relu", gated=False, bias=True)
     model = _made(
-        Transformer(source=WORDS, target=TARGET, width=12, layers=2, heads=3, mlp=mlp, norm=Norm("layer"))
+        transformer(source=WORDS, target=TARGET, width=12, layers=2, heads=3, mlp=mlp, norm=Norm("layer"))
     )
     words = {"dropout": 0.0, "batch_first": True, "norm_first": True, "dtype": torch.float64}
-    x = model.source(SOURCE) + _sines(SOURCE.shape[1], 12)
-    for block in model.reader:
+    x = model.encoder.embedding(SOURCE) + _sines(SOURCE.shape[1], 12)
+    for block in model.encoder.blocks:
         layer = nn.TransformerEncoderLayer(12, 3, 16, **words).eval()
         _copy(layer, block, {"norm1": "attention_norm", "norm2": "mlp_norm"})
         x = layer(x)
-    memory = model.reader_norm(x)
-    y = model.target(ANSWER) + _sines(ANSWER.shape[1], 12)
+    memory = model.encoder.last_norm(x)
+    y = model.decoder.embedding(ANSWER) + _sines(ANSWER.shape[1], 12)
     ahead = torch.ones(ANSWER.shape[1], ANSWER.shape[1]).triu(1).bool()
-    for block in model.writer:
+    for block in model.decoder.blocks:
         layer = nn.TransformerDecoderLayer(12, 3, 16, **words).eval()
         _copy(layer, block, {"norm1": "attention_norm", "norm2": "cross_norm", "norm3": "mlp_norm"})
         _attention(layer.multihead_attn, block.cross)
         y = layer(y, memory, tgt_mask=ahead)
-    expected = model.head(model.norm(y))[0]
+    expected = model.decoder.head(model.decoder.norm(y))[0]
     assert_close(_output(model), expected, rtol=1e-6, atol=1e-6)  # the sines pass through float32

@@ -35,7 +35,10 @@ def _files(package: Any) -> list[Any]:
 MODULES = [*_files(position), *_files(layers), *_files(tables), model, seq2seq]
 CONFIGS = [kind(name).config for name in names()] + [c for module in MODULES for c in _own(module)]
 BLOCK = model.Block(gqa.Config(heads=2, kv_heads=1, key_size=4), MLP(8))
+READING = model.Block(attention("bidirectional"), MLP(8))
+WRITING = model.Block(BLOCK.attention, MLP(8), cross=attention("cross"))
 REQUIRED: dict[str, Any] = {
+    "encoder": model.Encoder(9, 8, 8, (READING,)), "decoder": model.Decoder(9, 8, 8, (WRITING,)),
     "attention": BLOCK.attention, "mlp": MLP(8), "blocks": (BLOCK,), "sections": (1, 1, 2), "size": 8,
     "low": 1.0, "high": 4.0, "fraction": 0.5, "divisors": (1.0, 2.0), "short": (1.0,), "long": (1.0,),
     "source": 9, "target": 9, "mixer": attention("mamba2"),
@@ -49,7 +52,7 @@ def _made(cls: type, **changes: Any) -> Any:
         return attention(name, **changes)
     required = {f.name: REQUIRED.get(f.name, 4) for f in fields(cls) if f.default is MISSING}  # type: ignore[arg-type]
     if cls is model.Encoder:
-        required["blocks"] = (model.Block(attention("bidirectional"), MLP(8)),)
+        required["blocks"] = (READING,)
     return cls(**(required | changes))
 
 
@@ -72,7 +75,7 @@ IDS = [f"{cls.__module__.removeprefix('cutaway.')}.{cls.__name__}.{name}" for cl
 
 def test_all_configs_are_found() -> None:
     assert set(typing.get_args(position.scaling.Scaling)) < set(CONFIGS)
-    assert {model.Block, model.Decoder, model.Encoder, seq2seq.Recurrent, seq2seq.Transformer} < set(CONFIGS)
+    assert {model.Block, model.Decoder, model.Encoder, model.EncoderDecoder, seq2seq.Recurrent} < set(CONFIGS)
     assert {MLP, layers.config.MoE, layers.config.Norm} < set(CONFIGS) and len(CONFIGS) > 45
 
 

@@ -15,7 +15,7 @@ from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import from_dict, to_dict
-from cutaway.model.seq2seq import Recurrent, Transformer
+from cutaway.model.seq2seq import Recurrent, TransformerSeq2Seq, transformer
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 BEGIN, END, WORDS, TARGET = 0, 1, 11, 12
@@ -26,16 +26,20 @@ CASES: dict[str, Any] = {
     "luong dot": Recurrent(**SIZES, attention=luong.Config(score="dot")),
     "luong general": Recurrent(**SIZES, attention=luong.Config()),
     "luong concat local": Recurrent(**SIZES, attention=luong.Config(score="concat", window=2)),
-    "transformer": Transformer(
+    "transformer": transformer(
         source=WORDS, target=TARGET, width=12, layers=2, heads=2, mlp=MLP(16), norm=Norm("layer")
     ),
 }
 ALIGNED = [case for case in CASES if case not in ("one vector", "transformer")]
 
 
+def _built(config: Any) -> Any:
+    return config.build() if isinstance(config, Recurrent) else TransformerSeq2Seq(config)
+
+
 def _model(case: str) -> Any:
     torch.manual_seed(0)
-    model = CASES[case].build().double().eval()
+    model = _built(CASES[case]).double().eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.3)
@@ -149,7 +153,7 @@ def test_where_it_looks_can_be_changed(case: str) -> None:
 def test_config_and_weights_round_trip(case: str) -> None:
     config, model = CASES[case], _model(case)
     assert from_dict(to_dict(config), type(config)) == config
-    copy = config.build().double()
+    copy = _built(config).double()
     copy.load_state_dict(model.state_dict())
     texts = (*_text(2, 5, WORDS), *_text(2, 6, TARGET, seed=1))
     assert torch.equal(copy(*texts), model(*texts))
@@ -165,7 +169,7 @@ def _reversals(batch: int, length: int, generator: torch.Generator) -> tuple[tor
 def _learned(config: Any, steps: int) -> tuple[Any, float]:
     """Trained to reverse four words; the model, and its loss in the end."""
     torch.manual_seed(0)
-    model = config.build()
+    model = _built(config)
     generator = torch.Generator().manual_seed(5)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
@@ -200,7 +204,7 @@ WORDS_TO = {"source": WORDS, "target": TARGET}
 LEARNERS: dict[str, Any] = {
     "bahdanau": Recurrent(**WORDS_TO, width=24, hidden=32, attention=bahdanau.Config(size=24)),
     "luong": Recurrent(**WORDS_TO, width=24, hidden=48, attention=luong.Config()),
-    "transformer": Transformer(**WORDS_TO, width=32, layers=1, heads=2, mlp=MLP(64)),
+    "transformer": transformer(**WORDS_TO, width=32, layers=1, heads=2, mlp=MLP(64)),
 }
 
 
@@ -218,9 +222,9 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="each direction has half"):
         Recurrent(source=3, target=3, width=4, hidden=5)
     with pytest.raises(UserError, match="a multiple of heads"):
-        Transformer(source=3, target=3, width=6, layers=1, heads=4, mlp=MLP(4))
+        transformer(source=3, target=3, width=6, layers=1, heads=4, mlp=MLP(4))
     with pytest.raises(UserError, match="width"):
-        Transformer(source=3, target=3, width=9, layers=1, heads=3, mlp=MLP(4))
+        transformer(source=3, target=3, width=9, layers=1, heads=3, mlp=MLP(4))
     for none in (0, -2):
         with pytest.raises(UserError, match=f"heads is {none}"):
-            Transformer(source=3, target=3, width=4, layers=1, heads=none, mlp=MLP(4))
+            transformer(source=3, target=3, width=4, layers=1, heads=none, mlp=MLP(4))

@@ -1,0 +1,184 @@
+"""T5 (1910.10683), T5 1.1 and Flan-T5: scores by learned biases of distances, which all layers share.
+
+The first has ReLU and a head that is the embedding table, whose logits are divided by sqrt(d); 1.1 has gated
+GELU and a head of its own. Scores are not scaled.
+"""
+
+from cutaway.attention import bidirectional, mha
+from cutaway.errors import UserError
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
+from cutaway.position import t5
+from cutaway.weights import common
+from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
+from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, same
+
+PROJECTIONS = {f"gated-{word}": (True, ours) for word, ours in common.ACTIVATIONS.items()}
+PROJECTIONS |= {word: (False, ours) for word, ours in common.ACTIVATIONS.items()}
+PROJECTIONS |= {"gated-gelu": (True, "gelu_tanh")}  # the one that is not what it says
+
+
+class Projection(Row):
+    """The MLP as one word, which the older keys beside it repeat."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        gated, activation = fields.choice("feed_forward_proj", PROJECTIONS, "relu")
+        fields.only("is_gated_act", (gated,), "another MLP than feed_forward_proj's")
+        words = [word for word, ours in common.ACTIVATIONS.items() if ours == activation]
+        fields.only("dense_act_fn", words, "another activation than feed_forward_proj's")
+        return {"gated": gated, "activation": activation}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        wanted = known["gated"], known["activation"]
+        found = next((word for word, what in PROJECTIONS.items() if what == wanted), None)
+        if found is None:
+            raise UserError(f"T5 has no word for a gated {known['activation']}")
+        return {"feed_forward_proj": found}
+
+
+class Scaled(Row):
+    """Whether the head reads x / sqrt(d): where it is the table, unless the config says otherwise."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        tied = fields.flag("tie_word_embeddings", True)
+        stated = fields.stated("scale_decoder_outputs")
+        return {"tied": tied, "scaled": fields.flag("scale_decoder_outputs") if stated else tied}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"tie_word_embeddings": known["tied"], "scale_decoder_outputs": known["scaled"]}
+
+
+def model(known: Settings) -> EncoderDecoder:
+    """The model of these settings."""
+    heads, norm = known["heads"], Norm("rms", known["eps"])
+    sizes = {"heads": heads, "key_size": known["head_size"], "scale": 1.0}
+    mlp = MLP(known["hidden"], known["activation"], known["gated"])
+    tables = [t5.Config(known["buckets"], known["distance"], both_ways) for both_ways in (True, False)]
+    reading = Block(bidirectional.Config(**sizes, kv_heads=heads, relative=tables[0]), mlp, norm)
+    writing = Block(
+        mha.Config(**sizes, relative=tables[1]), mlp, norm, cross=mixer("cross", **sizes, kv_heads=heads)
+    )
+    plain = {"segments": 0, "learned": False, "norm_first": True, "embedding_norm": False}
+    vocab, width, context = known["vocab"], known["width"], known["context"]
+    return EncoderDecoder(
+        Encoder(vocab, width, context, (reading,) * known["layers"], norm, one_relative=True, **plain),
+        Decoder(
+            vocab,
+            width,
+            context,
+            (writing,) * known["decoder_layers"],
+            norm,
+            tied=known["tied"],
+            logit_scale=width**-0.5 if known["scaled"] else 1.0,
+            one_relative=True,
+        ),
+        shared=True,
+    )
+
+
+def settings(config: EncoderDecoder) -> Settings:
+    """The settings of a config."""
+    block = config.decoder.blocks[0]
+    attention, mlp = block.attention, block.mlp
+    assert isinstance(mlp, MLP)  # the config checks it
+    table = attention.relative
+    return {
+        "vocab": config.vocab,
+        "width": config.width,
+        "context": config.context,
+        "layers": len(config.encoder.blocks),
+        "decoder_layers": len(config.decoder.blocks),
+        "heads": attention.heads,
+        "head_size": attention.key_size,
+        "hidden": mlp.hidden,
+        "activation": mlp.activation,
+        "gated": mlp.gated,
+        "eps": block.norm.eps,
+        "buckets": getattr(table, "buckets", 32),
+        "distance": getattr(table, "distance", 128),
+        "tied": config.decoder.tied,
+        "scaled": config.decoder.logit_scale != 1,
+    }
+
+
+def _half(half: str, last: str, mlp: int) -> tuple[Rule, ...]:
+    """The names of one half, whose MLP is the sublayer of this number."""
+    layer, ours = f"{half}.block.{{n}}.layer", f"{half}.blocks.{{n}}"
+    parts = {"q": "query", "k": "key", "v": "value", "o": "out"}
+    attention = {"SelfAttention": (0, "attention"), "EncDecAttention": (1, "cross")}
+    return (
+        *common.weights(
+            (f"{half}.final_layer_norm", f"{half}.{last}"),
+            *(
+                (f"{layer}.{n}.{name}.{theirs}", f"{ours}.{kind}.{part}")
+                for name, (n, kind) in attention.items()
+                for theirs, part in parts.items()
+            ),
+            (f"{layer}.0.layer_norm", f"{ours}.attention_norm"),
+            *([(f"{layer}.1.layer_norm", f"{ours}.cross_norm")] if mlp == 2 else []),
+            (f"{layer}.{mlp}.layer_norm", f"{ours}.mlp_norm"),
+            (f"{layer}.{mlp}.DenseReluDense.wi_0", f"{ours}.mlp.gate"),
+            (f"{layer}.{mlp}.DenseReluDense.wo", f"{ours}.mlp.down"),
+        ),
+        *(
+            Rule(f"{layer}.{mlp}.DenseReluDense.{name}.weight", f"{ours}.mlp.up.weight", same, when)
+            for name, when in (("wi", _plain), ("wi_1", lambda block: not _plain(block)))
+        ),
+        Rule(
+            f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            f"{half}.blocks.0.attention.relative.weight",
+            same,
+        ),
+    )
+
+
+def _plain(block: Block) -> bool:
+    """Whether its MLP has no gate."""
+    return isinstance(block.mlp, MLP) and not block.mlp.gated
+
+
+FAMILY = Family(
+    "t5",
+    "T5ForConditionalGeneration",
+    hf=(
+        *common.weights(("shared", "embedding"), ("lm_head", "decoder.head")),
+        *_half("encoder", "last_norm", 1),
+        *_half("decoder", "norm", 2),
+    ),
+    gguf=(),
+    rows=(
+        Field("layers", "num_layers", None, LAYER_COUNT, alias="num_hidden_layers"),
+        Field("decoder_layers", "num_decoder_layers", None, LAYER_COUNT),
+        Field("vocab", "vocab_size", None),
+        Field("width", "d_model", None, alias="hidden_size"),
+        Field("context", "n_positions", None),
+        Field("heads", "num_heads", None, alias="num_attention_heads"),
+        Field("head_size", "d_kv", None, alias="head_dim"),
+        Field("hidden", "d_ff", None),
+        Field("buckets", "relative_attention_num_buckets", None),
+        Field("distance", "relative_attention_max_distance", None),
+        Field("eps", "layer_norm_epsilon", None, NUMBER),
+        Projection(),
+        Scaled(),
+        Field("both", "is_encoder_decoder", None, FLAG),
+        Only("is_encoder_decoder", None, (True,), "one half alone"),
+        Only("is_decoder", None, (False,), "its decoder alone"),
+        Only("add_cross_attention", None, (False,), "another cross-attention"),
+        Only("is_causal", None, (), "another order of reading than each half's"),
+    ),
+    build=model,
+    describe=lambda config: settings(config) | {"both": True},
+    defaults={"vocab": 32128, "width": 512, "head_size": 64, "hidden": 2048, "layers": 6, "heads": 8}
+    | {"context": 512, "buckets": 32, "distance": 128, "eps": 1e-6, "both": True}
+    | {"decoder_layers": lambda known: known["layers"]},
+    nulls={"decoder_layers": lambda known: known["layers"]},
+    config=EncoderDecoder,
+    prefix="",
+    harmless=("dropout_rate", "classifier_dropout", "output_past"),
+    ignored_hf=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
+    copies=(
+        ("encoder.embed_tokens.weight", "shared.weight"),
+        ("decoder.embed_tokens.weight", "shared.weight"),
+    ),
+)

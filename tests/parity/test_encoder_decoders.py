@@ -1,0 +1,287 @@
+"""Every encoder-decoder against transformers: tiny, random, every weight perturbed, both ways, decoded in
+chunks behind padded sources, and greedily through the verb.
+"""
+
+import copy
+import json
+import random
+import re
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import cutaway
+from cutaway import cli
+from cutaway.errors import UserError
+from cutaway.model.config import EncoderDecoder, from_dict, to_dict
+from cutaway.weights import build, load, save
+from tests.parity.test_config_keys import changes
+from tests.parity.tiny import VOCAB, transformers
+
+EXACT = 1e-5
+T5 = {"vocab_size": VOCAB, "d_model": 48, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 3}
+T5 |= {"initializer_factor": 0.2, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+BART = {"vocab_size": VOCAB, "d_model": 48, "max_position_embeddings": 64, "encoder_layers": 2}
+BART |= {"decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 6}
+BART |= {"encoder_ffn_dim": 40, "decoder_ffn_dim": 56}
+BART |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+MARIAN = BART | {"scale_embedding": True, "activation_function": "swish", "decoder_start_token_id": 1}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "t5-1": ("T5Config", T5 | {"num_decoder_layers": 3}),
+    "t5-2": ("T5Config", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "t5-3": (
+        "T5Config",
+        T5
+        | {"feed_forward_proj": "gated-silu", "d_kv": 20, "num_layers": 3, "num_decoder_layers": 1}
+        | {"relative_attention_num_buckets": 12, "relative_attention_max_distance": 20}
+        | {"layer_norm_epsilon": 1e-3, "scale_decoder_outputs": False},
+    ),
+    "bart-1": ("BartConfig", BART),
+    "bart-2": ("BartConfig", BART | {"scale_embedding": True, "activation_function": "relu"}),
+    "bart-3": ("BartConfig", BART | {"tie_word_embeddings": False, "encoder_layers": 3, "decoder_layers": 1}),
+    "marian-1": ("MarianConfig", MARIAN),
+    "marian-2": (
+        "MarianConfig",
+        MARIAN | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": VOCAB - 6},
+    ),
+    "marian-3": (
+        "MarianConfig",
+        MARIAN | {"scale_embedding": False, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+}
+GENERATOR = torch.Generator().manual_seed(1)
+SOURCE = torch.randint(3, VOCAB - 6, (2, 40), generator=GENERATOR)
+IDS = torch.randint(3, VOCAB - 6, (2, 23), generator=GENERATOR)
+POS, TARGET_POS = (torch.arange(ids.shape[1]).expand(ids.shape) for ids in (SOURCE, IDS))
+
+
+@lru_cache(maxsize=2)
+def made(case: str) -> Any:
+    """The case's model, in transformers, to be read only."""
+    name, own = CASES[case]
+    config = getattr(transformers, name)(**copy.deepcopy(own))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
+    if own.get("tie_word_embeddings") is False:
+        model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
+    sines = {id(weight) for name, weight in model.named_parameters() if not weight.requires_grad}
+    with torch.no_grad():
+        biases = [buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"]
+        for weight in (*model.parameters(), *biases):
+            if id(weight) not in sines:
+                weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
+@torch.no_grad()
+def theirs(model: Any) -> torch.Tensor:
+    return model(input_ids=SOURCE, decoder_input_ids=IDS).logits
+
+
+@torch.no_grad()
+def ours(checkpoint: load.Checkpoint) -> torch.Tensor:
+    return build.encoder_decoder(checkpoint)(SOURCE, POS, IDS, TARGET_POS)
+
+
+def reopened(folder: Path) -> torch.Tensor:
+    """What transformers makes of a folder, where every weight must be."""
+    opened, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
+    )
+    unread = set() if opened.config.tie_word_embeddings else {"model.shared.weight"}  # which it does not use
+    assert not info["missing_keys"] - unread and not info["unexpected_keys"]
+    return theirs(opened.eval())
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def saved(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(case)
+    made(case).save_pretrained(folder)
+    return folder
+
+
+def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
+    checkpoint, expected = load.read(saved), theirs(made(case))
+    assert checkpoint.family == case.rpartition("-")[0]
+    assert (ours(checkpoint) - expected).abs().max() < EXACT
+    written = save.write(tmp_path / "ours", checkpoint)
+    assert written.family == checkpoint.family, written.notes
+    assert (reopened(tmp_path / "ours") - expected).abs().max() < EXACT
+    again = load.read(tmp_path / "ours")
+    assert again.config == checkpoint.config and again.target == checkpoint.target
+    assert all(
+        np.array_equal(again.tensors[name].data, checkpoint.tensors[name].data) for name in again.tensors
+    )
+
+
+@torch.no_grad()
+def test_chunks_and_padding_change_nothing_and_the_config_knows_every_weight(case: str, saved: Path) -> None:
+    checkpoint, expected = load.read(saved), theirs(made(case))
+    model = build.encoder_decoder(checkpoint)
+    for before, after in ((5, 0), (0, 3)):
+        source = F.pad(SOURCE, (before, after)), F.pad(POS, (before, after), value=-1)
+        cuts = [0, *sorted(random.Random(case).sample(range(1, IDS.shape[1]), 4)), IDS.shape[1]]
+        state = model.start(*source)
+        parts = [model.read(IDS[:, a:b], TARGET_POS[:, a:b], state) for a, b in pairwise(cuts)]
+        assert (torch.cat(parts, dim=1) - expected).abs().max() < EXACT
+        padded = model(*source, F.pad(IDS, (4, 0)), F.pad(TARGET_POS, (4, 0), value=-1))
+        assert (padded[:, 4:] - expected).abs().max() < EXACT
+    state = model.start(SOURCE, POS)
+    model.read(IDS[:, :9], TARGET_POS[:, :9], state)
+    state.truncate(4)
+    again = model.read(IDS[:, 4:], TARGET_POS[:, 4:], state)
+    assert (again - expected[:, 4:]).abs().max() < EXACT
+    assert from_dict(to_dict(checkpoint.config), EncoderDecoder) == checkpoint.config
+    named = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    assert checkpoint.config.weights() == named
+
+
+def test_no_weight_is_where_it_starts(case: str) -> None:
+    for name, weight in made(case).named_parameters():
+        assert weight.std() > 0.05, name
+
+
+@pytest.mark.parametrize("name", ["t5-1", "bart-1", "marian-2"])
+def test_each_key_is_that_of_transformers_or_refused(name: str, tmp_path: Path) -> None:
+    """Every key dropped, nulled and edited, and keys of other families: refused, or transformers' logits."""
+    model = tmp_path / "model"
+    made(name).save_pretrained(model)
+    base, plain = json.loads((model / "config.json").read_text()), load.read(model)
+    expected, read = ours(plain), 0
+    same = ("init", "drop", "label", "token_id", "use_cache")  # keys of training, labels and generation
+    base_changes = (one for one in changes(base) if not any(word in key for key in one for word in same))
+    more: list[dict[str, Any]] = [{"twisted": 2}, {"normalize_before": True}, {"hidden_size": 24}]
+    more += [{"add_cross_attention": True}, {"is_decoder": True}, {"num_hidden_layers": 1}]
+    more += [{"feed_forward_proj": "gated-relu"}, {"static_position_embeddings": name == "bart-1"}]
+    for change in [*base_changes, *more]:
+        data = {key: value for key, value in (base | change).items() if value is not ...}
+        (model / "config.json").write_text(json.dumps(data))
+        try:
+            found = load.read(model)
+            logits = expected if found.config == plain.config else ours(found)
+        except UserError:
+            continue
+        read += 1
+        try:
+            wanted = reopened(model)
+        except Exception:
+            assert found.config == plain.config, f"{change} is refused by transformers"
+            continue
+        assert (logits - wanted).abs().max() < EXACT, f"{change} is read otherwise"
+    assert read > 10
+    for key in ("twisted", "normalize_before" if name == "bart-1" else "is_encoder_decoder"):
+        (model / "config.json").write_text(json.dumps(base | {key: key == "normalize_before" or "no"}))
+        with pytest.raises(UserError, match=key):
+            load.read(model)
+
+
+# ---- text to text ------------------------------------------------------------------------------------------
+
+
+def worded(folder: Path) -> None:
+    """A tokenizer beside a model: letters behind SentencePiece's mark, and an end token after each text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *(chr(33 + n) for n in range(VOCAB - 4))]
+    unigram = models.Unigram([(piece, -float(n)) for n, piece in enumerate(pieces)], 2, False)
+    tokenizer = Tokenizer(unigram)
+    tokenizer.add_special_tokens(pieces[:3])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named | {"unk_token": "<unk>"}))
+
+
+def greedy(folder: Path, **options: Any) -> list[list[int]]:
+    """Transformers' greedy targets of ``SOURCE``'s rows, without the id before the first."""
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, attn_implementation="eager").eval()
+    settings = {"max_new_tokens": 12, "do_sample": False, "num_beams": 1, "forced_eos_token_id": None}
+    rows = [model.generate(row[None], **(settings | options))[0, 1:].tolist() for row in SOURCE]
+    return [row[: row.index(1)] if 1 in row else row for row in rows]
+
+
+@pytest.mark.parametrize("name", ["t5-3", "bart-1", "marian-2"])
+def test_greedy_targets_are_transformers(name: str, tmp_path: Path) -> None:
+    """Also where a config forces the first id or excludes ids."""
+    made(name).save_pretrained(tmp_path)
+    worded(tmp_path)
+    lm = cutaway.load(tmp_path)
+    for more in (
+        {},
+        {"forced_bos_token_id": 7, "bad_words_ids": [[9], *([id] for id in greedy(tmp_path)[0][:1])]},
+    ):
+        for file in ("config.json", "generation_config.json"):
+            data = json.loads((tmp_path / file).read_text()) | {"eos_token_id": 1}
+            (tmp_path / file).write_text(json.dumps(data | more))
+        expected, lm = greedy(tmp_path), cutaway.load(tmp_path)
+        batch = lm.generate_batch(SOURCE.tolist(), max_tokens=12)
+        assert [list(one.ids) for one in batch] == expected
+        assert "forced_bos_token_id" not in more or all(row[0] == 7 for row in expected)
+        save.write(tmp_path / "again", load.read(tmp_path), force=True)
+        found = cutaway.load(tmp_path / "again").generate(SOURCE[0].tolist(), max_tokens=12)
+        assert list(found.ids) == expected[0]
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("t5")
+    made("t5-2").save_pretrained(folder)
+    worded(folder)
+    return folder
+
+
+def test_the_verb_writes_the_target_of_a_text(translator: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = transformers.AutoTokenizer.from_pretrained(translator)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(translator).eval()
+    source = words("a source text", return_tensors="pt")
+    assert source.input_ids[0, -1] == 1
+    expected = model.generate(source.input_ids, max_new_tokens=9, do_sample=False)[0, 1:].tolist()
+    command = ["generate", "a source text", "--model", str(translator), "--max-tokens", "9", "--json"]
+    assert cli.main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ids"] == [id for id in expected if id != 1]
+    assert found["text"] == words.decode(found["ids"])
+    assert cli.main(["info", str(translator)]) == 0
+    card = capsys.readouterr().out
+    assert "encoder-decoder, 2 and 2 layers of width 48" in card and "t5" in card
+
+
+OTHERS = """
+    explain a --model MODEL | explain a --parallel --model MODEL | bench MODEL | serve MODEL | verify MODEL
+    attack MODEL --probe forgery | embed text a --model MODEL
+    quantize MODEL --type Q8_0 --output OUT.gguf | convert MODEL OUT --attention mla
+    generate a --chat --model MODEL | generate a --think vote-2 --model MODEL
+    generate a --engine runtime --model MODEL | generate a --speculate lookup --model MODEL
+    finetune sft --model MODEL --data DATA --output OUT
+    activations DATA --model MODEL --names blocks.0.out --output OUT
+"""
+
+
+@pytest.mark.parametrize("command", [line.strip() for line in re.split(r"[|\n]", OTHERS) if line.strip()])
+def test_other_verbs_refuse_it(
+    command: str, translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"text": "a b"}) + "\n")
+    places = {"MODEL": str(translator), "DATA": str(data), "OUT": str(tmp_path / "out")}
+    line = [places.get(word, word) for word in command.replace("OUT.gguf", f"{tmp_path}/out.gguf").split()]
+    code, printed = cli.main(line), capsys.readouterr()
+    assert code == 2, printed
+    last = printed.err.splitlines()[-1]
+    assert last.startswith("cutaway: ") and re.search("encoder-decoder|is not a decoder", last)
