@@ -192,7 +192,7 @@ def each(inner: How, parts: int = 1) -> How:
 flat = How(
     lambda packed, _: (Packed(packed.type, packed.shape[1:], packed.data[0]),),
     lambda parts, _: Packed(parts[0].type, (1, *parts[0].shape), parts[0].data[None]),
-    lambda shapes: (1, *shapes[0]),
+    lambda place: (1, *place.shapes[0]),
 )
 
 # A kernel of a convolution over one channel, [n 1 k], that is [n k] of ours.
@@ -383,7 +383,7 @@ def absorbed(tensors: Tensors, name: str, heads: int) -> Packed | Later:
     return Later(type, (heads * columns, rows // heads), lambda: exchanged(tensors[name], heads))
 
 
-def all_absorbed(tensors: Tensors, config: Decoder | Encoder) -> Tensors:
+def all_absorbed(tensors: Tensors, config: Model) -> Tensors:
     """The same weights, with every ``key_up`` of latent attention as it is stored."""
     entries = {name: tensors.later(name) for name in tensors}
     for n, block in enumerate(config.blocks):
@@ -489,7 +489,7 @@ def load(
     for each in bound:
         packed = theirs.get(each.theirs)
         if packed is None and each.theirs in zeros:
-            packed = quant.pack(np.zeros(each.how.shape(each.place.shapes), np.float32), "F32")
+            packed = quant.pack(np.zeros(each.how.shape(each.place), np.float32), "F32")
         if packed is None:
             raise UserError(f"{where}: the weight {quoted(each.theirs)} is missing")
         _check(each, packed, where)
