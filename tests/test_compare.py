@@ -271,7 +271,7 @@ def sweeping(losses: dict[float, float], **settings: Any) -> tuple[ArmResult, li
         return Measured(0.0, losses[near], {}, 1.0, Path("x"))
 
     result = ArmResult(Arm("x"))
-    sweep._sweep(small(**settings), result, measured)
+    sweep._sweep(small(seeds=1, **settings), result, measured)
     return result, asked
 
 
@@ -288,9 +288,21 @@ def test_a_sweep_runs_the_rates_beside_the_best_to_the_end():
         return Measured(0.0, late[rate] if steps == 8 else rate, {}, 1.0, Path("x"))
 
     result = ArmResult(Arm("x"))
-    sweep._sweep(small(learning_rates=(0.001, 0.002, 0.004, 0.008, 0.016)), result, measured)
+    sweep._sweep(small(learning_rates=(0.001, 0.002, 0.004, 0.008, 0.016), seeds=1), result, measured)
     assert result.rate == 0.008 and not result.bound
     assert all(8 in result.tried[rate] for rate in (0.004, 0.008, 0.016))
+
+
+def test_a_rate_that_one_seed_favours_gives_way_to_one_that_all_do():
+    losses = {0.001: [5.0], 0.003: [2.0, 2.1, 2.2], 0.009: [1.0, 6.0, 6.0], 0.027: [7.0]}
+
+    def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
+        return Measured(0.0, losses[round(rate, 6)][seed], {}, 1.0, Path("x"))
+
+    result = ArmResult(Arm("x"))
+    sweep._sweep(small(learning_rates=(0.001, 0.003, 0.009), seeds=3), result, measured)
+    assert result.rate == 0.003 and not result.bound
+    assert [run.loss for run in result.runs] == [2.0, 2.1, 2.2]
 
 
 def test_a_sweep_halves_again_and_again_and_keeps_two():
@@ -304,7 +316,8 @@ def test_a_sweep_widens_at_its_edge_and_says_where_it_did_not_help():
     losses = {0.001: 3.0, 0.003: 2.0, 0.009: 1.0, 0.027: 2.0}
     result, asked = sweeping(losses, learning_rates=(0.001, 0.003, 0.009))
     assert result.rate == 0.009 and not result.bound and (0.027, 8) in asked
-    result, _ = sweeping({0.001: 3.0, 1.0: 1.0}, learning_rates=(0.001, 0.01), widen=1)
+    falling = {0.001: 3.0, 0.01: 2.5, 0.1: 2.0, 1.0: 1.0}
+    result, _ = sweeping(falling, learning_rates=(0.001, 0.01), widen=1)
     assert result.bound
 
 

@@ -1,4 +1,4 @@
-"""An experiment run: a learning-rate sweep for each arm by successive halving, then seeds of the best rate.
+"""An experiment run: a learning-rate sweep for each arm by successive halving, and seeds of the best rate.
 
 Every training run has a folder, and one that is finished is read and not run again: an experiment that was
 stopped goes on to the same table. A run whose loss is NaN counts as failed and is reported. Arms know nothing
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -80,7 +81,6 @@ def arm_result(experiment: Experiment, folder: Path, arm: Arm, note: Note = lamb
 
     result = ArmResult(arm)
     _sweep(experiment, result, measured)
-    result.runs = [measured(arm, result.rate, experiment.steps, seed) for seed in range(experiment.seeds)]
     return result
 
 
@@ -120,35 +120,37 @@ def one(run: ArmRun, folder: Path) -> Measured:
 
 
 def _sweep(experiment: Experiment, result: ArmResult, measured: Train) -> None:
-    """The rate of the lowest loss after all steps; each rung keeps the better half, but two at least.
+    """The rate of the lowest mean loss over the seeds after all steps, and its runs.
 
-    Short runs may mislead, so the rates beside the best one are run to the end too, and those beside a better
-    one among them; beyond the sweep's edge a rate is added.
+    Each rung keeps the better half of the rates, but two at least. Short runs may mislead, so the rates
+    beside the best one are run to the end too; one seed may, so the best one has all of its seeds, and where
+    their mean is above another rate's, that one has them. Beyond the sweep's edge a rate is added.
     """
     rates, left = list(experiment.learning_rates), list(experiment.learning_rates)
-    whole, steps = experiment.steps, experiment.trial_steps
+    whole, steps, widened = experiment.steps, experiment.trial_steps, 0
 
-    def loss(rate: float, steps: int = whole) -> float:
+    def tried(rate: float, steps: int) -> Measured:
         own = result.tried.setdefault(rate, {})
         own[steps] = own.get(steps) or measured(result.arm, rate, steps, 0)
-        return own[steps].loss
+        return own[steps]
 
     while len(left) > 2 and steps < whole:
-        left = sorted(left, key=lambda rate: loss(rate, steps))[: max(2, (len(left) + 1) // 2)]
+        left = sorted(left, key=lambda rate: tried(rate, steps).loss)[: max(2, (len(left) + 1) // 2)]
         steps = min(2 * steps, whole)
-    result.rate = min(left, key=loss)
-    widened = 0
+    runs = {rate: [tried(rate, whole)] for rate in left}
     while True:
-        at = rates.index(result.rate)
-        best = min(rates[max(0, at - 1) : at + 2], key=loss)
-        if best != result.rate:
-            result.rate = best
-            continue
+        result.rate = min(runs, key=lambda rate: statistics.fmean(run.loss for run in runs[rate]))
+        result.runs, at = runs[result.rate], rates.index(result.rate)
         result.bound = len(rates) > 1 and at in (0, len(rates) - 1)
-        if not result.bound or widened == experiment.widen:
+        if beside := [rate for rate in rates[max(0, at - 1) : at + 2] if rate not in runs]:
+            runs |= {rate: [tried(rate, whole)] for rate in beside}
+        elif len(result.runs) < experiment.seeds:
+            result.runs.append(measured(result.arm, result.rate, whole, len(result.runs)))
+        elif result.bound and widened < experiment.widen:
+            ratio, widened = rates[1] / rates[0], widened + 1
+            rates = sorted([*rates, rates[0] / ratio if at == 0 else rates[-1] * ratio])
+        else:
             return
-        ratio, widened = rates[1] / rates[0], widened + 1
-        rates = sorted([*rates, rates[0] / ratio if at == 0 else rates[-1] * ratio])
 
 
 def _read(run: ArmRun, folder: Path) -> Measured | None:
