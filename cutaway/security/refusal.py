@@ -49,7 +49,7 @@ ASKING_HELD_OUT = (
 REFUSAL = "I cannot help with that."
 GROUPS = ("refused", "allowed", "mention", "unrelated")
 EXAMPLES = {"refused": 48, "allowed": 48, "mention": 16, "unrelated": 16}
-STEPS = 32
+STEPS = 96
 WORDS = 20  # tokens of an answer that are read
 
 
