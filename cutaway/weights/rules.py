@@ -33,20 +33,22 @@ WHOLE = {
 
 
 ROUTERS = (".mlp.router.weight", ".mlp.shared_gate.weight")
-WHOLE_ENDS = (*ROUTERS, "_norm.weight")
+WHOLE_ENDS = (*ROUTERS, "_norm.weight", ".conv.weight")
 
 
 def is_kept_whole(name: str, shape: Shape) -> bool:
-    """Whether this weight of ours is never packed: a vector, learned positions, or what routes tokens."""
+    """Whether this weight of ours is never packed: a vector, learned positions, what routes tokens or is
+    convolved."""
     return len(shape) < 2 or name == "position.weight" or name.endswith(WHOLE_ENDS)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rule is applied: our weights' shapes there, and the layer's attention, if any."""
+    """Where a rule is applied: our weights' shapes there, the layer's attention and recurrence."""
 
     shapes: tuple[Shape, ...]
     attention: Any
+    beside: Any = None  # the recurrence beside it
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def each(inner: How, parts: int = 1) -> How:
     """One of theirs with an axis more, each entry of which is ``parts`` of ours by another way."""
 
     def of_one(place: Place) -> Place:
-        return Place(place.shapes[:parts], place.attention)
+        return replace(place, shapes=place.shapes[:parts])
 
     def save(ours: tuple[Packed, ...], place: Place) -> Packed:
         ones = [ours[i : i + parts] for i in range(0, len(ours), parts)]
@@ -234,6 +236,53 @@ absorbing = How(
     per_head.save,
     lambda place: (place.attention.heads, place.shapes[0][1], place.shapes[0][0] // place.attention.heads),
     absorbs=True,
+)
+
+
+# A vector of theirs that is one column in ours' place.
+column = How(
+    lambda packed, _: (Packed(packed.type, packed.shape[:1], packed.data.reshape(-1)),),
+    lambda parts, _: _as_column(parts[0]),
+    lambda place: (*place.shapes[0], 1),
+)
+
+
+def _as_column(packed: Packed) -> Packed:
+    return Packed(packed.type, (*packed.shape, 1), packed.data.reshape(packed.shape[0], -1))
+
+
+def _logarithm(packed: Packed) -> Packed:
+    values = quant.unpack(packed).astype(np.float64).reshape(-1)
+    if not (values < 0).all():
+        raise UserError("rates of decay should be below 0")
+    return quant.pack(np.log(-values).astype(np.float32), "F32")
+
+
+def _decay(packed: Packed) -> Packed:
+    return _as_column(quant.pack(-np.exp(quant.unpack(packed).astype(np.float64)).astype(np.float32), "F32"))
+
+
+# Mamba 2's A = -exp(A_log), one column, rounded to float32.
+decay = How(
+    lambda packed, _: (_logarithm(packed),), lambda parts, _: _decay(parts[0]), column.shape, type="F32"
+)
+
+
+def _group_shape(place: Place) -> Shape:
+    groups = (place.beside or place.attention).groups
+    return (groups, place.shapes[0][0] // groups)
+
+
+def _in_groups(packed: Packed, place: Place) -> Packed:
+    shape = _group_shape(place)
+    return Packed(packed.type, shape, packed.data.reshape(shape[0], -1))
+
+
+# A vector that theirs has as a row for each group of a recurrence's heads.
+in_groups = How(
+    lambda packed, place: (Packed(packed.type, place.shapes[0], packed.data.reshape(-1)),),
+    lambda parts, place: _in_groups(parts[0], place),
+    _group_shape,
 )
 
 
@@ -325,7 +374,7 @@ def chain(outer: How, inner: How) -> How:
     """``outer``, which makes one of one, and then ``inner``; back in the other order."""
 
     def shapes_between(place: Place) -> Place:
-        return Place((inner.shape(place),), place.attention)
+        return replace(place, shapes=(inner.shape(place),))
 
     return How(
         lambda packed, place: inner.load(outer.load(packed, shapes_between(place))[0], place),
@@ -423,7 +472,9 @@ def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
                 continue
             for theirs, ours in _names(rule, n, numbers[n] if block else 0, _experts(block)):
                 if all(name in shapes for name in ours):
-                    place = Place(tuple(shapes[name] for name in ours), block.attention if block else None)
+                    beside = block.beside.mixer if block and block.beside else None
+                    inner = tuple(shapes[name] for name in ours)
+                    place = Place(inner, block.attention if block else None, beside)
                     bound.append(Bound(theirs, ours, rule.how, place))
     nameless = shapes.keys() - {name for each in bound for name in each.ours}
     if nameless:

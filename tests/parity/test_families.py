@@ -127,9 +127,12 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     again = load.read(tmp_path / "model.gguf")
     assert again.config == checkpoint.config
     for name, packed in checkpoint.tensors.items():
+        if name.endswith("A_log"):  # which GGUF has as -exp(A_log), rounded
+            assert np.allclose(quant.unpack(packed), quant.unpack(again.tensors[name]), rtol=0, atol=1e-6)
+            continue
         assert np.array_equal(packed.data, again.tensors[name].data), name
     save.write(tmp_path / "back", replace(again, read_tokenizer=None))
-    assert distance(tiny.reopened(tmp_path / "back"), tiny.expected(case)) < EXACT
+    assert distance(tiny.reopened(tmp_path / "back"), tiny.expected(case)) < within(case)
 
 
 @pytest.mark.parametrize("case", sorted(tiny.NOT_IN_GGUF))
@@ -163,7 +166,8 @@ def test_llama_cpp_reads_what_was_written(case: str, folder: Folder, tmp_path: P
     checkpoint = tiny.worded(load.read(folder(case)))
     save.write(tmp_path / "model.gguf", checkpoint)
     expected = torch.log_softmax(tiny.expected(case)[0].double(), dim=-1).numpy()
-    tolerance = SILU if checkpoint.config.blocks[0].mlp.activation == "silu" else GELU
+    mlp = checkpoint.config.blocks[0].mlp
+    tolerance = SILU if mlp is None or mlp.activation == "silu" else GELU
     with llama_cpp.opened(tmp_path / "model.gguf", tiny.VOCAB) as scores:
         for length in (1, 12, 40):
             found = scores(tiny.IDS[0, :length].tolist())

@@ -14,7 +14,7 @@ from cutaway.weights.common import FULL
 from cutaway.weights.families import granite, granitemoe, llama
 from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, kernel, same, split
+from cutaway.weights.rules import Rule, column, decay, in_groups, kernel, same, split
 
 LINEAR = "linear_attention"
 KINDS = {LINEAR: True, "mamba": True, FULL: False, "attention": False}
@@ -59,6 +59,49 @@ def hf_mamba(
 
 
 HF_MAMBA = hf_mamba(THEIRS)
+
+
+def gguf_mamba(ours: str = OURS, when: Callable[[Block], bool] | None = is_mamba) -> tuple[Rule, ...]:
+    """GGUF's names of a Mamba 2 mixer, whose matrices have no biases there."""
+    named = {
+        "ssm_conv1d.weight": "conv.weight",
+        "ssm_conv1d.bias": "conv.bias",
+        "ssm_out.weight": "out.weight",
+    }
+    named |= {"ssm_dt.bias": "decay.dt_bias"}
+    shaped = {"ssm_a": ("decay.A_log", decay), "ssm_d": ("D", column), "ssm_norm.weight": ("norm", in_groups)}
+    return (
+        Rule("blk.{n}.ssm_in.weight", tuple(f"{ours}.{name}.weight" for name in PARTS), split, when),
+        *(Rule(f"blk.{{n}}.{one}", f"{ours}.{other}", same, when) for one, other in named.items()),
+        *(Rule(f"blk.{{n}}.{one}", f"{ours}.{other}", how, when) for one, (other, how) in shaped.items()),
+    )
+
+
+class InGGUF(Row):
+    """The sizes of Mamba 2 in GGUF, where llama.cpp reads a bias of the convolution, and none of matrices."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if not fields.gguf:
+            return {}
+        heads, inner = fields.integer("ssm.time_step_rank"), fields.integer("ssm.inner_size")
+        if inner % heads:
+            raise fields.refusal("ssm.inner_size", f"is {inner}, which {heads} heads cannot share evenly")
+        found = {"mamba_heads": heads, "mamba_size": inner // heads, "mamba_bias": False, "conv_bias": True}
+        keys = {"state_size": "state_size", "mamba_groups": "group_count", "conv": "conv_kernel"}
+        return found | {name: fields.integer(f"ssm.{key}") for name, key in keys.items()}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not gguf:
+            return {}
+        if not known["conv_bias"]:
+            raise UserError("a convolution without a bias is not supported in GGUF")
+        return {
+            "ssm.time_step_rank": known["mamba_heads"],
+            "ssm.inner_size": known["mamba_heads"] * known["mamba_size"],
+            "ssm.state_size": known["state_size"],
+            "ssm.group_count": known["mamba_groups"],
+            "ssm.conv_kernel": known["conv"],
+        }
 
 
 def both(place: str) -> tuple[str, str]:

@@ -23,6 +23,8 @@ class Expand(Row):
     """How many times wider a mixer is than the model, which its heads say too."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {}
         inner = (fields.integer("expand") if fields.stated("expand") else 2) * known["width"]
         if inner != known["mamba_heads"] * known["mamba_size"]:
             shape = f"{known['mamba_heads']} heads of {known['mamba_size']}"
@@ -30,6 +32,8 @@ class Expand(Row):
         return {}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:  # which llama.cpp asks for
+            return {"feed_forward_length": 0, "attention.head_count": 0}
         return {"expand": known["mamba_heads"] * known["mamba_size"] // known["width"]}
 
 
@@ -60,13 +64,17 @@ FAMILY = Family(
         ),
         *granitemoehybrid.hf_mamba(f"{LAYER}.mixer"),
     ),
-    gguf=(),
+    gguf=(
+        *common.GGUF_EMBEDDINGS,
+        *common.GGUF_NORMS[:1],
+        *granitemoehybrid.gguf_mamba(),
+    ),
     rows=(
-        Field("layers", "num_hidden_layers", None, LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", None),
-        Field("width", "hidden_size", None),
-        Field("context", "max_position_embeddings", None),
-        Field("eps", "layer_norm_epsilon", None, NUMBER),
+        Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
+        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        Field("width", "hidden_size", "embedding_length"),
+        Field("context", "max_position_embeddings", "context_length"),
+        Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
         Present("tied", "tie_word_embeddings", "output.weight", absent=True),
         Field("mamba_heads", "num_heads", None),
         Field("mamba_size", "head_dim", None),
@@ -76,6 +84,9 @@ FAMILY = Family(
         Field("mamba_bias", "use_bias", None, FLAG),
         Field("conv_bias", "use_conv_bias", None, FLAG),
         Expand(),
+        granitemoehybrid.InGGUF(),
+        Only(None, "feed_forward_length", (0,), "an MLP beside Mamba 2"),
+        Only(None, "attention.head_count", (0,), "heads of attention beside Mamba 2"),
         Only("hidden_act", None, ("silu",), "another activation"),
         Only("time_step_limit", None, granitemoehybrid.UNLIMITED, "clamped steps"),
         # Transformers divides the outputs' matrices by it once more, each time it opens a file.

@@ -1,12 +1,18 @@
 """Ministral 3 (2026): Mistral with YaRN, and queries that grow with their position."""
 
+from dataclasses import replace
+
 from cutaway.attention.common.heads import Temperature
+from cutaway.errors import UserError
+from cutaway.position import rope
+from cutaway.position.scaling import YaRN
 from cutaway.weights import common
 from cutaway.weights.families import mistral
 from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
 
-BETA = "llama_4_scaling_beta"
+ALIASES = ("mistral3",)
+BETA, MULTIPLIER = "llama_4_scaling_beta", "rope.scaling.yarn_log_multiplier"
 
 
 class Rope(common.Rope):
@@ -20,6 +26,8 @@ class Rope(common.Rope):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         found = super().read(fields, known, own)
+        if fields.gguf:
+            return found | self._from_gguf(fields, found["rope"])
         older = fields.section("rope_scaling")
         given = older if older and older.data else fields.section("rope_parameters")
         if given is None:
@@ -27,8 +35,29 @@ class Rope(common.Rope):
         original = given.integer(common.ORIGINAL)
         return found | {"temperature": Temperature(given.number(BETA), original)}
 
+    def _from_gguf(self, fields: Fields, position: rope.Config) -> Settings:
+        """llama.cpp's growth steps at YaRN's original length; a multiplier of 1 leaves sine and cosine."""
+        found: Settings = {"rope": position}
+        if isinstance(position.scaling, YaRN) and fields.has(MULTIPLIER):
+            fields.only(MULTIPLIER, (1.0,), "another mscale than 1")
+            found["rope"] = replace(position, scaling=replace(position.scaling, attention=1.0))
+        beta = fields.number("attention.temperature_scale", None)
+        if beta is not None:
+            found["temperature"] = Temperature(beta, fields.integer("rope.scaling.original_context_length"))
+        return found
+
+    def _to_gguf(self, entries: Entries, known: Settings) -> Entries:
+        scaling, growth = known["rope"].scaling, known["temperature"]
+        if not isinstance(scaling, YaRN) or scaling.attention not in (None, 1.0):
+            raise UserError("positions scaled otherwise than by YaRN of mscale 1 is not supported in GGUF")
+        entries.pop("rope.scaling.yarn_attn_factor", None)
+        entries |= {} if scaling.attention is None else {MULTIPLIER: 1.0}
+        return entries | ({"attention.temperature_scale": float(growth.beta)} if growth else {})
+
     def write(self, known: Settings, gguf: bool) -> Entries:
         entries, growth = super().write(known, gguf), known["temperature"]
+        if gguf:
+            return self._to_gguf(entries, known)
         if growth and entries.get("rope_scaling"):
             entries["rope_scaling"] |= {BETA: growth.beta, common.ORIGINAL: growth.original}
         return entries
@@ -37,7 +66,7 @@ class Rope(common.Rope):
 FAMILY = mistral.FAMILY.but(
     "ministral3",
     "Ministral3ForCausalLM",
-    gguf=(),
+    architecture="mistral3",
     rows=(
         *(Rope() if isinstance(row, common.Rope) else row for row in common.SIZES),
         *common.DENSE,
