@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from cutaway.errors import UserError
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
 from cutaway.weights import common
 from cutaway.weights.common import FULL
 from cutaway.weights.families import granite, granitemoe, llama
-from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
+from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, column, decay, in_groups, kernel, same, split
 
-LINEAR = "linear_attention"
+ALIASES = ("granitehybrid",)
+LINEAR, ROTATES = "linear_attention", "rope.scaling.finetuned"
 KINDS = {LINEAR: True, "mamba": True, FULL: False, "attention": False}
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}.mamba"
 SHARED = "model.layers.{n}.shared_mlp"
@@ -109,10 +112,43 @@ def both(place: str) -> tuple[str, str]:
     return f"blocks.{{n}}.mlp{place}.gate.weight", f"blocks.{{n}}.mlp{place}.up.weight"
 
 
-class Mixers(Row):
-    """Which layers are Mamba 2, and the sizes of those."""
+class KeyValueHeads(Field):
+    """GGUF lists the key-value heads of each layer: none where it is Mamba 2."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        listed = fields.get(self.gguf or "")
+        counts = set(listed.tolist()) if isinstance(listed, np.ndarray) else set()
+        if not isinstance(listed, np.ndarray) or len(listed) != known["layers"] or len(counts - {0}) != 1:
+            raise fields.refusal(self.gguf or "", "should list the key-value heads of each layer, or 0")
+        return {"kv_heads": max(counts), "mamba": tuple(count == 0 for count in listed.tolist())}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not gguf:
+            return super().write(known, gguf)
+        counts = [0 if mamba else known["kv_heads"] for mamba in known["mamba"]]
+        return {str(self.gguf): np.array(counts, np.int32)}
+
+
+class Rope(common.Rope):
+    """In GGUF nothing is said of angles where attention does not rotate."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf and not fields.flag(ROTATES, True):
+            for key in ("rope.dimension_count", "rope.freq_base"):
+                fields.get(key)
+            return {"rope": None}
+        return super().read(fields, known, own)
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {} if gguf and not known["turns"] else super().write(known, gguf)
+
+
+class Mixers(Row):
+    """Which layers are Mamba 2, and the sizes of those; in GGUF others say so."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {}
         layers, heads = known["layers"], fields.integer("mamba_n_heads", 128)
         kinds = fields.each_layer("layer_types", layers, tuple(KINDS)) or (LINEAR,) * layers
         inner = fields.integer("mamba_expand", 2) * known["width"]
@@ -124,6 +160,10 @@ class Mixers(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         inner = known["mamba_heads"] * known["mamba_size"]
+        if gguf:
+            if inner != 2 * known["width"]:
+                raise UserError("a Mamba 2 that is not twice as wide as the model is not supported in GGUF")
+            return {}
         return {
             "layer_types": [LINEAR if mamba else FULL for mamba in known["mamba"]],
             "mamba_n_heads": known["mamba_heads"],
@@ -136,9 +176,13 @@ class Position(Row):
     """Whether attention rotates."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {"turns": fields.flag(ROTATES, True)}
         return {"turns": fields.get("position_embedding_type") == "rope"}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return {ROTATES: known["turns"]}
         return {"position_embedding_type": "rope" if known["turns"] else "nope"}
 
 
@@ -146,6 +190,8 @@ class Experts(Row):
     """The experts of every layer, 0 where the shared MLP is alone, and the width of that."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return self._from_gguf(fields)
         experts = fields.integer("num_local_experts", 8, low=0)
         hidden, shared = (
             fields.integer("intermediate_size", 11008),
@@ -162,7 +208,21 @@ class Experts(Row):
             "hidden": hidden,
         }
 
+    def _from_gguf(self, fields: Fields) -> Settings:
+        experts, hidden = fields.integer("expert_count", 0, low=0), fields.integer("feed_forward_length")
+        if not experts:
+            return {"hidden": hidden}
+        found = {"experts": experts, "expert_hidden": hidden, "hidden": hidden}
+        keys = {"top_k": "expert_used_count", "shared": "expert_shared_feed_forward_length"}
+        return found | {name: fields.integer(key) for name, key in keys.items()}
+
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and "experts" not in known:
+            return {"feed_forward_length": known["hidden"]}
+        if gguf:
+            names = {"expert_count": "experts", "expert_used_count": "top_k"}
+            names |= {"feed_forward_length": "expert_hidden", "expert_shared_feed_forward_length": "shared"}
+            return {key: known[name] for key, name in names.items()}
         if "experts" not in known:
             return {
                 "num_local_experts": 0,
@@ -228,7 +288,14 @@ def settings(config: Decoder | Encoder) -> Settings:
 
 
 UNLIMITED = [0.0, float("inf")], [0.0, {"__float__": "Infinity"}]  # older and newer JSON of transformers
+KV_HEADS = KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv")
+HYBRID_SIZES = tuple(
+    Rope() if type(row) is common.Rope else row
+    for row in replaced(common.SIZES, KV_HEADS)
+    if row is not common.ACTIVATION_ROW
+)
 MAMBA = (
+    InGGUF(),
     Field("state_size", "mamba_d_state", None),
     Field("mamba_groups", "mamba_n_groups", None),
     Field("conv", "mamba_d_conv", None),
@@ -254,9 +321,18 @@ FAMILY = llama.FAMILY.but(
             for place in ("", ".shared")
         ),
     ),
-    gguf=(),
+    gguf=(
+        *(replace(rule, when=attends) if ".attn_" in rule.theirs else rule for rule in llama.GGUF_ATTENTION),
+        *common.GGUF_EMBEDDINGS,
+        *common.GGUF_NORMS,
+        *common.weights(*common.GGUF_MLP),
+        *common.GGUF_EXPERTS,
+        *common.GGUF_SHARED_EXPERT[1:],
+        *gguf_mamba(),
+    ),
+    architecture="granitehybrid",
     rows=(
-        *(row for row in common.SIZES if row is not common.ACTIVATION_ROW),
+        *HYBRID_SIZES,
         *common.biases("attention_bias"),
         *granite.MULTIPLIERS,
         Position(),

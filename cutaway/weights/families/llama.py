@@ -7,15 +7,19 @@ from cutaway.weights.rules import Rule, unpermute
 
 ALIASES = ("smollm",)
 
-GGUF = (
-    *common.GGUF_EMBEDDINGS,
-    *common.GGUF_NORMS,
-    *common.pairs(GGUF_VALUE, GGUF_OUT, *GGUF_MLP),
+GGUF_ATTENTION = (
+    *common.pairs(GGUF_VALUE, GGUF_OUT),
     *(
         Rule(f"{theirs}.{part}", f"{ours}.{part}", unpermute(which))
         for (theirs, ours), which in zip(GGUF_QUERY_KEY, ("heads", "groups"), strict=True)
         for part in ("weight", "bias")
     ),
+)
+GGUF = (
+    *common.GGUF_EMBEDDINGS,
+    *common.GGUF_NORMS,
+    *common.pairs(*GGUF_MLP),
+    *GGUF_ATTENTION,
 )
 FAMILY = Family(
     "llama",
