@@ -16,7 +16,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Model, kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
-from cutaway.weights.rules import Rule
+from cutaway.weights.rules import Rule, Tensors
 
 USUAL = ("mha", "gqa", "mqa", "local", "bidirectional")  # kinds of attention
 Settings = dict[str, Any]
@@ -208,6 +208,8 @@ class Family:
         "model.layers.*.self_attn.rotary_emb.inv_freq",
         "model.rotary_emb.inv_freq",
     )
+    # The same function in a config that GGUF can state, some of it in the weights.
+    folded: Callable[[Any, Tensors], tuple[Any, Tensors]] | None = None
     gguf_joined: tuple[Rule, ...] = ()  # of a GGUF file whose keys and values of latents are in one matrix
     hf_mxfp4: tuple[Rule, ...] = ()  # in a folder whose experts are packed as MXFP4 (weights/mxfp4.py)
     also_ignored: Callable[[Any], tuple[str, ...]] | None = None  # in a folder of such a model

@@ -32,7 +32,7 @@ from cutaway.weights import families, quant, quant_search, rules
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quant import type_named
 from cutaway.weights.rules import Tensors
-from cutaway.weights.save import counted, fitting, makes_logits, retyped, stored_bytes
+from cutaway.weights.save import counted, fitting, folded, makes_logits, retyped, stored_bytes
 
 # For rows that are not whole blocks of 256.
 SMALLER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
@@ -165,6 +165,7 @@ def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None =
     if isinstance(checkpoint.config, EncoderDecoder):
         raise UserError(f"{checkpoint.source}: is an encoder-decoder, whose weights are not quantized")
     notes: Counter[str] = Counter()
+    checkpoint = folded(checkpoint, notes)
     config, exceptions = checkpoint.config, _exceptions(checkpoint, mix, importance is not None)
 
     def pack(name: str, packed: Packed, type: str) -> Packed:

@@ -263,6 +263,16 @@ def _described(checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, M
 # ---- GGUF --------------------------------------------------------------------------------------------------
 
 
+def folded(checkpoint: Checkpoint, notes: Counter[str]) -> Checkpoint:
+    """The same function with the multipliers in its weights that GGUF has no keys for."""
+    fold = families.get(checkpoint.family).folded if checkpoint.family else None
+    config, tensors = fold(checkpoint.config, checkpoint.tensors) if fold else (checkpoint.config, None)
+    if tensors is None or config == checkpoint.config:
+        return checkpoint
+    notes["multipliers of the config are multiplied into the weights, as GGUF has them"] += 1
+    return replace(checkpoint, config=config, tensors=tensors)
+
+
 def _write_gguf(
     target: Path,
     checkpoint: Checkpoint,
@@ -272,6 +282,7 @@ def _write_gguf(
     progress: Progress,
 ) -> Saved:
     notes: Counter[str] = Counter()
+    checkpoint = folded(checkpoint, notes)
     config = checkpoint.config
     whole = rules.all_absorbed(checkpoint.tensors, config)
     ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes))

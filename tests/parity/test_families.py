@@ -117,7 +117,23 @@ def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
         assert np.array_equal(engine.prefill(ids[14:], state), found[-1])
 
 
-@pytest.mark.parametrize("case", IN_GGUF)
+@pytest.mark.parametrize("case", sorted(tiny.FOLDED))
+def test_multipliers_go_into_the_weights_of_gguf(case: str, folder: Folder, tmp_path: Path) -> None:
+    saved = save.write(tmp_path / "model.gguf", tiny.worded(load.read(folder(case))))
+    assert "multipliers of the config are multiplied into the weights, as GGUF has them" in saved.notes
+    again = load.read(tmp_path / "model.gguf")
+    assert distance(tiny.ours(again), tiny.expected(case)) < within(case)
+    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
+    assert distance(tiny.reopened(tmp_path / "back"), tiny.expected(case)) < within(case)
+    small = quantize.quantized(load.read(folder(case)), "Q8_0").checkpoint
+    save.write(tmp_path / "small.gguf", tiny.worded(small))
+    types = {name: entry.type for name, entry in gguf.read(tmp_path / "small.gguf").tensors.items()}
+    assert types["blk.0.ssm_out.weight"] == "F16"  # rows of 48
+    assert types["blk.0.ssm_conv1d.weight"] == "F32"
+    assert load.read(tmp_path / "small.gguf").config == again.config
+
+
+@pytest.mark.parametrize("case", sorted(set(IN_GGUF) - tiny.FOLDED))
 def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     """Through GGUF nothing changes: not the config, not a bit of a weight, not what transformers then makes
     of it.

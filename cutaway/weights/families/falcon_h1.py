@@ -2,19 +2,28 @@
 
 from dataclasses import replace
 
+import numpy as np
+
+from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
+from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Beside, Decoder, Encoder
-from cutaway.weights import common
+from cutaway.weights import common, quant
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Rule, Tensors, same
+
+ALIASES = ("falcon-h1",)
 
 
 class Multipliers(Row):
     """Lists of numbers, null for ones: of z, x, B, C and dt, and of the MLP's gate and output."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {"ssm_multipliers": (1.0,) * 5, "mlp_multipliers": (1.0,) * 2}
         found = {}
         for key, count in (("ssm_multipliers", 5), ("mlp_multipliers", 2)):
             given = (1.0,) * count if fields.get(key) is None else fields.numbers(key)
@@ -24,13 +33,16 @@ class Multipliers(Row):
         return found
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {key: list(known[key]) for key in ("ssm_multipliers", "mlp_multipliers")}
+        return {} if gguf else {key: list(known[key]) for key in ("ssm_multipliers", "mlp_multipliers")}
 
 
 class Sizes(Row):
     """The heads of Mamba 2."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:  # where a norm is after the gate
+            normed = "blk.0.ssm_norm.weight" in fields.tensors
+            return {"normed": normed, "norm_first": not normed}
         heads, expand = (
             fields.integer(key, usual) for key, usual in (("mamba_n_heads", 128), ("mamba_expand", 2))
         )
@@ -44,7 +56,7 @@ class Sizes(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         heads, size = known["mamba_heads"], known["mamba_size"]
-        return {"mamba_n_heads": heads, "mamba_d_head": size, "mamba_d_ssm": heads * size}
+        return {} if gguf else {"mamba_n_heads": heads, "mamba_d_head": size, "mamba_d_ssm": heads * size}
 
 
 def decoder(known: Settings) -> Decoder:
@@ -86,6 +98,51 @@ def settings(config: Decoder | Encoder) -> Settings:
     return known
 
 
+def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors]:
+    """The same function with every multiplier in the weights, as GGUF has it."""
+    factors: dict[str, float] = {
+        "embedding.weight": config.embedding_scale,
+        "head.weight": config.logit_scale,
+    }
+    blocks, root = [], {"head.weight": "embedding.weight"} if config.tied else {}
+    for n, block in enumerate(config.blocks):
+        of, mlp, beside = block.attention, block.mlp, block.beside
+        if not isinstance(of, Heads) or not isinstance(mlp, MLP) or beside is None:
+            return config, tensors
+        key = 1.0 if of.scale is None else of.scale * of.key_size**0.5
+        (a_in, b_in), (a_out, b_out) = beside.inputs, beside.outputs
+        for name in ("query", "key", "value"):
+            factors[f"blocks.{n}.attention.{name}.weight"] = a_in * (key if name == "key" else 1.0)
+        factors[f"blocks.{n}.attention.key.bias"] = key
+        scaled = {"attention.out": a_out, "mlp.gate": mlp.gate_scale, "mlp.down": mlp.out_scale}
+        scaled["beside.out"] = b_out
+        for name, factor in scaled.items():
+            factors |= {f"blocks.{n}.{name}.{part}": factor for part in ("weight", "bias")}
+        for name, factor in zip(granitemoehybrid.PARTS, beside.mixer.multipliers, strict=True):
+            factors[f"blocks.{n}.beside.{name}.weight"] = b_in * factor
+            factors[f"blocks.{n}.beside.{name}.bias"] = factor
+        plain = replace(beside.mixer, multipliers=(1.0,) * 5)
+        blocks.append(
+            replace(
+                block,
+                attention=replace(of, scale=None),
+                mlp=replace(mlp, gate_scale=1.0, out_scale=1.0),
+                beside=Beside(plain),
+            )
+        )
+    tied = config.tied and config.embedding_scale == config.logit_scale
+    new = replace(config, blocks=tuple(blocks), embedding_scale=1.0, logit_scale=1.0, tied=tied)
+
+    def later(name: str) -> Packed | Later:
+        source, factor = root.get(name, name), np.float32(factors.get(name, 1.0))
+        entry = tensors.later(source)
+        if factor == 1.0:
+            return entry
+        return Later("F32", entry.shape, lambda: quant.pack(quant.unpack(tensors[source]) * factor, "F32"))
+
+    return new, Tensors({name: later(name) for name in new.weights()})
+
+
 FAMILY = llama.FAMILY.but(
     "falcon_h1",
     "FalconH1ForCausalLM",
@@ -98,7 +155,17 @@ FAMILY = llama.FAMILY.but(
         ),
         *granitemoehybrid.hf_mamba("model.layers.{n}.mamba", "blocks.{n}.beside", None),
     ),
-    gguf=(),
+    gguf=(
+        *common.GGUF_EMBEDDINGS,
+        *common.GGUF_NORMS[:1],
+        Rule("blk.{n}.ffn_norm", "blocks.{n}.mlp_norm.weight", same),
+        *common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT),
+        *common.pairs(*common.GGUF_MLP),
+        *granitemoehybrid.gguf_mamba("blocks.{n}.beside", None),
+    ),
+    ignored_gguf=(),
+    folded=folded,
+    architecture="falcon-h1",
     rows=(
         *(row for row in common.SIZES if row is not common.ACTIVATION_ROW),
         *common.DENSE[:1],
@@ -127,6 +194,8 @@ FAMILY = llama.FAMILY.but(
     | {"embedding_scale": 1.0, "logit_scale": 1.0, "key_multiplier": 1.0}
     | {"attention_in": 1.0, "attention_out": 1.0, "ssm_in": 1.0, "ssm_out": 1.0},
     fixed={"activation": "silu"},
+    gguf_fixed={"embedding_scale": 1.0, "logit_scale": 1.0, "key_multiplier": 1.0, "mamba_out_bias": False}
+    | {f"{part}_{way}": 1.0 for part in ("attention", "ssm") for way in ("in", "out")},
     harmless=(
         "mamba_chunk_size",
         "num_logits_to_keep",
