@@ -199,6 +199,7 @@ class Family:
     gguf_fixed: Mapping[str, Any] = field(default_factory=dict)
     hf_type: str = ""
     architecture: str = ""  # GGUF's word for it
+    sparse_architecture: str = ""  # and for those with experts, where it is another
     config: type = Decoder
     sparse: bool | None = False  # whether its blocks are mixtures of experts; None: some models' are
     mixers: tuple[str, ...] = USUAL  # the kinds of its attention
@@ -269,6 +270,11 @@ class Family:
     @property
     def gguf_name(self) -> str:
         return self.architecture or self.name.replace("_", "")
+
+    def gguf_name_of(self, config: Decoder | Encoder) -> str:
+        """GGUF's word for a model of the family."""
+        sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
+        return self.sparse_architecture if sparse and self.sparse_architecture else self.gguf_name
 
 
 def shared(known: Settings) -> int:

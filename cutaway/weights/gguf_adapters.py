@@ -54,7 +54,7 @@ def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -
         raise UserError(f"{path}: GGUF has no matrices for {len(adapter) - written} of the adapter's changes")
     metadata = {
         "general.type": "adapter",
-        "general.architecture": family.gguf_name,
+        "general.architecture": family.gguf_name_of(base.config),
         "adapter.type": "lora",
         ALPHA: np.float32(0),
     }
@@ -65,7 +65,8 @@ def read(path: Path, base: Checkpoint) -> Adapter:
     """The adapter of a file for ``base``. UserError for one of another model, or that is none."""
     file = gguf.read(path)
     family, bound = _bound(base, path)
-    meant = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": family.gguf_name}
+    name = family.gguf_name_of(base.config)
+    meant = {"general.type": "adapter", "adapter.type": "lora", "general.architecture": name}
     for key, value in meant.items():
         if file.metadata.get(key) != value:
             raise UserError(f"{path}: {key} is {file.metadata.get(key)!r:.40}, and {value!r} is needed")

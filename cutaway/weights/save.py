@@ -299,7 +299,7 @@ def _write_gguf(
         family, (entries, words) = _described(checkpoint, describe)
     except UserError as error:
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
-    architecture = family.gguf_name
+    architecture = family.gguf_name_of(config)
     types = _types(entries)
     metadata = {"general.architecture": architecture, **_general(checkpoint, types, file_type)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}

@@ -483,6 +483,7 @@ MORE |= {
         NEMOTRON
         | {"hybrid_override_pattern": "MM*E", "n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.5}
         | {"tie_word_embeddings": True, "num_key_value_heads": 1, "norm_topk_prob": False},
+        NEMOTRON | {"hybrid_override_pattern": "M-*-M", "mlp_bias": True, "intermediate_size": 40},
     ),
 }
 FALCON_H1 = {"mamba_n_heads": 6, "mamba_d_ssm": 48, "mamba_d_state": 8, "hidden_size": 48}
@@ -546,7 +547,7 @@ MORE_IN_GGUF = re.findall(
     olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1 glm4_moe-3 gpt_oss-4 lfm2-1 lfm2_moe-1 lfm2_moe-4
     deepseek_v3-1 deepseek_v3-4 deepseek_v2-1 glm4_moe_lite-1 glm4_moe_lite-3
     ministral3-1 ministral3-3 mamba2-1 mamba2-3 granitemoehybrid-1
-    granitemoehybrid-2 falcon_h1-1
+    granitemoehybrid-2 falcon_h1-1 nemotron_h-3 nemotron_h-4
     """,
 )
 FOLDED = {"falcon_h1-1"}  # whose GGUF has another config, and the multipliers in its weights

@@ -7,7 +7,9 @@ Mamba 2 are bounded from below, MLPs are ReLU squared without a gate.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cutaway.errors import quoted
+import numpy as np
+
+from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MLP, MoE, Norm, Router
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.weights import common
@@ -21,12 +23,18 @@ from cutaway.weights.rules import Rule, same
 LETTERS = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
 KINDS = {LINEAR: LINEAR, "mamba": LINEAR, FULL: FULL, "attention": FULL, "moe": "moe", "mlp": "mlp"}
 LAYER = "backbone.layers.{n}"
+HEADS, HIDDEN = "attention.head_count_kv", "feed_forward_length"
+ALIASES = ("nemotron_h", "nemotron_h_moe")
+UNUSED = {"experts": 8, "top_k": 2, "expert_hidden": 1, "shared": 1, "groups": 1, "top_groups": 1}
+UNUSED |= {"normalised": True, "routed_scale": 1.0}  # by a model without experts
 
 
 class Pattern(Row):
     """What each layer is, in words or in letters."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return self._from_gguf(fields)
         letters = fields.text("hybrid_override_pattern", None)
         listed = fields.get("layers_block_type")
         if listed is None and letters is not None:
@@ -38,6 +46,9 @@ class Pattern(Row):
             raise fields.refusal(
                 "layers_block_type", f"should list the layers' kinds, but is {quoted(listed)}"
             )
+        return self._of(listed, fields)
+
+    def _of(self, listed: Sequence[object], fields: Fields) -> Settings:
         blocks: list[tuple[str, str | None]] = []
         for word in listed:
             kind = KINDS.get(word) if isinstance(word, str) else None
@@ -53,8 +64,37 @@ class Pattern(Row):
                 raise fields.refusal("layers_block_type", f"has {quoted(word)} that follows no mixer")
         return {"pattern": tuple(blocks), "layers": len(blocks)}
 
+    def _from_gguf(self, fields: Fields) -> Settings:
+        """Key-value heads and MLPs are listed for each of their layers; one of Mamba 2 has neither."""
+        count, found = fields.integer("block_count", high=LAYERS), []
+        fields.get("attention.layer_norm_epsilon")  # of layers that predict further tokens
+        for key in (HEADS, HIDDEN):
+            listed = fields.get(key)
+            if not isinstance(listed, np.ndarray) or len(listed) != count:
+                raise fields.refusal(key, f"should list a number for each of {count} layers")
+            if len(set(listed.tolist()) - {0}) > 1:
+                raise fields.refusal(key, "should list one number and 0")
+            found.append([int(each) for each in listed])
+        experts = fields.integer("expert_count", 0, low=0)
+        feed = "moe" if experts else "mlp"
+        words = [FULL if heads else feed if hidden else LINEAR for heads, hidden in zip(*found, strict=True)]
+        sizes = {"kv_heads": max(found[0]) or 1, "expert_hidden" if experts else "hidden": max(found[1]) or 1}
+        bias = any(name.endswith("ffn_up.bias") for name in fields.tensors)
+        return self._of(words, fields) | {"mlp_bias": bias} | ({"hidden": 1} if experts else UNUSED) | sizes
+
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {"layers_block_type": [kind for block in known["pattern"] for kind in block if kind]}
+        words = [kind for block in known["pattern"] for kind in block if kind]
+        if not gguf:
+            return {"layers_block_type": words}
+        if "mlp" in words and "moe" in words:
+            raise UserError("MLPs in some layers and experts in others is not supported in GGUF")
+        hidden = known["expert_hidden"] if "moe" in words else known["hidden"]
+        return {
+            "block_count": len(words),
+            HEADS: np.array([known["kv_heads"] if word == FULL else 0 for word in words], np.int32),
+            HIDDEN: np.array([hidden if word in ("mlp", "moe") else 0 for word in words], np.int32),
+            "attention.layer_norm_epsilon": float(known["eps"]),  # which llama.cpp asks for
+        }
 
 
 def mixers(config: Decoder | Encoder) -> Sequence[int]:
@@ -120,6 +160,59 @@ HF = (
 )
 
 
+GGUF = (
+    *common.GGUF_EMBEDDINGS,
+    *numbered(common.GGUF_NORMS[:1], mixers, lambda block: True),
+    *numbered(
+        common.weights(("blk.{n}.attn_norm", "blocks.{n}.mlp_norm")),
+        feeds,
+        lambda block: block.mlp is not None,
+    ),
+    *numbered(granitemoehybrid.gguf_mamba(), mixers, is_mamba),
+    *numbered(common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT), mixers, attends),
+    *numbered(common.pairs(*common.GGUF_MLP[1:]), feeds, lambda block: isinstance(block.mlp, MLP)),
+    *numbered(
+        (
+            *(rule for rule in common.GGUF_EXPERTS if "gate_exps" not in rule.theirs),
+            *common.GGUF_CHOICE_BIAS,
+            *common.GGUF_SHARED_EXPERT[2:],
+        ),
+        feeds,
+        lambda block: isinstance(block.mlp, MoE),
+    ),
+)
+
+
+class Experts(Row):
+    """The keys of experts in GGUF, where there are any."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if not fields.gguf or not fields.integer("expert_count", 0, low=0):
+            return {}
+        found = {name: fields.integer(key) for name, key in EXPERT_KEYS.items()}
+        found |= {name: fields.integer(key, 1) for name, key in GROUP_KEYS.items()}
+        fields.only("expert_shared_count", (1,), "several shared experts")
+        fields.only("expert_feed_forward_length", (known["expert_hidden"],), "experts of another width")
+        found["normalised"] = fields.flag("expert_weights_norm", False)
+        return found | {"routed_scale": fields.number("expert_weights_scale", 1.0)}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not gguf or "experts" not in known or all(kind != "moe" for _, kind in known["pattern"]):
+            return {}
+        return {
+            **{key: known[name] for name, key in (EXPERT_KEYS | GROUP_KEYS).items()},
+            "expert_shared_count": 1,
+            "expert_feed_forward_length": known["expert_hidden"],
+            "expert_weights_norm": known["normalised"],
+            "expert_weights_scale": float(known["routed_scale"]),
+        }
+
+
+EXPERT_KEYS = {"experts": "expert_count", "top_k": "expert_used_count"}
+EXPERT_KEYS |= {"shared": "expert_shared_feed_forward_length"}
+GROUP_KEYS = {"groups": "expert_group_count", "top_groups": "expert_group_used_count"}
+
+
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     norm, activation = Norm("rms", known["eps"]), known["activation"]
@@ -174,7 +267,8 @@ SIZES = tuple(
     row
     for row in replaced(
         common.SIZES,
-        Field("eps", "layer_norm_epsilon", None, NUMBER),
+        Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
+        Field("kv_heads", "num_key_value_heads", None),
         Field("activation", "mlp_hidden_act", None, common.ACTIVATION),
     )
     if type(row) is not common.Rope and getattr(row, "name", "") != "layers"
@@ -183,10 +277,15 @@ FAMILY = llama.FAMILY.but(
     "nemotron_h",
     "NemotronHForCausalLM",
     hf=HF,
-    gguf=(),
+    gguf=GGUF,
+    architecture="nemotron_h",
+    sparse_architecture="nemotron_h_moe",
+    ignored_gguf=(),
     rows=(
         Pattern(),
         *SIZES,
+        granitemoehybrid.InGGUF(),
+        Experts(),
         Field("hidden", "intermediate_size", None),
         Field("mlp_bias", "mlp_bias", None, FLAG),
         Field("mamba_heads", "mamba_num_heads", None),
@@ -197,7 +296,9 @@ FAMILY = llama.FAMILY.but(
         Field("conv_bias", "use_conv_bias", None, FLAG, alias="mamba_conv_bias"),
         Field("mamba_bias", "use_bias", None, FLAG),
         Field("least", "time_step_min", None, NUMBER, alias="mamba_dt_min"),
-        *common.experts("n_routed_experts", common.EXPERT_HIDDEN)[:3],
+        Field("experts", "n_routed_experts", None, common.TOP_K),
+        Field("top_k", "num_experts_per_tok", None, common.TOP_K),
+        Field("expert_hidden", "moe_intermediate_size", None),
         *common.GROUPS,
         common.ROUTED_SCALE,
         Field("shared", "moe_shared_expert_intermediate_size", None),
@@ -219,6 +320,8 @@ FAMILY = llama.FAMILY.but(
     }
     | {"experts": 8, "top_k": 2, "expert_hidden": 7688, "shared": 7688, "groups": 1, "top_groups": 1}
     | {"normalised": True, "routed_scale": 1.0},
+    # llama.cpp bounds no step; 0.001 is the bound of every published model.
+    gguf_fixed={"activation": "relu2", "least": 0.001},
     forget=("head_size",),
     sparse=None,
     mixers=("mamba2", "mha", "gqa", "mqa"),
