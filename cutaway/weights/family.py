@@ -271,7 +271,7 @@ class Family:
     def gguf_name(self) -> str:
         return self.architecture or self.name.replace("_", "")
 
-    def gguf_name_of(self, config: Decoder | Encoder) -> str:
+    def gguf_name_of(self, config: Model) -> str:
         """GGUF's word for a model of the family."""
         sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
         return self.sparse_architecture if sparse and self.sparse_architecture else self.gguf_name

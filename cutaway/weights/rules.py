@@ -268,6 +268,15 @@ decay = How(
 )
 
 
+# The same in a vector.
+decay_vector = How(
+    lambda packed, _: (_logarithm(packed),),
+    lambda parts, _: Packed("F32", parts[0].shape, _decay(parts[0]).data.reshape(-1)),
+    _only,
+    type="F32",
+)
+
+
 def _group_shape(place: Place) -> Shape:
     groups = (place.beside or place.attention).groups
     return (groups, place.shapes[0][0] // groups)

@@ -338,12 +338,14 @@ MORE |= {
         | SHARED
         | {"linear_num_value_heads": 2, "norm_topk_prob": False, "partial_rotary_factor": 0.5},
         HYBRID | SHARED | {"mlp_only_layers": [0], "tie_word_embeddings": True, "num_key_value_heads": 1},
+        HYBRID | SHARED | {"linear_value_head_dim": 16, "norm_topk_prob": True},
     ),
     "qwen3_5": (
         "Qwen3_5TextConfig",
         HYBRID,
         HYBRID | {"linear_num_value_heads": 2, "linear_conv_kernel_dim": 3, "tie_word_embeddings": True},
         HYBRID | {"num_hidden_layers": 4, "layer_types": None, "num_key_value_heads": 1, "head_dim": 16},
+        HYBRID | {"linear_value_head_dim": 16},
     ),
     "qwen3_5_moe": (
         "Qwen3_5MoeTextConfig",
@@ -352,6 +354,7 @@ MORE |= {
         HYBRID
         | SHARED
         | {"tie_word_embeddings": True, "num_key_value_heads": 1, "partial_rotary_factor": 0.5},
+        HYBRID | SHARED | {"linear_value_head_dim": 16, "linear_num_value_heads": 6},
     ),
 }
 BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
@@ -548,6 +551,7 @@ MORE_IN_GGUF = re.findall(
     deepseek_v3-1 deepseek_v3-4 deepseek_v2-1 glm4_moe_lite-1 glm4_moe_lite-3
     ministral3-1 ministral3-3 mamba2-1 mamba2-3 granitemoehybrid-1
     granitemoehybrid-2 falcon_h1-1 nemotron_h-3 nemotron_h-4
+    qwen3_next-4 qwen3_5-4 qwen3_5_moe-4
     """,
 )
 FOLDED = {"falcon_h1-1"}  # whose GGUF has another config, and the multipliers in its weights

@@ -130,7 +130,7 @@ class KeyValueHeads(Field):
 
 
 class Rope(common.Rope):
-    """In GGUF nothing is said of angles where attention does not rotate."""
+    """GGUF has no angles where attention does not rotate."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf and not fields.flag(ROTATES, True):

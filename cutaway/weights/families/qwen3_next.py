@@ -5,6 +5,9 @@ Norms hold w where x is multiplied by w + 1, but for those of the delta rule's h
 
 from dataclasses import replace
 
+import numpy as np
+
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
 from cutaway.weights import common
@@ -12,9 +15,9 @@ from cutaway.weights.common import FULL
 from cutaway.weights.families import llama, qwen2_moe
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside, kernel, same
+from cutaway.weights.rules import Rule, beside, decay_vector, kernel, same, split
 
-LINEAR = "linear_attention"
+LINEAR, RECURRENT = "linear_attention", "attention.recurrent_layers"
 FUSED = ("query", "key", "value", "gate")
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}.linear_attn"
 
@@ -55,25 +58,71 @@ HF_GATED = (
 )
 
 
+def gguf_gated(*delta: Rule) -> tuple[Rule, ...]:
+    """GGUF's names without those of MLPs; ``delta``: of linear layers' mixers. Norms multiply as stored."""
+    return (
+        *common.GGUF_EMBEDDINGS,
+        *common.GGUF_NORMS[:1],
+        *common.weights(("blk.{n}.post_attention_norm", "blocks.{n}.mlp_norm")),
+        *of_linear(
+            (
+                Rule("blk.{n}.attn_q.weight", ours("query", "gate"), beside("heads")),
+                *common.weights(common.GGUF_QUERY_KEY[1], common.GGUF_VALUE, common.GGUF_OUT),
+                *common.GGUF_QK_NORM,
+            ),
+            linear=False,
+        ),
+        *of_linear((*delta, *common.weights(("blk.{n}.ssm_norm", f"{OURS}.norm")))),
+    )
+
+
 class Mixers(Row):
     """Which layers are linear, and the sizes of those."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            listed, every = fields.get(RECURRENT), fields.integer("full_attention_interval", 4)
+            if listed is None:
+                listed = np.array([bool((n + 1) % every) for n in range(known["layers"])])
+            if not isinstance(listed, np.ndarray) or len(listed) != known["layers"]:
+                raise fields.refusal(RECURRENT, "should say of each layer whether it is recurrent")
+            return {"linear": tuple(bool(each) for each in listed)}
         interval = fields.integer("full_attention_interval", 4)
         kinds = fields.each_layer("layer_types", known["layers"], (LINEAR, FULL))
         linear = [bool((n + 1) % interval) for n in range(known["layers"])]
         return {"linear": tuple(linear if kinds is None else (kind == LINEAR for kind in kinds))}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return {RECURRENT: np.array(known["linear"], bool)}
         return {"layer_types": [LINEAR if linear else FULL for linear in known["linear"]]}
 
 
+class ValueSize(Field):
+    """In GGUF the size of all values of a linear layer; llama.cpp has keys as wide as values."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        inner, heads = fields.integer(str(self.gguf)), known["value_heads"]
+        if inner != heads * known["linear_key_size"]:
+            wanted = f"{heads} heads of {known['linear_key_size']}"
+            raise fields.refusal(str(self.gguf), f"is {inner}, which is not {wanted}")
+        return {"linear_value_size": inner // heads}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not gguf:
+            return super().write(known, gguf)
+        size, heads = known.get("linear_value_size"), known.get("value_heads")
+        if size is None or heads is None or size != known["linear_key_size"]:
+            raise UserError("a delta rule whose keys are not as wide as its values is not supported in GGUF")
+        return {str(self.gguf): size * heads}
+
+
 DELTA = (
-    Field("conv", "linear_conv_kernel_dim", None),
-    Field("key_heads", "linear_num_key_heads", None),
-    Field("value_heads", "linear_num_value_heads", None),
-    Field("linear_key_size", "linear_key_head_dim", None),
-    Field("linear_value_size", "linear_value_head_dim", None),
+    Field("conv", "linear_conv_kernel_dim", "ssm.conv_kernel"),
+    Field("key_heads", "linear_num_key_heads", "ssm.group_count"),
+    Field("value_heads", "linear_num_value_heads", "ssm.time_step_rank"),
+    Field("linear_key_size", "linear_key_head_dim", "ssm.state_size"),
+    ValueSize("linear_value_size", "linear_value_head_dim", "ssm.inner_size"),
     Only("attention_bias", None, (False,), "a bias in gated attention"),
     Only("hidden_act", None, ("silu",), "another activation after the convolution"),
     Mixers(),
@@ -129,11 +178,24 @@ FAMILY = llama.FAMILY.but(
         ),
         *(rule for rule in qwen2_moe.FAMILY.hf if rule not in common.HF_DECODER),
     ),
-    gguf=(),
+    gguf=(
+        *gguf_gated(
+            Rule("blk.{n}.attn_qkv.weight", ours("query", "key", "value"), split),
+            *common.weights(("blk.{n}.attn_gate", f"{OURS}.gate"), ("blk.{n}.ssm_out", f"{OURS}.out")),
+            Rule("blk.{n}.ssm_ba.weight", ours("beta", "forget"), beside("groups")),
+            Rule("blk.{n}.ssm_conv1d.weight", f"{OURS}.conv.weight", same),
+            Rule("blk.{n}.ssm_dt.bias", f"{OURS}.decay.dt_bias", same),
+            Rule("blk.{n}.ssm_a", f"{OURS}.decay.A_log", decay_vector),
+        ),
+        *common.GGUF_EXPERTS,
+        *common.GGUF_SHARED_EXPERT,
+    ),
+    ignored_gguf=(),
+    gguf_fixed={"normalised": True, "activation": "silu"},
     rows=(
         *common.turning(common.SIZES, part=0.25),
         *(row for row in qwen2_moe.ROWS if not isinstance(row, common.NoWindows)),
-        Field("shared", "shared_expert_intermediate_size", None),
+        Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *DELTA,
     ),
     build=decoder,
