@@ -91,18 +91,18 @@ class Decay(nn.Module):
     """log a = -dt exp(A_log), dt = softplus(x + dt_bias): a longer step forgets more of S (Mamba).
 
     It starts with exp(A_log) between 1 and 16 and steps between 0.001 and 0.1, so that heads keep from a few
-    to a thousand tokens. ``least``: a bound of dt from below.
+    to a thousand tokens. ``least``: a bound of dt from below; ``channels``: how many gates each head has.
     """
 
-    def __init__(self, heads: int, least: float | None = None) -> None:
+    def __init__(self, heads: int, least: float | None = None, channels: int = 1) -> None:
         super().__init__()
         self.least = least
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        dt = torch.empty(heads).uniform_(math.log(0.001), math.log(0.1)).exp()
+        dt = torch.empty(heads * channels).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of this is dt
 
-    def forward(self, x: Float[Tensor, "b t h"]) -> tuple[Float[Tensor, "b h t 1"], Float[Tensor, "b h t 1"]]:
-        """log a and dt."""
-        dt = F.softplus(widened(x) + widened(self.dt_bias)).transpose(1, 2)[..., None]
+    def forward(self, x: Float[Tensor, "b t m"]) -> tuple[Float[Tensor, "b h t n"], Float[Tensor, "b h t n"]]:
+        """log a and dt of each head's n gates."""
+        dt = cut(F.softplus(widened(x) + widened(self.dt_bias)), len(self.A_log))
         dt = dt if self.least is None else dt.clamp(min=self.least)
         return -dt * widened(self.A_log).exp()[:, None, None], dt

@@ -216,6 +216,7 @@ class Family:
     also_ignored: Callable[[Any], tuple[str, ...]] | None = None  # in a folder of such a model
     ignored_gguf: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()  # names in a folder that repeat the shared table
+    spellings: tuple[tuple[str, str], ...] = ()  # parts of names that some folders write otherwise, and ours
     zeros: tuple[str, ...] = ()  # names that a folder may leave out, whose weights are then zeros
     instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
 

@@ -176,7 +176,7 @@ def _hugging_face(folder: Path) -> Checkpoint:
     fields = Fields(data, where)
     family = families.of_hf(fields)
     config = family.read(fields)
-    theirs = _prefixed(theirs, family.prefix)
+    theirs = _prefixed(_respelt(theirs, family), family.prefix)
     if isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)
     elif isinstance(config, EncoderDecoder):
@@ -232,6 +232,13 @@ def _guard(tensors: Mapping[str, Packed], path: Path) -> None:
     mappings = {id(mapping): mapping for each in tensors.values() if (mapping := gguf.mapping_of(each.data))}
     for mapping in mappings.values():
         mapped_files.guard(mapping, path)
+
+
+def _respelt(theirs: dict[str, Packed], family: Family) -> dict[str, Packed]:
+    """The weights under the family's own spellings of their names."""
+    for other, own in family.spellings:
+        theirs = {name.replace(other, own): packed for name, packed in theirs.items()}
+    return theirs
 
 
 def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:

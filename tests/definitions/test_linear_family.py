@@ -153,6 +153,30 @@ def _delta(config: Any, w: Weights, x: list[Array]) -> list[Array]:
     return out
 
 
+def _kda(config: Any, w: Weights, x: list[Array]) -> list[Array]:
+    """2510.26692: each row of the memory decays at its own rate, then the delta rule; a sigmoid gates."""
+    read = {
+        name: _conv([w[f"{name}.weight"] @ u for u in x], w[f"conv.{name}.weight"])
+        for name in ("query", "key", "value")
+    }
+    memory = [np.zeros((config.key_size, config.values)) for _ in range(config.heads)]
+    out = []
+    for t, u in enumerate(x):
+        gathered = []
+        dt = np.log1p(np.exp(w["forget.weight"] @ (w["forget_down.weight"] @ u) + w["decay.dt_bias"]))
+        gate = _sigmoid(w["gate.weight"] @ (w["gate_down.weight"] @ u))
+        for h in range(config.heads):
+            q, k, v = (np.split(_silu(read[name][t]), config.heads)[h] for name in read)
+            q, k, beta = _unit(q), _unit(k), _sigmoid(w["beta.weight"][h] @ u)
+            a = np.exp(-math.exp(w["decay.A_log"][h]) * np.split(dt, config.heads)[h])
+            memory[h] = np.diag(a) @ memory[h]
+            memory[h] = memory[h] - beta * np.outer(k, k @ memory[h]) + beta * np.outer(k, v)
+            normed = _rms(q @ memory[h] / math.sqrt(config.key_size), w["norm.weight"], config.norm.eps)
+            gathered.append(normed * np.split(gate, config.heads)[h])
+        out.append(w["out.weight"] @ np.concatenate(gathered))
+    return out
+
+
 def _mamba2(config: Any, w: Weights, x: list[Array]) -> list[Array]:
     def project(name: str, u: Array) -> Array:
         return w[f"{name}.weight"] @ u + w[f"{name}.bias"]
@@ -195,6 +219,8 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[..., list[Array]]]] = {
     "delta without conv": ("delta", {"conv": 0}, _delta),
     "gated_delta": ("gated_delta", {}, _delta),
     "gated_delta grouped": ("gated_delta", {"key_heads": 2, "conv": 3}, _delta),
+    "kda": ("kda", {}, _kda),
+    "kda narrow": ("kda", {"rank": 2, "conv": 3}, _kda),
     "mamba2": ("mamba2", {"bias": True}, _mamba2),
     "mamba2 grouped": ("mamba2", {"bias": True, "groups": 2, "conv": 2}, _mamba2),
     "mamba2 normed first": ("mamba2", {"bias": True, "groups": 2, "normed": "first", "least": 0.5}, _mamba2),

@@ -46,6 +46,7 @@ MIXERS = (
     _attention("retention", **TURN),
     _attention("gla", rank=3),
     _attention("delta", conv=3),
+    _attention("kda", value_size=6),
     importlib.import_module("cutaway.attention.short_conv").Config(channels=20, conv=4, bias=True),
 )
 MLPS = MLP(20), MoE(4, 2, 10, shared=6, shared_gate=True), MoE(5, 3, 8, normalised=False)
@@ -147,7 +148,7 @@ def test_quantized_it_keeps_its_recurrences_as_they_are() -> None:
     assert_close(torch.cat(parts, dim=1), at_once, **TIGHT)
     assert (at_once - model(ids, pos)).abs().max() > 0
     kinds = [type(memory) for memory in state.blocks]
-    assert kinds == [*[Quantized] * 2, Recurrent, Quantized, *[Recurrent] * 7, Elsewhere, Elsewhere, Both]
+    assert kinds == [*[Quantized] * 2, Recurrent, Quantized, *[Recurrent] * 8, Elsewhere, Elsewhere, Both]
 
 
 @torch.no_grad()
@@ -174,6 +175,7 @@ def test_config_round_trips() -> None:
         "retention",
         "gla",
         "delta",
+        "kda",
         "short_conv",
         "mamba2",
         "gqa",

@@ -15,7 +15,7 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.weights import load
 from tests.parity import tiny
-from tests.parity.test_families import EXACT, distance
+from tests.parity.test_families import EXACT, distance, within
 
 Folder = Callable[[str], Path]
 CASES = (
@@ -30,7 +30,7 @@ CASES = (
     "gpt2",
 )
 CASES += ("gemma3-odd", "exaone4-1", "bamba-1", "gemma4-2", "mamba2-1", "nemotron_h-1", "falcon_h1-1")
-CASES += ("opt-1", "deepseek_v32-1")
+CASES += ("opt-1", "deepseek_v32-1", "kimi_linear-1")
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 EXTRA: list[dict[str, Any]] = [  # keys that configs have in other places, or that other families have
@@ -137,5 +137,6 @@ def test_each_key_is_that_of_transformers_or_refused(case: str, folder: Folder, 
         if theirs is None:
             assert found.config == plain.config, f"{change} is refused by transformers"
         else:
-            assert distance(logits, theirs) < EXACT, f"{change} is read otherwise"
+            bound = within(case) if case.startswith("kimi") else EXACT
+            assert distance(logits, theirs) < bound, f"{change} is read otherwise"
     assert read > 20

@@ -32,7 +32,7 @@ Folder = Callable[[str], Path]
 EXACT, RECURRENT = 1e-5, 1e-4
 SILU, GELU = 1e-4, 5e-3  # llama.cpp on log-probabilities: its GELU is a table of half-precision numbers
 HALVES = 4e-3  # the runtime keeps keys and values as halves (docs/runtime.md)
-WITHOUT_KERNELS = re.compile("(dsa|differential) attention has no kernel|embeddings of their own")
+WITHOUT_KERNELS = re.compile("(dsa|kda|differential) attention has no kernel|embeddings of their own")
 BOTH_WAYS = sorted(tiny.CASES)
 IN_GGUF = sorted(tiny.CASES.keys() - tiny.NOT_IN_GGUF)
 
@@ -415,3 +415,40 @@ def test_what_no_family_can_say_is_a_cutaway_folder(folder: Folder, tmp_path: Pa
     again = load.read(tmp_path / "ours")
     assert again.config == checkpoint.config
     assert torch.equal(tiny.ours(again), tiny.ours(checkpoint))
+
+
+def test_kimi_linear_as_its_makers_wrote_it(folder: Folder, tmp_path: Path) -> None:
+    """Layers counted from one under ``linear_attn_config``, and dense layers as ``mlp``, not as experts."""
+    from safetensors.torch import load_file, save_file
+
+    data = json.loads((folder("kimi_linear-3") / "config.json").read_text())
+    newer = (
+        "layer_types",
+        "mlp_layer_types",
+        "linear_head_dim",
+        "linear_num_heads",
+        "linear_conv_kernel_dim",
+    )
+    data = {key: value for key, value in data.items() if key not in newer}
+    older = {"kda_layers": [1, 2, 3, 4], "full_attn_layers": [5], "head_dim": 20, "num_heads": 2}
+    data |= {"linear_attn_config": older | {"short_conv_kernel_size": 4}, "first_k_dense_replace": 1}
+    data |= {"mla_use_nope": True, "moe_router_activation_func": "sigmoid", "num_nextn_predict_layers": 0}
+    weights = load_file(folder("kimi_linear-3") / "model.safetensors")
+    first = "model.layers.0.block_sparse_moe."
+    weights = {name.replace(first, "model.layers.0.mlp."): one for name, one in weights.items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    found = load.read(tmp_path)
+    assert found.config == load.read(folder("kimi_linear-3")).config
+    assert distance(tiny.ours(found), tiny.reopened(tmp_path)) < RECURRENT
+    swapped = {"kda_layers": [2, 3, 4, 5], "full_attn_layers": [1]}
+    for change in ({"kda_layers": [1, 2]}, {"twisted": 1}, swapped):
+        data["linear_attn_config"] = older | change
+        (tmp_path / "config.json").write_text(json.dumps(data))
+        if change is not swapped:
+            with pytest.raises(UserError, match="linear_attn_config"):
+                load.read(tmp_path)
+    data["num_key_value_heads"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="num_key_value_heads is 2"):
+        load.read(tmp_path)

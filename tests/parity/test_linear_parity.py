@@ -12,6 +12,7 @@ from cutaway.attention.common.visibility import Positions
 
 transformers = pytest.importorskip("transformers")
 
+from transformers.models.kimi_linear import modeling_kimi_linear as theirs_kimi  # noqa: E402
 from transformers.models.mamba2 import modeling_mamba2 as theirs_mamba2  # noqa: E402
 from transformers.models.qwen3_next import modeling_qwen3_next as theirs_qwen  # noqa: E402
 
@@ -46,6 +47,25 @@ def test_the_gated_delta_rule(form: str, judge: str) -> None:
     )
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     g, beta = (x.transpose(1, 2)[..., None] for x in (g, beta))
+    mine, memory = linear_recurrence.DELTA[form](q * 8**-0.5, k, v, beta, g, memory)
+    assert_close(mine, true.transpose(1, 2), **CLOSE)
+    assert_close(memory, after, **CLOSE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["recurrent", "chunked"])
+@pytest.mark.parametrize("judge", ["recurrent_kimi_delta_attention", "chunk_kimi_delta_attention"])
+def test_the_delta_rule_with_a_gate_a_channel(form: str, judge: str) -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 2, TOKENS, 4, 8).unbind()
+    v, beta = torch.randn(2, TOKENS, 4, 6), torch.rand(2, TOKENS, 4)
+    g, memory = -torch.rand(2, TOKENS, 4, 8) * 3, torch.randn(2, 4, 8, 6)
+    k = k / k.norm(dim=-1, keepdim=True)
+    true, after = _plain(getattr(theirs_kimi, judge))(
+        q, k, v, g, beta, initial_state=memory, output_final_state=True
+    )
+    q, k, v, g = (x.transpose(1, 2) for x in (q, k, v, g))
+    beta = beta.transpose(1, 2)[..., None]
     mine, memory = linear_recurrence.DELTA[form](q * 8**-0.5, k, v, beta, g, memory)
     assert_close(mine, true.transpose(1, 2), **CLOSE)
     assert_close(memory, after, **CLOSE)

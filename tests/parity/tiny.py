@@ -529,7 +529,23 @@ MORE |= {
         | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "mlp_layer_types": ["sparse", "dense"]},
     ),
 }
+KIMI = {name: size for name, size in LATENT.items() if name != "q_lora_rank"} | SPARSE
+KIMI |= {"linear_head_dim": 12, "linear_num_heads": 3, "num_local_experts": 4, "num_hidden_layers": 3}
+KIMI |= {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+MORE |= {
+    "kimi_linear": (
+        "KimiLinearConfig",
+        KIMI,
+        KIMI
+        | {"q_lora_rank": 20, "linear_conv_kernel_dim": 3, "mlp_layer_types": ["sparse", "dense", "sparse"]}
+        | {"num_local_experts": 8, "n_group": 4, "topk_group": 2, "n_shared_experts": 2},
+        KIMI
+        | {"num_hidden_layers": 5, "layer_types": None, "norm_topk_prob": False, "num_experts_per_tok": 1}
+        | {"linear_head_dim": 20, "linear_num_heads": 2, "rms_norm_eps": 1e-3, "routed_scaling_factor": 1.5},
+    ),
+}
 RECURRENT = {
+    "kimi_linear",
     "mamba2",
     "nemotron_h",
     "falcon_h1",

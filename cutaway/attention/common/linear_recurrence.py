@@ -201,13 +201,13 @@ def delta(
     k: Float[Tensor, "b h t k"],
     v: Float[Tensor, "b h t v"],
     beta: Float[Tensor, "b h t 1"],
-    log_a: Float[Tensor, "b h t 1"],
+    log_a: Float[Tensor, "b h t n"],
     positions: Positions,
     S: State | None,
 ) -> Read:
     """What each token reads, and S after the last. Taps ``S`` [b h k v], tells ``backend``.
 
-    k must have norm 1 or less, or S grows without bound.
+    A head has one gate, or one for each of its rows. k must have norm 1 or less, or S grows without bound.
     """
     q, k, log_a = _masked(q, k, log_a, positions)
     form, _ = choose(q.shape[2])
@@ -238,17 +238,12 @@ def delta_recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor
 
 def gated_linear_chunked(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, S: State) -> Read:
     """A chunk of tokens at a time."""
-    one_gate = log_a.shape[-1] == 1
     reads = []
-    for part in _parts(q.shape[2], CHUNK if one_gate else ROWS_CHUNK):
+    for part in _parts(q.shape[2], CHUNK if log_a.shape[-1] == 1 else ROWS_CHUNK):
         q_, k_, v_, log = q[:, :, part], k[:, :, part], v[:, :, part], log_a[:, :, part]
         pairs = between(log.transpose(-2, -1))  # [b h n c c]
         since, until = log.cumsum(-2).exp(), pairs[..., -1, :].transpose(-2, -1)  # [b h c n]
-        if one_gate:
-            scores = q_ @ k_.transpose(-2, -1) * pairs[:, :, 0]
-        else:
-            scores = torch.einsum("bhik,bhjk,bhkij->bhij", q_, k_, pairs)
-        reads.append((since * q_) @ S + scores @ v_)
+        reads.append((since * q_) @ S + _decayed(q_, k_, pairs) @ v_)
         S = since[:, :, -1, :, None] * S + (until * k_).transpose(-2, -1) @ v_
     return torch.cat(reads, dim=2), S
 
@@ -260,21 +255,30 @@ def delta_chunked(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor, 
     the tokens before it: a triangular system, solved for all tokens of the chunk at once (2406.06484).
     """
     reads = []
-    for part in _parts(q.shape[2], CHUNK):
+    for part in _parts(q.shape[2], CHUNK if log_a.shape[-1] == 1 else ROWS_CHUNK):
         q_, k_, v_, beta_ = q[:, :, part], k[:, :, part], v[:, :, part], beta[:, :, part]
         log = log_a[:, :, part]
-        pairs = between(log[..., 0])  # [b h c c]
-        since, until = log.cumsum(-2).exp(), pairs[..., -1, :, None]  # [b h c 1]
-        overlap = beta_ * (k_ @ k_.transpose(-2, -1)) * pairs
+        pairs = between(log.transpose(-2, -1))  # [b h n c c]
+        since, until = log.cumsum(-2).exp(), pairs[..., -1, :].transpose(-2, -1)  # [b h c n]
+        overlap = beta_ * _decayed(k_, k_, pairs)
         wrong = beta_ * (v_ - (since * k_) @ S)
         u = torch.linalg.solve_triangular(overlap, wrong, upper=False, unitriangular=True)
-        reads.append((since * q_) @ S + (q_ @ k_.transpose(-2, -1) * pairs) @ u)
+        reads.append((since * q_) @ S + _decayed(q_, k_, pairs) @ u)
         S = since[:, :, -1, :, None] * S + (until * k_).transpose(-2, -1) @ u
     return torch.cat(reads, dim=2), S
 
 
 GATED_LINEAR = {"recurrent": gated_linear_recurrent, "chunked": gated_linear_chunked}
 DELTA = {"recurrent": delta_recurrent, "chunked": delta_chunked}
+
+
+def _decayed(
+    q: Float[Tensor, "b h c k"], k: Float[Tensor, "b h c k"], pairs: Float[Tensor, "b h n c c"]
+) -> Float[Tensor, "b h c c"]:
+    """q k' of each pair of tokens, each row decayed by the gates between them, of which there may be one."""
+    if pairs.shape[2] == 1:
+        return q @ k.transpose(-2, -1) * pairs[:, :, 0]
+    return torch.einsum("bhik,bhjk,bhkij->bhij", q, k, pairs)
 
 
 def between(log_a: Float[Tensor, "... c"]) -> Float[Tensor, "... c c"]:
