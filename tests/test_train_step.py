@@ -16,6 +16,7 @@ from cutaway.errors import OperationalError
 from cutaway.layers.config import MLP as Config
 from cutaway.layers.config import MoE
 from cutaway.layers.mlp import MLP
+from cutaway.layers.norm import RMSNorm
 from cutaway.model.decoder import Decoder
 from cutaway.train import device, loss
 from cutaway.train.loop import Training
@@ -130,6 +131,23 @@ def test_a_gated_mlp_forgets_what_it_makes_again(edited: bool, monkeypatch: pyte
 
     (found, alive), (wanted, kept) = gradients(True), gradients(False)
     assert all(map(torch.equal, found, wanted)) and kept and alive is edited
+
+
+@pytest.mark.parametrize("learned", [("weight",), ()])
+def test_a_frozen_norm_has_the_trained_ones_gradient(learned: tuple[str, ...]) -> None:
+    norm = RMSNorm(24, 1e-5, learned).double()
+    if norm.weight is not None:
+        torch.nn.init.normal_(norm.weight)
+    x = torch.randn(3, 5, 24, dtype=torch.float64, requires_grad=True)
+    given, expected = (
+        torch.randn_like(x),
+        norm(x) if learned else x * (x.square().mean(-1, True) + 1e-5).rsqrt(),
+    )
+    (wanted,) = torch.autograd.grad((expected * given).sum(), x)
+    found = norm.requires_grad_(False)(x)
+    (grad,) = torch.autograd.grad((found * given).sum(), x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-12)
 
 
 # ---- one step of each optimizer ----------------------------------------------------------------------------

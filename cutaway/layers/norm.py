@@ -1,6 +1,7 @@
 """Norms: each token's vector is scaled to a fixed size before a block reads it."""
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,35 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         wide = widened(x)
+        if self._frozen and wide.requires_grad and torch.is_grad_enabled() and not watched("scale"):
+            return _FrozenRMSNorm.apply(wide, self.weight, self.eps).to(x.dtype)  # type: ignore[attr-defined]
         wide = wide * _inverse(wide.square().mean(-1, keepdim=True), self.eps)[0]
         return (wide if self.weight is None else wide * self.weight).to(x.dtype)
+
+    @property
+    def _frozen(self) -> bool:
+        return not (torch.compiler.is_compiling() or (self.weight is not None and self.weight.requires_grad))
+
+
+class _FrozenRMSNorm(torch.autograd.Function):
+    """y = w x r, r = 1 / sqrt(mean(x^2) + eps), and by dy: dx = r (w dy) - x r^3 mean(x w dy).
+
+    autograd goes over a row twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, inverse, weight)
+        out = x * inverse
+        return out if weight is None else out.mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, inverse, weight = ctx.saved_tensors
+        grad = grads[0] if weight is None else grads[0] * weight
+        along = (grad * x).mean(-1, keepdim=True)
+        return (grad * inverse).addcmul_(x, along * inverse**3, value=-1), None, None
 
 
 class LayerNorm(nn.Module):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from cutaway import native
 from cutaway.gguf import Packed
+from cutaway.layers.product import Pair, products
 from cutaway.layers.workers import workers
 from cutaway.native import runtime as kernels
 from cutaway.shapes import Float, Int
@@ -62,11 +63,13 @@ class PackedLinear(nn.Module):
         out = torch.from_numpy(made.reshape(*x.shape[:-1], rows))  # no view of torch's: it may be added to
         return out if self.bias is None else out + self.bias
 
-    def input_gradient(self, grad: Float[Tensor, "n out"]) -> Float[Tensor, "n in"]:
-        """The gradient of what it reads, by that of its product."""
-        out = grad.new_zeros(len(grad), self.packed.shape[1])
+    def input_gradient(self, grad: Float[Tensor, "n out"], *pairs: Pair) -> Float[Tensor, "n in"]:
+        """The gradient of what it reads, by that of its product, and a b of each pair, in one sum."""
+        out = None
         for here, weight in self.tiles():
-            out.addmm_(grad[:, here], weight.to(grad.dtype))
+            part = products((grad[:, here], weight.to(grad.dtype)), *(pairs if out is None else ()))
+            out = part if out is None else out.add_(part)
+        assert out is not None
         return out
 
     def _unpacked_product(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:

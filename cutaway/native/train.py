@@ -93,3 +93,34 @@ def back(problem: Heads, by: Workers) -> None:
 
 def _call(name: str, problem: Heads, by: Workers) -> None:
     function(name, POINTER, ctypes.c_int32, POINTER)(ctypes.byref(problem), by.threads, by.parallel)
+
+
+class Factors(ctypes.Structure):
+    """native/train/product.hpp's Factors."""
+
+    _fields_ = (
+        ("a", POINTER),
+        ("b", POINTER),
+        *((name, LONG) for name in ("a_row", "b_row", "b_column", "depth")),
+    )
+
+
+class Sum(ctypes.Structure):
+    """native/train/product.hpp's Sum."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ("of", "out", "scratch")),
+        *((name, LONG) for name in ("count", "rows", "columns", "out_row")),
+        ("adds", ctypes.c_int32),
+        ("spare", ctypes.c_int32),
+    )
+
+
+def product_scratch(rows: int, columns: int, blocks: int) -> int:
+    """Bytes of ``scratch`` for products of so many blocks of 32 numbers of depth; 0 without such tiles."""
+    return function("cutaway_product_scratch", LONG, LONG, LONG, result=LONG)(rows, columns, blocks)
+
+
+def product(sum: Sum, by: Workers) -> None:
+    """Fills ``out`` with the sum of the products; the caller vouches for every address."""
+    function("cutaway_product", POINTER, INT, POINTER)(ctypes.byref(sum), by.threads, by.parallel)

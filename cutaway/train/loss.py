@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from cutaway.layers.moe import Routing
 from cutaway.layers.norm import widened
+from cutaway.layers.product import product_type, products
 from cutaway.layers.workers import KERNELS, TYPES, workers
 from cutaway.native import train as native_loss
 from cutaway.shapes import Bool, Float, Int
@@ -112,7 +113,7 @@ class _Chunked(torch.autograd.Function):
         softcap: float | None,
         weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        grads = _Gradients(x, weight, _product_type(x), ctx.needs_input_grad[:2])
+        grads = _Gradients(x, weight, product_type(x), ctx.needs_input_grad[:2])
         loss = x.new_zeros((), dtype=torch.promote_types(weight.dtype, torch.float32))
         entropy = loss.clone()
         for start in range(0, len(x), chunk):
@@ -151,7 +152,7 @@ class _LogProbs(torch.autograd.Function):
         ctx.save_for_backward(x, weight, targets)
         # softcap tanh(logits / softcap) / T is a softcap of softcap / T on logits / T.
         cap = None if softcap is None else softcap / temperature
-        ctx.given = chunk, cap, temperature, _product_type(x)
+        ctx.given = chunk, cap, temperature, product_type(x)
         products = _Gradients(x, weight, ctx.given[3], (False, False), temperature)
         found = x.new_empty(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
         for start in range(0, len(x), chunk):
@@ -183,6 +184,7 @@ class _Gradients:
         temperature: float = 1.0,
     ) -> None:
         self.types, self.temperature = (x.dtype, weight.dtype), temperature
+        self.trains_head = weight.requires_grad
         self.rows, self.head = x.to(narrow), weight.to(narrow)  # once, and not for each product of each chunk
         self.x = torch.empty_like(self.rows) if wanted[0] else None
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -190,7 +192,8 @@ class _Gradients:
 
     def logits(self, here: slice) -> Tensor:
         with torch.autocast(self.rows.device.type, enabled=False):
-            logits = self.rows[here] @ self.head.T
+            rows = self.rows[here]
+            logits = rows @ self.head.T if self.trains_head else products((rows, self.head.T))
         return logits if self.temperature == 1 else logits.div_(self.temperature)
 
     def add(self, here: slice, grad: Tensor, row_weights: Tensor | None) -> None:
@@ -200,7 +203,10 @@ class _Gradients:
             grad /= self.temperature
         with torch.autocast(rows.device.type, enabled=False):
             if self.x is not None:
-                torch.mm(grad, self.head, out=self.x[here])
+                if self.trains_head:
+                    torch.mm(grad, self.head, out=self.x[here])
+                else:
+                    self.x[here] = products((grad, self.head))
                 if row_weights is not None:
                     self.x[here] *= row_weights[:, None]
             if self.weight is None:  # a frozen head
@@ -216,12 +222,6 @@ class _Gradients:
         found = zip((self.x, self.weight), self.types, strict=True)
         x, weight = (None if grad is None else grad.to(kind) for grad, kind in found)
         return x, weight
-
-
-def _product_type(x: Tensor) -> torch.dtype:
-    """What matrix products are computed in here."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _weighted(x: Tensor, weights: Tensor | None) -> Tensor:

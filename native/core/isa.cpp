@@ -56,6 +56,12 @@ bool has_tiles(uint64_t saved) {
 #endif
 }
 
+bool has_bf16_tiles() {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t bf16 = 1u << 22;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && has(d, bf16);
+}
+
 // Whose products of bfloat16 are slower than those of floats.
 bool is_intels() {
     uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -108,6 +114,15 @@ std::atomic<int32_t> in_use{-1};
 Isa best_isa() {
     static const Isa best = highest() == Isa::avx512_bf16 && is_intels() ? Isa::avx512 : highest();
     return best;
+}
+
+bool multiplies_bf16_tiles() {
+#if defined(CUTAWAY_TILES)
+    static const bool there = has_bf16_tiles();
+    return isa() == Isa::amx && there;
+#else
+    return false;
+#endif
 }
 
 bool prefetches_near() {

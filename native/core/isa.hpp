@@ -23,6 +23,9 @@ Isa isa();
 // Whether the processor multiplies and sums four bytes a lane in one instruction: AVX-512 VNNI, NEON dotprod.
 bool has_dot_products();
 
+// Whether the set in use has tiles of bfloat16 too.
+bool multiplies_bf16_tiles();
+
 // Whether weights that are read once are asked for near ahead, into the first cache. Measured: a Zen 3 decodes a tenth to a
 // quarter faster so, a Zen 4 slower; the two differ in AVX-512.
 bool prefetches_near();

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapters import Matrix, array, freeze, lora, matrices
+from cutaway.train.adapters.frozen import frozen
 from cutaway.weights.adapters import LowRank
 
 
@@ -67,11 +68,11 @@ class DoRALinear(lora.LoRALinear):
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if not self.enabled:
-            return self.base(x)
+            return frozen(self.base, x)
         factor = self.magnitude / self.norm()
         dropped = F.dropout(x, self.config.dropout, self.training)
         moved = F.linear(F.linear(dropped, self.a), self.b)
         bias = self.base.bias
-        plain = self.base(x) if bias is None else self.base(x) - bias
+        plain = frozen(self.base, x) if bias is None else frozen(self.base, x) - bias
         out = (factor * (plain + self.config.scale * moved)).to(plain.dtype)
         return out if bias is None else out + bias

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapters import Adapter, Matrix, array, freeze, matrices
+from cutaway.train.adapters.frozen import frozen
 from cutaway.train.adapters.lora import shape_of
 from cutaway.weights.adapters import Scaled
 
@@ -56,8 +57,8 @@ class ScaledLinear(Adapter):
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if not self.enabled:
-            return self.base(x)
+            return frozen(self.base, x)
         if self.side == "in":
-            return self.base(self.factors * x)
-        out = self.base(x)
+            return frozen(self.base, self.factors * x)
+        out = frozen(self.base, x)
         return self.factors.to(out.dtype) * out

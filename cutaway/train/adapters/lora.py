@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cutaway.bounds import Bounded, Count, Decay, Positive
-from cutaway.layers.packed import PackedLinear
+from cutaway.layers.product import product_type
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapters import MATRICES, Adapter, Matrix, array, freeze, matrices
+from cutaway.train.adapters.frozen import frozen, frozen_product, input_gradient
 from cutaway.weights.adapters import LowRank
 
 
@@ -67,17 +68,19 @@ class LoRALinear(Adapter):
 
     def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
         if not self.enabled:
-            return self.base(x)
+            return frozen(self.base, x)
         dropped = F.dropout(x, self.config.dropout, self.training)
         if torch.compiler.is_compiling():
-            return self.plain(x, dropped)
+            return frozen(self.base, x) + self._change(dropped)
         read = None if dropped is x else dropped
         return _Beside.apply(x, read, self.a, self.b, self.base, self.config.scale)  # type: ignore[return-value]
 
     def plain(self, x: Float[Tensor, "... in"], dropped: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        """The equation by torch's own operations: the reference implementation, and what is compiled."""
-        out = self.base(x)
-        return out + self.config.scale * F.linear(F.linear(dropped, self.a), self.b).to(out.dtype)
+        """The equation by torch's own operations: the reference implementation."""
+        return self.base(x) + self._change(dropped).to(product_type(x))
+
+    def _change(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        return self.config.scale * F.linear(F.linear(x, self.a), self.b)
 
 
 class _Beside(torch.autograd.Function):
@@ -91,18 +94,15 @@ class _Beside(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, read: Tensor | None, a: Tensor, b: Tensor, base: Matrix, scale: float
     ) -> Tensor:
-        out = base.product(x) if isinstance(base, PackedLinear) else F.linear(x, base.weight, base.bias)
-        flat, a, b = (
-            (x if read is None else read).flatten(0, -2).to(out.dtype),
-            a.to(out.dtype),
-            b.to(out.dtype),
-        )
+        kind = product_type(x)
+        rows = x.flatten(0, -2).to(kind)
+        flat, a, b = rows if read is None else read.flatten(0, -2).to(kind), a.to(kind), b.to(kind)
         with torch.autocast(x.device.type, enabled=False):
             reduced = flat @ a.T
-            out.view(-1, out.shape[-1]).addmm_(reduced, b.T, alpha=scale)
+            out = frozen_product(base, rows, (reduced, scale * b.T))
         ctx.save_for_backward(flat, a, b, reduced)
         ctx.given = base, scale, x.shape, read is None
-        return out
+        return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -111,9 +111,7 @@ class _Beside(torch.autograd.Function):
         grad, grad_x, grad_read = grads[0].flatten(0, -2), None, None
         narrow = (grad @ b).mul_(scale)
         if ctx.needs_input_grad[0]:
-            packed = isinstance(base, PackedLinear)
-            grad_x = base.input_gradient(grad) if packed else grad @ base.weight.to(grad.dtype)
-            grad_x = (grad_x.addmm_(narrow, a) if together else grad_x).view(shape)
+            grad_x = input_gradient(base, grad, *([(narrow, a)] if together else [])).view(shape)
         if not together:
             grad_read = (narrow @ a).view(shape)
         return grad_x, grad_read, narrow.T @ flat, (grad.T @ reduced).mul_(scale), None, None
