@@ -361,7 +361,7 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_table(
     text = (tmp_path / "a" / "report.md").read_text()
     assert "| linear |" in text and "Chance is 0.250" in text
     page = (tmp_path / "a" / "report.html").read_text()
-    assert "held-out accuracy by step" in page and "<script src=" not in page
+    assert "held-out accuracy by step" in page and "<td>linear</td>" in page and "<script src=" not in page
 
 
 def test_a_run_that_fails_is_reported(tmp_path: Path):

@@ -12,6 +12,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ from cutaway.store.files import write
 from cutaway.train.flops import per_token
 
 EXPERIMENT = "experiment.yaml"
+COMMAND = f"cutaway compare {EXPERIMENT}"
 LEVEL = 0.05
 LONGER = (1, 4, 16, 64)  # times the task's length, for growth with n
+COLORS = ("#4c78a8", "#e4572e", "#2ca02c", "#b279a2", "#d4a017", "#17becf", "#8c564b", "#e377c2")  # of arms
 SHOWN = 96  # tokens of the text on which arms' attention is shown
 
 
@@ -140,13 +143,8 @@ def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, 
     table = rows(experiment, results)
     looks = {result.arm.name: attention_on(experiment, result.runs[0]) for result in results}
     return {
-        "command": f"cutaway compare {EXPERIMENT}",
-        "versions": {
-            "cutaway": cutaway.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        },
+        "command": COMMAND,
+        "versions": _versions(),
         "hypothesis": experiment.hypothesis,
         "experiment": to_dict(experiment),
         "metric": experiment.task.metric,
@@ -183,6 +181,15 @@ def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, 
     }
 
 
+def _versions() -> dict[str, str]:
+    return {
+        "cutaway": cutaway.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
 def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
     """The table and the paragraph."""
     score = experiment.task.metric.replace("_", " ")
@@ -202,7 +209,8 @@ def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
             f"| {row.rate:g}{' (bound)' if row.bound else ''} | {row.parameters:,} "
             f"| {row.flops_per_token / 1e6:.2f} | {row.state_numbers:,.0f} | {row.tokens_per_second:,.0f} |"
         )
-    return "\n".join([*lines, "", paragraph(experiment, table), ""])
+    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
+    return "\n".join([*lines, "", paragraph(experiment, table), "", f"`{COMMAND}`: {versions}.", ""])
 
 
 def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> dict[str, Any]:
@@ -240,53 +248,77 @@ def attention_on(experiment: Experiment, run: Measured) -> dict[str, list[float]
 
 
 def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any], text: str) -> str:
-    """One file that needs no network: curves, sweeps, prices, where arms look, and the data of it all."""
-    import html
-
+    """One file that needs no network: the report, curves, sweeps, prices, where arms look, and the data."""
     import plotly.graph_objects as plotly
-    from plotly.colors import qualitative
-    from plotly.subplots import make_subplots
 
     metric = experiment.task.metric
-    titles = [
-        f"held-out {metric.replace('_', ' ')} by step",
-        "loss by learning rate",
-        "score by state numbers",
+    colors = {result.arm.name: COLORS[n % len(COLORS)] for n, result in enumerate(results)}
+    ends = {
+        result.arm.name: [
+            (rate, tried[experiment.steps].loss)
+            for rate, tried in sorted(result.tried.items())
+            if experiment.steps in tried
+        ]
+        for result in results
+    }
+    arms_found = found["arms"]
+    curves: list[tuple[str, str, str, dict[str, list[tuple[Any, float]]]]] = [
+        (
+            f"held-out {metric.replace('_', ' ')} by step",
+            "linear",
+            "linear",
+            {one.arm.name: _mean(one.runs, metric) for one in results},
+        ),
+        ("loss of the first seed by learning rate", "log", "linear", ends),
+        (
+            f"{metric.replace('_', ' ')} by numbers of state",
+            "log",
+            "linear",
+            {name: [(arm["state_numbers"], arm["score"])] for name, arm in arms_found.items()},
+        ),
+        (
+            "numbers of state by length",
+            "log",
+            "log",
+            {name: list(arm["state_by_length"].items()) for name, arm in arms_found.items()},
+        ),
     ]
-    titles += ["state numbers by length", "strongest induction head", "strongest previous-token head"]
-    figure = make_subplots(2, 3, subplot_titles=titles)
-    for n, (result, arm) in enumerate(zip(results, found["arms"].values(), strict=True)):
-        ends = sorted((rate, tried.get(experiment.steps)) for rate, tried in result.tried.items())
-        full = [(rate, run.loss) for rate, run in ends if run is not None]
-        lines = [_mean(result.runs, metric), full, [(arm["state_numbers"], arm["score"])]]
-        lines += [list(arm["state_by_length"].items())]
-        lines += [_mean(result.runs, name) for name in CURVES[-2:]]
-        for place, points in enumerate(lines):
-            color = qualitative.Plotly[n % len(qualitative.Plotly)]
+    for name in CURVES[-2:]:
+        own = {one.arm.name: _mean(one.runs, name) for one in results}
+        curves.append((f"strongest {name.replace('_', '-')} head by step", "linear", "linear", own))
+    made: list[tuple[str, str]] = []
+    for title, across, up, lines in curves:
+        if not any(lines.values()):
+            continue
+        figure = plotly.Figure()
+        for name, points in lines.items():
             x, y = [x for x, _ in points], [y for _, y in points]
-            name, group = result.arm.name, {"legendgroup": result.arm.name, "showlegend": not place}
-            line = plotly.Scatter(x=x, y=y, name=name, mode="lines+markers", marker_color=color, **group)
-            figure.add_trace(line, place // 3 + 1, place % 3 + 1)
-    figure.add_hline(experiment.task.chance, line_dash="dot", row=1, col=1)  # type: ignore[arg-type]
-    for row, column in ((1, 2), (1, 3), (2, 1)):
-        figure.update_xaxes(type="log", row=row, col=column)
-    figure.update_yaxes(type="log", row=2, col=1)
-    figure.update_layout(template="plotly_white", height=720)
-    plots = [figure.to_html(full_html=False, include_plotlyjs=True)]
-    if looks := found["attention"]:
-        maps = make_subplots(len(looks), 1, subplot_titles=list(looks))
-        for n, heads in enumerate(looks.values()):
-            image = plotly.Heatmap(z=list(heads.values()), y=list(heads), coloraxis="coloraxis")
-            maps.add_trace(image, n + 1, 1)
-        maps.update_layout(template="plotly_white", height=120 + 160 * len(looks))
-        maps.update_layout(title="Attention weights of the last scored token, by layer and head, on one text")
-        maps.update_yaxes(type="category")
-        plots.append(maps.to_html(full_html=False, include_plotlyjs=False))
-    title = text.partition("\n")[0].removeprefix("# ")
-    data = html.escape(json.dumps(found, indent=1))
-    body = f"{''.join(plots)}<pre>{html.escape(text)}</pre>"
-    body += f"<details><summary>The data of every plot</summary><pre>{data}</pre></details>"
-    return html_report.document(title, body)
+            figure.add_trace(
+                plotly.Scatter(x=x, y=y, name=name, mode="lines+markers", marker_color=colors[name])
+            )
+        if not made:
+            figure.add_hline(experiment.task.chance, line_dash="dot", line_color="#808080")  # type: ignore[arg-type]
+        figure.update_xaxes(type=across)
+        figure.update_yaxes(type=up)
+        made.append((title, html_report.plot(figure, script=not made, showlegend=False)))
+    looks = []
+    for name, heads in found["attention"].items():
+        image = plotly.Heatmap(z=list(heads.values()), y=list(heads), zmin=0, zmax=1, colorscale="Viridis")
+        figure = plotly.Figure(image)
+        figure.update_yaxes(type="category")
+        looks.append((name, html_report.plot(figure, script=False, height=80 + 22 * len(heads))))
+    legend = "".join(
+        f'<span style="color:{color}">\u25cf</span> {escape(name)} ' for name, color in colors.items()
+    )
+    title, _, rest = text.partition("\n")
+    body = html_report.rendered(rest) + f"<p>{legend}</p>" + html_report.plots(made)
+    if looks:
+        body += (
+            "<h2>Where each arm looks</h2><p>Attention weights of the last scored token by layer and head, "
+            f"on one text.</p>{html_report.plots(looks)}"
+        )
+    body += html_report.data(json.dumps(found, indent=1))
+    return html_report.document(title.removeprefix("# "), body)
 
 
 def _mean(runs: Sequence[Measured], name: str) -> list[tuple[int, float]]:

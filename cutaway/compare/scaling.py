@@ -372,8 +372,6 @@ def save(found: dict[str, Any], law: Law, folder: Path) -> str:
 
 def _page(found: dict[str, Any], law: Law, text: str) -> str:
     """Losses by compute, a line a size, and the law's curves through them."""
-    import html
-
     import plotly.graph_objects as plotly
     from plotly.colors import qualitative
 
@@ -390,12 +388,11 @@ def _page(found: dict[str, Any], law: Law, text: str) -> str:
         figure.add_trace(plotly.Scatter(x=compute, y=loss, mode="markers", showlegend=False, **look))
     figure.update_xaxes(type="log", title="compute (floating-point operations, 6 N D)")
     figure.update_yaxes(title="held-out loss (nats per token)")
-    figure.update_layout(template="plotly_white", height=560)
-    plot = figure.to_html(full_html=False, include_plotlyjs=True)
-    data = html.escape(json.dumps(found, indent=1))
-    body = f"{plot}<pre>{html.escape(text)}</pre>"
-    body += f"<details><summary>The data</summary><pre>{data}</pre></details>"
-    return html_report.document("Scaling laws", body)
+    plot = html_report.plot(figure, script=True, height=520, legend={"orientation": "h", "y": -0.2})
+    body = (
+        plot + html_report.rendered(text.partition("\n")[2]) + html_report.data(json.dumps(found, indent=1))
+    )
+    return html_report.document(text.partition("\n")[0].removeprefix("# "), body)
 
 
 def _with_interval(found: tuple[float, float, float]) -> dict[str, Any]:

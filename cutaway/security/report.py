@@ -35,7 +35,6 @@ tr{display:grid;grid-template-columns:6rem 1fr auto;padding:.35rem 0}td{padding:
 tr:first-child,.arms td:nth-child(3),.found td:first-child{display:none}
 .arms td:first-child,.found td:nth-child(2){grid-column:1/-1}
 .arms td:last-child::before{content:"n "}}"""
-QUIET = "rgba(128,128,128,0.35)"  # a plot's lines, on either background
 
 
 def document(model: str, findings: Sequence[Finding], *, seed: int, trials: int) -> dict[str, Any]:
@@ -230,16 +229,6 @@ def _plot(curves: Sequence[Curve], script: bool) -> str:
     for curve in curves:
         x, y = zip(*curve.points, strict=True)
         figure.add_trace(plotly.Scatter(x=x, y=y, name=curve.name, mode="lines+markers"))
-    axis = {"gridcolor": QUIET, "zerolinecolor": QUIET}
-    figure.update_layout(
-        template="none",
-        height=380,
-        font_color="#808080",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": -0.25},
-        margin={"l": 60, "r": 10, "t": 20, "b": 40},
-        xaxis={"title": curves[0].x, **axis},
-        yaxis={"title": curves[0].y, **axis},
-    )
-    return figure.to_html(full_html=False, include_plotlyjs=script, config={"responsive": True})
+    figure.update_xaxes(title=curves[0].x)
+    figure.update_yaxes(title=curves[0].y)
+    return html_report.plot(figure, script=script, height=380, legend={"orientation": "h", "y": -0.25})
