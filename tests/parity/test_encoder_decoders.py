@@ -6,6 +6,7 @@ import copy
 import json
 import random
 import re
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -187,6 +188,37 @@ def test_each_key_is_that_of_transformers_or_refused(name: str, tmp_path: Path) 
             load.read(model)
 
 
+def test_weights_that_repeat_the_table_or_are_left_out(tmp_path: Path) -> None:
+    """Copies of the shared table are read if they are copies; a missing bias of the logits is zero."""
+    from safetensors.torch import load_file, save_file
+
+    made("bart-1").save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights, expected = load_file(file), theirs(made("bart-1"))
+    table, bias = weights["model.shared.weight"], weights.pop("final_logits_bias")
+    copies = {f"model.{half}.embed_tokens.weight": table.clone() for half in ("encoder", "decoder")}
+    save_file(weights | copies, file, {"format": "pt"})
+    assert (ours(load.read(tmp_path)) - (expected - bias)).abs().max() < EXACT
+    save_file(weights | {"model.encoder.embed_tokens.weight": table.flip(0)}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"embed_tokens.weight' should repeat 'model.shared.weight'"):
+        load.read(tmp_path)
+    gone = "model.encoder.layers.0.fc1.bias"
+    save_file({name: one for name, one in weights.items() if name != gone}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"fc1.bias' is missing"):
+        load.read(tmp_path)
+
+
+def test_what_no_family_can_say_is_a_cutaway_folder(tmp_path: Path) -> None:
+    made("t5-1").save_pretrained(tmp_path / "theirs")
+    checkpoint = load.read(tmp_path / "theirs")
+    config = replace(checkpoint.config, decoder=replace(checkpoint.config.decoder, softcap=3.0))
+    written = save.write(tmp_path / "ours", replace(checkpoint, config=config))
+    assert written.format == "cutaway" and "softcap" in " ".join(written.notes)
+    again = load.read(tmp_path / "ours")
+    assert again.config == config
+    assert torch.equal(ours(again), 3 * torch.tanh(ours(checkpoint) / 3))
+
+
 # ---- text to text ------------------------------------------------------------------------------------------
 
 
@@ -260,6 +292,23 @@ def test_the_verb_writes_the_target_of_a_text(translator: Path, capsys: pytest.C
     assert cli.main(["info", str(translator)]) == 0
     card = capsys.readouterr().out
     assert "encoder-decoder, 2 and 2 layers of width 48" in card and "t5" in card
+    assert cli.main(["info", str(translator), "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["kv_cache_bytes_per_token"] == card["kv_cache_bytes_per_source_token"] == 2 * 2 * 36 * 4
+
+
+def test_a_context_is_held_to(tmp_path: Path) -> None:
+    """A source longer than the table of positions is refused; a target ends where the context does."""
+    made("bart-1").save_pretrained(tmp_path)
+    worded(tmp_path)
+    lm = cutaway.load(tmp_path, context=5)
+    found = lm.generate([4, 5, 6], ignore_eos=True)
+    assert len(found.ids) == 4 and found.finish_reason == "context"
+    with pytest.raises(UserError, match="65 ids long and the model reads at most 64"):
+        lm.generate([4] * 65)
+    for source, problem in (([VOCAB], "go from 0 to 95"), ([], "no tokens")):
+        with pytest.raises(UserError, match=problem):
+            lm.generate(source)
 
 
 OTHERS = """
