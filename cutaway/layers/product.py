@@ -20,7 +20,7 @@ from cutaway.shapes import Float
 Pair = tuple[Tensor, Tensor]  # a [n k] and b [k m], each pair with a k of its own
 BLOCK = 32  # numbers of depth that a tile multiplies at once
 LEAST = 1 << 16  # numbers of a matrix for which tiles pay
-TILES = KERNELS and native_product.product_scratch(1, 1, 1) > 0
+TILES = KERNELS and native_product.has_product()
 
 
 def products(*pairs: Pair) -> Float[Tensor, "n m"]:

@@ -116,6 +116,13 @@ class Sum(ctypes.Structure):
     )
 
 
+def has_product() -> bool:
+    """Whether core (one built earlier has no products) and processor multiply by tiles of bfloat16."""
+    with suppress(AttributeError):
+        return product_scratch(1, 1, 1) > 0
+    return False
+
+
 def product_scratch(rows: int, columns: int, blocks: int) -> int:
     """Bytes of ``scratch`` for products of so many blocks of 32 numbers of depth; 0 without such tiles."""
     return function("cutaway_product_scratch", LONG, LONG, LONG, result=LONG)(rows, columns, blocks)
