@@ -108,6 +108,7 @@ EITHER |= {
     "qwen3_5_moe",
     "qwen3_next",
 }
+EITHER_IN_GGUF |= {"granitemoehybrid", "nemotron_h", "qwen3_5", "qwen3_5_moe", "qwen3_next"}
 
 
 def test_every_family_reads_back_what_it_writes() -> None:
