@@ -20,7 +20,7 @@ from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.weights import load, quant, quant_search, quantize, save
+from cutaway.weights import load, quant, quant_search, quantize, rules, save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -42,6 +42,11 @@ def written(folder: Path, shape: str, mix: str) -> Path:
         heads=heads, kv_heads=kv_heads, key_size=size, position=rope.Config(size, base=500000.0)
     )
     config = Decoder(VOCAB, width, CONTEXT, (Block(attention, MLP(hidden)),) * layers, tied=tied)
+    return of_config(path, config, "llama", mix)
+
+
+def of_config(path: Path, config: Decoder, family: str, mix: str) -> Path:
+    """The file of a config in a mix."""
     generator = np.random.default_rng(0)
     floats = Tensors(
         {
@@ -50,12 +55,12 @@ def written(folder: Path, shape: str, mix: str) -> Path:
         }
     )
     source = load.read(cutaway.store.resolve("smollm2", pull=True))
-    bare = Checkpoint(config, floats, "llama", path, source.read_tokenizer, source.chat_template)
+    bare = Checkpoint(config, floats, family, path, source.read_tokenizer, source.chat_template)
     small = quantize.quantized(bare, mix)
 
     def entry(type: str, shape: tuple[int, ...]) -> Later:
         def make() -> Packed:
-            if len(shape) == 1:
+            if len(shape) < 2:
                 return quant.pack(np.ones(shape, np.float32), type)
             rows = generator.standard_normal((ROWS, shape[-1]), np.float32) * np.float32(shape[-1] ** -0.5)
             few = (quant_search if type in quant_search.FITTED else quant).pack(rows, type)
@@ -64,8 +69,14 @@ def written(folder: Path, shape: str, mix: str) -> Path:
         return Later(type, shape, make)
 
     kinds = {name: small.checkpoint.tensors.later(name) for name in config.weights()}
-    tensors = Tensors({name: entry(one.type, one.shape) for name, one in kinds.items()})
-    save.write(path, Checkpoint(config, tensors, "llama", path, bare.read_tokenizer, bare.chat_template))
+
+    def alike(one: Packed | Later) -> Packed | Later:
+        if isinstance(one, rules.Absorbed):
+            return rules.of_absorbed(alike(one.stored), one.shape[0] // one.stored.shape[1])
+        return entry(one.type, one.shape)
+
+    tensors = Tensors({name: alike(one) for name, one in kinds.items()})
+    save.write(path, Checkpoint(config, tensors, family, path, bare.read_tokenizer, bare.chat_template))
     return path
 
 
