@@ -508,6 +508,10 @@ MORE |= {
         | MUP
         | {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "projectors_bias": True, "head_dim": 20}
         | {"mamba_conv_bias": False, "tie_word_embeddings": True, "mamba_d_ssm": None, "mamba_n_heads": 8},
+        FALCON_H1
+        | MUP
+        | {"mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_n_groups": 3}
+        | {"tie_word_embeddings": True},
     ),
 }
 MORE |= {
@@ -566,11 +570,11 @@ MORE_IN_GGUF = re.findall(
     olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1 glm4_moe-3 gpt_oss-4 lfm2-1 lfm2_moe-1 lfm2_moe-4
     deepseek_v3-1 deepseek_v3-4 deepseek_v2-1 glm4_moe_lite-1 glm4_moe_lite-3
     ministral3-1 ministral3-3 mamba2-1 mamba2-3 granitemoehybrid-1
-    granitemoehybrid-2 falcon_h1-1 nemotron_h-3 nemotron_h-4
+    granitemoehybrid-2 falcon_h1-1 falcon_h1-4 nemotron_h-3 nemotron_h-4
     qwen3_next-4 qwen3_5-4 qwen3_5_moe-4
     """,
 )
-FOLDED = {"falcon_h1-1"}  # whose GGUF has another config, and the multipliers in its weights
+FOLDED = {"falcon_h1-1", "falcon_h1-4"}  # whose GGUF has another config, and the multipliers in its weights
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}
 NOT_IN_GGUF = {  # llama.cpp has no words for what they do, or does not open them
     *(UNOPENED - {"qwen2-head"}),  # which is written as the llama that it equals
