@@ -211,6 +211,9 @@ class Family:
     )
     # The same function in a config that GGUF can state, some of it in the weights.
     folded: Callable[[Any, Tensors], tuple[Any, Tensors]] | None = None
+    gguf_numbers: tuple[
+        str, ...
+    ] = ()  # keys that list a number of each layer, tensors ``blk.{n}.KEY`` in ``gguf``
     gguf_joined: tuple[Rule, ...] = ()  # of a GGUF file whose keys and values of latents are in one matrix
     hf_mxfp4: tuple[Rule, ...] = ()  # in a folder whose experts are packed as MXFP4 (weights/mxfp4.py)
     also_ignored: Callable[[Any], tuple[str, ...]] | None = None  # in a folder of such a model

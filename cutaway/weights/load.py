@@ -20,7 +20,7 @@ from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
 from cutaway.native import mapped_files
-from cutaway.weights import families, mxfp4, rules, safetensors
+from cutaway.weights import families, mxfp4, quant, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
@@ -134,7 +134,8 @@ def _gguf(path: Path) -> Checkpoint:
     config = family.read(fields)
     joined = family.gguf_joined and "blk.0.attn_kv_b.weight" in file.tensors
     names = family.gguf_joined if joined else family.gguf
-    tensors = rules.load(names, config, file.tensors, family.ignored_gguf, path)
+    numbers = _numbers(family, config, Fields(file.metadata, path))
+    tensors = rules.load(names, config, file.tensors | numbers, family.ignored_gguf, path)
     has_words = "tokenizer.ggml.tokens" in file.metadata
     return Checkpoint(
         config,
@@ -146,6 +147,20 @@ def _gguf(path: Path) -> Checkpoint:
         _sampling(Fields(file.metadata, path, "general.sampling."), 0),
         file.metadata,
     )
+
+
+def _numbers(family: Family, config: Model, fields: Fields) -> dict[str, Packed]:
+    """The weights of a GGUF file that its metadata list, a number for each layer."""
+    found: dict[str, Packed] = {}
+    shapes = {each.theirs: each.how.shape(each.place) for each in rules.bind(family.gguf, config)}
+    for key in family.gguf_numbers:
+        listed = fields.get(key)
+        if not isinstance(listed, np.ndarray) or listed.shape != (len(config.blocks),):
+            raise fields.refusal(key, f"should list a number for each of {len(config.blocks)} layers")
+        for n, number in enumerate(listed.astype(np.float32)):
+            name = f"blk.{n}.{key}"
+            found[name] = quant.pack(np.full(shapes[name], number, np.float32), "F32")
+    return found
 
 
 def _tokenizer_in(path: Path) -> Tokenizer:

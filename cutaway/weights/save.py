@@ -304,6 +304,11 @@ def _write_gguf(
     metadata = {"general.architecture": architecture, **_general(checkpoint, types, file_type)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
     metadata |= _words(checkpoint, notes)
+    for key in family.gguf_numbers:
+        listed = [quant.unpack(entries[f"blk.{n}.{key}"]).reshape(()) for n in range(len(config.blocks))]
+        metadata[key] = np.array(listed, np.float32)
+    in_words = {f"blk.{n}.{key}" for n in range(len(config.blocks)) for key in family.gguf_numbers}
+    entries = Tensors({name: entries.later(name) for name in entries if name not in in_words})
     gguf.write(target, metadata, _counted(entries, target, progress), force=force)
     nbytes = target.stat().st_size
     return Saved(target, "gguf", family.name, types, nbytes, counted(notes))

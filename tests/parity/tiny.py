@@ -571,6 +571,7 @@ MORE_IN_GGUF = re.findall(
     deepseek_v3-1 deepseek_v3-4 deepseek_v2-1 glm4_moe_lite-1 glm4_moe_lite-3
     ministral3-1 ministral3-3 mamba2-1 mamba2-3 granitemoehybrid-1
     granitemoehybrid-2 falcon_h1-1 falcon_h1-4 nemotron_h-3 nemotron_h-4
+    apertus-1 apertus-3
     qwen3_next-4 qwen3_5-4 qwen3_5_moe-4
     """,
 )

@@ -6,6 +6,8 @@ from cutaway.weights.family import Field, replaced, words
 from cutaway.weights.rules import Rule, same
 
 WORDS = {"xielu": "xielu"}
+NUMBERS = ("alpha_p", "alpha_n", "beta", "eps")  # of each layer's activation
+
 
 FAMILY = llama.FAMILY.but(
     "apertus",
@@ -18,10 +20,17 @@ FAMILY = llama.FAMILY.but(
         ),
         *(
             Rule(f"model.layers.{{n}}.mlp.act_fn.{name}", f"blocks.{{n}}.mlp.activation.{name}", same)
-            for name in ("alpha_p", "alpha_n", "beta", "eps")
+            for name in NUMBERS
         ),
     ),
-    gguf=(),
+    gguf=(
+        *common.GGUF_EMBEDDINGS,
+        *common.GGUF_NORMS,
+        *common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT, *common.GGUF_MLP[1:]),
+        *common.GGUF_QK_NORM,
+        *(Rule(f"blk.{{n}}.xielu.{name}", f"blocks.{{n}}.mlp.activation.{name}", same) for name in NUMBERS),
+    ),
+    gguf_numbers=tuple(f"xielu.{name}" for name in NUMBERS),
     rows=(
         *replaced(
             common.turning(common.SIZES, required=True),
@@ -32,4 +41,5 @@ FAMILY = llama.FAMILY.but(
     ),
     defaults={"context": 65536, "eps": 1e-5, "activation": "xielu", "rope_base": 1.2e7},
     fixed={"qk_norm": True, "gated": False},
+    gguf_fixed={"activation": "xielu"},
 )
