@@ -24,7 +24,7 @@ from cutaway.runtime import packing
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import common, families, load, quant, quant_search, quantize, rules, safetensors, save
 from cutaway.weights.build import decoder
-from cutaway.weights.families import gemma4
+from cutaway.weights.families import gemma4, granitemoehybrid, qwen3_5
 from tests import llama_cpp
 from tests.parity import tiny
 
@@ -287,6 +287,21 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
         UserError, match="value_length is 48: a cached value other than the latent is not supported"
     ):
         load.read(tmp_path / "wrong.gguf")
+
+
+def test_what_llama_cpp_asserts_of_recurrences_is_refused_first(folder: Folder) -> None:
+    """It ends the process at a Mamba 2 of another width, and deals sections of pairs out in turn."""
+    known = granitemoehybrid.settings(load.read(folder("granitemoehybrid-1")).config)
+    granitemoehybrid.Mixers().write(known, gguf=True)
+    with pytest.raises(UserError, match="not twice as wide as the model is not supported in GGUF"):
+        granitemoehybrid.Mixers().write(known | {"mamba_size": 2 * known["mamba_size"]}, gguf=True)
+    for pairs, sections in (4, [2, 1, 1, 0]), (32, [11, 11, 10, 0]):
+        words = qwen3_5.Rope(part=0.25).write({"rope": rope.Config(2 * pairs)}, gguf=True)
+        assert words["rope.dimension_sections"].tolist() == sections
+    mixer = load.read(folder("qwen3_5-4")).config.blocks[0].attention
+    packed = gguf.Packed("Q4_K", (4, 256), np.zeros((4, 144), np.uint8))
+    with pytest.raises(UserError, match="columns of Q4_K cannot be reordered, because heads of 16 share its"):
+        qwen3_5.tiled_columns.save((packed,), rules.Place(((4, 256),), mixer))
 
 
 def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:
