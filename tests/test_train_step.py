@@ -113,21 +113,26 @@ def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("edited", [False, True])
-def test_a_gated_mlp_forgets_what_it_makes_again(edited: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients to the bit, and the input of ``down`` is gone once it was read, unless an edit made it."""
+@pytest.mark.parametrize("autocast", [False, True])
+def test_an_mlp_makes_again_what_it_does_not_hold(
+    edited: bool, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients to the bit, under dropout too; the input of ``down`` is gone, unless an edit made it."""
     monkeypatch.setattr("cutaway.layers.mlp.tap", lambda _, hidden: hidden * 3 if edited else hidden)
 
-    def gradients(forgets: bool) -> tuple[list[torch.Tensor], bool]:
+    def gradients(recomputes: bool) -> tuple[list[torch.Tensor], bool]:
         torch.manual_seed(0)
-        mlp = MLP(Config(24), 8)
-        mlp.forgets = forgets
+        mlp, norm = MLP(Config(24), 8), RMSNorm(8, 1e-5).requires_grad_(False)
+        mlp.recomputes = recomputes
+        mlp.up.register_forward_hook(lambda _, given, out: torch.nn.functional.dropout(out, 0.5))
         held: list[weakref.ref[torch.Tensor]] = []
         mlp.down.register_forward_pre_hook(lambda _, given: held.append(weakref.ref(given[0])))
         x = torch.randn(2, 5, 8, requires_grad=True)
-        out = mlp(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = mlp(x, norm)
         alive = held[0]() is not None
-        grads = torch.autograd.grad(out.square().sum(), [x, *mlp.parameters()])
-        return [*grads], alive
+        grads = torch.autograd.grad(out.float().square().sum(), [x, *mlp.parameters()])
+        return [*grads, torch.rand(3)], alive
 
     (found, alive), (wanted, kept) = gradients(True), gradients(False)
     assert all(map(torch.equal, found, wanted)) and kept and alive is edited

@@ -1,8 +1,6 @@
 """The MLP of a block: it works on each token alone, neuron by neuron."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +8,7 @@ from torch.nn import functional as F
 
 from cutaway.hooks import tap
 from cutaway.layers.config import MLP as Config
+from cutaway.layers.recompute import Recomputed
 from cutaway.shapes import Float
 
 
@@ -46,9 +45,9 @@ ACTIVATIONS = {
 class MLP(nn.Module):
     """down(act(up x)), or gated down(act(gate x) * up x) (2002.05202), up and gate clamped where limited.
 
-    Taps ``hidden`` [... f]: each neuron's activation, the input of ``down``. Where it is gated and
-    ``forgets``, as beside an adapter, training holds two numbers a neuron and token in place of four: the
-    rest is made again.
+    Taps ``hidden`` [... f]: each neuron's activation, the input of ``down``. Where it ``recomputes``, as
+    beside an adapter, training on a CPU does not hold it, nor gate, up and the normed x: the backward pass
+    makes them again from x, at the cost of two products. ``norm`` is what x passes first, frozen then.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -56,39 +55,38 @@ class MLP(nn.Module):
         self.activation = XIELU() if config.activation == "xielu" else ACTIVATIONS[config.activation]
         self.limit = config.limit
         self.gate_scale, self.out_scale = config.gate_scale, config.out_scale
-        self.forgets = False
+        self.recomputes = False
         self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, config.bias)
         self.down = nn.Linear(config.hidden, width, config.bias)
 
-    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        out = self._out(x)
+    def forward(
+        self, x: Float[Tensor, "... d"], norm: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "... d"]:
+        out = self._out(x, norm or _same)
         return out if self.out_scale == 1.0 else out * self.out_scale
 
-    def _out(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    def _out(self, x: Float[Tensor, "... d"], norm: Callable[[Tensor], Tensor]) -> Float[Tensor, "... d"]:
+        makes_again = self.recomputes and x.requires_grad and torch.is_grad_enabled()
+        if not makes_again or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.down(tap("hidden", self._hidden(norm(x))))
+        inside = [
+            p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("down.")
+        ]
+        remade = Recomputed(lambda x: self._hidden(norm(x)), x)
+        hidden = remade.value(inside)
+        with remade.forgotten(hidden):
+            return self.down(tap("hidden", hidden))
+
+    def _hidden(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
         if self.gate is None:
-            return self.down(tap("hidden", self.activation(self.up(x))))
+            return self.activation(self.up(x))
         gate, up = self.gate(x), self.up(x)
         gate = gate if self.gate_scale == 1.0 else gate * self.gate_scale
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
-        active = self.activation(gate)
-        with self._forgotten(active, lambda: self.activation(gate)):
-            hidden = active * up
-        with self._forgotten(hidden, lambda: self.activation(gate) * up):
-            return self.down(tap("hidden", hidden))
+        return self.activation(gate) * up
 
-    def _forgotten(self, x: Tensor, again: Callable[[], Tensor]) -> AbstractContextManager[None]:
-        """What is computed inside does not hold x for the backward pass, which makes it ``again``."""
-        if not (self.forgets and x.requires_grad) or torch.compiler.is_compiling():
-            return nullcontext()
-        address = x.untyped_storage().data_ptr()
 
-        def pack(kept: Tensor) -> Any:
-            same = kept.untyped_storage().data_ptr() == address
-            return (kept.shape, kept.stride(), kept.storage_offset()) if same else kept
-
-        def unpack(kept: Any) -> Tensor:
-            return kept if isinstance(kept, Tensor) else again().as_strided(*kept)
-
-        return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+def _same(x: Tensor) -> Tensor:
+    return x

@@ -67,11 +67,11 @@ class Block(nn.Module):
         if self.mlp is None:
             return tap("out", middle), None
         read = {None: middle, "own": x, "shared": read}[self.parallel]
-        normed, routing = _cast_once(self.mlp_norm(read)), None
+        routing = None
         if isinstance(self.mlp, MoE):
-            output, routing = self.mlp(normed, positions.pos)
+            output, routing = self.mlp(_cast_once(self.mlp_norm(read)), positions.pos)
         else:
-            output = self.mlp(normed)
+            output = self.mlp(read, self._mlp_normed)
         out = middle + self._scaled(self.mlp_post_norm(output))
         if self.per_layer is not None:
             out = self.per_layer(out, own)
@@ -92,6 +92,9 @@ class Block(nn.Module):
         (a_in, b_in), (a_out, b_out) = self.shares.inputs, self.shares.outputs
         attended = self.attention(x * a_in, positions, rotation, in_order, states[0])
         return attended * a_out + self.beside(x * b_in, positions, None, in_order, states[1]) * b_out
+
+    def _mlp_normed(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        return _cast_once(self.mlp_norm(x))
 
     def _scaled(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         return x if self.residual == 1.0 else x * self.residual

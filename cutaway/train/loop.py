@@ -418,7 +418,7 @@ def _checkpoint_activations(model: Decoder) -> None:
         block.forward = partial(recomputed, block.forward, use_reentrant=False)
         for module in block.modules():
             if isinstance(module, MLP):
-                module.forgets = False  # all of it is made again
+                module.recomputes = False  # all of it is made again
 
 
 def _compile(
