@@ -12,10 +12,11 @@ from cutaway.commands.console import model_path, print_json, size
 from cutaway.commands.options import Json
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import escaped
-from cutaway.model.config import Decoder, EncoderDecoder, Model
+from cutaway.model.config import Decoder, EncoderDecoder, Model, kind_of
 from cutaway.weights import load
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quantize import MIXES
+from cutaway.weights.rules import Absorbed, made
 from cutaway.weights.save import FILE_TYPES
 
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
@@ -45,7 +46,8 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     config, shapes = checkpoint.config, checkpoint.config.weights()
     types, stored = Counter[str](), 0
     for weight in shapes:
-        packed = checkpoint.tensors[weight]
+        entry = checkpoint.tensors.later(weight)
+        packed = made(entry.stored) if isinstance(entry, Absorbed) else checkpoint.tensors[weight]
         types[packed.type] += math.prod(shapes[weight])
         stored += packed.data.nbytes
     named = store.NAMES.get(name)
@@ -59,6 +61,7 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         "width": config.width,
         "query_heads": getattr(attention, "heads", None),
         "kv_heads": getattr(attention, "groups", None),
+        "latent": attention.latent + attention.rope_dim if kind_of(attention) == "mla" else None,
         "head_dim": getattr(attention, "key_size", None),
         "mlp_width": getattr(config.blocks[0].mlp, "hidden", None),
         "vocabulary": config.vocab,
@@ -129,6 +132,8 @@ def _layers(card: dict[str, Any]) -> str:
 def _lines(card: dict[str, Any]) -> dict[str, str]:
     whole = card["parameters"]
     heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads of {card['head_dim']}"
+    if card["latent"]:
+        heads = f", {card['query_heads']} heads of {card['head_dim']} over latents of {card['latent']}"
     types = ", ".join(f"{type} {100 * n / whole:.1f}%" for type, n in card["weight_types"].items())
     tokenizer = f"{card['tokenizer']}, {card['tokens']:,} tokens" if card["tokenizer"] else "none"
     lines = {

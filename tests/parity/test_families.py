@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from cutaway import gguf, native
 from cutaway.attention import mla
+from cutaway.commands import info
 from cutaway.errors import UserError
 from cutaway.layers.config import MoE, Norm, Router
 from cutaway.model.config import Block, Decoder
@@ -280,6 +281,9 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
         RuntimeEngine(config, each.tensors).logits(tiny.IDS[0].tolist()) for each in (small, again)
     )
     assert np.array_equal(first, second)
+    card = info.card("latents", tmp_path / "model.gguf", again)
+    assert (card["latent"], card["kv_cache_bytes_per_token"]) == (80, 160)
+    assert card["weight_bytes"] < (tmp_path / "model.gguf").stat().st_size
     wrong = gguf.read(tmp_path / "model.gguf")
     words = {**wrong.metadata, "deepseek2.attention.value_length": 48}
     gguf.write(tmp_path / "wrong.gguf", words, wrong.tensors)
