@@ -769,7 +769,7 @@ class Step {
             while (begin < end) {
                 const int64_t head = begin / panels, last = std::min(end, (head + 1) * panels);
                 Matrix matrix = first;
-                matrix.panels += (head & ~1) * bytes;
+                matrix.panels += head * bytes;
                 const auto from = static_cast<int>(begin - head * panels), to = static_cast<int>(last - head * panels);
                 cutaway::multiply(matrix, vectors_of(first, static_cast<int>(head)), tokens_, from, to,
                                   out + head * head_stride + from * kPanel, stride, own ? worker.path : nullptr);
