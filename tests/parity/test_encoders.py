@@ -144,6 +144,20 @@ def test_a_key_that_is_not_understood_is_refused(saved: Path, tmp_path: Path) ->
             load.read(tmp_path)
 
 
+@pytest.mark.parametrize("every", [2, 3])
+def test_modernberts_layers_without_their_list(every: int, tmp_path: Path) -> None:
+    """Older configs say how many layers there are to one that sees all tokens, which is the first."""
+    made("modernbert-1").save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    del data["layer_types"]
+    (tmp_path / "config.json").write_text(json.dumps(data | {"global_attn_every_n_layers": every}))
+    opened = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    checkpoint = load.read(tmp_path)
+    far = [block.attention.reach is None for block in checkpoint.config.blocks]
+    assert far == [n % every == 0 for n in range(3)]
+    assert (ours(checkpoint) - theirs(opened)).abs().max() < EXACT
+
+
 def embedded(lm: cutaway.LanguageModel) -> np.ndarray:
     return lm.embed([IDS[0].tolist(), IDS[1, :9].tolist()])
 

@@ -471,3 +471,11 @@ def test_kimi_linear_as_its_makers_wrote_it(folder: Folder, tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="num_key_value_heads is 2"):
         load.read(tmp_path)
+
+
+def test_biases_of_experts_are_refused_by_their_key(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder("nemotron_h-1"), tmp_path / "model")
+    data = json.loads((folder("nemotron_h-1") / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(data | {"mlp_bias": True}))
+    with pytest.raises(UserError, match="mlp_bias is true: biases of experts are not supported"):
+        load.read(tmp_path / "model")
