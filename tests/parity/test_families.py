@@ -456,9 +456,12 @@ def test_kimi_linear_as_its_makers_wrote_it(folder: Folder, tmp_path: Path) -> N
     first = "model.layers.0.block_sparse_moe."
     weights = {name.replace(first, "model.layers.0.mlp."): one for name, one in weights.items()}
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    sizes = {"linear_head_dim": 20, "linear_num_heads": 2}  # every fifth layer reads all, without a list
+    for each in (data, {key: one for key, one in data.items() if key != "linear_attn_config"} | sizes):
+        (tmp_path / "config.json").write_text(json.dumps(each))
+        assert load.read(tmp_path).config == load.read(folder("kimi_linear-3")).config
     (tmp_path / "config.json").write_text(json.dumps(data))
     found = load.read(tmp_path)
-    assert found.config == load.read(folder("kimi_linear-3")).config
     assert distance(tiny.ours(found), tiny.reopened(tmp_path)) < RECURRENT
     swapped = {"kda_layers": [2, 3, 4, 5], "full_attn_layers": [1]}
     for change in ({"kda_layers": [1, 2]}, {"twisted": 1}, swapped):
