@@ -189,5 +189,5 @@ def _small(held: Mapping[str, Any]) -> dict[str, Any]:
         out[name] = tuple(_RULES[kind](**values) for kind, values in held[name])
     out["added"] = tuple(AddedToken(**token) for token in held["added"])
     out["lead"] = Lead(held["lead"])
-    out["eot"] = tuple(held["eot"])
+    out["eot"], out["openers"] = tuple(held["eot"]), tuple(held["openers"])
     return out

@@ -33,6 +33,9 @@ class TokenizerSpec:
 
     WordPiece: `continues` precedes a token that goes on, a word over `longest` characters is unknown.
 
+    `beyond` are ids of texts that no piece covers (Marian's target), `openers` the control tokens that a text
+    may name at its beginning, as it names a language.
+
     `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off the front,
     `words` how tokens that are words are joined, `surface` how the unknown token reads when it is not its own
     text. With `verbatim`, added tokens decode to their own text (llama.cpp), else by the rules of all tokens
@@ -53,6 +56,8 @@ class TokenizerSpec:
     pieces: Mapping[str, float] | None = None
     worst: float | None = None
     single: bool = False
+    beyond: Mapping[str, int] | None = None
+    openers: tuple[int, ...] = ()
     continues: str = CONTINUES
     longest: int = LONGEST_WORD
     unused: frozenset[int] = frozenset()

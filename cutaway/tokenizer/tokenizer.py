@@ -353,6 +353,9 @@ class Tokenizer:
         if special == "forbid":
             Finder({token.text: token for token in self.spec.added if token.special}).refuse(text)
         encoder = self._encoder(self._control)
+        for id in self.spec.openers:
+            if text.startswith(opener := self.spec.tokens[id] or ""):
+                return encoder, [id, *encoder.raw.split(text[len(opener) :])]
         return encoder, encoder.raw.split(text)
 
     def _encoder(self, never: frozenset[int]) -> _Encoder:
@@ -482,9 +485,8 @@ def _unigram(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -
     from cutaway.tokenizer.unigram import Unigram
 
     pieces = {text: score for text, score in (spec.pieces or {}).items() if text not in hidden}
-    return Unigram(
-        pieces, ids, worst=spec.worst, unknown=spec.unknown, fallback=spec.fallback, single=spec.single
-    )
+    rules: dict[str, Any] = {name: getattr(spec, name) for name in ("worst", "unknown", "fallback", "single")}
+    return Unigram(pieces, ids, beyond=spec.beyond, **rules)
 
 
 def _bpe(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> BPE:

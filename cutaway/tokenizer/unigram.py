@@ -34,7 +34,7 @@ class Unigram:
     `pieces` are those that text can come to, `ids` every token's id, `worst` the score that PENALTY is
     counted from. With `single`, sums are rounded to 32 bits as SentencePiece's are, else they have 64 as in
     `tokenizers`: of nearly equal cuts each takes its own. `fallback`: an unknown character becomes its byte
-    tokens if all of them are there, else `unknown`.
+    tokens if all of them are there, else `unknown`; a run of them that is in `beyond` is that id.
     """
 
     def __init__(
@@ -46,8 +46,10 @@ class Unigram:
         unknown: int | None = None,
         fallback: bool = False,
         single: bool = False,
+        beyond: Mapping[str, int] | None = None,
     ) -> None:
         self.pieces = pieces
+        self.beyond = beyond or {}
         self.ids = ids
         self.unknown = unknown
         self.unknown_score = (min(pieces.values(), default=0.0) if worst is None else worst) - PENALTY
@@ -107,7 +109,8 @@ class Unigram:
             return []
         if self.byte_ids and (spelt := in_bytes(text, self.byte_ids)) is not None:
             return spelt
-        return [] if self.unknown is None else [self.unknown]
+        id = self.beyond.get(text, self.unknown)
+        return [] if id is None else [id]
 
 
 def _sizes(pieces: Mapping[str, float]) -> dict[str, list[int]]:

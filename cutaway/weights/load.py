@@ -311,9 +311,8 @@ def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
     target = (
         _target(folder, fields, checkpoint.config) if isinstance(checkpoint.config, EncoderDecoder) else None
     )
-    has_words = any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-    )
+    words = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "source.spm")
+    has_words = any((folder / name).is_file() for name in words)
     return replace(
         checkpoint,
         read_tokenizer=(lambda: _tokenizer_in(folder)) if has_words else None,

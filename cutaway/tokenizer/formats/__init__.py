@@ -11,7 +11,7 @@ from cutaway.store.files import write as write_whole
 from cutaway.tokenizer.spec import TokenizerSpec
 
 KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
-PARTS = (".json", ".model", ".txt", ".jinja", ".gguf")  # what a folder's tokenizer can be spread over
+PARTS = (".json", ".model", ".spm", ".txt", ".jinja", ".gguf")  # what a folder's tokenizer can be spread over
 WRITERS = {
     ".json": "hf_json_write",
     ".model": "spm_model",
@@ -114,10 +114,16 @@ def _read_folder(folder: Path) -> TokenizerSpec:
         return hugging_face.completed(spm_model.read(contents(path), path.name), folder)
     if (folder / "vocab.txt").is_file():
         return hugging_face.wordpiece(folder)
+    if (folder / "source.spm").is_file():
+        from cutaway.tokenizer.formats import marian
+
+        return marian.read(folder)
     files = sorted(folder.glob("*.gguf"))
     if len(files) == 1:
         return read(files[0])
-    raise UserError(f"{folder} holds no tokenizer.json, tokenizer.model or vocab.txt: give {KNOWN}")
+    raise UserError(
+        f"{folder} holds no tokenizer.json, tokenizer.model, vocab.txt or source.spm: give {KNOWN}"
+    )
 
 
 def _read_json(data: bytes, name: str) -> TokenizerSpec:

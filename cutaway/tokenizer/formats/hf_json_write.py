@@ -27,6 +27,8 @@ def write(spec: TokenizerSpec) -> dict[str, Any]:
     """The spec as the object of a tokenizer.json. Raises UserError for what the format cannot say."""
     if spec.unused:
         raise UserError("tokenizer.json cannot say that a token is unused, as this vocabulary does")
+    if spec.beyond is not None:
+        raise UserError("tokenizer.json cannot say what Marian's two SentencePiece files do: keep those")
     model = {"BPE": _write_bpe, "Unigram": _write_unigram}.get(spec.model, _write_words)(spec)
     normalizer, pretokenizer = _write_rules(spec), _write_steps(spec)
     return {
