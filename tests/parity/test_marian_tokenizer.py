@@ -19,7 +19,7 @@ from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 
 SOURCE = [
-    "The old lamp stands by the harbour.",
+    "The old lamp hangs by the harbour.",
     "She reads a letter, and smiles.",
     "Boats come at dawn & leave.",
 ]
