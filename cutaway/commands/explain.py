@@ -310,8 +310,10 @@ def model_name(source: str) -> str:
 
 
 def _load(source: str) -> LanguageModel:
+    from cutaway.model.config import EncoderDecoder
+
     lm = cutaway.load(model_path(source), engine="definition")
-    if lm.is_encoder_decoder:
+    if isinstance(lm.config, EncoderDecoder):
         raise UserError(f"{source} is an encoder-decoder: only a decoder or an encoder is explained")
     return lm
 

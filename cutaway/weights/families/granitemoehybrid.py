@@ -96,6 +96,8 @@ class InGGUF(Row):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if not gguf:
             return {}
+        if "mamba_heads" not in known:
+            raise UserError("without Mamba layers it is of another architecture in GGUF")
         if not known["conv_bias"]:
             raise UserError("a convolution without a bias is not supported in GGUF")
         return {

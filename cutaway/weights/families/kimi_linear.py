@@ -145,7 +145,7 @@ class SharedExperts(Row):
         return {"shared": counts.pop() * known["expert_hidden"]}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {"num_shared_experts": known["shared"] // known["expert_hidden"]}
+        return {"num_shared_experts": known["shared"] // known["expert_hidden"]} if "shared" in known else {}
 
 
 def decoder(known: Settings) -> Decoder:
