@@ -13,6 +13,7 @@ from cutaway.generate.batch.sequence import StopScan
 from cutaway.generate.decode import generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
+from cutaway.tokenizer.decode import EACH, FIRST, KEEP, ONE, Decoder, Lead
 
 END = 256
 VOCAB = 257
@@ -437,3 +438,37 @@ def test_timings_count_what_was_read():
         ).timings.decode_tokens_per_second
         == 0
     )
+
+
+PARTS = [bytes([n]) for n in (0x61, 0x20, 0xC3, 0xA4, 0xE2, 0x98, 0x95, 0xF0, 0x9F, 0x80, 0xFF)]
+PARTS += [b"", b" ab", "☕".encode(), b"\xa4\xe2", b"\xf0\x9f\x98", b"end"]
+
+
+@pytest.mark.parametrize("rule", [KEEP, EACH, ONE, FIRST])
+@given(before=st.lists(st.integers(0, len(PARTS) - 1)), after=st.lists(st.integers(0, len(PARTS) - 1)))
+def test_what_follows_a_text_is_the_same_whether_the_text_was_read_or_skimmed(
+    rule: str, before: list[int], after: list[int]
+) -> None:
+    def written(decoder: Decoder) -> list[str]:
+        return [*map(decoder.push, after), decoder.finish()]
+
+    def skipped(id: int) -> bool:
+        return id == len(PARTS) - 1
+
+    whole, skimmed = (Decoder(PARTS.__getitem__, Lead(rule), skipped) for _ in range(2))
+    for id in before:
+        whole.push(id)
+    skimmed.follow(before)
+    assert written(skimmed) == written(whole)
+
+
+def test_a_prompts_tokens_are_not_looked_up_but_for_its_ends() -> None:
+    """The first look at a token is slower than others: it would say that another's prompt had it."""
+    asked: list[int] = []
+
+    def bytes_of(id: int) -> bytes:
+        asked.append(id)
+        return b"word"
+
+    Decoder(bytes_of, Lead(KEEP)).follow(range(1000))
+    assert asked == [0, 999]

@@ -54,16 +54,19 @@ class Paired:
 def mean(values: Values, clusters: Sequence[Hashable] | None = None) -> Estimate:
     """The mean of values [n]. ``clusters`` names, for each, the text that it shares with others.
 
-    Values that are all 0 or 1, unclustered, have Wilson's interval.
+    Values that are all 0 or 1, unclustered, have Wilson's interval; clustered, one that ends at 0 and 1.
     """
     x = np.asarray(values, np.float64)
     n, center = len(x), float(x.mean())
     shared = clusters is not None and len(set(clusters)) < n
     error = _error(x - center, clusters if shared else None)
-    if not shared and np.isin(x, (0, 1)).all():
+    shares = bool(np.isin(x, (0, 1)).all())
+    if shares and not shared:
         low, high = wilson(int(x.sum()), n)
     else:
         low, high = interval(center, error, len(set(clusters)) if shared and clusters else n)
+    if shares:
+        low, high = max(low, 0.0), min(high, 1.0)
     return Estimate(center, error, low, high, n)
 
 

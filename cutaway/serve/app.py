@@ -109,6 +109,24 @@ Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
 
 
 def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
+    _state(app, models, policy)
+    _listed(app, models)
+    _stored(app, models.default)
+    _others(app, models)
+    for path, (body, answer, role) in POSTS.items():
+        post = _endpoint(models, body, answer, role)
+        post = _of_id(post) if "{id}" in path else post
+        app.post(path, response_model=None, summary=answer.__doc__)(post)
+    for route in [route for route in app.routes if isinstance(route, APIRoute)]:
+        if route.path.startswith("/v1/"):
+            bare, methods = route.path.removeprefix("/v1"), sorted(route.methods or ())
+            app.add_api_route(
+                bare, route.endpoint, methods=methods, response_model=None, include_in_schema=False
+            )
+
+
+def _state(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
+    """Whether the server answers, what it does, and what a key has used."""
     service = models.default
 
     @app.get("/health", response_model=None)
@@ -138,6 +156,10 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
         shown = policy.keys.tenants if "admin" in own.roles else [own]
         return {"object": "list", "data": [tenant.usage() for tenant in shown]}
 
+
+def _listed(app: FastAPI, models: Models) -> None:
+    """The models, for clients and for an admin."""
+
     @app.get("/v1/models")
     async def listed() -> dict[str, Any]:
         """The models that are served, under each of their names, and their adapters."""
@@ -148,6 +170,16 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
     async def model(model: str) -> dict[str, Any]:
         """The model, by its name."""
         return _model(models.find(model), model)
+
+    @app.get("/v1/admin/models")
+    async def status(http: HTTPRequest) -> dict[str, Any]:
+        """Which models are loaded, for an admin."""
+        _tenant(http).check("admin")
+        return {"object": "list", "data": [models.status(model) for model in models.models]}
+
+
+def _stored(app: FastAPI, service: Service) -> None:
+    """What `/v1/responses` keeps: responses and conversations, read, cancelled and deleted."""
 
     @app.get("/v1/responses/{id}", response_model=None)
     async def kept_response(id: str, http: HTTPRequest) -> dict[str, Any]:
@@ -192,6 +224,11 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
         """Forget what is stored."""
         return responses.deleted(service, id, http)
 
+
+def _others(app: FastAPI, models: Models) -> None:
+    """What clients of Ollama, llama.cpp and vLLM ask first."""
+    service = models.default
+
     @app.get("/version")
     async def version() -> dict[str, str]:
         """Cutaway's version."""
@@ -219,23 +256,6 @@ def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
         """The models that are loaded, in Ollama's form."""
         loaded = [model.service for model in models.models if model.service is not None]
         return {"models": [ollama.card(service, name) for service in loaded for name in service.names]}
-
-    @app.get("/v1/admin/models")
-    async def status(http: HTTPRequest) -> dict[str, Any]:
-        """Which models are loaded, for an admin."""
-        _tenant(http).check("admin")
-        return {"object": "list", "data": [models.status(model) for model in models.models]}
-
-    for path, (body, answer, role) in POSTS.items():
-        post = _endpoint(models, body, answer, role)
-        post = _of_id(post) if "{id}" in path else post
-        app.post(path, response_model=None, summary=answer.__doc__)(post)
-    for route in [route for route in app.routes if isinstance(route, APIRoute)]:
-        if route.path.startswith("/v1/"):
-            bare, methods = route.path.removeprefix("/v1"), sorted(route.methods or ())
-            app.add_api_route(
-                bare, route.endpoint, methods=methods, response_model=None, include_in_schema=False
-            )
 
 
 def _of_id(post: Any) -> Any:

@@ -74,6 +74,9 @@ _UNTIDY = (
 )
 
 
+LONGEST = 4  # bytes of a character
+
+
 class Decoder:
     """Text from ids as they come: `push` returns what is certain now, `finish` what is left.
 
@@ -103,8 +106,23 @@ class Decoder:
         return self._characters.decode(self._bytes(id))
 
     def follow(self, ids: Iterable[int]) -> None:
-        """Pushes ids and drops their characters: what is pushed from now on goes on from them."""
-        self._characters.decode(self.all(ids))
+        """Pushes ids and drops their characters: what is pushed from now on goes on from them.
+
+        Of all but the first and the last of them nothing is kept, so that their bytes are not asked for: the
+        time that this takes does not say which tokens were written before.
+        """
+        kept = iter([id for id in ids if self.skip is None or not self.skip(id)])
+        data = b""
+        for id in kept:
+            data = self._bytes(id)
+            if self._written:
+                break
+        tail = b""
+        for id in reversed(list(kept)):
+            if len(tail) >= LONGEST:
+                break
+            tail = self.bytes_of(id) + tail
+        self._characters.decode(data + tail)
 
     def finish(self) -> str:
         """What is held back, an incomplete character as U+FFFD; the decoder is then as new."""

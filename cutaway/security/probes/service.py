@@ -69,10 +69,10 @@ def _guesses(
     """
     rows = []
     scheduler = Scheduler(lm.engine, lm.tokenizer, max_sequences=2)
+    order = random.permutation(count) % 2 == 0  # alternating, it would be mistaken for turns that keys take
     try:
-        for n in range(count):
+        for right in order:
             secret, other = _prompt(lm, random), _prompt(lm, random)
-            right = n % 2 == 0
             victim = _submit(scheduler, secret, VICTIM, scope=scope)
             if not early:
                 finish(victim)
