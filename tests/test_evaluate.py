@@ -164,6 +164,8 @@ def test_intervals_of_means_are_students():
     apart = statistics.paired(x, [0.0] * 4, clusters).difference
     half = statistics.student_quantile(2) * apart.error
     assert (apart.low, apart.high) == pytest.approx((apart.value - half, apart.value + half))
+    share = statistics.mean([1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 2, 2])
+    assert share.high == 1.0 and 0.0 <= share.low < share.value  # Student's would end at 1.5
     assert statistics.mean([0.5]).high == math.inf
 
 
