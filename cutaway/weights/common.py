@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -559,6 +559,25 @@ class SigmoidScores(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         return {"expert_gating_func": 2} if gguf else {}
+
+
+class HybridKeyValueHeads(Field):
+    """GGUF lists the key-value heads of each layer: none where it does not attend, as ``others`` says."""
+
+    others: ClassVar[str]
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        listed = fields.get(self.gguf or "")
+        counts = set(listed.tolist()) if isinstance(listed, np.ndarray) else set()
+        if not isinstance(listed, np.ndarray) or len(listed) != known["layers"] or len(counts - {0}) != 1:
+            raise fields.refusal(self.gguf or "", "should list the key-value heads of each layer, or 0")
+        return {"kv_heads": max(counts), self.others: tuple(count == 0 for count in listed.tolist())}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not gguf:
+            return super().write(known, gguf)
+        counts = [0 if other else known["kv_heads"] for other in known[self.others]]
+        return {str(self.gguf): np.array(counts, np.int32)}
 
 
 class SparseLayers(Row):

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from cutaway.errors import UserError
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
 from cutaway.weights import common
@@ -114,21 +112,10 @@ def both(place: str) -> tuple[str, str]:
     return f"blocks.{{n}}.mlp{place}.gate.weight", f"blocks.{{n}}.mlp{place}.up.weight"
 
 
-class KeyValueHeads(Field):
-    """GGUF lists the key-value heads of each layer: none where it is Mamba 2."""
+class KeyValueHeads(common.HybridKeyValueHeads):
+    """No heads where a layer is Mamba 2."""
 
-    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        listed = fields.get(self.gguf or "")
-        counts = set(listed.tolist()) if isinstance(listed, np.ndarray) else set()
-        if not isinstance(listed, np.ndarray) or len(listed) != known["layers"] or len(counts - {0}) != 1:
-            raise fields.refusal(self.gguf or "", "should list the key-value heads of each layer, or 0")
-        return {"kv_heads": max(counts), "mamba": tuple(count == 0 for count in listed.tolist())}
-
-    def write(self, known: Settings, gguf: bool) -> Entries:
-        if not gguf:
-            return super().write(known, gguf)
-        counts = [0 if mamba else known["kv_heads"] for mamba in known["mamba"]]
-        return {str(self.gguf): np.array(counts, np.int32)}
+    others = "mamba"
 
 
 class Rope(common.Rope):

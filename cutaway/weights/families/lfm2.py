@@ -5,8 +5,6 @@ The norm before the head is called that of the embeddings.
 
 from dataclasses import replace
 
-import numpy as np
-
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
@@ -85,23 +83,15 @@ GGUF = (
 )
 
 
-class KeyValueHeads(Field):
-    """GGUF lists the key-value heads of each layer: none where it convolves."""
+class KeyValueHeads(common.HybridKeyValueHeads):
+    """No heads where a layer convolves."""
 
-    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        listed = fields.get(self.gguf or "")
-        counts = set(listed.tolist()) if isinstance(listed, np.ndarray) else set()
-        if not isinstance(listed, np.ndarray) or len(listed) != known["layers"] or len(counts - {0}) != 1:
-            raise fields.refusal(self.gguf or "", "should list the key-value heads of each layer, or 0")
-        return {"kv_heads": max(counts), "convolves": tuple(count == 0 for count in listed.tolist())}
+    others = "convolves"
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        if not gguf:
-            return super().write(known, gguf)
-        if known["heads"] * known["head_size"] != known["width"]:
+        if gguf and known["heads"] * known["head_size"] != known["width"]:
             raise UserError("heads that are not as wide together as the model is not supported in GGUF")
-        counts = [0 if conv else known["kv_heads"] for conv in known["convolves"]]
-        return {str(self.gguf): np.array(counts, np.int32)}
+        return super().write(known, gguf)
 
 
 class Mixers(Row):
