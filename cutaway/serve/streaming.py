@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cutaway.serve")
 Wire = Literal["data", "named", "lines"]
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: for every token
 
 
 class LoopBridge:
@@ -84,6 +85,7 @@ class MergedStreams:
         self.service, self.record, self.again, self.warnings = service, record, again, warnings
         self.streams: list[ResponseStream] = []
         self._counted: set[tuple[int, ...]] = set()  # prompts whose tokens are counted
+        self._timer: asyncio.TimerHandle | None = None
         try:
             for request in requests:
                 self.streams.append(service.scheduler_of(request).submit(request))
@@ -95,6 +97,8 @@ class MergedStreams:
 
     def close(self) -> None:
         """Cancel what is not finished."""
+        if self._timer is not None:
+            self._timer.cancel()
         for stream in self.streams:
             if not (stream.ended or stream.cancelled):
                 stream.cancel()
@@ -109,13 +113,12 @@ class MergedStreams:
             stream.subscribe(partial(lambda i, event: put(queue, (i, event)), i))
         self.service.bridge.deliver()
         unfinished = len(self.streams)
-        deadline = self.began + self.service.limits.request_seconds
+        seconds = self.service.limits.request_seconds
+        left = max(0.0, self.began + seconds - time.perf_counter())
+        late = (0, timeout_error(seconds))
+        self._timer = asyncio.get_running_loop().call_later(left, queue.put_nowait, late)
         while unfinished:
-            try:
-                async with asyncio.timeout(max(0.0, deadline - time.perf_counter())):
-                    i, event = await queue.get()
-            except TimeoutError:
-                raise timeout_error(self.service.limits.request_seconds) from None
+            i, event = await queue.get()
             if isinstance(event, Exception):
                 raise event
             self.record.first_token(self.service.metrics)
@@ -223,7 +226,7 @@ def _streamed(
 
 
 def _event(chunk: dict[str, Any], wire: Wire) -> dict[str, str] | str:
-    data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
+    data = _encode(chunk)
     if wire == "lines":
         return data + "\n"
     return {"event": chunk["type"], "data": data} if wire == "named" else {"data": data}

@@ -216,7 +216,7 @@ class Scheduler:
         self._step_seconds = 0.0
         self._closing = self._over = False
         self._wake = threading.Condition()
-        self._stepped = threading.Event()
+        self._pages_taken = threading.Event()
         self._thread = threading.Thread(target=self._work, name="cutaway-model", daemon=True)
         self._thread.start()
         if isinstance(self.engine, AllocatesAhead):
@@ -316,8 +316,8 @@ class Scheduler:
         while not self._over:
             pages = (LOW if self._running else AHEAD) * self.max_sequences
             if not engine.make_ahead(min(self._capacity, pages), self._give_way):
-                self._stepped.wait()
-                self._stepped.clear()
+                self._pages_taken.wait()
+                self._pages_taken.clear()
 
     def _give_way(self) -> None:
         if self._running:
@@ -331,9 +331,10 @@ class Scheduler:
                 self._step()
             except Exception as error:  # an internal error ends the running requests, and nothing else
                 self._fail(list(self._running), error)
-            self._stepped.set()
+            if not self._running:
+                self._pages_taken.set()  # and is idle: more may be ready for what comes
         self._over = True
-        self._stepped.set()
+        self._pages_taken.set()
 
     def _admit(self) -> bool:
         """Drop cancelled requests and start those there is room for. False once the scheduler is closed."""
@@ -383,7 +384,8 @@ class Scheduler:
         started = time.perf_counter()
         decoding = [sequence for sequence in self._running if sequence.decoding]
         chunks = [Chunk(sequence, [sequence.output.history.last]) for sequence in decoding]
-        chunks += self._prefill_chunks(self._budget.allowed(len(decoding)))
+        if len(decoding) < len(self._running):
+            chunks += self._prefill_chunks(self._budget.allowed(len(decoding)))
         self.on_step()  # of the step before: its listeners work while the engine computes
         try:
             forward(self.engine, chunks)
@@ -391,6 +393,8 @@ class Scheduler:
             self._fail([chunk.sequence for chunk in chunks], error)
             return
         read = len(chunks)
+        if any(chunk.begins_page for chunk in chunks):
+            self._pages_taken.set()
         for chunk in chunks:
             chunk.sequence.cache_pages(self._prefix_cache)
         chunks += self._forks(chunks)
@@ -399,6 +403,8 @@ class Scheduler:
             sequence = chunk.sequence
             if sequence.state.length - len(chunk.ids) < len(sequence.prompt) <= sequence.state.length:
                 self._count(prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached_tokens)
+        pieces = [piece for result in results if not isinstance(result, Exception) for piece in result]
+        self._count(generated_tokens=sum(piece.id is not None for piece in pieces))
         for chunk, result in zip(chunks, results, strict=True):
             self._publish(chunk.sequence, result)
         seconds = time.perf_counter() - started
@@ -485,7 +491,6 @@ class Scheduler:
         if isinstance(result, Exception):
             self._fail([sequence], result)
             return
-        self._count(generated_tokens=sum(piece.id is not None for piece in result))
         if sequence.output.finish_reason is not None:
             self._leave(sequence)
             self._count(finished=1)

@@ -357,6 +357,12 @@ class Chunk:
         self.internals: Internals | None = sequence.request.internals if samples else None
 
     @property
+    def begins_page(self) -> bool:
+        """Whether one of its ids, all of them read by now, is the first of a page."""
+        end, page = self.sequence.state.length, self.sequence.engine.page
+        return (end - 1) // page > (end - len(self.ids) - 1) // page
+
+    @property
     def inside(self) -> tuple[LayerInternals, ...]:
         """Internals at the last id, summarized."""
         if self.internals is None:
