@@ -91,13 +91,13 @@ def write(path: Path, rows: list, asked: argparse.Namespace, tokens: int) -> Non
         f"{asked.model}, {tokens:,} held-out tokens, windows of {WINDOW} with the first half as context;",
         f"the cache is float16. Training: {asked.steps} steps of 1,024 tokens, all weights, AdamW at 1e-4.",
         "",
-        "| latent | rotated key heads | cache bytes a token | perplexity | after training | processor minutes |",
+        "| latent | rotated heads | cache bytes a token | perplexity | after training | processor minutes |",
         "|---|---|---|---|---|---|",
     ]
     for latent, rotary, size, before, minutes, after in rows:
         name = "none: GQA as it is" if latent is None else latent
-        healed = f"{after.perplexity:.2f}" if after else "-"
-        lines.append(f"| {name} | {rotary or 3} | {size:,} | {before.perplexity:.2f} | {healed} | {minutes:.1f} |")
+        healed = f"{after.perplexity:.2f} | {minutes:.1f}" if after else "- | -"
+        lines.append(f"| {name} | {rotary or 3} | {size:,} | {before.perplexity:.2f} | {healed} |")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
