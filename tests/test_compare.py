@@ -212,6 +212,14 @@ def test_arms_of_every_part_have_the_same_budget(part: str, kinds: Any, differs:
         assert runs[1].optimizer.adamw.learning_rate == 0.02  # type: ignore[union-attr]
 
 
+def test_embeddings_start_as_large_as_the_sinusoids_that_are_added_to_them():
+    made = arms.preset(extrapolation.Config(4, 9), {"position": ["rope", "sinusoidal"]})
+    run = arms.run_of(made, made.arms[1], 0.02, 8, 0)
+    module = Training(run, arms.ready(run, Path(), print)).model
+    embeddings = module.config.embedding_scale * module.embedding.weight
+    assert 0.8 < embeddings.std().item() < 1.2 and module.config.position is not None
+
+
 @pytest.mark.parametrize("name", arms.presets())
 def test_presets_say_what_is_expected_and_give_arms_one_budget(name: str):
     made = arms.read(name)

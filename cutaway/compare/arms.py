@@ -358,7 +358,8 @@ def _attention(kind: str, position: str, sizes: Sizes, reach: int) -> tuple[str,
             raise UserError(f"--position: {kind} takes no {position}: use rope, learned or sinusoidal")
         options["relative"] = RELATIVE[position]
     config = {"kind": kind, **to_dict(registry.kind(kind).like(sizes, options))}
-    outer = {"learned": (f"position.size={reach}",), "sinusoidal": ()}
+    # The paper's embeddings are as large as its sinusoids; a table that starts at 0.02 would drown in them.
+    outer = {"learned": (f"position.size={reach}",), "sinusoidal": ("embedding_scale=50",)}
     added = (f"position.kind={position}", *outer[position]) if position in outer else ()
     return (*_flat(config, "attention"), "position=null", *added)
 
