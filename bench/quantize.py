@@ -132,7 +132,7 @@ class Bench:
     def keep(self, key: str, row: dict[str, Any]) -> None:
         self.rows[key] = row
         self.record.write_text(json.dumps(self.rows))
-        print(key, {name: value for name, value in row.items() if name != "kl"}, flush=True)
+        print(key, {name: value for name, value in row.items() if name not in ("kl", "types")}, flush=True)
 
     def measure(self, type: str, who: str, calibrated: bool) -> None:
         """Write a file, read the windows with it, and keep what came out."""

@@ -6,7 +6,7 @@
 #
 # Needs CMake, a g++ that has the sanitizers' libraries (CXX names another), and a Python with Cutaway's
 # test dependencies (PYTHON names another). The sanitized library is beside a copy of the package in a
-# temporary folder.
+# temporary folder. In it AMX is C++ (native/check/tiles.hpp), since no sanitizer looks into an instruction.
 set -euo pipefail
 
 tree=$(cd "$(dirname "$0")/.." && pwd)
@@ -49,12 +49,16 @@ check() {
         "$python" -c "$start" -q -s -p no:cacheprovider -c /dev/null --rootdir "$work" $2)
 }
 
-# Those of the runtime's tests that need no torch, which is not sanitized.
+# Those of the runtime's tests that compute little in torch and numpy, which are not sanitized: products of every type by
+# every instruction set, every shape of model, each cache of keys and values, recurrences, latents, LongRoPE.
 runtime=
-for name in panels_are largest_numbers how_a_text_is_cut state_forgets that_are_no_numbers does_not_fit; do
-    runtime+=" $(grep -o "test_[a-z_]*$name[a-z_]*" "$tree/tests/test_runtime.py" | sed 's|^|tests/test_runtime.py::|')"
+for name in panels_are largest_numbers references_products how_a_text_is_cut state_forgets that_are_no_numbers does_not_fit \
+    recurrent_state recurrent_model latent_attention_caches outgrows_longropes rotate_otherwise smaller_kv_cache; do
+    runtime+=" $(grep -o "def test_[a-z_]*$name[a-z_]*" "$tree/tests/test_runtime.py" | sed 's|^def |tests/test_runtime.py::|')"
 done
 runtime+=" tests/test_runtime_pages.py"
+# Training's products of tiles, attention and loss.
+trained="tests/test_native_product.py tests/test_native_loss.py"
 # The definitions' tests are single-threaded numpy; under ThreadSanitizer only the core's checks', the runtime's, and threads
 # that share a cache of pieces or count words side by side, say something.
 shared="tests/test_fast.py::test_threads_and_long_texts_change_nothing"
@@ -66,10 +70,10 @@ for kinds in "$@"; do
     case $kinds in
         # ThreadSanitizer has a thread of its own, which the test of where workers run takes for one of ours.
         thread)
-            tests="tests/test_native.py $shared $counted $runtime"
+            tests="tests/test_native.py $shared $counted $runtime $trained"
             tests+=" --deselect tests/test_native.py::test_no_worker_waits_for_its_callers_processor"
             ;;
-        *) tests="tests/test_native.py $encoding tests/test_counts.py tests/test_training.py $runtime" ;;
+        *) tests="tests/test_native.py $encoding tests/test_counts.py tests/test_training.py $runtime $trained" ;;
     esac
     check "$kinds" "${TESTS:-$tests}"
 done

@@ -5,11 +5,14 @@ from __future__ import annotations
 import filecmp
 import io
 import json
+import mmap
 import pickle
 import struct
 import weakref
 import zipfile
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import gguf as judge
 import numpy as np
@@ -17,7 +20,7 @@ import pytest
 
 from cutaway import gguf
 from cutaway.errors import OperationalError, UserError
-from cutaway.gguf import Later, Packed
+from cutaway.gguf import Later, Packed, ReadAhead
 from tests import inputs
 
 RNG = np.random.default_rng(0)
@@ -503,3 +506,35 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
         gguf.read(tmp_path / "absent.gguf")
     with pytest.raises(UserError, match="is a folder"):
         gguf.read(tmp_path)
+
+
+class Watched(mmap.mmap):
+    """A mapped file that notes what the system is asked to read."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def madvise(self, option: int, *part: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert option == mmap.MADV_WILLNEED
+        self.asked.append((part[0], part[0] + part[1]))
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="this system cannot be asked to read ahead")
+def test_a_file_is_read_ahead_of_its_reader_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = mmap.PAGESIZE
+    monkeypatch.setattr(ReadAhead, "AHEAD", 4 * page)
+    (tmp_path / "file").write_bytes(bytes(16 * page))
+    with open(tmp_path / "file", "rb") as file:
+        mapping = Watched(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data, ahead = np.frombuffer(mapping, np.uint8), ReadAhead()
+    for first in range(100, len(data), page // 2):
+        ahead.before(data[first : first + 10])
+        assert mapping.asked[-1][1] >= min(first + 2 * page, len(data)), first
+    assert mapping.asked[0] == (0, 100 + 4 * page)
+    assert all(a[1] - b[0] < page for a, b in pairwise(mapping.asked)), "nothing is asked for twice"
+    assert mapping.asked[-1][1] == len(data)
+    count = len(mapping.asked)
+    ahead.before(data[10:20])  # back at the front: another reading
+    assert mapping.asked[count:] == [(0, 10 + 4 * page)]
+    ahead.before(np.zeros(5, np.uint8))
+    assert len(mapping.asked) == count + 1

@@ -6,7 +6,7 @@ stranger, so each number in it is checked against the file's size before it is b
 allocates is bounded by twice that size, plus about a kilobyte for each of at most 65,536 tensors and as many
 keys."""
 
-from cutaway.gguf.container import give_back, looks_like, mapped, mapping_of
+from cutaway.gguf.container import ReadAhead, give_back, looks_like, mapped, mapping_of
 from cutaway.gguf.reader import File, Metadata, read
 from cutaway.gguf.types import (
     FOREIGN,
@@ -33,6 +33,7 @@ __all__ = [
     "Later",
     "Metadata",
     "Packed",
+    "ReadAhead",
     "give_back",
     "looks_like",
     "made",

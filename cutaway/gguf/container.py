@@ -51,6 +51,35 @@ def give_back(data: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
+class ReadAhead:
+    """Has the system read a mapped file ahead of its reader, which goes on meanwhile.
+
+    The disk is asked for much at once, and nothing waits for what is in memory already.
+    """
+
+    AHEAD = 32 << 20  # bytes
+
+    def __init__(self) -> None:
+        self._mapping: mmap.mmap | None = None
+        self._begin = self._end = self._address = 0
+
+    def before(self, data: np.ndarray) -> None:
+        """These bytes are read next. Those that are in no mapped file are ready."""
+        mapping = mapping_of(data)
+        if mapping is None or not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        if mapping is not self._mapping:
+            self._mapping, self._begin, self._end = mapping, 0, 0
+            self._address = np.frombuffer(mapping, np.uint8).ctypes.data
+        at = data.ctypes.data - self._address
+        inside = self._begin <= at <= self._end
+        if inside and (self._end - at > self.AHEAD // 2 or self._end == len(mapping)):
+            return
+        first = (self._end if inside else at) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._begin, self._end = (self._begin if inside else at), min(at + self.AHEAD, len(mapping))
+        mapping.madvise(mmap.MADV_WILLNEED, first, self._end - first)
+
+
 def looks_like(head: bytes) -> str:
     """What the first kilobyte of a file suggests that it is, as a phrase for an error message."""
     if head.startswith(b"GGUF"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from cutaway.attention import local
 from cutaway.errors import UserError
-from cutaway.gguf import Packed, give_back
+from cutaway.gguf import Packed, ReadAhead, give_back
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.native import library
@@ -116,6 +116,7 @@ class Plan:
         self.config = config
         self._tensors = tensors
         self._kept: list[Any] = []  # what the structures point to
+        self._read_ahead = ReadAhead()
         self._weights = _Arena(_total(config.weights(), config, tensors))
         self.token_nbytes = _total(config.active(), config, tensors)  # what one token reads of them
         self._names = frozenset(config.weights())
@@ -126,7 +127,7 @@ class Plan:
         self._rotations = list(dict.fromkeys(each for each in positions if each is not None))
         self._layers = (native.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
         self.model = self._model()
-        del self._tensors
+        del self._tensors, self._read_ahead
 
     @property
     def nbytes(self) -> int:
@@ -395,6 +396,7 @@ class Plan:
             count = min(at_once, rows - first)
             size = native.packed_bytes(packed.type, count, columns)
             data = np.ascontiguousarray(packed.data[first : first + count])
+            self._read_ahead.before(data)
             try:
                 native.pack(packed.type, count, columns, data, panels[done : done + size], first, threads)
             except UserError as problem:

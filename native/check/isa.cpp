@@ -9,6 +9,7 @@
 #include "core/half.hpp"
 #include "core/isa.hpp"
 #include "runtime/matmul.hpp"
+#include "runtime/recurrence.hpp"
 #include "core/thread_pool.hpp"
 #include "runtime/vectors.hpp"
 
@@ -118,33 +119,77 @@ void products(int32_t best) {
     }
 }
 
+// Some rows over a page whose keys and values are filled with numbers.
+void attend(int32_t best, PageOf page, const char* what) {
+    constexpr int rows = 7;
+    std::vector<uint16_t> keys(static_cast<size_t>(PageOf::halves(page.cache, page.key_size)));
+    std::vector<uint16_t> values(static_cast<size_t>(PageOf::halves(page.cache, page.value_stride)));
+    const auto size = static_cast<size_t>(page.key_size), stride = static_cast<size_t>(page.value_stride);
+    page.keys = page.latent > 0 ? values.data() : keys.data();
+    page.values = values.data();
+    std::vector<float> query(rows * size), key(size), value(stride);
+    for (int s = 0; s < kPage; ++s) {
+        for (float& each : key) each = real();
+        for (float& each : value) each = real();
+        if (page.latent == 0) store_key(page, s, key.data());
+        store_value(page, page.latent > 0 ? page.key_size : 24, s, value.data());
+    }
+    for (float& each : query) each = real();
+    Look looks[rows];
+    for (int r = 0; r < rows; ++r) looks[r] = {query.data() + r * page.key_size, 3 * r, 128 - 17 * r};
+    const size_t mixed_size = rows * static_cast<size_t>(page.mixed());
+    std::vector<float> mixed[2] = {std::vector<float>(mixed_size), std::vector<float>(mixed_size)};
+    Gathered gathered[2][rows];
+    for (const int which : {0, 1}) {
+        cutaway_isa_use(which == 0 ? 0 : best);
+        attend_page(page, looks, rows, 0.0f, mixed[which].data(), gathered[which]);
+    }
+    hold(near(mixed[1], mixed[0], 1e-5f), what, page.cache, rows);
+    for (int r = 0; r < rows; ++r) {
+        hold(std::fabs(gathered[1][r].weight - gathered[0][r].weight) < 1e-4f, "a sum of weights", page.cache, r);
+    }
+}
+
 void attention(int32_t best) {
-    constexpr int size = 24, stride = 32;
     for (const int32_t cache : {kHalves, kBytes, kNibbles}) {
-        std::vector<uint16_t> keys(PageOf::halves(cache, size)), values(PageOf::halves(cache, stride));
-        const PageOf page = {keys.data(), values.data(), size, stride, cache};
-        std::vector<float> query(7 * size);
-        for (int s = 0; s < kPage; ++s) {
-            float key[size], value[size];
-            for (float& each : key) each = real();
-            for (float& each : value) each = real();
-            store_key(page, s, key);
-            store_value(page, size, s, value);
-        }
-        for (float& each : query) each = real();
-        Look looks[7];
-        for (int r = 0; r < 7; ++r) looks[r] = {query.data() + r * size, 3 * r, 128 - 17 * r};
-        std::vector<float> mixed[2] = {std::vector<float>(7 * stride), std::vector<float>(7 * stride)};
-        Gathered gathered[2][7];
-        for (const int which : {0, 1}) {
-            cutaway_isa_use(which == 0 ? 0 : best);
-            attend_page(page, looks, 7, 0.0f, mixed[which].data(), gathered[which]);
-        }
-        hold(near(mixed[1], mixed[0], 1e-5f), "attention", 0, 7);
-        for (int r = 0; r < 7; ++r) {
-            hold(std::fabs(gathered[1][r].weight - gathered[0][r].weight) < 1e-4f, "a sum of weights", 0, r);
+        attend(best, {nullptr, nullptr, 24, 32, cache}, "attention");
+        attend(best, {nullptr, nullptr, 96, 96, cache, 64}, "latent attention");
+    }
+}
+
+// A head's state over some tokens, by both rules; a unit vector; and a short convolution.
+void recurrence(int32_t best) {
+    constexpr int64_t rows = 10, stride = 32, channels = 37, taps = 4;
+    for (const bool delta : {false, true}) {
+        std::vector<float> state[2] = {std::vector<float>(rows * stride), std::vector<float>(rows * stride)};
+        for (int token = 0; token < 5; ++token) {
+            std::vector<float> key(rows), query(rows), value(stride), z[2] = {value, value};
+            for (std::vector<float>* each : {&key, &query, &value}) {
+                for (float& x : *each) x = real();
+            }
+            for (const int which : {0, 1}) {
+                cutaway_isa_use(which == 0 ? 0 : best);
+                change_state(state[which].data(), rows, stride, 0.9f, delta, key.data(), 0.7f, value.data(), query.data(),
+                             z[which].data());
+            }
+            hold(z[1] == z[0] && state[1] == state[0], "a recurrence", delta, token);
         }
     }
+    std::vector<float> x(channels), weights(channels * taps), bias(channels);
+    for (std::vector<float>* each : {&x, &weights, &bias}) {
+        for (float& one : *each) one = real();
+    }
+    std::vector<float> united[2] = {x, x}, tail[2], y[2] = {x, x};
+    for (const int which : {0, 1}) {
+        cutaway_isa_use(which == 0 ? 0 : best);
+        unit(united[which].data(), channels);
+        tail[which].resize(channels * (taps - 1));
+        for (int token = 0; token < 6; ++token) {
+            convolve(x.data(), channels, taps, weights.data(), bias.data(), token % 2 == 0, tail[which].data(), y[which].data());
+        }
+    }
+    hold(near(united[1], united[0], 1e-6f), "a unit vector", 0, channels);
+    hold(near(y[1], y[0], 1e-6f) && tail[1] == tail[0], "a convolution", 0, channels);
 }
 
 void between(int32_t best) {
@@ -181,6 +226,7 @@ int main() {
     std::printf("instruction set %d, dot products %d\n", best, has_dot_products());
     products(best);
     attention(best);
+    recurrence(best);
     between(best);
     std::printf(faults == 0 ? "same as the portable kernels\n" : "%d faults\n", faults);
     return faults == 0 ? 0 : 1;

@@ -134,9 +134,9 @@ bool prefetches_near() {
 #endif
 }
 
-bool prefetches_far() {
-    static const bool far = is_intels();
-    return far;
+bool prefetches_all() {
+    static const bool all = is_intels();
+    return all;
 }
 
 bool has_dot_products() {

@@ -25,16 +25,12 @@
 namespace cutaway {
 namespace {
 
-// What a product asks the memory for while it reads a panel: what is so many bytes ahead, if any, and bytes from far on.
-struct Ahead {
-    int64_t near;
-    const uint8_t* far;
-};
-
+// `near`: how many bytes ahead of what it reads a product asks the memory for; 0: it does not.
 using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
-                         int64_t stride, Ahead ahead);
+                         int64_t stride, int64_t near);
 
 constexpr int kMostVectors = 8;  // of any instruction set
+constexpr int kMostByPairs = 2;  // vectors with which two panels are read side by side
 constexpr int kMany = 16;        // vectors for which a panel is unpacked in memory; a tile's
 constexpr int kMostTiled = 256;  // that a call takes whose sums are tiles
 
@@ -42,9 +38,11 @@ constexpr int kMostTiled = 256;  // that a call takes whose sums are tiles
 using ManyProducts = int (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
                              int64_t stride);
 
-// A type's products of one panel with 1, 2, ... `most` vectors at once, and with many, where those have a way of their own.
+// A type's products of one panel with 1, 2, ... `most` vectors at once, of two panels with 1 and 2, and with many vectors,
+// where those have a way of their own.
 struct Kernel {
     Product of[kMostVectors];
+    Product by_pairs[kMostByPairs];
     int most;
     ManyProducts many;
 };
@@ -95,7 +93,7 @@ const Kernel& kernel(int32_t type) {
 }
 
 // A type's products of many vectors, where it has some of their own.
-ManyProducts many_products(int32_t type, const Kernel& of) {
+ManyProducts many_products([[maybe_unused]] int32_t type, const Kernel& of) {
 #if defined(CUTAWAY_TILES)
     if (const ManyProducts tiles = isa() == Isa::amx ? avx512::tiled(type) : nullptr) return tiles;
 #endif
@@ -104,7 +102,7 @@ ManyProducts many_products(int32_t type, const Kernel& of) {
 
 // How many bytes ahead of what it reads a product asks the memory for, a line for each that it reads; 0: for none.
 int64_t near_ahead(const Matrix& matrix) {
-    if (prefetches_far()) return 4096;
+    if (prefetches_all()) return 2048;
     if (!prefetches_near() || !matrix.reads_eight_bits()) return 0;
     return matrix.type == kQ8_0 ? 1024 : 2304;
 }
@@ -118,19 +116,26 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
               Path* path) {
     const Kernel& of = kernel(matrix.type);
     const int64_t bytes = panel_bytes(matrix.type, matrix.columns);
-    const int64_t ahead_of_it = near_ahead(matrix);
+    const int64_t near = near_ahead(matrix);
+    if (tokens <= kMostByPairs && of.by_pairs[tokens - 1] != nullptr) {
+        for (; first + 1 < last; first += 2, out += 2 * kPanel) {
+            if (path != nullptr) path->read(2 * bytes, bytes);
+            of.by_pairs[tokens - 1](matrix.panels + first * bytes, matrix.columns, in, 0, out, stride, near);
+        }
+    }
     const int64_t token_bytes = in.width * (matrix.reads_eight_bits() ? 1 : 4);
     const ManyProducts many = many_products(matrix.type, of);
     const bool tiles = many != of.many;
     const int unit = tiles ? kMany : of.most;
     const int fit = static_cast<int>(std::max<int64_t>(1, (tiles ? kNearTiles : kNear) / token_bytes / unit)) * unit;
-    const int near = tiles ? std::min(fit, kMostTiled) : fit;
-    for (int begin = 0; begin < tokens; begin += near) {
-        const int end = std::min(tokens, begin + near);
+    const int at_once = tiles ? std::min(fit, kMostTiled) : fit;
+    for (int begin = 0; begin < tokens; begin += at_once) {
+        const int end = std::min(tokens, begin + at_once);
         for (int panel = first; panel < last; ++panel) {
             const uint8_t* from = matrix.panels + panel * bytes;
+            if (path != nullptr) path->read(bytes, 0);
             // A panel read a second time is in the cache, and with many vectors memory is not the limit.
-            Ahead ahead = {tokens <= of.most ? ahead_of_it : 0, path != nullptr ? path->next(bytes) : nullptr};
+            int64_t ahead = tokens <= of.most ? near : 0;
             float* rows = out + (panel - first) * kPanel;
             int token = begin;
             if (many != nullptr && end - begin >= kMany) {
@@ -139,7 +144,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
             while (token < end) {
                 const int count = std::min(of.most, end - token);
                 of.of[count - 1](from, matrix.columns, in, token, rows + token * stride, stride, ahead);
-                ahead = {0, nullptr};
+                ahead = 0;
                 token += count;
             }
         }

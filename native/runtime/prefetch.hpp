@@ -41,18 +41,20 @@ class Path {
         while (asked_ < std::min(length_, read_ + kAhead)) some();
     }
 
-    // While the worker reads so many bytes it is to ask for as many from here on; null: for none.
-    const uint8_t* next(int64_t bytes) {
+    // The worker reads so many bytes more, and asks itself for what is near behind each; where these end a stretch, the
+    // beginning of the next is asked for here, and what is `side` bytes behind that, which is read beside it.
+    void read(int64_t bytes, int64_t side) {
         read_ += bytes;
-        if (next_ == stretches_.size() || asked_ > read_ + kMost) return nullptr;
-        const Stretch& now = stretches_[next_];
-        const uint8_t* from = now.from + (asked_ - now.at);
-        asked_ = std::min(asked_ + bytes, now.at + now.bytes);
-        next_ += asked_ == now.at + now.bytes;
-        return from;
+        while (next_ < stretches_.size() && stretches_[next_].at + stretches_[next_].bytes <= read_) ++next_;
+        if (next_ == stretches_.size()) return;
+        const Stretch& next = stretches_[next_];
+        asked_ = std::max(asked_, std::max(read_, next.at));
+        if (next.at != read_) return;
+        ask(next.from, std::min(kBeginning, next.bytes));
+        if (side > 0 && side < next.bytes) ask(next.from + side, std::min(kBeginning, next.bytes - side));
     }
 
-    // So much is about to be read.
+    // So much is about to be read, while as much is asked for from further on.
     void pass(int64_t bytes) {
         const uint8_t* from = next(bytes);
         if (from != nullptr) ask(from, bytes);
@@ -69,7 +71,19 @@ class Path {
     }
 
   private:
+    // Where to ask for so many bytes while as many are read; null: there is enough asked for.
+    const uint8_t* next(int64_t bytes) {
+        read_ += bytes;
+        if (next_ == stretches_.size() || asked_ > read_ + kMost) return nullptr;
+        const Stretch& now = stretches_[next_];
+        const uint8_t* from = now.from + (asked_ - now.at);
+        asked_ = std::min(asked_ + bytes, now.at + now.bytes);
+        next_ += asked_ == now.at + now.bytes;
+        return from;
+    }
+
     static constexpr int64_t kSome = 512;
+    static constexpr int64_t kBeginning = 2 << 10;
     static constexpr int64_t kAhead = 8 << 10;   // while reading
     static constexpr int64_t kMost = 256 << 10;  // a part of the second cache
     struct Stretch {
