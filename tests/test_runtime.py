@@ -818,6 +818,35 @@ def test_memory_never_holds_the_weights_twice(tmp_path: Path):
     assert float(run.stdout) < 1.25, run.stderr
 
 
+LONG = """
+from pathlib import Path
+from cutaway.attention import gqa
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.config import Block, Decoder
+from cutaway.runtime.engine import RuntimeEngine
+from tests.test_runtime import tensors
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+config = Decoder(50, 32, 20_000, (Block(gqa.Config(heads=2, kv_heads=1, key_size=16), MLP(32), Norm()),))
+engine = RuntimeEngine(config, tensors(config))
+state = engine.new_state()
+engine.prefill([1] * 1024, state)
+before = peak()
+engine.prefill([1] * 15_000, state)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+def test_a_long_prompt_never_holds_its_scores():
+    """Those of the last 512 tokens with all before them would take 65 MB, those of all with all 2 GB."""
+    run = python(LONG)
+    assert int(run.stdout) < 16e6, run.stderr
+
+
 def test_models_it_does_not_know_are_refused():
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=t5.Config())
