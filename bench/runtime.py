@@ -11,7 +11,8 @@ as many bytes, both in turns of eight tokens. Then, for the first file, processe
 of `cutaway generate`, with its bytecode compiled as an installed package has it, to the first byte of its
 text, beside llama-simple and llama-cli from start to end; and our peak memory as a multiple of the file.
 Last, the peers of bench/runtime_peers.py that are installed (openvino-genai, ctranslate2, transformers), on
-the same weights in the forms they read. Takes about eight minutes on two cores."""
+the same weights in the forms they read. Takes about eight minutes on two cores. --files-only measures the
+files alone: a minute for one of a billion weights and a round."""
 
 from __future__ import annotations
 
@@ -140,6 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--llama-bench", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "--files-only",
+        action="store_true",
+        help="leave out processes and the peers of bench/runtime_peers.py",
+    )
     parser.add_argument("models", nargs="*", type=Path)
     asked = parser.parse_args()
     threads = native.threads()
@@ -149,9 +155,10 @@ def main() -> None:
         for path in paths:
             best, peer = compared(path, asked.llama_bench, asked.rounds, threads)
             reading[path.name] = best["read 512"], peer.get("read 512", 0.0)
-            if len(reading) == 1:
+            if len(reading) == 1 and not asked.files_only:
                 starts(path, asked.llama_bench, threads, Path(folder))
-        others(paths, threads, Path(folder) / "as-hugging-face")
+        if not asked.files_only:
+            others(paths, threads, Path(folder) / "as-hugging-face")
     fastest = max(peer for _, peer in reading.values())
     if fastest:
         print(f"reading 512, beside llama.cpp's fastest format ({fastest:.0f} tokens/s; bar {READING_BAR}x):")
