@@ -35,6 +35,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.model.config import kind_of
 from cutaway.model.decoder import Decoder as Model
+from cutaway.train.flops import per_token
 from cutaway.train.loop import Training
 from cutaway.train.trainable import TrainingBatch
 
@@ -160,6 +161,7 @@ def test_bits_per_byte_are_those_of_the_held_out_text(tmp_path: Path, tokenizer:
         logits = model(torch.from_numpy(ids), torch.arange(12)[None])[0, 8:].log_softmax(-1).detach()
         bits -= float(logits[range(4), targets].sum()) / math.log(2)
         size += len(data.tokenizer.decode_bytes([id for id in targets.tolist() if id != data.tokenizer.bos]))
+    assert run.flops_per_token == per_token(replace(run.model, context=8))  # type: ignore[arg-type]
     assert evaluated["validation_bits_per_byte"] == pytest.approx(bits / size, rel=1e-5)
     train, test = (language._read(task.text, tokenizer)[part].tolist() for part in ("train", "test"))
     found = "".join(" " if id == data.tokenizer.bos else data.tokenizer.decode([id]) for id in train + test)
@@ -208,6 +210,9 @@ def test_arms_of_every_part_have_the_same_budget(part: str, kinds: Any, differs:
         assert all(own[name] == first[name] for name in own if name not in (*differs.split(), "mlp"))
         assert model.context == 18, "held-out rows fit"
     assert all(run.optimizer.learning_rate == 0.02 for run in runs)
+    if part == "position":
+        scales = [model.embedding_scale for model in models]  # type: ignore[union-attr]
+        assert scales == [50 if kind == "sinusoidal" else 1 for kind in (*kinds, kinds[0])]
     if part == "optimizer":
         assert runs[1].optimizer.adamw.learning_rate == 0.02  # type: ignore[union-attr]
 
@@ -420,6 +425,8 @@ def test_the_paragraph_says_what_separated_and_what_did_not():
     ]
     table = report.rows(made, results)
     text = report.paragraph(made, table)
+    alone = report.paragraph(made, [table[0], table[2]])
+    assert alone.startswith("No arm separates from mha. Chance")
     assert "linear is below mha by 0.598" in text and "Not separated from mha: mha again" in text
     assert "no optimum: linear" in text
     assert table[0].state_numbers == 2 * 2 * 8 * 2 * 8  # layers, heads, tokens, keys and values

@@ -5,6 +5,7 @@ An arm's MLPs are made as wide as it takes to have the first arm's number of par
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,22 +21,27 @@ from cutaway.attention.common import registry
 from cutaway.attention.common.registry import Sizes
 from cutaway.bounds import Bounded, Count, Natural, Positive
 from cutaway.compare import tasks
+from cutaway.compare.encoder_decoder import with_encoder
 from cutaway.data import run_tokenizer
 from cutaway.data.packing import Batch, number, stacked
 from cutaway.errors import UserError
 from cutaway.inspect.head_scores import induction_scores, previous_token_scores
 from cutaway.inspect.inputs import has_pattern
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, from_dict, kind_of, to_dict
+from cutaway.model.config import Block, Decoder, EncoderDecoder, from_dict, kind_of, to_dict
+from cutaway.model.decoder import Decoder as Model
 from cutaway.position import alibi, rope, t5
+from cutaway.store.files import write
 from cutaway.train import dataset
 from cutaway.train.config import Intervals, TrainingConfig, entries
+from cutaway.train.flops import per_token
 from cutaway.train.loop import TOKENIZER, Dataset, Training
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import Cosine
-from cutaway.train.trainable import TrainingBatch
+from cutaway.train.trainable import SOURCE, TrainingBatch
 
 AGAIN = 1000  # the first seed of the arm that is the first one again
+GENERATION = "generation_config.json"
 PRESETS = Path(__file__).parent / "presets"
 ROWS = 64  # held-out rows that pass the model at a time
 USUAL = {
@@ -74,11 +80,13 @@ class Arm(Bounded):
 
     ``attention.``, ``mlp.`` and ``norm.`` change that part of every block, ``block.`` the block itself;
     ``layers=N`` makes N of the first; ``optimizer.`` and ``task.`` change those; other names are the model's.
-    Its seeds count from ``first_seed``: an arm that is another again has seeds of its own.
+    ``encoder`` blocks read the source apart, and the model's attend to them: an encoder-decoder. Its seeds
+    count from ``first_seed``: an arm that is another again has seeds of its own.
     """
 
     name: str
     changes: tuple[str, ...] = ()
+    encoder: Natural = 0
     first_seed: Natural = 0
 
 
@@ -120,6 +128,7 @@ class Experiment(Bounded):
 class ArmRun(TrainingConfig):
     """One training run of an arm on a task."""
 
+    model: Decoder | EncoderDecoder  # type: ignore[assignment]
     data: Any = field(metadata={"variants": "cutaway.compare.tasks"})  # type: ignore[assignment]
     test: Count = 256
 
@@ -127,26 +136,40 @@ class ArmRun(TrainingConfig):
     def width(self) -> int:
         return self.data.context
 
+    @property
+    def flops_per_token(self) -> float:
+        """Of rows as long as those trained on, where held-out ones are longer."""
+        model = self.model
+        if isinstance(model, Decoder):
+            model = replace(model, context=self.width)
+        return per_token(model)
+
 
 @dataclass(frozen=True)
 class Rows:
-    """A task's rows: row n of a seed is the same for every arm."""
+    """A task's rows: row n of a seed is the same for every arm.
+
+    Its first ``source`` ids are apart, in a batch's ``extra``: an encoder's. What is scored follows them.
+    """
 
     task: Any
     seed: int
     rows: int
+    source: int = 0
 
     def row(self, n: int) -> Batch:
         """Row n, [1 t]."""
         random = np.random.default_rng(number(self.seed, "row", n))
         ids, scored = self.task.row(random)
-        count = len(scored)
+        ids, source = ids[None].astype(np.int64), ids[None, : self.source].astype(np.int64)
+        ids, scored = ids[:, self.source :], scored[None, self.source :]
         return Batch(
-            ids[None, :-1].astype(np.int64),
-            ids[None, 1:].astype(np.int64),
-            np.arange(count)[None],
-            np.zeros((1, count), np.int64),
-            scored[None].astype(np.float32),
+            ids[:, :-1],
+            ids[:, 1:],
+            np.arange(scored.size)[None],
+            np.zeros(scored.shape, np.int64),
+            scored.astype(np.float32),
+            {SOURCE: source} if self.source else {},
         )
 
     def batch(self, first: int, count: int) -> Batch:
@@ -181,18 +204,21 @@ class HeldOut:
 
 
 def _heads(training: Training) -> dict[str, float]:
-    """The highest score of any head, none where a layer has no attention weights."""
-    config = training.model.config
-    if not all(has_pattern(block.attention) for block in config.blocks):
+    """The highest score of any head; none of an encoder-decoder, or where a layer has no weights."""
+    model = training.model
+    if not isinstance(model, Model) or not all(has_pattern(block.attention) for block in model.config.blocks):
         return {}
-    asked = {"length": min(24, training.run.width // 2), "vocabulary": config.vocab}
+    asked = {"length": min(24, training.run.width // 2), "vocabulary": model.config.vocab}
     scores = {"induction": induction_scores, "previous_token": previous_token_scores}
-    return {name: float(torch.cat(of(training.model, **asked)).max()) for name, of in scores.items()}
+    return {name: float(torch.cat(of(model, **asked)).max()) for name, of in scores.items()}
 
 
 def resolved(run: ArmRun, folder: Path, note: dataset.Note) -> ArmRun:
     """The run as it is, its tokenizer in ``folder``: a task's rows are made from its seed."""
     run_tokenizer.save(run.data.words(), folder / TOKENIZER)
+    if source := _source(run):  # how a target begins goes with the tokenizer to the model's folder
+        begin = Rows(run.data, 0, 1, source).row(0).ids[0, 0]
+        write(folder / TOKENIZER / GENERATION, json.dumps({"decoder_start_token_id": int(begin)}))
     return run
 
 
@@ -201,9 +227,14 @@ def ready(run: ArmRun, folder: Path, note: dataset.Note) -> Dataset:
     tokenizer, lengths = run.data.words(), torch.zeros(run.model.vocab, dtype=torch.int64)
     if run.data.metric == "bits_per_byte":
         lengths[: len(tokenizer)] = torch.tensor(run_tokenizer.lengths(tokenizer))
-    train = Rows(run.data, number(run.seed, "train"), 0)
-    held_out = HeldOut(Rows(run.data.held_out, number(0, "held out"), run.test), lengths)
+    train = Rows(run.data, number(run.seed, "train"), 0, _source(run))
+    held_out = HeldOut(Rows(run.data.held_out, number(0, "held out"), run.test, _source(run)), lengths)
     return Dataset(train, held_out, lengths, tokenizer, lambda text: [0], dataset.export)
+
+
+def _source(run: ArmRun) -> int:
+    """How many ids of a row the run's encoder reads."""
+    return run.data.source if isinstance(run.model, EncoderDecoder) else 0
 
 
 def task(name: str) -> Any:
@@ -243,15 +274,28 @@ def read(source: str) -> Experiment:
     return from_dict(data, Experiment, str(path))
 
 
-def model_of(experiment: Experiment, arm: Arm) -> Decoder:
+def model_of(experiment: Experiment, arm: Arm) -> Decoder | EncoderDecoder:
     """An arm's model: the experiment's with the arm's changes, its MLPs as wide as the budget asks."""
-    own = changed(experiment, arm).model
+    own = _own(experiment, arm)
     if arm == experiment.arms[0]:
         return own
-    return _matched(own, parameters(changed(experiment, experiment.arms[0]).model))
+    return _matched(own, parameters(_own(experiment, experiment.arms[0])))
 
 
-def parameters(model: Decoder) -> int:
+def _own(experiment: Experiment, arm: Arm) -> Decoder | EncoderDecoder:
+    """An arm's model before its MLPs are widened."""
+    made = changed(experiment, arm)
+    if not arm.encoder:
+        return made.model
+    if not made.task.source:
+        raise UserError(
+            f"arm {arm.name}: the rows of {kind_of(made.task)} have no source apart from what is scored: an "
+            "encoder-decoder learns copying or reversal"
+        )
+    return with_encoder(made.model, arm.encoder, made.task.source, made.task.context - made.task.source)
+
+
+def parameters(model: Decoder | EncoderDecoder) -> int:
     """How many weights a model has."""
     return sum(prod(shape) for shape in model.weights().values())
 
@@ -267,7 +311,9 @@ def run_of(experiment: Experiment, arm: Arm, rate: float, steps: int, seed: int)
     return training(own.task, model, steps, arm.first_seed + seed, optimizer=optimizer, **chosen)
 
 
-def training(task: Any, model: Decoder, steps: int, seed: int, *, batch_size: int, **settings: Any) -> ArmRun:
+def training(
+    task: Any, model: Decoder | EncoderDecoder, steps: int, seed: int, *, batch_size: int, **settings: Any
+) -> ArmRun:
     """A run of ``steps`` whose warm-up and decay are matched to them."""
     return ArmRun(
         model=model,
@@ -408,15 +454,16 @@ def changed(experiment: Experiment, arm: Arm) -> Experiment:
     return made if made.model.vocab else replace(made, model=replace(made.model, vocab=made.task.vocab))
 
 
-def _matched(model: Decoder, budget: int) -> Decoder:
+def _matched(model: Decoder | EncoderDecoder, budget: int) -> Decoder | EncoderDecoder:
     """The model whose MLPs have the width that comes nearest to so many parameters."""
+    one, two = (parameters(_widened(model, hidden)) for hidden in (1, 2))
+    return _widened(model, max(1, round(1 + (budget - one) / (two - one))))
 
-    def of(hidden: int) -> Decoder:
-        blocks = (
-            replace(block, mlp=block.mlp and replace(block.mlp, hidden=hidden)) for block in model.blocks
-        )
-        return replace(model, blocks=tuple(blocks))
 
-    one, two = parameters(of(1)), parameters(of(2))
-    hidden = max(1, round(1 + (budget - one) / (two - one)))
-    return of(hidden)
+def _widened(model: Any, hidden: int) -> Any:
+    """The model with MLPs of this width."""
+    if isinstance(model, EncoderDecoder):
+        halves = _widened(model.encoder, hidden), _widened(model.decoder, hidden)
+        return replace(model, encoder=halves[0], decoder=halves[1])
+    blocks = (replace(block, mlp=block.mlp and replace(block.mlp, hidden=hidden)) for block in model.blocks)
+    return replace(model, blocks=tuple(blocks))

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +30,12 @@ from cutaway.evaluate import html_report
 from cutaway.evaluate.statistics import holm, paired_t, student
 from cutaway.hooks import tracing
 from cutaway.inspect.inputs import has_pattern
-from cutaway.model.config import Decoder, kind_of, to_dict
+from cutaway.model.config import Decoder, EncoderDecoder, kind_of, to_dict
 from cutaway.store.files import write
-from cutaway.train.flops import per_token
+from cutaway.train.trainable import SOURCE
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 EXPERIMENT = "experiment.yaml"
 COMMAND = f"cutaway compare {EXPERIMENT}"
@@ -80,10 +83,11 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
     corrected = holm([p for p in raw if p is not None])
     out = []
     for n, (result, own) in enumerate(zip(results, scores, strict=True)):
-        model = arms.model_of(experiment, result.arm)
+        run = arms.run_of(experiment, result.arm, result.rate, experiment.steps, 0)
+        model = run.model
         low, high = student(own)
         speeds = sorted(run.tokens_per_second for run in result.runs)
-        length = experiment.task.context
+        length, source = experiment.task.context, experiment.task.source
         out.append(
             Row(
                 result.arm.name,
@@ -98,18 +102,24 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
                 len(own),
                 sum(run.failed is not None for run in result.runs),
                 arms.parameters(model),
-                per_token(model),
-                {times * length: _state(model, times * length) for times in LONGER},
+                run.flops_per_token,
+                {times * length: _state(model, times * length, times * source) for times in LONGER},
                 speeds[len(speeds) // 2],
             )
         )
     return out
 
 
-def _state(model: Decoder, n: int) -> float:
-    """How many numbers all layers hold of n tokens."""
-    mixers = [block.attention for block in model.blocks]
-    return sum(at(kind(kind_of(mixer)).cost.state, mixer, n=n) for mixer in mixers)
+def _state(model: Decoder | EncoderDecoder, n: int, source: int) -> float:
+    """How many numbers all layers hold of n tokens, of which an encoder-decoder has ``source`` apart."""
+    if isinstance(model, EncoderDecoder):
+        blocks = model.decoder.blocks
+        return sum(_held(block.attention, n=n - source) + _held(block.cross, s=source) for block in blocks)
+    return sum(_held(block.attention, n=n) for block in model.blocks)
+
+
+def _held(mixer: Any, **tokens: int) -> float:
+    return at(kind(kind_of(mixer)).cost.state, mixer, **tokens)
 
 
 def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
@@ -122,7 +132,7 @@ def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
         way = "above" if row.difference > 0 else "below"
         words.append(f"{row.name} is {way} {first.name} by {abs(row.difference):.3f} (p {row.p:.2g})")
     text = "; ".join(words) + "." if words else f"No arm separates from {first.name}."
-    if near:
+    if near and words:
         text += f" Not separated from {first.name}: {', '.join(row.name for row in near)}."
     if bounds := [row.name for row in table if row.bound]:
         text += (
@@ -227,33 +237,75 @@ def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> 
 def attention_on(experiment: Experiment, run: Measured) -> dict[str, list[float]]:
     """By layer and head, the attention weights of the last scored token of the first held-out row.
 
-    Empty for a run that failed, or a model with a layer that has none.
+    Those of an encoder-decoder are of the source. Empty for a run that failed, or a model with a layer that
+    has none.
     """
     if run.failed is not None:
         return {}
     model = cutaway.load(run.folder, engine="definition").model
     if not all(has_pattern(block.attention) for block in model.config.blocks):
         return {}
-    row = arms.Rows(experiment.task.held_out, arms.number(0, "held out"), 1).row(0)
+    task, both = experiment.task.held_out, isinstance(model.config, EncoderDecoder)
+    row = arms.Rows(task, arms.number(0, "held out"), 1, task.source if both else 0).row(0)
     scored = np.flatnonzero(row.loss_weights[0, :SHOWN])
     stop = int(scored[-1]) + 1 if len(scored) else SHOWN
-    ids, pos = (torch.from_numpy(array[:, :stop]) for array in (row.ids, row.pos))
+    given = [row.ids[:, :stop], row.pos[:, :stop]]
+    if both:
+        given = [row.extra[SOURCE], np.arange(task.source)[None], *given]
+    layers = len(model.decoder.blocks if both else model.blocks)
+    name = "decoder.blocks.{}.cross.pattern" if both else "blocks.{}.attention.pattern"
     with torch.no_grad(), tracing(model, "*.pattern") as seen:
-        model(ids, pos)
+        model(*map(torch.from_numpy, given))
     return {
         f"{layer}.{head}": [round(value, 4) for value in weights[-1].tolist()]
-        for layer in range(len(model.blocks))
-        for head, weights in enumerate(seen[f"blocks.{layer}.attention.pattern"][0])
+        for layer in range(layers)
+        for head, weights in enumerate(seen[name.format(layer)][0])
     }
 
 
 def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any], text: str) -> str:
     """One file that needs no network: the report, curves, sweeps, prices, where arms look, and the data."""
-    import plotly.graph_objects as plotly
+    colors = {name: COLORS[n % len(COLORS)] for n, name in enumerate(found["arms"])}
+    legend = "".join(
+        f'<span style="color:{color}">\u25cf</span> {escape(name)} ' for name, color in colors.items()
+    )
+    made = []
+    for n, plot in enumerate(plot for plot in _plots(experiment, results, found) if any(plot.lines.values())):
+        figure = _figure(plot, colors)
+        if not n:
+            chance: Any = experiment.task.chance
+            figure.add_hline(chance, line_dash="dot", line_color="#808080", annotation_text="chance")
+        made.append((plot.title, html_report.plot(figure, script=not n, showlegend=False)))
+    title, _, rest = text.partition("\n")
+    body = html_report.rendered(rest) + f"<p>{legend}</p>" + html_report.plots(made)
+    if looks := found["attention"]:
+        body += (
+            "<h2>Where each arm looks</h2><p>Attention weights of the last scored token on one text: a row "
+            "for each layer.head, a column for each token; an encoder-decoder's are of its source.</p>"
+            f"{html_report.plots([(name, _look(heads)) for name, heads in looks.items()])}"
+        )
+    body += html_report.data(json.dumps(found, indent=1))
+    return html_report.document(title.removeprefix("# "), body)
 
-    metric = experiment.task.metric
-    colors = {result.arm.name: COLORS[n % len(COLORS)] for n, result in enumerate(results)}
-    ends = {
+
+class _Plot(NamedTuple):
+    """Points by arm, each with how far its interval goes down and up where there is one."""
+
+    title: str
+    lines: dict[str, list[tuple[Any, ...]]]
+    x: str = "linear"
+    y: str = "linear"
+
+
+def _plots(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any]) -> list[_Plot]:
+    """Learning curves, sweeps, scores against the state, the state's growth, and heads by step."""
+    metric, arms_found = experiment.task.metric, found["arms"]
+    score = metric.replace("_", " ")
+
+    def means(name: str) -> dict[str, list[tuple[Any, ...]]]:
+        return {one.arm.name: _mean(one.runs, name) for one in results}
+
+    ends: dict[str, list[tuple[Any, ...]]] = {
         result.arm.name: [
             (rate, tried[experiment.steps].loss)
             for rate, tried in sorted(result.tried.items())
@@ -261,64 +313,52 @@ def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str,
         ]
         for result in results
     }
-    arms_found = found["arms"]
-    curves: list[tuple[str, str, str, dict[str, list[tuple[Any, float]]]]] = [
-        (
-            f"held-out {metric.replace('_', ' ')} by step",
-            "linear",
-            "linear",
-            {one.arm.name: _mean(one.runs, metric) for one in results},
-        ),
-        ("loss of the first seed by learning rate", "log", "linear", ends),
-        (
-            f"{metric.replace('_', ' ')} by numbers of state",
-            "log",
-            "linear",
-            {name: [(arm["state_numbers"], arm["score"])] for name, arm in arms_found.items()},
-        ),
-        (
-            "numbers of state by length",
-            "log",
-            "log",
-            {name: list(arm["state_by_length"].items()) for name, arm in arms_found.items()},
-        ),
+    prices: dict[str, list[tuple[Any, ...]]] = {
+        name: [
+            (arm["state_numbers"], own, own - arm["interval"][0], arm["interval"][1] - own)
+            for own in [arm["score"]]
+        ]
+        for name, arm in arms_found.items()
+    }
+    growth = {name: list(arm["state_by_length"].items()) for name, arm in arms_found.items()}
+    return [
+        _Plot(f"held-out {score} by step", means(metric)),
+        _Plot("loss of the first seed by learning rate", ends, x="log"),
+        _Plot(f"{score} by numbers of state, with its interval", prices, x="log"),
+        _Plot("numbers of state by length", growth, x="log", y="log"),
+        *(_Plot(f"strongest {name.replace('_', '-')} head by step", means(name)) for name in CURVES[-2:]),
     ]
-    for name in CURVES[-2:]:
-        own = {one.arm.name: _mean(one.runs, name) for one in results}
-        curves.append((f"strongest {name.replace('_', '-')} head by step", "linear", "linear", own))
-    made: list[tuple[str, str]] = []
-    for title, across, up, lines in curves:
-        if not any(lines.values()):
-            continue
-        figure = plotly.Figure()
-        for name, points in lines.items():
-            x, y = [x for x, _ in points], [y for _, y in points]
-            figure.add_trace(
-                plotly.Scatter(x=x, y=y, name=name, mode="lines+markers", marker_color=colors[name])
-            )
-        if not made:
-            figure.add_hline(experiment.task.chance, line_dash="dot", line_color="#808080")  # type: ignore[arg-type]
-        figure.update_xaxes(type=across)
-        figure.update_yaxes(type=up)
-        made.append((title, html_report.plot(figure, script=not made, showlegend=False)))
-    looks = []
-    for name, heads in found["attention"].items():
-        image = plotly.Heatmap(z=list(heads.values()), y=list(heads), zmin=0, zmax=1, colorscale="Viridis")
-        figure = plotly.Figure(image)
-        figure.update_yaxes(type="category")
-        looks.append((name, html_report.plot(figure, script=False, height=80 + 22 * len(heads))))
-    legend = "".join(
-        f'<span style="color:{color}">\u25cf</span> {escape(name)} ' for name, color in colors.items()
-    )
-    title, _, rest = text.partition("\n")
-    body = html_report.rendered(rest) + f"<p>{legend}</p>" + html_report.plots(made)
-    if looks:
-        body += (
-            "<h2>Where each arm looks</h2><p>Attention weights of the last scored token by layer and head, "
-            f"on one text.</p>{html_report.plots(looks)}"
-        )
-    body += html_report.data(json.dumps(found, indent=1))
-    return html_report.document(title.removeprefix("# "), body)
+
+
+def _figure(plot: _Plot, colors: Mapping[str, str]) -> Figure:
+    """A line for each arm in its color."""
+    import plotly.graph_objects as plotly
+
+    figure = plotly.Figure()
+    for name, points in plot.lines.items():
+        x, y, *interval = zip(*points, strict=True) if points else ((), ())
+        line = plotly.Scatter(x=x, y=y, name=name, mode="lines+markers", marker_color=colors[name])
+        if interval:
+            line.error_y = {
+                "type": "data",
+                "symmetric": False,
+                "arrayminus": interval[0],
+                "array": interval[1],
+            }
+        figure.add_trace(line)
+    figure.update_xaxes(type=plot.x)
+    figure.update_yaxes(type=plot.y)
+    return figure
+
+
+def _look(heads: Mapping[str, Sequence[float]]) -> str:
+    """Attention weights as a heat map, a row for each head."""
+    import plotly.graph_objects as plotly
+
+    image = plotly.Heatmap(z=list(heads.values()), y=list(heads), zmin=0, zmax=1, colorscale="Viridis")
+    figure = plotly.Figure(image)
+    figure.update_yaxes(type="category")
+    return html_report.plot(figure, script=False, height=80 + 22 * len(heads))
 
 
 def _mean(runs: Sequence[Measured], name: str) -> list[tuple[int, float]]:

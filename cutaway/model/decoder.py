@@ -96,7 +96,7 @@ class Decoder(nn.Module):
         self.rotary_of_block = [
             None if position is None else distinct.index(position) for position in positions
         ]
-        self.apply(_start)
+        self.apply(initialise)
 
     def new_state(self, wrap: Wrap | None = None) -> State:
         """An empty state for one batch; ``wrap`` stores each layer's in another way (``Quantized.of(8)``)."""
@@ -192,7 +192,7 @@ def _rotation(
     return rotary.rotation(pos)
 
 
-def _start(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """The weights that training starts from: matrices normal with deviation 0.02, biases zero (GPT-2)."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)

@@ -259,9 +259,13 @@ class TransformerSeq2Seq(nn.Module):
         """A vector for each word of the source."""
         return tap("memory", self.encoder(ids, pos))
 
+    def memory(self, ids: Int[Tensor, "b s"], pos: Int[Tensor, "b s"]) -> Source:
+        """What the decoder's cross-attention reads of a source."""
+        return Source(self.encode(ids, pos), Positions(pos))
+
     def start(self, ids: Int[Tensor, "b s"], pos: Int[Tensor, "b s"]) -> TransformerState:
         """Read a source: the state before the target's first word. For inference, not for training."""
-        return TransformerState(Source(self.encode(ids, pos), Positions(pos)), self.decoder.new_state())
+        return TransformerState(self.memory(ids, pos), self.decoder.new_state())
 
     def read(
         self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"], state: TransformerState
@@ -277,5 +281,4 @@ class TransformerSeq2Seq(nn.Module):
         pos: Int[Tensor, "b t"],
     ) -> Float[Tensor, "b t v"]:
         """Logits of the word after each of ``ids``, all given at once (teacher forcing)."""
-        memory = Source(self.encode(source, source_pos), Positions(source_pos))
-        return tap("logits", self.decoder(ids, pos, source=memory))
+        return tap("logits", self.decoder(ids, pos, source=self.memory(source, source_pos)))

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
-from cutaway.model.block import Source
 from cutaway.model.nan import check_weights, nan_error
 from cutaway.model.seq2seq import TransformerSeq2Seq, TransformerState
 
@@ -35,7 +33,7 @@ class TargetEngine:
         if of.learned and len(source) > of.context:
             raise UserError(f"the source is {len(source)} ids long and the model reads at most {of.context}")
         row, pos = self._row(source, 0)
-        self.source = Source(model.encode(row, pos), Positions(pos))
+        self.source = model.memory(row, pos)
         if self.source.values.isnan().any():
             raise nan_error(model.encoder, lambda: model.encode(row, pos))
 

@@ -135,8 +135,8 @@ def presets() -> list[str]:
 def read(source: str, changes: Sequence[str] = (), kind: type[Run] = TrainingConfig) -> Run:
     """The run that a YAML file or a preset describes, with a command line's changes."""
     data = entries(source, changes)
-    if isinstance(data.get("model"), dict):
-        data["model"].setdefault("vocab", 0)  # 0: as many as the tokenizer has
+    if isinstance(model := data.get("model"), dict) and "kind" not in model:
+        model.setdefault("vocab", 0)  # 0: as many as the tokenizer has
     return from_dict(data, kind)
 
 

@@ -91,11 +91,11 @@ class Distributed(Parallel):
                 "optim: muon needs whole matrices, and these devices hold parts of them: use adamw"
             )
         if self.tensor_size > 1:
-            for block in trainable.model.blocks:
+            for block in trainable.decoder.blocks:
                 _split(block, self.mesh[TENSOR])
         half = run.precision == "bfloat16"
         policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32 if half else None)
-        for block in trainable.model.blocks:
+        for block in trainable.decoder.blocks:
             fully_shard(block, mesh=self.mesh[DATA], mp_policy=policy)
         fully_shard(trainable, mesh=self.mesh[DATA], mp_policy=policy)
 

@@ -401,9 +401,9 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
         if training.parallel.rank:
             return
         with training.averaged():
-            run.objective.save(training.model, folder)
+            run.objective.save(training.trainable.decoder, folder)
             if run.adapter is not None:
-                changes: Any = run.adapter.changes(training.model)
+                changes: Any = run.adapter.changes(training.trainable.decoder)
                 adapters.save(folder, changes, at_rest, run.base, run.context_extension)
                 return
         own = {name: weights[name] for name in at_rest.tensors}

@@ -26,8 +26,10 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.layers.mlp import MLP
-from cutaway.model.decoder import Decoder
+from cutaway.model.config import EncoderDecoder
+from cutaway.model.decoder import Decoder, initialise
 from cutaway.model.engine import DefinitionEngine
+from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint, device
 from cutaway.train.config import TrainingConfig
@@ -135,15 +137,12 @@ class Training:
         torch.manual_seed(run.seed)
         if run.threads is not None:
             torch.set_num_threads(run.threads)
-        model = data.model
-        if model is None:
-            model = Decoder(run.model)
-            run.objective.attach(model)
+        model = _new(run) if data.model is None else data.model
         self.model = model.to(self.device).train()
         teacher = None if data.teacher is None else data.teacher.to(self.device)
         self.trainable = Trainable(self.model, run.objective, data.lengths.to(self.device), teacher)
         if run.activation_checkpointing:
-            _checkpoint_activations(self.model)
+            _checkpoint_activations(self.trainable.decoder)
         if parallel.size > 1:
             parallel.shard(self.trainable, run)
         _compile(self.trainable, run, parallel, self.device, note)
@@ -264,7 +263,7 @@ class Training:
         params = SamplingParams(max_tokens=length, temperature=0.8, top_p=0.95, seed=self.step)
         prompts = self.run.prompts
         with torch.no_grad(), self._evaluating():
-            engine, ids = DefinitionEngine(self.model), map(self.data.prompt, prompts)
+            engine, ids = DefinitionEngine(self.trainable.decoder), map(self.data.prompt, prompts)
             made = generate_batch(engine, tokenizer, ids, params)
         return [prompt + generation.text for prompt, generation in zip(prompts, made, strict=True)]
 
@@ -412,6 +411,17 @@ def _add(sums: dict[str, Tensor], loss: Tensor, extra: dict[str, Tensor]) -> Non
         sums[name] = value
 
 
+def _new(run: TrainingConfig) -> Decoder | TransformerSeq2Seq:
+    """A run's model before its first step."""
+    if isinstance(run.model, EncoderDecoder):  # an arm of a comparison, which starts as a decoder does
+        both = TransformerSeq2Seq(run.model)
+        both.encoder.apply(initialise)
+        return both
+    model = Decoder(run.model)
+    run.objective.attach(model)
+    return model
+
+
 def _checkpoint_activations(model: Decoder) -> None:
     """Blocks that keep their input alone, and recompute the rest in the backward pass."""
     for block in model.blocks:
@@ -445,10 +455,10 @@ def _compile(
             return
     note("torch.compile compiles the model during the first step, which takes a minute or two.")
     if parallel.size > 1:  # gathering a block's weights happens between blocks and cannot be compiled
-        for block in trainable.model.blocks:
+        for block in trainable.decoder.blocks:
             block.compile()
         return
-    trainable.routed = torch.compile(trainable.model.routed, dynamic=False)
+    trainable.routed = torch.compile(trainable.decoder.routed, dynamic=False)
 
 
 def _copy(values: Iterable[Tensor], into: Iterable[nn.Parameter]) -> None:

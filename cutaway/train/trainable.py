@@ -13,12 +13,14 @@ from cutaway.data.packing import Batch
 from cutaway.errors import UserError
 from cutaway.layers.moe import Routing
 from cutaway.model.decoder import Decoder
+from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.shapes import Float, Int
 from cutaway.train.adapters import reference
 from cutaway.train.loss import log_probs
 from cutaway.train.objectives.common.objective import Objective
 
 REFERENCE = "reference_log_probs"  # in ``extra``, where no adapter can be switched off
+SOURCE = "source"  # in ``extra``: ids [b s] that an encoder reads
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,24 @@ class TrainingBatch:
 class Trainable(nn.Module):
     """A model and what training minimises. Parameters that do not require a gradient are frozen.
 
-    ``teacher`` is a frozen model that the objective reads.
+    ``teacher`` is a frozen model that the objective reads. The rows of an encoder-decoder are targets, whose
+    sources are in the batch's ``extra``.
     """
 
     def __init__(
-        self, model: Decoder, objective: Objective, token_bytes: Tensor, teacher: Decoder | None = None
+        self,
+        model: Decoder | TransformerSeq2Seq,
+        objective: Objective,
+        token_bytes: Tensor,
+        teacher: Decoder | None = None,
     ) -> None:
         super().__init__()
-        if model.config.head_bias:
-            raise UserError("a model whose head has a bias cannot be trained: no objective reads it")
         self.model, self.objective = model, objective
+        if self.decoder.config.head_bias:
+            raise UserError("a model whose head has a bias cannot be trained: no objective reads it")
         self.teacher = None if teacher is None else Trainable(teacher, objective, token_bytes)
         self.token_bytes = token_bytes  # how many bytes of text each id decodes to
-        self.routed = model.routed
+        self.routed = self.decoder.routed
 
     def forward(self, batch: TrainingBatch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The objective's weighted sum of losses, and the sums that it reports."""
@@ -86,10 +93,18 @@ class Trainable(nn.Module):
 
     def hidden(self, batch: TrainingBatch) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
         """What the head reads, and where sparse layers sent the tokens."""
+        source = None
+        if isinstance(self.model, TransformerSeq2Seq):
+            ids = batch.extra[SOURCE]
+            source = self.model.memory(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
         x, routings = self.routed(
-            batch.ids, batch.pos, documents=batch.documents, in_order=batch.documents is None
+            batch.ids,
+            batch.pos,
+            documents=batch.documents,
+            in_order=batch.documents is None,
+            source=source,
         )
-        return self.model.normed(x), routings
+        return self.decoder.normed(x), routings
 
     def log_probs(
         self, batch: TrainingBatch, chunk_size: int, temperature: float = 1.0
@@ -102,7 +117,7 @@ class Trainable(nn.Module):
         weights = torch.ones_like(batch.targets) if batch.loss_weights is None else batch.loss_weights
         kept = weights.flatten().nonzero()[:, 0]
         read = hidden[kept], self.head_weight, batch.targets.flatten()[kept], chunk_size
-        found = log_probs(*read, self.model.config.softcap, temperature)
+        found = log_probs(*read, self.decoder.config.softcap, temperature)
         return found.new_zeros(len(hidden)).index_put((kept,), found).view_as(batch.targets)
 
     @torch.no_grad()
@@ -116,6 +131,12 @@ class Trainable(nn.Module):
             return self.log_probs(batch, chunk_size, temperature)
 
     @property
+    def decoder(self) -> Decoder:
+        """The model, or the half of it that writes."""
+        return self.model.decoder if isinstance(self.model, TransformerSeq2Seq) else self.model
+
+    @property
     def head_weight(self) -> Tensor:
         """The matrix of the output head [v d]."""
-        return self.model.embedding.weight if self.model.head is None else self.model.head.weight
+        decoder = self.decoder
+        return decoder.embedding.weight if decoder.head is None else decoder.head.weight

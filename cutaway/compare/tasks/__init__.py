@@ -44,6 +44,11 @@ class Task(Bounded):
         raise NotImplementedError
 
     @property
+    def source(self) -> int:
+        """How many ids of a row an encoder reads, where all that is scored follows them; 0: none."""
+        return 0
+
+    @property
     def held_out(self) -> Task:
         """The task that held-out rows are of, where it is another: longer rows, another text."""
         return self

@@ -33,6 +33,10 @@ class Config(Task):
     def chance(self) -> float:
         return 1 / self.letters
 
+    @property
+    def source(self) -> int:
+        return self.length
+
     def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:
         """A text, the marker, the text."""
         text = random.integers(1, self.letters + 1, self.length)

@@ -1,7 +1,7 @@
 """Reversal: a random text, a marker, and the text from its end. Only the reversed text is scored.
 
-Unlike in a copy, the distance to what is due changes with each token. Encoder-decoders are compared on it
-in docs/results/compare.md.
+Unlike in a copy, the distance to what is due changes with each token. An encoder-decoder reads the text as
+its source and writes from the marker on.
 """
 
 from __future__ import annotations

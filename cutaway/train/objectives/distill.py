@@ -49,7 +49,7 @@ class Config(Objective):
         loss, entropy = hidden.new_zeros(()), hidden.new_zeros(())
         kept = weights.nonzero()[:, 0]  # a prompt's tokens need no logits
         head, teacher_head = trainable.head_weight, teacher.head_weight
-        softcaps = trainable.model.config.softcap, teacher.model.config.softcap
+        softcaps = trainable.decoder.config.softcap, teacher.decoder.config.softcap
         targets = batch.targets.flatten()
         for rows in kept.split(self.chunk_size):
             given = hidden[rows], head, read[rows], teacher_head, targets[rows]

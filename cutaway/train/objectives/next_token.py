@@ -41,7 +41,7 @@ class Config(Objective):
             targets,
             self.chunk_size,
             self.z_loss,
-            trainable.model.config.softcap,
+            trainable.decoder.config.softcap,
             None if weights is None else weights.flatten(),
         )
         balances = [load_balancing(routing, batch.pos >= 0) for routing in routings]

@@ -30,7 +30,7 @@ class Config(Objective):
         weights = batch.loss_weights
         if weights is None:
             weights = torch.ones_like(batch.targets, dtype=torch.float32)
-        kept, softcap = weights > 0, trainable.model.config.softcap
+        kept, softcap = weights > 0, trainable.decoder.config.softcap
         logits = torch.nn.functional.linear(hidden[kept], trainable.head_weight).float()
         if softcap is not None:
             logits = softcap * (logits / softcap).tanh()

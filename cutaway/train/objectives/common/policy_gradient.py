@@ -101,7 +101,7 @@ class PolicyGradient(Objective):
         def sampled(values: Tensor) -> Tensor:
             return values.flatten(0, 1)[at]
 
-        softcap = trainable.model.config.softcap
+        softcap = trainable.decoder.config.softcap
         head, targets = trainable.head_weight, sampled(batch.targets)
         log_p = log_probs(sampled(hidden), head, targets, self.chunk_size, softcap, self.temperature)
         advantages, sampler = sampled(batch.extra[ADVANTAGES]), sampled(batch.extra[SAMPLER])
