@@ -16,7 +16,8 @@ def main() -> None:
     """Prints the table, after comparing three ways to it."""
     import ray
 
-    settings = {"steps": 40, "trial_steps": 10, "batch_size": 16, "seeds": 2, "test": 64}
+    settings = {"steps": 20, "trial_steps": 10, "batch_size": 16, "seeds": 2, "test": 32}
+    settings |= {"learning_rates": (0.01,)}
     made = arms.preset(copying.Config(6, 8), {"attention": ["mha", "linear"]}, width=16, **settings)
     found = {}
     with tempfile.TemporaryDirectory() as home:

@@ -86,8 +86,8 @@ class Arm(Bounded):
 
     name: str
     changes: tuple[str, ...] = ()
-    encoder: Natural = 0
     first_seed: Natural = 0
+    encoder: Natural = 0
 
 
 @dataclass(frozen=True)
