@@ -21,6 +21,7 @@ from cutaway.compare.arms import Arm, Experiment
 from cutaway.compare.encoder_decoder import with_encoder
 from cutaway.compare.tasks import copying, parity, reversal
 from cutaway.errors import UserError
+from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, EncoderDecoder
 from cutaway.model.decoder import initialise
@@ -143,14 +144,17 @@ def test_an_encoder_decoder_has_the_budget_and_its_own_price():
     one, both = (arms.model_of(made, arm) for arm in made.arms)
     assert isinstance(both, EncoderDecoder) and len(both.encoder.blocks) == 2
     assert abs(arms.parameters(both) - arms.parameters(one)) <= 3 * 3 * 16 / 2
-    ids = torch.ones(2, 5, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter:  # which counts no attention: it is one kernel
-        places = PLACES.expand(2, -1)
-        TransformerSeq2Seq(both)(ids, places, ids, places).sum().backward()
-    heads = 12 * 16 * 5 * (2 * 5 + 5 + 5)  # two layers read; one writes, and looks across
-    assert per_token(both) == pytest.approx((counter.get_total_flops() / 2 + heads) / 10)
     assert per_token(both) < per_token(one)
     assert report._state(both, 10, 5) == 2 * 16 * (5 + 5) and report._state(one, 10, 5) == 2 * 2 * 16 * 10
+    assert report._state(both, 9, 6) == 2 * 16 * (3 + 6)
+
+    longer = with_encoder(decoder(), 3, 6, 4)
+    source, target = torch.ones(2, 6, dtype=torch.long), torch.ones(2, 4, dtype=torch.long)
+    places = torch.arange(6).expand(2, -1)
+    with FlopCounterMode(display=False) as counter:  # which counts no attention: it is one kernel
+        TransformerSeq2Seq(longer)(source, places, target, places[:, :4]).sum().backward()
+    heads = 12 * 16 * (6 * 3 * 6 + 4 * 2 * (4 + 6))  # three layers read, two write and look across
+    assert per_token(longer) == pytest.approx((counter.get_total_flops() / 2 + heads) / 10)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_table_and_opens(
@@ -190,7 +194,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_table_and_opens(
         lm.logits([1, 2])
     looks = found[0]["attention"]["both"]
     assert list(looks) == ["0.0", "0.1"] and all(len(heads) == 5 for heads in looks.values())
-    assert all(sum(heads) == pytest.approx(1, abs=1e-3) for heads in looks.values())
+    row = arms.Rows(TASK, arms.number(0, "held out"), 1, 5).row(0)
+    texts = torch.from_numpy(row.extra[SOURCE]), PLACES, torch.from_numpy(row.ids), PLACES
+    with torch.no_grad(), tracing(lm.model, "*.pattern") as seen:
+        lm.model(*texts)
+    across = seen["decoder.blocks.0.cross.pattern"][0, :, -1]
+    assert_close(torch.tensor(list(looks.values())), across, atol=1e-4, rtol=0)
     assert json.loads((tmp_path / "a/results.json").read_text())["arms"]["both"]["params"] == own["params"]
     assert arms.read(str(tmp_path / "a" / report.EXPERIMENT)) == made
 
