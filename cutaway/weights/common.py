@@ -70,6 +70,7 @@ OF_DECODER = ("tied", "embedding_scale", "position", "softcap", "logit_scale", "
 OF_ROUTER = {name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two")}
 OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale"}
 ROPE_FREQS = "rope_freqs.weight"
+LONG, SHORT = LONG_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 STILL = 1e30  # llama.cpp's divisor of a pair that does not rotate
 FULL, SLIDING = "full_attention", "sliding_attention"
 LLAMA3 = {
@@ -320,6 +321,9 @@ class Rope(Row):
                 own = {"beta_fast": (fast, 32.0), "beta_slow": (slow, 1.0)}
                 own["attn_factor"] = (1.0 if attention is None else attention / sharpening(factor), 1.0)
                 entries |= {f"rope.scaling.yarn_{key}": a for key, (a, usual) in own.items() if a != usual}
+            case LongRoPE(original=original) as scaling:
+                entries["rope.scaling.original_context_length"] = original
+                entries["rope.scaling.attn_factor"] = scaling.magnitude
         return entries
 
 
@@ -428,8 +432,10 @@ def _gguf_rope(fields: Fields, size: int) -> rope.Config:
         attention = None if more is None else more * sharpening(factor)
         original = fields.integer("rope.scaling.original_context_length")
         scaling = YaRN(factor, original, fast or 32.0, slow or 1.0, attention)
-    fields.only("rope.scaling.attn_factor", (1.0,), "scaling attention with the rotary frequencies")
     base = fields.number("rope.freq_base", 10000.0, 1.0)
+    if LONG in fields.tensors or SHORT in fields.tensors:
+        return rope.Config(size, base, _gguf_longrope(fields, size))
+    fields.only("rope.scaling.attn_factor", (1.0,), "scaling attention with the rotary frequencies")
     original = fields.integer("rope.scaling.original_context_length", 8192)
     divisors = fields.tensors.get(ROPE_FREQS)
     if divisors is None:
@@ -443,6 +449,31 @@ def _gguf_rope(fields: Fields, size: int) -> rope.Config:
         )
     plain = rope.Config(size, base)
     return rope.Config(size, base, recognised(plain, quant.unpack(made(ROPE_FREQS, divisors)), original))
+
+
+def _gguf_longrope(fields: Fields, size: int) -> LongRoPE:
+    """LongRoPE's divisors, two tensors; llama.cpp reads the long ones in a context above the original."""
+    context = fields.integer("context_length")
+    original = fields.integer("rope.scaling.original_context_length", context)
+    found = {}
+    for name in LONG_FACTORS:
+        divisors = fields.tensors.get(name)
+        if divisors is None:
+            raise UserError(f"{fields.where}: the weight {name!r} is missing")
+        if divisors.type != "F32" or divisors.shape != (size // 2,):
+            raise fields.refusal(
+                "rope.dimension_count",
+                f"asks for {size // 2} divisors as F32, but {name!r} is {divisors.type} {divisors.shape}",
+            )
+        numbers = quant.unpack(made(name, divisors))
+        if not (np.isfinite(numbers) & (numbers > 0)).all():
+            raise UserError(f"{fields.where}: {name!r} holds divisors that are not positive numbers")
+        found[name] = tuple(float(str(number)) for number in numbers)
+    scaling = LongRoPE(found[SHORT], found[LONG], original, context / original)
+    attention = fields.number("rope.scaling.attn_factor", 1.0)
+    if abs(scaling.magnitude - attention) > 1e-6 * attention:
+        scaling = replace(scaling, attention=attention)
+    return scaling
 
 
 def recognised(position: rope.Config, divisors: np.ndarray, original: int) -> Llama3 | Factors:
@@ -464,10 +495,13 @@ def divisors_of(position: rope.Config, scaling: Llama3 | Factors | Proportional)
 
 
 def gguf_extras(config: Model) -> dict[str, Packed]:
-    """The tensor of divisors, for scalings that GGUF has no keys for."""
+    """The tensors of divisors, for scalings that GGUF has no keys for."""
     for position in (block.attention.position for block in config.blocks):
         if position is not None and isinstance(position.scaling, Llama3 | Factors | Proportional):
             return {ROPE_FREQS: quant.pack(divisors_of(position, position.scaling), "F32")}
+        if position is not None and isinstance(position.scaling, LongRoPE):
+            both = zip(LONG_FACTORS, (position.scaling.long, position.scaling.short), strict=True)
+            return {name: quant.pack(np.array(divisors, np.float32), "F32") for name, divisors in both}
     return {}
 
 
@@ -851,6 +885,10 @@ GGUF_BIASED = pairs(  # with biases, also those of layer norms
     GGUF_VALUE,
     GGUF_OUT,
     *GGUF_MLP,
+)
+GGUF_BIASED_QKV = (  # the same, with query, key and value in one
+    *renamed(GGUF_BIASED, without=("attn_q", "attn_k", "attn_v")),
+    *(Rule(f"blk.{{n}}.attn_qkv.{part}", query_key_value(part), split) for part in ("weight", "bias")),
 )
 GGUF_SANDWICH = weights(
     ("blk.{n}.post_attention_norm", "blocks.{n}.attention_post_norm"),

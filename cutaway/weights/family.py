@@ -175,6 +175,7 @@ HARMLESS_HF = re.findall(
     """,
 )
 HARMLESS_GGUF = ("tensor_data_layout", "pooling_type", "rope.scaling.finetuned", "expert_group_used_count")
+HARMLESS_GGUF += ("dense_?_feat_*",)  # of the layers after the pooling (weights/pooling.py)
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ class Family:
         "model.layers.*.self_attn.rotary_emb.inv_freq",
         "model.rotary_emb.inv_freq",
     )
-    # The same function in a config that GGUF can state, some of it in the weights.
-    folded: Callable[[Any, Tensors], tuple[Any, Tensors]] | None = None
+    # The same function in a config that GGUF can state, some of it in the weights, and what that changed.
+    folded: Callable[[Any, Tensors], tuple[Any, Tensors, str]] | None = None
     gguf_numbers: tuple[
         str, ...
     ] = ()  # keys that list a number of each layer, tensors ``blk.{n}.KEY`` in ``gguf``

@@ -146,6 +146,7 @@ def _gguf(path: Path) -> Checkpoint:
         Fields(file.metadata, path).text("tokenizer.chat_template", None),
         _sampling(Fields(file.metadata, path, "general.sampling."), 0),
         file.metadata,
+        target=_start(fields, config) if isinstance(config, EncoderDecoder) else None,
     )
 
 
@@ -161,6 +162,11 @@ def _numbers(family: Family, config: Model, fields: Fields) -> dict[str, Packed]
             name = f"blk.{n}.{key}"
             found[name] = quant.pack(np.full(shapes[name], number, np.float32), "F32")
     return found
+
+
+def _start(fields: Fields, config: EncoderDecoder) -> Target:
+    """What a text begins with, in a GGUF file."""
+    return Target(fields.integer("decoder_start_token_id", None, low=0, high=config.vocab - 1))
 
 
 def _tokenizer_in(path: Path) -> Tokenizer:

@@ -1,7 +1,7 @@
 """The pooling that a model states: how a text's vector is made of its tokens' vectors; and its sizes.
 
 A sentence-transformers folder states it in ``modules.json`` and ``1_Pooling/config.json``, a GGUF file in
-``ARCHITECTURE.pooling_type``. Such a folder may have dense layers that follow.
+``ARCHITECTURE.pooling_type``. Either may have dense layers that follow.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.weights import quant, safetensors
 from cutaway.weights.fields import Fields
@@ -26,6 +27,9 @@ WORDS = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 GGUF = {1: "mean", 2: "cls", 3: "last"}
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 DENSE = re.compile(r"[0-9]{1,2}_Dense")
+WITH_DENSE = "gemma-embedding"  # GGUF's word for the one architecture that has dense layers
+IN_GGUF = ("dense_2", "dense_3")
+TENSORS = tuple(f"{name}.weight" for name in IN_GGUF)
 ACTIVATIONS = {"Identity": lambda x: x, "Tanh": np.tanh}
 
 
@@ -33,8 +37,12 @@ class Dense(NamedTuple):
     """A matrix [out in] that is applied to a text's vector after pooling, its bias, and what follows."""
 
     weight: np.ndarray
-    bias: np.ndarray | None
-    activation: Callable[[np.ndarray], np.ndarray]
+    bias: np.ndarray | None = None
+    named: str = "Identity"
+
+    @property
+    def activation(self) -> Callable[[np.ndarray], np.ndarray]:
+        return ACTIVATIONS[self.named]
 
 
 def stated(checkpoint: Checkpoint) -> str | None:
@@ -65,7 +73,10 @@ def dimensions(checkpoint: Checkpoint) -> Sequence[int]:
 
 
 def dense(checkpoint: Checkpoint) -> list[Dense]:
-    """The layers of a sentence-transformers folder after its pooling, in their order (EmbeddingGemma)."""
+    """The layers after the pooling, in their order (EmbeddingGemma): a folder's own, or a GGUF file's two."""
+    if checkpoint.source.is_file():
+        tensors = gguf.read(checkpoint.source).tensors
+        return [Dense(quant.finite(name, tensors[name])) for name in TENSORS if name in tensors]
     modules = checkpoint.source / "modules.json"
     found, size = [], checkpoint.config.width
     for module in parsed(modules, list) if checkpoint.source.is_dir() and modules.is_file() else []:
@@ -88,7 +99,7 @@ def dense(checkpoint: Checkpoint) -> list[Dense]:
         if {name: packed.shape for name, packed in tensors.items()} != wanted:
             raise UserError(f"{folder}: should hold {', '.join(f'{n} {s}' for n, s in wanted.items())}")
         weight, *more = (quant.finite(name, tensors[name]) for name in wanted)
-        found.append(Dense(weight, more[0] if more else None, ACTIVATIONS[named]))
+        found.append(Dense(weight, more[0] if more else None, named))
         size = shape[0]
     return found
 

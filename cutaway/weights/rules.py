@@ -33,13 +33,13 @@ WHOLE = {
 
 
 ROUTERS = (".mlp.router.weight", ".mlp.shared_gate.weight")
-WHOLE_ENDS = (*ROUTERS, "_norm.weight", ".conv.weight")
+WHOLE_ENDS = (*ROUTERS, "_norm.weight", ".conv.weight", ".relative.weight")
 
 
 def is_kept_whole(name: str, shape: Shape) -> bool:
     """Whether this weight of ours is never packed: a vector, learned positions, what routes tokens or is
-    convolved."""
-    return len(shape) < 2 or name == "position.weight" or name.endswith(WHOLE_ENDS)
+    convolved, a table of relative positions."""
+    return len(shape) < 2 or name == "position.weight" or name.endswith(WHOLE_ENDS) or ".conv." in name
 
 
 @dataclass(frozen=True)
@@ -298,14 +298,17 @@ in_groups = How(
 def unpermute(which: str) -> How:
     """Rotary pairs side by side (2i, 2i + 1) in each head, as GGUF's llama has them; ours are (i, i + k/2).
 
-    ``which``: "heads" for queries, "groups" for keys, of which there may be fewer.
+    Dimensions of a head that do not rotate stay where they are. ``which``: "heads" for queries, "groups" for
+    keys, of which there may be fewer.
     """
 
     def reordered(packed: Packed, place: Place, loading: bool) -> Packed:
-        heads = getattr(place.attention, which)
-        rows = np.arange(packed.shape[0])
-        rows = rows.reshape(heads, -1, 2) if loading else rows.reshape(heads, 2, -1)
-        return packed.rows(rows.swapaxes(1, 2).ravel())
+        heads, position = getattr(place.attention, which), place.attention.position
+        rows = np.arange(packed.shape[0]).reshape(heads, -1)
+        size = rows.shape[1] if position is None else position.size
+        pairs = rows[:, :size].reshape((heads, -1, 2) if loading else (heads, 2, -1))
+        order = np.concatenate((pairs.swapaxes(1, 2).reshape(heads, -1), rows[:, size:]), axis=1)
+        return packed.rows(order.ravel())
 
     return How(
         lambda packed, place: (reordered(packed, place, True),),

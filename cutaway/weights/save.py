@@ -29,10 +29,10 @@ import numpy as np
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
-from cutaway.model.config import Decoder, EncoderDecoder, Model, kind_of, to_dict
-from cutaway.position.scaling import Factors, Llama3
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
+from cutaway.position.scaling import Factors, Llama3, LongRoPE
 from cutaway.store.files import Progress, atomic_folder, check_file, check_overwrite, silent
-from cutaway.weights import common, families, quant, rules, safetensors
+from cutaway.weights import common, families, pooling, quant, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
@@ -226,27 +226,34 @@ def _difference(one: Any, other: Any, where: str) -> str | None:
 
 
 def _levelled(config: Model) -> Any:
-    """The config as plain data, Llama 3's scaling as the divisors that it makes."""
+    """The config as plain data: Llama 3's scaling as its divisors, LongRoPE's factor as its magnitude."""
 
-    def level(block: Any) -> Any:
+    def levelled(block: Any) -> Any:
         position = block.attention.position
-        if position is None or not isinstance(position.scaling, Llama3 | Factors):
+        if position is None or not isinstance(position.scaling, Llama3 | Factors | LongRoPE):
             return block
-        divisors = tuple(common.divisors_of(position, position.scaling).astype(float).tolist())
-        position = replace(position, scaling=Factors(divisors))
+        if isinstance(position.scaling, LongRoPE):
+            level = replace(position.scaling, factor=1.0, attention=position.scaling.magnitude)
+        else:
+            level = Factors(tuple(common.divisors_of(position, position.scaling).astype(float).tolist()))
+        position = replace(position, scaling=level)
         return replace(block, attention=replace(block.attention, position=position))
 
-    return {**to_dict(config), "blocks": [to_dict(level(block)) for block in config.blocks]}
+    return {**to_dict(config), "blocks": [to_dict(levelled(block)) for block in config.blocks]}
 
 
-def _described(checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Model]]) -> tuple[Family, Any]:
+def _described(
+    checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Model]], in_gguf: bool = False
+) -> tuple[Family, Any]:
     """The first family whose description reads back as the model; UserError with its own reason."""
     blocks = checkpoint.config.blocks
     reason = None if blocks else "it has no layers"
-    candidates = _candidates(checkpoint)
+    candidates = [family for family in _candidates(checkpoint) if family.gguf or not in_gguf]
     if blocks and not candidates:
-        kinds = sorted({kind_of(block.attention) for block in blocks})
-        reason = f"its {' and '.join(kinds)} layers are Cutaway's own"
+        kinds = " and ".join(sorted({kind_of(block.attention) for block in blocks}))
+        reason = (
+            f"GGUF has no name for {kinds} layers" if in_gguf else f"its {kinds} layers are Cutaway's own"
+        )
     for family in () if reason else candidates:
         try:
             entries, back = describe(family)
@@ -264,12 +271,14 @@ def _described(checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, M
 
 
 def folded(checkpoint: Checkpoint, notes: Counter[str]) -> Checkpoint:
-    """The same function with the multipliers in its weights that GGUF has no keys for."""
+    """The same function in a config that GGUF can state: what it has no keys for is in the weights."""
     fold = families.get(checkpoint.family).folded if checkpoint.family else None
-    config, tensors = fold(checkpoint.config, checkpoint.tensors) if fold else (checkpoint.config, None)
-    if tensors is None or config == checkpoint.config:
+    if fold is None:
         return checkpoint
-    notes["multipliers of the config are multiplied into the weights, as GGUF has them"] += 1
+    config, tensors, what = fold(checkpoint.config, checkpoint.tensors)
+    if config == checkpoint.config:
+        return checkpoint
+    notes[what] += 1
     return replace(checkpoint, config=config, tensors=tensors)
 
 
@@ -289,14 +298,15 @@ def _write_gguf(
 
     def describe(family: Family) -> tuple[Any, Model]:
         theirs = rules.save(family.gguf, config, ours)
-        extras = common.gguf_extras(config) if common.ROPE_FREQS in family.ignored_gguf else {}
+        extras = common.gguf_extras(config)
+        extras = {name: one for name, one in extras.items() if name in family.ignored_gguf}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
         words = {name: _plain(value) for name, value in family.write(config, gguf=True).items()}
         shapes = {name: entries.later(name) for name in entries}
         return (entries, words), family.read(Fields(words, "GGUF", tensors=shapes))
 
     try:
-        family, (entries, words) = _described(checkpoint, describe)
+        family, (entries, words) = _described(checkpoint, describe, in_gguf=True)
     except UserError as error:
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
     architecture = family.gguf_name_of(config)
@@ -304,6 +314,11 @@ def _write_gguf(
     metadata = {"general.architecture": architecture, **_general(checkpoint, types, file_type)}
     metadata |= {f"{architecture}.{name}": value for name, value in words.items()}
     metadata |= _words(checkpoint, notes)
+    if checkpoint.target is not None and checkpoint.target.start is not None:
+        metadata[f"{architecture}.decoder_start_token_id"] = np.uint32(checkpoint.target.start)
+    if isinstance(config, Encoder):
+        more, layers = _after_encoder(checkpoint, config, architecture)
+        metadata, entries = metadata | more, Tensors({n: entries.later(n) for n in entries} | layers)
     for key in family.gguf_numbers:
         listed = [quant.unpack(entries[f"blk.{n}.{key}"]).reshape(()) for n in range(len(config.blocks))]
         metadata[key] = np.array(listed, np.float32)
@@ -312,6 +327,29 @@ def _write_gguf(
     gguf.write(target, metadata, _counted(entries, target, progress), force=force)
     nbytes = target.stat().st_size
     return Saved(target, "gguf", family.name, types, nbytes, counted(notes))
+
+
+def _after_encoder(
+    checkpoint: Checkpoint, config: Encoder, architecture: str
+) -> tuple[dict[str, object], dict[str, Packed]]:
+    """What a GGUF file has of a text's vector: its pooling, and EmbeddingGemma's dense layers after it."""
+    metadata: dict[str, object] = {}
+    if (kind := pooling.stated(checkpoint)) is not None:
+        number = next(number for number, name in pooling.GGUF.items() if name == kind)
+        metadata[f"{architecture}.pooling_type"] = np.uint32(number)
+    if architecture == "bert":  # which llama.cpp asks of every one
+        metadata["tokenizer.ggml.token_type_count"] = np.uint32(max(config.segments, 1))
+    layers = pooling.dense(checkpoint)
+    if not layers:
+        return metadata, {}
+    plain = all(layer.bias is None and layer.named == "Identity" for layer in layers)
+    if architecture != pooling.WITH_DENSE or len(layers) != 2 or not plain:
+        raise UserError("these dense layers after the pooling are not supported in GGUF")
+    weights = dict(zip(pooling.IN_GGUF, (layer.weight for layer in layers), strict=True))
+    for name, weight in weights.items():
+        metadata[f"{architecture}.{name}_feat_in"] = np.uint32(weight.shape[1])
+        metadata[f"{architecture}.{name}_feat_out"] = np.uint32(weight.shape[0])
+    return metadata, {f"{name}.weight": quant.pack(weight, "F32") for name, weight in weights.items()}
 
 
 def _plain(value: object) -> object:

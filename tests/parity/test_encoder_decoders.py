@@ -2,7 +2,6 @@
 chunks behind padded sources, and greedily through the verb.
 """
 
-import copy
 import json
 import random
 import re
@@ -15,18 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import cutaway
-from cutaway import cli
+from cutaway import cli, gguf
 from cutaway.errors import UserError
 from cutaway.model.config import EncoderDecoder, from_dict, to_dict
 from cutaway.weights import build, load, save
+from cutaway.weights.families import t5
+from tests import llama_cpp
 from tests.parity.test_config_keys import changes
-from tests.parity.tiny import VOCAB, transformers
+from tests.parity.tiny import VOCAB, perturbed, transformers
+from tests.parity.words import WORDS
 
 EXACT = 1e-5
+SUMS, TABLE = 1e-4, 1e-2  # of llama.cpp's logits; its GELU is a table of half-precision numbers
 T5 = {"vocab_size": VOCAB, "d_model": 48, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 3}
 T5 |= {"initializer_factor": 0.2, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
 BART = {"vocab_size": VOCAB, "d_model": 48, "max_position_embeddings": 64, "encoder_layers": 2}
@@ -35,7 +37,7 @@ BART |= {"encoder_ffn_dim": 40, "decoder_ffn_dim": 56}
 BART |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 MARIAN = BART | {"scale_embedding": True, "activation_function": "swish", "decoder_start_token_id": 1}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "t5-1": ("T5Config", T5 | {"num_decoder_layers": 3}),
+    "t5-1": ("T5Config", T5 | {"num_layers": 3, "num_decoder_layers": 2}),
     "t5-2": ("T5Config", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "t5-3": (
         "T5Config",
@@ -66,19 +68,7 @@ POS, TARGET_POS = (torch.arange(ids.shape[1]).expand(ids.shape) for ids in (SOUR
 @lru_cache(maxsize=2)
 def made(case: str) -> Any:
     """The case's model, in transformers, to be read only."""
-    name, own = CASES[case]
-    config = getattr(transformers, name)(**copy.deepcopy(own))
-    torch.manual_seed(0)
-    model = transformers.AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
-    if own.get("tie_word_embeddings") is False:
-        model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
-    sines = {id(weight) for name, weight in model.named_parameters() if not weight.requires_grad}
-    with torch.no_grad():
-        biases = [buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"]
-        for weight in (*model.parameters(), *biases):
-            if id(weight) not in sines:
-                weight.add_(torch.randn_like(weight) * 0.1)
-    return model
+    return perturbed(transformers.AutoModelForSeq2SeqLM, *CASES[case])
 
 
 @torch.no_grad()
@@ -91,26 +81,38 @@ def ours(checkpoint: load.Checkpoint) -> torch.Tensor:
     return build.encoder_decoder(checkpoint)(SOURCE, POS, IDS, TARGET_POS)
 
 
+def unread(config: Any) -> set[str]:
+    """The weights that transformers' model has and does not use."""
+    return set() if config.tie_word_embeddings else {"model.shared.weight"}
+
+
 def reopened(folder: Path) -> torch.Tensor:
     """What transformers makes of a folder, where every weight must be."""
     opened, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(
         folder, attn_implementation="eager", output_loading_info=True
     )
-    unread = set() if opened.config.tie_word_embeddings else {"model.shared.weight"}  # which it does not use
-    assert not info["missing_keys"] - unread and not info["unexpected_keys"]
+    assert not info["missing_keys"] - unread(opened.config) and not info["unexpected_keys"]
     return theirs(opened.eval())
+
+
+def rebuilt(folder: Path) -> torch.Tensor:
+    """The same of its config and weights, without the time that ``from_pretrained`` takes for files."""
+    from safetensors.torch import load_file
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = transformers.AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict(weights, strict=False)  # RuntimeError for another shape
+    own = model.state_dict(keep_vars=True)
+    there = {id(one) for name, one in own.items() if name in weights}
+    missing = {name for name, one in own.items() if id(one) not in there and one.requires_grad}
+    assert weights.keys() <= own.keys() and not missing - unread(config)
+    return theirs(model)
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture(scope="module")
-def saved(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(case)
-    made(case).save_pretrained(folder)
-    return folder
 
 
 def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_each_key_is_that_of_transformers_or_refused(name: str, tmp_path: Path) 
             continue
         read += 1
         try:
-            wanted = reopened(model)
+            wanted = rebuilt(model)
         except Exception:
             assert found.config == plain.config, f"{change} is refused by transformers"
             continue
@@ -329,6 +331,53 @@ def test_an_adapter_of_peft_is_applied(translator: Path, tmp_path: Path) -> None
     texts = (SOURCE, POS, IDS, TARGET_POS)
     assert (changed.model(*texts) - expected).abs().max() < EXACT
     assert (plain.model(*texts) - expected).abs().max() > 0.1
+
+
+@pytest.fixture(scope="module", params=["t5-1", "t5-2"])
+def in_gguf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A case, and the GGUF file that is written of it."""
+    folder = tmp_path_factory.mktemp("gguf")
+    made(request.param).save_pretrained(folder / "model")
+    checkpoint = replace(load.read(folder / "model"), metadata=WORDS)
+    saved = save.write(folder / "model.gguf", checkpoint)
+    assert ("head is a matrix of its own" in " ".join(saved.notes)) is (request.param == "t5-1")
+    return request.param, folder / "model.gguf"
+
+
+def test_t5_through_gguf_and_back(in_gguf: tuple[str, Path], tmp_path: Path) -> None:
+    (name, path), expected = in_gguf, theirs(made(in_gguf[0]))
+    again = load.read(path)
+    assert again.family == "t5" and again.target and again.target.start == 0
+    assert (ours(again) - expected).abs().max() < EXACT
+    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
+    assert (reopened(tmp_path / "back") - expected).abs().max() < EXACT
+    if name == "t5-2":
+        save.write(tmp_path / "small.gguf", replace(again, metadata=WORDS), type="Q8_0")
+        types = {name: one.type for name, one in gguf.read(tmp_path / "small.gguf").tensors.items()}
+        assert (
+            types["enc.blk.0.attn_rel_b.weight"] == "F32" and types["dec.blk.1.cross_attn_q.weight"] == "F16"
+        )
+
+
+def test_llama_cpp_translates_alike(in_gguf: tuple[str, Path]) -> None:
+    name, path = in_gguf
+    found = llama_cpp.translated(path, SOURCE[0].tolist(), IDS[0].tolist(), VOCAB)
+    assert np.abs(found - theirs(made(name))[0].numpy()).max() < (SUMS if name == "t5-1" else TABLE)
+
+
+def deeper(config: EncoderDecoder) -> EncoderDecoder:
+    """The same with a decoder of four layers."""
+    blocks = config.decoder.blocks[:1] * 4
+    return replace(config, decoder=replace(config.decoder, blocks=blocks))
+
+
+def test_a_t5_that_llama_cpp_cannot_compute_is_refused(tmp_path: Path) -> None:
+    """Its distances end at 128, a gated MLP has GELU, and the decoder is not the deeper half."""
+    made("t5-3").save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"cannot be written as GGUF: .* would become"):
+        save.write(tmp_path / "model.gguf", load.read(tmp_path / "model"))
+    with pytest.raises(UserError, match="a decoder of more layers than the encoder is not supported in GGUF"):
+        t5.FAMILY.write(deeper(load.read(tmp_path / "model").config), gguf=True)
 
 
 OTHERS = """

@@ -1,7 +1,7 @@
 """Every encoder against transformers: tiny, random, every weight perturbed, both ways, behind padding."""
 
-import copy
 import json
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,9 @@ from cutaway.errors import UserError
 from cutaway.model.config import Encoder, from_dict, to_dict
 from cutaway.model.pooling import pool
 from cutaway.weights import build, load, save
-from tests.parity.tiny import IDS, VOCAB, transformers
+from tests import llama_cpp
+from tests.parity.tiny import IDS, VOCAB, perturbed, transformers
+from tests.parity.words import WORDS
 
 EXACT = 1e-5
 SIZES = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 3}
@@ -53,6 +55,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"local_attention": 7, "norm_eps": 1e-3, "num_attention_heads": 2}
         | {"rope_parameters": {kind: {"rope_type": "default", "rope_theta": 500.0} for kind in (FULL, NEAR)}},
     ),
+    "modernbert-4": ("ModernBertConfig", SIZES | {"hidden_activation": "relu"}),
+    "modernbert-5": ("ModernBertConfig", SIZES | {"hidden_activation": "silu", "layer_types": [FULL] * 3}),
     "embedding_gemma-1": ("Gemma3TextConfig", GEMMA | {"layer_types": [NEAR, FULL, NEAR]}),
     "embedding_gemma-2": (
         "Gemma3TextConfig",
@@ -62,7 +66,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma3TextConfig",
         GEMMA | {"num_key_value_heads": 1, "head_dim": 20, "sliding_window": 6, "layer_types": [NEAR] * 3},
     ),
+    "embedding_gemma-4": ("Gemma3TextConfig", GEMMA | {"layer_types": [FULL] * 3}),
 }
+IN_GGUF = ("roberta-1", "roberta-3", "distilbert-1", "modernbert-1", "modernbert-3", "modernbert-5")
+IN_GGUF += ("distilbert-3", "embedding_gemma-1")
+TABLE = 2e-3  # llama.cpp's GELU is a table of half-precision numbers
 LENGTH = IDS.shape[1]
 POS = torch.arange(LENGTH).expand(IDS.shape)
 
@@ -70,14 +78,7 @@ POS = torch.arange(LENGTH).expand(IDS.shape)
 @lru_cache(maxsize=1)
 def made(case: str) -> Any:
     """The case's model, in transformers, to be read only."""
-    name, own = CASES[case]
-    torch.manual_seed(0)
-    config = getattr(transformers, name)(**copy.deepcopy(own))
-    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.1)
-    return model
+    return perturbed(transformers.AutoModel, *CASES[case])
 
 
 @torch.no_grad()
@@ -93,13 +94,6 @@ def ours(checkpoint: load.Checkpoint) -> torch.Tensor:
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture(scope="module")
-def saved(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(case)
-    made(case).save_pretrained(folder)
-    return folder
 
 
 def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
@@ -158,6 +152,27 @@ def test_modernberts_layers_without_their_list(every: int, tmp_path: Path) -> No
     assert (ours(checkpoint) - theirs(opened)).abs().max() < EXACT
 
 
+def test_gguf_and_llama_cpp(case: str, saved: Path, tmp_path: Path) -> None:
+    """llama.cpp pools the same outputs; back in a folder the model is the same. Others are refused."""
+    checkpoint = replace(load.read(saved), metadata=WORDS)
+    if case not in IN_GGUF:
+        with pytest.raises(
+            UserError, match=r"cannot be written as GGUF: .*(would become|is not supported|no name for)"
+        ):
+            save.write(tmp_path / "model.gguf", checkpoint)
+        return
+    save.write(tmp_path / "model.gguf", checkpoint)
+    again, expected = load.read(tmp_path / "model.gguf"), theirs(made(case)).numpy()
+    assert again.config == replace(checkpoint.config, offset=0)
+    save.write(tmp_path / "back", replace(again, read_tokenizer=None))
+    assert np.abs(ours(load.read(tmp_path / "back")).numpy() - expected).max() < EXACT
+    last = llama_cpp.pooled(tmp_path / "model.gguf", IDS[0].tolist(), "LAST")
+    assert np.abs(last - expected[0, -1]).max() < TABLE
+    with torch.no_grad():
+        mean = made(case)(IDS[1:, :9]).last_hidden_state[0].mean(0).numpy()
+    assert np.abs(llama_cpp.pooled(tmp_path / "model.gguf", IDS[1, :9].tolist()) - mean).max() < TABLE
+
+
 def embedded(lm: cutaway.LanguageModel) -> np.ndarray:
     return lm.embed([IDS[0].tolist(), IDS[1, :9].tolist()])
 
@@ -197,3 +212,15 @@ def test_dense_layers_after_the_pooling_are_applied_and_kept(tmp_path: Path) -> 
     assert np.abs(embedded(cutaway.load(folder)) - expected).max() < EXACT
     save.write(tmp_path / "again", load.read(folder))
     assert np.abs(embedded(cutaway.load(tmp_path / "again")) - expected).max() < EXACT
+    with pytest.raises(UserError, match="dense layers after the pooling are not supported in GGUF"):
+        save.write(tmp_path / "model.gguf", replace(load.read(folder), metadata=WORDS))
+    for n, (inside, out) in enumerate(((48, 80), (80, 48)), 2):  # those that llama.cpp has room for
+        own = {"in_features": inside, "out_features": out, "bias": False}
+        (folder / f"{n}_Dense" / "config.json").write_text(json.dumps(own))
+        matrix = torch.nn.Linear(inside, out, bias=False).weight.detach()
+        save_file({"linear.weight": matrix}, folder / f"{n}_Dense" / "model.safetensors")
+    save.write(tmp_path / "model.gguf", replace(load.read(folder), metadata=WORDS))
+    found = embedded(cutaway.load(tmp_path / "model.gguf"))
+    assert np.abs(found - embedded(cutaway.load(folder))).max() < EXACT
+    judged = llama_cpp.pooled(tmp_path / "model.gguf", IDS[1, :9].tolist())
+    assert np.abs(judged / np.linalg.norm(judged) - found[1]).max() < TABLE

@@ -135,7 +135,8 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {  # three configs of
     "phi3": (
         "Phi3Config",
         {"sliding_window": 8},
-        {"partial_rotary_factor": 0.75, "rope_parameters": LONG, "original_max_position_embeddings": 64},
+        {"partial_rotary_factor": 0.75, "rope_parameters": LONG | {ORIGINAL: 256}, ORIGINAL: 256}
+        | {"max_position_embeddings": 512},
         {"tie_word_embeddings": True, "num_key_value_heads": 4, "original_max_position_embeddings": 16}
         | {"partial_rotary_factor": 0.75, "rope_parameters": LONG | {"attention_factor": 1.2}},
     ),
@@ -373,6 +374,7 @@ MORE |= {
         {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 80},
         {"multi_query": False, "parallel_attn": False, "tie_word_embeddings": False},
         {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "tie_word_embeddings": False},
     ),
     "bloom": ("BloomConfig", BLOOM, BLOOM | {"n_head": 4}, BLOOM | {"tie_word_embeddings": False}),
 }
@@ -437,6 +439,11 @@ MORE |= {
         | {"q_lora_rank": None, "scale_depth": None, "dim_model_base": 32, "mlp_bias": True}
         | {"tie_word_embeddings": False},
         DENSE_LATENT | {"v_head_dim": None, "scale_emb": 2, "dim_model_base": 48, "rope_parameters": YARN},
+        DENSE_LATENT
+        | {"v_head_dim": None, "tie_word_embeddings": False}
+        | {
+            "rope_parameters": LONG | {ORIGINAL: 16, "short_factor": [1.0] * 4, "long_factor": [1.5, 2, 4, 9]}
+        },
     ),
 }
 BAMBA = {"num_hidden_layers": 3, "attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 12}
@@ -531,6 +538,7 @@ MORE |= {
         INDEXED
         | SPARSE
         | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "mlp_layer_types": ["sparse", "dense"]},
+        INDEXED | GROUPED | {"first_k_dense_replace": 1, "index_head_dim": 64, "kv_lora_rank": 56},
     ),
 }
 KIMI = {name: size for name, size in LATENT.items() if name != "q_lora_rank"} | SPARSE
@@ -546,6 +554,14 @@ MORE |= {
         KIMI
         | {"num_hidden_layers": 5, "layer_types": None, "norm_topk_prob": False, "num_experts_per_tok": 1}
         | {"linear_head_dim": 20, "linear_num_heads": 2, "rms_norm_eps": 1e-3, "routed_scaling_factor": 1.5},
+        KIMI
+        | {
+            "linear_num_heads": 4,
+            "num_local_experts": 8,
+            "n_group": 4,
+            "topk_group": 2,
+            "rms_norm_eps": 1e-6,
+        },
     ),
 }
 RECURRENT = {
@@ -566,7 +582,9 @@ MORE_IN_GGUF = re.findall(
     gemma-1 gemma2-1 olmo-1 olmo2-1 smollm3-1 smollm3-3 granite-1 granite-2 granite-3 glm4-1 glm4-2 glm4-3
     seed_oss-1 seed_oss-2 seed_oss-3 arcee-1 arcee-3 starcoder2-3 stablelm-1 stablelm-2 cohere-1 cohere2-1
     exaone4-2 ernie4_5-1 ernie4_5-3 hunyuan_v1_dense-1 helium-1 helium-3 phi-1 granitemoe-1
-    granitemoe-2 granitemoe-3 gpt_bigcode-2 gemma4-1
+    granitemoe-2 granitemoe-3 gpt_bigcode-1 gpt_bigcode-2 gpt_bigcode-3 gemma4-1
+    phi3-2 phi3-3 minicpm3-1 minicpm3-4 bamba-1 gpt_neox-1 gpt_neox-3 bloom-1 bloom-2 bloom-3
+    falcon-1 falcon-4 falcon-5 kimi_linear-4 deepseek_v32-4
     olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1 glm4_moe-3 gpt_oss-4 lfm2-1 lfm2_moe-1 lfm2_moe-4
     deepseek_v3-1 deepseek_v3-4 deepseek_v2-1 glm4_moe_lite-1 glm4_moe_lite-3
     ministral3-1 ministral3-3 mamba2-1 mamba2-3 granitemoehybrid-1
@@ -588,6 +606,21 @@ NOT_IN_GGUF = {  # llama.cpp has no words for what they do, or does not open the
     *(case for case in CASES if case.rpartition("-")[0] in MORE and case not in MORE_IN_GGUF),
 }
 IDS = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
+
+
+def perturbed(auto: Any, name: str, own: dict[str, Any]) -> Any:
+    """A model of transformers' config class ``name``, every weight that is trained moved off its start."""
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**copy.deepcopy(own))
+    made = auto.from_config(config, attn_implementation="eager").eval()
+    if own.get("tie_word_embeddings") is False and hasattr(made, "lm_head"):
+        made.lm_head.weight = torch.nn.Parameter(torch.randn_like(made.lm_head.weight) * 0.3)
+    trained = [weight for weight in made.parameters() if weight.requires_grad]
+    biases = [buffer for name, buffer in made.named_buffers() if name == "final_logits_bias"]
+    with torch.no_grad():
+        for weight in (*trained, *biases):
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return made
 
 
 @cache

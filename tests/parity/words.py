@@ -4,6 +4,7 @@ import numpy as np
 
 VOCAB = 96
 WORDS: dict[str, object] = {
+    "general.name": "tiny",  # llama.cpp asks models with a family's name for that family's control tokens
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "gpt-2",
     "tokenizer.ggml.tokens": ["<s>", "</s>", *(chr(33 + i) for i in range(93)), "ab"],

@@ -47,10 +47,11 @@ GGUF = (
 
 
 class Segments(Field):
-    """The number of segments; in GGUF the rows of their table."""
+    """The number of segments; in GGUF the rows of their table, if it is there."""
 
     def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        return {"segments": common.rows_of(fields, "token_types.weight")}
+        table = "token_types.weight"
+        return {"segments": common.rows_of(fields, table) if table in fields.tensors else 0}
 
 
 def encoder(known: Settings) -> Encoder:

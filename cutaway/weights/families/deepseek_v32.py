@@ -3,12 +3,14 @@
 The indexer rotates its heads half-split, latent attention neighbouring pairs.
 """
 
+from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import common
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
 
+ALIASES = ("deepseek32",)
 INDEXER = f"{deepseek_v3.MLA}.indexer"
 
 
@@ -16,6 +18,8 @@ class Layers(Row):
     """Which layers are dense: those listed, or so many of the first; all are sparse in their attention."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return common.FirstDense().read(fields, known, own)
         layers, key = known["layers"], "first_k_dense_replace"
         first = fields.integer(key, low=0) if fields.stated(key) else 3
         fields.each_layer("layer_types", layers, ("indexed_attention",))
@@ -24,7 +28,19 @@ class Layers(Row):
         return {"dense": tuple(dense)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return common.FirstDense().write(known, gguf)
         return {"mlp_layer_types": ["dense" if each else "sparse" for each in known["dense"]]}
+
+
+class IndexSize(Field):
+    """llama.cpp rotates the indexer's heads by Hadamard matrices, of which it has sizes from 64 on."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        size = known["index_size"]
+        if gguf and size % 64:
+            raise UserError(f"an indexer with heads of {size}, no multiple of 64, is not supported in GGUF")
+        return super().write(known, gguf)
 
 
 def decoder(known: Settings) -> Decoder:
@@ -52,16 +68,27 @@ FAMILY = deepseek_v3.FAMILY.but(
             (f"{INDEXER}.weights_proj", "blocks.{n}.attention.index_weight"),
         ),
     ),
-    gguf=(),
+    gguf=(
+        *deepseek_v3.GGUF_MIXTURE,
+        *common.pairs(("blk.{n}.indexer.k_norm", "blocks.{n}.attention.index_norm")),
+        *common.weights(
+            ("blk.{n}.indexer.attn_q_b", "blocks.{n}.attention.index_query"),
+            ("blk.{n}.indexer.attn_k", "blocks.{n}.attention.index_key"),
+            ("blk.{n}.indexer.proj", "blocks.{n}.attention.index_weight"),
+        ),
+    ),
+    gguf_joined=(),
+    architecture="deepseek32",
+    instead=None,
     rows=(
         *(
             Layers() if isinstance(row, common.FirstDense) else row
             for row in deepseek_v3.FAMILY.rows
             if getattr(row, "name", "") != "interleaved"
         ),
-        Field("index_heads", "index_n_heads", None),
-        Field("index_size", "index_head_dim", None),
-        Field("index_top", "index_topk", None),
+        Field("index_heads", "index_n_heads", "attention.indexer.head_count"),
+        IndexSize("index_size", "index_head_dim", "attention.indexer.key_length"),
+        Field("index_top", "index_topk", "attention.indexer.top_k"),
     ),
     build=decoder,
     describe=settings,

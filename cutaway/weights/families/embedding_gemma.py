@@ -4,16 +4,20 @@ Its config is Gemma 3's with a flag. The dense layers after its pooling are in f
 (weights/pooling.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any
 
 from cutaway.attention import bidirectional
 from cutaway.attention.common.heads import Heads
+from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import common
 from cutaway.weights.families import gemma3
-from cutaway.weights.family import FLAG, Field, Settings
+from cutaway.weights.family import FLAG, Entries, Field, Only, Settings
+from cutaway.weights.rules import Rule
+
+ALIASES = ("gemma-embedding",)
 
 
 def _changed(config: Decoder | Encoder, change: Callable[[Any], Any]) -> tuple[Any, ...]:
@@ -59,22 +63,44 @@ def settings(config: Decoder | Encoder) -> Settings:
     return common.settings(of) | {"both_sides": True, "softcap": None}
 
 
+def last_norm(rules: Iterable[Rule], theirs: str) -> tuple[Rule, ...]:
+    """The rules, where the norm after the last block has an encoder's name."""
+    return tuple(
+        replace(rule, ours=rule.ours.replace("norm.", "last_norm."))
+        if rule.theirs.startswith(theirs)
+        else rule
+        for rule in rules
+        if isinstance(rule.ours, str)
+    )
+
+
+class LayerTypes(common.LayerTypes):
+    """llama.cpp ends the process at a model that has no local layer."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and not any(known["windows"]):
+            raise UserError("an EmbeddingGemma without local layers is not supported in GGUF")
+        return super().write(known, gguf)
+
+
 FAMILY = gemma3.FAMILY.but(
     "embedding_gemma",
     "Gemma3TextModel",
     hf_type="gemma3_text",
-    hf=tuple(
-        replace(rule, ours=rule.ours.replace("norm.", "last_norm."))
-        if rule.theirs.startswith("model.norm.")
-        else rule
-        for rule in gemma3.FAMILY.hf
-        if isinstance(rule.ours, str)
-    ),
-    gguf=(),
+    hf=last_norm(gemma3.FAMILY.hf, "model.norm."),
+    gguf=last_norm(gemma3.FAMILY.gguf, "output_norm."),
     rows=(
-        *(row for row in gemma3.FAMILY.rows if getattr(row, "hf", "") != "use_bidirectional_attention"),
+        *(
+            LayerTypes(pattern=6) if isinstance(row, common.LayerTypes) else row
+            for row in gemma3.FAMILY.rows
+            if getattr(row, "hf", "") not in ("use_bidirectional_attention", "is_causal")
+        ),
+        Only("is_causal", "attention.causal", (False,), "attention to earlier tokens alone"),
         Field("both_sides", "use_bidirectional_attention", None, FLAG),
     ),
+    gguf_fixed={"scale": None},
+    architecture="gemma-embedding",
+    ignored_gguf=("dense_2.weight", "dense_3.weight"),  # which weights/pooling.py reads
     build=encoder,
     describe=settings,
     config=Encoder,

@@ -4,9 +4,20 @@ from cutaway.model.config import Block
 from cutaway.weights import common
 from cutaway.weights.families import llama
 from cutaway.weights.families.gpt_bigcode import one_or_beside
-from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Present, Row, Settings, replaced
+from cutaway.weights.family import (
+    NUMBER,
+    Entries,
+    Family,
+    Field,
+    Only,
+    Present,
+    Row,
+    Settings,
+    replaced,
+    shared,
+)
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule, same, split
 
 LAYER = "transformer.h.{n}"
 
@@ -19,7 +30,7 @@ def two_norms(block: Block) -> bool:
 def norm(theirs: str, ours: str, two: bool) -> tuple[Rule, ...]:
     """A norm's names where there are two of them in parallel, or otherwise."""
     return tuple(
-        Rule(f"{LAYER}.{theirs}.{part}", f"blocks.{{n}}.{ours}.{part}", same, lambda b: two_norms(b) is two)
+        Rule(f"{theirs}.{part}", f"blocks.{{n}}.{ours}.{part}", same, lambda b: two_norms(b) is two)
         for part in ("weight", "bias")
     )
 
@@ -28,6 +39,8 @@ class Layout(Row):
     """Key-value heads and norms: Falcon 40B's ("new"), Falcon 7B's (one key, one norm), or GPT-2's."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {"parallel": "own" if "blk.0.attn_norm_2.weight" in fields.tensors else "shared"}
         new, multi = (
             fields.flag("new_decoder_architecture", False),
             fields.flag("multi_query", True),
@@ -43,6 +56,8 @@ class Layout(Row):
         return {"kv_heads": 1 if multi else heads, "parallel": "shared" if parallel else None}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return {}
         heads, parallel = known["kv_heads"], known["parallel"]
         new = parallel == "own" or 1 < heads < known["heads"]
         own = {"new_decoder_architecture": new, "multi_query": heads == 1 and not new, "num_kv_heads": heads}
@@ -62,10 +77,10 @@ FAMILY = llama.FAMILY.but(
             ("transformer.ln_f", "norm"),
             ("lm_head", "head"),
         ),
-        *norm("post_attention_layernorm", "mlp_norm", False),
-        *norm("input_layernorm", "attention_norm", False),
-        *norm("ln_attn", "attention_norm", True),
-        *norm("ln_mlp", "mlp_norm", True),
+        *norm(f"{LAYER}.post_attention_layernorm", "mlp_norm", False),
+        *norm(f"{LAYER}.input_layernorm", "attention_norm", False),
+        *norm(f"{LAYER}.ln_attn", "attention_norm", True),
+        *norm(f"{LAYER}.ln_mlp", "mlp_norm", True),
         *(
             Rule(
                 f"{LAYER}.self_attention.query_key_value.{part}",
@@ -75,16 +90,24 @@ FAMILY = llama.FAMILY.but(
             for part in ("weight", "bias")
         ),
     ),
-    gguf=(),
+    gguf=(
+        *common.pairs(("token_embd", "embedding"), ("output", "head"), ("output_norm", "norm")),
+        *norm("blk.{n}.attn_norm", "attention_norm", False),
+        *norm("blk.{n}.attn_norm_2", "attention_norm", True),
+        *norm("blk.{n}.attn_norm", "mlp_norm", True),
+        Rule("blk.{n}.attn_qkv.weight", common.query_key_value("weight"), split),
+        *common.weights(common.GGUF_OUT, *common.GGUF_MLP[1:]),
+    ),
     rows=(
         *replaced(
             common.SIZES,
-            Field("kv_heads", None, None),
+            Field("kv_heads", None, "attention.head_count_kv", missing=common.same_heads),
             Field("head_size", None, None),
-            Field("eps", "layer_norm_epsilon", None, NUMBER),
+            Field("eps", "layer_norm_epsilon", "attention.layer_norm_epsilon", NUMBER),
             Field("activation", "activation", None, common.ACTIVATION),
         ),
-        Field("hidden", "ffn_hidden_size", None),
+        Field("hidden", "ffn_hidden_size", "feed_forward_length", each_layer=True),
+        *common.ONE_MLP,
         *(Present(name, "bias", None) for name in ("bias", "out_bias", "mlp_bias")),
         Only("alibi", None, (False,), "ALiBi in half precision"),
         Layout(),
@@ -92,6 +115,9 @@ FAMILY = llama.FAMILY.but(
     defaults={"eps": 1e-5, "activation": "gelu", "tied": True, "hidden": lambda known: 4 * known["width"]},
     nulls={"hidden": lambda known: 4 * known["width"]},
     fixed={"norm": "layer", "gated": False},
+    gguf_fixed={"head_size": shared, "activation": "gelu", "bias": False, "out_bias": False}
+    | {"mlp_bias": False},
+    ignored_gguf=(),
     prefix="transformer.",
     ignored_hf=(f"{LAYER.replace('{n}', '*')}.self_attention.rotary_emb.inv_freq",),
 )

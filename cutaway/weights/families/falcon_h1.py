@@ -98,7 +98,7 @@ def settings(config: Decoder | Encoder) -> Settings:
     return known
 
 
-def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors]:
+def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
     """The same function with every multiplier in the weights, as GGUF has it."""
     factors: dict[str, float] = {
         "embedding.weight": config.embedding_scale,
@@ -108,7 +108,7 @@ def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors]:
     for n, block in enumerate(config.blocks):
         of, mlp, beside = block.attention, block.mlp, block.beside
         if not isinstance(of, Heads) or not isinstance(mlp, MLP) or beside is None:
-            return config, tensors
+            return config, tensors, ""
         key = 1.0 if of.scale is None else of.scale * of.key_size**0.5
         (a_in, b_in), (a_out, b_out) = beside.inputs, beside.outputs
         for name in ("query", "key", "value"):
@@ -140,7 +140,8 @@ def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors]:
             return entry
         return Later("F32", entry.shape, lambda: quant.pack(quant.unpack(tensors[source]) * factor, "F32"))
 
-    return new, Tensors({name: later(name) for name in new.weights()})
+    note = "multipliers of the config are multiplied into the weights, as GGUF has them"
+    return new, Tensors({name: later(name) for name in new.weights()}), note
 
 
 FAMILY = llama.FAMILY.but(

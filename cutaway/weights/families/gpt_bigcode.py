@@ -4,8 +4,15 @@ from dataclasses import replace
 
 from cutaway.weights import common
 from cutaway.weights.families import gpt2
-from cutaway.weights.family import FLAG, Field, Only, replaced
+from cutaway.weights.family import FLAG, Field, Only, Settings, replaced
 from cutaway.weights.rules import How, Place, beside, same, split
+
+ALIASES = ("starcoder",)
+
+
+def kv_heads(known: Settings) -> int:
+    """One, or one a head; GGUF counts them."""
+    return known["kv_heads"] if "kv_heads" in known else 1 if known["multi_query"] else known["heads"]
 
 
 def one_or_beside(which: str) -> How:
@@ -26,15 +33,19 @@ FAMILY = gpt2.FAMILY.but(
     "gpt_bigcode",
     "GPTBigCodeForCausalLM",
     hf=tuple(replace(rule, how=FUSED if isinstance(rule.ours, tuple) else same) for rule in gpt2.HF),
-    gguf=(),
     rows=(
-        *replaced(gpt2.FAMILY.rows, Field("activation", "activation_function", None, common.ACTIVATION)),
+        *replaced(
+            gpt2.FAMILY.rows,
+            Field("activation", "activation_function", None, common.ACTIVATION),
+            Field("kv_heads", None, "attention.head_count_kv", missing=common.same_heads),
+        ),
         Field("multi_query", "multi_query", None, FLAG),
         Only("attention_softmax_in_fp32", None, (True,), "a softmax in half precision"),
         Only("scale_attention_softmax_in_fp32", None, (True,), "a softmax in half precision"),
     ),
     defaults={"multi_query": True},
     forget=("kv_heads",),
-    fixed={"kv_heads": lambda known: 1 if known["multi_query"] else known["heads"]},
+    fixed={"kv_heads": kv_heads},
+    architecture="starcoder",
     harmless=("num_key_value_heads",),
 )

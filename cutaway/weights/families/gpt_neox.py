@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cutaway.weights import common
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, replaced, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, beside
 
@@ -18,12 +18,16 @@ class Rope(common.Rope):
     """Its config has names of its own for the base and for the part that rotates."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return super().read(fields, known, own)
         older, newer = fields.section("rope_scaling"), fields.section("rope_parameters")
         base = fields.number("rotary_emb_base", own.defaults["rope_base"], low=1.0)
         part = fields.number("rotary_pct", 0.25, high=1.0)
         return {"rope": replace(self, part=part).of(older if older and older.data else newer, known, base)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return super().write(known, gguf)
         position = known["rope"] or common.rope.Config(2)
         own = {"rotary_emb_base": position.base, "rotary_pct": common.part_of(position, known)}
         return own | {"rope_scaling": common.hf_scaling(position)}
@@ -49,21 +53,24 @@ FAMILY = llama.FAMILY.but(
             for part in ("weight", "bias")
         ),
     ),
-    gguf=(),
+    gguf=common.GGUF_BIASED_QKV,
     rows=(
         *replaced(
             tuple(Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
             Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
-            Field("kv_heads", None, None),
+            Field("kv_heads", None, "attention.head_count_kv"),
             Field("head_size", None, None),
         ),
         *common.DENSE,
         *common.biases("attention_bias"),
-        Field("side_by_side", "use_parallel_residual", None, FLAG),
+        Field("side_by_side", "use_parallel_residual", "use_parallel_residual", FLAG),
     ),
     defaults={"eps": 1e-5, "activation": "gelu", "bias": True, "out_bias": True, "side_by_side": True},
     fixed={"norm": "layer", "gated": False, "mlp_bias": True}
     | {"parallel": lambda known: "own" if known["side_by_side"] else None},
+    gguf_fixed={"kv_heads": common.same_heads, "head_size": shared, "activation": "gelu"}
+    | {"bias": True, "out_bias": True, "tied": False},
+    ignored_gguf=(),
     prefix="gpt_neox.",
     harmless=("num_key_value_heads",),
     ignored_hf=tuple(

@@ -5,9 +5,9 @@ from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field
 
 MULTIPLIERS = (
-    Field("embedding_scale", "embedding_multiplier", "embedding_scale", NUMBER),
-    Field("residual", "residual_multiplier", "residual_scale", NUMBER),
-    Field("scale", "attention_multiplier", "attention.scale", NUMBER),
+    Field("embedding_scale", "embedding_multiplier", "embedding_scale", NUMBER, missing=1.0),
+    Field("residual", "residual_multiplier", "residual_scale", NUMBER, missing=1.0),
+    Field("scale", "attention_multiplier", "attention.scale", NUMBER, missing=None),
     Field("logit_scale", "logits_scaling", "logit_scale", common.INVERSE),
 )
 

@@ -119,13 +119,15 @@ class KeyValueHeads(common.HybridKeyValueHeads):
 
 
 class Rope(common.Rope):
-    """GGUF has no angles where attention does not rotate."""
+    """GGUF has no angles where attention does not rotate; a part of each head that does is Bamba's."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf and not fields.flag(ROTATES, True):
             for key in ("rope.dimension_count", "rope.freq_base"):
                 fields.get(key)
             return {"rope": None}
+        if fields.gguf:
+            return common.Rope.read(replace(self, part=1.0), fields, known, own)
         return super().read(fields, known, own)
 
     def write(self, known: Settings, gguf: bool) -> Entries:

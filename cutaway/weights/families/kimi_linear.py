@@ -1,11 +1,13 @@
 """Kimi Linear (2510.26692): three layers of Kimi Delta Attention to one of MLA without positions.
 
-Experts are those of DeepSeek-V3. Its own config counts layers from one, under ``linear_attn_config``;
+Experts are those of DeepSeek-V3. llama.cpp adds the other norms' eps, here 1e-6, to the squares of the linear
+layers' queries and keys. Its own config counts layers from one, under ``linear_attn_config``;
 transformers writes lists of words.
 """
 
 from dataclasses import replace
 
+from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
@@ -14,8 +16,9 @@ from cutaway.weights.common import FULL
 from cutaway.weights.families import deepseek_v3, glm4_moe_lite
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import How, Rule, kernel, same
+from cutaway.weights.rules import How, Rule, decay, kernel, same
 
+ALIASES = ("kimi-linear",)
 LINEAR = "linear_attention"
 KDA = {"linear_head": "head_dim", "linear_heads": "num_heads", "conv": "short_conv_kernel_size"}
 THEIRS, OURS = "model.layers.{n}.self_attn", "blocks.{n}.attention"
@@ -66,6 +69,29 @@ HF_KDA = tuple(
         Rule(f"{THEIRS}.dt_bias", f"{OURS}.decay.dt_bias", same),
     )
 )
+GGUF_KDA = tuple(
+    replace(rule, when=is_linear)
+    for rule in (
+        *common.weights(
+            *common.GGUF_QUERY_KEY,
+            common.GGUF_VALUE,
+            common.GGUF_OUT,
+            ("blk.{n}.ssm_beta", f"{OURS}.beta"),
+            ("blk.{n}.ssm_f_a", f"{OURS}.forget_down"),
+            ("blk.{n}.ssm_f_b", f"{OURS}.forget"),
+            ("blk.{n}.ssm_g_a", f"{OURS}.gate_down"),
+            ("blk.{n}.ssm_g_b", f"{OURS}.gate"),
+            ("blk.{n}.ssm_norm", f"{OURS}.norm"),
+        ),
+        *(
+            Rule(f"blk.{{n}}.ssm_conv1d_{name[0]}.weight", f"{OURS}.conv.{name}.weight", kernel)
+            for name in ("query", "key", "value")
+        ),
+        Rule("blk.{n}.ssm_a", f"{OURS}.decay.A_log", decay),
+        Rule("blk.{n}.ssm_dt.bias", f"{OURS}.decay.dt_bias", same),
+    )
+)
+IN_LATENT = "blocks.{n}.attention."  # in our names of latent attention
 HF_MOE = common.renamed(
     (
         *(rule for rule in common.HF_DECODER if ".mlp." in rule.theirs and "bias" not in rule.theirs),
@@ -82,6 +108,9 @@ class Mixers(Row):
     """Which layers are linear, and the sizes of those."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            size, conv = fields.integer("kda.head_dim"), fields.integer("ssm.conv_kernel")
+            return {"linear_heads": known["heads"], "linear_head": size, "conv": conv}
         layers, older = known["layers"], fields.section("linear_attn_config")
         found: Settings = {}
         for name, key in KDA.items():
@@ -105,6 +134,10 @@ class Mixers(Row):
         return older.indices(key, layers + 1)
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            if known["linear_heads"] != known["heads"] or not any(known["linear"]):
+                raise UserError("linear attention of other heads than the latent's is not supported in GGUF")
+            return {"kda.head_dim": known["linear_head"], "ssm.conv_kernel": known["conv"]}
         return {
             "layer_types": [LINEAR if linear else FULL for linear in known["linear"]],
             "linear_head_dim": known["linear_head"],
@@ -117,27 +150,38 @@ class DenseLayers(glm4_moe_lite.DenseLayers):
     """A word for each layer, or how many of the first are dense."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return super().read(fields, known, own)
         first = fields.integer("first_k_dense_replace", 1, low=0)
         if fields.get("mlp_layer_types") is not None:
             return super().read(fields, known, own)
         return {"dense": tuple(n < first for n in range(known["layers"]))}
 
 
-class KeyValueHeads(Row):
-    """As many key-value heads as heads, which all share one latent."""
+class KeyValueHeads(common.HybridKeyValueHeads):
+    """As many key-value heads as heads, which share one latent: in GGUF one, and none in linear layers."""
+
+    others = "linear"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        fields.only("num_key_value_heads", (known["heads"], None), "fewer key-value heads than heads")
-        return {}
+        if not fields.gguf:
+            fields.only("num_key_value_heads", (known["heads"], None), "fewer key-value heads than heads")
+            return {}
+        found = super().read(fields, known, own)
+        if found.pop("kv_heads") != 1:
+            raise fields.refusal(str(self.gguf), "should be one latent or none")
+        return found
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {"num_key_value_heads": known["heads"]}
+        return super().write(known | {"kv_heads": 1 if gguf else known["heads"]}, gguf)
 
 
 class SharedExperts(Row):
     """Experts that all tokens pass, which are one MLP of their joint width."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return common.SharedExperts().read(fields, known, own)
         keys = [key for key in ("num_shared_experts", "n_shared_experts") if fields.stated(key)]
         counts = {fields.integer(key) for key in keys} or {1}
         if len(counts) > 1:
@@ -145,7 +189,16 @@ class SharedExperts(Row):
         return {"shared": counts.pop() * known["expert_hidden"]}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {"num_shared_experts": known["shared"] // known["expert_hidden"]} if "shared" in known else {}
+        key = "expert_shared_count" if gguf else "num_shared_experts"
+        return {key: known["shared"] // known["expert_hidden"]} if "shared" in known else {}
+
+
+class HeadSizes(deepseek_v3.HeadSizes):
+    """The key-value heads of each layer are in a list."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        sizes = super().write(known, gguf).items()
+        return {key: size for key, size in sizes if key != "attention.head_count_kv"}
 
 
 def decoder(known: Settings) -> Decoder:
@@ -187,29 +240,37 @@ FAMILY = deepseek_v3.FAMILY.but(
         *HF_KDA,
         *HF_MOE,
     ),
-    gguf=(),
+    gguf=(
+        *(latent_alone(rule) if IN_LATENT in str(rule.ours) else rule for rule in deepseek_v3.GGUF_MIXTURE),
+        *GGUF_KDA,
+    ),
+    gguf_joined=(),
     rows=(
-        Field("layers", "num_hidden_layers", None, LAYER_COUNT),
-        Field("vocab", "vocab_size", None),
-        Field("width", "hidden_size", None),
-        Field("context", "model_max_length", None, alias="max_position_embeddings"),
-        Field("heads", "num_attention_heads", None),
-        KeyValueHeads(),
-        Field("eps", "rms_norm_eps", None, NUMBER),
-        Field("hidden", "intermediate_size", None),
+        Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
+        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        Field("width", "hidden_size", "embedding_length"),
+        Field("context", "model_max_length", "context_length", alias="max_position_embeddings"),
+        Field("heads", "num_attention_heads", "attention.head_count", each_layer=True),
+        KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
+        Field("eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
+        Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),
         Field("key_size", "qk_nope_head_dim", None),
-        Field("head_size", "qk_rope_head_dim", None),
+        Field("head_size", "qk_rope_head_dim", "rope.dimension_count"),
         Field("value_size", "v_head_dim", None),
-        Field("latent", "kv_lora_rank", None),
-        deepseek_v3.QueryLatent("query_latent", "q_lora_rank", None, deepseek_v3.LATENT_OR_NONE),
-        Field("experts", "num_experts", None, common.TOP_K, alias="num_local_experts"),
-        Field("top_k", "num_experts_per_token", None, common.TOP_K, alias="num_experts_per_tok"),
-        Field("expert_hidden", "moe_intermediate_size", None),
+        Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
+        Field("query_latent", "q_lora_rank", None, deepseek_v3.LATENT_OR_NONE),
+        HeadSizes(),
+        Field("experts", "num_experts", "expert_count", common.TOP_K, alias="num_local_experts"),
+        Field(
+            "top_k", "num_experts_per_token", "expert_used_count", common.TOP_K, alias="num_experts_per_tok"
+        ),
+        Field("expert_hidden", "moe_intermediate_size", "expert_feed_forward_length", each_layer=True),
         SharedExperts(),
-        Field("groups", "num_expert_group", None, alias="n_group"),
-        Field("top_groups", "topk_group", None),
+        common.SigmoidScores(),
+        Field("groups", "num_expert_group", "expert_group_count", missing=1, alias="n_group"),
+        Field("top_groups", "topk_group", "expert_group_used_count", missing=1),
         Field("normalised", "moe_renormalize", None, FLAG, alias="norm_topk_prob"),
-        common.ROUTED_SCALE,
+        Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         Mixers(),
         DenseLayers(),
         Only("hidden_act", None, ("silu",), "another activation after the convolutions"),
@@ -219,6 +280,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Only("moe_router_activation_func", None, ("sigmoid",), "another score of experts"),
         Only("moe_layer_freq", None, (1,), "dense layers between sparse ones"),
         Only("use_grouped_topk", None, (True,), "another choice of experts"),
+        Only(None, "expert_weights_norm", (True,), "weighing experts otherwise"),
         *common.CAUSAL,
     ),
     build=decoder,
@@ -229,6 +291,8 @@ FAMILY = deepseek_v3.FAMILY.but(
     | {"routed_scale": 2.446, "linear_head": 128, "linear_heads": 32, "conv": 4},
     forget=("rope",),
     fixed={"tied": False, "rope": None, "activation": "silu"},
+    gguf_fixed={"normalised": True, "query_latent": None},
+    architecture="kimi-linear",
     sparse=None,
     instead=None,
     mixers=("mla", "kda"),

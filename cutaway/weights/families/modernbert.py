@@ -5,9 +5,13 @@ The first layer's attention has no norm of its own, because one follows the embe
 
 from dataclasses import replace
 
+import numpy as np
+
 from cutaway.attention import bidirectional
+from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.position import rope
 from cutaway.weights import common
 from cutaway.weights.common import FULL, SLIDING
 from cutaway.weights.family import (
@@ -25,15 +29,28 @@ from cutaway.weights.family import (
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, split
 
+ALIASES = ("modern-bert",)
+WINDOW, PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 BASES = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
 NAMES = {FULL: "rope", SLIDING: "local_rope"}
 LAYER, MLP_OF = "model.layers.{n}", "blocks.{n}.mlp"
+
+
+class Gate(Field):
+    """llama.cpp has two, and takes GELU for a word that it does not know."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and known["activation"] not in ("gelu", "silu"):
+            raise UserError(f"an MLP gated by {known['activation']} is not supported in GGUF")
+        return super().write(known, gguf)
 
 
 class Layers(Row):
     """Which layers see all tokens, and how far to both sides the others see."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return self._from_gguf(fields, known["layers"])
         layers, key = known["layers"], "global_attn_every_n_layers"
         every = fields.integer(key) if fields.stated(key) else 3
         kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
@@ -41,7 +58,24 @@ class Layers(Row):
         width = fields.integer("local_attention", low=2) if fields.stated("local_attention") else 128
         return {"reaches": tuple(width // 2 if kind == SLIDING else None for kind in kinds)}
 
+    def _from_gguf(self, fields: Fields, layers: int) -> Settings:
+        """Half a window is seen to both sides; a pattern counts from a global layer on, or lists them all."""
+        window = fields.integer(WINDOW, None)
+        stated = fields.get(PATTERN)
+        if isinstance(stated, np.ndarray):
+            if stated.dtype != np.bool_ or len(stated) != layers:
+                raise fields.refusal(PATTERN, f"should be a flag for each of {layers} layers")
+            near = stated.tolist()
+        else:
+            every = fields.integer(PATTERN, 3)
+            near = [n % every != 0 for n in range(layers)]
+        return {"reaches": tuple(window // 2 if window and one else None for one in near)}
+
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            near = [reach is not None for reach in known["reaches"]]
+            window = {WINDOW: 2 * next(filter(None, known["reaches"]), 0)}
+            return window | {PATTERN: np.array(near)} if any(near) else {}
         kinds = [FULL if reach is None else SLIDING for reach in known["reaches"]]
         return {"layer_types": kinds, "local_attention": 2 * next(filter(None, known["reaches"]), 64)}
 
@@ -50,6 +84,10 @@ class Ropes(Row):
     """Rotary positions of global and of local layers, whose bases older files have beside each other."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            far = common.Rope().read(fields, known, own)["rope"]
+            base = fields.number("rope.freq_base_swa", far.base, 1.0)
+            return {"rope": far, "local_rope": rope.Config(known["head_size"], base)}
         given = fields.section("rope_parameters")
         found = {}
         for kind, (key, usual) in BASES.items():
@@ -60,8 +98,12 @@ class Ropes(Row):
         return found
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            far, near = (known[name] or rope.Config(known["head_size"]) for name in NAMES.values())
+            entries = common.Rope().write(known | {"rope": far}, gguf) | {"rope.scaling.type": "none"}
+            return entries | {"rope.freq_base_swa": float(near.base)}
         sections = {kind: known[name] for kind, name in NAMES.items() if known[name]}
-        return {"rope_parameters": {kind: common.hf_section(rope) for kind, rope in sections.items()}}
+        return {"rope_parameters": {kind: common.hf_section(of) for kind, of in sections.items()}}
 
 
 def encoder(known: Settings) -> Encoder:
@@ -136,20 +178,32 @@ FAMILY = Family(
             )
         ),
     ),
-    gguf=(),
+    gguf=(
+        *common.weights(
+            ("token_embd", "embedding"),
+            ("token_embd_norm", "norm"),
+            ("output_norm", "last_norm"),
+            common.GGUF_OUT,
+            common.GGUF_MLP[2],
+        ),
+        *common.GGUF_NORMS,
+        Rule("blk.{n}.attn_qkv.weight", common.query_key_value("weight"), split),
+        Rule("blk.{n}.ffn_up.weight", tuple(f"{MLP_OF}.{name}.weight" for name in ("gate", "up")), split),
+    ),
     rows=(
-        Field("layers", "num_hidden_layers", None, LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", None),
-        Field("width", "hidden_size", None),
-        Field("context", "max_position_embeddings", None),
-        Field("heads", "num_attention_heads", None),
+        Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
+        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        Field("width", "hidden_size", "embedding_length"),
+        Field("context", "max_position_embeddings", "context_length"),
+        Field("heads", "num_attention_heads", "attention.head_count", each_layer=True),
+        Only(None, "attention.causal", (False,), "attention to earlier tokens alone"),
         Field("head_size", None, None),
-        Field("hidden", "intermediate_size", None),
-        Field("eps", "norm_eps", None, NUMBER),
+        Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),
+        Field("eps", "norm_eps", "attention.layer_norm_epsilon", NUMBER),
         Field("norm_bias", "norm_bias", None, FLAG),
         Field("bias", "attention_bias", None, FLAG),
         Field("mlp_bias", "mlp_bias", None, FLAG),
-        Field("activation", "hidden_activation", None, common.ACTIVATION),
+        Gate("activation", "hidden_activation", "hidden_activation", common.ACTIVATION, missing="gelu"),
         Layers(),
         Ropes(),
         Only("rope_scaling", None, (None,), "the older layout of scaled positions"),
@@ -159,7 +213,9 @@ FAMILY = Family(
     describe=settings,
     defaults={"vocab": 50368, "width": 768, "hidden": 1152, "layers": 22, "heads": 12, "context": 8192}
     | {"eps": 1e-5, "norm_bias": False, "bias": False, "mlp_bias": False, "activation": "gelu"}
-    | {"head_size": shared},
+    | {"head_size": shared, "rope_base": BASES[FULL][1]},
+    gguf_fixed={"head_size": shared, "norm_bias": False, "bias": False, "mlp_bias": False},
+    architecture="modern-bert",
     config=Encoder,
     harmless=(
         *("classifier_*", "decoder_bias", "deterministic_flash_attn", "sparse_pred*", "tie_word_embeddings"),

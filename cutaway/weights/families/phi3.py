@@ -55,5 +55,5 @@ FAMILY = llama.FAMILY.but(
     defaults={"context": 4096, "eps": 1e-5, "window": None},
     nulls={"window": None},
     fixed={"bias": False, "out_bias": False},
-    ignored_gguf=(),
+    ignored_gguf=common.LONG_FACTORS,
 )

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+from cutaway.gguf import Later
 from cutaway.model.config import Encoder
 from cutaway.weights import common
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.rules import Tensors
 
 ALIASES = ("xlm-roberta", "camembert")
 
@@ -30,6 +32,20 @@ class Context(Row):
         }
 
 
+def folded(config: Encoder, tensors: Tensors) -> tuple[Encoder, Tensors, str]:
+    """The same function as a BERT: positions from the first that is used."""
+    name = "position.weight"
+    if not config.offset:
+        return config, tensors, ""
+    entry = tensors.later(name)
+    used = Later(
+        entry.type, (config.context, config.width), lambda: tensors[name].rows(slice(config.offset, None))
+    )
+    entries = {each: tensors.later(each) for each in tensors} | {name: used}
+    note = f"the first {config.offset} positions, which no token has, are left out, as GGUF has it"
+    return replace(config, offset=0), Tensors(entries), note
+
+
 def encoder(known: Settings) -> Encoder:
     """The encoder of these settings."""
     return replace(bert.encoder(known), offset=known["offset"])
@@ -42,6 +58,7 @@ FAMILY = bert.FAMILY.but(
     gguf=(),
     rows=tuple(Context() if getattr(row, "name", "") == "context" else row for row in bert.FAMILY.rows),
     build=encoder,
+    folded=folded,
     defaults={"vocab": 50265},
     prefix="roberta.",
     ignored_hf=("roberta.embeddings.position_ids", "roberta.pooler.*", "lm_head.*", "classifier.*"),

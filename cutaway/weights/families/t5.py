@@ -4,25 +4,58 @@ The first has ReLU and a head that is the embedding table, whose logits are divi
 GELU and a head of its own. Scores are not scaled.
 """
 
+from dataclasses import replace
+
+import numpy as np
+
 from cutaway.attention import bidirectional, mha
 from cutaway.errors import UserError
+from cutaway.gguf import Later
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
 from cutaway.position import t5
-from cutaway.weights import common
-from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
+from cutaway.weights import common, quant
+from cutaway.weights.family import (
+    FLAG,
+    LAYER_COUNT,
+    NUMBER,
+    Entries,
+    Family,
+    Field,
+    Only,
+    Row,
+    Settings,
+    shared,
+)
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule, Tensors, same
 
 PROJECTIONS = {f"gated-{word}": (True, ours) for word, ours in common.ACTIVATIONS.items()}
 PROJECTIONS |= {word: (False, ours) for word, ours in common.ACTIVATIONS.items()}
 PROJECTIONS |= {"gated-gelu": (True, "gelu_tanh")}  # the one that is not what it says
 
 
+def as_many(known: Settings) -> int:
+    """As many layers of the decoder as of the encoder."""
+    return known["layers"]
+
+
+class DecoderLayers(Field):
+    """llama.cpp opens none whose decoder is the deeper half."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and known["decoder_layers"] > known["layers"]:
+            raise UserError("a decoder of more layers than the encoder is not supported in GGUF")
+        return super().write(known, gguf)
+
+
 class Projection(Row):
     """The MLP as one word, which the older keys beside it repeat."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            gated = "enc.blk.0.ffn_gate.weight" in fields.tensors
+            return {"gated": gated, "activation": "gelu_tanh" if gated else "relu"}
         gated, activation = fields.choice("feed_forward_proj", PROJECTIONS, "relu")
         fields.only("is_gated_act", (gated,), "another MLP than feed_forward_proj's")
         words = [word for word, ours in common.ACTIVATIONS.items() if ours == activation]
@@ -30,6 +63,8 @@ class Projection(Row):
         return {"gated": gated, "activation": activation}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return {}
         wanted = known["gated"], known["activation"]
         found = next((word for word, what in PROJECTIONS.items() if what == wanted), None)
         if found is None:
@@ -41,12 +76,48 @@ class Scaled(Row):
     """Whether the head reads x / sqrt(d): where it is the table, unless the config says otherwise."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {"tied": "output.weight" not in fields.tensors, "scaled": False}
         tied = fields.flag("tie_word_embeddings", True)
         stated = fields.stated("scale_decoder_outputs")
         return {"tied": tied, "scaled": fields.flag("scale_decoder_outputs") if stated else tied}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return {}
         return {"tie_word_embeddings": known["tied"], "scale_decoder_outputs": known["scaled"]}
+
+
+class Repeated(Row):
+    """Keys of GGUF that repeat others, and the id that a text begins with, which is read apart."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            fields.only("attention.layer_norm_epsilon", (known["eps"],), "layer norms")
+            fields.only("attention.head_count_kv", (known["heads"],), "fewer key-value heads than heads")
+            fields.get("decoder_start_token_id")
+        return {}
+
+
+def folded(config: EncoderDecoder, tensors: Tensors) -> tuple[EncoderDecoder, Tensors, str]:
+    """The same function with a head that needs no scale."""
+    scale = config.decoder.logit_scale
+    if scale == 1:
+        return config, tensors, ""
+    head = "decoder.head.weight"
+    source = "embedding.weight" if config.decoder.tied else head
+    scaled = Later(
+        "F32",
+        tensors.later(source).shape,
+        lambda: quant.pack(quant.unpack(tensors[source]) * np.float32(scale), "F32"),
+    )
+    new = replace(config, decoder=replace(config.decoder, tied=False, logit_scale=1.0))
+    entries = {name: scaled if name == head else tensors.later(name) for name in new.weights()}
+    return (
+        new,
+        Tensors(entries),
+        f"the head is a matrix of its own, multiplied by {scale:.4g}, as GGUF has it",
+    )
 
 
 def model(known: Settings) -> EncoderDecoder:
@@ -133,6 +204,26 @@ def _half(half: str, last: str, mlp: int) -> tuple[Rule, ...]:
     )
 
 
+def _gguf_half(theirs: str, ours: str, last: str, more: tuple[tuple[str, str], ...] = ()) -> tuple[Rule, ...]:
+    """GGUF's names of one half."""
+    parts = {"q": "query", "k": "key", "v": "value", "o": "out"}
+    layer, own = f"{theirs}.blk.{{n}}", f"{ours}.blocks.{{n}}"
+    kinds = (("attn", "attention"), *more)
+    return (
+        *common.weights(
+            (f"{theirs}.output_norm", f"{ours}.{last}"),
+            *(
+                (f"{layer}.{name}_{each}", f"{own}.{kind}.{part}")
+                for name, kind in kinds
+                for each, part in parts.items()
+            ),
+            *((f"{layer}.{name}_norm", f"{own}.{kind}_norm") for name, kind in (*kinds, ("ffn", "mlp"))),
+            *((f"{layer}.ffn_{part}", f"{own}.mlp.{part}") for part in ("gate", "up", "down")),
+            (f"{theirs}.blk.0.attn_rel_b", f"{ours}.blocks.0.attention.relative"),
+        ),
+    )
+
+
 def _plain(block: Block) -> bool:
     """Whether its MLP has no gate."""
     return isinstance(block.mlp, MLP) and not block.mlp.gated
@@ -146,19 +237,27 @@ FAMILY = Family(
         *_half("encoder", "last_norm", 1),
         *_half("decoder", "norm", 2),
     ),
-    gguf=(),
+    gguf=(
+        *common.weights(("token_embd", "embedding"), ("output", "decoder.head")),
+        *_gguf_half("enc", "encoder", "last_norm"),
+        *_gguf_half("dec", "decoder", "norm", (("cross_attn", "cross"),)),
+    ),
+    folded=folded,
     rows=(
-        Field("layers", "num_layers", None, LAYER_COUNT, alias="num_hidden_layers"),
-        Field("decoder_layers", "num_decoder_layers", None, LAYER_COUNT),
-        Field("vocab", "vocab_size", None),
-        Field("width", "d_model", None, alias="hidden_size"),
-        Field("context", "n_positions", None),
-        Field("heads", "num_heads", None, alias="num_attention_heads"),
-        Field("head_size", "d_kv", None, alias="head_dim"),
-        Field("hidden", "d_ff", None),
-        Field("buckets", "relative_attention_num_buckets", None),
+        Field("layers", "num_layers", "block_count", LAYER_COUNT, alias="num_hidden_layers"),
+        DecoderLayers(
+            "decoder_layers", "num_decoder_layers", "decoder_block_count", LAYER_COUNT, missing=as_many
+        ),
+        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        Field("width", "d_model", "embedding_length", alias="hidden_size"),
+        Field("context", "n_positions", "context_length"),
+        Field("heads", "num_heads", "attention.head_count", alias="num_attention_heads", each_layer=True),
+        common.HeadSize("head_size", "d_kv", "attention.key_length", missing=shared, alias="head_dim"),
+        Field("hidden", "d_ff", "feed_forward_length", each_layer=True),
+        Field("buckets", "relative_attention_num_buckets", "attention.relative_buckets_count"),
         Field("distance", "relative_attention_max_distance", None),
-        Field("eps", "layer_norm_epsilon", None, NUMBER),
+        Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
+        Repeated(),
         Projection(),
         Scaled(),
         Field("both", "is_encoder_decoder", None, FLAG),
@@ -171,8 +270,9 @@ FAMILY = Family(
     describe=lambda config: settings(config) | {"both": True},
     defaults={"vocab": 32128, "width": 512, "head_size": 64, "hidden": 2048, "layers": 6, "heads": 8}
     | {"context": 512, "buckets": 32, "distance": 128, "eps": 1e-6, "both": True}
-    | {"decoder_layers": lambda known: known["layers"]},
-    nulls={"decoder_layers": lambda known: known["layers"]},
+    | {"decoder_layers": as_many},
+    nulls={"decoder_layers": as_many},
+    gguf_fixed={"distance": 128, "scaled": False},  # llama.cpp's
     config=EncoderDecoder,
     prefix="",
     harmless=("dropout_rate", "classifier_dropout", "output_past"),
