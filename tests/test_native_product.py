@@ -25,7 +25,15 @@ def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
 @tiled
 @pytest.mark.parametrize(
     ("rows", "depth", "columns"),
-    [(1, 512, 64), (33, 65, 300), (300, 576, 192), (65, 1536, 70), (7, 31, 1100), (40, 2100, 33)],
+    [
+        (1, 512, 64),
+        (33, 65, 300),
+        (300, 576, 192),
+        (65, 1536, 70),
+        (7, 31, 1100),
+        (40, 2100, 33),
+        (3000, 800, 40),
+    ],
 )
 def test_a_product_is_the_references(rows: int, depth: int, columns: int) -> None:
     """Both ways that a matrix can be stored, rows with a stride, and a second product in the same sum."""
@@ -50,6 +58,12 @@ def test_a_row_does_not_depend_on_the_others_nor_on_threads() -> None:
         assert torch.equal(tiles((x, w.T)), whole)
     finally:
         torch.set_num_threads(threads)
+
+
+@tiled
+def test_no_rows_are_no_rows() -> None:
+    """An expert that no token was sent to."""
+    assert tiles((torch.randn(0, 576), torch.randn(576, 192))).shape == (0, 192)
 
 
 @tiled

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from cutaway.hooks import tap
 from cutaway.layers.config import MLP as Config
 from cutaway.layers.recompute import Recomputed
+from cutaway.layers.swiglu import swiglu
 from cutaway.shapes import Float
 
 
@@ -47,7 +48,8 @@ class MLP(nn.Module):
 
     Taps ``hidden`` [... f]: each neuron's activation, the input of ``down``. Where it ``recomputes``, as
     beside an adapter, training on a CPU does not hold it, nor gate, up and the normed x: the backward pass
-    makes them again from x, at the cost of two products. ``norm`` is what x passes first, frozen then.
+    makes them again from x, at the cost of two products. ``norm`` is what x passes first, frozen then. In
+    ``one_pass``, there too, SwiGLU is one operation.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -55,7 +57,7 @@ class MLP(nn.Module):
         self.activation = XIELU() if config.activation == "xielu" else ACTIVATIONS[config.activation]
         self.limit = config.limit
         self.gate_scale, self.out_scale = config.gate_scale, config.out_scale
-        self.recomputes = False
+        self.recomputes = self.one_pass = False
         self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, config.bias)
         self.down = nn.Linear(config.hidden, width, config.bias)
@@ -85,6 +87,8 @@ class MLP(nn.Module):
         gate = gate if self.gate_scale == 1.0 else gate * self.gate_scale
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
+        if self.one_pass and self.activation is F.silu:
+            return swiglu(gate, up)
         return self.activation(gate) * up
 
 

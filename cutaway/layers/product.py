@@ -76,7 +76,9 @@ def _products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     factors = (native_product.Factors * len(each))(*each)
     blocks = sum(-(-one.shape[1] // BLOCK) for one in a)
     rows, columns = out.shape
-    room = torch.empty(native_product.product_scratch(rows, columns, blocks) + 64, dtype=torch.uint8)
+    by = workers()
+    scratch = native_product.product_scratch(rows, columns, blocks, by.threads)
+    room = torch.empty(scratch + 64, dtype=torch.uint8)
     native_product.product(
         native_product.Sum(
             of=ctypes.addressof(factors),
@@ -87,7 +89,7 @@ def _products(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
             columns=columns,
             out_row=out.stride(0),
         ),
-        workers(),
+        by,
     )
     return out
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
+from cutaway.errors import OperationalError
 from cutaway.native.library import function
 
 INT, LONG, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
@@ -119,15 +120,72 @@ class Sum(ctypes.Structure):
 def has_product() -> bool:
     """Whether core (one built earlier has no products) and processor multiply by tiles of bfloat16."""
     with suppress(AttributeError):
-        return product_scratch(1, 1, 1) > 0
+        return product_scratch(1, 1, 1, 1) > 0
     return False
 
 
-def product_scratch(rows: int, columns: int, blocks: int) -> int:
+def product_scratch(rows: int, columns: int, blocks: int, threads: int) -> int:
     """Bytes of ``scratch`` for products of so many blocks of 32 numbers of depth; 0 without such tiles."""
-    return function("cutaway_product_scratch", LONG, LONG, LONG, result=LONG)(rows, columns, blocks)
+    call = function("cutaway_sum_of_products_scratch", LONG, LONG, LONG, INT, result=LONG)
+    return call(rows, columns, blocks, threads)
 
 
 def product(sum: Sum, by: Workers) -> None:
     """Fills ``out`` with the sum of the products; the caller vouches for every address."""
-    function("cutaway_product", POINTER, INT, POINTER)(ctypes.byref(sum), by.threads, by.parallel)
+    function("cutaway_sum_of_products", POINTER, INT, POINTER)(ctypes.byref(sum), by.threads, by.parallel)
+
+
+def has_elementwise() -> bool:
+    """Whether the core has the functions below: one built earlier has not."""
+    with suppress(AttributeError, OperationalError):
+        return all(function(name) is not None for name in ("cutaway_swiglu", "cutaway_rotate"))
+    return False
+
+
+class Gated(NamedTuple):
+    """Addresses of floats [count]: gate and up, and where silu(gate) up goes."""
+
+    gate: int
+    up: int
+    count: int
+    out: int
+
+
+class GatedGradients(NamedTuple):
+    """Addresses of floats [count]: gate, up, the gradient of silu(gate) up, and where their own go."""
+
+    gate: int
+    up: int
+    grad_out: int
+    count: int
+    grad_gate: int
+    grad_up: int
+
+
+def swiglu(of: Gated, by: Workers) -> None:
+    """Fills ``out``; the caller vouches for every address."""
+    call = function("cutaway_swiglu", POINTER, POINTER, LONG, POINTER, INT, POINTER)
+    call(*of, by.threads, by.parallel)
+
+
+def swiglu_backward(of: GatedGradients, by: Workers) -> None:
+    """Fills ``grad_gate`` and ``grad_up``; the caller vouches for every address."""
+    call = function("cutaway_swiglu_backward", *[POINTER] * 3, LONG, *[POINTER] * 2, INT, POINTER)
+    call(*of, by.threads, by.parallel)
+
+
+class Rotated(ctypes.Structure):
+    """native/train/rotation.hpp's Rotated."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ("of", "cos", "sin", "to")),
+        *((name, LONG) for name in ("tokens", "heads", "size", "half")),
+        *((name, LONG) for name in ("of_token", "of_head", "to_token", "to_head")),
+        ("back", ctypes.c_int32),
+        ("spare", ctypes.c_int32),
+    )
+
+
+def rotate(of: Rotated, by: Workers) -> None:
+    """Fills ``to``; the caller vouches for every address."""
+    function("cutaway_rotate", POINTER, INT, POINTER)(ctypes.byref(of), by.threads, by.parallel)

@@ -3,12 +3,14 @@
 //
 //     x w = high high' + high low' + low high'      summed in floats; low low' is below 2^-17 of |x| |w|
 //
-// Depth is cut into blocks of 32 numbers, these into segments whose columns stay in the first cache; for each, A and B are
-// split and laid out as tiles once, by all workers. A row's sums do not depend on the other rows, nor on who makes them.
+// Depth is cut into blocks of 32 numbers, these into segments. Of a segment all workers lay out A as tiles; then each takes
+// panels of columns, lays one out, which stays in its second cache, and multiplies all rows by it: their sums stay in
+// registers for as long as the segment is. A row's sums do not depend on the other rows, nor on who makes them.
 // The reference is torch's product, in tests/test_native_product.py.
 #include "train/product.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "core/api.hpp"
@@ -27,9 +29,11 @@ namespace {
 
 constexpr int64_t kSide = 16, kDepth = 32;        // of a tile: rows or columns, and numbers of depth
 constexpr int64_t kTile = kSide * kDepth;         // numbers of bfloat16
-constexpr int64_t kBlocks = 10;                  // of a segment at most: 40 KB of split columns, two tiles wide
-constexpr int64_t kPart = 1024;                   // columns that are laid out at once
-constexpr int64_t kPieceRows = 256, kPieceColumns = 128;
+constexpr int64_t kPair = 2 * kSide;              // rows or columns of a quad of tiles
+constexpr int64_t kBlocks = 25;                   // of a segment at most
+constexpr int64_t kRowsBytes = 8 << 20;           // of rows that are laid out at once
+constexpr int64_t kPanelBytes = 1 << 20;          // of a worker's panel: half a second cache
+constexpr int64_t kLeast = 4;                     // pairs of columns for which a worker more pays
 
 int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -52,6 +56,7 @@ class Segments {
         const int64_t segments = std::max<int64_t>(1, (blocks + kBlocks - 1) / kBlocks);
         return (blocks + segments - 1) / segments;
     }
+    int64_t size() const { return size_; }
     // Fills the next segment; returns its blocks, 0 behind the last.
     int64_t next(Block* to) {
         int64_t count = 0;
@@ -184,15 +189,9 @@ AMX void configure() {
 }
 
 // Two by two tiles of sums in tiles 0 to 3: rows a and a', columns b and b'. A block of a row's tile is high and low.
-// Meanwhile `next`, 32 rows of 32 sums that are written for the first time, is asked for, where there is one.
-AMX void add_blocks(const uint16_t* a, const uint16_t* b, int64_t blocks, const float* next, int64_t stride) {
-    const int64_t some = next == nullptr ? 0 : (2 * kSide + blocks - 1) / blocks;
+AMX void add_blocks(const uint16_t* a, const uint16_t* b, int64_t blocks) {
     const uint16_t *a2 = a + blocks * 2 * kTile, *b2 = b + blocks * 2 * kTile;
     for (int64_t i = 0; i < blocks; ++i, a += 2 * kTile, a2 += 2 * kTile, b += 2 * kTile, b2 += 2 * kTile) {
-        for (int64_t r = 0; r < some; ++r, next += stride) {
-            __builtin_prefetch(next, 1, 3);
-            __builtin_prefetch(next + kSide, 1, 3);
-        }
         _tile_loadd(4, a + kTile, 64);
         _tile_loadd(6, b, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -230,82 +229,118 @@ AMX void quad(const uint16_t* a, const uint16_t* b, int64_t blocks, float* out, 
         _tile_zero(2);
         _tile_zero(3);
     }
-    add_blocks(a, b, blocks, adds ? nullptr : out + 2 * kSide * stride, stride);
+    add_blocks(a, b, blocks);
     _tile_stored(0, out, bytes);
     _tile_stored(1, out + kSide, bytes);
     _tile_stored(2, out + kSide * stride, bytes);
     _tile_stored(3, out + kSide * stride + kSide, bytes);
 }
 
-struct Piece {
-    int64_t row, rows, column, columns;  // whole pairs of tiles, past the edges of out
+struct Range {
+    int64_t first, last;
+    int64_t size() const { return last - first; }
 };
 
-// Tiles of rows [0, ...) and of columns from `column` on are laid out.
-CUTAWAY_AMX static void multiply(const Sum& sum, const Piece& piece, const uint16_t* rows, const uint16_t* columns,
-                                  int64_t blocks, bool adds) {
-    alignas(64) float edge[4 * kSide * kSide];
-    constexpr int64_t pair = 2 * kSide;
-    const int64_t tile = blocks * 2 * kTile;
+// The i-th of `parts` parts of `pairs` pairs of tiles, which differ by a pair at most, in rows or columns.
+Range part_of(int64_t pairs, int64_t parts, int64_t i) { return {pairs * i / parts * kPair, pairs * (i + 1) / parts * kPair}; }
+
+int64_t pairs_in(int64_t n) { return (n + kPair - 1) / kPair; }
+
+int64_t pair_bytes(int64_t blocks) { return 4 * blocks * kTile * static_cast<int64_t>(sizeof(uint16_t)); }
+
+// How a segment is cut: rows that are laid out at once, panels of columns, and parts of the rows for which a panel is laid
+// out again, so that there is work for all workers.
+struct Cut {
+    int64_t rows, panels, parts;
+
+    Cut(int64_t of_rows, int64_t columns, int64_t blocks, int64_t workers) {
+        const int64_t pairs = std::max<int64_t>(1, pairs_in(columns)), down = std::max<int64_t>(1, pairs_in(of_rows));
+        const int64_t most = std::max<int64_t>(1, kRowsBytes / pair_bytes(blocks)), slabs = (down + most - 1) / most;
+        rows = (down + slabs - 1) / slabs * kPair;
+        panels = (pairs + widest(blocks) - 1) / widest(blocks);
+        if (panels < 4 * workers) panels = rounded_up(panels, std::min(workers, std::max<int64_t>(1, pairs / kLeast)));
+        panels = std::min(panels, pairs);
+        parts = std::min(pairs_in(rows), (workers + panels - 1) / panels);
+    }
+    // Pairs of columns in a panel, at most.
+    static int64_t widest(int64_t blocks) { return std::max<int64_t>(1, kPanelBytes / pair_bytes(blocks)); }
+    int64_t pairs_of_panel(int64_t columns) const { return (pairs_in(columns) + panels - 1) / panels; }
+};
+
+// Lays out a panel's columns. Numbers that are neighbours in memory are read one after another.
+CUTAWAY_AMX static void lay_panel(const Sum& sum, const Range& columns, const Block* blocks, int64_t count, uint16_t* to) {
+    const int64_t tiles = columns.size() / kSide, tile = count * 2 * kTile;
+    const auto lay = [&](int64_t t, int64_t i) {
+        const int64_t column = columns.first + t * kSide;
+        lay_columns(blocks[i], column, sum.columns - column, to + t * tile + i * 2 * kTile);
+    };
+    if (blocks->of->b_row == 1) {
+        for (int64_t t = 0; t < tiles; ++t) {
+            for (int64_t i = 0; i < count; ++i) lay(t, i);
+        }
+    } else {
+        for (int64_t i = 0; i < count; ++i) {
+            for (int64_t t = 0; t < tiles; ++t) lay(t, i);
+        }
+    }
+}
+
+// Rows and columns are laid out from the first of each range on.
+CUTAWAY_AMX static void multiply(const Sum& sum, const Range& of_rows, const Range& of_columns, const uint16_t* rows,
+                                 const uint16_t* columns, int64_t blocks, bool adds) {
+    alignas(64) float edge[kPair * kPair];
+    const int64_t pair = 4 * blocks * kTile;
     configure();
-    for (int64_t c = 0; c < piece.columns; c += pair) {
-        const int64_t column = piece.column + c, wide = std::min(pair, sum.columns - column);
-        for (int64_t row = piece.row; row < piece.row + piece.rows; row += pair) {
-            const int64_t high = std::min(pair, sum.rows - row);
-            const uint16_t *a = rows + row / kSide * tile, *b = columns + c / kSide * tile;
+    for (int64_t row = of_rows.first; row < of_rows.last; row += kPair, rows += pair) {
+        const int64_t high = std::min(kPair, sum.rows - row);
+        const uint16_t* b = columns;
+        for (int64_t column = of_columns.first; column < of_columns.last; column += kPair, b += pair) {
+            const int64_t wide = std::min(kPair, sum.columns - column);
             float* out = sum.out + row * sum.out_row + column;
-            if (wide == pair && high == pair) {
-                quad(a, b, blocks, out, sum.out_row, adds);
+            if (wide == kPair && high == kPair) {
+                quad(rows, b, blocks, out, sum.out_row, adds);
                 continue;
             }
-            for (int64_t r = 0; adds && r < high; ++r) std::memcpy(edge + r * pair, out + r * sum.out_row, wide * 4);
-            quad(a, b, blocks, edge, pair, adds);
-            for (int64_t r = 0; r < high; ++r) std::memcpy(out + r * sum.out_row, edge + r * pair, wide * 4);
+            for (int64_t r = 0; adds && r < high; ++r) std::memcpy(edge + r * kPair, out + r * sum.out_row, wide * 4);
+            quad(rows, b, blocks, edge, kPair, adds);
+            for (int64_t r = 0; r < high; ++r) std::memcpy(out + r * sum.out_row, edge + r * kPair, wide * 4);
         }
     }
     _tile_release();
 }
 
-int64_t segment_bytes(int64_t vectors, int64_t blocks) {
-    return rounded_up(vectors, 2 * kSide) / kSide * blocks * 2 * kTile * static_cast<int64_t>(sizeof(uint16_t));
+// Rows from `top` on are laid out, and multiplied by all columns.
+void multiply_slab(const Sum& sum, const Cut& cut, int64_t top, const Block* blocks, int64_t count, bool adds, Threads by) {
+    auto* const rows = reinterpret_cast<uint16_t*>(sum.scratch);
+    auto* const panels = rows + cut.rows / kPair * 4 * count * kTile;
+    const int64_t pairs = pairs_in(std::min(cut.rows, sum.rows - top)), tile = count * 2 * kTile;
+    split(2 * pairs, 8, by, [&](int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; ++t) {
+            const int64_t row = top + t * kSide;
+            for (int64_t i = 0; i < count; ++i) lay_rows(blocks[i], row, sum.rows - row, rows + t * tile + i * 2 * kTile);
+        }
+    });
+    std::atomic<int64_t> worker{0}, next{0};
+    const int64_t items = cut.panels * cut.parts;
+    by.count = static_cast<int32_t>(std::min<int64_t>(by.count, items));
+    run(by, [&](int, int) {
+        uint16_t* const panel = panels + worker.fetch_add(1) * cut.pairs_of_panel(sum.columns) * 4 * count * kTile;
+        for (int64_t i = next.fetch_add(1); i < items; i = next.fetch_add(1)) {
+            const Range columns = part_of(pairs_in(sum.columns), cut.panels, i / cut.parts);
+            const Range part = part_of(pairs, cut.parts, i % cut.parts);
+            lay_panel(sum, columns, blocks, count, panel);
+            multiply(sum, {top + part.first, top + part.last}, columns, rows + part.first / kSide * tile, panel, count, adds);
+        }
+    });
 }
 
 void multiply(const Sum& sum, Threads by) {
-    constexpr int64_t pair = 2 * kSide;
     Block blocks[kBlocks];
     Segments segments(sum);
-    const int64_t all_rows = rounded_up(sum.rows, pair), all_columns = rounded_up(sum.columns, pair);
+    const Cut cut(sum.rows, sum.columns, segments.size(), std::max(by.count, 1));
     bool adds = sum.adds != 0;
     for (int64_t count = segments.next(blocks); count > 0; count = segments.next(blocks), adds = true) {
-        auto* const rows = reinterpret_cast<uint16_t*>(sum.scratch);
-        auto* const columns = reinterpret_cast<uint16_t*>(sum.scratch + segment_bytes(sum.rows, count));
-        const int64_t tile = count * 2 * kTile;
-        split(all_rows / kSide, 8, by, [&](int64_t first, int64_t last) {
-            for (int64_t t = first; t < last; ++t) {
-                for (int64_t i = 0; i < count; ++i) {
-                    lay_rows(blocks[i], t * kSide, sum.rows - t * kSide, rows + t * tile + i * 2 * kTile);
-                }
-            }
-        });
-        for (int64_t part = 0; part < all_columns; part += kPart) {
-            const int64_t here = std::min(kPart, all_columns - part);
-            split(here / kSide, 8, by, [&](int64_t first, int64_t last) {
-                for (int64_t t = first; t < last; ++t) {
-                    const int64_t column = part + t * kSide;
-                    for (int64_t i = 0; i < count; ++i) {
-                        lay_columns(blocks[i], column, sum.columns - column, columns + t * tile + i * 2 * kTile);
-                    }
-                }
-            });
-            const int64_t across = (here + kPieceColumns - 1) / kPieceColumns;
-            const int64_t down = (all_rows + kPieceRows - 1) / kPieceRows;
-            split(across * down, 1, by, [&](int64_t first, int64_t) {
-                const int64_t row = first / across * kPieceRows, column = first % across * kPieceColumns;
-                const Piece piece = {row, std::min(kPieceRows, all_rows - row), part + column,
-                                     std::min(kPieceColumns, here - column)};
-                multiply(sum, piece, rows, columns + column / kSide * tile, count, adds);
-            });
-        }
+        for (int64_t top = 0; top < sum.rows; top += cut.rows) multiply_slab(sum, cut, top, blocks, count, adds, by);
     }
 }
 
@@ -315,19 +350,21 @@ void multiply(const Sum& sum, Threads by) {
 
 // Bytes of scratch for a sum of such a size, whose products have `blocks` blocks of 32 numbers of depth; 0 where this
 // processor has no such tiles.
-CUTAWAY_API int64_t cutaway_product_scratch(int64_t rows, int64_t columns, int64_t blocks) {
+CUTAWAY_API int64_t cutaway_sum_of_products_scratch(int64_t rows, int64_t columns, int64_t blocks, int32_t threads) {
     using namespace cutaway;
 #if defined(CUTAWAY_TILES)
     if (!multiplies_bf16_tiles()) return 0;
     const int64_t of = Segments::longest(std::max<int64_t>(blocks, 1));
-    return segment_bytes(rows, of) + segment_bytes(std::min(columns, kPart), of);
+    threads = std::max(threads, 1);
+    const Cut cut(rows, columns, of, threads);
+    return (cut.rows / kPair + threads * cut.pairs_of_panel(columns)) * pair_bytes(of);
 #else
-    (void)rows, (void)columns, (void)blocks;
+    (void)rows, (void)columns, (void)blocks, (void)threads;
     return 0;
 #endif
 }
 
-CUTAWAY_API void cutaway_product(const cutaway::Sum* sum, int32_t threads, cutaway::Parallel parallel) {
+CUTAWAY_API void cutaway_sum_of_products(const cutaway::Sum* sum, int32_t threads, cutaway::Parallel parallel) {
 #if defined(CUTAWAY_TILES)
     cutaway::multiply(*sum, {threads, parallel});
 #else

@@ -17,11 +17,12 @@ from cutaway.attention.backends import attend
 from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.common.heads import Heads, Temperature
 from cutaway.attention.common.mixer import LayerState
+from cutaway.attention.common.rotation import rotated
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.state import append
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.position.rope import Rotation, rotate
+from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 
@@ -146,7 +147,7 @@ class SoftmaxAttention(nn.Module):
         self, norm: nn.Module, x: Float[Tensor, "b h t k"], rotation: Rotation
     ) -> Float[Tensor, "b h t k"]:
         """Rotated, and normed after it where the config says so."""
-        x = rotate(x, rotation)
+        x = rotated(x, rotation)
         return norm(x) if self.config.qk_norm_after else x
 
 

@@ -77,7 +77,7 @@ def freeze(model: nn.Module) -> None:
         if isinstance(module, PackedLinear) and name != "head":  # whose rows are read as numbers
             module.serve()
         if isinstance(module, MLP):
-            module.recomputes = True
+            module.recomputes = module.one_pass = True
         if isinstance(module, SoftmaxAttention):
             key = module.key
             module.halves = isinstance(key, PackedLinear) and reads_eight_bits(key.packed.type)
