@@ -38,6 +38,9 @@ struct Threads {
 
 // Runs the job on those threads; the number of a worker of a host program's is always 0.
 inline void run(Threads by, const Job& job) {
+#if defined(__SANITIZE_THREAD__)
+    by.parallel = nullptr;  // OpenMP's barriers are not seen, and what they order would be called races
+#endif
     if (by.count <= 1 || by.parallel == nullptr) return run(by.count, job);
     by.parallel([](void* data) { (*static_cast<const Job*>(data))(0, 1); }, const_cast<Job*>(&job),
                 static_cast<unsigned>(by.count), 0);
