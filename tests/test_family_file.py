@@ -17,7 +17,7 @@ from cutaway.weights.rules import Tensors
 
 RENAMED = '''"""Owl: llama's block under other names of weights and of two settings."""
 
-from cutaway.weights import common
+from cutaway.weights import naming
 from cutaway.weights.families import llama
 from cutaway.weights.family import Field, replaced
 
@@ -29,8 +29,8 @@ FAMILY = llama.FAMILY.but(
     architecture="night-owl",
     prefix="owl.",
     hf=(
-        *common.weights(("owl.words", "embedding"), ("owl.head", "head"), ("owl.last_norm", "norm")),
-        *common.weights(
+        *naming.weights(("owl.words", "embedding"), ("owl.head", "head"), ("owl.last_norm", "norm")),
+        *naming.weights(
             ("owl.{n}.norm_1", "blocks.{n}.attention_norm"),
             ("owl.{n}.norm_2", "blocks.{n}.mlp_norm"),
             ("owl.{n}.q", "blocks.{n}.attention.query"),

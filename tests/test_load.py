@@ -18,7 +18,7 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
-from cutaway.weights import common, families, load, quant, rules, safetensors, save
+from cutaway.weights import decoders, families, load, quant, rules, safetensors, save
 from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
@@ -87,8 +87,8 @@ def test_heads_make_the_mechanism(kv_heads: int, kind: type) -> None:
 
 def test_an_absent_entry_means_what_the_family_means_by_it() -> None:
     """Not the same as null: Mistral's window is 4096 if the config does not say, and none if it says null."""
-    assert common.window_of(config(model_type="mistral").blocks[0].attention) == 4096
-    assert common.window_of(config(model_type="mistral", sliding_window=None).blocks[0].attention) is None
+    assert decoders.window_of(config(model_type="mistral").blocks[0].attention) == 4096
+    assert decoders.window_of(config(model_type="mistral", sliding_window=None).blocks[0].attention) is None
     assert isinstance(config(model_type="mistral", sliding_window=5).blocks[0].attention, local.Config)
 
 

@@ -32,7 +32,7 @@ from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE
 from cutaway.store.files import Progress, atomic_folder, check_file, check_overwrite, silent
-from cutaway.weights import common, families, pooling, quant, rules, safetensors
+from cutaway.weights import families, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
@@ -235,7 +235,7 @@ def _levelled(config: Model) -> Any:
         if isinstance(position.scaling, LongRoPE):
             level = replace(position.scaling, factor=1.0, attention=position.scaling.magnitude)
         else:
-            level = Factors(tuple(common.divisors_of(position, position.scaling).astype(float).tolist()))
+            level = Factors(tuple(rotary.divisors_of(position, position.scaling).astype(float).tolist()))
         position = replace(position, scaling=level)
         return replace(block, attention=replace(block.attention, position=position))
 
@@ -298,7 +298,7 @@ def _write_gguf(
 
     def describe(family: Family) -> tuple[Any, Model]:
         theirs = rules.save(family.gguf, config, ours)
-        extras = common.gguf_extras(config)
+        extras = rotary.gguf_extras(config)
         extras = {name: one for name, one in extras.items() if name in family.ignored_gguf}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
         words = {name: _plain(value) for name, value in family.write(config, gguf=True).items()}

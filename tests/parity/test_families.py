@@ -23,7 +23,7 @@ from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.runtime import packing
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import common, families, load, quant, quant_search, quantize, rules, safetensors, save
+from cutaway.weights import families, load, naming, quant, quant_search, quantize, rules, safetensors, save
 from cutaway.weights.build import decoder
 from cutaway.weights.families import gemma4, granitemoehybrid, qwen3_5
 from tests import llama_cpp
@@ -166,7 +166,7 @@ def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_
     """Written against the refusal, with a name for every weight, the file is one that llama.cpp rejects."""
     checkpoint = tiny.worded(load.read(folder(case)))
     family = families.get(checkpoint.family or "")
-    biases = common.pairs(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT, parts=("bias",))
+    biases = naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT, parts=("bias",))
     known = {rule.theirs for rule in family.gguf}
     names = (*family.gguf, *(rule for rule in biases if rule.theirs not in known))
     tensors = rules.save(names, checkpoint.config, checkpoint.tensors)

@@ -1,6 +1,6 @@
 """Apertus (2509.14233): llama's block with normed queries and keys, and an ungated MLP around xIELU."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Field, replaced, words
 from cutaway.weights.rules import Rule, same
@@ -13,8 +13,8 @@ FAMILY = llama.FAMILY.but(
     "apertus",
     "ApertusForCausalLM",
     hf=(
-        *common.renamed(
-            (*common.HF_DECODER, *common.HF_QK_NORM),
+        *naming.renamed(
+            (*naming.HF_DECODER, *naming.HF_QK_NORM),
             ("input_layernorm", "attention_layernorm"),
             ("post_attention_layernorm", "feedforward_layernorm"),
         ),
@@ -24,20 +24,20 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     gguf=(
-        *common.GGUF_EMBEDDINGS,
-        *common.GGUF_NORMS,
-        *common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT, *common.GGUF_MLP[1:]),
-        *common.GGUF_QK_NORM,
+        *naming.GGUF_EMBEDDINGS,
+        *naming.GGUF_NORMS,
+        *naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT, *naming.GGUF_MLP[1:]),
+        *naming.GGUF_QK_NORM,
         *(Rule(f"blk.{{n}}.xielu.{name}", f"blocks.{{n}}.mlp.activation.{name}", same) for name in NUMBERS),
     ),
     gguf_numbers=tuple(f"xielu.{name}" for name in NUMBERS),
     rows=(
         *replaced(
-            common.turning(common.SIZES, required=True),
+            rows.turning(rows.SIZES, required=True),
             Field("activation", "hidden_act", None, words(WORDS, WORDS)),
         ),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
     ),
     defaults={"context": 65536, "eps": 1e-5, "activation": "xielu", "rope_base": 1.2e7},
     fixed={"qk_norm": True, "gated": False},

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.families.granitemoehybrid import attends
 from cutaway.weights.family import Entries, Family, Settings
@@ -30,8 +30,8 @@ FAMILY = llama.FAMILY.but(
     hf=(
         *(
             replace(rule, when=attends) if "self_attn" in rule.theirs else rule
-            for rule in common.renamed(
-                common.HF_DECODER,
+            for rule in naming.renamed(
+                naming.HF_DECODER,
                 ("post_attention_layernorm", "pre_ff_layernorm"),
                 (".mlp.", ".feed_forward."),
                 ("model.norm.", "model.final_layernorm."),
@@ -41,9 +41,9 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in common.turning(common.SIZES, part=0.5) if row is not common.ACTIVATION_ROW),
-        *common.DENSE[:1],
-        *common.biases("attention_bias"),
+        *(row for row in rows.turning(rows.SIZES, part=0.5) if row is not rows.ACTIVATION_ROW),
+        *rows.DENSE[:1],
+        *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],
         *granitemoehybrid.MAMBA[:-1],
         Mixers(),

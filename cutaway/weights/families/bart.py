@@ -10,7 +10,7 @@ from cutaway.attention import bidirectional, mha
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
 from cutaway.position import learned
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.family import FLAG, LAYER_COUNT, Family, Field, Only, Settings, shared
 from cutaway.weights.rules import Rule, flat
 
@@ -89,7 +89,7 @@ def _half(half: str) -> tuple[Rule, ...]:
     """The names of one half."""
     layer, ours = f"model.{half}.layers.{{n}}", f"{half}.blocks.{{n}}"
     parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
-    return common.pairs(
+    return naming.pairs(
         *(
             (f"{layer}.{theirs}.{name}", f"{ours}.{kind}.{part}")
             for theirs, kind in (("self_attn", "attention"), ("encoder_attn", "cross"))
@@ -104,7 +104,7 @@ def _half(half: str) -> tuple[Rule, ...]:
 
 
 HF = (
-    *common.weights(
+    *naming.weights(
         ("model.shared", "embedding"),
         ("model.encoder.embed_tokens", "encoder.embedding"),
         ("model.decoder.embed_tokens", "decoder.embedding"),
@@ -124,7 +124,7 @@ ROWS = (
     Field("decoder_heads", "decoder_attention_heads", None),
     Field("encoder_hidden", "encoder_ffn_dim", None),
     Field("decoder_hidden", "decoder_ffn_dim", None),
-    Field("activation", "activation_function", None, common.ACTIVATION),
+    Field("activation", "activation_function", None, rows.ACTIVATION),
     Field("scale_embedding", "scale_embedding", None, FLAG),
     Field("tied", "tie_word_embeddings", None, FLAG),
     Field("both", "is_encoder_decoder", None, FLAG),
@@ -141,11 +141,11 @@ FAMILY = Family(
     "BartForConditionalGeneration",
     hf=(
         *HF,
-        *common.weights(
+        *naming.weights(
             ("model.encoder.embed_positions", "encoder.position"),
             ("model.decoder.embed_positions", "decoder.position"),
         ),
-        *common.pairs(
+        *naming.pairs(
             ("model.encoder.layernorm_embedding", "encoder.norm"),
             ("model.decoder.layernorm_embedding", "decoder.embedding_norm"),
         ),

@@ -7,7 +7,7 @@ read: the model is the encoder, and its outputs are the vectors of the tokens.
 from cutaway.attention import bidirectional
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Encoder
-from cutaway.weights import common
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Family, Field, Only, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, same
@@ -16,7 +16,7 @@ HF = (
     Rule("bert.embeddings.word_embeddings.weight", "embedding.weight", same),
     Rule("bert.embeddings.position_embeddings.weight", "position.weight", same),
     Rule("bert.embeddings.token_type_embeddings.weight", "segment.weight", same),
-    *common.pairs(
+    *naming.pairs(
         ("bert.embeddings.LayerNorm", "norm"),
         ("bert.encoder.layer.{n}.attention.self.query", "blocks.{n}.attention.query"),
         ("bert.encoder.layer.{n}.attention.self.key", "blocks.{n}.attention.key"),
@@ -32,7 +32,7 @@ GGUF = (
     Rule("token_embd.weight", "embedding.weight", same),
     Rule("position_embd.weight", "position.weight", same),
     Rule("token_types.weight", "segment.weight", same),
-    *common.pairs(
+    *naming.pairs(
         ("token_embd_norm", "norm"),
         ("blk.{n}.attn_q", "blocks.{n}.attention.query"),
         ("blk.{n}.attn_k", "blocks.{n}.attention.key"),
@@ -51,7 +51,7 @@ class Segments(Field):
 
     def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         table = "token_types.weight"
-        return {"segments": common.rows_of(fields, table) if table in fields.tensors else 0}
+        return {"segments": rows.rows_of(fields, table) if table in fields.tensors else 0}
 
 
 def encoder(known: Settings) -> Encoder:
@@ -72,7 +72,7 @@ FAMILY = Family(
     gguf=GGUF,
     rows=(
         Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        rows.Vocab("vocab", "vocab_size", "vocab_size"),
         Field("width", "hidden_size", "embedding_length"),
         Field("context", "max_position_embeddings", "context_length"),
         Segments("segments", "type_vocab_size", None),
@@ -80,18 +80,18 @@ FAMILY = Family(
         Field("kv_heads", None, "attention.head_count_kv"),
         Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),
         Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
-        Field("activation", "hidden_act", None, common.ACTIVATION),
+        Field("activation", "hidden_act", None, rows.ACTIVATION),
         Field("causal", None, "attention.causal", FLAG),
         Only("position_embedding_type", None, ("absolute",), "another kind of positions"),
         Only("is_decoder", None, (False,), "BERT as a decoder"),
-        *common.ONE_MLP,
-        *common.ANY,
+        *rows.ONE_MLP,
+        *rows.ANY,
     ),
     build=encoder,
-    describe=common.settings,
+    describe=decoders.settings,
     defaults={"vocab": 30522, "width": 768, "hidden": 3072, "layers": 12, "heads": 12, "context": 512}
     | {"segments": 2, "eps": 1e-12, "activation": "gelu"},
-    gguf_fixed={"activation": "gelu", "causal": False, "kv_heads": common.same_heads},
+    gguf_fixed={"activation": "gelu", "causal": False, "kv_heads": rows.same_heads},
     config=Encoder,
     prefix="bert.",
     harmless=("tie_word_embeddings", "gradient_checkpointing"),

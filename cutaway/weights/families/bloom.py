@@ -2,7 +2,7 @@
 
 from cutaway.layers.config import Norm
 from cutaway.position import alibi
-from cutaway.weights import common
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families.gpt2 import hidden
 from cutaway.weights.family import LAYER_COUNT, NUMBER, Family, Field, Only, Present, Settings, shared
 from cutaway.weights.rules import Rule, beside
@@ -28,7 +28,7 @@ FAMILY = Family(
     "bloom",
     "BloomForCausalLM",
     hf=(
-        *common.pairs(
+        *naming.pairs(
             ("transformer.word_embeddings", "embedding"),
             ("transformer.word_embeddings_layernorm", "embedding_norm"),
             (f"{LAYER}.input_layernorm", "blocks.{n}.attention_norm"),
@@ -42,33 +42,33 @@ FAMILY = Family(
         *(
             Rule(
                 f"{LAYER}.self_attention.query_key_value.{part}",
-                common.query_key_value(part),
+                naming.query_key_value(part),
                 beside("heads"),
             )
             for part in ("weight", "bias")
         ),
     ),
-    gguf=(*common.pairs(("token_embd_norm", "embedding_norm")), *common.GGUF_BIASED_QKV),
+    gguf=(*naming.pairs(("token_embd_norm", "embedding_norm")), *naming.GGUF_BIASED_QKV),
     rows=(
         Field("layers", "n_layer", "block_count", LAYER_COUNT, alias="num_hidden_layers"),
-        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        rows.Vocab("vocab", "vocab_size", "vocab_size"),
         Field("width", "hidden_size", "embedding_length", alias="n_embed"),
         Field("heads", "n_head", "attention.head_count", alias="num_attention_heads", each_layer=True),
-        Field("kv_heads", None, "attention.head_count_kv", missing=common.same_heads),
+        Field("kv_heads", None, "attention.head_count_kv", missing=rows.same_heads),
         Field("hidden", None, "feed_forward_length", each_layer=True),
         Field("context", "seq_length", "context_length"),
         Field("eps", "layer_norm_epsilon", "attention.layer_norm_epsilon", NUMBER),
         Present("tied", "tie_word_embeddings", "output.weight", absent=True),
         Only("apply_residual_connection_post_layernorm", None, (False,), "a residual after the norm"),
-        *common.ONE_MLP,
-        *common.CAUSAL,
+        *rows.ONE_MLP,
+        *rows.CAUSAL,
     ),
-    build=common.decoder,
-    describe=common.settings,
-    defaults={"context": 2048, "eps": 1e-5, "tied": True, "hidden": hidden, "kv_heads": common.same_heads},
+    build=decoders.decoder,
+    describe=decoders.settings,
+    defaults={"context": 2048, "eps": 1e-5, "tied": True, "hidden": hidden, "kv_heads": rows.same_heads},
     fixed={"head_size": shared, "rope": None, "norm": "layer", "activation": "gelu_tanh", "gated": False}
     | {"bias": True, "out_bias": True, "mlp_bias": True, "relative": alibi.Config(), "embedding_norm": norm},
-    gguf_fixed={"kv_heads": common.same_heads},
+    gguf_fixed={"kv_heads": rows.same_heads},
     prefix="transformer.",
     harmless=HARMLESS,
     ignored_hf=(),

@@ -1,6 +1,6 @@
 """Command R (2024): attention and MLP side by side behind one layer norm without bias, and scaled logits."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Field, Settings, replaced
 
@@ -18,12 +18,12 @@ def qk_norm_over(known: Settings) -> str:
 FAMILY = llama.FAMILY.but(
     "cohere",
     "CohereForCausalLM",
-    hf=(*common.HF_DECODER, *common.HF_QK_NORM),
-    gguf=common.GGUF_PLAIN,
+    hf=(*naming.HF_DECODER, *naming.HF_QK_NORM),
+    gguf=naming.GGUF_PLAIN,
     rows=(
-        *replaced(common.turning(common.SIZES, interleaved=True), EPS),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *replaced(rows.turning(rows.SIZES, interleaved=True), EPS),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         LOGIT_SCALE,
         Field("qk_norm", "use_qk_norm", None, FLAG),
     ),

@@ -1,22 +1,22 @@
 """Command A and R7B (2025): Command R with three local layers to one global, which has no positions."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import cohere
 from cutaway.weights.family import replaced
 
 FAMILY = cohere.FAMILY.but(
     "cohere2",
     "Cohere2ForCausalLM",
-    hf=common.HF_DECODER,
+    hf=naming.HF_DECODER,
     rows=(
-        *replaced(common.turning(common.SIZES, interleaved=True), cohere.EPS),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *replaced(rows.turning(rows.SIZES, interleaved=True), cohere.EPS),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         cohere.LOGIT_SCALE,
-        common.LayerTypes(pattern=4),
+        rows.LayerTypes(pattern=4),
     ),
     defaults={"rope_base": 1e4},
     forget=("qk_norm_over", "qk_norm"),
     architecture="cohere2",
-    fixed={"nope": common.nope_where_full},
+    fixed={"nope": rows.nope_where_full},
 )

@@ -1,6 +1,6 @@
 """DeepSeek-V2 (2405.04434): latent attention, and softmax-scored experts, whose best groups come first."""
 
-from cutaway.weights import common
+from cutaway.weights import rotary, rows
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -31,15 +31,15 @@ FAMILY = deepseek_v3.FAMILY.but(
     "DeepseekV2ForCausalLM",
     architecture="deepseek2",
     rows=(
-        *(deepseek_v3.Rope() if isinstance(row, common.Rope) else row for row in deepseek_v3.SIZES[1:]),
-        *common.DENSE[:1],
-        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_experts")[:3],
+        *(deepseek_v3.Rope() if isinstance(row, rotary.Rope) else row for row in deepseek_v3.SIZES[1:]),
+        *rows.DENSE[:1],
+        *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_experts")[:3],
         Only(None, "expert_gating_func", (1,), "another score of experts than softmax"),
         Only(None, "expert_weights_norm", (False,), "weights of experts that sum to 1"),
         Groups(),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
-        common.SharedExperts(),
-        common.FirstDense(usual=0),
+        rows.SharedExperts(),
+        rows.FirstDense(usual=0),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
         Only("mlp_bias", None, (False,), "a bias in the MLP"),
         Only("scoring_func", None, ("softmax",), "another score of experts"),

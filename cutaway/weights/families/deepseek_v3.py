@@ -11,7 +11,7 @@ from cutaway.errors import UserError
 from cutaway.model.config import Block, Decoder, Encoder, mixer
 from cutaway.position import rope
 from cutaway.position.scaling import YaRN, sharpening
-from cutaway.weights import common
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
@@ -27,7 +27,7 @@ def queries_alone(block: Block) -> bool:
 
 MLA = "model.layers.{n}.self_attn"
 HF_LATENT = (
-    *common.weights(
+    *naming.weights(
         (f"{MLA}.q_a_proj", "blocks.{n}.attention.query_down"),
         (f"{MLA}.q_a_layernorm", "blocks.{n}.attention.query_norm"),
         (f"{MLA}.kv_a_proj_with_mqa", "blocks.{n}.attention.down"),
@@ -51,11 +51,11 @@ SPLIT = (
     Rule("blk.{n}.attn_v_b.weight", "blocks.{n}.attention.value_up.weight", per_head),
 )
 GGUF = (  # keys and values of each head in matrices of their own, as absorbed attention multiplies
-    *common.GGUF_PLAIN[:3],
-    *common.GGUF_NORMS,
-    *common.weights(
-        common.GGUF_OUT,
-        *common.GGUF_MLP,
+    *naming.GGUF_PLAIN[:3],
+    *naming.GGUF_NORMS,
+    *naming.weights(
+        naming.GGUF_OUT,
+        *naming.GGUF_MLP,
         ("blk.{n}.attn_q_a", "blocks.{n}.attention.query_down"),
         ("blk.{n}.attn_q_a_norm", "blocks.{n}.attention.query_norm"),
         ("blk.{n}.attn_kv_a_mqa", "blocks.{n}.attention.down"),
@@ -70,13 +70,13 @@ GGUF = (  # keys and values of each head in matrices of their own, as absorbed a
 JOINED = replace(HF_LATENT[-1], theirs="blk.{n}.attn_kv_b.weight")  # of files of before May 2025
 GGUF_MIXTURE = (
     *GGUF,
-    *common.GGUF_EXPERTS,
-    *common.GGUF_CHOICE_BIAS,
-    *common.GGUF_SHARED_EXPERT[1:],
+    *naming.GGUF_EXPERTS,
+    *naming.GGUF_CHOICE_BIAS,
+    *naming.GGUF_SHARED_EXPERT[1:],
 )
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """Neighbouring pairs, unless the config says otherwise; a scaling of all dimensions scales scores too."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -137,7 +137,7 @@ def latent(known: Settings, kind: str = "mla", **more: Any) -> Any:
 def decoder(known: Settings, of: Any = None) -> Decoder:
     """The decoder of these settings, with the mixer ``of`` if it is another."""
     mixers = (of or latent(known),) * known["layers"]
-    return common.decoder(known | {"kv_heads": known["heads"], "bias": False, "mixers": mixers})
+    return decoders.decoder(known | {"kv_heads": known["heads"], "bias": False, "mixers": mixers})
 
 
 def settings(config: Decoder | Encoder) -> Settings:
@@ -147,7 +147,7 @@ def settings(config: Decoder | Encoder) -> Settings:
     known = {name: getattr(of, name) for name in ("heads", "key_size", "latent", "query_latent")}
     known |= {"value_size": of.values, "head_size": of.rope_dim, "kv_heads": of.heads}
     known |= {"interleaved": of.position is not None and of.position.interleaved}
-    return common.settings(config) | known | {"sharper": 1.0 if of.scale is None else of.scale * size**0.5}
+    return decoders.settings(config) | known | {"sharper": 1.0 if of.scale is None else of.scale * size**0.5}
 
 
 class HeadSizes(Row):
@@ -202,32 +202,32 @@ def softmax_scored(fields: Fields) -> str | None:
 
 SIZES = (
     Field("interleaved", "rope_interleave", None, FLAG),
-    *replaced(common.turning(common.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
+    *replaced(rows.turning(rows.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
     Field("key_size", "qk_nope_head_dim", None),
     Field("value_size", "v_head_dim", None),
     Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
     QueryLatent("query_latent", "q_lora_rank", "attention.q_lora_rank", LATENT_OR_NONE),
     HeadSizes(),
 )
-EXPERTS = common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts")[:3]
+EXPERTS = rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3]
 FAMILY = llama.FAMILY.but(
     "deepseek_v3",
     "DeepseekV3ForCausalLM",
-    hf=(*common.renamed(common.HF_DECODER, without=("self_attn",)), *HF_LATENT, *common.HF_DEEPSEEK_EXPERTS),
+    hf=(*naming.renamed(naming.HF_DECODER, without=("self_attn",)), *HF_LATENT, *naming.HF_DEEPSEEK_EXPERTS),
     gguf=GGUF_MIXTURE,
     gguf_joined=(*(rule for rule in GGUF_MIXTURE if rule not in SPLIT), JOINED),
     architecture="deepseek2",
     rows=(
-        *(Rope() if isinstance(row, common.Rope) else row for row in SIZES),
-        *common.DENSE[:1],
+        *(Rope() if isinstance(row, rotary.Rope) else row for row in SIZES),
+        *rows.DENSE[:1],
         *EXPERTS,
-        common.SigmoidScores(),
+        rows.SigmoidScores(),
         Field("groups", "n_group", "expert_group_count", missing=1),
         Field("top_groups", "topk_group", "expert_group_used_count", missing=1),
         Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=False),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
-        common.SharedExperts(),
-        common.FirstDense(usual=3),
+        rows.SharedExperts(),
+        rows.FirstDense(usual=3),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
         Only("scoring_func", None, ("sigmoid",), "another score of experts"),
         Only("topk_method", None, ("noaux_tc",), "another choice of experts"),
@@ -240,7 +240,7 @@ FAMILY = llama.FAMILY.but(
     | {"experts": 256, "top_k": 8, "expert_hidden": 2048, "groups": 8, "top_groups": 4},
     nulls={"query_latent": None},
     forget=("bias", "out_bias", "mlp_bias", "head_size"),
-    fixed=common.SIGMOID,
+    fixed=rows.SIGMOID,
     gguf_fixed={"interleaved": True},
     sparse=True,
     instead=softmax_scored,

@@ -5,7 +5,7 @@ The indexer rotates its heads half-split, latent attention neighbouring pairs.
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
@@ -19,7 +19,7 @@ class Layers(Row):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
-            return common.FirstDense().read(fields, known, own)
+            return rows.FirstDense().read(fields, known, own)
         layers, key = known["layers"], "first_k_dense_replace"
         first = fields.integer(key, low=0) if fields.stated(key) else 3
         fields.each_layer("layer_types", layers, ("indexed_attention",))
@@ -29,7 +29,7 @@ class Layers(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
-            return common.FirstDense().write(known, gguf)
+            return rows.FirstDense().write(known, gguf)
         return {"mlp_layer_types": ["dense" if each else "sparse" for each in known["dense"]]}
 
 
@@ -61,8 +61,8 @@ FAMILY = deepseek_v3.FAMILY.but(
     "DeepseekV32ForCausalLM",
     hf=(
         *deepseek_v3.FAMILY.hf,
-        *common.pairs((f"{INDEXER}.k_norm", "blocks.{n}.attention.index_norm")),
-        *common.weights(
+        *naming.pairs((f"{INDEXER}.k_norm", "blocks.{n}.attention.index_norm")),
+        *naming.weights(
             (f"{INDEXER}.wq_b", "blocks.{n}.attention.index_query"),
             (f"{INDEXER}.wk", "blocks.{n}.attention.index_key"),
             (f"{INDEXER}.weights_proj", "blocks.{n}.attention.index_weight"),
@@ -70,8 +70,8 @@ FAMILY = deepseek_v3.FAMILY.but(
     ),
     gguf=(
         *deepseek_v3.GGUF_MIXTURE,
-        *common.pairs(("blk.{n}.indexer.k_norm", "blocks.{n}.attention.index_norm")),
-        *common.weights(
+        *naming.pairs(("blk.{n}.indexer.k_norm", "blocks.{n}.attention.index_norm")),
+        *naming.weights(
             ("blk.{n}.indexer.attn_q_b", "blocks.{n}.attention.index_query"),
             ("blk.{n}.indexer.attn_k", "blocks.{n}.attention.index_key"),
             ("blk.{n}.indexer.proj", "blocks.{n}.attention.index_weight"),
@@ -82,7 +82,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     instead=None,
     rows=(
         *(
-            Layers() if isinstance(row, common.FirstDense) else row
+            Layers() if isinstance(row, rows.FirstDense) else row
             for row in deepseek_v3.FAMILY.rows
             if getattr(row, "name", "") != "interleaved"
         ),

@@ -3,7 +3,7 @@
 import math
 
 from cutaway.model.config import Decoder, mixer
-from cutaway.weights import common
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings
 from cutaway.weights.rules import Rule, same
@@ -34,20 +34,20 @@ def decoder(known: Settings) -> Decoder:
         )
         for n in range(known["layers"])
     )
-    return common.decoder(known | {"mixers": mixers})
+    return decoders.decoder(known | {"mixers": mixers})
 
 
 FAMILY = llama.FAMILY.but(
     "diffllama",
     "DiffLlamaForCausalLM",
     hf=(
-        *common.HF_DECODER,
+        *naming.HF_DECODER,
         *(Rule(f"{THEIRS}.lambda_{a}", f"{OURS}.lambda_{b}", same) for a, b in LAMBDAS.items()),
     ),
     gguf=(),
-    rows=(*common.SIZES, *common.DENSE[:1], *common.biases("attention_bias")),
+    rows=(*rows.SIZES, *rows.DENSE[:1], *rows.biases("attention_bias")),
     build=decoder,
-    describe=common.settings,
+    describe=decoders.settings,
     defaults={"eps": 1e-5},
     mixers=("differential",),
     harmless=("lambda_std_dev",),

@@ -1,6 +1,6 @@
 """DistilBERT (1910.01108): BERT with half of its layers and without segments."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Field
 from cutaway.weights.rules import Rule, same
@@ -13,7 +13,7 @@ FAMILY = bert.FAMILY.but(
     hf=(
         Rule("distilbert.embeddings.word_embeddings.weight", "embedding.weight", same),
         Rule("distilbert.embeddings.position_embeddings.weight", "position.weight", same),
-        *common.pairs(
+        *naming.pairs(
             ("distilbert.embeddings.LayerNorm", "norm"),
             (f"{LAYER}.attention.q_lin", "blocks.{n}.attention.query"),
             (f"{LAYER}.attention.k_lin", "blocks.{n}.attention.key"),
@@ -28,13 +28,13 @@ FAMILY = bert.FAMILY.but(
     gguf=(),
     rows=(
         Field("layers", "n_layers", None, LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", None),
+        rows.Vocab("vocab", "vocab_size", None),
         Field("width", "dim", None),
         Field("context", "max_position_embeddings", None),
         Field("heads", "n_heads", None),
         Field("hidden", "hidden_dim", None),
-        Field("activation", "activation", None, common.ACTIVATION),
-        *common.ANY,
+        Field("activation", "activation", None, rows.ACTIVATION),
+        *rows.ANY,
     ),
     defaults={"layers": 6},
     fixed={"segments": 0, "eps": 1e-12},

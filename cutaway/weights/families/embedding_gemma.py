@@ -12,7 +12,7 @@ from cutaway.attention import bidirectional
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import common
+from cutaway.weights import decoders, rows
 from cutaway.weights.families import gemma3
 from cutaway.weights.family import FLAG, Entries, Field, Only, Settings
 from cutaway.weights.rules import Rule
@@ -30,10 +30,10 @@ def _shared(attention: Heads) -> dict[str, Any]:
 
 def encoder(known: Settings) -> Encoder:
     """The encoder of these settings."""
-    of = common.decoder(known)
+    of = decoders.decoder(known)
 
     def both_sides(attention: Heads) -> Heads:
-        window = common.window_of(attention)
+        window = decoders.window_of(attention)
         reach = None if window is None else window // 2
         return bidirectional.Config(kv_heads=attention.groups, reach=reach, **_shared(attention))
 
@@ -57,10 +57,10 @@ def settings(config: Decoder | Encoder) -> Settings:
     def past_alone(attention: Any) -> Heads:
         window = None if attention.reach is None else 2 * attention.reach
         own = {name: value for name, value in _shared(attention).items() if name != "heads"}
-        return common.heads(attention.heads, attention.groups, window, **own)
+        return decoders.heads(attention.heads, attention.groups, window, **own)
 
     of = Decoder(config.vocab, config.width, config.context, _changed(config, past_alone), config.norm)
-    return common.settings(of) | {"both_sides": True, "softcap": None}
+    return decoders.settings(of) | {"both_sides": True, "softcap": None}
 
 
 def last_norm(rules: Iterable[Rule], theirs: str) -> tuple[Rule, ...]:
@@ -74,7 +74,7 @@ def last_norm(rules: Iterable[Rule], theirs: str) -> tuple[Rule, ...]:
     )
 
 
-class LayerTypes(common.LayerTypes):
+class LayerTypes(rows.LayerTypes):
     """llama.cpp ends the process at a model that has no local layer."""
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -91,7 +91,7 @@ FAMILY = gemma3.FAMILY.but(
     gguf=last_norm(gemma3.FAMILY.gguf, "output_norm."),
     rows=(
         *(
-            LayerTypes(pattern=6) if isinstance(row, common.LayerTypes) else row
+            LayerTypes(pattern=6) if isinstance(row, rows.LayerTypes) else row
             for row in gemma3.FAMILY.rows
             if getattr(row, "hf", "") not in ("use_bidirectional_attention", "is_causal")
         ),

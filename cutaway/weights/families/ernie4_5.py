@@ -1,6 +1,6 @@
 """ERNIE 4.5 (2025): llama's block, rotated in neighbouring pairs."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Present
 
@@ -9,11 +9,11 @@ ALIASES = ("ernie4_5",)
 FAMILY = llama.FAMILY.but(
     "ernie4_5",
     "Ernie4_5ForCausalLM",
-    gguf=common.GGUF_PLAIN,
+    gguf=naming.GGUF_PLAIN,
     rows=(
-        *common.turning(common.SIZES, interleaved=True),
-        *common.DENSE,
-        *common.biases("use_bias"),
+        *rows.turning(rows.SIZES, interleaved=True),
+        *rows.DENSE,
+        *rows.biases("use_bias"),
         Present("mlp_bias", "use_bias", "blk.0.ffn_up.bias"),
     ),
     defaults={

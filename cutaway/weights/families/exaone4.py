@@ -4,7 +4,7 @@ Of four layers three are local; the global ones have no positions, unless all ar
 """
 
 from cutaway.errors import UserError
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import olmo2
 from cutaway.weights.family import Entries, Family, Settings
 from cutaway.weights.fields import Fields
@@ -15,19 +15,19 @@ def nope(known: Settings) -> tuple[bool, ...]:
     return tuple(window is None and known["window"] is not None for window in known["windows"])
 
 
-class LayerTypes(common.LayerTypes):
+class LayerTypes(rows.LayerTypes):
     """Without a window global layers have positions too; the pattern counts where no layers are listed."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
             return super().read(fields, known, own)
-        listed = fields.each_layer("layer_types", known["layers"], (common.SLIDING, common.FULL))
+        listed = fields.each_layer("layer_types", known["layers"], (rows.SLIDING, rows.FULL))
         pattern = self.pattern
         if listed is None and fields.stated("sliding_window_pattern"):
             pattern = fields.integer("sliding_window_pattern")
         fields.get("sliding_window_pattern")
-        found = common.LayerTypes(pattern, key=None).read(fields, known, own)
-        if found["window"] is None and (listed is None or common.SLIDING in listed):
+        found = rows.LayerTypes(pattern, key=None).read(fields, known, own)
+        if found["window"] is None and (listed is None or rows.SLIDING in listed):
             raise fields.refusal(
                 "sliding_window", "is null, but layers are local: list full_attention for all"
             )
@@ -44,8 +44,8 @@ class LayerTypes(common.LayerTypes):
 FAMILY = olmo2.FAMILY.but(
     "exaone4",
     "Exaone4ForCausalLM",
-    gguf=(*common.GGUF_PLAIN, *common.GGUF_SANDWICH, *common.GGUF_QK_NORM),
-    rows=(*common.SIZES, *common.DENSE, LayerTypes(pattern=4, key=None)),
+    gguf=(*naming.GGUF_PLAIN, *naming.GGUF_SANDWICH, *naming.GGUF_QK_NORM),
+    rows=(*rows.SIZES, *rows.DENSE, LayerTypes(pattern=4, key=None)),
     defaults={"kv_heads": 32, "window": 4096},
     nulls={"window": None},
     forget=("qk_norm_over", "kv_heads", "tied"),

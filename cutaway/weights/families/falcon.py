@@ -1,7 +1,7 @@
 """Falcon (2311.16867): attention and MLP side by side behind one layer norm or two; few key-value heads."""
 
 from cutaway.model.config import Block
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.families.gpt_bigcode import one_or_beside
 from cutaway.weights.family import (
@@ -69,7 +69,7 @@ FAMILY = llama.FAMILY.but(
     "falcon",
     "FalconForCausalLM",
     hf=(
-        *common.pairs(
+        *naming.pairs(
             ("transformer.word_embeddings", "embedding"),
             (f"{LAYER}.self_attention.dense", "blocks.{n}.attention.out"),
             (f"{LAYER}.mlp.dense_h_to_4h", "blocks.{n}.mlp.up"),
@@ -84,30 +84,30 @@ FAMILY = llama.FAMILY.but(
         *(
             Rule(
                 f"{LAYER}.self_attention.query_key_value.{part}",
-                common.query_key_value(part),
+                naming.query_key_value(part),
                 one_or_beside("groups"),
             )
             for part in ("weight", "bias")
         ),
     ),
     gguf=(
-        *common.pairs(("token_embd", "embedding"), ("output", "head"), ("output_norm", "norm")),
+        *naming.pairs(("token_embd", "embedding"), ("output", "head"), ("output_norm", "norm")),
         *norm("blk.{n}.attn_norm", "attention_norm", False),
         *norm("blk.{n}.attn_norm_2", "attention_norm", True),
         *norm("blk.{n}.attn_norm", "mlp_norm", True),
-        Rule("blk.{n}.attn_qkv.weight", common.query_key_value("weight"), split),
-        *common.weights(common.GGUF_OUT, *common.GGUF_MLP[1:]),
+        Rule("blk.{n}.attn_qkv.weight", naming.query_key_value("weight"), split),
+        *naming.weights(naming.GGUF_OUT, *naming.GGUF_MLP[1:]),
     ),
     rows=(
         *replaced(
-            common.SIZES,
-            Field("kv_heads", None, "attention.head_count_kv", missing=common.same_heads),
+            rows.SIZES,
+            Field("kv_heads", None, "attention.head_count_kv", missing=rows.same_heads),
             Field("head_size", None, None),
             Field("eps", "layer_norm_epsilon", "attention.layer_norm_epsilon", NUMBER),
-            Field("activation", "activation", None, common.ACTIVATION),
+            Field("activation", "activation", None, rows.ACTIVATION),
         ),
         Field("hidden", "ffn_hidden_size", "feed_forward_length", each_layer=True),
-        *common.ONE_MLP,
+        *rows.ONE_MLP,
         *(Present(name, "bias", None) for name in ("bias", "out_bias", "mlp_bias")),
         Only("alibi", None, (False,), "ALiBi in half precision"),
         Layout(),

@@ -9,7 +9,7 @@ from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Beside, Decoder, Encoder
-from cutaway.weights import common, quant
+from cutaway.weights import decoders, naming, quant, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
@@ -70,7 +70,7 @@ def decoder(known: Settings) -> Decoder:
     )
     inputs, outputs = ((known[f"attention_{way}"], known[f"ssm_{way}"]) for way in ("in", "out"))
     key = known["key_multiplier"]
-    plain = common.decoder(known | {"scale": None if key == 1.0 else key * known["head_size"] ** -0.5})
+    plain = decoders.decoder(known | {"scale": None if key == 1.0 else key * known["head_size"] ** -0.5})
     gate, out = known["mlp_multipliers"]
     mlp = MLP(known["hidden"], known["activation"], bias=known["mlp_bias"], gate_scale=gate, out_scale=out)
     block = replace(plain.blocks[0], mlp=mlp, beside=Beside(mamba, inputs, outputs))
@@ -79,7 +79,7 @@ def decoder(known: Settings) -> Decoder:
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config; UserError if its layers are of another kind."""
-    known, first = common.settings(config), config.blocks[0]
+    known, first = decoders.settings(config), config.blocks[0]
     mlp, beside = first.mlp, first.beside
     if beside is None or not isinstance(mlp, MLP):
         raise UserError("its first layer has no Mamba 2 beside attention, or no dense MLP")
@@ -148,8 +148,8 @@ FAMILY = llama.FAMILY.but(
     "falcon_h1",
     "FalconH1ForCausalLM",
     hf=(
-        *common.renamed(
-            common.HF_DECODER,
+        *naming.renamed(
+            naming.HF_DECODER,
             ("post_attention_layernorm", "pre_ff_layernorm"),
             (".mlp.", ".feed_forward."),
             ("model.norm.", "model.final_layernorm."),
@@ -157,20 +157,20 @@ FAMILY = llama.FAMILY.but(
         *granitemoehybrid.hf_mamba("model.layers.{n}.mamba", "blocks.{n}.beside", None),
     ),
     gguf=(
-        *common.GGUF_EMBEDDINGS,
-        *common.GGUF_NORMS[:1],
+        *naming.GGUF_EMBEDDINGS,
+        *naming.GGUF_NORMS[:1],
         Rule("blk.{n}.ffn_norm", "blocks.{n}.mlp_norm.weight", same),
-        *common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT),
-        *common.pairs(*common.GGUF_MLP),
+        *naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT),
+        *naming.pairs(*naming.GGUF_MLP),
         *granitemoehybrid.gguf_mamba("blocks.{n}.beside", None),
     ),
     ignored_gguf=(),
     folded=folded,
     architecture="falcon-h1",
     rows=(
-        *(row for row in common.SIZES if row is not common.ACTIVATION_ROW),
-        *common.DENSE[:1],
-        *common.biases("attention_bias"),
+        *(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.DENSE[:1],
+        *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],
         *granitemoehybrid.MAMBA[:-1],
         Field("mamba_out_bias", "projectors_bias", None, FLAG),

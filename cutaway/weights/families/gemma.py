@@ -5,11 +5,11 @@ A folder's norms hold w where x is multiplied by w + 1.
 
 import numpy as np
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Field, Only, Settings, replaced, words
 
-WORDS = common.ACTIVATIONS | {"gelu": "gelu_tanh"}  # transformers too takes the one for the other
+WORDS = rows.ACTIVATIONS | {"gelu": "gelu_tanh"}  # transformers too takes the one for the other
 
 
 def embedding_scale(known: Settings) -> float:
@@ -20,12 +20,12 @@ def embedding_scale(known: Settings) -> float:
 FAMILY = llama.FAMILY.but(
     "gemma",
     "GemmaForCausalLM",
-    hf=common.one_more(common.HF_DECODER),
-    gguf=common.GGUF_PLAIN,
+    hf=naming.one_more(naming.HF_DECODER),
+    gguf=naming.GGUF_PLAIN,
     rows=(
-        *replaced(common.SIZES, Field("activation", "hidden_act", None, words(WORDS, common.HF_ACTIVATIONS))),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *replaced(rows.SIZES, Field("activation", "hidden_act", None, words(WORDS, rows.HF_ACTIVATIONS))),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         Only("use_bidirectional_attention", None, (False, None), "attention to later tokens"),
     ),
     defaults={"kv_heads": 16, "heads": 16, "head_size": 256, "context": 8192}

@@ -3,7 +3,7 @@
 Every other layer is local.
 """
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import gemma, gemma3
 from cutaway.weights.family import NUMBER, Field, Only, Settings, replaced, shared
 
@@ -16,16 +16,16 @@ def gguf_scale(known: Settings) -> float | None:
 FAMILY = gemma.FAMILY.but(
     "gemma2",
     "Gemma2ForCausalLM",
-    hf=common.one_more(common.HF_SANDWICH),
-    gguf=(*common.GGUF_PLAIN, *common.GGUF_SANDWICH),
+    hf=naming.one_more(naming.HF_SANDWICH),
+    gguf=(*naming.GGUF_PLAIN, *naming.GGUF_SANDWICH),
     rows=(
-        *replaced(common.SIZES, gemma3.ACTIVATION),
-        *common.DENSE,
-        common.LayerTypes(pattern=2, key=None),
+        *replaced(rows.SIZES, gemma3.ACTIVATION),
+        *rows.DENSE,
+        rows.LayerTypes(pattern=2, key=None),
         gemma3.Scale("scale", "query_pre_attn_scalar", None, gemma3.SCALAR),
         Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),
         Field("attention_softcap", "attn_logit_softcapping", "attn_logit_softcapping", NUMBER, missing=None),
-        *common.biases("attention_bias"),
+        *rows.biases("attention_bias"),
         Only("use_bidirectional_attention", None, (False, None), "attention to later tokens"),
     ),
     defaults={"kv_heads": 4, "heads": 8, "softcap": 30.0, "attention_softcap": 50.0, "scale": 256.0},

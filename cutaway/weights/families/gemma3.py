@@ -7,11 +7,11 @@ folder's norms hold w where x is multiplied by w + 1.
 import numpy as np
 
 from cutaway.position import rope
-from cutaway.weights import common
-from cutaway.weights.common import FULL, SLIDING
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced, shared
 from cutaway.weights.fields import Fields
+from cutaway.weights.rows import FULL, SLIDING
 
 ALIASES = ("gemma3_text",)
 
@@ -28,7 +28,7 @@ def gguf_scale(known: Settings) -> float | None:
     return shared(known) ** -0.5 if known["layers"] == 62 else None
 
 
-class TwoRopes(common.Rope):
+class TwoRopes(rotary.Rope):
     """Rotary positions of global and of local layers; the older layout scales the global ones alone."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -82,28 +82,28 @@ class Scale(Field):
         return super().write({"scale": known["head_size"] if scale is None else scale**-2}, gguf)
 
 
-ACTIVATION = Field("activation", "hidden_activation", None, common.ACTIVATION)
+ACTIVATION = Field("activation", "hidden_activation", None, rows.ACTIVATION)
 FAMILY = llama.FAMILY.but(
     "gemma3",
     "Gemma3ForCausalLM",
     hf_type="gemma3_text",
-    hf=common.one_more((*common.HF_SANDWICH, *common.HF_QK_NORM)),
+    hf=naming.one_more((*naming.HF_SANDWICH, *naming.HF_QK_NORM)),
     gguf=(
-        *common.GGUF_PLAIN,
-        *common.GGUF_QK_NORM,
-        *common.weights(
+        *naming.GGUF_PLAIN,
+        *naming.GGUF_QK_NORM,
+        *naming.weights(
             ("blk.{n}.post_attention_norm", "blocks.{n}.attention_post_norm"),
             ("blk.{n}.post_ffw_norm", "blocks.{n}.mlp_post_norm"),
         ),
     ),
     rows=(
-        *(row for row in replaced(common.SIZES, ACTIVATION) if type(row) is not common.Rope),
-        *common.DENSE,
-        common.LayerTypes(pattern=6),
+        *(row for row in replaced(rows.SIZES, ACTIVATION) if type(row) is not rotary.Rope),
+        *rows.DENSE,
+        rows.LayerTypes(pattern=6),
         TwoRopes(),
         Scale("scale", "query_pre_attn_scalar", None, SCALAR),
         Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),
-        *common.biases("attention_bias"),
+        *rows.biases("attention_bias"),
         Only("use_bidirectional_attention", None, (False, None), "attention to later tokens"),
         # Transformers reads this key of Gemma 2's and then leaves it out of the equation.
         Only("attn_logit_softcapping", None, (None,), "a bound on scores, on which engines disagree,"),

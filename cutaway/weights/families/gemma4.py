@@ -16,11 +16,11 @@ from cutaway.layers.config import MLP, Norm, PerLayer
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.position import rope
 from cutaway.position.scaling import Proportional
-from cutaway.weights import common, quant
-from cutaway.weights.common import FULL, SLIDING
+from cutaway.weights import decoders, naming, quant, rotary, rows
 from cutaway.weights.families import gemma3, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
+from cutaway.weights.rows import FULL, SLIDING
 from cutaway.weights.rules import Rule, same
 
 ALIASES = ("gemma4_text", "gemma4_unified", "gemma4_unified_text")
@@ -28,7 +28,7 @@ BASES = {FULL: 1_000_000.0, SLIDING: 10_000.0}
 NAMES = {FULL: "rope", SLIDING: "local_rope"}
 
 
-class Layers(common.LayerTypes):
+class Layers(rows.LayerTypes):
     """Which layers are local; the last is global whatever the config says."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -157,7 +157,7 @@ class Ropes(Row):
                 raise section.refusal("rope_theta", "is missing")
             part = 1.0 if section.get("rope_type") == "proportional" else None
             size = known["global_size" if kind == FULL else "head_size"]
-            found[name] = common.Rope(part).of(section, known | {"head_size": size}, 0.0)
+            found[name] = rotary.Rope(part).of(section, known | {"head_size": size}, 0.0)
         given.finish((), "Gemma 4's rotary positions have")
         return found
 
@@ -167,14 +167,14 @@ class Ropes(Row):
             size = known[size]
             fields.only(f"rope.dimension_count{suffix}", (size,), "partial rotary position embedding")
             found[NAMES[kind]] = rope.Config(size, fields.number(f"rope.freq_base{suffix}", BASES[kind], 1.0))
-        divisors = fields.tensors.get(common.ROPE_FREQS)
+        divisors = fields.tensors.get(rotary.ROPE_FREQS)
         if divisors is not None:
             far = found["rope"]
-            values = quant.unpack(made(common.ROPE_FREQS, divisors))
-            scaling = Proportional(max(float((values < common.STILL).mean()), 1e-9))
-            if not np.array_equal(values, common.divisors_of(far, scaling)):
+            values = quant.unpack(made(rotary.ROPE_FREQS, divisors))
+            scaling = Proportional(max(float((values < rotary.STILL).mean()), 1e-9))
+            if not np.array_equal(values, rotary.divisors_of(far, scaling)):
                 raise fields.refusal(
-                    "rope.freq_base", f"has other divisors in {common.ROPE_FREQS} than Gemma 4"
+                    "rope.freq_base", f"has other divisors in {rotary.ROPE_FREQS} than Gemma 4"
                 )
             found["rope"] = replace(far, scaling=scaling)
         return found
@@ -194,7 +194,7 @@ class Ropes(Row):
         for kind, name in NAMES.items():
             position = known.get(name)
             if position is not None:
-                out[kind] = common.hf_section(position)
+                out[kind] = rotary.hf_section(position)
                 if out[kind]["rope_type"] == "proportional":
                     out[kind]["partial_rotary_factor"] = position.scaling.fraction
         return {"rope_parameters": out}
@@ -228,7 +228,7 @@ class Table(Field):
     def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if not known["per_layer"]:
             return {self.name: known["vocab"]}
-        return {self.name: common.rows_of(fields, "per_layer_token_embd.weight")}
+        return {self.name: rows.rows_of(fields, "per_layer_token_embd.weight")}
 
 
 def sources(windows: tuple[int | None, ...], shared: int) -> tuple[int | None, ...]:
@@ -257,7 +257,7 @@ def decoder(known: Settings) -> Decoder:
 
     def block(window: int | None, source: int | None) -> Block:
         far = window is None
-        attention = common.heads(
+        attention = decoders.heads(
             known["heads"],
             known["global_kv" if far else "kv_heads"],
             window,
@@ -291,10 +291,10 @@ def decoder(known: Settings) -> Decoder:
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
-    known = common.settings(config)
+    known = decoders.settings(config)
     each: list[tuple[Any, Any]] = [(block.attention, block.mlp) for block in config.blocks]
     far = next(attention for attention, _ in reversed(each))
-    near = next((attention for attention, _ in each if common.window_of(attention) is not None), far)
+    near = next((attention for attention, _ in each if decoders.window_of(attention) is not None), far)
     shared = [mlp.hidden for attention, mlp in each if attention.kv_layer is not None]
     of = getattr(config, "per_layer", None)
     return known | {
@@ -331,10 +331,10 @@ FAMILY = llama.FAMILY.but(
     "Gemma4ForCausalLM",
     hf_type="gemma4_text",
     hf=(
-        *common.HF_SANDWICH,
-        *common.HF_QK_NORM,
+        *naming.HF_SANDWICH,
+        *naming.HF_QK_NORM,
         Rule("model.layers.{n}.layer_scalar", "blocks.{n}.scale", same),
-        *common.weights(
+        *naming.weights(
             ("model.layers.{n}.per_layer_input_gate", "blocks.{n}.per_layer.gate"),
             ("model.layers.{n}.per_layer_projection", "blocks.{n}.per_layer.out"),
             ("model.layers.{n}.post_per_layer_input_norm", "blocks.{n}.per_layer.norm"),
@@ -344,11 +344,11 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     gguf=(
-        *common.GGUF_PLAIN,
-        *common.GGUF_SANDWICH,
-        *common.GGUF_QK_NORM,
+        *naming.GGUF_PLAIN,
+        *naming.GGUF_SANDWICH,
+        *naming.GGUF_QK_NORM,
         Rule("blk.{n}.layer_output_scale.weight", "blocks.{n}.scale", same),
-        *common.weights(
+        *naming.weights(
             ("blk.{n}.inp_gate", "blocks.{n}.per_layer.gate"),
             ("blk.{n}.proj", "blocks.{n}.per_layer.out"),
             ("blk.{n}.post_norm", "blocks.{n}.per_layer.norm"),
@@ -358,9 +358,9 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     rows=(
-        *(row for row in replaced(common.SIZES, gemma3.ACTIVATION, *HEADS) if type(row) is not common.Rope),
+        *(row for row in replaced(rows.SIZES, gemma3.ACTIVATION, *HEADS) if type(row) is not rotary.Rope),
         Field("hidden", "intermediate_size", None),
-        *common.ONE_MLP,
+        *rows.ONE_MLP,
         Layers(pattern=6, key=None),
         Field("shared_layers", "num_kv_shared_layers", "attention.shared_kv_layers", ANY, missing=0),
         Field("value_of_key", "attention_k_eq_v", None, FLAG),
@@ -371,7 +371,7 @@ FAMILY = llama.FAMILY.but(
         Field("per_layer", "hidden_size_per_layer_input", "embedding_length_per_layer_input", ANY, missing=0),
         Table("per_layer_vocab", "vocab_size_per_layer_input", None),
         Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),
-        *common.biases("attention_bias"),
+        *rows.biases("attention_bias"),
         Only("enable_moe_block", None, (False,), "experts beside the MLP"),
         Only("use_bidirectional_attention", None, ("vision", None), "attention to later tokens"),
     ),
@@ -385,6 +385,6 @@ FAMILY = llama.FAMILY.but(
     forget=("kv_heads", "head_size"),
     gguf_fixed={"activation": "gelu_tanh"},
     harmless=MIXTURE,
-    ignored_gguf=(common.ROPE_FREQS, *(f"blk.*.attn_{name}.weight" for name in ("k", "v", "k_norm"))),
+    ignored_gguf=(rotary.ROPE_FREQS, *(f"blk.*.attn_{name}.weight" for name in ("k", "v", "k_norm"))),
     also_ignored=unused,
 )

@@ -1,6 +1,6 @@
 """GLM-4-0414 (2025): norms before and after each half, half of each head rotated in neighbouring pairs."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Present
 
@@ -8,16 +8,16 @@ FAMILY = llama.FAMILY.but(
     "glm4",
     "Glm4ForCausalLM",
     hf=(
-        *common.HF_GATE_UP,
-        *common.pairs(
+        *naming.HF_GATE_UP,
+        *naming.pairs(
             ("model.layers.{n}.post_self_attn_layernorm", "blocks.{n}.attention_post_norm"),
             ("model.layers.{n}.post_mlp_layernorm", "blocks.{n}.mlp_post_norm"),
         ),
     ),
-    gguf=(*common.GGUF_GATE_UP, *common.GGUF_SANDWICH),
+    gguf=(*naming.GGUF_GATE_UP, *naming.GGUF_SANDWICH),
     rows=(
-        *common.turning(common.SIZES, part=0.5, interleaved=True),
-        *common.DENSE,
+        *rows.turning(rows.SIZES, part=0.5, interleaved=True),
+        *rows.DENSE,
         Present("bias", "attention_bias", "blk.0.attn_q.bias"),
     ),
     defaults={"kv_heads": 2, "head_size": 128, "context": 131072, "eps": 1.5625e-7, "bias": True},

@@ -3,33 +3,33 @@
 The layer after the last predicts further tokens; it is not read.
 """
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Field, Only, Present
 
 FAMILY = llama.FAMILY.but(
     "glm4_moe",
     "Glm4MoeForCausalLM",
-    hf=(*common.HF_DECODER, *common.HF_QK_NORM, *common.HF_DEEPSEEK_EXPERTS),
+    hf=(*naming.HF_DECODER, *naming.HF_QK_NORM, *naming.HF_DEEPSEEK_EXPERTS),
     gguf=(
-        *common.renamed(common.GGUF_PLAIN, ("ffn_norm", "post_attention_norm")),
-        *common.pairs(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, parts=("bias",)),
-        *common.GGUF_QK_NORM,
-        *common.GGUF_EXPERTS,
-        *common.GGUF_CHOICE_BIAS,
-        *common.GGUF_SHARED_EXPERT[1:],
+        *naming.renamed(naming.GGUF_PLAIN, ("ffn_norm", "post_attention_norm")),
+        *naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, parts=("bias",)),
+        *naming.GGUF_QK_NORM,
+        *naming.GGUF_EXPERTS,
+        *naming.GGUF_CHOICE_BIAS,
+        *naming.GGUF_SHARED_EXPERT[1:],
     ),
     rows=(
-        *common.turning(common.SIZES, part=0.5),
-        *common.DENSE[:1],
-        *common.experts("n_routed_experts", common.EXPERT_HIDDEN, "num_local_experts")[:3],
-        common.SigmoidScores(),
+        *rows.turning(rows.SIZES, part=0.5),
+        *rows.DENSE[:1],
+        *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3],
+        rows.SigmoidScores(),
         Only(None, "expert_group_count", (0, 1), "routing to groups of experts"),
-        *common.GROUPS[:2],
+        *rows.GROUPS[:2],
         Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=True),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
-        common.SharedExperts(),
-        common.FirstDense(),
+        rows.SharedExperts(),
+        rows.FirstDense(),
         Present("bias", "attention_bias", "blk.0.attn_q.bias"),
         Present("qk_norm", "use_qk_norm", "blk.0.attn_q_norm.weight"),
     ),
@@ -37,7 +37,7 @@ FAMILY = llama.FAMILY.but(
     | {"experts": 128, "top_k": 8, "expert_hidden": 1408, "normalised": True}
     | {"groups": 1, "top_groups": 1, "routed_scale": 1.0},
     forget=("kv_heads",),
-    fixed={"out_bias": False, **common.SIGMOID},
+    fixed={"out_bias": False, **rows.SIGMOID},
     gguf_fixed={"groups": 1, "top_groups": 1},
     sparse=True,
     harmless=("num_nextn_predict_layers", "num_mtp_layers"),

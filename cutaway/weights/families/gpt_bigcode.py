@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cutaway.weights import common
+from cutaway.weights import rows
 from cutaway.weights.families import gpt2
 from cutaway.weights.family import FLAG, Field, Only, Settings, replaced
 from cutaway.weights.rules import How, Place, beside, same, split
@@ -36,8 +36,8 @@ FAMILY = gpt2.FAMILY.but(
     rows=(
         *replaced(
             gpt2.FAMILY.rows,
-            Field("activation", "activation_function", None, common.ACTIVATION),
-            Field("kv_heads", None, "attention.head_count_kv", missing=common.same_heads),
+            Field("activation", "activation_function", None, rows.ACTIVATION),
+            Field("kv_heads", None, "attention.head_count_kv", missing=rows.same_heads),
         ),
         Field("multi_query", "multi_query", None, FLAG),
         Only("attention_softmax_in_fp32", None, (True,), "a softmax in half precision"),

@@ -5,7 +5,8 @@ Query, key and value of a head are side by side in one matrix.
 
 from dataclasses import replace
 
-from cutaway.weights import common
+from cutaway.position import rope
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, replaced, shared
 from cutaway.weights.fields import Fields
@@ -14,7 +15,7 @@ from cutaway.weights.rules import Rule, beside
 LAYER = "gpt_neox.layers.{n}"
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """Its config has names of its own for the base and for the part that rotates."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -28,17 +29,17 @@ class Rope(common.Rope):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
             return super().write(known, gguf)
-        position = known["rope"] or common.rope.Config(2)
-        own = {"rotary_emb_base": position.base, "rotary_pct": common.part_of(position, known)}
-        return own | {"rope_scaling": common.hf_scaling(position)}
+        position = known["rope"] or rope.Config(2)
+        own = {"rotary_emb_base": position.base, "rotary_pct": rotary.part_of(position, known)}
+        return own | {"rope_scaling": rotary.hf_scaling(position)}
 
 
 FAMILY = llama.FAMILY.but(
     "gpt_neox",
     "GPTNeoXForCausalLM",
     hf=(
-        *common.renamed(
-            common.HF_DECODER,
+        *naming.renamed(
+            naming.HF_DECODER,
             ("model.embed_tokens", "gpt_neox.embed_in"),
             ("lm_head", "embed_out"),
             ("model.norm", "gpt_neox.final_layer_norm"),
@@ -49,26 +50,26 @@ FAMILY = llama.FAMILY.but(
             without=("q_proj", "k_proj", "v_proj"),
         ),
         *(
-            Rule(f"{LAYER}.attention.query_key_value.{part}", common.query_key_value(part), beside("heads"))
+            Rule(f"{LAYER}.attention.query_key_value.{part}", naming.query_key_value(part), beside("heads"))
             for part in ("weight", "bias")
         ),
     ),
-    gguf=common.GGUF_BIASED_QKV,
+    gguf=naming.GGUF_BIASED_QKV,
     rows=(
         *replaced(
-            tuple(Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
+            tuple(Rope(part=0.25) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
             Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
             Field("kv_heads", None, "attention.head_count_kv"),
             Field("head_size", None, None),
         ),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         Field("side_by_side", "use_parallel_residual", "use_parallel_residual", FLAG),
     ),
     defaults={"eps": 1e-5, "activation": "gelu", "bias": True, "out_bias": True, "side_by_side": True},
     fixed={"norm": "layer", "gated": False, "mlp_bias": True}
     | {"parallel": lambda known: "own" if known["side_by_side"] else None},
-    gguf_fixed={"kv_heads": common.same_heads, "head_size": shared, "activation": "gelu"}
+    gguf_fixed={"kv_heads": rows.same_heads, "head_size": shared, "activation": "gelu"}
     | {"bias": True, "out_bias": True, "tied": False},
     ignored_gguf=(),
     prefix="gpt_neox.",

@@ -5,7 +5,7 @@ Their weights are the softmax of the chosen ones' scores, which is all experts' 
 
 import numpy as np
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Field, Only, Settings
 from cutaway.weights.rules import Rule, beside, chain, each, same, stack, transpose
@@ -17,23 +17,23 @@ OURS = "blocks.{n}.mlp.experts.{e}"
 
 GATE_UP = (f"{OURS}.gate.weight", f"{OURS}.up.weight")
 HF = (
-    *common.HF_DECODER,
-    *common.pairs(("model.layers.{n}.mlp.router", "blocks.{n}.mlp.router")),
+    *naming.HF_DECODER,
+    *naming.pairs(("model.layers.{n}.mlp.router", "blocks.{n}.mlp.router")),
     Rule("model.layers.{n}.self_attn.sinks", "blocks.{n}.attention.sinks", same),
     Rule(f"{EXPERTS}.gate_up_proj_bias", (f"{OURS}.gate.bias", f"{OURS}.up.bias"), each(beside(), 2)),
     Rule(f"{EXPERTS}.down_proj_bias", f"{OURS}.down.bias", stack),
 )
 
 GGUF = (
-    *common.GGUF_EMBEDDINGS,
-    *common.weights(
+    *naming.GGUF_EMBEDDINGS,
+    *naming.weights(
         ("blk.{n}.attn_norm", "blocks.{n}.attention_norm"),
         ("blk.{n}.post_attention_norm", "blocks.{n}.mlp_norm"),
     ),
-    *common.pairs(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT),
+    *naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT),
     Rule("blk.{n}.attn_sinks.weight", "blocks.{n}.attention.sinks", same),
-    *common.GGUF_EXPERTS,
-    *common.pairs(("blk.{n}.ffn_gate_inp", "blocks.{n}.mlp.router"), parts=("bias",)),
+    *naming.GGUF_EXPERTS,
+    *naming.pairs(("blk.{n}.ffn_gate_inp", "blocks.{n}.mlp.router"), parts=("bias",)),
     *(
         Rule(f"blk.{{n}}.ffn_{name}_exps.bias", f"{OURS}.{name}.bias", stack)
         for name in ("gate", "up", "down")
@@ -41,7 +41,7 @@ GGUF = (
 )
 
 
-class LayerTypes(common.LayerTypes):
+class LayerTypes(rows.LayerTypes):
     """llama.cpp asks for a window though no layer has one."""
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -67,11 +67,11 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=GGUF,
     rows=(
-        *(row for row in common.turning(common.SIZES, required=True) if row != common.ACTIVATION_ROW),
-        *common.experts(
+        *(row for row in rows.turning(rows.SIZES, required=True) if row != rows.ACTIVATION_ROW),
+        *rows.experts(
             "num_local_experts", ("intermediate_size", "expert_feed_forward_length"), "num_experts"
         ),
-        *common.biases("attention_bias"),
+        *rows.biases("attention_bias"),
         LayerTypes(pattern=2, key=None),
         Field("limit", "swiglu_limit", None, NUMBER),
         Only("hidden_act", None, ("silu",), "another activation"),

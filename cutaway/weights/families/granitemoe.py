@@ -1,6 +1,6 @@
 """Granite 3 MoE (2024): Granite with a mixture of experts, all of a layer in two tensors."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import granite, llama
 from cutaway.weights.rules import Rule, each, same, split, stack
 
@@ -10,7 +10,7 @@ FAMILY = granite.FAMILY.but(
     "granitemoe",
     "GraniteMoeForCausalLM",
     hf=(
-        *common.HF_DECODER,
+        *naming.HF_DECODER,
         Rule("model.layers.{n}.block_sparse_moe.router.layer.weight", "blocks.{n}.mlp.router.weight", same),
         Rule("model.layers.{n}.block_sparse_moe.input_linear.weight", BOTH, each(split, 2)),
         Rule(
@@ -19,11 +19,11 @@ FAMILY = granite.FAMILY.but(
             stack,
         ),
     ),
-    gguf=(*llama.GGUF, *common.GGUF_EXPERTS),
+    gguf=(*llama.GGUF, *naming.GGUF_EXPERTS),
     rows=(
-        *common.SIZES,
-        *common.experts("num_local_experts", ("intermediate_size", "feed_forward_length")),
-        *common.biases("attention_bias"),
+        *rows.SIZES,
+        *rows.experts("num_local_experts", ("intermediate_size", "feed_forward_length")),
+        *rows.biases("attention_bias"),
         *granite.MULTIPLIERS,
     ),
     defaults={"experts": 8, "top_k": 2},

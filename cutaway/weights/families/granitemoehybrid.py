@@ -9,11 +9,11 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
-from cutaway.weights import common
-from cutaway.weights.common import FULL
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granite, granitemoe, llama
 from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
+from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule, column, decay, in_groups, kernel, same, split
 
 ALIASES = ("granitehybrid",)
@@ -112,13 +112,13 @@ def both(place: str) -> tuple[str, str]:
     return f"blocks.{{n}}.mlp{place}.gate.weight", f"blocks.{{n}}.mlp{place}.up.weight"
 
 
-class KeyValueHeads(common.HybridKeyValueHeads):
+class KeyValueHeads(rows.HybridKeyValueHeads):
     """No heads where a layer is Mamba 2."""
 
     others = "mamba"
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """GGUF has no angles where attention does not rotate; a part of each head that does is Bamba's."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -127,7 +127,7 @@ class Rope(common.Rope):
                 fields.get(key)
             return {"rope": None}
         if fields.gguf:
-            return common.Rope.read(replace(self, part=1.0), fields, known, own)
+            return rotary.Rope.read(replace(self, part=1.0), fields, known, own)
         return super().read(fields, known, own)
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -257,7 +257,7 @@ def described(mixers: Iterable[Any]) -> Settings:
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     mamba = mamba2(known)
-    attention = common.heads(
+    attention = decoders.heads(
         known["heads"],
         known["kv_heads"],
         key_size=known["head_size"],
@@ -266,12 +266,12 @@ def decoder(known: Settings) -> Decoder:
         bias=known["bias"],
         out_bias=known["out_bias"],
     )
-    return common.decoder(known | {"mixers": tuple(mamba if one else attention for one in known["mamba"])})
+    return decoders.decoder(known | {"mixers": tuple(mamba if one else attention for one in known["mamba"])})
 
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config; UserError if none of its layers is Mamba 2."""
-    known = common.settings(config) | {"mamba": tuple(map(is_mamba, config.blocks))}
+    known = decoders.settings(config) | {"mamba": tuple(map(is_mamba, config.blocks))}
     if not any(known["mamba"]):
         raise UserError("none of its layers is Mamba 2")
     known["turns"] = any(block.attention.position for block in config.blocks)
@@ -281,9 +281,9 @@ def settings(config: Decoder | Encoder) -> Settings:
 UNLIMITED = [0.0, float("inf")], [0.0, {"__float__": "Infinity"}]  # older and newer JSON of transformers
 KV_HEADS = KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv")
 HYBRID_SIZES = tuple(
-    Rope() if type(row) is common.Rope else row
-    for row in replaced(common.SIZES, KV_HEADS)
-    if row is not common.ACTIVATION_ROW
+    Rope() if type(row) is rotary.Rope else row
+    for row in replaced(rows.SIZES, KV_HEADS)
+    if row is not rows.ACTIVATION_ROW
 )
 MAMBA = (
     InGGUF(),
@@ -314,17 +314,17 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(
         *(replace(rule, when=attends) if ".attn_" in rule.theirs else rule for rule in llama.GGUF_ATTENTION),
-        *common.GGUF_EMBEDDINGS,
-        *common.GGUF_NORMS,
-        *common.weights(*common.GGUF_MLP),
-        *common.GGUF_EXPERTS,
-        *common.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_EMBEDDINGS,
+        *naming.GGUF_NORMS,
+        *naming.weights(*naming.GGUF_MLP),
+        *naming.GGUF_EXPERTS,
+        *naming.GGUF_SHARED_EXPERT[1:],
         *gguf_mamba(),
     ),
     architecture="granitehybrid",
     rows=(
         *HYBRID_SIZES,
-        *common.biases("attention_bias"),
+        *rows.biases("attention_bias"),
         *granite.MULTIPLIERS,
         Position(),
         Experts(),

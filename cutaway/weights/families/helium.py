@@ -1,6 +1,6 @@
 """Helium 1 (Kyutai, 2025): llama's block, rotated in neighbouring pairs."""
 
-from cutaway.weights import common
+from cutaway.weights import rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Present
 
@@ -9,8 +9,8 @@ FAMILY = llama.FAMILY.but(
     "HeliumForCausalLM",
     gguf=(),
     rows=(
-        *common.turning(common.SIZES, interleaved=True),
-        *common.DENSE,
+        *rows.turning(rows.SIZES, interleaved=True),
+        *rows.DENSE,
         Present("bias", "attention_bias", "blk.0.attn_q.bias"),
         Present("mlp_bias", "mlp_bias", "blk.0.ffn_up.bias"),
     ),

@@ -1,7 +1,8 @@
 """Hunyuan dense (2025): queries and keys are normed after their rotation; a fixed NTK factor."""
 
+from cutaway.position import rope
 from cutaway.position.scaling import NTK
-from cutaway.weights import common
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Entries, Settings
 from cutaway.weights.fields import Fields
@@ -9,7 +10,7 @@ from cutaway.weights.fields import Fields
 ALIASES = ("hunyuan-dense",)
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """``dynamic`` positions with an ``alpha`` are those of NTK with that factor, and do not change."""
 
     def of(self, given: Fields | None, *rest):  # type: ignore[no-untyped-def]
@@ -19,11 +20,11 @@ class Rope(common.Rope):
         word = given.get("rope_type" if given.has("rope_type") else "type")
         if word != "dynamic":
             raise given.refusal("alpha", "is there, but the type is not dynamic")
-        for key in ("factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "type", common.ORIGINAL):
+        for key in ("factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "type", rotary.ORIGINAL):
             given.get(key)  # most of which transformers does not read beside an alpha
         base = given.number("rope_theta", low=1.0) if given.stated("rope_theta") else rest[1]
         given.finish((), "these rotary positions have")
-        return common.rope.Config(rest[0]["head_size"], base, NTK(given.number("alpha")))
+        return rope.Config(rest[0]["head_size"], base, NTK(given.number("alpha")))
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         entries, scaling = super().write(known, gguf), known["rope"] and known["rope"].scaling
@@ -35,14 +36,14 @@ class Rope(common.Rope):
 FAMILY = llama.FAMILY.but(
     "hunyuan_v1_dense",
     "HunYuanDenseV1ForCausalLM",
-    hf=common.renamed(
-        (*common.HF_DECODER, *common.HF_QK_NORM), ("q_norm", "query_layernorm"), ("k_norm", "key_layernorm")
+    hf=naming.renamed(
+        (*naming.HF_DECODER, *naming.HF_QK_NORM), ("q_norm", "query_layernorm"), ("k_norm", "key_layernorm")
     ),
-    gguf=(*common.GGUF_PLAIN, *common.GGUF_QK_NORM),
+    gguf=(*naming.GGUF_PLAIN, *naming.GGUF_QK_NORM),
     rows=(
-        *(Rope() if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *(Rope() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
     ),
     defaults={"eps": 1e-5},
     fixed={"qk_norm": True, "qk_norm_after": True},

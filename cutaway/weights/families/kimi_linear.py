@@ -11,11 +11,11 @@ from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
-from cutaway.weights import common
-from cutaway.weights.common import FULL
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import deepseek_v3, glm4_moe_lite
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.rows import FULL
 from cutaway.weights.rules import How, Rule, decay, kernel, same
 
 ALIASES = ("kimi-linear",)
@@ -49,7 +49,7 @@ def latent_alone(rule: Rule) -> Rule:
 HF_KDA = tuple(
     replace(rule, when=is_linear)
     for rule in (
-        *common.weights(
+        *naming.weights(
             (f"{THEIRS}.q_proj", f"{OURS}.query"),
             (f"{THEIRS}.k_proj", f"{OURS}.key"),
             (f"{THEIRS}.v_proj", f"{OURS}.value"),
@@ -72,10 +72,10 @@ HF_KDA = tuple(
 GGUF_KDA = tuple(
     replace(rule, when=is_linear)
     for rule in (
-        *common.weights(
-            *common.GGUF_QUERY_KEY,
-            common.GGUF_VALUE,
-            common.GGUF_OUT,
+        *naming.weights(
+            *naming.GGUF_QUERY_KEY,
+            naming.GGUF_VALUE,
+            naming.GGUF_OUT,
             ("blk.{n}.ssm_beta", f"{OURS}.beta"),
             ("blk.{n}.ssm_f_a", f"{OURS}.forget_down"),
             ("blk.{n}.ssm_f_b", f"{OURS}.forget"),
@@ -92,10 +92,10 @@ GGUF_KDA = tuple(
     )
 )
 IN_LATENT = "blocks.{n}.attention."  # in our names of latent attention
-HF_MOE = common.renamed(
+HF_MOE = naming.renamed(
     (
-        *(rule for rule in common.HF_DECODER if ".mlp." in rule.theirs and "bias" not in rule.theirs),
-        *common.HF_DEEPSEEK_EXPERTS,
+        *(rule for rule in naming.HF_DECODER if ".mlp." in rule.theirs and "bias" not in rule.theirs),
+        *naming.HF_DEEPSEEK_EXPERTS,
     ),
     (".mlp.experts.{e}.gate_proj", ".mlp.experts.{e}.w1"),
     (".mlp.experts.{e}.up_proj", ".mlp.experts.{e}.w3"),
@@ -158,7 +158,7 @@ class DenseLayers(glm4_moe_lite.DenseLayers):
         return {"dense": tuple(n < first for n in range(known["layers"]))}
 
 
-class KeyValueHeads(common.HybridKeyValueHeads):
+class KeyValueHeads(rows.HybridKeyValueHeads):
     """As many key-value heads as heads, which share one latent: in GGUF one, and none in linear layers."""
 
     others = "linear"
@@ -181,7 +181,7 @@ class SharedExperts(Row):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
-            return common.SharedExperts().read(fields, known, own)
+            return rows.SharedExperts().read(fields, known, own)
         keys = [key for key in ("num_shared_experts", "n_shared_experts") if fields.stated(key)]
         counts = {fields.integer(key) for key in keys} or {1}
         if len(counts) > 1:
@@ -213,12 +213,12 @@ def decoder(known: Settings) -> Decoder:
     )
     latent = deepseek_v3.latent(known | {"sharper": 1.0})
     mixers = tuple(delta if linear else latent for linear in known["linear"])
-    return common.decoder(known | {"kv_heads": known["heads"], "bias": False, "mixers": mixers})
+    return decoders.decoder(known | {"kv_heads": known["heads"], "bias": False, "mixers": mixers})
 
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
-    known = common.settings(config) | {"linear": tuple(map(is_linear, config.blocks))}
+    known = decoders.settings(config) | {"linear": tuple(map(is_linear, config.blocks))}
     known |= {"heads": 1, "key_size": 1, "head_size": 1, "value_size": 1, "latent": 1, "query_latent": None}
     known |= {"linear_head": 1, "linear_heads": 1, "conv": 4}  # where no layer has them
     for block in config.blocks:
@@ -235,7 +235,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     "kimi_linear",
     "KimiLinearForCausalLM",
     hf=(
-        *common.renamed(common.HF_DECODER, without=("self_attn", ".mlp.")),
+        *naming.renamed(naming.HF_DECODER, without=("self_attn", ".mlp.")),
         *map(latent_alone, deepseek_v3.HF_LATENT),
         *HF_KDA,
         *HF_MOE,
@@ -247,7 +247,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     gguf_joined=(),
     rows=(
         Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        rows.Vocab("vocab", "vocab_size", "vocab_size"),
         Field("width", "hidden_size", "embedding_length"),
         Field("context", "model_max_length", "context_length", alias="max_position_embeddings"),
         Field("heads", "num_attention_heads", "attention.head_count", each_layer=True),
@@ -260,13 +260,11 @@ FAMILY = deepseek_v3.FAMILY.but(
         Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
         Field("query_latent", "q_lora_rank", None, deepseek_v3.LATENT_OR_NONE),
         HeadSizes(),
-        Field("experts", "num_experts", "expert_count", common.TOP_K, alias="num_local_experts"),
-        Field(
-            "top_k", "num_experts_per_token", "expert_used_count", common.TOP_K, alias="num_experts_per_tok"
-        ),
+        Field("experts", "num_experts", "expert_count", rows.TOP_K, alias="num_local_experts"),
+        Field("top_k", "num_experts_per_token", "expert_used_count", rows.TOP_K, alias="num_experts_per_tok"),
         Field("expert_hidden", "moe_intermediate_size", "expert_feed_forward_length", each_layer=True),
         SharedExperts(),
-        common.SigmoidScores(),
+        rows.SigmoidScores(),
         Field("groups", "num_expert_group", "expert_group_count", missing=1, alias="n_group"),
         Field("top_groups", "topk_group", "expert_group_used_count", missing=1),
         Field("normalised", "moe_renormalize", None, FLAG, alias="norm_topk_prob"),
@@ -281,7 +279,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Only("moe_layer_freq", None, (1,), "dense layers between sparse ones"),
         Only("use_grouped_topk", None, (True,), "another choice of experts"),
         Only(None, "expert_weights_norm", (True,), "weighing experts otherwise"),
-        *common.CAUSAL,
+        *rows.CAUSAL,
     ),
     build=decoder,
     describe=settings,

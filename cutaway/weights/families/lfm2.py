@@ -8,11 +8,11 @@ from dataclasses import replace
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
-from cutaway.weights import common
-from cutaway.weights.common import FULL
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced
 from cutaway.weights.fields import Fields
+from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule, kernel, same, split
 
 CONV = "conv"
@@ -52,8 +52,8 @@ HF_MIXERS = (
     Rule(f"{THEIRS}.conv.conv.bias", f"{OURS}.conv.bias", same, is_conv),
 )
 HF = (
-    *common.renamed(
-        common.HF_DECODER,
+    *naming.renamed(
+        naming.HF_DECODER,
         ("input_layernorm", "operator_norm"),
         ("post_attention_layernorm", "ffn_norm"),
         ("mlp.gate_proj", "feed_forward.w1"),
@@ -67,14 +67,14 @@ HF = (
 
 
 GGUF = (
-    *common.weights(("token_embd", "embedding"), ("output", "head"), ("token_embd_norm", "norm")),
-    *common.GGUF_NORMS,
-    *common.weights(*common.GGUF_MLP),
+    *naming.weights(("token_embd", "embedding"), ("output", "head"), ("token_embd_norm", "norm")),
+    *naming.GGUF_NORMS,
+    *naming.weights(*naming.GGUF_MLP),
     *(
         replace(rule, when=attends)
         for rule in (
-            *common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT),
-            *common.GGUF_QK_NORM,
+            *naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT),
+            *naming.GGUF_QK_NORM,
         )
     ),
     Rule("blk.{n}.shortconv.in_proj.weight", tuple(f"{OURS}.{n}.weight" for n in PARTS), split, is_conv),
@@ -83,7 +83,7 @@ GGUF = (
 )
 
 
-class KeyValueHeads(common.HybridKeyValueHeads):
+class KeyValueHeads(rows.HybridKeyValueHeads):
     """No heads where a layer convolves."""
 
     others = "convolves"
@@ -136,7 +136,7 @@ class Hidden(Row):
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     conv = mixer("short_conv", channels=known["width"], conv=known["conv"], bias=known["conv_bias"])
-    attention = common.heads(
+    attention = decoders.heads(
         known["heads"],
         known["kv_heads"],
         key_size=known["head_size"],
@@ -144,12 +144,12 @@ def decoder(known: Settings) -> Decoder:
         qk_norm=Norm("rms", known["eps"]),
     )
     mixers = tuple(conv if convolves else attention for convolves in known["convolves"])
-    return common.decoder(known | {"mixers": mixers})
+    return decoders.decoder(known | {"mixers": mixers})
 
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
-    known = common.settings(config) | {"convolves": tuple(map(is_conv, config.blocks))}
+    known = decoders.settings(config) | {"convolves": tuple(map(is_conv, config.blocks))}
     for block in filter(is_conv, config.blocks):
         known |= {"conv": block.attention.conv, "conv_bias": block.attention.bias}
     return known
@@ -162,7 +162,7 @@ FAMILY = llama.FAMILY.but(
     gguf=GGUF,
     rows=(
         *replaced(
-            common.SIZES,
+            rows.SIZES,
             Field("eps", "norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
             KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
         ),

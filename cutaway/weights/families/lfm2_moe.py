@@ -1,6 +1,6 @@
 """LFM2 MoE (2025): LFM2 with sigmoid-scored experts after the first layers, chosen with a bias by choice."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import lfm2
 from cutaway.weights.family import FLAG, NUMBER, Field, Only
 from cutaway.weights.rules import Rule, same
@@ -13,24 +13,24 @@ FAMILY = lfm2.FAMILY.but(
     hf=(
         *lfm2.HF,
         Rule(f"{FEED}.expert_bias", "blocks.{n}.mlp.choice_bias", same),
-        *common.weights(
+        *naming.weights(
             (f"{FEED}.gate", "blocks.{n}.mlp.router"),
             (f"{FEED}.experts.{{e}}.w1", f"{EXPERT}.gate"),
             (f"{FEED}.experts.{{e}}.w3", f"{EXPERT}.up"),
             (f"{FEED}.experts.{{e}}.w2", f"{EXPERT}.down"),
         ),
     ),
-    gguf=(*lfm2.GGUF, *common.GGUF_EXPERTS, *common.GGUF_CHOICE_BIAS),
+    gguf=(*lfm2.GGUF, *naming.GGUF_EXPERTS, *naming.GGUF_CHOICE_BIAS),
     rows=(
         *(row for row in lfm2.FAMILY.rows if not isinstance(row, lfm2.Hidden)),
         Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),
-        *common.experts("num_experts", common.EXPERT_HIDDEN)[:3],
-        common.SigmoidScores(),
+        *rows.experts("num_experts", rows.EXPERT_HIDDEN)[:3],
+        rows.SigmoidScores(),
         Only(None, "expert_weights_scale", (1.0,), "scaling the experts' outputs"),
         Field("normalised", "norm_topk_prob", None, FLAG),
         Field("routed_scale", "routed_scaling_factor", None, NUMBER),
         Field("choice_bias", "use_expert_bias", None, FLAG),
-        common.FirstDense("num_dense_layers", 2),
+        rows.FirstDense("num_dense_layers", 2),
     ),
     defaults={"hidden": 7168, "experts": 32, "top_k": 4, "expert_hidden": 1792, "normalised": True}
     | {"routed_scale": 1.0, "choice_bias": True},

@@ -2,7 +2,7 @@
 
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder
-from cutaway.weights import common
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid
 from cutaway.weights.family import (
     FLAG,
@@ -48,7 +48,7 @@ def decoder(known: Settings) -> Decoder:
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
-    return common.settings(config) | granitemoehybrid.described(block.attention for block in config.blocks)
+    return decoders.settings(config) | granitemoehybrid.described(block.attention for block in config.blocks)
 
 
 LAYER = "backbone.layers.{n}"
@@ -56,7 +56,7 @@ FAMILY = Family(
     "mamba2",
     "Mamba2ForCausalLM",
     hf=(
-        *common.weights(
+        *naming.weights(
             ("backbone.embeddings", "embedding"),
             ("backbone.norm_f", "norm"),
             ("lm_head", "head"),
@@ -65,13 +65,13 @@ FAMILY = Family(
         *granitemoehybrid.hf_mamba(f"{LAYER}.mixer"),
     ),
     gguf=(
-        *common.GGUF_EMBEDDINGS,
-        *common.GGUF_NORMS[:1],
+        *naming.GGUF_EMBEDDINGS,
+        *naming.GGUF_NORMS[:1],
         *granitemoehybrid.gguf_mamba(),
     ),
     rows=(
         Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        rows.Vocab("vocab", "vocab_size", "vocab_size"),
         Field("width", "hidden_size", "embedding_length"),
         Field("context", "max_position_embeddings", "context_length"),
         Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
@@ -91,7 +91,7 @@ FAMILY = Family(
         Only("time_step_limit", None, granitemoehybrid.UNLIMITED, "clamped steps"),
         # Transformers divides the outputs' matrices by it once more, each time it opens a file.
         Only("rescale_prenorm_residual", None, (False,), "rescaling weights that are there"),
-        *common.CAUSAL,
+        *rows.CAUSAL,
     ),
     build=decoder,
     describe=settings,

@@ -2,7 +2,7 @@
 
 import math
 
-from cutaway.weights import common
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import deepseek_v3, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -15,11 +15,11 @@ class Rope(deepseek_v3.Rope):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
-            return common.Rope.read(self, fields, known, own) | {"sharper": 1.0}
+            return rotary.Rope.read(self, fields, known, own) | {"sharper": 1.0}
         return super().read(fields, known, own)
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return common.Rope.write(self, known, gguf) if gguf else super().write(known, gguf)
+        return rotary.Rope.write(self, known, gguf) if gguf else super().write(known, gguf)
 
 
 class HeadSizes(Row):
@@ -67,18 +67,18 @@ class Scales(Row):
 FAMILY = deepseek_v3.FAMILY.but(
     "minicpm3",
     "MiniCPM3ForCausalLM",
-    hf=(*common.renamed(common.HF_DECODER, without=("self_attn",)), *deepseek_v3.HF_LATENT),
+    hf=(*naming.renamed(naming.HF_DECODER, without=("self_attn",)), *deepseek_v3.HF_LATENT),
     gguf=(*(rule for rule in deepseek_v3.GGUF if rule not in deepseek_v3.SPLIT), deepseek_v3.JOINED),
     gguf_joined=(),
     rows=(
         Field("interleaved", None, None, FLAG),
         *(
-            Rope() if isinstance(row, common.Rope) else row
+            Rope() if isinstance(row, rotary.Rope) else row
             for row in deepseek_v3.SIZES[1:]
             if not isinstance(row, deepseek_v3.HeadSizes)
         ),
         HeadSizes(),
-        *common.DENSE,
+        *rows.DENSE,
         *llama.FAMILY.rows[-1:],
         Field("embedding_scale", "scale_emb", None, NUMBER),
         Scales(),
@@ -88,7 +88,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     | {"value_size": lambda known: known["width"] // known["heads"], "embedding_scale": 12.0}
     | {"eps": 1e-5, "context": 32768, "tied": True, "mlp_bias": False},
     gguf_fixed={"interleaved": False, "embedding_scale": 12.0},
-    ignored_gguf=common.LONG_FACTORS,
+    ignored_gguf=rotary.LONG_FACTORS,
     instead=None,
     nulls={"value_size": lambda known: known["width"] // known["heads"]},
     forget=("score", "choice_bias", "group_of_two"),

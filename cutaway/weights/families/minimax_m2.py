@@ -1,6 +1,6 @@
 """MiniMax-M2 (2025): half of each head rotated, norms over all queries and keys, sigmoid-scored experts."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import mixtral
 from cutaway.weights.family import Family, Field, Only, Settings
 from cutaway.weights.fields import Fields
@@ -9,13 +9,13 @@ from cutaway.weights.rules import Rule, same
 ALIASES = ("minimax-m2",)
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """An older config says how many dimensions rotate."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         rope_dim = fields.integer("rotary_dim", None)
         part = self.part if rope_dim is None else rope_dim / known["head_size"]
-        return common.Rope.read(Rope(part=part), fields, known, own)
+        return rotary.Rope.read(Rope(part=part), fields, known, own)
 
 
 FAMILY = mixtral.FAMILY.but(
@@ -23,18 +23,18 @@ FAMILY = mixtral.FAMILY.but(
     "MiniMaxM2ForCausalLM",
     hf=(
         *mixtral.FAMILY.hf,
-        *common.HF_QK_NORM,
+        *naming.HF_QK_NORM,
         Rule("model.layers.{n}.block_sparse_moe.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
     ),
-    gguf=(*common.GGUF_PLAIN, *common.GGUF_QK_NORM, *common.GGUF_EXPERTS, *common.GGUF_CHOICE_BIAS),
+    gguf=(*naming.GGUF_PLAIN, *naming.GGUF_QK_NORM, *naming.GGUF_EXPERTS, *naming.GGUF_CHOICE_BIAS),
     architecture="minimax-m2",
     rows=(
-        *(Rope(part=1.0) if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.experts(
+        *(Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.experts(
             "num_local_experts", ("intermediate_size", "expert_feed_forward_length"), "num_experts"
         )[:3],
         Field("hidden", None, "feed_forward_length", missing=None),
-        common.SigmoidScores(),
+        rows.SigmoidScores(),
         Only(None, "expert_weights_norm", (True,), "weighing experts otherwise"),
         Only(None, "expert_weights_scale", (1.0,), "scaling the experts' outputs"),
         Only("scoring_func", None, ("sigmoid",), "another score of experts"),
@@ -45,7 +45,7 @@ FAMILY = mixtral.FAMILY.but(
     ),
     defaults={"kv_heads": 8, "head_size": 128, "context": 196608, "eps": 1e-6, "rope_base": 5e6}
     | {"experts": 256, "top_k": 8},
-    fixed={"qk_norm": True, "qk_norm_over": "width", **common.SIGMOID, "group_of_two": False},
+    fixed={"qk_norm": True, "qk_norm_over": "width", **rows.SIGMOID, "group_of_two": False},
     gguf_fixed={"tied": False},  # llama.cpp asks for a head of its own
     harmless=("attn_type_list", "use_mtp", "num_mtp_modules", "mtp_transformer_layers"),
 )

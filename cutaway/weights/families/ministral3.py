@@ -6,7 +6,7 @@ from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.position import rope
 from cutaway.position.scaling import YaRN
-from cutaway.weights import common
+from cutaway.weights import rotary, rows
 from cutaway.weights.families import mistral
 from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
@@ -15,7 +15,7 @@ ALIASES = ("mistral3",)
 BETA, MULTIPLIER = "llama_4_scaling_beta", "rope.scaling.yarn_log_multiplier"
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """The strength of the growth is among the keys of the positions, and so is the length of a step."""
 
     def of(self, given: Fields | None, *rest):  # type: ignore[no-untyped-def]
@@ -32,7 +32,7 @@ class Rope(common.Rope):
         given = older if older and older.data else fields.section("rope_parameters")
         if given is None:
             raise fields.refusal("rope_parameters", "is missing: these positions have no usual scaling")
-        original = given.integer(common.ORIGINAL)
+        original = given.integer(rotary.ORIGINAL)
         return found | {"temperature": Temperature(given.number(BETA), original)}
 
     def _from_gguf(self, fields: Fields, position: rope.Config) -> Settings:
@@ -59,7 +59,7 @@ class Rope(common.Rope):
         if gguf:
             return self._to_gguf(entries, known)
         if growth and entries.get("rope_scaling"):
-            entries["rope_scaling"] |= {BETA: growth.beta, common.ORIGINAL: growth.original}
+            entries["rope_scaling"] |= {BETA: growth.beta, rotary.ORIGINAL: growth.original}
         return entries
 
 
@@ -68,8 +68,8 @@ FAMILY = mistral.FAMILY.but(
     "Ministral3ForCausalLM",
     architecture="mistral3",
     rows=(
-        *(Rope() if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.DENSE,
+        *(Rope() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.DENSE,
         Field("window", "sliding_window", None),
     ),
     defaults={"head_size": 128, "context": 262144, "eps": 1e-5, "window": None},

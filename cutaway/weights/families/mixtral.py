@@ -1,6 +1,6 @@
 """Mixtral (2401.04088): Mistral's block with a mixture of experts. In GGUF it is a llama with experts."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama, mistral
 from cutaway.weights.family import Field, Only
 
@@ -11,18 +11,18 @@ FAMILY = mistral.FAMILY.but(
     "MixtralForCausalLM",
     architecture="llama",
     hf=(
-        *common.HF_DECODER,
-        *common.weights(
+        *naming.HF_DECODER,
+        *naming.weights(
             ("model.layers.{n}.block_sparse_moe.gate", "blocks.{n}.mlp.router"),
             ("model.layers.{n}.block_sparse_moe.experts.{e}.w1", "blocks.{n}.mlp.experts.{e}.gate"),
             ("model.layers.{n}.block_sparse_moe.experts.{e}.w3", "blocks.{n}.mlp.experts.{e}.up"),
             ("model.layers.{n}.block_sparse_moe.experts.{e}.w2", "blocks.{n}.mlp.experts.{e}.down"),
         ),
     ),
-    gguf=(*llama.GGUF, *common.GGUF_EXPERTS),
+    gguf=(*llama.GGUF, *naming.GGUF_EXPERTS),
     rows=(
-        *common.SIZES,
-        *common.experts("num_local_experts", ("intermediate_size", "feed_forward_length"), "num_experts"),
+        *rows.SIZES,
+        *rows.experts("num_local_experts", ("intermediate_size", "feed_forward_length"), "num_experts"),
         Only(None, "expert_weights_norm", (True,), "weighing experts otherwise"),
         Field("window", "sliding_window", None),
     ),

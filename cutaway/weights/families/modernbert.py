@@ -12,8 +12,7 @@ from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.position import rope
-from cutaway.weights import common
-from cutaway.weights.common import FULL, SLIDING
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.family import (
     FLAG,
     LAYER_COUNT,
@@ -27,6 +26,7 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
+from cutaway.weights.rows import FULL, SLIDING
 from cutaway.weights.rules import Rule, split
 
 ALIASES = ("modern-bert",)
@@ -85,14 +85,14 @@ class Ropes(Row):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
-            far = common.Rope().read(fields, known, own)["rope"]
+            far = rotary.Rope().read(fields, known, own)["rope"]
             base = fields.number("rope.freq_base_swa", far.base, 1.0)
             return {"rope": far, "local_rope": rope.Config(known["head_size"], base)}
         given = fields.section("rope_parameters")
         found = {}
         for kind, (key, usual) in BASES.items():
             base = fields.number(key, low=1.0) if fields.stated(key) else usual
-            found[NAMES[kind]] = common.Rope().of(given.section(kind) if given else None, known, base)
+            found[NAMES[kind]] = rotary.Rope().of(given.section(kind) if given else None, known, base)
         if given:
             given.finish((), "ModernBERT's rotary positions have")
         return found
@@ -100,10 +100,10 @@ class Ropes(Row):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
             far, near = (known[name] or rope.Config(known["head_size"]) for name in NAMES.values())
-            entries = common.Rope().write(known | {"rope": far}, gguf) | {"rope.scaling.type": "none"}
+            entries = rotary.Rope().write(known | {"rope": far}, gguf) | {"rope.scaling.type": "none"}
             return entries | {"rope.freq_base_swa": float(near.base)}
         sections = {kind: known[name] for kind, name in NAMES.items() if known[name]}
-        return {"rope_parameters": {kind: common.hf_section(of) for kind, of in sections.items()}}
+        return {"rope_parameters": {kind: rotary.hf_section(of) for kind, of in sections.items()}}
 
 
 def encoder(known: Settings) -> Encoder:
@@ -144,7 +144,7 @@ def settings(config: Decoder | Encoder) -> Settings:
         next((one.position for one in each if (one.reach is None) == all_of_it), None)
         for all_of_it in (True, False)
     )
-    return common.settings(config) | {
+    return decoders.settings(config) | {
         "reaches": tuple(attention.reach for attention in each),
         "norm_bias": config.norm.bias,
         "rope": far,
@@ -156,7 +156,7 @@ FAMILY = Family(
     "modernbert",
     "ModernBertModel",
     hf=(
-        *common.pairs(
+        *naming.pairs(
             ("model.embeddings.norm", "norm"),
             ("model.final_norm", "last_norm"),
             (f"{LAYER}.attn_norm", "blocks.{n}.attention_norm"),
@@ -164,12 +164,12 @@ FAMILY = Family(
             (f"{LAYER}.attn.Wo", "blocks.{n}.attention.out"),
             (f"{LAYER}.mlp.Wo", "blocks.{n}.mlp.down"),
         ),
-        *common.weights(("model.embeddings.tok_embeddings", "embedding")),
+        *naming.weights(("model.embeddings.tok_embeddings", "embedding")),
         *(
             rule
             for part in ("weight", "bias")
             for rule in (
-                Rule(f"{LAYER}.attn.Wqkv.{part}", common.query_key_value(part), split),
+                Rule(f"{LAYER}.attn.Wqkv.{part}", naming.query_key_value(part), split),
                 Rule(
                     f"{LAYER}.mlp.Wi.{part}",
                     tuple(f"blocks.{{n}}.mlp.{n}.{part}" for n in ("gate", "up")),
@@ -179,20 +179,20 @@ FAMILY = Family(
         ),
     ),
     gguf=(
-        *common.weights(
+        *naming.weights(
             ("token_embd", "embedding"),
             ("token_embd_norm", "norm"),
             ("output_norm", "last_norm"),
-            common.GGUF_OUT,
-            common.GGUF_MLP[2],
+            naming.GGUF_OUT,
+            naming.GGUF_MLP[2],
         ),
-        *common.GGUF_NORMS,
-        Rule("blk.{n}.attn_qkv.weight", common.query_key_value("weight"), split),
+        *naming.GGUF_NORMS,
+        Rule("blk.{n}.attn_qkv.weight", naming.query_key_value("weight"), split),
         Rule("blk.{n}.ffn_up.weight", tuple(f"{MLP_OF}.{name}.weight" for name in ("gate", "up")), split),
     ),
     rows=(
         Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        rows.Vocab("vocab", "vocab_size", "vocab_size"),
         Field("width", "hidden_size", "embedding_length"),
         Field("context", "max_position_embeddings", "context_length"),
         Field("heads", "num_attention_heads", "attention.head_count", each_layer=True),
@@ -203,11 +203,11 @@ FAMILY = Family(
         Field("norm_bias", "norm_bias", None, FLAG),
         Field("bias", "attention_bias", None, FLAG),
         Field("mlp_bias", "mlp_bias", None, FLAG),
-        Gate("activation", "hidden_activation", "hidden_activation", common.ACTIVATION, missing="gelu"),
+        Gate("activation", "hidden_activation", "hidden_activation", rows.ACTIVATION, missing="gelu"),
         Layers(),
         Ropes(),
         Only("rope_scaling", None, (None,), "the older layout of scaled positions"),
-        *common.ANY,
+        *rows.ANY,
     ),
     build=encoder,
     describe=settings,

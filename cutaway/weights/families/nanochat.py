@@ -4,7 +4,7 @@ It rotates backwards, which is to rotate forwards with the halves of each head e
 """
 
 from cutaway.layers.config import Norm
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Settings
 from cutaway.weights.rules import exchange, how_of
@@ -19,14 +19,14 @@ FAMILY = llama.FAMILY.but(
     "nanochat",
     "NanoChatForCausalLM",
     hf=how_of(
-        common.renamed(common.HF_DECODER, ("up_proj", "fc1"), ("down_proj", "fc2")),
+        naming.renamed(naming.HF_DECODER, ("up_proj", "fc1"), ("down_proj", "fc2")),
         {"attention.query.": exchange("heads"), "attention.key.": exchange("groups")},
     ),
     gguf=(),
     rows=(
-        *common.SIZES,
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *rows.SIZES,
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         Field("softcap", "final_logit_softcapping", None, NUMBER),
     ),
     defaults={"activation": "relu2", "softcap": 15.0},

@@ -12,12 +12,12 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MLP, MoE, Norm, Router
 from cutaway.model.config import Block, Decoder, Encoder
-from cutaway.weights import common
-from cutaway.weights.common import FULL
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.families.granitemoehybrid import LINEAR, attends, is_mamba
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings, replaced
 from cutaway.weights.fields import LAYERS, Fields
+from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule, same
 
 LETTERS = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
@@ -119,14 +119,14 @@ def numbered(
 
 
 HF = (
-    *common.weights(("backbone.embeddings", "embedding"), ("backbone.norm_f", "norm"), ("lm_head", "head")),
-    *numbered(common.weights((f"{LAYER}.norm", "blocks.{n}.attention_norm")), mixers, lambda block: True),
+    *naming.weights(("backbone.embeddings", "embedding"), ("backbone.norm_f", "norm"), ("lm_head", "head")),
+    *numbered(naming.weights((f"{LAYER}.norm", "blocks.{n}.attention_norm")), mixers, lambda block: True),
     *numbered(
-        common.weights((f"{LAYER}.norm", "blocks.{n}.mlp_norm")), feeds, lambda block: block.mlp is not None
+        naming.weights((f"{LAYER}.norm", "blocks.{n}.mlp_norm")), feeds, lambda block: block.mlp is not None
     ),
     *numbered(granitemoehybrid.hf_mamba(f"{LAYER}.mixer"), mixers, is_mamba),
     *numbered(
-        common.weights(
+        naming.weights(
             *(
                 (f"{LAYER}.mixer.{theirs}_proj", f"blocks.{{n}}.attention.{ours}")
                 for theirs, ours in (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out"))
@@ -136,7 +136,7 @@ HF = (
         attends,
     ),
     *numbered(
-        common.pairs(
+        naming.pairs(
             *((f"{LAYER}.mixer.{name}_proj", f"blocks.{{n}}.mlp.{name}") for name in ("up", "down"))
         ),
         feeds,
@@ -145,7 +145,7 @@ HF = (
     *numbered(
         (
             Rule(f"{LAYER}.mixer.gate.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
-            *common.weights(
+            *naming.weights(
                 (f"{LAYER}.mixer.gate", "blocks.{n}.mlp.router"),
                 *(
                     (f"{LAYER}.mixer.{theirs}.{name}_proj", f"blocks.{{n}}.mlp.{ours}.{name}")
@@ -161,21 +161,21 @@ HF = (
 
 
 GGUF = (
-    *common.GGUF_EMBEDDINGS,
-    *numbered(common.GGUF_NORMS[:1], mixers, lambda block: True),
+    *naming.GGUF_EMBEDDINGS,
+    *numbered(naming.GGUF_NORMS[:1], mixers, lambda block: True),
     *numbered(
-        common.weights(("blk.{n}.attn_norm", "blocks.{n}.mlp_norm")),
+        naming.weights(("blk.{n}.attn_norm", "blocks.{n}.mlp_norm")),
         feeds,
         lambda block: block.mlp is not None,
     ),
     *numbered(granitemoehybrid.gguf_mamba(), mixers, is_mamba),
-    *numbered(common.weights(*common.GGUF_QUERY_KEY, common.GGUF_VALUE, common.GGUF_OUT), mixers, attends),
-    *numbered(common.pairs(*common.GGUF_MLP[1:]), feeds, lambda block: isinstance(block.mlp, MLP)),
+    *numbered(naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT), mixers, attends),
+    *numbered(naming.pairs(*naming.GGUF_MLP[1:]), feeds, lambda block: isinstance(block.mlp, MLP)),
     *numbered(
         (
-            *(rule for rule in common.GGUF_EXPERTS if "gate_exps" not in rule.theirs),
-            *common.GGUF_CHOICE_BIAS,
-            *common.GGUF_SHARED_EXPERT[2:],
+            *(rule for rule in naming.GGUF_EXPERTS if "gate_exps" not in rule.theirs),
+            *naming.GGUF_CHOICE_BIAS,
+            *naming.GGUF_SHARED_EXPERT[2:],
         ),
         feeds,
         lambda block: isinstance(block.mlp, MoE),
@@ -218,7 +218,7 @@ def decoder(known: Settings) -> Decoder:
     norm, activation = Norm("rms", known["eps"]), known["activation"]
     mixes = {
         LINEAR: granitemoehybrid.mamba2(known, least=known["least"]),
-        FULL: common.heads(known["heads"], known["kv_heads"], key_size=known["head_size"]),
+        FULL: decoders.heads(known["heads"], known["kv_heads"], key_size=known["head_size"]),
     }
     router = Router(
         "sigmoid",
@@ -259,19 +259,19 @@ def settings(config: Decoder | Encoder) -> Settings:
     each = [block.attention for block in config.blocks if is_mamba(block)]
     kinds = {MLP: "mlp", MoE: "moe", type(None): None}
     pattern = ((LINEAR if is_mamba(block) else FULL, kinds[type(block.mlp)]) for block in config.blocks)
-    known = common.settings(config) | granitemoehybrid.described(each) | {"pattern": tuple(pattern)}
+    known = decoders.settings(config) | granitemoehybrid.described(each) | {"pattern": tuple(pattern)}
     return known | {"least": each[0].least} if each else known
 
 
 SIZES = tuple(
     row
     for row in replaced(
-        common.SIZES,
+        rows.SIZES,
         Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
         Field("kv_heads", "num_key_value_heads", None),
-        Field("activation", "mlp_hidden_act", None, common.ACTIVATION),
+        Field("activation", "mlp_hidden_act", None, rows.ACTIVATION),
     )
-    if type(row) is not common.Rope and getattr(row, "name", "") != "layers"
+    if type(row) is not rotary.Rope and getattr(row, "name", "") != "layers"
 )
 FAMILY = llama.FAMILY.but(
     "nemotron_h",
@@ -296,11 +296,11 @@ FAMILY = llama.FAMILY.but(
         Field("conv_bias", "use_conv_bias", None, FLAG, alias="mamba_conv_bias"),
         Field("mamba_bias", "use_bias", None, FLAG),
         Field("least", "time_step_min", None, NUMBER, alias="mamba_dt_min"),
-        Field("experts", "n_routed_experts", None, common.TOP_K),
-        Field("top_k", "num_experts_per_tok", None, common.TOP_K),
+        Field("experts", "n_routed_experts", None, rows.TOP_K),
+        Field("top_k", "num_experts_per_tok", None, rows.TOP_K),
         Field("expert_hidden", "moe_intermediate_size", None),
-        *common.GROUPS,
-        common.ROUTED_SCALE,
+        *rows.GROUPS,
+        rows.ROUTED_SCALE,
         Field("shared", "moe_shared_expert_intermediate_size", None),
         Only("mamba_hidden_act", None, ("silu",), "another activation"),
         Only("moe_latent_size", None, (None,), "experts of a latent"),

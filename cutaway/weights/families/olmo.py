@@ -1,6 +1,6 @@
 """OLMo (2402.00838): llama's block with layer norms that learn nothing, and clipped queries, keys, values."""
 
-from cutaway.weights import common
+from cutaway.weights import rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field
 
@@ -9,9 +9,9 @@ FAMILY = llama.FAMILY.but(
     "OlmoForCausalLM",
     gguf=tuple(rule for rule in llama.GGUF if not rule.theirs.endswith("bias")),
     rows=(
-        *(row for row in common.SIZES if getattr(row, "name", "") != "eps"),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *(row for row in rows.SIZES if getattr(row, "name", "") != "eps"),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         Field("eps", None, "attention.layer_norm_epsilon", NUMBER),
         Field("clip", "clip_qkv", "attention.clamp_kqv", NUMBER, missing=None),
     ),

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from cutaway.weights import common
+from cutaway.position import rope
+from cutaway.weights import rotary, rows
 from cutaway.weights.families import olmo2
 from cutaway.weights.family import Entries, Family, Settings
 from cutaway.weights.fields import Fields
 
 
-class Ropes(common.Rope):
+class Ropes(rotary.Rope):
     """Positions by the kind of layer; the older layout scales those of global layers alone."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -23,7 +24,7 @@ class Ropes(common.Rope):
         if fields.stated("rope_theta"):
             raise fields.refusal("rope_theta", "is read in rope_parameters alone")
         found = {}
-        for kind, name in ((common.FULL, "rope"), (common.SLIDING, "local_rope")):
+        for kind, name in ((rows.FULL, "rope"), (rows.SLIDING, "local_rope")):
             section = given.section(kind) if given else None
             found[name] = self.of(section, known, base)
         if given:
@@ -33,14 +34,14 @@ class Ropes(common.Rope):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
             return super().write(known, gguf)
-        sections = {common.FULL: known["rope"], common.SLIDING: known["local_rope"]}
-        usual = common.rope.Config(2, 5e5)
+        sections = {rows.FULL: known["rope"], rows.SLIDING: known["local_rope"]}
+        usual = rope.Config(2, 5e5)
         return {
-            "rope_parameters": {kind: common.hf_section(each or usual) for kind, each in sections.items()}
+            "rope_parameters": {kind: rotary.hf_section(each or usual) for kind, each in sections.items()}
         }
 
 
-class Layers(common.LayerTypes):
+class Layers(rows.LayerTypes):
     """Which layers are local; in GGUF three of four, which no key says."""
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -54,9 +55,9 @@ FAMILY = olmo2.FAMILY.but(
     architecture="olmo2",
     instead=None,
     rows=(
-        *(Ropes() if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *(Ropes() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         Layers(pattern=4, key=None),
     ),
     defaults={"rope_base": 5e5},

@@ -5,7 +5,7 @@ The smallest but one, with norms after each half and a narrower embedding, is re
 
 from cutaway.model.config import Decoder, Encoder
 from cutaway.position import learned
-from cutaway.weights import common
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import FLAG, LAYER_COUNT, Family, Field, Only, Present, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, same
@@ -28,7 +28,7 @@ class Projection(Row):
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
-    return common.settings(config) | {"norm_weight": config.norm.weight}
+    return decoders.settings(config) | {"norm_weight": config.norm.weight}
 
 
 FAMILY = Family(
@@ -36,7 +36,7 @@ FAMILY = Family(
     "OPTForCausalLM",
     hf=(
         Rule("model.decoder.embed_positions.weight", "position.weight", same),
-        *common.pairs(
+        *naming.pairs(
             ("model.decoder.embed_tokens", "embedding"),
             ("lm_head", "head"),
             ("model.decoder.final_layer_norm", "norm"),
@@ -53,26 +53,26 @@ FAMILY = Family(
     gguf=(),
     rows=(
         Field("layers", "num_hidden_layers", None, LAYER_COUNT),
-        common.Vocab("vocab", "vocab_size", None),
+        rows.Vocab("vocab", "vocab_size", None),
         Field("width", "hidden_size", None),
         Field("context", "max_position_embeddings", None),
         Field("heads", "num_attention_heads", None),
         Field("hidden", "ffn_dim", None),
-        Field("activation", "activation_function", None, common.ACTIVATION),
+        Field("activation", "activation_function", None, rows.ACTIVATION),
         Field("norm_weight", "layer_norm_elementwise_affine", None, FLAG),
         *(Field(name, "enable_bias", None, FLAG) for name in ("bias", "out_bias", "mlp_bias")),
         Present("tied", "tie_word_embeddings", "output.weight", absent=True),
         Projection(),
         Only("do_layer_norm_before", None, (True,), "a norm after each half"),
         Only("_remove_final_layer_norm", None, (False,), "a model without its last norm"),
-        *common.CAUSAL,
+        *rows.CAUSAL,
     ),
-    build=common.decoder,
+    build=decoders.decoder,
     describe=settings,
     defaults={"vocab": 50272, "width": 768, "layers": 12, "heads": 12, "hidden": 3072, "context": 2048}
     | {"activation": "relu", "norm_weight": True, "bias": True, "out_bias": True, "mlp_bias": True}
     | {"tied": True},
-    fixed={"head_size": shared, "kv_heads": common.same_heads, "rope": None, "norm": "layer", "eps": 1e-5}
+    fixed={"head_size": shared, "kv_heads": rows.same_heads, "rope": None, "norm": "layer", "eps": 1e-5}
     | {"gated": False, "position": lambda known: learned.Config(known["context"], UNUSED)},
     harmless=("dropout", "layerdrop", "init_std"),
     ignored_hf=(),

@@ -1,20 +1,20 @@
 """Phi-1, 1.5 and 2 (2309.05463): attention and MLP side by side behind one layer norm, biases everywhere."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Field, Only, replaced, words
 
-WORDS = {**common.HF_ACTIVATIONS, "gelu_tanh": "gelu_new"}
+WORDS = {**rows.HF_ACTIVATIONS, "gelu_tanh": "gelu_new"}
 
 ALIASES = ("phi2",)
 
 FAMILY = llama.FAMILY.but(
     "phi",
     "PhiForCausalLM",
-    hf=common.renamed(
+    hf=naming.renamed(
         (
-            *common.HF_DECODER,
-            *common.pairs(
+            *naming.HF_DECODER,
+            *naming.pairs(
                 ("model.layers.{n}.self_attn.q_layernorm", "blocks.{n}.attention.query_norm"),
                 ("model.layers.{n}.self_attn.k_layernorm", "blocks.{n}.attention.key_norm"),
             ),
@@ -24,14 +24,14 @@ FAMILY = llama.FAMILY.but(
         ("down_proj", "fc2"),
         ("model.norm", "model.final_layernorm"),
     ),
-    gguf=common.GGUF_BIASED,
+    gguf=naming.GGUF_BIASED,
     rows=(
         *replaced(
-            common.turning(common.SIZES, part=0.5),
+            rows.turning(rows.SIZES, part=0.5),
             Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
-            Field("activation", "hidden_act", None, words(common.ACTIVATIONS, WORDS)),
+            Field("activation", "hidden_act", None, words(rows.ACTIVATIONS, WORDS)),
         ),
-        *common.DENSE,
+        *rows.DENSE,
         Field("qk_norm", "qk_layernorm", None, FLAG),
         Only("tie_word_embeddings", None, (False,), "a tied head with a bias"),
     ),

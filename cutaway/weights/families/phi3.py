@@ -4,7 +4,7 @@ Long contexts have LongRoPE; Phi-4-mini rotates three quarters of a head.
 """
 
 from cutaway.position.scaling import LongRoPE
-from cutaway.weights import common
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
@@ -14,7 +14,7 @@ QUERY_KEY_VALUE = tuple(f"blocks.{{n}}.attention.{name}.weight" for name in ("qu
 ORIGINAL = 4096  # transformers' own where the config does not say
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """``su`` and ``yarn`` are older words for LongRoPE; the length of the pretraining is beside it."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -23,8 +23,8 @@ class Rope(common.Rope):
             if isinstance(section, dict) and section.get("rope_type", section.get("type")) in ("su", "yarn"):
                 word = {"rope_type": "longrope"}
                 fields.data = {**fields.data, name: {**section, **word}}  # type: ignore[dict-item]
-        if not fields.gguf and not fields.has(common.ORIGINAL):
-            fields.data = {**fields.data, common.ORIGINAL: ORIGINAL}
+        if not fields.gguf and not fields.has(rotary.ORIGINAL):
+            fields.data = {**fields.data, rotary.ORIGINAL: ORIGINAL}
         found = super().read(fields, known, own)
         if not isinstance(found["rope"].scaling, LongRoPE | None):
             raise fields.refusal("rope_parameters", "scale otherwise than LongRoPE, which Phi-3 does not")
@@ -33,27 +33,27 @@ class Rope(common.Rope):
     def write(self, known: Settings, gguf: bool) -> Entries:
         entries = super().write(known, gguf)
         scaling = entries.get("rope_scaling") or {}
-        return entries | ({common.ORIGINAL: scaling[common.ORIGINAL]} if common.ORIGINAL in scaling else {})
+        return entries | ({rotary.ORIGINAL: scaling[rotary.ORIGINAL]} if rotary.ORIGINAL in scaling else {})
 
 
 FAMILY = llama.FAMILY.but(
     "phi3",
     "Phi3ForCausalLM",
     hf=(
-        *common.renamed(common.HF_GATE_UP, without=("q_proj", "k_proj", "v_proj")),
+        *naming.renamed(naming.HF_GATE_UP, without=("q_proj", "k_proj", "v_proj")),
         Rule("model.layers.{n}.self_attn.qkv_proj.weight", QUERY_KEY_VALUE, split),
     ),
     gguf=(
-        *common.renamed(common.GGUF_GATE_UP, without=("attn_q", "attn_k", "attn_v")),
+        *naming.renamed(naming.GGUF_GATE_UP, without=("attn_q", "attn_k", "attn_v")),
         Rule("blk.{n}.attn_qkv.weight", QUERY_KEY_VALUE, split),
     ),
     rows=(
-        *(Rope(part=1.0) if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.DENSE,
+        *(Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.DENSE,
         Field("window", "sliding_window", None),
     ),
     defaults={"context": 4096, "eps": 1e-5, "window": None},
     nulls={"window": None},
     fixed={"bias": False, "out_bias": False},
-    ignored_gguf=common.LONG_FACTORS,
+    ignored_gguf=rotary.LONG_FACTORS,
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
-from cutaway.weights import common
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import qwen3_next
 from cutaway.weights.families.qwen3_next import HF_DELTA, HF_GATED, OURS, THEIRS, gguf_gated, of_linear, ours
 from cutaway.weights.family import Entries, Family, Only, Settings
@@ -21,7 +21,7 @@ HF = (
     *of_linear(
         (
             Rule(f"{THEIRS}.in_proj_qkv.weight", ours("query", "key", "value"), split),
-            *common.weights(
+            *naming.weights(
                 (f"{THEIRS}.in_proj_z", "blocks.{n}.attention.gate"),
                 (f"{THEIRS}.in_proj_b", "blocks.{n}.attention.beta"),
                 (f"{THEIRS}.in_proj_a", "blocks.{n}.attention.forget"),
@@ -84,7 +84,7 @@ GGUF = gguf_gated(
 )
 
 
-class Rope(common.Rope):
+class Rope(rotary.Rope):
     """The three coordinates of an image's patch are equal in a text, so sections change nothing."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -113,11 +113,11 @@ FAMILY = qwen3_next.FAMILY.but(
     "Qwen3_5ForCausalLM",
     hf_type="qwen3_5_text",
     hf=HF,
-    gguf=(*GGUF, *common.weights(*common.GGUF_MLP)),
+    gguf=(*GGUF, *naming.weights(*naming.GGUF_MLP)),
     architecture="qwen35",
     rows=(
-        *(Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.DENSE,
+        *(Rope(part=0.25) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.DENSE,
         *DELTA,
     ),
     defaults={"kv_heads": 4},

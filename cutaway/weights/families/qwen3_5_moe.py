@@ -1,6 +1,6 @@
 """Qwen 3.5 MoE (2026), text: Qwen 3.5 with Qwen 2's mixture of experts."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import qwen2_moe, qwen3_5
 from cutaway.weights.family import Field
 
@@ -10,12 +10,12 @@ FAMILY = qwen3_5.FAMILY.but(
     "qwen3_5_moe",
     "Qwen3_5MoeForCausalLM",
     hf_type="qwen3_5_moe_text",
-    hf=(*qwen3_5.HF, *(rule for rule in qwen2_moe.FAMILY.hf if rule not in common.HF_DECODER)),
-    gguf=(*qwen3_5.GGUF, *common.GGUF_EXPERTS, *common.GGUF_SHARED_EXPERT),
+    hf=(*qwen3_5.HF, *(rule for rule in qwen2_moe.FAMILY.hf if rule not in naming.HF_DECODER)),
+    gguf=(*qwen3_5.GGUF, *naming.GGUF_EXPERTS, *naming.GGUF_SHARED_EXPERT),
     architecture="qwen35moe",
     rows=(
-        *(qwen3_5.Rope(part=0.25) if isinstance(row, common.Rope) else row for row in common.SIZES),
-        *common.experts("num_experts", common.EXPERT_HIDDEN, "num_local_experts"),
+        *(qwen3_5.Rope(part=0.25) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.experts("num_experts", rows.EXPERT_HIDDEN, "num_local_experts"),
         Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *qwen3_5.DELTA,
     ),

@@ -1,18 +1,18 @@
 """Qwen 3 MoE (2505.09388): Qwen 3's block with many small experts and none that is shared."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import qwen2_moe, qwen3
 from cutaway.weights.family import Only, shared
 
 FAMILY = qwen3.FAMILY.but(
     "qwen3_moe",
     "Qwen3MoeForCausalLM",
-    hf=(*qwen3.FAMILY.hf, *common.HF_EXPERTS),
-    gguf=(*qwen3.FAMILY.gguf, *common.GGUF_EXPERTS),
+    hf=(*qwen3.FAMILY.hf, *naming.HF_EXPERTS),
+    gguf=(*qwen3.FAMILY.gguf, *naming.GGUF_EXPERTS),
     rows=(
-        *common.SIZES,
+        *rows.SIZES,
         *qwen2_moe.ROWS,
-        *common.biases("attention_bias"),
+        *rows.biases("attention_bias"),
         Only(None, "expert_weights_norm", (True,), "weighing experts otherwise"),
     ),
     defaults={"kv_heads": 4, "head_size": shared}

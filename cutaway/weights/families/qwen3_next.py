@@ -10,11 +10,11 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
-from cutaway.weights import common
-from cutaway.weights.common import FULL
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama, qwen2_moe
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule, beside, decay_vector, kernel, same, split
 
 LINEAR, RECURRENT = "linear_attention", "attention.recurrent_layers"
@@ -42,15 +42,15 @@ HF_DELTA = of_linear(
         Rule(f"{THEIRS}.A_log", f"{OURS}.decay.A_log", same),
         Rule(f"{THEIRS}.dt_bias", f"{OURS}.decay.dt_bias", same),
         Rule(f"{THEIRS}.conv1d.weight", f"{OURS}.conv.weight", kernel),
-        *common.weights((f"{THEIRS}.norm", f"{OURS}.norm"), (f"{THEIRS}.out_proj", f"{OURS}.out")),
+        *naming.weights((f"{THEIRS}.norm", f"{OURS}.norm"), (f"{THEIRS}.out_proj", f"{OURS}.out")),
     )
 )
 HF_GATED = (
-    *common.one_more(common.renamed(common.HF_DECODER, without=("self_attn",))),
+    *naming.one_more(naming.renamed(naming.HF_DECODER, without=("self_attn",))),
     *of_linear(
         (
-            *(rule for rule in common.HF_DECODER if "attn" in rule.theirs and "q_proj" not in rule.theirs),
-            *common.one_more(common.HF_QK_NORM),
+            *(rule for rule in naming.HF_DECODER if "attn" in rule.theirs and "q_proj" not in rule.theirs),
+            *naming.one_more(naming.HF_QK_NORM),
             Rule("model.layers.{n}.self_attn.q_proj.weight", ours("query", "gate"), beside("heads")),
         ),
         linear=False,
@@ -61,18 +61,18 @@ HF_GATED = (
 def gguf_gated(*delta: Rule) -> tuple[Rule, ...]:
     """GGUF's names without those of MLPs; ``delta``: of linear layers' mixers. Norms multiply as stored."""
     return (
-        *common.GGUF_EMBEDDINGS,
-        *common.GGUF_NORMS[:1],
-        *common.weights(("blk.{n}.post_attention_norm", "blocks.{n}.mlp_norm")),
+        *naming.GGUF_EMBEDDINGS,
+        *naming.GGUF_NORMS[:1],
+        *naming.weights(("blk.{n}.post_attention_norm", "blocks.{n}.mlp_norm")),
         *of_linear(
             (
                 Rule("blk.{n}.attn_q.weight", ours("query", "gate"), beside("heads")),
-                *common.weights(common.GGUF_QUERY_KEY[1], common.GGUF_VALUE, common.GGUF_OUT),
-                *common.GGUF_QK_NORM,
+                *naming.weights(naming.GGUF_QUERY_KEY[1], naming.GGUF_VALUE, naming.GGUF_OUT),
+                *naming.GGUF_QK_NORM,
             ),
             linear=False,
         ),
-        *of_linear((*delta, *common.weights(("blk.{n}.ssm_norm", f"{OURS}.norm")))),
+        *of_linear((*delta, *naming.weights(("blk.{n}.ssm_norm", f"{OURS}.norm")))),
     )
 
 
@@ -149,14 +149,14 @@ def decoder(known: Settings) -> Decoder:
         qk_norm=Norm("rms", known["eps"]),
     )
     mixers = tuple(delta if linear else gated for linear in known["linear"])
-    return common.decoder(known | {"bias": False, "mixers": mixers})
+    return decoders.decoder(known | {"bias": False, "mixers": mixers})
 
 
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
     mixers = [block.attention for block in config.blocks]
     linear = tuple(map(is_linear, config.blocks))
-    known = common.settings(config) | {"linear": linear}
+    known = decoders.settings(config) | {"linear": linear}
     for each in mixers:
         if kind_of(each) == "gated_delta":
             known |= {"conv": each.conv, "key_heads": each.groups, "value_heads": each.heads}
@@ -176,25 +176,25 @@ FAMILY = llama.FAMILY.but(
                 Rule(f"{THEIRS}.in_proj_ba.weight", ours("beta", "forget"), beside("groups")),
             )
         ),
-        *(rule for rule in qwen2_moe.FAMILY.hf if rule not in common.HF_DECODER),
+        *(rule for rule in qwen2_moe.FAMILY.hf if rule not in naming.HF_DECODER),
     ),
     gguf=(
         *gguf_gated(
             Rule("blk.{n}.attn_qkv.weight", ours("query", "key", "value"), split),
-            *common.weights(("blk.{n}.attn_gate", f"{OURS}.gate"), ("blk.{n}.ssm_out", f"{OURS}.out")),
+            *naming.weights(("blk.{n}.attn_gate", f"{OURS}.gate"), ("blk.{n}.ssm_out", f"{OURS}.out")),
             Rule("blk.{n}.ssm_ba.weight", ours("beta", "forget"), beside("groups")),
             Rule("blk.{n}.ssm_conv1d.weight", f"{OURS}.conv.weight", same),
             Rule("blk.{n}.ssm_dt.bias", f"{OURS}.decay.dt_bias", same),
             Rule("blk.{n}.ssm_a", f"{OURS}.decay.A_log", decay_vector),
         ),
-        *common.GGUF_EXPERTS,
-        *common.GGUF_SHARED_EXPERT,
+        *naming.GGUF_EXPERTS,
+        *naming.GGUF_SHARED_EXPERT,
     ),
     ignored_gguf=(),
     gguf_fixed={"normalised": True, "activation": "silu"},
     rows=(
-        *common.turning(common.SIZES, part=0.25),
-        *(row for row in qwen2_moe.ROWS if not isinstance(row, common.NoWindows)),
+        *rows.turning(rows.SIZES, part=0.25),
+        *(row for row in qwen2_moe.ROWS if not isinstance(row, rows.NoWindows)),
         Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *DELTA,
     ),

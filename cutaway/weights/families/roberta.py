@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cutaway.gguf import Later
 from cutaway.model.config import Encoder
-from cutaway.weights import common
+from cutaway.weights import naming
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
@@ -54,7 +54,7 @@ def encoder(known: Settings) -> Encoder:
 FAMILY = bert.FAMILY.but(
     "roberta",
     "RobertaModel",
-    hf=common.renamed(bert.HF, ("bert.", "roberta.")),
+    hf=naming.renamed(bert.HF, ("bert.", "roberta.")),
     gguf=(),
     rows=tuple(Context() if getattr(row, "name", "") == "context" else row for row in bert.FAMILY.rows),
     build=encoder,

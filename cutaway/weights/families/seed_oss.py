@@ -1,6 +1,6 @@
 """Seed-OSS (2025): llama's block with biases on query, key and value, and heads apart from the width."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama, qwen2
 from cutaway.weights.family import Present
 
@@ -9,10 +9,10 @@ ALIASES = ("seed_oss",)
 FAMILY = llama.FAMILY.but(
     "seed_oss",
     "SeedOssForCausalLM",
-    gguf=common.renamed(qwen2.FAMILY.gguf, ("ffn_norm", "post_attention_norm")),
+    gguf=naming.renamed(qwen2.FAMILY.gguf, ("ffn_norm", "post_attention_norm")),
     rows=(
-        *common.SIZES,
-        *common.DENSE,
+        *rows.SIZES,
+        *rows.DENSE,
         Present("bias", "attention_bias", "blk.0.attn_q.bias"),
         Present("out_bias", "attention_out_bias", "blk.0.attn_output.bias"),
         Present("mlp_bias", "mlp_bias", "blk.0.ffn_up.bias"),

@@ -1,6 +1,6 @@
 """SmolLM3 (2025): llama's block; every fourth layer has no positions (NoPE, 2305.19466)."""
 
-from cutaway.weights import common
+from cutaway.weights import rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Entries, Family, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -27,11 +27,11 @@ FAMILY = llama.FAMILY.but(
     "smollm3",
     "SmolLM3ForCausalLM",
     rows=(
-        *common.SIZES,
-        *common.DENSE,
-        *common.biases("attention_bias"),
+        *rows.SIZES,
+        *rows.DENSE,
+        *rows.biases("attention_bias"),
         Only("mlp_bias", None, (False,), "a bias in the MLP"),
-        common.NoWindows(),
+        rows.NoWindows(),
         Nope(),
     ),
     defaults={"kv_heads": 4, "context": 32768, "tied": True, "rope_base": 2e6},

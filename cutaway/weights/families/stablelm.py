@@ -1,19 +1,19 @@
 """StableLM (2402.17834): llama's block with layer norms and a quarter of each head rotated."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Field, Only, Present, replaced
 
 FAMILY = llama.FAMILY.but(
     "stablelm",
     "StableLmForCausalLM",
-    gguf=common.GGUF_BIASED,
+    gguf=naming.GGUF_BIASED,
     rows=(
         *replaced(
-            common.turning(common.SIZES, part=0.25),
+            rows.turning(rows.SIZES, part=0.25),
             Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
         ),
-        *common.DENSE,
+        *rows.DENSE,
         Present("bias", "use_qkv_bias", "blk.0.attn_q.bias"),
         Field("side_by_side", "use_parallel_residual", "use_parallel_residual", FLAG, missing=False),
         Only("qk_layernorm", None, (False,), "a layer norm for each head's query and key"),

@@ -1,18 +1,18 @@
 """StarCoder 2 (2402.19173): layer norms, biases, an MLP without a gate, and a sliding window."""
 
-from cutaway.weights import common
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Present, replaced
 
 FAMILY = llama.FAMILY.but(
     "starcoder2",
     "Starcoder2ForCausalLM",
-    hf=common.renamed(common.HF_DECODER, ("up_proj", "c_fc"), ("down_proj", "c_proj")),
-    gguf=common.GGUF_BIASED,
+    hf=naming.renamed(naming.HF_DECODER, ("up_proj", "c_fc"), ("down_proj", "c_proj")),
+    gguf=naming.GGUF_BIASED,
     rows=(
-        *replaced(common.SIZES, Field("eps", "norm_epsilon", "attention.layer_norm_epsilon", NUMBER)),
-        *common.DENSE,
-        *common.biases("use_bias"),
+        *replaced(rows.SIZES, Field("eps", "norm_epsilon", "attention.layer_norm_epsilon", NUMBER)),
+        *rows.DENSE,
+        *rows.biases("use_bias"),
         Present("mlp_bias", "use_bias", "blk.0.ffn_up.bias"),
         Field("window", "sliding_window", None),
     ),

@@ -14,7 +14,7 @@ from cutaway.gguf import Later
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
 from cutaway.position import t5
-from cutaway.weights import common, quant
+from cutaway.weights import naming, quant, rows
 from cutaway.weights.family import (
     FLAG,
     LAYER_COUNT,
@@ -30,8 +30,8 @@ from cutaway.weights.family import (
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, Tensors, same
 
-PROJECTIONS = {f"gated-{word}": (True, ours) for word, ours in common.ACTIVATIONS.items()}
-PROJECTIONS |= {word: (False, ours) for word, ours in common.ACTIVATIONS.items()}
+PROJECTIONS = {f"gated-{word}": (True, ours) for word, ours in rows.ACTIVATIONS.items()}
+PROJECTIONS |= {word: (False, ours) for word, ours in rows.ACTIVATIONS.items()}
 PROJECTIONS |= {"gated-gelu": (True, "gelu_tanh")}  # the one that is not what it says
 
 
@@ -58,7 +58,7 @@ class Projection(Row):
             return {"gated": gated, "activation": "gelu_tanh" if gated else "relu"}
         gated, activation = fields.choice("feed_forward_proj", PROJECTIONS, "relu")
         fields.only("is_gated_act", (gated,), "another MLP than feed_forward_proj's")
-        words = [word for word, ours in common.ACTIVATIONS.items() if ours == activation]
+        words = [word for word, ours in rows.ACTIVATIONS.items() if ours == activation]
         fields.only("dense_act_fn", words, "another activation than feed_forward_proj's")
         return {"gated": gated, "activation": activation}
 
@@ -179,7 +179,7 @@ def _half(half: str, last: str, mlp: int) -> tuple[Rule, ...]:
     parts = {"q": "query", "k": "key", "v": "value", "o": "out"}
     attention = {"SelfAttention": (0, "attention"), "EncDecAttention": (1, "cross")}
     return (
-        *common.weights(
+        *naming.weights(
             (f"{half}.final_layer_norm", f"{half}.{last}"),
             *(
                 (f"{layer}.{n}.{name}.{theirs}", f"{ours}.{kind}.{part}")
@@ -210,7 +210,7 @@ def _gguf_half(theirs: str, ours: str, last: str, more: tuple[tuple[str, str], .
     layer, own = f"{theirs}.blk.{{n}}", f"{ours}.blocks.{{n}}"
     kinds = (("attn", "attention"), *more)
     return (
-        *common.weights(
+        *naming.weights(
             (f"{theirs}.output_norm", f"{ours}.{last}"),
             *(
                 (f"{layer}.{name}_{each}", f"{own}.{kind}.{part}")
@@ -233,12 +233,12 @@ FAMILY = Family(
     "t5",
     "T5ForConditionalGeneration",
     hf=(
-        *common.weights(("shared", "embedding"), ("lm_head", "decoder.head")),
+        *naming.weights(("shared", "embedding"), ("lm_head", "decoder.head")),
         *_half("encoder", "last_norm", 1),
         *_half("decoder", "norm", 2),
     ),
     gguf=(
-        *common.weights(("token_embd", "embedding"), ("output", "decoder.head")),
+        *naming.weights(("token_embd", "embedding"), ("output", "decoder.head")),
         *_gguf_half("enc", "encoder", "last_norm"),
         *_gguf_half("dec", "decoder", "norm", (("cross_attn", "cross"),)),
     ),
@@ -248,11 +248,11 @@ FAMILY = Family(
         DecoderLayers(
             "decoder_layers", "num_decoder_layers", "decoder_block_count", LAYER_COUNT, missing=as_many
         ),
-        common.Vocab("vocab", "vocab_size", "vocab_size"),
+        rows.Vocab("vocab", "vocab_size", "vocab_size"),
         Field("width", "d_model", "embedding_length", alias="hidden_size"),
         Field("context", "n_positions", "context_length"),
         Field("heads", "num_heads", "attention.head_count", alias="num_attention_heads", each_layer=True),
-        common.HeadSize("head_size", "d_kv", "attention.key_length", missing=shared, alias="head_dim"),
+        rows.HeadSize("head_size", "d_kv", "attention.key_length", missing=shared, alias="head_dim"),
         Field("hidden", "d_ff", "feed_forward_length", each_layer=True),
         Field("buckets", "relative_attention_num_buckets", "attention.relative_buckets_count"),
         Field("distance", "relative_attention_max_distance", None),
