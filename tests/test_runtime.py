@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cutaway import gguf, native
-from cutaway.attention import gated, gated_delta, gqa, local, mamba2, mha, mla, mqa, short_conv
+from cutaway.attention import gated, gated_delta, gqa, kda, local, mamba2, mha, mla, mqa, short_conv
 from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
@@ -247,7 +247,7 @@ SHAPES |= {
 
 
 MAMBA = mamba2.Config(heads=6, groups=2, key_size=10, value_size=9, least=0.1)
-RECURRENT = ("lfm2", "qwen3-next", "mamba2", "falcon-h1")
+RECURRENT = ("lfm2", "qwen3-next", "mamba2", "falcon-h1", "kimi")
 SHAPES |= {
     "lfm2": {"attention": short_conv.Config(channels=70, conv=3, bias=True)},
     "qwen3-next": {
@@ -282,6 +282,10 @@ SHAPES |= {
             THREE,
             position=rope.Config(8, scaling=LongRoPE((1.0, 1.1, 1.5, 2.0), (1.2, 3.0, 9.0, 20.0), 150, 8.0)),
         ),
+    },
+    "kimi": {
+        "attention": kda.Config(heads=3, key_size=10, value_size=20, rank=18, conv=3),
+        "other": replace(LATENT, position=None),
     },
     "minicpm3": {"attention": LATENT, "block": {"residual": 0.4}, "model": {"logit_scale": 0.3}},
 }

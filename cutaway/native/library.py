@@ -22,7 +22,7 @@ from cutaway.errors import OperationalError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
-ABI = 6
+ABI = 7
 
 # Instruction sets by the number that native/core/isa.hpp gives them.
 SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3, "avx512_bf16": 4, "amx": 5}

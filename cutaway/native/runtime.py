@@ -57,8 +57,8 @@ class Rotation(ctypes.Structure):
 
 
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
-RECURRENT = ("query", "key", "value", "gate", "step", "beta", "out")
-RECURRENCES = (None, "short_conv", "gated_delta", "mamba2")
+RECURRENT = ("query", "key", "value", "gate", "step", "beta", "out", "gate_up", "step_up")
+RECURRENCES = (None, "short_conv", "gated_delta", "mamba2", "kda")
 ROUTERS = ("router", "shared_gate")
 BLOCK_NORMS = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm")
 HEAD_NORMS = ("query_norm", "key_norm", "value_norm")

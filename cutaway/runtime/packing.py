@@ -28,6 +28,7 @@ from cutaway.weights.rules import ROUTERS, Tensors
 KINDS = ("mha", "gqa", "mqa", "local", "gated")
 LATENT = "mla"
 HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work
+LIFTED = {"gate": "gate_down", "gate_up": "gate", "step": "forget_down", "step_up": "forget"}  # of kda
 CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
 ALIGNMENT = 64
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
@@ -197,24 +198,25 @@ class Plan:
     def _recurrence(self, path: str, of: Any, input: float) -> native.Recurrence:
         """A recurrent mixer, and its place in the state of a text."""
         kind, sizes = kind_of(of), {"value_size": 0, "key_size": 0, "heads": 1, "groups": 1}
-        vectors: dict[str, Any] = {"conv": self._vector(f"{path}.conv.weight")}
+        vectors: dict[str, Any] = {"conv": self._convolution(path, kind)}
         if f"{path}.conv.bias" in self._names:
             vectors["conv_bias"] = self._vector(f"{path}.conv.bias")
         at = self.state_size
         self.state_size += _aligned(of.channels * (of.conv - 1), CHANNELS)
         if kind != "short_conv":
-            sizes = {"value_size": of.values, "key_size": of.key_size, "heads": of.heads, "groups": of.groups}
+            groups = of.heads if kind == "kda" else of.groups
+            sizes = {"value_size": of.values, "key_size": of.key_size, "heads": of.heads, "groups": groups}
             self.state_size += of.heads * of.key_size * _aligned(of.values, native.PANEL)
             rate = arithmetic.exp(quant.finite(f"{path}.decay.A_log", self._tensors[f"{path}.decay.A_log"]))
             vectors |= {"rate": self._keep(rate), "step_bias": self._vector(f"{path}.decay.dt_bias")}
         norm = native.Norm()
-        if kind == "gated_delta":
+        if kind in ("gated_delta", "kda"):
             norm = self._norm(f"{path}.norm", of.norm, of.values)
         if kind == "mamba2":
             vectors["skip"] = self._vector(f"{path}.D")
             if of.normed:
                 norm = native.Norm(self._vector(f"{path}.norm"), None, native.NORM_KINDS.index("rms"), of.eps)
-        matrices = {"step": "forget" if kind == "gated_delta" else "step"}
+        matrices = {"step": "forget"} if kind == "gated_delta" else LIFTED if kind == "kda" else {}
         return native.Recurrence(
             **{
                 name: self._matrix(f"{path}.{matrices.get(name, name)}")
@@ -232,6 +234,13 @@ class Plan:
             input=input,
             multipliers=tuple(getattr(of, "multipliers", (1.0,) * 5)),
         )
+
+    def _convolution(self, path: str, kind: str) -> int:
+        """The weights of a convolution, of Kimi Delta Attention's three one after another."""
+        if kind != "kda":
+            return self._vector(f"{path}.conv.weight")
+        names = [f"{path}.conv.{part}.weight" for part in ("query", "key", "value")]
+        return self._keep(np.concatenate([quant.finite(name, self._tensors[name]) for name in names]))
 
     def _heads(self, n: int, attention: Any) -> dict[str, Any]:
         """Softmax attention over heads, and its place in the pages."""
@@ -420,7 +429,8 @@ def alibi_of(attention: Any) -> np.ndarray:
 
 def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a weight multiplies vectors; norms with weights for each head have two dimensions too."""
-    return len(shape) == 2 and not name.endswith(("norm.weight", "conv.weight")) and name != "position.weight"
+    within = ".conv." not in name and not name.endswith("norm.weight")
+    return len(shape) == 2 and within and name != "position.weight"
 
 
 def attends(block: Block) -> bool:

@@ -1,7 +1,7 @@
 """Recurrent layers as the runtime does them: token by token, so that no cut of a text changes a bit.
 
 A short convolution reads a channel's last few numbers (its tail); a head's state S [k v] changes with each
-token (attention/gated_delta.py, attention/mamba2.py):
+token (attention/gated_delta.py, attention/kda.py, attention/mamba2.py):
 
     S = a S + key (value - (delta) key' S)'      z = query' S
 
@@ -18,8 +18,8 @@ import numpy as np
 from cutaway.runtime.arithmetic import exp, exponential, rms_norm, unit
 
 Projected = Callable[
-    [str, float], np.ndarray
-]  # a matrix by its name, and what multiplies its rows: float32 [t n]
+    ..., np.ndarray
+]  # a matrix by its name, what multiplies its rows, and what it reads: [t n]
 Learned = Callable[[str], np.ndarray]  # a vector, or the convolution's weights, by its name
 
 
@@ -72,6 +72,29 @@ def gated_delta(
         z, S = changed(S, exp(-step[t] * rate), True, key, strength, value, query)
         z = rms_norm(z, learned("norm.weight"), of.norm.eps)
         rows.append(z.reshape(-1) * _silu(gates[t]))
+    return np.stack(rows), Carried(tail, S)
+
+
+def kda(of: Any, projected: Projected, learned: Learned, carried: Carried) -> tuple[np.ndarray, Carried]:
+    """What the last matrix reads, of Kimi Delta Attention: each row of a head's state decays by itself."""
+    names = ("query", "key", "value")
+    lines = np.concatenate([projected(name, 1.0) for name in names], axis=1)
+    weights = np.concatenate([learned(f"conv.{name}.weight") for name in names])
+    gates, steps = (projected(name, 1.0, projected(f"{name}_down", 1.0)) for name in ("gate", "forget"))
+    betas, keys, (tail, S) = projected("beta", 1.0), of.heads * of.key_size, carried
+    scale = np.float32(1 / np.sqrt(np.float64(of.key_size)))
+    step, rate = softplus(steps + learned("decay.dt_bias")), exp(learned("decay.A_log"))
+    rows = []
+    for t, line in enumerate(lines):
+        y, tail = convolved(line, weights, None, tail)
+        y = _silu(y)
+        query, key = (unit(y[at : at + keys].reshape(of.heads, -1)) for at in (0, keys))
+        value = y[2 * keys :].reshape(of.heads, -1)
+        strength = np.float32(1) / (np.float32(1) + exp(-betas[t]))
+        decay = exp(-step[t].reshape(of.heads, -1) * rate[:, None])
+        z, S = changed(S, decay, True, key, strength, value, query * scale)
+        z = rms_norm(z, learned("norm.weight"), of.norm.eps)
+        rows.append(z.reshape(-1) * (np.float32(1) / (np.float32(1) + exponential(-gates[t]))))
     return np.stack(rows), Carried(tail, S)
 
 
@@ -130,9 +153,12 @@ def changed(
     value: np.ndarray,
     query: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """z [h v] and S [h k v] after one token: keys and queries [h k], values [h v], decay and strength [h]."""
+    """z [h v] and S [h k v] after one token: keys and queries [h k], values [h v], decay and strength [h].
+
+    Of ``decay`` [h k] each row of a state has its own.
+    """
     assert S is not None
-    S = S * decay[:, None, None]
+    S = S * decay.reshape(len(decay), -1, 1)
     written = value - _summed(S * key[..., None]) if delta else value
     S = S + (key * strength[:, None])[..., None] * written[:, None]
     return _summed(S * query[..., None]), S
@@ -153,4 +179,4 @@ def _silu(x: np.ndarray) -> np.ndarray:
     return x / (np.float32(1) + exponential(-x))
 
 
-MIXERS = {"short_conv": short_conv, "gated_delta": gated_delta, "mamba2": mamba2}
+MIXERS = {"short_conv": short_conv, "gated_delta": gated_delta, "mamba2": mamba2, "kda": kda}

@@ -269,7 +269,11 @@ class ReferenceEngine:
         for path, of in recurrences(f"blocks.{n}", block).items():
             factor = block.beside.inputs[1] if block.beside else 1.0
 
-            def projected(name: str, by: float, path: str = path, factor: Any = factor) -> np.ndarray:
+            def projected(
+                name: str, by: float, of: np.ndarray | None = None, path: str = path, factor: Any = factor
+            ) -> np.ndarray:
+                if of is not None:
+                    return self._matrix(f"{path}.{name}", of, {}) * np.float32(by)
                 return self._matrix(f"{path}.{name}", x, {}, factor) * np.float32(by)
 
             def learned(name: str, path: str = path) -> np.ndarray:

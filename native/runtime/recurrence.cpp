@@ -28,9 +28,9 @@ struct Functions {
 
 }  // namespace
 
-void change_state(float* S, int64_t rows, int64_t stride, float decay, bool delta, const float* key, float strength,
-                  const float* value, const float* query, float* z) {
-    chosen().change_state(S, rows, stride, decay, delta, key, strength, value, query, z);
+void change_state(float* S, int64_t rows, int64_t stride, const float* decay, int64_t each, bool delta, const float* key,
+                  float strength, const float* value, const float* query, float* z) {
+    chosen().change_state(S, rows, stride, decay, each, delta, key, strength, value, query, z);
 }
 
 void unit(float* x, int64_t size) { chosen().unit(x, size); }

@@ -8,16 +8,16 @@
 
 namespace cutaway {
 
-enum RecurrenceKind : int32_t { kNoRecurrence = 0, kShortConv = 1, kGatedDelta = 2, kMamba2 = 3 };
+enum RecurrenceKind : int32_t { kNoRecurrence = 0, kShortConv = 1, kGatedDelta = 2, kMamba2 = 3, kKda = 4 };
 
-// A mixer whose state is as large however long the text is (cutaway/attention/short_conv.py, gated_delta.py, mamba2.py).
-// Heads of a group share a query and a key.
+// A mixer whose state is as large however long the text is (cutaway/attention/short_conv.py, gated_delta.py, mamba2.py,
+// kda.py). Heads of a group share a query and a key. Where gate and step have a second matrix, the first gives what it reads.
 struct Recurrence {
-    Matrix query, key, value, gate, step, beta, out;  // without rows where there is none
+    Matrix query, key, value, gate, step, beta, out, gate_up, step_up;  // without rows where there is none
     const float* conv;       // [channels conv_size], in the order of the mixer's parts
     const float* conv_bias;  // [channels], or null
     const float* rate;       // [heads]: exp(A_log)
-    const float* step_bias;  // [heads]
+    const float* step_bias;  // [heads], or of each channel of a key
     const float* skip;       // [heads]: what a token adds of its own value (D), or null
     Norm norm;               // of each head, or of each group where there is a skip
     int64_t state_at;        // floats from the beginning of a text's state to this layer's
@@ -31,13 +31,15 @@ struct Recurrence {
     int64_t stride() const { return (value_size + 15) / 16 * 16; }  // of a row of a head's state
     int64_t values() const { return static_cast<int64_t>(heads) * value_size; }
     int64_t keys() const { return static_cast<int64_t>(groups) * key_size; }
+    bool delta() const { return kind == kGatedDelta || kind == kKda; }
     int64_t channels() const { return kind == kShortConv ? value.rows : 2 * keys() + values(); }
 };
 
 // A head's state S [rows stride] after one more token: S = decay S + key (value - (delta) key' S)'; z = query' S, all of
-// `stride` numbers; key is multiplied by `strength` where it is written.
-void change_state(float* S, int64_t rows, int64_t stride, float decay, bool delta, const float* key, float strength,
-                  const float* value, const float* query, float* z);
+// `stride` numbers; key is multiplied by `strength` where it is written. decay[i * each] is that of row i: of all rows with
+// `each` 0.
+void change_state(float* S, int64_t rows, int64_t stride, const float* decay, int64_t each, bool delta, const float* key,
+                  float strength, const float* value, const float* query, float* z);
 
 // x / sqrt(sum(x^2) + 1e-6)
 void unit(float* x, int64_t size);

@@ -326,6 +326,7 @@ class Step {
             }
             if (layer.recurrence.kind != kNoRecurrence) {
                 add(recurrent_rows(layer.recurrence));
+                for (int i = 0; i < 2 && layer.recurrence.gate_up.rows > 0; ++i) add(lifted_rows(layer.recurrence, i));
                 add(recurrent_out_rows(layer));
             }
             if (layer.attends()) add(out_rows(layer));
@@ -385,6 +386,12 @@ class Step {
                  {&of.step, at.step, nullptr},
                  {&of.beta, at.beta, nullptr}},
                 in_, tokens_, projected_, projected_stride_};
+    }
+    // The second matrix of a recurrence's gate (0), or of its steps (1).
+    Rows lifted_rows(const Recurrence& of, int which) const {
+        const Places at = places(of);
+        return {{{which == 0 ? &of.gate_up : &of.step_up, which == 0 ? at.gate_up : at.step_up, nullptr}},
+                narrow_[which], tokens_, projected_, projected_stride_};
     }
     Rows recurrent_out_rows(const Layer& layer) const {
         float* out = layer.attends() ? beside_ : out_;
@@ -468,13 +475,13 @@ class Step {
 
     // Where the rows of a recurrence's matrices are in a token's, and where they end.
     struct Places {
-        int64_t query, key, value, gate, step, beta, end;
+        int64_t query, key, value, gate, step, beta, gate_up, step_up, end;
     };
     static Places places(const Recurrence& of) {
-        int64_t at[7] = {};
-        const Matrix* all[] = {&of.query, &of.key, &of.value, &of.gate, &of.step, &of.beta};
-        for (int i = 0; i < 6; ++i) at[i + 1] = at[i] + rounded(all[i]->rows, kPanel);
-        return {at[0], at[1], at[2], at[3], at[4], at[5], at[6]};
+        int64_t at[9] = {};
+        const Matrix* all[] = {&of.query, &of.key, &of.value, &of.gate, &of.step, &of.beta, &of.gate_up, &of.step_up};
+        for (int i = 0; i < 8; ++i) at[i + 1] = at[i] + rounded(all[i]->rows, kPanel);
+        return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8]};
     }
 
     // Groups of 32 neurons.
@@ -513,9 +520,13 @@ class Step {
             if (recurrence.kind != kNoRecurrence) {
                 projected_stride_ = std::max(projected_stride_, places(recurrence).end);
                 recurrent_width_ = std::max<int64_t>(recurrent_width_, recurrence.out.columns);
+                if (recurrence.gate_up.rows > 0) {
+                    narrow_width_ = std::max<int64_t>({narrow_width_, recurrence.gate_up.columns, recurrence.step_up.columns});
+                }
                 beside_stride_ = layer.attends() ? rounded(model_.width, kPanel) : beside_stride_;
                 for (const Matrix* each : {&recurrence.query, &recurrence.key, &recurrence.value, &recurrence.gate,
-                                           &recurrence.step, &recurrence.beta, &recurrence.out}) {
+                                           &recurrence.step, &recurrence.beta, &recurrence.out, &recurrence.gate_up,
+                                           &recurrence.step_up}) {
                     with_bf16_ |= each->type == kBF16;
                 }
             }
@@ -581,6 +592,9 @@ class Step {
             projected_ = scratch_.take<float>(tokens_ * projected_stride_);
             recurrent_ = scratch_.vectors(tokens_, recurrent_width_, with_bf16_);
             beside_ = scratch_.take<float>(tokens_ * beside_stride_);
+            for (Vectors& each : narrow_) {
+                if (narrow_width_ > 0) each = scratch_.vectors(tokens_, narrow_width_, with_bf16_);
+            }
         }
         if (top_k_ > 0) {
             const int64_t chosen = tokens_ * top_k_;
@@ -907,6 +921,10 @@ class Step {
     // heads or some channels at a time.
     void recur(const Recurrence& of, Worker& worker) {
         multiply(worker, recurrent_rows(of), [] {});
+        if (of.gate_up.rows > 0) {
+            each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { narrow(of, token); });
+            for (int i = 0; i < 2; ++i) multiply(worker, lifted_rows(of, i), [] {});
+        }
         const int64_t groups = of.kind == kShortConv ? rounded(of.value.rows, kChannels) / kChannels : of.groups;
         each(worker, reading_.sequences * groups, 1, [&](int64_t i) {
             const int64_t s = i / groups, group = i % groups;
@@ -920,6 +938,19 @@ class Step {
         each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) {
             quantize({recurrent_.x + token * recurrent_.width, recurrent_.width, token, 1}, 0, last, recurrent_);
         });
+    }
+
+    // What the second matrices of gate and steps read.
+    void narrow(const Recurrence& of, int64_t token) {
+        const Places at = places(of);
+        const Matrix* const first[] = {&of.gate, &of.step};
+        const int64_t from[] = {at.gate, at.step};
+        for (int i = 0; i < 2; ++i) {
+            float* to = narrow_[i].x + token * narrow_[i].width;
+            std::copy_n(projected_ + token * projected_stride_ + from[i], first[i]->rows, to);
+            finish_some(*first[i], to, 0, first[i]->rows, of.input, 1.0f);
+            quantize({to, narrow_[i].width, token, 1}, 0, rounded(first[i]->rows, kGroup) / kGroup, narrow_[i]);
+        }
     }
 
     // One token's channels of a gated short convolution.
@@ -937,15 +968,17 @@ class Step {
         for (int64_t i = 0; i < count; ++i) z[i] *= parts[0][i];
     }
 
-    // One token's heads of a group of a linear recurrence (Mamba 2; the gated delta rule).
+    // One token's heads of a group of a linear recurrence (Mamba 2; the gated delta rule, whose states decay as a whole, or
+    // row by row where gate and steps have second matrices: Kimi Delta Attention).
     void pass_group(const Recurrence& of, int64_t token, int64_t group, float* state) const {
         static thread_local std::vector<float> room;
-        const bool delta = of.kind == kGatedDelta;
+        const bool delta = of.delta(), by_row = of.kind == kKda;
         const int64_t heads = of.heads / of.groups, size = of.value_size, stride = of.stride(), keys = of.key_size;
         const int64_t wide = heads * size, first = group * heads;
-        room.assign(static_cast<size_t>(rounded(2 * keys, kPanel) + 2 * rounded(wide, kPanel) + 2 * stride), 0.0f);
+        room.assign(static_cast<size_t>(rounded(2 * keys, kPanel) + 2 * rounded(wide, kPanel) + 2 * stride + keys), 0.0f);
         float *query = room.data(), *key = query + keys, *value = query + rounded(2 * keys, kPanel);
         float *gate = value + rounded(wide, kPanel), *own = gate + rounded(wide, kPanel), *read_out = own + stride;
+        float* decays = read_out + stride;
         float* rows = projected_ + token * projected_stride_;
         const Places at = places(of);
         const float* by = of.multipliers;
@@ -969,19 +1002,25 @@ class Step {
             const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(keys)));
             for (int64_t i = 0; i < keys; ++i) query[i] *= scale;
         }
-        finish_some(of.gate, rows + at.gate + first * size, first * size, wide, of.input, by[0]);
-        std::copy_n(rows + at.gate + first * size, wide, gate);
-        activate({nullptr, kSilu, 0.0f}, gate, nullptr, rounded(wide, kPanel));
-        finish_some(of.step, rows + at.step + first, first, heads, of.input, by[4]);
+        float* const gates = rows + (by_row ? at.gate_up : at.gate) + first * size;
+        if (!by_row) finish_some(of.gate, gates, first * size, wide, of.input, by[0]);
+        std::copy_n(gates, wide, gate);
+        activate({nullptr, by_row ? kSigmoid : kSilu, 0.0f}, gate, nullptr, rounded(wide, kPanel));
+        if (!by_row) finish_some(of.step, rows + at.step + first, first, heads, of.input, by[4]);
         if (delta) finish_some(of.beta, rows + at.beta + first, first, heads, of.input, 1.0f);
         float* z = recurrent_.x + token * recurrent_.width + first * size;
         float* S = state + rounded(of.channels() * (of.conv_size - 1), kPanel) + first * keys * stride;
         for (int64_t h = 0; h < heads; ++h, S += keys * stride) {
-            const float step = stepped(rows[at.step + first + h] + of.step_bias[first + h], of.least);
-            const float decay = exp_of(-step * of.rate[first + h]);
+            const int64_t head = first + h, some = by_row ? keys : 1;
+            const float* const steps = rows + (by_row ? at.step_up : at.step) + head * some;
+            float step = 0.0f;
+            for (int64_t i = 0; i < some; ++i) {
+                step = stepped(steps[i] + of.step_bias[head * some + i], of.least);
+                decays[i] = exp_of(-step * of.rate[head]);
+            }
             const float strength = delta ? 1.0f / (1.0f + exp_of(-rows[at.beta + first + h])) : 1.0f;
             for (int64_t i = 0; i < size; ++i) own[i] = delta ? value[h * size + i] : step * value[h * size + i];
-            change_state(S, keys, stride, decay, delta, key, strength, own, query, read_out);
+            change_state(S, keys, stride, decays, by_row ? 1 : 0, delta, key, strength, own, query, read_out);
             for (int64_t i = 0; i < size; ++i) {
                 const float skip = of.skip == nullptr ? 0.0f : of.skip[first + h] * value[h * size + i];
                 z[h * size + i] = of.skip == nullptr ? read_out[i] : read_out[i] + skip;
@@ -1524,6 +1563,8 @@ class Step {
     int64_t projected_stride_ = 0, recurrent_width_ = 0, beside_stride_ = 0;  // of recurrent layers
     float *projected_ = nullptr, *beside_ = nullptr;
     Vectors recurrent_{};
+    int64_t narrow_width_ = 0;
+    Vectors narrow_[2];  // what the second matrices of gate and steps read
     int64_t asked_width_ = 0, latent_width_ = 0, absorbed_stride_ = 0, lifted_stride_ = 0;  // of latent attention
     int latent_heads_ = 0;
     float *absorbed_ = nullptr, *lifted_ = nullptr;  // [tokens heads row], [tokens heads value]

@@ -33,7 +33,7 @@ Folder = Callable[[str], Path]
 EXACT, RECURRENT = 1e-5, 1e-4
 SILU, GELU = 1e-4, 5e-3  # llama.cpp on log-probabilities: its GELU is a table of half-precision numbers
 HALVES = 4e-3  # the runtime keeps keys and values as halves (docs/runtime.md)
-WITHOUT_KERNELS = re.compile("(dsa|kda|differential) attention has no kernel|embeddings of their own")
+WITHOUT_KERNELS = re.compile("(dsa|differential) attention has no kernel|embeddings of their own")
 BOTH_WAYS = sorted(tiny.CASES)
 IN_GGUF = sorted(tiny.CASES.keys() - tiny.NOT_IN_GGUF)
 
