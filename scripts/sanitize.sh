@@ -41,6 +41,8 @@ check() {
     # Where the compiler does not have the file it prints the bare name.
     preload=$("$compiler" -print-file-name=$library)
     [ "$preload" != $library ] || { echo "$compiler has no $library" >&2; exit 1; }
+    # What is thrown in torch passes AddressSanitizer, which looks for the C++ library when it starts.
+    preload+=" $("$compiler" -print-file-name=libstdc++.so.6)"
     echo "== $kinds"
     (cd "$work" && env LD_PRELOAD="$preload" PYTHONPATH="$work" \
         PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1 \
