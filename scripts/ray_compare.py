@@ -1,6 +1,7 @@
 """A comparison on a local Ray gives the table of one process: `python -m scripts.ray_compare`, a few minutes.
 
-Not among the tests, because starting Ray alone takes longer than any of them.
+Not among the tests, because starting Ray alone takes longer than any of them. Where other work fills the
+machine, set RAY_worker_niceness=0: Ray's workers wait for every other process otherwise.
 """
 
 import json
