@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 import cutaway
 from cutaway import cli
+from cutaway.attention.common import registry
 from cutaway.compare import arms, report, sweep
 from cutaway.compare.arms import Arm, Experiment
 from cutaway.compare.sweep import ArmResult, Measured
@@ -33,11 +35,14 @@ from cutaway.compare.tasks import (
 )
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics
-from cutaway.model.config import kind_of
+from cutaway.model.config import Decoder, kind_of
 from cutaway.model.decoder import Decoder as Model
 from cutaway.train.flops import per_token
 from cutaway.train.loop import Training
 from cutaway.train.trainable import TrainingBatch
+from cutaway.weights import load, quant, save
+from cutaway.weights.load import Checkpoint
+from cutaway.weights.rules import Tensors
 
 TASKS = [copying.Config(6, 5), induction.Config(16, 8), mqar.Config(32, 4, 64), parity.Config(6)]
 TASKS += [selective_copying.Config(10, 3, 4), extrapolation.Config(4, 9, 5), needle.Config(12, 3, 5)]
@@ -218,8 +223,29 @@ def test_embeddings_start_as_large_as_the_sinusoids_that_are_added_to_them():
     made = arms.preset(extrapolation.Config(4, 9), {"position": ["rope", "sinusoidal"]})
     run = arms.run_of(made, made.arms[1], 0.02, 8, 0)
     module = Training(run, arms.ready(run, Path(), print)).model
+    assert isinstance(module, Model)
     embeddings = module.config.embedding_scale * module.embedding.weight
     assert 0.8 < embeddings.std().item() < 1.2 and module.config.position is not None
+
+
+OF_TWO_TEXTS = {"bahdanau", "bidirectional", "cross", "luong"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(registry.names()) - OF_TWO_TEXTS))
+def test_a_model_of_one_mixer_alone_is_written_and_opens(kind: str, tmp_path: Path):
+    """Also where no layer has heads, which families of hybrids describe."""
+    kinds = ["gqa" if kind == "mha" else "mha", kind]
+    made = arms.preset(copying.Config(4, 4), {"attention": kinds}, width=16, heads=4)
+    model = arms.model_of(made, made.arms[1])
+    assert isinstance(model, Decoder)
+    model = replace(model, vocab=16)
+    weights = Model(model).state_dict()
+    tensors = Tensors({name: quant.pack(weights[name].numpy(), "F32") for name in model.weights()})
+    at_rest = Checkpoint(model, tensors, None, tmp_path)
+    save.write(tmp_path / "model", at_rest, "safetensors", force=False)
+    assert load.read(tmp_path / "model").config == model
+    with suppress(UserError):  # and nothing else, where GGUF has no name for it
+        save.write(tmp_path / "model.gguf", at_rest, "gguf", force=False)
 
 
 @pytest.mark.parametrize("name", arms.presets())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -393,7 +393,7 @@ def _attention(kind: str, position: str, sizes: Sizes, reach: int) -> tuple[str,
 
     Recurrences take no position: they tell an order without one.
     """
-    known = getattr(registry.kind(kind).config, "__dataclass_fields__", {})
+    known = {each.name for each in fields(registry.kind(kind).config)}
     if position not in POSITIONS:
         raise UserError(f"--position: there is no {position!r}: use {', '.join(POSITIONS)}")
     options: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
@@ -265,7 +265,7 @@ class Family:
 
     def write(self, config: Model, gguf: bool) -> Entries:
         """The config.json of a model, or its GGUF metadata without the architecture before each key."""
-        known = self.describe(config)
+        known = _Described(self.describe(config))
         named = {"architectures": [self.hf_class], "model_type": self.hf_type or self.name}
         entries: Entries = {} if gguf else named
         for row in self.rows:
@@ -280,6 +280,13 @@ class Family:
         """GGUF's word for a model of the family."""
         sparse = any(isinstance(block.mlp, MoE) for block in config.blocks)
         return self.sparse_architecture if sparse and self.sparse_architecture else self.gguf_name
+
+
+class _Described(dict[str, Any]):
+    """A model's settings. UserError for one that none of its layers has: the family cannot describe it."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UserError(f"none of its layers has a {name.replace('_', ' ')}")
 
 
 def shared(known: Settings) -> int:
