@@ -41,7 +41,7 @@ def main() -> None:
             training.restore(asked.resume)
         with Counted() as spoken:
             curve = losses(training, STEPS)
-        validation = training.evaluate(4)
+        validation, odd = training.evaluate(4), training.evaluate(3)
         if asked.save:
             training.save(asked.save)
         weights = {
@@ -51,7 +51,13 @@ def main() -> None:
         if parallel.rank == 0:
             asked.out.write_text(
                 json.dumps(
-                    {"losses": curve, "validation": validation, "weights": weights, "spoken": spoken.counts}
+                    {
+                        "losses": curve,
+                        "validation": validation,
+                        "odd": odd,
+                        "weights": weights,
+                        "spoken": spoken.counts,
+                    }
                 )
             )
 

@@ -18,6 +18,9 @@ def test_two_processes_train_what_one_does_and_one_goes_on(tmp_path: Path) -> No
     two = trained(tmp_path / "two.json", 2, "--save", str(tmp_path))
     assert two["losses"] == pytest.approx(expected, abs=CLOSE)
     assert two["validation"] == pytest.approx(alone.evaluate(4), abs=CLOSE)
+    assert two["odd"] == pytest.approx(alone.evaluate(3), abs=CLOSE), (
+        "a row for one process, none for the other"
+    )
     sizes = {name: float(p.detach().double().square().sum()) for p, name in alone.names.items()}
     assert two["weights"] == pytest.approx(sizes, rel=1e-5)
     # Two micro-batches a step, four steps: three groups of weights reduce their gradients once a step.

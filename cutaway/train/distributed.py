@@ -22,7 +22,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -98,6 +103,7 @@ class Distributed(Parallel):
         for block in trainable.decoder.blocks:
             fully_shard(block, mesh=self.mesh[DATA], mp_policy=policy)
         fully_shard(trainable, mesh=self.mesh[DATA], mp_policy=policy)
+        register_fsdp_forward_method(trainable, "outside_loss")
 
     @contextmanager
     def sync_gradients(self, trainable: Trainable, last: bool) -> Iterator[None]:

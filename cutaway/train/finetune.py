@@ -398,14 +398,15 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
 
     def write(training: Training, folder: Path) -> None:
         weights = training.trained() if run.adapter is None else {}
-        if training.parallel.rank:
-            return
+        writes = training.parallel.rank == 0
         with training.averaged():
-            run.objective.save(training.trainable.decoder, folder)
-            if run.adapter is not None:
-                changes: Any = run.adapter.changes(training.trainable.decoder)
-                adapters.save(folder, changes, at_rest, run.base, run.context_extension)
-                return
+            run.objective.save(training.trainable.decoder, folder if writes else None)
+            changes: Any = None if run.adapter is None else run.adapter.changes(training.trainable.decoder)
+        if not writes:
+            return
+        if changes is not None:
+            adapters.save(folder, changes, at_rest, run.base, run.context_extension)
+            return
         own = {name: weights[name] for name in at_rest.tensors}
         tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in own.items()})
         writer.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)

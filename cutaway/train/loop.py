@@ -247,8 +247,11 @@ class Training:
                 return span.evaluate(self, sequences)
         sums: dict[str, Tensor] = {}
         weight = torch.zeros(1, dtype=torch.float64)
-        numbers = range(self.parallel.data_rank, min(sequences, span.rows), self.parallel.data_size)
+        rows, processes = min(sequences, span.rows), self.parallel.data_size
+        numbers = range(self.parallel.data_rank, rows, processes)
         batches = [TrainingBatch.of(span.row(n), self.device) for n in numbers]
+        if len(numbers) < math.ceil(rows / processes):  # processes go through the model together
+            batches.append(TrainingBatch.of(span.row(0), self.device).blank)
         with torch.no_grad(), self._evaluating(), self._autocast():
             for batch in self.run.objective.before(self.trainable, batches, self.parallel.all_reduce):
                 _add(sums, *self.trainable(batch))

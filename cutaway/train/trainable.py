@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,6 +58,13 @@ class TrainingBatch:
         )
 
     @property
+    def blank(self) -> TrainingBatch:
+        """Rows of the same size of which nothing counts."""
+        weights = {name: torch.zeros_like(x) for name, x in self.extra.items() if name.endswith(FIELDS[-1])}
+        nothing = torch.zeros(self.targets.shape, device=self.targets.device)
+        return replace(self, loss_weights=nothing, weight=0.0, extra=self.extra | weights)
+
+    @property
     def mismatched(self) -> TrainingBatch:
         """The rows of mismatched answers that go with rows of labelled ones."""
         ids, targets, pos, documents, weights = (self.extra[f"{MISMATCHED}{name}"] for name in FIELDS)
@@ -90,6 +98,10 @@ class Trainable(nn.Module):
     def forward(self, batch: TrainingBatch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The objective's weighted sum of losses, and the sums that it reports."""
         return self.objective.loss(self, batch)
+
+    def outside_loss(self, compute: Callable[[], Tensor]) -> Tensor:
+        """What it computes of this module's weights. Outside ``forward`` devices hold parts of them only."""
+        return compute()
 
     def hidden(self, batch: TrainingBatch) -> tuple[Float[Tensor, "b t d"], tuple[Routing, ...]]:
         """What the head reads, and where sparse layers sent the tokens."""

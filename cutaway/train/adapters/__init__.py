@@ -63,8 +63,9 @@ def matrices(model: Decoder, targets: Sequence[str]) -> Iterator[tuple[nn.Module
 
 
 def array(parameter: Tensor) -> np.ndarray:
-    """A trained parameter's values."""
-    return parameter.detach().cpu().numpy()
+    """A trained parameter's values. Where devices hold parts of it, every process must ask for them."""
+    gather = getattr(parameter, "full_tensor", None)  # a DTensor's
+    return (parameter if gather is None else gather()).detach().cpu().numpy()
 
 
 def freeze(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ model and reference, and has no gradient. It is taken over the whole step, not o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from cutaway.bounds import NonNegative, Positive
@@ -43,7 +44,8 @@ class Config(Objective):
             for batch in batches:
                 others = batch.mismatched
                 real = sums(others) > 0
-                found[0] += sums(others, self._ratios(trainable, others))[real].double().sum().cpu()
+                ratios = trainable.outside_loss(partial(self._ratios, trainable, others))
+                found[0] += sums(others, ratios)[real].double().sum().cpu()
                 found[1] += real.sum().cpu()
         kl, count = total(found).tolist()
         z = max(0.0, kl / count) if count else 0.0

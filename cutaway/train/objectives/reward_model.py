@@ -45,12 +45,14 @@ class Config(Objective):
 
         model.register_parameter(HEAD, nn.Parameter(torch.zeros(model.config.width)))
 
-    def save(self, model: Decoder, folder: Path) -> None:
+    def save(self, model: Decoder, folder: Path | None) -> None:
         """Write w into a run's folder."""
+        from cutaway.train.adapters import array
         from cutaway.weights import quant, safetensors
 
-        weight = model.get_parameter(HEAD).detach().float().cpu().numpy()
-        safetensors.write(folder / REWARD, {HEAD: quant.pack(weight, "F32")})
+        weight = array(model.get_parameter(HEAD)).astype("float32")
+        if folder is not None:
+            safetensors.write(folder / REWARD, {HEAD: quant.pack(weight, "F32")})
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the pairs' losses, and the sums that ``report`` reads."""

@@ -37,8 +37,8 @@ class Objective(Bounded):
     def attach(self, model: Decoder) -> None:
         """Put what is trained beside the model into it."""
 
-    def save(self, model: Decoder, folder: Path) -> None:
-        """Write what ``attach`` put into it into a run's folder."""
+    def save(self, model: Decoder, folder: Path | None) -> None:
+        """Write what ``attach`` put into it into a run's folder; None: another process writes."""
 
     def before(self, trainable: Trainable, batches: list[TrainingBatch], total: Sum) -> list[TrainingBatch]:
         """The micro-batches of a step, with what each must know of all of them and of the weights before."""
