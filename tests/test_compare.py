@@ -158,6 +158,7 @@ def test_bits_per_byte_are_those_of_the_held_out_text(tmp_path: Path, tokenizer:
     data = arms.ready(run, tmp_path, print)
     evaluated = Training(run, data, note=lambda _: None).evaluate(3)
     torch.manual_seed(run.seed)
+    assert isinstance(run.model, Decoder)
     model = Model(run.model).eval()
     bits, size = 0.0, 0
     for n in range(3):
@@ -415,6 +416,7 @@ def test_the_statistics_are_scipys():
 
     a, b = [0.5, 0.7, 0.6, 0.9], [0.4, 0.65, 0.7, 0.6]
     assert statistics.paired_t(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=1e-6)
+    assert statistics.paired_t([0.3, 0.5, 0.4], [0.2, 0.4, 0.3]) == 0.25, "as much each time: a sign test"
     for freedom in (1, 2, 5, 30):
         assert statistics.student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-5)
     low, high = statistics.student(a)
@@ -452,6 +454,8 @@ def test_the_paragraph_says_what_separated_and_what_did_not():
     assert alone.startswith("No arm separates from mha. Chance")
     assert "linear is below mha by 0.598" in text and "Not separated from mha: mha again" in text
     assert "no optimum: linear" in text
+    above = report.rows(made, [result(made.arms[0], [0.9, 1.0, 1.0])])
+    assert table[0].low < 0.9 and above[0].high == 1, "no accuracy is above 1"
     assert table[0].state_numbers == 2 * 2 * 8 * 2 * 8  # layers, heads, tokens, keys and values
 
 
@@ -462,8 +466,10 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = json.loads(capsys.readouterr().out)
     assert set(found["arms"]) == {"mha", "linear", "mha again"}
     assert found["arms"]["linear"]["params"] == pytest.approx(found["arms"]["mha"]["params"], rel=0.05)
+    assert found["arms"]["linear"]["interval"] is None
     assert cli.main(words) == 0  # read from its folder
-    assert "| linear |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| linear |" in printed and "of one seed there is no interval" in printed
     assert cli.main(["compare", "--attention", "mha"]) == 2
     assert "two kinds" in capsys.readouterr().err
     assert cli.main(["compare"]) == 2

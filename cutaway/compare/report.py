@@ -85,7 +85,7 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
     for n, (result, own) in enumerate(zip(results, scores, strict=True)):
         run = arms.run_of(experiment, result.arm, result.rate, experiment.steps, 0)
         model = run.model
-        low, high = student(own)
+        low, high = np.clip(student(own), 0, 1 if experiment.task.metric == "accuracy" else None).tolist()
         speeds = sorted(run.tokens_per_second for run in result.runs)
         length, source = experiment.task.context, experiment.task.source
         out.append(
@@ -142,10 +142,10 @@ def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
         text += f" Runs that failed: {', '.join(failed)}."
     oracle = "" if experiment.task.oracle is None else f", the oracle {experiment.task.oracle:.3f}"
     score = "Lower is better. " if experiment.task.metric == "bits_per_byte" else ""
-    return (
-        f"{text} {score}Chance is {experiment.task.chance:.3f}{oracle}; intervals are of 95% over "
-        f"{first.seeds} seeds."
-    )
+    over = f"intervals are of 95% over {first.seeds} seeds."
+    if first.seeds == 1:
+        over = "of one seed there is no interval, and no difference can be judged."
+    return f"{text} {score}Chance is {experiment.task.chance:.3f}{oracle}; {over}"
 
 
 def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, 
         "arms": {
             row.name: {
                 "score": row.score,
-                "interval": [row.low, row.high],
+                "interval": [row.low, row.high] if row.seeds > 1 else None,
                 "loss": row.loss,
                 "difference": row.difference,
                 "p": row.p,
@@ -214,8 +214,9 @@ def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
     ]
     for row in table:
         p = "" if row.p is None else f"{row.p:.2g}"
+        interval = f"{row.low:.3f} to {row.high:.3f}" if row.seeds > 1 else ""
         lines.append(
-            f"| {row.name} | {row.score:.3f} | {row.low:.3f} to {row.high:.3f} | {row.loss:.3f} | {p} "
+            f"| {row.name} | {row.score:.3f} | {interval} | {row.loss:.3f} | {p} "
             f"| {row.rate:g}{' (bound)' if row.bound else ''} | {row.parameters:,} "
             f"| {row.flops_per_token / 1e6:.2f} | {row.state_numbers:,.0f} | {row.tokens_per_second:,.0f} |"
         )
@@ -315,8 +316,8 @@ def _plots(experiment: Experiment, results: Sequence[ArmResult], found: dict[str
     }
     prices: dict[str, list[tuple[Any, ...]]] = {
         name: [
-            (arm["state_numbers"], own, own - arm["interval"][0], arm["interval"][1] - own)
-            for own in [arm["score"]]
+            (arm["state_numbers"], own, *((own - around[0], around[1] - own) if around else ()))
+            for own, around in [(arm["score"], arm["interval"])]
         ]
         for name, arm in arms_found.items()
     }

@@ -118,12 +118,18 @@ def student(values: Values) -> tuple[float, float]:
 
 
 def paired_t(a: Values, b: Values) -> float:
-    """The two-sided p of the paired t-test; 1 where nothing differs, or one pair is all there is."""
+    """The two-sided p of the paired t-test; 1 where nothing differs, or one pair is all there is.
+
+    Where all pairs differ by as much, as shares of few questions may, their spread says nothing: it is the
+    sign test's.
+    """
     d = np.subtract(a, b)
     if len(d) < 2 or not d.any():
         return 1.0
+    if np.ptp(d) <= 1e-9 * np.abs(d).max():
+        return 2.0 ** (1 - len(d))
     error = float(np.std(d, ddof=1)) / math.sqrt(len(d))
-    return 0.0 if not error else student_tail(abs(float(d.mean())) / error, len(d) - 1)
+    return student_tail(abs(float(d.mean())) / error, len(d) - 1)
 
 
 def student_tail(t: float, freedom: int) -> float:
