@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from cutaway import native as core
 from cutaway.attention.common import rotation
 from cutaway.layers import swiglu
+from cutaway.layers.norm import RMSNorm
 from cutaway.position.rope import Config, RotaryEmbedding, rotate
 
 built = pytest.mark.skipif(not swiglu.ONE_PASS, reason=core.why_not() or "the core was built earlier")
@@ -68,3 +69,17 @@ def test_what_does_not_fit_is_torchs() -> None:
         assert not rotation.fits(x, angles)
         assert torch.equal(rotation.rotated(x, angles), rotate(x, angles))
     assert not swiglu.fits(x.double()) and not swiglu.fits(x.transpose(1, 2))
+
+
+@built
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    """What the core computes, and what is kept of a forward pass, has no gradient of its own."""
+    norm = RMSNorm(32, 1e-5)
+    norm.requires_grad_(False)
+    angles = RotaryEmbedding(Config(32)).rotation(torch.arange(3)[None])
+    ways = (norm, lambda x: rotation.rotated(x, angles), lambda x: swiglu.swiglu(x, x))
+    for way in ways:
+        x = torch.randn(1, 2, 3, 32, requires_grad=True)
+        (grad,) = torch.autograd.grad(way(x).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            grad.sum().backward()

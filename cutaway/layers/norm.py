@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cutaway.hooks import tap, watched
@@ -63,6 +64,7 @@ class _FrozenRMSNorm(torch.autograd.Function):
         return out if weight is None else out.mul_(weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse, weight = ctx.saved_tensors
         grad = grads[0] if weight is None else grads[0] * weight

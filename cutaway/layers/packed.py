@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cutaway import native
@@ -99,6 +100,7 @@ class _Product(torch.autograd.Function):
         return of.product(x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         return ctx.of.input_gradient(grad).view(*grads[0].shape[:-1], -1), None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Recomputed:
@@ -59,6 +60,7 @@ class _Value(torch.autograd.Function):
         return of.compute(x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         of, parameters = ctx.given
         leaf, value = of.again()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cutaway.layers.swiglu import ONE_PASS
 from cutaway.layers.workers import workers
@@ -43,6 +44,7 @@ class _Rotated(torch.autograd.Function):
         return _run(x, *angles, back=False)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0] if grads[0].stride(3) == 1 else grads[0].contiguous()
         return _run(grad, *ctx.saved_tensors, back=True), None, None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cutaway.layers.packed import PackedLinear
 from cutaway.layers.product import Pair, fits, linear, products
@@ -51,6 +52,7 @@ class _Frozen(torch.autograd.Function):
         return frozen_product(base, x.flatten(0, -2)).view(*x.shape[:-1], -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = input_gradient(ctx.base, grads[0].flatten(0, -2))
         return grad.view(*grads[0].shape[:-1], -1), None

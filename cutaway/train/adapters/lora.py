@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cutaway.bounds import Bounded, Count, Decay, Positive
@@ -105,6 +106,7 @@ class _Beside(torch.autograd.Function):
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         flat, a, b, reduced = ctx.saved_tensors
         base, scale, shape, together = ctx.given
