@@ -33,6 +33,7 @@ def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
         (7, 31, 1100),
         (40, 2100, 33),
         (3000, 800, 40),
+        (5, 576, 1200),  # columns of several panels
     ],
 )
 def test_a_product_is_the_references(rows: int, depth: int, columns: int) -> None:
