@@ -326,8 +326,10 @@ def markdown(found: dict[str, Any]) -> str:
     """The law, what it predicted, and the compute-optimal split."""
 
     def words(entry: dict[str, Any]) -> str:
-        low, high = entry["interval"]
-        return f"{entry['value']:.4g} | {low:.4g} to {high:.4g}"
+        value, low, high = (
+            f"{number:.4g}" if number > 1e-9 else "0" for number in (entry["value"], *entry["interval"])
+        )
+        return f"{value} | {low} to {high}"
 
     lines = ["# L(N, D) = E + A / N^alpha + B / D^beta", "", "| | fitted | 90% interval |", "|---|---|---|"]
     lines += [f"| {name} | {words(entry)} |" for name, entry in found["fit"].items()]
