@@ -120,7 +120,7 @@ def test_folders_of_one_type(tmp_path: Path) -> None:
 
 
 def test_what_gguf_says_of_itself(tmp_path: Path) -> None:
-    source = replace(checkpoint(), metadata={"general.name": "Owl", "general.license": "mit", **WORDS})
+    source = replace(checkpoint(), metadata={**WORDS, "general.name": "Owl", "general.license": "mit"})
     save.write(tmp_path / "m.gguf", source, type="Q8_0")
     metadata = gguf.read(tmp_path / "m.gguf").metadata
     assert (metadata["general.name"], metadata["general.license"]) == ("Owl", "mit")

@@ -442,7 +442,7 @@ class Forgiving(SimpleNamespace):
 class Table:
     """A model that has these log-probabilities of id 0: its head reads two numbers."""
 
-    model = SimpleNamespace(config=SimpleNamespace(softcap=None))
+    decoder = SimpleNamespace(config=SimpleNamespace(softcap=None))
     head_weight = torch.eye(2, dtype=torch.float64)
 
     def __init__(self, log_probs: torch.Tensor) -> None:
@@ -465,7 +465,7 @@ PREFIXES = [prefix for n in range(LENGTH) for prefix in itertools.product(range(
 class Tabled:
     """A policy that is a table: logits [prefix 3], float64."""
 
-    model = SimpleNamespace(config=SimpleNamespace(softcap=None))
+    decoder = SimpleNamespace(config=SimpleNamespace(softcap=None))
     head_weight = torch.eye(3, dtype=torch.float64)
 
     def __init__(self, logits: torch.Tensor, reference: torch.Tensor) -> None:
