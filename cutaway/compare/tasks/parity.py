@@ -1,7 +1,8 @@
-"""Parity (1911.03329): after each bit, whether the number of ones so far is odd.
+"""Parity (1911.03329): after all bits, whether the number of ones is odd.
 
 The smallest task that needs a state which every token may flip: attention of fixed depth and decaying sums
-find it hard, a recurrence that may subtract does not.
+find it hard, a recurrence that may subtract does not. The parities of the bits so far are not in the row:
+beside them, each answer would follow from two tokens.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from cutaway.shapes import Bool, Int
 
 @dataclass(frozen=True)
 class Config(Task):
-    """``length`` bits, each followed by the parity so far: ids 0 and 1 are bits, 2 and 3 are answers."""
+    """``length`` bits and their parity: ids 0 and 1 are bits, 2 and 3 are answers."""
 
-    length: Count = 24
+    length: Count = 12
 
     @property
     def vocab(self) -> int:
@@ -27,14 +28,13 @@ class Config(Task):
 
     @property
     def context(self) -> int:
-        return 2 * self.length - 1
+        return self.length
 
     @property
     def chance(self) -> float:
         return 0.5
 
     def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:
-        """Bits and parities in turn."""
+        """Bits, and the parity of all."""
         bits = random.integers(0, 2, self.length)
-        ids = np.stack([bits, 2 + bits.cumsum() % 2], 1).ravel()
-        return ids, np.arange(self.context) % 2 == 0
+        return np.append(bits, 2 + bits.sum() % 2), np.arange(self.context) == self.context - 1
