@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from cutaway.generate.batch.scheduler import (
     answer_all,
     generate_batch,
 )
+from cutaway.generate.batch.sequence import Chunk
 from cutaway.generate.decode import generate
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import log_softmax
@@ -581,6 +583,18 @@ def test_memory_is_made_ahead_when_the_server_starts_and_after_steps() -> None:
         (making,) = [t for t in {*threading.enumerate()} - others if t.name == "cutaway-pages"]
     making.join(10)
     assert not making.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("length", "read", "begins"),
+    [(1, 1, True), (4, 4, True), (4, 3, False), (4, 1, False), (5, 1, True), (8, 3, False), (9, 9, True)],
+)
+def test_a_step_begins_a_page_with_the_first_id_behind_a_full_one(length: int, read: int, begins: bool):
+    """Then alone is the thread woken that makes pages; ``length`` counts what was read by then."""
+    chunk = object.__new__(Chunk)
+    state, engine = SimpleNamespace(length=length), SimpleNamespace(page=4)
+    chunk.sequence, chunk.ids = SimpleNamespace(state=state, engine=engine), [7] * read  # type: ignore[assignment]
+    assert chunk.begins_page is begins
 
 
 def test_short_prompts_do_not_wait_for_a_long_one():

@@ -35,7 +35,7 @@ def renamed(
 
 def query_key_value(part: str) -> tuple[str, str, str]:
     """Our three matrices, or biases, that some families have in one."""
-    return tuple(f"blocks.{{n}}.attention.{name}.{part}" for name in ("query", "key", "value"))  # type: ignore
+    return tuple(f"blocks.{{n}}.attention.{name}.{part}" for name in ("query", "key", "value"))  # type: ignore[return-value]
 
 
 HF_DECODER = (
