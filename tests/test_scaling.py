@@ -84,7 +84,7 @@ def test_the_largest_run_is_predicted_from_the_others():
 def test_a_rung_is_trained_into_a_folder_that_other_verbs_open(tmp_path: Path):
     made = Ladder(parity.Config(4), (Rung(16, (2,)),), batch_size=4, test=8)
     (point,) = scaling.train(made, made.rungs, tmp_path)
-    assert point.n == 2 * (4 * 16 * 16 + 3 * 64 * 16) + 4 * 16 and point.d == 2 * 4 * 7
+    assert point.n == 2 * (4 * 16 * 16 + 3 * 64 * 16) + 4 * 16 and point.d == 2 * 4 * 4
     lm = cutaway.load(tmp_path / "16x2-2-0")
     assert lm.logits([0, 2]).shape == (2, 4)
     assert scaling.train(made, made.rungs, tmp_path) == [point]  # read from its folder

@@ -9,6 +9,7 @@ bits.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -182,16 +183,21 @@ def _flood(lm: LanguageModel, random: np.random.Generator, budget: Budget, seed:
     for _ in range(max(2, budget.trials // 8)):
         for name, client in (("keys take turns", None), ("one queue", "everyone")):
             scheduler = Scheduler(lm.engine, lm.tokenizer, max_sequences=1, max_queue=2 * FLOOD + 2)
+            all_wait = _Held()
             try:
                 prompts = [_prompt(lm, random)[:16] for _ in range(FLOOD + 1)]
                 ended: list[bytes] = []  # by the scheduler's own thread: in the order of the answers
+                settings = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+                scheduler.submit(Request(prompts[0], settings, constraint=all_wait, client="the first"))
                 for ids in prompts[1:]:
                     _note(ended, ATTACKER, _submit(scheduler, ids, ATTACKER, 2, client))
                 victim = _submit(scheduler, prompts[0], VICTIM, 2, client)
                 _note(ended, VICTIM, victim)
+                all_wait.over.set()
                 finish(victim)
                 before[name].append(ended.index(VICTIM))
             finally:
+                all_wait.over.set()
                 scheduler.close()
     own, queue = (statistics.mean(each) for each in before.values())
     return Finding(
@@ -206,6 +212,22 @@ def _flood(lm: LanguageModel, random: np.random.Generator, budget: Budget, seed:
         ),
         seeds=(seed,),
     )
+
+
+class _Held:
+    """A constraint that allows every id, and holds its answer until ``over`` is set: others queue behind it."""
+
+    done = False
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def mask(self, logits: np.ndarray, /) -> None:
+        """Wait."""
+        self.over.wait()
+
+    def accept(self, id: int, /) -> None:
+        """Any id is allowed."""
 
 
 def _note(ended: list[bytes], key: bytes, stream: ResponseStream) -> None:
