@@ -215,7 +215,7 @@ def _flood(lm: LanguageModel, random: np.random.Generator, budget: Budget, seed:
 
 
 class _Held:
-    """A constraint that allows every id and holds its answer until ``over`` is set: others queue behind it."""
+    """A constraint that allows every id and holds its answer until ``over`` is set; others queue then."""
 
     done = False
 
