@@ -2,7 +2,7 @@
 
 Nothing here is needed for a right answer: each kernel has a reference in Python that computes the same bits,
 slower. Three variables of the environment are read: CUTAWAY_THREADS (how many threads), CUTAWAY_ISA (a
-instruction set other than the processor's best: avx512_bf16, avx512, avx2, neon, portable) and CUTAWAY_PURE
+instruction set other than the processor's best: avx512_bf16, avx512, avx_vnni, avx2, neon, portable) and CUTAWAY_PURE
 (do without the core).
 """
 
@@ -22,10 +22,10 @@ from cutaway.errors import OperationalError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
-ABI = 7
+ABI = 8
 
 # Instruction sets by the number that native/core/isa.hpp gives them.
-SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3, "avx512_bf16": 4, "amx": 5}
+SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx_vnni": 3, "avx512": 4, "avx512_bf16": 5, "amx": 6}
 
 
 def available() -> bool:
@@ -106,7 +106,9 @@ def _use_isa(core: ctypes.CDLL) -> None:
     if asked not in SETS:
         raise UserError(f"CUTAWAY_ISA is {asked!r}; it may be {', '.join(SETS)}.")
     if core.cutaway_isa_use(SETS[asked]):
-        raise UserError(f"CUTAWAY_ISA is {asked!r}, and the best that this processor has is {_best(core)}.")
+        raise UserError(
+            f"CUTAWAY_ISA is {asked!r}, which is absent here; the best that this processor has is {_best(core)}."
+        )
 
 
 def _best(core: ctypes.CDLL) -> str:

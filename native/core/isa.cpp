@@ -41,6 +41,16 @@ bool has_bf16_products() {
     return has_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, bf16);
 }
 
+bool has_avx_vnni() {
+#if defined(CUTAWAY_AVX_VNNI)
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    constexpr uint32_t vnni = 1u << 4;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, vnni);
+#else
+    return false;
+#endif
+}
+
 // Tiles are a process's own to ask for, since they make what the system saves of a thread larger by 8 KB.
 bool has_tiles(uint64_t saved) {
 #if defined(CUTAWAY_TILES)
@@ -79,7 +89,7 @@ Isa detect() {
     constexpr uint32_t avx2 = 1u << 5 | 1u << 3 | 1u << 8;  // with BMI 1 and 2, which came together
     constexpr uint32_t avx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F DQ BW VL
     if (!has(b, avx2)) return Isa::portable;
-    if (!has(b, avx512) || (saved & zmm) != zmm) return Isa::avx2;
+    if (!has(b, avx512) || (saved & zmm) != zmm) return has_avx_vnni() ? Isa::avx_vnni : Isa::avx2;
     if (!has_bf16_products()) return Isa::avx512;
     return has_tiles(saved) ? Isa::amx : Isa::avx512_bf16;
 }
@@ -88,6 +98,7 @@ bool detect_dot_products() { return best_isa() >= Isa::avx512 && has_vnni(); }
 #elif defined(__aarch64__)
 Isa detect() { return Isa::neon; }  // part of the base architecture
 bool is_intels() { return false; }
+bool has_avx_vnni() { return false; }
 bool detect_dot_products() {
 #if defined(__linux__)
     return (getauxval(AT_HWCAP) & (1u << 20)) != 0;  // HWCAP_ASIMDDP
@@ -98,6 +109,7 @@ bool detect_dot_products() {
 #else
 Isa detect() { return Isa::portable; }
 bool is_intels() { return false; }
+bool has_avx_vnni() { return false; }
 bool detect_dot_products() { return false; }
 #endif
 
@@ -161,6 +173,7 @@ CUTAWAY_API int32_t cutaway_isa_use(int32_t level) {
     const Isa highest = cutaway::highest(), asked = static_cast<Isa>(level);
     const bool lower = asked >= Isa::avx2 && asked <= highest;
     if (asked != Isa::portable && asked != highest && !lower) return -1;
+    if (asked == Isa::avx_vnni && !cutaway::has_avx_vnni()) return -1;
     cutaway::in_use.store(level, std::memory_order_relaxed);
     return 0;
 }

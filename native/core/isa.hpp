@@ -10,8 +10,9 @@ namespace cutaway {
 typedef uint8_t RowBytes __attribute__((vector_size(16)));
 
 // Ordered within one architecture. avx512 means F, BW, DQ and VL, avx512_bf16 VNNI and products of bfloat16 too, amx tiles
-// of bytes besides; avx2 means AVX2, FMA, F16C and BMI 1 and 2.
-enum class Isa : int32_t { portable = 0, neon = 1, avx2 = 2, avx512 = 3, avx512_bf16 = 4, amx = 5 };
+// of bytes besides; avx2 means AVX2, FMA, F16C and BMI 1 and 2, avx_vnni the sums of four products of bytes too, which not every
+// processor with avx512 has in AVX2's registers.
+enum class Isa : int32_t { portable = 0, neon = 1, avx2 = 2, avx_vnni = 3, avx512 = 4, avx512_bf16 = 5, amx = 6 };
 
 // The best set that the processor has and the operating system saves. Intel's take two cycles and more for a product of
 // pairs of bfloat16, in which they multiply four times as many floats: without amx, avx512 is their best.
@@ -44,6 +45,9 @@ bool prefetches_all();
 #endif
 // A kernel is one always-inlined body; these instantiate it for one instruction set each.
 #define CUTAWAY_AVX2 __attribute__((target("avx2,fma,f16c")))
+#if __has_include(<avxvnniintrin.h>)
+#define CUTAWAY_AVX_VNNI __attribute__((target("avx2,fma,f16c,avxvnni")))  // the compiler knows it
+#endif
 // For code that counts and shifts bits: everything that it calls is instantiated with it.
 #define CUTAWAY_BITS __attribute__((target("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"), flatten))
 #if defined(__clang__)

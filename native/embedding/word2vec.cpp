@@ -330,7 +330,7 @@ CUTAWAY_HOGWILD CUTAWAY_AVX512 void learn_avx512(Worker& worker, float rate) { w
 Learn path() {
 #if defined(CUTAWAY_X86)
     if (isa() >= Isa::avx512) return learn_avx512;
-    if (isa() == Isa::avx2) return learn_avx2;
+    if (isa() >= Isa::avx2) return learn_avx2;
 #endif
     return learn_base;
 }

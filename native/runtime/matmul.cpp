@@ -51,6 +51,7 @@ struct Kernels {
     Kernel f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4;
 };
 
+#define CUTAWAY_MULTIPLIES_BYTES
 #define CUTAWAY_KERNELS "runtime/matmul.inc"
 #include "core/each_isa.inc"
 

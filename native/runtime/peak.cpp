@@ -16,6 +16,7 @@
 namespace cutaway {
 namespace {
 
+#define CUTAWAY_MULTIPLIES_BYTES
 #define CUTAWAY_KERNELS "runtime/peak.inc"
 #include "core/each_isa.inc"
 

@@ -265,7 +265,7 @@ template <class T>
 Unpack path() {
 #if defined(CUTAWAY_X86)
     if (isa() >= Isa::avx512) return unpack_avx512<T>;
-    if (isa() == Isa::avx2) return unpack_avx2<T>;
+    if (isa() >= Isa::avx2) return unpack_avx2<T>;
 #endif
     return unpack_base<T>;
 }

@@ -704,7 +704,7 @@ template <class T>
 Fit path() {
 #if defined(CUTAWAY_X86)
     if (isa() >= Isa::avx512) return fit_avx512<T>;
-    if (isa() == Isa::avx2) return fit_avx2<T>;
+    if (isa() >= Isa::avx2) return fit_avx2<T>;
 #endif
     return fit_base<T>;
 }

@@ -174,7 +174,7 @@ def test_threads_change_no_bit() -> None:
 
 
 @built
-@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16", "amx", "neon"])
+@pytest.mark.parametrize("isa", ["avx2", "avx_vnni", "avx512", "avx512_bf16", "amx", "neon"])
 def test_every_instruction_set(isa: str) -> None:
     """In a process of its own, in which the environment chooses; one that this processor lacks is refused."""
     names = ("every_kind", "in_order", "sees_nothing", "great")
