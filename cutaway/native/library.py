@@ -1,9 +1,9 @@
 """The compiled core (native/, C++): loads it, types its calls, and says why it is absent.
 
 Nothing here is needed for a right answer: each kernel has a reference in Python that computes the same bits,
-slower. Three variables of the environment are read: CUTAWAY_THREADS (how many threads), CUTAWAY_ISA (a
-instruction set other than the processor's best: avx512_bf16, avx512, avx_vnni, avx2, neon, portable) and CUTAWAY_PURE
-(do without the core).
+slower. Three variables of the environment are read: CUTAWAY_THREADS (how many threads), CUTAWAY_ISA (an
+instruction set other than the processor's best: avx512_bf16, avx512, avx_vnni, avx2, neon, portable) and
+CUTAWAY_PURE (do without the core).
 """
 
 from __future__ import annotations
@@ -106,9 +106,8 @@ def _use_isa(core: ctypes.CDLL) -> None:
     if asked not in SETS:
         raise UserError(f"CUTAWAY_ISA is {asked!r}; it may be {', '.join(SETS)}.")
     if core.cutaway_isa_use(SETS[asked]):
-        raise UserError(
-            f"CUTAWAY_ISA is {asked!r}, which is absent here; the best that this processor has is {_best(core)}."
-        )
+        best = f"the best that this processor has is {_best(core)}"
+        raise UserError(f"CUTAWAY_ISA is {asked!r}, which is absent here; {best}.")
 
 
 def _best(core: ctypes.CDLL) -> str:
