@@ -1,18 +1,19 @@
 """The runtime beside llama.cpp: same file, same threads, in one run; and what limits each figure.
 
-    python bench/runtime.py [--llama-bench PATH] [--rounds N] [MODEL.gguf ...]
+    python bench/runtime.py [--llama-bench PATH] [--ik-llama-bench PATH] [--rounds N] [MODEL.gguf ...]
 
 Without files: the default model's own (Q4_1), and Q4_0, Q8_0 and BF16 made of it by the llama-quantize
 beside llama-bench. Each is decoded (128 tokens, and 32 at depth 2,000), read (512 tokens), and decoded for
-eight texts at once, by us and by llama-bench and llama-batched-bench (build them from llama.cpp with
--DGGML_NATIVE=ON). Rounds of both alternate and the best of each counts, since a machine that others use
-only ever makes a round slower. "of read" is decoding's fraction of the speed of a loop that only reads
-as many bytes, both in turns of eight tokens. Then, for the first file, processes: seconds from the start
-of `cutaway generate`, with its bytecode compiled as an installed package has it, to the first byte of its
-text, beside llama-simple and llama-cli from start to end; and our peak memory as a multiple of the file.
-Last, the peers of bench/runtime_peers.py that are installed (openvino-genai, ctranslate2, transformers), on
-the same weights in the forms they read. Takes about eight minutes on two cores. --files-only measures the
-files alone: a minute for one of a billion weights and a round."""
+eight texts at once, by us, by llama-bench and llama-batched-bench (build them from llama.cpp with
+-DGGML_NATIVE=ON), and but for the eight texts by ik_llama.cpp's llama-bench (the better of -rtr 0 and 1).
+Rounds of all alternate and the best of each counts, since a machine that others use only ever makes a round
+slower. "of read" is decoding's fraction of the speed of a loop that only reads as many bytes, both in turns
+of eight tokens. Then, for the first file, processes: seconds from the start of `cutaway generate`, with its
+bytecode compiled as an installed package has it, to the first byte of its text, beside llama-simple and
+llama-cli from start to end; and our peak memory as a multiple of the file. Last, the peers of
+bench/runtime_peers.py that are installed (openvino-genai, ctranslate2, transformers), on the same weights
+in the forms they read. Takes about eight minutes on two cores. --files-only measures the files alone: a
+minute for one of a billion weights and a round (three with ik_llama.cpp)."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from runtime_peers import PEERS
@@ -77,6 +80,37 @@ def theirs(program: Path, path: Path, threads: int) -> dict[str, float]:
             next(row for row in rows if row.startswith("|") and " 8 |" in row).split("|")[8]
         )
     return out
+
+
+def theirs_of_ik(program: Path, path: Path, threads: int) -> dict[str, float]:
+    """The figures of ik_llama.cpp's llama-bench: with weights as they are in the file, or repacked."""
+    best: dict[str, float] = {}
+    for repacked in "0", "1":
+        base = [
+            program,
+            "-m",
+            path,
+            "-t",
+            threads,
+            "-r",
+            "1",
+            "-o",
+            "json",
+            "-rtr",
+            repacked,
+            "-p",
+            "0",
+            "-n",
+            "0",
+        ]
+        for name, arguments in {
+            "decode": ["-n", "128"],
+            "decode at 2000": ["-gp", "2000,32"],
+            "read 512": ["-p", "512"],
+        }.items():
+            speed = json.loads(output([*base, *arguments]))[0]["avg_ts"]
+            best[name] = max(best.get(name, 0.0), speed)
+    return best
 
 
 def output(command: list[object]) -> str:
@@ -140,6 +174,7 @@ def made(folder: Path, llama_bench: Path | None) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--llama-bench", type=Path)
+    parser.add_argument("--ik-llama-bench", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument(
         "--files-only",
@@ -153,8 +188,13 @@ def main() -> None:
         reading: dict[str, tuple[float, float]] = {}
         paths = asked.models or made(Path(folder), asked.llama_bench)
         for path in paths:
-            best, peer = compared(path, asked.llama_bench, asked.rounds, threads)
-            reading[path.name] = best["read 512"], peer.get("read 512", 0.0)
+            peers = {}
+            if asked.llama_bench:
+                peers["llama.cpp"] = partial(theirs, asked.llama_bench)
+            if asked.ik_llama_bench:
+                peers["ik_llama.cpp"] = partial(theirs_of_ik, asked.ik_llama_bench)
+            best, found = compared(path, peers, asked.rounds, threads)
+            reading[path.name] = best["read 512"], found.get("llama.cpp", {}).get("read 512", 0.0)
             if len(reading) == 1 and not asked.files_only:
                 starts(path, asked.llama_bench, threads, Path(folder))
         if not asked.files_only:
@@ -167,14 +207,15 @@ def main() -> None:
 
 
 def compared(
-    path: Path, llama_bench: Path | None, rounds: int, threads: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Prints one file's figures: ours, theirs, our multiple, and the bar it is held to."""
-    best, peer = {}, {}
+    path: Path, peers: Mapping[str, Callable[[Path, int], dict[str, float]]], rounds: int, threads: int
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Prints one file's figures: ours, each peer's, our multiple of it, and the bar it is held to."""
+    best: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
         best = _better(best, ours(path, threads))
-        if llama_bench:
-            peer = _better(peer, theirs(llama_bench, path, threads))
+        for peer, measure in peers.items():
+            found[peer] = _better(found.get(peer, {}), measure(path, threads))
     print(
         f"{path.name}, {native.isa()}, {threads} threads, load {os.getloadavg()[0]:.1f}, "
         f"bytes of a token alone read at {best['bytes a second'] / 1e9:.1f} GB/s"
@@ -184,13 +225,12 @@ def compared(
         bar = BARS.get(name)
         bar = bar.get(type) if isinstance(bar, dict) else bar
         line = f"  {name:<16}{best[name]:8.1f} tokens/s"
-        if name in peer:
-            line += f"  {peer[name]:8.1f}  {best[name] / peer[name]:5.2f}x" + (
-                f" (bar {bar}x)" if bar else ""
-            )
-        print(line)
-    print(f"  of read         {100 * best['fraction of reading']:8.0f} % (bar 90)")
-    return best, peer
+        for peer, speeds in found.items():
+            if name in speeds:
+                line += f"  {peer} {speeds[name]:8.1f}  {best[name] / speeds[name]:5.2f}x"
+        print(line + (f" (bar {bar}x)" if bar and found else ""))
+    print(f"  of read         {100 * best['fraction of reading']:8.0f} % (bar 90)", flush=True)
+    return best, found
 
 
 def others(paths: list[Path], threads: int, folder: Path) -> None:

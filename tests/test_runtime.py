@@ -359,7 +359,7 @@ def test_how_a_text_is_cut_changes_nothing(name: str):
     engine.prefill(IDS[:7], two)
     both = engine.step_each([IDS[130], IDS[7]], [one, two])
     assert np.array_equal(both, whole[[130, 7]])
-    for threads in (1, 3):
+    for threads in (1, 3, 64):
         assert np.array_equal(RuntimeEngine(of, entries, threads).logits(IDS), whole)
 
 

@@ -52,10 +52,16 @@ void split(int64_t count, int64_t piece, int threads, const F& part);
 template <class F>
 void split(int64_t count, int64_t piece, Threads by, const F& part);
 
+// The same, but each worker takes the pieces of its own share of [0, count) first, in their order, and then those that others
+// have not begun: what it writes first is in the memory of its own processors, where a step's worker reads it.
+template <class F>
+void split_by_shares(int64_t count, int64_t piece, int threads, const F& part);
+
 }  // namespace cutaway
 
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 template <class F>
 void cutaway::split(int64_t count, int64_t piece, int threads, const F& part) {
@@ -73,4 +79,22 @@ void cutaway::split(int64_t count, int64_t piece, Threads by, const F& part) {
     };
     by.count = static_cast<int32_t>(std::min<int64_t>(by.count, pieces));
     run(by, work);
+}
+
+template <class F>
+void cutaway::split_by_shares(int64_t count, int64_t piece, int threads, const F& part) {
+    const int64_t pieces = (count + piece - 1) / piece;
+    const int most = static_cast<int>(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(pieces, 1)));
+    std::vector<std::atomic<int64_t>> taken(static_cast<size_t>(most));
+    const auto work = [&](int worker, int workers) {
+        for (int i = 0; i < workers; ++i) {
+            const int share = (worker + i) % workers;
+            const int64_t begin = pieces * share / workers, own = pieces * (share + 1) / workers - begin;
+            std::atomic<int64_t>& next = taken[static_cast<size_t>(share)];
+            for (int64_t n = next.fetch_add(1); n < own; n = next.fetch_add(1)) {
+                part((begin + n) * piece, std::min(count, (begin + n + 1) * piece));
+            }
+        }
+    };
+    run(most, work);
 }

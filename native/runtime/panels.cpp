@@ -411,7 +411,7 @@ CUTAWAY_API int64_t cutaway_pack(int32_t type, const uint8_t* in, int64_t rows, 
     const int64_t values = packing.layout.values, bytes = packing.layout.bytes;
     packing.row_bytes = values == 2 ? columns * (bytes / 2) : columns / values * bytes;
     if (rows % kPanel != 0) packing.zeros.resize(static_cast<size_t>(packing.row_bytes));
-    split((rows + kPanel - 1) / kPanel, 4, threads, [&](int64_t begin, int64_t end) {
+    split_by_shares((rows + kPanel - 1) / kPanel, 4, threads, [&](int64_t begin, int64_t end) {
         for (int64_t panel = begin; panel < end; ++panel) packing.panel(panel);
     });
     return packing.broken.load();
