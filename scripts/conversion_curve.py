@@ -2,6 +2,7 @@
 
     python scripts/conversion_curve.py                       # SmolLM2; about 40 minutes on two quiet cores
     python scripts/conversion_curve.py --steps 0             # without training
+    python scripts/conversion_curve.py --steps 300 --characters 4000000 --cases none 128:3    # half an hour each
 
 Calibration, training and measuring texts are thirds of one text, in this order. Each conversion is measured
 as it is, then trained on next tokens for so many steps of 1,024 tokens and measured again; the original,
@@ -23,7 +24,7 @@ from cutaway.inspect.importance import moments
 from cutaway.lm import LanguageModel
 from cutaway.weights import conversion
 
-CASES = ((None, None), (192, 3), (128, 3), (64, 3), (192, 1), (128, 1), (64, 1))
+CASES = ("none", "192:3", "128:3", "64:3", "192:1", "128:1", "64:1")  # latent and rotated key heads
 WINDOW = 512
 
 
@@ -33,20 +34,23 @@ def main() -> None:
     )
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--text", type=Path, help="a text of 200 KB or more; Jane Austen by default")
+    parser.add_argument("--characters", type=int, default=1_000_000, help="of the text that are used")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="latent:rotated key heads")
     parser.add_argument("--steps", type=int, default=100, help="of training each")
     parser.add_argument("--windows", type=int, default=12, help="of 512 tokens that are measured")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     asked = parser.parse_args()
     lm = cutaway.load(asked.model, engine="definition")
-    ids = lm.ids(text(asked.text))
+    ids = lm.ids(text(asked.text)[: asked.characters])
     third = len(ids) // 3
     calibration, training = ids[: 40 * WINDOW], np.array(ids[third : 2 * third])
     held = ids[2 * third : 2 * third + asked.windows * WINDOW]
     seen = moments(lm.model, calibration)
     rows = []
-    for latent, rotary in CASES:
-        of = lm.checkpoint
-        if latent is not None:
+    for case in asked.cases:
+        of, latent, rotary = lm.checkpoint, None, None
+        if case != "none":
+            latent, rotary = map(int, case.split(":"))
             of = conversion.converted(of, "mla", latent=latent, rotary=rotary, moments=seen)
         one = LanguageModel(of, engine="definition")
         before = perplexity.perplexity(one.engine, held, WINDOW)
@@ -63,7 +67,7 @@ def text(path: Path | None) -> str:
     from cutaway.data import novels
 
     chapters = sorted(novels.folder().rglob("*.txt"))
-    return "\n".join(each.read_text("utf-8") for each in chapters)[:1_000_000]
+    return "\n".join(each.read_text("utf-8") for each in chapters)
 
 
 def heal(module: torch.nn.Module, ids: np.ndarray, steps: int) -> float:
