@@ -2,7 +2,7 @@
 
     python scripts/conversion_curve.py                       # SmolLM2; about 40 minutes on two quiet cores
     python scripts/conversion_curve.py --steps 0             # without training
-    python scripts/conversion_curve.py --steps 300 --characters 4000000 --cases none 128:3    # half an hour each
+    python scripts/conversion_curve.py --steps 300 --characters 4000000 --cases none 128:3   # an hour
 
 Calibration, training and measuring texts are thirds of one text, in this order. Each conversion is measured
 as it is, then trained on next tokens for so many steps of 1,024 tokens and measured again; the original,
@@ -91,7 +91,8 @@ def write(path: Path, rows: list, asked: argparse.Namespace, tokens: int) -> Non
     lines = [
         "# Attention converted: what a latent costs",
         "",
-        f"`python scripts/conversion_curve.py --steps {asked.steps} --windows {asked.windows}`:",
+        f"`python scripts/conversion_curve.py --steps {asked.steps} --windows {asked.windows} "
+        f"--characters {asked.characters} --cases {' '.join(asked.cases)}`:",
         f"{asked.model}, {tokens:,} held-out tokens, windows of {WINDOW} with the first half as context;",
         f"the cache is float16. Training: {asked.steps} steps of 1,024 tokens, all weights, AdamW at 1e-4.",
         "",
