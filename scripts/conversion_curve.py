@@ -88,11 +88,12 @@ def heal(module: torch.nn.Module, ids: np.ndarray, steps: int) -> float:
 
 
 def write(path: Path, rows: list, asked: argparse.Namespace, tokens: int) -> None:
+    options = f"--steps {asked.steps} --windows {asked.windows} --characters {asked.characters} --cases "
+    options += " ".join(asked.cases)
     lines = [
         "# Attention converted: what a latent costs",
         "",
-        f"`python scripts/conversion_curve.py --steps {asked.steps} --windows {asked.windows} "
-        f"--characters {asked.characters} --cases {' '.join(asked.cases)}`:",
+        f"`python scripts/conversion_curve.py {options}`:",
         f"{asked.model}, {tokens:,} held-out tokens, windows of {WINDOW} with the first half as context;",
         f"the cache is float16. Training: {asked.steps} steps of 1,024 tokens, all weights, AdamW at 1e-4.",
         "",
