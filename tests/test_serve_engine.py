@@ -854,7 +854,7 @@ def test_one_client_leaves_places_for_others():
 def test_a_short_prompt_is_read_before_many_of_another_client(monkeypatch: pytest.MonkeyPatch):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
-        monkeypatch.setattr(serves._budget, "allowed", lambda decoding: 2 if decoding else 256)
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 2 if decoding else 256)
         serves.submit(request([1], max_tokens=60, client="a"))
         assert reads.entered.acquire(timeout=10)
         for n in range(6):
@@ -873,7 +873,7 @@ def test_a_clients_first_prompt_is_read_as_fast_as_the_largest_client_decodes(
 ):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
-        monkeypatch.setattr(serves._budget, "allowed", lambda decoding: 2 if decoding else 256)
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 2 if decoding else 256)
         for n in range(5):
             serves.submit(request([n], max_tokens=60, client="a"))
         assert reads.entered.acquire(timeout=10)
@@ -893,7 +893,7 @@ def test_a_clients_first_prompt_is_read_as_fast_as_the_largest_client_decodes(
 def test_clients_have_equal_parts_of_what_is_read_and_a_higher_priority_all(monkeypatch: pytest.MonkeyPatch):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
-        monkeypatch.setattr(serves._budget, "allowed", lambda decoding: 6)
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 6)
         serves.submit(request([1], max_tokens=60, client="c"))
         assert reads.entered.acquire(timeout=10)
         for client, first in (("a", 10), ("a", 20), ("a", 30), ("b", 40)):

@@ -2,11 +2,19 @@
 
 import random
 import statistics
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 
-from cutaway.generate.batch.scheduler import LATEST, LEAST, STRETCH, PrefillBudget
+from cutaway.generate.batch.scheduler import (
+    LATEST,
+    LEAST,
+    MOST_STRETCH,
+    STRETCH,
+    PrefillBudget,
+    prompts_waiting,
+)
 
 
 def steps(an_id: float, grows: float = 0.0, held_up: float = 0.0, most: int = 256, length: int = 1500):
@@ -115,3 +123,31 @@ def test_many_answers_leave_room_for_a_few_ids_at_once() -> None:
     pace.record(14, 10, 0.2)  # what an id takes was more than is allowed: no more than the least
     pace.record(14, 10, 0.2)
     assert pace.allowed(14) == 5
+
+
+@pytest.mark.parametrize(("waiting", "stretch"), [(1, STRETCH), (2, 2.0), (4, 4.0), (100, MOST_STRETCH)])
+def test_many_prompts_that_wait_may_take_more_of_a_step(waiting: int, stretch: float) -> None:
+    pace = PrefillBudget(256)
+    for _ in range(5):
+        pace.record(4, 0, 0.008)
+    taken = [0.0]
+    for _ in range(12):
+        ids = pace.allowed(4, waiting)
+        taken.append(0.008 + ids * 0.0002)
+        pace.record(4, ids, taken[-1], waiting)
+    assert 0.97 * stretch < taken[-1] / 0.008 <= stretch
+
+
+@pytest.mark.parametrize(
+    ("decode", "wait", "found"),
+    [
+        ("", "aab", 3),  # none is slowed
+        ("a", "aaa", 3),
+        ("a", "bbbb", 1),  # another client's many are one
+        ("a", "aabbc", 4),
+        ("ab", "aaaab", 2),  # of a: five, of b: one of its own and one of a's
+        ("ab", "", 0),
+    ],
+)
+def test_a_client_slows_its_own_answers_by_many_prompts(decode: str, wait: str, found: int) -> None:
+    assert prompts_waiting(Counter(wait), set(decode)) == found
