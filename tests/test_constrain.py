@@ -298,6 +298,9 @@ def nested(depth: int) -> dict:
         (lambda: constrain.lark("start: start"), "no text fits"),
         (lambda: constrain.json_schema({"$ref": "#"}), "no text fits"),
         (lambda: constrain.lark('%import "/etc/passwd"\nstart: "a"'), "Expected name"),
+        (lambda: constrain.gbnf("\u00d9"), "the grammar cannot be read: Expected ::="),
+        (lambda: constrain.gbnf("root ::= _+"), "the grammar cannot be read: Rule '_' not found"),
+        (lambda: constrain.gbnf("root ::= [ab\\"), "the grammar cannot be read"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(make, sentence: str) -> None:

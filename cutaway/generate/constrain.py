@@ -185,9 +185,10 @@ def gbnf(rules: str) -> Grammar:
 
     _check_length(rules, "grammar")
     try:
-        return lark(any_to_lark(rules))
-    except (ValueError, RecursionError) as error:
+        converted = any_to_lark(rules)
+    except Exception as error:  # of many classes: Exception itself, IndexError, RecursionError
         raise UserError(f"the grammar cannot be read: {one_line(str(error))}") from None
+    return lark(converted)
 
 
 def regex(pattern: str) -> Grammar:
