@@ -6,13 +6,14 @@ import importlib.util
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 if importlib.util.find_spec("beartype") is not None:
     import jaxtyping
     from beartype import BeartypeConf, beartype
     from jaxtyping import _storage
 
+    _Annotation: Any = type(jaxtyping.AbstractArray)
     _check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 
     def checked(of: Any) -> Any:
@@ -26,14 +27,23 @@ if importlib.util.find_spec("beartype") is not None:
             if dataclasses.is_dataclass(of):
                 setattr(of, "__init__", checked(of.__init__))  # noqa: B010
             return of
-        typed = _check(_with_types(of))
-        if not hasattr(typed, "__wrapped__"):  # nothing to check
+        if not of.__annotations__:  # nothing to check
             return of
         if inspect.iscoroutinefunction(of) or inspect.isasyncgenfunction(of):
-            return typed
+            return _check(_with_types(of))
+        # Checks are written at the first call, for most functions are never called in a process; but the
+        # constraints of a TypeVar are read while their module is imported.
+        names = [each for each in of.__annotations__.values() if isinstance(each, str)]
+        early = any(isinstance(of.__globals__.get(name), TypeVar) for name in names)
+        typed, shaped = _typed(of) if early else (None, True)
 
         @functools.wraps(of)
         def scoped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal typed, shaped
+            if typed is None:
+                typed, shaped = _typed(of)
+            if not shaped:
+                return typed(*args, **kwargs)
             _storage.push_shape_memo({})
             try:
                 return typed(*args, **kwargs)
@@ -41,6 +51,41 @@ if importlib.util.find_spec("beartype") is not None:
                 _storage.pop_shape_memo()
 
         return scoped
+
+    _written: dict[tuple[Any, ...], tuple[Any, bool]] = {}
+
+    def _typed(of: types.FunctionType) -> tuple[Callable[..., Any], bool]:
+        """The function behind beartype's check, and whether a shape is in its signature.
+
+        The check is written once for all closures of one definition.
+        """
+        hints = of.__annotations__
+        if "<locals>" not in of.__qualname__ or not all(
+            isinstance(hint, str | type) for hint in hints.values()
+        ):
+            return _write(of)
+        key = (of.__code__, *hints, *map(_spelt, hints.values()))
+        if key not in _written:
+            _written[key] = _write(of)
+        check, shaped = _written[key]
+        if "__beartype_func" not in (check.__kwdefaults__ or {}):  # nothing to check
+            return of, False
+        own = types.FunctionType(check.__code__, check.__globals__, check.__name__, check.__defaults__)
+        own.__kwdefaults__ = check.__kwdefaults__ | {"__beartype_func": of}
+        return own, shaped
+
+    def _write(of: types.FunctionType) -> tuple[Any, bool]:
+        copy = _with_types(of)
+        return _check(copy), any(map(_shaped, copy.__annotations__.values()))
+
+    def _shaped(hint: Any) -> bool:
+        if isinstance(hint, TypeVar):
+            return any(map(_shaped, (*hint.__constraints__, hint.__bound__)))
+        return isinstance(hint, _Annotation) or any(map(_shaped, get_args(hint)))
+
+    def _spelt(hint: Any) -> Any:
+        """An annotation as a key: jaxtyping makes a new type each time that one is evaluated."""
+        return (hint.dtype, hint.array_type, hint.dim_str) if isinstance(hint, _Annotation) else hint
 
     def _with_types(of: types.FunctionType) -> types.FunctionType:
         """A copy whose annotations are types; what cannot be read (imported for typing alone) is Any."""
@@ -64,3 +109,23 @@ if importlib.util.find_spec("beartype") is not None:
         return checked if of is None else checked(of)
 
     jaxtyping.jaxtyped = _jaxtyped  # what the import hook (conftest.py) decorates with
+
+    _whole_check = _Annotation.__instancecheck__
+    _known: set[tuple[Any, ...]] = set()  # of an annotation and a value: kinds of number and array that fit
+
+    def _fits(annotation: Any, value: Any) -> bool:
+        """jaxtyping's check of an array; whether its type and dtype fit an annotation is worked out once."""
+        seen = (annotation.dtype, annotation.array_type, type(value), getattr(value, "dtype", None))
+        if seen not in _known:
+            fits = _whole_check(annotation, value)
+            if fits:
+                _known.add(seen)
+            return fits
+        sizes, leading, trees, arguments = _storage.get_shape_memo()
+        before = dict(sizes), dict(leading)
+        fits = annotation._check_shape(value, sizes, leading, arguments) == ""
+        if not fits:  # another annotation of a union may
+            _storage.set_shape_memo(*before, trees, arguments)
+        return fits
+
+    _Annotation.__instancecheck__ = _fits

@@ -1,5 +1,6 @@
 """Set up before Cutaway is imported: every signature's types and shapes are checked while the tests run."""
 
+import gc
 import importlib.util
 import os
 import random
@@ -18,6 +19,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: more threads would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests start hundreds of interpreters, each of which would compile the package anew.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
+
 # No test asks the real hub: inputs come through tests/inputs.py, and the hub's own tests serve one.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -31,6 +36,12 @@ def seeded(request: pytest.FixtureRequest) -> None:
         sys.modules["numpy"].random.seed(seed)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the imports made out of garbage collection, which takes half a second to go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

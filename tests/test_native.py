@@ -4,11 +4,13 @@ Without a built core the tests of kernels are left out, and those of the checks 
 """
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -54,9 +56,51 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
         env=kept | {"PYTHONPATH": path} | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
+
+
+FORKS = """
+import json, os, sys, tempfile, traceback
+import numpy, pytest, torch
+
+sets, code, *arguments = sys.argv[1:]
+runs = {}
+for isa in sets.split():
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            os.environ["CUTAWAY_ISA"], sys.argv[:] = isa, ["-c", isa, *arguments]
+            try:
+                exec(code, {"__name__": "__main__"})
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        runs[isa] = [file.seek(0) or file.read().decode() for file in (out, err)]
+print(json.dumps(runs))
+"""
+
+
+class Run(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+def on_each_set(code: str, *arguments: str) -> dict[str, Run]:
+    """Runs code for each instruction set in a process of its own, whose CUTAWAY_ISA chooses the set.
+
+    One interpreter imports torch, which takes longer than most of the code, and forks before anything of
+    Cutaway is imported.
+    """
+    done = python(FORKS, " ".join(library.SETS), code, *arguments)
+    assert done.returncode == 0, done.stderr
+    return {isa: Run(*printed) for isa, printed in json.loads(done.stdout).items()}
 
 
 def sample(type: str = "Q4_1", rows: int = 64, blocks: int = 40, seed: int = 0) -> Packed:

@@ -37,7 +37,7 @@ from cutaway.weights.adapters import LowRank
 from cutaway.weights.quantize import quantized
 from cutaway.weights.rules import ROUTERS, Tensors
 from tests import inputs
-from tests.test_native import python
+from tests.test_native import Run, on_each_set, python
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 
@@ -119,9 +119,14 @@ print("same bits")
 """
 
 
+@pytest.fixture(scope="module")
+def products() -> dict[str, Run]:
+    return on_each_set(PRODUCTS)
+
+
 @pytest.mark.parametrize("isa", library.SETS)
-def test_each_instruction_set_gives_the_references_products(isa: str):
-    run = python(PRODUCTS, isa, CUTAWAY_ISA=isa)
+def test_each_instruction_set_gives_the_references_products(isa: str, products: dict[str, Run]):
+    run = products[isa]
     if "the best that this processor has" in run.stderr:
         pytest.skip(f"this processor has no {isa}")
     assert run.stdout == "same bits\n", run.stderr
@@ -565,11 +570,16 @@ def expected(real: dict[str, Path]) -> dict[str, str]:
     return digests(ReferenceEngine, list(map(str, real.values())))
 
 
+@pytest.fixture(scope="module")
+def computed(real: dict[str, Path]) -> dict[str, Run]:
+    return on_each_set(DIGESTS, *map(str, real.values()))
+
+
 @pytest.mark.parametrize("isa", library.SETS)
 def test_each_instruction_set_gives_the_references_logits(
-    isa: str, real: dict[str, Path], expected: dict[str, str]
+    isa: str, computed: dict[str, Run], expected: dict[str, str]
 ):
-    run = python(DIGESTS, isa, *map(str, real.values()), CUTAWAY_ISA=isa)
+    run = computed[isa]
     if "the best that this processor has" in run.stderr:
         pytest.skip(f"this processor has no {isa}")
     assert json.loads(run.stdout) == expected, run.stderr

@@ -29,7 +29,7 @@ from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled, joined
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import llama_cpp
-from tests.test_native import python
+from tests.test_native import Run, on_each_set
 from tests.test_runtime import IDS, config, definition, tensors, weights, wide
 
 pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
@@ -118,9 +118,14 @@ print("same bits")
 """
 
 
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Run]:
+    return on_each_set(ON_EACH_SET)
+
+
 @pytest.mark.parametrize("isa", library.SETS)
-def test_each_instruction_set_gives_the_references_bits(isa: str):
-    run = python(ON_EACH_SET, isa, CUTAWAY_ISA=isa)
+def test_each_instruction_set_gives_the_references_bits(isa: str, runs: dict[str, Run]):
+    run = runs[isa]
     if "the best that this processor has" in run.stderr:
         pytest.skip(f"this processor has no {isa}")
     assert run.stdout == "same bits\n", run.stderr

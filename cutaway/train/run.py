@@ -58,25 +58,26 @@ def train(
     parallel.micro_batches(run)
     where = device.device(run.device)
     with _locked(folder, parallel):
-        if parallel.rank == 0:
-            _open(run, folder, resume, callback, where, recipe)
+        opened = _open(run, folder, resume, callback, where, recipe) if parallel.rank == 0 else None
         parallel.barrier()
         settings = {name: getattr(run, name) for name in FREE}
         run = replace(config.read(str(folder / RUN), kind=type(run)), **settings)
         with SignalHandler() as signals:
-            _train(run, folder, callback, recipe, resume, parallel, signals)
+            data = opened[1] if opened is not None and opened[0] == run else None
+            del opened  # else two models are in memory
+            data = data or recipe.ready(run, folder, callback.note)
+            _train(run, data, folder, callback, resume, parallel, signals)
 
 
 def _train(
     run: TrainingConfig,
+    data: loop.Dataset,
     folder: Path,
     callback: loop.Callback,
-    recipe: Recipe,
     resume: bool,
     parallel: Parallel,
     signals: SignalHandler,
 ) -> None:
-    data = recipe.ready(run, folder, callback.note)
     training = loop.Training(run, data, parallel, callback.note)
     found = checkpoint.newest(folder / loop.CHECKPOINTS, callback.note) if resume else None
     if found is not None:
@@ -144,8 +145,8 @@ def _open(
     callback: loop.Callback,
     where: torch.device,
     recipe: Recipe,
-) -> None:
-    """Set up the folder of a new run, or check that the run to continue is this one."""
+) -> tuple[TrainingConfig, loop.Dataset]:
+    """Set up the folder of a new run, or check that the run to continue is this one; the run and its data."""
     known = folder / RUN
     if known.is_file() and not resume:
         raise UserError(
@@ -166,9 +167,10 @@ def _open(
                 callback.note(f"The run has {run.steps} steps now; it was started with {begun.steps}.")
         with atomic_file(folder / GIT) as out:
             out.write(json.dumps(git.state(Path.cwd(), run.git_diff), indent=1).encode())
-        recipe.ready(run, folder, lambda _: None)
+        data = recipe.ready(run, folder, callback.note)
         with atomic_file(known) as out:
             out.write(config.write(run).encode())
+    return run, data
 
 
 def _unfinished(folder: Path) -> bool:

@@ -7,7 +7,7 @@ Norms start at one and biases at zero, which hides half of all mistakes: nothing
 import copy
 import re
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -624,7 +624,6 @@ def perturbed(auto: Any, name: str, own: dict[str, Any]) -> Any:
 
 
 @cache
-@lru_cache(maxsize=2)
 def model(case: str) -> Any:
     """The case's model, in transformers, to be read only."""
     name, own = CASES[case]
@@ -647,7 +646,7 @@ def theirs(model: Any) -> torch.Tensor:
         return model(IDS).logits
 
 
-@lru_cache(maxsize=2)
+@cache
 def expected(case: str) -> torch.Tensor:
     """Transformers' logits of the case's model."""
     return theirs(model(case))

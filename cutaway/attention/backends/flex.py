@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit  # raised by public calls, exported by no public module
 
 from cutaway.attention.backends import blocked
 from cutaway.attention.backends.inputs import AttentionInputs
@@ -29,6 +28,8 @@ def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     reason = why_not(inputs)
     if reason is not None:
         raise UserError(f"flex attention: {reason}; the blocked backend needs none of it")
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # the import of the compiler takes seconds
+
     try:
         return _compiled()(
             inputs.q,
