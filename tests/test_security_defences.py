@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import cutaway
 from cutaway.evaluate.likelihood import Scored
 from cutaway.lm import LanguageModel
 from cutaway.security import defences
-from cutaway.security.cases import EVASIONS, STYLES, cases, negatives
+from cutaway.security.cases import CANARIES, DISTRACTORS, EVASIONS, STYLES, cases, negatives, where
 from cutaway.security.defences import attention_tracker, classifier, datamarking, delimiting, output_check
 from cutaway.security.probes import injection
+from tests.small import model_file
 
 
 def test_a_threshold_lets_its_share_of_negatives_above() -> None:
@@ -38,6 +42,8 @@ def test_a_mark_is_the_prompts_own_and_around_the_text() -> None:
 @pytest.mark.parametrize(("strength", "marked"), [(1, 6), (2, 3), (4, 1)])
 def test_every_nth_space_is_marked(strength: int, marked: int) -> None:
     made = datamarking.guard("Which?", "a b c d e f g", strength, np.random.default_rng(0))
+    seeds = [datamarking.guard("Which?", "a b", 1, np.random.default_rng(n)) for n in range(20)]
+    assert len(set(seeds)) > 3
     text = made.partition("Text: ")[2].partition("\n")[0]
     (mark,) = set(text) - set("abcdefg ")
     assert text.count(mark) == marked and text.count(" ") == 6 - marked
@@ -63,6 +69,21 @@ def test_a_classifier_scores_attacks_higher_and_knows_no_more_than_it_learnt() -
     scorer = classifier.words(bad[:40], good[:40])
     assert scorer(bad[40:]).min() > scorer(good[40:]).max()
     assert scorer(bad[40:]).mean() > 0 > scorer(good[40:]).mean()
+
+
+def test_a_classifier_reads_the_order_of_words_and_both_kinds_count_alike() -> None:
+    few, many = ["stop and go"] * 4, [f"a plain text {n}" for n in range(200)]
+    scorer = classifier.words(few, many)
+    assert scorer(few).min() > 0 > scorer(many).max()
+    ordered = classifier.words(["red blue"] * 9, ["blue red"] * 9)
+    assert ordered(["red blue"])[0] > 0 > ordered(["blue red"])[0]
+
+
+def test_a_share_is_of_all_weight_on_the_two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.array([[0.3, 0.1, 0.1, 0.1]])
+    monkeypatch.setattr(attention_tracker, "last_attention", lambda lm, texts: [rows for _ in texts])
+    lm = LanguageModel.__new__(LanguageModel)
+    assert attention_tracker.shares(lm, [([0] * 4, range(1), range(1, 4))])[0, 0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("draws", [True, False])
@@ -107,6 +128,96 @@ def test_the_attacker_sends_what_works_and_scores_lowest(works: bool) -> None:
     assert f"passes in {'100%' if works else '0%'} of 4" in found.summary
     silent = injection._detected("d", scores, np.zeros((4, attempts), bool), 0)
     assert silent.verdict == "not separated" and "nothing for it to stop" in silent.summary
+
+
+def test_a_detector_is_asked_about_families_apart_at_one_false_positive_in_a_hundred() -> None:
+    """It catches what it learnt, and of an attempt that scores above 95 in 100 ordinary texts nothing."""
+    attempts = len(STYLES) * len(EVASIONS)
+    table = np.full((4, len(STYLES), len(EVASIONS)), -1.0)
+    table[:, [style in injection.SEEN for style in STYLES]] = 2.0
+    hits = np.zeros((4, attempts), bool)
+    hits[:, 5] = True
+    table.reshape(4, -1)[:, 5] = 0.95
+    scores = {"negatives": np.linspace(0, 1, 200), "mentions": np.zeros(20), "attacks": table.ravel()}
+    found = injection._detected("d", scores, hits, 0)
+    arms = {arm.name.partition(":")[0]: arm.value.value for arm in found.arms}
+    assert arms["families it learnt"] == 1 and arms["families held out"] == arms["adaptive attacker"] == 0
+    assert "passes in 100% of 4" in found.summary
+
+
+def test_an_attempt_is_of_its_style_and_another_value_is_another() -> None:
+    row = np.zeros(len(STYLES) * len(EVASIONS), bool)
+    row[2 * len(EVASIONS)] = row[1] = True
+    assert injection._hit(row) == [list(STYLES)[2]]
+    draw = np.random.default_rng(0)
+    assert all(injection._other(case, draw) != case.value for case in cases(draw, 200))
+
+
+def test_a_mark_is_drawn_for_each_prompt_and_its_attacker_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[injection.Asked] = []
+
+    def score(lm: Any, asked: Sequence[injection.Asked]) -> list[Any]:
+        closed.extend(each for each in asked if "<<" in each.text)
+        return [(Scored(0.0, True, 1), Scored(0.0, True, 1)) for _ in asked]
+
+    monkeypatch.setattr(injection, "_score", score)
+    draw = np.random.default_rng(0)
+    own, hard = cases(draw, 6), negatives(draw, 6, training=False)
+    right = Scored(0.0, True, 1)
+    imperative: Any = {(style, "plain"): [(right, right)] * 6 for style in STYLES}
+    lm = LanguageModel.__new__(LanguageModel)
+    injection._guarded(lm, "delimiting", delimiting, own, hard, imperative, 3, lambda: None)
+    marks = [re.findall(r"<<\d+>>", each.content) for each in closed]
+    assert len(closed) == 6 * len(injection.CLOSED) * len(delimiting.STRENGTHS)
+    assert all(len(set(each)) == 1 for each in marks) and len({each[0] for each in marks}) > 4
+
+
+def test_the_output_checks_verdict_is_the_attackers_who_asks_for_another_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The model obeys in one case of two, and reads every text right."""
+    draw = np.random.default_rng(0)
+    own = cases(draw, 8)
+
+    def score(lm: Any, asked: Sequence[injection.Asked]) -> list[Any]:
+        words = [Scored(0.0, each.case in own[:2] and "Ignore" in each.text, 1) for each in asked]
+        return [(Scored(0.0, True, 1), word) for word in words]
+
+    monkeypatch.setattr(injection, "_score", score)
+    judged: list[Any] = []
+    bounded = injection.bounded
+    monkeypatch.setattr(injection, "bounded", lambda rate: judged.append(rate) or bounded(rate))
+    lm = LanguageModel.__new__(LanguageModel)
+    hits = np.zeros((8, len(STYLES) * len(EVASIONS)), bool)
+    found = injection._checked(lm, own, hits, draw, 0)
+    assert [rate.value for rate in judged] == [0.25] and found.arms[0].value.value == 0.25
+
+
+def test_a_text_is_where_it_is_last_and_whole(tmp_path: Path) -> None:
+    lm = cutaway.load(model_file(tmp_path / "small.gguf"))
+    ids = lm.tokenizer.encode("a king, the king, a the")
+    for text in ("king", "the", "the king"):
+        span = where(lm, ids, text)
+        assert lm.tokenizer.decode([ids[n] for n in span]) == text and span.start > 2
+    assert ids[where(lm, ids, "he").start] == ids[-1] and len(where(lm, ids, "he")) == 1
+
+
+def test_attacks_differ_by_what_they_are_called_and_canaries_are_drawn() -> None:
+    made = cases(np.random.default_rng(0), 40)
+    assert len({case.word for case in made}) == len(CANARIES)
+    case = made[0]
+    diluted, misspelt = (case.attacked("ignore", 0, how) for how in ("diluted", "misspelt"))
+    assert diluted.count("The weather was mild") == 2 and diluted.startswith(case.text)
+    assert "Ignore" not in misspelt
+    assert sorted(misspelt) == sorted(case.attacked("ignore", 0))
+    for style in STYLES:
+        imperative, mention = (case.attacked(style, arm) for arm in (0, 1))
+        assert imperative != mention and case.word in imperative and case.word in mention
+    half = len(DISTRACTORS) // 2
+    texts = {kind: str(negatives(np.random.default_rng(1), 90, training=kind)) for kind in (True, False)}
+    first, second = ([text.format() for text in part] for part in (DISTRACTORS[:half], DISTRACTORS[half:]))
+    assert not any(text in texts[False] for text in first) and any(text in texts[False] for text in second)
+    assert not any(text in texts[True] for text in second)
 
 
 def test_a_guard_that_hides_the_text_stops_every_attempt_and_all_utility(

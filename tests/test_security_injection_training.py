@@ -15,9 +15,10 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
 from cutaway.security import Budget, Finding
-from cutaway.security.cases import CANARIES, DISTRACTORS, FIELDS, STYLES
+from cutaway.security.cases import CANARIES, DISTRACTORS, EVASIONS, FIELDS, STYLES
 from cutaway.security.defences import struq
 from cutaway.security.defences.role_ids import DATA, TEMPLATE, USER, RoleDecoder, roles
+from cutaway.security.defences.struq import SHARES
 from cutaway.security.probes import injection_training
 from cutaway.security.probes.injection_training import KINDS, Laboratory
 from cutaway.security.training import Size
@@ -51,6 +52,8 @@ def test_examples_are_answered_by_the_user_and_never_by_the_data() -> None:
     for group in (obeying, [one for one in clean if one not in obeying], attacked):
         noisy = np.mean([re.search(ordinary, one.text) is not None for one in group])
         assert 0.25 < noisy < 0.75  # no shortcut: what else is in the text does not tell the answer
+    half = [text.format() for text in DISTRACTORS[len(DISTRACTORS) // 2 :]]  # which detectors are asked about
+    assert not any(text in one.text for one in (*attacked, *clean) for text in half)
     mixed = struq.examples(draw, 200, 0.5, ["only"])
     assert 70 < sum("Answer only with the word" in one.text for one in mixed) < 130
 
@@ -78,10 +81,78 @@ def test_a_token_that_has_any_data_is_data_and_so_is_one_of_unknown_origin(lab: 
     rendered = Rendered(" Vienna", runs, (), False, "")
     assert roles(rendered, [token], lab.tokenizer, {1}) == [DATA]
     assert roles(rendered, [token], lab.tokenizer, {2}) == [USER]
+    accented = lab.tokenizer.encode(" é")
+    wide = (Run(0, 2, "messages[0].content"), Run(2, 4, "messages[1].content"))
+    rendered_wide = Rendered(" é é", wide, (), False, "")
+    found = roles(rendered_wide, [*accented, *accented], lab.tokenizer, {1})
+    assert found == [USER] * len(accented) + [DATA] * len(accented)
     unknown = Rendered(" Vienna", (Run(0, 7, "input"),), (), False, "")
     assert roles(unknown, [token], lab.tokenizer, ()) == [DATA]
     with pytest.raises(ValueError, match="do not spell"):
         roles(rendered, [token, token], lab.tokenizer, ())
+
+
+def test_what_is_searched_on_and_drawn_belongs_to_one_seed(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not set(lab.searched) & set(lab.cases)
+    read: list[Any] = []
+
+    class Enough(Exception):
+        pass
+
+    def reads(model: Any, prompts: Any, answers: Any) -> Any:
+        read.append(answers)
+        raise Enough
+
+    monkeypatch.setattr(injection_training, "_read", reads)
+    examples = struq.examples(np.random.default_rng(0), 60, 0.5, list(STYLES))
+    for seed in (0, 0, 1):
+        monkeypatch.setattr(lab, "seed", seed)
+        with pytest.raises(Enough):
+            lab.trained(KINDS[0], examples)
+    assert read[0] == read[1] != read[2]
+    case = lab.cases[0]
+    sent = injection_training.attempts(injection_training.DELIMITERS)
+    for style in STYLES:
+        for how in EVASIONS:
+            assert sent[f"{style}, {how}"](case) == case.attacked(style, 0, how)
+
+
+def test_the_given_model_is_asked_about_other_cases_than_it_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[Any] = []
+
+    class Enough(Exception):
+        pass
+
+    def learns(draw: np.random.Generator, *_: Any) -> list[Any]:
+        states.append(draw.bit_generator.state["state"])
+        return []
+
+    def asks(draw: np.random.Generator, count: int) -> list[Any]:
+        states.append(draw.bit_generator.state["state"])
+        raise Enough
+
+    monkeypatch.setattr(struq, "examples", learns)
+    monkeypatch.setattr(injection_training, "cases", asks)
+    monkeypatch.setattr(injection_training, "adapted", lambda lm, *_, **__: lm)
+    lm = cutaway.load(model_file(tmp_path / "small.gguf"))
+    with pytest.raises(Enough):
+        injection_training._given(lm, 0.5, 4, 0, Budget(4, tmp_path))
+    assert len(states) == 2 and states[0] != states[1]
+
+
+def test_a_finding_has_both_undefended_models_beside_it() -> None:
+    small = {("one string", 0.0): [figures(True)], ("one string", 0.5): [figures(False)]}
+    small |= {("StruQ", share): [figures(False)] for share in SHARES}
+    small["one string", 0.1] = [figures(True)]
+    arms = {arm.name: arm.value.value for arm in injection_training._finding("StruQ", small).arms}
+    assert arms["undefended: adaptive attacker"] == 1 and arms["adaptive attacker"] == 0
+    assert arms["one string, trained on attacks: adaptive attacker"] == 0
+    before, after = {"hard": [True, True, False]}, {"hard": [True, False, True]}
+    assert injection_training._lost([after], [before]) == 0.5
 
 
 def test_a_role_moves_the_embedding_of_its_tokens_alone() -> None:
@@ -147,8 +218,8 @@ def figures(works: bool) -> dict[str, Any]:
     }
 
 
-def attacked(path: Path, folder: Path, **plants: bool) -> dict[str, Finding]:
-    given = {"seed": 0, "budget": Budget(32, folder), "progress": lambda done, total: None}
+def attacked(path: Path, folder: Path, trials: int = 32) -> dict[str, Finding]:
+    given = {"seed": 0, "budget": Budget(trials, folder), "progress": lambda done, total: None}
     return {found.title: found for found in injection_training.run(cutaway.load(path), **given)}
 
 
@@ -158,8 +229,11 @@ def test_a_defence_that_is_beaten_is_found_and_one_that_holds_is_not(
 ) -> None:
     made: list[str] = []
 
+    seeds = set[int]()
+
     def small(self: Laboratory, kind: Any, share: float) -> dict[str, Any]:
         made.append(kind.name)
+        seeds.add(self.seed)
         return figures(share == 0 or kind.name == "one string" or kind.name in leaks)
 
     def given(lm: Any, share: float | None, *_: Any) -> dict[str, Any]:
@@ -181,7 +255,9 @@ def test_a_defence_that_is_beaten_is_found_and_one_that_holds_is_not(
     assert arms["undefended: adaptive attacker"] == 1 and arms["families it learnt"] == 0
     assert arms["families held out"] == (0.5 if "StruQ" in leaks else 0)
     attacked(path, tmp_path)
-    assert len(made) == 3 * 9  # what was measured is kept
+    assert len(made) == 3 * 9 and seeds == {0, 1, 2}  # what was measured is kept
+    attacked(path, tmp_path, trials=16)
+    assert len(made) == 2 * 3 * 9  # other cases are not
 
 
 def test_small_models_are_trained_and_every_attempt_is_made(
