@@ -60,7 +60,7 @@ def translated(path: Path, source: Sequence[int], target: Sequence[int], vocab: 
     model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
     assert model, path
     params = llama.llama_context_default_params()
-    params.n_ctx, params.n_threads, params.n_threads_batch = 256, 2, 2
+    params.n_ctx, params.n_threads, params.n_threads_batch = 256, 1, 1
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.type_k = params.type_v = llama.GGML_TYPE_F32
     context = llama.llama_init_from_model(model, params)
@@ -102,7 +102,9 @@ def _params(path: Path, context: int) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = (
+        1  # more would spin beside the other worker
+    )
     params.warmup, params.cache_prompt, params.verbosity, params.port = False, False, -1, 0
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -1,6 +1,7 @@
 """The checker of signatures that the whole suite runs under catches what it is there for."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +34,38 @@ def test_a_shape_that_is_not_the_signatures_is_caught(x: tuple[int, ...], y: tup
         of(torch.zeros(x), torch.zeros(y))
     with pytest.raises(Exception, match="violates type hint"):
         of(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3, 5))
+
+
+def test_each_closure_is_checked_and_is_itself() -> None:
+    """A check is written once for all of them."""
+
+    def adding(n: int) -> Any:
+        def added(x: Float[torch.Tensor, " n"], y: Float[torch.Tensor, " n"]) -> Float[torch.Tensor, " n"]:
+            return x + y + n
+
+        return checked(added)
+
+    x = torch.zeros(3)
+    for n in (1, 2):
+        of = adding(n)
+        assert of(x, x).tolist() == [n] * 3
+        for other in (torch.zeros(4), torch.zeros(3, dtype=torch.int64)):
+            with pytest.raises(Exception, match="violates type hint"):
+                of(x, other)
+
+
+def either(
+    x: Float[torch.Tensor, "n 2"] | Float[torch.Tensor, "2 n"], y: Float[torch.Tensor, " n"]
+) -> torch.Tensor:
+    return x
+
+
+def test_a_part_of_a_union_that_does_not_fit_leaves_no_size() -> None:
+    of = checked(either)
+    for _ in range(2):  # the first time, and with the type and dtype known
+        assert of(torch.zeros(2, 5), torch.zeros(5)).shape == (2, 5)
+        with pytest.raises(Exception, match="violates type hint"):
+            of(torch.zeros(2, 5), torch.zeros(2))
 
 
 def test_a_field_of_another_type_is_caught() -> None:

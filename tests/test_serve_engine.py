@@ -119,7 +119,7 @@ class Paged(Hashing):
         """Lets the step that is under way end, and waits for the next to begin."""
         assert self.gate is not None
         self.gate.release()
-        assert self.entered.acquire(timeout=10)
+        assert self.entered.acquire(timeout=60)
 
 
 class Words(Bytes):
@@ -257,7 +257,7 @@ def test_a_page_that_is_being_read_is_waited_for_within_a_cache_scope_alone():
     reads, ids = Paged(gated=True), [*range(1, 14)]
     with scheduler(reads) as serves:
         first = serves.submit(request([9], max_tokens=1))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         scopes = (cache_scope(b"a", None), cache_scope(b"a", None), cache_scope(b"b", None))
         streams = [serves.submit(request(ids, max_tokens=1, cache_scope=scope)) for scope in scopes]
         reads.gate.release(1000)
@@ -325,7 +325,7 @@ def test_a_page_that_several_texts_begin_with_is_read_once(grid: int):
     begin = list(range(1, 15))
     with scheduler(reads, max_sequences=6) as serves:
         first = serves.submit(request([9], max_tokens=1))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         streams = [serves.submit(request([*begin, 100 + n], max_tokens=2)) for n in range(4)]
         reads.gate.release(1000)
         finish(first)
@@ -485,7 +485,7 @@ def test_a_long_prompt_stops_no_answer():
     reads = Paged(max_context=400, gated=True)
     with scheduler(reads, prefill_chunk=24) as serves:
         others = [serves.submit(request([n], max_tokens=300, ignore_eos=True)) for n in range(3)]
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         for _ in range(3):
             reads.pass_step()
         long = serves.submit(request([7] * 200, max_tokens=1))
@@ -512,7 +512,7 @@ def test_all_tokens_of_a_step_are_chosen_before_any_is_sent():
             if piece.id is not None:
                 chosen.append(sorted(len(sequence.output.pieces) for sequence in sequences))
 
-        assert engine.entered.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=60)
         while len(made._running) < 3:
             engine.pass_step()
         sequences = list(made._running)
@@ -528,7 +528,7 @@ def test_who_listens_is_woken_once_a_step_and_for_the_last_of_it():
     with scheduler(engine) as made:
         made.on_step = lambda: heard.append([len(stream._events) for stream in streams])
         streams += [made.submit(request([n + 1], max_tokens=3, ignore_eos=True)) for n in range(3)]
-        assert engine.entered.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=60)
         while len(made._running) < 3:
             engine.pass_step()
         heard.clear()
@@ -577,9 +577,9 @@ def test_memory_is_made_ahead_when_the_server_starts_and_after_steps() -> None:
 
     engine, others = Makes(), set(threading.enumerate())  # a server of other tests may still run
     with scheduler(engine, max_sequences=3) as made:
-        assert engine.asked.get(timeout=10) == 3 * AHEAD
+        assert engine.asked.get(timeout=60) == 3 * AHEAD
         finish(made.submit(request([1, 2], max_tokens=2)))
-        assert engine.asked.get(timeout=10) in (3 * AHEAD, 3 * LOW)
+        assert engine.asked.get(timeout=60) in (3 * AHEAD, 3 * LOW)
         (making,) = [t for t in {*threading.enumerate()} - others if t.name == "cutaway-pages"]
     making.join(10)
     assert not making.is_alive()
@@ -601,7 +601,7 @@ def test_short_prompts_do_not_wait_for_a_long_one():
     reads = Paged(max_context=400, gated=True)
     with scheduler(reads, prefill_chunk=16) as serves:
         long = serves.submit(request([7] * 300, max_tokens=1))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         short = serves.submit(request([8, 9, 10], max_tokens=1))
         reads.gate.release(4)  # of the nineteen or so that the long one takes
         finish(short)
@@ -658,7 +658,7 @@ def test_a_cancelled_answer_is_in_no_further_step():
     reads = Paged(gated=True)
     with scheduler(reads) as serves:
         gone = serves.submit(request([5], max_tokens=50, ignore_eos=True))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         stays = serves.submit(request([6], max_tokens=6, ignore_eos=True))
         for _ in range(2):
             reads.pass_step()
@@ -688,7 +688,7 @@ def test_what_does_not_end_in_time_is_stopped():
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=1) as serves:
         streams = [serves.submit(request([n], max_tokens=20)) for n in range(3)]
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         threading.Timer(0.2, reads.gate.release, (1000,)).start()
         serves.drain(0)
         for stream in streams:
@@ -837,7 +837,7 @@ def test_one_client_leaves_places_for_others():
         submit = serves.submit
         for n in range(7):
             submit(request([n], max_tokens=300, client="a"))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         while serves.stats().running < 7:
             reads.pass_step()
         for n in range(5):
@@ -856,7 +856,7 @@ def test_a_short_prompt_is_read_before_many_of_another_client(monkeypatch: pytes
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
         monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 2 if decoding else 256)
         serves.submit(request([1], max_tokens=60, client="a"))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         for n in range(6):
             serves.submit(request([n, 2, 3] * 13, max_tokens=9, client="a"))
         for _ in range(8):
@@ -876,7 +876,7 @@ def test_a_clients_first_prompt_is_read_as_fast_as_the_largest_client_decodes(
         monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 2 if decoding else 256)
         for n in range(5):
             serves.submit(request([n], max_tokens=60, client="a"))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         for _ in range(8):
             reads.pass_step()
         other = serves.submit(request([9, 8, 7, 6, 5], max_tokens=1, client="b"))
@@ -895,7 +895,7 @@ def test_clients_have_equal_parts_of_what_is_read_and_a_higher_priority_all(monk
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
         monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 6)
         serves.submit(request([1], max_tokens=60, client="c"))
-        assert reads.entered.acquire(timeout=10)
+        assert reads.entered.acquire(timeout=60)
         for client, first in (("a", 10), ("a", 20), ("a", 30), ("b", 40)):
             serves.submit(request([first] * 30, max_tokens=1, client=client))
         serves.submit(request([50] * 9, max_tokens=1, client="d", priority=1))
@@ -916,7 +916,7 @@ def test_a_higher_priority_starts_first():
             stream = serves.submit(request([n], max_tokens=1, client=str(n), priority=priority))
             stream.subscribe(lambda event, n=n: ended.append(n) if event.generation else None)
             if n == 0:
-                assert reads.entered.acquire(timeout=10)
+                assert reads.entered.acquire(timeout=60)
         reads.gate.release(1000)
         serves.drain(10)
     assert ended == [0, 4, 3, 1, 2]

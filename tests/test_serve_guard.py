@@ -22,7 +22,7 @@ def server() -> Iterator[Server]:
     """Small limits, two origins and a short time for bodies."""
     policy = AccessPolicy(origins=("http://good.example",), body_bytes=2000, body_seconds=1.0)
     with serving.running(
-        serving.model(), policy, max_sequences=1, max_queue=1, request_seconds=1.0
+        serving.model(), policy, max_sequences=1, max_queue=1, request_seconds=2.0
     ) as server:
         yield server
 

@@ -387,7 +387,7 @@ def test_a_request_is_one_line_without_its_text(server: Server, caplog: pytest.L
         answer = server.post("/v1/completions", secret, **bearer(CAROL)).json()
         assert server.post("/v1/completions", secret | {"n": "secret"}, **bearer(CAROL)).status_code == 400
         server.get("/health")
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + 60
         while len(caplog.records) < 6 and time.monotonic() < ends:
             time.sleep(0.01)
     fields = [record.fields for record in caplog.records]
@@ -499,7 +499,7 @@ def test_a_request_is_one_span_with_its_phases() -> None:
         assert server.post("/v1/completions", {"prompt": "a secret", "max_tokens": 3}, **sent).is_success
         assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 0}).status_code == 400
         server.get("/health")
-        ends = time.monotonic() + 10
+        ends = time.monotonic() + 60
         while len(exporter.get_finished_spans()) < 6 and time.monotonic() < ends:
             time.sleep(0.01)
             tracing.provider.force_flush()

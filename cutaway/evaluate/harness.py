@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from cutaway.errors import OperationalError, UserError
@@ -136,6 +137,14 @@ class HarnessModel(TemplateLM):
         return ids[-max(1, self.lm.context - length) :]
 
 
+@cache
+def _tasks() -> Any:
+    """lm-eval's index of its tasks, thousands of files that take seconds to read."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
 def evaluate(
     lm: LanguageModel, names: Sequence[str], *, limit: int | None = None, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
@@ -144,10 +153,9 @@ def evaluate(
     UserError for a task that it does not know, OperationalError where it cannot have a task's data.
     """
     import lm_eval.evaluator
-    from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    manager = TaskManager()
+    manager = _tasks()
     asked: list[Any] = []
     for name in names:
         if name.endswith((".yaml", ".yml")):
