@@ -17,13 +17,26 @@ import pytest
 import torch
 
 from cutaway import gguf, native
-from cutaway.attention import gated, gated_delta, gqa, kda, local, mamba2, mha, mla, mqa, short_conv
+from cutaway.attention import (
+    differential,
+    dsa,
+    gated,
+    gated_delta,
+    gqa,
+    kda,
+    local,
+    mamba2,
+    mha,
+    mla,
+    mqa,
+    short_conv,
+)
 from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
 from cutaway.hooks import Listener, tracing
 from cutaway.inspect import activation_quant
-from cutaway.layers.config import MLP, MoE, Norm, Router
+from cutaway.layers.config import MLP, MoE, Norm, PerLayer, Router
 from cutaway.model.config import Beside, Block, Decoder
 from cutaway.native import library
 from cutaway.native import runtime as kernels
@@ -296,6 +309,54 @@ SHAPES |= {
 }
 
 
+INDEXED = dsa.Config(
+    heads=6,
+    key_size=10,
+    rope_dim=8,
+    latent=20,
+    value_size=7,
+    query_latent=18,
+    position=rope.Config(6, interleaved=True),
+    index_heads=3,
+    index_size=12,
+    top_k=40,
+)
+PAIRS = differential.Config(heads=6, kv_heads=2, key_size=20, value_size=15, position=rope.Config(8))
+SHAPES |= {
+    "e2b": {  # Gemma 4's small shapes: layers read the keys of others, each has an embedding of its own
+        "attention": local.Config(
+            heads=4,
+            kv_heads=1,
+            key_size=24,
+            position=ROPE,
+            qk_norm=Norm(),
+            value_norm=Norm(weight=False),
+            window=20,
+        ),
+        "activation": "gelu_tanh",
+        "block": {"post_norm": True, "per_layer": 20},
+        "model": {"per_layer": PerLayer(20, 101), "embedding_scale": 2.5, "softcap": 6.0},
+        "lends": True,
+    },
+    "e4b": {
+        "attention": replace(THREE, bias=True, out_bias=True, qk_norm=Norm()),
+        "mlp": MoE(5, 2, 40, "relu2", gated=False),
+        "block": {"per_layer": 37, "residual": 0.4},
+        "model": {"per_layer": PerLayer(37, 120), "tied": False},
+    },
+    "deepseek-v3.2": {
+        "attention": INDEXED,
+        "other": replace(
+            INDEXED, heads=11, query_latent=None, position=None, index_heads=5, index_size=7, top_k=3
+        ),
+    },
+    "diffllama": {
+        "attention": replace(PAIRS, lambda_start=0.4, norm_weight=False),
+        "other": replace(PAIRS, heads=12, kv_heads=4, value_size=20, bias=True, out_bias=True, sinks=True),
+    },
+}
+
+
 def config(name: str) -> Decoder:
     shape = dict(SHAPES[name])
     attention, post_norm = shape.pop("attention"), shape.pop("post_norm", False)
@@ -303,7 +364,7 @@ def config(name: str) -> Decoder:
     other = shape.pop("other", SHAPES["llama"]["attention"])
     mlp = shape.pop("mlp") if "mlp" in shape else MLP(72, **shape)
     block = Block(attention, mlp, **{"norm": Norm(), "post_norm": post_norm} | of_block)
-    other = Block(other, MLP(72), Norm())
+    other = Block(other, MLP(72), Norm(), per_layer=block.per_layer)
     last = replace(block, attention=replace(attention, kv_layer=0)) if lends else block
     softcap, scale = (6.0, 2.5) if name == "gemma3" else (None, 1.0)
     own = {"tied": name not in ("odd", "qwen2"), "softcap": softcap, "embedding_scale": scale}
@@ -336,7 +397,7 @@ def definition(of: Decoder, entries: Tensors):
 IDS = np.random.default_rng(3).integers(0, 101, 300).tolist()
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"deepseek-v3.2"}))
 def test_float_weights_give_the_definitions_logits(name: str):
     """The only difference is that keys and values are kept as halves: 5e-4 of each."""
     of = config(name)
@@ -442,6 +503,53 @@ def test_latent_attention_caches_latents_alone_and_shares_them():
     assert adapter.why_not(of, entries, change) == "it changes blocks.0.attention.query.weight"
 
 
+def read_alike(engine: RuntimeEngine, ids: list[int]) -> dict[str, Listener]:
+    """Edits by which a definition's layers read the keys that the runtime's indexers choose."""
+    layers = [n for n, block in enumerate(engine.config.blocks) if packing.indexed(block.attention)]
+    names = [f"blocks.{n}.attention.pattern" for n in layers]
+    seen = engine.observe([ids], [engine.new_state()], names)[1] if layers else {}
+    edits: dict[str, Listener] = {}
+    for n, name in zip(layers, names, strict=True):
+        chosen = torch.zeros(1, len(ids), len(ids), dtype=torch.bool)
+        for t, pattern in enumerate(seen[name]):
+            chosen[0, t, : t + 1] = torch.from_numpy(pattern.max(axis=0) > 0)
+        edits[f"blocks.{n}.attention.chosen"] = lambda _, chosen=chosen: chosen
+    return edits
+
+
+def test_an_indexer_chooses_the_definitions_keys():
+    """As many as it may, none whose score is lower than another's by more than halves cost; the logits are
+    those of the definition that reads the same keys.
+    """
+    of = config("deepseek-v3.2")
+    entries = tensors(of)
+    engine = RuntimeEngine(of, entries)
+    alike = read_alike(engine, IDS)
+    names = [f"blocks.{n}.attention.{what}" for n in range(3) for what in ("index", "chosen")]
+    model = definition(of, entries).model
+    with torch.no_grad(), tracing(model, *names, edit=alike) as own:
+        expected = model(torch.tensor([IDS]), torch.arange(300)[None])[0].numpy()
+    assert np.abs(engine.logits(IDS) - expected).max() < 4e-3 * np.abs(expected).max()
+    past = torch.ones(300, 300).tril().bool()
+    for n, block in enumerate(of.blocks):
+        scores, chosen = (own[f"blocks.{n}.attention.{what}"][0] for what in ("index", "chosen"))
+        assert torch.equal(chosen.sum(1), (torch.arange(300) + 1).clamp(max=block.attention.top_k))
+        least = scores.masked_fill(~chosen, torch.inf).amin(1)
+        best = scores.masked_fill(chosen | ~past, -torch.inf).amax(1)
+        assert (best - least).max() < 4e-3 * scores.abs().max()
+
+
+@pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
+def test_of_equal_index_scores_the_earliest_keys_are_read(engine: type):
+    of = config("deepseek-v3.2")
+    entries = dict(tensors(of))
+    for name in [name for name in entries if name.endswith("index_weight.weight")]:
+        entries[name] = quant.pack(np.zeros(entries[name].shape, np.float32), "F32")
+    expected = definition(of, Tensors(entries)).logits(IDS[:60])
+    ours = engine(of, Tensors(entries)).logits(IDS[:60])
+    assert np.abs(ours - expected).max() < 4e-3 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
 def test_a_text_that_outgrows_longropes_first_lengths_is_read_again(engine: type):
     """The last logits are those of the whole text read at once, on both sides of the length, cut anyhow."""
@@ -532,11 +640,15 @@ MLPS = {"dense": MLP(512), "sparse": MoE(5, 2, 256, shared=256, shared_gate=True
 
 def digests(engine: type[RuntimeEngine | ReferenceEngine], files: list[str]) -> dict[str, str]:
     """The SHA-256 of the logits of every shape, type and file: one bit changes it."""
-    paged = ("llama", "gemma3", "bloom", "gpt-oss", "deepseek-v3", "phi3")  # read past the first page
+    # These are read past the first page.
+    paged = ("llama", "gemma3", "bloom", "gpt-oss", "phi3", "diffllama", "deepseek-v3", "deepseek-v3.2")
     models = {n: (config(n), tensors(config(n)), IDS[: 151 if n in paged else 20]) for n in SHAPES}
     for type in kernels.TYPES:
         models |= {f"{type} {name}": (*wide(type, mlp), IDS[:9]) for name, mlp in MLPS.items()}
         models[f"{type} latent"] = (*wide(type, mixer=WIDE_LATENT), IDS[:9])
+    for type in ("BF16", "Q8_0", "Q6_K"):
+        models[f"{type} per-layer"] = (*wide(type, own=256), IDS[:9])
+        models[f"{type} indexed"] = (*wide(type, mixer=WIDE_INDEXED), IDS[:9])
     for file in files:
         checkpoint = load.read(file)
         assert isinstance(checkpoint.config, Decoder)
@@ -709,10 +821,16 @@ WIDE_LATENT = mla.Config(
     heads=4, key_size=64, rope_dim=32, latent=256, query_latent=256, position=rope.Config(32)
 )
 
+WIDE_INDEXED = dsa.Config(**vars(WIDE_LATENT), index_heads=2, index_size=128, top_k=5)
 
-def wide(type: str, mlp: MLP | MoE = MLPS["dense"], mixer: Any = WIDE) -> tuple[Decoder, Tensors]:
-    block = Block(mixer, mlp, Norm())
-    of = Decoder(160, 256, 300, (block, block), tied=type != "Q6_K")
+
+def wide(
+    type: str, mlp: MLP | MoE = MLPS["dense"], mixer: Any = WIDE, own: int | None = None
+) -> tuple[Decoder, Tensors]:
+    """``own``: the numbers that each block has of a token."""
+    block = Block(mixer, mlp, Norm(), per_layer=own)
+    per_layer = PerLayer(own, 160) if own else None
+    of = Decoder(160, 256, 300, (block, block), tied=type != "Q6_K", per_layer=per_layer)
     generator = np.random.default_rng(4)
     entries = {}
     for n, (name, shape) in enumerate(of.weights().items()):
@@ -729,6 +847,41 @@ def test_latent_attention_of_packed_weights_is_the_definitions(type: str):
     of, entries = wide(type, mixer=WIDE_LATENT)
     distance = apart(RuntimeEngine(of, entries).logits(IDS[:60]), definition(of, entries).logits(IDS[:60]))
     assert np.median(distance) < {"F16": 1e-3, "BF16": 0.015, "Q8_0": 0.04}[type]
+
+
+@pytest.mark.parametrize("own", [None, 256])
+@pytest.mark.parametrize("type", ["F16", "BF16", "Q8_0"])
+def test_embeddings_of_layers_and_differences_are_traced(type: str, own: int | None):
+    """The definition rounds what their packed matrices read as the runtime does, where a trace shows it."""
+    pairs = differential.Config(heads=4, kv_heads=2, key_size=64, norm_weight=False)
+    of, entries = wide(type, mixer=pairs, own=own)
+    edits = activation_quant.edits(of, entries)
+    ours = RuntimeEngine(of, entries).logits(IDS[:30])
+    distance = apart(ours, watched(definition(of, entries).model, [IDS[:30]], edits)[0])
+    assert np.median(distance) < (1e-3 if type == "F16" else 0.03)
+    assert distance[0] < (1e-5 if type == "F16" else 0.01), distance
+
+
+@pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
+def test_differences_are_shown_and_their_values_as_they_are_kept(engine: type):
+    """Two values are kept side by side, and share scales there."""
+    of = config("diffllama")
+    entries = tensors(of)
+    names = [f"blocks.1.attention.{name}" for name in ("q", "k", "v", "z", "pattern")]
+    for kind in cache.KINDS:
+        made, plain = engine(of, entries, kv_cache=kind), ReferenceEngine(of, entries, kind)
+        ours, theirs = (each.observe([IDS[:5]], [each.new_state()], names)[1] for each in (made, plain))
+        for name in names[:4]:
+            assert np.array_equal(ours[name], theirs[name]), name
+        for one, two in zip(ours[names[4]], theirs[names[4]], strict=True):
+            assert one.shape == two.shape and np.allclose(one, two, atol=1e-6)
+    model = definition(of, entries).model
+    with torch.no_grad(), tracing(model, *names) as seen:
+        model(torch.tensor([IDS[:5]]), torch.arange(5)[None])
+    shown = engine(of, entries).observe([IDS[:5]], [engine(of, entries).new_state()], names)[1]
+    for name in names[:4]:
+        expected = seen[name][0].transpose(0, 1).numpy()
+        assert np.abs(shown[name] - expected).max() < 4e-3 * np.abs(expected).max(), name
 
 
 @pytest.mark.parametrize("mlp", MLPS)
@@ -862,6 +1015,12 @@ def test_a_long_prompt_never_holds_its_scores():
 
 
 def test_models_it_does_not_know_are_refused():
+    of = config("e2b")
+    fewer = replace(of, per_layer=PerLayer(20, 100))
+    reason = "its per-layer embeddings have fewer rows than its vocabulary"
+    assert packing.why_not(fewer, tensors(fewer)) == reason
+    change = {"blocks.0.per_layer.gate.weight": LowRank(np.ones((1, 50)), np.ones((20, 1)), 1.0)}
+    assert adapter.why_not(of, tensors(of), change) == "it changes blocks.0.per_layer.gate.weight"
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=t5.Config())
     other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))
@@ -926,7 +1085,9 @@ def test_a_token_alone_is_read_as_with_others():
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "deepseek", "deepseek-v3"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gemma3", "gpt2", "deepseek", "deepseek-v3", "deepseek-v3.2", "diffllama", "e2b"]
+)
 def test_a_smaller_kv_cache_gives_the_references_bits(name: str, kind: Any):
     of = config(name)
     entries = tensors(of)
@@ -941,6 +1102,8 @@ def test_a_smaller_kv_cache_gives_the_references_bits(name: str, kind: Any):
     plain = RuntimeEngine(of, entries)
     ratio = plain.page_bytes / engine.page_bytes
     assert (1.1 if kind == "Q8_0" else 1.8) < ratio <= (1.89 if kind == "Q8_0" else 3.56)
+    if name == "deepseek-v3.2":  # whose indexer chooses other keys
+        return
     whole = plain.prefill(ids[:131], plain.new_state())
     apart = np.abs(engine.prefill(ids[:131], engine.new_state()) - whole).max() / np.abs(whole).max()
     assert 0 < apart < (0.1 if kind == "Q8_0" else 1.0)

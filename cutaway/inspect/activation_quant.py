@@ -3,7 +3,8 @@
 The runtime rounds what a packed matrix reads to eight bits, to bfloat16 where its weights are that, and keeps
 keys and values as halves (runtime/matmul.py, engine.py). Edits that round the definition's activations
 likewise make a trace of what the runtime computed: every name, every view, and the runtime's logits. Latent
-attention's two products of each head read unrounded vectors here: the definition may not make them."""
+attention's two products of each head read unrounded vectors here: the definition may not make them. So do
+an indexer's scores read its keys."""
 
 from __future__ import annotations
 
@@ -27,7 +28,11 @@ def edits(
 ) -> dict[str, Listener]:
     """The edits that make the definition compute as the runtime does, after the user's ``own``."""
     out: dict[str, Listener] = dict(own or {})
-    reads = {"norm": ("embedding.weight" if config.tied else "head.weight", _round_twice)}
+    reads: dict[str, tuple[str, Callable[..., Tensor]]] = {
+        "norm": ("embedding.weight" if config.tied else "head.weight", _round_twice)
+    }
+    if config.per_layer is not None:
+        reads["per_layer.input"] = ("per_layer.projection.weight", _round)
     for n in range(len(config.blocks)):
         path = f"blocks.{n}"
         reads[f"{path}.attention_norm"] = (f"{path}.attention.query.weight", _round)
@@ -43,6 +48,9 @@ def edits(
             reads[f"{path}.beside.out_input"] = (f"{path}.beside.out.weight", _round_heads)
         mlp = config.blocks[n].mlp
         reads |= _mlp_reads(path, mlp) if mlp else {}
+        if config.per_layer is not None:
+            reads[f"{path}.per_layer.input"] = (f"{path}.per_layer.gate.weight", _round)
+            reads[f"{path}.per_layer.hidden"] = (f"{path}.per_layer.out.weight", _round)
         for name in ("k", "v") if heads else ():
             out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
     for name, (weight, how) in reads.items():

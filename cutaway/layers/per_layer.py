@@ -9,13 +9,14 @@ what a model knows, and little to what a token costs.
 
 from torch import Tensor, nn
 
+from cutaway.hooks import tap
 from cutaway.layers.config import Norm, PerLayer
 from cutaway.layers.mlp import ACTIVATIONS
 from cutaway.shapes import Float, Int
 
 
 class PerLayerEmbedding(nn.Module):
-    """The embeddings of all layers at once."""
+    """The embeddings of all layers at once. Taps ``input`` [b t d], which the projection reads."""
 
     def __init__(self, config: PerLayer, layers: int, width: int, norm: Norm) -> None:
         super().__init__()
@@ -26,12 +27,15 @@ class PerLayerEmbedding(nn.Module):
 
     def forward(self, ids: Int[Tensor, "b t"], x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t n p"]:
         own = self.embedding(ids).unflatten(-1, (-1, self.size)) * self.size**0.5
-        projected = (self.projection(x) * x.shape[-1] ** -0.5).unflatten(-1, (-1, self.size))
+        projected = (self.projection(tap("input", x)) * x.shape[-1] ** -0.5).unflatten(-1, (-1, self.size))
         return (self.norm(projected) + own) * 2.0**-0.5
 
 
 class PerLayerInput(nn.Module):
-    """What a block adds of its embedding."""
+    """What a block adds of its embedding.
+
+    Taps ``input`` [b t d], which the gate reads, and ``hidden`` [b t p], which the output matrix does.
+    """
 
     def __init__(self, size: int, width: int, activation: str, norm: Norm) -> None:
         super().__init__()
@@ -41,4 +45,5 @@ class PerLayerInput(nn.Module):
         self.norm = norm.build(width)
 
     def forward(self, x: Float[Tensor, "b t d"], own: Float[Tensor, "b t p"]) -> Float[Tensor, "b t d"]:
-        return x + self.norm(self.out(self.activation(self.gate(x)) * own))
+        hidden = tap("hidden", self.activation(self.gate(tap("input", x))) * own)
+        return x + self.norm(self.out(hidden))

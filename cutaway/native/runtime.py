@@ -114,6 +114,22 @@ class Recurrence(ctypes.Structure):
     ]
 
 
+INDEXER = ("query", "key", "weight")
+
+
+class Indexer(ctypes.Structure):
+    """native/runtime/step.hpp's Indexer."""
+
+    _fields_ = [
+        *((name, Matrix) for name in INDEXER),
+        ("norm", Norm),
+        ("page_offset", _LONG),
+        *((name, _INT) for name in ("heads", "size", "top_k")),
+        *((name, _FLOAT) for name in ("scale", "weight_scale")),
+        ("spare", _INT),
+    ]
+
+
 LATENT = ("query", "key_up", "value_up")
 
 
@@ -121,9 +137,33 @@ class Latent(ctypes.Structure):
     """native/runtime/step.hpp's Latent."""
 
     _fields_ = [
+        ("index", Indexer),
         *((name, Matrix) for name in LATENT),
         ("query_norm", Norm),
         *((name, _INT) for name in ("size", "rope", "key_size", "value_size")),
+    ]
+
+
+PER_LAYER = ("gate", "out")
+
+
+class PerLayerInput(ctypes.Structure):
+    """native/runtime/step.hpp's PerLayerInput."""
+
+    _fields_ = [*((name, Matrix) for name in PER_LAYER), ("norm", Norm)]
+
+
+class PerLayer(ctypes.Structure):
+    """native/runtime/step.hpp's PerLayer."""
+
+    _fields_ = [
+        ("projection", Matrix),
+        ("table", _POINTER),
+        ("norm", Norm),
+        ("row", _LONG),
+        *((name, _INT) for name in ("type", "size")),
+        *((name, _FLOAT) for name in ("table_scale", "projection_scale", "scale")),
+        ("spare", _INT),
     ]
 
 
@@ -136,6 +176,8 @@ class Layer(ctypes.Structure):
         ("mixture", Mixture),
         ("recurrence", Recurrence),
         ("latent", Latent),
+        ("per_layer", PerLayerInput),
+        ("difference_norm", Norm),
         ("activation", Activation),
         *((name, _POINTER) for name in ("sinks", "alibi")),
         ("page_offset", _LONG),
@@ -145,6 +187,8 @@ class Layer(ctypes.Structure):
         *((name, _FLOAT) for name in ("scale", "softcap", "clip", "residual", "block_scale", "input")),
         *((name, _FLOAT) for name in ("output", "recurrent_output", "gate_scale", "out_scale")),
         ("cache", _INT),
+        *((name, _FLOAT) for name in ("lambda_", "kept")),
+        ("spare", _INT),
     ]
 
 
@@ -159,6 +203,7 @@ class Model(ctypes.Structure):
         ("embedding_norm", Norm),
         ("norm", Norm),
         ("head", Matrix),
+        ("per_layer", PerLayer),
         ("embedding_row", _LONG),
         ("state_size", _LONG),
         *((name, _INT) for name in ("embedding_type", "layer_count", "rotation_count", "width", "vocab")),

@@ -27,6 +27,7 @@ def attend(
     alibi: np.ndarray | None = None,
     sinks: np.ndarray | None = None,
     latent: bool = False,
+    chosen: np.ndarray | None = None,
 ) -> np.ndarray:
     """float32 [t h v]: the output of each head at each token.
 
@@ -34,7 +35,8 @@ def attend(
     [s g k] and ``values`` float16 [s g v] of positions 0 to s - 1; head i attends in group i // (h / g), to
     its own position and those before it, at most ``window`` of them. Of ``alibi`` float32 [h] a score loses
     its head's for each position of distance; ``sinks`` float32 [h] are scores that take attention and give
-    nothing. Of ``latent`` rows of the cache, whole sixteens, dimensions are added in sixteen lanes."""
+    nothing. Of ``latent`` rows of the cache, whole sixteens, dimensions are added in sixteen lanes.
+    ``chosen`` bool [t s] are the positions that a token reads (DeepSeek sparse attention)."""
     tokens, heads, _ = query.shape
     groups, size = values.shape[1:]
     rows = query.reshape(tokens, groups, heads // groups, -1)
@@ -47,6 +49,8 @@ def attend(
         if window:
             seen &= at > positions[:, None] - window
         page = slice(first, first + PAGE)
+        if chosen is not None:
+            seen[:, : len(keys) - first] &= chosen[:, page]
         lost = None
         if alibi is not None:
             distances = (positions[:, None] - at[: len(keys) - first]).astype(np.float32)[:, None, None]
@@ -74,21 +78,45 @@ def patterns(
     softcap: float | None = None,
     alibi: np.ndarray | None = None,
     sinks: np.ndarray | None = None,
+    chosen: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """The attention weights of each token, float32 [h s] over the positions up to its own.
 
     Takes what ``attend`` takes."""
     found = []
-    for row, position in zip(query, positions.tolist(), strict=True):
+    for t, (row, position) in enumerate(zip(query, positions.tolist(), strict=True)):
         seen = keys[: position + 1].astype(np.float32).repeat(len(row) // keys.shape[1], axis=1)
         scores = softcapped(np.einsum("hk,shk->hs", row, seen), softcap)
         if alibi is not None:
             scores -= alibi[:, None] * (position - np.arange(position + 1, dtype=np.float32))
         scores[:, : max(0, position + 1 - (window or len(seen)))] = -np.inf
+        if chosen is not None:
+            scores[:, ~chosen[t, : position + 1]] = -np.inf
         scores = scores if sinks is None else np.concatenate([scores, sinks[:, None]], axis=1)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         found.append((weights / weights.sum(axis=1, keepdims=True))[:, : position + 1])
     return found
+
+
+def choose(
+    query: np.ndarray, keys: np.ndarray, weights: np.ndarray, positions: np.ndarray, top_k: int
+) -> np.ndarray:
+    """bool [t s]: the ``top_k`` positions of the highest scores of those that a token sees; of equal ones the
+    earliest.
+
+    ``query`` float32 [t n e], scaled, of the tokens at ``positions`` int [t]; ``keys`` [s 1 e]; ``weights``
+    float32 [t n] of the heads, which are added in their order."""
+    fits = _scores(query[:, None], keys)[:, 0]  # [t n s]
+    fits = np.where(fits > 0, fits, np.float32(0))
+    scores = np.zeros((len(query), len(keys)), np.float32)
+    for head in range(query.shape[1]):
+        scores = scores + weights[:, head, None] * fits[:, head]
+    seen = np.arange(len(keys)) <= positions[:, None]
+    scores = np.where(seen & ~np.isnan(scores), scores, np.float32(-np.inf))
+    order = np.argsort(-scores, axis=1, kind="stable")  # what is not seen is behind all that is
+    chosen = np.zeros(scores.shape, bool)
+    np.put_along_axis(chosen, order[:, :top_k], True, axis=1)
+    return chosen & seen
 
 
 def _page(

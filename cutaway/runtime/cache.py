@@ -35,6 +35,16 @@ def halves(kind: Kind, size: int) -> int:
     return filled * BITS[kind] // 16 + filled // GROUP
 
 
+def paired(x: np.ndarray) -> np.ndarray:
+    """Values [... g v] of both halves of the heads, two side by side: [... g/2 2v] (differential)."""
+    return np.concatenate(np.split(x, 2, axis=-2), axis=-1)
+
+
+def stored_pairs(x: np.ndarray, kind: Kind) -> np.ndarray:
+    """Values [... g v] as they are read back where two are kept side by side."""
+    return np.concatenate(np.split(stored(paired(x), kind), 2, axis=-1), axis=-2)
+
+
 def stored(x: np.ndarray, kind: Kind) -> np.ndarray:
     """Keys or values [... n] as they are read back: float16 for F16, else float32."""
     if kind == "F16":

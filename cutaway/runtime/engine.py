@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder
+from cutaway.model.config import Decoder, kind_of
 from cutaway.native import runtime as native
 from cutaway.runtime import cache
 from cutaway.runtime.adapter import AdapterPlan
@@ -371,9 +371,7 @@ class RuntimeEngine:
         count = sum(map(len, texts))
         attention_at = [(at, one.layer) for one in looks for at in range(count)]
         logits, patterns, given = self._read(texts, states, logits_at, None, attention_at, rows)
-        out: Values = {
-            one.name: _shaped(one, value, self.kv_cache) for one, value in zip(rows, given, strict=True)
-        }
+        out: Values = {one.name: self._shaped(one, value) for one, value in zip(rows, given, strict=True)}
         return logits, out | {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
 
     def _read(
@@ -420,6 +418,15 @@ class RuntimeEngine:
             state.passed(text)
         return seen
 
+    def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
+        """A value of each token in its shape; keys and values as the KV cache keeps them."""
+        rows = rows.reshape(-1, *value.shape)
+        if not value.name.endswith((".k", ".v")):
+            return rows
+        pairs = kind_of(self.config.blocks[value.layer].attention) == "differential"
+        stored = cache.stored_pairs if pairs and value.name.endswith(".v") else cache.stored
+        return stored(rows, self.kv_cache).astype(np.float32)
+
     def _make_room(self, state: State, new: int) -> None:
         """Room for so many ids more. A text that rotates otherwise from there on is read again."""
         if state.length + new > self.max_context:
@@ -432,12 +439,6 @@ class RuntimeEngine:
             for start in range(0, len(ids), CHUNK):
                 self._read([ids[start : start + CHUNK]], [state], [], None, ())
         state.reserve(state.length + new)
-
-
-def _shaped(value: Value, rows: np.ndarray, kv_cache: cache.Kind) -> np.ndarray:
-    """A value of each token in its shape; keys and values as the KV cache keeps them."""
-    rows = rows.reshape(-1, *value.shape)
-    return cache.stored(rows, kv_cache).astype(np.float32) if value.name.endswith((".k", ".v")) else rows
 
 
 def address(state: State) -> int | None:

@@ -25,11 +25,14 @@ from cutaway.runtime import arithmetic, cache
 from cutaway.weights import quant, rules
 from cutaway.weights.rules import ROUTERS, Tensors
 
-KINDS = ("mha", "gqa", "mqa", "local", "gated")
-LATENT = "mla"
+KINDS = ("mha", "gqa", "mqa", "local", "gated", "differential")
+LATENT = ("mla", "dsa")
 HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work
 LIFTED = {"gate": "gate_down", "gate_up": "gate", "step": "forget_down", "step_up": "forget"}  # of kda
 CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
+LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")  # of differential
+INDEX_NORM = Norm("layer", 1e-6)  # of an indexer's keys
+TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
 ALIGNMENT = 64
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
@@ -40,8 +43,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
         return "sinusoids are added to the embeddings"
     if config.table is not None:
         return "its embedding table is not one matrix"
-    if config.per_layer is not None:
-        return "its blocks have embeddings of their own"
+    if config.per_layer is not None and config.per_layer.vocab < config.vocab:
+        return "its per-layer embeddings have fewer rows than its vocabulary"
     if config.logits_bias or config.one_relative or not config.last_norm:
         return "its logits have a bias, its blocks one table of relative positions, or its end no norm"
     for n, block in enumerate(config.blocks):
@@ -51,13 +54,14 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
     if len(_first_lengths(config)) > 1:
         return "its layers rotate otherwise from different lengths on"
     for name, shape in config.weights().items():
-        if _is_matrix(name, shape) and name != "embedding.weight":
+        if _is_matrix(name, shape) and name not in TABLES:
             type = _as_laid(name, shape, config, tensors)[1]
             if type not in native.TYPES:
                 return f"the weight {name} is stored as {type}"
     table = tensors.later("embedding.weight").type
-    if table not in native.LAYOUTS:
-        return f"the embedding table is stored as {table}"
+    for name in (name for name in TABLES if name in tensors):
+        if tensors.later(name).type not in native.LAYOUTS:
+            return f"the table {name} is stored as {tensors.later(name).type}"
     if config.tied and table not in native.TYPES:
         return f"the embedding table, which is also the head, is stored as {table}"
     return None
@@ -82,9 +86,11 @@ def _why_not_block(block: Block) -> str | None:
     beside = block.beside and kind_of(block.beside.mixer)
     if beside and (beside not in native.RECURRENCES or kind_of(attention) not in KINDS):
         return f"{beside} beside {kind_of(attention)} attention has no kernel"
-    if kind_of(attention) not in (*KINDS, LATENT, *native.RECURRENCES):
+    if kind_of(attention) not in (*KINDS, *LATENT, *native.RECURRENCES):
         return f"{kind_of(attention)} attention has no kernel"
     mlp = block.mlp
+    if block.per_layer and mlp and mlp.activation == "xielu":
+        return "its per-layer embeddings have learned activations"
     if isinstance(mlp, MoE):
         if mlp.bias and mlp.shared:
             return "its shared expert has biases"
@@ -94,7 +100,7 @@ def _why_not_block(block: Block) -> str | None:
             return "a token's experts do not fit into its best groups"
     if kind_of(attention) in native.RECURRENCES:
         return None
-    relative = None if kind_of(attention) == LATENT else attention.relative
+    relative = None if latent(block) else attention.relative
     if relative is not None and type(relative) is not alibi.Config:
         return "its scores have learned biases"
     position = attention.position
@@ -141,10 +147,8 @@ class Plan:
         head = self._matrix("embedding" if config.tied else "head")
         rows = np.empty((0, 0), np.uint8)  # a tied table is read out of the head's panels
         if not config.tied:
-            table = self._tensors["embedding.weight"]
-            rows = np.ascontiguousarray(table.data)
-            _check_rows("embedding.weight", table)
-        self._kept += [rotations, rows]
+            rows = self._table("embedding.weight")
+        self._kept.append(rotations)
         return native.Model(
             layers=self._layers,
             rotations=rotations,
@@ -153,6 +157,7 @@ class Plan:
             embedding_norm=self._norm("embedding_norm", config.embedding_norm, config.width),
             norm=self._norm("norm", config.norm, config.width),
             head=head,
+            per_layer=self._per_layer(),
             embedding_row=rows.shape[1],
             state_size=self.state_size,
             embedding_type=native.LAYOUTS[self._tensors.later("embedding.weight").type].id,
@@ -163,6 +168,30 @@ class Plan:
             embedding_scale=config.embedding_scale,
             logit_scale=config.logit_scale,
             softcap=config.softcap or 0.0,
+        )
+
+    def _table(self, name: str) -> np.ndarray:
+        """The rows of a table as they are in its file; UserError unless all are finite."""
+        table = self._tensors[name]
+        rows = np.ascontiguousarray(table.data)
+        _check_rows(name, table)
+        self._kept.append(rows)
+        return rows
+
+    def _per_layer(self) -> native.PerLayer:
+        """The embeddings that each block has of a token; without rows where there are none."""
+        of, name = self.config.per_layer, "per_layer.embedding.weight"
+        if of is None:
+            return native.PerLayer()
+        rows, scales = self._table(name), per_layer_scales(self.config)
+        return native.PerLayer(
+            projection=self._matrix("per_layer.projection"),
+            table=rows.ctypes.data,
+            norm=self._norm("per_layer.norm", self.config.norm, of.size),
+            row=rows.shape[1],
+            type=native.LAYOUTS[self._tensors.later(name).type].id,
+            size=of.size,
+            **dict(zip(("table_scale", "projection_scale", "scale"), scales, strict=True)),
         )
 
     def _layer(self, n: int) -> native.Layer:
@@ -183,6 +212,12 @@ class Plan:
         if mlp is not None:
             fields |= (self._mixture if isinstance(mlp, MoE) else self._mlp)(f"{path}.mlp")
             fields["activation"] = self._activation(f"{path}.mlp", mlp)
+        if block.per_layer is not None:
+            fields["per_layer"] = native.PerLayerInput(
+                self._matrix(f"{path}.per_layer.gate"),
+                self._matrix(f"{path}.per_layer.out"),
+                self._norm(f"{path}.per_layer.norm", block.norm, width),
+            )
         scales = (mlp.gate_scale, mlp.out_scale) if isinstance(mlp, MLP) else (1.0, 1.0)
         return native.Layer(
             **fields,
@@ -244,12 +279,13 @@ class Plan:
 
     def _heads(self, n: int, attention: Any) -> dict[str, Any]:
         """Softmax attention over heads, and its place in the pages."""
-        path = f"blocks.{n}"
+        path, pairs = f"blocks.{n}", 2 if kind_of(attention) == "differential" else 1
         if attention.kv_layer is None:
-            stride = -(-attention.values // native.PANEL) * native.PANEL
+            stride = _aligned(pairs * attention.values, native.PANEL)
             self._offsets[n] = self.page_halves
-            position = cache.halves(self._cache, attention.key_size) + cache.halves(self._cache, stride)
-            self.page_halves += attention.groups * native.PAGE * position
+            keys = attention.groups * cache.halves(self._cache, attention.key_size)
+            values = attention.groups // pairs * cache.halves(self._cache, stride)
+            self.page_halves += native.PAGE * (keys + values)
         sharper, projected = attention.temperature, {"query": True, **attention.projected, "out": True}
         norms = {
             name: (f"{path}.attention.{name}", attention.qk_norm, size)
@@ -262,8 +298,14 @@ class Plan:
         }
         if kind_of(attention) == "gated":
             matrices["output_gate"] = self._matrix(f"{path}.attention.gate")
+        own: dict[str, Any] = {}
+        if kind_of(attention) == "differential":
+            norm, size = difference_norm(attention), 2 * attention.values
+            own["difference_norm"] = self._norm(f"{path}.attention.head_norm", norm, size)
+            own["lambda_"], own["kept"] = difference(f"{path}.attention", attention, self._tensors)
         return dict(
             **matrices,
+            **own,
             **{name: self._norm(*each) for name, each in norms.items()},
             sinks=self._vector(f"{path}.attention.sinks") if attention.sinks else None,
             alibi=self._keep(alibi_of(attention)) if attention.relative else None,
@@ -274,7 +316,7 @@ class Plan:
             heads=attention.heads,
             groups=attention.groups,
             key_size=attention.key_size,
-            value_size=attention.values,
+            value_size=pairs * attention.values,
             window=attention.window if isinstance(attention, local.Config) else 0,
             rotation=-1 if attention.position is None else self._rotations.index(attention.position),
             norm_over=native.OVER.index(attention.qk_norm_over),
@@ -292,6 +334,7 @@ class Plan:
         self.page_halves += native.PAGE * cache.halves(self._cache, row)
         down = of.query_latent is not None
         own = native.Latent(
+            index=self._indexer(path, of) if indexed(of) else native.Indexer(),
             **({"query": self._matrix(f"{path}.query")} if down else {}),
             key_up=self._each_head(key_up(path, of, self._tensors), of.heads, f"{path}.key_up"),
             value_up=self._each_head(self._tensors[f"{path}.value_up.weight"], of.heads, f"{path}.value_up"),
@@ -319,6 +362,22 @@ class Plan:
             "rotation": -1 if of.position is None else self._rotations.index(of.position),
             "scale": latent_scale(of),
         }
+
+    def _indexer(self, path: str, of: Any) -> native.Indexer:
+        """What chooses the keys of latent attention, and where its own keys are in the pages."""
+        at = self.page_halves
+        self.page_halves += native.PAGE * cache.halves(self._cache, of.index_size)
+        scale, weight_scale = index_scales(of)
+        return native.Indexer(
+            **{name: self._matrix(f"{path}.index_{name}") for name in native.INDEXER},
+            norm=self._norm(f"{path}.index_norm", INDEX_NORM, of.index_size),
+            page_offset=at,
+            heads=of.index_heads,
+            size=of.index_size,
+            top_k=of.top_k,
+            scale=scale,
+            weight_scale=weight_scale,
+        )
 
     def _norm(self, path: str, of: Norm | None, size: int) -> native.Norm:
         """A norm of ``size`` numbers; where nothing is learned its weights are ones."""
@@ -422,6 +481,24 @@ class Plan:
         return values.ctypes.data
 
 
+def per_layer_scales(config: Decoder) -> tuple[float, float, float]:
+    """What multiplies a row of the per-layer table, what projection gives, and their sum."""
+    assert config.per_layer is not None
+    return config.per_layer.size**0.5, config.width**-0.5, 2.0**-0.5
+
+
+def difference_norm(attention: Any) -> Norm:
+    """The norm of differential attention's differences."""
+    return Norm("rms", attention.eps, attention.norm_weight)
+
+
+def difference(path: str, attention: Any, tensors: Tensors) -> tuple[float, float]:
+    """Lambda of differential attention, and what multiplies the normed differences."""
+    a1, b1, a2, b2 = (quant.unpack(tensors[f"{path}.{name}"]).astype(np.float64) for name in LAMBDAS)
+    start = attention.lambda_start
+    return float(np.exp(a1 @ b1) - np.exp(a2 @ b2) + start), 1.0 - start
+
+
 def alibi_of(attention: Any) -> np.ndarray:
     """What a position of distance takes from the scores of each head: float32 [h] (2108.12409)."""
     return np.array(attention.relative.slopes(attention.heads), np.float32)
@@ -440,7 +517,12 @@ def attends(block: Block) -> bool:
 
 def latent(block: Block) -> bool:
     """Whether a block has latent attention."""
-    return kind_of(block.attention) == LATENT
+    return kind_of(block.attention) in LATENT
+
+
+def indexed(attention: Any) -> bool:
+    """Whether an indexer chooses the keys of latent attention."""
+    return kind_of(attention) == "dsa"
 
 
 def latent_row(of: Any) -> int:
@@ -451,6 +533,11 @@ def latent_row(of: Any) -> int:
 def latent_scale(of: Any) -> float:
     """What scores of latent attention are multiplied by."""
     return (of.key_size + of.rope_dim) ** -0.5 if of.scale is None else of.scale
+
+
+def index_scales(of: Any) -> tuple[float, float]:
+    """What an indexer's queries and its heads' weights are multiplied by."""
+    return of.index_size**-0.5, of.index_heads**-0.5
 
 
 def key_up(path: str, of: Any, tensors: Tensors) -> Packed:
@@ -503,7 +590,7 @@ def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Ten
     """Bytes of these weights' matrices as panels."""
     total = 0
     for name, shape in weights.items():
-        if _is_matrix(name, shape) and (config.tied or name != "embedding.weight"):
+        if _is_matrix(name, shape) and ((config.tied and name == TABLES[0]) or name not in TABLES):
             count, type, shape = _as_laid(name, shape, config, tensors)
             total += _aligned(count * native.packed_bytes(type, *shape))
     return total

@@ -105,7 +105,7 @@ def _cached(block: Block) -> tuple[int, int, int]:
     """Groups of what a layer caches of a token, and the sizes of their keys and values."""
     of: Any = block.attention
     if packing.latent(block):
-        return 1, packing.latent_row(of), 0
+        return 1, packing.latent_row(of), of.index_size if packing.indexed(of) else 0
     return (of.groups, of.key_size, of.values) if packing.attends(block) else (0, 0, 0)
 
 
@@ -229,6 +229,7 @@ class ReferenceEngine:
         if isinstance(self.config.position, learned.Config):
             x = x + self._vector("position.weight")[positions + self.config.position.offset]
         x = kept["embed"] = self._norm(x, "embedding_norm", self.config.embedding_norm)
+        own = self._per_layer(ids, x) if self.config.per_layer else None
         for n, block in enumerate(self.config.blocks):
             path = f"blocks.{n}"
             residual = np.float32(block.residual)
@@ -244,6 +245,7 @@ class ReferenceEngine:
                 apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
                 out = apply(block.mlp, f"{path}.mlp", normed, state.adapter)
                 x = middle + self._block_norm(block, out, path, "mlp_post_norm") * residual
+            x = x if own is None else self._with_own(block, f"{path}.per_layer", x, own[:, n])
             x = x * self._vector(f"{path}.scale") if block.scaled else x
             for edit in state.edits:
                 x = edit.applied(x, state.length) if edit.layer == n else x
@@ -252,6 +254,23 @@ class ReferenceEngine:
         if state.first_length is not None:
             state.ids = [*state.ids, *ids]
         return x
+
+    def _per_layer(self, ids: Sequence[int], x: np.ndarray) -> np.ndarray:
+        """float32 [t n p]: the embeddings that each block has of the tokens, whose own are x [t d]."""
+        of = self.config.per_layer
+        assert of is not None
+        by, projected_by, both_by = map(np.float32, packing.per_layer_scales(self.config))
+        table = self.tensors["per_layer.embedding.weight"]
+        rows = quant.unpack(table.rows(np.asarray(ids))).reshape(len(ids), -1, of.size)
+        projected = self._matrix("per_layer.projection", x, {}) * projected_by
+        projected = self._norm(projected.reshape(rows.shape), "per_layer.norm", self.config.norm)
+        return (projected + rows * by) * both_by
+
+    def _with_own(self, block: Block, path: str, x: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """x with what a block adds of its own embeddings [t p]."""
+        assert block.mlp is not None
+        gated = ACTIVATIONS[block.mlp.activation](self._matrix(f"{path}.gate", x, {})) * own
+        return x + self._norm(self._matrix(f"{path}.out", gated, {}), f"{path}.norm", block.norm)
 
     def _mixed(
         self,
@@ -312,7 +331,8 @@ class ReferenceEngine:
             key = key.reshape(tokens, of.groups, -1)
             key = self._finished(of, f"{path}.key_norm", key, positions, state.longer)
             value = self._norm(value.reshape(tokens, of.groups, -1), f"{path}.value_norm", of.value_norm)
-            key, value = cache.stored(key, self.kv_cache), cache.stored(value, self.kv_cache)
+            stored = cache.stored_pairs if kind_of(of) == "differential" else cache.stored
+            key, value = cache.stored(key, self.kv_cache), stored(value, self.kv_cache)
             state.keys[n] = np.concatenate([state.keys[n], key])
             state.values[n] = np.concatenate([state.values[n], value])
             halves = {"k": key.astype(np.float32), "v": value.astype(np.float32)}
@@ -324,15 +344,26 @@ class ReferenceEngine:
             packing.alibi_of(of) if of.relative else None,
             self._vector(f"{path}.sinks") if of.sinks else None,
         )
-        mixed = attention.attend(scaled, state.keys[source], state.values[source], positions, *seen)
+        values = state.values[source]
+        if kind_of(of) == "differential":  # both halves of the heads read the same pairs of values
+            values = np.concatenate([cache.paired(values)] * 2, axis=1)
+        mixed = attention.attend(scaled, state.keys[source], values, positions, *seen)
         if f"{path}.pattern" in kept:
             kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[source], positions, *seen)
+        mixed = self._subtracted(of, path, mixed) if kind_of(of) == "differential" else mixed
         kept |= {f"{path}.{name}": each for name, each in {"q": query, "z": mixed, **halves}.items()}
         mixed = mixed.reshape(tokens, -1)
         if kind_of(of) == "gated":
             gate = self._matrix(f"{path}.gate", x, {}, factor)
             mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
         return self._matrix(f"{path}.out", mixed, state.adapter)
+
+    def _subtracted(self, of: Any, path: str, mixed: np.ndarray) -> np.ndarray:
+        """The normed differences [t h/2 2v] of what both halves of the heads gathered [t h 2v]."""
+        one, two = np.split(mixed, 2, axis=1)
+        factor, kept = map(np.float32, packing.difference(path, of, self.tensors))
+        normed = self._norm(one - factor * two, f"{path}.head_norm", packing.difference_norm(of))
+        return normed * kept
 
     def _latent_attention(
         self,
@@ -353,8 +384,10 @@ class ReferenceEngine:
         rotation = (positions, of.position, state.longer)
         row[..., beside : beside + of.rope_dim] = rotated(down[:, None, of.latent :], *rotation)
         state.keys[n] = np.concatenate([state.keys[n], cache.stored(row, self.kv_cache)])
+        normed = x
         if of.query_latent is not None:
             x = self._norm(self._matrix(f"{path}.query_down", x, {}), f"{path}.query_norm", of.norm)
+        chosen = self._chosen(of, n, normed, x, positions, state) if packing.indexed(of) else None
         query = self._matrix(f"{path}.query", x, {}).reshape(tokens, of.heads, -1)
         scale = np.float32(packing.latent_scale(of))
         absorbed = np.zeros((tokens, of.heads, row.shape[-1]), np.float32)
@@ -363,10 +396,28 @@ class ReferenceEngine:
         absorbed[..., beside : beside + of.rope_dim] = rotated(query[..., of.key_size :], *rotation) * scale
         rows = state.keys[n]
         if f"{path}.pattern" in kept:
-            kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions)
-        read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True)
+            kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions, chosen=chosen)
+        read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True, chosen=chosen)
         mixed = kept[f"{path}.z"] = _each_head(self.tensors[f"{path}.value_up.weight"], read)
         return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
+
+    def _chosen(
+        self, of: Any, n: int, x: np.ndarray, asked: np.ndarray, positions: np.ndarray, state: State
+    ) -> np.ndarray:
+        """bool [t s]: the keys that an indexer chooses for tokens [t d], whose queries come out of ``asked``.
+
+        It rotates half-split, whatever the model's pairs are; its keys are in the layer's values.
+        """
+        path = f"blocks.{n}.attention"
+        by = of.position and replace(of.position, interleaved=False)
+        scale, weight_scale = map(np.float32, packing.index_scales(of))
+        key = self._norm(self._matrix(f"{path}.index_key", x, {}), f"{path}.index_norm", packing.INDEX_NORM)
+        key = cache.stored(rotated(key[:, None], positions, by, state.longer), self.kv_cache)
+        state.values[n] = np.concatenate([state.values[n], key])
+        query = self._matrix(f"{path}.index_query", asked, {}).reshape(len(x), of.index_heads, -1)
+        query = rotated(query, positions, by, state.longer) * scale
+        weights = self._matrix(f"{path}.index_weight", x, {}) * weight_scale
+        return attention.choose(query, state.values[n], weights, positions, of.top_k)
 
     def _rows(
         self, of: Any, path: str, x: np.ndarray, adapter: Mapping[str, Beside], factor: float

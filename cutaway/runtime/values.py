@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder
+from cutaway.model.config import Decoder, kind_of
 from cutaway.runtime.packing import attends, latent
 
 WHATS = ("embed", "middle", "out", "attention.q", "attention.k", "attention.v", "attention.z")  # step.hpp's
@@ -84,6 +84,8 @@ def _value(config: Decoder, name: str) -> Value:
     if not what.startswith("attention"):
         return Value(name, WHATS.index(what), layer, (config.width,))
     shapes = {"attention.q": (of.heads, of.key_size), "attention.z": (of.heads, of.values)}
+    if kind_of(of) == "differential":
+        shapes["attention.z"] = (of.heads // 2, 2 * of.values)
     if what in ("attention.k", "attention.v"):
         shapes[what] = (of.groups, of.key_size if what == "attention.k" else of.values)
     return Value(name, -1 if what == PATTERN else WHATS.index(what), layer, shapes.get(what, (config.width,)))

@@ -120,7 +120,7 @@ void products(int32_t best) {
 }
 
 // Some rows over a page whose keys and values are filled with numbers.
-void attend(int32_t best, PageOf page, const char* what) {
+void attend(int32_t best, PageOf page, const char* what, const uint64_t* chosen = nullptr) {
     constexpr int rows = 7;
     std::vector<uint16_t> keys(static_cast<size_t>(PageOf::halves(page.cache, page.key_size)));
     std::vector<uint16_t> values(static_cast<size_t>(PageOf::halves(page.cache, page.value_stride)));
@@ -136,7 +136,7 @@ void attend(int32_t best, PageOf page, const char* what) {
     }
     for (float& each : query) each = real();
     Look looks[rows];
-    for (int r = 0; r < rows; ++r) looks[r] = {query.data() + r * page.key_size, 3 * r, 128 - 17 * r};
+    for (int r = 0; r < rows; ++r) looks[r] = {query.data() + r * page.key_size, 3 * r, 128 - 17 * r, 0.0f, 0, chosen};
     const size_t mixed_size = rows * static_cast<size_t>(page.mixed());
     std::vector<float> mixed[2] = {std::vector<float>(mixed_size), std::vector<float>(mixed_size)};
     Gathered gathered[2][rows];
@@ -151,9 +151,11 @@ void attend(int32_t best, PageOf page, const char* what) {
 }
 
 void attention(int32_t best) {
+    const uint64_t chosen[] = {0x8000100000050013u, 0x0001000000200481u};
     for (const int32_t cache : {kHalves, kBytes, kNibbles}) {
         attend(best, {nullptr, nullptr, 24, 32, cache}, "attention");
         attend(best, {nullptr, nullptr, 96, 96, cache, 64}, "latent attention");
+        attend(best, {nullptr, nullptr, 96, 96, cache, 64}, "attention to chosen latents", chosen);
     }
 }
 

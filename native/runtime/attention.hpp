@@ -12,13 +12,16 @@ inline constexpr int kShared = 32;   // numbers of a key or value that share a s
 enum Cache : int32_t { kHalves = 0, kBytes = 1, kNibbles = 2 };
 
 // A head's view of a page: its query, which positions [first, last) of the page it sees, and what a position of distance
-// takes from a score (ALiBi, 2108.12409); the query itself is at `at` of the page.
+// takes from a score (ALiBi, 2108.12409); the query itself is at `at` of the page. Of `chosen` [2] it sees those positions
+// alone whose bits are set (DeepSeek sparse attention, 2512.02556).
 struct Look {
     const float* query;
     int first, last;
     float alibi = 0.0f;
     int at = 0;
+    const uint64_t* chosen = nullptr;
 };
+inline bool is_set(const uint64_t* bits, int position) { return (bits[position / 64] >> position % 64 & 1) != 0; }
 
 // What rows gathered from some pages: values weighted by e^(score - highest), and the sum of the weights.
 struct Gathered {

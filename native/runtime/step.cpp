@@ -10,9 +10,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <new>
 #include <span>
 #include <thread>
@@ -206,7 +208,7 @@ class Rows {
     }
 
   private:
-    Product products_[6]{};
+    Product products_[8]{};
     const size_t count_;
     const Vectors& in_;
     const int tokens_;
@@ -239,6 +241,7 @@ class Step {
         Worker worker{index, workers, once ? &path : nullptr};
         if (once) foresee(worker);
         each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { begin(token); });
+        if (model_.per_layer.projection.rows > 0) embed_layers(worker);
         for (int i = 0; i < model_.layer_count; ++i) layer(model_.layers[i], i, worker);
         head(worker);
     }
@@ -307,13 +310,14 @@ class Step {
     void foresee(const Worker& worker) {
         Path& path = *worker.path;
         path.clear();
+        const auto add = [&](const Rows& rows) {
+            const Part part = part_of(worker, rows.panels());
+            path.add_stage();
+            rows.add_to(path, part.begin, part.end);
+        };
+        if (model_.per_layer.projection.rows > 0) add(per_layer_rows());
         for (int i = 0; i < model_.layer_count; ++i) {
             const Layer& layer = model_.layers[i];
-            const auto add = [&](const Rows& rows) {
-                const Part part = part_of(worker, rows.panels());
-                path.add_stage();
-                rows.add_to(path, part.begin, part.end);
-            };
             if (layer.attends()) {
                 const Latent& latent = layer.latent;
                 add(head_rows(layer));
@@ -330,13 +334,17 @@ class Step {
                 add(recurrent_out_rows(layer));
             }
             if (layer.attends()) add(out_rows(layer));
-            if (layer.up.rows == 0) continue;
-            path.add_stage();
-            const Part hidden = part_of(worker, groups_of(layer.up));
-            for (int64_t group = hidden.begin; group < hidden.end; ++group) {
-                for (const Matrix* each : {&layer.gate, &layer.up}) add_neurons(path, *each, group);
+            if (layer.up.rows > 0) {
+                path.add_stage();
+                const Part hidden = part_of(worker, groups_of(layer.up));
+                for (int64_t group = hidden.begin; group < hidden.end; ++group) {
+                    for (const Matrix* each : {&layer.gate, &layer.up}) add_neurons(path, *each, group);
+                }
+                add(down_rows(layer));
             }
-            add(down_rows(layer));
+            if (layer.per_layer.gate.rows == 0) continue;
+            add(gate_rows(layer));
+            add(own_rows(layer));
         }
         path.add_stage();
         const Part panels = part_of(worker, model_.head.panel_count());
@@ -371,11 +379,16 @@ class Step {
         return {{{&layer.query, 0, &LayerAdapter::query},
                  {&layer.key, key_at(layer), &LayerAdapter::key},
                  {&layer.value, value_at(layer), &LayerAdapter::value},
-                 {&layer.output_gate, gate_at(layer), nullptr}},
+                 {&layer.output_gate, gate_at(layer), nullptr},
+                 {&layer.latent.index.key, index_at(layer), nullptr},
+                 {&layer.latent.index.weight, index_weight_at(layer), nullptr},
+                 {layer.latent.query.rows > 0 ? &kNone : &layer.latent.index.query, index_query_at(layer), nullptr}},
                 in_, tokens_, heads_out_, heads_stride_};
     }
     Rows latent_rows(const Layer& layer) const {
-        return {{{&layer.latent.query, latent_at(layer), nullptr}}, asked_, tokens_, heads_out_, heads_stride_};
+        return {{{&layer.latent.query, latent_at(layer), nullptr},
+                 {&layer.latent.index.query, index_query_at(layer), nullptr}},
+                asked_, tokens_, heads_out_, heads_stride_};
     }
     Rows recurrent_rows(const Recurrence& of) const {
         const Places at = places(of);
@@ -402,6 +415,14 @@ class Step {
     }
     Rows down_rows(const Layer& layer) const {
         return {{{&layer.down, 0, &LayerAdapter::down}}, hidden_, tokens_, out_, width_stride_};
+    }
+
+    Rows per_layer_rows() const { return {{{&model_.per_layer.projection, 0, nullptr}}, in_, tokens_, own_, own_stride_}; }
+    Rows gate_rows(const Layer& layer) const {
+        return {{{&layer.per_layer.gate, 0, nullptr}}, in_, tokens_, gates_, gates_stride_};
+    }
+    Rows own_rows(const Layer& layer) const {
+        return {{{&layer.per_layer.out, 0, nullptr}}, gated_, tokens_, out_, width_stride_};
     }
 
     // A phase of products, and what adapters change of them.
@@ -472,6 +493,12 @@ class Step {
     static int64_t gate_at(const Layer& layer) { return value_at(layer) + rounded(layer.value_rows(), kPanel); }
     // Where queries are that come out of a latent, after that and the row of the cache.
     static int64_t latent_at(const Layer& layer) { return value_at(layer); }
+    // Where the key, the heads' weights and the queries of an indexer are, after those.
+    static int64_t index_at(const Layer& layer) { return latent_at(layer) + rounded(layer.latent.query.rows, kPanel); }
+    static int64_t index_weight_at(const Layer& layer) { return index_at(layer) + rounded(layer.latent.index.key.rows, kPanel); }
+    static int64_t index_query_at(const Layer& layer) {
+        return index_weight_at(layer) + rounded(layer.latent.index.weight.rows, kPanel);
+    }
 
     // Where the rows of a recurrence's matrices are in a token's, and where they end.
     struct Places {
@@ -508,7 +535,11 @@ class Step {
             heads_stride_ = std::max(heads_stride_, gate_at(layer) + rounded(layer.output_gate.rows, kPanel));
             const Latent& latent = layer.latent;
             if (latent.size > 0) {
-                heads_stride_ = std::max(heads_stride_, latent_at(layer) + rounded(latent.query.rows, kPanel));
+                heads_stride_ = std::max(heads_stride_, index_query_at(layer) + rounded(latent.index.query.rows, kPanel));
+                chooses_ |= latent.index.chooses();
+                for (const Matrix* each : {&latent.index.query, &latent.index.key, &latent.index.weight}) {
+                    with_bf16_ |= each->type == kBF16;
+                }
                 asked_width_ = std::max<int64_t>(asked_width_, latent.query.columns);
                 latent_width_ = std::max<int64_t>({latent_width_, latent.key_up.columns, latent.value_up.columns});
                 latent_heads_ = std::max(latent_heads_, layer.heads);
@@ -530,6 +561,9 @@ class Step {
                     with_bf16_ |= each->type == kBF16;
                 }
             }
+            if (layer.differential()) sides_stride_ = std::max(sides_stride_, static_cast<int64_t>(layer.heads) * layer.value_size);
+            gates_stride_ = std::max(gates_stride_, rounded(layer.per_layer.gate.rows, kPanel));
+            for (const Matrix* each : {&layer.per_layer.gate, &layer.per_layer.out}) with_bf16_ |= each->type == kBF16;
             mixed_width_ = std::max<int64_t>(mixed_width_, layer.out.columns);
             hidden_width_ = std::max<int64_t>(hidden_width_, layer.down.columns);
             value_stride_ = std::max(value_stride_, layer.value_stride());
@@ -553,6 +587,8 @@ class Step {
             rotation_stride_ += 2 * model_.rotations[i].pairs;
         }
         width_stride_ = rounded(model_.width, kPanel);
+        own_stride_ = rounded(model_.per_layer.projection.rows, kPanel);
+        with_bf16_ |= own_stride_ > 0 && model_.per_layer.projection.type == kBF16;
         for (int s = 0; reading_.adapters != nullptr && s < reading_.sequences; ++s) {
             const LayerAdapter* layers = reading_.adapters[s];
             const int first = reading_.starts[s], last = reading_.starts[s + 1];
@@ -587,6 +623,12 @@ class Step {
             by_head_ = scratch_.vectors(latent_heads_ * tokens_, latent_width_, with_bf16_);
             absorbed_ = scratch_.take<float>(tokens_ * absorbed_stride_);
             lifted_ = scratch_.take<float>(tokens_ * lifted_stride_);
+        }
+        if (sides_stride_ > 0) sides_ = scratch_.take<float>(tokens_ * sides_stride_);
+        if (own_stride_ > 0) {
+            own_ = scratch_.take<float>(tokens_ * own_stride_);
+            gates_ = scratch_.take<float>(tokens_ * gates_stride_);
+            gated_ = scratch_.vectors(tokens_, model_.per_layer.size, with_bf16_);
         }
         if (projected_stride_ > 0) {
             projected_ = scratch_.take<float>(tokens_ * projected_stride_);
@@ -630,6 +672,13 @@ class Step {
                 pieces_.push_back({s, token, std::min(last, token + kTileTokens), -1});
             }
         }
+        if (chooses_) {
+            int most = 0;
+            for (int token = 0; token < tokens_; ++token) most = std::max(most, position(token) / kPage + 1);
+            chosen_stride_ = 2 * most;
+            chosen_ = scratch_.take<uint64_t>(tokens_ * chosen_stride_);
+            index_scores_ = scratch_.take<float>(slots * kPage);
+        }
         partial_ = scratch_.take<float>(slots * heads_ * value_stride_);
         partial_seen_ = scratch_.take<Gathered>(slots * heads_);
     }
@@ -669,7 +718,48 @@ class Step {
             }
         }
         give(kEmbed, 0, token, x, model_.width);
-        if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm);
+        if (model_.per_layer.projection.rows > 0) read(token, {});
+        else if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm);
+    }
+
+    // The embeddings that each block has of the tokens.
+    void embed_layers(Worker& worker) {
+        const auto project = [&](const auto& then) { multiply(worker, per_layer_rows(), then); };
+        and_tokens(worker, project, [&](int64_t token) {
+            static thread_local std::vector<float> room;
+            const PerLayer& of = model_.per_layer;
+            const int64_t count = of.projection.rows;
+            room.resize(static_cast<size_t>(count));
+            cutaway_unpack(of.type, of.table + reading_.ids[token] * of.row, count, room.data(), 1);
+            float* own = own_ + token * own_stride_;
+            for (int64_t i = 0; i < count; ++i) own[i] *= of.projection_scale;
+            for (int64_t i = 0; i < count; i += of.size) norm(of.norm, own + i, of.size, own + i);
+            for (int64_t i = 0; i < count; ++i) own[i] = (own[i] + room[static_cast<size_t>(i)] * of.table_scale) * of.scale;
+            if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm);
+        });
+    }
+
+    // What a block adds of its own embedding of each token, and then after(token).
+    template <class G>
+    void add_own(const Layer& layer, int index, Worker& worker, const G& after) {
+        const PerLayerInput& of = layer.per_layer;
+        const int64_t size = model_.per_layer.size;
+        const auto gate = [&](const auto& then) { multiply(worker, gate_rows(layer), then); };
+        and_tokens(worker, gate, [&](int64_t token) {
+            float* gates = gates_ + token * gates_stride_;
+            const float* own = own_ + token * own_stride_ + index * size;
+            float* to = gated_.x + token * gated_.width;
+            activate({nullptr, layer.activation.kind, 0.0f}, gates, nullptr, rounded(size, kPanel));
+            for (int64_t i = 0; i < size; ++i) to[i] = gates[i] * own[i];
+            quantize({to, gated_.width, token, 1}, 0, gated_.width / kGroup, gated_);
+        });
+        const auto add = [&](const auto& then) { multiply(worker, own_rows(layer), then); };
+        and_tokens(worker, add, [&](int64_t token) {
+            float *out = out_ + token * width_stride_, *x = x_ + token * width_stride_;
+            norm(of.norm, out, model_.width, out);
+            for (int i = 0; i < model_.width; ++i) x[i] += out[i];
+            after(token);
+        });
     }
 
     // The residual stream, normed, for the next matrices.
@@ -746,6 +836,7 @@ class Step {
         if (of.query.rows > 0) {
             and_tokens(worker, query, [&](int64_t token) { cut_queries(layer, token, latent_at(layer)); });
         }
+        if (of.index.chooses()) choose_positions(layer, worker);
         multiply_heads(worker, layer.heads, of.key_up, absorbed_, layer.key_size, absorbed_stride_, [] {});
         look_and(layer, worker, [&](int64_t token) {
             for (int head = 0; head < layer.heads; ++head) quantize_vector(vectors_of(of.value_up, head), token);
@@ -806,6 +897,99 @@ class Step {
         const int at = position(token);
         const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, 0);
         store_value(page, layer.key_size, at % kPage, room.data());
+        if (of.index.chooses()) store_index(layer, token);
+    }
+
+    // A token's key of the indexer, normed and rotated half-split, in the cache; and its queries and weights, scaled.
+    void store_index(const Layer& layer, int64_t token) {
+        const Indexer& of = layer.latent.index;
+        float* all = heads_out_ + token * heads_stride_;
+        float* key = all + index_at(layer);
+        norm(of.norm, key, of.size, key);
+        rotate(layer, token, key, true);
+        const int at = position(token);
+        store_key(index_page(layer, sequence_of_[static_cast<size_t>(token)], at / kPage), at % kPage, key);
+        float* weights = all + index_weight_at(layer);
+        for (int head = 0; head < of.heads; ++head) weights[head] *= of.weight_scale;
+    }
+
+    // The keys of a layer's indexer in a page.
+    PageOf index_page(const Layer& layer, int sequence, int page) const {
+        const Indexer& of = layer.latent.index;
+        uint16_t* at = reading_.pages[sequence][page] + of.page_offset;
+        return {at, at, of.size, 0, layer.cache};
+    }
+
+    // A phase: which positions each token reads. A token alone is shared out by pages.
+    void choose_positions(const Layer& layer, Worker& worker) {
+        const Indexer& of = layer.latent.index;
+        const auto fit = [&](const auto& then) {
+            const auto some = [&](int64_t begin, int64_t end, bool) {
+                for (int64_t i = begin; i < end; ++i) score_piece(layer, pieces_[static_cast<size_t>(i)]);
+            };
+            share_out(worker, static_cast<int64_t>(pieces_.size()), 1, some, then);
+        };
+        and_tokens(worker, fit, [&](int64_t token) {
+            const int64_t slot = slot_of_[static_cast<size_t>(token)];
+            if (slot >= 0) choose_best(of, token, index_scores_ + slot * kPage);
+        });
+    }
+
+    void score_piece(const Layer& layer, const Piece& piece) {
+        static thread_local std::vector<float> room;
+        const Indexer& of = layer.latent.index;
+        if (piece.page >= 0) {
+            const int64_t slot = slot_of_[static_cast<size_t>(piece.first)] + piece.page;
+            if (position(piece.first) >= of.top_k) score_index(layer, piece, piece.first, piece.page, index_scores_ + slot * kPage);
+            return;
+        }
+        for (int token = piece.first; token < piece.last; ++token) {
+            const int pages = position(token) / kPage + 1;
+            room.resize(static_cast<size_t>(pages) * kPage);
+            for (int page = 0; page < pages && position(token) >= of.top_k; ++page) {
+                score_index(layer, piece, token, page, room.data() + page * kPage);
+            }
+            choose_best(of, token, room.data());
+        }
+    }
+
+    // The indexer's scores of a page's positions for a token: heads are added in their order.
+    void score_index(const Layer& layer, const Piece& piece, int token, int page, float* scores) const {
+        const Indexer& of = layer.latent.index;
+        const float* all = heads_out_ + token * heads_stride_;
+        const float *weights = all + index_weight_at(layer), *queries = all + index_query_at(layer);
+        const int count = std::min(position(token) + 1 - page * kPage, kPage);
+        const PageOf keys = index_page(layer, piece.sequence, page);
+        float fits[kPage];
+        std::fill_n(scores, count, 0.0f);
+        for (int head = 0; head < of.heads; ++head) {
+            score_page(keys, {queries + head * of.size, 0, count}, 0.0f, fits);
+            for (int s = 0; s < count; ++s) scores[s] += weights[head] * std::max(0.0f, fits[s]);
+        }
+        for (int s = 0; s < count; ++s) {
+            if (std::isnan(scores[s])) scores[s] = -INFINITY;
+        }
+    }
+
+    // Sets the bits of the top_k positions of a token's highest scores; of equal ones the earliest. `scores` are read where
+    // there are more positions than that.
+    void choose_best(const Indexer& of, int64_t token, const float* scores) {
+        static thread_local std::vector<float> sorted;
+        uint64_t* bits = chosen_ + token * chosen_stride_;
+        const int count = position(token) + 1;
+        std::fill_n(bits, chosen_stride_, 0);
+        const auto set = [&](int s) { bits[s / 64] |= 1ull << s % 64; };
+        if (count <= of.top_k) {
+            for (int s = 0; s < count; ++s) set(s);
+            return;
+        }
+        sorted.assign(scores, scores + count);
+        std::nth_element(sorted.begin(), sorted.begin() + of.top_k - 1, sorted.end(), std::greater<>());
+        const float least = sorted[static_cast<size_t>(of.top_k - 1)];
+        auto left = of.top_k - std::count_if(scores, scores + count, [&](float score) { return score > least; });
+        for (int s = 0; s < count; ++s) {
+            if (scores[s] > least || (scores[s] == least && left-- > 0)) set(s);
+        }
     }
 
     // The latent that a token's queries come out of, normed, for their matrix.
@@ -830,6 +1014,12 @@ class Step {
             float* rotated = absorbed_ + token * absorbed_stride_ + head * layer.key_size + layer.value_stride();
             std::copy_n(query + of.key_size, of.rope, rotated);
         }
+        const Indexer& index = of.index;
+        float* own = heads_out_ + token * heads_stride_ + index_query_at(layer);
+        for (int head = 0; index.chooses() && head < index.heads; ++head, own += index.size) {
+            rotate(layer, token, own, true);
+            for (int i = 0; i < index.size; ++i) own[i] *= index.scale;
+        }
     }
 
     // What heads of attention read of the text, ready for the output's matrix.
@@ -848,6 +1038,7 @@ class Step {
         });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
         look_and(layer, worker, [&](int64_t token) {
+            if (layer.differential()) subtract(layer, token);
             give(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
             if (layer.output_gate.rows > 0) gate_output(layer, token);
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
@@ -889,10 +1080,18 @@ class Step {
             if (layer.mixture.experts != nullptr) gather_experts(layer, token);
             finish_output(layer.down, layer.out_scale, out_ + token * width_stride_);
             add_output(layer, token, layer.mlp_post_norm);
-            finish(token);
+            if (layer.per_layer.gate.rows > 0) read(token, {});
+            else finish(token);
         };
         if (layer.mixture.experts != nullptr) mix(layer, index, worker);
-        if (layer.up.rows == 0) return each(worker, tokens_, tokens_at_once(worker), after);
+        if (layer.up.rows > 0) pass_mlp(layer, index, worker, after);
+        else each(worker, tokens_, tokens_at_once(worker), after);
+        if (layer.per_layer.gate.rows > 0) add_own(layer, index, worker, finish);
+    }
+
+    // The MLP that all tokens pass, and then after(token).
+    template <class G>
+    void pass_mlp(const Layer& layer, int index, Worker& worker, const G& after) {
         const Expert own_mlp = {layer.gate, layer.up, layer.down};
         if (!runs_.empty()) reduce(worker, index, &LayerAdapter::mlp_in, in_);
         arrive(worker);
@@ -906,6 +1105,16 @@ class Step {
             multiply_adapted(worker, down_rows(layer), index, &LayerAdapter::down_in, then);
         };
         and_tokens(worker, multiply_down, after);
+    }
+
+    // Of differential attention: what the first half of the heads gathered less what the second did, normed.
+    void subtract(const Layer& layer, int64_t token) const {
+        const int64_t count = static_cast<int64_t>(layer.heads) / 2 * layer.value_size;
+        const float *one = sides_ + token * sides_stride_, *two = one + count;
+        float* mixed = mixed_.x + token * mixed_.width;
+        for (int64_t i = 0; i < count; ++i) mixed[i] = one[i] - layer.lambda * two[i];
+        for (int64_t i = 0; i < count; i += layer.value_size) norm(layer.difference_norm, mixed + i, layer.value_size, mixed + i);
+        for (int64_t i = 0; i < count; ++i) mixed[i] *= layer.kept;
     }
 
     // What the heads give, times a gate that reads the layer's input.
@@ -1049,7 +1258,7 @@ class Step {
     template <class F>
     void each_state(const Layer& layer, int64_t i, const F& what) const {
         const Piece& piece = pieces_[static_cast<size_t>(i / layer.groups)];
-        if (piece.page < 0) return;
+        if (piece.page < 0 || layer.latent.index.chooses()) return;  // what is chosen is not foreseen
         const int group = static_cast<int>(i % layer.groups);
         const Look seen = look(layer, piece.first, 0, piece.page);
         if (seen.first >= seen.last) return;
@@ -1091,12 +1300,27 @@ class Step {
         if (layer.value_of_key != 0) std::copy_n(keys, layer.key.rows, values);
         else finish_rows(layer.value, values, layer.input, layer.clip);
         finish_heads(layer, token, keys, layer.groups, layer.key_norm);
+        const int size = layer.differential() ? layer.value_size / 2 : layer.value_size;
         for (int group = 0; group < layer.groups; ++group) {
             const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, group);
-            float* value = values + group * layer.value_size;
-            norm(layer.value_norm, value, layer.value_size, value);
+            float* value = values + group * size;
+            norm(layer.value_norm, value, size, value);
             store_key(page, at % kPage, keys + group * layer.key_size);
-            store_value(page, layer.value_size, at % kPage, value);
+            if (!layer.differential()) store_value(page, size, at % kPage, value);
+        }
+        if (layer.differential()) store_pairs(layer, token, values);
+    }
+
+    // Differential attention's values are two side by side: the first half's and the second's.
+    void store_pairs(const Layer& layer, int64_t token, const float* values) const {
+        static thread_local std::vector<float> pair;
+        const int at = position(token), pairs = layer.groups / 2, size = layer.value_size / 2;
+        pair.resize(static_cast<size_t>(layer.value_size));
+        for (int i = 0; i < pairs; ++i) {
+            std::copy_n(values + i * size, size, pair.data());
+            std::copy_n(values + (i + pairs) * size, size, pair.data() + size);
+            const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, i);
+            store_value(page, layer.value_size, at % kPage, pair.data());
         }
     }
 
@@ -1121,12 +1345,13 @@ class Step {
         if (after) normed();
     }
 
-    void rotate(const Layer& layer, int64_t token, float* x) const {
+    // `halves`: the leading dimensions half-split, whatever the model's pairs are.
+    void rotate(const Layer& layer, int64_t token, float* x, bool halves = false) const {
         if (layer.rotation < 0) return;
         const Rotation& rotation = model_.rotations[layer.rotation];
         const float* cosine = rotations_ + token * rotation_stride_ + rotation_at_[static_cast<size_t>(layer.rotation)];
         const float* sine = cosine + rotation.pairs;
-        if (rotation.interleaved == 0) return cutaway::rotate(x, rotation.pairs, cosine, sine);
+        if (halves || rotation.interleaved == 0) return cutaway::rotate(x, rotation.pairs, cosine, sine);
         for (int i = 0; i < rotation.pairs; ++i) {
             const float a = x[2 * i], b = x[2 * i + 1];
             x[2 * i] = a * cosine[i] - b * sine[i];
@@ -1139,7 +1364,8 @@ class Step {
         const int64_t values = PageOf::halves(layer.cache, layer.value_stride());
         uint16_t* at = reading_.pages[sequence][page] + layer.page_offset;
         if (layer.latent.size > 0) return {at, at, layer.key_size, layer.key_size, layer.cache, layer.value_stride()};
-        return {at + group * keys, at + layer.groups * keys + group * values, layer.key_size, layer.value_stride(),
+        const int pair = layer.differential() ? group % (layer.groups / 2) : group;
+        return {at + group * keys, at + layer.groups * keys + pair * values, layer.key_size, layer.value_stride(),
                 layer.cache};
     }
 
@@ -1191,8 +1417,13 @@ class Step {
         const int at = position(token), begin = page * kPage;
         const int first = layer.window > 0 ? std::max(0, at + 1 - layer.window) : 0;
         const float* queries = layer.latent.size > 0 ? absorbed_ + token * absorbed_stride_ : heads_out_ + token * heads_stride_;
-        return {queries + head * layer.key_size, std::clamp(first - begin, 0, kPage),
-                std::clamp(at + 1 - begin, 0, kPage), layer.alibi == nullptr ? 0.0f : layer.alibi[head], at - begin};
+        Look seen = {queries + head * layer.key_size, std::clamp(first - begin, 0, kPage),
+                     std::clamp(at + 1 - begin, 0, kPage), layer.alibi == nullptr ? 0.0f : layer.alibi[head], at - begin};
+        if (!layer.latent.index.chooses()) return seen;
+        const uint64_t* bits = seen.chosen = chosen_ + token * chosen_stride_ + 2 * page;
+        seen.first = bits[0] != 0 ? std::countr_zero(bits[0]) : bits[1] != 0 ? 64 + std::countr_zero(bits[1]) : 0;
+        seen.last = bits[1] != 0 ? kPage - std::countl_zero(bits[1]) : bits[0] != 0 ? 64 - std::countl_zero(bits[0]) : 0;
+        return seen;
     }
 
     bool attend_to(const Layer& layer, const Piece& piece, int group, int page, const Look* looks, int count,
@@ -1234,6 +1465,7 @@ class Step {
             const Vectors own = vectors_of(layer.latent.value_up, head);
             to = own.x + token * own.width;
         }
+        if (layer.differential()) to = sides_ + token * sides_stride_ + head * layer.value_size;
         if (layer.sinks == nullptr) {
             for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
             return;
@@ -1288,11 +1520,16 @@ class Step {
     void write_pattern(const Layer& layer, int token, int head, float* patterns) {
         const int length = position(token) + 1, group = head / (layer.heads / layer.groups);
         float* weights = patterns + static_cast<int64_t>(head) * length;
-        std::fill_n(weights, length, 0.0f);
+        const bool chosen = layer.latent.index.chooses();
+        std::fill_n(weights, length, chosen ? -INFINITY : 0.0f);
         const int first = layer.window > 0 ? std::max(0, length - layer.window) : 0;
         for (int page = first / kPage; page <= (length - 1) / kPage; ++page) {
             const PageOf own = page_of(layer, sequence_of_[static_cast<size_t>(token)], page, group);
-            score_page(own, look(layer, token, head, page), layer.softcap, weights + page * kPage);
+            const Look seen = look(layer, token, head, page);
+            score_page(own, seen, layer.softcap, weights + page * kPage);
+            for (int s = seen.first; chosen && s < seen.last; ++s) {
+                if (!is_set(seen.chosen, s)) weights[page * kPage + s] = -INFINITY;
+            }
         }
         float highest = *std::max_element(weights + first, weights + length), total = 0.0f;
         if (layer.sinks != nullptr) {
@@ -1538,7 +1775,8 @@ class Step {
     static constexpr int kFew = 8;      // vectors that meet a panel at once, or nearly
     static constexpr int kSpins = 500;  // some microseconds: then a core that others want is given away
     static constexpr int64_t kChannels = 64;  // of a short convolution, a piece of work
-    static constexpr int kPhases = 28, kOtherPhases = 4;  // calls of each(): of a layer, and before and after them
+    inline static const Matrix kNone{};
+    static constexpr int kPhases = 34, kOtherPhases = 6;  // calls of each(): of a layer, and before and after them
     static constexpr int kTileTokens = 32;
     static constexpr int kRows = 32;  // rows over a page at once
 
@@ -1565,9 +1803,18 @@ class Step {
     Vectors recurrent_{};
     int64_t narrow_width_ = 0;
     Vectors narrow_[2];  // what the second matrices of gate and steps read
+    int64_t sides_stride_ = 0;
+    float* sides_ = nullptr;                       // of differential attention: what each head gathered
+    int64_t own_stride_ = 0, gates_stride_ = 0;    // of the embeddings that each block has
+    float *own_ = nullptr, *gates_ = nullptr;
+    Vectors gated_{};
     int64_t asked_width_ = 0, latent_width_ = 0, absorbed_stride_ = 0, lifted_stride_ = 0;  // of latent attention
     int latent_heads_ = 0;
     float *absorbed_ = nullptr, *lifted_ = nullptr;  // [tokens heads row], [tokens heads value]
+    bool chooses_ = false;
+    int64_t chosen_stride_ = 0;
+    uint64_t* chosen_ = nullptr;     // [tokens chosen_stride_]: a bit for each position that a token reads
+    float* index_scores_ = nullptr;  // of tokens that are shared out by pages
     Vectors asked_{}, by_head_{};                    // what a head's matrices read: head after head, a row each token
     int64_t reduced_stride_ = 0;
     float* reduced_ = nullptr;  // [tokens reduced_stride_]: A x

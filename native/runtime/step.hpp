@@ -38,17 +38,50 @@ struct Mixture {
 // Which vectors a norm of queries and keys takes: each head, all heads as one, each head with weights of its own.
 enum Over : int32_t { kHead = 0, kWidth = 1, kEach = 2 };
 
+// DeepSeek sparse attention's indexer (cutaway/attention/dsa.py): `heads` heads of `size` numbers over one key choose the
+// top_k positions that latent attention reads. Queries come out of the queries' latent, where there is one.
+struct Indexer {
+    Matrix query, key, weight;  // without rows: all positions are read
+    Norm norm;                  // of the key
+    int64_t page_offset;        // halves from a page's beginning to the layer's keys
+    int32_t heads, size, top_k;
+    float scale, weight_scale;  // multiply queries, and the heads' weights
+    int32_t spare;
+
+    bool chooses() const { return key.rows > 0; }
+};
+
 // Multi-head latent attention, absorbed (cutaway/attention/mla.py): the cache has a row a token for all heads, the latent
 // and behind it the rotated part, each filled up to whole sixteens with zeros; a head's query moves to the latents by
 // key_up, and what it gathers of them becomes its value by value_up. Layer.query gives queries or the latent that they
 // come out of, Layer.key the row, Layer.key_norm is the latent's; Layer.key_size is the row's numbers, Layer.value_size
 // the latent's, and Layer.groups are heads that one piece of work does.
 struct Latent {
+    Indexer index;
     Matrix query;    // out of the queries' latent; without rows where Layer.query gives them
     Matrix key_up;   // the first head's [latent key_size], the other heads' behind it
     Matrix value_up; // the first head's [value_size latent], the other heads' behind it
     Norm query_norm;
     int32_t size, rope, key_size, value_size;  // of the latent (0: other attention), the rotated part, a head's parts
+};
+
+// What a block adds of the embeddings that each block has of a token (cutaway/layers/per_layer.py), at its end: without
+// rows, or gate reads the residual stream as it is, and its activation times the embedding goes through out and norm.
+struct PerLayerInput {
+    Matrix gate, out;
+    Norm norm;
+};
+
+// Where those embeddings come from: a row of the table for all blocks, and what projection gives of the token's embedding,
+// normed block by block. Without rows where there are none.
+struct PerLayer {
+    Matrix projection;
+    const uint8_t* table;  // rows as they are in the file
+    Norm norm;
+    int64_t row;  // bytes
+    int32_t type, size;  // of the table; numbers a block
+    float table_scale, projection_scale, scale;  // of the row, of what projection gives, of their sum
+    int32_t spare;
 };
 
 // What the MLP reads: the stream after attention; the block's x, through attention's norm, or through its own.
@@ -64,6 +97,8 @@ struct Layer {
     Mixture mixture;
     Recurrence recurrence;  // alone where query has no rows, else beside attention
     Latent latent;
+    PerLayerInput per_layer;
+    Norm difference_norm;  // of differential attention: of each difference
     Activation activation;
     const float* sinks;   // [heads]: scores that take attention and give nothing, or null
     const float* alibi;  // [heads]: what a position of distance takes from a score, or null
@@ -82,8 +117,13 @@ struct Layer {
     float input, output, recurrent_output;  // multiply what attention reads and gives, and what the recurrence gives
     float gate_scale, out_scale;            // of the MLP
     int32_t cache;                          // what its keys and values are kept as
+    // Differential attention (cutaway/attention/differential.py): the second half's outputs times `lambda` are taken from
+    // the first half's, and what is left of them, normed, is multiplied by `kept`. value_size is that of two values.
+    float lambda, kept;
+    int32_t spare;
 
     bool attends() const { return query.rows > 0; }
+    bool differential() const { return difference_norm.kind != kNoNorm; }
     bool has_mlp() const { return up.rows > 0 || mixture.experts != nullptr; }
     int value_stride() const { return (value_size + 15) / 16 * 16; }
     int value_rows() const { return value_of_key != 0 ? key.rows : value.rows; }
@@ -96,6 +136,7 @@ struct Model {
     const float* positions;  // [context width], added to embeddings, or null
     Norm embedding_norm, norm;
     Matrix head;
+    PerLayer per_layer;
     int64_t embedding_row;  // bytes
     int64_t state_size;     // floats of a text's state of recurrent layers
     int32_t embedding_type;

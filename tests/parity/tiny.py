@@ -6,6 +6,7 @@ Norms start at one and biases at zero, which hides half of all mistakes: nothing
 
 import copy
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from cutaway.hooks import Listener, tracing
 from cutaway.weights.load import Checkpoint
 from tests.parity.words import VOCAB, WORDS
 
@@ -661,12 +663,18 @@ def reopened(folder: Path) -> torch.Tensor:
     return theirs(opened.eval())
 
 
-def ours(checkpoint: Checkpoint, dtype: str = "float32") -> torch.Tensor:
-    """Cutaway's logits of ``IDS``, [b t v]."""
+def ours(
+    checkpoint: Checkpoint,
+    dtype: str = "float32",
+    ids: torch.Tensor = IDS,
+    edit: Mapping[str, Listener] | None = None,
+) -> torch.Tensor:
+    """Cutaway's logits of ``ids``, [b t v], under edits."""
     from cutaway.weights.build import decoder
 
-    with torch.no_grad():
-        return decoder(checkpoint, dtype)(IDS, torch.arange(IDS.shape[1]).expand(IDS.shape))
+    model = decoder(checkpoint, dtype)
+    with torch.no_grad(), tracing(model, edit=edit or {}):
+        return model(ids, torch.arange(ids.shape[1]).expand(ids.shape))
 
 
 def worded(checkpoint: Checkpoint) -> Checkpoint:
