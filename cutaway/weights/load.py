@@ -205,6 +205,8 @@ def _hugging_face(folder: Path) -> Checkpoint:
         table = "embedding.weight" if config.shared else "decoder.embedding.weight"
         own, theirs = _tied(config.decoder, theirs, family, "decoder.head.weight", table)
         config = replace(config, decoder=own)
+    else:
+        theirs = _without_copies(theirs, family, folder)
     unused = family.also_ignored(config) if family.also_ignored else ()
     names = family.hf
     if data.get("quantization_config"):  # of which ``family.read`` lets MXFP4 pass
@@ -287,14 +289,14 @@ def _tied(
 
 
 def _without_copies(theirs: dict[str, Packed], family: Family, where: Path) -> dict[str, Packed]:
-    """The weights without those that repeat another's; UserError for one that does not."""
+    """The weights, each of ``family.copies`` once and by its first name; UserError for copies that differ."""
     found = dict(theirs)
     for name, source in family.copies:
-        if name not in theirs or source not in theirs:
+        if name not in found:
             continue
-        if not _equal(theirs[name], theirs[source]):
+        packed = found.pop(name)
+        if not _equal(found.setdefault(source, packed), packed):
             raise UserError(f"{where}: the weight {name!r} should repeat {source!r}, and differs")
-        del found[name]
     return found
 
 

@@ -32,6 +32,8 @@ GEMMA = SIZES | {
     "sliding_window": 8,
 }
 GEMMA |= {"query_pre_attn_scalar": 12}
+T5 = {"vocab_size": VOCAB, "d_model": 48, "d_kv": 12, "d_ff": 40, "num_layers": 3, "num_heads": 3}
+T5 |= {"initializer_factor": 0.2, "pad_token_id": 0, "eos_token_id": 1}
 FULL, NEAR = "full_attention", "sliding_attention"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta-1": ("RobertaConfig", SIZES),
@@ -67,6 +69,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         GEMMA | {"num_key_value_heads": 1, "head_dim": 20, "sliding_window": 6, "layer_types": [NEAR] * 3},
     ),
     "embedding_gemma-4": ("Gemma3TextConfig", GEMMA | {"layer_types": [FULL] * 3}),
+    "t5_encoder-1": ("T5Config", T5 | {"num_decoder_layers": 1}),
+    "t5_encoder-2": ("T5Config", T5 | {"feed_forward_proj": "gated-gelu", "d_kv": 20, "num_heads": 5}),
+    "t5_encoder-3": (
+        "T5Config",
+        T5
+        | {"feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-3, "tie_word_embeddings": False}
+        | {"relative_attention_num_buckets": 12, "relative_attention_max_distance": 20},
+    ),
 }
 IN_GGUF = ("roberta-1", "roberta-3", "distilbert-1", "modernbert-1", "modernbert-3", "modernbert-5")
 IN_GGUF += ("distilbert-3", "embedding_gemma-1")
@@ -75,10 +85,21 @@ LENGTH = IDS.shape[1]
 POS = torch.arange(LENGTH).expand(IDS.shape)
 
 
+def auto(case: str) -> Any:
+    """The class of transformers that makes and opens the case's model."""
+    return T5Encoder if case.startswith("t5") else transformers.AutoModel
+
+
+class T5Encoder(transformers.T5EncoderModel):
+    """The class that AutoModel does not choose for T5's configs."""
+
+    from_config = transformers.T5EncoderModel._from_config
+
+
 @lru_cache(maxsize=1)
 def made(case: str) -> Any:
     """The case's model, in transformers, to be read only."""
-    return perturbed(transformers.AutoModel, *CASES[case])
+    return perturbed(auto(case), *CASES[case])
 
 
 @torch.no_grad()
@@ -102,7 +123,7 @@ def test_both_directions(case: str, saved: Path, tmp_path: Path) -> None:
     assert (ours(checkpoint) - expected).abs().max() < EXACT
     written = save.write(tmp_path / "ours", checkpoint)
     assert written.family == checkpoint.family, written.notes
-    opened, info = transformers.AutoModel.from_pretrained(
+    opened, info = auto(case).from_pretrained(
         tmp_path / "ours", attn_implementation="eager", output_loading_info=True
     )
     assert not info["unexpected_keys"] and all("pooler" in key for key in info["missing_keys"])
@@ -131,7 +152,9 @@ def test_padding_changes_nothing_and_the_config_knows_every_weight(case: str, sa
 
 def test_a_key_that_is_not_understood_is_refused(saved: Path, tmp_path: Path) -> None:
     data = json.loads((saved / "config.json").read_text())
-    for more in ({"twisted": 2}, {"is_encoder_decoder": True}, {"add_cross_attention": True}):
+    refused = [{"twisted": 2}, {"add_cross_attention": True}]
+    refused += [{"is_encoder_decoder": True}] if data["model_type"] != "t5" else []
+    for more in refused:
         (tmp_path / "config.json").write_text(json.dumps(data | more))
         (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
         with pytest.raises(UserError, match=next(iter(more))):
@@ -171,6 +194,30 @@ def test_gguf_and_llama_cpp(case: str, saved: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         mean = made(case)(IDS[1:, :9]).last_hidden_state[0].mean(0).numpy()
     assert np.abs(llama_cpp.pooled(tmp_path / "model.gguf", IDS[1, :9].tolist()) - mean).max() < TABLE
+
+
+def test_a_t5_encoders_table_has_either_name_and_a_decoder_beside_it_is_left(tmp_path: Path) -> None:
+    """As older folders are: of a whole T5's config, its table by the stack's name, or by both."""
+    from safetensors.torch import load_file, save_file
+
+    model, expected = made("t5_encoder-1"), theirs(made("t5_encoder-1"))
+    model.save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(data | {"is_encoder_decoder": True}))
+    weights = load_file(tmp_path / "model.safetensors")
+    table = weights.pop("shared.weight")
+    weights["decoder.block.0.layer.0.layer_norm.weight"] = torch.ones(48)
+    stack = {"encoder.embed_tokens.weight": table.clone()}
+    for tables in (stack, {"shared.weight": table}, stack | {"shared.weight": table}):
+        save_file(weights | tables, tmp_path / "model.safetensors")
+        assert (ours(load.read(tmp_path)) - expected).abs().max() < EXACT
+        lm = cutaway.load(tmp_path)
+        with torch.no_grad():
+            mean = F.normalize(model(IDS[:1]).last_hidden_state.mean(1), dim=-1)[0].numpy()
+        assert np.abs(embedded(lm)[0] - mean).max() < EXACT
+    save_file(weights | stack | {"shared.weight": table + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"'encoder.embed_tokens.weight' should repeat 'shared.weight'"):
+        load.read(tmp_path)
 
 
 def embedded(lm: cutaway.LanguageModel) -> np.ndarray:

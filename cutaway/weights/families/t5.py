@@ -120,26 +120,50 @@ def folded(config: EncoderDecoder, tensors: Tensors) -> tuple[EncoderDecoder, Te
     )
 
 
+def encoder(known: Settings) -> Encoder:
+    """The encoder of these settings."""
+    sizes = {"heads": known["heads"], "key_size": known["head_size"], "scale": 1.0}
+    table = t5.Config(known["buckets"], known["distance"], both_ways=True)
+    norm = Norm("rms", known["eps"])
+    reading = Block(
+        bidirectional.Config(**sizes, kv_heads=known["heads"], relative=table),
+        MLP(known["hidden"], known["activation"], known["gated"]),
+        norm,
+    )
+    return Encoder(
+        known["vocab"],
+        known["width"],
+        known["context"],
+        (reading,) * known["layers"],
+        norm,
+        segments=0,
+        learned=False,
+        norm_first=True,
+        embedding_norm=False,
+        one_relative=True,
+    )
+
+
 def model(known: Settings) -> EncoderDecoder:
     """The model of these settings."""
-    heads, norm = known["heads"], Norm("rms", known["eps"])
-    sizes = {"heads": heads, "key_size": known["head_size"], "scale": 1.0}
-    mlp = MLP(known["hidden"], known["activation"], known["gated"])
-    tables = [t5.Config(known["buckets"], known["distance"], both_ways) for both_ways in (True, False)]
-    reading = Block(bidirectional.Config(**sizes, kv_heads=heads, relative=tables[0]), mlp, norm)
+    of = encoder(known)
+    reading, width = of.blocks[0], known["width"]
+    sizes = {"heads": known["heads"], "key_size": known["head_size"], "scale": 1.0}
+    table = t5.Config(known["buckets"], known["distance"], both_ways=False)
     writing = Block(
-        mha.Config(**sizes, relative=tables[1]), mlp, norm, cross=mixer("cross", **sizes, kv_heads=heads)
+        mha.Config(**sizes, relative=table),
+        reading.mlp,
+        reading.norm,
+        cross=mixer("cross", **sizes, kv_heads=known["heads"]),
     )
-    plain = {"segments": 0, "learned": False, "norm_first": True, "embedding_norm": False}
-    vocab, width, context = known["vocab"], known["width"], known["context"]
     return EncoderDecoder(
-        Encoder(vocab, width, context, (reading,) * known["layers"], norm, one_relative=True, **plain),
+        of,
         Decoder(
-            vocab,
+            of.vocab,
             width,
-            context,
+            of.context,
             (writing,) * known["decoder_layers"],
-            norm,
+            of.norm,
             tied=known["tied"],
             logit_scale=width**-0.5 if known["scaled"] else 1.0,
             one_relative=True,
@@ -148,9 +172,9 @@ def model(known: Settings) -> EncoderDecoder:
     )
 
 
-def settings(config: EncoderDecoder) -> Settings:
-    """The settings of a config."""
-    block = config.decoder.blocks[0]
+def settings_of_half(config: Encoder | Decoder) -> Settings:
+    """The settings that one half has."""
+    block = config.blocks[0]
     attention, mlp = block.attention, block.mlp
     assert isinstance(mlp, MLP)  # the config checks it
     table = attention.relative
@@ -158,8 +182,7 @@ def settings(config: EncoderDecoder) -> Settings:
         "vocab": config.vocab,
         "width": config.width,
         "context": config.context,
-        "layers": len(config.encoder.blocks),
-        "decoder_layers": len(config.decoder.blocks),
+        "layers": len(config.blocks),
         "heads": attention.heads,
         "head_size": attention.key_size,
         "hidden": mlp.hidden,
@@ -168,6 +191,14 @@ def settings(config: EncoderDecoder) -> Settings:
         "eps": block.norm.eps,
         "buckets": getattr(table, "buckets", 32),
         "distance": getattr(table, "distance", 128),
+    }
+
+
+def settings(config: EncoderDecoder) -> Settings:
+    """The settings of a config."""
+    return settings_of_half(config.decoder) | {
+        "layers": len(config.encoder.blocks),
+        "decoder_layers": len(config.decoder.blocks),
         "tied": config.decoder.tied,
         "scaled": config.decoder.logit_scale != 1,
     }
@@ -274,6 +305,7 @@ FAMILY = Family(
     nulls={"decoder_layers": as_many},
     gguf_fixed={"distance": 128, "scaled": False},  # llama.cpp's
     config=EncoderDecoder,
+    instead=lambda fields: "t5_encoder" if fields.get("architectures") == ["T5EncoderModel"] else None,
     prefix="",
     harmless=("dropout_rate", "classifier_dropout", "output_past"),
     ignored_hf=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
