@@ -100,6 +100,7 @@ EITHER_IN_GGUF = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite", "lfm2", "lfm2_m
 EITHER |= {
     "kimi_linear",
     "t5",
+    "t5_encoder",
     "bamba",
     "deepseek_v32",
     "nemotron_h",
