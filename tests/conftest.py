@@ -15,16 +15,21 @@ if importlib.util.find_spec("beartype") is not None:
 
     jaxtyping.install_import_hook("cutaway", "tests.checked")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers share the cores: more threads would only wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # Tests start hundreds of interpreters, each of which would compile the package anew.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False
 
 # No test asks the real hub: inputs come through tests/inputs.py, and the hub's own tests serve one.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Workers share the cores: more threads would only wait for each other.
+
+    It is set before they start: numpy's BLAS reads it as it is imported, before this file.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
