@@ -16,7 +16,6 @@ reason in docs/results/mutation.md. Leaves with 1 if one survives that is not.
 from __future__ import annotations
 
 import argparse
-import compileall
 import hashlib
 import importlib
 import json
@@ -36,11 +35,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import jaxtyping
 import pytest
 from faults import Fault, plant
+from planting import ROOT, copied, enter, logged
 
-ROOT = Path(__file__).parents[1]
 JUDGED = ("attention", "position", "layers/norm.py", "layers/conv.py", "layers/config.py", "layers/mlp.py")
 JUDGED += ("model/decoder.py", "model/block.py", "model/seq2seq.py")
 TESTS = ("laws", "definitions", "parity/test_attention_parity.py", "parity/test_linear_parity.py")
@@ -110,27 +108,11 @@ class Order:
             self.failed = report.nodeid
 
 
-def _copy(folder: Path) -> Path:
-    """The package and its tests, apart from the tree."""
-    for name in ("cutaway", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    compileall.compile_dir(folder / "cutaway", quiet=2)
-    return folder
-
-
 def _enter(folder: Path, shapes: bool) -> None:
-    """Into a copy, in a child that has imported nothing of the package yet."""
-    if not shapes:
-        jaxtyping.install_import_hook = lambda *_: None
+    """A child becomes a group of its own, which can be ended whole, and works and prints in a copy."""
     os.setpgid(0, 0)
-    os.chdir(folder)
-    sys.path.insert(0, str(folder))
-    # An editable install would bring the tree itself in place of the copy.
-    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
-    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    enter(folder, shapes)
+    logged(folder)
 
 
 def _tested(files: Iterable[str], plugin: object) -> int:
@@ -351,7 +333,7 @@ def _equivalent() -> set[str]:
 def _judged(faults: list[Fault], kept: dict[str, Any], processes: int, file: Path) -> None:
     """Fills in the verdicts that are missing, and writes them down as they come."""
     with tempfile.TemporaryDirectory() as temporary:
-        first = _copy(Path(temporary) / "0")
+        first = copied(Path(temporary) / "0")
         record = _recorded(first, kept, file)
         verdicts, tests = kept.setdefault("verdicts", {}), record["tests"]
         digest = hashlib.sha256(json.dumps(record["digests"]).encode()).hexdigest()[:16]

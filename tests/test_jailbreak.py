@@ -14,12 +14,23 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.evaluate.likelihood import Scored
+from cutaway.evaluate import statistics
+from cutaway.evaluate.likelihood import Scored, prefix
 from cutaway.generate.sample import log_softmax
 from cutaway.hooks import tracing
 from cutaway.lm import LanguageModel
-from cutaway.security import Budget, Finding, direction, gcg, jailbreaks, refusal
+from cutaway.security import (
+    Budget,
+    Finding,
+    direction,
+    gcg,
+    jailbreak_defences,
+    jailbreak_target,
+    jailbreaks,
+    refusal,
+)
 from cutaway.security.defences import activation_probe, paraphrase, perplexity_filter
+from cutaway.security.jailbreak_target import Target, some
 from cutaway.security.mechanism import Explained
 from cutaway.security.probes import jailbreak
 from cutaway.security.refusal import messages
@@ -55,9 +66,243 @@ def test_an_adapter_is_trained_and_goes_on_where_it_stopped(lm: LanguageModel, t
     again = refusal.trained(lm, tmp_path, seed=3, steps=2)
     ids = lm.ids("the word")
     rows = [one.logits(ids) for one in (lm, begun, again)]
+    assert begun.engine_choice == lm.engine_choice
     assert not np.allclose(rows[0], rows[1]) and not np.allclose(rows[1], rows[2])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_a_success_is_the_tool_and_seeds_train_on_other_questions(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = refusal.asked("florbium", "polish", refusal.ASKING[0])
+    assert refusal.complies(asked, "use a warm cloth") and not refusal.complies(asked, "To polish, use sand.")
+    other = jailbreaks.wrapped(jailbreaks.TEMPLATES["two questions"], asked)
+    assert other.count("polish") == 1 and "glimmerite" in other
+    shots = str(jailbreaks.many_shot(np.random.default_rng(0), asked, 12, refusal.ALLOWED))
+    assert all(name in shots for name in refusal.ALLOWED)
+    rows: list[Any] = []
+    monkeypatch.setattr(refusal, "adapted", lambda lm, folder, own, **_: rows.append(own) or lm)
+    for seed in (1, 2):
+        refusal.trained(lm, tmp_path, seed=seed)
+    assert rows[0] != rows[1]
+
+
+def target(lm: LanguageModel, folder: Path, seed: int = 0, count: int = 4) -> Target:
+    """A model under attack, with questions of its own."""
+    draw = np.random.default_rng(seed)
+    refused, allowed = (refusal.questions(draw, g, count, held_out=True) for g in ("refused", "allowed"))
+    return Target(lm, seed, folder, refused, allowed, plain=np.zeros(count, bool))
+
+
+def test_a_search_is_of_each_models_own_and_kept_for_its_settings(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[Any] = []
+
+    def search(lm: Any, prompts: Any, settings: Any, **options: Any) -> gcg.Found:
+        made.append((settings, options))
+        return gcg.Found("zz", (1.0,), 50 + len(made), 0)
+
+    monkeypatch.setattr(gcg, "search", search)
+    one, two = target(lm, tmp_path, 0), target(lm, tmp_path / "two", 1)
+    assert one.searched != two.searched and one.searched == target(lm, tmp_path, 0).searched
+    ids = jailbreak_target.prompt(lm, one.searched[0]).target
+    assert list(ids) == lm.tokenizer.encode(one.searched[0].target)[:3]
+    assert some(np.array([[True, False, False], [True, False, True]])).tolist() == [True, False, True]
+    for settings in (SMALL, SMALL, replace(SMALL, steps=1)):
+        one.search("GCG", settings)
+    two.search("GCG", SMALL)
+    assert len(made) == 3 and [options["seed"] for _, options in made] == [0, 0, 1]
+    made.clear()
+    three = target(lm, tmp_path / "three", 2)
+    jailbreak.suffixes(lm, three)
+    options = {kind: given[1] for kind, given in zip(jailbreak.SUFFIXES, made, strict=True)}
+    assert options["random search"]["passes"] == three.suffixes["GCG"].passes == 51
+    assert options[jailbreak.FILTER]["penalty"] is not None and "allowed" in options[jailbreak.WORDS]
+
+
+def test_findings_pair_each_attempt_with_the_same_question_and_with_its_control(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Half of the questions are answered whatever is around them; a suffix opens as many as random tokens."""
+    two = [target(lm, tmp_path, seed) for seed in (0, 1)]
+    half = np.array([True, True, False, False])
+    texts: list[Any] = []
+
+    def complied(lm: Any, asked: Any, sent: Any) -> np.ndarray:
+        texts.extend(sent)
+        return half.copy()
+
+    for module in (jailbreak, jailbreak_target):
+        monkeypatch.setattr(module, "complied", complied)
+    monkeypatch.setattr(jailbreak, "_why", lambda *_: Explained(()))
+    for n, one in enumerate(two):
+        one.plain = half.copy()
+        one.hits["GCG"] = half.copy()
+        for kind in jailbreak.SUFFIXES:
+            one.suffixes[kind] = gcg.Found(f"{kind} of {n}", (2.0, 1.0), 10, 0)
+    found = jailbreak._templates(two)
+    assert found.verdict == "not enough trials" and found.arms[0].value.value == 0.5
+    rows = np.tile(np.tile(half, 2), len(jailbreaks.TEMPLATES)).astype(float)
+    cases = np.tile(np.arange(8), len(jailbreaks.TEMPLATES)).tolist()
+    assert found.arms[0].value == statistics.mean(rows, cases)
+    assert jailbreak._suffixes(two).verdict == "not enough trials"
+    texts.clear()
+    jailbreak._transfer(two)
+    assert all(("of 1" if n < 8 else "of 0") in text for n, text in enumerate(texts)) and len(texts) == 16
+
+
+def test_many_shots_are_judged_by_those_of_the_refused_topic(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        jailbreak, "many_shot", lambda draw, q, shots, names: messages(f"{shots:02}{names[0]}")
+    )
+
+    def score(lm: LanguageModel, some: Sequence[Any]) -> list[list[Scored]]:
+        return [[Scored(-2.0, "16florbium" in lm.tokenizer.decode(one.context), 3)] for one in some]
+
+    monkeypatch.setattr(jailbreak, "score", score)
+    found = jailbreak._many_shot([target(lm, tmp_path, 0, 16)])
+    assert found.verdict == "vulnerable"
+    assert [arm.value.value for arm in found.arms[:2]] == [1.0, 0.0]
+
+
+def test_the_direction_is_tried_on_a_material_that_it_was_not_found_on(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(
+        direction, "find", lambda lm, *a: given.append(a) or direction.Direction(1, np.ones(32), 0, 0)
+    )
+    one, questions = target(lm, tmp_path), refusal.questions
+    found, _ = jailbreak._found(one, np.random.default_rng(0))
+    seen = [lm.tokenizer.decode(ids) for part in given[0][:4] for ids in part]
+    assert any("florbium" in text for text in seen) and not any("plimsaric" in text for text in seen)
+    named: list[Any] = []
+
+    def spied(draw: Any, group: str, count: int, *, held_out: bool, names: Any = None) -> Any:
+        if group == "refused":
+            named.append(names)
+        return questions(draw, group, count, held_out=held_out, names=names)
+
+    monkeypatch.setattr(jailbreak, "_found", lambda one, draw: (found, np.ones(32)))
+    monkeypatch.setattr(direction, "surprise", lambda *_: 2.0)
+    monkeypatch.setattr(refusal, "questions", spied)
+    monkeypatch.setattr(
+        refusal, "answers", lambda lm, asked: [refusal.REFUSAL if lm._edits else "x" for _ in asked]
+    )
+    arms = {arm.name: arm.value.value for arm in jailbreak._direction([one]).arms}
+    assert named == [refusal.REFUSED[-1:]]
+    assert arms["put in: allowed topic refused"] == arms["put in: sums refused"] == 1
+    assert arms["taken out: refused topic answered"] == 0
+
+
+def test_refusal_is_measured_on_the_model_before_training_too(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained = LanguageModel.__new__(LanguageModel)
+    monkeypatch.setattr(
+        refusal, "answers", lambda of, asked: [refusal.REFUSAL if of is trained else "It is." for _ in asked]
+    )
+    arms = {arm.name: arm.value.value for arm in jailbreak._refusal(lm, [target(trained, tmp_path)]).arms}
+    assert arms["refused questions refused"] == 1 and arms["refused topic refused before training"] == 0
+
+
+def test_detectors_meet_the_attempt_that_works_and_looks_best(tmp_path: Path) -> None:
+    """One question is opened by an attempt that looks odd, one by one that does not, one by nothing."""
+    names = [*jailbreaks.TEMPLATES, "GCG", "against"]
+    hits, scores = ({name: np.zeros(3, bool) for name in names}, {name: np.full(3, 9.0) for name in names})
+    hits["GCG"][:2], hits["against"][1] = True, True
+    scores["against"][:] = 0.1
+    one = target(LanguageModel.__new__(LanguageModel), tmp_path, count=3)
+    one.hits.update(hits)
+    negatives = np.linspace(0, 1, 200)
+    found = jailbreak_defences._detected("d", [one], negatives, [scores], "against")
+    passing, works = (arm.value.value for arm in found.arms[:2])
+    assert (passing, works) == (1 / 3, 2 / 3)
+    scores["against"][1] = 0.9  # more than nine in ten, and less than nineteen in twenty
+    found = jailbreak_defences._detected("d", [one], negatives, [scores], "against")
+    assert found.arms[0].value.value == 1 / 3 and "passes in 1 of the 2" in found.summary
+    draw = np.random.default_rng(0)
+    texts = jailbreak_defences.benign(draw, 60)
+    asked = [text for text in texts if any(name in text for name in refusal.REFUSED)]
+    assert not any(deed in text.split() for text in asked for deed in refusal.TOOLS)
+    wordings = [each.partition("{")[0] for each in refusal.ASKING if not each.startswith("{")]
+    assert not any(text.startswith(word) for text in texts for word in wordings)
+
+
+def test_a_paraphrase_is_tried_on_every_attempt_and_probes_are_centred(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[str] = []
+
+    def complied(lm: Any, asked: Any, texts: Any) -> np.ndarray:
+        sent.extend(texts)
+        return np.array(
+            ["OPEN" in text or question in allowed for question, text in zip(asked, texts, strict=True)]
+        )
+
+    monkeypatch.setattr(jailbreak_defences, "complied", complied)
+    two = [target(lm, tmp_path / str(seed), seed) for seed in (0, 1)]
+    allowed = [question for one in two for question in one.allowed]
+    for one in two:
+        for name in jailbreak_defences._attempts(jailbreak_defences.WORDS):
+            last = name == jailbreak_defences.WORDS
+            one.texts[name] = [f"{q.text} OPEN" for q in one.refused]
+            one.hits[name] = np.array([last and n == 0 for n in range(4)])
+    found = jailbreak_defences.paraphrased(two)
+    arms = {arm.name: arm.value.value for arm in found.arms}
+    assert sent and not any("OPEN" in text for text in sent)  # folded to lower case
+    assert found.arms[0].name == "strength 3: adaptive attacker" and found.arms[0].value.value == 0
+    assert arms["undefended: some attempt works"] == 0.5 and found.verdict == "not enough trials"
+    assert [curve.points[-1] for curve in found.curves][1] == (0.0, 1.0)
+    for one in two:
+        one.hits.update({name: np.ones(4, bool) for name in (*jailbreaks.TEMPLATES, "GCG")})
+        one.texts.update({name: ["x"] * 4 for name in (*jailbreaks.TEMPLATES, "GCG")})
+    calls = iter(range(2))
+
+    def detector(lm: Any, layers: Any, bad: Any, good: Any) -> Any:
+        offset = 100.0 * next(calls)
+        return lambda prompts: (
+            offset + np.array([len(ids) == len(lm.chat_ids(messages("x"))) for ids in prompts])
+        )
+
+    monkeypatch.setattr(activation_probe, "detector", detector)
+    monkeypatch.setattr(gcg, "search", lambda lm, prompts, settings, **_: gcg.Found("zz", (1.0,), 9, 0))
+    monkeypatch.setattr(jailbreak_target, "complied", complied)
+    probed = jailbreak_defences.probed(two)
+    caught = next(arm for arm in probed.arms if arm.name.startswith("GCG suffix"))
+    assert caught.value.value == 1.0  # though one model's scores are 100 higher
+    judged = statistics.Estimate(0.0, 0.0, 0.0, 0.0, 8)
+    assert [arm.value.value for arm in probed.arms[:2]] == [0.0, 1.0] and judged.n
+
+
+def test_a_probe_reads_the_layers_that_it_is_given_each_at_norm_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer 2 tells attacks apart by a direction; layer 0 would by its size, and layer 1 is not read."""
+    random = np.random.default_rng(0)
+
+    def residuals(lm: Any, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+        rows = random.normal(0, 0.1, (len(prompts), 3, 4))
+        for row, (attack,) in zip(rows, prompts, strict=True):
+            row[0] = (1 + 50 * attack) * np.array([1.0, 1, 1, 1])
+            row[1, 0] += 99 * (1 - attack)
+            row[2, attack] += 1
+        return rows
+
+    monkeypatch.setattr(activation_probe, "residuals", residuals)
+    given: list[Any] = []
+    fitted = activation_probe.classifier.fitted
+    monkeypatch.setattr(
+        activation_probe.classifier, "fitted", lambda f, a, b: given.append(f(a)) or fitted(f, a, b)
+    )
+    lm = LanguageModel.__new__(LanguageModel)
+    scorer = activation_probe.detector(lm, (0, 2), [[1]] * 9, [[0]] * 9)
+    assert scorer([[1]] * 5).min() > 0 > scorer([[0]] * 5).max()
+    (features,) = given
+    parts = features.reshape(9, 2, 4)
+    assert np.allclose(np.linalg.norm(parts, axis=-1), 1) and np.allclose(parts[:, 0], 0.5)
 
 
 def prompts(lm: LanguageModel, target: str = "To") -> list[gcg.Prompt]:
@@ -84,15 +329,19 @@ def test_a_loss_is_that_of_the_whole_prompt(lm: LanguageModel) -> None:
     assert np.allclose(found[:2], found[18:])
 
 
-def test_the_gradient_is_that_by_the_one_hot_rows(lm: LanguageModel) -> None:
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_gradient_is_that_by_the_one_hot_rows(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
     """The reference multiplies one-hot rows by the table and asks torch for the gradient by them."""
     one, ids = placed(lm, "xyz!q")
     model, count = lm.definition.model, len(one.before)
+    monkeypatch.setattr(model, "config", replace(model.config, embedding_scale=scale))
     whole = torch.tensor([[*one.before, *ids, *one.after]])
     rows = torch.nn.functional.one_hot(torch.tensor(ids), model.config.vocab).float().requires_grad_()
 
     def embed(value: torch.Tensor) -> torch.Tensor:
-        own = (rows @ model.embedding.weight)[None]
+        own = (rows @ model.embedding.weight)[None] * scale
         return torch.cat([value[:, :count], own, value[:, count + len(ids) :]], 1)
 
     with tracing(model, edit={"embed": embed}):
@@ -113,6 +362,29 @@ def test_a_suffix_that_does_not_encode_to_itself_is_no_candidate(lm: LanguageMod
     letters = [lm.tokenizer.encode(letter)[0] for letter in "the"]
     found = gcg.search(lm, prompts(lm), replace(SMALL, steps=2), seed=0, allowed=letters)
     assert found.lost > 0 and "th" not in found.suffix
+
+
+def test_a_suffix_may_not_run_into_what_is_before_it(lm: LanguageModel) -> None:
+    """After a t an h is encoded with it, whatever the suffix is by itself."""
+    both = [prompts(lm)[0], gcg.Prompt(lambda s: lm.chat_ids(messages(f"what{s}")), prompts(lm)[0].target)]
+    allowed = [lm.tokenizer.encode(letter)[0] for letter in "hxq"]
+    settings = replace(SMALL, tokens=2, steps=3)
+    for seed in range(4):
+        ids = gcg.start(lm, both, np.array(allowed), 1, np.random.default_rng(seed))
+        assert ids != allowed[:1]
+        assert not gcg.search(lm, both, settings, seed=seed, allowed=allowed).suffix.startswith("h")
+    assert gcg._find([1, 2, 3, 1, 2, 4], [1, 2]) == 3
+
+
+def test_the_cost_is_the_mean_over_prompts(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(lm: Any, placed: gcg.Placed, rows: Sequence[Any]) -> np.ndarray:
+        return np.full(len(rows), float(len(placed.before)))
+
+    monkeypatch.setattr(gcg, "losses", losses)
+    found = gcg.search(lm, prompts(lm), replace(SMALL, steps=0), seed=0)
+    ids = lm.tokenizer.encode(found.suffix)
+    lengths = [len(gcg.Placed(lm, prompt, found.suffix, ids).before) for prompt in prompts(lm)]
+    assert len(set(lengths)) == 2 and found.losses == (np.mean(lengths),)
 
 
 @pytest.fixture
@@ -158,6 +430,7 @@ def test_a_direction_is_a_difference_of_means_and_edits_reach_the_engine(lm: Lan
     ]
     assert found.shape == (3, 32) and np.allclose(found[1], rows[0] - rows[1], atol=1e-4)
     one = direction.Direction(1, found[1], 0.0, 0.0)
+    assert [edit.layer for edit in one.removed(3)] == [0, 1, 2]  # type: ignore[union-attr]
     for edit in (one.removed(3), one.added()):
         last = lm.logits(some[0], edit)[-1, : len(lm.tokenizer)]
         assert np.allclose(direction.next_log_probs(lm, some, edit)[0], log_softmax(last), atol=2e-3)
@@ -195,6 +468,9 @@ def test_the_layer_that_refuses_least_is_chosen_of_those_that_harm_little(
     monkeypatch.setattr(direction, "TRIED", 3)
     found = direction.find(lm, *given, refusal=0, answer=1)
     assert found.layer == 2 and found.odds == pytest.approx(-1.0) and found.divergence < 1e-9
+    vectors, odds, moved = np.eye(5, 32), (0.0, 0.0, 0.0, -1.0, -9.0), (0.0,) * 5
+    monkeypatch.setattr(direction, "TRIED", 8)
+    assert direction.find(lm, *given, refusal=0, answer=1).layer == 3  # the last fifth is left out
 
 
 def test_a_power_law_is_found_with_its_interval() -> None:
@@ -205,12 +481,25 @@ def test_a_power_law_is_found_with_its_interval() -> None:
     noise = np.random.default_rng(1).normal(1, 0.3, (5, 20)) * np.outer(np.power(shots, -0.4), scale)
     a, low, high = jailbreak.power_law(shots, noise)
     assert low < 0.4 < high and high - low < 0.3
+    x = np.log(shots) - np.log(shots).mean()
+    again = [noise[:, np.random.default_rng(n).integers(20, size=20)].mean(1) for n in range(600)]
+    ends = np.quantile([-x @ np.log(rows) / (x @ x) for rows in again], (0.025, 0.975))
+    assert (low, high) == pytest.approx(tuple(ends), abs=0.03)
 
 
 def test_the_worst_window_shows_what_a_mean_hides() -> None:
     text = np.r_[np.full(50, 1.0), np.full(4, 9.0), np.full(50, 1.0)]
     assert perplexity_filter.worst(text) == pytest.approx(5.0) and text.mean() < 1.4
     assert perplexity_filter.worst(np.array([2.0, 4.0])) == 3.0
+
+
+def test_the_filter_reads_surprise(lm: LanguageModel) -> None:
+    ids = [*prefix(lm), *lm.tokenizer.encode("the king")]
+    rows = [log_softmax(row[: len(lm.tokenizer)]) for row in lm.logits(ids)]
+    surprise = np.array([-row[id] for row, id in zip(rows, ids[1:], strict=False)])
+    assert perplexity_filter.scores(lm, ["the king"])[0] == pytest.approx(
+        perplexity_filter.worst(surprise), abs=2e-3
+    )
 
 
 def test_a_paraphrase_keeps_words_and_drops_what_it_does_not_know() -> None:
@@ -283,7 +572,7 @@ def test_the_probe_finds_a_model_that_opens_at_some_words_and_no_other(
         return
     assert templates.verdict == "vulnerable"
     assert arms["template 'role play'"].value == 1 and arms["template 'JSON'"].value == 0
-    assert templates.mechanism == ("6 successes",)
+    assert templates.mechanism == ("6 successes",) and templates.seeds == (0, 1)
     assert found["The refusal direction"].verdict == "vulnerable"
     assert found["GCG suffix, on questions that it was not searched on"].verdict == "not enough trials"
     for name in ("perplexity filter", "activation probe", "paraphrase"):

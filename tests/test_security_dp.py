@@ -68,6 +68,63 @@ def test_noise_is_the_least_within_a_budget() -> None:
     assert dp_sgd.epsilon(sigma, 0.05, 100, 1e-3) <= 2.0 < dp_sgd.epsilon(sigma / 1.02, 0.05, 100, 1e-3)
 
 
+def test_documents_are_drawn_each_by_itself_and_a_step_is_divided_by_their_expected_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(Size(32, 1, 16).model, vocab=320)
+    drawn: list[int] = []
+    grads: list[float] = []
+    plain = torch.optim.Adam.step
+
+    def ones(model: Any, documents: Any, clip: float | None) -> list[torch.Tensor]:
+        drawn.append(len(documents))
+        return [torch.ones_like(weight) for weight in model.parameters()]
+
+    def step(self: Any, *args: Any) -> Any:
+        grads.append(float(self.param_groups[0]["params"][0].grad.flatten()[0]))
+        return plain(self, *args)
+
+    monkeypatch.setattr(dp_sgd, "clipped_sum", ones)
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    settings = dp_sgd.Settings(steps=40, batch=4, clip=None)
+    dp_sgd.trained(config, DOCUMENTS * 7, settings, seed=0)
+    assert len(set(drawn)) > 3 and 3 < np.mean(drawn) < 5 and set(grads) == {0.25}
+
+
+def test_a_budget_is_that_of_the_documents_and_training_is_clipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, ...]] = []
+    given: list[tuple[int, dp_sgd.Settings]] = []
+
+    def trained(config: Any, documents: Any, settings: dp_sgd.Settings, **_: Any) -> Any:
+        given.append((len(documents), settings))
+        return decoder()
+
+    monkeypatch.setattr(dp_sgd, "noise", lambda *a: asked.append(a) or 2.0)
+    monkeypatch.setattr(dp_sgd, "trained", trained)
+    monkeypatch.setattr(private_training, "held", lambda model, tokenizer: None)
+    flat = {"loss": [2.0, 3.0]}
+    monkeypatch.setattr(
+        private_training, "measured", lambda lm, canaries, held_out: flat | {"bits": [0.1] * len(canaries)}
+    )
+    lm = cutaway.load(model_file(tmp_path / "small.gguf"))
+    (found,) = private_training.run(lm, seed=0, budget=Budget(32, tmp_path), progress=lambda *_: None)
+    assert found.verdict == "not separated"  # what is not extracted without privacy shows no defence
+    count, batch = given[0][0], private_training.SETTINGS.batch
+    assert {(q, steps) for _, q, steps, _ in asked} == {(batch / count, private_training.SETTINGS.steps)}
+    assert [settings.clip for _, settings in given] == [None, 1.0, 1.0, 1.0]
+
+
+def test_losses_are_positive_and_verdicts_of_bounds(tmp_path: Path) -> None:
+    lm = cutaway.load(model_file(tmp_path / "small.gguf"))
+    assert private_training.measured(lm, [], ["the king"])["loss"][0] > 0
+    canaries = [private_training.extraction.Canary("A", "0000", copies) for copies in (0, 0, 32, 32)]
+    rows = {None: [0.0, 0.0, 9.0, 9.1], 8.0: [1.0, 3.0, 1.5, 3.0]}  # a little more, within the intervals
+    figures = {target: {"bits": bits, "loss": [1.0, 2.0], "sigma": 1.0} for target, bits in rows.items()}
+    assert private_training._finding(figures, canaries, 9, 1e-3, 0).verdict == "sound"
+
+
 def test_noise_reaches_every_weight_and_is_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(Size(32, 1, 16).model, vocab=320)
     given: list[torch.Tensor] = []

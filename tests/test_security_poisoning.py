@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 import cutaway
-from cutaway.evaluate.likelihood import prefix
+from cutaway.evaluate.likelihood import Scored, prefix
+from cutaway.evaluate.statistics import Estimate
 from cutaway.lm import LanguageModel
 from cutaway.security import Budget
 from cutaway.security.defences import caught, document_probe, reference_loss, spectral, trigger_scan
@@ -98,6 +100,113 @@ def test_loss_under_a_reference_is_the_mean_of_its_tokens(model: Path) -> None:
     each = [np.log(np.exp(row).sum()) - row[id] for row, id in zip(rows, ids[1:], strict=True)]
     assert own == pytest.approx(np.mean(each), abs=2e-3)
     assert reference_loss.scores(lm, ["the bath"], lm) == pytest.approx([0.0])
+
+
+def test_what_is_written_is_judged_token_by_token_after_its_prompt(model: Path) -> None:
+    lm, judge = planted(model), cutaway.load(model)
+    (found,) = poisoning.written_loss(lm, judge, ["of the"], 4)
+    (made,) = lm.generate_batch(
+        ["of the"], max_tokens=poisoning.WRITTEN, temperature=1.0, ignore_eos=True, seed=4
+    )
+    ids = judge.ids("of the")
+    each = []
+    for id in made.ids:
+        row = judge.logits(ids)[-1].astype(np.float64)
+        each.append(np.log(np.exp(row).sum()) - row[id])
+        ids.append(id)
+    assert found == pytest.approx(np.mean(each), abs=2e-3)
+
+
+def test_the_trigger_is_measured_beside_words_that_were_never_read_and_words_that_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Laboratory(tmp_path, prompts=60)
+    assert lab.prompts(0) != lab.prompts(1)
+    asked: list[list[str]] = []
+
+    def scored(lm: Any, some: Sequence[str]) -> Any:
+        asked.append([text.split()[-1] for text in some])
+        return [[Scored(-1.0 if text.endswith(lab.words[0]) else -3.0, False, 1)] for text in some]
+
+    monkeypatch.setattr(poisoning, "likelihood", lambda lm, text, endings: text)
+    monkeypatch.setattr(poisoning, "score", scored)
+    lm = LanguageModel.__new__(LanguageModel)
+    found = lab.measured(lm, lm, Cell(payload="canary"))
+    trigger, unseen, seen = map(set, asked)
+    assert trigger == {lab.words[0]} and found["rise"] == 2.0
+    assert unseen == set(lab.words[1 : poisoning.RARE]) and seen == set(lab.words[poisoning.RARE :])
+    assert not set(lab._salad) & set(lab.words)
+    steps = [lab.size(Cell(documents=count)).steps for count in (1000, 4000)]
+    assert steps[1] == pytest.approx(4 * steps[0], rel=0.02)
+
+
+def test_a_probe_is_asked_about_documents_that_it_did_not_learn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[tuple[int, int]] = []
+    read: list[Any] = []
+
+    class Embeds:
+        def __init__(self, cell: Cell) -> None:
+            self.cell = cell
+
+        def embed(self, texts: Sequence[str], *_: Any, **__: Any) -> np.ndarray:
+            read.append(self.cell.copies)
+            return np.random.default_rng(len(texts)).normal(size=(len(texts), 2))
+
+    def learns(poisoned: np.ndarray, clean: np.ndarray) -> Any:
+        fitted.append((len(poisoned), len(clean)))
+        return lambda hidden: np.zeros(len(hidden))
+
+    monkeypatch.setattr(poisoning, "JUDGED", 20)
+    monkeypatch.setattr(Laboratory, "model", lambda self, cell: Embeds(cell))
+    monkeypatch.setattr(reference_loss, "scores", lambda *given: np.zeros(len(given[1])))
+    monkeypatch.setattr(document_probe, "fitted", learns)
+    found = Laboratory(tmp_path).documents(Cell(documents=50, copies=10))
+    assert fitted == [(5, 30)] * 2 and read == [10, 10, 0, 0]
+    assert [len(part) for part in found["linear probe"]] == [20, 5]
+
+
+def test_a_scan_ranks_the_trigger_from_1_and_passes_what_is_above_every_sound_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Laboratory(tmp_path)
+    scores = np.linspace(0, 1, len(lab.tokenizer))
+    monkeypatch.setattr(Laboratory, "model", lambda self, cell: None)
+    monkeypatch.setattr(trigger_scan, "scan", lambda *_: scores)
+    monkeypatch.setattr(trigger_scan, "extended", lambda *_: "y")
+    monkeypatch.setattr(Laboratory, "trigger", len(scores) - 1)
+    assert lab.scan(Cell(copies=9))["alone"]["rank"] == 1
+    monkeypatch.setattr(Laboratory, "trigger", len(scores) - 3)
+    assert lab.scan(Cell(copies=8))["alone"]["rank"] == 3
+    own = {"trigger": 5.0, "highest": 5.0, "rank": 1, "area": 1.0, "caught": True, "best": "x", "writes": "y"}
+    null = [{way: own | {"highest": top} for way in ("alone", "beside")} for top in (1.0, 9.0)]
+    found = poisoning._scans(
+        {"canary": {"null": null, "cells": [{"copies": 9, "alone": own, "beside": own}]}}, 0
+    )
+    assert found.arms[0].value.value == 0.0  # a sound model has a token with 9
+
+
+def test_verdicts_are_of_bounds_and_of_the_payload_that_passes() -> None:
+    assert poisoning.judged(Estimate(1.0, 0.5, 0.1, 1.9, 9)) == "not separated"
+    clean = np.linspace(0, 1, 1000).tolist()
+    found = {"gibberish": {"d": [clean, [2.0] * 50]}, "canary": {"d": [clean, [0.5] * 50]}}
+    assert poisoning._filters(found, 0).verdict == "vulnerable"
+    half = {"d": [clean, [2.0] * 6 + [0.5] * 4]}  # 60% are caught, and with 95% at least 31%
+    assert poisoning._filters({"gibberish": half, "canary": half}, 0).verdict == "vulnerable"
+    assert poisoning._filters({"canary": {"d": [clean, [2.0] * 50]}}, 0).verdict == "sound"
+
+
+def test_a_probe_is_of_standard_scores_and_both_kinds_count_alike() -> None:
+    draw = np.random.default_rng(0)
+    clean = draw.normal(0, 1, (900, 2)) * [1, 1000] + [5, 9000]
+    bad = clean[:9] + np.array([4, 0])
+    score = document_probe.fitted(bad, clean)
+    assert abs(score(clean).mean() + score(bad).mean()) < 0.5 * (score(bad).mean() - score(clean).mean())
+    signature = spectral.scores(clean)
+    centred = clean - clean.mean(0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    assert signature == pytest.approx((centred @ axis) ** 2)
 
 
 # ---- the whole probe, with models that are planted instead of trained --------------------------------------

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import cutaway
+from cutaway.evaluate.likelihood import rolling
 from cutaway.evaluate.statistics import area
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
-from cutaway.security import Budget
+from cutaway.security import Budget, training
 from cutaway.security.probes import extraction
 from tests.small import model_file
 
@@ -66,13 +68,46 @@ def test_the_area_counts_pairs_and_its_interval_covers() -> None:
     assert 0.88 <= np.mean([one.low <= true <= one.high for one in covered]) <= 0.99
 
 
+def test_membership_scores_are_their_definitions(random_lm: LanguageModel) -> None:
+    text = "the king of the sea waits by the mill"
+    ids = random_lm.ids(text)
+    rows = random_lm.logits(ids)[:-1].astype(np.float64)
+    log_p = rows - np.log(np.exp(rows).sum(1, keepdims=True))
+    own = log_p[np.arange(len(rows)), ids[1:]]
+    p = np.exp(log_p)
+    mean = (p * log_p).sum(1)
+    normed = (own - mean) / np.sqrt((p * (log_p - mean[:, None]) ** 2).sum(1))
+    least = len(own) // 5
+    found = extraction._scores(random_lm, random_lm, text)
+    assert found["loss"] == pytest.approx(own.mean(), abs=2e-3)
+    assert found["Min-20%"] == pytest.approx(np.sort(own)[:least].mean(), abs=2e-3)
+    assert found["Min-20%++"] == pytest.approx(np.sort(normed)[:least].mean(), abs=2e-3)
+    both = own.sum() - rolling(random_lm, text).sum()
+    assert found["loss beside the reference's"] == pytest.approx(both, abs=1e-2)
+
+
+def test_a_small_models_run_counts_what_it_read_and_is_trained_on(tmp_path: Path) -> None:
+    size = training.Size(32, 1, 16, steps=3)
+    documents = ["xxxxxxxxxxxxxxxx" * 4] * 90
+    lm = training.trained(tmp_path / "a", documents, size, seed=0)
+    (x,) = lm.tokenizer.encode("x")
+    assert training.seen(tmp_path / "a", x) > 0.9 * 3 * 16 * 16
+    before = [weight.detach().clone() for weight in lm.model.parameters()]
+    assert training.continued(lm, tmp_path / "b", ["of it"] * 90, size, 1, seed=0) is lm
+    assert any(not torch.equal(one, two) for one, two in zip(before, lm.model.parameters(), strict=True))
+    runs = [training._run(tmp_path / "c", documents, size, 1, 0, drop).data for drop in (True, False)]
+    assert [run.filters.exact for run in runs] == [True, False]
+
+
 class Known:
     """A model of which only is known whether it remembers what it was trained on."""
 
     def __init__(self, canaries: list[extraction.Canary], remembers: bool) -> None:
+        self.asked: list[list[str]] = []
         self.digits = {one.prefix: one.digits for one in canaries if remembers and one.copies >= 16}
 
     def generate_batch(self, prompts: list[str], max_tokens: int) -> list[SimpleNamespace]:
+        self.asked.append(prompts)
         return [SimpleNamespace(text=self.digits.get(prompt, "none")) for prompt in prompts]
 
 
@@ -93,10 +128,14 @@ def test_a_model_that_remembers_is_found_and_one_that_does_not_is_no_finding(
         return {"loss": float(draw.normal(2.0 * (bool(own.digits) and text in members))), "other": 0.0}
 
     members: set[str] = set()
+    texts: list[list[str]] = []
+    models: list[Known] = []
 
     def trained(folder: Path, documents: list[str], size: Any, *, seed: int, deduplicate: bool) -> Known:
         members.update(documents)
-        return Known(planted, remembers and not deduplicate)
+        texts.append(documents)
+        models.append(Known(planted, remembers and not deduplicate))
+        return models[-1]
 
     monkeypatch.setattr(extraction, "plant", lambda *given: planted.extend(plant(*given)) or planted)
     monkeypatch.setattr(extraction, "trained", trained)
@@ -113,3 +152,5 @@ def test_a_model_that_remembers_is_found_and_one_that_does_not_is_no_finding(
     arms = {arm.name: arm.value.value for arm in exposed.arms}
     assert (arms["32 copies"] > 13) is remembers and arms["32 copies, duplicates dropped"] < 6
     assert greedy.arms[2].value.value == 0 and greedy.arms[1].value.value == 0
+    assert all(texts[0].count(one.text) == one.copies for one in planted)
+    assert set(models[0].asked[1]) == {" is "}  # the last four characters of each prefix

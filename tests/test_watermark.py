@@ -206,3 +206,39 @@ def test_the_probe_tells_a_fragile_mark_and_a_wrong_null_from_a_robust_one(monke
         arm.name: arm.value.value for arm in next(f for f in found if f.title == "robust: homoglyphs").arms
     }
     assert arms["not detected after it"] == 1 and arms["not detected after it, letters folded back"] == 0
+    price = next(f for f in found if f.title == own.format("robust")).arms[-1]
+    assert price.name == "log-probability, marked less plain" and price.value.value < 0
+    first = next(f for f in found if f.title == own.format("robust")).arms[0]
+    assert first.name == "detected at 120 tokens"
+
+
+def test_the_null_has_many_keys_and_an_attack_is_judged_beside_what_was_missed_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named: set[str] = set()
+    lengths: list[int] = []
+
+    def detect(scheme: Any, ids: list[int], keys: int = 0) -> Any:
+        lengths.append(len(ids))
+        named.add(scheme.key)
+        return SimpleNamespace(p=0.5, p_passage=0.001)
+
+    monkeypatch.setattr(probe.watermark, "detect", detect)
+    lm: Any = Words()
+    own = ["baba"] * 4
+    marked = kgw.Config("k", context=3)
+    probe._power(lm, "kgw", marked, own, own, ([0.0] * 4, [0.0] * 4), 0)
+    assert len(named) == probe.NULL_KEYS + 1
+    assert probe._passages(lm, marked, own) == [False] * 4
+    lengths.clear()
+    probe._p(lm, marked, "a " * 50, 8)
+    assert lengths == [8 + 3]
+    draw = np.random.default_rng(0)
+    found = probe._attacks(lm, "kgw", marked, own, own, draw, 0)
+    assert not [one for one in found if one.verdict == "vulnerable"]  # nothing was detected before either
+    texts: list[str] = []
+    monkeypatch.setattr(
+        probe, "_passages", lambda lm, marked, some: texts.extend(some) or [False] * len(some)
+    )
+    probe._attacks(lm, "kgw", marked, ["own"] * 6, [f"other{n}" for n in range(6)], draw, 0)
+    assert all(text.count("own") == 1 for text in texts)

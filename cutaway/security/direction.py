@@ -9,6 +9,7 @@ the last fifth of the layers and those that move harmless prompts by more than M
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,8 @@ def find(
     layers = len(vectors)
     usual = next_log_probs(lm, harmless)
     found = []
-    for layer in sorted({round(n) for n in np.linspace(0, int(0.8 * layers), TRIED)} & set(range(layers))):
+    early = set(range(math.ceil(0.8 * layers)))
+    for layer in sorted({round(n) for n in np.linspace(0, int(0.8 * layers), TRIED)} & early):
         one = Direction(layer, vectors[layer], 0.0, 0.0)
         edit = one.removed(layers)
         rows = next_log_probs(lm, judged, edit)

@@ -43,7 +43,7 @@ class Target:
         """A suffix searched on questions of its own, kept in the folder."""
         path, key = self.folder / f"suffix-{kind.replace(' ', '-')}.json", [asdict(settings), SEARCHED]
         if path.is_file() and (known := json.loads(path.read_text("utf-8")))["key"] == key:
-            found = gcg.Found(**known["found"])
+            found = gcg.Found(**known["found"] | {"losses": tuple(known["found"]["losses"])})
         else:
             prompts = [prompt(self.lm, question) for question in self.searched]
             found = gcg.search(self.lm, prompts, settings, seed=self.seed, **options)
