@@ -110,6 +110,7 @@ def test_panels_are_the_same_bytes(type: str):
 # Products of every type and number of vectors in a fresh process, where the environment chooses the kernel.
 PRODUCTS = """
 import sys
+from types import SimpleNamespace
 import numpy as np
 from cutaway import gguf, native
 from cutaway.native import runtime as kernels
@@ -117,6 +118,14 @@ from cutaway.runtime import matmul
 from tests.test_runtime import laid, sizes, weights
 
 assert native.available() and native.isa() == sys.argv[1], native.isa()
+
+def used(shape, dtype):
+    made = np.empty(shape, dtype)
+    made.view(np.uint8)[...] = 255  # of floats no number, which would show
+    return made
+
+# Memory that held something before.
+kernels.np = SimpleNamespace(**{**vars(np), "empty": used})
 for type in kernels.TYPES:
     for rows, columns in sizes(type):
         packed = weights(type, rows, columns)
@@ -128,6 +137,8 @@ for type in kernels.TYPES:
         for n in (*range(1, 9), 17):
             fewer = kernels.multiply(type, rows, columns, laid(packed), x[:n])
             assert np.array_equal(fewer, ours[:n]), (type, n)
+        apart = np.repeat(x, 2, axis=1)[:, ::2]  # numbers of a row that are not neighbours
+        assert np.array_equal(kernels.multiply(type, rows, columns, laid(packed), apart), ours), type
 print("same bits")
 """
 

@@ -337,17 +337,20 @@ def multiply(
     if panels.size != packed_bytes(type, rows, columns) or x.shape[1:] != (columns,):
         raise UserError(f"The panels or the vectors are not those of {rows} rows of {columns} values.")
     n, width = len(x), -(-columns // 32) * 32
-    padded = np.zeros((n, width), np.float32)
-    padded[:, :columns] = x
+    padded = np.ascontiguousarray(x, np.float32)
+    if width != columns:
+        padded = np.zeros((n, width), np.float32)
+        padded[:, :columns] = x
+    # The core fills what it reads, and all of ``out``: zeros would be written twice.
     narrow = (n if type == "BF16" else 0, width)
     rounded, bf16, q = (
-        np.zeros(narrow, np.float32),
-        np.zeros(narrow, np.uint16),
-        np.zeros((n, width), np.int8),
+        np.empty(narrow, np.float32),
+        np.empty(narrow, np.uint16),
+        np.empty((n, width), np.int8),
     )
-    lacks = np.zeros((n, width // 32, LACKS), np.int32)
-    scale, shift = np.zeros((2, n, width // 32), np.float32)
-    out = np.zeros((n, -(-rows // PANEL) * PANEL), np.float32)
+    lacks = np.empty((n, width // 32, LACKS), np.int32)
+    scale, shift = np.empty((2, n, width // 32), np.float32)
+    out = np.empty((n, -(-rows // PANEL) * PANEL), np.float32)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
     halves = (rounded.ctypes.data, bf16.ctypes.data) if type == "BF16" else (None, None)
     others = (a.ctypes.data for a in (q, scale, shift, lacks))
