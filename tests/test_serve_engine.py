@@ -831,23 +831,24 @@ def test_logprobs_are_of_what_was_drawn_from_where_asked_for():
     assert plain.stop_logprob is None
 
 
-def test_one_client_leaves_places_for_others():
+@pytest.mark.parametrize(("tokens", "most"), [(60, 8), (63, 7)])  # an eighth of the pages is left
+def test_another_client_starts_beside_one_that_has_all_places(tokens: int, most: int):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=8) as serves:
         submit = serves.submit
-        for n in range(7):
-            submit(request([n], max_tokens=300, client="a"))
+        for n in range(most):
+            submit(request([n], max_tokens=tokens, client="a"))
         assert reads.entered.acquire(timeout=60)
-        while serves.stats().running < 7:
+        while serves.stats().running < most:
             reads.pass_step()
-        for n in range(5):
+        for n in range(12 - most):
             submit(request([n], max_tokens=1, client="a"))
-        with pytest.raises(QueueFullError, match="5 of your requests wait"):
+        with pytest.raises(QueueFullError, match=f"{12 - most} of your requests wait"):
             submit(request([5], max_tokens=1, client="a"))
         other = submit(request([9], max_tokens=1, client="b"))
         for _ in range(4):
             reads.pass_step()
-        assert other.ended and serves.stats().running == 7 and serves.stats().queued > 0
+        assert other.ended and serves.stats().running == most and serves.stats().queued > 0
         reads.gate.release(10_000)
 
 

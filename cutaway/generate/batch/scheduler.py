@@ -201,10 +201,10 @@ class SchedulerStats:
 class Scheduler:
     """Answers many requests at once with one model, on a thread of its own.
 
-    At most ``max_sequences`` run and ``max_queue`` wait. ``prefill_chunk`` is how many prompt ids a step
-    reads at most. ``state_bytes`` bounds the KV cache: the pages of running requests, reserved up to their
-    last id before they start, and the prefix cache; None is room for max_sequences full contexts, or half of
-    the machine's memory if that is less. ``on_step``, if set, is called after events were published, when
+    At most ``max_sequences`` run, and an eighth more of clients that have none running; ``max_queue`` wait.
+    ``prefill_chunk`` is how many prompt ids a step reads at most. ``state_bytes`` bounds the KV cache: the
+    pages of running requests, reserved up to their last id before they start, and the prefix cache; None is
+    room for max_sequences full contexts, or half of the machine's memory if that is less. ``on_step``, if set, is called after events were published, when
     the engine is about to compute. Raises UserError for an engine that reads one text only.
     """
 
@@ -268,7 +268,7 @@ class Scheduler:
         with self._wake:
             if self._closing:
                 raise ShuttingDownError
-            starting = self.max_sequences - len(self._running)
+            starting = max(0, self.max_sequences - len(self._running))
             if not self._queue.has_room(request.client, self.max_queue, starting):
                 self._counts["refused"] += 1
                 raise QueueFullError(
@@ -375,16 +375,18 @@ class Scheduler:
     def _has_room(self) -> bool:
         """Whether the next request may start: one that needs many pages is not overtaken."""
         found = self._queue.first(self._may_run)
-        if found is None or len(self._running) >= self.max_sequences:
-            return False
-        return self._reserved() + found[1].pages_needed <= self._capacity
+        return found is not None and self._reserved() + found[1].pages_needed <= self._capacity
 
     def _may_run(self, client: str) -> bool:
-        """Whether one more of a client's requests may run: a named client leaves an eighth to others."""
-        if not client:
-            return True
-        own = sum(sequence.request.client == client for sequence in self._running)
-        return own < self.max_sequences - self.max_sequences // 8
+        """Whether one more of a client's requests may run.
+
+        One client may have all places, so that a client none of whose requests run may start one beside them,
+        of an eighth of the places more. A named client leaves an eighth of the pages.
+        """
+        own = [sequence.pages_needed for sequence in self._running if sequence.request.client == client]
+        places = self.max_sequences + (0 if own else self.max_sequences // 8)
+        left = not client or sum(own) < self._capacity - self._capacity // 8
+        return len(self._running) < places and left
 
     def _reserved(self) -> int:
         return sum(sequence.pages_needed for sequence in self._running)
