@@ -204,8 +204,9 @@ class Scheduler:
     At most ``max_sequences`` run, and an eighth more of clients that have none running; ``max_queue`` wait.
     ``prefill_chunk`` is how many prompt ids a step reads at most. ``state_bytes`` bounds the KV cache: the
     pages of running requests, reserved up to their last id before they start, and the prefix cache; None is
-    room for max_sequences full contexts, or half of the machine's memory if that is less. ``on_step``, if set, is called after events were published, when
-    the engine is about to compute. Raises UserError for an engine that reads one text only.
+    room for max_sequences full contexts, or half of the machine's memory if that is less. ``on_step``, if
+    set, is called after events were published, when the engine is about to compute. Raises UserError for an
+    engine that reads one text only.
     """
 
     def __init__(
