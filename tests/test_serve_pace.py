@@ -92,17 +92,16 @@ def test_no_answer_waits_for_a_prompt_that_is_read_alone() -> None:
     assert pace.allowed(0) == 256 and pace.allowed(4) <= LEAST
 
 
-def test_nothing_is_known_at_first_and_no_answer_waits() -> None:
+def test_a_step_without_prefill_is_measured_first() -> None:
     pace = PrefillBudget(256)
-    assert pace.allowed(0) == 256 and pace.allowed(3) == LEAST
+    assert pace.allowed(0) == 256 and pace.allowed(3) == 0
     pace.record(0, 256, 0.1)  # no answer waited: says nothing about what an id adds beside answers
-    assert pace.allowed(3) == LEAST
-    pace.record(3, 16, 0.5)
-    assert pace.allowed(3) == LEAST
+    assert pace.allowed(3) == 0
     pace.record(2, 0, 0.010)
+    assert pace.allowed(3) == LEAST
     pace.record(3, 16, 0.014)
     assert pace.allowed(3) == int((STRETCH - 1) * 0.010 / (0.004 / 16))
-    assert PrefillBudget(1).allowed(0) == 1 and PrefillBudget(1).allowed(1) == 1
+    assert PrefillBudget(1).allowed(0) == 1 and PrefillBudget(1).allowed(1) == 0
 
 
 def test_steps_that_read_and_took_no_longer_are_no_reason_to_stop() -> None:
@@ -115,6 +114,7 @@ def test_steps_that_read_and_took_no_longer_are_no_reason_to_stop() -> None:
 
 def test_many_answers_leave_room_for_a_few_ids_at_once() -> None:
     pace = PrefillBudget(256)
+    pace.record(1, 0, 0.02)
     assert [pace.allowed(n) for n in (1, 5, 14, 64)] == [LEAST, LEAST, 5, 25]
     pace.record(14, 0, 0.02)
     assert pace.allowed(14) == 5

@@ -151,7 +151,9 @@ class PrefillBudget:
         per_id = statistics.median(self._id_seconds) if self._id_seconds else 0.0
         # an id costs no more than one of those that are decoded, which read all weights together
         least = max(LEAST, int(more * decoding))
-        if not self._decode_seconds or per_id == 0:  # nothing known, or prefill took no measurable time
+        if not self._decode_seconds:
+            return 0  # one step alone says what a step takes without prefill
+        if per_id == 0:  # nothing known, or prefill took no measurable time
             return min(self.most, least)
         room = int(more * self._usual(decoding) / per_id)
         return min(self.most, max(least, min(room, self._reach)))
