@@ -154,3 +154,19 @@ def test_a_model_that_remembers_is_found_and_one_that_does_not_is_no_finding(
     assert greedy.arms[2].value.value == 0 and greedy.arms[1].value.value == 0
     assert all(texts[0].count(one.text) == one.copies for one in planted)
     assert set(models[0].asked[1]) == {" is "}  # the last four characters of each prefix
+
+
+@pytest.mark.parametrize(("apart", "words"), [(0.15, False), (1.0, True)])
+def test_scores_that_words_or_chance_explain_are_no_membership(
+    monkeypatch: pytest.MonkeyPatch, random_lm: LanguageModel, apart: float, words: bool
+) -> None:
+    """Members whose scores are higher by a little, or whose words alone distinguish them better."""
+    draw = np.random.default_rng(1)
+    monkeypatch.setattr(
+        extraction, "_scores", lambda own, reference, text: {"loss": draw.normal(apart * ("in" in text))}
+    )
+    members = [f"in {n} {'old' if words else 'a'}" for n in range(60)]
+    others = [f"other {n} {'new' if words else 'a'}" for n in range(60)]
+    monkeypatch.setattr(extraction, "_words", lambda text: text.split()[2:])
+    found = extraction._membership(random_lm, random_lm, members, others, 0)
+    assert found.arms[0].value.value > 0.5 and found.verdict == "not separated"
