@@ -66,13 +66,22 @@ if importlib.util.find_spec("beartype") is not None:
             return _write(of)
         key = (of.__code__, *hints, *map(_spelt, hints.values()))
         if key not in _written:
-            _written[key] = _write(of)
+            _written[key] = _write(_hollow(of))
         check, shaped = _written[key]
         if "__beartype_func" not in (check.__kwdefaults__ or {}):  # nothing to check
             return of, False
         own = types.FunctionType(check.__code__, check.__globals__, check.__name__, check.__defaults__)
         own.__kwdefaults__ = check.__kwdefaults__ | {"__beartype_func": of}
         return own, shaped
+
+    def _hollow(of: types.FunctionType) -> types.FunctionType:
+        """A copy of a closure that holds nothing: a check that is kept would keep models with it."""
+        cells = tuple(types.CellType() for _ in of.__closure__ or ())
+        copy = types.FunctionType(of.__code__, of.__globals__, of.__name__, of.__defaults__, cells)
+        functools.update_wrapper(copy, of)
+        copy.__kwdefaults__ = of.__kwdefaults__
+        del copy.__wrapped__
+        return copy
 
     def _write(of: types.FunctionType) -> tuple[Any, bool]:
         copy = _with_types(of)

@@ -1,5 +1,7 @@
 """The checker of signatures that the whole suite runs under catches what it is there for."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +54,23 @@ def test_each_closure_is_checked_and_is_itself() -> None:
         for other in (torch.zeros(4), torch.zeros(3, dtype=torch.int64)):
             with pytest.raises(Exception, match="violates type hint"):
                 of(x, other)
+
+
+def test_what_a_closure_holds_is_not_kept() -> None:
+    """The first one's neither, whose check all have."""
+
+    def summing(held: torch.Tensor) -> Any:
+        def summed(x: Float[torch.Tensor, " n"]) -> Float[torch.Tensor, ""]:
+            return x.sum() + held.sum()
+
+        return checked(summed)
+
+    held = torch.ones(2)
+    gone = weakref.ref(held)
+    assert summing(held)(torch.ones(3)) == 5
+    del held
+    gc.collect()
+    assert gone() is None
 
 
 def either(
