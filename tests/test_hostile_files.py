@@ -38,6 +38,9 @@ BASES = {"gguf": mutate.gguf_layout(128), "safetensors": mutate.safetensors_layo
 
 
 def peak_of_opening(kind: str, path: Path) -> tuple[object, int]:
+    mutate.opened(
+        kind, path
+    )  # what is made at a first call, as the checks of signatures are, is not the file's
     tracemalloc.start()
     try:
         found = mutate.opened(kind, path)

@@ -7,6 +7,7 @@ Norms start at one and biases at zero, which hides half of all mistakes: nothing
 import copy
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -673,7 +674,8 @@ def ours(
     from cutaway.weights.build import decoder
 
     model = decoder(checkpoint, dtype)
-    with torch.no_grad(), tracing(model, edit=edit or {}):
+    # Without edits as users run it: a trace takes the naive attention.
+    with torch.no_grad(), tracing(model, edit=edit) if edit else nullcontext():
         return model(ids, torch.arange(ids.shape[1]).expand(ids.shape))
 
 
