@@ -169,3 +169,11 @@ def test_the_probe_separates_budgets_and_keeps_what_it_measured(
     assert "32 times the budget" in found.summary
     private_training.run(lm, seed=0, budget=Budget(96, tmp_path), progress=lambda *_: None)
     assert len(calls) == 2 * count  # other canaries are measured again
+
+
+def test_a_step_that_reads_everything_costs_what_the_gaussian_mechanism_does() -> None:
+    sigma, delta = 2.0, 1e-5
+    bounds = [
+        a / (2 * sigma**2) + math.log((a - 1) / a) - math.log(delta * a) / (a - 1) for a in dp_sgd.ORDERS
+    ]
+    assert dp_sgd.epsilon(sigma, 1 - 1e-12, 1, delta) == pytest.approx(min(bounds), rel=1e-6)

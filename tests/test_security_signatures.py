@@ -116,3 +116,13 @@ def test_the_verb_verifies_a_file(
         file.write(b"\0")
     assert "high" in severities()
     assert cli.main([*asked[:3], str(tmp_path / "absent.pub")]) == 2
+
+
+def test_a_file_outside_of_the_folder_is_not_the_signed_one(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in (tmp_path / "x", folder / "x"):
+        file.write_bytes(b"weights")
+    expected = audit.digest(folder / "x")
+    assert audit._equal(folder, "x", expected)
+    assert not audit._equal(folder, "../x", expected) and not audit._equal(folder, "y", expected)
