@@ -152,9 +152,8 @@ def _child_judges(folder: Path, order: list[str], shapes: bool) -> NoReturn:
     """The first few tests alone, which catch most; then the others."""
     code = 99
     try:
-        os.environ.pop(
-            "PYTHONDONTWRITEBYTECODE", None
-        )  # where it is set the tests' conftest undoes the next line
+        # Where the variable is set, the tests' conftest would undo the next line but one.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         sys.dont_write_bytecode = True
         _enter(folder, shapes)
         for some in filter(None, (order[:FEW], order[FEW:])):

@@ -38,9 +38,7 @@ BASES = {"gguf": mutate.gguf_layout(128), "safetensors": mutate.safetensors_layo
 
 
 def peak_of_opening(kind: str, path: Path) -> tuple[object, int]:
-    mutate.opened(
-        kind, path
-    )  # what is made at a first call, as the checks of signatures are, is not the file's
+    mutate.opened(kind, path)  # once unmeasured: checks of signatures are made at a first call
     tracemalloc.start()
     try:
         found = mutate.opened(kind, path)
