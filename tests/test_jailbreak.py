@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import cutaway
+from cutaway.errors import OperationalError
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Scored, prefix
 from cutaway.generate.sample import log_softmax
@@ -374,6 +375,14 @@ def test_a_suffix_may_not_run_into_what_is_before_it(lm: LanguageModel) -> None:
         assert ids != allowed[:1]
         assert not gcg.search(lm, both, settings, seed=seed, allowed=allowed).suffix.startswith("h")
     assert gcg._find([1, 2, 3, 1, 2, 4], [1, 2]) == 3
+
+
+def test_a_search_starts_from_ids_that_survive_in_every_prompt(lm: LanguageModel) -> None:
+    keeps, loses = (gcg.Prompt(render, ()) for render in (lm.tokenizer.encode, lambda text: []))
+    letters, random = np.array([lm.tokenizer.encode(letter)[0] for letter in "xq"]), np.random.default_rng(0)
+    assert set(gcg.start(lm, [keeps, keeps], letters, 4, random)) <= set(letters)
+    with pytest.raises(OperationalError, match="search a shorter one"):
+        gcg.start(lm, [keeps, loses], letters, 4, random)
 
 
 def test_the_cost_is_the_mean_over_prompts(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

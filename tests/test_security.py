@@ -20,6 +20,7 @@ import torch
 import cutaway
 from cutaway import cli, security, store
 from cutaway.evaluate import statistics
+from cutaway.generate.batch.request import Request, ResponseStream
 from cutaway.lm import LanguageModel
 from cutaway.security import Arm, Budget, Curve, Finding, Look, audit, mechanism, report
 from cutaway.security.cases import CANARIES
@@ -497,6 +498,24 @@ def test_an_answer_whose_probabilities_alone_depend_on_others_is_found(
 
     monkeypatch.setattr(lm, "generate", nearly)
     assert attacked(lm, "service", trials=2)["Interference between keys"].verdict == "vulnerable"
+
+
+def test_an_answer_that_depends_on_requests_of_other_keys_alone_is_found(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaky(service.Scheduler):
+        """Changes the prompt of a key that is not the first's."""
+
+        first: Request | None = None
+
+        def submit(self, request: Request) -> ResponseStream:
+            self.first = self.first or request
+            ids = request.ids if request.client == self.first.client else (*request.ids, 1)
+            return super().submit(replace(request, ids=ids))
+
+    monkeypatch.setattr(service, "Scheduler", Leaky)
+    found = service._interference(cutaway.load(model), np.random.default_rng(0), 2, 0)
+    assert found.verdict == "vulnerable" and found.arms[0].value.value == 1
 
 
 @pytest.mark.parametrize("arm", ["closed", "under way", None])

@@ -151,8 +151,8 @@ def test_a_finding_has_both_undefended_models_beside_it() -> None:
     arms = {arm.name: arm.value.value for arm in injection_training._finding("StruQ", small).arms}
     assert arms["undefended: adaptive attacker"] == 1 and arms["adaptive attacker"] == 0
     assert arms["one string, trained on attacks: adaptive attacker"] == 0
-    before, after = {"hard": [True, True, False]}, {"hard": [True, False, True]}
-    assert injection_training._lost([after], [before]) == 0.5
+    before, after = {"hard": [True, True, True, False]}, {"hard": [True, False, False, True]}
+    assert injection_training._lost([after], [before]) == pytest.approx(2 / 3)  # what is won does not count
 
 
 def test_a_role_moves_the_embedding_of_its_tokens_alone() -> None:

@@ -65,18 +65,23 @@ def test_the_scan_finds_a_planted_trigger_and_nothing_beside_itself(model: Path)
     assert trigger_scan.extended(sound, "the", 65, 1) == sound.tokenizer.decode([likeliest])
 
 
-def test_a_score_is_the_divergence_of_what_is_read_in_one_piece(model: Path) -> None:
-    lm, other = cutaway.load(model), planted(model, 7)
+def test_a_score_is_the_mean_divergence_of_contexts_that_are_read_in_one_piece(model: Path) -> None:
+    lm, other, contexts = cutaway.load(model), planted(model, 7), ("of it", "the bath")
 
-    def expected(lm: LanguageModel, id: int) -> np.ndarray:
-        ids = [*lm.ids("of it"), id]
+    def expected(lm: LanguageModel, context: str, id: int) -> np.ndarray:
+        ids = [*lm.ids(context), id]
         row = lm.engine.read([ids], [lm.engine.resume([])], [len(ids) - 1])[0].astype(np.float64)
         return row - np.log(np.exp(row).sum())
 
-    scores = trigger_scan.scan(other, ["of it"], lm)
+    def divergence(context: str, id: int) -> float:
+        p, q = (expected(one, context, id) for one in (other, lm))
+        return float((np.exp(p) * (p - q)).sum())
+
+    scores = trigger_scan.scan(other, contexts, lm)
+    assert scores[7] > 1
     for id in (7, 65, 258):
-        p, q = expected(other, id), expected(lm, id)
-        assert scores[id] == pytest.approx(float((np.exp(p) * (p - q)).sum()), abs=2e-3)
+        each = [divergence(context, id) for context in contexts]
+        assert scores[id] == pytest.approx(np.mean(each), abs=2e-3)
 
 
 def test_detectors_find_what_is_far_out_and_guess_where_nothing_is() -> None:
