@@ -581,8 +581,28 @@ def test_memory_is_made_ahead_when_the_server_starts_and_after_steps() -> None:
         finish(made.submit(request([1, 2], max_tokens=2)))
         assert engine.asked.get(timeout=60) in (3 * AHEAD, 3 * LOW)
         (making,) = [t for t in {*threading.enumerate()} - others if t.name == "cutaway-pages"]
-    making.join(10)
     assert not making.is_alive()
+
+
+def test_a_closed_scheduler_has_no_thread_that_holds_its_engine() -> None:
+    class Makes(Paged):
+        making, may_end = threading.Event(), threading.Event()
+
+        def make_ahead(self, pages: int, pause: Callable[[], None]) -> bool:
+            self.making.set()
+            assert self.may_end.wait(60)
+            return False
+
+    engine = Makes()
+    with scheduler(engine) as made:
+        assert engine.making.wait(60)
+        closing = threading.Thread(target=made.close)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()  # waits for the page that is being made
+        engine.may_end.set()
+        closing.join(60)
+        assert not closing.is_alive()
 
 
 @pytest.mark.parametrize(

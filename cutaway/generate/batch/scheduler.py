@@ -238,13 +238,15 @@ class Scheduler:
         self._closing = self._over = False
         self._wake = threading.Condition()
         self._pages_taken = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="cutaway-model", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._work, name="cutaway-model", daemon=True)]
         if isinstance(self.engine, AllocatesAhead):
-            allocating = threading.Thread(
-                target=self._allocate, args=(self.engine,), name="cutaway-pages", daemon=True
+            self._threads.append(
+                threading.Thread(
+                    target=self._allocate, args=(self.engine,), name="cutaway-pages", daemon=True
+                )
             )
-            allocating.start()
+        for thread in self._threads:
+            thread.start()
 
     # ---- from any thread -----------------------------------------------------------------------------------
 
@@ -319,8 +321,9 @@ class Scheduler:
                 sequence.stream.put(RequestCancelledError("the server stops"))
             self._wake.notify_all()
         self.on_step()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:  # afterwards nothing here holds the engine and the tokenizer
+                thread.join()
 
     def close(self) -> None:
         """Cancel everything within the current step."""

@@ -21,6 +21,7 @@ from cutaway.generate.batch.scheduler import SchedulerStats
 from cutaway.serve.openai_format import RETRY_AFTER, APIError
 from cutaway.serve.service import Service
 
+COLLECTIONS = 4  # of garbage, at most, after a model is unloaded
 log = logging.getLogger("cutaway.serve")
 
 
@@ -142,7 +143,9 @@ class Models:
         await asyncio.to_thread(service.stop, 0.0)
         del service
         gc.unfreeze()  # what was there at the start is frozen, and what the model leaves has cycles
-        gc.collect()
+        for _ in range(COLLECTIONS):
+            if not gc.collect():  # what was collected may have held, from C, cycles that are garbage only now
+                break
         gc.freeze()
         log.info("Unloaded %s", model.name)
 
