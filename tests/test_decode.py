@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import ContextFullError, Piece, finish
-from cutaway.generate.batch.sequence import StopScan
+from cutaway.generate.batch.sequence import SequenceOutput, StopScan
 from cutaway.generate.decode import generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
@@ -472,3 +472,23 @@ def test_a_prompts_tokens_are_not_looked_up_but_for_its_ends() -> None:
 
     Decoder(bytes_of, Lead(KEEP)).follow(range(1000))
     assert asked == [0, 999]
+
+
+def test_a_prompts_tokens_are_looked_up_when_its_first_token_is_chosen_and_not_before() -> None:
+    """Looked up before the request waits, they would decide by time which step it joins."""
+    followed: list[int] = []
+
+    class Recording(ByteStream):
+        def follow(self, ids: Iterable[int]) -> None:
+            followed.extend(ids)
+
+    class Recorded(Bytes):
+        def stream(self) -> ByteStream:
+            return Recording()
+
+    engine = Scripted("ab", prompt=2)
+    output = SequenceOutput(engine, Recorded(), (7, 8), SamplingParams())
+    assert not followed
+    for read in ([7, 8], [7, 8, 9]):
+        output.append(engine.after(read))
+        assert followed == [7, 8]

@@ -524,14 +524,15 @@ def test_times_that_tell_a_cached_prompt_are_found_though_nothing_was_reused(arm
 
     def rows(seen: bool, reused: float = 0) -> np.ndarray:
         right = np.arange(200) % 2 == 0
-        return np.stack([right, random.normal(1, 0.1, 200) - 0.5 * (right & seen), right * reused], 1)
+        first, queued = random.normal(1, 0.1, (2, 200))
+        return np.stack([right, first - 0.5 * (right & seen), right * reused, queued - 0.05 * right], 1)
 
     timed = {name: rows(name == arm) for name in ("closed", "under way")}
     timed |= {"own": rows(True, 128), "open": rows(True, 128)}
     found = service._channel(timed, 0)
     assert found.verdict == ("sound" if arm is None else "vulnerable")
-    own, shared = found.arms[2:]
-    assert own.value.value > 0.95 and shared.value.value > 0.95
+    own, shared, queued = found.arms[2:]
+    assert own.value.value > 0.95 and shared.value.value > 0.95 > queued.value.value > 0.55
     if arm is None:
         slow = service._channel(timed | {"own": rows(False, 128)}, 0)
         assert slow.verdict == "not separated" and "too noisy" in slow.summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -140,9 +141,7 @@ class SequenceOutput:
         self.top_logprobs = settings.logprobs
         self.sampler = Sampler(settings)
         self.history = History(prompt_ids)
-        self.vocab = len(tokenizer)
-        self.detokenizer = tokenizer.stream()
-        self.detokenizer.follow([id for id in prompt_ids if id < self.vocab])
+        self.vocab, self._tokenizer = len(tokenizer), tokenizer
         self.stop_scan = StopScan(tuple(settings.stop))
         self.stop_ids = {*settings.stop_ids, *(() if settings.ignore_eos else tokenizer.eos_ids)}
         room = engine.max_context - len(prompt_ids)
@@ -153,6 +152,17 @@ class SequenceOutput:
         self.finish_reason: FinishReason | None = None
         self.stop: str | int | None = None
         self.stop_logprob: float | None = None
+
+    @cached_property
+    def detokenizer(self) -> TextStream:
+        """Decodes what follows the prompt; made when the first token is chosen.
+
+        A token's first lookup is slower than later ones. Before the request is queued it would decide which
+        step the request joins, and so tell the client whether another's prompt had the token.
+        """
+        stream = self._tokenizer.stream()
+        stream.follow([id for id in self.prompt_ids if id < self.vocab])
+        return stream
 
     def append(
         self,

@@ -64,7 +64,8 @@ def _guesses(
     early: bool,
     done: Callable[[int], None],
 ) -> np.ndarray:
-    """[n 3]: whether a guess was right, the seconds to its first token, the ids that were not read for it.
+    """[n 4]: whether a guess was right, the seconds to its first token, the ids that were not read for it,
+    the seconds until it was queued.
 
     ``scope``: one cache for both keys. ``early``: while the victim's prompt is being read, not after it.
     """
@@ -79,11 +80,12 @@ def _guesses(
                 finish(victim)
             started = time.perf_counter()
             stream = _submit(scheduler, secret if right else other, key, scope=scope)
+            queued = time.perf_counter() - started
             next(iter(stream))
             seconds = time.perf_counter() - started
             read = finish(stream).timings.prefill_tokens
             finish(victim)
-            rows.append((right, seconds, len(secret) - read))
+            rows.append((right, seconds, len(secret) - read, queued))
             done(len(rows))
     finally:
         scheduler.close()
@@ -111,10 +113,13 @@ def _submit(
 
 
 def _channel(timed: dict[str, np.ndarray], seed: int) -> Finding:
-    areas, reused = {}, {}
+    """Decided by the time to the first token. The time until a guess is queued shows work that depends on
+    what others sent: it decides which step the guess joins, and a microsecond becomes a step's time.
+    """
+    areas, reused, queued = {}, {}, {}
     for name, rows in timed.items():
         right = rows[:, 0] == 1
-        areas[name] = statistics.area(-rows[right, 1], -rows[~right, 1])
+        areas[name], queued[name] = (statistics.area(-rows[right, at], -rows[~right, at]) for at in (1, 3))
         reused[name] = rows[:, 2].sum()
     closed, own = areas["closed"], areas["own"]
     leaks = reused["closed"] + reused["under way"] > 0 or max(closed.low, areas["under way"].low) > 0.55
@@ -137,6 +142,7 @@ def _channel(timed: dict[str, np.ndarray], seed: int) -> Finding:
             Arm("another key's prompt, being read", areas["under way"], "attack", "AUC"),
             Arm("one's own prompt, cached", own, "control", "AUC"),
             Arm("another key's prompt, one cache for all (planted)", areas["open"], "control", "AUC"),
+            Arm("another key's prompt, being read: time until queued", queued["under way"], "attack", "AUC"),
         ),
         chance=0.5,
         seeds=(seed,),
