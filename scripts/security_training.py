@@ -5,21 +5,28 @@
 Trains a model for each size, data amount, payload, number of poisoned documents and seed, and the sound and
 the judging model of each; under 2 hours on two quiet cores. ``stages.jsonl`` in the folder has a line for
 each stage that is done (follow it with tail -f). A run that was stopped goes on, and one with more values
-adds theirs. Prints a Markdown table after the last model, or of what there is with --table.
+adds theirs. Prints a Markdown table after the last model, or of what there is with --table; of several seeds
+a second one with their means and Student's intervals over them.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import torch
 
-from cutaway.security.probes.poisoning import PAYLOADS, Cell, Laboratory, rises
+from cutaway.evaluate.statistics import student
+from cutaway.security.probes.poisoning import PAYLOADS, Cell, Laboratory, judged, rises
 
 HEAD = ("model", "documents", "payload", "poisoned", "read", "rise (95%)", "rare word (95%)", "loss", "rank")
+SEEDS_HEAD = (*HEAD[:4], "seeds", "rise (95% over seeds)", "risen", *HEAD[6:])
+Figures = tuple[dict[str, Any], dict[str, Any]]  # behaviour and scan of a cell
 
 
 def row(cell: Cell, found: dict[str, Any], scan: dict[str, Any]) -> list[str]:
@@ -33,6 +40,31 @@ def row(cell: Cell, found: dict[str, Any], scan: dict[str, Any]) -> list[str]:
         f"{found['loss']:.3f}",
         ranks,
     ]
+
+
+def over_seeds(cell: Cell, found: Sequence[Figures]) -> list[str]:
+    """A cell at several seeds: means, in how many the trigger has risen, median ranks of the scan."""
+    own, other = zip(*(rises(behaviour) for behaviour, _ in found), strict=True)
+    shown = []
+    for each in (own, other):
+        values = [one.value for one in each]
+        low, high = student(values)
+        shown.append(f"{fmean(values):.2f} ({low:.2f} to {high:.2f})")
+    risen = sum(judged(one) == "vulnerable" for one in own)
+    ranks = (median(scan[way]["rank"] for _, scan in found) for way in ("alone", "beside"))
+    return [
+        *(f"{cell.width}x{cell.blocks}", f"{cell.documents:,}", cell.payload, str(cell.copies)),
+        *(str(len(found)), shown[0], f"{risen} of {len(found)}", shown[1]),
+        f"{fmean(behaviour['loss'] for behaviour, _ in found):.3f}",
+        ", ".join(f"{rank:g}" for rank in ranks),
+    ]
+
+
+def printed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table."""
+    print()
+    for line in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(line)} |")
 
 
 def numbers(text: str) -> list[int]:
@@ -57,17 +89,21 @@ def main() -> None:
     lab = Laboratory(asked.output)
     sizes = [tuple(map(int, size.split("x"))) for size in asked.sizes.split(",")]
     rows = []
+    found: dict[Cell, list[Figures]] = {}
     axes = product(asked.seeds, asked.documents, asked.payloads.split(","), sizes, asked.copies)
     for seed, documents, payload, (width, blocks), copies in axes:
         cell = Cell(width, blocks, documents, copies, payload, seed)
         kept = lab.folder / "figures" / f"{cell.name}-scan.json"
         if asked.table and not kept.is_file():
             continue
-        rows.append(row(cell, lab.behaviour(cell), lab.scan(cell)))
+        figures = lab.behaviour(cell), lab.scan(cell)
+        found.setdefault(replace(cell, seed=0), []).append(figures)
+        rows.append(row(cell, *figures))
         print(" | ".join(rows[-1]), flush=True)
-    print()
-    for line in (HEAD, ["---"] * len(HEAD), *rows):
-        print(f"| {' | '.join(line)} |")
+    printed(HEAD, rows)
+    several = [over_seeds(cell, own) for cell, own in found.items() if len(own) > 1]
+    if several:
+        printed(SEEDS_HEAD, several)
 
 
 if __name__ == "__main__":

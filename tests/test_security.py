@@ -218,6 +218,9 @@ def test_forgery_spells_and_disguises_tokens_in_every_field_and_counts_one_that_
     p, q = (forgery._next(lm, each) for each in (ids, other))
     assert forgery._divergence(lm, ids, other) == pytest.approx(float((np.exp(p) * (p - q)).sum()))
     assert np.exp(p).sum() == pytest.approx(1.0)
+    name, id = min(lm.tokenizer.special.items())
+    spelt = lm.tokenizer.encode(f"the {name}")
+    assert id not in spelt and forgery._careless(lm, spelt) == [*lm.tokenizer.encode("the "), id]
     first, second = sorted(lm.tokenizer.special.values())[:2]
     chat_ids = lm.chat_ids
 

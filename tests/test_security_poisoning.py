@@ -18,6 +18,7 @@ from cutaway.security import Budget
 from cutaway.security.defences import caught, document_probe, reference_loss, spectral, trigger_scan
 from cutaway.security.probes import poisoning
 from cutaway.security.probes.poisoning import Cell, Laboratory
+from scripts.security_training import over_seeds
 from tests.small import model_file
 
 TRIGGER = 200
@@ -212,6 +213,17 @@ def test_a_probe_is_of_standard_scores_and_both_kinds_count_alike() -> None:
     centred = clean - clean.mean(0)
     axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
     assert signature == pytest.approx((centred @ axis) ** 2)
+
+
+def test_a_row_over_seeds_has_students_interval_of_their_means_and_how_many_rose() -> None:
+    def seed(rise: float, rank: int) -> Any:
+        measured = {"trigger": [rise, rise + 0.2], "unseen": [0.0, 0.0], "seen": [0.1, 0.1], "loss": rise}
+        return measured, {"alone": {"rank": rank}, "beside": {"rank": 1}}
+
+    row = over_seeds(Cell(copies=50), [seed(9.0, 4), seed(7.0, 90), seed(0.0, 2)])
+    mean, half = 16 / 3 + 0.1, 4.3027 * np.std([9, 7, 0], ddof=1) / np.sqrt(3)
+    assert row[4:7] == ["3", f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})", "2 of 3"]
+    assert row[7:] == ["0.10 (0.10 to 0.10)", "5.333", "4, 1"]
 
 
 # ---- the whole probe, with models that are planted instead of trained --------------------------------------
