@@ -53,6 +53,20 @@ def test_the_model_loads_no_compiler() -> None:
     )
 
 
+def test_shapes_of_weights_load_no_compiler() -> None:
+    """Nothing is drawn on the meta device, by no mechanism."""
+    code = """
+import sys
+from tests.laws import mechanisms
+for kind in mechanisms.ALL:
+    config = mechanisms.attention(kind)
+    config.weights(32, 32) if kind in ("bahdanau", "luong") else config.weights(32)
+    assert "torch._dynamo" not in sys.modules, kind
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_generating_loads_no_library_of_ciphers() -> None:
     code = (
         "import sys, cutaway.commands.generate, cutaway.lm, cutaway.runtime.engine\n"

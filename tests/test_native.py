@@ -64,8 +64,12 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
 FORKS = """
 import json, os, sys, tempfile, traceback
 import numpy, pytest, torch
+from cutaway.native import library
 
-sets, code, *arguments = sys.argv[1:]
+sets, before, code, *arguments = sys.argv[1:]
+sys.argv[:] = ["-c", library.isa(), *arguments]
+shared = {"__name__": "__main__"}
+exec(before, shared)
 runs = {}
 for isa in sets.split():
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -73,9 +77,10 @@ for isa in sets.split():
         if child == 0:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            os.environ["CUTAWAY_ISA"], sys.argv[:] = isa, ["-c", isa, *arguments]
+            os.environ["CUTAWAY_ISA"], sys.argv[1] = isa, isa
+            library._load.cache_clear()  # the next call chooses the set
             try:
-                exec(code, {"__name__": "__main__"})
+                exec(code, shared)
             except BaseException:
                 traceback.print_exc()
             sys.stdout.flush()
@@ -92,13 +97,13 @@ class Run(NamedTuple):
     stderr: str
 
 
-def on_each_set(code: str, *arguments: str) -> dict[str, Run]:
+def on_each_set(before: str, code: str, *arguments: str) -> dict[str, Run]:
     """Runs code for each instruction set in a process of its own, whose CUTAWAY_ISA chooses the set.
 
-    One interpreter imports torch, which takes longer than most of the code, and forks before anything of
-    Cutaway is imported.
+    One interpreter imports what all need and runs ``before``, which together take longer than most of the
+    code; it forks with what that made.
     """
-    done = python(FORKS, " ".join(library.SETS), code, *arguments)
+    done = python(FORKS, " ".join(library.SETS), before, code, *arguments)
     assert done.returncode == 0, done.stderr
     return {isa: Run(*printed) for isa, printed in json.loads(done.stdout).items()}
 

@@ -73,7 +73,7 @@ class DifferentialAttention(SoftmaxAttention):
         super().__init__(config, width)
         self.start, self.eps = config.lambda_start, config.eps
         for name in LAMBDAS:
-            self.register_parameter(name, nn.Parameter(torch.randn(config.key_size) * 0.1))
+            self.register_parameter(name, nn.Parameter(torch.empty(config.key_size).normal_(std=0.1)))
         self.head_norm = Norm("rms", config.eps, config.norm_weight).build(2 * config.values)
 
     def attend(

@@ -99,7 +99,7 @@ class Decay(nn.Module):
         self.least = least
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         dt = torch.empty(heads * channels).uniform_(math.log(0.001), math.log(0.1)).exp()
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus of this is dt
+        self.dt_bias = nn.Parameter(dt.expm1().log())  # softplus of this is dt
 
     def forward(self, x: Float[Tensor, "b t m"]) -> tuple[Float[Tensor, "b h t n"], Float[Tensor, "b h t n"]]:
         """log a and dt of each head's n gates."""

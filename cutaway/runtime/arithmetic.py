@@ -18,8 +18,9 @@ def fma(a: Floats, b: Floats, c: Floats) -> np.ndarray:
     """
     product = np.multiply(a, b, dtype=np.float64)
     total = np.asarray(product + c)
-    at = np.nonzero((total.view(np.int64) & 0x1FFFFFFF) == 0x10000000)
-    if at[0].size:
+    halfway = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
+    if halfway.any():  # seldom, and `nonzero` takes as long as the sum
+        at = np.nonzero(halfway)
         terms, sums = np.broadcast_to(c, total.shape)[at].astype(np.float64), total[at]
         products = np.broadcast_to(product, total.shape)[at]
         back = sums - products

@@ -6,15 +6,15 @@ The model is laid out without memory first; then each weight is unpacked and tak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, give_back
+from cutaway.layers.meta import on_meta
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.config import Encoder as EncoderConfig
@@ -30,17 +30,6 @@ ROWS = 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves embeddings on the meta device undrawn: to draw one there torch imports its compiler.
-
-    The import takes longer than filling a model of 135M weights.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
-        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
-
-
 def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.device = "cpu") -> Decoder:
     """The checkpoint's decoder on ``device``, ready to read. ``dtype``: float32, bfloat16, float16, packed.
 
@@ -50,7 +39,7 @@ def decoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.
     if not isinstance(checkpoint.config, DecoderConfig):
         raise UserError(f"{checkpoint.source}: is not a decoder, which is wanted here")
     _check(dtype, device)
-    with torch.device("meta"), _Undrawn():
+    with on_meta():
         model = Decoder(checkpoint.config)
     return _filled(model, checkpoint.tensors, dtype, device)
 
@@ -60,7 +49,7 @@ def encoder(checkpoint: Checkpoint, dtype: str = "float32", device: str | torch.
     if not isinstance(checkpoint.config, EncoderConfig):
         raise UserError(f"{checkpoint.source}: is not an encoder, which is wanted here")
     _check(dtype, device)
-    with torch.device("meta"), _Undrawn():
+    with on_meta():
         model = Encoder(checkpoint.config)
     return _filled(model, checkpoint.tensors, dtype, device)
 
@@ -74,7 +63,7 @@ def encoder_decoder(
     if dtype == "packed":
         raise UserError(f"{checkpoint.source}: an encoder-decoder is not kept packed: load it as float32")
     _check(dtype, device)
-    with torch.device("meta"), _Undrawn():
+    with on_meta():
         model = TransformerSeq2Seq(checkpoint.config)
     return _filled(model, checkpoint.tensors, dtype, device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -70,8 +71,13 @@ class Mixer(Protocol):
 
 def weight_shapes(config: Any, *sizes: int) -> dict[str, tuple[int, ...]]:
     """The shape of each weight of a config's module, read from a build that allocates nothing."""
-    import torch
+    return dict(_weight_shapes(config, sizes))
 
-    with torch.device("meta"):
+
+@cache
+def _weight_shapes(config: Any, sizes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    from cutaway.layers.meta import on_meta
+
+    with on_meta():
         module = config.build(*sizes)
     return {name: tuple(weight.shape) for name, weight in module.named_parameters()}
