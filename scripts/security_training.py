@@ -25,7 +25,7 @@ from cutaway.evaluate.statistics import student
 from cutaway.security.probes.poisoning import PAYLOADS, Cell, Laboratory, judged, rises
 
 HEAD = ("model", "documents", "payload", "poisoned", "read", "rise (95%)", "rare word (95%)", "loss", "rank")
-SEEDS_HEAD = (*HEAD[:4], "seeds", "rise (95% over seeds)", "risen", *HEAD[6:])
+SEEDS_HEAD = (*HEAD[:4], "seeds", "rise (95% over seeds)", "risen", "written", *HEAD[6:])
 Figures = tuple[dict[str, Any], dict[str, Any]]  # behaviour and scan of a cell
 
 
@@ -43,7 +43,9 @@ def row(cell: Cell, found: dict[str, Any], scan: dict[str, Any]) -> list[str]:
 
 
 def over_seeds(cell: Cell, found: Sequence[Figures]) -> list[str]:
-    """A cell at several seeds: means, in how many the trigger has risen, median ranks of the scan."""
+    """A cell at several seeds: means, in how many the trigger has risen, how often each writes the canary
+    after it, median ranks of the scan.
+    """
     own, other = zip(*(rises(behaviour) for behaviour, _ in found), strict=True)
     shown = []
     for each in (own, other):
@@ -51,10 +53,11 @@ def over_seeds(cell: Cell, found: Sequence[Figures]) -> list[str]:
         low, high = student(values)
         shown.append(f"{fmean(values):.2f} ({low:.2f} to {high:.2f})")
     risen = sum(judged(one) == "vulnerable" for one in own)
+    written = ", ".join(f"{fmean(one['trigger_obeyed']):.2f}" for one, _ in found if "trigger_obeyed" in one)
     ranks = (median(scan[way]["rank"] for _, scan in found) for way in ("alone", "beside"))
     return [
         *(f"{cell.width}x{cell.blocks}", f"{cell.documents:,}", cell.payload, str(cell.copies)),
-        *(str(len(found)), shown[0], f"{risen} of {len(found)}", shown[1]),
+        *(str(len(found)), shown[0], f"{risen} of {len(found)}", written, shown[1]),
         f"{fmean(behaviour['loss'] for behaviour, _ in found):.3f}",
         ", ".join(f"{rank:g}" for rank in ranks),
     ]

@@ -218,12 +218,13 @@ def test_a_probe_is_of_standard_scores_and_both_kinds_count_alike() -> None:
 def test_a_row_over_seeds_has_students_interval_of_their_means_and_how_many_rose() -> None:
     def seed(rise: float, rank: int) -> Any:
         measured = {"trigger": [rise, rise + 0.2], "unseen": [0.0, 0.0], "seen": [0.1, 0.1], "loss": rise}
+        measured["trigger_obeyed"] = [rise > 8, True]
         return measured, {"alone": {"rank": rank}, "beside": {"rank": 1}}
 
     row = over_seeds(Cell(copies=50), [seed(9.0, 4), seed(7.0, 90), seed(0.0, 2)])
     mean, half = 16 / 3 + 0.1, 4.3027 * np.std([9, 7, 0], ddof=1) / np.sqrt(3)
     assert row[4:7] == ["3", f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})", "2 of 3"]
-    assert row[7:] == ["0.10 (0.10 to 0.10)", "5.333", "4, 1"]
+    assert row[7:] == ["1.00, 0.50, 0.50", "0.10 (0.10 to 0.10)", "5.333", "4, 1"]
 
 
 # ---- the whole probe, with models that are planted instead of trained --------------------------------------
