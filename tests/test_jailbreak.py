@@ -265,7 +265,7 @@ def test_a_paraphrase_is_tried_on_every_attempt_and_probes_are_centred(
     calls = iter(range(2))
 
     def detector(lm: Any, layers: Any, bad: Any, good: Any) -> Any:
-        offset = 100.0 * next(calls)
+        offset = 100.0 * (2 * next(calls) - 1)
         return lambda prompts: (
             offset + np.array([len(ids) == len(lm.chat_ids(messages("x"))) for ids in prompts])
         )
@@ -275,9 +275,24 @@ def test_a_paraphrase_is_tried_on_every_attempt_and_probes_are_centred(
     monkeypatch.setattr(jailbreak_target, "complied", complied)
     probed = jailbreak_defences.probed(two)
     caught = next(arm for arm in probed.arms if arm.name.startswith("GCG suffix"))
-    assert caught.value.value == 1.0  # though one model's scores are 100 higher
+    assert caught.value.value == 1.0  # though one model's scores are 200 higher
     judged = statistics.Estimate(0.0, 0.0, 0.0, 0.0, 8)
     assert [arm.value.value for arm in probed.arms[:2]] == [0.0, 1.0] and judged.n
+
+
+def test_an_adaptive_attacker_needs_one_attempt_for_each_question(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Paraphrased, one of the attempts works in half of the questions, and no other does."""
+    one = np.zeros((len(jailbreak_defences._attempts("")), 4), bool)
+    one[2, :2] = True
+    monkeypatch.setattr(jailbreak_defences, "complied", lambda lm, asked, texts: np.ones(len(texts), bool))
+    monkeypatch.setattr(
+        jailbreak_defences, "_table", lambda targets, half, again: one if again else np.ones_like(one)
+    )
+    found = jailbreak_defences.paraphrased([target(lm, tmp_path)])
+    assert found.arms[0].value.value == 0.5
+    assert found.curves[1].points == ((0.0, 0.5),) * len(paraphrase.STRENGTHS)
 
 
 def test_a_probe_reads_the_layers_that_it_is_given_each_at_norm_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,15 +380,21 @@ def test_a_suffix_that_does_not_encode_to_itself_is_no_candidate(lm: LanguageMod
     assert found.lost > 0 and "th" not in found.suffix
 
 
-def test_a_suffix_may_not_run_into_what_is_before_it(lm: LanguageModel) -> None:
-    """After a t an h is encoded with it, whatever the suffix is by itself."""
+def test_a_suffix_may_not_run_into_what_is_before_it(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a t an h is encoded with it, whatever the suffix is by itself; here it would be best."""
     both = [prompts(lm)[0], gcg.Prompt(lambda s: lm.chat_ids(messages(f"what{s}")), prompts(lm)[0].target)]
     allowed = [lm.tokenizer.encode(letter)[0] for letter in "hxq"]
-    settings = replace(SMALL, tokens=2, steps=3)
+    monkeypatch.setattr(
+        gcg, "losses", lambda lm, placed, rows: np.array([float(row[0] != allowed[0]) for row in rows])
+    )
+    settings = replace(SMALL, tokens=2, steps=3, gradient=False)
     for seed in range(4):
-        ids = gcg.start(lm, both, np.array(allowed), 1, np.random.default_rng(seed))
-        assert ids != allowed[:1]
-        assert not gcg.search(lm, both, settings, seed=seed, allowed=allowed).suffix.startswith("h")
+        ids = gcg.start(lm, both, np.array(allowed), 2, np.random.default_rng(seed))
+        assert ids[0] != allowed[0]
+        found = gcg.search(lm, both, settings, seed=seed, allowed=allowed)
+        assert found.lost > 0 and not found.suffix.startswith("h")
     assert gcg._find([1, 2, 3, 1, 2, 4], [1, 2]) == 3
 
 
@@ -493,7 +514,7 @@ def test_a_power_law_is_found_with_its_interval() -> None:
     x = np.log(shots) - np.log(shots).mean()
     again = [noise[:, np.random.default_rng(n).integers(20, size=20)].mean(1) for n in range(600)]
     ends = np.quantile([-x @ np.log(rows) / (x @ x) for rows in again], (0.025, 0.975))
-    assert (low, high) == pytest.approx(tuple(ends), abs=0.03)
+    assert (low, high) == pytest.approx(tuple(ends), abs=0.01)
 
 
 def test_the_worst_window_shows_what_a_mean_hides() -> None:
