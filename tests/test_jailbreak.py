@@ -67,7 +67,7 @@ def test_an_adapter_is_trained_and_goes_on_where_it_stopped(lm: LanguageModel, t
     again = refusal.trained(lm, tmp_path, seed=3, steps=2)
     ids = lm.ids("the word")
     rows = [one.logits(ids) for one in (lm, begun, again)]
-    assert begun.engine_choice == lm.engine_choice
+    assert begun.engine_choice == lm.engine_choice and begun.engine_asked == "runtime"  # with edits too
     assert not np.allclose(rows[0], rows[1]) and not np.allclose(rows[1], rows[2])
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.generate.sample import mask_padding
+from cutaway.generate.sample import log_softmax
 from cutaway.lm import LanguageModel
 
 TOGETHER = 64  # tokens that one call of the engine reads
@@ -62,9 +62,7 @@ class After:
         """float64 [n v]: log p(. | context, token) of each token."""
         states = [self.engine.fork(self.state) for _ in tokens]
         rows = self.engine.read([[token] for token in tokens], states, range(len(tokens)))
-        known = np.stack([mask_padding(row, self.vocab)[: self.vocab] for row in rows]).astype(np.float64)
-        known -= known.max(1, keepdims=True)
-        return known - np.log(np.exp(known).sum(1, keepdims=True))
+        return np.stack([log_softmax(row[: self.vocab].astype(np.float64)) for row in rows])
 
 
 def _parts(tokens: Sequence[int]) -> list[list[int]]:
