@@ -43,6 +43,31 @@ def test_a_gate_that_is_nan_is_not_lost() -> None:
 
 
 @built
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (3, 48), (37, 576)])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_frozen_norm_and_its_gradient(rows: int, width: int, weighted: bool) -> None:
+    draw = torch.Generator().manual_seed(width)
+    x, given = (torch.randn(2, rows, width, generator=draw) for _ in range(2))
+    norm = RMSNorm(width, 1e-3, ("weight",) if weighted else ())
+    for parameter in norm.parameters():
+        parameter.data = 1 + torch.randn(width, generator=draw)
+    found = []
+    for kind, frozen in ((torch.float32, True), (torch.float64, False)):
+        leaf = x.to(kind).requires_grad_()
+        out = norm.to(kind).requires_grad_(not frozen)(leaf)
+        assert frozen is ("FrozenRMSNorm" in str(out.grad_fn)) or not weighted
+        found.append([t.double() for t in (out, *torch.autograd.grad((out * given.to(kind)).sum(), leaf))])
+    assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@built
+def test_a_narrow_norm_is_torchs() -> None:
+    x = torch.randn(5, 24, requires_grad=True)
+    norm = RMSNorm(24, 1e-5).requires_grad_(False)
+    assert_close(norm(x), x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt())
+
+
+@built
 @pytest.mark.parametrize(("size", "key_size", "rows"), [(32, 32, 1), (64, 80, 3), (96, 96, 2)])
 @pytest.mark.parametrize("strided", [True, False])
 def test_a_rotation_and_its_gradient(size: int, key_size: int, rows: int, strided: bool) -> None:

@@ -156,6 +156,16 @@ def test_each_instruction_set_gives_the_references_products(isa: str, products: 
     assert run.stdout == "same bits\n", run.stderr
 
 
+def test_a_product_that_no_cache_holds_is_its_parts():
+    """More numbers than kCached of native/runtime/matmul_amx.inc are written past the caches."""
+    for type in ("Q4_1", "Q4_K"):
+        packed = weights(type, 2048, 256)
+        x = np.random.default_rng(3).normal(size=(531, 256)).astype(np.float32)
+        whole = kernels.multiply(type, 2048, 256, laid(packed), x, 2)
+        parts = [kernels.multiply(type, 2048, 256, laid(packed), part) for part in np.split(x, [200])]
+        assert whole.ctypes.data % 64 == 0 and np.array_equal(whole, np.concatenate(parts)), type
+
+
 def test_the_largest_numbers_do_not_overflow():
     """All quants at their extremes: 16-bit sums are at their limit."""
     for type in kernels.TYPES[3:]:

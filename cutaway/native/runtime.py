@@ -22,6 +22,7 @@ OVER = ("head", "width", "each")
 PARALLEL = (None, "shared", "own")
 PAGE = 128  # positions of a page of the state
 PANEL = 16  # rows of a panel
+LINE = 64  # bytes of a line of the caches
 LACKS = 4  # native/runtime/matmul.hpp's kLacks
 
 _POINTER, _INT, _LONG, _FLOAT, _DOUBLE = (
@@ -350,13 +351,20 @@ def multiply(
     )
     lacks = np.empty((n, width // 32, LACKS), np.int32)
     scale, shift = np.empty((2, n, width // 32), np.float32)
-    out = np.empty((n, -(-rows // PANEL) * PANEL), np.float32)
+    out = _by_lines(n, -(-rows // PANEL) * PANEL)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
     halves = (rounded.ctypes.data, bf16.ctypes.data) if type == "BF16" else (None, None)
     others = (a.ctypes.data for a in (q, scale, shift, lacks))
     vectors = Vectors(padded.ctypes.data, *halves, *others, width, n)
     call(matrix, vectors, n, out.ctypes.data, threads, parallel)
     return out[:, :rows]
+
+
+def _by_lines(rows: int, columns: int) -> np.ndarray:
+    """Floats that begin where a line of the caches does: a panel's rows are one line each."""
+    room = np.empty(4 * rows * columns + LINE, np.uint8)
+    first = -room.ctypes.data % LINE
+    return room[first : first + 4 * rows * columns].view(np.float32).reshape(rows, columns)
 
 
 def products(rounds: int) -> int:

@@ -138,7 +138,8 @@ def product(sum: Sum, by: Workers) -> None:
 def has_elementwise() -> bool:
     """Whether the core has the functions below: one built earlier has not."""
     with suppress(AttributeError, OperationalError):
-        return all(function(name) is not None for name in ("cutaway_swiglu", "cutaway_rotate"))
+        names = ("cutaway_swiglu", "cutaway_rotate", "cutaway_rms_norm")
+        return all(function(name) is not None for name in names)
     return False
 
 
@@ -189,3 +190,24 @@ class Rotated(ctypes.Structure):
 def rotate(of: Rotated, by: Workers) -> None:
     """Fills ``to``; the caller vouches for every address."""
     function("cutaway_rotate", POINTER, INT, POINTER)(ctypes.byref(of), by.threads, by.parallel)
+
+
+class Normed(ctypes.Structure):
+    """native/train/norm.cpp's Normed."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ("x", "weight", "grad_out", "inverse", "out")),
+        *((name, LONG) for name in ("rows", "width")),
+        ("eps", ctypes.c_float),
+        ("spare", ctypes.c_int32),
+    )
+
+
+def rms_norm(of: Normed, by: Workers) -> None:
+    """Fills ``inverse`` and ``out``; the caller vouches for every address."""
+    function("cutaway_rms_norm", POINTER, INT, POINTER)(ctypes.byref(of), by.threads, by.parallel)
+
+
+def rms_norm_backward(of: Normed, by: Workers) -> None:
+    """Fills ``out`` with the gradient of x; the caller vouches for every address."""
+    function("cutaway_rms_norm_backward", POINTER, INT, POINTER)(ctypes.byref(of), by.threads, by.parallel)

@@ -116,7 +116,9 @@ class _Beside(torch.autograd.Function):
             grad_x = input_gradient(base, grad, *([(narrow, a)] if together else [])).view(shape)
         if not together:
             grad_read = (narrow @ a).view(shape)
-        return grad_x, grad_read, narrow.T @ flat, (grad.T @ reduced).mul_(scale), None, None
+        # A wide result of few rows takes less time than a tall one of few columns.
+        grad_b = (reduced.T @ grad).mul_(scale).T.contiguous()
+        return grad_x, grad_read, narrow.T @ flat, grad_b, None, None
 
 
 def shape_of(matrix: Matrix) -> tuple[int, int]:
