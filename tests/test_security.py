@@ -411,6 +411,22 @@ def test_heads_are_chosen_on_other_successes_than_they_are_judged_on(
     assert own == 0
 
 
+def test_random_heads_are_none_of_those_that_were_chosen(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the heads carry the attack, all of them alike."""
+    lm = cutaway.load(model)
+    ids = lm.ids("the word")
+    carrying = {divmod(n, 4) for n in range(6)}
+    monkeypatch.setattr(mechanism, "HEADS", 6)
+    monkeypatch.setattr(mechanism, "_read", lambda lm, one: np.arange(12) < 6)
+    monkeypatch.setattr(
+        mechanism, "_margin", lambda lm, one, heads: -float(len(carrying.intersection(heads)))
+    )
+    why = mechanism.explain(lm, [Success(ids, range(2, 4), ids, range(2, 4), 40, 41)] * 4, 0)
+    assert [arm.value.value for arm in why.arms] == [6.0, 0.0]
+
+
 def test_a_head_reads_what_it_attends_to_beyond_the_mention_and_a_margin_is_of_both_answers(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
