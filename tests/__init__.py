@@ -1,12 +1,14 @@
 """Cutaway's tests, and what checks every signature of the package while they run: jaxtyping and beartype."""
 
+import collections.abc
 import dataclasses
 import functools
 import importlib.util
 import inspect
+import threading
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 if importlib.util.find_spec("beartype") is not None:
     import jaxtyping
@@ -17,7 +19,7 @@ if importlib.util.find_spec("beartype") is not None:
     _check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 
     def checked(of: Any) -> Any:
-        """A function whose arguments and result are checked at each call; a dataclass whose constructor is.
+        """A function whose arguments and result are checked; a dataclass whose constructor's are.
 
         One letter is one size in a call (`b h t k`). jaxtyping's own wrapper binds the signature and checks
         the arguments twice a call, which took two thirds of the suite's time; this one opens the same scope
@@ -35,14 +37,51 @@ if importlib.util.find_spec("beartype") is not None:
         # constraints of a TypeVar are read while their module is imported.
         names = [each for each in of.__annotations__.values() if isinstance(each, str)]
         early = any(isinstance(of.__globals__.get(name), TypeVar) for name in names)
-        typed, shaped = _typed(of) if early else (None, True)
+        typed, how = _typed(of) if early else (None, None)
 
         @functools.wraps(of)
         def scoped(*args: Any, **kwargs: Any) -> Any:
-            nonlocal typed, shaped
-            if typed is None:
-                typed, shaped = _typed(of)
-            if not shaped:
+            nonlocal typed, how
+            if how is None:
+                typed, how = _typed(of)
+            fitting = how.fitting
+            if fitting is None:
+                return how.call(typed, args, kwargs)
+            key = (*map(_kind, args[how.first :]), *kwargs, *map(_kind, kwargs.values()))
+            results = fitting.get(key)
+            if results is None:  # these kinds of arguments are new
+                result = how.call(typed, args, kwargs)
+                if len(fitting) > 1000:
+                    fitting.clear()
+                fitting[key] = {_kind(result)}
+                return result
+            result = of(*args, **kwargs)
+            if (kind := _kind(result)) not in results:
+                how.check_result(args, kwargs, result)
+                results.add(kind)
+            return result
+
+        return scoped
+
+    class _How:
+        """How the calls of one definition are checked.
+
+        ``fitting``: kinds of arguments that fit, each with the kinds of results that do; None where more
+        than the kinds of values decides. A call of kinds that fitted before is not checked again.
+        """
+
+        def __init__(self, copy: types.FunctionType) -> None:
+            self.copy = copy
+            self.shaped = any(map(_shaped, copy.__annotations__.values()))
+            by_kind = all(map(_by_kind, copy.__annotations__.values()))
+            self.fitting: dict[Any, set[Any]] | None = {} if by_kind else None
+            first = copy.__code__.co_varnames[:1] if copy.__code__.co_argcount else ()
+            self.first = int(bool(first) and first[0] not in copy.__annotations__)  # self
+            self.result: Any = None
+
+        def call(self, typed: Any, args: Any, kwargs: Any) -> Any:
+            """One letter is one size in it."""
+            if not self.shaped:
                 return typed(*args, **kwargs)
             _storage.push_shape_memo({})
             try:
@@ -50,12 +89,63 @@ if importlib.util.find_spec("beartype") is not None:
             finally:
                 _storage.pop_shape_memo()
 
-        return scoped
+        def check_result(self, args: Any, kwargs: Any, result: Any) -> None:
+            """Raise unless the result fits the arguments: a function of the same signature returns it."""
+            if self.result is None:
+                bare = inspect.Signature(
+                    parameter.replace(annotation=inspect.Parameter.empty, default=inspect.Parameter.empty)
+                    for parameter in inspect.signature(self.copy).parameters.values()
+                )
+                made: dict[str, Any] = {"given": _given}
+                exec(f"def returned{bare}: return given.result", made)
+                returned = made["returned"]
+                returned.__defaults__, returned.__kwdefaults__ = (
+                    self.copy.__defaults__,
+                    self.copy.__kwdefaults__,
+                )
+                returned.__annotations__ = self.copy.__annotations__
+                returned.__qualname__, returned.__module__ = self.copy.__qualname__, self.copy.__module__
+                self.result = _check(returned)
+            _given.result = result
+            try:
+                self.call(self.result, args, kwargs)
+            finally:
+                del _given.result
 
-    _written: dict[tuple[Any, ...], tuple[Any, bool]] = {}
+    _given = threading.local()
+    _sorts: dict[type, int] = {}  # 1: arrays, 2: tuples, 3: classes, 0: all else
 
-    def _typed(of: types.FunctionType) -> tuple[Callable[..., Any], bool]:
-        """The function behind beartype's check, and whether a shape is in its signature.
+    def _kind(value: Any) -> Any:
+        """All of a value that decides whether it fits a hint of `_by_kind`."""
+        sort = _sorts.get(type(value))
+        if sort is None:
+            own = type(value)
+            array = hasattr(own, "shape") and hasattr(own, "dtype")
+            sort = 1 if array else 2 if issubclass(own, tuple) else 3 if issubclass(own, type) else 0
+            _sorts[own] = sort
+        if sort == 1:
+            return type(value), value.dtype, value.shape
+        if sort == 2 and len(value) <= 8:
+            return (type(value), *map(_kind, value))
+        return value if sort == 3 else type(value)
+
+    def _by_kind(hint: Any) -> bool:
+        """Whether a value's type, and an array's dtype and shape, decide whether it fits."""
+        if hint is None or hint is Any or isinstance(hint, _Annotation):
+            return True
+        if isinstance(hint, TypeVar):
+            return all(map(_by_kind, (*hint.__constraints__, hint.__bound__)))
+        origin = get_origin(hint)
+        if origin is None:
+            return isinstance(hint, type)
+        if origin in (tuple, Union, types.UnionType):  # tuple[int, ...] is not: an ellipsis is not a type
+            return all(map(_by_kind, get_args(hint)))
+        return origin in (type, collections.abc.Callable, collections.abc.Iterator, collections.abc.Generator)
+
+    _written: dict[tuple[Any, ...], tuple[Any, _How]] = {}
+
+    def _typed(of: types.FunctionType) -> tuple[Callable[..., Any], _How]:
+        """The function behind beartype's check, and how its calls are checked.
 
         The check is written once for all closures of one definition.
         """
@@ -67,12 +157,12 @@ if importlib.util.find_spec("beartype") is not None:
         key = (of.__code__, *hints, *map(_spelt, hints.values()))
         if key not in _written:
             _written[key] = _write(_hollow(of))
-        check, shaped = _written[key]
+        check, how = _written[key]
         if "__beartype_func" not in (check.__kwdefaults__ or {}):  # nothing to check
-            return of, False
+            return of, how
         own = types.FunctionType(check.__code__, check.__globals__, check.__name__, check.__defaults__)
         own.__kwdefaults__ = check.__kwdefaults__ | {"__beartype_func": of}
-        return own, shaped
+        return own, how
 
     def _hollow(of: types.FunctionType) -> types.FunctionType:
         """A copy of a closure that holds nothing: a check that is kept would keep models with it."""
@@ -83,9 +173,9 @@ if importlib.util.find_spec("beartype") is not None:
         del copy.__wrapped__
         return copy
 
-    def _write(of: types.FunctionType) -> tuple[Any, bool]:
+    def _write(of: types.FunctionType) -> tuple[Any, _How]:
         copy = _with_types(of)
-        return _check(copy), any(map(_shaped, copy.__annotations__.values()))
+        return _check(copy), _How(copy)
 
     def _shaped(hint: Any) -> bool:
         if isinstance(hint, TypeVar):

@@ -38,6 +38,51 @@ def test_a_shape_that_is_not_the_signatures_is_caught(x: tuple[int, ...], y: tup
         of(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3, 5))
 
 
+def chosen(
+    x: Float[torch.Tensor, "a b"], kind: type[int] | type[float] = int, *more: torch.Tensor
+) -> tuple[Float[torch.Tensor, " a"], float]:
+    return x.sum(1), 1.0
+
+
+def test_a_call_of_known_kinds_is_checked_where_it_differs() -> None:
+    """What fitted before is not checked again: another shape, class or type is."""
+    of, x = checked(chosen), torch.zeros(2, 3)
+    for _ in range(2):
+        assert of(x)[1] == of(x, float)[1] == of(x, float, x)[1] == 1
+    for arguments in ([torch.zeros(3)], [x, str], [x, 1], [x, int, 5], [x.long()]):
+        with pytest.raises(Exception, match="violates type hint"):
+            of(*arguments)
+
+
+def counted(values: tuple[int, ...]) -> int:
+    return len(values)
+
+
+def test_every_tuple_of_any_length_is_checked() -> None:
+    of = checked(counted)
+    assert of((1,) * 9) == 9
+    with pytest.raises(Exception, match="violates type hint"):
+        of(("1",) * 9)
+
+
+def results_of(x: Float[torch.Tensor, "a b"]) -> Float[torch.Tensor, " a"] | None:
+    return RESULTS.pop()
+
+
+RESULTS: list[Any] = []
+
+
+def test_a_result_of_another_kind_is_checked_with_the_arguments_sizes() -> None:
+    of, x = checked(results_of), torch.zeros(2, 3)
+    for fits in (torch.zeros(2), None, torch.zeros(2, dtype=torch.float64)):
+        RESULTS.append(fits)
+        assert of(x) is fits
+    for wrong in (torch.zeros(3), torch.zeros(2, dtype=torch.int64), 2, torch.zeros(2, 3)):
+        RESULTS.append(wrong)
+        with pytest.raises(Exception, match="violates type hint"):
+            of(x)
+
+
 def test_each_closure_is_checked_and_is_itself() -> None:
     """A check is written once for all of them."""
 

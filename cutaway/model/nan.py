@@ -15,7 +15,8 @@ from cutaway.hooks import hooked
 def check_weights(model: nn.Module) -> None:
     """OperationalError if a weight is not finite: CPU attention makes finite numbers of NaN queries."""
     for name, weight in model.named_parameters():
-        if not weight.isfinite().all():
+        # A finite sum has finite terms, and is several times faster than looking at each.
+        if not weight.sum().isfinite() and not weight.isfinite().all():
             raise OperationalError(
                 f"the weight {name} holds an infinity or NaN in {str(weight.dtype).removeprefix('torch.')}: "
                 "load the model again, or train it again"

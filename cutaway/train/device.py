@@ -37,6 +37,7 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 
+@cache
 def peak(device: torch.device, precision: str, seconds: float = 0.3) -> float:
     """Floating-point operations a second of a large square matrix product: the best of several."""
     n = SIZE.get(device.type, SIZE["cpu"])
