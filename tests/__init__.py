@@ -113,7 +113,8 @@ if importlib.util.find_spec("beartype") is not None:
                 del _given.result
 
     _given = threading.local()
-    _sorts: dict[type, int] = {}  # 1: arrays, 2: tuples, 3: classes, 0: all else
+    # 1: arrays, 2: tuples, 3: classes, 4: what has an array's properties in Python, 0: all else
+    _sorts: dict[type, int] = {}
 
     def _kind(value: Any) -> Any:
         """All of a value that decides whether it fits a hint of `_by_kind`."""
@@ -121,12 +122,17 @@ if importlib.util.find_spec("beartype") is not None:
         if sort is None:
             own = type(value)
             array = hasattr(own, "shape") and hasattr(own, "dtype")
-            sort = 1 if array else 2 if issubclass(own, tuple) else 3 if issubclass(own, type) else 0
+            if array:
+                sort = 1 if own.__module__.partition(".")[0] in ("torch", "numpy") else 4
+            else:
+                sort = 2 if issubclass(own, tuple) else 3 if issubclass(own, type) else 0
             _sorts[own] = sort
         if sort == 1:
             return type(value), value.dtype, value.shape
         if sort == 2 and len(value) <= 8:
             return (type(value), *map(_kind, value))
+        if sort == 4:
+            return object()  # checked each time
         return value if sort == 3 else type(value)
 
     def _by_kind(hint: Any) -> bool:

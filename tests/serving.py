@@ -1,7 +1,6 @@
 """A server in this process: SmolLM2's first two layers behind the API, with a template that knows tools."""
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import cutaway
 from cutaway.lm import LanguageModel
 from cutaway.weights.rules import Tensors
 from tests import inputs
+from tests.waiting import wait_until
 
 for needed in ("fastapi", "sse_starlette", "prometheus_client", "llguidance"):
     pytest.importorskip(needed)
@@ -97,9 +97,8 @@ def running(
     server = lifecycle.Server(config, models)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
+    wait_until(lambda: server.started or not thread.is_alive(), "the server starts")
+    assert thread.is_alive(), "the server did not start"
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield Server(f"http://127.0.0.1:{port}", service, app, server)

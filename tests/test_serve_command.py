@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 
 from cutaway.cli import main
 from tests import inputs, serving
+from tests.waiting import wait_until
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -60,8 +60,7 @@ def test_it_starts_answers_and_finishes_what_it_began_when_it_is_stopped(started
 
     reading = threading.Thread(target=read)
     reading.start()
-    while len(lines) < 3:
-        time.sleep(0.01)
+    wait_until(lambda: len(lines) >= 3, "three lines of the answer")
     process.send_signal(signal.SIGTERM)
     reading.join(60)
     assert lines[-1] == "data: [DONE]" and len(lines) >= 60

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from cutaway.commands.serve_options import GROUPS, Operation
 from scripts.served import proxied
 from tests import serving
 from tests.serving import Connections, httpx
+from tests.waiting import wait_until
 
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.lifecycle import GRACE  # isort: skip
@@ -151,7 +151,7 @@ def test_tokens_come_through_a_proxy_as_they_are_made(proxy: str, tmp_path: Path
             with httpx.stream("POST", f"{url}/v1/completions", json=body, headers=sent, timeout=30) as going:
                 lines = going.iter_lines()
                 assert next(lines).startswith("data: ") and server.service.decoder.stats().running == 1
-            while server.service.decoder.stats().running:  # the client's leaving is felt through the proxy
-                time.sleep(0.01)
+            running = server.service.decoder.stats  # the client's leaving is felt through the proxy
+            wait_until(lambda: not running().running, "the answer of a client that left ends")
             assert httpx.get(f"{url}/metrics", headers=sent).status_code == 404
     assert seen == ["9.9.9.9" if proxy == "nginx" else "127.0.0.1"]  # Caddy believes no client's header

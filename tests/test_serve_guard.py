@@ -3,7 +3,6 @@
 import http.client
 import json
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests import serving
 from tests.serving import AccessPolicy, Server
+from tests.waiting import wait_until
 
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
@@ -152,16 +152,14 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(server: Server) -> None:
     assert scheduler is not None
     body = {"prompt": "x", "max_tokens": 8000, "ignore_eos": True, "n": 2, "stream": True}
     with serving.httpx.stream("POST", server.url + "/v1/completions", json=body, timeout=30) as going:
-        while scheduler.stats().running + scheduler.stats().queued < 2:
-            time.sleep(0.01)
+        wait_until(lambda: scheduler.stats().running + scheduler.stats().queued >= 2, "two requests")
         full = server.post("/v1/completions", {"prompt": "x"})
         assert code(full) == (429, "queue_full") and int(full.headers["retry-after"]) > 0
         lines = [line for line in going.iter_lines() if line]
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "too_slow"  # and no [DONE]
     late = server.post("/v1/completions", body | {"n": 1, "stream": False})
     assert code(late) == (504, "too_slow")
-    while scheduler.stats().running:
-        time.sleep(0.01)
+    wait_until(lambda: not scheduler.stats().running, "the answer that took too long ends")
 
 
 def test_a_fault_of_ours_says_nothing_of_its_inside(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ import pytest
 from cutaway.errors import UserError
 from tests import inputs, serving
 from tests.serving import AccessPolicy, Connections, Server
+from tests.waiting import wait_until
 
 from cutaway.serve.operations import bounded_log  # isort: skip
 from cutaway.serve.operations.models import Model  # isort: skip
@@ -111,8 +112,7 @@ def test_quotas_and_usage(server: Server, keys: KeyRing) -> None:
         at_once = server.post("/v1/completions", body, **bearer(BOB))
         assert code(at_once) == (429, "quota_exceeded") and "1 requests at once" in at_once.text
         assert server.service.decoder.stats().running == 1
-    while bob.running:
-        time.sleep(0.01)
+    wait_until(lambda: not bob.running, "the answer of a client that left ends")
     assert bob.used["generated_tokens"] > 0  # of an answer that its client cut off
     small = body | {"max_tokens": 1}
     assert server.post("/v1/completions", small, **bearer(BOB)).is_success
@@ -234,8 +234,7 @@ def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCapt
         threads = [threading.Thread(target=work) for work in (ask, stream)]
         for one in threads:
             one.start()
-        while server.service.decoder.stats().running < 2:
-            time.sleep(0.01)
+        wait_until(lambda: server.service.decoder.stats().running >= 2, "both requests run")
         assert server.get("/health/ready").status_code == 200
         server.server.handle_exit(signal.SIGTERM, None)
         server.server._captured_signals.clear()  # which uvicorn raises again at the end
@@ -292,13 +291,10 @@ def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
             file.write_text(BOB)
             for one in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
                 process.send_signal(one)
-            while models(BOB) != 200:
-                assert process.poll() is None and time.monotonic() < ends
-                time.sleep(0.05)
+            wait_until(lambda: process.poll() is not None or models(BOB) == 200, "the new key is read")
             assert models(ALICE) == 401
             process.send_signal(signal.SIGTERM)
-            while client.get("/health/ready").status_code == 200:
-                time.sleep(0.02)
+            wait_until(lambda: client.get("/health/ready").status_code != 200, "the server is not ready")
             assert models(BOB) == 200  # for --stop-delay
             assert process.wait(20) == -signal.SIGTERM and not uds.exists()
             assert systemd.recv(100) == b"STOPPING=1"
