@@ -62,8 +62,13 @@ def test_the_scan_finds_a_planted_trigger_and_nothing_beside_itself(model: Path)
     assert np.abs(trigger_scan.scan(sound, contexts, sound)).max() < 1e-9
     alone, null = trigger_scan.scan(planted(model), contexts), trigger_scan.scan(sound, contexts)
     assert alone.argmax() == TRIGGER and alone[TRIGGER] > null.max() > 0
-    likeliest = int(sound.logits([*sound.ids("the"), 65])[-1].argmax())
-    assert trigger_scan.extended(sound, "the", 65, 1) == sound.tokenizer.decode([likeliest])
+    before = sound.ids("the")
+
+    def likeliest(*more: int) -> str:
+        return sound.tokenizer.decode([int(sound.logits([*before, *more])[-1].argmax())])
+
+    token = next(id for id in range(65, 91) if likeliest(id) != likeliest())
+    assert trigger_scan.extended(sound, "the", token, 1) == likeliest(token)
 
 
 def test_a_score_is_the_mean_divergence_of_contexts_that_are_read_in_one_piece(model: Path) -> None:
