@@ -1,5 +1,6 @@
 """A server in this process: SmolLM2's first two layers behind the API, with a template that knows tools."""
 
+import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from cutaway.serve.operations.models import Model, Models  # noqa: E402
 from cutaway.serve.service import Limits, Service  # noqa: E402
 
 NAME = "two-layers"
+
+# A client reads the certificates of all authorities: as much work as a request here, over plain HTTP.
+ssl.create_default_context = cache(ssl.create_default_context)
 
 
 @cache
