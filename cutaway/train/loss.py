@@ -3,9 +3,9 @@
     loss = w (-log softmax(logits)[target] + z (log sum exp logits)^2)
 
 The logits are the largest tensor of a small model's step, so they are computed a chunk of rows at a time. The
-gradient of ``chunked`` is computed with its loss (2410.10989); ``log_probs``, whose gradient depends on what
-is made of them, computes the logits again in the backward pass. ``plain`` is the reference. Where there is a
-native core the gradient takes the place of the logits (native/train/loss.cpp).
+gradient of ``chunked`` is computed with its loss (2410.10989), and so is that of ``log_probs`` beside a
+frozen head: what is made of them later only scales it. ``plain`` is the reference. Where there is a native
+core the gradient takes the place of the logits (native/train/loss.cpp).
 
 Load balancing keeps a router from sending all tokens to a few experts (2101.03961, equations 4 to 6):
 
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cutaway.layers.moe import Routing
@@ -137,7 +138,11 @@ class _Chunked(torch.autograd.Function):
 
 
 class _LogProbs(torch.autograd.Function):
-    """Backward computes each chunk's logits again: that of a row is -g times cross-entropy's."""
+    """The gradient of a row's log-probability by its x needs no other row: that of cross-entropy, times -g.
+
+    Beside a frozen head it is made with the logits, and backward scales it; a head that is trained has its
+    logits computed again in the backward pass, and so its own gradient.
+    """
 
     @staticmethod
     def forward(
@@ -149,20 +154,27 @@ class _LogProbs(torch.autograd.Function):
         softcap: float | None,
         temperature: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, targets)
         # softcap tanh(logits / softcap) / T is a softcap of softcap / T on logits / T.
         cap = None if softcap is None else softcap / temperature
         ctx.given = chunk, cap, temperature, product_type(x)
-        products = _Gradients(x, weight, ctx.given[3], (False, False), temperature)
+        ctx.at_once = ctx.needs_input_grad[:2] == (True, False)
+        made = _Gradients(x, weight, ctx.given[3], (ctx.at_once, False), temperature)
         found = x.new_empty(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
         for start in range(0, len(x), chunk):
             here = slice(start, start + chunk)
-            _, of_target, totals = _logits_grad(products.logits(here), targets[here], 0.0, cap)
+            grad, of_target, totals = _logits_grad(made.logits(here), targets[here], 0.0, cap)
             found[here] = of_target - totals
+            if ctx.at_once:
+                made.add(here, grad, None)
+        ctx.save_for_backward(*([made.made()[0]] if ctx.at_once else [x, weight, targets]))
         return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.at_once:
+            (by_x,) = ctx.saved_tensors
+            return (by_x * -grads[0][:, None]).to(by_x.dtype), *[None] * 5
         x, weight, targets = ctx.saved_tensors
         chunk, cap, temperature, narrow = ctx.given
         made = _Gradients(x, weight, narrow, ctx.needs_input_grad[:2], temperature)
