@@ -134,7 +134,7 @@ for type in kernels.TYPES:
         x[3, : columns // 2] = 0
         ours = kernels.multiply(type, rows, columns, laid(packed), x)
         assert np.array_equal(ours, matmul.product(packed, x)), (type, rows, columns)
-        for n in (*range(1, 9), 17):
+        for n in (*range(1, 9), 17, 22, 31):
             fewer = kernels.multiply(type, rows, columns, laid(packed), x[:n])
             assert np.array_equal(fewer, ours[:n]), (type, n)
         apart = np.repeat(x, 2, axis=1)[:, ::2]  # numbers of a row that are not neighbours
