@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cutaway.hooks import tap
 from cutaway.layers.config import MLP as Config
@@ -70,8 +71,10 @@ class MLP(nn.Module):
 
     def _out(self, x: Float[Tensor, "... d"], norm: Callable[[Tensor], Tensor]) -> Float[Tensor, "... d"]:
         makes_again = self.recomputes and x.requires_grad and torch.is_grad_enabled()
-        if not makes_again or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return self.down(tap("hidden", self._hidden(norm(x))))
+        if not makes_again or x.device.type != "cpu":
+            return self._whole(x, norm)
+        if torch.compiler.is_compiling():  # which leaves ``down`` out of what is made again: nothing reads it
+            return checkpoint(self._whole, x, norm, use_reentrant=False)  # type: ignore[return-value]
         inside = [
             p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("down.")
         ]
@@ -79,6 +82,9 @@ class MLP(nn.Module):
         hidden = remade.value(inside)
         with remade.forgotten(hidden):
             return self.down(tap("hidden", hidden))
+
+    def _whole(self, x: Float[Tensor, "... d"], norm: Callable[[Tensor], Tensor]) -> Float[Tensor, "... d"]:
+        return self.down(tap("hidden", self._hidden(norm(x))))
 
     def _hidden(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
         if self.gate is None:
