@@ -389,7 +389,7 @@ def test_calls_are_valid_where_they_are_held(packages: None, lm: LanguageModel):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
-def test_humaneval_runs_the_tests(packages: None):
+def test_humaneval_runs_the_tests(packages: None, monkeypatch: pytest.MonkeyPatch):
     import gzip
 
     from cutaway.evaluate import data
@@ -403,6 +403,7 @@ def test_humaneval_runs_the_tests(packages: None):
         assert humaneval.check(row, fenced) == humaneval.check(row, solution) == 1
         assert humaneval.check(row, f"```python\n{row['prompt']}    return None\n```") == 0
         assert humaneval.check(row, "    import os; print('passed', flush=True); os._exit(0)") == 0
+    monkeypatch.setattr(humaneval, "SECONDS", 1)
     assert humaneval.check(rows[0], "    while True: pass\n") == 0
 
 

@@ -411,12 +411,12 @@ def header_size() -> int:
 def checksum(data: bytes) -> int:
     whole, mask = len(data) // 32 * 32, (1 << 64) - 1
     words = np.frombuffer(data[:whole], np.uint64).reshape(-1, 4)
-    lanes = np.array([1, 2, 3, len(data)], np.uint64)
-    with np.errstate(over="ignore"):
-        for row in words:
-            lanes = (lanes ^ row) * np.uint64(0x9E3779B97F4A7C15)
-            lanes ^= lanes >> np.uint64(29)
-    out = [int(lane) for lane in lanes]
+    out = []
+    for lane, own in zip((1, 2, 3, len(data)), words.T.tolist(), strict=True):
+        for word in own:
+            lane = (lane ^ word) * 0x9E3779B97F4A7C15 & mask
+            lane ^= lane >> 29
+        out.append(lane)
     for i in range(whole, len(data)):
         out[i & 3] = (out[i & 3] ^ data[i]) * 0x9E3779B97F4A7C15 & mask
     made = 0

