@@ -63,6 +63,15 @@ def test_the_accountant_integrates_the_mechanism() -> None:
     assert dp_sgd.epsilon(0.0, q, steps, delta) == math.inf
 
 
+def test_a_loss_is_of_each_token_after_those_before_it() -> None:
+    model, document = decoder(), DOCUMENTS[1]
+    each = []
+    for end in range(1, len(document)):
+        row = model(torch.tensor([document[:end]]), torch.arange(end)[None])[0, -1].double()
+        each.append(float(row.logsumexp(0) - row[document[end]]))
+    assert float(dp_sgd.loss(model, document)) == pytest.approx(np.mean(each), abs=1e-5)
+
+
 def test_noise_is_the_least_within_a_budget() -> None:
     sigma = dp_sgd.noise(2.0, 0.05, 100, 1e-3)
     assert dp_sgd.epsilon(sigma, 0.05, 100, 1e-3) <= 2.0 < dp_sgd.epsilon(sigma / 1.02, 0.05, 100, 1e-3)
