@@ -313,10 +313,9 @@ class _Builder:
             (wanted[i : i + 64] for i in range(0, len(wanted), 64)),
             strict=True,
         ):
-            scores = unembedded(model, part, self.trace.vocabulary)
-            up, down = (
-                scores.topk(PROMOTED, dim=0, largest=side).indices.T.tolist() for side in (True, False)
-            )
+            # A row a neuron: `topk` takes three times as long down columns.
+            scores = unembedded(model, part, self.trace.vocabulary).T.contiguous()
+            up, down = (scores.topk(PROMOTED, largest=side).indices.tolist() for side in (True, False))
             for (layer, neuron), *both in zip(keys, up, down, strict=True):
                 found[f"{layer}.{neuron}"] = [self.mention(ids) for ids in both]
         return found
