@@ -25,6 +25,7 @@ from cutaway.train import config as train_config
 from cutaway.train import finetune
 from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
+from cutaway.train.loop import Training
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.trainable import Trainable, TrainingBatch
 from cutaway.weights import adapters, build, load, quant, safetensors
@@ -312,6 +313,20 @@ def test_packed_base_trains_as_float(base: Path, talk: Path, tmp_path: Path) -> 
         training_run.train(run, tmp_path / kind, Quiet(), recipe=finetune)
         found.append(cutaway.load(tmp_path / kind, engine="definition").logits([5, 6]))
     assert np.allclose(*found, atol=1e-5)
+
+
+def test_a_step_unpacks_a_packed_head_once(
+    base: Path, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all of its micro-batches; behind the step it is packed alone."""
+    run = finetune.resolved(config(base, talk, adapter=lora.Config(4), base_type="packed"), tmp_path, print)
+    made = Training(run, finetune.ready(run, tmp_path, print))
+    unpacked: list[Any] = []
+    head, unpack = made.trainable.head, made.trainable.head.unpack
+    monkeypatch.setattr(head, "unpack", lambda packed: unpacked.append(packed.shape) or unpack(packed))
+    made._gradient(made._batches())
+    assert len(made.micro_batches) == 2 and unpacked.count(head.packed.shape) == 1
+    assert made.trainable.head_weight is not made.trainable.head_weight
 
 
 def test_what_is_wrong_with_the_data_is_counted(base: Path, tmp_path: Path) -> None:

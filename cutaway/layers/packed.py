@@ -6,6 +6,7 @@ unpacking.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,13 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.packed = packed
         self.unpack = unpack
+        self.floats: Tensor | None = None  # while they are ``held``
         self._panels: np.ndarray | None = None
         self.register_buffer("bias", bias)
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
-        return torch.from_numpy(self.unpack(self.packed))
+        return torch.from_numpy(self.unpack(self.packed)) if self.floats is None else self.floats
 
     def serve(self) -> None:
         """Multiply as the runtime does from now on, where it has a kernel: by vectors of eight bits."""
@@ -113,14 +115,28 @@ class PackedEmbedding(nn.Module):
         super().__init__()
         self.packed = packed
         self.unpack = unpack
+        self.floats: Tensor | None = None  # while they are ``held``
 
     @property
     def weight(self) -> Float[Tensor, "n d"]:
-        return torch.from_numpy(self.unpack(self.packed))
+        return torch.from_numpy(self.unpack(self.packed)) if self.floats is None else self.floats
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         rows = self.packed.rows(ids.flatten().numpy())
         return torch.from_numpy(self.unpack(rows)).view(*ids.shape, -1)
+
+
+@contextmanager
+def held(table: nn.Module) -> Iterator[None]:
+    """Unpacks a packed table or head once for all that read its ``weight`` inside; others pass."""
+    if not isinstance(table, PackedEmbedding | PackedLinear):
+        yield
+        return
+    table.floats = table.weight
+    try:
+        yield
+    finally:
+        table.floats = None
 
 
 def scores(table: Any, x: Float[Tensor, "... d"]) -> Float[Tensor, "... n"]:

@@ -26,6 +26,7 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.layers.mlp import MLP
+from cutaway.layers.packed import held
 from cutaway.model.config import EncoderDecoder
 from cutaway.model.decoder import Decoder, initialise
 from cutaway.model.engine import DefinitionEngine
@@ -213,12 +214,14 @@ class Training:
         if not weight:
             raise OperationalError(f"step {self.step + 1}: every loss weight is 0, so nothing can be trained")
         sums: dict[str, Tensor] = {}
-        for n, batch in enumerate(batches):
-            with self.parallel.sync_gradients(self.trainable, last=n == len(batches) - 1):
-                with self._autocast():
-                    loss, extra = self.trainable(batch)
-                (loss * (self.parallel.data_size / weight)).backward()
-            _add(sums, loss, extra)
+        # One micro-batch has no use for the head in its backward pass, and need not hold it there.
+        with held(self.trainable.head) if len(batches) > 1 else nullcontext():
+            for n, batch in enumerate(batches):
+                with self.parallel.sync_gradients(self.trainable, last=n == len(batches) - 1):
+                    with self._autocast():
+                        loss, extra = self.trainable(batch)
+                    (loss * (self.parallel.data_size / weight)).backward()
+                _add(sums, loss, extra)
         return self._report(sums, weight)
 
     def _report(self, sums: dict[str, Tensor], weight: float) -> dict[str, float]:

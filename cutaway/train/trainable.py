@@ -148,7 +148,11 @@ class Trainable(nn.Module):
         return self.model.decoder if isinstance(self.model, TransformerSeq2Seq) else self.model
 
     @property
+    def head(self) -> nn.Module:
+        """The output head, or the table of embeddings that is one too."""
+        return self.decoder.embedding if self.decoder.head is None else self.decoder.head
+
+    @property
     def head_weight(self) -> Tensor:
         """The matrix of the output head [v d]."""
-        decoder = self.decoder
-        return decoder.embedding.weight if decoder.head is None else decoder.head.weight
+        return self.head.weight  # type: ignore[return-value]
