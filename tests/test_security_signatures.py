@@ -126,3 +126,18 @@ def test_a_file_outside_of_the_folder_is_not_the_signed_one(tmp_path: Path) -> N
     expected = audit.digest(folder / "x")
     assert audit._equal(folder, "x", expected)
     assert not audit._equal(folder, "../x", expected) and not audit._equal(folder, "y", expected)
+
+
+def test_a_manifest_of_parts_of_files_is_refused(tmp_path: Path) -> None:
+    import base64
+
+    signature = tmp_path / "model.sig"
+    for name, refused in (("weights:0:100", True), ("weights", False)):
+        resources = [{"name": name, "algorithm": "sha256", "digest": "00"}]
+        payload = base64.b64encode(json.dumps({"predicate": {"resources": resources}}).encode()).decode()
+        signature.write_text(json.dumps({"dsseEnvelope": {"payload": payload}}))
+        if refused:
+            with pytest.raises(UserError, match="whole files"):
+                audit.signed_digests(signature)
+        else:
+            assert audit.signed_digests(signature) == {name: "00"}

@@ -20,6 +20,7 @@ from cutaway.generate import watermark
 from cutaway.generate.sample import History, Sampler, log_softmax
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.watermark import gumbel, kgw, synthid
+from cutaway.lm import LanguageModel
 from cutaway.security import Budget
 from cutaway.security.probes import watermark as probe
 from tests.small import model_file
@@ -242,3 +243,17 @@ def test_the_null_has_many_keys_and_an_attack_is_judged_beside_what_was_missed_b
     )
     probe._attacks(lm, "kgw", marked, ["own"] * 6, [f"other{n}" for n in range(6)], draw, 0)
     assert all(text.count("own") == 1 for text in texts)
+
+
+def test_a_mark_that_is_found_in_unmarked_texts_too_is_not_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fifth key is found in each of them."""
+    lm = LanguageModel.__new__(LanguageModel)
+    own, plain, logs = ["own"] * 40, ["plain"] * 40, ([0.0, 1.0], [0.0, 1.0])
+    for every, verdict in ((5, "vulnerable"), (1000, "sound")):
+
+        def p(lm: Any, marked: Any, text: str, most: int | None = None, every: int = every) -> float:
+            return 0.0 if text == "own" or int(marked.key.split()[-1]) % every == 1 else 0.5
+
+        monkeypatch.setattr(probe, "_p", p)
+        monkeypatch.setattr(probe, "NULL_KEYS", 25 if every == 5 else 1)
+        assert probe._power(lm, "gumbel", gumbel.Config("x"), own, plain, logs, 0).verdict == verdict
