@@ -435,6 +435,9 @@ def test_a_head_reads_what_it_attends_to_beyond_the_mention_and_a_margin_is_of_b
     one = Success(ids, range(2, 4), ids, range(2, 4), 40, 41)
     assert np.abs(mechanism._read(lm, one)).max() == 0  # the same words in the same place
     (weights,) = mechanism.last_attention(lm, [ids])
+    both = mechanism.last_attention(lm, [ids, ids[:2]])
+    assert np.array_equal(both[0], weights) and both[1].shape == (12, 2)
+    assert weights.shape == (12, len(ids)) and np.allclose(weights.sum(1), 1, atol=1e-3)
     other = replace(one, mentioned=range(1))
     assert np.allclose(mechanism._read(lm, other), weights[:, 2:4].sum(1) - weights[:, 0])
     row = lm.logits(ids)[-1]

@@ -266,3 +266,11 @@ def test_an_attacker_who_closes_the_marks_counts(monkeypatch: pytest.MonkeyPatch
     found = injection._guarded(lm, "datamarking", datamarking, own, hard, imperative, 0, lambda: None)
     fixed, adaptive = (curve.points[-1][1] for curve in found.curves)
     assert (fixed, adaptive, found.verdict) == (1.0, 0.0, "vulnerable")
+
+
+def test_a_classifier_weighs_both_classes_alike_whatever_their_numbers() -> None:
+    """The same points in both, nine times as many of one: nothing tells them apart, and scores are 0."""
+    points = [[0.0], [0.05], [0.1]]
+    for attacks, others in ((9 * points, points), (points, 9 * points)):
+        score = classifier.fitted(np.array, attacks, others)
+        assert np.abs(score(points)).max() < 0.1
