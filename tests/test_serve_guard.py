@@ -157,6 +157,7 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(server: Server) -> None:
         assert code(full) == (429, "queue_full") and int(full.headers["retry-after"]) > 0
         lines = [line for line in going.iter_lines() if line]
     assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "too_slow"  # and no [DONE]
+    wait_until(lambda: not scheduler.stats().running + scheduler.stats().queued, "both have left the queue")
     late = server.post("/v1/completions", body | {"n": 1, "stream": False})
     assert code(late) == (504, "too_slow")
     wait_until(lambda: not scheduler.stats().running, "the answer that took too long ends")
