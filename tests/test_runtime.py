@@ -988,7 +988,7 @@ native.isa()  # loads the core
 before = peak()
 engine = RuntimeEngine(config, Tensors(file.tensors))
 state = engine.new_state()
-for first in range(0, config.vocab, 4000):  # rows from all over the table, few at once, which takes little memory
+for first in range(0, config.vocab, 4000):  # rows from all over the table, few at once: little scratch
     engine.prefill(range(first, first + 4000, 200), state)
 print((peak() - before) / Path(sys.argv[1]).stat().st_size)
 """
