@@ -59,8 +59,8 @@ for name in panels_are largest_numbers references_products how_a_text_is_cut sta
     runtime+=" $(grep -o "def test_[a-z_]*$name[a-z_]*" "$tree/tests/test_runtime.py" | sed 's|^def |tests/test_runtime.py::|')"
 done
 runtime+=" tests/test_runtime_pages.py"
-# Training's products of tiles, attention and loss.
-trained="tests/test_native_product.py tests/test_native_loss.py"
+# Training's products of tiles, attention, loss, norms, activations and rotations.
+trained="tests/test_native_product.py tests/test_native_loss.py tests/test_native_elementwise.py"
 # The definitions' tests are single-threaded numpy; under ThreadSanitizer only the core's checks', the runtime's, and threads
 # that share a cache of pieces or count words side by side, say something.
 shared="tests/test_fast.py::test_threads_and_long_texts_change_nothing"
