@@ -74,7 +74,7 @@ class MLP(nn.Module):
         if not makes_again or x.device.type != "cpu":
             return self._whole(x, norm)
         if torch.compiler.is_compiling():  # which leaves ``down`` out of what is made again: nothing reads it
-            return checkpoint(self._whole, x, norm, use_reentrant=False)  # type: ignore[return-value]
+            return checkpoint(self._whole, x, norm, use_reentrant=False)
         inside = [
             p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("down.")
         ]

@@ -148,11 +148,11 @@ class Trainable(nn.Module):
         return self.model.decoder if isinstance(self.model, TransformerSeq2Seq) else self.model
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> Any:
         """The output head, or the table of embeddings that is one too."""
         return self.decoder.embedding if self.decoder.head is None else self.decoder.head
 
     @property
     def head_weight(self) -> Tensor:
         """The matrix of the output head [v d]."""
-        return self.head.weight  # type: ignore[return-value]
+        return self.head.weight
