@@ -113,7 +113,41 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert cli.main(["scale"]) == 2 and "--preset small" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("rungs", "more", "words", "said"),
+    [
+        ("{width: 16, steps: [1, 2, 3]}, {width: 32, steps: [1, 2, 3]}", "", [], "has 6 of 2 and 3"),
+        ("{width: 16, steps: [1, 2, 3]}, {width: 32, steps: [1, 2]}, {width: 48, steps: [1, 3]}", "", [],
+         "without its largest run"),
+        ("{width: 20, steps: [1]}", "", [], "width 20 is no multiple of head"),
+        (None, "held_out: [{width: 512, steps: [9]}]", [], "train larger runs"),
+        (None, "held_out: [{width: 20, steps: [9]}]", [], "width 20 is no multiple of head"),
+        (None, "", ["--compute", "1e30"], "train larger runs"),
+        (None, "", ["--compute", "-1"], "above 0"),
+        (None, "", ["--output", "ladder.yaml/laws"], "is a file: give a folder's name"),
+    ],
+)  # fmt: skip
+def test_what_the_law_would_refuse_is_refused_before_the_first_run(
+    rungs: str | None,
+    more: str,
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    whole = ", ".join(f"{{width: {width}, steps: [1, 2, 3]}}" for width in (16, 32, 48))
+    (tmp_path / "ladder.yaml").write_text(
+        f"task: {{kind: parity, length: 4}}\nrungs: [{rungs or whole}]\n{more}"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scaling, "train", lambda *_: pytest.fail("a run was trained first"))
+    assert cli.main(["scale", "ladder.yaml", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_presets_are_ladders():
     for name in scaling.ladders():
         made = scaling.read(name)
         assert isinstance(made, Ladder) and len(made.rungs) >= 5
+        made.check()

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.options import Json
 from cutaway.errors import UserError
+from cutaway.store.files import check_folder
 
 
 def scale(
@@ -46,13 +47,15 @@ def scale(
 
     if (source := ladder or preset) is None or (ladder and preset):
         raise UserError(f"give a ladder's file, or --preset {' or '.join(scaling.ladders())}")
+    if compute is not None and not compute > 0:
+        raise UserError(f"--compute is {compute:g}: give a number of floating-point operations above 0")
     made = scaling.read(source)
     if threads is not None:
         made = replace(made, threads=threads)
+    made.check(compute)
+    check_folder(output)
     points = scaling.train(made, made.rungs, output, console.note)
     law = scaling.fit(points)
-    if compute is not None:
-        law.check(compute)
     held_out = scaling.train(made, made.held_out, output, console.note)
     found = scaling.document(made, points, held_out, law, compute)
     text = scaling.save(found, law, output)

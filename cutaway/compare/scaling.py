@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -77,6 +78,28 @@ class Ladder(Bounded):
     test: Count = 256
     threads: Count = 1
 
+    def check(self, compute: float | None = None) -> None:
+        """Before the first run: UserError for what the law would refuse after the last one."""
+        planned, predicted = self._planned(self.rungs), self._planned(self.held_out)
+        _check_enough(planned)
+        _check_enough(_without_largest(planned)[1], "without its largest run, which the others predict, ")
+        largest = max(point.compute for point in planned)
+        for asked in (*(point.compute for point in predicted), *(() if compute is None else (compute,))):
+            _check_near(asked, largest)
+
+    def _planned(self, rungs: Sequence[Rung]) -> list[Point]:
+        """The runs of these rungs, whose losses are not known yet."""
+        every = itertools.product(rungs, range(self.seeds))
+        return [
+            Point(weights(self.model(rung)), self.tokens(steps), math.nan)
+            for rung, _ in every
+            for steps in rung.steps
+        ]
+
+    def tokens(self, steps: int) -> int:
+        """What a run of so many steps is trained on."""
+        return steps * self.batch_size * self.task.context
+
     def model(self, rung: Rung) -> Decoder:
         """A rung's decoder."""
         if rung.width % self.head:
@@ -127,11 +150,7 @@ class Law:
 
     def check(self, compute: float) -> None:
         """UserError for more than ten times the compute of the ladder's largest run."""
-        if compute > BEYOND * self.compute * (1 + 1e-9):
-            raise UserError(
-                f"{compute:.3g} floating-point operations are {compute / self.compute:.1f} times those of "
-                f"the ladder's largest run: the law is not asked beyond {BEYOND:g} times; train larger runs"
-            )
+        _check_near(compute, self.compute)
 
     @property
     def intervals(self) -> dict[str, tuple[float, float, float]]:
@@ -167,8 +186,7 @@ def train(
             done = sweep.one(run, folder / f"{rung.width}x{rung.layers}-{steps}-{seed}")
             if done.failed is not None:
                 raise OperationalError(f"{done.folder}: {done.failed}")
-            tokens = steps * ladder.batch_size * ladder.task.context
-            points.append(Point(weights(model), tokens, done.loss))
+            points.append(Point(weights(model), ladder.tokens(steps), done.loss))
     return points
 
 
@@ -184,8 +202,7 @@ def fit(points: Sequence[Point], draws: int | None = None, seed: int = 0) -> Law
     UserError for too few runs, or without several sizes and budgets.
     """
     draws = draws or DRAWS
-    if len(points) < 7 or min(len({p.n for p in points}), len({p.d for p in points})) < 3:
-        raise UserError("a law of five numbers needs 7 runs or more, of 3 sizes and 3 budgets of tokens")
+    _check_enough(points)
     n, d, loss = (np.array([getattr(p, name) for p in points], np.float64) for name in ("n", "d", "loss"))
     best = _refined(_projected(n, d, loss)[None], n, d, np.log(loss)[None], STAGES[-1:])[0]
     fitted = np.log(_losses(best[None], n, d))[0]
@@ -199,9 +216,33 @@ def fit(points: Sequence[Point], draws: int | None = None, seed: int = 0) -> Law
 
 def leave_largest_out(points: Sequence[Point]) -> tuple[Point, float]:
     """The run of the most compute, and the loss that a law of the others gives it."""
-    largest = max(points, key=lambda point: point.compute)
-    others = [point for point in points if point is not largest]
+    largest, others = _without_largest(points)
     return largest, fit(others, draws=1).loss(largest.n, largest.d)[0]
+
+
+def _without_largest(points: Sequence[Point]) -> tuple[Point, list[Point]]:
+    """The run of the most compute, and all others."""
+    largest = max(points, key=lambda point: point.compute)
+    return largest, [point for point in points if point is not largest]
+
+
+def _check_enough(points: Sequence[Point], of: str = "") -> None:
+    """UserError for fewer runs than a fit takes, or too few sizes or budgets."""
+    sizes, budgets = len({point.n for point in points}), len({point.d for point in points})
+    if len(points) < 7 or min(sizes, budgets) < 3:
+        raise UserError(
+            f"{of}a law of five numbers needs 7 runs or more, of 3 sizes and 3 budgets of tokens; "
+            f"the ladder has {len(points)} of {sizes} and {budgets}"
+        )
+
+
+def _check_near(compute: float, largest: float) -> None:
+    """UserError for more than ten times the compute of the ladder's largest run."""
+    if compute > BEYOND * largest * (1 + 1e-9):
+        raise UserError(
+            f"{compute:.3g} floating-point operations are {compute / largest:.1f} times those of "
+            f"the ladder's largest run: the law is not asked beyond {BEYOND:g} times; train larger runs"
+        )
 
 
 def interval(values: Float[np.ndarray, "r"]) -> tuple[float, float]:

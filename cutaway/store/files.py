@@ -23,8 +23,13 @@ TRIES = 20  # for a lock that the sweep of another process holds for a moment
 FREE = "free some space"
 OTHER_HOME = "set CUTAWAY_HOME to another folder"
 
+
+class Bytes(int):
+    """A number of bytes, as progress of them is reported; other progress counts pieces of work."""
+
+
 Progress = Callable[[str, int, int | None], None]
-"""Called with the current activity, the bytes done, and the total (None where it is unknown)."""
+"""Called with the current activity, how much is done, and the total (None where it is unknown)."""
 
 
 def silent(doing: str, done: int, total: int | None) -> None:
@@ -56,6 +61,17 @@ def check_file(target: str | os.PathLike[str], force: bool) -> None:
     if not Path(target).parent.is_dir():
         raise UserError(f"{target}: cannot be written: its folder does not exist")
     check_overwrite(target, force)
+
+
+def check_folder(target: str | os.PathLike[str]) -> None:
+    """Before long work: UserError for a folder that cannot be made, OperationalError for a read-only one."""
+    there = Path(target).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{target}: cannot be written: {there} is a file: give a folder's name")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OperationalError(f"{target}: cannot be written: {there} is read-only for you")
 
 
 @contextmanager
