@@ -12,6 +12,7 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.generate import constrain, grammar_compiler
 from cutaway.generate.bounded import BoundedConstraint
+from cutaway.generate.patterns import ascii_lark, lark_regex
 from cutaway.generate.tool_calls.constraint import held_schema, left_out_warnings
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
@@ -223,6 +224,76 @@ def test_random_tokens_under_a_regex_match_it(tokenizer: Tokenizer, pattern: str
     for seed in range(4):
         text, done = written(tokenizer, constrain.regex(pattern), seed)
         assert not done or re.fullmatch(pattern, text)
+
+
+PROBES = ["3", "\u0663", "\U0001fbf8", "a", "S", "s", "\u017f", "K", "\u212a", "\u00e9", "_", "-", "]", "/"]
+PROBES += ["#", "\\", " ", "\n", "\v", "\x1c", "\u00a0", "\u2003"]
+
+
+def fits(tokenizer: Tokenizer, grammar: constrain.Grammar, text: str) -> bool:
+    """Whether a text, byte token by byte token, is one of the grammar's."""
+    constraint: constrain.Constraint | None = grammar.begin(tokenizer)
+    for id in tokenizer.encode(text):
+        constraint = constraint and constraint.after(id)
+    return constraint is not None and constraint.ends_after([])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", r"[\d-]", r"[^\w\s]", r"[^\D]", r"[]\d]", r"[^]\d]"),
+        *(
+            r"(?i)s",
+            r"(?i)[k-s]",
+            r"(?i)\w",
+            r"(?i)[\w-]",
+            r"(?i)\S",
+            r"(?i:k)",
+            r"(?x) \s # \d(",
+            r"(?:\d)",
+            r"(?P<n>\d)",
+        ),
+        *(r"\\|\d", r"/|\/|\s", r"\n"),
+    ],
+)
+def test_patterns_are_asciis(tokenizer: Tokenizer, pattern: str) -> None:
+    """Python's ASCII mode is the judge, of a regex and of the same in Lark."""
+    compiled = re.compile(pattern, re.ASCII)
+    made = [constrain.regex(pattern), constrain.lark(f"start: {lark_regex(pattern)}")]
+    for grammar in made:
+        found = [text for text in PROBES if fits(tokenizer, grammar, text)]
+        assert found == [text for text in PROBES if compiled.fullmatch(text)]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text"),
+    [
+        (lambda: constrain.regex(r"(?u)\d"), "\u0663"),
+        (lambda: constrain.regex(r"\d(?u:\d)"), "3\u0663"),
+        (lambda: constrain.regex(r"(?iu)s"), "\u017f"),
+        (lambda: constrain.lark(r"start: /\w\d/u"), "\u00e9\u0663"),
+        (lambda: constrain.regex(r"\p{Nd}"), "\u0663"),
+    ],
+)
+def test_a_pattern_that_asks_for_unicode_has_it(tokenizer: Tokenizer, grammar: Any, text: str) -> None:
+    assert fits(tokenizer, grammar(), text)
+
+
+@pytest.mark.parametrize(
+    ("rules", "fit", "none"),
+    [
+        ('start: "kiss"i', "KISS", "\u212aiss"),
+        ('start: "a/k\\n"i', "A/K\n", "a/\u212a\n"),
+        (r'start: "\\d" // /\d/' + "\n", r"\d", "3"),
+        (r"start: x /\d/ # a comment" + "\nx: /a\\/\\s/", "a/ 3", "a/\u2003\u0663"),
+        (r'start: %json {"type": "string", "pattern": "^/\\d/$"} /\d/', '"/3/"3', '"/3/"\u0663'),
+        (r"start: /\d/ <[1]> /\d/ | /\d\d/", "33", "3\u0663"),
+    ],
+)
+def test_what_is_no_pattern_of_a_grammar_stays(tokenizer: Tokenizer, rules: str, fit: str, none: str) -> None:
+    grammar = constrain.lark(rules)
+    assert fits(tokenizer, grammar, fit) and not fits(tokenizer, grammar, none)
+    assert ascii_lark(r"start: /\d/ </think> /\d/") == "start: /[0-9]/ </think> /[0-9]/"
 
 
 def test_a_context_free_grammar_balances_its_brackets(tokenizer: Tokenizer) -> None:

@@ -228,14 +228,16 @@ def test_json_schema(client: Any, stream: bool) -> None:
 
 
 def test_json_object_regex_and_grammar(server: Server) -> None:
-    def content(format: dict[str, Any]) -> str:
-        body = {"messages": HELLO, "seed": 2, "max_tokens": 60, "response_format": format, "n": 2}
+    def content(format: dict[str, Any], seed: int = 2) -> str:
+        body = {"messages": HELLO, "seed": seed, "max_tokens": 60, "response_format": format, "n": 2}
         one, two = server.post("/v1/chat/completions", body).json()["choices"]
         assert one["message"]["content"] != "" and two["message"]["content"] != ""
         return one["message"]["content"]
 
     assert content({"type": "json_object"}).startswith("{")
-    assert re.fullmatch(r"[A-C]{3}-\d{4}", content({"type": "regex", "regex": r"[A-C]{3}-\d{4}"}))
+    regex = {"type": "regex", "regex": r"[A-C]{3}-\d{4}"}
+    for seed in range(4):  # of a model whose weights are random, to which each script's digits are alike
+        assert re.fullmatch(r"[A-C]{3}-\d{4}", content(regex, seed), re.ASCII)
     assert content({"type": "grammar", "grammar": 'start: "yes" | "no"'}) in ("yes", "no")
     assert content({"type": "text"})
 

@@ -27,6 +27,7 @@ from cutaway.errors import UserError
 from cutaway.generate import grammar_compiler
 from cutaway.generate.grammar_compiler import one_line
 from cutaway.generate.json_schema import readable
+from cutaway.generate.patterns import ascii_lark, ascii_regex
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -192,15 +193,19 @@ def gbnf(rules: str) -> Grammar:
 
 
 def regex(pattern: str) -> Grammar:
-    """A text that matches a regular expression from end to end; no look-around, no references back."""
+    """A text that matches a regular expression from end to end; no look-around, no references back. Its
+    classes are ASCII's unless it asks for Unicode by ``(?u)``.
+    """
     _check_length(pattern, "regex")
-    return _compiled("regex", pattern)
+    return _compiled("regex", ascii_regex(pattern))
 
 
 def lark(rules: str) -> Grammar:
-    """A context-free grammar in Lark's notation, as llguidance reads it; its first rule is `start`."""
+    """A context-free grammar in Lark's notation, as llguidance reads it; its first rule is `start`. Its
+    patterns are ASCII's unless they have the flag ``u``.
+    """
     _check_length(rules, "grammar")
-    return _compiled("grammar", rules)
+    return _compiled("grammar", ascii_lark(rules))
 
 
 @lru_cache(CACHE_SIZE)

@@ -15,6 +15,7 @@ import numpy as np
 
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Constraint, Generation, Request
+from cutaway.generate.patterns import lark_regex
 from cutaway.generate.tool_calls.constraint import (
     Check,
     Held,
@@ -146,7 +147,7 @@ def of_either(
     if schema is not None:
         answer = json_rule(held_schema(schema)[0])
     elif isinstance(form, Regex):
-        answer = "/" + form.regex.replace("/", r"\/") + "/"
+        answer = lark_regex(form.regex)
     else:
         text = "a grammar and tools exclude each other: use a JSON schema or a regex, or tool_choice 'none'"
         raise APIError(400, text, param="response_format")
