@@ -93,6 +93,7 @@ def _prepared(home: Path, method: str, steps: int) -> list[str]:
         return ["activations", "texts.jsonl", "--names", "blocks.*.out", "--model", "tiny.gguf"]
     chatting_model(home / "base", len(run_tokenizer.of_bytes()))
     words = f"finetune {method} --data data.jsonl --model base --data.context 64 --steps {steps} --threads 1"
+    words += " --adapter.dropout 0.2" if method in ("sft", "grpo") else ""
     words += " --batch-size 2 --ema 0.99 --intervals.save 3 --intervals.evaluate 10 --intervals.sample 0"
     if method == "grpo":
         (home / "score.py").write_text(SCORER)

@@ -309,6 +309,12 @@ def test_a_precision_left_open_is_the_one_that_is_faster_here(monkeypatch: pytes
     assert training(precision="bfloat16").run.precision == "bfloat16"
 
 
+def test_a_measurement_draws_none_of_the_runs_random_numbers() -> None:
+    before = torch.get_rng_state()
+    device.peak.__wrapped__(torch.device("cpu"), "float32", 0.0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_mixture_of_experts_trains() -> None:
     """Its loss is the text's and the balance's; the text's falls, and no expert takes everything."""
     mlp = MoE(4, 1, 32)

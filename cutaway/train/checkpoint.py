@@ -43,8 +43,8 @@ def path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08}"
 
 
-def write(folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> Path:
-    """A checkpoint of tensors by part and name, and of the state beside them.
+def write(folder: Path, step: int, parts: Parts) -> Path:
+    """A checkpoint of tensors by part and name.
 
     OperationalError if the disk refuses, and then nothing that was saved before is touched.
     """
@@ -53,13 +53,13 @@ def write(folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> Pa
         for name, tensors in parts.items():
             packed = {key: _packed(tensor) for key, tensor in tensors.items()}
             safetensors.write(made / f"{name}.safetensors", packed)
-        seal(made, step, state)
+        seal(made, step)
     return target
 
 
-def seal(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write the state and every file's checksum, which make a folder a checkpoint."""
-    (folder / STATE).write_text(json.dumps({"step": step, **state}), "utf-8")
+def seal(folder: Path, step: int) -> None:
+    """Write the step and every file's checksum, which make a folder a checkpoint."""
+    (folder / STATE).write_text(json.dumps({"step": step}), "utf-8")
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
     (folder / SUMS).write_text(json.dumps(sums, indent=1), "utf-8")

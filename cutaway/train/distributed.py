@@ -12,7 +12,7 @@ does not know. Gradients meet once a step, whatever is accumulated. Checkpoints 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +156,7 @@ class Distributed(Parallel):
         """A tensor with the parts that other devices hold."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, step: int, parts: Parts) -> None:
         """A checkpoint: every device writes its part, and the first names the checksums last."""
         target = checkpoint.path(folder, step)
         first = atomic_folder(target, remedy=checkpoint.REMEDY)
@@ -165,7 +165,7 @@ class Distributed(Parallel):
             checkpoint.write_parts(made / checkpoint.PART, parts)
             self.barrier()
             if self.rank == 0:
-                checkpoint.seal(made, step, state)
+                checkpoint.seal(made, step)
         self.barrier()
 
 
@@ -194,10 +194,10 @@ class Replicated(Distributed):
             grad.copy_(part.view_as(grad))
         return Parallel.clip_gradients(self, parameters, bound)
 
-    def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, step: int, parts: Parts) -> None:
         """A checkpoint, by the first process."""
         if self.rank == 0:
-            checkpoint.write(folder, step, parts, state)
+            checkpoint.write(folder, step, parts)
         self.barrier()
 
 

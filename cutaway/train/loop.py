@@ -6,7 +6,6 @@ stopped therefore continues to the same weights, bit for bit on one device, as o
 
 from __future__ import annotations
 
-import base64
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from cutaway.data.packing import Batch
+from cutaway.data.packing import Batch, number
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
@@ -163,7 +161,7 @@ class Training:
         OperationalError, and this update not made, if the loss or the gradient is NaN or infinite.
         """
         batches, factor = self._batches(), self.run.schedule.factor(self.step, self.run.steps)
-        updates = [self._update(batches, factor) for _ in range(self.run.objective.updates)]
+        updates = [self._update(batches, factor, n) for n in range(self.run.objective.updates)]
         self.step += 1
         if self.device.type == "cpu":
             device.keep_memory()  # after a step, so that what compiling took is given back
@@ -176,9 +174,11 @@ class Training:
         numbers |= self.data.report()
         return numbers | {"learning_rate": self.rates[0][0] * factor}
 
-    def _update(self, batches: list[TrainingBatch], factor: float) -> dict[str, float]:
-        """One optimisation step on these micro-batches, at ``factor`` of the learning rates."""
-        numbers = self._gradient(batches)
+    def _update(self, batches: list[TrainingBatch], factor: float, update: int) -> dict[str, float]:
+        """The step's optimisation step ``update`` on these micro-batches, at ``factor`` of the learning
+        rates.
+        """
+        numbers = self._gradient(batches, update)
         norm = self.parallel.clip_gradients(list(self.names), self.run.gradient_clip)
         if not (math.isfinite(numbers["loss"]) and math.isfinite(norm)):
             what = "gradient norm" if math.isfinite(numbers["loss"]) else "loss"
@@ -204,10 +204,14 @@ class Training:
             TrainingBatch.of(self.data.train.batch(first + at, size), self.device)
             for at in self.micro_batches
         ]
-        with self._autocast():
-            return self.run.objective.before(self.trainable, batches, self.parallel.all_reduce)
+        self.model.eval()  # what a step's policy is compared with is without dropout, as the reference is
+        try:
+            with self._autocast():
+                return self.run.objective.before(self.trainable, batches, self.parallel.all_reduce)
+        finally:
+            self.model.train()
 
-    def _gradient(self, batches: list[TrainingBatch]) -> dict[str, float]:
+    def _gradient(self, batches: list[TrainingBatch], update: int) -> dict[str, float]:
         """Forward and backward over the micro-batches: the loss, and what the objective reports."""
         own = torch.tensor([sum(batch.weight for batch in batches)], dtype=torch.float64)
         weight = float(self.parallel.all_reduce(own))
@@ -217,12 +221,21 @@ class Training:
         # One micro-batch has no use for the head in its backward pass, and need not hold it there.
         with held(self.trainable.head) if len(batches) > 1 else nullcontext():
             for n, batch in enumerate(batches):
+                self._draw_from(update, self.micro_batches[n])
                 with self.parallel.sync_gradients(self.trainable, last=n == len(batches) - 1):
                     with self._autocast():
                         loss, extra = self.trainable(batch)
                     (loss * (self.parallel.data_size / weight)).backward()
                 _add(sums, loss, extra)
         return self._report(sums, weight)
+
+    def _draw_from(self, *place: int | str) -> None:
+        """Start torch's random numbers (dropout) anew, as the seed, the step and this place in it decide.
+
+        What was drawn since, by a measurement or a user's function, then changes no step, nor does the number
+        of processes.
+        """
+        torch.manual_seed(number(self.run.seed, "step", self.step, *place))
 
     def _report(self, sums: dict[str, Tensor], weight: float) -> dict[str, float]:
         """Figures a token over every process."""
@@ -315,19 +328,14 @@ class Training:
 
     def save(self, folder: Path) -> None:
         """A checkpoint in ``folder``."""
-        random = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
-        self.parallel.write(folder, self.step, self.state(), {"random": random})
+        self.parallel.write(folder, self.step, self.state())
 
     def restore(self, found: Path) -> None:
-        """Continue from a checkpoint: weights, optimizers, average, random state, and the step."""
-        state = checkpoint.state(found)
+        """Continue from a checkpoint: weights, optimizers, average, and the step."""
         for optimizer in self.optimizers:
             _begin(optimizer)
         checkpoint.fill(found, self.state())
-        self.step = int(state["step"])
-        torch.set_rng_state(
-            torch.from_numpy(np.frombuffer(base64.b64decode(state["random"]), np.uint8).copy())
-        )
+        self.step = int(checkpoint.state(found)["step"])
 
     def trained(self) -> dict[str, Tensor]:
         """Every weight by name, averaged if there is an average, with what other devices hold of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ class Parallel:
         """A tensor with the parts that other devices hold."""
         return tensor
 
-    def write(self, folder: Path, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, step: int, parts: Parts) -> None:
         """A checkpoint."""
-        checkpoint.write(folder, step, parts, state)
+        checkpoint.write(folder, step, parts)
 
 
 SINGLE_PROCESS = Parallel()
