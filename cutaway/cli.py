@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import cutaway
-from cutaway.errors import OperationalError, UserError, visible
+from cutaway.commands import terminal
+from cutaway.errors import OperationalError, UserError
 
 VERBS = {
     "On files": {
@@ -66,7 +67,7 @@ USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code is 0, 1 for a failure, 2 for a user's mistake, 130 for Ctrl-C."""
     warnings.formatwarning = lambda message, *_, **__: f"cutaway: {message}\n"
-    with contextlib.redirect_stdout(_shown(sys.stdout)), contextlib.redirect_stderr(_shown(sys.stderr)):
+    with terminal.guarded():
         return _code(sys.argv[1:] if arguments is None else list(arguments))
 
 
@@ -88,23 +89,6 @@ def _code(arguments: list[str]) -> int:
             return _complain(f"{problem.filename}: {problem.strerror}", USER if absent else FAILURE)
         _discard_output()
         return _complain(f"standard output cannot be written: {problem.strerror or problem}", FAILURE)
-
-
-class _Terminal:
-    """A terminal that shows control characters and does not obey them. What rich draws goes past it."""
-
-    def __init__(self, stream: Any) -> None:
-        self.rich_proxied_file = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.rich_proxied_file, name)
-
-    def write(self, text: str) -> int:
-        return self.rich_proxied_file.write(visible(text))
-
-
-def _shown(stream: Any) -> Any:
-    return _Terminal(stream) if stream is not None and stream.isatty() else stream
 
 
 def _discard_output() -> None:
@@ -167,6 +151,7 @@ def _parser(*names: str) -> Any:
         name="cutaway",
         version_flags=(),
         help_format="markdown",
+        console=terminal.screen() if sys.stdout.isatty() else None,
         help_formatter="default" if sys.stdout.isatty() else "plain",
         default_parameter=cyclopts.Parameter(show_default=_default, converter=_convert),
         result_action="return_value",
@@ -251,5 +236,5 @@ def _complain(sentence: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"cutaway: {visible(sentence)}", file=sys.stderr)
+    terminal.note(f"cutaway: {sentence}")
     return code

@@ -20,6 +20,7 @@ import cutaway
 from cutaway import cli, store
 from cutaway.commands import console
 from cutaway.errors import OperationalError, UserError, quoted, visible
+from cutaway.store.files import Bytes
 from cutaway.tokenizer.bpe import BYTES, spell
 from tests.small import TEMPLATE, model_file
 
@@ -185,7 +186,7 @@ def test_sizes(count: float, captured: str) -> None:
 def test_progress_without_a_terminal_says_each_step_once(capsys) -> None:
     with console.watched() as progress:
         for done in range(5):
-            progress("downloading", done, 5_000_000)
+            progress("downloading", Bytes(done), Bytes(5_000_000))
         progress("unpacking", 0, None)
     assert capsys.readouterr().err == "downloading 5.0 MB\nunpacking\n"
 

@@ -140,7 +140,7 @@ def test_ctrl_c_saves_what_was_learned(file: Path, tmp_path: Path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible) as running:
         assert running.stderr is not None
         for line in running.stderr:
-            if "epoch 2/" in line:
+            if "epoch " in line:
                 break
         running.send_signal(signal.SIGINT)
         rest = running.stderr.read()

@@ -60,7 +60,7 @@ def activations(
         sources.check_exists(source)
     console.use_threads(threads)
     loaded = lm.load(console.model_path(model), engine=engine)
-    with console.watched(counts=True) as progress:
+    with console.watched() as progress:
         data = loaded.activations(
             _documents(found),
             names,

@@ -63,19 +63,23 @@ def arena(
     if not asked:
         raise UserError(f"{prompts}: has no prompt")
     paths = {name: console.model_path(name) for name in models}
+    for (
+        path
+    ) in paths.values():  # one that writes no answers is refused before another one has written its own
+        _writer(path)
     decide = _judge(judge)
-    with console.watched(counts=True) as bar:
+    with console.watched() as bar:
         written: dict[str, Any] = {}
         for n, name in enumerate(models):
             bar("Answering", n, len(models))
-            lm = cutaway.load(paths[name])
+            lm = _writer(paths[name])
             console.note_fallback(lm)
             written[name] = games.answers(
                 lm, asked, max_tokens=max_tokens, temperature=temperature, seed=seed
             )
         bar("Answering", len(models), len(models))
         if judge == "person":
-            bar.bars.stop()
+            bar.end()
         found = games.play(
             asked,
             written,
@@ -93,6 +97,14 @@ def arena(
             for name in models:
                 print(f"  {name}: {written[name][n]!r}")
     console.on_screen(lambda out: _show(out, found))
+
+
+def _writer(path: Path) -> cutaway.lm.LanguageModel:
+    """A model that answers. UserError for an encoder, which writes nothing."""
+    lm = cutaway.load(path)
+    if lm.is_encoder:
+        raise UserError(f"{path}: is an encoder, which writes no answers: name a decoder")
+    return lm
 
 
 def _judge(name: str) -> Judge:

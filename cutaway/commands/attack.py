@@ -12,7 +12,7 @@ import cutaway
 from cutaway.commands import console
 from cutaway.commands.options import Adapter, Json, Model, Threads
 from cutaway.errors import UserError
-from cutaway.store.files import write
+from cutaway.store.files import check_folder, write
 
 
 def attack(
@@ -58,6 +58,7 @@ def attack(
     console.use_threads(threads)
     asked = security.names(trains=False) if probe is None else [p.strip() for p in probe.split(",")]
     security.check(asked)
+    check_folder(output)
     path = console.model_path(model)
     lm = cutaway.load(path, adapter=adapter)
     output.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def attack(
     shown = model if adapter is None else f"{model} with {adapter}"
     findings, whole = list[security.Finding](), report.kept(results, shown, [])
     document = report.document(shown, whole, seed=seed, trials=trials)
-    with console.watched(counts=True) as bar:
+    with console.watched() as bar:
         for name in asked:  # each by itself, so that what is done is kept when a later one is stopped
             findings += security.run(lm, [name], seed=seed, budget=budget, progress=bar)
             whole = report.kept(results, shown, findings)

@@ -95,6 +95,8 @@ def bench(
         raise UserError(f"--rounds is {rounds}: give a number from 1 up")
     if peer is not None and not os.access(peer, os.X_OK):
         raise UserError(f"--peer {peer}: there is no such program")
+    if output is not None:
+        files.check_file(output, force=True)  # rows are appended to what is there
     tests = _tests(
         _numbers("prompt", prompt),
         _numbers("tokens", tokens),
@@ -120,7 +122,7 @@ def bench(
         )
         for count in each:
             engine.threads = count
-            with console.watched(counts=True) as progress:
+            with console.watched() as progress:
                 for i, row in enumerate(
                     _rows(engine, path, replace(bare, threads=count), tests, rounds, peer)
                 ):

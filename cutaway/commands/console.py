@@ -1,4 +1,4 @@
-"""What several verbs print and ask: notes and progress, one JSON document, and pulling a model.
+"""What several verbs print and ask: one JSON document, and pulling a model.
 
 Standard output belongs to the answer, so that it can be piped; all else goes to standard
 error.
@@ -11,23 +11,19 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway import store
-from cutaway.errors import UserError, visible
+from cutaway.commands.progress import Progress as Progress
+from cutaway.commands.progress import doing as doing
+from cutaway.commands.progress import size, watched
+from cutaway.commands.terminal import note, screen
+from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def note(text: str) -> None:
-    """Print one line on standard error; one that is full stops nothing."""
-    with suppress(OSError):
-        print(visible(text), file=sys.stderr, flush=True)
 
 
 def note_fallback(lm: Any) -> None:
@@ -51,19 +47,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def screen(**options: Any) -> Console:
-    """A rich console for text from strangers: its styles act on the terminal, the text cannot."""
-    from rich.console import Console
-    from rich.segment import Segment
-
-    class Screen(Console):
-        def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
-            for text, style, control in super().render(*what, **how):
-                yield Segment(text if control else visible(text), style, control)
-
-    return Screen(highlight=False, **options)
-
-
 def on_screen(show: Callable[[Console], Any]) -> None:
     """Show on standard output: in a file or a pipe without colours and spaces at the ends of lines."""
     console = screen()
@@ -73,16 +56,6 @@ def on_screen(show: Callable[[Console], Any]) -> None:
     with console.capture() as captured:
         show(console)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
-
-
-def size(count: float) -> str:
-    """A number of bytes with its unit: 98 MB."""
-    units = ["bytes", "kB", "MB", "GB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        del units[0]
-    unit = units[0]
-    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
 
 
 def any_case(*names: str) -> Callable[[object, Sequence[Any]], str]:
@@ -108,16 +81,6 @@ def agrees(question: str) -> bool:
     print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
     return answer != "" and answer.strip().lower() in ("", "y", "yes")
-
-
-@contextmanager
-def watched(counts: bool = False) -> Iterator[Progress]:
-    """Progress on standard error, in bytes, or with ``counts`` in pieces of work."""
-    progress = Progress(counts)
-    try:
-        yield progress
-    finally:
-        progress.bars.stop()
 
 
 def use_threads(count: int | None) -> None:
@@ -216,47 +179,3 @@ def pull(source: str) -> Path:
         note(f"Fetching {model.about} ({size(model.bytes)}, {model.licence}), once.")
     with watched() as progress:
         return store.pull(source, progress)
-
-
-class Progress:
-    """Progress of named tasks: bars with the time left on a terminal, a few plain lines elsewhere."""
-
-    def __init__(self, counts: bool = False) -> None:
-        from rich import progress as rich
-
-        much = (rich.MofNCompleteColumn(),) if counts else (rich.DownloadColumn(), rich.TransferSpeedColumn())
-        self.terminal, self.counts = sys.stderr.isatty(), counts
-        self.bars = rich.Progress(
-            *(rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.BarColumn(), *much),
-            *(rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[detail]}")),
-            console=screen(stderr=True),
-            transient=True,
-            disable=not self.terminal,
-        )
-        self.tasks: dict[str, Any] = {}
-        self.lines = 20  # of a task's figures, where no bar can move
-
-    def __call__(self, doing: str, done: int, total: int | None, detail: str = "") -> None:
-        """A task is ``done`` of ``total``; ``detail``: its figures, which plain output has a few times."""
-        first = doing not in self.tasks
-        if first:
-            self.tasks[doing] = self.bars.add_task(doing, visible=False, total=total, detail=detail)
-        if first and not detail and (total is None or not self.terminal):
-            self.note(doing + (f" {size(total)}" if total and not self.counts else ""))
-        task = self.bars.tasks[self.tasks[doing]]
-        before = task.completed
-        if total or done:  # else nothing is measured yet, and what follows may draw bars of its own
-            self.bars.start()
-            self.bars.update(task.id, completed=done, total=total, detail=detail, visible=True)
-        if detail and total:
-            last, moved = done >= total, done * self.lines // total > int(before) * self.lines // total
-            if last or (not self.terminal and (first or moved)):
-                left = timedelta(seconds=round(task.time_remaining or 0))
-                self.note(f"{doing} {done:,}/{total:,}  {detail}  {left} left")
-
-    def note(self, text: str) -> None:
-        """One line, above the bars."""
-        if self.terminal:
-            self.bars.console.print(text, markup=False, highlight=False)
-        else:
-            note(text)

@@ -95,7 +95,7 @@ def convert(
         return
     texts = {each: console.read_text(each) for each in (calibration, text) if each is not None}
     checkpoint, report = load.read(console.model_path(source)), None
-    with console.watched(counts=attention is not None) as bar:
+    with console.watched() as bar:
         if attention is not None:
             save.check_free(target, "gguf" if target.suffix == ".gguf" else "safetensors", force)
             before = LanguageModel(checkpoint)

@@ -14,9 +14,9 @@ from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import tasks
-from cutaway.evaluate.run import Options, Result, compared, run
+from cutaway.evaluate.run import Options, Result, check, compared, run
 from cutaway.generate.thinking import parse
-from cutaway.store.files import atomic_file, check_overwrite
+from cutaway.store.files import atomic_file, check_file
 
 
 def eval(
@@ -117,15 +117,18 @@ def eval(
     if tasks is None:
         raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
     if output is not None:
-        check_overwrite(output, force)
+        check_file(output, force)
     found = [_task(name.strip(), limit) for name in tasks.split(",") if name.strip()]
     if not found:
         raise UserError("--tasks names no task")
     options = Options(samples, temperature, seed, max_tokens, mutual_information, think)
+    for task in found:  # all of them before the first is asked
+        check(task, options)
     if against is not None:  # before an hour of the first model's
         if against == model and adapter is None:
             raise UserError("--against names the model itself")
-        console.model_path(against)
+        if cutaway.load(console.model_path(against)).is_encoder:
+            raise UserError(f"{against}: is an encoder, which writes nothing: name a decoder")
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
     results = {name: _results(model, adapter, found, options, cache)}
     if against is not None:
@@ -185,7 +188,7 @@ def _results(
     lm = _loaded(model, adapter)
     cache = caching.Cache(lm, caching.path() if kept and adapter is None else None)
     out = []
-    with console.watched(counts=True) as bar:
+    with console.watched() as bar:
         for task in found:
             doing = f"{model}, {task.name}"
             out.append(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import base_of, model_path, note, on_screen, print_json, screen, size, watched
+from cutaway.commands.console import base_of, doing, model_path, note, on_screen, print_json, size, watched
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Json, Open, Threads, Words
 from cutaway.errors import OperationalError, UserError
@@ -123,7 +123,7 @@ def explain(
     if parallel:
         _print_parallel(lm, ids, asked.name, threads, as_json)
         return
-    with _doing("Loading PyTorch and the weights"):
+    with doing("Loading PyTorch and the weights"):
         if threads is not None:
             import torch
 
@@ -140,7 +140,7 @@ def explain(
         elif asked.two:
             _print_two(asked.both(lm, ids), asked, as_json)
         else:
-            with _doing("Running the model"):
+            with doing("Running the model"):
                 explanation = asked.explanation(lm, ids)
             _print(explanation, asked, lm, early, as_json)
 
@@ -255,7 +255,7 @@ class _Asked:
     def both(self, lm: LanguageModel, ids: list[int]) -> tuple[Explanation, Explanation]:
         """The two explanations to compare."""
         other = self._other(lm)
-        with _doing("Running the model"):
+        with doing("Running the model"):
             one = self.explanation(lm, ids)
             return one, self.explanation(other, self.ids(other, self.compare or self.text))
 
@@ -267,7 +267,7 @@ class _Asked:
             return page_data.build(lm.trace(ids, names=page_data.names(lm.model), edit=edit), name)
 
         other = self._other(lm)
-        with _doing("Running the model"):
+        with doing("Running the model"):
             pages = [data(lm, ids, self.name)]
             if edit := self.edits():
                 pages.append(data(lm, ids, f"{self.name}, {', '.join(self.changes())}", edit))
@@ -287,7 +287,7 @@ class _Asked:
         changes = None
         if isinstance(tensors, AdaptedTensors) and tensors.base is lm.checkpoint.tensors:
             changes = tensors.adapter
-        with _doing("Running both models"):
+        with doing("Running both models"):
             base, other = (each.trace(ids, names=explanation.names(each.model)) for each in (lm, tuned))
             return against(base, other, changes, self.top)
 
@@ -342,15 +342,14 @@ def _layers_counted(lm: LanguageModel) -> Iterator[None]:
         yield
         return
     passes = 0
-    with watched(counts=True) as progress:
-        progress.lines = 4
+    with watched() as progress:
 
         def begin(*_: Any) -> None:
             nonlocal passes
             passes += 1
 
         def shown(done: int) -> Callable[..., None]:
-            return lambda *_: progress(f"Reading by layers, pass {passes}", done, len(blocks), " ")
+            return lambda *_: progress(f"Reading by layers, pass {passes}", done, len(blocks))
 
         hooks = [block.register_forward_hook(shown(i + 1)) for i, block in enumerate(blocks)]
         hooks.append(blocks[0].register_forward_pre_hook(begin))
@@ -359,16 +358,6 @@ def _layers_counted(lm: LanguageModel) -> Iterator[None]:
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-@contextmanager
-def _doing(what: str) -> Iterator[None]:
-    """A spinner on standard error while something takes seconds, where a terminal shows it."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    with screen(stderr=True).status(f"{what} …"):
-        yield
 
 
 def _show_tokens(lm: LanguageModel, ids: Sequence[int], asked: _Asked) -> None:
@@ -429,7 +418,7 @@ def _print_parallel(lm: LanguageModel, ids: list[int], name: str, threads: int |
 
     if lm.is_encoder:
         raise UserError(f"{name}: is an encoder, which reads a text at once and decodes nothing")
-    with _doing("Measuring this machine"):
+    with doing("Measuring this machine"):
         here = parallel.machine(lm, threads or native.threads())
     found = parallel.passes(lm, len(ids))
     if as_json:

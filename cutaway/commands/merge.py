@@ -84,7 +84,7 @@ def merge(
         changes = adapters.read(sources[0], base)
         merged = adapters.joined(base, changes)
     measured = to_measure(LanguageModel(merged), text, texts) if measure and (base or type) else None
-    with console.watched(counts=True) as bar:
+    with console.watched() as bar:
         saved = save.write(target, merged, type=type, force=force, progress=bar)
         taken = adapters.rounding(base, changes, load.read(target)) if base else {}
         apart = _apart(*measured, target, type, bar) if measured else {}

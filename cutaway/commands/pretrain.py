@@ -61,8 +61,10 @@ def pretrain(
 @contextmanager
 def watched(shown: bool, folder: Path) -> Iterator[Callback]:
     """Shows a run's progress if ``shown``, and at its end the loss curves and what to type next."""
-    with console.watched(counts=True) as progress:
+    with console.watched() as progress:
         callback = Callback(progress if shown else None)
+        if shown:
+            progress.begin("Preparing the run")
         yield callback
         for name, points in curve.read(folder).items():
             if len(points) > 1:
@@ -90,7 +92,7 @@ class Callback:
 
     def note(self, text: str) -> None:
         if self.progress is not None:
-            self.progress.note(text)
+            console.note(text)
 
     def step(self, numbers: dict[str, float], steps: int) -> None:
         bits = f"  {numbers['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in numbers else ""

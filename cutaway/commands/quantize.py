@@ -95,7 +95,7 @@ def quantize(
         planned = quantizing.quantized(checkpoint, type, seen).checkpoint
         quantizing.check_smaller(source, checkpoint.tensors, planned.tensors, type)
     measured = to_measure(cutaway.load(path), text, texts) if measure else None
-    with console.watched(counts=True) as bar:
+    with console.watched() as bar:
         if calibration is not None:
             sums = _sums(path, texts[calibration], bar)
             seen = {name: total / rows for name, (total, rows) in sums.items()}

@@ -51,13 +51,14 @@ def sae(
     :param seed: Of the first weights and the order of tokens.
     """
     files.check_overwrite(output, force)
+    files.check_folder(output)
     found = Activations.open(data)
     console.use_threads(threads)
     from cutaway.inspect.sae import train
 
     name = found.names[0] if name is None else name
     width = int(found.rows(name, [0]).size)
-    with console.watched(counts=True) as progress:
+    with console.watched() as progress:
         made = train(
             found,
             name,

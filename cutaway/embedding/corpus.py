@@ -19,7 +19,7 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.native.embedding import LONGEST, Counter
-from cutaway.store.files import Progress, silent
+from cutaway.store.files import Bytes, Progress, silent
 
 PIECE = 1 << 16  # bytes; a word belongs to the piece in which it begins
 BATCH = 32  # pieces between two looks at the clock
@@ -77,9 +77,11 @@ def vocabulary(
     with opened(path) as file:
         size, doing = os.fstat(file).st_size, f"counting the words of {path.name}"
         count = _count if native.available() else _count_reference
-        words, counts = count(
-            file, threads or native.threads(), lambda done: progress(doing, min(done, size), size)
-        )
+
+        def counted(done: int) -> None:
+            progress(doing, Bytes(min(done, size)), Bytes(size))
+
+        words, counts = count(file, threads or native.threads(), counted)
     often = sorted((-times, word) for word, times in zip(words, counts, strict=True) if times >= min_count)
     if not often:
         raise UserError(

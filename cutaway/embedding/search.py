@@ -25,7 +25,7 @@ import numpy as np
 from cutaway import store
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import Progress, silent, write
+from cutaway.store.files import Bytes, Progress, silent, write
 
 Embed = Callable[[list[str]], np.ndarray]
 Fits = Callable[[str], bool]
@@ -125,7 +125,7 @@ class Index:
         for name, path, stat in changed:
             self._read(name, path, stat, known.get(name), embed, fits, done)
             read += stat[0]
-            progress("reading files", read, total)
+            progress("reading files", Bytes(read), Bytes(total))
         done.passages = self._rows("SELECT count(*) FROM passages")[0][0]
         return done
 

@@ -63,6 +63,17 @@ class Result:
     answers: list[list[str]] = field(default_factory=list)
 
 
+def check(task: Task | Text, options: Options) -> None:
+    """Before any task is asked: UserError for options that this one does not have."""
+    if isinstance(task, Text) or isinstance(task.items[0], Question):
+        return
+    if isinstance(task.items[0], ToolExercise):
+        if options.samples > 1 or options.temperature or options.think is not None:
+            raise UserError(f"{task.name}: calls are greedy: leave out samples, temperature and --think")
+    elif options.samples > 1 and not options.temperature:
+        raise UserError("several samples at temperature 0 are all the same: give a temperature above 0")
+
+
 def run(
     lm: LanguageModel,
     task: Task | Text,
@@ -72,6 +83,7 @@ def run(
 ) -> Result:
     """The model's figures on a task. Raises UserError for one that the model cannot be asked."""
     options, start = options or Options(), time.perf_counter()
+    check(task, options)
     if isinstance(task, Text):
         values, answers, tokens, first = _text(lm, task, cache, progress)
         clusters = None
@@ -79,8 +91,6 @@ def run(
         values, first = _choices(lm, task.items, cache, options, progress)
         answers, tokens, clusters = [], 0, _clusters(task.items)
     elif isinstance(task.items[0], ToolExercise):
-        if options.samples > 1 or options.temperature or options.think is not None:
-            raise UserError(f"{task.name}: calls are greedy: leave out samples, temperature and --think")
         values, answers, tokens, first = tool_calls.answered(lm, task, cache, options.max_tokens, progress)
         clusters = _clusters(task.items)
     else:
@@ -154,8 +164,6 @@ def _scored(
 def _exercises(
     lm: LanguageModel, task: Task, cache: Cache, options: Options, progress: Progress
 ) -> tuple[dict[str, list[float]], list[list[str]], int, str]:
-    if options.samples > 1 and not options.temperature:
-        raise UserError("several samples at temperature 0 are all the same: give a temperature above 0")
     items: Any = task.items
     chat = lm.checkpoint.chat_template is not None
     prompts = [

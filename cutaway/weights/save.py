@@ -31,7 +31,7 @@ from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE
-from cutaway.store.files import Progress, atomic_folder, check_file, check_overwrite, silent
+from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
 from cutaway.weights import families, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -187,7 +187,7 @@ def _counted(entries: Tensors, target: Path, progress: Progress) -> dict[str, Pa
             nonlocal done
             packed = entries[name]
             done += packed.nbytes
-            progress(f"writing {target}", done, total)
+            progress(f"writing {target}", Bytes(done), Bytes(total))
             return packed
 
         return Later(entry.type, entry.shape, make)

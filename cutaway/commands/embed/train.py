@@ -81,7 +81,7 @@ def train(
     check_file(output, force)
     _check(kind, negative, hierarchical, sample, x_max)
     count = native.threads() if threads is None else threads
-    with _joined(file) as text, console.watched(counts=True) as bar:
+    with _joined(file) as text, console.watched() as bar:
         known = _vocabulary(text, min_count, count)
         meter = _Meter(known, _watched(watch, known), "counts" if kind == "glove" else "words", bar)
         given = {"epochs": epochs, "learning_rate": learning_rate}
@@ -180,8 +180,7 @@ class _Meter:
             self.watched.record(report.done, model.vectors())
             self._look = report.done * LOOKS // report.total + 1
         if report.done:
-            self.bar.lines = model.settings.epochs
-            detail = f"epoch {report.epoch + 1}/{self.bar.lines}  {self.speed:,.0f} {self.unit}/s"
+            detail = f"epoch {report.epoch + 1}/{model.settings.epochs}  {self.speed:,.0f} {self.unit}/s"
             self.bar(self.unit, report.done, report.total, detail)
 
     @property

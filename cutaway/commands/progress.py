@@ -1,0 +1,270 @@
+"""Progress of long work: drawn at the bottom of a terminal, a few plain lines elsewhere.
+
+A task is a name, how much is done, and of how much. On a terminal each running task has a line: the amount
+done and the time left always, then its figures and a bar as far as the width goes. In a pipe or a log, and on
+a terminal whose cursor cannot move (TERM=dumb), lines are printed now and then, and nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from cutaway.commands.terminal import Terminal, moves_cursor, note, screen
+from cutaway.errors import visible
+from cutaway.store.files import Bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.text import Text
+
+LINES = 20  # that a task with figures prints, where nothing is drawn
+PATIENCE = 10.0  # seconds between the first lines of a long task, where nothing is drawn
+WINDOW = 30.0  # seconds that the speed is measured over
+BAR = 10, 30  # columns of a bar: fewer show nothing, more say no more
+FRAMES = 8  # a second
+
+
+def size(count: float) -> str:
+    """A number of bytes with its unit: 98 MB."""
+    units = ["bytes", "kB", "MB", "GB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    unit = units[0]
+    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+
+
+@dataclass
+class Task:
+    """What is being done: ``done`` of ``total`` (None: unknown), and figures about it."""
+
+    doing: str
+    begun: float
+    done: int = 0
+    total: int | None = None
+    detail: str = ""
+    printed: float = 0.0
+    _reports: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def report(self, done: int, total: int | None, detail: str, now: float) -> None:
+        self.done, self.total, self.detail = done, total, detail
+        reports = self._reports
+        if reports and done < reports[-1][1]:
+            reports.clear()  # it begins again
+        if not reports or now - reports[-1][0] >= 0.1:
+            reports.append((now, done))
+        while len(reports) > 2 and now - reports[1][0] > WINDOW:
+            reports.popleft()
+
+    @property
+    def speed(self) -> float | None:
+        """How much is done in a second; None until it can be told."""
+        if len(self._reports) < 2:
+            return None
+        (began, before), (ended, after) = self._reports[0], self._reports[-1]
+        return (after - before) / (ended - began) if after > before else None
+
+    @property
+    def left(self) -> str | None:
+        """The time left."""
+        if self.total is None or not (speed := self.speed):
+            return None
+        return f"{_clock((self.total - self.done) / speed)} left"
+
+    @property
+    def amount(self) -> str:
+        """How much is done, of how much."""
+        shown = size if isinstance(self.done, Bytes) else "{:,}".format
+        return shown(self.done) + (f"/{shown(self.total)}" if self.total is not None else "")
+
+    @property
+    def figures(self) -> list[str]:
+        """Figures about it, the worthiest first."""
+        found = [each for each in self.detail.split("  ") if each]
+        if isinstance(self.done, Bytes) and (speed := self.speed):
+            found.append(f"{size(speed)}/s")
+        return found
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def line(task: Task, width: int, now: float, unicode: bool = True) -> Text:
+    """A task on one line of at most so many columns: the amount done and the time left before all else."""
+    from rich.text import Text
+
+    complete, rest, spinner = ("━", "─", "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏") if unicode else ("#", "-", "|/-\\")
+    turning = spinner[int(now * FRAMES) % len(spinner)]
+    name = Text(visible(task.doing))
+    if task.total is None:
+        fixed = [task.amount if task.done else "", _clock(now - task.begun)]
+    else:
+        fixed = [task.amount, task.left or ""]
+    fixed = [each for each in fixed if each]
+    room = width - 2 - sum(len(each) + 2 for each in fixed)
+    name.truncate(max(room, 0), overflow="ellipsis")
+    room -= name.cell_len
+    figures, bar = [], 0
+    wanted: list[str | None] = [*task.figures]
+    if task.total is not None:
+        wanted.insert(1, None)  # the bar: less than the first figure, more than the others
+    for each in wanted:
+        needed = 2 + (BAR[0] if each is None else len(each))
+        if needed > room:
+            break
+        room -= needed
+        if each is None:
+            bar = BAR[0]
+        else:
+            figures.append(each)
+    out = Text.assemble((turning, "green"), " ", name)
+    if bar and task.total is not None:
+        bar += min(room, BAR[1] - BAR[0])
+        filled = min(bar, bar * task.done // max(task.total, 1))
+        out.append("  ").append(complete * filled, "cyan").append(rest * (bar - filled), "dim")
+    out.append("".join(f"  {each}" for each in [*fixed, *figures]))
+    return out
+
+
+class Display:
+    """The running tasks at the bottom of the terminal, from the first to the last."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.live: Any = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        now = time.monotonic()
+        for task in list(self.tasks):
+            yield line(task, options.max_width - 1, now, not options.ascii_only)
+
+    def show(self, task: Task) -> None:
+        self.tasks.append(task)
+        if self.live is None:
+            self._start()
+
+    def drop(self, task: Task) -> None:
+        if task in self.tasks:
+            self.tasks.remove(task)
+        if not self.tasks and self.live is not None:
+            self._stop()
+
+    def _start(self) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        console = screen(stderr=True)
+        self.live = Live(
+            self,
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # Terminal does that, and escapes
+            redirect_stderr=False,
+            refresh_per_second=FRAMES,
+        )
+        self.live.start()
+        _route(lambda lines: console.print(Text(lines), soft_wrap=True))
+
+    def _stop(self) -> None:
+        live, self.live = self.live, None
+        try:
+            live.stop()
+        finally:
+            _route(None)
+
+
+def _route(above: Any) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Terminal):
+            stream.print_above(above)
+
+
+_display = Display()
+
+
+class Progress:
+    """Progress of named tasks."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.draws = moves_cursor()
+
+    def __call__(self, doing: str, done: int, total: int | None, detail: str = "") -> None:
+        """A task is ``done`` of ``total``, in Bytes or in pieces of work; ``detail``: figures about it.
+
+        Figures are separated by two spaces, the worthiest first.
+        """
+        now = time.monotonic()
+        task = self.tasks.get(doing)
+        if first := task is None:
+            self.end(open_ended=True)
+            task = self.tasks[doing] = Task(doing, now)
+        before = task.done
+        task.report(done, total, detail, now)
+        over = total is not None and done >= total
+        if self.draws and over:
+            _display.drop(task)
+        elif self.draws and task not in _display.tasks:
+            _display.show(task)
+        if over and detail:
+            note(f"{doing} {task.amount}  {detail}  took {_clock(now - task.begun)}")
+        elif not self.draws and (first or _is_due(task, before, now)):
+            told = [f"{doing} {task.amount}", *task.figures, task.left or ""]
+            if not detail and first:
+                told = [doing + (f" {size(total)}" if isinstance(total, Bytes) else "")]
+            note("  ".join(each for each in told if each))
+            task.printed = now
+
+    def begin(self, what: str) -> None:
+        """Show that something is done until another task begins; where nothing is drawn, say nothing."""
+        if self.draws:
+            self(what, 0, None)
+
+    def end(self, open_ended: bool = False) -> None:
+        """End all tasks, or those whose total is unknown: what follows shows that they are over."""
+        for task in list(self.tasks.values()):
+            if not open_ended or task.total is None:
+                _display.drop(task)
+
+
+def _is_due(task: Task, before: int, now: float) -> bool:
+    """Whether a task prints its next line: with figures every twentieth, and ever more rarely over time."""
+    if task.done == before or task.done == task.total:
+        return False
+    if now - task.printed > max(PATIENCE, (now - task.begun) / 4):
+        return True
+    twentieths = (done * LINES // task.total if task.total else 0 for done in (before, task.done))
+    return bool(task.detail) and len(set(twentieths)) > 1
+
+
+@contextmanager
+def watched() -> Iterator[Progress]:
+    """Progress on standard error."""
+    progress = Progress()
+    try:
+        yield progress
+    finally:
+        progress.end()
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show that something takes seconds; where nothing is drawn, after ten of them."""
+    with watched() as progress:
+        progress.begin(what)
+        timer = threading.Timer(PATIENCE, lambda: None if progress.draws else note(f"{what} ..."))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()

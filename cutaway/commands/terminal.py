@@ -1,0 +1,107 @@
+"""The terminal: text cannot act on it, and only `screen` draws.
+
+Standard output and standard error are wrapped once, where the command line starts. What is printed there, by
+this package, a library, a warning or a log, may be a stranger's words, so its control characters are shown as
+escapes. A console of `screen` writes past that: its styles and cursor movements come from rich, and the text
+in them is escaped by the console itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any
+
+from cutaway.errors import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Terminal:
+    """A terminal that shows control characters and does not obey them.
+
+    While something is drawn at its bottom, whole lines go to ``above``, which prints them above that.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self._above: Callable[[str], None] | None = None
+        self._line = ""  # begun while something is drawn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        shown = visible(text)
+        if self._above is None:
+            self.stream.write(shown)
+        else:
+            lines, newline, self._line = (self._line + shown).rpartition("\n")
+            if newline:
+                self._above(lines)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def print_above(self, above: Callable[[str], None] | None) -> None:
+        """Hand lines to ``above`` from now on; with None print them, the one that was begun first."""
+        self._above = above
+        if above is None and self._line:
+            self.stream.write(self._line)
+            self._line = ""
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Wrap standard output and standard error where they are terminals."""
+
+    def wrapped(stream: Any) -> Any:
+        return Terminal(stream) if stream is not None and stream.isatty() else stream
+
+    with redirect_stdout(wrapped(sys.stdout)), redirect_stderr(wrapped(sys.stderr)):
+        yield
+
+
+def screen(stderr: bool = False, **options: Any) -> Console:
+    """A rich console for text from strangers: its styles act on the terminal, the text cannot."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Screen(Console):
+        def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
+            for text, style, control in super().render(*what, **how):
+                yield Segment(text if control else visible(text), style, control)
+
+        def show_cursor(self, show: bool = True) -> bool:
+            """Never hide it: a process that is killed could not show it again."""
+            return False
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Screen(file=getattr(stream, "stream", stream), highlight=False, **options)
+
+
+def moves_cursor() -> bool:
+    """Whether standard error is a terminal on which a line can be drawn again."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def note(text: str) -> None:
+    """Print a line on standard error, on a terminal cut between words; one that is full stops nothing."""
+    shown = visible(text)
+    with suppress(OSError):
+        if sys.stderr.isatty():
+            shown = _cut(shown, os.get_terminal_size(sys.stderr.fileno()).columns or 80)
+        print(shown, file=sys.stderr, flush=True)
+
+
+def _cut(text: str, columns: int) -> str:
+    """The text with lines that are too long cut between words; commands and paths stay whole."""
+    import textwrap
+
+    cut = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line if len(line) <= columns else cut.fill(line) for line in text.split("\n"))
