@@ -22,6 +22,7 @@ from cutaway.weights import build, quant
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import inputs
+from tests.rounding import noise
 from tests.small import _llama, model_file
 
 
@@ -103,10 +104,13 @@ def test_what_no_model_can_read_is_refused(source: Path, engine: str) -> None:
 
 
 def test_packed_says_what_float32_says(source: Path) -> None:
+    """Within what torch's products of other shapes may differ by: four roundings of each weight."""
     packed = cutaway.load(source, dtype="packed")
-    assert np.array_equal(
-        packed.logits([504, 3575]), cutaway.load(source, engine="definition").logits([504, 3575])
-    )
+    plain = cutaway.load(source, engine="definition")
+    ids = [504, 3575]
+    bound = 4 * noise(plain.model, lambda: torch.from_numpy(plain.logits(ids)))
+    assert 0 < bound < 1e-5 * np.abs(plain.logits(ids)).max()
+    assert np.abs(packed.logits(ids) - plain.logits(ids)).max() <= bound
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -174,13 +178,15 @@ def test_weights_stay_packed_where_memory_has_no_room_for_floats(
         with pytest.warns(UserWarning, match="of memory are free: each stays packed"):
             found = lm.trace("what is read")
         assert isinstance(lm.model.embedding, packed_layers.PackedEmbedding)
-        torch.testing.assert_close(found.logits, logits, rtol=1e-5, atol=1e-5)
-        one, other = found.attribution(7), whole[path == tied].trace("what is read").attribution(7)
+        plain = whole[path == tied]
+        bound = 4 * noise(plain.model, lambda plain=plain: plain.trace("what is read").logits)
+        assert (found.logits - logits).abs().max() < bound < 1e-3 * logits.abs().max()
+        one, other = found.attribution(7), plain.trace("what is read").attribution(7)
         torch.testing.assert_close(one.mlps, other.mlps, rtol=1e-4, atol=1e-5)
-        assert torch.equal(found.lens().ids, whole[path == tied].trace("what is read").lens().ids)
+        assert torch.equal(found.lens().ids, plain.trace("what is read").lens().ids)
         directions = torch.randn(32, 3)
         torch.testing.assert_close(
-            unembedded(lm.model, directions, 200), unembedded(whole[path == tied].model, directions, 200)
+            unembedded(lm.model, directions, 200), unembedded(plain.model, directions, 200)
         )
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(UserError, match='memory are free: load it with dtype="packed"'):

@@ -15,7 +15,7 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.weights import load
 from tests.parity import tiny
-from tests.parity.test_families import EXACT, distance, within
+from tests.parity.test_families import distance, within
 
 Folder = Callable[[str], Path]
 CASES = (
@@ -143,6 +143,6 @@ def test_each_key_is_that_of_transformers_or_refused(case: str, folder: Folder, 
         if theirs is None:
             assert found.config == plain.config, f"{change} is refused by transformers"
         else:
-            bound = within(case) if case.startswith("kimi") else EXACT
+            bound = within(case)
             assert distance(logits, theirs) < bound, f"{change} is read otherwise"
     assert read > 20

@@ -567,17 +567,6 @@ MORE |= {
         },
     ),
 }
-RECURRENT = {
-    "kimi_linear",
-    "mamba2",
-    "nemotron_h",
-    "falcon_h1",
-    "bamba",
-    "granitemoehybrid",
-    "qwen3_next",
-    "qwen3_5",
-    "qwen3_5_moe",
-}
 CASES |= {f"{name}-{n}": (row[0], own) for name, row in MORE.items() for n, own in enumerate(row[1:], 1)}
 MORE_IN_GGUF = re.findall(
     r"\S+",
