@@ -104,10 +104,9 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
     if as_json:
         console.print_json(asdict(report))
         return
-    from rich.console import Console
     from rich.text import Text
 
-    out = Console(highlight=False)
+    out = console.screen()
     fraction = report.trained_tokens / report.tokens
     out.print(
         f"{report.examples:,} examples, {report.tokens:,} tokens; {report.trained_tokens:,} are trained "
@@ -143,9 +142,7 @@ def _check_task(run: RewardsConfig, as_json: bool) -> None:
     if as_json:
         console.print_json(found)
         return
-    from rich.console import Console
-
-    out = Console(highlight=False, markup=False)
+    out = console.screen(markup=False)
     out.print(
         f"{task.name}: {found['questions']:,} questions to train on, {found['held_out']:,} held out "
         f"({task.shared:,} left out, which training has); always giving the commonest answer is right for "
