@@ -6,21 +6,19 @@ meaning of \\p{L}, \\p{N} and \\s is that of Unicode 16.0 (unicode.py).
 """
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from time import monotonic
 from typing import Any
 
 from cutaway.errors import UserError, quoted
+from cutaway.patterns import backtracking
 from cutaway.tokenizer.unicode import shown
 
 BEHAVIOURS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
-LONGEST_PATTERN = 20_000  # characters; the longest of a real model has 800
 # For all patterns of a file over one text, plus one a megabyte: no hostile one hangs.
 SECONDS = 5.0
 SPACE = "\u2581"  # the character that SentencePiece writes a space as
@@ -117,7 +115,6 @@ def named(pre: str) -> tuple["Split", ...]:
 Step = Callable[[list[str], bool], list[str]]
 
 
-_RECURSION = re.compile(r"(?<!\\)(?:\\\\)*\((?:\?(?:R|[+-]?\d|&|P>))")
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -140,21 +137,9 @@ def seconds_left() -> float:
     return SECONDS if deadline is None else max(deadline - monotonic(), 1e-3)
 
 
-@lru_cache(maxsize=256)
 def compiled(pattern: str) -> Any:
-    """A pattern, compiled by the `regex` package. Raises UserError where it is none."""
-    import regex
-
-    if _RECURSION.search(pattern):
-        raise UserError(f"the split pattern {quoted(pattern)} calls itself, which no model's does")
-    if len(pattern) > LONGEST_PATTERN:
-        raise UserError(f"a split pattern has {len(pattern):,} characters, over {LONGEST_PATTERN:,}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return regex.compile(pattern, regex.V0)
-    except (regex.error, RecursionError, OverflowError, Warning) as problem:
-        raise UserError(f"the split pattern {quoted(pattern)} cannot be used: {problem}") from None
+    """A pattern, compiled by the `regex` package. Raises UserError where it is none, or has no bound."""
+    return backtracking(pattern, "the split pattern")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +28,11 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Later, Packed
 from cutaway.model.config import Decoder, from_dict
 from cutaway.model.context import ContextExtension
+from cutaway.patterns import linear
 from cutaway.store.files import atomic_folder
 from cutaway.store.files import write as write_file
 from cutaway.weights import families, quant, rules, safetensors
+from cutaway.weights.fields import Fields
 from cutaway.weights.load import ADAPTER as CONFIG
 from cutaway.weights.load import Checkpoint, parsed
 from cutaway.weights.load import read as read_model
@@ -44,6 +47,8 @@ HARMLESS = """task_type base_model_name_or_path revision inference_mode lora_dro
     exclude_modules bias modules_to_save layers_to_transform layers_pattern init_lora_weights
     peft_version auto_mapping feedforward_modules init_ia3_weights ensure_weight_tying runtime_config
     eva_config corda_config megatron_core qalora_group_size loftq_config"""
+HIGHEST = 1e30  # of any number in a config
+SECONDS = 5  # for all patterns of a config over all modules
 KNOWN = frozenset(f"{READ} {HARMLESS}".split())
 PART = re.compile(
     r"(.*)\.(lora_A|lora_B|lora_magnitude_vector|ia3_l|lora_embedding_A|lora_embedding_B)(\.weight)?$"
@@ -106,6 +111,68 @@ Change = LowRank | Scaled | Saved
 Adapter = Mapping[str, Change]  # by our names of weights
 
 
+class ByModule:
+    """A number by module, as PEFT looks it up: of the first pattern that the module's name matches, whole or
+    after a dot; ``usual`` where none does. Patterns are matched in linear time.
+    """
+
+    def __init__(self, patterns: Mapping[str, float], usual: float, where: str) -> None:
+        self.patterns, self.usual, self.where = patterns, usual, where
+        self.end = time.monotonic() + SECONDS
+        self.compiled: list[tuple[Any, float]] = []
+        for one, value in patterns.items():
+            self.compiled.append((linear(rf"(.*\.)?({one})", where), value))
+            self._in_time()
+
+    def __call__(self, module: str) -> float:
+        self._in_time()
+        found = (value for pattern, value in self.compiled if pattern.fullmatch(module))
+        return next(found, self.usual)
+
+    def _in_time(self) -> None:
+        if time.monotonic() > self.end:
+            raise UserError(f"{self.where}: its {len(self.patterns):,} patterns take over {SECONDS} seconds")
+
+
+class Settings(NamedTuple):
+    """What PEFT's config says of the tensors beside it."""
+
+    ranks: ByModule
+    alphas: ByModule
+    rs: bool
+    dora: bool
+    ties: bool
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """UserError for an entry of another type than PEFT's, and for one that is not supported."""
+        data = parsed(path)
+        fields = Fields(data, path)
+        kind = fields.get("peft_type")
+        if kind not in ("LORA", "IA3"):
+            raise UserError(f"{path}: peft_type is {quoted(kind)}: LORA and IA3 are read")
+        for key, value in data.items():
+            if key not in KNOWN and value not in (None, False, {}, [], ()):
+                raise UserError(f"{path}: {quoted(key)} is set, which is not supported")
+        rank, alpha = fields.integer("r", 8), fields.number("lora_alpha", 8.0, low=-HIGHEST)
+        return cls(
+            ByModule(_numbers(fields, "rank_pattern"), rank, f"{path}: rank_pattern"),
+            ByModule(_numbers(fields, "alpha_pattern"), alpha, f"{path}: alpha_pattern"),
+            fields.flag("use_rslora", False),
+            fields.flag("use_dora", False),
+            fields.flag("ensure_weight_tying", False),
+        )
+
+
+def _numbers(fields: Fields, name: str) -> dict[str, float]:
+    """A number by pattern."""
+    section = fields.section(name)
+    if section is None:
+        return {}
+    keys = [key.removeprefix(section.prefix) for key in section.data]
+    return {key: section.number(key, low=-HIGHEST) for key in keys}
+
+
 def read(folder: str | Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder, or of llama.cpp's GGUF file, for ``base``. UserError for what is not
     read, or does not fit the base.
@@ -119,13 +186,7 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
 
         return gguf_adapters.read(folder, base)
     check_folder(folder)
-    config = parsed(folder / CONFIG)
-    kind = config.get("peft_type")
-    if kind not in ("LORA", "IA3"):
-        raise UserError(f"{folder / CONFIG}: peft_type is {kind!r:.40}: LORA and IA3 are read")
-    for key, value in config.items():
-        if key not in KNOWN and value not in (None, False, {}, [], ()):
-            raise UserError(f"{folder / CONFIG}: {quoted(key)} is set, which is not supported")
+    config = Settings.read(folder / CONFIG)
     tied, base = "head.weight" not in base.tensors, _untied(base)
     names = {each.theirs: each for each in _family(base)}
     parts: dict[str, dict[str, np.ndarray]] = {}
@@ -149,7 +210,7 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
                 changes[bias] = change
     if not changes:
         raise UserError(f"{folder / WEIGHTS}: holds no tensors")
-    if "embedding.weight" in changes and tied and not config.get("ensure_weight_tying"):
+    if "embedding.weight" in changes and tied and not config.ties:
         changes.setdefault("head.weight", Scaled(np.ones(base.config.vocab, np.float32), "out"))
     return changes
 
@@ -408,7 +469,7 @@ def _split(name: str, folder: Path) -> tuple[str, str]:
 def _changes(
     module: str,
     found: dict[str, np.ndarray],
-    config: Mapping[str, Any],
+    config: Settings,
     names: Mapping[str, Bound],
     folder: Path,
 ) -> list[tuple[str, Change]]:
@@ -419,7 +480,7 @@ def _changes(
         raise UserError(f"{where}: the base model has no such matrix")
     cuts = np.cumsum([shape[0] for shape in bound.place.shapes])[:-1].tolist()
     if found.keys() == {"lora_A", "lora_B"} or found.keys() == {"lora_A", "lora_B", "lora_magnitude_vector"}:
-        if config.get("use_dora", False) is not ("lora_magnitude_vector" in found):
+        if config.dora is not ("lora_magnitude_vector" in found):
             raise UserError(f"{where}: use_dora and the tensors do not agree")
         a, b = found["lora_A"], found["lora_B"]
         scale = _scale(module, len(a), config)
@@ -445,21 +506,13 @@ def _changes(
     )
 
 
-def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
-    alpha, expected = config.get("lora_alpha", 8), config.get("r", 8)
-    for pattern, value in config.get("alpha_pattern", {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            alpha = value
-            break
-    for pattern, value in config.get("rank_pattern", {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            expected = value
-            break
+def _scale(module: str, rank: int, config: Settings) -> float:
+    expected = config.ranks(module)
     if rank != expected:
         raise UserError(
             f"{quoted(module)}: the adapter's config says rank {expected}, its tensors have {rank}"
         )
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return config.alphas(module) / (math.sqrt(rank) if config.rs else rank)
 
 
 def check(change: Change, shape: tuple[int, ...], where: str) -> None:

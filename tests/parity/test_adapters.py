@@ -17,6 +17,7 @@ from cutaway.train.adapters import dora, ia3, lora
 from cutaway.weights import adapters, build, load, safetensors
 from cutaway.weights import save as writer
 from tests.parity import tiny
+from tests.test_patterns import MODULES, PATTERNS
 
 peft = pytest.importorskip("peft")
 Folder = Callable[[str], Path]
@@ -247,3 +248,12 @@ def test_an_adapter_of_another_model_is_refused(folder: Folder, tmp_path: Path) 
     safetensors.write(tmp_path / "adapter" / adapters.WEIGHTS, tensors)
     with pytest.raises(UserError, match=r"layers\.9"):
         adapters.read(tmp_path / "adapter", load.read(folder("llama")))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_means_the_modules_that_peft_finds(pattern: str) -> None:
+    found = adapters.ByModule({pattern: 3.0}, 8.0, "alpha_pattern")
+    theirs = peft.utils.other.get_pattern_key
+    for module in MODULES:
+        if module != pattern:  # which PEFT also gives back where nothing matches
+            assert found(module) == (3.0 if theirs([pattern], module) == pattern else 8.0), module
