@@ -221,10 +221,10 @@ def looped(kind: str, objective: Any, groups: Any, rewards: Any, limit: int, mic
     """The loss of a step as the papers write it. Each group is a list of (new, old, sampler, reference)."""
     beta, estimator = objective.kl_coefficient, objective.kl_estimator
     rewards = [list(map(float, row)) for row in rewards]
-    if estimator == "k1":
-        for row, group in zip(rewards, groups, strict=True):
-            for n, (_, _, sampler, reference) in enumerate(group):
-                row[n] -= beta * sum(float(s - r) for s, r in zip(sampler, reference, strict=True))
+
+    def apart(row: list[float], each: float) -> float:
+        return each - (sum(row) - each) / (len(row) - 1)
+
     everyone = [r for row in rewards for r in row]
     advantages = []
     for row in rewards:
@@ -235,20 +235,27 @@ def looped(kind: str, objective: Any, groups: Any, rewards: Any, limit: int, mic
         elif kind == "dr_grpo":
             advantages.append([r - mean for r in row])
         elif kind == "rloo":
-            advantages.append([r - (sum(row) - r) / (len(row) - 1) for r in row])
+            advantages.append([apart(row, r) for r in row])
         else:
-            advantages.append([r - (sum(everyone) - r) / (len(everyone) - 1) for r in row])
+            advantages.append([apart(everyone, r) for r in row])
+    if estimator == "k1":
+        kls = [
+            [float((new.detach() - torch.tensor(ref)).sum()) for new, _, _, ref in group] for group in groups
+        ]
+        for row, own in zip(advantages, kls, strict=True):
+            compared = [each for row in kls for each in row] if kind == "reinforce" else own
+            row[:] = [a - beta * apart(compared, each) for a, each in zip(row, own, strict=True)]
     sequences, micro_batches = [], []
     for at, (group, own) in enumerate(zip(groups, advantages, strict=True)):
         if at % micro == 0:
             micro_batches.append([])
-        for (new, old, sampler, reference), advantage in zip(group, own, strict=True):
+        for (new, old, sampler, before), advantage in zip(group, own, strict=True):
             tokens = []
             for t in range(len(new)):
                 ratio = torch.exp(new[t] - old[t])
                 clipped = torch.clamp(ratio, 1 - objective.clip_low, 1 + objective.clip_high)
                 value = -torch.min(ratio * advantage, clipped * advantage)
-                k1 = new[t] - reference[t]
+                k1 = new[t] - before[t]
                 if estimator == "k2":
                     value = value + beta * k1**2 / 2
                 elif estimator == "k3":
@@ -375,6 +382,19 @@ def test_groups_without_variance_have_no_gradient(kind: str, base: Path, task: t
     loss = step.trainable(TrainingBatch.of(step.batches()[0], CPU))[0]
     assert gradient(step.decoder, loss).abs().max() < 1e-12
     assert step.sampled.report()["zero_variance"] == 1
+
+
+@pytest.mark.parametrize("kind", list(OBJECTIVES))
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+def test_equal_rewards_have_no_advantage_however_they_are_rounded(kind: str, size: float) -> None:
+    """The mean of seven times 0.35 is not 0.35, and float32 scores of equal answers may differ in a bit."""
+    objective = OBJECTIVES[kind].Config()
+    noise = 1 + np.random.default_rng(0).uniform(-1, 1, (3, 7)) * float(np.finfo(np.float32).eps)
+    for rewards in (np.full((3, 7), 0.35 * size), 0.35 * size * noise):
+        assert not objective.advantages(rewards).any()
+        assert Group(Problem("", None, None), [], [], rewards[0]).even
+    told_apart = np.array([[1.0, 1.0, 1.00001, 1.0]]) * size
+    assert objective.advantages(told_apart).all()
 
 
 def test_advantages() -> None:
@@ -514,6 +534,32 @@ def test_k1_in_the_reward_has_the_gradient_of_the_sequences_kl() -> None:
     torch.testing.assert_close(found, of_sequences, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("beta", [0.001, 1.0])
+@pytest.mark.parametrize("kind", list(OBJECTIVES))
+def test_at_equal_rewards_k1_has_the_gradient_of_the_kl(kind: str, beta: float) -> None:
+    """Expected over all pairs of sequences; whatever the objective divides rewards by."""
+    torch.manual_seed(2)
+    logits = torch.randn(len(PREFIXES), 3, dtype=torch.float64, requires_grad=True)
+    table = Tabled(logits, torch.randn(len(PREFIXES), 3, dtype=torch.float64))
+    log_p = table.log_probs(logits).sum(1)
+    apart, p = log_p - table.log_probs(table.reference).sum(1), log_p.exp()
+    objective = OBJECTIVES[kind].Config(kl_coefficient=beta, kl_estimator="k1")
+    lengths = np.full((1, 2), LENGTH)
+    weights, divisor = objective.weights(lengths, LENGTH)
+    rewards = objective.advantages(np.full((1, 2), 0.7))
+    loss = torch.zeros((), dtype=torch.float64)
+    for pair in itertools.product(range(27), repeat=2):
+        own = list(pair)
+        found = rewards + objective.kl_advantages(apart.detach().numpy()[own][None])
+        loss = (
+            loss
+            - p[own].prod().detach() * (torch.from_numpy(weights * found)[0] * log_p[own]).sum() / divisor
+        )
+    scale = beta * (weights[0] / divisor).sum()
+    (wanted,) = torch.autograd.grad(scale * (p * apart).sum(), logits, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], wanted, rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_k2_and_k3_in_the_loss_have_the_gradient_of_each_tokens_kl(estimator: str) -> None:
     found, _, of_tokens = kl_gradients(estimator)
@@ -544,6 +590,22 @@ def test_the_runtime_samples_nearly_that(base: Path, task: tuple[str, Path], tmp
     assert isinstance(data.train, rollouts.Sampled)
     sums = data.train.trainable(batch)[1]
     assert 0 < float(sums["gap"] / sums["tokens"]) < 0.02
+
+
+@pytest.mark.parametrize("kind", list(OBJECTIVES))
+@pytest.mark.parametrize("adapter", [True, False])
+def test_a_policy_that_is_its_reference_has_no_gradient_at_equal_rewards(
+    kind: str, adapter: bool, base: Path, task: tuple[str, Path], tmp_path: Path
+) -> None:
+    """The runtime rounds otherwise than the trainer, which is no distance from the reference."""
+    words = f"--objective.kind={kind}", "--objective.kl-coefficient=0.1", "--objective.kl-estimator=k1"
+    run = config(base, task, *words, "--data.sampler=runtime", "--adapter.dropout=0.2")
+    run = run if adapter else replace(run, adapter=None)
+    data = rollouts.ready(run, tmp_path, lambda _: None)
+    assert isinstance(data.train, rollouts.Sampled)
+    data.train.task = replace(data.train.task, scorer=lambda text, item: 0.7)
+    numbers = Training(run, data, note=lambda _: None).advance()
+    assert numbers["gradient_norm"] == 0 and numbers["sampler_gap"] > 0 and numbers["zero_variance"] == 1
 
 
 def test_groups_without_variance_are_drawn_anew(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
@@ -601,6 +663,11 @@ def test_what_cannot_be_learned(base: Path, task: tuple[str, Path], tmp_path: Pa
     with pytest.raises(UserError, match="group_size is 1"):
         config(base, task, "--data.group-size", "1")
     assert replace(config(base, task), objective=reinforce.Config()).objective
+    kl = "--objective.kl-coefficient=0.1", "--objective.kl-estimator=k1"
+    with pytest.raises(UserError, match="objective compares none: use k2 or k3"):
+        config(base, task, "--objective.kind=expert_iteration", *kl)
+    with pytest.raises(UserError, match="the task's own answers: leave it 0"):
+        config(base, task, "--objective.kind=imitation", *kl)
     with pytest.raises(UserError, match="grpo, rloo, reinforce"):
         config(base, task, "--objective.kind", "next_token")
     run = config(base, task, "--data.context", "20")

@@ -37,11 +37,13 @@ from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.model.engine import DefinitionEngine
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.tokenizer import Tokenizer
-from cutaway.train import config, finetune, remote_sampler
-from cutaway.train.finetune import FinetuningConfig, Note
+from cutaway.train import finetune, remote_sampler
+from cutaway.train.examples import Note
+from cutaway.train.finetune import FinetuningConfig
 from cutaway.train.loop import Dataset, Training
+from cutaway.train.methods import METHODS
 from cutaway.train.objectives import grpo, on_policy_distill, reinforce
-from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient
+from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient, even
 from cutaway.train.objectives.reward_model import RewardModel
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.remote_sampler import RemoteSampler, all_or_none
@@ -51,8 +53,6 @@ from cutaway.weights import adapters, build, quant
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
-METHODS = ("grpo", "dr_grpo", "dapo", "bnpo", "rloo", "reinforce", "expert_iteration", "imitation")
-METHODS += ("on_policy_distill",)
 JUDGE = "reward_model"
 SAMPLES = "samples.jsonl"
 SHOWN = 5  # held-out questions whose answers an evaluation stores
@@ -106,6 +106,10 @@ class RewardsConfig(FinetuningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.steps or not self.batch_size:
+            raise UserError(
+                "config.steps, config.batch_size: a task has no epochs: give --steps and --batch-size"
+            )
         if not isinstance(self.objective, PolicyGradient | on_policy_distill.Config):
             raise UserError(
                 "config.objective: a task is learned by grpo, rloo, reinforce or one of their kin"
@@ -153,8 +157,8 @@ class Group:
 
     @property
     def even(self) -> bool:
-        """Whether all rewards are equal, so that nothing is learned from them."""
-        return bool(np.ptp(self.rewards) == 0)
+        """Whether all rewards are equal but for rounding, so that nothing is learned from them."""
+        return bool(even(self.rewards))
 
 
 def row(group: Group, shares: bool) -> Batch:
@@ -272,17 +276,15 @@ class Sampled:
         self.rows = [row(group, self.shares) for group in groups]
         rewards = np.array([group.rewards for group in groups])
         self.lengths = np.array([[len(each.ids) for each in group.completions] for group in groups])
-        beta = run.objective.kl_coefficient
-        if beta:
+        found = run.objective.advantages(self._everyones(rewards))
+        if run.objective.kl_coefficient:
             self.rows = [self._with_reference(one) for one in self.rows]
             if run.objective.kl_estimator == "k1":
-                rewards = rewards - beta * np.array([_k1(one, rewards.shape[1]) for one in self.rows])
-        everyones = np.zeros((run.batch_size, rewards.shape[1]))
-        everyones[self.slots] = rewards
-        found = run.objective.advantages(self._sum(everyones))[self.slots]
+                k1 = np.array([self._k1(one, rewards.shape[1]) for one in self.rows])
+                found = found + run.objective.kl_advantages(self._everyones(k1))
         self.rows = [
             replace(one, extra={**one.extra, ADVANTAGES: by_completion(own, one, len(own))[None]})
-            for one, own in zip(self.rows, found, strict=True)
+            for one, own in zip(self.rows, found[self.slots], strict=True)
         ]
         self.step = step
         scores = np.concatenate([group.rewards for group in drawn])
@@ -311,6 +313,12 @@ class Sampled:
             groups = [fresh.get(slot, group) for slot, group in zip(self.slots, groups, strict=True)]
             even, total = even + sum(group.even for group in fresh.values()), total + len(fresh)
         return groups, drawn, (even, total)
+
+    def _everyones(self, own: np.ndarray) -> np.ndarray:
+        """Numbers of this process's completions [slots g] with the other processes' [batch g]."""
+        numbers = np.zeros((self.run.batch_size, own.shape[1]))
+        numbers[self.slots] = own
+        return self._sum(numbers)
 
     def _sum(self, numbers: np.ndarray) -> np.ndarray:
         """Over the processes."""
@@ -357,23 +365,29 @@ class Sampled:
 
     def _with_reference(self, one: Batch) -> Batch:
         """The row with the log-probabilities of the model before training."""
+        of = self.trainable.reference_log_probs if self.reference is None else self.reference.log_probs
+        return replace(one, extra={**one.extra, REFERENCE: self._log_probs(one, of)})
+
+    def _k1(self, one: Batch, count: int) -> np.ndarray:
+        """The sum of k1 over each completion's tokens [g].
+
+        The trainer computes both sides: the sampler rounds otherwise, and would be found to differ from a
+        reference with the same weights.
+        """
+        trained = one.loss_weights[0] > 0
+        apart = self._log_probs(one, self.trainable.log_probs) - one.extra[REFERENCE]
+        return np.bincount(one.documents[0][trained], apart[0][trained].astype(np.float64), count)
+
+    def _log_probs(self, one: Batch, of: Callable[[TrainingBatch, int, float], torch.Tensor]) -> np.ndarray:
+        """The log-probabilities of a row's targets [1 t], without dropout."""
         objective, device = self.run.objective, self.trainable.head_weight.device
-        options = objective.chunk_size, objective.temperature
-        batch = TrainingBatch.of(one, device)
-        half = self.run.precision == "bfloat16"
+        half, model = self.run.precision == "bfloat16", self.trainable.model
+        training = model.training
+        model.eval()
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            if self.reference is None:
-                found = self.trainable.reference_log_probs(batch, *options)
-            else:
-                found = self.reference.log_probs(batch, *options)
-        return replace(one, extra={**one.extra, REFERENCE: found.float().cpu().numpy()})
-
-
-def _k1(one: Batch, count: int) -> np.ndarray:
-    """The sum of k1 over each completion's tokens [g]."""
-    trained = one.loss_weights[0] > 0
-    apart = (one.extra[SAMPLER][0] - one.extra[REFERENCE][0]).astype(np.float64)[trained]
-    return np.bincount(one.documents[0][trained], apart, count)
+            found = of(TrainingBatch.of(one, device), objective.chunk_size, objective.temperature)
+        model.train(training)
+        return found.float().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -420,14 +434,6 @@ class HeldOut:
 
 
 # ---- the recipe (train/run.py) -----------------------------------------------------------------------------
-
-
-def is_method(source: str, changes: Sequence[str]) -> bool:
-    """Whether SOURCE, a method, a YAML file or a run's folder, learns a task."""
-    if source in METHODS or source in finetune.presets():
-        return source in METHODS
-    objective = config.entries(source, changes).get("objective")
-    return isinstance(objective, dict) and objective.get("kind") in METHODS
 
 
 def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.train.objectives.common.policy_gradient import PolicyGradient
+from cutaway.train.objectives.common.policy_gradient import PolicyGradient, centred
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Config(PolicyGradient):
     """As the policy gradient's."""
 
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        return rewards - rewards.mean(-1, keepdims=True)
+        return centred(rewards)
 
     def weights(self, lengths: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
         return np.ones(lengths.shape), lengths.size * limit

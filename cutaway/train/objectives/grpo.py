@@ -1,6 +1,7 @@
 """GRPO (2402.03300): a completion's reward, compared with those of the same prompt's other completions.
 
     A_i = (r_i - mean(r)) / (std(r) + 1e-4)      std with Bessel's correction, over the prompt's completions
+    A_i = 0 where the rewards differ by no more than rounding
     w = 1 / length of the completion, the sum divided by the number of completions: a mean of means
 
 The loss: ``common/policy_gradient.py``. ``dr_grpo``, ``dapo`` and ``bnpo`` correct what
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.train.objectives.common.policy_gradient import PolicyGradient
+from cutaway.train.objectives.common.policy_gradient import PolicyGradient, centred
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,7 @@ class Config(PolicyGradient):
     """As the policy gradient's."""
 
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        apart = rewards - rewards.mean(-1, keepdims=True)
-        return apart / (rewards.std(-1, ddof=1, keepdims=True) + 1e-4)
+        return centred(rewards) / (rewards.std(-1, ddof=1, keepdims=True) + 1e-4)
 
     def weights(self, lengths: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
         return 1 / lengths, lengths.size

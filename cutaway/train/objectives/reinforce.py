@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.train.objectives import rloo
+from cutaway.train.objectives.common.policy_gradient import leave_one_out
 
 
 @dataclass(frozen=True)
@@ -19,4 +20,7 @@ class Config(rloo.Config):
     """As RLOO's."""
 
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
-        return rloo.leave_one_out(rewards.ravel()).reshape(rewards.shape)
+        return leave_one_out(rewards.ravel()).reshape(rewards.shape)
+
+    def kl_advantages(self, k1: np.ndarray) -> np.ndarray:
+        return super().kl_advantages(k1.ravel()).reshape(k1.shape)

@@ -11,18 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from cutaway.train.objectives.common.policy_gradient import PolicyGradient
-
-
-def leave_one_out(rewards: np.ndarray) -> np.ndarray:
-    """Each reward of the last axis less the mean of the others."""
-    count = rewards.shape[-1]
-    return (rewards - rewards.mean(-1, keepdims=True)) * (count / (count - 1))
+from cutaway.train.objectives.common.policy_gradient import PolicyGradient, leave_one_out
 
 
 @dataclass(frozen=True)
 class Config(PolicyGradient):
-    """As the policy gradient's; KL is in the reward."""
+    """As the policy gradient's; KL is in the advantage, as in the reward: neither is divided."""
 
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
 

@@ -10,12 +10,15 @@ sampler drew from: it rounds otherwise, and c corrects for that (truncated impor
 
 KL(pi || reference) is estimated from the sampled tokens, k1 = log pi - log reference:
 
-    k1   in the reward: r_i - beta sum over t of k1_it. As a loss, its gradient is 0 in expectation.
+    k1   in the advantage: A_i - beta (K_i - mean of the other completions' K), K_i = sum over t of k1_it.
+         In the reward of an objective that divides by the group's deviation it would be divided too: at equal
+         rewards by its own deviation, whatever beta is. As a loss, its gradient is 0 in expectation.
     k2   k1^2 / 2 as a loss: the gradient of KL at each token
     k3   r (exp(-k1) + k1 - 1) as a loss, with r's gradient: without r it is that of another divergence
          (DeepSeek-V3.2, 2512.02556; 2512.21852)
 
-Each has the exact gradient in expectation where the table places it, and is offered there alone.
+Each has the exact gradient in expectation where the table places it, and is offered there alone. Weights w
+that depend on the length (``grpo``) weigh the KL of short completions most, as they do rewards.
 """
 
 from __future__ import annotations
@@ -35,6 +38,23 @@ if TYPE_CHECKING:
     from cutaway.train.trainable import Trainable, TrainingBatch
 
 ADVANTAGES, SAMPLER, OLD = "advantages", "sampler_log_probs", "old_log_probs"  # in a batch's ``extra``
+ROUNDING = 2.0**-21  # of the numbers' size: four times what float32 tells apart, in which models score
+
+
+def even(values: np.ndarray) -> np.ndarray:
+    """Of each group [... g] whether its values differ by no more than rounding [... 1]."""
+    return np.ptp(values, -1, keepdims=True) <= ROUNDING * np.abs(values).max(-1, keepdims=True)
+
+
+def centred(values: np.ndarray) -> np.ndarray:
+    """Each value less its group's mean [... g]: exactly 0 in a group of equal ones, whose mean is rounded."""
+    return np.where(even(values), 0.0, values - values.mean(-1, keepdims=True))
+
+
+def leave_one_out(values: np.ndarray) -> np.ndarray:
+    """Each value of a group [... g] less the mean of the others."""
+    count = values.shape[-1]
+    return centred(values) * (count / (count - 1))
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,16 @@ class PolicyGradient(Objective):
             raise UserError(
                 "config.objective.updates: what imitates has no ratio to an old policy: give it more steps"
             )
+        if self.kl_coefficient and not self.sampled:
+            raise UserError(
+                "config.objective.kl_coefficient: KL is estimated from what the model samples, and here it "
+                "reads the task's own answers: leave it 0"
+            )
+        if self.kl_coefficient and self.kl_estimator == "k1" and not self.compares:
+            raise UserError(
+                "config.objective.kl_estimator: k1 is compared between completions as rewards are, and this "
+                "objective compares none: use k2 or k3"
+            )
 
     def before(self, trainable: Trainable, batches: list[TrainingBatch], total: Sum) -> list[TrainingBatch]:
         """Each micro-batch with the log-probabilities of the policy before the step's first update."""
@@ -79,6 +109,10 @@ class PolicyGradient(Objective):
     def advantages(self, rewards: np.ndarray) -> np.ndarray:
         """float64 [n g], of the rewards of n prompts' g completions each."""
         raise NotImplementedError
+
+    def kl_advantages(self, k1: np.ndarray) -> np.ndarray:
+        """What the KL to the reference adds to the advantages [n g], of completions' sums of k1."""
+        return -self.kl_coefficient * leave_one_out(k1)
 
     def weights(self, lengths: np.ndarray, limit: int) -> tuple[np.ndarray, float]:
         """The weight of a token of each completion [n g], and the divisor, of a micro-batch.
