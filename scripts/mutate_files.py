@@ -34,6 +34,7 @@ import numpy as np
 
 from cutaway import gguf
 from cutaway.errors import UserError
+from cutaway.store.reading import parsed
 from cutaway.weights import families, load, quant, rules, safetensors
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
@@ -418,7 +419,7 @@ LAYOUTS = {
 
 
 def _config(path: Path) -> dict[str, gguf.Packed]:
-    fields = Fields(load.parsed(path), path)
+    fields = Fields(parsed(path), path)
     families.of_hf(fields).read(fields)
     return {}
 

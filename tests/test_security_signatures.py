@@ -105,17 +105,29 @@ def test_the_verb_verifies_a_file(
     model = model_file(tmp_path / "small.gguf")
     asked = ["audit", str(model), "--public-key", str(keys[1]), "--json"]
 
-    def severities() -> list[str]:
-        assert cli.main(asked) == 0
+    def severities(code: int) -> list[str]:
+        assert cli.main(asked) == code
         return [issue["severity"] for issue in json.loads(capsys.readouterr().out)["findings"]]
 
-    assert "high" in severities()
+    assert "high" in severities(1)
     sign(model, keys[0], tmp_path / "small.gguf.sig")
-    assert "high" not in severities()
+    assert "high" not in severities(0)
     with model.open("ab") as file:
         file.write(b"\0")
-    assert "high" in severities()
+    assert "high" in severities(1)
+    assert cli.main([*asked[:2], "--json"]) == 0  # nothing was asked of the signature
     assert cli.main([*asked[:3], str(tmp_path / "absent.pub")]) == 2
+    (tmp_path / "no.pub").write_text("no key")
+    capsys.readouterr()
+    assert cli.main([*asked[:3], str(tmp_path / "no.pub")]) == 2
+    assert "holds no public key in PEM form" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_signed_fails_the_verb(folder: Path, keys: tuple[Path, Path, Path]) -> None:
+    asked = ["audit", str(folder), "--public-key", str(keys[1])]
+    assert cli.main(asked) == 0
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert cli.main(asked) == 1
 
 
 def test_a_file_outside_of_the_folder_is_not_the_signed_one(tmp_path: Path) -> None:

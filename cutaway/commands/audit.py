@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cutaway.commands import console
 from cutaway.commands.options import Json, Model
-from cutaway.errors import UserError, escaped
+from cutaway.errors import OperationalError, UserError, escaped
 
 
 def audit(
@@ -31,7 +31,8 @@ def audit(
     cutaway audit folder --public-key author.pub
 
     :param trusted: A copy to compare with: templates, tokens, weights by layer.
-    :param public_key: A PEM file: verify the signed manifest (model.sig, or NAME.sig beside the model).
+    :param public_key: A PEM file: verify the signed manifest (model.sig, or NAME.sig beside the model). Exit
+        code 1 where it does not hold, or does not name every file.
     """
     from cutaway.security import audit as auditing
 
@@ -41,7 +42,11 @@ def audit(
     found = auditing.audit(path, None if trusted is None else console.model_path(trusted), public_key)
     if as_json:
         console.print_json(auditing.document(model, found))
-        return
-    for issue in found:
-        print(f"{issue.severity:<7}{escaped(issue.where)}: {escaped(issue.what)}")
-    console.note(f"{len(found)} findings, {sum(issue.severity == 'high' for issue in found)} of them high.")
+    else:
+        for issue in found:
+            print(f"{issue.severity:<7}{escaped(issue.where)}: {escaped(issue.what)}")
+        console.note(
+            f"{len(found)} findings, {sum(issue.severity == 'high' for issue in found)} of them high."
+        )
+    if public_key is not None and auditing.refused(found):
+        raise OperationalError(f"{model} is not what the owner of {public_key} signed: see the findings")

@@ -10,6 +10,7 @@ import codecs
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -33,9 +34,15 @@ def note_fallback(lm: Any) -> None:
         note(f"The definition runs, slower than the runtime would, because {reason}.")
 
 
+_SURROGATE = re.compile(
+    "[\ud800-\udfff]"
+)  # half a character, which UTF-8 has not: a file's name may hold one
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output, for programs."""
-    print(json.dumps(_finite(document), indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(_finite(document), indent=2, ensure_ascii=False, default=str)
+    print(_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _finite(value: Any) -> Any:
@@ -112,7 +119,8 @@ def model_path(source: str) -> Path:
 
 def base_of(tuned: Path) -> str | None:
     """The model that an adapter or a run says that it began with; None for a model that says nothing."""
-    from cutaway.weights.load import ADAPTER, RUN, parsed
+    from cutaway.store.reading import parsed
+    from cutaway.weights.load import ADAPTER, RUN
 
     if (tuned / ADAPTER).is_file():
         return parsed(tuned / ADAPTER).get("base_model_name_or_path")

@@ -12,58 +12,96 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
+import time
 import zipfile
+import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from cutaway.errors import OperationalError, UserError, escaped
-from cutaway.store.files import digest
+from cutaway.errors import OperationalError, UserError, escaped, quoted
+from cutaway.store import reading
+from cutaway.store.files import digest, read_errors
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import load, quant
 from cutaway.weights.load import PICKLES, Checkpoint
 
 Severity = Literal["high", "medium", "low", "info"]
+Kind = Literal["content", "signature"]
 ORDER = ("high", "medium", "low", "info")
 CONSTANT = re.compile(r"'((?:[^'\\\n]|\\.){2,200})'|\"((?:[^\"\\\n]|\\.){2,200})\"")
 MOST_CONSTANTS = 200
+MOST_TOKENS = 50  # that are named one by one
+SECONDS = 30.0  # for all templates of a model together
+# What zipfile raises for a damaged archive, beside its own.
+DAMAGED = (EOFError, NotImplementedError, OSError, ValueError, RuntimeError, struct.error, zlib.error)
 WORDS = re.compile(r"[^\W\d_]{2,}")
 ROLES = {"user", "assistant", "system", "tool", "model", "developer", "ipython", "function"}
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One finding: how bad, in which file or part, and what."""
+    """One finding: how bad, in which file or part, what, and whether it is about the signature."""
 
     severity: Severity
     where: str
     what: str
+    kind: Kind = "content"
 
 
 def audit(path: Path, trusted: Path | None = None, public_key: Path | None = None) -> list[Issue]:
     """All findings about a model's file or folder, the worst first; ``trusted`` is a copy to compare with.
 
-    ``public_key`` is that of the signed manifest: an elliptic curve key in a PEM file.
+    ``public_key`` is that of the signed manifest: an elliptic curve key in a PEM file. UserError for a key,
+    or a trusted copy, that cannot be read; whatever is wrong with the model itself is a finding.
     """
-    found = [*_files(path), *_signature(path, public_key)]
-    try:
-        checkpoint = load.read(path)
-        tokenizer = checkpoint.tokenizer
-    except (UserError, OperationalError) as error:
-        found.append(Issue("high", str(path), f"it cannot be read: {error}"))
-        return _sorted(found)
-    named = templates(path, checkpoint)
-    for name, template in named.items():
-        found += check_template(name, template, tokenizer)
-    found += _vocabulary(tokenizer)
-    if trusted is not None:
-        other = load.read(trusted)
-        found += _compared(checkpoint, named, other, templates(trusted, other))
+    if public_key is not None:
+        _check_key(public_key)
+    other = None if trusted is None else load.read(trusted)
+    found = [*_files(path), *_each("signature", _signature, path, public_key, kind="signature")]
+    opened: list[tuple[Checkpoint, Tokenizer]] = []
+    found += _each(str(path), _opened, path, opened)
+    for checkpoint, tokenizer in opened:
+        named: dict[str, str] = {}
+        found += _each("chat_template", _templates, path, checkpoint, named)
+        found += _checked(named, tokenizer)
+        found += _each("tokenizer", _vocabulary, tokenizer)
+        if trusted is not None and other is not None:
+            theirs: dict[str, str] = {}
+            list(_templates(trusted, other, theirs))
+            found += _each("trusted copy", _compared, checkpoint, named, other, theirs)
     return _sorted(found)
+
+
+def _opened(path: Path, opened: list[tuple[Checkpoint, Tokenizer]]) -> Iterator[Issue]:
+    checkpoint = load.read(path)
+    opened.append((checkpoint, checkpoint.tokenizer))
+    yield from ()
+
+
+def refused(found: Iterable[Issue]) -> bool:
+    """Whether the signature is not one of the whole model by the key that was given."""
+    return any(issue.kind == "signature" and issue.severity in ("high", "medium") for issue in found)
+
+
+def _each(
+    where: str, check: Callable[..., Iterator[Issue]], *given: Any, kind: Kind = "content"
+) -> Iterator[Issue]:
+    """A check's findings; that it fails is one too, whatever it fails by: only here are errors of every kind
+    caught, since what makes a check fail is in the files that it is to find something about.
+    """
+    try:
+        yield from check(*given)
+    except (UserError, OperationalError) as error:
+        yield Issue("high", where, f"it cannot be read: {error}", kind)
+    except Exception as error:
+        why = escaped(f"{type(error).__name__}: {error}")[:200]
+        yield Issue("high", where, f"it makes a check of it fail, which no sound file does ({why})", kind)
 
 
 def _sorted(found: list[Issue]) -> list[Issue]:
@@ -74,34 +112,56 @@ def _sorted(found: list[Issue]) -> list[Issue]:
 
 
 def _files(path: Path) -> Iterator[Issue]:
-    root = path.resolve()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
         name = file.name if path.is_file() else str(file.relative_to(path))
-        if path.is_dir() and not file.resolve().is_relative_to(root):
-            yield Issue("medium", name, f"it is a link out of the folder, to {file.resolve()}")
-        if why := _pickled(file):
-            yield Issue("high", name, f"{why}: loading it elsewhere can run code; Cutaway never unpickles")
-        if file.suffix == ".py":
-            yield Issue("medium", name, "it is Python code, which trust_remote_code would run")
-        if file.name == "config.json" and "auto_map" in load.parsed(file):
-            yield Issue("medium", name, "auto_map names code that trust_remote_code would run")
+        yield from _each(name, _file, path, file, name)
+
+
+def _file(path: Path, file: Path, name: str) -> Iterator[Issue]:
+    if path.is_dir() and not file.resolve().is_relative_to(path.resolve()):
+        yield Issue("medium", name, f"it is a link out of the folder, to {file.resolve()}")
+    if why := _pickled(file):
+        yield Issue("high", name, f"{why}: loading it elsewhere can run code; Cutaway never unpickles")
+    if file.suffix == ".py":
+        yield Issue("medium", name, "it is Python code, which trust_remote_code would run")
+    if file.name == "config.json" and "auto_map" in reading.parsed(file):
+        yield Issue("medium", name, "auto_map names code that trust_remote_code would run")
 
 
 def _pickled(file: Path) -> str | None:
     """Why a file is a pickle, by its content and then by its name."""
     with file.open("rb") as opened:
-        head = opened.read(2)
-    if head[:1] == b"\x80" and head[1:] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        head = opened.read(4)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "it is a pickle"
-    if head == b"PK" and zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as packed:
-            if any(name.endswith(".pkl") for name in packed.namelist()):
-                return "it is an archive with a pickle"
+    if head in (b"PK\x03\x04", b"PK\x05\x06"):
+        try:
+            with zipfile.ZipFile(file) as packed:
+                names = packed.namelist()
+        except (*DAMAGED, zipfile.BadZipFile):
+            return "it begins as an archive, which cannot be listed and may hold a pickle"
+        if any(name.endswith(".pkl") for name in names):
+            return "it is an archive with a pickle"
     return "its name is a pickle's" if any(file.match(pattern) for pattern in PICKLES) else None
 
 
 # ---- signatures --------------------------------------------------------------------------------------------
+
+
+def _check_key(public_key: Path) -> None:
+    """UserError for a file that holds no public key, and where the library that verifies is not installed."""
+    try:
+        import model_signing  # noqa: F401
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ImportError:
+        raise UserError("signatures need model-signing: pip install 'cutaway[bundle]'") from None
+    with read_errors(public_key):
+        data = public_key.read_bytes()
+    try:
+        load_pem_public_key(data)
+    except ValueError:
+        raise UserError(f"{public_key}: holds no public key in PEM form") from None
 
 
 def manifest_of(path: Path) -> Path | None:
@@ -111,27 +171,30 @@ def manifest_of(path: Path) -> Path | None:
 
 
 def _signature(path: Path, public_key: Path | None) -> Iterator[Issue]:
+    def issue(severity: Severity, where: str, what: str) -> Issue:
+        return Issue(severity, where, what, "signature")
+
     signature = manifest_of(path)
     if signature is None:
         severity: Severity = "info" if public_key is None else "high"
-        yield Issue(severity, str(path), "no file of it is signed: there is no manifest (.sig) beside it")
+        yield issue(severity, str(path), "no file of it is signed: there is no manifest (.sig) beside it")
         return
     try:
         named = signed_digests(signature)
     except UserError as error:
-        yield Issue("high", signature.name, str(error))
+        yield issue("high", signature.name, str(error))
         return
     if public_key is None:
-        yield Issue("low", signature.name, "the manifest was not verified: give its --public-key")
+        yield issue("low", signature.name, "the manifest was not verified: give its --public-key")
     changed = [name for name, expected in named.items() if not _equal(path, name, expected)]
     for name in changed:
-        yield Issue("high", name, f"it is missing or is not the file that {signature.name} names")
+        yield issue("high", name, f"it is missing or is not the file that {signature.name} names")
     if public_key is not None and not changed and (why := _unverified(path, signature, public_key)):
-        yield Issue("high", signature.name, f"the signature does not hold: {why}")
+        yield issue("high", signature.name, f"the signature does not hold: {why}")
     if path.is_dir():
         own = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
         for name in sorted(own - set(named) - {signature.name}):
-            yield Issue("medium", name, f"it is not signed: {signature.name} does not name it")
+            yield issue("medium", name, f"it is not signed: {signature.name} does not name it")
 
 
 def signed_digests(signature: Path) -> dict[str, str]:
@@ -140,7 +203,7 @@ def signed_digests(signature: Path) -> dict[str, str]:
     UserError for what cannot be read as one.
     """
     try:
-        envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+        envelope = reading.parsed(signature)["dsseEnvelope"]
         resources = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["resources"]
         found: dict[str, str] = {}
         for each in resources:
@@ -156,16 +219,17 @@ def signed_digests(signature: Path) -> dict[str, str]:
 
 def _equal(path: Path, name: str, expected: str) -> bool:
     file = path if name == "." else path / name
-    inside = file.resolve().is_relative_to(path.resolve())
-    return inside and file.is_file() and digest(file) == expected
+    try:
+        inside = file.resolve().is_relative_to(path.resolve())
+        return inside and file.is_file() and digest(file) == expected
+    except (OSError, ValueError):  # a name that no file system has
+        return False
 
 
 def _unverified(path: Path, signature: Path, public_key: Path) -> str | None:
     """Why a manifest is not signed with this key, if it is not."""
-    try:
-        from model_signing import verifying
-    except ImportError:
-        raise UserError("signatures need model-signing: pip install 'cutaway[bundle]'") from None
+    from model_signing import verifying
+
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
         config.set_ignore_unsigned_files(path.is_dir()).verify(path, signature)
@@ -177,27 +241,54 @@ def _unverified(path: Path, signature: Path, public_key: Path) -> str | None:
 # ---- templates ---------------------------------------------------------------------------------------------
 
 
-def templates(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
-    """Every chat template by where it is: the one that is used, and named ones that others may use."""
-    found = {
-        key: text
-        for key, text in checkpoint.metadata.items()
-        if key.startswith("tokenizer.chat_template") and isinstance(text, str)
-    }
-    if path.is_dir():
-        for file in sorted(path.rglob("*.jinja")):
-            found[str(file.relative_to(path))] = file.read_text("utf-8")
-        for name in ("tokenizer_config.json", "chat_template.json"):
-            entry = load.parsed(path / name).get("chat_template") if (path / name).is_file() else None
-            named = [{"name": "default", "template": entry}] if isinstance(entry, str) else entry or []
-            found |= {f"{name}: {one['name']}": one["template"] for one in named}
+def _templates(path: Path, checkpoint: Checkpoint, found: dict[str, str]) -> Iterator[Issue]:
+    """Put into ``found`` every chat template by where it is: the one that is used, and named ones that others
+    may use. The findings are about those that cannot be read.
+    """
+    for key, text in checkpoint.metadata.items():
+        if key.startswith("tokenizer.chat_template") and isinstance(text, str):
+            found[key] = text
+    for file in sorted(path.rglob("*.jinja")) if path.is_dir() else ():
+        name = str(file.relative_to(path))
+        yield from _each(name, _jinja, file, name, found)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (path / name).is_file():
+            yield from _each(name, _listed, path / name, name, found)
     if checkpoint.chat_template is not None and checkpoint.chat_template not in found.values():
         found["chat_template"] = checkpoint.chat_template
-    return found
 
 
-def check_template(name: str, template: str, tokenizer: Tokenizer) -> Iterator[Issue]:
-    """The template's prose, and what of it depends on a message's words."""
+def _jinja(file: Path, name: str, found: dict[str, str]) -> Iterator[Issue]:
+    found[name] = reading.text(file)
+    yield from ()
+
+
+def _listed(file: Path, name: str, found: dict[str, str]) -> Iterator[Issue]:
+    """The templates of a JSON file: one, or several by name."""
+    entry = reading.parsed(file).get("chat_template")
+    several = entry if isinstance(entry, list) else [] if entry is None else [entry]
+    for n, one in enumerate(several):
+        called, text = (
+            (one.get("name", n), one.get("template")) if isinstance(one, dict) else ("default", one)
+        )
+        if isinstance(text, str):
+            found[f"{name}: {called}"] = text
+        else:
+            yield Issue("medium", name, f"entry {n} of its chat_template is no template: {quoted(one)}")
+
+
+def _checked(named: dict[str, str], tokenizer: Tokenizer) -> Iterator[Issue]:
+    """What every template does, within SECONDS for all; each rendering has bounds of its own too."""
+    end = time.monotonic() + SECONDS
+    for name, template in named.items():
+        yield from _each(name, check_template, name, template, tokenizer, end)
+
+
+def check_template(name: str, template: str, tokenizer: Tokenizer, end: float) -> Iterator[Issue]:
+    """The template's prose, and what of it depends on a message's words, as far as known by ``end``."""
+    if time.monotonic() > end:
+        yield Issue("medium", name, f"it was not tried: those before it took all of {SECONDS:.0f} seconds")
+        return
     try:
         neutral = {shape: _prose(template, tokenizer, shape, "xx") for shape in SHAPES}
     except UserError as error:
@@ -206,11 +297,17 @@ def check_template(name: str, template: str, tokenizer: Tokenizer) -> Iterator[I
     prose = {text for shape in neutral.values() for text in shape if len(_words(text)) > 1}
     for text in sorted(prose):
         yield Issue("info", name, f"it says to the model, in its own words: {' '.join(text.split())!r}")
-    quoted = {next(filter(None, match.groups())) for match in CONSTANT.finditer(template)}
-    constants = sorted(text.replace("\\n", "\n") for text in quoted)
+    texts = {next(filter(None, match.groups())) for match in CONSTANT.finditer(template)}
+    constants = sorted(text.replace("\\n", "\n") for text in texts)
     if len(constants) > MOST_CONSTANTS:
         yield Issue("medium", name, f"it has {len(constants)} constants, and {MOST_CONSTANTS} were tried")
-    for text in constants[:MOST_CONSTANTS]:
+    for tried, text in enumerate(constants[:MOST_CONSTANTS]):
+        if time.monotonic() > end:
+            what = f"it computes too long: {tried} of its {len(constants)} constants were tried"
+            yield Issue(
+                "medium", name, f"{what} in {SECONDS:.0f} seconds; models' templates take milliseconds"
+            )
+            return
         changed = set[str]()
         for shape in SHAPES:
             for content in (text, f"x {text} {text.upper()} x"):
@@ -255,11 +352,16 @@ def _words(text: str) -> list[str]:
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Iterator[Issue]:
-    for text, id in sorted(tokenizer.added.items(), key=lambda item: item[1]):
-        if text not in tokenizer.special and re.fullmatch(r"<\|.+\|>|<[/｜].+>|\[/?[A-Z_]+\]", text):
-            yield Issue(
-                "low", f"token {id}", f"{text!r} looks like a control token and is marked as plain text"
-            )
+    unmarked = sorted(
+        (id, text)
+        for text, id in tokenizer.added.items()
+        if text not in tokenizer.special and re.fullmatch(r"<\|.+\|>|<[/｜].+>|\[/?[A-Z_]+\]", text)
+    )
+    for id, text in unmarked[:MOST_TOKENS]:
+        what = f"{quoted(text)} looks like a control token and is marked as plain text"
+        yield Issue("low", f"token {id}", what)
+    if len(unmarked) > MOST_TOKENS:
+        yield Issue("low", "tokenizer", f"{len(unmarked) - MOST_TOKENS} more tokens look like control tokens")
 
 
 def _compared(

@@ -31,10 +31,11 @@ from cutaway.model.context import ContextExtension
 from cutaway.patterns import linear
 from cutaway.store.files import atomic_folder
 from cutaway.store.files import write as write_file
+from cutaway.store.reading import parsed
 from cutaway.weights import families, quant, rules, safetensors
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import ADAPTER as CONFIG
-from cutaway.weights.load import Checkpoint, parsed
+from cutaway.weights.load import Checkpoint
 from cutaway.weights.load import read as read_model
 from cutaway.weights.rules import Bound, Tensors
 

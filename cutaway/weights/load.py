@@ -6,12 +6,11 @@ name. Sizes in configs are checked against the weights there are before anything
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
 from cutaway.native import mapped_files
+from cutaway.store.reading import parsed, text
 from cutaway.weights import families, mxfp4, quant, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -32,7 +32,6 @@ CONFIG = "cutaway.json"  # in a folder whose weights have our names
 ADAPTER = "adapter_config.json"  # in a folder that holds changes of another model's weights
 RUN = "run.yaml"  # in the folder of a training run, whose model is the folder beside it
 REWARD = "reward.safetensors"  # in a run's folder whose model gives a reward for an answer, and writes none
-MAX_JSON = 16 << 20
 SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "temperature": ("temp", "temperature"),
     "top_k": ("top_k", "top_k"),
@@ -352,7 +351,7 @@ def _target(folder: Path, fields: Fields, config: EncoderDecoder) -> Target:
 def _chat_template(folder: Path) -> str | None:
     alone = folder / "chat_template.jinja"
     if alone.is_file():
-        return _text(alone)
+        return text(alone)
     for name in ("chat_template.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             continue
@@ -363,24 +362,3 @@ def _chat_template(folder: Path) -> str | None:
         if isinstance(template, str):
             return template
     return None
-
-
-def _text(path: Path) -> str:
-    if path.stat().st_size > MAX_JSON:
-        raise UserError(f"{path}: is {path.stat().st_size:,} bytes long; at most {MAX_JSON:,} are read")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
-
-
-def parsed(path: Path, kind: type = dict) -> Any:
-    """A JSON file that holds entries by name, or a list for ``kind=list``."""
-    try:
-        data = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(data, kind):
-        wanted = "entries by name" if kind is dict else "a list"
-        raise UserError(f"{path}: should hold {wanted}, but holds a {type(data).__name__}")
-    return data

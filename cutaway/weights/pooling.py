@@ -14,9 +14,10 @@ import numpy as np
 
 from cutaway import gguf
 from cutaway.errors import UserError, quoted
+from cutaway.store.reading import parsed
 from cutaway.weights import quant, safetensors
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint, parsed
+from cutaway.weights.load import Checkpoint
 
 KNOWN = {
     "pooling_mode_cls_token": "cls",
