@@ -53,11 +53,13 @@ class Bounds:
 class Helper:
     """One helper process and the lock around it; `name` is what errors call the request.
 
-    `module` has `load()`, which imports what it needs, and `answer(request)`.
+    `module` has `load()`, which imports what it needs, and `answer(request)`. While this process is at work,
+    one of `more` others answers, each started when it is first needed: so a slow request holds up no other.
     """
 
-    def __init__(self, module: str, name: str, bounds: Bounds, wait_seconds: float) -> None:
+    def __init__(self, module: str, name: str, bounds: Bounds, wait_seconds: float, more: int = 0) -> None:
         self.module, self.name, self.bounds, self.wait_seconds = module, name, bounds, wait_seconds
+        self.other = Helper(module, name, bounds, wait_seconds, more - 1) if more else None
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         self.owner = 0  # the process that started it: after a fork its pipes belong to the parent
@@ -65,6 +67,8 @@ class Helper:
 
     def ask(self, request: dict) -> dict:
         """The answer; UserError past the bounds, OperationalError where no helper starts."""
+        if self.other is not None and self.lock.locked():
+            return self.other.ask(request)
         line = json.dumps(request).encode() + b"\n"
         seconds = self.wait_seconds + 10 * self.bounds.seconds_per_byte * len(line)
         with self.lock:
@@ -82,6 +86,8 @@ class Helper:
 
     def close(self) -> None:
         """End the helper; the next request starts another."""
+        if self.other is not None:
+            self.other.close()
         with self.lock:
             self._end()
 

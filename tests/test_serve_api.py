@@ -406,7 +406,7 @@ def test_responses(server: Server, client: Any) -> None:
     assert [event.sequence_number for event in events] == list(range(len(events)))
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
     assert "".join(deltas) == alone.text == events[-1].response.output_text
-    with pytest.raises(openai.BadRequestError, match="There is no 'x' here"):
+    with pytest.raises(openai.BadRequestError, match="There is no response 'x' here"):
         client.responses.create(**asked, previous_response_id="x")
 
 
@@ -574,7 +574,7 @@ def test_metrics_count(server: Server) -> None:
     page = server.get("/metrics").text
     assert 'path="/v1/models/{model:path}",status="404"' in page and 'path="other",status="404"' in page
     assert "made-up" not in page and "/v1/models/a" not in page
-    assert 'cutaway_requests_total{path="/v1/completions",status="200"}' in page
+    assert f'cutaway_requests_total{{model="{NAME}",path="/v1/completions",status="200"}}' in page
     assert re.search(r"^cutaway_generated_tokens_total{.*} [1-9]", page, re.M)
     assert "cutaway_time_to_first_token_seconds_bucket" in page
     assert server.get("/health").json() == {"status": "ok"}

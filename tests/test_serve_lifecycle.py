@@ -20,6 +20,7 @@ from tests.serving import uvicorn
 
 from cutaway.serve.operations import api_keys, bounded_log, lifecycle  # isort: skip
 from cutaway.serve.operations.api_keys import Bucket, KeyRing  # isort: skip
+from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model, Models  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip
 from cutaway.serve.service import Limits  # isort: skip
@@ -29,7 +30,8 @@ OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"
 
 def load() -> Any:
     """A service without a model."""
-    return SimpleNamespace(limits=Limits(), stop=lambda seconds: None, scheduler=None, adapters={})
+    parts: dict[str, Any] = {"limits": Limits(), "scheduler": None, "adapters": {}, "metrics": Metrics()}
+    return SimpleNamespace(stop=lambda seconds: 0, **parts)
 
 
 # ---- sockets and systemd -----------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_bodies_are_checked_away_from_the_event_loop(server: Server, monkeypatch
 
     monkeypatch.setattr(protocol, "parse_body", noted)
     assert server.post("/tokenize", {"text": "x"}).status_code == 200
-    assert threads and threads[0].startswith("cutaway-prepare")
+    assert threads and threads[0].startswith("cutaway-work")
 
 
 def test_answers_in_pieces_are_json() -> None:

@@ -145,7 +145,7 @@ def test_keys_rotate_without_forgetting_what_was_used(server: Server, keys: KeyR
         keys.load()
         assert server.get("/v1/models", **bearer(ALICE)).status_code == 401
         assert server.get("/v1/usage", **bearer(NEW)).json()["data"][0]["generated_tokens"] == before
-        for wrong in (FILE.replace("bob,", "alice,"), FILE.replace("chat", "chats"), "keys: []", "short"):
+        for wrong in (FILE.replace("bob,", "alice,"), FILE.replace("chat", "chats"), "keys: []", "short", ""):
             file.write_text(wrong)
             with pytest.raises(UserError):
                 keys.load()
@@ -165,6 +165,50 @@ def test_a_file_of_lines_and_of_hashes(tmp_path: Path) -> None:
     ring = KeyRing((), path)
     found = ring.find(ALICE)
     assert found is not None and found.name == "a" and ring.find(BOB) is None
+
+
+WRONG_LINES = {
+    "three words": (f"{ALICE}\nmy secret passphrase\n", "line 2"),
+    "a comment": (f"# of alice\n{ALICE}\n", "line 1"),
+    "a comment in one word": (f"{ALICE}\n\n#the-comment\n", "line 3"),
+    "a pair of YAML": (f"key: {ALICE}", "line 1"),
+    "a pair without a blank": (f"key:{ALICE}", "line 1"),
+    "a list of YAML": (f"- {ALICE}\n- {BOB}", "line 1"),
+    "a text of JSON": (f'"{ALICE}"', "line 1"),
+    "a list of JSON": (f'["{ALICE}"]', "line 1"),
+    "JSON of other names": (f'{{"api_keys": ["{ALICE}"]}}', "keys"),
+    "keys with commas": (f"{ALICE},{BOB}", "line 1"),
+    "a short one": (f"{ALICE}\nshort\n", "line 2"),
+    "one twice": (f"{ALICE}\n{BOB}\n{ALICE}\n", "line 3 is the key of line 1"),
+    "a key of two names": (
+        f"keys: [{{name: a, key: {ALICE}}}, {{name: b, key: {ALICE}}}]",
+        "b has a key that a",
+    ),
+    "a key that is given too": (f"keys: [{{name: a, key: {CAROL}}}]", "--api-key"),
+    "a line that is given too": (f"{ALICE}\n{CAROL}\n", "--api-key"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LINES)
+def test_a_file_of_anything_but_one_key_a_line_is_refused(name: str, tmp_path: Path) -> None:
+    text, why = WRONG_LINES[name]
+    path = tmp_path / "secret"
+    path.write_text(text)
+    with pytest.raises(UserError, match=why) as refused:
+        KeyRing((CAROL,), path)
+    assert not any(key in str(refused.value) for key in (ALICE, BOB, CAROL, "passphrase"))
+
+
+def test_lines_may_be_empty_and_json_is_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"\ufeff{ALICE}\r\n\r\n  {BOB}  \n")
+    ring = KeyRing((), path)
+    assert [one.name for one in ring.tenants] == ["secret-1", "secret-2"] and ring.find(BOB)
+    path.write_text(json.dumps({"keys": [{"name": "a", "key": [ALICE, BOB]}]}))
+    ring = KeyRing((), path)
+    assert [one.name for one in ring.tenants] == ["a"] and ring.find(ALICE) is ring.find(BOB)
+    with pytest.raises(UserError, match="given twice"):
+        KeyRing((ALICE, ALICE))
 
 
 def test_a_wrong_key_learns_how_and_the_document_declares_it(server: Server) -> None:

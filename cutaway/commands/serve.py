@@ -1,5 +1,6 @@
 """`cutaway serve`: a model behind OpenAI's API, for this machine alone by default."""
 
+import logging
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from cutaway.commands.options import Flag
 from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
 from cutaway.errors import UserError
 
+log = logging.getLogger("cutaway.serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
 
@@ -64,10 +66,15 @@ def serve(
     if print_config:
         print(serve_options.shown(models, *groups), end="")
         return
+    from cutaway.serve.operations import bounded_log
+
+    bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
+    if operation.log_format == "json":
+        sys.stderr = bounded_log.LoggedStream()
     serve_options.check(*groups)
     uvicorn = _libraries()
     from cutaway.serve.app import build
-    from cutaway.serve.operations import bounded_log, lifecycle
+    from cutaway.serve.operations import lifecycle
     from cutaway.serve.operations.access import UNIX, AccessPolicy, Connections, most_connections, protocol
     from cutaway.serve.operations.api_keys import KeyRing
     from cutaway.serve.operations.tracing import Tracing
@@ -88,11 +95,11 @@ def serve(
     connections = Connections(most_connections(1024), proxies=listening.trusted_proxy)
     tracing = Tracing(operation.otlp_endpoint) if operation.otlp_endpoint else None
     lifecycle.hold_signals()
-    bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
     at = (listening.host, listening.port, listening.uds, listening.reuse_port)
     with lifecycle.bound(*at) as socket:  # a port that is taken is an error before a model is loaded
         use_threads(loading.threads)
         store = ResponseStore(bounds.store, bounds.store_seconds)
+        store.load_usage(keys)
         loader = Loader(models, loading, several, limits, operation.log_prompts, bounds.lenient, store)
         served = loader.models()
         policy = AccessPolicy(
@@ -115,23 +122,41 @@ def serve(
             timeout_keep_alive=15,
             h11_max_incomplete_event_size=64 * 1024,
             forwarded_allow_ips=[UNIX, *listening.trusted_proxy],
+            ssl_certfile=listening.ssl_certfile,
+            ssl_keyfile=listening.ssl_keyfile,
         )
-
-        note(greeting(served.default, _address(listening, socket), bool(keys)))
+        address = _address(listening, socket)
+        if operation.log_format == "json":
+            log.info("Cutaway %s serves %s on %s", cutaway.__version__, served.default.name, address)
+        else:
+            note(greeting(served.default, address, bool(keys)))
         sys.setswitchinterval(HANDOVER)
         socket.listen(settings.backlog)
-        read_again = partial(reload, keys, config, operation)
-        server = lifecycle.Server(settings, served, operation.stop_delay, read_again, listening.uds)
+        settings.load()
+        read_again = partial(reload, keys, config, operation, listening, settings.ssl)
+        save = partial(store.save_usage, keys)
+        server = lifecycle.Server(settings, served, operation.stop_delay, read_again, listening.uds, save)
         server.run(sockets=[socket])
 
 
-def reload(keys: Any, config: Path | None, operation: Operation) -> None:
-    """Read the key file again, and the log level from --config's; where one is wrong, neither changes."""
+def reload(
+    keys: Any,
+    config: Path | None,
+    operation: Operation,
+    listening: Listening = Listening(),
+    tls: Any = None,
+) -> None:
+    """Read the key file and the certificate again, and the log level from --config's; where one is wrong,
+    none changes. ``tls`` is the context of the connections to come.
+    """
     from cutaway.serve.operations import bounded_log
 
     level = serve_options.log_level(config) or operation.log_level
+    serve_options.check_certificate(listening)
     keys.load()
     bounded_log.set_level(level)
+    if tls is not None:
+        tls.load_cert_chain(listening.ssl_certfile, listening.ssl_keyfile)
 
 
 def greeting(service: Any, address: str, locked: bool) -> str:
@@ -285,7 +310,7 @@ class Loader:
         scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
         shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
         if first is not None:
-            names = ("store", "running", "bridge", "prepare_pool", "grammar_pool")
+            names = ("store", "running", "bridge", "pool")
             shared = {one: getattr(first, one) for one in names}
         metrics = Metrics() if first is None else first.metrics
         service = Service(
@@ -336,4 +361,5 @@ def _address(listening: Listening, made: Any) -> str:
     if isinstance(name, str):
         return f"http+unix://{name}"
     shown = f"[{listening.host}]" if ":" in listening.host else listening.host
-    return f"http://{shown}:{name[1]}{_root_path(listening)}"
+    scheme = "https" if listening.ssl_certfile else "http"
+    return f"{scheme}://{shown}:{name[1]}{_root_path(listening)}"

@@ -36,6 +36,10 @@ class Listening:
         The path under which a proxy shows the server, such as /llm.
     trusted_proxy
         An address or network whose X-Forwarded-For is believed; again for more.
+    ssl_certfile
+        A certificate with its chain, in PEM: connections are TLS. SIGHUP reads it again.
+    ssl_keyfile
+        The certificate's private key, where it is not in the same file.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +48,8 @@ class Listening:
     reuse_port: Flag = False
     root_path: str = ""
     trusted_proxy: Words = ("127.0.0.1", "::1")
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
 
 
 @Parameter(name="*")
@@ -187,7 +193,7 @@ class Bounds:
     lenient
         Take requests with fields that are not known; the answer's x-cutaway-ignored names them.
     store
-        A file to keep responses in (/v1/responses); without it they are kept in memory.
+        A file to keep responses (/v1/responses) and what keys have used in; without it, in memory.
     store_seconds
         Seconds that a response is kept.
     """
@@ -231,13 +237,39 @@ class Operation:
     otlp_endpoint: str | None = None
 
 
+def check_certificate(listening: Listening) -> None:
+    """Refuse a certificate and key that no connection could be made with."""
+    import ssl
+
+    if listening.ssl_certfile is None:
+        if listening.ssl_keyfile is not None:
+            raise UserError("--ssl-keyfile needs --ssl-certfile, the certificate that its key is of")
+        return
+
+    def encrypted() -> str:
+        raise UserError(f"The key of {listening.ssl_certfile} is encrypted: give one without a passphrase")
+
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(listening.ssl_certfile, listening.ssl_keyfile, encrypted)
+    except OSError as error:  # ssl.SSLError is one
+        names = " and ".join(str(one) for one in (listening.ssl_certfile, listening.ssl_keyfile) if one)
+        why = error.strerror if error.filename or not isinstance(error, ssl.SSLError) else error.reason
+        raise UserError(f"{names}: no certificate in PEM with its key: {why or error}") from None
+
+
 POSITIVE = ("max_sequences", "max_body", "timeout", "max_tokens")
 MOST_PORT = 65535
 FINITE = ("max_queue", "drain", "stop_delay", "store_seconds")
 
 
 def check(*groups: Any) -> None:
-    """Refuse numbers that are not finite, negative, or 0 where that would answer nothing."""
+    """Refuse numbers that are not finite, negative, or 0 where that would answer nothing, and a certificate
+    without its key.
+    """
+    for group in groups:
+        if isinstance(group, Listening):
+            check_certificate(group)
     for name, value in _values(groups):
         if name == "port" and not 0 <= value <= MOST_PORT:
             raise UserError(f"--port is {value}: give a number from 0 to {MOST_PORT}")

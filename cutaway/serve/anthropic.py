@@ -6,7 +6,6 @@ here checks one. A thread is a conversation that the server keeps, as it keeps r
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,11 +14,11 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.generate.batch.request import Generation
+from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import Event, collect
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.chat import Answer, Conversation, begin, chat_ids, read, reason
+from cutaway.serve.chat import Conversation, begin, chat_ids, read, reason
 from cutaway.serve.openai_format import APIError, json_response, new_id, usage, warned
 from cutaway.serve.protocol import (
     IGNORED,
@@ -32,6 +31,7 @@ from cutaway.serve.protocol import (
     checked,
     schema_format,
 )
+from cutaway.serve.response_store import Entry
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, key_of, respond
 
@@ -134,8 +134,8 @@ class MessagesRequest(CountRequest):
 
 async def messages(service: Service, body: MessagesRequest, http: HTTPRequest) -> Response:
     """Anthropic's Messages."""
-    body = await service.prepare(client_of(http), _whole, body, key_of(http))
-    of = await begin(service, await service.prepare(client_of(http), _chat, body), http)
+    body = await service.run(client_of(http), _whole, body, key_of(http))
+    of = await begin(service, await service.run(client_of(http), _chat, body), http)
     answer = Message(of, new_id("msg"), body.model or service.name, body, key_of(http))
     return await respond(http, of.streams, answer, body.stream, wire="named")
 
@@ -147,7 +147,7 @@ def _whole(service: Service, body: MessagesRequest, key: bytes) -> MessagesReque
             raise APIError(400, "messages is empty: give at least one", param="messages")
         return body
     id = body.thread.previous_message_id
-    found = (service.store.get(key, id) or {}).get("thread")
+    found = service.store.shown(key, id, "thread")
     if found is None:
         text = f"There is no thread {id[:100]!r} here: it was not stored, or its time is over"
         raise APIError(404, text, param="thread", code="thread_not_found")
@@ -244,24 +244,25 @@ class Message:
     async def whole(self) -> Response:
         """The message when it is finished."""
         (pieces,), _ = await self.of.streams.collect()
-        return await asyncio.to_thread(self._response, read(self.of.reader(), pieces))
+        return await self.of.service.run(self.of.client, self._response, pieces)
 
-    def _response(self, answer: Answer) -> Response:
+    def _response(self, service: Service, pieces: Sequence[Piece]) -> Response:
+        answer = read(self.of.reader(), pieces)
         content = _content(answer.thought, answer.content, answer.calls)
-        self.of.service.log_answer(self.of.body, content)
-        self._keep(content)
+        service.log_answer(self.of.body, content)
+        self._keep(service, content)
         ended = _ended(answer.reason, answer.generation)
         whole = self._message(content, _usage(answer.generation)) | ended
         return json_response(whole | warned(self.of.warnings))
 
-    def _keep(self, content: list[dict[str, Any]]) -> None:
+    def _keep(self, service: Service, content: list[dict[str, Any]]) -> None:
         """Store the thread that the message is of, if it is of one, with the message at its end."""
         if self.body.thread is None:
             return
         fields = {"messages", "system", "tools"}
         given = self.body.model_dump(include=fields, exclude_none=True, by_alias=True)
         given["messages"].append({"role": "assistant", "content": content})
-        self.of.service.store.put(self.key, {self.id: {"thread": given}})
+        service.store.put(self.key, {self.id: Entry("thread", given)})
 
     def _message(self, content: list[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:
         head = {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
@@ -289,7 +290,8 @@ class Message:
                 if kind is None:
                     yield {"type": "content_block_start", "index": 0, "content_block": _block("")}
                 yield {"type": "content_block_stop", "index": max(index, 0)}
-                await asyncio.to_thread(self._keep, _content(*collect(events)))
+                content = _content(*collect(events))
+                await self.of.service.run(self.of.client, self._keep, content)
                 ended = _ended(reason(reader, piece.generation), piece.generation)
                 end = {"type": "message_delta", "delta": ended, "usage": _usage(piece.generation)}
                 yield end | warned(self.of.warnings)

@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -35,15 +37,15 @@ from cutaway.serve import (
     tokens,
     traces,
 )
-from cutaway.serve.openai_format import APIError, error_response, to_api_error
+from cutaway.serve.openai_format import APIError, error_response, json_response, to_api_error
 from cutaway.serve.operations import bounded_log
-from cutaway.serve.operations.access import PUBLIC, AccessPolicy, AuthMiddleware
-from cutaway.serve.operations.api_keys import Role, Tenant
+from cutaway.serve.operations.access import PUBLIC, AccessPolicy, AuthMiddleware, unpacked
+from cutaway.serve.operations.api_keys import ANY, TEXT, Role, Tenant
 from cutaway.serve.operations.models import Model, Models
 from cutaway.serve.operations.request_record import RecordMiddleware, record_of
 from cutaway.serve.operations.tracing import Tracing
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import client_of, while_connected
+from cutaway.serve.streaming import client_of, key_of, while_connected
 
 log = logging.getLogger("cutaway.serve")
 MOST_NAMED = 32  # ignored fields, of one request
@@ -81,6 +83,7 @@ def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) 
         title="Cutaway",
         version=cutaway.__version__,
         summary="A large language model with its side open: OpenAI's API, and what is inside.",
+        openapi_url=None,  # a route like the others
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan(),
@@ -102,32 +105,74 @@ def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) 
             allow_headers=["*"],
             expose_headers=["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "retry-after"],
         )
-    return RecordMiddleware(_answer_head(guarded), service.metrics, tracing)
+    return RecordMiddleware(_answer_head(guarded), models, tracing)
 
 
 Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
 
 
+@dataclass(frozen=True)
+class Gate:
+    """What a route depends on that needs a key: one of these roles, and a place within the key's quotas."""
+
+    roles: tuple[Role, ...]
+    answers: bool  # by computing with the model, which is what a key's `concurrent` and tokens bound
+
+    async def __call__(self, http: HTTPRequest) -> None:
+        """APIError for a key that may not ask this, or not now."""
+        tenant = _tenant(http)
+        tenant.check(*self.roles)
+        record_of(http).ends.append(tenant.admit(self.answers))
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Adds routes to an application, each with its roles; what GET and DELETE do runs in the fair pool."""
+
+    app: FastAPI
+    service: Service
+
+    def add(
+        self, method: str, path: str, roles: tuple[Role, ...], endpoint: Any, answers: bool = False
+    ) -> None:
+        """Add a route under its path, and without /v1."""
+        more: Any = {"methods": [method], "response_model": None, "summary": endpoint.__doc__}
+        more |= {"dependencies": [Depends(Gate(roles, answers))]}
+        self.app.add_api_route(path, endpoint, **more)
+        if path.startswith("/v1/"):
+            self.app.add_api_route(path.removeprefix("/v1"), endpoint, include_in_schema=False, **more)
+
+    def get(self, path: str, *roles: Role) -> Callable[[Any], None]:
+        """Decorate an endpoint of GET."""
+        return partial(self.add, "GET", path, roles)
+
+    def delete(self, path: str, *roles: Role) -> Callable[[Any], None]:
+        """Decorate an endpoint of DELETE."""
+        return partial(self.add, "DELETE", path, roles)
+
+    async def json(self, http: HTTPRequest, work: Callable[..., Any], *arguments: Any) -> Response:
+        """What the work makes of its arguments, as JSON."""
+
+        def made(_: Service) -> Response:
+            return json_response(work(*arguments))
+
+        return await self.service.run(client_of(http), made)
+
+
 def _paths(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
-    _state(app, models, policy)
-    _listed(app, models)
-    _stored(app, models.default)
-    _others(app, models)
-    for path, (body, answer, role) in POSTS.items():
-        post = _endpoint(models, body, answer, role)
-        post = _of_id(post) if "{id}" in path else post
-        app.post(path, response_model=None, summary=answer.__doc__)(post)
-    for route in [route for route in app.routes if isinstance(route, APIRoute)]:
-        if route.path.startswith("/v1/"):
-            bare, methods = route.path.removeprefix("/v1"), sorted(route.methods or ())
-            app.add_api_route(
-                bare, route.endpoint, methods=methods, response_model=None, include_in_schema=False
-            )
+    routes = Routes(app, models.default)
+    _health(app, models)
+    _state(routes, policy)
+    _listed(routes, models)
+    _stored(routes)
+    _others(routes, models)
+    for path, post in POSTS.items():
+        endpoint = _endpoint(models, post)
+        routes.add("POST", path, post.roles, _of_id(endpoint) if "{id}" in path else endpoint, post.answers)
 
 
-def _state(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
-    """Whether the server answers, what it does, and what a key has used."""
-    service = models.default
+def _health(app: FastAPI, models: Models) -> None:
+    """What a load balancer asks without a key; it waits for nothing."""
 
     @app.get("/health", response_model=None)
     @app.get("/health/ready", response_model=None)
@@ -141,121 +186,151 @@ def _state(app: FastAPI, models: Models, policy: AccessPolicy) -> None:
         """Whether the server answers at all."""
         return {"status": "ok"}
 
-    @app.get("/metrics")
+
+def _state(routes: Routes, policy: AccessPolicy) -> None:
+    """What the server does, what a key has used, and which requests it takes."""
+
+    @routes.get("/metrics", "metrics")
     async def metrics(http: HTTPRequest) -> Response:
         """What Prometheus reads."""
-        _tenant(http).check("metrics")
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = await routes.service.run(client_of(http), lambda service: service.metrics.text())
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/v1/usage")
-    async def usage(http: HTTPRequest) -> dict[str, Any]:
+    @routes.get("/v1/usage", *ANY)
+    async def usage(http: HTTPRequest) -> Response:
         """What the request's API key has used since the server started, and its quotas; all keys' for an
         admin.
         """
         own = _tenant(http)
         shown = policy.keys.tenants if "admin" in own.roles else [own]
-        return {"object": "list", "data": [tenant.usage() for tenant in shown]}
+        data = [tenant.usage() for tenant in shown]
+        return await routes.json(http, dict, {"object": "list", "data": data})
+
+    @routes.get("/openapi.json", *ANY)
+    async def document(http: HTTPRequest) -> Response:
+        """The requests that the server takes, as an OpenAPI document."""
+        return await routes.json(http, routes.app.openapi)
 
 
-def _listed(app: FastAPI, models: Models) -> None:
+def _listed(routes: Routes, models: Models) -> None:
     """The models, for clients and for an admin."""
 
-    @app.get("/v1/models")
-    async def listed() -> dict[str, Any]:
+    @routes.get("/v1/models", *ANY)
+    async def listed(http: HTTPRequest) -> Response:
         """The models that are served, under each of their names, and their adapters."""
-        cards = [_model(model, name) for model in models.models for name in model.names]
-        return {"object": "list", "data": cards}
 
-    @app.get("/v1/models/{model:path}")
-    async def model(model: str) -> dict[str, Any]:
+        def cards() -> dict[str, Any]:
+            found = [_model(model, name) for model in models.models for name in model.names]
+            return {"object": "list", "data": found}
+
+        return await routes.json(http, cards)
+
+    @routes.get("/v1/models/{model:path}", *ANY)
+    async def model(model: str, http: HTTPRequest) -> Response:
         """The model, by its name."""
-        return _model(models.find(model), model)
+        return await routes.json(http, lambda: _model(models.find(model), model))
 
-    @app.get("/v1/admin/models")
-    async def status(http: HTTPRequest) -> dict[str, Any]:
+    @routes.get("/v1/admin/models", "admin")
+    async def status(http: HTTPRequest) -> Response:
         """Which models are loaded, for an admin."""
-        _tenant(http).check("admin")
-        return {"object": "list", "data": [models.status(model) for model in models.models]}
+        data = [models.status(model) for model in models.models]
+        return await routes.json(http, dict, {"object": "list", "data": data})
 
 
-def _stored(app: FastAPI, service: Service) -> None:
+def _stored(routes: Routes) -> None:
     """What `/v1/responses` keeps: responses and conversations, read, cancelled and deleted."""
 
-    @app.get("/v1/responses/{id}", response_model=None)
-    async def kept_response(id: str, http: HTTPRequest) -> dict[str, Any]:
+    async def stored(http: HTTPRequest, work: Callable[..., Any], *arguments: Any) -> Response:
+        return await routes.json(http, work, routes.service, key_of(http), *arguments)
+
+    @routes.get("/v1/responses/{id}", "chat")
+    async def kept_response(id: str, http: HTTPRequest) -> Response:
         """A stored response."""
-        return responses.fetched(service, id, http)
+        return await stored(http, responses.fetched, id)
 
-    @app.get("/v1/responses/{id}/input_items", response_model=None)
-    async def input_items(id: str, http: HTTPRequest) -> dict[str, Any]:
+    @routes.get("/v1/responses/{id}/input_items", "chat")
+    async def input_items(id: str, http: HTTPRequest) -> Response:
         """What a stored response answers."""
-        return responses.input_items(service, id, http)
+        return await stored(http, responses.input_items, id)
 
-    @app.post("/v1/responses/{id}/cancel", response_model=None)
-    async def cancel(id: str, http: HTTPRequest) -> dict[str, Any]:
+    async def cancel(id: str, http: HTTPRequest) -> Response:
         """Stop a response that is under way."""
-        return await responses.cancelled(service, id, http)
+        was_running = responses.stop(routes.service, key_of(http), id)
+        return await stored(http, responses.cancelled, id, was_running)
 
-    @app.get("/v1/conversations/{id}", response_model=None)
-    async def kept_conversation(id: str, http: HTTPRequest) -> dict[str, Any]:
+    routes.add("POST", "/v1/responses/{id}/cancel", ("chat",), cancel)
+
+    @routes.get("/v1/conversations/{id}", "chat")
+    async def kept_conversation(id: str, http: HTTPRequest) -> Response:
         """A stored conversation."""
-        return responses.conversation_of(service, id, http)
+        return await stored(http, responses.conversation_of, id)
 
-    @app.get("/v1/conversations/{id}/items", response_model=None)
+    @routes.get("/v1/conversations/{id}/items", "chat")
     async def conversation_items(
         id: str, http: HTTPRequest, order: Literal["asc", "desc"] = "desc", limit: int = 20, after: str = ""
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The items of a stored conversation."""
-        return responses.conversation_items(service, id, http, order, limit, after)
+        return await stored(http, responses.conversation_items, id, order, limit, after)
 
-    @app.get("/v1/conversations/{id}/items/{item}", response_model=None)
-    async def conversation_item(id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+    @routes.get("/v1/conversations/{id}/items/{item}", "chat")
+    async def conversation_item(id: str, item: str, http: HTTPRequest) -> Response:
         """An item of a stored conversation."""
-        return responses.conversation_item(service, id, item, http)
+        return await stored(http, responses.conversation_item, id, item)
 
-    @app.delete("/v1/conversations/{id}/items/{item}", response_model=None)
-    async def forget_item(id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+    @routes.delete("/v1/conversations/{id}/items/{item}", "chat")
+    async def forget_item(id: str, item: str, http: HTTPRequest) -> Response:
         """Take an item out of a stored conversation."""
-        return responses.without_item(service, id, item, http)
+        return await stored(http, responses.without_item, id, item)
 
-    @app.delete("/v1/responses/{id}", response_model=None)
-    @app.delete("/v1/conversations/{id}", response_model=None)
-    async def delete(id: str, http: HTTPRequest) -> dict[str, Any]:
-        """Forget what is stored."""
-        return responses.deleted(service, id, http)
+    @routes.delete("/v1/responses/{id}", "chat")
+    async def delete_response(id: str, http: HTTPRequest) -> Response:
+        """Forget a stored response."""
+        return await stored(http, responses.deleted, id, "response")
+
+    @routes.delete("/v1/conversations/{id}", "chat")
+    async def delete_conversation(id: str, http: HTTPRequest) -> Response:
+        """Forget a stored conversation."""
+        return await stored(http, responses.deleted, id, "conversation")
 
 
-def _others(app: FastAPI, models: Models) -> None:
+def _others(routes: Routes, models: Models) -> None:
     """What clients of Ollama, llama.cpp and vLLM ask first."""
-    service = models.default
 
-    @app.get("/version")
-    async def version() -> dict[str, str]:
+    @routes.get("/version", *ANY)
+    async def version(http: HTTPRequest) -> Response:
         """Cutaway's version."""
-        return {"version": cutaway.__version__}
+        return await routes.json(http, dict, {"version": cutaway.__version__})
 
-    @app.get("/api/version")
-    async def api_version() -> dict[str, str]:
+    @routes.get("/api/version", *ANY)
+    async def api_version(http: HTTPRequest) -> Response:
         """The version of Ollama whose API this is."""
-        return {"version": ollama.VERSION}
+        return await routes.json(http, dict, {"version": ollama.VERSION})
 
-    @app.get("/props")
-    async def props() -> dict[str, Any]:
+    @routes.get("/props", *ANY)
+    async def props(http: HTTPRequest) -> Response:
         """What llama.cpp's clients ask: the context, the template, the slots."""
-        return tokens.props(service)
+        return await routes.json(http, tokens.props, routes.service)
 
-    @app.get("/api/tags")
-    async def tags() -> dict[str, Any]:
+    @routes.get("/api/tags", *ANY)
+    async def tags(http: HTTPRequest) -> Response:
         """The models that there are, in Ollama's form."""
-        unloaded = [name for model in models.models if model.service is None for name in model.names]
-        bare = [{"name": name, "model": name, "digest": "", "details": {}} for name in unloaded]
-        return {"models": (await running())["models"] + bare}
 
-    @app.get("/api/ps")
-    async def running() -> dict[str, Any]:
+        def cards() -> dict[str, Any]:
+            unloaded = [name for model in models.models if model.service is None for name in model.names]
+            bare = [{"name": name, "model": name, "digest": "", "details": {}} for name in unloaded]
+            return {"models": _running(models) + bare}
+
+        return await routes.json(http, cards)
+
+    @routes.get("/api/ps", *ANY)
+    async def running(http: HTTPRequest) -> Response:
         """The models that are loaded, in Ollama's form."""
-        loaded = [model.service for model in models.models if model.service is not None]
-        return {"models": [ollama.card(service, name) for service in loaded for name in service.names]}
+        return await routes.json(http, lambda: {"models": _running(models)})
+
+
+def _running(models: Models) -> list[dict[str, Any]]:
+    loaded = [model.service for model in models.models if model.service is not None]
+    return [ollama.card(service, name) for service in loaded for name in service.names]
 
 
 def _of_id(post: Any) -> Any:
@@ -273,39 +348,48 @@ def _tenant(http: HTTPRequest) -> Tenant:
     return tenant
 
 
-def _endpoint(models: Models, model: type[protocol.StrictModel], answer: Answerer, role: Role | None) -> Any:
-    """The endpoint whose bodies are checked in a thread before they are answered. Without a role, any key may
-    ask and no quota counts.
-    """
+def _endpoint(models: Models, of: Post) -> Any:
+    """The endpoint whose bodies are checked in the fair pool before they are answered."""
 
     async def post(http: HTTPRequest) -> Response:
         record, tenant = record_of(http), _tenant(http)
-        if role is not None:
-            tenant.check(role)
-            tenant.admit()
-            record.ends.append(tenant.leave)
         raw, client, service = await http.body(), client_of(http), models.default
-        body = await service.prepare_pool.run(
-            client, service.limits.body_seconds, protocol.parse_body, model, raw, service.lenient
-        )
+        work = partial(_parsed, service, of.body, raw, http.scope["gzip"])
+        body = await service.pool.run(client, service.limits.body_seconds, work)
         http.scope["ignored"] = body.ignored
-        if role != "admin":
+        if "admin" not in of.roles:
             asked = getattr(body, "model", None) or getattr(body, "name", None)
             used, service = await models.use(asked)
             record.ends.append(partial(models.leave, used))
             record.model = asked if asked and asked in service.adapters else used.name
         if getattr(body, "edits", None) or getattr(body, "internals", None):
             tenant.check("internals")
-        return await answer(service, body, http)
+        return await of.answer(service, body, http)
 
+    post.__doc__ = of.answer.__doc__
     return post
 
 
-def _prepared(work: Any) -> Answerer:
-    """An answer that is made in a thread, without the model."""
+def _parsed(service: Service, model: type[protocol.StrictModel], raw: bytes, is_gzip: bool) -> Any:
+    raw = unpacked(raw, service.limits.body_bytes) if is_gzip else raw
+    return protocol.parse_body(model, raw, service.lenient)
+
+
+def _beside(work: Any) -> Answerer:
+    """An answer that is made in the fair pool, without computing with the model."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
-        return await service.prepare(client_of(http), work, body)
+        return await service.run(client_of(http), work, body)
+
+    answer.__doc__ = work.__doc__
+    return answer
+
+
+def _kept(work: Any) -> Answerer:
+    """The same about what is kept for the request's key, under the id that its path may have."""
+
+    async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
+        return await service.run(client_of(http), work, body, key_of(http), http.path_params.get("id"))
 
     answer.__doc__ = work.__doc__
     return answer
@@ -315,9 +399,7 @@ def _defined(work: Any) -> Answerer:
     """An answer of the definition, one at a time."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
-        response = await while_connected(http, service.run_definition(client_of(http), work, body))
-        record_of(http).spend(getattr(response, "prompt_tokens", 0), 0, 0)
-        return response
+        return await while_connected(http, service.run_definition(http, work, body))
 
     answer.__doc__ = work.__doc__
     return answer
@@ -326,54 +408,89 @@ def _defined(work: Any) -> Answerer:
 async def _load(_: Service, body: protocol.ModelRequest, http: HTTPRequest) -> Response:
     """Load a model, for an admin."""
     models: Models = http.app.state.models
-    model, _ = await models.use(body.model)
+    model, service = await models.use(body.model)
     models.leave(model)
-    return JSONResponse(models.status(model))
+    return await service.run(client_of(http), lambda _: json_response(models.status(model)))
 
 
-async def _unload(_: Service, body: protocol.ModelRequest, http: HTTPRequest) -> Response:
+async def _unload(service: Service, body: protocol.ModelRequest, http: HTTPRequest) -> Response:
     """Unload a model, for an admin."""
     models: Models = http.app.state.models
-    return JSONResponse(models.status(await models.unload(body.model)))
+    model = await models.unload(body.model)
+    return await service.run(client_of(http), lambda _: json_response(models.status(model)))
 
 
-async def _load_adapter(service: Service, body: protocol.LoadAdapterRequest, http: HTTPRequest) -> Response:
+def _load_adapter(service: Service, body: protocol.LoadAdapterRequest, models: Models) -> Response:
     """Load an adapter of the first model, for an admin: vLLM's route, where --adapter-folder allows it."""
-    await asyncio.to_thread(service.load_adapter, body.lora_name, body.lora_path)
-    return JSONResponse(_model(http.app.state.models.find(body.lora_name), body.lora_name))
+    models.load_adapter(body.lora_name, body.lora_path)
+    return json_response(_model(models.find(body.lora_name), body.lora_name))
 
 
-async def _unload_adapter(
-    service: Service, body: protocol.UnloadAdapterRequest, http: HTTPRequest
-) -> Response:
+def _unload_adapter(service: Service, body: protocol.UnloadAdapterRequest, models: Models) -> Response:
     """Unload an adapter of the first model, for an admin."""
     service.unload_adapter(body.lora_name)
-    return JSONResponse({"id": body.lora_name, "object": "model", "deleted": True})
+    return json_response({"id": body.lora_name, "object": "model", "deleted": True})
 
 
-POSTS: dict[str, tuple[type[protocol.StrictModel], Answerer, Role | None]] = {
-    "/v1/chat/completions": (protocol.ChatCompletionRequest, chat.chat, "chat"),
-    "/v1/completions": (protocol.CompletionRequest, completions.completion, "chat"),
-    "/v1/responses": (responses.ResponsesRequest, responses.response, "chat"),
-    "/v1/conversations": (responses.ConversationRequest, responses.conversation, "chat"),
-    "/v1/conversations/{id}": (responses.ConversationUpdate, responses.updated, "chat"),
-    "/v1/conversations/{id}/items": (responses.ConversationItems, responses.add_items, "chat"),
-    "/v1/messages": (anthropic.MessagesRequest, anthropic.messages, "chat"),
-    "/v1/messages/count_tokens": (anthropic.CountRequest, _prepared(anthropic.count_tokens), None),
-    "/v1/embeddings": (protocol.EmbeddingRequest, _defined(embeddings.embeddings), "embed"),
-    "/v1/rerank": (protocol.RerankRequest, _defined(embeddings.rerank), "embed"),
-    "/v1/trace": (protocol.TraceRequest, _defined(traces.trace), "internals"),
-    "/v1/chat/count": (protocol.ChatCountRequest, _prepared(tokens.count), None),
-    "/v1/admin/models/load": (protocol.ModelRequest, _load, "admin"),
-    "/v1/admin/models/unload": (protocol.ModelRequest, _unload, "admin"),
-    "/v1/load_lora_adapter": (protocol.LoadAdapterRequest, _load_adapter, "admin"),
-    "/v1/unload_lora_adapter": (protocol.UnloadAdapterRequest, _unload_adapter, "admin"),
-    "/tokenize": (protocol.TokenizeRequest, _prepared(tokens.tokenize), None),
-    "/detokenize": (protocol.DetokenizeRequest, _prepared(tokens.detokenize), None),
-    "/api/chat": (ollama.ChatRequest, ollama.chat, "chat"),
-    "/api/generate": (ollama.GenerateRequest, ollama.generate, "chat"),
-    "/api/embed": (ollama.EmbedRequest, _defined(ollama.embed), "embed"),
-    "/api/show": (ollama.ShowRequest, _prepared(ollama.show), None),
+def _managed(work: Any) -> Answerer:
+    """An answer about the models, made in the fair pool."""
+
+    async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
+        return await service.run(client_of(http), work, body, http.app.state.models)
+
+    answer.__doc__ = work.__doc__
+    return answer
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a path takes by POST, what answers it, which roles may ask, and whether the model ``answers``."""
+
+    body: type[protocol.StrictModel]
+    answer: Answerer
+    roles: tuple[Role, ...]
+    answers: bool = False
+
+
+def _text(body: type[protocol.StrictModel], answer: Answerer) -> Post:
+    return Post(body, answer, ("chat",), answers=True)
+
+
+def _vectors(body: type[protocol.StrictModel], work: Any) -> Post:
+    return Post(body, _defined(work), ("embed",), answers=True)
+
+
+def _conversation(body: type[protocol.StrictModel], work: Any) -> Post:
+    return Post(body, _kept(work), ("chat",))
+
+
+def _tokens(body: type[protocol.StrictModel], work: Any, roles: tuple[Role, ...] = TEXT) -> Post:
+    return Post(body, _beside(work), roles)
+
+
+POSTS: dict[str, Post] = {
+    "/v1/chat/completions": _text(protocol.ChatCompletionRequest, chat.chat),
+    "/v1/completions": _text(protocol.CompletionRequest, completions.completion),
+    "/v1/responses": _text(responses.ResponsesRequest, responses.response),
+    "/v1/conversations": _conversation(responses.ConversationRequest, responses.conversation),
+    "/v1/conversations/{id}": _conversation(responses.ConversationUpdate, responses.updated),
+    "/v1/conversations/{id}/items": _conversation(responses.ConversationItems, responses.add_items),
+    "/v1/messages": _text(anthropic.MessagesRequest, anthropic.messages),
+    "/v1/messages/count_tokens": _tokens(anthropic.CountRequest, anthropic.count_tokens),
+    "/v1/embeddings": _vectors(protocol.EmbeddingRequest, embeddings.embeddings),
+    "/v1/rerank": _vectors(protocol.RerankRequest, embeddings.rerank),
+    "/v1/trace": Post(protocol.TraceRequest, _defined(traces.trace), ("internals",), answers=True),
+    "/v1/chat/count": _tokens(protocol.ChatCountRequest, tokens.count),
+    "/v1/admin/models/load": Post(protocol.ModelRequest, _load, ("admin",)),
+    "/v1/admin/models/unload": Post(protocol.ModelRequest, _unload, ("admin",)),
+    "/v1/load_lora_adapter": Post(protocol.LoadAdapterRequest, _managed(_load_adapter), ("admin",)),
+    "/v1/unload_lora_adapter": Post(protocol.UnloadAdapterRequest, _managed(_unload_adapter), ("admin",)),
+    "/tokenize": _tokens(protocol.TokenizeRequest, tokens.tokenize),
+    "/detokenize": _tokens(protocol.DetokenizeRequest, tokens.detokenize),
+    "/api/chat": _text(ollama.ChatRequest, ollama.chat),
+    "/api/generate": _text(ollama.GenerateRequest, ollama.generate),
+    "/api/embed": _vectors(ollama.EmbedRequest, ollama.embed),
+    "/api/show": _tokens(ollama.ShowRequest, ollama.show, ANY),
 }
 
 
@@ -381,26 +498,29 @@ def _document(app: FastAPI, policy: AccessPolicy) -> None:
     """Add the bodies and the keys to the OpenAPI document: FastAPI knows neither, because bodies are checked
     beside the event loop, and keys before.
     """
-    usual = app.openapi
+    usual, lock = app.openapi, threading.Lock()
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            made = usual()
-            template = "#/components/schemas/{model}"
-            modes: Any = [(model, "validation") for model, *_ in POSTS.values()]
-            schemas, shared = models_json_schema(modes, ref_template=template)
-            made.setdefault("components", {}).setdefault("schemas", {}).update(shared["$defs"])
-            if policy.root_path:
-                made["servers"] = [{"url": policy.root_path}]
-            if policy.keys:
-                made["components"]["securitySchemes"] = KEY_SCHEMES
-                made["security"] = [{name: []} for name in KEY_SCHEMES]
-                for path in PUBLIC:
-                    made["paths"][path]["get"]["security"] = []
-            for path, (model, *_) in POSTS.items():
-                content = {"application/json": {"schema": schemas[model, "validation"]}}
-                made["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
-        return app.openapi_schema or usual()
+        with lock:
+            return app.openapi_schema or made()
+
+    def made() -> dict[str, Any]:
+        made = usual()
+        template = "#/components/schemas/{model}"
+        modes: Any = [(post.body, "validation") for post in POSTS.values()]
+        schemas, shared = models_json_schema(modes, ref_template=template)
+        made.setdefault("components", {}).setdefault("schemas", {}).update(shared["$defs"])
+        if policy.root_path:
+            made["servers"] = [{"url": policy.root_path}]
+        if policy.keys:
+            made["components"]["securitySchemes"] = KEY_SCHEMES
+            made["security"] = [{name: []} for name in KEY_SCHEMES]
+            for path in PUBLIC:
+                made["paths"][path]["get"]["security"] = []
+        for path, post in POSTS.items():
+            content = {"application/json": {"schema": schemas[post.body, "validation"]}}
+            made["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+        return made
 
     app.openapi = document
 
@@ -432,6 +552,13 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         response = error_response(error, request.url.path)
         response.headers.update(problem.headers or {})
         return response
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: HTTPRequest, problem: RequestValidationError) -> Response:
+        first = problem.errors()[0]
+        name = str(first["loc"][-1])
+        error = APIError(400, f"{name}: {first['msg']}", param=name, code="invalid_value")
+        return error_response(error, request.url.path)
 
     async def handle(request: HTTPRequest, error: Exception) -> Response:
         refusal = to_api_error(error)

@@ -6,7 +6,6 @@ and the events of its answer into their own.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -150,6 +149,11 @@ class Conversation:
     warnings: list[str]
     streams: MergedStreams = field(init=False)
 
+    @property
+    def client(self) -> str:
+        """Whose request it is."""
+        return self.requests[0].client
+
     def reader(self) -> AnswerReader:
         """What reads one choice."""
         schemas = tool_schemas(_tools(self.body)[0])
@@ -159,8 +163,10 @@ class Conversation:
 async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Conversation:
     """Have a chat request answered. APIError for what cannot be."""
     caller = caller_of(http, body.cache_salt)
-    grammar = bool(body.tools or body.functions) or body.has_form
-    made = await service.prepare(caller.client, _prepared, body, caller, grammar=grammar)
+    if body.edits:  # which compute with the model
+        made = await service.run_definition(http, _prepared, body, caller)
+    else:
+        made = await service.run(caller.client, _prepared, body, caller)
 
     def judge(i: int, generation: Generation) -> str | None:
         answer = read(made.reader(), [Piece(generation.text, generation=generation)])
@@ -332,10 +338,12 @@ class ChatCompletion:
 
     async def whole(self) -> Response:
         """The response when all choices are finished."""
-        return await asyncio.to_thread(self._response, *await self.of.streams.collect())
+        pieces, generations = await self.of.streams.collect()
+        return await self.of.service.run(self.of.client, self._response, pieces, generations)
 
-    def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
-        service = self.of.service
+    def _response(
+        self, service: Service, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]
+    ) -> Response:
         readers = [self.of.reader() for _ in pieces]
         choices = [self._choice(i, *one) for i, one in enumerate(zip(readers, pieces, strict=True))]
         thought = sum(reader.thought_tokens for reader in readers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +34,10 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 async def completion(service: Service, body: CompletionRequest, http: HTTPRequest) -> Response:
     """Answer a completion request."""
     caller = caller_of(http, body.cache_salt)
-    grammar = constraints.asked(body) is not None
-    requests, held, fresh = await service.prepare(caller.client, _requests, body, caller, grammar=grammar)
+    if body.edits:  # which compute with the model
+        requests, held, fresh = await service.run_definition(http, _requests, body, caller)
+    else:
+        requests, held, fresh = await service.run(caller.client, _requests, body, caller)
     check, warnings = (held.check, list(held.warnings)) if held else (None, [])
 
     def judge(_: int, generation: Generation) -> str | None:
@@ -114,9 +115,13 @@ class CompletionAnswer:
 
     async def whole(self) -> Response:
         """The response when all choices are finished."""
-        return await asyncio.to_thread(self._response, *await self.streams.collect())
+        pieces, generations = await self.streams.collect()
+        client = self.streams.streams[0].request.client
+        return await self.service.run(client, self._response, pieces, generations)
 
-    def _response(self, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]) -> Response:
+    def _response(
+        self, _: Service, pieces: Sequence[Sequence[Piece]], generations: Sequence[Generation]
+    ) -> Response:
         echo, head = bool(self.body.echo), self._head()
         choices = [
             self._choice(i, own, echo)[0] | {"finish_reason": finish_reason(generation)}

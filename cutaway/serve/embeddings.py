@@ -11,7 +11,7 @@ from starlette.responses import Response
 from cutaway.serve.completions import prompts
 from cutaway.serve.openai_format import APIError, errors_in, json_response, new_id
 from cutaway.serve.protocol import EmbeddingRequest, RerankRequest
-from cutaway.serve.service import Service, stoppable
+from cutaway.serve.service import Service, spend, stoppable
 
 TOKENS = 8192  # read at once: bounds the memory of long texts
 
@@ -28,7 +28,7 @@ def embeddings(service: Service, body: EmbeddingRequest) -> Response:
         for i, vector in enumerate(vectors)
     ]
     counts = {"prompt_tokens": read, "total_tokens": read}
-    response = json_response({"object": "list", "data": data, "model": service.name, "usage": counts}, read)
+    response = json_response({"object": "list", "data": data, "model": service.name, "usage": counts})
     if not isinstance(body.input, str) and not isinstance(body.input[0], str):
         response.headers["x-cutaway-ids"] = "read as ids of this model's own vocabulary"
     return response
@@ -46,7 +46,7 @@ def rerank(service: Service, body: RerankRequest) -> Response:
         for i in np.argsort(-scores, kind="stable")[: body.top_n]
     ]
     response = {"id": new_id("rerank"), "model": body.model or service.name, "results": results}
-    return json_response(response | {"usage": {"prompt_tokens": read, "total_tokens": read}}, read)
+    return json_response(response | {"usage": {"prompt_tokens": read, "total_tokens": read}})
 
 
 def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> tuple[np.ndarray, int]:
@@ -71,11 +71,13 @@ def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> t
         )
     at_once = max(1, TOKENS // max(1, *map(len, rows)))
     model = service.lm.model if service.lm.is_encoder else service.lm.definition.model
+    read = sum(map(len, rows))
+    spend(read)
     with errors_in("input"), stoppable(model):
         vectors = service.lm.embed(
             rows, pooling, dimensions=body.dimensions, batch=min(32, at_once), truncate=truncate
         )
-    return vectors, sum(map(len, rows))
+    return vectors, read
 
 
 def _base64(vector: np.ndarray) -> str:

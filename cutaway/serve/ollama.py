@@ -6,7 +6,6 @@ in lines of JSON.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -144,7 +143,7 @@ async def _answer(service: Service, body: ChatRequest | GenerateRequest, http: H
         service.engine_of(_name(service, body.model))
         empty = {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
         return json_response(_head(body, service) | empty | {"done": True, "done_reason": "load"})
-    of = await begin(service, await service.prepare(client_of(http), as_chat, body), http)
+    of = await begin(service, await service.run(client_of(http), as_chat, body), http)
     stream = body.stream is not False
     return await respond(http, of.streams, OllamaAnswer(of, body), stream, wire="lines")
 
@@ -199,13 +198,13 @@ class OllamaAnswer:
     async def whole(self) -> Response:
         """The answer when it is finished."""
         (pieces,), _ = await self.of.streams.collect()
-        return await asyncio.to_thread(self._response, pieces)
+        return await self.of.service.run(self.of.client, self._response, pieces)
 
-    def _response(self, pieces: list[Piece]) -> Response:
+    def _response(self, service: Service, pieces: list[Piece]) -> Response:
         answer = read(self.of.reader(), pieces)
         events: list[Event] = [Thought(answer.thought)] if answer.thought else []
         answered = self._part([*events, answer.content], answer.calls) | self._logprobs(pieces)
-        self.of.service.log_answer(self.of.body, [answered])
+        service.log_answer(self.of.body, [answered])
         return json_response(answered | self._last(answer.reason, answer.generation))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:

@@ -210,10 +210,10 @@ def warned(warnings: Sequence[str]) -> dict[str, Any]:
 
 
 class BodyResponse(Response):
-    """A response sent in parts, as fast as the client reads. ``prompt_tokens`` count for its API key."""
+    """A response sent in parts, as fast as the client reads."""
 
-    def __init__(self, content: bytes, media_type: str, prompt_tokens: int = 0) -> None:
-        self.content, self.prompt_tokens = content, prompt_tokens
+    def __init__(self, content: bytes, media_type: str) -> None:
+        self.content = content
         self.background: BackgroundTask | None = None
         super().__init__(None, 200, {"content-length": str(len(content))}, media_type)
 
@@ -226,11 +226,9 @@ class BodyResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def json_response(value: Any, prompt_tokens: int = 0) -> BodyResponse:
+def json_response(value: Any) -> BodyResponse:
     """A response with this JSON, whose arrays may be numpy's. For threads: it may take seconds."""
-    return BodyResponse(
-        "".join(_encoded(value)).encode("utf-8", "replace"), "application/json", prompt_tokens
-    )
+    return BodyResponse("".join(_encoded(value)).encode("utf-8", "replace"), "application/json")
 
 
 def _encoded(value: Any) -> Iterator[str]:

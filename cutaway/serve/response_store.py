@@ -1,27 +1,50 @@
-"""What /v1/responses keeps: JSON by its id, for each API key apart, bounded, and for a time."""
+"""What a server keeps: responses, conversations, items and threads, of each API key apart, bounded, and for a
+time; and what keys have used.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-TABLE = "CREATE TABLE IF NOT EXISTS kept (key BLOB, id TEXT, until REAL, json TEXT, PRIMARY KEY (key, id))"
-PRUNE = """DELETE FROM kept WHERE rowid IN (
+from cutaway.errors import OperationalError
+from cutaway.serve.operations.api_keys import KeyRing
+
+Kind = Literal["response", "conversation", "item", "thread"]
+PRIVATE = 0o600  # it holds what clients wrote
+TABLE = """CREATE TABLE IF NOT EXISTS entry (key BLOB, id TEXT, kind TEXT, until REAL, shown TEXT, items TEXT,
+    given INTEGER, PRIMARY KEY (key, id))"""
+PRUNE = """DELETE FROM entry WHERE rowid IN (
     SELECT rowid FROM (
-        SELECT rowid, SUM(LENGTH(json)) OVER newest AS size, COUNT(*) OVER newest AS number
-        FROM kept WHERE key = ? WINDOW newest AS (ORDER BY rowid DESC)
+        SELECT rowid, SUM(LENGTH(shown) + LENGTH(items)) OVER newest AS size, COUNT(*) OVER newest AS number
+        FROM entry WHERE key = ? WINDOW newest AS (ORDER BY rowid DESC)
     ) WHERE size > ? OR number > ?)"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is kept under an id: what is ``shown`` of it, and its items, of which the first ``given`` were a
+    request's.
+    """
+
+    kind: Kind
+    shown: Any
+    items: list[Any] = field(default_factory=list)
+    given: int = 0
 
 
 @dataclass
 class ResponseStore:
-    """In memory, or in a file: of one key at most ``most`` entries and ``size`` characters, the oldest going
-    first, each for ``seconds``. For any thread.
+    """In memory, or in a file that only its user can read: of one key at most ``most`` entries and ``size``
+    characters, the oldest going first, each for ``seconds``. For any thread. OperationalError for a file that
+    cannot be used.
     """
 
     path: Path | None = None
@@ -31,26 +54,61 @@ class ResponseStore:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self._db = sqlite3.connect(self.path or ":memory:", check_same_thread=False, isolation_level=None)
-        self._db.execute(TABLE)
+        try:
+            if self.path is not None:
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE))
+                self.path.chmod(PRIVATE)  # of one that was there; its journals get its mode
+            self._db = sqlite3.connect(self.path or ":memory:", check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")  # a write waits for no disk while others wait for it
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("DROP TABLE IF EXISTS kept")  # an earlier version's
+            self._db.execute(TABLE)
+            self._db.execute("CREATE TABLE IF NOT EXISTS usage (name TEXT PRIMARY KEY, json TEXT)")
+        except (OSError, sqlite3.Error) as error:
+            text = f"--store {self.path} cannot be used: {error}: name a new file, in a folder of your own"
+            raise OperationalError(text) from None
 
-    def put(self, key: bytes, entries: dict[str, Any]) -> None:
+    def put(self, key: bytes, entries: Mapping[str, Entry]) -> None:
         """Keep these entries by their ids."""
         until = time.time() + self.seconds
-        rows = [(key, id, until, json.dumps(value)) for id, value in entries.items()]
+        rows = [
+            (key, id, one.kind, until, json.dumps(one.shown), json.dumps(one.items), one.given)
+            for id, one in entries.items()
+        ]
         with self._lock:
-            self._db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", rows)
-            self._db.execute("DELETE FROM kept WHERE until < ?", (time.time(),))
+            self._db.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("DELETE FROM entry WHERE until < ?", (time.time(),))
             self._db.execute(PRUNE, (key, self.size, self.most))
 
-    def get(self, key: bytes, id: str) -> Any:
-        """An entry of this key, None where there is none."""
-        with self._lock:
-            query = "SELECT json FROM kept WHERE key = ? AND id = ? AND until >= ?"
-            found = self._db.execute(query, (key, id, time.time())).fetchone()
+    def get(self, key: bytes, id: str, kind: Kind) -> Entry | None:
+        """An entry of this key and kind, None where there is none."""
+        found = self._row(key, id, kind, "shown, items, given")
+        return found and Entry(kind, json.loads(found[0]), json.loads(found[1]), found[2])
+
+    def shown(self, key: bytes, id: str, kind: Kind) -> Any:
+        """What an entry shows, without its items; None where there is none."""
+        found = self._row(key, id, kind, "shown")
         return found and json.loads(found[0])
 
-    def delete(self, key: bytes, id: str) -> bool:
-        """Forget an entry; whether it was there."""
+    def _row(self, key: bytes, id: str, kind: Kind, columns: str) -> Any:
+        query = f"SELECT {columns} FROM entry WHERE key = ? AND id = ? AND kind = ? AND until >= ?"
         with self._lock:
-            return self._db.execute("DELETE FROM kept WHERE key = ? AND id = ?", (key, id)).rowcount > 0
+            return self._db.execute(query, (key, id, kind, time.time())).fetchone()
+
+    def save_usage(self, keys: KeyRing) -> None:
+        """Keep what each API key has used, so that quotas and counts outlive the server."""
+        rows = [(name, json.dumps(used)) for name, used in keys.snapshot().items()]
+        with self._lock:
+            self._db.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?)", rows)
+
+    def load_usage(self, keys: KeyRing) -> None:
+        """Give API keys what they have used before."""
+        with self._lock:
+            rows = self._db.execute("SELECT name, json FROM usage").fetchall()
+        keys.restore({name: json.loads(used) for name, used in rows})
+
+    def delete(self, key: bytes, id: str, kind: Kind) -> bool:
+        """Forget an entry; whether it was there."""
+        query = "DELETE FROM entry WHERE key = ? AND id = ? AND kind = ? AND until >= ?"
+        with self._lock:
+            return self._db.execute(query, (key, id, kind, time.time())).rowcount > 0

@@ -7,10 +7,11 @@ reference or a conversation goes on from there; no other key finds it (response_
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 from starlette.requests import Request as HTTPRequest
@@ -31,6 +32,7 @@ from cutaway.serve.openai_format import (
     usage,
     warned,
 )
+from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.protocol import (
     IGNORED,
     CacheSalt,
@@ -48,9 +50,11 @@ from cutaway.serve.protocol import (
     branch,
     checked,
 )
+from cutaway.serve.response_store import Entry, Kind
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import client_of, key_of, respond
+from cutaway.serve.streaming import EncodedEvent, client_of, encoded_event, key_of, respond
 
+Result = TypeVar("Result")
 PARAMS = {
     "messages": "input",
     "response_format": "text.format",
@@ -179,18 +183,18 @@ class ConversationItems(StrictModel):
 
 async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) -> Response:
     """OpenAI's Responses."""
-    key = key_of(http)
-    items, asked = await service.prepare(client_of(http), _chat, body, key)
+    key, client = key_of(http), client_of(http)
+    items, asked = await service.run(client, _chat, body, key)
     try:
         of = await begin(service, asked, http)
     except APIError as error:
         error.param = PARAMS.get(error.param or "", error.param)
         raise
-    answer = ResponseAnswer(body, of, key, items)
+    answer = ResponseAnswer(body, of, key, client, items)
     if body.background and not body.stream:
-        answer.task = asyncio.create_task(answer.finished())
-        service.store.put(key, {answer.id: {"response": answer.shown(), "items": items}})
-        return json_response(answer.shown())
+        begun = await service.run(client, answer.begun)
+        record_of(http).background = asyncio.create_task(answer.finished())
+        return begun
     return await respond(http, answer.of.streams, answer, body.stream, wire="named")
 
 
@@ -207,7 +211,7 @@ def _chat(
         own = [item.model_dump(exclude_none=True) for item in body.input]
     if body.background and body.store is False:
         raise APIError(400, "background needs store: its response is fetched later", param="background")
-    items = [*_earlier(service, body, key), *(_resolved(service, item, key) for item in own)]
+    items = [*_earlier(service, body, key), *_resolved(service, own, key)]
     messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
     fields: dict[str, Any] = {
         "model": body.model,
@@ -238,24 +242,36 @@ def _earlier(service: Service, body: ResponsesRequest, key: bytes) -> list[dict[
         text = "previous_response_id and conversation both say what came before: give one"
         raise APIError(400, text, param="conversation")
     if body.conversation_id is not None:
-        return kept(service, key, body.conversation_id, "conversation")["items"]
+        return kept(service, key, body.conversation_id, "conversation", "conversation").items
     id = body.previous_response_id
-    return [] if id is None else kept(service, key, id, "previous_response_id")["items"]
+    return [] if id is None else kept(service, key, id, "response", "previous_response_id").items
 
 
-def _resolved(service: Service, item: dict[str, Any], key: bytes) -> dict[str, Any]:
-    if item["type"] != "item_reference":
-        return item
-    return kept(service, key, item.get("id") or "", "input")["item"]
+def _resolved(service: Service, items: Sequence[dict[str, Any]], key: bytes) -> list[dict[str, Any]]:
+    """The items, with what references name in their place: together no more than a body may bring."""
+    made, size, most = list[dict[str, Any]](), 0, service.limits.body_bytes
+    for item in items:
+        if item["type"] == "item_reference":
+            item = kept(service, key, item.get("id") or "", "item", "input").shown
+            size += len(json.dumps(item))
+            if size > most:
+                text = f"The items that are referred to have more than the {most:,} bytes of a body"
+                raise APIError(413, text, param="input", code="body_too_large")
+        made.append(item)
+    return made
 
 
-def kept(service: Service, key: bytes, id: str, param: str | None = None) -> Any:
-    """What is kept under an id. APIError where nothing is, or another key's."""
-    found = service.store.get(key, id)
+def kept(service: Service, key: bytes, id: str, kind: Kind, param: str | None = None) -> Entry:
+    """What is kept under an id. APIError where nothing is, or another kind of thing, or another key's."""
+    found = service.store.get(key, id, kind)
     if found is None:
-        text = f"There is no {id[:100]!r} here: it was not stored, was deleted, or its time is over"
-        raise APIError(404 if param is None else 400, text, param=param, code="not_found")
+        raise _missing(id, kind, param)
     return found
+
+
+def _missing(id: str, kind: Kind, param: str | None = None) -> APIError:
+    text = f"There is no {kind} {id[:100]!r} here: it was not stored, was deleted, or its time is over"
+    return APIError(404 if param is None else 400, text, param=param, code="not_found")
 
 
 def _messages(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -406,6 +422,7 @@ class ResponseAnswer:
     body: ResponsesRequest
     of: Conversation
     key: bytes
+    client: str
     items: list[dict[str, Any]]  # that it answers
     id: str = field(default_factory=lambda: new_id("resp"))
     created: int = field(default_factory=lambda: int(time.time()))
@@ -414,44 +431,55 @@ class ResponseAnswer:
     thought_tokens: int = 0
     cancelled: bool = False
     failed: APIError | None = None  # in the background
-    task: asyncio.Task[Any] | None = None
 
     async def whole(self) -> Response:
         """The response when it is finished."""
-        return json_response(await self.finished())
+        await self.finished()
+        return await self._run(lambda _: json_response(self.shown()))
 
-    async def finished(self) -> dict[str, Any]:
-        """The response's JSON when it is finished; kept, unless that is not wanted."""
-        async for _ in self.chunks():
-            pass
-        return self.shown()
+    def begun(self, service: Service) -> Response:
+        """The response of a background answer that begins; kept, so that it can be fetched. For threads."""
+        shown = self.shown()
+        service.store.put(self.key, {self.id: Entry("response", shown, self.items, len(self.items))})
+        return json_response(shown)
 
-    async def chunks(self) -> AsyncIterator[dict[str, Any]]:
+    async def finished(self) -> None:
+        """Finish the response; kept, unless that is not wanted."""
+        try:
+            async for _ in self.chunks():
+                pass
+        finally:
+            self.of.streams.close()
+
+    async def chunks(self) -> AsyncIterator[dict[str, Any] | EncodedEvent]:
         """The numbered events of a streamed response."""
-        number = 0
-
-        def numbered(event: dict[str, Any]) -> dict[str, Any]:
-            nonlocal number
-            number += 1
-            return {**event, "sequence_number": number - 1}
-
-        service = self.of.service
+        service, number = self.of.service, 2
         service.running[self.key, self.id] = self
         try:
-            yield numbered({"type": "response.created", "response": self.shown()})
-            yield numbered({"type": "response.in_progress", "response": self.shown()})
+            for n, kind in enumerate(("created", "in_progress")):
+                yield await self._run(self._whole_event, kind, n)
             async for event in self._events():
-                yield numbered(event)
-            shown = self.shown()
-            await asyncio.to_thread(self._keep, shown)
-            yield numbered({"type": f"response.{shown['status']}", "response": shown})
+                yield {**event, "sequence_number": number}
+                number += 1
+            yield await self._run(self._last_event, number)
         except Exception as error:
             if not (self.cancelled or self.body.background):
                 raise
             self.failed = None if self.cancelled else to_api_error(error)
-            await asyncio.to_thread(self._keep, self.shown())
+            await self._run(self._keep)
         finally:
             service.running.pop((self.key, self.id), None)
+
+    async def _run(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Work on the whole response, which may be as large as its request, beside the event loop."""
+        return await self.of.service.run(self.client, work, *arguments)
+
+    def _whole_event(self, _: Service, kind: str, number: int) -> EncodedEvent:
+        type = f"response.{kind}"
+        return encoded_event({"type": type, "response": self.shown(), "sequence_number": number})
+
+    def _last_event(self, service: Service, number: int) -> EncodedEvent:
+        return self._whole_event(service, self._keep(service)["status"], number)
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
         reader, tokenizer = self.of.reader(), self.of.service.lm.tokenizer
@@ -472,17 +500,20 @@ class ResponseAnswer:
     def _ended(done: Generation) -> str:
         return "completed" if finish_reason(done) == "stop" else "incomplete"
 
-    def _keep(self, shown: dict[str, Any]) -> None:
-        service = self.of.service
+    def _keep(self, service: Service) -> dict[str, Any]:
+        """Store the response, unless that is not wanted, and return its JSON. For threads."""
+        shown = self.shown()
         service.log_answer(self.body, shown["output"])
         if self.body.store is False:
-            return
+            return shown
         items = [*self.items, *self.output.made]
-        entries: dict[str, Any] = {self.id: {"response": shown, "items": items, "input": self.items}}
-        entries |= {item["id"]: {"item": item} for item in self.output.made}
+        entries = {self.id: Entry("response", shown, items, len(self.items))}
+        entries |= {item["id"]: Entry("item", item) for item in self.output.made}
         if (id := self.body.conversation_id) is not None:
-            entries[id] = kept(service, self.key, id, "conversation") | {"items": _named(items)}
+            found = kept(service, self.key, id, "conversation", "conversation")
+            entries[id] = replace(found, items=_bounded(service, _named(items)))
         service.store.put(self.key, entries)
+        return shown
 
     def shown(self) -> dict[str, Any]:
         """The response's JSON, as far as it is."""
@@ -539,15 +570,23 @@ def _usage(done: Generation, thought: int) -> dict[str, Any]:
 # ---- what is kept ------------------------------------------------------------------------------------------
 
 
-def fetched(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+def fetched(service: Service, key: bytes, id: str) -> dict[str, Any]:
     """A stored response."""
-    running = service.running.get((key_of(http), id))
-    return running.shown() if running else _kept_response(service, id, http)["response"]
+    running = service.running.get((key, id))
+    return running.shown() if running else _shown_entry(service, key, id, "response")
 
 
-def input_items(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+def _shown_entry(service: Service, key: bytes, id: str, kind: Kind) -> dict[str, Any]:
+    found = service.store.shown(key, id, kind)
+    if found is None:
+        raise _missing(id, kind)
+    return found
+
+
+def input_items(service: Service, key: bytes, id: str) -> dict[str, Any]:
     """The items that a stored response answers, newest first."""
-    items = _kept_response(service, id, http).get("input") or []
+    found = kept(service, key, id, "response")
+    items = found.items[: found.given]
     items = [{"id": f"item_{n}", "status": "completed", **item} for n, item in enumerate(items)][::-1]
     return _listed(items)
 
@@ -557,34 +596,32 @@ def _listed(items: list[dict[str, Any]], more: bool = False) -> dict[str, Any]:
     return {"object": "list", "data": items, "has_more": more, "first_id": first, "last_id": last}
 
 
-def deleted(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+def deleted(service: Service, key: bytes, id: str, kind: Kind) -> dict[str, Any]:
     """Forget a stored response or conversation."""
-    kind = "conversation" if id.startswith("conv-") else "response"
-    kept(service, key_of(http), id)
-    service.store.delete(key_of(http), id)
+    if not service.store.delete(key, id, kind):
+        raise _missing(id, kind)
     return {"id": id, "object": f"{kind}.deleted" if kind == "conversation" else kind, "deleted": True}
 
 
-async def cancelled(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
-    """Stop a response that is under way."""
-    running = service.running.get((key_of(http), id))
-    if running is None:
-        found = _kept_response(service, id, http)["response"]
-        text = f"The response {id[:64]!r} is {found['status']}: only one that is under way can be cancelled"
+def stop(service: Service, key: bytes, id: str) -> bool:
+    """Stop a response; whether it was under way. For the event loop."""
+    running = service.running.get((key, id))
+    if running is not None:
+        running.cancelled = True
+        running.of.streams.close()
+    return running is not None
+
+
+def cancelled(service: Service, key: bytes, id: str, was_running: bool) -> dict[str, Any]:
+    """A response that was stopped. APIError for one that was not under way."""
+    shown = fetched(service, key, id)
+    if not was_running:
+        text = f"The response {id[:64]!r} is {shown['status']}: only one that is under way can be cancelled"
         raise APIError(400, text, param="response_id")
-    running.cancelled = True
-    running.of.streams.close()
-    return running.shown()
+    return shown
 
 
-def _kept_response(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
-    found = kept(service, key_of(http), id)
-    if "response" not in found:
-        raise APIError(404, f"{id[:100]!r} is no response", code="not_found")
-    return found
-
-
-async def conversation(service: Service, body: ConversationRequest, http: HTTPRequest) -> Response:
+def conversation(service: Service, body: ConversationRequest, key: bytes, _: None) -> Response:
     """A conversation that responses go on with."""
     id = new_id("conv")
     shown = {
@@ -593,40 +630,51 @@ async def conversation(service: Service, body: ConversationRequest, http: HTTPRe
         "created_at": int(time.time()),
         "metadata": body.metadata or {},
     }
-    items = _named(item.model_dump(exclude_none=True) for item in body.items or ())
-    service.store.put(key_of(http), {id: {"conversation": shown, "items": items}})
+    items = _bounded(service, _added(service, body.items or (), key))
+    service.store.put(key, {id: Entry("conversation", shown, items)})
     return json_response(shown)
 
 
-async def updated(service: Service, body: ConversationUpdate, http: HTTPRequest) -> Response:
+def updated(service: Service, body: ConversationUpdate, key: bytes, id: str) -> Response:
     """Note something of a stored conversation."""
-    id = http.path_params["id"]
-    found = _kept_conversation(service, id, http)
-    shown = found["conversation"] | {"metadata": body.metadata or {}}
-    service.store.put(key_of(http), {id: found | {"conversation": shown}})
+    found = kept(service, key, id, "conversation")
+    shown = found.shown | {"metadata": body.metadata or {}}
+    service.store.put(key, {id: replace(found, shown=shown)})
     return json_response(shown)
 
 
-async def add_items(service: Service, body: ConversationItems, http: HTTPRequest) -> Response:
+def add_items(service: Service, body: ConversationItems, key: bytes, id: str) -> Response:
     """Add items to a stored conversation."""
-    id = http.path_params["id"]
-    found = _kept_conversation(service, id, http)
-    own = [_resolved(service, item.model_dump(exclude_none=True), key_of(http)) for item in body.items]
-    added = _named(own)
-    service.store.put(key_of(http), {id: found | {"items": [*found["items"], *added]}})
+    found = kept(service, key, id, "conversation")
+    added = _added(service, body.items, key)
+    service.store.put(key, {id: replace(found, items=_bounded(service, [*found.items, *added]))})
     return json_response(_listed([_shown(item) for item in added]))
 
 
-def conversation_of(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
+def _added(service: Service, items: Sequence[InputItem], key: bytes) -> list[dict[str, Any]]:
+    """A request's items as a conversation keeps them."""
+    return _named(_resolved(service, [item.model_dump(exclude_none=True) for item in items], key))
+
+
+def _bounded(service: Service, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items, if a request may bring so much at once: what reads a conversation reads all of it."""
+    most = service.limits.body_bytes
+    if len(json.dumps(items)) > most:
+        text = f"The conversation would have more than the {most:,} bytes of a body: begin another"
+        raise APIError(413, text, param="items", code="body_too_large")
+    return items
+
+
+def conversation_of(service: Service, key: bytes, id: str) -> dict[str, Any]:
     """A stored conversation."""
-    return _kept_conversation(service, id, http)["conversation"]
+    return _shown_entry(service, key, id, "conversation")
 
 
 def conversation_items(
-    service: Service, id: str, http: HTTPRequest, order: str, limit: int, after: str
+    service: Service, key: bytes, id: str, order: str, limit: int, after: str
 ) -> dict[str, Any]:
     """The items of a stored conversation: at most ``limit``, those behind the item ``after``."""
-    items = _kept_conversation(service, id, http)["items"]
+    items = kept(service, key, id, "conversation").items
     items = items if order == "asc" else items[::-1]
     if after:
         items = items[_place(items, after) + 1 :]
@@ -634,26 +682,19 @@ def conversation_items(
     return _listed([_shown(item) for item in items[:count]], len(items) > count)
 
 
-def conversation_item(service: Service, id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+def conversation_item(service: Service, key: bytes, id: str, item: str) -> dict[str, Any]:
     """An item of a stored conversation."""
-    items = _kept_conversation(service, id, http)["items"]
+    items = kept(service, key, id, "conversation").items
     return _shown(items[_place(items, item)])
 
 
-def without_item(service: Service, id: str, item: str, http: HTTPRequest) -> dict[str, Any]:
+def without_item(service: Service, key: bytes, id: str, item: str) -> dict[str, Any]:
     """Take an item out of a stored conversation, which is the answer."""
-    found = _kept_conversation(service, id, http)
-    items = found["items"]
-    at = _place(items, item)
-    service.store.put(key_of(http), {id: found | {"items": [*items[:at], *items[at + 1 :]]}})
-    return found["conversation"]
-
-
-def _kept_conversation(service: Service, id: str, http: HTTPRequest) -> dict[str, Any]:
-    found = kept(service, key_of(http), id)
-    if "conversation" not in found:
-        raise APIError(404, f"{id[:100]!r} is no conversation", code="not_found")
-    return found
+    found = kept(service, key, id, "conversation")
+    at = _place(found.items, item)
+    items = [*found.items[:at], *found.items[at + 1 :]]
+    service.store.put(key, {id: replace(found, items=items)})
+    return found.shown
 
 
 def _named(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ from cutaway.serve.constraints import MinTokens
 from cutaway.serve.openai_format import RETRY_AFTER, APIError, errors_in, timeout_error
 from cutaway.serve.operations.bounded_log import PROMPTS
 from cutaway.serve.operations.metrics import Metrics
+from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.protocol import (
     SAMPLERS,
     Internals,
@@ -41,10 +42,11 @@ from cutaway.serve.protocol import (
     StrictModel,
 )
 from cutaway.serve.response_store import ResponseStore
-from cutaway.serve.streaming import LoopBridge
+from cutaway.serve.streaming import LoopBridge, client_of
 from cutaway.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from starlette.requests import Request as HTTPRequest
     from torch import nn
 
 Result = TypeVar("Result")
@@ -52,7 +54,8 @@ Result = TypeVar("Result")
 log = logging.getLogger(PROMPTS)
 MAX_STOPS = 16
 MOST_RETRY_AFTER = 120  # seconds
-_thread = threading.local()  # .job: the one that this thread runs
+THREADS = 4  # for all work beside the event loop that does not compute with the model
+_thread = threading.local()  # .job: the one that this thread runs; .spend: counts the tokens that it reads
 
 
 @dataclass(frozen=True)
@@ -140,16 +143,17 @@ class _Job:
 
 
 class FairPool:
-    """Threads for work beside the event loop, whose clients take turns. At most ``most`` jobs wait, of one
-    client as many as places are free.
+    """Threads for work beside the event loop, whose clients take turns: one may occupy half of the threads,
+    so that another's work finds one. At most ``most`` jobs wait, of one client as many as places are free.
     """
 
     def __init__(self, threads: int, name: str, most: int) -> None:
         self._threads = ThreadPoolExecutor(threads, name)
+        self._share = max(1, threads // 2)
         self._queue: FairQueue[_Job] = FairQueue()
         self._most = most
         self._lock = threading.Condition()
-        self._running: set[_Job] = set()
+        self._running: dict[_Job, str] = {}  # and whose they are
         self._closing = False
 
     async def run(self, client: str, seconds: float, work: Callable[..., Result], *arguments: Any) -> Result:
@@ -167,7 +171,7 @@ class FairPool:
                     f"{waiting} requests wait, {own} of them yours: the limit is reached, try again later"
                 )
             self._queue.add(client, job)
-        self._threads.submit(self._next)
+        self._threads.submit(self._work)
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(job.future)
@@ -178,28 +182,45 @@ class FairPool:
             with self._lock:
                 self._queue.remove(lambda waiting: waiting.stopped)
 
-    def _next(self) -> None:
-        """Run the next job; cancelled ones have left the queue."""
-        with self._lock:
-            if not len(self._queue):
-                return
-            job = self._queue.pop()
-            self._running.add(job)
-        job.run()
-        with self._lock:
-            self._running.discard(job)
-            self._lock.notify_all()
+    def _work(self) -> None:
+        """Run jobs while one may run; cancelled ones have left the queue. A job that waits for its client's
+        share is run by the thread that frees a place of it.
+        """
+        while (job := self._begin()) is not None:
+            job.run()
+            with self._lock:
+                del self._running[job]
+                self._lock.notify_all()
 
-    def drain(self, seconds: float) -> None:
-        """Take no new work, wait at most so long for the rest, and have it stopped."""
+    def _begin(self) -> _Job | None:
+        with self._lock:
+            found = self._queue.first(self._may_run)
+            if found is None:
+                return None
+            self._running[self._queue.pop(self._may_run)] = found[0]
+            return found[1]
+
+    def _may_run(self, client: str) -> bool:
+        return sum(one == client for one in self._running.values()) < self._share
+
+    def drain(self, seconds: float) -> int:
+        """Take no new work, wait at most so long for the rest, and have it stopped; how much that was."""
         with self._lock:
             self._closing = True
             self._lock.wait_for(lambda: not self._running and not len(self._queue), seconds)
-            for job in self._queue.remove(lambda _: True):
+            waiting = self._queue.remove(lambda _: True)
+            for job in waiting:
                 if job.future.set_running_or_notify_cancel():
                     job.future.set_exception(ShuttingDownError())
             for job in self._running:
                 job.stopped = True
+            return len(waiting) + len(self._running)
+
+
+def spend(tokens: int) -> None:
+    """Count tokens that this thread's work reads, for its request's log line and key."""
+    if (count := getattr(_thread, "spend", None)) is not None:
+        count(tokens)
 
 
 def check_stopped() -> None:
@@ -239,11 +260,9 @@ class Service:
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
     bridge: LoopBridge = field(default_factory=LoopBridge)
-    prepare_pool: FairPool = field(default_factory=lambda: FairPool(4, "cutaway-prepare", 1024))
-    grammar_pool: FairPool = field(default_factory=lambda: FairPool(1, "cutaway-compile", 512))
+    pool: FairPool = field(default_factory=lambda: FairPool(THREADS, "cutaway-work", 1024))
     definition_pool: FairPool = field(init=False)
     finished: deque[float] = field(default_factory=lambda: deque(maxlen=64))  # when answers ended
-    edit_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         pool = FairPool(1, "cutaway-definition", max(1, self.limits.max_queue))
@@ -253,18 +272,24 @@ class Service:
 
     # ---- threads -------------------------------------------------------------------------------------------
 
-    async def prepare(
-        self, client: str, work: Callable[..., Result], *arguments: Any, grammar: bool = False
-    ) -> Result:
-        """Run work on a request's text beside the event loop; with ``grammar`` one request at a time, so that
-        costly grammars delay each other alone.
-        """
-        pool = self.grammar_pool if grammar else self.prepare_pool
-        return await pool.run(client, self.limits.request_seconds, work, self, *arguments)
+    async def run(self, client: str, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Run work(service, ...), which computes nothing with the model, beside the event loop."""
+        return await self.pool.run(client, self.limits.request_seconds, work, self, *arguments)
 
-    async def run_definition(self, client: str, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Run work with the definition, one request at a time."""
-        return await self.definition_pool.run(client, self.limits.request_seconds, work, self, *arguments)
+    async def run_definition(self, http: HTTPRequest, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Run work(service, ...) that computes with the definition, one request at a time; what it reads it
+        counts with `spend`.
+        """
+        record, loop = record_of(http), asyncio.get_running_loop()
+
+        def spending() -> Result:
+            _thread.spend = lambda tokens: loop.call_soon_threadsafe(record.spend, tokens, 0, 0)
+            try:
+                return work(self, *arguments)
+            finally:
+                _thread.spend = None
+
+        return await self.definition_pool.run(client_of(http), self.limits.request_seconds, spending)
 
     # ---- schedulers ----------------------------------------------------------------------------------------
 
@@ -299,14 +324,13 @@ class Service:
         pace = (time.perf_counter() - self.finished[0]) / len(self.finished)
         return min(max(1, math.ceil(pace * self.scheduler.stats().queued / 2)), MOST_RETRY_AFTER)
 
-    def stop(self, seconds: float) -> None:
+    def stop(self, seconds: float) -> int:
         """Take no new request of this model, finish what is under way in so many seconds, and end the rest
-        with an error.
+        with an error; how many answers those were.
         """
         ends = time.monotonic() + seconds
-        for one in (self.scheduler, self.__dict__.get("edit_scheduler"), self.definition_pool):
-            if one is not None:
-                one.drain(max(0.0, ends - time.monotonic()))
+        parts = (self.scheduler, self.__dict__.get("edit_scheduler"), self.definition_pool)
+        return sum(one.drain(max(0.0, ends - time.monotonic())) for one in parts if one is not None)
 
     @property
     def context(self) -> int:
@@ -345,18 +369,19 @@ class Service:
 
     def load_adapter(self, name: str, path: str) -> None:
         """Answer as the model ``name`` too, with the adapter of a folder inside ``adapter_folder``. A name
-        that an adapter has is that of the new one from the next request on. APIError where it cannot be.
+        that an adapter has is that of the new one from the next request on. APIError where it cannot be. The
+        name is checked by Models.load_adapter.
         """
         if self.adapter_folder is None:
             text = "This server loads no adapters: start it with --adapter-folder FOLDER, which holds them"
             raise APIError(403, text, type="permission_error", code="adapters_are_fixed")
+        if "\0" in path:
+            raise APIError(400, "lora_path holds a NUL, which no path has", param="lora_path")
         root = self.adapter_folder.resolve()
         folder = (root / path).resolve()
         if not folder.is_relative_to(root):
             text = "lora_path is outside the folder that this server was given as --adapter-folder"
             raise APIError(403, text, type="permission_error", param="lora_path")
-        if name == self.name or any(fnmatchcase(name, one) for one in self.aliases):
-            raise APIError(400, f"{name!r} is the model's own name: choose another", param="lora_name")
         try:
             self.adapters[name] = adapter_engine(self.lm, folder)
         except UserError as error:  # which names the machine's path
@@ -408,7 +433,7 @@ class Service:
         from cutaway.serve.traces import parse_edits
 
         edits = parse_edits(self, asked, ids)
-        with errors_in("edits"), self.edit_lock:
+        with errors_in("edits"):
             hooks = self.lm.prepared(edits, ids)
             _ = self.edit_scheduler  # built here, beside the event loop
         return hooks

@@ -84,7 +84,7 @@ class MergedStreams:
     ) -> None:
         self.service, self.record, self.again, self.warnings = service, record, again, warnings
         self.streams: list[ResponseStream] = []
-        self._counted: set[tuple[int, ...]] = set()  # prompts whose tokens are counted
+        self._answered: set[int] = set()  # of the streams those whose answers are counted
         self._timer: asyncio.TimerHandle | None = None
         try:
             for request in requests:
@@ -96,13 +96,14 @@ class MergedStreams:
         self.began = time.perf_counter()
 
     def close(self) -> None:
-        """Cancel what is not finished."""
+        """Cancel what is not finished; what it read and generated counts (RequestRecord.settle)."""
         if self._timer is not None:
             self._timer.cancel()
-        for stream in self.streams:
-            if not (stream.ended or stream.cancelled):
+        for i, stream in enumerate(self.streams):
+            if i not in self._answered:
+                self._answered.add(i)
                 stream.cancel()
-                self.record.cut_off(stream)
+                self.record.cut_off.append(stream)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
@@ -112,7 +113,7 @@ class MergedStreams:
         for i, stream in enumerate(self.streams):
             stream.subscribe(partial(lambda i, event: put(queue, (i, event)), i))
         self.service.bridge.deliver()
-        unfinished = len(self.streams)
+        unfinished, client = len(self.streams), self.streams[0].request.client
         seconds = self.service.limits.request_seconds
         left = max(0.0, self.began + seconds - time.perf_counter())
         late = (0, timeout_error(seconds))
@@ -121,12 +122,11 @@ class MergedStreams:
             i, event = await queue.get()
             if isinstance(event, Exception):
                 raise event
-            self.record.first_token(self.service.metrics)
+            self.record.first_token()
             if event.generation is not None:
                 self.service.finished.append(time.perf_counter())
-                prompt = self.streams[i].request.ids
-                self.record.answered(event.generation, prompt in self._counted, self.service.metrics)
-                self._counted.add(prompt)
+                self._answered.add(i)
+                self.record.answered(event.generation)
                 if self.warnings is not None and event.generation.finish_reason == "length":
                     self.warnings.append(CUT_OFF)
             if self.again is None:
@@ -136,7 +136,7 @@ class MergedStreams:
             held[i].append(event)
             if event.generation is None:
                 continue
-            request = await asyncio.to_thread(self.again, i, event.generation, samples[i])
+            request = await self.service.run(client, _judged, self.again, i, event.generation, samples[i])
             if request is None:
                 unfinished -= 1
                 for piece in held[i]:
@@ -144,6 +144,7 @@ class MergedStreams:
                 continue
             samples[i], held[i] = samples[i] + 1, []
             self.streams[i] = self.service.scheduler_of(request).submit(request)
+            self._answered.discard(i)
             self.streams[i].subscribe(partial(lambda i, event: put(queue, (i, event)), i))
             self.service.bridge.deliver()
 
@@ -153,6 +154,10 @@ class MergedStreams:
         async for i, piece in self:
             pieces[i].append(piece)
         return pieces, [own[-1].generation for own in pieces if own[-1].generation is not None]
+
+
+def _judged(_: Service, again: Again, i: int, generation: Generation, sample: int) -> Request | None:
+    return again(i, generation, sample)
 
 
 async def while_connected(request: HTTPRequest, work: Coroutine[Any, Any, Response]) -> Response:
@@ -194,7 +199,7 @@ async def respond(
 
 
 def _streamed(
-    streams: MergedStreams, chunks: AsyncIterator[dict[str, Any]], wire: Wire, path: str
+    streams: MergedStreams, chunks: AsyncIterator[dict[str, Any] | EncodedEvent], wire: Wire, path: str
 ) -> Response:
     from sse_starlette.sse import AppStatus, EventSourceResponse
 
@@ -225,7 +230,22 @@ def _streamed(
     return EventSourceResponse(events(), sep="\n", send_timeout=timeout, headers=headers)
 
 
-def _event(chunk: dict[str, Any], wire: Wire) -> dict[str, str] | str:
+@dataclass(frozen=True)
+class EncodedEvent:
+    """A chunk of a type that was encoded beside the event loop."""
+
+    type: str
+    data: str
+
+
+def encoded_event(chunk: dict[str, Any]) -> EncodedEvent:
+    """A large chunk, encoded. For threads."""
+    return EncodedEvent(chunk["type"], _encode(chunk))
+
+
+def _event(chunk: dict[str, Any] | EncodedEvent, wire: Wire) -> dict[str, str] | str:
+    if isinstance(chunk, EncodedEvent):
+        return {"event": chunk.type, "data": chunk.data}
     data = _encode(chunk)
     if wire == "lines":
         return data + "\n"

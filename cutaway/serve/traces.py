@@ -19,7 +19,7 @@ from cutaway.errors import OperationalError
 from cutaway.serve.chat import chat_ids
 from cutaway.serve.openai_format import APIError, BodyResponse, errors_in, json_response
 from cutaway.serve.protocol import Ablate, ModelEdit, Patch, TraceRequest
-from cutaway.serve.service import Service, stoppable
+from cutaway.serve.service import Service, spend, stoppable
 from cutaway.weights import safetensors
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def prompt(service: Service, text: str | None, messages: Any, param: str) -> lis
 
 def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:
     """A trace; APIError where edits, and OperationalError where the weights, make it NaN or infinite."""
+    spend(len(ids))
     trace = service.lm.trace(ids, edit=edit or None, names=names)
     try:
         trace.check_finite()
@@ -202,10 +203,12 @@ def parse_edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]
         if isinstance(one, Patch):
             fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
             _check_length(service, fields["ids"], f"edits[{i}].text")
+            spend(len(fields["ids"]))
         if isinstance(one, Ablate):
             fields["reference"] = [service.lm.ids(text) for text in one.reference]
             for reference in fields["reference"]:
                 _check_length(service, reference, f"edits[{i}].reference")
+                spend(len(reference))
         with errors_in(f"edits[{i}]"):
             made.append(from_json(fields))
             if one.name is not None:

@@ -178,12 +178,14 @@ class ResponseStream:
 
     Errors are raised after the pieces, RequestCancelledError after ``cancel``; ``subscribe`` is the
     alternative to iterating. ``prompt_logprobs``, where the request asks for them, are complete before the
-    first piece: one for each prompt id, None for the first, which has no context.
+    first piece: one for each prompt id, None for the first, which has no context. ``read`` of the prompt's
+    ids are prefilled so far, of which ``cached`` were found in the prefix cache.
     """
 
     def __init__(self, request: Request, wake: Callable[[], None] = lambda: None) -> None:
         self.request = request
         self.prompt_logprobs: list[TokenLogprobs | None] = []
+        self.read = self.cached = 0
         self.cancelled = False
         self._wake = wake
         self._events: list[Event] = []

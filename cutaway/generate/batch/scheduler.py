@@ -311,12 +311,16 @@ class Scheduler:
                 step_seconds=self._step_seconds,
             )
 
-    def drain(self, seconds: float) -> None:
-        """Take no new request, wait at most so long for the others, and cancel the rest."""
+    def drain(self, seconds: float) -> int:
+        """Take no new request, wait at most so long for the others, and cancel the rest; how many that is."""
         with self._wake:
             self._closing = True
             self._wake.wait_for(lambda: not self._running and not len(self._queue), seconds)
-            for sequence in (*self._running, *self._queue.remove(lambda _: True)):
+            waiting = self._queue.remove(lambda _: True)
+            self._counts["cancelled"] += len(waiting)
+            left = (*self._running, *waiting)
+            cut_off = sum(not sequence.stream.cancelled for sequence in left)
+            for sequence in left:
                 sequence.stream.cancelled = True
                 sequence.stream.put(RequestCancelledError("the server stops"))
             self._wake.notify_all()
@@ -324,6 +328,7 @@ class Scheduler:
         if threading.current_thread() not in self._threads:
             for thread in self._threads:  # afterwards nothing here holds the engine and the tokenizer
                 thread.join()
+        return cut_off
 
     def close(self) -> None:
         """Cancel everything within the current step."""
@@ -429,9 +434,7 @@ class Scheduler:
         chunks += self._forks(chunks)
         results = [_sample(chunk) for chunk in chunks]
         for chunk in chunks:
-            sequence = chunk.sequence
-            if sequence.state.length - len(chunk.ids) < len(sequence.prompt) <= sequence.state.length:
-                self._count(prompt_tokens=len(sequence.prompt), cached_tokens=sequence.cached_tokens)
+            self._count_prompt(chunk.sequence)
         pieces = [piece for result in results if not isinstance(result, Exception) for piece in result]
         self._count(generated_tokens=sum(piece.id is not None for piece in pieces))
         for chunk, result in zip(chunks, results, strict=True):
@@ -536,6 +539,14 @@ class Scheduler:
         with self._wake:
             self._running.remove(sequence)
             self._prefix_cache.resize(self._capacity - self._reserved())
+
+    def _count_prompt(self, sequence: ScheduledSequence) -> None:
+        """Count what was read of a prompt since it was counted last, for the client as for the server."""
+        stream, read = sequence.stream, min(sequence.state.length, len(sequence.prompt))
+        if read > stream.read:
+            cached = min(sequence.cached_tokens, read)
+            self._count(prompt_tokens=read - stream.read, cached_tokens=cached - stream.cached)
+            stream.read, stream.cached = read, cached
 
     def _count(self, **more: int) -> None:
         with self._wake:

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutaway.errors import UserError
 from cutaway.serve.openai_format import APIError, error_response
-from cutaway.serve.operations.api_keys import KeyRing, Tenant
+from cutaway.serve.operations.api_keys import KeyRing, Tenant, fingerprint
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UNIX = "unix"  # the address of who connects to a Unix socket
@@ -240,7 +240,9 @@ class AuthMiddleware:
         try:
             headers = Headers(scope=scope)
             scope["record"].tenant = self._check(scope, headers)
-            body = await self._body(headers, receive) if scope["method"] == "POST" else b""
+            body = b""
+            if scope["method"] == "POST":
+                body, scope["gzip"] = await self._body(headers, receive)
         except APIError as error:
             scope["record"].error = error.code
             await error_response(error, scope["path"])(scope, receive, send_with_headers)
@@ -268,14 +270,18 @@ class AuthMiddleware:
         tenant = self.policy.keys.find(given.strip())
         if tenant is None or (self.policy.keys and scheme.lower() != "bearer"):
             text = "This server needs an API key, as the header Authorization: Bearer KEY or x-api-key: KEY"
+            if given.strip() and scheme.lower() == "bearer":
+                scope["record"].bad_key = fingerprint(given.strip())
+                text = "This API key is wrong: it is none of this server's"
             raise APIError(401, text, type="authentication_error", code="invalid_api_key")
         return tenant
 
     def _same_site(self, origin: str, host: str) -> bool:
         return origin in self.policy.origins or origin.partition("://")[2] == host
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, if it is not declared as something else than JSON, short enough and there in time.
+    async def _body(self, headers: Headers, receive: Receive) -> tuple[bytes, bool]:
+        """The whole body, if it is not declared as something else than JSON, short enough and there in time;
+        and whether it is packed by gzip (`unpacked`).
 
         A page of another site could send one without a type, and is refused before by its Origin. What
         `curl -d` sends by default is read where no browser sent it.
@@ -290,7 +296,7 @@ class AuthMiddleware:
             raise APIError(415, text, code="not_json")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:19]) > self.policy.body_bytes:
-            raise self._too_long()
+            raise _too_long(self.policy.body_bytes)
         parts, size = [], 0
         try:
             async with asyncio.timeout(self.policy.body_seconds):
@@ -301,35 +307,34 @@ class AuthMiddleware:
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self.policy.body_bytes:
-                        raise self._too_long()
+                        raise _too_long(self.policy.body_bytes)
                     if not message.get("more_body"):
-                        whole = b"".join(parts)
-                        return whole if coding == "identity" else self._unpacked(whole)
+                        return b"".join(parts), coding == "gzip"
         except TimeoutError:
             seconds = self.policy.body_seconds
             raise APIError(
                 408, f"The body did not arrive within {seconds:g} seconds", code="too_slow"
             ) from None
 
-    def _unpacked(self, packed: bytes) -> bytes:
-        """A gzip body, of which no more is unpacked than a body may have."""
-        unpacking = zlib.decompressobj(wbits=31)
-        try:
-            body = unpacking.decompress(packed, self.policy.body_bytes + 1)
-        except zlib.error:
-            raise APIError(400, "The body is not what gzip makes", code="invalid_gzip") from None
-        if len(body) > self.policy.body_bytes:
-            raise self._too_long()
-        if not unpacking.eof:
-            raise APIError(400, "The gzip body breaks off", code="invalid_gzip")
-        if unpacking.unused_data:
-            raise APIError(400, "Something follows the gzip body's end", code="invalid_gzip")
-        return body
 
-    def _too_long(self) -> APIError:
-        return APIError(
-            413, f"A body may have {self.policy.body_bytes:,} bytes at most", code="body_too_large"
-        )
+def unpacked(packed: bytes, most: int) -> bytes:
+    """A gzip body, of which no more is unpacked than ``most`` bytes. For threads. APIError for another."""
+    unpacking = zlib.decompressobj(wbits=31)
+    try:
+        body = unpacking.decompress(packed, most + 1)
+    except zlib.error:
+        raise APIError(400, "The body is not what gzip makes", code="invalid_gzip") from None
+    if len(body) > most:
+        raise _too_long(most)
+    if not unpacking.eof:
+        raise APIError(400, "The gzip body breaks off", code="invalid_gzip")
+    if unpacking.unused_data:
+        raise APIError(400, "Something follows the gzip body's end", code="invalid_gzip")
+    return body
+
+
+def _too_long(most: int) -> APIError:
+    return APIError(413, f"A body may have {most:,} bytes at most", code="body_too_large")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,6 +1,6 @@
 """API keys: whose they are, what they may ask and how much; read from a file, and again at SIGHUP.
 
-A file holds one key a line, or YAML:
+A file holds one key a line and nothing else, or YAML (JSON is YAML too):
 
     keys:
       - name: research                # in the log, the metrics and /v1/usage
@@ -22,8 +22,9 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -36,8 +37,12 @@ from cutaway.serve.openai_format import APIError
 Role = Literal["chat", "embed", "internals", "metrics", "admin"]
 EVERYONE: frozenset[Role] = frozenset({"chat", "embed", "internals", "metrics"})  # without any keys
 ALL: frozenset[Role] = frozenset(get_args(Role))
+ANY: tuple[Role, ...] = get_args(Role)  # a route that every key may ask, but one without roles
+TEXT: tuple[Role, ...] = ("chat", "embed", "internals")  # one for what prepares a text for the model
 MINUTE = 60.0  # seconds
+LINE = r"""(?:(?!["'`{}\[\],:#])[!-~]){8,}"""  # a line that is a key, and no YAML or JSON
 ANONYMOUS = "anonymous"
+PREFIX = 8  # characters of a wrong key, and of their hash, that the log shows
 Strings = Annotated[
     tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
 ]
@@ -77,14 +82,22 @@ class Bucket:
     level: float = 0.0  # what was taken and has not flowed out yet
     seen: float = 0.0
 
+    @property
+    def flow(self) -> float:
+        """How much flows out in a second."""
+        return (self.limit or 0) / MINUTE
+
+    def now(self) -> float:
+        """The level, after what has flowed out by now; 0 without a limit."""
+        now = time.monotonic()
+        self.level = 0.0 if self.limit is None else max(0.0, self.level - (now - self.seen) * self.flow)
+        self.seen = now
+        return self.level
+
     def wait(self, more: int) -> float:
         """Seconds until so many more fit; 0.0 where they fit now."""
-        now = time.monotonic()
-        if self.limit is None:
-            return 0.0
-        self.level = max(0.0, self.level - (now - self.seen) * self.limit / MINUTE)
-        self.seen = now
-        return max(0.0, self.level + more - self.limit) * MINUTE / self.limit
+        level = self.now()
+        return 0.0 if self.limit is None else max(0.0, level + more - self.limit) / self.flow
 
 
 @dataclass
@@ -98,21 +111,28 @@ class Tenant:
     priority: int = 0
     requests: Bucket = field(default_factory=lambda: Bucket(None))
     tokens: Bucket = field(default_factory=lambda: Bucket(None))
-    running: int = 0
+    running: int = 0  # answers under way
+    beside: int = 0  # other requests under way, which compute nothing with the model
     used: Counter[str] = field(default_factory=Counter)
 
-    def check(self, role: Role) -> None:
-        """Refuse what the key has no role for."""
-        if role not in self.roles:
-            text = f"This API key has not the role {role!r}, which this needs"
+    def check(self, *roles: Role) -> None:
+        """Refuse what the key has none of the roles for."""
+        if self.roles.isdisjoint(roles):
+            names = " or ".join(map(repr, roles))
+            text = f"This API key has not the role {names}, which this needs"
             raise APIError(403, text, type="permission_error", code="missing_role")
 
-    def admit(self) -> None:
-        """Count a request as under way, until ``leave``. APIError past a quota."""
+    def admit(self, answers: bool) -> Callable[[], None]:
+        """Count a request as under way until what is returned is called. APIError past a quota.
+
+        Requests that the model ``answers`` have ``concurrent`` places, and the others as many of their own:
+        so a key with one place can fetch its background answer, or cancel it. Tokens bound the first alone.
+        """
+        under_way = self.running if answers else self.beside
         waits = {
             "requests a minute": (self.requests.limit, self.requests.wait(1)),
-            "tokens a minute": (self.tokens.limit, self.tokens.wait(1)),
-            "requests at once": (self.concurrent, float(self.running >= (self.concurrent or math.inf))),
+            "tokens a minute": (self.tokens.limit, self.tokens.wait(1) if answers else 0.0),
+            "requests at once": (self.concurrent, float(under_way >= (self.concurrent or math.inf))),
         }
         for what, (limit, seconds) in waits.items():
             if seconds:
@@ -122,18 +142,33 @@ class Tenant:
                     429, text, type="rate_limit_error", code="quota_exceeded", retry_after=math.ceil(seconds)
                 )
         self.requests.level += 1
-        self.running += 1
         self.used["requests"] += 1
+        self._enter(answers, 1)
+        return partial(self._enter, answers, -1)
 
-    def leave(self) -> None:
-        """The end of a request that was admitted."""
-        self.running -= 1
+    def _enter(self, answers: bool, more: int) -> None:
+        if answers:
+            self.running += more
+        else:
+            self.beside += more
 
     def spend(self, prompt: int, cached: int, generated: int) -> None:
         """Count an answer's tokens."""
         self.tokens.wait(0)  # what has flowed out by now
         self.tokens.level += prompt + generated
         self.used.update(prompt_tokens=prompt, cached_tokens=cached, generated_tokens=generated)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What was used, and how full the quotas are now, as JSON."""
+        levels = {"requests": self.requests.now(), "tokens": self.tokens.now()}
+        return {"used": dict(self.used), "levels": levels, "at": time.time()}
+
+    def restore(self, found: Mapping[str, Any]) -> None:
+        """Add what a snapshot says."""
+        self.used.update(found["used"])
+        gone = max(0.0, time.time() - found["at"])
+        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            bucket.level = bucket.now() + max(0.0, found["levels"][name] - bucket.flow * gone)
 
     def usage(self) -> dict[str, Any]:
         """What /v1/usage tells of it."""
@@ -158,7 +193,10 @@ class KeyRing:
     def __init__(self, given: Sequence[str] = (), file: Path | None = None) -> None:
         for key in given:
             check_key(key)
+        if len(set(given)) < len(given):
+            raise UserError("An API key is given twice: give each once")
         self.file = file
+        self._before: dict[str, dict[str, Any]] = {}  # what tenants used that are not in the file, or not yet
         self._anonymous = Tenant(ANONYMOUS, b"", EVERYONE)
         self._given = [(digest(key), Tenant(f"key-{i}", digest(key))) for i, key in enumerate(given, 1)]
         self._known = self._given
@@ -184,6 +222,20 @@ class KeyRing:
         ]  # all, always
         return matches[0] if matches else None
 
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """What each tenant has used, by its name, as JSON."""
+        return {one.name: one.snapshot() for one in self.tenants}
+
+    def restore(self, found: Mapping[str, dict[str, Any]]) -> None:
+        """Give tenants what a snapshot has of them; what flowed out of their quotas since is gone."""
+        self._before = dict(found)
+        for tenant in self.tenants:
+            self._restore(tenant)
+
+    def _restore(self, tenant: Tenant) -> None:
+        if (used := self._before.pop(tenant.name, None)) is not None:
+            tenant.restore(used)
+
     def load(self) -> None:
         """Read the file again. A tenant that stays keeps what it used; an error changes nothing."""
         if self.file is None:
@@ -193,12 +245,20 @@ class KeyRing:
         own = {ANONYMOUS, *(tenant.name for _, tenant in self._given)}
         if len(hashes) < len(entries) or own & hashes.keys():
             raise UserError(f"{self.file}: a name is there twice, or is one of {', '.join(sorted(own))}")
+        owners = dict.fromkeys((one for one, _ in self._given), "--api-key or CUTAWAY_API_KEY")
+        for name, digests in hashes.items():
+            for one in digests:
+                if (other := owners.setdefault(one, name)) != name:
+                    raise UserError(
+                        f"{self.file}: {name} has a key that {other} has too: a key is one client's"
+                    )
         before = {tenant.name: tenant for _, tenant in self._known}
         self._known = list(self._given)
         for entry in entries:
             tenant = before.get(entry.name) or Tenant(entry.name, digest(f"tenant {entry.name}"))
             tenant.roles, tenant.concurrent, tenant.priority = entry.roles, entry.concurrent, entry.priority
             tenant.requests.limit, tenant.tokens.limit = entry.requests_per_minute, entry.tokens_per_minute
+            self._restore(tenant)
             self._known += [(one, tenant) for one in hashes[entry.name]]
 
 
@@ -208,12 +268,12 @@ class _File(BaseModel, extra="forbid"):
 
 def _entries(file: Path) -> list[KeyEntry]:
     try:
-        text = file.read_text("utf-8")
-        if not re.search(r"^keys:", text, re.M):
-            keys = text.split()
-            named = [{"name": f"{file.stem}-{i}", "key": key, "roles": ALL} for i, key in enumerate(keys, 1)]
-            return _File.model_validate({"keys": named}).keys
-        return _File.model_validate(yaml.load(text, yaml.BaseLoader)).keys  # every value is a text
+        text = file.read_text("utf-8-sig")
+        if re.search(r"^keys:", text, re.M) or text.lstrip().startswith("{"):
+            return _File.model_validate(yaml.load(text, yaml.BaseLoader)).keys  # every value is a text
+        keys = _lines(file, text)
+        named = [{"name": f"{file.stem}-{i}", "key": key, "roles": ALL} for i, key in enumerate(keys, 1)]
+        return _File.model_validate({"keys": named}).keys
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -225,10 +285,37 @@ def _entries(file: Path) -> list[KeyEntry]:
         raise UserError(f"The key file {file} cannot be read: {why}") from None
 
 
+def _lines(file: Path, text: str) -> list[str]:
+    """The keys of a file with one a line. UserError for a line that is anything else; it is never printed."""
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        key = line.strip()
+        if not key:
+            continue
+        if not re.fullmatch(LINE, key):
+            raise UserError(
+                f"{file}, line {number}: this is not one key alone: 8 or more printable ASCII characters "
+                "without blanks, quotes, brackets, commas, colons and #; others go into YAML, under keys:"
+            )
+        if key in seen:
+            raise UserError(
+                f"{file}: line {number} is the key of line {seen[key]} again: a key is one client's"
+            )
+        seen[key] = number
+    if not seen:
+        raise UserError(f"{file}: there is no key in it: write one a line, or YAML that begins with keys:")
+    return list(seen)
+
+
 def check_key(key: str) -> None:
     """Refuse a key that is short, or that a header cannot hold."""
     if len(key) < 8 or not (key.isascii() and key.isprintable() and key == key.strip()):
         raise UserError("API keys must be 8 or more printable ASCII characters, without spaces around")
+
+
+def fingerprint(key: str) -> str:
+    """What the log shows of a key that is none: it is the same for keys that begin alike, and tells none."""
+    return digest(key[:PREFIX]).hex()[:PREFIX]
 
 
 def digest(key: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import io
 import json
 import logging
 import queue
@@ -45,7 +46,7 @@ class BoundedHandler(logging.StreamHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Report a record that could not be written, where there is still a standard error to report to."""
-        if not self.stream.closed:
+        if not self.stream.closed and not isinstance(sys.stderr, LoggedStream):
             super().handleError(record)
 
     def _has_room(self, request: bool) -> bool:
@@ -113,17 +114,31 @@ def install(log_prompts: bool, form: LogFormat = "text", level: LogLevel = "info
     waiting: queue.Queue[logging.LogRecord] = queue.Queue(QUEUED)
     listener = QueueListener(waiting, BoundedHandler(form))
     listener.start()
-    atexit.register(_flush, waiting)
+    atexit.register(flush)
     logging.basicConfig(level=logging.WARNING, handlers=[_Waiting(waiting)], force=True)
     set_level(level)
     logging.getLogger(PROMPTS).setLevel(logging.INFO if log_prompts else logging.WARNING)
 
 
-def _flush(waiting: queue.Queue[logging.LogRecord]) -> None:
+def flush() -> None:
     """Wait until the last lines are written, unless no process reads them."""
     ends = time.monotonic() + 1.0
-    while waiting.unfinished_tasks and time.monotonic() < ends:
-        time.sleep(0.01)
+    for handler in logging.getLogger().handlers:
+        waiting: Any = handler.queue if isinstance(handler, _Waiting) else None
+        while waiting and waiting.unfinished_tasks and time.monotonic() < ends:
+            time.sleep(0.01)
+
+
+class LoggedStream(io.TextIOBase):
+    """A standard error whose lines are warnings of the log: where that is JSON, so is all that is written."""
+
+    def write(self, text: str, /) -> int:
+        for line in filter(str.strip, text.splitlines()):
+            logging.getLogger("cutaway.serve").warning("%s", line)
+        return len(text)
+
+    def isatty(self) -> bool:
+        return False
 
 
 def set_level(level: LogLevel) -> None:

@@ -1,8 +1,9 @@
 """From the socket to the last answer: sockets, signals, readiness, and a stop that ends no answer midway.
 
-SIGTERM: /health/ready turns 503 at once, new requests are still answered for ``delay`` seconds in which a
-balancer notices, then the socket closes, answers under way have ``drain_seconds``, and what is left ends with
-an error event. SIGHUP calls ``reload``; SIGUSR1 writes every thread's stack to standard error.
+SIGTERM: /health/ready turns 503 at once and every response closes its connection; new requests are still
+answered for ``delay`` seconds in which a balancer notices. Then the socket closes, and what was accepted has
+``drain_seconds``: a request that is still parsed is answered too, since the models close last. What is left
+ends with an error event. SIGHUP calls ``reload``; SIGUSR1 writes every thread's stack to standard error.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from types import FrameType
 import uvicorn
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.serve.operations import bounded_log
 from cutaway.serve.operations.models import Models
 
 log = logging.getLogger("cutaway.serve")
 GRACE = 10  # seconds after the drain for the last bytes, before connections are cut
+SAVE_TICKS = 50  # of a tenth of a second, between two calls of ``save``
 SYSTEMD_FIRST = 3  # the first descriptor that systemd passes on
 
 
@@ -53,11 +56,13 @@ class Server(uvicorn.Server):
         delay: float = 0.0,
         reload: Callable[[], None] = lambda: None,
         uds: Path | None = None,
+        save: Callable[[], None] = lambda: None,
     ) -> None:
         config.timeout_graceful_shutdown = math.ceil(models.default.limits.drain_seconds) + GRACE
         super().__init__(config)
         self.models, self.delay, self.reload, self.uds = models, delay, reload, uds
-        self._stop_at = math.inf
+        self.save, self._stop_at = save, math.inf
+        self._heard: list[str] = []  # of signals, what the log does not tell yet
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -76,25 +81,48 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.models.stopping.set()
-        if sig == signal.SIGTERM and self.delay > 0 and math.isinf(self._stop_at):
+        name = signal.Signals(sig).name
+        if sig == signal.SIGTERM and self.delay > 0 and math.isinf(self._stop_at) and not self.should_exit:
             self._stop_at = time.monotonic() + self.delay
             self._captured_signals.append(sig)
+            self._heard.append(
+                f"{name}: not ready any more; for {self.delay:g} s requests are still answered"
+            )
         else:
             super().handle_exit(sig, frame)
+            self._heard.append(f"{name}: " + ("ending at once" if self.force_exit else "the drain begins"))
 
     async def on_tick(self, counter: int) -> bool:
+        self._tell()
+        if counter % SAVE_TICKS == SAVE_TICKS - 1:
+            await asyncio.to_thread(self.save)
         return await super().on_tick(counter) or time.monotonic() >= self._stop_at
+
+    def _tell(self) -> None:
+        """Log the signals; a handler may not, since it may have interrupted the log."""
+        while self._heard:
+            log.info("%s", self._heard.pop(0))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.models.stopping.set()
+        self._tell()
         notify("STOPPING=1")
         if self.uds is not None:
             self.uds.unlink(missing_ok=True)
-        draining = asyncio.create_task(asyncio.to_thread(self.models.close))
-        await super().shutdown(sockets)
-        if self.force_exit:
-            await asyncio.to_thread(self.models.close, 0.0)
-        await draining
+        seconds, background = self.models.default.limits.drain_seconds, self.models.background
+        log.info("The socket closes: answers under way have %g seconds", seconds)
+        closing, ends = asyncio.create_task(super().shutdown(sockets)), time.monotonic() + seconds
+        while not (closing.done() and not background) and time.monotonic() < ends and not self.force_exit:
+            await asyncio.sleep(0.05)
+            self._tell()
+        cut = await asyncio.to_thread(self.models.close)
+        await closing
+        if background:
+            await asyncio.wait(background, timeout=GRACE)
+        await asyncio.to_thread(self.models.default.pool.drain, 0.0)
+        await asyncio.to_thread(self.save)
+        log.log(logging.WARNING if cut else logging.INFO, "Stopped: %d answers were cut off", cut)
+        await asyncio.to_thread(bounded_log.flush)
 
 
 def notify(state: str) -> None:

@@ -70,9 +70,12 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        by_path = ["path", "status", "model"]
         self.requests = Counter(
-            "cutaway_requests", "Requests by path and status", ["path", "status"], registry=registry
+            "cutaway_requests", "Requests by path, status and model", by_path, registry=registry
         )
+        self.loads = Counter("cutaway_model_loads", "Loads of a model", ["model"], registry=registry)
+        self.unloads = Counter("cutaway_model_unloads", "Unloads of a model", ["model"], registry=registry)
         self.ignored = Counter(
             "cutaway_ignored_fields", "Fields of requests that were not used", ["field"], registry=registry
         )
@@ -81,17 +84,21 @@ class Metrics:
             return Histogram(f"cutaway_{name}", about, labels, buckets=buckets, registry=registry)
 
         self.seconds = histogram(
-            "request_duration_seconds", "From a request's arrival to its answer's end", SECONDS, "path"
+            "request_duration_seconds",
+            "From a request's arrival to its answer's end",
+            SECONDS,
+            "path",
+            "model",
         )
         self.first_token = histogram(
-            "time_to_first_token_seconds", "From a request's arrival to its first token", SECONDS
+            "time_to_first_token_seconds", "From a request's arrival to its first token", SECONDS, "model"
         )
-        self.queue = histogram("queue_seconds", "From joining the queue to the start of the prefill", SECONDS)
-        self.per_token = histogram(
-            "time_per_output_token_seconds", "Per token of an answer after the first", TOKEN_SECONDS
-        )
-        self.prompt = histogram("request_prompt_tokens", "Tokens of a prompt", TOKENS)
-        self.generated = histogram("request_generated_tokens", "Tokens of an answer", TOKENS)
+        about = "From joining the queue to the start of the prefill"
+        self.queue = histogram("queue_seconds", about, SECONDS, "model")
+        about = "Per token of an answer after the first"
+        self.per_token = histogram("time_per_output_token_seconds", about, TOKEN_SECONDS, "model")
+        self.prompt = histogram("request_prompt_tokens", "Tokens of a prompt", TOKENS, "model")
+        self.generated = histogram("request_generated_tokens", "Tokens of an answer", TOKENS, "model")
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
 

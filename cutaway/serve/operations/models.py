@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from cutaway.generate.batch.scheduler import SchedulerStats
 from cutaway.serve.openai_format import RETRY_AFTER, APIError
 from cutaway.serve.service import Service
 
+ADAPTER_NAME = r"[A-Za-z0-9][\w.:/@+-]*"
+LATEST = ":latest"  # which Ollama's clients append to a name
 COLLECTIONS = 4  # of garbage, at most, after a model is unloaded
 log = logging.getLogger("cutaway.serve")
 
@@ -62,13 +65,14 @@ class Models:
         first.service, first.loads, first.pinned = first.service or first.load(), 1, True
         self.default = first.service
         self.stopping = threading.Event()  # no new requests should be sent here
+        self.background: set[asyncio.Task[None]] = set()  # answers that go on when their request is answered
         self._making_room = asyncio.Lock()
 
     def find(self, asked: str | None) -> Model:
         """The model with this name; APIError if there is none."""
         if not asked:
             return self.models[0]
-        for name in (asked, asked.removesuffix(":latest")):  # which Ollama's clients append
+        for name in (asked, asked.removesuffix(LATEST)):
             for model in self.models:
                 if name in model.names:
                     return model
@@ -78,6 +82,21 @@ class Models:
         names = ", ".join(repr(name) for model in self.models for name in model.names)
         text = f"There is no model {asked[:100]!r} here: this server has {names}"
         raise APIError(404, text, param="model", code="model_not_found")
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Load an adapter of the first model under a name that is no model's. APIError where it cannot be."""
+        if not re.fullmatch(ADAPTER_NAME, name, re.ASCII):
+            text = (
+                "lora_name has letters, digits and . _ : / @ + - alone, and begins with a letter or a digit"
+            )
+            raise APIError(400, text, param="lora_name")
+        bare = name.removesuffix(LATEST)
+        for model in self.models:
+            own = (model.name, *model.aliases)
+            if any(fnmatchcase(one, alias) for one in (name, bare) for alias in own):
+                text = f"{name!r} is a name of the model {model.name!r}: choose another"
+                raise APIError(400, text, param="lora_name")
+        self.default.load_adapter(name, path)
 
     async def use(self, asked: str | None) -> tuple[Model, Service]:
         """A model and its service, loaded and kept until as many calls of ``leave``."""
@@ -116,6 +135,7 @@ class Models:
                 model.service = await asyncio.to_thread(model.load)
             model.loads += 1
             model.last_use = time.time()
+            self.default.metrics.loads.labels(model.name).inc()
             log.info("Loaded %s in %.1f s", model.name, time.perf_counter() - began)
         except APIError:
             raise
@@ -147,6 +167,7 @@ class Models:
             if not gc.collect():  # what was collected may have held, from C, cycles that are garbage only now
                 break
         gc.freeze()
+        self.default.metrics.unloads.labels(model.name).inc()
         log.info("Unloaded %s", model.name)
 
     def stats(self) -> dict[str, SchedulerStats]:
@@ -169,13 +190,7 @@ class Models:
             "last_use": model.last_use and int(model.last_use),
         }
 
-    def close(self, seconds: float | None = None) -> None:
-        """Take no new request, finish what is under way in so many seconds (by default the limits'), and end
-        the rest with an error.
-        """
-        ends = time.monotonic() + (self.default.limits.drain_seconds if seconds is None else seconds)
+    def close(self) -> int:
+        """Take no new request, and end what is under way with an error; how many answers those were."""
         services = [model.service for model in self.models if model.service is not None]
-        for service in services:
-            service.stop(max(0.0, ends - time.monotonic()))
-        for pool in (self.default.prepare_pool, self.default.grammar_pool):
-            pool.drain(max(0.0, ends - time.monotonic()))
+        return sum(service.stop(0.0) for service in services)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request as HTTPRequest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cutaway.generate.batch.request import Generation, ResponseStream
+from cutaway.generate.batch.request import Generation, Piece, ResponseStream
 from cutaway.serve.operations.api_keys import Tenant
 from cutaway.serve.operations.metrics import Metrics
 from cutaway.serve.operations.tracing import Tracing
 
+if TYPE_CHECKING:
+    from cutaway.serve.operations.models import Models
+
 log = logging.getLogger("cutaway.serve.requests")
+STEP_SECONDS = 30.0  # at most, until the step under way has ended
 QUIET = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds: logged at debug
 
 
@@ -30,13 +36,20 @@ class RequestRecord:
     id: str
     method: str
     path: str
+    metrics: Metrics
+    client: str = ""  # its address
     began: float = field(default_factory=time.perf_counter)
     arrived: float = field(default_factory=time.time)
     tenant: Tenant | None = None
     ends: list[Callable[[], None]] = field(default_factory=list)  # called at the end
+    background: asyncio.Task[Any] | None = (
+        None  # what goes on when the request is answered; its end is the end
+    )
+    cut_off: list[ResponseStream] = field(default_factory=list)  # answers that were stopped, not counted yet
     model: str = ""
     status: int = 0
     error: str | None = None
+    bad_key: str | None = None  # a fingerprint of a key that is none
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
@@ -44,34 +57,44 @@ class RequestRecord:
     submitted_seconds: float | None = None  # until the first of its answers was queued
     first_token_seconds: float | None = None
     seconds: float = 0.0
+    _read: dict[tuple[int, ...], int] = field(default_factory=dict)  # of each prompt the ids that are counted
 
     def submitted(self) -> None:
         """Its answers are queued."""
         self.submitted_seconds = time.perf_counter() - self.began
 
-    def first_token(self, metrics: Metrics) -> None:
+    def first_token(self) -> None:
         """The first token of the first answer is there."""
         if self.first_token_seconds is None:
             self.first_token_seconds = time.perf_counter() - self.began
-            metrics.first_token.observe(self.first_token_seconds)
+            self.metrics.first_token.labels(self.model).observe(self.first_token_seconds)
 
-    def answered(self, generation: Generation, shares_prompt: bool, metrics: Metrics) -> None:
-        """One of its answers is complete; the prompt counts once for all answers to it."""
-        timings, prompt = generation.timings, len(generation.prompt_ids)
-        metrics.queue.observe(timings.queue_seconds)
-        metrics.generated.observe(len(generation.ids))
+    def answered(self, generation: Generation) -> None:
+        """One of its answers is complete."""
+        timings, prompt, metrics = generation.timings, len(generation.prompt_ids), self.metrics
+        metrics.queue.labels(self.model).observe(timings.queue_seconds)
+        metrics.generated.labels(self.model).observe(len(generation.ids))
         if timings.decode_tokens:
-            metrics.per_token.observe(timings.decode_seconds / timings.decode_tokens)
+            per_token = timings.decode_seconds / timings.decode_tokens
+            metrics.per_token.labels(self.model).observe(per_token)
         if not self.generated_tokens:
             self.queue_seconds = timings.queue_seconds
-        if not shares_prompt:
-            metrics.prompt.observe(prompt)
-        cached = prompt - timings.prefill_tokens
-        self.spend(*(0, 0) if shares_prompt else (prompt, cached), len(generation.ids))
+        if generation.prompt_ids not in self._read:
+            metrics.prompt.labels(self.model).observe(prompt)
+        self._count(generation.prompt_ids, prompt, prompt - timings.prefill_tokens, len(generation.ids))
 
-    def cut_off(self, stream: ResponseStream) -> None:
-        """An answer was stopped: what was read and generated until then counts."""
-        self.spend(len(stream.request.ids), 0, stream.tokens)
+    async def settle(self) -> None:
+        """Count what was read and generated of answers that were stopped, once their last step is over."""
+        for stream in self.cut_off:
+            await _over(stream)
+            self._count(stream.request.ids, stream.read, stream.cached, stream.tokens)
+        self.cut_off.clear()
+
+    def _count(self, ids: tuple[int, ...], read: int, cached: int, generated: int) -> None:
+        """Count an answer; a prompt counts once for all answers to it."""
+        more = max(0, read - self._read.get(ids, 0))
+        self._read[ids] = max(read, self._read.get(ids, 0))
+        self.spend(more, min(cached, more), generated)
 
     def spend(self, prompt: int, cached: int, generated: int) -> None:
         """Count tokens, for the log and for the key."""
@@ -81,10 +104,20 @@ class RequestRecord:
         if self.tenant is not None:
             self.tenant.spend(prompt, cached, generated)
 
+    async def end(self) -> None:
+        """Wait for what goes on in the background, count what was stopped, and give back what is held."""
+        if self.background is not None:
+            await asyncio.wait([self.background])
+        await self.settle()
+        for end in self.ends:
+            end()
+        self.seconds = time.perf_counter() - self.began
+
     def fields(self) -> dict[str, Any]:
         """The fields of its line in the log; never a prompt, never a key."""
         tenant = self.tenant.name if self.tenant is not None else ""
-        found = {"id": self.id, "key": tenant, "method": self.method, "path": self.path, "model": self.model}
+        found = {"id": self.id, "client": self.client, "key": tenant, "bad_key": self.bad_key}
+        found |= {"method": self.method, "path": self.path, "model": self.model}
         found |= {"status": self.status, "prompt": self.prompt_tokens, "cached": self.cached_tokens}
         found |= {"generated": self.generated_tokens, "queue": round(self.queue_seconds, 4)}
         first = self.first_token_seconds
@@ -96,6 +129,20 @@ class RequestRecord:
         return {name: value for name, value in found.items() if value not in ("", None)}
 
 
+async def _over(stream: ResponseStream) -> None:
+    """Wait for a stream's last event, which comes with the step under way; not for ever."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def listen(event: Piece | Exception) -> None:
+        if isinstance(event, Exception) or event.generation is not None:
+            loop.call_soon_threadsafe(over.set)
+
+    stream.subscribe(listen)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STEP_SECONDS):
+            await over.wait()
+
+
 def record_of(http: HTTPRequest) -> RequestRecord:
     """The record of a request."""
     return http.scope["record"]
@@ -104,8 +151,9 @@ def record_of(http: HTTPRequest) -> RequestRecord:
 class RecordMiddleware:
     """ASGI middleware: gives each request an id and a record, and reports the record at its end."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
-        self.app, self.metrics, self.tracing = app, metrics, tracing
+    def __init__(self, app: ASGIApp, models: Models, tracing: Tracing | None = None) -> None:
+        self.app, self.models, self.tracing = app, models, tracing
+        self.metrics = models.default.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -114,24 +162,43 @@ class RecordMiddleware:
         headers = Headers(scope=scope)
         asked = headers.get("x-request-id", "")
         id = asked if re.fullmatch(r"[\w.:-]{1,128}", asked, re.ASCII) else uuid.uuid4().hex
-        record = scope["record"] = RequestRecord(id, scope["method"], "other")
+        client = scope["client"][0] if scope.get("client") else ""
+        record = scope["record"] = RequestRecord(id, scope["method"], "other", self.metrics, client)
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = id
+                headers_sent = MutableHeaders(scope=message)
+                headers_sent["x-request-id"] = id
+                if (
+                    self.models.stopping.is_set()
+                ):  # a proxy keeps no connection to a socket that is about to close
+                    headers_sent["connection"] = "close"
             await send(message)
 
         try:
             await self.app(scope, receive, watched)
         finally:
-            for end in record.ends:
-                end()
             record.path = getattr(scope.get("route"), "path", "other")  # the pattern: bounded in number
-            record.seconds = time.perf_counter() - record.began
-            self.metrics.requests.labels(record.path, str(record.status or 500)).inc()
-            self.metrics.seconds.labels(record.path).observe(record.seconds)
-            level = logging.DEBUG if record.path in QUIET else logging.INFO
-            log.log(level, "request", extra={"fields": record.fields()})
-            if self.tracing is not None and level == logging.INFO:
-                self.tracing.report(record, headers)
+            if record.background is None:
+                await record.end()
+                self._report(record, headers, "request")
+            else:
+                record.seconds = time.perf_counter() - record.began
+                log.info("request", extra={"fields": record.fields()})
+                ending = asyncio.create_task(self._end_later(record, headers))
+                self.models.background.add(ending)
+                ending.add_done_callback(self.models.background.discard)
+
+    async def _end_later(self, record: RequestRecord, headers: Headers) -> None:
+        await record.end()
+        self._report(record, headers, "background answer")
+
+    def _report(self, record: RequestRecord, headers: Headers, what: str) -> None:
+        """Tell the log, the metrics and the tracing of a request that has ended."""
+        self.metrics.requests.labels(record.path, str(record.status or 500), record.model).inc()
+        self.metrics.seconds.labels(record.path, record.model).observe(record.seconds)
+        level = logging.DEBUG if record.path in QUIET else logging.INFO
+        log.log(level, what, extra={"fields": record.fields()})
+        if self.tracing is not None and level == logging.INFO:
+            self.tracing.report(record, headers)

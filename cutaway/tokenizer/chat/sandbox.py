@@ -15,7 +15,7 @@ BOUNDS = Bounds(seconds=0.4, memory=192 << 20, seconds_per_byte=1e-6, memory_per
 WAIT_SECONDS = 5.0
 PROGRAMS = 64  # compiled templates a helper remembers
 
-helper = Helper("cutaway.tokenizer.chat.sandbox", "the chat template", BOUNDS, WAIT_SECONDS)
+helper = Helper("cutaway.tokenizer.chat.sandbox", "the chat template", BOUNDS, WAIT_SECONDS, more=2)
 _programs: "OrderedDict[str, template.Program]" = OrderedDict()
 
 
