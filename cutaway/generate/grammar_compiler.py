@@ -21,7 +21,7 @@ LIMITS = {
     "verbose_errors": False,
 }
 
-helper = Helper("cutaway.generate.grammar_compiler", "the grammar", BOUNDS, WAIT_SECONDS)
+helper = Helper("cutaway.generate.grammar_compiler", "the grammar", BOUNDS, WAIT_SECONDS, more=2)
 
 
 def load() -> None:
