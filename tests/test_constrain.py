@@ -12,7 +12,7 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.generate import constrain, grammar_compiler
 from cutaway.generate.bounded import BoundedConstraint
-from cutaway.generate.patterns import ascii_lark, lark_regex
+from cutaway.generate.patterns import ascii_lark, lark_regex, shortest_text
 from cutaway.generate.tool_calls.constraint import held_schema, left_out_warnings
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
@@ -97,8 +97,8 @@ def test_a_completion_ends_the_json_that_was_begun(tokenizer: Tokenizer, begun: 
     constraint = constrain.json_schema(PLACES).begin(tokenizer)
     for id in tokenizer.encode(begun):
         constraint.accept(id)
-    ids = constraint.completion(100, tokenizer)
-    assert ids is not None and constraint.completion(len(ids) - 1, tokenizer) is None
+    ids = constraint.completion(100)
+    assert ids is not None and constraint.completion(len(ids) - 1) is None
     text = begun + tokenizer.decode(ids)
     assert constrain.schema_error(PLACES, text) is None and len(ids) <= 40
 
@@ -114,9 +114,51 @@ def test_a_pattern_is_brought_to_its_end(tokenizer: Tokenizer, asked: dict[str, 
     constraint = constrain.json_schema(schema).begin(tokenizer)
     for id in tokenizer.encode(begun):
         constraint.accept(id)
-    ids = constraint.completion(60, tokenizer)
+    ids = constraint.completion(60)
     assert ids is not None and len(ids) <= 30
     assert constrain.schema_error(schema, begun + tokenizer.decode(ids)) is None
+
+
+OPEN = [
+    *({"format": name} for name in ("duration", "date-time", "time", "date", "ipv6", "email")),
+    *(r"^\d+Z$", r"^P(\d+D)?T(\d+H)?$", r"^\w+\s\w+;$", r"^\d+(,\d+)*Z$", r"^.*\.(json|yaml)$", r"^.+END$"),
+    *(r"^\d{8}Z$", r"^[\d,]+;[}\]]+$"),
+]
+
+
+@pytest.mark.parametrize(
+    "asked", [one if isinstance(one, dict) else {"pattern": one} for one in OPEN], ids=str
+)
+def test_a_format_or_pattern_ends_within_the_limit(tokenizer: Tokenizer, asked: dict[str, str]) -> None:
+    """A model that would write digits, points and letters for ever, as small ones do."""
+    schema = {"type": "object", "properties": {"x": {"type": "string"} | asked}, "required": ["x"]}
+    spelt = {id: tokenizer.token_bytes(id) for id in range(17, len(tokenizer))}  # 0 to 16 are control tokens
+    for liked in (b"0123456789.", b"0123456789T", b"0123456789,abcdefghijklmnopqrstuvwxyz"):
+        likely = [id for id, text in spelt.items() if set(text) <= set(liked)]
+        constraint = BoundedConstraint(constrain.json_schema(schema).begin(tokenizer), tokenizer, 48)
+        random, ids = np.random.default_rng(0), list[int]()
+        while not constraint.done and len(ids) < 48:
+            logits = random.standard_normal(len(tokenizer)).astype(np.float32)
+            logits[likely] += 20
+            constraint.mask(logits)
+            ids.append(int(logits.argmax()))
+            constraint.accept(ids[-1])
+        assert constraint.done
+        assert constrain.schema_error(schema, tokenizer.decode(ids)) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"^(?:abc|d[ef]|gg)+[^x]{2}\.(?:jpeg|png)?$", "deaa."),
+        (r"[xyz][0-9]?\s\w\d(?=x)(?:)|..", "aa"),
+        ("(?>ab)c*d{1000000}", "d" * 64),
+        ("(a", ""),
+        ("(" * 5000 + ")" * 5000, ""),
+    ],
+)
+def test_the_shortest_text_of_a_pattern(pattern: str, text: str) -> None:
+    assert shortest_text(pattern) == text
 
 
 @pytest.mark.parametrize("limit", [40, 64, 160])

@@ -1081,6 +1081,21 @@ def test_json_that_is_cut_off_has_a_warning(server: Server, stream: bool) -> Non
         assert "cut off" not in server.post(f"/v1/{path}", body).text
 
 
+def test_dates_and_durations_end_within_max_tokens(server: Server) -> None:
+    """What pydantic writes for datetime, timedelta and a text with a pattern."""
+    texts = {"at": {"format": "date-time"}, "for": {"format": "duration"}, "id": {"pattern": r"^\d+Z$"}}
+    for name, asked in texts.items():
+        properties = {name: {"type": "string", **asked}}
+        schema = {"type": "object", "properties": properties, "required": [name]}
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        digits = {str(id): 100 for id in server.service.lm.tokenizer.encode("0123456789")}
+        more = {"max_tokens": 40, "logit_bias": digits, "response_format": form}
+        for seed in range(3):
+            choice = chat(server, seed=seed, **more).json()["choices"][0]
+            assert choice["finish_reason"] == "stop"
+            jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+
+
 def test_calls_of_a_free_number_end_within_max_tokens(server: Server, toolless: Server) -> None:
     for one in server, toolless:
         for seed in range(3):

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.constrain import LETTERS, Constraint, Vocabulary
+from cutaway.generate.constrain import Constraint, Vocabulary
+from cutaway.generate.endings import single_characters
 
 MARGIN = 96  # tokens left beyond a completion, below which each candidate is tried
 NEAR = 16  # tokens left beyond a completion, below which letters inside a text are tried too
@@ -86,7 +87,7 @@ class BoundedConstraint:
         known = self._completion
         if known is not None and len(known) <= self._left and self.inner.ends_after(known):
             return known
-        return self.inner.completion(min(self._left, LONGEST), self.tokenizer)
+        return self.inner.completion(min(self._left, LONGEST))
 
     def _untried(self, logits: np.ndarray, spare: int) -> np.ndarray:
         """Which of the allowed ids [v] are letters inside a text, for which there is room."""
@@ -105,7 +106,7 @@ class BoundedConstraint:
         elif len(completion) < self._left and after.ends_after(completion):
             found = completion
         else:
-            found = after.completion(min(self._left - 1, LONGEST), self.tokenizer)
+            found = after.completion(min(self._left - 1, LONGEST))
         if found is not None:
             self._known[id] = found
         return found is not None
@@ -137,6 +138,6 @@ def _letters_of(tokenizer: Vocabulary) -> tuple[list[int], np.ndarray]:
                 plain[id] = id not in control and marks.isdisjoint(tokenizer.token_bytes(id))
             except UserError:  # a row of the table that no token has
                 plain[id] = False
-        single = [ids[0] for ids in map(tokenizer.encode, LETTERS) if len(ids) == 1]
-        _letters[tokenizer] = single, plain
+        singles = single_characters(tokenizer)
+        _letters[tokenizer] = [singles[one] for one in "a " if one in singles], plain
     return _letters[tokenizer]

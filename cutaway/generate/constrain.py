@@ -14,7 +14,6 @@ is untrusted: its length and depth are limited, it is compiled first in a helper
 from __future__ import annotations
 
 import json
-import string
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.generate import grammar_compiler
+from cutaway.generate.endings import Endings
 from cutaway.generate.grammar_compiler import one_line
 from cutaway.generate.json_schema import readable
 from cutaway.generate.patterns import ascii_lark, ascii_regex
@@ -57,6 +57,7 @@ class Grammar:
     """A grammar as llguidance reads it. Made by `json_object`, `json_schema`, `regex` and `lark`."""
 
     compiled: str
+    shortest: tuple[str, ...] = ()  # texts of its patterns
 
     def begin(self, tokenizer: Vocabulary, ends: Sequence[int] = ()) -> Constraint:
         """The constraint at a text's first token; ids in `ends` end it too, where it may end.
@@ -69,14 +70,17 @@ class Grammar:
         matcher = LLMatcher(_trie(tokenizer, every), self.compiled, log_level=0, limits=limits)
         if matcher.is_error():
             raise UserError(f"the grammar cannot be followed: {one_line(matcher.get_error())}")
-        return Constraint(matcher, tokenizer, every)
+        return Constraint(matcher, tokenizer, every, Endings(self.shortest, tokenizer))
 
 
 class Constraint:
     """One answer under a grammar; `done` once nothing can follow. The ids of `ends` end it where it may."""
 
-    def __init__(self, matcher: LLMatcher, tokenizer: Vocabulary, ends: Sequence[int]) -> None:
+    def __init__(
+        self, matcher: LLMatcher, tokenizer: Vocabulary, ends: Sequence[int], endings: Endings
+    ) -> None:
         self._matcher, self._tokenizer = matcher, tokenizer  # which the matcher does not keep
+        self._endings = endings
         self.ends = ends
         self.done = matcher.is_stopped()
 
@@ -84,7 +88,7 @@ class Constraint:
         """The same grammar for another text, from its beginning, without compiling it again."""
         matcher = self._matcher.deep_copy()
         matcher.reset()
-        return Constraint(matcher, self._tokenizer, self.ends)
+        return Constraint(matcher, self._tokenizer, self.ends, self._endings)
 
     def mask(self, logits: np.ndarray) -> None:
         """Set the logits [v] that may not come next to -inf, in place; UserError past the limits."""
@@ -108,43 +112,11 @@ class Constraint:
             return None
         if matcher.stop_reason() == "EndOfSentence":
             return None
-        return Constraint(matcher, self._tokenizer, self.ends)
+        return Constraint(matcher, self._tokenizer, self.ends, self._endings)
 
-    def completion(self, most: int, tokenizer: Vocabulary) -> list[int] | None:
-        """Ids that bring the text to an end of the grammar: a short way, at most ``most`` ids, or None.
-
-        Strings are closed before they hold a bracket, objects and arrays as soon as they may be. Where more
-        could follow, the last id is an end token, but for a text that may end anywhere. A string that no
-        letters bring to its end, as its pattern asks for more, is tried again with marks among them.
-        """
-        found = self._to_its_end(most, tokenizer, "")
-        return self._to_its_end(most, tokenizer, MARKS) if found is None else found
-
-    def _to_its_end(self, most: int, tokenizer: Vocabulary, marks: str) -> list[int] | None:
-        matcher, ids = self._matcher.deep_copy(), []
-        parts = (LETTERS, QUOTE, BRACKETS, "0", marks, CLOSING)
-        letters, quote, brackets, zero, unused, closing = (_single(tokenizer, texts) for texts in parts)
-        filled = 0  # letters or digits in a row
-        while not matcher.is_stopped() and not matcher.is_accepting():
-            following = matcher.compute_ff_tokens()
-            if not following:
-                within = any(matcher.validate_tokens([id]) == 1 for id in letters)  # a string
-                inner = (*(unused if filled else ()), *letters)
-                order = (*quote, *inner) if within else (*brackets, *quote, *(zero if filled < 2 else ()))
-                following = [id for id in order if matcher.validate_tokens([id]) == 1][:1]
-                if within and following[:1] != quote:  # the letter or mark after which a pattern may end
-                    last = (id for id in closing if matcher.validate_tokens([id, *quote]) == 2)
-                    following = following if (id := next(last, None)) is None else [id, *quote]
-            following = following or _longest(matcher, tokenizer)
-            filled = filled + 1 if following and following[0] in (*letters, *zero) else 0
-            unused = [id for id in unused if id not in following]
-            room = most - len(ids) - len(following)
-            if not following or room < 0 or filled > MAX_FILLED or not matcher.consume_tokens(following):
-                return None
-            ids += following
-        if not matcher.is_stopped() and not any(matcher.validate_tokens([id]) == 1 for id in letters):
-            ids.append(self.ends[0])
-        return ids if len(ids) <= most else None
+    def completion(self, most: int) -> list[int] | None:
+        """Ids that bring the text to an end of the grammar: a short way, at most ``most`` ids, or None."""
+        return self._endings.of(self._matcher, most, self.ends[0])
 
     def ends_after(self, ids: Sequence[int]) -> bool:
         """Whether these ids are a completion too: nothing can follow them, or there are none to write."""
@@ -210,7 +182,8 @@ def lark(rules: str) -> Grammar:
 
 @lru_cache(CACHE_SIZE)
 def _compiled(kind: str, text: str) -> Grammar:
-    return Grammar(grammar_compiler.helper.ask({"kind": kind, "text": text})["compiled"])
+    answer = grammar_compiler.helper.ask({"kind": kind, "text": text})
+    return Grammar(answer["compiled"], tuple(answer["shortest"]))
 
 
 def check_size(schema: Any) -> None:
@@ -233,27 +206,6 @@ def _inside(value: Any) -> Sequence[Any]:
 def _check_length(text: str, what: str) -> None:
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"the {what} has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are taken")
-
-
-LETTERS, QUOTE, BRACKETS = "a ", '"', "}],"  # what a string may hold; what may follow a value
-MARKS = "@:/.-"  # what patterns of addresses ask for, each tried once, in this order
-CLOSING = string.ascii_letters + string.digits + string.punctuation.translate({34: None, 92: None})
-MAX_FILLED = 128  # letters in a row after which a text has no known end
-
-
-def _single(tokenizer: Vocabulary, texts: str) -> list[int]:
-    """The ids of those characters that are one token."""
-    made = (tokenizer.encode(text) for text in texts)
-    return [ids[0] for ids in made if len(ids) == 1]
-
-
-def _longest(matcher: LLMatcher, tokenizer: Vocabulary) -> list[int]:
-    """The allowed token with the most bytes, if there is one: it brings a fixed text on furthest."""
-    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-    allowed = np.flatnonzero(np.unpackbits(bits, count=len(tokenizer), bitorder="little"))
-    control = set(tokenizer.special.values())
-    plain = [id for id in allowed.tolist() if id not in control]
-    return [max(plain, key=lambda id: len(tokenizer.token_bytes(id)))] if plain else []
 
 
 _tries: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], LLTokenizer]] = weakref.WeakKeyDictionary()

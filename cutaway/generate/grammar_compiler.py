@@ -6,6 +6,7 @@ What compiles here within the bounds costs the server no more than that when it 
 import json
 from typing import Any
 
+from cutaway.generate.patterns import patterns_of, shortest_text
 from cutaway.helper import Bounds, Helper
 
 BOUNDS = Bounds(seconds=0.5, memory=64 << 20)  # real grammars take a tenth of either
@@ -35,8 +36,9 @@ def load() -> None:
 
 
 def answer(request: dict) -> dict:
-    """The answer to {kind, text}: the grammar as llguidance reads it, or why there is none. The answer to
-    {value, text}: what is ``wrong`` with that JSON under that schema, None if nothing.
+    """The answer to {kind, text}: the grammar as llguidance reads it and the shortest texts of its patterns,
+    or why there is none. The answer to {value, text}: what is ``wrong`` with that JSON under that schema,
+    None if nothing.
     """
     if "value" in request:
         return _validated(json.loads(request["text"]), request["value"])
@@ -65,7 +67,8 @@ def answer(request: dict) -> dict:
         raise
     except Exception as error:
         return {"refused": f"the {kind} cannot be followed: {one_line(str(error))}"}
-    return {"compiled": json.dumps(compiled) if isinstance(compiled, dict) else compiled}
+    compiled = json.dumps(compiled) if isinstance(compiled, dict) else compiled
+    return {"compiled": compiled, "shortest": [shortest_text(one) for one in patterns_of(kind, text)]}
 
 
 def _validated(schema: dict, value: str) -> dict:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
+
+parse: Any = re._parser.parse  # pyright: ignore[reportAttributeAccessIssue]
 
 # Blanks are escaped: the flag x takes them out of classes too.
 CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x0B\x0C\r\x20"}
@@ -20,6 +23,8 @@ CLASS_PART = re.compile(r"\\.|\[|\]|[^\\\[\]]+", re.DOTALL)
 PLAIN_CLASS = re.compile(
     r"\[(?:\\[^pPuU]|[^\[\]\\^])+\]", re.DOTALL
 )  # not of what is left out, or of classes
+LONGEST = 64  # characters of a pattern's shortest text
+MOST_PATTERNS = 64  # of a grammar
 LARK_PART = re.compile(
     r"""
       (?P<string>"(?:\\.|[^"\\])*")(?P<any_case>i?)
@@ -55,6 +60,55 @@ def lark_regex(pattern: str) -> str:
     return (
         "/" + re.sub(r"\\.|/", lambda part: r"\/" if part[0] == "/" else part[0], pattern, flags=re.S) + "/"
     )
+
+
+def shortest_text(pattern: str) -> str:
+    """A text that a pattern asks for at least, as far as Python reads it: of each class and each choice the
+    simplest, and nothing that may be left out. Cut at its beginning to the last LONGEST characters.
+    """
+    try:
+        return _shortest(parse(pattern))
+    except (re.error, RecursionError, OverflowError):
+        return ""
+
+
+def _shortest(parts: Any) -> str:
+    text = ""
+    for kind, given in parts:
+        match str(kind):
+            case "LITERAL":
+                text += chr(given)
+            case "ANY" | "NOT_LITERAL":
+                text += "a"
+            case "IN":
+                text += _member(given)
+            case "BRANCH":
+                text += min(map(_shortest, given[1]), key=len)
+            case "SUBPATTERN":
+                text += _shortest(given[-1])
+            case "ATOMIC_GROUP":
+                text += _shortest(given)
+            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
+                text += _shortest(given[2]) * min(given[0], LONGEST)
+        text = text[-LONGEST:]
+    return text
+
+
+def _member(members: Any) -> str:
+    """A character of a class: the first that it names."""
+    kind, given = members[0]
+    named = {"CATEGORY_DIGIT": "0", "CATEGORY_SPACE": " "}.get(str(given), "a")
+    return {"LITERAL": lambda: chr(given), "RANGE": lambda: chr(given[0])}.get(str(kind), lambda: named)()
+
+
+def patterns_of(kind: str, text: str) -> list[str]:
+    """The patterns in a schema, a regex or a grammar in Lark's notation."""
+    if kind == "regex":
+        return [text]
+    found = [json.loads(one) for one in re.findall(r'"pattern"\s*:\s*("(?:\\.|[^"\\])*")', text)]
+    if kind == "grammar":
+        found += [part["regex"].replace(r"\/", "/") for part in LARK_PART.finditer(text) if part["regex"]]
+    return found[:MOST_PATTERNS]
 
 
 def _any_case(string: str) -> str | None:
