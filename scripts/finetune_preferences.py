@@ -30,11 +30,12 @@ import cutaway
 from cutaway.data import novels
 from cutaway.data.conversations import Pair, Reader
 from cutaway.evaluate import likelihood
+from cutaway.evaluate.exact import proportion
 from cutaway.evaluate.perplexity import WINDOW, scores, surprises, windows
-from cutaway.evaluate.statistics import mean, student, wilson
+from cutaway.evaluate.statistics import mean, student
 from cutaway.lm import LanguageModel
 from cutaway.store.files import write
-from cutaway.train import curve, finetune
+from cutaway.train import curve, examples
 
 BASE = "smollm2"
 TRAINED = 512  # pairs
@@ -206,7 +207,7 @@ def measured(
     if path.is_file():
         return json.loads(path.read_text("utf-8"))
     lm = base if adapter is None else base.with_adapter(adapter)
-    reader = finetune.reader(base.checkpoint)
+    reader = examples.reader(base.checkpoint)
     scored = likelihood.score(lm, [asked(reader, one) for one in held_out])
     prompts = [lm.ids(one.prompt) for one in held_out]
     answers = lm.generate_batch(prompts, max_tokens=28, stop="\n")
@@ -271,7 +272,7 @@ def page(
         f"{n} held-out pairs, half of each, whose prompts no run trained on. A better answer is likelier "
         "where the sum of its tokens' log-probabilities, end token among them, is greater (chance: 50%); "
         "raised, where that difference is greater than the base's. Intervals are of 95%: Student's over "
-        "seeds, and Wilson's over pairs and seeds together. Greedy answers; one thread."
+        "seeds, and Clopper and Pearson's over pairs and seeds together. Greedy answers; one thread."
     )
     head = " | ".join(("", *HEAD, "")).strip()
     lines = ["# Learning from comparisons: SmolLM2-135M on pairs that a program made", "", about, ""]
@@ -282,7 +283,7 @@ def page(
             statistics.fmean(column) for column in zip(*rows, strict=True)
         )
         values = [row[0] for row in rows]
-        low, high = wilson(round(sum(values) * n), n * len(values))
+        low, high = proportion(round(sum(values) * n), n * len(values))
         over = f"± {student(values)[1] - likelier:.1%}" if len(values) > 1 else ""
         more = [np.array(one["surprises"]) - np.array(before["surprises"]) for one in runs]
         ratio = mean(np.mean(more, axis=0))

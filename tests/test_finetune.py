@@ -22,7 +22,7 @@ from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
 from cutaway.position.scaling import Linear, YaRN
 from cutaway.train import config as train_config
-from cutaway.train import device, finetune
+from cutaway.train import device, examples, finetune
 from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.loop import Training
@@ -329,7 +329,7 @@ def test_a_step_unpacks_a_packed_head_once(
     unpacked: list[Any] = []
     head, unpack = made.trainable.head, made.trainable.head.unpack
     monkeypatch.setattr(head, "unpack", lambda packed: unpacked.append(packed.shape) or unpack(packed))
-    made._gradient(made._batches())
+    made._gradient(made._batches(), 0)
     assert len(made.micro_batches) == 2 and unpacked.count(head.packed.shape) == 1
     assert made.trainable.head_weight is not made.trainable.head_weight
 
@@ -345,7 +345,7 @@ def test_what_is_wrong_with_the_data_is_counted(base: Path, tmp_path: Path) -> N
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     run = config(base, path)
-    _, report = finetune.prepare(run, finetune.base(run), lambda _: None)
+    _, report = examples.prepare(run.data, run.objective, finetune.base(run), lambda _: None)
     assert (report.examples, report.duplicates, report.left_out_too_long, report.without_trained_tokens) == (
         2,
         1,
@@ -355,7 +355,7 @@ def test_what_is_wrong_with_the_data_is_counted(base: Path, tmp_path: Path) -> N
     assert report.unread_columns == ("source",) and report.without_end_token == 0
     path.write_text(json.dumps(rows[3]))
     with pytest.raises(UserError, match="no example can be trained on"):
-        finetune.prepare(run, finetune.base(run), lambda _: None)
+        examples.prepare(run.data, run.objective, finetune.base(run), lambda _: None)
 
 
 def test_a_packed_base_needs_an_adapter(base: Path, talk: Path) -> None:
@@ -423,6 +423,33 @@ def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
         else:
             assert not warned and lost < moved.size / 2
         assert 0 <= kl["adapter", "float"] < kl["adapter", "written"] / 5
+
+
+def test_merge_keeps_the_types_of_a_packed_base(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a GGUF file it does, rounded again and measured; as a folder it is F32, and that is said."""
+    quantised = tmp_path / "base.gguf"
+    cutaway.load(base).save(quantised, type="Q4_0")
+    at_rest, random = load.read(quantised), np.random.default_rng(0)
+    name = "blocks.1.mlp.up.weight"
+    rows, columns = at_rest.tensors.later(name).shape
+    a, b = (random.standard_normal(s, np.float32) for s in ((2, columns), (rows, 2)))
+    adapters.write(tmp_path / "adapter", {name: adapters.LowRank(a, b, 1.0)}, at_rest, str(quantised))
+    merge = ["merge", str(tmp_path / "adapter")]
+    assert main([*merge, str(tmp_path / "out.gguf"), "--json"]) == 0
+    divergences = json.loads(capsys.readouterr().out)["divergences"]
+    assert {(one["from"], one["to"]) for one in divergences} >= {("adapter", "written"), ("float", "written")}
+    written = load.read(tmp_path / "out.gguf")
+    types = {each: written.tensors.later(each).type for each in written.tensors}
+    assert types == {each: at_rest.tensors.later(each).type for each in at_rest.tensors}
+    assert types[name] == "Q4_0" and not np.array_equal(
+        written.tensors[name].data, at_rest.tensors[name].data
+    )
+    assert main([*merge, str(tmp_path / "folder"), "--no-measure"]) == 0
+    assert "a folder of safetensors holds no blocks" in capsys.readouterr().err
+    assert main([*merge, str(tmp_path / "whole.gguf"), "--type", "F32", "--no-measure"]) == 0
+    assert "without --type the file has the base's types" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("adapter", [lora.Config(4), None])
@@ -575,7 +602,7 @@ def test_a_reward_model_scores_answers(adapter: Any, base: Path, compared: Path,
     pair = judge.reader.pair(
         {"prompt": prompt, "chosen": rows[0]["completion"], "rejected": rows[1]["completion"]}, ""
     )
-    ended = [finetune._reading_its_end(example) for example in pair.documents]
+    ended = [examples._reading_its_end(example) for example in pair.documents]
     batch = TrainingBatch.of(Packed.of([Pair(*ended)], 128, 0).row(0), torch.device("cpu"))
     run.objective.attach(judge.model)
     judge.model.get_parameter("reward").data = judge.weight
@@ -635,18 +662,18 @@ def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys:
     shown = capsys.readouterr().out
     assert "chosen: " in shown and "rejected: " in shown and "whose answers are the same" in shown
     run = config(base, path, "kto")
-    items, counted = finetune.prepare(run, finetune.base(run), lambda _: None)
+    items, counted = examples.prepare(run.data, run.objective, finetune.base(run), lambda _: None)
     assert [item.label for item in items if isinstance(item, Labelled)] == [True, False] * 4
     assert (counted.rows, counted.liked) == ("labelled", 4)
     run = config(base, path, "dpo")
-    items, _ = finetune.prepare(run, finetune.base(run), lambda _: None)
-    (tmp_path / "kept").mkdir()
-    finetune._store(tmp_path / "kept", items)
-    kept = finetune._stored(tmp_path / "kept", "pairs")
+    prepared = examples.prepare(run.data, run.objective, finetune.base(run), lambda _: None)
+    items = prepared.items
+    examples.store(tmp_path / "kept", prepared, {})
+    kept = examples.stored(tmp_path / "kept", "pairs")
     assert [item.margin for item in kept if isinstance(item, Pair)] == [0, 2]
     for item, again in zip(items, kept, strict=True):
         for one, other in zip(item.documents, again.documents, strict=True):
             assert np.array_equal(one.ids, other.ids) and np.array_equal(one.trained, other.trained)
     path.write_text(json.dumps(rows[0] | {"margin": "big"}))
     with pytest.raises(UserError, match="margin is 'big'; it must be a number"):
-        finetune.prepare(run, finetune.base(run), lambda _: None)
+        examples.prepare(run.data, run.objective, finetune.base(run), lambda _: None)

@@ -261,7 +261,7 @@ each_objective = pytest.mark.parametrize(("objective", "definition"), CASES, ids
 def inputs(objective: Any) -> list[Item]:
     """The objective's items as the data path gives them."""
     from cutaway.data.conversations import changed
-    from cutaway.train.finetune import _reading_its_end
+    from cutaway.train.examples import _reading_its_end
 
     made = ITEMS[objective.rows]()
     return [changed(item, _reading_its_end) for item in made] if objective.reads_end else made

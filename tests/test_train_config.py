@@ -16,7 +16,8 @@ from cutaway.cli import main
 from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.errors import UserError
-from cutaway.train import checkpoint, config, curve, git, loop
+from cutaway.model import decoder
+from cutaway.train import checkpoint, compiling, config, curve, git, loop
 from cutaway.train import run as training_run
 from cutaway.train.config import Intervals, TrainingConfig
 from cutaway.train.objectives import next_token
@@ -122,7 +123,7 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     assert main(["pretrain", str(tiny), "--output", str(folder), "--resume", "--gradient-clip", "2"]) == 2
     assert "gradient_clip was 1.0, is now 2.0" in capsys.readouterr().err
     assert main(["pretrain", str(folder)]) == 2
-    assert "continue it with --resume" in capsys.readouterr().err
+    assert f"continue it with `cutaway pretrain {folder} --resume`" in capsys.readouterr().err
     assert "Plotly" in (folder / curve.PAGE).read_text("utf-8")
     assert "step" in curve.text(curve.read(folder)["loss"])
 
@@ -201,11 +202,25 @@ def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop.device, "compiler", lambda: "c++")
     notes: list[str] = []
     made = loop.Training(run(compile="auto"), text(), note=notes.append)
-    assert "too short to pay torch.compile back" in notes[0]
+    assert re.search(
+        r"compile would take about \d+ s here and save 0 s, so the model is not compiled", notes[0]
+    )
     assert made.trainable.routed == made.model.routed
-    monkeypatch.setattr(loop, "COMPILE_PAYS", 0)
-    loop.Training(run(compile="auto"), text(), note=notes.append)
+    monkeypatch.setattr(compiling, "seconds", lambda layers: 1e-9 * layers)
+    assert loop.Training(run(compile="auto"), text(), note=notes.append).compiles
     assert "torch.compile compiles the model" in notes[1]
+    adapted = loop.Training(run(compile="auto"), frozen_text(), note=notes.append)
+    assert not adapted.compiles and "save 0 s" in notes[2], "beside a frozen base nothing is saved"
+
+
+def frozen_text() -> loop.Dataset:
+    """Rows, and a model whose first block alone is trained."""
+    from tests.training import text
+
+    made = decoder.Decoder(model())
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(name.startswith("blocks.0."))
+    return replace(text(), model=made)
 
 
 def test_config_and_torch_stay_apart() -> None:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
+from cutaway.store.files import check_folder
 
 
 def compare(
@@ -98,6 +99,9 @@ def compare(
     else:
         made = arms.preset(arms.task(task), parts, width=width, layers=layers, heads=heads, **chosen)
     folder = output or Path("runs") / (Path(experiment).stem if experiment else "compare")
+    for arm in made.arms:  # one that cannot be trained is refused before another one has been
+        arms.run_of(made, arm, made.learning_rates[0], made.steps, 0)
+    check_folder(folder)
     results = sweep.run(made, folder, console.note, workers=workers, ray=ray)
     document = report.save(made, results, folder)
     if as_json:

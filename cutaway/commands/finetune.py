@@ -12,6 +12,8 @@ from cutaway.commands import console
 from cutaway.commands.pretrain import watched
 from cutaway.data.conversations import Item, Labelled, Pair
 from cutaway.errors import UserError
+from cutaway.train import config, methods
+from cutaway.train import folder as run_folder
 from cutaway.weights.load import RUN
 
 if TYPE_CHECKING:
@@ -22,10 +24,12 @@ SHOWN = 3  # examples that --check prints
 
 
 def finetune(
-    source: str,
+    source: str | None = None,
     /,
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    data: Annotated[Path | None, Parameter(help="Examples: a .jsonl or .parquet file, or a folder.")] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Examples: JSON lines, JSON, CSV, parquet, text, or a folder.")
+    ] = None,
     task: Annotated[
         str | None,
         Parameter(
@@ -37,15 +41,18 @@ def finetune(
     check: Annotated[
         bool, Parameter(help="Only say what the examples are, and show what is trained.", negative=())
     ] = False,
-    resume: Annotated[bool, Parameter(help="Continue the run that the folder holds.", negative=())] = False,
+    resume: Annotated[
+        bool, Parameter(help="Continue a run: SOURCE, --output, or the last one in runs/.", negative=())
+    ] = False,
     json: Annotated[bool, Parameter(name="--json", help="With --check: print JSON.", negative=())] = False,
 ) -> None:
     """Train a model further: SOURCE is a method (sft, dpo, grpo, ...), a YAML file, or a run's folder.
 
-    A line of the data is {"messages": [...]}, or prompt and completion, or text; the assistant's turns are
-    trained. Methods that compare read prompt, chosen and rejected; kto reads completions with a label. The
-    run's folder holds the adapter as PEFT reads it, and opens in every other verb: `cutaway chat runs/talk`.
-    Ctrl-C saves first; --resume continues.
+    The data follow the method: conversations (messages, ShareGPT), instructions (Alpaca), questions and
+    answers, prompt and completion, or text. Methods that compare read chosen and rejected answers; kto reads
+    completions with a label. A run reads each example --epochs times (3) and stops before that when the
+    loss on the held-out 5% rises. Its folder holds the adapter as PEFT reads it, and opens in every other
+    verb: `cutaway chat runs/sft`. Ctrl-C saves first; --resume continues.
 
     A task has questions and a program that scores answers: imitation trains on its own answers, grpo,
     dr_grpo, dapo, bnpo, rloo and reinforce on rewards, expert_iteration on answers that were right,
@@ -53,15 +60,17 @@ def finetune(
 
     Examples:
 
-    cutaway finetune sft --data talk.jsonl --check
+    cutaway finetune sft talk.jsonl --check
 
-    cutaway finetune sft --data talk.jsonl --output runs/talk
+    cutaway finetune sft talk.jsonl --output runs/talk
 
-    cutaway finetune dpo --data pairs.jsonl --model runs/talk --output runs/preferred
+    cutaway finetune sft alpaca.csv --epochs 2 --lr 1e-4
 
-    cutaway finetune sft --data talk.jsonl --model runs/book --adapter.rank 64 --steps 500
+    cutaway finetune dpo pairs.jsonl --model runs/talk --output runs/preferred
 
-    cutaway finetune sft --data talk.jsonl --base-type packed
+    cutaway finetune sft notes/ --model runs/book --adapter.rank 64 --steps 500
+
+    cutaway finetune sft talk.jsonl --base-type packed
 
     cutaway finetune runs/talk --resume --steps 400
 
@@ -72,22 +81,39 @@ def finetune(
     source
         A method, a YAML file, or with --resume a run's folder.
     changes
-        Changes to the config, written --name.of.entry VALUE; docs/finetuning.md lists the entries.
+        The data, and changes to the config: --epochs, --lr, --batch-size, and --name.of.entry VALUE;
+        docs/finetuning.md lists the entries.
     """
-    from cutaway.train import finetune as examples
-    from cutaway.train import rollouts
-
+    changes, places = config.parted(changes)
+    if source is None:
+        if not resume:
+            known = ", ".join(methods.names())
+            raise UserError(f"name a method and its data: cutaway finetune sft talk.jsonl (methods: {known})")
+        source = str(output or run_folder.newest("finetune"))
+        console.note(f"Continuing {source}.")
+    paths = [*map(Path, places), *([] if data is None else [data])]
+    if len(paths) > 1:
+        raise UserError(f"give one file or folder of examples, not {' and '.join(map(str, paths))}")
+    data = paths[0] if paths else None
     options = {"base": model, "data.path": data, "data.task": task}
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     words = [*given, *(["--data.options={}"] if task is not None else []), *changes]
-    recipe = rollouts if rollouts.is_method(source, words) else examples
+    folder = output or (Path(source) if (Path(source) / RUN).is_file() else Path("runs") / Path(source).stem)
+    sampled = methods.is_method(source, words)
+    if json and not check:
+        raise UserError("--json goes with --check")
+    if not check:
+        run_folder.check(folder, resume, "finetune")
+    if not sampled and not (folder / RUN).is_file():
+        methods.examples(methods.entries(source, words)).check()
+    from cutaway.train import finetune as examples
+    from cutaway.train import rollouts
+
+    recipe = rollouts if sampled else examples
     run = recipe.read(source, words)
     if check:
         _check_task(run, json) if isinstance(run, rollouts.RewardsConfig) else _check(run, json)
         return
-    if json:
-        raise UserError("--json goes with --check")
-    folder = output or (Path(source) if (Path(source) / RUN).is_file() else Path("runs") / Path(source).stem)
     from cutaway.train import distributed
     from cutaway.train.run import train
 
@@ -97,10 +123,11 @@ def finetune(
 
 def _check(run: FinetuningConfig, as_json: bool) -> None:
     """What the examples are, and some of them with what is trained in colour."""
+    from cutaway.train import examples
     from cutaway.train import finetune as recipe
 
     at_rest = recipe.base(run)
-    items, report = recipe.prepare(run, at_rest, console.note)
+    items, report = examples.prepare(run.data, run.objective, at_rest, console.note)
     if as_json:
         console.print_json(asdict(report))
         return

@@ -35,7 +35,8 @@ from cutaway.store.files import write
 from cutaway.train import dataset
 from cutaway.train.config import Intervals, TrainingConfig, entries
 from cutaway.train.flops import per_token
-from cutaway.train.loop import TOKENIZER, Dataset, Training
+from cutaway.train.folder import TOKENIZER
+from cutaway.train.loop import Dataset, Training
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import Cosine
 from cutaway.train.trainable import SOURCE, TrainingBatch

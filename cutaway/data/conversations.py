@@ -1,47 +1,36 @@
-"""Examples to fine-tune on, from JSONL or parquet in trl's formats, as ids and which of them are trained.
+"""Examples to fine-tune on, as ids and which of them are trained.
 
     {"messages": [...]}                         each of the assistant's turns is trained, with its end token
     {"prompt": ..., "completion": ...}          the completion is; both texts, or both lists of messages
     {"text": ...}                               all of it is, with the end token
     {"prompt": ..., "chosen": ..., "rejected": ...}   a pair for learning from comparisons; a prompt that both
-                                                answers begin with may be left out
                                                 answers begin with may be left out; "margin" is how much
                                                 better the chosen one is
     {"prompt": ..., "completion": ..., "label": true}  one answer that was liked, or was not; a pair is two
 
-``tools`` and ``chat_template_kwargs`` go to the template. Conversations are rendered by the model's own
-template, control tokens from the template alone (``tokenizer/chat``). What the assistant wrote is known from
-where each character came from, so that a template needs no generation markers. A conversation is tokenised
-once: a mask over its ids says what is trained, and no cut between prompt and answer changes a token.
+Other layouts become these first (``layouts.py``). ``tools`` and ``chat_template_kwargs`` go to the template.
+Conversations are rendered by the model's own template, control tokens from the template alone
+(``tokenizer/chat``). What the assistant wrote is known from where each character came from, so that a
+template needs no generation markers. A conversation is tokenised once: a mask over its ids says what is
+trained, and no cut between prompt and answer changes a token.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from cutaway.data import layouts
+from cutaway.data.layouts import Kind
 from cutaway.errors import UserError, quoted
 from cutaway.tokenizer import Tokenizer, chat
 
-READ = (
-    "messages",
-    "prompt",
-    "completion",
-    "text",
-    "chosen",
-    "rejected",
-    "label",
-    "margin",
-    "tools",
-    "chat_template_kwargs",
-)
 MESSAGES = "messages["
 Span = tuple[int, int]
 
@@ -97,7 +86,6 @@ class Labelled:
 
 
 Item = Example | Pair | Labelled
-Kind = Literal["examples", "pairs", "labelled"]
 
 
 def changed(item: Item, change: Callable[[Example], Example]) -> Item:
@@ -105,52 +93,6 @@ def changed(item: Item, change: Callable[[Example], Example]) -> Item:
     if isinstance(item, Pair):
         return replace(item, chosen=change(item.chosen), rejected=change(item.rejected))
     return replace(item, answer=change(item.answer)) if isinstance(item, Labelled) else change(item)
-
-
-def rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a .jsonl, .json or .parquet file, or of all such files of a folder, with where it is.
-
-    Raises UserError for a line that is not a JSON object, and for a file of another kind.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".jsonl", ".json", ".parquet"))
-        if not files:
-            raise UserError(f"{path}: holds no .jsonl or .parquet file")
-        for file in files:
-            yield from rows(file)
-        return
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.ParquetFile(path)
-        at = 0
-        for batch in table.iter_batches():
-            for row in batch.to_pylist():
-                at += 1
-                yield f"{path}, row {at}", {key: value for key, value in row.items() if value is not None}
-        return
-    with path.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{path}, line {number}", _object(line, f"{path}, line {number}")
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: is not UTF-8 text") from None
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise UserError(
-            f'{where}: is a {type(row).__name__}; a row is an object such as {{"messages": [...]}}'
-        )
-    return row
 
 
 class Reader:
@@ -174,18 +116,16 @@ class Reader:
 
     def example(self, row: Mapping[str, Any], where: str) -> Example:
         """A row of messages, prompt and completion, or text. Raises UserError for another."""
+        row, _ = layouts.standard("examples", row, where)
         if "messages" in row:
-            return self._conversation(_messages(row["messages"], f"{where}: messages"), 0, row, where)
+            return self._conversation(layouts.messages(row["messages"], f"{where}: messages"), 0, row, where)
         if "completion" in row:
             return self._answer(row.get("prompt", ""), row["completion"], row, f"{where}: completion")
-        if isinstance(row.get("text"), str):
-            return self._text("", row["text"])
-        raise UserError(f"{where}: has none of messages, prompt and completion, or text")
+        return self._text("", row["text"])
 
     def pair(self, row: Mapping[str, Any], where: str) -> Pair:
         """A row of chosen and rejected answers. Raises UserError for another."""
-        if "chosen" not in row or "rejected" not in row:
-            raise UserError(f"{where}: has no chosen and rejected answers")
+        row, _ = layouts.standard("pairs", row, where)
         margin = row.get("margin", 0.0)
         if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
             raise UserError(f"{where}: margin is {quoted(margin)}; it must be a number")
@@ -201,14 +141,13 @@ class Reader:
 
     def labelled(self, row: Mapping[str, Any], where: str) -> Labelled:
         """A row of an answer and its label. Raises UserError for another."""
-        if not isinstance(row.get("label"), bool) or "completion" not in row:
-            raise UserError(f"{where}: has no completion with a label, true or false")
+        row, _ = layouts.standard("labelled", row, where)
         return Labelled(self._answer(row.get("prompt", ""), row["completion"], row, where), row["label"])
 
     def _answer(self, prompt: Any, answer: Any, row: Mapping[str, Any], where: str) -> Example:
         if isinstance(prompt, str) and isinstance(answer, str):
             return self._text(prompt, answer)
-        before, after = _messages(prompt, f"{where}: prompt"), _messages(answer, where)
+        before, after = layouts.messages(prompt, f"{where}: prompt"), layouts.messages(answer, where)
         return self._conversation([*before, *after], len(before), row, where)
 
     def _text(self, prompt: str, answer: str) -> Example:
@@ -229,7 +168,8 @@ class Reader:
         """A conversation whose assistant's turns from message ``first`` on are trained."""
         if self.template is None:
             raise UserError(
-                f"{where}: is a conversation, and this model has no chat template to write it with"
+                f"{where}: is a conversation, and this model has no chat template to write it with: take one "
+                "that has, such as smollm2, or give text, or prompt and completion as texts"
             )
         options = self._options(row, where)
         try:
@@ -292,19 +232,10 @@ class Reader:
         return start, min(ends, default=last)
 
 
-def _messages(given: Any, where: str) -> list[Mapping[str, Any]]:
-    if (
-        not isinstance(given, list)
-        or not given
-        or not all(isinstance(m, dict) and "role" in m for m in given)
-    ):
-        raise UserError(f'{where}: should be a list of messages such as {{"role": "user", "content": "..."}}')
-    return [{key: value for key, value in message.items() if value is not None} for message in given]
-
-
 def _shared(chosen: Any, rejected: Any, where: str) -> int:
     """How many messages both answers begin with."""
-    one, other = _messages(chosen, f"{where}: chosen"), _messages(rejected, f"{where}: rejected")
+    one = layouts.messages(chosen, f"{where}: chosen")
+    other = layouts.messages(rejected, f"{where}: rejected")
     same = next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cutaway.data.conversations import rows
+from cutaway.data.rows import rows
 from cutaway.errors import UserError
 
 RIGHT = 0.99

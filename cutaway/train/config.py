@@ -1,15 +1,18 @@
 """A run as data: one frozen dataclass, read from YAML and written beside the result. No torch.
 
 ``read`` takes a file, or the name of a preset in ``train/presets``, and changes to it as a command line gives
-them: ``--optimizer.learning-rate 3e-4``, ``--model.blocks.0.times=4``. An unknown entry is a UserError that
-names its path.
+them: ``--optimizer.learning-rate 3e-4``, ``--model.blocks.0.times=4``, and ``--lr`` for any optimizer.
+An unknown option is a UserError that names the nearest one.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -28,6 +31,33 @@ from cutaway.train.schedule import WSD, Cosine, Linear
 from cutaway.weights.load import RUN
 
 PRESETS = Path(__file__).parent / "presets"
+RATES = ("lr", "learning_rate")  # options that set the optimizer's
+SYNONYMS = {  # what trl, peft and transformers call an entry
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_rank": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "targets",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+    "max_iters": "steps",
+    "batch": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "max_length": "context",
+    "max_seq_len": "context",
+    "max_seq_length": "context",
+    "block_size": "context",
+    "warmup": "warmup_steps",
+    "grad_clip": "gradient_clip",
+    "max_grad_norm": "gradient_clip",
+    "eval_steps": "evaluate",
+    "save_steps": "save",
+    "logging_steps": "log",
+    "gradient_checkpointing": "activation_checkpointing",
+    "dataset": "data",
+}
 NOVELS = "novels"  # the path of a source that means the six novels Cutaway knows how to fetch
 
 
@@ -49,10 +79,13 @@ class DataConfig(Bounded):
 
 @dataclass(frozen=True)
 class Intervals(Bounded):
-    """How often, in steps, and how much. ``keep``: how many checkpoints stay. 0 means never."""
+    """How often, in steps, and how much. ``keep``: how many checkpoints stay. 0 means never.
+
+    ``evaluate`` None is ten times a run.
+    """
 
     log: Natural = 1
-    evaluate: Natural = 100
+    evaluate: Natural | None = 100
     save: Natural = 100
     sample: Natural = 100
     keep_checkpoints: Natural = 2
@@ -67,6 +100,8 @@ class TrainingConfig(Bounded):
     ``micro_batch_size`` sequences pass the model at a time; a step accumulates their gradients, so that the
     result does not depend on the number of devices. ``gradient_clip`` bounds the gradient's norm. ``ema`` is
     the decay of an exponential moving average of the weights, which is then evaluated and exported.
+    ``early_stopping``: after so many evaluations in a row above the lowest validation loss the run stops (0:
+    never); the model is then that of the lowest.
     ``activation_checkpointing`` keeps each block's input and recomputes the rest in the backward pass
     (1604.06174). ``precision`` is that of matrix products: "auto" measures which is faster here, and run.yaml
     records the choice. ``compile`` "auto" uses torch.compile where there is a C++ compiler and the run is
@@ -75,6 +110,7 @@ class TrainingConfig(Bounded):
     """
 
     replicated: ClassVar[bool] = False  # whether every process of several holds all weights
+    verb: ClassVar[str] = "pretrain"  # that trains it
     model: Decoder
     data: DataConfig
     steps: Count
@@ -87,6 +123,7 @@ class TrainingConfig(Bounded):
     schedule: Cosine | Linear | WSD = field(default=Cosine(), metadata={"variants": "cutaway.train.schedule"})
     gradient_clip: Positive | None = 1.0
     ema: Inner | None = None
+    early_stopping: Natural = 0
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     activation_checkpointing: bool = False
     compile: Literal["auto", "always", "never"] = "auto"
@@ -123,6 +160,12 @@ class TrainingConfig(Bounded):
         """How many micro-batches make a step, over all devices."""
         return self.batch_size // self.micro_batch_size
 
+    @property
+    def evaluation_interval(self) -> int:
+        """Steps between evaluations; 0: there are none."""
+        chosen = self.intervals.evaluate
+        return max(1, self.steps // 10) if chosen is None else chosen
+
 
 Run = TypeVar("Run", bound=TrainingConfig)
 
@@ -137,24 +180,50 @@ def read(source: str, changes: Sequence[str] = (), kind: type[Run] = TrainingCon
     data = entries(source, changes)
     if isinstance(model := data.get("model"), dict) and "kind" not in model:
         model.setdefault("vocab", 0)  # 0: as many as the tokenizer has
+    check_names(changes, data, kind)
     return from_dict(data, kind)
 
 
 def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
     """A YAML file's or a preset's entries, with a command line's changes."""
+    if not is_there(source):
+        raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(presets())}")
     path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
     path = path / RUN if (path / RUN).is_file() else path
-    if not path.is_file():
-        raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(presets())}")
     try:
         data = yaml.load(path.read_text("utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: must hold entries by name")
-    for name, value in _pairs(changes):
-        _put(data, name, value)
+    changed = _pairs(changes)
+    for name, value in changed:
+        for entry in _meant(data, name):
+            _put(data, entry, value)
+    if "batch_size" in (given := dict(changed)) and "micro_batch_size" not in given:
+        sizes = given["batch_size"], data.get("micro_batch_size")
+        if all(type(size) is int and size > 0 for size in sizes):
+            data["micro_batch_size"] = math.gcd(*sizes)
     return data
+
+
+def is_there(source: str) -> bool:
+    """Whether SOURCE is a preset, a YAML file or a run's folder."""
+    return source in presets() or (Path(source) / RUN).is_file() or Path(source).is_file()
+
+
+def names(changes: Sequence[str]) -> set[str]:
+    """The entries that a command line changes."""
+    return {name for name, _ in _pairs(changes)}
+
+
+def _meant(data: dict[str, Any], name: str) -> list[str]:
+    """The entries that an option sets: those of its name, and for the learning rate each optimizer's."""
+    if name not in RATES:
+        return [name]
+    optimizer = data.setdefault("optimizer", {"kind": "adamw"})
+    inner = ["optimizer.adamw.learning_rate"] if isinstance(optimizer, dict) and "adamw" in optimizer else []
+    return ["optimizer.learning_rate", *inner]
 
 
 class _Loader(yaml.SafeLoader):
@@ -179,6 +248,18 @@ for _kind in (_Loader, _Dumper):
 def write(run: TrainingConfig) -> str:
     """The run as YAML, which reads back equal."""
     return yaml.dump(to_dict(run), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options with their values, and the words between them: files and folders."""
+    options, places = [], []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        (options if word.startswith("--") else places).append(word)
+        if word.startswith("--") and "=" not in word and left and not left[0].startswith("--"):
+            options.append(left.pop(0))
+    return options, places
 
 
 def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
@@ -231,3 +312,73 @@ def _index(data: list[Any], part: str, name: str) -> int:
             f"--{name}: index {part} is out of range: the list has {len(data)} items (0 to {len(data) - 1})"
         )
     return int(part)
+
+
+# ---- options that there are not ----------------------------------------------------------------------------
+
+
+def check_names(changes: Sequence[str], data: dict[str, Any], kind: type[TrainingConfig]) -> None:
+    """UserError that names the nearest option for one that is no entry of ``kind``."""
+    given = names(changes)
+    for name in sorted(given):
+        if name in RATES or _known(name.split("."), data, kind):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        near = _nearest(name, sorted({*_entries(kind), *_written(data)} - (given - {*_entries(kind)})))
+        page = "docs/finetuning.md" if kind.verb == "finetune" else "docs/pretraining.md"
+        mend = f"did you mean --{near.replace('_', '-')}?" if near else f"{page} lists them"
+        raise UserError(f"There is no option {option} in `cutaway {kind.verb}`: {mend}")
+
+
+def _known(parts: Sequence[str], data: Any, cls: type) -> bool:
+    """Whether a dotted name is an entry of this class; of a variant's entries its own class decides later."""
+    first, *rest = parts
+    found = {f.name: f for f in fields(cls)}.get(first)  # type: ignore[arg-type]
+    if found is None:
+        return False
+    inner = _dataclasses(typing.get_type_hints(cls)[first])
+    if not rest or "variants" in found.metadata or len(inner) != 1 or first == "model":
+        return True
+    return _known(rest, data, inner[0])
+
+
+def _dataclasses(hint: Any) -> list[type]:
+    """The dataclasses that a field may hold; of a tuple none, whose entries have numbers."""
+    if typing.get_origin(hint) is tuple:
+        return []
+    return [each for each in (hint, *typing.get_args(hint)) if isinstance(each, type) and is_dataclass(each)]
+
+
+def _entries(cls: type, before: str = "") -> Iterator[str]:
+    """The dotted names of a class's entries."""
+    hints = typing.get_type_hints(cls)
+    for f in fields(cls):  # type: ignore[arg-type]
+        inner = [] if f.name == "model" else _dataclasses(hints[f.name])
+        if not inner:
+            yield f"{before}{f.name}"
+        for each in inner:
+            yield from _entries(each, f"{before}{f.name}.")
+
+
+def _written(data: dict[str, Any], before: str = "") -> Iterator[str]:
+    """The dotted names of a file's entries."""
+    for name, value in data.items():
+        if isinstance(value, dict):
+            yield from _written(value, f"{before}{name}.")
+        elif name != "kind":
+            yield f"{before}{name}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    """The entry of this last name, or of what others call it, or the one that is spelt nearest."""
+    last = name.rpartition(".")[2]
+    for meant in (last, SYNONYMS.get(last)):
+        same = [each for each in known if each.rpartition(".")[2] == meant]
+        if same:
+            return min(same, key=len)
+    near = difflib.get_close_matches(name, [*known, *RATES], n=1, cutoff=0.7)
+    if near:
+        return near[0]
+    ends = {each.rpartition(".")[2]: each for each in reversed(known)}
+    close = difflib.get_close_matches(last, ends, n=1, cutoff=0.7)
+    return ends[close[0]] if close else None

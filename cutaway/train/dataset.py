@@ -15,7 +15,8 @@ from cutaway.data.shards import Corpus
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
-from cutaway.train.loop import MODEL, TOKENIZER, Dataset, Training
+from cutaway.train.folder import MODEL, TOKENIZER
+from cutaway.train.loop import Dataset, Training
 from cutaway.weights import quant
 from cutaway.weights import save as writer
 from cutaway.weights.load import Checkpoint

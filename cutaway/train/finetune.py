@@ -7,74 +7,63 @@ the adapter as PEFT's two files, or the whole model; every other verb opens it.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 
 from cutaway import store
-from cutaway.bounds import Bounded, Count, Decay
-from cutaway.data.conversations import READ, Example, Item, Kind, Labelled, Pair, Reader, changed, rows
-from cutaway.data.examples import MISMATCHED, Packed, mismatched, size
-from cutaway.data.packing import number, permuted
+from cutaway.bounds import Count, Natural, Positive
+from cutaway.data.conversations import Item
+from cutaway.data.examples import MISMATCHED, Packed
 from cutaway.errors import UserError
 from cutaway.model import decoder
-from cutaway.model.config import Decoder, from_dict, to_dict
+from cutaway.model.config import from_dict, to_dict
 from cutaway.model.context import ContextExtension
 from cutaway.store.files import atomic_file
 from cutaway.tokenizer import Tokenizer, chat
-from cutaway.train import config, device
+from cutaway.train import config, device, examples, methods
 from cutaway.train.adapters import dora, freeze, ia3, lora
 from cutaway.train.config import TrainingConfig
-from cutaway.train.loop import MODEL, Dataset, Training
+from cutaway.train.examples import Examples, Note
+from cutaway.train.folder import MODEL, REFERENCES
+from cutaway.train.loop import Dataset, Training
+from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.weights import adapters, build, load, quant
 from cutaway.weights import save as writer
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.load import RUN, Checkpoint
 from cutaway.weights.rules import Tensors
 
-PRESETS = config.PRESETS / "finetune"
-EXAMPLES = "examples.npz"
-REPORT = "data.json"
-COUNTS = ("left_out_too_long", "cut", "without_trained_tokens", "without_end_token", "begin_token_twice")
-COUNTS += ("duplicates", "shared_with_check", "same_answers", "liked")
-REFERENCES = "reference.npz"  # log-probabilities of the model before training, where all weights are trained
-Note = Callable[[str], None]
+EPOCHS = 3.0
+ROWS, STEPS_AN_EPOCH = 4, 8  # a batch has four rows, or fewer so that an epoch has eight steps
+HELD_OUT = 8  # examples by which a run is stopped early
 Run = TypeVar("Run", bound="FinetuningConfig")
-
-
-@dataclass(frozen=True)
-class Examples(Bounded):
-    """What is trained on. ``path``: a .jsonl or .parquet file, or a folder of them.
-
-    A row of training has ``context`` tokens; an example that is longer is left out, or with ``too_long``
-    "cut" loses its end. ``validation_fraction`` of the examples, drawn by the run's seed, is not trained on.
-    ``check`` is a file of examples for evaluation: what it shares with the training data is counted.
-    """
-
-    path: str
-    context: Count = 1024
-    validation_fraction: Decay = 0.05
-    too_long: Literal["leave_out", "cut"] = "leave_out"
-    check: str | None = None
 
 
 @dataclass(frozen=True)
 class FinetuningConfig(TrainingConfig):
     """A training config on a ``base`` model: a name, a file or a folder.
 
+    ``epochs`` is how often each example is read, where ``steps`` is 0; the warm-up is then a tenth of the
+    steps at most. ``batch_size`` counts rows, in which short examples lie side by side; 0: four, or fewer
+    where an epoch has few.
     ``adapter`` None trains all weights. ``base_type`` "packed" leaves the frozen base as it is in its file
     (QLoRA). ``context_extension`` gives the base more positions before training; ``model`` then has them.
     """
 
+    verb: ClassVar[str] = "finetune"
     data: Examples  # type: ignore[assignment]
-    base: str = "smollm2"
+    steps: Natural = 0
+    epochs: Positive = EPOCHS
+    batch_size: Natural = 0
+    micro_batch_size: Count = 1
+    base: str = BASE
     base_type: Literal["float32", "packed"] = "float32"
     adapter: lora.Config | dora.Config | ia3.Config | None = field(
         default=None, metadata={"variants": "cutaway.train.adapters"}
@@ -104,103 +93,77 @@ class FinetuningConfig(TrainingConfig):
         return super().flops_per_token * (1 if self.adapter is None else 2 / 3)
 
 
-@dataclass(frozen=True)
-class DataReport:
-    """What the examples are, before the first step. Counts are of examples unless they say tokens.
-
-    An example is a pair where the objective reads pairs, and a labelled answer where it reads those.
-    """
-
-    rows: Kind
-    examples: int
-    tokens: int
-    trained_tokens: int
-    left_out_too_long: int
-    cut: int
-    without_trained_tokens: int
-    without_end_token: int
-    begin_token_twice: int
-    duplicates: int
-    shared_with_check: int
-    same_answers: int
-    liked: int
-    unread_columns: tuple[str, ...]
-
-    def warnings(self) -> Iterator[str]:
-        """What a user should look at."""
-        if self.left_out_too_long:
-            yield f"{self.left_out_too_long:,} examples are longer than data.context and left out"
-        if self.cut:
-            yield f"{self.cut:,} examples are longer than data.context and cut, so their ends are not learned"
-        if self.without_trained_tokens:
-            yield f"{self.without_trained_tokens:,} examples have nothing to train on and are left out"
-        if self.without_end_token:
-            yield (
-                f"{self.without_end_token:,} examples train no end token after the last answer, so the "
-                "model may not learn to stop"
-            )
-        if self.begin_token_twice:
-            yield f"{self.begin_token_twice:,} examples begin with two begin tokens"
-        if self.duplicates:
-            yield f"{self.duplicates:,} examples are the same as an earlier one"
-        if self.shared_with_check:
-            yield f"{self.shared_with_check:,} examples are in the evaluation's file too"
-        if self.same_answers:
-            yield f"{self.same_answers:,} pairs are left out, whose answers are the same"
-        if self.rows == "labelled" and self.liked in (0, self.examples):
-            yield "all answers have the same label, so there is nothing to compare"
-        if self.unread_columns:
-            yield f"columns that are not read: {', '.join(self.unread_columns)}"
-
-
-def presets() -> list[str]:
-    """The names of the methods that come with Cutaway."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
 def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningConfig) -> Run:
     """The run of a YAML file, a preset or a run's folder, changed; its model is the base's."""
-    found = config.entries(str(PRESETS / f"{source}.yaml") if source in presets() else source, changes)
+    found = methods.entries(source, changes)
+    config.check_names(changes, found, kind)
     if "model" not in found:
-        base = found.get("base", FinetuningConfig.base)
-        described = load.read(store.resolve(str(base), pull=True)).config
-        if not isinstance(described, Decoder):
-            raise UserError(f"config.base: {base} is not a decoder, and only decoders are finetuned")
-        if found.get("context_extension") is not None:
-            extension = from_dict(found["context_extension"], ContextExtension, "config.context_extension")
-            described = extension.extended(described)
-        found["model"] = to_dict(described)
+        found["model"] = to_dict(methods.base(found).config)
     return from_dict(found, kind)
 
 
 def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfig:
-    """The run as it is stored: paths whole, examples tokenised into the folder."""
-    data = replace(run.data, path=str(Path(run.data.path).absolute()))
+    """The run as it is stored: paths whole, examples tokenised into the folder, every number known."""
+    data = replace(run.data, path=str(Path(run.data.path).expanduser().absolute()))
     run = replace(run, data=data, base=whole(run.base))
     if isinstance(run.objective, distill.Config):
         run = replace(run, objective=replace(run.objective, teacher=whole(run.objective.teacher)))
-    if not (folder / EXAMPLES).is_file():
-        items, report = prepare(run, base(run), note)
-        for warning in report.warnings():
-            note(f"Note: {warning}.")
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / REPORT) as out:
-            out.write(json.dumps(asdict(report), indent=1).encode())
-        _store(folder, items)
-    return run
+    begun = config.entries(str(folder), ()) if (folder / RUN).is_file() else None
+    if begun is None:
+        source = examples.source(run.data, run.objective, run.base)
+        if examples.kept_source(folder) != source:  # else a run was stopped before its first step
+            (folder / REFERENCES).unlink(missing_ok=True)
+            found = examples.prepare(run.data, run.objective, base(run), note)
+            for warning in found.report.warnings():
+                note(f"Note: {warning}.")
+            examples.store(folder, found, source)
+    return _with_numbers(run, folder, begun, note)
+
+
+def _with_numbers(
+    run: FinetuningConfig, folder: Path, begun: dict[str, Any] | None, note: Note
+) -> FinetuningConfig:
+    """The run with the context, batch and steps that its examples ask for, or that it has ``begun`` with."""
+    known = begun or {"data": examples.report(folder), "batch_size": 0}
+    run = replace(run, data=replace(run.data, context=run.data.context or known["data"]["context"]))
+    train, held = _parts(run, folder)
+    rows = examples.packed(train, run.data.context, run.seed).rows
+    batch = run.batch_size or known["batch_size"] or max(1, min(ROWS, rows // STEPS_AN_EPOCH))
+    run = replace(run, batch_size=batch, micro_batch_size=math.gcd(batch, run.micro_batch_size))
+    epochs = "" if run.steps else f"{run.epochs:g} epochs of "
+    if not run.steps:
+        steps, most = max(1, math.ceil(run.epochs * rows / batch)), 0
+        if begun is not None:
+            steps = begun["steps"] if run.epochs == begun.get("epochs") else steps
+            most = begun["schedule"]["warmup_steps"]
+        warmup = min(run.schedule.warmup_steps, most or max(1, steps // 10))
+        run = replace(run, steps=steps, schedule=replace(run.schedule, warmup_steps=warmup))
+    few = bool(run.early_stopping) and len(held) < HELD_OUT
+    if begun is None:
+        note(
+            f"{epochs}{len(train):,} examples: {run.steps:,} steps of {batch} rows of {run.data.context} "
+            f"tokens, {batch * len(train) / rows:.1f} examples a step; {len(held):,} more are held out for "
+            "validation."
+        )
+        if few:
+            note(f"Fewer than {HELD_OUT} held-out examples are too few to stop early by.")
+    return replace(run, early_stopping=0) if few else run
+
+
+def _parts(run: FinetuningConfig, folder: Path) -> tuple[list[Item], list[Item]]:
+    """What is trained on, and what is held out."""
+    items = examples.stored(folder, run.objective.rows)
+    return examples.parted(items, run.data.validation_fraction, run.seed)
 
 
 def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
     """The packed rows of a resolved run, and the model with what is trained of it."""
     at_rest = base(run)
-    items = _stored(folder, run.objective.rows)
+    train, held = _parts(run, folder)
     tokenizer = at_rest.tokenizer
-    order = [permuted(n, len(items), number(run.seed, "held out")) for n in range(len(items))]
-    held = int(len(items) * run.data.validation_fraction)
-    packed = {"train": _packed(run, [items[n] for n in order[held:]], run.seed)}
+    packed = {"train": examples.packed(train, run.data.context, run.seed)}
     if held:
-        packed["validation"] = _packed(run, [items[n] for n in order[:held]], 0)
-    note(f"{len(order) - held:,} examples in {packed['train'].rows:,} rows of {run.data.context} tokens")
+        packed["validation"] = examples.packed(held, run.data.context, 0)
     model = trained_model(run, at_rest)
     if run.adapter is None and run.objective.reference:
         packed = _with_reference(run, model, packed, folder / REFERENCES, note)
@@ -217,12 +180,6 @@ def ready(run: FinetuningConfig, folder: Path, note: Note) -> Dataset:
         model,
         teacher(run.objective, tokenizer) if isinstance(run.objective, distill.Config) else None,
     )
-
-
-def _packed(run: FinetuningConfig, items: Sequence[Item], seed: int) -> Packed:
-    """Rows of these items; labelled answers get their mismatched ones."""
-    labelled = [item for item in items if isinstance(item, Labelled)]
-    return Packed.of(mismatched(labelled, run.data.context) if labelled else items, run.data.context, seed)
 
 
 def _with_reference(
@@ -291,89 +248,6 @@ def trained_model(run: FinetuningConfig, at_rest: Checkpoint) -> decoder.Decoder
     return model
 
 
-def prepare(run: FinetuningConfig, at_rest: Checkpoint, note: Note) -> tuple[list[Item], DataReport]:
-    """Every example as ids, and what was found. Raises UserError if none can be trained on."""
-    read, kind, context = reader(at_rest), run.objective.rows, run.data.context
-    counts: Counter[str] = Counter()
-    columns: set[str] = set()
-    seen: set[bytes] = set()
-    checked = _digests(read, kind, run.data.check) if run.data.check else set()
-    kept: list[Item] = []
-    for where, row in rows(run.data.path):
-        columns |= row.keys()
-        for item in read.items(kind, row, where):
-            key = _digest(item)  # before the item is cut
-            if run.objective.reads_end:
-                item = changed(item, _reading_its_end)
-            if size(item) > context:
-                counts["cut" if run.data.too_long == "cut" else "left_out_too_long"] += 1
-                if run.data.too_long == "leave_out":
-                    continue
-                limit = context // len(item.documents) + 1
-                item = changed(item, lambda example, limit=limit: example.cut(limit))
-            if not all(example.trained[1:].any() for example in item.documents):
-                counts["without_trained_tokens"] += 1
-                continue
-            if isinstance(item, Pair) and np.array_equal(item.chosen.ids, item.rejected.ids):
-                counts["same_answers"] += 1
-                continue
-            for name, found in _problems(item, read).items():
-                counts[name] += found
-            counts["duplicates"] += key in seen
-            counts["shared_with_check"] += key in checked
-            counts["liked"] += isinstance(item, Labelled) and item.label
-            seen.add(key)
-            kept.append(item)
-            if len(kept) % 1000 == 0:
-                note(f"{len(kept):,} examples tokenised")
-    if not kept:
-        raise UserError(
-            f"{run.data.path}: no example can be trained on: {counts['left_out_too_long']:,} are longer than "
-            f"data.context, {counts['without_trained_tokens']:,} have nothing that the assistant wrote, "
-            f"{counts['same_answers']:,} are pairs of the same answer"
-        )
-    documents = [example for item in kept for example in item.documents]
-    report = DataReport(
-        rows=kind,
-        examples=len(kept),
-        tokens=sum(len(example.ids) for example in documents),
-        trained_tokens=sum(int(example.trained.sum()) for example in documents),
-        **{name: counts[name] for name in COUNTS},
-        unread_columns=tuple(sorted(columns - set(READ))),
-    )
-    return kept, report
-
-
-def _problems(item: Item, read: Reader) -> dict[str, bool]:
-    """Which faults of tokens an item has."""
-    last = [int(example.ids[np.flatnonzero(example.trained)[-1]]) for example in item.documents]
-    begins = [example.ids[:2].tolist() for example in item.documents]
-    return {
-        "without_end_token": not read.ends.issuperset(last),
-        "begin_token_twice": [read.tokenizer.bos] * 2 in begins,
-    }
-
-
-def _reading_its_end(example: Example) -> Example:
-    """The example up to its end token, which is read too: behind it is a token that is no target."""
-    ended = example.to_end
-    return Example(np.append(ended.ids, ended.ids[-1]), np.append(ended.trained, False))
-
-
-def reader(at_rest: Checkpoint) -> Reader:
-    """Rows of data as this model reads them."""
-    ends = at_rest.defaults.get("eos_ids", ())
-    return Reader(at_rest.tokenizer, at_rest.chat_template, ends if isinstance(ends, tuple) else ())
-
-
-def _digest(item: Item) -> bytes:
-    return b"/".join(example.ids.tobytes() for example in item.documents)
-
-
-def _digests(read: Reader, kind: Kind, path: str) -> set[bytes]:
-    return {_digest(item) for where, row in rows(path) for item in read.items(kind, row, where)}
-
-
 def whole(name: str) -> str:
     """A base's name as it is, its path whole."""
     return str(Path(name).absolute()) if Path(name).exists() else name
@@ -412,32 +286,3 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
         writer.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
 
     return write
-
-
-def _store(folder: Path, items: Sequence[Item]) -> None:
-    """Ids, mask and ends of all documents in one file, and each item's label or margin."""
-    documents = [example for item in items for example in item.documents]
-    numbers = [
-        item.label if isinstance(item, Labelled) else item.margin if isinstance(item, Pair) else 0
-        for item in items
-    ]
-    with atomic_file(folder / EXAMPLES) as out:
-        np.savez(
-            out,
-            ids=np.concatenate([example.ids for example in documents]),
-            trained=np.concatenate([example.trained for example in documents]),
-            ends=np.cumsum([len(example.ids) for example in documents]),
-            numbers=np.array(numbers, np.float32),
-        )
-
-
-def _stored(folder: Path, kind: Kind) -> list[Item]:
-    with np.load(folder / EXAMPLES, allow_pickle=False) as found:
-        ends, numbers = found["ends"][:-1], found["numbers"].tolist()
-        parts = zip(np.split(found["ids"], ends), np.split(found["trained"], ends), strict=True)
-        documents = [Example(ids, trained) for ids, trained in parts]
-    if kind == "pairs":
-        return [Pair(*pair) for pair in zip(documents[::2], documents[1::2], numbers, strict=True)]
-    if kind == "labelled":
-        return [Labelled(answer, bool(label)) for answer, label in zip(documents, numbers, strict=True)]
-    return [*documents]

@@ -30,16 +30,16 @@ from cutaway.model.decoder import Decoder, initialise
 from cutaway.model.engine import DefinitionEngine
 from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.tokenizer import Tokenizer
-from cutaway.train import checkpoint, device
+from cutaway.train import checkpoint, compiling, device
 from cutaway.train.config import TrainingConfig
+from cutaway.train.early_stopping import EarlyStopping
+from cutaway.train.folder import BEST, CHECKPOINTS
 from cutaway.train.log import Log
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.signals import SignalHandler, exit_by_signal
 from cutaway.train.trainable import Trainable, TrainingBatch
 
-CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model", "tokenizer"
 EAGER_UTILIZATION = 0.4  # of the peak, without torch.compile
-COMPILE_PAYS = 600  # seconds of a run from which the time to compile is earned back
 
 
 class DataError(OperationalError):
@@ -144,7 +144,7 @@ class Training:
             _checkpoint_activations(self.trainable.decoder)
         if parallel.size > 1:
             parallel.shard(self.trainable, run)
-        _compile(self.trainable, run, parallel, self.device, note)
+        self.compiles = _compile(self.trainable, run, parallel, self.device, note)
         self.names = {p: name for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.names:
             raise UserError("the model has no parameter to train: each of them is frozen")
@@ -344,22 +344,29 @@ class Training:
             values |= dict(zip(self.names.values(), self.ema, strict=True))
         return {name: self.parallel.full_tensor(value).float().cpu() for name, value in values.items()}
 
+    def seconds(self) -> float:
+        """About how long the steps that are left take, by the peak of this device, without torch.compile."""
+        return _seconds(self.run, self.run.steps - self.step, self.parallel, self.device)
+
 
 def train(
     training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float
 ) -> None:
     """The steps that are left, with what is due between them. A signal ends them after a checkpoint, and so
-    does data that cannot be had (DataError).
+    does data that cannot be had (DataError), and a validation loss that rises where the run says so.
     """
+    stopping = EarlyStopping.of(training.run.early_stopping, folder, training.step)
     try:
-        _steps(training, folder, log, callback, signals, peak)
+        _steps(training, folder, log, callback, signals, peak, stopping)
+        _keep_best(training, folder, callback, stopping)
     except DataError as error:
         step = training.step
         if step == 0:
             raise
         if not checkpoint.path(folder / CHECKPOINTS, step).exists():
             _save(training, folder)
-        raise OperationalError(f"{error}. Step {step} is saved: continue with --resume") from error
+        command = f"cutaway {training.run.verb} {folder} --resume"
+        raise OperationalError(f"{error}. Step {step} is saved: continue with `{command}`") from error
 
 
 def _save(training: Training, folder: Path) -> None:
@@ -368,17 +375,54 @@ def _save(training: Training, folder: Path) -> None:
     training.data.export(training, folder)
 
 
+def _keep_best(training: Training, folder: Path, callback: Callback, stopping: EarlyStopping) -> None:
+    """The model becomes that of the lowest validation loss, where the last step's is another."""
+    run, best = training.run, stopping.best
+    if stopping.stops and training.step < run.steps:
+        callback.note(
+            f"The validation loss rises, so the run stops after {training.step} of {run.steps} steps "
+            f"(`cutaway {run.verb} {folder} --resume --early-stopping 0` goes on)."
+        )
+    if best is None or best[0] == training.step:
+        return
+    found = checkpoint.path(folder / BEST, best[0])
+    fault = checkpoint.damage(found)
+    if fault is not None:
+        callback.note(f"{found}: is not whole ({fault}), so the last step's weights are kept.")
+        return
+    training.restore(found)
+    training.data.export(training, folder)
+    callback.note(
+        f"The weights of step {best[0]} are kept, whose validation loss of {best[1]:.3f} is the lowest."
+    )
+
+
 def _steps(
-    training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float
+    training: Training,
+    folder: Path,
+    log: Log | None,
+    callback: Callback,
+    signals: SignalHandler,
+    peak: float,
+    stopping: EarlyStopping,
 ) -> None:
     run, parallel = training.run, training.parallel
     flops = run.flops_per_token
     if training.step == 0 and isinstance(training.data.validation, Evaluator):
         _evaluate(training, log, callback)
-    while training.step < run.steps:
+    compiled: list[float] = []  # seconds of the first steps, the first of which compiles
+    while training.step < run.steps and not stopping.stops:
         start = time.perf_counter()
-        numbers = training.advance()
+        if training.compiles and not compiled:
+            with compiling.watched(compiling.seconds(len(run.model.blocks)), callback.note):
+                numbers = training.advance()
+        else:
+            numbers = training.advance()
         seconds = time.perf_counter() - start
+        if training.compiles and len(compiled) < 2:
+            compiled.append(seconds)
+            if len(compiled) == 2 and parallel.rank == 0:
+                compiling.measured(len(run.model.blocks), max(0.0, compiled[0] - compiled[1]))
         speed = numbers.pop("tokens", run.batch_size * run.width) / seconds
         step = training.step
         peak = max(peak, speed * flops)  # a noisy machine: a step may be faster than the measured product
@@ -387,21 +431,28 @@ def _steps(
         if log is not None and _due(step, run.intervals.log, run.steps):
             log.write(numbers)
             callback.step(numbers, run.steps)
-        _evaluate(training, log, callback)
+        if stopping.add(step, _evaluate(training, log, callback)):
+            training.save(folder / BEST)
+            if parallel.rank == 0:
+                checkpoint.prune(folder / BEST, 1)
         received = parallel.any_signal(signals.received)
-        if received is not None or _due(step, run.intervals.save, run.steps):
+        if received is not None or stopping.stops or _due(step, run.intervals.save, run.steps):
             _save(training, folder)
             if log is not None:
                 checkpoint.prune(folder / CHECKPOINTS, run.intervals.keep_checkpoints)
         if received is not None:
-            callback.note(f"Stopped by a signal after step {step}, which is saved: continue with --resume.")
+            callback.note(
+                f"Stopped by a signal after step {step}, which is saved: continue with "
+                f"`cutaway {run.verb} {folder} --resume`."
+            )
             exit_by_signal(received)
 
 
-def _evaluate(training: Training, log: Log | None, callback: Callback) -> None:
-    """Validation loss and samples, where either is due."""
+def _evaluate(training: Training, log: Log | None, callback: Callback) -> dict[str, float]:
+    """Validation loss, which is returned, and samples, where either is due."""
     run, step = training.run, training.step
-    if _due(step, run.intervals.evaluate, run.steps):
+    found: dict[str, float] = {}
+    if _due(step, run.evaluation_interval, run.steps):
         found = training.evaluate(run.intervals.evaluate_sequences)
         if log is not None and found:
             log.write({"step": step, **found})
@@ -410,6 +461,7 @@ def _evaluate(training: Training, log: Log | None, callback: Callback) -> None:
         for text in training.sample():
             log.write({"step": step, "sample": text})
             callback.note(f"step {step}: {text!r}")
+    return found
 
 
 def _due(step: int, interval: int, last: int) -> bool:
@@ -445,34 +497,43 @@ def _checkpoint_activations(model: Decoder) -> None:
                 module.recomputes = False  # all of it is made again
 
 
+def _seconds(run: TrainingConfig, steps: int, parallel: Parallel, on: torch.device) -> float:
+    """About how long so many steps take, by the peak of this device, without torch.compile."""
+    flops = steps * run.batch_size * run.width * run.flops_per_token
+    return flops / parallel.size / (EAGER_UTILIZATION * device.peak(on, run.precision))
+
+
 def _compile(
     trainable: Trainable, run: TrainingConfig, parallel: Parallel, on: torch.device, note: checkpoint.Note
-) -> None:
+) -> bool:
+    """Whether the model is compiled, which "auto" decides by what that saves and how long it takes."""
     found = device.compiler()
     if run.compile == "never":
-        return
+        return False
     if found is None:
         if run.compile == "always":
             raise UserError(
                 "config.compile: always, but there is no C++ compiler: install g++, or use --compile never"
             )
         note("There is no C++ compiler, so torch.compile is not used: the same numbers, slower.")
-        return
+        return False
+    takes = compiling.seconds(len(run.model.blocks))
     if run.compile == "auto":
-        flops = run.steps * run.batch_size * run.width * run.flops_per_token
-        seconds = flops / parallel.size / (EAGER_UTILIZATION * device.peak(on, run.precision))
-        if seconds < COMPILE_PAYS:
+        frozen = any(not parameter.requires_grad for parameter in trainable.parameters())
+        saves = compiling.saves(_seconds(run, run.steps, parallel, on), on.type, frozen)
+        if saves <= takes:
             note(
-                f"The run takes about {max(1, round(seconds / 60))} min, too short to pay torch.compile "
-                "back, so it is not compiled (--compile always compiles it)."
+                f"torch.compile would take about {takes:.0f} s here and save {saves:.0f} s, so the model is "
+                "not compiled (--compile always compiles it)."
             )
-            return
-    note("torch.compile compiles the model during the first step, which takes a minute or two.")
+            return False
+    note(f"torch.compile compiles the model during the first step, which takes about {takes:.0f} s.")
     if parallel.size > 1:  # gathering a block's weights happens between blocks and cannot be compiled
         for block in trainable.decoder.blocks:
             block.compile()
-        return
+        return True
     trainable.routed = torch.compile(trainable.decoder.routed, dynamic=False)
+    return True
 
 
 def _copy(values: Iterable[Tensor], into: Iterable[nn.Parameter]) -> None:

@@ -36,7 +36,8 @@ from cutaway.generate.batch.request import Request
 from cutaway.store.files import atomic_folder
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint
-from cutaway.train.loop import CHECKPOINTS, DataError
+from cutaway.train.folder import CHECKPOINTS
+from cutaway.train.loop import DataError
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.sampler import Completion
 from cutaway.weights import adapters

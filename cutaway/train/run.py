@@ -13,17 +13,18 @@ import torch
 
 from cutaway.errors import UserError
 from cutaway.model.config import to_dict
-from cutaway.store.files import atomic_file, disk_errors, part_of
+from cutaway.store.files import atomic_file, disk_errors
 from cutaway.train import checkpoint, config, curve, dataset, device, git, log, loop
+from cutaway.train import folder as run_folder
 from cutaway.train.config import TrainingConfig
+from cutaway.train.folder import GIT, LOCK
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.signals import SignalHandler
 from cutaway.weights.load import RUN
 
 # What may differ when a run continues: none of it enters the weights.
 FREE = ("intervals", "device", "threads", "tensorboard", "wandb", "prompts", "compile", "git_diff")
-GIT, LOCK = "git.json", ".lock"
-MADE_BEFORE = ("examples.npz", "data.json", "reference.npz")  # by fine-tuning, before RUN is written
+EXTENDED = ("steps", "epochs", "early_stopping")  # when it ends, which may change too
 SHOWN = 8  # differences that an error lists
 
 
@@ -55,7 +56,8 @@ def train(
     trains. KeyboardInterrupt or SystemExit after a signal, once a checkpoint is written. ``resume`` with more
     ``steps`` extends a run.
     """
-    parallel.micro_batches(run)
+    if run.batch_size:  # else its examples decide it
+        parallel.micro_batches(run)
     where = device.device(run.device)
     with _locked(folder, parallel):
         opened = _open(run, folder, resume, callback, where, recipe) if parallel.rank == 0 else None
@@ -98,6 +100,11 @@ def _train(
             f"{torch.get_num_threads()} threads: another number of threads adds in another order and rounds "
             "otherwise; --threads 1 repeats a run bit for bit on any machine of this kind."
         )
+    if training.step < run.steps:
+        callback.note(
+            f"{run.steps - training.step:,} steps take about {duration(training.seconds())} here, without "
+            "evaluations and samples."
+        )
     lines = None
     if parallel.rank == 0:
         lines = log.Log(folder, training.step, run.tensorboard, run.wandb, to_dict(run))
@@ -108,6 +115,13 @@ def _train(
             lines.close()
     if parallel.rank == 0:
         curve.page(folder)
+
+
+def duration(seconds: float) -> str:
+    """A time to wait for in one unit: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
@@ -148,13 +162,7 @@ def _open(
 ) -> tuple[TrainingConfig, loop.Dataset]:
     """Set up the folder of a new run, or check that the run to continue is this one; the run and its data."""
     known = folder / RUN
-    if known.is_file() and not resume:
-        raise UserError(
-            f"{folder}: already holds a run: continue it with --resume, or choose another folder with "
-            "--output"
-        )
-    if not known.is_file() and not _unfinished(folder):
-        raise UserError(f"{folder}: the folder holds something else: choose another with --output")
+    run_folder.check(folder, resume, run.verb)
     with disk_errors(folder):
         run = recipe.resolved(run, folder, callback.note)
         begun = config.read(str(known), kind=type(run)) if known.is_file() else None
@@ -173,17 +181,10 @@ def _open(
     return run, data
 
 
-def _unfinished(folder: Path) -> bool:
-    """Whether all that the folder holds was made by a run that stopped before its first step."""
-    made = (GIT, RUN, *MADE_BEFORE)
-    parts = {part_of(folder / name).name for name in made}
-    return {path.name for path in folder.iterdir()} <= {loop.TOKENIZER, "data", LOCK, *made, *parts} - {RUN}
-
-
 def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
     """UserError that lists what differs, field by field; steps may grow beyond the newest checkpoint."""
     before, now = _flat(old), _flat(new)
-    free = (*FREE, "steps")
+    free = (*FREE, *EXTENDED)
     differ = [
         f"{name} was {before.get(name, 'unset')}, is now {now.get(name, 'unset')}"
         for name in sorted(before.keys() | now.keys())

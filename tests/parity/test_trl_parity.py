@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from cutaway.data import run_tokenizer
 from cutaway.data.conversations import Item, Labelled, Reader, changed
 from cutaway.data.examples import Packed, mismatched
-from cutaway.train import finetune
+from cutaway.train import examples
 from cutaway.train.objectives import distill, dpo, ipo, kto, orpo, reward_model, robust_dpo, simpo
 from cutaway.train.objectives.common.answers import Answers
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
@@ -181,7 +181,7 @@ def test_rewards(tmp_path: Path) -> None:
     judge = trainer(trl.RewardTrainer, trl.RewardConfig, policy, PAIRS, tmp_path, **config)
     expected, model = their_step(judge)
     items = [item for row in PAIRS for item in reader().items("pairs", row, "")]
-    items = [changed(item, finetune._reading_its_end) for item in items]
+    items = [changed(item, examples._reading_its_end) for item in items]
     assert our_step(made, None, items) == pytest.approx(expected, rel=1e-4)
     same_gradients(made, model, tmp_path / "policy")
     head = made.model.get_parameter("reward").grad

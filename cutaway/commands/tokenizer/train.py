@@ -11,7 +11,7 @@ from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Json
 from cutaway.errors import UserError
 from cutaway.store.files import check_file
-from cutaway.tokenizer import Tokenizer, training
+from cutaway.tokenizer import Tokenizer, bpe, training
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
 Kind = Literal["bpe", "unigram", "wordpiece"]
@@ -65,6 +65,8 @@ def train(
     """
     files = tuple(console.text_files(files))
     check_file(output / "tokenizer.json" if output.is_dir() else output, force)
+    if kind == "bpe" and level == "byte" and size <= len(bpe.BYTES):
+        raise UserError(f"--size is {size}: the {len(bpe.BYTES)} bytes are tokens of their own: ask for more")
     with console.watched() as bar:
         counted = _counted(files, kind, pattern, special, limit, invalid, bar)
         with warnings.catch_warnings(record=True) as caught:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cutaway.data.conversations import rows
+from cutaway.data.rows import rows
 from cutaway.errors import UserError
 from cutaway.evaluate.tasks import Exercise, Question, Task
 

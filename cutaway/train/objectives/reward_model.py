@@ -75,7 +75,7 @@ class RewardModel:
     """A trained reward model of a run's folder. Raises UserError for a folder that holds none."""
 
     def __init__(self, folder: str | Path, device: str = "cpu") -> None:
-        from cutaway.train.finetune import reader
+        from cutaway.train.examples import reader
         from cutaway.weights import adapters, build, load, quant, safetensors
 
         folder = Path(folder)

@@ -1,0 +1,136 @@
+"""The methods of fine-tuning by name, and a run's entries as they are typed. Imports no torch.
+
+What can be wrong with a command line and its data is found here, before torch is.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cutaway import store
+from cutaway.bounds import Bounded
+from cutaway.data import layouts
+from cutaway.data import rows as tables
+from cutaway.errors import UserError
+from cutaway.model.config import Decoder, from_dict
+from cutaway.model.context import ContextExtension
+from cutaway.train import config
+from cutaway.train.examples import Examples, reader
+from cutaway.train.objectives import next_token
+from cutaway.train.objectives.common.objective import Objective
+from cutaway.weights import load
+from cutaway.weights.load import RUN, Checkpoint
+
+PRESETS = config.PRESETS / "finetune"
+BASE = "smollm2"
+TOKENISED = 100  # rows
+METHODS = ("grpo", "dr_grpo", "dapo", "bnpo", "rloo", "reinforce", "expert_iteration", "imitation")
+METHODS += ("on_policy_distill",)  # which sample answers to a task
+
+
+@dataclass(frozen=True)
+class _Learned(Bounded):
+    """The entry of a run that says what is minimised."""
+
+    objective: Objective = field(
+        default=next_token.Config(), metadata={"variants": "cutaway.train.objectives"}
+    )
+
+
+class Found(NamedTuple):
+    """What a run's entries say of its examples, and the base model at rest."""
+
+    data: Examples
+    objective: Objective
+    base: str
+    at_rest: Checkpoint
+
+    def check(self) -> None:
+        """UserError for data that cannot be read: the layout of every row, and the first ones as ids."""
+        read, kind, number = reader(self.at_rest), self.objective.rows, 0
+        for number, (where, row) in enumerate(tables.rows(self.data.path), 1):
+            plain, _ = layouts.standard(kind, row, where)
+            if number <= TOKENISED:
+                read.items(kind, plain, where)
+        if not number:
+            raise UserError(f"{self.data.path}: holds no example")
+        if self.data.check:
+            tables.files(self.data.check)
+
+
+def presets() -> list[str]:
+    """The names of the methods that learn from examples."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def names() -> list[str]:
+    """Every method."""
+    return sorted({*presets(), *METHODS})
+
+
+def is_method(source: str, changes: Sequence[str]) -> bool:
+    """Whether SOURCE, a method, a YAML file or a run's folder, learns a task."""
+    if source in METHODS or source in presets():
+        return source in METHODS
+    objective = config.entries(_path(source), changes).get("objective")
+    return isinstance(objective, dict) and objective.get("kind") in METHODS
+
+
+def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
+    """The entries of a method, a YAML file or a run's folder, changed.
+
+    ``--epochs`` takes the place of the steps that they name, as ``--steps`` does that of epochs.
+    """
+    found = config.entries(_path(source), changes)
+    given = config.names(changes)
+    if {"epochs", "steps"} <= given:
+        raise UserError("--epochs and --steps each say how long to train: give one of them")
+    if "epochs" in given:
+        found["steps"] = 0
+    return found
+
+
+def examples(found: Mapping[str, Any]) -> Found:
+    """What the entries say of examples. UserError where they name none, or a base that is no decoder."""
+    data = found.get("data")
+    if not isinstance(data, dict) or not data.get("path"):
+        raise UserError(
+            "there is nothing to train on: name the examples with --data (a .jsonl, .csv or .parquet file, "
+            "or a folder)"
+        )
+    learned = from_dict({name: found[name] for name in ("objective",) if name in found}, _Learned)
+    read = from_dict(data, Examples, "config.data")
+    return Found(read, learned.objective, str(found.get("base", BASE)), base(found))
+
+
+def base(found: Mapping[str, Any]) -> Checkpoint:
+    """The base model at rest, with the positions that the entries give it. UserError unless a decoder."""
+    name = str(found.get("base", BASE))
+    at_rest = load.read(store.resolve(name, pull=True))
+    if not isinstance(at_rest.config, Decoder):
+        raise UserError(f"config.base: {name} is not a decoder, and only decoders are finetuned")
+    if found.get("context_extension") is None:
+        return at_rest
+    extension = from_dict(found["context_extension"], ContextExtension, "config.context_extension")
+    return replace(at_rest, config=extension.extended(at_rest.config))
+
+
+def _path(source: str) -> str:
+    """The file of a method, or what was given. UserError for a name that is neither."""
+    if tables.is_data(source) and not (Path(source) / RUN).is_file():
+        raise UserError(
+            f"{source}: is data: name the method before it, as in `cutaway finetune sft {source}`"
+        )
+    if source in presets():
+        return str(PRESETS / f"{source}.yaml")
+    if source in METHODS:
+        return str(PRESETS / "grpo.yaml")
+    if config.is_there(source):
+        return source
+    near = difflib.get_close_matches(source, names(), n=1, cutoff=0.5)
+    mend = f"did you mean {near[0]}?" if near else f"methods are {', '.join(names())}"
+    raise UserError(f"{source}: is no method, YAML file or run's folder: {mend}")
