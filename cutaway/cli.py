@@ -61,6 +61,30 @@ FREE_OPTIONS = {
     "pretrain",
     "finetune",
 }  # takes a config's entries as options, and names a mistyped one itself
+ELSEWHERE = {  # what other programs call it, and what does it here
+    "list": "`cutaway models` lists what is in the cache",
+    "ls": "`cutaway models` lists what is in the cache",
+    "rm": "`cutaway models --remove NAME` deletes a model from the cache",
+    "remove": "`cutaway models --remove NAME` deletes a model from the cache",
+    "ps": "a running `cutaway serve` tells its models at /api/ps and /v1/models",
+    "stop": "Ctrl-C ends a running `cutaway serve`",
+    "start": "`cutaway serve` answers programs",
+    "show": "`cutaway info NAME` prints a model's card",
+    "create": "`cutaway bundle` writes a model with its template, tools and documents as one file",
+    "download": "`cutaway pull NAME` fetches a model",
+    "cli": "`cutaway chat` talks with a model, `cutaway generate` continues a text",
+    "server": "`cutaway serve` answers programs",
+    "train": "`cutaway pretrain` trains a model from text, `cutaway finetune` trains one further",
+    "perplexity": "`cutaway eval NAME --tasks text:FILE` measures it",
+}
+SHORT = {"-m": "--model", "-n": "--max-tokens", "-t": "--threads", "-c": "--context", "-s": "--seed"}
+SHORT |= {
+    "-f": "--file",
+    "-o": "--output",
+    "-l": "--limit",
+    "--temp": "--temperature",
+    "--ctx-size": "--context",
+}
 USER, FAILURE, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
 
@@ -175,6 +199,8 @@ def _check_options(app: Any, name: str, arguments: list[str]) -> None:
     takes_value = False
     for word in words[: words.index("--") if "--" in words else None]:
         option = word.partition("=")[0].replace("_", "-")
+        if not takes_value and option not in options and SHORT.get(option) in options:
+            raise UserError(f"There is no option {option} in `cutaway {name}`: write {SHORT[option]}")
         if not takes_value and option.startswith("--") and option not in options:
             near = difflib.get_close_matches(option, options, n=1, cutoff=0.7)
             if near:
@@ -224,7 +250,9 @@ def overview() -> str:
 
 def _unknown(verb: str, known: list[str]) -> str:
     if verb.startswith("-"):
-        return f"the verb comes first, and {verb} is none: `cutaway --help` lists them"
+        return f"the verb comes first (`cutaway chat MODEL`), and {verb} is none: `cutaway --help` lists them"
+    if verb in ELSEWHERE:
+        return f"there is no verb {verb}: {ELSEWHERE[verb]}"
     near = difflib.get_close_matches(verb, known, n=1)
     guess = f"did you mean `cutaway {near[0]}`? " if near else ""
     return f"there is no verb {verb}: {guess}`cutaway --help` lists them"

@@ -11,6 +11,7 @@ import pytest
 
 from cutaway import bundle, cli
 from cutaway.commands import chat as verb
+from cutaway.commands import console
 from cutaway.commands import serve as serving
 from cutaway.commands.serve_options import Listening, Loading
 from cutaway.embedding import search
@@ -182,7 +183,9 @@ def test_run_opens_what_bundle_wrote(made: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(verb.Talk, "run", talk)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setattr(console, "interactive", lambda: True)
     assert cli.main(["run", str(made)]) == 0, capsys.readouterr().err
+    assert f"{made}: " in (printed := capsys.readouterr().err) and "tools (search, calculator)" in printed
     assert seen["system"] == "Be brief." and seen["options"]["temperature"] == 0
     assert seen["lm"].checkpoint.chat_template.startswith("{# own #}")
     assert [tool.name for tool in seen["agent"].tools] == ["search", "calculator"]

@@ -120,6 +120,8 @@ def test_a_models_own_table(capsys: pytest.CaptureFixture[str]):
     near = json.loads(output(capsys, "neighbors", smollm2, " king", "--json"))[" king"]
     assert {one["word"] for one in near[:5]} >= {" King", " queen"}
     assert "there is no vector" in output(capsys, "neighbors", smollm2, "no such token", code=2)
+    assert main(["embed", "neighbors", str(smollm2), "king"]) == 0  # a token of its own, seldom meant
+    assert "' king', as it is inside a sentence, is another token" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

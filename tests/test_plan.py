@@ -88,7 +88,7 @@ def test_what_moves_is_what_a_fake_group_is_asked_to(devices: int, tensor: int, 
         made = Training(own, text(), Distributed("cpu", tensor), note=lambda _: None)
         held = sum(p.to_local().numel() for p in made.names)  # type: ignore[attr-defined]
         with _Sent() as sent:
-            made._gradient(made._batches())
+            made._gradient(made._batches(), 0)
     finally:
         dist.destroy_process_group()
     expected = plan.plan(own, devices, 1e12, 1e9)
@@ -111,7 +111,7 @@ def test_a_sparse_model_is_cut_over_devices_and_its_matrices_are_not() -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     try:
         made = Training(own, text(), Distributed("cpu"), note=lambda _: None)
-        made._gradient(made._batches())
+        made._gradient(made._batches(), 0)
         assert all(p.grad is not None for p in made.names)
         with pytest.raises(UserError, match="tensor_parallel: MoE is not cut over devices: use 1"):
             Training(replace(own, tensor_parallel=2), text(), Distributed("cpu", 2), note=lambda _: None)
@@ -145,6 +145,14 @@ def test_the_command_prints_and_refuses(capsys: pytest.CaptureFixture[str]) -> N
     found = json.loads(capsys.readouterr().out)
     assert 0.9e9 < found["weights"] < 1.4e9
     assert main(["plan", "1b", "--devices", "8"]) == 0
-    assert "scattering gradients" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "scattering gradients" in printed and "an NVIDIA H100" in printed
+    assert main(["plan", "1b", "--flops", "1e12"]) == 0
+    printed = capsys.readouterr().out
+    assert "Each device: 1e+12 operations a second" in printed and "H100" not in printed
+    for option in ("--flops", "--bandwidth"):
+        for value in ("0", "-1", "nan", "inf"):
+            assert main(["plan", "nano", option, value]) == 2
+            assert f"{option} is {value}: give a number above 0" in capsys.readouterr().err
     assert main(["plan", "1b", "--devices", "3", "--tensor-parallel", "2"]) == 2
     assert "cannot be grouped" in capsys.readouterr().err

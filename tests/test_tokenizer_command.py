@@ -88,6 +88,7 @@ def test_show(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "␣ + the: ␣the" in printed
     assert "Ã" not in output(capsys, "show", "naïve", "-t", small)  # text, not the spelling of its bytes
     assert "20 74 68 65" in printed
+    assert "🦜" in output(capsys, "show", "🦜", "-t", small)  # of which each token is a part
     assert "\x1b" not in printed
     document = json.loads(output(capsys, "show", "the the", "-t", small, "--json"))
     assert document[0]["merges"] == [["t", "h"], ["th", "e"]]

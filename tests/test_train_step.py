@@ -107,7 +107,7 @@ def _plain_gradients(made: Any) -> list[torch.Tensor]:
 def test_gradients_are_plain_torchs(changes: dict[str, Any]) -> None:
     made = training(**changes)
     expected = _plain_gradients(made)
-    made._gradient(made._batches())
+    made._gradient(made._batches(), 0)
     for found, wanted in zip(made.names, expected, strict=True):
         torch.testing.assert_close(found.grad, wanted, atol=1e-6, rtol=1e-4)
 
@@ -377,7 +377,7 @@ def test_a_target_of_weight_0_is_not_trained(size: int) -> None:
     weights[1] *= 0.5
     counter = iter(range(0, 4, size))
     _reweighted(made, lambda rows: replace(rows, loss_weights=weights[(n := next(counter)) : n + size]))
-    reported = made._gradient(made._batches())["loss"]
+    reported = made._gradient(made._batches(), 0)["loss"]
     reference = Decoder(made.run.model)
     reference.load_state_dict(made.model.state_dict())
     total = torch.zeros(())

@@ -17,11 +17,13 @@ from cutaway.commands.quantize import begin_of, to_measure, written
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
+from cutaway.evaluate.statistics import finite
 from cutaway.lm import LanguageModel
 from cutaway.store.files import Progress
-from cutaway.weights import adapters, load, save, soups
+from cutaway.weights import adapters, load, quantize, save, soups
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
+from cutaway.weights.save import stored_bytes
 
 Method = Literal["average", "slerp", "task", "ties"]
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
@@ -61,7 +63,8 @@ def merge(
     :param weights: A number for each model, as 0.3,0.7; without it 1 for each.
     :param density: Of ties: the fraction of each change that is kept, its largest values; 0.2 by default.
     :param scale: Of task and ties: what multiplies the sum of the changes; 1 by default.
-    :param type: What matrices are stored as; without it each is as exact as the base's, changed ones F32.
+    :param type: What matrices are stored as. Without it a GGUF file has the base's types, rounded again where
+        the adapter changes them, and a folder of safetensors, which holds no blocks, has F32.
     :param model: The base model; without it the one that the adapter, or all runs, began with.
     :param text: Measure on this text; without it on what the merged model writes itself.
     :param measure: Read the models over the text.
@@ -84,10 +87,13 @@ def merge(
         changes = adapters.read(sources[0], base)
         merged = adapters.joined(base, changes)
     measured = to_measure(LanguageModel(merged), text, texts) if measure and (base or type) else None
+    own_types = base is not None and type is None and target.suffix == ".gguf"
+    rounded = type or ("the base's types" if own_types else None)
     with console.watched() as bar:
-        saved = save.write(target, merged, type=type, force=force, progress=bar)
+        stored = quantize.in_types_of(merged, base) if base is not None and own_types else merged
+        saved = save.write(target, stored, type=type, force=force, progress=bar)
         taken = adapters.rounding(base, changes, load.read(target)) if base else {}
-        apart = _apart(*measured, target, type, bar) if measured else {}
+        apart = _apart(*measured, target, rounded, bar) if measured else {}
     errors = [each.error for each in taken.values()]
     larger, changed = sum(error > 1 for error in errors), sum(each.changed for each in taken.values())
     lost = sum(each.lost for each in taken.values()) / max(changed, 1)
@@ -108,7 +114,7 @@ def merge(
                         "from": one,
                         "to": other,
                         "kl_divergence": found.mean,
-                        "kl_error": found.error,
+                        "kl_error": finite(found.error),
                         "same_best_token": found.same_best,
                         "perplexities": [found.reference.perplexity, found.other.perplexity],
                         "tokens": found.tokens,
@@ -120,6 +126,11 @@ def merge(
         return
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     print(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
+    before = stored_bytes(base.tensors) if base is not None else saved.nbytes
+    if saved.nbytes > 1.5 * before:
+        folder = "a folder of safetensors holds no blocks of few bits, a name that ends in .gguf keeps them"
+        why = folder if saved.format == "safetensors" else "without --type the file has the base's types"
+        console.note(f"Note: the base has {console.size(before)}: {why}.")
     if errors:
         print(
             f"The adapter changes {len(taken)} weights; rounding moves them by {median(errors):.2g} of that "
@@ -131,18 +142,18 @@ def merge(
         print(f"KL divergence in nats a token on {where}, {tokens:,} scored:")
     for (one, other), found in apart.items():
         print(
-            f"  {one:<8} -> {other:<8}  {found.mean:.6f} +/- {found.error:.6f}, same best token in "
-            f"{found.same_best:.1%}, perplexity {found.reference.perplexity:.3f} -> "
+            f"  {one:<8} -> {other:<8}  {found.mean:.6f} {scoring.margin(found.error, 6)}, same best token "
+            f"in {found.same_best:.1%}, perplexity {found.reference.perplexity:.3f} -> "
             f"{found.other.perplexity:.3f}"
         )
     if lost > 0.5:
         console.note(
-            f"Warning: {lost:.0%} of the adapter's changes are less than half a step of {type}, so that "
-            "rounding may take them back: take a type of more bits, or leave --type out."
+            f"Warning: {lost:.0%} of the adapter's changes are less than half a step of {rounded}, so that "
+            "rounding may take them back: take a type of more bits, such as --type Q8_0 or F32."
         )
     elif larger:
         console.note(
-            f"Note: in {larger} of {len(taken)} weights rounding to {type} is larger than the adapter's "
+            f"Note: in {larger} of {len(taken)} weights rounding to {rounded} is larger than the adapter's "
             "change, which may be lost: take a type of more bits, such as Q8_0."
         )
 

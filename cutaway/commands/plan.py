@@ -1,5 +1,6 @@
 """`cutaway plan`: the memory, communication and time that training needs, computed without a device."""
 
+import math
 from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Annotated
@@ -13,20 +14,22 @@ from cutaway.errors import UserError
 from cutaway.train import config
 from cutaway.train import plan as paper
 
+H100 = 4e14, 2e11  # 40% of its 989 TFLOP/s in bfloat16; bytes a second that it gets through NVLink
+
 
 def plan(
     source: str,
     /,
     *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
     devices: Annotated[int, Parameter(help="How many.")] = 1,
-    flops: Annotated[float, Parameter(help="Operations a second that a device reaches.")] = 4e14,
-    bandwidth: Annotated[float, Parameter(help="Bytes a second that go in and out of a device.")] = 2e11,
+    flops: Annotated[float, Parameter(help="Operations a second that a device reaches.")] = H100[0],
+    bandwidth: Annotated[float, Parameter(help="Bytes a second that go in and out of a device.")] = H100[1],
     as_json: Json = False,
 ) -> None:
     """Memory, communication and time of `cutaway pretrain SOURCE` on DEVICES, by formula.
 
-    Without --flops and --bandwidth a device is an H100 that reaches 40% of its bfloat16 peak, among others on
-    NVLink.
+    Without --flops and --bandwidth a device is an NVIDIA H100 that reaches 40% of its bfloat16 peak, among
+    others on NVLink. For this machine give the FLOP/s that `cutaway pretrain` prints here.
 
     **Examples:**
 
@@ -39,6 +42,9 @@ def plan(
     :param source: A run's YAML file, or a preset: nano, book, 10m, 100m, 1b.
     :param changes: Changes to its entries, written --name.of.entry VALUE.
     """
+    for option, value in {"--flops": flops, "--bandwidth": bandwidth}.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"plan: {option} is {value:g}: give a number above 0, as 1e12")
     run = config.read(source, changes)
     if not run.model.vocab:
         vocab = run_tokenizer.size_of(run.data.tokenizer)
@@ -50,12 +56,17 @@ def plan(
         run = replace(run, model=replace(run.model, vocab=vocab))
     made = paper.plan(run, devices, flops, bandwidth)
     if as_json:
-        console.print_json(asdict(made) | {"memory": made.memory, "seconds": made.seconds})
+        device = {"flops_per_second": flops, "bytes_per_second": bandwidth}
+        document = asdict(made) | {"memory": made.memory, "seconds": made.seconds, "device": device}
+        console.print_json(document)
         return
     tokens = run.batch_size * run.model.context
     active = "" if made.active == made.weights else f" ({made.active:,} active per token)"
     work = f"{tokens:,} tokens a step, {run.steps:,} steps"
     print(f"{made.weights:,} weights{active} on {devices} device{'s' * (devices > 1)}, {work}")
+    print(f"Each device: {flops:.3g} operations a second, {bandwidth:.3g} bytes a second in and out")
+    if (flops, bandwidth) == H100:
+        print("(an NVIDIA H100 at 40% of its peak, on NVLink; --flops and --bandwidth describe another)")
     print(f"\nOf each device's memory, {console.size(made.memory)}:")
     for name, size in (made.stays | made.passes).items():
         print(f"  {name:<22}{console.size(size):>8}")

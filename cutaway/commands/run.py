@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cutaway import bundle
+from cutaway import bundle, store
 from cutaway.commands import console
 from cutaway.commands.chat import DEFAULTS, chat
 from cutaway.commands.chat_tools import ToolOptions
@@ -47,6 +47,7 @@ def run(
     :param root: The folder that the tools search and read may see, where the bundle has no documents.
     :param yes: Run calls of tools without asking.
     """
+    _check_is_bundle(file)
     if key is not None:
         bundle.verify(file, key)
     elif file.with_name(file.name + bundle.SIGNATURE).is_file():
@@ -65,6 +66,8 @@ def run(
         loading = Loading(adapter=adapter, chat_template=template, threads=threads)
         serve_model((str(model),), listening=Listening(port=port), loading=loading)
         return
+    if console.interactive():
+        console.note(f"{file}: {_described(about)}")
     folder = opened.documents or root
     if folder is None and set(about.tools) & set(bundle.OF_DOCUMENTS):
         raise UserError(f"{file} searches a folder of yours: say which by --root")
@@ -78,6 +81,27 @@ def run(
         sampling=sampling,
         tools=tools,
     )
+
+
+def _check_is_bundle(file: Path) -> None:
+    """UserError that says what runs a model, where one is named and no bundle."""
+    name = str(file)
+    is_name = not file.exists() and (name in store.NAMES or store.is_hub(name))
+    if is_name or file.is_dir() or file.suffix in store.SUFFIXES:
+        raise UserError(
+            f"{file} is a model's name or file, and no bundle: `cutaway chat {file}` talks with it, "
+            f"`cutaway bundle {file} --output NAME.cutaway` makes a bundle of it"
+        )
+
+
+def _described(about: bundle.Manifest) -> str:
+    """What a bundle holds: its model, then what is set up around it."""
+    parts = {"an adapter": about.adapter, "a template": about.template, "documents": about.documents}
+    parts |= {
+        "a system message": about.system is not None,
+        f"tools ({', '.join(about.tools)})": bool(about.tools),
+    }
+    return ", ".join([about.model or "a model of its own", *(part for part, there in parts.items() if there)])
 
 
 def _sampling(file: Path, given: dict[str, Any]) -> Sampling:

@@ -191,6 +191,25 @@ def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None =
     return Quantized(small, mix.file_type, counted(notes))
 
 
+def in_types_of(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """The checkpoint with each weight as its base stores it: what an adapter changed is packed again.
+
+    A type that is read and not written (``quant.READERS`` without a writer) stays F32."""
+
+    def choose(name: str, entry: Packed | Later) -> str:
+        own = name if name in base.tensors else "embedding.weight"  # a head that an adapter untied
+        type = base.tensors.later(own).type
+        return type if type in quant_search.FITTED or type in quant.WRITERS else entry.type
+
+    def pack(name: str, packed: Packed, type: str) -> Packed:
+        if packed.type == type:
+            return packed
+        values = quant.unpack(packed)
+        return quant_search.pack(values, type) if type in quant_search.FITTED else quant.pack(values, type)
+
+    return replace(checkpoint, tensors=retyped(checkpoint.tensors, choose, pack))
+
+
 def mix_named(kind: str) -> Mix:
     """The mix of one of ``KINDS``, in any case; UserError for another name."""
     kind = type_named(kind, KINDS)

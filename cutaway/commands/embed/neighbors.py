@@ -48,6 +48,8 @@ def neighbors(
         if len(words) > 1:
             print(word)
         _print(answer)
+        if (spaced := f" {word}") in found and not word.startswith(" "):
+            console.note(f"{spaced!r}, as it is inside a sentence, is another token: ask for it in quotes.")
 
 
 @dataclass

@@ -37,6 +37,8 @@ def show(
 
     :param text: The text; without one, and without --file, standard input is read.
     """
+    from rich.text import Text
+
     tok = opened(tokenizer, pattern)
     found = pieces(tok, text_of(text, file))
     if as_json:
@@ -47,6 +49,8 @@ def show(
     console.print(f"{sum(len(piece.ids) for piece in found)} tokens in {len(found)} pieces", style="dim")
     for piece in found:
         console.print()
+        if any("\\x" in display(tok, tok.token_text(id)) for id in piece.ids):  # tokens that cut a character
+            console.print(Text(f"          {display(tok, piece.text)}", style="dim"))
         for line in _lines(tok, piece):
             console.print(line)
 
