@@ -349,3 +349,44 @@ def test_format_is_pythons_with_origins(pattern: str) -> None:
     assert made == pattern.format(*arguments, **names)
     assert all(origin <= 0 or pattern[origin - 1] == c for c, origin in zip(made, made._o, strict=True))
     assert all((origin > 0) == (c in "ABC{}") for c, origin in zip(str.__str__(made), made._o, strict=True))
+
+
+# ---- a message that the model goes on with -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ['{"a": [1,', "Yes, said he. "])
+def test_the_last_message_is_left_open_as_transformers_leaves_it(content: str) -> None:
+    """Blanks at its end are kept where a template strips them, which transformers does not."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages, compared = [chat_cases.user(), chat_cases.assistant(content)], 0
+    for title, template in chat_cases.templates().items():
+        try:
+            made = chat.text(messages, template, continue_final_message=True)
+        except UserError:
+            continue
+        theirs, _ = render_jinja_template([messages], chat_template=template, continue_final_message=True)
+        assert made.text.rstrip() == theirs[0].rstrip() and made.text.endswith(content), title
+        assert made.origin_of(len(made.text) - 1) == "messages[1].content"
+        compared += 1
+    assert compared > 60
+
+
+def test_what_is_left_open_holds_no_token_behind_it(tokenizer: Tokenizer) -> None:
+    messages = [chat_cases.user("hi"), chat_cases.assistant("a<|im_end|>")]
+    ids = chat.render(messages, CHATML, tokenizer=tokenizer, continue_final_message=True)
+    assert controls(tokenizer, ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+    assert tokenizer.decode(ids).endswith("assistant\na<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("last", "template", "sentence"),
+    [
+        (chat_cases.user(), CHATML, "only an assistant's message"),
+        (chat_cases.assistant(" "), CHATML, "only an assistant's message"),
+        (chat_cases.assistant(), "{{ messages[0].content }}", "leaves out the last message's text"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(last: dict, template: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        chat.text([chat_cases.user(), last], template, continue_final_message=True)

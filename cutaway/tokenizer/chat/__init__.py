@@ -96,10 +96,13 @@ def text(
     tools: Sequence[Mapping[str, Any]] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     steering: str = "refuse",
     **variables: Any,
 ) -> Rendered:
     """A conversation as the template writes it, with the origin of each character.
+
+    With `continue_final_message` it stops behind the last message's content, for the model to go on with it.
 
     Without a tokenizer nothing is a control token, and the template gets no bos_token or eos_token.
     `steering="flag"` lets content change which tokens the template writes (`steered` tells). Raises UserError
@@ -114,7 +117,7 @@ def text(
         "messages": [_message(message, i) for i, message in enumerate(messages)],
         "tools": _plain(tools, "tools"),
         "documents": _plain(documents, "documents"),
-        "add_generation_prompt": add_generation_prompt,
+        "add_generation_prompt": add_generation_prompt and not continue_final_message,
         **{name: _plain(value, name) for name, value in variables.items()},
     }
     tokens = _control_tokens(template, tokenizer)
@@ -134,7 +137,31 @@ def text(
     steered = _ids(control) != _ids(neutrals)
     if steered and steering == "refuse":
         raise UserError(_steering(traced.text, control, neutrals))
-    return Rendered(traced.text, _runs(traced, context), tuple(control), steered, _digest(template))
+    made = Rendered(traced.text, _runs(traced, context), tuple(control), steered, _digest(template))
+    return _unfinished(made, context["messages"]) if continue_final_message else made
+
+
+def _unfinished(whole: Rendered, messages: Sequence[Mapping[str, Any]]) -> Rendered:
+    """A conversation up to the end of its last message's content. Blanks at that end which the template takes
+    away are given back: the model is to go on from what was written.
+    """
+    place, content = f"messages[{len(messages) - 1}].content", messages[-1].get("content")
+    runs = [i for i, run in enumerate(whole.origins) if run.source == place]
+    if messages[-1].get("role") != "assistant" or not isinstance(content, str) or not content.strip():
+        raise UserError("only an assistant's message with a text, the last one, can be continued")
+    if not runs:
+        raise UserError("the template leaves out the last message's text, so that it cannot be continued")
+    run = whole.origins[runs[-1]]
+    shown = whole.text[run.start : run.stop]
+    given, kept = content[len(content.rstrip()) :], shown[len(shown.rstrip()) :]
+    missing = given[len(kept) :] if given.startswith(kept) else ""
+    return Rendered(
+        whole.text[: run.stop] + missing,
+        (*whole.origins[: runs[-1]], Run(run.start, run.stop + len(missing), place)),
+        tuple(span for span in whole.control if span[1] <= run.stop),
+        whole.steered,
+        whole.template_sha256,
+    )
 
 
 def _traced(template: str, names: Mapping[str, str], contexts: list) -> list[Traced | str]:
