@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from cutaway.generate import constrain
 from tests import serving
 from tests.serving import Server
 from tests.waiting import wait_until
@@ -130,6 +131,15 @@ def test_clients_take_turns_and_work_without_a_client_ends() -> None:
         asyncio.run(work())
     finally:
         blocked.set()  # else a thread of the pool would wait for ever where the test fails
+
+
+def test_a_schemas_pattern_is_checked_in_linear_time() -> None:
+    slow, text = "^(a+)+$", "a" * 5000 + "b"
+    found = constrain.schema_error({"type": "string", "pattern": slow}, json.dumps(text))
+    assert found is not None and "does not match" in found
+    named = {"patternProperties": {slow: {"type": "integer"}}}
+    assert constrain.schema_error(named, json.dumps({text: "x"})) is None
+    assert "not of type" in (constrain.schema_error(named, json.dumps({"aa": "x"})) or "")
 
 
 def test_a_patchs_text_keeps_to_the_limit_of_traces(server: Server) -> None:

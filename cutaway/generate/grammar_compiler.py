@@ -4,10 +4,12 @@ What compiles here within the bounds costs the server no more than that when it 
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from cutaway.generate.patterns import patterns_of, shortest_text
 from cutaway.helper import Bounds, Helper
+from cutaway.patterns import search
 
 BOUNDS = Bounds(seconds=0.5, memory=64 << 20)  # real grammars take a tenth of either
 WAIT_SECONDS = 5.0
@@ -73,17 +75,35 @@ def answer(request: dict) -> dict:
 
 def _validated(schema: dict, value: str) -> dict:
     """Whether JSON text fits a schema; nothing that the schema refers to is fetched."""
-    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema import Draft202012Validator, SchemaError, validators
     from referencing import Registry
 
+    linear = {"pattern": _pattern, "patternProperties": _pattern_properties}
+    judge: Any = validators.extend(Draft202012Validator, linear)
     try:
         Draft202012Validator.check_schema(schema)
-        found = next(Draft202012Validator(schema, registry=Registry()).iter_errors(json.loads(value)), None)
+        found = next(judge(schema, registry=Registry()).iter_errors(json.loads(value)), None)
     except SchemaError as error:
         return {"refused": f"the schema is none: {one_line(error.message)}"}
     except Exception as error:
         return {"wrong": one_line(f"{type(error).__name__}: {error}")}
     return {"wrong": found and one_line(f"{found.json_path}: {found.message}")}
+
+
+def _pattern(judge: Any, pattern: str, value: Any, _: dict) -> Iterator[Any]:
+    """jsonschema's `pattern`, in time that is linear in the text where the pattern allows it."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not search(pattern, value):
+        yield ValidationError(f"{value!r:.80} does not match {pattern!r}")
+
+
+def _pattern_properties(judge: Any, patterns: dict, value: Any, _: dict) -> Iterator[Any]:
+    """The same of `patternProperties`."""
+    for pattern, schema in patterns.items() if isinstance(value, dict) else ():
+        for name, inside in value.items():
+            if search(pattern, name):
+                yield from judge.descend(inside, schema, path=name, schema_path=pattern)
 
 
 def one_line(message: str) -> str:
