@@ -5,9 +5,8 @@
 
 Prints the fraction of variance unexplained of held-out tokens, every tenth, for each seed: ours, and
 sae-lens's trainer fed by ``Activations.batches`` without them, at its default learning rate and at ours, with
-the same warm-up and decay. With ``--later`` the first token of each text, whose activations are many times
-larger, is left out. Needs sae-lens, in an environment of its own if need be. Exit code 1 if our mean is above
-sae-lens's better one.
+the same warm-up and decay. Attention sinks are left out of both. Needs sae-lens, in an environment of its own
+if need be. Exit code 1 if our mean is above sae-lens's better one.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import torch
 from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 
+from cutaway.evaluate.statistics import mean
 from cutaway.inspect import sae
 from cutaway.inspect.activations import Activations
 
@@ -69,12 +69,10 @@ def main() -> int:
     parser.add_argument("folder")
     for option, value in {"features": 1024, "k": 32, "steps": 400, "batch": 256, "seeds": 3}.items():
         parser.add_argument(f"--{option}", type=int, default=value)
-    parser.add_argument("--later", action="store_true")
     asked = parser.parse_args()
     data = Activations.open(asked.folder)
     (name,) = data.names
-    if asked.later:
-        data = chosen(data, np.flatnonzero(data.positions > 0))
+    data = chosen(data, np.flatnonzero(~data.sinks(name)))
     sizes = {"features": asked.features, "k": asked.k, "steps": asked.steps, "batch": asked.batch}
     found: dict[str, list[float]] = {}
     for seed in range(asked.seeds):
@@ -86,7 +84,7 @@ def main() -> int:
     print(f"sae-lens {version('sae-lens')}; {len(data):,} tokens of {name}, {sizes}")
     means = {label: statistics.mean(rows) for label, rows in found.items()}
     for label, rows in found.items():
-        print(f"{label:<32} {means[label]:.4f} ± {statistics.stdev(rows):.4f}")
+        print(f"{label:<32} {means[label]:.4f}, 95% {mean(rows, share=False).between('.4f')}")
     ours = means.pop("cutaway sae")
     return int(ours > min(means.values()))
 

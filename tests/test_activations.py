@@ -183,11 +183,14 @@ def test_a_dataset_has_a_row_for_each_token(file: Path, tmp_path: Path, engine: 
     memory = lm.activations(DOCUMENTS, NAMES, dtype="bfloat16", **options)
     assert memory.shards[0]["blocks.1.out"].dtype == np.uint16
     assert np.allclose(memory["blocks.1.out"], data["blocks.1.out"], rtol=1e-2, atol=1e-3)
-    rows = np.concatenate(list(data.batches("blocks.1.out", 16, epochs=2)))
+    assert np.array_equal(data.sinks("blocks.1.out"), data.positions == 0)
+    every = {"keep_sinks": True}
+    rows = np.concatenate(list(data.batches("blocks.1.out", 16, epochs=2, **every)))
     assert rows.shape == (2 * (len(data) // 16) * 16, 32)
     assert not np.array_equal(*np.split(rows, 2)), "each epoch has an order of its own"
-    whole = np.sort(np.concatenate(list(data.batches("blocks.1.out", 1)))[:, 0])
-    assert np.array_equal(whole, np.sort(data["blocks.1.out"][:, 0]))
+    for options, kept in (({}, data.positions > 0), (every, data.positions >= 0)):
+        whole = np.sort(np.concatenate(list(data.batches("blocks.1.out", 1, **options)))[:, 0])
+        assert np.array_equal(whole, np.sort(data["blocks.1.out"][kept, 0]))
 
 
 def test_a_stopped_job_ends_in_the_same_files(file: Path, tmp_path: Path) -> None:
@@ -230,8 +233,8 @@ def test_names_choose_the_engine_or_are_refused(file: Path) -> None:
     assert unrotated.facts["engine"] == "definition"
     (name,), keys = unrotated.names, trace["blocks.1.attention.k_unrotated"]
     assert np.allclose(unrotated[name][:, 0], keys[0], rtol=1e-2, atol=1e-2)
-    with pytest.raises(UserError, match="a batch of 4 rows: this dataset has 3 tokens"):
-        next(theirs.batches("embed", 4))
+    with pytest.raises(UserError, match=r"a batch of 4 rows: this dataset has 3 tokens$"):
+        next(theirs.batches("embed", 4, keep_sinks=True))
     with pytest.raises(UserError, match="square of a text"):
         lm.activations(["abc"], ["blocks.1.attention.pattern"])
     with pytest.raises(UserError, match="write \\[text\\]"):
@@ -248,7 +251,9 @@ def test_the_command_writes_a_dataset(file: Path, tmp_path: Path, capsys: pytest
     assert cli.main(["activations", *line]) == 0
     out, err = capsys.readouterr()
     assert "tokens of blocks.0.out, blocks.1.out, blocks.2.out in 1 shards" in out
-    assert "read by the runtime" in err
+    assert "read by the runtime" in err and "blocks.1.out: 2 tokens are attention sinks" in " ".join(
+        err.split()
+    )
     data = activations.Activations.open(tmp_path / "acts")
     ids = [cutaway.load(file).ids(text) for text in ("one text", "and another")]
     assert np.array_equal(data.token_ids, np.concatenate(ids))

@@ -74,9 +74,25 @@ def test_heads_that_moved() -> None:
     assert moved[1, 0].change == moved[0, 3].change == 0
     weight = one.model.get_parameter("blocks.1.attention.out.weight").detach().double().numpy()
     z = one["blocks.1.attention.z"].double().numpy()
-    squared = sum(np.square(weight[:, 8 * 2 : 8 * 3] @ z[2, t]).sum() for t in range(len(one.ids)))
+    squared = sum(np.square(weight[:, 8 * 2 : 8 * 3] @ z[2, t]).sum() for t in range(1, len(one.ids)))
     assert moved[1, 2].norm == pytest.approx(squared**0.5, rel=1e-5)
     assert found.mlps[-1].layer == 0 and found.mlps[-1].change == 0 and found.mlps[0].change > 0
+    shown, _ = (Trace.of(tuned, Bytes(), one.ids[:1], explanation.names(tuned)) for _ in range(2))
+    assert all(each.norm > 0 for each in against(shown, shown).mlps), "where the sink is all there is"
+
+
+def test_an_attention_sink_does_not_make_the_figure() -> None:
+    """One token's output is a thousand times the others', and is not changed."""
+    traces = []
+    for by in (1.0, 1.5):
+        trace = Trace.of(model := decoder(), Bytes(), Bytes().encode(TEXT), explanation.names(model))
+        values = trace.values_by_name
+        added = by * (values["blocks.1.out"] - values["blocks.1.middle"])
+        added[0, 5] = 1000.0
+        values["blocks.1.out"] = values["blocks.1.middle"] + added
+        traces.append(trace)
+    moved = {each.layer: each.change for each in against(*traces).mlps}
+    assert moved[1] == pytest.approx(0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 40])

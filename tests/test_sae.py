@@ -24,9 +24,13 @@ def made_of(directions: np.ndarray, count: int, seed: int) -> Activations:
     weights = np.zeros((count, TRUE), np.float32)
     for row in weights:
         row[random.choice(TRUE, ACTIVE, replace=False)] = random.uniform(1, 2, ACTIVE)
-    numbers = np.zeros(count, np.int32)
     rows = (30 * weights @ directions + 7).astype(np.float16)
-    shard = dict.fromkeys(("token_ids", "documents", "positions"), numbers) | {"blocks.1.out": rows}
+    return dataset(rows, 1 + np.arange(count))
+
+
+def dataset(rows: np.ndarray, positions: np.ndarray) -> Activations:
+    numbers = np.zeros(len(rows), np.int32)
+    shard = {"token_ids": numbers, "documents": numbers, "positions": positions, "blocks.1.out": rows}
     return Activations([shard], {"model": "made"})
 
 
@@ -60,6 +64,39 @@ def test_it_finds_what_data_is_made_of(kind: Any, directions: np.ndarray, tmp_pa
     assert sae.train(data, "blocks.1.out", **(options | {"steps": 5})).card.unexplained > card.unexplained
 
 
+def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_path: Path) -> None:
+    """Texts' first tokens and those of massive norm: trained on, they are all that is explained."""
+    usual = made_of(directions, 4000, 1)
+    rows, positions = usual["blocks.1.out"], 1 + np.arange(4000) % 99
+    first, massive = np.arange(0, 4000, 100), np.arange(50, 4000, 400)
+    rows[first], positions[first] = 3000 * (directions[0] - directions[1]), 0
+    rows[massive] = -2000 * directions[1:4].sum(0)
+    data = dataset(rows.astype(np.float16), positions)
+    sinks = np.zeros(4000, bool)
+    sinks[first] = sinks[massive] = True
+    assert np.array_equal(data.sinks("blocks.1.out"), sinks)
+    options: Any = {"features": 48, "k": 3, "steps": 600, "batch": 256, "learning_rate": 5e-3}
+    card = sae.train(data, "blocks.1.out", **options).card
+    assert (card.tokens, card.sinks, card.keep_sinks) == (4000, 50, False)
+    assert card.unexplained < 0.15 and card.unexplained_with_sinks > 0.3, card
+    kept = sae.train(data, "blocks.1.out", keep_sinks=True, **options)
+    assert kept.card.unexplained_with_sinks < 0.01 and kept.card.unexplained > 2 * card.unexplained, kept.card
+    batches = [
+        np.concatenate(list(data.batches("blocks.1.out", 50, keep_sinks=keep))) for keep in (False, True)
+    ]
+    assert [len(each) for each in batches] == [3950, 4000] and np.abs(batches[0]).max() < 200
+    text = data.rows("blocks.1.out", range(99))
+    assert not kept.sinks(text).any()
+    made = sae.SAE(card, kept.tensors)
+    assert np.flatnonzero(made.sinks(text)).tolist() == [0, 50]
+    made.save(tmp_path / "made")
+    assert sae.SAE.load(tmp_path / "made").card == card
+    with pytest.raises(UserError, match="0 tokens beside 4000 attention sinks, and at least 20"):
+        sae.train(dataset(rows, np.zeros(4000, int)), "blocks.1.out", **options)
+    with pytest.raises(UserError, match="this dataset has 3950 tokens beside attention sinks"):
+        next(data.batches("blocks.1.out", 4000))
+
+
 def test_dead_features_learn_again(directions: np.ndarray) -> None:
     """AuxK: features that begin without ever firing explain what the others leave, and fire."""
     generator = torch.Generator().manual_seed(0)
@@ -81,8 +118,16 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     acts, out = str(tmp_path / "acts"), str(tmp_path / "sae")
     command = ["activations", str(tmp_path / "text.txt"), "--names", "blocks.1.out", "--model", str(file)]
     assert cli.main([*command, "--output", acts]) == 0
-    assert cli.main(["sae", acts, "--output", out, "--steps=20", "--batch=64", "--k=4", "--json"]) == 0
-    assert '"unexplained"' in capsys.readouterr().out
+    train = ["sae", acts, "--output", out, "--steps=20", "--batch=64", "--k=4"]
+    assert cli.main([*train, "--keep-sinks"]) == 0
+    assert "1 of 378 tokens are attention sinks and trained on too" in capsys.readouterr().out
+    assert cli.main([*train, "--force"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "1 of 378 tokens are attention sinks and left out" in shown and "dead; with attention sinks" in shown
+    )
+    assert cli.main([*train, "--force", "--json"]) == 0
+    assert '"unexplained_with_sinks"' in capsys.readouterr().out
     assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     lm, made = cutaway.load(file), sae.SAE.load(out)
@@ -90,6 +135,9 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     assert shown["activation"] == "blocks.1.out" and made.card.features == 256
     best = made.top(rows)
     assert [one["features"][0]["feature"] for one in shown["tokens"]] == [row[0].feature for row in best]
+    assert [one["attention_sink"] for one in shown["tokens"]] == [True] + [False] * (len(rows) - 1)
+    assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out]) == 0
+    assert capsys.readouterr().out.count("an attention sink, not trained on") == 1
     feature = best[-1][0].feature
     usual, added = (lm.trace("all of it", edit=one)["blocks.1.out"] for one in (None, made.add(feature, 3.0)))
     assert torch.allclose(added - usual, 3 * made.tensors["decoder"][feature].expand_as(usual), atol=1e-2)

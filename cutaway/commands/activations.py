@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,7 +60,12 @@ def activations(
         sources.check_exists(source)
     console.use_threads(threads)
     loaded = lm.load(console.model_path(model), engine=engine)
-    with console.watched() as progress:
+    expected = max_tokens or _expected(found, loaded.tokenizer.count)
+    with console.watched() as bar:
+
+        def progress(doing: str, done: int, total: int | None) -> None:
+            bar(doing, done, total or (expected and max(expected, done + 1)))
+
         data = loaded.activations(
             _documents(found),
             names,
@@ -76,6 +81,22 @@ def activations(
         return
     print(f"{output}: {len(data):,} tokens of {', '.join(data.names)} in {len(data.shards)} shards")
     console.note(f"read by the {data.facts['engine']}, kept as {dtype}")
+    for name in data.names:
+        console.note(
+            f"{name}: {int(data.sinks(name).sum()):,} tokens are attention sinks (the first of each text, "
+            "and norms above 10 times the median), which `cutaway sae` and `batches` leave out"
+        )
+
+
+def _expected(found: list[sources.Source], count: Callable[[str], int]) -> int | None:
+    """About how many tokens there are, by the first texts of each source; None where that cannot be told."""
+    total = 0.0
+    for source in found:
+        sample = sources.sampled(source)
+        if sample is None or not sample[1]:
+            return None
+        total += sum(map(count, sample[0])) / sample[1]
+    return round(total)
 
 
 def _documents(found: list[sources.Source]) -> Iterator[str]:

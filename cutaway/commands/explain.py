@@ -435,16 +435,21 @@ def _autoencoder(folder: Path) -> SAE:
 
 
 def _print_features(lm: LanguageModel, ids: list[int], sae: SAE, name: str, as_json: bool) -> None:
-    found = sae.top(lm.activations([ids], [sae.name])[sae.name])
+    read = lm.activations([ids], [sae.name])[sae.name]
+    found, sinks = sae.top(read), sae.sinks(read).tolist()
     tokens = [lm.tokenizer.token_bytes(id).decode(errors="backslashreplace") for id in ids]
     pairs = list(zip(tokens, found, strict=True))
     if as_json:
-        rows = [{"token": token, "features": [one._asdict() for one in best]} for token, best in pairs]
+        rows = [
+            {"token": token, "attention_sink": sink, "features": [one._asdict() for one in best]}
+            for (token, best), sink in zip(pairs, sinks, strict=True)
+        ]
         print_json({"model": name, "activation": sae.name, "tokens": rows})
         return
     print(f"{name}, {sae.name}: feature and its activation, the strongest first")
-    for token, best in pairs:
-        print(f"{token!r:>16}  " + "  ".join(f"{one.feature} {one.activation:.2f}" for one in best))
+    for (token, best), sink in zip(pairs, sinks, strict=True):
+        strongest = "  ".join(f"{one.feature} {one.activation:.2f}" for one in best)
+        print(f"{token!r:>16}  {strongest}" + ("  (an attention sink, not trained on)" if sink else ""))
 
 
 def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:

@@ -70,7 +70,7 @@ def _kl(found: Against, width: int) -> Step:
 
 
 def _moved(found: Against) -> Step:
-    sentence = "How far outputs moved, over all tokens, as a fraction of their norm in the base."
+    sentence = "How far outputs moved, as a fraction of their norm in the base; attention sinks are left out."
     return "Heads and MLPs that moved", sentence, _parts("head", found.heads), _parts("MLP", found.mlps)
 
 

@@ -27,11 +27,15 @@ def sae(
     batch: int = 1024,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    keep_sinks: bool = False,
     threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Train a sparse autoencoder on activations that `cutaway activations` kept; a tenth is held out.
+
+    Attention sinks are left out: the first token of each text, and tokens whose norm is above ten times the
+    median. They are so large that an autoencoder of them explains nearly all of the variance and little else.
 
     **Examples:**
 
@@ -49,6 +53,7 @@ def sae(
     :param batch: Tokens a step.
     :param learning_rate: The highest learning rate.
     :param seed: Of the first weights and the order of tokens.
+    :param keep_sinks: Train on attention sinks too.
     """
     files.check_overwrite(output, force)
     files.check_folder(output)
@@ -69,6 +74,7 @@ def sae(
             batch=batch,
             learning_rate=learning_rate,
             seed=seed,
+            keep_sinks=keep_sinks,
             progress=progress,
         )
     made.save(output, force)
@@ -78,6 +84,10 @@ def sae(
         return
     print(f"{output}: {card.features:,} features of {card.name}, {card.kind}, {card.steps:,} steps")
     print(
+        f"{card.sinks:,} of {card.tokens:,} tokens are attention sinks and "
+        + ("trained on too (--keep-sinks)" if keep_sinks else "left out (--keep-sinks trains on them too)")
+    )
+    print(
         f"held out: {card.unexplained:.3f} of the variance unexplained, {card.l0:.1f} features a token, "
-        f"{card.dead:,} dead"
+        f"{card.dead:,} dead; with attention sinks {card.unexplained_with_sinks:.3f} unexplained"
     )

@@ -8,13 +8,16 @@ A folder holds ``dataset.json`` and shards ``00000.safetensors``, ...: int32 ``t
 read in pieces, whose positions begin at 0 again. What a shard holds depends on the texts and the options
 alone, and it appears whole or not at all: a stopped job goes on after its last shard and ends in the same
 files, to the bit.
+
+Every token has a row. Attention sinks, whose activations are many times larger than others and nearly the
+same in every text, are left out of ``batches``: what is fitted to them fits little else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import filter as matching
 from itertools import islice
 from pathlib import Path
@@ -31,6 +34,8 @@ from cutaway.weights import quant, safetensors
 INDEX = "dataset.json"
 TYPES = {"float16": "F16", "bfloat16": "BF16"}
 SHARD_TOKENS = 1 << 15
+NORMED_TOKENS = 1 << 12  # whose norms are computed at a time
+MASSIVE = 10  # times the median norm
 KEYS = ("token_ids", "documents", "positions")
 BY_HEAD = (".q", ".k", ".v", ".z", ".q_unrotated", ".k_unrotated")  # of attention: [h t k] in a trace
 Dtype = Literal["float16", "bfloat16"]
@@ -67,6 +72,7 @@ class Activations:
         self.shards, self.facts = tuple(shards), dict(facts)
         self.names = tuple(name for name in (shards[0] if shards else ()) if name not in KEYS)
         self._ends = np.cumsum([len(shard["token_ids"]) for shard in shards])
+        self._norms: dict[str, np.ndarray] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> Activations:
@@ -98,6 +104,18 @@ class Activations:
         """int32 [n]: each token's position in what the model read."""
         return np.concatenate([shard["positions"] for shard in self.shards])
 
+    def sinks(self, name: str) -> np.ndarray:
+        """Which tokens are attention sinks by the norms of this activation: bool [n]."""
+        return sinks(self.norms(name), self.positions)
+
+    def norms(self, name: str) -> np.ndarray:
+        """Of each token the norm of this activation: float32 [n], computed once."""
+        if name not in self._norms:
+            cuts = np.array_split(np.arange(len(self)), -(-len(self) // NORMED_TOKENS))
+            parts = (self.rows(name, cut).reshape(len(cut), -1) for cut in cuts)
+            self._norms[name] = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
+        return self._norms[name]
+
     def __getitem__(self, name: str) -> np.ndarray:
         """All rows of an activation: float32 [n ...], in memory."""
         return self.rows(name, np.arange(len(self)))
@@ -115,17 +133,37 @@ class Activations:
             out[chosen] = _floats(self.shards[n][name][index[chosen] - start])
         return out
 
-    def batches(self, name: str, size: int, seed: int = 0, epochs: int = 1) -> Iterator[np.ndarray]:
+    def batches(
+        self, name: str, size: int, seed: int = 0, epochs: int = 1, *, keep_sinks: bool = False
+    ) -> Iterator[np.ndarray]:
         """Shuffled rows, float32 [size ...]: each row once an epoch, but for a last batch that is not full.
 
-        sae-lens's trainer takes ``map(torch.from_numpy, data.batches(...))`` as its data provider.
+        Attention sinks are left out, unless ``keep_sinks``. sae-lens's trainer takes
+        ``map(torch.from_numpy, data.batches(...))`` as its data provider.
         """
-        if not 1 <= size <= len(self):
-            raise UserError(f"a batch of {size} rows: this dataset has {len(self)} tokens")
+        kept = np.arange(len(self)) if keep_sinks else np.flatnonzero(~self.sinks(name))
+        if not 1 <= size <= len(kept):
+            beside = "" if keep_sinks else " beside attention sinks"
+            raise UserError(f"a batch of {size} rows: this dataset has {len(kept)} tokens{beside}")
         for epoch in range(epochs):
-            order = np.random.default_rng([seed, epoch]).permutation(len(self))
+            order = np.random.default_rng([seed, epoch]).permutation(kept)
             for start in range(0, len(order) - size + 1, size):
                 yield self.rows(name, order[start : start + size])
+
+
+def sinks(norms: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Which tokens are attention sinks [n], by their activations' norms and their positions.
+
+    Those at position 0, and those whose norm is above ``MASSIVE`` times the median of the others (2309.17453;
+    massive activations, 2402.17762).
+    """
+    return (positions == 0) | (norms > norm_limit(norms, positions))
+
+
+def norm_limit(norms: np.ndarray, positions: np.ndarray) -> float:
+    """The norm above which a token is an attention sink."""
+    later = norms[positions > 0]
+    return MASSIVE * float(np.median(later)) if len(later) else float("inf")
 
 
 def collect(
@@ -160,17 +198,22 @@ def collect(
     pieces = _up_to(max_tokens, _pieces(lm, texts, held))
     kept: list[Mapping[str, np.ndarray]] = []
     count = done = 0
+
+    def read(tokens: int) -> None:
+        progress("tokens", done + tokens, max_tokens)
+
+    read(0)
     for count, shard in enumerate(_shards(pieces, shard_tokens), 1):
-        done += sum(len(piece.ids) for piece in shard)
         path = None if folder is None else _path(folder, count - 1)
         if path is None or not path.exists():
-            tensors = _tensors(shard, _read(lm, engine, [piece.ids for piece in shard], names), dtype)
+            tensors = _tensors(shard, _read(lm, engine, [piece.ids for piece in shard], names, read), dtype)
             if path is None:
                 kept.append({name: _array(tensor) for name, tensor in tensors.items()})
             else:
                 safetensors.write(path, tensors)
         elif not np.array_equal(_opened(path)["token_ids"], _joined(piece.ids for piece in shard)):
             raise UserError(f"{path} is of other texts: give those that it was begun with, or force")
+        done += sum(len(piece.ids) for piece in shard)
         progress("tokens", done, max_tokens)
     if not count:
         raise UserError("there is nothing to read: the texts have no tokens")
@@ -212,11 +255,16 @@ def _engine(lm: Any, names: Sequence[str]) -> str:
     return "definition"
 
 
-def _read(lm: Any, engine: str, texts: list[list[int]], names: Sequence[str]) -> dict[str, np.ndarray]:
+def _read(
+    lm: Any, engine: str, texts: list[list[int]], names: Sequence[str], progress: Callable[[int], None]
+) -> dict[str, np.ndarray]:
     """float32 [n ...] by name, a row for each token of the texts."""
     if engine == "runtime":
-        return values.of_texts(lm.engine, texts, names)
-    traces = [lm.trace(ids, names=names) for ids in texts]
+        return values.of_texts(lm.engine, texts, names, progress=progress)
+    traces = []
+    for ids in texts:
+        traces.append(lm.trace(ids, names=names))
+        progress(sum(map(len, texts[: len(traces)])))
     kept = [name for name in traces[0] if name != "logits" or "logits" in names]
     return {
         name: np.concatenate(

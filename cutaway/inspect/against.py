@@ -4,7 +4,8 @@ Four questions, each answered from two traces or from the weights alone:
 
     where do they part?        KL(base || tuned) of the logit lens, at each token after each block
     what comes next?           the likeliest next tokens of both
-    which parts moved?         |tuned - base| / |base| of each head's and MLP's output, over all tokens
+    which parts moved?         |tuned - base| / |base| of each head's and MLP's output, over all tokens but
+                               attention sinks, whose outputs are so large that they would be the figure
     which directions are new?  the singular value decomposition of a matrix's change, dW = sum s u v^T, read
                                through the unembedding: u is what the change writes into the residual stream
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, tokens
+from cutaway.inspect.activations import sinks
 from cutaway.inspect.attribution import head_outputs, unembedded
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.lens import divergences
@@ -114,13 +116,15 @@ def against(base: Trace, tuned: Trace, changes: Mapping[str, Change] | None = No
     """
     residuals = base.residuals(), tuned.residuals()
     kl = divergences((base.model, tuned.model), residuals, base.vocabulary)
-    heads, mlps = [], []
+    heads, mlps, kept = [], [], _usual(base)
     for i, blocks in enumerate(zip(base.model.blocks, tuned.model.blocks, strict=True)):
         one, other = (
-            head_outputs(block, trace, i) for block, trace in zip(blocks, (base, tuned), strict=True)
+            head_outputs(block, trace, i)[:, kept] for block, trace in zip(blocks, (base, tuned), strict=True)
         )
         heads += [_moved(i, h, *pair) for h, pair in enumerate(zip(one, other, strict=True))]
-        added = ((trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]).float() for trace in (base, tuned))
+        added = (
+            (trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]).float()[kept] for trace in (base, tuned)
+        )
         mlps.append(_moved(i, None, *added))
     return Against(
         text=tokens.text(base.tokenizer, base.ids),
@@ -188,6 +192,14 @@ def _read(
         Direction(float(size), float(size) ** 2 / total, *(tuple(map(base.token, ids)) for ids in both))
         for size, *both in zip(sizes, *ends, strict=True)
     )
+
+
+def _usual(trace: Trace) -> Tensor:
+    """The numbers of the tokens that are attention sinks in no layer; all tokens where there is no other."""
+    at = np.arange(len(trace.ids))
+    norms = (value.float().norm(dim=-1).cpu().numpy() for value in trace.residuals().values())
+    usual = ~np.any([sinks(each, at) for each in norms], axis=0)
+    return torch.from_numpy(at[usual] if usual.any() else at)
 
 
 def _moved(layer: int, head: int | None, one: Float[Tensor, "t d"], other: Float[Tensor, "t d"]) -> Moved:

@@ -4,6 +4,9 @@
                          jumprelu (2407.14435): z = u where u > theta
     x' = z D + c         each row of D, a feature's direction, has norm 1 where x has unit variance
 
+Attention sinks (``activations.sinks``) are left out: their activations are so large, and so alike, that they
+would be nearly all of the variance.
+
 Both minimise the fraction of variance that x' leaves unexplained. TopK has dead features, which did not fire
 for a while, explain what the others leave (the paper's AuxK). JumpReLU adds the penalty (L0 / k - 1)^2, whose
 gradient passes the step through a rectangle around each threshold.
@@ -27,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cutaway.errors import UserError
-from cutaway.inspect.activations import Activations
+from cutaway.inspect.activations import Activations, norm_limit
 from cutaway.inspect.edits import Add, Project
 from cutaway.shapes import Float
 from cutaway.store import files
@@ -57,7 +60,9 @@ class Card:
     """What an autoencoder is: its activation and model, its kind, and how it does on held-out tokens.
 
     ``unexplained``: the fraction of variance that it leaves; ``l0``: features active at a token; ``dead``:
-    features that no held-out token activates.
+    features that no held-out token activates. All three are of tokens that are no attention sinks;
+    ``unexplained_with_sinks`` is of both. ``sinks`` of ``tokens`` are some; ``keep_sinks``: they were trained
+    on. Above ``norm_limit`` a token is one.
     """
 
     name: str
@@ -68,7 +73,12 @@ class Card:
     steps: int
     batch: int
     seed: int
+    keep_sinks: bool = True  # of folders from before there was a choice
+    tokens: int = 0
+    sinks: int = 0
+    norm_limit: float = float("inf")
     unexplained: float = float("nan")
+    unexplained_with_sinks: float = float("nan")
     l0: float = float("nan")
     dead: int = 0
 
@@ -116,6 +126,11 @@ class SAE:
             for ids, strengths in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
+    def sinks(self, x: np.ndarray) -> np.ndarray:
+        """Which rows [t d] of a text from its start are attention sinks that it was not trained on [t]."""
+        massive = np.linalg.norm(x.reshape(len(x), -1), axis=1) > self.card.norm_limit
+        return (massive | (np.arange(len(x)) == 0)) & (not self.card.keep_sinks)
+
     def add(self, feature: int, strength: float = 1.0) -> Add:
         """The edit that adds as much of a feature's direction as its activation ``strength`` would."""
         return Add(self._layer, self._direction(feature), strength=strength)
@@ -148,21 +163,31 @@ def train(
     batch: int = 1024,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    keep_sinks: bool = False,
     progress: files.Progress = files.silent,
 ) -> SAE:
     """An autoencoder of ``name``'s rows, Adam with a linear warm-up and decay; a tenth of tokens is held out.
 
-    Raises UserError for a kind that is not known, sizes that do not fit, and too few tokens.
+    Attention sinks are not trained on, unless ``keep_sinks``. Raises UserError for a kind that is not known,
+    sizes that do not fit, and too few tokens.
     """
     if kind not in KINDS:
         raise UserError(f"kind {kind!r} is not known: use one of {', '.join(KINDS)}")
     if not 1 <= k <= features or steps < 1 or batch < 1:
         raise UserError("k goes from 1 to the number of features, steps and batch from 1")
-    if len(data) < 2 * TESTED:
-        raise UserError(f"the dataset has {len(data)} tokens, and at least {2 * TESTED} are needed")
-    card = Card(name, str(data.facts["model"]), kind, features, k, steps, batch, seed)
-    held_out = np.arange(len(data)) % TESTED == 0
-    rows, draw = np.flatnonzero(~held_out), np.random.default_rng(seed)
+    sinks, limit = data.sinks(name), norm_limit(data.norms(name), data.positions)
+    usual = np.flatnonzero(~sinks)
+    if len(usual) < 2 * TESTED:
+        raise UserError(
+            f"the dataset has {len(usual)} tokens beside {int(sinks.sum())} attention sinks, and at least "
+            f"{2 * TESTED} are needed"
+        )
+    card = Card(name, str(data.facts["model"]), kind, features, k, steps, batch, seed, keep_sinks)
+    card = replace(card, tokens=len(data), sinks=int(sinks.sum()), norm_limit=limit)
+    held_out = usual[::TESTED]
+    also = np.sort(np.concatenate([held_out, np.flatnonzero(sinks)[::TESTED]]))
+    rows = np.setdiff1d(np.arange(len(data)) if keep_sinks else usual, also)
+    draw = np.random.default_rng(seed)
     first = _flat(data.rows(name, draw.choice(rows, min(len(rows), 8192), replace=False)))
     mean = first.mean(0)
     scale = (first - mean).square().mean().sqrt()
@@ -183,7 +208,7 @@ def train(
             silent = torch.where((z > 0).any(0), 0, silent + 1)
         progress("steps", step + 1, steps)
     sae = SAE(card, _in_own_units({key: value.detach() for key, value in of.items()}, mean, scale))
-    return SAE(_measured(sae, data, np.flatnonzero(held_out)), sae.tensors)
+    return SAE(_measured(sae, data, held_out, also), sae.tensors)
 
 
 def _flat(rows: np.ndarray) -> Tensor:
@@ -269,11 +294,14 @@ def _in_own_units(of: dict[str, Tensor], mean: Tensor, scale: Tensor) -> dict[st
     return of | moved | {"center": mean + scale * of["center"]}
 
 
-def _measured(sae: SAE, data: Activations, rows: np.ndarray) -> Card:
+def _measured(sae: SAE, data: Activations, held_out: np.ndarray, with_sinks: np.ndarray) -> Card:
     """The card with its figures on held-out rows."""
-    x = _flat(data.rows(sae.name, rows[: 1 << 15]))
-    z = sae.encode(x)
-    unexplained = (x - sae.decode(z)).square().sum() / (x - x.mean(0)).square().sum()
-    active = z > 0
+
+    def unexplained(rows: np.ndarray) -> tuple[float, Tensor]:
+        x = _flat(data.rows(sae.name, rows[: 1 << 15]))
+        z = sae.encode(x)
+        return float((x - sae.decode(z)).square().sum() / (x - x.mean(0)).square().sum()), z > 0
+
+    (left, active), (of_both, _) = unexplained(held_out), unexplained(with_sinks)
     l0, dead = float(active.sum(1).float().mean()), int((~active.any(0)).sum())
-    return replace(sae.card, unexplained=float(unexplained), l0=l0, dead=dead)
+    return replace(sae.card, unexplained=left, unexplained_with_sinks=of_both, l0=l0, dead=dead)
