@@ -439,6 +439,13 @@ REPOSITORY = {
     "tokenizer.json": b'{"model": {}}',
     "README.md": b"---\nlanguage: en\nlicense: mit\n---\n# A model\n",
     "small.gguf": b"GGUF....",
+    "name-Q4_K_M.gguf": b"GGUF four",
+    "name-Q4_K.gguf": b"GGUF other",
+    "mmproj-name-Q8_0.gguf": b"GGUF eyes",
+    "name-UD-Q8_0-00001-of-00002.gguf": b"GGUF first",
+    "name-UD-Q8_0-00002-of-00002.gguf": b"GGUF second",
+    "one-F16.gguf": b"GGUF one",
+    "two-F16.gguf": b"GGUF two",
 }
 
 
@@ -504,6 +511,29 @@ def test_hub_file(fake_hub: Server, source: str) -> None:
     assert store.find("org/name") is None  # its safetensors were not asked for
     assert [entry.name for entry in store.cached()] == ["org/name:small.gguf"]
     assert store.remove(source) == len(REPOSITORY["small.gguf"]) and store.find(source) is None
+
+
+@pytest.mark.parametrize("source", ["hf:org/name:Q4_K_M", "hf.co/org/name:q4_k_m", "org/name@main:Q4_K_M"])
+def test_hub_file_by_its_type(fake_hub: Server, source: str) -> None:
+    path = store.pull(source)
+    assert path.name == "name-Q4_K_M.gguf" and path.read_bytes() == b"GGUF four"
+    assert store.find(source) == path == store.find("https://huggingface.co/org/name:Q4_K_M")
+    assert store.find("hf:org/name:Q4_K") is None and store.find("org/name") is None
+
+
+def test_hub_file_in_parts_and_types_that_are_not_one_file(fake_hub: Server) -> None:
+    path = store.pull("hf:org/name:Q8_0")
+    assert path.name.endswith("00001-of-00002.gguf") and path == store.find("org/name:UD-Q8_0")
+    assert {file.name for file in path.parent.glob("*.gguf")} == {
+        path.name,
+        path.name.replace("1-of", "2-of"),
+    }
+    path.with_name(path.name.replace("1-of", "2-of")).unlink()
+    assert store.find("org/name:Q8_0") is None  # half of it
+    with pytest.raises(UserError, match=r"several \.gguf files of type F16: .* \(it has one-F16.*two-F16"):
+        store.pull("org/name:F16")
+    with pytest.raises(UserError, match=r"no \.gguf of type Q2_K: name one of its \.gguf files"):
+        store.pull("hf:org/name:Q2_K")
 
 
 def test_hub_says_what_else_there_is(fake_hub: Server) -> None:

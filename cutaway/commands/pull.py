@@ -18,12 +18,15 @@ def pull(name: str = store.DEFAULT, /, *, as_json: Json = False) -> None:
 
     cutaway pull Qwen/Qwen3-0.6B
 
+    cutaway pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0
+
     cutaway pull Qwen/Qwen3-0.6B-GGUF:Qwen3-0.6B-Q8_0.gguf
 
     cutaway pull Qwen/Qwen3-0.6B@c1899de289a04d12100db370d81485cdf75e47ca
 
-    :param name: A known name, ORG/NAME, ORG/NAME:FILE.gguf, or either with @REVISION after NAME: a branch, a
-        tag, or a commit, which pins the files.
+    :param name: A known name, ORG/NAME, ORG/NAME:FILE.gguf, ORG/NAME:TYPE for the .gguf file of that type, or
+        one with @REVISION after NAME: a branch, tag or commit, which pins the files. It may begin with hf:
+        or hf.co/, as other programs write it.
     """
     path = console.pull(name)
     if as_json:

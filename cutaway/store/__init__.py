@@ -106,7 +106,10 @@ NAMES = {
 
 # What a user who types one of these means is a file, never a model's name.
 SUFFIXES = (".gguf", ".safetensors", ".json", ".model", ".tiktoken", ".txt", ".vec", ".bin", ".pt", ".pth")
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?(?:[:/](?P<file>[^:]+\.gguf))?")
+REPOSITORY = re.compile(
+    r"(?P<host>hf:|(?:https://)?(?:hf\.co|huggingface\.co)/)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w.-]+)?"
+    r"(?:[:/](?P<file>[^:]+\.gguf)|:(?P<type>[A-Za-z][\w-]*))?"
+)
 
 
 def home() -> Path:
@@ -120,9 +123,11 @@ def home() -> Path:
 
 
 def is_hub(source: str) -> bool:
-    """Whether `source` is spelt as on Hugging Face: ORG/NAME[@REVISION], and :FILE.gguf or /FILE.gguf."""
+    """Whether `source` is spelt as on Hugging Face: ORG/NAME[@REVISION], and :FILE.gguf, /FILE.gguf or :TYPE.
+
+    Before it may be hf: or hf.co/, as other programs write it."""
     spelt = REPOSITORY.fullmatch(source)
-    return spelt is not None and (spelt["file"] is not None or not source.endswith(SUFFIXES))
+    return spelt is not None and bool(spelt["file"] or spelt["type"] or not source.endswith(SUFFIXES))
 
 
 def revision(path: Path) -> str | None:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from fnmatch import fnmatch
@@ -32,6 +32,10 @@ def find(source: str) -> Path | None:
     snapshot = _snapshot(_cache() / _folder(repository), revision)
     if snapshot is None:
         return None
+    if file is not None and not file.endswith(".gguf"):
+        here = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf")]
+        parts = _of_type(here, file)
+        return snapshot / parts[0] if parts and len(parts) == _parts(parts[0]) else None
     if file is not None:
         path = snapshot / file
         return path if path.is_file() else None
@@ -45,31 +49,31 @@ def pull(source: str, progress: Progress) -> Path:
     repository, revision, file = _spelt(source)
     progress(f"asking Hugging Face for {repository}", 0, None)
     commit, offered = _listing(repository, revision)
-    if file is not None and file not in offered:
-        raise UserError(f"{repository} has no file {file}{_ggufs(repository, offered)}")
-    if not any(fnmatch(name, file or "*.safetensors") for name in offered):
+    wanted = _wanted(repository, file, offered)
+    if not any(fnmatch(name, wanted[0]) for name in offered):
         raise UserError(
             f"{repository} has no safetensors, and nothing is unpickled{_ggufs(repository, offered)}"
         )
     here = _cache() / _folder(repository) / "snapshots" / str(commit)
-    absent = {name: size for name, size in _chosen(offered, file).items() if not (here / name).is_file()}
+    absent = {name: size for name, size in _chosen(offered, wanted).items() if not (here / name).is_file()}
     files = f"{len(absent)} files" if len(absent) != 1 else next(iter(absent))
     with _in_words(repository):
         snapshot = huggingface_hub.snapshot_download(
             repository,
             revision=revision,
-            allow_patterns=_patterns(file),
+            allow_patterns=[*wanted, *TEXT],
             ignore_patterns=COPIES,
             tqdm_class=_reporting(f"fetching {files} of {repository}", sum(absent.values()), progress),
         )
     progress(f"{repository} is at revision {Path(snapshot).name}", 0, None)
-    return Path(snapshot, file or "")
+    return Path(snapshot, "" if file is None else wanted[0])
 
 
 def size(source: str) -> int:
     """How many bytes the files have that a pull of `source` takes."""
     repository, revision, file = _spelt(source)
-    return sum(_chosen(_listing(repository, revision)[1], file).values())
+    offered = _listing(repository, revision)[1]
+    return sum(_chosen(offered, _wanted(repository, file, offered)).values())
 
 
 def cached() -> list[Row]:
@@ -108,16 +112,41 @@ def remove(source: str) -> int | None:
     return freed
 
 
-def _patterns(file: str | None) -> list[str]:
-    return [file or "*.safetensors", *TEXT]
+def _wanted(repository: str, file: str | None, offered: Iterable[str]) -> list[str]:
+    """The weights that a pull takes: all safetensors, a .gguf by its name, or those of a type as Q4_K_M.
+
+    UserError for what the repository does not have."""
+    if file is None:
+        return ["*.safetensors"]
+    if file in offered:
+        return [file]
+    if file.endswith(".gguf") or not (found := _of_type(offered, file)):
+        what = f"file {file}" if file.endswith(".gguf") else f".gguf of type {file}"
+        raise UserError(f"{repository} has no {what}{_ggufs(repository, offered)}")
+    if len(found) != _parts(found[0]):
+        raise UserError(f"{repository} has several .gguf files of type {file}{_ggufs(repository, found)}")
+    return found
 
 
-def _chosen(offered: dict[str, int], file: str | None) -> dict[str, int]:
+def _of_type(names: Iterable[str], type: str) -> list[str]:
+    """The .gguf files in whose name a type of weights, as Q4_K_M, is a word; the parts of one in order."""
+    word = re.compile(rf"(?<![A-Za-z0-9_]){re.escape(type)}(?![A-Za-z0-9_])", re.IGNORECASE)
+    models = (name for name in names if name.endswith(".gguf") and "mmproj" not in name)
+    return sorted(name for name in models if word.search(name.removesuffix(".gguf")))
+
+
+def _parts(name: str) -> int:
+    """Of how many files a .gguf is one, by its name."""
+    part = re.search(r"-00001-of-(\d{5})\.gguf$", name)
+    return int(part[1]) if part else 1
+
+
+def _chosen(offered: dict[str, int], weights: list[str]) -> dict[str, int]:
     """Those of a repository's files that a pull takes."""
     return {
         name: count
         for name, count in offered.items()
-        if any(fnmatch(name, wanted) for wanted in _patterns(file))
+        if any(fnmatch(name, wanted) for wanted in (*weights, *TEXT))
         and not any(fnmatch(name, copy) for copy in COPIES)
     }
 
@@ -196,7 +225,7 @@ def _failed(repository: str, problem: Exception) -> Exception:
     )
 
 
-def _ggufs(repository: str, offered: dict[str, int]) -> str:
+def _ggufs(repository: str, offered: Iterable[str]) -> str:
     """The end of a refusal: which .gguf files there are to name instead."""
     files = [name for name in offered if name.endswith(".gguf")]
     if not files:
@@ -206,7 +235,8 @@ def _ggufs(repository: str, offered: dict[str, int]) -> str:
 
 
 def _spelt(source: str) -> tuple[str, str | None, str | None]:
-    """The repository, its revision, and the .gguf file in it, that `source` names."""
+    """The repository, its revision, and the .gguf file in it or its type, that `source` names."""
+    source = re.sub(r"^(hf:|(https://)?(hf\.co|huggingface\.co)/)", "", source)
     organisation, _, rest = source.partition("/")
     name, *file = re.split("[:/]", rest, maxsplit=1)
     if file and ".." in Path(file[0]).parts:
