@@ -201,7 +201,7 @@ def test_a_stopped_job_ends_in_the_same_files(file: Path, tmp_path: Path) -> Non
     assert len(whole) == 4 and len(activations.Activations.open(tmp_path / "whole")) == 170
 
     def stop(_doing: str, done: int, _total: int | None) -> None:
-        if done > 60:
+        if done > 100:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

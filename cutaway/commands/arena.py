@@ -71,13 +71,16 @@ def arena(
     with console.watched() as bar:
         written: dict[str, Any] = {}
         for n, name in enumerate(models):
-            bar("Answering", n, len(models))
             lm = _writer(paths[name])
             console.note_fallback(lm)
             written[name] = games.answers(
-                lm, asked, max_tokens=max_tokens, temperature=temperature, seed=seed
+                lm,
+                asked,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                progress=lambda done, n=n: bar("Answering", n * len(asked) + done, len(models) * len(asked)),
             )
-        bar("Answering", len(models), len(models))
         if judge == "person":
             bar.end()
         found = games.play(
@@ -147,7 +150,6 @@ def _document(found: Arena, asked: list[str], written: dict[str, Any], judge: st
         "decide_every_game": list(found.deciding),
         "first_place_won": found.first_place,
         "changed_with_order": found.disagreements,
-        "bootstrap_rounds_without_fit": ratings.failed,
         "answers": written,
     }
 

@@ -54,9 +54,11 @@ def scale(
         made = replace(made, threads=threads)
     made.check(compute)
     check_folder(output)
-    points = scaling.train(made, made.rungs, output, console.note)
-    law = scaling.fit(points)
-    held_out = scaling.train(made, made.held_out, output, console.note)
+    with console.watched() as progress:
+        points = scaling.train(made, made.rungs, output, console.note, progress)
+        progress.begin("Fitting the law")
+        law = scaling.fit(points)
+        held_out = scaling.train(made, made.held_out, output, console.note, progress)
     found = scaling.document(made, points, held_out, law, compute)
     text = scaling.save(found, law, output)
     if as_json:

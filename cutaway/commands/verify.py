@@ -39,7 +39,9 @@ def verify(
 
     if not judge.engines(path):
         raise UserError(f"no other engine here reads {path}: pip install transformers accelerate gguf")
-    lm = cutaway.load(path, engine="definition")
+    with console.doing("Loading PyTorch and the weights"):
+        lm = cutaway.load(path, engine="definition")
+        _ = lm.model
     verdicts = _judged(lm, text if text is not None else judge.TEXT, tokens)
     if as_json:
         console.print_json({"model": str(path), "engines": [asdict(verdict) for verdict in verdicts]})
@@ -56,12 +58,16 @@ def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
 
     path = lm.checkpoint.source
     ids = lm.ids(text)
-    ours = lm.generate(ids, max_tokens=tokens, ignore_eos=True).ids
+    ours: list[int] = []
     verdicts = []
-    for engine in judge.engines(path):
-        console.note(f"Reading {len(ids)} tokens with {engine} ...")
-        compare = judge.against_transformers if engine == "transformers" else judge.against_llama_cpp
-        verdicts.append(compare(lm.definition, path, ids, ours))
+    with console.watched() as progress:
+        for piece in lm.stream(ids, max_tokens=tokens, ignore_eos=True):
+            ours += [] if piece.id is None else [piece.id]
+            progress("generating with Cutaway", len(ours), tokens)
+        for engine in judge.engines(path):
+            console.note(f"Comparing {len(ids)} tokens and {tokens} that follow with {engine}.")
+            compare = judge.against_transformers if engine == "transformers" else judge.against_llama_cpp
+            verdicts.append(compare(lm.definition, path, ids, ours, progress))
     return verdicts
 
 

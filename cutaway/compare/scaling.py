@@ -37,7 +37,7 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
 from cutaway.position import rope
 from cutaway.shapes import Float
-from cutaway.store.files import write
+from cutaway.store.files import Progress, silent, write
 from cutaway.train.config import entries
 from cutaway.train.optim import AdamW
 
@@ -172,10 +172,23 @@ def read(source: str) -> Ladder:
 
 
 def train(
-    ladder: Ladder, rungs: Sequence[Rung], folder: Path, note: sweep.Note = lambda what: None
+    ladder: Ladder,
+    rungs: Sequence[Rung],
+    folder: Path,
+    note: sweep.Note = lambda what: None,
+    progress: Progress = silent,
 ) -> list[Point]:
-    """The runs of these rungs, begun, continued or read from ``folder``. OperationalError where one fails."""
-    points = []
+    """The runs of these rungs, begun, continued or read from ``folder``. OperationalError where one fails.
+
+    ``progress`` counts the floating-point operations of all runs in units of 10^9.
+    """
+    points: list[Point] = []
+
+    def operations(rung: Rung, steps: int) -> float:
+        return 6e-9 * weights(ladder.model(rung)) * ladder.tokens(steps)
+
+    total = ladder.seeds * sum(operations(rung, steps) for rung in rungs for steps in rung.steps)
+    done = 0.0
     for rung, seed in itertools.product(rungs, range(ladder.seeds)):
         for steps in rung.steps:
             model = ladder.model(rung)
@@ -183,10 +196,15 @@ def train(
             chosen = {name: getattr(ladder, name) for name in ("batch_size", "test", "threads")}
             optimizer = AdamW(learning_rate=ladder.learning_rate * (64 / rung.width) ** 0.5)
             run = arms.training(ladder.task, model, steps, seed, optimizer=optimizer, **chosen)
-            done = sweep.one(run, folder / f"{rung.width}x{rung.layers}-{steps}-{seed}")
-            if done.failed is not None:
-                raise OperationalError(f"{done.folder}: {done.failed}")
-            points.append(Point(weights(model), ladder.tokens(steps), done.loss))
+
+            def stepped(step: int, before: float = done, rung: Rung = rung) -> None:
+                progress("GFLOPs of the ladder", int(before + operations(rung, step)), math.ceil(total))
+
+            measured = sweep.one(run, folder / f"{rung.width}x{rung.layers}-{steps}-{seed}", stepped)
+            if measured.failed is not None:
+                raise OperationalError(f"{measured.folder}: {measured.failed}")
+            points.append(Point(weights(model), ladder.tokens(steps), measured.loss))
+            done += operations(rung, steps)
     return points
 
 

@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,36 @@ def documents(source: Source) -> Iterator[str | None]:
         raise UserError(f"{path}: holds no files to read text from")
     for file in found:
         yield from _file(file, source)
+
+
+def sampled(source: Source, size: int = 1 << 16) -> tuple[list[str], float] | None:
+    """A source's first texts, of about ``size`` bytes, and what fraction of its bytes they are.
+
+    None where that cannot be told without reading it: compressed files, tables and datasets.
+    """
+    path = Path(source.path).expanduser()
+    if source.path.startswith(HUB) or (path / "dataset_info.json").is_file():
+        return None
+    found = files(path, source.suffixes) if path.is_dir() else [path]
+    if any(file.name.endswith((*TABLES, ".gz")) for file in found):
+        return None
+    texts, read = list[str](), 0
+    for file in found:
+        with file.open("rb") as opened:
+            if file.name.endswith(LINES):
+                while read < size and (line := opened.readline()):
+                    read += len(line)
+                    with suppress(
+                        ValueError, LookupError, TypeError
+                    ):  # a wrong line is named when it is read
+                        texts.append(str(json.loads(line)[source.field]))
+            else:
+                head = opened.read(size - read)
+                read += len(head)
+                texts += [] if b"\0" in head else [head.decode("utf-8", "ignore")]
+        if read >= size:
+            break
+    return texts, read / max(sum(file.stat().st_size for file in found), read, 1)
 
 
 def files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -26,7 +26,8 @@ import numpy as np
 
 from cutaway.data.tasks import function_of
 from cutaway.errors import UserError
-from cutaway.evaluate.bradley_terry import Game, Ratings, fit
+from cutaway.evaluate.bradley_terry import Game, Ratings, fit, unbounded
+from cutaway.evaluate.exact import LEVEL, mcnemar
 from cutaway.evaluate.likelihood import Likelihood, score
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.thinking import Writer, seed_of
@@ -59,7 +60,13 @@ class Arena:
 
 
 def answers(
-    lm: LanguageModel, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """A model's answer to each prompt, through its chat template where it has one."""
     chat = lm.checkpoint.chat_template is not None
@@ -70,7 +77,7 @@ def answers(
     settings = lm.ending(SamplingParams(max_tokens=max_tokens, temperature=temperature))
     chosen = [replace(settings, seed=seed_of(each, seed)) for each in ids]
     with Writer(lm.engine, lm.tokenizer) as writer:
-        made = writer.write(ids, chosen)
+        made = writer.write(ids, chosen, progress=progress)
     return [generation.text for generation in made]
 
 
@@ -114,15 +121,28 @@ def play(
         for at, name in enumerate(names)
         if name not in deciding and len({game.covariates[at] for game in games}) > 1
     ]
-    games = [replace(game, covariates=tuple(game.covariates[at] for at in kept)) for game in games]
+    while endless := unbounded(_with(games, kept)):
+        deciding += tuple(names[kept[at]] for at in endless)
+        kept = [at for place, at in enumerate(kept) if place not in endless]
+    games = _with(games, kept)
     found = fit(games, seed=seed)
     return Arena(found, tuple(games), fraction, disagreements, tuple(names[at] for at in kept), deciding)
 
 
+def _with(games: Sequence[Game], kept: Sequence[int]) -> list[Game]:
+    """The games with these of their covariates."""
+    return [replace(game, covariates=tuple(game.covariates[at] for at in kept)) for game in games]
+
+
 def _decides(games: Sequence[Game], at: int) -> bool:
-    """Whether one covariate's sign alone is the winner of every game, or of none."""
-    own = [(game.score - 0.5) * game.covariates[at] for game in games]
-    return all(x > 0 for x in own) or all(x < 0 for x in own)
+    """Whether one covariate's sign alone is the winner of every game that was won, or of none.
+
+    Ties say nothing against it. Of few games any covariate may be the winner by chance.
+    """
+    own = [(game.score - 0.5) * game.covariates[at] for game in games if game.score != 0.5]
+    return mcnemar(sum(x > 0 for x in own), sum(x < 0 for x in own)) < LEVEL and (
+        all(x > 0 for x in own) or all(x < 0 for x in own)
+    )
 
 
 def program(path: str | Path) -> Judge:

@@ -27,6 +27,7 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.hooks import tracing
 from cutaway.model.decoder import Decoder
 from cutaway.model.engine import DefinitionEngine
+from cutaway.store.files import Progress, silent
 
 TOLERANCE = 1e-3
 ROUNDED = 0.1
@@ -84,15 +85,26 @@ def engines(source: Path) -> list[str]:
 
 
 def against_transformers(
-    engine: DefinitionEngine, source: Path, ids: Sequence[int], ours: Sequence[int]
+    engine: DefinitionEngine,
+    source: Path,
+    ids: Sequence[int],
+    ours: Sequence[int],
+    progress: Progress = silent,
 ) -> Verdict:
     """Our forward pass and greedy continuation against transformers', which reads ``source`` itself."""
+    progress("loading it with transformers", 0, None)
     judge = _transformers(source)
+    counted = _Counted(progress, len(ids), len(ours))
     row = torch.tensor([list(ids)])
     with torch.inference_mode():
         theirs = _their_residuals(judge, row)
         followed = judge.generate(
-            row, max_new_tokens=len(ours), do_sample=False, eos_token_id=None, pad_token_id=0
+            row,
+            max_new_tokens=len(ours),
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            streamer=counted,
         )
     mine = _our_residuals(engine.model, row)
     if len(mine) != len(theirs):
@@ -102,13 +114,32 @@ def against_transformers(
     return _verdict(name, engine, layers, ids, ours, followed[0, len(ids) :].tolist(), TOLERANCE)
 
 
+class _Counted:
+    """Counts what transformers generates; it is given the prompt first."""
+
+    def __init__(self, progress: Progress, prompt: int, total: int) -> None:
+        self.progress, self.done, self.total = progress, -prompt, total
+
+    def put(self, ids: Tensor) -> None:
+        self.done += ids.numel()
+        self.progress("generating with transformers", self.done, self.total)
+
+    def end(self) -> None:
+        pass
+
+
 def against_llama_cpp(
-    engine: DefinitionEngine, source: Path, ids: Sequence[int], ours: Sequence[int]
+    engine: DefinitionEngine,
+    source: Path,
+    ids: Sequence[int],
+    ours: Sequence[int],
+    progress: Progress = silent,
 ) -> Verdict:
     """Our last logits and greedy continuation against llama.cpp's.
 
     llama.cpp rounds activations to 8 bits where weights are quantized, so its logits are off by a few
     hundredths: ``ROUNDED`` is the tolerance."""
+    progress("generating with llama.cpp", 0, None)
     scores, followed = _llama_cpp(source, ids, len(ours), engine.vocab)
     mine, theirs = torch.from_numpy(engine.logits(ids)[-1]).double(), torch.from_numpy(scores)
     # Only differences between logits mean something: both are taken from their mean.

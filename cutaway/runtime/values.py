@@ -12,7 +12,7 @@ keeps. Everything else happens within a fused kernel, and is refused with the en
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -91,11 +91,18 @@ def _value(config: Decoder, name: str) -> Value:
     return Value(name, -1 if what == PATTERN else WHATS.index(what), layer, shapes.get(what, (config.width,)))
 
 
-def of_texts(engine: Any, texts: Sequence[Sequence[int]], names: Sequence[str], chunk: int = 512) -> Values:
+def of_texts(
+    engine: Any,
+    texts: Sequence[Sequence[int]],
+    names: Sequence[str],
+    chunk: int = 512,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Values:
     """The values of whole texts by name, from a runtime engine: a row for each token, one text after another.
 
     Reads ``chunk`` tokens a call, of several texts where they are short, and only the layers that are
-    needed. Nothing is padded, and what is read beside a text changes no bit of its values.
+    needed. Nothing is padded, and what is read beside a text changes no bit of its values. ``progress`` gets
+    how many tokens are read.
     """
     wanted = named(engine.config, tuple(names))
     shallow = engine.first_layers(1 + max(value.layer for value in wanted))
@@ -111,6 +118,7 @@ def of_texts(engine: Any, texts: Sequence[Sequence[int]], names: Sequence[str], 
             if room == 0:
                 parts.append(shallow.observe(*zip(*call, strict=True), names)[1])
                 call, room = [], chunk
+                progress(chunk * len(parts))
     if call:
         parts.append(shallow.observe(*zip(*call, strict=True), names)[1])
     return {value.name: _joined(value, [part[value.name] for part in parts]) for value in wanted}

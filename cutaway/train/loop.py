@@ -428,9 +428,10 @@ def _steps(
         peak = max(peak, speed * flops)  # a noisy machine: a step may be faster than the measured product
         speeds = {"tokens_per_second": speed, "flops_per_second": speed * flops, "mfu": speed * flops / peak}
         numbers = {"step": step, **numbers, **speeds, "seconds": seconds}
-        if log is not None and _due(step, run.intervals.log, run.steps):
-            log.write(numbers)
+        if log is not None:
             callback.step(numbers, run.steps)
+            if _due(step, run.intervals.log, run.steps):
+                log.write(numbers)
         if stopping.add(step, _evaluate(training, log, callback)):
             training.save(folder / BEST)
             if parallel.rank == 0:

@@ -49,7 +49,10 @@ def text(
         raise UserError(f"{output}: vectors are written as .npy: give such a name")
     if output is not None:
         files.check_file(output, force)
-    vectors = lm.load(console.model_path(model)).embed(every, pooling, truncate=truncate)
+    reader = lm.load(console.model_path(model))
+    with console.watched() as progress:
+        progress.begin("Loading PyTorch and the weights")
+        vectors = reader.embed(every, pooling, truncate=truncate, progress=progress)
     if output is not None:
         _write(output, vectors, force)
     if as_json:

@@ -97,14 +97,22 @@ class Writer:
         prompts: Sequence[Sequence[int]],
         settings: Sequence[SamplingParams],
         constraints: Sequence[Constraint] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> list[Generation]:
-        """Each prompt continued by its own settings, under its own constraint if there are any."""
+        """Each prompt continued by its own settings, under its own constraint if there are any.
+
+        ``progress`` gets how many are finished, in the prompts' order.
+        """
         limits: Sequence[Any] = constraints or [None] * len(prompts)
         streams = [
             self._scheduler.submit(Request(tuple(ids), each, limit))
             for ids, each, limit in zip(prompts, settings, limits, strict=True)
         ]
-        return [finish(stream) for stream in streams]
+        finished: list[Generation] = []
+        for stream in streams:
+            finished.append(finish(stream))
+            progress(len(finished))
+        return finished
 
     def samples(
         self, prompts: Sequence[Sequence[int]], settings: SamplingParams, count: int
