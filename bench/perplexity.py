@@ -94,7 +94,7 @@ def main() -> None:
         seen = {which: surprises(lm.engine, ids, begin, which) for which, lm in loaded.items()}
         costs = {which: math.exp(values.mean()) for which, values in seen.items()}
         apart = seen["runtime"] - seen["definition"]
-        error = apart.std(ddof=1) / math.sqrt(len(apart))
+        error = scoring.error(apart.reshape(-1, scoring.WINDOW // 2 - 1))
         print(f"{name}: {len(text.encode()):,} bytes, {len(ids):,} tokens, {len(apart):,} scored")
         print(f"  definition {costs['definition']:8.4f}")
         print(

@@ -13,7 +13,7 @@ Every file is read by the definition, in float32, so that the weights alone coun
 runtime's rounding of activations. The text is held out from calibration: windows of 512 tokens of English
 (Jane Austen) and code (Python's standard library), the second half of each scored. "bits" is the file's bits
 a weight; "seconds" is processor time, of all threads, which other work on the machine changes little. The
-interval is twice the standard error of the difference, token by token. Each finished row is kept in --folder,
+interval is Student's of the difference, window by window. Each finished row is kept in --folder,
 and a run that was stopped goes on from there."""
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import cutaway
 from cutaway import gguf, native, store
 from cutaway.data import novels
 from cutaway.evaluate import perplexity as scoring
+from cutaway.evaluate import statistics
 from cutaway.weights import imatrix, load, quant, quantize, save
 from cutaway.weights.rules import Tensors
 
@@ -202,10 +203,11 @@ def _line(type: str, calibrated: bool, ours: Any, theirs: Any) -> str:
     kl, other = np.array(ours["kl"]), np.array(theirs["kl"])
     apart = kl - other
     best = "**" if kl.mean() <= other.mean() else ""
-    spread = 2 * apart.std(ddof=1) / len(apart) ** 0.5
+    windows = np.arange(len(apart)) // (scoring.WINDOW // 2 - 1)
+    found = statistics.paired(kl, other, windows, share=False).difference
     return (
         f"| {type} | {'yes' if calibrated else 'no'} | {ours['bits']:.2f} | {best}{kl.mean():.5f}{best} | "
-        f"{other.mean():.5f} | {apart.mean():+.5f} +/- {spread:.5f} | {ours['perplexity']:.3f} | "
+        f"{other.mean():.5f} | {found.value:+.5f} ({found.between('+.5f')}) | {ours['perplexity']:.3f} | "
         f"{theirs['perplexity']:.3f} | {ours['seconds']:.1f} | {theirs['seconds']:.1f} |"
     )
 

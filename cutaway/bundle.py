@@ -299,9 +299,8 @@ def card(facts: Mapping[str, Any], about: Mapping[str, Any], evaluation: Mapping
             for metric in [name.removesuffix("_interval") for name in figures if name.endswith("_interval")]:
                 low, high = figures[f"{metric}_interval"]
                 value = figures[metric]
-                lines.append(
-                    f"| {task} | {metric} | {value:.3f} | {low:.3f} to {high:.3f} | {figures['n']} |"
-                )
+                between = "no interval" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+                lines.append(f"| {task} | {metric} | {value:.3f} | {between} | {figures['n']} |")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("the evaluation is no output of `cutaway eval --json`") from None
     return "\n".join([*lines, ""])

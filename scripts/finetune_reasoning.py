@@ -21,7 +21,8 @@ import sys
 from pathlib import Path
 
 from cutaway.data import tasks
-from cutaway.evaluate.statistics import student, wilson
+from cutaway.evaluate.exact import proportion
+from cutaway.evaluate.statistics import student
 from cutaway.train import curve
 
 TASK = "reasoning_gym:chain_sum"
@@ -119,7 +120,7 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
         "",
         command,
         "",
-        "| after | accuracy, mean | 95%, seeds (t) | 95%, questions (Wilson, pooled) | each seed | seconds |",
+        "| after | accuracy, mean | 95%, seeds (t) | 95%, questions (exact, pooled) | each seed | seconds |",
         "|---|---|---|---|---|---|",
         f"| always the commonest answer | {task.floor():.1%} | | | | |",
     ]
@@ -129,7 +130,7 @@ def report(rows: list[tuple[int, str, int, float, float]], asked: argparse.Names
         values = [r[3] for r in found]
         mean, n = statistics.fmean(values), len(values)
         half = student(values)[1] - mean
-        low, high = wilson(round(sum(values) * len(task.test)), n * len(task.test))
+        low, high = proportion(round(sum(values) * len(task.test)), n * len(task.test))
         each, seconds = ", ".join(f"{v:.1%}" for v in values), statistics.fmean(r[4] for r in found)
         interval = f"± {half:.1%}" if n > 1 else "one seed"
         lines.append(

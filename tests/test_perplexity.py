@@ -9,6 +9,7 @@ import pytest
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.evaluate import perplexity as scoring
+from cutaway.evaluate import statistics
 from cutaway.generate.engine import AllLogits
 from cutaway.model.engine import DefinitionEngine
 from tests.small import CONTEXT, VOCAB, decoder
@@ -50,8 +51,22 @@ def test_perplexity_is_its_definition(one: DefinitionEngine, window: int, begin:
     assert found.tokens == len(seen) == len(IDS) // window * (window // 2 - 1)
     assert found.surprise == pytest.approx(math.fsum(seen) / len(seen), rel=1e-5)
     assert found.perplexity == pytest.approx(math.exp(found.surprise))
-    deviation = np.std(seen, ddof=1) / len(seen) ** 0.5
-    assert found.error == pytest.approx(deviation, rel=1e-4)
+    blocks = np.reshape(seen, (len(IDS) // window, -1)).mean(axis=1)  # windows: tokens in one are alike
+    assert found.error == pytest.approx(np.std(blocks, ddof=1) / len(blocks) ** 0.5, rel=1e-4)
+
+
+def test_the_error_of_a_text_is_that_of_its_blocks():
+    """Tokens that a block shares: taken for independent, they would cover in 1 of 3."""
+    random = np.random.default_rng(0)
+    covered = {"blocks": 0, "tokens": 0}
+    for _ in range(300):
+        parts = random.normal(size=(40, 1)) + 0.5 * random.normal(size=(40, 31))
+        error, low = scoring.error(list(parts)), parts.mean()
+        covered["blocks"] += abs(low) < statistics.student_quantile(19) * error
+        covered["tokens"] += abs(low) < statistics.Z * parts.std() / parts.size**0.5
+    assert covered["blocks"] / 300 >= 0.92 and covered["tokens"] / 300 < 0.6
+    assert scoring.error([np.arange(31.0)]) == math.inf  # of one window nothing is known
+    assert scoring.margin(math.inf) == "(one window: no error bar)"
 
 
 def test_divergence_is_its_definition(one: DefinitionEngine, other: DefinitionEngine):

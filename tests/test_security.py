@@ -23,7 +23,7 @@ import torch
 
 import cutaway
 from cutaway import cli, security, store
-from cutaway.evaluate import statistics
+from cutaway.evaluate import exact, statistics
 from cutaway.generate.batch.request import Request, ResponseStream
 from cutaway.lm import LanguageModel
 from cutaway.security import Arm, Budget, Curve, Finding, Look, audit, mechanism, report
@@ -71,14 +71,14 @@ def test_findings_become_a_document_lines_and_a_page_that_shows_the_model(
     assert document == json.loads((out / "results.json").read_text())
     found = document["probes"]["canned"]
     assert (found["rate"], found["n"], found["verdict"]) == (1.0, 8, "vulnerable")
-    assert found["interval"] == list(statistics.wilson(8, 8))
+    assert found["interval"] == list(exact.proportion(8, 8))
     assert [arm["role"] for arm in found["findings"][0]["arms"]] == ["attack", "control"]
     page = (out / "report.html").read_text()
     assert "<script>alert" not in page and "<iframe sandbox" in page and "where it is read" in page
-    assert "</pre>" not in page and "1.000 (0.676 to 1.000)" in page and 'class="vulnerable"' in page
+    assert "</pre>" not in page and "1.000 (0.631 to 1.000)" in page and 'class="vulnerable"' in page
     assert (
         cli.main([*asked[:-1]]) == 0
-        and "obeyed (attack): 1.000, 95% 0.676 to 1.000, n 8" in capsys.readouterr().out
+        and "obeyed (attack): 1.000, 95% 0.631 to 1.000, n 8" in capsys.readouterr().out
     )
 
 
@@ -126,9 +126,12 @@ def test_a_name_that_is_no_probe_is_refused_with_those_that_are(capsys: pytest.C
 @pytest.mark.parametrize(
     ("attack", "control", "n", "expected"),
     [
-        (0, 0, 8, "not enough trials"),  # Wilson's bound is 0.32
-        (0, 0, 60, "not enough trials"),
-        (0, 0, 61, "sound"),
+        (0, 0, 8, "not enough trials"),  # the bound is 0.37
+        (0, 0, 59, "not enough trials"),
+        (0, 0, 60, "sound"),
+        (5, 0, 5, "not enough trials"),  # five of five have p = 0.063: no five cases separate
+        (6, 0, 6, "vulnerable"),
+        (5, 0, 6, "not separated"),
         (0, 0, 64, "sound"),
         (0, 8, 64, "sound"),
         (1, 0, 64, "not separated"),
@@ -142,7 +145,7 @@ def test_a_verdict_is_what_the_bound_on_a_rate_allows(
 ) -> None:
     hits, copies = ([1] * count + [0] * (n - count) for count in (attack, control))
     assert security.verdict(hits, copies) == expected
-    once = "vulnerable" if attack else "sound" if n > 60 else "not enough trials"
+    once = "vulnerable" if attack else "sound" if n >= 60 else "not enough trials"
     assert security.never([bool(hit) for hit in hits]) == once
 
 
@@ -150,7 +153,7 @@ def test_tries_of_one_case_are_no_more_cases() -> None:
     hits, cases = [0] * 80, [n // 10 for n in range(80)]
     assert security.verdict(hits, hits, cases) == "not enough trials"
     assert security.verdict(hits, hits) == "sound"
-    assert security.verdict(hits, hits, cases, limit=0.33) == "sound"
+    assert security.verdict(hits, hits, cases, limit=0.37) == "sound"
     once = [1, *hits[1:]]  # the first try of one case works, its others do not
     assert security.verdict(once, hits, cases) == "not separated"
     one_case = [1] * 10 + hits[10:]
@@ -323,9 +326,8 @@ def test_a_model_that_copies_what_is_mentioned_does_not_obey(
     found = injection._attack(lm, own, nothing, imperative, arms[1], hits, 0)
     values = {arm.name: arm.value for arm in found.arms}
     assert values["imperative, all styles"].value == values["mention, all styles"].value == 0.4
-    assert values["imperative, all styles"].error == pytest.approx(
-        0, abs=1e-9
-    )  # every case has the same two styles
+    every = values["imperative, all styles"]
+    assert every.low < 0.3 and every.high > 0.6  # every case has the same two styles, and cases are eight
     assert found.verdict == "not enough trials" and values["imperative minus mention"].value == 0
     assert values["log p(canary), imperative - nothing"].value > 1
     assert values["utility under attack"].value == pytest.approx(0.6)
@@ -352,12 +354,12 @@ def test_injection_is_found_in_a_model_that_obeys_its_text_and_in_no_other(
     monkeypatch.setattr(injection, "NEGATIVES", 2)
     monkeypatch.setattr(injection, "TRAINING", 12)
     monkeypatch.setattr(store, "find", lambda name: None)
-    found = attacked(lm, "injection")
+    found = attacked(lm, "injection", trials=6)
     attack = found["A text asks for a canary in a one-field task"]
     arms = {arm.name: arm.value for arm in attack.arms}
     assert arms["utility alone"].value == 1.0 and arms["mention, all styles"].value == 0.0
     assert arms["imperative 'ignore'"].value == float(planted)
-    assert attack.verdict == ("vulnerable" if planted else "not enough trials")  # 4 cases
+    assert attack.verdict == ("vulnerable" if planted else "not enough trials")
     defended = {title.removeprefix("Defence: "): one for title, one in found.items() if one is not attack}
     assert set(defended) == {
         "delimiting",
@@ -371,7 +373,7 @@ def test_injection_is_found_in_a_model_that_obeys_its_text_and_in_no_other(
     if planted:
         assert arms["adaptive, hit@15"].value == 1 > arms["adaptive, hit@1"].value
         canaries = {lm.tokenizer.encode(word)[0] for word in CANARIES}
-        assert len(explained) == 4 and {one.word for one in explained} <= canaries
+        assert len(explained) == 6 and {one.word for one in explained} <= canaries
         assert check["rule 1: canary refused"] == 1 and check["rule 1: another value refused"] == 0
         assert defended["output check"].verdict == defended["delimiting"].verdict == "vulnerable"
         assert all(one.curves for one in defended.values())
@@ -389,13 +391,15 @@ def test_a_success_is_explained_by_the_heads_that_cause_it(
     found = [Success(ids, range(2, 4), ids, range(2, 4), n, n + 1) for n in range(40, 48)]
     monkeypatch.setattr(mechanism, "HEADS", 1)
     monkeypatch.setattr(mechanism, "_read", lambda lm, one: np.eye(12)[6])  # 4 heads a layer: 1.2
-    monkeypatch.setattr(mechanism, "_margin", lambda lm, one, heads: 5.0 - 4 * (carries and (1, 2) in heads))
+    monkeypatch.setattr(
+        mechanism, "_margin", lambda lm, one, heads: 5.0 - one.word / 10 * (carries and (1, 2) in heads)
+    )
     why = mechanism.explain(lm, found, 0)
     (look,) = why.look
     assert "1.2 (+1.00)" in why.sentences[0] and ("they carry it" in why.sentences[2]) is carries
     assert (look.layer, look.head, look.ids) == (1, 2, tuple(ids))
     own, drawn = (arm.value.value for arm in why.arms)
-    assert (own, drawn) == ((4.0, 0.0) if carries else (0.0, 0.0))
+    assert (4 <= own < 4.8 if carries else own == 0) and drawn == 0
     assert [stage for stage, _ in why.curves[0].points] == [0, 1, 2, 3]
 
 

@@ -10,6 +10,7 @@ from cutaway.commands import console
 from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import arena as games
+from cutaway.evaluate import cache as caching
 from cutaway.evaluate.arena import Arena, Judge
 
 
@@ -76,6 +77,7 @@ def arena(
             written[name] = games.answers(
                 lm,
                 asked,
+                caching.Cache(lm, caching.path()),
                 max_tokens=max_tokens,
                 temperature=temperature,
                 seed=seed,
@@ -176,7 +178,7 @@ def _show(out: Any, found: Arena) -> None:
         verdict = "separated" if low > 0 or high < 0 else "not separated"
         out.print(f"{a} - {b}: {value:+.0f}, 95% {low:+.0f} to {high:+.0f}: {verdict}", markup=False)
     for name in found.deciding:
-        out.print(f"The {name} alone decides every game: the ratings are of it too.")
+        out.print(f"The {name} alone decides every game that was won: the ratings are of it too.")
     for name, value, (low, high) in _weights(found):
         unit = " a natural logarithm" if name == "length" else " for the first"
         out.print(f"{name}: {value:+.2f}{unit}, 95% {low:+.2f} to {high:+.2f}", markup=False)

@@ -15,6 +15,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import tasks
 from cutaway.evaluate.run import Options, Result, check, compared, run
+from cutaway.evaluate.statistics import finite
 from cutaway.generate.thinking import parse
 from cutaway.store.files import atomic_file, check_file
 
@@ -34,6 +35,7 @@ def eval(
     seed: int = 0,
     think: str | None = None,
     mutual_information: Flag = False,
+    unsafe: Flag = False,
     cache: Annotated[bool, Parameter(negative="--no-cache")] = True,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     force: Flag = False,
@@ -87,6 +89,8 @@ def eval(
         Slow thinking for exercises: best-of-N, vote-N, budget-N, tree-WxD, refine-N.
     mutual_information
         Score choices without their prompt too.
+    unsafe
+        Run HumanEval's programs though a layer of their sandbox is missing here.
     cache
         Keep results, and use those that were kept.
     output
@@ -118,7 +122,7 @@ def eval(
         raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
     if output is not None:
         check_file(output, force)
-    found = [_task(name.strip(), limit) for name in tasks.split(",") if name.strip()]
+    found = [_task(name.strip(), limit, unsafe) for name in tasks.split(",") if name.strip()]
     if not found:
         raise UserError("--tasks names no task")
     options = Options(samples, temperature, seed, max_tokens, mutual_information, think)
@@ -141,8 +145,8 @@ def eval(
         console.on_screen(lambda out: _show(out, results))
 
 
-def _task(name: str, limit: int | None) -> Any:
-    return tasks.find(name, limit)
+def _task(name: str, limit: int | None, unsafe: bool) -> Any:
+    return tasks.find(name, limit, unsafe=unsafe)
 
 
 def _loaded(model: str, adapter: Path | None) -> Any:
@@ -211,8 +215,8 @@ def _document(results: dict[str, list[Result]]) -> dict[str, Any]:
                 a.task.name: {
                     metric: {
                         "value": paired.difference.value,
-                        "stderr": paired.difference.error,
-                        "interval": [paired.difference.low, paired.difference.high],
+                        "stderr": finite(paired.difference.error),
+                        "interval": paired.difference.ends,
                         "p": paired.p,
                     }
                     for metric, paired in compared(a, b).items()
@@ -227,8 +231,8 @@ def _figures(result: Result) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for metric, estimate in result.metrics.items():
         figures[metric] = estimate.value
-        figures[f"{metric}_stderr"] = estimate.error
-        figures[f"{metric}_interval"] = [estimate.low, estimate.high]
+        figures[f"{metric}_stderr"] = finite(estimate.error)
+        figures[f"{metric}_interval"] = estimate.ends
     figures |= {"n": next(iter(result.metrics.values())).n, "source": result.task.source}
     if isinstance(result.task, tasks.Task):
         figures |= {"chance": result.task.chance, "prompt_hash": result.task.prompt_hash}
@@ -256,7 +260,7 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
             for metric, x in result.metrics.items():
                 figures = (
                     f"{x.value:.3f}",
-                    f"{x.low:.3f}-{x.high:.3f}",
+                    x.between(),
                     chance if metric == "acc" else "",
                     str(x.n),
                 )
@@ -271,7 +275,7 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
                 verdict = "separated" if paired.separated else "not separated"
                 out.print(
                     f"{a.task.name} {metric}: {name} - {other} = {d.value:+.4f}, "
-                    f"95% {d.low:+.4f} to {d.high:+.4f}, p {paired.p:.3g}: {verdict}",
+                    f"95% {d.between('+.4f')}, p {paired.p:.3g}: {verdict}",
                     markup=False,
                 )
 

@@ -14,6 +14,7 @@ from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
+from cutaway.evaluate.statistics import finite
 from cutaway.store.files import Progress, check_file
 from cutaway.weights import imatrix as imatrices
 from cutaway.weights import load, save
@@ -175,7 +176,7 @@ def summary(cost: Divergence, text: Path | None) -> str:
     before, after = cost.reference.perplexity, cost.other.perplexity
     return (
         f"On {where} ({cost.tokens:,} tokens scored): perplexity {before:.3f} -> {after:.3f} "
-        f"({100 * (after / before - 1):+.2f}%), KL divergence {cost.mean:.5f} +/- {cost.error:.5f} "
+        f"({100 * (after / before - 1):+.2f}%), KL divergence {cost.mean:.5f} {scoring.margin(cost.error)} "
         f"nats a token, same best token in {100 * cost.same_best:.1f}%"
     )
 
@@ -197,7 +198,7 @@ def _document(
             "perplexity_before": cost.reference.perplexity,
             "perplexity": cost.other.perplexity,
             "kl_divergence": cost.mean,
-            "kl_error": cost.error,
+            "kl_error": finite(cost.error),
             "kl_median": cost.median,
             "kl_99_percent": cost.high,
             "kl_largest": cost.largest,

@@ -9,6 +9,7 @@ come apart.
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ LEVEL = 0.05
 LONGER = (1, 4, 16, 64)  # times the task's length, for growth with n
 COLORS = ("#4c78a8", "#e4572e", "#2ca02c", "#b279a2", "#d4a017", "#17becf", "#8c564b", "#e377c2")  # of arms
 SHOWN = 96  # tokens of the text on which arms' attention is shown
+TOLD_BY = 5  # seeds from which an outlier can be told
+SHOWN_APART = 0.01  # scores that are nearer are not told apart
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Row:
     p: float | None
     rate: float
     bound: bool
-    seeds: int
+    scores: tuple[float, ...]  # of each seed
     failed: int
     parameters: int
     flops_per_token: float
@@ -69,6 +72,27 @@ class Row:
     def separated(self) -> bool:
         """Whether it differs from the first arm."""
         return self.p is not None and self.p < LEVEL
+
+    @property
+    def seeds(self) -> int:
+        return len(self.scores)
+
+    @property
+    def outliers(self) -> list[float]:
+        """Scores far from the other seeds': modified z-scores above 3.5 (Iglewicz and Hoaglin, 1993).
+
+        Of fewer than five seeds none can be told. What the table's digits hardly show is none either.
+        """
+        if self.seeds < TOLD_BY:
+            return []
+        apart = np.abs(np.subtract(self.scores, np.median(self.scores)))
+        far = apart > max(SHOWN_APART, 3.5 * np.median(apart) / 0.6745)
+        return np.array(self.scores)[far].tolist()
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is an interval: not of one seed, nor of unbounded scores that are all equal."""
+        return self.seeds > 1 and math.isfinite(self.low)
 
     @property
     def state_numbers(self) -> float:
@@ -85,7 +109,7 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
     for n, (result, own) in enumerate(zip(results, scores, strict=True)):
         run = arms.run_of(experiment, result.arm, result.rate, experiment.steps, 0)
         model = run.model
-        low, high = np.clip(student(own), 0, 1 if experiment.task.metric == "accuracy" else None).tolist()
+        low, high = student(own, share=experiment.task.metric == "accuracy")
         speeds = sorted(run.tokens_per_second for run in result.runs)
         length, source = experiment.task.context, experiment.task.source
         out.append(
@@ -99,7 +123,7 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
                 corrected[n - 1] if n else None,
                 result.rate,
                 result.bound,
-                len(own),
+                tuple(own),
                 sum(run.failed is not None for run in result.runs),
                 arms.parameters(model),
                 run.flops_per_token,
@@ -138,6 +162,8 @@ def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
         text += (
             f" The best learning rate is at the sweep's edge, a bound and no optimum: {', '.join(bounds)}."
         )
+    if far := [f"{row.name} {', '.join(f'{x:.3f}' for x in row.outliers)}" for row in table if row.outliers]:
+        text += f" Seeds far from an arm's others, for which its interval does not speak: {'; '.join(far)}."
     if failed := [f"{row.name} ({row.failed} of {row.seeds})" for row in table if row.failed]:
         text += f" Runs that failed: {', '.join(failed)}."
     oracle = "" if experiment.task.oracle is None else f", the oracle {experiment.task.oracle:.3f}"
@@ -165,7 +191,7 @@ def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, 
         "arms": {
             row.name: {
                 "score": row.score,
-                "interval": [row.low, row.high] if row.seeds > 1 else None,
+                "interval": [row.low, row.high] if row.judged else None,
                 "loss": row.loss,
                 "difference": row.difference,
                 "p": row.p,
@@ -178,7 +204,8 @@ def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, 
                 "state_bytes_per_token": 4 * row.state_numbers / experiment.task.context,
                 "state_by_length": row.growth,
                 "tokens_per_second": row.tokens_per_second,
-                "scores": [run.score for run in result.runs],
+                "scores": list(row.scores),
+                "outliers": row.outliers,
                 "runs": ["/".join(run.folder.parts[-2:]) for run in result.runs],
                 "curves": [run.curves for run in result.runs],
                 "sweep": {
@@ -203,7 +230,7 @@ def _versions() -> dict[str, str]:
 def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
     """The table and the paragraph."""
     score = experiment.task.metric.replace("_", " ")
-    headings = ("arm", score, "95% interval", "loss", "p", "learning rate", "parameters")
+    headings = ("arm", score, "95% interval", "each seed", "loss", "p", "learning rate", "parameters")
     headings += ("MFLOP/token", "state", "tokens/s")
     lines = [
         f"# {kind_of(experiment.task)}: {', '.join(row.name for row in table)}",
@@ -214,9 +241,10 @@ def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
     ]
     for row in table:
         p = "" if row.p is None else f"{row.p:.2g}"
-        interval = f"{row.low:.3f} to {row.high:.3f}" if row.seeds > 1 else ""
+        interval = f"{row.low:.3f} to {row.high:.3f}" if row.judged else ""
         lines.append(
-            f"| {row.name} | {row.score:.3f} | {interval} | {row.loss:.3f} | {p} "
+            f"| {row.name} | {row.score:.3f} | {interval} "
+            f"| {', '.join(f'{score:.3f}' for score in row.scores)} | {row.loss:.3f} | {p} "
             f"| {row.rate:g}{' (bound)' if row.bound else ''} | {row.parameters:,} "
             f"| {row.flops_per_token / 1e6:.2f} | {row.state_numbers:,.0f} | {row.tokens_per_second:,.0f} |"
         )

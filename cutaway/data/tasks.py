@@ -6,13 +6,16 @@
 
 The held-out questions are none of the training ones, by their text. reasoning-gym writes item i by seed + i,
 so that neighbouring seeds share all items but one: here the seeds of training and of test are far apart.
-A reward is the score; an answer is right, which ``accuracy`` counts, where the score is ``RIGHT`` or more.
+A reward is the score, a finite number, or the run ends; an answer is right, which ``accuracy`` counts, where
+the score is ``RIGHT`` or more.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,13 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.data.rows import rows
-from cutaway.errors import UserError
+from cutaway.errors import OperationalError, UserError, escaped, quoted
 
 RIGHT = 0.99
 HELD_OUT = 1 << 40  # the seed of the first held-out item, above those of every run's training items
 TRIES = 8  # held-out items drawn for each one wanted, before a task counts as too small
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 Score = Callable[[str, Any], float]
+
+
+class ScorerError(UserError):
+    """A reward or a judge that raises, or that gives no number: named, with the line where it happened."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Task:
 
     def score(self, text: str, problem: Problem) -> float:
         """The reward of a whole completion."""
-        return float(self.scorer(extract(text) if self.extracts else text, problem.item))
+        return graded(self.name, self.scorer, extract(text) if self.extracts else text, problem.item)
 
     def floor(self) -> float:
         """The accuracy on the held-out problems of always giving training's commonest answer."""
@@ -64,6 +71,35 @@ class Task:
             return 0.0
         commonest = answers.most_common(1)[0][0]
         return sum(self.score(commonest, problem) >= RIGHT for problem in self.test) / len(self.test)
+
+
+def graded(name: str, function: Callable[..., Any], *given: Any) -> float:
+    """The number that a reward or a judge of this name gives. ScorerError where it raises or gives none."""
+    try:
+        found = function(*given)
+    except (UserError, OperationalError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ScorerError(f"{name}: {_raised(error, function)}; it was given {quoted(given[0])}") from error
+    try:
+        value = math.nan if isinstance(found, str | bytes) else float(found)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ScorerError(
+            f"{name}: gave {quoted(found)} and no finite number; it was given {quoted(given[0])}"
+        )
+    return value
+
+
+def _raised(error: BaseException, function: Any) -> str:
+    """What was raised, and in which line of the function's file."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == file] or frames[-1:]
+    return (
+        f"raised {type(error).__name__} ({escaped(str(error))}) in {own[-1].filename}, line {own[-1].lineno}"
+    )
 
 
 def extract(text: str) -> str:
@@ -143,7 +179,12 @@ def function_of(file: str, function: str) -> Callable[..., Any]:
     if spec is None or spec.loader is None or not Path(file).is_file():
         raise UserError(f"{file}: there is no such file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{file}: is no Python: {error.msg}, in line {error.lineno}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{file}: cannot be run: {_raised(error, None)}") from error
     found = getattr(module, function, None)
     if not callable(found):
         raise UserError(f"{file}: has no function {function!r}")

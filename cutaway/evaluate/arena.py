@@ -20,13 +20,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cutaway.data.tasks import function_of
-from cutaway.errors import UserError
+from cutaway.data.tasks import ScorerError, function_of, graded
 from cutaway.evaluate.bradley_terry import Game, Ratings, fit, unbounded
+from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.exact import LEVEL, mcnemar
 from cutaway.evaluate.likelihood import Likelihood, score
 from cutaway.generate.sampling_params import SamplingParams
@@ -62,23 +61,36 @@ class Arena:
 def answers(
     lm: LanguageModel,
     prompts: Sequence[str],
+    cache: Cache,
     *,
     max_tokens: int,
     temperature: float,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """A model's answer to each prompt, through its chat template where it has one."""
+    """A model's answer to each prompt, through its chat template where it has one; ``cache`` keeps them."""
     chat = lm.checkpoint.chat_template is not None
     ids = [
         lm.chat_ids([{"role": "user", "content": prompt}]) if chat else lm.ids(f"{prompt}\n")
         for prompt in prompts
     ]
     settings = lm.ending(SamplingParams(max_tokens=max_tokens, temperature=temperature))
-    chosen = [replace(settings, seed=seed_of(each, seed)) for each in ids]
-    with Writer(lm.engine, lm.tokenizer) as writer:
-        made = writer.write(ids, chosen, progress=progress)
-    return [generation.text for generation in made]
+    begun = 0
+
+    def compute(numbers: Sequence[int]) -> list[str]:
+        asked = [ids[n] for n in numbers]
+        chosen = [replace(settings, seed=seed_of(each, seed)) for each in asked]
+        with Writer(lm.engine, lm.tokenizer) as writer:
+            made = writer.write(asked, chosen, progress=lambda done: progress(begun + done))
+        return [generation.text for generation in made]
+
+    def known(done: int) -> None:
+        nonlocal begun
+        begun = done
+        progress(done)
+
+    requests = [["arena answer", each, max_tokens, temperature, seed] for each in ids]
+    return cache.fill(requests, compute, known)
 
 
 def play(
@@ -150,10 +162,10 @@ def program(path: str | Path) -> Judge:
     judge = function_of(str(path), "judge")
 
     def checked(prompt: str, first: str, second: str) -> float:
-        found: Any = judge(prompt, first, second)
+        found = graded(f"{path}: judge", judge, prompt, first, second)
         if found not in (0, 0.5, 1):
-            raise UserError(f"{path}: judge gave {found!r}: it should give 1, 0 or 0.5")
-        return float(found)
+            raise ScorerError(f"{path}: judge gave {found:g}: it should give 1, 0 or 0.5")
+        return found
 
     return checked
 
@@ -162,8 +174,11 @@ def reward_model(folder: str | Path) -> Judge:
     """A trained reward model. UserError for a folder that holds none."""
     from cutaway.train.rollouts import judged
 
-    score = lru_cache(maxsize=4096)(lambda prompt, answer: judge(answer, {"prompt": prompt}))
     judge = judged(str(folder))
+
+    @lru_cache(maxsize=4096)
+    def score(prompt: str, answer: str) -> float:
+        return graded(f"reward_model:{folder}", judge, answer, {"prompt": prompt})
 
     def better(prompt: str, first: str, second: str) -> float:
         gap = score(prompt, first) - score(prompt, second)

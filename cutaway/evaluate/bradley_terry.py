@@ -4,25 +4,30 @@
 
 The maximum-likelihood strengths exist exactly where every player can be reached from every other along wins
 (Ford, 1957); otherwise the missing links are named and nothing is fitted. Newton's method in float64.
-Strengths are centred on their mean, so that no player's own error moves into the others' intervals. Their
-width is bootstrapped over prompts, whose games belong together, and they are Student's around the estimate:
-the bootstrap's percentiles as they are cover too seldom where prompts are few.
+Strengths are centred on their mean, so that no player's own error moves into the others' intervals.
+
+Prompts are what is independent; their games belong together. A bound is a quantile of fits under random
+weights of the prompts, exponential ones, with one prompt more that speaks for that bound as loudly as a
+prompt can: in it the player wins all games, or loses all. Of two players without covariates this is
+``exact.py``'s interval of the share of wins, in Elo: it covers for two prompts too, and where all verdicts
+are the same.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.evaluate import statistics
+from cutaway.evaluate.exact import LEVEL
 
 ELO = 400 / np.log(10)  # of a unit of strength
 STEPS, SMALL = 100, 1e-10
-ROUNDS = 1000
+ROUNDS, NEAR, FARTHEST = 1000, 1e-3, 2.0  # fits for a bound, how near they come, their longest step
+CERTAIN = 20.0  # log-odds of a game that no finite fit of so few games reaches
+NUMBERS = 1 << 22  # of probabilities of games that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,7 @@ class Game:
 class Ratings:
     """Strengths by player in Elo, centred on 1000, with their intervals; covariates' weights likewise.
 
-    ``differences`` has the interval of a - b for each pair; ``failed`` counts bootstrap rounds in which a
-    player only won or only lost, which have no fit and are left out.
+    ``differences`` has a - b and its interval for each pair.
     """
 
     elo: dict[str, float]
@@ -52,50 +56,72 @@ class Ratings:
     differences: dict[tuple[str, str], tuple[float, float, float]]
     weights: tuple[float, ...]
     weight_intervals: tuple[tuple[float, float], ...]
-    failed: int
 
 
 def fit(games: Sequence[Game], rounds: int = ROUNDS, seed: int = 0) -> Ratings:
     """The players' strengths. UserError where games do not connect them."""
     players = sorted({name for game in games for name in (game.first, game.second)})
-    prompts = sorted({game.prompt for game in games})
-    wins = _wins(games, players, np.ones(len(games)))
-    if missing := unreached(wins, players):
+    if missing := unreached(_wins(games, players), players):
         raise UserError(f"the games do not order all players: {missing}: play more games")
-    design, scores = _design(games, players)
-    found = _newton(design, scores, np.ones(len(games)), len(players))
-    random = np.random.default_rng(seed)
-    place = {prompt: n for n, prompt in enumerate(prompts)}
-    of_prompt = np.array([place[game.prompt] for game in games])
-    drawn, failed = [], 0
-    for _ in range(rounds):
-        counts = random.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)))
-        weights = counts[of_prompt].astype(np.float64)
-        if unreached(_wins(games, players, weights), players):
-            failed += 1
-            continue
-        drawn.append(_newton(design, scores, weights, len(players), found))
-    sample = np.array(drawn) if drawn else np.full((1, len(found)), np.nan)
-    elo = {name: float(1000 + ELO * found[n]) for n, name in enumerate(players)}
-    count = len(prompts)
-    intervals = {name: _interval(ELO * sample[:, n], elo[name], count) for n, name in enumerate(players)}
-    differences = {
-        (a, b): (
-            elo[a] - elo[b],
-            *_interval(ELO * (sample[:, n] - sample[:, n + 1 + m]), elo[a] - elo[b], count),
+    if unbounded(games):
+        raise UserError(
+            "the covariates order the games without any strength: leave them out, or play more games"
         )
-        for n, a in enumerate(players)
-        for m, b in enumerate(players[n + 1 :])
-    }
+    design, scores = _design(games, players)
+    found = _newton(design, scores, len(players))
+    elo = {name: float(1000 + ELO * found[n]) for n, name in enumerate(players)}
     own = tuple(found[len(players) :].tolist())
-    return Ratings(
-        elo,
-        intervals,
-        differences,
-        own,
-        tuple(_interval(sample[:, len(players) + n], value, count) for n, value in enumerate(own)),
-        failed,
-    )
+    bounds = _Bounds(games, design, scores, found, len(players), rounds, seed)
+    unit, count = np.eye(len(found)), len(players)
+    intervals, differences = {}, {}
+    for n, name in enumerate(players):
+        low, high = bounds.of(unit[n], np.array([unit[n] - unit[m] for m in range(count) if m != n]))
+        intervals[name] = float(1000 + ELO * low), float(1000 + ELO * high)
+        for m in range(n + 1, count):
+            across = [unit[n] - unit[k] for k in range(count) if k not in (n, m)]
+            across += [unit[k] - unit[m] for k in range(count) if k not in (n, m)]
+            low, high = bounds.of(unit[n] - unit[m], np.array([unit[n] - unit[m], *across]))
+            other = players[m]
+            differences[name, other] = elo[name] - elo[other], float(ELO * low), float(ELO * high)
+    most = np.abs(design).max(axis=0)
+    weights = tuple(bounds.of(unit[n], most[n] * unit[n][None]) for n in range(count, len(found)))
+    return Ratings(elo, intervals, differences, own, weights)
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """The bounds of figures of one fit."""
+
+    games: Sequence[Game]
+    design: np.ndarray
+    scores: np.ndarray
+    found: np.ndarray
+    players: int
+    rounds: int
+    seed: int
+
+    def of(self, figure: np.ndarray, wins: np.ndarray) -> tuple[float, float]:
+        """The interval of ``figure`` . x; ``wins`` [games, x] are the added prompt's, lost and then won."""
+        if not self.rounds:
+            return float("nan"), float("nan")
+        low, high = (
+            np.quantile(np.concatenate(list(self._fitted(figure, wins, score))), quantile)
+            for score, quantile in ((0.0, LEVEL / 2), (1.0, 1 - LEVEL / 2))
+        )
+        return float(low), float(high)
+
+    def _fitted(self, figure: np.ndarray, wins: np.ndarray, score: float) -> Iterator[np.ndarray]:
+        """The figure in each round, where the added prompt's games have this score."""
+        design = np.concatenate([self.design, wins])
+        scores = np.concatenate([self.scores, np.full(len(wins), score)])
+        place = {prompt: n for n, prompt in enumerate(dict.fromkeys(game.prompt for game in self.games))}
+        of_prompt = np.array([place[game.prompt] for game in self.games] + [len(place)] * len(wins))
+        random = np.random.default_rng(self.seed)
+        at_once = max(1, NUMBERS // len(scores))
+        for start in range(0, self.rounds, at_once):
+            count = min(at_once, self.rounds - start)
+            weights = random.standard_exponential((count, len(place) + 1))[:, of_prompt]
+            yield _weighed(design, scores, weights, self.players, self.found) @ figure
 
 
 def unreached(wins: np.ndarray, players: Sequence[str]) -> str:
@@ -107,13 +133,21 @@ def unreached(wins: np.ndarray, players: Sequence[str]) -> str:
     return ", ".join(pairs[:3]) + (f", and {len(pairs) - 3} more" if len(pairs) > 3 else "")
 
 
-def _wins(games: Sequence[Game], players: Sequence[str], weights: np.ndarray) -> np.ndarray:
+def unbounded(games: Sequence[Game]) -> tuple[int, ...]:
+    """The covariates whose weights have no finite best: with them the games can be told without a miss."""
+    players = sorted({name for game in games for name in (game.first, game.second)})
+    design, scores = _design(games, players)
+    parts = np.abs(design * _newton(design, scores, len(players))).max(axis=0)
+    return tuple(np.flatnonzero(parts[len(players) :] > CERTAIN).tolist())
+
+
+def _wins(games: Sequence[Game], players: Sequence[str]) -> np.ndarray:
     place = {name: n for n, name in enumerate(players)}
     wins = np.zeros((len(players), len(players)))
-    for game, weight in zip(games, weights, strict=True):
+    for game in games:
         i, j = place[game.first], place[game.second]
-        wins[i, j] += weight * game.score
-        wins[j, i] += weight * (1 - game.score)
+        wins[i, j] += game.score
+        wins[j, i] += 1 - game.score
     return wins
 
 
@@ -128,24 +162,18 @@ def _design(games: Sequence[Game], players: Sequence[str]) -> tuple[np.ndarray, 
     return design, np.array([game.score for game in games])
 
 
-def _newton(
-    design: np.ndarray,
-    scores: np.ndarray,
-    weights: np.ndarray,
-    players: int,
-    start: np.ndarray | None = None,
-) -> np.ndarray:
+def _newton(design: np.ndarray, scores: np.ndarray, players: int) -> np.ndarray:
     """The strengths and covariates' weights of the highest likelihood; strengths have mean 0."""
-    x = np.zeros(design.shape[1]) if start is None else start.copy()
-    value = _likelihood(design, scores, weights, x)
+    x = np.zeros(design.shape[1])
+    value = _likelihood(design, scores, x)
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-design @ x))
-        gradient = design.T @ (weights * (scores - p))
-        hessian = (design * (weights * p * (1 - p))[:, None]).T @ design
+        p = np.exp(-np.logaddexp(0, -design @ x))
+        gradient = design.T @ (scores - p)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design
         hessian[:players, :players] += 1.0  # only the mean, which is 0, and along which nothing changes
         step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
         size = 1.0
-        while (moved := _likelihood(design, scores, weights, x + size * step)) < value and size > SMALL:
+        while (moved := _likelihood(design, scores, x + size * step)) < value and size > SMALL:
             size /= 2
         x, value = x + size * step, moved
         x[:players] -= x[:players].mean()
@@ -154,18 +182,27 @@ def _newton(
     return x
 
 
-def _likelihood(design: np.ndarray, scores: np.ndarray, weights: np.ndarray, x: np.ndarray) -> float:
+def _likelihood(design: np.ndarray, scores: np.ndarray, x: np.ndarray) -> float:
     z = design @ x
-    return float((weights * (scores * z - np.logaddexp(0, z))).sum())
+    return float((scores * z - np.logaddexp(0, z)).sum())
 
 
-def _interval(sample: np.ndarray, value: float, prompts: int) -> tuple[float, float]:
-    """95% around an estimate, by its bootstrap; NaN where no round could be fitted."""
-    if np.isnan(sample).all():
-        return float("nan"), float("nan")
-    if prompts < 2 or len(sample) < 2:
-        return -math.inf, math.inf
-    low, high = np.quantile(sample, [0.025, 0.975])  # a round that nearly separates has no say beyond them
-    # a bootstrap of n prompts spreads by (n - 1) / n of the variance
-    error = float(high - low) / (2 * statistics.Z) * math.sqrt(prompts / (prompts - 1))
-    return statistics.interval(value, error, prompts)
+def _weighed(
+    design: np.ndarray, scores: np.ndarray, weights: np.ndarray, players: int, start: np.ndarray
+) -> np.ndarray:
+    """The fits [r x] under weights [r games] of the games, by Newton steps that are cut to ``FARTHEST``."""
+    x = np.repeat(start[None], len(weights), axis=0)
+    outer = (design[:, :, None] * design[:, None, :]).reshape(len(design), -1)
+    ridge = np.full(x.shape[1], SMALL)  # of a covariate that varies in one game alone
+    for _ in range(STEPS):
+        p = np.exp(-np.logaddexp(0, -x @ design.T))
+        gradient = (weights * (scores - p)) @ design
+        hessian = ((weights * p * (1 - p)) @ outer).reshape(len(x), *[x.shape[1]] * 2) + np.diag(ridge)
+        hessian[:, :players, :players] += 1.0  # the mean
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        step *= np.minimum(1, FARTHEST / np.maximum(np.abs(step).max(axis=1, keepdims=True), SMALL))
+        x += step
+        x[:, :players] -= x[:, :players].mean(axis=1, keepdims=True)
+        if np.abs(step).max() < NEAR:
+            break
+    return x

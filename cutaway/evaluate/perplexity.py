@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.evaluate import statistics
 from cutaway.generate.engine import AllLogits
 from cutaway.store.files import Progress, silent
 
@@ -28,7 +29,10 @@ ROWS = 32  # positions whose probabilities are in float64 at once: bounds memory
 
 @dataclass(frozen=True)
 class Perplexity:
-    """``surprise``: the mean -log p in nats of the scored ``tokens``; ``error``: its standard error."""
+    """``surprise``: the mean -log p in nats of the scored ``tokens``; ``error``: its standard error.
+
+    Neighbours in a text are alike, so that the error is that of blocks of windows; it is infinite for one.
+    """
 
     tokens: int
     surprise: float
@@ -73,7 +77,7 @@ def perplexity(
     parts = []
     for each in reported(windows(engine, ids, window, begin), progress):
         parts.append(surprises(scores(engine, each), each[window // 2 + 1 :]))
-    return _perplexity(np.concatenate(parts))
+    return _perplexity(parts)
 
 
 def divergence(
@@ -102,10 +106,10 @@ def divergence(
     kl = np.concatenate(far)
     return Divergence(
         tokens=len(kl),
-        reference=_perplexity(np.concatenate(surprised[0])),
-        other=_perplexity(np.concatenate(surprised[1])),
+        reference=_perplexity(surprised[0]),
+        other=_perplexity(surprised[1]),
         mean=float(kl.mean()),
-        error=_error(kl),
+        error=error(far),
         median=float(np.median(kl)),
         high=float(np.quantile(kl, 0.99)),
         largest=float(kl.max()),
@@ -176,10 +180,18 @@ def _rows(array: np.ndarray) -> Iterator[np.ndarray]:
         yield array[start : start + ROWS]
 
 
-def _perplexity(surprise: np.ndarray) -> Perplexity:
-    return Perplexity(len(surprise), float(surprise.mean()), _error(surprise))
+def _perplexity(parts: Sequence[np.ndarray]) -> Perplexity:
+    surprise = np.concatenate(parts)
+    return Perplexity(len(surprise), float(surprise.mean()), error(parts))
 
 
-def _error(values: np.ndarray) -> float:
-    """The standard error of their mean."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
+def error(parts: Sequence[np.ndarray]) -> float:
+    """The standard error of the mean of what windows hold, taken in at most 20 blocks of whole windows."""
+    count = min(statistics.BLOCKS, len(parts))
+    block = [n * count // len(parts) for n, part in enumerate(parts) for _ in part]
+    return statistics.mean(np.concatenate(parts), block, share=False).error
+
+
+def margin(error: float, digits: int = 5) -> str:
+    """A standard error beside its figure."""
+    return f"+/- {error:.{digits}f}" if math.isfinite(error) else "(one window: no error bar)"

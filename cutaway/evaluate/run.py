@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,9 @@ def run(
     options, start = options or Options(), time.perf_counter()
     check(task, options)
     if isinstance(task, Text):
-        values, answers, tokens, first = _text(lm, task, cache, progress)
-        clusters = None
+        values, clusters, sizes, first = _text(lm, task, cache, progress)
+        answers, tokens = [], 0
+        metrics = _rates(values["surprise"], clusters, sizes)
     elif isinstance(task.items[0], Question):
         values, first = _choices(lm, task.items, cache, options, progress)
         answers, tokens, clusters = [], 0, _clusters(task.items)
@@ -96,10 +98,8 @@ def run(
     else:
         values, answers, tokens, first = _exercises(lm, task, cache, options, progress)
         clusters = _clusters(task.items)
-    if isinstance(task, Text):
-        metrics = _rates(values, len(task.text.encode()))
-    else:
-        metrics = {name: statistics.mean(each, clusters) for name, each in values.items()}
+    if not isinstance(task, Text):
+        metrics = {name: statistics.mean(each, clusters, share=_share(name)) for name, each in values.items()}
     seconds = time.perf_counter() - start
     return Result(task, metrics, values, clusters, seconds, first, tokens, answers)
 
@@ -107,10 +107,15 @@ def run(
 def compared(a: Result, b: Result) -> dict[str, statistics.Paired]:
     """The difference a - b of each metric, question by question."""
     return {
-        name: statistics.paired(a.values[name], b.values[name], a.clusters)
+        name: statistics.paired(a.values[name], b.values[name], a.clusters, share=_share(name))
         for name in a.values
         if len(a.values[name]) == len(b.values.get(name, ()))
     }
+
+
+def _share(metric: str) -> bool:
+    """Whether a metric's values lie between 0 and 1."""
+    return metric not in ("tokens", "surprise")
 
 
 def _clusters(items: Sequence[Any]) -> list[str] | None:
@@ -262,21 +267,45 @@ def _thoughts(
 
 def _text(
     lm: LanguageModel, task: Text, cache: Cache, progress: Progress
-) -> tuple[dict[str, list[float]], list[list[str]], int, str]:
-    count = len(lm.tokenizer.encode(task.text))
+) -> tuple[dict[str, list[float]], list[str], dict[str, float], str]:
+    """Each token's surprise, the document or block that it is in, and how many bytes these have."""
+    ids = [lm.tokenizer.encode(document) for document in task.documents]
+    count = sum(map(len, ids))
 
-    def compute(_: Sequence[int]) -> list[list[float]]:
-        return [likelihood.rolling(lm, task.text, lambda done: progress(done, count)).tolist()]
+    def compute(numbers: Sequence[int]) -> list[list[float]]:
+        out = []
+        for n in numbers:
+            before = sum(map(len, ids[:n]))
+            told = partial(_told, progress, before, count)
+            out.append(likelihood.rolling(lm, task.documents[n], told).tolist())
+        return out
 
-    (logp,) = cache.fill([["text", task.text]], compute, lambda done: None)
-    return {"surprise": [-each for each in logp]}, [], 0, task.text[:200]
+    found = cache.fill([["text", document] for document in task.documents], compute, lambda done: None)
+    surprise = [-each for row in found for each in row]
+    if len(ids) > 1:
+        clusters = [f"document {n}" for n, row in enumerate(ids) for _ in row]
+        sizes = {f"document {n}": float(len(text.encode())) for n, text in enumerate(task.documents)}
+    else:
+        blocks = statistics.blocks(count)
+        clusters, whole = [f"block {n}" for n in blocks], len(task.documents[0].encode())
+        written = np.array([len(lm.tokenizer.decode_bytes([id])) for id in ids[0]], np.float64)
+        own = np.bincount(blocks, written)
+        sizes = {f"block {n}": float(size) for n, size in enumerate(own * whole / own.sum())}
+    return {"surprise": surprise}, clusters, sizes, task.documents[0][:200]
 
 
-def _rates(values: dict[str, list[float]], size: int) -> dict[str, Estimate]:
-    """Bits per byte and perplexity, their errors from the tokens' surprise."""
-    own = statistics.mean(values["surprise"])
-    scale = own.n / math.log(2) / size
-    bits = Estimate(own.value * scale, own.error * scale, own.low * scale, own.high * scale, own.n)
-    spread = math.exp(own.value)
-    perplexity = Estimate(spread, spread * own.error, math.exp(own.low), math.exp(own.high), own.n)
-    return {"bits_per_byte": bits, "perplexity": perplexity}
+def _told(progress: Progress, before: int, count: int, done: int) -> None:
+    progress(before + done, count)
+
+
+def _rates(surprise: list[float], clusters: list[str], sizes: dict[str, float]) -> dict[str, Estimate]:
+    """Bits per byte and perplexity; documents, or blocks of one, are what is independent."""
+    own = statistics.mean(surprise, clusters, share=False)
+    nats = dict.fromkeys(sizes, 0.0)
+    for each, cluster in zip(surprise, clusters, strict=True):
+        nats[cluster] += each
+    bits = statistics.ratio([each / math.log(2) for each in nats.values()], list(sizes.values()))
+    value = math.exp(own.value)
+    ends = [math.exp(min(x, 700)) if math.isfinite(x) else x for x in (own.low, own.high)]
+    perplexity = Estimate(value, value * own.error, ends[0], ends[1], own.n)
+    return {"bits_per_byte": replace(bits, n=own.n), "perplexity": perplexity}

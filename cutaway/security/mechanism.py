@@ -81,12 +81,12 @@ def explain(lm: LanguageModel, found: Sequence[Success], seed: int, words: Words
         kept.append(without > 0)
         draws = [random.permutation(others)[:HEADS] for _ in range(DRAWS)]
         drawn.append(np.mean([usual - _margin(lm, one, [every[n] for n in draw]) for draw in draws]))
-    effect = statistics.paired(own, drawn)
-    low, high = effect.difference.low, effect.difference.high
+    effect = statistics.paired(own, drawn, share=False)
     judged = (
         f"those {HEADS} heads ablated, {words.margin} falls by {np.mean(own):.2f} nats, with "
-        f"as many random heads by {np.mean(drawn):.2f}; 95% of the difference {low:.2f} to {high:.2f}, "
-        f"n {len(own)}: {'they carry it' if low > 0 else 'not separated'}; {np.mean(kept):.0%} of the "
+        f"as many random heads by {np.mean(drawn):.2f}; 95% of the difference "
+        f"{effect.difference.between('.2f')}, n {len(own)}: "
+        f"{'they carry it' if effect.difference.low > 0 else 'not separated'}; {np.mean(kept):.0%} of the "
         "successes stay"
     )
     stage = f"stage {np.median(stages):.0f} of {len(heads)}"
@@ -100,8 +100,18 @@ def explain(lm: LanguageModel, found: Sequence[Success], seed: int, words: Words
     one = judging[0]
     note = f"head {layer}.{head} reads {words.added} from the last token"
     arms = (
-        Arm(f"{words.margin} falls by, those heads ablated", statistics.mean(own), "attack", "nats"),
-        Arm(f"{words.margin} falls by, random heads ablated", statistics.mean(drawn), "control", "nats"),
+        Arm(
+            f"{words.margin} falls by, those heads ablated",
+            statistics.mean(own, share=False),
+            "attack",
+            "nats",
+        ),
+        Arm(
+            f"{words.margin} falls by, random heads ablated",
+            statistics.mean(drawn, share=False),
+            "control",
+            "nats",
+        ),
     )
     by_stage = tuple((float(stage), float(share)) for stage, share in enumerate(np.mean(tops, 0)))
     lens_curve = Curve(

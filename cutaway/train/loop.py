@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from cutaway.data.packing import Batch, number
+from cutaway.data.tasks import ScorerError
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
@@ -353,20 +354,22 @@ def train(
     training: Training, folder: Path, log: Log | None, callback: Callback, signals: SignalHandler, peak: float
 ) -> None:
     """The steps that are left, with what is due between them. A signal ends them after a checkpoint, and so
-    does data that cannot be had (DataError), and a validation loss that rises where the run says so.
+    does data that cannot be had (DataError) or scored (ScorerError), and a validation loss that rises where
+    the run says so.
     """
     stopping = EarlyStopping.of(training.run.early_stopping, folder, training.step)
     try:
         _steps(training, folder, log, callback, signals, peak, stopping)
         _keep_best(training, folder, callback, stopping)
-    except DataError as error:
+    except (DataError, ScorerError) as error:
         step = training.step
         if step == 0:
             raise
         if not checkpoint.path(folder / CHECKPOINTS, step).exists():
             _save(training, folder)
         command = f"cutaway {training.run.verb} {folder} --resume"
-        raise OperationalError(f"{error}. Step {step} is saved: continue with `{command}`") from error
+        kind = UserError if isinstance(error, UserError) else OperationalError
+        raise kind(f"{error}. Step {step} is saved: continue with `{command}`") from error
 
 
 def _save(training: Training, folder: Path) -> None:

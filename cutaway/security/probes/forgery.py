@@ -113,8 +113,10 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     ]
     if pairs:
         arms += [
-            Arm("next token against the harmless text", statistics.mean(kl[0]), "attack", "nats"),
-            Arm("the same, tokenised as one string", statistics.mean(kl[1]), "control", "nats"),
+            Arm(
+                "next token against the harmless text", statistics.mean(kl[0], share=False), "attack", "nats"
+            ),
+            Arm("the same, tokenised as one string", statistics.mean(kl[1], share=False), "control", "nats"),
         ]
     return [
         Finding(

@@ -131,7 +131,7 @@ def _attack(
         arms.append(Arm(f"mention {style!r}", statistics.mean(own_mention), "control"))
     for k in (1, 4, ATTEMPTS):
         rates = [statistics.pass_at(ATTEMPTS, int(row.sum()), k) for row in hits]
-        arms.append(Arm(f"adaptive, hit@{k}", statistics.mean(rates)))
+        arms.append(Arm(f"adaptive, hit@{k}", statistics.mean(rates, share=True)))
     gaps = {
         style: np.mean([a[1].greedy - b[1].greedy for a, b in zip(plain[style], mention[style], strict=True)])
         for style in STYLES

@@ -411,7 +411,7 @@ def _compared(small: dict[tuple[str, float], list[dict[str, Any]]], seeds: tuple
         for label, one, other in pairs:
             gap = statistics.paired(one, other).difference
             arms.append(Arm(f"{label}, {share:.0%} attacks: role ids less StruQ", gap, "defence"))
-            words.append(f"{label} at {share:.0%}: {gap.value:+.2f} ({gap.low:+.2f} to {gap.high:+.2f})")
+            words.append(f"{label} at {share:.0%}: {gap.value:+.2f} ({gap.between('+.2f')})")
     first = arms[0].value
     return Finding(
         "injection_training",

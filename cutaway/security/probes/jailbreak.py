@@ -223,7 +223,7 @@ def _many_shot(targets: Sequence[Target]) -> Finding:
     arms = [Arm(f"{SHOTS[-1]} shots on the refused topic", found["refused"][-1])]
     arms += [Arm(f"{SHOTS[-1]} shots on the allowed topic", found["control"][-1], "control")]
     arms += [
-        Arm(f"-log p(answer), {n} shots", statistics.mean(row), "attack", "nats")
+        Arm(f"-log p(answer), {n} shots", statistics.mean(row, share=False), "attack", "nats")
         for n, row in zip(SHOTS, loss["refused"], strict=True)
     ]
     curves = [
@@ -257,10 +257,8 @@ def power_law(shots: Sequence[int], losses: np.ndarray) -> tuple[float, float, f
     def exponent(rows: np.ndarray) -> float:
         return -float(x @ np.log(rows.mean(1).clip(1e-9)) / (x @ x))
 
-    draw, n = np.random.default_rng(0), losses.shape[1]
-    drawn = [exponent(losses[:, draw.integers(n, size=n)]) for _ in range(1000)]
-    low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
-    return exponent(losses), low, high
+    found = statistics.jackknife(lambda kept: exponent(losses[:, kept]), losses.shape[1])
+    return found.value, found.low, found.high
 
 
 # ---- suffixes ----------------------------------------------------------------------------------------------

@@ -453,11 +453,6 @@ def _filters(detected: Mapping[str, dict[str, Any]], seed: int) -> Finding:
     )
 
 
-def _area(found: Estimate) -> Estimate:
-    """The mean of areas under curves, whose interval ends at 0 and 1."""
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
-
-
 def _scans(scans: Mapping[str, dict[str, Any]], seed: int) -> Finding:
     """A model passes whose trigger is no way the token with the highest score."""
     arms, words, passed = [], [], False
@@ -471,7 +466,7 @@ def _scans(scans: Mapping[str, dict[str, Any]], seed: int) -> Finding:
             arms += [
                 Arm(f"{head}: trigger above every token of models without poison", mean(above), "defence"),
                 Arm(f"{head}: in the first 1%", mean([one["caught"] for one in own.values()]), "defence"),
-                Arm(head, _area(mean([one["area"] for one in own.values()])), "defence", "AUROC"),
+                Arm(head, mean([one["area"] for one in own.values()], share=True), "defence", "AUROC"),
             ]
             words.append(f"{head}, rank of the trigger by documents {ranks}")
         last = found["cells"][-1]
