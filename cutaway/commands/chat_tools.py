@@ -35,6 +35,9 @@ class ToolOptions:
     root: Annotated[Path, Parameter(help="The folder that search and read may see.")] = Path()
     max_calls: Annotated[int, Parameter(help="Calls for one answer at most.")] = 8
     yes: Annotated[Flag, Parameter(help="Run calls without asking.")] = False
+    unsafe: Annotated[
+        Flag, Parameter(help="Run the python tool though a layer of its sandbox is missing here.")
+    ] = False
 
     @property
     def given(self) -> bool:
@@ -50,7 +53,9 @@ class ToolOptions:
         from cutaway.agent.mcp import connect
         from cutaway.agent.tools import Tool
 
-        tools: list[Tool] = [_tool(name.strip(), self.root) for name in (self.tools or "").split(",") if name]
+        tools: list[Tool] = [
+            _tool(name.strip(), self.root, self.unsafe) for name in (self.tools or "").split(",") if name
+        ]
         limits = Limits(self.max_calls)
         with ExitStack() as stack:
             for address in self.mcp:
@@ -64,14 +69,14 @@ class ToolOptions:
             yield agent
 
 
-def _tool(name: str, root: Path) -> Any:
+def _tool(name: str, root: Path, unsafe: bool) -> Any:
     from cutaway.agent.tools import built_in, from_function
     from cutaway.data.tasks import function_of
 
     file, colon, function = name.rpartition(":")
     if colon and file.endswith(".py"):
         return from_function(function_of(file, function))
-    return built_in(name, root, _encoder)
+    return built_in(name, root, _encoder, unsafe=unsafe)
 
 
 @cache
@@ -121,6 +126,8 @@ def checked(options: ToolOptions) -> ToolOptions:
     """The same. UserError for tool options without a tool, before a model is loaded."""
     if not options.given and (options.yes or options.max_calls != ToolOptions.max_calls):
         raise UserError("--yes and --max-calls are about tools: name some by --tools or --mcp")
+    if options.unsafe and "python" not in (options.tools or "").split(","):
+        raise UserError("--unsafe is about the python tool: name it by --tools, or leave --unsafe out")
     if options.max_calls < 1:
         raise UserError(f"--max-calls is {options.max_calls}: give a number from 1 up")
     return options

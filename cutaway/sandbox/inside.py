@@ -1,0 +1,193 @@
+"""The source of the process that runs sandboxed code: it gives up what it may do, then runs the code.
+
+``launcher.py`` starts it by ``python -I -S -c SOURCE``, so that nothing of the package is in its memory or on
+its stack. Standard input brings a line of JSON with the settings, then the code. A line on the descriptor
+``report`` says which layers hold; each is tried before it is called holding. Standard library alone.
+
+    limits        memory, processor time, file size, descriptors, threads; no core dump
+    privileges    no capability, none to be had by a program, no tracer
+    landlock      files: Python's own to read, the working folder to write
+    seccomp       the system calls that policy.py lists
+"""
+
+import ctypes
+import errno
+import json
+import os
+import resource
+import struct
+import sys
+import threading
+import types
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER, SET_DUMPABLE = 38, 22, 2, 4
+CREATE_RULESET, ADD_RULE, RESTRICT = 444, 445, 446
+CAPABILITIES_3 = 0x20080522
+# Landlock's rights, by bit: 1 write, 2 read, 3 list, 4 and 5 remove, 7 make a folder, 8 make a file, 13 move,
+# 14 truncate. Not given to anyone: 0 execute, 6 and 9 to 12 devices, sockets, pipes and links, 15 ioctl.
+READ, READ_FOLDER, WRITE_FILE = 1 << 2, 1 << 3, 1 << 1 | 1 << 2 | 1 << 14
+READ_WRITE = sum(1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 13, 14))
+ANSWERS = 3  # the descriptor on which a conversation's answers leave
+
+
+def namespaces(settings: dict) -> None:
+    """Check what stage one made: nothing but the listed places in view."""
+    if os.path.exists("/proc/self") or os.getcwd() != settings["folder"]:
+        raise OSError("the machine's files are in view")
+
+
+def limits(settings: dict) -> None:
+    """Bound memory, processor time, file size, open files and threads; no core dump, no locked memory."""
+    values = {
+        "RLIMIT_AS": settings["memory"],
+        "RLIMIT_CPU": settings["seconds"],
+        "RLIMIT_FSIZE": settings["disk"],
+        "RLIMIT_NOFILE": 64,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_SIGPENDING": 64,
+    }
+    if "namespaces" in settings["layers"]:  # elsewhere it would count all processes of the user
+        values["RLIMIT_NPROC"] = settings["threads"]
+    for name, value in values.items():
+        most = resource.getrlimit(getattr(resource, name))[1] if hasattr(resource, name) else None
+        if most is not None:
+            value = value if most == resource.RLIM_INFINITY else min(value, most)
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def privileges(settings: dict) -> None:
+    """Give up every capability and all that a set-uid program would give; no core dump, no tracer."""
+    _check(LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
+    _check(LIBC.capset(struct.pack("=II", CAPABILITIES_3, 0), bytes(24)), "capset")
+    _check(LIBC.prctl(SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def landlock(settings: dict) -> None:
+    """Open to this process its own files: what Python reads, the working folder, and nothing else."""
+    version = min(LIBC.syscall(CREATE_RULESET, None, 0, 1), settings["landlock"])
+    _check(min(version, 0), "landlock")
+    rights = (1 << (13, 14, 15, 15, 16)[min(version, 5) - 1]) - 1
+    net, scopes = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = LIBC.syscall(CREATE_RULESET, struct.pack("QQQ", rights, net, scopes)[:size], size, 0)
+    _check(min(ruleset, 0), "landlock")
+    opened = [(path, READ | READ_FOLDER) for path in settings["readable"]]
+    opened += [(path, READ_FOLDER) for path in settings["listable"]]
+    for path, access in [*opened, ("/dev/null", WRITE_FILE), (settings["folder"], READ_WRITE)]:
+        if not os.path.exists(path):
+            continue
+        if not os.path.isdir(path):
+            access &= WRITE_FILE
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rule = struct.pack("=Qi", access & rights, place)
+        _check(LIBC.syscall(ADD_RULE, ruleset, 1, rule, 0), "landlock")
+        os.close(place)
+    _check(LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
+    _check(LIBC.syscall(RESTRICT, ruleset, 0), "landlock")
+    os.close(ruleset)
+    try:
+        os.listdir("/")
+    except PermissionError:
+        return
+    raise OSError("it is set, and folders can still be read")
+
+
+def seccomp(settings: dict) -> None:
+    """Allow the listed system calls."""
+    program = [
+        struct.pack("=HBBI", code, yes, no, os.getpid() if constant == "pid" else constant)
+        for code, yes, no, constant in settings["program"]
+    ]
+    if not program:
+        raise OSError(settings["no_program"])
+    buffer = ctypes.create_string_buffer(b"".join(program))
+    filter = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(buffer))
+    _check(LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
+    _check(LIBC.prctl(SET_SECCOMP, FILTER, filter, 0, 0), "seccomp")
+    if LIBC.memfd_create(b"", 0) != -1 or ctypes.get_errno() != errno.EPERM:
+        raise OSError("it is set, and calls that it denies are made")
+
+
+LAYERS = (namespaces, limits, privileges, landlock, seccomp)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _received() -> tuple[dict, str]:
+    """Settings and code from standard input, without a byte of what follows them."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            os._exit(3)
+        line += byte
+    settings = json.loads(line)
+    parts, left = [], settings["code_bytes"]
+    while left:
+        part = os.read(0, min(left, 1 << 16))
+        if not part:
+            os._exit(3)
+        parts.append(part)
+        left -= len(part)
+    return settings, b"".join(parts).decode("utf-8", "surrogateescape")
+
+
+def _show(error: BaseException | None, code: str) -> None:
+    """Print an error with the lines of the user's code alone."""
+    try:
+        import linecache
+        import traceback
+
+        linecache.cache["<code>"] = (len(code), None, code.splitlines(keepends=True), "<code>")
+        assert error is not None
+        whole = traceback.TracebackException.from_exception(error, limit=-50, compact=True)
+        waiting = [whole]
+        while waiting:
+            part = waiting.pop()
+            kept = [frame for frame in part.stack if frame.filename == "<code>"]
+            part.stack = traceback.StackSummary.from_list(kept)
+            waiting += [each for each in (part.__cause__, part.__context__) if each is not None]
+            waiting += getattr(part, "exceptions", None) or []
+        text = "".join(whole.format())
+    except Exception:  # no memory for it, or the user's own __str__ fails
+        text = f"{type(error).__name__}\n"
+    sys.stderr.write(text)
+
+
+def main() -> tuple[str, list[str]]:
+    """Confine this process and report; give the code, and where packages lie."""
+    settings, code = _received()
+    holding, missing = [], {}
+    for layer in LAYERS:
+        if layer.__name__ not in settings["layers"]:
+            continue
+        try:
+            layer(settings)
+            holding.append(layer.__name__)
+        except (OSError, ValueError, AttributeError) as error:
+            missing[layer.__name__] = str(error)
+    os.write(settings["report"], json.dumps({"holding": holding, "missing": missing}).encode() + b"\n")
+    if not set(settings["required"]) <= set(holding):
+        os._exit(3)
+    first = ANSWERS
+    if settings["answers"] is not None:
+        os.dup2(settings["answers"], ANSWERS)
+        first += 1
+    os.closerange(first, 1024)
+    return code, settings["listable"]
+
+
+code, packages = main()
+sys.argv = [""]
+sys.path += packages
+sys.excepthook = lambda kind, error, trace: _show(error, code)
+threading.excepthook = sys.unraisablehook = lambda args: _show(args.exc_value, code)
+sys.modules["__main__"] = types.ModuleType("__main__")
+exec(compile(code, "<code>", "exec"), sys.modules["__main__"].__dict__)
