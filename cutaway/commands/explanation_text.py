@@ -231,8 +231,8 @@ def _attention(explanation: Explanation, _width: int) -> Step:
     inner = ", of tokens between the first and the last," if last > 1 else ""
     sentence = (
         f"Head {a.layer}.{a.head} (layer {a.layer}, head {a.head}), where {query} attends to "
-        f"{key if at != last else 'itself'}: of all heads{inner} this one added most to the answer's logit, "
-        f"{signed(a.source_contribution)}."
+        f"{key if at != last else 'itself'}: of all heads{inner} this one added most to the answer's logit: "
+        f"{signed(a.source_contribution)} by this token alone, {signed(a.contribution)} by all its tokens."
     )
     rotated = () if a.rope is None else (_rotated(a.rope),)
     return (
@@ -325,7 +325,7 @@ def _heads(explanation: Explanation, width: int) -> Step:
     sentence = (
         f"The residual stream is a sum, so the logit of {drawn(made.text)}, {made.logit:.2f}, is one too: "
         f"embedding {signed(made.embed)}, heads {signed(attention)}, MLPs {signed(mlp)}{biases}{rest}. These "
-        "are direct contributions, without what later layers make of them."
+        "are direct contributions, without what later layers make of them; a head's row sums over all tokens."
     )
     strongest, layers = _strongest(explanation, made.heads), _by_layer(explanation, width - 20)
     return "Direct logit attribution", sentence, strongest, layers
