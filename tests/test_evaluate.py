@@ -377,12 +377,69 @@ def test_the_file_check_reads_the_last_line():
     assert _right("4", "") == 0
 
 
+@pytest.mark.parametrize(
+    ("expected", "right", "wrong"),
+    [
+        ("4", ["4", "**4**.", "2 + 2 is 4.", "$4.00", "6 - 2 = 4", "It is not 5 but 4", "\\boxed{4}", "4th"],
+         ["4.75", "-4", "not 4", "isn't 4", "3 or 4", "4,000", "4/5", "14", "x4", "4e2", "1 2 3 4 5", "four"]),
+        ("-4", ["-4", "\u22124", "= -4.0"], ["4", "6-4", "--"]),
+        ("$1,200", ["1200", "1,200.00 dollars"], ["1.2", "1,201", "12000"]),
+        ("0.5", ["1/2", ".5", "0.50"], ["5", "2", "1/0"]),
+        ("Paris", ["Paris.", "It's Paris, France", "(Paris)"],
+         ["not Paris", "Paris or Rome", "Rome or Paris", "Paris-Match", "Parisian", "paris"]),
+    ],
+)  # fmt: skip
+def test_an_answer_is_what_its_last_line_says(expected: str, right: list[str], wrong: list[str]):
+    from cutaway.evaluate.tasks.file import _right
+
+    assert [text for text in right if _right(expected, f"9\n{text}\n") != 1] == []
+    assert [text for text in wrong if _right(expected, f"{expected}\n{text}") != 0] == []
+    assert _right(expected, "x" * 300) == 0
+
+
 def test_gsm8k_reads_the_last_number():
-    from cutaway.evaluate.tasks.gsm8k import _right
+    from cutaway.evaluate.tasks.gsm8k import _answer, _right
 
     assert _right("1200", "First 3, so 1,200.00 dollars") == 1
     assert _right("18", "18 apples and 3 pears") == 0
     assert _right("-5", "it is -5") == 1
+    assert _right("1234567", "1234568") == 0 and _right("1234567", "1,234,567") == 1  # more than six digits
+    assert (
+        _answer("so 10.50") == _answer("21/2")
+        and _answer("none") is None
+        and _right("5", "5 - 0 = 10-5") == 1
+    )
+
+
+def test_gsm8k_agrees_with_lm_evals_flexible_match():
+    pytest.importorskip("lm_eval")
+    from lm_eval.filters.extraction import RegexFilter
+
+    from cutaway.evaluate.tasks.gsm8k import _right
+
+    texts = [
+        "It is 18.",
+        "so 3 * 6 = 18",
+        "$1,234 in all",
+        "she has 7 and gives 2",
+        "-12",
+        "1234567 km",
+        "none",
+    ]
+    regex: Any = RegexFilter("(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)
+    for text, (found,) in zip(texts, regex.apply([[text] for text in texts], [{}] * len(texts)), strict=True):
+        plain = found.replace("$", "").replace(",", "").rstrip(".")
+        for expected in ("18", "1234", "2", "-12", "1234567", "7"):
+            assert _right(expected, text) == (plain == expected), text
+
+
+def test_a_scorer_of_reasoning_gym_that_takes_anything_is_named():
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(UserError, match=r"game_of_life_halting: .* 300 times the letter x"):
+        tasks.find("reasoning_gym:game_of_life_halting", 4)
+    found = tasks.find("reasoning_gym:prime_factorization", 2)
+    assert found.items[0].check("3 xxx") == 0  # type: ignore[union-attr]  # where its own scorer raises
+    assert len(tasks.find("reasoning_gym:pool_matrix", 2).items) == 2  # whose seeds have 32 bits
 
 
 @pytest.mark.parametrize(
@@ -817,5 +874,6 @@ def test_the_arena_verb(
         monkeypatch.setattr(arena, "Writer", None)  # the answers are kept: none is written again
         assert cli.main([*words, "--judge", str(tmp_path / "judge.py")]) == 2
         error = capsys.readouterr().err
-        assert sentence in error and error.count("\n") == 1, error
+        assert error.splitlines()[-1].startswith("cutaway: ") and sentence in error.splitlines()[-1], error
+        assert "Traceback" not in error
     assert cli.main([*words[:2], *words[3:], "--judge", "person"]) == 2

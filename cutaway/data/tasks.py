@@ -28,6 +28,8 @@ from cutaway.errors import OperationalError, UserError, escaped, quoted
 
 RIGHT = 0.99
 HELD_OUT = 1 << 40  # the seed of the first held-out item, above those of every run's training items
+HELD_OUT_SMALL = 1 << 31
+NONSENSE, SCREENED = "x" * 300, 8  # an answer that must not be right, and the questions it is tried on
 TRIES = 8  # held-out items drawn for each one wanted, before a task counts as too small
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 Score = Callable[[str, Any], float]
@@ -163,13 +165,32 @@ def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping
             yield Problem(item["question"].strip(), item["answer"], item)
 
     training = drawn(seed * train, train)
-    held_out = drawn(HELD_OUT, TRIES * test)
+    try:
+        held_out = drawn(HELD_OUT, TRIES * test)
+        held_out[0]
+    except ValueError:  # a task that draws with NumPy takes no larger seed
+        held_out = drawn(HELD_OUT_SMALL, TRIES * test)
+
+    def score(text: str, item: Any) -> float:
+        try:
+            return training.score_answer(text, item)
+        except Exception:  # some of its scorers raise on an answer that they cannot read: it is wrong
+            return 0.0
+
+    for n in range(min(train, SCREENED)):
+        if score(NONSENSE, training[n]) < RIGHT:
+            break
+    else:
+        raise UserError(
+            f"reasoning_gym:{name}: reasoning-gym's scorer takes {len(NONSENSE)} times the letter x for a right "
+            "answer, so that its figures say nothing: choose another task"
+        )
     return _split(
         f"reasoning_gym:{name}",
         tuple(problems(training[n] for n in range(train))),
         problems(held_out[n] for n in range(TRIES * test)),
         test,
-        training.score_answer,
+        score,
     )
 
 

