@@ -169,8 +169,11 @@ def test_bits_per_byte_are_those_of_the_held_out_text(tmp_path: Path, tokenizer:
         size += len(data.tokenizer.decode_bytes([id for id in targets.tolist() if id != data.tokenizer.bos]))
     assert run.flops_per_token == per_token(replace(run.model, context=8))  # type: ignore[arg-type]
     assert evaluated["validation_bits_per_byte"] == pytest.approx(bits / size, rel=1e-5)
-    train, test = (language._read(task.text, tokenizer)[part].tolist() for part in ("train", "test"))
-    found = "".join(" " if id == data.tokenizer.bos else data.tokenizer.decode([id]) for id in train + test)
+    train, middle, test = (
+        language._read(task.text, tokenizer)[part].tolist() for part in ("train", "validation", "test")
+    )
+    ids = train + middle + test
+    found = "".join(" " if id == data.tokenizer.bos else data.tokenizer.decode([id]) for id in ids)
     assert found.split() == " ".join(text).split() and 5 * len(test) < len(train)
 
 
@@ -302,13 +305,14 @@ def sweeping(losses: dict[float, float], **settings: Any) -> tuple[ArmResult, li
     """A sweep over made-up losses, and the runs it asked for."""
     asked: list[tuple[float, int]] = []
 
-    def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
+    def measured(arm: Arm, rate: float, steps: int, seed: int, part: arms.Part) -> Measured:
+        assert part == "validation" and seed >= arms.TRIAL
         asked.append((round(rate, 6), steps))
         near = min(losses, key=lambda known: abs(math.log(known / rate)))
         return Measured(0.0, losses[near], {}, 1.0, Path("x"))
 
     result = ArmResult(Arm("x"))
-    sweep._sweep(small(seeds=1, **settings), result, measured)
+    sweep._sweep(small(trial_seeds=1, **settings), result, measured)
     return result, asked
 
 
@@ -320,12 +324,12 @@ def test_a_sweep_halves_and_keeps_an_interior_optimum():
 
 
 def test_a_sweep_runs_the_rates_beside_the_best_to_the_end():
-    def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
+    def measured(arm: Arm, rate: float, steps: int, seed: int, part: arms.Part) -> Measured:
         late = {0.001: 5.0, 0.002: 4.0, 0.004: 3.0, 0.008: 2.0, 0.016: 2.5}  # short runs have the contrary
         return Measured(0.0, late[rate] if steps == 8 else rate, {}, 1.0, Path("x"))
 
     result = ArmResult(Arm("x"))
-    sweep._sweep(small(learning_rates=(0.001, 0.002, 0.004, 0.008, 0.016), seeds=1), result, measured)
+    sweep._sweep(small(learning_rates=(0.001, 0.002, 0.004, 0.008, 0.016), trial_seeds=1), result, measured)
     assert result.rate == 0.008 and not result.bound
     assert all(8 in result.tried[rate] for rate in (0.004, 0.008, 0.016))
 
@@ -333,13 +337,53 @@ def test_a_sweep_runs_the_rates_beside_the_best_to_the_end():
 def test_a_rate_that_one_seed_favours_gives_way_to_one_that_all_do():
     losses = {0.001: [5.0], 0.003: [2.0, 2.1, 2.2], 0.009: [1.0, 6.0, 6.0], 0.027: [7.0]}
 
-    def measured(arm: Arm, rate: float, steps: int, seed: int) -> Measured:
-        return Measured(0.0, losses[round(rate, 6)][seed], {}, 1.0, Path("x"))
+    def measured(arm: Arm, rate: float, steps: int, seed: int, part: arms.Part) -> Measured:
+        return Measured(0.0, losses[round(rate, 6)][seed - arms.TRIAL], {}, 1.0, Path("x"))
 
     result = ArmResult(Arm("x"))
-    sweep._sweep(small(learning_rates=(0.001, 0.003, 0.009), seeds=3), result, measured)
+    sweep._sweep(small(learning_rates=(0.001, 0.003, 0.009), trial_seeds=3), result, measured)
     assert result.rate == 0.003 and not result.bound
-    assert [run.loss for run in result.runs] == [2.0, 2.1, 2.2]
+
+
+def test_no_run_that_chooses_a_rate_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither its seed nor its rows: the best of several is better than it will be again."""
+    luck = np.random.default_rng(0)
+    seen: dict[str, set[Any]] = {"validation": set(), "test": set()}
+
+    def one(run: arms.ArmRun, folder: Path, *_: Any) -> Measured:
+        rows = arms.ready(run, tmp_path, print).validation.rows  # type: ignore[union-attr]
+        seen[run.part].add((run.seed, rows.seed))
+        return Measured(x := float(luck.normal()), x, {}, 1.0, folder)
+
+    monkeypatch.setattr(sweep, "one", one)
+    rates = {"learning_rates": (0.001, 0.002, 0.004, 0.008), "steps": 8, "trial_seeds": 2, "seeds": 3}
+    scores = []
+    for _ in range(60):
+        (result,) = sweep.run(replace(made := small(**rates), arms=made.arms), tmp_path, print)[:1]
+        scores += [run.score for run in result.runs]
+        assert len(result.runs) == 3 and {500, 501} & {seed for seed, _ in seen["validation"]}
+    assert abs(np.mean(scores)) < 3 / len(scores) ** 0.5, "a score that was chosen by its luck is below 0"
+    chosen, scored = ({part for _, part in seen[name]} for name in ("validation", "test"))
+    assert not chosen & scored and not {n for n, _ in seen["validation"]} & {n for n, _ in seen["test"]}
+    task = language.Config(str(tmp_path / "text.txt"), length=4)
+    (tmp_path / "text.txt").write_text("\n\n".join(f"paragraph {n} of them" for n in range(200)))
+    parts = language._documents(task.text)
+    assert task.validation.part == "validation" and sum(map(len, parts)) == 200
+    assert len(set().union(*parts)) == 200 and 9 <= len(parts[1]) <= 11 and 19 <= len(parts[2]) <= 21
+
+
+def test_seeds_far_from_the_others_are_named():
+    table = [row_of("a", (2.6, 2.61, 2.59, 3.24, 2.6, 2.58)), row_of("b", (2.6, 2.61, 3.24))]
+    assert [row.outliers for row in table] == [[3.24], []]
+    assert row_of("c", (1.0, 1.0, 1.0, 1.0, 0.53)).outliers == [0.53]
+    assert not row_of("d", (1.0, 1.0, 0.999, 1.0, 1.0)).outliers
+    made = small(seeds=6)
+    assert "does not speak: a 3.240." in report.paragraph(made, table)
+    assert "2.600, 2.610, 2.590, 3.240, 2.600, 2.580" in report.markdown(made, table)
+
+
+def row_of(name: str, scores: tuple[float, ...]) -> report.Row:
+    return report.Row(name, 2.7, 2.6, 2.8, 1.0, 0.0, None, 0.01, False, scores, 0, 100, 1e6, {8: 16.0}, 1e4)
 
 
 def test_a_sweep_halves_again_and_again_and_keeps_two():
@@ -366,12 +410,12 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_table(
     count = 0
     one = sweep.one
 
-    def stopped(run: Any, folder: Path) -> Measured:
+    def stopped(run: Any, folder: Path, *given: Any) -> Measured:
         nonlocal count
         count += 1
         if count == 4:
             raise KeyboardInterrupt
-        return one(run, folder)
+        return one(run, folder, *given)
 
     monkeypatch.setattr(sweep, "one", stopped)
     with pytest.raises(KeyboardInterrupt):

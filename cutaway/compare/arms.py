@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,9 @@ from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import Cosine
 from cutaway.train.trainable import SOURCE, TrainingBatch
 
+TRIAL = 500  # the first seed of the runs by which a learning rate is chosen: none of them is scored
 AGAIN = 1000  # the first seed of the arm that is the first one again
+Part = Literal["validation", "test"]
 GENERATION = "generation_config.json"
 PRESETS = Path(__file__).parent / "presets"
 ROWS = 64  # held-out rows that pass the model at a time
@@ -97,8 +99,8 @@ class Experiment(Bounded):
 
     ``learning_rates`` are tried for ``trial_steps`` each, the better half for twice as many, and so on up to
     ``steps``; where the best is the lowest or highest of them, the sweep is widened, at most ``widen`` times.
-    The best one is run with ``seeds`` seeds, on ``test`` held-out rows. A model whose ``vocab`` is 0 has the
-    task's.
+    They are chosen on validation rows, the best one by ``trial_seeds`` seeds. It is then run with ``seeds``
+    other seeds and scored on ``test`` held-out rows. A model whose ``vocab`` is 0 has the task's.
     """
 
     task: Any = field(metadata={"variants": "cutaway.compare.tasks"})
@@ -110,6 +112,7 @@ class Experiment(Bounded):
     batch_size: Count = 64
     learning_rates: tuple[Positive, ...] = (0.001, 0.003, 0.01)
     widen: Count = 2
+    trial_seeds: Count = 2
     seeds: Count = 3
     test: Count = 256
     threads: Count = 1
@@ -127,11 +130,12 @@ class Experiment(Bounded):
 
 @dataclass(frozen=True)
 class ArmRun(TrainingConfig):
-    """One training run of an arm on a task."""
+    """One training run of an arm on a task, measured on ``test`` rows of a ``part`` that is not trained."""
 
     model: Decoder | EncoderDecoder  # type: ignore[assignment]
     data: Any = field(metadata={"variants": "cutaway.compare.tasks"})  # type: ignore[assignment]
     test: Count = 256
+    part: Part = "test"
 
     @property
     def width(self) -> int:
@@ -229,7 +233,9 @@ def ready(run: ArmRun, folder: Path, note: dataset.Note) -> Dataset:
     if run.data.metric == "bits_per_byte":
         lengths[: len(tokenizer)] = torch.tensor(run_tokenizer.lengths(tokenizer))
     train = Rows(run.data, number(run.seed, "train"), 0, _source(run))
-    held_out = HeldOut(Rows(run.data.held_out, number(0, "held out"), run.test, _source(run)), lengths)
+    chosen_by = run.part == "validation"
+    task, seed = (run.data.validation, "validation") if chosen_by else (run.data.held_out, "held out")
+    held_out = HeldOut(Rows(task, number(0, seed), run.test, _source(run)), lengths)
     return Dataset(train, held_out, lengths, tokenizer, lambda text: [0], dataset.export)
 
 
@@ -301,7 +307,9 @@ def parameters(model: Decoder | EncoderDecoder) -> int:
     return sum(prod(shape) for shape in model.weights().values())
 
 
-def run_of(experiment: Experiment, arm: Arm, rate: float, steps: int, seed: int) -> ArmRun:
+def run_of(
+    experiment: Experiment, arm: Arm, rate: float, steps: int, seed: int, part: Part = "test"
+) -> ArmRun:
     """A training run of an arm."""
     own = changed(experiment, arm)
     optimizer = replace(own.optimizer, learning_rate=rate)
@@ -309,7 +317,7 @@ def run_of(experiment: Experiment, arm: Arm, rate: float, steps: int, seed: int)
         optimizer = replace(optimizer, adamw=replace(optimizer.adamw, learning_rate=rate))
     chosen = {name: getattr(experiment, name) for name in ("batch_size", "test", "threads")}
     model = model_of(experiment, arm)
-    return training(own.task, model, steps, arm.first_seed + seed, optimizer=optimizer, **chosen)
+    return training(own.task, model, steps, arm.first_seed + seed, optimizer=optimizer, part=part, **chosen)
 
 
 def training(

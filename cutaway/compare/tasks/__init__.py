@@ -54,6 +54,11 @@ class Task(Bounded):
         return self
 
     @property
+    def validation(self) -> Task:
+        """The task that the rows are of by which learning rates are chosen: none of them is scored."""
+        return self.held_out
+
+    @property
     def objective(self) -> Objective:
         """What training on its rows minimises; it reports cross-entropy and accuracy."""
         return targets.Config()

@@ -2,8 +2,9 @@
 
     bits per byte = sum of -log2 p(target) / bytes of the targets' text
 
-Held-out rows are of the text's last documents, which hold a tenth of its bytes. With ``test_length`` they are
-longer than those trained on, and only what is beyond ``length`` is scored (2108.12409).
+Held-out rows are of the text's last documents, which hold a tenth of its bytes; learning rates are chosen on
+a twentieth before them. With ``test_length`` both are longer than the rows that are trained on, and only what
+is beyond ``length`` is scored (2108.12409).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from cutaway.shapes import Bool, Int
 from cutaway.tokenizer import Tokenizer
 
 NOVELS = "novels"
-HELD_OUT = 0.1
+VALIDATION, HELD_OUT = 0.05, 0.1
+FEW = 40  # documents below which a text is cut by its paragraphs
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Config(Task):
     tokenizer: str = "bytes"
     length: Count = 128
     test_length: Count | None = None
-    part: Literal["train", "test"] = "train"
+    part: Literal["train", "validation", "test"] = "train"
 
     @property
     def vocab(self) -> int:
@@ -54,6 +56,10 @@ class Config(Task):
     @property
     def held_out(self) -> Config:
         return replace(self, part="test")
+
+    @property
+    def validation(self) -> Config:
+        return replace(self, part="validation")
 
     def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:
         """Tokens from a random place on."""
@@ -72,15 +78,17 @@ class Config(Task):
 
 
 @cache
-def _documents(text: str) -> tuple[list[str], list[str]]:
-    """The documents to train on, and the held-out ones."""
+def _documents(text: str) -> tuple[list[str], list[str], list[str]]:
+    """The documents to train on, those to choose learning rates by, and the held-out ones."""
     place = str(novels.folder()) if text == NOVELS else text
     found = [document for document in sources.documents(sources.Source(place)) if document]
-    if len(found) == 1:  # one file is cut by its paragraphs
-        found = [part for part in found[0].split("\n\n") if part.strip()]
+    if len(found) < FEW:
+        found = [part for document in found for part in document.split("\n\n") if part.strip()]
     ends = list(accumulate(len(document.encode()) for document in found))
-    cut = sum(end <= (1 - HELD_OUT) * ends[-1] for end in ends)
-    return found[:cut], found[cut:]
+    first, last = (
+        sum(end <= share * ends[-1] for end in ends) for share in (1 - HELD_OUT - VALIDATION, 1 - HELD_OUT)
+    )
+    return found[:first], found[first:last], found[last:]
 
 
 @cache
@@ -90,12 +98,12 @@ def _trained(text: str, name: str) -> Tokenizer:
 
 @cache
 def _read(text: str, name: str) -> dict[str, np.ndarray]:
-    """The ids of both parts, an end token before each document."""
+    """The ids of each part, an end token before each document."""
     tokenizer = _trained(text, name)
     begin, _ = run_tokenizer.ends(tokenizer)
 
     def ids(documents: list[str]) -> np.ndarray:
-        return np.concatenate([[begin, *tokenizer.encode_array(document)] for document in documents])
+        rows = [[begin, *tokenizer.encode_array(document)] for document in documents]
+        return np.concatenate(rows) if rows else np.zeros(0, np.int64)
 
-    train, test = map(ids, _documents(text))
-    return {"train": train, "test": test}
+    return dict(zip(("train", "validation", "test"), map(ids, _documents(text)), strict=True))
