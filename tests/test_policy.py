@@ -659,6 +659,30 @@ def test_a_run_resumes_to_the_same_weights_and_an_adapter_learns(
         assert len(seen.validation) == 7 and last > first
 
 
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("return None", "late: gave None and no finite number"),
+        ("return float('nan')", "late: gave nan and no finite number"),
+        ("return '1.0'", "late: gave '1.0' and no finite number"),
+        ("raise KeyError('a')", r"late: raised KeyError \('a'\) in .*late.py, line 7"),
+    ],
+)
+def test_a_reward_that_is_no_number_ends_the_run_with_what_it_learned(
+    body: str, sentence: str, base: Path, task: tuple[str, Path], tmp_path: Path
+) -> None:
+    """The reward breaks in the third step, which no checkpoint was due after."""
+    lines = "seen = []", "def late(text, row):", "    seen.append(1)", "    if len(seen) <= 40:"
+    (tmp_path / "late.py").write_text("\n".join([*lines, "        return len(text)", "", f"    {body}"]))
+    late = f"{tmp_path / 'late.py'}:late", task[1]
+    run = config(base, late, "--intervals.save=100", "--intervals.evaluate=100", "--data.resample=0")
+    with pytest.raises(UserError, match=f"{sentence}; it was given .* Step [1-5] is saved: continue with"):
+        training_run.train(run, tmp_path / "run", Quiet(), recipe=rollouts)
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    (tmp_path / "late.py").write_text("def late(text, row):\n    return len(text)")
+    training_run.train(run, tmp_path / "run", Quiet(), recipe=rollouts, resume=True)
+
+
 def test_what_cannot_be_learned(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="group_size is 1"):
         config(base, task, "--data.group-size", "1")

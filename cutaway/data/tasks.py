@@ -182,8 +182,8 @@ def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping
             break
     else:
         raise UserError(
-            f"reasoning_gym:{name}: reasoning-gym's scorer takes {len(NONSENSE)} times the letter x for a right "
-            "answer, so that its figures say nothing: choose another task"
+            f"reasoning_gym:{name}: reasoning-gym's scorer takes {len(NONSENSE)} times the letter x for a "
+            "right answer, so that its figures say nothing: choose another task"
         )
     return _split(
         f"reasoning_gym:{name}",
