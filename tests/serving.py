@@ -1,6 +1,7 @@
 """A server in this process: SmolLM2's first two layers behind the API, with a template that knows tools."""
 
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,3 +112,13 @@ def running(
         thread.join(20)
         if scheduler is not None:
             scheduler.close()
+
+
+def certificate(folder: Path, *options: str) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, and its key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    command += ["-keyout", str(key), "-out", str(cert), *(options or ("-nodes",))]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key

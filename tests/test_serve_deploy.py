@@ -91,6 +91,19 @@ def test_memory_processes_and_images_can_be_limited_and_pinned() -> None:
     assert len(images) == 5 and all(re.fullmatch(pinned, image) for image in images)
 
 
+def test_the_image_takes_pytorch_for_cpus_from_an_index_that_can_be_changed() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    run = [line for line in lines if not line.startswith(("#", "ARG"))]
+    assert not [line for line in run if "http" in line and "127.0.0.1" not in line]
+    (index,) = [line for line in lines if line.startswith("ARG TORCH_INDEX=")]
+    made = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["cutaway"]["build"]["args"]
+    assert index.endswith("/cpu") and made["TORCH_INDEX"] == f"${{TORCH_INDEX-{index.partition('=')[2]}}}"
+    text = "\n".join(run)
+    torch = re.search(r"install --no-cache-dir '(torch[^']+)' --index-url \"\$TORCH_INDEX\"", text)
+    assert torch is not None and torch.start() < text.index("'/src[serve]'")
+    assert f'"{torch[1]}"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_commands_of_containers_name_options_and_paths_that_there_are() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     deployment, service, _ = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
@@ -122,17 +135,19 @@ CHECKERS = {  # what each finds wrong in the examples is an exit code
     "kubeconform": ["-strict", "kubernetes.yaml"],
     "kubernetes-validate": ["--strict", "kubernetes.yaml"],
     "promtool": ["check", "config", "--syntax-only", "prometheus.yml"],
+    "promtool, its rules": ["check", "rules", "alerts.yml"],
     "caddy": ["validate", "--adapter", "caddyfile", "--config", "Caddyfile"],
 }
 
 
 @pytest.mark.parametrize("program", CHECKERS)
 def test_checkers_find_nothing_wrong_in_the_examples(program: str, tmp_path: Path) -> None:
+    program, checks = program.partition(",")[0], CHECKERS[program]
     path = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
     if path is None:
         pytest.skip(f"{program} is not installed")
     env = os.environ | {"CUTAWAY_API_KEY": "a-key", "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    command = [path, *CHECKERS[program]]
+    command = [path, *checks]
     done = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

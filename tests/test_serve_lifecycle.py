@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import socket
 from functools import partial
@@ -11,18 +12,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sse_starlette.sse import AppStatus
 
 from cutaway.commands import serve, serve_options
-from cutaway.commands.serve_options import ModelLimits, Operation, Several
+from cutaway.commands.serve_options import Listening, ModelLimits, Operation, Several
 from cutaway.errors import OperationalError, UserError
 from tests import inputs
-from tests.serving import uvicorn
+from tests.serving import certificate, uvicorn
 
 from cutaway.serve.operations import api_keys, bounded_log, lifecycle  # isort: skip
 from cutaway.serve.operations.api_keys import Bucket, KeyRing  # isort: skip
 from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model, Models  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip
+from cutaway.serve.response_store import Entry, ResponseStore  # isort: skip
 from cutaway.serve.service import Limits  # isort: skip
 
 OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"
@@ -101,6 +104,7 @@ def test_the_first_sigterm_waits_for_the_balancer_and_the_second_does_not() -> N
     at_once = lifecycle.Server(uvicorn.Config("app"), models, delay=60.0)
     at_once.handle_exit(signal.SIGINT, None)
     assert at_once.should_exit
+    assert not AppStatus.should_exit  # which would end all streams, though their answers are under way
 
 
 def test_a_reload_reads_keys_and_log_level_and_a_wrong_file_changes_nothing(
@@ -179,6 +183,103 @@ def test_the_model_goes_that_was_not_used_for_the_longest_time() -> None:
         assert refused.value.code == "in_use"
 
     asyncio.run(run())
+
+
+def test_an_adapter_takes_no_models_name() -> None:
+    first = load()
+    loaded: list[str] = []
+    first.load_adapter = lambda name, path: loaded.append(name)
+    models = Models([Model("first", lambda: first, ("gpt-4o", "claude-*")), Model("b", load, ("c", "d-?"))])
+    taken = ("first", "gpt-4o", "claude-3", "b", "c", "d-1", "b:latest", "first:latest", "claude-3:latest")
+    for name in (*taken, "two\nlines", "a b", "", ".hidden", "a\0", "é", "a,b", "x" * 300 + "\n"):
+        with pytest.raises(APIError) as refused:
+            models.load_adapter(name, "folder")
+        assert refused.value.status == 400 and refused.value.param == "lora_name"
+    for name in ("e", "B", "d-12", "org/name:v1", "e"):
+        models.load_adapter(name, "folder")
+    assert loaded == ["e", "B", "d-12", "org/name:v1", "e"]
+
+
+def test_what_keys_used_outlives_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now, time=lambda: 5e9 + clock.now)
+    monkeypatch.setattr(api_keys, "time", clock)
+    file, path = tmp_path / "keys.yaml", tmp_path / "store"
+    text = f"keys: [{{name: alice, key: {OLD}, requests_per_minute: 60, tokens_per_minute: 600}}]"
+    file.write_text(text)
+    ring = KeyRing((), file)
+    (alice,) = ring.tenants
+    for _ in range(60):
+        alice.admit(True)()
+    alice.spend(100, 7, 500)
+    ResponseStore(path).save_usage(ring)
+    clock.now += 10.0  # of which 10 requests and 100 tokens flow out
+    again = KeyRing((), file)
+    ResponseStore(path).load_usage(again)
+    (alice,) = again.tenants
+    assert alice.used == {"requests": 60, "prompt_tokens": 100, "cached_tokens": 7, "generated_tokens": 500}
+    assert (alice.requests.wait(11), alice.tokens.wait(101)) == (1.0, 0.1)
+    file.write_text(text.replace("alice", "bob"))
+    later = KeyRing((), file)
+    ResponseStore(path).load_usage(later)
+    file.write_text(text)
+    later.load()  # and one that comes back into the file has what it used before
+    assert later.tenants[0].used["requests"] == 60
+
+
+def test_what_is_stored_is_its_users_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    path.touch(0o644)  # an earlier version's
+    for _ in range(2):
+        store = ResponseStore(path)
+        store.put(b"", {"a": Entry("item", {"text": "secret"})})
+        assert {one.stat().st_mode & 0o777 for one in tmp_path.iterdir()} == {0o600}
+        path = tmp_path / "another"
+    broken = tmp_path / "broken"
+    broken.write_text("not a database " * 100)
+    for wrong in (tmp_path, tmp_path / "none" / "store", broken):
+        with pytest.raises(OperationalError, match=r"--store .* cannot be used"):
+            ResponseStore(wrong)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_a_certificate_is_checked_before_anything_is_loaded(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    serve_options.check(Listening(ssl_certfile=cert, ssl_keyfile=key))
+    other = tmp_path / "other"
+    other.mkdir()
+    locked = certificate(other, "-passout", "pass:secret")
+    wrong = [(None, key), (cert, None), (key, cert), (tmp_path / "none", key), (cert, locked[1]), locked]
+    for certfile, keyfile in wrong:
+        with pytest.raises(UserError, match=r"--ssl-certfile|PEM|encrypted"):
+            serve_options.check(Listening(ssl_certfile=certfile, ssl_keyfile=keyfile))
+
+
+def test_memory_is_booked_as_it_is_used() -> None:
+    path, encoder = inputs.path("smollm2"), inputs.path("minilm")
+    name = Path(path).stem
+
+    def loader(memory: str, *limit: str) -> serve.Loader:
+        several = Several(max_memory=memory, limit=limit)
+        return serve.Loader((str(path), str(encoder)), serve_options.Loading(), several, Limits())
+
+    small = (f"{name}.context=256", f"{name}.max-sequences=2")
+    weights = loader("64GiB", *small)._nbytes(name, path) - 512 * 23040
+    assert loader("4GiB")._nbytes(name, path) == weights + (1 << 30)  # a quarter, of which less is no bound
+    assert loader("64GiB")._nbytes(name, path) == weights + 16 * 8192 * 23040  # what 16 longest answers take
+    many = loader("8GiB")._nbytes("minilm", encoder)
+    assert many == loader("1GiB")._nbytes("minilm", encoder) < 100 << 20  # an encoder has no KV cache
+    with pytest.raises(UserError, match="less than"):
+        loader("90MB")._nbytes("minilm", encoder)
+    models = loader("64GiB", *small).models()
+    service = models.default
+    try:
+        figures = service.decoder.stats()
+        assert figures.pages_total * figures.page_bytes == 512 * 23040
+        assert models.status(models.models[0])["bytes"] == models.models[0].nbytes == service.nbytes
+        _ = service.lm.definition  # whose float32 weights are beside the packed ones from now on
+        assert models.models[0].booked > 4 * weights
+    finally:
+        service.decoder.close()
 
 
 def test_sizes_and_limits_of_models() -> None:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,17 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cutaway.errors import UserError
 from tests import inputs, serving
-from tests.serving import AccessPolicy, Connections, Server
+from tests.serving import AccessPolicy, Connections, Server, certificate
 from tests.waiting import wait_until
 
+from cutaway.serve import protocol  # isort: skip
 from cutaway.serve.operations import bounded_log  # isort: skip
 from cutaway.serve.operations.models import Model  # isort: skip
 from cutaway.serve.operations.tracing import Tracing  # isort: skip
 from cutaway.serve.service import Service, warm_up  # isort: skip
-from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
+from cutaway.serve.operations.api_keys import KeyRing, fingerprint  # isort: skip
 
 ADMIN, ALICE, BOB, NEW = "the-admins-key", "the-key-of-alice", "the-key-of-bob", "the-new-key-of-alice"
 CAROL = "the-key-of-carol"
@@ -262,6 +265,7 @@ def test_a_proxy_has_more_connections_than_a_client() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cutaway.serve")
     with serving.running(serving.model(), drain_seconds=0.5) as server:
         answers: dict[str, Any] = {}
 
@@ -288,13 +292,48 @@ def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCapt
     last = json.loads(answers["lines"][-1].removeprefix("data: "))
     assert last["error"]["code"] == "cancelled" and len(answers["lines"]) > 2
     assert not [record for record in caplog.records if record.exc_info]
+    told = [record.getMessage() for record in caplog.records]
+    assert "SIGTERM: the drain begins" in told and "Stopped: 2 answers were cut off" in told
+    counted = [record.fields for record in caplog.records if record.getMessage() == "request"]
+    assert sum(one.get("generated", 0) for one in counted) == server.service.decoder.stats().generated_tokens
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # httpx's, where a connection fails
+def test_what_was_accepted_is_answered_after_the_socket_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, begun, free = protocol.parse_body, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert free.wait(20)
+        return parse(*arguments)
+
+    def is_closed() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(server.url.rpartition(":")[2]))) != 0
+
+    answers: list[Any] = []
+    with serving.running(serving.model()) as server:
+        assert "connection" not in server.get("/v1/models").headers
+        monkeypatch.setattr(protocol, "parse_body", slow)
+        body = {"prompt": "x", "max_tokens": 3, "ignore_eos": True}
+        asking = threading.Thread(target=lambda: answers.append(server.post("/v1/completions", body)))
+        asking.start()
+        assert begun.wait(20)
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.server._captured_signals.clear()  # which uvicorn raises again at the end
+        wait_until(is_closed, "the socket closes")
+        free.set()
+        asking.join(20)
+    assert answers[0].status_code == 200 and answers[0].json()["usage"]["completion_tokens"] == 3
+    assert answers[0].headers["connection"] == "close"
 
 
 def test_ready_turns_false_before_the_socket_closes(server: Server) -> None:
     server.server.models.stopping.set()
     try:
         for path in ("/health", "/health/ready"):
-            assert server.get(path).status_code == 503
+            answer = server.get(path)
+            assert answer.status_code == 503 and answer.headers["connection"] == "close"
         assert server.get("/health/live").is_success and server.get("/v1/models", **bearer(BOB)).is_success
     finally:
         server.server.models.stopping.clear()
@@ -346,6 +385,46 @@ def test_signals_a_full_standard_error_and_a_stop(tmp_path: Path) -> None:
         systemd.close()
         process.kill()
         process.wait()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # httpx's, where a connection fails
+def test_over_tls_a_json_log_is_json_from_the_first_line_to_the_last(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    command = [sys.executable, "-m", "cutaway", "serve", str(inputs.path("smollm2")), "--log-format", "json"]
+    command += ["--port", "0", "--ssl-certfile", str(cert), "--ssl-keyfile", str(key)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+
+    def asked(url: str) -> int | None:
+        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trusted.load_verify_locations(cert)
+        with contextlib.suppress(serving.httpx.TransportError):
+            return serving.httpx.get(f"{url}/v1/models", verify=trusted, timeout=30).status_code
+        return None
+
+    try:
+        first = json.loads(process.stderr.readline())
+        url = first["message"].rpartition(" on ")[2]
+        assert url.startswith("https://127.0.0.1:") and first["level"] == "info"
+        wait_until(lambda: asked(url) == 200, "the server answers over TLS")
+        certificate(tmp_path)  # renewed
+        assert asked(url) is None
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: asked(url) == 200, "the new certificate is read")
+        process.send_signal(signal.SIGTERM)
+        rest = [json.loads(line) for line in process.stderr]
+        assert process.wait(20) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    told = [one["message"] for one in rest]
+    assert {"request", "SIGTERM: the drain begins", "Stopped: 0 answers were cut off"} <= set(told)
+    command = [sys.executable, "-m", "cutaway", "serve", str(tmp_path / "none.gguf"), "--log-format", "json"]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    (line,) = failed.stderr.splitlines()
+    assert failed.returncode == 2 and json.loads(line)["level"] == "error" and "none.gguf" in line
 
 
 # ---- several models ----------------------------------------------------------------------------------------
@@ -433,6 +512,10 @@ def test_a_request_is_one_line_without_its_text(server: Server, caplog: pytest.L
     fields = [record.fields for record in caplog.records]
     assert [one["status"] for one in fields] == [200, 200, 401, 200, 400, 200] and fields[0]["key"] == "admin"
     assert fields[2]["error"] == "invalid_api_key" and fields[0]["id"] == "abc-1"
+    assert {one["client"] for one in fields} == {"127.0.0.1"}
+    assert "is wrong" in wrong.text and re.fullmatch("[0-9a-f]{8}", fields[2]["bad_key"])
+    assert fields[2]["bad_key"] == fingerprint("wrong") != fingerprint("other")
+    assert fingerprint("12345678, and more") == fingerprint("12345678, or less")
     assert [record.levelname for record in caplog.records] == ["INFO"] * 5 + ["DEBUG"]  # of /health
     used, line = answer["usage"], fields[3]
     assert (line["prompt"], line["generated"]) == (used["prompt_tokens"], 2) and line["key"] == "carol"
@@ -443,6 +526,44 @@ def test_a_request_is_one_line_without_its_text(server: Server, caplog: pytest.L
     assert found["path"] == "/v1/models" and found["message"] == "request"
     text = "".join(written)
     assert not any(one in text for one in ("secret", ADMIN, CAROL, "wrong", answer["choices"][0]["text"]))
+
+
+def test_responses_tell_what_is_left_of_quotas(server: Server, keys: KeyRing) -> None:
+    bob = next(one for one in keys.tenants if one.name == "bob")
+    bob.requests.level = 0.0
+    bob.tokens.limit, bob.tokens.level = 6000, 0.0
+    bob.spend(100, 0, 49)
+    try:
+        told = server.get("/v1/models", **bearer(BOB)).headers
+        found = {name: told[f"x-ratelimit-{name}"] for name in ("limit-requests", "remaining-requests")}
+        assert found == {"limit-requests": "2", "remaining-requests": "1"}
+        assert told["x-ratelimit-limit-tokens"] == "6000" and told["x-ratelimit-reset-requests"] == "30s"
+        assert 5851 <= int(told["x-ratelimit-remaining-tokens"]) <= 5900
+        assert re.fullmatch(r"\ds|\d{3}ms", told["x-ratelimit-reset-tokens"]) and "request-id" not in told
+        refused = server.post("/v1/messages", {"max_tokens": 0}, **bearer(BOB))
+        told = refused.headers
+        assert refused.status_code == 400 and told["request-id"] == told["x-request-id"]
+        assert told["anthropic-ratelimit-requests-limit"] == "2" and "x-ratelimit-limit-tokens" not in told
+        assert told["anthropic-ratelimit-requests-remaining"] == "0"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+Z", told["anthropic-ratelimit-tokens-reset"])
+        assert int(server.get("/v1/models", **bearer(BOB)).headers["retry-after"]) >= 1
+    finally:
+        bob.requests.level, bob.tokens.limit = 0.0, None
+    assert not [name for name in server.get("/v1/models", **bearer(ADMIN)).headers if "ratelimit" in name]
+
+
+def test_anthropics_clients_list_models_in_their_form(server: Server) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=server.url, api_key=ADMIN, max_retries=0)
+    page = client.models.list()
+    assert [one.id for one in page] == [serving.NAME] and page.data[0].created_at.year > 2020
+    assert client.models.retrieve(serving.NAME).display_name == serving.NAME
+    assert client.models.list(after_id=serving.NAME).data == []
+    with pytest.raises(anthropic.NotFoundError) as missing:
+        client.models.retrieve("none")
+    assert missing.value.body["error"]["type"] == "not_found_error" and missing.value.request_id
+    with pytest.raises(anthropic.BadRequestError, match="limit"):
+        client.models.list(limit=0)
 
 
 def test_metrics_are_named_as_prometheus_asks(server: Server) -> None:
@@ -481,13 +602,22 @@ def queries() -> list[str]:
     return [one.replace("$__rate_interval", "1m").replace("$model", ".*") for one in found]
 
 
-def test_the_dashboard_asks_for_metrics_and_labels_that_there_are(server: Server) -> None:
+def alerts() -> list[str]:
+    """The expressions of the alert rules."""
+    groups = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
+    return [rule["expr"] for group in groups for rule in group["rules"]]
+
+
+def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_there_are(server: Server) -> None:
     server.post("/v1/completions", {"prompt": "x"}, **bearer("wrong"))
+    assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, **bearer(CAROL)).is_success
+    server.service.metrics.loads.labels("another").inc()
     text = server.get("/metrics", **bearer(ADMIN)).text
-    assert len(queries()) > 20
-    for query in queries():
+    assert len(queries()) > 20 and len(alerts()) > 8
+    for query in (*queries(), *(one.replace('{job="cutaway"}', "") for one in alerts())):
         for name, selected in re.findall(r"\b((?:cutaway|process)_\w+)({[^}]*})?", query):
-            labels = re.findall(r"(\w+)=~", selected) + re.findall(r"\w+", " ".join(BY.findall(query)))
+            labels = {*re.findall(r"(\w+)=~", selected), *re.findall(r"\w+", " ".join(BY.findall(query)))}
+            labels -= {"instance", "job"}  # which Prometheus adds
             lines = re.findall(rf"^{name}(?:{{(.*)}})? ", text, re.M)
             assert lines and all(f'{label}="' in lines[0] for label in labels), (name, labels)
 

@@ -239,6 +239,7 @@ def test_every_way_of_using_the_model_counts_its_tokens(server: Server, keys: Ke
     several = {"prompt": text, "max_tokens": 3, "n": 2, "ignore_eos": True}
     asked: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
         ("/v1/completions", several, (ids, 6)),
+        ("/v1/completions", several | {"prompt": [text, text]}, (2 * ids, 12)),
         ("/v1/completions", several | {"edits": [ablate]}, (ids, 6)),
         ("/v1/completions", several | {"n": 1, "edits": [patch]}, (2 * ids, 3)),
         ("/v1/embeddings", vectors, (2 * ids, 0)),

@@ -1,8 +1,10 @@
 """`cutaway serve`: a model behind OpenAI's API, for this machine alone by default."""
 
 import logging
+import math
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from cutaway.errors import UserError
 
 log = logging.getLogger("cutaway.serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FLOAT16, FLOAT32 = 2, 4  # bytes of a number
 HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
 
 
@@ -69,9 +72,22 @@ def serve(
     from cutaway.serve.operations import bounded_log
 
     bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
-    if operation.log_format == "json":
-        sys.stderr = bounded_log.LoggedStream()
-    serve_options.check(*groups)
+    with bounded_log.log_alone() if operation.log_format == "json" else nullcontext():
+        _run(models, *groups, config)
+
+
+def _run(
+    models: tuple[str, ...],
+    listening: Listening,
+    access: Access,
+    loading: Loading,
+    several: Several,
+    bounds: Bounds,
+    operation: Operation,
+    config: Path | None,
+) -> None:
+    """Serve until a signal ends it."""
+    serve_options.check(listening, access, loading, several, bounds, operation)
     uvicorn = _libraries()
     from cutaway.serve.app import build
     from cutaway.serve.operations import lifecycle
@@ -170,8 +186,9 @@ def greeting(service: Any, address: str, locked: bool) -> str:
         engine, why = lm.engine_choice
         figures = service.scheduler.stats()
         waiting, state = limits.max_queue, size(figures.pages_total * figures.page_bytes)
+        template = "" if lm.checkpoint.chat_template else ", no template for chats: see --chat-template"
         lines += [
-            f"  model    {blocks} layers, {context}",
+            f"  model    {blocks} layers, {context}{template}",
             f"  engine   the {engine}, because {why}",
             f"  limits   {limits.max_sequences} answers at once, {waiting} may wait, {state} of state",
         ]
@@ -259,41 +276,59 @@ class Loader:
                 partial(self._service, name, path, tuple(aliases[name])),
                 tuple(aliases[name]),
                 name in self.several.pin,
-                self._nbytes(path),
+                self._nbytes(name, path),
+                measured=self.several.bytes is not None,
             )
             for name, path in zip(names, paths, strict=True)
         ]
         return Models(made, self.several.bytes)
 
-    @property
-    def _state_bytes(self) -> int | None:
-        return None if self.several.bytes is None else self.several.bytes // 4
+    def _limits(self, name: str) -> Any:
+        own = self.several.limits.get(name, ModelLimits())
+        return replace(
+            self.limits,
+            max_sequences=own.max_sequences or self.limits.max_sequences,
+            max_tokens=own.max_tokens or self.limits.max_tokens,
+        )
 
-    def _nbytes(self, path: Path) -> int:
-        """What a model takes: its weights as they are stored, and its KV cache."""
-        if self._state_bytes is None:
+    def _context(self, name: str) -> int | None:
+        return self.several.limits.get(name, ModelLimits()).context or self.loading.context
+
+    def _state_bytes(self, name: str, context: int, bytes_per_token: float) -> int | None:
+        """Bytes of a model's KV cache under --max-memory: what all of its answers take at their longest, and
+        a quarter of the bound at most.
+        """
+        if self.several.bytes is None:
+            return None
+        longest = context * self._limits(name).max_sequences * bytes_per_token
+        return min(self.several.bytes // 4, math.ceil(longest))
+
+    def _nbytes(self, name: str, path: Path) -> int:
+        """What a model will take: its weights, as its engine keeps them, and its KV cache."""
+        if self.several.bytes is None:
             return 0
+        from cutaway.model.config import Encoder
         from cutaway.weights.load import read
 
         checkpoint = read(path)
-        weights = sum(checkpoint.tensors[name].data.nbytes for name in checkpoint.config.weights())
-        if self.several.bytes is not None and weights + self._state_bytes > self.several.bytes:
-            raise UserError(f"--max-memory is less than {path.name} takes: {size(weights)} and its KV cache")
-        return weights + self._state_bytes
+        config, tensors = checkpoint.config, [checkpoint.tensors[one] for one in checkpoint.config.weights()]
+        if isinstance(config, Encoder):
+            state, weights = 0, sum(FLOAT32 * math.prod(one.shape) for one in tensors)
+        else:
+            context = min(self._context(name) or config.context, config.context)
+            state = self._state_bytes(name, context, config.bytes_per_token(FLOAT16)) or 0
+            weights = sum(one.data.nbytes for one in tensors)
+        if weights + state > self.several.bytes:
+            cache = f" and {size(state)} for its KV cache" if state else ""
+            raise UserError(f"--max-memory is less than {path.name} takes: {size(weights)}{cache}")
+        return weights + state
 
     def _service(self, name: str, path: Path, aliases: tuple[str, ...]) -> Any:
         from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
         from cutaway.weights.pooling import dimensions, stated
 
-        own, first = self.several.limits.get(name, ModelLimits()), self.first
-        limits = replace(
-            self.limits,
-            max_sequences=own.max_sequences or self.limits.max_sequences,
-            max_tokens=own.max_tokens or self.limits.max_tokens,
-            state_bytes=self._state_bytes,
-        )
-        most = own.context or self.loading.context
+        limits, first, most = self._limits(name), self.first, self._context(name)
         lm: Any = cutaway.load(path, engine=self.loading.engine, context=most, kv_cache=self.loading.kv_cache)
         if self.loading.chat_template is not None and first is None:
             text = read_text(self.loading.chat_template)
@@ -307,7 +342,13 @@ class Loader:
         pooling = self.loading.pooling or stated(lm.checkpoint)
         lengths = dimensions(lm.checkpoint)
         lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
-        scheduler = None if lm.is_encoder else limits.scheduler(lm.engine, lm.tokenizer)
+        scheduler = None
+        if not lm.is_encoder:
+            engine = lm.engine
+            whole = -(-engine.max_context // engine.page) * engine.page
+            state = self._state_bytes(name, whole, engine.page_bytes / engine.page)
+            limits = replace(limits, state_bytes=state)
+            scheduler = limits.scheduler(engine, lm.tokenizer)
         shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
         if first is not None:
             names = ("store", "running", "bridge", "pool")

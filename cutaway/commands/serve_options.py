@@ -132,8 +132,8 @@ class Several:
     Parameters
     ----------
     max_memory
-        What all loaded models may take, such as 8GiB: weights, and a quarter of it for each one's KV cache.
-        The one that was not used for the longest time goes for a new one.
+        What all loaded models may take, such as 8GiB: weights, and KV caches for their longest answers, each
+        a quarter of it at most. The one that was not used for the longest time goes for a new one.
     pin
         A model that is never unloaded; again for more.
     limit
@@ -327,15 +327,12 @@ def sources(arguments: Sequence[str]) -> list[Any]:
 
 def log_level(config: Path | None) -> Any:
     """The log level that --config's file has by now, None where it has none. UserError for another word."""
-    import yaml
+    from cutaway.store import yaml_files
 
     if config is None:
         return None
-    try:
-        found = yaml.safe_load(config.read_text("utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{config} cannot be read: {error}") from None
-    level = found.get("log-level", found.get("log_level")) if isinstance(found, dict) else found
+    found = yaml_files.parsed(config)
+    level = found.get("log-level", found.get("log_level"))
     if level not in (None, "debug", "info", "warning", "error"):
         raise UserError(f"{config}: log-level is {level!r}: give debug, info, warning or error")
     return level

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from fastapi import Depends, FastAPI
@@ -28,6 +29,7 @@ import cutaway
 from cutaway.errors import OperationalError, UserError
 from cutaway.serve import (
     anthropic,
+    anthropic_models,
     chat,
     completions,
     embeddings,
@@ -37,7 +39,15 @@ from cutaway.serve import (
     tokens,
     traces,
 )
-from cutaway.serve.openai_format import APIError, error_response, json_response, to_api_error
+from cutaway.serve.openai_format import (
+    APIError,
+    BodyResponse,
+    error_response,
+    form_of,
+    is_anthropic,
+    json_response,
+    to_api_error,
+)
 from cutaway.serve.operations import bounded_log
 from cutaway.serve.operations.access import PUBLIC, AccessPolicy, AuthMiddleware, unpacked
 from cutaway.serve.operations.api_keys import ANY, TEXT, Role, Tenant
@@ -48,6 +58,10 @@ from cutaway.serve.service import Service
 from cutaway.serve.streaming import client_of, key_of, while_connected
 
 log = logging.getLogger("cutaway.serve")
+EXPOSED = ["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "request-id", "retry-after"]  # to web pages
+FIGURES, QUOTAS = ("limit", "remaining", "reset"), ("requests", "tokens")
+EXPOSED += [f"x-ratelimit-{figure}-{quota}" for figure in FIGURES for quota in QUOTAS]
+EXPOSED += [f"anthropic-ratelimit-{quota}-{figure}" for figure in FIGURES for quota in QUOTAS]
 MOST_NAMED = 32  # ignored fields, of one request
 IGNORABLE = frozenset(protocol.ChatCompletionRequest.model_fields).union(
     *(model.IGNORED for model in protocol.StrictModel.__subclasses__())
@@ -103,7 +117,7 @@ def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) 
             allow_origins=policy.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "retry-after"],
+            expose_headers=EXPOSED,
         )
     return RecordMiddleware(_answer_head(guarded), models, tracing)
 
@@ -206,21 +220,30 @@ def _state(routes: Routes, policy: AccessPolicy) -> None:
         data = [tenant.usage() for tenant in shown]
         return await routes.json(http, dict, {"object": "list", "data": data})
 
+    @lru_cache(1)
+    def encoded() -> bytes:
+        return json.dumps(routes.app.openapi()).encode()
+
     @routes.get("/openapi.json", *ANY)
     async def document(http: HTTPRequest) -> Response:
         """The requests that the server takes, as an OpenAPI document."""
-        return await routes.json(http, routes.app.openapi)
+        text = await routes.service.run(client_of(http), lambda _: encoded())
+        return BodyResponse(text, "application/json")
 
 
 def _listed(routes: Routes, models: Models) -> None:
     """The models, for clients and for an admin."""
 
     @routes.get("/v1/models", *ANY)
-    async def listed(http: HTTPRequest) -> Response:
-        """The models that are served, under each of their names, and their adapters."""
+    async def listed(http: HTTPRequest, limit: int = 20, after_id: str = "", before_id: str = "") -> Response:
+        """The models that are served, under each of their names, and their adapters. A client that names
+        Anthropic's version in a header has them in that form, and by its pages.
+        """
 
         def cards() -> dict[str, Any]:
             found = [_model(model, name) for model in models.models for name in model.names]
+            if is_anthropic(http.scope):
+                return anthropic_models.listed(found, limit, after_id, before_id)
             return {"object": "list", "data": found}
 
         return await routes.json(http, cards)
@@ -228,7 +251,12 @@ def _listed(routes: Routes, models: Models) -> None:
     @routes.get("/v1/models/{model:path}", *ANY)
     async def model(model: str, http: HTTPRequest) -> Response:
         """The model, by its name."""
-        return await routes.json(http, lambda: _model(models.find(model), model))
+
+        def card() -> dict[str, Any]:
+            found = _model(models.find(model), model)
+            return anthropic_models.card(found) if is_anthropic(http.scope) else found
+
+        return await routes.json(http, card)
 
     @routes.get("/v1/admin/models", "admin")
     async def status(http: HTTPRequest) -> Response:
@@ -549,7 +577,7 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
             )
         else:
             error = APIError(problem.status_code, str(problem.detail))
-        response = error_response(error, request.url.path)
+        response = error_response(error, form_of(request.scope))
         response.headers.update(problem.headers or {})
         return response
 
@@ -558,12 +586,12 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         first = problem.errors()[0]
         name = str(first["loc"][-1])
         error = APIError(400, f"{name}: {first['msg']}", param=name, code="invalid_value")
-        return error_response(error, request.url.path)
+        return error_response(error, form_of(request.scope))
 
     async def handle(request: HTTPRequest, error: Exception) -> Response:
         refusal = to_api_error(error)
         record_of(request).error = refusal.code
-        return error_response(refusal, request.url.path, service.retry_after())
+        return error_response(refusal, form_of(request.scope), service.retry_after())
 
     for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, handle)

@@ -94,6 +94,9 @@ def chat_ids(
 ) -> list[int]:
     """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
     plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
+    if service.scheduler is not None and service.lm.checkpoint.chat_template is None:
+        text = f"{service.name} has no chat template: ask /v1/completions, or have the server started with "
+        raise APIError(400, text + "--chat-template FILE", param="messages", code="no_chat_template")
     with errors_in("messages"):
         return service.lm.chat_ids(messages(given), tools=plain or None, **(variables or {}))
 
@@ -174,7 +177,8 @@ async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest
 
     again = made.check and constraints.drawn_again(made.requests, made.fresh, judge, made.warnings)
     warnings = made.warnings if made.forced or body.has_form else None
-    made.streams = MergedStreams(service, made.requests, record_of(http), again, warnings)
+    count = len(made.requests)
+    made.streams = MergedStreams(service, made.requests, record_of(http), again, warnings, count)
     return made
 
 

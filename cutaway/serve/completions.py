@@ -44,7 +44,8 @@ async def completion(service: Service, body: CompletionRequest, http: HTTPReques
         return check and check(generation.text, ())
 
     again = check and constraints.drawn_again(requests, fresh, judge, warnings)
-    streams = MergedStreams(service, requests, record_of(http), again, warnings if held else None)
+    heard, count = warnings if held else None, body.n or 1
+    streams = MergedStreams(service, requests, record_of(http), again, heard, count)
     return await respond(http, streams, CompletionAnswer(service, body, streams, warnings), body.stream)
 
 

@@ -36,6 +36,7 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+ANTHROPIC_PATHS = ("/v1/messages", "/messages")
 MIN_LOGPROB = -9999.0  # OpenAI's logarithm of zero, which JSON has no number for
 NUMBERS = 2048  # encoded in one call: some milliseconds in which no other thread runs Python
 BYTES = 1 << 18  # sent at once
@@ -68,11 +69,50 @@ class APIError(Exception):
 
     def body_on(self, path: str) -> dict[str, Any]:
         """Its JSON in the form of the API that a path is of: Anthropic's, Ollama's or OpenAI's."""
-        if path.startswith(("/v1/messages", "/messages")):
+        if path.startswith(ANTHROPIC_PATHS):
             type = ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else self.type)
             details = {"details": {"error_code": self.code}} if self.code else {}
             return {"type": "error", "error": {"type": type, "message": str(self), **details}}
         return {"error": str(self)} if path.startswith("/api/") else self.body
+
+
+class ContextError(APIError):
+    """A prompt that leaves no room for an answer, in the words by which clients know one: OpenAI's, of which
+    langchain and litellm look for "maximum context length is", and Anthropic's "prompt is too long".
+    """
+
+    def __init__(self, prompt: int, answer: int, context: int, param: str | None = None) -> None:
+        of = param if param in ("prompt", "input") else "messages"
+        super().__init__(
+            400,
+            f"This model's maximum context length is {context} tokens. However, you requested "
+            f"{prompt + answer} tokens ({prompt} in the {of}, {answer} in the completion). "
+            f"Please reduce the length of the {of}.",
+            param=param,
+            code="context_length_exceeded",
+        )
+        self.prompt, self.most, self.context = prompt, context - answer, context
+
+    def body_on(self, path: str) -> dict[str, Any]:
+        """Its JSON in the form and the words of the API that a path is of."""
+        body = super().body_on(path)
+        if path.startswith(ANTHROPIC_PATHS):
+            body["error"]["message"] = f"prompt is too long: {self.prompt} tokens > {self.most} maximum"
+        return body
+
+
+def form_of(scope: Scope) -> str:
+    """The path whose API's form a response has. Anthropic's clients ask for models on the path of OpenAI's,
+    and name their version.
+    """
+    path: str = scope["path"]
+    names_version = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return "/v1/messages" if names_version and path.startswith(("/v1/models", "/models")) else path
+
+
+def is_anthropic(scope: Scope) -> bool:
+    """Whether a response has Anthropic's form."""
+    return form_of(scope).startswith(ANTHROPIC_PATHS)
 
 
 def to_api_error(error: Exception) -> APIError:
@@ -81,7 +121,7 @@ def to_api_error(error: Exception) -> APIError:
         return error
     text = str(error)
     if isinstance(error, ContextFullError):
-        return APIError(400, text, param="messages", code="context_length_exceeded")
+        return ContextError(error.length, 1, error.max_context, "messages")
     if isinstance(error, QueueFullError):
         return APIError(429, text, type="rate_limit_error", code="queue_full")
     if isinstance(error, ShuttingDownError):
@@ -108,7 +148,7 @@ def errors_in(param: str) -> Iterator[None]:
     try:
         yield
     except ContextFullError as error:
-        raise APIError(400, str(error), param=param, code="context_length_exceeded") from None
+        raise ContextError(error.length, 1, error.max_context, param) from None
     except UserError as error:
         text = str(error)
         raise APIError(400, text if text.startswith(param) else _capital(text), param=param) from None

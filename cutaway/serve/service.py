@@ -31,7 +31,7 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
 from cutaway.serve.constraints import MinTokens
-from cutaway.serve.openai_format import RETRY_AFTER, APIError, errors_in, timeout_error
+from cutaway.serve.openai_format import RETRY_AFTER, APIError, ContextError, errors_in, timeout_error
 from cutaway.serve.operations.bounded_log import PROMPTS
 from cutaway.serve.operations.metrics import Metrics
 from cutaway.serve.operations.request_record import record_of
@@ -92,13 +92,7 @@ class Limits:
         """
         least = prompt + (asked != 0)
         if least > context:
-            raise APIError(
-                400,
-                f"This model's context holds {context} tokens, and this needs {least}: {prompt} in the "
-                f"prompt and {least - prompt} of answer at least. Shorten the prompt",
-                param=param,
-                code="context_length_exceeded",
-            )
+            raise ContextError(prompt, least - prompt, context, param)
         most = self.max_tokens
         if asked is not None and most is not None and asked > most:
             text = f"{param} is {asked}, and this server answers with at most {most}"
@@ -331,6 +325,21 @@ class Service:
         ends = time.monotonic() + seconds
         parts = (self.scheduler, self.__dict__.get("edit_scheduler"), self.definition_pool)
         return sum(one.drain(max(0.0, ends - time.monotonic())) for one in parts if one is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the model takes by now: its packed weights where the runtime reads them, the
+        definition's once it is built, and its schedulers' KV caches when they are full.
+        """
+        checkpoint, definition = self.lm.checkpoint, self.lm.__dict__.get("_built")
+        weights = 0
+        if not self.lm.is_encoder and self.lm.engine_choice[0] == "runtime":
+            weights += sum(checkpoint.tensors[name].data.nbytes for name in checkpoint.config.weights())
+        if definition is not None:
+            weights += sum(one.numel() * one.element_size() for one in definition.parameters())
+        made = (self.scheduler, self.__dict__.get("edit_scheduler"))
+        figures = [one.stats() for one in made if one is not None]
+        return weights + sum(one.pages_total * one.page_bytes for one in figures)
 
     @property
     def context(self) -> int:

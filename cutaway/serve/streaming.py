@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response, StreamingResponse
 
@@ -29,6 +30,7 @@ from cutaway.serve.operations.request_record import RequestRecord, record_of
 if TYPE_CHECKING:
     from cutaway.serve.service import Service
 
+AppStatus.disable_automatic_graceful_drain()  # or a signal would end every stream, in the stop's delay too
 log = logging.getLogger("cutaway.serve")
 Wire = Literal["data", "named", "lines"]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: for every token
@@ -71,7 +73,7 @@ class MergedStreams:
 
     ``again(which, generation, sample)`` looks at each answer that ended: while it returns a request, that is
     answered instead. The pieces of an answer then come when it is final. ``warnings``, of answers that are
-    held to a form, gets a sentence where one is cut off.
+    held to a form, gets a sentence where one is cut off. Each prompt has so many ``choices`` in a row.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class MergedStreams:
         record: RequestRecord,
         again: Again | None = None,
         warnings: list[str] | None = None,
+        choices: int = 1,
     ) -> None:
+        self.choices = choices
         self.service, self.record, self.again, self.warnings = service, record, again, warnings
         self.streams: list[ResponseStream] = []
         self._answered: set[int] = set()  # of the streams those whose answers are counted
@@ -103,7 +107,7 @@ class MergedStreams:
             if i not in self._answered:
                 self._answered.add(i)
                 stream.cancel()
-                self.record.cut_off.append(stream)
+                self.record.cut_off.append((i // self.choices, stream))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
@@ -126,7 +130,7 @@ class MergedStreams:
             if event.generation is not None:
                 self.service.finished.append(time.perf_counter())
                 self._answered.add(i)
-                self.record.answered(event.generation)
+                self.record.answered(event.generation, i // self.choices)
                 if self.warnings is not None and event.generation.finish_reason == "length":
                     self.warnings.append(CUT_OFF)
             if self.again is None:
@@ -201,8 +205,6 @@ async def respond(
 def _streamed(
     streams: MergedStreams, chunks: AsyncIterator[dict[str, Any] | EncodedEvent], wire: Wire, path: str
 ) -> Response:
-    from sse_starlette.sse import AppStatus, EventSourceResponse
-
     async def events() -> AsyncIterator[Any]:
         try:
             async for chunk in chunks:
@@ -225,7 +227,6 @@ def _streamed(
     headers = {"X-Accel-Buffering": "no"}
     if wire == "lines":
         return StreamingResponse(events(), headers=headers, media_type="application/x-ndjson")
-    AppStatus.disable_automatic_graceful_drain()  # running answers are finished before the server stops
     timeout = streams.service.limits.request_seconds
     return EventSourceResponse(events(), sep="\n", send_timeout=timeout, headers=headers)
 

@@ -25,7 +25,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutaway.errors import UserError
-from cutaway.serve.openai_format import APIError, error_response
+from cutaway.serve.openai_format import APIError, error_response, form_of
 from cutaway.serve.operations.api_keys import KeyRing, Tenant, fingerprint
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -245,7 +245,7 @@ class AuthMiddleware:
                 body, scope["gzip"] = await self._body(headers, receive)
         except APIError as error:
             scope["record"].error = error.code
-            await error_response(error, scope["path"])(scope, receive, send_with_headers)
+            await error_response(error, form_of(scope))(scope, receive, send_with_headers)
             return
         await self.app(scope, _replay(body, receive), send_with_headers)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import io
 import json
 import logging
@@ -16,10 +17,11 @@ import queue
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Literal
 
-from cutaway.errors import visible
+from cutaway.errors import OperationalError, UserError, visible
 
 RECORDS, SECONDS = 60, 60.0  # at most so many records in so many seconds
 REQUESTS = 6000  # of those that tell of a request
@@ -139,6 +141,23 @@ class LoggedStream(io.TextIOBase):
 
     def isatty(self) -> bool:
         return False
+
+
+@contextlib.contextmanager
+def log_alone() -> Iterator[None]:
+    """Let all that is written to standard error be the log's, and what ends the server too."""
+    log = logging.getLogger("cutaway.serve")
+    with contextlib.redirect_stderr(LoggedStream()):
+        try:
+            yield
+        except (UserError, OperationalError) as error:
+            log.error("%s", error)
+            raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+        except Exception:
+            log.exception("The server failed")
+            raise SystemExit(1) from None
+        finally:
+            flush()
 
 
 def set_level(level: LogLevel) -> None:

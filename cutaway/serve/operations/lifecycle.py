@@ -43,7 +43,7 @@ def hold_signals() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):
         with contextlib.suppress(OSError, ValueError):  # a standard error that is no file has no descriptor
-            faulthandler.register(signal.SIGUSR1)
+            faulthandler.register(signal.SIGUSR1, sys.__stderr__ or sys.stderr)
 
 
 class Server(uvicorn.Server):

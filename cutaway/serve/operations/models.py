@@ -30,13 +30,16 @@ log = logging.getLogger("cutaway.serve")
 
 @dataclass(eq=False)
 class Model:
-    """One model: ``load`` makes its service, in seconds and on a thread; ``nbytes`` is what that takes."""
+    """One model: ``load`` makes its service, in seconds and on a thread. ``nbytes`` is what that will take; a
+    ``measured`` model takes what its service says once it is loaded.
+    """
 
     name: str
     load: Callable[[], Service]
     aliases: tuple[str, ...] = ()  # further names, or patterns of them
     pinned: bool = False
     nbytes: int = 0
+    measured: bool = False
     service: Service | None = None
     uses: int = 0  # requests under way
     last_use: float = 0.0
@@ -48,6 +51,11 @@ class Model:
         """Its names, without patterns, and its adapters'."""
         adapters = () if self.service is None else tuple(self.service.adapters)
         return self.name, *(one for one in self.aliases if not set(one) & set("*?[")), *adapters
+
+    @property
+    def booked(self) -> int:
+        """Bytes that the model takes, or will."""
+        return self.service.nbytes if self.measured and self.service is not None else self.nbytes
 
     @property
     def idle(self) -> bool:
@@ -123,7 +131,7 @@ class Models:
     async def _load(self, model: Model) -> None:
         try:
             async with self._making_room:
-                while sum(one.nbytes for one in self.models if one.service) + model.nbytes > self.max_memory:
+                while sum(one.booked for one in self.models if one.service) + model.nbytes > self.max_memory:
                     idle = [one for one in self.models if one.service and one.idle and not one.pinned]
                     if not idle:
                         text = f"There is no room for {model.name!r}: the other models are in use"
@@ -184,7 +192,7 @@ class Models:
             "state": state,
             "aliases": model.aliases,
             "pinned": model.pinned,
-            "bytes": model.nbytes or None,
+            "bytes": model.booked or None,
             "in_use": model.uses,
             "loads": model.loads,
             "last_use": model.last_use and int(model.last_use),

@@ -17,6 +17,8 @@ from starlette.requests import Request as HTTPRequest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutaway.generate.batch.request import Generation, Piece, ResponseStream
+from cutaway.serve.openai_format import is_anthropic
+from cutaway.serve.operations import rate_limits
 from cutaway.serve.operations.api_keys import Tenant
 from cutaway.serve.operations.metrics import Metrics
 from cutaway.serve.operations.tracing import Tracing
@@ -45,7 +47,9 @@ class RequestRecord:
     background: asyncio.Task[Any] | None = (
         None  # what goes on when the request is answered; its end is the end
     )
-    cut_off: list[ResponseStream] = field(default_factory=list)  # answers that were stopped, not counted yet
+    cut_off: list[tuple[int, ResponseStream]] = field(
+        default_factory=list
+    )  # not counted yet, by their prompt
     model: str = ""
     status: int = 0
     error: str | None = None
@@ -57,7 +61,7 @@ class RequestRecord:
     submitted_seconds: float | None = None  # until the first of its answers was queued
     first_token_seconds: float | None = None
     seconds: float = 0.0
-    _read: dict[tuple[int, ...], int] = field(default_factory=dict)  # of each prompt the ids that are counted
+    _read: dict[int, int] = field(default_factory=dict)  # of each prompt how many ids are counted
 
     def submitted(self) -> None:
         """Its answers are queued."""
@@ -69,8 +73,8 @@ class RequestRecord:
             self.first_token_seconds = time.perf_counter() - self.began
             self.metrics.first_token.labels(self.model).observe(self.first_token_seconds)
 
-    def answered(self, generation: Generation) -> None:
-        """One of its answers is complete."""
+    def answered(self, generation: Generation, of: int) -> None:
+        """One of the answers to a prompt is complete."""
         timings, prompt, metrics = generation.timings, len(generation.prompt_ids), self.metrics
         metrics.queue.labels(self.model).observe(timings.queue_seconds)
         metrics.generated.labels(self.model).observe(len(generation.ids))
@@ -79,21 +83,21 @@ class RequestRecord:
             metrics.per_token.labels(self.model).observe(per_token)
         if not self.generated_tokens:
             self.queue_seconds = timings.queue_seconds
-        if generation.prompt_ids not in self._read:
+        if of not in self._read:
             metrics.prompt.labels(self.model).observe(prompt)
-        self._count(generation.prompt_ids, prompt, prompt - timings.prefill_tokens, len(generation.ids))
+        self._count(of, prompt, prompt - timings.prefill_tokens, len(generation.ids))
 
     async def settle(self) -> None:
         """Count what was read and generated of answers that were stopped, once their last step is over."""
-        for stream in self.cut_off:
+        for of, stream in self.cut_off:
             await _over(stream)
-            self._count(stream.request.ids, stream.read, stream.cached, stream.tokens)
+            self._count(of, stream.read, stream.cached, stream.tokens)
         self.cut_off.clear()
 
-    def _count(self, ids: tuple[int, ...], read: int, cached: int, generated: int) -> None:
+    def _count(self, of: int, read: int, cached: int, generated: int) -> None:
         """Count an answer; a prompt counts once for all answers to it."""
-        more = max(0, read - self._read.get(ids, 0))
-        self._read[ids] = max(read, self._read.get(ids, 0))
+        more = max(0, read - self._read.get(of, 0))
+        self._read[of] = max(read, self._read.get(of, 0))
         self.spend(more, min(cached, more), generated)
 
     def spend(self, prompt: int, cached: int, generated: int) -> None:
@@ -168,12 +172,7 @@ class RecordMiddleware:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers_sent = MutableHeaders(scope=message)
-                headers_sent["x-request-id"] = id
-                if (
-                    self.models.stopping.is_set()
-                ):  # a proxy keeps no connection to a socket that is about to close
-                    headers_sent["connection"] = "close"
+                MutableHeaders(scope=message).update(self._headers(record, scope))
             await send(message)
 
         try:
@@ -189,6 +188,16 @@ class RecordMiddleware:
                 ending = asyncio.create_task(self._end_later(record, headers))
                 self.models.background.add(ending)
                 ending.add_done_callback(self.models.background.discard)
+
+    def _headers(self, record: RequestRecord, scope: Scope) -> dict[str, str]:
+        """What every response tells: the request's id, and its key's quotas."""
+        anthropic = is_anthropic(scope)
+        found = {"x-request-id": record.id} | ({"request-id": record.id} if anthropic else {})
+        if self.models.stopping.is_set():  # a proxy keeps no connection to a socket that soon closes
+            found["connection"] = "close"
+        if record.tenant is not None:
+            found |= rate_limits.headers(record.tenant, anthropic)
+        return found
 
     async def _end_later(self, record: RequestRecord, headers: Headers) -> None:
         await record.end()
