@@ -128,10 +128,10 @@ def folder_of_text(folder: Path) -> Path:
     return folder
 
 
-def chatting_model(folder: Path, vocab: int = VOCAB) -> Path:
+def chatting_model(folder: Path, vocab: int = VOCAB, context: int = 128) -> Path:
     """A small llama of bytes with a chat template, written as a Hugging Face folder."""
     torch.manual_seed(1)
-    config = model(vocab, 128)
+    config = model(vocab, context)
     weights = decoder.Decoder(config).named_parameters()
     tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in weights})
     tokenizer = run_tokenizer.of_bytes()

@@ -24,9 +24,7 @@ SHOWN = 3  # examples that --check prints
 
 
 def finetune(
-    source: str | None = None,
-    /,
-    *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *words: Annotated[str, Parameter(name="SOURCE", allow_leading_hyphen=True)],
     data: Annotated[
         Path | None, Parameter(help="Examples: JSON lines, JSON, CSV, parquet, text, or a folder.")
     ] = None,
@@ -78,13 +76,12 @@ def finetune(
 
     Parameters
     ----------
-    source
-        A method, a YAML file, or with --resume a run's folder.
-    changes
-        The data, and changes to the config: --epochs, --lr, --batch-size, and --name.of.entry VALUE;
-        docs/finetuning.md lists the entries.
+    words
+        A method, a YAML file, or with --resume a run's folder; then the data, and changes to the config:
+        --epochs, --lr, --batch-size, and --name.of.entry VALUE, which docs/finetuning.md lists.
     """
-    changes, places = config.parted(changes)
+    changes, places = config.parted(words)
+    source = places.pop(0) if places else None
     if source is None:
         if not resume:
             known = ", ".join(methods.names())
@@ -97,20 +94,20 @@ def finetune(
     data = paths[0] if paths else None
     options = {"base": model, "data.path": data, "data.task": task}
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    words = [*given, *(["--data.options={}"] if task is not None else []), *changes]
+    changes = [*given, *(["--data.options={}"] if task is not None else []), *changes]
     folder = output or (Path(source) if (Path(source) / RUN).is_file() else Path("runs") / Path(source).stem)
-    sampled = methods.is_method(source, words)
+    sampled = methods.is_method(source, changes)
     if json and not check:
         raise UserError("--json goes with --check")
     if not check:
         run_folder.check(folder, resume, "finetune")
     if not sampled and not (folder / RUN).is_file():
-        methods.examples(methods.entries(source, words)).check()
+        methods.examples(methods.entries(source, changes)).check()
     from cutaway.train import finetune as examples
     from cutaway.train import rollouts
 
     recipe = rollouts if sampled else examples
-    run = recipe.read(source, words)
+    run = recipe.read(source, changes)
     if check:
         _check_task(run, json) if isinstance(run, rollouts.RewardsConfig) else _check(run, json)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,45 +13,72 @@ from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.options import Flag
-from cutaway.train import config, curve
+from cutaway.errors import UserError
+from cutaway.train import config, curve, own_text
+from cutaway.train import folder as run_folder
 from cutaway.weights.load import RUN
 
 
 def pretrain(
-    source: str,
-    /,
-    *changes: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *words: Annotated[str, Parameter(name="SOURCE", allow_leading_hyphen=True)],
+    data: Annotated[
+        str | None, Parameter(help="Text to train on: a file, a folder, or hub:ORG/NAME.")
+    ] = None,
     output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
     resume: Flag = False,
 ) -> None:
-    """Train a model from text: SOURCE is a YAML file, a preset (nano, book, 10m, 100m, 1b) or a run's folder.
+    """Train a model from text: SOURCE is text of your own, a preset, a YAML file or a run's folder.
 
-    The run's folder holds the config, the commit, the tokenizer, metrics.jsonl, loss.html, checkpoints and
-    the model; every other verb opens it: `cutaway generate "She was" --model runs/nano`. Ctrl-C and SIGTERM
-    save first; --resume continues, bit for bit on one device, and with more --steps extends the run.
-    `torchrun` splits the work over its processes.
+    Text is a file or a folder (.txt, .md, code, .jsonl, .parquet); the model's size, its vocabulary and the
+    steps follow how much there is, and are said first. Presets: nano, book, 10m, 100m, 1b; --data gives one
+    other text. The run's folder holds the config, the commit, the tokenizer, metrics.jsonl, loss.html,
+    checkpoints and the model; every other verb opens it: `cutaway generate "She was" --model runs/nano`.
+    Ctrl-C and SIGTERM save first; --resume continues, bit for bit on one device, and with more --steps
+    extends the run. `torchrun` splits the work over its processes.
 
     **Examples:**
 
+    cutaway pretrain mytext/
+
     cutaway pretrain nano
 
-    cutaway pretrain book --output my-book
+    cutaway pretrain book --data mytext/ --output my-book
 
     cutaway pretrain runs/nano --resume --steps 1200
 
-    cutaway pretrain mine.yaml --optimizer.learning-rate 3e-4 --model.blocks.0.times 12
+    cutaway pretrain mine.yaml --lr 3e-4 --model.blocks.0.times 12
 
-    torchrun --nproc-per-node 8 -m cutaway pretrain 1b --data.sources.0.path corpus/
+    torchrun --nproc-per-node 8 -m cutaway pretrain 1b --data corpus/
 
-    :param source: A YAML file, a preset's name, or with --resume a run's folder.
-    :param resume: Continue the run that the folder holds.
-    :param changes: Changes to the config, written --name.of.entry VALUE; docs/pretraining.md lists the
-        entries.
+    :param words: Text, a preset's name, a YAML file, or with --resume a run's folder; then changes to the
+        config, written --name.of.entry VALUE, which docs/pretraining.md lists.
+    :param resume: Continue the run that SOURCE or --output holds, or the last one in runs/.
     """
-    run = config.read(source, changes)
-    folder = output or _folder(source)
-    if resume and (folder / RUN).is_file() and not any(c.split("=")[0] == "--steps" for c in changes):
+    changes, places = config.parted(words)
+    source = places.pop(0) if places else None
+    if source is None and data is None:
+        if not resume:
+            known = ", ".join(config.presets())
+            raise UserError(f"name text to train on, as in cutaway pretrain mytext/, or a preset: {known}")
+        source = str(output or run_folder.newest("pretrain"))
+        console.note(f"Continuing {source}.")
+    texts = [*places, *([] if data is None else [data])]
+    if source is not None and own_text.is_text(source):
+        texts, source = [source, *texts], None
+    if len(texts) > 1:
+        raise UserError(
+            f"give one file or folder of text, not {' and '.join(texts)}; a YAML file mixes several"
+        )
+    own = own_text.OwnText.of(texts[0]) if source is None else None
+    if own is None and texts:
+        changes = [f"--data.sources={json.dumps([{'path': texts[0]}])}", *changes]
+    run = config.read(own.entries() if own is not None else str(source), changes)
+    folder = output or _folder(source or texts[0])
+    if resume and (folder / RUN).is_file() and "steps" not in config.names(changes):
         run = replace(run, steps=config.read(str(folder / RUN)).steps)
+    run_folder.check(folder, resume, "pretrain")
+    if own is not None:
+        console.note(own.said(run))
     from cutaway.train import distributed
     from cutaway.train.run import train
 
@@ -81,7 +109,7 @@ def _folder(source: str) -> Path:
             return path
         if path.name == RUN:
             return path.parent
-    return Path("runs") / path.stem
+    return Path("runs") / path.expanduser().resolve().stem
 
 
 @dataclass

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib
+import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from cutaway.data import parquet
 from cutaway.data.sources import PASSED_OVER
 from cutaway.errors import OperationalError, UserError
 
@@ -98,7 +100,7 @@ def _kind(path: Path) -> str:
     return Path(name.removesuffix(".gz")).suffix
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> io.BufferedIOBase:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
@@ -109,20 +111,37 @@ def _text(path: Path) -> str:
             return file.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text") from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise OperationalError(f"{path}: is damaged ({error})") from None
 
 
 def _objects(path: Path) -> Iterator[tuple[str, Row]]:
     """An object a line; one list of objects; or one object that holds such a list."""
-    text = _text(path)
-    if text.lstrip()[:1] == "[" or (_kind(path) == ".json" and _is_one_object(text)):
-        yield from _listed(_parsed(text, str(path)), path)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
+    if _kind(path) == ".json" or _begins_a_list(path):
+        text = _text(path)
+        if text.lstrip()[:1] == "[" or _is_one_object(text):
+            yield from _listed(_parsed(text, str(path)), path)
+            return
+    for number, line in enumerate(_lines(path), 1):
         if line.strip():
             where = f"{path}, line {number}"
             yield where, _row(_parsed(line, where), where)
+
+
+def _begins_a_list(path: Path) -> bool:
+    return next((line for line in _lines(path) if line.strip()), "").lstrip()[:1] == "["
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file, one at a time. UserError where one is not UTF-8."""
+    try:
+        with _opened(path) as file:
+            for number, line in enumerate(file):
+                yield line.decode("utf-8-sig" if number == 0 else "utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise OperationalError(f"{path}: is damaged ({error})") from None
 
 
 def _is_one_object(text: str) -> bool:
@@ -184,27 +203,5 @@ def _sheet(path: Path, kind: str) -> Iterator[tuple[str, Row]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UserError("parquet files need a library: pip install 'cutaway[data]'") from None
-    batches = iter(_batches(parquet, path))
-    number = 0
-    while (batch := _next(batches, path)) is not None:
-        for row in batch:
-            number += 1
-            yield f"{path}, row {number}", {name: value for name, value in row.items() if value is not None}
-
-
-def _batches(parquet: Any, path: Path) -> Iterable[list[Row]]:
-    for batch in parquet.ParquetFile(path).iter_batches(1024):
-        yield batch.to_pylist()
-
-
-def _next(batches: Iterator[list[Row]], path: Path) -> list[Row] | None:
-    """The next rows. UserError for a file that pyarrow cannot read, of which it raises every kind."""
-    try:
-        return next(batches, None)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: is not a parquet file that can be read ({reason[:200]})") from None
+    for number, row in enumerate(parquet.rows(path), 1):
+        yield f"{path}, row {number}", {name: value for name, value in row.items() if value is not None}

@@ -7,9 +7,9 @@ An unknown option is a UserError that names the nearest one.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
-import re
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -23,6 +23,7 @@ from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.errors import UserError, quoted
 from cutaway.model.config import Decoder, from_dict, to_dict
+from cutaway.store import yaml_files
 from cutaway.train.flops import per_token
 from cutaway.train.objectives import next_token
 from cutaway.train.objectives.common.objective import Objective
@@ -175,8 +176,8 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def read(source: str, changes: Sequence[str] = (), kind: type[Run] = TrainingConfig) -> Run:
-    """The run that a YAML file or a preset describes, with a command line's changes."""
+def read(source: str | dict[str, Any], changes: Sequence[str] = (), kind: type[Run] = TrainingConfig) -> Run:
+    """The run that a YAML file, a preset or entries describe, with a command line's changes."""
     data = entries(source, changes)
     if isinstance(model := data.get("model"), dict) and "kind" not in model:
         model.setdefault("vocab", 0)  # 0: as many as the tokenizer has
@@ -184,18 +185,9 @@ def read(source: str, changes: Sequence[str] = (), kind: type[Run] = TrainingCon
     return from_dict(data, kind)
 
 
-def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
-    """A YAML file's or a preset's entries, with a command line's changes."""
-    if not is_there(source):
-        raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(presets())}")
-    path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
-    path = path / RUN if (path / RUN).is_file() else path
-    try:
-        data = yaml.load(path.read_text("utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: must hold entries by name")
+def entries(source: str | dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A YAML file's, a preset's or these entries, with a command line's changes."""
+    data = _read(source) if isinstance(source, str) else copy.deepcopy(source)
     changed = _pairs(changes)
     for name, value in changed:
         for entry in _meant(data, name):
@@ -205,6 +197,15 @@ def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
         if all(type(size) is int and size > 0 for size in sizes):
             data["micro_batch_size"] = math.gcd(*sizes)
     return data
+
+
+def _read(source: str) -> dict[str, Any]:
+    """A YAML file's or a preset's entries."""
+    if not is_there(source):
+        raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(presets())}")
+    path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
+    path = path / RUN if (path / RUN).is_file() else path
+    return yaml_files.parsed(path)
 
 
 def is_there(source: str) -> bool:
@@ -226,28 +227,9 @@ def _meant(data: dict[str, Any], name: str) -> list[str]:
     return ["optimizer.learning_rate", *inner]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain words: of booleans only true and false, so that `no` is a word, and 1e-3 a number."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, words) for tag, words in known if not tag.endswith(":bool")]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would not read as text."""
-
-
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$", re.I), list("tTfF"))
-    _number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+.0123456789"))
-
-
 def write(run: TrainingConfig) -> str:
     """The run as YAML, which reads back equal."""
-    return yaml.dump(to_dict(run), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(to_dict(run), Dumper=yaml_files.Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -282,10 +264,7 @@ def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _value(text: str, name: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UserError(f"--{name}: {quoted(text)} is not a YAML value") from None
+    return yaml_files.value(text, f"--{name}")
 
 
 def _put(data: Any, name: str, value: Any) -> None:

@@ -134,8 +134,8 @@ def _with_numbers(
     if not run.steps:
         steps, most = max(1, math.ceil(run.epochs * rows / batch)), 0
         if begun is not None:
-            steps = begun["steps"] if run.epochs == begun.get("epochs") else steps
-            most = begun["schedule"]["warmup_steps"]
+            steps = begun["steps"] if run.epochs == begun.get("epochs", EPOCHS) else steps
+            most = begun["schedule"].get("warmup_steps", 0)
         warmup = min(run.schedule.warmup_steps, most or max(1, steps // 10))
         run = replace(run, steps=steps, schedule=replace(run.schedule, warmup_steps=warmup))
     few = bool(run.early_stopping) and len(held) < HELD_OUT

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cutaway.errors import UserError
 from cutaway.store.files import check_folder, part_of
+from cutaway.train import config
 from cutaway.weights.load import RUN
 
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model", "tokenizer"
@@ -48,6 +49,6 @@ def newest(verb: str, runs: Path = Path("runs")) -> Path:
 
 
 def _verb(run: Path) -> str:
-    """Which verb trains a run.yaml: a fine-tuned one names its base."""
-    based = any(line.startswith("base:") for line in run.read_text("utf-8").splitlines())
-    return "finetune" if based else "pretrain"
+    """Which verb trains a run.yaml: pretraining's names sources of text."""
+    data = config.entries(str(run), ()).get("data")
+    return "pretrain" if isinstance(data, dict) and "sources" in data else "finetune"
