@@ -123,6 +123,8 @@ def test_each_view_by_mouse(opened: Opened, pages: Any) -> None:
     name = tab.locator("#residual td button").first.inner_text()
     assert f"{value(tab, 'score', 'layer')}.{value(tab, 'score', 'head')}" == name
 
+    heat(tab, "lens").evaluate("box => { box.scrollLeft = 0; }")  # it had followed the chosen column
+    frames(tab)
     heat(tab, "lens").click(position={"x": 100, "y": 28 + 22 * 2.5})
     frames(tab)
     assert selected(tab) == 0 and value(tab, "mlp", "layer") == "1"
@@ -323,6 +325,19 @@ def test_a_phone_sees_a_pair_before_and_after(opened: Opened, pages: Any) -> Non
     for name in ("before", "after"):
         box = tab.locator("#rope tr", has_text=name).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
+def test_a_phone_sees_the_chosen_column_and_what_neurons_promote(opened: Opened, pages: Any) -> None:
+    tab = opened(pages(), width=390)
+    for words in tab.query_selector_all("td > .words"):
+        box = words.bounding_box()
+        assert box is None or box["x"] + box["width"] <= 390
+    section = tab.query_selector("section:has-text('Logit lens')")
+    map = section.query_selector(".heat")
+    assert map.evaluate("box => box.scrollWidth > box.clientWidth")  # more columns than are seen
+    assert map.evaluate(
+        "box => box.scrollLeft + box.clientWidth >= box.scrollWidth - 1"
+    )  # the last is chosen
 
 
 def test_a_predicted_space_is_shown(opened: Opened, pages: Any) -> None:

@@ -150,7 +150,7 @@ function heat(state, options) {
     drawing.textBaseline = "alphabetic";
     const step = size.slant ? Math.ceil(14 / size.width) : Math.ceil(22 / size.width);
     for (let c = view.fromColumn; size.top && c < view.toColumn; c++) {
-      if (c % step || x(c) < size.left - size.width / 2) continue;
+      if (c % step || x(c) < size.left - (size.slant ? size.width / 2 : 6)) continue;
       if (!size.slant) {
         const text = clipped(drawing, options.columnName(c), Math.max(size.width - 8, 22));
         const middle = size.width < 60 ? (size.width - drawing.measureText(text).width) / 2 : 6;
@@ -272,9 +272,20 @@ function heat(state, options) {
   box.addEventListener("scroll", () => state.page.later(`${readout.id}-all`, paint), { passive: true });
   readout.textContent = options.hint ?? "";
 
+  // A chosen cell is brought into view when it changes; until then the reader may scroll away from it.
+  let followed = null;
+  function follow() {
+    const chosen = options.chosen?.();
+    const now = chosen && box.clientWidth ? `${chosen}` : followed;
+    if (now === followed) return;
+    followed = now;
+    reveal(...chosen);
+  }
+
   const update = () => {
     layout();
     if (options.chosenRow) reveal(options.chosenRow(), 0);
+    follow();
     paint();
   };
   new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);
