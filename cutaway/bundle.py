@@ -31,7 +31,12 @@ MODEL_FILES = (".safetensors", ".gguf", ".json", ".yaml", ".jinja", ".model", ".
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every member: the same contents are the same bytes
 OF_DOCUMENTS = ("search", "read")  # tools that see a folder
 # What zipfile raises for a damaged archive, beside its own.
-DAMAGED = (NotImplementedError, RuntimeError, EOFError, UnicodeDecodeError)
+DAMAGED = (NotImplementedError, RuntimeError, EOFError, UnicodeError)
+LOCAL_HEADER = 30  # bytes before a member's name and data
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "model": str, "model_files": dict, "files": dict, "system": (str, type(None)), "sampling": dict,
+    "adapter": bool, "template": bool, "documents": bool, "tools": list,
+}
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,8 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> tuple[Manifest, str]:
         about = json.loads(data)
         if about.pop("format", None) != FORMAT:
             raise ValueError("another format")
+        if not all(isinstance(about[name], kind) for name, kind in TYPES.items() if name in about):
+            raise ValueError("an entry of another type")
         manifest = Manifest(**about | {"tools": tuple(about["tools"])})
         files, named = manifest.files, manifest.model_files
         texts = (*files.values(), *named.values(), manifest.model, manifest.system or "")
@@ -254,6 +261,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> tuple[Manifest, str]:
         raise UserError(f"{file}: names the model {quoted(manifest.model)}, which is no name")
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise UserError(f"{file}: is compressed, which no bundle is")
+    _check_room(archive, file)
     names = archive.namelist()
     if sorted(names) != sorted([MANIFEST, *files]):
         raise UserError(f"{file}: holds other files than its manifest names")
@@ -262,6 +270,20 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> tuple[Manifest, str]:
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
             raise UserError(f"{file}: names a file {name[:80]!r}, which leaves its folder")
     return manifest, hashlib.sha256(data).hexdigest()[:32]
+
+
+def _check_room(archive: zipfile.ZipFile, file: Path) -> None:
+    """UserError where members share bytes: a small archive would be unpacked to any size."""
+    end = 0
+    for member in sorted(archive.infolist(), key=lambda each: each.header_offset):
+        size = member.file_size
+        if member.header_offset < end or member.compress_size != size:
+            raise UserError(
+                f"{file}: its members overlap, which makes more of them than there is in the file"
+            )
+        end = member.header_offset + LOCAL_HEADER + len(member.filename) + size
+    if end > file.stat().st_size:
+        raise UserError(f"{file}: its members have more bytes than the file")
 
 
 def _extract(archive: zipfile.ZipFile, manifest: Manifest, folder: Path, file: Path) -> None:

@@ -430,7 +430,35 @@ def test_mcp_a_changed_description_is_named() -> None:
     known = json.loads((store.home() / "mcp-tools.json").read_text())
     (store.home() / "mcp-tools.json").write_text(json.dumps({served("rug", "Sends it on."): known[address]}))
     with mcp.connect(served("rug", "Sends it on.")) as server:
-        assert server.changed == ["add"]
+        assert (server.changed, server.new) == (["add"], [])
+
+
+@pytest.mark.parametrize("kind", ["new", "description", "schema"])
+def test_mcp_tools_that_are_not_pinned_are_asked_about(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server may add a tool, or change one, after it was trusted."""
+    from cutaway.commands.chat_tools import _trusted
+
+    address = served("rug", "Adds.")
+    with mcp.connect(address) as server:
+        assert (server.changed, server.new) == ([], [])  # the user has just named this server
+        assert [tool.name for tool in _trusted(server, yes=False)] == ["add"]
+    file = store.home() / "mcp-tools.json"
+    own = replace(server.tools[0], description="Adds what?") if kind == "description" else server.tools[0]
+    own = replace(own, parameters={"type": "object"}) if kind == "schema" else own
+    pinned = {} if kind == "new" else {"add": mcp.fingerprint(own)}
+    file.write_text(json.dumps({address: pinned}))
+    with mcp.connect(address) as server:
+        assert (server.new if kind == "new" else server.changed) == ["add"]
+        assert _trusted(server, yes=False) == []
+        shown = capsys.readouterr().err
+        assert "Adds." in shown and '"properties"' in shown and "left out" in shown
+        assert json.loads(file.read_text()) == {address: pinned}, "what was not agreed to is not pinned"
+        assert [tool.name for tool in _trusted(server, yes=True)] == ["add"]
+    with mcp.connect(address) as server:
+        assert (server.changed, server.new) == ([], [])
+    file.write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        mcp.connect(address)
 
 
 def test_mcp_forged_control_tokens_stay_text(lm: LanguageModel, scripted: list[str]) -> None:

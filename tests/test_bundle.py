@@ -1,8 +1,11 @@
 """Bundles: what goes in comes out, what was changed is refused, `cutaway run` opens them as they say."""
 
+import hashlib
 import io
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +119,56 @@ def stated(members: dict[str, bytes], **what: Any) -> None:
         (lambda m: stated(m, bogus=1), "manifest is missing or wrong"),
         (lambda m: m.update({"manifest.json": b"[]"}), "manifest is missing or wrong"),
         (lambda m: m.pop("manifest.json"), "manifest is missing or wrong"),
+        (lambda m: stated(m, sampling=["temperature"]), "manifest is missing or wrong"),
+        (lambda m: stated(m, adapter="yes"), "manifest is missing or wrong"),
+        (lambda m: stated(m, files=[]), "manifest is missing or wrong"),
     ],
 )
 def test_a_changed_bundle_is_refused(made: Path, tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         bundle.open(rewritten(made, change))
     assert not (tmp_path / "cache" / "out.txt").exists() and not Path("/tmp/out.txt").exists()
+
+
+def test_members_that_share_bytes_are_refused(made: Path, tmp_path: Path) -> None:
+    """Each member's data is all that follows its header: 40 members make 21 times the file, all with a right
+    digest.
+    """
+    names, tail = [f"documents/{n:02}.txt" for n in range(40)], b"x" * 1000
+    for name in reversed(names):
+        tail = local(name, tail) + tail
+    with zipfile.ZipFile(made) as archive:
+        about = json.loads(archive.read("manifest.json"))
+    files, directory, at = {}, b"", 0
+    for name in names:
+        data = tail[at + 30 + len(name) :]
+        files[name] = hashlib.sha256(data).hexdigest()
+        directory += central(name, data, at)
+        at += 30 + len(name)
+    manifest = json.dumps(
+        about | {"files": files, "model": "smollm2", "adapter": False, "template": False}
+    ).encode()
+    directory += central("manifest.json", manifest, len(tail))
+    body = tail + local("manifest.json", manifest) + manifest
+    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 41, 41, len(directory), len(body), 0)
+    (tmp_path / "bomb.cutaway").write_bytes(body + directory + end)
+    with zipfile.ZipFile(tmp_path / "bomb.cutaway") as archive:  # as a reader that unpacks sees it
+        assert sum(len(archive.read(name)) for name in names) > 10 * len(body)
+    with pytest.raises(UserError, match="members overlap"):
+        bundle.open(tmp_path / "bomb.cutaway")
+    assert not (tmp_path / "cache" / "bundles").exists()
+
+
+def local(name: str, data: bytes) -> bytes:
+    """The header before a member's data."""
+    numbers = (20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
+    return struct.pack("<4sHHHHHLLLHH", b"PK\3\4", *numbers) + name.encode()
+
+
+def central(name: str, data: bytes, at: int) -> bytes:
+    """A member's entry in an archive's directory."""
+    numbers = (0x314, 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0, 0, 0, 0, 0, at)
+    return struct.pack("<4sHHHHHHLLLHHHHHLL", b"PK\1\2", *numbers) + name.encode()
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
     with connect("npx some-server") as server, connect("http://127.0.0.1:8000/mcp") as other:
         lm.agent([*server.tools, *other.tools])
 
-Names and descriptions are a stranger's text. They are read as text, limited in length and number, and hashed:
-``changed`` names the tools that are not what they were at the last ``accept``, for a server may change them
-after it is trusted. A command gets a small environment, without the caller's secrets.
+Names and descriptions are a stranger's text. They are read as text, limited in length and number, and pinned
+by the hash of name, description and schema. A server may change tools after it is trusted, or add some:
+``changed`` and ``new`` name those that are not what they were at the last ``accept``. A command gets a small
+environment, without the caller's secrets.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from cutaway import store
 from cutaway.agent.tools import NAME, Tool, ToolError
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.store.files import write
+from cutaway.store.reading import parsed
 
 MOST_PAGES = 32  # of a server's list of tools
 MOST_TOOLS = 128
@@ -50,10 +52,11 @@ class Server:
             self.close()
             raise self._worded(error) from None
         self.tools = tuple(tool for one in listed if (tool := self._tool(*one)) is not None)
-        known = _accepted().get(address, {})
-        self.changed = [
-            tool.name for tool in self.tools if tool.name in known and known[tool.name] != fingerprint(tool)
-        ]
+        known = _accepted().get(address)
+        pinned = known if isinstance(known, dict) else {}
+        names = [tool.name for tool in self.tools if pinned.get(tool.name) != fingerprint(tool)]
+        self.changed = [name for name in names if name in pinned]
+        self.new = [name for name in names if name not in pinned and known is not None]
 
     def __enter__(self) -> Server:
         return self
@@ -171,13 +174,11 @@ def _path() -> Any:
     return store.home() / "mcp-tools.json"
 
 
-def _accepted() -> dict[str, dict[str, str]]:
-    """The fingerprints of tools by name, by server."""
-    try:
-        known = json.loads(_path().read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+def _accepted() -> dict[str, Any]:
+    """The fingerprints of tools by name, by server. UserError where the file of them was damaged: to go on
+    without it would trust every server anew.
+    """
+    return parsed(_path()) if _path().exists() else {}
 
 
 class _Session:

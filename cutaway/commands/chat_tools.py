@@ -88,15 +88,18 @@ def _encoder() -> Any:
 
 
 def _trusted(server: "Server", yes: bool) -> list[Any]:
-    """The tools of a server; those that changed since they were trusted, after the user agrees."""
+    """The tools of a server; those that changed or came since it was trusted, after the user agrees."""
     for refused in server.refused:
         note(f"{server.address}: left out {refused}")
-    for name in server.changed:
-        note(f"{server.address}: {name} is not what it was when you last used it:")
-        note(next(tool for tool in server.tools if tool.name == name).description)
-    if server.changed and not yes and not (interactive() and agrees("Use the changed tools?")):
-        note(f"{server.address}: the changed tools are left out; --yes accepts them.")
-        return [tool for tool in server.tools if tool.name not in server.changed]
+    others = dict.fromkeys(server.new, "is new since")
+    others |= dict.fromkeys(server.changed, "is not what it was when")
+    for tool in server.tools:
+        if tool.name in others:
+            note(f"{server.address}: {tool.name} {others[tool.name]} you last used it:")
+            note(f"{tool.description}\n{json.dumps(tool.parameters, ensure_ascii=False)}")
+    if others and not yes and not (interactive() and agrees("Use these tools?")):
+        note(f"{server.address}: {', '.join(others)} left out; --yes accepts them.")
+        return [tool for tool in server.tools if tool.name not in others]
     server.accept()
     return list(server.tools)
 
