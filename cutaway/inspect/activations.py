@@ -25,14 +25,17 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.runtime import values
 from cutaway.store import files
+from cutaway.store.reading import parsed
 from cutaway.weights import quant, safetensors
+from cutaway.weights.fields import Fields
 
 INDEX = "dataset.json"
 TYPES = {"float16": "F16", "bfloat16": "BF16"}
+KINDS = {"I32": "<i4", "F16": "<f2", "BF16": "<u2"}
 SHARD_TOKENS = 1 << 15
 NORMED_TOKENS = 1 << 12  # whose norms are computed at a time
 MASSIVE = 10  # times the median norm
@@ -81,7 +84,17 @@ class Activations:
         if facts is None or "tokens" not in facts:
             state = "no dataset" if facts is None else "not complete: give the same command again to go on"
             raise UserError(f"{folder}: {state}")
-        return cls([_opened(_path(Path(folder), n)) for n in range(facts["shards"])], facts)
+        fields = Fields(facts, Path(folder) / INDEX)
+        fields.text("model")
+        shards = [_opened(_path(Path(folder), n)) for n in range(fields.integer("shards"))]
+        form = {name: shard.shape[1:] for name, shard in shards[0].items()}
+        for n, shard in enumerate(shards):
+            if {name: array.shape[1:] for name, array in shard.items()} != form:
+                raise UserError(f"{_path(Path(folder), n)}: has other activations than the first shard")
+        made = cls(shards, facts)
+        if len(made) != fields.integer("tokens"):
+            raise UserError(f"{folder}: its shards have {len(made):,} tokens, not those that {INDEX} says")
+        return made
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -335,12 +348,20 @@ def _tensors(shard: list[Piece], rows: Mapping[str, np.ndarray], dtype: Dtype) -
 
 
 def _opened(path: Path) -> dict[str, np.ndarray]:
-    return {name: _array(packed) for name, packed in safetensors.read(path).items()}
+    """A shard's arrays: the columns of KEYS, and activations with a row for each token."""
+    found = safetensors.read_shaped(path, dict.fromkeys(KEYS, (None,)), ("I32",))
+    tokens = found[KEYS[0]].shape
+    for name, packed in safetensors.read(path).items():
+        if packed.shape[:1] != tokens or (name not in KEYS and packed.type not in TYPES.values()):
+            raise UserError(
+                f"{path}: {quoted(name)} has no number in 16 bits for each of {tokens[0]:,} tokens"
+            )
+        found[name] = packed
+    return {name: _array(packed) for name, packed in found.items()}
 
 
 def _array(packed: Packed) -> np.ndarray:
-    kind = {"I32": "<i4", "F16": "<f2", "BF16": "<u2"}[packed.type]
-    return packed.data.reshape(-1).view(kind).reshape(packed.shape)
+    return packed.data.reshape(-1).view(KINDS[packed.type]).reshape(packed.shape)
 
 
 def _floats(rows: np.ndarray) -> np.ndarray:
@@ -351,7 +372,7 @@ def _floats(rows: np.ndarray) -> np.ndarray:
 
 
 def _index(folder: Path) -> dict[str, Any] | None:
-    return json.loads((folder / INDEX).read_text("utf-8")) if (folder / INDEX).is_file() else None
+    return parsed(folder / INDEX) if (folder / INDEX).is_file() else None
 
 
 def _resumed(folder: Path, facts: dict[str, Any], force: bool) -> Activations | None:

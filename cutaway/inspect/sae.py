@@ -29,11 +29,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cutaway.bounds import Count
 from cutaway.errors import UserError
 from cutaway.inspect.activations import Activations, norm_limit
 from cutaway.inspect.edits import Add, Project
+from cutaway.model.config import from_dict
 from cutaway.shapes import Float
 from cutaway.store import files
+from cutaway.store.reading import parsed
 from cutaway.weights import quant, safetensors
 
 Kind = Literal["topk", "jumprelu"]
@@ -68,10 +71,10 @@ class Card:
     name: str
     model: str
     kind: Kind
-    features: int
-    k: int
-    steps: int
-    batch: int
+    features: Count
+    k: Count
+    steps: Count
+    batch: Count
     seed: int
     keep_sinks: bool = True  # of folders from before there was a choice
     tokens: int = 0
@@ -96,8 +99,15 @@ class SAE:
         path = Path(folder)
         if not (path / CARD).is_file():
             raise UserError(f"{folder}: holds no autoencoder: give a folder that `cutaway sae` wrote")
-        card = Card(**json.loads((path / CARD).read_text("utf-8")))
-        read = safetensors.read(path / WEIGHTS)
+        card = from_dict(parsed(path / CARD), Card, str(path / CARD))
+        if card.k > card.features:
+            raise UserError(f"{path / CARD}: k is {card.k}, more than the {card.features} features")
+        f = card.features
+        shapes = {"encoder": (f, None), "bias": (f,), "decoder": (f, None), "center": (None,)}
+        read = safetensors.read_shaped(path / WEIGHTS, shapes | {"threshold": (f,)})
+        widths = {read[name].shape[-1] for name in ("encoder", "decoder", "center")}
+        if len(widths) > 1:
+            raise UserError(f"{path / WEIGHTS}: encoder, decoder and center are of activations of {widths}")
         return cls(card, {name: torch.from_numpy(quant.unpack(read[name]).copy()) for name in TENSORS})
 
     def save(self, folder: str | Path, force: bool = False) -> None:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.hooks import TAPS, Listener, stopping, tracing
 from cutaway.inspect import edits
 from cutaway.inspect import names as naming
@@ -35,10 +35,12 @@ from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.inputs import device, has_pattern
 from cutaway.inspect.lens import Lens, lens
 from cutaway.inspect.show import Pattern, View
+from cutaway.model.config import from_dict
 from cutaway.model.decoder import Decoder
 from cutaway.model.pooling import padded
 from cutaway.shapes import Bool, Float
 from cutaway.store import files
+from cutaway.store.reading import parsed_text
 from cutaway.weights import quant, safetensors
 
 MOST_BYTES = 2 << 30  # of attention maps: they grow with the square of the text
@@ -166,6 +168,23 @@ class Guess(NamedTuple):
     id: int
     token: str
     probability: float
+
+
+DTYPES = {
+    **{name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")},
+    **{name: getattr(torch, name) for name in ("int64", "int32", "bool")},
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a saved trace's file says beside its activations; ``types`` are those of the activations."""
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    vocabulary: int
+    layers: int
+    types: dict
 
 
 class Trace(Mapping[str, Tensor]):
@@ -325,13 +344,19 @@ class Trace(Mapping[str, Tensor]):
         written = safetensors.metadata(path)
         if written.get("format") != "cutaway-trace":
             raise UserError(f"{path} is no trace: `trace.save` writes one")
-        facts = json.loads(written["trace"])
-        values = {
-            name: torch.from_numpy(quant.unpack(packed)).to(getattr(torch, facts["types"][name]))
-            for name, packed in safetensors.read(path).items()
+        facts = from_dict(parsed_text(written.get("trace", ""), f"{path}: trace"), Facts, f"{path}: trace")
+        values = {}
+        for name, packed in safetensors.read(path).items():
+            kind = facts.types.get(name)
+            if not isinstance(kind, str) or kind not in DTYPES:
+                raise UserError(f"{path}: {quoted(name)} is of type {quoted(kind)}, not {', '.join(DTYPES)}")
+            values[name] = torch.from_numpy(quant.unpack(packed)).to(DTYPES[kind])
+        trace = cls(None, list(facts.ids), values)
+        trace.__dict__ |= {
+            "tokens": list(facts.tokens),
+            "vocabulary": facts.vocabulary,
+            "layers": facts.layers,
         }
-        trace = cls(None, facts.pop("ids"), values)
-        trace.__dict__ |= facts
         trace.subject = None if lm is None else subject_of(lm)
         return trace
 

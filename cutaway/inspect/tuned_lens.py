@@ -26,6 +26,7 @@ from cutaway.inspect.lens import Lens, lens
 from cutaway.inspect.trace import Subject, Trace, subject_of
 from cutaway.shapes import Float
 from cutaway.store.files import Progress, silent
+from cutaway.store.reading import parsed_text
 from cutaway.weights import quant, safetensors
 
 STEPS, TOKENS, LEARNING_RATE = 100, 64, 1e-3
@@ -63,13 +64,16 @@ class TunedLens:
 def load(path: str | Path, lm: Any) -> TunedLens:
     """Reads what ``save`` wrote; UserError for maps of another model."""
     subject = subject_of(lm)
-    read = {
-        n: torch.from_numpy(np.array(quant.unpack(one))) for n, one in safetensors.read(Path(path)).items()
-    }
-    shape = (len(subject.model.blocks), subject.model.config.width)
-    if set(read) != {"weights", "biases"} or read["biases"].shape != shape:
-        raise UserError(f"{path} is no tuned lens of this model, of {shape[0]} layers and width {shape[1]}")
-    return TunedLens(subject, read["weights"], read["biases"])
+    layers, width = len(subject.model.blocks), subject.model.config.width
+    try:
+        shapes = {"weights": (layers, width, width), "biases": (layers, width)}
+        read = safetensors.read_shaped(path, shapes)
+    except UserError as error:
+        raise UserError(
+            f"{path} is no tuned lens of this model, of {layers} layers and width {width}: {error}"
+        ) from None
+    weights, biases = (torch.from_numpy(np.array(quant.unpack(read[name]))) for name in shapes)
+    return TunedLens(subject, weights, biases)
 
 
 def train(
@@ -142,10 +146,15 @@ def _resumed(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, steps:
     facts = safetensors.metadata(path)
     if facts.get(TRAINING) != json.dumps(of):
         raise UserError(f"{path} is of another training of a lens, or of none: give another file for resume")
-    losses: list[float] = json.loads(facts["losses"])
+    losses: list[float] = parsed_text(facts.get("losses", ""), f"{path}: losses", list)
     if len(losses) > steps:
         raise UserError(f"{path} is of {len(losses)} steps already, more than the {steps} asked for")
-    read = {name: torch.from_numpy(quant.unpack(one).copy()) for name, one in safetensors.read(path).items()}
+    maps = zip(("weights", "biases"), optimizer.param_groups[0]["params"], strict=True)
+    shapes = {
+        f"{name}{part}": tuple(value.shape) for name, value in maps for part in ("", ".mean", ".square")
+    }
+    found = safetensors.read_shaped(path, shapes)
+    read = {name: torch.from_numpy(quant.unpack(one).copy()) for name, one in found.items()}
     for name, value in zip(("weights", "biases"), optimizer.param_groups[0]["params"], strict=True):
         value.data.copy_(read[name])
         moments = {"exp_avg": read[f"{name}.mean"], "exp_avg_sq": read[f"{name}.square"]}

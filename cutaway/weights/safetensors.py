@@ -16,7 +16,7 @@ import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,31 @@ def read(path: str | os.PathLike[str]) -> dict[str, Packed]:
     if source.name.endswith(".index.json"):
         return _read_shards(source)
     return _read_file(source)
+
+
+def read_shaped(
+    path: str | os.PathLike[str],
+    shapes: Mapping[str, tuple[int | None, ...]],
+    types: Collection[str] = ("F32",),
+) -> dict[str, Packed]:
+    """The tensors of a file that holds these, each of its shape (None: any length) and of one of ``types``.
+
+    UserError for one that is missing, has another shape or another type; tensors of other names are left out.
+    """
+    found = read(path)
+    for name, wanted in shapes.items():
+        tensor = found.get(name)
+        if tensor is None:
+            raise UserError(f"{path}: has no tensor {quoted(name)}")
+        fits = len(tensor.shape) == len(wanted) and all(
+            length in (None, own) for length, own in zip(wanted, tensor.shape, strict=True)
+        )
+        if not fits or tensor.type not in types:
+            spelt = " x ".join("any" if length is None else str(length) for length in wanted)
+            own = " x ".join(map(str, tensor.shape)) or "one number"
+            need = f"{' or '.join(types)} of {spelt}"
+            raise UserError(f"{path}: {quoted(name)} is {tensor.type} of {own}, and {need} is needed")
+    return {name: found[name] for name in shapes}
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
