@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import io
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.bounds import Bounded, Positive
-from cutaway.errors import OperationalError, UserError, quoted
+from cutaway.data import parquet
+from cutaway.errors import OperationalError, UserError, escaped, quoted
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
 PASSED_OVER = frozenset({"node_modules", "__pycache__", "build", "dist", "site-packages"})
@@ -128,19 +129,17 @@ def _text(path: Path) -> str | None:
 
 
 def _lines(path: Path, field: str) -> Iterator[str]:
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}: line {number} is not JSON ({error})") from None
-            yield _entry(entry, field, f"{path}: line {number}")
-
-
-def _opened(path: Path) -> io.BufferedIOBase:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    yield _entry(json.loads(line), field, f"{path}: line {number}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: line {number} is not JSON ({error})") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: is damaged after line {number} ({error})") from None
 
 
 def _column(rows: Iterator[Any], source: Source, where: str) -> Iterator[str]:
@@ -150,22 +149,17 @@ def _column(rows: Iterator[Any], source: Source, where: str) -> Iterator[str]:
 
 def _entry(row: Any, field: str, where: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"{where} has no text called {quoted(field)} (it has: {there}): give `field`")
+        there = escaped(", ".join(map(str, row))) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"{where} has no text called {quoted(field)} (it has: {there:.300}): give `field`")
     return row[field]
 
 
 def _rows(path: Path, field: str) -> Iterator[dict[str, Any]]:
-    arrow, parquet = (_library(name, "parquet files") for name in ("pyarrow", "pyarrow.parquet"))
-    try:
-        table = parquet.ParquetFile(path)
-    except arrow.ArrowInvalid as error:
-        raise UserError(f"{path}: is not a parquet file ({error})") from None
-    if field not in table.schema_arrow.names:
-        there = ", ".join(table.schema_arrow.names)
-        raise UserError(f"{path}: has no column {quoted(field)} (it has: {there}): name it with `field`")
-    for batch in table.iter_batches(columns=[field]):
-        yield from batch.to_pylist()
+    names = parquet.columns(path)
+    if field not in names:
+        there = ", ".join(map(escaped, names))
+        raise UserError(f"{path}: has no column {quoted(field)} (it has: {there:.300}): name it with `field`")
+    yield from parquet.rows(path, [field])
 
 
 def _streamed(name: str, source: Source) -> Iterator[Any]:
