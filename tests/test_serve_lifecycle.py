@@ -26,7 +26,7 @@ from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model, Models  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip
 from cutaway.serve.response_store import Entry, ResponseStore  # isort: skip
-from cutaway.serve.service import Limits  # isort: skip
+from cutaway.serve.service import Limits, Service  # isort: skip
 
 OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"
 
@@ -198,6 +198,23 @@ def test_an_adapter_takes_no_models_name() -> None:
     for name in ("e", "B", "d-12", "org/name:v1", "e"):
         models.load_adapter(name, "folder")
     assert loaded == ["e", "B", "d-12", "org/name:v1", "e"]
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "two\nlines"])
+def test_an_adapters_path_that_no_path_can_be_is_refused(path: str, tmp_path: Path) -> None:
+    service: Any = SimpleNamespace(adapter_folder=tmp_path)
+    with pytest.raises(APIError, match="not printable") as refused:
+        Service.load_adapter(service, "a", path)
+    assert refused.value.status == 400 and refused.value.param == "lora_path"
+
+
+def test_what_cannot_be_saved_ends_no_server(caplog: pytest.LogCaptureFixture) -> None:
+    def save() -> None:
+        raise OSError("the disk is full")
+
+    server = lifecycle.Server(uvicorn.Config("app"), Models([Model("first", load)]), save=save)
+    assert not asyncio.run(server.on_tick(lifecycle.SAVE_TICKS - 1))
+    assert "could not be saved: the disk is full" in caplog.text
 
 
 def test_what_keys_used_outlives_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

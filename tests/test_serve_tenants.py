@@ -1,9 +1,11 @@
 """Every route under a key: it needs a role, counts, waits in its key's own turn, off the event loop."""
 
 import asyncio
+import json
 import logging
 import re
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -330,13 +332,14 @@ def test_an_id_of_another_kind_is_not_found(server: Server) -> None:
     headers = bearer("single")
 
     def post(path: str, body: dict[str, Any]) -> Any:
-        return server.post(path, body, headers=headers)
+        return serving.httpx.post(server.url + path, content=json.dumps(body), headers=headers, timeout=60)
 
     answer = post("/v1/responses", BODIES["/v1/responses"]).json()
     talk = post("/v1/conversations", BODIES["/v1/conversations"]).json()
     thread = post("/v1/messages", CHAT | {"thread": {"type": "create"}}).json()
     ids = {"response": answer["id"], "item": answer["output"][0]["id"]}
     ids |= {"conversation": talk["id"], "thread": thread["id"], "none": "none"}
+    ids |= {"with a NUL": f"{talk['id']}\0", "half a pair": "\ud800"}
     named: dict[str, Any] = {
         "response": lambda id: {"input": "hi", "max_output_tokens": 1, "previous_response_id": id},
         "conversation": lambda id: {"input": "hi", "max_output_tokens": 1, "conversation": id},
@@ -348,8 +351,11 @@ def test_an_id_of_another_kind_is_not_found(server: Server) -> None:
             assert found.status_code == (200 if kind == wanted else 400), (wanted, kind, found.text)
             assert kind == wanted or f"There is no {wanted}" in found.text
     for kind, id in ids.items():
+        if kind == "half a pair":  # which no path can have
+            continue
         going_on = {"thread": {"type": "continue", "previous_message_id": id}}
         assert post("/v1/messages", CHAT | going_on).status_code == (200 if kind == "thread" else 404), kind
+        id = urllib.parse.quote(id)
         for path in ("/v1/responses/{}", "/v1/responses/{}/input_items"):
             found = server.get(path.format(id), headers=headers)
             assert found.status_code == (200 if kind == "response" else 404), (path, kind)

@@ -92,6 +92,8 @@ class ResponseStore:
 
     def _row(self, key: bytes, id: str, kind: Kind, columns: str) -> Any:
         query = f"SELECT {columns} FROM entry WHERE key = ? AND id = ? AND kind = ? AND until >= ?"
+        if not id.isascii():  # no entry's, and half a surrogate pair is no text to SQLite
+            return None
         with self._lock:
             return self._db.execute(query, (key, id, kind, time.time())).fetchone()
 
@@ -111,4 +113,4 @@ class ResponseStore:
         """Forget an entry; whether it was there."""
         query = "DELETE FROM entry WHERE key = ? AND id = ? AND kind = ? AND until >= ?"
         with self._lock:
-            return self._db.execute(query, (key, id, kind, time.time())).rowcount > 0
+            return id.isascii() and self._db.execute(query, (key, id, kind, time.time())).rowcount > 0

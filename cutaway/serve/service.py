@@ -54,6 +54,7 @@ Result = TypeVar("Result")
 log = logging.getLogger(PROMPTS)
 MAX_STOPS = 16
 MOST_RETRY_AFTER = 120  # seconds
+MOST_WAITING = 4096  # jobs; half of it is more than all connections have: no answer is refused at its end
 THREADS = 4  # for all work beside the event loop that does not compute with the model
 _thread = threading.local()  # .job: the one that this thread runs; .spend: counts the tokens that it reads
 
@@ -254,7 +255,7 @@ class Service:
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
     bridge: LoopBridge = field(default_factory=LoopBridge)
-    pool: FairPool = field(default_factory=lambda: FairPool(THREADS, "cutaway-work", 1024))
+    pool: FairPool = field(default_factory=lambda: FairPool(THREADS, "cutaway-work", MOST_WAITING))
     definition_pool: FairPool = field(init=False)
     finished: deque[float] = field(default_factory=lambda: deque(maxlen=64))  # when answers ended
 
@@ -384,8 +385,8 @@ class Service:
         if self.adapter_folder is None:
             text = "This server loads no adapters: start it with --adapter-folder FOLDER, which holds them"
             raise APIError(403, text, type="permission_error", code="adapters_are_fixed")
-        if "\0" in path:
-            raise APIError(400, "lora_path holds a NUL, which no path has", param="lora_path")
+        if not path.isprintable():  # NUL and half a surrogate pair among them
+            raise APIError(400, "lora_path holds characters that are not printable", param="lora_path")
         root = self.adapter_folder.resolve()
         folder = (root / path).resolve()
         if not folder.is_relative_to(root):

@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
         except (UserError, OperationalError) as error:
             log.error("Nothing was reloaded: %s", error)
         else:
-            log.warning("Reloaded the API keys and the log level")
+            log.warning("Reloaded the API keys, the certificate and the log level")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.models.stopping.set()
@@ -95,8 +95,14 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         self._tell()
         if counter % SAVE_TICKS == SAVE_TICKS - 1:
-            await asyncio.to_thread(self.save)
+            await self._save()
         return await super().on_tick(counter) or time.monotonic() >= self._stop_at
+
+    async def _save(self) -> None:
+        try:
+            await asyncio.to_thread(self.save)
+        except Exception as error:  # a full disk ends no server
+            log.error("What keys have used could not be saved: %s", error)
 
     def _tell(self) -> None:
         """Log the signals; a handler may not, since it may have interrupted the log."""
@@ -120,7 +126,7 @@ class Server(uvicorn.Server):
         if background:
             await asyncio.wait(background, timeout=GRACE)
         await asyncio.to_thread(self.models.default.pool.drain, 0.0)
-        await asyncio.to_thread(self.save)
+        await self._save()
         log.log(logging.WARNING if cut else logging.INFO, "Stopped: %d answers were cut off", cut)
         await asyncio.to_thread(bounded_log.flush)
 
