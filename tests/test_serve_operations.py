@@ -45,6 +45,7 @@ keys:
 DEPLOY = Path(__file__).parent.parent / "deploy"
 BY = re.compile(r"by \((.+?)\)")
 LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}
+TWO = LONG | {"max_tokens": 2}
 
 
 def bearer(key: str) -> dict[str, Any]:
@@ -610,7 +611,7 @@ def alerts() -> list[str]:
 
 def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_there_are(server: Server) -> None:
     server.post("/v1/completions", {"prompt": "x"}, **bearer("wrong"))
-    assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, **bearer(CAROL)).is_success
+    assert server.post("/v1/completions", TWO, **bearer(CAROL)).is_success
     server.service.metrics.loads.labels("another").inc()
     text = server.get("/metrics", **bearer(ADMIN)).text
     assert len(queries()) > 20 and len(alerts()) > 8
@@ -624,7 +625,7 @@ def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_there_are(server: 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
 def test_prometheus_answers_every_query_of_the_dashboard(server: Server, tmp_path: Path) -> None:
-    assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, **bearer(CAROL)).is_success
+    assert server.post("/v1/completions", TWO, **bearer(CAROL)).is_success
     target = server.url.removeprefix("http://")
     job = {
         "job_name": "cutaway",
