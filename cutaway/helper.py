@@ -24,6 +24,7 @@ from pathlib import Path
 
 from cutaway.errors import OperationalError, UserError
 
+NICENESS = 5  # a quarter to a third of a processor beside a process of the usual priority
 START_SECONDS = 60.0  # for a busy machine to start Python
 OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # ends a helper that has computed for too long
 
@@ -154,7 +155,11 @@ class Helper:
 
 
 def serve(name: str) -> None:
-    """The helper's own loop: a line in, a line out, until its parent closes the pipe."""
+    """The helper's own loop: a line in, a line out, until its parent closes the pipe. On a busy processor its
+    parent comes first, which may be generating for others.
+    """
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
 
     def tell(answer: dict) -> None:
