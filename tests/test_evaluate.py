@@ -280,6 +280,17 @@ def test_mcnemar_and_pass_at_k_are_their_definitions():
     assert statistics.pass_all(5, 2, 2) == pytest.approx(sum(min(draw) for draw in draws) / len(draws))
 
 
+def test_every_interval_covers_and_no_test_finds_what_is_not_there():
+    """scripts/coverage_figures.py --quick: too few worlds for a figure, enough for a broken bar."""
+    from scripts import coverage_figures
+
+    table = list(coverage_figures.rows(20, 1, quick=True))
+    assert len(table) > 100 and [row for row in table if not row.holds] == []
+    assert all(
+        row.coverage >= 0.95 for n in (2, 3, 7, 33, 100) for row in [coverage_figures.proportion(0.02, n)]
+    )  # what few trials of a rare thing have is not in any list of sizes
+
+
 # ---- tasks and runs ----------------------------------------------------------------------------------------
 
 
@@ -620,6 +631,29 @@ def test_the_verb_compares_two_models(
     assert cli.main([*words, "--force"]) == 0
     shown = capsys.readouterr().out
     assert "not separated" in shown and "The capital of France is" in shown
+
+
+def test_a_texts_interval_is_by_its_documents(lm: LanguageModel, tmp_path: Path):
+    """Tokens of one document are alike; of one short document nothing is known."""
+    texts = ["The cat sat on the mat. " * 4, "zqx vvk 17 $$ (+", "The dog sat on the rug, too."]
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "texts.jsonl").write_text(rows)
+    found = run(lm, tasks.find(f"text:{tmp_path / 'texts.jsonl'}"), caching.Cache(lm, None))
+    each = [likelihood.rolling(lm, text) for text in texts]
+    nats, sizes = [-row.sum() for row in each], [len(text.encode()) for text in texts]
+    bits = found.metrics["bits_per_byte"]
+    assert bits.value == pytest.approx(sum(nats) / math.log(2) / sum(sizes))
+    expected = statistics.ratio(np.divide(nats, math.log(2)), sizes)
+    assert (bits.low, bits.high) == pytest.approx((expected.low, expected.high))
+    ppl, tokens = found.metrics["perplexity"], np.concatenate(each)
+    own = statistics.mean(-tokens, [n for n, row in enumerate(each) for _ in row], share=False)
+    assert (ppl.value, ppl.low) == pytest.approx((math.exp(own.value), math.exp(own.low)))
+    assert ppl.n == bits.n == len(tokens)
+    (tmp_path / "one.txt").write_text(texts[0])
+    one = run(lm, tasks.find(f"text:{tmp_path / 'one.txt'}"), caching.Cache(lm, None))
+    assert one.metrics["bits_per_byte"].between() == one.metrics["perplexity"].between() == "no interval"
+    assert statistics.blocks(600).tolist() == [0] * 300 + [1] * 300
+    assert statistics.blocks(10**5).max() == 19
 
 
 # ---- lm-eval -----------------------------------------------------------------------------------------------

@@ -248,7 +248,8 @@ def _located(
     elif flat:
         low, high, p = -math.inf, math.inf, 1.0
     else:
-        low, high = (center + side * student_quantile(freedom) * error for side in (-1, 1))
+        half = student_quantile(freedom) * error
+        low, high = center - half, center + half
         p = student_tail(abs(center) / error, freedom)
     if bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
@@ -274,7 +275,7 @@ def _error(sums: np.ndarray, sizes: np.ndarray, center: float) -> tuple[float, f
         return math.inf, 0.0
     n = sizes.sum()
     rest = 1 - sizes / n
-    error = math.sqrt(((sums - center * sizes) ** 2 / rest).sum()) / n
+    error = math.sqrt(float(((sums - center * sizes) ** 2 / rest).sum())) / float(n)
     across = sizes**2 / rest
     spread = (sizes**2).sum() + (across.sum() ** 2 - (across**2).sum()) / n**2
     return error, float(n * n / spread)
@@ -286,7 +287,7 @@ def _even(sums: np.ndarray, sizes: np.ndarray, center: float) -> bool:
         return False
     residuals = sums - center * sizes
     skewness = (residuals**3).mean() / (residuals**2).mean() ** 1.5
-    return LOPSIDED * skewness**2 <= len(sums)
+    return bool(LOPSIDED * skewness**2 <= len(sums))
 
 
 def _counted(sums: np.ndarray, sizes: np.ndarray) -> bool:
