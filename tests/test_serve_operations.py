@@ -293,8 +293,8 @@ def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCapt
     last = json.loads(answers["lines"][-1].removeprefix("data: "))
     assert last["error"]["code"] == "cancelled" and len(answers["lines"]) > 2
     assert not [record for record in caplog.records if record.exc_info]
-    told = [record.getMessage() for record in caplog.records]
-    assert "SIGTERM: the drain begins" in told and "Stopped: 2 answers were cut off" in told
+    shown = [record.getMessage() for record in caplog.records]
+    assert "SIGTERM: the drain begins" in shown and "Stopped: 2 answers were cut off" in shown
     counted = [record.fields for record in caplog.records if record.getMessage() == "request"]
     assert sum(one.get("generated", 0) for one in counted) == server.service.decoder.stats().generated_tokens
 
@@ -420,8 +420,8 @@ def test_over_tls_a_json_log_is_json_from_the_first_line_to_the_last(tmp_path: P
         process.kill()
         process.wait()
         process.stderr.close()
-    told = [one["message"] for one in rest]
-    assert {"request", "SIGTERM: the drain begins", "Stopped: 0 answers were cut off"} <= set(told)
+    shown = [one["message"] for one in rest]
+    assert {"request", "SIGTERM: the drain begins", "Stopped: 0 answers were cut off"} <= set(shown)
     command = [sys.executable, "-m", "cutaway", "serve", str(tmp_path / "none.gguf"), "--log-format", "json"]
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     (line,) = failed.stderr.splitlines()
@@ -535,18 +535,18 @@ def test_responses_tell_what_is_left_of_quotas(server: Server, keys: KeyRing) ->
     bob.tokens.limit, bob.tokens.level = 6000, 0.0
     bob.spend(100, 0, 49)
     try:
-        told = server.get("/v1/models", **bearer(BOB)).headers
-        found = {name: told[f"x-ratelimit-{name}"] for name in ("limit-requests", "remaining-requests")}
+        shown = server.get("/v1/models", **bearer(BOB)).headers
+        found = {name: shown[f"x-ratelimit-{name}"] for name in ("limit-requests", "remaining-requests")}
         assert found == {"limit-requests": "2", "remaining-requests": "1"}
-        assert told["x-ratelimit-limit-tokens"] == "6000" and told["x-ratelimit-reset-requests"] == "30s"
-        assert 5851 <= int(told["x-ratelimit-remaining-tokens"]) <= 5900
-        assert re.fullmatch(r"\ds|\d{3}ms", told["x-ratelimit-reset-tokens"]) and "request-id" not in told
+        assert shown["x-ratelimit-limit-tokens"] == "6000" and shown["x-ratelimit-reset-requests"] == "30s"
+        assert 5851 <= int(shown["x-ratelimit-remaining-tokens"]) <= 5900
+        assert re.fullmatch(r"\ds|\d{3}ms", shown["x-ratelimit-reset-tokens"]) and "request-id" not in shown
         refused = server.post("/v1/messages", {"max_tokens": 0}, **bearer(BOB))
-        told = refused.headers
-        assert refused.status_code == 400 and told["request-id"] == told["x-request-id"]
-        assert told["anthropic-ratelimit-requests-limit"] == "2" and "x-ratelimit-limit-tokens" not in told
-        assert told["anthropic-ratelimit-requests-remaining"] == "0"
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+Z", told["anthropic-ratelimit-tokens-reset"])
+        shown = refused.headers
+        assert refused.status_code == 400 and shown["request-id"] == shown["x-request-id"]
+        assert shown["anthropic-ratelimit-requests-limit"] == "2" and "x-ratelimit-limit-tokens" not in shown
+        assert shown["anthropic-ratelimit-requests-remaining"] == "0"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+Z", shown["anthropic-ratelimit-tokens-reset"])
         assert int(server.get("/v1/models", **bearer(BOB)).headers["retry-after"]) >= 1
     finally:
         bob.requests.level, bob.tokens.limit = 0.0, None
