@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from cutaway.train import config as train_config
 from cutaway.train import device, examples, finetune
 from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
+from cutaway.train.flops import Operations, per_token, spans
 from cutaway.train.loop import Training
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.trainable import Trainable, TrainingBatch
@@ -309,6 +311,22 @@ def test_a_run_resumes_to_the_same_weights_and_opens(
         line["validation_loss"] for line in measured(tmp_path / "whole") if "validation_loss" in line
     ]
     assert validation[-1] < validation[0]
+
+
+def test_a_steps_operations_are_those_of_its_documents(base: Path, talk: Path, tmp_path: Path) -> None:
+    """Not of rows, padding, or the context that the base could hold."""
+    run = config(base, talk, adapter=lora.Config(4), steps=2)
+    training_run.train(run, tmp_path / "run", Quiet(), recipe=finetune)
+    data = finetune.ready(run, tmp_path / "run", lambda _: None)
+    work = Operations(run.model, frozen=True)
+    for step, line in enumerate(line for line in measured(tmp_path / "run") if "loss" in line):
+        batch = data.train.batch(2 * step, 2)
+        found = spans(batch.pos, batch.documents)
+        tokens = int((batch.pos >= 0).sum())
+        assert line["tokens_per_second"] * line["seconds"] == pytest.approx(tokens) and tokens < 2 * 64
+        assert line["flops_per_second"] * line["seconds"] == pytest.approx(work.of(found))
+        assert work.of(found) < per_token(run.model, frozen=True) * tokens, "128 positions are never full"
+    assert run.flops_per_token == per_token(run.model, 64, frozen=True) < per_token(run.model, frozen=True)
 
 
 def test_packed_base_trains_as_float(base: Path, talk: Path, tmp_path: Path) -> None:
@@ -677,3 +695,136 @@ def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys:
     path.write_text(json.dumps(rows[0] | {"margin": "big"}))
     with pytest.raises(UserError, match="margin is 'big'; it must be a number"):
         examples.prepare(run.data, run.objective, finetune.base(run), lambda _: None)
+
+
+# ---- how long, and when it ends ----------------------------------------------------------------------------
+
+
+def numbers(base: Path, data: Path, folder: Path, *words: str) -> tuple[finetune.FinetuningConfig, list[str]]:
+    """A run with the numbers that its examples ask for, and what was said."""
+    said: list[str] = []
+    given = (f"--base={base}", f"--data.path={data}", *words)
+    return finetune.resolved(finetune.read("sft", given), folder, said.append), said
+
+
+def test_context_batch_and_steps_follow_the_examples(base: Path, talk: Path, tmp_path: Path) -> None:
+    run, said = numbers(base, talk, tmp_path / "a")
+    assert (run.data.context, run.batch_size, run.steps) == (64, 2, 26) and run.schedule.warmup_steps == 2
+    assert said[-2].startswith(
+        "3 epochs of 33 examples: 26 steps of 2 rows of 64 tokens, 3.9 examples a step"
+    )
+    assert run.early_stopping == 0 and "1 more are held out" in said[-2]
+    assert numbers(base, talk, tmp_path / "b", "--epochs=0.5")[0].steps == 5
+    fixed, _ = numbers(base, talk, tmp_path / "c", "--steps=7", "--batch-size=3", "--data.context=100")
+    assert (fixed.steps, fixed.batch_size, fixed.micro_batch_size, fixed.data.context) == (7, 3, 1, 100)
+    assert fixed.schedule.warmup_steps == 10, "what was given stays as it is"
+    many = tmp_path / "many.jsonl"
+    many.write_text(
+        "\n".join(json.dumps({"question": f"{n}?", "answer": "x" * (n % 90)}) for n in range(200))
+    )
+    run, said = numbers(base, many, tmp_path / "d")
+    assert run.data.context == 128 and run.batch_size == 4 and run.early_stopping == 2
+    many.write_text(json.dumps({"question": "q" * 300, "answer": "a"}) + "\n" + many.read_text())
+    run, said = numbers(base, many, tmp_path / "e")
+    assert run.data.context == 128 and "1 examples are longer than data.context (128)" in " ".join(said)
+
+
+@pytest.mark.parametrize("option", ["--lr", "--learning-rate"])
+def test_short_options_mean_what_they_say(option: str, base: Path, talk: Path) -> None:
+    given = [f"--base={base}", f"--data.path={talk}", option, "3e-5", "--batch-size", "6", "--epochs", "2"]
+    run = finetune.read("sft", given)
+    assert (run.optimizer.learning_rate, run.batch_size, run.epochs, run.steps) == (3e-5, 6, 2.0, 0)
+    changed = train_config.read("book", [option, "0.5"])
+    assert changed.optimizer.learning_rate == changed.optimizer.adamw.learning_rate == 0.5
+    assert train_config.read("book", ["--batch-size", "12"]).micro_batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--epohs", "--epochs"),
+        ("--rank", "--adapter.rank"),
+        ("--lora-alpha", "--adapter.alpha"),
+        ("--max-seq-length", "--data.context"),
+        ("--num-train-epochs", "--epochs"),
+        ("--per-device-train-batch-size", "--batch-size"),
+        ("--optimiser.learning-rate", "--optimizer.learning-rate"),
+        ("--data.contxt", "--data.context"),
+        ("--warmup-step", "--schedule.warmup-steps"),
+        ("--gradient-clipping", "--gradient-clip"),
+    ],
+)
+def test_the_nearest_option_is_named(option: str, meant: str, base: Path, talk: Path) -> None:
+    message = f"no option {option} in `cutaway finetune`: did you mean {meant}[?]"
+    with pytest.raises(UserError, match=message):
+        finetune.read("sft", [f"--base={base}", f"--data.path={talk}", option, "1"])
+
+
+def test_examples_of_a_run_that_never_began_are_not_those_of_the_next(base: Path, tmp_path: Path) -> None:
+    """A run that was stopped before its first step leaves its examples; another one's are read anew."""
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    one.write_text('{"question": "a", "answer": "one"}')
+    other.write_text('{"question": "a", "answer": "other"}')
+    found = []
+    for path in (one, other, other):
+        numbers(base, path, tmp_path / "run")
+        ids = examples.stored(tmp_path / "run", "examples")[0].documents[0].ids
+        found.append(run_tokenizer.of_bytes().decode(ids.tolist()))
+    assert "one" in found[0] and "other" in found[1] and found[1] == found[2]
+
+
+def rising(losses: list[float]) -> Any:
+    """Validation losses by evaluation, in place of those that are measured."""
+    left = iter(losses)
+    return lambda self, sequences: {"validation_loss": next(left)}
+
+
+def test_a_run_stops_when_the_validation_loss_rises_and_keeps_the_best(
+    base: Path, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config(base, talk, adapter=lora.Config(4), early_stopping=2)
+    data = replace(run.data, validation_fraction=0.3)
+    run = replace(run, data=data, steps=9, intervals=replace(run.intervals, evaluate=1, sample=0))
+    heard = Quiet()
+    monkeypatch.setattr(Training, "evaluate", rising([3.0, 2.0, 2.5, 2.4]))
+    training_run.train(run, tmp_path / "run", heard, recipe=finetune)
+    assert len(heard.steps) == 4 and "stops after 4 of 9 steps" in heard.notes[-2]
+    assert "weights of step 2 are kept, whose validation loss of 2.000" in heard.notes[-1]
+    assert run.schedule.factor(1, 9) == run.schedule.factor(1, 2) == 0.2, "two steps of warm-up are the same"
+    monkeypatch.setattr(Training, "evaluate", rising([3.0, 2.0]))
+    training_run.train(replace(run, steps=2), tmp_path / "two", Quiet(), recipe=finetune)
+    kept, best = (cutaway.load(tmp_path / n, engine="definition").logits([1, 2, 250]) for n in ("run", "two"))
+    assert np.array_equal(kept, best), "the folder's weights are those after the best step"
+    monkeypatch.setattr(Training, "evaluate", rising([]))
+    again = Quiet()
+    training_run.train(run, tmp_path / "run", again, recipe=finetune, resume=True)
+    assert not again.steps and "stops after 4 of 9 steps" in again.notes[-2]
+    monkeypatch.setattr(Training, "evaluate", rising([2.3, 2.2, 2.1, 2.05, 1.0]))
+    on = Quiet()
+    training_run.train(replace(run, early_stopping=0), tmp_path / "run", on, recipe=finetune, resume=True)
+    assert [int(step["step"]) for step in on.steps] == [5, 6, 7, 8, 9]
+
+
+def test_resume_without_a_folder_continues_the_last_run(
+    base: Path,
+    talk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["finetune", "sft", str(talk), "--model", str(base), "--intervals.sample", "0", "--threads", "1"]
+    assert main([*words, "--steps", "2"]) == 0
+    assert main([*words, "--steps", "2"]) == 2
+    command = re.search("continue it with `cutaway (.*?)`", capsys.readouterr().err)
+    assert command is not None and command[1] == "finetune runs/sft --resume"
+    assert main([*command[1].split(), "--steps", "3"]) == 0
+    for line in (["finetune", "--resume", "--steps", "4"], ["finetune", "--resume", "--output", "runs/sft"]):
+        assert main(line) == 0
+        assert "Continuing runs/sft." in capsys.readouterr().err
+    assert main([*words, "--steps", "5", "--resume"]) == 0
+    steps = [line["step"] for line in measured(tmp_path / "runs" / "sft") if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5]
+    assert main(["pretrain", "--resume"]) == 2 and "holds no run to continue" in capsys.readouterr().err
+    assert main([*words[:3], "--model", str(base), "--resume", "--epochs", "1"]) == 0
+    assert "The run has 9 steps now" in capsys.readouterr().err
