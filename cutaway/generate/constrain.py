@@ -81,6 +81,7 @@ class Constraint:
     ) -> None:
         self._matcher, self._tokenizer = matcher, tokenizer  # which the matcher does not keep
         self._endings = endings
+        self._begun: list[int] = []  # ids that each of its texts begins with
         self.ends = ends
         self.done = matcher.is_stopped()
 
@@ -88,7 +89,23 @@ class Constraint:
         """The same grammar for another text, from its beginning, without compiling it again."""
         matcher = self._matcher.deep_copy()
         matcher.reset()
-        return Constraint(matcher, self._tokenizer, self.ends, self._endings)
+        return Constraint(matcher, self._tokenizer, self.ends, self._endings)._after_begun(self._begun)
+
+    def begun(self, text: str) -> Constraint:
+        """The same grammar for what follows a text that is written already; UserError where none does."""
+        ids = _trie(self._tokenizer, self.ends).tokenize_str(text)
+        if self._matcher.validate_tokens(ids) != len(ids):
+            raise UserError("the text to go on with does not begin what the grammar asks for")
+        made = self.fresh()._after_begun(ids)
+        if made.done:
+            raise UserError("the text to go on with is all that the grammar asks for: nothing can follow it")
+        return made
+
+    def _after_begun(self, ids: list[int]) -> Constraint:
+        self._begun = ids
+        self._matcher.consume_tokens(ids)
+        self.done = self._matcher.is_stopped()
+        return self
 
     def mask(self, logits: np.ndarray) -> None:
         """Set the logits [v] that may not come next to -inf, in place; UserError past the limits."""

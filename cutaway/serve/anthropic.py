@@ -18,7 +18,7 @@ from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import Event, collect
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.chat import Conversation, begin, chat_ids, read, reason
+from cutaway.serve.chat import Conversation, begin, chat_ids, ending, read, reason
 from cutaway.serve.openai_format import APIError, json_response, new_id, usage, warned
 from cutaway.serve.protocol import (
     IGNORED,
@@ -166,7 +166,8 @@ def count_tokens(service: Service, body: CountRequest) -> Response:
     """How many tokens Anthropic's messages have."""
     service.engine_of(body.model)
     asked = _chat(service, body)
-    return json_response({"input_tokens": len(chat_ids(service, asked.messages, asked.tools))})
+    ids = chat_ids(service, asked.messages, asked.tools, ending(asked))
+    return json_response({"input_tokens": len(ids)})
 
 
 def _chat(service: Service, body: CountRequest) -> ChatCompletionRequest:
@@ -180,6 +181,10 @@ def _chat(service: Service, body: CountRequest) -> ChatCompletionRequest:
     fields: dict[str, Any] = {
         name: given.get(name) for name in ("model", "max_tokens", "stream", "temperature", "top_k", "top_p")
     }
+    last = made[-1] if made else {}
+    if last.get("role") == "assistant" and not last.get("tool_calls"):  # what the answer goes on with
+        made = made if last["content"].strip() else made[:-1]
+        fields["continue_final_message"] = bool(last["content"].strip())
     fields |= {"messages": made, "stop": given.get("stop_sequences")}
     fields["tools"] = [_tool(tool) for tool in body.tools or ()]
     choice = body.tool_choice

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HTTPRequest
@@ -34,12 +35,13 @@ from cutaway.serve.openai_format import (
     warned,
 )
 from cutaway.serve.operations.request_record import record_of
-from cutaway.serve.protocol import AllowedTools, ChatCompletionRequest, Message, NamedTool, Tool
+from cutaway.serve.protocol import AllowedTools, ChatCompletionRequest, Ending, Message, NamedTool, Tool
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import Caller, MergedStreams, caller_of, respond
 
 EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096}  # tokens of thought; above: no limit
-RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "template", "tokenizer", "steering")
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "template")
+RESERVED += ("tokenizer", "steering")
 
 
 async def chat(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Response:
@@ -115,7 +117,19 @@ def _variables(service: Service, body: ChatCompletionRequest) -> dict[str, Any]:
     used = {name: value for name, value in given.items() if name in template}
     for name in (body.chat_template_kwargs or {}).keys() - used.keys():
         body.ignored[f"chat_template_kwargs.{name}"] = None
-    return used
+    return used | ending(body)
+
+
+def ending(body: Ending) -> dict[str, bool]:
+    """What a request says about the end of the conversation as the model reads it."""
+    if body.continue_final_message:
+        return {"continue_final_message": True}
+    return {"add_generation_prompt": False} if body.add_generation_prompt is False else {}
+
+
+def _continued(body: ChatCompletionRequest) -> str:
+    """The text that the answer goes on with, empty for a new answer."""
+    return messages(body.messages[-1:])[0]["content"] if body.continue_final_message else ""
 
 
 def _thought_limit(
@@ -208,8 +222,13 @@ def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> 
         format = replace(format, reasoning=None, can_require=True) if opened else format
         with errors_in("tools"):
             held, forced = _tool_rules(service, body, format, tools, choice)
+    begun = _continued(body)
+    if begun and forced:
+        text = "an answer that goes on with the last message is no call: use tool_choice 'auto'"
+        raise APIError(400, text, param="continue_final_message")
     with errors_in("response_format" if format is None else "tools"):
         constraint: Any = service.start_grammar(held and held.grammar)
+        constraint = constraint.begun(begun) if constraint is not None and begun else constraint
     limit, room = _thought_limit(body, thought, variables), service.context - len(ids)
     room = room if most is None else min(most, room)
     if thought is not None and (opened if constraint is not None else limit is not None):
@@ -236,7 +255,14 @@ def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> 
         for i in range(count)
     ]
     check, warnings = (held.check, list(held.warnings)) if held else (None, [])
+    if check is not None and begun:
+        check = partial(_check_whole, check, begun)
     return Conversation(service, body, requests, format, forced, thought, check, fresh, warnings)
+
+
+def _check_whole(check: Check, begun: str, content: str, calls: Sequence[parser.Call]) -> str | None:
+    """Why an answer does not fit, after the text that it goes on with."""
+    return check(begun + content, calls)
 
 
 def _tools(body: ChatCompletionRequest) -> tuple[list[Tool] | None, Any]:

@@ -75,9 +75,9 @@ def _requests(
     if asked == 0 and not body.echo:
         text = "max_tokens is 0: an answer has at least one token, unless the prompt is echoed"
         raise APIError(400, text, param="max_tokens")
-    room = [service.limits.tokens(asked, len(ids), context, "max_tokens") for ids in texts]
     for ids in texts:
         service.check_ids(ids, "prompt")
+    room = [service.limits.tokens(asked, len(ids), context, "max_tokens") for ids in texts]
     internals = service.internals(body.internals)
     held = constraints.of_response(body)
     with errors_in("response_format"):

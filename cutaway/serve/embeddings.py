@@ -9,7 +9,7 @@ import numpy as np
 from starlette.responses import Response
 
 from cutaway.serve.completions import prompts
-from cutaway.serve.openai_format import APIError, errors_in, json_response, new_id
+from cutaway.serve.openai_format import APIError, ContextError, errors_in, json_response, new_id
 from cutaway.serve.protocol import EmbeddingRequest, RerankRequest
 from cutaway.serve.service import Service, spend, stoppable
 
@@ -69,6 +69,9 @@ def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> t
             "by mean, cls or last (or start the server with --pooling)",
             param="pooling",
         )
+    longest, most = max(map(len, rows)), service.lm.context
+    if longest > most and not truncate:
+        raise ContextError(longest, 0, most, "input")
     at_once = max(1, TOKENS // max(1, *map(len, rows)))
     model = service.lm.model if service.lm.is_encoder else service.lm.definition.model
     read = sum(map(len, rows))

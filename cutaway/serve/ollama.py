@@ -159,7 +159,10 @@ def as_chat(service: Service, body: ChatRequest | GenerateRequest) -> ChatComple
         system = [{"role": "system", "content": body.system}] if body.system else []
         fields["messages"] = [*system, {"role": "user", "content": body.prompt}]
     else:
-        fields["messages"] = [_message(one) for one in body.messages or ()]
+        fields["messages"] = made = [_message(one) for one in body.messages or ()]
+        last = made[-1] if made else {"role": ""}
+        goes_on = last["role"] == "assistant" and last["content"].strip() and not last["tool_calls"]
+        fields["continue_final_message"] = bool(goes_on)  # as Ollama's own templates do
         fields["tools"] = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
     if body.format == "json":
         fields["response_format"] = {"type": "json_object"}

@@ -441,7 +441,18 @@ ModelEdit = Annotated[Ablate | Scale | Patch | Add | Project, Field(discriminato
 Edits = Annotated[list[ModelEdit], FailFast, Field(max_length=64)]
 
 
-class ChatCompletionRequest(SamplingRequest):
+class Ending(StrictModel):
+    """How a conversation ends as the model reads it."""
+
+    add_generation_prompt: StrictBool | None = Field(
+        None, description="vLLM's: false leaves out what begins the assistant's turn."
+    )
+    continue_final_message: StrictBool | None = Field(
+        None, description="vLLM's: the answer goes on with the last message, which is the assistant's."
+    )
+
+
+class ChatCompletionRequest(SamplingRequest, Ending):
     messages: Messages
     max_completion_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     logprobs: StrictBool | None = None
@@ -490,7 +501,7 @@ class EmbeddingRequest(StrictModel):
     )
 
 
-class TokenizeRequest(StrictModel):
+class TokenizeRequest(Ending):
     """A text: Cutaway's ``text``, llama.cpp's ``content`` or vLLM's ``prompt``; or a conversation."""
 
     DEFAULTS: ClassVar = {"add_generation_prompt": [True], "continue_final_message": [False]}
@@ -547,7 +558,7 @@ class UnloadAdapterRequest(StrictModel):
     lora_name: Text
 
 
-class ChatCountRequest(StrictModel):
+class ChatCountRequest(Ending):
     model: Text | None = None
     messages: Messages
     tools: Tools | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 import cutaway
-from cutaway.serve.chat import chat_ids
+from cutaway.serve.chat import chat_ids, ending
 from cutaway.serve.openai_format import APIError, json_response, token_string
 from cutaway.serve.protocol import ChatCountRequest, DetokenizeRequest, TokenizeRequest
 from cutaway.serve.service import Service
@@ -21,7 +21,7 @@ def tokenize(service: Service, body: TokenizeRequest) -> Response:
         raise APIError(400, "Give one text: text, content, prompt or messages", param="text")
     tokenizer = service.lm.tokenizer
     if body.messages is not None:
-        ids = chat_ids(service, body.messages, body.tools)
+        ids = chat_ids(service, body.messages, body.tools, ending(body))
     else:
         special = body.special or ("allow" if body.parse_special else "text")
         around = body.add_special if body.add_special is not None else body.add_special_tokens
@@ -62,5 +62,5 @@ def props(service: Service) -> dict[str, Any]:
 def count(service: Service, body: ChatCountRequest) -> Response:
     """How many tokens a conversation has as the model reads it, and how many its context holds."""
     service.engine_of(body.model)
-    ids = chat_ids(service, body.messages, body.tools)
+    ids = chat_ids(service, body.messages, body.tools, ending(body))
     return json_response({"tokens": len(ids), "context": service.context})
