@@ -8,6 +8,8 @@ import pytest
 
 from cutaway.errors import UserError
 from cutaway.train.log import Log
+from cutaway.train.run import train
+from tests.training import Quiet, run
 
 
 def _written(folder: Path, first: int, last: int, **asked: object) -> None:
@@ -81,3 +83,12 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"pip install 'cutaway\[pretrain\]'"):
         Log(tmp_path, 0, True, None, {})
+
+
+def test_what_is_not_installed_is_named_before_the_data_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="pip install wandb"):
+        train(run(tmp_path / "no text", wandb="novels"), tmp_path / "run", Quiet())
+    assert not (tmp_path / "run").exists()

@@ -8,10 +8,10 @@ Cutaway's folder; before the first one it is what 30 layers took on two cores of
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 from cutaway import store
 from cutaway.errors import OperationalError
@@ -48,7 +48,7 @@ def saves(run_seconds: float, device: str, frozen: bool) -> float:
 @contextmanager
 def watched(estimate: float, note: Note) -> Iterator[None]:
     """Say, each time that twice as long has passed, that compiling takes longer than was estimated."""
-    ended = threading.Event()
+    ended = Event()
 
     def watch() -> None:
         late = max(1.0, estimate)
@@ -59,7 +59,7 @@ def watched(estimate: float, note: Note) -> Iterator[None]:
             )
             late *= 2
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield

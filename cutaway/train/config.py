@@ -152,9 +152,14 @@ class TrainingConfig(Bounded):
         return self.model.context
 
     @property
+    def frozen(self) -> bool:
+        """Whether the model's own weights are not trained."""
+        return False
+
+    @property
     def flops_per_token(self) -> float:
-        """Floating-point operations of a step, for each token."""
-        return per_token(self.model)
+        """Floating-point operations of a step for each token of a row that one document fills."""
+        return per_token(self.model, self.width, self.frozen)
 
     @property
     def gradient_accumulation(self) -> int:

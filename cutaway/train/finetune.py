@@ -88,9 +88,8 @@ class FinetuningConfig(TrainingConfig):
         return self.data.context
 
     @property
-    def flops_per_token(self) -> float:
-        """Beside a frozen base, the backward pass computes no gradient of the base's weights."""
-        return super().flops_per_token * (1 if self.adapter is None else 2 / 3)
+    def frozen(self) -> bool:
+        return self.adapter is not None
 
 
 def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningConfig) -> Run:
@@ -110,6 +109,9 @@ def resolved(run: FinetuningConfig, folder: Path, note: Note) -> FinetuningConfi
         run = replace(run, objective=replace(run.objective, teacher=whole(run.objective.teacher)))
     begun = config.entries(str(folder), ()) if (folder / RUN).is_file() else None
     if begun is None:
+        if isinstance(run.objective, distill.Config):  # before the examples are tokenised
+            wise = load.read(store.resolve(run.objective.teacher, pull=True))
+            _check_same_words(run.objective.teacher, wise.tokenizer, base(run).tokenizer)
         source = examples.source(run.data, run.objective, run.base)
         if examples.kept_source(folder) != source:  # else a run was stopped before its first step
             (folder / REFERENCES).unlink(missing_ok=True)
@@ -219,16 +221,20 @@ def _with_reference(
 def teacher(objective: distill.Config, tokenizer: Tokenizer) -> decoder.Decoder:
     """The frozen model to learn from. Raises UserError if its tokens are others than the student's."""
     at_rest = load.read(store.resolve(objective.teacher, pull=True))
-    theirs = at_rest.tokenizer
-    tokens = range(len(tokenizer))
-    if len(theirs) != len(tokens) or any(tokenizer.token_bytes(n) != theirs.token_bytes(n) for n in tokens):
-        raise UserError(
-            f"config.objective.teacher: {objective.teacher} has another vocabulary than the base, so that "
-            "their distributions cannot be compared"
-        )
+    _check_same_words(objective.teacher, at_rest.tokenizer, tokenizer)
     model = build.decoder(at_rest, objective.teacher_type)
     freeze(model)
     return model
+
+
+def _check_same_words(teacher: str, theirs: Tokenizer, tokenizer: Tokenizer) -> None:
+    """UserError for a teacher whose tokens are others than the student's."""
+    tokens = range(len(tokenizer))
+    if len(theirs) != len(tokens) or any(tokenizer.token_bytes(n) != theirs.token_bytes(n) for n in tokens):
+        raise UserError(
+            f"config.objective.teacher: {teacher} has another vocabulary than the base, so that their "
+            "distributions cannot be compared"
+        )
 
 
 def base(run: FinetuningConfig) -> Checkpoint:

@@ -1,22 +1,89 @@
-"""What a step costs in floating-point operations, by formula. Imports no torch."""
+"""What a step costs in floating-point operations, by formula. Imports no torch.
 
+    6 a weight that multiplies a token    2 of the forward pass, 4 of the backward pass; 4 of a frozen weight,
+                                          of which no gradient is computed
+    6 a multiplication between tokens     the mechanism's own formula (``COST`` of its file) at the document's
+                                          length: what a token may see, a window, a recurrence's chunks
+
+Masked scores do not count, nor does recomputation; PaLM's count (2204.02311, appendix B) has the scores of
+the whole square, causal or not. Nor do an adapter's own matrices, a few hundredths, and a reference's passes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from cutaway.model.config import Decoder, EncoderDecoder
+import numpy as np
+
+from cutaway.attention.common.cost import at
+from cutaway.attention.common.registry import kind
+from cutaway.model.config import Decoder, EncoderDecoder, kind_of
+
+Span = tuple[int, int]  # the positions of a document's tokens, from the first to behind the last
 
 
-def per_token(config: Decoder | EncoderDecoder) -> float:
-    """Of a step, forward and backward: 6 for each weight that multiplies a token, and attention.
+@dataclass
+class Operations:
+    """Floating-point operations of a decoder's documents; ``frozen``: its weights are not trained."""
 
-    Attention over the context is 12 (heads key-size) (context), as PaLM counts it (2204.02311, appendix B):
-    masked scores count too, recomputation does not. Of an encoder-decoder it is the mean over the tokens of a
-    source and of a target that fill both contexts.
+    config: Decoder
+    frozen: bool = False
+    _between: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weights = _matrices(self.config.active()) + _tied_head(self.config)
+        self.of_weights = (4 if self.frozen else 6) * weights
+        self.mixers = Counter(block.attention for block in self.config.blocks)
+
+    def of(self, spans: Iterable[Span]) -> float:
+        """Of documents, forward and backward; one that begins after position 0 reads what precedes it."""
+        return sum(
+            self.of_weights * (stop - start) + 6 * (self.between(stop) - self.between(start))
+            for start, stop in spans
+        )
+
+    def between(self, n: int) -> float:
+        """Multiplications between the tokens of a document of n, in all layers."""
+        if n not in self._between:
+            each = (count * between(mixer, self.config.width, n=n) for mixer, count in self.mixers.items())
+            self._between[n] = sum(each) if n else 0.0
+        return self._between[n]
+
+
+def per_token(config: Decoder | EncoderDecoder, context: int | None = None, frozen: bool = False) -> float:
+    """Of a step, forward and backward, for each token of documents that fill the ``context``.
+
+    ``context`` None is the config's. Of an encoder-decoder it is the mean over the tokens of a source and of
+    a target that fill both contexts.
     """
     if isinstance(config, EncoderDecoder):
         return _per_token_of_both(config)
-    own = 6 * (_matrices(config.active()) + _tied_head(config))
-    return own + 12 * _heads(block.attention for block in config.blocks) * config.context
+    n = config.context if context is None else context
+    return Operations(config, frozen).of([(0, n)]) / n
+
+
+def between(mixer: Any, width: int, **tokens: int) -> float:
+    """Multiplications between tokens of one layer's prefill, without those of its matrices."""
+    cost = kind(kind_of(mixer)).cost
+    return at(cost.prefill if cost.between is None else cost.between, mixer, d=width, **tokens)
+
+
+def spans(pos: np.ndarray, documents: np.ndarray) -> list[Span]:
+    """The documents of rows [b t] as positions; padding has none.
+
+    What follows a row's shared beginning (documents -1) begins behind it.
+    """
+    found: list[Span] = []
+    for own, numbers in zip(pos, documents, strict=True):
+        own, numbers = own[own >= 0], numbers[own >= 0]
+        cuts = np.flatnonzero((np.diff(own) != 1) | (np.diff(numbers) != 0)) + 1
+        for part in np.split(own, cuts):
+            if len(part):
+                found.append((int(part[0]), int(part[-1]) + 1))
+    return found
 
 
 def _per_token_of_both(config: EncoderDecoder) -> float:
@@ -27,12 +94,16 @@ def _per_token_of_both(config: EncoderDecoder) -> float:
     of_source = {
         name: shape for name, shape in weights.items() if ".cross.key." in name or ".cross.value." in name
     }
-    reading = 6 * (_matrices(reader.weights()) + _matrices(of_source))
-    reading += 12 * _heads(block.attention for block in reader.blocks) * source
-    writing = 6 * (_matrices(weights) - _matrices(of_source) + _tied_head(writer))
-    writing += 12 * _heads(block.attention for block in writer.blocks) * target
-    writing += 12 * _heads(block.cross for block in writer.blocks) * source
-    return (source * reading + target * writing) / (source + target)
+    reading = source * (_matrices(reader.weights()) + _matrices(of_source))
+    reading += sum(between(block.attention, reader.width, n=source) for block in reader.blocks)
+    writing = target * (_matrices(weights) - _matrices(of_source) + _tied_head(writer))
+    writing += sum(between(block.attention, writer.width, n=target) for block in writer.blocks)
+    writing += sum(
+        between(block.cross, writer.width, n=target, s=source)
+        for block in writer.blocks
+        if block.cross is not None
+    )
+    return 6 * (reading + writing) / (source + target)
 
 
 def _matrices(weights: Mapping[str, tuple[int, ...]]) -> int:
@@ -43,11 +114,6 @@ def _matrices(weights: Mapping[str, tuple[int, ...]]) -> int:
 def _tied_head(config: Decoder) -> int:
     """A head's weights that are counted as an embedding table otherwise."""
     return config.vocab * config.width if config.tied else 0
-
-
-def _heads(mixers: Iterable[Any]) -> int:
-    """The numbers of all heads' queries over these layers."""
-    return sum(getattr(mixer, "heads", 0) * getattr(mixer, "key_size", 0) for mixer in mixers)
 
 
 def _multiplied(name: str, shape: tuple[int, ...]) -> bool:

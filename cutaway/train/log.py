@@ -47,6 +47,14 @@ class Log:
             self.wandb.finish()
 
 
+def check(tensorboard: bool, wandb: str | None) -> None:
+    """Before the data are prepared: UserError where a log's library is not installed."""
+    if tensorboard:
+        _summary_writer()
+    if wandb:
+        _weights_and_biases()
+
+
 def _cut(path: Path, step: int) -> None:
     """Drops the lines after ``step``, and one that a crash broke off."""
     if not path.is_file():
@@ -63,16 +71,24 @@ def _cut(path: Path, step: int) -> None:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
+    return _summary_writer()(str(folder / "tensorboard"), purge_step=step + 1)
+
+
+def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
+    return _weights_and_biases().init(project=project, dir=folder, config=run, resume="allow", id=folder.name)
+
+
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("TensorBoard is not installed: pip install 'cutaway[pretrain]'") from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    return SummaryWriter
 
 
-def _wandb(project: str, folder: Path, run: dict[str, Any]) -> Any:
+def _weights_and_biases() -> Any:
     try:
         import wandb  # type: ignore[import-not-found]
     except ImportError:
         raise UserError("Weights & Biases is not installed: pip install wandb") from None
-    return wandb.init(project=project, dir=folder, config=run, resume="allow", id=folder.name)
+    return wandb

@@ -34,6 +34,7 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint, compiling, device
 from cutaway.train.config import TrainingConfig
 from cutaway.train.early_stopping import EarlyStopping
+from cutaway.train.flops import Operations, spans
 from cutaway.train.folder import BEST, CHECKPOINTS
 from cutaway.train.log import Log
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
@@ -98,7 +99,7 @@ class Dataset:
 
     ``prompt`` gives a sample's prompt as ids; ``model`` is the one to train (None: a new one); ``export``
     writes a run's model beside it. ``teacher`` is a frozen model that the objective reads. ``report`` gives
-    figures of the step's data; among them ``tokens``, where rows are of several lengths. ``join`` is given
+    figures of the step's data. ``join`` is given
     how the run's work is split.
     """
 
@@ -133,7 +134,9 @@ class Training:
         run = replace(run, precision=device.precision(run.precision, self.device))
         self.run, self.data, self.parallel = run, data, parallel
         data.join(parallel)
-        self.step = 0
+        self.step, self.tokens, self.operations = 0, 0.0, 0.0  # tokens and operations of the last step
+        if not isinstance(run.model, EncoderDecoder):
+            self.work = Operations(run.model, run.frozen)
         torch.manual_seed(run.seed)
         if run.threads is not None:
             torch.set_num_threads(run.threads)
@@ -201,16 +204,26 @@ class Training:
     def _batches(self) -> list[TrainingBatch]:
         """This step's micro-batches of this process."""
         first, size = self.step * self.run.batch_size, self.run.micro_batch_size
-        batches = [
-            TrainingBatch.of(self.data.train.batch(first + at, size), self.device)
-            for at in self.micro_batches
-        ]
+        rows = [self.data.train.batch(first + at, size) for at in self.micro_batches]
+        self.tokens, self.operations = self._work(rows)
+        batches = [TrainingBatch.of(each, self.device) for each in rows]
         self.model.eval()  # what a step's policy is compared with is without dropout, as the reference is
         try:
             with self._autocast():
                 return self.run.objective.before(self.trainable, batches, self.parallel.all_reduce)
         finally:
             self.model.train()
+
+    def _work(self, rows: list[Batch]) -> tuple[float, float]:
+        """A step's tokens without padding, and its floating-point operations, over all processes."""
+        run = self.run
+        if isinstance(run.model, EncoderDecoder):  # both texts fill their contexts
+            tokens = run.batch_size * run.width
+            return tokens, tokens * run.flops_per_token
+        found = [span for batch in rows for span in spans(batch.pos, batch.documents)]
+        own = sum(stop - start for start, stop in found), self.work.of(found)
+        tokens, operations = self.parallel.all_reduce(torch.tensor(own, dtype=torch.float64)).tolist()
+        return tokens * run.objective.updates, operations * run.objective.updates
 
     def _gradient(self, batches: list[TrainingBatch], update: int) -> dict[str, float]:
         """Forward and backward over the micro-batches: the loss, and what the objective reports."""
@@ -410,9 +423,9 @@ def _steps(
     stopping: EarlyStopping,
 ) -> None:
     run, parallel = training.run, training.parallel
-    flops = run.flops_per_token
     if training.step == 0 and isinstance(training.data.validation, Evaluator):
         _evaluate(training, log, callback)
+    remeasured = False
     compiled: list[float] = []  # seconds of the first steps, the first of which compiles
     while training.step < run.steps and not stopping.stops:
         start = time.perf_counter()
@@ -426,11 +439,17 @@ def _steps(
             compiled.append(seconds)
             if len(compiled) == 2 and parallel.rank == 0:
                 compiling.measured(len(run.model.blocks), max(0.0, compiled[0] - compiled[1]))
-        speed = numbers.pop("tokens", run.batch_size * run.width) / seconds
-        step = training.step
-        peak = max(peak, speed * flops)  # a noisy machine: a step may be faster than the measured product
-        speeds = {"tokens_per_second": speed, "flops_per_second": speed * flops, "mfu": speed * flops / peak}
-        numbers = {"step": step, **numbers, **speeds, "seconds": seconds}
+        step, flops = training.step, training.operations / seconds
+        if flops > peak and not remeasured:
+            remeasured, before = True, peak
+            peak = max(peak, device.measured_peak(training.device, run.precision))
+            callback.note(
+                f"Step {step} reached {flops / 1e9:,.0f} GFLOP/s, more than matrix products did before the "
+                f"first step ({before / 1e9:,.0f}), when the machine was busier: now they reach "
+                f"{peak / 1e9:,.0f}."
+            )
+        speeds = {"tokens_per_second": training.tokens / seconds, "flops_per_second": flops}
+        numbers = {"step": step, **numbers, **speeds, "mfu": flops / peak, "seconds": seconds}
         if log is not None:
             callback.step(numbers, run.steps)
             if _due(step, run.intervals.log, run.steps):

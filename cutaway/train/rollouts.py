@@ -295,10 +295,10 @@ class Sampled:
             "completion_length": sum(len(each.ids) for each in made),
             "unfinished": sum(not each.finished for each in made),
         }
-        more = len(made), *even, run.objective.updates * sum(one.ids.shape[1] for one in self.rows)
-        *sums, count, evens, of, tokens = self._sum(np.array([*counts.values(), *more], np.float64)).tolist()
+        more = len(made), *even
+        *sums, count, evens, of = self._sum(np.array([*counts.values(), *more], np.float64)).tolist()
         self.figures = {name: value / count for name, value in zip(counts, sums, strict=True)}
-        self.figures |= {"zero_variance": evens / of, "tokens": tokens}
+        self.figures["zero_variance"] = evens / of
         self.figures["sampling_seconds"] = time.perf_counter() - started
 
     def _drawn(self, step: int) -> tuple[list[Group], list[Group], tuple[int, int]]:

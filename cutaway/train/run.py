@@ -59,6 +59,7 @@ def train(
     if run.batch_size:  # else its examples decide it
         parallel.micro_batches(run)
     where = device.device(run.device)
+    log.check(run.tensorboard, run.wandb)
     with _locked(folder, parallel):
         opened = _open(run, folder, resume, callback, where, recipe) if parallel.rank == 0 else None
         parallel.barrier()
