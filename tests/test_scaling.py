@@ -95,7 +95,7 @@ def test_a_rung_is_trained_into_a_folder_that_other_verbs_open(tmp_path: Path):
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     points = ladder(1e-3)
     monkeypatch.setattr(
-        scaling, "train", lambda made, rungs, folder, note: points if len(rungs) > 1 else points[-1:]
+        scaling, "train", lambda made, rungs, *_: points if len(rungs) > 1 else points[-1:]
     )
     monkeypatch.setattr(scaling, "DRAWS", 50)
     words = ["scale", "--preset", "small", "--output", str(tmp_path)]

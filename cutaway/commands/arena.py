@@ -173,7 +173,7 @@ def _show(out: Any, found: Arena) -> None:
     for name, elo in sorted(ratings.elo.items(), key=lambda item: -item[1]):
         low, high = ratings.interval[name]
         table.add_row(name, f"{elo:.0f}", f"{low:.0f} to {high:.0f}")
-    out.print(table)
+    console.print_table(out, table)
     for (a, b), (value, low, high) in ratings.differences.items():
         verdict = "separated" if low > 0 or high < 0 else "not separated"
         out.print(f"{a} - {b}: {value:+.0f}, 95% {low:+.0f} to {high:+.0f}: {verdict}", markup=False)

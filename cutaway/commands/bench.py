@@ -254,4 +254,4 @@ def _show(screen: Any, rows: list[Row]) -> None:
             if row.peer is not None and row.ratio is not None:
                 figures += [f"{row.peer:.1f}", f"{row.ratio:.2f}"]
             table.add_row(row.test, *figures)
-        screen.print(table)
+        console.print_table(screen, table)

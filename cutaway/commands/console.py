@@ -25,6 +25,7 @@ from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 def note_fallback(lm: Any) -> None:
@@ -63,6 +64,24 @@ def on_screen(show: Callable[[Console], Any]) -> None:
     with console.capture() as captured:
         show(console)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def print_table(screen: Console, table: Table) -> None:
+    """Print a table; each row as lines of headings and values where it is too wide, so that none is cut."""
+    from rich.measure import Measurement
+    from rich.text import Text
+
+    if Measurement.get(screen, screen.options.update(width=10_000), table).maximum <= screen.width:
+        screen.print(table)
+        return
+    rest = table.columns[1:]
+    headings = [str(column.header) for column in rest]
+    indent = max(map(len, headings)) + 2
+    for name, *values in zip(*(column.cells for column in table.columns), strict=True):
+        screen.print(Text(str(name)), soft_wrap=True)
+        for heading, value in zip(headings, values, strict=True):
+            if value:
+                screen.print(Text(f"  {heading:<{indent}}{value}"), soft_wrap=True)
 
 
 def any_case(*names: str) -> Callable[[object, Sequence[Any]], str]:

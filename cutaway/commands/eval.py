@@ -181,7 +181,7 @@ def _harness(
                 table.add_row(
                     task, name if filter == "none" else metric, f"{value:.4f}", spelt, f"{figures['n']}"
                 )
-        out.print(table)
+        console.print_table(out, table)
 
     console.on_screen(show)
 
@@ -266,7 +266,7 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
                 )
                 names = [*([model] if len(results) > 1 else []), result.task.name, metric]
                 table.add_row(*names, *figures)
-    out.print(table)
+    console.print_table(out, table)
     if len(results) > 1:
         (name, first), (other, second) = results.items()
         for a, b in zip(first, second, strict=True):

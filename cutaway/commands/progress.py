@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from cutaway.commands.terminal import Terminal, moves_cursor, note, screen
@@ -30,16 +29,14 @@ PATIENCE = 10.0  # seconds between the first lines of a long task, where nothing
 WINDOW = 30.0  # seconds that the speed is measured over
 BAR = 10, 30  # columns of a bar: fewer show nothing, more say no more
 FRAMES = 8  # a second
+UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 def size(count: float) -> str:
     """A number of bytes with its unit: 98 MB."""
-    units = ["bytes", "kB", "MB", "GB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        del units[0]
-    unit = units[0]
-    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+    unit = next((unit for unit in UNITS if count < 1000 * UNITS[unit]), "GB")
+    number = count / UNITS[unit]
+    return f"{number:.0f} {unit}" if number >= 10 or unit == "bytes" else f"{number:.1f} {unit}"
 
 
 @dataclass
@@ -72,18 +69,25 @@ class Task:
         (began, before), (ended, after) = self._reports[0], self._reports[-1]
         return (after - before) / (ended - began) if after > before else None
 
-    @property
-    def left(self) -> str | None:
-        """The time left."""
+    def left(self, now: float) -> str:
+        """The time left; empty until it can be told."""
         if self.total is None or not (speed := self.speed):
-            return None
-        return f"{_clock((self.total - self.done) / speed)} left"
+            return ""
+        units, since = self.total - self.done, now - self._reports[-1][0]
+        seconds = max(units / speed - since, (units - 1) / speed)  # the unit at hand may take longer
+        return f"{_clock(seconds)} left"
 
     @property
     def amount(self) -> str:
         """How much is done, of how much."""
-        shown = size if isinstance(self.done, Bytes) else "{:,}".format
-        return shown(self.done) + (f"/{shown(self.total)}" if self.total is not None else "")
+        if isinstance(self.done, Bytes):
+            if self.total is None:
+                return size(self.done)
+            whole = size(self.total)
+            number, unit = whole.split()
+            places = 1 if "." in number else 0
+            return f"{self.done / UNITS[unit]:.{places}f}/{whole}"
+        return f"{self.done:,}" + (f"/{self.total:,}" if self.total is not None else "")
 
     @property
     def figures(self) -> list[str]:
@@ -95,7 +99,10 @@ class Task:
 
 
 def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    """Hours, minutes and seconds; under an hour without hours."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def line(task: Task, width: int, now: float, unicode: bool = True) -> Text:
@@ -108,7 +115,7 @@ def line(task: Task, width: int, now: float, unicode: bool = True) -> Text:
     if task.total is None:
         fixed = [task.amount if task.done else "", _clock(now - task.begun)]
     else:
-        fixed = [task.amount, task.left or ""]
+        fixed = [task.amount, task.left(now)]
     fixed = [each for each in fixed if each]
     room = width - 2 - sum(len(each) + 2 for each in fixed)
     name.truncate(max(room, 0), overflow="ellipsis")
@@ -145,7 +152,8 @@ class Display:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         now = time.monotonic()
         for task in list(self.tasks):
-            yield line(task, options.max_width - 1, now, not options.ascii_only)
+            # Ctrl-C writes ^C behind it, which on the next line would not be erased with it
+            yield line(task, options.max_width - 3, now, not options.ascii_only)
 
     def show(self, task: Task) -> None:
         self.tasks.append(task)
@@ -218,7 +226,7 @@ class Progress:
         if over and detail:
             note(f"{doing} {task.amount}  {detail}  took {_clock(now - task.begun)}")
         elif not self.draws and (first or _is_due(task, before, now)):
-            told = [f"{doing} {task.amount}", *task.figures, task.left or ""]
+            told = [f"{doing} {task.amount}", *task.figures, task.left(now)]
             if not detail and first:
                 told = [doing + (f" {size(total)}" if isinstance(total, Bytes) else "")]
             note("  ".join(each for each in told if each))

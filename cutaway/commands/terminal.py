@@ -103,5 +103,5 @@ def _cut(text: str, columns: int) -> str:
     """The text with lines that are too long cut between words; commands and paths stay whole."""
     import textwrap
 
-    cut = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
+    cut = textwrap.TextWrapper(columns - 1, break_long_words=False, break_on_hyphens=False)
     return "\n".join(line if len(line) <= columns else cut.fill(line) for line in text.split("\n"))
