@@ -15,6 +15,10 @@ def test_how_long_compiling_takes_is_measured_and_kept(
     assert compiling.seconds(30) == pytest.approx(282)
     compiling.measured(10, 50.0)
     assert compiling.seconds(30) == pytest.approx(150)
+    compiling.measured(24, 240.0)
+    assert compiling.seconds(30) == pytest.approx(300), "of the model that is most alike"
+    compiling.measured(2, 90.0)
+    assert compiling.seconds(12) == pytest.approx(60) and compiling.seconds(100) == pytest.approx(940)
     (tmp_path / "home" / compiling.MEASURED).write_text("[]")
     assert compiling.seconds(30) == pytest.approx(282), "a damaged file is as none"
 

@@ -8,6 +8,7 @@ Cutaway's folder; before the first one it is what 30 layers took on two cores of
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from cutaway.errors import OperationalError
 from cutaway.store import files
 
 SECONDS_A_LAYER = 9.4
+ALIKE = 4.0  # times as many layers: what a model of fewer or more took says little of this one
 SAVED = {"cpu": 0.12}  # of a run's seconds where all weights are trained
 SAVED_ELSEWHERE = 0.3
 MEASURED = "compile.json"
@@ -26,18 +28,26 @@ Note = Callable[[str], None]
 
 def seconds(layers: int) -> float:
     """How long compiling a model of so many layers takes on this machine."""
-    try:
-        known = float(json.loads(_path().read_text("utf-8"))["seconds_a_layer"])
-    except (OSError, ValueError, KeyError, TypeError):
-        known = SECONDS_A_LAYER
-    return layers * known
+    known = {n: took for n, took in _known().items() if 1 / ALIKE <= n / layers <= ALIKE}
+    if not known:
+        return layers * SECONDS_A_LAYER
+    nearest = min(known, key=lambda n: abs(math.log(n / layers)))
+    return known[nearest] * layers / nearest
 
 
 def measured(layers: int, took: float) -> None:
     """Keep how long compiling took, for the next run's estimate; a full disk loses no run."""
     with suppress(OSError, OperationalError):
         _path().parent.mkdir(parents=True, exist_ok=True)
-        files.write(_path(), json.dumps({"seconds_a_layer": took / layers}))
+        files.write(_path(), json.dumps(_known() | {layers: took}))
+
+
+def _known() -> dict[int, float]:
+    """The seconds that were measured, by layers; of a damaged file none."""
+    try:
+        return {int(layers): float(took) for layers, took in json.loads(_path().read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
 
 
 def saves(run_seconds: float, device: str, frozen: bool) -> float:

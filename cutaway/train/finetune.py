@@ -144,11 +144,11 @@ def _with_numbers(
     if begun is None:
         note(
             f"{epochs}{len(train):,} examples: {run.steps:,} steps of {batch} rows of {run.data.context} "
-            f"tokens, {batch * len(train) / rows:.1f} examples a step; {len(held):,} more are held out for "
-            "validation."
+            f"tokens, {batch * len(train) / rows:.1f} examples a step"
+            + (f"; {len(held):,} more are held out for validation." if held else "; none is held out.")
         )
         if few:
-            note(f"Fewer than {HELD_OUT} held-out examples are too few to stop early by.")
+            note(f"With fewer than {HELD_OUT} held-out examples the run does not stop early.")
     return replace(run, early_stopping=0) if few else run
 
 
