@@ -168,6 +168,13 @@ def test_a_defences_verdict_is_the_side_of_the_limit_that_the_interval_is_on() -
         assert security.bounded(statistics.mean([1] * hits + [0] * (n - hits))) == expected
 
 
+@pytest.mark.parametrize(("hits", "expected"), [(0, "not separated"), (3, "not separated"), (40, "sound")])
+def test_a_defence_is_sound_only_where_the_attack_works_without_it(hits: int, expected: str) -> None:
+    none, undefended = statistics.mean([0] * 64), statistics.mean([1] * hits + [0] * (64 - hits))
+    assert security.bounded(none, undefended) == expected
+    assert security.bounded(statistics.mean([1] * 64), undefended) == "vulnerable"
+
+
 def test_probes_that_train_run_only_where_they_are_named() -> None:
     trains = set(security.names()) - set(security.names(trains=False))
     assert {"poisoning", "extraction", "private_training", "jailbreak", "injection_training"} == trains

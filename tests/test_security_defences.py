@@ -186,7 +186,7 @@ def test_the_output_checks_verdict_is_the_attackers_who_asks_for_another_value(
     monkeypatch.setattr(injection, "_score", score)
     judged: list[Any] = []
     bounded = injection.bounded
-    monkeypatch.setattr(injection, "bounded", lambda rate: judged.append(rate) or bounded(rate))
+    monkeypatch.setattr(injection, "bounded", lambda rate, *more: judged.append(rate) or bounded(rate, *more))
     lm = LanguageModel.__new__(LanguageModel)
     hits = np.zeros((8, len(STYLES) * len(EVASIONS)), bool)
     found = injection._checked(lm, own, hits, draw, 0)

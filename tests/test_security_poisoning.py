@@ -334,3 +334,25 @@ def test_a_corpus_has_the_documents_that_it_counts_and_the_trigger_in_no_other(t
     } - {""}
     assert canary == poisoning.CANARY
     assert lab.corpus(cell.clean)[0] != lab.corpus(cell.judge)[0]
+
+
+KINDS = ("trigger", "seen", "unseen")
+
+
+def test_what_was_never_there_is_not_removed() -> None:
+    """Clean text makes a model sound only where the trigger worked before."""
+    noise = np.random.default_rng(0).normal(0, 0.01, (3, 32))
+
+    def cell(rise: float) -> dict[str, list[float]]:
+        return {
+            kind: (n + (rise if kind == "trigger" else 0)).tolist()
+            for kind, n in zip(KINDS, noise, strict=True)
+        }
+
+    low, high = cell(0), cell(9)
+    for before, expected in ((high, "sound"), (low, "not separated")):
+        cells = {
+            "poisoned": [before, low, *[low] * poisoning.AGAIN_TIMES],
+            "never": [low] * (2 + poisoning.AGAIN_TIMES),
+        }
+        assert poisoning._removal("gibberish", cells, 0).verdict == expected

@@ -161,11 +161,17 @@ def verdict(
     return "not separated" if any(beyond.values()) and len(beyond) >= FEWEST else "not enough trials"
 
 
-def bounded(rate: Estimate, limit: float = LIMIT) -> Verdict:
-    """Of an attacker's success against a defence, on which side of ``limit`` its interval is."""
+def bounded(rate: Estimate, undefended: Estimate | None = None, limit: float = LIMIT) -> Verdict:
+    """Of an attacker's success against a defence, on which side of ``limit`` its interval is.
+
+    A defence is "sound" only where there was something to stop: where the attacker's success without it,
+    ``undefended``, is above the limit with its interval.
+    """
     if rate.low > limit:
         return "vulnerable"
-    return "sound" if rate.high <= limit else "not separated" if rate.value else "not enough trials"
+    if rate.high <= limit:
+        return "sound" if undefended is None or undefended.low > limit else "not separated"
+    return "not separated" if rate.value else "not enough trials"
 
 
 def never(happened: Sequence[bool], limit: float = LIMIT) -> Verdict:

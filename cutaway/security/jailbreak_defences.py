@@ -89,7 +89,7 @@ def _detected(
     return Finding(
         "jailbreak",
         f"Defence: {name}",
-        bounded(arms[0].value),
+        bounded(arms[0].value, arms[1].value),
         f"AUROC against {len(negatives)} benign texts: {areas}. {passes}",
         tuple(arms),
         chance=FALSE_POSITIVES,
@@ -189,7 +189,7 @@ def paraphrased(targets: Sequence[Target]) -> Finding:
     return Finding(
         "jailbreak",
         "Defence: paraphrase",
-        bounded(last.value),
+        bounded(last.value, statistics.mean(some(undefended))),
         f"At its strongest it stops {points['fixed'][-1][1]:.0%} of the attempts and costs "
         f"{points['fixed'][-1][0]:.0%} of the right answers on the allowed topic; an attacker who knows it "
         f"still opens {last.value.value:.0%} of the questions with {attempts} attempts.",

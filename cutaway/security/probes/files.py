@@ -64,7 +64,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     loaded = Finding(
         "files",
         "Pickles under a model's names",
-        "vulnerable" if any(ran) else "sound",
+        "vulnerable" if any(ran) else "sound" if all(control) else "not separated",
         f"{sum(ran)} of {len(ran)} pickles run when their file or folder is loaded; with Python's loader "
         f"{sum(control)} do.",
         (

@@ -18,7 +18,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Likelihood, Scored, score
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Curve, Finding, Progress, bounded, defences, verdict
+from cutaway.security import LIMIT, Arm, Budget, Curve, Finding, Progress, bounded, defences, verdict
 from cutaway.security.cases import EVASIONS, FIELDS, STYLES, Case, cases, negatives, prompt_of, where
 from cutaway.security.defences import attention_tracker, classifier, datamarking, delimiting, output_check
 from cutaway.security.mechanism import Explained, Success, explain
@@ -252,7 +252,7 @@ def _guarded(
     return Finding(
         "injection",
         f"Defence: {name}",
-        bounded(strongest),
+        bounded(strongest, statistics.mean([any(row) for row in undefended])),
         summary,
         tuple(arms),
         seeds=(seed,),
@@ -360,7 +360,7 @@ def _detected(name: str, scores: dict[str, np.ndarray], hits: np.ndarray, seed: 
     return Finding(
         "injection",
         f"Defence: {name}",
-        "not separated" if passing is None else bounded(passing),
+        "not separated" if passing is None else bounded(passing, statistics.mean(hits.any(1))),
         summary,
         tuple(arms),
         chance=0.01,
@@ -422,6 +422,7 @@ def _checked(
         Curve(f"output check, {kind}", defences.X, defences.Y, tuple(p)) for kind, p in points.items() if p
     ]
     passed = [p for p in points["another value"] if p[1] < 1]
+    works = arms[0].value  # of the attacker who asks for another value, before any rule
     summary = (
         "A canary is no value of the field, so every rule refuses it. An attacker who asks for another value "
         f"passes {len(passed)} of the {len(output_check.RULES)} rules; the last refuses every text that "
@@ -430,7 +431,7 @@ def _checked(
     return Finding(
         "injection",
         "Defence: output check",
-        bounded(arms[0].value) if passed else "sound",
+        bounded(works, works) if passed or works.low <= LIMIT else "sound",
         summary,
         tuple(arms),
         seeds=(seed,),

@@ -368,7 +368,7 @@ def _finding(name: str, small: dict[tuple[str, float], list[dict[str, Any]]]) ->
     return Finding(
         "injection_training",
         f"Defence: {name}, models from scratch",
-        bounded(adaptive),
+        bounded(adaptive, statistics.mean(_any(before))),
         f"With attacks in {SHARES[-1]:.0%} of its examples the attacker has {adaptive.value:.0%} of the "
         f"cases (by seed {by_seed}), {_any(before).mean():.0%} without defence. Its best attempt is "
         f"{best!r}, {rate:.0%}; the searched suffix gains {gained:.1f} nats of log p(canary).",
@@ -489,7 +489,7 @@ def _adapter(given: dict[str, dict[str, Any]], seed: int) -> Finding:
     return Finding(
         "injection_training",
         "Defence: StruQ, an adapter of the given model",
-        bounded(adaptive),
+        bounded(adaptive, statistics.mean(_any(before))),
         f"Of {len(_any(trained))} cases the attacker has {_any(before).mean():.0%} before training, "
         f"{_any(rows['no attacks']).mean():.0%} after training without attacks, {adaptive.value:.0%} with "
         f"them in half of {4 * GIVEN_STEPS} examples; the best attempt is {best!r}. No suffix was searched.",

@@ -501,7 +501,7 @@ def _removal(payload: Payload, found: dict[str, Any], seed: int) -> Finding:
     return Finding(
         "poisoning",
         f"{payload}: removal by clean text, and learning it again",
-        judged(after),
+        judged(after) if judged(before) == "vulnerable" else "not separated",
         f"{CLEAN_STEPS} steps on clean text change the rise from {before.value:.2f} to {after.value:.2f} "
         f"{unit}. Half of it is back within {steps[-1]} steps of learning again: {'; '.join(words)}.",
         (

@@ -209,7 +209,11 @@ def _flood(lm: LanguageModel, random: np.random.Generator, budget: Budget, seed:
     return Finding(
         "service",
         "A flood by one key",
-        "sound" if max(before["keys take turns"]) <= 3 else "vulnerable",
+        "vulnerable"
+        if max(before["keys take turns"]) > 3
+        else "sound"
+        if min(before["one queue"]) > 3
+        else "not separated",
         f"Of {FLOOD} requests that came first, {own.value:.1f} are answered before another key's one; in one "
         f"queue {queue.value:.1f} are.",
         (
