@@ -207,7 +207,11 @@ def test_a_message_is_a_mapping() -> None:
         ("{% for %}", "no valid Jinja, line 1"),
         (
             "{{ raise_exception('roles must alternate') }}",
-            "does not take this conversation: roles must alternate",
+            'does not take this conversation, and says "roles must alternate"',
+        ),
+        (
+            "{{ raise_exception('no\\n\\x1b[31mcutaway: all is well') }}",
+            r'says "no\\n\\x1b\[31mcutaway: all is well"$',
         ),
         ("{{ messages[0].nothing.more }}", "failed on this conversation"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),

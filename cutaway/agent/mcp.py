@@ -25,7 +25,7 @@ from typing import Any
 
 from cutaway import store
 from cutaway.agent.tools import NAME, Tool, ToolError
-from cutaway.errors import OperationalError, UserError, quoted
+from cutaway.errors import OperationalError, UserError, escaped, quoted
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
 
@@ -144,7 +144,11 @@ class Server:
         if isinstance(error, KeyboardInterrupt | UserError | OperationalError):
             return error
         late = isinstance(error, TimeoutError | Cancelled)
-        words = "did not answer in time" if late else f"{type(error).__name__}: {error}".removesuffix(": ")
+        words = (
+            "did not answer in time"
+            if late
+            else escaped(f"{type(error).__name__}: {error}".removesuffix(": "))[:400]
+        )
         return OperationalError(f"{self.address}: {words}")
 
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from cutaway.commands.console import agrees, interactive, model_path, note
 from cutaway.commands.options import Flag, Words
-from cutaway.errors import UserError
+from cutaway.errors import UserError, escaped
 
 if TYPE_CHECKING:
     from cutaway.agent import Agent
@@ -96,7 +96,7 @@ def _trusted(server: "Server", yes: bool) -> list[Any]:
     for tool in server.tools:
         if tool.name in others:
             note(f"{server.address}: {tool.name} {others[tool.name]} you last used it:")
-            note(f"{tool.description}\n{json.dumps(tool.parameters, ensure_ascii=False)}")
+            note(escaped(f"  {tool.description} {json.dumps(tool.parameters, ensure_ascii=False)}"))
     if others and not yes and not (interactive() and agrees("Use these tools?")):
         note(f"{server.address}: {', '.join(others)} left out; --yes accepts them.")
         return [tool for tool in server.tools if tool.name not in others]

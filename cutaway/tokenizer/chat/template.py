@@ -22,7 +22,7 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace, pass_eval_context
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, escaped
 from cutaway.tokenizer.chat.provenance import (
     Text,
     as_text,
@@ -224,12 +224,12 @@ def _raise(message: object) -> NoReturn:
 
 
 def reason(error: Exception) -> str:
-    """Why a template did not render, in one sentence."""
-    message = f"{error}"[:400]
+    """Why a template did not render, in one sentence; what it says itself is quoted, on one line."""
+    message = escaped(f"{error}"[:400])
     if isinstance(error, UserError):
         return message
     if isinstance(error, Rejected):
-        return f"the chat template does not take this conversation: {message}"
+        return f'the chat template does not take this conversation, and says "{message}"'
     if isinstance(error, TemplateSyntaxError):
         return f"the chat template is no valid Jinja, line {error.lineno}: {message}"
     if isinstance(error, RecursionError):
