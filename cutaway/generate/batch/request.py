@@ -16,6 +16,7 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
 
 FinishReason = Literal["stop", "length", "context"]
+CLIENT = "the client cancelled it"
 TokenLogprobs = tuple[float, tuple[tuple[int, float], ...]]  # of a token, and (id, logprob) of the top ones
 
 
@@ -34,7 +35,7 @@ class ContextFullError(UserError):
 class RequestCancelledError(OperationalError):
     """The request was cancelled before its answer was complete."""
 
-    def __init__(self, why: str = "the client cancelled it") -> None:
+    def __init__(self, why: str = CLIENT) -> None:
         super().__init__(f"The answer was stopped before its end: {why}")
 
 
@@ -186,7 +187,7 @@ class ResponseStream:
         self.request = request
         self.prompt_logprobs: list[TokenLogprobs | None] = []
         self.read = self.cached = 0
-        self.cancelled = False
+        self.cancelled, self.why = False, CLIENT
         self._wake = wake
         self._events: list[Event] = []
         self._listeners: list[Callable[[Event], None]] = []

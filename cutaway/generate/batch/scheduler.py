@@ -321,8 +321,9 @@ class Scheduler:
             left = (*self._running, *waiting)
             cut_off = sum(not sequence.stream.cancelled for sequence in left)
             for sequence in left:
-                sequence.stream.cancelled = True
-                sequence.stream.put(RequestCancelledError("the server stops"))
+                sequence.stream.cancelled, sequence.stream.why = True, "the server stops"
+            for sequence in waiting:  # the others end, and count, with the step under way
+                sequence.stream.put(RequestCancelledError(sequence.stream.why))
             self._wake.notify_all()
         self.on_step()
         if threading.current_thread() not in self._threads:
@@ -408,7 +409,7 @@ class Scheduler:
         self._running = [sequence for sequence in self._running if sequence not in gone]
         for sequence in gone:
             self._counts["cancelled"] += 1
-            sequence.stream.put(RequestCancelledError())
+            sequence.stream.put(RequestCancelledError(sequence.stream.why))
 
     def _step(self) -> None:
         """One call of the engine, then each sequence's next token and its publication."""

@@ -102,7 +102,7 @@ class Models:
         for model in self.models:
             own = (model.name, *model.aliases)
             if any(fnmatchcase(one, alias) for one in (name, bare) for alias in own):
-                text = f"{name!r} is a name of the model {model.name!r}: choose another"
+                text = f"{name!r} is the model's own name or an alias of {model.name!r}: choose another"
                 raise APIError(400, text, param="lora_name")
         self.default.load_adapter(name, path)
 
