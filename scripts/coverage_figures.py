@@ -20,6 +20,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -74,29 +75,31 @@ def main() -> int:
     options.add_argument("--kind", default="", help="only figures whose name has this in it")
     options.add_argument("--quick", action="store_true")
     given = options.parse_args()
-    print("| interval of | n | coverage | least | false | worlds |\n|---|---|---|---|---|---|")
-    failed = 0
+    print("| figure | coverage in %, by n | least | false in %, by n | worlds |\n|---|---|---|---|---|")
     exact.MOST = DRAWS
-    worlds = given.worlds // 10 if given.quick else given.worlds
-    for row in rows(worlds, given.seed, given.quick, given.kind):
-        coverage = "" if row.coverage is None else f"{row.coverage:.1%}"
-        least = "" if row.least is None else f"{row.least:.1%}"
-        false = "" if row.false is None else f"{row.false:.1%}"
-        mark = "" if row.holds else " **misses**"
-        worlds = f"{row.worlds:,}" if row.worlds else "all"
-        print(
-            f"| {row.name} | {row.n:,} | {coverage}{mark} | {least} | {false} | {worlds} |",
-            flush=True,
+    worlds, failed = given.worlds // 10 if given.quick else given.worlds, 0
+    for name, group in groupby(rows(worlds, given.seed, given.quick, given.kind), key=lambda row: row.name):
+        own = list(group)
+        coverage, least, false = (
+            ", ".join(
+                f"{row.n:,}: {100 * x:.1f}" for row in own for x in [getattr(row, which)] if x is not None
+            )
+            for which in ("coverage", "least", "false")
         )
-        failed += not row.holds
+        missed = [row.n for row in own if not row.holds]
+        mark = f" **misses at {', '.join(map(str, missed))}**" if missed else ""
+        simulated = ", ".join(f"{each:,}" for each in dict.fromkeys(row.worlds for row in own)) or "all"
+        print(f"| {name} | {coverage}{mark} | {least} | {false} | {simulated} |", flush=True)
+        failed += len(missed)
     return int(failed > 0)
 
 
 def rows(worlds: int, seed: int, quick: bool = False, wanted: str = "") -> Iterator[Row]:
     """Every figure at every n; ``worlds`` of each, fewer of those that take long."""
     sizes = (2, 10, 50) if quick else SIZES
-    for rate in RATES if wanted in "a proportion" else ():
-        yield from (proportion(rate, n) for n in sizes)
+    for rate in RATES:
+        if wanted in f"a proportion of {rate:g}":
+            yield from (proportion(rate, n) for n in sizes)
     for kind, make in ((kind, make) for kind, make in KINDS.items() if wanted in kind):
         for n in sizes if kind not in SOME else SOME[kind][: 1 if quick else None]:
             count = max(1, worlds // SLOW.get(kind, 1) // (1 if n < 1000 else 4))

@@ -120,8 +120,8 @@ def area(positive: Values, negative: Values) -> Estimate:
     """AUROC: the probability that a positive scores above a negative, ties half.
 
     The interval holds the areas from which this one is ``Z`` standard errors away at most. The error of an
-    area is Newcombe's (method 5, 2006), or where the scores spread more DeLong's (1988) with Welch's degrees
-    of freedom.
+    area is Newcombe's (method 5, 2006), or DeLong's (1988) with Welch's degrees of freedom where that is
+    larger, or scores on the wrong side are not few.
     """
     a, b = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     above = (a[:, None] > b).astype(np.float64) + 0.5 * (a[:, None] == b)
@@ -137,7 +137,9 @@ def area(positive: Values, negative: Values) -> Estimate:
         spread = sum(parts)
     if spread:
         freedom = spread**2 / sum(part**2 / (n - 1) for part, n in zip(parts, above.shape, strict=True))
-        wider = max(1.0, (student_quantile(freedom) / Z) ** 2 * spread / variance(center))
+        wider = (student_quantile(freedom) / Z) ** 2 * spread / variance(center)
+        if min(above.shape) * min(center, 1 - center) < FEW:
+            wider = max(1.0, wider)
 
     def end(to: float) -> float:
         near, far = center, to
