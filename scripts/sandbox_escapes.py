@@ -48,7 +48,7 @@ def main() -> None:
 
 def settings() -> list[str]:
     """Names of what is tried: all layers, Landlock's older versions, each layer missing, none."""
-    older = [f"landlock {version}" for version in (1, 2, 3, 4, 5, 6)]
+    older = [f"landlock {version}" for version in (1, 5)]  # before it had truncation, and signals
     return ["all", *older, *(f"without {layer}" for layer in launcher.LAYERS), "none"]
 
 

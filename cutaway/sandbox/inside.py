@@ -164,6 +164,7 @@ def _show(error: BaseException | None, code: str) -> None:
 def main() -> tuple[str, list[str]]:
     """Confine this process and report; give the code, and where packages lie."""
     settings, code = _received()
+    os.environ.pop("PWD", None)  # bubblewrap sets it
     holding, missing = [], {}
     for layer in LAYERS:
         if layer.__name__ not in settings["layers"]:

@@ -35,6 +35,8 @@ START_SECONDS = 30.0  # for Python to start and confine itself: on a busy machin
 END_SECONDS = 5.0  # for killed processes to be gone
 PERIOD = 0.05  # seconds between measurements
 THREADS = 64
+# What the starters and an idle interpreter use at most. Not measured: the code could have begun by then.
+STARTERS = meter.Used(memory=64 << 20, threads=4)
 FILES = 4096
 
 Ended = Literal[
@@ -104,7 +106,6 @@ class Process:
         self.texts = [b"", b""]
         self.answers = b""
         self.reported = b""
-        self.idle = meter.Used()
         self.folder = tempfile.mkdtemp(prefix="cutaway-sandbox-")
         self.deadline = time.monotonic() + START_SECONDS
         self.measured = 0.0
@@ -277,8 +278,6 @@ class Process:
             if self.layers_reported:  # the end of this pipe is read when all is over
                 self.selector.unregister(key.fileobj)
                 self.deadline = time.monotonic() + self.bounds.seconds
-                if self.metered:
-                    self.idle = meter.used(self.process.pid, self.folder, self.view)
         elif key.data == "answers":
             self.answers += data
             if len(self.answers) > self.bounds.output:
@@ -291,9 +290,9 @@ class Process:
 
     def _measure(self) -> None:
         used = meter.used(self.process.pid, self.folder, self.view)
-        if used.memory - self.idle.memory > self.bounds.memory:
+        if used.memory - STARTERS.memory > self.bounds.memory:
             self._stop("too much memory")
-        elif used.threads - self.idle.threads > THREADS:
+        elif used.threads - STARTERS.threads > THREADS:
             self._stop("too many threads")
         elif used.disk > self.bounds.disk or used.files > FILES:
             self._stop("too much disk")

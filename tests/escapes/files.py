@@ -159,14 +159,4 @@ for n in range(3, 1024):
 return found
 """, alone=True),
     Escape("data of a file by its cache", "Linux 6.5", "return reach('cachestat', 0, 0, 0, 0)"),
-    Escape("run a file that it wrote", "nsjail's documentation", """
-import _ctypes, importlib.machinery
-open('own.so', 'wb').write(open(_ctypes.__file__, 'rb').read())
-importlib.machinery.ExtensionFileLoader('_ctypes', os.path.abspath('own.so')).create_module(
-    importlib.machinery.ModuleSpec('_ctypes', None, origin=os.path.abspath('own.so')))
-import mmap
-with open('own.so', 'rb') as file:
-    page = mmap.mmap(file.fileno(), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
-return 'reached own machine code in a file, which may do what its process may'
-"""),
 ]  # fmt: skip
