@@ -95,8 +95,14 @@ def note(text: str) -> None:
     shown = visible(text)
     with suppress(OSError):
         if sys.stderr.isatty():
-            shown = _cut(shown, os.get_terminal_size(sys.stderr.fileno()).columns or 80)
+            shown = _cut(shown, _columns())
         print(shown, file=sys.stderr, flush=True)
+
+
+def _columns() -> int:
+    with suppress(OSError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    return 80
 
 
 def _cut(text: str, columns: int) -> str:
