@@ -163,7 +163,7 @@ class Reader:
         return Example(np.array(ids, np.int32), np.array(trained))
 
     def _conversation(
-        self, messages: list[Mapping[str, Any]], first: int, row: Mapping[str, Any], where: str
+        self, messages: Sequence[Mapping[str, Any]], first: int, row: Mapping[str, Any], where: str
     ) -> Example:
         """A conversation whose assistant's turns from message ``first`` on are trained."""
         if self.template is None:

@@ -198,9 +198,9 @@ def entries(source: str | dict[str, Any], changes: Sequence[str]) -> dict[str, A
         for entry in _meant(data, name):
             _put(data, entry, value)
     if "batch_size" in (given := dict(changed)) and "micro_batch_size" not in given:
-        sizes = given["batch_size"], data.get("micro_batch_size")
-        if all(type(size) is int and size > 0 for size in sizes):
-            data["micro_batch_size"] = math.gcd(*sizes)
+        size, part = given["batch_size"], data.get("micro_batch_size")
+        if isinstance(size, int) and isinstance(part, int) and size > 0 and part > 0:
+            data["micro_batch_size"] = math.gcd(size, part)
     return data
 
 
