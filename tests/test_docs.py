@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ def test_commands_of_the_page_run(
         code = main(shlex.split(command, comments=True)[1:])
         printed = capsys.readouterr()
         assert code == 0, f"{command}\n{printed.out}\n{printed.err}"
+
+
+def test_the_page_of_extras_has_all_of_them() -> None:
+    """And what the package, its pages and its messages tell people to install is one of them."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "install.md").read_text("utf-8"), re.M)
+    assert set(listed) == extras.keys() - {"test", "dev", "docs"}
+    files = [*PAGES, *(ROOT / "cutaway").rglob("*.py")]
+    named = {name for file in files for name in re.findall(r"cutaway\[(\w+)\]", file.read_text("utf-8"))}
+    assert named <= extras.keys() and {"serve", "agent", "verify", "rewards", "harness"} <= named
 
 
 def test_the_index_lists_every_page() -> None:

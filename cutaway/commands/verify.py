@@ -38,7 +38,7 @@ def verify(
     from cutaway.inspect import verify as judge
 
     if not judge.engines(path):
-        raise UserError(f"no other engine here reads {path}: pip install transformers accelerate gguf")
+        raise UserError(f"no other engine here reads {path}: pip install 'cutaway[verify]'")
     with console.doing("Loading PyTorch and the weights"):
         lm = cutaway.load(path, engine="definition")
         _ = lm.model
