@@ -153,7 +153,7 @@ def test_an_encoder_decoder_has_the_budget_and_its_own_price():
     places = torch.arange(6).expand(2, -1)
     with FlopCounterMode(display=False) as counter:  # which counts no attention: it is one kernel
         TransformerSeq2Seq(longer)(source, places, target, places[:, :4]).sum().backward()
-    heads = 12 * 16 * (6 * 3 * 6 + 4 * 2 * (4 + 6))  # three layers read, two write and look across
+    heads = 12 * 16 * (6 * 3 * 6 + 4 * 2 * (4 / 2 + 6))  # three layers read all, two write and look across
     assert per_token(longer) == pytest.approx((counter.get_total_flops() / 2 + heads) / 10)
 
 

@@ -115,6 +115,20 @@ def test_a_precision_left_open_stays_what_it_was_begun_with(
         training_run.train(replace(open_run, precision="float32"), tmp_path / "run", Quiet(), resume=True)
 
 
+def test_a_peak_that_a_step_exceeds_is_measured_again_and_said(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not raised to what the step reached: what is above it stays above it."""
+    monkeypatch.setattr(device, "peak", lambda device, precision: 1e3)
+    monkeypatch.setattr(device, "measured_peak", lambda device, precision: 2e3)
+    callback = Quiet()
+    training_run.train(_run(texts, steps=3), tmp_path / "run", callback)
+    (said,) = (note for note in callback.notes if "more than matrix products did" in note)
+    assert said.startswith("Step 1 reached")
+    for step in callback.steps:
+        assert step["mfu"] == pytest.approx(step["flops_per_second"] / 2e3) and step["mfu"] > 1
+
+
 def test_a_run_that_dies_goes_on_to_the_same_weights(unbroken: Path, texts: Path, tmp_path: Path) -> None:
     def die(step: int) -> None:
         if step == 5:

@@ -311,7 +311,7 @@ def test_a_precision_left_open_is_the_one_that_is_faster_here(monkeypatch: pytes
 
 def test_a_measurement_draws_none_of_the_runs_random_numbers() -> None:
     before = torch.get_rng_state()
-    device.peak.__wrapped__(torch.device("cpu"), "float32", 0.0)
+    device.measured_peak(torch.device("cpu"), "float32", 0.0)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -13,10 +13,11 @@ from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.visibility import Causal, Global, Random, Visibility, Window
 from cutaway.bounds import Count, Natural
 
+SEEN = "min(n, window + globals + random block)"
 COST = Cost(
-    prefill="n min(n, window + globals + random block) h (k + v)",
+    prefill=f"{SEEN} (n - {SEEN} / 2) h (k + v)",
     memory="n (h + g) (k + v)",
-    decode="min(n, window + globals + random block) h (k + v)",
+    decode=f"{SEEN} h (k + v)",
     state="n g (k + v)",
 )
 USUAL = {"window": 192, "globals": 128, "block": 64, "random": 3}

@@ -27,7 +27,7 @@ from cutaway.layers.norm import widened
 from cutaway.shapes import Float
 
 COST = Cost(
-    prefill="n h (64 (2 k + 2 v) + 3 k v)",
+    prefill="n h (32 (4 k + 3 v) + 3 k v)",
     memory="2 n h (k + v)",
     decode="3 h k v",
     state="h k v + max(conv - 1, 0) h (2 k + v)",

@@ -29,11 +29,13 @@ from cutaway.layers.config import Norm
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Bool, Float
 
+BETWEEN = "n² index_heads index_size / 2 + min(n, top_k) (n - min(n, top_k) / 2) h (k + rope_dim + v)"
 COST = Cost(
-    prefill="n² index_heads index_size / 2 + n min(n, top_k) h (k + rope_dim + v) + n latent h (k + v)",
+    prefill=f"{BETWEEN} + n latent h (k + v)",
     memory="2 n h (k + rope_dim + v) + n (index_heads + 1) index_size",
     decode="n index_heads index_size + min(n, top_k) h (2 latent + rope_dim) + h latent (k + v)",
     state="n (latent + rope_dim + index_size)",
+    between=BETWEEN,
 )
 USUAL = {"latent": "4 k", "rope_dim": "k / 2", "index_heads": "h / 2", "index_size": "k", "top_k": 2048}
 

@@ -13,7 +13,7 @@ from cutaway.bounds import Count
 from cutaway.errors import UserError
 
 COST = Cost(
-    prefill="n (min(n, chunk) + n summary / chunk) h (k + v) / 2",
+    prefill="(n min(n, chunk) + max(n - chunk, 0) n summary / chunk) h (k + v) / 2",
     memory="n (h + g) (k + v)",
     decode="(min(n, chunk) + n summary / chunk) h (k + v)",
     state="n g (k + v)",

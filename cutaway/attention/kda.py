@@ -28,7 +28,7 @@ from cutaway.layers.conv import ShortConv
 from cutaway.shapes import Float, Int
 
 COST = Cost(
-    prefill="n h (16 (3 k + 2 v) + 3 k v)",
+    prefill="n h (8 (8 k + 3 v) + 3 k v)",
     memory="n h (3 k + 2 v)",
     decode="3 h k v",
     state="h k v + (conv - 1) h (2 k + v)",

@@ -26,7 +26,7 @@ from cutaway.hooks import tap
 from cutaway.shapes import Float
 
 COST = Cost(
-    prefill="n h (64 (f + v) + 2 f v)",
+    prefill="n h (64 (f + v + 1) + 2 f (v + 1))",
     memory="2 n h (f + v)",
     decode="2 h f v",
     state="h f (v + 1)",

@@ -12,7 +12,7 @@ from cutaway.attention.common.visibility import Causal, Visibility, Window
 from cutaway.bounds import Count
 
 COST = Cost(
-    prefill="n min(n, window) h (k + v)",
+    prefill="min(n, window) (n - min(n, window) / 2) h (k + v)",
     memory="n (h + g) (k + v)",
     decode="min(n, window) h (k + v)",
     state="min(n, window) g (k + v)",

@@ -13,7 +13,7 @@ from cutaway.attention.common.visibility import Causal, Global, Visibility, Wind
 from cutaway.bounds import Count
 
 COST = Cost(
-    prefill="n min(n, window + globals) h (k + v)",
+    prefill="min(n, window + globals) (n - min(n, window + globals) / 2) h (k + v)",
     memory="n (h + g) (k + v)",
     decode="min(n, window + globals) h (k + v)",
     state="min(n, window + globals) g (k + v)",

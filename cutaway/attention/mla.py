@@ -38,6 +38,7 @@ COST = Cost(
     memory="2 n h (k + rope_dim + v)",
     decode="n h (2 latent + rope_dim) + h latent (k + v)",
     state="n (latent + rope_dim)",
+    between="n² h (k + rope_dim + v) / 2",
 )
 USUAL = {"latent": "4 k", "rope_dim": "k / 2"}
 

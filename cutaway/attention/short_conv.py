@@ -26,7 +26,11 @@ from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 
 COST = Cost(
-    prefill="n conv channels", memory="3 n channels", decode="conv channels", state="(conv - 1) channels"
+    prefill="n conv channels",
+    memory="3 n channels",
+    decode="conv channels",
+    state="(conv - 1) channels",
+    between="0",
 )
 USUAL = {"channels": "d"}
 

@@ -14,7 +14,7 @@ from cutaway.attention.common.visibility import Causal, Sink, Visibility, Window
 from cutaway.bounds import Count
 
 COST = Cost(
-    prefill="n min(n, window + first) h (k + v)",
+    prefill="min(n, window + first) (n - min(n, window + first) / 2) h (k + v)",
     memory="n (h + g) (k + v)",
     decode="min(n, window + first) h (k + v)",
     state="min(n, window + first) g (k + v)",

@@ -13,7 +13,7 @@ from cutaway.attention.common.visibility import Causal, Stride, Visibility, Wind
 from cutaway.bounds import Count
 
 COST = Cost(
-    prefill="n (min(n, stride) + n / (2 stride)) h (k + v)",
+    prefill="(min(n, stride) (n - min(n, stride) / 2) + max(n - stride, 0)² / (2 stride)) h (k + v)",
     memory="n (h + g) (k + v)",
     decode="(min(n, stride) + n / stride) h (k + v)",
     state="n g (k + v)",

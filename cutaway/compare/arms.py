@@ -34,7 +34,6 @@ from cutaway.position import alibi, rope, t5
 from cutaway.store.files import write
 from cutaway.train import dataset
 from cutaway.train.config import Intervals, TrainingConfig, entries
-from cutaway.train.flops import per_token
 from cutaway.train.folder import TOKENIZER
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.optim import AdamW, Muon
@@ -140,14 +139,6 @@ class ArmRun(TrainingConfig):
     @property
     def width(self) -> int:
         return self.data.context
-
-    @property
-    def flops_per_token(self) -> float:
-        """Of rows as long as those trained on, where held-out ones are longer."""
-        model = self.model
-        if isinstance(model, Decoder):
-            model = replace(model, context=self.width)
-        return per_token(model)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ LONGER = (1, 4, 16, 64)  # times the task's length, for growth with n
 COLORS = ("#4c78a8", "#e4572e", "#2ca02c", "#b279a2", "#d4a017", "#17becf", "#8c564b", "#e377c2")  # of arms
 SHOWN = 96  # tokens of the text on which arms' attention is shown
 TOLD_BY = 5  # seeds from which an outlier can be told
-SHOWN_APART = 0.01  # scores that are nearer are not told apart
+SHOWN_APART = 0.05  # nearer to the others than this no seed is one, however alike the others are
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ class Cost:
 
     ``prefill``: multiplications for n tokens; ``memory``: numbers held meanwhile; ``decode``: multiplications
     for the next token, None where nothing is decoded; ``state``: numbers that the cache holds of n tokens.
+    ``between``: multiplications of a prefill between tokens alone, where ``prefill`` has matrices in it too.
     """
 
     prefill: str
     memory: str
     decode: str | None
     state: str
+    between: str | None = None
 
 
 SOFTMAX = Cost(
