@@ -200,6 +200,25 @@ def test_an_adapter_takes_no_models_name() -> None:
     assert loaded == ["e", "B", "d-12", "org/name:v1", "e"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("adapter", "smollm2=folder"),
+        ("adapter", "gpt-4o=folder"),
+        ("adapter", "claude-3=folder"),
+        ("adapter", "minilm:latest=folder"),
+        ("alias", "minilm"),
+        ("alias", "smollm2=minilm"),
+        ("alias", "gpt-4o=minilm"),
+    ],
+)
+def test_no_option_takes_a_models_name(option: str, value: str) -> None:
+    given: dict[str, Any] = {"alias": ("gpt-4o", "claude-*")}
+    loading = serve_options.Loading(**given | {option: (*given.get(option, ()), value)})
+    with pytest.raises(UserError, match=rf"--{option} {value}"):
+        serve.Loader(("smollm2", "minilm"), loading, Several(), Limits()).models()
+
+
 @pytest.mark.parametrize("path", ["a\0b", "\ud800", "two\nlines"])
 def test_an_adapters_path_that_no_path_can_be_is_refused(path: str, tmp_path: Path) -> None:
     service: Any = SimpleNamespace(adapter_folder=tmp_path)

@@ -254,7 +254,7 @@ class Loader:
 
     def models(self) -> Any:
         """All of them, the first one loaded. UserError for names that do not fit together."""
-        from cutaway.serve.operations.models import Model, Models
+        from cutaway.serve.operations.models import Model, Models, owner
 
         names = [self.loading.name or _own_name(self.given[0]), *map(_own_name, self.given[1:])]
         named = {*self.several.pin, *self.several.limits} - set(names)
@@ -268,7 +268,17 @@ class Loader:
             alias, _, name = one.rpartition("=")
             if alias and name not in aliases:
                 raise UserError(f"--alias {one}: there is no model called {name} here")
-            aliases[name if alias else names[0]].append(alias or name)
+            name = name if alias else names[0]
+            alias = alias or one
+            other = next((model for model in names if alias == model or alias in aliases[model]), name)
+            if other != name or alias in names:
+                raise UserError(f"--alias {one}: {alias} is a name of {other} already: choose another")
+            aliases[name].append(alias)
+        for one in self.loading.adapter:
+            adapter = one.partition("=")[0]
+            if (taken := owner(adapter, aliases)) is not None:
+                why = "the model's own name" if adapter == taken else f"an alias of {taken}"
+                raise UserError(f"--adapter {one}: {adapter} is {why}: choose another, or --name")
         paths = [model_path(one) for one in self.given]
         made = [
             Model(
@@ -337,8 +347,6 @@ class Loader:
             note_fallback(lm)
         adapters = _adapters(lm, self.loading.adapter) if first is None else {}
         folder = self.loading.adapter_folder if first is None else None
-        if name in adapters:
-            raise UserError(f"--adapter {name}: this is the model's own name: choose another, or --name")
         pooling = self.loading.pooling or stated(lm.checkpoint)
         lengths = dimensions(lm.checkpoint)
         lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine

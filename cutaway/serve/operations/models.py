@@ -13,7 +13,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -64,6 +64,15 @@ class Model:
         return not self.uses and not (stats and stats.running + stats.queued)
 
 
+def owner(name: str, models: Mapping[str, Sequence[str]]) -> str | None:
+    """The model that requests ask for by a name, among models and their aliases; None where none is."""
+    for model, aliases in models.items():
+        for one in (name, name.removesuffix(LATEST)):
+            if any(fnmatchcase(one, known) for known in (model, *aliases)):
+                return model
+    return None
+
+
 class Models:
     """The models by their names, within ``max_memory`` bytes. The first one's service is the ``default``."""
 
@@ -98,12 +107,10 @@ class Models:
                 "lora_name has letters, digits and . _ : / @ + - alone, and begins with a letter or a digit"
             )
             raise APIError(400, text, param="lora_name")
-        bare = name.removesuffix(LATEST)
-        for model in self.models:
-            own = (model.name, *model.aliases)
-            if any(fnmatchcase(one, alias) for one in (name, bare) for alias in own):
-                text = f"{name!r} is the model's own name or an alias of {model.name!r}: choose another"
-                raise APIError(400, text, param="lora_name")
+        taken = owner(name, {model.name: model.aliases for model in self.models})
+        if taken is not None:
+            text = f"{name!r} is the model's own name or an alias of {taken!r}: choose another"
+            raise APIError(400, text, param="lora_name")
         self.default.load_adapter(name, path)
 
     async def use(self, asked: str | None) -> tuple[Model, Service]:
