@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cutaway.data.expressions import evaluates, harmless
 from cutaway.data.rows import rows
 from cutaway.errors import OperationalError, UserError, escaped, quoted
 
@@ -171,7 +172,11 @@ def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping
     except ValueError:  # a task that draws with NumPy takes no larger seed
         held_out = drawn(HELD_OUT_SMALL, TRIES * test)
 
+    guarded = evaluates(type(training).score_answer)
+
     def score(text: str, item: Any) -> float:
+        if guarded and not harmless(text):  # it would run as Python, here
+            return 0.0
         try:
             return training.score_answer(text, item)
         except Exception:  # some of its scorers raise on an answer that they cannot read: it is wrong
