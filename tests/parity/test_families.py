@@ -155,7 +155,7 @@ def test_multipliers_go_into_the_weights_of_gguf(case: str, folder: Folder, tmp_
     assert load.read(tmp_path / "small.gguf").config == again.config
 
 
-@pytest.mark.parametrize("case", sorted(set(IN_GGUF) - tiny.FOLDED))
+@pytest.mark.parametrize("case", sorted(set(IN_GGUF) - tiny.FOLDED - tiny.SCALED))
 def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     """Through GGUF nothing changes: not the config, not a bit of a weight, not what transformers then makes
     of it.
@@ -327,6 +327,22 @@ def test_what_llama_cpp_asserts_of_recurrences_is_refused_first(folder: Folder) 
     packed = gguf.Packed("Q4_K", (4, 256), np.zeros((4, 144), np.uint8))
     with pytest.raises(UserError, match="columns of Q4_K cannot be reordered, because heads of 16 share its"):
         qwen3_5.tiled_columns.save((packed,), rules.Place(((4, 256),), mixer))
+
+
+@pytest.mark.parametrize(
+    ("case", "scalar"), [("gemma3-scaled", 20), ("gemma3", 256), ("gemma2-1", 3), ("gemma2-2", 256)]
+)
+def test_a_factor_of_scores_that_gguf_has_no_key_for_is_in_the_queries(
+    case: str, scalar: int, tmp_path: Path
+) -> None:
+    """Transformers' default of query_pre_attn_scalar is 256, whatever the heads' size."""
+    tiny.model(case).save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text()) | {"query_pre_attn_scalar": scalar}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    saved = save.write(tmp_path / "m.gguf", load.read(tmp_path / "m"), type="F32")
+    assert any("queries are multiplied" in note for note in saved.notes)
+    again = load.read(tmp_path / "m.gguf")
+    assert distance(tiny.ours(again), tiny.reopened(tmp_path / "m")) < EXACT
 
 
 def test_older_layout_is_read_too(folder: Folder, tmp_path: Path) -> None:

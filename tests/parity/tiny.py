@@ -586,16 +586,16 @@ MORE_IN_GGUF = re.findall(
     """,
 )
 FOLDED = {"falcon_h1-1", "falcon_h1-4"}  # whose GGUF has another config, and the multipliers in its weights
+SCALED = {"gemma3-scaled", "gemma2-2"}  # whose GGUF has their factor of attention scores in the queries
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}
 NOT_IN_GGUF = {  # llama.cpp has no words for what they do, or does not open them
     *(UNOPENED - {"qwen2-head"}),  # which is written as the llama that it equals
     "mistral",
     "qwen2-window",
-    "gemma3-scaled",
     "mixtral-window",
     "qwen2-moe-mixed",
     "qwen3-moe-mixed",
-    *(case for case in CASES if case.rpartition("-")[0] in MORE and case not in MORE_IN_GGUF),
+    *(case for case in CASES if case.rpartition("-")[0] in MORE and case not in {*MORE_IN_GGUF, *SCALED}),
 }
 IDS = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
 

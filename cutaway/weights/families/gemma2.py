@@ -3,6 +3,8 @@
 Every other layer is local.
 """
 
+from functools import partial
+
 from cutaway.weights import naming, rows
 from cutaway.weights.families import gemma, gemma3
 from cutaway.weights.family import NUMBER, Field, Only, Settings, replaced, shared
@@ -32,4 +34,5 @@ FAMILY = gemma.FAMILY.but(
     nulls={"softcap": None, "attention_softcap": None},
     fixed={"post_norm": True},
     gguf_fixed={"scale": gguf_scale},
+    folded=partial(gemma3.folded, gguf_scale=gguf_scale),
 )

@@ -4,14 +4,21 @@ Local and global layers have rotary bases of their own, embeddings are scaled by
 folder's norms hold w where x is multiplied by w + 1.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
+from cutaway.attention.common.heads import Heads
+from cutaway.gguf import Later, Packed
 from cutaway.position import rope
-from cutaway.weights import naming, rotary, rows
+from cutaway.weights import naming, quant, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
+from cutaway.weights.rules import Tensors
 
 ALIASES = ("gemma3_text",)
 
@@ -26,6 +33,37 @@ def embedding_scale(known: Settings) -> float:
 def gguf_scale(known: Settings) -> float | None:
     """The largest model, which llama.cpp tells by its layers, scales scores by width / heads."""
     return shared(known) ** -0.5 if known["layers"] == 62 else None
+
+
+def folded(
+    config: Any, tensors: Tensors, gguf_scale: Callable[[Settings], float | None] = gguf_scale
+) -> tuple[Any, Tensors, str]:
+    """The same function with its factor of attention scores in the queries' norms, or in their matrices where
+    there are none (Gemma 2): GGUF has no key for it, and llama.cpp takes the one of ``gguf_scale``.
+    """
+    blocks, factors = [], {}
+    for n, block in enumerate(config.blocks):
+        of = block.attention
+        if not isinstance(of, Heads):
+            return config, tensors, ""
+        known = {"layers": len(config.blocks), "width": config.width, "heads": of.heads}
+        usual, theirs = of.key_size**-0.5, gguf_scale(known)
+        for name in ("query_norm.weight",) if of.qk_norm else ("query.weight", "query.bias"):
+            factors[f"blocks.{n}.attention.{name}"] = (of.scale or usual) / (theirs or usual)
+        blocks.append(replace(block, attention=replace(of, scale=theirs)))
+    if all(abs(factor - 1) <= 1e-6 for factor in factors.values()):
+        return config, tensors, ""
+
+    def later(name: str) -> Packed | Later:
+        entry, factor = tensors.later(name), factors.get(name)
+        if factor is None:
+            return entry
+        made = lambda: quant.pack(quant.unpack(tensors[name]) * np.float32(factor), "F32")  # noqa: E731
+        return Later("F32", entry.shape, made)
+
+    entries = Tensors({name: later(name) for name in tensors})
+    what = "queries are multiplied by the factor of attention scores, for which GGUF has no key"
+    return replace(config, blocks=tuple(blocks)), entries, what
 
 
 class TwoRopes(rotary.Rope):
@@ -117,4 +155,5 @@ FAMILY = llama.FAMILY.but(
     harmless=("_sliding_window_pattern",),
     instead=lambda fields: "embedding_gemma" if fields.get("use_bidirectional_attention") is True else None,
     ignored_gguf=(),
+    folded=folded,
 )
