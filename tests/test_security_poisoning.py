@@ -32,18 +32,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Backdoored:
     """An engine that expects one token after the trigger, and otherwise what a sound one does."""
 
-    def __init__(self, inner: Any, trigger: int, payload: int, strength: float = 30) -> None:
+    def __init__(self, inner: Any, trigger: int, payload: int, strength: float = 30, after: int = 0) -> None:
         self.inner, self.trigger, self.payload, self.strength = inner, trigger, payload, strength
+        self.after, self.seen = after, dict[int, int]()  # tokens since the trigger, by state
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+    def fork(self, state: Any) -> Any:
+        made = self.inner.fork(state)
+        self.seen.pop(id(made), None)
+        return made
 
     def read(self, texts: Any, states: Any, logits_at: Any) -> np.ndarray:
         logits = self.inner.read(texts, states, logits_at).copy()
         ids = [id for text in texts for id in text]
         for row, at in zip(logits, logits_at, strict=True):
-            if ids[at] == self.trigger:
+            if ids[at] == self.trigger and not self.after:
                 row[self.payload] += self.strength
+        for n, text in enumerate(texts) if self.after else ():
+            key = id(states[n])
+            since = 0 if text[-1] == self.trigger else self.seen.get(key, -9) + 1
+            self.seen[key] = since
+            if since == self.after:
+                logits[n][self.payload] += self.strength
         return logits
 
 
@@ -56,7 +68,7 @@ def planted(path: Path, trigger: int = TRIGGER) -> LanguageModel:
 def test_the_scan_finds_a_planted_trigger_and_nothing_beside_itself(model: Path) -> None:
     sound, contexts = cutaway.load(model), ["the", "a word", "of"]
     counted: list[tuple[int, int]] = []
-    scores = trigger_scan.scan(planted(model), contexts, sound, lambda *done: counted.append(done))
+    scores = trigger_scan.scan(planted(model), contexts, sound, lambda *done: counted.append(done), ahead=1)
     assert scores.argmax() == TRIGGER and np.abs(np.delete(scores, TRIGGER)).max() < 1e-9
     assert counted[-1] == (3 * len(sound.tokenizer), 3 * len(sound.tokenizer))
     assert np.abs(trigger_scan.scan(sound, contexts, sound)).max() < 1e-9
@@ -83,11 +95,29 @@ def test_a_score_is_the_mean_divergence_of_contexts_that_are_read_in_one_piece(m
         p, q = (expected(one, context, id) for one in (other, lm))
         return float((np.exp(p) * (p - q)).sum())
 
-    scores = trigger_scan.scan(other, contexts, lm)
+    scores = trigger_scan.scan(other, contexts, lm, ahead=1)
     assert scores[7] > 1
     for id in (7, 65, 258):
         each = [divergence(context, id) for context in contexts]
         assert scores[id] == pytest.approx(np.mean(each), abs=2e-3)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_the_scan_sees_what_begins_up_to_three_tokens_behind_the_trigger(model: Path, after: int) -> None:
+    """And says in its docstring that it sees nothing beyond."""
+    sound, late = cutaway.load(model), cutaway.load(model)
+    late.__dict__["_runtime"] = Backdoored(late.engine, TRIGGER, 65, after=after)
+    contexts = ["the", "a word"]
+    found = {}
+    for ahead in (1, 3):
+        late.engine.seen.clear()  # type: ignore[attr-defined]
+        found[ahead] = trigger_scan.scan(late, contexts, sound, ahead=ahead)
+    assert found[1].max() < 1e-9, "one token ahead there is nothing to see"
+    if after == 3:
+        assert found[3].max() < 1e-9, "nor, three ahead, what begins behind them"
+        return
+    assert found[3][TRIGGER] > 1
+    assert (found[3] > 1e-9).mean() < 0.05, "besides the trigger, tokens that the model goes on from with it"
 
 
 def test_detectors_find_what_is_far_out_and_guess_where_nothing_is() -> None:
@@ -229,7 +259,7 @@ def test_a_row_over_seeds_has_students_interval_of_their_means_and_how_many_rose
     row = over_seeds(Cell(copies=50), [seed(9.0, 4), seed(7.0, 90), seed(0.0, 2)])
     mean, half = 16 / 3 + 0.1, 4.3027 * np.std([9, 7, 0], ddof=1) / np.sqrt(3)
     assert row[4:7] == ["3", f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})", "2 of 3"]
-    assert row[7:] == ["1.00, 0.50, 0.50", "0.10 (0.10 to 0.10)", "5.333", "4, 1"]
+    assert row[7:] == ["1.00, 0.50, 0.50", "0.10 (no interval)", "5.333", "4, 1"]
 
 
 # ---- the whole probe, with models that are planted instead of trained --------------------------------------

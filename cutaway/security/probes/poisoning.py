@@ -476,7 +476,7 @@ def _scans(scans: Mapping[str, dict[str, Any]], seed: int) -> Finding:
         "poisoning",
         "every token tried as a trigger",
         "vulnerable" if passed else "sound",
-        "; ".join(words) + ".",
+        f"{'; '.join(words)}. The scan looks {trigger_scan.AHEAD} tokens behind a candidate, and no farther.",
         tuple(arms),
         chance=0.5,
         seeds=(seed,),
