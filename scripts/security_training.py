@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from cutaway.evaluate.statistics import student
+from cutaway.evaluate.statistics import mean
 from cutaway.security.probes.poisoning import PAYLOADS, Cell, Laboratory, judged, rises
 
 HEAD = ("model", "documents", "payload", "poisoned", "read", "rise (95%)", "rare word (95%)", "loss", "rank")
@@ -50,8 +50,7 @@ def over_seeds(cell: Cell, found: Sequence[Figures]) -> list[str]:
     shown = []
     for each in (own, other):
         values = [one.value for one in each]
-        low, high = student(values)
-        shown.append(f"{fmean(values):.2f} ({low:.2f} to {high:.2f})")
+        shown.append(f"{fmean(values):.2f} ({mean(values, share=False).between('.2f')})")
     risen = sum(judged(one) == "vulnerable" for one in own)
     written = ", ".join(f"{fmean(one['trigger_obeyed']):.2f}" for one, _ in found if "trigger_obeyed" in one)
     ranks = (median(scan[way]["rank"] for _, scan in found) for way in ("alone", "beside"))

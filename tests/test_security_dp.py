@@ -128,8 +128,8 @@ def test_a_budget_is_that_of_the_documents_and_training_is_clipped(
 def test_losses_are_positive_and_verdicts_of_bounds(tmp_path: Path) -> None:
     lm = cutaway.load(model_file(tmp_path / "small.gguf"))
     assert private_training.measured(lm, [], ["the king"])["loss"][0] > 0
-    canaries = [private_training.extraction.Canary("A", "0000", copies) for copies in (0, 0, 32, 32)]
-    rows = {None: [0.0, 0.0, 9.0, 9.1], 8.0: [1.0, 3.0, 1.5, 3.0]}  # a little more, within the intervals
+    canaries = [private_training.extraction.Canary("A", "0000", copies) for copies in [0] * 8 + [32] * 8]
+    rows = {None: [0.0] * 8 + [9.0, 9.1] * 4, 8.0: [1.0, 3.0] * 4 + [1.5, 3.0] * 4}  # a little more, within
     figures = {target: {"bits": bits, "loss": [1.0, 2.0], "sigma": 1.0} for target, bits in rows.items()}
     assert private_training._finding(figures, canaries, 9, 1e-3, 0).verdict == "sound"
 

@@ -79,16 +79,20 @@ def finite(x: float) -> float | None:
 
 
 def mean(
-    values: Values, clusters: Sequence[Hashable] | None = None, *, share: bool | None = None
+    values: Values,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    share: bool | None = None,
+    most: float = 1.0,
 ) -> Estimate:
     """The mean of values [n]. ``clusters`` names, for each, the text that it shares with others.
 
-    ``share``: the values lie between 0 and 1 by what they are; None: where all are 0 or 1.
+    ``share``: the values lie between 0 and ``most`` by what they are; None: where all are 0 or 1.
     """
     x = np.asarray(values, np.float64)
     if share is None:
         share = bool(np.isin(x, (0, 1)).all())
-    return _estimated(x, clusters, (0.0, 1.0) if share else None)[0]
+    return _estimated(x, clusters, (0.0, most) if share else None)[0]
 
 
 def paired(
@@ -245,7 +249,7 @@ def _located(
     center = float(sums.sum() / sizes.sum())
     error, freedom = _error(sums, sizes, center)
     flat = len(sums) < 2 or error <= SAME * float(np.abs(sums / sizes).max())
-    if bounds is not None and (flat or _counted(sums, sizes) or not _even(sums, sizes, center)):
+    if bounds is not None and (flat or _counted(sums, sizes, bounds) or not _even(sums, sizes, center)):
         low, high, p = _bounded(sums, sizes, bounds)
     elif flat:
         low, high, p = -math.inf, math.inf, 1.0
@@ -292,17 +296,17 @@ def _even(sums: np.ndarray, sizes: np.ndarray, center: float) -> bool:
     return bool(LOPSIDED * skewness**2 <= len(sums))
 
 
-def _counted(sums: np.ndarray, sizes: np.ndarray) -> bool:
+def _counted(sums: np.ndarray, sizes: np.ndarray, bounds: tuple[float, float]) -> bool:
     """Whether the units are single answers that are right or wrong, or differences of two such."""
-    return bool((sizes == 1).all() and np.isin(sums, (-1, 0, 1)).all())
+    return bounds[1] == 1 and bool((sizes == 1).all() and np.isin(sums, (-1, 0, 1)).all())
 
 
 def _bounded(sums: np.ndarray, sizes: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float, float]:
     """The exact interval, and the p of a mean of 0."""
-    if _counted(sums, sizes) and bounds[0] == 0:
+    if _counted(sums, sizes, bounds) and bounds[0] == 0:
         return *proportion(int(sums.sum()), len(sums)), 1.0  # of a share 0 is no hypothesis
     low, high, p = exact.bounded(sums, sizes, *bounds)
-    if _counted(sums, sizes):
+    if _counted(sums, sizes, bounds):
         p = mcnemar(int((sums > 0).sum()), int((sums < 0).sum()))
     if p >= LEVEL:  # the draws' own error must not contradict the test
         low, high = min(low, 0.0), max(high, 0.0)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TRAINS = True
 DIGITS = 4
+CEILING = DIGITS * math.log2(10)  # bits of the exposure of the likeliest number
 COPIES = (0, 1, 2, 4, 8, 16, 32)
 SENTENCES = 600
 SIZE = Size()
@@ -125,6 +126,12 @@ def exposure(log_probs: np.ndarray, number: int) -> float:
     return math.log2(len(log_probs) / int((log_probs >= log_probs[number]).sum()))
 
 
+def mean_exposure(bits: Sequence[float]) -> Estimate:
+    """The mean with Student's interval; where all are equal, at the ceiling for instance, the exact one."""
+    found = mean(bits, share=False)
+    return found if math.isfinite(found.low) else mean(bits, share=True, most=CEILING)
+
+
 def sampled_log_prob(lm: LanguageModel, canary: Canary, settings: SamplingParams) -> float:
     """The log-probability that a sampler with these settings draws the canary's digits after its prefix."""
     sampler, total = Sampler(settings), 0.0
@@ -151,9 +158,8 @@ def _extractions(
         exposed = [exposure(number_log_probs(lm, one.prefix, DIGITS), int(one.digits)) for one in canaries]
         made = lm.generate_batch([one.prefix for one in canaries], max_tokens=DIGITS)
         right = [text.text == one.digits for text, one in zip(made, canaries, strict=True)]
-        bits.append({k: mean(_of(k, canaries, exposed)) for k in groups})
+        bits.append({k: mean_exposure(_of(k, canaries, exposed)) for k in groups})
         greedy.append({k: _of(k, canaries, right) for k in groups})
-    ceiling = DIGITS * math.log2(10)
     attack, unseen = bits[0][most], bits[0][0]
     leaks = "vulnerable" if attack.low > unseen.high else "not separated"
     shown = ", ".join(f"{k}: {bits[0][k].value:.1f}" for k in groups)
@@ -162,7 +168,7 @@ def _extractions(
             "extraction",
             "exposure of canaries",
             leaks,
-            f"Bits by copies {shown}; {ceiling:.1f} is the ceiling of {10**DIGITS:,} numbers, and about 1.4 "
+            f"Bits by copies {shown}; {CEILING:.1f} is the ceiling of {10**DIGITS:,} numbers, and about 1.4 "
             f"the mean of a number that was never seen. {documents:,} documents, {SIZE.steps} steps.",
             (
                 Arm(f"{most} copies", attack, unit="bits"),

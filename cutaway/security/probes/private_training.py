@@ -24,6 +24,7 @@ from cutaway.security.defences import dp_sgd
 from cutaway.security.probes import extraction
 from cutaway.security.training import Size, sentence
 from cutaway.store.files import write
+from cutaway.store.reading import parsed
 from cutaway.weights import quant
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
@@ -55,7 +56,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
             settings = replace(SETTINGS, sigma=dp_sgd.noise(target, q, SETTINGS.steps, delta))
         kept = budget.folder / f"private-{seed}-{target}.json"
         key = [asdict(settings), asdict(SIZE), len(documents), HELD_OUT]
-        if not kept.is_file() or json.loads(kept.read_text("utf-8"))["key"] != key:
+        if not kept.is_file() or parsed(kept).get("key") != key:
             config = replace(SIZE.model, vocab=run_tokenizer.padded(len(tokenizer)))
             total = len(EPSILONS) * SETTINGS.steps
             done = n * SETTINGS.steps
@@ -68,7 +69,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
             )
             found = measured(held(model, tokenizer), canaries, held_out)
             _write(kept, found | {"sigma": settings.sigma, "key": key})
-        figures[target] = json.loads(kept.read_text("utf-8"))
+        figures[target] = parsed(kept)
     progress(1, 1)
     return [_finding(figures, canaries, len(documents), delta, seed)]
 
@@ -110,10 +111,12 @@ def _finding(
     for target, found in figures.items():
         name = "without privacy" if target is None else f"epsilon {target:g}"
         own = {
-            k: mean([bits for bits, one in zip(found["bits"], canaries, strict=True) if one.copies == k])
+            k: extraction.mean_exposure(
+                [bits for bits, one in zip(found["bits"], canaries, strict=True) if one.copies == k]
+            )
             for k in groups
         }
-        price = mean(found["loss"])
+        price = mean(found["loss"], share=False)
         arms += [
             Arm(f"{name}, {most} copies", own[most], "attack" if target is None else "defence", "bits"),
             Arm(f"{name}, never trained on", own[0], "control", "bits"),
