@@ -6,9 +6,11 @@ The list of escapes is tests/escapes; here are the bounds, the errors, and each 
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -254,6 +256,36 @@ def test_nothing_of_the_caller_is_inherited(monkeypatch: pytest.MonkeyPatch):
 def test_code_that_is_no_text_or_does_not_read_all_is_no_problem():
     assert "SyntaxError" in sandbox.run("\0").error + sandbox.run("(").error
     assert sandbox.run("#" + "x" * 1_000_000).ended == "finished"
+
+
+@pytest.mark.parametrize("left_out", ["", "namespaces"])
+def test_nothing_outlives_a_caller_that_is_killed(left_out: str):
+    """Whoever would end the code when its time is over may be killed itself."""
+    mark = f"c{os.getpid()}x{len(left_out)}"
+    code = f"import ctypes, time; ctypes.CDLL(None).prctl(15, b{mark!r}); time.sleep(60)"
+    caller = f"""
+from cutaway.sandbox import Bounds, Process, launcher
+launcher.LEFT_OUT = frozenset({left_out.split()!r})
+with Process({code!r}, Bounds(seconds=60), unsafe=True) as process:
+    process.outcome()
+"""
+    with subprocess.Popen([sys.executable, "-c", caller]) as process:
+
+        def there() -> bool:
+            for name in filter(str.isdigit, os.listdir("/proc")):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{name}/comm").read_text().strip() == mark:
+                        return True
+            return False
+
+        end = time.monotonic() + 60
+        while not there() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert there()
+        process.kill()
+        while there() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not there()
 
 
 def test_runs_side_by_side():

@@ -15,13 +15,14 @@ import errno
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import threading
 import types
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER, SET_DUMPABLE = 38, 22, 2, 4
+NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER, SET_DUMPABLE, PARENT_DIED = 38, 22, 2, 4, 1
 CREATE_RULESET, ADD_RULE, RESTRICT = 444, 445, 446
 CAPABILITIES_3 = 0x20080522
 # Landlock's rights, by bit: 1 write, 2 read, 3 list, 4 and 5 remove, 7 make a folder, 8 make a file, 13 move,
@@ -59,10 +60,13 @@ def limits(settings: dict) -> None:
 
 
 def privileges(settings: dict) -> None:
-    """Give up every capability and all that a set-uid program would give; no core dump, no tracer."""
+    """Give up every capability and all that a set-uid program would give; no core dump, no tracer; end with
+    the parent.
+    """
     _check(LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
     _check(LIBC.capset(struct.pack("=II", CAPABILITIES_3, 0), bytes(24)), "capset")
     _check(LIBC.prctl(SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+    _check(LIBC.prctl(PARENT_DIED, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 def landlock(settings: dict) -> None:
@@ -177,9 +181,12 @@ def main() -> tuple[str, list[str]]:
     os.write(settings["report"], json.dumps({"holding": holding, "missing": missing}).encode() + b"\n")
     if not set(settings["required"]) <= set(holding):
         os._exit(3)
+    os.close(settings["report"])
     first = ANSWERS
-    if settings["answers"] is not None:
+    if settings["answers"] not in (None, ANSWERS):
         os.dup2(settings["answers"], ANSWERS)
+        os.close(settings["answers"])
+    if settings["answers"] is not None:
         first += 1
     os.closerange(first, 1024)
     return code, settings["listable"]

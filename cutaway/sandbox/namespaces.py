@@ -117,6 +117,7 @@ def main() -> None:
     """Separate, then start the command as the second process of its namespace."""
     settings = json.loads(sys.argv[1])
     try:
+        _check(LIBC.prctl(PARENT_DIED, signal.SIGKILL, 0, 0, 0), "prctl")
         separate(settings)
         first = _forked()
     except (OSError, KeyError) as error:

@@ -31,6 +31,7 @@ ALLOWED: dict[str, Call] = {
     "open": Call(2, None, "open on x86-64, in older C libraries"),
     "openat": Call(257, 56, "open"),
     "close": Call(3, 57, "close"),
+    "close_range": Call(436, 436, "os.closerange since Python 3.13, which ends without it"),
     "read": Call(0, 63, "file.read"),
     "readv": Call(19, 65, "os.readv"),
     "pread64": Call(17, 67, "os.pread; the loader reads shared libraries"),
