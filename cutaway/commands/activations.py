@@ -79,7 +79,7 @@ def activations(
     if as_json:
         console.print_json(data.facts)
         return
-    print(f"{output}: {len(data):,} tokens of {', '.join(data.names)} in {len(data.shards)} shards")
+    console.say(f"{output}: {len(data):,} tokens of {', '.join(data.names)} in {len(data.shards)} shards")
     console.note(f"read by the {data.facts['engine']}, kept as {dtype}")
     for name in data.names:
         console.note(

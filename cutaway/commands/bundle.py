@@ -117,7 +117,7 @@ def bundle(
         document = {"bundle": output, "bytes": size, "files": made.files, "model_files": made.model_files}
         console.print_json(document | {"signature": signature})
         return
-    print(f"{output}: {console.size(size)}, {len(made.files)} files. `cutaway run {output}` opens it.")
+    console.say(f"{output}: {console.size(size)}, {len(made.files)} files. `cutaway run {output}` opens it.")
 
 
 def _read(file: Path) -> dict:

@@ -21,6 +21,7 @@ from cutaway.commands.progress import Progress as Progress
 from cutaway.commands.progress import doing as doing
 from cutaway.commands.progress import size, watched
 from cutaway.commands.terminal import note, screen
+from cutaway.commands.terminal import say as say
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:

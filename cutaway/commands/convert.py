@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -121,9 +120,9 @@ def convert(
     for note in saved.notes:
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
-    print(f"{saved.path}: {console.size(saved.nbytes)}, {types}", file=sys.stdout)
+    console.say(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
     if report is not None:
-        print(
+        console.say(
             f"Cache: {report.cache_before:,} -> {report.cache:,} bytes a token. On {text or 'its own text'}, "
             f"{report.tokens:,} tokens scored: perplexity {report.perplexity_before:.3f} -> "
             f"{report.perplexity:.3f}, KL divergence {report.kl_divergence:.2g} nats a token, logits at "
@@ -196,4 +195,4 @@ def _adapter(source: Path, target: Path, type: str | None, model: str | None, fo
         gguf_adapters.write(target, changes, base, force)
     else:
         adapters.write(target, changes, base, model or str(base.source), force)
-    print(f"{target}: changes of {len(changes)} weights of {base.source}")
+    console.say(f"{target}: changes of {len(changes)} weights of {base.source}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cutaway.commands.console import model_path, print_json
+from cutaway.commands.console import model_path, print_json, say
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Json, Model
 from cutaway.generate import watermark as watermarks
@@ -46,6 +46,6 @@ def detect(
         print_json(asdict(found))
         return
     start, stop = found.passage
-    print(f"{found.tokens:,} tokens scored: z {found.z:.2f}, p {found.p:.2g}")
-    print(f"p by {keys:,} random secrets: {found.p_keys:.3g} for the whole text,")
-    print(f"{found.p_passage:.3g} for its best passage, tokens {start:,} to {stop:,}")
+    say(f"{found.tokens:,} tokens scored: z {found.z:.2f}, p {found.p:.2g}")
+    say(f"p by {keys:,} random secrets: {found.p_keys:.3g} for the whole text,")
+    say(f"{found.p_passage:.3g} for its best passage, tokens {start:,} to {stop:,}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from cutaway import store
-from cutaway.commands.console import model_path, print_json, size
+from cutaway.commands.console import model_path, print_json, say, size
 from cutaway.commands.options import Json
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import escaped
@@ -38,7 +38,7 @@ def info(model: ModelOption = "smollm2", *, as_json: Json = False) -> None:
         print_json(found)
         return
     for name, text in _lines(found).items():
-        print(f"{name:<14}{escaped(text)}")
+        say(f"{name:<14}{escaped(text)}", indent=14)
 
 
 def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:

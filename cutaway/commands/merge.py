@@ -125,23 +125,23 @@ def merge(
         )
         return
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
-    print(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
+    console.say(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
     before = stored_bytes(base.tensors) if base is not None else saved.nbytes
     if saved.nbytes > 1.5 * before:
         folder = "a folder of safetensors holds no blocks of few bits, a name that ends in .gguf keeps them"
         why = folder if saved.format == "safetensors" else "without --type the file has the base's types"
         console.note(f"Note: the base has {console.size(before)}: {why}.")
     if errors:
-        print(
+        console.say(
             f"The adapter changes {len(taken)} weights; rounding moves them by {median(errors):.2g} of that "
             f"change (median; at most {max(errors):.2g})."
         )
     if apart:
         tokens = next(iter(apart.values())).tokens
         where = text or "what the model writes itself"
-        print(f"KL divergence in nats a token on {where}, {tokens:,} scored:")
+        console.say(f"KL divergence in nats a token on {where}, {tokens:,} scored:")
     for (one, other), found in apart.items():
-        print(
+        console.say(
             f"  {one:<8} -> {other:<8}  {found.mean:.6f} {scoring.margin(found.error, 6)}, same best token "
             f"in {found.same_best:.1%}, perplexity {found.reference.perplexity:.3f} -> "
             f"{found.other.perplexity:.3f}"

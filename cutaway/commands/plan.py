@@ -63,10 +63,12 @@ def plan(
     tokens = run.batch_size * run.model.context
     active = "" if made.active == made.weights else f" ({made.active:,} active per token)"
     work = f"{tokens:,} tokens a step, {run.steps:,} steps"
-    print(f"{made.weights:,} weights{active} on {devices} device{'s' * (devices > 1)}, {work}")
-    print(f"Each device: {flops:.3g} operations a second, {bandwidth:.3g} bytes a second in and out")
+    console.say(f"{made.weights:,} weights{active} on {devices} device{'s' * (devices > 1)}, {work}")
+    console.say(f"Each device: {flops:.3g} operations a second, {bandwidth:.3g} bytes a second in and out")
     if (flops, bandwidth) == H100:
-        print("(an NVIDIA H100 at 40% of its peak, on NVLink; --flops and --bandwidth describe another)")
+        console.say(
+            "(an NVIDIA H100 at 40% of its peak, on NVLink; --flops and --bandwidth describe another)"
+        )
     print(f"\nOf each device's memory, {console.size(made.memory)}:")
     for name, size in (made.stays | made.passes).items():
         print(f"  {name:<22}{console.size(size):>8}")
@@ -76,8 +78,10 @@ def plan(
             print(f"  {name:<22}{console.size(size):>8}")
     best, worst = (_long(seconds * run.steps) for seconds in made.seconds)
     moving = f"; moving {_long(made.moving)}" if made.moves else ""
-    print(f"\nA step: {made.flops:.2e} operations, {_long(made.computing)}{moving}")
-    print(f"The run: {best}" + (f" if moving hides behind computing, {worst} if not" if made.moves else ""))
+    console.say(f"\nA step: {made.flops:.2e} operations, {_long(made.computing)}{moving}")
+    console.say(
+        f"The run: {best}" + (f" if moving hides behind computing, {worst} if not" if made.moves else "")
+    )
 
 
 def _long(seconds: float) -> str:

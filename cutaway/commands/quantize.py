@@ -115,9 +115,9 @@ def quantize(
     for note in (*notes, *made.notes, *saved.notes):
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
-    print(f"{saved.path}: {console.size(saved.nbytes)} (was {console.size(before)}), {types}")
+    console.say(f"{saved.path}: {console.size(saved.nbytes)} (was {console.size(before)}), {types}")
     if cost is not None:
-        print(summary(cost, text))
+        console.say(summary(cost, text))
 
 
 def _sums(path: Path, text: str, progress: Progress) -> dict[str, tuple[np.ndarray, int]]:

@@ -82,12 +82,12 @@ def sae(
     if as_json:
         console.print_json(asdict(card))
         return
-    print(f"{output}: {card.features:,} features of {card.name}, {card.kind}, {card.steps:,} steps")
-    print(
+    console.say(f"{output}: {card.features:,} features of {card.name}, {card.kind}, {card.steps:,} steps")
+    console.say(
         f"{card.sinks:,} of {card.tokens:,} tokens are attention sinks and "
         + ("trained on too (--keep-sinks)" if keep_sinks else "left out (--keep-sinks trains on them too)")
     )
-    print(
+    console.say(
         f"held out: {card.unexplained:.3f} of the variance unexplained, {card.l0:.1f} features a token, "
         f"{card.dead:,} dead; with attention sinks {card.unexplained_with_sinks:.3f} unexplained"
     )

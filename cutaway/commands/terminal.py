@@ -91,23 +91,29 @@ def moves_cursor() -> bool:
 
 
 def note(text: str) -> None:
-    """Print a line on standard error, on a terminal cut between words; one that is full stops nothing."""
-    shown = visible(text)
+    """Print sentences on standard error, on a terminal cut between words; one that is full stops nothing."""
     with suppress(OSError):
-        if sys.stderr.isatty():
-            shown = _cut(shown, _columns())
-        print(shown, file=sys.stderr, flush=True)
+        print(_fitted(visible(text), sys.stderr), file=sys.stderr, flush=True)
 
 
-def _columns() -> int:
+def say(text: str, indent: int = 0) -> None:
+    """Print sentences on standard output, on a terminal cut between words; later lines are indented."""
+    print(_fitted(text, sys.stdout, indent))
+
+
+def _fitted(text: str, stream: Any, indent: int = 0) -> str:
+    if not stream.isatty():
+        return text
+    columns = 80
     with suppress(OSError):
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    return 80
+        columns = os.get_terminal_size(stream.fileno()).columns or columns
+    return _cut(text, columns, indent)
 
 
-def _cut(text: str, columns: int) -> str:
+def _cut(text: str, columns: int, indent: int = 0) -> str:
     """The text with lines that are too long cut between words; commands and paths stay whole."""
     import textwrap
 
     cut = textwrap.TextWrapper(columns - 1, break_long_words=False, break_on_hyphens=False)
+    cut.subsequent_indent = " " * indent
     return "\n".join(line if len(line) <= columns else cut.fill(line) for line in text.split("\n"))

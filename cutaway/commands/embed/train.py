@@ -219,7 +219,7 @@ def _save(output: Path, meter: _Meter, stopped: bool, force: bool, as_json: bool
         return
     if meter.watched is not None:
         print(meter.watched)
-    print(f"{output}: {len(known):,} words of {table.shape[1]} numbers, in {report.seconds:.1f} s")
+    console.say(f"{output}: {len(known):,} words of {table.shape[1]} numbers, in {report.seconds:.1f} s")
 
 
 def _moments(watched: Watched | None) -> dict:

@@ -82,7 +82,7 @@ def train(
     if as_json:
         console.print_json({"path": str(path), "kind": kind, "tokens": len(tok)} | _summary(counted))
         return
-    print(f"{path}: {len(tok):,} tokens from {counted.total():,} words, {len(counted):,} distinct")
+    console.say(f"{path}: {len(tok):,} tokens from {counted.total():,} words, {len(counted):,} distinct")
 
 
 def count_words(
@@ -132,7 +132,9 @@ def count_words(
     if as_json:
         console.print_json({"path": str(output)} | _summary(counted))
         return
-    print(f"{output}: {counted.total():,} words, {len(counted):,} distinct, in {console.size(counted.bytes)}")
+    console.say(
+        f"{output}: {counted.total():,} words, {len(counted):,} distinct, in {console.size(counted.bytes)}"
+    )
 
 
 def _counted(
