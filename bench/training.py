@@ -333,7 +333,7 @@ def _peak(threads: int, precision: str) -> float:
     from cutaway.train import device
 
     torch.set_num_threads(threads)
-    return device.peak(torch.device("cpu"), precision, 2.0)
+    return device.measured_peak(torch.device("cpu"), precision, 2.0)
 
 
 def _print(found: dict[str, dict[str, Any]], peaks: dict[str, float], asked: argparse.Namespace) -> None:
