@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cutaway.attention.common.cost import at
+from cutaway.attention.common.visibility import Positions, mask
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
@@ -52,6 +53,16 @@ def test_a_mechanism_costs_what_its_formula_says(kind: str, n: int) -> None:
     counted = (total - indexer) * part + indexer * (n + 1) / (2 * n)
     counted += n * mixer.heads * at(UNCOUNTED[kind], mixer) if kind in UNCOUNTED else 0.0
     assert between(mixer, WIDTH, n=n) == pytest.approx(counted, rel=OVERLAP.get(kind, 0.03), abs=1e-6)
+
+
+@pytest.mark.parametrize("reach", [None, 8])
+def test_readers_of_all_and_of_a_memory_cost_what_they_see(reach: int | None) -> None:
+    both, across = replace(attention("bidirectional"), reach=reach), attention("cross")
+    here = Positions(torch.arange(256)[None])
+    seen = int(mask(both.visibility, here, here).sum())
+    per_pair = both.heads * (both.key_size + both.values)
+    assert between(both, WIDTH, n=256) == pytest.approx(seen * per_pair, rel=0.03)
+    assert between(across, WIDTH, n=10, s=30) == 10 * 30 * across.heads * (across.key_size + across.values)
 
 
 def test_arms_that_see_less_cost_less() -> None:
