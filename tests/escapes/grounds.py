@@ -8,6 +8,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +67,7 @@ class Grounds:
         assert self.victim.stdout
         self.address = int(self.victim.stdout.readline())
         os.set_blocking(self.victim.stdout.fileno(), False)
+        self.nice = os.getpriority(os.PRIO_PROCESS, self.victim.pid)
         self.key = 0x0CA9A000 + secrets.randbelow(1 << 12) * 16
         self.sockets = {
             "datagram": self._unix(socket.SOCK_DGRAM, str(self.folder / "daemon")),
@@ -93,20 +96,20 @@ class Grounds:
 
     def close(self) -> None:
         """End the victim, close the sockets, remove what attacks left."""
+        self.clean()
         self.victim.kill()
         self.victim.communicate()
         for each in self.sockets.values():
             each.close()
-        self.clean()
 
     def facts(self, escape: Escape) -> dict[str, Any]:
         """What an attack is told; its own folder and file are made."""
         folder = self.folder / re.sub(r"\W+", "-", escape.name)
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         file = folder / "file"
-        if not file.exists():
-            file.write_text(f"canary {self.token}")
-            file.chmod(0o644)
+        file.write_text(f"canary {self.token}")
+        file.chmod(0o644)
         return {
             "folder": str(folder), "file": str(file), "tmp": str(self.folder.parent),
             "home": str(Path.home()),
@@ -167,6 +170,8 @@ class Grounds:
             if self.token in name:
                 os.unlink(f"/dev/shm/{name}")
         self._planted().unlink(missing_ok=True)
+        self.victim.send_signal(signal.SIGCONT)
+        os.setpriority(os.PRIO_PROCESS, self.victim.pid, self.nice)
         for number in self._left():
             os.kill(number, 9)
 
