@@ -19,10 +19,13 @@ from cutaway import store
 from cutaway.agent import Agent, Limits
 from cutaway.agent.tools import ToolError, built_in, calculator, distinct, from_function
 from cutaway.commands import chat as verb
+from cutaway.commands.chat_tools import ToolOptions, checked
 from cutaway.errors import OperationalError, UserError
+from cutaway.evaluate import tasks
 from cutaway.generate.tool_calls import prompted
 from cutaway.generate.tool_calls.parser import Call
 from cutaway.lm import LanguageModel
+from cutaway.sandbox import launcher
 from tests import inputs, mcp_servers
 from tests.serving import model
 
@@ -117,8 +120,36 @@ def test_python_runs_in_the_sandbox() -> None:
     tool = built_in("python", Path(), dict)
     assert "landlock" in tool.note and "seccomp" in tool.note
     assert tool.call({"code": "print(6 * 7)"}) == "42\n"
-    with pytest.raises(ToolError, match="PermissionError"):
+    with pytest.raises(ToolError, match="FileNotFoundError"):
         tool.call({"code": "print(open('/etc/passwd').read())"})
+
+
+def test_errors_and_output_of_python_show_neither_paths_nor_what_a_terminal_obeys() -> None:
+    tool = built_in("python", Path(), dict)
+    with pytest.raises(ToolError) as error:
+        tool.call({"code": "import json\ndef f():\n    return json.loads('{')\nf()"})
+    lines = [line.strip() for line in str(error.value).splitlines() if "File " in line]
+    assert lines == ['File "<code>", line 4, in <module>', 'File "<code>", line 3, in f']
+    assert "/" not in str(error.value)
+    assert tool.call({"code": "print('\\x1b]0;title\\x07\\x1b[2J')"}) == "\\x1b]0;title\\x07\\x1b[2J\n"
+    with pytest.raises(ToolError, match=r"\\x1b"):
+        tool.call({"code": "raise ValueError('\\x1b[2J')"})
+
+
+def test_python_is_refused_where_a_layer_is_missing_unless_it_may_be_unsafe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launcher, "LEFT_OUT", frozenset({"landlock"}))
+    with pytest.raises(UserError, match="landlock: left out by a test"):
+        built_in("python", Path(), dict)
+    tool = built_in("python", Path(), dict, unsafe=True)
+    assert tool.name == "python" and "UNSAFE, landlock does not hold" in tool.note
+    assert tool.call({"code": "print(1)"}) == "1\n"
+    with pytest.raises(UserError, match="landlock"):
+        tasks.find("humaneval", 1)
+    with pytest.raises(UserError, match="--unsafe is about the python tool"):
+        checked(ToolOptions(tools="clock", unsafe=True))
+    assert checked(ToolOptions(tools="clock, python", unsafe=True)).unsafe
 
 
 class Encoder:

@@ -129,7 +129,7 @@ def checked(options: ToolOptions) -> ToolOptions:
     """The same. UserError for tool options without a tool, before a model is loaded."""
     if not options.given and (options.yes or options.max_calls != ToolOptions.max_calls):
         raise UserError("--yes and --max-calls are about tools: name some by --tools or --mcp")
-    if options.unsafe and "python" not in (options.tools or "").split(","):
+    if options.unsafe and "python" not in map(str.strip, (options.tools or "").split(",")):
         raise UserError("--unsafe is about the python tool: name it by --tools, or leave --unsafe out")
     if options.max_calls < 1:
         raise UserError(f"--max-calls is {options.max_calls}: give a number from 1 up")
