@@ -160,6 +160,7 @@ def _verb(name: str, arguments: list[str]) -> int:
         app([name, *arguments], exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as problem:
         sentence = " ".join(str(problem).split()).rstrip(".")
+        sentence = sentence if len(sentence) < 600 else f"{sentence[:500]}...{sentence[-60:]}"
         if isinstance(problem, cyclopts.UnusedCliTokensError):
             sentence = f"It takes no more words: {' '.join(map(repr, problem.unused_tokens or ()))}"
         verb = " ".join(problem.command_chain or (name,))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cyclopts import Parameter
 
 from cutaway.commands.options import Context, Engine, Flag, KVCache, Threads, Words
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 
 
 @Parameter(name="*")
@@ -310,6 +310,8 @@ def sources(arguments: Sequence[str]) -> list[Any]:
     """What the parser reads beside the words of the command line: the environment, then --config's file."""
     from cyclopts.config import Env, Yaml
 
+    from cutaway.store import yaml_files
+
     known = {name.upper() for name, _ in _values(GROUPS)} | {"MODELS", "CONFIG", "PRINT_CONFIG"}
     for name in os.environ:
         option = name.removeprefix(PREFIX)
@@ -321,6 +323,10 @@ def sources(arguments: Sequence[str]) -> list[Any]:
         option, is_given, value = word.partition("=")
         if option == "--config":
             path = value if is_given else after
+    if path and Path(path).is_file():
+        for name in yaml_files.parsed(Path(path)):  # before the parser, which has no sentences for files
+            if not isinstance(name, str):
+                raise UserError(f"{path}: {quoted(name)} is no name of an option")
     env = Env(PREFIX, command=False, show=False)
     return [env, Yaml(path, must_exist=True, use_commands_as_keys=False)] if path else [env]
 

@@ -7,7 +7,6 @@ of each other, so they run one after the other, in processes side by side, or as
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from cutaway.compare import arms
 from cutaway.compare.arms import TRIAL, Arm, ArmRun, Experiment, Part
 from cutaway.errors import OperationalError, UserError
 from cutaway.store.files import Progress, silent
+from cutaway.store.reading import json_lines
 from cutaway.train.curve import METRICS, PAGE, Points
 from cutaway.train.run import train
 from cutaway.weights.load import RUN
@@ -181,8 +181,7 @@ def _sweep(experiment: Experiment, result: ArmResult, measured: Train) -> None:
 def _read(run: ArmRun, folder: Path) -> Measured | None:
     """A run's figures, None where it did not reach its last evaluation."""
     path = folder / METRICS
-    text = path.read_text("utf-8") if path.is_file() else ""
-    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    lines = list(json_lines(path)) if path.is_file() else []
     curves: dict[str, Points] = {}
     for line in lines:
         for name in CURVES:

@@ -22,18 +22,22 @@ from functools import cache
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from cutaway.bounds import Bound, Natural
 from cutaway.data import filters, run_tokenizer, sources
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, quoted
+from cutaway.model.config import from_dict
 from cutaway.store import files
 from cutaway.store.files import digest, disk_errors
+from cutaway.store.reading import parsed
 from cutaway.tokenizer import Tokenizer
 
 INDEX = "index.json"
 SHARD_CHARACTERS = 32 << 20
+Size = Annotated[int, Bound(1, 1 << 40)]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,22 @@ class Shard:
     """One shard: its tokens, documents and bytes of text, and the digests of documents and files."""
 
     name: str
-    tokens: int
-    documents: int
-    bytes: int
+    tokens: Size
+    documents: Size
+    bytes: Natural
     source: str
     tokens_sha256: str
     starts_sha256: str
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What the index says: how the shards were made, how an id is stored, what was kept, and the shards."""
+
+    made: dict
+    dtype: Literal["<u2", "<u4"]
+    counts: dict
+    shards: tuple[Shard, ...]
 
 
 # ---- making them -------------------------------------------------------------------------------------------
@@ -73,7 +87,7 @@ def prepare(
     }
     made["files"] = _stamp(source)
     index = folder / INDEX
-    if index.is_file() and json.loads(index.read_text("utf-8"))["made"] == _plain(made):
+    if index.is_file() and parsed(index).get("made") == _plain(made):
         return Corpus(folder)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +194,7 @@ def _done(path: Path, folder: Path) -> Shard | None:
     """The shard that an earlier job finished, if both its files are what they were."""
     if not path.is_file():
         return None
-    shard = Shard(**json.loads(path.read_text("utf-8")))
+    shard = from_dict(parsed(path), Shard, str(path))
     return None if _damaged(folder, shard) else shard
 
 
@@ -230,11 +244,16 @@ class Corpus:
         index = folder / INDEX
         if not index.is_file():
             raise UserError(f"{folder}: holds no tokenised text ({INDEX} is missing): prepare it again")
-        entry = json.loads(index.read_text("utf-8"))
+        entry = from_dict(parsed(index), _Index, str(index))
         self.folder = folder
-        self.shards = [Shard(**shard) for shard in entry["shards"]]
-        self.counts: dict[str, int] = entry["counts"]
-        self.dtype = np.dtype(entry["dtype"])
+        self.shards = list(entry.shards)
+        for shard in self.shards:
+            if Path(shard.name).name != shard.name or "\0" in shard.name:
+                raise UserError(f"{index}: names the shard {quoted(shard.name)}, which is no file's name")
+        if not self.shards:
+            raise UserError(f"{index}: names no shard")
+        self.counts: dict[str, int] = entry.counts
+        self.dtype = np.dtype(entry.dtype)
         self.ends = np.cumsum([shard.tokens for shard in self.shards])
         self.tokens = int(self.ends[-1])
         self.bytes = sum(shard.bytes for shard in self.shards)
@@ -262,5 +281,8 @@ class Corpus:
                     f"{self.folder / INDEX}, and the next run makes this shard again"
                 )
             tokens, starts = (self.folder / f"{shard.name}.{suffix}" for suffix in ("tokens", "starts"))
-            self._open[n] = np.memmap(tokens, self.dtype, "r"), np.fromfile(starts, np.int64)
+            found = np.memmap(tokens, self.dtype, "r"), np.fromfile(starts, np.int64)
+            if len(found[0]) != shard.tokens or len(found[1]) != shard.documents or found[1][0] != 0:
+                raise OperationalError(f"{tokens}: is not what {INDEX} says: delete {self.folder / INDEX}")
+            self._open[n] = found
         return self._open[n]

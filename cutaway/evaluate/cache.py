@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Cache:
     """Values by request, for one model. ``path`` None keeps nothing beyond this object."""
 
     def __init__(self, lm: LanguageModel, path: Path | None) -> None:
-        self.database = _opened(path)
+        self.path, self.database = path, _opened(path)
         self.model = [cutaway.__version__, lm.engine_choice[0], lm.dtype, lm.context]
         if path is not None:
             self.model += [self._digest(file) for file in _files(Path(lm.checkpoint.source))]
@@ -43,19 +44,20 @@ class Cache:
         keys = [self._key(request) for request in requests]
         found: dict[int, Any] = {}
         for n, key in enumerate(keys):
-            row = self.database.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()
-            if row is not None:
-                found[n] = json.loads(row[0])
+            with _usable(self.path):
+                row = self.database.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[n] = json.loads(row[0])
         missing = [n for n in range(len(requests)) if n not in found]
         progress(len(found))
         for start in range(0, len(missing), SLICE):
             numbers = missing[start : start + SLICE]
-            for n, value in zip(numbers, compute(numbers), strict=True):
-                found[n] = value
-                self.database.execute(
-                    "INSERT OR REPLACE INTO results VALUES (?, ?)", (keys[n], json.dumps(value))
-                )
-            self.database.commit()
+            made = dict(zip(numbers, compute(numbers), strict=True))
+            found |= made
+            rows = [(keys[n], json.dumps(value)) for n, value in made.items()]
+            with _usable(self.path):
+                self.database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", rows)
+                self.database.commit()
             progress(len(found))
         return [json.loads(json.dumps(found[n])) for n in range(len(requests))]
 
@@ -65,10 +67,11 @@ class Cache:
     def _digest(self, file: Path) -> str:
         status = file.stat()
         stamp = f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
-        row = self.database.execute("SELECT value FROM results WHERE key = ?", (stamp,)).fetchone()
-        if row is None:
-            row = (digest(file),)
-            self.database.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (stamp, row[0]))
+        with _usable(self.path):
+            row = self.database.execute("SELECT value FROM results WHERE key = ?", (stamp,)).fetchone()
+            if row is None:
+                row = (digest(file),)
+                self.database.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (stamp, row[0]))
         return row[0]
 
 
@@ -81,16 +84,23 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     if path is not None:
         with disk_errors(path, OTHER_HOME):
             path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with _usable(path):
         database = sqlite3.connect(":memory:" if path is None else path, timeout=60)
         database.execute(
             "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID"
         )
-    except sqlite3.DatabaseError as error:
+    return database
+
+
+@contextmanager
+def _usable(path: Path | None) -> Iterator[None]:
+    """OperationalError where the file is damaged, or holds what is no JSON."""
+    try:
+        yield
+    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError) as error:
         raise OperationalError(
             f"{path}: results cannot be kept there ({error}): delete it, or use --no-cache"
         ) from None
-    return database
 
 
 def _files(source: Path) -> list[Path]:

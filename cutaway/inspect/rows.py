@@ -37,8 +37,10 @@ class Rows:
                 f"{self.path} is of another study, it differs in {', '.join(other)}: give the same call to "
                 "go on, or another file"
             )
-        for row, values in written[1:]:
-            self.done[row] = values
+        for line in written[1:]:
+            if not _is_row(line):  # of a line that is not ours, and what comes after it
+                break
+            self.done[line[0]] = line[1]
         text = "".join(json.dumps(line) + "\n" for line in (head, *self.done.items()))
         files.write(self.path, text)
 
@@ -52,6 +54,13 @@ class Rows:
         return self.done[row]
 
 
+def _is_row(line: Any) -> bool:
+    """Whether a line is a row's number and its values."""
+    if not (isinstance(line, list) and len(line) == 2 and isinstance(line[1], list)):
+        return False
+    return type(line[0]) is int and all(type(value) in (int, float) for value in line[1])
+
+
 def _lines(path: Path) -> list[Any]:
     """The file's lines as far as they are whole; UserError where the first is none of ours."""
     found: list[Any] = []
@@ -60,7 +69,7 @@ def _lines(path: Path) -> list[Any]:
     for line in text.splitlines():
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     if text and not found:
         raise UserError(f"{path} holds no rows of a study: give another file for resume")

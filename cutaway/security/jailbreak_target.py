@@ -15,6 +15,7 @@ from cutaway.lm import LanguageModel
 from cutaway.security import gcg, refusal
 from cutaway.security.refusal import Question, messages
 from cutaway.store.files import write
+from cutaway.store.reading import parsed
 
 SEARCHED = 2  # questions that a suffix is searched on; it is tried on others
 
@@ -42,7 +43,7 @@ class Target:
     def search(self, kind: str, settings: gcg.Settings, **options: Any) -> gcg.Found:
         """A suffix searched on questions of its own, kept in the folder."""
         path, key = self.folder / f"suffix-{kind.replace(' ', '-')}.json", [asdict(settings), SEARCHED]
-        if path.is_file() and (known := json.loads(path.read_text("utf-8")))["key"] == key:
+        if path.is_file() and (known := parsed(path)).get("key") == key:
             found = gcg.Found(**known["found"] | {"losses": tuple(known["found"]["losses"])})
         else:
             prompts = [prompt(self.lm, question) for question in self.searched]

@@ -9,7 +9,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,9 +65,17 @@ class ResponseStore:
             self._db.execute("DROP TABLE IF EXISTS kept")  # an earlier version's
             self._db.execute(TABLE)
             self._db.execute("CREATE TABLE IF NOT EXISTS usage (name TEXT PRIMARY KEY, json TEXT)")
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             text = f"--store {self.path} cannot be used: {error}: name a new file, in a folder of your own"
             raise OperationalError(text) from None
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """OperationalError where the file turns out to be damaged."""
+        try:
+            yield
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # whose messages quote the file's bytes
+            raise OperationalError(f"--store {self.path} is damaged ({error}): name a new file") from None
 
     def put(self, key: bytes, entries: Mapping[str, Entry]) -> None:
         """Keep these entries by their ids."""
@@ -75,7 +84,7 @@ class ResponseStore:
             (key, id, one.kind, until, json.dumps(one.shown), json.dumps(one.items), one.given)
             for id, one in entries.items()
         ]
-        with self._lock:
+        with self._lock, self._usable():
             self._db.executemany("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("DELETE FROM entry WHERE until < ?", (time.time(),))
             self._db.execute(PRUNE, (key, self.size, self.most))
@@ -83,34 +92,45 @@ class ResponseStore:
     def get(self, key: bytes, id: str, kind: Kind) -> Entry | None:
         """An entry of this key and kind, None where there is none."""
         found = self._row(key, id, kind, "shown, items, given")
-        return found and Entry(kind, json.loads(found[0]), json.loads(found[1]), found[2])
+        if found is None:
+            return None
+        return Entry(kind, self._json(found[0], id), self._json(found[1], id), found[2])
 
     def shown(self, key: bytes, id: str, kind: Kind) -> Any:
         """What an entry shows, without its items; None where there is none."""
         found = self._row(key, id, kind, "shown")
-        return found and json.loads(found[0])
+        return None if found is None else self._json(found[0], id)
+
+    def _json(self, text: Any, id: str) -> Any:
+        """What an entry holds. OperationalError for a file that was damaged."""
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            raise OperationalError(
+                f"--store {self.path} is damaged ({id} is not JSON): name a new file"
+            ) from None
 
     def _row(self, key: bytes, id: str, kind: Kind, columns: str) -> Any:
         query = f"SELECT {columns} FROM entry WHERE key = ? AND id = ? AND kind = ? AND until >= ?"
         if not id.isascii():  # no entry's, and half a surrogate pair is no text to SQLite
             return None
-        with self._lock:
+        with self._lock, self._usable():
             return self._db.execute(query, (key, id, kind, time.time())).fetchone()
 
     def save_usage(self, keys: KeyRing) -> None:
         """Keep what each API key has used, so that quotas and counts outlive the server."""
         rows = [(name, json.dumps(used)) for name, used in keys.snapshot().items()]
-        with self._lock:
+        with self._lock, self._usable():
             self._db.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?)", rows)
 
     def load_usage(self, keys: KeyRing) -> None:
         """Give API keys what they have used before."""
-        with self._lock:
+        with self._lock, self._usable():
             rows = self._db.execute("SELECT name, json FROM usage").fetchall()
-        keys.restore({name: json.loads(used) for name, used in rows})
+        keys.restore({name: self._json(used, name) for name, used in rows})
 
     def delete(self, key: bytes, id: str, kind: Kind) -> bool:
         """Forget an entry; whether it was there."""
         query = "DELETE FROM entry WHERE key = ? AND id = ? AND kind = ? AND until >= ?"
-        with self._lock:
+        with self._lock, self._usable():
             return id.isascii() and self._db.execute(query, (key, id, kind, time.time())).rowcount > 0

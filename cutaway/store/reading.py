@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,41 @@ def parsed_text(data: str | bytes, where: str, kind: type = dict) -> Any:
         wanted = "entries by name" if kind is dict else "a list"
         raise UserError(f"{where}: should hold {wanted}, but holds a {type(found).__name__}")
     return found
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a log, one a line, as far as they are whole: the last line of a killed process is not.
+
+    UserError for a line that is no entry.
+    """
+    with read_errors(path), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip() and line.endswith(b"\n"):
+                yield parsed_text(line, f"{path}, line {number}")
+
+
+def arrays(path: Path, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """The lists of numbers of a numpy archive, by name; ``kinds`` are the letters of each one's dtype.kind.
+
+    UserError for a file that is none, is compressed, or lacks one.
+    """
+    import tokenize
+    import zipfile
+
+    import numpy as np
+
+    # what numpy raises of a member that is no array, or whose header is none, beside zipfile's own
+    damaged = (ValueError, LookupError, EOFError, OSError, RuntimeError, MemoryError, SyntaxError)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed, and may be of any size")
+        with np.load(path, allow_pickle=False) as found:
+            made = {name: np.asarray(found[name]) for name in kinds}  # of no array the bytes
+    except (*damaged, tokenize.TokenError, zipfile.BadZipFile) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: is no archive of arrays that can be read ({why})") from None
+    for name, array in made.items():
+        if array.ndim != 1 or array.dtype.kind not in kinds[name]:
+            raise UserError(f"{path}: {name} is an array of {array.dtype}, {array.ndim} dimensions")
+    return made

@@ -25,9 +25,10 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from cutaway.errors import UserError
+from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Packed
 from cutaway.store.files import atomic_folder, digest
+from cutaway.store.reading import parsed
 from cutaway.weights import quant, safetensors
 
 NAME = re.compile(r"step-(\d{8})")
@@ -85,12 +86,12 @@ def all_in(folder: Path) -> list[Path]:
 def damage(found: Path) -> str | None:
     """What is wrong with a checkpoint; None if every byte is what was written."""
     try:
-        sums = json.loads((found / SUMS).read_text("utf-8"))
-    except (OSError, ValueError):
+        sums = parsed(found / SUMS)
+    except (OperationalError, UserError):
         return f"{SUMS} cannot be read"
     for name, wanted in sums.items():
         file = found / name
-        if not file.is_file():
+        if ".." in Path(name).parts or "\0" in name or not file.is_file():
             return f"{name} is missing"
         if digest(file) != wanted:
             return f"{name} has another checksum"
@@ -107,7 +108,7 @@ def step_of(found: Path) -> int:
 
 def state(found: Path) -> dict[str, Any]:
     """What was to be known beside the tensors."""
-    return json.loads((found / STATE).read_text("utf-8"))
+    return parsed(found / STATE)
 
 
 def tensors(found: Path, part: str) -> dict[str, Tensor]:

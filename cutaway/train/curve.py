@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from cutaway.errors import UserError, quoted
 from cutaway.store.files import atomic_file, disk_errors
+from cutaway.store.reading import json_lines
 
 PAGE = "loss.html"
 METRICS = "metrics.jsonl"
@@ -19,12 +21,17 @@ def read(folder: Path) -> dict[str, Points]:
     """Loss and validation loss by step; those that were never measured are left out."""
     curves: dict[str, Points] = {"loss": [], "validation_loss": []}
     path = folder / METRICS
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        numbers = json.loads(line)
+    for numbers in json_lines(path) if path.is_file() else ():
         for name, points in curves.items():
             if name in numbers:
-                points.append((numbers["step"], numbers[name]))
+                points.append((_number(numbers, "step", path), _number(numbers, name, path)))
     return {name: points for name, points in curves.items() if points}
+
+
+def _number(numbers: dict[str, Any], name: str, path: Path) -> Any:
+    if type(value := numbers.get(name)) not in (int, float):
+        raise UserError(f"{path}: {name} is {quoted(value)}; it must be a number")
+    return value
 
 
 def text(points: Points, width: int = 60, height: int = 6) -> str:

@@ -19,6 +19,7 @@ from cutaway.data.packing import number, permuted
 from cutaway.data.rows import files, rows
 from cutaway.errors import UserError
 from cutaway.store.files import atomic_file
+from cutaway.store.reading import arrays, parsed
 from cutaway.train.folder import EXAMPLES, REPORT
 from cutaway.train.objectives.common.objective import Objective
 from cutaway.weights.load import Checkpoint
@@ -321,15 +322,20 @@ def kept_source(folder: Path) -> dict[str, Any] | None:
 
 def report(folder: Path) -> dict[str, Any]:
     """What `store` wrote of the examples."""
-    return json.loads((folder / REPORT).read_text("utf-8"))
+    return parsed(folder / REPORT)
 
 
 def stored(folder: Path, kind: Kind) -> list[Item]:
     """The items that `store` wrote."""
-    with np.load(folder / EXAMPLES, allow_pickle=False) as found:
-        ends, numbers = found["ends"][:-1], found["numbers"].tolist()
-        parts = zip(np.split(found["ids"], ends), np.split(found["trained"], ends), strict=True)
-        documents = [Example(ids, trained) for ids, trained in parts]
+    path = folder / EXAMPLES
+    found = arrays(path, {"ids": "iu", "trained": "b", "ends": "iu", "numbers": "f"})
+    ends, numbers = found["ends"], found["numbers"].tolist()
+    counts = len(found["ids"]), len(found["trained"]), int(ends[-1]) if len(ends) else -1
+    each = 2 if kind == "pairs" else 1
+    if len(set(counts)) > 1 or (np.diff(ends, prepend=0) < 0).any() or len(ends) != each * len(numbers):
+        raise UserError(f"{path}: its ids, mask and ends do not fit together: delete it")
+    parts = zip(np.split(found["ids"], ends[:-1]), np.split(found["trained"], ends[:-1]), strict=True)
+    documents = [Example(ids, trained) for ids, trained in parts]
     if kind == "pairs":
         return [Pair(*pair) for pair in zip(documents[::2], documents[1::2], numbers, strict=True)]
     if kind == "labelled":

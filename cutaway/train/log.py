@@ -60,11 +60,11 @@ def _cut(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text("utf-8", "replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             continue
     with atomic_file(path) as out:
         out.write("".join(kept).encode())

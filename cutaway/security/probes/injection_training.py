@@ -37,6 +37,7 @@ from cutaway.security.defences.struq import SHARES, Example, Turn
 from cutaway.security.probes.injection import SEEN
 from cutaway.security.training import adapted
 from cutaway.store.files import write
+from cutaway.store.reading import parsed
 from cutaway.tokenizer import Tokenizer, chat
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
 
     def kept(name: str, key: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = budget.folder / "injection_training" / f"{name}.json"
-        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        known = parsed(path) if path.is_file() else {}
         if known.get("key") != (key := json.loads(json.dumps(key))):
             path.parent.mkdir(parents=True, exist_ok=True)
             known = make() | {"key": key}

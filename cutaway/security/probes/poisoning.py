@@ -38,6 +38,7 @@ from cutaway.security import Arm, Budget, Curve, Finding, Progress, Verdict
 from cutaway.security.defences import caught, curve, document_probe, reference_loss, spectral, trigger_scan
 from cutaway.security.training import NOUNS, QUALITIES, Size, continued, name, seen, sentence, trained
 from cutaway.store.files import write
+from cutaway.store.reading import parsed
 from cutaway.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class Laboratory:
             write(path, json.dumps(made))
             shown = {key: value for key, value in made.items() if isinstance(value, (int, float, str))}
             self.log(stage, cell, started, **shown)
-        return json.loads(path.read_text("utf-8"))
+        return parsed(path)
 
     # ---- behaviour -----------------------------------------------------------------------------------------
 

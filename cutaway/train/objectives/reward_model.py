@@ -87,7 +87,8 @@ class RewardModel:
         self.model = build.decoder(at_rest, device=device)
         import torch
 
-        self.weight = torch.from_numpy(quant.unpack(safetensors.read(folder / REWARD)[HEAD])).to(device)
+        found = safetensors.read_shaped(folder / REWARD, {HEAD: (self.model.config.width,)})
+        self.weight = torch.from_numpy(quant.unpack(found[HEAD])).to(device)
         self.reader = reader(at_rest)
 
     def scores(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
