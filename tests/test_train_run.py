@@ -19,7 +19,7 @@ import torch
 import cutaway
 from cutaway.cli import main
 from cutaway.errors import OperationalError, UserError
-from cutaway.train import checkpoint, config, device, loop
+from cutaway.train import checkpoint, compiling, config, device, loop
 from cutaway.train import run as training_run
 from cutaway.weights import safetensors
 from tests import llama_cpp
@@ -113,6 +113,21 @@ def test_a_precision_left_open_stays_what_it_was_begun_with(
     training_run.train(open_run, tmp_path / "run", Quiet(), resume=True)
     with pytest.raises(UserError, match="precision was bfloat16, is now float32"):
         training_run.train(replace(open_run, precision="float32"), tmp_path / "run", Quiet(), resume=True)
+
+
+def test_whether_a_run_compiles_stays_what_it_was_begun_with(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later measurement may say otherwise; compiled steps round otherwise."""
+    out = tmp_path / "run"
+    open_run = replace(_run(texts), compile="auto")
+    training_run.train(replace(open_run, steps=2), out, Quiet())
+    assert config.read(str(out / "run.yaml")).compile == "never"  # two steps never pay
+    monkeypatch.setattr(compiling, "saves", lambda *_: 1e9)
+    callback = Quiet()
+    training_run.train(open_run, out, callback, resume=True)
+    assert config.read(str(out / "run.yaml")).compile == "never"
+    assert not any("torch.compile compiles" in note for note in callback.notes)
 
 
 def test_a_peak_that_a_step_exceeds_is_measured_again_and_said(
@@ -254,7 +269,7 @@ def test_every_preset_reads_and_writes_back() -> None:
     [
         (["--optimizer.learning-rat", "1"], "config.optimizer.learning_rat: there is no such entry"),
         (["--optimizer.kind", "sgd"], "config.optimizer.kind: there is no 'sgd'"),
-        (["--batch-size", "5"], "must be a multiple"),
+        (["--batch-size", "5", "--micro-batch-size", "2"], "must be a multiple"),
         (["--model.blocks.3.times", "2"], "out of range: the list has 1 items"),
         (["--steps"], "has no value"),
         (["steps", "4"], "--name.of.entry VALUE"),

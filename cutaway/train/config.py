@@ -20,7 +20,7 @@ import yaml
 
 from cutaway.bounds import Bound, Bounded, Count, Decay, Inner, Natural, Positive
 from cutaway.data.filters import Filters
-from cutaway.data.sources import Source
+from cutaway.data.sources import HUB, Source
 from cutaway.errors import UserError, quoted
 from cutaway.model.config import Decoder, from_dict, to_dict
 from cutaway.store import yaml_files
@@ -106,7 +106,7 @@ class TrainingConfig(Bounded):
     ``activation_checkpointing`` keeps each block's input and recomputes the rest in the backward pass
     (1604.06174). ``precision`` is that of matrix products: "auto" measures which is faster here, and run.yaml
     records the choice. ``compile`` "auto" uses torch.compile where there is a C++ compiler and the run is
-    long enough to pay it back. ``tensor_parallel`` devices hold each matrix together. ``git_diff`` stores
+    long enough to pay it back; run.yaml records that choice too. ``tensor_parallel`` devices hold each matrix together. ``git_diff`` stores
     what differs from the commit, which runs git.
     """
 
@@ -238,7 +238,10 @@ def write(run: TrainingConfig) -> str:
 
 
 def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options with their values, and the words between them: files and folders."""
+    """Options with their values, and the words before and between them: what is trained, and on what.
+
+    UserError for more than two of those, or one that follows the first and is not there.
+    """
     options, places = [], []
     left = list(words)
     while left:
@@ -246,6 +249,13 @@ def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
         (options if word.startswith("--") else places).append(word)
         if word.startswith("--") and "=" not in word and left and not left[0].startswith("--"):
             options.append(left.pop(0))
+    absent = [
+        place for place in places[1:] if not (place.startswith(HUB) or Path(place).expanduser().exists())
+    ]
+    if absent or len(places) > 2:
+        wrong = absent[0] if absent else places[2]
+        what = "there is no such file or folder of data" if absent else "is one file or folder too many"
+        raise UserError(f"{wrong}: {what}; changes of the config are written --name.of.entry VALUE")
     return options, places
 
 

@@ -133,4 +133,4 @@ def _path(source: str) -> str:
         return source
     near = difflib.get_close_matches(source, names(), n=1, cutoff=0.5)
     mend = f"did you mean {near[0]}?" if near else f"methods are {', '.join(names())}"
-    raise UserError(f"{source}: is no method, YAML file or run's folder: {mend}")
+    raise UserError(f"{source}: there is no such method, YAML file or run's folder: {mend}")
