@@ -67,3 +67,11 @@ def test_the_index_lists_every_page() -> None:
     pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")} - {"index"}
     listed = re.search(r"```{toctree}\n.*?\n\n(.*?)```", (docs / "index.md").read_text("utf-8"), re.S)
     assert listed is not None and sorted(listed[1].split()) == sorted(pages)
+
+
+def test_ci_runs_the_test_command_of_the_readme_and_pip_talks() -> None:
+    """An installation of minutes says what it does; CI does what a reader of the README does."""
+    installs = [line for block in _blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
+    [tests] = [line for line in installs if "pytest" in line]
+    assert tests in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert not any(re.search(r"pip install.* (-q|--quiet)\b", line) for line in installs)
