@@ -63,7 +63,8 @@ def train(
     with _locked(folder, parallel):
         opened = _open(run, folder, resume, callback, where, recipe) if parallel.rank == 0 else None
         parallel.barrier()
-        settings = {name: getattr(run, name) for name in FREE}
+        decided = ("compile",) if run.compile == "auto" else ()  # at the first start, and kept in run.yaml
+        settings = {name: getattr(run, name) for name in FREE if name not in decided}
         run = replace(config.read(str(folder / RUN), kind=type(run)), **settings)
         with SignalHandler() as signals:
             data = opened[1] if opened is not None and opened[0] == run else None
@@ -82,6 +83,8 @@ def _train(
     signals: SignalHandler,
 ) -> None:
     training = loop.Training(run, data, parallel, callback.note)
+    if parallel.rank == 0 and run.compile == "auto":
+        _write(replace(run, compile="always" if training.compiles else "never"), folder)
     found = checkpoint.newest(folder / loop.CHECKPOINTS, callback.note) if resume else None
     if found is not None:
         training.restore(found)
@@ -171,15 +174,21 @@ def _open(
             chosen = device.precision("auto", where) if begun is None else begun.precision
             run = replace(run, precision=chosen)
         if begun is not None:
+            if run.compile == "auto":
+                run = replace(run, compile=begun.compile)
             _check_same(begun, run, folder)
             if begun.steps != run.steps:
                 callback.note(f"The run has {run.steps} steps now; it was started with {begun.steps}.")
         with atomic_file(folder / GIT) as out:
             out.write(json.dumps(git.state(Path.cwd(), run.git_diff), indent=1).encode())
         data = recipe.ready(run, folder, callback.note)
-        with atomic_file(known) as out:
-            out.write(config.write(run).encode())
+        _write(run, folder)
     return run, data
+
+
+def _write(run: TrainingConfig, folder: Path) -> None:
+    with atomic_file(folder / RUN) as out:
+        out.write(config.write(run).encode())
 
 
 def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
