@@ -133,6 +133,12 @@ def bodies() -> dict[str, list[tuple[str, Any]]]:
         "/api/generate": [("60 tokens", {"prompt": TEXT, "stream": False, "options": {"num_predict": 60}})],
         "/api/embed": [("1,000 texts", {"input": [TEXT] * 1000, "pooling": "mean"})],
         "/api/show": [("", {})],
+        "/api/embeddings": [("30 kB", {"prompt": long(30_000), "pooling": "mean"})],
+        "/v1/responses/input_tokens": [("2 MB", {"input": full})],
+        "/v1/score": [("300 texts", {"text_1": TEXT, "text_2": [TEXT] * 300, "pooling": "mean"})],
+        "/completion": [("60 tokens", {"prompt": TEXT, "n_predict": 60})],
+        "/infill": [("60 tokens", {"input_prefix": TEXT, "input_suffix": TEXT, "n_predict": 60})],
+        "/apply-template": [("2 MB", {"messages": chat(full)["messages"]})],
         "/v1/admin/models/load": [("", {"model": "smollm2"})],
         "/v1/admin/models/unload": [("", {"model": "smollm2"})],
         "/v1/load_lora_adapter": [("", {"lora_name": "a", "lora_path": "a"})],
@@ -221,7 +227,10 @@ class Honest:
             resting.clear()
             try:
                 work(client)
+            except http.client.RemoteDisconnected:  # it rested for longer than idle connections are kept
+                client.connection.close()
             except (OSError, http.client.HTTPException) as error:
+                client.connection.close()
                 self.wrong.append(f"an honest request: {error!r}")
 
     def rest(self) -> tuple[list[float], list[float]]:
