@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cutaway import sandbox
 from cutaway.errors import UserError
-from cutaway.sandbox import launcher
+from cutaway.sandbox import launcher, starters
 from tests.escapes import ESCAPES, Escape
 from tests.escapes.grounds import Grounds, Seen
 from tests.escapes.resources import ESCAPES as HEAVY
@@ -35,7 +35,7 @@ def main() -> None:
         finally:
             grounds.close()
     given.output.write_text(json.dumps(results, indent=1))
-    print(f"{len(ESCAPES)} escapes, namespaces by {launcher.starter()[0]}\n")
+    print(f"{len(ESCAPES)} escapes, namespaces by {starters.starter()[0]}\n")
     print("| layers | starts | succeed | reach the kernel | which succeed |\n|---|---|---|---|---|")
     for name, result in results.items():
         by = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cutaway.sandbox import launcher
+from cutaway.sandbox import launcher, starters
 from tests.escapes import ESCAPES
 from tests.escapes.grounds import Grounds
 
@@ -51,7 +51,7 @@ def test_escapes_fail_where_landlock_is_older(
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 def test_escapes_fail_in_namespaces_of_our_own_making(grounds: Grounds, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(launcher, "starter", lambda: ("own", ""))
+    monkeypatch.setattr(starters, "starter", lambda: ("own", ""))
     all_fail(grounds)
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from cutaway import sandbox
 from cutaway.errors import UserError
-from cutaway.sandbox import Bounds, Outcome, folders, launcher, policy
+from cutaway.sandbox import Bounds, Outcome, folders, launcher, policy, starters
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the layers are Linux's")
 
@@ -335,7 +335,7 @@ def test_another_processor_is_refused(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_kernel_without_namespaces_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(launcher, "starter", lambda: (None, "unshare: Operation not permitted"))
+    monkeypatch.setattr(starters, "starter", lambda: (None, "unshare: Operation not permitted"))
     with pytest.raises(UserError, match="namespaces: unshare: Operation not permitted: install bubblewrap"):
         sandbox.run("print(1)")
 
@@ -479,7 +479,7 @@ def filtered(
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")
 def test_bubblewrap_is_used_where_it_is_installed():
-    how, _ = launcher.starter()
+    how, _ = starters.starter()
     assert how is not None and how.endswith("bwrap")
 
 
@@ -487,8 +487,8 @@ def test_a_bubblewrap_that_fails_is_passed_over(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions' >&2\nexit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    launcher.starter.cache_clear()
+    starters.starter.cache_clear()
     try:
-        assert launcher.starter() == ("own", "")
+        assert starters.starter() == ("own", "")
     finally:
-        launcher.starter.cache_clear()
+        starters.starter.cache_clear()

@@ -14,8 +14,8 @@ what is there.
     seccomp       the system calls that ``policy.py`` lists, with the arguments that it lists
     meter         memory, threads and disk of all its processes, measured from outside (``meter.py``)
 
-``launcher.py`` starts the process, reads at most ``output`` bytes, waits at most ``seconds``, and leaves
-nothing behind.
+``starters.py`` says how the process starts. ``launcher.py`` runs it, reads at most ``output`` bytes, waits at
+most ``seconds``, and leaves nothing behind.
 """
 
 from __future__ import annotations

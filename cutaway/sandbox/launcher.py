@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import platform
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,28 +14,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import OperationalError, UserError
-from cutaway.sandbox import folders, meter, policy
+from cutaway.sandbox import folders, meter, policy, starters
+from cutaway.sandbox.starters import FILES, START_SECONDS, VIEW
 
 LAYERS = ("namespaces", "limits", "privileges", "landlock", "seccomp", "meter")
 LEFT_OUT: frozenset[str] = frozenset()  # layers that a test does not set, to see what the others hold
 LANDLOCK = 7  # the newest version whose rights inside.py knows
-INSIDE = Path(__file__).with_name("inside.py")
-NAMESPACES = Path(__file__).with_name("namespaces.py")
-VIEW = "/sandbox"  # the working folder in the namespace's own root
 
-START_SECONDS = 30.0  # for Python to start and confine itself: on a busy machine that takes seconds
 END_SECONDS = 5.0  # for killed processes to be gone
 PERIOD = 0.05  # seconds between measurements
 THREADS = 64
 # What the starters and an idle interpreter use at most. Not measured: the code could have begun by then.
 STARTERS = meter.Used(memory=64 << 20, threads=4)
-FILES = 4096
 
 Ended = Literal[
     "finished", "failed", "killed", "out of time", "too much output", "too much memory", "too many threads",
@@ -116,7 +108,7 @@ class Process:
         given = [report] if answers is None else [report, answers]
         try:
             self.process = subprocess.Popen(
-                _command(self.folder, bounds, report, self.view is not None),
+                starters.command(self.folder, bounds.disk, report, self.view is not None),
                 env={
                     "PYTHONIOENCODING": "utf-8",
                     "LC_ALL": "C.UTF-8",
@@ -190,8 +182,8 @@ class Process:
             "answers": answers,
             "code_bytes": len(code.encode("utf-8", "surrogateescape")),
             "folder": self.view or os.path.realpath(self.folder),
-            "readable": readable(),
-            "listable": packages(),
+            "readable": starters.readable(),
+            "listable": starters.packages(),
             "landlock": LANDLOCK,
             "program": program,
             "no_program": no_program,
@@ -345,114 +337,8 @@ def _missing() -> dict[str, str]:
         missing = dict.fromkeys(("namespaces", "privileges", "landlock", "seccomp", "meter"), "it is Linux's")
     else:
         missing = {}
-        if why := starter()[1]:
+        if why := starters.starter()[1]:
             missing["namespaces"] = why
         if why := meter.why_not():
             missing["meter"] = why
     return missing | dict.fromkeys(LEFT_OUT, "left out by a test")
-
-
-@cache
-def starter() -> tuple[str | None, str]:
-    """What makes namespaces here: the path of ``bwrap``, or "own"; None and the reason where nothing does."""
-    found = [path] if (path := shutil.which("bwrap")) else []
-    reasons = []
-    for how in (*found, "own"):
-        with tempfile.TemporaryDirectory(prefix="cutaway-sandbox-") as folder:
-            reading, writing = os.pipe()
-            try:
-                command = [*_separated(how, folder, Bounds(), writing, [_executable(), "-I", "-S", "-c", ""])]
-                tried = subprocess.run(
-                    command, env={}, capture_output=True, pass_fds=[writing], timeout=START_SECONDS
-                )
-            except (OSError, subprocess.TimeoutExpired) as error:
-                reasons.append(f"{how}: {error}")
-                continue
-            finally:
-                os.close(writing)
-                said = os.read(reading, 1 << 12)
-                os.close(reading)
-        if tried.returncode == 0:
-            return how, ""
-        reasons.append(
-            json.loads(said)["missing"]["namespaces"] if said else tried.stderr.decode()[-200:].strip()
-        )
-    return None, "; ".join(reasons)
-
-
-def _command(folder: str, bounds: Bounds, report: int, separated: bool) -> list[str]:
-    """What starts: Python with the source of inside.py, in namespaces where they are had."""
-    python = [_executable(), "-I", "-S", "-B", "-c", INSIDE.read_text()]
-    how = starter()[0] if separated else None
-    return _separated(how, folder, bounds, report, python) if how else python
-
-
-def _separated(how: str, folder: str, bounds: Bounds, report: int, command: list[str]) -> list[str]:
-    """The command in namespaces of its own."""
-    places, links = _places()
-    if how == "own":
-        settings = {
-            "folder": os.path.realpath(folder),
-            "places": places,
-            "links": links,
-            "disk": bounds.disk,
-            "files": FILES,
-            "report": report,
-            "command": command,
-        }
-        return [sys.executable, "-I", "-S", "-B", str(NAMESPACES), json.dumps(settings)]
-    options = [
-        "--unshare-all",
-        "--unshare-user",
-        "--die-with-parent",
-        "--cap-drop",
-        "ALL",
-        "--hostname",
-        "sandbox",
-    ]
-    for path in places:
-        options += ["--ro-bind", path, path]
-    for path, target in links:
-        options += ["--symlink", target, path]
-    options += ["--dev-bind", "/dev/null", "/dev/null", "--perms", "0700", "--size", str(bounds.disk)]
-    options += ["--tmpfs", VIEW, "--remount-ro", "/", "--chdir", VIEW, "--"]
-    return [how, *options, *command]
-
-
-def _executable() -> str:
-    """The interpreter itself, not a virtual environment's link to it."""
-    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-
-
-@cache
-def readable() -> list[str]:
-    """The machine's folders and files that Python and numpy read."""
-    prefix = os.path.realpath(sys.base_prefix)
-    found = [
-        f"{prefix}/lib",
-        f"{prefix}/lib64",
-        "/lib",
-        "/lib64",
-        "/usr/lib",
-        "/usr/lib64",
-        "/etc/ld.so.cache",
-    ]
-    found.append("/usr/share/zoneinfo")
-    found += [f"{folder}/{name}" for folder in packages() for name in ("numpy", "numpy.libs")]
-    return [path for path in dict.fromkeys(found) if os.path.exists(path)]
-
-
-@cache
-def packages() -> list[str]:
-    """The folder that has numpy."""
-    found = importlib.util.find_spec("numpy")
-    return [os.path.dirname(os.path.dirname(found.origin))] if found and found.origin else []
-
-
-def _places() -> tuple[list[str], list[tuple[str, str]]]:
-    """What a new root shows, without what lies in another place of it; and its links."""
-    paths = [*readable(), _executable()]
-    links = [(path, os.readlink(path)) for path in paths if os.path.islink(path)]
-    whole = [path for path in paths if not os.path.islink(path)]
-    kept = [path for path in whole if not any(path.startswith(f"{other}/") for other in whole)]
-    return kept, links
