@@ -1,39 +1,33 @@
-"""Two hundred damaged files: each is read or refused in one line, and none takes more than twice its size.
+"""Damaged files of every kind: each is read or refused in one line, and containers take twice their size.
 
-`scripts/mutate_files.py` makes them, and runs thousands in processes of limited memory.
+`scripts/mutants` makes them; `python -m scripts.mutate_files` runs thousands, in processes that are watched.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import random
+import re
+import shutil
 import struct
-import sys
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from cutaway import gguf
-from cutaway.errors import UserError
+from cutaway.errors import OperationalError, UserError
+from scripts import mutate_files as driver
+from scripts.mutants import containers as mutate
+from scripts.mutants import damage, kinds
 
 COUNT = 100
 # Python's own objects: about a kilobyte for each of the few dozen named things in these files.
 SLACK = 64 << 10
 
 
-def load_script() -> ModuleType:
-    path = Path(__file__).parent.parent / "scripts" / "mutate_files.py"
-    spec = importlib.util.spec_from_file_location("mutate_files", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-mutate = load_script()
 BASES = {"gguf": mutate.gguf_layout(128), "safetensors": mutate.safetensors_layout(128)}
 
 
@@ -132,3 +126,64 @@ def test_the_judge_can_say_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setitem(mutate.READERS, "gguf", refuse)
         with pytest.raises(AssertionError):
             mutate.opened("gguf", path)
+
+
+# ---- every kind that a verb opens --------------------------------------------------------------------------
+
+READS = re.compile(
+    r"(?<!def )\b(read_text|read_bytes|parsed|json_lines|arrays)\(|\bnp\.(load|memmap|fromfile)\("
+    r"|sqlite3\.connect\(|\b(gguf|safetensors)\.(read|read_shaped|metadata)\(|\bZipFile\(|\.open\((\"rb\"|encoding|mode)?|gzip\.open\("
+    r"|\bmmap\.mmap\(|parquet\.(rows|columns|ParquetFile)\(|container\.read\(|tarfile\.open\(|lzma\.|yaml\.load"
+)
+
+
+def test_the_table_of_kinds_has_every_module_that_reads_files() -> None:
+    root = Path(gguf.__file__).parents[1]
+    reading = {
+        str(file.relative_to(root)) for file in root.rglob("*.py") if READS.search(file.read_text("utf-8"))
+    }
+    assert reading - kinds.READERS.keys() == set(), (
+        "name the kind of file, and add it to scripts/mutants/kinds.py"
+    )
+    assert kinds.READERS.keys() - reading <= {
+        "data/parquet.py",
+        "weights/safetensors.py",
+        "store/yaml_files.py",
+    }
+    stated = {name for text in kinds.READERS.values() for name in text.split(", ")}
+    assert kinds.KINDS.keys() <= stated, kinds.KINDS.keys() - stated
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small model, which is the base of every kind."""
+    folder = tmp_path_factory.mktemp("mutants")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTAWAY_MUTANTS", str(folder))
+        patch.setenv("CUTAWAY_HOME", str(folder / "cache"))
+        kinds.small(folder)
+        yield folder
+
+
+LIGHT = sorted(
+    kinds.KINDS.keys() - {"GGUF model", "Hugging Face folder", "folder in shards", "Cutaway's own folder"}
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_few_damaged_files_of_each_kind_are_read_or_refused(name: str, home: Path, tmp_path: Path) -> None:
+    """Of each kind the sound files are read; any other error than a refusal is the reader's fault."""
+    one, sound = kinds.KINDS[name], tmp_path / "sound"
+    sound.mkdir()
+    one.make(sound)
+    for file in driver.targets(one, sound):
+        for n in range(4):
+            rng, work = random.Random(f"{name} {file} {n}"), tmp_path / f"{n}"
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.copytree(sound, work)
+            if n:
+                (work / file).write_bytes(damage.of_file(file, (sound / file).read_bytes(), rng))
+            (work / ".damaged").write_text(file)
+            with nullcontext() if n == 0 else suppress(UserError, OperationalError):
+                one.open(work, rng)

@@ -25,7 +25,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from cutaway.errors import UserError, quoted
+from cutaway.errors import UserError, escaped, quoted
 
 Kind = Literal["examples", "pairs", "labelled"]
 Row = Mapping[str, Any]
@@ -239,4 +239,4 @@ def _fits(kind: Kind, row: Row) -> bool:
 
 
 def _listed(row: Row) -> str:
-    return ", ".join(map(str, row)) or "nothing"
+    return f"{escaped(', '.join(map(str, row))):.300}" or "nothing"

@@ -19,13 +19,13 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cutaway.data import parquet
 from cutaway.data.sources import PASSED_OVER
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, escaped
 
 Row = dict[str, Any]
 LINES, SHEETS, PARQUET = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv"), (".parquet",)
@@ -149,7 +149,7 @@ def _is_one_object(text: str) -> bool:
     first, _, rest = text.strip().partition("\n")
     try:
         json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return not rest
 
@@ -161,6 +161,8 @@ def _listed(found: Any, path: Path) -> Iterator[tuple[str, Row]]:
         held = len(found) == 1 and len(lists) == 1 and all(isinstance(each, dict) for each in lists[0])
         own = held and not any("role" in each or "from" in each for each in lists[0])  # else a conversation
         found = lists[0] if own else [found]
+    if not isinstance(found, list):
+        raise UserError(f"{path}: holds a {type(found).__name__}: a list of objects is read, or one a line")
     for number, each in enumerate(found, 1):
         where = f"{path}, item {number}"
         yield where, _row(each, where)
@@ -196,10 +198,15 @@ def _sheet(path: Path, kind: str) -> Iterator[tuple[str, Row]]:
         for row in lines:
             where = f"{path}, line {lines.line_num}"
             if None in row:
-                raise UserError(f"{where}: has more cells than the header, {', '.join(names)}")
+                raise UserError(f"{where}: has more cells than the header, {_brief(names)}")
             yield where, {name: value for name, value in row.items() if name and value is not None}
     except csv.Error as error:
         raise UserError(f"{path}, line {lines.line_num}: is not CSV ({error})") from None
+
+
+def _brief(names: Iterable[str]) -> str:
+    """The names of columns, on one line."""
+    return f"{escaped(', '.join(names)):.300}"
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:

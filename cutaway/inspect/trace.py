@@ -17,6 +17,7 @@ Nothing is computed twice: the model runs once, and questions are answered from 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,7 @@ AXES = {  # of an activation by the last part of its name, without the batch
     "hidden": ("token", "neuron"),
     "logits": ("token", "vocabulary"),
 }
+STAGE = re.compile(r"blocks\.\d+\.(middle|out)")  # of the residual stream
 Metric = Callable[[Tensor], Tensor]  # of a text's logits [t v], a number
 
 
@@ -357,6 +359,16 @@ class Trace(Mapping[str, Tensor]):
             "vocabulary": facts.vocabulary,
             "layers": facts.layers,
         }
+        for name, value in values.items():
+            if name not in ("logits", "embed") and STAGE.fullmatch(name) is None:
+                continue
+            rows, wide = value.shape[:-1], facts.vocabulary if name == "logits" else 1
+            if rows not in ((len(facts.ids),), (1, len(facts.ids))) or not 0 < wide <= value.shape[-1]:
+                raise UserError(
+                    f"{path}: {quoted(name)} is of {list(value.shape)}, not of {len(facts.ids)} tokens"
+                )
+        if len(facts.tokens) != len(facts.ids):
+            raise UserError(f"{path}: has {len(facts.ids)} ids and {len(facts.tokens)} tokens")
         trace.subject = None if lm is None else subject_of(lm)
         return trace
 

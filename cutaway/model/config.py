@@ -19,7 +19,7 @@ from typing import Any, Literal
 from cutaway.attention.common.mixer import LayerState, Mixer
 from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check
 from cutaway.embedding.tables import hashed, lowrank
-from cutaway.errors import UserError, quoted
+from cutaway.errors import UserError, escaped, quoted
 from cutaway.layers.config import MLP, MoE, Norm, PerLayer
 from cutaway.position import learned, sinusoidal
 
@@ -440,7 +440,8 @@ def from_dict(data: Any, cls: type = Decoder, where: str = "config") -> Any:
     known = {f.name: f for f in fields(cls)}
     for name in data:
         if name not in known:
-            raise UserError(f"{where}.{name}: there is no such entry here; known: {', '.join(known)}")
+            shown = escaped(f"{name}")[:80]
+            raise UserError(f"{where}.{shown}: there is no such entry here; known: {', '.join(known)}")
     for name, f in known.items():
         if name not in data and f.default is MISSING and f.default_factory is MISSING:
             raise UserError(f"{where}.{name}: is missing")
@@ -468,7 +469,7 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
         if len(classes) > 1 and isinstance(value, dict):
             kind = value.get("kind", kind)
             value = {name: v for name, v in value.items() if name != "kind"}
-        if kind not in classes:
+        if not isinstance(kind, str) or kind not in classes:
             raise UserError(f"{where}.kind: there is no {quoted(kind)}; known: {', '.join(classes)}")
         return from_dict(value, classes[kind], where)
     return _plain(_choices(hint), value, where)
@@ -524,7 +525,7 @@ def _variant(home: str, kind: Any, where: str) -> type:
     module = importlib.import_module(home)
     if hasattr(module, "__path__"):
         kinds = [m.name for m in pkgutil.iter_modules(module.__path__) if not m.ispkg]
-        if kind in kinds:
+        if isinstance(kind, str) and kind in kinds:
             found = importlib.import_module(f"{home}.{kind}")
             if hasattr(found, "Config"):
                 return found.Config
@@ -534,7 +535,7 @@ def _variant(home: str, kind: Any, where: str) -> type:
             for n, c in vars(module).items()
             if isinstance(c, type) and is_dataclass(c) and c.__module__ == home
         }
-        if kind in classes:
+        if isinstance(kind, str) and kind in classes:
             return classes[kind]
         kinds = list(classes)
     raise UserError(f"{where}.kind: there is no {quoted(kind)}; known: {', '.join(kinds)}")

@@ -16,6 +16,7 @@ from cutaway.evaluate import html_report
 from cutaway.evaluate.statistics import Estimate
 from cutaway.security import FEWEST, Arm, Curve, Finding, Look
 from cutaway.store.files import write
+from cutaway.store.reading import parsed
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
@@ -128,10 +129,10 @@ def kept(path: Path, model: str, findings: Sequence[Finding]) -> list[Finding]:
     if not path.is_file():
         return list(findings)
     try:
-        known = json.loads(path.read_text("utf-8"))
+        known = parsed(path)
         same = (known["model"], known["version"]) == (model, cutaway.__version__)
         others = read(known) if same else []
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (UserError, ValueError, TypeError, KeyError, AttributeError):
         raise UserError(
             f"{path} is not a report of cutaway attack: choose another folder with --output"
         ) from None

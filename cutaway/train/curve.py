@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,13 +19,13 @@ Points = list[tuple[int, float]]
 
 
 def read(folder: Path) -> dict[str, Points]:
-    """Loss and validation loss by step; those that were never measured are left out."""
+    """Loss and validation loss by step; those that were never measured, or are no numbers, are left out."""
     curves: dict[str, Points] = {"loss": [], "validation_loss": []}
     path = folder / METRICS
     for numbers in json_lines(path) if path.is_file() else ():
         for name, points in curves.items():
-            if name in numbers:
-                points.append((_number(numbers, "step", path), _number(numbers, name, path)))
+            if name in numbers and math.isfinite(value := _number(numbers, name, path)):
+                points.append((_number(numbers, "step", path), value))
     return {name: points for name, points in curves.items() if points}
 
 

@@ -484,6 +484,8 @@ def _changes(
         if config.dora is not ("lora_magnitude_vector" in found):
             raise UserError(f"{where}: use_dora and the tensors do not agree")
         a, b = found["lora_A"], found["lora_B"]
+        if a.ndim != 2 or b.ndim != 2 or not a.size:
+            raise UserError(f"{where}: lora_A and lora_B should be matrices, not {a.shape} and {b.shape}")
         scale = _scale(module, len(a), config)
         magnitude = found.get("lora_magnitude_vector")
         magnitudes = np.split(magnitude.ravel(), cuts) if magnitude is not None else [None] * len(bound.ours)
@@ -493,7 +495,9 @@ def _changes(
         ]
     if found.keys() == {"ia3_l"}:
         factors = found["ia3_l"]
-        if factors.shape[0] == 1 and factors.size > 1:  # [1 in]: it scales what the matrix reads
+        if (
+            factors.ndim > 1 and factors.shape[0] == 1 and factors.size > 1
+        ):  # [1 in]: it scales what the matrix reads
             return [(ours, Scaled(factors.ravel(), "in")) for ours in bound.ours]
         return [
             (ours, Scaled(part, "out"))
@@ -522,7 +526,9 @@ def check(change: Change, shape: tuple[int, ...], where: str) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
         raise UserError(f"{where}: holds a number that is NaN or infinite")
     if isinstance(change, LowRank):
-        fits = (change.b.shape[0], change.a.shape[1]) == shape and change.b.shape[1] == change.a.shape[0]
+        fits = change.a.ndim == change.b.ndim == len(shape) == 2
+        fits = fits and (change.b.shape[0], change.a.shape[1]) == shape
+        fits = fits and change.b.shape[1] == change.a.shape[0]
         fits &= change.magnitude is None or change.magnitude.shape == shape[:1]
     elif isinstance(change, Scaled):
         fits = len(change.factors) == shape[0 if change.side == "out" else 1]

@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, escaped
 from cutaway.serve.openai_format import APIError
 
 Role = Literal["chat", "embed", "internals", "metrics", "admin"]
@@ -276,7 +276,7 @@ def _entries(file: Path) -> list[KeyEntry]:
         return _File.model_validate({"keys": named}).keys
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where = escaped(".".join(map(str, first["loc"])))[:80]
         raise UserError(f"{file}: {where}: {first['msg']}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = (
