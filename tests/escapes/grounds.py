@@ -208,7 +208,7 @@ class Grounds:
         try:
             bounds = Bounds(seconds=seconds, output=256 << 10, **BOUNDS)
             with Process(program(list(escapes), told), bounds, unsafe=bool(launcher.LEFT_OUT)) as process:
-                watch = Watch(process)
+                watch = Watch(process, self.key)
                 outcome = process.outcome()
                 watch.stop()
         finally:
@@ -253,8 +253,8 @@ def evidence(output: str) -> dict[str, str]:
 class Watch:
     """The largest memory, threads and disk of a sandbox, measured every 20 ms by code of the test's own."""
 
-    def __init__(self, process: Process) -> None:
-        self.process, self.memory, self.threads, self.disk, self.on = process, 0, 0, 0, True
+    def __init__(self, process: Process, key: int) -> None:
+        self.process, self.key, self.memory, self.threads, self.disk, self.on = process, key, 0, 0, 0, True
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
@@ -287,12 +287,12 @@ class Watch:
             time.sleep(0.02)
 
     def _shared(self) -> int:
-        """System V memory of this machine that no process holds mapped: what an attack let go of."""
+        """System V memory with our keys, mapped or let go of."""
         try:
             lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
         except OSError:
             return 0
-        return sum(int(line.split()[-2]) for line in lines if int(line.split()[0]) >> 16 == 0x0CA9)
+        return sum(int(line.split()[-2]) for line in lines if 0 <= int(line.split()[0]) - self.key < 16)
 
     def _tree(self) -> list[int]:
         """Every process whose session is the sandbox's, or whose ancestor is its first process."""
