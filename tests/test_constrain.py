@@ -12,8 +12,9 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.generate import constrain, grammar_compiler
 from cutaway.generate.bounded import BoundedConstraint
+from cutaway.generate.json_schema import unread
 from cutaway.generate.patterns import ascii_lark, lark_regex, shortest_text
-from cutaway.generate.tool_calls.constraint import held_schema, left_out_warnings
+from cutaway.generate.tool_calls.constraint import held_schema, left_out_warnings, refuse_misspelt
 from cutaway.tokenizer import Tokenizer
 from tests import inputs
 from tests.drawn import drawn
@@ -504,3 +505,33 @@ def test_a_pattern_that_cannot_be_read_is_named_and_not_checked() -> None:
     _, warned = left_out_warnings(["pattern"], schema)
     assert warned == "the pattern ^(?=a)\\p{L}$ of the schema cannot be read, and is not checked"
     assert constrain.schema_error(schema, '"7"') is None and constrain.schema_error(schema, "7")
+
+
+MISSPELT = {
+    "type": "object",
+    "requried": ["data"],
+    "properties": {
+        "data": {"type": "string", "contentEncoding": "base64", "maxlength": 3},
+        "patern": {"type": "string", "description": "A property of that name.", "x-own": 1},
+        "list": {"type": "array", "itmes": {}, "default": [], "anyOf": [{"minItem": 1}, {"nullable": True}]},
+    },
+}
+
+
+def test_keywords_that_nothing_reads_are_named() -> None:
+    found = unread(MISSPELT)
+    assert found == {
+        "contentEncoding": None,
+        "itmes": "items",
+        "maxlength": "maxLength",
+        "minItem": "minItems",
+        "nullable": None,
+        "requried": "required",
+    }
+    (warned,) = left_out_warnings(held_schema(MISSPELT)[1], MISSPELT)
+    assert warned.startswith("'contentEncoding', 'itmes' (is it 'items'?), 'maxlength' (is it 'maxLength'?)")
+    assert warned.endswith(" of the schema: no keyword that is held to or checked")
+    refuse_misspelt({"contentEncoding": "base64", "foo": 1}, "the schema")
+    with pytest.raises(UserError, match="the schema has 'itmes', which is no keyword of JSON schema: is it"):
+        refuse_misspelt(MISSPELT, "the schema")
+    assert not unread(PLACES) and not unread(PERSON)

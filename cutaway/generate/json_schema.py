@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 KINDS = ("string", "integer", "number", "boolean", "null", "array", "object")
+LONGEST_WORD, NEAR = 32, 0.8  # of a keyword: characters that are compared, and how alike a misspelt one is
 MOST_STEPS = 32  # references and alternatives that are followed into each other
 
 
@@ -83,15 +85,21 @@ UNHELD = frozenset(
 FORMATS = frozenset(
     ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
 )
-ONE, LIST, NAMED = (
+ONE, LIST, NAMED, VALUES, ANNOTATIONS = (
     frozenset(words.split())
     for words in (
         "items additionalProperties additionalItems contains not if then else propertyNames",
         "anyOf allOf oneOf prefixItems",
         "properties patternProperties $defs definitions dependentSchemas",
+        """type enum const format pattern minLength maxLength minimum maximum exclusiveMinimum
+        exclusiveMaximum multipleOf minItems maxItems required minProperties maxProperties $ref
+        $recursiveRef""",
+        """title description default example examples deprecated readOnly writeOnly discriminator externalDocs
+        xml propertyOrdering $schema $id id $comment $anchor $recursiveAnchor $vocabulary""",
     )
 )
 LARGEST = 2**53
+HELD = ONE | LIST | NAMED | VALUES | UNHELD
 
 
 def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
@@ -174,6 +182,24 @@ def readable(schema: Any) -> tuple[Any, list[str]]:
             return {word: value for word, value in one.items() if word != "pattern"}
 
     return rewritten(schema, read), unread
+
+
+def unread(schema: Any) -> dict[str, str | None]:
+    """The keywords of a schema that neither a grammar nor a check reads, as `contentEncoding`, and the known
+    one that each was meant for if it is misspelt. Those that begin with x- are extensions.
+    """
+    found: dict[str, str | None] = {}
+    known = {word.lower(): word for word in HELD}
+
+    def look(one: dict[str, Any]) -> dict[str, Any]:
+        for word in one.keys() - HELD - ANNOTATIONS:
+            if not word.startswith("x-"):
+                near = difflib.get_close_matches(word.lower()[:LONGEST_WORD], known, 1, NEAR)
+                found[word] = known[near[0]] if near else None
+        return one
+
+    rewritten(schema, look)
+    return dict(sorted(found.items()))
 
 
 def holdable(schema: Any, patterns: bool = True) -> tuple[Any, list[str]]:

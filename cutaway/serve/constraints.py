@@ -22,6 +22,7 @@ from cutaway.generate.tool_calls.constraint import (
     call_constraint,
     held_schema,
     left_out_warnings,
+    refuse_misspelt,
     schema_error,
 )
 from cutaway.generate.tool_calls.parser import Call, ToolSchemas
@@ -121,6 +122,8 @@ def of_response(body: SamplingRequest) -> Held | None:
         schema = schema_of(form)
         if schema is not None:
             held, left_out = held_schema(schema)
+            if isinstance(form, JsonSchema) and form.json_schema.strict:
+                refuse_misspelt(schema, "the schema")
             check = _fits(schema) if left_out else None
             return Held(constrain.json_schema(held), check, left_out_warnings(left_out, schema))
         if isinstance(form, Regex):

@@ -51,15 +51,37 @@ def held_schema(schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def left_out_warnings(left_out: Sequence[str], schema: Any, where: str = "the schema") -> list[str]:
-    """Sentences that name the keywords left out, if any."""
+    """Sentences that name the keywords left out, and those that nothing reads, if there are any."""
+    ignored = unread_warnings(schema, where)
     if not left_out:
-        return []
+        return ignored
     names = ", ".join(left_out)
     unread = json_schema.readable(schema)[1]
     return [
+        *ignored,
         f"{names} of {where} are checked after the answer, not held to while it is written",
         *(f"the pattern {pattern[:100]} of {where} cannot be read, and is not checked" for pattern in unread),
     ]
+
+
+MOST_NAMED = 8  # keywords of a schema in one warning
+
+
+def unread_warnings(schema: Any, where: str) -> list[str]:
+    """A sentence that names the keywords of a schema that nothing reads, if there are any."""
+    found = list(json_schema.unread(schema).items())
+    if not found:
+        return []
+    names = [f"{word[:64]!r}" + (f" (is it {near!r}?)" if near else "") for word, near in found[:MOST_NAMED]]
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return [f"{', '.join(names)}{more} of {where}: no keyword that is held to or checked"]
+
+
+def refuse_misspelt(schema: Any, where: str) -> None:
+    """UserError for a schema with a misspelt keyword: one that is to be followed strictly means it."""
+    for word, near in json_schema.unread(schema).items():
+        if near:
+            raise UserError(f"{where} has {word[:64]!r}, which is no keyword of JSON schema: is it {near!r}?")
 
 
 def schema_error(schema: Mapping[str, Any], text: str) -> str | None:
@@ -87,7 +109,7 @@ def call_constraint(
             held[name].setdefault("additionalProperties", schema is not None and "properties" not in schema)
         if left_out:
             loose[name] = dict(schema or {})
-            warnings += left_out_warnings(left_out, schema, f"{name}'s schema")
+        warnings += left_out_warnings(left_out, schema, f"{name}'s schema")
     try:
         grammar = make(format, held, tokenizer, several, **more)
     except UserError:
