@@ -1292,6 +1292,8 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
     use = {"type": "tool_use", "id": here, "name": here, "input": {here: here}}
     given = {"name": here, "arguments": {here: here}}
     result = {"type": "tool_result", "tool_use_id": here, "content": [part]}
+    document = {"type": "document", "title": here, "source": {"type": "text", "data": here}}
+    found = {"type": "search_result", "title": here, "source": here, "content": [part]}
     return {
         protocol.ChatCompletionRequest: {
             "messages": [
@@ -1308,9 +1310,10 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
             "messages": [
                 user,
                 {"role": "assistant", "content": [{"type": "thinking", "thinking": here}, part, use]},
-                {"role": "user", "content": [result]},
+                {"role": "user", "content": [result, document, found]},
             ],
             "tools": [{"name": "look", "description": here, "input_schema": schema}],
+            "max_tokens": 1,
         },
         responses.ResponsesRequest: {
             "instructions": here,

@@ -44,11 +44,17 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/admin/models/unload": {"model": serving.NAME},
     "/v1/load_lora_adapter": {"lora_name": "a", "lora_path": "a"},
     "/v1/unload_lora_adapter": {"lora_name": "a"},
+    "/v1/responses/input_tokens": {"input": "hi"},
+    "/v1/score": {"text_1": "hi", "text_2": "ho", "pooling": "mean"},
+    "/completion": {"prompt": "hi", "n_predict": 1},
+    "/infill": {"input_prefix": "hi", "input_suffix": "ho", "n_predict": 1},
+    "/apply-template": {"messages": CHAT["messages"]},
     "/tokenize": {"text": "hi"},
     "/detokenize": {"ids": [1]},
     "/api/chat": CHAT | {"max_tokens": None, "stream": False, "options": {"num_predict": 1}},
     "/api/generate": {"prompt": "hi", "stream": False, "options": {"num_predict": 1}},
     "/api/embed": {"input": "hi", "pooling": "mean"},
+    "/api/embeddings": {"prompt": "hi", "pooling": "mean"},
     "/api/show": {},
 }
 

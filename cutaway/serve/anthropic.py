@@ -38,9 +38,23 @@ from cutaway.serve.streaming import client_of, key_of, respond
 STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
+class Source(StrictModel):
+    """A document's text; files, addresses and pictures are not read."""
+
+    IGNORED = frozenset({"media_type"})
+    type: Literal["text", "content"]
+    data: StrictStr | None = None
+    content: StrictStr | Annotated[list[Block], FailFast] | None = None
+
+
 class Block(StrictModel):
     IGNORED = frozenset({"cache_control", "citations", "signature", "data", "caller", "is_error"})
-    type: Literal["text", "thinking", "redacted_thinking", "tool_use", "tool_result"]
+    type: Literal[
+        "text", "thinking", "redacted_thinking", "tool_use", "tool_result", "document", "search_result"
+    ]
+    source: StrictStr | Source | None = None
+    title: StrictStr | None = None
+    context: StrictStr | None = None
     text: StrictStr | None = None
     thinking: StrictStr | None = None
     id: StrictStr | None = None
@@ -124,7 +138,7 @@ class CountRequest(StrictModel):
 class MessagesRequest(CountRequest):
     messages: Annotated[list[MessageParam], FailFast]
     thread: Annotated[NewThread | OldThread, Field(discriminator="type")] | None = None
-    max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    max_tokens: Annotated[StrictInt, Field(ge=1)]
     stop_sequences: Annotated[list[StrictStr], FailFast] | None = None
     stream: StrictBool | None = None
     temperature: Annotated[Number, Field(ge=0, le=1)] | None = None
@@ -213,7 +227,26 @@ def _tool(tool: ToolParam) -> dict[str, Any]:
 def _text(content: str | list[Block] | None) -> str:
     if isinstance(content, str) or content is None:
         return content or ""
-    return "\n".join(block.text or "" for block in content if block.type == "text")
+    return "\n".join(_text_of(block) for block in content if block.type in TEXTS)
+
+
+TEXTS = ("text", "document", "search_result")
+
+
+def _text_of(block: Block) -> str:
+    """A block as text: documents and results of a search between tags, as Anthropic advises for prompts."""
+    if block.type == "text":
+        return block.text or ""
+    named = [("source", block.source)] if isinstance(block.source, str) else []
+    named += [("title", block.title), ("context", block.context)]
+    lines = [f"<{name}>{value}</{name}>" for name, value in named if value]
+    if isinstance(block.source, Source):
+        text = _text(block.source.content) if block.source.type == "content" else block.source.data or ""
+    elif block.type == "document":
+        raise APIError(400, "a document's source is missing: give its text", param="messages")
+    else:
+        text = _text(block.content)
+    return "\n".join([f"<{block.type}>", *lines, text, f"</{block.type}>"])
 
 
 def _messages(message: MessageParam) -> list[dict[str, Any]]:
@@ -230,7 +263,7 @@ def _messages(message: MessageParam) -> list[dict[str, Any]]:
         if block.type == "tool_use"
     ]
     thought = "".join(block.thinking or "" for block in blocks if block.type == "thinking")
-    if calls or thought or not made or any(block.type == "text" for block in blocks):
+    if calls or thought or not made or any(block.type in TEXTS for block in blocks):
         turn = {"role": message.role, "content": _text(blocks), "tool_calls": calls}
         made.append(turn | {"reasoning_content": thought or None})
     return made

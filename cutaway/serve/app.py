@@ -33,6 +33,7 @@ from cutaway.serve import (
     chat,
     completions,
     embeddings,
+    llamacpp,
     ollama,
     protocol,
     responses,
@@ -196,6 +197,7 @@ def _health(app: FastAPI, models: Models) -> None:
         return JSONResponse({"status": "stopping" if stopping else "ok"}, 503 if stopping else 200)
 
     @app.get("/health/live")
+    @app.get("/ping")
     async def live() -> dict[str, str]:
         """Whether the server answers at all."""
         return {"status": "ok"}
@@ -334,6 +336,25 @@ def _others(routes: Routes, models: Models) -> None:
         """The version of Ollama whose API this is."""
         return await routes.json(http, dict, {"version": ollama.VERSION})
 
+    @routes.get("/", *ANY)
+    async def root(http: HTTPRequest) -> Response:
+        """What Ollama's clients look for to see whether it runs."""
+        return await routes.service.run(client_of(http), lambda _: Response("Ollama is running"))
+
+    @routes.get("/load", *ANY)
+    async def load(http: HTTPRequest) -> Response:
+        """How many answers are under way and wait, as vLLM tells it."""
+
+        def loaded() -> dict[str, int]:
+            return {"server_load": sum(one.running + one.queued for one in models.stats().values())}
+
+        return await routes.json(http, loaded)
+
+    @routes.get("/slots", *ANY)
+    async def slots(http: HTTPRequest) -> Response:
+        """The places for answers, as llama-server tells them."""
+        return await routes.json(http, llamacpp.slots, routes.service)
+
     @routes.get("/props", *ANY)
     async def props(http: HTTPRequest) -> Response:
         """What llama.cpp's clients ask: the context, the template, the slots."""
@@ -344,8 +365,8 @@ def _others(routes: Routes, models: Models) -> None:
         """The models that there are, in Ollama's form."""
 
         def cards() -> dict[str, Any]:
-            unloaded = [name for model in models.models if model.service is None for name in model.names]
-            bare = [{"name": name, "model": name, "digest": "", "details": {}} for name in unloaded]
+            unloaded = [model for model in models.models if model.service is None]
+            bare = [ollama.unloaded(name, model.nbytes) for model in unloaded for name in model.names]
             return {"models": _running(models) + bare}
 
         return await routes.json(http, cards)
@@ -500,6 +521,7 @@ POSTS: dict[str, Post] = {
     "/v1/chat/completions": _text(protocol.ChatCompletionRequest, chat.chat),
     "/v1/completions": _text(protocol.CompletionRequest, completions.completion),
     "/v1/responses": _text(responses.ResponsesRequest, responses.response),
+    "/v1/responses/input_tokens": _conversation(responses.ResponsesRequest, responses.input_tokens),
     "/v1/conversations": _conversation(responses.ConversationRequest, responses.conversation),
     "/v1/conversations/{id}": _conversation(responses.ConversationUpdate, responses.updated),
     "/v1/conversations/{id}/items": _conversation(responses.ConversationItems, responses.add_items),
@@ -513,11 +535,16 @@ POSTS: dict[str, Post] = {
     "/v1/admin/models/unload": Post(protocol.ModelRequest, _unload, ("admin",)),
     "/v1/load_lora_adapter": Post(protocol.LoadAdapterRequest, _managed(_load_adapter), ("admin",)),
     "/v1/unload_lora_adapter": Post(protocol.UnloadAdapterRequest, _managed(_unload_adapter), ("admin",)),
+    "/v1/score": _vectors(protocol.ScoreRequest, embeddings.score),
+    "/completion": _text(llamacpp.LlamaCompletion, llamacpp.completion),
+    "/infill": _text(llamacpp.Infill, llamacpp.infill),
+    "/apply-template": _tokens(llamacpp.Conversation, llamacpp.apply_template),
     "/tokenize": _tokens(protocol.TokenizeRequest, tokens.tokenize),
     "/detokenize": _tokens(protocol.DetokenizeRequest, tokens.detokenize),
     "/api/chat": _text(ollama.ChatRequest, ollama.chat),
     "/api/generate": _text(ollama.GenerateRequest, ollama.generate),
     "/api/embed": _vectors(ollama.EmbedRequest, ollama.embed),
+    "/api/embeddings": _vectors(ollama.EmbeddingsRequest, ollama.embeddings_of),
     "/api/show": _tokens(ollama.ShowRequest, ollama.show, ANY),
 }
 

@@ -19,7 +19,7 @@ from cutaway.generate.batch.request import Generation, Piece, Request
 from cutaway.generate.thinking import budget
 from cutaway.generate.tool_calls import parser, tool_grammar
 from cutaway.generate.tool_calls.answer import AnswerReader, Event, collect
-from cutaway.generate.tool_calls.constraint import Check, Held, call_constraint
+from cutaway.generate.tool_calls.constraint import Check, Held, call_constraint, refuse_misspelt
 from cutaway.generate.tool_calls.thoughts import Marks, Thought, find_marks
 from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.serve import constraints
@@ -30,6 +30,7 @@ from cutaway.serve.openai_format import (
     internals_of,
     json_response,
     new_id,
+    obfuscated,
     token_logprobs,
     usage,
     warned,
@@ -177,13 +178,17 @@ class Conversation:
         return AnswerReader(self.thought, self.format, schemas, self.forced)
 
 
-async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Conversation:
-    """Have a chat request answered. APIError for what cannot be."""
+async def begin(
+    service: Service, body: ChatCompletionRequest, http: HTTPRequest, ids: Sequence[int] | None = None
+) -> Conversation:
+    """Have a chat request answered; ``ids`` are what the model reads, where the messages do not say it.
+    APIError for what cannot be answered.
+    """
     caller = caller_of(http, body.cache_salt)
     if body.edits:  # which compute with the model
-        made = await service.run_definition(http, _prepared, body, caller)
+        made = await service.run_definition(http, _prepared, body, caller, ids)
     else:
-        made = await service.run(caller.client, _prepared, body, caller)
+        made = await service.run(caller.client, _prepared, body, caller, ids)
 
     def judge(i: int, generation: Generation) -> str | None:
         answer = read(made.reader(), [Piece(generation.text, generation=generation)])
@@ -196,7 +201,9 @@ async def begin(service: Service, body: ChatCompletionRequest, http: HTTPRequest
     return made
 
 
-def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> Conversation:
+def _prepared(
+    service: Service, body: ChatCompletionRequest, caller: Caller, given: Sequence[int] | None
+) -> Conversation:
     """A request that is checked, and rendered; its streams are not begun."""
     engine = service.engine_of(body.model, body.edits)
     tools, choice = _tools(body)
@@ -205,9 +212,9 @@ def _prepared(service: Service, body: ChatCompletionRequest, caller: Caller) -> 
     service.limits.check_choices(count, "n")
     tools = None if choice == "none" else tools
     variables = _variables(service, body)
-    ids = tuple(chat_ids(service, body.messages, tools, variables))
-    given = ("max_completion_tokens", body.max_completion_tokens)
-    param, most = ("max_tokens", body.max_tokens) if given[1] is None else given
+    ids = tuple(chat_ids(service, body.messages, tools, variables) if given is None else given)
+    param, most = "max_completion_tokens", body.max_completion_tokens
+    param, most = ("max_tokens", body.max_tokens) if most is None else (param, most)
     if most == 0:
         raise APIError(400, f"{param} is 0: an answer has at least one token", param=param)
     service.check_ids(ids, "messages")
@@ -313,6 +320,9 @@ def _tool_rules(
         if one.function.name not in schemas:
             text = f"tool_choice names {one.function.name[:64]!r}, which is not among the tools"
             raise APIError(400, text, param="tool_choice")
+    for one in tools:
+        if one.function.strict:
+            refuse_misspelt(one.function.parameters, f"{one.function.name}'s schema")
     names = {one.function.name for one in wanted} if wanted else set(schemas)
     held = {name: schema for name, schema in schemas.items() if name in names}
     if choice == "required":
@@ -389,6 +399,7 @@ class ChatCompletion:
         head = of.service.head(new_id("chatcmpl"), "chat.completion.chunk", of.body.model)
         counting = bool(of.body.stream_options and of.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
+        hiding = bool(of.body.stream_options and of.body.stream_options.include_obfuscation)
         readers, calls = [of.reader() for _ in streams.streams], [0] * len(streams.streams)
         generations: dict[int, Generation] = {}
 
@@ -396,18 +407,21 @@ class ChatCompletion:
             choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": reason, **more}
             return head | {"choices": [choice]} | tail
 
+        def shown(event: dict[str, Any]) -> dict[str, Any]:
+            return obfuscated(event) if hiding else event
+
         for i in range(len(readers)):
-            yield chunk(i, {"role": "assistant", "content": ""})
+            yield shown(chunk(i, {"role": "assistant", "content": ""}))
         async for i, piece in streams:
             fields = {} if piece.id is None else self._token_fields([piece])
             events = readers[i].push(piece)
             deltas = [_delta(event, calls, i, bool(of.body.functions)) for event in events]
             for delta in deltas or ([{}] if fields else []):
-                yield chunk(i, delta, **fields)
+                yield shown(chunk(i, delta, **fields))
                 fields = {}
             if piece.generation is not None:
                 ended = _legacy(reason(readers[i], piece.generation), of.body)
-                yield chunk(i, {}, ended) | warned(of.warnings)
+                yield shown(chunk(i, {}, ended) | warned(of.warnings))
                 generations[i] = piece.generation
         if counting:
             done = [generations[i] for i in sorted(generations)]

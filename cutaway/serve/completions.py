@@ -10,7 +10,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece, Request, TokenLogprobs
-from cutaway.serve import constraints
+from cutaway.serve import constraints, infill
 from cutaway.serve.openai_format import (
     MIN_LOGPROB,
     APIError,
@@ -19,6 +19,7 @@ from cutaway.serve.openai_format import (
     internals_of,
     json_response,
     new_id,
+    obfuscated,
     token_string,
     usage,
     warned,
@@ -33,6 +34,12 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 async def completion(service: Service, body: CompletionRequest, http: HTTPRequest) -> Response:
     """Answer a completion request."""
+    answer = await begin(service, body, http)
+    return await respond(http, answer.streams, answer, body.stream)
+
+
+async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) -> CompletionAnswer:
+    """Have a completion request answered. APIError for what cannot be."""
     caller = caller_of(http, body.cache_salt)
     if body.edits:  # which compute with the model
         requests, held, fresh = await service.run_definition(http, _requests, body, caller)
@@ -46,7 +53,7 @@ async def completion(service: Service, body: CompletionRequest, http: HTTPReques
     again = check and constraints.drawn_again(requests, fresh, judge, warnings)
     heard, count = warnings if held else None, body.n or 1
     streams = MergedStreams(service, requests, record_of(http), again, heard, count)
-    return await respond(http, streams, CompletionAnswer(service, body, streams, warnings), body.stream)
+    return CompletionAnswer(service, body, streams, warnings)
 
 
 def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[list[int]]:
@@ -69,6 +76,13 @@ def _requests(
         body.ignored["stream_options"] = None
     context = service.context
     texts, count = prompts(service, body.prompt, "prompt"), body.n or 1
+    if body.begun and not body.suffix:
+        raise APIError(400, "begun needs a suffix", param="begun")
+    if body.suffix:
+        if body.echo:
+            raise APIError(400, "echo and suffix exclude each other: leave one out", param="suffix")
+        begun = service.lm.tokenizer.encode(body.begun or "")
+        texts = [infill.ids(service, ids, body.suffix, "suffix") + begun for ids in texts]
     service.limits.check_texts(len(texts), "prompt")
     service.limits.check_choices(count, "n")
     asked = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -140,6 +154,7 @@ class CompletionAnswer:
         head, generations = self._head(), {}
         counting = bool(self.body.stream_options and self.body.stream_options.include_usage)
         tail = {"usage": None} if counting else {}
+        hiding = bool(self.body.stream_options and self.body.stream_options.include_obfuscation)
         offsets: dict[int, int] = {}
         async for i, piece in self.streams:
             first = i not in offsets
@@ -153,7 +168,8 @@ class CompletionAnswer:
                 generations[i] = piece.generation
                 choice["finish_reason"] = finish_reason(piece.generation)
             if choice["text"] or choice["logprobs"] or choice["finish_reason"] or "internals" in choice:
-                yield head | {"choices": [choice]} | tail | end
+                event = head | {"choices": [choice]} | tail | end
+                yield obfuscated(event) if hiding else event
         if counting:
             done = [generations[i] for i in sorted(generations)]
             yield head | {"choices": [], "usage": self._usage(done)}

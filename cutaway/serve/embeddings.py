@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from cutaway.serve.completions import prompts
 from cutaway.serve.openai_format import APIError, ContextError, errors_in, json_response, new_id
-from cutaway.serve.protocol import EmbeddingRequest, RerankRequest
+from cutaway.serve.protocol import EmbeddingRequest, RerankRequest, ScoreRequest
 from cutaway.serve.service import Service, spend, stoppable
 
 TOKENS = 8192  # read at once: bounds the memory of long texts
@@ -47,6 +47,20 @@ def rerank(service: Service, body: RerankRequest) -> Response:
     ]
     response = {"id": new_id("rerank"), "model": body.model or service.name, "results": results}
     return json_response(response | {"usage": {"prompt_tokens": read, "total_tokens": read}})
+
+
+def score(service: Service, body: ScoreRequest) -> Response:
+    """Pairs of texts by the cosine of their vectors: one with each of several, or two lists in step."""
+    first, second = ([one] if isinstance(one, str) else one for one in (body.text_1, body.text_2))
+    if not first or not second or len(first) not in (1, len(second)):
+        text = f"text_1 has {len(first)} texts and text_2 {len(second)}: give one, or as many as text_2 has"
+        raise APIError(400, text, param="text_1")
+    fields = {"model": body.model, "input": [*first, *second], "pooling": body.pooling}
+    vectors, read = embed(service, EmbeddingRequest.model_validate(fields))
+    scores = (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)
+    data = [{"index": i, "object": "score", "score": float(one)} for i, one in enumerate(scores)]
+    counts = {"prompt_tokens": read, "total_tokens": read}
+    return json_response(service.head(new_id("score"), "list", body.model) | {"data": data, "usage": counts})
 
 
 def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> tuple[np.ndarray, int]:

@@ -6,6 +6,10 @@ in lines of JSON.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,14 +23,15 @@ from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import Event
 from cutaway.generate.tool_calls.thoughts import Thought, find_marks
-from cutaway.serve import embeddings
-from cutaway.serve.chat import Conversation, begin, read, reason
-from cutaway.serve.openai_format import json_response, token_logprobs, warned
+from cutaway.serve import embeddings, infill
+from cutaway.serve.chat import Conversation, begin, chat_ids, read, reason
+from cutaway.serve.openai_format import APIError, json_response, token_logprobs, warned
 from cutaway.serve.protocol import (
     ChatCompletionRequest,
     EmbeddingRequest,
     FailFast,
     FunctionCall,
+    Indices,
     Leniency,
     Number,
     Object,
@@ -107,9 +112,11 @@ class ChatRequest(OllamaRequest):
 
 
 class GenerateRequest(OllamaRequest):
-    DEFAULTS: ClassVar = {"raw": [False]}
     prompt: StrictStr = ""
+    suffix: StrictStr | None = None
     system: StrictStr | None = None
+    raw: StrictBool | None = None
+    context: Indices | None = None
 
 
 class EmbedRequest(StrictModel):
@@ -118,6 +125,15 @@ class EmbedRequest(StrictModel):
     input: Texts
     truncate: StrictBool | None = None
     dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
+    pooling: Literal["mean", "cls", "last"] | None = Field(None, description="Cutaway's.")
+
+
+class EmbeddingsRequest(StrictModel):
+    """Ollama's former request for one text's vector."""
+
+    IGNORED = frozenset({"keep_alive", "options"})
+    model: StrictStr | None = None
+    prompt: StrictStr
     pooling: Literal["mean", "cls", "last"] | None = Field(None, description="Cutaway's.")
 
 
@@ -143,9 +159,25 @@ async def _answer(service: Service, body: ChatRequest | GenerateRequest, http: H
         service.engine_of(_name(service, body.model))
         empty = {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
         return json_response(_head(body, service) | empty | {"done": True, "done_reason": "load"})
-    of = await begin(service, await service.run(client_of(http), as_chat, body), http)
+    asked = await service.run(client_of(http), as_chat, body)
+    ids = None
+    if isinstance(body, GenerateRequest) and (body.raw or body.context or body.suffix):
+        ids = await service.run(client_of(http), _prompt_ids, body, asked)
+    of = await begin(service, asked, http, ids)
     stream = body.stream is not False
     return await respond(http, of.streams, OllamaAnswer(of, body), stream, wire="lines")
+
+
+def _prompt_ids(service: Service, body: GenerateRequest, asked: ChatCompletionRequest) -> list[int]:
+    """The ids of a prompt that is raw, has a gap, or goes on after the ``context`` of an earlier answer."""
+    bare = body.raw or body.suffix
+    if bare and (body.system or body.context):
+        text = "raw and suffix take the prompt as it is, without system and context: leave these out"
+        raise APIError(400, text, param="raw" if body.raw else "suffix")
+    if not bare:
+        return [*(body.context or ()), *chat_ids(service, asked.messages, None)]
+    ids = service.lm.ids(body.prompt)
+    return infill.ids(service, ids, body.suffix, "suffix") if body.suffix else ids
 
 
 def as_chat(service: Service, body: ChatRequest | GenerateRequest) -> ChatCompletionRequest:
@@ -253,7 +285,14 @@ class OllamaAnswer:
             "prompt_eval_duration": read,
             "eval_count": len(generation.ids),
             "eval_duration": wrote,
+            **self._context(generation),
         } | warned(self.of.warnings)
+
+    def _context(self, generation: Generation) -> dict[str, Any]:
+        """The ids with which a later prompt may go on."""
+        if not isinstance(self.body, GenerateRequest) or self.body.raw or self.body.suffix:
+            return {}
+        return {"context": [*generation.prompt_ids, *generation.ids]}
 
 
 # ---- embeddings, and what the model is ---------------------------------------------------------------------
@@ -268,23 +307,64 @@ def embed(service: Service, body: EmbedRequest) -> Response:
     return json_response(found | {"total_duration": 0, "load_duration": 0, "prompt_eval_count": count})
 
 
+def embeddings_of(service: Service, body: EmbeddingsRequest) -> Response:
+    """One text's vector, as Ollama's clients asked for it formerly."""
+    fields = {"model": _name(service, body.model), "input": body.prompt, "pooling": body.pooling}
+    asked = checked(EmbeddingRequest, fields, Leniency(ignored=body.ignored))
+    return json_response({"embedding": embeddings.embed(service, asked)[0][0]})
+
+
 def card(service: Service, name: str) -> dict[str, Any]:
     """The model in Ollama's lists."""
     when = datetime.fromtimestamp(service.created, UTC).isoformat()
-    card = {"name": name, "model": name, "modified_at": when, "expires_at": when, "size": 0, "size_vram": 0}
-    return card | {"digest": "", "details": _details(service), "context_length": service.lm.context}
+    stored = sum(service.lm.checkpoint.tensors.later(one).nbytes for one in service.lm.config.weights())
+    card = {"name": name, "model": name, "modified_at": when, "expires_at": when, "size": stored}
+    card |= {"size_vram": 0, "digest": _digest(service), "details": _details(service)}
+    return card | {"context_length": service.lm.context}
+
+
+def unloaded(name: str, nbytes: int) -> dict[str, Any]:
+    """A model in Ollama's lists that is not loaded: what it will take is known of it."""
+    when = datetime.fromtimestamp(0, UTC).isoformat()
+    card = {"name": name, "model": name, "modified_at": when, "size": nbytes, "digest": ""}
+    return card | {"details": dict.fromkeys(DETAILS, "") | {"families": []}}
+
+
+DETAILS = ("parent_model", "format", "family", "families", "parameter_size", "quantization_level")
 
 
 def _details(service: Service) -> dict[str, Any]:
-    family = service.lm.checkpoint.family or "cutaway"
+    checkpoint, kinds = service.lm.checkpoint, Counter[str]()
+    for name, shape in checkpoint.config.weights().items():
+        kinds[checkpoint.tensors.later(name).type] += math.prod(shape)
+    family = checkpoint.family or "cutaway"
     return {
         "parent_model": "",
-        "format": "cutaway",
+        "format": "gguf" if checkpoint.source.suffix == ".gguf" else "safetensors",
         "family": family,
         "families": [family],
-        "parameter_size": "",
-        "quantization_level": "",
+        "parameter_size": _counted(kinds.total()),
+        "quantization_level": kinds.most_common(1)[0][0],
     }
+
+
+def _counted(parameters: int) -> str:
+    """How many parameters, as Ollama writes it."""
+    size, unit = (parameters / 1e9, "B") if parameters >= 1e9 else (parameters / 1e6, "M")
+    return f"{size:.1f}{unit}" if unit == "B" else f"{size:.2f}{unit}"
+
+
+def _digest(service: Service) -> str:
+    """What tells a model from another: a hash of its tensors' names, types and shapes and of its files' sizes
+    and times, for reading all of its bytes would take seconds.
+    """
+    checkpoint = service.lm.checkpoint
+    entries = {name: checkpoint.tensors.later(name) for name in checkpoint.config.weights()}
+    facts: list[Any] = [(name, one.type, one.shape) for name, one in entries.items()]
+    source = checkpoint.source
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    facts += [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files if one.is_file()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def show(service: Service, body: ShowRequest) -> Response:
@@ -301,6 +381,14 @@ def show(service: Service, body: ShowRequest) -> Response:
         f"{details['family']}.embedding_length": service.lm.config.width,
         f"{details['family']}.block_count": len(service.lm.config.blocks),
     }
+    info["general.parameter_count"] = sum(map(math.prod, service.lm.config.weights().values()))
     when = datetime.fromtimestamp(service.created, UTC).isoformat()
-    found = {"modelfile": "", "parameters": "", "template": template, "details": details, "model_info": info}
+    settings = "\n".join(f"{name} {value}" for name, value in service.lm.checkpoint.defaults.items())
+    found = {
+        "modelfile": f"FROM {service.name}",
+        "parameters": settings,
+        "template": template,
+        "details": details,
+        "model_info": info,
+    }
     return json_response(found | {"capabilities": able, "modified_at": when})

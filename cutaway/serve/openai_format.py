@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ ANTHROPIC_PATHS = ("/v1/messages", "/messages")
 MIN_LOGPROB = -9999.0  # OpenAI's logarithm of zero, which JSON has no number for
 NUMBERS = 2048  # encoded in one call: some milliseconds in which no other thread runs Python
 BYTES = 1 << 18  # sent at once
+LENGTHS = 64  # bytes between the lengths that events have
 
 
 # ---- errors ------------------------------------------------------------------------------------------------
@@ -244,6 +246,14 @@ def usage(generations: Sequence[Generation], prompts: Sequence[Generation]) -> d
 def warned(warnings: Sequence[str]) -> dict[str, Any]:
     """The field ``warnings`` of an answer, where there are any."""
     return {"warnings": warnings} if warnings else {}
+
+
+def obfuscated(event: dict[str, Any]) -> dict[str, Any]:
+    """An event of a stream with random characters, so that its length is one of few and tells less of its
+    text to who sees encrypted packets.
+    """
+    count = -len(_dumps(event).encode()) % LENGTHS
+    return event | {"obfuscation": secrets.token_urlsafe(count)[:count]}
 
 
 # ---- JSON without long holds of Python's lock --------------------------------------------------------------

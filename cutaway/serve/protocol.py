@@ -94,6 +94,9 @@ class Leniency:
     ignored: dict[str, None] = field(default_factory=dict)
 
 
+WITHOUT_FIELDS = ("web_search_options",)  # which ask for something where they are empty too
+
+
 class StrictModel(BaseModel):
     """A JSON object with these fields, those of ``IGNORED``, and no others but at their ``DEFAULTS``."""
 
@@ -123,7 +126,7 @@ class StrictModel(BaseModel):
         leniency, kept = info.context or Leniency(), {}
         for name, item in value.items():
             required = name == "messages" or (name in known and known[name].is_required())
-            empty = item is None or (not required and (item == [] or item == {}))
+            empty = item is None or (not required and name not in WITHOUT_FIELDS and item in ([], {}))
             if empty or (item in cls.DEFAULTS.get(name, ())) or (item == "" and name not in known):
                 continue
             if name in known:
@@ -141,6 +144,9 @@ CacheSalt = Annotated[Text, Field(min_length=1, max_length=256)]
 class StreamOptions(StrictModel):
     include_usage: StrictBool | None = Field(
         None, description="A last chunk tells how many tokens there were."
+    )
+    include_obfuscation: StrictBool | None = Field(
+        None, description="Random characters make the lengths of a stream's events tell less of their texts."
     )
 
 
@@ -480,6 +486,8 @@ class ChatCompletionRequest(SamplingRequest, Ending):
 
 class CompletionRequest(SamplingRequest):
     prompt: Prompts
+    suffix: Text | None = Field(None, description="What follows the text that the model is to fill in.")
+    begun: Text | None = Field(None, description="Cutaway's: what the text before a suffix begins with.")
     echo: StrictBool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
@@ -541,6 +549,16 @@ class RerankRequest(StrictModel):
 
 class RerankDocument(StrictModel):
     text: Text
+
+
+class ScoreRequest(StrictModel):
+    """vLLM's: how near texts are to others."""
+
+    IGNORED = IGNORED
+    model: Text | None = None
+    text_1: Texts
+    text_2: Texts
+    pooling: Literal["mean", "cls", "last"] | None = Field(None, description="Cutaway's, as in embeddings.")
 
 
 class ModelRequest(StrictModel):

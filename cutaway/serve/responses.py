@@ -21,7 +21,7 @@ from cutaway.generate.batch.request import Generation
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import Event
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.chat import Conversation, begin
+from cutaway.serve.chat import Conversation, begin, chat_ids
 from cutaway.serve.openai_format import (
     APIError,
     finish_reason,
@@ -234,6 +234,14 @@ def _chat(
     elif body.top_logprobs is not None:
         body.ignored["top_logprobs"] = None
     return items, checked(ChatCompletionRequest, fields, Leniency(ignored=body.ignored))
+
+
+def input_tokens(service: Service, body: ResponsesRequest, key: bytes, _: None) -> Response:
+    """How many tokens a response's input has as the model reads it."""
+    service.engine_of(body.model)
+    asked = _chat(service, body, key)[1]
+    ids = chat_ids(service, asked.messages, asked.tools)
+    return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
 
 
 def _earlier(service: Service, body: ResponsesRequest, key: bytes) -> list[dict[str, Any]]:

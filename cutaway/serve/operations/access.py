@@ -30,7 +30,7 @@ from cutaway.serve.operations.api_keys import KeyRing, Tenant, fingerprint
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UNIX = "unix"  # the address of who connects to a Unix socket
-PUBLIC = ("/health", "/health/live", "/health/ready")  # without a key, for load balancers and supervisors
+PUBLIC = ("/health", "/health/live", "/health/ready", "/ping")  # without a key, for what watches the server
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
