@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import cutaway
-from cutaway.commands import terminal
+from cutaway.commands import progress, terminal
 from cutaway.errors import OperationalError, UserError
 
 VERBS = {
@@ -157,7 +157,8 @@ def _verb(name: str, arguments: list[str]) -> int:
     try:
         if name not in FREE_OPTIONS:
             _check_options(app, name, arguments)
-        app([name, *arguments], exit_on_error=False, print_error=False)
+        with progress.started(f"cutaway {name}"):
+            app([name, *arguments], exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as problem:
         sentence = " ".join(str(problem).split()).rstrip(".")
         sentence = sentence if len(sentence) < 600 else f"{sentence[:500]}...{sentence[-60:]}"

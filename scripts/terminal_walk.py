@@ -14,6 +14,7 @@ Commands that train get tiny settings; what they read and write lies in the outp
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def commands(folder: Path) -> dict[str, Command]:
     """Each verb with progress, by a name; later ones use what earlier ones wrote."""
     (folder / "texts").mkdir(parents=True, exist_ok=True)
     for name in range(37):
-        (folder / "texts" / f"{name}.txt").write_text(TEXT[name * 9000 : (name + 1) * 9000])
+        (folder / "texts" / f"{name}.txt").write_text(TEXT[name * 3000 : (name + 1) * 3000])
     (folder / "corpus.txt").write_text(TEXT[:100_000])
     (folder / "long.txt").write_text(TEXT[:9000])
     (folder / "judge.py").write_text(JUDGE)
@@ -58,7 +59,7 @@ def commands(folder: Path) -> dict[str, Command]:
         "rungs": [{"width": w, "layers": 1, "steps": [s]} for w in (16, 32) for s in (2, 3, 4, 5)],
     }
     (folder / "ladder.yaml").write_text(json.dumps(ladder))
-    asks = (("/help lists", b"Say hello.\n"), (r"(?s)> Say hello.*\n> $", b"\x04"))
+    asks = (("/help lists", b"Say hello.\n"), (r"(?s)Say hello.*\n> $", b"\x04"))
     return {
         "pull": Command("pull smollm2"),
         "models": Command("models"),
@@ -124,6 +125,8 @@ def main() -> int:
     for columns in map(int, options.columns.split(",")):
         place = options.output / str(columns)
         place.mkdir(parents=True, exist_ok=True)
+        if not options.only:
+            shutil.rmtree(work / "runs", ignore_errors=True)
         for name, command in every.items():
             if options.only and name not in options.only.split(","):
                 continue

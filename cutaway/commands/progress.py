@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cutaway.commands.terminal import Terminal, moves_cursor, note, screen
+from cutaway.commands.terminal import Terminal, lock, moves_cursor, note, screen
 from cutaway.errors import visible
 from cutaway.store.files import Bytes
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LINES = 20  # that a task with figures prints, where nothing is drawn
 PATIENCE = 10.0  # seconds between the first lines of a long task, where nothing is drawn
+SILENCE = 1.0  # seconds without a word, where something can be drawn
 WINDOW = 30.0  # seconds that the speed is measured over
 BAR = 10, 30  # columns of a bar: fewer show nothing, more say no more
 FRAMES = 8  # a second
@@ -156,15 +157,17 @@ class Display:
             yield line(task, options.max_width - 3, now, not options.ascii_only)
 
     def show(self, task: Task) -> None:
-        self.tasks.append(task)
-        if self.live is None:
-            self._start()
+        with lock:
+            self.tasks.append(task)
+            if self.live is None:
+                self._start()
 
     def drop(self, task: Task) -> None:
-        if task in self.tasks:
-            self.tasks.remove(task)
-        if not self.tasks and self.live is not None:
-            self._stop()
+        with lock:
+            if task in self.tasks:
+                self.tasks.remove(task)
+            if not self.tasks and self.live is not None:
+                self._stop()
 
     def _start(self) -> None:
         from rich.live import Live
@@ -222,6 +225,7 @@ class Progress:
         if self.draws and over:
             _display.drop(task)
         elif self.draws and task not in _display.tasks:
+            _starting.end()
             _display.show(task)
         if over and detail:
             note(f"{doing} {task.amount}  {detail}  took {_clock(now - task.begun)}")
@@ -252,6 +256,49 @@ def _is_due(task: Task, before: int, now: float) -> bool:
         return True
     twentieths = (done * LINES // task.total if task.total else 0 for done in (before, task.done))
     return bool(task.detail) and len(set(twentieths)) > 1
+
+
+class Starting:
+    """A command that has printed and drawn nothing for a second: it loads, or reads a long prompt."""
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
+
+    def begin(self, what: str) -> None:
+        """Show it in a second, unless it has ended."""
+        self.task = task = Task(what, time.monotonic())
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, Terminal):
+                stream.before_first = self.end
+        timer = threading.Timer(SILENCE, self._show, [task])
+        timer.daemon = True
+        timer.start()
+
+    def _show(self, task: Task) -> None:
+        with lock:
+            if self.task is task:
+                _display.show(task)
+
+    def end(self) -> None:
+        """It has something to say."""
+        with lock:
+            task, self.task = self.task, None
+            if task is not None:
+                _display.drop(task)
+
+
+_starting = Starting()
+
+
+@contextmanager
+def started(what: str) -> Iterator[None]:
+    """Show on a terminal that a command is at work, until it says something itself."""
+    if moves_cursor():
+        _starting.begin(what)
+    try:
+        yield
+    finally:
+        _starting.end()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from cutaway.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+lock = threading.RLock()  # of what is printed and what is drawn
 
 
 class Terminal:
@@ -30,18 +34,23 @@ class Terminal:
         self.stream = stream
         self._above: Callable[[str], None] | None = None
         self._line = ""  # begun while something is drawn
+        self.before_first: Callable[[], None] | None = None  # called once, before anything is printed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         shown = visible(text)
-        if self._above is None:
-            self.stream.write(shown)
-        else:
-            lines, newline, self._line = (self._line + shown).rpartition("\n")
-            if newline:
-                self._above(lines)
+        with lock:
+            if self.before_first is not None:
+                first, self.before_first = self.before_first, None
+                first()
+            if self._above is None:
+                self.stream.write(shown)
+            else:
+                lines, newline, self._line = (self._line + shown).rpartition("\n")
+                if newline:
+                    self._above(lines)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
