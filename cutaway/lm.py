@@ -35,7 +35,7 @@ from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.tokenizer import Tokenizer
-from cutaway.weights import adapters, quant
+from cutaway.weights import adapters, quant, ranking
 from cutaway.weights import load as reader
 from cutaway.weights import pooling as advice
 from cutaway.weights.rules import Tensors
@@ -754,6 +754,35 @@ class LanguageModel:
             raise UserError(f"dimensions is {dimensions}: this model's vectors have {found.shape[1]}")
         found = found[:, :dimensions]
         return found / np.linalg.norm(found, axis=1, keepdims=True) if normalise else found
+
+    def rank(self, query: str, texts: Sequence[str], batch: int = 32) -> np.ndarray:
+        """float32 [n]: how well each text fits a query, by a cross-encoder that reads the two together.
+
+        UserError for a model that is none, and for a pair that is longer than it reads.
+        """
+        head = self.ranking_head
+        if head is None:
+            raise UserError(f"{self.checkpoint.source} is no cross-encoder: it has no head with one label")
+        from cutaway.model.pooling import first_tokens
+
+        tokenizer, asked = self.tokenizer, self.tokenizer.encode(query)
+        begin, end = tokenizer.bos, tokenizer.eos
+        if begin is None or end is None:
+            raise UserError(f"{self.checkpoint.source}: its tokenizer lacks the marks around a pair of texts")
+        rows, parts = list[list[int]](), list[int]()
+        for i, text in enumerate(texts):
+            first = [begin, *asked, *[end] * head.separators]
+            rows.append([*first, *tokenizer.encode(text), end])
+            parts.append(len(first))
+            if len(rows[-1]) > self.context:
+                count = f"{len(rows[-1]):,} tokens, and this model reads at most {self.context:,}"
+                raise UserError(f"the query and text {i} have {count}: shorten them")
+        return head.scores(first_tokens(self._built, rows, parts, batch)).astype(np.float32)
+
+    @cached_property
+    def ranking_head(self) -> ranking.Head | None:
+        """What turns a pair's first vector into a score, for a cross-encoder."""
+        return ranking.head(self.checkpoint) if self.is_encoder else None
 
     def _embed_traced(
         self, rows: list[list[int]], pooling: Pooling, normalise: bool, progress: store.Progress

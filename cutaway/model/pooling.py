@@ -53,6 +53,23 @@ def vectors(
     return out
 
 
+def first_tokens(
+    model: Encoder, rows: Sequence[Sequence[int]], parts: Sequence[int], batch: int = 32
+) -> np.ndarray:
+    """float32 [n d]: the first token's vector of each row, whose second part begins at ``parts``."""
+    out = np.empty((len(rows), model.config.width), np.float32)
+    device = model.embedding.weight.device
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch):
+            ids, pos, even = padded(rows[start : start + batch])
+            begins = torch.tensor(parts[start : start + batch])[:, None]
+            segments = ((pos >= begins) & (pos >= 0)).long() if model.config.segments > 1 else None
+            segments = segments if segments is None else segments.to(device)
+            x = model(ids.to(device), pos.to(device), segments, even)
+            out[start : start + batch] = x[:, 0].float().cpu().numpy()
+    return out
+
+
 def pool(x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"], pooling: Pooling) -> Float[Tensor, "b d"]:
     """A row's tokens as one vector, without the padding at its end (positions of -1)."""
     if pooling == "cls":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,14 @@ def embeddings(service: Service, body: EmbeddingRequest) -> Response:
 
 
 def rerank(service: Service, body: RerankRequest) -> Response:
-    """Texts by how near they are to a query: the cosine of their vectors."""
+    """Texts by how near they are to a query: a cross-encoder's scores, else the cosine of their vectors."""
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    fields = {"model": body.model, "input": [body.query, *texts], "pooling": body.pooling}
-    vectors, read = embed(service, EmbeddingRequest.model_validate(fields))
-    scores = vectors[1:] @ vectors[0]
+    if service.lm.ranking_head is not None:
+        scores, read = _ranked(service, body.model, body.query, texts)
+    else:
+        fields = {"model": body.model, "input": [body.query, *texts], "pooling": body.pooling}
+        vectors, read = embed(service, EmbeddingRequest.model_validate(fields))
+        scores = vectors[1:] @ vectors[0]
     results = [
         {"index": int(i), "relevance_score": float(scores[i])}
         | ({"document": {"text": texts[i]}} if body.return_documents else {})
@@ -49,15 +53,34 @@ def rerank(service: Service, body: RerankRequest) -> Response:
     return json_response(response | {"usage": {"prompt_tokens": read, "total_tokens": read}})
 
 
+def _ranked(service: Service, model: str | None, query: str, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+    """A cross-encoder's score of each text, and how many tokens were read."""
+    service.check_model(model)
+    service.limits.check_inputs(len(texts), "documents")
+    tokenizer, head = service.lm.tokenizer, service.lm.ranking_head
+    around = 2 + (0 if head is None else head.separators)
+    counts = [around + len(tokenizer.encode(query)) + len(tokenizer.encode(text)) for text in texts]
+    if max(counts) > (most := service.lm.context):
+        raise ContextError(max(counts), 0, most, "input")
+    spend(sum(counts))
+    with errors_in("documents"), stoppable(service.lm.model):
+        return service.lm.rank(query, texts, max(1, min(32, TOKENS // max(counts)))), sum(counts)
+
+
 def score(service: Service, body: ScoreRequest) -> Response:
     """Pairs of texts by the cosine of their vectors: one with each of several, or two lists in step."""
     first, second = ([one] if isinstance(one, str) else one for one in (body.text_1, body.text_2))
     if not first or not second or len(first) not in (1, len(second)):
         text = f"text_1 has {len(first)} texts and text_2 {len(second)}: give one, or as many as text_2 has"
         raise APIError(400, text, param="text_1")
-    fields = {"model": body.model, "input": [*first, *second], "pooling": body.pooling}
-    vectors, read = embed(service, EmbeddingRequest.model_validate(fields))
-    scores = (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)
+    if service.lm.ranking_head is not None:
+        pairs = [(first[0] if len(first) == 1 else first[i], one) for i, one in enumerate(second)]
+        ranked = [_ranked(service, body.model, one, [other]) for one, other in pairs]
+        scores, read = np.concatenate([own for own, _ in ranked]), sum(count for _, count in ranked)
+    else:
+        fields = {"model": body.model, "input": [*first, *second], "pooling": body.pooling}
+        vectors, read = embed(service, EmbeddingRequest.model_validate(fields))
+        scores = (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)
     data = [{"index": i, "object": "score", "score": float(one)} for i, one in enumerate(scores)]
     counts = {"prompt_tokens": read, "total_tokens": read}
     return json_response(service.head(new_id("score"), "list", body.model) | {"data": data, "usage": counts})

@@ -94,7 +94,10 @@ FAMILY = Family(
     gguf_fixed={"activation": "gelu", "causal": False, "kv_heads": rows.same_heads},
     config=Encoder,
     prefix="bert.",
-    harmless=("tie_word_embeddings", "gradient_checkpointing"),
-    ignored_hf=("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*"),
+    harmless=(
+        *("tie_word_embeddings", "gradient_checkpointing"),
+        *("sentence_transformers", "sbert_ce_default_activation_function"),  # read by weights/ranking.py
+    ),
+    ignored_hf=("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*", "classifier.*"),
     ignored_gguf=("cls.*",),
 )
