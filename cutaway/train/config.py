@@ -106,8 +106,8 @@ class TrainingConfig(Bounded):
     ``activation_checkpointing`` keeps each block's input and recomputes the rest in the backward pass
     (1604.06174). ``precision`` is that of matrix products: "auto" measures which is faster here, and run.yaml
     records the choice. ``compile`` "auto" uses torch.compile where there is a C++ compiler and the run is
-    long enough to pay it back; run.yaml records that choice too. ``tensor_parallel`` devices hold each matrix together. ``git_diff`` stores
-    what differs from the commit, which runs git.
+    long enough to pay it back; run.yaml records that choice too. ``tensor_parallel`` devices hold each matrix
+    together. ``git_diff`` stores what differs from the commit, which runs git.
     """
 
     replicated: ClassVar[bool] = False  # whether every process of several holds all weights
