@@ -49,7 +49,8 @@ def simpler(body: Any) -> Any:
     random = Random(repr(body))
     if random.random() < 0.5:
         return body
-    needed = {"messages", "prompt", "input", "text", "ids", "values"} & body.keys()
+    needed = {"messages", "max_tokens", "prompt", "input", "text", "ids", "values", "text_1", "text_2"}
+    needed = (needed | {"input_prefix", "input_suffix"}) & body.keys()
     others = sorted(map(str, body.keys() - needed - {"model"}))
     kept = needed | set(random.sample(others, min(3, len(others))))
     return {name: value for name, value in body.items() if name in kept} | {"model": serving.NAME}

@@ -417,7 +417,7 @@ def test_responses(server: Server, client: Any) -> None:
     ("path", "body", "param", "sentence"),
     [
         ("/v1/completions", {"prompt": "x", "best_of": 3}, "best_of", "best_of is not supported"),
-        ("/v1/completions", {"prompt": "x", "suffix": "y"}, "suffix", "suffix is not supported"),
+        ("/v1/completions", {"prompt": "x", "suffix": "y"}, "suffix", "has no marks of a gap"),
         ("/v1/completions", {"prompt": "x", "tempreature": 1}, "tempreature", "not supported"),
         ("/v1/completions", {"prompt": [49152]}, "prompt", "outside the model's 0 to 49151"),
         ("/v1/completions", {"prompt": []}, "prompt", "prompt is empty"),
@@ -462,7 +462,7 @@ def test_responses(server: Server, client: Any) -> None:
             "not among the tools",
         ),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a " * 9000}]}, "messages", "819"),
-        ("/v1/completions", {"prompt": "a " * 9000, "max_tokens": None}, "max_tokens", "8192"),
+        ("/v1/completions", {"prompt": "a " * 9000, "max_tokens": None}, "prompt", "8192"),
         ("/v1/embeddings", {"input": "x"}, "pooling", "^two-layers is a decoder"),
         ("/v1/embeddings", {"input": [], "pooling": "mean"}, "input", "input is empty"),
         ("/v1/embeddings", {"input": ["a", ""], "pooling": "mean"}, "input", "no token"),
