@@ -7,6 +7,7 @@ code get the same error.
 from __future__ import annotations
 
 import math
+import sys
 import typing
 from dataclasses import dataclass, fields
 from functools import cache
@@ -27,7 +28,8 @@ class Bound:
     def holds(self, value: float) -> bool:
         """NaN and infinity are outside every bound."""
         low = value > self.low if self.above else value >= self.low
-        return low and (value < self.high if self.below else value <= self.high) and math.isfinite(value)
+        high = value < self.high if self.below else value <= self.high
+        return low and high and is_finite(value)
 
     def __str__(self) -> str:
         low = f"more than {self.low}" if self.above else f"{self.low} or more"
@@ -36,6 +38,11 @@ class Bound:
         if self.above or self.below:
             return f"{low} and {'less than' if self.below else 'at most'} {self.high}"
         return f"from {self.low} to {self.high}"
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is neither NaN nor infinite nor, as a whole number may be, beyond every float."""
+    return abs(value) <= sys.float_info.max
 
 
 Count = Annotated[int, Bound(1)]

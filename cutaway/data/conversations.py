@@ -18,7 +18,6 @@ trained, and no cut between prompt and answer changes a token.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from cutaway.bounds import is_finite
 from cutaway.data import layouts
 from cutaway.data.layouts import Kind
 from cutaway.errors import UserError, quoted
@@ -127,7 +127,7 @@ class Reader:
         """A row of chosen and rejected answers. Raises UserError for another."""
         row, _ = layouts.standard("pairs", row, where)
         margin = row.get("margin", 0.0)
-        if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not is_finite(margin):
             raise UserError(f"{where}: margin is {quoted(margin)}; it must be a number")
         prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
         if prompt is None:

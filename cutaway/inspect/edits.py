@@ -15,7 +15,6 @@ given; later ones see what earlier ones made of it. A skipped layer passes on it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from cutaway.bounds import is_finite
 from cutaway.errors import UserError
 from cutaway.hooks import Listener, tracing
 from cutaway.inspect import names
@@ -264,7 +264,7 @@ def check(config: Config, edit: Edit, length: int) -> None:
     blocks = config.blocks
     if edit.layer is not None and not 0 <= edit.layer < len(blocks):
         raise UserError(f"there is no layer {edit.layer}: this model's layers are 0 to {len(blocks) - 1}")
-    if not math.isfinite(edit.strength):
+    if not is_finite(edit.strength):
         raise UserError(f"the edit's strength is {edit.strength}: it must be a finite number")
     if edit.from_step < 0:
         raise UserError(

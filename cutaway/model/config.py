@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from cutaway.attention.common.mixer import LayerState, Mixer
-from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check
+from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check, is_finite
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import UserError, escaped, quoted
 from cutaway.layers.config import MLP, MoE, Norm, PerLayer
@@ -487,7 +487,7 @@ def _plain(choices: tuple[Any, ...], value: Any, where: str) -> Any:
                     from_dict(item, typing.cast(type, inner), f"{where}[{i}]") for i, item in enumerate(value)
                 )
             return tuple(_plain((inner,), item, where) for item in value)
-        if choice is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if choice is float and (type(value) is float or (type(value) is int and is_finite(value))):
             return float(value)
         if isinstance(choice, type) and type(value) is choice:
             return value

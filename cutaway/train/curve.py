@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cutaway.bounds import is_finite
 from cutaway.errors import UserError, quoted
 from cutaway.store.files import atomic_file, disk_errors
 from cutaway.store.reading import json_lines
@@ -24,7 +24,7 @@ def read(folder: Path) -> dict[str, Points]:
     path = folder / METRICS
     for numbers in json_lines(path) if path.is_file() else ():
         for name, points in curves.items():
-            if name in numbers and math.isfinite(value := _number(numbers, name, path)):
+            if name in numbers and is_finite(value := _number(numbers, name, path)):
                 points.append((_number(numbers, "step", path), value))
     return {name: points for name, points in curves.items() if points}
 

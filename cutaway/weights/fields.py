@@ -16,6 +16,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Later, Packed
 
 MISSING: Any = object()
+MOST = 1e30  # of a number
 COUNT = 1 << 31  # no size in a config is larger than this
 LAYERS = 10_000
 EXPERTS = 1024
@@ -53,7 +54,7 @@ class Fields:
             raise self.refusal(name, f"should be between {low} and {high}, but is {value}")
         return value
 
-    def number(self, name: str, default: Any = MISSING, low: float = 0.0, high: float = 1e30) -> Any:
+    def number(self, name: str, default: Any = MISSING, low: float = 0.0, high: float = MOST) -> Any:
         """A number above ``low`` and at most ``high``."""
         value = self._typed(name, default, (int, float), "a number")
         if value is default:
@@ -65,7 +66,9 @@ class Fields:
     def numbers(self, name: str) -> tuple[float, ...]:
         """A list of positive numbers."""
         value = self.get(name)
-        if not isinstance(value, list) or any(type(n) not in (int, float) or not n > 0 for n in value):
+        if not isinstance(value, list) or any(
+            type(n) not in (int, float) or not 0 < n <= MOST for n in value
+        ):
             raise self.refusal(name, f"should be a list of positive numbers, but is {quoted(value)}")
         return tuple(float(n) for n in value)
 
