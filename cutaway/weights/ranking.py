@@ -57,7 +57,7 @@ def head(checkpoint: Checkpoint) -> Head | None:
     wanted = {f"{layer}.weight": (width, width), f"{layer}.bias": (width,)}
     wanted |= {f"{out}.weight": (1, width), f"{out}.bias": (1,)}
     found = {name: tensors[name].shape for name in wanted if name in tensors}
-    if found.get(f"{out}.weight", (1,))[0] != 1:
+    if found.get(f"{out}.weight", (1,))[:1] != (1,):
         return None  # a classifier of several classes ranks nothing
     if found != wanted:
         raise UserError(f"{checkpoint.source}: its head should hold {', '.join(wanted)} of width {width}")

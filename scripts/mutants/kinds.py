@@ -919,6 +919,7 @@ READERS = {
     "sandbox/inside.py": OWN,
     "sandbox/launcher.py": OWN,
     "sandbox/namespaces.py": OWN,
+    "sandbox/starters.py": OWN,
     "security/audit.py": "GGUF model, Hugging Face folder, signed manifest",
     "security/jailbreak_target.py": "what a probe kept in its own folder",
     "security/probes/files.py": OWN,
@@ -961,6 +962,7 @@ READERS = {
     "weights/imatrix.py": "importance matrix",
     "weights/load.py": "GGUF model, Hugging Face folder, Cutaway's own folder",
     "weights/pooling.py": "Hugging Face folder",
+    "weights/ranking.py": "a reranker's head in such a folder, which has no kind of its own yet",
     "weights/safetensors.py": "Hugging Face folder, folder in shards",
     "weights/vectors.py": "word vectors",
 }
