@@ -892,7 +892,7 @@ READERS = {
     "compare/sweep.py": "checkpoint and log",
     "data/novels.py": PINNED,
     "data/parquet.py": "parquet",
-    "data/rows.py": "rows of examples, CSV, parquet",
+    "data/rows.py": "rows of examples, CSV, parquet, evaluation file",
     "data/shards.py": "token shards",
     "data/sources.py": "rows of examples, parquet",
     "embedding/corpus.py": "rows of examples",
