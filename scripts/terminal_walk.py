@@ -56,7 +56,7 @@ def commands(folder: Path) -> dict[str, Command]:
     (folder / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pairs))
     ladder = {
         "task": {"kind": "language", "length": 64},
-        "rungs": [{"width": w, "layers": 1, "steps": [s]} for w in (16, 32) for s in (2, 3, 4, 5)],
+        "rungs": [{"width": w, "layers": 1, "steps": [s]} for w in (16, 32, 48) for s in (2, 3, 4)],
     }
     (folder / "ladder.yaml").write_text(json.dumps(ladder))
     asks = (("/help lists", b"Say hello.\n"), (r"(?s)Say hello.*\n> $", b"\x04"))
@@ -80,7 +80,7 @@ def commands(folder: Path) -> dict[str, Command]:
         "embed-search": Command("embed search texts attention --index index.db"),
         "bundle": Command("bundle smollm2 --adapter runs/talk --output talk.cutaway --force"),
         "generate": Command('generate "Once upon a time" --max-tokens 40'),
-        "generate-long": Command("generate --file corpus.txt --max-tokens 4"),
+        "generate-long": Command("generate --file long.txt --max-tokens 4"),
         "chat": Command("chat smollm2", asks),
         "detect": Command("detect --file long.txt --watermark kgw:secret"),
         "explain": Command('explain "The capital of France is"'),

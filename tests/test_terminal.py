@@ -414,7 +414,8 @@ def console(monkeypatch: pytest.MonkeyPatch) -> Console:
 
 
 def test_only_a_screen_acts_on_the_terminal(console: Console) -> None:
-    with redirect_stdout(console), redirect_stderr(console), terminal.guarded():
+    guarded = terminal.guarded
+    with redirect_stdout(console), redirect_stderr(console), guarded(), guarded():  # twice guards once
         print("a\x1b[31mb")
         sys.stderr.writelines(["c\x1b]0;owned\x07", "\n"])
         terminal.screen(stderr=True).print("[green]d\x1b[2J[/green]")

@@ -70,7 +70,9 @@ def guarded() -> Iterator[None]:
     """Wrap standard output and standard error where they are terminals."""
 
     def wrapped(stream: Any) -> Any:
-        return Terminal(stream) if stream is not None and stream.isatty() else stream
+        if stream is None or isinstance(stream, Terminal) or not stream.isatty():
+            return stream
+        return Terminal(stream)
 
     with redirect_stdout(wrapped(sys.stdout)), redirect_stderr(wrapped(sys.stderr)):
         yield
