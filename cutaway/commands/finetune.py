@@ -56,7 +56,7 @@ def finetune(
     dr_grpo, dapo, bnpo, rloo and reinforce on rewards, expert_iteration on answers that were right,
     on_policy_distill on a teacher's distribution over what was sampled.
 
-    Examples:
+    **Examples:**
 
     cutaway finetune sft talk.jsonl --check
 
@@ -74,11 +74,8 @@ def finetune(
 
     cutaway finetune grpo --task reasoning_gym:chain_sum --model runs/talk --check
 
-    Parameters
-    ----------
-    words
-        A method, a YAML file, or with --resume a run's folder; then the data, and changes to the config:
-        --epochs, --lr, --batch-size, and --name.of.entry VALUE, which docs/finetuning.md lists.
+    :param words: A method, a YAML file, or with --resume a run's folder; then the data, and changes to the
+        config: --epochs, --lr, --batch-size, and --name.of.entry VALUE, which docs/finetuning.md lists.
     """
     changes, places = config.parted(words)
     source = places.pop(0) if places else None
