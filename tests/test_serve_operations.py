@@ -189,6 +189,8 @@ WRONG_LINES = {
         "b has a key that a",
     ),
     "a key that is given too": (f"keys: [{{name: a, key: {CAROL}}}]", "--api-key"),
+    "lists inside lists": ("keys: " + "[" * 5000 + ALICE + "]" * 5000, "neither YAML"),
+    "an alias inside itself": (f"keys: &keys [*keys, {ALICE}]", "neither YAML"),
     "a line that is given too": (f"{ALICE}\n{CAROL}\n", "--api-key"),
 }
 

@@ -27,7 +27,30 @@ NUMBER = (
 )
 
 
-class Loader(yaml.SafeLoader):
+class _Shallow:
+    """Of a loader: refuses nodes too deep inside others, and merge keys."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node, not too deep inside others."""
+        self.depth += 1
+        try:
+            if self.depth > DEEPEST:
+                raise yaml.YAMLError(f"more than {DEEPEST} lists and entries inside each other")
+            return super().compose_node(parent, index)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            self.depth -= 1
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Merge keys (<<), which double what they merge, are entries like others."""
+
+
+class TextLoader(_Shallow, yaml.BaseLoader):
+    """Reads texts, lists and entries by name: every value is a text."""
+
+
+class Loader(_Shallow, yaml.SafeLoader):
     """Reads null, booleans, numbers, texts, lists and entries by name, and nothing else."""
 
     yaml_implicit_resolvers: ClassVar = {
@@ -39,20 +62,6 @@ class Loader(yaml.SafeLoader):
         for tag, construct in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rpartition(":")[2] in (*WORDS, "bool")
     }
-    depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node, not too deep inside others."""
-        self.depth += 1
-        try:
-            if self.depth > DEEPEST:
-                raise yaml.YAMLError(f"more than {DEEPEST} lists and entries inside each other")
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-    def flatten_mapping(self, node: Any) -> None:
-        """Merge keys (<<), which double what they merge, are entries like others."""
 
 
 Loader.add_implicit_resolver(*BOOLEAN)
@@ -75,10 +84,10 @@ def parsed(path: Path) -> dict[Any, Any]:
     return data
 
 
-def value(data: str, where: str) -> Any:
+def value(data: str, where: str, loader: type[Loader | TextLoader] = Loader) -> Any:
     """What YAML makes of a text. UserError for what is none."""
     try:
-        found = yaml.load(data, Loader)
+        found = yaml.load(data, loader)
         if _size(found, {}) > MOST:
             raise yaml.YAMLError(f"its aliases (*) make over {MOST:,} values")
     except (yaml.YAMLError, ValueError, LookupError, OverflowError) as error:

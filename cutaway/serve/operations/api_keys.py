@@ -28,11 +28,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from cutaway.errors import UserError, escaped
 from cutaway.serve.openai_format import APIError
+from cutaway.store import yaml_files
 
 Role = Literal["chat", "embed", "internals", "metrics", "admin"]
 EVERYONE: frozenset[Role] = frozenset({"chat", "embed", "internals", "metrics"})  # without any keys
@@ -270,7 +270,7 @@ def _entries(file: Path) -> list[KeyEntry]:
     try:
         text = file.read_text("utf-8-sig")
         if re.search(r"^keys:", text, re.M) or text.lstrip().startswith("{"):
-            return _File.model_validate(yaml.load(text, yaml.BaseLoader)).keys  # every value is a text
+            return _File.model_validate(_texts(file, text)).keys
         keys = _lines(file, text)
         named = [{"name": f"{file.stem}-{i}", "key": key, "roles": ALL} for i, key in enumerate(keys, 1)]
         return _File.model_validate({"keys": named}).keys
@@ -278,11 +278,21 @@ def _entries(file: Path) -> list[KeyEntry]:
         first = error.errors(include_input=False)[0]
         where = escaped(".".join(map(str, first["loc"])))[:80]
         raise UserError(f"{file}: {where}: {first['msg']}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         why = (
             error.strerror if isinstance(error, OSError) else "it is neither YAML in UTF-8 nor keys in lines"
         )
         raise UserError(f"The key file {file} cannot be read: {why}") from None
+
+
+def _texts(file: Path, text: str) -> Any:
+    """A key file's YAML, every value a text; the refusal repeats none of it, for it may hold keys."""
+    try:
+        return yaml_files.value(text, str(file), yaml_files.TextLoader)
+    except UserError:
+        raise UserError(
+            f"The key file {file} cannot be read: it is neither YAML in UTF-8 nor keys in lines"
+        ) from None
 
 
 def _lines(file: Path, text: str) -> list[str]:
