@@ -135,6 +135,7 @@ def bodies() -> dict[str, list[tuple[str, Any]]]:
         "/api/show": [("", {})],
         "/api/embeddings": [("30 kB", {"prompt": long(30_000), "pooling": "mean"})],
         "/v1/responses/input_tokens": [("2 MB", {"input": full})],
+        "/v1/responses/compact": [("7,500 tokens", {"input": long(33_000), "max_output_tokens": 60})],
         "/v1/score": [("100 texts", {"text_1": TEXT, "text_2": [TEXT] * 100, "pooling": "mean"})],
         "/completion": [("60 tokens", {"prompt": TEXT, "n_predict": 60})],
         "/infill": [("60 tokens", {"input_prefix": TEXT, "input_suffix": TEXT, "n_predict": 60})],

@@ -45,6 +45,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/load_lora_adapter": {"lora_name": "a", "lora_path": "a"},
     "/v1/unload_lora_adapter": {"lora_name": "a"},
     "/v1/responses/input_tokens": {"input": "hi"},
+    "/v1/responses/compact": {"input": "hi", "max_output_tokens": 1},
     "/v1/score": {"text_1": "hi", "text_2": "ho", "pooling": "mean"},
     "/completion": {"prompt": "hi", "n_predict": 1},
     "/infill": {"input_prefix": "hi", "input_suffix": "ho", "n_predict": 1},

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -19,6 +20,7 @@ from cutaway.errors import OperationalError
 from cutaway.serve.operations.api_keys import KeyRing
 
 Kind = Literal["response", "conversation", "item", "thread"]
+SECRET = 32  # bytes
 PRIVATE = 0o600  # it holds what clients wrote
 TABLE = """CREATE TABLE IF NOT EXISTS entry (key BLOB, id TEXT, kind TEXT, until REAL, shown TEXT, items TEXT,
     given INTEGER, PRIMARY KEY (key, id))"""
@@ -52,6 +54,7 @@ class ResponseStore:
     seconds: float = 3600.0
     most: int = 4096
     size: int = 32 << 20
+    secret: bytes = field(init=False, repr=False)  # signs what clients keep; a file's outlives the server
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -65,9 +68,15 @@ class ResponseStore:
             self._db.execute("DROP TABLE IF EXISTS kept")  # an earlier version's
             self._db.execute(TABLE)
             self._db.execute("CREATE TABLE IF NOT EXISTS usage (name TEXT PRIMARY KEY, json TEXT)")
+            self._db.execute("CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY, value BLOB)")
+            new = secrets.token_bytes(SECRET)
+            self._db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (new,))
+            (self.secret,) = self._db.execute("SELECT value FROM secret WHERE id = 1").fetchone()
         except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             text = f"--store {self.path} cannot be used: {error}: name a new file, in a folder of your own"
             raise OperationalError(text) from None
+        if not isinstance(self.secret, bytes) or len(self.secret) != SECRET:
+            raise OperationalError(f"--store {self.path} is damaged (its secret): name a new file")
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from cutaway.generate.batch.request import Generation
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import Event
 from cutaway.generate.tool_calls.thoughts import Thought
+from cutaway.serve import summaries
 from cutaway.serve.chat import Conversation, begin, chat_ids
 from cutaway.serve.openai_format import (
     APIError,
@@ -81,6 +82,34 @@ class InputItem(StrictModel):
     summary: Content | None = None
 
 
+class CompactionItem(StrictModel):
+    """What a conversation was compacted to, as /v1/responses/compact gave it."""
+
+    IGNORED = frozenset({"status", "created_by"})
+    type: Literal["compaction"]
+    id: StrictStr | None = None
+    encrypted_content: StrictStr
+
+
+def _item_kind(value: Any) -> str:
+    """Which model an item of the input is of, by its type."""
+    type = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "Compaction" if type == "compaction" else "Item"
+
+
+Item = Annotated[
+    Annotated[InputItem, Tag("Item")] | Annotated[CompactionItem, Tag("Compaction")],
+    Discriminator(_item_kind),
+]
+Input = Annotated[
+    Annotated[StrictStr, Tag("str")]
+    | Annotated[list[Item], FailFast, Field(min_length=1), Tag("list[items]")],
+    Discriminator(
+        branch, custom_error_type="wrong_type", custom_error_message="give a text or a list of items"
+    ),
+]
+
+
 class ResponseSchema(StrictModel):
     type: Literal["json_schema"]
     name: StrictStr
@@ -131,13 +160,7 @@ class ResponsesRequest(Temperature):
         "stream_options",
     }
     model: StrictStr | None = None
-    input: Annotated[
-        Annotated[StrictStr, Tag("str")]
-        | Annotated[list[InputItem], FailFast, Field(min_length=1), Tag("list[items]")],
-        Discriminator(
-            branch, custom_error_type="wrong_type", custom_error_message="give a text or a list of items"
-        ),
-    ]
+    input: Input
     instructions: StrictStr | None = None
     max_output_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
     stream: StrictBool | None = None
@@ -165,7 +188,7 @@ class ResponsesRequest(Temperature):
 class ConversationRequest(StrictModel):
     """A conversation that responses go on with."""
 
-    items: Annotated[list[InputItem], FailFast, Field(max_length=20)] | None = None
+    items: Annotated[list[Item], FailFast, Field(max_length=20)] | None = None
     metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=16)] | None = None
 
 
@@ -178,7 +201,7 @@ class ConversationUpdate(StrictModel):
 class ConversationItems(StrictModel):
     """Items that a conversation has more."""
 
-    items: Annotated[list[InputItem], FailFast, Field(min_length=1, max_length=20)]
+    items: Annotated[list[Item], FailFast, Field(min_length=1, max_length=20)]
 
 
 async def response(service: Service, body: ResponsesRequest, http: HTTPRequest) -> Response:
@@ -205,17 +228,16 @@ def _chat(
     service: Service, body: ResponsesRequest, key: bytes
 ) -> tuple[list[dict[str, Any]], ChatCompletionRequest]:
     """All items that the response answers, and the same as a chat."""
-    if isinstance(body.input, str):
-        own: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": body.input}]
-    else:
-        own = [item.model_dump(exclude_none=True) for item in body.input]
     if body.background and body.store is False:
         raise APIError(400, "background needs store: its response is fetched later", param="background")
-    items = [*_earlier(service, body, key), *_resolved(service, own, key)]
+    items = items_of(service, key, body.input, body.previous_response_id, body.conversation_id)
+    said = messages_of(summaries.read(service.store.secret, key, items))
+    if any(item["type"] == "compaction" for item in items):
+        said = summaries.joined(said)
     messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
     fields: dict[str, Any] = {
         "model": body.model,
-        "messages": messages + _messages(items),
+        "messages": messages + said,
         "max_completion_tokens": body.max_output_tokens,
         **body.model_dump(include={"temperature", "top_p"}),
         "stream": body.stream,
@@ -244,15 +266,29 @@ def input_tokens(service: Service, body: ResponsesRequest, key: bytes, _: None) 
     return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
 
 
-def _earlier(service: Service, body: ResponsesRequest, key: bytes) -> list[dict[str, Any]]:
-    """The items of the response or the conversation that a request goes on with."""
-    if body.previous_response_id and body.conversation:
+def items_of(
+    service: Service,
+    key: bytes,
+    given: str | Sequence[InputItem | CompactionItem] | None,
+    response: str | None = None,
+    conversation: str | None = None,
+) -> list[dict[str, Any]]:
+    """All items that a request is about: those of the response or the conversation that it goes on with, and
+    its own.
+    """
+    if isinstance(given, str):
+        own: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": given}]
+    else:
+        own = [item.model_dump(exclude_none=True) for item in given or ()]
+    if response and conversation:
         text = "previous_response_id and conversation both say what came before: give one"
         raise APIError(400, text, param="conversation")
-    if body.conversation_id is not None:
-        return kept(service, key, body.conversation_id, "conversation", "conversation").items
-    id = body.previous_response_id
-    return [] if id is None else kept(service, key, id, "response", "previous_response_id").items
+    earlier: list[dict[str, Any]] = []
+    if conversation is not None:
+        earlier = kept(service, key, conversation, "conversation", "conversation").items
+    elif response is not None:
+        earlier = kept(service, key, response, "response", "previous_response_id").items
+    return [*earlier, *_resolved(service, own, key)]
 
 
 def _resolved(service: Service, items: Sequence[dict[str, Any]], key: bytes) -> list[dict[str, Any]]:
@@ -282,7 +318,7 @@ def _missing(id: str, kind: Kind, param: str | None = None) -> APIError:
     return APIError(404 if param is None else 400, text, param=param, code="not_found")
 
 
-def _messages(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def messages_of(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Items as a chat's messages: a thought, a text and calls in a row are one message of the assistant."""
     made: list[dict[str, Any]] = []
 
@@ -519,7 +555,7 @@ class ResponseAnswer:
         entries |= {item["id"]: Entry("item", item) for item in self.output.made}
         if (id := self.body.conversation_id) is not None:
             found = kept(service, self.key, id, "conversation", "conversation")
-            entries[id] = replace(found, items=_bounded(service, _named(items)))
+            entries[id] = replace(found, items=_bounded(service, named(items)))
         service.store.put(self.key, entries)
         return shown
 
@@ -557,14 +593,15 @@ class ResponseAnswer:
             ],
             "top_p": settings.top_p,
             "truncation": "disabled",
-            "usage": self.done and _usage(self.done, self.thought_tokens),
+            "usage": self.done and usage_of(self.done, self.thought_tokens),
         }
         if body.conversation_id is not None:
             made["conversation"] = {"id": body.conversation_id}
         return made | warned(self.of.warnings)
 
 
-def _usage(done: Generation, thought: int) -> dict[str, Any]:
+def usage_of(done: Generation, thought: int) -> dict[str, Any]:
+    """How many tokens were read and generated, as this API counts them."""
     counts = usage([done], [done])
     return {
         "input_tokens": counts["prompt_tokens"],
@@ -624,7 +661,8 @@ def cancelled(service: Service, key: bytes, id: str, was_running: bool) -> dict[
     """A response that was stopped. APIError for one that was not under way."""
     shown = fetched(service, key, id)
     if not was_running:
-        text = f"The response {id[:64]!r} is {shown['status']}: only one that is under way can be cancelled"
+        status = shown.get("status", "completed")  # a compaction has none
+        text = f"The response {id[:64]!r} is {status}: only one that is under way can be cancelled"
         raise APIError(400, text, param="response_id")
     return shown
 
@@ -656,12 +694,12 @@ def add_items(service: Service, body: ConversationItems, key: bytes, id: str) ->
     found = kept(service, key, id, "conversation")
     added = _added(service, body.items, key)
     service.store.put(key, {id: replace(found, items=_bounded(service, [*found.items, *added]))})
-    return json_response(_listed([_shown(item) for item in added]))
+    return json_response(_listed([shown_item(item) for item in added]))
 
 
-def _added(service: Service, items: Sequence[InputItem], key: bytes) -> list[dict[str, Any]]:
+def _added(service: Service, items: Sequence[InputItem | CompactionItem], key: bytes) -> list[dict[str, Any]]:
     """A request's items as a conversation keeps them."""
-    return _named(_resolved(service, [item.model_dump(exclude_none=True) for item in items], key))
+    return named(_resolved(service, [item.model_dump(exclude_none=True) for item in items], key))
 
 
 def _bounded(service: Service, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -687,13 +725,13 @@ def conversation_items(
     if after:
         items = items[_place(items, after) + 1 :]
     count = min(max(limit, 1), 100)
-    return _listed([_shown(item) for item in items[:count]], len(items) > count)
+    return _listed([shown_item(item) for item in items[:count]], len(items) > count)
 
 
 def conversation_item(service: Service, key: bytes, id: str, item: str) -> dict[str, Any]:
     """An item of a stored conversation."""
     items = kept(service, key, id, "conversation").items
-    return _shown(items[_place(items, item)])
+    return shown_item(items[_place(items, item)])
 
 
 def without_item(service: Service, key: bytes, id: str, item: str) -> dict[str, Any]:
@@ -705,12 +743,12 @@ def without_item(service: Service, key: bytes, id: str, item: str) -> dict[str, 
     return found.shown
 
 
-def _named(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def named(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Items with an id each, by which a conversation finds them."""
     return [{"id": new_id("msg"), **item} for item in items]
 
 
-def _shown(item: dict[str, Any]) -> dict[str, Any]:
+def shown_item(item: dict[str, Any]) -> dict[str, Any]:
     """A stored item as the API shows it: a message's text is a list of parts."""
     shown = {"status": "completed", **item}
     if item["type"] == "message" and isinstance(item.get("content"), str):
