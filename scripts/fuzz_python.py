@@ -156,7 +156,7 @@ def render(data: bytes) -> None:
 
 
 CONVERSATIONS: list[Any] = conversations()[:3]
-BODIES = [body for body, _, _ in app.POSTS.values()]
+BODIES = [post.body for post in app.POSTS.values()]
 
 
 def read_body(data: bytes) -> None:

@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from cutaway.serve.openai_format import APIError
@@ -67,10 +68,9 @@ def joined(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     conversation begins with all that its user said.
     """
     made: list[dict[str, Any]] = []
-    for one in messages:
-        before = made[-1] if made else {}
-        if one["role"] == "user" == before.get("role") and one["content"] and before["content"]:
-            made[-1] = before | {"content": f"{before['content']}\n\n{one['content']}"}
-        else:
-            made.append(one)
+    for is_user, group in groupby(messages, lambda one: one["role"] == "user" and bool(one["content"])):
+        run = list(group)
+        if is_user:
+            run = [run[0] | {"content": "\n\n".join(one["content"] for one in run)}]
+        made += run
     return made
