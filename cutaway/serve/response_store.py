@@ -71,12 +71,13 @@ class ResponseStore:
             self._db.execute("CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY, value BLOB)")
             new = secrets.token_bytes(SECRET)
             self._db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (new,))
-            (self.secret,) = self._db.execute("SELECT value FROM secret WHERE id = 1").fetchone()
+            found = self._db.execute("SELECT value FROM secret WHERE id = 1").fetchone()
         except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             text = f"--store {self.path} cannot be used: {error}: name a new file, in a folder of your own"
             raise OperationalError(text) from None
-        if not isinstance(self.secret, bytes) or len(self.secret) != SECRET:
+        if found is None or not isinstance(found[0], bytes) or len(found[0]) != SECRET:
             raise OperationalError(f"--store {self.path} is damaged (its secret): name a new file")
+        self.secret = found[0]
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

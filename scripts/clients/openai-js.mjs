@@ -46,6 +46,11 @@ await check("responses, tools, previous_response_id", async () => {
   const input = [{ type: "function_call_output", call_id: call.call_id, output: "3" }];
   return (await client.responses.create({ ...more, input, previous_response_id: made.id })).output;
 });
+await check("responses.compact", async () => {
+  const made = await client.responses.compact(asked);
+  const input = [...made.output, { role: "user", content: "Go on" }];
+  return (await client.responses.create({ ...asked, input })).output_text;
+});
 await check("embeddings", async () => {
   const made = await client.embeddings.create({ model, input: Array(600).fill("a") });
   return made.data[599].embedding;

@@ -47,6 +47,12 @@ def responses_tools():
     return responses.create(input=[result], previous_response_id=made.id, **asked).output
 
 
+def compacted():
+    made = responses.compact(model=model, input="Hello", extra_body={"max_output_tokens": 9})
+    asked = [*made.output, {"role": "user", "content": "Go on"}]
+    return responses.create(model=model, input=asked, max_output_tokens=9).output_text
+
+
 check("models", lambda: client.models.list().data and client.models.retrieve(model))
 check("chat", lambda: chat.create(**few).choices[0].message.content)
 check("stream", chat_streamed)
@@ -65,5 +71,6 @@ check("responses.stream", streamed)
 check("responses.parse", lambda: responses.parse(model=model, input="Red.", text_format=Colour).output_parsed)
 check("responses, tools", responses_tools)
 check("previous_response_id", goes_on)
+check("responses.compact", compacted)
 check("conversations", lambda: client.conversations.create(items=[{"role": "user", "content": "Hi"}]).id)
 check("embeddings", lambda: client.embeddings.create(model=model, input=["a"] * 600).data[599].embedding)
