@@ -40,6 +40,7 @@ HONEST: list[Request] = [
     ("/v1/completions", {"prompt": "a", "max_tokens": 6, "seed": 4, "response_format": AB}),
     ("/v1/chat/completions", {"messages": HI, "max_tokens": 5, "temperature": 0}),
     ("/v1/responses", {"input": TEXT, "max_output_tokens": 5, "temperature": 0}),
+    ("/v1/responses/compact", {"input": TEXT, "max_output_tokens": 5}),
     ("/v1/embeddings", {"input": [TEXT, "b"], "pooling": "mean"}),
     ("/v1/trace", {"text": TEXT, "values": ["out", "attention.pattern"], "positions": [-1]}),
     ("/v1/chat/count", {"messages": HI}),
