@@ -183,7 +183,7 @@ PLAIN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=range(len(PLAIN)))
 def test_plain_values_keep_value_and_type(value: object):
     def kinds(each: Any) -> Any:
         if isinstance(each, dict):
