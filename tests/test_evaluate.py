@@ -358,6 +358,18 @@ def test_other_weights_share_no_result(lm: LanguageModel, tmp_path: Path):
     assert two.fill(["a"], lambda numbers: [3], lambda done: None) == [3]
 
 
+def test_a_cache_that_is_damaged_in_its_head_is_refused(lm: LanguageModel, tmp_path: Path):
+    """SQLite reads it, and finds out when it writes."""
+    kept, other = tmp_path / "kept.sqlite", tmp_path / "other.gguf"
+    caching.Cache(lm, kept).database.close()
+    lm.save(other)
+    data = bytearray(kept.read_bytes())
+    data[52:56] = (1 << 20).to_bytes(4, "big")  # the largest root page, of files that shrink
+    kept.write_bytes(data)
+    with pytest.raises(OperationalError, match="delete it, or use --no-cache"):
+        caching.Cache(cutaway.load(other), kept)
+
+
 def test_exercises_are_answered_and_checked(lm: LanguageModel, tmp_path: Path):
     rows = [
         {"prompt": "What is the capital of France?", "answer": "Paris"},

@@ -31,6 +31,7 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, EncoderDecoder, from_dict, kind_of, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import alibi, rope, t5
+from cutaway.store import yaml_files
 from cutaway.store.files import write
 from cutaway.train import dataset
 from cutaway.train.config import Intervals, TrainingConfig, entries
@@ -420,7 +421,6 @@ def _flat(entries: dict[str, Any], name: str) -> Iterator[str]:
 
 def changed(experiment: Experiment, arm: Arm) -> Experiment:
     """The experiment with an arm's changes made in it."""
-    import yaml
 
     data, inner = to_dict(experiment), {}
     model = data["model"]
@@ -439,7 +439,7 @@ def changed(experiment: Experiment, arm: Arm) -> Experiment:
             place = place[part]
         if last == "kind":
             place.clear()  # another kind has entries of its own
-        place[last] = yaml.safe_load(value)
+        place[last] = yaml_files.value(value, f"arm {arm.name}: {name}")
     if (layers := model.pop("layers", None)) is not None:
         model["blocks"] = [{**model["blocks"][0], "times": layers}]
     own = inner.pop("block", {})

@@ -32,7 +32,6 @@ class Cache:
         self.model = [cutaway.__version__, lm.engine_choice[0], lm.dtype, lm.context]
         if path is not None:
             self.model += [self._digest(file) for file in _files(Path(lm.checkpoint.source))]
-            self.database.commit()
 
     def fill(
         self,
@@ -72,6 +71,7 @@ class Cache:
             if row is None:
                 row = (digest(file),)
                 self.database.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", (stamp, row[0]))
+                self.database.commit()
         return row[0]
 
 
