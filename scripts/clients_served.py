@@ -1,6 +1,6 @@
 """Clients that people use against `cutaway serve`, unchanged, each in an environment of its own.
 
-    pip install uv && python -m scripts.clients_served                 # all; needs node 22 and npm too
+    pip install uv && python -m scripts.clients_served                 # all; needs node 22.22 and npm too
     python -m scripts.clients_served openai-python claude-code --again  # some, asked again
 
 Each file of scripts/clients is one client: its head names its packages with their versions (PEP 723 for

@@ -2,7 +2,7 @@
 // promptfoo: `promptfoo eval` with its openai, anthropic and ollama providers.
 
 import { spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { check, home, model, url } from "./checks.mjs";
 
 const providers = [
@@ -21,7 +21,9 @@ for (const provider of providers) {
     writeFileSync(`${home}/config.json`, JSON.stringify(config));
     const program = `${import.meta.dirname}/node_modules/promptfoo/dist/src/entrypoint.js`;
     const words = ["eval", "-c", `${home}/config.json`, "-o", `${home}/out.json`, "--no-cache", "--no-table"];
+    rmSync(`${home}/out.json`, { force: true });
     const done = spawnSync("node", [program, ...words], { env, cwd: home, encoding: "utf8", timeout: 300_000 });
+    if (!existsSync(`${home}/out.json`)) throw new Error((done.stdout + done.stderr).trim().replaceAll("\n", " "));
     const { results } = JSON.parse(readFileSync(`${home}/out.json`)).results;
     if (results[0].error) throw new Error(results[0].error);
     return done.status === 0 && results[0].response.output;
