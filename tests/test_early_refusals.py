@@ -44,6 +44,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("eval DECODER --tasks file:ask.jsonl --against ENCODER", (evaluation, "run"), "is an encoder"),
         ("eval DECODER --tasks file:ask.jsonl --samples 2", (evaluation, "run"), "temperature above 0"),
         ("sae acts --output a-file/sae", (cli, "_unused"), "give a folder's name"),
+        ("tokenizer train a-file --output words.xyz", (WordCounts, "of"), "which format to write"),
         ("tokenizer train a-file --size 256", (WordCounts, "of"), "256 bytes are tokens"),
     ],
     ids=lambda value: value.partition(" --")[0] if isinstance(value, str) else "",

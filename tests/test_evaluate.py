@@ -358,6 +358,25 @@ def test_other_weights_share_no_result(lm: LanguageModel, tmp_path: Path):
     assert two.fill(["a"], lambda numbers: [3], lambda done: None) == [3]
 
 
+def test_lines_of_one_prompt_are_one_case(lm: LanguageModel, tmp_path: Path):
+    """Two hundred copies of a question say no more than one."""
+    path = tmp_path / "copies.jsonl"
+    row = {"prompt": "2 + 2 =", "choices": ["4", "5"], "answer": 0}
+    other = {"prompt": "1 + 1 =", "choices": ["2", "3"], "answer": 0, "cluster": 7}
+    path.write_text("\n".join(map(json.dumps, [row] * 200 + [other])))
+    task = tasks.find(f"file:{path}")
+    assert len({item.cluster for item in task.items}) == 2 and task.items[-1].cluster == "7"
+    found = run(lm, task, caching.Cache(lm, None)).metrics["acc"]
+    assert found.high - found.low > 0.5
+    for change, why in (
+        ({"cluster": [1]}, "line 1: cluster should be a text"),
+        ({"choices": ["4", "4"]}, "line 1: two choices are equal"),
+    ):
+        path.write_text(json.dumps({**row, **change}))
+        with pytest.raises(UserError, match=why):
+            tasks.find(f"file:{path}")
+
+
 def test_a_cache_that_is_damaged_in_its_head_is_refused(lm: LanguageModel, tmp_path: Path):
     """SQLite reads it, and finds out when it writes."""
     kept, other = tmp_path / "kept.sqlite", tmp_path / "other.gguf"

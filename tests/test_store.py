@@ -536,6 +536,18 @@ def test_hub_file_in_parts_and_types_that_are_not_one_file(fake_hub: Server) -> 
         store.pull("hf:org/name:Q2_K")
 
 
+def test_a_mistyped_run_is_not_looked_for_on_the_hub(fake_hub: Server, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "org" / "talk").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"org/name: there is no such .* \(org/ holds talk\).* cutaway pull org/name"
+    ):
+        store.resolve("org/name")
+    assert not fake_hub.asked
+    assert store.resolve("org/talk") == Path("org/talk")
+    assert store.pull("org/name") == store.resolve("org/name")  # once it is there
+
+
 def test_hub_says_what_else_there_is(fake_hub: Server) -> None:
     with pytest.raises(UserError, match=r"has no file large\.gguf: name one .* org/name:small\.gguf"):
         store.pull("org/name:large.gguf")

@@ -130,6 +130,7 @@ def test_columns_that_only_some_layouts_have() -> None:
         ("a.json", b'[{"text": "x"}, 3]', "item 2: is a int"),
         ("a.json", b'[{"text": "x"}', "is not JSON"),
         ("a.jsonl", b'{"text": "\xff"}', "is not UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\\ud800"}', "line 2: holds half of a surrogate pair"),
         ("a.csv", b"", "is empty"),
         (
             "a.csv",

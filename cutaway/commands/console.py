@@ -128,7 +128,8 @@ def model_path(source: str) -> Path:
     ours = source in store.NAMES
     if ours and store.find(source) is None:
         return pull(source)
-    if ours or not store.is_hub(source) or Path(source).exists() or store.find(source) or not interactive():
+    here = Path(source).exists() or Path(source).parent.is_dir()  # of a mistyped run the folder is there
+    if ours or not store.is_hub(source) or here or store.find(source) or not interactive():
         return store.resolve(source, pull=False)
     from cutaway.store import hub
 

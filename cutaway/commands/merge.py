@@ -72,6 +72,10 @@ def merge(
     if len(paths) < 2:
         raise UserError("write what to merge, and where to: cutaway merge runs/talk talk.gguf")
     *sources, target = paths
+    if any((target / name).is_file() for name in (load.ADAPTER, load.RUN)):
+        raise UserError(
+            f"{target} is a run or an adapter, not where to write: name a new file or folder last, talk.gguf"
+        )
     texts = {} if text is None else {text: console.read_text(text)}
     save.check_free(target, "gguf" if target.suffix == ".gguf" else "safetensors", force)
     options = {"density": density, "scale": scale}
@@ -146,15 +150,18 @@ def merge(
             f"in {found.same_best:.1%}, perplexity {found.reference.perplexity:.3f} -> "
             f"{found.other.perplexity:.3f}"
         )
+    mend = (
+        "--type F32 keeps all of them" if type == "Q8_0" else "take a type of more bits: --type Q8_0 or F32"
+    )
     if lost > 0.5:
         console.note(
             f"Warning: {lost:.0%} of the adapter's changes are less than half a step of {rounded}, so that "
-            "rounding may take them back: take a type of more bits, such as --type Q8_0 or F32."
+            f"rounding may take them back: {mend}."
         )
     elif larger:
         console.note(
             f"Note: in {larger} of {len(taken)} weights rounding to {rounded} is larger than the adapter's "
-            "change, which may be lost: take a type of more bits, such as Q8_0."
+            f"change, which may be lost: {mend}."
         )
 
 

@@ -35,6 +35,7 @@ KINDS = "JSON lines, JSON, CSV, parquet or text (.jsonl, .json, .csv, .tsv, .par
 OF_NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of the hub
 PART = re.compile(r"(?:^|[^a-z])(train|test|valid|validation|val|dev|eval)(?:[^a-z]|$)", re.IGNORECASE)
 SEPARATORS = ",;\t|"
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # whole pairs are written so too
 
 
 def rows(path: str | Path) -> Iterator[tuple[str, Row]]:
@@ -61,6 +62,8 @@ def files(path: str | Path) -> tuple[list[Path], list[Path]]:
     """
     path = Path(path).expanduser()
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is neither a file nor a folder, but a device or a pipe")
         if not path.is_file():
             raise UserError(f"{path}: there is no such file or folder")
         if _kind(path) not in (*TABLES, *TEXTS):
@@ -170,9 +173,16 @@ def _listed(found: Any, path: Path) -> Iterator[tuple[str, Row]]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not JSON ({error})") from None
+    return found
 
 
 def _row(found: Any, where: str) -> Row:

@@ -183,6 +183,13 @@ def resolve(source: str | Path, pull: bool = True, progress: Progress = silent) 
     found = find(text)
     if found is not None:
         return found
+    if is_hub(text) and (beside := Path(text).parent).is_dir():
+        there = sorted(path.name for path in beside.iterdir() if not path.name.startswith("."))
+        shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+        raise UserError(
+            f"{text}: there is no such file or folder ({beside}/ holds {shown or 'nothing'}), and no "
+            f"model of that name in the cache; one on Hugging Face is fetched first: cutaway pull {text}"
+        )
     if not pull:
         raise UserError(f"{text} is not on this machine yet: fetch it with `cutaway pull {text}`")
     return _pull(text, progress)

@@ -5,12 +5,13 @@
 
 A number must be that line's last number; another answer must stand in it as a word. So an answer that lists
 every word it knows is right: ask in the prompt for the answer alone. ``cluster`` names what a line shares
-with others.
+with others; lines with one prompt share it without being told.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def task(path: str, limit: int | None = None) -> Task:
         prompt, answer, cluster = row.get("prompt"), row.get("answer"), row.get("cluster")
         if not isinstance(prompt, str) or answer is None:
             raise UserError(f'{where}: has no "prompt" and "answer"')
+        if not isinstance(cluster, str | int | None):
+            raise UserError(f"{where}: cluster should be a text or a whole number")
+        cluster = None if cluster is None else str(cluster)
         if "choices" in row:
             made.append(_question(prompt, row["choices"], answer, cluster, where))
         else:
@@ -40,6 +44,13 @@ def task(path: str, limit: int | None = None) -> Task:
         raise UserError(f"{path}: has no line")
     if len({type(item) for item in made}) > 1:
         raise UserError(f"{path}: mixes lines with choices and lines without: use two files")
+    asked = Counter(item.prompt for item in made)
+    made = [
+        replace(item, cluster=f"prompt {item.prompt}")
+        if item.cluster is None and asked[item.prompt] > 1
+        else item
+        for item in made
+    ]
     if given:
         chance = given.most_common(1)[0][1] / len(made)
     else:
@@ -54,6 +65,8 @@ def _question(prompt: str, choices: Any, answer: Any, cluster: str | None, where
         or not all(isinstance(c, str) and c for c in choices)
     ):
         raise UserError(f"{where}: choices should be two texts or more")
+    if len(set(choices)) < len(choices):
+        raise UserError(f"{where}: two choices are equal, so that none can be told from the other")
     if isinstance(answer, str):
         answer = choices.index(answer) if answer in choices else None
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):

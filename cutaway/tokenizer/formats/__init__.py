@@ -54,16 +54,22 @@ def read(
     raise UserError(f"{path.name} is no tokenizer that is known: give {KNOWN}")
 
 
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """The file that a tokenizer saved as ``path`` is written to. UserError for a name that says no format."""
+    target = Path(path)
+    target = target / "tokenizer.json" if target.is_dir() else target
+    if target.suffix not in WRITERS:
+        raise UserError(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
+    return target
+
+
 def save(spec: TokenizerSpec, path: str | os.PathLike[str], force: bool = True) -> Path:
     """Write a tokenizer, complete or not at all, in the format that the file's name says; returns the path.
 
     Raises UserError for a name that says none, for what a format cannot say, and for a file that exists
     unless `force`; OperationalError where writing fails.
     """
-    target = Path(path)
-    target = target / "tokenizer.json" if target.is_dir() else target
-    if target.suffix not in WRITERS:
-        raise UserError(f"{target.name} does not say which format to write: end it in {', '.join(WRITERS)}")
+    target = target_of(path)
     module = importlib.import_module(f"cutaway.tokenizer.formats.{WRITERS[target.suffix]}")
     data = module.write_file(spec)
     write_whole(target, data, force=force)
