@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cutaway
 from cutaway import bundle, cli
 from cutaway.commands import chat as verb
 from cutaway.commands import console
 from cutaway.commands import serve as serving
-from cutaway.commands.serve_options import Listening, Loading
+from cutaway.commands.serve_options import Listening, Loading, Several
 from cutaway.embedding import search
 from cutaway.errors import UserError
+from cutaway.serve.service import Limits
+from cutaway.weights import adapters, load
 from tests.small import TEMPLATE, model_file
 
 
@@ -251,6 +254,33 @@ def test_run_serves_what_bundle_wrote(
     )
     assert listening.port == 8123 and loading.adapter == ()
     assert loading.chat_template is not None and "own" in Path(loading.chat_template).read_text()
+
+
+def test_a_served_bundle_answers_with_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, and under the bundle's name and its model's: the base would be another model."""
+    base = model_file(tmp_path / "small.gguf")
+    at_rest, name = load.read(base), "blocks.0.attention.query.weight"
+    wide, out = at_rest.config.weights()[name][1], at_rest.config.weights()[name][0]
+    random = np.random.default_rng(1)
+    drawn = random.standard_normal((2, wide), np.float32), random.standard_normal((out, 2), np.float32)
+    adapters.write(tmp_path / "adapter", {name: adapters.LowRank(*drawn, 1.0)}, at_rest, str(base))
+    monkeypatch.setattr("cutaway.commands.console.model_path", lambda name: base)
+    monkeypatch.setattr("cutaway.commands.serve.model_path", lambda name: base)
+    made, given = tmp_path / "t.cutaway", list[Any]()
+    assert cli.main(["bundle", "--adapter", str(tmp_path / "adapter"), "--output", str(made)]) == 0
+    monkeypatch.setattr(serving, "_run", lambda *all: given.extend(all))
+    assert cli.main(["run", str(made), "--serve"]) == 0
+    loading = next(one for one in given if isinstance(one, Loading))
+    models = serving.Loader(given[0], loading, Several(), Limits()).models()
+    model = models.find(None)
+    assert model.names == ("t", "smollm2") and models.find("smollm2") is model is models.find("t")
+    lm, ids = cutaway.load(base), [1, 2, 3]
+    assert np.array_equal(models.default.lm.logits(ids), lm.with_adapter(tmp_path / "adapter").logits(ids))
+    assert not np.array_equal(models.default.lm.logits(ids), lm.logits(ids))
+    assert models.default.engine_of("t") is None  # the scheduler's own
+    both = Loading(adapter=(str(tmp_path / "adapter"), "a=folder"))
+    with pytest.raises(UserError, match="the model's own adapter is the only one"):
+        serving.Loader(given[0], both, Several(), Limits()).models()
 
 
 def stop(*_: Any) -> None:

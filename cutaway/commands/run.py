@@ -62,8 +62,13 @@ def run(
         from cutaway.commands.serve import serve as serve_model
         from cutaway.commands.serve_options import Listening, Loading
 
-        adapter = () if opened.adapter is None else (f"{file.stem}={opened.adapter}",)
-        loading = Loading(adapter=adapter, chat_template=template, threads=threads)
+        loading = Loading(
+            name=file.stem,
+            alias=(about.model,) if about.model not in ("", file.stem) else (),
+            adapter=() if opened.adapter is None else (str(opened.adapter),),
+            chat_template=template,
+            threads=threads,
+        )
         serve_model((str(model),), listening=Listening(port=port), loading=loading)
         return
     if console.interactive():

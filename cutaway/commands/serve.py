@@ -275,8 +275,12 @@ class Loader:
                 raise UserError(f"--alias {one}: {alias} is a name of {other} already: choose another")
             aliases[name].append(alias)
         for one in self.loading.adapter:
-            adapter = one.partition("=")[0]
-            if (taken := owner(adapter, aliases)) is not None:
+            adapter = _named(one)[0]
+            if not adapter and (len(self.loading.adapter) > 1 or self.loading.adapter_folder):
+                raise UserError(
+                    f"--adapter {one}: the model's own adapter is the only one: name it to give more (NAME=FOLDER)"
+                )
+            if adapter and (taken := owner(adapter, aliases)) is not None:
                 why = "the model's own name" if adapter == taken else f"an alias of {taken}"
                 raise UserError(f"--adapter {one}: {adapter} is {why}: choose another, or --name")
         paths = [model_path(one) for one in self.given]
@@ -345,8 +349,9 @@ class Loader:
             lm.checkpoint = replace(lm.checkpoint, chat_template=text)
         if not lm.is_encoder:
             note_fallback(lm)
-        adapters = _adapters(lm, self.loading.adapter) if first is None else {}
-        folder = self.loading.adapter_folder if first is None else None
+        folder, adapters = self.loading.adapter_folder if first is None else None, dict[str, Any]()
+        if first is None:
+            lm, adapters = _adapted(lm, self.loading.adapter)
         pooling = self.loading.pooling or stated(lm.checkpoint)
         lengths = dimensions(lm.checkpoint)
         lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
@@ -374,17 +379,29 @@ class Loader:
         return service
 
 
-def _adapters(lm: Any, given: tuple[str, ...]) -> dict[str, Any]:
-    """The engine with each adapter, by the adapter's name."""
+def _adapted(lm: Any, given: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+    """The model, with its own adapter where one was given without a name, and the engine with each other."""
     from cutaway.serve.service import adapter_engine
 
-    engines: dict[str, Any] = {}
+    engines = dict[str, Any]()
     for one in given:
-        name, _, folder = one.partition("=")
-        if not name or not folder or name in engines:
-            raise UserError(f"--adapter {one}: write NAME=FOLDER, each name once")
+        name, folder = _named(one)
+        if not folder or name in engines:
+            raise UserError(
+                f"--adapter {one}: write NAME=FOLDER, each name once, or FOLDER for the model's own"
+            )
+        if not name:
+            return lm.with_adapter(folder), {}
         engines[name] = adapter_engine(lm, folder)
-    return engines
+    return lm, engines
+
+
+def _named(adapter: str) -> tuple[str, str]:
+    """The name and the folder of --adapter; no name where it is a folder alone."""
+    if "=" not in adapter or Path(adapter).is_dir():
+        return "", adapter
+    name, _, folder = adapter.partition("=")
+    return (name, folder) if name else ("", "")
 
 
 def _own_name(model: str) -> str:

@@ -92,7 +92,7 @@ class Loading:
         another model; again for more.
     adapter
         NAME=FOLDER: a PEFT adapter that requests ask for as the model NAME, beside the model itself; again
-        for more. The runtime answers all of them in one batch.
+        for more. The runtime answers all of them in one batch. FOLDER alone: the model itself has it.
     adapter_folder
         A folder from which an admin may load adapters of the first model while the server runs
         (/v1/load_lora_adapter), as fine-tuning by rewards does.
