@@ -279,7 +279,7 @@ def test_a_served_bundle_answers_with_its_adapter(tmp_path: Path, monkeypatch: p
     assert not np.array_equal(models.default.lm.logits(ids), lm.logits(ids))
     assert models.default.engine_of("t") is None  # the scheduler's own
     both = Loading(adapter=(str(tmp_path / "adapter"), "a=folder"))
-    with pytest.raises(UserError, match="the model's own adapter is the only one"):
+    with pytest.raises(UserError, match="it needs a name"):
         serving.Loader(given[0], both, Several(), Limits()).models()
 
 

@@ -436,6 +436,10 @@ def test_responses(server: Server, client: Any) -> None:
         ("/v1/chat/completions", {"messages": HELLO, "top_logprobs": 3}, "top_logprobs", "needs logprobs"),
         ("/v1/chat/completions", {"messages": HELLO, "tool_choice": "required"}, "tool_choice", "tools"),
         ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 0}, "max_tokens", "at least one token"),
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": -1}, "max_tokens", "equal to 0"),
+        ("/v1/chat/completions", {"messages": HELLO, "max_completion_tokens": -1}, "max_completion_tokens",
+         "equal to 0"),
+        ("/v1/completions", {"prompt": "x", "max_tokens": -1}, "max_tokens", "equal to 0"),
         (
             "/v1/chat/completions",
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},

@@ -144,7 +144,27 @@ def test_max_tokens_is_cut_to_the_room(server: Server) -> None:
     body = {"prompt": [5] * 8188, "max_tokens": 50, "ignore_eos": True}
     reply = server.post("/v1/completions", body).json()
     assert reply["usage"]["completion_tokens"] == 4 and reply["choices"][0]["finish_reason"] == "length"
-    assert server.post("/v1/completions", {"prompt": "x", "max_tokens": -1, "stop": "e"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "theirs"),
+    [
+        ("/completion", {"n_predict": 20}, {"top_p": 0.95, "min_p": 0.05}),
+        ("/api/generate", {"raw": True, "stream": False, "options": {"num_predict": 20}}, {"top_p": 0.9}),
+    ],
+)
+def test_other_servers_routes_sample_as_those_servers_do(
+    server: Server, path: str, body: dict[str, Any], theirs: dict[str, float]
+) -> None:
+    """The same draws as OpenAI's route makes with these settings, and others than it makes without."""
+    asked = {"prompt": "Once", "max_tokens": 20, "seed": 7}
+    options = {"options": body["options"] | {"seed": 7}} if "options" in body else {"seed": 7}
+    found = server.post(path, {"prompt": "Once", **body, **options}).json()
+    plain, same = (
+        server.post("/v1/completions", asked | more).json()["choices"][0]["text"]
+        for more in ({}, {"temperature": 0.8, "top_k": 40} | theirs)
+    )
+    assert found.get("content", found.get("response")) == same != plain
 
 
 def test_what_would_change_the_answer_is_refused_unless_the_server_is_lenient(server: Server) -> None:
@@ -832,6 +852,8 @@ def test_ollamas_fields_are_the_chats(server: Server) -> None:
         "max_tokens": 5,
         "repetition_penalty": 1.5,
         "temperature": 0.5,
+        "top_k": 40,
+        "top_p": 0.9,
         "seed": 3,
         "stop": ["x"],
     }

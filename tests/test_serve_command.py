@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ import pytest
 import yaml
 
 from cutaway.cli import main
+from cutaway.commands import serve, serve_options
+from cutaway.commands.serve_options import Several
+from cutaway.errors import UserError
 from tests import inputs, serving
 from tests.waiting import wait_until
+
+from cutaway.serve import ollama  # isort: skip
+from cutaway.serve.service import Limits  # isort: skip
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -94,6 +101,38 @@ def test_what_is_not_safe_or_not_there_is_refused(
     monkeypatch.delenv("CUTAWAY_API_KEY", raising=False)
     assert main(["serve", str(inputs.path("smollm2")), *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_command_to_try_names_the_certificate_and_where_keys_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving.running(serving.model()) as server:
+        service = server.service
+    monkeypatch.delenv("CUTAWAY_API_KEY", raising=False)
+    given = serve._asked_key(serve_options.Access(api_key_file=Path("keys.yaml")))
+    shown = serve.greeting(service, "https://127.0.0.1:8000", *given, Path("my cert.pem"))
+    assert "Try it (KEY is a key of keys.yaml):\n  curl --cacert 'my cert.pem' https://127.0" in shown
+    assert "Bearer KEY" in shown and "$CUTAWAY_API_KEY" not in shown and '"temperature": 0.2' in shown
+    assert "--unix-socket /run/c.sock http://localhost/v1/" in serve.greeting(
+        service, "http+unix:///run/c.sock"
+    )
+    monkeypatch.setenv("CUTAWAY_API_KEY", "a-long-key")
+    assert serve._asked_key(serve_options.Access())[0] == "$CUTAWAY_API_KEY"
+    service.lm.checkpoint = replace(service.lm.checkpoint, defaults={"temperature": 0.6})
+    assert "temperature" not in serve.greeting(service, "http://127.0.0.1:8000")
+
+
+def test_a_certificate_without_its_key_says_which_option_has_it(tmp_path: Path) -> None:
+    cert, key = serving.certificate(tmp_path)
+    with pytest.raises(UserError, match="--ssl-keyfile"):
+        serve_options.check_certificate(serve_options.Listening(ssl_certfile=cert))
+    serve_options.check_certificate(serve_options.Listening(ssl_certfile=cert, ssl_keyfile=key))
+
+
+def test_ollamas_clients_learn_what_file_the_model_is() -> None:
+    file = inputs.path("smollm2")
+    models = serve.Loader((str(file),), serve_options.Loading(), Several(), Limits()).models()
+    card = ollama.card(models.default, "smollm2")
+    assert card["details"]["format"] == "gguf"
+    assert card["digest"] != ollama.card(replace(models.default, origin=None), "smollm2")["digest"]
 
 
 def test_a_port_that_is_taken_is_reported_before_loading(

@@ -1,8 +1,10 @@
 """`cutaway serve`: a model behind OpenAI's API, for this machine alone by default."""
 
+import json
 import logging
 import math
 import os
+import shlex
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from cutaway.errors import UserError
 
 log = logging.getLogger("cutaway.serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CALM = 0.2  # temperature of the command that is printed to try: a small model's samples at 1 are no sentences
 FLOAT16, FLOAT32 = 2, 4  # bytes of a number
 HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
 
@@ -145,7 +148,7 @@ def _run(
         if operation.log_format == "json":
             log.info("Cutaway %s serves %s on %s", cutaway.__version__, served.default.name, address)
         else:
-            note(greeting(served.default, address, bool(keys)))
+            note(greeting(served.default, address, *_asked_key(access), listening.ssl_certfile))
         sys.setswitchinterval(HANDOVER)
         socket.listen(settings.backlog)
         settings.load()
@@ -175,7 +178,19 @@ def reload(
         tls.load_cert_chain(listening.ssl_certfile, listening.ssl_keyfile)
 
 
-def greeting(service: Any, address: str, locked: bool) -> str:
+def _asked_key(access: Access) -> tuple[str, str]:
+    """How a shell writes a key that requests may bring, and where it is from; "" where none is needed."""
+    if access.api_key:
+        return "KEY", "--api-key"
+    known = os.environ.get("CUTAWAY_API_KEY", "")
+    if "," in known or (access.api_key_file is not None and not known):
+        return "KEY", "CUTAWAY_API_KEY" if known else str(access.api_key_file)
+    return ("$CUTAWAY_API_KEY", "CUTAWAY_API_KEY") if known else ("", "")
+
+
+def greeting(
+    service: Any, address: str, key: str = "", keys_from: str = "", certificate: Path | None = None
+) -> str:
     """The lines printed when the server is ready: address, model, limits, and a command to try."""
     lm, limits = service.lm, service.limits
     lines = [f"Cutaway {cutaway.__version__} serves {service.name} on {address}"]
@@ -196,22 +211,32 @@ def greeting(service: Any, address: str, locked: bool) -> str:
     lines.append(
         f"           {longest} {limits.request_seconds:g} s an answer, {size(limits.body_bytes)} a request"
     )
-    lines.append(
-        "  access   with an API key" if locked else "  access   without a key, for who reaches this address"
-    )
-    return "\n".join([*lines, "", "  Try it:", *_curl(service, address, locked), "", "  Ctrl-C stops it."])
+    free = "  access   without a key, for who reaches this address"
+    lines.append(f"  access   with an API key of {keys_from}" if key else free)
+    ready = f"  Try it (KEY is a key of {keys_from}):" if key == "KEY" else "  Try it:"
+    return "\n".join([*lines, "", ready, _curl(service, address, key, certificate), "", "  Ctrl-C stops it."])
 
 
-def _curl(service: Any, address: str, locked: bool) -> list[str]:
-    header = ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' if locked else ""
-    start = f"  curl {address}/v1/"
-    kind = ' -H "Content-Type: application/json"'
+def _curl(service: Any, address: str, key: str, certificate: Path | None) -> str:
+    """A command that asks for a short answer, calmly where the model does not say how it is sampled."""
+    words = ["  curl"]
+    if certificate is not None:
+        words += ["--cacert", shlex.quote(str(certificate))]
+    scheme, _, socket = address.partition("://")
+    if scheme == "http+unix":
+        words += ["--unix-socket", shlex.quote(socket)]
+        address = "http://localhost"
+    body: dict[str, Any] = {"max_tokens": 60}
+    if "temperature" not in service.lm.checkpoint.defaults:
+        body["temperature"] = CALM
     if service.scheduler is None:
-        return [f'{start}embeddings{header}{kind} -d \'{{"input": "Hello"}}\'']
-    if service.lm.checkpoint.chat_template is None:
-        return [f'{start}completions{header}{kind} -d \'{{"prompt": "Once upon a time"}}\'']
-    messages = '{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 60}'
-    return [f"{start}chat/completions{header}{kind} -d '{messages}'"]
+        path, body = "embeddings", {"input": "Hello"}
+    elif service.lm.checkpoint.chat_template is None:
+        path, body = "completions", {"prompt": "Once upon a time"} | body
+    else:
+        path, body = "chat/completions", {"messages": [{"role": "user", "content": "Hello"}]} | body
+    words += [f"{address}/v1/{path}", *([f'-H "Authorization: Bearer {key}"'] if key else [])]
+    return " ".join([*words, '-H "Content-Type: application/json"', f"-d '{json.dumps(body)}'"])
 
 
 def _check_access(listening: Listening, locked: bool, unsafe: bool) -> None:
@@ -277,9 +302,7 @@ class Loader:
         for one in self.loading.adapter:
             adapter = _named(one)[0]
             if not adapter and (len(self.loading.adapter) > 1 or self.loading.adapter_folder):
-                raise UserError(
-                    f"--adapter {one}: the model's own adapter is the only one: name it to give more (NAME=FOLDER)"
-                )
+                raise UserError(f"--adapter {one}: beside other adapters it needs a name: write NAME=FOLDER")
             if adapter and (taken := owner(adapter, aliases)) is not None:
                 why = "the model's own name" if adapter == taken else f"an alias of {taken}"
                 raise UserError(f"--adapter {one}: {adapter} is {why}: choose another, or --name")
@@ -352,7 +375,7 @@ class Loader:
         folder, adapters = self.loading.adapter_folder if first is None else None, dict[str, Any]()
         if first is None:
             lm, adapters = _adapted(lm, self.loading.adapter)
-        pooling = self.loading.pooling or stated(lm.checkpoint)
+        origin, pooling = lm.checkpoint.source, self.loading.pooling or stated(lm.checkpoint)
         lengths = dimensions(lm.checkpoint)
         lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
         scheduler = None
@@ -372,6 +395,7 @@ class Loader:
             adapter_folder=folder,
             pooling=pooling,
             dimensions=lengths,
+            origin=origin,
             **shared,
         )
         warm_up(service)

@@ -255,7 +255,8 @@ def check_certificate(listening: Listening) -> None:
     except OSError as error:  # ssl.SSLError is one
         names = " and ".join(str(one) for one in (listening.ssl_certfile, listening.ssl_keyfile) if one)
         why = error.strerror if error.filename or not isinstance(error, ssl.SSLError) else error.reason
-        raise UserError(f"{names}: no certificate in PEM with its key: {why or error}") from None
+        hint = "" if listening.ssl_keyfile else " (give a key in another file by --ssl-keyfile)"
+        raise UserError(f"{names}: no certificate in PEM with its key: {why or error}{hint}") from None
 
 
 POSITIVE = ("max_sequences", "max_body", "timeout", "max_tokens")

@@ -37,6 +37,7 @@ from cutaway.serve.streaming import respond
 
 SAME = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "grammar", "json_schema")
 SAME += ("ignore_eos", "stop", "stream", "model")
+DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}  # llama-server's (its README)
 
 
 class LlamaRequest(StrictModel):
@@ -126,8 +127,9 @@ async def _answered(
 ) -> Response:
     most = body.n_predict or service.limits.max_tokens or service.context
     fields |= {name: getattr(body, name) for name in SAME} | {"max_tokens": most, "seed": body.seed}
-    fields |= {"repetition_penalty": body.repeat_penalty, "top_k": body.top_k or None}
-    fields |= {"typical_p": body.typical_p, "logprobs": body.n_probs}
+    fields |= service.sampled_as(DEFAULTS, {name: getattr(body, name) for name in DEFAULTS})
+    fields |= {"repetition_penalty": body.repeat_penalty, "typical_p": body.typical_p}
+    fields["logprobs"] = body.n_probs
     biases = {str(id): -100 if bias is False else bias for id, bias in body.logit_bias or ()}
     asked = checked(CompletionRequest, fields | {"logit_bias": biases}, Leniency(ignored=body.ignored))
     answer = LlamaAnswer(await completions.begin(service, asked, http), body)

@@ -46,6 +46,7 @@ from cutaway.serve.streaming import client_of, respond
 
 VERSION = "0.12.6"  # of Ollama, whose API this is: clients ask for one that has what they need
 SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty")
+DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}  # Ollama's (docs/modelfile.mdx)
 
 
 class Options(StrictModel):
@@ -183,7 +184,8 @@ def _prompt_ids(service: Service, body: GenerateRequest, asked: ChatCompletionRe
 def as_chat(service: Service, body: ChatRequest | GenerateRequest) -> ChatCompletionRequest:
     """The same request as a chat."""
     options = body.options or Options()
-    fields: dict[str, Any] = {name: getattr(options, name) for name in (*SAMPLERS, "seed", "stop")}
+    fields = service.sampled_as(DEFAULTS, {name: getattr(options, name) for name in SAMPLERS})
+    fields |= {"seed": options.seed, "stop": options.stop}
     fields |= {"model": _name(service, body.model), "max_tokens": options.num_predict}
     fields |= {"repetition_penalty": options.repeat_penalty, "stream": body.stream is not False}
     fields |= {"logprobs": body.logprobs, "top_logprobs": body.top_logprobs}
@@ -340,7 +342,7 @@ def _details(service: Service) -> dict[str, Any]:
     family = checkpoint.family or "cutaway"
     return {
         "parent_model": "",
-        "format": "gguf" if checkpoint.source.suffix == ".gguf" else "safetensors",
+        "format": "gguf" if (service.origin or checkpoint.source).suffix == ".gguf" else "safetensors",
         "family": family,
         "families": [family],
         "parameter_size": _counted(kinds.total()),
@@ -361,7 +363,7 @@ def _digest(service: Service) -> str:
     checkpoint = service.lm.checkpoint
     entries = {name: checkpoint.tensors.later(name) for name in checkpoint.config.weights()}
     facts: list[Any] = [(name, one.type, one.shape) for name, one in entries.items()]
-    source = checkpoint.source
+    source = service.origin or checkpoint.source
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     facts += [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files if one.is_file()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -251,8 +251,6 @@ class SamplingRequest(Samplers):
         "best_of": [1],
         "modalities": [["text"]],
         "top_k": [-1],
-        "max_tokens": [-1],
-        "max_completion_tokens": [-1],
         "min_tokens": [0],
         "thinking_token_budget": [-1],
         "length_penalty": [1],

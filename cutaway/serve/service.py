@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -251,6 +251,7 @@ class Service:
     pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
     dimensions: Sequence[int] = ()  # that embeddings may be cut to
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
+    origin: Path | None = None  # where the model was read; ``lm.checkpoint.source`` may be a name for errors
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
@@ -435,6 +436,16 @@ class Service:
         with errors_in("stop_token_ids" if body.stop_token_ids else "logit_bias"):
             params.check(self.vocab)
         return self.lm.ending(params)
+
+    def sampled_as(self, api: Mapping[str, float], given: Mapping[str, Any]) -> dict[str, Any]:
+        """A request's sampling fields; for one it leaves out, the model's own default, else that of ``api``,
+        another server's API.
+        """
+        own = self.lm.checkpoint.defaults
+        return {
+            name: api[name] if value is None and name in api and name not in own else value
+            for name, value in given.items()
+        }
 
     def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> EditHooks | None:
         """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
