@@ -20,6 +20,8 @@ import pytest
 
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
+from cutaway.generate.batch import scheduler as scheduling
+from cutaway.generate.batch.prefill_budget import LEAST, SHORT, STRETCH, PrefillBudget
 from cutaway.generate.batch.prefix_cache import PrefixCache, cache_scope
 from cutaway.generate.batch.request import (
     ContextFullError,
@@ -32,16 +34,7 @@ from cutaway.generate.batch.request import (
     ShuttingDownError,
     finish,
 )
-from cutaway.generate.batch.scheduler import (
-    AHEAD,
-    LEAST,
-    LOW,
-    STRETCH,
-    PrefillBudget,
-    Scheduler,
-    answer_all,
-    generate_batch,
-)
+from cutaway.generate.batch.scheduler import AHEAD, LOW, Scheduler, answer_all, generate_batch
 from cutaway.generate.batch.sequence import Chunk
 from cutaway.generate.decode import generate
 from cutaway.generate.internals import Internals
@@ -875,7 +868,7 @@ def test_another_client_starts_beside_one_that_has_all_places(tokens: int, most:
 def test_a_short_prompt_is_read_before_many_of_another_client(monkeypatch: pytest.MonkeyPatch):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
-        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 2 if decoding else 256)
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, *_: 2 if decoding else 256)
         serves.submit(request([1], max_tokens=60, client="a"))
         assert reads.entered.acquire(timeout=60)
         for n in range(6):
@@ -894,7 +887,7 @@ def test_a_clients_first_prompt_is_read_as_fast_as_the_largest_client_decodes(
 ):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
-        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 2 if decoding else 256)
+        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, *_: 2 if decoding else 256)
         for n in range(5):
             serves.submit(request([n], max_tokens=60, client="a"))
         assert reads.entered.acquire(timeout=60)
@@ -914,7 +907,7 @@ def test_a_clients_first_prompt_is_read_as_fast_as_the_largest_client_decodes(
 def test_clients_have_equal_parts_of_what_is_read_and_a_higher_priority_all(monkeypatch: pytest.MonkeyPatch):
     reads = Paged(gated=True)
     with scheduler(reads, max_sequences=8, max_queue=99) as serves:
-        monkeypatch.setattr(serves._budget, "allowed", lambda decoding, waiting: 6)
+        monkeypatch.setattr(serves._budget, "allowed", lambda *_: 6)
         serves.submit(request([1], max_tokens=60, client="c"))
         assert reads.entered.acquire(timeout=60)
         for client, first in (("a", 10), ("a", 20), ("a", 30), ("b", 40)):
@@ -927,6 +920,37 @@ def test_clients_have_equal_parts_of_what_is_read_and_a_higher_priority_all(monk
     first, second, third = (Counter(id for text in call[1:] for id in text) for call in reads.calls[1:4])
     assert first == {50: 6} and second[50] == 3 and sum(second.values()) == 6
     assert third[40] == 3 and third[10] == third[20] == third[30] == 1
+
+
+@pytest.mark.parametrize("lately", [True, False])
+def test_the_prompt_of_a_client_that_is_not_alone_is_read_in_short_steps(
+    lately: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Another client that had an answer lately finds a short step under way, and is read in a short one."""
+    now = [0.0]
+    monkeypatch.setattr(scheduling, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: 0))
+    reads = Paged(max_context=400, gated=True)
+    with scheduler(reads, prefill_chunk=64) as serves:
+
+        def asked(ids: list[int], client: str, steps: int) -> None:
+            stream = serves.submit(request(ids, max_tokens=1, client=client))
+            for _ in range(steps):
+                assert reads.entered.acquire(timeout=60)
+                reads.gate.release()
+            finish(stream)
+
+        asked([7] * 100, "a", 2)  # alone: whole chunks
+        asked([3], "b", 1)
+        now[0] += scheduling.LATELY / 2 if lately else scheduling.LATELY + 1
+        long = serves.submit(request([9] * 100, max_tokens=1, client="a"))
+        assert reads.entered.acquire(timeout=60)
+        other = serves.submit(request([4] * 3, max_tokens=1, client="b"))
+        reads.gate.release(1000)
+        finish(other)
+        finish(long)
+    read = [sum(map(len, call)) for call in reads.calls]
+    assert read[:4] == [64, 36, 1, SHORT if lately else 64]
+    assert read[4] == SHORT and sum(id == 4 for text in reads.calls[4] for id in text) == 3
 
 
 def test_a_higher_priority_starts_first():

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from cutaway.generate.batch.scheduler import (
+from cutaway.generate.batch.prefill_budget import (
     LATEST,
     LEAST,
     MOST_STRETCH,
+    SHORT,
     STRETCH,
     PrefillBudget,
     prompts_waiting,
@@ -136,6 +137,33 @@ def test_many_prompts_that_wait_may_take_more_of_a_step(waiting: int, stretch: f
         taken.append(0.008 + ids * 0.0002)
         pace.record(4, ids, taken[-1], waiting)
     assert 0.97 * stretch < taken[-1] / 0.008 <= stretch
+
+
+@pytest.mark.parametrize("an_id", [0.0002, 0.001, 0.01])
+def test_beside_other_clients_a_step_that_decodes_none_is_short_too(an_id: float) -> None:
+    pace = PrefillBudget(512)
+    assert pace.allowed(0, 1, True) == SHORT and pace.allowed(0, 1, False) == 512
+    pace.record(1, 0, 0.02)
+    pace.record(0, 512, 0.02 + 512 * an_id)  # of a client alone
+    for _ in range(20):
+        ids = pace.allowed(0, 1, True)
+        assert ids == pytest.approx(max(SHORT, (MOST_STRETCH - 1) * 0.02 / an_id), abs=1)
+        pace.record(0, ids, 0.02 + ids * an_id)
+    assert pace.allowed(0) == 512
+
+
+def test_short_prompts_say_little_of_what_a_long_one_takes() -> None:
+    pace = PrefillBudget(512)
+    pace.record(1, 0, 0.02)
+    for _ in range(20):
+        pace.record(0, 3, 0.02)
+    ids, taken = [], []
+    for _ in range(12):
+        ids.append(pace.allowed(0, 1, True))
+        taken.append(0.02 + ids[-1] * 0.002)
+        pace.record(0, ids[-1], taken[-1])
+    assert ids[0] == SHORT and all(after <= 2 * before for before, after in pairwise(ids))
+    assert max(taken) < 1.5 * MOST_STRETCH * 0.02 and taken[-1] <= MOST_STRETCH * 0.02
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ numbers: so an answer is the same, bit for bit, as if the request had run alone.
 from __future__ import annotations
 
 import os
-import statistics
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from cutaway.errors import UserError
+from cutaway.generate.batch.prefill_budget import PrefillBudget, prompts_waiting
 from cutaway.generate.batch.prefix_cache import PrefixCache
 from cutaway.generate.batch.request import (
     Generation,
@@ -44,10 +44,7 @@ from cutaway.generate.sampling_params import SamplingParams
 
 AHEAD, LOW = 4, 1  # pages allocated ahead for each request that may run: while none does, and while some do
 PAUSE = 0.001  # seconds between pieces of a page that is allocated beside steps
-STRETCH = 1.4  # a step with prefill may take this many times one without; random delays come on top
-MOST_STRETCH = 5.0  # the same where many prompts wait
-LEAST = 2  # prompt ids that a step reads in any case, so that none waits for ever; more by doubling
-USUAL, LATEST = 15, 9  # steps whose median is the time of one without prefill, and the time of a prompt id
+LATELY = 30.0  # seconds for which a client counts as present after its last request
 Item = TypeVar("Item")
 
 
@@ -117,66 +114,6 @@ class FairQueue(Generic[Item]):
         return found
 
 
-class PrefillBudget:
-    """How many prompt ids a step may read beside sequences that decode, learned from each step's time.
-
-    A step may take STRETCH times one without prefill; where several prompts wait, as many times as they
-    are, up to MOST_STRETCH, so that those who ask together do not wait for many steps of the first.
-    Medians, because one delayed step says nothing about the next; and growth by doubling, because what was
-    learned at the last prompt need not hold at this one.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._decode_seconds: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
-        self._id_seconds: deque[float] = deque(maxlen=LATEST)  # that one more prompt id took
-        self._reach = LEAST  # the limit of the next step, whatever was learned
-
-    def record(self, decoding: int, prompt_ids: int, seconds: float, waiting: int = 1) -> None:
-        """A step decoded so many sequences and read so many ids of the prompts that waited."""
-        self._reach = LEAST
-        if not prompt_ids:
-            self._decode_seconds[decoding].append(seconds)
-        elif decoding and self._decode_seconds:
-            usual = self._usual(decoding)
-            in_time = seconds <= _stretch(waiting) * usual
-            self._reach = max(LEAST, 2 * prompt_ids if in_time else prompt_ids)
-            self._id_seconds.append(max(0.0, seconds - usual) / prompt_ids)
-
-    def allowed(self, decoding: int, waiting: int = 1) -> int:
-        """How many ids of the prompts that wait the next step may read beside sequences that decode."""
-        if not decoding:
-            return self.most
-        more = _stretch(waiting) - 1
-        per_id = statistics.median(self._id_seconds) if self._id_seconds else 0.0
-        # an id costs no more than one of those that are decoded, which read all weights together
-        least = max(LEAST, int(more * decoding))
-        if not self._decode_seconds:
-            return 0  # one step alone says what a step takes without prefill
-        if per_id == 0:  # nothing known, or prefill took no measurable time
-            return min(self.most, least)
-        room = int(more * self._usual(decoding) / per_id)
-        return min(self.most, max(least, min(room, self._reach)))
-
-    def _usual(self, decoding: int) -> float:
-        """Seconds of a step without prefill, by the nearest number of sequences that was seen."""
-        nearest = min(self._decode_seconds, key=lambda seen: abs(seen - decoding))
-        return statistics.median(self._decode_seconds[nearest])
-
-
-def prompts_waiting(prompts: Counter[str], clients: Set[str]) -> int:
-    """How many prompts wait beside clients that decode: of such a client all of its own, of others one each.
-
-    Of several that decode, the fewest: none slows another's answers by asking for more.
-    """
-    return min((prompts[one] + len(prompts.keys() - {one}) for one in clients), default=prompts.total())
-
-
-def _stretch(waiting: int) -> float:
-    """How many times one without prefill a step may take while so many prompts wait."""
-    return min(max(STRETCH, waiting), MOST_STRETCH)
-
-
 @dataclass(frozen=True)
 class SchedulerStats:
     """What the scheduler does now, and its counters since it began."""
@@ -233,6 +170,7 @@ class Scheduler:
         self._budget = PrefillBudget(prefill_chunk)
         self._queue: FairQueue[ScheduledSequence] = FairQueue(lambda sequence: sequence.request.priority)
         self._running: list[ScheduledSequence] = []
+        self._present: dict[str, float] = {}  # when each client last had a request that ran
         self._counts: Counter[str] = Counter()
         self._step_seconds = 0.0
         self._closing = self._over = False
@@ -416,11 +354,11 @@ class Scheduler:
         started = time.perf_counter()
         decoding = [sequence for sequence in self._running if sequence.decoding]
         chunks = [Chunk(sequence, [sequence.output.history.last]) for sequence in decoding]
-        waiting = 0
+        waiting, shared = 0, self._is_shared()
         if len(decoding) < len(self._running):
             prompts = Counter(one.request.client for one in self._running if not one.decoding)
             waiting = prompts_waiting(prompts, {one.request.client for one in decoding})
-            chunks += self._prefill_chunks(self._budget.allowed(len(decoding), waiting))
+            chunks += self._prefill_chunks(self._budget.allowed(len(decoding), waiting, shared))
         self.on_step()  # of the step before: its listeners work while the engine computes
         try:
             forward(self.engine, chunks)
@@ -446,6 +384,16 @@ class Scheduler:
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
+
+    def _is_shared(self) -> bool:
+        """Whether several clients have requests that run, or had one lately.
+
+        The next request of such a client must not find a long step under way.
+        """
+        now = time.monotonic()
+        self._present |= {sequence.request.client: now for sequence in self._running}
+        self._present = {client: at for client, at in self._present.items() if now - at <= LATELY}
+        return len(self._present) > 1
 
     def _prefill_chunks(self, most: int) -> list[Chunk]:
         """At most this many prompt ids: each client has a fair part, and its sequences even parts of that. A
