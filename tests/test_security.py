@@ -750,13 +750,30 @@ def test_whatever_is_wrong_with_files_is_a_finding(
     shutil.copytree(sound_folder, folder)
     for file, data in HOSTILE[name].items():
         (folder / file).write_bytes(data)
-    assert cli.main(["audit", str(folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["findings"]
-    assert cli.main(["audit", str(folder)]) == 0
+    code = cli.main(["audit", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert found and code == any(issue["severity"] == "high" for issue in found)
+    assert cli.main(["audit", str(folder), "--fail-on", "never"]) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown and len(shown.splitlines()) < 30
     if name not in ("adapter beside it", "run that is no YAML", "templates without a name"):
         assert any(issue.severity != "info" for issue in audit.audit(folder)), shown
+
+
+def test_an_audit_fails_on_what_it_was_asked_to(
+    sound_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a model that cannot be read, about which nothing was found out."""
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["audit", str(tmp_path / "empty")]) == 1
+    assert "1 of its findings is high (--fail-on" in capsys.readouterr().err
+    assert cli.main(["audit", str(tmp_path / "empty"), "--fail-on", "never"]) == 0
+    folder = tmp_path / "model"
+    shutil.copytree(sound_folder, folder)
+    (folder / "modeling.py").write_text("pass")  # medium
+    assert cli.main(["audit", str(folder)]) == 0
+    assert cli.main(["audit", str(folder), "--fail-on", "medium"]) == 1
+    assert "1 of its findings is medium or above" in capsys.readouterr().err
 
 
 def test_a_check_that_fails_by_itself_is_a_finding(
@@ -812,7 +829,7 @@ def test_the_audit_names_what_differs_from_a_trusted_copy(
     lm.save(tmp_path / "changed", format="safetensors")
     (tmp_path / "changed" / "extra.bin").write_bytes(b"\x80\x04.")
     (tmp_path / "changed" / "modeling.py").write_text("pass")
-    assert cli.main(["audit", str(tmp_path / "changed"), "--trusted", str(trusted), "--json"]) == 0
+    assert cli.main(["audit", str(tmp_path / "changed"), "--trusted", str(trusted), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["findings"]
     high = {issue["where"]: issue["what"] for issue in found if issue["severity"] == "high"}
     assert set(high) == {"blocks.1", "extra.bin"} and "mlp.down" in high["blocks.1"]

@@ -860,7 +860,8 @@ def test_ollamas_fields_are_the_chats(server: Server) -> None:
     plain = {"prompt": "Hello there", "system": "Be brief.", "format": "json", "options": {"num_predict": -1}}
     asked = as_chat(ollama_api.as_chat, ollama_api.GenerateRequest, plain, server.service)
     assert asked.pop("messages") == SPOKEN[:2]
-    assert asked == {"response_format": {"type": "json_object"}, "stream": True}
+    theirs = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+    assert asked == {"response_format": {"type": "json_object"}, "stream": True} | theirs
 
 
 def test_responses_fields_are_the_chats(server: Server) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from cutaway.commands import console
 from cutaway.commands.options import Json, Model
 from cutaway.errors import OperationalError, UserError, escaped
+
+FailOn = Literal["high", "medium", "low", "never"]
 
 
 def audit(
@@ -15,12 +18,14 @@ def audit(
     *,
     trusted: str | None = None,
     public_key: Path | None = None,
+    fail_on: FailOn = "high",
     as_json: Json = False,
 ) -> None:
     """Look for what is wrong with a model's files: pickles and code, templates, tokens, signature, weights.
 
-    No weight is run. Every chat template is rendered with neutral conversations and with its own constants as
-    messages: text that it writes because of a message's words is shown.
+    Exit code 0 says that no finding is high (--fail-on), 1 that one is. No weight is run. Every chat template
+    is rendered with neutral conversations and with its own constants as messages: text that it writes because
+    of a message's words is shown.
 
     **Examples:**
 
@@ -30,9 +35,12 @@ def audit(
 
     cutaway audit folder --public-key author.pub
 
+    cutaway audit folder --fail-on medium
+
     :param trusted: A copy to compare with: templates, tokens, weights by layer.
     :param public_key: A PEM file: verify the signed manifest (model.sig, or NAME.sig beside the model). Exit
         code 1 where it does not hold, or does not name every file.
+    :param fail_on: Exit code 1 where a finding is of this severity or above; "never" looks for none.
     """
     from cutaway.security import audit as auditing
 
@@ -50,3 +58,10 @@ def audit(
         )
     if public_key is not None and auditing.refused(found):
         raise OperationalError(f"{model} is not what the owner of {public_key} signed: see the findings")
+    grave = [] if fail_on == "never" else auditing.from_severity(found, fail_on)
+    if grave:
+        raise OperationalError(
+            f"{model}: {len(grave)} of its findings {'is' if len(grave) == 1 else 'are'} {fail_on}"
+            + ("" if fail_on == "high" else " or above")
+            + " (--fail-on says which ones count)"
+        )

@@ -84,6 +84,11 @@ def _opened(path: Path, opened: list[tuple[Checkpoint, Tokenizer]]) -> Iterator[
     yield from ()
 
 
+def from_severity(found: Iterable[Issue], severity: Severity) -> list[Issue]:
+    """The findings of a severity and of those above it."""
+    return [issue for issue in found if ORDER.index(issue.severity) <= ORDER.index(severity)]
+
+
 def refused(found: Iterable[Issue]) -> bool:
     """Whether the signature is not one of the whole model by the key that was given."""
     return any(issue.kind == "signature" and issue.severity in ("high", "medium") for issue in found)
