@@ -25,7 +25,13 @@ httpx = pytest.importorskip("httpx2")
 
 from cutaway.serve.app import build  # noqa: E402
 from cutaway.serve.operations import lifecycle  # noqa: E402
-from cutaway.serve.operations.access import UNIX, AccessPolicy, Connections, protocol  # noqa: E402
+from cutaway.serve.operations.access import (  # noqa: E402
+    UNIX,
+    AccessPolicy,
+    Connections,
+    ForwardedMiddleware,
+    protocol,
+)
 from cutaway.serve.operations.metrics import Metrics  # noqa: E402
 from cutaway.serve.operations.models import Model, Models  # noqa: E402
 from cutaway.serve.service import Limits, Service  # noqa: E402
@@ -93,12 +99,11 @@ def running(
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
     models = Models([Model(NAME, lambda: service, aliases), *others], max_memory)
-    app = build(models, policy, tracing)
     connections = Connections() if connections is None else connections
+    app = build(models, policy, tracing)
     http: Any = protocol(connections)
-    config = uvicorn.Config(
-        app, port=0, http=http, log_level="error", forwarded_allow_ips=[UNIX, *connections.proxies]
-    )
+    proxied: Any = ForwardedMiddleware(app, [UNIX, *connections.proxies])
+    config = uvicorn.Config(proxied, port=0, http=http, log_level="error", proxy_headers=False)
     server = lifecycle.Server(config, models)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

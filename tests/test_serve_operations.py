@@ -231,20 +231,53 @@ def test_a_wrong_key_learns_how_and_the_document_declares_it(server: Server) -> 
 def test_forwarded_addresses_count_from_trusted_proxies_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def clients(proxies: tuple[str, ...]) -> list[str]:
+    def clients(proxies: tuple[str, ...], *given: str) -> list[str]:
         seen.clear()
         with serving.running(serving.model(), connections=Connections(proxies=proxies)) as server:
             submit = server.service.decoder.submit
             monkeypatch.setattr(
                 server.service.decoder, "submit", lambda asked: (seen.append(asked.client), submit(asked))[1]
             )
-            for forwarded in ("9.9.9.9", "6.6.6.6, 9.9.9.9, 127.0.0.3"):
+            for forwarded in given:
                 sent = {"headers": {"X-Forwarded-For": forwarded}}
                 assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, **sent).is_success
         return list(seen)
 
-    assert clients(("127.0.0.0/8",)) == ["9.9.9.9", "9.9.9.9"]
-    assert clients(("10.0.0.1",)) == ["127.0.0.1", "127.0.0.1"]
+    given = ("9.9.9.9", "6.6.6.6, 9.9.9.9, 127.0.0.3")
+    assert clients(("127.0.0.0/8",), *given) == ["9.9.9.9", "9.9.9.9"]
+    assert clients(("10.0.0.1",), *given) == ["127.0.0.1", "127.0.0.1"]
+    written = {
+        "9.9.9.9:80": "9.9.9.9",
+        "[2001:db8:0::1]:80": "2001:db8::1",
+        "2001:DB8::1": "2001:db8::1",
+        "1.2.3.4 key=root status=200": "127.0.0.1",
+        "1.2.3.4\tkey=root": "127.0.0.1",
+        "1.2.3.4:80 key=root": "127.0.0.1",
+        "fe80::1%1 key=root": "127.0.0.1",
+        "[fe80::1%1 key=root]:9": "127.0.0.1",
+        "9" * 5000: "127.0.0.1",
+        "a name": "127.0.0.1",
+        "6.6.6.6, unknown, 127.0.0.3": "127.0.0.3",
+        "unknown, 9.9.9.9": "9.9.9.9",
+    }
+    assert clients(("127.0.0.0/8",), *written) == list(written.values())
+
+
+def test_a_field_of_the_log_cannot_look_like_several(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = bounded_log.BoundedHandler()
+    fields = {
+        "client": "1.2.3.4 key=root",
+        "model": 'a"b\\',
+        "error": "x\n2026 info y",
+        "key": "k\xfc",
+        "status": 200,
+    }
+    handler.emit(logging.makeLogRecord({"msg": "request", "levelname": "INFO", "fields": fields}))
+    line = capsys.readouterr().err
+    assert line.endswith(
+        r""" info request client="1.2.3.4 key=root" model="a\"b\\" error="x\n2026 info y" key=k"""
+        "\xfc status=200\n"
+    )
 
 
 def test_a_proxys_path_may_be_cut_off_or_not(server: Server) -> None:

@@ -10,7 +10,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import serve_options
@@ -27,7 +29,7 @@ HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the
 
 
 def serve(
-    models: tuple[str, ...] = ("smollm2",),
+    models: Annotated[tuple[str, ...], Parameter(negative=())] = ("smollm2",),
     *,
     listening: Listening = Listening(),
     access: Access = Access(),
@@ -94,7 +96,14 @@ def _run(
     uvicorn = _libraries()
     from cutaway.serve.app import build
     from cutaway.serve.operations import lifecycle
-    from cutaway.serve.operations.access import UNIX, AccessPolicy, Connections, most_connections, protocol
+    from cutaway.serve.operations.access import (
+        UNIX,
+        AccessPolicy,
+        Connections,
+        ForwardedMiddleware,
+        most_connections,
+        protocol,
+    )
     from cutaway.serve.operations.api_keys import KeyRing
     from cutaway.serve.operations.tracing import Tracing
     from cutaway.serve.response_store import ResponseStore
@@ -130,7 +139,7 @@ def _run(
             limits.body_seconds,
         )
         settings = uvicorn.Config(
-            build(served, policy, tracing),
+            ForwardedMiddleware(build(served, policy, tracing), [UNIX, *listening.trusted_proxy]),
             http=protocol(connections),
             ws="none",
             log_config=None,
@@ -140,7 +149,7 @@ def _run(
             date_header=False,
             timeout_keep_alive=15,
             h11_max_incomplete_event_size=64 * 1024,
-            forwarded_allow_ips=[UNIX, *listening.trusted_proxy],
+            proxy_headers=False,  # uvicorn's: ForwardedMiddleware stands in for it
             ssl_certfile=listening.ssl_certfile,
             ssl_keyfile=listening.ssl_keyfile,
         )

@@ -19,10 +19,12 @@ import re
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cutaway.errors import UserError
 from cutaway.serve.openai_format import APIError, error_response, form_of
@@ -107,6 +109,35 @@ def networks(given: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.I
         raise UserError(
             f"--trusted-proxy: {error}: give an address or a network, such as 10.0.0.0/8"
         ) from None
+
+
+class ForwardedMiddleware(ProxyHeadersMiddleware):
+    """ASGI middleware: the client of a trusted proxy's request is the one that X-Forwarded-For names.
+
+    uvicorn takes any text for an address. Here only what is one counts: the list is read from its end, where
+    the nearest proxy wrote, up to the first entry that is no address. The client is then the proxy before it.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            name = b"x-forwarded-for"
+            given = b",".join(value for key, value in scope["headers"] if key == name).decode("latin1")
+            chain = list(takewhile(bool, map(_address, reversed(given.split(",")))))
+            kept = [(key, value) for key, value in scope["headers"] if key != name]
+            kept += [(name, ", ".join(reversed(chain)).encode())] if chain else []
+            scope = {**scope, "headers": kept}
+        await super().__call__(scope, receive, send)
+
+
+def _address(entry: str) -> str:
+    """The address in an entry of X-Forwarded-For, with or without a port, in its usual spelling; or none."""
+    entry = entry.strip(" \t")
+    found = re.fullmatch(r"\[([^]]*)\](?::\d{1,5})?|([^:]*):\d{1,5}", entry, re.ASCII)
+    try:
+        address = ipaddress.ip_address((found[1] or found[2]) if found else entry)
+    except ValueError:
+        return ""
+    return "" if getattr(address, "scope_id", None) else str(address)  # a zone may be any text
 
 
 def most_connections(wanted: int) -> int:

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import queue
+import re
 import sys
 import time
 import traceback
@@ -69,12 +70,18 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if record.name == PROMPTS:
             return record.getMessage()
-        fields = [f"{name}={value}" for name, value in getattr(record, "fields", {}).items()]
+        fields = [f"{name}={_value(value)}" for name, value in getattr(record, "fields", {}).items()]
         head = f"{_utc(record)} {record.levelname.lower()}"
         return _short(visible(" ".join([head, super().format(record), *fields])))
 
     def formatException(self, ei: Any) -> str:
         return "".join(traceback.format_exception(*ei, limit=-FRAMES)).rstrip()
+
+
+def _value(value: Any) -> str:
+    """A field's value in logfmt: in quotes where it could be read as more fields, or has no printable end."""
+    text = str(value)
+    return text if text.isprintable() and not re.search(r'[\s="\\]', text) else json.dumps(text)
 
 
 class _Json(_Formatter):
