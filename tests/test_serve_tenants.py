@@ -240,7 +240,7 @@ def test_every_way_of_using_the_model_counts_its_tokens(server: Server, keys: Ke
     def post(path: str, body: dict[str, Any]) -> Any:
         answer = server.post(path, body, headers=bearer("single"))
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        return answer
 
     vectors = {"input": [text, text], "pooling": "mean"}
     patch = {"kind": "patch", "layer": 0, "text": text, "positions": [0]}
@@ -249,6 +249,8 @@ def test_every_way_of_using_the_model_counts_its_tokens(server: Server, keys: Ke
     asked: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
         ("/v1/completions", several, (ids, 6)),
         ("/v1/completions", several | {"prompt": [text, text]}, (2 * ids, 12)),
+        ("/v1/completions", several | {"max_tokens": 0, "echo": True}, (ids, 0)),
+        ("/v1/completions", several | {"max_tokens": 0, "echo": True, "stream": True}, (ids, 0)),
         ("/v1/completions", several | {"edits": [ablate]}, (ids, 6)),
         ("/v1/completions", several | {"n": 1, "edits": [patch]}, (2 * ids, 3)),
         ("/v1/embeddings", vectors, (2 * ids, 0)),

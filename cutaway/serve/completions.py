@@ -41,6 +41,7 @@ async def completion(service: Service, body: CompletionRequest, http: HTTPReques
 async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) -> CompletionAnswer:
     """Have a completion request answered. APIError for what cannot be."""
     caller = caller_of(http, body.cache_salt)
+    record_of(http).prompt_only = body.max_tokens == 0
     if body.edits:  # which compute with the model
         requests, held, fresh = await service.run_definition(http, _requests, body, caller)
     else:

@@ -54,6 +54,7 @@ class RequestRecord:
     status: int = 0
     error: str | None = None
     bad_key: str | None = None  # a fingerprint of a key that is none
+    prompt_only: bool = False  # no token is answered: the one that the scheduler chose does not count
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
@@ -76,8 +77,9 @@ class RequestRecord:
     def answered(self, generation: Generation, of: int) -> None:
         """One of the answers to a prompt is complete."""
         timings, prompt, metrics = generation.timings, len(generation.prompt_ids), self.metrics
+        generated = 0 if self.prompt_only else len(generation.ids)
         metrics.queue.labels(self.model).observe(timings.queue_seconds)
-        metrics.generated.labels(self.model).observe(len(generation.ids))
+        metrics.generated.labels(self.model).observe(generated)
         if timings.decode_tokens:
             per_token = timings.decode_seconds / timings.decode_tokens
             metrics.per_token.labels(self.model).observe(per_token)
@@ -85,13 +87,13 @@ class RequestRecord:
             self.queue_seconds = timings.queue_seconds
         if of not in self._read:
             metrics.prompt.labels(self.model).observe(prompt)
-        self._count(of, prompt, prompt - timings.prefill_tokens, len(generation.ids))
+        self._count(of, prompt, prompt - timings.prefill_tokens, generated)
 
     async def settle(self) -> None:
         """Count what was read and generated of answers that were stopped, once their last step is over."""
         for of, stream in self.cut_off:
             await _over(stream)
-            self._count(of, stream.read, stream.cached, stream.tokens)
+            self._count(of, stream.read, stream.cached, 0 if self.prompt_only else stream.tokens)
         self.cut_off.clear()
 
     def _count(self, of: int, read: int, cached: int, generated: int) -> None:
