@@ -107,6 +107,66 @@ def test_a_list_of_ten_gigabytes_is_refused(monkeypatch: pytest.MonkeyPatch):
     assert without("limits meter", attack, monkeypatch, Bounds(seconds=60)).output == "600000000\n"
 
 
+TABLES = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_ulong
+for n in range(1, 20000):
+    place = ctypes.c_void_p((n * 2 << 30) - 4096)
+    at = libc.mmap(place, ctypes.c_size_t(8192), 1, 0x100022, -1, ctypes.c_long(0))
+    if at == place.value: ctypes.string_at(at, 8192)
+print(at == place.value, flush=True)
+time.sleep(5)
+"""
+
+
+def test_page_tables_are_bounded_and_measured(monkeypatch: pytest.MonkeyPatch):
+    """Two pages far from all others have 16 KB of tables, which no limit of the process counts."""
+    bounds = Bounds(seconds=2, memory=192 << 20)
+    found = sandbox.run(TABLES, bounds)
+    assert (found.output, found.ended) == ("False\n", "out of time")
+    assert without("seccomp", TABLES, monkeypatch, bounds).ended == "too much memory"
+
+
+def test_an_address_space_with_a_limit_is_refused():
+    """None of it could be reserved."""
+    code = """
+import resource
+from cutaway import sandbox
+from cutaway.errors import UserError
+resource.setrlimit(resource.RLIMIT_AS, (1 << 36, 1 << 36))
+try: sandbox.run("print(1)")
+except UserError as error: print(error)
+print(sandbox.run("print(1)", unsafe=True).layers)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "limits: the address space has a limit already (ulimit -H -v)" in found
+    assert found.endswith("('namespaces', 'privileges', 'landlock', 'seccomp', 'meter')\n")
+
+
+def test_what_grows_has_room():
+    """The heap, the stack, threads' memory and arrays, beside an address space that is reserved."""
+    code = """
+import ctypes, sys, threading, numpy as np
+libc = ctypes.CDLL(None)
+libc.sbrk.restype = ctypes.c_long
+assert libc.sbrk(64 << 20) > 0
+sys.setrecursionlimit(30000)
+held = []
+for _ in range(10000): held = [held]
+assert len(repr(held)) == 20002  # megabytes of stack
+for size in (100, 300): assert np.ones(size << 17).sum() == size << 17
+grown = np.zeros(1)
+for n in range(1, 30): grown = np.resize(grown, n << 18)
+threads = [threading.Thread(target=lambda: [bytes(n) for n in range(1 << 12)]) for _ in range(8)]
+for each in threads: each.start()
+for each in threads: each.join()
+print("all")
+"""
+    found = sandbox.run(code, Bounds(seconds=30))
+    assert (found.output, found.error) == ("all\n", "")
+
+
 def test_endless_output_ends():
     found = sandbox.run("while True: print('x' * 1000)", Bounds(output=10_000))
     assert found.ended == "too much output" and len(found.output) == 10_000
@@ -420,6 +480,7 @@ def test_a_filter_is_one_that_the_kernel_takes(machine: str):
         ), (name, arguments)
 
 
+FIRST, END = 0x7F0000010000, 0x7F0100000000  # the window, which "first" and "end" name in 64 KB
 ARGUMENTS = [
     ("fcntl", (3, 8, 1), False),  # F_SETOWN
     ("fcntl", (3, 15, 1), False),  # F_SETOWN_EX
@@ -437,6 +498,31 @@ ARGUMENTS = [
     ("openat", (3, 0, 0x241), True),
     ("mmap", (0, 4096, 3, 0x22), True),
     ("mmap", (0, 4096, 3, 0x40022), False),  # MAP_HUGETLB
+    ("mmap", (FIRST, 4096, 3, 0x32), True),
+    ("mmap", (FIRST - 4096, 4096, 3, 0x32), False),
+    ("mmap", (1 << 32, 8192, 3, 0x22), False),  # a null pointer has 64 bits
+    ("mmap", (1 << 63, 8192, 3, 0x22), False),
+    ("munmap", (0, 4096), False),
+    ("munmap", (FIRST, END - FIRST - (1 << 16)), True),
+    ("munmap", (END - 4096, 4096), True),
+    ("munmap", (END - 4096, 1 << 17), False),
+    ("munmap", (END, 4096), False),
+    ("munmap", (FIRST, END - FIRST), False),
+    ("munmap", (FIRST, (1 << 64) - 4096), False),
+    ("munmap", (FIRST, 1 << 48), False),
+    ("mprotect", (FIRST + 4096, 4096, 3), True),
+    ("mprotect", (4096, 4096, 3), False),
+    ("mremap", (FIRST, 4096, 8192, 1, 0), True),
+    ("mremap", (FIRST, 4096, 4096, 3, FIRST), False),  # MREMAP_FIXED
+    ("mremap", (FIRST, 4096, 4096, 5, 0), False),  # MREMAP_DONTUNMAP
+    ("madvise", (FIRST, 4096, 4), True),
+    ("madvise", (FIRST, 4096, 12), False),  # MADV_MERGEABLE
+    ("pipe2", (0, 0x80800), True),
+    ("pipe2", (0, 0x80), False),  # O_NOTIFICATION_PIPE
+    ("sendto", (3, 0, 5, 0x4040, 0, 0), True),
+    ("sendto", (3, 0, 5, 0x1, 0, 0), False),  # MSG_OOB
+    ("recvfrom", (3, 0, 5, 0x42, 0, 0), True),
+    ("recvfrom", (3, 0, 5, 0x1, 0, 0), False),
     ("clone", (0x3D0F00,), True),
     ("clone", (0x11,), False),
     ("clone", (0x10000000 | 0x3D0F00,), False),  # CLONE_NEWUSER
@@ -459,14 +545,32 @@ def filtered(
     words = {0: number, 4: arch}
     for n, value in enumerate(given):
         words |= {16 + 8 * n: value & 0xFFFFFFFF, 20 + 8 * n: value >> 32}
-    place, register = 0, 0
+    known = {"pid": pid, "first": FIRST >> 16, "end": END >> 16}
+    place = register = other = kept = 0
     while True:
         code, yes, no, constant = program[place]
-        value = pid if constant == "pid" else constant
-        assert isinstance(value, int)
+        value = known[constant] if isinstance(constant, str) else constant
         place += 1
         if code == policy.LOAD:
             register = words[value]
+        elif code == policy.CONSTANT:
+            register = value
+        elif code == policy.LEFT:
+            register = register << value & 0xFFFFFFFF
+        elif code == policy.RIGHT:
+            register >>= value
+        elif code == policy.OR_X:
+            register |= other
+        elif code == policy.MINUS_X:
+            register = register - other & 0xFFFFFFFF
+        elif code == policy.TO_X:
+            other = register
+        elif code == policy.KEEP:
+            kept = register
+        elif code == policy.KEPT_TO_X:
+            other = kept
+        elif code == policy.AT_LEAST_X:
+            place += yes if register >= other else no
         elif code == policy.AND:
             register &= value
         elif code == policy.EQUAL:

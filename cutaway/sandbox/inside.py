@@ -22,13 +22,15 @@ import threading
 import types
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER, SET_DUMPABLE, PARENT_DIED = 38, 22, 2, 4, 1
+NO_NEW_PRIVILEGES, GET_SECCOMP, SET_SECCOMP, FILTER, SET_DUMPABLE, PARENT_DIED = 38, 21, 22, 2, 4, 1
 CREATE_RULESET, ADD_RULE, RESTRICT = 444, 445, 446
 CAPABILITIES_3 = 0x20080522
 # Landlock's rights, by bit: 1 write, 2 read, 3 list, 4 and 5 remove, 7 make a folder, 8 make a file, 13 move,
 # 14 truncate. Not given to anyone: 0 execute, 6 and 9 to 12 devices, sockets, pipes and links, 15 ioctl.
 READ, READ_FOLDER, WRITE_FILE = 1 << 2, 1 << 3, 1 << 1 | 1 << 2 | 1 << 14
 READ_WRITE = sum(1 << bit for bit in (1, 2, 3, 4, 5, 7, 8, 13, 14))
+AT_RANDOM, UNIT, MB = 25, 1 << 16, 1 << 20
+RESERVED, EXACTLY = 0x2 | 0x20 | 0x4000, 0x100000  # MAP_PRIVATE, _ANONYMOUS, _NORESERVE; _FIXED_NOREPLACE
 ANSWERS = 3  # the descriptor on which a conversation's answers leave
 
 
@@ -41,7 +43,7 @@ def namespaces(settings: dict) -> None:
 def limits(settings: dict) -> None:
     """Bound memory, processor time, file size, open files and threads; no core dump, no locked memory."""
     values = {
-        "RLIMIT_AS": settings["memory"],
+        "RLIMIT_AS": settings["memory"],  # narrowed() raises it by what it reserves
         "RLIMIT_CPU": settings["seconds"],
         "RLIMIT_FSIZE": settings["disk"],
         "RLIMIT_NOFILE": 64,
@@ -56,7 +58,10 @@ def limits(settings: dict) -> None:
         most = resource.getrlimit(getattr(resource, name))[1] if hasattr(resource, name) else None
         if most is not None:
             value = value if most == resource.RLIM_INFINITY else min(value, most)
-            resource.setrlimit(getattr(resource, name), (value, value))
+            raised = name == "RLIMIT_AS" and _filters(settings)
+            resource.setrlimit(getattr(resource, name), (value, most if raised else value))
+    if _filters(settings) and resource.getrlimit(resource.RLIMIT_AS)[1] != resource.RLIM_INFINITY:
+        raise OSError("the address space has a limit already (ulimit -H -v), so that none can be reserved")
 
 
 def privileges(settings: dict) -> None:
@@ -100,19 +105,73 @@ def landlock(settings: dict) -> None:
 
 
 def seccomp(settings: dict) -> None:
-    """Allow the listed system calls."""
+    """Allow the listed system calls, those that change mappings within a window of the address space."""
+    if not settings["program"]:
+        raise OSError(settings["no_program"])
+    first, end = narrowed(settings) if _filters(settings) else (0, 0)
+    known = {"pid": os.getpid(), "first": first, "end": end}
     program = [
-        struct.pack("=HBBI", code, yes, no, os.getpid() if constant == "pid" else constant)
+        struct.pack("=HBBI", code, yes, no, known.get(constant, constant))
         for code, yes, no, constant in settings["program"]
     ]
-    if not program:
-        raise OSError(settings["no_program"])
     buffer = ctypes.create_string_buffer(b"".join(program))
     filter = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(buffer))
     _check(LIBC.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
     _check(LIBC.prctl(SET_SECCOMP, FILTER, filter, 0, 0), "seccomp")
     if LIBC.memfd_create(b"", 0) != -1 or ctypes.get_errno() != errno.EPERM:
         raise OSError("it is set, and calls that it denies are made")
+
+
+def narrowed(settings: dict) -> tuple[int, int]:
+    """Reserve the address space outside of a window of eight times the memory, and give the window in 64 KB.
+
+    Page tables are memory that RLIMIT_AS does not count: up to 16 KB for two pages that lie far from all
+    others. Inside the window they are at most a 512th of it. A reservation is address space that nobody can
+    use, which RLIMIT_AS counts. The heap and the stack keep room to grow.
+    """
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if most != resource.RLIM_INFINITY:  # the layer of limits does not hold
+        return 0, 0xFFFFFFFF
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    LIBC.getauxval.restype = LIBC.sbrk.restype = ctypes.c_ulong
+    LIBC.mmap.restype = ctypes.c_long
+    page, memory = resource.getpagesize(), settings["memory"] // UNIT * UNIT
+    size = min(8 * memory, 1 << 45) + 4 * UNIT
+    window = _reserved(0, size)
+    _check(0 if window else -1, "mmap")
+    first, end = -(-window // UNIT), (window + size) // UNIT
+    kept = [(first * UNIT, (end - first - 2) * UNIT)]  # the filter rounds a range up by as much as two units
+    most_stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    deep = min(most_stack, memory) if most_stack > 0 else memory
+    top = LIBC.getauxval(AT_RANDOM) - MB  # of a stack that has used less
+    for start, length in ((LIBC.sbrk(0), memory), (top - deep, deep)):
+        place = -(-start // page) * page
+        if _reserved(place, length // UNIT * UNIT):
+            kept.append((place, length // UNIT * UNIT))
+    reserved, size = 0, 1 << 47
+    while size >= page:
+        if _reserved(0, size):
+            reserved += size
+        else:
+            size >>= 1
+    for place, length in kept:
+        _check(LIBC.munmap(ctypes.c_void_p(place), ctypes.c_size_t(length)), "munmap")
+    if "limits" in settings["layers"]:
+        value = reserved + settings["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (value, value))
+    return first, end - 1
+
+
+def _filters(settings: dict) -> bool:
+    """Whether a filter is to be set, and the kernel has filters."""
+    asked = "seccomp" in settings["layers"] and settings["program"]
+    return bool(asked) and LIBC.prctl(GET_SECCOMP, 0, 0, 0, 0) >= 0
+
+
+def _reserved(place: int, length: int) -> int:
+    """Address space without access, at this place or (0) anywhere: where it lies, 0 where there is none."""
+    given = (ctypes.c_void_p(place), ctypes.c_size_t(length), 0, RESERVED | (EXACTLY if place else 0), -1)
+    return max(LIBC.mmap(*given, ctypes.c_long(0)), 0)
 
 
 LAYERS = (namespaces, limits, privileges, landlock, seccomp)

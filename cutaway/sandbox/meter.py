@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from cutaway.sandbox import folders
 
-PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+MEMORY = re.compile(rb"^Vm(?:RSS|PTE|Swap):\s*(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Used:
-    """Resident bytes, threads, bytes of files, and files."""
+    """Bytes of memory, page tables and swap; threads; bytes of files; and files."""
 
     memory: int = 0
     threads: int = 0
@@ -55,10 +56,10 @@ def used(process: int, folder: str, view: str | None) -> Used:
     numbers = tree(process)
     for number in numbers:
         try:
-            with open(f"/proc/{number}/statm") as file:
-                memory += int(file.read().split()[1]) * PAGE
+            with open(f"/proc/{number}/status", "rb") as file:
+                memory += sum(int(kb) << 10 for kb in MEMORY.findall(file.read()))
             threads += len(os.listdir(f"/proc/{number}/task"))
-        except (OSError, IndexError):
+        except OSError:
             continue
     if view is None:
         disk, files = folders.size(folder)

@@ -8,13 +8,12 @@ architecture's table (32-bit x86 through ``int 0x80``) ends the process, and x32
 
 Not listed, and so denied, on purpose: every call that changes mode, owner, times or attributes of a file;
 links; System V and POSIX IPC, memfd; sockets; a new process or program; namespaces, mounts, tracing, keys,
-BPF, io_uring, userfaultfd; timers and signals that reach others; watching files.
+BPF, io_uring, userfaultfd; timers and signals that reach others; watching files; how much memory and load
+the machine has (sysinfo: os.sysconf("SC_PHYS_PAGES") fails, and the C library's sort goes on without it).
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -72,7 +71,7 @@ ALLOWED: dict[str, Call] = {
     "fcntl": Call(72, 25, "open: close-on-exec, non-blocking pipes; see CHECKS"),
     "ioctl": Call(16, 29, "open asks whether it is a terminal; see CHECKS"),
     "pipe": Call(22, None, "os.pipe in older C libraries"),
-    "pipe2": Call(293, 59, "os.pipe"),
+    "pipe2": Call(293, 59, "os.pipe; see CHECKS"),
     "poll": Call(7, None, "select.poll"),
     "ppoll": Call(271, 73, "select.poll"),
     "select": Call(23, None, "select.select"),
@@ -85,14 +84,15 @@ ALLOWED: dict[str, Call] = {
     "socketpair": Call(53, 199, "asyncio; see CHECKS"),
     "getsockname": Call(51, 204, "the socket object of a pair"),
     "sendto": Call(44, 206, "socket.send of a pair; see CHECKS"),
-    "recvfrom": Call(45, 207, "socket.recv of a pair"),
+    "recvfrom": Call(45, 207, "socket.recv of a pair; see CHECKS"),
     "shutdown": Call(48, 210, "closing one side of a pair"),
-    # Memory: how much is bounded by RLIMIT_AS.
+    # Memory: how much is bounded by RLIMIT_AS, and where by a window of the address space (inside.py), which
+    # keeps page tables few.
     "mmap": Call(9, 222, "memory, shared libraries; see CHECKS"),
-    "munmap": Call(11, 215, "freeing memory"),
-    "mprotect": Call(10, 226, "shared libraries, stacks of threads"),
-    "mremap": Call(25, 216, "growing lists and arrays"),
-    "madvise": Call(28, 233, "freeing memory, numpy's huge pages"),
+    "munmap": Call(11, 215, "freeing memory; see CHECKS"),
+    "mprotect": Call(10, 226, "shared libraries, stacks of threads; see CHECKS"),
+    "mremap": Call(25, 216, "growing lists and arrays; see CHECKS"),
+    "madvise": Call(28, 233, "freeing memory, numpy's huge pages; see CHECKS"),
     "brk": Call(12, 214, "small allocations"),
     # Threads of this process.
     "clone": Call(56, 220, "threads; see CHECKS"),
@@ -136,7 +136,6 @@ ALLOWED: dict[str, Call] = {
     "prlimit64": Call(302, 261, "resource.getrlimit; see CHECKS"),
     "getrandom": Call(318, 278, "random, hashes of strings"),
     "uname": Call(63, 160, "platform"),
-    "sysinfo": Call(99, 179, "the C library's sort asks how much memory there is"),
 }
 
 # Flags of clone that the C libraries (glibc; musl) use for a thread of the same process.
@@ -164,7 +163,24 @@ class Unlike(NamedTuple):
     value: int
 
 
-Check = OneOf | Zero | Unlike
+class Only(NamedTuple):
+    """All 64 bits of the argument have no other bits than these."""
+
+    argument: int
+    mask: int
+
+
+class Window(NamedTuple):
+    """The range lies in the window that inside.py leaves: from "first" to "end", in 64 KB. A null pointer is
+    as good where the kernel is to choose a place, which is in the window, for all else is reserved.
+    """
+
+    address: int
+    length: int
+    chosen: bool = False
+
+
+Check = OneOf | Zero | Unlike | Only | Window
 
 # O_TRUNC without a right to write, and access mode 3, which asks for neither: Landlock before version 3 sees
 # neither of them as writing.
@@ -180,8 +196,19 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "ioctl": (OneOf(1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),),
     # AF_UNIX; SOCK_STREAM with close-on-exec and non-blocking: datagrams could go to others' sockets.
     "socketpair": (OneOf(0, (1,)), OneOf(1, (0x1, 0x80001, 0x801, 0x80801)), OneOf(2, (0,))),
-    "sendto": (Zero(4),),  # no address
-    "mmap": (Unlike(3, 0x40000, 0x40000),),  # MAP_HUGETLB: pages that no limit of this process counts
+    # MSG_DONTWAIT, MSG_NOSIGNAL; not MSG_OOB (CVE-2025-38236) and, in sendto, no address. MSG_PEEK and
+    # MSG_WAITALL are flags of socket.recv.
+    "sendto": (Only(3, 0x4040), Zero(4)),
+    "recvfrom": (Only(3, 0x4142),),
+    "pipe2": (Only(1, 0x80800),),  # O_CLOEXEC, O_NONBLOCK; not O_NOTIFICATION_PIPE (CVE-2022-0995), O_DIRECT
+    # MAP_HUGETLB: pages that no limit of this process counts
+    "mmap": (Unlike(3, 0x40000, 0x40000), Window(0, 1, chosen=True)),
+    "munmap": (Window(0, 1),),
+    "mprotect": (Window(0, 1),),
+    "mremap": (OneOf(3, (0, 1)), Window(0, 1)),  # MREMAP_MAYMOVE; not to a place that the code chooses
+    # NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE: what allocators, numpy and
+    # sorting need, and Python's mmap.madvise; not merging with others' pages (12), nor filling (22, 23).
+    "madvise": (OneOf(2, (0, 1, 2, 3, 4, 8, 14, 15)),),
     "clone": (OneOf(0, THREAD_FLAGS),),
     "prctl": (OneOf(0, (15, 16)),),  # PR_SET_NAME, PR_GET_NAME
     "kill": (OneOf(0, ("pid",)),),
@@ -195,6 +222,8 @@ ABSENT = {"clone3": (435, 435)}
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 LOAD, EQUAL, AT_LEAST, AND, RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+CONSTANT, LEFT, RIGHT, TO_X = 0x00, 0x64, 0x74, 0x07
+OR_X, MINUS_X, AT_LEAST_X, KEEP, KEPT_TO_X = 0x4C, 0x1C, 0x3D, 0x02, 0x61
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 EPERM, ENOSYS = 1, 38
 X32 = 0x40000000  # the bit of x86-64's second table
@@ -203,7 +232,8 @@ Instruction = tuple[int, int, int, int | str]
 
 
 def instructions(machine: str) -> list[Instruction]:
-    """The filter as BPF instructions; a constant "pid" stands for the number of the process it is for.
+    """The filter as BPF instructions; names stand for constants of the process it is for: "pid" its
+    number, "first" and "end" its window.
 
     Raises ValueError for a machine without a table.
     """
@@ -234,7 +264,7 @@ def instructions(machine: str) -> list[Instruction]:
 def _checked(check: Check) -> list[Instruction]:
     """Instructions that go on where the check holds and deny otherwise."""
     deny = (RETURN, 0, 0, ERRNO | EPERM)
-    low = 16 + 8 * check.argument
+    low = 16 + 8 * check[0]
     match check:
         case OneOf(_, values):
             n = len(values)
@@ -244,11 +274,41 @@ def _checked(check: Check) -> list[Instruction]:
             return [(LOAD, 0, 0, low), *half, (LOAD, 0, 0, low + 4), *half]
         case Unlike(_, mask, value):
             return [(LOAD, 0, 0, low), (AND, 0, 0, mask), (EQUAL, 0, 1, value), deny]
+        case Only(_, mask):
+            half = [(EQUAL, 1, 0, 0), deny]
+            return [(LOAD, 0, 0, low), (AND, 0, 0, ~mask & 0xFFFFFFFF), *half, (LOAD, 0, 0, low + 4), *half]
+        case Window(address, length, chosen):
+            inside = [
+                *_units(address),
+                (AT_LEAST, 1, 0, "first"),
+                deny,
+                (AT_LEAST, 0, 1, "end"),
+                deny,
+                (TO_X, 0, 0, 0),
+                (CONSTANT, 0, 0, "end"),
+                (MINUS_X, 0, 0, 0),
+                (KEEP, 0, 0, 0),
+                *_units(length),
+                (KEPT_TO_X, 0, 0, 0),
+                (AT_LEAST_X, 0, 1, 0),
+                deny,
+            ]
+            if not chosen:
+                return inside
+            null = [(LOAD, 0, 0, low), (EQUAL, 0, 2, 0), (LOAD, 0, 0, low + 4), (EQUAL, len(inside), 0, 0)]
+            return [*null, *inside]
 
 
-def assembled(program: Sequence[Instruction], pid: int) -> bytes:
-    """The program as the kernel reads it."""
-    return b"".join(
-        struct.pack("=HBBI", code, yes, no, pid if constant == "pid" else constant)
-        for code, yes, no, constant in program
-    )
+def _units(argument: int) -> list[Instruction]:
+    """The argument in 64 KB, of which 48 bits of address space have 2**32; more is denied."""
+    low = 16 + 8 * argument
+    return [
+        (LOAD, 0, 0, low),
+        (RIGHT, 0, 0, 16),
+        (TO_X, 0, 0, 0),
+        (LOAD, 0, 0, low + 4),
+        (AT_LEAST, 0, 1, 0x10000),
+        (RETURN, 0, 0, ERRNO | EPERM),
+        (LEFT, 0, 0, 16),
+        (OR_X, 0, 0, 0),
+    ]

@@ -271,7 +271,9 @@ class Watch:
                     about = Path(f"/proc/{number}/status").read_text()
                 except OSError:
                     continue
-                memory += sum(int(n) << 10 for n in re.findall(r"^Rss\w+:\s+(\d+)", about, re.M))
+                memory += sum(
+                    int(n) << 10 for n in re.findall(r"^(?:Rss\w+|VmPTE|VmSwap):\s+(\d+)", about, re.M)
+                )
                 threads += int((re.findall(r"^Threads:\s+(\d+)", about, re.M) or ["0"])[0])
             self.memory, self.threads = max(self.memory, memory + self._shared()), max(self.threads, threads)
             disk = 0

@@ -121,6 +121,32 @@ given = (number, reading, 1 << 32 | 8, os.getpid())
 result = libc.syscall(*map(ctypes.c_long, given))
 return None if result == -1 else 'reached F_SETOWN'
 """
+OUT_OF_BAND = """
+one, other = socket.socketpair()
+try: return f'sent {one.send(b"x", socket.MSG_OOB)} out of band'
+except OSError as error: assert error.errno in DENIED, error
+try: other.recv(1, socket.MSG_OOB)
+except OSError as error: return None if error.errno in DENIED else f'reached recv: {error}'
+"""
+NOTIFICATIONS = """
+made = (ctypes.c_int * 2)()
+for flags in (0o200, 0o40000):  # O_NOTIFICATION_PIPE, O_DIRECT: packets
+    ctypes.set_errno(0)
+    if libc.pipe2(made, flags) == 0 or ctypes.get_errno() not in DENIED: return f'reached pipe2: {flags:o}'
+"""
+ADVICE = """
+import mmap
+part = mmap.mmap(-1, 1 << 21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+place = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(part)))
+for advice in (9, 10, 12, 16, 18, 20, 21, 22, 23, 25, 100, 101, 102):
+    ctypes.set_errno(0)
+    if libc.madvise(place, ctypes.c_size_t(1 << 21), advice) == 0 or ctypes.get_errno() not in DENIED:
+        return f'reached madvise {advice}'
+"""
+SYSINFO = """
+found = ctypes.create_string_buffer(256)
+return libc.sysinfo(found) == 0 and f'up for {struct.unpack_from("q", found)[0]} s'
+"""
 ESCAPES = [
     *(Escape(f"call {name}", known, f"return reach({name!r}, {given})") for name, given, known in CALLS),
     Escape("options of the process", DOCKER, PRCTL),
@@ -130,5 +156,9 @@ ESCAPES = [
     Escape("the 32-bit table of calls", "CTF write-ups", INT_80, alone=True),
     Escape("the x32 table of calls", "CTF write-ups", X32),
     Escape("machine code that forks", "CTF write-ups", SHELLCODE, alone=True),
+    Escape("bytes out of band", "CVE-2025-38236", OUT_OF_BAND),
+    Escape("a pipe for notifications", "CVE-2022-0995", NOTIFICATIONS),
+    Escape("advice on memory", "Dedup Est Machina", ADVICE),
+    Escape("the machine's memory and load", DOCKER, SYSINFO),
     Escape("an argument's upper half", "found in review", HIGH),
 ]  # fmt: skip

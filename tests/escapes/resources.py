@@ -43,6 +43,43 @@ part = mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x
 for n in range(0, 256 << 20, 1 << 20): part[n] = 1
 return 'reached huge pages'
 """
+TABLES = """
+libc.mmap.restype = ctypes.c_ulong  # two pages that lie far from all others have four pages of tables
+for n in range(1, 30000):
+    place = ctypes.c_void_p((n * 2 << 30) - 4096)
+    at = libc.mmap(place, ctypes.c_size_t(8192), 1, 0x100022, -1, ctypes.c_long(0))
+    if at == place.value: ctypes.string_at(at, 8192)  # read: of the page of zeros, which is not counted
+time.sleep(0.5)
+"""
+TABLES_CHOSEN = """
+libc.mmap.restype = ctypes.c_ulong  # the kernel chooses; all but two pages of what it gives is let go again
+size = 8 << 20
+for _ in range(30000):
+    at = libc.mmap(None, ctypes.c_size_t(size), 3, 0x22, -1, ctypes.c_long(0))
+    if at == 2 ** 64 - 1: break
+    kept = (at + (4 << 20) >> 21 << 21) - 4096
+    libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(kept - at))
+    libc.munmap(ctypes.c_void_p(kept + 8192), ctypes.c_size_t(at + size - kept - 8192))
+    ctypes.memset(kept, 1, 8192)
+time.sleep(0.5)
+"""
+RESERVED = """
+far, long = ctypes.c_void_p(1 << 40), ctypes.c_size_t
+def took(result, how):
+    if result == 0: taken.append(how)
+taken = []
+libc.mmap.restype = libc.mremap.restype = ctypes.c_ulong
+near = libc.mmap(None, long(1 << 16), 3, 0x22, -1, ctypes.c_long(0))
+here = ctypes.c_void_p(near)
+took(libc.mprotect(far, long(4096), 3), 'mprotect')
+took(libc.munmap(far, long(4096)), 'munmap')
+took(libc.mmap(far, long(4096), 3, 0x32, -1, ctypes.c_long(0)) != far.value, 'mmap')
+took(libc.mremap(here, long(4096), long(4096), 3, far) != far.value, 'mremap')
+took(libc.mremap(far, long(1 << 20), long(4096), 1) != far.value, 'a shorter mremap')
+libc.mprotect(here, long((1 << 47) - near - (1 << 20)), 7)
+took(ctypes.get_errno() in DENIED, 'a long mprotect')
+return ', '.join(taken)
+"""
 PIPES = """
 import fcntl
 grown = 0
@@ -105,6 +142,9 @@ ESCAPES = [
     Escape("POSIX shared memory", "Docker's documentation", POSIX, True, 5),
     Escape("shared anonymous memory", "found in review", SHARED, True, 3),
     Escape("huge pages", "found in review", HUGE, True, 2),
+    Escape("page tables", ISSUE, TABLES, True, 5),
+    Escape("page tables where the kernel chooses", ISSUE, TABLES_CHOSEN, True, 5),
+    Escape("address space that is reserved", ISSUE, RESERVED, True, 2),
     Escape("buffers of pipes", "found in review", PIPES, True, 2),
     Escape("buffers of sockets", "found in review", BUFFERS, True, 2),
     Escape("semaphores left behind", ISSUE, "return done('semget', c['key'], 1000, 0o1600)", True, 2),
