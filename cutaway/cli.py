@@ -149,7 +149,7 @@ def _verb(name: str, arguments: list[str]) -> int:
     import cyclopts
 
     gc.set_threshold(50_000)  # what is imported stays: looking through it again and again delays the start
-    app = _parser(name)
+    app = _parser(name, helps=not arguments or bool({"--help", "-h"} & set(arguments)))
     if name == "serve":
         from cutaway.commands.serve_options import sources
 
@@ -169,16 +169,21 @@ def _verb(name: str, arguments: list[str]) -> int:
     return 0
 
 
-def _parser(*names: str) -> Any:
-    """The argument parser of these verbs."""
+def _parser(*names: str, helps: bool = False) -> Any:
+    """The argument parser of these verbs; ``helps`` where it may print help, which takes time to import."""
     import cyclopts
 
+    formatter: Any = "default" if sys.stdout.isatty() else "plain"
+    if helps and formatter == "plain":
+        from cutaway.commands.plain_help import PlainHelp
+
+        formatter = PlainHelp()
     app = cyclopts.App(
         name="cutaway",
         version_flags=(),
         help_format="markdown",
         console=terminal.screen() if sys.stdout.isatty() else None,
-        help_formatter="default" if sys.stdout.isatty() else "plain",
+        help_formatter=formatter,
         default_parameter=cyclopts.Parameter(show_default=_default, converter=_convert),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -193,7 +198,7 @@ def _check_options(app: Any, name: str, arguments: list[str]) -> None:
     command, words = app[name], list(arguments)
     while words and not words[0].startswith("-") and words[0] in command:
         command = command[words.pop(0)]
-        command.help, command.help_epilogue = None, ""  # its own docstring, not the line that lists it
+        command.help = None  # its own docstring, not the line that lists it
     if command.default_command is None:
         return
     options = {"--help": bool}
@@ -224,7 +229,8 @@ def _convert(hint: Any, tokens: Any) -> Any:
 
 def _default(value: object) -> str | None:
     """How help shows a default: what is off, empty or left to the verb is not worth words."""
-    return None if value in (None, False, ()) else str(value)
+    shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return None if value in (None, False, ()) else shown or None
 
 
 def overview() -> str:

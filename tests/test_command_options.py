@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,18 @@ def test_completion_knows_verbs_and_options(tmp_path: Path) -> None:
     script = Path(done.stdout.strip())
     assert script.is_relative_to(tmp_path) and "--max-tokens" in script.read_text()
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("line", ["serve", "finetune", "eval", "tokenizer", "embed"])
+def test_help_in_a_pipe_is_wrapped_once_and_breaks_no_command(capsys, monkeypatch, line: str) -> None:
+    """What rich had wrapped was wrapped again: words alone on a line, commands in two halves."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, line, "--help")
+    lines = out.splitlines()
+    assert code == 0 and lines == [one.rstrip() for one in lines]
+    assert all(len(one) <= 80 for one in lines if not one.startswith("cutaway "))
+    wrapped = [one for one, after in pairwise(lines) if after.startswith("      ")]
+    assert all(len(one) > 50 for one in wrapped)  # no line ends long before the next has to begin
+    examples = [one for one in lines if one.startswith("cutaway ")]
+    assert examples and all(f"{one}\n\n" in f"{out}\n\n" for one in examples)
+    assert "--empty" not in out and "('" not in out and "[default: ]" not in out

@@ -16,7 +16,7 @@ HELP = """Train word vectors, and walk around in them or in a model's own embedd
 Where a verb asks for vectors it takes a file (word2vec text or binary, GloVe, safetensors) or a model: the
 rows of its table are its tokens.
 """
-EXAMPLES = """Examples:
+EXAMPLES = """**Examples:**
 
 cutaway embed train corpus.txt --output words.safetensors
 
@@ -25,6 +25,6 @@ cutaway embed neighbors words.safetensors river
 cutaway embed analogy smollm2 " man" " king" " woman"
 """
 
-embed = App(name="embed", help=HELP, help_epilogue=EXAMPLES, version_flags=())
+embed = App(name="embed", help=f"{HELP}\n\n{EXAMPLES}", version_flags=())
 for _name, (_place, _about) in VERBS.items():
     embed.command(f"cutaway.commands.embed.{_place}", name=_name, help=_about)

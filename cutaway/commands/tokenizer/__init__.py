@@ -17,7 +17,7 @@ VERBS = {
     "count-words": ("train:count_words", "Count a corpus, in parts that add up."),
 }
 HELP = "Encode, decode, look into, compare, convert, and train tokenizers."
-EXAMPLES = """Examples:
+EXAMPLES = """**Examples:**
 
 cutaway tokenizer encode "The capital of France is"
 
@@ -26,6 +26,6 @@ cutaway tokenizer show "unbelievable"
 cutaway tokenizer train corpus.txt --size 8000 --output tokenizer.json
 """
 
-tokenizer = cyclopts.App(name="tokenizer", help=HELP, help_epilogue=EXAMPLES)
+tokenizer = cyclopts.App(name="tokenizer", help=f"{HELP}\n\n{EXAMPLES}")
 for _name, (_place, _about) in VERBS.items():
     tokenizer.command(f"cutaway.commands.tokenizer.{_place}", name=_name, help=_about)
