@@ -169,6 +169,10 @@ def test_a_file_of_lines_and_of_hashes(tmp_path: Path) -> None:
     ring = KeyRing((), path)
     found = ring.find(ALICE)
     assert found is not None and found.name == "a" and ring.find(BOB) is None
+    hashed = hashlib.sha256(ALICE.encode()).hexdigest()
+    path.write_text(f"keys: [{{name: a, key: {BOB}, sha256: {hashed}}}]")  # both are keys of the one client
+    ring = KeyRing((), path)
+    assert ring.find(ALICE) is ring.find(BOB) is not None and len(ring.tenants) == 1
 
 
 WRONG_LINES = {
@@ -191,6 +195,19 @@ WRONG_LINES = {
     "a key that is given too": (f"keys: [{{name: a, key: {CAROL}}}]", "--api-key"),
     "lists inside lists": ("keys: " + "[" * 5000 + ALICE + "]" * 5000, "neither YAML"),
     "an alias inside itself": (f"keys: &keys [*keys, {ALICE}]", "neither YAML"),
+    "roles twice": (
+        f"keys:\n- {{name: a, key: {ALICE}}}\n- {{name: b, key: {BOB}, roles: [chat],\n   roles: [admin]}}",
+        "line 4: the name of this entry is there already",
+    ),
+    "keys twice": (
+        f"keys:\n- {{name: a, key: {ALICE}}}\nkeys:\n- {{name: b, key: {BOB}}}",
+        "line 3: the name",
+    ),
+    "a key as a name twice": (f"keys: [{{name: a, {ALICE}: 1, {ALICE}: 2}}]", "line 1: the name"),
+    "roles twice in JSON": (
+        f'{{"keys": [{{"name": "a", "key": "{ALICE}", "roles": [], "roles": []}}]}}',
+        "line 1",
+    ),
     "a line that is given too": (f"{ALICE}\n{CAROL}\n", "--api-key"),
 }
 

@@ -17,6 +17,7 @@ from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.errors import UserError
 from cutaway.model import decoder
+from cutaway.store import yaml_files
 from cutaway.train import checkpoint, compiling, config, curve, git, loop
 from cutaway.train import run as training_run
 from cutaway.train.config import Intervals, TrainingConfig
@@ -114,7 +115,9 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     assert "loss_" not in capsys.readouterr().err
     for source in ([str(tiny), "--output", str(folder)], [str(folder)], [str(folder / "run.yaml")]):
         assert main(["pretrain", *source, "--resume"]) == 0
-        assert "Continuing after step 2." in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "the run is finished: it has done 2 steps, all that it has. More steps extend it: " in said
+        assert f"`cutaway pretrain {folder} --resume --steps 4`" in said
     assert main(["pretrain", str(folder), "--resume", "--steps", "4"]) == 0
     assert "4 steps now; it was started with 2" in capsys.readouterr().err
     assert checkpoint.step_of(checkpoint.all_in(folder / loop.CHECKPOINTS)[-1]) == 4
@@ -175,6 +178,23 @@ def test_words_of_yaml_1_1_stay_words(tmp_path: Path) -> None:
     words = config.read("nano", ["--data.sources.0.path", "'1e3'"])
     path.write_text(config.write(words))
     assert config.read(str(path)) == words
+
+
+def test_a_name_that_is_there_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("optimizer:\n  learning_rate: 1\n\n  learning_rate: 2\n")
+    with pytest.raises(UserError, match=r"run.yaml, line 4: the name of this entry is there already"):
+        config.read(str(path))
+    for text in ("{a: 1, b: {a: 1}, c: [{a: 1}, {a: 1}]}", "{1: a, '1': b}"):
+        yaml_files.value(text, "here")
+    for text in (
+        "{a: 1, a: 1}",
+        "[{x: {1: a, 1.0: b}}]",
+        "{a: &a {b: 1}, c: *a, a: 2}",
+        "{<<: {a: 1}, <<: 2}",
+    ):
+        with pytest.raises(UserError, match="here, line 1"):
+            yaml_files.value(text, "here")
 
 
 # ---- plan --------------------------------------------------------------------------------------------------

@@ -27,8 +27,16 @@ NUMBER = (
 )
 
 
-class _Shallow:
-    """Of a loader: refuses nodes too deep inside others, and merge keys."""
+class RepeatedNameError(UserError):
+    """One name of an entry twice, of which YAML's readers take the last. Its text tells the line alone."""
+
+
+class _Repeated(yaml.YAMLError):
+    line = 0  # of the second
+
+
+class _Strict:
+    """Of a loader: refuses nodes too deep inside others, merge keys, and a name that is there twice."""
 
     depth = 0
 
@@ -45,12 +53,27 @@ class _Shallow:
     def flatten_mapping(self, node: Any) -> None:
         """Merge keys (<<), which double what they merge, are entries like others."""
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """The entries by name, each name once."""
+        loader: Any = super()
+        found = loader.construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            seen = set[Any]()
+            for name, _ in node.value:
+                made = loader.construct_object(name, True)
+                if made in seen:
+                    repeated = _Repeated()
+                    repeated.line = name.start_mark.line + 1
+                    raise repeated
+                seen.add(made)
+        return found
 
-class TextLoader(_Shallow, yaml.BaseLoader):
+
+class TextLoader(_Strict, yaml.BaseLoader):
     """Reads texts, lists and entries by name: every value is a text."""
 
 
-class Loader(_Shallow, yaml.SafeLoader):
+class Loader(_Strict, yaml.SafeLoader):
     """Reads null, booleans, numbers, texts, lists and entries by name, and nothing else."""
 
     yaml_implicit_resolvers: ClassVar = {
@@ -85,11 +108,15 @@ def parsed(path: Path) -> dict[Any, Any]:
 
 
 def value(data: str, where: str, loader: type[Loader | TextLoader] = Loader) -> Any:
-    """What YAML makes of a text. UserError for what is none."""
+    """What YAML makes of a text. UserError for what is none; RepeatedNameError for a name given twice."""
     try:
         found = yaml.load(data, loader)
         if _size(found, {}) > MOST:
             raise yaml.YAMLError(f"its aliases (*) make over {MOST:,} values")
+    except _Repeated as error:
+        raise RepeatedNameError(
+            f"{where}, line {error.line}: the name of this entry is there already: keep one of the two"
+        ) from None
     except (yaml.YAMLError, ValueError, LookupError, OverflowError) as error:
         # all of which yaml's own constructors raise, for `!!int x`, `!!bool maybe` and the like
         raise UserError(f"{where}: is not YAML ({' '.join(str(error).split()):.300})") from None

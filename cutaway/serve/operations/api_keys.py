@@ -289,6 +289,8 @@ def _texts(file: Path, text: str) -> Any:
     """A key file's YAML, every value a text; the refusal repeats none of it, for it may hold keys."""
     try:
         return yaml_files.value(text, str(file), yaml_files.TextLoader)
+    except yaml_files.RepeatedNameError:
+        raise
     except UserError:
         raise UserError(
             f"The key file {file} cannot be read: it is neither YAML in UTF-8 nor keys in lines"
