@@ -24,6 +24,7 @@ from cutaway.generate.batch.request import QueueFullError, RequestCancelledError
 from cutaway.serve import protocol, responses  # isort: skip
 from cutaway.serve.operations import bounded_log, lifecycle  # isort: skip
 from cutaway.serve.operations.access import Connections  # isort: skip
+from cutaway.serve import openai_format  # isort: skip
 from cutaway.serve.openai_format import APIError, json_response  # isort: skip
 from cutaway.serve.service import FairPool, check_stopped  # isort: skip
 
@@ -84,6 +85,18 @@ def test_answers_in_pieces_are_json() -> None:
     raised = {"list": [1, "é\ud800", None, {}], "empty": [], "nested": arrays, "number": 1.5}
     wanted = json.loads(json.dumps(raised, default=lambda array: array.tolist()).replace("\\ud800", "?"))
     assert json.loads(json_response(raised).content) == wanted
+
+
+def test_an_answer_of_many_values_is_written_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    dumps = openai_format._dumps
+    monkeypatch.setattr(openai_format, "_dumps", lambda value: (calls.append(1), dumps(value))[1])
+    many = openai_format.NUMBERS * 10 + 3
+    for item in (7, "\xfc", None, {"id": 1, "piece": "a"}):
+        calls.clear()
+        answer = {"tokens": [item] * many, "empty": [], "mixed": [1, [2, {"a": [np.float64(3)]}], item]}
+        found = json.loads(json_response(answer).content)
+        assert found == answer and len(calls) < 30
 
 
 def test_clients_take_turns_and_work_without_a_client_ends() -> None:

@@ -40,6 +40,7 @@ ANTHROPIC_TYPES = {
 ANTHROPIC_PATHS = ("/v1/messages", "/messages")
 MIN_LOGPROB = -9999.0  # OpenAI's logarithm of zero, which JSON has no number for
 NUMBERS = 2048  # encoded in one call: some milliseconds in which no other thread runs Python
+PLAIN = (int, float, str, bool, type(None))
 BYTES = 1 << 18  # sent at once
 LENGTHS = 64  # bytes between the lengths that events have
 
@@ -292,12 +293,25 @@ def _encoded(value: Any) -> Iterator[str]:
             yield ("," if at else "[") + _dumps(value[at : at + NUMBERS].tolist())[1:-1]
         yield "]" if len(value) else "[]"
     elif isinstance(value, list | tuple | np.ndarray):
-        for n, inside in enumerate(value):
-            yield "," if n else "["
-            yield from _encoded(inside)
+        for at in range(0, len(value), NUMBERS):
+            part = value[at : at + NUMBERS]
+            yield "," if at else "["
+            if all(map(_is_plain, part)):
+                yield _dumps(part)[1:-1]
+                continue
+            for n, inside in enumerate(part):
+                yield "," if n else ""
+                yield from _encoded(inside)
         yield "]" if len(value) else "[]"
     else:
         yield _dumps(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is one value, or few by name: many of them are written in one call."""
+    if type(value) is dict:
+        return all(type(key) is str and type(one) in PLAIN for key, one in value.items())
+    return type(value) in PLAIN
 
 
 def _dumps(value: Any) -> str:

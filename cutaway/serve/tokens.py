@@ -10,7 +10,7 @@ import cutaway
 from cutaway.serve.chat import chat_ids, ending
 from cutaway.serve.openai_format import APIError, json_response, token_string
 from cutaway.serve.protocol import ChatCountRequest, DetokenizeRequest, TokenizeRequest
-from cutaway.serve.service import Service
+from cutaway.serve.service import Service, check_stopped
 
 
 def tokenize(service: Service, body: TokenizeRequest) -> Response:
@@ -27,7 +27,9 @@ def tokenize(service: Service, body: TokenizeRequest) -> Response:
         around = body.add_special if body.add_special is not None else body.add_special_tokens
         around = given == ["prompt"] if around is None else around
         ids = tokenizer.encode(getattr(body, given[0]), special, around)
+    check_stopped()
     tokens = [token_string(tokenizer, id) for id in ids]
+    check_stopped()
     if given == ["text"]:
         return json_response({"ids": ids, "tokens": tokens, "count": len(ids)})
     if given == ["content"]:
