@@ -6,10 +6,10 @@ One `cutaway serve` with a key file. The key "honest" streams completions all th
 a schema in between. The key "hostile" has a quota of 4 requests at once and sends, with 8 threads, the
 heaviest bodies that a route takes: all routes of /openapi.json, several bodies for some. Before and after
 each, the honest key is measured in quiet. A line tells the 99th percentile of the gaps between the pieces of
-honest streams, in quiet and beside the hostile key, their ratio (at most 4), the time of the slowest honest
-answer of the schema, in both, and what was counted for the hostile key: it must be what its answers, or the
-scheduler's counters, say. Exits 1 if one of these does not hold, or a hostile request ends in a 5xx but 503
-and 504.
+honest streams, in quiet and beside the hostile key, their ratio (at most 4), the slowest first token of an
+honest stream and the slowest honest answer of the schema, in both, and what was counted for the hostile key:
+it must be what its answers, or the scheduler's counters, say. Exits 1 if one of these does not hold, or a
+hostile request ends in a 5xx but 503 and 504.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Honest:
 
     def __init__(self, port: int) -> None:
         self.port, self.wrong = port, list[str]()
-        self.gaps, self.forms = list[float](), list[float]()
+        self.gaps, self.forms, self.firsts = list[float](), list[float](), list[float]()
         self.going, self.resting = threading.Event(), [threading.Event(), threading.Event()]
         for work, resting in zip((self.stream, self.form), self.resting, strict=True):
             threading.Thread(target=self.repeat, args=(work, resting), daemon=True).start()
@@ -234,26 +234,26 @@ class Honest:
                 client.connection.close()
                 self.wrong.append(f"an honest request: {error!r}")
 
-    def rest(self) -> tuple[list[float], list[float]]:
+    def rest(self) -> tuple[list[float], list[float], list[float]]:
         """Have both finish what they do, and return what they measured, which is forgotten."""
         self.going.clear()
         time.sleep(0.05)
         for one in self.resting:
             one.wait()
-        found = self.gaps, self.forms
-        self.gaps, self.forms = [], []
+        found = self.gaps, self.forms, self.firsts
+        self.gaps, self.forms, self.firsts = [], [], []
         return found
 
     def stream(self, client: Client) -> None:
-        """Stream a completion and note the gaps between its pieces."""
+        """Stream a completion and note when its first piece came, and the gaps between the others."""
         fields = {"prompt": TEXT, "max_tokens": 100, "ignore_eos": True, "stream": True, "temperature": 0}
+        began = time.perf_counter()
         client.connection.request("POST", "/v1/completions", json.dumps(fields), client.headers)
         answer, last = client.connection.getresponse(), 0.0
         for line in answer:
             if line.startswith(b"data: {"):
                 now = time.perf_counter()
-                if last:
-                    self.gaps.append(now - last)
+                (self.gaps if last else self.firsts).append(now - (last or began))
                 last = now
         if answer.status != 200:
             self.wrong.append(f"an honest stream: {answer.status}")
@@ -339,7 +339,7 @@ def attacked(port: int, attack: Attack, path: str, seconds: float) -> tuple[Coun
     return statuses, (tokens[0], tokens[1])
 
 
-def in_quiet(honest: Honest, seconds: float) -> tuple[list[float], list[float]]:
+def in_quiet(honest: Honest, seconds: float) -> tuple[list[float], list[float], list[float]]:
     """What the honest key measures alone in so many seconds."""
     honest.going.set()
     time.sleep(seconds)
@@ -352,16 +352,16 @@ def row(port: int, honest: Honest, attackers: Any, attack: Attack, seconds: floa
     if attack.prepare is not None:
         path = path.replace("{id}", attack.prepare(Client(port, HOSTILE)))
     path = re.sub(r"\{\w+\}", "none", path)
-    quiet, quiet_forms = in_quiet(honest, seconds / 2)
+    before_it = in_quiet(honest, seconds / 2)
     before = counters(port)
     honest.going.set()
     time.sleep(0.3)
     statuses, answers = attackers.apply(attacked, (port, attack, path, seconds))
-    loud, forms = honest.rest()
+    loud, forms, firsts = honest.rest()
     settled(port)
     after = counters(port)
-    again, forms_again = in_quiet(honest, seconds / 2)
-    quiet, quiet_forms = quiet + again, quiet_forms + forms_again
+    after_it = in_quiet(honest, seconds / 2)
+    quiet, quiet_forms, quiet_firsts = (one + two for one, two in zip(before_it, after_it, strict=True))
     more = {who: tuple(after[who][n] - before[who][n] for n in range(2)) for who in after}
     counted, expected = more["key hostile"], answers
     if attack.count != "answers":
@@ -370,8 +370,11 @@ def row(port: int, honest: Honest, attackers: Any, attack: Attack, seconds: floa
     fits, ratio = counted[of] == expected[of], p99(loud) / p99(quiet)
     failed = [code for code in statuses if code[0] == "5" and code not in ("503", "504")]
     slowest = f"{max(quiet_forms, default=0):.2f}, {max(forms, default=0):.2f}"
+    first = f"{max(quiet_firsts, default=0):.2f}, {max(firsts, default=0):.2f}"
     codes = ", ".join(f"{count} of {code}" for code, count in sorted(statuses.items()))
-    text = f"| {attack.name} | {codes} | {p99(quiet):.1f}, {p99(loud):.1f} | {ratio:.1f} | {slowest} "
+    text = (
+        f"| {attack.name} | {codes} | {p99(quiet):.1f}, {p99(loud):.1f} | {ratio:.1f} | {first} | {slowest} "
+    )
     text += f"| {counted[0]:,} + {counted[1]:,}" + (
         "" if fits else f", not {expected[0]:,} + {expected[1]:,}"
     )
@@ -400,8 +403,10 @@ def main() -> int:
         ):
             document = Client(port, HOSTILE).json("GET", "/openapi.json")
             honest, wrong = Honest(port), list[str]()
-            print("| hostile requests | answers | gap, 99%, ms | ratio | slowest schema, s | counted |")
-            print("|---|---|---|---|---|---|")
+            print(
+                "| hostile requests | answers | gap, 99%, ms | ratio | first token, s | schema, s | counted |"
+            )
+            print("|---|---|---|---|---|---|---|")
             for attack in attacks(document):
                 if re.search(asked.only, attack.name):
                     text, fine = row(port, honest, attackers, attack, asked.seconds)
