@@ -454,6 +454,8 @@ print("all", out.getvalue(), end="")
 """
     found = sandbox.run(code, Bounds(seconds=30))
     assert (found.output, found.error) == ("all seen\n", "")
+    pages = sandbox.run("import os; print(os.sysconf('SC_PHYS_PAGES'))").output
+    assert int(pages) == os.sysconf("SC_PHYS_PAGES")  # where sysinfo is denied glibc gives rubbish
 
 
 @pytest.mark.parametrize("machine", policy.ARCHITECTURES)

@@ -8,8 +8,7 @@ architecture's table (32-bit x86 through ``int 0x80``) ends the process, and x32
 
 Not listed, and so denied, on purpose: every call that changes mode, owner, times or attributes of a file;
 links; System V and POSIX IPC, memfd; sockets; a new process or program; namespaces, mounts, tracing, keys,
-BPF, io_uring, userfaultfd; timers and signals that reach others; watching files; how much memory and load
-the machine has (sysinfo: os.sysconf("SC_PHYS_PAGES") fails, and the C library's sort goes on without it).
+BPF, io_uring, userfaultfd; timers and signals that reach others; watching files.
 """
 
 from __future__ import annotations
@@ -136,6 +135,10 @@ ALLOWED: dict[str, Call] = {
     "prlimit64": Call(302, 261, "resource.getrlimit; see CHECKS"),
     "getrandom": Call(318, 278, "random, hashes of strings"),
     "uname": Call(63, 160, "platform"),
+    # Where it fails, glibc computes with what happens to be on its stack.
+    "sysinfo": Call(
+        99, 179, "os.sysconf(SC_PHYS_PAGES), and the C library's sort, ask how much memory there is"
+    ),
 }
 
 # Flags of clone that the C libraries (glibc; musl) use for a thread of the same process.
@@ -206,8 +209,9 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "munmap": (Window(0, 1),),
     "mprotect": (Window(0, 1),),
     "mremap": (OneOf(3, (0, 1)), Window(0, 1)),  # MREMAP_MAYMOVE; not to a place that the code chooses
-    # NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE: what allocators, numpy and
-    # sorting need, and Python's mmap.madvise; not merging with others' pages (12), nor filling (22, 23).
+    # NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE: what allocators and numpy
+    # use, and Python's mmap.madvise. Not merging with others' pages (12), nor what fills tables of reserved
+    # addresses (22, 23, and 102, in whose place the C library uses mprotect).
     "madvise": (OneOf(2, (0, 1, 2, 3, 4, 8, 14, 15)),),
     "clone": (OneOf(0, THREAD_FLAGS),),
     "prctl": (OneOf(0, (15, 16)),),  # PR_SET_NAME, PR_GET_NAME

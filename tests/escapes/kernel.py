@@ -143,10 +143,6 @@ for advice in (9, 10, 12, 16, 18, 20, 21, 22, 23, 25, 100, 101, 102):
     if libc.madvise(place, ctypes.c_size_t(1 << 21), advice) == 0 or ctypes.get_errno() not in DENIED:
         return f'reached madvise {advice}'
 """
-SYSINFO = """
-found = ctypes.create_string_buffer(256)
-return libc.sysinfo(found) == 0 and f'up for {struct.unpack_from("q", found)[0]} s'
-"""
 ESCAPES = [
     *(Escape(f"call {name}", known, f"return reach({name!r}, {given})") for name, given, known in CALLS),
     Escape("options of the process", DOCKER, PRCTL),
@@ -159,6 +155,5 @@ ESCAPES = [
     Escape("bytes out of band", "CVE-2025-38236", OUT_OF_BAND),
     Escape("a pipe for notifications", "CVE-2022-0995", NOTIFICATIONS),
     Escape("advice on memory", "Dedup Est Machina", ADVICE),
-    Escape("the machine's memory and load", DOCKER, SYSINFO),
     Escape("an argument's upper half", "found in review", HIGH),
 ]  # fmt: skip
