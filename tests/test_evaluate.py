@@ -358,6 +358,33 @@ def test_other_weights_share_no_result(lm: LanguageModel, tmp_path: Path):
     assert two.fill(["a"], lambda numbers: [3], lambda done: None) == [3]
 
 
+def test_any_table_of_questions_is_a_task(lm: LanguageModel, tmp_path: Path, monkeypatch: Any, capsys: Any):
+    table = tmp_path / "q.csv"
+    table.write_text("question,answer\nWhat is 2 + 2?,4\nWhat is 1 + 1?,2\n")
+    task = tasks.find(str(table))
+    assert [item.prompt for item in task.items] == ["What is 2 + 2?", "What is 1 + 1?"]
+    assert task.items[0].check("4") == 1 and task.items[1].check("4") == 0
+    (tmp_path / "notes.txt").write_text("A cat.")
+    with pytest.raises(UserError, match=r"text:.*notes.txt asks"):
+        tasks.find(str(tmp_path / "notes.txt"))
+    with pytest.raises(UserError, match="no such file"):
+        tasks.find(str(tmp_path / "none.csv"))
+    rows = [{"question": f"What is {n} + 0?", "answer": n % 3} for n in range(10)]
+    choices = [{"prompt": "2 + 2 =", "choices": ["4", "5"], "answer": 0}]
+    for name, found in (("few", rows[:9]), ("many", rows), ("choices", choices)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, found)))
+    monkeypatch.setattr("cutaway.commands.eval._loaded", lambda *_: lm)
+    shown = {}
+    for name in ("few", "many", "choices"):
+        line = ["eval", "any", "--tasks", str(tmp_path / f"{name}.jsonl"), "--max-tokens", "2", "--no-cache"]
+        assert cli.main(line) == 0
+        shown[name] = capsys.readouterr().out
+    explained = "Chance of exercises is the share of the commonest answer"
+    assert "0.400" in shown["many"] and explained in shown["many"] and explained not in shown["few"]
+    assert "0.333" not in shown["few"] and "0.500" in shown["choices"] and explained not in shown["choices"]
+    assert '2 + 2 =\nIt is followed by " 4", " 5"; right is " 4".' in shown["choices"]
+
+
 def test_lines_of_one_prompt_are_one_case(lm: LanguageModel, tmp_path: Path):
     """Two hundred copies of a question say no more than one."""
     path = tmp_path / "copies.jsonl"
@@ -591,7 +618,7 @@ def test_humaneval_runs_the_tests(packages: None, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"prompt": "a"}], 'has no "prompt" and "answer"'),
+        ([{"prompt": "a"}], 'has no "prompt" \\(or "question"\\) and "answer", but \'prompt\''),
         ([{"prompt": "a", "choices": ["b"], "answer": 0}], "two texts or more"),
         ([{"prompt": "a", "choices": ["b", "c"], "answer": 2}], "none of the 2 choices"),
         ([{"prompt": "a", "choices": ["b", "c"], "answer": "d"}], "none of the 2 choices"),

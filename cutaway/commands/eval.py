@@ -19,6 +19,8 @@ from cutaway.evaluate.statistics import finite
 from cutaway.generate.thinking import parse
 from cutaway.store.files import atomic_file, check_file
 
+LEAST_EXERCISES = 10  # whose commonest answer is a level to compare with
+
 
 def eval(
     model: str = "smollm2",
@@ -46,7 +48,7 @@ def eval(
 
     Tasks that come with Cutaway: gsm8k, hellaswag, humaneval, truthfulqa; `bigbench:NAME`,
     `reasoning_gym:NAME`; tool calls, `bfcl:simple`, `bfcl:multiple`, `bfcl:irrelevance`; `text:FILE` (bits
-    per byte), `file:FILE.jsonl` (docs/evaluation.md). What was computed is kept, so that a run that was
+    per byte), `file:FILE` (docs/evaluation.md). What was computed is kept, so that a run that was
     stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
 
     Examples:
@@ -250,13 +252,17 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
             f"{result.task.name}: {result.task.source}{hashed}. The first prompt:", style="bold", markup=False
         )
         out.print(result.first_prompt, style="dim", markup=False)
+        if isinstance(result.task, tasks.Task) and isinstance(first := result.task.items[0], tasks.Question):
+            choices = ", ".join(map(_quoted, first.choices))
+            right = _quoted(first.choices[first.answer])
+            out.print(f"It is followed by {choices}; right is {right}.", style="dim", markup=False)
     table = Table(box=None, pad_edge=False)
     headings = ["task", "metric", "value", "95% interval", "chance", "n"]
     for heading in [*(["model"] if len(results) > 1 else []), *headings]:
         table.add_column(heading, justify="left" if heading in ("model", "task", "metric") else "right")
     for model, every in results.items():
         for result in every:
-            chance = f"{result.task.chance:.3f}" if isinstance(result.task, tasks.Task) else ""
+            chance = f"{result.task.chance:.3f}" if _has_chance(result) else ""
             for metric, x in result.metrics.items():
                 figures = (
                     f"{x.value:.3f}",
@@ -267,6 +273,9 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
                 names = [*([model] if len(results) > 1 else []), result.task.name, metric]
                 table.add_row(*names, *figures)
     console.print_table(out, table)
+    kinds = {type(result.task.items[0]) for result in own if _has_chance(result)}
+    if tasks.Exercise in kinds:
+        out.print("Chance of exercises is the share of the commonest answer.", style="dim", markup=False)
     if len(results) > 1:
         (name, first), (other, second) = results.items()
         for a, b in zip(first, second, strict=True):
@@ -278,6 +287,18 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
                     f"95% {d.between('+.4f')}, p {paired.p:.3g}: {verdict}",
                     markup=False,
                 )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _has_chance(result: Result) -> bool:
+    """Whether a guess's accuracy says something: of few exercises the commonest answer is any of them."""
+    if not isinstance(result.task, tasks.Task):
+        return False
+    items = result.task.items
+    return len(items) >= LEAST_EXERCISES or not isinstance(items[0], tasks.Exercise)
 
 
 def _write(output: Path, results: dict[str, list[Result]]) -> None:

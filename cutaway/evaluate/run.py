@@ -150,7 +150,7 @@ def _choices(
         name: [float(int(np.argmax(row)) == item.answer) for row, item in zip(rows, items, strict=True)]
         for name, rows in ratings.items()
     }
-    return values, items[0].prompt + items[0].choices[items[0].answer]
+    return values, items[0].prompt
 
 
 def _scored(

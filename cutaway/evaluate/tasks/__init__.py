@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from cutaway.data import rows
 from cutaway.errors import UserError
 from cutaway.generate.thinking import last_line
 
@@ -120,7 +121,9 @@ def find(name: str, limit: int | None = None, *, unsafe: bool = False) -> Task |
     if name in names():
         task = import_module(f"{__name__}.{name}").task
         return task(limit, unsafe=True) if unsafe and name == "humaneval" else task(limit)
-    if name.endswith(".jsonl"):
+    if Path(name.removesuffix(".gz")).suffix in rows.TABLES:
         return import_module(f"{__name__}.file").task(name, limit)
+    if Path(name).exists():
+        raise UserError(f"{name} is no table of questions: text:{name} asks how well its text is predicted")
     known = ", ".join([*names(), *(f"{each}:NAME" for each in INSTRUMENTS)])
     raise UserError(f"there is no task {name!r}: use {known}")

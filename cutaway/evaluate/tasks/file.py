@@ -3,6 +3,8 @@
     {"prompt": "2 + 2 =", "choices": ["4", "5"], "answer": 0}     ``answer``: which choice, by number or text
     {"prompt": "What is 2 + 2?", "answer": "4"}                   the answer's last line must give it
 
+``question`` is read as ``prompt`` is, and so are tables of other kinds (``data/rows.py``), such as CSV.
+
 A number must be that line's last number; another answer must stand in it as a word. So an answer that lists
 every word it knows is right: ask in the prompt for the answer alone. ``cluster`` names what a line shares
 with others; lines with one prompt share it without being told.
@@ -17,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.data.rows import rows
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.evaluate import answers
 from cutaway.evaluate.tasks import Exercise, Question, Task
+
+PROMPTS = ("prompt", "question")
 
 
 def task(path: str, limit: int | None = None) -> Task:
@@ -29,9 +33,11 @@ def task(path: str, limit: int | None = None) -> Task:
     for where, row in rows(path):
         if len(made) == limit:
             break
-        prompt, answer, cluster = row.get("prompt"), row.get("answer"), row.get("cluster")
+        prompt = next((row[name] for name in PROMPTS if name in row), None)
+        answer, cluster = row.get("answer"), row.get("cluster")
         if not isinstance(prompt, str) or answer is None:
-            raise UserError(f'{where}: has no "prompt" and "answer"')
+            keys = ", ".join(map(quoted, row)) or "nothing"
+            raise UserError(f'{where}: has no "prompt" (or "question") and "answer", but {keys}')
         if not isinstance(cluster, str | int | None):
             raise UserError(f"{where}: cluster should be a text or a whole number")
         cluster = None if cluster is None else str(cluster)
