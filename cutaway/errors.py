@@ -1,4 +1,4 @@
-"""The two ways in which Cutaway says no, the user's mistake and the world's, and how it quotes others."""
+"""The two ways in which Cutaway says no, the user's mistake and the world's, and how it quotes and counts."""
 
 import re
 import reprlib
@@ -26,6 +26,11 @@ def visible(text: str) -> str:
 def escaped(text: str) -> str:
     r"""The text on one line: all that is not printable, tabs and newlines too, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A number with its word: 1 row, 2,000 rows."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def quoted(value: object) -> str:

@@ -717,7 +717,7 @@ def test_context_batch_and_steps_follow_the_examples(base: Path, talk: Path, tmp
     assert said[-2].startswith(
         "3 epochs of 33 examples: 26 steps of 2 rows of 64 tokens, 3.9 examples a step"
     )
-    assert run.early_stopping == 0 and "1 more are held out" in said[-2]
+    assert run.early_stopping == 0 and "1 more is held out" in said[-2]
     assert numbers(base, talk, tmp_path / "b", "--epochs=0.5")[0].steps == 5
     fixed, _ = numbers(base, talk, tmp_path / "c", "--steps=7", "--batch-size=3", "--data.context=100")
     assert (fixed.steps, fixed.batch_size, fixed.micro_batch_size, fixed.data.context) == (7, 3, 1, 100)
@@ -730,7 +730,7 @@ def test_context_batch_and_steps_follow_the_examples(base: Path, talk: Path, tmp
     assert run.data.context == 128 and run.batch_size == 4 and run.early_stopping == 2
     many.write_text(json.dumps({"question": "q" * 300, "answer": "a"}) + "\n" + many.read_text())
     run, said = numbers(base, many, tmp_path / "e")
-    assert run.data.context == 128 and "1 examples are longer than data.context (128)" in " ".join(said)
+    assert run.data.context == 128 and "1 example is longer than data.context (128)" in " ".join(said)
 
 
 @pytest.mark.parametrize("option", ["--lr", "--learning-rate"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.pretrain import watched
+from cutaway.commands.pretrain import continued, watched
 from cutaway.data.conversations import Item, Labelled, Pair
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
+from cutaway.store.files import check_folder
 from cutaway.train import config, methods
 from cutaway.train import folder as run_folder
 from cutaway.weights.load import RUN
@@ -36,6 +39,20 @@ def finetune(
     ] = None,
     model: Annotated[str | None, Parameter(help="The base model; without it the config's.")] = None,
     output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
+    epochs: Annotated[
+        float | None, Parameter(help="How often each example is read; without it 3 times.")
+    ] = None,
+    steps: Annotated[int | None, Parameter(help="How many steps, in place of --epochs.")] = None,
+    lr: Annotated[
+        float | None,
+        Parameter(name=("--lr", "--learning-rate"), help="The learning rate; without it the method's."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, Parameter(help="Rows a step, in which short examples lie side by side; without it 4.")
+    ] = None,
+    seed: Annotated[
+        int | None, Parameter(help="Decides the order, what is held out, and new weights; without it 0.")
+    ] = None,
     check: Annotated[
         bool, Parameter(help="Only say what the examples are, and show what is trained.", negative=())
     ] = False,
@@ -74,45 +91,72 @@ def finetune(
 
     cutaway finetune grpo --task reasoning_gym:chain_sum --model runs/talk --check
 
-    :param words: A method, a YAML file, or with --resume a run's folder; then the data, and changes to the
-        config: --epochs, --lr, --batch-size, and --name.of.entry VALUE, which docs/finetuning.md lists.
+    :param words: A method, a YAML file, or with --resume a run's folder; then the data, and other changes to
+        the config, written --name.of.entry VALUE, which docs/finetuning.md lists.
     """
+    if json and not check:
+        raise UserError("--json goes with --check")
     changes, places = config.parted(words)
     source = places.pop(0) if places else None
-    if source is None:
-        if not resume:
-            known = ", ".join(methods.names())
-            raise UserError(f"name a method and its data: cutaway finetune sft talk.jsonl (methods: {known})")
-        source = str(output or run_folder.newest("finetune"))
-        console.note(f"Continuing {source}.")
+    if source is not None:
+        methods.check_source(source, places[0] if places else str(data or "DATA"))
+    elif not resume:
+        known = ", ".join(methods.names())
+        raise UserError(f"name a method and its data: cutaway finetune sft talk.jsonl (methods: {known})")
     paths = [*map(Path, places), *([] if data is None else [data])]
     if len(paths) > 1:
         raise UserError(f"give one file or folder of examples, not {' and '.join(map(str, paths))}")
     data = paths[0] if paths else None
-    options = {"base": model, "data.path": data, "data.task": task}
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    changes = [*given, *(["--data.options={}"] if task is not None else []), *changes]
-    folder = output or (Path(source) if (Path(source) / RUN).is_file() else Path("runs") / Path(source).stem)
+    if resume and (source is None or (source in methods.names() and data is None and task is None)):
+        source = str(output or (run_folder.newest("finetune") if source is None else methods.last(source)))
+        console.note(f"Continuing {source}.")
+    assert source is not None
+    options = {"base": model, "data.path": data, "data.task": task, "epochs": epochs, "steps": steps}
+    options |= {"learning-rate": lr, "batch-size": batch_size, "seed": seed}
+    own = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    own += ["--data.options={}"] if task is not None else []
+    changes = [*own, *changes]
+    begun = (Path(source) / RUN).is_file()
+    folder = output or (Path(source) if begun else Path("runs") / Path(source).stem)
+    sampled = methods.is_method(source, ())
+    if config.may_be_unknown(changes[len(own) :], methods.entries(source, ())):
+        _check_names(source, changes, sampled)
     sampled = methods.is_method(source, changes)
-    if json and not check:
-        raise UserError("--json goes with --check")
-    if not check:
+    continues = resume and (folder / RUN).is_file()
+    if not check and (begun or continues):
         run_folder.check(folder, resume, "finetune")
-    if not sampled and not (folder / RUN).is_file():
+    if not check:
+        check_folder(folder)
+    if sampled:
+        methods.check_task(methods.entries(source, changes))
+    elif check or not continues:
         methods.examples(methods.entries(source, changes)).check()
     from cutaway.train import finetune as examples
     from cutaway.train import rollouts
 
     recipe = rollouts if sampled else examples
     run = recipe.read(source, changes)
+    if not check:
+        run_folder.check(folder, resume, "finetune")
     if check:
         _check_task(run, json) if isinstance(run, rollouts.RewardsConfig) else _check(run, json)
         return
     from cutaway.train import distributed
     from cutaway.train.run import train
 
-    with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder) as callback:
+    def after() -> str:
+        return _after(run, folder)
+
+    with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder, after) as callback:
         train(run, folder, callback, recipe=recipe, resume=resume, parallel=parallel)
+
+
+def _check_names(source: str, changes: Sequence[str], sampled: bool) -> None:
+    """UserError for an option that there is not."""
+    from cutaway.train.finetune import FinetuningConfig
+    from cutaway.train.rollouts import RewardsConfig
+
+    config.check_names(changes, methods.entries(source, ()), RewardsConfig if sampled else FinetuningConfig)
 
 
 def _check(run: FinetuningConfig, as_json: bool) -> None:
@@ -130,14 +174,20 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
     out = console.screen()
     fraction = report.trained_tokens / report.tokens
     out.print(
-        f"{report.examples:,} examples, {report.tokens:,} tokens; {report.trained_tokens:,} are trained "
-        f"({fraction:.0%}), shown in green:"
+        f"{plural(report.examples, 'example')}, {plural(report.tokens, 'token')}; {report.trained_tokens:,} "
+        f"are trained ({fraction:.0%}), shown in green:"
+        if out.color_system
+        else f"{plural(report.examples, 'example')}, {plural(report.tokens, 'token')}; "
+        f"{report.trained_tokens:,} are trained ({fraction:.0%}), shown between [[ and ]]:"
     )
     for item in items[:SHOWN]:
         for name, example in zip(_names(item), item.documents, strict=True):
             text = Text(name, "bold")
-            for id, trained in zip(example.ids.tolist(), example.trained.tolist(), strict=True):
-                text.append(at_rest.tokenizer.decode([id]), "bold green" if trained else "dim")
+            tokens = zip(example.ids.tolist(), example.trained.tolist(), strict=True)
+            for trained, run_of in groupby(tokens, key=lambda token: token[1]):
+                part = at_rest.tokenizer.decode([id for id, _ in run_of])
+                marked = f"[[{part}]]" if trained and not out.color_system else part
+                text.append(marked, "bold green" if trained else "dim")
             out.print(text)
     for warning in report.warnings():
         out.print(f"Note: {warning}.", style="yellow", markup=False)
@@ -165,18 +215,35 @@ def _check_task(run: RewardsConfig, as_json: bool) -> None:
         return
     out = console.screen(markup=False)
     out.print(
-        f"{task.name}: {found['questions']:,} questions to train on, {found['held_out']:,} held out "
+        f"{task.name}: {plural(len(task.train), 'question')} to train on, {found['held_out']:,} held out "
         f"({task.shared:,} left out, which training has); always giving the commonest answer is right for "
         f"{found['commonest_answer']:.1%}."
     )
     out.print(
-        f"{found['sampled']} sampled answers: reward {found['reward']:.3f}, right {found['accuracy']:.1%}; "
-        f"{found['zero_variance']:.0%} of the groups have equal rewards, which teach nothing."
+        f"{plural(len(rewards), 'sampled answer')}: reward {found['reward']:.3f}, right "
+        f"{found['accuracy']:.1%}; {found['zero_variance']:.0%} of the groups have equal rewards, "
+        "which teach nothing."
     )
     for group in groups[:SHOWN]:
         out.print(f"\n{group.problem.question}", style="bold")
         for each, reward in zip(group.completions[:SHOWN], group.rewards, strict=False):
             out.print(f"  {reward:.2f}  {each.text!r}", style="green" if reward >= RIGHT else "dim")
+
+
+def _after(run: FinetuningConfig, folder: Path) -> str:
+    """What to type when a run has ended."""
+    from cutaway.train import examples
+    from cutaway.train import finetune as recipe
+    from cutaway.train.objectives import reward_model
+    from cutaway.train.rollouts import RewardsConfig
+
+    if isinstance(run.objective, reward_model.Config):
+        return "It scores answers: docs/finetuning.md, A reward model, says how."
+    if isinstance(run, RewardsConfig):
+        talks = recipe.base(run).chat_template is not None
+    else:
+        talks = bool(examples.report(folder).get("conversations"))
+    return f"`cutaway chat {folder}` talks with it." if talks else continued(folder)
 
 
 def _names(item: Item) -> tuple[str, ...]:

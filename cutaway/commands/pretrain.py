@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,13 +82,16 @@ def pretrain(
     from cutaway.train import distributed
     from cutaway.train.run import train
 
-    with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder) as callback:
+    def after() -> str:
+        return continued(folder)
+
+    with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder, after) as callback:
         train(run, folder, callback, resume=resume, parallel=parallel)
 
 
 @contextmanager
-def watched(shown: bool, folder: Path) -> Iterator[Callback]:
-    """Shows a run's progress if ``shown``, and at its end the loss curves and what to type next."""
+def watched(shown: bool, folder: Path, after: Callable[[], str]) -> Iterator[Callback]:
+    """Shows a run's progress if ``shown``, and at its end the loss curves and what to type ``after``."""
     with console.watched() as progress:
         callback = Callback(progress if shown else None)
         if shown:
@@ -98,7 +101,12 @@ def watched(shown: bool, folder: Path) -> Iterator[Callback]:
             if len(points) > 1:
                 callback.note(f"{name.replace('_', ' ')}\n{curve.text(points)}")
         page = f" {folder / curve.PAGE} shows the loss." if (folder / curve.PAGE).is_file() else ""
-        callback.note(f'{folder}: trained.{page} `cutaway generate "..." --model {folder}` continues a text.')
+        callback.note(f"{folder}: trained.{page} {after()}")
+
+
+def continued(folder: Path) -> str:
+    """What to type when a run that continues texts has ended."""
+    return f'`cutaway generate "..." --model {folder}` continues a text.'
 
 
 def _folder(source: str) -> Path:
@@ -132,6 +140,7 @@ class Callback:
                 steps,
                 f"loss {numbers['loss']:.3f}{bits}  {numbers['tokens_per_second']:,.0f} tokens/s  "
                 f"{numbers['flops_per_second'] / 1e9:,.0f} GFLOP/s ({numbers['mfu']:.0%} of peak)",
+                took=numbers["seconds"],
             )
 
     def evaluated(self, step: int, numbers: dict[str, float]) -> None:

@@ -209,16 +209,17 @@ class Progress:
         self.tasks: dict[str, Task] = {}
         self.draws = moves_cursor()
 
-    def __call__(self, doing: str, done: int, total: int | None, detail: str = "") -> None:
+    def __call__(self, doing: str, done: int, total: int | None, detail: str = "", took: float = 0.0) -> None:
         """A task is ``done`` of ``total``, in Bytes or in pieces of work; ``detail``: figures about it.
 
-        Figures are separated by two spaces, the worthiest first.
+        Figures are separated by two spaces, the worthiest first. ``took``: seconds of a piece that is told
+        of when it is done, so that the task began so long before its first.
         """
         now = time.monotonic()
         task = self.tasks.get(doing)
         if first := task is None:
             self.end(open_ended=True)
-            task = self.tasks[doing] = Task(doing, now)
+            task = self.tasks[doing] = Task(doing, now - took)
         before = task.done
         task.report(done, total, detail, now)
         over = total is not None and done >= total

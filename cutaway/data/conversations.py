@@ -171,6 +171,7 @@ class Reader:
                 f"{where}: is a conversation, and this model has no chat template to write it with: take one "
                 "that has, such as smollm2, or give text, or prompt and completion as texts"
             )
+        self._check_roles(messages, where)
         options = self._options(row, where)
         try:
             whole = chat.text(
@@ -188,6 +189,21 @@ class Reader:
         for n, (start, stop) in enumerate(_spans(self.tokenizer, ids, whole.text)):
             trained[n] = any(begin < stop and start < end for begin, end in answers)
         return Example(np.array(ids, np.int32), trained)
+
+    def _check_roles(self, messages: Sequence[Mapping[str, Any]], where: str) -> None:
+        """UserError for a role that chat templates do not write, unless this one names it."""
+        for n, message in enumerate(messages):
+            role = message.get("role")
+            if role in layouts.SPEAKERS or any(
+                f"{mark}{role}{mark}" in (self.template or "") for mark in "'\""
+            ):
+                continue
+            meant = layouts.ROLES.get(role) if isinstance(role, str) else None
+            mend = f": did you mean {meant}?" if meant else ""
+            raise UserError(
+                f"{where}: {MESSAGES}{n}] has the role {quoted(role)}; known: "
+                f"{', '.join(layouts.SPEAKERS)}{mend}"
+            )
 
     def _options(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         """What goes to the template beside the messages."""

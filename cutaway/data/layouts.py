@@ -42,6 +42,7 @@ ROLES = {
     **dict.fromkeys(("system", "developer", "tool", "function"), None),  # as they are
     **dict.fromkeys(("observation", "function_response"), "tool"),
 }
+SPEAKERS = ("system", "developer", "user", "assistant", "tool", "function")  # that templates write
 SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 LABELS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 METHODS = {"examples": "sft", "pairs": "dpo", "labelled": "kto"}
@@ -56,7 +57,13 @@ KNOWN = {
 def standard(kind: Kind, row: Row, where: str) -> tuple[dict[str, Any], set[str]]:
     """A row in the layout that training reads, and which of its keys that took. UserError for another."""
     find = {"examples": _example, "pairs": _pair, "labelled": _labelled}[kind]
-    found, used = find(row, where)
+    try:
+        found, used = find(row, where)
+    except UserError:
+        empty = [name for name in getattr(row, "empty", ()) if _fits(kind, {**row, name: ""})]
+        if empty and not _fits(kind, row):
+            raise UserError(f"{where}: {empty[0]} is empty: fill it, or leave the row out") from None
+        raise
     kept = {name: row[name] for name in ALWAYS if name in row}
     return found | kept, used | kept.keys()
 
@@ -235,7 +242,9 @@ def _fits(kind: Kind, row: Row) -> bool:
         return bool(row.keys() & {*TALKS, "completion", "text"}) or bool(
             row.keys() & {*QUESTIONS} and row.keys() & {*ANSWERS}
         )
-    return {"chosen", "rejected"} <= row.keys() if kind == "pairs" else {"completion", "label"} <= row.keys()
+    if kind == "pairs":
+        return {"chosen", "rejected"} <= row.keys()
+    return "label" in row and bool(row.keys() & {"completion", *ANSWERS})
 
 
 def _listed(row: Row) -> str:

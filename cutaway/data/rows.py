@@ -19,7 +19,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from cutaway.data import parquet
 from cutaway.data.sources import PASSED_OVER
 from cutaway.errors import OperationalError, UserError, escaped
 
-Row = dict[str, Any]
 LINES, SHEETS, PARQUET = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv"), (".parquet",)
 TEXTS = (".txt", ".md", ".markdown", ".rst", ".text")
 TABLES = (*LINES, *SHEETS, *PARQUET)
@@ -36,6 +35,14 @@ OF_NO_ROWS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "s
 PART = re.compile(r"(?:^|[^a-z])(train|test|valid|validation|val|dev|eval)(?:[^a-z]|$)", re.IGNORECASE)
 SEPARATORS = ",;\t|"
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # whole pairs are written so too
+
+
+class Row(dict[str, Any]):
+    """The entries of a row that are not null; ``empty``: the names of those that are."""
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        super().__init__({name: value for name, value in found.items() if value is not None})
+        self.empty = tuple(name for name, value in found.items() if value is None)
 
 
 def rows(path: str | Path) -> Iterator[tuple[str, Row]]:
@@ -52,7 +59,7 @@ def rows(path: str | Path) -> Iterator[tuple[str, Row]]:
         elif kind in PARQUET:
             yield from _parquet(file)
         else:
-            yield str(file), {"text": _text(file)}
+            yield str(file), Row({"text": _text(file)})
 
 
 def files(path: str | Path) -> tuple[list[Path], list[Path]]:
@@ -190,7 +197,7 @@ def _row(found: Any, where: str) -> Row:
         raise UserError(
             f'{where}: is a {type(found).__name__}; a row is an object such as {{"messages": [...]}}'
         )
-    return {name: value for name, value in found.items() if value is not None}
+    return Row(found)
 
 
 def _sheet(path: Path, kind: str) -> Iterator[tuple[str, Row]]:
@@ -209,7 +216,7 @@ def _sheet(path: Path, kind: str) -> Iterator[tuple[str, Row]]:
             where = f"{path}, line {lines.line_num}"
             if None in row:
                 raise UserError(f"{where}: has more cells than the header, {_brief(names)}")
-            yield where, {name: value for name, value in row.items() if name and value is not None}
+            yield where, Row({name: value for name, value in row.items() if name})
     except csv.Error as error:
         raise UserError(f"{path}, line {lines.line_num}: is not CSV ({error})") from None
 
@@ -221,4 +228,4 @@ def _brief(names: Iterable[str]) -> str:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     for number, row in enumerate(parquet.rows(path), 1):
-        yield f"{path}, row {number}", {name: value for name, value in row.items() if value is not None}
+        yield f"{path}, row {number}", Row(row)

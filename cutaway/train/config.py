@@ -59,6 +59,11 @@ SYNONYMS = {  # what trl, peft and transformers call an entry
     "gradient_checkpointing": "activation_checkpointing",
     "dataset": "data",
 }
+ELSEWHERE = {  # options that others have, and what does it here
+    ("finetune", "lora"): "sft trains by LoRA unless --adapter.kind says otherwise",
+    ("finetune", "qlora"): "--base-type packed leaves the base as it is in its file, beside LoRA",
+    ("finetune", "full"): "--adapter null trains all weights",
+}
 NOVELS = "novels"  # the path of a source that means the six novels Cutaway knows how to fetch
 
 
@@ -183,10 +188,11 @@ def presets() -> list[str]:
 
 def read(source: str | dict[str, Any], changes: Sequence[str] = (), kind: type[Run] = TrainingConfig) -> Run:
     """The run that a YAML file, a preset or entries describe, with a command line's changes."""
-    data = entries(source, changes)
+    plain = _read(source) if isinstance(source, str) else source
+    check_names(changes, plain, kind)
+    data = entries(plain, changes)
     if isinstance(model := data.get("model"), dict) and "kind" not in model:
         model.setdefault("vocab", 0)  # 0: as many as the tokenizer has
-    check_names(changes, data, kind)
     return from_dict(data, kind)
 
 
@@ -219,8 +225,8 @@ def is_there(source: str) -> bool:
 
 
 def names(changes: Sequence[str]) -> set[str]:
-    """The entries that a command line changes."""
-    return {name for name, _ in _pairs(changes)}
+    """The entries that a command line changes, those without a value among them."""
+    return {name.replace("-", "_") for name, _ in _options(changes)}
 
 
 def _meant(data: dict[str, Any], name: str) -> list[str]:
@@ -262,20 +268,27 @@ def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _pairs(changes: Sequence[str]) -> list[tuple[str, Any]]:
     """``--name value`` and ``--name=value`` as names and what YAML makes of the values."""
     pairs = []
+    for name, value in _options(changes):
+        if value is None:
+            raise UserError(f"--{name}: has no value: write --{name} VALUE")
+        if "_" in name:
+            raise UserError(f"--{name}: options are spelt with dashes: write --{name.replace('_', '-')}")
+        pairs.append((name.replace("-", "_"), _value(value, name)))
+    return pairs
+
+
+def _options(changes: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Options as they are typed, each with its text; None where it has none."""
     words = list(changes)
     while words:
         word = words.pop(0)
         if not word.startswith("--") or len(word) < 3:
             raise UserError(f"{quoted(word)}: write changes as --name.of.entry VALUE")
         name, given, value = word[2:].partition("=")
-        if not given:
-            if not words or words[0].startswith("--"):
-                raise UserError(f"{word}: has no value: write {word} VALUE")
-            value = words.pop(0)
-        if "_" in name:
-            raise UserError(f"--{name}: options are spelt with dashes: write --{name.replace('_', '-')}")
-        pairs.append((name.replace("-", "_"), _value(value, name)))
-    return pairs
+        if given:
+            yield name, value
+        else:
+            yield name, words.pop(0) if words and not words[0].startswith("--") else None
 
 
 def _value(text: str, name: str) -> Any:
@@ -312,16 +325,23 @@ def _index(data: list[Any], part: str, name: str) -> int:
 
 
 def check_names(changes: Sequence[str], data: dict[str, Any], kind: type[TrainingConfig]) -> None:
-    """UserError that names the nearest option for one that is no entry of ``kind``."""
-    given = names(changes)
-    for name in sorted(given):
+    """UserError that names the nearest option for one that is no entry of ``kind``; ``data``: a file's."""
+    for name in sorted(names(changes)):
         if name in RATES or _known(name.split("."), data, kind):
             continue
         option = f"--{name.replace('_', '-')}"
-        near = _nearest(name, sorted({*_entries(kind), *_written(data)} - (given - {*_entries(kind)})))
+        near = _nearest(name, sorted({*_entries(kind), *_written(data)}))
         page = "docs/finetuning.md" if kind.verb == "finetune" else "docs/pretraining.md"
         mend = f"did you mean --{near.replace('_', '-')}?" if near else f"{page} lists them"
-        raise UserError(f"There is no option {option} in `cutaway {kind.verb}`: {mend}")
+        raise UserError(
+            f"There is no option {option} in `cutaway {kind.verb}`: {ELSEWHERE.get((kind.verb, name), mend)}"
+        )
+
+
+def may_be_unknown(changes: Sequence[str], data: dict[str, Any]) -> bool:
+    """Whether an option is neither an entry that every run has nor one of these: its class must say."""
+    known = {*RATES, *data, *(f.name for f in fields(TrainingConfig)), *_written(data)}
+    return not names(changes) <= known
 
 
 def _known(parts: Sequence[str], data: Any, cls: type) -> bool:

@@ -17,7 +17,7 @@ from cutaway.data.conversations import Example, Item, Kind, Labelled, Pair, Read
 from cutaway.data.examples import Packed, mismatched, size
 from cutaway.data.packing import number, permuted
 from cutaway.data.rows import files, rows
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 from cutaway.store.files import atomic_file
 from cutaway.store.reading import arrays, parsed
 from cutaway.train.folder import EXAMPLES, REPORT
@@ -25,7 +25,15 @@ from cutaway.train.objectives.common.objective import Objective
 from cutaway.weights.load import Checkpoint
 
 COUNTS = ("left_out_too_long", "cut", "without_trained_tokens", "without_end_token", "begin_token_twice")
-COUNTS += ("duplicates", "shared_with_check", "same_answers", "liked", "texts_in_pieces", "plain_texts")
+COUNTS += (
+    "duplicates",
+    "shared_with_check",
+    "same_answers",
+    "liked",
+    "texts_in_pieces",
+    "plain_texts",
+    "conversations",
+)
 ROUNDED = 64  # a row's length is a multiple of it
 TEXT_CONTEXT = 512  # of rows that hold nothing but pieces of texts
 Note = Callable[[str], None]
@@ -71,47 +79,50 @@ class DataReport:
     liked: int
     texts_in_pieces: int
     plain_texts: int
+    conversations: int
     unread_columns: tuple[str, ...]
     unread_files: tuple[str, ...]
 
     def warnings(self) -> Iterator[str]:
         """What a user should look at."""
         if self.left_out_too_long:
-            yield (
-                f"{self.left_out_too_long:,} examples are longer than data.context ({self.context:,}) and "
-                "left out"
-            )
+            yield (f"{_are(self.left_out_too_long)} longer than data.context ({self.context:,}) and left out")
         if self.cut:
-            yield f"{self.cut:,} examples are longer than data.context and cut, so their ends are not learned"
+            yield f"{_are(self.cut)} longer than data.context and cut, so that the end is not learned"
         if self.texts_in_pieces:
-            yield f"{self.texts_in_pieces:,} texts are longer than data.context and trained in pieces"
+            texts = plural(self.texts_in_pieces, "text is", "texts are")
+            yield f"{texts} longer than data.context and trained in pieces"
         if self.plain_texts:
             yield (
-                f"{self.plain_texts:,} examples are a prompt and an answer as plain texts, which are joined "
+                f"{_are(self.plain_texts)} a prompt and an answer as plain texts, which are joined "
                 "as they are, without the model's chat template: for a conversation call the columns prompt "
                 "and response (of pairs question, chosen and rejected)"
             )
         if self.without_trained_tokens:
-            yield f"{self.without_trained_tokens:,} examples have nothing to train on and are left out"
+            yield f"{_are(self.without_trained_tokens)} left out, with nothing to train on"
         if self.without_end_token:
-            yield (
-                f"{self.without_end_token:,} examples train no end token after the last answer, so the "
-                "model may not learn to stop"
-            )
+            train = plural(self.without_end_token, "example trains", "examples train")
+            yield f"{train} no end token after the last answer, so the model may not learn to stop"
         if self.begin_token_twice:
-            yield f"{self.begin_token_twice:,} examples begin with two begin tokens"
+            begin = plural(self.begin_token_twice, "example begins", "examples begin")
+            yield f"{begin} with two begin tokens"
         if self.duplicates:
-            yield f"{self.duplicates:,} examples are the same as an earlier one"
+            yield f"{_are(self.duplicates)} the same as an earlier one"
         if self.shared_with_check:
-            yield f"{self.shared_with_check:,} examples are in the evaluation's file too"
+            yield f"{_are(self.shared_with_check)} in the evaluation's file too"
         if self.same_answers:
-            yield f"{self.same_answers:,} pairs are left out, whose answers are the same"
+            pairs = plural(self.same_answers, "pair is", "pairs are")
+            yield f"{pairs} left out, whose answers are the same"
         if self.rows == "labelled" and self.liked in (0, self.examples):
             yield "all answers have the same label, so there is nothing to compare"
         if self.unread_columns:
             yield f"columns that are not read: {', '.join(self.unread_columns)}"
         if self.unread_files:
             yield f"files that are not for training and not read: {', '.join(self.unread_files)}"
+
+
+def _are(count: int) -> str:
+    return plural(count, "example is", "examples are")
 
 
 class Prepared(NamedTuple):
@@ -140,6 +151,7 @@ def prepare(data: Examples, objective: Objective, at_rest: Checkpoint, note: Not
         plain, used = layouts.standard(kind, row, where)
         unread |= row.keys() - used
         counts["plain_texts"] += at_rest.chat_template is not None and _is_plain(plain)
+        counts["conversations"] += "text" not in plain and not _is_plain(plain)
         for item in read.items(kind, plain, where):
             key = _digest(item)  # before the item is cut
             if objective.reads_end:
@@ -153,9 +165,9 @@ def prepare(data: Examples, objective: Objective, at_rest: Checkpoint, note: Not
     kept = _kept(found, context, data.too_long, read, checked, counts)
     if not kept:
         raise UserError(
-            f"{data.path}: no example can be trained on: {counts['left_out_too_long']:,} are longer than "
-            f"data.context ({context:,}), {counts['without_trained_tokens']:,} have nothing that the "
-            f"assistant wrote, {counts['same_answers']:,} are pairs of the same answer"
+            f"{data.path}: no example can be trained on: {counts['left_out_too_long']:,} longer than "
+            f"data.context ({context:,}), {counts['without_trained_tokens']:,} with nothing that the "
+            f"assistant wrote, {plural(counts['same_answers'], 'pair')} of the same answer"
         )
     documents = [example for item in kept for example in item.documents]
     others = files(data.path)[1]

@@ -20,7 +20,7 @@ from cutaway import store
 from cutaway.bounds import Count, Natural, Positive
 from cutaway.data.conversations import Item
 from cutaway.data.examples import MISMATCHED, Packed
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 from cutaway.model import decoder
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.context import ContextExtension
@@ -94,8 +94,8 @@ class FinetuningConfig(TrainingConfig):
 
 def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningConfig) -> Run:
     """The run of a YAML file, a preset or a run's folder, changed; its model is the base's."""
+    config.check_names(changes, methods.entries(source, ()), kind)
     found = methods.entries(source, changes)
-    config.check_names(changes, found, kind)
     if "model" not in found:
         found["model"] = to_dict(methods.base(found).config)
     return from_dict(found, kind)
@@ -132,8 +132,9 @@ def _with_numbers(
     rows = examples.packed(train, run.data.context, run.seed).rows
     batch = run.batch_size or known["batch_size"] or max(1, min(ROWS, rows // STEPS_AN_EPOCH))
     run = replace(run, batch_size=batch, micro_batch_size=math.gcd(batch, run.micro_batch_size))
-    epochs = "" if run.steps else f"{run.epochs:g} epochs of "
+    epochs = ""
     if not run.steps:
+        epochs = f"{run.epochs:g} {'epoch' if run.epochs == 1 else 'epochs'} of "
         steps, most = max(1, math.ceil(run.epochs * rows / batch)), 0
         if begun is not None:
             steps = begun["steps"] if run.epochs == begun.get("epochs", EPOCHS) else steps
@@ -142,14 +143,25 @@ def _with_numbers(
         run = replace(run, steps=steps, schedule=replace(run.schedule, warmup_steps=warmup))
     few = bool(run.early_stopping) and len(held) < HELD_OUT
     if begun is None:
+        a_step, read = batch * len(train) / rows, run.steps * batch / rows
         note(
-            f"{epochs}{len(train):,} examples: {run.steps:,} steps of {batch} rows of {run.data.context} "
-            f"tokens, {batch * len(train) / rows:.1f} examples a step"
-            + (f"; {len(held):,} more are held out for validation." if held else "; none is held out.")
+            f"{epochs}{plural(len(train), 'example')}: {plural(run.steps, 'step')} of "
+            f"{plural(batch, 'row')} of {run.data.context} tokens, {a_step:.1f} examples a step"
+            + ("" if epochs else f", which {_reach(read)}")
+            + (
+                f"; {len(held):,} more {'is' if len(held) == 1 else 'are'} held out for validation."
+                if held
+                else "; none is held out."
+            )
         )
         if few:
             note(f"With fewer than {HELD_OUT} held-out examples the run does not stop early.")
     return replace(run, early_stopping=0) if few else run
+
+
+def _reach(epochs: float) -> str:
+    """How much of the data so many epochs read."""
+    return f"read {epochs:.0%} of them" if epochs < 1 else f"read each {epochs:.1f} times"
 
 
 def _parts(run: FinetuningConfig, folder: Path) -> tuple[list[Item], list[Item]]:

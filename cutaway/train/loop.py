@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from cutaway.data.packing import Batch, number
 from cutaway.data.tasks import ScorerError
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, plural
 from cutaway.generate.batch.scheduler import generate_batch
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.layers.mlp import MLP
@@ -289,8 +289,8 @@ class Training:
         report = self._report(sums, float(self.parallel.all_reduce(weight)))
         return {f"validation_{name}": value for name, value in report.items()}
 
-    def sample(self) -> list[str]:
-        """A continuation of each of the run's prompts; no random number of the run is used."""
+    def sample(self) -> list[tuple[str, str]]:
+        """Each of the run's prompts and what follows it; no random number of the run is used."""
         tokenizer, intervals = self.data.tokenizer, self.run.intervals
         length = min(intervals.sample_tokens, self.run.width // 2)
         params = SamplingParams(max_tokens=length, temperature=0.8, top_p=0.95, seed=self.step)
@@ -298,7 +298,7 @@ class Training:
         with torch.no_grad(), self._evaluating():
             engine, ids = DefinitionEngine(self.trainable.decoder), map(self.data.prompt, prompts)
             made = generate_batch(engine, tokenizer, ids, params)
-        return [prompt + generation.text for prompt, generation in zip(prompts, made, strict=True)]
+        return [(prompt, generation.text) for prompt, generation in zip(prompts, made, strict=True)]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -396,8 +396,9 @@ def _keep_best(training: Training, folder: Path, callback: Callback, stopping: E
     run, best = training.run, stopping.best
     if stopping.stops and training.step < run.steps:
         callback.note(
-            f"The validation loss rises, so the run stops after {training.step} of {run.steps} steps "
-            f"(`cutaway {run.verb} {folder} --resume --early-stopping 0` goes on)."
+            f"The validation loss rises, so the run stops after {training.step} of "
+            f"{plural(run.steps, 'step')} (`cutaway {run.verb} {folder} --resume --early-stopping 0` goes "
+            "on)."
         )
     if best is None or best[0] == training.step:
         return
@@ -481,9 +482,9 @@ def _evaluate(training: Training, log: Log | None, callback: Callback) -> dict[s
             log.write({"step": step, **found})
             callback.evaluated(step, found)
     if log is not None and training.parallel.size == 1 and _due(step, run.intervals.sample, run.steps):
-        for text in training.sample():
-            log.write({"step": step, "sample": text})
-            callback.note(f"step {step}: {text!r}")
+        for prompt, text in training.sample():
+            log.write({"step": step, "prompt": prompt, "sample": text})
+            callback.note(f"step {step}: {f'{prompt!r} -> ' if prompt else ''}{text!r}")
     return found
 
 

@@ -20,6 +20,7 @@ from cutaway.model.config import Decoder, from_dict
 from cutaway.model.context import ContextExtension
 from cutaway.train import config
 from cutaway.train.examples import Examples, reader
+from cutaway.train.folder import newest
 from cutaway.train.objectives import next_token
 from cutaway.train.objectives.common.objective import Objective
 from cutaway.weights import load
@@ -30,6 +31,7 @@ BASE = "smollm2"
 TOKENISED = 100  # rows
 METHODS = ("grpo", "dr_grpo", "dapo", "bnpo", "rloo", "reinforce", "expert_iteration", "imitation")
 METHODS += ("on_policy_distill",)  # which sample answers to a task
+ADAPTERS = {"lora": "", "qlora": " --base-type packed", "dora": " --adapter.kind dora"}  # that sft trains
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,33 @@ def examples(found: Mapping[str, Any]) -> Found:
     return Found(read, learned.objective, str(found.get("base", BASE)), base(found))
 
 
+def check_task(found: Mapping[str, Any]) -> None:
+    """UserError where the entries of a method that samples answers name no task."""
+    data = found.get("data")
+    if not isinstance(data, dict) or not data.get("task"):
+        raise UserError(
+            "there is no task to learn: name one, as in --task reasoning_gym:chain_sum, or give questions of "
+            "your own and what scores their answers: --data questions.jsonl --task file.py:function"
+        )
+
+
+def last(method: str) -> Path:
+    """The run of a method to continue: runs/METHOD, or else the last one. UserError where there is none."""
+    kind = _kind(entries(method, ())) if method in presets() else method
+
+    def fits(folder: Path) -> bool:
+        return _kind(entries(str(folder), ())) == kind
+
+    own = Path("runs") / method
+    return own if (own / RUN).is_file() and fits(own) else newest("finetune", kind=f" of {method}", fits=fits)
+
+
+def _kind(found: Mapping[str, Any]) -> str:
+    """The objective that the entries of a run name."""
+    objective = found.get("objective")
+    return str(objective.get("kind")) if isinstance(objective, dict) else "next_token"
+
+
 def base(found: Mapping[str, Any]) -> Checkpoint:
     """The base model at rest, with the positions that the entries give it. UserError unless a decoder."""
     name = str(found.get("base", BASE))
@@ -121,16 +150,39 @@ def base(found: Mapping[str, Any]) -> Checkpoint:
 
 def _path(source: str) -> str:
     """The file of a method, or what was given. UserError for a name that is neither."""
-    if tables.is_data(source) and not (Path(source) / RUN).is_file():
+    check_source(source)
+    if source in presets():
+        return str(PRESETS / f"{source}.yaml")
+    return str(PRESETS / "grpo.yaml") if source in METHODS else source
+
+
+def check_source(source: str, data: str = "DATA") -> None:
+    """UserError for a word that is no method, YAML file or run's folder: what to type, with the data."""
+    if source in names() or (Path(source) / RUN).is_file():
+        return
+    if source in ADAPTERS:
+        raise UserError(
+            f"{source}: is an adapter, no method: `cutaway finetune sft {data}{ADAPTERS[source]}` trains it"
+        )
+    if _is_model(source):
+        raise UserError(
+            f"{source}: is a model: name a method, and the model behind it: `cutaway finetune sft {data} "
+            f"--model {source}`"
+        )
+    if tables.is_data(source):
         raise UserError(
             f"{source}: is data: name the method before it, as in `cutaway finetune sft {source}`"
         )
-    if source in presets():
-        return str(PRESETS / f"{source}.yaml")
-    if source in METHODS:
-        return str(PRESETS / "grpo.yaml")
     if config.is_there(source):
-        return source
+        return
     near = difflib.get_close_matches(source, names(), n=1, cutoff=0.5)
     mend = f"did you mean {near[0]}?" if near else f"methods are {', '.join(names())}"
     raise UserError(f"{source}: there is no such method, YAML file or run's folder: {mend}")
+
+
+def _is_model(source: str) -> bool:
+    """Whether a word is a model's name, a .gguf file or a model's folder."""
+    path = Path(source)
+    if path.exists():
+        return path.suffix == ".gguf" or (path / "config.json").is_file()
+    return source in store.NAMES or store.find(source) is not None

@@ -40,6 +40,7 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train import finetune, remote_sampler
 from cutaway.train.examples import Note
 from cutaway.train.finetune import FinetuningConfig
+from cutaway.train.folder import SAMPLES
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.methods import METHODS
 from cutaway.train.objectives import grpo, on_policy_distill, reinforce
@@ -54,7 +55,6 @@ from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
 JUDGE = "reward_model"
-SAMPLES = "samples.jsonl"
 SHOWN = 5  # held-out questions whose answers an evaluation stores
 LOCAL = ("auto", "runtime", "definition")
 SEEDS = 1 << 63  # that every server takes

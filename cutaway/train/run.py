@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 from cutaway.model.config import to_dict
 from cutaway.store.files import atomic_file, disk_errors
 from cutaway.train import checkpoint, config, curve, dataset, device, git, log, loop
@@ -88,25 +88,29 @@ def _train(
     found = checkpoint.newest(folder / loop.CHECKPOINTS, callback.note) if resume else None
     if found is not None:
         training.restore(found)
-        callback.note(f"Continuing after step {training.step}.")
-        if training.step == run.steps:  # a crash may have come between the last checkpoint and this
-            data.export(training, folder)
+        if training.step < run.steps:
+            callback.note(f"Continuing after step {training.step}.")
+        else:
+            data.export(training, folder)  # a crash may have come between the last checkpoint and this
+            callback.note(_finished(run, folder))
     elif resume:
         callback.note("There is no checkpoint yet, so the run starts at its first step.")
     peak = device.peak(training.device, training.run.precision)
     weights = sum(p.numel() for p in training.model.parameters())
+    trained = sum(p.numel() for p in training.names)
+    part = "all" if trained == weights else f"{trained:,}"
     callback.note(
-        f"{weights:,} weights; matrix products in {training.run.precision} reach "
-        f"{peak / 1e9:,.0f} GFLOP/s on {training.device}."
+        f"{plural(weights, 'weight')}, {part} of them trained; matrix products in "
+        f"{training.run.precision} reach {peak / 1e9:,.0f} GFLOP/s on {training.device}."
     )
     if training.device.type == "cpu" and torch.get_num_threads() > 1:
         callback.note(
             f"{torch.get_num_threads()} threads: another number of threads adds in another order and rounds "
             "otherwise; --threads 1 repeats a run bit for bit on any machine of this kind."
         )
-    if training.step < run.steps:
+    if left := run.steps - training.step:
         callback.note(
-            f"{run.steps - training.step:,} steps take about {duration(training.seconds())} here, without "
+            f"{plural(left, 'step takes', 'steps take')} about {duration(training.seconds())} here, without "
             "evaluations and samples."
         )
     lines = None
@@ -119,6 +123,15 @@ def _train(
             lines.close()
     if parallel.rank == 0:
         curve.page(folder)
+
+
+def _finished(run: TrainingConfig, folder: Path) -> str:
+    """That nothing is left to do, and how to go on all the same."""
+    epochs = " or --epochs" if hasattr(run, "epochs") and not run.replicated else ""
+    return (
+        f"{folder}: the run is finished: it has done {plural(run.steps, 'step')}, all that it has. More steps"
+        f"{epochs} extend it: `cutaway {run.verb} {folder} --resume --steps {2 * run.steps}`."
+    )
 
 
 def duration(seconds: float) -> str:
@@ -168,6 +181,9 @@ def _open(
     known = folder / RUN
     run_folder.check(folder, resume, run.verb)
     with disk_errors(folder):
+        if not resume and known.is_file():
+            callback.note(f"{folder}: holds a run that has done no step, so this one begins in its place.")
+            run_folder.begin_anew(folder)
         run = recipe.resolved(run, folder, callback.note)
         begun = config.read(str(known), kind=type(run)) if known.is_file() else None
         if run.precision == "auto":
@@ -178,7 +194,9 @@ def _open(
                 run = replace(run, compile=begun.compile)
             _check_same(begun, run, folder)
             if begun.steps != run.steps:
-                callback.note(f"The run has {run.steps} steps now; it was started with {begun.steps}.")
+                callback.note(
+                    f"The run has {plural(run.steps, 'step')} now; it was started with {begun.steps}."
+                )
         with atomic_file(folder / GIT) as out:
             out.write(json.dumps(git.state(Path.cwd(), run.git_diff), indent=1).encode())
         data = recipe.ready(run, folder, callback.note)
@@ -209,7 +227,9 @@ def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
     saved = checkpoint.all_in(folder / loop.CHECKPOINTS)
     if saved and checkpoint.step_of(saved[-1]) > new.steps:
         done = checkpoint.step_of(saved[-1])
-        raise UserError(f"config.steps: {new.steps} is fewer than the {done} steps that {folder} has done")
+        raise UserError(
+            f"config.steps: {new.steps} is fewer than the {plural(done, 'step')} that {folder} has done"
+        )
 
 
 def _flat(value: object, name: str = "") -> dict[str, object]:
