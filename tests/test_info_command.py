@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cutaway
 from cutaway import cli
+from cutaway.weights import adapters, load
 from tests import inputs
+from tests.small import model_file
 
 
 def test_the_card_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,3 +35,27 @@ def test_it_reads_for_people_without_torch() -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "30 layers of width 576, 9 query and 3 key-value heads of 64, MLP width 1536" in printed
     assert "134,515,008" in printed and printed.endswith("False\n")
+
+
+def test_an_adapters_card_names_it_beside_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights are the base's as they stay: changes are not counted as floats that no file holds."""
+    base, name = model_file(tmp_path / "n.gguf"), "blocks.0.mlp.up.weight"
+    cutaway.load(base).save(tmp_path / "base.gguf", format="gguf", type="Q8_0")
+    at_rest = load.read(tmp_path / "base.gguf")
+    rows, columns = at_rest.tensors[name].shape
+    pair = np.ones((3, columns), np.float32), np.ones((rows, 3), np.float32)
+    adapters.write(
+        tmp_path / "run", {name: adapters.LowRank(*pair, 1.0)}, at_rest, str(tmp_path / "base.gguf")
+    )
+    cards = []
+    for model in (tmp_path / "base.gguf", tmp_path / "run"):
+        assert cli.main(["info", str(model), "--json"]) == 0
+        cards.append(json.loads(capsys.readouterr().out))
+    own, adapted = cards
+    assert own["adapter"] is None and adapted["adapter"]["kind"] == "LoRA"
+    assert adapted["adapter"]["ranks"] == [3] and adapted["adapter"]["base"] == str(tmp_path / "base.gguf")
+    assert (adapted["weight_types"], adapted["weight_bytes"]) == (own["weight_types"], own["weight_bytes"])
+    assert cli.main(["info", str(tmp_path / "run")]) == 0
+    assert "LoRA of rank 3 on 1 matrices" in capsys.readouterr().out.replace("\n              ", " ")

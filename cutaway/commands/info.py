@@ -13,7 +13,8 @@ from cutaway.commands.options import Json
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import escaped
 from cutaway.model.config import Decoder, EncoderDecoder, Model, kind_of
-from cutaway.weights import load
+from cutaway.store.reading import parsed
+from cutaway.weights import adapters, load
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quantize import MIXES
 from cutaway.weights.rules import Absorbed, made
@@ -44,10 +45,13 @@ def info(model: ModelOption = "smollm2", *, as_json: Json = False) -> None:
 def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What the files say of a model, for people and programs."""
     config, shapes = checkpoint.config, checkpoint.config.weights()
-    types, stored = Counter[str](), 0
+    types, stored, tensors = Counter[str](), 0, checkpoint.tensors
+    adapter = None
+    while isinstance(tensors, adapters.AdaptedTensors):  # whose changes are beside the base's packed weights
+        adapter, tensors = adapter or tensors.adapter, tensors.base
     for weight in shapes:
-        entry = checkpoint.tensors.later(weight)
-        packed = made(entry.stored) if isinstance(entry, Absorbed) else checkpoint.tensors[weight]
+        entry = tensors.later(weight)
+        packed = made(entry.stored) if isinstance(entry, Absorbed) else tensors[weight]
         types[packed.type] += math.prod(shapes[weight])
         stored += packed.data.nbytes
     named = store.NAMES.get(name)
@@ -70,6 +74,7 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         "weight_types": dict(types.most_common()),
         "weight_bytes": stored,
         "mix": _mix(checkpoint),
+        "adapter": None if adapter is None else _adapter(checkpoint.source, adapter),
         "tokenizer": None,
         "tokens": None,
         "chat_template": checkpoint.chat_template is not None,
@@ -105,6 +110,18 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     return found
 
 
+def _adapter(path: Path, adapter: adapters.Adapter) -> dict[str, Any]:
+    """What a run's folder adds to its base."""
+    low_rank = [change for change in adapter.values() if isinstance(change, adapters.LowRank)]
+    return {
+        "kind": "IA3" if not low_rank else "LoRA" if low_rank[0].magnitude is None else "DoRA",
+        "ranks": sorted({len(change.a) for change in low_rank}),
+        "base": parsed(path / adapters.CONFIG)["base_model_name_or_path"],
+        "matrices": len(adapter),
+        "bytes": (path / adapters.WEIGHTS).stat().st_size,
+    }
+
+
 def _kind(config: Model) -> str:
     """What a model is."""
     if isinstance(config, EncoderDecoder):
@@ -129,6 +146,12 @@ def _layers(card: dict[str, Any]) -> str:
     return str(card["layers"])
 
 
+def _shown(adapter: dict[str, Any]) -> str:
+    rank = f" of rank {' and '.join(map(str, adapter['ranks']))}" if adapter["ranks"] else ""
+    matrices = f"{adapter['matrices']} matrices, {size(adapter['bytes'])}"
+    return f"{adapter['kind']}{rank} on {matrices}, beside {adapter['base']}"
+
+
 def _lines(card: dict[str, Any]) -> dict[str, str]:
     whole = card["parameters"]
     heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads of {card['head_dim']}"
@@ -144,6 +167,7 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
         + (f", MLP width {card['mlp_width']}" if card["mlp_width"] else ""),
         "parameters": f"{whole:,}",
         "weights": f"{size(card['weight_bytes'])}: {types}",
+        **({"adapter": _shown(card["adapter"])} if card["adapter"] else {}),
         **({"mix": card["mix"]} if card["mix"] else {}),
         "vocabulary": f"{card['vocabulary']:,} (tokenizer: {tokenizer})",
         "context": f"{card['context']:,} tokens",
