@@ -6,10 +6,10 @@ One `cutaway serve` with a key file. The key "honest" streams completions all th
 a schema in between. The key "hostile" has a quota of 4 requests at once and sends, with 8 threads, the
 heaviest bodies that a route takes: all routes of /openapi.json, several bodies for some. Before and after
 each, the honest key is measured in quiet. A line tells the 99th percentile of the gaps between the pieces of
-honest streams, in quiet and beside the hostile key, their ratio (at most 4), the slowest first token of an
-honest stream and the slowest honest answer of the schema, in both, and what was counted for the hostile key:
-it must be what its answers, or the scheduler's counters, say. Exits 1 if one of these does not hold, or a
-hostile request ends in a 5xx but 503 and 504.
+honest streams, in quiet and beside the hostile key, their ratio (at most 4), the median and the slowest first
+token of honest streams and the slowest honest answer of the schema, in both, and what was counted for the
+hostile key: it must be what its answers, or the scheduler's counters, say. Exits 1 if one of these does not
+hold, or a hostile request ends in a 5xx but 503 and 504.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import os
 import re
+import statistics
 import sys
 import tempfile
 import threading
@@ -370,7 +371,9 @@ def row(port: int, honest: Honest, attackers: Any, attack: Attack, seconds: floa
     fits, ratio = counted[of] == expected[of], p99(loud) / p99(quiet)
     failed = [code for code in statuses if code[0] == "5" and code not in ("503", "504")]
     slowest = f"{max(quiet_forms, default=0):.2f}, {max(forms, default=0):.2f}"
-    first = f"{max(quiet_firsts, default=0):.2f}, {max(firsts, default=0):.2f}"
+    first = ", ".join(
+        f"{statistics.median(one):.2f} to {max(one):.2f}" for one in (quiet_firsts, firsts) if one
+    )
     codes = ", ".join(f"{count} of {code}" for code, count in sorted(statuses.items()))
     text = (
         f"| {attack.name} | {codes} | {p99(quiet):.1f}, {p99(loud):.1f} | {ratio:.1f} | {first} | {slowest} "
