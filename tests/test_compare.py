@@ -16,6 +16,8 @@ import torch
 import cutaway
 from cutaway import cli
 from cutaway.attention.common import registry
+from cutaway.commands import compare as verb
+from cutaway.commands import console
 from cutaway.compare import arms, report, sweep
 from cutaway.compare.arms import Arm, Experiment
 from cutaway.compare.sweep import ArmResult, Measured
@@ -379,7 +381,7 @@ def test_seeds_far_from_the_others_are_named():
     assert not row_of("d", (1.0, 1.0, 0.999, 1.0, 1.0)).outliers
     made = small(seeds=6)
     assert "does not speak: a 3.240." in report.paragraph(made, table)
-    assert "2.600, 2.610, 2.590, 3.240, 2.600, 2.580" in report.markdown(made, table)
+    assert "2.600, 2.610, 2.590, 3.240, 2.600, 2.580" in report.markdown(made, table, Path("runs/c"))
 
 
 def row_of(name: str, scores: tuple[float, ...]) -> report.Row:
@@ -517,3 +519,20 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["compare", "--attention", "mha"]) == 2
     assert "two kinds" in capsys.readouterr().err
     assert cli.main(["compare"]) == 2
+
+
+def test_one_seed_has_no_p_and_a_terminal_gets_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = small(seeds=1)
+    results = [ArmResult(arm, {}, 0.01, False, [Measured(0.5, 1.0, {}, 1.0, tmp_path)]) for arm in made.arms]
+    table = report.rows(made, results)
+    assert [row.p for row in table] == [None] * len(made.arms)
+    folder = tmp_path / "a b"
+    again = f"cutaway compare '{folder / 'experiment.yaml'}' --output '{folder}'"
+    assert again in report.markdown(made, table, folder)
+    verb._show(console.screen(), made, table)
+    shown = capsys.readouterr().out
+    assert "|---" not in shown and "no difference can be judged" in " ".join(shown.split())
+    two = [replace(one, runs=one.runs * 2) for one in results]
+    assert [row.p for row in report.rows(small(seeds=2), two)] == [None, *[1.0] * (len(made.arms) - 1)]

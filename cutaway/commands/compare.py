@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,8 +109,27 @@ def compare(
     if as_json:
         console.print_json(document)
     else:
-        print(report.markdown(made, report.rows(made, results)))
-        console.note(f"{folder / 'report.html'} has the curves.")
+        table = report.rows(made, results)
+        if sys.stdout.isatty():
+            console.on_screen(lambda out: _show(out, made, table))
+        else:
+            print(report.markdown(made, table, folder))
+        console.note(f"{folder / 'report.html'} has the curves; again: {report.command(folder)}")
+
+
+def _show(out: Any, experiment: Any, rows: Any) -> None:
+    """The report's table and paragraph on a terminal."""
+    from rich.table import Table
+
+    from cutaway.compare import report
+
+    headings, *lines = report.cells(experiment, rows)
+    table = Table(*headings, box=None, pad_edge=False)
+    for line in lines:
+        table.add_row(*line)
+    out.print(report.title(experiment, rows), style="bold", markup=False)
+    console.print_table(out, table)
+    out.print(report.paragraph(experiment, rows), markup=False)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 EXPERIMENT = "experiment.yaml"
-COMMAND = f"cutaway compare {EXPERIMENT}"
 LEVEL = 0.05
 LONGER = (1, 4, 16, 64)  # times the task's length, for growth with n
 COLORS = ("#4c78a8", "#e4572e", "#2ca02c", "#b279a2", "#d4a017", "#17becf", "#8c564b", "#e377c2")  # of arms
@@ -103,8 +103,9 @@ class Row:
 def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
     """The table, an arm a row."""
     scores = [[run.score for run in result.runs] for result in results]
-    raw = [None, *(paired_t(own, scores[0]) for own in scores[1:])]
-    corrected = holm([p for p in raw if p is not None])
+    corrected: list[float | None] = [None] * len(scores)
+    if len(scores[0]) > 1:  # of one seed no difference can be judged
+        corrected[1:] = holm([paired_t(own, scores[0]) for own in scores[1:]])
     out = []
     for n, (result, own) in enumerate(zip(results, scores, strict=True)):
         run = arms.run_of(experiment, result.arm, result.rate, experiment.steps, 0)
@@ -120,7 +121,7 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
                 high,
                 float(np.mean([run.loss for run in result.runs])),
                 float(np.mean(own) - np.mean(scores[0])),
-                corrected[n - 1] if n else None,
+                corrected[n],
                 result.rate,
                 result.bound,
                 tuple(own),
@@ -174,12 +175,17 @@ def paragraph(experiment: Experiment, table: Sequence[Row]) -> str:
     return f"{text} {score}Chance is {experiment.task.chance:.3f}{oracle}; {over}"
 
 
-def document(experiment: Experiment, results: Sequence[ArmResult]) -> dict[str, Any]:
+def command(folder: Path) -> str:
+    """What makes, or goes on with, a comparison in its folder."""
+    return shlex.join(["cutaway", "compare", str(folder / EXPERIMENT), "--output", str(folder)])
+
+
+def document(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> dict[str, Any]:
     """Everything, for programs."""
     table = rows(experiment, results)
     looks = {result.arm.name: attention_on(experiment, result.runs[0]) for result in results}
     return {
-        "command": COMMAND,
+        "command": command(folder),
         "versions": _versions(),
         "hypothesis": experiment.hypothesis,
         "experiment": to_dict(experiment),
@@ -227,37 +233,54 @@ def _versions() -> dict[str, str]:
     }
 
 
-def markdown(experiment: Experiment, table: Sequence[Row]) -> str:
-    """The table and the paragraph."""
+def cells(experiment: Experiment, table: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The table as texts: its headings, then an arm a row."""
     score = experiment.task.metric.replace("_", " ")
     headings = ("arm", score, "95% interval", "each seed", "loss", "p", "learning rate", "parameters")
-    headings += ("MFLOP/token", "state", "tokens/s")
-    lines = [
-        f"# {kind_of(experiment.task)}: {', '.join(row.name for row in table)}",
+    out: list[tuple[str, ...]] = [(*headings, "MFLOP/token", "state", "tokens/s")]
+    for row in table:
+        out.append((
+            row.name,
+            f"{row.score:.3f}",
+            f"{row.low:.3f} to {row.high:.3f}" if row.judged else "",
+            ", ".join(f"{score:.3f}" for score in row.scores),
+            f"{row.loss:.3f}",
+            "" if row.p is None else f"{row.p:.2g}",
+            f"{row.rate:g}{' (bound)' if row.bound else ''}",
+            f"{row.parameters:,}",
+            f"{row.flops_per_token / 1e6:.2f}",
+            f"{row.state_numbers:,.0f}",
+            f"{row.tokens_per_second:,.0f}",
+        ))  # fmt: skip
+    return out
+
+
+def title(experiment: Experiment, table: Sequence[Row]) -> str:
+    """The task and the arms."""
+    return f"{kind_of(experiment.task)}: {', '.join(row.name for row in table)}"
+
+
+def markdown(experiment: Experiment, table: Sequence[Row], folder: Path) -> str:
+    """The table and the paragraph."""
+    headings, *lines = [f"| {' | '.join(row)} |" for row in cells(experiment, table)]
+    above = [
+        f"# {title(experiment, table)}",
         f"Hypothesis: {experiment.hypothesis or 'none was written.'}",
         "",
-        f"| {' | '.join(headings)} |",
-        "|---" * len(headings) + "|",
+        headings,
+        "|---" * (headings.count("|") - 1) + "|",
     ]
-    for row in table:
-        p = "" if row.p is None else f"{row.p:.2g}"
-        interval = f"{row.low:.3f} to {row.high:.3f}" if row.judged else ""
-        lines.append(
-            f"| {row.name} | {row.score:.3f} | {interval} "
-            f"| {', '.join(f'{score:.3f}' for score in row.scores)} | {row.loss:.3f} | {p} "
-            f"| {row.rate:g}{' (bound)' if row.bound else ''} | {row.parameters:,} "
-            f"| {row.flops_per_token / 1e6:.2f} | {row.state_numbers:,.0f} | {row.tokens_per_second:,.0f} |"
-        )
     versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
-    return "\n".join([*lines, "", paragraph(experiment, table), "", f"`{COMMAND}`: {versions}.", ""])
+    below = ["", paragraph(experiment, table), "", f"`{command(folder)}`: {versions}.", ""]
+    return "\n".join([*above, *lines, *below])
 
 
 def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> dict[str, Any]:
     """Write experiment.yaml, results.json, report.md and report.html into a folder; the document."""
-    found = document(experiment, results)
+    found = document(experiment, results, folder)
     write(folder / EXPERIMENT, yaml.safe_dump(to_dict(experiment), sort_keys=False))
     write(folder / "results.json", json.dumps(found, indent=1))
-    text = markdown(experiment, rows(experiment, results))
+    text = markdown(experiment, rows(experiment, results), folder)
     write(folder / "report.md", text)
     write(folder / "report.html", _page(experiment, results, found, text))
     return found
