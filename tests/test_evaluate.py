@@ -969,3 +969,10 @@ def test_the_arena_verb(
         assert error.splitlines()[-1].startswith("cutaway: ") and sentence in error.splitlines()[-1], error
         assert "Traceback" not in error
     assert cli.main([*words[:2], *words[3:], "--judge", "person"]) == 2
+
+
+def test_what_is_never_below_zero_has_no_interval_that_is() -> None:
+    found = statistics.mean([0.0, 0.05, 1.1], share=False)
+    assert found.low < 0 and found.from_zero().low == 0 and found.from_zero().high == found.high
+    unbounded = statistics.mean([1.0, 1.0], share=False)
+    assert unbounded.from_zero().between() == unbounded.between() == "no interval"

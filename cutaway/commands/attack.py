@@ -44,7 +44,8 @@ def attack(
     probe
         Probes, separated by commas; all those that train no model by default (docs/security.md).
     trials
-        Cases of each arm.
+        Cases of each arm, of which each probe makes its own count: forgery asks 8 conversations for each, and
+        compares the next token in as many as this at most. n is what an arm had.
     seed
         Of every random choice.
     output

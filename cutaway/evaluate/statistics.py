@@ -59,6 +59,10 @@ class Estimate:
             return "no interval"
         return f"{self.low:{form}} to {self.high:{form}}"
 
+    def from_zero(self) -> Estimate:
+        """The estimate of what is never below 0, such as a divergence: its interval is not either."""
+        return self if math.isinf(self.low) else replace(self, low=max(0.0, self.low))
+
 
 @dataclass(frozen=True)
 class Paired:

@@ -114,9 +114,17 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
     if pairs:
         arms += [
             Arm(
-                "next token against the harmless text", statistics.mean(kl[0], share=False), "attack", "nats"
+                "KL divergence of the next token from the harmless text's",
+                statistics.mean(kl[0], share=False).from_zero(),
+                "attack",
+                "nats",
             ),
-            Arm("the same, tokenised as one string", statistics.mean(kl[1], share=False), "control", "nats"),
+            Arm(
+                "the same, tokenised as one string",
+                statistics.mean(kl[1], share=False).from_zero(),
+                "control",
+                "nats",
+            ),
         ]
     return [
         Finding(

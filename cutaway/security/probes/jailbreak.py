@@ -223,7 +223,7 @@ def _many_shot(targets: Sequence[Target]) -> Finding:
     arms = [Arm(f"{SHOTS[-1]} shots on the refused topic", found["refused"][-1])]
     arms += [Arm(f"{SHOTS[-1]} shots on the allowed topic", found["control"][-1], "control")]
     arms += [
-        Arm(f"-log p(answer), {n} shots", statistics.mean(row, share=False), "attack", "nats")
+        Arm(f"-log p(answer), {n} shots", statistics.mean(row, share=False).from_zero(), "attack", "nats")
         for n, row in zip(SHOTS, loss["refused"], strict=True)
     ]
     curves = [
