@@ -75,6 +75,7 @@ ELSEWHERE = {  # what other programs call it, and what does it here
     "cli": "`cutaway chat` talks with a model, `cutaway generate` continues a text",
     "server": "`cutaway serve` answers programs",
     "train": "`cutaway pretrain` trains a model from text, `cutaway finetune` trains one further",
+    "version": "`cutaway --version` prints it",
     "perplexity": "`cutaway eval NAME --tasks text:FILE` measures it",
 }
 SHORT = {"-m": "--model", "-n": "--max-tokens", "-t": "--threads", "-c": "--context", "-s": "--seed"}
@@ -165,8 +166,27 @@ def _verb(name: str, arguments: list[str]) -> int:
         if isinstance(problem, cyclopts.UnusedCliTokensError):
             sentence = f"It takes no more words: {' '.join(map(repr, problem.unused_tokens or ()))}"
         verb = " ".join(problem.command_chain or (name,))
+        if isinstance(problem, cyclopts.MissingArgumentError) and problem.argument is not None:
+            return _complain(_missing(app, verb, problem.argument), USER)
         return _complain(f"{sentence} (`cutaway {verb} --help` shows examples)", USER)
     return 0
+
+
+def _missing(app: Any, verb: str, argument: Any) -> str:
+    """What a verb needs, and its first example that has it."""
+    for word in verb.split():
+        app = app[word]
+    option = argument.name if argument.field_info.is_keyword_only else ""
+    what = option or argument.name.removeprefix("--").upper()
+    about = " ".join((argument.parameter.help or "").split()).partition(". ")[0].rstrip(".")
+    documented = app.default_command.__doc__ or ""
+    examples = re.findall(r"^ *(cutaway .+)$", documented, re.MULTILINE)
+    example = next((one for one in examples if option in one), f"cutaway {verb} --help")
+    name = argument.name.lstrip("-").lower()
+    if not about and (own := re.search(rf":param {name}: ([^.:;]+)", documented)):
+        about = " ".join(own[1].split())
+    about = f" ({about[0].lower()}{about[1:]})" if about[1:2].islower() or about[:2] == "A " else ""
+    return f"{verb} needs {what}{about}: {example}"
 
 
 def _parser(*names: str, helps: bool = False) -> Any:

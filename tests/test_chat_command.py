@@ -124,6 +124,12 @@ def test_system_message_from_the_option_and_the_command(lm, talk):
     assert "Be kind." in err
 
 
+@pytest.mark.parametrize("word", ["/bye", "/quit", "/exit"])
+def test_each_word_that_ends_a_talk_elsewhere_ends_it(lm, talk, word):
+    _, err = talk(f"/system\n{word}\nnever\n")
+    assert not lm.asked and "No system message is set" in err
+
+
 def test_undo_and_clear(lm, talk):
     _, err = talk("/undo\none\ntwo\n/undo\nthree\n/clear\nfour\n", "--system", "S")
     assert contents(lm.asked[2]) == [

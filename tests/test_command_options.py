@@ -191,7 +191,7 @@ def test_what_is_missing_is_one_sentence_and_two(
     absent = "there is no such", "does not exist", "neither a file nor a preset", "is not cached", "is called"
     assert any(
         sentence in err
-        for sentence in (*absent, "holds no declaration", "no dataset", "holds no autoencoder")
+        for sentence in (*absent, "holds no declaration", "no dataset of activations", "holds no autoencoder")
     ), err
     assert sorted(tmp_path.iterdir()) == before
 
@@ -251,3 +251,20 @@ def test_help_in_a_pipe_is_wrapped_once_and_breaks_no_command(capsys, monkeypatc
     examples = [one for one in lines if one.startswith("cutaway ")]
     assert examples and all(f"{one}\n\n" in f"{out}\n\n" for one in examples)
     assert "--empty" not in out and "('" not in out and "[default: ]" not in out
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("plan", "plan needs SOURCE (a run's YAML file, or a preset)"),
+        ("plan", ": cutaway plan "),
+        ("sae acts", "sae needs --output (the folder to write): cutaway sae acts --output saes/layer15"),
+        ("tokenizer train", "tokenizer train needs FILES"),
+        ("run llama3", "no model that is called so: `cutaway chat NAME`"),
+        ("version", "`cutaway --version` prints it"),
+        ("sae no-such-folder --output made", "`cutaway activations TEXTS --names"),
+    ],
+)
+def test_what_is_missing_is_said_with_an_example(capsys, line: str, sentence: str) -> None:
+    code, out, err = run(capsys, *line.split())
+    assert (code, out) == (2, "") and sentence in err

@@ -23,6 +23,7 @@ from cutaway.store import files
 DEFAULTS: dict[str, Any] = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
 MAX_TOKENS = 1024  # of an answer
 WAYS_OUT = "/clear starts anew, /undo takes back the last question and answer."
+NO_SYSTEM = "No system message is set; the model's template may add one of its own. /system TEXT sets one."
 
 
 def chat(
@@ -188,7 +189,7 @@ class Talk:
             "undo": (self.undo, "/undo          take back the last question and answer"),
             "clear": (self.clear, "/clear         forget the conversation, keep the system message"),
             "help": (self.help, "/help          this list; a question that begins with / is asked with //"),
-            "exit": (self.exit, "/exit          end (or Ctrl-D)"),
+            "exit": (self.exit, "/exit          end (or /quit, /bye, Ctrl-D)"),
         }
 
     def run(self, lines: Iterator[str]) -> None:
@@ -213,6 +214,7 @@ class Talk:
             self.answer(line.removeprefix("/") if line.startswith("//") else line)
             return
         name, _, text = line[1:].partition(" ")
+        name = "exit" if name in ("quit", "bye") else name
         if name not in self.commands:
             note(f"There is no command /{name}: /help lists them.")
             return
@@ -272,8 +274,8 @@ class Talk:
     def system(self, text: str) -> None:
         if text:
             self.conversation.system = text
-        system = self.conversation.system or "none of ours (the template may have its own)"
-        note(f"System message: {system}")
+        system = self.conversation.system
+        note(f"System message: {system}" if system else NO_SYSTEM)
 
     def save(self, text: str) -> None:
         name = text.removeprefix("--force ").strip()

@@ -92,6 +92,11 @@ def _check_is_bundle(file: Path) -> None:
     """UserError that says what runs a model, where one is named and no bundle."""
     name = str(file)
     is_name = not file.exists() and (name in store.NAMES or store.is_hub(name))
+    if not file.exists() and not is_name and not file.suffix and file.name == name:
+        raise UserError(
+            f"{file}: there is no such bundle, and no model that is called so: `cutaway chat NAME` talks "
+            f"with one ({', '.join(store.NAMES)}; `cutaway models` lists what is in the cache)"
+        )
     if is_name or file.is_dir() or file.suffix in store.SUFFIXES:
         raise UserError(
             f"{file} is a model's name or file, and no bundle: `cutaway chat {file}` talks with it, "

@@ -82,7 +82,13 @@ class Activations:
         """The dataset of a folder; UserError for another folder and for one that is not complete."""
         facts = _index(Path(folder))
         if facts is None or "tokens" not in facts:
-            state = "no dataset" if facts is None else "not complete: give the same command again to go on"
+            state = "it is not complete: give the same command again to go on"
+            if facts is None:
+                state = (
+                    "it is no dataset of activations: make one by "
+                    f"`cutaway activations {folder if Path(folder).exists() else 'TEXTS'} "
+                    f"--names blocks.15.out --output {folder}-activations`"
+                )
             raise UserError(f"{folder}: {state}")
         fields = Fields(facts, Path(folder) / INDEX)
         fields.text("model")
