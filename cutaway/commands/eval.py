@@ -262,7 +262,7 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
         table.add_column(heading, justify="left" if heading in ("model", "task", "metric") else "right")
     for model, every in results.items():
         for result in every:
-            chance = f"{result.task.chance:.3f}" if _has_chance(result) else ""
+            chance = _level(result)
             for metric, x in result.metrics.items():
                 figures = (
                     f"{x.value:.3f}",
@@ -273,8 +273,7 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
                 names = [*([model] if len(results) > 1 else []), result.task.name, metric]
                 table.add_row(*names, *figures)
     console.print_table(out, table)
-    kinds = {type(result.task.items[0]) for result in own if _has_chance(result)}
-    if tasks.Exercise in kinds:
+    if any(_exercises(result) and _level(result) for result in own):
         out.print("Chance of exercises is the share of the commonest answer.", style="dim", markup=False)
     if len(results) > 1:
         (name, first), (other, second) = results.items()
@@ -293,12 +292,16 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _has_chance(result: Result) -> bool:
-    """Whether a guess's accuracy says something: of few exercises the commonest answer is any of them."""
-    if not isinstance(result.task, tasks.Task):
-        return False
-    items = result.task.items
-    return len(items) >= LEAST_EXERCISES or not isinstance(items[0], tasks.Exercise)
+def _level(result: Result) -> str:
+    """The accuracy of a guess. Of few exercises the commonest answer is any of them, which says nothing."""
+    task = result.task
+    if not isinstance(task, tasks.Task) or (_exercises(result) and len(task.items) < LEAST_EXERCISES):
+        return ""
+    return f"{task.chance:.3f}"
+
+
+def _exercises(result: Result) -> bool:
+    return isinstance(result.task, tasks.Task) and isinstance(result.task.items[0], tasks.Exercise)
 
 
 def _write(output: Path, results: dict[str, list[Result]]) -> None:
