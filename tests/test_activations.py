@@ -250,7 +250,7 @@ def test_the_command_writes_a_dataset(file: Path, tmp_path: Path, capsys: pytest
     line = [str(lines), "--names", "blocks.*.out", "--output", str(tmp_path / "acts"), "--model", str(file)]
     assert cli.main(["activations", *line]) == 0
     out, err = capsys.readouterr()
-    assert "tokens of blocks.0.out, blocks.1.out, blocks.2.out in 1 shards" in out
+    assert "tokens of blocks.0.out, blocks.1.out, blocks.2.out in 1 shard" in out
     assert "read by the runtime" in err and "blocks.1.out: 2 tokens are attention sinks" in " ".join(
         err.split()
     )

@@ -153,8 +153,8 @@ clock = itertools.count()
 progress.time = SimpleNamespace(monotonic=lambda: float(next(clock)))  # each look is a second later
 report, begun = progress.Progress.__call__, {}
 
-def reported(self, doing, done, total, detail=""):
-    report(self, doing, done, total, detail)
+def reported(self, doing, done, total, detail="", took=0.0):
+    report(self, doing, done, total, detail, took)
     if progress._display.live is not None:
         progress._display.live.refresh()  # else only what is there for an eighth of a second is drawn
     begun[doing] = begun.get(doing, 0) + 1
@@ -321,7 +321,7 @@ def test_the_amount_and_the_time_left_stay_at_any_width(width: int) -> None:
     assert long.cell_len <= max(width, 29) and "0:40 left" in long.plain and "\x1b" not in long.plain
 
 
-def test_the_time_left_counts_down_and_never_lies() -> None:
+def test_the_time_left_counts_down_and_is_true() -> None:
     made = task(10, 50)
     assert [made.left(now) for now in (10.0, 10.6, 60.0)] == ["0:40 left", "0:39 left", "0:39 left"]
     assert progress.Task("step", 0.0).left(9.0) == ""
@@ -347,7 +347,7 @@ def test_pieces_of_work_are_no_bytes() -> None:
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Time that passes on demand."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -12,7 +12,7 @@ from cutaway import lm
 from cutaway.commands import console
 from cutaway.commands.options import Context, Engine, Force, Json, Threads, Words
 from cutaway.data import sources
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 
 
 def activations(
@@ -79,7 +79,10 @@ def activations(
     if as_json:
         console.print_json(data.facts)
         return
-    console.say(f"{output}: {len(data):,} tokens of {', '.join(data.names)} in {len(data.shards)} shards")
+    console.say(
+        f"{output}: {plural(len(data), 'token')} of {', '.join(data.names)} in "
+        f"{plural(len(data.shards), 'shard')}"
+    )
     console.note(f"read by the {data.facts['engine']}, kept as {dtype}")
     for name in data.names:
         console.note(
@@ -89,7 +92,7 @@ def activations(
 
 
 def _expected(found: list[sources.Source], count: Callable[[str], int]) -> int | None:
-    """About how many tokens there are, by the first texts of each source; None where that cannot be told."""
+    """About how many tokens there are, by the first texts of each source; None where that is unknown."""
     total = 0.0
     for source in found:
         sample = sources.sampled(source)

@@ -12,7 +12,7 @@ import torch
 
 from cutaway.data import filters, novels, packing, run_tokenizer, shards, sources
 from cutaway.data.shards import Corpus
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
 from cutaway.train.folder import MODEL, TOKENIZER
@@ -53,7 +53,7 @@ def ready(run: TrainingConfig, folder: Path, note: Note) -> Dataset:
         dropped = {name: count for name, count in corpus.counts.items() if name not in ("read", "kept")}
         listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items())
         note(
-            f"{source.path}: {corpus.counts['kept']:,} documents, {corpus.tokens:,} tokens"
+            f"{source.path}: {plural(corpus.counts['kept'], 'document')}, {plural(corpus.tokens, 'token')}"
             + (f"; left out: {listed}" if listed else "")
         )
         corpora.append(corpus)

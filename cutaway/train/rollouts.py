@@ -28,7 +28,7 @@ from cutaway.bounds import Bounded, Count, Natural
 from cutaway.data import tasks
 from cutaway.data.packing import Batch, number, permuted, stacked
 from cutaway.data.tasks import RIGHT, Problem, Task
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import answer_all
 from cutaway.generate.engine import Engine
@@ -461,8 +461,9 @@ def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     """The task's questions, and the model with what is trained of it."""
     at_rest, task = finetune.base(run), of(run)
     note(
-        f"{task.name}: {len(task.train):,} questions to train on and {len(task.test):,} held out, none "
-        f"of them in both; always giving the commonest answer is right for {task.floor():.1%} of the latter."
+        f"{task.name}: {plural(len(task.train), 'question')} to train on and {len(task.test):,} held out, "
+        "none of them in both; always giving the commonest answer is right for "
+        f"{task.floor():.1%} of the latter."
     )
     model = finetune.trained_model(run, at_rest)
     prompts, lengths = prompter(run, at_rest), torch.zeros(run.model.vocab, dtype=torch.int64)
