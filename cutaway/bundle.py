@@ -34,8 +34,15 @@ OF_DOCUMENTS = ("search", "read")  # tools that see a folder
 DAMAGED = (NotImplementedError, RuntimeError, EOFError, UnicodeError)
 LOCAL_HEADER = 30  # bytes before a member's name and data
 TYPES: dict[str, type | tuple[type, ...]] = {
-    "model": str, "model_files": dict, "files": dict, "system": (str, type(None)), "sampling": dict,
-    "adapter": bool, "template": bool, "documents": bool, "tools": list,
+    "model": str,
+    "model_files": dict,
+    "files": dict,
+    "system": (str, type(None)),
+    "sampling": dict,
+    "adapter": bool,
+    "template": bool,
+    "documents": bool,
+    "tools": list,
 }
 
 

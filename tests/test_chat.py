@@ -358,7 +358,7 @@ def test_format_is_pythons_with_origins(pattern: str) -> None:
 # ---- a message that the model goes on with -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", ['{"a": [1,', "Yes, said he. "])
+@pytest.mark.parametrize("content", ['{"a": [1,', "Yes, he says. "])
 def test_the_last_message_is_left_open_as_transformers_leaves_it(content: str) -> None:
     """Blanks at its end are kept where a template strips them, which transformers does not."""
     from transformers.utils.chat_template_utils import render_jinja_template

@@ -265,6 +265,6 @@ def test_help_in_a_pipe_is_wrapped_once_and_breaks_no_command(capsys, monkeypatc
         ("sae no-such-folder --output made", "`cutaway activations TEXTS --names"),
     ],
 )
-def test_what_is_missing_is_said_with_an_example(capsys, line: str, sentence: str) -> None:
+def test_what_is_missing_is_named_with_an_example(capsys, line: str, sentence: str) -> None:
     code, out, err = run(capsys, *line.split())
     assert (code, out) == (2, "") and sentence in err

@@ -47,9 +47,9 @@ def test_a_compilation_that_outlasts_its_estimate_says_so(monkeypatch: pytest.Mo
             self.set_ = True
 
     monkeypatch.setattr(compiling, "Event", Ended)
-    said: list[str] = []
-    with compiling.watched(40.0, said.append):
-        while len(said) < 3:
+    sentence: list[str] = []
+    with compiling.watched(40.0, sentence.append):
+        while len(sentence) < 3:
             time.sleep(0.001)
     assert waits == [40.0, 80.0, 160.0, 320.0]
-    assert len(said) == 3 and "longer than the 40 s that were estimated" in said[0]
+    assert len(sentence) == 3 and "longer than the 40 s that were estimated" in sentence[0]

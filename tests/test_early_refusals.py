@@ -33,7 +33,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "work", "said"),
+    ("words", "work", "sentence"),
     [
         ("attack DECODER --output a-file/report", (cli, "_unused"), "give a folder's name"),
         ("arena DECODER ENCODER --prompts a-file --judge judge.py", ANSWERS, "is an encoder"),
@@ -52,7 +52,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_refusal_comes_before_the_work(
     words: str,
     work: tuple[Any, str],
-    said: str,
+    sentence: str,
     decoder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -70,4 +70,4 @@ def test_a_refusal_comes_before_the_work(
     }
     line = [models[word]() if word in models else word for word in words.split()]
     assert cli.main(line) == 2
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err

@@ -450,7 +450,7 @@ def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
 def test_merge_keeps_the_types_of_a_packed_base(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a GGUF file it does, rounded again and measured; as a folder it is F32, and that is said."""
+    """As a GGUF file it does, rounded again and measured; as a folder it is F32, and a note says so."""
     quantised = tmp_path / "base.gguf"
     cutaway.load(base).save(quantised, type="Q4_0")
     at_rest, random = load.read(quantised), np.random.default_rng(0)
@@ -705,19 +705,19 @@ def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys:
 
 
 def numbers(base: Path, data: Path, folder: Path, *words: str) -> tuple[finetune.FinetuningConfig, list[str]]:
-    """A run with the numbers that its examples ask for, and what was said."""
-    said: list[str] = []
+    """A run with the numbers that its examples ask for, and its notes."""
+    sentences: list[str] = []
     given = (f"--base={base}", f"--data.path={data}", *words)
-    return finetune.resolved(finetune.read("sft", given), folder, said.append), said
+    return finetune.resolved(finetune.read("sft", given), folder, sentences.append), sentences
 
 
 def test_context_batch_and_steps_follow_the_examples(base: Path, talk: Path, tmp_path: Path) -> None:
-    run, said = numbers(base, talk, tmp_path / "a")
+    run, sentences = numbers(base, talk, tmp_path / "a")
     assert (run.data.context, run.batch_size, run.steps) == (64, 2, 26) and run.schedule.warmup_steps == 2
-    assert said[-2].startswith(
+    assert sentences[-2].startswith(
         "3 epochs of 33 examples: 26 steps of 2 rows of 64 tokens, 3.9 examples a step"
     )
-    assert run.early_stopping == 0 and "1 more is held out" in said[-2]
+    assert run.early_stopping == 0 and "1 more is held out" in sentences[-2]
     assert numbers(base, talk, tmp_path / "b", "--epochs=0.5")[0].steps == 5
     fixed, _ = numbers(base, talk, tmp_path / "c", "--steps=7", "--batch-size=3", "--data.context=100")
     assert (fixed.steps, fixed.batch_size, fixed.micro_batch_size, fixed.data.context) == (7, 3, 1, 100)
@@ -726,11 +726,11 @@ def test_context_batch_and_steps_follow_the_examples(base: Path, talk: Path, tmp
     many.write_text(
         "\n".join(json.dumps({"question": f"{n}?", "answer": "x" * (n % 90)}) for n in range(200))
     )
-    run, said = numbers(base, many, tmp_path / "d")
+    run, sentences = numbers(base, many, tmp_path / "d")
     assert run.data.context == 128 and run.batch_size == 4 and run.early_stopping == 2
     many.write_text(json.dumps({"question": "q" * 300, "answer": "a"}) + "\n" + many.read_text())
-    run, said = numbers(base, many, tmp_path / "e")
-    assert run.data.context == 128 and "1 example is longer than data.context (128)" in " ".join(said)
+    run, sentences = numbers(base, many, tmp_path / "e")
+    assert run.data.context == 128 and "1 example is longer than data.context (128)" in " ".join(sentences)
 
 
 @pytest.mark.parametrize("option", ["--lr", "--learning-rate"])

@@ -35,7 +35,7 @@ def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         ("sft empty.jsonl", "empty.jsonl: holds no example"),
         ("sft bad.jsonl", "bad.jsonl, line 2: has none of"),
@@ -63,18 +63,18 @@ def trained(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_mistake_has_its_own_sentence(
     words: str,
-    said: str,
+    printed: str,
     trained: Path,
     model: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The folder runs/sft holds a run: that is said of a command line that is right otherwise."""
+    """The folder runs/sft holds a run: the answer to a command line that is right otherwise."""
     monkeypatch.chdir(trained)
     line = words.replace("MODEL", str(model)).split()
     line[2:2] = ["--model", str(model)] if line[0] in ("sft", "rloo") else []
     assert main(["finetune", *line]) == 2
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_pretrain_names_an_unknown_option_without_a_value_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,9 +88,9 @@ def test_a_method_continues_its_last_run_and_a_finished_run_says_so(
     monkeypatch.chdir(trained)
     for words in (["sft", "--resume"], ["runs/sft", "--resume"]):
         assert main(["finetune", *words]) == 0
-        said = capsys.readouterr().err
-        assert "runs/sft: the run is finished: it has done 2 steps" in said
-        assert "More steps or --epochs extend it: `cutaway finetune runs/sft --resume --steps 4`" in said
+        printed = capsys.readouterr().err
+        assert "runs/sft: the run is finished: it has done 2 steps" in printed
+        assert "More steps or --epochs extend it: `cutaway finetune runs/sft --resume --steps 4`" in printed
     assert main(["finetune", "sft", "--resume", "--steps", "3"]) == 0
     assert "Continuing after step 2." in capsys.readouterr().err
 
@@ -143,19 +143,19 @@ def test_a_null_entry_is_named(kind: layouts.Kind, row: Any, empty: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("role", "said"),
+    ("role", "printed"),
     [
         ("bot", r"messages\[1\] has the role 'bot'; known: .*did you mean assistant"),
         ("x", r"messages\[1\] has the role 'x'; known: system"),
     ],
 )
 def test_an_unknown_role_is_named(
-    role: str, said: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    role: str, printed: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": role, "content": "b"}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}))
     assert main(["finetune", "sft", str(tmp_path / "a.jsonl"), "--model", str(model), "--check"]) == 2
-    assert re.search(f"a.jsonl, line 1: {said}", capsys.readouterr().err)
+    assert re.search(f"a.jsonl, line 1: {printed}", capsys.readouterr().err)
 
 
 # ---- what a run prints -------------------------------------------------------------------------------------
@@ -168,20 +168,23 @@ def test_the_lines_of_a_run(
     words = ["--model", str(model), "--threads", "1", "--steps", "1", "--batch-size", "1"]
     conversations(tmp_path / "talk.jsonl")
     assert main(["finetune", "sft", "talk.jsonl", *words, "--intervals.sample-tokens", "4"]) == 0
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert re.search(
-        r"33 examples: 1 step of 1 row of 64 tokens, [\d.]+ examples a step, which read \d+% of", said
+        r"33 examples: 1 step of 1 row of 64 tokens, [\d.]+ examples a step, which read \d+% of", printed
     )
-    assert "1 more is held out" in said and "1 step takes about" in said
-    assert re.search(r"^40,608 weights, 14,848 of them trained; ", said, re.MULTILINE)
-    assert "step 1: 'Who are you?' -> " in said
-    assert said.rstrip().endswith("`cutaway chat runs/sft` talks with it.")
+    assert "1 more is held out" in printed and "1 step takes about" in printed
+    assert re.search(r"^40,608 weights, 14,848 of them trained; ", printed, re.MULTILINE)
+    assert "step 1: 'Who are you?' -> " in printed
+    assert printed.rstrip().endswith("`cutaway chat runs/sft` talks with it.")
     lines = [json.loads(line) for line in Path("runs/sft/metrics.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines if "sample" in line] == ["Who are you?"]
     Path("book.txt").write_text("The rain in Spain. " * 20)
     assert main(["finetune", "sft", "book.txt", *words, *QUICK, "--output", "runs/text"]) == 0
-    said = capsys.readouterr().err
-    assert '`cutaway generate "..." --model runs/text` continues a text.' in said and "1 examples" not in said
+    printed = capsys.readouterr().err
+    assert (
+        '`cutaway generate "..." --model runs/text` continues a text.' in printed
+        and "1 examples" not in printed
+    )
 
 
 def test_check_marks_what_is_trained_without_colour(
@@ -198,7 +201,7 @@ def test_a_number_has_its_word() -> None:
     assert plural(1, "example is", "examples are") == "1 example is"
 
 
-def test_a_step_that_is_told_of_at_its_end_has_taken_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_is_reported_at_its_end_has_taken_time(capsys: pytest.CaptureFixture[str]) -> None:
     Progress()("step", 1, 1, "loss 1", took=3.0)
     assert "took 0:03" in capsys.readouterr().err
 

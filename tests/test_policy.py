@@ -393,8 +393,8 @@ def test_equal_rewards_have_no_advantage_however_they_are_rounded(kind: str, siz
     for rewards in (np.full((3, 7), 0.35 * size), 0.35 * size * noise):
         assert not objective.advantages(rewards).any()
         assert Group(Problem("", None, None), [], [], rewards[0]).even
-    told_apart = np.array([[1.0, 1.0, 1.00001, 1.0]]) * size
-    assert objective.advantages(told_apart).all()
+    different = np.array([[1.0, 1.0, 1.00001, 1.0]]) * size
+    assert objective.advantages(different).all()
 
 
 def test_advantages() -> None:

@@ -320,7 +320,7 @@ def test_code_that_is_no_text_or_does_not_read_all_is_no_problem():
 
 @pytest.mark.parametrize("left_out", ["", "namespaces"])
 def test_nothing_outlives_a_caller_that_is_killed(left_out: str, tmp_path: Path):
-    """Whoever would end the code when its time is over may be killed itself."""
+    """What would end the code when its time is over may be killed itself."""
     mark = f"c{os.getpid()}x{len(left_out)}"
     code = f"import ctypes, time; ctypes.CDLL(None).prctl(15, b{mark!r}); time.sleep(60)"
     caller = f"""
@@ -329,7 +329,7 @@ launcher.LEFT_OUT = frozenset({left_out.split()!r})
 with Process({code!r}, Bounds(seconds=60), unsafe=True) as process:
     process.outcome()
 """
-    environment = os.environ | {"TMPDIR": str(tmp_path)}  # whose folder nobody removes
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # whose folder stays
     with subprocess.Popen([sys.executable, "-c", caller], env=environment) as process:
 
         def there() -> bool:

@@ -94,9 +94,7 @@ def test_a_rung_is_trained_into_a_folder_that_other_verbs_open(tmp_path: Path):
 
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     points = ladder(1e-3)
-    monkeypatch.setattr(
-        scaling, "train", lambda made, rungs, *_: points if len(rungs) > 1 else points[-1:]
-    )
+    monkeypatch.setattr(scaling, "train", lambda made, rungs, *_: points if len(rungs) > 1 else points[-1:])
     monkeypatch.setattr(scaling, "DRAWS", 50)
     words = ["scale", "--preset", "small", "--output", str(tmp_path)]
     assert cli.main([*words, "--json"]) == 0
@@ -114,7 +112,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("rungs", "more", "words", "said"),
+    ("rungs", "more", "words", "sentence"),
     [
         ("{width: 16, steps: [1, 2, 3]}, {width: 32, steps: [1, 2, 3]}", "", [], "has 6 of 2 and 3"),
         ("{width: 16, steps: [1, 2, 3]}, {width: 32, steps: [1, 2]}, {width: 48, steps: [1, 3]}", "", [],
@@ -131,7 +129,7 @@ def test_what_the_law_would_refuse_is_refused_before_the_first_run(
     rungs: str | None,
     more: str,
     words: list[str],
-    said: str,
+    sentence: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -143,7 +141,7 @@ def test_what_the_law_would_refuse_is_refused_before_the_first_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scaling, "train", lambda *_: pytest.fail("a run was trained first"))
     assert cli.main(["scale", "ladder.yaml", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
 def test_presets_are_ladders():

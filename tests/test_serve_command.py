@@ -224,7 +224,7 @@ def test_options_come_from_words_then_the_environment_then_a_file(
     monkeypatch.delenv("CUTAWAY_SERVE_PORT")
     monkeypatch.setenv("CUTAWAY_SERVE_CONFIG", str(file))
     assert printed() == found
-    for wrong, sentence in (("prot: 1", "prot"), ("port: many", "many"), ("port", "mapping")):
+    for wrong, sentence in (("prot: 1", "prot"), ("port: many", "many"), ("port", "entries by name")):
         file.write_text(wrong)
         assert main(["serve", "--print-config"]) == 2 and sentence in capsys.readouterr().err
     monkeypatch.setenv("CUTAWAY_SERVE_CONFIG", "no-such.yaml")

@@ -35,7 +35,7 @@ TALK: list[Any] = [
     },
     {"role": "assistant", "content": "Steel."},
 ]
-SAID = "I am Ada, and\n  build a bridge. \u2603\n\nSteel\n?"  # a user's messages in a row are read as one
+SPOKEN = "I am Ada, and\n  build a bridge. \u2603\n\nSteel\n?"  # a user's messages in a row are read as one
 NEXT = {"role": "user", "content": "What next?"}
 ALTERNATING = (
     "{% for m in messages %}{% if m.role == 'user' and loop.previtem and loop.previtem.role == 'user' %}"
@@ -73,7 +73,7 @@ def refused(answer: Any, *words: str) -> None:
 
 # The SDK has no type for a user's message in an output, though OpenAI's service answers with them.
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
-def test_a_conversation_becomes_what_its_user_said_and_a_summary(server: Server, client: Any) -> None:
+def test_a_conversation_becomes_its_users_words_and_a_summary(server: Server, client: Any) -> None:
     lm = server.service.lm
     made = client.responses.compact(model=NAME, input=TALK, instructions="Be kind.", extra_body=FEW)
     assert made.object == "response.compaction" and made.created_at > 0
@@ -102,7 +102,7 @@ def test_a_conversation_becomes_what_its_user_said_and_a_summary(server: Server,
     assert made.usage.total_tokens == made.usage.input_tokens + 12
     assert made.model_extra["warnings"] == [CUT_OFF]
     before = [
-        {"role": "user", "content": SAID},
+        {"role": "user", "content": SPOKEN},
         {"role": "assistant", "content": summaries.HEAD + summary_of(server, item)},
     ]
     asked: dict[str, Any] = {"model": NAME, "temperature": 0, **FEW}
@@ -220,7 +220,7 @@ def test_an_empty_summary_is_an_error(server: Server, monkeypatch: pytest.Monkey
     assert answer.status_code == 500 and answer.json()["error"]["code"] == "no_summary"
 
 
-# ---- nobody else writes a summary --------------------------------------------------------------------------
+# ---- no one else writes a summary --------------------------------------------------------------------------
 
 
 def test_no_client_writes_a_summary(server: Server) -> None:

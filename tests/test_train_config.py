@@ -115,9 +115,9 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     assert "loss_" not in capsys.readouterr().err
     for source in ([str(tiny), "--output", str(folder)], [str(folder)], [str(folder / "run.yaml")]):
         assert main(["pretrain", *source, "--resume"]) == 0
-        said = capsys.readouterr().err
-        assert "the run is finished: it has done 2 steps, all that it has. More steps extend it: " in said
-        assert f"`cutaway pretrain {folder} --resume --steps 4`" in said
+        sentence = capsys.readouterr().err
+        assert "the run is finished: it has done 2 steps, all that it has. More steps extend it: " in sentence
+        assert f"`cutaway pretrain {folder} --resume --steps 4`" in sentence
     assert main(["pretrain", str(folder), "--resume", "--steps", "4"]) == 0
     assert "4 steps now; it was started with 2" in capsys.readouterr().err
     assert checkpoint.step_of(checkpoint.all_in(folder / loop.CHECKPOINTS)[-1]) == 4

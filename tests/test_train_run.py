@@ -130,7 +130,7 @@ def test_whether_a_run_compiles_stays_what_it_was_begun_with(
     assert not any("torch.compile compiles" in note for note in callback.notes)
 
 
-def test_a_peak_that_a_step_exceeds_is_measured_again_and_said(
+def test_a_peak_that_a_step_exceeds_is_measured_again_and_noted(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And is not raised to what the step reached: what is above it stays above it."""
@@ -138,8 +138,8 @@ def test_a_peak_that_a_step_exceeds_is_measured_again_and_said(
     monkeypatch.setattr(device, "measured_peak", lambda device, precision: 2e3)
     callback = Quiet()
     training_run.train(_run(texts, steps=3), tmp_path / "run", callback)
-    (said,) = (note for note in callback.notes if "more than matrix products did" in note)
-    assert said.startswith("Step 1 reached")
+    (sentence,) = (note for note in callback.notes if "more than matrix products did" in note)
+    assert sentence.startswith("Step 1 reached")
     for step in callback.steps:
         assert step["mfu"] == pytest.approx(step["flops_per_second"] / 2e3) and step["mfu"] > 1
 

@@ -192,7 +192,7 @@ def test_the_command_trains_from_texts_and_from_counts(
     code, _, err = cli(capsys, "train", *counts, "--pattern", "gpt2")
     assert code == 2 and "bring their own" in err
     code, _, err = cli(capsys, "train", shards[0], "--size", 100)
-    assert code == 2 and "too small" in err and "Traceback" not in err
+    assert code == 2 and "256 bytes are tokens" in err and "Traceback" not in err
     code, _, err = cli(capsys, "train", shards[0], "--size", 4000, "--output", tmp_path / "c.json")
     assert code == 0 and "not 4,000" in err
     for kind in ("unigram", "wordpiece"):

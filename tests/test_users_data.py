@@ -55,23 +55,23 @@ def test_what_becomes_of_each_layout(tmp_path: Path) -> None:
         each.write(tmp_path / each.path)
         where, row = list(rows.rows(tmp_path / each.path))[1]
         made[each.path] = layouts.standard(KINDS[each.method], row, where)[0]
-    system, asked, said = ("system", "You add."), ("user", "What is 1 + 1?"), ("assistant", "It is 2.")
-    assert spoken(made["alpaca_data.json"]) == [("user", "Add the numbers.\n\n1, 1"), said]
+    system, asked, replied = ("system", "You add."), ("user", "What is 1 + 1?"), ("assistant", "It is 2.")
+    assert spoken(made["alpaca_data.json"]) == [("user", "Add the numbers.\n\n1, 1"), replied]
     for path in ("openhermes2_5.json", "1M-GPT4-Augmented.parquet"):
-        assert spoken(made[path]) == [system, asked, said]
+        assert spoken(made[path]) == [system, asked, replied]
     for path in ("no_robots", "faq.csv", "databricks-dolly-15k.jsonl"):
-        assert spoken(made[path]) == [asked, said]
+        assert spoken(made[path]) == [asked, replied]
     assert set(made["tldr.jsonl"]) == {"prompt", "completion"}, "text that continues text, as in trl"
     orca = made["orca_rlhf.jsonl"]
-    assert spoken({"messages": orca["prompt"] + orca["chosen"]}) == [system, asked, said]
+    assert spoken({"messages": orca["prompt"] + orca["chosen"]}) == [system, asked, replied]
     for path in ("train_prefs.parquet", "train.jsonl.gz"):
-        assert spoken({"messages": made[path]["chosen"]}) == [asked, said]
+        assert spoken({"messages": made[path]["chosen"]}) == [asked, replied]
         assert spoken({"messages": made[path]["rejected"]}) == [asked, ("assistant", "It is 3.")]
     assert made["kto.parquet"]["label"] is False
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "said"),
+    ("kind", "row", "sentence"),
     [
         ("examples", {"q": "a", "a": "b"}, r"it has: q, a\): rename its columns to messages, conversations"),
         (
@@ -97,10 +97,10 @@ def test_what_becomes_of_each_layout(tmp_path: Path) -> None:
         ("examples", {"instruction": "a", "output": "b", "system": 3}, "system is 3; it must be text"),
     ],
 )
-def test_what_cannot_be_told_is_refused_with_what_was_found(
-    kind: layouts.Kind, row: dict[str, Any], said: str
+def test_what_is_ambiguous_is_refused_with_what_was_found(
+    kind: layouts.Kind, row: dict[str, Any], sentence: str
 ) -> None:
-    with pytest.raises(UserError, match=f"^here: .*{said}|^here: conversations: .*{said}"):
+    with pytest.raises(UserError, match=f"^here: .*{sentence}|^here: conversations: .*{sentence}"):
         layouts.standard(kind, row, "here")
 
 
@@ -123,7 +123,7 @@ def test_columns_that_only_some_layouts_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "sentence"),
     [
         ("a.jsonl", b'{"text": "x"}\n[1]\n', "line 2: is a list"),
         ("a.jsonl", b'{"text": "x"}\n{"text"\n', "line 2: is not JSON"),
@@ -144,14 +144,14 @@ def test_columns_that_only_some_layouts_have() -> None:
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(
-    name: str, data: bytes, said: str, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
+    name: str, data: bytes, sentence: str, tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_bytes(data)
     code = cli.main(
         ["finetune", "sft", str(tmp_path / name), "--model", str(base), "--output", str(tmp_path / "r")]
     )
     error = capsys.readouterr().err
-    assert code in (1, 2) and said in error and str(tmp_path / name) in error and "Traceback" not in error
+    assert code in (1, 2) and sentence in error and str(tmp_path / name) in error and "Traceback" not in error
     assert not (tmp_path / "r").exists()
 
 
@@ -192,7 +192,7 @@ def test_data_faults_come_before_torch(tmp_path: Path, base: Path) -> None:
         "import sys; from cutaway import cli; code = cli.main(sys.argv[1:]); "
         "print('torch' in sys.modules, code)"
     )
-    for words, said in (
+    for words, sentence in (
         (["sft"], "name the examples with --data"),
         (["sft", "bad.csv"], "it has: name, value"),
         (["sft", "--data", "nowhere.jsonl"], "there is no such file"),
@@ -210,7 +210,7 @@ def test_data_faults_come_before_torch(tmp_path: Path, base: Path) -> None:
             text=True,
             check=False,
         )
-        assert done.stdout.split() == ["False", "2"] and said in done.stderr, (words, done.stderr)
+        assert done.stdout.split() == ["False", "2"] and sentence in done.stderr, (words, done.stderr)
 
 
 @pytest.mark.parametrize("path", ["faq.csv", "train_prefs.parquet", "kto.parquet", "mytext", "book.txt"])
@@ -224,10 +224,10 @@ def test_the_shortest_command_trains(
     model = [] if each.method == "pretrain" else ["--model", str(base)]
     small = ["--model.width", "32", "--batch-size", "2"] if each.method == "pretrain" else []
     assert cli.main([*each.command[1:], *model, *small, *users_data.QUICK, "--threads", "1"]) == 0
-    said = capsys.readouterr().err
-    assert "2 steps" in said
+    sentence = capsys.readouterr().err
+    assert "2 steps" in sentence
     if each.method == "pretrain":
-        assert "MB in" in said and "4 layers of width 32" in said
+        assert "MB in" in sentence and "4 layers of width 32" in sentence
 
 
 # ---- text --------------------------------------------------------------------------------------------------

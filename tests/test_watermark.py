@@ -196,7 +196,7 @@ def test_the_probe_tells_a_fragile_mark_and_a_wrong_null_from_a_robust_one(monke
     monkeypatch.setattr(probe, "SCHEMES", builds)
     monkeypatch.setattr(probe, "LENGTHS", (20, 120))
     lm: Any = Words()
-    found = probe.run(lm, seed=1, budget=Budget(trials=48), progress=lambda done, total: None)
+    found = probe.run(lm, seed=1, budget=Budget(trials=60), progress=lambda done, total: None)
     verdicts = {finding.title: finding.verdict for finding in found}
     own, edited = "{} tells its own text", "{}: 10% of words replaced"
     assert verdicts[own.format("robust")] == verdicts[own.format("fragile")] == "sound"

@@ -30,8 +30,8 @@ def pretrain(
     """Train a model from text: SOURCE is text of your own, a preset, a YAML file or a run's folder.
 
     Text is a file or a folder (.txt, .md, code, .jsonl, .parquet); the model's size, its vocabulary and the
-    steps follow how much there is, and are said first. Presets: nano, book, 10m, 100m, 1b; --data gives one
-    other text. The run's folder holds the config, the commit, the tokenizer, metrics.jsonl, loss.html,
+    steps follow how much there is, and are printed first. Presets: nano, book, 10m, 100m, 1b; --data gives
+    one other text. The run's folder holds the config, the commit, the tokenizer, metrics.jsonl, loss.html,
     checkpoints and the model; every other verb opens it: `cutaway generate "She was" --model runs/nano`.
     Ctrl-C and SIGTERM save first; --resume continues, bit for bit on one device, and with more --steps
     extends the run. `torchrun` splits the work over its processes.
@@ -78,7 +78,7 @@ def pretrain(
         run = replace(run, steps=config.read(str(folder / RUN)).steps)
     run_folder.check(folder, resume, "pretrain")
     if own is not None:
-        console.note(own.said(run))
+        console.note(own.described(run))
     from cutaway.train import distributed
     from cutaway.train.run import train
 

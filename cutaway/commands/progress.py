@@ -64,14 +64,14 @@ class Task:
 
     @property
     def speed(self) -> float | None:
-        """How much is done in a second; None until it can be told."""
+        """How much is done in a second; None until it is known."""
         if len(self._reports) < 2:
             return None
         (began, before), (ended, after) = self._reports[0], self._reports[-1]
         return (after - before) / (ended - began) if after > before else None
 
     def left(self, now: float) -> str:
-        """The time left; empty until it can be told."""
+        """The time left; empty until it is known."""
         if self.total is None or not (speed := self.speed):
             return ""
         units, since = self.total - self.done, now - self._reports[-1][0]
@@ -212,8 +212,8 @@ class Progress:
     def __call__(self, doing: str, done: int, total: int | None, detail: str = "", took: float = 0.0) -> None:
         """A task is ``done`` of ``total``, in Bytes or in pieces of work; ``detail``: figures about it.
 
-        Figures are separated by two spaces, the worthiest first. ``took``: seconds of a piece that is told
-        of when it is done, so that the task began so long before its first.
+        Figures are separated by two spaces, the worthiest first. ``took``: seconds of a piece that is
+        reported when it is done, so that the task began so long before its first.
         """
         now = time.monotonic()
         task = self.tasks.get(doing)
@@ -231,10 +231,10 @@ class Progress:
         if over and detail:
             note(f"{doing} {task.amount}  {detail}  took {_clock(now - task.begun)}")
         elif not self.draws and (first or _is_due(task, before, now)):
-            told = [f"{doing} {task.amount}", *task.figures, task.left(now)]
+            parts = [f"{doing} {task.amount}", *task.figures, task.left(now)]
             if not detail and first:
-                told = [doing + (f" {size(total)}" if isinstance(total, Bytes) else "")]
-            note("  ".join(each for each in told if each))
+                parts = [doing + (f" {size(total)}" if isinstance(total, Bytes) else "")]
+            note("  ".join(each for each in parts if each))
             task.printed = now
 
     def begin(self, what: str) -> None:

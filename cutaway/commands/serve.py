@@ -149,7 +149,7 @@ def _run(
             date_header=False,
             timeout_keep_alive=15,
             h11_max_incomplete_event_size=64 * 1024,
-            proxy_headers=False,  # uvicorn's: ForwardedMiddleware stands in for it
+            proxy_headers=False,  # uvicorn's: ForwardedMiddleware replaces it
             ssl_certfile=listening.ssl_certfile,
             ssl_keyfile=listening.ssl_keyfile,
         )

@@ -44,7 +44,7 @@ LEVEL = 0.05
 LONGER = (1, 4, 16, 64)  # times the task's length, for growth with n
 COLORS = ("#4c78a8", "#e4572e", "#2ca02c", "#b279a2", "#d4a017", "#17becf", "#8c564b", "#e377c2")  # of arms
 SHOWN = 96  # tokens of the text on which arms' attention is shown
-TOLD_BY = 5  # seeds from which an outlier can be told
+OUTLIER_SEEDS = 5  # seeds from which an outlier can be named
 SHOWN_APART = 0.05  # nearer to the others than this no seed is one, however alike the others are
 
 
@@ -81,9 +81,9 @@ class Row:
     def outliers(self) -> list[float]:
         """Scores far from the other seeds': modified z-scores above 3.5 (Iglewicz and Hoaglin, 1993).
 
-        Of fewer than five seeds none can be told. What the table's digits hardly show is none either.
+        Of fewer than five seeds none can be named. What the table's digits hardly show is none either.
         """
-        if self.seeds < TOLD_BY:
+        if self.seeds < OUTLIER_SEEDS:
             return []
         apart = np.abs(np.subtract(self.scores, np.median(self.scores)))
         far = apart > max(SHOWN_APART, 3.5 * np.median(apart) / 0.6745)

@@ -15,7 +15,7 @@ become of
 
 A question with its answer is a conversation, which the model's chat template writes; ``prompt`` with
 ``completion``, or with ``chosen`` and ``rejected`` as texts, is text that continues text, as in trl. What
-cannot be told is refused with the keys that were found. Imports no torch.
+is ambiguous is refused with the keys that were found. Imports no torch.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _transcript(text: str) -> list[dict[str, Any]]:
     if before or len(parts) < 4 or parts[-2] != "Assistant":
         return []
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [_turn(roles[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    return [_turn(roles[who], text.strip()) for who, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _is_json(text: str) -> bool:

@@ -70,7 +70,7 @@ def documents(source: Source) -> Iterator[str | None]:
 def sampled(source: Source, size: int = 1 << 16) -> tuple[list[str], float] | None:
     """A source's first texts, of about ``size`` bytes, and what fraction of its bytes they are.
 
-    None where that cannot be told without reading it: compressed files, tables and datasets.
+    None where that is unknown without reading it: compressed files, tables and datasets.
     """
     path = Path(source.path).expanduser()
     if source.path.startswith(HUB) or (path / "dataset_info.json").is_file():

@@ -48,7 +48,7 @@ def last_line(text: str) -> str:
 def names(expected: str, line: str) -> bool:
     """Whether a line gives the expected answer.
 
-    A number is the line's last one, of the same value however it is spelt. A text stands in the line as a
+    A number is the line's last one, of the same value however it is spelt. A text is in the line as a
     word of its own. Neither is denied ("not 4") nor offered beside another ("3 or 4").
     """
     bare = expected.strip(" $€£%.")

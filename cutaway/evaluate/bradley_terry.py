@@ -134,7 +134,7 @@ def unreached(wins: np.ndarray, players: Sequence[str]) -> str:
 
 
 def unbounded(games: Sequence[Game]) -> tuple[int, ...]:
-    """The covariates whose weights have no finite best: with them the games can be told without a miss."""
+    """The covariates whose weights have no finite best: with them the games are predicted without a miss."""
     players = sorted({name for game in games for name in (game.first, game.second)})
     design, scores = _design(games, players)
     parts = np.abs(design * _newton(design, scores, len(players))).max(axis=0)

@@ -72,8 +72,8 @@ def passes(
         if code.hear() != b"ready":
             return False
         with sandbox.Process(judging, bounds, unsafe=unsafe, conversation=True) as judge:
-            said = judge.hear()
-            while said is not None and said.startswith(b"call "):
-                value = code.ask(said.removeprefix(b"call "))
-                said = None if value is None else judge.ask(value)
-            return said == b"passed"
+            line = judge.hear()
+            while line is not None and line.startswith(b"call "):
+                value = code.ask(line.removeprefix(b"call "))
+                line = None if value is None else judge.ask(value)
+            return line == b"passed"

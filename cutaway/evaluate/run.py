@@ -276,8 +276,8 @@ def _text(
         out = []
         for n in numbers:
             before = sum(map(len, ids[:n]))
-            told = partial(_told, progress, before, count)
-            out.append(likelihood.rolling(lm, task.documents[n], told).tolist())
+            report = partial(_reported, progress, before, count)
+            out.append(likelihood.rolling(lm, task.documents[n], report).tolist())
         return out
 
     found = cache.fill([["text", document] for document in task.documents], compute, lambda done: None)
@@ -294,7 +294,7 @@ def _text(
     return {"surprise": surprise}, clusters, sizes, task.documents[0][:200]
 
 
-def _told(progress: Progress, before: int, count: int, done: int) -> None:
+def _reported(progress: Progress, before: int, count: int, done: int) -> None:
     progress(before + done, count)
 
 

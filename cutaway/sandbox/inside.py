@@ -126,7 +126,7 @@ def narrowed(settings: dict) -> tuple[int, int]:
     """Reserve the address space outside of a window of eight times the memory, and give the window in 64 KB.
 
     Page tables are memory that RLIMIT_AS does not count: up to 16 KB for two pages that lie far from all
-    others. Inside the window they are at most a 512th of it. A reservation is address space that nobody can
+    others. Inside the window they are at most a 512th of it. A reservation is address space that no code can
     use, which RLIMIT_AS counts. The heap and the stack keep room to grow.
     """
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -169,7 +169,7 @@ def _filters(settings: dict) -> bool:
 
 
 def _reserved(place: int, length: int) -> int:
-    """Address space without access, at this place or (0) anywhere: where it lies, 0 where there is none."""
+    """Address space without access, at this place or (0) anywhere: where it is, 0 where there is none."""
     given = (ctypes.c_void_p(place), ctypes.c_size_t(length), 0, RESERVED | (EXACTLY if place else 0), -1)
     return max(LIBC.mmap(*given, ctypes.c_long(0)), 0)
 

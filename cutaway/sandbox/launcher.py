@@ -208,13 +208,15 @@ class Process:
         """Take over what the process reported. UserError for a layer that does not hold."""
         if self.layers:
             return
-        said = json.loads(self.reported) if self.reported.endswith(b"\n") else {"holding": [], "missing": {}}
-        self.missing |= said["missing"]
+        report = (
+            json.loads(self.reported) if self.reported.endswith(b"\n") else {"holding": [], "missing": {}}
+        )
+        self.missing |= report["missing"]
         if not self.reported:
             error = self.texts[1].decode("utf-8", "replace").strip()[-300:]
             raise OperationalError(f"sandboxed Python did not start ({error or self.ended})")
         self.layers = tuple(
-            name for name in LAYERS if name in said["holding"] or (name == "meter" and self.metered)
+            name for name in LAYERS if name in report["holding"] or (name == "meter" and self.metered)
         )
         self._refuse_missing()
 

@@ -79,7 +79,7 @@ ALLOWED: dict[str, Call] = {
     "epoll_ctl": Call(233, 21, "asyncio"),
     "epoll_wait": Call(232, None, "asyncio"),
     "epoll_pwait": Call(281, 22, "asyncio"),
-    # asyncio wakes its loop through a pair of connected sockets, which reach nobody else.
+    # asyncio wakes its loop through a pair of connected sockets, which reach no one else.
     "socketpair": Call(53, 199, "asyncio; see CHECKS"),
     "getsockname": Call(51, 204, "the socket object of a pair"),
     "sendto": Call(44, 206, "socket.send of a pair; see CHECKS"),
@@ -174,7 +174,7 @@ class Only(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The range lies in the window that inside.py leaves: from "first" to "end", in 64 KB. A null pointer is
+    """The range is in the window that inside.py leaves: from "first" to "end", in 64 KB. A null pointer is
     as good where the kernel is to choose a place, which is in the window, for all else is reserved.
     """
 

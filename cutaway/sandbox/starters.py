@@ -40,12 +40,12 @@ def starter() -> tuple[str | None, str]:
                 continue
             finally:
                 os.close(writing)
-                said = os.read(reading, 1 << 12)
+                answer = os.read(reading, 1 << 12)
                 os.close(reading)
         if tried.returncode == 0:
             return how, ""
         reasons.append(
-            json.loads(said)["missing"]["namespaces"] if said else tried.stderr.decode()[-200:].strip()
+            json.loads(answer)["missing"]["namespaces"] if answer else tried.stderr.decode()[-200:].strip()
         )
     return None, "; ".join(reasons)
 
@@ -120,7 +120,7 @@ def packages() -> list[str]:
 
 
 def _places() -> tuple[list[str], list[tuple[str, str]]]:
-    """What a new root shows, without what lies in another place of it; and its links."""
+    """What a new root shows, without what is in another place of it; and its links."""
     paths = [*readable(), executable()]
     links = [(path, os.readlink(path)) for path in paths if os.path.islink(path)]
     whole = [path for path in paths if not os.path.islink(path)]

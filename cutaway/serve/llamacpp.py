@@ -115,7 +115,7 @@ async def completion(service: Service, body: LlamaCompletion, http: HTTPRequest)
 
 
 async def infill(service: Service, body: Infill, http: HTTPRequest) -> Response:
-    """What stands between two texts, by a model whose vocabulary marks a gap."""
+    """What is between two texts, by a model whose vocabulary marks a gap."""
     extra = [f"{one.filename}\n{one.text}\n" for one in body.input_extra or ()]
     before = "".join(extra) + body.input_prefix
     fields = {"prompt": before, "suffix": body.input_suffix, "begun": body.prompt}
@@ -225,7 +225,7 @@ def apply_template(service: Service, body: Conversation) -> Response:
 
 
 def slots(service: Service) -> list[dict[str, Any]]:
-    """The places for answers, and which are taken; whose answers they are is not told."""
+    """The places for answers, and which are taken; whose answers they are is not shown."""
     stats = service.scheduler.stats() if service.scheduler is not None else None
     running = 0 if stats is None else stats.running
     places = service.limits.max_sequences

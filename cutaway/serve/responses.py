@@ -231,13 +231,13 @@ def _chat(
     if body.background and body.store is False:
         raise APIError(400, "background needs store: its response is fetched later", param="background")
     items = items_of(service, key, body.input, body.previous_response_id, body.conversation_id)
-    said = messages_of(summaries.read(service.store.secret, key, items))
+    given = messages_of(summaries.read(service.store.secret, key, items))
     if any(item["type"] == "compaction" for item in items):
-        said = summaries.joined(said)
+        given = summaries.joined(given)
     messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
     fields: dict[str, Any] = {
         "model": body.model,
-        "messages": messages + said,
+        "messages": messages + given,
         "max_completion_tokens": body.max_output_tokens,
         **body.model_dump(include={"temperature", "top_p"}),
         "stream": body.stream,

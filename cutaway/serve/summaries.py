@@ -46,7 +46,7 @@ def _signature(secret: bytes, key: bytes, data: bytes) -> bytes:
 
 
 def read(secret: bytes, key: bytes, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Items with each compaction as what the assistant said. APIError for one that is not this server's."""
+    """Items with each compaction as the assistant's words. APIError for one that is not this server's."""
     return [_spoken(secret, key, item) if item["type"] == "compaction" else item for item in items]
 
 
@@ -65,7 +65,7 @@ def _spoken(secret: bytes, key: bytes, item: dict[str, Any]) -> dict[str, Any]:
 
 def joined(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages with those of a user in a row as one: some templates refuse two, and a compacted
-    conversation begins with all that its user said.
+    conversation begins with all of its user's words.
     """
     made: list[dict[str, Any]] = []
     for is_user, group in groupby(messages, lambda one: one["role"] == "user" and bool(one["content"])):

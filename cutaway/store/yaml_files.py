@@ -100,8 +100,12 @@ Dumper.add_implicit_resolver(*NUMBER)
 
 
 def parsed(path: Path) -> dict[Any, Any]:
-    """A YAML file that holds entries by name. UserError for another, and for more than LARGEST bytes."""
+    """A YAML file's entries by name; an empty file has none. UserError for another, and for more than LARGEST
+    bytes.
+    """
     data = value(text(path, LARGEST), str(path))
+    if data is None:
+        return {}
     if not isinstance(data, dict):
         raise UserError(f"{path}: must hold entries by name")
     return data

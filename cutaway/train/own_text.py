@@ -71,7 +71,7 @@ class OwnText:
         made["intervals"] |= {"evaluate": None, "sample": max(1, steps // 3), "save": 100}
         return made
 
-    def said(self, run: TrainingConfig) -> str:
+    def described(self, run: TrainingConfig) -> str:
         """What is trained on it, before it starts."""
         vocab = run_tokenizer.size_of(run.data.tokenizer) or 0  # 0: only its file says
         weights = sum(map(prod, replace(run.model, vocab=run.model.vocab or vocab).weights().values()))

@@ -103,7 +103,7 @@ class Grounds:
             each.close()
 
     def facts(self, escape: Escape) -> dict[str, Any]:
-        """What an attack is told; its own folder and file are made."""
+        """What an attack is given; its own folder and file are made."""
         folder = self.folder / re.sub(r"\W+", "-", escape.name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -200,14 +200,14 @@ class Grounds:
 
     def run(self, escapes: Sequence[Escape], left_out: Iterable[str] = ()) -> tuple[dict[str, str], Seen]:
         """Try these in one process. Gives the evidence of each that had any, and what was seen."""
-        told = {escape.name: self.facts(escape) for escape in escapes}
+        facts = {escape.name: self.facts(escape) for escape in escapes}
         before, _ = self.state(), self.arrived()
         seconds = max(escape.seconds for escape in escapes) if len(escapes) == 1 else 60.0
         old, launcher.LEFT_OUT = launcher.LEFT_OUT, frozenset(left_out)
         start = time.monotonic()
         try:
             bounds = Bounds(seconds=seconds, output=256 << 10, **BOUNDS)
-            with Process(program(list(escapes), told), bounds, unsafe=bool(launcher.LEFT_OUT)) as process:
+            with Process(program(list(escapes), facts), bounds, unsafe=bool(launcher.LEFT_OUT)) as process:
                 watch = Watch(process, self.key)
                 outcome = process.outcome()
                 watch.stop()
@@ -242,11 +242,11 @@ def evidence(output: str) -> dict[str, str]:
     for line in output.splitlines():
         if line.startswith("@"):
             try:
-                name, said, _ = json.loads(line[1:])
+                name, reason, _ = json.loads(line[1:])
             except ValueError:
                 continue
-            if said:
-                found[name] = said
+            if reason:
+                found[name] = reason
     return found
 
 

@@ -1,4 +1,4 @@
-"""What Python itself gives away: its objects, its start, and whoever started it."""
+"""What Python itself gives away: its objects, its start, and its parent."""
 
 from tests.escapes import Escape
 

@@ -7,7 +7,7 @@
 
 A number must be that line's last number; another answer must stand in it as a word. So an answer that lists
 every word it knows is right: ask in the prompt for the answer alone. ``cluster`` names what a line shares
-with others; lines with one prompt share it without being told.
+with others; lines with one prompt share it anyway.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _question(prompt: str, choices: Any, answer: Any, cluster: str | None, where
     ):
         raise UserError(f"{where}: choices should be two texts or more")
     if len(set(choices)) < len(choices):
-        raise UserError(f"{where}: two choices are equal, so that none can be told from the other")
+        raise UserError(f"{where}: two choices are equal, so that neither is the answer alone")
     if isinstance(answer, str):
         answer = choices.index(answer) if answer in choices else None
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):

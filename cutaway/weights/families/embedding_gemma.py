@@ -75,11 +75,13 @@ def last_norm(rules: Iterable[Rule], theirs: str) -> tuple[Rule, ...]:
 
 
 class LayerTypes(rows.LayerTypes):
-    """llama.cpp ends the process at a model that has no local layer."""
+    """llama.cpp ends the process at a model that has no local layer, and at one that has no global layer."""
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf and not any(known["windows"]):
             raise UserError("an EmbeddingGemma without local layers is not supported in GGUF")
+        if gguf and all(known["windows"]):
+            raise UserError("an EmbeddingGemma without global layers is not supported in GGUF")
         return super().write(known, gguf)
 
 
