@@ -177,7 +177,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_table_and_opens(
     saved = tmp_path / "a/both/0.01-4-0/checkpoints"
     assert [path.name for path in saved.iterdir()] == ["step-00000003"]
     resumed, whole = (sweep.run(made, tmp_path / name, lambda _: None) for name in ("a", "b"))
-    found = [report.save(made, resumed, tmp_path / "a"), report.document(made, whole)]
+    found = [report.save(made, resumed, tmp_path / "a"), report.document(made, whole, tmp_path / "a")]
     for arm in (arm for one in found for arm in one["arms"].values()):
         del arm["tokens_per_second"]
     assert found[0] == found[1]

@@ -518,7 +518,7 @@ def model_verbs(path: Path, rng: random.Random, work: Path, ways: int = 5) -> No
     if way == 0:
         verb("info", path, "--json")
     elif way == 1:
-        verb("audit", path, "--json")
+        verb("audit", path, "--json", "--fail-on", "never")
     elif way == 2:
         verb("generate", "the", "--model", path, "--max-tokens", 2)
     elif way == 3:
@@ -798,7 +798,7 @@ def _(folder: Path, rng: random.Random) -> None:
 
 @kind("signed manifest", "audit", signed, "*.sig")
 def _(folder: Path, rng: random.Random) -> None:
-    verb("audit", folder / "model.gguf", "--json")
+    verb("audit", folder / "model.gguf", "--json", "--fail-on", "never")
 
 
 @kind("pins of MCP tools", "chat --mcp", pins)
@@ -885,6 +885,7 @@ READERS = {
     "commands/quantize.py": "prompt",
     "commands/run.py": "bundle",
     "commands/sae.py": "activations",
+    "commands/info.py": "adapter",
     "commands/serve.py": "chat template",
     "commands/serve_options.py": "server's config",
     "commands/tokenizer/measure.py": PINNED,
@@ -949,6 +950,7 @@ READERS = {
     "train/curve.py": "checkpoint and log",
     "train/examples.py": "examples of a run",
     "train/finetune.py": "examples of a run",
+    "train/folder.py": "checkpoint and log",
     "train/git.py": OWN,
     "train/log.py": "checkpoint and log",
     "train/objectives/reward_model.py": "reward model",
