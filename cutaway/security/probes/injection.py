@@ -360,7 +360,7 @@ def _detected(name: str, scores: dict[str, np.ndarray], hits: np.ndarray, seed: 
     return Finding(
         "injection",
         f"Defence: {name}",
-        "not separated" if passing is None else bounded(passing, statistics.mean(hits.any(1))),
+        "not separated" if passing is None else bounded(passing, statistics.mean(hits.max(axis=1))),
         summary,
         tuple(arms),
         chance=0.01,
