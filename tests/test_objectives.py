@@ -316,7 +316,8 @@ def test_packed_is_alone(objective: Any, definition: Any) -> None:
         alone.append(Packed.of([item], longest, 0).row(0))
     one, other = (step(trainable(objective), batches) for batches in (rows(items), alone))
     assert one[0] == pytest.approx(other[0], rel=1e-5)
-    same(one[1], other[1], 1e-3, 1e-5)
+    largest = max(float(grad.abs().max()) for grad in one[1].values())
+    same(one[1], other[1], 1e-3, 2e-5 * max(1.0, largest))  # as of the paper's step: sums that cancel
 
 
 # ---- what they begin from, and what they report ------------------------------------------------------------
