@@ -397,6 +397,7 @@ def test_merge_writes_the_tuned_model_and_says_what_rounding_takes(
     assert main(rounded) == 0
     printed = capsys.readouterr()
     assert "changes 14 weights" in printed.out
+    assert "The rounding error of a weight is" in " ".join(printed.out.split())
     before = (tmp_path / "run" / "adapter_model.safetensors").read_bytes()
     assert main(["merge", str(tmp_path / "exact"), str(tmp_path / "run"), "--force"]) == 2
     assert "is a run or an adapter, not where to write" in capsys.readouterr().err

@@ -137,8 +137,8 @@ def merge(
         console.note(f"Note: the base has {console.size(before)}: {why}.")
     if errors:
         console.say(
-            f"The adapter changes {len(taken)} weights; rounding moves them by {median(errors):.2g} of that "
-            f"change (median; at most {max(errors):.2g})."
+            f"The adapter changes {len(taken)} weights. The rounding error of a weight is "
+            f"{median(errors):.2g} times the size of its change (median; at most {max(errors):.2g})."
         )
     if apart:
         tokens = next(iter(apart.values())).tokens
