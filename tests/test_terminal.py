@@ -280,11 +280,19 @@ def alone(place: Path, words: str) -> list[str]:
     return [sys.executable, "-c", program, str(place), *words.split()]
 
 
+def long_training(folder: Path, tmp_path: Path) -> Path:
+    """The folder with a corpus that word vectors learn from for a minute, unless they are stopped."""
+    place = Path(shutil.copytree(folder, tmp_path / "here"))
+    corpus = place / "corpus.txt"
+    corpus.write_text(corpus.read_text() * 30)
+    return place
+
+
 def test_ctrl_c_that_is_typed_leaves_no_bar(folder: Path, tmp_path: Path) -> None:
     """The terminal echoes ^C behind the bar, which must have left room for it."""
-    place = Path(shutil.copytree(folder, tmp_path / "here"))
+    place = long_training(folder, tmp_path)
     words = "embed train corpus.txt --output words.vec --min-count 1 --threads 1 --epochs 10000"
-    data, code, _, _ = run(alone(place, words), 40, answer=typist([(r"\d/\d.* left", b"\x03")]))
+    data, code, _, _ = run(alone(place, words), 40, answer=typist([(r"\d[/%].* left", b"\x03")]))
     found = rendered(data, 40, code)
     assert code == 130 and not found.faults(), (code, found)
     assert any("^C" in frame for frame in found.frames)
@@ -310,8 +318,8 @@ FIGURES = "loss 2.345  1.234 bits/byte  12,345 tokens/s  123 GFLOP/s (45% of pea
 @pytest.mark.parametrize("width", [20, 25, 30, *range(37, 120, 3)])
 def test_the_amount_and_the_time_left_stay_at_any_width(width: int) -> None:
     drawn = progress.line(task(120, 600, FIGURES), width, 10.0)
-    assert drawn.cell_len <= max(width, 23)
-    assert "120/600" in drawn.plain and "0:40 left" in drawn.plain
+    assert drawn.cell_len <= max(width, 20)
+    assert ("20%" if width < 23 else "120/600") in drawn.plain and "0:40 left" in drawn.plain
     kept = [figure in drawn.plain for figure in FIGURES.split("  ")]
     assert kept == sorted(kept, reverse=True), "the worthier stay longer"
     assert width < 60 or ("loss 2.345" in drawn.plain and "━" in drawn.plain)
@@ -319,6 +327,9 @@ def test_the_amount_and_the_time_left_stay_at_any_width(width: int) -> None:
         task(Bytes(120), Bytes(600), doing="writing /a/很长的名字/\x1b[31m" * 9), width, 10.0
     )
     assert long.cell_len <= max(width, 29) and "0:40 left" in long.plain and "\x1b" not in long.plain
+    many = progress.line(task(360_000_000, 1_440_000_000), width, 10.0)
+    assert many.cell_len <= max(width, 22) and "0:30 left" in many.plain
+    assert ("25%" if width < 43 else "360,000,000/1,440,000,000") in many.plain
 
 
 def test_the_time_left_counts_down_and_is_true() -> None:
@@ -380,18 +391,22 @@ def test_a_pipe_gets_a_few_lines_with_the_time_left(
     )
 
 
-@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("NO_COLOR", "1")])
-def test_what_the_environment_says_of_the_terminal_holds(
-    folder: Path, tmp_path: Path, name: str, value: str
-) -> None:
+def test_a_terminal_whose_cursor_cannot_move_gets_lines(folder: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(folder, tmp_path / "here"))
     words = "embed train corpus.txt --output words.vec --min-count 1 --threads 1 --epochs 500"
-    data, code, _, _ = run(alone(place, words), 80, environment={name: value})
+    data, code, _, _ = run(alone(place, words), 80, environment={"TERM": "dumb"})
     assert code == 0 and "words.vec: " in data
-    if name == "TERM":
-        assert "\x1b" not in data and "\r" not in data.replace("\r\n", "\n") and "took" in data
-    else:
-        assert not re.search(r"\x1b\[[\d;]*[34]\d", data) and "\x1b[2K" in data
+    assert "\x1b" not in data and "\r" not in data.replace("\r\n", "\n") and "took" in data
+
+
+def test_no_color_draws_without_colours(folder: Path, tmp_path: Path) -> None:
+    """The training is stopped once its bar is seen, so that the bar is drawn however fast it trains."""
+    place = long_training(folder, tmp_path)
+    words = "embed train corpus.txt --output words.vec --min-count 1 --threads 1 --epochs 10000"
+    stop = typist([(r"\d[/%].* left", b"\x03")])
+    data, code, _, _ = run(alone(place, words), 80, environment={"NO_COLOR": "1"}, answer=stop)
+    assert code == 130 and "words.vec" in data
+    assert not re.search(r"\x1b\[[\d;]*[34]\d", data) and "\x1b[2K" in data
 
 
 # ---- the guarded streams -----------------------------------------------------------------------------------

@@ -118,6 +118,8 @@ def line(task: Task, width: int, now: float, unicode: bool = True) -> Text:
     else:
         fixed = [task.amount, task.left(now)]
     fixed = [each for each in fixed if each]
+    if task.total and sum(len(each) + 2 for each in fixed) + 3 > width:
+        fixed[0] = f"{100 * task.done / task.total:.0f}%"  # two numbers of a billion, on a narrow terminal
     room = width - 2 - sum(len(each) + 2 for each in fixed)
     name.truncate(max(room, 1), overflow="ellipsis")
     room -= name.cell_len
