@@ -117,4 +117,4 @@ def _tied_head(config: Decoder) -> int:
 
 
 def _multiplied(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and not name.startswith(("embedding.", "position."))
+    return len(shape) > 1 and not name.startswith(("embedding.", "position."))

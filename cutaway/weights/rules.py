@@ -33,13 +33,13 @@ WHOLE = {
 
 
 ROUTERS = (".mlp.router.weight", ".mlp.shared_gate.weight")
-WHOLE_ENDS = (*ROUTERS, "_norm.weight", ".conv.weight", ".relative.weight")
+WHOLE_ENDS = (*ROUTERS, "_norm.weight", ".conv.weight", ".relative.weight", ".A_log")
 
 
 def is_kept_whole(name: str, shape: Shape) -> bool:
     """Whether this weight of ours is never packed: a vector, learned positions, what routes tokens or is
-    convolved, a table of relative positions."""
-    return len(shape) < 2 or name == "position.weight" or name.endswith(WHOLE_ENDS) or ".conv." in name
+    convolved, a table of relative positions, rates of decay, several matrices in one tensor."""
+    return len(shape) != 2 or name == "position.weight" or name.endswith(WHOLE_ENDS) or ".conv." in name
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,8 @@ def _logarithm(packed: Packed) -> Packed:
 
 
 def _decay(packed: Packed) -> Packed:
-    return _as_column(quant.pack(-np.exp(quant.unpack(packed).astype(np.float64)).astype(np.float32), "F32"))
+    rates = -np.exp(quant.unpack(packed).astype(np.float64)).astype(np.float32)
+    return _as_column(quant.pack(rates.reshape(-1), "F32"))
 
 
 # Mamba 2's A = -exp(A_log), one column, rounded to float32.
@@ -275,6 +276,19 @@ decay_vector = How(
     _only,
     type="F32",
 )
+
+
+# Mamba's, one for each channel and number of its state.
+decay_matrix = How(
+    lambda packed, _: (_shaped(_logarithm(packed), packed.shape),),
+    lambda parts, _: _shaped(_decay(parts[0]), parts[0].shape),
+    _only,
+    type="F32",
+)
+
+
+def _shaped(packed: Packed, shape: Shape) -> Packed:
+    return Packed(packed.type, shape, packed.data.reshape(*shape[:-1], -1))
 
 
 def _group_shape(place: Place) -> Shape:
@@ -329,14 +343,15 @@ def exchange(which: str) -> How:
     )
 
 
-def beside(which: str | None = None) -> How:
+def beside(which: str | int | None = None) -> How:
     """Several of ours, of which theirs has the rows of a head side by side; ``which`` as in ``unpermute``.
 
-    None: one row of each after another.
+    A number: of so many parts of equal size, in place of heads. None: one row of each after another.
     """
 
     def order(place: Place) -> np.ndarray:
-        heads = place.shapes[0][0] if which is None else getattr(place.attention, which)
+        parts = place.shapes[0][0] if which is None else which
+        heads = parts if isinstance(parts, int) else getattr(place.attention, parts)
         ends = np.cumsum([0, *(shape[0] for shape in place.shapes)])
         each = [np.arange(a, b).reshape(heads, -1) for a, b in pairwise(ends)]
         return np.concatenate(each, axis=1).ravel()

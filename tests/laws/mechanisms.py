@@ -28,6 +28,7 @@ SIZES = {
     "index_size": 8,
     "index_heads": 2,
     "summary": 2,
+    "channels": 8,
 }
 
 

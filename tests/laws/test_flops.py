@@ -23,6 +23,7 @@ WIDTH, VOCAB, SEEN = 32, 7, 24
 WINDOWS = {"window": SEEN, "chunk": SEEN, "stride": SEEN, "top_k": SEEN, "block": 8, "globals": 4}
 # What torch's counter does not see, a token and head: products by elements, and triangular systems.
 UNCOUNTED = {"gla": "16 k", "kda": "32 k + 8 v", "delta": "32 v", "gated_delta": "32 v"}
+UNCOUNTED |= {"mamba": "12 channels state_size", "rg_lru": "11 channels / h"}
 OVERLAP = {"bigbird": 0.15}  # random blocks may be those of the window, which the formula does not know
 
 
@@ -36,8 +37,8 @@ def products(mixer: Any, n: int) -> tuple[float, float]:
     with torch.no_grad(), FlopCounterMode(display=False) as counter, listening as found:
         model(torch.zeros(1, n, dtype=torch.long), torch.arange(n)[None])
     part = float((next(iter(found.values())) > 0).double().mean()) if softmax else 1.0
-    weights = {name: shape for name, shape in mixer.weights(WIDTH).items() if len(shape) == 2}
-    matrices = sum(prod(shape) for name, shape in weights.items() if "conv" not in name)
+    weights = {name: shape for name, shape in mixer.weights(WIDTH).items() if len(shape) > 1}
+    matrices = sum(prod(shape) for name, shape in weights.items() if "conv" not in name and name != "A_log")
     return counter.get_total_flops() / 2 - n * (matrices + VOCAB * WIDTH), part
 
 

@@ -106,7 +106,11 @@ def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
     """Its logits within what halves of keys and values cost, and the same bits however a text is cut."""
     checkpoint = load.read(folder(case))
     assert isinstance(checkpoint.config, Decoder)
-    assert packing.why_not(checkpoint.config, checkpoint.tensors) is None
+    reason = packing.why_not(checkpoint.config, checkpoint.tensors)
+    if (known := tiny.UNPACKED.get(case.rpartition("-")[0])) is not None:
+        assert reason is not None and known in reason
+        return
+    assert reason is None
     engine = RuntimeEngine(checkpoint.config, checkpoint.tensors)
     first = packing.first_length(checkpoint.config)
     for ids, expected in zip(tiny.IDS.tolist(), tiny.expected(case).numpy(), strict=True):

@@ -18,6 +18,7 @@ import torch
 
 from cutaway.hooks import Listener, tracing
 from cutaway.weights.load import Checkpoint
+from tests.parity import tiny_decoders, tiny_recurrent
 from tests.parity.words import VOCAB, WORDS
 
 transformers = pytest.importorskip("transformers")
@@ -567,6 +568,10 @@ MORE |= {
         },
     ),
 }
+MORE |= tiny_recurrent.MORE
+UNKNOWN |= tiny_recurrent.UNKNOWN
+MORE |= tiny_decoders.MORE
+UNKNOWN |= tiny_decoders.UNKNOWN
 CASES |= {f"{name}-{n}": (row[0], own) for name, row in MORE.items() for n, own in enumerate(row[1:], 1)}
 MORE_IN_GGUF = re.findall(
     r"\S+",
@@ -585,6 +590,9 @@ MORE_IN_GGUF = re.findall(
     qwen3_next-4 qwen3_5-4 qwen3_5_moe-4
     """,
 )
+MORE_IN_GGUF += tiny_decoders.MORE_IN_GGUF
+MORE_IN_GGUF += tiny_recurrent.MORE_IN_GGUF
+UNPACKED: dict[str, str] = {**tiny_recurrent.UNPACKED}  # families that the runtime does not run, and why
 FOLDED = {"falcon_h1-1", "falcon_h1-4"}  # whose GGUF has another config, and the multipliers in its weights
 SCALED = {"gemma3-scaled", "gemma2-2"}  # whose GGUF has their factor of attention scores in the queries
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}

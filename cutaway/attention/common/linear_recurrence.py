@@ -306,11 +306,11 @@ def _masked(q: Tensor, k: Tensor, log_a: Tensor, positions: Positions) -> tuple[
     real = (positions.pos >= 0)[:, None, :, None]
     q, k, log_a = q * real, k * real, log_a.masked_fill(~real, 0.0)
     if positions.documents is not None:
-        log_a = log_a.masked_fill(_document_starts(positions)[:, None, :, None], -torch.inf)
+        log_a = log_a.masked_fill(document_starts(positions)[:, None, :, None], -torch.inf)
     return q, k, log_a
 
 
-def _document_starts(positions: Positions) -> Bool[Tensor, "b t"]:
+def document_starts(positions: Positions) -> Bool[Tensor, "b t"]:
     """Which tokens follow, padding aside, a token of another document."""
     real, documents = positions.pos >= 0, positions.documents
     assert documents is not None

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from cutaway.attention import dsa, luong, short_conv
-from cutaway.attention.common.linear_recurrence import LinearConfig
 from cutaway.attention.common.visibility import Causal, Positions, Window, mask
 
 
@@ -22,7 +21,7 @@ class MaskPlot:
 
 def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
     """The matrix of so many tokens; ``seed`` draws an example where what is seen depends on the text."""
-    if isinstance(config, LinearConfig):
+    if hasattr(config, "state_shape"):
         heads, rows, columns = config.state_shape
         return MaskPlot(
             None,

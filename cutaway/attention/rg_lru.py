@@ -1,0 +1,164 @@
+"""The real-gated linear recurrent unit of Griffin (2402.19427), in two of three layers of RecurrentGemma.
+
+    h = a h + sqrt(1 - a^2) (i x)      log a = -8 r softplus(decay)      x = conv(W_x u)
+    r = sigmoid(W_r x + b_r)           i = sigmoid(W_i x + b_i)          W_r and W_i within each head alone
+    out = W_o (act(W_y u) h)           at position 0 what is written is i x as it is
+
+u is the block's input. A state is one number a channel: nothing is stored by a key, and the layers of local
+attention between fetch what is exact. The root keeps the size of the state even: what decays little is
+written little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cutaway.attention.common import scan
+from cutaway.attention.common.cost import Cost
+from cutaway.attention.common.mixer import LayerState, weight_shapes
+from cutaway.attention.common.softmax import cut, join
+from cutaway.attention.common.visibility import Positions
+from cutaway.attention.state.recurrent import Recurrent
+from cutaway.bounds import Bounded, Count
+from cutaway.errors import UserError
+from cutaway.hooks import tap
+from cutaway.layers.config import Activation
+from cutaway.layers.conv import ShortConv
+from cutaway.layers.mlp import ACTIVATIONS
+from cutaway.layers.norm import widened
+from cutaway.position.rope import Rotation
+from cutaway.shapes import Float
+
+COST = Cost(  # of the gates' matrices and the scan by doubling, 5 times for chunks of 32
+    prefill="n channels (2 channels / h + 11)",
+    memory="2 n channels",
+    decode="channels (2 channels / h + 3)",
+    state="conv channels",
+    between="11 n channels",
+)
+USUAL = {"channels": "d"}
+SHARPNESS = 8.0  # the paper's c
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Bounded):
+    """``channels`` in ``heads`` equal parts, each with matrices of its gates; ``conv``: tokens it sees."""
+
+    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
+    position: ClassVar[None] = None
+
+    heads: Count
+    channels: Count
+    conv: Count = 4
+    activation: Activation = "gelu_tanh"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels % self.heads:
+            raise UserError(f"attention.heads is {self.heads}; it must divide channels ({self.channels})")
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"attention.activation cannot be {self.activation}, which has weights of its own")
+
+    @property
+    def groups(self) -> int:
+        """How many matrices a gate has."""
+        return self.heads
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Heads, rows and columns: one number a channel."""
+        return self.heads, 1, self.channels // self.heads
+
+    def build(self, width: int) -> GatedUnit:
+        return GatedUnit(self, width)
+
+    weights = weight_shapes
+
+    def state(self) -> LayerState:
+        return Recurrent()
+
+    def bytes_per_token(self, entry: int) -> int:
+        """Cache bytes of one more token: none."""
+        return 0
+
+    def state_bytes(self, entry: int) -> int:
+        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes.
+
+        The recurrence's state is kept in float32 at least: a sum over a long text needs the room.
+        """
+        return self.channels * (max(entry, 4) + (self.conv - 1) * entry)
+
+
+class Gate(nn.Module):
+    """sigmoid(W x + b) with a matrix for each head."""
+
+    def __init__(self, heads: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, size, size).normal_(std=0.1 * size**-0.5))
+        self.bias = nn.Parameter(torch.zeros(heads * size))
+
+    def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
+        parts = x.unflatten(-1, self.weight.shape[:2])
+        return (torch.einsum("bthi,hio->btho", parts, self.weight).flatten(2) + self.bias).sigmoid()
+
+
+class GatedUnit(nn.Module):
+    """Taps ``v`` (x), ``z`` (h) and ``out_input``, which W_o multiplies [b h t n], ``S`` [b h 1 n], the state
+    after the last token, and ``log_a`` [b h t n].
+    """
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.activation: Any = ACTIVATIONS[config.activation]
+        self.value = nn.Linear(width, config.channels)
+        self.gate = nn.Linear(width, config.channels)
+        self.conv = ShortConv(config.channels, config.conv, bias=True)
+        size = config.channels // config.heads
+        self.input_gate, self.recurrent_gate = Gate(config.heads, size), Gate(config.heads, size)
+        # A channel whose r is 1 starts with a between 0.9 and 0.999.
+        kept = torch.empty(config.channels).uniform_(0.9, 0.999).log() / -SHARPNESS
+        self.decay = nn.Parameter(kept.expm1().log())
+        self.out = nn.Linear(config.channels, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        positions: Positions,
+        rotation: Rotation | None,
+        in_order: bool,
+        state: Recurrent | None,
+    ) -> Float[Tensor, "b t d"]:
+        heads = self.config.heads
+        tail, S = (None, None) if state is None else (state.get("tail"), state.get("S"))
+        gate, v = self.activation(self.gate(x)), self.value(x)
+        v, tail = self.conv(v, positions.pos, positions.documents, in_order, tail)
+        v = join(tap("v", cut(v, heads)))
+        h, S = self._scanned(v, positions, S)
+        if state is not None:
+            state.keep({"tail": tail, "S": S}, positions.pos)
+        z = tap("z", cut(h.to(x.dtype), heads))
+        return self.out(join(tap("out_input", cut(gate, heads) * z)))
+
+    def _scanned(
+        self, v: Float[Tensor, "b t c"], positions: Positions, S: Float[Tensor, "b c"] | None
+    ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b c"]]:
+        """The state after each token, and after the last."""
+        first = (positions.pos == 0)[..., None]
+        log_a = -SHARPNESS * widened(self.recurrent_gate(v)) * F.softplus(widened(self.decay))
+        log_a = join(tap("log_a", cut(log_a, self.config.heads)))
+        # At position 0 nothing came before; the root, whose gradient at 0 has no bound, is not taken there.
+        root = (-torch.expm1(2 * log_a.masked_fill(first, -1.0))).sqrt().masked_fill(first, 1.0)
+        a, written = log_a.exp().masked_fill(first, 0.0), root * widened(v * self.input_gate(v))
+        S = a.new_zeros(a.shape[0], a.shape[2]) if S is None else S
+        read = []
+        for part in scan.chunks(v.shape[1]):
+            read.append(scan.states(*scan.masked(a[:, part], written[:, part], positions, part), S))
+            S = read[-1][:, -1]
+        kept = tap("S", S.unflatten(-1, (self.config.heads, 1, -1)))
+        return torch.cat(read, dim=1), kept.flatten(1)

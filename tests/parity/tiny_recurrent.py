@@ -1,0 +1,26 @@
+"""Recurrent, hybrid and unusual decoders: the configs of each family, of which ``tiny.py`` makes models."""
+
+from typing import Any
+
+Rows = dict[str, tuple[str, *tuple[dict[str, Any], ...]]]
+WITHOUT = ("intermediate_size", "num_key_value_heads", "num_attention_heads")
+UNKNOWN = {"MambaConfig": WITHOUT, "FalconMambaConfig": WITHOUT}  # which these have not
+MORE: Rows = {
+    "mamba": (
+        "MambaConfig",
+        {"state_size": 8},
+        {"state_size": 4, "use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "time_step_rank": 7},
+        {"expand": 1, "tie_word_embeddings": False, "num_hidden_layers": 3, "hidden_size": 40},
+        {"hidden_size": 48, "tie_word_embeddings": False, "time_step_rank": 5},
+    ),
+    "falcon_mamba": (
+        "FalconMambaConfig",
+        {"state_size": 8, "tie_word_embeddings": False},
+        {"state_size": 4, "use_bias": True, "use_conv_bias": False, "mixer_rms_eps": 1e-2, "expand": 3},
+        {"mixer_rms_eps": 1e-5, "tie_word_embeddings": True},
+    ),
+}
+MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3"]
+# Why the runtime does not run a family's models, in its words.
+UNPACKED = {"mamba": "mamba attention has no kernel", "falcon_mamba": "mamba attention has no kernel"}
+EDITED = ("mamba-1", "falcon_mamba-1")  # whose every key is edited
