@@ -44,7 +44,8 @@ class MLP(Bounded):
     """Two matrices around an activation, or three when gated (SwiGLU and its kin, 2002.05202).
 
     ``limit`` clamps the gate from above and ``up`` on both sides, and 1 is added to ``up`` (GPT-OSS).
-    ``gate_scale`` multiplies the gate, ``out_scale`` the output (Falcon-H1).
+    ``gate_scale`` multiplies the gate, ``out_scale`` the output (Falcon-H1). ``down_bias`` is one on the last
+    matrix alone (GTE).
     """
 
     hidden: Count
@@ -54,6 +55,7 @@ class MLP(Bounded):
     limit: Positive | None = None
     gate_scale: Positive = 1.0
     out_scale: Positive = 1.0
+    down_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +71,8 @@ class MLP(Bounded):
         """The shape of each weight by its name."""
         wide, narrow = ("gate", "up") if self.gated else ("up",), ("down",)
         matrices = dict.fromkeys(wide, (self.hidden, width)) | dict.fromkeys(narrow, (width, self.hidden))
-        biases = {f"{name}.bias": shape[:1] for name, shape in matrices.items()} if self.bias else {}
+        biased = matrices if self.bias else narrow if self.down_bias else ()
+        biases = {f"{name}.bias": matrices[name][:1] for name in biased}
         if self.activation == "xielu":
             biases |= {"activation.alpha_p": (1,), "activation.alpha_n": (1,)}
             biases |= {"activation.beta": (), "activation.eps": ()}

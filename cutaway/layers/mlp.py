@@ -61,7 +61,7 @@ class MLP(nn.Module):
         self.recomputes = self.one_pass = False
         self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, config.bias)
-        self.down = nn.Linear(config.hidden, width, config.bias)
+        self.down = nn.Linear(config.hidden, width, config.bias or config.down_bias)
 
     def forward(
         self, x: Float[Tensor, "... d"], norm: Callable[[Tensor], Tensor] | None = None

@@ -253,7 +253,11 @@ class Encoder(Bounded):
     Without ``learned`` positions are the blocks' own, or ``sines``; ``offset`` is the number of the first
     (RoBERTa). With ``norm_first`` blocks are a decoder's, and a norm follows the last (ModernBERT);
     ``embedding_norm`` says whether there is one before the first, ``embedding_scale`` multiplies embeddings;
-    with ``one_relative`` all blocks have the first one's table of relative positions (T5).
+    with ``one_relative`` all blocks have the first one's table of relative positions (T5). Where embeddings
+    have an ``embedding_width`` of their own, a matrix takes them to ``width`` (ALBERT, 1909.11942). ``order``
+    lists the blocks that are run, by their numbers, where some are run several times (ALBERT). The embedding
+    of the id ``mask`` is zero, and others grow by as much as is missing (ESM). The first row of a table of
+    ``tasks`` is added to each embedding (ERNIE).
     """
 
     vocab: Count
@@ -269,10 +273,16 @@ class Encoder(Bounded):
     embedding_scale: Positive = 1.0
     sines: sinusoidal.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
     one_relative: bool = False
+    embedding_width: Count | None = None
+    order: tuple[Natural, ...] = ()
+    mask: Natural | None = None
+    tasks: Natural = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_relative(self.blocks, self.one_relative)
+        if self.order and set(self.order) != set(range(len(self.blocks))):
+            raise UserError(f"model: order must have each of the {len(self.blocks)} blocks, by its number")
         if self.learned and self.sines:
             raise UserError("model: an encoder's positions are learned or sines: set one of them")
         for block in self.blocks:
@@ -286,8 +296,10 @@ class Encoder(Bounded):
             if not isinstance(block.mlp, MLP):
                 raise UserError(f"model: an encoder needs dense MLPs, not {kind_of(block.mlp)}")
 
-            if block.attention.position is not None and not self.norm_first:
-                raise UserError("model: an encoder whose blocks rotate needs norm_first")
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The number of the block of each layer."""
+        return self.order or tuple(range(len(self.blocks)))
 
     @property
     def position(self) -> learned.Config | sinusoidal.Config | None:
@@ -296,14 +308,19 @@ class Encoder(Bounded):
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name, known before anything is allocated."""
-        out: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab, self.width)}
+        own = self.embedding_width or self.width
+        out: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab, own)}
         if self.segments:
-            out["segment.weight"] = (self.segments, self.width)
+            out["segment.weight"] = (self.segments, own)
+        if self.tasks:
+            out["task.weight"] = (self.tasks, own)
         if self.position is not None:
-            out |= {f"position.{name}": shape for name, shape in self.position.weights(self.width).items()}
-        norm = self.norm.weights(self.width)
-        for name, there in (("norm", self.embedding_norm), ("last_norm", self.norm_first)):
-            out |= {f"{name}.{part}": shape for part, shape in norm.items()} if there else {}
+            out |= {f"position.{name}": shape for name, shape in self.position.weights(own).items()}
+        norms = (("norm", self.embedding_norm, own), ("last_norm", self.norm_first, self.width))
+        for name, there, width in norms:
+            out |= {f"{name}.{p}": shape for p, shape in self.norm.weights(width).items()} if there else {}
+        if self.embedding_width is not None:
+            out |= {"projection.weight": (self.width, own), "projection.bias": (self.width,)}
         return out | _of_blocks(self.blocks, self.width, self.one_relative)
 
 

@@ -16,8 +16,10 @@ from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
 from cutaway.model import block
 from cutaway.model import config as conf
-from cutaway.position.rope import RotaryEmbedding
-from cutaway.shapes import Float, Int
+from cutaway.position.rope import RotaryEmbedding, Rotation
+from cutaway.shapes import Bool, Float, Int
+
+KEPT = 1 - 0.15 * 0.8  # of a text's tokens while ESM was trained: 80% of 15% were masked (2206.13517)
 
 
 class Block(nn.Module):
@@ -32,9 +34,9 @@ class Block(nn.Module):
         self.mlp_norm = config.norm.build(width)
 
     def forward(
-        self, x: Float[Tensor, "b t d"], positions: Positions, in_order: bool
+        self, x: Float[Tensor, "b t d"], positions: Positions, rotation: Rotation | None, in_order: bool
     ) -> Float[Tensor, "b t d"]:
-        attended = self.attention(x, positions, None, in_order, None)
+        attended = self.attention(x, positions, rotation, in_order, None)
         middle = tap("middle", self.attention_norm(x + attended))
         return tap("out", self.mlp_norm(middle + self.mlp(middle)))
 
@@ -45,10 +47,13 @@ class Encoder(nn.Module):
     def __init__(self, config: conf.Encoder) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab, config.width)
-        self.position = config.position and config.position.build(config.width)
-        self.segment = nn.Embedding(config.segments, config.width) if config.segments else None
-        self.norm = config.norm.build(config.width) if config.embedding_norm else nn.Identity()
+        own = config.embedding_width or config.width
+        self.embedding = nn.Embedding(config.vocab, own)
+        self.position = config.position and config.position.build(own)
+        self.segment = nn.Embedding(config.segments, own) if config.segments else None
+        self.task = nn.Embedding(config.tasks, own) if config.tasks else None
+        self.norm = config.norm.build(own) if config.embedding_norm else nn.Identity()
+        self.projection = nn.Linear(own, config.width) if config.embedding_width else nn.Identity()
         kind = block.Block if config.norm_first else Block
         self.blocks = nn.ModuleList(kind(each, config.width) for each in config.blocks)
         if config.one_relative:
@@ -74,24 +79,39 @@ class Encoder(nn.Module):
         """
         if in_order is None:
             in_order = bool((pos == torch.arange(pos.shape[1], device=pos.device)).all())
-        x = tap("embed", self.norm(self._embedded(ids, pos, segments)))
+        x = tap("embed", self.projection(self.norm(self._embedded(ids, pos, segments))))
         positions = Positions(pos, shared={})
         rotations = [rotary.rotation(pos) for rotary in self.rotary]
-        for each, n in zip(self.blocks, self.rotary_of_block, strict=True):
+        for number in self.config.layers:
+            each, n = self.blocks[number], self.rotary_of_block[number]
+            rotation = None if n is None else rotations[n]
             if isinstance(each, block.Block):
-                x, _ = each(x, positions, None if n is None else rotations[n], in_order, None)
+                x, _ = each(x, positions, rotation, in_order, None)
             else:
-                x = each(x, positions, in_order)
+                x = each(x, positions, rotation, in_order)
         return self.last_norm(x)
 
     def _embedded(
         self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"], segments: Int[Tensor, "b t"] | None
     ) -> Float[Tensor, "b t d"]:
         x = self.embedding(ids)
+        if self.config.mask is not None:
+            x = _without(ids == self.config.mask, x, pos)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
         if self.position is not None:
             x = x + self.position(pos.clamp(min=0) + self.config.offset)
+        if self.task is not None:
+            x = x + self.task.weight[0]
         if self.segment is None:
             return x
         return x + (self.segment.weight[0] if segments is None else self.segment(segments))
+
+
+def _without(
+    masked: Bool[Tensor, "b t"], x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"]
+) -> Float[Tensor, "b t d"]:
+    """Zeros for masked tokens; the others times what training kept of a text over what this one keeps."""
+    real = pos >= 0
+    kept = 1 - (masked & real).sum(1) / real.sum(1)
+    return x.masked_fill(masked[..., None], 0.0) * KEPT / kept[:, None, None]

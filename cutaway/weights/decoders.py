@@ -25,6 +25,8 @@ OF_HEADS = (
 )
 OF_BLOCK = ("pre_norm", "post_norm", "parallel", "residual")
 OF_DECODER = ("tied", "embedding_scale", "position", "softcap", "logit_scale", "embedding_norm", "head_bias")
+OF_ENCODER = ("segments", "offset", "norm_first", "embedding_norm", "learned", "one_relative")
+OF_ENCODER += ("embedding_width", "order", "mask", "tasks")
 OF_ROUTER = {name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two")}
 OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale"}
 
@@ -149,5 +151,5 @@ def settings(config: Decoder | Encoder) -> Settings:
         known |= {"expert_bias": sparse.bias}
         known |= {key: getattr(sparse.router, name) for name, key in OF_ROUTER.items()}
     if isinstance(config, Encoder):
-        return known | {"segments": config.segments, "offset": config.offset}
+        return known | {name: getattr(config, name) for name in OF_ENCODER}
     return known | {name: getattr(config, name) for name in OF_DECODER}

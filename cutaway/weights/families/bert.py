@@ -4,11 +4,24 @@ The pooler and the heads of its pretraining (masked words, next sentences) belon
 read: the model is the encoder, and its outputs are the vectors of the tokens.
 """
 
+from dataclasses import dataclass
+
 from cutaway.attention import bidirectional
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Encoder
 from cutaway.weights import decoders, naming, rows
-from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Family, Field, Only, Settings, shared
+from cutaway.weights.family import (
+    FLAG,
+    LAYER_COUNT,
+    NUMBER,
+    Entries,
+    Family,
+    Field,
+    Only,
+    Row,
+    Settings,
+    shared,
+)
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, same
 
@@ -54,15 +67,56 @@ class Segments(Field):
         return {"segments": rows.rows_of(fields, table) if table in fields.tensors else 0}
 
 
+@dataclass(frozen=True)
+class EmbeddingWidth(Row):
+    """The width of embeddings that have one of their own, by its key and what it is where it is left out.
+
+    ``always``: a matrix takes them to the model's width also where the two are equal.
+    """
+
+    key: str
+    usual: int | None
+    always: bool = False
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        size = fields.integer(self.key, self.usual if self.usual or fields.has(self.key) else known["width"])
+        if size is None:
+            size = known["width"]
+        return {"embedding_width": size if self.always or size != known["width"] else None}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {} if gguf else {self.key: known["embedding_width"] or known["width"]}
+
+
 def encoder(known: Settings) -> Encoder:
     """The encoder of these settings."""
     heads, norm = known["heads"], Norm("layer", known["eps"])
+    biased = known.get("bias", True)
     attention = bidirectional.Config(
-        heads=heads, kv_heads=heads, key_size=shared(known), bias=True, out_bias=True
+        heads=heads,
+        kv_heads=heads,
+        key_size=shared(known),
+        position=known.get("rope"),
+        relative=known.get("relative"),
+        bias=biased,
+        out_bias=biased,
     )
-    mlp = MLP(known["hidden"], known["activation"], gated=False, bias=True)
-    blocks = (Block(attention, mlp, norm),) * known["layers"]
-    return Encoder(known["vocab"], known["width"], known["context"], blocks, norm, known["segments"])
+    gated = known.get("gated", False)
+    mlp = MLP(
+        known["hidden"],
+        known["activation"],
+        gated,
+        bias=known.get("mlp_bias", not gated),
+        down_bias=known.get("down_bias", False),
+    )
+    return Encoder(
+        known["vocab"],
+        known["width"],
+        known["context"],
+        (Block(attention, mlp, norm),) * known.get("distinct", known["layers"]),
+        norm,
+        **{name: known[name] for name in decoders.OF_ENCODER if name in known},
+    )
 
 
 FAMILY = Family(
@@ -99,5 +153,6 @@ FAMILY = Family(
         *("sentence_transformers", "sbert_ce_default_activation_function"),  # read by weights/ranking.py
     ),
     ignored_hf=("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*", "classifier.*"),
+    spellings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),  # of 2018
     ignored_gguf=("cls.*",),
 )

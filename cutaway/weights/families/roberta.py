@@ -1,6 +1,6 @@
 """RoBERTa (1907.11692), XLM-RoBERTa and CamemBERT: BERT whose first position comes after the padding id's."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cutaway.gguf import Later
 from cutaway.model.config import Encoder
@@ -13,12 +13,21 @@ from cutaway.weights.rules import Tensors
 ALIASES = ("xlm-roberta", "camembert")
 
 
+@dataclass(frozen=True)
 class Context(Row):
-    """The positions there are, of which as many as the padding id and one more are never used."""
+    """The positions there are, of which as many as the padding id and one more are never used.
+
+    ``usual`` is their number where it is left out; ``pad`` is the padding id where configs do not decide it.
+    """
+
+    usual: int = 512
+    pad: int | None = None
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        most = fields.integer("max_position_embeddings") if fields.stated("max_position_embeddings") else 512
-        offset = (fields.integer("pad_token_id", low=0) if fields.stated("pad_token_id") else 1) + 1
+        key = "max_position_embeddings"
+        most = fields.integer(key) if fields.stated(key) else self.usual
+        stated = self.pad is None and fields.stated("pad_token_id")
+        offset = (fields.integer("pad_token_id", low=0) if stated else self.pad or 1) + 1
         if most <= offset:
             raise fields.refusal("max_position_embeddings", f"is {most}, and the first {offset} are not used")
         return {"context": most - offset, "offset": offset}
@@ -46,9 +55,9 @@ def folded(config: Encoder, tensors: Tensors) -> tuple[Encoder, Tensors, str]:
     return replace(config, offset=0), Tensors(entries), note
 
 
-def encoder(known: Settings) -> Encoder:
-    """The encoder of these settings."""
-    return replace(bert.encoder(known), offset=known["offset"])
+def rows_of(family: Family, context: Row) -> tuple[Row, ...]:
+    """A family's rows with other positions."""
+    return tuple(context if getattr(row, "name", "") == "context" else row for row in family.rows)
 
 
 FAMILY = bert.FAMILY.but(
@@ -56,8 +65,7 @@ FAMILY = bert.FAMILY.but(
     "RobertaModel",
     hf=naming.renamed(bert.HF, ("bert.", "roberta.")),
     gguf=(),
-    rows=tuple(Context() if getattr(row, "name", "") == "context" else row for row in bert.FAMILY.rows),
-    build=encoder,
+    rows=rows_of(bert.FAMILY, Context()),
     folded=folded,
     defaults={"vocab": 50265},
     prefix="roberta.",

@@ -1,0 +1,40 @@
+"""Tiny configs of further encoders, for ``test_encoders.py``: two or three a family, by what is its own."""
+
+from typing import Any
+
+from tests.parity.words import VOCAB
+
+BERT: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 40}
+BERT |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1}
+NARROW = BERT | {"embedding_size": 20}
+PLAIN = {"eos_token_id": None, "bos_token_id": None}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "electra-1": ("ElectraConfig", NARROW),
+    "electra-2": (
+        "ElectraConfig",
+        BERT | {"embedding_size": 48, "hidden_act": "relu", "layer_norm_eps": 1e-3},
+    ),
+    "albert-1": ("AlbertConfig", NARROW | {"num_hidden_layers": 3, "num_hidden_groups": 1}),
+    "albert-2": (
+        "AlbertConfig",
+        BERT
+        | {"embedding_size": 48, "num_hidden_layers": 5, "num_hidden_groups": 2, "hidden_act": "gelu"}
+        | {"type_vocab_size": 1},
+    ),
+    "mpnet-1": ("MPNetConfig", BERT),
+    "mpnet-2": ("MPNetConfig", BERT | {"num_attention_heads": 3, "pad_token_id": 0, "hidden_act": "relu"}),
+    "data2vec_text-1": ("Data2VecTextConfig", BERT | {"pad_token_id": 0, "type_vocab_size": 1}),
+    "xlm_roberta_xl-1": ("XLMRobertaXLConfig", BERT),
+    "xlm_roberta_xl-2": ("XLMRobertaXLConfig", BERT | {"layer_norm_eps": 1e-3, "hidden_act": "gelu_new"}),
+    "roberta_prelayernorm-1": ("RobertaPreLayerNormConfig", BERT | {"layer_norm_eps": 1e-3}),
+    "ernie-1": ("ErnieConfig", BERT),
+    "ernie-2": ("ErnieConfig", BERT | {"use_task_id": True, "task_type_vocab_size": 5}),
+    "megatron_bert-1": ("MegatronBertConfig", BERT | {"layer_norm_eps": 1e-3}),
+    "rembert-1": ("RemBertConfig", BERT | PLAIN | {"input_embedding_size": 20, "output_embedding_size": 30}),
+    "rembert-2": ("RemBertConfig", BERT | PLAIN | {"input_embedding_size": 48}),
+    "roformer-1": ("RoFormerConfig", NARROW),
+    "roformer-2": ("RoFormerConfig", BERT | {"embedding_size": None, "type_vocab_size": 3}),
+    "bert_generation-1": ("BertGenerationConfig", BERT),
+    "splinter-1": ("SplinterConfig", BERT | {"question_token_id": 9, "type_vocab_size": 4}),
+}
+IN_GGUF = ("data2vec_text-1", "ernie-1", "bert_generation-1", "splinter-1")
