@@ -47,7 +47,7 @@ class Rope(rotary.Rope):
         return found
 
     def _to_gguf(self, entries: Entries, known: Settings) -> Entries:
-        scaling, growth = known["rope"].scaling, known["temperature"]
+        scaling, growth = known["rope"] and known["rope"].scaling, known["temperature"]
         if not isinstance(scaling, YaRN) or scaling.attention not in (None, 1.0):
             raise UserError("positions scaled otherwise than by YaRN of mscale 1 is not supported in GGUF")
         entries.pop("rope.scaling.yarn_attn_factor", None)
