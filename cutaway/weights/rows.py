@@ -312,11 +312,11 @@ EXPERTS_IN_GGUF = (
 )
 
 
-def biases(*keys: str) -> tuple[Present, ...]:
+def biases(key: str, alias: str | None = None) -> tuple[Present, ...]:
     """Rows for a bias on query, key and value and one on the output, by one key of config.json."""
     return (
-        Present("bias", *keys, "blk.0.attn_q.bias"),  # type: ignore[arg-type]
-        Present("out_bias", *keys, "blk.0.attn_output.bias"),  # type: ignore[arg-type]
+        Present("bias", key, "blk.0.attn_q.bias", alias=alias),
+        Present("out_bias", key, "blk.0.attn_output.bias", alias=alias),
     )
 
 
