@@ -254,11 +254,8 @@ def _event(chunk: dict[str, Any] | EncodedEvent, wire: Wire) -> dict[str, str] |
 
 
 def client_of(http: HTTPRequest) -> str:
-    """The client whose requests wait behind each other: its API key's name, without keys its address."""
-    tenant = record_of(http).tenant
-    if tenant is not None and tenant.scope:
-        return f"key {tenant.name}"
-    return http.client.host if http.client else "unknown"
+    """The client whose requests wait behind each other."""
+    return record_of(http).sender
 
 
 def key_of(http: HTTPRequest) -> bytes:

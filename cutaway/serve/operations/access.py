@@ -29,6 +29,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from cutaway.errors import UserError
 from cutaway.serve.openai_format import APIError, error_response, form_of
 from cutaway.serve.operations.api_keys import KeyRing, Tenant, fingerprint
+from cutaway.serve.operations.pacing import Pace
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UNIX = "unix"  # the address of who connects to a Unix socket
@@ -252,7 +253,7 @@ class AuthMiddleware:
     """ASGI middleware: lets through what the policy allows, with its body read and limited."""
 
     def __init__(self, app: ASGIApp, policy: AccessPolicy) -> None:
-        self.app, self.policy = app, policy
+        self.app, self.policy, self.pace = app, policy, Pace()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -268,17 +269,24 @@ class AuthMiddleware:
 
         if scope["path"].startswith(f"{self.policy.root_path}/"):
             scope["path"] = scope["path"].removeprefix(self.policy.root_path)
+        record, headers, refusal = scope["record"], Headers(scope=scope), None
         try:
-            headers = Headers(scope=scope)
-            scope["record"].tenant = self._check(scope, headers)
-            body = b""
-            if scope["method"] == "POST":
-                body, scope["gzip"] = await self._body(headers, receive)
+            record.tenant = self._check(scope, headers)
         except APIError as error:
-            scope["record"].error = error.code
+            refusal = error
+        length = headers.get("content-length", "")
+        size = int(length[:19]) if length.isdecimal() else 0
+        try:
+            async with self.pace.turn(record.sender, min(size, self.policy.body_bytes)):
+                if refusal is not None:
+                    raise refusal
+                body = b""
+                if scope["method"] == "POST":
+                    body, scope["gzip"] = await self._body(headers, size, receive)
+                await self.app(scope, _replay(body, receive), send_with_headers)
+        except APIError as error:
+            record.error = error.code
             await error_response(error, form_of(scope))(scope, receive, send_with_headers)
-            return
-        await self.app(scope, _replay(body, receive), send_with_headers)
 
     def _check(self, scope: Scope, headers: Headers) -> Tenant | None:
         """Whose API key the request brings, None where none is needed. Refuses other hosts, pages of other
@@ -310,9 +318,9 @@ class AuthMiddleware:
     def _same_site(self, origin: str, host: str) -> bool:
         return origin in self.policy.origins or origin.partition("://")[2] == host
 
-    async def _body(self, headers: Headers, receive: Receive) -> tuple[bytes, bool]:
+    async def _body(self, headers: Headers, length: int, receive: Receive) -> tuple[bytes, bool]:
         """The whole body, if it is not declared as something else than JSON, short enough and there in time;
-        and whether it is packed by gzip (`unpacked`).
+        and whether it is packed by gzip (`unpacked`). ``length``: the declared one, or 0.
 
         A page of another site could send one without a type, and is refused before by its Origin. What
         `curl -d` sends by default is read where no browser sent it.
@@ -325,8 +333,7 @@ class AuthMiddleware:
         if coding not in ("identity", "gzip"):
             text = f"The body is coded as {coding[:40]!r}: send it as it is, or by gzip"
             raise APIError(415, text, code="not_json")
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:19]) > self.policy.body_bytes:
+        if length > self.policy.body_bytes:
             raise _too_long(self.policy.body_bytes)
         parts, size = [], 0
         try:

@@ -64,6 +64,13 @@ class RequestRecord:
     seconds: float = 0.0
     _read: dict[int, int] = field(default_factory=dict)  # of each prompt how many ids are counted
 
+    @property
+    def sender(self) -> str:
+        """The client whose requests wait behind each other: its API key's name, without keys its address."""
+        if self.tenant is not None and self.tenant.scope:
+            return f"key {self.tenant.name}"
+        return self.client or "unknown"
+
     def submitted(self) -> None:
         """Its answers are queued."""
         self.submitted_seconds = time.perf_counter() - self.began
