@@ -17,7 +17,7 @@ from cutaway.serve.operations.request_record import RequestRecord
 
 
 class Clock:
-    """Time that passes where somebody sleeps."""
+    """Time that passes while it is slept away."""
 
     def __init__(self) -> None:
         self.now = 1000.0
