@@ -6,7 +6,7 @@ name. Sizes in configs are checked against the weights there are before anything
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
 from cutaway.native import mapped_files
 from cutaway.store.reading import parsed, text
-from cutaway.weights import families, mxfp4, quant, rules, safetensors
+from cutaway.weights import families, mxfp4, quant, rules, safetensors, wrappers
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
@@ -40,7 +40,6 @@ SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "typical_p": ("typical_p", "typical_p"),
     "repetition_penalty": ("penalty_repeat", "repetition_penalty"),
 }
-TEXT_PART = re.compile(r"(model\.)?language_model\.(model\.)?")  # in multimodal models
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -187,12 +186,10 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 
 
 def _hugging_face(folder: Path) -> Checkpoint:
-    data, where, left_out = parsed(folder / "config.json"), folder / "config.json", ()
-    theirs = _safetensors(folder)
-    if isinstance(text := data.get("text_config"), dict):
-        own = {key: data[key] for key in ("tie_word_embeddings",) if key in data and key not in text}
-        data, where = text | own, f"{where}: text_config"
-        theirs, left_out = _text_part(theirs)
+    data, where, theirs = parsed(folder / "config.json"), folder / "config.json", _safetensors(folder)
+    part = wrappers.text_of(data, theirs, folder)
+    if part is not None:
+        data, where, theirs = part.config, part.where, part.weights
     fields = Fields(data, where)
     family = families.of_hf(fields)
     config = family.read(fields)
@@ -207,24 +204,14 @@ def _hugging_face(folder: Path) -> Checkpoint:
     else:
         theirs = _without_copies(theirs, family, folder)
     unused = family.also_ignored(config) if family.also_ignored else ()
-    names = family.hf
+    names = part.rules(family) if part else family.hf
     if data.get("quantization_config"):  # of which ``family.read`` lets MXFP4 pass
         names, theirs = family.hf_mxfp4, mxfp4.joined(theirs, folder)
     tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
+    left_out = part.left_out if part else ()
+    for note in part.notes(config) if part else ():
+        warnings.warn(note, stacklevel=2)
     return _with_text(folder, Checkpoint(config, tensors, family.name, folder, left_out=left_out))
-
-
-def _text_part(theirs: dict[str, Packed]) -> tuple[dict[str, Packed], tuple[str, ...]]:
-    """The weights of a multimodal model's text part under the names of a text model, and the other parts."""
-    found, others = {}, set()
-    for name, packed in theirs.items():
-        inner = TEXT_PART.match(name)
-        if inner is None and not name.startswith("lm_head."):
-            others.add(".".join(name.split(".")[: 2 if name.startswith("model.") else 1]))
-            continue
-        rest = name if inner is None else name[inner.end() :]
-        found[rest if rest.startswith("lm_head.") else f"model.{rest}"] = packed
-    return found, tuple(sorted(others))
 
 
 def _cutaway(folder: Path) -> Checkpoint:

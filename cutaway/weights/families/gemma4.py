@@ -73,7 +73,7 @@ class Global(Row):
 
     def _overridden(self, fields: Fields, known: Settings) -> tuple[int | None, int | None]:
         given = fields.section("per_layer_config")
-        if given is None:
+        if given is None or not given.data:
             return None, None
         far = {str(n) for n, window in enumerate(known["windows"]) if window is None}
         entries = list(given.data.values())

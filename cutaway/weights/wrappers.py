@@ -1,0 +1,290 @@
+"""The text of multimodal models: which part of a folder it is, and what its config leaves out.
+
+A wrapper's config.json holds the text model's as ``text_config``, or its keys beside those of its eyes and
+ears. A text type that only wrappers have is a known family with other values for keys that are left out. On a
+text the coordinates of an image's patch (mRoPE) are equal, so that sections of them change nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cutaway.errors import UserError, quoted
+from cutaway.gguf import Packed
+from cutaway.model.config import Decoder, Model
+from cutaway.weights.family import Family
+from cutaway.weights.fields import LAYERS, Fields
+from cutaway.weights.rules import Rule, chain, each, split, stack, transpose
+
+PARTS = ("text_config", "llm_config", "language_config")  # where wrappers keep the text model's config
+NEAR = ("vision_config", "audio_config")  # beside which a flat config has the text's own keys
+TIED = "tie_word_embeddings"
+OF_ALL = (TIED, "quantization_config")  # keys of a wrapper that hold for its text
+PREFIX = re.compile(r"(thinker\.)?(model\.)?(language_model|text_model|language|llm)\.(model\.)?")
+PLAIN = re.compile(r"(thinker\.)?(model\.)?(?=(embed_tokens|layers|norm)\.)")  # where the text has no prefix
+HEAD = re.compile(
+    r"(thinker\.)?(model\.)?((language_model|text_model|language|llm)\.)?(model\.)?(?=lm_head\.)"
+)
+# What transformers writes of some wrappers in place of "layers", and reads back.
+MISNAMED = re.compile(r"^(blocks|encoder\.layers)(?=\.\d+\.)")
+CROSS = "cross_attention_layers"
+
+
+class Text(NamedTuple):
+    """A text type: the family's word for it, and what its class means by keys that are left out.
+
+    ``renamed``: keys that the family has under others; ``fused``: experts may be in two tensors.
+    """
+
+    family: str
+    defaults: Mapping[str, Any]
+    renamed: Mapping[str, tuple[str, ...]] = {}
+    fused: bool = False
+
+
+def _text(family: str, vocab: int, width: int, inner: int, layers: int, heads: int, **others: Any) -> Text:
+    sizes = {"vocab_size": vocab, "hidden_size": width, "intermediate_size": inner}
+    return Text(family, sizes | {"num_hidden_layers": layers, "num_attention_heads": heads} | others)
+
+
+_GATE_UP, _DOWN = "model.layers.{n}.mlp.experts.gate_up_proj", "model.layers.{n}.mlp.experts.down_proj"
+_BOTH = ("blocks.{n}.mlp.experts.{e}.gate.weight", "blocks.{n}.mlp.experts.{e}.up.weight")
+# All experts of a layer in two tensors: transformers 4 wrote matrices transposed, 5 as they are.
+_TRANSPOSED = (
+    Rule(_GATE_UP, _BOTH, each(chain(transpose, split), 2)),
+    Rule(_DOWN, "blocks.{n}.mlp.experts.{e}.down.weight", each(transpose)),
+)
+_FUSED = (
+    Rule(_GATE_UP, _BOTH, each(split, 2)),
+    Rule(_DOWN, "blocks.{n}.mlp.experts.{e}.down.weight", stack),
+)
+_VL = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6, "max_window_layers": 80}
+_OMNI = {"num_key_value_heads": 4, "rope_theta": 1e6, "tie_word_embeddings": True}
+_MOE = {"moe_intermediate_size": 1408, "num_experts_per_tok": 4, "num_experts": 60}
+_MOE |= {
+    "norm_topk_prob": True,
+    "tie_word_embeddings": True,
+    "num_key_value_heads": 16,
+    "rope_theta": 5e5,
+    "max_position_embeddings": 128_000,
+}
+_GLM = {"rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0}
+_GLM["head_dim"] = None  # width / heads
+_GLM_OCR = {"num_key_value_heads": 8, "attention_bias": False, "max_position_embeddings": 131_072}
+_GRANITE = {"embedding_multiplier": 12.0, "logits_scaling": 4.0, "residual_multiplier": 0.263}
+_GRANITE |= {
+    "max_position_embeddings": 32_768,
+    "attention_multiplier": 1 / 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+_PADDLE = {"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1e-5, "rope_theta": 5e5}
+_PADDLE |= {"max_position_embeddings": 131_072, "tie_word_embeddings": True}
+# transformers 4 wrote of a ``text_config`` only what differs from its class's values.
+TEXTS = {
+    "llama": _text("llama", 32_000, 4096, 11_008, 32, 32),
+    "mistral": _text("mistral", 32_000, 4096, 14_336, 32, 32),
+    "qwen2": _text("qwen2", 151_936, 4096, 22_016, 32, 32),
+    "qwen3": _text("qwen3", 151_936, 4096, 22_016, 32, 32),
+    "gemma": _text("gemma", 256_000, 3072, 24_576, 28, 16),
+    "gemma2": _text("gemma2", 256_000, 2304, 9216, 26, 8),
+    "gemma4_unified_text": Text("gemma4_text", {"hidden_size_per_layer_input": 0}),
+    "gemma3_text": _text("gemma3_text", 262_208, 2304, 9216, 26, 8),
+    "cohere": _text("cohere", 256_000, 8192, 22_528, 40, 64),
+    "cohere2": _text("cohere2", 256_000, 8192, 22_528, 40, 64),
+    "granite": _text("granite", 32_000, 4096, 11_008, 32, 32),
+    "mllama_text_model": _text(
+        "llama",
+        128_256,
+        4096,
+        14_336,
+        40,
+        32,
+        num_key_value_heads=8,
+        rms_norm_eps=1e-5,
+        rope_theta=5e5,
+        max_position_embeddings=131_072,
+    ),
+    "emu3_text_model": _text(
+        "llama",
+        184_622,
+        4096,
+        14_336,
+        32,
+        32,
+        num_key_value_heads=8,
+        rms_norm_eps=1e-5,
+        rope_theta=1e6,
+        max_position_embeddings=9216,
+    ),
+    "qwen2_vl_text": _text("qwen2", 152_064, 8192, 29_568, 80, 64, **_VL),
+    "qwen2_5_vl_text": _text("qwen2", 152_064, 8192, 29_568, 80, 64, **_VL),
+    "qwen2_5_omni_text": _text("qwen2", 152_064, 3584, 18_944, 28, 28, **_OMNI),
+    "qwen3_vl_text": _text(
+        "qwen3", 151_936, 4096, 22_016, 32, 32, rope_theta=5e5, max_position_embeddings=128_000
+    ),
+    "qwen3_vl_moe_text": _text("qwen3_moe", 151_936, 2048, 5632, 24, 16, **_MOE)._replace(fused=True),
+    "qwen3_omni_moe_text": _text("qwen3_moe", 3584, 2048, 18_944, 28, 28, **_OMNI),
+    "glm4v_text": _text("glm4", 151_552, 4096, 13_696, 40, 32, **_GLM, max_position_embeddings=32_768),
+    "glm4v_moe_text": _text("glm4_moe", 151_424, 4096, 10_944, 46, 96, attention_bias=True),
+    "glm_ocr_text": _text("glm4", 59_392, 1024, 4096, 16, 16, **_GLM, **_GLM_OCR),
+    "granite4_vision_text": _text("granite", 32_000, 4096, 11_008, 32, 32),
+    "granite_docling_text": _text("granite", 133_800, 1024, 2048, 28, 16, num_key_value_heads=4, **_GRANITE),
+    "paddleocr_vl_text": _text("llama", 103_424, 1024, 3072, 18, 16, **_PADDLE)._replace(
+        renamed={"use_bias": ("attention_bias", "mlp_bias")}
+    ),
+}
+# Wrappers whose config.json may have the text's keys beside the others, and the type of their text.
+FLAT = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text", "paddleocr_vl": "paddleocr_vl_text"}
+FLAT |= {"qwen3_vl": "qwen3_vl_text"}
+# Wrappers whose class in transformers computes what its text model's own class computes of the last states.
+SCALING = ("paligemma", "gemma3n", "gemma4", "gemma4_unified", "granite4_vision", "granite_docling")
+PREFIX_LM = "paligemma"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The text of a wrapper: its config and where that is, its weights, and the names of the other parts."""
+
+    config: dict[str, Any]
+    where: str
+    weights: dict[str, Packed]
+    left_out: tuple[str, ...]
+    wrapper: str
+    named: str  # the class of the wrapper
+    layout: tuple[Rule, ...]
+
+    def rules(self, family: Family) -> tuple[Rule, ...]:
+        """The names of its weights: its family's, but for those in a layout of their own."""
+        others = {name for rule in self.layout for name in _ours(rule)}
+        return (*(rule for rule in family.hf if others.isdisjoint(_ours(rule))), *self.layout)
+
+    def notes(self, config: Model) -> list[str]:
+        """Where transformers' wrapper computes something else than Cutaway, which follows the text model."""
+        found = []
+        if isinstance(config, Decoder) and self.wrapper not in SCALING:
+            scaled = {"its scale of the logits": config.logit_scale not in (None, 1.0)}
+            scaled["its bound on the logits"] = config.softcap is not None
+            found += [
+                f"{self.where}: {self.named} of transformers leaves out {what}, which the text model's own "
+                "class computes and Cutaway too: probabilities differ from the wrapper's"
+                for what, is_there in scaled.items()
+                if is_there
+            ]
+        if self.wrapper == PREFIX_LM:
+            found.append(
+                f"{self.where}: {self.named} was trained to read an image and its prompt both ways; "
+                "Cutaway reads text from left to right, as its text model's own class does"
+            )
+        return found
+
+
+def _ours(rule: Rule) -> tuple[str, ...]:
+    return (rule.ours,) if isinstance(rule.ours, str) else rule.ours
+
+
+def text_of(data: dict[str, Any], weights: dict[str, Packed], folder: Path) -> Part | None:
+    """The text of a multimodal model, None for a model of text alone. UserError for what cannot be read."""
+    where, wrapper = f"{folder / 'config.json'}", str(data.get("model_type"))
+    classes = data.get("architectures")
+    named = str(classes[0]) if isinstance(classes, list) and classes else wrapper
+    if isinstance(inner := data.get("thinker_config"), dict):
+        data, where = inner, f"{where}: thinker_config"
+    key = next((key for key in PARTS if isinstance(data.get(key), dict)), None)
+    if key is not None:
+        own = {name: data[name] for name in OF_ALL if data.get(name) is not None}
+        text, where = data[key], f"{where}: {key}"
+    elif wrapper in FLAT and any(name in data for name in NEAR):
+        own: dict[str, Any] = {}
+        text = {name: value for name, value in data.items() if name not in NEAR}
+        text["model_type"] = FLAT[wrapper]
+    else:
+        return None
+    found, others = _weights(weights)
+    own_type = TEXTS.get(str(text.get("model_type")))
+    text = _plain(text, own_type, where)
+    layout = _experts(text, found) if own_type and own_type.fused else ()
+    if text.get(CROSS) is not None:
+        text, found, crossing = _without_cross(text, found, where)
+        others += crossing
+    # A wrapper's class ties by its own key, older files by the text's; a head that differs counts (load.py).
+    ties = [each[TIED] for each in (own, text) if each.get(TIED) is not None]
+    if ties or not any(name.startswith("lm_head.") for name in found):
+        own[TIED] = any(ties) if ties else True
+    return Part(text | own, where, found, others, wrapper, named, layout)
+
+
+def _weights(theirs: dict[str, Packed]) -> tuple[dict[str, Packed], tuple[str, ...]]:
+    """The weights of the text under a text model's names, without their prefix, and the other parts."""
+    layout = PREFIX if any(map(PREFIX.match, theirs)) else PLAIN
+    found, others = {}, set()
+    for name, packed in theirs.items():
+        if inner := HEAD.match(name) or layout.match(name):
+            found[MISNAMED.sub("layers", name[inner.end() :])] = packed
+        else:
+            others.add(".".join(name.split(".")[: 2 if name.startswith("model.") else 1]))
+    return found, tuple(sorted(others))
+
+
+def _experts(text: Mapping[str, Any], weights: Mapping[str, Packed]) -> tuple[Rule, ...]:
+    """How experts are stored that are in two tensors: which axis is the width."""
+    shapes = [packed.shape for name, packed in weights.items() if name.endswith("mlp.experts.down_proj")]
+    if not shapes:
+        return ()
+    return _TRANSPOSED if shapes[0][-1] == text.get("hidden_size") else _FUSED
+
+
+def _plain(text: Mapping[str, Any], own: Text | None, where: str) -> dict[str, Any]:
+    """The config of a text model as its family reads it."""
+    found = dict(text)
+    if own is not None:
+        found = {**own.defaults, **text, "model_type": own.family}
+        for key in own.renamed.keys() & found.keys():
+            found |= dict.fromkeys(own.renamed[key], found.pop(key))
+    if "num_local_experts" in text and "num_experts" not in text:  # two names of one setting
+        found.pop("num_experts", None)
+    for key in ("rope_parameters", "rope_scaling"):
+        section = found.get(key)
+        if not isinstance(section, dict) or "mrope_section" not in section:
+            continue
+        sizes = section["mrope_section"]
+        if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+            raise UserError(f"{where}: {key}.mrope_section is {quoted(sizes)}, not a list of sizes")
+        kept = {name: value for name, value in section.items() if not name.startswith("mrope_")}
+        for name in ("type", "rope_type"):
+            if kept.get(name) == "mrope":
+                kept[name] = "default"
+        found[key] = kept
+    return found
+
+
+def _without_cross(
+    text: dict[str, Any], weights: dict[str, Packed], where: str
+) -> tuple[dict[str, Any], dict[str, Packed], tuple[str, ...]]:
+    """A text model without the layers that attend to an image (Llama 3.2), which a text passes by.
+
+    Its embedding table has rows for the image's own ids, which have no logits.
+    """
+    fields = Fields(text, where)
+    layers, vocab = fields.integer("num_hidden_layers", high=LAYERS), fields.integer("vocab_size")
+    crossing = set(fields.indices(CROSS, layers) or ())
+    number = {str(n): str(i) for i, n in enumerate(n for n in range(layers) if n not in crossing)}
+    found, others = {}, []
+    for name, packed in weights.items():
+        head, dot, rest = name.removeprefix("layers.").partition(".")
+        if not name.startswith("layers."):
+            found[name] = packed
+        elif head in number:
+            found[f"layers.{number[head]}{dot}{rest}"] = packed
+        elif head.isdecimal() and int(head) in crossing:
+            others.append(f"layers.{head}")
+        else:
+            found[name] = packed
+    if (table := found.get("embed_tokens.weight")) is not None and table.shape[:1] > (vocab,):
+        found["embed_tokens.weight"] = table.rows(slice(0, vocab))
+    kept = {key: value for key, value in text.items() if key != CROSS}
+    return kept | {"num_hidden_layers": len(number)}, found, tuple(sorted(set(others)))
