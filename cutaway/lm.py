@@ -97,6 +97,7 @@ def load(
     context: int | None = None,
     adapter: str | Path | None = None,
     kv_cache: KVCache = "F16",
+    strict: bool = False,
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
@@ -107,12 +108,13 @@ def load(
     has room for it, else packed, with a warning.
     ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, as for
     ``with_adapter``. ``kv_cache``: what the runtime keeps keys and values as; Q8_0 takes half of F16's
-    memory, Q4_0 a quarter. Raises UserError for what cannot be read as asked."""
+    memory, Q4_0 a quarter. ``strict``: refuse a config.json with keys that its model does not read, of which
+    a warning tells otherwise. Raises UserError for what cannot be read as asked."""
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is not known: use one of {', '.join(ENGINES)}")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
-    checkpoint = reader.read(store.resolve(source, pull=True))
+    checkpoint = reader.read(store.resolve(source, pull=True), strict)
     lm = LanguageModel(
         checkpoint, engine=engine, device=device, dtype=dtype, context=context, kv_cache=kv_cache
     )

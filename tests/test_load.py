@@ -135,7 +135,7 @@ def test_divisors_in_gguf_are_recognised_or_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("own", "why"),
     [
-        ({"model_type": "mamba"}, "model_type is 'mamba', not one of "),
+        ({"model_type": "mega9"}, "model_type is 'mega9', not one of "),
         ({"model_type": None}, "model_type"),
         ({"model_type": 7}, "model_type should be a text, but is 7"),
         ({"hidden_act": "xielu"}, "hidden_act is 'xielu'"),

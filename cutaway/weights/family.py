@@ -171,7 +171,7 @@ HARMLESS_HF = re.findall(
     do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
     repetition_penalty length_penalty bad_words_ids no_repeat_ngram_size encoder_no_repeat_ngram_size
     num_return_sequences suppress_tokens begin_suppress_tokens exponential_decay_length_penalty
-    remove_invalid_values tf_legacy_loss is_matryoshka matryoshka_dimensions
+    remove_invalid_values tf_legacy_loss is_matryoshka matryoshka_dimensions cache_implementation
     """,
 )
 HARMLESS_GGUF = ("tensor_data_layout", "pooling_type", "rope.scaling.finetuned", "expert_group_used_count")
@@ -221,6 +221,9 @@ class Family:
     ignored_gguf: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()  # names in a folder that repeat the shared table
     spellings: tuple[tuple[str, str], ...] = ()  # parts of names that some folders write otherwise, and ours
+    modules: tuple[
+        tuple[str, str], ...
+    ] = ()  # parts of names in ``hf``, and as transformers' modules have them
     zeros: tuple[str, ...] = ()  # names that a folder may leave out, whose weights are then zeros
     instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
 
@@ -255,7 +258,7 @@ class Family:
         for row in self.rows:
             known |= row.read(fields, known, self)
         harmless = HARMLESS_GGUF if fields.gguf else (*HARMLESS_HF, *self.harmless)
-        fields.finish(harmless, f"{self.name} models have")
+        fields.finish(harmless, f"{self.name} models have", restated(known))
         for name, value in {**self.fixed, **(self.gguf_fixed if fields.gguf else {})}.items():
             known[name] = _value(value, known)
         try:
@@ -287,6 +290,33 @@ class _Described(dict[str, Any]):
 
     def __missing__(self, name: str) -> NoReturn:
         raise UserError(f"none of its layers has a {name.replace('_', ' ')}")
+
+
+# Keys of other families and of training frameworks that repeat a setting of ours where they hold its value.
+REPEATED = {
+    "context": "n_ctx n_positions seq_length max_seq_len max_seq_length max_sequence_length model_max_length",
+    "eps": "norm_eps rms_norm_eps layer_norm_eps layer_norm_epsilon",
+    "head_size": "head_dim kv_channels attention_head_size",
+    "kv_heads": "num_key_value_heads num_kv_heads",
+    "top_k": "num_experts_per_tok experts_per_token moe_topk",
+    "bias": "attention_bias qkv_bias use_qkv_bias",
+}
+
+
+def restated(known: Settings) -> dict[str, tuple[object, ...]]:
+    """The keys of a config.json that say again what is computed, and with which values they do."""
+    found: dict[str, tuple[object, ...]] = {"is_llama_config": (True,), "use_mrope": (False,)}
+    found |= {"pruned_heads": ({},), "mlp_only_layers": ([],), "use_sliding_window": ()}
+    for name, keys in REPEATED.items():
+        if known.get(name) is not None:
+            found |= dict.fromkeys(keys.split(), (known[name],))
+    position = known.get("rope")
+    if position is not None:
+        found["rope_interleaved"] = (position.interleaved,)
+        found["initial_context_length"] = (getattr(position.scaling, "original", None),)
+    if not any(known.get("windows") or ()):
+        found["use_sliding_window"] = (False,)
+    return found
 
 
 def shared(known: Settings) -> int:

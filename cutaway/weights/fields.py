@@ -1,11 +1,13 @@
 """Typed reading of untrusted settings: a ``config.json`` or a GGUF file's metadata.
 
 Each reader names the type it needs. A value that is missing, of another type or out of bounds is refused with
-its name. ``finish`` refuses the keys that no reader asked for, so that no setting is ignored silently.
+its name. ``finish`` refuses the keys that no reader asked for, so that no setting is ignored silently; those
+that transformers' own class of the model does not read either are warned of, unless ``strict``.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Later, Packed
+from cutaway.weights import class_keys
 
 MISSING: Any = object()
 MOST = 1e30  # of a number
@@ -23,15 +26,30 @@ EXPERTS = 1024
 Announced = Mapping[str, Packed | Later]  # weights of which only types and shapes are read
 
 
+class UnreadKeys(UserWarning):
+    """Keys of a config.json that change nothing, because no model of its type reads them."""
+
+
 class Fields:
-    """Settings by key; ``prefix`` is put before each (GGUF's ``llama.``), ``tensors`` are a GGUF file's."""
+    """Settings by key; ``prefix`` is put before each (GGUF's ``llama.``), ``tensors`` are a GGUF file's.
+
+    ``kind`` is the ``model_type`` of the config.json that they are of, whose ``strict`` reader warns of none.
+    """
 
     def __init__(
-        self, data: Mapping[str, object], where: object, prefix: str = "", tensors: Announced | None = None
+        self,
+        data: Mapping[str, object],
+        where: object,
+        prefix: str = "",
+        tensors: Announced | None = None,
+        kind: str = "",
+        strict: bool = False,
     ) -> None:
         self.data = data
         self.where = where
         self.prefix = prefix
+        self.kind = kind
+        self.strict = strict
         self.gguf = tensors is not None
         self.tensors: Announced = tensors or {}
         self.used: set[str] = set()
@@ -93,7 +111,8 @@ class Fields:
         if not isinstance(value, dict):
             raise self.refusal(name, f"should hold entries by name, but is {quoted(value)}")
         prefix = f"{self.prefix}{name}."
-        return Fields({f"{prefix}{inner}": entry for inner, entry in value.items()}, self.where, prefix)
+        inside = {f"{prefix}{inner}": entry for inner, entry in value.items()}
+        return Fields(inside, self.where, prefix, kind=self.kind, strict=self.strict)
 
     def each_layer(self, name: str, layers: int, choices: Sequence[str]) -> list[str] | None:
         """A list of one word a layer (``layer_types``), or None if it is absent or null."""
@@ -134,18 +153,35 @@ class Fields:
             raise self.refusal(name, "is null: give it a value, or remove the key")
         return self.has(name)
 
-    def finish(self, harmless: Collection[str], who: str) -> None:
-        """UserError for a key that was not read, holds a value and matches no pattern in ``harmless``."""
+    def finish(
+        self, harmless: Collection[str], who: str, restated: Mapping[str, Collection[object]] | None = None
+    ) -> None:
+        """UserError for a key that was not read, holds a value and matches no pattern in ``harmless``.
+
+        ``restated``: the values of keys that say again what is computed. Keys that transformers does not read
+        in a config of this kind are warned of, all in one sentence.
+        """
+        unread = []
         for key in self.data:
             name = key.removeprefix(self.prefix)
             if not key.startswith(self.prefix) or key in self.used or self.data[key] is None:
                 continue
-            if not any(fnmatchcase(name, pattern) for pattern in harmless):
-                shown = f"{quoted(key)} is {quoted(_plain(self.data[key]))}"
+            if any(fnmatchcase(name, pattern) for pattern in harmless):
+                continue
+            value = _plain(self.data[key])
+            if any(_equal(value, one) for one in (restated or {}).get(name, ())):
+                continue
+            shown, asked = f"{quoted(key)} is {quoted(value)}", class_keys.of(self.kind)
+            if self.strict or asked is None or name in asked:
                 raise UserError(
                     f"{self.where}: {shown}, and {who} no such setting here: "
                     "remove it if it does not change what the model computes"
                 )
+            unread.append(shown)
+        if unread:
+            found = f"{', '.join(unread)}: without effect, since no {self.kind} model of transformers reads "
+            found += "it" if len(unread) == 1 else "them"
+            warnings.warn(f"{self.where}: {found} (refused by strict loading)", UnreadKeys, stacklevel=2)
 
     def _typed(self, name: str, default: Any, types: type | tuple[type, ...], wanted: str) -> Any:
         value = self.get(name)

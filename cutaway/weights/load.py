@@ -88,10 +88,11 @@ class Checkpoint:
         return self.read_tokenizer()
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, strict: bool = False) -> Checkpoint:
     """The model at a path, or of an adapter's folder its base, changed.
 
-    UserError if it is none, or one that cannot be honoured.
+    UserError if it is none, or one that cannot be honoured. Keys of a config.json without effect are warned of;
+    a ``strict`` reader refuses them.
     """
     path = Path(path)
     if not path.is_dir():
@@ -99,7 +100,7 @@ def read(path: str | Path) -> Checkpoint:
     if (path / CONFIG).is_file():
         return _cutaway(path)
     if (path / "config.json").is_file():
-        return _hugging_face(path)
+        return _hugging_face(path, strict)
     if (path / REWARD).is_file():
         raise UserError(
             f"{path}: is a reward model, which scores answers and writes none: use "
@@ -112,7 +113,7 @@ def read(path: str | Path) -> Checkpoint:
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
             raise UserError(f"{path}: is a training run that has saved no model yet")
-        return read(path / "model")
+        return read(path / "model", strict)
     found = sorted(path.glob("*.gguf"))
     if len(found) == 1:
         return _gguf(found[0])
@@ -185,12 +186,12 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 # ---- folders -----------------------------------------------------------------------------------------------
 
 
-def _hugging_face(folder: Path) -> Checkpoint:
+def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     data, where, theirs = parsed(folder / "config.json"), folder / "config.json", _safetensors(folder)
     part = wrappers.text_of(data, theirs, folder)
     if part is not None:
         data, where, theirs = part.config, part.where, part.weights
-    fields = Fields(data, where)
+    fields = Fields(data, where, strict=strict)
     family = families.of_hf(fields)
     config = family.read(fields)
     theirs = _prefixed(_respelt(theirs, family), family.prefix)

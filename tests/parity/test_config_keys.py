@@ -1,7 +1,7 @@
 """Every key of every family's config.json, dropped, nulled and edited, against transformers.
 
 The law: a config is refused, or the logits are those of transformers. What transformers refuses may be read
-only if the key is one that changes nothing.
+only if the key is one that changes nothing. A key that transformers' class does not read is warned of.
 """
 
 import json
@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from cutaway.errors import UserError
-from cutaway.weights import load
+from cutaway.weights import class_keys, load
+from cutaway.weights.fields import UnreadKeys
+from scripts import class_keys as scripts_class_keys
 from tests.parity import tiny, tiny_recurrent
 from tests.parity.test_families import distance, within
 
@@ -123,6 +125,7 @@ def judged(folder: Path, known: dict[str, Any]) -> Any:
         return None
 
 
+@pytest.mark.filterwarnings("ignore::cutaway.weights.fields.UnreadKeys")
 @pytest.mark.parametrize("case", CASES)
 def test_each_key_is_that_of_transformers_or_refused(case: str, folder: Folder, tmp_path: Path) -> None:
     model = tmp_path / "model"
@@ -146,3 +149,66 @@ def test_each_key_is_that_of_transformers_or_refused(case: str, folder: Folder, 
             bound = within(case)
             assert distance(logits, theirs) < bound, f"{change} is read otherwise"
     assert read > 20
+
+
+def test_a_key_that_no_such_model_reads_is_warned_of_and_strictly_refused(
+    folder: Folder, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder("qwen3"), model)
+    base = json.loads((model / "config.json").read_text())
+    plain = load.read(model, strict=True)
+
+    def read(strict: bool = False, **own: object) -> Any:
+        (model / "config.json").write_text(json.dumps(base | own))
+        return load.read(model, strict)
+
+    for own in (
+        {"use_mrope": False},
+        {"rope_interleaved": False},
+        {"n_ctx": base["max_position_embeddings"]},
+    ):
+        assert read(strict=True, **own).config == plain.config  # says what is computed
+    with pytest.warns(
+        UnreadKeys, match=r"'use_mrope' is True, 'ours' is \[1\]: without effect, since no qwen3"
+    ):
+        assert read(use_mrope=True, ours=[1]).config == plain.config
+    with pytest.warns(UnreadKeys, match=r"'rope_parameters.fast' is 2: without effect"):
+        read(rope_parameters=base["rope_parameters"] | {"fast": 2})
+    for own in ({"use_mrope": True}, {"rope_parameters": base["rope_parameters"] | {"fast": 2}}):
+        with pytest.raises(UserError, match="have no such setting here"):
+            read(strict=True, **own)
+    with pytest.raises(UserError, match="'num_local_experts' is 4, and qwen3 models have no such setting"):
+        read(num_local_experts=4)  # which transformers asks of a config
+
+
+def test_the_table_of_keys_is_that_of_this_transformers() -> None:
+    """Of a few of its models; `python -m scripts.class_keys --check` compares all."""
+    assert f"transformers {tiny.transformers.__version__} reads" in class_keys.FILE.read_text("utf-8")
+    for kind in ("llama", "qwen2", "falcon", "gpt_oss", "bert", "t5"):
+        found = class_keys.of(kind)
+        assert found and found == class_keys.of("*") | scripts_class_keys.keys(kind)
+
+
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        ({"model_type": "idefics"}, "transformers has such models, and Cutaway does not read them"),
+        (
+            {
+                "model_type": "own_7b",
+                "auto_map": {"AutoConfig": "you/it--configuration_own.Own", "AutoModel": 3},
+            },
+            r"only code of its own knows such a model \(configuration_own.py, by auto_map\)",
+        ),
+        ({"model_type": "own_7b"}, "'own_7b', not one of"),
+    ],
+)
+def test_a_model_of_no_family_is_named_for_what_it_is(
+    own: dict[str, Any], why: str, folder: Folder, tmp_path: Path
+) -> None:
+    shutil.copytree(folder("llama"), tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    with pytest.raises(UserError, match=why):
+        load.read(tmp_path / "model")

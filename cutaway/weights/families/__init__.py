@@ -11,11 +11,13 @@ import ast
 import importlib
 import pkgutil
 import re
+from collections.abc import Collection
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
+from cutaway.weights import class_keys
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 
@@ -46,13 +48,26 @@ def of_hf(fields: Fields) -> Family:
     """The family of a config.json, by its ``model_type``; UserError if there is none."""
     known = {alias: name for name, aliases in names().items() for alias in aliases if alias not in names()}
     found = {name: name for name in names()} | known
-    word = fields.text("model_type")
+    word = fields.kind = fields.text("model_type")
     if word not in found:
-        near = ", ".join(get_close_matches(word, found, cutoff=0.5) or found)
-        raise fields.refusal("model_type", f"is {quoted(word)}, not one of {near}, ...")
+        raise _unknown(fields, word, found)
     family = get(found[word])
     other = family.instead and family.instead(fields)
     return get(other) if other else family
+
+
+def _unknown(fields: Fields, word: str, found: Collection[str]) -> UserError:
+    """What a type of model is that no family reads."""
+    near = ", ".join((*get_close_matches(word, found, cutoff=0.5), "..."))
+    near = f"{len(found)} that docs/families.md names" if near == "..." else near
+    own, what = fields.get("auto_map"), ""
+    if class_keys.is_known(word):
+        what = ": transformers has such models, and Cutaway does not read them"
+    elif isinstance(own, dict) and own:
+        names = {name.partition(".")[0].rpartition("--")[2] for name in own.values() if isinstance(name, str)}
+        code = " and ".join(f"{name}.py" for name in sorted(names))
+        what = f": only code of its own knows such a model ({code}, by auto_map), which Cutaway never runs"
+    return fields.refusal("model_type", f"is {quoted(word)}, not one of {near}{what}")
 
 
 def of_gguf(fields: Fields) -> Family:
