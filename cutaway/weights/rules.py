@@ -309,6 +309,40 @@ in_groups = How(
 )
 
 
+def grouped(groups: int) -> How:
+    """A convolution [out in/groups 1] of each token alone, in groups: a matrix with zeros between them."""
+
+    def block(words: np.ndarray, group: int) -> np.ndarray:
+        """The part of a matrix in which one group reads its own part of a vector."""
+        (out, inside) = (size // groups for size in words.shape)
+        return words[group * out : (group + 1) * out, group * inside : (group + 1) * inside]
+
+    def whole(packed: Packed, place: Place) -> Packed:
+        if packed.type not in WHOLE:
+            raise UserError(f"a {packed.type} convolution is not read: rows share blocks")
+        words = packed.data.view(WHOLE[packed.type])[..., 0]
+        matrix = np.zeros(place.shapes[0], words.dtype)
+        for group, rows in enumerate(np.split(words, groups)):
+            block(matrix, group)[:] = rows
+        return Packed(packed.type, matrix.shape, matrix.view(np.uint8))
+
+    def parts(packed: Packed, place: Place) -> Packed:
+        if packed.type not in WHOLE:
+            packed = quant.pack(quant.unpack(packed), "F32")
+        words = packed.data.view(WHOLE[packed.type])
+        own = np.concatenate([block(words, group) for group in range(groups)])
+        if np.count_nonzero(own) != np.count_nonzero(words):
+            raise UserError(f"a matrix should be {groups} groups with zeros between them, and is not")
+        shape = (*own.shape, 1)
+        return Packed(packed.type, shape, own[..., None].view(np.uint8))
+
+    return How(
+        lambda packed, place: (whole(packed, place),),
+        lambda theirs, place: parts(theirs[0], place),
+        lambda place: (place.shapes[0][0], place.shapes[0][1] // groups, 1),
+    )
+
+
 def unpermute(which: str) -> How:
     """Rotary pairs side by side (2i, 2i + 1) in each head, as GGUF's llama has them; ours are (i, i + k/2).
 

@@ -30,7 +30,7 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
-from cutaway.position.scaling import Factors, Llama3, LongRoPE
+from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
 from cutaway.weights import families, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
@@ -42,6 +42,7 @@ FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16",
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 FILE_TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18}
 FILE_TYPES |= {"IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32}
+TYPED = ("bert", "nomic-bert", "jina-bert-v3")
 SHARD = 5_000_000_000
 # Of one Hugging Face folder into another; a tokenizer's own file is one of the first two.
 _COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
@@ -226,14 +227,16 @@ def _difference(one: Any, other: Any, where: str) -> str | None:
 
 
 def _levelled(config: Model) -> Any:
-    """The config as plain data: Llama 3's scaling as its divisors, LongRoPE's factor as its magnitude."""
+    """The config as plain data: Llama 3's scaling as its divisors, LongRoPE's and YaRN's as a magnitude."""
 
     def levelled(block: Any) -> Any:
         position = block.attention.position
-        if position is None or not isinstance(position.scaling, Llama3 | Factors | LongRoPE):
+        if position is None or not isinstance(position.scaling, Llama3 | Factors | LongRoPE | YaRN):
             return block
         if isinstance(position.scaling, LongRoPE):
             level = replace(position.scaling, factor=1.0, attention=position.scaling.magnitude)
+        elif isinstance(position.scaling, YaRN):
+            level = replace(position.scaling, attention=position.scaling.magnitude)
         else:
             level = Factors(tuple(rotary.divisors_of(position, position.scaling).astype(float).tolist()))
         position = replace(position, scaling=level)
@@ -337,7 +340,7 @@ def _after_encoder(
     if (kind := pooling.stated(checkpoint)) is not None:
         number = next(number for number, name in pooling.GGUF.items() if name == kind)
         metadata[f"{architecture}.pooling_type"] = np.uint32(number)
-    if architecture == "bert":  # which llama.cpp asks of every one
+    if architecture in TYPED:  # whose number of token types llama.cpp asks for
         metadata["tokenizer.ggml.token_type_count"] = np.uint32(max(config.segments, 1))
     layers = pooling.dense(checkpoint)
     if not layers:

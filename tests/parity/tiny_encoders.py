@@ -8,6 +8,7 @@ BERT: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_si
 BERT |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1}
 NARROW = BERT | {"embedding_size": 20}
 PLAIN = {"eos_token_id": None, "bos_token_id": None}
+EURO = {"bos_token_id": 0, "eos_token_id": 2, "mask_token_id": 3}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "electra-1": ("ElectraConfig", NARROW),
     "electra-2": (
@@ -35,6 +36,43 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "roformer-1": ("RoFormerConfig", NARROW),
     "roformer-2": ("RoFormerConfig", BERT | {"embedding_size": None, "type_vocab_size": 3}),
     "bert_generation-1": ("BertGenerationConfig", BERT),
+    "nomic_bert-1": ("NomicBertConfig", BERT),
+    "nomic_bert-2": (
+        "NomicBertConfig",
+        BERT
+        | {"hidden_act": "gelu", "num_attention_heads": 3, "type_vocab_size": 1}
+        | {"rope_parameters": {"rope_type": "linear", "rope_theta": 300.0, "factor": 4.0}},
+    ),
+    "gte-1": ("GteConfig", BERT),
+    "gte-2": (
+        "GteConfig",
+        BERT
+        | {"type_vocab_size": 0, "hidden_act": "silu"}
+        | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}},
+    ),
+    "jina_embeddings_v3-1": ("JinaEmbeddingsV3Config", BERT),
+    "jina_embeddings_v3-2": ("JinaEmbeddingsV3Config", BERT | {"type_vocab_size": 2, "hidden_act": "relu"}),
+    "eurobert-1": ("EuroBertConfig", BERT | EURO),
+    "eurobert-2": ("EuroBertConfig", BERT | EURO | {"num_key_value_heads": 2, "head_dim": 20}),
+    "eurobert-3": (
+        "EuroBertConfig",
+        BERT | EURO | {"attention_bias": True, "mlp_bias": True, "hidden_act": "relu", "rms_norm_eps": 1e-3},
+    ),
+    "esm-1": ("EsmConfig", BERT | {"pad_token_id": 0, "emb_layer_norm_before": True}),
+    "esm-2": (
+        "EsmConfig",
+        BERT | {"position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 7},
+    ),
+    "squeezebert-1": ("SqueezeBertConfig", BERT | {"embedding_size": 48}),
     "splinter-1": ("SplinterConfig", BERT | {"question_token_id": 9, "type_vocab_size": 4}),
 }
-IN_GGUF = ("data2vec_text-1", "ernie-1", "bert_generation-1", "splinter-1")
+IN_GGUF = (
+    "nomic_bert-1",
+    "jina_embeddings_v3-1",
+    "eurobert-1",
+    "squeezebert-1",
+    "data2vec_text-1",
+    "ernie-1",
+    "bert_generation-1",
+    "splinter-1",
+)

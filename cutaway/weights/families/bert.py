@@ -17,6 +17,7 @@ from cutaway.weights.family import (
     Entries,
     Family,
     Field,
+    Kind,
     Only,
     Row,
     Settings,
@@ -59,6 +60,9 @@ GGUF = (
 )
 
 
+FROM_NONE = Kind(lambda fields, key: fields.integer(key, low=0))
+
+
 class Segments(Field):
     """The number of segments; in GGUF the rows of their table, if it is there."""
 
@@ -95,7 +99,7 @@ def encoder(known: Settings) -> Encoder:
     attention = bidirectional.Config(
         heads=heads,
         kv_heads=heads,
-        key_size=shared(known),
+        key_size=known.get("head_size") or shared(known),
         position=known.get("rope"),
         relative=known.get("relative"),
         bias=biased,

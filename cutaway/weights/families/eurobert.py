@@ -1,0 +1,30 @@
+"""EuroBERT (2503.05500): Llama whose tokens see both sides."""
+
+from cutaway.model.config import Encoder
+from cutaway.weights import both_ways, naming
+from cutaway.weights.both_ways import last_norm
+from cutaway.weights.families import llama
+from cutaway.weights.family import Only, shared
+
+FAMILY = llama.FAMILY.but(
+    "eurobert",
+    "EuroBertModel",
+    hf=last_norm(naming.HF_DECODER, "model.norm."),
+    gguf=last_norm(naming.GGUF_PLAIN, "output_norm."),
+    rows=(
+        *(
+            row
+            for row in llama.FAMILY.rows
+            if getattr(row, "hf", "") not in ("tie_word_embeddings", "is_causal")
+        ),
+        Only("is_causal", "attention.causal", (False,), "attention to earlier tokens alone"),
+    ),
+    defaults={"vocab": 128256, "width": 768, "hidden": 3072, "layers": 12, "heads": 12, "context": 8192}
+    | {"eps": 1e-5},
+    gguf_fixed={"head_size": shared},
+    build=both_ways.encoder,
+    describe=both_ways.settings,
+    config=Encoder,
+    harmless=("tie_word_embeddings", "classifier_pooling", "clf_pooling"),
+    ignored_hf=(*llama.FAMILY.ignored_hf, "lm_head.*", "dense.*", "classifier.*"),
+)
