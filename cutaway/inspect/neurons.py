@@ -47,7 +47,8 @@ def activations(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
         hidden = trace[f"{name}.experts.{e}.hidden"].float()  # of the tokens routed to it, in their order
         token, rank = (expert_indices == e).nonzero(as_tuple=True)
         part = hidden.new_zeros(len(expert_indices), hidden.shape[1])
-        parts.append(part.index_add(0, token, hidden * weights[token, rank, None]))
+        by = 1.0 if mlp.routing.on_input else weights[token, rank, None]  # which is in what the expert read
+        parts.append(part.index_add(0, token, hidden * by))
     if mlp.shared is not None:
         gate = 1.0 if mlp.shared_gate is None else trace[f"{name}.shared_gate"].float().sigmoid()
         parts.append(gate * trace[f"{name}.shared.hidden"].float())
@@ -56,7 +57,18 @@ def activations(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
 
 def output_weights(block: Any) -> Float[Tensor, "d f"]:
     """Each neuron's output weights, times those of a norm after the MLP, whose size is no neuron's own."""
-    mlp, norm = block.mlp, block.mlp_post_norm
-    mlps: list[Any] = [mlp] if not isinstance(mlp, MoE) else [*mlp.experts, *filter(None, [mlp.shared])]
-    weight = torch.cat([each.down.weight.float() for each in mlps], dim=1)
+    mlp = block.mlp
+    if not isinstance(mlp, MoE):
+        return _normed(mlp.down.weight.float(), block.mlp_post_norm)
+    weight = torch.cat([expert.down.weight.float() for expert in mlp.experts], dim=1)
+    if not isinstance(mlp.latent_up, nn.Identity):
+        weight = mlp.latent_up.weight.float() @ weight
+    parts = [_normed(weight, mlp.experts_post_norm)]
+    if mlp.shared is not None:
+        parts.append(_normed(mlp.shared.down.weight.float(), mlp.shared_post_norm))
+    return _normed(torch.cat(parts, dim=1), block.mlp_post_norm)
+
+
+def _normed(weight: Float[Tensor, "d f"], norm: Any) -> Float[Tensor, "d f"]:
+    """The weights times those of a norm that follows."""
     return weight if isinstance(norm, nn.Identity) else weight * norm.weight.float()[:, None]

@@ -100,7 +100,8 @@ class Router(Bounded):
     ``score`` makes numbers from 0 to 1 of the router's logits, to which ``bias`` is added (GPT-OSS). The
     choice alone adds ``choice_bias`` to the scores (DeepSeek-V3), and takes experts from the ``top_groups``
     best of ``groups`` equal groups; a group counts for its best score, or for the sum of its best two with
-    ``group_of_two``. ``scale`` multiplies the weights.
+    ``group_of_two``. ``scale`` multiplies the weights. With ``on_input`` a weight multiplies what its expert
+    reads in place of what it outputs (Llama 4).
     """
 
     score: Literal["softmax", "sigmoid"] = "softmax"
@@ -110,6 +111,10 @@ class Router(Bounded):
     top_groups: Count = 1
     group_of_two: bool = False
     scale: Positive = 1.0
+    on_input: bool = False
+
+
+OWN_NORMS = ("router_norm", "experts_norm", "experts_post_norm", "shared_norm", "shared_post_norm")
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,9 @@ class MoE(Bounded):
     ``normalised``: the weights of a token's experts sum to 1 (Mixtral), or they are the router's
     probabilities among all experts (Qwen2-MoE). ``shared`` neurons, if any, form one more MLP that every
     token passes (DeepSeekMoE), times a gate of its own if ``shared_gate`` (Qwen2-MoE). ``bias`` and ``limit``
-    are the experts'.
+    are the experts'. With a ``latent`` experts read and output vectors of that size, between two matrices
+    (Nemotron 3). With ``norms`` of their own, before and after, the experts and the shared one read x as it
+    is, the router through a norm too, and each expert's weight has a learned factor (Gemma 4).
     """
 
     experts: Count
@@ -133,9 +140,13 @@ class MoE(Bounded):
     router: Router = Router()
     bias: bool = False
     limit: Positive | None = None
+    latent: Count | None = None
+    norms: Norm | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.norms and not self.shared:
+            raise UserError("layers.norms are of experts beside a shared one: set shared to its hidden size")
         if self.experts % self.router.groups or self.router.top_groups > self.router.groups:
             raise UserError(
                 f"layers.router.groups is {self.router.groups}; it must divide experts ({self.experts}), and "
@@ -165,7 +176,7 @@ class MoE(Bounded):
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
-        one = self.expert.weights(width)
+        one = self.expert.weights(self.latent or width)
         out: dict[str, tuple[int, ...]] = {"router.weight": (self.experts, width)}
         if self.router.bias:
             out["router.bias"] = (self.experts,)
@@ -174,4 +185,10 @@ class MoE(Bounded):
         out |= {f"experts.{e}.{name}": shape for e in range(self.experts) for name, shape in one.items()}
         if self.common is not None:
             out |= {f"shared.{name}": shape for name, shape in self.common.weights(width).items()}
+        if self.latent is not None:
+            out |= {"latent_down.weight": (self.latent, width), "latent_up.weight": (width, self.latent)}
+        if self.norms is not None:
+            out["expert_scale"] = (self.experts,)
+            for name in OWN_NORMS:
+                out |= {f"{name}.{part}": shape for part, shape in self.norms.weights(width).items()}
         return out | ({"shared_gate.weight": (1, width)} if self.shared_gate else {})

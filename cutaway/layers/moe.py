@@ -10,7 +10,11 @@ Mixtral (2401.04088) to two of eight, whose weights sum to one; Qwen3-MoE (2505.
 DeepSeek-V3 (2412.19437) scores each expert alone, by a sigmoid, chooses within the best groups of experts,
 and adds a bias to the scores for the choice alone, which training moves so that all experts work alike.
 DeepSeekMoE (2401.06066) adds an expert that all tokens pass, so that the others need not all learn what every
-token needs; Qwen2-MoE multiplies its output by a gate, sigmoid(w . x).
+token needs; Qwen2-MoE multiplies its output by a gate, sigmoid(w . x). LatentMoE (Nemotron 3) lets experts
+work on a smaller vector, between two matrices that all share; Llama 4 multiplies an expert's input, not its
+output, by its weight; in Gemma 4 experts stand beside the dense MLP, each of the two normed before and after:
+
+    y = norm(shared(norm(x))) + norm(experts(norm(x)))        logits = W_r norm(x) / sqrt(d), weights w_e s_e
 
 No expert has a capacity here and no token is dropped: a token's experts depend on nothing but the token.
 """
@@ -23,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.hooks import tap
+from cutaway.layers.config import OWN_NORMS
 from cutaway.layers.config import MoE as Config
 from cutaway.layers.norm import widened
 from cutaway.shapes import Float, Int
@@ -49,27 +54,36 @@ class MoE(nn.Module):
         self.top_k, self.normalised, self.routing = config.top_k, config.normalised, config.router
         self.router = nn.Linear(width, config.experts, config.router.bias)
         self.choice_bias = nn.Parameter(torch.zeros(config.experts)) if config.router.choice_bias else None
-        self.experts = nn.ModuleList(config.expert.build(width) for _ in range(config.experts))
+        inner = config.latent or width
+        self.experts = nn.ModuleList(config.expert.build(inner) for _ in range(config.experts))
+        self.latent_down = nn.Linear(width, inner, bias=False) if config.latent else nn.Identity()
+        self.latent_up = nn.Linear(inner, width, bias=False) if config.latent else nn.Identity()
+        self.normed = config.norms is not None
+        for name in OWN_NORMS:
+            setattr(self, name, config.norms.build(width) if config.norms else nn.Identity())
+        self.expert_scale = nn.Parameter(torch.ones(config.experts)) if self.normed else None
         self.shared = config.common.build(width) if config.common else None
         self.shared_gate = nn.Linear(width, 1, bias=False) if config.shared_gate else None
 
     def forward(
         self, x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b t d"], Routing]:
-        logits = widened(self.router(x))
+        logits = widened(self.router(self.router_norm(x) * x.shape[-1] ** -0.5 if self.normed else x))
         scores = tap(
             "scores", logits.sigmoid() if self.routing.score == "sigmoid" else logits.softmax(dim=-1)
         )
         expert_indices, weights = self._chosen(scores, pos, x.dtype)
         x_in = tap("input", x)
+        read = self.latent_down(self.experts_norm(x_in))
         experts: Any = self._experts
         # Each batch gives experts other shapes, and each shape would be compiled. A decorator would load the
         # compiler, two seconds and 70 MB, wherever the model is imported.
         if torch.compiler.is_compiling():
             experts = torch.compiler.disable(experts)
-        out = experts(x_in.flatten(0, 1), expert_indices.flatten(0, 1), weights.flatten(0, 1)).view_as(x)
+        out = experts(read.flatten(0, 1), expert_indices.flatten(0, 1), weights.flatten(0, 1)).view_as(read)
+        out = self.experts_post_norm(self.latent_up(out))
         if self.shared is not None:
-            common = self.shared(x_in)
+            common = self.shared_post_norm(self.shared(self.shared_norm(x_in)))
             out = out + (common if self.shared_gate is None else self.shared_gate(x).sigmoid() * common)
         return tap("out", out), Routing(scores, expert_indices)
 
@@ -83,6 +97,8 @@ class MoE(nn.Module):
         if self.normalised:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         weights = weights if self.routing.scale == 1.0 else weights * self.routing.scale
+        if self.expert_scale is not None:
+            weights = weights * self.expert_scale[expert_indices.clamp(min=0)]
         return expert_indices, tap("expert_weights", weights.to(dtype))
 
     def _merit(self, scores: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:
@@ -104,6 +120,7 @@ class MoE(nn.Module):
         out = torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
             token, rank = (expert_indices == e).nonzero(as_tuple=True)
-            y = expert(x[None, token])[0]
-            out = out.index_add(0, token, y * weights[token, rank, None])
+            own, of_token = x[None, token], weights[token, rank, None]
+            y = expert(own * of_token)[0] if self.routing.on_input else expert(own)[0] * of_token
+            out = out.index_add(0, token, y)
         return out

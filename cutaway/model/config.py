@@ -104,6 +104,8 @@ class Block(Bounded):
             return ("attention_norm", "cross_norm", "mlp_norm")
         before = ("attention_norm",) if self.parallel == "shared" else ("attention_norm", "mlp_norm")
         before = before if self.attention_normed else before[1:]
+        if isinstance(self.mlp, MoE) and self.mlp.norms:  # which norm what they read by themselves
+            before = tuple(name for name in before if name != "mlp_norm")
         after = ("attention_post_norm", "mlp_post_norm") if self.post_norm else ()
         names = (*(before if self.pre_norm else ()), *after)
         return names if self.mlp else tuple(name for name in names if not name.startswith("mlp"))

@@ -94,12 +94,16 @@ def _why_not_block(block: Block) -> str | None:
     if isinstance(mlp, MoE):
         if mlp.bias and mlp.shared:
             return "its shared expert has biases"
+        if mlp.latent or mlp.norms or mlp.router.on_input:
+            return "its experts are of a latent, have norms of their own, or weigh what they read"
         if mlp.activation == "xielu":
             return "its experts have activations of their own"
         if mlp.top_k > mlp.router.top_groups * (mlp.experts // mlp.router.groups):
             return "a token's experts do not fit into its best groups"
     if kind_of(attention) in native.RECURRENCES:
         return None
+    if getattr(attention, "temperature", None) and attention.temperature.first:
+        return "its queries grow from another position than 0"
     relative = None if latent(block) else attention.relative
     if relative is not None and type(relative) is not alibi.Config:
         return "its scores have learned biases"

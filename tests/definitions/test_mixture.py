@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cutaway.layers.config import MLP, MoE
+from cutaway.layers.config import MLP, MoE, Norm, Router
 from cutaway.layers.moe import Routing
 from cutaway.train.loss import load_balancing
 
@@ -19,6 +19,9 @@ CASES = {
     "qwen2": MoE(5, 3, 7, normalised=False, shared=9, shared_gate=True),
     "deepseek": MoE(6, 2, 3, shared=5),
     "all": MoE(3, 3, 4, activation="gelu"),
+    "llama 4": MoE(5, 2, 7, normalised=False, shared=4, router=Router("sigmoid", on_input=True)),
+    "nemotron 3": MoE(4, 2, 7, activation="relu", gated=False, shared=5, latent=3),
+    "gemma 4": MoE(4, 2, 5, activation="gelu", shared=7, norms=Norm(eps=1e-3)),
 }
 ACTIVATIONS = {
     "silu": lambda x: x / (1 + math.exp(-x)),
@@ -44,19 +47,38 @@ def _mlp(weights: dict[str, Tensor], name: str, config: MLP, x: list[float]) -> 
 
 def _loop(config: MoE, weights: dict[str, Tensor], x: list[float]) -> list[float]:
     """What the layer says of one token."""
-    powers = [math.exp(score) for score in _times(weights["router.weight"], x)]
+
+    def normed(name: str, vector: list[float]) -> list[float]:
+        if config.norms is None:
+            return vector
+        root = math.sqrt(sum(v * v for v in vector) / len(vector) + config.norms.eps)
+        return [w * v / root for w, v in zip(weights[f"{name}.weight"].tolist(), vector, strict=True)]
+
+    small = 1 if config.norms is None else WIDTH**-0.5
+    scores = _times(weights["router.weight"], [small * v for v in normed("router_norm", x)])
+    powers = [math.exp(score) for score in scores]
     probabilities = [power / sum(powers) for power in powers]
+    if config.router.score == "sigmoid":
+        probabilities = [1 / (1 + math.exp(-score)) for score in scores]
     chosen = sorted(range(config.experts), key=lambda e: (-probabilities[e], e))[: config.top_k]
     total = sum(probabilities[e] for e in chosen) if config.normalised else 1.0
     out = [0.0] * WIDTH
+    read = normed("experts_norm", x)
+    if config.latent:
+        read, out = _times(weights["latent_down.weight"], read), [0.0] * config.latent
     for e in chosen:
-        output = _mlp(weights, f"experts.{e}", config.expert, x)
-        out = [o + probabilities[e] / total * s for o, s in zip(out, output, strict=True)]
+        weight = probabilities[e] / total
+        if config.norms is not None:
+            weight *= float(weights["expert_scale"][e])
+        before, after = (weight, 1.0) if config.router.on_input else (1.0, weight)
+        output = _mlp(weights, f"experts.{e}", config.expert, [before * v for v in read])
+        out = [o + after * s for o, s in zip(out, output, strict=True)]
+    out = normed("experts_post_norm", _times(weights["latent_up.weight"], out) if config.latent else out)
     if config.common is not None:
         gate = 1.0
         if config.shared_gate:
             gate = 1 / (1 + math.exp(-_times(weights["shared_gate.weight"], x)[0]))
-        output = _mlp(weights, "shared", config.common, x)
+        output = normed("shared_post_norm", _mlp(weights, "shared", config.common, normed("shared_norm", x)))
         out = [o + gate * s for o, s in zip(out, output, strict=True)]
     return out
 

@@ -498,6 +498,8 @@ MORE |= {
         | {"hybrid_override_pattern": "MM*E", "n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.5}
         | {"tie_word_embeddings": True, "num_key_value_heads": 1, "norm_topk_prob": False},
         NEMOTRON | {"hybrid_override_pattern": "M-*-M", "mlp_bias": True, "intermediate_size": 40},
+        NEMOTRON | {"hybrid_override_pattern": "ME*-ME", "moe_latent_size": 16},
+        NEMOTRON | {"hybrid_override_pattern": "ME*E", "moe_latent_size": 20},
     ),
 }
 FALCON_H1 = {"mamba_n_heads": 6, "mamba_d_ssm": 48, "mamba_d_state": 8, "hidden_size": 48}
@@ -592,7 +594,8 @@ MORE_IN_GGUF = re.findall(
 )
 MORE_IN_GGUF += tiny_decoders.MORE_IN_GGUF
 MORE_IN_GGUF += tiny_recurrent.MORE_IN_GGUF
-UNPACKED: dict[str, str] = {**tiny_recurrent.UNPACKED}  # families that the runtime does not run, and why
+# Families or cases that the runtime does not run, and why.
+UNPACKED: dict[str, str] = {**tiny_recurrent.UNPACKED}
 FOLDED = {"falcon_h1-1", "falcon_h1-4"}  # whose GGUF has another config, and the multipliers in its weights
 SCALED = {"gemma3-scaled", "gemma2-2"}  # whose GGUF has their factor of attention scores in the queries
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}

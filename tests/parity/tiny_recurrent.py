@@ -31,7 +31,22 @@ MORE |= {
         JAMBA | {"attn_layer_offset": 0, "expert_layer_period": 1, "expert_layer_offset": 0},
     ),
 }
-MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3"]
-# Why the runtime does not run a family's models, in its words.
+LLAMA4 = {"intermediate_size": 40, "intermediate_size_mlp": 80, "head_dim": 16, "num_local_experts": 4}
+LLAMA4 |= {"num_hidden_layers": 4}
+MORE |= {
+    "llama4": (
+        "Llama4TextConfig",
+        LLAMA4 | {"attention_chunk_size": 7, "floor_scale": 8, "attn_scale": 0.3, "num_experts_per_tok": 2},
+        LLAMA4
+        | {"attention_bias": True, "use_qk_norm": False, "moe_layers": [1], "no_rope_layers": [1, 0, 1, 1]}
+        | {"attention_chunk_size": None, "attn_temperature_tuning": False, "tie_word_embeddings": True},
+        LLAMA4 | {"interleave_moe_layer_step": 2, "num_key_value_heads": 1},
+    ),
+}
+MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
+MORE_IN_GGUF += ["nemotron_h-6"]
+# Why the runtime does not run a family's models, or a case's, in its words.
 UNPACKED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), "mamba attention has no kernel")
-EDITED = ("mamba-1", "falcon_mamba-1", "jamba-1")  # whose every key is edited
+UNPACKED |= {"llama4": "chunked attention has no kernel"}
+UNPACKED |= dict.fromkeys(("llama4-2", "nemotron_h-5", "nemotron_h-6"), "its experts are of a latent")
+EDITED = ("mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1")  # whose every key is edited

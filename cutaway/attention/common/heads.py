@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Temperature(Bounded):
-    """Queries far into a text are multiplied by 1 + beta ln(1 + floor(position / original)) (Llama 4)."""
+    """Queries far into a text are multiplied by 1 + beta ln(1 + floor(position / original)) (Ministral 3).
+
+    ``first`` is the number of the first position, which is 1 in Llama 4.
+    """
 
     beta: Positive
     original: Count
+    first: Natural = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ def _norm(config: Heads, size: int) -> nn.Module:
 
 def _sharper(config: Temperature, positions: Positions, q: Tensor) -> Float[Tensor, "b 1 t 1"]:
     """The factor of each query."""
-    turns = (positions.pos.clamp(min=0) // config.original).double()
+    turns = ((positions.pos.clamp(min=0) + config.first) // config.original).double()
     return (1 + config.beta * turns.log1p())[:, None, :, None].to(q.dtype)
 
 

@@ -147,6 +147,8 @@ HF = (
             Rule(f"{LAYER}.mixer.gate.e_score_correction_bias", "blocks.{n}.mlp.choice_bias", same),
             *naming.weights(
                 (f"{LAYER}.mixer.gate", "blocks.{n}.mlp.router"),
+                (f"{LAYER}.mixer.fc1_latent_proj", "blocks.{n}.mlp.latent_down"),
+                (f"{LAYER}.mixer.fc2_latent_proj", "blocks.{n}.mlp.latent_up"),
                 *(
                     (f"{LAYER}.mixer.{theirs}.{name}_proj", f"blocks.{{n}}.mlp.{ours}.{name}")
                     for theirs, ours in (("experts.{e}", "experts.{e}"), ("shared_experts", "shared"))
@@ -176,6 +178,10 @@ GGUF = (
             *(rule for rule in naming.GGUF_EXPERTS if "gate_exps" not in rule.theirs),
             *naming.GGUF_CHOICE_BIAS,
             *naming.GGUF_SHARED_EXPERT[2:],
+            *naming.weights(
+                ("blk.{n}.ffn_latent_down", "blocks.{n}.mlp.latent_down"),
+                ("blk.{n}.ffn_latent_up", "blocks.{n}.mlp.latent_up"),
+            ),
         ),
         feeds,
         lambda block: isinstance(block.mlp, MoE),
@@ -237,6 +243,7 @@ def decoder(known: Settings) -> Decoder:
         normalised=known["normalised"],
         shared=known["shared"],
         router=router,
+        latent=known["latent"],
     )
     mlp = MLP(known["hidden"], activation, gated=False, bias=known["mlp_bias"])
     if known["mlp_bias"] and any(kind == "moe" for _, kind in known["pattern"]):
@@ -260,6 +267,8 @@ def settings(config: Decoder | Encoder) -> Settings:
     kinds = {MLP: "mlp", MoE: "moe", type(None): None}
     pattern = ((LINEAR if is_mamba(block) else FULL, kinds[type(block.mlp)]) for block in config.blocks)
     known = decoders.settings(config) | granitemoehybrid.described(each) | {"pattern": tuple(pattern)}
+    latents = [block.mlp.latent for block in config.blocks if isinstance(block.mlp, MoE)]
+    known["latent"] = latents[0] if latents else None
     return known | {"least": each[0].least} if each else known
 
 
@@ -276,6 +285,7 @@ SIZES = tuple(
 FAMILY = llama.FAMILY.but(
     "nemotron_h",
     "NemotronHForCausalLM",
+    modules=(("backbone.", "model."),),
     hf=HF,
     gguf=GGUF,
     architecture="nemotron_h",
@@ -303,7 +313,7 @@ FAMILY = llama.FAMILY.but(
         rows.ROUTED_SCALE,
         Field("shared", "moe_shared_expert_intermediate_size", None),
         Only("mamba_hidden_act", None, ("silu",), "another activation"),
-        Only("moe_latent_size", None, (None,), "experts of a latent"),
+        Field("latent", "moe_latent_size", "moe_latent_size", missing=None),
         Only("sliding_window", None, (None,), "a sliding window"),
     ),
     build=decoder,
@@ -319,7 +329,8 @@ FAMILY = llama.FAMILY.but(
         "least": 0.001,
     }
     | {"experts": 8, "top_k": 2, "expert_hidden": 7688, "shared": 7688, "groups": 1, "top_groups": 1}
-    | {"normalised": True, "routed_scale": 1.0},
+    | {"normalised": True, "routed_scale": 1.0, "latent": None},
+    nulls={"latent": None},
     # llama.cpp bounds no step; 0.001 is the bound of every published model.
     gguf_fixed={"activation": "relu2", "least": 0.001},
     forget=("head_size",),
