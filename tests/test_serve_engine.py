@@ -61,6 +61,7 @@ class Paged(Hashing):
 
     page = 4
     page_bytes = 4
+    weights_in_positions = 1 << 30
     scope = b""
     layers = 3
 

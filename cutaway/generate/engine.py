@@ -98,6 +98,11 @@ class BatchedEngine(Engine, Protocol):
         """What a page of one text's state takes."""
         ...
 
+    @property
+    def weights_in_positions(self) -> int:
+        """How many positions' keys and values have the bytes of the weights that a step reads."""
+        ...
+
     def read(
         self, texts: Sequence[Sequence[int]], states: Sequence[Any], logits_at: Sequence[int]
     ) -> np.ndarray:

@@ -39,6 +39,8 @@ class DefinitionEngine:
         self.layers = len(model.blocks)
         self.page = self.grid = CHUNK
         self.page_bytes = CHUNK * model.config.bytes_per_token(weight.element_size())
+        size = sum(one.numel() for one in model.parameters()) * weight.element_size()
+        self.weights_in_positions = size * CHUNK // max(1, self.page_bytes)
         self._pools = [Pool(CHUNK) for _ in model.config.blocks]
 
     def new_state(self) -> State:

@@ -22,7 +22,7 @@ from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.packing import Plan, attends, first_length, latent
 from cutaway.runtime.reference import emptied
 from cutaway.runtime.values import Edit, Value, Values, named
-from cutaway.weights.adapters import Adapter
+from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
 CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs beside its state
@@ -209,6 +209,8 @@ class RuntimeEngine:
         if self.plan.state_size:  # what a recurrence holds is shared where a prompt may be cut, as a copy
             self.page = self.grid = CHUNK
             self.page_bytes = CHUNK // native.PAGE * self.page_bytes + 4 * self.plan.state_size
+        position_bytes = 2 * self.plan.page_halves / native.PAGE
+        self.weights_in_positions = int(self.plan.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
         self._store = Pages(self.plan.page_halves, self.plan.state_size, first_length(config))
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from cutaway.errors import UserError
+from cutaway.generate.batch.decode_turns import DecodeTurns
 from cutaway.generate.batch.prefill_budget import PrefillBudget, prompts_waiting
 from cutaway.generate.batch.prefix_cache import PrefixCache
 from cutaway.generate.batch.request import (
@@ -168,6 +169,7 @@ class Scheduler:
         self._capacity = _page_capacity(self.engine, max_sequences, state_bytes)
         self._prefix_cache = PrefixCache(self._capacity)
         self._budget = PrefillBudget(prefill_chunk)
+        self._turns = DecodeTurns(self.engine.weights_in_positions)
         self._queue: FairQueue[ScheduledSequence] = FairQueue(lambda sequence: sequence.request.priority)
         self._running: list[ScheduledSequence] = []
         self._present: dict[str, float] = {}  # when each client last had a request that ran
@@ -352,12 +354,13 @@ class Scheduler:
     def _step(self) -> None:
         """One call of the engine, then each sequence's next token and its publication."""
         started = time.perf_counter()
-        decoding = [sequence for sequence in self._running if sequence.decoding]
+        able = [sequence for sequence in self._running if sequence.decoding]
+        decoding = self._turns.choose(able)
         chunks = [Chunk(sequence, [sequence.output.history.last]) for sequence in decoding]
         waiting, shared = 0, self._is_shared()
-        if len(decoding) < len(self._running):
+        if len(able) < len(self._running):
             prompts = Counter(one.request.client for one in self._running if not one.decoding)
-            waiting = prompts_waiting(prompts, {one.request.client for one in decoding})
+            waiting = prompts_waiting(prompts, {one.request.client for one in able})
             chunks += self._prefill_chunks(self._budget.allowed(len(decoding), waiting, shared))
         self.on_step()  # of the step before: its listeners work while the engine computes
         try:

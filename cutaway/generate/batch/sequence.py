@@ -236,7 +236,7 @@ class ScheduledSequence:
         self.prompt = output.prompt_ids
         self.state: Any = None
         self.cached_tokens = 0  # prompt ids whose pages came from the prefix cache
-        self.last_prefill_step = 0
+        self.last_prefill_step = self.last_decode_step = 0
         self._keys: list[bytes] = []
         self._pages: list[Any] = []
         self._queued = time.perf_counter()
