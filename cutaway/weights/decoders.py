@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from cutaway.attention import gqa, local, mha, mqa
 from cutaway.attention.common.heads import Heads
 from cutaway.layers.config import MLP, MoE, Norm, Router
 from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.position import rope
 from cutaway.weights.family import Settings
 
 OF_HEADS = (
@@ -46,31 +48,31 @@ def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     norm = Norm(known["norm"], known["eps"], known.get("norm_weight", True), known.get("norm_bias", True))
     layers = known["layers"]
+    windows = known.get("windows") or (known.get("window"),) * layers
     each = zip(
-        known.get("windows") or (known.get("window"),) * layers,
-        known.get("nope") or (False,) * layers,
+        windows,
+        known.get("ropes") or _positions(known, windows),
         known.get("dense") or ("experts" not in known,) * layers,
         strict=True,
     )
 
-    def attention(window: int | None, nope: bool) -> Heads:
-        position = known["rope"] if window is None else known.get("local_rope") or known["rope"]
+    def attention(window: int | None, position: rope.Config | None) -> Heads:
         own = known.get("qk_norm")
         return heads(
             known["heads"],
             known["kv_heads"],
             window,
             key_size=known["head_size"],
-            position=None if nope else position,
+            position=position,
             qk_norm=norm if own is True else own or None,
             softcap=known.get("attention_softcap"),
             **{name: known[name] for name in OF_HEADS if name in known},
         )
 
-    def block(window: int | None, nope: bool, dense: bool) -> Block:
+    def block(window: int | None, position: rope.Config | None, dense: bool) -> Block:
         mlp = _dense(known) if dense else _sparse(known)
         own = {name: known[name] for name in OF_BLOCK if name in known}
-        return Block(attention(window, nope), mlp, norm, **own)
+        return Block(attention(window, position), mlp, norm, **own)
 
     kinds = list(each)
     mixers = known.get("mixers") or (None,) * layers
@@ -86,6 +88,14 @@ def decoder(known: Settings) -> Decoder:
         norm=norm,
         **{name: known[name] for name in OF_DECODER if name in known},
     )
+
+
+def _positions(known: Settings, windows: Sequence[int | None]) -> list[rope.Config | None]:
+    """The rotary positions of each layer: local ones may have their own, and some have none."""
+    near = known.get("local_rope") or known["rope"]
+    nope = known.get("nope") or (False,) * len(windows)
+    of_kind = [known["rope"] if window is None else near for window in windows]
+    return [None if bare else position for position, bare in zip(of_kind, nope, strict=True)]
 
 
 def _dense(known: Settings) -> MLP:
@@ -133,6 +143,7 @@ def settings(config: Decoder | Encoder) -> Settings:
         "window": windows[0],
         "windows": windows,
         "nope": nope,
+        "ropes": tuple(block.attention.position for block in config.blocks),
         "dense": tuple(isinstance(block.mlp, MLP) for block in config.blocks),
         "mlp_bias": dense.bias if dense else False,
     }

@@ -228,6 +228,7 @@ class Family:
     instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
 
     def but(self, name: str, hf_class: str, forget: Collection[str] = (), **changes: Any) -> Family:
+    whole_ids: tuple[str, ...] = ()  # keys of special ids that config.json may leave out, but not have null
         """A family that differs by ``changes``; names in ``forget`` are dropped from all but ``defaults``."""
         for key in ("nulls", "fixed", "gguf_fixed"):
             kept = {setting: value for setting, value in getattr(self, key).items() if setting not in forget}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from cutaway.weights.family import (
     shared,
     words,
 )
-from cutaway.weights.fields import EXPERTS, Fields
+from cutaway.weights.fields import EXPERTS, MISSING, Fields
 from cutaway.weights.rotary import Rope
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh"}
@@ -137,19 +137,50 @@ class FirstDense(Row):
         return {"leading_dense_block_count" if gguf else self.key: sum(known["dense"])}
 
 
+@dataclass(frozen=True)
+class MLPTypes(Row):
+    """A word for each layer, dense or sparse; without a list the first ones are dense.
+
+    ``key`` is that of their number, None where configs have none; ``usual`` their number without it.
+    """
+
+    key: str | None = None
+    usual: int = 1
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return FirstDense().read(fields, known, own)
+        layers = known["layers"]
+        first = fields.integer(self.key, self.usual, low=0) if self.key else self.usual
+        kinds = fields.each_layer("mlp_layer_types", layers, ("dense", "sparse"))
+        return {
+            "dense": tuple(
+                [n < first for n in range(layers)] if kinds is None else map("dense".__eq__, kinds)
+            )
+        }
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf:
+            return FirstDense().write(known, gguf)
+        return {"mlp_layer_types": ["dense" if each else "sparse" for each in known["dense"]]}
+
+
+@dataclass(frozen=True)
 class SharedExperts(Row):
     """Experts that all tokens pass, which are one MLP of their joint width."""
 
+    key: str = "n_shared_experts"
+
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         key, usual = (
-            ("expert_shared_count", 0) if fields.gguf else ("n_shared_experts", own.defaults["shared"])
+            ("expert_shared_count", 0) if fields.gguf else (self.key, own.defaults.get("shared", MISSING))
         )
-        count = fields.integer(key, low=0) if fields.stated(key) else usual
+        count = fields.integer(key, low=0) if fields.stated(key) or usual is MISSING else usual
         return {"shared": count * known["expert_hidden"]}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         count = known["shared"] // known["expert_hidden"]
-        return {"expert_shared_count" if gguf else "n_shared_experts": count}
+        return {"expert_shared_count" if gguf else self.key: count}
 
 
 class SigmoidScores(Row):
@@ -204,25 +235,33 @@ class SparseLayers(Row):
 class LayerTypes(Row):
     """Which layers are local, and their window: those of ``layer_types``, or all but every ``pattern``-th.
 
-    ``key`` is that of the pattern, None where configs have none.
+    ``key`` is that of the pattern, None where configs have none; ``usual`` another rule than the pattern.
+    Without ``in_gguf`` llama.cpp has no windows for these models.
     """
 
     pattern: int
     key: str | None = "sliding_window_pattern"
+    usual: Callable[[int], list[bool]] | None = None
+    in_gguf: bool = True
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers = known["layers"]
+        if fields.gguf and not self.in_gguf:
+            return {}
         if fields.gguf:
             window = fields.integer("attention.sliding_window", None)
             is_local = self._flags(fields, "attention.sliding_window_pattern", layers)
         else:
             pattern = fields.integer(self.key, self.pattern) if self.key else self.pattern
             kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
-            is_local = every(pattern, layers) if kinds is None else [kind == SLIDING for kind in kinds]
+            usual = every(pattern, layers) if self.usual is None else self.usual(layers)
+            is_local = usual if kinds is None else [kind == SLIDING for kind in kinds]
             window = fields.integer("sliding_window", own.defaults.get("window", 4096))
             if fields.has("sliding_window") and fields.get("sliding_window") is None:
                 if "window" not in own.nulls:
                     raise fields.refusal("sliding_window", "is null: give it a value, or remove the key")
+                if kinds and SLIDING in kinds:
+                    raise fields.refusal("sliding_window", f"is null, but layer_types names {SLIDING}")
                 window = None
         return {"windows": tuple(window if each else None for each in is_local), "window": window}
 
@@ -231,6 +270,8 @@ class LayerTypes(Row):
         window = next(filter(None, known["windows"]), 4096)
         if not gguf:
             return {"sliding_window": window, "layer_types": [SLIDING if each else FULL for each in is_local]}
+        if not self.in_gguf:
+            return {}
         entries: Entries = {"attention.sliding_window": window} if any(is_local) else {}
         if entries and is_local != every(self.pattern, len(is_local)):
             entries["attention.sliding_window_pattern"] = np.array(is_local)
@@ -249,6 +290,11 @@ class LayerTypes(Row):
 def every(pattern: int, layers: int) -> list[bool]:
     """Which layers are local if every ``pattern``-th is global."""
     return [bool((n + 1) % pattern) for n in range(layers)]
+
+
+def all_but_every(pattern: int) -> Callable[[int], list[bool]]:
+    """A rule: of ``pattern`` layers the first is global, the others are local."""
+    return lambda layers: [bool(n % pattern) for n in range(layers)]
 
 
 def nope_where_full(known: Settings) -> tuple[bool, ...]:

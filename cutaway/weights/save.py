@@ -432,7 +432,12 @@ def _write_folder(
             folder / "model.safetensors", _counted(theirs, target, progress), {"format": "pt"}, SHARD
         )
         if family is not None:
-            entries = _ids(checkpoint) | entries | {"torch_dtype": _torch_type(theirs)}
+            ids = {
+                key: id
+                for key, id in _ids(checkpoint).items()
+                if id is not None or key not in family.whole_ids
+            }
+            entries = ids | entries | {"torch_dtype": _torch_type(theirs)}
         _write_json(folder / (CONFIG if family is None else "config.json"), entries)
         _write_words(folder, checkpoint, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

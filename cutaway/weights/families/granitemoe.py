@@ -4,6 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import granite, llama
 from cutaway.weights.rules import Rule, each, same, split, stack
 
+SHARED = "expert_shared_feed_forward_length"  # of GGUF
 BOTH = ("blocks.{n}.mlp.experts.{e}.gate.weight", "blocks.{n}.mlp.experts.{e}.up.weight")
 
 FAMILY = granite.FAMILY.but(
@@ -30,3 +31,4 @@ FAMILY = granite.FAMILY.but(
     fixed={"normalised": True},
     sparse=True,
 )
+    instead=lambda fields: "granitemoeshared" if fields.has(f"granitemoe.{SHARED}") else None,
