@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, Model
 from cutaway.weights.family import Family
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rules import Rule, chain, each, split, stack, transpose
+from cutaway.weights.text_types import FLAT, TEXTS, Text
 
 PARTS = ("text_config", "llm_config", "language_config")  # where wrappers keep the text model's config
 NEAR = ("vision_config", "audio_config")  # beside which a flat config has the text's own keys
@@ -31,24 +31,9 @@ HEAD = re.compile(
 )
 # What transformers writes of some wrappers in place of "layers", and reads back.
 MISNAMED = re.compile(r"^(blocks|encoder\.layers)(?=\.\d+\.)")
+SECTIONS = ("mrope_section", "mrope_interleaved", "xdrope_section")
+ROPE_WORDS = {"mrope": "default", "xdrope": "dynamic"}
 CROSS = "cross_attention_layers"
-
-
-class Text(NamedTuple):
-    """A text type: the family's word for it, and what its class means by keys that are left out.
-
-    ``renamed``: keys that the family has under others; ``fused``: experts may be in two tensors.
-    """
-
-    family: str
-    defaults: Mapping[str, Any]
-    renamed: Mapping[str, tuple[str, ...]] = {}
-    fused: bool = False
-
-
-def _text(family: str, vocab: int, width: int, inner: int, layers: int, heads: int, **others: Any) -> Text:
-    sizes = {"vocab_size": vocab, "hidden_size": width, "intermediate_size": inner}
-    return Text(family, sizes | {"num_hidden_layers": layers, "num_attention_heads": heads} | others)
 
 
 _GATE_UP, _DOWN = "model.layers.{n}.mlp.experts.gate_up_proj", "model.layers.{n}.mlp.experts.down_proj"
@@ -62,88 +47,26 @@ _FUSED = (
     Rule(_GATE_UP, _BOTH, each(split, 2)),
     Rule(_DOWN, "blocks.{n}.mlp.experts.{e}.down.weight", stack),
 )
-_VL = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6, "max_window_layers": 80}
-_OMNI = {"num_key_value_heads": 4, "rope_theta": 1e6, "tie_word_embeddings": True}
-_MOE = {"moe_intermediate_size": 1408, "num_experts_per_tok": 4, "num_experts": 60}
-_MOE |= {
-    "norm_topk_prob": True,
-    "tie_word_embeddings": True,
-    "num_key_value_heads": 16,
-    "rope_theta": 5e5,
-    "max_position_embeddings": 128_000,
-}
-_GLM = {"rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0}
-_GLM["head_dim"] = None  # width / heads
-_GLM_OCR = {"num_key_value_heads": 8, "attention_bias": False, "max_position_embeddings": 131_072}
-_GRANITE = {"embedding_multiplier": 12.0, "logits_scaling": 4.0, "residual_multiplier": 0.263}
-_GRANITE |= {
-    "max_position_embeddings": 32_768,
-    "attention_multiplier": 1 / 64,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-}
-_PADDLE = {"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1e-5, "rope_theta": 5e5}
-_PADDLE |= {"max_position_embeddings": 131_072, "tie_word_embeddings": True}
-# transformers 4 wrote of a ``text_config`` only what differs from its class's values.
-TEXTS = {
-    "llama": _text("llama", 32_000, 4096, 11_008, 32, 32),
-    "mistral": _text("mistral", 32_000, 4096, 14_336, 32, 32),
-    "qwen2": _text("qwen2", 151_936, 4096, 22_016, 32, 32),
-    "qwen3": _text("qwen3", 151_936, 4096, 22_016, 32, 32),
-    "gemma": _text("gemma", 256_000, 3072, 24_576, 28, 16),
-    "gemma2": _text("gemma2", 256_000, 2304, 9216, 26, 8),
-    "gemma4_unified_text": Text("gemma4_text", {"hidden_size_per_layer_input": 0}),
-    "gemma3_text": _text("gemma3_text", 262_208, 2304, 9216, 26, 8),
-    "cohere": _text("cohere", 256_000, 8192, 22_528, 40, 64),
-    "cohere2": _text("cohere2", 256_000, 8192, 22_528, 40, 64),
-    "granite": _text("granite", 32_000, 4096, 11_008, 32, 32),
-    "mllama_text_model": _text(
-        "llama",
-        128_256,
-        4096,
-        14_336,
-        40,
-        32,
-        num_key_value_heads=8,
-        rms_norm_eps=1e-5,
-        rope_theta=5e5,
-        max_position_embeddings=131_072,
-    ),
-    "emu3_text_model": _text(
-        "llama",
-        184_622,
-        4096,
-        14_336,
-        32,
-        32,
-        num_key_value_heads=8,
-        rms_norm_eps=1e-5,
-        rope_theta=1e6,
-        max_position_embeddings=9216,
-    ),
-    "qwen2_vl_text": _text("qwen2", 152_064, 8192, 29_568, 80, 64, **_VL),
-    "qwen2_5_vl_text": _text("qwen2", 152_064, 8192, 29_568, 80, 64, **_VL),
-    "qwen2_5_omni_text": _text("qwen2", 152_064, 3584, 18_944, 28, 28, **_OMNI),
-    "qwen3_vl_text": _text(
-        "qwen3", 151_936, 4096, 22_016, 32, 32, rope_theta=5e5, max_position_embeddings=128_000
-    ),
-    "qwen3_vl_moe_text": _text("qwen3_moe", 151_936, 2048, 5632, 24, 16, **_MOE)._replace(fused=True),
-    "qwen3_omni_moe_text": _text("qwen3_moe", 3584, 2048, 18_944, 28, 28, **_OMNI),
-    "glm4v_text": _text("glm4", 151_552, 4096, 13_696, 40, 32, **_GLM, max_position_embeddings=32_768),
-    "glm4v_moe_text": _text("glm4_moe", 151_424, 4096, 10_944, 46, 96, attention_bias=True),
-    "glm_ocr_text": _text("glm4", 59_392, 1024, 4096, 16, 16, **_GLM, **_GLM_OCR),
-    "granite4_vision_text": _text("granite", 32_000, 4096, 11_008, 32, 32),
-    "granite_docling_text": _text("granite", 133_800, 1024, 2048, 28, 16, num_key_value_heads=4, **_GRANITE),
-    "paddleocr_vl_text": _text("llama", 103_424, 1024, 3072, 18, 16, **_PADDLE)._replace(
-        renamed={"use_bias": ("attention_bias", "mlp_bias")}
-    ),
-}
-# Wrappers whose config.json may have the text's keys beside the others, and the type of their text.
-FLAT = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text", "paddleocr_vl": "paddleocr_vl_text"}
-FLAT |= {"qwen3_vl": "qwen3_vl_text"}
 # Wrappers whose class in transformers computes what its text model's own class computes of the last states.
 SCALING = ("paligemma", "gemma3n", "gemma4", "gemma4_unified", "granite4_vision", "granite_docling")
 PREFIX_LM = "paligemma"
+# Wrappers whose logits of a text were compared with Cutaway's (tests/parity/test_wrappers.py).
+COMPARED = frozenset(
+    re.findall(
+        r"\S+",
+        """
+    aya_vision blip-2 cohere2_vision deepseek_vl deepseek_vl_hybrid emu3 exaone4_5 gemma3 gemma4
+    gemma4_unified glm46v glm4v glm4v_moe glm_ocr glmasr got_ocr2 granite4_vision granite_docling
+    granite_speech granite_speech_plus hunyuan_vl idefics2 idefics3 instructblip internvl janus
+    kimi_k25 lfm2_vl lighton_ocr llava llava_next llava_next_video llava_onevision minicpm_ocr
+    minicpmv4_6 minicpmv4_7 mistral3 mllama moss_transcribe_diarize nemotron_h_omni omniasr ovis2
+    paddleocr_vl paligemma pp_chart2table qianfan_ocr qwen2_5_omni qwen2_5_omni_thinker qwen2_5_vl
+    qwen2_audio qwen2_vl qwen3_5 qwen3_5_moe qwen3_asr qwen3_omni_moe qwen3_omni_moe_thinker
+    qwen3_vl qwen3_vl_moe shieldgemma2 smolvlm vibevoice_asr video_llama_3 video_llava vipllava
+    voxtral
+    """,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -166,6 +89,11 @@ class Part:
     def notes(self, config: Model) -> list[str]:
         """Where transformers' wrapper computes something else than Cutaway, which follows the text model."""
         found = []
+        if self.wrapper not in COMPARED:
+            found.append(
+                f"{self.where}: {self.wrapper} is no multimodal model that was compared with transformers: "
+                "its text is read as the text model alone"
+            )
         if isinstance(config, Decoder) and self.wrapper not in SCALING:
             scaled = {"its scale of the logits": config.logit_scale not in (None, 1.0)}
             scaled["its bound on the logits"] = config.softcap is not None
@@ -249,15 +177,11 @@ def _plain(text: Mapping[str, Any], own: Text | None, where: str) -> dict[str, A
         found.pop("num_experts", None)
     for key in ("rope_parameters", "rope_scaling"):
         section = found.get(key)
-        if not isinstance(section, dict) or "mrope_section" not in section:
+        if not isinstance(section, dict) or not section.keys() & set(SECTIONS):
             continue
-        sizes = section["mrope_section"]
-        if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
-            raise UserError(f"{where}: {key}.mrope_section is {quoted(sizes)}, not a list of sizes")
-        kept = {name: value for name, value in section.items() if not name.startswith("mrope_")}
-        for name in ("type", "rope_type"):
-            if kept.get(name) == "mrope":
-                kept[name] = "default"
+        kept = {name: value for name, value in section.items() if name not in SECTIONS}
+        for name in kept.keys() & {"type", "rope_type"}:
+            kept[name] = ROPE_WORDS.get(kept[name], kept[name]) if isinstance(kept[name], str) else kept[name]
         found[key] = kept
     return found
 
