@@ -34,7 +34,7 @@ _MOE |= {
     "rope_theta": 5e5,
     "max_position_embeddings": 128_000,
 }
-_GLM = {"rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0}
+_GLM: dict[str, Any] = {"rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0}
 _GLM["head_dim"] = None  # width / heads
 _GLM_OCR = {"num_key_value_heads": 8, "attention_bias": False, "max_position_embeddings": 131_072}
 _GRANITE = {"embedding_multiplier": 12.0, "logits_scaling": 4.0, "residual_multiplier": 0.263}

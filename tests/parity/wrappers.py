@@ -124,6 +124,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "kimi_k25": ("kimi_k25", "DeepseekV3Config", LATENT | {"first_k_dense_replace": 1}),
     "lfm2_vl": ("lfm2_vl", "Lfm2Config", {"full_attn_idxs": [1], "block_multiple_of": 16}),
     "lighton_ocr": ("lighton_ocr", *QWEN3),
+    "llama4": (
+        "llama4",
+        "Llama4TextConfig",
+        {"head_dim": 8, "intermediate_size_mlp": 40, "num_local_experts": 4, "rope_parameters": PLAIN},
+    ),
     "llava": ("llava", *LLAMA),
     "llava-mistral": ("llava", "MistralConfig", {"sliding_window": None}),
     "llava-gemma2": ("llava", "Gemma2Config", {"head_dim": 16, "sliding_window": 8}),
@@ -224,6 +229,6 @@ def model(case: str) -> Any:
 def logits(model: Any) -> torch.Tensor:
     """The wrapper's logits of a text alone, those of its text model where it wants to see an image."""
     with torch.no_grad():
-        if model.config.model_type in ("blip-2", "instructblip"):
+        if model.config.model_type in ("blip-2", "instructblip", "llama4"):
             return model.language_model(tiny.IDS).logits
         return model(input_ids=tiny.IDS).logits
