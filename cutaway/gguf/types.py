@@ -96,7 +96,7 @@ def row_bytes(type: str, width: int) -> int:
 if TYPE_CHECKING:
     Bytes = np.ndarray
 else:
-    Bytes = Any  # an array, or what makes rows of one when it is indexed (weights/mxfp4.py)
+    Bytes = Any  # an array, or what makes rows of one when it is indexed (weights/quantized)
 
 
 @dataclass(frozen=True, eq=False)

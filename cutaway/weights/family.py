@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn
 
-from cutaway.errors import UserError, quoted
+from cutaway.errors import UserError
 from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Model, kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
@@ -216,7 +216,7 @@ class Family:
         str, ...
     ] = ()  # keys that list a number of each layer, tensors ``blk.{n}.KEY`` in ``gguf``
     gguf_joined: tuple[Rule, ...] = ()  # of a GGUF file whose keys and values of latents are in one matrix
-    hf_mxfp4: tuple[Rule, ...] = ()  # in a folder whose experts are packed as MXFP4 (weights/mxfp4.py)
+    hf_mxfp4: tuple[Rule, ...] = ()  # in a folder whose experts are MXFP4 (weights/quantized/mxfp4.py)
     also_ignored: Callable[[Any], tuple[str, ...]] | None = None  # in a folder of such a model
     ignored_gguf: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()  # names in a folder that repeat the shared table
@@ -247,14 +247,8 @@ class Family:
 
     def read(self, fields: Fields) -> Model:
         """The model that a file describes; UserError for a key that is neither read nor harmless."""
-        if not fields.gguf and (quantized := fields.section("quantization_config")):
-            method = quantized.text("quant_method", "unknown")
-            if method != "mxfp4" or not self.hf_mxfp4:
-                raise fields.refusal(
-                    "quantization_config",
-                    f"says the weights are quantized by {quoted(method)}, which is not read: "
-                    "take the unquantized model, or a GGUF file of it",
-                )
+        for key in () if fields.gguf else ("quantization_config", "compression_config"):
+            fields.get(key)  # read with the weights (weights/quantized)
         known: Settings = {"where": fields.where}
         for row in self.rows:
             known |= row.read(fields, known, self)

@@ -20,7 +20,7 @@ from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
 from cutaway.native import mapped_files
 from cutaway.store.reading import parsed, text
-from cutaway.weights import families, mxfp4, quant, rules, safetensors, wrappers
+from cutaway.weights import families, quant, quantized, rules, safetensors, wrappers
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
@@ -188,6 +188,9 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 
 def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     data, where, theirs = parsed(folder / "config.json"), folder / "config.json", _safetensors(folder)
+    method = quantized.of_folder(data, folder, where)
+    if method is not None:
+        theirs = method.joined(theirs, folder)
     part = wrappers.text_of(data, theirs, folder)
     if part is not None:
         data, where, theirs = part.config, part.where, part.weights
@@ -206,8 +209,8 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
         theirs = _without_copies(theirs, family, folder)
     unused = family.also_ignored(config) if family.also_ignored else ()
     names = part.rules(family) if part else family.hf
-    if data.get("quantization_config"):  # of which ``family.read`` lets MXFP4 pass
-        names, theirs = family.hf_mxfp4, mxfp4.joined(theirs, folder)
+    if method is not None:
+        names = quantized.names(method, family, names, where)
     tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
     left_out = part.left_out if part else ()
     for note in part.notes(config) if part else ():

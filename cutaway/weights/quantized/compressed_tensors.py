@@ -1,0 +1,221 @@
+"""compressed-tensors, what LLM Compressor writes: groups of modules, each with a scheme of its own.
+
+A scheme's layout shows in what is stored beside ``weight_scale``: ``weight`` of type I8 or F8_E4M3 (naive,
+int and float quantized, MXFP8); ``weight_packed`` int32 (pack-quantized: numbers of 1 to 8 bits, signed,
+stored with half their range added, the lowest bits first and across words); ``weight_packed`` uint8 (NVFP4
+with a ``weight_global_scale`` that divides, MXFP4 with bytes for scales). ``weight_zero_point`` is taken off,
+packed along the rows in pack-quantized; ``weight_g_idx`` is the group of each column.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from cutaway.errors import quoted
+from cutaway.gguf import Packed
+from cutaway.weights.fields import Fields
+from cutaway.weights.quantized import fp4, fp8
+from cutaway.weights.quantized.integers import Grouped
+from cutaway.weights.quantized.integers import fields as fields_of
+from cutaway.weights.quantized.method import Method, keys, listed, matches
+from cutaway.weights.quantized.stored import FLOATS, WHOLE, Stored
+
+FORMATS = (
+    "pack-quantized",
+    "int-quantized",
+    "float-quantized",
+    "naive-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+    "mxfp8-quantized",
+    "mixed-precision",
+)
+PARTS = ("_packed", "_scale", "_zero_point", "_shape", "_g_idx", "_global_scale")
+HARMLESS = keys(
+    """
+    quant_method global_compression_ratio version kv_cache_scheme run_compressed quantization_status
+    """
+)
+HARMLESS += ("moe_sparsity_config", "use_optimized_inference", "dequantize", "producer", "quant_algo")
+STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the weights of some modules are quantised."""
+
+    targets: tuple[str, ...]
+    bits: int
+    float: bool
+    symmetric: bool
+    group: int | None
+    block: tuple[int, int] | None
+
+    @property
+    def words(self) -> str:
+        kind = "float" if self.float else "int"
+        group = f" in groups of {self.group}" if self.group else ""
+        block = f" in blocks of {self.block[0]} x {self.block[1]}" if self.block else ""
+        return f"{kind}{self.bits}{group}{block}"
+
+
+def read(fields: Fields) -> Method:
+    """The method of a config's section."""
+    format = fields.text("format", "pack-quantized")
+    if format not in FORMATS:
+        raise fields.refusal("format", f"is {quoted(format)}: read are {', '.join(FORMATS)}")
+    fields.only("quantization_status", ("compressed", None), "a model whose quantization is not finished")
+    sparse = fields.section("sparsity_config")
+    if sparse and sparse.data:
+        sparse.only("format", ("dense", None), "sparse weights")
+    for key in ("transform_config", "spin_config"):
+        if (turned := fields.section(key)) and any(value for value in turned.data.values()):
+            raise fields.refusal(key, "rotates the weights, which is not read: take a model without it")
+    groups = fields.section("config_groups")
+    if groups is None or not groups.data:
+        raise fields.refusal("config_groups", "is missing: it should say how each group of modules is stored")
+    names = [key.removeprefix(groups.prefix) for key in groups.data]
+    schemes = tuple(scheme for name in names if (scheme := _scheme(groups, name)))
+    if not schemes:
+        raise fields.refusal("config_groups", "quantizes no weights")
+    ignored = listed(fields, "ignore")
+    fields.finish(HARMLESS, "compressed-tensors has")
+    one = schemes[0] if len(schemes) == 1 else None
+    return Method(
+        "compressed-tensors",
+        PARTS,
+        lambda stored: _weight(stored, schemes),
+        takes=lambda name, found: (
+            any(part in found for part in PARTS) and bool({"", "_packed"} & found.keys())
+        ),
+        bits=one.bits if one else None,
+        group=one.group if one else None,
+        also=format if one else " and ".join(scheme.words for scheme in schemes),
+        ignored=ignored,
+    )
+
+
+def _scheme(groups: Fields, name: str) -> Scheme | None:
+    """One group of modules, None where its weights are not quantised."""
+    own = groups.section(name)
+    weights = own.section("weights") if own else None
+    if own is None:
+        raise groups.refusal(name, "should hold a scheme and its targets")
+    targets = listed(own, "targets")
+    if weights is None:
+        return None
+    strategy = weights.text("strategy", None)
+    if strategy not in (*STRATEGIES, None):
+        raise weights.refusal("strategy", f"is {quoted(strategy)}: read are {', '.join(STRATEGIES)}")
+    weights.only("dynamic", (False, None), "weights whose scales are not stored")
+    kind = weights.choice("type", {"int": False, "float": True}, "int")
+    group = weights.integer("group_size", None, low=-1)
+    return Scheme(
+        targets,
+        weights.integer("num_bits", 8, low=1, high=8),
+        kind,
+        weights.flag("symmetric", True),
+        None if group in (None, -1, 0) else group,
+        _block(weights),
+    )
+
+
+def _block(weights: Fields) -> tuple[int, int] | None:
+    """The rows and columns of a block, which older versions write as 128x128."""
+    value = weights.get("block_structure")
+    if isinstance(value, str) and (found := re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", value)):
+        return int(found[1]), int(found[2])
+    return fp8.block_of(weights, "block_structure")
+
+
+def _of(stored: Stored, schemes: tuple[Scheme, ...]) -> Scheme:
+    """The scheme of a module: by its name before by its class; UserError where several could be."""
+    module = stored.name.removesuffix(".weight")
+    named = [each for each in schemes if any(matches(target, module) for target in each.targets)]
+    if named:
+        return named[0]
+    classes = [each for each in schemes if any(target.isidentifier() for target in each.targets)]
+    found = classes or list(schemes)
+    if len(found) == 1 or len({(each.bits, each.symmetric, each.block) for each in found}) == 1:
+        return found[0]
+    raise stored.refusal("fits no target of the config_groups: get the folder's own config.json")
+
+
+def _weight(stored: Stored, schemes: tuple[Scheme, ...]) -> Packed:
+    type = stored.type("_packed") or stored.type("")
+    if type in fp8.EIGHT:
+        return fp8.weight(stored, _of(stored, schemes).block)
+    if type == "I32":
+        return _numbers(stored, _of(stored, schemes))
+    if type == "I8":
+        return _bytes(stored, _of(stored, schemes))
+    if type == "U8":
+        return fp4.weight(stored, "_packed", "_scale", "_global_scale", divides=True)
+    if type in FLOATS:
+        raise stored.refusal(f"is stored as {type} beside its scales: it is not quantized yet")
+    raise stored.refusal(f"is stored as {type or 'nothing'}, which compressed-tensors does not write")
+
+
+def _bytes(stored: Stored, scheme: Scheme) -> Packed:
+    q = stored.array("", ("I8",), (None, None))
+    rows, columns = q.shape
+    scale = _grid(stored, stored.floats("_scale"), q.shape, scheme)
+    zero = None
+    if "_zero_point" in stored:
+        zero = _grid(stored, stored.array("_zero_point", WHOLE).astype(np.int16), q.shape, scheme)
+    low, high = -(1 << scheme.bits - 1), (1 << scheme.bits - 1) - 1
+    return Grouped((rows, columns), lambda a, b: q[a:b].astype(np.int16), scale, zero, low, high).packed(
+        stored
+    )
+
+
+def _grid(stored: Stored, values: np.ndarray, shape: tuple[int, ...], scheme: Scheme) -> np.ndarray:
+    """Scales or zeros as [rows or 1, groups]: of a matrix, of rows, of groups or of blocks of rows."""
+    rows, columns = shape
+    if values.size == 1:
+        return values.reshape(1, 1)
+    if values.shape == (rows,):
+        return values[:, None]
+    if values.ndim == 2 and values.shape[0] == rows and values.shape[1] and columns % values.shape[1] == 0:
+        return values
+    block = scheme.block
+    if block and values.shape == (-(-rows // block[0]), -(-columns // block[1])) and columns % block[1] == 0:
+        return values[np.arange(rows) // block[0]]
+    raise stored.refusal(
+        f"is {rows} x {columns} and has scales of {' x '.join(map(str, values.shape))}, which do not fit it"
+    )
+
+
+def _numbers(stored: Stored, scheme: Scheme) -> Packed:
+    shape = stored.array("_shape", ("I64", "I32"), (2,))
+    rows, columns = (int(n) for n in shape)
+    bits, half = scheme.bits, np.int16(1 << scheme.bits - 1)
+    if rows < 1 or columns < 1 or scheme.float:
+        raise stored.refusal(f"is {rows} x {columns} of {scheme.words}, which pack-quantized is not")
+    words = stored.array("_packed", ("I32",), (rows, -(-columns * bits // 32)))
+    scale = _grid(stored, stored.floats("_scale"), (rows, columns), scheme)
+    order = None
+    if "_g_idx" in stored:
+        order = stored.array("_g_idx", ("I32", "I64"), (columns,)).astype(np.int64)
+        if (order == -1).all() or _is_plain(order, scale.shape[1]):
+            order = None
+    zero = None
+    if "_zero_point" in stored:
+        groups = scale.shape[1]
+        packed = stored.array("_zero_point", ("I32",), (-(-len(scale) * bits // 32), groups))
+        zero = (fields_of(packed.T, bits, len(scale)) - half).T
+    elif not scheme.symmetric:
+        raise stored.refusal("has no weight_zero_point, and its scheme is not symmetric")
+
+    def q(first: int, last: int) -> np.ndarray:
+        return fields_of(words[first:last], bits, columns) - half
+
+    return Grouped((rows, columns), q, scale, zero, -int(half), int(half) - 1, order).packed(stored)
+
+
+def _is_plain(order: np.ndarray, groups: int) -> bool:
+    """Whether a g_idx names groups of neighbours, all of one size."""
+    return len(order) % groups == 0 and bool((order == np.arange(len(order)) // (len(order) // groups)).all())
