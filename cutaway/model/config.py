@@ -247,6 +247,26 @@ class Decoder(Bounded):
 
 
 @dataclass(frozen=True)
+class Convolution(Bounded):
+    """A convolution of embeddings, which is added to the first layer's output (DeBERTa-v2); it has ``reach``
+    tokens to either side.
+    """
+
+    reach: Natural
+    activation: Literal["tanh", "gelu", "relu"] = "tanh"
+
+    @property
+    def kernel(self) -> int:
+        """How many embeddings it reads for one."""
+        return 2 * self.reach + 1
+
+    def weights(self, width: int, norm: Norm) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its name."""
+        own = {"conv.weight": (width, width, self.kernel), "conv.bias": (width,)}
+        return own | {f"norm.{name}": shape for name, shape in norm.weights(width).items()}
+
+
+@dataclass(frozen=True)
 class Encoder(Bounded):
     """A stack of blocks that reads a whole text, both sides, and gives a vector for each token (1810.04805).
 
@@ -259,7 +279,7 @@ class Encoder(Bounded):
     have an ``embedding_width`` of their own, a matrix takes them to ``width`` (ALBERT, 1909.11942). ``order``
     lists the blocks that are run, by their numbers, where some are run several times (ALBERT). The embedding
     of the id ``mask`` is zero, and others grow by as much as is missing (ESM). The first row of a table of
-    ``tasks`` is added to each embedding (ERNIE).
+    ``tasks`` is added to each embedding (ERNIE). ``convolution`` is one beside the first layer (DeBERTa-v2).
     """
 
     vocab: Count
@@ -279,6 +299,7 @@ class Encoder(Bounded):
     order: tuple[Natural, ...] = ()
     mask: Natural | None = None
     tasks: Natural = 0
+    convolution: Convolution | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -323,6 +344,9 @@ class Encoder(Bounded):
             out |= {f"{name}.{p}": shape for p, shape in self.norm.weights(width).items()} if there else {}
         if self.embedding_width is not None:
             out |= {"projection.weight": (self.width, own), "projection.bias": (self.width,)}
+        if self.convolution is not None:
+            own_shapes = self.convolution.weights(self.width, self.norm)
+            out |= {f"convolution.{name}": shape for name, shape in own_shapes.items()}
         return out | _of_blocks(self.blocks, self.width, self.one_relative)
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
+from cutaway.layers.config import Norm
 from cutaway.model import block
 from cutaway.model import config as conf
 from cutaway.position.rope import RotaryEmbedding, Rotation
@@ -41,6 +43,22 @@ class Block(nn.Module):
         return tap("out", self.mlp_norm(middle + self.mlp(middle)))
 
 
+class Convolution(nn.Module):
+    """norm(x + act(conv(embeddings))): near embeddings beside the first layer's output."""
+
+    def __init__(self, config: conf.Convolution, width: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, config.kernel, padding=config.reach)
+        self.activation = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}[config.activation]
+        self.norm = norm.build(width)
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], embedded: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"]
+    ) -> Float[Tensor, "b t d"]:
+        near = embedded.masked_fill((pos < 0)[..., None], 0.0)  # padding is as what is beyond a text: nothing
+        return self.norm(x + self.activation(self.conv(near.mT).mT))
+
+
 class Encoder(nn.Module):
     """A pure function of its config. Taps ``embed`` [b t d] and each block's values."""
 
@@ -56,6 +74,8 @@ class Encoder(nn.Module):
         self.projection = nn.Linear(own, config.width) if config.embedding_width else nn.Identity()
         kind = block.Block if config.norm_first else Block
         self.blocks = nn.ModuleList(kind(each, config.width) for each in config.blocks)
+        own_conv = config.convolution
+        self.convolution = own_conv and Convolution(own_conv, config.width, config.norm)
         if config.one_relative:
             block.share_relative(self.blocks)
         self.last_norm = config.norm.build(config.width) if config.norm_first else nn.Identity()
@@ -79,16 +99,18 @@ class Encoder(nn.Module):
         """
         if in_order is None:
             in_order = bool((pos == torch.arange(pos.shape[1], device=pos.device)).all())
-        x = tap("embed", self.projection(self.norm(self._embedded(ids, pos, segments))))
+        x = embedded = tap("embed", self.projection(self.norm(self._embedded(ids, pos, segments))))
         positions = Positions(pos, shared={})
         rotations = [rotary.rotation(pos) for rotary in self.rotary]
-        for number in self.config.layers:
-            each, n = self.blocks[number], self.rotary_of_block[number]
-            rotation = None if n is None else rotations[n]
+        for n, number in enumerate(self.config.layers):
+            each, which = self.blocks[number], self.rotary_of_block[number]
+            rotation = None if which is None else rotations[which]
             if isinstance(each, block.Block):
                 x, _ = each(x, positions, rotation, in_order, None)
             else:
                 x = each(x, positions, rotation, in_order)
+            if n == 0 and self.convolution is not None:
+                x = self.convolution(x, embedded, pos)
         return self.last_norm(x)
 
     def _embedded(

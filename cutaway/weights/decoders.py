@@ -9,7 +9,7 @@ from typing import Any
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.attention.common.heads import Heads
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.config import Block, Decoder, Encoder, kind_of
 from cutaway.position import rope
 from cutaway.weights.family import Settings
 
@@ -28,9 +28,10 @@ OF_HEADS = (
 OF_BLOCK = ("pre_norm", "post_norm", "parallel", "residual")
 OF_DECODER = ("tied", "embedding_scale", "position", "softcap", "logit_scale", "embedding_norm", "head_bias")
 OF_ENCODER = ("segments", "offset", "norm_first", "embedding_norm", "learned", "one_relative")
-OF_ENCODER += ("embedding_width", "order", "mask", "tasks")
+OF_ENCODER += ("embedding_width", "order", "mask", "tasks", "convolution")
+OF_EXPERTS = ("normalised", "shared_gate", "limit", "out_scale")
 OF_ROUTER = {name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two")}
-OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale"}
+OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale", "jitter": "jitter"}
 
 
 def heads(count: int, kv_heads: int, window: int | None = None, **rest: Any) -> Heads:
@@ -51,7 +52,7 @@ def decoder(known: Settings) -> Decoder:
     windows = known.get("windows") or (known.get("window"),) * layers
     each = zip(
         windows,
-        known.get("ropes") or _positions(known, windows),
+        known.get("ropes") or positions(known, windows),
         known.get("dense") or ("experts" not in known,) * layers,
         strict=True,
     )
@@ -90,7 +91,7 @@ def decoder(known: Settings) -> Decoder:
     )
 
 
-def _positions(known: Settings, windows: Sequence[int | None]) -> list[rope.Config | None]:
+def positions(known: Settings, windows: Sequence[int | None]) -> list[rope.Config | None]:
     """The rotary positions of each layer: local ones may have their own, and some have none."""
     near = known.get("local_rope") or known["rope"]
     nope = known.get("nope") or (False,) * len(windows)
@@ -112,13 +113,13 @@ def _sparse(known: Settings) -> MoE:
         shared=known.get("shared") or 0,
         bias=known.get("expert_bias", False),
         router=Router(**{name: known[key] for name, key in OF_ROUTER.items() if key in known}),
-        **{name: known[name] for name in ("normalised", "shared_gate", "limit") if name in known},
+        **{name: known[name] for name in OF_EXPERTS if name in known},
     )
 
 
 def window_of(attention: Any) -> int | None:
     """The window of a local layer."""
-    return attention.window if isinstance(attention, local.Config) else None
+    return attention.window if kind_of(attention) in ("local", "gated") else None
 
 
 def settings(config: Decoder | Encoder) -> Settings:
@@ -158,7 +159,7 @@ def settings(config: Decoder | Encoder) -> Settings:
     known["side_by_side"] = known["parallel"] is not None
     if sparse is not None:
         known |= {"experts": sparse.experts, "top_k": sparse.top_k, "expert_hidden": sparse.hidden}
-        known |= {name: getattr(sparse, name) for name in ("normalised", "shared", "limit")}
+        known |= {name: getattr(sparse, name) for name in ("shared", *OF_EXPERTS)}
         known |= {"expert_bias": sparse.bias}
         known |= {key: getattr(sparse.router, name) for name, key in OF_ROUTER.items()}
     if isinstance(config, Encoder):

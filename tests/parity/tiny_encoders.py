@@ -9,6 +9,7 @@ BERT |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddi
 NARROW = BERT | {"embedding_size": 20}
 PLAIN = {"eos_token_id": None, "bos_token_id": None}
 EURO = {"bos_token_id": 0, "eos_token_id": 2, "mask_token_id": 3}
+RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "electra-1": ("ElectraConfig", NARROW),
     "electra-2": (
@@ -64,6 +65,29 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         BERT | {"position_embedding_type": "rotary", "token_dropout": True, "mask_token_id": 7},
     ),
     "squeezebert-1": ("SqueezeBertConfig", BERT | {"embedding_size": 48}),
+    "deberta-1": ("DebertaConfig", BERT | RELATIVE | {"type_vocab_size": 2}),
+    "deberta-2": (
+        "DebertaConfig",
+        BERT
+        | RELATIVE
+        | {"pos_att_type": "c2p", "position_biased_input": False, "max_relative_positions": 9},
+    ),
+    "deberta_v2-1": (
+        "DebertaV2Config",
+        BERT
+        | RELATIVE
+        | {"position_buckets": 12, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
+        | {"position_biased_input": False, "pos_att_type": "p2c|c2p"},
+    ),
+    "deberta_v2-2": (
+        "DebertaV2Config",
+        BERT
+        | RELATIVE
+        | {"conv_kernel_size": 3, "conv_act": "gelu", "position_buckets": 8, "type_vocab_size": 2}
+        | {"max_relative_positions": 30},
+    ),
+    "deberta_v2-3": ("DebertaV2Config", BERT | RELATIVE | {"pos_att_type": ["p2c"], "conv_kernel_size": 5}),
+    "deberta_v2-4": ("DebertaV2Config", BERT | {"layer_norm_eps": 1e-3}),
     "splinter-1": ("SplinterConfig", BERT | {"question_token_id": 9, "type_vocab_size": 4}),
 }
 IN_GGUF = (
@@ -75,4 +99,5 @@ IN_GGUF = (
     "ernie-1",
     "bert_generation-1",
     "splinter-1",
+    "deberta_v2-4",
 )

@@ -105,6 +105,7 @@ def encoder(known: Settings) -> Encoder:
         bias=biased,
         out_bias=biased,
     )
+    attention = known.get("mixer") or attention
     gated = known.get("gated", False)
     mlp = MLP(
         known["hidden"],
