@@ -463,6 +463,8 @@ MORE |= {
 GEMMA4 = {"num_hidden_layers": 4, "head_dim": 8, "global_head_dim": 16, "sliding_window": 8}
 GEMMA4 |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size": 48}
 GEMMA4 |= {"hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": VOCAB}
+GEMMA4_MOE = GEMMA4 | {"hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 4}
+GEMMA4_MOE |= {"top_k_experts": 2, "moe_intermediate_size": 32}
 MORE |= {
     "gemma4": (  # the shapes of E2B, E4B and 12B
         "Gemma4TextConfig",
@@ -473,6 +475,12 @@ MORE |= {
         GEMMA4
         | {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
         | {"attention_bias": True, "num_hidden_layers": 3, "layer_types": ["sliding_attention"] * 3},
+        GEMMA4_MOE
+        | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+        | {"final_logit_softcapping": 4.0},
+        GEMMA4_MOE
+        | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "top_k_experts": 1}
+        | {"hidden_size_per_layer_input": 6, "final_logit_softcapping": 4.0},
     ),
 }
 STATES = {"num_heads": 6, "head_dim": 16, "hidden_size": 48, "n_groups": 2, "state_size": 8}
@@ -595,7 +603,7 @@ MORE_IN_GGUF = re.findall(
 MORE_IN_GGUF += tiny_decoders.MORE_IN_GGUF
 MORE_IN_GGUF += tiny_recurrent.MORE_IN_GGUF
 # Families or cases that the runtime does not run, and why.
-UNPACKED: dict[str, str] = {**tiny_recurrent.UNPACKED}
+UNPACKED: dict[str, str] = {**tiny_recurrent.UNPACKED, **tiny_decoders.UNPACKED}
 FOLDED = {"falcon_h1-1", "falcon_h1-4"}  # whose GGUF has another config, and the multipliers in its weights
 SCALED = {"gemma3-scaled", "gemma2-2"}  # whose GGUF has their factor of attention scores in the queries
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}

@@ -1,8 +1,8 @@
 """Gemma 4 (2026), text: Gemma 3's blocks with wider global heads, in which a quarter of all pairs rotates.
 
 Values are normed, scores are not scaled, the last layers may read the keys and values of earlier ones, and
-small models give each block an embedding of each token. Norms hold the factor itself. The mixture of experts
-of the largest is not read.
+small models give each block an embedding of each token. Norms hold the factor itself. In the 26B there are
+experts beside the MLP of each layer, both normed before and after.
 """
 
 from dataclasses import replace
@@ -12,7 +12,7 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import made
-from cutaway.layers.config import MLP, Norm, PerLayer
+from cutaway.layers.config import MLP, MoE, Norm, PerLayer
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.position import rope
 from cutaway.position.scaling import Proportional
@@ -21,9 +21,9 @@ from cutaway.weights.families import gemma3, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule, each, same, split, stack
 
-ALIASES = ("gemma4_text", "gemma4_unified", "gemma4_unified_text")
+ALIASES = ("gemma4_text",)
 BASES = {FULL: 1_000_000.0, SLIDING: 10_000.0}
 NAMES = {FULL: "rope", SLIDING: "local_rope"}
 
@@ -222,6 +222,30 @@ class Widths(Row):
         return {"feed_forward_length": shorter([hidden] * (known["layers"] - shared) + wide)}
 
 
+class Experts(Row):
+    """The experts beside each layer's MLP, where there are any."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        keys = EXPERTS[fields.gguf]
+        if fields.gguf:
+            there = bool(fields.integer(keys["experts"], 0, low=0))
+        else:
+            there = fields.flag("enable_moe_block") if fields.stated("enable_moe_block") else False
+        found = {name: fields.integer(key) if there else fields.get(key) for name, key in keys.items()}
+        return found if there else dict.fromkeys(found)
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        there = known["experts"] is not None
+        named = {key: known[name] for name, key in EXPERTS[gguf].items()} if there else {}
+        return named if gguf else {"enable_moe_block": there, **named}
+
+
+EXPERTS = (
+    {"experts": "num_experts", "top_k": "top_k_experts", "expert_hidden": "moe_intermediate_size"},
+    {"experts": "expert_count", "top_k": "expert_used_count", "expert_hidden": "expert_feed_forward_length"},
+)
+
+
 class Table(Field):
     """The rows of the per-layer table, which GGUF has no key for."""
 
@@ -272,7 +296,10 @@ def decoder(known: Settings) -> Decoder:
             kv_layer=source,
         )
         hidden = known["hidden"] * (2 if known["double"] and source is not None else 1)
-        mlp = MLP(hidden, known["activation"])
+        mlp: MLP | MoE = MLP(hidden, known["activation"])
+        if known["experts"] is not None:
+            sizes = known["experts"], known["top_k"], known["expert_hidden"]
+            mlp = MoE(*sizes, known["activation"], shared=hidden, norms=norm)
         return Block(attention, mlp, norm, post_norm=True, per_layer=known["per_layer"] or None, scaled=True)
 
     shared = known["shared_layers"]
@@ -295,16 +322,22 @@ def settings(config: Decoder | Encoder) -> Settings:
     each: list[tuple[Any, Any]] = [(block.attention, block.mlp) for block in config.blocks]
     far = next(attention for attention, _ in reversed(each))
     near = next((attention for attention, _ in each if decoders.window_of(attention) is not None), far)
-    shared = [mlp.hidden for attention, mlp in each if attention.kv_layer is not None]
+    sparse = next((mlp for _, mlp in each if isinstance(mlp, MoE)), None)
+    widths = [mlp.shared if isinstance(mlp, MoE) else mlp.hidden for _, mlp in each]
+    shared = [width for width, (of, _) in zip(widths, each, strict=True) if of.kv_layer is not None]
     of = getattr(config, "per_layer", None)
     return known | {
+        "hidden": widths[0],
+        "experts": sparse and sparse.experts,
+        "top_k": sparse and sparse.top_k,
+        "expert_hidden": sparse and sparse.hidden,
         "value_of_key": any(attention.value_of_key for attention, _ in each),
         "head_size": near.key_size,
         "kv_heads": near.groups,
         "global_size": far.key_size,
         "global_kv": far.groups,
         "shared_layers": len(shared),
-        "double": bool(shared) and shared[0] == 2 * known["hidden"],
+        "double": bool(shared) and shared[0] == 2 * widths[0],
         "per_layer": of.size if of else 0,
         "per_layer_vocab": of.vocab if of else known["vocab"],
     }
@@ -324,8 +357,17 @@ def unused(config: Decoder | Encoder) -> tuple[str, ...]:
     return tuple(f"model.layers.{n}.self_attn.{name}.weight" for n in layers for name in names)
 
 
-MIXTURE = ("num_experts", "top_k_experts", "moe_intermediate_size")
-PER_LAYER = "per_layer_input"
+LAYER, EXPERT = "model.layers.{n}", "blocks.{n}.mlp.experts.{e}"
+BOTH = (f"{EXPERT}.gate.weight", f"{EXPERT}.up.weight")
+
+
+def mixture(norms: tuple[tuple[str, str], ...], mlp: tuple[tuple[str, str], ...]) -> tuple[Rule, ...]:
+    """The names that a dense layer has, of the MLP beside experts, and those of the norms around both."""
+    beside = ((theirs, ours.replace(".mlp.", ".mlp.shared.")) for theirs, ours in mlp)
+    return naming.weights(*norms, *beside)
+
+
+HF_MLP = tuple((f"{LAYER}.mlp.{name}_proj", f"blocks.{{n}}.mlp.{name}") for name in ("gate", "up", "down"))
 FAMILY = llama.FAMILY.but(
     "gemma4",
     "Gemma4ForCausalLM",
@@ -341,7 +383,21 @@ FAMILY = llama.FAMILY.but(
             ("model.embed_tokens_per_layer", "per_layer.embedding"),
             ("model.per_layer_model_projection", "per_layer.projection"),
             ("model.per_layer_projection_norm", "per_layer.norm"),
+            (f"{LAYER}.router.proj", "blocks.{n}.mlp.router"),
         ),
+        *mixture(
+            (
+                (f"{LAYER}.pre_feedforward_layernorm", "blocks.{n}.mlp.shared_norm"),
+                (f"{LAYER}.post_feedforward_layernorm_1", "blocks.{n}.mlp.shared_post_norm"),
+                (f"{LAYER}.pre_feedforward_layernorm_2", "blocks.{n}.mlp.experts_norm"),
+                (f"{LAYER}.post_feedforward_layernorm_2", "blocks.{n}.mlp.experts_post_norm"),
+            ),
+            HF_MLP,
+        ),
+        Rule(f"{LAYER}.router.scale", "blocks.{n}.mlp.router_norm.weight", same),
+        Rule(f"{LAYER}.router.per_expert_scale", "blocks.{n}.mlp.expert_scale", same),
+        Rule(f"{LAYER}.experts.gate_up_proj", BOTH, each(split, 2)),
+        Rule(f"{LAYER}.experts.down_proj", f"{EXPERT}.down.weight", stack),
     ),
     gguf=(
         *naming.GGUF_PLAIN,
@@ -355,12 +411,26 @@ FAMILY = llama.FAMILY.but(
             ("per_layer_token_embd", "per_layer.embedding"),
             ("per_layer_model_proj", "per_layer.projection"),
             ("per_layer_proj_norm", "per_layer.norm"),
+            ("blk.{n}.ffn_gate_inp", "blocks.{n}.mlp.router"),
         ),
+        *mixture(
+            (
+                ("blk.{n}.ffn_norm", "blocks.{n}.mlp.shared_norm"),
+                ("blk.{n}.post_ffw_norm_1", "blocks.{n}.mlp.shared_post_norm"),
+                ("blk.{n}.pre_ffw_norm_2", "blocks.{n}.mlp.experts_norm"),
+                ("blk.{n}.post_ffw_norm_2", "blocks.{n}.mlp.experts_post_norm"),
+            ),
+            naming.GGUF_MLP,
+        ),
+        Rule("blk.{n}.ffn_gate_inp.scale", "blocks.{n}.mlp.router_norm.weight", same),
+        Rule("blk.{n}.ffn_down_exps.scale", "blocks.{n}.mlp.expert_scale", same),
+        Rule("blk.{n}.ffn_gate_up_exps.weight", BOTH, each(split, 2)),
+        Rule("blk.{n}.ffn_down_exps.weight", f"{EXPERT}.down.weight", stack),
     ),
     rows=(
         *(row for row in replaced(rows.SIZES, gemma3.ACTIVATION, *HEADS) if type(row) is not rotary.Rope),
         Field("hidden", "intermediate_size", None),
-        *rows.ONE_MLP,
+        Experts(),
         Layers(pattern=6, key=None),
         Field("shared_layers", "num_kv_shared_layers", "attention.shared_kv_layers", ANY, missing=0),
         Field("value_of_key", "attention_k_eq_v", None, FLAG),
@@ -372,7 +442,6 @@ FAMILY = llama.FAMILY.but(
         Table("per_layer_vocab", "vocab_size_per_layer_input", None),
         Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),
         *rows.biases("attention_bias"),
-        Only("enable_moe_block", None, (False,), "experts beside the MLP"),
         Only("use_bidirectional_attention", None, ("vision", None), "attention to later tokens"),
     ),
     build=decoder,
@@ -384,7 +453,7 @@ FAMILY = llama.FAMILY.but(
     nulls={"softcap": None},
     forget=("kv_heads", "head_size"),
     gguf_fixed={"activation": "gelu_tanh"},
-    harmless=MIXTURE,
+    sparse=None,
     ignored_gguf=(rotary.ROPE_FREQS, *(f"blk.*.attn_{name}.weight" for name in ("k", "v", "k_norm"))),
     also_ignored=unused,
 )
