@@ -91,6 +91,7 @@ def bodies() -> dict[str, list[tuple[str, Any]]]:
         for i in range(100)
     ]
     item = {"type": "message", "role": "user", "content": full}
+    ollama = {"messages": chat(long(33_000))["messages"]}
     reference = {"query": "ship", "documents": [TEXT] * 100, "pooling": "mean"}
     return {
         "/v1/chat/completions": [
@@ -130,7 +131,7 @@ def bodies() -> dict[str, list[tuple[str, Any]]]:
         "/v1/trace": [("300 tokens", {"text": long(1300), "values": ["out"], "layers": [3]})],
         "/tokenize": [("2 MB", {"content": full, "with_pieces": True})],
         "/detokenize": [("400,000 ids", {"ids": [400] * 400_000})],
-        "/api/chat": [("7,500 tokens", chat(long(33_000)) | {"max_tokens": None, "stream": False})],
+        "/api/chat": [("7,500 tokens", ollama | {"stream": False, "options": {"num_predict": 60}})],
         "/api/generate": [("60 tokens", {"prompt": TEXT, "stream": False, "options": {"num_predict": 60}})],
         "/api/embed": [("100 texts", {"input": [TEXT] * 100, "pooling": "mean"})],
         "/api/show": [("", {})],
