@@ -463,7 +463,7 @@ REFUSALS = {
     "overflow": (container([], [tensor("w", (1 << 32, 1 << 32), 0, 0)], 64), "larger than the file"),
     "huge and none": (container([], [tensor("w", (0, 1 << 62), 0, 0)], 64), "larger than the file"),
     "Q8_K": (container([], [tensor("w", (256,), 15, 0)], 512), "Q8_K, which is not supported"),
-    "NVFP4": (container([], [tensor("w", (256,), 40, 0)], 256), "NVFP4, which is not supported"),
+    "Q4_0_4_4": (container([], [tensor("w", (256,), 31, 0)], 256), "Q4_0_4_4, which is not supported"),
     "type": (container([], [tensor("w", (256,), 77, 0)], 128), "unknown type 77"),
     "block": (container([], [tensor("w", (33,), 2, 0)], 64), "not whole blocks of 32"),
     "outside": (container([], [tensor("w", (4,), 0, 64)], 64), "ends at byte"),

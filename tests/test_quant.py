@@ -37,6 +37,7 @@ HALVES = {
     "IQ4_XS": [0],
     "TQ1_0": [52],
     "TQ2_0": [64],
+    "Q1_0": [0],
 }
 
 
@@ -54,13 +55,25 @@ def random_packed(type: str, rows: int, blocks: int, seed: int = 0) -> Packed:
 
 
 def judged(packed: Packed) -> np.ndarray:
+    if packed.type == "Q1_0":  # which the gguf package sizes and does not unpack
+        return one_bit(packed)
     with np.errstate(all="ignore"):
         return dequantize(packed.data, gguf.GGMLQuantizationType[packed.type])
 
 
+def one_bit(packed: Packed) -> np.ndarray:
+    """ggml's dequantize_row_q1_0, value by value: d where the bit is set, else -d."""
+    assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType.Q1_0] == (128, 18)
+    values = []
+    for block in np.ascontiguousarray(packed.data).reshape(-1, 18):
+        d = block[:2].copy().view(np.float16)[0].astype(np.float32)
+        values += [d if block[2 + j // 8] >> (j % 8) & 1 else -d for j in range(128)]
+    return np.array(values, np.float32).reshape(packed.shape)
+
+
 def test_every_weight_type_has_a_definition():
     assert set(quant.READERS) == TYPES.keys() - set(NO_WEIGHTS)
-    assert set(HALVES) == set(quant.PARTS) - {"IQ1_M", "MXFP4"}  # which keep no half in one piece
+    assert set(HALVES) == set(quant.PARTS) - {"IQ1_M", "MXFP4", "NVFP4"}  # which keep no half in one piece
 
 
 @pytest.mark.parametrize("type", quant.READERS)

@@ -52,6 +52,8 @@ TYPES: dict[str, GGMLType] = {
     "TQ1_0": GGMLType(34, 256, 54),
     "TQ2_0": GGMLType(35, 256, 66),
     "MXFP4": GGMLType(39, 32, 17),
+    "NVFP4": GGMLType(40, 64, 36),
+    "Q1_0": GGMLType(41, 128, 18),
 }
 NO_WEIGHTS = ("I8", "I16", "I32", "I64", "F64")  # which no matrix is stored as
 
@@ -61,7 +63,7 @@ FOREIGN |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 
 # Types that are named where they are refused, by their numbers.
 _UNSUPPORTED = """4 Q4_2, 5 Q4_3, 9 Q8_1, 15 Q8_K, 31 Q4_0_4_4, 32 Q4_0_4_8, 33 Q4_0_8_8, 36 IQ4_NL_4_4,
-37 IQ4_NL_4_8, 38 IQ4_NL_8_8, 40 NVFP4, 41 Q1_0"""
+37 IQ4_NL_4_8, 38 IQ4_NL_8_8"""
 UNSUPPORTED = {int(number): name for number, name in map(str.split, _UNSUPPORTED.split(","))}
 
 NAMES = {kind.id: name for name, kind in TYPES.items()}

@@ -187,6 +187,24 @@ def _mxfp4(blocks: np.ndarray) -> Parts:
     return scale, None, TWICE_E2M1[_nibbles(blocks[:, 1:])]
 
 
+def _nvfp4(blocks: np.ndarray) -> Parts:
+    """4 bytes, one for 16 values, floats of 8 bits without a sign (E4M3); 4 x 8 bytes of 16 floats of 4 bits,
+    the low nibbles first.  value = scale / 2 (twice the float)
+
+    The scale whose bits are all set (but the highest) is 0, as in ggml.
+    """
+    e, m = (blocks[:, :4] >> 3 & 15).astype(np.int32), (blocks[:, :4] & 7).astype(np.float32)
+    scale = np.ldexp(np.where(e == 0, m, m + 8), np.maximum(e, 1) - 11).astype(np.float32)
+    scale[blocks[:, :4] == 0x7F] = 0
+    return scale, None, TWICE_E2M1[_nibbles(blocks[:, 4:].reshape(-1, 8))].reshape(-1, 64)
+
+
+def _q1_0(blocks: np.ndarray) -> Parts:
+    """half scale; 128 bits, the lowest first.  value = scale where a bit is set, else -scale"""
+    bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little").view(np.int8)
+    return _half(blocks, 0), None, 2 * bits - np.int8(1)
+
+
 # Reading the types whose blocks are 256 values. Each takes uint8 [n bytes] and gives, for p parts of a block,
 # halves d and dmin float32 [n 1], whole scales s int8 and minima m uint8 [n p], and q int8 [n 256]; dmin and
 # m are None where the type has none:
@@ -319,6 +337,8 @@ PARTS: dict[str, Callable[[np.ndarray], Parts]] = {
     "Q8_0": _q8_0,
     "IQ4_NL": _iq4_nl,
     "MXFP4": _mxfp4,
+    "NVFP4": _nvfp4,
+    "Q1_0": _q1_0,
     **{type: _of_whole(type) for type in WHOLE_PARTS},
     **codebooks.PARTS,
 }
