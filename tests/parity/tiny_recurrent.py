@@ -43,10 +43,39 @@ MORE |= {
         LLAMA4 | {"interleave_moe_layer_step": 2, "num_key_value_heads": 1},
     ),
 }
+GEMMA4 = {"num_hidden_layers": 4, "head_dim": 8, "global_head_dim": 16, "sliding_window": 8}
+GEMMA4 |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size": 48}
+MORE |= {
+    "gemma4_unified": (
+        "Gemma4UnifiedTextConfig",
+        GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        GEMMA4 | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "attention_bias": True},
+    ),
+}
+GRIFFIN = {"attention_window_size": 8, "num_hidden_layers": 3}
+MORE |= {
+    "recurrent_gemma": (
+        "RecurrentGemmaConfig",
+        GRIFFIN,
+        GRIFFIN
+        | {"block_types": ["attention", "recurrent"], "attention_bias": True, "conv1d_width": 3}
+        | {"num_key_value_heads": 1, "logits_soft_cap": 4.0},
+    ),
+}
 MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
-MORE_IN_GGUF += ["nemotron_h-6"]
+MORE_IN_GGUF += ["nemotron_h-6", "gemma4-4", "gemma4-5"]
+MORE_IN_GGUF += ["gemma4_unified-1"]
 # Why the runtime does not run a family's models, or a case's, in its words.
 UNPACKED = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), "mamba attention has no kernel")
 UNPACKED |= {"llama4": "chunked attention has no kernel"}
-UNPACKED |= dict.fromkeys(("llama4-2", "nemotron_h-5", "nemotron_h-6"), "its experts are of a latent")
-EDITED = ("mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1")  # whose every key is edited
+UNPACKED |= {"recurrent_gemma": "rg_lru attention has no kernel"}
+UNPACKED |= dict.fromkeys(
+    ("llama4-2", "nemotron_h-5", "nemotron_h-6", "gemma4-4", "gemma4-5"), "its experts are of a latent"
+)
+EDITED = (
+    "mamba-1",
+    "falcon_mamba-1",
+    "jamba-1",
+    "llama4-1",
+    "recurrent_gemma-1",
+)  # whose every key is edited
