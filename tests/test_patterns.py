@@ -11,8 +11,8 @@ import pytest
 from cutaway import patterns
 from cutaway.errors import UserError
 from cutaway.tokenizer.pretokenize import _OURS, compiled
-from cutaway.weights import adapters, load
-from cutaway.weights.adapters import LowRank
+from cutaway.weights import adapters, load, peft_config
+from cutaway.weights.changes import LowRank
 from tests.small import model_file
 
 MODULES = [
@@ -47,14 +47,14 @@ HOSTILE = [
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_modules_are_those_that_python_finds(pattern: str) -> None:
     """tests/parity/test_adapters.py asks PEFT itself."""
-    found = adapters.ByModule({pattern: 3.0}, 8.0, "alpha_pattern")
+    found = peft_config.ByModule({pattern: 3.0}, 8.0, "alpha_pattern")
     for module in MODULES:
         theirs = re.match(rf"(.*\.)?({pattern})$", module) is not None
         assert found(module) == (3.0 if theirs else 8.0), module
 
 
 def test_the_first_pattern_that_matches_counts() -> None:
-    found = adapters.ByModule({"v_proj": 1.0, ".*_proj": 2.0, "q_proj": 3.0}, 8.0, "alpha_pattern")
+    found = peft_config.ByModule({"v_proj": 1.0, ".*_proj": 2.0, "q_proj": 3.0}, 8.0, "alpha_pattern")
     assert [found(f"x.{one}") for one in ("v_proj", "q_proj", "other")] == [1.0, 2.0, 8.0]
 
 
@@ -89,9 +89,9 @@ def refusal(call: Callable[[], object]) -> str | None:
 
 def test_too_many_patterns_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(100))
-    monkeypatch.setattr(adapters.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(peft_config.time, "monotonic", lambda: next(clock))
     with pytest.raises(UserError, match="its 9 patterns take over 5 seconds"):
-        adapters.ByModule({f"p{n}": 1.0 for n in range(9)}, 1.0, "alpha_pattern")
+        peft_config.ByModule({f"p{n}": 1.0 for n in range(9)}, 1.0, "alpha_pattern")
 
 
 def test_json_schemas_patterns_are_found_as_ecmascript_finds_them() -> None:

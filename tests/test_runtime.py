@@ -45,7 +45,7 @@ from cutaway.runtime import adapter, cache, matmul, packing, panels
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import load, quant, save
-from cutaway.weights.adapters import LowRank
+from cutaway.weights.changes import LowRank
 from cutaway.weights.quantize import quantized
 from cutaway.weights.rules import ROUTERS, Tensors
 from tests import inputs

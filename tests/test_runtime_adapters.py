@@ -25,7 +25,8 @@ from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.train.adapters import freeze
 from cutaway.weights import adapters, build, gguf_adapters, load, quant
-from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled, joined
+from cutaway.weights.adapters import joined
+from cutaway.weights.changes import Adapter, LowRank, Saved, Scaled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import llama_cpp

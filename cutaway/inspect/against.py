@@ -33,7 +33,7 @@ from cutaway.inspect.trace import Trace
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.weights.adapters import Change, LowRank
+from cutaway.weights.changes import Change, LowRank
 
 WRITES = re.compile(r"blocks\.(\d+)\.(attention\.out|mlp\.(.*\.)?down)\.weight")  # into the residual stream
 DIRECTIONS = 3  # of each matrix

@@ -23,7 +23,7 @@ from cutaway.native import runtime as native
 from cutaway.runtime import matmul
 from cutaway.runtime.packing import attends
 from cutaway.weights import quant
-from cutaway.weights.adapters import Adapter, LowRank, Saved, Scaled
+from cutaway.weights.changes import Adapter, Added, LowRank, Saved, Scaled
 from cutaway.weights.rules import Tensors
 
 NAME = re.compile(r"(blocks\.(\d+)\.(?:attention|mlp)\.)(query|key|value|out|gate|up|down)\.(weight|bias)")
@@ -57,8 +57,8 @@ def why_not(config: Decoder, tensors: Tensors, adapter: Adapter) -> str | None:
         found = NAME.fullmatch(name)
         if found is None or not _reached(config, int(found[2]), name):
             return f"it changes {name}"
-        if isinstance(change, Saved):
-            return f"it replaces {name}"
+        if isinstance(change, Saved | Added):
+            return f"it replaces {name}" if isinstance(change, Saved) else f"it adds to {name}"
         if isinstance(change, Scaled):
             scaled = f"{found[1]}up" if change.side == "in" else f"{found[1]}{found[3]}"
             gated = f"{found[1]}gate.weight" in tensors

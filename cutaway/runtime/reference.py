@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.attention import local
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, MoE, Norm
@@ -33,7 +32,7 @@ from cutaway.runtime import arithmetic, attention, cache, matmul, packing, recur
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.values import Edit, Values, named
 from cutaway.weights import quant
-from cutaway.weights.adapters import Adapter
+from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
 CHUNK = 128  # tokens read at once
@@ -339,7 +338,7 @@ class ReferenceEngine:
         source = n if of.kv_layer is None else of.kv_layer
         scaled = query * np.float32(of.key_size**-0.5 if of.scale is None else of.scale)
         seen = (
-            of.window if isinstance(of, local.Config) else None,
+            packing.window_of(of),
             of.softcap,
             packing.alibi_of(of) if of.relative else None,
             self._vector(f"{path}.sinks") if of.sinks else None,
@@ -477,7 +476,7 @@ class ReferenceEngine:
                 of_e = chosen[:, rank] == e
                 expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e], adapter)
                 out[of_e] += weights[of_e, rank, None] * expert_out
-        return out
+        return out * np.float32(of.out_scale)
 
     def _head(self, x: np.ndarray) -> np.ndarray:
         """float32 [t v] of the residual stream [t d]."""

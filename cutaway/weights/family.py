@@ -212,6 +212,8 @@ class Family:
     )
     # The same function in a config that GGUF can state, some of it in the weights, and what that changed.
     folded: Callable[[Any, Tensors], tuple[Any, Tensors, str]] | None = None
+    # The same in a config that a folder can state: of a file whose config only GGUF can.
+    unfolded: Callable[[Any, Tensors], tuple[Any, Tensors, str]] | None = None
     gguf_numbers: tuple[
         str, ...
     ] = ()  # keys that list a number of each layer, tensors ``blk.{n}.KEY`` in ``gguf``
@@ -221,14 +223,13 @@ class Family:
     ignored_gguf: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()  # names in a folder that repeat the shared table
     spellings: tuple[tuple[str, str], ...] = ()  # parts of names that some folders write otherwise, and ours
-    modules: tuple[
-        tuple[str, str], ...
-    ] = ()  # parts of names in ``hf``, and as transformers' modules have them
+    modules: tuple[tuple[str, str], ...] = ()  # parts of names in ``hf``, and transformers' for its modules
+    bypassed: tuple[str, ...] = ()  # modules whose weights transformers reads past PEFT
     zeros: tuple[str, ...] = ()  # names that a folder may leave out, whose weights are then zeros
     instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
+    whole_ids: tuple[str, ...] = ()  # keys of special ids that config.json may leave out, but not have null
 
     def but(self, name: str, hf_class: str, forget: Collection[str] = (), **changes: Any) -> Family:
-    whole_ids: tuple[str, ...] = ()  # keys of special ids that config.json may leave out, but not have null
         """A family that differs by ``changes``; names in ``forget`` are dropped from all but ``defaults``."""
         for key in ("nulls", "fixed", "gguf_fixed"):
             kept = {setting: value for setting, value in getattr(self, key).items() if setting not in forget}

@@ -9,16 +9,19 @@ of B are in the base file's order, which for llama's queries and keys is not Hug
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
-from cutaway.weights import families, quant, rules
-from cutaway.weights.adapters import Adapter, LowRank, check, side_by_side
+from cutaway.weights import families, layout, quant, rules
+from cutaway.weights.changes import Adapter, LowRank, check
 from cutaway.weights.family import Family
+from cutaway.weights.layout import Matrix
 from cutaway.weights.load import Checkpoint
+from cutaway.weights.peft_folder import joined_pair
 from cutaway.weights.rules import Bound
 
 ALPHA = "adapter.lora.alpha"
@@ -35,20 +38,17 @@ def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -
                 "own: write base and adapter as one model (`cutaway merge`)"
             )
     family, bound = _bound(base, path)
+    _check_folded(family, base, adapter, path)
     tensors: dict[str, Packed] = {}
     written = 0
     for theirs, each in bound.items():
-        found = [adapter.get(ours) for ours in each.ours]
+        found: list[Any] = [adapter.get(ours) for ours in each.ours]
         if not any(found):
             continue
-        shapes = each.place.shapes
-        _check_rows(each, path)
-        a, b, _ = side_by_side(found, shapes)
-        parts = np.split(b, np.cumsum([shape[0] for shape in shapes])[:-1])
+        matrix = _matrix(each, path)
+        a, b = joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
         tensors[f"{theirs}.lora_a"] = quant.pack(a, "F32")
-        tensors[f"{theirs}.lora_b"] = each.how.save(
-            tuple(quant.pack(np.ascontiguousarray(part), "F32") for part in parts), each.place
-        )
+        tensors[f"{theirs}.lora_b"] = quant.pack(b, "F32")
         written += sum(one is not None for one in found)
     if written < len(adapter):
         raise UserError(f"{path}: GGUF has no matrices for {len(adapter) - written} of the adapter's changes")
@@ -82,15 +82,15 @@ def read(path: Path, base: Checkpoint) -> Adapter:
         each = bound.get(theirs)
         if part not in ("lora_a", "lora_b") or each is None or pair[0] is None or pair[1] is None:
             raise UserError(f"{path}: {quoted(name)} is no half of a pair for a matrix of the base model")
-        _check_rows(each, path)
-        a, b = quant.unpack(pair[0]), quant.pack(quant.unpack(pair[1]), "F32")
-        if b.shape[0] != sum(shape[0] for shape in each.place.shapes):
-            raise UserError(f"{path}: {quoted(name)} does not fit the base's matrix")
-        for ours, rows in zip(each.ours, each.how.load(b, each.place), strict=True):
-            changes[ours] = LowRank(a, quant.unpack(rows), float(alpha) / len(a) if alpha else 1.0)
-            check(changes[ours], base.tensors.later(ours).shape, f"{path}: {quoted(theirs)}")
+        matrix = _matrix(each, path)
+        a, b = quant.unpack(pair[0]), quant.unpack(pair[1])
+        change = LowRank(a, b, float(alpha) / len(a) if alpha else 1.0)
+        check(change, (matrix.outputs, matrix.inputs), f"{path}: {quoted(theirs)}")
+        for ours, order in zip(each.ours, matrix.orders, strict=True):
+            changes[ours] = LowRank(a[:, order.columns], b[order.rows], change.scale)
     if not changes:
         raise UserError(f"{path}: holds no tensors")
+    _check_folded(family, base, changes, path)
     return changes
 
 
@@ -102,13 +102,30 @@ def _bound(base: Checkpoint, path: Path) -> tuple[Family, dict[str, Bound]]:
     return family, {each.theirs: each for each in rules.bind(family.gguf, base.config)}
 
 
-def _check_rows(each: Bound, path: Path) -> None:
-    """UserError unless the rows of their matrix are the rows of ours, in whatever order."""
-    shapes = each.place.shapes
-    theirs = each.how.shape(each.place)
-    if each.how is rules.transpose or theirs != (sum(shape[0] for shape in shapes), shapes[0][1]):
-        raise UserError(f"{path}: a pair for {quoted(each.theirs)} has no form that llama.cpp reads")
+def _check_folded(family: Family, base: Checkpoint, adapter: Adapter, path: Path) -> None:
+    """UserError where the base's GGUF holds one of the changed matrices multiplied, so that a pair is not."""
+    if family.folded is None:
+        return
+    config, tensors, what = family.folded(base.config, base.tensors)
+    if config != base.config:
+        for name in adapter:
+            if tensors.later(name) is not base.tensors.later(name):
+                raise UserError(
+                    f"{path}: {what}, and so is {name}, but not a pair beside it: write base and adapter as "
+                    "one model (`cutaway merge`)"
+                )
+
+
+def _matrix(each: Bound, path: Path) -> Matrix:
+    """Where our matrices are in theirs. UserError where llama.cpp multiplies it otherwise."""
     if each.theirs == "token_embd.weight":
         raise UserError(
             f"{path}: a pair for the embedding table, which may be the head too, is not supported"
         )
+    try:
+        matrix = layout.matrix(each)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if matrix.transposed or matrix.entries is not None:
+        raise UserError(f"{path}: a pair for {quoted(each.theirs)} has no form that llama.cpp reads")
+    return matrix

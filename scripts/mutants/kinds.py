@@ -149,7 +149,7 @@ def own_format(folder: Path) -> None:
 
 
 def low_rank() -> Any:
-    from cutaway.weights.adapters import LowRank
+    from cutaway.weights.changes import LowRank
 
     tensors, random = lm().checkpoint.tensors, np.random.default_rng(3)
     made = {}
@@ -958,13 +958,16 @@ READERS = {
     "train/remote_sampler.py": "adapter",
     "train/rollouts.py": OWN,
     "weights/adapters.py": "adapter",
+    "weights/classifier.py": "a classifier's head in such a folder, which has no kind of its own yet",
     "weights/codebooks.py": OWN,
     "weights/families/__init__.py": OWN,
     "weights/gguf_adapters.py": "GGUF adapter",
     "weights/imatrix.py": "importance matrix",
     "weights/load.py": "GGUF model, Hugging Face folder, Cutaway's own folder",
+    "weights/pair_inputs.py": "Hugging Face folder",
+    "weights/peft_config.py": "adapter",
+    "weights/peft_folder.py": "adapter",
     "weights/pooling.py": "Hugging Face folder",
-    "weights/ranking.py": "a reranker's head in such a folder, which has no kind of its own yet",
     "weights/safetensors.py": "Hugging Face folder, folder in shards",
     "weights/vectors.py": "word vectors",
 }

@@ -14,7 +14,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.model.context import ContextExtension
 from cutaway.train.adapters import dora, ia3, lora
-from cutaway.weights import adapters, build, load, safetensors
+from cutaway.weights import adapters, build, load, peft_config, peft_folder, safetensors
 from cutaway.weights import save as writer
 from tests.parity import tiny
 from tests.test_patterns import MODULES, PATTERNS
@@ -222,9 +222,15 @@ def test_the_runtime_shares_its_weights_with_adapters(folder: Folder, tmp_path: 
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
-        ("peft_type", "VERA", "LORA and IA3 are read"),
+        ("peft_type", "OFT", "VERA are read"),
+        ("peft_type", "PROMPT_TUNING", "vectors that are no tokens"),
+        ("init_lora_weights", "pissa_niter_4", "random approximation"),
+        ("init_lora_weights", "corda", "covariances"),
+        ("init_lora_weights", "loftq", "four bits"),
+        ("target_modules", ["q_proj"], "target_modules does not name it"),
+        ("exclude_modules", ["q_proj"], "target_modules does not name it"),
+        ("layers_to_transform", [1], "target_modules does not name it"),
         ("layer_replication", [[0, 2]], "layer_replication"),
-        ("a_future_key", 1, "a_future_key"),
         ("r", 5, "rank 5"),
         ("use_dora", True, "use_dora"),
     ],
@@ -239,20 +245,29 @@ def test_what_is_not_read_is_refused(
         adapters.read(tmp_path / "adapter", load.read(folder("llama")))
 
 
+def test_a_key_that_peft_does_not_have_is_warned_of(folder: Folder, tmp_path: Path) -> None:
+    made("llama", "lora", tmp_path / "adapter")
+    base = load.read(folder("llama"))
+    path = tmp_path / "adapter" / adapters.CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"a_future_key": 1, "another": None}))
+    with pytest.warns(UserWarning, match="left out: 'a_future_key'$"):
+        adapters.read(tmp_path / "adapter", base)
+
+
 def test_an_adapter_of_another_model_is_refused(folder: Folder, tmp_path: Path) -> None:
     made("llama", "lora", tmp_path / "adapter")
     with pytest.raises(UserError, match=r"does not fit|no such matrix"):
         adapters.read(tmp_path / "adapter", load.read(folder("llama-mha")))
-    tensors = safetensors.read(tmp_path / "adapter" / adapters.WEIGHTS)
+    tensors = safetensors.read(tmp_path / "adapter" / peft_folder.WEIGHTS)
     tensors["base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"] = next(iter(tensors.values()))
-    safetensors.write(tmp_path / "adapter" / adapters.WEIGHTS, tensors)
+    safetensors.write(tmp_path / "adapter" / peft_folder.WEIGHTS, tensors)
     with pytest.raises(UserError, match=r"layers\.9"):
         adapters.read(tmp_path / "adapter", load.read(folder("llama")))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_pattern_means_the_modules_that_peft_finds(pattern: str) -> None:
-    found = adapters.ByModule({pattern: 3.0}, 8.0, "alpha_pattern")
+    found = peft_config.ByModule({pattern: 3.0}, 8.0, "alpha_pattern")
     theirs = peft.utils.other.get_pattern_key
     for module in MODULES:
         if module != pattern:  # which PEFT also gives back where nothing matches

@@ -19,7 +19,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapters import Matrix, array, freeze, lora, matrices
 from cutaway.train.adapters.frozen import frozen
-from cutaway.weights.adapters import LowRank
+from cutaway.weights.changes import LowRank
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from cutaway.shapes import Float
 from cutaway.train.adapters import Adapter, Matrix, array, freeze, matrices
 from cutaway.train.adapters.frozen import frozen
 from cutaway.train.adapters.lora import shape_of
-from cutaway.weights.adapters import Scaled
+from cutaway.weights.changes import Scaled
 
 Side = Literal["in", "out"]
 READING = "down"  # the matrix whose inputs are scaled

@@ -23,7 +23,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapters import MATRICES, Adapter, Matrix, array, freeze, matrices
 from cutaway.train.adapters.frozen import frozen, frozen_product, input_gradient
-from cutaway.weights.adapters import LowRank
+from cutaway.weights.changes import LowRank
 
 
 @dataclass(frozen=True)

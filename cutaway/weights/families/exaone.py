@@ -22,6 +22,7 @@ FAMILY = llama.FAMILY.but(
     "ExaoneForCausalLM",
     hf=naming.renamed(naming.HF_DECODER, *NAMES),
     spellings=NAMES,
+    modules=tuple((own, theirs) for theirs, own in reversed(NAMES)),
     gguf=naming.GGUF_PLAIN,
     rows=(
         *replaced(

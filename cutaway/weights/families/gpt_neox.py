@@ -37,6 +37,7 @@ class Rope(rotary.Rope):
 FAMILY = llama.FAMILY.but(
     "gpt_neox",
     "GPTNeoXForCausalLM",
+    modules=(("embed_out.", "lm_head."),),
     hf=(
         *naming.renamed(
             naming.HF_DECODER,

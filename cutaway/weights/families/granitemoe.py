@@ -10,6 +10,11 @@ BOTH = ("blocks.{n}.mlp.experts.{e}.gate.weight", "blocks.{n}.mlp.experts.{e}.up
 FAMILY = granite.FAMILY.but(
     "granitemoe",
     "GraniteMoeForCausalLM",
+    modules=(
+        ("block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj"),
+        ("block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj"),
+        ("block_sparse_moe.router.layer.", "block_sparse_moe.router."),
+    ),
     hf=(
         *naming.HF_DECODER,
         Rule("model.layers.{n}.block_sparse_moe.router.layer.weight", "blocks.{n}.mlp.router.weight", same),
@@ -30,5 +35,5 @@ FAMILY = granite.FAMILY.but(
     defaults={"experts": 8, "top_k": 2},
     fixed={"normalised": True},
     sparse=True,
-)
     instead=lambda fields: "granitemoeshared" if fields.has(f"granitemoe.{SHARED}") else None,
+)

@@ -299,6 +299,7 @@ MAMBA = (
 FAMILY = llama.FAMILY.but(
     "granitemoehybrid",
     "GraniteMoeHybridForCausalLM",
+    modules=granitemoe.FAMILY.modules,
     hf=(
         *(
             replace(rule, when=attends) if "self_attn" in rule.theirs else rule

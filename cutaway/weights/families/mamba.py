@@ -204,6 +204,7 @@ FAMILY = Family(
     | {"state_size": 16, "conv": 4, "mamba_bias": False, "conv_bias": True},
     mixers=("mamba",),
     prefix="backbone.",
+    bypassed=("dt_proj",),
     harmless=(  # of the state-spaces folders too, which name what they were trained with
         *("residual_in_fp32", "time_step_*", "use_mambapy", "use_associative_scan", "intermediate_size"),
         *("d_inner", "d_model", "n_layer", "ssm_cfg", "rms_norm", "fused_add_norm"),

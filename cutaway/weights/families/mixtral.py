@@ -9,6 +9,7 @@ ALIASES = ("llama",)
 FAMILY = mistral.FAMILY.but(
     "mixtral",
     "MixtralForCausalLM",
+    modules=((".block_sparse_moe.", ".mlp."),),
     architecture="llama",
     hf=(
         *naming.HF_DECODER,
