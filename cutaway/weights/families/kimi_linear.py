@@ -296,4 +296,10 @@ FAMILY = deepseek_v3.FAMILY.but(
     mixers=("mla", "kda"),
     harmless=(*deepseek_v3.FAMILY.harmless, "rope_theta", "rope_scaling", "rope_parameters"),
     spellings=((".mlp.", ".block_sparse_moe."),),
+    modules=(
+        (".block_sparse_moe.", ".mlp."),
+        (".self_attn.f_", ".self_attn.forget_gate.f_"),
+        (".self_attn.A_log", ".self_attn.forget_gate.A_log"),
+        (".self_attn.dt_bias", ".self_attn.forget_gate.dt_bias"),
+    ),
 )
