@@ -18,7 +18,7 @@ from cutaway.data.sources import Source
 from cutaway.errors import UserError
 from cutaway.model import decoder
 from cutaway.store import yaml_files
-from cutaway.train import checkpoint, compiling, config, curve, git, loop
+from cutaway.train import checkpoint, compiling, config, curve, finetune, git, loop
 from cutaway.train import run as training_run
 from cutaway.train.config import Intervals, TrainingConfig
 from cutaway.train.objectives import next_token
@@ -166,6 +166,24 @@ def test_the_commit_is_read_without_running_git(tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()
     git_of("pack-refs", "--all")
     assert git.commit(tmp_path) == git.commit(tmp_path / "w") == expected
+
+
+def test_another_kind_forgets_what_it_does_not_have() -> None:
+    """`finetune sft --adapter.kind ia3` was refused for the rank that the preset has for LoRA."""
+    source = {
+        "adapter": {"kind": "lora", "rank": 4, "alpha": 8, "targets": ["query"]},
+        "schedule": {"kind": "wsd"},
+    }
+    chosen = finetune.FinetuningConfig
+    for kind, left in (("ia3", {"kind", "targets"}), ("dora", {"kind", "rank", "alpha", "targets"})):
+        changes = ["--adapter.kind", kind]
+        found = config.without_other_kinds(config.entries(source, changes), changes, chosen)
+        assert set(found["adapter"]) == left and found["schedule"] == {"kind": "wsd"}
+    changes = ["--adapter.kind", "ia3", "--adapter.rank", "2"]
+    found = config.without_other_kinds(config.entries(source, changes), changes, chosen)
+    assert found["adapter"]["rank"] == 2, "what the command line says is not forgotten, but refused"
+    with pytest.raises(UserError, match=r"there is no 'frozen'; known: dora, ia3, lora$"):
+        config.without_other_kinds(source, ["--adapter.kind", "frozen"], chosen)
 
 
 def test_words_of_yaml_1_1_stay_words(tmp_path: Path) -> None:

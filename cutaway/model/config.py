@@ -504,7 +504,7 @@ def _entry(f: Any, hint: Any, value: Any, where: str) -> Any:
     if "variants" in f.metadata:
         if not isinstance(value, dict) or "kind" not in value:
             raise UserError(f"{where} is {quoted(value)}; it must be an entry with a kind")
-        cls = _variant(f.metadata["variants"], value["kind"], where)
+        cls = variant(f.metadata["variants"], value["kind"], where)
         return from_dict({name: v for name, v in value.items() if name != "kind"}, cls, where)
     classes = _classes(hint)
     if classes:
@@ -555,7 +555,7 @@ def _blocks(value: Any, where: str) -> tuple[Block, ...]:
 
 def mixer(kind: str, **fields: Any) -> Any:
     """The config of a mechanism of ``attention/`` by its kind; its file, imported here, may need torch."""
-    return _variant("cutaway.attention", kind, "attention")(**fields)
+    return variant("cutaway.attention", kind, "attention")(**fields)
 
 
 def kind_of(config: Any) -> str:
@@ -563,22 +563,21 @@ def kind_of(config: Any) -> str:
     return cls.__module__.rsplit(".", 1)[1] if cls.__name__ == "Config" else cls.__name__.lower()
 
 
-def _variant(home: str, kind: Any, where: str) -> type:
+def variant(home: str, kind: Any, where: str) -> type[Any]:
     """The config class of a kind: ``Config`` of a file in a folder, or a class of a file."""
     module = importlib.import_module(home)
     if hasattr(module, "__path__"):
-        kinds = [m.name for m in pkgutil.iter_modules(module.__path__) if not m.ispkg]
-        if isinstance(kind, str) and kind in kinds:
-            found = importlib.import_module(f"{home}.{kind}")
-            if hasattr(found, "Config"):
-                return found.Config
+        names = [m.name for m in pkgutil.iter_modules(module.__path__) if not m.ispkg]
+        if kind in names and hasattr(found := importlib.import_module(f"{home}.{kind}"), "Config"):
+            return found.Config
+        modules = {name: importlib.import_module(f"{home}.{name}") for name in names}
+        classes = {name: each.Config for name, each in modules.items() if hasattr(each, "Config")}
     else:
         classes = {
             n.lower(): c
             for n, c in vars(module).items()
             if isinstance(c, type) and is_dataclass(c) and c.__module__ == home
         }
-        if isinstance(kind, str) and kind in classes:
-            return classes[kind]
-        kinds = list(classes)
-    raise UserError(f"{where}.kind: there is no {quoted(kind)}; known: {', '.join(kinds)}")
+    if isinstance(kind, str) and kind in classes:
+        return classes[kind]
+    raise UserError(f"{where}.kind: there is no {quoted(kind)}; known: {', '.join(classes)}")

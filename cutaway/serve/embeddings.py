@@ -38,7 +38,7 @@ def embeddings(service: Service, body: EmbeddingRequest) -> Response:
 def rerank(service: Service, body: RerankRequest) -> Response:
     """Texts by how near they are to a query: a cross-encoder's scores, else the cosine of their vectors."""
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    if service.lm.ranking_head is not None:
+    if service.lm.ranks:
         scores, read = _ranked(service, body.model, body.query, texts)
     else:
         fields = {"model": body.model, "input": [body.query, *texts], "pooling": body.pooling}
@@ -57,9 +57,7 @@ def _ranked(service: Service, model: str | None, query: str, texts: Sequence[str
     """A cross-encoder's score of each text, and how many tokens were read."""
     service.check_model(model)
     service.limits.check_inputs(len(texts), "documents")
-    tokenizer, head = service.lm.tokenizer, service.lm.ranking_head
-    around = 2 + (0 if head is None else head.separators)
-    counts = [around + len(tokenizer.encode(query)) + len(tokenizer.encode(text)) for text in texts]
+    counts = [service.lm.inputs.count(query, text) for text in texts]
     if max(counts) > (most := service.lm.context):
         raise ContextError(max(counts), 0, most, "input")
     spend(sum(counts))
@@ -73,7 +71,7 @@ def score(service: Service, body: ScoreRequest) -> Response:
     if not first or not second or len(first) not in (1, len(second)):
         text = f"text_1 has {len(first)} texts and text_2 {len(second)}: give one, or as many as text_2 has"
         raise APIError(400, text, param="text_1")
-    if service.lm.ranking_head is not None:
+    if service.lm.ranks:
         pairs = [(first[0] if len(first) == 1 else first[i], one) for i, one in enumerate(second)]
         ranked = [_ranked(service, body.model, one, [other]) for one, other in pairs]
         scores, read = np.concatenate([own for own, _ in ranked]), sum(count for _, count in ranked)

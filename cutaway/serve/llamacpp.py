@@ -40,7 +40,22 @@ SAME += ("ignore_eos", "stop", "stream", "model")
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}  # llama-server's (its README)
 
 
-class LlamaRequest(StrictModel):
+class LlamaSampling(StrictModel):
+    """llama.cpp's names of how tokens are chosen, which are Ollama's too."""
+
+    temperature: Number | None = None
+    top_k: StrictInt | None = None
+    top_p: Number | None = None
+    min_p: Number | None = None
+    typical_p: Number | None = None
+    repeat_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    seed: StrictInt | None = None
+    stop: Texts | None = None
+
+
+class LlamaRequest(LlamaSampling):
     """What /completion and /infill share."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset({
@@ -65,16 +80,6 @@ class LlamaRequest(StrictModel):
     }
     model: StrictStr | None = None
     n_predict: Annotated[StrictInt, Field(ge=1)] | None = None
-    temperature: Number | None = None
-    top_k: StrictInt | None = None
-    top_p: Number | None = None
-    min_p: Number | None = None
-    typical_p: Number | None = None
-    repeat_penalty: Number | None = None
-    presence_penalty: Number | None = None
-    frequency_penalty: Number | None = None
-    seed: StrictInt | None = None
-    stop: Texts | None = None
     stream: StrictBool | None = None
     n_probs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     grammar: StrictStr | None = None

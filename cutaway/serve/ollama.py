@@ -25,6 +25,7 @@ from cutaway.generate.tool_calls.answer import Event
 from cutaway.generate.tool_calls.thoughts import Thought, find_marks
 from cutaway.serve import embeddings, infill
 from cutaway.serve.chat import Conversation, begin, chat_ids, read, reason
+from cutaway.serve.llamacpp import LlamaSampling
 from cutaway.serve.openai_format import APIError, json_response, token_logprobs, warned
 from cutaway.serve.protocol import (
     ChatCompletionRequest,
@@ -33,7 +34,6 @@ from cutaway.serve.protocol import (
     FunctionCall,
     Indices,
     Leniency,
-    Number,
     Object,
     StrictModel,
     Texts,
@@ -49,7 +49,7 @@ SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_pen
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}  # Ollama's (docs/modelfile.mdx)
 
 
-class Options(StrictModel):
+class Options(LlamaSampling):
     IGNORED = frozenset({  # how it is computed
         "num_ctx", "num_gpu", "num_thread", "num_batch", "num_keep", "main_gpu", "use_mmap", "use_mlock",
         "numa", "low_vram", "f16_kv", "vocab_only", "penalize_newline", "logits_all", "embedding_only",
@@ -63,16 +63,6 @@ class Options(StrictModel):
         "tfs_z": [1],
     }
     num_predict: Annotated[StrictInt, Field(ge=1)] | None = None
-    temperature: Number | None = None
-    top_k: StrictInt | None = None
-    top_p: Number | None = None
-    min_p: Number | None = None
-    typical_p: Number | None = None
-    repeat_penalty: Number | None = None
-    presence_penalty: Number | None = None
-    frequency_penalty: Number | None = None
-    seed: StrictInt | None = None
-    stop: Texts | None = None
 
 
 class OllamaRequest(StrictModel):

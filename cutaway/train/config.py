@@ -22,7 +22,7 @@ from cutaway.bounds import Bound, Bounded, Count, Decay, Inner, Natural, Positiv
 from cutaway.data.filters import Filters
 from cutaway.data.sources import HUB, Source
 from cutaway.errors import UserError, quoted
-from cutaway.model.config import Decoder, from_dict, to_dict
+from cutaway.model.config import Decoder, from_dict, to_dict, variant
 from cutaway.store import yaml_files
 from cutaway.train.flops import per_token
 from cutaway.train.objectives import next_token
@@ -190,7 +190,7 @@ def read(source: str | dict[str, Any], changes: Sequence[str] = (), kind: type[R
     """The run that a YAML file, a preset or entries describe, with a command line's changes."""
     plain = _read(source) if isinstance(source, str) else source
     check_names(changes, plain, kind)
-    data = entries(plain, changes)
+    data = without_other_kinds(entries(plain, changes), changes, kind)
     if isinstance(model := data.get("model"), dict) and "kind" not in model:
         model.setdefault("vocab", 0)  # 0: as many as the tokenizer has
     return from_dict(data, kind)
@@ -207,6 +207,19 @@ def entries(source: str | dict[str, Any], changes: Sequence[str]) -> dict[str, A
         size, part = given["batch_size"], data.get("micro_batch_size")
         if isinstance(size, int) and isinstance(part, int) and size > 0 and part > 0:
             data["micro_batch_size"] = math.gcd(size, part)
+    return data
+
+
+def without_other_kinds(data: dict[str, Any], changes: Sequence[str], kind: type[Any]) -> dict[str, Any]:
+    """The entries but for those that a changed kind does not have: they were of the kind before it."""
+    given = dict(_pairs(changes))
+    homes = {f.name: f.metadata["variants"] for f in fields(kind) if "variants" in f.metadata}
+    for part, home in homes.items():
+        if f"{part}.kind" in given and isinstance(data.get(part), dict):
+            chosen = variant(home, given[f"{part}.kind"], f"config.{part}")
+            known = {"kind", *(f.name for f in fields(chosen))}
+            own = {name.split(".")[1] for name in given if name.startswith(f"{part}.")}
+            data[part] = {name: value for name, value in data[part].items() if name in known | own}
     return data
 
 

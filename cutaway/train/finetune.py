@@ -95,7 +95,7 @@ class FinetuningConfig(TrainingConfig):
 def read(source: str, changes: Sequence[str] = (), kind: type[Run] = FinetuningConfig) -> Run:
     """The run of a YAML file, a preset or a run's folder, changed; its model is the base's."""
     config.check_names(changes, methods.entries(source, ()), kind)
-    found = methods.entries(source, changes)
+    found = config.without_other_kinds(methods.entries(source, changes), changes, kind)
     if "model" not in found:
         found["model"] = to_dict(methods.base(found).config)
     return from_dict(found, kind)

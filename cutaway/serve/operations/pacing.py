@@ -33,9 +33,7 @@ class Pace:
     burst: float = 0.2
     most: float = 5.0
     _next: dict[str, float] = field(default_factory=dict)  # when a client's next request has its turn
-    _seen: dict[str, float] = field(
-        default_factory=dict
-    )  # when a client was last there, in order
+    _seen: dict[str, float] = field(default_factory=dict)  # when a client was last there, in order
     _present: Counter[str] = field(default_factory=Counter)  # its requests under way
 
     @asynccontextmanager
