@@ -157,6 +157,11 @@ class LongRoPE(_Scaling):
     factor: Positive
     attention: Positive | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.original == 1 and self.factor > 1 and self.attention is None:
+            raise UserError("position.original is 1; a factor of attention needs 2 at least")
+
     @property
     def magnitude(self) -> float:
         if self.attention is not None:

@@ -50,6 +50,7 @@ class Rope(Row):
     part: float | None = None
     interleaved: bool = False
     required: bool = False  # refuses a config that says nothing, for which transformers has a scaling
+    betas: bool = False  # llama.cpp's architecture reads YaRN's
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         size, base = known["head_size"], own.defaults["rope_base"]
@@ -107,13 +108,22 @@ class Rope(Row):
             case YaRN(factor, original, fast, slow, attention):
                 entries |= {"rope.scaling.type": "yarn", "rope.scaling.factor": float(factor)}
                 entries["rope.scaling.original_context_length"] = original
-                own = {"beta_fast": (fast, 32.0), "beta_slow": (slow, 1.0)}
-                own["attn_factor"] = (1.0 if attention is None else attention / sharpening(factor), 1.0)
-                entries |= {f"rope.scaling.yarn_{key}": a for key, (a, usual) in own.items() if a != usual}
+                entries |= self._betas_in_gguf(fast, slow)
+                if attention is not None and attention != sharpening(factor):
+                    entries["rope.scaling.attn_factor"] = attention / sharpening(factor)
             case LongRoPE(original=original) as scaling:
                 entries["rope.scaling.original_context_length"] = original
                 entries["rope.scaling.attn_factor"] = scaling.magnitude
         return entries
+
+    def _betas_in_gguf(self, fast: float, slow: float) -> Entries:
+        """YaRN's turns, of which most of llama.cpp's architectures read no key."""
+        found = {"beta_fast": (fast, 32.0), "beta_slow": (slow, 1.0)}
+        found = {key: own for key, (own, usual) in found.items() if own != usual}
+        if found and not self.betas:
+            named = " and ".join(f"{key} {own:g}" for key, own in found.items())
+            raise UserError(f"YaRN of {named} is not supported in GGUF: llama.cpp takes 32 and 1 here")
+        return {f"rope.scaling.yarn_{key}": own for key, own in found.items()}
 
 
 def _part(given: Fields | None, top: Fields | None, usual: float | None) -> float:
@@ -217,14 +227,21 @@ def _gguf_rope(fields: Fields, size: int) -> rope.Config:
     if kind is YaRN:
         factor = fields.number("rope.scaling.factor")
         fast, slow = (fields.number(f"rope.scaling.yarn_beta_{key}", None) for key in ("fast", "slow"))
-        more = fields.number("rope.scaling.yarn_attn_factor", None)
-        attention = None if more is None else more * sharpening(factor)
+        attention = None
+        if fields.has("rope.scaling.attn_factor"):
+            attention = fields.number("rope.scaling.attn_factor") * sharpening(factor)
+        stated = fields.number("rope.scaling.yarn_attn_factor", None)
+        if stated is not None and abs(stated - sharpening(factor)) > 1e-5:
+            why = f"is {stated:g}, a scale of angles that llama.cpp does not read: it takes"
+            raise fields.refusal("rope.scaling.yarn_attn_factor", f"{why} {sharpening(factor):g}")
+        fields.only("rope.scaling.yarn_ext_factor", (-1.0, 1.0), "YaRN in part")
         original = fields.integer("rope.scaling.original_context_length")
         scaling = YaRN(factor, original, fast or 32.0, slow or 1.0, attention)
     base = fields.number("rope.freq_base", 10000.0, 1.0)
     if LONG in fields.tensors or SHORT in fields.tensors:
         return rope.Config(size, base, _gguf_longrope(fields, size))
-    fields.only("rope.scaling.attn_factor", (1.0,), "scaling attention with the rotary frequencies")
+    if kind is not YaRN:
+        fields.only("rope.scaling.attn_factor", (1.0,), "scaling attention with the rotary frequencies")
     original = fields.integer("rope.scaling.original_context_length", 8192)
     divisors = fields.tensors.get(ROPE_FREQS)
     if divisors is None:

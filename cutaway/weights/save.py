@@ -29,7 +29,8 @@ import numpy as np
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
-from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
+from cutaway.layers.config import MoE
+from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
 from cutaway.weights import families, pooling, quant, rotary, rules, safetensors
@@ -273,9 +274,13 @@ def _described(
 # ---- GGUF --------------------------------------------------------------------------------------------------
 
 
-def folded(checkpoint: Checkpoint, notes: Counter[str]) -> Checkpoint:
-    """The same function in a config that GGUF can state: what it has no keys for is in the weights."""
-    fold = families.get(checkpoint.family).folded if checkpoint.family else None
+def folded(checkpoint: Checkpoint, notes: Counter[str], in_gguf: bool = True) -> Checkpoint:
+    """The same function in a config that GGUF, or a folder, can state: what it has no keys for is in the
+    weights.
+    """
+    family = families.get(checkpoint.family) if checkpoint.family else None
+    checkpoint = _without_idle_groups(checkpoint) if in_gguf else checkpoint
+    fold = family and (family.folded if in_gguf else family.unfolded)
     if fold is None:
         return checkpoint
     config, tensors, what = fold(checkpoint.config, checkpoint.tensors)
@@ -283,6 +288,21 @@ def folded(checkpoint: Checkpoint, notes: Counter[str]) -> Checkpoint:
         return checkpoint
     notes[what] += 1
     return replace(checkpoint, config=config, tensors=tensors)
+
+
+def _without_idle_groups(checkpoint: Checkpoint) -> Checkpoint:
+    """The same with one group of experts where all groups are chosen, which llama.cpp does not open."""
+
+    def plain(block: Block) -> Block:
+        router = block.mlp.router if isinstance(block.mlp, MoE) else None
+        if router is None or router.groups == 1 or router.top_groups < router.groups:
+            return block
+        return replace(block, mlp=replace(block.mlp, router=replace(router, groups=1, top_groups=1)))
+
+    if not isinstance(checkpoint.config, Decoder):
+        return checkpoint
+    blocks = tuple(map(plain, checkpoint.config.blocks))
+    return replace(checkpoint, config=replace(checkpoint.config, blocks=blocks))
 
 
 def _write_gguf(
@@ -294,7 +314,10 @@ def _write_gguf(
     progress: Progress,
 ) -> Saved:
     notes: Counter[str] = Counter()
-    checkpoint = folded(checkpoint, notes)
+    try:
+        checkpoint = folded(checkpoint, notes)
+    except UserError as error:
+        raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
     config = checkpoint.config
     whole = rules.all_absorbed(checkpoint.tensors, config)
     ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes))
@@ -405,6 +428,7 @@ def _write_folder(
     target: Path, checkpoint: Checkpoint, type: str | None, force: bool, progress: Progress
 ) -> Saved:
     notes: Counter[str] = Counter()
+    checkpoint = folded(checkpoint, notes, in_gguf=False)
     ours = retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
     unpacked = {checkpoint.tensors.later(name).type for name in ours} - WHOLE.keys()
     if unpacked:

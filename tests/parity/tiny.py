@@ -593,7 +593,7 @@ MORE_IN_GGUF = re.findall(
     phi3-2 phi3-3 minicpm3-1 minicpm3-4 bamba-1 gpt_neox-1 gpt_neox-3 bloom-1 bloom-2 bloom-3
     falcon-1 falcon-4 falcon-5 kimi_linear-4 deepseek_v32-4
     olmo3-4 minimax_m2-1 minimax_m2-2 glm4_moe-1 glm4_moe-3 gpt_oss-4 lfm2-1 lfm2_moe-1 lfm2_moe-4
-    deepseek_v3-1 deepseek_v3-4 deepseek_v2-1 glm4_moe_lite-1 glm4_moe_lite-3
+    deepseek_v3-1 deepseek_v3-2 deepseek_v3-4 deepseek_v2-1 deepseek_v2-3 glm4_moe_lite-1 glm4_moe_lite-3
     ministral3-1 ministral3-3 mamba2-1 mamba2-3 granitemoehybrid-1
     granitemoehybrid-2 falcon_h1-1 falcon_h1-4 nemotron_h-3 nemotron_h-4
     apertus-1 apertus-3

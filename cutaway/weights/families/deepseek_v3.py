@@ -5,19 +5,26 @@ The layer after the last predicts further tokens; it is not read.
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.gguf import Later, Packed
+from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, mixer
 from cutaway.position import rope
-from cutaway.position.scaling import YaRN, sharpening
-from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.position.scaling import Linear, YaRN, sharpening
+from cutaway.weights import decoders, naming, quant, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, absorbing, beside, per_head, same
+from cutaway.weights.rules import Rule, Tensors, absorbing, beside, per_head, same
 
 ALIASES = ("deepseek2",)
+
+
+EPS = 1e-6  # of the norms of latents
 
 
 def queries_alone(block: Block) -> bool:
@@ -77,7 +84,12 @@ GGUF_MIXTURE = (
 
 
 class Rope(rotary.Rope):
-    """Neighbouring pairs, unless the config says otherwise; a scaling of all dimensions scales scores too."""
+    """Neighbouring pairs, unless the config says otherwise; a scaling of all dimensions scales scores too.
+
+    ``by_all_dims``: llama.cpp divides the scale of angles by that of all dimensions (deepseek32).
+    """
+
+    by_all_dims: ClassVar[bool] = False
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         found = super().read(fields, known, own)
@@ -91,30 +103,47 @@ class Rope(rotary.Rope):
         return {"rope": replace(rope, interleaved=known.get("interleaved", True)), "sharper": more}
 
     def _from_gguf(self, fields: Fields, position: rope.Config) -> Settings:
-        """llama.cpp scales scores by a tenth of ``mscale_all_dim``, and angles by nothing."""
+        """llama.cpp scales angles and scores by a tenth of ``mscale_all_dim`` and by ``attn_factor``."""
         position, more = replace(position, interleaved=True), 1.0
         if isinstance(position.scaling, YaRN):
-            all_dims = float(f"{10 * fields.number('rope.scaling.yarn_log_multiplier'):.6g}")
-            more = sharpening(position.scaling.factor, all_dims) ** 2
-            position = replace(position, scaling=replace(position.scaling, attention=1.0))
+            factor, scale = position.scaling.factor, position.scaling.magnitude
+            tenth = fields.number("rope.scaling.yarn_log_multiplier", 0.0, low=-1.0)
+            all_dims = sharpening(factor, float(f"{10 * tenth:.6g}"))
+            angles = scale / all_dims if self.by_all_dims or not tenth else scale / sharpening(factor)
+            more = (scale if self.by_all_dims or not tenth else angles * all_dims) ** 2
+            position = replace(position, scaling=replace(position.scaling, attention=angles))
         return {"rope": position, "sharper": more}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         entries, rope = super().write(known, gguf), known["rope"]
+        if gguf and rope and isinstance(rope.scaling, Linear):
+            raise UserError(
+                "a linear scaling of latent attention is not supported in GGUF: llama.cpp scales scores"
+            )
         if rope and isinstance(rope.scaling, YaRN):
-            all_dims = (math.sqrt(known["sharper"]) - 1) / (0.1 * math.log(rope.scaling.factor))
+            factor, sharper = rope.scaling.factor, math.sqrt(known["sharper"])
             if gguf:
-                if rope.scaling.attention != 1.0:
-                    raise UserError(
-                        "YaRN that scales the angles of latent attention is not supported in GGUF"
-                    )
-                entries.pop("rope.scaling.yarn_attn_factor", None)
-                return entries | {"rope.scaling.yarn_log_multiplier": 0.1 * all_dims}
-            own = {"mscale_all_dim": all_dims} if known["sharper"] != 1 else {}
+                return entries | self._to_gguf(rope.scaling, sharper)
+            own = {"mscale_all_dim": _all_dims(factor, sharper)} if sharper != 1 else {}
             if rope.scaling.attention is not None:
                 own["attention_factor"] = rope.scaling.magnitude
             entries["rope_scaling"] |= own
         return entries
+
+    def _to_gguf(self, scaling: YaRN, sharper: float) -> Entries:
+        """The two numbers whose product scales scores, and one of which, or whose ratio, angles."""
+        angles, usual = scaling.magnitude, sharpening(scaling.factor)
+        all_dims = _all_dims(scaling.factor, sharper / angles)
+        scale = sharper / usual if self.by_all_dims or not all_dims else angles
+        found = {"rope.scaling.yarn_log_multiplier": 0.1 * all_dims}
+        return found | {"rope.scaling.attn_factor": scale}
+
+
+def _all_dims(factor: float, sharper: float) -> float:
+    """The ``mscale_all_dim`` that sharpens so."""
+    if factor <= 1 and sharper != 1:
+        raise UserError("YaRN that scales scores and no positions is not supported")
+    return (sharper - 1) / (0.1 * math.log(factor)) if factor > 1 else 0.0
 
 
 def latent(known: Settings, kind: str = "mla", **more: Any) -> Any:
@@ -129,6 +158,7 @@ def latent(known: Settings, kind: str = "mla", **more: Any) -> Any:
         value_size=known["value_size"],
         query_latent=known["query_latent"],
         position=known["rope"],
+        norm=Norm("rms", known["latent_eps"]),
         scale=None if known["sharper"] == 1.0 else size**-0.5 * known["sharper"],
         **more,
     )
@@ -147,7 +177,50 @@ def settings(config: Decoder | Encoder) -> Settings:
     known = {name: getattr(of, name) for name in ("heads", "key_size", "latent", "query_latent")}
     known |= {"value_size": of.values, "head_size": of.rope_dim, "kv_heads": of.heads}
     known |= {"interleaved": of.position is not None and of.position.interleaved}
+    known |= {"latent_eps": of.norm.eps if of.norm else None}
     return decoders.settings(config) | known | {"sharper": 1.0 if of.scale is None else of.scale * size**0.5}
+
+
+def with_eps(config: Decoder, tensors: Tensors, eps: float) -> tuple[Decoder, Tensors, str]:
+    """The same function, with this eps in the norms of latents.
+
+    x / sqrt(x² + a) is c x / sqrt((c x)² + b) with c = sqrt(b / a), which the matrices before the norm take.
+    """
+    blocks, factors = list(config.blocks), {}
+    for n, block in enumerate(blocks):
+        of = block.attention
+        if getattr(of, "latent", None) is None or of.norm is None or of.norm.eps == eps:
+            continue
+        factor = math.sqrt(eps / of.norm.eps)
+        factors[f"blocks.{n}.attention.down.weight"] = factor, of.latent
+        factors[f"blocks.{n}.attention.query_down.weight"] = factor, of.query_latent
+        blocks[n] = replace(block, attention=replace(of, norm=replace(of.norm, eps=eps)))
+
+    def later(name: str) -> Packed | Later:
+        entry = tensors.later(name)
+        if name not in factors:
+            return entry
+        factor, count = factors[name]
+
+        def make() -> Packed:
+            values = quant.unpack(tensors[name]).copy()
+            values[:count] *= np.float32(factor)
+            return quant.pack(values, "F32")
+
+        return Later("F32", entry.shape, make)
+
+    note = f"matrices before norms of latents are multiplied, so that the norms' eps is {eps:g}"
+    return replace(config, blocks=tuple(blocks)), Tensors({name: later(name) for name in tensors}), note
+
+
+def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
+    """llama.cpp norms latents by the eps of all other norms."""
+    return with_eps(config, tensors, config.blocks[0].norm.eps)
+
+
+def unfolded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
+    """Transformers norms latents by 1e-6, whatever the others' eps is."""
+    return with_eps(config, tensors, EPS)
 
 
 class HeadSizes(Row):
@@ -182,6 +255,15 @@ class HeadSizes(Row):
             "attention.key_length_mla": known["key_size"] + known["head_size"],
             "attention.value_length_mla": known["value_size"],
         }
+
+
+class SharedExperts(rows.SharedExperts):
+    """llama.cpp opens no model without them."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and not known["shared"]:
+            raise UserError("a mixture without shared experts is not supported in GGUF here")
+        return super().write(known, gguf)
 
 
 LATENT_OR_NONE = Kind(lambda fields, key: fields.integer(key, low=0) or None)
@@ -226,7 +308,7 @@ FAMILY = llama.FAMILY.but(
         Field("top_groups", "topk_group", "expert_group_used_count", missing=1),
         Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=False),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
-        rows.SharedExperts(),
+        SharedExperts(),
         rows.FirstDense(usual=3),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
         Only("scoring_func", None, ("sigmoid",), "another score of experts"),
@@ -240,8 +322,11 @@ FAMILY = llama.FAMILY.but(
     | {"experts": 256, "top_k": 8, "expert_hidden": 2048, "groups": 8, "top_groups": 4},
     nulls={"query_latent": None},
     forget=("bias", "out_bias", "mlp_bias", "head_size"),
-    fixed=rows.SIGMOID,
-    gguf_fixed={"interleaved": True},
+    fixed=rows.SIGMOID | {"latent_eps": EPS},
+    gguf_fixed={"interleaved": True, "latent_eps": lambda known: known["eps"]},
+    ignored_gguf=(),
+    folded=folded,
+    unfolded=unfolded,
     sparse=True,
     instead=softmax_scored,
     mixers=("mla",),

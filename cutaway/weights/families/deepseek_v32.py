@@ -5,7 +5,7 @@ The indexer rotates its heads half-split, latent attention neighbouring pairs.
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import naming, rows
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
@@ -41,6 +41,12 @@ class IndexSize(Field):
         if gguf and size % 64:
             raise UserError(f"an indexer with heads of {size}, no multiple of 64, is not supported in GGUF")
         return super().write(known, gguf)
+
+
+class Rope(deepseek_v3.Rope):
+    """llama.cpp has another architecture for these, with another formula."""
+
+    by_all_dims = True
 
 
 def decoder(known: Settings) -> Decoder:
@@ -82,7 +88,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     instead=None,
     rows=(
         *(
-            Layers() if isinstance(row, rows.FirstDense) else row
+            Layers() if isinstance(row, rows.FirstDense) else Rope() if isinstance(row, rotary.Rope) else row
             for row in deepseek_v3.FAMILY.rows
             if getattr(row, "name", "") != "interleaved"
         ),

@@ -16,10 +16,11 @@ from cutaway.weights.families import deepseek_v3, glm4_moe_lite
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import How, Rule, decay, kernel, same
+from cutaway.weights.rules import How, Rule, Tensors, decay, kernel, same
 
 ALIASES = ("kimi-linear",)
 LINEAR = "linear_attention"
+MOST_EPS = 1e-5  # the published model's
 KDA = {"linear_head": "head_dim", "linear_heads": "num_heads", "conv": "short_conv_kernel_size"}
 THEIRS, OURS = "model.layers.{n}.self_attn", "blocks.{n}.attention"
 MOE, MLP = "model.layers.{n}.block_sparse_moe", "blocks.{n}.mlp"
@@ -216,10 +217,23 @@ def decoder(known: Settings) -> Decoder:
     return decoders.decoder(known | {"kv_heads": known["heads"], "bias": False, "mixers": mixers})
 
 
+def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
+    """llama.cpp adds the norms' eps to the squares of queries and keys too, where 1e-6 belongs."""
+    eps = config.blocks[0].norm.eps
+    if eps > MOST_EPS and any(map(is_linear, config.blocks)):
+        raise UserError(
+            f"norms' eps of {eps:g} in a model of linear layers is not supported in GGUF: llama.cpp adds it to "
+            f"the squares of their queries and keys, where {MOST_EPS:g} is the most that changes next to nothing"
+        )
+    config, tensors, note = deepseek_v3.folded(config, tensors)
+    return config, tensors, f"{note}, which llama.cpp takes for unit vectors as well"
+
+
 def settings(config: Decoder | Encoder) -> Settings:
     """The settings of a config."""
     known = decoders.settings(config) | {"linear": tuple(map(is_linear, config.blocks))}
     known |= {"heads": 1, "key_size": 1, "head_size": 1, "value_size": 1, "latent": 1, "query_latent": None}
+    known |= {"latent_eps": deepseek_v3.EPS}
     known |= {"linear_head": 1, "linear_heads": 1, "conv": 4}  # where no layer has them
     for block in config.blocks:
         of = block.attention
@@ -228,6 +242,7 @@ def settings(config: Decoder | Encoder) -> Settings:
         else:
             own = {name: getattr(of, name) for name in ("heads", "key_size", "latent", "query_latent")}
             known |= own | {"head_size": of.rope_dim, "value_size": of.values}
+            known |= {"latent_eps": of.norm.eps if of.norm else None}
     return known
 
 
@@ -289,6 +304,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     | {"routed_scale": 2.446, "linear_head": 128, "linear_heads": 32, "conv": 4},
     forget=("rope",),
     fixed={"tied": False, "rope": None, "activation": "silu"},
+    folded=folded,
     gguf_fixed={"normalised": True, "query_latent": None},
     architecture="kimi-linear",
     sparse=None,

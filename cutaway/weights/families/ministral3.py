@@ -5,7 +5,7 @@ from dataclasses import replace
 from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.position import rope
-from cutaway.position.scaling import YaRN
+from cutaway.position.scaling import YaRN, sharpening
 from cutaway.weights import rotary, rows
 from cutaway.weights.families import mistral
 from cutaway.weights.family import Entries, Family, Field, Settings
@@ -40,7 +40,8 @@ class Rope(rotary.Rope):
         found: Settings = {"rope": position}
         if isinstance(position.scaling, YaRN) and fields.has(MULTIPLIER):
             fields.only(MULTIPLIER, (1.0,), "another mscale than 1")
-            found["rope"] = replace(position, scaling=replace(position.scaling, attention=1.0))
+            scale = position.scaling.magnitude / sharpening(position.scaling.factor)
+            found["rope"] = replace(position, scaling=replace(position.scaling, attention=scale))
         beta = fields.number("attention.temperature_scale", None)
         if beta is not None:
             found["temperature"] = Temperature(beta, fields.integer("rope.scaling.original_context_length"))
@@ -48,10 +49,11 @@ class Rope(rotary.Rope):
 
     def _to_gguf(self, entries: Entries, known: Settings) -> Entries:
         scaling, growth = known["rope"] and known["rope"].scaling, known["temperature"]
-        if not isinstance(scaling, YaRN) or scaling.attention not in (None, 1.0):
-            raise UserError("positions scaled otherwise than by YaRN of mscale 1 is not supported in GGUF")
-        entries.pop("rope.scaling.yarn_attn_factor", None)
-        entries |= {} if scaling.attention is None else {MULTIPLIER: 1.0}
+        if not isinstance(scaling, YaRN):
+            raise UserError("positions scaled otherwise than by YaRN is not supported in GGUF")
+        if scaling.attention == 1.0:  # as llama.cpp's own converter writes it
+            entries.pop("rope.scaling.attn_factor", None)
+            entries[MULTIPLIER] = 1.0
         return entries | ({"attention.temperature_scale": float(growth.beta)} if growth else {})
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -68,7 +70,7 @@ FAMILY = mistral.FAMILY.but(
     "Ministral3ForCausalLM",
     architecture="mistral3",
     rows=(
-        *(Rope() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *(Rope(betas=True) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
         *rows.DENSE,
         Field("window", "sliding_window", None),
     ),

@@ -18,6 +18,7 @@ from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule, beside, decay_vector, kernel, same, split
 
 LINEAR, RECURRENT = "linear_attention", "attention.recurrent_layers"
+UNIT_EPS = 1e-6  # added to the squares of queries and keys that become unit vectors
 FUSED = ("query", "key", "value", "gate")
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}.linear_attn"
 
@@ -94,6 +95,9 @@ class Mixers(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
+            if abs(known["eps"] - UNIT_EPS) > 1e-9 and any(known["linear"]):
+                why = f"llama.cpp adds it to the squares of queries and keys, where {UNIT_EPS:g} belongs"
+                raise UserError(f"norms' eps of {known['eps']:g} is not supported in GGUF: {why}")
             return {RECURRENT: np.array(known["linear"], bool)}
         return {"layer_types": [LINEAR if linear else FULL for linear in known["linear"]]}
 
