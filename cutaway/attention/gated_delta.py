@@ -26,7 +26,7 @@ from cutaway.bounds import Count
 from cutaway.errors import UserError
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.layers.conv import ShortConv
+from cutaway.layers.conv import Convs, ShortConv
 from cutaway.layers.norm import widened
 from cutaway.shapes import Float
 
@@ -42,12 +42,16 @@ COST = Cost(
 class Config(LinearConfig):
     """``key_heads`` query and key heads, a divisor of the ``heads`` value heads, as many when None.
 
-    ``conv``: tokens that the short convolution over q, k and v sees; ``norm``: each head's.
+    ``conv``: tokens that the short convolution over q, k and v sees, or one of each where they are ``apart``;
+    ``norm``: each head's. A ``negative`` eigenvalue of the state's step needs a beta of up to 2 (2411.12537,
+    OLMo Hybrid).
     """
 
     key_heads: Count | None = None
     conv: Count = 4
     norm: Norm = Norm(eps=1e-6)
+    apart: bool = False
+    negative: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +76,10 @@ class GatedDeltaNet(LinearMixer):
         self.forget = nn.Linear(width, config.heads, bias=False)
         self.decay = Decay(config.heads)
         self.gate = nn.Linear(width, config.heads * config.values, bias=False)
-        self.conv = ShortConv(config.channels, config.conv, bias=False)
+        sizes = {"query": self.query, "key": self.key, "value": self.value}
+        parts = {name: matrix.out_features for name, matrix in sizes.items()}
+        whole = ShortConv(config.channels, config.conv, bias=False)
+        self.conv = Convs(parts, config.conv) if config.apart else whole
         self.norm = config.norm.build(config.values)
 
     def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
@@ -80,7 +87,8 @@ class GatedDeltaNet(LinearMixer):
         (q, k, v), kept = self.convolved((self.query(x), self.key(x), self.value(x)), call)
         q, k = (unit(cut(part, groups)).repeat_interleave(heads // groups, dim=1) for part in (q, k))
         q, k, v = tap("q", q), tap("k", k), tap("v", cut(v, heads))
-        beta = tap("beta", cut(self.beta(x), heads).sigmoid())
+        beta = cut(self.beta(x), heads).sigmoid()
+        beta = tap("beta", 2 * beta if self.config.negative else beta)
         log_a = tap("log_a", self.decay(self.forget(x))[0])
         scaled = q * q.shape[-1] ** -0.5
         z, kept["S"] = delta(scaled, k, v, beta, log_a, call.positions, call.past.get("S"))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from cutaway.attention.common.cost import Cost
@@ -24,8 +23,8 @@ from cutaway.attention.gated_delta import Decay
 from cutaway.bounds import Count
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.layers.conv import ShortConv
-from cutaway.shapes import Float, Int
+from cutaway.layers.conv import Convs
+from cutaway.shapes import Float
 
 COST = Cost(
     prefill="n h (8 (8 k + 3 v) + 3 k v)",
@@ -79,28 +78,3 @@ class KimiDeltaAttention(LinearMixer):
     def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
         """Each head normed alone, times sigmoid(W_g W_gd x)."""
         return cut(self.gate(self.gate_down(x)).sigmoid(), self.config.heads) * self.norm(z)
-
-
-class Convs(nn.ModuleDict):
-    """A short convolution of each part of a joined vector, with one tail for all."""
-
-    def __init__(self, parts: dict[str, int], size: int) -> None:
-        super().__init__({name: ShortConv(channels, size, bias=False) for name, channels in parts.items()})
-        self.sizes = list(parts.values())
-
-    def forward(
-        self,
-        x: Float[Tensor, "b t n"],
-        pos: Int[Tensor, "b t"],
-        documents: Int[Tensor, "b t"] | None,
-        in_order: bool,
-        tail: Float[Tensor, "b m n"] | None,
-    ) -> tuple[Float[Tensor, "b t n"], Float[Tensor, "b m n"]]:
-        """As ``ShortConv``, part by part."""
-        tails = [None] * len(self.sizes) if tail is None else tail.split(self.sizes, dim=-1)
-        found = [
-            conv(part, pos, documents, in_order, before)
-            for conv, part, before in zip(self.values(), x.split(self.sizes, dim=-1), tails, strict=True)
-        ]
-        y, after = zip(*found, strict=True)
-        return torch.cat(y, dim=-1), torch.cat(after, dim=-1)

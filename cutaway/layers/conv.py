@@ -57,6 +57,31 @@ class ShortConv(nn.Module):
         return line, y if self.bias is None else y + self.bias
 
 
+class Convs(nn.ModuleDict):
+    """A short convolution of each part of a joined vector, with one tail for all."""
+
+    def __init__(self, parts: dict[str, int], size: int) -> None:
+        super().__init__({name: ShortConv(channels, size, bias=False) for name, channels in parts.items()})
+        self.sizes = list(parts.values())
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t n"],
+        pos: Int[Tensor, "b t"],
+        documents: Int[Tensor, "b t"] | None,
+        in_order: bool,
+        tail: Float[Tensor, "b m n"] | None,
+    ) -> tuple[Float[Tensor, "b t n"], Float[Tensor, "b m n"]]:
+        """As ``ShortConv``, part by part."""
+        tails = [None] * len(self.sizes) if tail is None else tail.split(self.sizes, dim=-1)
+        found = [
+            conv(part, pos, documents, in_order, before)
+            for conv, part, before in zip(self.values(), x.split(self.sizes, dim=-1), tails, strict=True)
+        ]
+        y, after = zip(*found, strict=True)
+        return torch.cat(y, dim=-1), torch.cat(after, dim=-1)
+
+
 def _take(x: Float[Tensor, "b s n"], index: Int[Tensor, "b t"]) -> Float[Tensor, "b t n"]:
     """The rows of x at these indices."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))

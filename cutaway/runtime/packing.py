@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.attention import local
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, ReadAhead, give_back
 from cutaway.layers.config import MLP, MoE, Norm
@@ -91,6 +90,8 @@ def _why_not_block(block: Block) -> str | None:
     mlp = block.mlp
     if block.per_layer and mlp and mlp.activation == "xielu":
         return "its per-layer embeddings have learned activations"
+    if isinstance(mlp, MLP) and mlp.hidden_norm:
+        return "its MLP has a norm between its matrices"
     if isinstance(mlp, MoE):
         if mlp.bias and mlp.shared:
             return "its shared expert has biases"
@@ -98,12 +99,19 @@ def _why_not_block(block: Block) -> str | None:
             return "its experts are of a latent, have norms of their own, or weigh what they read"
         if mlp.activation == "xielu":
             return "its experts have activations of their own"
+        if mlp.router.score == "sparsemixer":
+            return "its router is SparseMixer"
         if mlp.top_k > mlp.router.top_groups * (mlp.experts // mlp.router.groups):
             return "a token's experts do not fit into its best groups"
     if kind_of(attention) in native.RECURRENCES:
-        return None
+        odd = getattr(attention, "apart", False) or getattr(attention, "negative", False)
+        return "its delta rule has a convolution of each part, or betas above 1" if odd else None
     if getattr(attention, "temperature", None) and attention.temperature.first:
         return "its queries grow from another position than 0"
+    if kind_of(attention) == "gated" and (attention.softplus or attention.per_head):
+        return "its gates are softplus or one number a head"
+    if getattr(attention, "value_scale", 1.0) != 1.0:
+        return "its values are scaled"
     relative = None if latent(block) else attention.relative
     if relative is not None and type(relative) is not alibi.Config:
         return "its scores have learned biases"
@@ -222,7 +230,7 @@ class Plan:
                 self._matrix(f"{path}.per_layer.out"),
                 self._norm(f"{path}.per_layer.norm", block.norm, width),
             )
-        scales = (mlp.gate_scale, mlp.out_scale) if isinstance(mlp, MLP) else (1.0, 1.0)
+        scales = (getattr(mlp, "gate_scale", 1.0), mlp.out_scale if mlp else 1.0)
         return native.Layer(
             **fields,
             **{name: self._norm(f"{path}.{name}", block.norm, width) for name in block.norms},
@@ -321,7 +329,7 @@ class Plan:
             groups=attention.groups,
             key_size=attention.key_size,
             value_size=pairs * attention.values,
-            window=attention.window if isinstance(attention, local.Config) else 0,
+            window=window_of(attention) or 0,
             rotation=-1 if attention.position is None else self._rotations.index(attention.position),
             norm_over=native.OVER.index(attention.qk_norm_over),
             norm_after=attention.qk_norm_after,
@@ -512,6 +520,11 @@ def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a weight multiplies vectors; norms with weights for each head have two dimensions too."""
     within = ".conv." not in name and not name.endswith("norm.weight")
     return len(shape) == 2 and within and name != "position.weight"
+
+
+def window_of(attention: Any) -> int | None:
+    """How many tokens a position sees, where it does not see all."""
+    return attention.window if kind_of(attention) in ("local", "gated") else None
 
 
 def attends(block: Block) -> bool:

@@ -225,6 +225,9 @@ class Family:
     spellings: tuple[tuple[str, str], ...] = ()  # parts of names that some folders write otherwise, and ours
     modules: tuple[tuple[str, str], ...] = ()  # parts of names in ``hf``, and transformers' for its modules
     bypassed: tuple[str, ...] = ()  # modules whose weights transformers reads past PEFT
+    recut: Callable[[dict[str, Any], Any], dict[str, Any]] | None = (
+        None  # a folder's weights as ``hf`` has them
+    )
     zeros: tuple[str, ...] = ()  # names that a folder may leave out, whose weights are then zeros
     instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
     whole_ids: tuple[str, ...] = ()  # keys of special ids that config.json may leave out, but not have null

@@ -40,6 +40,8 @@ SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "typical_p": ("typical_p", "typical_p"),
     "repetition_penalty": ("penalty_repeat", "repetition_penalty"),
 }
+TOKENS = "ForTokenClassification"
+CLASSIFIERS = ("ForSequenceClassification", TOKENS)  # how transformers names classes with a head for labels
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -79,6 +81,7 @@ class Checkpoint:
     metadata: Mapping[str, object] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()  # the parts of a multimodal model that are not read
     target: Target | None = None
+    classifier: str = ""  # transformers' class, of a folder whose head is for labels (weights/classifier.py)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -198,7 +201,12 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     family = families.of_hf(fields)
     config = family.read(fields)
     theirs = _prefixed(_respelt(theirs, family), family.prefix)
-    if isinstance(config, Decoder):
+    classifier = _classifier(data)
+    if isinstance(config, Decoder) and classifier:
+        # It writes no text: there is no head of its own, and the table is in its place.
+        config = replace(config, tied=True, head_bias=False)
+        theirs = {name: one for name, one in theirs.items() if not name.startswith(("score.", "lm_head."))}
+    elif isinstance(config, Decoder):
         config, theirs = _tied(config, theirs, family)
     elif isinstance(config, EncoderDecoder):
         theirs = _without_copies(theirs, family, folder) if config.shared else theirs
@@ -211,11 +219,20 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     names = part.rules(family) if part else family.hf
     if method is not None:
         names = quantized.names(method, family, names, where)
+    theirs = family.recut(theirs, config) if family.recut else theirs
     tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
     left_out = part.left_out if part else ()
     for note in part.notes(config) if part else ():
         warnings.warn(note, stacklevel=2)
-    return _with_text(folder, Checkpoint(config, tensors, family.name, folder, left_out=left_out))
+    found = Checkpoint(config, tensors, family.name, folder, left_out=left_out, classifier=classifier)
+    return _with_text(folder, found)
+
+
+def _classifier(data: Mapping[str, object]) -> str:
+    """The class of a model with a head for labels, by the name that its config gives it."""
+    named = data.get("architectures")
+    first = str(named[0]) if isinstance(named, list) and named else ""
+    return first if first.endswith(CLASSIFIERS) else ""
 
 
 def _cutaway(folder: Path) -> Checkpoint:

@@ -129,7 +129,8 @@ def _delta(config: Any, w: Weights, x: list[Array]) -> list[Array]:
     groups = config.groups if gated else config.heads
     qkv = [np.concatenate([w[f"{name}.weight"] @ u for name in ("query", "key", "value")]) for u in x]
     if config.conv:
-        qkv = _conv(qkv, w["conv.weight"])
+        each = [w.get(f"conv.{name}.weight") for name in ("query", "key", "value")]
+        qkv = _conv(qkv, w["conv.weight"] if each[0] is None else np.concatenate(each))
     memory = [np.zeros((config.key_size, config.values)) for _ in range(config.heads)]
     out = []
     for t, u in enumerate(x):
@@ -140,7 +141,7 @@ def _delta(config: Any, w: Weights, x: list[Array]) -> list[Array]:
             g = h * groups // config.heads
             q, k = _unit(np.split(q_, groups)[g]), _unit(np.split(k_, groups)[g])
             v = np.split(v_, config.heads)[h]
-            beta = _sigmoid(w["beta.weight"][h] @ u)
+            beta = _sigmoid(w["beta.weight"][h] @ u) * (2 if getattr(config, "negative", False) else 1)
             if gated:
                 dt = math.log1p(math.exp(w["forget.weight"][h] @ u + w["decay.dt_bias"][h]))
                 memory[h] = math.exp(-math.exp(w["decay.A_log"][h]) * dt) * memory[h]
@@ -219,6 +220,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[..., list[Array]]]] = {
     "delta without conv": ("delta", {"conv": 0}, _delta),
     "gated_delta": ("gated_delta", {}, _delta),
     "gated_delta grouped": ("gated_delta", {"key_heads": 2, "conv": 3}, _delta),
+    "gated_delta apart": ("gated_delta", {"key_heads": 2, "apart": True, "negative": True}, _delta),
     "kda": ("kda", {}, _kda),
     "kda narrow": ("kda", {"rank": 2, "conv": 3}, _kda),
     "mamba2": ("mamba2", {"bias": True}, _mamba2),

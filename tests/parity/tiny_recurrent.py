@@ -62,6 +62,28 @@ MORE |= {
         | {"num_key_value_heads": 1, "logits_soft_cap": 4.0},
     ),
 }
+LFM3 = {"head_dim": 16, "sliding_window": 8, "num_hidden_layers": 3, "conv_L_cache": 5}
+LFM3 |= {"layer_types": ["conv", "full_attention", "sliding_attention"]}
+MORE |= {
+    "lfm3": (
+        "Lfm3Config",
+        LFM3,
+        LFM3
+        | {"use_attention_gate": False, "use_sandwich_norm": False, "attention_bias": True}
+        | {"conv_bias": True, "tie_word_embeddings": False, "num_key_value_heads": 1},
+    ),
+}
+OLMO = {"layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 12}
+MORE |= {
+    "olmo_hybrid": (
+        "OlmoHybridConfig",
+        OLMO | {"linear_value_head_dim": 12},
+        OLMO
+        | {"linear_num_key_heads": 2, "linear_value_head_dim": 6, "linear_allow_neg_eigval": False}
+        | {"attention_bias": True, "linear_conv_kernel_dim": 3, "tie_word_embeddings": True}
+        | {"rope_parameters": {"rope_theta": None, "rope_type": "default"}},
+    ),
+}
 MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
 MORE_IN_GGUF += ["nemotron_h-6", "gemma4-4", "gemma4-5"]
 MORE_IN_GGUF += ["gemma4_unified-1"]
@@ -72,10 +94,7 @@ UNPACKED |= {"recurrent_gemma": "rg_lru attention has no kernel"}
 UNPACKED |= dict.fromkeys(
     ("llama4-2", "nemotron_h-5", "nemotron_h-6", "gemma4-4", "gemma4-5"), "its experts are of a latent"
 )
-EDITED = (
-    "mamba-1",
-    "falcon_mamba-1",
-    "jamba-1",
-    "llama4-1",
-    "recurrent_gemma-1",
-)  # whose every key is edited
+UNPACKED |= {"lfm3-1": "its gates are softplus or one number a head"}
+UNPACKED |= {"olmo_hybrid": "its delta rule has a convolution of each part"}
+# Cases whose every key is edited.
+EDITED = ["mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1", "recurrent_gemma-1", "lfm3-1", "olmo_hybrid-1"]

@@ -133,7 +133,9 @@ class Global(Row):
 
 
 class Ropes(Row):
-    """Rotary positions of global and of local layers."""
+    """Rotary positions of global and of local layers; ``part`` of the global pairs rotates."""
+
+    part = 0.25
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
@@ -141,7 +143,7 @@ class Ropes(Row):
         given = fields.section("rope_parameters")
         if given is None:
             plain = {"rope_type": "default", "rope_theta": BASES[SLIDING]}
-            far = {"rope_type": "proportional", "rope_theta": BASES[FULL], "partial_rotary_factor": 0.25}
+            far = {"rope_type": "proportional", "rope_theta": BASES[FULL], "partial_rotary_factor": self.part}
             given = Fields({FULL: far, SLIDING: plain}, fields.where)
         found = {}
         for kind, name in NAMES.items():
