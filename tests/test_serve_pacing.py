@@ -64,8 +64,7 @@ def test_a_long_body_takes_turns_by_its_bytes(clock: Clock) -> None:
 
 def test_who_would_wait_too_long_is_refused_after_the_longest_wait(clock: Clock) -> None:
     async def ask() -> None:
-        async with pace.turn("a", 1_000_000):
-            pass
+        await pace.turn("a", 1_000_000)
 
     pace = Pace(bytes=1e5, burst=0.0, most=5.0)
     pace.wait("b", 0)
@@ -78,7 +77,8 @@ def test_who_would_wait_too_long_is_refused_after_the_longest_wait(clock: Clock)
 
 def test_clients_that_are_gone_are_forgotten_and_those_under_way_are_not(clock: Clock) -> None:
     async def hold() -> None:
-        async with pace.turn("stream", 0):
+        with pace.present("stream"):
+            await pace.turn("stream", 0)
             for n in range(500):
                 clock.now += 2 * (n == 0 or n % 10 == 0)
                 pace.wait(f"client {n}", 0)

@@ -277,7 +277,8 @@ class AuthMiddleware:
         length = headers.get("content-length", "")
         size = int(length[:19]) if length.isdecimal() else 0
         try:
-            async with self.pace.turn(record.sender, min(size, self.policy.body_bytes)):
+            with self.pace.present(record.sender):
+                await self.pace.turn(record.sender, min(size, self.policy.body_bytes))
                 if refusal is not None:
                     raise refusal
                 body = b""

@@ -13,8 +13,8 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cutaway.serve.openai_format import APIError
@@ -36,28 +36,29 @@ class Pace:
     _seen: dict[str, float] = field(default_factory=dict)  # when a client was last there, in order
     _present: Counter[str] = field(default_factory=Counter)  # its requests under way
 
-    @asynccontextmanager
-    async def turn(self, client: str, size: int) -> AsyncIterator[None]:
-        """Wait for the turn of a request with a body of ``size`` bytes, then be under way."""
+    @contextmanager
+    def present(self, client: str) -> Iterator[None]:
+        """A request of the client is under way."""
         self._present[client] += 1
         try:
-            seconds = self.wait(client, size)
-            if seconds > self.most:
-                await asyncio.sleep(self.most)
-                text = "This client asks faster than it can be answered beside others: send fewer at a time"
-                raise APIError(
-                    429,
-                    text,
-                    type="rate_limit_error",
-                    code="too_fast",
-                    retry_after=math.ceil(seconds - self.most),
-                )
-            if seconds:
-                await asyncio.sleep(seconds)
             yield
         finally:
             self._present[client] -= 1
             self._note(client)
+
+    async def turn(self, client: str, size: int) -> None:
+        """Wait for a request's turn, whose body has ``size`` bytes. APIError where that takes too long."""
+        seconds = self.wait(client, size)
+        if seconds:
+            await asyncio.sleep(min(seconds, self.most))
+        if seconds > self.most:
+            raise APIError(
+                429,
+                "This client asks faster than it can be answered beside others: send fewer at a time",
+                type="rate_limit_error",
+                code="too_fast",
+                retry_after=math.ceil(seconds - self.most),
+            )
 
     def wait(self, client: str, size: int) -> float:
         """Seconds until a request's turn, which is then taken: 0 for a client that is alone."""
