@@ -32,6 +32,7 @@ from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Spe
 from cutaway.generate.target import TargetRules
 from cutaway.hooks import listening
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.position import learned
 from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.tokenizer import Tokenizer
@@ -106,7 +107,8 @@ def load(
     says which and why). ``dtype``: what the weights are unpacked to; "packed" keeps them as small as they are
     in the file and unpacks each for each use: the logits of "float32", slower; "auto" is float32 where memory
     has room for it, else packed, with a warning.
-    ``context``: hold at most so many tokens, fewer than the model could. ``adapter``: a PEFT folder, as for
+    ``context``: hold at most so many tokens; more than the model was made for are read on, with a warning, as
+    far as its positions have no table. ``adapter``: a PEFT folder, as for
     ``with_adapter``. ``kv_cache``: what the runtime keeps keys and values as; Q8_0 takes half of F16's
     memory, Q4_0 a quarter. ``strict``: refuse a config.json with keys that its model does not read, of which
     a warning tells otherwise. Raises UserError for what cannot be read as asked."""
@@ -153,14 +155,42 @@ class LanguageModel:
         self.kv_cache: KVCache = kv_cache
         self.engine_asked: EngineName = engine
         self.config = checkpoint.config
-        most = self.config.context
-        self.context = most if context is None else context
-        if not 1 <= self.context <= most:
-            raise UserError(f"context is {context}: {checkpoint.source} holds from 1 to {most} tokens")
+        self.context = self.config.context if context is None else context
+        if self.context < 1:
+            raise UserError(f"context is {context}: give a number from 1 up")
+        if self.context > self.config.context:
+            self.config = self._longer()
         self.device = device
         self.dtype = dtype
         self._base: LanguageModel | None = None  # the model that this one is with an adapter
         self._edits: edits.Given = ()  # of every call
+
+    def _longer(self) -> Any:
+        """The config of a model that reads further than it was made for, as its positions then go on.
+
+        Raises UserError for one that has a vector for each position, and none for later ones.
+        """
+        of: Any = self.config
+        source, most = self.checkpoint.source, of.context
+        parts = [of.encoder, of.decoder] if isinstance(of, EncoderDecoder) else [of]
+        if any(isinstance(part.position, learned.Config) for part in parts):
+            raise UserError(
+                f"context is {self.context}: {source} has learned a vector for each of {most:,} positions, "
+                "and none for later ones"
+            )
+        warnings.warn(
+            f"{source} was made for {most:,} tokens, and reads {self.context:,} here: its positions go on, "
+            "and what it makes of them may be poor",
+            stacklevel=4,
+        )
+        if isinstance(of, EncoderDecoder):
+            return replace(of, decoder=replace(of.decoder, context=self.context))
+        return replace(of, context=self.context)
+
+    @property
+    def _read_as(self) -> reader.Checkpoint:
+        """The checkpoint with the config that is read by, whose context may be longer than its own."""
+        return replace(self.checkpoint, config=self.config)
 
     def with_adapter(self, folder: str | Path) -> LanguageModel:
         """This model with the adapter of a PEFT folder, such as a run of `cutaway finetune`, and its context.
@@ -170,7 +200,7 @@ class LanguageModel:
         UserError for an adapter that is not read, or is another model's."""
         base = adapters.extended(self.checkpoint, folder)
         changed = adapters.joined(base, adapters.read(folder, base))
-        context = None if self.context == self.config.context else self.context
+        context = None if self.context == self.checkpoint.config.context else self.context
         lm = LanguageModel(
             changed,
             engine=self.engine_asked,
@@ -219,7 +249,7 @@ class LanguageModel:
 
         kinds = {Encoder: build.encoder, EncoderDecoder: build.encoder_decoder}
         make = kinds.get(type(self.config), build.decoder)
-        return make(self.checkpoint, self._fitting(), self.device)
+        return make(self._read_as, self._fitting(), self.device)
 
     def _fitting(self) -> str:
         """What the definition's weights are unpacked to; UserError where memory has no room for it.

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway import native
 from cutaway.commands import console
-from cutaway.commands.options import Json, KVCache
+from cutaway.commands.options import Context, Json, KVCache, Strict
 from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Later
 from cutaway.runtime import measure
@@ -58,6 +58,8 @@ def bench(
     threads: Annotated[str | None, Parameter(alias="-t")] = None,
     rounds: Annotated[int, Parameter(alias="-r")] = ROUNDS,
     kv_cache: KVCache = "F16",
+    context: Context = None,
+    strict: Strict = False,
     peer: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     as_json: Json = False,
@@ -107,7 +109,7 @@ def bench(
     rows: list[Row] = []
     for model in models or ("smollm2",):
         path = console.model_path(model)
-        lm: Any = cutaway.load(path, engine="runtime", kv_cache=kv_cache)
+        lm: Any = cutaway.load(path, engine="runtime", context=context, kv_cache=kv_cache, strict=strict)
         engine, tensors = lm.engine, lm.checkpoint.tensors
         stored = [tensors.later(name) for name in tensors]
         bare = Row(

@@ -12,7 +12,7 @@ import cutaway
 from cutaway.commands.chat_tools import NO_TOOLS, ToolOptions, checked, shown
 from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
 from cutaway.commands.generate import NOTHING_GIVEN, Sampling, note_ending
-from cutaway.commands.options import Adapter, Context, Engine, Flag, KVCache, Model, Threads
+from cutaway.commands.options import Adapter, Context, Engine, Flag, KVCache, Model, Strict, Threads
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.generate.batch.request import ContextFullError, Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -37,6 +37,7 @@ def chat(
     engine: Engine = "auto",
     threads: Threads = None,
     context: Context = None,
+    strict: Strict = False,
     kv_cache: KVCache = "F16",
     sampling: Sampling = NOTHING_GIVEN,
     tools: ToolOptions = NO_TOOLS,
@@ -75,7 +76,7 @@ def chat(
         raise UserError("--allow-steering and tools exclude each other: results are strangers' text")
     use_threads(threads)
     lm: Any = cutaway.load(
-        model_path(model), engine=engine, context=context, adapter=adapter, kv_cache=kv_cache
+        model_path(model), engine=engine, context=context, adapter=adapter, kv_cache=kv_cache, strict=strict
     )
     if chat_template is not None:
         lm.checkpoint = replace(lm.checkpoint, chat_template=read_text(chat_template))

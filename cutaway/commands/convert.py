@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
-from cutaway.commands.options import Flag, Force, Json
+from cutaway.commands.options import Flag, Force, Json, Strict
 from cutaway.commands.quantize import begin_of, to_measure, written
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
@@ -46,6 +46,7 @@ def convert(
     measure: bool = True,
     adapter: Flag = False,
     model: str | None = None,
+    strict: Strict = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +94,7 @@ def convert(
         _adapter(Path(source), target, type, model, force)
         return
     texts = {each: console.read_text(each) for each in (calibration, text) if each is not None}
-    checkpoint, report = load.read(console.model_path(source)), None
+    checkpoint, report = load.read(console.model_path(source), strict), None
     with console.watched() as bar:
         if attention is not None:
             save.check_free(target, "gguf" if target.suffix == ".gguf" else "safetensors", force)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
-from cutaway.commands.options import Flag, Json
+from cutaway.commands.options import Context, Flag, Json, Strict
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import tasks
@@ -42,6 +42,8 @@ def eval(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     force: Flag = False,
     threads: int | None = None,
+    context: Context = None,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
@@ -105,6 +107,7 @@ def eval(
         Print one JSON document.
     """
     console.use_threads(threads)
+    loading = {"context": context, "strict": strict}
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}: give a number from 1 up")
     if samples < 1:
@@ -118,7 +121,7 @@ def eval(
             raise UserError("--harness asks lm-eval: leave out --tasks, --against, --think and --output")
         if samples > 1 or temperature or max_tokens is not None or mutual_information:
             raise UserError("lm-eval's tasks have their own sampling: leave out how answers are sampled")
-        _harness(model, adapter, [name.strip() for name in harness.split(",")], limit, seed, as_json)
+        _harness(model, adapter, loading, [name.strip() for name in harness.split(",")], limit, seed, as_json)
         return
     if tasks is None:
         raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
@@ -133,12 +136,12 @@ def eval(
     if against is not None:  # before an hour of the first model's
         if against == model and adapter is None:
             raise UserError("--against names the model itself")
-        if cutaway.load(console.model_path(against)).is_encoder:
+        if cutaway.load(console.model_path(against), strict=strict).is_encoder:
             raise UserError(f"{against}: is an encoder, which writes nothing: name a decoder")
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
-    results = {name: _results(model, adapter, found, options, cache)}
+    results = {name: _results(model, adapter, loading, found, options, cache)}
     if against is not None:
-        results[against] = _results(against, None, found, options, cache)
+        results[against] = _results(against, None, loading, found, options, cache)
     if output is not None:
         _write(output, results)
     if as_json:
@@ -151,20 +154,26 @@ def _task(name: str, limit: int | None, unsafe: bool) -> Any:
     return tasks.find(name, limit, unsafe=unsafe)
 
 
-def _loaded(model: str, adapter: Path | None) -> Any:
+def _loaded(model: str, adapter: Path | None, loading: dict[str, Any]) -> Any:
     path = console.model_path(model)
-    lm = cutaway.load(path) if adapter is None else cutaway.load(path, adapter=adapter)
+    lm = cutaway.load(path, **loading) if adapter is None else cutaway.load(path, adapter=adapter, **loading)
     console.note_fallback(lm)
     return lm
 
 
 def _harness(
-    model: str, adapter: Path | None, names: list[str], limit: int | None, seed: int, as_json: bool
+    model: str,
+    adapter: Path | None,
+    loading: dict[str, Any],
+    names: list[str],
+    limit: int | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """What lm-eval finds, as it names it."""
     from cutaway.evaluate import harness
 
-    found = harness.evaluate(_loaded(model, adapter), names, limit=limit, seed=seed)
+    found = harness.evaluate(_loaded(model, adapter, loading), names, limit=limit, seed=seed)
     if as_json:
         console.print_json({"model": model, "harness": found})
         return
@@ -189,9 +198,14 @@ def _harness(
 
 
 def _results(
-    model: str, adapter: Path | None, found: list[Any], options: Options, kept: bool
+    model: str,
+    adapter: Path | None,
+    loading: dict[str, Any],
+    found: list[Any],
+    options: Options,
+    kept: bool,
 ) -> list[Result]:
-    lm = _loaded(model, adapter)
+    lm = _loaded(model, adapter, loading)
     cache = caching.Cache(lm, caching.path() if kept and adapter is None else None)
     out = []
     with console.watched() as bar:

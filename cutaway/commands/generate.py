@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
-from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, KVCache, Model, Threads
+from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, KVCache, Model, Strict, Threads
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -93,6 +93,7 @@ def generate(
     engine: Engine = "auto",
     threads: Threads = None,
     context: Context = None,
+    strict: Strict = False,
     kv_cache: KVCache = "F16",
     speculate: Literal["lookup"] | None = None,
     draft: str | None = None,
@@ -135,11 +136,11 @@ def generate(
     SamplingParams(**options)  # refused before anything is loaded
     use_threads(threads)
     lm: Any = cutaway.load(
-        model_path(model), engine=engine, context=context, adapter=adapter, kv_cache=kv_cache
+        model_path(model), engine=engine, context=context, adapter=adapter, kv_cache=kv_cache, strict=strict
     )
     note_fallback(lm)
     if speculate is not None or draft is not None:
-        options["speculate"] = speculate or cutaway.load(model_path(str(draft)), engine=engine)
+        options["speculate"] = speculate or cutaway.load(model_path(str(draft)), engine=engine, strict=strict)
     if think is not None:
         _think(lm, model, text, chat, think, options, as_json)
         return

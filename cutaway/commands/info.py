@@ -9,12 +9,12 @@ from typing import Any, SupportsIndex
 
 from cutaway import store
 from cutaway.commands.console import model_path, print_json, say, size
-from cutaway.commands.options import Json
+from cutaway.commands.options import Json, Strict
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import escaped
 from cutaway.model.config import Decoder, EncoderDecoder, Model, kind_of
 from cutaway.store.reading import parsed
-from cutaway.weights import adapters, load
+from cutaway.weights import adapters, load, peft_folder
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quantize import MIXES
 from cutaway.weights.rules import Absorbed, made
@@ -24,7 +24,7 @@ CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
 FLOAT_BYTES = 4  # the definition keeps them as floats
 
 
-def info(model: ModelOption = "smollm2", *, as_json: Json = False) -> None:
+def info(model: ModelOption = "smollm2", *, strict: Strict = False, as_json: Json = False) -> None:
     """Print a model's card: family, sizes, parameters, context, weight types, tokenizer, template, memory.
 
     **Examples:**
@@ -34,7 +34,7 @@ def info(model: ModelOption = "smollm2", *, as_json: Json = False) -> None:
     cutaway info my-model.gguf --json
     """
     path = model_path(model)
-    found = card(model, path, load.read(path))
+    found = card(model, path, load.read(path, strict))
     if as_json:
         print_json(found)
         return
@@ -118,7 +118,7 @@ def _adapter(path: Path, adapter: adapters.Adapter) -> dict[str, Any]:
         "ranks": sorted({len(change.a) for change in low_rank}),
         "base": parsed(path / adapters.CONFIG)["base_model_name_or_path"],
         "matrices": len(adapter),
-        "bytes": (path / adapters.WEIGHTS).stat().st_size,
+        "bytes": (path / peft_folder.WEIGHTS).stat().st_size,
     }
 
 

@@ -26,4 +26,16 @@ KVCache = Annotated[
         help="What the runtime keeps keys and values as: Q8_0 takes half, Q4_0 a quarter.",
     ),
 ]
-Context = Annotated[int | None, Parameter(help="Hold this many tokens at most, to take less memory.")]
+Context = Annotated[
+    int | None,
+    Parameter(
+        help="Hold this many tokens at most, to take less memory; more than the model was made for are read "
+        "on as transformers does, with a warning."
+    ),
+]
+Strict = Annotated[
+    bool,
+    Parameter(
+        help="Refuse a config.json with keys that no such model reads; else they are warned of.", negative=()
+    ),
+]

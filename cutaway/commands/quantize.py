@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
-from cutaway.commands.options import Flag, Json
+from cutaway.commands.options import Flag, Json, Strict
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
@@ -43,6 +43,7 @@ def quantize(
     imatrix_output: Path | None = None,
     text: Path | None = None,
     measure: bool = True,
+    strict: Strict = False,
     force: Flag = False,
     as_json: Json = False,
 ) -> None:
@@ -89,7 +90,7 @@ def quantize(
         each: console.read_text(each) for each in (calibration, text) if each is not None
     }  # before long work
     save.check_free(target, "gguf", force)
-    checkpoint, notes, seen = load.read(path), (), None
+    checkpoint, notes, seen = load.read(path, strict), (), None
     if imatrix is not None:
         seen, notes = imatrices.read(imatrix, checkpoint)
     if not force:

@@ -361,7 +361,7 @@ class Loader:
         if isinstance(config, Encoder):
             state, weights = 0, sum(FLOAT32 * math.prod(one.shape) for one in tensors)
         else:
-            context = min(self._context(name) or config.context, config.context)
+            context = self._context(name) or config.context
             state = self._state_bytes(name, context, config.bytes_per_token(FLOAT16)) or 0
             weights = sum(one.data.nbytes for one in tensors)
         if weights + state > self.several.bytes:
@@ -375,7 +375,10 @@ class Loader:
         from cutaway.weights.pooling import dimensions, stated
 
         limits, first, most = self._limits(name), self.first, self._context(name)
-        lm: Any = cutaway.load(path, engine=self.loading.engine, context=most, kv_cache=self.loading.kv_cache)
+        loading = self.loading
+        lm: Any = cutaway.load(
+            path, engine=loading.engine, context=most, kv_cache=loading.kv_cache, strict=loading.strict
+        )
         if self.loading.chat_template is not None and first is None:
             text = read_text(self.loading.chat_template)
             lm.checkpoint = replace(lm.checkpoint, chat_template=text)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cyclopts import Parameter
 
-from cutaway.commands.options import Context, Engine, Flag, KVCache, Threads, Words
+from cutaway.commands.options import Context, Engine, Flag, KVCache, Strict, Threads, Words
 from cutaway.errors import UserError, quoted
 
 
@@ -112,6 +112,7 @@ class Loading:
     engine: Engine = "auto"
     threads: Threads = None
     context: Context = None
+    strict: Strict = False
     kv_cache: KVCache = "F16"
 
 

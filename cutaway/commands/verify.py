@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cutaway.commands import console
-from cutaway.commands.options import Json
+from cutaway.commands.options import Json, Strict
 from cutaway.errors import OperationalError, UserError
 
 if TYPE_CHECKING:
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 def verify(
-    model: str = "smollm2", /, *, text: str | None = None, tokens: int = 32, as_json: Json = False
+    model: str = "smollm2",
+    /,
+    *,
+    text: str | None = None,
+    tokens: int = 32,
+    strict: Strict = False,
+    as_json: Json = False,
 ) -> None:
     """Compare MODEL with the independent engines here: transformers, and llama.cpp for GGUF files.
 
@@ -40,7 +46,7 @@ def verify(
     if not judge.engines(path):
         raise UserError(f"no other engine here reads {path}: pip install 'cutaway[verify]'")
     with console.doing("Loading PyTorch and the weights"):
-        lm = cutaway.load(path, engine="definition")
+        lm = cutaway.load(path, engine="definition", strict=strict)
         _ = lm.model
     verdicts = _judged(lm, text if text is not None else judge.TEXT, tokens)
     if as_json:
