@@ -1,1 +1,1 @@
-"""How well a model predicts: perplexity, and divergence from another model."""
+"""How good a model is, in numbers with intervals: perplexity, tasks, answers that are judged, arenas."""

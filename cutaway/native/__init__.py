@@ -1,4 +1,4 @@
-"""The one way into the compiled core (native/, C++): a file here for each of its stories, over `library`."""
+"""The one way into the compiled core (native/, C++): a file here for each of its topics, over `library`."""
 
 from cutaway.native.library import available, isa, threads, why_not
 from cutaway.native.quant import LAYOUTS, fit, unpack
