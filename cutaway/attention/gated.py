@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import SOFTMAX
 from cutaway.attention.common.mixer import weight_shapes
-from cutaway.attention.common.softmax import SoftmaxAttention, cut, join
+from cutaway.attention.common.softmax import SoftmaxAttention, cut
+from cutaway.attention.common.visibility import Causal, Visibility, Window
+from cutaway.bounds import Count
 from cutaway.hooks import tap
 from cutaway.shapes import Float
 
@@ -24,7 +27,22 @@ COST = SOFTMAX
 
 @dataclass(frozen=True, kw_only=True)
 class Config(gqa.Config):
-    """Grouped-query heads behind gates."""
+    """Grouped-query heads behind gates, which may see the last ``window`` tokens alone.
+
+    A gate is a sigmoid, or a ``softplus``, of each number, or of each head (``per_head``: Laguna).
+    """
+
+    window: Count | None = None
+    softplus: bool = False
+    per_head: bool = False
+
+    @property
+    def visibility(self) -> Visibility:
+        return Causal() if self.window is None else Causal() & Window(self.window)
+
+    @property
+    def held(self) -> tuple[int, int] | None:
+        return None if self.window is None else (self.window, 0)
 
     def build(self, width: int) -> GatedAttention:
         return GatedAttention(self, width)
@@ -34,13 +52,15 @@ class Config(gqa.Config):
 
 
 class GatedAttention(SoftmaxAttention):
-    """Taps ``gate`` [b t h*v], from 0 to 1, and ``out_input`` [b h t v], z times the gate, besides."""
+    """Taps ``gate`` [b t h*v], or [b t h], and ``out_input`` [b h t v], z times the gate, besides."""
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)
-        self.gate = nn.Linear(width, config.heads * config.values, config.bias)
+        self.softplus, size = config.softplus, 1 if config.per_head else config.values
+        self.gate = nn.Linear(width, config.heads * size, config.bias)
 
     def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
         """z times the gate."""
-        gate = tap("gate", self.gate(x).sigmoid())
-        return tap("out_input", cut(gate * join(z), self.config.heads))
+        gate = self.gate(x)
+        gate = tap("gate", functional.softplus(gate) if self.softplus else gate.sigmoid())
+        return tap("out_input", cut(gate, self.config.heads) * z)

@@ -163,7 +163,7 @@ def _by_source(
     pattern = seen[f"{name}.pattern"][0, :, position].double()
     values = seen[f"{name}.v"][0].double()
     if isinstance(attention, GatedAttention):
-        writes = writes * seen[f"{name}.gate"][0, position].double().view_as(writes)
+        writes = writes * seen[f"{name}.gate"][0, position].double().view(len(writes), -1)
     if isinstance(attention, DifferentialAttention):
         one, two = pattern.chunk(2)
         pattern = one - seen[f"{name}.lambda"].double() * two

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cutaway.bounds import Bounded, Count, Natural, Positive
+from cutaway.bounds import Bounded, Count, Natural, NonNegative, Positive
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class MLP(Bounded):
 
     ``limit`` clamps the gate from above and ``up`` on both sides, and 1 is added to ``up`` (GPT-OSS).
     ``gate_scale`` multiplies the gate, ``out_scale`` the output (Falcon-H1). ``down_bias`` is one on the last
-    matrix alone (GTE).
+    matrix alone (GTE); ``hidden_norm`` is a norm of what that matrix reads (BitNet).
     """
 
     hidden: Count
@@ -56,6 +56,7 @@ class MLP(Bounded):
     gate_scale: Positive = 1.0
     out_scale: Positive = 1.0
     down_bias: bool = False
+    hidden_norm: Norm | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +77,9 @@ class MLP(Bounded):
         if self.activation == "xielu":
             biases |= {"activation.alpha_p": (1,), "activation.alpha_n": (1,)}
             biases |= {"activation.beta": (), "activation.eps": ()}
+        if self.hidden_norm is not None:
+            own = self.hidden_norm.weights(self.hidden)
+            biases |= {f"hidden_norm.{name}": shape for name, shape in own.items()}
         return {f"{name}.weight": shape for name, shape in matrices.items()} | biases
 
 
@@ -101,10 +105,11 @@ class Router(Bounded):
     choice alone adds ``choice_bias`` to the scores (DeepSeek-V3), and takes experts from the ``top_groups``
     best of ``groups`` equal groups; a group counts for its best score, or for the sum of its best two with
     ``group_of_two``. ``scale`` multiplies the weights. With ``on_input`` a weight multiplies what its expert
-    reads in place of what it outputs (Llama 4).
+    reads in place of what it outputs (Llama 4). A "sparsemixer" weighs each of two experts among those whose
+    logits are within ``jitter`` of it (layers/sparsemixer.py).
     """
 
-    score: Literal["softmax", "sigmoid"] = "softmax"
+    score: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
     bias: bool = False
     choice_bias: bool = False
     groups: Count = 1
@@ -112,6 +117,7 @@ class Router(Bounded):
     group_of_two: bool = False
     scale: Positive = 1.0
     on_input: bool = False
+    jitter: NonNegative = 0.0
 
 
 OWN_NORMS = ("router_norm", "experts_norm", "experts_post_norm", "shared_norm", "shared_post_norm")
@@ -127,6 +133,7 @@ class MoE(Bounded):
     are the experts'. With a ``latent`` experts read and output vectors of that size, between two matrices
     (Nemotron 3). With ``norms`` of their own, before and after, the experts and the shared one read x as it
     is, the router through a norm too, and each expert's weight has a learned factor (Gemma 4).
+    ``out_scale`` multiplies the sum of all outputs.
     """
 
     experts: Count
@@ -142,6 +149,7 @@ class MoE(Bounded):
     limit: Positive | None = None
     latent: Count | None = None
     norms: Norm | None = None
+    out_scale: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,6 +162,8 @@ class MoE(Bounded):
             )
         if self.router.group_of_two and 1 < self.router.groups == self.experts:
             raise UserError("layers.router.group_of_two needs groups of two experts or more")
+        if self.router.score == "sparsemixer" and (self.top_k != 2 or self.router.choice_bias):
+            raise UserError("layers.router.score: a sparsemixer chooses two experts, by their logits alone")
         if self.top_k > self.experts:
             raise UserError(f"layers.top_k is {self.top_k}; it must be at most experts ({self.experts})")
         if self.shared_gate and not self.shared:

@@ -62,6 +62,8 @@ class MLP(nn.Module):
         self.gate = nn.Linear(width, config.hidden, config.bias) if config.gated else None
         self.up = nn.Linear(width, config.hidden, config.bias)
         self.down = nn.Linear(config.hidden, width, config.bias or config.down_bias)
+        own = config.hidden_norm
+        self.hidden_norm = nn.Identity() if own is None else own.build(config.hidden)
 
     def forward(
         self, x: Float[Tensor, "... d"], norm: Callable[[Tensor], Tensor] | None = None
@@ -87,6 +89,9 @@ class MLP(nn.Module):
         return self.down(tap("hidden", self._hidden(norm(x))))
 
     def _hidden(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
+        return self.hidden_norm(self._activated(x))
+
+    def _activated(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
         if self.gate is None:
             return self.activation(self.up(x))
         gate, up = self.gate(x), self.up(x)

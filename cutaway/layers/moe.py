@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.hooks import tap
+from cutaway.layers import sparsemixer
 from cutaway.layers.config import OWN_NORMS
 from cutaway.layers.config import MoE as Config
 from cutaway.layers.norm import widened
@@ -52,6 +53,7 @@ class MoE(nn.Module):
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
         self.top_k, self.normalised, self.routing = config.top_k, config.normalised, config.router
+        self.out_scale = config.out_scale
         self.router = nn.Linear(width, config.experts, config.router.bias)
         self.choice_bias = nn.Parameter(torch.zeros(config.experts)) if config.router.choice_bias else None
         inner = config.latent or width
@@ -72,7 +74,8 @@ class MoE(nn.Module):
         scores = tap(
             "scores", logits.sigmoid() if self.routing.score == "sigmoid" else logits.softmax(dim=-1)
         )
-        expert_indices, weights = self._chosen(scores, pos, x.dtype)
+        by, scored = (self._mixed, logits) if self.routing.score == "sparsemixer" else (self._chosen, scores)
+        expert_indices, weights = by(scored, pos, x.dtype)
         x_in = tap("input", x)
         read = self.latent_down(self.experts_norm(x_in))
         experts: Any = self._experts
@@ -85,6 +88,7 @@ class MoE(nn.Module):
         if self.shared is not None:
             common = self.shared_post_norm(self.shared(self.shared_norm(x_in)))
             out = out + (common if self.shared_gate is None else self.shared_gate(x).sigmoid() * common)
+        out = out if self.out_scale == 1.0 else out * self.out_scale
         return tap("out", out), Routing(scores, expert_indices)
 
     def _chosen(
@@ -99,6 +103,14 @@ class MoE(nn.Module):
         weights = weights if self.routing.scale == 1.0 else weights * self.routing.scale
         if self.expert_scale is not None:
             weights = weights * self.expert_scale[expert_indices.clamp(min=0)]
+        return expert_indices, tap("expert_weights", weights.to(dtype))
+
+    def _mixed(
+        self, logits: Float[Tensor, "b t e"], pos: Int[Tensor, "b t"], dtype: torch.dtype
+    ) -> tuple[Int[Tensor, "b t k"], Float[Tensor, "b t k"]]:
+        """The two experts of each token and their weights, by SparseMixer."""
+        chosen, weights = sparsemixer.choose(logits, self.routing.jitter)
+        expert_indices = tap("expert_indices", chosen.where((pos >= 0)[..., None], -1))
         return expert_indices, tap("expert_weights", weights.to(dtype))
 
     def _merit(self, scores: Float[Tensor, "b t e"]) -> Float[Tensor, "b t e"]:

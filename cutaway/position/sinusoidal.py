@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.bounds import Bounded, Positive
+from cutaway.bounds import Bounded, Natural, Positive
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(Bounded):
-    """``interleaved``: sine and cosine alternate, as in the paper; else the sines are in the first half."""
+    """``interleaved``: sine and cosine alternate, as in the paper; else the sines are in the first half.
+
+    ``offset`` is the number of the first position (2 in XGLM).
+    """
 
     base: Positive = 10000.0
     interleaved: bool = True
+    offset: Natural = 0
 
     def build(self, width: int) -> nn.Module:
         from torch import Tensor, arange, float64, get_default_dtype, nn, stack

@@ -100,7 +100,13 @@ def positions(known: Settings, windows: Sequence[int | None]) -> list[rope.Confi
 
 
 def _dense(known: Settings) -> MLP:
-    return MLP(known["hidden"], known["activation"], known.get("gated", True), known.get("mlp_bias", False))
+    return MLP(
+        known["hidden"],
+        known["activation"],
+        known.get("gated", True),
+        known.get("mlp_bias", False),
+        hidden_norm=known.get("hidden_norm"),
+    )
 
 
 def _sparse(known: Settings) -> MoE:

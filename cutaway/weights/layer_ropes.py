@@ -17,7 +17,8 @@ NAMES = {FULL: "rope", SLIDING: "local_rope"}
 class RopeOfKinds(rotary.Rope):
     """Global and local layers each have a section of ``rope_parameters``.
 
-    ``bases`` and ``parts`` are those of a config without sections; a section must have a base of its own.
+    ``bases`` and ``parts`` are those of a config without sections; a section must have a base of its own, and
+    ``part`` is what rotates of a head where it does not say so and nothing is scaled.
     """
 
     bases: tuple[float, float] = (10_000.0, 10_000.0)
@@ -31,9 +32,11 @@ class RopeOfKinds(rotary.Rope):
             used = any((window is None) == (kind == FULL) for window in known["windows"])
             if section is None and given and used:
                 raise fields.refusal(f"rope_parameters.{kind}", "is missing: its layers have no positions")
-            of_kind = replace(self, part=part if given is None else self.part)
             if section is not None:
                 base = section.number("rope_theta", low=1.0)
+                plain = section.text("rope_type", "default") == "default"
+                part = self.part if plain else self.part and 1.0
+            of_kind = replace(self, part=part)
             found[NAMES[kind]] = of_kind.of(section, known, base)
         if given:
             given.finish((), f"{own.name}'s rotary positions have")

@@ -170,11 +170,15 @@ class SharedExperts(Row):
     """Experts that all tokens pass, which are one MLP of their joint width."""
 
     key: str = "n_shared_experts"
+    alias: str = ""  # another key for it
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        key, usual = (
-            ("expert_shared_count", 0) if fields.gguf else (self.key, own.defaults.get("shared", MISSING))
-        )
+        key = "expert_shared_count" if fields.gguf else self.key
+        usual = 0 if fields.gguf else own.defaults.get("shared", MISSING)
+        if self.alias and fields.has(self.alias) and not fields.gguf:
+            if fields.has(key) and fields.get(key) != fields.get(self.alias):
+                raise fields.refusal(key, f"and {self.alias} disagree")
+            key = self.alias
         count = fields.integer(key, low=0) if fields.stated(key) or usual is MISSING else usual
         return {"shared": count * known["expert_hidden"]}
 

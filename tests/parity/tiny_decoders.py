@@ -17,6 +17,17 @@ SPARSE = {"moe_intermediate_size": 24}
 ROUTED = SPARSE | {"n_routed_experts": 4, "num_experts_per_tok": 2}
 GROUPS = {"n_group": 4, "topk_group": 2, "n_routed_experts": 8}
 MULTIPLIED = {"embedding_multiplier": 6.0, "residual_multiplier": 0.3, "attention_multiplier": 0.1}
+TWO_ROPES = {
+    "full_attention": YARN | {"partial_rotary_factor": 0.5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+}
+TWO_WHOLE = {"full_attention": YARN, "sliding_attention": TWO_ROPES["sliding_attention"]}
+LATENT = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10} | MHA
+ERNIE = {"moe_num_experts": 4, "moe_k": 2}
+XGLM = {"d_model": 64, "ffn_dim": 80, "num_layers": 2, "attention_heads": 4}
+MSCALED = {"rope_type": "longrope", "short_mscale": 1.2, "long_mscale": 1.2, "rope_theta": 1e4}
+MSCALED |= {"short_factor": [1.0, 1.1, 1.3, 1.7, 2.0, 2.5, 3.0, 3.5], "original_max_position_embeddings": 64}
+MSCALED |= {"long_factor": [1.0, 2.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0]}
 
 MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
     "olmoe": (
@@ -169,17 +180,191 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         {"num_experts": 4, "moe_topk": 1, "head_dim": 16}
         | {"rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "rope_theta": 1e4, "factor": 1.0}},
     ),
+    "mellum": (
+        "MellumConfig",
+        SPARSE | EXPERTS | {"head_dim": 16, "rope_parameters": TWO_WHOLE},
+        SPARSE
+        | EXPERTS
+        | {"head_dim": 24, "attention_bias": True, "norm_topk_prob": False}
+        | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "dense"]}
+        | {"sliding_window": 8, "rope_parameters": TWO_WHOLE},
+        ODD | SPARSE | EXPERTS | {"tie_word_embeddings": True, "sliding_window": None},
+    ),
+    "afmoe": (
+        "AfmoeConfig",
+        SPARSE | EXPERTS | {"num_hidden_layers": 4, "sliding_window": 8, "head_dim": 16},
+        SPARSE
+        | EXPERTS
+        | {"layer_types": ["full_attention", "sliding_attention"], "mup_enabled": True}
+        | {"sliding_window": 4, "head_dim": 24, "num_dense_layers": 0, "route_scale": 2.5},
+        ODD
+        | SPARSE
+        | EXPERTS
+        | {"tie_word_embeddings": True, "num_dense_layers": 1, "num_shared_experts": 1},
+    ),
+    "laguna": (
+        "LagunaConfig",
+        SPARSE | EXPERTS | {"head_dim": 16, "shared_expert_intermediate_size": 20},
+        SPARSE
+        | EXPERTS
+        | {"head_dim": 24, "gating": "per-element", "moe_routed_scaling_factor": 2.5}
+        | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "dense"]}
+        | {"sliding_window": 8, "num_attention_heads_per_layer": [2, 6], "rope_parameters": TWO_ROPES},
+        ODD | SPARSE | EXPERTS | {"tie_word_embeddings": True, "mlp_layer_types": ["sparse"] * 2},
+    ),
+    "mimo_v2_flash": (
+        "MiMoV2FlashConfig",
+        ROUTED | {"head_dim": 24, "v_head_dim": 16, "num_hidden_layers": 3, "sliding_window": 8},
+        ROUTED
+        | GROUPS
+        | {"head_dim": 20, "v_head_dim": 12, "attention_bias": True, "norm_topk_prob": False}
+        | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+        | {"mlp_layer_types": ["sparse"] * 2, "attention_value_scale": None, "rope_parameters": TWO_ROPES},
+        ROUTED
+        | {"head_dim": 20, "v_head_dim": 20, "tie_word_embeddings": True, "num_key_value_heads": 1}
+        | {"layer_types": ["sliding_attention"] * 2, "sliding_window": 8, "routed_scaling_factor": 2.5},
+    ),
+    "hy_v3": (
+        "HYV3Config",
+        SPARSE | EXPERTS | {"head_dim": 16},
+        ODD | SPARSE | EXPERTS | {"attention_bias": True, "num_shared_experts": 2, "num_hidden_layers": 3},
+        SPARSE
+        | {"num_experts": 3, "num_experts_per_tok": 1, "head_dim": 24, "tie_word_embeddings": True}
+        | {"mlp_layer_types": ["sparse", "dense"], "router_scaling_factor": 1.0, "rope_parameters": YARN},
+    ),
+    "solar_open": (
+        "SolarOpenConfig",
+        ROUTED | {"head_dim": 16},
+        ODD | ROUTED | GROUPS | {"attention_bias": True, "n_shared_experts": 2, "norm_topk_prob": False},
+        ROUTED
+        | {"head_dim": 32, "routed_scaling_factor": 2.5, "rope_parameters": YARN}
+        | {"tie_word_embeddings": True},
+    ),
+    "sarvam_moe": (
+        "SarvamMoEConfig",
+        ROUTED | {"head_dim": 16},
+        ODD | ROUTED | GROUPS | {"attention_bias": True, "n_shared_experts": 2, "norm_topk_prob": False},
+        ROUTED
+        | {"head_dim": 32, "use_qk_norm": False, "first_k_dense_replace": 0}
+        | {"tie_word_embeddings": True},
+    ),
+    "sarvam_mla": (
+        "SarvamMLAConfig",
+        LATENT | ROUTED,
+        LATENT | ROUTED | GROUPS | {"q_lora_rank": 20, "n_shared_experts": 2},
+        LATENT | ROUTED | {"rope_interleave": False, "norm_topk_prob": False, "first_k_dense_replace": 0},
+    ),
+    "youtu": (
+        "YoutuConfig",
+        LATENT | {"q_lora_rank": 20},
+        LATENT | {"q_lora_rank": None, "tie_word_embeddings": False, "rope_parameters": YARN},
+        LATENT
+        | {"q_lora_rank": 20, "rope_interleave": False, "num_attention_heads": 3}
+        | {"num_key_value_heads": 3},
+    ),
+    "hyperclovax": (
+        "HyperCLOVAXConfig",
+        {},
+        MULTIPLIED | BIASED | {"logits_scaling": 0.25, "head_dim": 24, "tie_word_embeddings": True},
+        MULTIPLIED | {"use_post_norm": False, "num_key_value_heads": 1, "rope_parameters": LLAMA3},
+    ),
+    "ernie4_5_moe": (
+        "Ernie4_5_MoeConfig",
+        SPARSE | ERNIE,
+        SPARSE
+        | ERNIE
+        | {"num_hidden_layers": 5, "moe_layer_interval": 2, "moe_layer_end_index": 3}
+        | {"moe_num_shared_experts": 1, "tie_word_embeddings": False},
+        SPARSE
+        | {"moe_num_experts": 3, "moe_k": 1, "moe_layer_start_index": 0, "head_dim": 24}
+        | {"num_key_value_heads": 1, "moe_num_shared_experts": 0},
+    ),
+    "aria_text": (
+        "AriaTextConfig",
+        {"moe_num_experts": 4},
+        {"moe_num_experts": 3, "moe_topk": 1, "moe_num_shared_experts": 1, "attention_bias": True},
+        {"moe_num_experts": 4, "moe_topk": 3, "tie_word_embeddings": True, "rope_parameters": LLAMA3},
+    ),
+    "persimmon": (
+        "PersimmonConfig",
+        {},
+        {"qk_layernorm": False, "tie_word_embeddings": True, "num_attention_heads": 2},
+        {"partial_rotary_factor": 0.25, "hidden_act": "gelu", "layer_norm_eps": 1e-3},
+    ),
+    "cohere2_moe": (
+        "Cohere2MoeConfig",
+        EXPERTS | {"head_dim": 16, "num_hidden_layers": 5, "sliding_window": 8},
+        EXPERTS
+        | {"head_dim": 24, "num_shared_experts": 2, "rms_norm_eps": 1e-5, "attention_bias": True}
+        | {"mlp_layer_types": ["dense", "sparse"], "layer_types": ["full_attention"] * 2}
+        | {"prefix_dense_intermediate_size": 40, "expert_selection_fn": "sigmoid"},
+        ODD
+        | EXPERTS
+        | {"num_shared_experts": 1, "shared_expert_combination_strategy": "sum"}
+        | {"expert_selection_fn": "sigmoid", "norm_topk_prob": False, "tie_word_embeddings": False}
+        | {"mlp_layer_types": ["dense", "sparse"], "layer_types": ["full_attention", "sliding_attention"]}
+        | {"prefix_dense_sliding_window_pattern": 2, "logit_scale": 0.5, "sliding_window": 4},
+    ),
+    "bitnet": (
+        "BitNetConfig",
+        {},
+        {"attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 1},
+        MHA | {"hidden_act": "silu", "rms_norm_eps": 1e-3, "rope_parameters": LLAMA3},
+    ),
+    "phimoe": (
+        "PhimoeConfig",
+        {"num_local_experts": 4},
+        {"num_local_experts": 3, "lm_head_bias": True, "attention_bias": True, "router_jitter_noise": 0.2}
+        | {"sliding_window": 8},
+        {"num_local_experts": 4, "rope_parameters": MSCALED, "original_max_position_embeddings": 64}
+        | {"tie_word_embeddings": True, "router_jitter_noise": 0.0},
+    ),
+    "xglm": (
+        "XGLMConfig",
+        XGLM,
+        XGLM | {"scale_embedding": False, "tie_word_embeddings": False, "activation_function": "relu"},
+        XGLM | {"attention_heads": 3, "d_model": 48, "pad_token_id": 1},
+    ),
+    "biogpt": (
+        "BioGptConfig",
+        {},
+        {"scale_embedding": False, "tie_word_embeddings": False, "hidden_act": "relu"},
+        {"num_attention_heads": 3, "hidden_size": 48},
+    ),
+    "gpt_neox_japanese": (
+        "GPTNeoXJapaneseConfig",
+        {"num_hidden_layers": 3},
+        {"intermediate_multiple_size": 2, "hidden_act": "relu"},
+        {"num_attention_heads": 2, "rope_parameters": LLAMA3, "layer_norm_eps": 1e-3},
+    ),
 }
 MORE_IN_GGUF = re.findall(
     r"\S+",
     """
     olmoe-1 nemotron-1 glm-1 mpt-1 mpt-2 exaone-1 exaone-2 exaone-3 internlm3-1 internlm3-2 internlm3-3
     iquestcoder-1 iquestcoder-2 iquestcoder-3 jais2-1
-    ministral-3 cwm-3 granitemoeshared-1 granitemoeshared-2 granitemoeshared-3 dots1-1 dots1-3 hunyuan_v1_moe-1
+    ministral-3 cwm-3 granitemoeshared-1 granitemoeshared-2 granitemoeshared-3 dots1-1 dots1-3
+    hunyuan_v1_moe-1 mellum-1 mellum-3
+    ernie4_5_moe-1 ernie4_5_moe-3 sarvam_mla-1 sarvam_mla-2 aria_text-1 aria_text-2 aria_text-3
+    hyperclovax-3 sarvam_moe-1 sarvam_moe-3 solar_open-1 solar_open-3
     """,
 )
+UNPACKED = {"laguna": "its gates are softplus", "bitnet": "sub_norm attention has no kernel"}
+UNPACKED |= {"phimoe": "its router is SparseMixer", "xglm": "sinusoids are added"}
+UNPACKED |= dict.fromkeys(("mimo_v2_flash-1", "mimo_v2_flash-3"), "its values are scaled")
 UNKNOWN = {  # keys of tiny.SIZES that these configs have not, or call otherwise
     "GPTNeoConfig": ("num_key_value_heads",),
+    "PersimmonConfig": ("num_key_value_heads",),
+    "BioGptConfig": ("num_key_value_heads",),
+    "GPTNeoXJapaneseConfig": ("num_key_value_heads", "intermediate_size"),
+    "XGLMConfig": (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    ),
+    "SolarOpenConfig": ("intermediate_size",),
     "MptConfig": (
         "hidden_size",
         "intermediate_size",

@@ -41,7 +41,8 @@ class Heads(Bounded):
     nothing (GPT-OSS); ``bias`` is on query, key and value, ``out_bias`` on the output. ``position`` rotates
     queries and keys, ``relative`` adds to their scores what depends on their distance. ``value_norm`` norms
     each value, ``value_of_key`` takes for it the key before its norm, and ``kv_layer`` is the number of an
-    earlier layer whose keys and values are read in place of own ones (Gemma 4).
+    earlier layer whose keys and values are read in place of own ones (Gemma 4). ``value_scale``
+    multiplies values (MiMo).
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
@@ -64,9 +65,12 @@ class Heads(Bounded):
     value_norm: Norm | None = None
     value_of_key: bool = False
     kv_layer: Natural | None = None
+    value_scale: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.value_scale != 1 and self.reads == "memory":
+            raise UserError("attention.value_scale is not for attention to an encoder's memory")
         if self.qk_norm and self.qk_norm_over == "each" and "bias" in self.qk_norm.weights(1):
             raise UserError("attention.qk_norm has a bias; norms with weights for each head have none")
         if self.value_norm and self.value_norm.weights(1):

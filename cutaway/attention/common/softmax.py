@@ -102,6 +102,7 @@ class SoftmaxAttention(nn.Module):
         k = self._normed(self.key_norm, k, self.config.groups)
         if rotation is not None:
             k = tap("k_unrotated", k)
+        v = v if self.config.value_scale == 1.0 else v * self.config.value_scale
         v = tap("v", self._stored(self.value_norm(cut(v, self.config.groups))))
         key_positions, key_rotation = positions, rotation
         if rotation is not None and not self.grows:

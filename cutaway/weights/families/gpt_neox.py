@@ -23,7 +23,7 @@ class Rope(rotary.Rope):
             return super().read(fields, known, own)
         older, newer = fields.section("rope_scaling"), fields.section("rope_parameters")
         base = fields.number("rotary_emb_base", own.defaults["rope_base"], low=1.0)
-        part = fields.number("rotary_pct", 0.25, high=1.0)
+        part = fields.number("rotary_pct", self.part, high=1.0)
         return {"rope": replace(self, part=part).of(older if older and older.data else newer, known, base)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:

@@ -1,4 +1,4 @@
-"""Ministral 8B (2024): Mistral's block, of which a list says which layers are local. In GGUF it is a llama."""
+"""Ministral 8B (2024): Mistral's block; a list says which layers are local. In GGUF it is a llama."""
 
 from cutaway.weights import rows
 from cutaway.weights.families import mistral

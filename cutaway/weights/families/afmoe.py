@@ -1,0 +1,101 @@
+"""Trinity (Arcee, 2025): gated attention, norms before and after each half, sigmoid-scored experts.
+
+Of four layers three are local; the global ones have no positions.
+"""
+
+from typing import Any
+
+from cutaway.layers.config import Norm
+from cutaway.model.config import Decoder, mixer
+from cutaway.weights import decoders, naming, rows
+from cutaway.weights.families import llama
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
+from cutaway.weights.fields import Fields
+
+
+def decoder(known: Settings, **more: Any) -> Decoder:
+    """The decoder of these settings, whose attention is gated."""
+    norm = Norm("rms", known["eps"])
+    ropes = known.get("ropes") or decoders.positions(known, known["windows"])
+    mixers = tuple(
+        mixer(
+            "gated",
+            heads=heads,
+            kv_heads=known["kv_heads"],
+            key_size=known["head_size"],
+            position=position,
+            qk_norm=norm,
+            window=window,
+            **more,
+        )
+        for window, position, heads in zip(
+            known["windows"],
+            ropes,
+            known.get("heads_of_layers") or (known["heads"],) * known["layers"],
+            strict=True,
+        )
+    )
+    return decoders.decoder(known | {"mixers": mixers})
+
+
+class Embedding(Row):
+    """Whether embeddings are multiplied by the root of the width."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        scaled = fields.flag("mup_enabled", False)
+        return {"embedding_scale": known["width"] ** 0.5 if scaled else 1.0}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"mup_enabled": known["embedding_scale"] != 1.0}
+
+
+class LayerTypes(rows.LayerTypes):
+    """A key says of how many layers one is global."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        every = fields.integer("global_attn_every_n_layers", 4)
+        return rows.LayerTypes(every, key=None).read(fields, known, own)
+
+
+FAMILY = llama.FAMILY.but(
+    "afmoe",
+    "AfmoeForCausalLM",
+    hf=(
+        *naming.renamed(
+            naming.HF_SANDWICH,
+            ("pre_feedforward_layernorm", "pre_mlp_layernorm"),
+            ("post_feedforward_layernorm", "post_mlp_layernorm"),
+        ),
+        *naming.HF_QK_NORM,
+        *naming.weights(("model.layers.{n}.self_attn.gate_proj", "blocks.{n}.attention.gate")),
+        *naming.renamed(
+            naming.HF_DEEPSEEK_EXPERTS,
+            ("mlp.gate.e_score_correction_bias", "mlp.expert_bias"),
+            ("mlp.gate.", "mlp.router.gate."),
+        ),
+    ),
+    gguf=(),
+    rows=(
+        *rows.SIZES,
+        *rows.DENSE[:1],
+        *rows.experts("num_experts", rows.EXPERT_HIDDEN)[:3],
+        Field("routed_scale", "route_scale", None, NUMBER),
+        rows.SharedExperts("num_shared_experts"),
+        rows.FirstDense("num_dense_layers"),
+        LayerTypes(4, key=None),
+        Embedding(),
+        Only("attention_bias", None, (False,), "biases of gated attention"),
+        Only("score_func", None, ("sigmoid",), "another score of experts"),
+        Only("route_norm", None, (True,), "weighing experts otherwise"),
+        Only("n_group", None, (1,), "routing to groups of experts"),
+        Only("num_expert_groups", None, (1,), "routing to groups of experts"),
+    ),
+    build=decoder,
+    defaults={"head_size": 128, "context": 16384, "eps": 1e-5, "window": 1024}
+    | {"experts": 64, "top_k": 6, "expert_hidden": 1408, "shared": 2, "routed_scale": 1.0},
+    fixed={"nope": rows.nope_where_full, "post_norm": True, "normalised": True, **rows.SIGMOID},
+    forget=("bias", "out_bias", "mlp_bias"),
+    sparse=True,
+    mixers=("gated",),
+    harmless=("topk_group", "num_limited_groups", "load_balance_coeff"),
+)

@@ -1,0 +1,24 @@
+"""Youtu-LLM (2512.24618): DeepSeek's latent attention in a dense model."""
+
+from cutaway.weights import naming, rotary, rows
+from cutaway.weights.families import deepseek_v3
+from cutaway.weights.family import Only
+
+FAMILY = deepseek_v3.FAMILY.but(
+    "youtu",
+    "YoutuForCausalLM",
+    hf=(*naming.renamed(naming.HF_DECODER, without=("self_attn",)), *deepseek_v3.HF_LATENT),
+    gguf=(),
+    gguf_joined=(),
+    rows=(
+        *(deepseek_v3.Rope() if isinstance(row, rotary.Rope) else row for row in deepseek_v3.SIZES),
+        *rows.DENSE,
+        Only("attention_bias", None, (False,), "a bias in latent attention"),
+        Only("mlp_bias", None, (False,), "biases of MLPs"),
+    ),
+    defaults={"kv_heads": 16, "heads": 16, "context": 131072, "tied": True},
+    forget=("score", "choice_bias", "group_of_two"),
+    sparse=False,
+    instead=None,
+    harmless=(*deepseek_v3.FAMILY.harmless, "embedding_initializer_range"),
+)
