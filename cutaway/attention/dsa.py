@@ -4,8 +4,9 @@
 
 Token t attends to the ``top_k`` keys s with the highest I[t s] among those it sees; of ties, the earlier.
 Scoring is still n^2, but with few small heads and no values; attention is n k. The indexer rotates its heads
-half-split where mla rotates interleaved pairs. Its choice has no gradient: it is trained to predict where
-full attention looks.
+half-split where mla rotates interleaved pairs, unless it is ``interleaved`` too (GLM-5). Its choice has no
+gradient: it is trained to predict where full attention looks. Layers next to each other choose alike, so that
+one may read the choice of an earlier one, its ``index_layer``, and have no indexer (IndexCache, 2603.12201).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.softmax import cut
 from cutaway.attention.common.visibility import Positions, mask
 from cutaway.attention.state import Entries
-from cutaway.bounds import Count
+from cutaway.bounds import Count, Natural
 from cutaway.errors import UserError
 from cutaway.hooks import tap, watched
 from cutaway.layers.config import Norm
@@ -47,6 +48,8 @@ class Config(mla.Config):
     index_heads: Count
     index_size: Count
     top_k: Count
+    interleaved: bool = False
+    index_layer: Natural | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +61,8 @@ class Config(mla.Config):
     @property
     def entries(self) -> dict[str, tuple[int, int]]:
         """What the cache keeps of a token: its latent, and the indexer's key."""
-        return {**super().entries, "index": (1, self.index_size)}
+        own = {"index": (1, self.index_size)} if self.index_layer is None else {}
+        return {**super().entries, **own}
 
     def build(self, width: int) -> SparseLatentAttention:
         return SparseLatentAttention(self, width)
@@ -74,6 +78,10 @@ class SparseLatentAttention(mla.LatentAttention):
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)
         self.top_k, self.index_heads = config.top_k, config.index_heads
+        self.lends: int | None = None  # its layer's number, where a later layer reads its choice
+        self.borrows = config.index_layer
+        if self.borrows is not None:
+            return
         asked = width if config.query_latent is None else config.query_latent
         self.index_query = nn.Linear(asked, config.index_heads * config.index_size, bias=False)
         self.index_key = nn.Linear(width, config.index_size, bias=False)
@@ -81,10 +89,17 @@ class SparseLatentAttention(mla.LatentAttention):
         self.index_weight = nn.Linear(width, config.index_heads, bias=False)
 
     def more(self, x: Float[Tensor, "b t d"]) -> Entries:
-        return {"index": self.index_norm(self.index_key(x))[:, None]}
+        return {} if self.borrows is not None else {"index": self.index_norm(self.index_key(x))[:, None]}
 
     def rotated(self, entries: Entries, rotation: Rotation | None) -> Entries:
-        return {**super().rotated(entries, rotation), "index": _half_split(entries["index"], rotation)}
+        own = {} if self.borrows is not None else {"index": self._turned(entries["index"], rotation)}
+        return {**super().rotated(entries, rotation), **own}
+
+    def _turned(self, x: Float[Tensor, "b h t k"], rotation: Rotation | None) -> Float[Tensor, "b h t k"]:
+        """The first dimensions of each index head, rotated."""
+        if rotation is None:
+            return x
+        return rotate(x, rotation if self.config.interleaved else rotation._replace(interleaved=False))
 
     @torch.no_grad()
     def chosen(
@@ -96,7 +111,10 @@ class SparseLatentAttention(mla.LatentAttention):
         rotation: Rotation | None,
     ) -> Bool[Tensor, "b t s"] | Chosen:
         query, key = where.query, where.key
-        q = _half_split(cut(self.index_query(query_latent), self.index_heads), rotation)
+        if self.borrows is not None:
+            assert query.shared is not None
+            return query.shared[self.borrows]
+        q = self._turned(cut(self.index_query(query_latent), self.index_heads), rotation)
         w = (self.index_weight(x) * self.index_heads**-0.5).transpose(1, 2)
 
         @torch.no_grad()
@@ -108,7 +126,10 @@ class SparseLatentAttention(mla.LatentAttention):
             return tap("chosen", visible & best(index.masked_fill(~visible, -torch.inf), self.top_k))
 
         watches = watched("index", "chosen", "scores", "pattern")
-        return choose if q.shape[2] >= MANY and not watches else choose(slice(None))
+        found = choose if q.shape[2] >= MANY and not watches else choose(slice(None))
+        if self.lends is not None and query.shared is not None:
+            query.shared[self.lends] = found
+        return found
 
     def attend(
         self, q: Float[Tensor, "b h t k"], entries: Entries, where: mla.Where
@@ -133,8 +154,3 @@ def best(scores: Float[Tensor, "b t s"], count: int) -> Bool[Tensor, "b t s"]:
     least = scores.topk(count, dim=-1).values[..., -1:]
     above, equal = scores > least, scores == least
     return above | (equal & (equal.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
-
-
-def _half_split(x: Float[Tensor, "b h t k"], rotation: Rotation | None) -> Float[Tensor, "b h t k"]:
-    """Rotates the first dimensions of each index head."""
-    return x if rotation is None else rotate(x, rotation._replace(interleaved=False))

@@ -192,6 +192,15 @@ class Decoder(Bounded):
 
     def _check_shared(self, n: int, of: Any) -> None:
         """UserError unless the layer whose keys and values layer n reads is before it, and of its kind."""
+        chooser = getattr(of, "index_layer", None)
+        if chooser is not None:
+            there = self.blocks[chooser].attention if chooser < n else None
+            own = kind_of(there) == kind_of(of) and getattr(there, "index_layer", None) is None
+            if there is None or not own or there.top_k != of.top_k:
+                raise UserError(
+                    f"model: block {n} reads the choice of block {chooser}, which must be an earlier one with "
+                    "an indexer that chooses as many keys"
+                )
         source = getattr(of, "kv_layer", None)
         if source is None:
             return

@@ -85,7 +85,8 @@ class Decoder(nn.Module):
             config.per_layer, len(config.blocks), config.width, config.norm
         )
         for block in config.blocks:
-            if (source := getattr(block.attention, "kv_layer", None)) is not None:
+            of = block.attention
+            if (source := getattr(of, "kv_layer", getattr(of, "index_layer", None))) is not None:
                 lender: Any = self.blocks[source]
                 lender.attention.lends = source
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, config.head_bias)

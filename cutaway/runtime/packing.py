@@ -106,6 +106,8 @@ def _why_not_block(block: Block) -> str | None:
     if kind_of(attention) in native.RECURRENCES:
         odd = getattr(attention, "apart", False) or getattr(attention, "negative", False)
         return "its delta rule has a convolution of each part, or betas above 1" if odd else None
+    if getattr(attention, "interleaved", False) or getattr(attention, "index_layer", None) is not None:
+        return "its indexer rotates neighbouring pairs, or reads another layer's choice"
     if getattr(attention, "temperature", None) and attention.temperature.first:
         return "its queries grow from another position than 0"
     if kind_of(attention) == "gated" and (attention.softplus or attention.per_head):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+YARN |= {"mscale": 0.7, "mscale_all_dim": 1.0}
 Rows = dict[str, tuple[str, *tuple[dict[str, Any], ...]]]
 WITHOUT = ("intermediate_size", "num_key_value_heads", "num_attention_heads")
 UNKNOWN = {"MambaConfig": WITHOUT, "FalconMambaConfig": WITHOUT}  # which these have not
@@ -84,6 +86,20 @@ MORE |= {
         | {"rope_parameters": {"rope_theta": None, "rope_type": "default"}},
     ),
 }
+INDEXED = {"kv_lora_rank": 16, "q_lora_rank": 20, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12}
+INDEXED |= {"v_head_dim": 10, "index_n_heads": 8, "index_head_dim": 12, "index_topk": 6}
+INDEXED |= {"moe_intermediate_size": 24, "num_experts_per_tok": 2, "num_key_value_heads": 4}
+INDEXED |= {"num_hidden_layers": 3}
+MORE |= {
+    "glm_moe_dsa": (
+        "GlmMoeDsaConfig",
+        INDEXED
+        | {"n_routed_experts": 4, "first_k_dense_replace": 1, "indexer_types": ["full", "shared", "full"]},
+        INDEXED
+        | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 0}
+        | {"indexer_types": ["full", "shared", "shared"], "rope_parameters": YARN, "index_topk": 9},
+    ),
+}
 MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
 MORE_IN_GGUF += ["nemotron_h-6", "gemma4-4", "gemma4-5"]
 MORE_IN_GGUF += ["gemma4_unified-1"]
@@ -96,5 +112,7 @@ UNPACKED |= dict.fromkeys(
 )
 UNPACKED |= {"lfm3-1": "its gates are softplus or one number a head"}
 UNPACKED |= {"olmo_hybrid": "its delta rule has a convolution of each part"}
+UNPACKED |= {"glm_moe_dsa": "its indexer rotates neighbouring pairs"}
 # Cases whose every key is edited.
 EDITED = ["mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1", "recurrent_gemma-1", "lfm3-1", "olmo_hybrid-1"]
+EDITED += ["glm_moe_dsa-1"]

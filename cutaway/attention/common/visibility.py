@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,12 +29,13 @@ class Positions:
     """Tokens' positions ``pos`` Int[b n], and their ``documents`` where several are packed in a row.
 
     Document -1 is the beginning that all documents of the row share: each of them sees it. ``shared``: keys,
-    values and their positions that a layer hands to later ones in this pass, by the layer's number.
+    values and their positions, or an indexer's choice, that a layer hands to later ones in this pass, by the
+    layer's number.
     """
 
     pos: Int[Tensor, "b n"]
     documents: Int[Tensor, "b n"] | None = None
-    shared: dict[int, tuple[Tensor, Tensor, Positions]] | None = None
+    shared: dict[int, Any] | None = None
 
 
 class Span(NamedTuple):
