@@ -21,9 +21,11 @@ from cutaway.evaluate.statistics import finite
 from cutaway.lm import LanguageModel
 from cutaway.store.files import Progress
 from cutaway.weights import adapters, load, quantize, save, soups
+from cutaway.weights.adapters import Rounding
+from cutaway.weights.changes import Adapter
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
-from cutaway.weights.save import stored_bytes
+from cutaway.weights.save import Saved, stored_bytes
 
 Method = Literal["average", "slerp", "task", "ties"]
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
@@ -69,26 +71,18 @@ def merge(
     :param text: Measure on this text; without it on what the merged model writes itself.
     :param measure: Read the models over the text.
     """
-    if len(paths) < 2:
-        raise UserError("write what to merge, and where to: cutaway merge runs/talk talk.gguf")
-    *sources, target = paths
-    if any((target / name).is_file() for name in (load.ADAPTER, load.RUN)):
-        raise UserError(
-            f"{target} is a run or an adapter, not where to write: name a new file or folder last, talk.gguf"
-        )
+    sources, target = _places(paths)
     texts = {} if text is None else {text: console.read_text(text)}
     save.check_free(target, "gguf" if target.suffix == ".gguf" else "safetensors", force)
     options = {"density": density, "scale": scale}
     given = {name: value for name, value in options.items() if value is not None}
+    base, changes = None, {}
     if method is not None:
-        base, changes = None, {}
         merged = _soup(method, sources, weights, model, given)
     elif len(sources) > 1 or weights or given:
         raise UserError("several models, --weights, --density, --scale need a method: add --method average")
     else:
-        base = load.read(console.model_path(model)) if model else adapters.base_of(sources[0])
-        base = adapters.extended(base, sources[0])
-        changes = adapters.read(sources[0], base)
+        base, changes = _adapted(sources[0], model)
         merged = adapters.joined(base, changes)
     measured = to_measure(LanguageModel(merged), text, texts) if measure and (base or type) else None
     own_types = base is not None and type is None and target.suffix == ".gguf"
@@ -98,48 +92,84 @@ def merge(
         saved = save.write(target, stored, type=type, force=force, progress=bar)
         taken = adapters.rounding(base, changes, load.read(target)) if base else {}
         apart = _apart(*measured, target, rounded, bar) if measured else {}
-    errors = [each.error for each in taken.values()]
-    larger, changed = sum(error > 1 for error in errors), sum(each.changed for each in taken.values())
-    lost = sum(each.lost for each in taken.values()) / max(changed, 1)
     if as_json:
-        rounding = {
-            "matrices": len(taken),
-            "rounding_to_change": {"median": median(errors), "largest": max(errors)} if errors else None,
-            "rounding_above_change": larger,
-            "changes_below_half_step": lost,
-        }
-        console.print_json(
-            {
-                "path": str(saved.path),
-                "bytes": saved.nbytes,
-                **(rounding if method is None else {"method": method, "models": list(map(str, sources))}),
-                "divergences": [
-                    {
-                        "from": one,
-                        "to": other,
-                        "kl_divergence": found.mean,
-                        "kl_error": finite(found.error),
-                        "same_best_token": found.same_best,
-                        "perplexities": [found.reference.perplexity, found.other.perplexity],
-                        "tokens": found.tokens,
-                    }
-                    for (one, other), found in apart.items()
-                ],
-            }
-        )
+        about = _rounding(taken) if method is None else {"method": method, "models": list(map(str, sources))}
+        figures = {"path": str(saved.path), "bytes": saved.nbytes} | about
+        console.print_json(figures | {"divergences": _divergences(apart)})
         return
+    _say_sizes(saved, saved.nbytes if base is None else stored_bytes(base.tensors))
+    _say_rounding(taken)
+    _say_divergences(apart, text)
+    _warn(taken, rounded)
+
+
+def _places(paths: tuple[Path, ...]) -> tuple[list[Path], Path]:
+    """What to merge, and where to write."""
+    if len(paths) < 2:
+        raise UserError("write what to merge, and where to: cutaway merge runs/talk talk.gguf")
+    *sources, target = paths
+    if any((target / name).is_file() for name in (load.ADAPTER, load.RUN)):
+        raise UserError(
+            f"{target} is a run or an adapter, not where to write: name a new file or folder last, talk.gguf"
+        )
+    return sources, target
+
+
+def _adapted(source: Path, model: str | None) -> tuple[Checkpoint, Adapter]:
+    """An adapter's base, and its changes."""
+    base = load.read(console.model_path(model)) if model else adapters.base_of(source)
+    base = adapters.extended(base, source)
+    return base, adapters.read(source, base)
+
+
+# ---- what is printed ---------------------------------------------------------------------------------------
+
+
+def _rounding(taken: dict[str, Rounding]) -> dict[str, Any]:
+    """What rounding does to an adapter's changes, in figures."""
+    errors, changed = [each.error for each in taken.values()], sum(each.changed for each in taken.values())
+    return {
+        "matrices": len(taken),
+        "rounding_to_change": {"median": median(errors), "largest": max(errors)} if errors else None,
+        "rounding_above_change": sum(error > 1 for error in errors),
+        "changes_below_half_step": sum(each.lost for each in taken.values()) / max(changed, 1),
+    }
+
+
+def _divergences(apart: dict[tuple[str, str], Divergence]) -> list[dict[str, Any]]:
+    return [
+        {
+            "from": one,
+            "to": other,
+            "kl_divergence": found.mean,
+            "kl_error": finite(found.error),
+            "same_best_token": found.same_best,
+            "perplexities": [found.reference.perplexity, found.other.perplexity],
+            "tokens": found.tokens,
+        }
+        for (one, other), found in apart.items()
+    ]
+
+
+def _say_sizes(saved: Saved, before: int) -> None:
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
     console.say(f"{saved.path}: {console.size(saved.nbytes)}, {types}")
-    before = stored_bytes(base.tensors) if base is not None else saved.nbytes
     if saved.nbytes > 1.5 * before:
         folder = "a folder of safetensors holds no blocks of few bits, a name that ends in .gguf keeps them"
         why = folder if saved.format == "safetensors" else "without --type the file has the base's types"
         console.note(f"Note: the base has {console.size(before)}: {why}.")
-    if errors:
+
+
+def _say_rounding(taken: dict[str, Rounding]) -> None:
+    if taken:
+        errors = [each.error for each in taken.values()]
         console.say(
             f"The adapter changes {len(taken)} weights. The rounding error of a weight is "
             f"{median(errors):.2g} times the size of its change (median; at most {max(errors):.2g})."
         )
+
+
+def _say_divergences(apart: dict[tuple[str, str], Divergence], text: Path | None) -> None:
     if apart:
         tokens = next(iter(apart.values())).tokens
         where = text or "what the model writes itself"
@@ -150,19 +180,30 @@ def merge(
             f"in {found.same_best:.1%}, perplexity {found.reference.perplexity:.3f} -> "
             f"{found.other.perplexity:.3f}"
         )
-    mend = (
-        "--type F32 keeps all of them" if type == "Q8_0" else "take a type of more bits: --type Q8_0 or F32"
+
+
+def _warn(taken: dict[str, Rounding], rounded: str | None) -> None:
+    """Say where rounding may take back what the adapter changed."""
+    figures = _rounding(taken)
+    lost, larger = figures["changes_below_half_step"], figures["rounding_above_change"]
+    more = (
+        "--type F32 keeps all of them"
+        if rounded == "Q8_0"
+        else "take a type of more bits: --type Q8_0 or F32"
     )
     if lost > 0.5:
         console.note(
             f"Warning: {lost:.0%} of the adapter's changes are less than half a step of {rounded}, so that "
-            f"rounding may take them back: {mend}."
+            f"rounding may take them back: {more}."
         )
     elif larger:
         console.note(
             f"Note: in {larger} of {len(taken)} weights rounding to {rounded} is larger than the adapter's "
-            f"change, which may be lost: {mend}."
+            f"change, which may be lost: {more}."
         )
+
+
+# ---- what is merged ----------------------------------------------------------------------------------------
 
 
 def _soup(
