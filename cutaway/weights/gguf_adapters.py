@@ -8,6 +8,7 @@ of B are in the base file's order, which for llama's queries and keys is not Hug
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from cutaway.weights.peft_folder import joined_pair
 from cutaway.weights.rules import Bound
 
 ALPHA = "adapter.lora.alpha"
+# Matrices of ours that llama.cpp multiplies past its adapters, by architecture: found by a pair of each.
+_LATENT = (".attention.down.", ".attention.query", ".attention.index_")
+IGNORED = {
+    "deepseek2": (*_LATENT, ".head."),
+    "deepseek32": (*_LATENT, ".head."),
+    "kimi-linear": (".attention.", ".head."),
+    "minicpm3": (*_LATENT, ".attention.key_up.", ".attention.value_up."),
+    "gemma4": (".per_layer.",),
+}
 
 
 def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -> None:
@@ -38,6 +48,7 @@ def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -
                 "own: write base and adapter as one model (`cutaway merge`)"
             )
     family, bound = _bound(base, path)
+    name = family.gguf_name_of(base.config)
     _check_folded(family, base, adapter, path)
     tensors: dict[str, Packed] = {}
     written = 0
@@ -45,6 +56,7 @@ def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -
         found: list[Any] = [adapter.get(ours) for ours in each.ours]
         if not any(found):
             continue
+        _check_applied([ours for ours in each.ours if ours in adapter], name, path)
         matrix = _matrix(each, path)
         a, b = joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
         tensors[f"{theirs}.lora_a"] = quant.pack(a, "F32")
@@ -54,7 +66,7 @@ def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -
         raise UserError(f"{path}: GGUF has no matrices for {len(adapter) - written} of the adapter's changes")
     metadata = {
         "general.type": "adapter",
-        "general.architecture": family.gguf_name_of(base.config),
+        "general.architecture": name,
         "adapter.type": "lora",
         ALPHA: np.float32(0),
     }
@@ -100,6 +112,16 @@ def _bound(base: Checkpoint, path: Path) -> tuple[Family, dict[str, Bound]]:
         raise UserError(f"{path}: no family describes {base.source}, so GGUF has no names for its weights")
     family = families.get(base.family)
     return family, {each.theirs: each for each in rules.bind(family.gguf, base.config)}
+
+
+def _check_applied(changed: Sequence[str], architecture: str, path: Path) -> None:
+    """UserError for a matrix of which llama.cpp would leave the pair out."""
+    for ours in changed:
+        if ours == "position.weight" or any(word in f".{ours}" for word in IGNORED.get(architecture, ())):
+            raise UserError(
+                f"{path}: llama.cpp multiplies by {ours} past its adapters, so it would leave the pair out: "
+                "write base and adapter as one model (`cutaway merge`)"
+            )
 
 
 def _check_folded(family: Family, base: Checkpoint, adapter: Adapter, path: Path) -> None:

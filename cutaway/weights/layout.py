@@ -127,13 +127,19 @@ def modules(family: Family, config: Model) -> list[Bound]:
             kept.append(rule)
     for container, found in stacks.items():
         kept += _stacked(container, found)
-    changed = []
+    own = [entry for entry in family.modules if isinstance(entry, Rule)]
+    apart = {name for rule in own for name in _ours(rule)}
     for rule in kept:
-        name = rule.theirs
-        for stored, own in family.modules:
-            name = name.replace(stored, own)
-        changed.append(replace(rule, theirs=name))
-    return rules.bind(changed, config)
+        if apart.isdisjoint(_ours(rule)):
+            name = rule.theirs
+            for entry in family.modules:
+                name = name if isinstance(entry, Rule) else name.replace(*entry)
+            own.append(replace(rule, theirs=name))
+    return rules.bind(own, config)
+
+
+def _ours(rule: Rule) -> tuple[str, ...]:
+    return (rule.ours,) if isinstance(rule.ours, str) else rule.ours
 
 
 def _stacked(container: str, found: Sequence[Rule]) -> list[Rule]:

@@ -41,6 +41,7 @@ IN_ORDER = ("gate_up_proj", "up_proj", "down_proj")  # as PEFT wraps the stacked
 # Ends of names that PEFT takes for experts in a mixture, whatever else has them.
 TAKEN = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 TABLES = ("embedding.weight", "position.weight", "segment.weight", ".relative.weight")
+DETACHED = (".dt_proj",)  # whose bias transformers adds by itself
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 Parts = dict[str, np.ndarray]
@@ -55,7 +56,7 @@ class Names:
                 f"{base.source}: no family describes this model, so PEFT has no names for its weights"
             )
         family = families.get(base.family)
-        self.prefix, self.bypassed = family.prefix, family.bypassed
+        self.prefix, self.bypassed, self.spellings = family.prefix, family.bypassed, family.spellings
         self.modules = {each.theirs: each for each in layout.modules(family, base.config)}
         self.all = {each.theirs: each for each in rules.bind(family.hf, base.config)} | self.modules
         self.stacks: dict[str, list[str]] = {}  # the parameters that stack matrices, of each module
@@ -67,13 +68,16 @@ class Names:
 
     def biases(self, bound: Bound) -> tuple[str, ...]:
         """Our biases that are in the module of one of their matrices."""
-        found = self.all.get(f"{bound.theirs.removesuffix('weight')}bias")
+        module = bound.theirs.removesuffix(".weight")
+        found = None if module.endswith(DETACHED) else self.all.get(f"{module}.bias")
         return () if found is None else found.ours
 
     def spelled(self, name: str, known: Mapping[str, object]) -> str | None:
         """A name of PEFT's as ``known`` has it: the model's, a wrapper's, or one without its prefix."""
         rest = wrappers.PREFIX.sub("", wrappers.HEAD.sub("", name, count=1), count=1)
-        spellings = (name, rest, f"model.{rest}", f"{self.prefix}{name}")
+        spellings = [name, rest, f"model.{rest}", f"{self.prefix}{name}"]
+        for other, own in self.spellings:
+            spellings += [name.replace(other, own)]
         return next((one for one in spellings if one in known), None)
 
 

@@ -10,6 +10,7 @@ MOE = "model.layers.{n}.mlp"
 FAMILY = llama.FAMILY.but(
     "aria_text",
     "AriaTextForCausalLM",
+    modules=(("experts.fc1.weight", "experts.gate_up_proj"), ("experts.fc2.weight", "experts.down_proj")),
     hf=(
         *naming.HF_DECODER,
         Rule(f"{MOE}.router.weight", "blocks.{n}.mlp.router.weight", same),

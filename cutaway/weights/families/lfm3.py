@@ -102,6 +102,7 @@ def settings(config: Decoder | Encoder) -> Settings:
 FAMILY = lfm2.FAMILY.but(
     "lfm3",
     "Lfm3ForCausalLM",
+    modules=((".self_attn.gate_proj.", ".self_attn.g_proj."),),
     hf=(
         *naming.renamed(
             lfm2.HF,

@@ -70,6 +70,7 @@ def _heads(config: Decoder | Encoder) -> list[Heads]:
 FAMILY = llama.FAMILY.but(
     "mimo_v2_flash",
     "MiMoV2FlashForCausalLM",
+    modules=((".attention_sink_bias", ".sinks"),),
     hf=(
         *naming.HF_DECODER,
         *naming.HF_DEEPSEEK_EXPERTS,

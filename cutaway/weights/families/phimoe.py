@@ -46,6 +46,7 @@ JITTER = Kind(lambda fields, key: fields.number(key, low=-1e-30), float)
 FAMILY = mixtral.FAMILY.but(
     "phimoe",
     "PhiMoEForCausalLM",
+    modules=(*mixtral.FAMILY.modules, (".mlp.gate.", ".mlp.router.")),
     hf=mixtral.FAMILY.hf,
     gguf=(),
     rows=(

@@ -17,6 +17,10 @@ NAMES = (
 FAMILY = glm4_moe.FAMILY.but(
     "sarvam_moe",
     "SarvamMoEForCausalLM",
+    modules=(
+        *((own, theirs) for theirs, own in NAMES),
+        *(rule for rule in naming.HF_DECODER if rule.theirs.split(".")[-2] in ("q_proj", "k_proj", "v_proj")),
+    ),
     hf=(
         *naming.renamed(glm4_moe.FAMILY.hf, *NAMES, without=("q_proj", "k_proj", "v_proj")),
         *(
