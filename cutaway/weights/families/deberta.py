@@ -117,6 +117,7 @@ FAMILY = bert.FAMILY.but(
     defaults={"vocab": 50265, "segments": 0, "eps": 1e-7},
     mixers=("disentangled", "bidirectional"),
     prefix="deberta.",
+    bypassed=("rel_embeddings",),
     harmless=(
         *bert.FAMILY.harmless,
         *("pooler_*", "legacy", "padding_idx", "position_buckets", "norm_rel_ebd", "share_att_key"),
