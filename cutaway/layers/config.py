@@ -45,7 +45,9 @@ class MLP(Bounded):
 
     ``limit`` clamps the gate from above and ``up`` on both sides, and 1 is added to ``up`` (GPT-OSS).
     ``gate_scale`` multiplies the gate, ``out_scale`` the output (Falcon-H1). ``down_bias`` is one on the last
-    matrix alone (GTE); ``hidden_norm`` is a norm of what that matrix reads (BitNet).
+    matrix alone (GTE); ``hidden_norm`` is a norm of what that matrix reads (BitNet). With a ``sparsity`` so
+    large a part of a token's gates is 0, were they normally distributed, and the others count by how far they
+    are above that (Gemma 3n).
     """
 
     hidden: Count
@@ -57,9 +59,12 @@ class MLP(Bounded):
     out_scale: Positive = 1.0
     down_bias: bool = False
     hidden_norm: Norm | None = None
+    sparsity: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sparsity and (not self.gated or self.sparsity >= 1):
+            raise UserError(f"layers.sparsity is {self.sparsity}; it must be below 1, and the MLP gated")
         if self.limit is not None and not self.gated:
             raise UserError("layers: limit is for a gated MLP: leave it out, or set gated")
 

@@ -1,6 +1,7 @@
 """The MLP of a block: it works on each token alone, neuron by neuron."""
 
 from collections.abc import Callable
+from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.hidden, width, config.bias or config.down_bias)
         own = config.hidden_norm
         self.hidden_norm = nn.Identity() if own is None else own.build(config.hidden)
+        self.above = NormalDist().inv_cdf(config.sparsity) if config.sparsity else None  # in deviations
 
     def forward(
         self, x: Float[Tensor, "... d"], norm: Callable[[Tensor], Tensor] | None = None
@@ -96,6 +98,10 @@ class MLP(nn.Module):
             return self.activation(self.up(x))
         gate, up = self.gate(x), self.up(x)
         gate = gate if self.gate_scale == 1.0 else gate * self.gate_scale
+        if self.above is not None:
+            gate = F.relu(
+                gate - gate.mean(-1, keepdim=True) - self.above * gate.std(-1, correction=0, keepdim=True)
+            )
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit) + 1
         if self.one_pass and self.activation is F.silu:

@@ -26,6 +26,9 @@ class PerLayerEmbedding(nn.Module):
         self.norm = norm.build(config.size)
 
     def forward(self, ids: Int[Tensor, "b t"], x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t n p"]:
+        ids = ids.masked_fill(
+            ids >= self.embedding.num_embeddings, 0
+        )  # a table may be without the last tokens
         own = self.embedding(ids).unflatten(-1, (-1, self.size)) * self.size**0.5
         projected = (self.projection(tap("input", x)) * x.shape[-1] ** -0.5).unflatten(-1, (-1, self.size))
         return (self.norm(projected) + own) * 2.0**-0.5
@@ -45,5 +48,6 @@ class PerLayerInput(nn.Module):
         self.norm = norm.build(width)
 
     def forward(self, x: Float[Tensor, "b t d"], own: Float[Tensor, "b t p"]) -> Float[Tensor, "b t d"]:
+        """What is added to x."""
         hidden = tap("hidden", self.activation(self.gate(tap("input", x))) * own)
-        return x + self.norm(self.out(hidden))
+        return self.norm(self.out(hidden))

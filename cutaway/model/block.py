@@ -3,6 +3,7 @@
 Both add to the residual stream.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from cutaway.attention.common.mixer import LayerState
 from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
+from cutaway.layers.altup import AltUp, Laurel
 from cutaway.layers.moe import MoE, Routing
 from cutaway.layers.per_layer import PerLayerInput
 from cutaway.model.config import Block as Config
@@ -30,7 +32,8 @@ class Block(nn.Module):
     """middle = x + attention(norm(x)); out = middle + mlp(norm(middle)), or mlp(norm(x)) in parallel.
 
     Taps ``middle`` and ``out`` [b t d]: the residual stream after each half. A mixture of experts also
-    returns its routing. ``own``: the tokens' per-layer embeddings, where there are any.
+    returns its routing. ``own``: the tokens' per-layer embeddings, where there are any. With AltUp x and
+    ``out`` are all streams side by side, ``middle`` is of the first (layers/altup.py).
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -51,6 +54,8 @@ class Block(nn.Module):
         own, mlp = config.per_layer, config.mlp
         self.per_layer = PerLayerInput(own, width, mlp.activation, config.norm) if own and mlp else None
         self.scale = nn.Parameter(torch.ones(1)) if config.scaled else None
+        self.altup = config.streams and AltUp(config.streams, width, config.norm)
+        self.laurel = config.laurel and Laurel(config.laurel, width, config.norm)
 
     def forward(
         self,
@@ -61,9 +66,14 @@ class Block(nn.Module):
         state: LayerState | None,
         own: Float[Tensor, "b t p"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+        streams = x if self.altup is None else self.altup.predicted(x)
+        x = x if self.altup is None else streams[:, :, 0]
         read = self.attention_norm(x)
         attended = self._mixed(_cast_once(read), positions, rotation, in_order, state)
-        middle = tap("middle", x + self._scaled(self.attention_post_norm(attended)))
+        middle = x + self._scaled(self.attention_post_norm(attended))
+        if self.laurel is not None:
+            middle = (middle + self.laurel(read)) / math.sqrt(2)
+        middle = tap("middle", middle)
         if self.mlp is None:
             return tap("out", middle), None
         read = {None: middle, "own": x, "shared": read}[self.parallel]
@@ -73,8 +83,12 @@ class Block(nn.Module):
         else:
             output = self.mlp(read, self._mlp_normed)
         out = middle + self._scaled(self.mlp_post_norm(output))
+        if self.altup is not None and self.per_layer is not None:
+            first, *others = self.altup.corrected(streams, out).unbind(2)
+            more = self.per_layer(first * self.altup.scale, own)
+            return tap("out", torch.cat((first, *(each + more for each in others)), dim=-1)), routing
         if self.per_layer is not None:
-            out = self.per_layer(out, own)
+            out = out + self.per_layer(out, own)
         return tap("out", out if self.scale is None else out * self.scale), routing
 
     def _mixed(

@@ -55,6 +55,8 @@ class Block(Bounded):
     norm of attention ("shared", Cohere), or its own ("own", GPT-NeoX). ``residual`` multiplies what both add
     (Granite). With ``per_layer`` numbers of each token's own for this block, the block adds them at its end
     (layers/per_layer.py), and where it is ``scaled``, one learned number multiplies its output (Gemma 4).
+    With ``streams`` it computes the first of so many residual streams and corrects the others, and with a
+    ``laurel`` a matrix of this rank is beside attention (Gemma 3n, layers/altup.py).
     Without ``mlp`` it is the first half alone (Mamba 2); ``beside`` is a second mixer in that half. Without
     ``attention_normed`` attention reads x as it is. ``cross`` reads an encoder's memory between the two
     halves (1706.03762); there ``pre_norm`` false means that each norm follows a sum: x = norm(x + ...).
@@ -70,6 +72,8 @@ class Block(Bounded):
     per_layer: Count | None = None
     scaled: bool = False
     beside: Beside | None = None
+    streams: Count | None = None
+    laurel: Count | None = None
     attention_normed: bool = True
     cross: Any = field(default=None, metadata={"variants": "cutaway.attention"})
 
@@ -81,6 +85,10 @@ class Block(Bounded):
             raise UserError("model: a block without pre_norm needs post_norm, and cannot be parallel")
         if self.mlp is None and (self.parallel or self.per_layer):
             raise UserError("model: a block without mlp cannot be parallel, nor have per_layer")
+        if self.streams and (not self.per_layer or self.parallel or self.scaled):
+            raise UserError("model: streams need per_layer, and a block that is neither parallel nor scaled")
+        if self.laurel and not (self.pre_norm and self.attention_normed):
+            raise UserError("model: laurel reads what attention does, through a norm: set pre_norm")
         if not isinstance(self.attention, Mixer) or self.attention.reads == "memory":
             raise UserError(
                 f"model: a block cannot have {kind_of(self.attention)} attention: it reads an encoder's "
@@ -133,6 +141,14 @@ class Block(Bounded):
             norm = {f"norm.{name}": shape for name, shape in self.norm.weights(width).items()}
             matrices = {"gate.weight": (self.per_layer, width), "out.weight": (width, self.per_layer)}
             parts["per_layer"] = matrices | norm
+        norm = self.norm.weights(width)
+        if self.laurel is not None:
+            parts["laurel"] = {"down.weight": (self.laurel, width), "up.weight": (width, self.laurel)}
+            parts["laurel"] |= {f"norm.{name}": shape for name, shape in norm.items()}
+        if (p := self.streams) is not None:
+            matrices = {"router.weight": (p, width), "predict.weight": (p * p, p), "correct.weight": (p, p)}
+            router_norm = {f"router_norm.{name}": shape for name, shape in norm.items()}
+            parts["altup"] = {**matrices, **router_norm, "scale": (width,)}
         out = {f"{part}.{name}": shape for part, inner in parts.items() for name, shape in inner.items()}
         return out | ({"scale": (1,)} if self.scaled else {})
 
@@ -147,8 +163,9 @@ class Decoder(Bounded):
     logits to c tanh(logit / c) (Gemma 2), after ``logit_scale`` multiplied them (Cohere); ``head_bias`` is
     added to an untied head's (Phi), ``logits_bias`` to the logits of any (BART); ``table``: another form of
     the embedding than one matrix (``cutaway/embedding/tables``); ``per_layer`` gives each block an embedding
-    of its own (Gemma 4); with ``one_relative`` all blocks have the first one's table of relative positions
-    (T5); without ``last_norm`` the head reads what the last block outputs (BART).
+    of its own (Gemma 4); ``streams``: how many residual streams its blocks have, where not one (Gemma 3n);
+    with ``one_relative`` all blocks have the first one's table of relative positions (T5); without
+    ``last_norm`` the head reads what the last block outputs (BART).
     """
 
     vocab: Natural
@@ -169,6 +186,7 @@ class Decoder(Bounded):
         default=None, metadata={"variants": "cutaway.embedding.tables"}
     )
     per_layer: PerLayer | None = None
+    streams: Count | None = None
     logits_bias: bool = False
     one_relative: bool = False
     last_norm: bool = True
@@ -180,6 +198,8 @@ class Decoder(Bounded):
             raise UserError("model: head_bias needs a head of its own: set tied to false")
         if any(block.per_layer != (self.per_layer and self.per_layer.size) for block in self.blocks):
             raise UserError("model: per_layer of each block must be the model's per_layer.size")
+        if any(block.streams != self.streams for block in self.blocks):
+            raise UserError("model: streams of each block must be the model's")
         for n, block in enumerate(self.blocks):
             self._check_shared(n, block.attention)
         for block in self.blocks:
@@ -198,8 +218,8 @@ class Decoder(Bounded):
             own = kind_of(there) == kind_of(of) and getattr(there, "index_layer", None) is None
             if there is None or not own or there.top_k != of.top_k:
                 raise UserError(
-                    f"model: block {n} reads the choice of block {chooser}, which must be an earlier one with "
-                    "an indexer that chooses as many keys"
+                    f"model: block {n} reads the choice of block {chooser}, which must be an earlier one "
+                    "with an indexer that chooses as many keys"
                 )
         source = getattr(of, "kv_layer", None)
         if source is None:
@@ -238,6 +258,9 @@ class Decoder(Bounded):
         if self.per_layer is not None:
             own = self.per_layer.weights(len(self.blocks), self.width)
             out |= {f"per_layer.{name}": shape for name, shape in own.items()}
+        for name in ("expand", "merge"):
+            made = range((self.streams or 1) - 1)
+            out |= {f"streams.{name}.{n}.weight": (self.width, self.width) for n in made}
         if self.logits_bias:
             out["logits_bias"] = (self.vocab,)
         if self.head_bias:

@@ -18,6 +18,7 @@ from cutaway.attention.common.mixer import LayerState, Wrap
 from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import Listener, tap
+from cutaway.layers.altup import Streams
 from cutaway.layers.moe import Routing
 from cutaway.layers.packed import scores
 from cutaway.layers.per_layer import PerLayerEmbedding
@@ -84,6 +85,7 @@ class Decoder(nn.Module):
         self.per_layer = config.per_layer and PerLayerEmbedding(
             config.per_layer, len(config.blocks), config.width, config.norm
         )
+        self.streams = config.streams and Streams(config.streams, config.width)
         for block in config.blocks:
             of = block.attention
             if (source := getattr(of, "kv_layer", getattr(of, "index_layer", None))) is not None:
@@ -143,6 +145,7 @@ class Decoder(nn.Module):
         positions = Positions(pos, documents, {})
         x = self._embedded(ids, pos)
         each = [None] * len(self.blocks) if self.per_layer is None else self.per_layer(ids, x).unbind(2)
+        x = self.streams.expanded(x) if self.streams else x
         rotations = self._rotations(pos, axes)
         if in_order is None:
             in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
@@ -155,7 +158,7 @@ class Decoder(nn.Module):
                 routings.append(routing)
         return x, tuple(routings)
 
-    def logits(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
+    def logits(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t v"]:
         """The head's logits of a residual stream: the last block's, or an earlier one's (the logit lens)."""
         x = self.normed(x)
         logits = scores(self.embedding, x) if self.head is None else self.head(x)
@@ -165,8 +168,9 @@ class Decoder(nn.Module):
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return tap("logits", logits)
 
-    def normed(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def normed(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t d"]:
         """What the head reads."""
+        x = self.streams.merged(x) if self.streams else x
         return self.norm(x) if self.config.logit_scale == 1.0 else self.norm(x) * self.config.logit_scale
 
     def _embedded(self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:

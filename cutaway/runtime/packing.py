@@ -42,6 +42,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
         return "sinusoids are added to the embeddings"
     if config.table is not None:
         return "its embedding table is not one matrix"
+    if config.streams:
+        return "it has several residual streams"
     if config.per_layer is not None and config.per_layer.vocab < config.vocab:
         return "its per-layer embeddings have fewer rows than its vocabulary"
     if config.logits_bias or config.one_relative or not config.last_norm:
@@ -90,6 +92,10 @@ def _why_not_block(block: Block) -> str | None:
     mlp = block.mlp
     if block.per_layer and mlp and mlp.activation == "xielu":
         return "its per-layer embeddings have learned activations"
+    if isinstance(mlp, MLP) and mlp.sparsity:
+        return "its gates are 0 where they are small"
+    if block.laurel:
+        return "it has a matrix beside attention"
     if isinstance(mlp, MLP) and mlp.hidden_norm:
         return "its MLP has a norm between its matrices"
     if isinstance(mlp, MoE):

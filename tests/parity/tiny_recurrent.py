@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tests.parity.words import VOCAB
+
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 YARN |= {"mscale": 0.7, "mscale_all_dim": 1.0}
 Rows = dict[str, tuple[str, *tuple[dict[str, Any], ...]]]
@@ -100,6 +102,18 @@ MORE |= {
         | {"indexer_types": ["full", "shared", "shared"], "rope_parameters": YARN, "index_topk": 9},
     ),
 }
+GEMMA3N = {"hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": VOCAB, "laurel_rank": 5}
+GEMMA3N |= {"num_hidden_layers": 4, "head_dim": 16, "sliding_window": 8, "altup_num_inputs": 3}
+GEMMA3N |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
+MORE |= {
+    "gemma3n": (
+        "Gemma3nTextConfig",
+        GEMMA3N | {"num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.7, 0.0, 0.5, 0.0]},
+        GEMMA3N
+        | {"num_kv_shared_layers": 0, "attention_bias": True, "intermediate_size": [32, 40, 48, 56]}
+        | {"vocab_size_per_layer_input": VOCAB - 9, "final_logit_softcapping": 4.0, "altup_num_inputs": 2},
+    ),
+}
 MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
 MORE_IN_GGUF += ["nemotron_h-6", "gemma4-4", "gemma4-5"]
 MORE_IN_GGUF += ["gemma4_unified-1"]
@@ -113,6 +127,7 @@ UNPACKED |= dict.fromkeys(
 UNPACKED |= {"lfm3-1": "its gates are softplus or one number a head"}
 UNPACKED |= {"olmo_hybrid": "its delta rule has a convolution of each part"}
 UNPACKED |= {"glm_moe_dsa": "its indexer rotates neighbouring pairs"}
+UNPACKED |= {"gemma3n": "it has several residual streams"}
 # Cases whose every key is edited.
 EDITED = ["mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1", "recurrent_gemma-1", "lfm3-1", "olmo_hybrid-1"]
-EDITED += ["glm_moe_dsa-1"]
+EDITED += ["glm_moe_dsa-1", "gemma3n-1"]
