@@ -113,7 +113,10 @@ class SparseLatentAttention(mla.LatentAttention):
         query, key = where.query, where.key
         if self.borrows is not None:
             assert query.shared is not None
-            return query.shared[self.borrows]
+            found = query.shared[self.borrows]
+            if isinstance(found, Tensor):
+                return tap("chosen", found)
+            return found(slice(None)) if watched("index", "chosen", "scores", "pattern") else found
         q = self._turned(cut(self.index_query(query_latent), self.index_heads), rotation)
         w = (self.index_weight(x) * self.index_heads**-0.5).transpose(1, 2)
 

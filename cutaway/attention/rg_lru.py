@@ -108,8 +108,8 @@ class Gate(nn.Module):
 
 
 class GatedUnit(nn.Module):
-    """Taps ``v`` (x), ``z`` (h) and ``out_input``, which W_o multiplies [b h t n], ``S`` [b h 1 n], the state
-    after the last token, and ``log_a`` [b h t n].
+    """Taps ``q`` (act(W_y u)), ``k`` (i), ``v`` (x), ``z`` (h) and ``out_input``, which W_o multiplies
+    [b h t n], ``S`` [b h 1 n], the state after the last token, and ``log_a`` [b h t n].
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -136,14 +136,14 @@ class GatedUnit(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         heads = self.config.heads
         tail, S = (None, None) if state is None else (state.get("tail"), state.get("S"))
-        gate, v = self.activation(self.gate(x)), self.value(x)
+        q, v = tap("q", cut(self.activation(self.gate(x)), heads)), self.value(x)
         v, tail = self.conv(v, positions.pos, positions.documents, in_order, tail)
         v = join(tap("v", cut(v, heads)))
         h, S = self._scanned(v, positions, S)
         if state is not None:
             state.keep({"tail": tail, "S": S}, positions.pos)
         z = tap("z", cut(h.to(x.dtype), heads))
-        return self.out(join(tap("out_input", cut(gate, heads) * z)))
+        return self.out(join(tap("out_input", q * z)))
 
     def _scanned(
         self, v: Float[Tensor, "b t c"], positions: Positions, S: Float[Tensor, "b c"] | None
@@ -154,7 +154,8 @@ class GatedUnit(nn.Module):
         log_a = join(tap("log_a", cut(log_a, self.config.heads)))
         # At position 0 nothing came before; the root, whose gradient at 0 has no bound, is not taken there.
         root = (-torch.expm1(2 * log_a.masked_fill(first, -1.0))).sqrt().masked_fill(first, 1.0)
-        a, written = log_a.exp().masked_fill(first, 0.0), root * widened(v * self.input_gate(v))
+        k = join(tap("k", cut(self.input_gate(v), self.config.heads)))
+        a, written = log_a.exp().masked_fill(first, 0.0), root * widened(v * k)
         S = a.new_zeros(a.shape[0], a.shape[2]) if S is None else S
         read = []
         for part in scan.chunks(v.shape[1]):

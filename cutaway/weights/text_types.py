@@ -55,7 +55,6 @@ TEXTS = {
     "qwen3": _text("qwen3", 151_936, 4096, 22_016, 32, 32),
     "gemma": _text("gemma", 256_000, 3072, 24_576, 28, 16),
     "gemma2": _text("gemma2", 256_000, 2304, 9216, 26, 8),
-    "gemma4_unified_text": Text("gemma4_text", {"hidden_size_per_layer_input": 0}),
     "gemma3_text": _text("gemma3_text", 262_208, 2304, 9216, 26, 8),
     "cohere": _text("cohere", 256_000, 8192, 22_528, 40, 64),
     "cohere2": _text("cohere2", 256_000, 8192, 22_528, 40, 64),
