@@ -33,16 +33,16 @@ def mapped(path: Path) -> mmap.mmap:
         raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
 
 
-def mapping_of(data: np.ndarray) -> mmap.mmap | None:
-    """The mapped file that an array's bytes are in, None where they are in none."""
-    base: Any = data
-    while isinstance(base, np.ndarray) and base.base is not None:
+def mapping_of(data: Any) -> mmap.mmap | None:
+    """The mapped file that an array's bytes are in (or what makes them is read from), None where in none."""
+    base = data
+    while getattr(base, "base", None) is not None:
         base = base.base
     mapping = base.obj if isinstance(base, memoryview) else base
     return mapping if isinstance(mapping, mmap.mmap) else None
 
 
-def give_back(data: np.ndarray) -> None:
+def give_back(data: Any) -> None:
     """Tells the system that what was read of the mapped file behind these bytes can leave memory: it can be
     read again.
     """

@@ -69,7 +69,7 @@ def _offline(stored: Stored, multiplies: bool) -> Packed:
             q = (bytes[rows % len(bytes)] >> shifts & 3).astype(np.float32) - 1
         return q * scale if multiplies else q / scale
 
-    return parts.floats("F32", shape, values, stored.nbytes)
+    return parts.floats("F32", shape, values, stored)
 
 
 def _online(stored: Stored) -> Packed:
@@ -84,4 +84,4 @@ def _online(stored: Stored) -> Packed:
         own = parts.widened(stored.array(".weight", FLOATS)[first:last], stored.type(".weight"))
         return np.rint(own * scale()).clip(-1, 1) / scale()
 
-    return parts.floats("F32", shape, values, stored.nbytes)
+    return parts.floats("F32", shape, values, stored)

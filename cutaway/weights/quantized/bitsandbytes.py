@@ -86,7 +86,7 @@ def _eight(stored: Stored) -> Packed:
     def values(first: int, last: int) -> np.ndarray:
         return q[first:last].astype(np.float32) * largest[first:last] * INVERSE
 
-    return parts.floats("F32", shape, values, stored.nbytes)
+    return parts.floats("F32", shape, values, stored)
 
 
 def _four(stored: Stored) -> Packed:
@@ -115,7 +115,7 @@ def _four(stored: Stored) -> Packed:
         own = scales[start // block : -(-stop // block)].repeat(block)[start % block :][: stop - start]
         return (table[q] * own).reshape(last - first, columns)
 
-    return parts.floats(DTYPES[dtype], shape, values, stored.nbytes)
+    return parts.floats(DTYPES[dtype], shape, values, stored)
 
 
 def _state(stored: Stored, part: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from cutaway.weights.quantized import fp8
 from cutaway.weights.quantized import stored as parts
 from cutaway.weights.quantized.stored import Stored
 
-E2M1 = quant.TWICE_E2M1.astype(np.float32) / 2
-E2M1[8] = -0.0
+E2M1 = quant.TWICE_E2M1.astype(np.float32) / 2  # where zero has no sign, as in ModelOpt and GGUF
+SIGNED = np.where(np.arange(16) == 8, np.float32(-0.0), E2M1)  # as in compressed-tensors
 
 
 def weight(stored: Stored, main: str, scale: str, whole: str, divides: bool) -> Packed:
@@ -38,16 +38,17 @@ def weight(stored: Stored, main: str, scale: str, whole: str, divides: bool) -> 
         own = scales if len(scales) == 1 else scales[first:last]
         narrow = fp8.TABLES["F8_E4M3"][bytes[first:last]]
         scale = (narrow / own if divides else narrow * own)[..., None]
-        return (_numbers(codes[first:last]).reshape(*scale.shape[:-1], 16) * scale).reshape(
+        table = SIGNED if divides else E2M1
+        return (_numbers(codes[first:last], table).reshape(*scale.shape[:-1], 16) * scale).reshape(
             last - first, *shape[1:]
         )
 
-    return parts.floats("F32", shape, values, stored.nbytes)
+    return parts.floats("F32", shape, values, stored)
 
 
-def _numbers(codes: np.ndarray) -> np.ndarray:
+def _numbers(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Two floats of a byte: float32 [... 2b] of uint8 [... b]."""
-    return E2M1[np.stack([codes & 15, codes >> 4], axis=-1)].reshape(*codes.shape[:-1], -1)
+    return table[np.stack([codes & 15, codes >> 4], axis=-1)].reshape(*codes.shape[:-1], -1)
 
 
 def _mxfp4(stored: Stored, codes: np.ndarray, shape: tuple[int, ...], scale: str) -> Packed:
@@ -59,7 +60,7 @@ def _mxfp4(stored: Stored, codes: np.ndarray, shape: tuple[int, ...], scale: str
         own = codes[first:last].reshape(*powers[first:last].shape, 16)
         return interleaved(own, powers[first:last])
 
-    return parts.made("MXFP4", shape, make, stored.nbytes)
+    return parts.made("MXFP4", shape, make, stored)
 
 
 def interleaved(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ def weight(stored: Stored, block: tuple[int, int] | None, main: str = "") -> Pac
                 own = np.take(own, np.arange(shape[axis]) // size, axis)
         return table[codes[first:last]] * own
 
-    return parts.floats("BF16" if short else "F32", shape, values, stored.nbytes)
+    return parts.floats("BF16" if short else "F32", shape, values, stored)
 
 
 def scales_of(stored: Stored, part: str) -> tuple[np.ndarray, bool]:

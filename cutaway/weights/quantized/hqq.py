@@ -83,7 +83,7 @@ def _weight(stored: Stored) -> Packed:
         found = parts.rounded(parts.rounded(q.astype(np.float32) - own[1], dtype) * own[0], dtype)
         return found.reshape(-1)[start - lines[0] * across :][: stop - start].reshape(-1, columns)
 
-    return parts.floats(dtype, (rows, columns), values, stored.nbytes)
+    return parts.floats(dtype, (rows, columns), values, stored)
 
 
 def _shape(stored: Stored) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class Grouped:
             raise stored.refusal(f"has a g_idx that does not name one of {groups} groups for each column")
         type = self._type(columns, columns // groups if self.order is None else 0)
         make = self._floats if type == "F32" else lambda first, last: self._blocks(type, first, last)
-        return parts.made(type, (rows, columns), make, stored.nbytes)
+        return parts.made(type, (rows, columns), make, stored)
 
     def _type(self, columns: int, group: int) -> str:
         low, high = self.low, self.high

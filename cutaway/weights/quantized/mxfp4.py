@@ -34,4 +34,4 @@ def _weight(stored: Stored) -> Packed:
     def make(first: int, last: int) -> np.ndarray:
         return fp4.interleaved(blocks[first:last], scales[first:last])
 
-    return parts.made(NAME, shape, make, stored.nbytes)
+    return parts.made(NAME, shape, make, stored)

@@ -70,10 +70,9 @@ class Stored:
         """A part in float32."""
         return widened(self.array(part, FLOATS, *shapes), self.type(part))
 
-    def number(self, part: str) -> float:
+    def number(self, part: str) -> np.float32:
         """A part that is one number."""
-        values = self.floats(part, (), (1,), (1, 1))
-        return np.float32(values.reshape(-1)[0])  # type: ignore[return-value]
+        return self.floats(part, (), (1,), (1, 1)).reshape(-1)[0]
 
     @property
     def nbytes(self) -> int:
@@ -83,8 +82,8 @@ class Stored:
 def widened(array: np.ndarray, type: str) -> np.ndarray:
     """Stored floats in float32."""
     if type == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32)
+        return (np.atleast_1d(array).astype(np.uint32) << 16).view(np.float32).reshape(array.shape)
+    return np.asarray(array, np.float32)
 
 
 def rounded(values: np.ndarray, type: str) -> np.ndarray:
@@ -114,8 +113,9 @@ class Rows:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, shape: tuple[int, ...], make: Make, nbytes: int) -> None:
-        self.shape, self.ndim, self.nbytes, self._make = shape, len(shape), nbytes, make
+    def __init__(self, shape: tuple[int, ...], make: Make, stored: Stored) -> None:
+        self.shape, self.ndim, self.nbytes, self._make = shape, len(shape), stored.nbytes, make
+        self.base = max(stored.tensors.values(), key=lambda each: each.nbytes).data  # mapped from the file
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -142,20 +142,20 @@ class Rows:
         return np.asarray(self).reshape(*shape)
 
 
-def made(type: str, shape: tuple[int, ...], make: Make, nbytes: int) -> Packed:
+def made(type: str, shape: tuple[int, ...], make: Make, stored: Stored) -> Packed:
     """A weight of this type whose rows ``make`` gives as bytes."""
-    data: Any = Rows(packed_shape(type, shape), make, nbytes)
+    data: Any = Rows(packed_shape(type, shape), make, stored)
     return Packed(type, shape, data)
 
 
-def floats(type: str, shape: tuple[int, ...], values: Make, nbytes: int) -> Packed:
+def floats(type: str, shape: tuple[int, ...], values: Make, stored: Stored) -> Packed:
     """A weight of a float type whose rows ``values`` gives as float32, rounded where the type is shorter."""
 
     def make(first: int, last: int) -> np.ndarray:
         with np.errstate(all="ignore"):  # a scale may be infinite or NaN: so is the value, and is named
             return stored_as(values(first, last), type)
 
-    return made(type, shape, make, nbytes)
+    return made(type, shape, make, stored)
 
 
 def checked(stored: Stored, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ def _int4(here: Stored) -> Packed:
         grouped = signed.reshape(last - first, scale.shape[1], -1)
         return (grouped * scale[first:last, :, None] + zero[first:last, :, None]).reshape(-1, columns)
 
-    return parts.floats("F32", shape, values, here.nbytes)
+    return parts.floats("F32", shape, values, here)
 
 
 def _bytes(here: Stored) -> Packed:
