@@ -36,9 +36,11 @@ from cutaway.position import learned
 from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.tokenizer import Tokenizer
-from cutaway.weights import adapters, quant, ranking
+from cutaway.weights import adapters, quant
+from cutaway.weights import classifier as labels
 from cutaway.weights import load as reader
 from cutaway.weights import pooling as advice
+from cutaway.weights.pair_inputs import PairInputs
 from cutaway.weights.rules import Tensors
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from cutaway.runtime.engine import RuntimeEngine
     from cutaway.runtime.reference import ReferenceEngine
     from cutaway.tokenizer.chat import Rendered
+    from cutaway.weights.classifier import Classifier
     from cutaway.weights.save import Saved
 
 Prompt = str | Sequence[int]
@@ -290,6 +293,11 @@ class LanguageModel:
             raise UserError(
                 f"{self.checkpoint.source} is an encoder: it turns texts into vectors (`embed`) "
                 "and scores no next token"
+            )
+        if self.checkpoint.classifier:
+            raise UserError(
+                f"{self.checkpoint.source} is a {self.checkpoint.classifier}: it gives texts labels "
+                "(`classify`), and has no head that scores a next token"
             )
         return self.config
 
@@ -787,34 +795,75 @@ class LanguageModel:
         found = found[:, :dimensions]
         return found / np.linalg.norm(found, axis=1, keepdims=True) if normalise else found
 
+    def classify(
+        self,
+        texts: Sequence[Prompt | tuple[str, str]],
+        *,
+        batch: int = 32,
+        truncate: bool = False,
+        progress: store.Progress = store.silent,
+    ) -> labels.Classes:
+        """The labels of texts, or of pairs of texts that are read together, by the head of a classifier.
+
+        UserError for a model without one, and for a text that is longer than the model reads, unless
+        ``truncate`` cuts off its end (of a pair, of the longer text).
+        """
+        if isinstance(texts, str):
+            raise UserError("classify takes a list of texts, and this is one: write classify([text])")
+        if batch < 1:
+            raise UserError(f"a batch of {batch} texts reads nothing: use 1 or more")
+        own = self.classifier
+        if own is None or own.of_tokens:
+            raise UserError(f"{self.checkpoint.source} is no classifier of texts: it has no such head")
+        found = self._label_logits(own, texts, truncate, batch, progress)
+        return labels.Classes(own.labels, own.problem, found, own.scores(found))
+
     def rank(self, query: str, texts: Sequence[str], batch: int = 32) -> np.ndarray:
         """float32 [n]: how well each text fits a query, by a cross-encoder that reads the two together.
 
         UserError for a model that is none, and for a pair that is longer than it reads.
         """
-        head = self.ranking_head
-        if head is None:
+        own = self.classifier
+        if own is None or not self.ranks:
             raise UserError(f"{self.checkpoint.source} is no cross-encoder: it has no head with one label")
-        from cutaway.model.pooling import first_tokens
+        found = self._label_logits(own, [(query, text) for text in texts], batch=batch)[:, 0]
+        return labels.sigmoid(found) if own.sigmoid else found
 
-        tokenizer, asked = self.tokenizer, self.tokenizer.encode(query)
-        begin, end = tokenizer.bos, tokenizer.eos
-        if begin is None or end is None:
-            raise UserError(f"{self.checkpoint.source}: its tokenizer lacks the marks around a pair of texts")
-        rows, parts = list[list[int]](), list[int]()
-        for i, text in enumerate(texts):
-            first = [begin, *asked, *[end] * head.separators]
-            rows.append([*first, *tokenizer.encode(text), end])
-            parts.append(len(first))
-            if len(rows[-1]) > self.context:
-                count = f"{len(rows[-1]):,} tokens, and this model reads at most {self.context:,}"
-                raise UserError(f"the query and text {i} have {count}: shorten them")
-        return head.scores(first_tokens(self._built, rows, parts, batch)).astype(np.float32)
+    @property
+    def ranks(self) -> bool:
+        """Whether it is a cross-encoder: a classifier of texts with one label."""
+        own = self.classifier
+        return own is not None and not own.of_tokens and len(own.labels) == 1
 
     @cached_property
-    def ranking_head(self) -> ranking.Head | None:
-        """What turns a pair's first vector into a score, for a cross-encoder."""
-        return ranking.head(self.checkpoint) if self.is_encoder else None
+    def classifier(self) -> Classifier | None:
+        """The head for labels, for a model that has one."""
+        return labels.read(self.checkpoint)
+
+    @cached_property
+    def inputs(self) -> PairInputs:
+        """How it reads texts, and pairs of them together."""
+        return PairInputs(
+            self.checkpoint, self.config, self.context, lambda: self.tokenizer, self._row
+        )
+
+    def _label_logits(
+        self,
+        own: Classifier,
+        texts: Sequence[Prompt | tuple[str, str]],
+        truncate: bool = False,
+        batch: int = 32,
+        progress: store.Progress = store.silent,
+    ) -> np.ndarray:
+        """float32 [n labels]."""
+        from cutaway.model.classifier import logits
+
+        rows, segments = self.inputs.rows(texts, truncate)
+        if not rows:
+            return np.empty((0, len(own.labels)), np.float32)
+        if isinstance(self.config, Decoder):
+            rows = [list(own.without_padding(row)) for row in rows]
+        return np.stack(logits(self._built, own.head, rows, segments, batch, progress))
 
     def _embed_traced(
         self, rows: list[list[int]], pooling: Pooling, normalise: bool, progress: store.Progress

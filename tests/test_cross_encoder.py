@@ -76,6 +76,9 @@ def test_robertas_head_is_transformers_too(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (found := resolve("minilm") / name).is_file():
             shutil.copy(found, tmp_path / name)
+    words = json.loads((tmp_path / "tokenizer.json").read_text())
+    words["post_processor"] = {"type": "RobertaProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(words))
     lm = cutaway.load(tmp_path)
     encode = lm.tokenizer.encode
     for text in TEXTS:

@@ -44,29 +44,12 @@ def vectors(
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             ids, pos, even = padded([rows[row] for row in chosen])
-            x = _hidden(model, ids.to(device), pos := pos.to(device), even)
+            x = hidden(model, ids.to(device), pos := pos.to(device), even)
             pooled = pool(x, pos, pooling).float()
             out[chosen] = (F.normalize(pooled, dim=-1) if normalise else pooled).cpu().numpy()
             if np.isnan(out[chosen]).any():
-                raise nan_error(model, lambda ids=ids, pos=pos: _hidden(model, ids.to(device), pos, False))
+                raise nan_error(model, lambda ids=ids, pos=pos: hidden(model, ids.to(device), pos, False))
             progress("embedding", start + len(chosen), len(order))
-    return out
-
-
-def first_tokens(
-    model: Encoder, rows: Sequence[Sequence[int]], parts: Sequence[int], batch: int = 32
-) -> np.ndarray:
-    """float32 [n d]: the first token's vector of each row, whose second part begins at ``parts``."""
-    out = np.empty((len(rows), model.config.width), np.float32)
-    device = model.embedding.weight.device
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch):
-            ids, pos, even = padded(rows[start : start + batch])
-            begins = torch.tensor(parts[start : start + batch])[:, None]
-            segments = ((pos >= begins) & (pos >= 0)).long() if model.config.segments > 1 else None
-            segments = segments if segments is None else segments.to(device)
-            x = model(ids.to(device), pos.to(device), segments, even)
-            out[start : start + batch] = x[:, 0].float().cpu().numpy()
     return out
 
 
@@ -80,10 +63,12 @@ def pool(x: Float[Tensor, "b t d"], pos: Int[Tensor, "b t"], pooling: Pooling) -
     return torch.where(real[..., None], x, 0).sum(1) / real.sum(1, keepdim=True)
 
 
-def _hidden(model: Encoder | Decoder, ids: Tensor, pos: Tensor, even: bool) -> Float[Tensor, "b t d"]:
+def hidden(
+    model: Encoder | Decoder, ids: Tensor, pos: Tensor, even: bool, segments: Tensor | None = None
+) -> Float[Tensor, "b t d"]:
     """The model's token vectors: of a decoder, the input of its head."""
     if isinstance(model, Encoder):
-        return model(ids, pos, in_order=even)
+        return model(ids, pos, segments, even)
     return model.norm(model.routed(ids, pos, in_order=even)[0])
 
 

@@ -27,13 +27,15 @@ from typing import Any
 import numpy as np
 
 from cutaway import gguf
+from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
+from cutaway.gguf.architectures import OWN_HEAD, SQUARE, WINDOWED
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
-from cutaway.weights import families, pooling, quant, rotary, rules, safetensors
+from cutaway.weights import classifier, families, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
@@ -314,6 +316,12 @@ def _write_gguf(
     progress: Progress,
 ) -> Saved:
     notes: Counter[str] = Counter()
+    if checkpoint.classifier and isinstance(checkpoint.config, Decoder):
+        raise UserError(
+            f"{target}: cannot be written as GGUF: a {checkpoint.classifier} has no head that scores tokens"
+        )
+    if checkpoint.classifier:
+        notes["the head for labels is left out: GGUF has the encoder alone"] += 1
     try:
         checkpoint = folded(checkpoint, notes)
     except UserError as error:
@@ -323,8 +331,9 @@ def _write_gguf(
     ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes))
 
     def describe(family: Family) -> tuple[Any, Model]:
-        theirs = rules.save(family.gguf, config, ours)
-        extras = rotary.gguf_extras(config)
+        theirs, architecture = rules.save(family.gguf, config, ours), family.gguf_name_of(config)
+        _check_architecture(architecture, config)
+        extras = rotary.gguf_extras(config, architecture)
         extras = {name: one for name, one in extras.items() if name in family.ignored_gguf}
         entries = Tensors({name: theirs.later(name) for name in theirs} | extras)
         words = {name: _plain(value) for name, value in family.write(config, gguf=True).items()}
@@ -353,6 +362,22 @@ def _write_gguf(
     gguf.write(target, metadata, _counted(entries, target, progress), force=force)
     nbytes = target.stat().st_size
     return Saved(target, "gguf", family.name, types, nbytes, counted(notes))
+
+
+def _check_architecture(architecture: str, config: Model) -> None:
+    """UserError for a model that llama.cpp's architecture does not open, whatever its metadata say."""
+    blocks = getattr(config, "blocks", ())
+    heads = [block.attention for block in blocks if isinstance(block.attention, Heads)]
+    square = all(of.heads * of.key_size == config.width for of in heads)
+    windows = any(kind_of(of) == "local" for of in heads)
+    refused = {
+        "heads that are not as wide together as the model": architecture in SQUARE and not square,
+        "the embedding table as the head": architecture in OWN_HEAD and getattr(config, "tied", False),
+        "a model without a window": architecture in WINDOWED and not windows,
+    }
+    for what, there in refused.items():
+        if there:
+            raise UserError(f"{what} is not supported in GGUF by llama.cpp's {architecture}")
 
 
 def _after_encoder(
@@ -442,14 +467,16 @@ def _write_folder(
         rules.bind(family.hf, checkpoint.config)
         return entries, family.read(Fields(json.loads(json.dumps(entries)), "config.json"))
 
+    own, head = classifier.kept(checkpoint) if checkpoint.classifier else ({}, {})
     try:
-        family, entries = _described(checkpoint, describe)
+        family, entries = _labelled(checkpoint, own) if own else _described(checkpoint, describe)
         theirs = rules.save(family.hf, checkpoint.config, ours)
     except UserError as error:
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
         family, entries, theirs = None, to_dict(checkpoint.config), ours
     if type is not None:
         theirs = retyped(theirs, lambda *_: type)
+    theirs = Tensors({name: theirs.later(name) for name in theirs} | head) if head else theirs
     with atomic_folder(target, force=force) as folder:
         # Transformers asks for this entry in every file it opens.
         safetensors.write(
@@ -467,6 +494,12 @@ def _write_folder(
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     name = None if family is None else family.name
     return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, counted(notes))
+
+
+def _labelled(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """The family of a classifier, and its config.json without the type of its weights."""
+    assert checkpoint.family  # a folder that transformers wrote
+    return families.get(checkpoint.family), {key: one for key, one in config.items() if key != "dtype"}
 
 
 def _torch_type(entries: Tensors) -> str:

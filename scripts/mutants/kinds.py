@@ -126,6 +126,17 @@ def in_shards(folder: Path) -> None:
     )
 
 
+def quantized_layers(folder: Path) -> None:
+    """A folder for each layer of tests/published/quantized, as its own library writes it."""
+    from cutaway.weights import safetensors
+
+    for path in (Path(__file__).parents[2] / "tests/published/quantized/golden").glob("*.safetensors"):
+        (own := folder / path.stem).mkdir()
+        shutil.copyfile(path, own / "model.safetensors")
+        section = json.loads(safetensors.metadata(path)["section"])
+        (own / "config.json").write_text(json.dumps({"quantization_config": section}))
+
+
 def own_format(folder: Path) -> None:
     """A folder that only Cutaway reads."""
     from dataclasses import replace
@@ -536,6 +547,20 @@ def _(folder: Path, rng: random.Random) -> None:
 @kind("folder in shards", "info generate audit convert tokenizer", in_shards, "*index.json", "*-of-*")
 def _(folder: Path, rng: random.Random) -> None:
     model_verbs(folder / "m", rng, folder)
+
+
+@kind("quantized layer", "info generate convert", quantized_layers)
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.store.reading import parsed
+    from cutaway.weights import quant, quantized, safetensors
+
+    for own in sorted(folder.iterdir()):
+        method = quantized.of_folder(parsed(own / "config.json"), own, own / "config.json")
+        found = safetensors.read(own)
+        for packed in (method.joined(found, own) if method else found).values():
+            if packed.type in quant.READERS and packed.shape:
+                quant.unpack(packed.rows(slice(0, 3)))
+                quant.unpack(packed)
 
 
 @kind("Cutaway's own folder", "info generate audit tokenizer", own_format, "*.json", "*.safetensors")
@@ -968,6 +993,7 @@ READERS = {
     "weights/peft_config.py": "adapter",
     "weights/peft_folder.py": "adapter",
     "weights/pooling.py": "Hugging Face folder",
+    "weights/quantized/__init__.py": "quantized layer",
     "weights/safetensors.py": "Hugging Face folder, folder in shards",
     "weights/vectors.py": "word vectors",
 }

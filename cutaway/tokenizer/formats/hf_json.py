@@ -265,7 +265,7 @@ def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
         if kind == "TemplateProcessing":
             begin, end, named = _template(entry)
         elif kind in ("BertProcessing", "RobertaProcessing"):
-            begin, end = _pair_id(entry, "cls"), _pair_id(entry, "sep")
+            begin, end = pair_id(entry, "cls"), pair_id(entry, "sep")
         elif kind != "ByteLevel":
             raise UserError(f"{entry.where}: the post-processor {quoted(kind)} is not supported")
     return begin, end, named
@@ -278,7 +278,7 @@ def _template(entry: Fields) -> tuple[int | None, int | None, int | None]:
         if piece.has("Sequence"):
             after = True
         else:
-            sides[after].extend(_template_ids(entry, piece.sub("SpecialToken").need("id", str)))
+            sides[after].extend(template_ids(entry, piece.sub("SpecialToken").need("id", str)))
     if any(len(side) > 1 for side in sides):
         raise UserError(f"{entry.where}: a template with several tokens on one side is not supported")
     begin, end = (side[0] if side else None for side in sides)
@@ -294,18 +294,20 @@ def _named_end(entry: Fields) -> int | None:
         if piece.has("SpecialToken")
     }
     unused = [name for name in entry.get("special_tokens", dict, {}) if name not in used]
-    ids = _template_ids(entry, unused[0]) if len(unused) == 1 else []
+    ids = template_ids(entry, unused[0]) if len(unused) == 1 else []
     return ids[0] if len(ids) == 1 else None
 
 
-def _template_ids(entry: Fields, name: str) -> list[int]:
+def template_ids(entry: Fields, name: str) -> list[int]:
+    """The ids of a token that a template names."""
     ids = entry.sub("special_tokens").sub(name).need("ids", list)
     if not all(type(id) is int for id in ids):
         raise UserError(f"{entry.where}: the ids of {quoted(name)} are {quoted(ids)}, not whole numbers")
     return ids
 
 
-def _pair_id(entry: Fields, key: str) -> int:
+def pair_id(entry: Fields, key: str) -> int:
+    """The id of a token that is given as its text and its id."""
     pair = entry.need(key, list)
     if len(pair) != 2 or type(pair[1]) is not int:
         raise UserError(f"{entry.where}: {key} is {quoted(pair)}, not a token and its id")

@@ -155,7 +155,7 @@ FAMILY = Family(
     prefix="bert.",
     harmless=(
         *("tie_word_embeddings", "gradient_checkpointing"),
-        *("sentence_transformers", "sbert_ce_default_activation_function"),  # read by weights/ranking.py
+        *("sentence_transformers", "sbert_ce_default_activation_function"),  # read by weights/classifier.py
     ),
     ignored_hf=("bert.embeddings.position_ids", "bert.pooler.*", "cls.*", "bert.cls.*", "classifier.*"),
     spellings=(("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")),  # of 2018

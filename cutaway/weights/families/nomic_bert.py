@@ -10,11 +10,9 @@ from cutaway.weights.family import (
     FLAG,
     LAYER_COUNT,
     NUMBER,
-    Entries,
     Family,
     Field,
     Only,
-    Row,
     Settings,
     shared,
 )
@@ -38,13 +36,6 @@ OLD_KEYS = (
         )
     ),
 )
-
-
-class Padding(Row):
-    """BERT's id of padding, of which transformers takes no null."""
-
-    def write(self, known: Settings, gguf: bool) -> Entries:
-        return {} if gguf else {"pad_token_id": 0}
 
 
 def encoder(known: Settings) -> Encoder:
@@ -101,7 +92,6 @@ FAMILY = Family(
         Field("activation", "hidden_act", None, rows.ACTIVATION),
         Field("causal", None, "attention.causal", FLAG),
         rotary.Rope(),
-        Padding(),
         *OLD_KEYS,
         *rows.ONE_MLP,
         *rows.ANY,
@@ -114,6 +104,7 @@ FAMILY = Family(
     gguf_fixed={"activation": "silu", "causal": False, "kv_heads": rows.same_heads, "head_size": shared},
     architecture="nomic-bert",
     config=Encoder,
+    whole_ids=("pad_token_id",),
     prefix="nomic_bert.",
     harmless=(
         *(

@@ -1,0 +1,257 @@
+"""Classifiers' heads as folders have them: layers, labels, and what is made of their numbers.
+
+The models are transformers' ForSequenceClassification and ForTokenClassification. Cross-encoders (monoBERT,
+1901.04085), which read a query and a text together, are those with one label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cutaway.errors import UserError, quoted
+from cutaway.gguf import Packed
+from cutaway.model.config import Decoder
+from cutaway.model.labels import HeadLayer, HeadNorm, HeadPooling, LabelHead
+from cutaway.store.reading import parsed
+from cutaway.weights import load, quant, rows, safetensors
+from cutaway.weights.load import TOKENS, Checkpoint
+
+ACTIVATIONS = {**rows.ACTIVATIONS, "tanh": "tanh"}
+POOLINGS: dict[str, HeadPooling] = {"cls": "cls", "bos": "cls", "mean": "mean", "late": "late"}
+Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+SCORES = "sbert_ce_default_activation_function"  # or ``activation_fn`` in ``sentence_transformers``
+
+
+class Form(NamedTuple):
+    """The layer's name and its activation, which may be a key of the config and its default; the names of the
+    output and of a norm between; how tokens are pooled, and the poolings that a config may choose instead.
+    """
+
+    layer: str | None = "pooler.dense"
+    activation: str | tuple[str, str] = "tanh"
+    out: str = "classifier"
+    norm: str | None = None
+    pooling: HeadPooling = "cls"
+    others: tuple[str, ...] = ()
+
+
+BERT, DEBERTA = Form(), Form(activation=("pooler_hidden_act", "gelu"))
+ROBERTA = Form("classifier.dense", out="classifier.out_proj")
+FORMS = {
+    **dict.fromkeys(("bert", "ernie", "megatron_bert", "rembert", "nomic_bert", "gte", "squeezebert"), BERT),
+    **dict.fromkeys(("roberta", "data2vec_text", "xlm_roberta_xl", "roberta_prelayernorm", "mpnet"), ROBERTA),
+    **dict.fromkeys(("esm", "jina_embeddings_v3"), ROBERTA),
+    **dict.fromkeys(("deberta", "deberta_v2"), DEBERTA),
+    "albert": Form("pooler"),
+    "electra": ROBERTA._replace(activation="gelu"),
+    "roformer": ROBERTA._replace(activation=("hidden_act", "gelu")),
+    "distilbert": Form("pre_classifier", "relu"),
+    "modernbert": Form(
+        "head.dense", ("classifier_activation", "gelu"), norm="head.norm", others=("cls", "mean")
+    ),
+    "eurobert": Form("dense", "gelu", pooling="late", others=("bos", "mean", "late")),
+}
+OF_TOKENS = {"modernbert": FORMS["modernbert"]}  # whose head for tokens has the same layers
+DECODERS = Form(None, out="score", pooling="last")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A head, the names of its labels, and whether one of them is right or several.
+
+    ``sigmoid``: whether one makes a cross-encoder's score of its number. A decoder's last token is the last
+    that is not ``padding``.
+    """
+
+    head: LabelHead
+    labels: tuple[str, ...]
+    problem: Problem
+    sigmoid: bool
+    of_tokens: bool
+    padding: int | None = None
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities of labels of which one is right, or each; of a regression the numbers themselves."""
+        if self.problem == "regression":
+            return logits
+        if self.problem == "multi_label_classification" or len(self.labels) == 1:
+            return sigmoid(logits)
+        raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return raised / raised.sum(axis=-1, keepdims=True)
+
+    def without_padding(self, row: Sequence[int]) -> Sequence[int]:
+        """A row up to its last id that is no padding, as transformers looks for it; the first id at least."""
+        end = len(row)
+        while end > 1 and row[end - 1] == self.padding:
+            end -= 1
+        return row[:end]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a classifier makes of texts: ``logits`` and ``scores`` float32 [n labels]."""
+
+    labels: tuple[str, ...]
+    problem: Problem
+    logits: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def best(self) -> list[str]:
+        """The likeliest label of each text."""
+        return [self.labels[n] for n in self.scores.argmax(axis=1)]
+
+    def chosen(self, least: float = 0.5) -> list[tuple[str, ...]]:
+        """The labels of each text that have this score or more, where several may be right."""
+        return [
+            tuple(name for name, score in zip(self.labels, row, strict=True) if score >= least)
+            for row in self.scores
+        ]
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x), without overflow."""
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, np.ones_like(x)) / (1 + small)
+
+
+def read(checkpoint: Checkpoint) -> Classifier | None:
+    """A folder's classifier, None where it has none; UserError for one that is damaged or not known."""
+    if not checkpoint.classifier:
+        return None
+    config, of_tokens = parsed(checkpoint.source / "config.json"), checkpoint.classifier.endswith(TOKENS)
+    form = _form(checkpoint)
+    weights = _Weights(checkpoint, safetensors.read(checkpoint.source))
+    width = checkpoint.config.width
+    layer = None
+    if form.layer is not None:
+        norm = form.norm and HeadNorm(
+            *weights.parts(form.norm, (width,)), float(config.get("norm_eps", 1e-5))
+        )
+        layer = HeadLayer(*weights.parts(form.layer, (width, width)), _activation(form, config), norm or None)
+    out, bias = weights.parts(form.out, (None, width))
+    pooling = form.pooling
+    if form.others and not of_tokens:
+        stated = config.get("classifier_pooling", pooling)
+        if stated not in form.others:
+            raise UserError(
+                f"config.json: classifier_pooling is {quoted(stated)}: known are {', '.join(form.others)}"
+            )
+        pooling = POOLINGS[str(stated)]
+    head = LabelHead(layer, out, bias, pooling)
+    labels = _labels(config, head.labels)
+    padding = config.get("pad_token_id")
+    if padding is not None and type(padding) is not int:
+        raise UserError(f"config.json: pad_token_id is {quoted(padding)}, not a whole number")
+    return Classifier(head, labels, _problem(config, len(labels)), _by_sigmoid(config), of_tokens, padding)
+
+
+def kept(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Packed]]:
+    """The config.json and the head's weights of a classifier's folder, for another folder of the same model.
+
+    UserError where the model is another than the folder's, which its config.json would not describe.
+    """
+    path = checkpoint.source / "config.json"
+    if not path.is_file() or load.read(checkpoint.source).config != checkpoint.config:
+        raise UserError(f"{checkpoint.source}: a {checkpoint.classifier} is written as it was read alone")
+    config = {key: value for key, value in parsed(path).items() if key != "quantization_config"}
+    weights = _Weights(checkpoint, safetensors.read(checkpoint.source))
+    form = _form(checkpoint)
+    modules = [name for name in (form.layer, form.norm, form.out) if name]
+    names = (weights.name(f"{name}.{part}") for name in modules for part in ("weight", "bias"))
+    return config, {name: weights.tensors[name] for name in names if name}
+
+
+def _form(checkpoint: Checkpoint) -> Form:
+    """The form of a classifier's head; UserError for one that is not known."""
+    of_tokens, family = checkpoint.classifier.endswith(TOKENS), checkpoint.family or ""
+    form = DECODERS if isinstance(checkpoint.config, Decoder) else FORMS.get(family)
+    if form is None:
+        raise UserError(f"{checkpoint.source}: the head of {quoted(checkpoint.classifier)} is not known here")
+    return OF_TOKENS.get(family, Form(None)) if of_tokens and form is not DECODERS else form
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of a folder, found by the ends of their names."""
+
+    checkpoint: Checkpoint
+    tensors: Mapping[str, Packed]
+
+    def name(self, end: str) -> str | None:
+        """This name, or the only one that ends so."""
+        found = [end] if end in self.tensors else [name for name in self.tensors if name.endswith(f".{end}")]
+        if len(found) > 1:
+            raise UserError(f"{self.checkpoint.source}: two weights are called {end}: {', '.join(found[:2])}")
+        return found[0] if found else None
+
+    def _get(self, end: str) -> Packed | None:
+        name = self.name(end)
+        return None if name is None else self.tensors[name]
+
+    def parts(self, name: str, shape: tuple[int | None, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+        """A module's weight, whose shape is checked, and its bias."""
+        weight, bias = self._get(f"{name}.weight"), self._get(f"{name}.bias")
+        found = None if weight is None else weight.shape
+        fits = found is not None and len(found) == len(shape)
+        if (
+            weight is None
+            or not fits
+            or any(a not in (None, b) for a, b in zip(shape, weight.shape, strict=True))
+        ):
+            given = "is missing" if found is None else f"has the shape {found}"
+            raise UserError(f"{self.checkpoint.source}: the head's weight {name}.weight {given}")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise UserError(f"{self.checkpoint.source}: the head's {name}.bias has the shape {bias.shape}")
+        return _array(name, weight), None if bias is None else _array(name, bias)
+
+
+def _array(name: str, packed: Packed) -> np.ndarray:
+    return np.array(quant.finite(name, packed))  # a copy: what is mapped from a file cannot be written
+
+
+def _activation(form: Form, config: Mapping[str, Any]) -> str:
+    word = form.activation
+    stated = config.get(*word) if isinstance(word, tuple) else word
+    if stated not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"config.json: the head's activation is {quoted(stated)}: known are {known}")
+    return ACTIVATIONS[str(stated)]
+
+
+def _labels(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """The labels' names, by their numbers."""
+    named = config.get("id2label")
+    if not isinstance(named, dict) or not named:
+        return tuple(f"LABEL_{n}" for n in range(count))
+    wanted = [str(n) for n in range(count)]
+    if set(named) != set(wanted) or not all(isinstance(one, str) for one in named.values()):
+        raise UserError(
+            f"config.json: id2label should name the head's {count} labels by their numbers from 0"
+        )
+    return tuple(named[n] for n in wanted)
+
+
+def _problem(config: Mapping[str, Any], count: int) -> Problem:
+    """What labels are: where it is not stated one of several is right, as in transformers' pipelines."""
+    stated = config.get("problem_type")
+    if stated is None:
+        return "multi_label_classification" if count == 1 else "single_label_classification"
+    if stated not in PROBLEMS:
+        raise UserError(f"config.json: problem_type is {quoted(stated)}: known are {', '.join(PROBLEMS)}")
+    return stated
+
+
+def _by_sigmoid(config: Mapping[str, Any]) -> bool:
+    """Whether a cross-encoder's scores go through a sigmoid: unless the config names the identity."""
+    own = config.get("sentence_transformers")
+    stated = config.get(SCORES, own.get("activation_fn") if isinstance(own, dict) else None)
+    named = str(stated or "Sigmoid").rpartition(".")[2]
+    if named not in ("Sigmoid", "Identity"):
+        raise UserError(f"config.json's activation of scores is {quoted(named)}: known are Sigmoid, Identity")
+    return named == "Sigmoid"
