@@ -100,17 +100,25 @@ class Decay(nn.Module):
 
     It starts with exp(A_log) between 1 and 16 and steps between 0.001 and 0.1, so that heads keep from a few
     to a thousand tokens. ``least``: a bound of dt from below; ``channels``: how many gates each head has.
+    With a ``bound`` log a = -bound sigmoid(exp(A_log) (x + dt_bias)), which keeps a part of S whatever comes
+    (Ling 3).
     """
 
-    def __init__(self, heads: int, least: float | None = None, channels: int = 1) -> None:
+    def __init__(
+        self, heads: int, least: float | None = None, channels: int = 1, bound: float | None = None
+    ) -> None:
         super().__init__()
-        self.least = least
+        self.least, self.bound = least, bound
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         dt = torch.empty(heads * channels).uniform_(math.log(0.001), math.log(0.1)).exp()
         self.dt_bias = nn.Parameter(dt.expm1().log())  # softplus of this is dt
 
     def forward(self, x: Float[Tensor, "b t m"]) -> tuple[Float[Tensor, "b h t n"], Float[Tensor, "b h t n"]]:
         """log a and dt of each head's n gates."""
-        dt = cut(F.softplus(widened(x) + widened(self.dt_bias)), len(self.A_log))
+        given = widened(x) + widened(self.dt_bias)
+        if self.bound is not None:
+            sharp = widened(self.A_log).exp()[:, None, None] * cut(given, len(self.A_log))
+            return -self.bound * sharp.sigmoid(), sharp
+        dt = cut(F.softplus(given), len(self.A_log))
         dt = dt if self.least is None else dt.clamp(min=self.least)
         return -dt * widened(self.A_log).exp()[:, None, None], dt

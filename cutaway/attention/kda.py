@@ -12,6 +12,7 @@ others long ones. That order of decays is its only sense of position.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from cutaway.attention.common.linear_recurrence import Call, LinearConfig, Linea
 from cutaway.attention.common.softmax import cut
 from cutaway.attention.delta import unit
 from cutaway.attention.gated_delta import Decay
-from cutaway.bounds import Count
+from cutaway.bounds import Count, Positive
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
 from cutaway.layers.conv import Convs
@@ -38,11 +39,14 @@ COST = Cost(
 class Config(LinearConfig):
     """``conv``: tokens that the short convolutions see; ``norm``: each head's.
 
-    ``rank``: the size between the two matrices of the decay, and of the gate; ``value_size`` when None.
+    ``rank``: the size between the two matrices of the decay, and of the gate; ``value_size`` when None. Where
+    they are ``direct`` each has one matrix, and a ``bound`` is the most that log a may be below 0 (Ling 3).
     """
 
     conv: Count = 4
     rank: Count | None = None
+    direct: bool = False
+    bound: Positive | None = None
     norm: Norm = Norm()
 
     def build(self, width: int) -> KimiDeltaAttention:
@@ -57,10 +61,11 @@ class KimiDeltaAttention(LinearMixer):
         rank = config.values if config.rank is None else config.rank
         keys, values = config.heads * config.key_size, config.heads * config.values
         self.beta = nn.Linear(width, config.heads, bias=False)
-        self.forget_down = nn.Linear(width, rank, bias=False)
+        down, rank = (nn.Identity, width) if config.direct else (partial(nn.Linear, width, rank, False), rank)
+        self.forget_down = down()
         self.forget = nn.Linear(rank, keys, bias=False)
-        self.decay = Decay(config.heads, channels=config.key_size)
-        self.gate_down = nn.Linear(width, rank, bias=False)
+        self.decay = Decay(config.heads, channels=config.key_size, bound=config.bound)
+        self.gate_down = down()
         self.gate = nn.Linear(rank, values, bias=False)
         self.conv = Convs({"query": keys, "key": keys, "value": values}, config.conv)
         self.norm = config.norm.build(config.values)

@@ -48,7 +48,8 @@ class Config(Bounded):
     """``latent`` is the size of c, ``rope_dim`` of kr, ``key_size`` and ``value_size`` of a head's.
 
     ``query_latent``: queries come out of a normed latent of this size too, straight from x when None.
-    ``scale`` is 1/sqrt(key_size + rope_dim) when None; without ``norm`` c is not normed.
+    ``scale`` is 1/sqrt(key_size + rope_dim) when None; without ``norm`` c is not normed. Where it
+    is ``gated`` each head's output is multiplied by sigmoid(W_g x), one number (Ling 3).
     """
 
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
@@ -62,6 +63,7 @@ class Config(Bounded):
     position: rope.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
     norm: Norm | None = Norm(eps=1e-6)
     scale: Positive | None = None
+    gated: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +119,8 @@ class LatentAttention(nn.Module):
     """Both forms of the equation; ``attend`` takes the cheaper one.
 
     Taps ``latent`` [b 1 s c+kr]; ``q`` [b h t k], ``k`` [b h s k] and ``v`` [b h s v] of the expanded form,
-    which a listener to them selects; ``z`` [b h t v]; the backend taps ``scores`` and ``pattern``.
+    which a listener to them selects; ``z`` [b h t v]; where it is gated, ``gate`` [b t h] and
+    ``out_input`` [b h t v]; the backend taps ``scores`` and ``pattern``.
     """
 
     def __init__(self, config: Config, width: int) -> None:
@@ -135,6 +138,7 @@ class LatentAttention(nn.Module):
         self.key_up = nn.Linear(config.latent, heads * config.key_size, bias=False)
         self.value_up = nn.Linear(config.latent, heads * config.values, bias=False)
         self.out = nn.Linear(heads * config.values, width, bias=False)
+        self.gate = nn.Linear(width, heads, bias=False) if config.gated else None
         self.grows = config.position is not None and config.position.grows
         self.scale = size**-0.5 if config.scale is None else config.scale
 
@@ -159,7 +163,11 @@ class LatentAttention(nn.Module):
         entries = self.rotated(entries, key_rotation)
         where = Where(positions, key_positions, in_order)
         where = where._replace(chosen=self.chosen(x, query_latent, entries, where, rotation))
-        return self.out(join(tap("z", self.attend(q, entries, where))))
+        z = tap("z", self.attend(q, entries, where))
+        if self.gate is not None:
+            gate = tap("gate", self.gate(x).sigmoid())
+            z = tap("out_input", z * gate.transpose(1, 2)[..., None])
+        return self.out(join(z))
 
     def more(self, x: Float[Tensor, "b t d"]) -> Entries:
         """Further entries that the cache keeps of a token."""

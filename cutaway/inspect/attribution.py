@@ -21,11 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention import gated
 from cutaway.attention.differential import DifferentialAttention
-from cutaway.attention.gated import GatedAttention
 from cutaway.errors import UserError
-from cutaway.inspect.inputs import device, has_pattern
+from cutaway.inspect.inputs import device, has_gate, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
 from cutaway.layers.packed import PackedEmbedding, PackedLinear, rows_of, scores
 from cutaway.model.decoder import Decoder
@@ -102,7 +100,7 @@ def attribute(
         biases += bias + _bias(block.attention.out) @ inner
         writes = block.attention.out.weight.to(inner).T @ inner
         config = model.config.blocks[i].attention
-        own = isinstance(config, gated.Config) or not has_pattern(config)  # W_o's input is not z
+        own = has_gate(config) or not has_pattern(config)  # W_o's input is not z
         given = seen[f"blocks.{i}.attention.{'out_input' if own else 'z'}"][0, :, position].double()
         writes = writes.view_as(given)
         heads.append((given * writes).sum(-1))
@@ -166,7 +164,7 @@ def _by_source(
     name = f"blocks.{layer}.attention"
     pattern = seen[f"{name}.pattern"][0, :, position].double()
     values = seen[f"{name}.v"][0].double()
-    if isinstance(attention, GatedAttention):
+    if has_gate(attention.config):
         writes = writes * seen[f"{name}.gate"][0, position].double().view(len(writes), -1)
     if isinstance(attention, DifferentialAttention):
         one, two = pattern.chunk(2)

@@ -27,6 +27,11 @@ def has_pattern(config: Any) -> bool:
     return hasattr(config, "visibility")
 
 
+def has_gate(config: Any) -> bool:
+    """Whether a gate is between what heads read and the output matrix."""
+    return isinstance(config, gated.Config) or getattr(config, "gated", False)
+
+
 def output_heads(config: Any) -> int:
     """How many heads of a layer have an output: of a differential layer's attention maps half."""
     return config.heads // 2 if isinstance(config, differential.Config) else config.heads
@@ -39,7 +44,7 @@ def attention_names(model: Decoder) -> list[str]:
         config = block.attention
         names = ["q", "k", "v", "z", "out"]
         names += ["pattern"] if has_pattern(config) else ["out_input"]
-        names += ["gate", "out_input"] if isinstance(config, gated.Config) else []
+        names += ["gate", "out_input"] if has_gate(config) else []
         names += ["lambda"] if isinstance(config, differential.Config) else []
         names += ["chosen"] if hasattr(config, "top_k") else []
         found += [f"blocks.{i}.attention.{name}" for name in names]

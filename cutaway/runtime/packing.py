@@ -24,7 +24,8 @@ from cutaway.runtime import arithmetic, cache
 from cutaway.weights import quant, rules
 from cutaway.weights.rules import ROUTERS, Tensors
 
-KINDS = ("mha", "gqa", "mqa", "local", "gated", "differential")
+GATED = ("gated", "gated_local")
+KINDS = ("mha", "gqa", "mqa", "local", *GATED, "differential")
 LATENT = ("mla", "dsa")
 HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work
 LIFTED = {"gate": "gate_down", "gate_up": "gate", "step": "forget_down", "step_up": "forget"}  # of kda
@@ -111,12 +112,17 @@ def _why_not_block(block: Block) -> str | None:
             return "a token's experts do not fit into its best groups"
     if kind_of(attention) in native.RECURRENCES:
         odd = getattr(attention, "apart", False) or getattr(attention, "negative", False)
-        return "its delta rule has a convolution of each part, or betas above 1" if odd else None
+        if odd:
+            return "its delta rule has a convolution of each part, or betas above 1"
+        odd = getattr(attention, "direct", False) or getattr(attention, "bound", None) is not None
+        return "its decays have one matrix, or a bound" if odd else None
+    if getattr(attention, "gated", False):
+        return "its latent attention has gates"
     if getattr(attention, "interleaved", False) or getattr(attention, "index_layer", None) is not None:
         return "its indexer rotates neighbouring pairs, or reads another layer's choice"
     if getattr(attention, "temperature", None) and attention.temperature.first:
         return "its queries grow from another position than 0"
-    if kind_of(attention) == "gated" and (attention.softplus or attention.per_head):
+    if kind_of(attention) in GATED and (attention.softplus or attention.per_head):
         return "its gates are softplus or one number a head"
     if getattr(attention, "value_scale", 1.0) != 1.0:
         return "its values are scaled"
@@ -316,7 +322,7 @@ class Plan:
         matrices = {
             name: self._matrix(f"{path}.attention.{name}") for name, there in projected.items() if there
         }
-        if kind_of(attention) == "gated":
+        if kind_of(attention) in GATED:
             matrices["output_gate"] = self._matrix(f"{path}.attention.gate")
         own: dict[str, Any] = {}
         if kind_of(attention) == "differential":
@@ -532,7 +538,7 @@ def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
 
 def window_of(attention: Any) -> int | None:
     """How many tokens a position sees, where it does not see all."""
-    return attention.window if kind_of(attention) in ("local", "gated") else None
+    return attention.window if kind_of(attention) in ("local", "gated_local") else None
 
 
 def attends(block: Block) -> bool:

@@ -164,12 +164,16 @@ def _kda(config: Any, w: Weights, x: list[Array]) -> list[Array]:
     out = []
     for t, u in enumerate(x):
         gathered = []
-        dt = np.log1p(np.exp(w["forget.weight"] @ (w["forget_down.weight"] @ u) + w["decay.dt_bias"]))
-        gate = _sigmoid(w["gate.weight"] @ (w["gate_down.weight"] @ u))
+        first, second = (w.get(f"{name}_down.weight", np.eye(len(u))) @ u for name in ("forget", "gate"))
+        given = w["forget.weight"] @ first + w["decay.dt_bias"]
+        dt, gate = np.log1p(np.exp(given)), _sigmoid(w["gate.weight"] @ second)
         for h in range(config.heads):
             q, k, v = (np.split(_silu(read[name][t]), config.heads)[h] for name in read)
             q, k, beta = _unit(q), _unit(k), _sigmoid(w["beta.weight"][h] @ u)
-            a = np.exp(-math.exp(w["decay.A_log"][h]) * np.split(dt, config.heads)[h])
+            rate = math.exp(w["decay.A_log"][h])
+            a = np.exp(-rate * np.split(dt, config.heads)[h])
+            if config.bound is not None:
+                a = np.exp(-config.bound * _sigmoid(rate * np.split(given, config.heads)[h]))
             memory[h] = np.diag(a) @ memory[h]
             memory[h] = memory[h] - beta * np.outer(k, k @ memory[h]) + beta * np.outer(k, v)
             normed = _rms(q @ memory[h] / math.sqrt(config.key_size), w["norm.weight"], config.norm.eps)
@@ -223,6 +227,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[..., list[Array]]]] = {
     "gated_delta apart": ("gated_delta", {"key_heads": 2, "apart": True, "negative": True}, _delta),
     "kda": ("kda", {}, _kda),
     "kda narrow": ("kda", {"rank": 2, "conv": 3}, _kda),
+    "kda direct": ("kda", {"direct": True, "bound": 2.0}, _kda),
     "mamba2": ("mamba2", {"bias": True}, _mamba2),
     "mamba2 grouped": ("mamba2", {"bias": True, "groups": 2, "conv": 2}, _mamba2),
     "mamba2 normed first": ("mamba2", {"bias": True, "groups": 2, "normed": "first", "least": 0.5}, _mamba2),

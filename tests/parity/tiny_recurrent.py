@@ -114,6 +114,19 @@ MORE |= {
         | {"vocab_size_per_layer_input": VOCAB - 9, "final_logit_softcapping": 4.0, "altup_num_inputs": 2},
     ),
 }
+LING = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10}
+LING |= {"num_local_experts": 8, "n_group": 4, "topk_group": 2, "moe_intermediate_size": 24}
+LING |= {"num_experts_per_tok": 2, "first_k_dense_replace": 1, "num_key_value_heads": 4, "head_dim": 12}
+LING |= {"layer_types": ["linear_attention", "full_attention"]}
+MORE |= {
+    "bailing_hybrid": (
+        "BailingHybridConfig",
+        LING,
+        LING
+        | {"kda_safe_gate": False, "q_lora_rank": 20, "first_k_dense_replace": 0, "n_shared_experts": 2}
+        | {"short_conv_kernel_size": 3, "norm_topk_prob": False, "tie_word_embeddings": True},
+    ),
+}
 MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
 MORE_IN_GGUF += ["nemotron_h-6", "gemma4-4", "gemma4-5"]
 MORE_IN_GGUF += ["gemma4_unified-1"]
@@ -128,6 +141,7 @@ UNPACKED |= {"lfm3-1": "its gates are softplus or one number a head"}
 UNPACKED |= {"olmo_hybrid": "its delta rule has a convolution of each part"}
 UNPACKED |= {"glm_moe_dsa": "its indexer rotates neighbouring pairs"}
 UNPACKED |= {"gemma3n": "it has several residual streams"}
+UNPACKED |= {"bailing_hybrid": "its decays have one matrix"}
 # Cases whose every key is edited.
 EDITED = ["mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1", "recurrent_gemma-1", "lfm3-1", "olmo_hybrid-1"]
-EDITED += ["glm_moe_dsa-1", "gemma3n-1"]
+EDITED += ["glm_moe_dsa-1", "gemma3n-1", "bailing_hybrid-1"]

@@ -150,10 +150,12 @@ class Mixers(Row):
 class DenseLayers(glm4_moe_lite.DenseLayers):
     """A word for each layer, or how many of the first are dense."""
 
+    usual = 1
+
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
             return super().read(fields, known, own)
-        first = fields.integer("first_k_dense_replace", 1, low=0)
+        first = fields.integer("first_k_dense_replace", self.usual, low=0)
         if fields.get("mlp_layer_types") is not None:
             return super().read(fields, known, own)
         return {"dense": tuple(n < first for n in range(known["layers"]))}
