@@ -110,7 +110,8 @@ class Router(Bounded):
     choice alone adds ``choice_bias`` to the scores (DeepSeek-V3), and takes experts from the ``top_groups``
     best of ``groups`` equal groups; a group counts for its best score, or for the sum of its best two with
     ``group_of_two``. ``scale`` multiplies the weights. With ``on_input`` a weight multiplies what its expert
-    reads in place of what it outputs (Llama 4). A "sparsemixer" weighs each of two experts among those whose
+    reads in place of what it outputs (Llama 4). ``by_logits``: the choice adds its bias to logits, where
+    scores are already bounded (Kolibri). A "sparsemixer" weighs each of two experts among those whose
     logits are within ``jitter`` of it (layers/sparsemixer.py).
     """
 
@@ -122,6 +123,7 @@ class Router(Bounded):
     group_of_two: bool = False
     scale: Positive = 1.0
     on_input: bool = False
+    by_logits: bool = False
     jitter: NonNegative = 0.0
 
 

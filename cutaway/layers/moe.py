@@ -74,8 +74,11 @@ class MoE(nn.Module):
         scores = tap(
             "scores", logits.sigmoid() if self.routing.score == "sigmoid" else logits.softmax(dim=-1)
         )
-        by, scored = (self._mixed, logits) if self.routing.score == "sparsemixer" else (self._chosen, scores)
-        expert_indices, weights = by(scored, pos, x.dtype)
+        if self.routing.score == "sparsemixer":
+            expert_indices, weights = self._mixed(logits, pos, x.dtype)
+        else:
+            merit = self._merit(logits if self.routing.by_logits else scores)
+            expert_indices, weights = self._chosen(scores, merit, pos, x.dtype)
         x_in = tap("input", x)
         read = self.latent_down(self.experts_norm(x_in))
         experts: Any = self._experts
@@ -92,10 +95,14 @@ class MoE(nn.Module):
         return tap("out", out), Routing(scores, expert_indices)
 
     def _chosen(
-        self, scores: Float[Tensor, "b t e"], pos: Int[Tensor, "b t"], dtype: torch.dtype
+        self,
+        scores: Float[Tensor, "b t e"],
+        merit: Float[Tensor, "b t e"],
+        pos: Int[Tensor, "b t"],
+        dtype: torch.dtype,
     ) -> tuple[Int[Tensor, "b t k"], Float[Tensor, "b t k"]]:
         """The experts of each token and their weights; sorted, because ``topk`` leaves ties open."""
-        order = self._merit(scores).sort(dim=-1, descending=True, stable=True).indices[..., : self.top_k]
+        order = merit.sort(dim=-1, descending=True, stable=True).indices[..., : self.top_k]
         expert_indices = tap("expert_indices", order.where((pos >= 0)[..., None], -1))
         weights = scores.gather(-1, expert_indices.clamp(min=0))
         if self.normalised:

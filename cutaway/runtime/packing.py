@@ -102,6 +102,8 @@ def _why_not_block(block: Block) -> str | None:
     if isinstance(mlp, MoE):
         if mlp.bias and mlp.shared:
             return "its shared expert has biases"
+        if mlp.router.by_logits:
+            return "its experts are chosen by logits"
         if mlp.latent or mlp.norms or mlp.router.on_input:
             return "its experts are of a latent, have norms of their own, or weigh what they read"
         if mlp.activation == "xielu":

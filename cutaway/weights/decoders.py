@@ -30,7 +30,9 @@ OF_DECODER = ("tied", "embedding_scale", "position", "softcap", "logit_scale", "
 OF_ENCODER = ("segments", "offset", "norm_first", "embedding_norm", "learned", "one_relative")
 OF_ENCODER += ("embedding_width", "order", "mask", "tasks", "convolution")
 OF_EXPERTS = ("normalised", "shared_gate", "limit", "out_scale")
-OF_ROUTER = {name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two")}
+OF_ROUTER = {
+    name: name for name in ("score", "choice_bias", "groups", "top_groups", "group_of_two", "by_logits")
+}
 OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale", "jitter": "jitter"}
 
 
@@ -125,7 +127,7 @@ def _sparse(known: Settings) -> MoE:
 
 def window_of(attention: Any) -> int | None:
     """The window of a local layer."""
-    return attention.window if kind_of(attention) in ("local", "gated") else None
+    return attention.window if kind_of(attention) in ("local", "gated_local") else None
 
 
 def settings(config: Decoder | Encoder) -> Settings:

@@ -20,8 +20,12 @@ CASES = {
     "deepseek": MoE(6, 2, 3, shared=5),
     "all": MoE(3, 3, 4, activation="gelu"),
     "llama 4": MoE(5, 2, 7, normalised=False, shared=4, router=Router("sigmoid", on_input=True)),
+    "kolibri": MoE(5, 2, 7, router=Router("sigmoid", choice_bias=True, by_logits=True)),
     "nemotron 3": MoE(4, 2, 7, activation="relu", gated=False, shared=5, latent=3),
     "gemma 4": MoE(4, 2, 5, activation="gelu", shared=7, norms=Norm(eps=1e-3)),
+    "command a": MoE(4, 2, 7, shared=5, out_scale=0.5),
+    "phi": MoE(5, 2, 7, normalised=False, router=Router("sparsemixer", jitter=0.4)),
+    "phi, apart": MoE(5, 2, 7, normalised=False, router=Router("sparsemixer")),
 }
 ACTIVATIONS = {
     "silu": lambda x: x / (1 + math.exp(-x)),
@@ -60,7 +64,11 @@ def _loop(config: MoE, weights: dict[str, Tensor], x: list[float]) -> list[float
     probabilities = [power / sum(powers) for power in powers]
     if config.router.score == "sigmoid":
         probabilities = [1 / (1 + math.exp(-score)) for score in scores]
-    chosen = sorted(range(config.experts), key=lambda e: (-probabilities[e], e))[: config.top_k]
+    if config.router.score == "sparsemixer":
+        probabilities = _sparsely_mixed(scores, config.router.jitter)
+    bias = weights.get("choice_bias", torch.zeros(config.experts)).tolist()
+    merit = scores if config.router.by_logits else probabilities
+    chosen = sorted(range(config.experts), key=lambda e: (-merit[e] - bias[e], e))[: config.top_k]
     total = sum(probabilities[e] for e in chosen) if config.normalised else 1.0
     out = [0.0] * WIDTH
     read = normed("experts_norm", x)
@@ -80,7 +88,19 @@ def _loop(config: MoE, weights: dict[str, Tensor], x: list[float]) -> list[float
             gate = 1 / (1 + math.exp(-_times(weights["shared_gate.weight"], x)[0]))
         output = normed("shared_post_norm", _mlp(weights, "shared", config.common, normed("shared_norm", x)))
         out = [o + gate * s for o, s in zip(out, output, strict=True)]
-    return out
+    return [config.out_scale * o for o in out]
+
+
+def _sparsely_mixed(logits: list[float], jitter: float) -> list[float]:
+    """The weight of each of two experts among those near it, 0 of the others."""
+    weights, left = [0.0] * len(logits), list(range(len(logits)))
+    for _ in range(2):
+        best = max(left, key=lambda e: logits[e])
+        size = logits[best]
+        near = [e for e in left if (size - logits[e]) / max(abs(logits[e]), size) <= 2 * jitter]
+        weights[best] = math.exp(size) / sum(math.exp(logits[e]) for e in near)
+        left.remove(best)
+    return weights
 
 
 @torch.no_grad()

@@ -8,7 +8,11 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 YARN |= {"mscale": 0.7, "mscale_all_dim": 1.0}
 Rows = dict[str, tuple[str, *tuple[dict[str, Any], ...]]]
 WITHOUT = ("intermediate_size", "num_key_value_heads", "num_attention_heads")
-UNKNOWN = {"MambaConfig": WITHOUT, "FalconMambaConfig": WITHOUT}  # which these have not
+UNKNOWN = {
+    "MambaConfig": WITHOUT,
+    "FalconMambaConfig": WITHOUT,
+    "Kolibri1Config": WITHOUT[:1],
+}  # which these have not
 MORE: Rows = {
     "mamba": (
         "MambaConfig",
@@ -127,6 +131,17 @@ MORE |= {
         | {"short_conv_kernel_size": 3, "norm_topk_prob": False, "tie_word_embeddings": True},
     ),
 }
+KOLIBRI = {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+KOLIBRI |= {"shared_expert_intermediate_size": 20, "sliding_window": 8}
+MORE |= {
+    "kolibri1": (
+        "Kolibri1Config",
+        KOLIBRI | {"layer_types": ["sliding_attention", "full_attention"]},
+        KOLIBRI
+        | {"layer_types": ["full_attention", "sliding_attention"], "norm_topk_prob": True}
+        | {"tie_word_embeddings": True, "num_experts_per_tok": 3},
+    ),
+}
 MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
 MORE_IN_GGUF += ["nemotron_h-6", "gemma4-4", "gemma4-5"]
 MORE_IN_GGUF += ["gemma4_unified-1"]
@@ -142,6 +157,7 @@ UNPACKED |= {"olmo_hybrid": "its delta rule has a convolution of each part"}
 UNPACKED |= {"glm_moe_dsa": "its indexer rotates neighbouring pairs"}
 UNPACKED |= {"gemma3n": "it has several residual streams"}
 UNPACKED |= {"bailing_hybrid": "its decays have one matrix"}
+UNPACKED |= {"kolibri1": "its experts are chosen by logits"}
 # Cases whose every key is edited.
 EDITED = ["mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1", "recurrent_gemma-1", "lfm3-1", "olmo_hybrid-1"]
-EDITED += ["glm_moe_dsa-1", "gemma3n-1", "bailing_hybrid-1"]
+EDITED += ["glm_moe_dsa-1", "gemma3n-1", "bailing_hybrid-1", "kolibri1-1"]

@@ -21,7 +21,7 @@ THEIRS = "model.layers.{n}.attention"
 
 
 class Rope(deepseek_v3.Rope):
-    """A scaling states its original length, for which transformers takes its class's value where it does not."""
+    """A scaling states its original length: transformers takes that of its class where it does not."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         found = super().read(fields, known, own)
