@@ -60,12 +60,15 @@ class Llama3(_Scaling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.high <= self.low:
-            raise UserError(f"position.high is {self.high}; it must be more than low ({self.low})")
+        if self.high < self.low:
+            raise UserError(f"position.high is {self.high}; it must not be less than low ({self.low})")
 
     def stretch(self, frequencies: np.ndarray) -> np.ndarray:
         turns = self.original * frequencies / (2 * np.pi)
-        kept = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        if self.high == self.low:  # nothing is blended (Llama 4 Scout)
+            kept = (turns >= self.low).astype(np.float64)
+        else:
+            kept = np.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
         return kept * frequencies + (1 - kept) * frequencies / self.factor
 
 
@@ -90,12 +93,15 @@ class YaRN(_Scaling):
     def magnitude(self) -> float:
         return sharpening(self.factor) if self.attention is None else self.attention
 
-    def stretch(self, frequencies: np.ndarray) -> np.ndarray:
-        n = len(frequencies)
+    def ends(self, frequencies: np.ndarray) -> tuple[float, float]:
+        """The first and the last pair, which may be a fraction, of those that are blended."""
         low, high = self._pair(frequencies, self.fast), self._pair(frequencies, self.slow)
         if self.whole:
             low, high = math.floor(low), math.ceil(high)
-        low, high = max(low, 0), min(high, 2 * n - 1)
+        return max(low, 0), min(high, 2 * len(frequencies) - 1)
+
+    def stretch(self, frequencies: np.ndarray) -> np.ndarray:
+        n, (low, high) = len(frequencies), self.ends(frequencies)
         slowed = np.clip((np.arange(n) - low) / (high - low or 0.001), 0.0, 1.0)
         return (1 - slowed) * frequencies + slowed * frequencies / self.factor
 

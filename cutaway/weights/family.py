@@ -16,6 +16,7 @@ from cutaway.errors import UserError
 from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Model, kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
+from cutaway.weights.repeated import repeats
 from cutaway.weights.rules import Rule, Tensors
 
 USUAL = ("mha", "gqa", "mqa", "local", "bidirectional")  # kinds of attention
@@ -258,7 +259,8 @@ class Family:
         for row in self.rows:
             known |= row.read(fields, known, self)
         harmless = HARMLESS_GGUF if fields.gguf else (*HARMLESS_HF, *self.harmless)
-        fields.finish(harmless, f"{self.name} models have", restated(known))
+        readers = {row.name: row.kind.read for row in self.rows if isinstance(row, Field)}
+        fields.finish(harmless, f"{self.name} models have", lambda key: repeats(fields, key, known, readers))
         for name, value in {**self.fixed, **(self.gguf_fixed if fields.gguf else {})}.items():
             known[name] = _value(value, known)
         try:
@@ -290,33 +292,6 @@ class _Described(dict[str, Any]):
 
     def __missing__(self, name: str) -> NoReturn:
         raise UserError(f"none of its layers has a {name.replace('_', ' ')}")
-
-
-# Keys of other families and of training frameworks that repeat a setting of ours where they hold its value.
-REPEATED = {
-    "context": "n_ctx n_positions seq_length max_seq_len max_seq_length max_sequence_length model_max_length",
-    "eps": "norm_eps rms_norm_eps layer_norm_eps layer_norm_epsilon",
-    "head_size": "head_dim kv_channels attention_head_size",
-    "kv_heads": "num_key_value_heads num_kv_heads",
-    "top_k": "num_experts_per_tok experts_per_token moe_topk",
-    "bias": "attention_bias qkv_bias use_qkv_bias",
-}
-
-
-def restated(known: Settings) -> dict[str, tuple[object, ...]]:
-    """The keys of a config.json that say again what is computed, and with which values they do."""
-    found: dict[str, tuple[object, ...]] = {"is_llama_config": (True,), "use_mrope": (False,)}
-    found |= {"pruned_heads": ({},), "mlp_only_layers": ([],), "use_sliding_window": ()}
-    for name, keys in REPEATED.items():
-        if known.get(name) is not None:
-            found |= dict.fromkeys(keys.split(), (known[name],))
-    position = known.get("rope")
-    if position is not None:
-        found["rope_interleaved"] = (position.interleaved,)
-        found["initial_context_length"] = (getattr(position.scaling, "original", None),)
-    if not any(known.get("windows") or ()):
-        found["use_sliding_window"] = (False,)
-    return found
 
 
 def shared(known: Settings) -> int:

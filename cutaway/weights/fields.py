@@ -8,7 +8,7 @@ that transformers' own class of the model does not read either are warned of, un
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,11 @@ MOST = 1e30  # of a number
 COUNT = 1 << 31  # no size in a config is larger than this
 LAYERS = 10_000
 EXPERTS = 1024
+OLDER = {  # words for kinds of layers, and what transformers 5 calls them
+    "mamba": "linear_attention",
+    "attention": "full_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+}
 Announced = Mapping[str, Packed | Later]  # weights of which only types and shapes are read
 
 
@@ -121,6 +126,11 @@ class Fields:
             return None
         if not isinstance(value, list) or len(value) != layers:
             raise self.refusal(name, f"should list {layers} words, one a layer, but is {quoted(value)}")
+        value = [
+            word if word in choices else OLDER.get(word, word) for word in value if isinstance(word, str)
+        ]
+        if len(value) != layers:
+            raise self.refusal(name, "should list words alone")
         if wrong := [word for word in value if word not in choices]:
             raise self.refusal(name, f"has {quoted(wrong[0])}, not one of {', '.join(choices)}")
         return value
@@ -154,24 +164,23 @@ class Fields:
         return self.has(name)
 
     def finish(
-        self, harmless: Collection[str], who: str, restated: Mapping[str, Collection[object]] | None = None
+        self, harmless: Collection[str], who: str, repeats: Callable[[str], bool] = lambda _: False
     ) -> None:
         """UserError for a key that was not read, holds a value and matches no pattern in ``harmless``.
 
-        ``restated``: the values of keys that say again what is computed. Keys that transformers does not read
+        ``repeats`` says of a key whether it says again what is computed. Keys that transformers does not read
         in a config of this kind are warned of, all in one sentence.
         """
         unread = []
-        for key in self.data:
+        for key in tuple(self.data):
             name = key.removeprefix(self.prefix)
             if not key.startswith(self.prefix) or key in self.used or self.data[key] is None:
                 continue
             if any(fnmatchcase(name, pattern) for pattern in harmless):
                 continue
-            value = _plain(self.data[key])
-            if any(_equal(value, one) for one in (restated or {}).get(name, ())):
+            if not self.gguf and repeats(name):
                 continue
-            shown, asked = f"{quoted(key)} is {quoted(value)}", class_keys.of(self.kind)
+            shown, asked = f"{quoted(key)} is {quoted(_plain(self.data[key]))}", class_keys.of(self.kind)
             if self.strict or asked is None or name in asked:
                 raise UserError(
                     f"{self.where}: {shown}, and {who} no such setting here: "

@@ -94,8 +94,8 @@ class Checkpoint:
 def read(path: str | Path, strict: bool = False) -> Checkpoint:
     """The model at a path, or of an adapter's folder its base, changed.
 
-    UserError if it is none, or one that cannot be honoured. Keys of a config.json without effect are warned of;
-    a ``strict`` reader refuses them.
+    UserError if it is none, or one that cannot be honoured. Keys of a config.json without effect are warned
+    of; a ``strict`` reader refuses them.
     """
     path = Path(path)
     if not path.is_dir():
@@ -144,7 +144,7 @@ def _gguf(path: Path) -> Checkpoint:
         tensors,
         family.name,
         path,
-        (lambda: _tokenizer_in(path)) if has_words else None,
+        tokenizer_of(path) if has_words else None,
         Fields(file.metadata, path).text("tokenizer.chat_template", None),
         _sampling(Fields(file.metadata, path, "general.sampling."), 0),
         file.metadata,
@@ -169,6 +169,14 @@ def _numbers(family: Family, config: Model, fields: Fields) -> dict[str, Packed]
 def _start(fields: Fields, config: EncoderDecoder) -> Target:
     """What a text begins with, in a GGUF file."""
     return Target(fields.integer("decoder_start_token_id", None, low=0, high=config.vocab - 1))
+
+
+def tokenizer_of(path: Path) -> Callable[[], Tokenizer] | None:
+    """What reads the tokenizer of a folder or a GGUF file; None for a folder without one."""
+    words = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "source.spm")
+    if path.is_dir() and not any((path / name).is_file() for name in words):
+        return None
+    return lambda: _tokenizer_in(path)
 
 
 def _tokenizer_in(path: Path) -> Tokenizer:
@@ -326,12 +334,10 @@ def _with_text(folder: Path, checkpoint: Checkpoint) -> Checkpoint:
     target = (
         _target(folder, fields, checkpoint.config) if isinstance(checkpoint.config, EncoderDecoder) else None
     )
-    words = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "source.spm")
-    has_words = any((folder / name).is_file() for name in words)
     return replace(
         checkpoint,
-        read_tokenizer=(lambda: _tokenizer_in(folder)) if has_words else None,
-        chat_template=_chat_template(folder),
+        read_tokenizer=tokenizer_of(folder),
+        chat_template=chat_template(folder),
         defaults=defaults,
         target=target,
     )
@@ -356,7 +362,8 @@ def _target(folder: Path, fields: Fields, config: EncoderDecoder) -> Target:
     return Target(id("decoder_start_token_id"), id("forced_bos_token_id"), never)
 
 
-def _chat_template(folder: Path) -> str | None:
+def chat_template(folder: Path) -> str | None:
+    """The chat template of a folder, by itself or in a JSON file."""
     alone = folder / "chat_template.jinja"
     if alone.is_file():
         return text(alone)

@@ -33,6 +33,9 @@ class Rope(rotary.Rope):
         if given is None:
             raise fields.refusal("rope_parameters", "is missing: these positions have no usual scaling")
         original = given.integer(rotary.ORIGINAL)
+        beta = given.number(BETA, low=-1.0)
+        if beta == 0:  # queries that do not grow
+            return found | {"temperature": None}
         return found | {"temperature": Temperature(given.number(BETA), original)}
 
     def _from_gguf(self, fields: Fields, position: rope.Config) -> Settings:
@@ -60,8 +63,10 @@ class Rope(rotary.Rope):
         entries, growth = super().write(known, gguf), known["temperature"]
         if gguf:
             return self._to_gguf(entries, known)
+        if entries.get("rope_scaling"):
+            entries["rope_scaling"] |= {BETA: growth.beta if growth else 0.0}
         if growth and entries.get("rope_scaling"):
-            entries["rope_scaling"] |= {BETA: growth.beta, rotary.ORIGINAL: growth.original}
+            entries["rope_scaling"] |= {rotary.ORIGINAL: growth.original}
         return entries
 
 

@@ -17,12 +17,12 @@ class Ropes(rotary.Rope):
             found = super().read(fields, known, own)
             return found | {"local_rope": replace(found["rope"], scaling=None)}
         given, older, base = fields.section("rope_parameters"), fields.section("rope_scaling"), 5e5
+        if older is not None and older.data and given is None:
+            return self._older(fields, older, known, base)
         if older or (given and fields.has("rope_theta")):
-            raise fields.refusal(
-                "rope_scaling", "in the older layout is not read: write it as rope_parameters"
-            )
-        if fields.stated("rope_theta"):
-            raise fields.refusal("rope_theta", "is read in rope_parameters alone")
+            raise fields.refusal("rope_scaling", "is stated twice: leave it in rope_parameters alone")
+        if fields.stated("rope_theta") and fields.number("rope_theta") != base:
+            raise fields.refusal("rope_theta", f"other than {base:g} is read in rope_parameters alone")
         found = {}
         for kind, name in ((rows.FULL, "rope"), (rows.SLIDING, "local_rope")):
             section = given.section(kind) if given else None
@@ -30,6 +30,15 @@ class Ropes(rotary.Rope):
         if given:
             given.finish((), "OLMo 3's rotary positions have")
         return found
+
+    def _older(self, fields: Fields, given: Fields, known: Settings, base: float) -> Settings:
+        """The layout of OLMo 3 as it was published: one scaling, of global layers.
+
+        Transformers 5 gives local layers the usual base whatever ``rope_theta`` says, so another is refused.
+        """
+        if fields.stated("rope_theta") and fields.number("rope_theta") != base:
+            raise fields.refusal("rope_theta", f"other than {base:g} is read in rope_parameters alone")
+        return {"rope": self.of(given, known, base), "local_rope": self.of(None, known, base)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
