@@ -45,7 +45,7 @@ def of_bytes() -> Tokenizer:
 def opened(tokenizer: Tokenizer) -> Tokenizer:
     """The same, with ``END`` before every text and after it."""
     id = tokenizer.special[END]
-    return Tokenizer(replace(tokenizer.spec, bos=id, eos=id, add_bos=True))
+    return Tokenizer(replace(tokenizer.spec, bos=id, eos=id, add_bos=True, before=None))
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> Path:

@@ -182,6 +182,7 @@ class BPE:
     piece that is a token is that token, whatever the merges say. A character that no token covers becomes its
     byte tokens if all of them are there (`fallback`), else `unknown`, once a run if `fuse`. A symbol in
     `unused` is cut back into what it was merged from. Bytes in `dropped` are left out before merging.
+    `errors` as in `str.encode`: pieces may end inside a character.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class BPE:
         fuse: bool = False,
         unused: frozenset[str] = frozenset(),
         dropped: frozenset[str] = frozenset(),
+        errors: str = "strict",
     ) -> None:
         self.ids = ids
         self.rank_of = rank_of
@@ -205,12 +207,13 @@ class BPE:
         self.fuse = fuse
         self.unused = unused
         self.dropped = dropped
+        self.errors = errors
         self.byte_ids = byte_ids(ids) if fallback else {}
         self.cache = Cache(self.encode)
 
     def spelt(self, piece: str) -> str:
         """A piece in the spelling of the vocabulary."""
-        return spell(piece.encode()) if self.bytewise else piece
+        return spell(piece.encode("utf-8", self.errors)) if self.bytewise else piece
 
     def symbols(self, piece: str, history: list[Pair] | None = None) -> list[str]:
         """What a piece's symbols are after all merges, which `history` receives."""

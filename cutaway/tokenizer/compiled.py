@@ -31,7 +31,7 @@ try:  # the public hashlib loads OpenSSL, 4 MB of each process; nothing public h
 except ImportError:
     from hashlib import blake2b
 
-VERSION = 6  # of the JSON and of the core's half, which checks itself as well
+VERSION = 7  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
@@ -190,4 +190,6 @@ def _small(held: Mapping[str, Any]) -> dict[str, Any]:
     out["added"] = tuple(AddedToken(**token) for token in held["added"])
     out["lead"] = Lead(held["lead"])
     out["eot"], out["openers"] = tuple(held["eot"]), tuple(held["openers"])
+    for side in ("before", "behind"):
+        out[side] = None if held[side] is None else tuple(held[side])
     return out

@@ -25,6 +25,7 @@ from cutaway.tokenizer.pretokenize import (
     PrefixSpace,
     Split,
     Step,
+    errors_of,
     fused,
     pretokenize,
 )
@@ -70,6 +71,7 @@ class Path:
         self.core = core
         self.prefix = bool(steps) and steps[0] == PrefixSpace()
         self.steps = steps
+        self.errors = errors_of(steps)
         self.scanner = SCANNED.get(fused(steps[1:] if self.prefix else steps))
 
     def __str__(self) -> str:
@@ -128,7 +130,8 @@ class Path:
         return self.core.decode(np.ascontiguousarray(ids, np.int32))
 
     def _pieces(self, text: str, first: bool) -> list[int] | None:
-        return self.core.pieces([piece.encode() for piece in pretokenize(self.steps, text, first) if piece])
+        pieces = pretokenize(self.steps, text, first)
+        return self.core.pieces([piece.encode("utf-8", self.errors) for piece in pieces if piece])
 
 
 def why_not(spec: TokenizerSpec) -> str | None:

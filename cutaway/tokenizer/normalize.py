@@ -4,11 +4,12 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from cutaway.errors import UserError
 from cutaway.tokenizer.pretokenize import compiled, seconds_left, time_limit
-from cutaway.tokenizer.unicode import MARK, points
+from cutaway.tokenizer.unicode import MARK, points, runs
 
 MOST_GROWN = 64  # times; Unicode's own forms make at most 18 characters of one
 LARGEST = 1 << 27  # characters
@@ -21,12 +22,30 @@ Rule = Callable[[str, bool, bool], str]
 
 @dataclass(frozen=True)
 class Unicode:
-    """One of the Unicode standard's normal forms, in the version of Unicode that Python carries."""
+    """One of the Unicode standard's normal forms, in version 9.0, which `tokenizers` has.
+
+    What came later stays as it is, whatever version Python carries, and nothing is ordered or joined across
+    it. Models were trained so, and forms of one version never change in another.
+    """
 
     form: Literal["NFC", "NFD", "NFKC", "NFKD"]
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        return unicodedata.normalize(self.form, text)
+        if text.isascii():
+            return text
+        if not (later := _later()).search(text):
+            return unicodedata.normalize(self.form, text)
+        return "".join(
+            part if i % 2 else unicodedata.normalize(self.form, part)
+            for i, part in enumerate(later.split(text))
+        )
+
+
+@cache
+def _later() -> re.Pattern[str]:
+    """Runs of characters that Unicode 9.0 does not have, in a group."""
+    ranges = (f"\\U{start:08x}-\\U{stop - 1:08x}" for start, stop, of in runs("9.0-assigned") if not of)
+    return re.compile(f"([{''.join(ranges)}]+)")
 
 
 FORMS = {"NFC": Unicode("NFC"), "NFD": Unicode("NFD"), "NFKC": Unicode("NFKC"), "NFKD": Unicode("NFKD")}
@@ -34,10 +53,24 @@ FORMS = {"NFC": Unicode("NFC"), "NFD": Unicode("NFD"), "NFKC": Unicode("NFKC"), 
 
 @dataclass(frozen=True)
 class Lowercase:
-    """Every character in lower case, each by itself (a final sigma is a sigma)."""
+    """Every character in lower case, each by itself (a final sigma is a sigma), in Unicode 17.0.
+
+    That is the version of `tokenizers` 0.23; Python's own may be older.
+    """
 
     def __call__(self, text: str, first: bool, last: bool) -> str:
-        return "".join(map(str.lower, text)) if "Σ" in text else text.lower()
+        return "".join(map(lower, text)) if "Σ" in text else lower(text)
+
+
+# The capitals of Unicode 15.0 to 17.0.
+_LOWER = {0x1C89: 0x1C8A, 0xA7CB: 0x0264, 0xA7CC: 0xA7CD, 0xA7CE: 0xA7CF, 0xA7D2: 0xA7D3, 0xA7D4: 0xA7D5}
+_LOWER |= {0xA7DA: 0xA7DB, 0xA7DC: 0x019B, **{code: code + 0x20 for code in range(0x10D50, 0x10D66)}}
+_LOWER |= {code: code + 0x1B for code in range(0x16EA0, 0x16EB9)}
+
+
+def lower(text: str) -> str:
+    """A text in lower case, in Unicode 17.0."""
+    return text.lower() if text.isascii() else text.translate(_LOWER).lower()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from cutaway.errors import UserError, quoted
 from cutaway.patterns import backtracking
+from cutaway.tokenizer.bpe import spell, unspell
 from cutaway.tokenizer.unicode import shown
 
 BEHAVIOURS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
@@ -201,6 +202,27 @@ class Metaspace:
         if not self.split:
             return out
         return Split(re.escape(self.replacement), "merged_with_next")(out, first)
+
+
+@dataclass(frozen=True)
+class InBytes:
+    """Steps that cut bytes, each written as one of GPT-2's characters (what follows ByteLevel in a Sequence).
+
+    A piece may end inside a character: its bytes are then lone surrogates (PEP 383).
+    """
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, pieces: list[str], first: bool) -> list[str]:
+        spelt = [spell(piece.encode()) for piece in pieces]
+        for step in self.steps:
+            spelt = step(spelt, first)
+        return [(unspell(piece) or b"").decode("utf-8", "surrogateescape") for piece in spelt]
+
+
+def errors_of(steps: Sequence[Step]) -> str:
+    """How pieces become bytes: those that may end inside a character by PEP 383."""
+    return "surrogateescape" if any(isinstance(step, InBytes) for step in steps) else "strict"
 
 
 # Two steps in one pass over the text: white space in front of a digit is whole, as it is at the end of a

@@ -36,6 +36,9 @@ class TokenizerSpec:
     `beyond` are ids of texts that no piece covers (Marian's target), `openers` the control tokens that a text
     may name at its beginning, as it names a language.
 
+    `before` and `behind` are the ids around a text where those are not one `bos` if `add_bos`, and one `eos`
+    if `add_eos`.
+
     `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off the front,
     `words` how tokens that are words are joined, `surface` how the unknown token reads when it is not its own
     text. With `verbatim`, added tokens decode to their own text (llama.cpp), else by the rules of all tokens
@@ -78,7 +81,15 @@ class TokenizerSpec:
     eot: tuple[int, ...] = ()
     add_bos: bool = False
     add_eos: bool = False
+    before: tuple[int, ...] | None = None
+    behind: tuple[int, ...] | None = None
     chat_template: str | None = None
+
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that go in front of a text and behind it."""
+        first = (self.bos,) if self.add_bos and self.bos is not None else ()
+        last = (self.eos,) if self.add_eos and self.eos is not None else ()
+        return first if self.before is None else self.before, last if self.behind is None else self.behind
 
     def ends(self) -> tuple[int, ...]:
         """The ids that end an answer: the end token, those the file names, and control tokens in ENDS."""

@@ -23,7 +23,7 @@ from cutaway.tokenizer.added import AddedToken, Finder
 from cutaway.tokenizer.bpe import BPE, Pair
 from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
-from cutaway.tokenizer.pretokenize import SPACE, Step, fused, pretokenize, time_limit
+from cutaway.tokenizer.pretokenize import SPACE, Step, errors_of, fused, pretokenize, time_limit
 from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.unicode import utf8
 
@@ -45,13 +45,14 @@ class Tokenizer:
 
     `special` holds the control tokens and `added` every added token, text to id. `bos`, `eos`, `pad`,
     `unknown` are ids or None; `eos_ids` those that end an answer; `add_bos` and `add_eos` whether the model's
-    prompts have them.
+    prompts have them; `before` and `behind` all ids that are put around a text.
     """
 
     def __init__(self, spec: TokenizerSpec) -> None:
         self.spec = spec
         self.bos, self.eos, self.pad, self.unknown = spec.bos, spec.eos, spec.pad, spec.unknown
         self.add_bos, self.add_eos = spec.add_bos, spec.add_eos
+        self.before, self.behind = spec.around()
         self.eos_ids = spec.ends()
         self.chat_template = spec.chat_template
         self.added = {token.text: token.id for token in spec.added}
@@ -169,10 +170,8 @@ class Tokenizer:
         return self.framed(ids) if add_special else ids
 
     def framed(self, ids: Iterable[int]) -> list[int]:
-        """Ids with what the model's inputs have in front and behind (`add_bos`, `add_eos`)."""
-        before = [self.bos] if self.add_bos and self.bos is not None else []
-        behind = [self.eos] if self.add_eos and self.eos is not None else []
-        return [*before, *ids, *behind]
+        """Ids with what the model's inputs have in front and behind (`before`, `behind`)."""
+        return [*self.before, *ids, *self.behind]
 
     @property
     def path(self) -> str:
@@ -505,6 +504,7 @@ def _bpe(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> BP
         fuse=spec.fuse,
         dropped=frozenset(bpe.BYTES).difference(spec.vocabulary) if spec.drops_first else frozenset(),
         unused=frozenset(text for text in map(spec.tokens.__getitem__, spec.unused) if text is not None),
+        errors=errors_of(spec.pretokenizer),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cutaway.tokenizer.cache import Cache
+from cutaway.tokenizer.normalize import FORMS, lower
 from cutaway.tokenizer.unicode import FORMAT, MARK, PUNCTUATION, points
 
 CONTINUES = "##"
@@ -86,7 +87,7 @@ class BertNormalizer:
         if self.handle_chinese_chars:
             text = text.translate(_APART)
         if self.lowercase if self.strip_accents is None else self.strip_accents:
-            text = unicodedata.normalize("NFD", text).translate(_PLAIN)
+            text = FORMS["NFD"](text, True, True).translate(_PLAIN)
         return text.translate(_LOWER) if self.lowercase else text
 
 
@@ -134,4 +135,4 @@ def _cut(character: str) -> str:
 
 _CLEAN, _APART, _CUT = _Characters(_cleaned), _Characters(_apart), _Characters(_cut)
 _PLAIN = _Characters(lambda character: None if ord(character) in points("8.0", MARK) else character)
-_LOWER = _Characters(str.lower)
+_LOWER = _Characters(lower)

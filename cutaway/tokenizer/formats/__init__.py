@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,8 +11,18 @@ from cutaway.store.files import read_errors
 from cutaway.store.files import write as write_whole
 from cutaway.tokenizer.spec import TokenizerSpec
 
+RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a rank file
+OTHERS = ("spiece.model", "sentencepiece.bpe.model", "vocab.json")  # of which a class makes other ids
 KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
-PARTS = (".json", ".model", ".spm", ".txt", ".jinja", ".gguf")  # what a folder's tokenizer can be spread over
+PARTS = (
+    ".json",
+    ".model",
+    ".spm",
+    ".txt",
+    ".jinja",
+    ".gguf",
+    ".tiktoken",
+)  # what a folder's tokenizer can be spread over
 WRITERS = {
     ".json": "hf_json_write",
     ".model": "spm_model",
@@ -113,11 +124,22 @@ def _read_folder(folder: Path) -> TokenizerSpec:
     if (folder / "tokenizer.json").is_file():
         path = folder / "tokenizer.json"
         return hugging_face.completed(_read_json(contents(path), path.name), folder)
+    if (folder / "tekken.json").is_file():
+        path = folder / "tekken.json"
+        return hugging_face.completed(_read_json(contents(path), path.name), folder)
+    if (ranks := _rank_file(folder)) is not None:
+        from cutaway.tokenizer.formats import rank_folder
+
+        return rank_folder.read(ranks)
     if (folder / "tokenizer.model").is_file():
         from cutaway.tokenizer.formats import spm_model
 
         path = folder / "tokenizer.model"
         return hugging_face.completed(spm_model.read(contents(path), path.name), folder)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        from cutaway.tokenizer.formats import gpt2_files
+
+        return gpt2_files.read(folder)
     if (folder / "vocab.txt").is_file():
         return hugging_face.wordpiece(folder)
     if (folder / "source.spm").is_file():
@@ -127,21 +149,41 @@ def _read_folder(folder: Path) -> TokenizerSpec:
     files = sorted(folder.glob("*.gguf"))
     if len(files) == 1:
         return read(files[0])
+    for name in OTHERS:
+        if (folder / name).is_file():
+            raise UserError(
+                f"{folder}: {name} alone does not give a model's ids: put its tokenizer.json there"
+            )
     raise UserError(
-        f"{folder} holds no tokenizer.json, tokenizer.model, vocab.txt or source.spm: give {KNOWN}"
+        f"{folder} holds no tokenizer.json, tekken.json, tokenizer.model, rank file, vocab.json with "
+        f"merges.txt, vocab.txt or source.spm: give {KNOWN}"
     )
 
 
+def _rank_file(folder: Path) -> Path | None:
+    """The file of ranks that a folder has, under its own ending or as a model that is not SentencePiece's."""
+    found = sorted(folder.glob("*.tiktoken"))
+    if len(found) == 1:
+        return found[0]
+    for name in ("tiktoken.model", "tokenizer.model"):
+        path = folder / name
+        if path.is_file() and RANKS.match(_head(path, 256)):
+            return path
+    return None
+
+
 def _read_json(data: bytes, name: str) -> TokenizerSpec:
-    from cutaway.tokenizer.formats import hf_json, tiktoken
+    from cutaway.tokenizer.formats import hf_json, tekken, tiktoken
     from cutaway.tokenizer.formats.fields import parsed
 
     whole = parsed(data, name)
     if whole.has("bpe_ranks"):
         return tiktoken.read_encoder(whole)
+    if isinstance(whole.value.get("vocab"), list) and whole.has("config"):
+        return tekken.read(whole)
     return hf_json.read(whole)
 
 
-def _head(path: Path) -> bytes:
+def _head(path: Path, size: int = 4) -> bytes:
     with read_errors(path), path.open("rb") as file:
-        return file.read(4)
+        return file.read(size)

@@ -22,42 +22,57 @@ ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": 
 def completed(spec: TokenizerSpec, folder: Path) -> TokenizerSpec:
     """The spec with what the folder's other files say.
 
-    Raises UserError for a file that is not what it should be.
+    What goes around a text is tokenizer.json's to say where there is one, as in transformers 5. Raises
+    UserError for a file that is not what it should be.
     """
-    config, names = _optional(folder, "tokenizer_config.json"), _optional(folder, "special_tokens_map.json")
+    config, names = optional(folder, "tokenizer_config.json"), optional(folder, "special_tokens_map.json")
     spec = _with_added(spec, config)
     roles: dict[str, Any] = {}
     for role, key in ROLES.items():
-        text = _token(names, key) if config.value.get(key) is None else _token(config, key)
+        text = token(names, key) if config.value.get(key) is None else token(config, key)
         id = _id_of(spec, text) if text else None
         if id is not None:
             roles[role] = id
             spec = _as_control(spec, id, str(text))
     if spec.unknown is not None:
         roles.pop("unknown", None)
-    spec = replace(spec, **roles)
+    framed = (folder / "tokenizer.json").is_file()
+    spec = replace(spec, **roles, **(_frame(spec, roles) if framed else {}))
+    flags = Fields({}, config.where) if framed else config
     return replace(
         spec,
-        eot=tuple(_ends(_optional(folder, "generation_config.json"), len(spec.tokens))),
-        add_bos=config.get("add_bos_token", bool, spec.add_bos),
-        add_eos=config.get("add_eos_token", bool, spec.add_eos),
+        eot=tuple(_ends(optional(folder, "generation_config.json"), len(spec.tokens))),
+        add_bos=flags.get("add_bos_token", bool, spec.add_bos),
+        add_eos=flags.get("add_eos_token", bool, spec.add_eos),
         chat_template=_template(config, folder) or spec.chat_template,
     )
+
+
+def _frame(spec: TokenizerSpec, roles: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    """What a file puts around a text, where the tokens of these roles are others."""
+    around = {"before": (spec.before, spec.add_bos, "bos"), "behind": (spec.behind, spec.add_eos, "eos")}
+    return {
+        side: (getattr(spec, role),)
+        for side, (ids, is_there, role) in around.items()
+        if ids is None and is_there and roles.get(role, getattr(spec, role)) != getattr(spec, role)
+    }
 
 
 def wordpiece(folder: Path) -> TokenizerSpec:
     """The spec of a folder with a vocab.txt."""
     path = folder / "vocab.txt"
-    spec = vocab_txt.read(contents(path), path.name, _optional(folder, "tokenizer_config.json"))
+    spec = vocab_txt.read(contents(path), path.name, optional(folder, "tokenizer_config.json"))
     return completed(spec, folder)
 
 
-def _optional(folder: Path, name: str) -> Fields:
+def optional(folder: Path, name: str) -> Fields:
+    """A JSON file of the folder; no fields where there is none."""
     path = folder / name
     return parsed(contents(path), name) if path.is_file() else Fields({}, name)
 
 
-def _token(fields: Fields, key: str) -> str | None:
+def token(fields: Fields, key: str) -> str | None:
+    """The text of a token that a file names."""
     value = fields.value.get(key)
     if isinstance(value, dict):
         value = value.get("content")

@@ -24,7 +24,7 @@ from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 def read(whole: Fields) -> TokenizerSpec:
     """The spec of a tokenizer.json. Raises UserError for what is not supported, by name."""
     model = whole.sub("model")
-    kind = model.get("type", str, "BPE" if model.has("merges") else "none")
+    kind = model.get("type", str, _untyped(model))
     if kind not in _MODELS:
         raise UserError(f"{whole.where}: the model {quoted(kind)} is not supported; {', '.join(_MODELS)} are")
     vocabulary, fields = _MODELS[kind](model)
@@ -34,8 +34,9 @@ def read(whole: Fields) -> TokenizerSpec:
         raise UserError(f"{whole.where}: a ByteLevel pre-tokenizer does not belong to a {kind} model")
     tokens = token_list(vocabulary, added, whole.where)
     checked(fields.get("merges", []), vocabulary, whole.where)
-    begin, end, named = _processor(whole)
-    for id in (begin, end, named):
+    before, behind, named = _processor(whole)
+    begin, end = before[0] if before else None, behind[-1] if behind else None
+    for id in (*before, *behind, named):
         if id is not None and not (0 <= id < len(tokens) and tokens[id]):
             raise UserError(f"{whole.where}: the post-processor names the id {id}, which is no token")
     decoder = _words(whole) if kind in ("WordPiece", "WordLevel") else None
@@ -56,7 +57,19 @@ def read(whole: Fields) -> TokenizerSpec:
         eos=named if end is None else end,
         add_bos=begin is not None,
         add_eos=end is not None,
+        before=before if len(before) > 1 else None,
+        behind=behind if len(behind) > 1 else None,
     )
+
+
+def _untyped(model: Fields) -> str:
+    """The kind of a model of an older file, which does not say it."""
+    if model.has("merges"):
+        return "BPE"
+    if isinstance(model.value.get("vocab"), list):
+        return "Unigram"
+    parts = model.has("continuing_subword_prefix") or model.has("max_input_chars_per_word")
+    return "WordPiece" if parts else "WordLevel"
 
 
 def _bpe(model: Fields) -> tuple[dict[str, int], dict[str, Any]]:
@@ -257,21 +270,26 @@ def _named(names: list[str]) -> str:
     return "null" if not names else quoted(" + ".join(names))
 
 
-def _processor(whole: Fields) -> tuple[int | None, int | None, int | None]:
+Ids = tuple[int, ...]
+
+
+def _processor(whole: Fields) -> tuple[Ids, Ids, int | None]:
     """The ids that go in front of a single text and behind it, and the end of text that a template names."""
-    begin = end = named = None
+    before: Ids = ()
+    behind: Ids = ()
+    named = None
     for entry in flat(whole, "post_processor", "processors"):
         kind = entry.kind()
         if kind == "TemplateProcessing":
-            begin, end, named = _template(entry)
+            before, behind, named = _template(entry)
         elif kind in ("BertProcessing", "RobertaProcessing"):
-            begin, end = pair_id(entry, "cls"), pair_id(entry, "sep")
+            before, behind = (pair_id(entry, "cls"),), (pair_id(entry, "sep"),)
         elif kind != "ByteLevel":
             raise UserError(f"{entry.where}: the post-processor {quoted(kind)} is not supported")
-    return begin, end, named
+    return before, behind, named
 
 
-def _template(entry: Fields) -> tuple[int | None, int | None, int | None]:
+def _template(entry: Fields) -> tuple[Ids, Ids, int | None]:
     sides: tuple[list[int], list[int]] = ([], [])
     after = False
     for piece in entry.subs("single"):
@@ -279,10 +297,7 @@ def _template(entry: Fields) -> tuple[int | None, int | None, int | None]:
             after = True
         else:
             sides[after].extend(template_ids(entry, piece.sub("SpecialToken").need("id", str)))
-    if any(len(side) > 1 for side in sides):
-        raise UserError(f"{entry.where}: a template with several tokens on one side is not supported")
-    begin, end = (side[0] if side else None for side in sides)
-    return begin, end, _named_end(entry)
+    return tuple(sides[0]), tuple(sides[1]), _named_end(entry)
 
 
 def _named_end(entry: Fields) -> int | None:

@@ -13,7 +13,7 @@ from cutaway.tokenizer.decode import FIRST, KEEP, Words
 from cutaway.tokenizer.formats.hf_rules import BEHAVIOURS, PUNCTUATION, WHITESPACE, WHITESPACE_SPLIT
 from cutaway.tokenizer.formats.merges import all_splits
 from cutaway.tokenizer.normalize import ReplaceMatches, Rule
-from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step
+from cutaway.tokenizer.pretokenize import GPT2, SPACE, InBytes, Metaspace, PrefixSpace, Split, Step
 from cutaway.tokenizer.spec import TokenizerSpec
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
@@ -151,6 +151,7 @@ def _write_rule(rule: Rule) -> dict[str, Any]:
 
 def _write_steps(spec: TokenizerSpec) -> list[dict[str, Any]]:
     steps = list(spec.pretokenizer)
+    inner = steps.pop().steps if steps and isinstance(steps[-1], InBytes) else ()
     last = []
     if spec.bytewise:
         regular = len(steps) > 1 and steps[-2:] == [PrefixSpace(), Split(GPT2)]
@@ -158,7 +159,7 @@ def _write_steps(spec: TokenizerSpec) -> list[dict[str, Any]]:
         prefix = bool(steps) and steps[-1] == PrefixSpace()
         steps = steps[:-1] if prefix else steps
         last = [{"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regular}]
-    return [_write_step(step) for step in steps] + last
+    return [_write_step(step) for step in steps] + last + [_write_step(step) for step in inner]
 
 
 def _write_step(step: Step) -> dict[str, Any]:
@@ -208,13 +209,12 @@ def _write_decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
 
 def _write_processor(spec: TokenizerSpec) -> dict[str, Any] | None:
     """What goes around a text; a template lists the end of text even where no text gets it."""
-    begin = spec.bos if spec.add_bos else None
-    end = spec.eos if spec.add_eos else None
-    listed = {spec.tokens[id]: id for id in (begin, end, spec.eos) if id is not None}
+    before, behind = spec.around()
+    listed = {spec.tokens[id]: id for id in (*before, *behind, spec.eos) if id is not None}
     level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
-    processors = [level] if spec.bytewise and begin is end is None else []
+    processors = [level] if spec.bytewise and not before and not behind else []
     if listed:
-        first, second = _around(spec, begin, end, "A", 0), _around(spec, begin, end, "B", 1)
+        first, second = _around(spec, before, behind, "A", 0), _around(spec, before, behind, "B", 1)
         special = {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in listed.items()}
         template = {"single": first, "pair": [*first, *second], "special_tokens": special}
         processors.append({"type": "TemplateProcessing", **template})
@@ -222,12 +222,11 @@ def _write_processor(spec: TokenizerSpec) -> dict[str, Any] | None:
 
 
 def _around(
-    spec: TokenizerSpec, begin: int | None, end: int | None, text: str, kind: int
+    spec: TokenizerSpec, begin: tuple[int, ...], end: tuple[int, ...], text: str, kind: int
 ) -> list[dict[str, Any]]:
     """A text of a template between the tokens that it gets."""
     before, behind = (
-        [] if id is None else [{"SpecialToken": {"id": spec.tokens[id], "type_id": kind}}]
-        for id in (begin, end)
+        [{"SpecialToken": {"id": spec.tokens[id], "type_id": kind}} for id in ids] for ids in (begin, end)
     )
     return [*before, {"Sequence": {"id": text, "type_id": kind}}, *behind]
 

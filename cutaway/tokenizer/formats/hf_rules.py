@@ -11,7 +11,7 @@ from cutaway.tokenizer import normalize
 from cutaway.tokenizer.charsmap import Precompiled
 from cutaway.tokenizer.formats.fields import Fields
 from cutaway.tokenizer.normalize import Rule
-from cutaway.tokenizer.pretokenize import GPT2, SPACE, Metaspace, PrefixSpace, Split, Step, compiled
+from cutaway.tokenizer.pretokenize import GPT2, SPACE, InBytes, Metaspace, PrefixSpace, Split, Step, compiled
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 BEHAVIOURS = {
@@ -109,16 +109,19 @@ def pattern(entry: Fields) -> tuple[str, bool]:
 def pretokenizer(whole: Fields) -> tuple[tuple[Step, ...], bool]:
     """The steps, and whether pieces are bytes."""
     entries = list(flat(whole, "pre_tokenizer", "pretokenizers"))
-    bytewise = bool(entries) and entries[-1].kind() == "ByteLevel"
     steps: list[Step] = []
-    for i, entry in enumerate(entries):
+    within: list[Step] | None = None  # steps behind ByteLevel, which see bytes as its characters
+    for entry in entries:
         kind = entry.kind()
         if kind not in _STEPS:
             raise UserError(f"{entry.where}: the pre-tokenizer {quoted(kind)} is not supported")
-        if kind == "ByteLevel" and i + 1 < len(entries):
-            raise UserError(f"{entry.where}: the pre-tokenizer ByteLevel is only supported as the last one")
-        steps += _STEPS[kind](entry)
-    return tuple(steps), bytewise
+        if kind == "ByteLevel" and within is not None:
+            raise UserError(f"{entry.where}: the pre-tokenizer ByteLevel is there twice")
+        (steps if within is None else within).extend(_STEPS[kind](entry))
+        within = [] if kind == "ByteLevel" else within
+    if within:
+        steps.append(InBytes(tuple(within)))
+    return tuple(steps), within is not None
 
 
 def _byte_level(entry: Fields) -> list[Step]:

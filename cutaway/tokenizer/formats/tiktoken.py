@@ -25,12 +25,21 @@ def read(data: bytes, name: str, pattern: str | None, special: Mapping[str, int]
         raise UserError(
             f"{name} does not say how text is split: give pattern= one of {', '.join(TIKTOKEN)}, or a regex"
         )
+    return _spec(_ranks(_lines(data, name), name), special, TIKTOKEN.get(pattern, pattern), name)
+
+
+def size(data: bytes, name: str) -> int:
+    """How many tokens a rank file has."""
+    return len(_lines(data, name))
+
+
+def _lines(data: bytes, name: str) -> list[tuple[bytes, int]]:
+    """The tokens in base64 with their ranks."""
     lines = [line.partition(b" ") for line in data.splitlines() if line]
     for number, (_, _, rank) in enumerate(lines, 1):
         if not rank.isdigit() or len(rank) > 9:
             raise UserError(f"{name}, line {number}: no token in base64 and its rank")
-    ranks = _ranks(((token, int(rank)) for token, _, rank in lines), name)
-    return _spec(ranks, special, TIKTOKEN.get(pattern, pattern), name)
+    return [(token, int(rank)) for token, _, rank in lines]
 
 
 def read_encoder(whole: Fields) -> TokenizerSpec:
