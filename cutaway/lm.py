@@ -410,8 +410,7 @@ class LanguageModel:
                 raise UserError(f"a prompt is text or a list of ids, and this is {prompt!r:.80}") from None
         if self.is_encoder or self.is_encoder_decoder:
             return self.tokenizer.encode(prompt, add_special=True)
-        begin = [self.tokenizer.bos] if self.tokenizer.add_bos and self.tokenizer.bos is not None else []
-        return begin + self.tokenizer.encode(prompt)
+        return [*self.tokenizer.before, *self.tokenizer.encode(prompt)]
 
     def session(self) -> Session:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""

@@ -173,7 +173,8 @@ def _start(fields: Fields, config: EncoderDecoder) -> Target:
 
 def tokenizer_of(path: Path) -> Callable[[], Tokenizer] | None:
     """What reads the tokenizer of a folder or a GGUF file; None for a folder without one."""
-    words = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "source.spm")
+    words = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "source.spm")
+    words += ("tiktoken.model", *(file.name for file in path.glob("*.tiktoken")))
     if path.is_dir() and not any((path / name).is_file() for name in words):
         return None
     return lambda: _tokenizer_in(path)

@@ -48,9 +48,10 @@ FILE_TYPES |= {"IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32}
 TYPED = ("bert", "nomic-bert", "jina-bert-v3")
 SHARD = 5_000_000_000
 # Of one Hugging Face folder into another; a tokenizer's own file is one of the first two.
-_COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
-vocab.json vocab.txt merges.txt chat_template.jinja chat_template.json generation_config.json modules.json
-sentence_bert_config.json config_sentence_transformers.json 1_Pooling/config.json"""
+_COPIED = """"tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
+vocab.json vocab.txt merges.txt tekken.json tiktoken.model qwen.tiktoken chat_template.jinja
+chat_template.json generation_config.json modules.json sentence_bert_config.json
+config_sentence_transformers.json 1_Pooling/config.json"""
 _DENSE = [f"{n}_Dense/{name}" for n in (2, 3, 4) for name in ("config.json", "model.safetensors")]
 COPIED = [*_COPIED.split(), *_DENSE]
 

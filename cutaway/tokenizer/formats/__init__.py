@@ -13,7 +13,7 @@ from cutaway.tokenizer.spec import TokenizerSpec
 
 RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a rank file
 OTHERS = ("spiece.model", "sentencepiece.bpe.model", "vocab.json")  # of which a class makes other ids
-KNOWN = "a .gguf, tokenizer.json, .model, .tiktoken or vocab.txt file, or a folder with one of them"
+KNOWN = "a .gguf, tokenizer.json, tekken.json, .model, .tiktoken or vocab.txt file, or a folder with one"
 PARTS = (
     ".json",
     ".model",
