@@ -176,6 +176,7 @@ HARMLESS_HF = re.findall(
     """,
 )
 HARMLESS_GGUF = ("tensor_data_layout", "pooling_type", "rope.scaling.finetuned", "expert_group_used_count")
+HARMLESS_GGUF += ("feed_forward_length",)  # of a mixture without dense layers, whose experts have their own
 HARMLESS_GGUF += ("dense_?_feat_*",)  # of the layers after the pooling (weights/pooling.py)
 
 

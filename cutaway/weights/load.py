@@ -137,7 +137,8 @@ def _gguf(path: Path) -> Checkpoint:
     joined = family.gguf_joined and "blk.0.attn_kv_b.weight" in file.tensors
     names = family.gguf_joined if joined else family.gguf
     numbers = _numbers(family, config, Fields(file.metadata, path))
-    tensors = rules.load(names, config, file.tensors | numbers, family.ignored_gguf, path)
+    theirs = _without_further(file.tensors, fields, config)
+    tensors = rules.load(names, config, theirs | numbers, family.ignored_gguf, path)
     has_words = "tokenizer.ggml.tokens" in file.metadata
     return Checkpoint(
         config,
@@ -150,6 +151,14 @@ def _gguf(path: Path) -> Checkpoint:
         file.metadata,
         target=_start(fields, config) if isinstance(config, EncoderDecoder) else None,
     )
+
+
+def _without_further(theirs: Mapping[str, Packed], fields: Fields, config: Model) -> dict[str, Packed]:
+    """The weights but those of the last layers, which predict further tokens."""
+    further = fields.integer("nextn_predict_layers", 0, low=0)
+    first = len(config.blocks) if isinstance(config, Decoder) else 0
+    names = tuple(f"blk.{first + n}." for n in range(further))
+    return {name: packed for name, packed in theirs.items() if not name.startswith(names)}
 
 
 def _numbers(family: Family, config: Model, fields: Fields) -> dict[str, Packed]:

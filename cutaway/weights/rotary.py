@@ -12,6 +12,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, made
+from cutaway.gguf.architectures import DIVISORS, LONG_DIVISORS
 from cutaway.model.config import Model
 from cutaway.position import rope
 from cutaway.position.scaling import (
@@ -109,6 +110,10 @@ class Rope(Row):
                 entries |= {"rope.scaling.type": "yarn", "rope.scaling.factor": float(factor)}
                 entries["rope.scaling.original_context_length"] = original
                 entries |= self._betas_in_gguf(fast, slow)
+                low, high = position.scaling.ends(rope.Config(position.size, position.base).frequencies())
+                if high < low:
+                    why = f"an original context of {original} tokens, too short to blend frequencies over,"
+                    raise UserError(f"YaRN of {why} is not supported in GGUF")
                 if attention is not None and attention != sharpening(factor):
                     entries["rope.scaling.attn_factor"] = attention / sharpening(factor)
             case LongRoPE(original=original) as scaling:
@@ -300,12 +305,13 @@ def divisors_of(position: rope.Config, scaling: Llama3 | Factors | Proportional)
     return np.where(still, STILL, plain / np.where(still, 1, stretched)).astype(np.float32)
 
 
-def gguf_extras(config: Model) -> dict[str, Packed]:
-    """The tensors of divisors, for scalings that GGUF has no keys for."""
+def gguf_extras(config: Model, architecture: str) -> dict[str, Packed]:
+    """The tensors of divisors, for scalings that GGUF has no keys for, where llama.cpp reads them."""
     for position in (block.attention.position for block in config.blocks):
-        if position is not None and isinstance(position.scaling, Llama3 | Factors | Proportional):
+        plain = position is not None and isinstance(position.scaling, Llama3 | Factors | Proportional)
+        if plain and architecture in DIVISORS:
             return {ROPE_FREQS: quant.pack(divisors_of(position, position.scaling), "F32")}
-        if position is not None and isinstance(position.scaling, LongRoPE):
+        if position is not None and isinstance(position.scaling, LongRoPE) and architecture in LONG_DIVISORS:
             both = zip(LONG_FACTORS, (position.scaling.long, position.scaling.short), strict=True)
             return {name: quant.pack(np.array(divisors, np.float32), "F32") for name, divisors in both}
     return {}

@@ -24,7 +24,7 @@ from cutaway.weights.family import (
     shared,
     words,
 )
-from cutaway.weights.fields import EXPERTS, MISSING, Fields
+from cutaway.weights.fields import EXPERTS, LAYERS, MISSING, Fields
 from cutaway.weights.rotary import Rope
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh"}
@@ -33,6 +33,7 @@ ACTIVATIONS |= {"quick_gelu": "gelu_sigmoid", "gelu_fast": "gelu_tanh"}
 HF_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 HF_ACTIVATIONS |= {"relu2": "relu2", "gelu_sigmoid": "quick_gelu"}
 FULL, SLIDING = "full_attention", "sliding_attention"
+FURTHER = "nextn_predict_layers"
 
 
 class Vocab(Field):
@@ -65,6 +66,23 @@ class HeadSize(Field):
     def write(self, known: Settings, gguf: bool) -> Entries:
         keys = (self.gguf, "attention.value_length") if gguf else (self.hf,)
         return {key: known["head_size"] for key in keys if key}
+
+
+class LayerCount(Field):
+    """The layers; GGUF counts with them those that predict further tokens, which are not read."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        further = fields.integer(FURTHER, 0, low=0, high=LAYERS)
+        return {self.name: fields.integer(str(self.gguf), low=1 + further, high=LAYERS) - further}
+
+
+class Further(Row):
+    """Layers that predict further tokens, where ``LayerCount`` has not left them out."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf and known["layers"] == fields.get("block_count"):
+            fields.only(FURTHER, (0,), "multi-token prediction")
+        return {}
 
 
 def _even(fields: Fields, key: str) -> int:
@@ -167,7 +185,7 @@ class MLPTypes(Row):
 
 @dataclass(frozen=True)
 class SharedExperts(Row):
-    """Experts that all tokens pass, which are one MLP of their joint width."""
+    """Experts that all tokens pass, which are one MLP of their joint width; llama.cpp needs one at least."""
 
     key: str = "n_shared_experts"
     alias: str = ""  # another key for it
@@ -184,6 +202,8 @@ class SharedExperts(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         count = known["shared"] // known["expert_hidden"]
+        if gguf and not count:
+            raise UserError("a mixture without shared experts is not supported in GGUF here")
         return {"expert_shared_count" if gguf else self.key: count}
 
 
@@ -311,6 +331,14 @@ def same_heads(known: Settings) -> int:
     return known["heads"]
 
 
+def _fraction(fields: Fields, key: str) -> float:
+    """A number that transformers does not take as a whole one."""
+    if type(fields.get(key)) is int:
+        raise fields.refusal(key, f"is a whole number: transformers asks for {fields.get(key)}.0")
+    return fields.number(key)
+
+
+FRACTION = Kind(_fraction, float)
 INVERSE = Kind(lambda fields, key: 1 / fields.number(key), lambda value: 1 / value)
 ACTIVATION = words(ACTIVATIONS, HF_ACTIVATIONS)
 ACTIVATION_ROW = Field("activation", "hidden_act", None, ACTIVATION)
@@ -318,7 +346,7 @@ TOP_K = Kind(lambda fields, key: fields.integer(key, high=EXPERTS))
 ANY = (
     Only("is_encoder_decoder", None, (False, None), "a model of an encoder and a decoder"),
     Only("add_cross_attention", None, (False,), "cross-attention"),
-    Only(None, "nextn_predict_layers", (0,), "multi-token prediction"),
+    Further(),
 )
 CAUSAL = (Only("is_causal", "attention.causal", (True,), "attention to later tokens"), *ANY)
 ONE_MLP = (
@@ -327,7 +355,7 @@ ONE_MLP = (
 )
 DENSE = (Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True), *ONE_MLP)
 SIZES = (
-    Field("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
+    LayerCount("layers", "num_hidden_layers", "block_count", LAYER_COUNT),
     Vocab("vocab", "vocab_size", "vocab_size"),
     Field("width", "hidden_size", "embedding_length"),
     Field("context", "max_position_embeddings", "context_length"),

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from cutaway.errors import UserError
+from cutaway.layers.mlp import ACTIVATIONS
 from cutaway.model.config import Decoder, Encoder, Model, kind_of
 from cutaway.weights import build, families, quant, save
 from cutaway.weights.family import Family
@@ -32,13 +35,14 @@ from tests.parity.words import VOCAB, WORDS
 
 Config = dict[str, Any]
 SMOOTH, TABLE = 5e-4, 1e-2  # on log-probabilities; llama.cpp's GELU is a table of half-precision numbers
+CONTEXT = 64  # that llama.cpp is opened with, which decides what LongRoPE divides by
 LENGTH = 40  # of the text, beyond all windows and original lengths
 LARGEST = 1 << 23  # weights of a model that is tried
 TIES = 4
 LEAST = -60.0  # of log-probabilities that are compared
 SHORTEST = 6  # of a context in which llama.cpp writes
 KEPT = {"vocab_size", "model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
-ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu", "gelu_new")
+NAMED = ("silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu", "gelu_new")
 WORDS_OF = {
     "scoring_func": ("softmax", "sigmoid"),
     "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
@@ -188,7 +192,7 @@ def _others(key: str, value: Any, base: Base) -> Iterator[Any]:
     elif key in WORDS_OF:
         yield from WORDS_OF[key]
     elif "act" in key and isinstance(value, str):
-        yield from ACTIVATIONS
+        yield from NAMED
     elif isinstance(value, int):
         yield from dict.fromkeys(
             n for n in (value + 1, 2 * value, value // 2, 1, value - 1, value + 4) if n >= 0
@@ -250,9 +254,12 @@ def distinct(bases: Sequence[Base]) -> tuple[list[Case], int]:
 
 
 def outcome(case: Case, work: Path, seed: int = 0) -> Outcome:
-    """What becomes of a moved config; where keys are chosen, a tie may tip, and other weights are tried."""
-    chooses = any(kind_of(block.attention) == "dsa" for block in case.config.blocks)
-    for again in range(TIES if chooses else 1):
+    """What becomes of a moved config.
+
+    Where a tie may tip (of keys that are chosen, of halves in the table), other weights are tried, too.
+    """
+    tips = uses_gelu(case.config) or any(kind_of(block.attention) == "dsa" for block in case.config.blocks)
+    for again in range(TIES if tips else 1):
         found = _outcome(case, work, seed + 1000 * again)
         if found.what != "wrong":
             break
@@ -288,7 +295,7 @@ def uses_gelu(config: Any) -> bool:
 
 def _expected(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
     """Our log-probabilities after the text and after a third of it; an encoder's outputs of the last."""
-    with torch.no_grad():
+    with torch.no_grad(), patch.dict(ACTIVATIONS, gelu=tabled, gelu_tanh=tabled):
         rows, pos = torch.tensor([ids]), torch.arange(len(ids))[None]
         if isinstance(checkpoint.config, Encoder):
             return build.encoder(checkpoint)(rows, pos)[0, -1].double().numpy()
@@ -296,11 +303,17 @@ def _expected(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
         return torch.log_softmax(logits, dim=-1).numpy()[[len(ids) // 3, len(ids) - 1]]
 
 
+def tabled(x: torch.Tensor) -> torch.Tensor:
+    """GELU as llama.cpp computes it: its tanh, of halves and rounded to them; 0 and x beyond 10."""
+    inner = functional.gelu(x.half().float(), approximate="tanh").half().float()
+    return torch.where(x <= -10, torch.zeros_like(x), torch.where(x >= 10, x, inner))
+
+
 def _judged(path: Path, config: Model, ids: list[int]) -> np.ndarray:
     """llama.cpp's."""
     if isinstance(config, Encoder):
         return llama_cpp.pooled(path, ids, "LAST").astype(np.float64)
-    with llama_cpp.opened(path, VOCAB) as scores:
+    with llama_cpp.opened(path, VOCAB, CONTEXT) as scores:
         return np.stack([scores(ids[: len(ids) // 3 + 1]), scores(ids)])
 
 

@@ -365,7 +365,7 @@ def test_what_llama_cpp_asserts_of_recurrences_is_refused_first(folder: Folder) 
 
 
 @pytest.mark.parametrize(
-    ("case", "scalar"), [("gemma3-scaled", 20), ("gemma3", 256), ("gemma2-1", 3), ("gemma2-2", 256)]
+    ("case", "scalar"), [("gemma3-scaled", 20), ("gemma3", 256), ("gemma2-1", 3), ("gemma2-1", 256)]
 )
 def test_a_factor_of_scores_that_gguf_has_no_key_for_is_in_the_queries(
     case: str, scalar: int, tmp_path: Path

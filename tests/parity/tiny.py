@@ -605,7 +605,7 @@ MORE_IN_GGUF += tiny_recurrent.MORE_IN_GGUF
 # Families or cases that the runtime does not run, and why.
 UNPACKED: dict[str, str] = {**tiny_recurrent.UNPACKED, **tiny_decoders.UNPACKED}
 FOLDED = {"falcon_h1-1", "falcon_h1-4"}  # whose GGUF has another config, and the multipliers in its weights
-SCALED = {"gemma3-scaled", "gemma2-2"}  # whose GGUF has their factor of attention scores in the queries
+SCALED = {"gemma3-scaled"}  # whose GGUF has their factor of attention scores in the queries
 UNOPENED = {"qwen2-head", "qwen2-moe-head", "qwen2-moe-tied", "qwen3-bias", "gemma3-bias"}
 NOT_IN_GGUF = {  # llama.cpp has no words for what they do, or does not open them
     *(UNOPENED - {"qwen2-head"}),  # which is written as the llama that it equals

@@ -38,7 +38,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Only(None, "expert_weights_norm", (False,), "weights of experts that sum to 1"),
         Groups(),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
-        deepseek_v3.SharedExperts(),
+        rows.SharedExperts(),
         rows.FirstDense(usual=0),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
         Only("mlp_bias", None, (False,), "a bias in the MLP"),

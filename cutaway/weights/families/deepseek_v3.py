@@ -257,15 +257,6 @@ class HeadSizes(Row):
         }
 
 
-class SharedExperts(rows.SharedExperts):
-    """llama.cpp opens no model without them."""
-
-    def write(self, known: Settings, gguf: bool) -> Entries:
-        if gguf and not known["shared"]:
-            raise UserError("a mixture without shared experts is not supported in GGUF here")
-        return super().write(known, gguf)
-
-
 LATENT_OR_NONE = Kind(lambda fields, key: fields.integer(key, low=0) or None)
 
 
@@ -288,7 +279,7 @@ SIZES = (
     Field("key_size", "qk_nope_head_dim", None),
     Field("value_size", "v_head_dim", None),
     Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
-    QueryLatent("query_latent", "q_lora_rank", "attention.q_lora_rank", LATENT_OR_NONE),
+    QueryLatent("query_latent", "q_lora_rank", "attention.q_lora_rank", LATENT_OR_NONE, missing=None),
     HeadSizes(),
 )
 EXPERTS = rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3]
@@ -308,7 +299,7 @@ FAMILY = llama.FAMILY.but(
         Field("top_groups", "topk_group", "expert_group_used_count", missing=1),
         Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=False),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
-        SharedExperts(),
+        rows.SharedExperts(),
         rows.FirstDense(usual=3),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
         Only("scoring_func", None, ("sigmoid",), "another score of experts"),

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from cutaway.attention.common.heads import Heads
+from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.position import rope
+from cutaway.position.scaling import YaRN, sharpening
 from cutaway.weights import naming, quant, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced, shared
@@ -89,7 +91,11 @@ class TwoRopes(rotary.Rope):
         return found
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        near = known["local_rope"]
+        near, far = known["local_rope"], known["rope"]
+        if gguf and near and isinstance(far.scaling, YaRN):
+            usual = sharpening(far.scaling.factor)
+            if far.scaling.factor <= 1 or abs(far.scaling.magnitude - usual) > 1e-6:
+                raise UserError("YaRN that scales the angles of global layers alone is not supported in GGUF")
         key = "rope.freq_base_swa" if gguf else "rope_local_base_freq"
         own = {key: float(near.base)} if near else {} if gguf else {key: BASES[SLIDING]}
         return super().write(known, gguf) | own

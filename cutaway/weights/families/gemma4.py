@@ -186,6 +186,10 @@ class Ropes(Row):
             far, near = known["rope"], known["local_rope"] or rope.Config(known["head_size"], BASES[SLIDING])
             if far is None:
                 raise UserError("no layer of it rotates")
+            if None in known["windows"] and not isinstance(far.scaling, Proportional):
+                raise UserError(
+                    "global layers that rotate otherwise than in proportion is not supported in GGUF"
+                )
             return {
                 "rope.freq_base": float(far.base),
                 "rope.freq_base_swa": float(near.base),
@@ -248,8 +252,23 @@ EXPERTS = (
 )
 
 
+class Softcap(Field):
+    """The bound of logits, without which a GGUF file has 0; llama.cpp takes 30 for a key that is left out."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        return {self.name: fields.number(str(self.gguf), 30.0, low=-1e-30) or None}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {str(self.gguf): known[self.name] or 0.0} if gguf else super().write(known, gguf)
+
+
 class Table(Field):
-    """The rows of the per-layer table, which GGUF has no key for."""
+    """The rows of the per-layer table, for which GGUF has no key; llama.cpp takes one for each word."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and known["per_layer"] and known["per_layer_vocab"] != known["vocab"]:
+            raise UserError("a per-layer table of other words than the model's is not supported in GGUF")
+        return super().write(known, gguf)
 
     def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if not known["per_layer"]:
@@ -325,6 +344,8 @@ def settings(config: Decoder | Encoder) -> Settings:
     far = next(attention for attention, _ in reversed(each))
     near = next((attention for attention, _ in each if decoders.window_of(attention) is not None), far)
     sparse = next((mlp for _, mlp in each if isinstance(mlp, MoE)), None)
+    if any(mlp is None for _, mlp in each):
+        raise UserError("a layer of it has no MLP")
     widths = [mlp.shared if isinstance(mlp, MoE) else mlp.hidden for _, mlp in each]
     shared = [width for width, (of, _) in zip(widths, each, strict=True) if of.kv_layer is not None]
     of = getattr(config, "per_layer", None)
@@ -442,7 +463,7 @@ FAMILY = llama.FAMILY.but(
         Field("double", "use_double_wide_mlp", None, FLAG),
         Field("per_layer", "hidden_size_per_layer_input", "embedding_length_per_layer_input", ANY, missing=0),
         Table("per_layer_vocab", "vocab_size_per_layer_input", None),
-        Field("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER, missing=None),
+        Softcap("softcap", "final_logit_softcapping", "final_logit_softcapping", NUMBER),
         *rows.biases("attention_bias"),
         Only("use_bidirectional_attention", None, ("vision", None), "attention to later tokens"),
     ),

@@ -15,6 +15,6 @@ FAMILY = llama.FAMILY.but(
     defaults={"context": 8192, "eps": 1e-5, "activation": "relu2", "bias": True, "out_bias": True}
     | {"mlp_bias": True},
     fixed={"norm": "layer", "gated": False},
-    gguf_fixed={"activation": "relu2"},
+    gguf_fixed={"activation": "relu2", "bias": True, "out_bias": True, "mlp_bias": True},
     ignored_gguf=(),
 )

@@ -133,6 +133,15 @@ class Hidden(Row):
         return {"intermediate_size": known["hidden"], "block_auto_adjust_ff_dim": False}
 
 
+class Convolution(Field):
+    """How many tokens a convolution reads; llama.cpp keeps one at least."""
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and known["conv"] < 2:
+            raise UserError("a convolution over one token is not supported in GGUF")
+        return super().write(known, gguf)
+
+
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     conv = mixer("short_conv", channels=known["width"], conv=known["conv"], bias=known["conv_bias"])
@@ -167,7 +176,7 @@ FAMILY = llama.FAMILY.but(
             KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
         ),
         Hidden(),
-        Field("conv", "conv_L_cache", "shortconv.l_cache"),
+        Convolution("conv", "conv_L_cache", "shortconv.l_cache"),
         Field("conv_bias", "conv_bias", None, FLAG),
         Mixers(),
     ),

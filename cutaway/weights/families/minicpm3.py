@@ -2,6 +2,7 @@
 
 import math
 
+from cutaway.errors import UserError
 from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import deepseek_v3, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
@@ -39,6 +40,10 @@ class HeadSizes(Row):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if not gguf:
             return {}
+        if known["key_size"] % 2 or known["value_size"] == 1:
+            raise UserError(
+                "keys of an odd size beside what rotates, or values of 1, is not supported in GGUF"
+            )
         sizes = {"key": known["key_size"] + known["head_size"], "value": known["value_size"]}
         return {f"attention.{name}_length": size for name, size in sizes.items()}
 

@@ -74,6 +74,8 @@ class Layers(Row):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
             near = [reach is not None for reach in known["reaches"]]
+            if all(near):
+                raise UserError("an encoder without a layer that sees all tokens is not supported in GGUF")
             window = {WINDOW: 2 * next(filter(None, known["reaches"]), 0)}
             return window | {PATTERN: np.array(near)} if any(near) else {}
         kinds = [FULL if reach is None else SLIDING for reach in known["reaches"]]

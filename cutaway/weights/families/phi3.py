@@ -3,12 +3,17 @@
 Long contexts have LongRoPE; Phi-4-mini rotates three quarters of a head.
 """
 
+from dataclasses import fields, replace
+
+from cutaway.attention.common.heads import Heads
+from cutaway.errors import UserError
+from cutaway.model.config import Block, Decoder
 from cutaway.position.scaling import LongRoPE
-from cutaway.weights import naming, rotary, rows
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.rules import Rule, Tensors, split
 
 QUERY_KEY_VALUE = tuple(f"blocks.{{n}}.attention.{name}.weight" for name in ("query", "key", "value"))
 ORIGINAL = 4096  # transformers' own where the config does not say
@@ -36,6 +41,36 @@ class Rope(rotary.Rope):
         return entries | ({rotary.ORIGINAL: scaling[rotary.ORIGINAL]} if rotary.ORIGINAL in scaling else {})
 
 
+class Window(Field):
+    """The window of all layers, which llama.cpp leaves out; one over the whole context changes nothing."""
+
+    def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        window = fields.integer(str(self.gguf), 0, low=0)
+        return {self.name: window if 0 < window < known["context"] else None}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if gguf and known["window"] is not None:
+            raise UserError("a window is not supported in GGUF: llama.cpp leaves it out here")
+        return {} if gguf else super().write(known, gguf)
+
+
+def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
+    """The same without a window that is no smaller than the context."""
+
+    def seen(block: Block) -> Block:
+        of = block.attention
+        if (decoders.window_of(of) or 0) < config.context:
+            return block
+        shared = {field.name: getattr(of, field.name) for field in fields(Heads)}
+        return replace(block, attention=decoders.heads(shared.pop("heads"), of.groups, **shared))
+
+    return (
+        replace(config, blocks=tuple(map(seen, config.blocks))),
+        tensors,
+        "a window over the whole context is left out",
+    )
+
+
 FAMILY = llama.FAMILY.but(
     "phi3",
     "Phi3ForCausalLM",
@@ -50,10 +85,11 @@ FAMILY = llama.FAMILY.but(
     rows=(
         *(Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
         *rows.DENSE,
-        Field("window", "sliding_window", None),
+        Window("window", "sliding_window", "attention.sliding_window"),
     ),
     defaults={"context": 4096, "eps": 1e-5, "window": None},
     nulls={"window": None},
     fixed={"bias": False, "out_bias": False},
     ignored_gguf=rotary.LONG_FACTORS,
+    folded=folded,
 )

@@ -14,6 +14,7 @@ FAMILY = qwen3.FAMILY.but(
         *qwen2_moe.ROWS,
         *rows.biases("attention_bias"),
         Only(None, "expert_weights_norm", (True,), "weighing experts otherwise"),
+        Only(None, "expert_shared_feed_forward_length", (0,), "an expert that all tokens pass"),
     ),
     defaults={"kv_heads": 4, "head_size": shared}
     | {"experts": 128, "top_k": 8, "expert_hidden": 768, "normalised": False},

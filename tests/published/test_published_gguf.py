@@ -1,0 +1,65 @@
+"""Metadata of published GGUF files: each key is read or harmless, and says what is written again.
+
+``gguf/metadata.jsonl`` holds what llama.cpp's logs say of published files, with the shapes of the weights
+that a reading looks at. Lists that the logs cut short are those of the model's own config.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutaway.gguf import Later, Packed
+from cutaway.model.config import Model
+from cutaway.weights import families, quant, rotary
+from cutaway.weights.family import Family
+from cutaway.weights.fields import Fields
+
+PATH = Path(__file__).parent / "gguf" / "metadata.jsonl"
+ENTRIES = [json.loads(line) for line in PATH.read_text("utf-8").splitlines()]
+# Which may say that there is none, count layers that are not read, or have no layer that they are of.
+UNSAID = {
+    "block_count",
+    "attention.sliding_window",
+    "expert_shared_feed_forward_length",
+    "feed_forward_length",
+}
+
+
+def value(entry: object) -> object:
+    """As a file holds it."""
+    return np.array(entry) if isinstance(entry, list) else entry
+
+
+def read(entry: dict[str, Any]) -> tuple[Family, Model]:
+    """The family and the config of a file with these entries."""
+    architecture, words = entry["architecture"], {key: value(one) for key, one in entry["metadata"].items()}
+    words["general.architecture"] = architecture
+    shapes = {"token_embd.weight": (entry["vocab"], words[f"{architecture}.embedding_length"])}
+    shapes |= {name: tuple(shape) for name, shape in entry.get("tensors", {}).items()}
+
+    def later(name: str, shape: tuple[int, ...]) -> Packed | Later:
+        if name.startswith("rope_"):  # whose numbers are read, too: as Gemma 4's, or all 1
+            turns = shape[0] // 4 if architecture == "gemma4" else shape[0]
+            divisors = np.where(np.arange(shape[0]) < turns, 1, rotary.STILL)
+            return quant.pack(divisors.astype(np.float32), "F32")
+        return Later("F32", shape, lambda: pytest.fail(f"{name} is read"))
+
+    tensors = {name: later(name, shape) for name, shape in shapes.items()}
+    family = families.of_gguf(Fields(words, entry["name"]))
+    return family, family.read(Fields(words, entry["name"], f"{architecture}.", tensors))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["name"])
+def test_metadata_of_published_files(entry: dict[str, Any]) -> None:
+    family, config = read(entry)
+    architecture = entry["architecture"]
+    words = {key.removeprefix(f"{architecture}."): one for key, one in entry["metadata"].items()}
+    assert len(config.blocks) == words["block_count"] - words.get("nextn_predict_layers", 0)
+    again = family.write(config, gguf=True)
+    for key in words.keys() & again.keys() - UNSAID:
+        said, found = (np.asarray(each[key]) for each in (words, again))
+        same = np.array_equal(said, found) if found.dtype.kind == "U" else np.allclose(said, found, rtol=2e-6)
+        assert same, (key, said, found)
