@@ -165,7 +165,8 @@ class Decoder(Bounded):
     the embedding than one matrix (``cutaway/embedding/tables``); ``per_layer`` gives each block an embedding
     of its own (Gemma 4); ``streams``: how many residual streams its blocks have, where not one (Gemma 3n);
     with ``one_relative`` all blocks have the first one's table of relative positions (T5); without
-    ``last_norm`` the head reads what the last block outputs (BART).
+    ``last_norm`` the head reads what the last block outputs (BART). With ``norm_then_position`` embeddings
+    are normed before their positions are added (BlenderBot).
     """
 
     vocab: Natural
@@ -190,10 +191,13 @@ class Decoder(Bounded):
     logits_bias: bool = False
     one_relative: bool = False
     last_norm: bool = True
+    norm_then_position: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_relative(self.blocks, self.one_relative)
+        if self.norm_then_position and not (self.embedding_norm and self.position):
+            raise UserError("model: norm_then_position needs embedding_norm and position")
         if self.head_bias and self.tied:
             raise UserError("model: head_bias needs a head of its own: set tied to false")
         if any(block.per_layer != (self.per_layer and self.per_layer.size) for block in self.blocks):

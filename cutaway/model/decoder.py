@@ -177,9 +177,10 @@ class Decoder(nn.Module):
         x = self.embedding(ids)
         if self.config.embedding_scale != 1.0:
             x = x * self.config.embedding_scale
+        x = self.embedding_norm(x) if self.config.norm_then_position else x
         if self.position is not None:
             x = x + self.position(pos.clamp(min=0) + getattr(self.config.position, "offset", 0))
-        return tap("embed", self.embedding_norm(x))
+        return tap("embed", x if self.config.norm_then_position else self.embedding_norm(x))
 
     def _rotations(self, pos: Int[Tensor, "b t"], axes: Int[Tensor, "a b t"] | None) -> list[Rotation | None]:
         """Each block's rotation; blocks with the same positions share one."""

@@ -41,6 +41,8 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
     """Why the runtime cannot run this model, in words that follow "because"; None where it can."""
     if config.position is not None and not isinstance(config.position, learned.Config):
         return "sinusoids are added to the embeddings"
+    if config.norm_then_position:
+        return "positions are added to its embeddings after their norm"
     if config.table is not None:
         return "its embedding table is not one matrix"
     if config.streams:

@@ -101,3 +101,31 @@ IN_GGUF = (
     "splinter-1",
     "deberta_v2-4",
 )
+
+BART = {"vocab_size": VOCAB, "d_model": 48, "max_position_embeddings": 64, "encoder_layers": 2}
+BART |= {"decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 6}
+BART |= {"encoder_ffn_dim": 40, "decoder_ffn_dim": 56}
+BART |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+T5 = {"vocab_size": VOCAB, "d_model": 48, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 3}
+T5 |= {"initializer_factor": 0.2, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+PAIRS: dict[str, tuple[str, dict[str, Any]]] = {  # encoder-decoders
+    "mt5-1": ("MT5Config", T5 | {"num_layers": 3, "num_decoder_layers": 2}),
+    "mt5-2": ("MT5Config", T5 | {"feed_forward_proj": "relu", "d_kv": 20}),
+    "umt5-1": ("UMT5Config", T5 | {"num_layers": 3, "num_decoder_layers": 2}),
+    "umt5-2": (
+        "UMT5Config",
+        T5
+        | {"feed_forward_proj": "gated-silu", "relative_attention_num_buckets": 12}
+        | {"relative_attention_max_distance": 20, "tie_word_embeddings": False},
+    ),
+    "pegasus-1": ("PegasusConfig", BART | {"scale_embedding": True}),
+    "pegasus-2": ("PegasusConfig", BART | {"activation_function": "relu", "tie_word_embeddings": False}),
+    "mbart-1": ("MBartConfig", BART | {"scale_embedding": True}),
+    "mbart-2": ("MBartConfig", BART | {"activation_function": "relu", "encoder_layers": 1}),
+    "m2m_100-1": ("M2M100Config", BART),
+    "m2m_100-2": ("M2M100Config", BART | {"pad_token_id": 2, "scale_embedding": False}),
+    "blenderbot-1": ("BlenderbotConfig", BART),
+    "blenderbot-2": ("BlenderbotConfig", BART | {"scale_embedding": True, "activation_function": "relu"}),
+    "blenderbot_small-1": ("BlenderbotSmallConfig", BART),
+    "blenderbot_small-2": ("BlenderbotSmallConfig", BART | {"scale_embedding": True}),
+}

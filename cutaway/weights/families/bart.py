@@ -22,8 +22,8 @@ def model(known: Settings) -> EncoderDecoder:
     """The model of these settings."""
     width, context = known["width"], known["context"]
     scale = width**0.5 if known["scale_embedding"] else 1.0
-    position: Any = known["position"] or learned.Config(context, OFFSET)
-    own_norm = known["embedding_norm"]
+    position: Any = known["position"] or learned.Config(context, known.get("offset", OFFSET))
+    own_norm, first = known["embedding_norm"], known.get("norm_first", False)
 
     def block(half: str) -> Block:
         heads = known[f"{half}_heads"]
@@ -33,7 +33,7 @@ def model(known: Settings) -> EncoderDecoder:
         if half == "encoder":
             return Block(bidirectional.Config(**biased, kv_heads=heads), mlp, NORM)
         cross = mixer("cross", **biased, kv_heads=heads)
-        return Block(mha.Config(**biased), mlp, NORM, pre_norm=False, cross=cross)
+        return Block(mha.Config(**biased), mlp, NORM, pre_norm=first, cross=cross)
 
     is_learned = isinstance(position, learned.Config)
     encoder = Encoder(
@@ -44,7 +44,8 @@ def model(known: Settings) -> EncoderDecoder:
         NORM,
         segments=0,
         learned=is_learned,
-        offset=OFFSET if is_learned else 0,
+        offset=position.offset,
+        norm_first=first,
         embedding_norm=own_norm,
         embedding_scale=scale,
         sines=None if is_learned else position,
@@ -59,8 +60,8 @@ def model(known: Settings) -> EncoderDecoder:
         embedding_scale=scale,
         position=position,
         embedding_norm=NORM if own_norm else None,
-        logits_bias=True,
-        last_norm=False,
+        logits_bias=known.get("logits_bias", True),
+        last_norm=first,
     )
     return EncoderDecoder(encoder, decoder, known["shared"])
 
@@ -132,29 +133,40 @@ ROWS = (
     Only("is_decoder", None, (False,), "its decoder alone"),
     Only("add_cross_attention", None, (False,), "another cross-attention"),
     Only("is_causal", None, (), "another order of reading than each half's"),
+    Only("add_bias_logits", None, (False,), "a bias that is learned with the logits"),
+)
+AFTER = (  # of models whose norms follow sums
     Only("normalize_before", None, (False,), "norms before each half"),
     Only("add_final_layer_norm", None, (False,), "a norm after the last block"),
-    Only("add_bias_logits", None, (False,), "a bias that is learned with the logits"),
+)
+BEFORE = (  # of those whose norms come first
+    Only("normalize_before", None, (True,), "norms after each half"),
+    Only("add_final_layer_norm", None, (True,), "no norm after the last block"),
+)
+NO_NORM = Only("normalize_embedding", None, (False,), "a norm after the embeddings")
+LEARNED = Only("static_position_embeddings", None, (False,), "sinusoids")
+SINES = Only("static_position_embeddings", None, (True,), "learned positions")
+LAST_NORMS = naming.pairs(
+    ("model.encoder.layer_norm", "encoder.last_norm"), ("model.decoder.layer_norm", "decoder.norm")
+)
+TABLES = naming.weights(
+    ("model.encoder.embed_positions", "encoder.position"),
+    ("model.decoder.embed_positions", "decoder.position"),
+)
+EMBEDDING_NORMS = naming.pairs(
+    ("model.encoder.layernorm_embedding", "encoder.norm"),
+    ("model.decoder.layernorm_embedding", "decoder.embedding_norm"),
 )
 FAMILY = Family(
     "bart",
     "BartForConditionalGeneration",
-    hf=(
-        *HF,
-        *naming.weights(
-            ("model.encoder.embed_positions", "encoder.position"),
-            ("model.decoder.embed_positions", "decoder.position"),
-        ),
-        *naming.pairs(
-            ("model.encoder.layernorm_embedding", "encoder.norm"),
-            ("model.decoder.layernorm_embedding", "decoder.embedding_norm"),
-        ),
-    ),
+    hf=(*HF, *TABLES, *EMBEDDING_NORMS),
     gguf=(),
     rows=(
         *ROWS,
+        *AFTER,
         Only("normalize_embedding", None, (True,), "no norm after the embeddings"),
-        Only("static_position_embeddings", None, (False,), "sinusoids"),
+        LEARNED,
         Only("extra_pos_embeddings", None, (OFFSET,), "another number of rows before the first position"),
     ),
     build=model,

@@ -6,7 +6,7 @@ All sines are before all cosines. Source and target may have vocabularies of the
 from cutaway.model.config import EncoderDecoder
 from cutaway.position import sinusoidal
 from cutaway.weights.families import bart
-from cutaway.weights.family import FLAG, Field, Only, Settings
+from cutaway.weights.family import FLAG, Field, Settings
 
 
 def model(known: Settings) -> EncoderDecoder:
@@ -26,10 +26,11 @@ FAMILY = bart.FAMILY.but(
     hf=bart.HF,
     rows=(
         *bart.ROWS,
+        *bart.AFTER,
         Field("target_vocab", "decoder_vocab_size", None),
         Field("shared", "share_encoder_decoder_embeddings", None, FLAG),
-        Only("normalize_embedding", None, (False,), "a norm after the embeddings"),
-        Only("static_position_embeddings", None, (True,), "learned positions"),
+        bart.NO_NORM,
+        bart.SINES,
     ),
     build=model,
     defaults={"vocab": 58101, "target_vocab": same_vocab, "shared": True},

@@ -4,7 +4,7 @@ The first has ReLU and a head that is the embedding table, whose logits are divi
 GELU and a head of its own. Scores are not scaled.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,14 +49,17 @@ class DecoderLayers(Field):
         return super().write(known, gguf)
 
 
+@dataclass(frozen=True)
 class Projection(Row):
-    """The MLP as one word, which the older keys beside it repeat."""
+    """The MLP as one word, which the older keys beside it repeat; ``usual`` where it is left out."""
+
+    usual: str = "relu"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
             gated = "enc.blk.0.ffn_gate.weight" in fields.tensors
             return {"gated": gated, "activation": "gelu_tanh" if gated else "relu"}
-        gated, activation = fields.choice("feed_forward_proj", PROJECTIONS, "relu")
+        gated, activation = fields.choice("feed_forward_proj", PROJECTIONS, self.usual)
         fields.only("is_gated_act", (gated,), "another MLP than feed_forward_proj's")
         words = [word for word, ours in rows.ACTIVATIONS.items() if ours == activation]
         fields.only("dense_act_fn", words, "another activation than feed_forward_proj's")
