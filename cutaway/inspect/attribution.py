@@ -74,9 +74,10 @@ def attribute(
     Raises UserError for a token the vocabulary does not have.
     """
     _known(model, token)
-    if any(block.streams or block.laurel for block in model.config.blocks):
+    if any(block.streams or block.laurel or block.shared for block in model.config.blocks):
         raise UserError(
-            "attribution adds the parts of one residual stream, and this model's blocks have several"
+            "attribution adds what attention and MLPs write to one residual stream; this model's blocks have "
+            "several streams, or more beside them"
         )
     logits = seen["logits"][0, position].double()
     residual = seen[f"blocks.{len(model.blocks) - 1}.out"] if len(model.blocks) else seen["embed"]

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.common.mixer import LayerState
 from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
 from cutaway.layers.altup import AltUp, Laurel
@@ -54,6 +53,7 @@ class Block(nn.Module):
         own, mlp = config.per_layer, config.mlp
         self.per_layer = PerLayerInput(own, width, mlp.activation, config.norm) if own and mlp else None
         self.scale = nn.Parameter(torch.ones(1)) if config.scaled else None
+        self.shared = config.shared and config.shared.build(width)
         self.altup = config.streams and AltUp(config.streams, width, config.norm)
         self.laurel = config.laurel and Laurel(config.laurel, width, config.norm)
 
@@ -63,12 +63,16 @@ class Block(nn.Module):
         positions: Positions,
         rotation: Rotation | None,
         in_order: bool,
-        state: LayerState | None,
+        state: Any,
         own: Float[Tensor, "b t p"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
         streams = x if self.altup is None else self.altup.predicted(x)
         x = x if self.altup is None else streams[:, :, 0]
-        read = self.attention_norm(x)
+        given = x
+        if self.shared is not None:  # whose output the mixer reads, and the residual stream has not
+            of, state = (None, None) if state is None else (state.second, state.first)
+            given, rotation = x + self.shared(x, positions, rotation, in_order, of), None
+        read = self.attention_norm(given)
         attended = self._mixed(_cast_once(read), positions, rotation, in_order, state)
         middle = x + self._scaled(self.attention_post_norm(attended))
         if self.laurel is not None:

@@ -11,16 +11,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import groupby
 from typing import Any, Literal
 
-from cutaway.attention.common.mixer import LayerState, Mixer
+from cutaway.attention.common.mixer import LayerState, Mixer, weight_shapes
 from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check, is_finite
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import UserError, escaped, quoted
-from cutaway.layers.config import MLP, MoE, Norm, PerLayer
+from cutaway.layers.config import MLP, Activation, MoE, Norm, PerLayer
 from cutaway.position import learned, sinusoidal
 
 SHARING = ("mha", "gqa", "mqa", "local")  # attention that may read the keys and values of an earlier layer
@@ -47,6 +47,38 @@ class Beside(Bounded):
 
 
 @dataclass(frozen=True)
+class Shared(Bounded):
+    """A transformer before a block's mixer, whose weights several blocks share (model/shared.py).
+
+    ``attention`` reads vectors of twice the width; ``hidden`` neurons are its gated MLP's. ``source`` is the
+    number of the block whose weights it reads, None where they are its own. ``rank``: of this block's own
+    matrix beside those of gate and up, ``attention_rank`` beside query, key and value.
+    """
+
+    attention: Any = field(metadata={"variants": "cutaway.attention"})
+    hidden: Count
+    activation: Activation = "gelu"
+    norm: Norm = Norm()
+    rank: Count | None = None
+    attention_rank: Count | None = None
+    source: Natural | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if kind_of(self.attention) not in SHARING or self.attention.kv_layer is not None:
+            raise UserError(f"model: shared.attention should be {', '.join(SHARING)}, with keys of its own")
+        if self.attention.bias or self.attention.out_bias or self.activation == "xielu":
+            raise UserError("model: shared has no biases and no learned activation")
+
+    def build(self, width: int) -> Any:
+        from cutaway.model.shared import SharedTransformer
+
+        return SharedTransformer(self, width)
+
+    weights = weight_shapes
+
+
+@dataclass(frozen=True)
 class Block(Bounded):
     """One layer: x += attention(norm(x)), then x += mlp(norm(x)).
 
@@ -57,6 +89,7 @@ class Block(Bounded):
     (layers/per_layer.py), and where it is ``scaled``, one learned number multiplies its output (Gemma 4).
     With ``streams`` it computes the first of so many residual streams and corrects the others, and with a
     ``laurel`` a matrix of this rank is beside attention (Gemma 3n, layers/altup.py).
+    With ``shared`` its mixer also reads what a transformer makes of x, which several blocks share (Zamba 2).
     Without ``mlp`` it is the first half alone (Mamba 2); ``beside`` is a second mixer in that half. Without
     ``attention_normed`` attention reads x as it is. ``cross`` reads an encoder's memory between the two
     halves (1706.03762); there ``pre_norm`` false means that each norm follows a sum: x = norm(x + ...).
@@ -72,6 +105,7 @@ class Block(Bounded):
     per_layer: Count | None = None
     scaled: bool = False
     beside: Beside | None = None
+    shared: Shared | None = None
     streams: Count | None = None
     laurel: Count | None = None
     attention_normed: bool = True
@@ -85,6 +119,8 @@ class Block(Bounded):
             raise UserError("model: a block without pre_norm needs post_norm, and cannot be parallel")
         if self.mlp is None and (self.parallel or self.per_layer):
             raise UserError("model: a block without mlp cannot be parallel, nor have per_layer")
+        if self.shared and (self.attention.position is not None or self.beside or self.mlp):
+            raise UserError("model: a block with shared has a mixer without positions alone")
         if self.streams and (not self.per_layer or self.parallel or self.scaled):
             raise UserError("model: streams need per_layer, and a block that is neither parallel nor scaled")
         if self.laurel and not (self.pre_norm and self.attention_normed):
@@ -118,22 +154,30 @@ class Block(Bounded):
         names = (*(before if self.pre_norm else ()), *after)
         return names if self.mlp else tuple(name for name in names if not name.startswith("mlp"))
 
+    @property
+    def position(self) -> Any:
+        """The positions of its attention, or of that which it shares."""
+        return self.shared.attention.position if self.shared else self.attention.position
+
     def state(self) -> LayerState:
         """An empty state of its mixer, or of both, or of its mixer and its cross-attention."""
         from cutaway.attention.state import Both
 
         own, second = self.attention.state(), self.cross or (self.beside and self.beside.mixer)
+        second = second or (self.shared and self.shared.attention)
         return Both(own, second.state()) if second else own
 
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one more token of its own text, for numbers of ``entry`` bytes."""
-        mixers = (self.attention, self.beside.mixer) if self.beside else (self.attention,)
+        second = self.shared.attention if self.shared else self.beside.mixer if self.beside else None
+        mixers = (self.attention,) if second is None else (self.attention, second)
         return sum(mixer.bytes_per_token(entry) for mixer in mixers)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
         parts = {"attention": self.attention.weights(width)}
         parts |= {"beside": self.beside.mixer.weights(width)} if self.beside else {}
+        parts |= {"shared": self.shared.weights(width)} if self.shared else {}
         parts |= {"cross": self.cross.weights(width)} if self.cross else {}
         parts |= {"mlp": self.mlp.weights(width)} if self.mlp else {}
         parts |= {name: self.norm.weights(width) for name in self.norms}
@@ -151,6 +195,11 @@ class Block(Bounded):
             parts["altup"] = {**matrices, **router_norm, "scale": (width,)}
         out = {f"{part}.{name}": shape for part, inner in parts.items() for name, shape in inner.items()}
         return out | ({"scale": (1,)} if self.scaled else {})
+
+
+def _lends(there: Shared, here: Shared | None) -> bool:
+    """Whether a transformer's weights are those of another that reads them."""
+    return here is not None and there == replace(here, source=None)
 
 
 @dataclass(frozen=True)
@@ -202,6 +251,14 @@ class Decoder(Bounded):
             raise UserError("model: head_bias needs a head of its own: set tied to false")
         if any(block.per_layer != (self.per_layer and self.per_layer.size) for block in self.blocks):
             raise UserError("model: per_layer of each block must be the model's per_layer.size")
+        for n, block in enumerate(self.blocks):
+            source = block.shared and block.shared.source
+            there = None if source is None or source >= n else self.blocks[source].shared
+            if source is not None and (there is None or not _lends(there, block.shared)):
+                raise UserError(
+                    f"model: block {n} shares the transformer of block {source}, which must be an earlier "
+                    "one with weights of its own and the same sizes"
+                )
         if any(block.streams != self.streams for block in self.blocks):
             raise UserError("model: streams of each block must be the model's")
         for n, block in enumerate(self.blocks):

@@ -24,6 +24,7 @@ from cutaway.layers.packed import scores
 from cutaway.layers.per_layer import PerLayerEmbedding
 from cutaway.model import config as conf
 from cutaway.model.block import Source, build_block, share_relative
+from cutaway.model.shared import EMBEDDED
 from cutaway.position import mrope
 from cutaway.position.rope import RotaryEmbedding, Rotation
 from cutaway.shapes import Float, Int
@@ -93,7 +94,11 @@ class Decoder(nn.Module):
                 lender.attention.lends = source
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, config.head_bias)
         self.logits_bias = nn.Parameter(torch.zeros(config.vocab)) if config.logits_bias else None
-        positions = [block.attention.position for block in config.blocks]
+        for block, built in zip(config.blocks, self.blocks, strict=True):
+            if block.shared and block.shared.source is not None:
+                lending: Any = self.blocks[block.shared.source]
+                built.shared.borrow(lending.shared)  # type: ignore[union-attr, operator]
+        positions = [block.position for block in config.blocks]
         distinct = list(dict.fromkeys(position for position in positions if position is not None))
         self.rotary = [RotaryEmbedding(position) for position in distinct]
         self.rotary_of_block = [
@@ -144,6 +149,8 @@ class Decoder(nn.Module):
             raise UserError("packed documents cannot share a state: give each document a state of its own")
         positions = Positions(pos, documents, {})
         x = self._embedded(ids, pos)
+        if any(block.shared for block in self.config.blocks) and positions.shared is not None:
+            positions.shared[EMBEDDED] = x
         each = [None] * len(self.blocks) if self.per_layer is None else self.per_layer(ids, x).unbind(2)
         x = self.streams.expanded(x) if self.streams else x
         rotations = self._rotations(pos, axes)

@@ -97,6 +97,8 @@ def _why_not_block(block: Block) -> str | None:
         return "its per-layer embeddings have learned activations"
     if isinstance(mlp, MLP) and mlp.sparsity:
         return "its gates are 0 where they are small"
+    if block.shared:
+        return "it shares a transformer with other layers"
     if block.laurel:
         return "it has a matrix beside attention"
     if isinstance(mlp, MLP) and mlp.hidden_norm:
@@ -112,8 +114,6 @@ def _why_not_block(block: Block) -> str | None:
             return "its experts have activations of their own"
         if mlp.router.score == "sparsemixer":
             return "its router is SparseMixer"
-        if mlp.top_k > mlp.router.top_groups * (mlp.experts // mlp.router.groups):
-            return "a token's experts do not fit into its best groups"
     if kind_of(attention) in native.RECURRENCES:
         odd = getattr(attention, "apart", False) or getattr(attention, "negative", False)
         if odd:

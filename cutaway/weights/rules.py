@@ -71,14 +71,14 @@ class Rule:
     """One of their names and ours for it, one or several; ``{n}`` is the layer, ``{e}`` the expert.
 
     ``when`` says of which layers it is the name; ``number``: their number of each of our layers, where they
-    count otherwise.
+    count otherwise, None for those that the rule is not for.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     how: How
     when: Callable[[Block], bool] | None = None
-    number: Callable[[Any], Sequence[int]] | None = None
+    number: Callable[[Any], Sequence[int | None]] | None = None
 
 
 def _only(place: Place) -> Shape:
@@ -530,6 +530,8 @@ def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
         numbers = range(len(config.blocks)) if rule.number is None else rule.number(config)
         for n, block in layers:
             if rule.when is not None and (block is None or not rule.when(block)):
+                continue
+            if block and numbers[n] is None:
                 continue
             for theirs, ours in _names(rule, n, numbers[n] if block else 0, _experts(block)):
                 if all(name in shapes for name in ours):

@@ -142,6 +142,18 @@ MORE |= {
         | {"tie_word_embeddings": True, "num_experts_per_tok": 3},
     ),
 }
+ZAMBA2 = {"num_hidden_layers": 5, "n_mamba_heads": 4, "mamba_d_state": 12, "adapter_rank": 5}
+ZAMBA2 |= {"layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid"], "hidden_size": 32}
+ZAMBA2 |= {"num_key_value_heads": 4, "intermediate_size": 48}
+MORE |= {
+    "zamba2": (
+        "Zamba2Config",
+        ZAMBA2 | {"num_mem_blocks": 2, "use_shared_attention_adapter": True, "use_mem_rope": True},
+        ZAMBA2
+        | {"num_key_value_heads": 2, "mamba_ngroups": 2, "time_step_min": 0.4, "hidden_act": "silu"}
+        | {"mamba_d_conv": 3, "mamba_expand": 1},
+    ),
+}
 MORE_IN_GGUF = ["mamba-1", "mamba-4", "falcon_mamba-3", "jamba-1", "jamba-3", "llama4-3"]
 MORE_IN_GGUF += ["nemotron_h-6", "gemma4-4", "gemma4-5"]
 MORE_IN_GGUF += ["gemma4_unified-1"]
@@ -158,6 +170,7 @@ UNPACKED |= {"glm_moe_dsa": "its indexer rotates neighbouring pairs"}
 UNPACKED |= {"gemma3n": "it has several residual streams"}
 UNPACKED |= {"bailing_hybrid": "its decays have one matrix"}
 UNPACKED |= {"kolibri1": "its experts are chosen by logits"}
+UNPACKED |= {"zamba2": "it shares a transformer with other layers"}
 # Cases whose every key is edited.
 EDITED = ["mamba-1", "falcon_mamba-1", "jamba-1", "llama4-1", "recurrent_gemma-1", "lfm3-1", "olmo_hybrid-1"]
-EDITED += ["glm_moe_dsa-1", "gemma3n-1", "bailing_hybrid-1", "kolibri1-1"]
+EDITED += ["glm_moe_dsa-1", "gemma3n-1", "bailing_hybrid-1", "kolibri1-1", "zamba2-1"]

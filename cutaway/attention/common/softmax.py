@@ -67,7 +67,7 @@ class SoftmaxAttention(nn.Module):
         rotation: Rotation | None,
         in_order: bool,
         state: LayerState | None,
-    ) -> Float[Tensor, "b t d"]:
+    ) -> Float[Tensor, "b t m"]:
         q = self._normed(self.query_norm, self._clipped(self.query(x)), self.config.heads)
         if rotation is not None:
             q = tap("q_unrotated", q)
