@@ -146,10 +146,27 @@ def test_count_penalties_follow_openais_definition():
     assert penalised.tolist() == [0.0, -0.75, -1.75, 0.0]
 
 
-@pytest.mark.parametrize("filter", [sample.top_p(0.5), sample.typical(0.5)])
-def test_of_equal_tokens_a_cut_keeps_the_lowest_ids(filter):
-    kept = np.isfinite(filter(np.zeros(1000, dtype=np.float32), NOTHING))
-    assert kept.tolist() == [True] * 500 + [False] * 500
+def test_of_equal_tokens_top_p_keeps_the_lowest_ids_and_typical_all():
+    equal = np.zeros(1000, dtype=np.float32)
+    assert np.isfinite(sample.top_p(0.5)(equal, NOTHING)).tolist() == [True] * 500 + [False] * 500
+    assert np.isfinite(sample.typical(0.5)(equal, NOTHING)).all()
+    assert np.isfinite(judge(theirs.TypicalLogitsWarper(0.5), equal)).all()
+
+
+@settings(deadline=None, max_examples=80)
+@given(seeds, st.integers(2, 400), fractions, st.sampled_from([0.5, 1.0, 3.0]))
+def test_typical_is_transformers_under_ties(seed, size, mass, scale):
+    """Of logits in steps of a half, most are equal to others."""
+    logits = np.round(2 * random_logits(seed, size, scale)) / 2
+    log_p = sample.log_softmax(logits.astype(np.float64))
+    p, distance = np.exp(log_p), np.abs(-log_p + (np.exp(log_p) * log_p).sum())
+    each = np.unique(distance.round(9))
+    assume(len(each) < 2 or np.diff(each).min() > 1e-5)  # steps on both sides of the entropy, as far from it
+    reached = np.array([p[distance <= one + 1e-9].sum() for one in each])
+    assume(np.abs(reached - mass).min() > 1e-5)
+    ours = sample.typical(mass)(logits, NOTHING)
+    judged = judge(theirs.TypicalLogitsWarper(mass), logits)
+    assert np.array_equal(np.isfinite(ours), np.isfinite(judged))
 
 
 def test_top_p_of_nothing_keeps_the_best_token():

@@ -147,7 +147,10 @@ def min_p(ratio: Number) -> Transform:
 
 
 def typical(mass: Number) -> Transform:
-    """Keep the fewest tokens that reach the mass, those first whose surprisal is nearest to the entropy."""
+    """Keep the fewest tokens that reach the mass, those first whose surprisal is nearest to the entropy.
+
+    Those as near as the last of them are kept, too, as transformers does.
+    """
 
     def apply(logits: np.ndarray, history: History) -> np.ndarray:
         kept = np.flatnonzero(logits > -np.inf)
@@ -155,7 +158,8 @@ def typical(mass: Number) -> Transform:
         probabilities = np.exp(log_probabilities)
         entropy = -np.sum(probabilities * log_probabilities, dtype=np.float64)
         distance = np.abs(-log_probabilities - np.float32(entropy))
-        return _only(logits, kept[_fewest(-distance, probabilities, mass)])
+        last = _fewest(-distance, probabilities, mass)[-1]
+        return _only(logits, kept[distance <= distance[last]])
 
     return apply
 
