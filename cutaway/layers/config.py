@@ -90,10 +90,14 @@ class MLP(Bounded):
 
 @dataclass(frozen=True)
 class PerLayer(Bounded):
-    """Embeddings of ``size`` numbers that each block has of each token (layers/per_layer.py)."""
+    """Embeddings of ``size`` numbers that each block has of each token (layers/per_layer.py).
+
+    With ``first_beyond`` tokens that the table has no row for read its first (Gemma 3n).
+    """
 
     size: Count
     vocab: Count
+    first_beyond: bool = False
 
     def weights(self, layers: int, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
@@ -166,6 +170,12 @@ class MoE(Bounded):
             raise UserError(
                 f"layers.router.groups is {self.router.groups}; it must divide experts ({self.experts}), and "
                 f"be at least top_groups ({self.router.top_groups})"
+            )
+        open_ = self.router.top_groups * (self.experts // self.router.groups)
+        if self.router.groups > 1 and self.top_k > open_:
+            raise UserError(
+                f"layers.top_k is {self.top_k}, but the best groups have {open_} experts: lower top_k, or raise "
+                "top_groups"
             )
         if self.router.group_of_two and 1 < self.router.groups == self.experts:
             raise UserError("layers.router.group_of_two needs groups of two experts or more")

@@ -20,13 +20,14 @@ class PerLayerEmbedding(nn.Module):
 
     def __init__(self, config: PerLayer, layers: int, width: int, norm: Norm) -> None:
         super().__init__()
-        self.size, self.rows = config.size, config.vocab
+        self.size, self.rows, self.first_beyond = config.size, config.vocab, config.first_beyond
         self.embedding = nn.Embedding(config.vocab, layers * config.size)
         self.projection = nn.Linear(width, layers * config.size, bias=False)
         self.norm = norm.build(config.size)
 
     def forward(self, ids: Int[Tensor, "b t"], x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t n p"]:
-        ids = ids.masked_fill(ids >= self.rows, 0)  # a table may be without the last tokens
+        if self.first_beyond:
+            ids = ids.masked_fill(ids >= self.rows, 0)
         own = self.embedding(ids).unflatten(-1, (-1, self.size)) * self.size**0.5
         projected = (self.projection(tap("input", x)) * x.shape[-1] ** -0.5).unflatten(-1, (-1, self.size))
         return (self.norm(projected) + own) * 2.0**-0.5

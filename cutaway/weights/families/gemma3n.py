@@ -92,7 +92,7 @@ def decoder(known: Settings) -> Decoder:
         known["tied"],
         gemma3.embedding_scale(known),
         softcap=known["softcap"],
-        per_layer=PerLayer(known["per_layer"], known["per_layer_vocab"]),
+        per_layer=PerLayer(known["per_layer"], known["per_layer_vocab"], first_beyond=True),
         streams=known["streams"],
     )
 
