@@ -1,8 +1,10 @@
 """Folders whose weights are quantised: each method's values to the bit, whole models against transformers."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cutaway
-from cutaway import gguf
-from cutaway.weights import quant, quantized, safetensors
+from cutaway import cli, gguf
+from cutaway.errors import UserError
+from cutaway.train import finetune
+from cutaway.train import run as training_run
+from cutaway.train.adapters import lora
+from cutaway.weights import load, quant, quantized, safetensors
 from cutaway.weights.quantized.stored import KINDS, rounded, widened
 from tests import quantizing
+from tests.training import Quiet, chatting_model, conversations
 
 HERE = Path(__file__).parent / "published" / "quantized"
 GOLDEN = sorted((HERE / "golden").glob("*.safetensors"))
 SECTIONS = [json.loads(line) for line in (HERE / "sections.jsonl").read_text("utf-8").splitlines()]
 LAYER = "model.layers.0.self_attn.q_proj"
+EXACT = 1e-5
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
 def same_bits(ours: np.ndarray, theirs: np.ndarray) -> bool:
@@ -185,8 +194,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
-def quantise(source: Path, target: Path, name: str) -> torch.Tensor:
-    """Write the folder with every linear layer but the head quantised; the logits of its values."""
+def quantise(source: Path, target: Path, name: str) -> Path:
+    """Write the folder with every linear layer but the head quantised; the folder of its values in floats."""
     section, method = quantizing.METHODS[name]
     weights = load_file(source / "model.safetensors")
     out: dict[str, torch.Tensor] = {}
@@ -204,9 +213,21 @@ def quantise(source: Path, target: Path, name: str) -> torch.Tensor:
     values = target.parent / f"{target.name}-values"
     shutil.copytree(source, values)
     save_file(weights, values / "model.safetensors", {"format": "pt"})
-    model = transformers.AutoModelForCausalLM.from_pretrained(values, dtype=torch.float32)
-    with torch.no_grad():
-        return model(IDS).logits[0]
+    return values
+
+
+def theirs(folder: Path) -> Any:
+    """The model of a folder, by transformers in float32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def ours(folder: Path, **settings: Any) -> torch.Tensor:
+    lm = cutaway.load(folder, **({"engine": "definition"} | settings))
+    return torch.as_tensor(np.asarray(lm.logits(IDS[0].tolist())))
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max())
 
 
 @pytest.mark.parametrize(("family", "name"), FOLDERS)
@@ -214,13 +235,258 @@ def test_a_folder_has_the_logits_of_its_values(
     family: str, name: str, plain: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Both engines, and the definition with weights kept packed, beside transformers on the values."""
-    expected = quantise(plain(family), tmp_path / "q", name)
-    for settings in (
-        {"engine": "definition"},
-        {"engine": "definition", "dtype": "packed"},
-        {"engine": "runtime"},
-    ):
-        lm = cutaway.load(tmp_path / "q", **settings)
-        ours = torch.as_tensor(np.asarray(lm.logits(IDS[0].tolist())))
-        far = float((ours - expected).abs().max())
-        assert far < (1e-5 if settings["engine"] == "definition" else 0.05), settings
+    values = quantise(plain(family), tmp_path / "q", name)
+    with torch.no_grad():
+        expected = theirs(values)(IDS).logits[0]
+    assert distance(ours(tmp_path / "q"), expected) < EXACT
+    assert distance(ours(tmp_path / "q", dtype="packed"), expected) < EXACT
+    # The runtime multiplies packed weights by vectors of eight bits, whatever file they are from.
+    assert distance(ours(tmp_path / "q", engine="runtime"), expected) < 0.03
+
+
+def test_what_is_written_of_a_folder_is_its_values(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    """GGUF keeps what is packed, to the bit; a folder of floats is read by transformers."""
+    values = quantise(plain("llama"), tmp_path / "q", "gptq-asym")
+    with torch.no_grad():
+        expected = theirs(values)(IDS).logits[0]
+    cutaway.load(tmp_path / "q").save(tmp_path / "floats", format="safetensors")
+    with torch.no_grad():
+        assert distance(theirs(tmp_path / "floats")(IDS).logits[0], expected) < EXACT
+    assert cli.main(["convert", str(tmp_path / "q"), str(tmp_path / "q.gguf")]) == 0
+    file, weights = gguf.read(tmp_path / "q.gguf"), load_file(values / "model.safetensors")
+    packed = file.tensors["blk.1.ffn_down.weight"]
+    assert packed.type == "Q5_0"
+    assert same_bits(quant.unpack(packed), weights["model.layers.1.mlp.down_proj.weight"].numpy())
+    assert distance(ours(tmp_path / "q.gguf"), expected) < EXACT
+
+
+def test_an_adapter_changes_the_values(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    """QLoRA: PEFT's adapter of the base's values, over the base in NF4."""
+    peft = pytest.importorskip("peft")
+    values = quantise(plain("llama"), tmp_path / "q", "nf4")
+    torch.manual_seed(3)
+    config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=["q_proj", "down_proj"])
+    model = peft.get_peft_model(theirs(values), config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.1)
+        expected = model(IDS).logits[0]
+    model.save_pretrained(tmp_path / "adapter")
+    assert distance(ours(tmp_path / "q", adapter=tmp_path / "adapter"), expected) < 5e-5
+    assert distance(ours(tmp_path / "q"), expected) > 0.01
+
+
+def test_training_on_a_quantised_base_is_training_on_its_values(tmp_path: Path) -> None:
+    """The base kept packed, and its values in floats: the same adapter."""
+    values = quantise(chatting_model(tmp_path / "base"), tmp_path / "q", "nf4")
+    talk, found = conversations(tmp_path / "talk.jsonl"), []
+    for base, kind in ((values, "float32"), (tmp_path / "q", "packed")):
+        words = f"--base {base} --data.path {talk} --data.context 64 --steps 2 --batch-size 2 --threads 1"
+        run = replace(finetune.read("sft", words.split()), adapter=lora.Config(4), base_type=kind)
+        out = tmp_path / f"{base.name}-{kind}"
+        training_run.train(run, out, Quiet(), recipe=finetune)
+        found.append(cutaway.load(out, engine="definition").logits([5, 6]))
+    assert np.allclose(*found, atol=1e-5)
+
+
+# ---- configs, and what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("published", SECTIONS, ids=lambda each: each["name"])
+def test_a_published_config_is_read(published: dict[str, Any]) -> None:
+    """The section of a real repository: what it says of bits and groups, and of modules left as they are."""
+    section = published["section"]
+    method = quantized.of_config({"quantization_config": section}, "config.json")
+    assert method is not None and method.summary
+    stated = [section.get(key) for key in ("modules_to_not_convert", "ignored_layers", "ignore")]
+    listed = next((names for names in stated if names), section.get("llm_int8_skip_modules") or [])
+    assert list(method.ignored) == listed
+    for key in ("bits", "w_bit"):
+        assert section.get(key) in (None, method.bits)
+    if block := section.get("weight_block_size"):
+        assert f"{block[0]} x {block[1]}" in method.summary
+
+
+def test_a_module_that_is_not_quantised_stays_as_it_is(tmp_path: Path) -> None:
+    section, tensors, _ = stored("gptq")
+    plain = torch.randn(8, 16).to(torch.bfloat16)
+    save_file(
+        tensors | {"lm_head.weight": plain, f"{LAYER}.bias": torch.ones(64)}, tmp_path / "model.safetensors"
+    )
+    found = joined(section | {"modules_to_not_convert": ["lm_head"]}, safetensors.read(tmp_path))
+    assert found["lm_head.weight"].type == "BF16" and found[f"{LAYER}.bias"].shape == (64,)
+    with pytest.raises(UserError, match=f"lists '{re.escape(LAYER)}' as not quantized"):
+        joined(section | {"modules_to_not_convert": [LAYER]}, safetensors.read(tmp_path))
+
+
+def test_scales_of_activations_are_left_out(tmp_path: Path) -> None:
+    section, tensors, expected = stored("fp8")
+    beside = {f"{LAYER}.{part}": torch.tensor(0.5) for part in ("input_scale", "activation_scale")}
+    beside["model.layers.0.self_attn.k_scale"] = torch.tensor(0.1)
+    save_file(tensors | beside, tmp_path / "model.safetensors")
+    found = joined(section | {"activation_scheme": "static"}, safetensors.read(tmp_path))
+    assert list(found) == [f"{LAYER}.weight"]
+    assert same_bits(quant.unpack(found[f"{LAYER}.weight"]), expected.numpy())
+
+
+GROUP_OF_4 = quantizing.GROUPS["group_0"]["weights"] | {"actorder": "group"}
+ACTORDER: dict[str, Any] = {"group_0": {"targets": [r"re:.*q_proj$"], "weights": GROUP_OF_4}}
+ACTORDER["group_1"] = {
+    "targets": ["Linear"],
+    "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
+}
+
+
+def test_each_group_of_modules_has_its_scheme(tmp_path: Path) -> None:
+    """compressed-tensors' config_groups: by a pattern of the name before the class; g_idx orders columns."""
+    section, tensors, _ = stored("w4a16")
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(1)) % 3
+    tensors[f"{LAYER}.weight_g_idx"] = order.int()
+    w = torch.randn(64, 96, generator=torch.Generator().manual_seed(5))
+    scale = w.abs().amax(1, keepdim=True) / 448
+    other = "model.layers.0.mlp.up_proj"
+    tensors |= {f"{other}.weight": (w / scale).to(torch.float8_e4m3fn), f"{other}.weight_scale": scale}
+    save_file(tensors, tmp_path / "model.safetensors")
+    mixed = section | {"format": "mixed-precision", "config_groups": ACTORDER}
+    found = joined(mixed, safetensors.read(tmp_path))
+    packed, scales = tensors[f"{LAYER}.weight_packed"], tensors[f"{LAYER}.weight_scale"]
+    q = torch.stack([packed >> 4 * i & 15 for i in range(8)], -1).reshape(64, -1) - 8
+    expected = q.float() * scales.float()[:, order]
+    assert same_bits(quant.unpack(found[f"{LAYER}.weight"]), expected.numpy())
+    expected = tensors[f"{other}.weight"].float() * scale
+    assert same_bits(quant.unpack(found[f"{other}.weight"]), expected.numpy())
+
+
+REFUSED = {
+    "method": ({"quant_method": "aqlm"}, "quantized by 'aqlm', which is not read: take the unquantized"),
+    "no method": ({"bits": 4}, "quantized by 'unknown'"),
+    "bits": ({"quant_method": "gptq", "bits": 5}, "is 5: GPTQ of 2, 3, 4, 8 bits is read"),
+    "marlin": ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "is 'marlin', not one of"),
+    "unknown key": ({"quant_method": "gptq", "bits": 4, "zebra": 1}, "GPTQ has no such setting"),
+    "awq bits": ({"quant_method": "awq", "bits": 3}, "AWQ of 4 bits is read"),
+    "gemv_fast": ({"quant_method": "awq", "bits": 4, "version": "gemv_fast"}, "is 'gemv_fast', not one of"),
+    "both": ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": True}, "in one of them"),
+    "block": ({"quant_method": "fp8", "weight_block_size": [128]}, "rows and columns of a block"),
+    "fnuz": ({"quant_method": "fp8", "fmt": "e4m3fnuz"}, "another format of 8 bits is not supported"),
+    "sparse": (
+        {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}},
+        "sparse weights is not supported",
+    ),
+    "rotated": (
+        {"quant_method": "compressed-tensors", "transform_config": {"config_groups": {"a": 1}}},
+        "rotates the weights",
+    ),
+    "no groups": ({"quant_method": "compressed-tensors"}, "config_groups is missing"),
+    "norms": ({"quant_method": "bitnet", "use_rms_norm": True}, "a norm in front of each matrix"),
+    "algorithm": ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "is 'W4A8_AWQ': read are"),
+    "layers' bits": (
+        {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:llm_compressor"},
+        "is 'auto_round:llm_compressor', not one of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_setting_that_is_not_read_is_refused_by_name(name: str) -> None:
+    section, why = REFUSED[name]
+    with pytest.raises(UserError, match=why):
+        quantized.of_config({"quantization_config": section}, "config.json")
+
+
+DAMAGED: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "no zeros": ("gptq", lambda t: t.pop(f"{LAYER}.qzeros"), "has no qzeros: get all of the folder's files"),
+    "zeros of other bits": (
+        "gptq",
+        lambda t: t.update({f"{LAYER}.qzeros": t[f"{LAYER}.qzeros"][:, :4].contiguous()}),
+        "which is not GPTQ of 4 bits",
+    ),
+    "groups beyond": (
+        "gptq",
+        lambda t: t[f"{LAYER}.g_idx"].add_(1),
+        "g_idx that does not name one of 3 groups",
+    ),
+    "no scale": ("fp8", lambda t: t.pop(f"{LAYER}.weight_scale_inv"), "has no scale_inv"),
+    "scales of another matrix": (
+        "fp8",
+        lambda t: t.update({f"{LAYER}.weight_scale_inv": torch.ones(5, 7)}),
+        "has scales of 5 x 7, which do not fit it",
+    ),
+    "half a matrix": (
+        "nf4",
+        lambda t: t.update({f"{LAYER}.weight": t[f"{LAYER}.weight"][:99].contiguous()}),
+        "has 99 bytes, where 6144 numbers take 3072",
+    ),
+    "another table": ("nf4", lambda t: t[f"{LAYER}.weight.quant_map"].neg_(), "quant_map that is not nf4's"),
+    "a shape beyond": (
+        "w4a16",
+        lambda t: t[f"{LAYER}.weight_shape"].mul_(1 << 40),
+        "weight_shape|as I32 of|which pack-quantized is not|is needed",
+    ),
+    "a kernel's layout": (
+        "torchao-int4",
+        lambda t: t.update({f"{LAYER}._weight_scale_and_zero": torch.ones(2)}),
+        "a layout of a GPU's kernels",
+    ),
+    "an activation's scale": (
+        "torchao-int4",
+        lambda t: t.update({f"{LAYER}._weight_act_pre_scale": torch.ones(2)}),
+        "act_pre_scale, which scales what it multiplies",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_layer_that_does_not_fit_is_refused(name: str, tmp_path: Path) -> None:
+    of, damage, why = DAMAGED[name]
+    section, tensors, _ = stored(of)
+    damage(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=why) as problem:
+        joined(section, safetensors.read(tmp_path))
+    assert LAYER in str(problem.value) and "\n" not in str(problem.value)
+
+
+def test_older_tools_files_say_how_a_folder_is_quantised(tmp_path: Path) -> None:
+    """AutoGPTQ's quantize_config.json and ModelOpt's hf_quant_config.json, where config.json says nothing."""
+    assert quantized.describe({}, tmp_path) is None
+    (tmp_path / "quantize_config.json").write_text(
+        json.dumps({"bits": 4, "group_size": 128, "desc_act": True})
+    )
+    assert quantized.describe({}, tmp_path) == "GPTQ, 4 bits, groups of 128, by activation order"
+    (tmp_path / "quantize_config.json").unlink()
+    inner = {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}
+    (tmp_path / "hf_quant_config.json").write_text(
+        json.dumps({"producer": {"name": "modelopt", "version": "0.29"}, "quantization": inner})
+    )
+    assert quantized.describe({}, tmp_path) == "ModelOpt NVFP4, 4 bits, groups of 16"
+
+
+def test_a_wrappers_text_is_quantised_as_the_wrapper_says(
+    plain: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The section is the wrapper's own, and its names are the wrapper's."""
+    values = quantise(plain("llama"), tmp_path / "q", "gptq")
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    section = config.pop("quantization_config")
+    wrapper = {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": config,
+    }
+    (tmp_path / "q" / "config.json").write_text(json.dumps(wrapper | {"quantization_config": section}))
+    weights = load_file(tmp_path / "q" / "model.safetensors")
+    renamed = {f"language_model.{name}": weight for name, weight in weights.items()}
+    save_file(renamed, tmp_path / "q" / "model.safetensors")
+    with torch.no_grad():
+        assert distance(ours(tmp_path / "q"), theirs(values)(IDS).logits[0]) < EXACT
+
+
+def test_a_family_that_is_stored_transposed_is_refused(tmp_path: Path) -> None:
+    """GPT-2's matrices are transposed before they are quantised, which a square one would hide."""
+    config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(data | {"quantization_config": quantizing.GPTQ}))
+    with pytest.raises(UserError, match="quantized folders of gpt2, whose matrices are stored transposed"):
+        load.read(tmp_path)

@@ -39,7 +39,7 @@ BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 STATE = ".weight.quant_state.bitsandbytes__"
 INVERSE = np.float32(7.874015718698502e-3)  # of 127, as the library has it
-MOST_JSON = 1 << 16
+MOST_JSON, MOST = 1 << 16, 1e30
 HARMLESS = keys(
     """
     quant_method _load_in_4bit _load_in_8bit bnb_4bit_compute_dtype bnb_4bit_quant_storage
@@ -95,7 +95,7 @@ def _four(stored: Stored) -> Packed:
     shape, count = _shape(stored, state), 0
     count, columns = math.prod(shape), shape[1]
     block, dtype = state.get("blocksize"), state.get("dtype")
-    if block not in BLOCKS or dtype not in DTYPES or state.get("quant_type", kind) != kind:
+    if block not in BLOCKS or dtype not in list(DTYPES) or state.get("quant_type", kind) != kind:
         raise stored.refusal(
             f"has blocks of {quoted(block)} as {quoted(dtype)}, which bitsandbytes does not write"
         )
@@ -143,7 +143,8 @@ def _scales(stored: Stored, state: dict[str, Any], count: int) -> np.ndarray:
         return stored.floats(".weight.absmax", (count,))
     codes = stored.array(".weight.absmax", ("U8",), (count,))
     block, offset = state.get("nested_blocksize"), state.get("nested_offset")
-    if type(block) is not int or block <= 0 or not isinstance(offset, (int, float)):
+    fits = isinstance(offset, (int, float)) and abs(offset) < MOST
+    if type(block) is not int or block <= 0 or not fits or not isinstance(offset, (int, float)):
         raise stored.refusal("has no nested_blocksize and nested_offset in its quant_state")
     table = stored.floats(".weight.nested_quant_map", (256,))
     own = stored.floats(".weight.nested_absmax", (-(-count // block),))

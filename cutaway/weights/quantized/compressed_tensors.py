@@ -64,8 +64,8 @@ class Scheme:
 
 def read(fields: Fields) -> Method:
     """The method of a config's section."""
-    format = fields.text("format", "pack-quantized")
-    if format not in FORMATS:
+    format = fields.text("format", None)
+    if format not in (*FORMATS, None):
         raise fields.refusal("format", f"is {quoted(format)}: read are {', '.join(FORMATS)}")
     fields.only("quantization_status", ("compressed", None), "a model whose quantization is not finished")
     sparse = fields.section("sparsity_config")
@@ -93,7 +93,7 @@ def read(fields: Fields) -> Method:
         ),
         bits=one.bits if one else None,
         group=one.group if one else None,
-        also=format if one else " and ".join(scheme.words for scheme in schemes),
+        also=(format or one.words) if one else " and ".join(scheme.words for scheme in schemes),
         ignored=ignored,
     )
 

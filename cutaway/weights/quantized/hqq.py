@@ -15,7 +15,7 @@ from cutaway.gguf import Packed
 from cutaway.weights.fields import Fields
 from cutaway.weights.quantized import stored as parts
 from cutaway.weights.quantized.method import Method, keys, listed
-from cutaway.weights.quantized.stored import FLOATS, WHOLE, Stored
+from cutaway.weights.quantized.stored import WHOLE, Stored
 
 PACKING = {"8bit_u8": 8, "4bit_u8": 4, "3bit_32": 3, "2bit_u8": 2, "1bit_u8": 1}
 DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
@@ -98,4 +98,4 @@ def _text(stored: Stored, part: str) -> str:
 
 
 def _number(stored: Stored, part: str) -> int:
-    return int(stored.array(part, (*WHOLE, *FLOATS), (), (1,)).reshape(-1)[0])
+    return int(stored.array(part, WHOLE, (), (1,)).reshape(-1)[0])

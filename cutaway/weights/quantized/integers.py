@@ -41,6 +41,10 @@ class Grouped:
         """The weight in the first type that holds its values to the bit."""
         rows, columns = parts.checked(stored, self.shape)
         groups = self.scale.shape[1]
+        for what, each in (("scales", self.scale), ("zeros", self.zero)):
+            if each is not None and (len(each) not in (1, rows) or each.shape[1] != groups):
+                own = " x ".join(map(str, each.shape))
+                raise stored.refusal(f"has {what} of {own}, where {rows} rows of {groups} groups are")
         if self.order is None and (groups == 0 or columns % groups):
             raise stored.refusal(f"has {groups} groups in rows of {columns}, which they do not share evenly")
         if self.order is not None and (
