@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -11,16 +12,18 @@ from cutaway import store
 from cutaway.commands.console import model_path, print_json, say, size
 from cutaway.commands.options import Json, Strict
 from cutaway.commands.options import Model as ModelOption
-from cutaway.errors import escaped
+from cutaway.errors import UserError, escaped
+from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, EncoderDecoder, Model, kind_of
 from cutaway.store.reading import parsed
-from cutaway.weights import adapters, load, peft_folder
+from cutaway.weights import adapters, described, load, peft_folder
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quantize import MIXES
-from cutaway.weights.rules import Absorbed, made
+from cutaway.weights.rules import Absorbed
 from cutaway.weights.save import FILE_TYPES
 
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
+BF16_BYTES = 2
 FLOAT_BYTES = 4  # the definition keeps them as floats
 
 
@@ -32,9 +35,15 @@ def info(model: ModelOption = "smollm2", *, strict: Strict = False, as_json: Jso
     cutaway info
 
     cutaway info my-model.gguf --json
+
+    cutaway info config.json
     """
     path = model_path(model)
-    found = card(model, path, load.read(path, strict))
+    told = described.read(path, strict) if described.can(path) else None
+    if told is not None and (told.refused or told.stored is None):
+        found = sketch(model, path, told)
+    else:
+        found = card(model, path, load.read(path, strict)) | _packing(told)
     if as_json:
         print_json(found)
         return
@@ -51,26 +60,15 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         adapter, tensors = adapter or tensors.adapter, tensors.base
     for weight in shapes:
         entry = tensors.later(weight)
-        packed = made(entry.stored) if isinstance(entry, Absorbed) else tensors[weight]
-        types[packed.type] += math.prod(shapes[weight])
-        stored += packed.data.nbytes
+        kept = entry.stored if isinstance(entry, Absorbed) else entry
+        types[kept.type] += math.prod(shapes[weight])
+        stored += kept.data.nbytes if isinstance(kept, Packed) else kept.nbytes
     named = store.NAMES.get(name)
-    attention = config.blocks[0].attention
     found: dict[str, Any] = {
         "model": name,
         "path": str(path),
         "family": checkpoint.family or "none: Cutaway's own config",
-        "kind": _kind(config),
-        "layers": len(config.blocks),
-        "width": config.width,
-        "query_heads": getattr(attention, "heads", None),
-        "kv_heads": getattr(attention, "groups", None),
-        "latent": attention.latent + attention.rope_dim if kind_of(attention) == "mla" else None,
-        "head_dim": getattr(attention, "key_size", None),
-        "mlp_width": getattr(config.blocks[0].mlp, "hidden", None),
-        "vocabulary": config.vocab,
-        "context": config.context,
-        "parameters": sum(map(math.prod, shapes.values())),
+        **_shape(config),
         "weight_types": dict(types.most_common()),
         "weight_bytes": stored,
         "mix": _mix(checkpoint),
@@ -85,29 +83,92 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         found |= {"tokenizer": type(tokenizer.plain.model).__name__, "tokens": len(tokenizer)}
     if checkpoint.left_out:
         found["left_out"] = list(checkpoint.left_out)
+    if isinstance(config, Decoder):
+        from cutaway.runtime.packing import why_not
+
+        found["definition_only"] = why_not(config, checkpoint.tensors)
+    return found | _memory(config, stored)
+
+
+def sketch(name: str, path: Path, told: described.Description) -> dict[str, Any]:
+    """The card of a model whose weights are not here, or that is not loaded: what its config says."""
+    found: dict[str, Any] = {"model": name, "path": str(path), "family": told.family or f"none: {told.named}"}
+    found |= {"kind": None, "layers": None, "width": None, "query_heads": None, "kv_heads": None}
+    found |= {"latent": None, "head_dim": None, "mlp_width": None, "vocabulary": None, "context": None}
+    found |= {"parameters": None} | dict(told.sizes)
+    if told.config is not None:
+        found |= _shape(told.config) | _memory(told.config, BF16_BYTES * _parameters(told.config))
+    found |= {"weight_types": {}, "weight_bytes": told.stored or 0, "mix": None, "adapter": None}
+    tokenizer = {"tokenizer": None, "tokens": None}
+    if told.read_tokenizer is not None:
+        with suppress(UserError):
+            read = told.read_tokenizer()
+            tokenizer = {"tokenizer": type(read.plain.model).__name__, "tokens": len(read)}
+    found |= {**tokenizer, "chat_template": told.chat_template is not None}
+    found |= {"licence": told.metadata.get("general.license"), "quantized": told.quantized}
+    return found | {"not_loaded": told.refused or _weightless(told.source)}
+
+
+def _weightless(folder: Path) -> str:
+    """Why a folder without safetensors is not loaded."""
+    if any(next(folder.glob(pattern), None) for pattern in load.PICKLES):
+        return "its weights are pickles, which can run code and are never opened"
+    return "there are no weights beside its config"
+
+
+def _packing(told: described.Description | None) -> dict[str, str]:
+    """How a folder's weights are packed in its files."""
+    return {"quantized": told.quantized} if told is not None and told.quantized else {}
+
+
+def _parameters(config: Model) -> int:
+    return sum(map(math.prod, config.weights().values()))
+
+
+def _shape(config: Model) -> dict[str, Any]:
+    """The sizes of a model."""
+    attention = config.blocks[0].attention
+    found: dict[str, Any] = {
+        "kind": _kind(config),
+        "layers": len(config.blocks),
+        "width": config.width,
+        "query_heads": getattr(attention, "heads", None),
+        "kv_heads": getattr(attention, "groups", None),
+        "latent": attention.latent + attention.rope_dim if kind_of(attention) == "mla" else None,
+        "head_dim": getattr(attention, "key_size", None),
+        "mlp_width": getattr(config.blocks[0].mlp, "hidden", None),
+        "vocabulary": config.vocab,
+        "context": config.context,
+        "parameters": _parameters(config),
+    }
     if isinstance(config, EncoderDecoder):
         found |= {
             "encoder_layers": len(config.encoder.blocks),
             "decoder_layers": len(config.decoder.blocks),
             "source_vocabulary": config.encoder.vocab,
             "definition_only": "encoder-decoders have no kernels",
+        }
+    return found
+
+
+def _memory(config: Model, weights: int) -> dict[str, Any]:
+    """What a text takes beside weights of so many bytes."""
+    if isinstance(config, EncoderDecoder):
+        return {
             "kv_cache_bytes_per_token": config.bytes_per_token(FLOAT_BYTES),
             "kv_cache_bytes_per_source_token": config.bytes_per_source_token(FLOAT_BYTES),
         }
-    if isinstance(config, Decoder):
-        from cutaway.runtime.packing import why_not
-
-        found["definition_only"] = why_not(config, checkpoint.tensors)
-        per_token = config.bytes_per_token(CACHE_ENTRY_BYTES)
-        found |= {
-            "kv_cache_bytes_per_token": per_token,
-            "memory_bytes": {
-                "empty": stored,
-                "2,048 tokens": stored + per_token * min(2048, config.context),
-                "whole context": stored + per_token * config.context,
-            },
-        }
-    return found
+    if not isinstance(config, Decoder):
+        return {}
+    per_token = config.bytes_per_token(CACHE_ENTRY_BYTES)
+    return {
+        "kv_cache_bytes_per_token": per_token,
+        "memory_bytes": {
+            "empty": weights,
+            "2,048 tokens": weights + per_token * min(2048, config.context),
+            "whole context": weights + per_token * config.context,
+        },
+    }
 
 
 def _adapter(path: Path, adapter: adapters.Adapter) -> dict[str, Any]:
@@ -153,24 +214,32 @@ def _shown(adapter: dict[str, Any]) -> str:
 
 
 def _lines(card: dict[str, Any]) -> dict[str, str]:
-    whole = card["parameters"]
-    heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads of {card['head_dim']}"
+    whole = card["parameters"] or 0
+    heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads"
+    heads += f" of {card['head_dim']}" if card["head_dim"] else ""
     if card["latent"]:
         heads = f", {card['query_heads']} heads of {card['head_dim']} over latents of {card['latent']}"
     types = ", ".join(f"{type} {100 * n / whole:.1f}%" for type, n in card["weight_types"].items())
     tokenizer = f"{card['tokenizer']}, {card['tokens']:,} tokens" if card["tokenizer"] else "none"
-    lines = {
-        "model": f"{card['model']} ({card['path']})",
-        "family": card["family"],
-        "architecture": f"{card['kind']}, {_layers(card)} layers of width {card['width']}"
-        + (heads if card["query_heads"] else "")
-        + (f", MLP width {card['mlp_width']}" if card["mlp_width"] else ""),
-        "parameters": f"{whole:,}",
-        "weights": f"{size(card['weight_bytes'])}: {types}",
+    lines = {"model": f"{card['model']} ({card['path']})", "family": card["family"]}
+    if "not_loaded" in card:
+        lines["not loaded"] = card["not_loaded"]
+    if card["layers"] and card["width"]:
+        lines["architecture"] = (
+            f"{card['kind'] or 'a model'}, {_layers(card)} layers of width {card['width']}"
+            + (heads if card["query_heads"] else "")
+            + (f", MLP width {card['mlp_width']}" if card["mlp_width"] else "")
+        )
+    lines |= {
+        "parameters": f"{whole:,}" if whole else "not known",
+        "weights": f"{size(card['weight_bytes'])}{f': {types}' if types else ''}"
+        if card["weight_bytes"] or "not_loaded" not in card
+        else "none here",
+        **({"quantized": card["quantized"]} if card.get("quantized") else {}),
         **({"adapter": _shown(card["adapter"])} if card["adapter"] else {}),
         **({"mix": card["mix"]} if card["mix"] else {}),
-        "vocabulary": f"{card['vocabulary']:,} (tokenizer: {tokenizer})",
-        "context": f"{card['context']:,} tokens",
+        "vocabulary": f"{card['vocabulary'] or 0:,} (tokenizer: {tokenizer})",
+        "context": f"{card['context'] or 0:,} tokens",
         "chat template": "yes" if card["chat_template"] else "no",
         "licence": card["licence"] or "not stated in its files",
     }
@@ -187,5 +256,6 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
         lines["memory"] = (
             f"{size(memory['2,048 tokens'])} with 2,048 tokens, "
             f"{size(memory['whole context'])} with the whole context"
+            + (", in BF16" if "not_loaded" in card else "")
         )
     return lines

@@ -14,6 +14,7 @@ import json
 import re
 import struct
 import time
+import warnings
 import zipfile
 import zlib
 from collections import defaultdict
@@ -28,7 +29,9 @@ from cutaway.errors import OperationalError, UserError, escaped, quoted
 from cutaway.store import reading
 from cutaway.store.files import digest, read_errors
 from cutaway.tokenizer import Tokenizer, chat
-from cutaway.weights import load, quant
+from cutaway.weights import described, load, quant
+from cutaway.weights.described import Description
+from cutaway.weights.fields import UnreadKeys
 from cutaway.weights.load import PICKLES, Checkpoint
 
 Severity = Literal["high", "medium", "low", "info"]
@@ -64,23 +67,49 @@ def audit(path: Path, trusted: Path | None = None, public_key: Path | None = Non
         _check_key(public_key)
     other = None if trusted is None else load.read(trusted)
     found = [*_files(path), *_each("signature", _signature, path, public_key, kind="signature")]
-    opened: list[tuple[Checkpoint, Tokenizer]] = []
+    opened: list[Checkpoint | Description] = []
     found += _each(str(path), _opened, path, opened)
-    for checkpoint, tokenizer in opened:
+    for model in opened:
         named: dict[str, str] = {}
-        found += _each("chat_template", _templates, path, checkpoint, named)
-        found += _checked(named, tokenizer)
-        found += _each("tokenizer", _vocabulary, tokenizer)
-        if trusted is not None and other is not None:
+        found += _each("chat_template", _templates, path, model, named)
+        read: list[Tokenizer] = []
+        found += _each(str(path), _read_tokenizer, path, model, read)
+        for tokenizer in read:
+            found += _checked(named, tokenizer)
+            found += _each("tokenizer", _vocabulary, tokenizer)
+        if trusted is not None and other is not None and isinstance(model, Checkpoint) and read:
             theirs: dict[str, str] = {}
             list(_templates(trusted, other, theirs))
-            found += _each("trusted copy", _compared, checkpoint, named, other, theirs)
+            found += _each("trusted copy", _compared, model, named, other, theirs)
     return _sorted(found)
 
 
-def _opened(path: Path, opened: list[tuple[Checkpoint, Tokenizer]]) -> Iterator[Issue]:
-    checkpoint = load.read(path)
-    opened.append((checkpoint, checkpoint.tokenizer))
+def _opened(path: Path, opened: list[Checkpoint | Description]) -> Iterator[Issue]:
+    """The model; one of no family, or without weights, by its config alone."""
+    told = described.read(path) if described.can(path) else None
+    if told is None or (told.family and told.stored is not None):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UnreadKeys)
+            opened.append(load.read(path))
+        for one in caught:
+            if issubclass(one.category, UnreadKeys):
+                yield Issue("info", "config.json", str(one.message))
+    else:
+        opened.append(told)
+        if told.refused:
+            yield Issue("medium", told.source.name, f"it is not loaded: {told.refused}")
+        if told.stored is None:
+            yield Issue("info", told.source.name, "there are no weights beside its config")
+    if told is not None:
+        packed = f", its weights quantized: {told.quantized}" if told.quantized else ""
+        yield Issue("info", told.source.name, f"it is a model of the kind {told.named}{packed}")
+
+
+def _read_tokenizer(path: Path, model: Checkpoint | Description, read: list[Tokenizer]) -> Iterator[Issue]:
+    if model.read_tokenizer is not None:
+        read.append(model.read_tokenizer())
+    elif isinstance(model, Checkpoint):
+        raise UserError(f"{path}: has no tokenizer: put its tokenizer.json there")
     yield from ()
 
 
@@ -246,7 +275,7 @@ def _unverified(path: Path, signature: Path, public_key: Path) -> str | None:
 # ---- templates ---------------------------------------------------------------------------------------------
 
 
-def _templates(path: Path, checkpoint: Checkpoint, found: dict[str, str]) -> Iterator[Issue]:
+def _templates(path: Path, checkpoint: Checkpoint | Description, found: dict[str, str]) -> Iterator[Issue]:
     """Put into ``found`` every chat template by where it is: the one that is used, and named ones that others
     may use. The findings are about those that cannot be read.
     """

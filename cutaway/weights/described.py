@@ -36,7 +36,7 @@ class Description:
     """A model by its config: ``config`` and ``family`` are None where no family reads it, ``refused`` why.
 
     ``named`` is what the file calls it; ``sizes`` are those that its config states in common words;
-    ``quantized`` says how its weights are packed; ``stored`` are their bytes, 0 where no weights are here.
+    ``quantized`` says how its weights are packed; ``stored`` are their bytes, None where none are here.
     """
 
     named: str
@@ -45,7 +45,7 @@ class Description:
     source: Path
     refused: str = ""
     quantized: str | None = None
-    stored: int = 0
+    stored: int | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
     chat_template: str | None = None
@@ -79,6 +79,7 @@ def read(path: Path, strict: bool = False) -> Description:
         packed = quantized.describe(data, folder)
     except UserError as error:
         packed, refused = "by a method that is not read", refused or str(error)
+    weights = list(folder.glob("*.safetensors"))
     named, inner = str(data.get("model_type")), data.get("text_config")
     classes = data.get("architectures")
     if isinstance(classes, list) and classes:
@@ -90,7 +91,7 @@ def read(path: Path, strict: bool = False) -> Description:
         folder,
         refused,
         packed,
-        sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        sum(file.stat().st_size for file in weights) if weights else None,
         _sizes(inner if isinstance(inner, dict) else data),
         chat_template=load.chat_template(folder),
         read_tokenizer=load.tokenizer_of(folder),
