@@ -126,12 +126,24 @@ def in_shards(folder: Path) -> None:
     )
 
 
+LAYERS = (
+    "awq-gemm",
+    "bnb-nf4-nested",
+    "ct-nvfp4",
+    "ct-w4a16-asym",
+    "fp8-block",
+    "gptq-4-order",
+    "hqq-3-axis0",
+)
+
+
 def quantized_layers(folder: Path) -> None:
-    """A folder for each layer of tests/published/quantized, as its own library writes it."""
+    """Folders of one layer, a few of each layout, as their own libraries write them."""
     from cutaway.weights import safetensors
 
-    for path in (Path(__file__).parents[2] / "tests/published/quantized/golden").glob("*.safetensors"):
-        (own := folder / path.stem).mkdir()
+    for name in LAYERS:
+        path = Path(__file__).parents[2] / "tests/published/quantized/golden" / f"{name}.safetensors"
+        (own := folder / name).mkdir()
         shutil.copyfile(path, own / "model.safetensors")
         section = json.loads(safetensors.metadata(path)["section"])
         (own / "config.json").write_text(json.dumps({"quantization_config": section}))
@@ -554,7 +566,8 @@ def _(folder: Path, rng: random.Random) -> None:
     from cutaway.store.reading import parsed
     from cutaway.weights import quant, quantized, safetensors
 
-    for own in sorted(folder.iterdir()):
+    damaged = Path((folder / ".damaged").read_text()).parent if (folder / ".damaged").is_file() else Path()
+    for own in [folder / damaged] if damaged.name else sorted(folder.iterdir()):
         method = quantized.of_folder(parsed(own / "config.json"), own, own / "config.json")
         found = safetensors.read(own)
         for packed in (method.joined(found, own) if method else found).values():
