@@ -17,8 +17,6 @@ from cutaway.attention import gqa
 from cutaway.attention.common.cost import SOFTMAX
 from cutaway.attention.common.mixer import weight_shapes
 from cutaway.attention.common.softmax import SoftmaxAttention, cut
-from cutaway.attention.common.visibility import Causal, Visibility, Window
-from cutaway.bounds import Count
 from cutaway.hooks import tap
 from cutaway.shapes import Float
 
@@ -27,22 +25,12 @@ COST = SOFTMAX
 
 @dataclass(frozen=True, kw_only=True)
 class Config(gqa.Config):
-    """Grouped-query heads behind gates, which may see the last ``window`` tokens alone.
-
-    A gate is a sigmoid, or a ``softplus``, of each number, or of each head (``per_head``: Laguna).
+    """Grouped-query heads behind gates: a sigmoid, or a ``softplus``, of each number, or of each head
+    (``per_head``: Laguna).
     """
 
-    window: Count | None = None
     softplus: bool = False
     per_head: bool = False
-
-    @property
-    def visibility(self) -> Visibility:
-        return Causal() if self.window is None else Causal() & Window(self.window)
-
-    @property
-    def held(self) -> tuple[int, int] | None:
-        return None if self.window is None else (self.window, 0)
 
     def build(self, width: int) -> GatedAttention:
         return GatedAttention(self, width)

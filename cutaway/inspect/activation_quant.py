@@ -42,7 +42,7 @@ def edits(
             if f"{path}.attention.query_down.weight" in tensors:
                 reads[f"{path}.attention.query_norm"] = (f"{path}.attention.query.weight", _round)
             out[f"{path}.attention.latent"] = _after(out.get(f"{path}.attention.latent"), _halved)
-        whole = kind not in ("gated", "sub_norm") and (heads or latent(config.blocks[n]))
+        whole = kind not in ("gated", "gated_local", "sub_norm") and (heads or latent(config.blocks[n]))
         read = "z" if whole else "out_input"
         reads[f"{path}.attention.{read}"] = (f"{path}.attention.out.weight", _round_heads)
         if config.blocks[n].beside:

@@ -352,7 +352,7 @@ class ReferenceEngine:
         mixed = self._subtracted(of, path, mixed) if kind_of(of) == "differential" else mixed
         kept |= {f"{path}.{name}": each for name, each in {"q": query, "z": mixed, **halves}.items()}
         mixed = mixed.reshape(tokens, -1)
-        if kind_of(of) == "gated":
+        if kind_of(of) in packing.GATED:
             gate = self._matrix(f"{path}.gate", x, {}, factor)
             mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
         return self._matrix(f"{path}.out", mixed, state.adapter)

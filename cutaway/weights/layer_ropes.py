@@ -26,6 +26,9 @@ class RopeOfKinds(rotary.Rope):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         given = fields.section("rope_parameters")
+        beside = fields.number("partial_rotary_factor", None, high=1.0)  # of sections that do not say it
+        if self.part is None and beside not in (None, 1.0):
+            raise fields.refusal("partial_rotary_factor", "is not 1: partial rotation is not supported")
         found: Settings = {}
         for kind, base, part in zip(NAMES, self.bases, self.parts, strict=True):
             section = given.section(kind) if given else None
@@ -35,7 +38,7 @@ class RopeOfKinds(rotary.Rope):
             if section is not None:
                 base = section.number("rope_theta", low=1.0)
                 plain = section.text("rope_type", "default") == "default"
-                part = self.part if plain else self.part and 1.0
+                part = (beside or (self.part if plain else 1.0)) if self.part else None
             of_kind = replace(self, part=part)
             found[NAMES[kind]] = of_kind.of(section, known, base)
         if given:

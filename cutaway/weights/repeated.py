@@ -48,7 +48,8 @@ def repeats(fields: Fields, key: str, known: Mapping[str, Any], readers: Mapping
         if position is None or isinstance(value, str | list | dict):
             return False
         if key == "partial_rotary_factor":
-            return int(known["head_size"] * value) == position.size
+            size = known.get("head_size")  # of some families computed later
+            return size is not None and int(size * value) == position.size
         if key == "rope_theta":
             return value == position.base
         said = (

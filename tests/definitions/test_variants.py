@@ -4,6 +4,7 @@ single numbers.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from cutaway.attention import bidirectional
 from cutaway.attention.backends import MANY
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.mla import Where
+from cutaway.errors import UserError
 from cutaway.hooks import FACTS, tracing
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
@@ -43,6 +45,8 @@ SEES: dict[str, Callable[[Any, int, int], bool]] = {
     "gqa": lambda c, i, j: j <= i,
     "mqa": lambda c, i, j: j <= i,
     "gated": lambda c, i, j: j <= i,
+    "gated_local": lambda c, i, j: 0 <= i - j < c.window,
+    "sub_norm": lambda c, i, j: j <= i,
     "differential": lambda c, i, j: j <= i,
     "mla": lambda c, i, j: j <= i,
     "dsa": lambda c, i, j: j <= i,
@@ -138,9 +142,14 @@ def _softmax_loop(kind: str, config: Any, module: Any, x: list[Vector]) -> list[
                         config, module, h, i, j
                     )
             gathered += read(scores, lambda s, g=g: v[s][g], module.sinks[h].item())
-        if kind == "gated":
+        if kind in ("gated", "gated_local"):
             gate = apply(module.gate.weight, x[i])
-            gathered = [n / (1 + math.exp(-g)) for n, g in zip(gathered, gate, strict=True)]
+            if config.per_head:
+                gate = [g for g in gate for _ in range(config.values)]
+            open_ = [math.log1p(math.exp(g)) if config.softplus else 1 / (1 + math.exp(-g)) for g in gate]
+            gathered = [n * g for n, g in zip(gathered, open_, strict=True)]
+        if kind == "sub_norm":
+            gathered = rms(gathered, module.out_norm, config.eps)
         out.append(apply(module.out.weight, gathered))
     return out
 
@@ -165,6 +174,28 @@ def test_a_kind_is_its_equation(kind: str, relative: Any, over: str) -> None:
     module = _made(config)
     expected = _softmax_loop(kind, config, module, _x()[0].tolist())
     assert_close(_output(module, config), torch.tensor(expected, dtype=torch.float64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("softplus", [False, True])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_gates_behind_a_window_are_their_equations(softplus: bool, per_head: bool) -> None:
+    own: dict[str, Any] = {"softplus": softplus, "per_head": per_head, "window": 3, "qk_norm": Norm()}
+    config = attention(
+        "gated_local", position=rope.Config(8, BASE), softcap=3.0, sinks=True, value_size=5, **own
+    )
+    module = _made(config)
+    expected = _softmax_loop("gated_local", config, module, _x()[0].tolist())
+    assert_close(_output(module, config), torch.tensor(expected, dtype=torch.float64))
+
+
+@torch.no_grad()
+def test_scaled_values_are_scaled_outputs() -> None:
+    config = attention("gqa", position=rope.Config(8, BASE), value_scale=0.7)
+    module, plain = _made(config), _made(replace(config, value_scale=1.0))
+    assert_close(_output(module, config), 0.7 * _output(plain, config))
+    with pytest.raises(UserError, match="value_scale is not for attention to an encoder's memory"):
+        attention("cross", value_scale=0.7)
 
 
 @torch.no_grad()

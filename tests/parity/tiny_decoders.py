@@ -256,11 +256,11 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
     ),
     "youtu": (
         "YoutuConfig",
-        LATENT | {"q_lora_rank": 20},
+        LATENT | {"q_lora_rank": 20, "pad_token_id": None},  # whose row transformers sets to 0 as it loads
         LATENT | {"q_lora_rank": None, "tie_word_embeddings": False, "rope_parameters": YARN},
         LATENT
         | {"q_lora_rank": 20, "rope_interleave": False, "num_attention_heads": 3}
-        | {"num_key_value_heads": 3},
+        | {"num_key_value_heads": 3, "pad_token_id": None},
     ),
     "hyperclovax": (
         "HyperCLOVAXConfig",
@@ -303,7 +303,8 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         | {"num_shared_experts": 1, "shared_expert_combination_strategy": "sum"}
         | {"expert_selection_fn": "sigmoid", "norm_topk_prob": False, "tie_word_embeddings": False}
         | {"mlp_layer_types": ["dense", "sparse"], "layer_types": ["full_attention", "sliding_attention"]}
-        | {"prefix_dense_sliding_window_pattern": 2, "logit_scale": 0.5, "sliding_window": 4},
+        | {"prefix_dense_sliding_window_pattern": 2, "logit_scale": 0.5, "sliding_window": 4}
+        | {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e3}},
     ),
     "bitnet": (
         "BitNetConfig",

@@ -19,13 +19,13 @@ def decoder(known: Settings, **more: Any) -> Decoder:
     ropes = known.get("ropes") or decoders.positions(known, known["windows"])
     mixers = tuple(
         mixer(
-            "gated",
+            "gated" if window is None else "gated_local",
             heads=heads,
             kv_heads=known["kv_heads"],
             key_size=known["head_size"],
             position=position,
             qk_norm=norm,
-            window=window,
+            **({} if window is None else {"window": window}),
             **more,
         )
         for window, position, heads in zip(
@@ -96,6 +96,6 @@ FAMILY = llama.FAMILY.but(
     fixed={"nope": rows.nope_where_full, "post_norm": True, "normalised": True, **rows.SIGMOID},
     forget=("bias", "out_bias", "mlp_bias"),
     sparse=True,
-    mixers=("gated",),
+    mixers=("gated", "gated_local"),
     harmless=("topk_group", "num_limited_groups", "load_balance_coeff"),
 )

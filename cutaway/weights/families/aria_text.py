@@ -20,15 +20,16 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *rows.SIZES,
+        *(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
         Field("experts", "moe_num_experts", None, rows.TOP_K),
         Field("top_k", "moe_topk", None, rows.TOP_K),
         Field("expert_hidden", "intermediate_size", None),
         rows.SharedExperts("moe_num_shared_experts"),
         *rows.biases("attention_bias"),
+        Only("hidden_act", None, ("silu",), "another activation"),
         Only("mlp_bias", None, (False,), "biases of experts"),
     ),
     defaults={"experts": 8, "top_k": 2, "shared": 2},
-    fixed={"normalised": True},
+    fixed={"normalised": True, "activation": "silu"},
     sparse=True,
 )

@@ -1,8 +1,11 @@
-"""Command A+ (2026): Command A's block beside a mixture of experts; dense layers first, either kind of norm."""
+"""Command A+ (2026): Command A's block beside a mixture of experts; dense layers first; norms of two kinds."""
+
+from dataclasses import dataclass
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import decoders, naming, rows
+from cutaway.position import rope
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import cohere
 from cutaway.weights.family import Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
@@ -16,12 +19,31 @@ class Norms(Row):
     """Root-mean-square norms where their eps is there, else layer norms without biases."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        eps = fields.number("rms_norm_eps", None)
+        given = fields.get("rms_norm_eps") is not None
+        eps = rows.FRACTION.read(fields, "rms_norm_eps") if given else None
         usual = fields.number("layer_norm_eps") if fields.stated("layer_norm_eps") else 1e-5
         return {"eps": eps or usual, "rms": eps is not None}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         return {"rms_norm_eps" if known["rms"] else "layer_norm_eps": known["eps"]}
+
+
+@dataclass(frozen=True)
+class Rope(rotary.Rope):
+    """Transformers reads ``rope_parameters`` alone, without scalings that depend on a length."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        fields.only("rope_scaling", (None,), "a scaling outside rope_parameters")
+        given = fields.section("rope_parameters")
+        if fields.has("rope_parameters") and not (given and given.data):
+            raise fields.refusal("rope_parameters", "has no entries: remove the key, or give it some")
+        if given is not None:
+            given.only("rope_type", ("default", "linear"), "another scaling")
+        return super().read(fields, known, own)
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        position = known["rope"] or rope.Config(2)
+        return {"rope_theta": position.base, "rope_parameters": rotary.hf_section(position)}
 
 
 class Layers(Row):
@@ -33,7 +55,10 @@ class Layers(Row):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers, first = known["layers"], fields.integer("first_k_dense_replace", 0, low=0)
-        pattern, dense_pattern = fields.integer(PATTERN, 4), fields.integer(DENSE_PATTERN, 1)
+        pattern, dense_pattern = (
+            fields.integer(key) if fields.stated(key) else usual
+            for key, usual in ((PATTERN, 4), (DENSE_PATTERN, 1))
+        )
         mlps = fields.each_layer("mlp_layer_types", layers, ("dense", "sparse"))
         kinds = fields.each_layer("layer_types", layers, (SLIDING, FULL))
         usual = [*rows.every(dense_pattern, min(first, layers)), *rows.every(pattern, max(layers - first, 0))]
@@ -62,6 +87,8 @@ class Experts(Row):
     """How experts are scored, and how the shared ones join them."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        for key in ("expert_selection_fn", "shared_expert_combination_strategy"):
+            fields.stated(key)
         word = fields.choice("expert_selection_fn", {"softmax": "softmax", "sigmoid": "sigmoid"}, "softmax")
         normalised = fields.flag("norm_topk_prob") if fields.stated("norm_topk_prob") else True
         count = fields.integer("num_shared_experts", 0, low=0)
@@ -102,7 +129,11 @@ FAMILY = cohere.FAMILY.but(
     hf=(*naming.HF_DECODER, *naming.HF_DEEPSEEK_EXPERTS),
     gguf=(),
     rows=(
-        *(row for row in rows.turning(rows.SIZES, interleaved=True) if getattr(row, "name", "") != "eps"),
+        *(
+            Rope(interleaved=True) if isinstance(row, rotary.Rope) else row
+            for row in rows.SIZES
+            if getattr(row, "name", "") != "eps"
+        ),
         Norms(),
         *rows.experts("num_experts", ("intermediate_size", "expert_feed_forward_length"))[:3],
         Field("hidden", "prefix_dense_intermediate_size", None),

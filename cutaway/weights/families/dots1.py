@@ -43,7 +43,7 @@ FAMILY = qwen3.FAMILY.but(
     ),
     defaults={"kv_heads": 32, "context": 2048, "window": 4096, "head_size": shared}
     | {"normalised": False, "groups": 1, "top_groups": 1, "routed_scale": 1.0},
-    nulls={"window": None, "groups": 1, "top_groups": 1},
+    nulls={"window": None},
     fixed=rows.SIGMOID,
     gguf_fixed={"groups": 1, "top_groups": 1, "kv_heads": rows.same_heads},
     sparse=True,

@@ -7,7 +7,7 @@ from functools import partial
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import gemma, gemma3
-from cutaway.weights.family import NUMBER, Field, Only, Settings, replaced, shared
+from cutaway.weights.family import Field, Only, Settings, replaced, shared
 
 
 def gguf_scale(known: Settings) -> float | None:

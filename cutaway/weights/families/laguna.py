@@ -50,6 +50,7 @@ def settings(config: Decoder | Encoder) -> Settings:
 FAMILY = llama.FAMILY.but(
     "laguna",
     "LagunaForCausalLM",
+    modules=((".mlp.shared_expert.", ".mlp.shared_experts."),),
     hf=(
         *naming.HF_DECODER,
         *naming.HF_QK_NORM,
@@ -84,5 +85,5 @@ FAMILY = llama.FAMILY.but(
     fixed={"normalised": True, **rows.SIGMOID, "group_of_two": False},
     forget=("bias", "out_bias", "mlp_bias", "kv_heads", "head_size"),
     sparse=True,
-    mixers=("gated",),
+    mixers=("gated", "gated_local"),
 )

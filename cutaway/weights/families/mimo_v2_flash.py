@@ -87,7 +87,7 @@ FAMILY = llama.FAMILY.but(
         LayerTypes(1, key=None, usual=mixed),
         layer_ropes.RopeOfKinds(part=0.334, bases=(5_000_000.0, 10_000.0), parts=(0.334, 0.334)),
         Field("value_size", "v_head_dim", None),
-        Field("value_scale", "attention_value_scale", None, NUMBER),
+        Field("value_scale", "attention_value_scale", None, rows.FRACTION),
         Present("bias", "attention_bias", None),
     ),
     build=decoder,

@@ -36,7 +36,6 @@ FAMILY = deepseek_v3.FAMILY.but(
     architecture="deepseek2",
     rows=tuple(map(row_of, replaced(deepseek_v3.FAMILY.rows, EXPERTS))),
     defaults={"query_latent": None, "experts": 128, "groups": 1, "top_groups": 1},
-    nulls={"groups": 1, "top_groups": 1},
     instead=None,
     harmless=(*deepseek_v3.FAMILY.harmless, "q_head_dim"),
 )

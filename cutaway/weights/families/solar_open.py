@@ -10,7 +10,7 @@ FAMILY = glm4_moe.FAMILY.but(
     hf=(*naming.HF_DECODER, *naming.HF_DEEPSEEK_EXPERTS),
     gguf=(),
     rows=(
-        *rows.turning(rows.SIZES, part=1.0),
+        *rows.SIZES,
         *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3],
         *rows.GROUPS[:2],
         Field("normalised", "norm_topk_prob", None, FLAG),

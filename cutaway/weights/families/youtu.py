@@ -1,4 +1,7 @@
-"""Youtu-LLM (2512.24618): DeepSeek's latent attention in a dense model."""
+"""Youtu-LLM (2512.24618): DeepSeek's latent attention in a dense model.
+
+Transformers 5.24 sets the embedding of the padding token to 0 as it loads a folder; here it is as stored.
+"""
 
 from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import deepseek_v3
