@@ -174,8 +174,8 @@ class MoE(Bounded):
         open_ = self.router.top_groups * (self.experts // self.router.groups)
         if self.router.groups > 1 and self.top_k > open_:
             raise UserError(
-                f"layers.top_k is {self.top_k}, but the best groups have {open_} experts: lower top_k, or raise "
-                "top_groups"
+                f"layers.top_k is {self.top_k}, but the best groups have {open_} experts: "
+                "lower top_k, or raise top_groups"
             )
         if self.router.group_of_two and 1 < self.router.groups == self.experts:
             raise UserError("layers.router.group_of_two needs groups of two experts or more")
