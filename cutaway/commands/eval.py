@@ -50,8 +50,8 @@ def eval(
 
     Tasks that come with Cutaway: gsm8k, hellaswag, humaneval, truthfulqa; `bigbench:NAME`,
     `reasoning_gym:NAME`; tool calls, `bfcl:simple`, `bfcl:multiple`, `bfcl:irrelevance`; `text:FILE` (bits
-    per byte), `file:FILE` (docs/evaluation.md). What was computed is kept, so that a run that was
-    stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
+    per byte), `file:FILE`, and of classifiers `labels:FILE` (docs/evaluation.md). What was computed is kept,
+    so that a run that was stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
 
     Examples:
 
@@ -136,7 +136,8 @@ def eval(
     if against is not None:  # before an hour of the first model's
         if against == model and adapter is None:
             raise UserError("--against names the model itself")
-        if cutaway.load(console.model_path(against), strict=strict).is_encoder:
+        is_encoder = cutaway.load(console.model_path(against), strict=strict).is_encoder
+        if is_encoder and not all(map(_labelled, found)):
             raise UserError(f"{against}: is an encoder, which writes nothing: name a decoder")
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
     results = {name: _results(model, adapter, loading, found, options, cache)}
@@ -154,10 +155,16 @@ def _task(name: str, limit: int | None, unsafe: bool) -> Any:
     return tasks.find(name, limit, unsafe=unsafe)
 
 
+def _labelled(task: Any) -> bool:
+    """Whether a task is a classifier's."""
+    return isinstance(task, tasks.Task) and isinstance(task.items[0], tasks.Labelled)
+
+
 def _loaded(model: str, adapter: Path | None, loading: dict[str, Any]) -> Any:
     path = console.model_path(model)
     lm = cutaway.load(path, **loading) if adapter is None else cutaway.load(path, adapter=adapter, **loading)
-    console.note_fallback(lm)
+    if not lm.checkpoint.classifier:
+        console.note_fallback(lm)
     return lm
 
 

@@ -29,7 +29,8 @@ class Cache:
 
     def __init__(self, lm: LanguageModel, path: Path | None) -> None:
         self.path, self.database = path, _opened(path)
-        self.model = [cutaway.__version__, lm.engine_choice[0], lm.dtype, lm.context]
+        engine = "definition" if lm.checkpoint.classifier else lm.engine_choice[0]
+        self.model = [cutaway.__version__, engine, lm.dtype, lm.context]
         if path is not None:
             self.model += [self._digest(file) for file in _files(Path(lm.checkpoint.source))]
 

@@ -27,10 +27,10 @@ import numpy as np
 
 from cutaway.data.tasks import RIGHT
 from cutaway.errors import UserError
-from cutaway.evaluate import likelihood, statistics, tool_calls
+from cutaway.evaluate import labelled, likelihood, statistics, tool_calls
 from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.statistics import Estimate
-from cutaway.evaluate.tasks import Question, Task, Text, ToolExercise
+from cutaway.evaluate.tasks import Labelled, Question, Task, Text, ToolExercise
 from cutaway.generate import thinking
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
@@ -66,7 +66,7 @@ class Result:
 
 def check(task: Task | Text, options: Options) -> None:
     """Before any task is asked: UserError for options that this one does not have."""
-    if isinstance(task, Text) or isinstance(task.items[0], Question):
+    if isinstance(task, Text) or isinstance(task.items[0], Question | Labelled):
         return
     if isinstance(task.items[0], ToolExercise):
         if options.samples > 1 or options.temperature or options.think is not None:
@@ -85,6 +85,7 @@ def run(
     """The model's figures on a task. Raises UserError for one that the model cannot be asked."""
     options, start = options or Options(), time.perf_counter()
     check(task, options)
+    f1 = None
     if isinstance(task, Text):
         values, clusters, sizes, first = _text(lm, task, cache, progress)
         answers, tokens = [], 0
@@ -92,6 +93,9 @@ def run(
     elif isinstance(task.items[0], Question):
         values, first = _choices(lm, task.items, cache, options, progress)
         answers, tokens, clusters = [], 0, _clusters(task.items)
+    elif isinstance(task.items[0], Labelled):
+        values, f1, answers = labelled.answered(lm, task, progress)
+        tokens, clusters, first = 0, _clusters(task.items), task.items[0].prompt
     elif isinstance(task.items[0], ToolExercise):
         values, answers, tokens, first = tool_calls.answered(lm, task, cache, options.max_tokens, progress)
         clusters = _clusters(task.items)
@@ -100,6 +104,7 @@ def run(
         clusters = _clusters(task.items)
     if not isinstance(task, Text):
         metrics = {name: statistics.mean(each, clusters, share=_share(name)) for name, each in values.items()}
+        metrics |= {} if f1 is None else {"macro_f1": f1}
     seconds = time.perf_counter() - start
     return Result(task, metrics, values, clusters, seconds, first, tokens, answers)
 

@@ -19,7 +19,14 @@ from cutaway.data import rows
 from cutaway.errors import UserError
 from cutaway.generate.thinking import last_line
 
-INSTRUMENTS = ("text", "file", "bigbench", "reasoning_gym", "bfcl")  # that take a name after a colon
+INSTRUMENTS = (
+    "text",
+    "file",
+    "labels",
+    "bigbench",
+    "reasoning_gym",
+    "bfcl",
+)  # that take a name after a colon
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,22 @@ class Exercise:
     prompt: str
     check: Callable[[str], float] = field(compare=False)
     cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text, or a pair of texts, and its labels by name or number; ``several``: it may have any number."""
+
+    text: str
+    pair: str | None
+    labels: tuple[str | int, ...]
+    several: bool
+    cluster: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """All that decides the right answer, as one text."""
+        return json.dumps([self.text, self.pair, self.labels], ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,7 @@ class Task:
 
     name: str
     source: str
-    items: tuple[Question, ...] | tuple[Exercise, ...] | tuple[ToolExercise, ...]
+    items: tuple[Question, ...] | tuple[Exercise, ...] | tuple[ToolExercise, ...] | tuple[Labelled, ...]
     chance: float
     max_tokens: int = 256
     extract: Callable[[str], str | None] = field(default=last_line, compare=False)
@@ -109,7 +132,7 @@ def names() -> list[str]:
 
 
 def find(name: str, limit: int | None = None, *, unsafe: bool = False) -> Task | Text:
-    """A task by name, ``text:FILE``, ``file:FILE.jsonl``, ``bigbench:NAME``, ``bfcl:NAME`` or
+    """A task by name, ``text:FILE``, ``file:FILE``, ``labels:FILE``, ``bigbench:NAME``, ``bfcl:NAME`` or
     ``reasoning_gym:NAME``.
 
     At most ``limit`` of its items. ``unsafe`` lets HumanEval's programs run where a layer of the sandbox does
