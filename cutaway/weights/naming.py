@@ -38,6 +38,12 @@ def query_key_value(part: str) -> tuple[str, str, str]:
     return tuple(f"blocks.{{n}}.attention.{name}.{part}" for name in ("query", "key", "value"))  # type: ignore[return-value]
 
 
+def query_key_value_apart(prefix: str) -> tuple[Rule, ...]:
+    """Rules of the three modules that transformers makes of one matrix, in encoders."""
+    theirs, ours = f"{prefix}layers.{{n}}.self_attn", "blocks.{n}.attention"
+    return pairs(*((f"{theirs}.{name[0]}_proj", f"{ours}.{name}") for name in ("query", "key", "value")))
+
+
 HF_DECODER = (
     *pairs(
         ("model.embed_tokens", "embedding"),

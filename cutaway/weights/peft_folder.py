@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,6 @@ IN_ORDER = ("gate_up_proj", "up_proj", "down_proj")  # as PEFT wraps the stacked
 # Ends of names that PEFT takes for experts in a mixture, whatever else has them.
 TAKEN = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 TABLES = ("embedding.weight", "position.weight", "segment.weight", ".relative.weight")
-DETACHED = (".dt_proj",)  # whose bias transformers adds by itself
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 Parts = dict[str, np.ndarray]
@@ -56,7 +57,13 @@ class Names:
                 f"{base.source}: no family describes this model, so PEFT has no names for its weights"
             )
         family = families.get(base.family)
-        self.prefix, self.bypassed, self.spellings = family.prefix, family.bypassed, family.spellings
+        self.prefix, self.spellings = family.prefix, family.spellings
+        tables = {source for copy, source in family.copies if "embed_tokens" in copy}  # read as their copies
+        self.bypassed = (*family.bypassed, *(source.split(".")[-2] for source in tables))
+        more = family.also_ignored(base.config) if family.also_ignored else ()
+        layers = str(len(base.config.blocks))
+        self.ignored = [name.replace("{layers}", layers) for name in (*family.ignored_hf, *more)]
+        self.parts = base.left_out  # of a multimodal model
         self.modules = {each.theirs: each for each in layout.modules(family, base.config)}
         self.all = {each.theirs: each for each in rules.bind(family.hf, base.config)} | self.modules
         self.stacks: dict[str, list[str]] = {}  # the parameters that stack matrices, of each module
@@ -68,17 +75,25 @@ class Names:
 
     def biases(self, bound: Bound) -> tuple[str, ...]:
         """Our biases that are in the module of one of their matrices."""
-        module = bound.theirs.removesuffix(".weight")
-        found = None if module.endswith(DETACHED) else self.all.get(f"{module}.bias")
+        found = self.all.get(f"{bound.theirs.removesuffix('weight')}bias")
         return () if found is None else found.ours
+
+    def left_out(self, name: str) -> bool:
+        """Whether a weight is of a part of their model that takes no part in ours (a pooler, eyes)."""
+        if any(name.startswith(f"{part}.") for part in self.parts):
+            return True
+        return any(fnmatchcase(one, pattern) for one in self._spellings(name) for pattern in self.ignored)
 
     def spelled(self, name: str, known: Mapping[str, object]) -> str | None:
         """A name of PEFT's as ``known`` has it: the model's, a wrapper's, or one without its prefix."""
+        return next((one for one in self._spellings(name) if one in known), None)
+
+    def _spellings(self, name: str) -> list[str]:
         rest = wrappers.PREFIX.sub("", wrappers.HEAD.sub("", name, count=1), count=1)
         spellings = [name, rest, f"model.{rest}", f"{self.prefix}{name}"]
         for other, own in self.spellings:
             spellings += [name.replace(other, own)]
-        return next((one for one in spellings if one in known), None)
+        return spellings
 
 
 def read(folder: Path, base: Checkpoint) -> Adapter:
@@ -95,10 +110,16 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
             whole[plain.removeprefix("base_model.")] = packed
     changes: dict[str, Change] = {}
     shared = {name: quant.unpack(whole.pop(name)) for name in SHARED if name in whole}
+    left_out = {name.rpartition(".")[0] for name in whole if names.left_out(name)}
+    left_out |= {module for module in modules if names.left_out(f"{module}.weight")}
+    _say_left_out(left_out, base, folder)
     for name, packed in whole.items():
-        changes |= _saved(name, packed, names, base, folder)
+        if name.rpartition(".")[0] not in left_out:
+            changes |= _saved(name, packed, names, base, folder)
     stacks: dict[str, dict[int, Parts]] = {}
     for module, parts in modules.items():
+        if module in left_out:
+            continue
         plain = module
         while plain.endswith(INNER):
             plain = plain.removesuffix(INNER)
@@ -106,7 +127,14 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
             depth = (len(module) - len(plain)) // len(INNER)
             stacks.setdefault(plain, {})[depth] = parts
             continue
-        changes |= _changes(module, parts | _shared(shared, settings, folder), settings, names, base, folder)
+        own = _changes(module, parts | _shared(shared, settings, folder), settings, names, base, folder)
+        if module.rpartition(".")[2] not in names.bypassed:
+            changes |= own
+        elif settings.residual or any(map(_acts, own.values())):  # trained past PEFT it stays as it began
+            raise UserError(
+                f"{folder}: {quoted(module)}: transformers reads its weight past PEFT, so its change "
+                "takes no part before it is merged: take its tensors out of the folder"
+            )
     for module, levels in stacks.items():
         changes |= _stacked(module, levels, settings, names, base, folder)
     if not changes:
@@ -114,6 +142,27 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
     if "embedding.weight" in changes and tied and not settings.ties:
         changes.setdefault("head.weight", Scaled(np.ones(base.config.vocab, np.float32), "out"))
     return changes
+
+
+def _say_left_out(modules: Set[str], base: Checkpoint, folder: Path) -> None:
+    """Warn of changes of parts that are not read. UserError where the base has a head that they replace."""
+    if not modules:
+        return
+    named = ", ".join(sorted(quoted(module) for module in modules)[:3])
+    heads = [module for module in modules if module.split(".")[0] in ("classifier", "score")]
+    if heads and base.classifier:
+        raise UserError(
+            f"{folder}: holds a head of its own ({named}), and the base has one, which would remain"
+        )
+    more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
+    warnings.warn(f"{folder}: changes {named}{more}, which take no part here and are left out", stacklevel=3)
+
+
+def _acts(change: Change) -> bool:
+    """Whether a change changes anything."""
+    if isinstance(change, LowRank) and change.magnitude is None:
+        return bool(change.b.any() and change.a.any())
+    return not (isinstance(change, Scaled) and (change.factors == 1).all())
 
 
 def _shared(shared: Parts, settings: Settings, folder: Path) -> Parts:
@@ -146,6 +195,8 @@ def _saved(name: str, packed: Packed, names: Names, base: Checkpoint, folder: Pa
         raise UserError(f"{folder / WEIGHTS}: {quoted(name)} is no tensor of an adapter that is read")
     if known is None:
         raise UserError(f"{where}: the base model has no such matrix")
+    if known.split(".")[-2] in names.bypassed:
+        raise UserError(f"{where}: transformers reads this table past PEFT, so it takes no part: take it out")
     bound = names.all[known]
     if packed.shape != bound.how.shape(bound.place):
         raise UserError(f"{where}: is of the shape {packed.shape}, the base's {bound.how.shape(bound.place)}")
@@ -180,12 +231,6 @@ def _changes(
             f"{WEIGHTS}, or name it"
         )
     bound = names.all[known]
-    leaf = module.rpartition(".")[2]
-    if leaf in names.bypassed:
-        raise UserError(
-            f"{where}: transformers multiplies by the weight of {leaf} past PEFT, which then "
-            "changes nothing before it is merged: take its tensors out of the folder"
-        )
     if settings.targets.linear and bound.ours == ("head.weight",):
         raise UserError(f"{where}: all-linear leaves the output layer out, so PEFT leaves its tensors out")
     try:
@@ -234,7 +279,8 @@ def _low_rank(
     left = {
         name: part for name, part in parts.items() if name not in ("lora_magnitude_vector", "lora_B.bias")
     }
-    change = pairs.pair(left, module, settings, where, shape)
+    by_weight = settings.targets.parameter(f"{module}.weight")  # which patterns then have the name of
+    change = pairs.pair(left, f"{module}.weight" if by_weight else module, settings, where, shape)
     change = replace(change, magnitude=None if magnitude is None else magnitude.ravel())
     check(change, shape, where)
     found: dict[str, Change] = {}
@@ -391,6 +437,9 @@ class Written:
             self.tensors[f"{PREFIX}{module}.{part}"] = packed
 
     def _pair(self, found: list[Any], bound: Bound, matrix: Matrix, module: str) -> None:
+        leaf = module.rpartition(".")[2]
+        if leaf in self.names.bypassed:
+            raise UserError(f"{module}: transformers reads this weight past PEFT: leave it out")
         a, b = joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
         if bound.ours[0].endswith(TABLES):
             if self.dora:
@@ -401,9 +450,6 @@ class Written:
         parts = {"lora_A.weight": a, "lora_B.weight": b}
         if self.dora:
             parts["lora_magnitude_vector"] = self._magnitude(found, bound, matrix)
-        leaf = module.rpartition(".")[2]
-        if leaf in self.names.bypassed:
-            raise UserError(f"{module}: transformers multiplies by this weight past PEFT: leave it out")
         if leaf in NO_MAMBA and self.base.family in MAMBA:
             raise UserError(f"{module}: PEFT refuses LoRA of a Mamba's {leaf}: leave this matrix out")
         if bound.ours[0].endswith(".router.weight") or (self.mixture and leaf in TAKEN):
@@ -503,8 +549,8 @@ class Written:
 
 def written(adapter: Adapter, base: Checkpoint) -> Written:
     """What a folder of the adapter holds. UserError for what PEFT has no form for."""
-    table = adapter.get("embedding.weight")
-    if table is not None and "head.weight" not in base.tensors:  # PEFT changes the table alone
+    table, config = adapter.get("embedding.weight"), base.config
+    if table is not None and isinstance(config, Decoder) and config.tied:  # PEFT changes the table alone
         adapter = {"head.weight": table, **adapter}
     made = Written(adapter, untied(base) if "head.weight" in adapter else base)
     made.fill()

@@ -10,6 +10,7 @@ from cutaway.weights.rules import Rule, same
 FAMILY = Family(
     "biogpt",
     "BioGptForCausalLM",
+    bypassed=("embed_positions",),
     hf=(
         Rule("biogpt.embed_positions.weight", "position.weight", same),
         *naming.renamed(

@@ -14,6 +14,16 @@ LAYER, OURS = "gte.encoder.layer.{n}", "blocks.{n}"
 FAMILY = bert.FAMILY.but(
     "gte",
     "GteModel",
+    modules=(
+        *naming.query_key_value_apart("gte."),
+        *naming.weights(
+            *((f"gte.layers.{{n}}.mlp.{name}_proj", f"{OURS}.mlp.{name}") for name in ("gate", "up"))
+        ),
+        (".encoder.layer.", ".layers."),
+        (".attention.o_proj.", ".self_attn.o_proj."),
+        (".attn_ln.", ".post_attention_layernorm."),
+        (".mlp_ln.", ".post_mlp_layernorm."),
+    ),
     hf=(
         *naming.renamed((bert.HF[0], *bert.HF[2:5]), ("bert.", "gte.")),
         *naming.pairs(

@@ -7,6 +7,7 @@ from cutaway.weights.family import NUMBER, Field, Only
 FAMILY = llama.FAMILY.but(
     "hy_v3",
     "HYV3ForCausalLM",
+    modules=((".mlp.router.gate.", ".mlp.gate."), (".mlp.shared_mlp.", ".mlp.shared_experts.")),
     hf=(
         *naming.HF_DECODER,
         *naming.HF_QK_NORM,

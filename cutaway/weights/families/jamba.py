@@ -114,6 +114,7 @@ FEED = "model.layers.{n}.feed_forward"
 FAMILY = llama.FAMILY.but(
     "jamba",
     "JambaForCausalLM",
+    bypassed=("dt_proj",),
     hf=(
         *(
             replace(rule, when=attends) if "self_attn" in rule.theirs else rule

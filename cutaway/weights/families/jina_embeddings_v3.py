@@ -11,6 +11,14 @@ LAYER, OURS = "roberta.encoder.layers.{n}", "blocks.{n}"
 FAMILY = bert.FAMILY.but(
     "jina_embeddings_v3",
     "JinaEmbeddingsV3Model",
+    modules=(
+        *naming.query_key_value_apart("roberta."),
+        (".emb_ln.", ".embeddings.LayerNorm."),
+        (".encoder.layers.", ".layers."),
+        (".mixer.out_proj.", ".self_attn.o_proj."),
+        (".norm1.", ".post_attention_layernorm."),
+        (".norm2.", ".post_mlp_layernorm."),
+    ),
     hf=(
         *naming.renamed((bert.HF[0], bert.HF[2]), ("bert.", "roberta.")),
         *naming.pairs(

@@ -66,6 +66,17 @@ def of_hf() -> tuple[Rule, ...]:
 FAMILY = Family(
     "nomic_bert",
     "NomicBertModel",
+    modules=(
+        *naming.query_key_value_apart("nomic_bert."),
+        (".emb_ln.", ".embeddings.LayerNorm."),
+        (".encoder.layers.", ".layers."),
+        (".attn.out_proj.", ".self_attn.o_proj."),
+        (".mlp.fc11.", ".mlp.up_proj."),
+        (".mlp.fc12.", ".mlp.gate_proj."),
+        (".mlp.fc2.", ".mlp.down_proj."),
+        (".norm1.", ".post_attention_layernorm."),
+        (".norm2.", ".post_mlp_layernorm."),
+    ),
     hf=of_hf(),
     gguf=(
         Rule("token_embd.weight", "embedding.weight", same),

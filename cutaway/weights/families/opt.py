@@ -34,6 +34,7 @@ def settings(config: Decoder | Encoder) -> Settings:
 FAMILY = Family(
     "opt",
     "OPTForCausalLM",
+    bypassed=("embed_positions",),
     hf=(
         Rule("model.decoder.embed_positions.weight", "position.weight", same),
         *naming.pairs(
