@@ -52,7 +52,7 @@ def edits(
         if config.per_layer is not None:
             reads[f"{path}.per_layer.input"] = (f"{path}.per_layer.gate.weight", _round)
             reads[f"{path}.per_layer.hidden"] = (f"{path}.per_layer.out.weight", _round)
-        for name in ("k", "v") if heads else ():
+        for name in ("k", "v") if heads and config.blocks[n].attention.kv_layer is None else ():
             out[f"{path}.attention.{name}"] = _after(out.get(f"{path}.attention.{name}"), _halved)
     for name, (weight, how) in reads.items():
         type = tensors.later(weight).type

@@ -252,8 +252,6 @@ def _own_names(config: Any, names: Sequence[str]) -> list[str]:
     from cutaway.inspect.names import aliases  # imports torch
 
     theirs = aliases(values.every(config), len(config.blocks))
-    for unrotated in [name for name in theirs if name.endswith(("hook_q", "hook_k"))]:
-        del theirs[unrotated]
     return [one for name in names for one in [theirs[n] for n in matching(theirs, name)] or [name]]
 
 

@@ -466,11 +466,20 @@ def _check_states(model: Model, states: Sequence[np.ndarray], sequences: int) ->
 
 def _value_size(model: Model, what: int, layer: int) -> int:
     """Floats of a token's row of a value."""
-    if not (0 <= layer < model.layer_count and 0 <= what < 7):
+    of = model.layers[layer] if 0 <= layer < model.layer_count else None
+    if of is None or not 0 <= what < VALUES:
         raise UserError(f"There is no value {what} of layer {layer}.")
-    of = model.layers[layer]
-    values = of.key.rows if of.value_of_key else of.value.rows
-    return (*[model.width] * 3, of.query.rows, of.key.rows, values, of.out.columns)[what]
+    heads = of.query.rows, of.key.rows, of.key.rows if of.value_of_key else of.value.rows, of.out.columns
+    sizes = (
+        *[model.width] * 3,
+        *heads,
+        *[model.width] * 2,
+        *heads[:2],
+        model.width,
+        of.up.rows,
+        *[model.width] * 4,
+    )
+    return sizes[what]
 
 
 def _edit(
@@ -567,6 +576,7 @@ def _number(type: str) -> int:
     return LAYOUTS[type].id
 
 
+VALUES = 17  # that a reading can write out: What in step.hpp
 MODEL = (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter)
 
 

@@ -18,7 +18,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -232,18 +232,23 @@ class ReferenceEngine:
         for n, block in enumerate(self.config.blocks):
             path = f"blocks.{n}"
             residual = np.float32(block.residual)
-            normed = self._block_norm(block, x, path, "attention_norm")
+            normed = kept[f"{path}.attention_norm"] = self._block_norm(block, x, path, "attention_norm")
             out = self._mixed(block, n, normed, positions, state, kept)
-            middle = x + self._block_norm(block, out, path, "attention_post_norm") * residual
+            out = kept[f"{path}.attention_post_norm"] = self._block_norm(
+                block, out, path, "attention_post_norm"
+            )
+            middle = x + out * residual
             kept[f"{path}.middle"] = middle
             if block.mlp is None:
                 x = middle
             elif block.parallel != "shared":
                 normed = self._block_norm(block, x if block.parallel else middle, path, "mlp_norm")
+                kept[f"{path}.mlp_norm"] = normed
             if block.mlp is not None:
                 apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
-                out = apply(block.mlp, f"{path}.mlp", normed, state.adapter)
-                x = middle + self._block_norm(block, out, path, "mlp_post_norm") * residual
+                out = apply(block.mlp, f"{path}.mlp", normed, state.adapter, kept)
+                out = kept[f"{path}.mlp_post_norm"] = self._block_norm(block, out, path, "mlp_post_norm")
+                x = middle + out * residual
             x = x if own is None else self._with_own(block, f"{path}.per_layer", x, own[:, n])
             x = x * self._vector(f"{path}.scale") if block.scaled else x
             for edit in state.edits:
@@ -300,6 +305,7 @@ class ReferenceEngine:
             mix = recurrence.MIXERS[kind_of(of)]
             rows, state.carried[path] = mix(of, projected, learned, state.carried[path])
             outs.append(self._matrix(f"{path}.out", rows, {}))
+            kept[f"{path}.out"] = outs[-1]
         if block.beside is None:
             return outs[0]
         return outs[0] * np.float32(block.beside.outputs[0]) + outs[1] * np.float32(block.beside.outputs[1])
@@ -319,7 +325,7 @@ class ReferenceEngine:
         query = self._rows(of, f"{path}.query", x, state.adapter, factor).reshape(
             tokens, of.heads, of.key_size
         )
-        query = self._finished(of, f"{path}.query_norm", query, positions, state.longer)
+        query = self._finished(of, path, "query", query, positions, state.longer, kept)
         if of.temperature is not None:
             far = np.log1p((positions // of.temperature.original).astype(np.float64))
             query = query * (1 + of.temperature.beta * far).astype(np.float32)[:, None, None]
@@ -328,7 +334,7 @@ class ReferenceEngine:
             key = self._rows(of, f"{path}.key", x, state.adapter, factor)
             value = key if of.value_of_key else self._rows(of, f"{path}.value", x, state.adapter, factor)
             key = key.reshape(tokens, of.groups, -1)
-            key = self._finished(of, f"{path}.key_norm", key, positions, state.longer)
+            key = self._finished(of, path, "key", key, positions, state.longer, kept)
             value = self._norm(value.reshape(tokens, of.groups, -1), f"{path}.value_norm", of.value_norm)
             stored = cache.stored_pairs if kind_of(of) == "differential" else cache.stored
             key, value = cache.stored(key, self.kv_cache), stored(value, self.kv_cache)
@@ -355,7 +361,8 @@ class ReferenceEngine:
         if kind_of(of) in packing.GATED:
             gate = self._matrix(f"{path}.gate", x, {}, factor)
             mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
-        return self._matrix(f"{path}.out", mixed, state.adapter)
+        out = kept[f"{path}.out"] = self._matrix(f"{path}.out", mixed, state.adapter)
+        return out
 
     def _subtracted(self, of: Any, path: str, mixed: np.ndarray) -> np.ndarray:
         """The normed differences [t h/2 2v] of what both halves of the heads gathered [t h 2v]."""
@@ -398,7 +405,8 @@ class ReferenceEngine:
             kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions, chosen=chosen)
         read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True, chosen=chosen)
         mixed = kept[f"{path}.z"] = _each_head(self.tensors[f"{path}.value_up.weight"], read)
-        return self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
+        out = kept[f"{path}.out"] = self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
+        return out
 
     def _chosen(
         self, of: Any, n: int, x: np.ndarray, asked: np.ndarray, positions: np.ndarray, state: State
@@ -427,18 +435,37 @@ class ReferenceEngine:
             return rows
         return np.minimum(np.maximum(rows, np.float32(-of.clip)), np.float32(of.clip))
 
-    def _finished(self, of: Any, path: str, x: np.ndarray, positions: np.ndarray, longer: bool) -> np.ndarray:
+    def _finished(
+        self,
+        of: Any,
+        path: str,
+        name: Literal["query", "key"],
+        x: np.ndarray,
+        positions: np.ndarray,
+        longer: bool,
+        kept: dict[str, Any],
+    ) -> np.ndarray:
         """Queries or keys [t h k] normed and rotated."""
-        x = x if of.qk_norm_after else self._head_norm(of, path, x)
+        norm = f"{path}.{name}_norm"
+        x = x if of.qk_norm_after else self._head_norm(of, norm, x)
+        kept[f"{path}.{name[0]}_unrotated"] = x
         x = rotated(x, positions, of.position, longer)
-        return self._head_norm(of, path, x) if of.qk_norm_after else x
+        return self._head_norm(of, norm, x) if of.qk_norm_after else x
 
     def _head_norm(self, of: Any, path: str, x: np.ndarray) -> np.ndarray:
         if of.qk_norm_over == "width":
             return self._norm(x.reshape(len(x), -1), path, of.qk_norm).reshape(x.shape)
         return self._norm(x, path, of.qk_norm)
 
-    def _mlp(self, of: MLP, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
+    def _mlp(
+        self,
+        of: MLP,
+        path: str,
+        x: np.ndarray,
+        adapter: Mapping[str, Beside],
+        kept: dict[str, Any] | None = None,
+    ) -> np.ndarray:
+        kept = {} if kept is None else kept
         up = self._matrix(f"{path}.up", x, adapter)
         gate = self._matrix(f"{path}.gate", x, adapter) * np.float32(of.gate_scale) if of.gated else up
         if of.limit is not None:
@@ -448,10 +475,13 @@ class ReferenceEngine:
             active = _xielu(gate, *packing.xielu(self.tensors, path))
         else:
             active = ACTIVATIONS[of.activation](gate)
-        out = self._matrix(f"{path}.down", active * up if of.gated else active, adapter)
+        hidden = kept[f"{path}.hidden"] = active * up if of.gated else active
+        out = kept[f"{path}.down"] = self._matrix(f"{path}.down", hidden, adapter)
         return out * np.float32(of.out_scale)
 
-    def _mixture(self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside]) -> np.ndarray:
+    def _mixture(
+        self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside], kept: dict[str, Any]
+    ) -> np.ndarray:
         scores = self._matrix(f"{path}.router", x, adapter)
         if of.router.score == "sigmoid":
             scores = np.float32(1) / (np.float32(1) + arithmetic.exp(-scores))
@@ -476,7 +506,8 @@ class ReferenceEngine:
                 of_e = chosen[:, rank] == e
                 expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e], adapter)
                 out[of_e] += weights[of_e, rank, None] * expert_out
-        return out * np.float32(of.out_scale)
+        out = kept[f"{path}.out"] = out * np.float32(of.out_scale)
+        return out
 
     def _head(self, x: np.ndarray) -> np.ndarray:
         """float32 [t v] of the residual stream [t d]."""

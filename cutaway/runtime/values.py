@@ -1,9 +1,15 @@
 """What the runtime shows of a forward pass, and how it edits one: names, shapes, the residual stream.
 
-    embed, blocks.N.middle, blocks.N.out  the residual stream [d]: before block 0, after each half of block N
-    blocks.N.attention.q k v z            queries [h k] and keys [g k] as scores read them, values [g v], and
-                                          what attention gave each head [h v]
-    blocks.N.attention.pattern            attention weights [h s] over the text up to the token
+    embed, blocks.N.middle, blocks.N.out   the residual stream [d]: before block 0, after each half of block N
+    blocks.N.attention_norm, mlp_norm      what each half reads of it [d], normed
+    blocks.N.attention_post_norm, mlp_...  what each half adds to it [d], where that is normed
+    blocks.N.attention.q_unrotated, k_...  queries [h k] and keys [g k] before RoPE
+    blocks.N.attention.q k v z             those that scores read, values [g v], and what attention gave each
+                                           head [h v]
+    blocks.N.attention.pattern             attention weights [h s] over the text up to the token
+    blocks.N.attention.out                 what the mixer's last matrix gives [d]
+    blocks.N.mlp.hidden, mlp.down          each neuron's activation [f], and what the last matrix gives [d]
+    blocks.N.mlp.out                       a mixture's output [d]
 
 The names are those of the definition (docs/inspect.md). Keys and values are the halves that the KV cache
 keeps. Everything else happens within a fused kernel, and is refused with the engine that shows it.
@@ -20,13 +26,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder, kind_of
+from cutaway.layers.config import MoE
+from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.runtime.packing import attends, latent
 
-WHATS = ("embed", "middle", "out", "attention.q", "attention.k", "attention.v", "attention.z")  # step.hpp's
+HEADS = ("attention.q", "attention.k", "attention.v", "attention.z")
+UNROTATED = ("attention.q_unrotated", "attention.k_unrotated")
+WHATS = ("embed", "middle", "out", *HEADS, "attention_norm", "mlp_norm", *UNROTATED, "attention.out")
+WHATS += ("mlp.hidden", "mlp.down", "mlp.out", "attention_post_norm", "mlp_post_norm")  # step.hpp's What
+NORMS = ("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm")
 PATTERN = "attention.pattern"
-NAME = re.compile(r"(?:(embed)|blocks\.(\d+)\.(middle|out|attention\.(?:q|k|v|z|pattern)))")
-GIVES = "embed, blocks.N.middle, blocks.N.out and blocks.N.attention.q, .k, .v, .z, .pattern"
+NAME = re.compile(rf"(?:(embed)|blocks\.(\d+)\.({'|'.join(map(re.escape, (*WHATS[1:], PATTERN)))}))")
+GIVES = (
+    "embed and blocks.N.middle, .out, .attention_norm, .mlp_norm, their .._post_norm, .attention.q, .k, .v, "
+    ".z, .q_unrotated, .k_unrotated, .pattern, .out, .mlp.hidden, .mlp.down, and .mlp.out of a mixture"
+)
 DEFINITION = 'load with engine="definition" for'
 Values = dict[str, Any]  # by name: an array, or of patterns a list
 
@@ -56,11 +70,25 @@ def every(config: Decoder) -> list[str]:
     """All names of a model's values."""
     names = ["embed"]
     for n, block in enumerate(config.blocks):
-        heads = WHATS[3:] if attends(block) else WHATS[-1:] if latent(block) else ()
-        if attends(block) and block.attention.kv_layer is not None:
-            heads = ("attention.q", "attention.z")
-        names += [f"blocks.{n}.{what}" for what in (*WHATS[1:3], *heads, *([PATTERN] if heads else []))]
+        names += [f"blocks.{n}.{what}" for what in (*WHATS[1:], PATTERN) if has(block, what)]
     return names
+
+
+def has(block: Block, what: str) -> bool:
+    """Whether a block has a value of this name that the runtime shows."""
+    of: Any = block.attention
+    if what in NORMS:
+        return what in block.norms
+    if what.startswith("mlp."):
+        is_mixture = isinstance(block.mlp, MoE)
+        return block.mlp is not None and is_mixture is (what == "mlp.out")
+    if what in ("attention.z", PATTERN):
+        return attends(block) or latent(block)
+    if what in UNROTATED and of.position is None:
+        return False
+    if what.partition("_")[0] in ("attention.k", "attention.v"):
+        return attends(block) and of.kv_layer is None
+    return attends(block) if what.partition("_")[0] == "attention.q" else True
 
 
 def _value(config: Decoder, name: str) -> Value:
@@ -71,24 +99,30 @@ def _value(config: Decoder, name: str) -> Value:
         last = len(config.blocks) - 1
         raise UserError(f"there is no {name}: this model's layers are 0 to {last}")
     of: Any = config.blocks[layer].attention
-    if latent(config.blocks[layer]) and what in ("attention.q", "attention.k", "attention.v"):
+    if latent(config.blocks[layer]) and what in (*HEADS[:3], *UNROTATED):
         raise UserError(
             f"there is no {name}: layer {layer} attends to latents, which no head owns; {DEFINITION} it"
         )
-    if what.startswith("attention") and not (attends(config.blocks[layer]) or latent(config.blocks[layer])):
+    inner = what.startswith("attention.") and what != "attention.out"
+    if inner and not (attends(config.blocks[layer]) or latent(config.blocks[layer])):
         raise UserError(
             f"there is no {name}: the mixer of layer {layer} is a recurrence; {DEFINITION} its values"
         )
-    if what in ("attention.k", "attention.v") and of.kv_layer is not None:
+    if what.partition("_")[0] in HEADS[1:3] and getattr(of, "kv_layer", None) is not None:
         raise UserError(f"there is no {name}: layer {layer} reads the keys and values of layer {of.kv_layer}")
-    if not what.startswith("attention"):
+    if not has(config.blocks[layer], what):
+        raise UserError(f"there is no {name}: this layer has no such part")
+    if what == "mlp.hidden":
+        return Value(name, WHATS.index(what), layer, (config.blocks[layer].mlp.hidden,))
+    if what != PATTERN and what not in (*HEADS, *UNROTATED):
         return Value(name, WHATS.index(what), layer, (config.width,))
-    shapes = {"attention.q": (of.heads, of.key_size), "attention.z": (of.heads, of.values)}
-    if kind_of(of) == "differential":
-        shapes["attention.z"] = (of.heads // 2, 2 * of.values)
-    if what in ("attention.k", "attention.v"):
-        shapes[what] = (of.groups, of.key_size if what == "attention.k" else of.values)
-    return Value(name, -1 if what == PATTERN else WHATS.index(what), layer, shapes.get(what, (config.width,)))
+    if what == PATTERN:
+        return Value(name, -1, layer, (config.width,))
+    size = of.values if what in ("attention.v", "attention.z") else of.key_size
+    shape = (of.groups if what in ("attention.k", "attention.v", "attention.k_unrotated") else of.heads, size)
+    if kind_of(of) == "differential" and what == "attention.z":
+        shape = (of.heads // 2, 2 * of.values)
+    return Value(name, WHATS.index(what), layer, shape)
 
 
 def of_texts(

@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <new>
 #include <span>
 #include <thread>
@@ -719,7 +720,7 @@ class Step {
         }
         give(kEmbed, 0, token, x, model_.width);
         if (model_.per_layer.projection.rows > 0) read(token, {});
-        else if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm);
+        else if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, kAttentionNorm, 0);
     }
 
     // The embeddings that each block has of the tokens.
@@ -735,7 +736,7 @@ class Step {
             for (int64_t i = 0; i < count; ++i) own[i] *= of.projection_scale;
             for (int64_t i = 0; i < count; i += of.size) norm(of.norm, own + i, of.size, own + i);
             for (int64_t i = 0; i < count; ++i) own[i] = (own[i] + room[static_cast<size_t>(i)] * of.table_scale) * of.scale;
-            if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm);
+            if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, kAttentionNorm, 0);
         });
     }
 
@@ -762,9 +763,10 @@ class Step {
         });
     }
 
-    // The residual stream, normed, for the next matrices.
-    void read(int64_t token, const Norm& by) {
+    // The residual stream, normed, for the next matrices: a value of a layer, where it has a name.
+    void read(int64_t token, const Norm& by, What what = kUnnamed, int layer = 0) {
         norm(by, x_ + token * width_stride_, model_.width, in_.x + token * in_.width);
+        give(what, layer, token, in_.x + token * in_.width, model_.width);
         quantize_vector(in_, token);
     }
 
@@ -779,27 +781,30 @@ class Step {
         }
     }
 
-    // What a matrix gives a token, with its bias, multiplied.
-    void finish_output(const Matrix& by, float scale, float* out) const {
+    // What a matrix gives a token, with its bias, which is a value of a layer; multiplied.
+    void finish_output(const Matrix& by, float scale, float* out, What what, int layer, int64_t token) const {
         for (int i = 0; by.bias != nullptr && i < model_.width; ++i) out[i] += by.bias[i];
+        give(what, layer, token, out, model_.width);
         for (int i = 0; scale != 1.0f && i < model_.width; ++i) out[i] *= scale;
     }
 
     // What a layer's mixers give a token.
-    void finish_mixed(const Layer& layer, int64_t token) const {
+    void finish_mixed(const Layer& layer, int index, int64_t token) const {
         float* out = out_ + token * width_stride_;
-        if (layer.attends()) finish_output(layer.out, layer.output, out);
+        if (layer.attends()) finish_output(layer.out, layer.output, out, kMixedOut, index, token);
         if (layer.recurrence.kind == kNoRecurrence) return;
         float* more = (layer.attends() ? beside_ : out_) + token * width_stride_;
-        finish_output(layer.recurrence.out, layer.recurrent_output, more);
+        const What what = layer.attends() ? kUnnamed : kMixedOut;
+        finish_output(layer.recurrence.out, layer.recurrent_output, more, what, index, token);
         for (int i = 0; layer.attends() && i < model_.width; ++i) out[i] += more[i];
     }
 
     // The output of the mixers or of the MLP is added to the residual stream.
-    void add_output(const Layer& layer, int64_t token, const Norm& post_norm) {
+    void add_output(const Layer& layer, int64_t token, const Norm& post_norm, What what, int index) {
         float* out = out_ + token * width_stride_;
         float* x = x_ + token * width_stride_;
         norm(post_norm, out, model_.width, out);
+        give(what, index, token, out, model_.width);
         for (int i = 0; layer.residual != 1.0f && i < model_.width; ++i) out[i] *= layer.residual;
         for (int i = 0; i < model_.width; ++i) x[i] += out[i];
     }
@@ -1029,7 +1034,7 @@ class Step {
             multiply_adapted(worker, head_rows(layer), index, &LayerAdapter::heads_in, then);
         };
         and_tokens(worker, query_key_value, [&](int64_t token) {
-            finish_and_store(layer, token);
+            finish_and_store(layer, index, token);
             float* all = heads_out_ + token * heads_stride_;
             give(kQuery, index, token, all, layer.query.rows);
             give(kKey, index, token, all + key_at(layer), layer.key.rows);
@@ -1054,15 +1059,15 @@ class Step {
             edit(token, index);
             give(kOut, index, token, x_ + token * width_stride_, model_.width);
             if (kept_ != nullptr) keep_stream(token, index);
-            if (more) read(token, model_.layers[index + 1].attention_norm);
+            if (more) read(token, model_.layers[index + 1].attention_norm, kAttentionNorm, index + 1);
         };
         const auto halfway = [&](int64_t token) {
-            if (layer.parallel == kOwnNorm) read(token, layer.mlp_norm);
-            finish_mixed(layer, token);
-            add_output(layer, token, layer.attention_post_norm);
+            if (layer.parallel == kOwnNorm) read(token, layer.mlp_norm, kMlpNorm, index);
+            finish_mixed(layer, index, token);
+            add_output(layer, token, layer.attention_post_norm, kAttentionPostNorm, index);
             give(kMiddle, index, token, x_ + token * width_stride_, model_.width);
             if (!layer.has_mlp()) return finish(token);
-            if (layer.parallel == kInTurn) read(token, layer.mlp_norm);
+            if (layer.parallel == kInTurn) read(token, layer.mlp_norm, kMlpNorm, index);
         };
         const auto multiply_out = [&](const auto& then) {
             multiply_adapted(worker, out_rows(layer), index, &LayerAdapter::out_in, then);
@@ -1078,8 +1083,9 @@ class Step {
         if (!layer.has_mlp()) return;
         const auto after = [&](int64_t token) {
             if (layer.mixture.experts != nullptr) gather_experts(layer, token);
-            finish_output(layer.down, layer.out_scale, out_ + token * width_stride_);
-            add_output(layer, token, layer.mlp_post_norm);
+            finish_output(layer.down, layer.out_scale, out_ + token * width_stride_, kDown, index, token);
+            if (layer.mixture.experts != nullptr) give(kMixtureOut, index, token, out_ + token * width_stride_, model_.width);
+            add_output(layer, token, layer.mlp_post_norm, kMlpPostNorm, index);
             if (layer.per_layer.gate.rows > 0) read(token, {});
             else finish(token);
         };
@@ -1285,11 +1291,11 @@ class Step {
     }
 
     // A token's queries, keys and values: biases, bounds, norms and RoPE; keys and values are stored in the KV cache.
-    void finish_and_store(const Layer& layer, int64_t token) {
+    void finish_and_store(const Layer& layer, int index, int64_t token) {
         float* all = heads_out_ + token * heads_stride_;
         const int at = position(token);
         finish_rows(layer.query, all, layer.input, layer.clip);
-        finish_heads(layer, token, all, layer.heads, layer.query_norm);
+        finish_heads(layer, token, all, layer.heads, layer.query_norm, kQueryUnrotated, index);
         if (layer.sharpness != 0.0) {
             const auto factor = static_cast<float>(1.0 + layer.sharpness * std::log1p(static_cast<double>(at / layer.sharp_from)));
             for (int i = 0; i < layer.query.rows; ++i) all[i] *= factor;
@@ -1299,7 +1305,7 @@ class Step {
         finish_rows(layer.key, keys, layer.input, layer.clip);
         if (layer.value_of_key != 0) std::copy_n(keys, layer.key.rows, values);
         else finish_rows(layer.value, values, layer.input, layer.clip);
-        finish_heads(layer, token, keys, layer.groups, layer.key_norm);
+        finish_heads(layer, token, keys, layer.groups, layer.key_norm, kKeyUnrotated, index);
         const int size = layer.differential() ? layer.value_size / 2 : layer.value_size;
         for (int group = 0; group < layer.groups; ++group) {
             const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, group);
@@ -1330,8 +1336,8 @@ class Step {
         for (int i = 0; clip != 0.0f && i < by.rows; ++i) x[i] = std::min(std::max(x[i], -clip), clip);
     }
 
-    // The norms of queries or keys, and RoPE.
-    void finish_heads(const Layer& layer, int64_t token, float* x, int heads, const Norm& by) const {
+    // The norms of queries or keys, and RoPE; before it they are a value of the layer.
+    void finish_heads(const Layer& layer, int64_t token, float* x, int heads, const Norm& by, What what, int index) const {
         const int64_t size = layer.key_size;
         const bool after = layer.norm_after != 0;
         const auto normed = [&] {
@@ -1341,6 +1347,7 @@ class Step {
             }
         };
         if (!after) normed();
+        give(what, index, token, x, heads * size);
         for (int head = 0; head < heads; ++head) rotate(layer, token, x + head * size);
         if (after) normed();
     }
@@ -1475,10 +1482,12 @@ class Step {
         for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] * kept / weight;
     }
 
-    // A token's row of a value, written out where it is asked for.
-    void give(What what, int layer, int64_t token, const float* row, int64_t count) const {
+    // A token's row of a value, or `part` of its numbers from `first` on, written out where it is asked for.
+    void give(What what, int layer, int64_t token, const float* row, int64_t count, int64_t first = 0,
+              int64_t part = std::numeric_limits<int64_t>::max()) const {
         for (const Value& value : std::span(seen_.values, static_cast<size_t>(seen_.value_count))) {
-            if (value.what == what && value.layer == layer) std::copy_n(row, count, value.out + token * count);
+            if (value.what != what || value.layer != layer) continue;
+            std::copy_n(row, std::min(part, count - first), value.out + token * count + first);
         }
     }
 
@@ -1556,6 +1565,9 @@ class Step {
         if (gated) neurons_of(mlp.up, beside, &LayerAdapter::up);
         for (int64_t i = 0; layer.gate_scale != 1.0f && i < count * kGroup; ++i) inside[i] *= layer.gate_scale;
         activate(layer.activation, inside, gated ? beside : nullptr, count * kGroup);
+        for (int64_t i = 0; adapted >= 0 && seen_.value_count > 0 && i < count; ++i) {
+            give(kHidden, adapted, i, inside + i * kGroup, mlp.up.rows, group * kGroup, kGroup);
+        }
         if (!mlp.down.reads_floats()) quantize({inside, kGroup, 0, count}, group, group + 1, out);
         if (!mlp.down.reads_floats() && (adapted < 0 || runs_.empty())) return;
         for (int64_t i = 0; i < count; ++i) {

@@ -159,7 +159,11 @@ struct LayerAdapter {
 };
 
 // What a reading can write out of a layer, for each of its tokens; kEmbed is the input of layer 0.
-enum What : int32_t { kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed };
+enum What : int32_t {
+    kUnnamed = -1, kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed, kAttentionNorm, kMlpNorm, kQueryUnrotated, kKeyUnrotated,
+    kMixedOut, kHidden, kDown, kMixtureOut, kAttentionPostNorm,
+    kMlpPostNorm
+};
 
 // A value that is written out: a row for each token.
 struct Value {
