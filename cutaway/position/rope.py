@@ -45,6 +45,13 @@ class Config(Bounded):
             )
         if self.copies > 1 and self.grows:
             raise UserError("position.copies: no scaling that changes with the text's length has them")
+        pairs = self.size // self.copies // 2
+        for name in ("divisors", "short", "long"):
+            listed = getattr(self.scaling, name, None)
+            if listed is not None and len(listed) != pairs:
+                raise UserError(
+                    f"position.scaling.{name} lists {len(listed)} divisors, but {pairs} pairs rotate"
+                )
 
     @property
     def grows(self) -> bool:

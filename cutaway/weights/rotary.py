@@ -89,6 +89,8 @@ class Rope(Row):
         length = top if top and top.stated(ORIGINAL) else given
         original = length.integer(ORIGINAL) if length.stated(ORIGINAL) else known["context"]
         scaling = read and read(given, original, known)
+        if isinstance(scaling, LongRoPE):
+            scaling = _spread(scaling, size // 2, given)
         given.finish((ORIGINAL,), "these rotary positions have")
         if isinstance(scaling, Proportional):
             size, scaling = known["head_size"], replace(scaling, fraction=found)
@@ -180,6 +182,17 @@ def _longrope(given: Fields, original: int, known: Settings) -> LongRoPE:
     short, long = (given.numbers(key) for key in ("short_factor", "long_factor"))
     factor = given.number("factor", None) or known["context"] / original
     return LongRoPE(short, long, original, factor, given.number("attention_factor", None))
+
+
+def _spread(scaling: LongRoPE, pairs: int, given: Fields) -> LongRoPE:
+    """The scaling with a divisor for each pair, of which a list of one is the only one."""
+    found = {}
+    for name in ("short", "long"):
+        listed = getattr(scaling, name)
+        if len(listed) not in (1, pairs):
+            raise given.refusal(f"{name}_factor", f"lists {len(listed)} divisors, but {pairs} pairs rotate")
+        found[name] = listed * pairs if len(listed) == 1 else listed
+    return replace(scaling, **found)
 
 
 SCALINGS = {

@@ -41,11 +41,11 @@ class Layout(Row):
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
             return {"parallel": "own" if "blk.0.attn_norm_2.weight" in fields.tensors else "shared"}
-        new, multi = (
-            fields.flag("new_decoder_architecture", False),
-            fields.flag("multi_query", True),
+        usual = {"new_decoder_architecture": False, "multi_query": True, "parallel_attn": True}
+        new, multi, parallel = (  # a null is no, as transformers takes it
+            fields.flag(key, False if fields.has(key) else default) for key, default in usual.items()
         )
-        parallel, norms = fields.flag("parallel_attn", True), fields.integer("num_ln_in_parallel_attn", None)
+        norms = fields.integer("num_ln_in_parallel_attn", None)
         heads = fields.integer("num_kv_heads", known["heads"])
         if (new and not parallel) or (not new and norms not in (None, 1)):
             raise fields.refusal("parallel_attn", "and the number of norms are of no Falcon")

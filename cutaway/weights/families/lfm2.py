@@ -171,7 +171,7 @@ FAMILY = llama.FAMILY.but(
     gguf=GGUF,
     rows=(
         *replaced(
-            rows.SIZES,
+            [row for row in rows.SIZES if row is not rows.ACTIVATION_ROW],
             Field("eps", "norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
             KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
         ),
@@ -183,6 +183,8 @@ FAMILY = llama.FAMILY.but(
     build=decoder,
     describe=settings,
     defaults={"conv": 3, "conv_bias": False, "rope_base": 1e6, "context": 128_000, "eps": 1e-5, "tied": True},
-    gguf_fixed={"conv_bias": False, "activation": "silu"},
+    fixed={"activation": "silu"},
+    gguf_fixed={"conv_bias": False},
+    harmless=("hidden_act",),  # which transformers does not read
     mixers=("short_conv", "mha", "gqa", "mqa"),
 )

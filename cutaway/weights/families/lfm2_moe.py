@@ -34,7 +34,7 @@ FAMILY = lfm2.FAMILY.but(
     ),
     defaults={"hidden": 7168, "experts": 32, "top_k": 4, "expert_hidden": 1792, "normalised": True}
     | {"routed_scale": 1.0, "choice_bias": True},
-    fixed={"score": "sigmoid"},
+    fixed={"score": "sigmoid"},  # and SiLU, whatever hidden_act says
     gguf_fixed={"normalised": True, "routed_scale": 1.0, "choice_bias": True},
     architecture="lfm2moe",
     sparse=True,
