@@ -276,7 +276,7 @@ class Verdict:
         return self.distance <= self.within
 
 
-def _auto(config: Mapping[str, Any]) -> Any:
+def auto(config: Mapping[str, Any]) -> Any:
     """The class of transformers that makes a config's model."""
     kind = config["model_type"]
     if kind in SEQ2SEQ:
@@ -295,7 +295,7 @@ def made(config: Mapping[str, Any], folder: Path) -> Any:
     read.dtype = torch.float32
     if (read.pad_token_id or 0) >= VOCAB:  # the class's own, which no config here says
         read.pad_token_id = None
-    model = _auto(config).from_config(read, attn_implementation="eager").float().eval()
+    model = auto(config).from_config(read, attn_implementation="eager").float().eval()
     if config.get("tie_word_embeddings") is False and hasattr(model, "lm_head"):  # T5's too, as published
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
     moved = ("_correction_bias", "expert_bias", "layer_scalar", "final_logits_bias")
@@ -334,7 +334,11 @@ def ours(checkpoint: load.Checkpoint) -> torch.Tensor:
 
 def judged(config: Mapping[str, Any], folder: Path, strict: bool = False) -> Verdict:
     """Cutaway beside transformers on a folder of this config."""
-    model = made(config, folder)
+    return compared(made(config, folder), folder, strict)
+
+
+def compared(model: Any, folder: Path, strict: bool = False) -> Verdict:
+    """Cutaway's reading of a folder beside the model that transformers made for it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnreadKeys)
         try:
