@@ -92,10 +92,12 @@ class SparseLatentAttention(mla.LatentAttention):
         return {} if self.borrows is not None else {"index": self.index_norm(self.index_key(x))[:, None]}
 
     def rotated(self, entries: Entries, rotation: Rotation | None) -> Entries:
-        own = {} if self.borrows is not None else {"index": self._turned(entries["index"], rotation)}
+        own = {} if self.borrows is not None else {"index": self._rotated_index(entries["index"], rotation)}
         return {**super().rotated(entries, rotation), **own}
 
-    def _turned(self, x: Float[Tensor, "b h t k"], rotation: Rotation | None) -> Float[Tensor, "b h t k"]:
+    def _rotated_index(
+        self, x: Float[Tensor, "b h t k"], rotation: Rotation | None
+    ) -> Float[Tensor, "b h t k"]:
         """The first dimensions of each index head, rotated."""
         if rotation is None:
             return x
@@ -117,7 +119,7 @@ class SparseLatentAttention(mla.LatentAttention):
             if isinstance(found, Tensor):
                 return tap("chosen", found)
             return found(slice(None)) if watched("index", "chosen", "scores", "pattern") else found
-        q = self._turned(cut(self.index_query(query_latent), self.index_heads), rotation)
+        q = self._rotated_index(cut(self.index_query(query_latent), self.index_heads), rotation)
         w = (self.index_weight(x) * self.index_heads**-0.5).transpose(1, 2)
 
         @torch.no_grad()
