@@ -95,7 +95,7 @@ FIXED = {  # other sizes, and what they become where they are larger
     "v_head_dim": 8,
     "q_lora_rank": 16,
     "kv_lora_rank": 16,
-    "index_n_heads": 8,  # fewer have equal scores, of which any may be chosen
+    "index_n_heads": 16,  # fewer have equal scores, of which any may be chosen
     "index_head_dim": 16,
     "index_topk": 8,
     "linear_key_head_dim": 8,
@@ -286,15 +286,21 @@ def auto(config: Mapping[str, Any]) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def made(config: Mapping[str, Any], folder: Path) -> Any:
-    """Transformers' model of a config.json in a folder, all of its weights moved, and written there."""
+def parsed(config: Mapping[str, Any], folder: Path) -> Any:
+    """Transformers' reading of a config.json, written into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
-    torch.manual_seed(0)
     read = transformers.AutoConfig.from_pretrained(folder)
     read.dtype = torch.float32
-    if (read.pad_token_id or 0) >= VOCAB:  # the class's own, which no config here says
+    if (getattr(read, "pad_token_id", 0) or 0) >= VOCAB:  # the class's own, which no config here says
         read.pad_token_id = None
+    return read
+
+
+def made(config: Mapping[str, Any], folder: Path) -> Any:
+    """Transformers' model of a config.json in a folder, all of its weights moved, and written there."""
+    read = parsed(config, folder)
+    torch.manual_seed(0)
     model = auto(config).from_config(read, attn_implementation="eager").float().eval()
     if config.get("tie_word_embeddings") is False and hasattr(model, "lm_head"):  # T5's too, as published
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
