@@ -171,7 +171,7 @@ FAMILY = llama.FAMILY.but(
     gguf=GGUF,
     rows=(
         *replaced(
-            [row for row in rows.SIZES if row is not rows.ACTIVATION_ROW],
+            tuple(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
             Field("eps", "norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
             KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
         ),
