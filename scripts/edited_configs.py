@@ -139,7 +139,10 @@ def judged(base: Config, config: Config, folder: Path) -> tuple[str, str]:
     if model is None:
         return "too large", ""
     (folder / "model" / "config.json").write_text(json.dumps(config), "utf-8")
-    found = collection.compared(model, folder / "model")
+    try:
+        found = collection.compared(model, folder / "model")
+    except Exception as error:  # bad input is refused in a sentence, and never a traceback
+        return "WRONG", f"{type(error).__name__}: {error}"[:200]
     if found.refused:
         return "refused", found.refused
     if not found.agrees:

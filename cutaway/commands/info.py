@@ -39,11 +39,11 @@ def info(model: ModelOption = "smollm2", *, strict: Strict = False, as_json: Jso
     cutaway info config.json
     """
     path = model_path(model)
-    told = described.read(path, strict) if described.can(path) else None
-    if told is not None and (told.refused or told.stored is None):
-        found = sketch(model, path, told)
+    description = described.read(path, strict) if described.can(path) else None
+    if description is not None and (description.refused or description.stored is None):
+        found = sketch(model, path, description)
     else:
-        found = card(model, path, load.read(path, strict)) | _packing(told)
+        found = card(model, path, load.read(path, strict)) | _packing(description)
     if as_json:
         print_json(found)
         return
@@ -90,23 +90,29 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     return found | _memory(config, stored)
 
 
-def sketch(name: str, path: Path, told: described.Description) -> dict[str, Any]:
+def sketch(name: str, path: Path, description: described.Description) -> dict[str, Any]:
     """The card of a model whose weights are not here, or that is not loaded: what its config says."""
-    found: dict[str, Any] = {"model": name, "path": str(path), "family": told.family or f"none: {told.named}"}
+    found: dict[str, Any] = {
+        "model": name,
+        "path": str(path),
+        "family": description.family or f"none: {description.named}",
+    }
     found |= {"kind": None, "layers": None, "width": None, "query_heads": None, "kv_heads": None}
     found |= {"latent": None, "head_dim": None, "mlp_width": None, "vocabulary": None, "context": None}
-    found |= {"parameters": None} | dict(told.sizes)
-    if told.config is not None:
-        found |= _shape(told.config) | _memory(told.config, BF16_BYTES * _parameters(told.config))
-    found |= {"weight_types": {}, "weight_bytes": told.stored or 0, "mix": None, "adapter": None}
+    found |= {"parameters": None} | dict(description.sizes)
+    if description.config is not None:
+        found |= _shape(description.config) | _memory(
+            description.config, BF16_BYTES * _parameters(description.config)
+        )
+    found |= {"weight_types": {}, "weight_bytes": description.stored or 0, "mix": None, "adapter": None}
     tokenizer = {"tokenizer": None, "tokens": None}
-    if told.read_tokenizer is not None:
+    if description.read_tokenizer is not None:
         with suppress(UserError):
-            read = told.read_tokenizer()
+            read = description.read_tokenizer()
             tokenizer = {"tokenizer": type(read.plain.model).__name__, "tokens": len(read)}
-    found |= {**tokenizer, "chat_template": told.chat_template is not None}
-    found |= {"licence": told.metadata.get("general.license"), "quantized": told.quantized}
-    return found | {"not_loaded": told.refused or _weightless(told.source)}
+    found |= {**tokenizer, "chat_template": description.chat_template is not None}
+    found |= {"licence": description.metadata.get("general.license"), "quantized": description.quantized}
+    return found | {"not_loaded": description.refused or _weightless(description.source)}
 
 
 def _weightless(folder: Path) -> str:
@@ -116,9 +122,9 @@ def _weightless(folder: Path) -> str:
     return "there are no weights beside its config"
 
 
-def _packing(told: described.Description | None) -> dict[str, str]:
+def _packing(description: described.Description | None) -> dict[str, str]:
     """How a folder's weights are packed in its files."""
-    return {"quantized": told.quantized} if told is not None and told.quantized else {}
+    return {"quantized": description.quantized} if description is not None and description.quantized else {}
 
 
 def _parameters(config: Model) -> int:

@@ -86,8 +86,8 @@ def audit(path: Path, trusted: Path | None = None, public_key: Path | None = Non
 
 def _opened(path: Path, opened: list[Checkpoint | Description]) -> Iterator[Issue]:
     """The model; one of no family, or without weights, by its config alone."""
-    told = described.read(path) if described.can(path) else None
-    if told is None or (told.family and told.stored is not None):
+    description = described.read(path) if described.can(path) else None
+    if description is None or (description.family and description.stored is not None):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UnreadKeys)
             opened.append(load.read(path))
@@ -95,14 +95,14 @@ def _opened(path: Path, opened: list[Checkpoint | Description]) -> Iterator[Issu
             if issubclass(one.category, UnreadKeys):
                 yield Issue("info", "config.json", str(one.message))
     else:
-        opened.append(told)
-        if told.refused:
-            yield Issue("medium", told.source.name, f"it is not loaded: {told.refused}")
-        if told.stored is None:
-            yield Issue("info", told.source.name, "there are no weights beside its config")
-    if told is not None:
-        packed = f", its weights quantized: {told.quantized}" if told.quantized else ""
-        yield Issue("info", told.source.name, f"it is a model of the kind {told.named}{packed}")
+        opened.append(description)
+        if description.refused:
+            yield Issue("medium", description.source.name, f"it is not loaded: {description.refused}")
+        if description.stored is None:
+            yield Issue("info", description.source.name, "there are no weights beside its config")
+    if description is not None:
+        packed = f", its weights quantized: {description.quantized}" if description.quantized else ""
+        yield Issue("info", description.source.name, f"it is a model of the kind {description.named}{packed}")
 
 
 def _read_tokenizer(path: Path, model: Checkpoint | Description, read: list[Tokenizer]) -> Iterator[Issue]:

@@ -52,10 +52,10 @@ def repeats(fields: Fields, key: str, known: Mapping[str, Any], readers: Mapping
             return size is not None and int(size * value) == position.size
         if key == "rope_theta":
             return value == position.base
-        said = (
+        own = (
             position.interleaved if key == "rope_interleaved" else getattr(position.scaling, "original", None)
         )
-        return type(value) is type(said) and value == said
+        return type(value) is type(own) and value == own
     name = SETTINGS.get(key)
     if name is None or known.get(name) is None or name not in readers:
         return False

@@ -55,8 +55,8 @@ def test_info_and_audit_need_no_weights(
     assert bool(card["quantized"]) == ("quantization_config" in entry.config)
     assert cli.main(["info", str(path)]) == 0 and "none here" in capsys.readouterr().out
     assert cli.main(["audit", str(tmp_path), "--json", "--fail-on", "high"]) == 0
-    said = [issue["what"] for issue in json.loads(capsys.readouterr().out)["findings"]]
-    assert any(str(entry.config["model_type"]) in what for what in said)
+    found = [issue["what"] for issue in json.loads(capsys.readouterr().out)["findings"]]
+    assert any(str(entry.config["model_type"]) in what for what in found)
 
 
 def test_a_model_that_is_not_loaded_is_said_to_be_so(
