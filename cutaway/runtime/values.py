@@ -112,8 +112,9 @@ def _value(config: Decoder, name: str) -> Value:
         raise UserError(f"there is no {name}: layer {layer} reads the keys and values of layer {of.kv_layer}")
     if not has(config.blocks[layer], what):
         raise UserError(f"there is no {name}: this layer has no such part")
+    mlp: Any = config.blocks[layer].mlp
     if what == "mlp.hidden":
-        return Value(name, WHATS.index(what), layer, (config.blocks[layer].mlp.hidden,))
+        return Value(name, WHATS.index(what), layer, (mlp.hidden,))
     if what != PATTERN and what not in (*HEADS, *UNROTATED):
         return Value(name, WHATS.index(what), layer, (config.width,))
     if what == PATTERN:
