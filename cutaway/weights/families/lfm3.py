@@ -67,8 +67,8 @@ def decoder(known: Settings) -> Decoder:
         }
         if not known["gated"]:
             return decoders.heads(known["heads"], known["kv_heads"], window, **own)
-        heads = {"heads": known["heads"], "kv_heads": known["kv_heads"]}
-        return mixer("gated", **heads, window=window, per_head=True, **own)
+        own |= {"heads": known["heads"], "kv_heads": known["kv_heads"], "per_head": True}
+        return mixer("gated", **own) if window is None else mixer("gated_local", window=window, **own)
 
     mlp = MLP(known["hidden"], "silu")
     blocks = tuple(
@@ -90,7 +90,7 @@ def settings(config: Decoder | Encoder) -> Settings:
             known |= {"conv": of.conv, "conv_bias": of.bias}
             continue
         known |= {NAMES[kinds[-1]]: of.position} | ({} if window is None else {"window": window})
-        gated = kind_of(of) == "gated"
+        gated = kind_of(of).startswith("gated")
     if not any(map(attends, config.blocks)) or config.blocks[0].mlp is None:
         raise UserError("none of its layers attends")
     # of ropes those that a layer has
@@ -141,6 +141,6 @@ FAMILY = lfm2.FAMILY.but(
     defaults={"vocab": 128_000, "width": 2048, "layers": 24, "heads": 16, "kv_heads": 4, "head_size": 128}
     | {"context": 128_000, "eps": 1e-5, "hidden": 7680, "conv": 7, "post_norm": True, "gated": True},
     forget=("kv_heads", "head_size"),
-    mixers=("short_conv", "gated", "mha", "gqa", "mqa", "local"),
+    mixers=("short_conv", "gated", "gated_local", "mha", "gqa", "mqa", "local"),
     spellings=((".self_attn.g_proj.", ".self_attn.gate_proj."),),
 )
