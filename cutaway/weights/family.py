@@ -233,6 +233,8 @@ class Family:
     )
     zeros: tuple[str, ...] = ()  # names that a folder may leave out, whose weights are then zeros
     instead: Callable[[Fields], str | None] | None = None  # the family that reads some configs of this type
+    # Names in a folder whose weights must be sinusoids, which are computed, all sines first; and their base.
+    sines: Mapping[str, float] = field(default_factory=dict)
     whole_ids: tuple[str, ...] = ()  # keys of special ids that config.json may leave out, but not have null
 
     def but(self, name: str, hf_class: str, forget: Collection[str] = (), **changes: Any) -> Family:

@@ -40,6 +40,7 @@ SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "typical_p": ("typical_p", "typical_p"),
     "repetition_penalty": ("penalty_repeat", "repetition_penalty"),
 }
+HALF = 5e-3  # how far a sinusoid in half precision, of a far position, is from an exact one
 TOKENS = "ForTokenClassification"
 CLASSIFIERS = ("ForSequenceClassification", TOKENS)  # how transformers names classes with a head for labels
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -233,6 +234,7 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
         config = replace(config, decoder=own)
     else:
         theirs = _without_copies(theirs, family, folder)
+    _check_sines(theirs, family, folder)
     unused = family.also_ignored(config) if family.also_ignored else ()
     names = part.rules(family) if part else family.hf
     if method is not None:
@@ -244,6 +246,19 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
         warnings.warn(note, stacklevel=2)
     found = Checkpoint(config, tensors, family.name, folder, left_out=left_out, classifier=classifier)
     return _with_text(folder, found)
+
+
+def _check_sines(theirs: Mapping[str, Packed], family: Family, folder: Path) -> None:
+    """UserError for a table of positions that should be sinusoids, which are computed, and is another."""
+    for name, base in family.sines.items():
+        if name not in theirs or len(theirs[name].shape) != 2:
+            continue
+        stated = quant.finite(name, theirs[name])
+        rows, width = stated.shape
+        angles = np.arange(rows)[:, None] * base ** (-np.arange(0, width, 2) / width)
+        computed = np.concatenate((np.sin(angles), np.cos(angles)), axis=1)
+        if computed.shape != stated.shape or np.abs(computed - stated).max() > HALF:
+            raise UserError(f"{folder}: the weight {name!r} should hold sinusoids, and holds others")
 
 
 def _classifier(data: Mapping[str, object]) -> str:

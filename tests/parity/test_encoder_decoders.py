@@ -214,6 +214,21 @@ def test_weights_that_repeat_the_table_or_are_left_out(tmp_path: Path) -> None:
         load.read(tmp_path)
 
 
+def test_positions_that_are_no_sinusoids_are_refused(tmp_path: Path) -> None:
+    """Where they are computed, a folder's own table is checked."""
+    from safetensors.torch import load_file, save_file
+
+    made("pegasus-1").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "model.decoder.embed_positions.weight"
+    half = weights | {name: weights[name].half()}
+    save_file(half, tmp_path / "model.safetensors", {"format": "pt"})
+    load.read(tmp_path)
+    save_file(weights | {name: weights[name].roll(1, 0)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"decoder.embed_positions.weight' should hold sinusoids"):
+        load.read(tmp_path)
+
+
 def test_what_no_family_can_say_is_a_cutaway_folder(tmp_path: Path) -> None:
     made("t5-1").save_pretrained(tmp_path / "theirs")
     checkpoint = load.read(tmp_path / "theirs")

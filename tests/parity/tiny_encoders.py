@@ -124,6 +124,7 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {  # encoder-decoders
     "mbart-2": ("MBartConfig", BART | {"activation_function": "relu", "encoder_layers": 1}),
     "m2m_100-1": ("M2M100Config", BART),
     "m2m_100-2": ("M2M100Config", BART | {"pad_token_id": 2, "scale_embedding": False}),
+    "plbart-1": ("PLBartConfig", BART | {"tie_word_embeddings": False}),
     "blenderbot-1": ("BlenderbotConfig", BART),
     "blenderbot-2": ("BlenderbotConfig", BART | {"scale_embedding": True, "activation_function": "relu"}),
     "blenderbot_small-1": ("BlenderbotSmallConfig", BART),

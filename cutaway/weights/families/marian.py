@@ -39,4 +39,5 @@ FAMILY = bart.FAMILY.but(
     fixed={"embedding_norm": False},
     harmless=(*bart.FAMILY.harmless, "extra_pos_embeddings"),
     ignored_hf=(*bart.FAMILY.ignored_hf, "model.*.embed_positions.weight"),
+    sines={f"model.{half}.embed_positions.weight": 10000.0 for half in ("encoder", "decoder")},
 )

@@ -21,4 +21,5 @@ FAMILY = bart.FAMILY.but(
     fixed={"embedding_norm": False, "norm_first": True},
     harmless=(*bart.FAMILY.harmless, "extra_pos_embeddings", "classifier_dropout"),
     ignored_hf=(*bart.FAMILY.ignored_hf, "model.*.embed_positions.weight"),
+    sines={f"model.{half}.embed_positions.weight": 10000.0 for half in ("encoder", "decoder")},
 )

@@ -29,6 +29,7 @@ FAMILY = bert.FAMILY.but(
     defaults={"vocab": 50000, "context": 1536},
     fixed={"learned": False, "rope": rotary},
     prefix="roformer.",
+    sines={"roformer.encoder.embed_positions.weight": 10000.0},
     ignored_hf=(
         *("roformer.embeddings.position_ids", "roformer.encoder.embed_positions.weight"),
         *("roformer.pooler.*", "cls.*", "classifier.*"),
