@@ -207,6 +207,34 @@ class SharedExperts(Row):
         return {"expert_shared_count" if gguf else self.key: count}
 
 
+class SharedWidth(SharedExperts):
+    """The same, of which GGUF has the joint width."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf:
+            return {"shared": fields.integer("expert_shared_feed_forward_length", 0, low=0)}
+        return super().read(fields, known, own)
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        if not gguf:
+            return super().write(known, gguf)
+        return {"expert_shared_feed_forward_length": known["shared"]}
+
+
+class Normalised(Row):
+    """GGUF's flag of experts whose weights sum to one, where models have no others."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        if fields.gguf and not fields.flag("expert_weights_norm"):
+            raise fields.refusal(
+                "expert_weights_norm", "is false: weighing experts otherwise is not supported"
+            )
+        return {}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        return {"expert_weights_norm": True} if gguf else {}
+
+
 class SigmoidScores(Row):
     """GGUF's number for experts that are scored by a sigmoid."""
 
@@ -381,6 +409,7 @@ GROUPS = (
     Field("normalised", "norm_topk_prob", None, FLAG),
 )
 ROUTED_SCALE = Field("routed_scale", "routed_scaling_factor", None, NUMBER)
+NO_GROUPS = Only(None, "expert_group_count", (0, 1), "routing to groups of experts")
 SIGMOID = {"score": "sigmoid", "choice_bias": True, "group_of_two": True}  # DeepSeek-V3's router
 EXPERT_HIDDEN = ("moe_intermediate_size", "expert_feed_forward_length")
 EXPERTS_IN_GGUF = (

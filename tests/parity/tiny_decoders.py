@@ -34,7 +34,6 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "OlmoeConfig",
         EXPERTS | MHA,
         EXPERTS | {"norm_topk_prob": True, "attention_bias": True, "num_experts_per_tok": 3},
-        {"num_experts": 3, "num_experts_per_tok": 1, "tie_word_embeddings": True, "rope_parameters": YARN},
     ),
     "nemotron": (
         "NemotronConfig",
@@ -46,19 +45,16 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "GlmConfig",
         {"head_dim": 16},
         ODD | {"attention_bias": False, "tie_word_embeddings": True},
-        {"head_dim": 32, "partial_rotary_factor": 0.25, "rope_parameters": LLAMA3},
     ),
     "gptj": (
         "GPTJConfig",
         GPTJ,
         GPTJ | {"n_inner": 80, "rotary_dim": 16, "activation_function": "gelu"},
-        GPTJ | {"n_head": 3, "n_embd": 48, "rotary_dim": 4, "layer_norm_epsilon": 1e-3},
     ),
     "codegen": (
         "CodeGenConfig",
         GPTJ,
         GPTJ | {"n_head": 2, "n_inner": 80, "rotary_dim": 16},
-        GPTJ | {"n_head": 3, "n_embd": 48, "rotary_dim": 4, "activation_function": "relu"},
     ),
     "gpt_neo": (
         "GPTNeoConfig",
@@ -83,19 +79,16 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "InternLM3Config",
         {"head_dim": 16},
         BIASED | {"head_dim": 24, "tie_word_embeddings": True},
-        {"head_dim": None, "rope_parameters": LLAMA3},
     ),
     "iquestcoder": (
         "IQuestCoderConfig",
         {"head_dim": 16},
         BIASED | {"head_dim": 24, "tie_word_embeddings": True},
-        {"head_dim": None, "num_key_value_heads": 1},
     ),
     "jais2": (
         "Jais2Config",
         {},
         {"attention_bias": False, "mlp_bias": False, "num_key_value_heads": 1, "rope_parameters": LLAMA3},
-        {"tie_word_embeddings": True, "head_dim": 24, "hidden_act": "silu"},
     ),
     "ministral": (
         "MinistralConfig",
@@ -124,7 +117,6 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "FlexOlmoConfig",
         EXPERTS,
         EXPERTS | MHA | {"norm_topk_prob": True, "attention_bias": True, "tie_word_embeddings": True},
-        {"num_experts": 3, "num_experts_per_tok": 1, "rope_parameters": YARN, "num_key_value_heads": 1},
     ),
     "granitemoeshared": (
         "GraniteMoeSharedConfig",
@@ -147,9 +139,6 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         | {"num_local_experts": 4, "sliding_window": 8, "shared_intermediate_size": 20}
         | {"num_hidden_layers": 3, "layer_rope_theta": [0, 1e4, 0]},
         {"num_local_experts": 3, "num_experts_per_tok": 1, "attention_bias": True, "sliding_window": 4},
-        MULTIPLIED
-        | {"num_local_experts": 4, "tie_word_embeddings": True, "rope_parameters": YARN}
-        | {"shared_intermediate_size": 40, "layer_types": ["sliding_attention"] * 2, "sliding_window": 8},
     ),
     "dots1": (
         "Dots1Config",
@@ -167,11 +156,6 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         | {"num_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "sliding_window": 4}
         | {"num_shared_experts": 2, "num_key_value_heads": 1, "head_dim": 16}
         | {"norm_topk_prob": False, "mlp_layer_types": ["sparse", "dense"]},
-        ODD
-        | SPARSE
-        | EXPERTS
-        | {"sliding_window": 4, "layer_types": ["full_attention"] * 2}
-        | {"first_k_dense_replace": 0, "tie_word_embeddings": True},
     ),
     "hunyuan_v1_moe": (
         "HunYuanMoEV1Config",
@@ -197,10 +181,7 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         | EXPERTS
         | {"layer_types": ["full_attention", "sliding_attention"], "mup_enabled": True}
         | {"sliding_window": 4, "head_dim": 24, "num_dense_layers": 0, "route_scale": 2.5},
-        ODD
-        | SPARSE
-        | EXPERTS
-        | {"tie_word_embeddings": True, "num_dense_layers": 1, "num_shared_experts": 1},
+        SPARSE | EXPERTS | {"num_hidden_layers": 4, "sliding_window": 8, "head_dim": 16, "mup_enabled": True},
     ),
     "laguna": (
         "LagunaConfig",
@@ -210,7 +191,6 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         | {"head_dim": 24, "gating": "per-element", "moe_routed_scaling_factor": 2.5}
         | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "dense"]}
         | {"sliding_window": 8, "num_attention_heads_per_layer": [2, 6], "rope_parameters": TWO_ROPES},
-        ODD | SPARSE | EXPERTS | {"tie_word_embeddings": True, "mlp_layer_types": ["sparse"] * 2},
     ),
     "mimo_v2_flash": (
         "MiMoV2FlashConfig",
@@ -228,17 +208,11 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "HYV3Config",
         SPARSE | EXPERTS | {"head_dim": 16},
         ODD | SPARSE | EXPERTS | {"attention_bias": True, "num_shared_experts": 2, "num_hidden_layers": 3},
-        SPARSE
-        | {"num_experts": 3, "num_experts_per_tok": 1, "head_dim": 24, "tie_word_embeddings": True}
-        | {"mlp_layer_types": ["sparse", "dense"], "router_scaling_factor": 1.0, "rope_parameters": YARN},
     ),
     "solar_open": (
         "SolarOpenConfig",
         ROUTED | {"head_dim": 16},
         ODD | ROUTED | GROUPS | {"attention_bias": True, "n_shared_experts": 2, "norm_topk_prob": False},
-        ROUTED
-        | {"head_dim": 32, "routed_scaling_factor": 2.5, "rope_parameters": YARN}
-        | {"tie_word_embeddings": True},
     ),
     "sarvam_moe": (
         "SarvamMoEConfig",
@@ -258,9 +232,6 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "YoutuConfig",
         LATENT | {"q_lora_rank": 20, "pad_token_id": None},  # whose row transformers sets to 0 as it loads
         LATENT | {"q_lora_rank": None, "tie_word_embeddings": False, "rope_parameters": YARN},
-        LATENT
-        | {"q_lora_rank": 20, "rope_interleave": False, "num_attention_heads": 3}
-        | {"num_key_value_heads": 3, "pad_token_id": None},
     ),
     "hyperclovax": (
         "HyperCLOVAXConfig",
@@ -283,13 +254,11 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "AriaTextConfig",
         {"moe_num_experts": 4},
         {"moe_num_experts": 3, "moe_topk": 1, "moe_num_shared_experts": 1, "attention_bias": True},
-        {"moe_num_experts": 4, "moe_topk": 3, "tie_word_embeddings": True, "rope_parameters": LLAMA3},
     ),
     "persimmon": (
         "PersimmonConfig",
         {},
         {"qk_layernorm": False, "tie_word_embeddings": True, "num_attention_heads": 2},
-        {"partial_rotary_factor": 0.25, "hidden_act": "gelu", "layer_norm_eps": 1e-3},
     ),
     "cohere2_moe": (
         "Cohere2MoeConfig",
@@ -310,7 +279,7 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "BitNetConfig",
         {},
         {"attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 1},
-        MHA | {"hidden_act": "silu", "rms_norm_eps": 1e-3, "rope_parameters": LLAMA3},
+        MHA | {"hidden_act": "silu", "rms_norm_eps": 1e-3, "tie_word_embeddings": True},
     ),
     "phimoe": (
         "PhimoeConfig",
@@ -324,13 +293,11 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
         "XGLMConfig",
         XGLM,
         XGLM | {"scale_embedding": False, "tie_word_embeddings": False, "activation_function": "relu"},
-        XGLM | {"attention_heads": 3, "d_model": 48, "pad_token_id": 1},
     ),
     "biogpt": (
         "BioGptConfig",
         {},
         {"scale_embedding": False, "tie_word_embeddings": False, "hidden_act": "relu"},
-        {"num_attention_heads": 3, "hidden_size": 48},
     ),
     "gpt_neox_japanese": (
         "GPTNeoXJapaneseConfig",
@@ -342,12 +309,12 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {
 MORE_IN_GGUF = re.findall(
     r"\S+",
     """
-    olmoe-1 nemotron-1 glm-1 mpt-1 mpt-2 exaone-1 exaone-2 exaone-3 internlm3-1 internlm3-2 internlm3-3
-    iquestcoder-1 iquestcoder-2 iquestcoder-3 jais2-1
+    olmoe-1 nemotron-1 glm-1 mpt-1 mpt-2 exaone-1 exaone-2 exaone-3 internlm3-1 internlm3-2
+    iquestcoder-1 iquestcoder-2 jais2-1
     ministral-3 cwm-3 granitemoeshared-1 granitemoeshared-2 granitemoeshared-3 dots1-1 dots1-3
     hunyuan_v1_moe-1 mellum-1 mellum-3
-    ernie4_5_moe-1 ernie4_5_moe-3 sarvam_mla-1 sarvam_mla-2 aria_text-1 aria_text-2 aria_text-3
-    hyperclovax-3 sarvam_moe-1 sarvam_moe-3 solar_open-1 solar_open-3
+    ernie4_5_moe-1 ernie4_5_moe-3 sarvam_mla-1 sarvam_mla-2 aria_text-1 aria_text-2
+    hy_v3-1 afmoe-3 exaone_moe-1 bitnet-3 hyperclovax-3 sarvam_moe-1 sarvam_moe-3 solar_open-1
     """,
 )
 UNPACKED = {"laguna": "its gates are softplus", "bitnet": "sub_norm attention has no kernel"}

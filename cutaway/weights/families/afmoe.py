@@ -5,12 +5,15 @@ Of four layers three are local; the global ones have no positions.
 
 from typing import Any
 
+from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.model.config import Decoder, mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
+
+EVERY = 4  # of so many layers one is global
 
 
 def decoder(known: Settings, **more: Any) -> Decoder:
@@ -42,19 +45,25 @@ class Embedding(Row):
     """Whether embeddings are multiplied by the root of the width."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        scaled = fields.flag("mup_enabled", False)
+        scaled = fields.gguf or fields.flag("mup_enabled", False)  # llama.cpp always does so
         return {"embedding_scale": known["width"] ** 0.5 if scaled else 1.0}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {"mup_enabled": known["embedding_scale"] != 1.0}
+        return {} if gguf else {"mup_enabled": known["embedding_scale"] != 1.0}
 
 
 class LayerTypes(rows.LayerTypes):
     """A key says of how many layers one is global."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        every = fields.integer("global_attn_every_n_layers", 4)
+        every = EVERY if fields.gguf else fields.integer("global_attn_every_n_layers", EVERY)
         return rows.LayerTypes(every, key=None).read(fields, known, own)
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        is_local = [window is not None for window in known["windows"]]
+        if gguf and is_local != rows.every(EVERY, len(is_local)):
+            raise UserError(f"another pattern than a global layer in {EVERY} is not supported by llama.cpp")
+        return super().write(known, gguf)
 
 
 FAMILY = llama.FAMILY.but(
@@ -74,15 +83,26 @@ FAMILY = llama.FAMILY.but(
             ("mlp.gate.", "mlp.router.gate."),
         ),
     ),
-    gguf=(),
+    gguf=(
+        *naming.GGUF_PLAIN,
+        *naming.GGUF_SANDWICH,
+        *naming.GGUF_QK_NORM,
+        *naming.weights(("blk.{n}.attn_gate", "blocks.{n}.attention.gate")),
+        *naming.GGUF_EXPERTS,
+        *naming.GGUF_CHOICE_BIAS,
+        *naming.GGUF_SHARED_EXPERT[1:],
+    ),
     rows=(
         *rows.SIZES,
         *rows.DENSE[:1],
         *rows.experts("num_experts", rows.EXPERT_HIDDEN)[:3],
-        Field("routed_scale", "route_scale", None, NUMBER),
+        rows.SigmoidScores(),
+        rows.Normalised(),
+        rows.NO_GROUPS,
+        Field("routed_scale", "route_scale", "expert_weights_scale", NUMBER, missing=1.0),
         rows.SharedExperts("num_shared_experts"),
         rows.FirstDense("num_dense_layers"),
-        LayerTypes(4, key=None),
+        LayerTypes(EVERY, key=None),
         Embedding(),
         Only("attention_bias", None, (False,), "biases of gated attention"),
         Only("score_func", None, ("sigmoid",), "another score of experts"),

@@ -45,20 +45,6 @@ def _number(fields: Fields, key: str, usual: int) -> int:
     return fields.integer(key, low=-1) if fields.stated(key) else usual
 
 
-class SharedExperts(rows.SharedExperts):
-    """GGUF has their joint width."""
-
-    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {"shared": fields.integer("expert_shared_feed_forward_length", 0, low=0)}
-        return super().read(fields, known, own)
-
-    def write(self, known: Settings, gguf: bool) -> Entries:
-        if not gguf:
-            return super().write(known, gguf)
-        return {"expert_shared_feed_forward_length": known["shared"]}
-
-
 ALIASES = ("ernie4_5-moe",)
 
 FAMILY = ernie4_5.FAMILY.but(
@@ -82,7 +68,7 @@ FAMILY = ernie4_5.FAMILY.but(
         Field("top_k", "moe_k", "expert_used_count", rows.TOP_K, alias="num_experts_per_tok"),
         Field("expert_hidden", *rows.EXPERT_HIDDEN, each_layer=True),
         *rows.EXPERTS_IN_GGUF,
-        SharedExperts("moe_num_shared_experts"),
+        rows.SharedWidth("moe_num_shared_experts"),
         Layers(),
         Only("use_bias", None, (False, None), "biases of this mixture of experts"),
         Only("moe_norm_min", None, (1e-12,), "another least sum of weights"),

@@ -3,6 +3,9 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Only
+from cutaway.weights.rules import Rule, same
+
+ALIASES = ("hy_v3",)
 
 FAMILY = llama.FAMILY.but(
     "hy_v3",
@@ -18,13 +21,23 @@ FAMILY = llama.FAMILY.but(
             ("shared_experts", "shared_mlp"),
         ),
     ),
-    gguf=(),
+    gguf=(
+        *naming.GGUF_PLAIN,
+        *naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, parts=("bias",)),
+        *naming.GGUF_QK_NORM,
+        *naming.GGUF_EXPERTS,
+        Rule("blk.{n}.exp_probs_b", "blocks.{n}.mlp.choice_bias", same),  # a name without an ending
+        *naming.GGUF_SHARED_EXPERT[1:],
+    ),
     rows=(
         *rows.SIZES,
         *rows.DENSE[:1],
         *rows.experts("num_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3],
-        Field("routed_scale", "router_scaling_factor", None, NUMBER),
-        rows.SharedExperts("num_shared_experts"),
+        rows.SigmoidScores(),
+        rows.Normalised(),
+        rows.NO_GROUPS,
+        Field("routed_scale", "router_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
+        rows.SharedWidth("num_shared_experts"),
         rows.MLPTypes(),
         *rows.biases("attention_bias"),
         Only("mlp_bias", None, (False,), "biases of MLPs"),
@@ -35,6 +48,7 @@ FAMILY = llama.FAMILY.but(
     fixed={"qk_norm": True, "normalised": True, **rows.SIGMOID, "group_of_two": False},
     forget=("mlp_bias", "kv_heads", "head_size"),
     sparse=True,
+    architecture="hy_v3",
     harmless=("enable_moe_fp32_combine", "num_nextn_predict_layers"),
     ignored_hf=("model.layers.{layers}.*",),
 )
