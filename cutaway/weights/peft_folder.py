@@ -45,6 +45,9 @@ TAKEN = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 TABLES = ("embedding.weight", "position.weight", "segment.weight", ".relative.weight")
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+SWAPPED = (
+    "llama4",
+)  # families that stack experts as [in out] without telling PEFT, whose pairs change sides
 Parts = dict[str, np.ndarray]
 
 
@@ -57,7 +60,12 @@ class Names:
                 f"{base.source}: no family describes this model, so PEFT has no names for its weights"
             )
         family = families.get(base.family)
+        if isinstance(base.config, Decoder) and any(block.shared for block in base.config.blocks):
+            raise UserError(
+                f"{base.source}: several of its layers share a transformer, which PEFT changes apart in each"
+            )
         self.prefix, self.spellings = family.prefix, family.spellings
+        self.swapped = family.name in SWAPPED
         tables = {source for copy, source in family.copies if "embed_tokens" in copy}  # read as their copies
         self.bypassed = (*family.bypassed, *(source.split(".")[-2] for source in tables))
         more = family.also_ignored(base.config) if family.also_ignored else ()
@@ -347,6 +355,8 @@ def _stacked(
             raise UserError(f"{where}: a pair for each of {experts} experts should be in {name}'s tensors")
         scale = pairs.scale(f"{module}.{name}", len(a) // experts, settings)
         a, b = a.reshape(experts, -1, a.shape[1]), b.reshape(len(b), -1, experts)
+        if names.swapped:
+            a, b = b.T, a.T
         for ours, order in zip(bound.ours, matrix.orders, strict=True):
             whole = LowRank(a[order.entry], b[:, :, order.entry], scale)
             check(whole, (matrix.outputs, matrix.inputs), where)
@@ -489,7 +499,9 @@ class Written:
         )
         for n, (one, other) in enumerate(each):
             a[n, : len(one)], b[n, :, : len(one)] = one, other
-        return a.reshape(-1, shape[1]), b.transpose(1, 2, 0).reshape(shape[0], -1)
+        if self.names.swapped:
+            a, b = b.transpose(0, 2, 1), a.transpose(0, 2, 1)
+        return a.reshape(-1, a.shape[2]), b.transpose(1, 2, 0).reshape(b.shape[1], -1)
 
     def _factors(self, found: list[Any], bound: Bound, matrix: Matrix, module: str) -> None:
         sides = {change.side for change in found if change is not None}
