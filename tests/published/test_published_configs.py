@@ -59,9 +59,7 @@ def test_info_and_audit_need_no_weights(
     assert any(str(entry.config["model_type"]) in what for what in found)
 
 
-def test_a_model_that_is_not_loaded_is_said_to_be_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_that_is_not_loaded_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for entry in ENTRIES:
         if entry.refused is None:
             continue
