@@ -157,7 +157,13 @@ MODELS = {
     "qwen2": ("Qwen2Config", {}),
     "qwen3_moe": (
         "Qwen3MoeConfig",
-        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16},
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "head_dim": 16,
+            "norm_topk_prob": True,
+        },
     ),
 }
 FOLDERS = (
@@ -258,6 +264,25 @@ def test_what_is_written_of_a_folder_is_its_values(plain: Callable[[str], Path],
     assert packed.type == "Q5_0"
     assert same_bits(quant.unpack(packed), weights["model.layers.1.mlp.down_proj.weight"].numpy())
     assert distance(ours(tmp_path / "q.gguf"), expected) < EXACT
+
+
+def test_the_loss_of_another_type_is_named(plain: Callable[[str], Path], tmp_path: Path) -> None:
+    """Values that only F32 holds, written in 16 bits: by how much of its matrix's largest one changed."""
+    values = quantise(plain("qwen3_moe"), tmp_path / "q", "fp8")
+    lm = cutaway.load(tmp_path / "q")
+    assert lm.checkpoint.quantized == "FP8, 8 bits, blocks of 16 x 32"
+    exact = lm.save(tmp_path / "exact.gguf", format="gguf")
+    assert not any("away from" in note for note in exact.notes)
+    expected = 0.0
+    for name, weight in load_file(values / "model.safetensors").items():
+        if weight.dim() > 1 and not name.endswith("mlp.gate.weight"):  # a router stays in floats
+            changed = (weight - weight.to(torch.bfloat16).float()).abs().max() / weight.abs().max()
+            expected = max(expected, float(changed))
+    for format, name in (("gguf", "short.gguf"), ("safetensors", "short")):
+        notes = lm.save(tmp_path / name, format=format, type="BF16").notes
+        (loss,) = [note for note in notes if "away from" in note]
+        assert loss.startswith("the values of FP8, 8 bits, blocks of 16 x 32, as BF16, are at most")
+        assert float(re.findall(r"at most (\S+) of", loss)[0]) == pytest.approx(expected, rel=0.05)
 
 
 def test_an_adapter_changes_the_values(plain: Callable[[str], Path], tmp_path: Path) -> None:

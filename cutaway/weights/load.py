@@ -82,6 +82,7 @@ class Checkpoint:
     metadata: Mapping[str, object] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()  # the parts of a multimodal model that are not read
     target: Target | None = None
+    quantized: str | None = None  # how a folder's weights are quantised, in words
     classifier: str = ""  # transformers' class, of a folder whose head is for labels (weights/classifier.py)
 
     @property
@@ -245,6 +246,7 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     for note in part.notes(config) if part else ():
         warnings.warn(note, stacklevel=2)
     found = Checkpoint(config, tensors, family.name, folder, left_out=left_out, classifier=classifier)
+    found = replace(found, quantized=None if method is None else method.summary)
     return _with_text(folder, found)
 
 

@@ -168,6 +168,28 @@ def _gguf_type(name: str, entry: Packed | Later, type: str | None, config: Model
     return fitting(entry, type, {}, notes)
 
 
+class Rounding:
+    """Packs weights as ``retyped`` does, and keeps the largest change, as a part of its matrix's largest."""
+
+    def __init__(self) -> None:
+        self.change = 0.0
+
+    def pack(self, name: str, packed: Packed, wanted: str) -> Packed:
+        if packed.type == wanted:
+            return packed
+        values = quant.unpack(packed)
+        made = quant.pack(values, wanted)
+        if values.ndim > 1 and (largest := float(np.abs(values).max(initial=0))):
+            self.change = max(self.change, float(np.abs(quant.unpack(made) - values).max()) / largest)
+        return made
+
+    def note(self, checkpoint: Checkpoint, type: str | None, notes: Counter[str]) -> None:
+        """What the rounding of a quantised folder's values changed."""
+        if checkpoint.quantized and self.change:
+            what = f"the values of {checkpoint.quantized}, as {type}, are at most {self.change:.2g}"
+            notes[f"{what} of their matrix's largest away from what they were"] += 1
+
+
 def counted(notes: Counter[str]) -> tuple[str, ...]:
     """Notes as sentences; one about matrices begins with how many."""
     return tuple(
@@ -329,7 +351,9 @@ def _write_gguf(
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
     config = checkpoint.config
     whole = rules.all_absorbed(checkpoint.tensors, config)
-    ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes))
+    rounding = Rounding()
+    pack = rounding.pack if checkpoint.quantized else None
+    ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes), pack)
 
     def describe(family: Family) -> tuple[Any, Model]:
         theirs, architecture = rules.save(family.gguf, config, ours), family.gguf_name_of(config)
@@ -362,6 +386,7 @@ def _write_gguf(
     entries = Tensors({name: entries.later(name) for name in entries if name not in in_words})
     gguf.write(target, metadata, _counted(entries, target, progress), force=force)
     nbytes = target.stat().st_size
+    rounding.note(checkpoint, type, notes)
     return Saved(target, "gguf", family.name, types, nbytes, counted(notes))
 
 
@@ -455,7 +480,10 @@ def _write_folder(
 ) -> Saved:
     notes: Counter[str] = Counter()
     checkpoint = folded(checkpoint, notes, in_gguf=False)
-    ours = retyped(checkpoint.tensors, lambda _, entry: entry.type if entry.type in WHOLE else type or "F32")
+    rounding = Rounding()
+    pack = rounding.pack if checkpoint.quantized else None
+    whole = type or "F32"
+    ours = retyped(checkpoint.tensors, lambda _, each: each.type if each.type in WHOLE else whole, pack)
     unpacked = {checkpoint.tensors.later(name).type for name in ours} - WHOLE.keys()
     if unpacked:
         notes[
@@ -476,7 +504,7 @@ def _write_folder(
         notes[f"a Cutaway folder, which only Cutaway reads: {error}"] += 1
         family, entries, theirs = None, to_dict(checkpoint.config), ours
     if type is not None:
-        theirs = retyped(theirs, lambda *_: type)
+        theirs = retyped(theirs, lambda *_: type, pack)
     theirs = Tensors({name: theirs.later(name) for name in theirs} | head) if head else theirs
     with atomic_folder(target, force=force) as folder:
         # Transformers asks for this entry in every file it opens.
@@ -492,6 +520,7 @@ def _write_folder(
             entries = ids | entries | {"torch_dtype": _torch_type(theirs)}
         _write_json(folder / (CONFIG if family is None else "config.json"), entries)
         _write_words(folder, checkpoint, notes)
+    rounding.note(checkpoint, type, notes)
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     name = None if family is None else family.name
     return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, counted(notes))

@@ -72,7 +72,7 @@ def read(fields: Fields) -> Method:
     if sparse and sparse.data:
         sparse.only("format", ("dense", None), "sparse weights")
     for key in ("transform_config", "spin_config"):
-        if (turned := fields.section(key)) and any(value for value in turned.data.values()):
+        if (rotation := fields.section(key)) and any(value for value in rotation.data.values()):
             raise fields.refusal(key, "rotates the weights, which is not read: take a model without it")
     groups = fields.section("config_groups")
     if groups is None or not groups.data:
