@@ -7,10 +7,12 @@ with them; so are the runtime with the adapter beside packed weights, and llama.
 is refused is listed with its reason. Exit code 1 if anything differs, or raises what is no UserError.
 
     python -m scripts.adapter_matrix --seed 1
+    python -m scripts.adapter_matrix --published
 """
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -23,6 +25,7 @@ if str(Path(__file__).parents[1]) not in sys.path:
 from cutaway.errors import UserError
 from cutaway.weights import load
 from tests.parity import peft_kinds
+from tests.published import adapter_configs
 
 
 def main() -> int:
@@ -34,7 +37,10 @@ def main() -> int:
     parser.add_argument("--ours", help="kinds of writing, separated by commas; none for all")
     parser.add_argument("--cases", help="of tests/parity/tiny.py, separated by commas; none for all")
     parser.add_argument("--one", action="store_true", help="one case of each family, which the seed chooses")
+    parser.add_argument("--published", action="store_true", help="the published configs instead")
     args = parser.parse_args()
+    if args.published:
+        return published()
     kinds = list(peft_kinds.KINDS) if args.kinds is None else list(filter(None, args.kinds.split(",")))
     ours = list(peft_kinds.OURS) if args.ours is None else list(filter(None, args.ours.split(",")))
     cases = args.cases.split(",") if args.cases else peft_kinds.cases(args.seed if args.one else None)
@@ -63,6 +69,21 @@ def main() -> int:
         print(f"{count:5d}  {reason}")
     print(", ".join(f"{word} {count}" for word, count in sorted(counts.items())))
     return any(word.endswith(("wrong", "raised")) for word in counts)
+
+
+def published() -> int:
+    """Hold every published config of tests/published/adapters to PEFT."""
+    counts: Counter[str] = Counter()
+    for entry in adapter_configs.entries():
+        with tempfile.TemporaryDirectory() as folder:
+            found = adapter_configs.judged(entry, Path(folder))
+        as_listed = found.word == "equal" or (entry.refused and re.search(entry.refused, found.why))
+        counts[found.word] += 1
+        counts["not as listed"] += not as_listed
+        if found.word != "equal":
+            print(f"{entry.name}: {found.word}: {found.why}", flush=True)
+    print(", ".join(f"{word} {count}" for word, count in sorted(counts.items())))
+    return counts["not as listed"] > 0
 
 
 if __name__ == "__main__":

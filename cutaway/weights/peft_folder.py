@@ -71,7 +71,7 @@ class Names:
         more = family.also_ignored(base.config) if family.also_ignored else ()
         layers = str(len(base.config.blocks))
         self.ignored = [name.replace("{layers}", layers) for name in (*family.ignored_hf, *more)]
-        self.parts = base.left_out  # of a multimodal model
+        self.parts = [part.removeprefix("model.") for part in base.left_out]  # of a multimodal model
         self.modules = {each.theirs: each for each in layout.modules(family, base.config)}
         self.all = {each.theirs: each for each in rules.bind(family.hf, base.config)} | self.modules
         self.stacks: dict[str, list[str]] = {}  # the parameters that stack matrices, of each module
@@ -88,7 +88,7 @@ class Names:
 
     def left_out(self, name: str) -> bool:
         """Whether a weight is of a part of their model that takes no part in ours (a pooler, eyes)."""
-        if any(name.startswith(f"{part}.") for part in self.parts):
+        if any(name.removeprefix("model.").startswith(f"{part}.") for part in self.parts):
             return True
         return any(fnmatchcase(one, pattern) for one in self._spellings(name) for pattern in self.ignored)
 
@@ -450,6 +450,8 @@ class Written:
         leaf = module.rpartition(".")[2]
         if leaf in self.names.bypassed:
             raise UserError(f"{module}: transformers reads this weight past PEFT: leave it out")
+        if bound.ours[0].endswith("_norm.weight"):
+            raise UserError(f"{module}: PEFT has no pair of a norm: leave it out")
         a, b = joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
         if bound.ours[0].endswith(TABLES):
             if self.dora:

@@ -25,7 +25,7 @@ from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import adapters, families, gguf_adapters, layout, load, quant, save
 from cutaway.weights.changes import LowRank, Scaled
 from tests import llama_cpp
-from tests.parity import tiny
+from tests.parity import tiny, wrappers
 from tests.rounding import ROUNDING, noise
 
 peft = pytest.importorskip("peft")
@@ -254,16 +254,21 @@ class Found(NamedTuple):
     why: str = ""
 
 
-def encoders() -> Any:
-    """The module that has the encoders' cases."""
-    from tests.parity import test_encoders
+WRAPPER = "wrapper/"  # before the name of a multimodal model's case
 
-    return test_encoders
+
+def module(case: str) -> Any:
+    """The module that has a case's model and its results, other than tests/parity/tiny.py."""
+    from tests.parity import test_encoder_decoders, test_encoders
+
+    return test_encoders if case in test_encoders.CASES else test_encoder_decoders
 
 
 def cases(seed: int | None = None) -> list[str]:
-    """All cases, or one of each family, which the seed chooses."""
-    every = {case: own[0] for case, own in (tiny.CASES | encoders().CASES).items()}
+    """All cases of decoders and encoders, or one of each family, which the seed chooses."""
+    from tests.parity import test_encoders
+
+    every = {case: own[0] for case, own in (tiny.CASES | test_encoders.CASES).items()}
     if seed is None:
         return sorted(every)
     draw = random.Random(seed)
@@ -273,17 +278,23 @@ def cases(seed: int | None = None) -> list[str]:
 
 def model(case: str) -> Any:
     """The case's model in transformers, to be read only."""
-    return tiny.model(case) if case in tiny.CASES else encoders().made(case)
+    if case.startswith(WRAPPER):
+        return wrappers.model(case.removeprefix(WRAPPER))
+    return tiny.model(case) if case in tiny.CASES else module(case).made(case)
 
 
 def theirs(case: str, of: Any) -> torch.Tensor:
     """What transformers' model, or PEFT's around it, makes of the ids."""
-    return tiny.theirs(of) if case in tiny.CASES else encoders().theirs(of)
+    if case.startswith(WRAPPER):
+        return wrappers.logits(of)
+    return tiny.theirs(of) if case in tiny.CASES else module(case).theirs(of)
 
 
 def ours(case: str, checkpoint: load.Checkpoint) -> torch.Tensor:
     """What ours makes of them."""
-    return tiny.ours(checkpoint) if case in tiny.CASES else encoders().ours(checkpoint)
+    if case.startswith(WRAPPER) or case in tiny.CASES:
+        return tiny.ours(checkpoint)
+    return module(case).ours(checkpoint)
 
 
 def within(case: str, wrapped: Any, folder: Path) -> float:
