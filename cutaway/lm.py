@@ -817,6 +817,28 @@ class LanguageModel:
         found = self._label_logits(own, texts, truncate, batch, progress)
         return labels.Classes(own.labels, own.problem, found, own.scores(found))
 
+    def classify_tokens(
+        self,
+        texts: Sequence[Prompt],
+        *,
+        batch: int = 32,
+        truncate: bool = False,
+        progress: store.Progress = store.silent,
+    ) -> list[tuple[list[int], labels.Classes]]:
+        """The ids of each text, as the model reads it, and the labels of its tokens, a row each.
+
+        UserError as in ``classify``, for a model whose head is of tokens (such as those that find names).
+        """
+        from cutaway.model.classifier import token_logits
+
+        own = self.classifier
+        if own is None or not own.of_tokens:
+            raise UserError(f"{self.checkpoint.source} is no classifier of tokens: it has no such head")
+        rows, segments = self.inputs.rows(texts, truncate)
+        found = token_logits(self._built, own.head, rows, segments, batch, progress)
+        made = (labels.Classes(own.labels, own.problem, one, own.scores(one)) for one in found)
+        return list(zip(rows, made, strict=True))
+
     def rank(self, query: str, texts: Sequence[str], batch: int = 32) -> np.ndarray:
         """float32 [n]: how well each text fits a query, by a cross-encoder that reads the two together.
 
@@ -842,9 +864,7 @@ class LanguageModel:
     @cached_property
     def inputs(self) -> PairInputs:
         """How it reads texts, and pairs of them together."""
-        return PairInputs(
-            self.checkpoint, self.config, self.context, lambda: self.tokenizer, self._row
-        )
+        return PairInputs(self.checkpoint, self.config, self.context, lambda: self.tokenizer, self._row)
 
     def _label_logits(
         self,

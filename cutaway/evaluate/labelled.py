@@ -37,7 +37,7 @@ def answered(lm: LanguageModel, task: Task, progress: Callable[[int, int], None]
     for row, item in zip(given, items, strict=True):
         row[[_number(label, own.labels, task) for label in item.labels]] = True
     texts = [item.text if item.pair is None else (item.text, item.pair) for item in items]
-    found = lm.classify(texts, progress=lambda _, done, total: progress(int(done), int(total)))
+    found = lm.classify(texts, progress=lambda _, done, total: progress(int(done), int(total or 0)))
     if items[0].several:
         predicted = found.scores >= 0.5
     else:

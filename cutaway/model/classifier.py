@@ -31,15 +31,19 @@ def of_tokens(head: LabelHead, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 
     """A number for each label of each vector."""
     if head.layer is not None:
         weight, bias, activation, norm = head.layer
-        x = F.linear(x, _tensor(weight, x), _tensor(bias, x))
+        x = F.linear(x, _tensor(weight, x), _bias(bias, x))
         x = x.tanh() if activation == "tanh" else ACTIVATIONS[activation](x)
         if norm is not None:
-            x = F.layer_norm(x, x.shape[-1:], _tensor(norm.weight, x), _tensor(norm.bias, x), norm.eps)
-    return F.linear(x, _tensor(head.weight, x), _tensor(head.bias, x))
+            x = F.layer_norm(x, x.shape[-1:], _tensor(norm.weight, x), _bias(norm.bias, x), norm.eps)
+    return F.linear(x, _tensor(head.weight, x), _bias(head.bias, x))
 
 
-def _tensor(array: np.ndarray | None, like: Tensor) -> Tensor | None:
-    return None if array is None else torch.from_numpy(array).to(like.device)
+def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(array).to(like.device)
+
+
+def _bias(array: np.ndarray | None, like: Tensor) -> Tensor | None:
+    return None if array is None else _tensor(array, like)
 
 
 def logits(

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import UserError
-from cutaway.layers.config import Norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(Bounded):
-    """``span`` distances to either side; ``norm`` is of the vectors, before they are read."""
+    """``span`` distances to either side; a layer norm with ``norm_eps``, if any, precedes the reading."""
 
     span: Count
     farthest: Count | None = None
-    norm: Norm | None = None
+    norm_eps: Positive | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +45,8 @@ class Config(Bounded):
             def __init__(self) -> None:
                 super().__init__()
                 self.weight = nn.Parameter(randn(2 * config.span, width))
-                self.norm = config.norm.build(width) if config.norm else nn.Identity()
+                eps = config.norm_eps
+                self.norm = nn.Identity() if eps is None else nn.LayerNorm(width, eps)
 
             def forward(self) -> Tensor:
                 return self.norm(self.weight)
@@ -55,5 +55,5 @@ class Config(Bounded):
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
-        norm = self.norm.weights(width) if self.norm else {}
-        return {"weight": (2 * self.span, width)} | {f"norm.{name}": shape for name, shape in norm.items()}
+        norm = {} if self.norm_eps is None else {"norm.weight": (width,), "norm.bias": (width,)}
+        return {"weight": (2 * self.span, width)} | norm

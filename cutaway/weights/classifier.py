@@ -94,7 +94,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Classes:
-    """What a classifier makes of texts: ``logits`` and ``scores`` float32 [n labels]."""
+    """What a classifier makes of texts, or of tokens: ``logits`` and ``scores`` float32 [n labels]."""
 
     labels: tuple[str, ...]
     problem: Problem
@@ -103,11 +103,11 @@ class Classes:
 
     @property
     def best(self) -> list[str]:
-        """The likeliest label of each text."""
+        """The likeliest label of each."""
         return [self.labels[n] for n in self.scores.argmax(axis=1)]
 
     def chosen(self, least: float = 0.5) -> list[tuple[str, ...]]:
-        """The labels of each text that have this score or more, where several may be right."""
+        """The labels of each that have this score or more, where several may be right."""
         return [
             tuple(name for name, score in zip(self.labels, row, strict=True) if score >= least)
             for row in self.scores

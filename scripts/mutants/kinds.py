@@ -978,6 +978,7 @@ READERS = {
     "tokenizer/formats/__init__.py": "tokenizer",
     "tokenizer/formats/folder.py": "tokenizer, Hugging Face folder",
     "tokenizer/formats/marian.py": "Marian's tokenizer",
+    "tokenizer/pairs.py": "Hugging Face folder",
     "tokenizer/tokenizer.py": "tokenizer, GGUF model",
     "tokenizer/training.py": OWN,
     "tokenizer/unicode.py": OWN,

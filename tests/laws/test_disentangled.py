@@ -8,14 +8,13 @@ import torch
 from cutaway.attention import disentangled
 from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
-from cutaway.layers.config import Norm
 from cutaway.position import distances
 from tests.laws.mechanisms import WIDTH
 
 HEADS, SIZE, LENGTH = 4, 8, 11
 CASES = (
     {"relative": distances.Config(3)},
-    {"relative": distances.Config(4, 9, Norm("layer", 1e-3)), "shared_projections": True},
+    {"relative": distances.Config(4, 9, 1e-3), "shared_projections": True},
     {"relative": distances.Config(20), "position_to_content": False, "distance_bias": False},
     {"relative": distances.Config(8, 12), "content_to_position": False, "key_bias": False},
 )

@@ -89,6 +89,32 @@ def test_logits_are_transformers_and_the_head_is_kept(case: str, tmp_path: Path)
     assert np.abs(cutaway.load(tmp_path / "again").classify(rows).logits - expected).max() < 1e-5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "case", ["bert", "roberta", "modernbert-mean", "eurobert", "deberta_v2", "distilbert", "qwen2"]
+)
+def test_labels_of_tokens_are_transformers(case: str, tmp_path: Path) -> None:
+    name, own = CASES[case]
+    model = perturbed(transformers.AutoModelForTokenClassification, name, own | {"num_labels": 4})
+    model.save_pretrained(tmp_path)
+    lm = cutaway.load(tmp_path)
+    for row, (ids, found) in zip(ROWS[:3], lm.classify_tokens(ROWS[:3]), strict=True):
+        expected = model(torch.tensor([row])).logits[0].numpy()
+        assert ids == row and np.abs(found.logits - expected).max() < 1e-5
+        assert found.best == [f"LABEL_{n}" for n in expected.argmax(1)]
+    with pytest.raises(UserError, match="no classifier of texts"):
+        lm.classify(ROWS)
+
+
+def test_a_decoder_with_labels_writes_no_text_and_no_gguf(tmp_path: Path) -> None:
+    made("llama").save_pretrained(tmp_path / "model")
+    lm = cutaway.load(tmp_path / "model")
+    with pytest.raises(UserError, match="is a LlamaForSequenceClassification: it gives texts labels"):
+        lm.generate([3, 4])
+    with pytest.raises(UserError, match="has no head that scores tokens"):
+        save.write(tmp_path / "model.gguf", lm.checkpoint)
+
+
 WORDS = [
     "[PAD]",
     "[UNK]",

@@ -52,7 +52,7 @@ def task(path: str, limit: int | None = None) -> Task:
 def _labels(row: dict[str, Any], where: str) -> tuple[tuple[str | int, ...], bool]:
     """The labels of a line, and whether it may have several."""
     several = "labels" in row
-    given = row["labels"] if several else [row.get("label")]
+    given: Any = row["labels"] if several else [row.get("label")]
     if not isinstance(given, list) or not all(type(one) in (str, int) for one in given):
         shown = quoted(row.get("labels" if several else "label"))
         raise UserError(

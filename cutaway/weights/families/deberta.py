@@ -6,7 +6,6 @@ Query, key and value of a head are side by side in one matrix; keys have no bias
 from typing import Any
 
 from cutaway.attention import disentangled
-from cutaway.layers.config import Norm
 from cutaway.model.config import Encoder
 from cutaway.position import distances
 from cutaway.weights import decoders, naming
@@ -46,14 +45,15 @@ class Terms(Row):
         farthest, span = self.distances(fields, known)
         if not relative:
             return self.without(fields)
-        table = distances.Config(span, farthest, self.norm(fields, known))
-        mixer: Any = disentangled.Config(
+        table = distances.Config(span, farthest, self.norm_eps(fields, known))
+        terms: dict[str, Any] = {name: word in words for word, name in TERMS.items()}
+        mixer = disentangled.Config(
             heads=known["heads"],
             key_size=shared(known),
             relative=table,
             bias=True,
             out_bias=True,
-            **{name: word in words for word, name in TERMS.items()},
+            **terms,
             **self.projections(fields),
         )
         return {"mixer": mixer, "one_relative": True}
@@ -68,11 +68,11 @@ class Terms(Row):
         most = fields.integer(key, -1, low=-1)
         return None, most if most > 0 else known["context"]
 
-    def norm(self, fields: Fields, known: Settings) -> Norm | None:
-        """The norm of distances' vectors."""
+    def norm_eps(self, fields: Fields, known: Settings) -> float | None:
+        """The number of the norm of distances' vectors, if there is one."""
         return None
 
-    def projections(self, fields: Fields) -> dict[str, bool]:
+    def projections(self, fields: Fields) -> dict[str, Any]:
         """How keys and distances are projected."""
         return {"distance_bias": False, "key_bias": False}
 

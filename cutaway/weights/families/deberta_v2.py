@@ -4,7 +4,8 @@ Version 3 projects distances by the text's own matrices. The larger models of ve
 beside the first layer.
 """
 
-from cutaway.layers.config import Norm
+from typing import Any
+
 from cutaway.model.config import Convolution
 from cutaway.weights import naming
 from cutaway.weights.families import bert, deberta
@@ -28,13 +29,13 @@ class Terms(deberta.Terms):
         buckets = fields.integer("position_buckets", -1, low=-1)
         return (most, buckets) if buckets > 0 else (None, most)
 
-    def norm(self, fields: Fields, known: Settings) -> Norm | None:
+    def norm_eps(self, fields: Fields, known: Settings) -> float | None:
         words = [one.strip() for one in fields.text("norm_rel_ebd", "none").lower().split("|")]
         if not set(words) <= {"none", "layer_norm"}:
             raise fields.refusal("norm_rel_ebd", "should be none or layer_norm")
-        return Norm("layer", known["eps"]) if "layer_norm" in words else None
+        return known["eps"] if "layer_norm" in words else None
 
-    def projections(self, fields: Fields) -> dict[str, bool]:
+    def projections(self, fields: Fields) -> dict[str, Any]:
         return {"shared_projections": fields.flag("share_att_key", False)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -43,7 +44,7 @@ class Terms(deberta.Terms):
             return entries
         table, mixer = known["mixer"].relative, known["mixer"]
         entries |= {"share_att_key": mixer.shared_projections}
-        entries |= {"norm_rel_ebd": "layer_norm"} if table.norm else {}
+        entries |= {} if table.norm_eps is None else {"norm_rel_ebd": "layer_norm"}
         return entries | ({"position_buckets": table.span} if table.farthest else {})
 
 
