@@ -108,7 +108,11 @@ def test_names_are_found_without_importing_the_families() -> None:
 
 @pytest.mark.parametrize(
     ("word", "name"),
-    [("gemma3_text", "gemma3"), ("smollm", "llama"), ("mistral", "mistral"), ("gpt2", "gpt2")],
+    [
+        *(("gemma3_text", "gemma3"), ("smollm", "llama"), ("mistral", "mistral"), ("gpt2", "gpt2")),
+        *(("gemma4_text", "gemma4"), ("qwen3_5_text", "qwen3_5"), ("qwen3_5_moe_text", "qwen3_5_moe")),
+        *(("gpt-sw3", "gpt2"), ("camembert", "roberta"), ("xlm-roberta", "roberta")),
+    ],
 )
 def test_aliases(word: str, name: str) -> None:
     assert families.of_hf(Fields({"model_type": word}, "config.json")).name == name

@@ -16,7 +16,7 @@ from cutaway.errors import UserError
 from cutaway.weights import class_keys, load
 from cutaway.weights.fields import UnreadKeys
 from scripts import class_keys as scripts_class_keys
-from tests.parity import tiny, tiny_recurrent
+from tests.parity import tiny, tiny_decoders, tiny_recurrent
 from tests.parity.test_families import distance, within
 
 Folder = Callable[[str], Path]
@@ -32,7 +32,8 @@ CASES = (
     "gpt2",
 )
 CASES += ("gemma3-odd", "exaone4-1", "bamba-1", "gemma4-2", "mamba2-1", "nemotron_h-1", "falcon_h1-1")
-CASES += ("opt-1", "deepseek_v32-1", "kimi_linear-1", *tiny_recurrent.EDITED)
+CASES += ("opt-1", "deepseek_v32-1", "kimi_linear-1")
+CASES += (*tiny_recurrent.EDITED, *tiny_decoders.EDITED)
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 EXTRA: list[dict[str, Any]] = [  # keys that configs have in other places, or that other families have

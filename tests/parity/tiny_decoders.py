@@ -320,6 +320,7 @@ MORE_IN_GGUF = re.findall(
 UNPACKED = {"laguna": "its gates are softplus", "bitnet": "sub_norm attention has no kernel"}
 UNPACKED |= {"phimoe": "its router is SparseMixer", "xglm": "sinusoids are added"}
 UNPACKED |= dict.fromkeys(("mimo_v2_flash-1", "mimo_v2_flash-3"), "its values are scaled")
+EDITED = ("cohere2_moe-3", "mpt-2")  # key by key (test_config_keys.py)
 UNKNOWN = {  # keys of tiny.SIZES that these configs have not, or call otherwise
     "GPTNeoConfig": ("num_key_value_heads",),
     "PersimmonConfig": ("num_key_value_heads",),

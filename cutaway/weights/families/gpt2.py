@@ -8,6 +8,8 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import LAYER_COUNT, NUMBER, Family, Field, Only, Present, Settings, shared, words
 from cutaway.weights.rules import Rule, chain, same, split, transpose
 
+ALIASES = ("gpt-sw3",)
+
 QUERY_KEY_VALUE = tuple(f"blocks.{{n}}.attention.{name}" for name in ("query", "key", "value"))
 WEIGHTS = tuple(f"{name}.weight" for name in QUERY_KEY_VALUE)
 BIASES = tuple(f"{name}.bias" for name in QUERY_KEY_VALUE)
