@@ -15,7 +15,7 @@ import numpy as np
 
 from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import UserError
-from cutaway.position.scaling import GROWING, Scaling
+from cutaway.position.scaling import GROWING, Scaling, YaRN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,8 @@ class Config(Bounded):
         if self.copies > 1 and self.grows:
             raise UserError("position.copies: no scaling that changes with the text's length has them")
         pairs = self.size // self.copies // 2
+        if isinstance(self.scaling, YaRN) and pairs < 2:
+            raise UserError("position.scaling: YaRN blends frequencies, of which one pair has one")
         for name in ("divisors", "short", "long"):
             listed = getattr(self.scaling, name, None)
             if listed is not None and len(listed) != pairs:

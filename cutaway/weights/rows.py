@@ -185,10 +185,11 @@ class MLPTypes(Row):
 
 @dataclass(frozen=True)
 class SharedExperts(Row):
-    """Experts that all tokens pass, which are one MLP of their joint width; llama.cpp needs one at least."""
+    """Experts that all tokens pass, which are one MLP of their joint width."""
 
     key: str = "n_shared_experts"
     alias: str = ""  # another key for it
+    needed: bool = True  # by llama.cpp's architecture
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         key = "expert_shared_count" if fields.gguf else self.key
@@ -202,13 +203,19 @@ class SharedExperts(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         count = known["shared"] // known["expert_hidden"]
-        if gguf and not count:
-            raise UserError("a mixture without shared experts is not supported in GGUF here")
+        self._check(known, gguf)
         return {"expert_shared_count" if gguf else self.key: count}
 
+    def _check(self, known: Settings, gguf: bool) -> None:
+        if gguf and self.needed and not known["shared"]:
+            raise UserError("a mixture without shared experts is not supported in GGUF here")
 
+
+@dataclass(frozen=True)
 class SharedWidth(SharedExperts):
     """The same, of which GGUF has the joint width."""
+
+    needed: bool = False
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
@@ -218,6 +225,7 @@ class SharedWidth(SharedExperts):
     def write(self, known: Settings, gguf: bool) -> Entries:
         if not gguf:
             return super().write(known, gguf)
+        self._check(known, gguf)
         return {"expert_shared_feed_forward_length": known["shared"]}
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,7 @@ from torch.nn import functional
 from cutaway.errors import UserError
 from cutaway.layers.mlp import ACTIVATIONS
 from cutaway.model.config import Decoder, Encoder, Model, kind_of
+from cutaway.position.scaling import LongRoPE
 from cutaway.weights import build, families, quant, save
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -35,7 +38,7 @@ from tests.parity.words import VOCAB, WORDS
 
 Config = dict[str, Any]
 SMOOTH, TABLE = 5e-4, 1e-2  # on log-probabilities; llama.cpp's GELU is a table of half-precision numbers
-CONTEXT = 64  # that llama.cpp is opened with, which decides what LongRoPE divides by
+CONTEXT = 256  # that llama.cpp is opened with, by which it chooses LongRoPE's divisors
 LENGTH = 40  # of the text, beyond all windows and original lengths
 LARGEST = 1 << 23  # weights of a model that is tried
 TIES = 4
@@ -244,13 +247,44 @@ def distinct(bases: Sequence[Base]) -> tuple[list[Case], int]:
         for move in (Move("as it is", base.data), *moves(base)):
             try:
                 family, config = read(move.data)
-                small = sum(map(math.prod, config.weights().values())) < LARGEST
             except UserError:
                 refused += 1
                 continue
-            if small and config.context >= SHORTEST:
+            if judgeable(config):
                 found.setdefault(config, Case(f"{base.case}: {move.name}", family.name, config))
     return list(found.values()), refused
+
+
+def judgeable(config: Model) -> bool:
+    """Whether it is small, and llama.cpp takes divisors by its context as we by the text."""
+    small = sum(map(math.prod, config.weights().values())) < LARGEST
+    positions = [getattr(block.attention, "position", None) for block in config.blocks]
+    lengths = [each.scaling.original for each in positions if each and isinstance(each.scaling, LongRoPE)]
+    return small and config.context >= SHORTEST and not any(LENGTH <= one < CONTEXT for one in lengths)
+
+
+def together(family: str, work: Path, seed: int = 0, most: int = 4) -> Case | None:
+    """A config of the family with several keys moved at once, which is written; None if no case of it is."""
+    draw = random.Random(f"{family} {seed}")
+    for base in draw.sample(bases()[family], len(bases()[family])):
+        every, data, config = list(moves(base)), base.data, read(base.data)[1]
+        found = [Case(f"{base.case}: as it is", family, config)]
+        for move in draw.sample(every, len(every)):
+            changed = {key: one for key, one in move.data.items() if base.data.get(key) != one}
+            if len(found) > most or any(data.get(key) != base.data.get(key) for key in changed):
+                continue
+            try:
+                other = read(data | changed)[1]
+            except UserError:
+                continue
+            if judgeable(other) and other != config:
+                data, config = data | changed, other
+                found.append(Case(f"{found[-1].name}; {move.name}", family, config))
+        for case in reversed(found):  # the most keys of which none is refused
+            with suppress(UserError), patch.object(save, "_candidates", lambda _: [families.get(family)]):
+                save.write(work / "together.gguf", checkpoint_of(family, case.config, seed), force=True)
+                return case
+    return None
 
 
 def outcome(case: Case, work: Path, seed: int = 0) -> Outcome:

@@ -37,7 +37,7 @@ FAMILY = llama.FAMILY.but(
         rows.Normalised(),
         rows.NO_GROUPS,
         Field("routed_scale", "router_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
-        rows.SharedWidth("num_shared_experts"),
+        rows.SharedWidth("num_shared_experts", needed=True),
         rows.MLPTypes(),
         *rows.biases("attention_bias"),
         Only("mlp_bias", None, (False,), "biases of MLPs"),
