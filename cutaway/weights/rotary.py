@@ -141,7 +141,7 @@ def _part(given: Fields | None, top: Fields | None, usual: float | None) -> floa
             continue
         if usual is None:
             fields.only(key, (None, 1.0), "partial rotary position embedding")
-        elif fields.get(key) is not None:
+        elif (fields is given and fields.stated(key)) or fields.get(key) is not None:
             if top:
                 top.get(key)
             return fields.number(key, high=1.0)
