@@ -114,7 +114,8 @@ def bare(config: Config) -> Config:
     return {
         key: value
         for key, value in config.items()
-        if key in ("model_type", "architectures") or not any(fnmatchcase(key, one) for one in HARMLESS_HF)
+        if key in ("model_type", "architectures", "router_jitter_noise")  # the last is read by Phi-3.5-MoE
+        or not any(fnmatchcase(key, one) for one in HARMLESS_HF)
     }
 
 
