@@ -4,7 +4,7 @@ Each tiny case of ``tests/parity`` is written with random weights and one key of
 llama.cpp must give our log-probabilities, or the writing must be refused. The script prints what is wrong,
 what llama.cpp does not open or ends the process at, and counts by family. It ends with 1 if there is any.
 
-    python -m scripts.perturbed_gguf                               # about half an hour of one core
+    python -m scripts.perturbed_gguf                               # about 15 minutes of one core
     python -m scripts.perturbed_gguf --family llama --seed 7       # other weights
 """
 
