@@ -1,8 +1,8 @@
 """Published adapter_config.json files on small models of their base's family, beside PEFT.
 
 An entry of ``adapters/peft.jsonl`` is what a published file says, with where it was found: ranks are made
-small and the alphas beside them in proportion, layers that are listed are layers of the small model, and names
-of folders on other machines are left out. Every other key is as it is published.
+small and the alphas beside them in proportion, layers that are listed are layers of the small model, and
+names of folders on other machines are left out. Every other key is as it is published.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILE = Path(__file__).parent / "adapters" / "peft.jsonl"
 
 
 class Entry(NamedTuple):
-    """A published config: where it was found, the small model that it is applied to, and why it is refused."""
+    """A published config: where it was found, the small model it is applied to, why it is refused."""
 
     name: str
     source: str
@@ -41,7 +41,7 @@ def entries() -> list[Entry]:
 
 
 def judged(entry: Entry, folder: Path) -> Found:
-    """What becomes of an adapter that PEFT makes by a config, random, beside the config as it is published."""
+    """What becomes of a random adapter that PEFT makes by a config, beside the config as published."""
     model = peft_kinds.model(entry.case)
     with warnings.catch_warnings(), mock.patch.object(tuners_utils, "_check_lora_target_modules_mamba"):
         warnings.simplefilter("ignore")
