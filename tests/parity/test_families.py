@@ -543,7 +543,7 @@ def test_kimi_linear_as_its_makers_wrote_it(folder: Folder, tmp_path: Path) -> N
         (tmp_path / "config.json").write_text(json.dumps(data))
         if change is not swapped:
             with pytest.raises(UserError, match="linear_attn_config"):
-                load.read(tmp_path)
+                load.read(tmp_path, strict=True)
     data["num_key_value_heads"] = 2
     (tmp_path / "config.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="num_key_value_heads is 2"):
