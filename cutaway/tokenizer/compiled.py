@@ -31,7 +31,7 @@ try:  # the public hashlib loads OpenSSL, 4 MB of each process; nothing public h
 except ImportError:
     from hashlib import blake2b
 
-VERSION = 7  # of the JSON and of the core's half, which checks itself as well
+VERSION = 8  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest

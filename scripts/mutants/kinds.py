@@ -510,6 +510,28 @@ def marian(folder: Path) -> None:
     (folder / "m" / "vocab.json").write_text(json.dumps(words))
 
 
+def tokenizer_folders(folder: Path) -> None:
+    """GPT-2's two files, a rank file and a Tekken, each in a folder of its own."""
+    import base64
+
+    from cutaway.tokenizer.bpe import BYTES
+    from scripts import fuzz_tokenizer_files as own
+
+    for name in ("gpt2", "ranks", "tekken"):
+        (folder / name).mkdir()
+    ids = {text: id for id, text in enumerate([*BYTES, "th", "the", "<|endoftext|>"])}
+    (folder / "gpt2" / "vocab.json").write_text(json.dumps(ids))
+    (folder / "gpt2" / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
+    (folder / "gpt2" / "added_tokens.json").write_text(json.dumps({"<tool>": len(ids)}))
+    (folder / "ranks" / "qwen.tiktoken").write_bytes(own.rank_file())
+    (folder / "ranks" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "QWenTokenizer"}))
+    tokens = [{"rank": rank, "token_bytes": base64.b64encode(bytes([rank])).decode()} for rank in range(256)]
+    config = {"pattern": r"\S+|\s+", "default_vocab_size": 260, "default_num_special_tokens": 4}
+    special = [{"rank": rank, "token_str": text} for rank, text in enumerate(["<unk>", "<s>", "</s>"])]
+    whole = {"config": config | {"version": "v11"}, "vocab": tokens, "special_tokens": special}
+    (folder / "tekken" / "tekken.json").write_text(json.dumps(whole))
+
+
 def compiled(folder: Path) -> None:
     from cutaway.tokenizer import Tokenizer
 
@@ -891,6 +913,15 @@ def _(folder: Path, rng: random.Random) -> None:
     tok.decode(tok.encode("abc def"))
 
 
+@kind("tokenizer's folder", "tokenizer", tokenizer_folders)
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.tokenizer import Tokenizer
+
+    tok = Tokenizer.load(changed_file(folder).parent)
+    for special in ("text", "allow"):
+        tok.decode(tok.encode(TEXT, special, add_special=True))
+
+
 @kind("compiled vocabulary", "all verbs with a tokenizer", compiled, "home/*")
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.tokenizer import Tokenizer
@@ -977,7 +1008,9 @@ READERS = {
     "tokenizer/compiled.py": "compiled vocabulary",
     "tokenizer/formats/__init__.py": "tokenizer",
     "tokenizer/formats/folder.py": "tokenizer, Hugging Face folder",
+    "tokenizer/formats/gpt2_files.py": "tokenizer's folder",
     "tokenizer/formats/marian.py": "Marian's tokenizer",
+    "tokenizer/formats/rank_folder.py": "tokenizer's folder",
     "tokenizer/pairs.py": "Hugging Face folder",
     "tokenizer/tokenizer.py": "tokenizer, GGUF model",
     "tokenizer/training.py": OWN,
@@ -1007,7 +1040,8 @@ READERS = {
     "weights/load.py": "GGUF model, Hugging Face folder, Cutaway's own folder",
     "weights/pair_inputs.py": "Hugging Face folder",
     "weights/peft_config.py": "adapter",
-    "weights/peft_folder.py": "adapter",
+    "weights/peft_read.py": "adapter",
+    "weights/peft_write.py": "adapter",
     "weights/pooling.py": "Hugging Face folder",
     "weights/quantized/__init__.py": "quantized layer",
     "weights/safetensors.py": "Hugging Face folder, folder in shards",

@@ -112,7 +112,8 @@ def _added(entry: Fields, id: int) -> AddedToken:
 def _as_control(spec: TokenizerSpec, id: int, text: str) -> TokenizerSpec:
     """A token that has a role is a control token, even where the tokenizer's own file does not list it."""
     if any(token.id == id for token in spec.added):
-        return spec
+        marked = (replace(token, special=True) if token.id == id else token for token in spec.added)
+        return replace(spec, added=tuple(marked))
     return replace(spec, added=(*spec.added, AddedToken(id, text, special=True)))
 
 
