@@ -263,7 +263,7 @@ def judgeable(config: Model) -> bool:
     return small and config.context >= SHORTEST and not any(LENGTH <= one < CONTEXT for one in lengths)
 
 
-def together(family: str, work: Path, seed: int = 0, most: int = 4) -> Case | None:
+def together(family: str, work: Path, seed: int = 0, most: int = 3) -> Case | None:
     """A config of the family with several keys moved at once, which is written; None if no case of it is."""
     draw = random.Random(f"{family} {seed}")
     for base in draw.sample(bases()[family], len(bases()[family])):
@@ -310,7 +310,7 @@ def _outcome(case: Case, work: Path, seed: int) -> Outcome:
         return Outcome("refused", str(problem).partition("GGUF: ")[2])
     ids = np.random.default_rng(1).integers(2, VOCAB, LENGTH).tolist()
     ids = ids[: min(LENGTH, config.context)] if isinstance(config, Decoder | Encoder) else ids
-    expected = _expected(checkpoint, ids)
+    expected = ours(checkpoint, ids)
     try:
         found = _judged(target, config, ids)
     except RuntimeError as problem:
@@ -327,7 +327,7 @@ def uses_gelu(config: Any) -> bool:
     return any("gelu" in str(getattr(block.mlp, "activation", "")) for block in config.blocks)
 
 
-def _expected(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
+def ours(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
     """Our log-probabilities after the text and after a third of it; an encoder's outputs of the last."""
     with torch.no_grad(), patch.dict(ACTIVATIONS, gelu=tabled, gelu_tanh=tabled):
         rows, pos = torch.tensor([ids]), torch.arange(len(ids))[None]

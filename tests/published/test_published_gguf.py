@@ -60,6 +60,10 @@ def test_metadata_of_published_files(entry: dict[str, Any]) -> None:
     assert len(config.blocks) == words["block_count"] - words.get("nextn_predict_layers", 0)
     again = family.write(config, gguf=True)
     for key in words.keys() & again.keys() - UNSAID:
-        said, found = (np.asarray(each[key]) for each in (words, again))
-        same = np.array_equal(said, found) if found.dtype.kind == "U" else np.allclose(said, found, rtol=2e-6)
-        assert same, (key, said, found)
+        stated, found = (np.asarray(each[key]) for each in (words, again))
+        same = (
+            np.array_equal(stated, found)
+            if found.dtype.kind == "U"
+            else np.allclose(stated, found, rtol=2e-6)
+        )
+        assert same, (key, stated, found)

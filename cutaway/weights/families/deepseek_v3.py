@@ -108,7 +108,7 @@ class Rope(rotary.Rope):
         if isinstance(position.scaling, YaRN):
             factor, scale = position.scaling.factor, position.scaling.magnitude
             tenth = fields.number("rope.scaling.yarn_log_multiplier", 0.0, low=-1.0)
-            all_dims = sharpening(factor, float(f"{10 * tenth:.6g}"))
+            all_dims = sharpening(factor, float(f"{10 * tenth:.7g}"))
             angles = scale / all_dims if self.by_all_dims or not tenth else scale / sharpening(factor)
             more = (scale if self.by_all_dims or not tenth else angles * all_dims) ** 2
             position = replace(position, scaling=replace(position.scaling, attention=angles))
