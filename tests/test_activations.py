@@ -15,7 +15,7 @@ from cutaway.generate.batch.request import Request, finish
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.hooks import tracing
-from cutaway.inspect import activation_quant, activations
+from cutaway.inspect import activation_quant, activations, runtime_edits
 from cutaway.inspect.edits import Ablate, Add, Patch, Project, Scale
 from cutaway.runtime import values
 from cutaway.runtime.engine import RuntimeEngine
@@ -49,6 +49,44 @@ def test_all_values_have_the_references_bits(name: str) -> None:
         else:
             assert ours[value].shape == (22, *values.named(of, (value,))[0].shape)
             assert np.array_equal(ours[value], theirs[value]), value
+
+
+def edits_of_everything(of: Any, seed: int) -> list[values.Edit]:
+    """An edit of each value of a model: some of its units scaled, emptied, moved or projected out."""
+    dice, found = np.random.default_rng(seed), []
+    for one in values.named(of, tuple(name for name in values.every(of) if not name.endswith("pattern"))):
+        what = one.name if one.name == "embed" else one.name.partition(f".{one.layer}.")[2]
+        size = int(np.prod(one.shape))
+        first = int(dice.integers(size - 1))
+        units = (first, int(dice.integers(first + 1, size + 1)))
+        vector = dice.normal(size=units[1] - units[0]).astype(np.float32)
+        kind = int(dice.integers(4 if what != "mlp.hidden" else 3))
+        factor = (0.5, 0.0, 1.0, 1.0)[kind]
+        given = None if kind == 0 else vector / max(1.0, float(np.linalg.norm(vector)))
+        where = frozenset({2, 5, 131}) if dice.random() < 0.3 else None
+        first_at = int(dice.integers(4)) * 43
+        found.append(values.Edit(one.layer, given, 0.6, kind == 3, where, first_at, what, units, factor))
+    return found
+
+
+@compiled
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_an_edit_of_everything_has_the_references_bits_and_changes_no_text_beside_it(name: str) -> None:
+    of = config(name)
+    engines: list[Any] = [engine(of, tensors(of)) for engine in (RuntimeEngine, ReferenceEngine)]
+    made = edits_of_everything(of, len(name))
+    read = []
+    for engine in engines:
+        state = engine.edited_state(made)
+        read += [[engine.prefill(IDS[:131], state), *(engine.step(id, state) for id in IDS[131:134])]]
+    assert all(np.array_equal(*pair) for pair in zip(*read, strict=True))
+    ours, plain = engines[0], engines[0].new_state()
+    edited, beside = ours.edited_state(made), ours.new_state()
+    both = ours.read([IDS[:131], IDS[7:20]], [edited, beside], [130, 143])
+    assert np.array_equal(both[0], read[0][0]) and np.array_equal(both[1], ours.prefill(IDS[7:20], plain))
+    assert not np.array_equal(both[0], ours.logits(IDS[:131])[-1])
+    both = ours.step_each([IDS[131], IDS[20]], [edited, beside])
+    assert np.array_equal(both[0], read[0][1]) and np.array_equal(both[1], ours.step(IDS[20], plain))
 
 
 @compiled
@@ -146,9 +184,52 @@ def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> 
     scheduler.close()
     alone = [ours.generate(ids, max_tokens=12, edit=one).ids for one in (edit, None, edit[:1])]
     assert found == alone
-    for wrong in (Ablate(0), {"blocks.0.out": lambda value: value}):
+    others = [Patch(0, ours.ids("all of it")), Ablate(0, "mlp", to="mean", reference=[[1, 2]])]
+    for wrong in (*others, Ablate(0, strength=0.5), {"blocks.0.out": lambda value: value}):
         with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition" or "auto"'):
             ours.generate("all of it", edit=wrong)
+
+
+EVERYWHERE: list[Any] = [
+    Ablate(1),
+    Ablate(0, positions=[0, -1]),
+    Ablate(1, "head", 1),
+    Ablate(2, "attention", strength=0.5),
+    Ablate(0, "mlp", from_step=2),
+    Scale(1, "mlp", strength=-1.5, positions=[1]),
+    Scale(2, "head", 0, 3.0),
+    Scale(name="blocks.1.mlp.hidden", units=[0, 1, 5, 47], strength=4.0),
+    Scale(name="blocks.*.attention_norm", units=[2], strength=2.0),
+    Ablate(name="blocks.1.hook_resid_mid", units=[3]),
+    Ablate(name="blocks.2.attn.hook_v"),
+    Add(name="blocks.1.attention.q", vector=[0.3] * 8, head=1),
+    Add(name="blocks.0.attention.k_unrotated", vector=[0.5] * 8, units=[0, 7]),
+    Add(name="embed", vector=[0.1] * 32, positions=[2]),
+    Project(name="blocks.2.attention.z", vector=[1.0, *[0.5] * 7]),
+    Project(name="blocks.1.mlp.down", vector=[1.0, *[-0.5] * 31], strength=0.5),
+]
+
+
+@compiled
+@pytest.mark.parametrize("n", range(len(EVERYWHERE)))
+def test_each_edit_is_the_definitions_within_the_law(file: Path, n: int) -> None:
+    """Of a prompt and of decoded tokens; of a file of floats, keys and values alone are rounded."""
+    ours, theirs = (cutaway.load(file, engine=engine) for engine in ("runtime", "definition"))
+    ids = ours.ids("all of it, and more")
+    logits = []
+    for lm in (ours, theirs):
+        engine: Any = lm.edit_engine
+        state = engine.edited_state(lm.prepared(EVERYWHERE[n], ids))
+        logits += [np.stack([engine.prefill(ids, state), *(engine.step(id, state) for id in (5, 9, 2))])]
+    plain = ours.engine.logits([*ids, 5, 9, 2])[-4:]
+    assert np.abs(logits[0] - logits[1]).max() < 4e-3 * np.abs(logits[1]).max()
+    assert np.abs(logits[0] - plain).max() > 1e-4 * np.abs(plain).max(), "the edit changes something"
+
+
+@pytest.mark.parametrize(("units", "runs"), [(None, [(0, 9)]), ((), []), ((3,), [(3, 4)])])
+def test_units_are_edited_in_runs(units: Any, runs: list[tuple[int, int]]) -> None:
+    assert runtime_edits._runs(units, 9) == runs
+    assert runtime_edits._runs((8, 0, 1, 2, 5, 1), 9) == [(0, 3), (5, 6), (8, 9)]
 
 
 @compiled
@@ -162,7 +243,7 @@ def test_studies_of_a_packed_model_are_what_its_engine_computes(file: Path, tmp_
         task = studies_parity.Task(ids, other, 40, 70, len(lm.tokenizer))
         differences = studies_parity.packed_differences(lm, task)
         assert max(differences.values()) < 2e-3, differences
-        for edit in (Patch(1, other), Ablate(1, "head", 2), Scale(0, "mlp"), {"logits": lambda x: x}):
+        for edit in (Patch(1, other), {"logits": lambda x: x}):
             with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition"'):
                 lm.generate(ids, edit=edit)
 

@@ -400,7 +400,7 @@ def test_a_model_generates_with_edits_for_one_call(smollm2: Any) -> None:
 def test_the_runtime_refuses_edits() -> None:
     lm = cutaway.load(inputs.path("smollm2"), engine="runtime")
     with pytest.raises(UserError, match="the runtime cannot edit"):
-        lm.generate("Hi", edit=Ablate(0))
+        lm.generate("Hi", edit=Patch(0, lm.ids("Ho")))
 
 
 def test_a_model_shows_what_it_is(smollm2: Any) -> None:

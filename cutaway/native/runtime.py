@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -238,8 +239,9 @@ class Edit(ctypes.Structure):
 
     _fields_ = [
         ("vector", _POINTER),
-        ("strength", _FLOAT),
-        *((name, _INT) for name in ("projects", "layer", "first", "last", "spare")),
+        *((name, _FLOAT) for name in ("strength", "factor")),
+        *((name, _INT) for name in ("projects", "what", "layer", "first", "last")),
+        *((name, _INT) for name in ("first_unit", "last_unit", "spare")),
     ]
 
 
@@ -384,7 +386,7 @@ def read(
     watched: Sequence[tuple[int, int]] = (),
     adapters: Sequence[int | None] | None = None,
     values: Sequence[tuple[int, int]] = (),
-    edits: Sequence[tuple[int, np.ndarray, float, bool, int, int]] = (),
+    edits: Sequence[EditOf] = (),
     states: Sequence[np.ndarray] = (),
     longer: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
@@ -395,11 +397,9 @@ def read(
     the layer after which the head reads, the last where it is not given (the logit lens). ``watched`` are
     pairs of a token and a layer: float32 [heads position + 1] of each. ``adapters`` are each
     sequence's, the address of its array of ``LayerAdapter`` or None. ``values`` are pairs of a number (What
-    in step.hpp) and a layer: float32 [tokens n] of each. ``edits`` change the residual stream after a layer:
-    the layer, a vector float32 [width], its strength, whether it projects, and the tokens from a first to a
-    last. ``states`` float32 are each sequence's state of recurrent layers, where there are any; ``longer``
-    int32 [sequences]: whether a sequence rotates by longer radians. Raises UserError for what does not fit
-    together."""
+    in step.hpp) and a layer: float32 [tokens n] of each, as the ``edits`` leave it. ``states`` float32 are
+    each sequence's state of recurrent layers, where there are any; ``longer`` int32 [sequences]: whether a
+    sequence rotates by longer radians. Raises UserError for what does not fit together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
     for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("logits_at", logits_at):
@@ -429,7 +429,7 @@ def read(
     rooms = (Value * len(given))(
         *(Value(room.ctypes.data, *each) for room, each in zip(given, values, strict=True))
     )
-    changes = (Edit * len(edits))(*(_edit(model, len(ids), *each) for each in edits))
+    changes = (Edit * len(edits))(*(_edit(model, len(ids), each) for each in edits))
     reading = Reading(
         *(array.ctypes.data for array in (ids, starts, positions, tables)),
         None if longer is None else longer.ctypes.data,
@@ -482,13 +482,33 @@ def _value_size(model: Model, what: int, layer: int) -> int:
     return sizes[what]
 
 
-def _edit(
-    model: Model, tokens: int, layer: int, vector: np.ndarray, strength: float, projects: bool, *span: int
-) -> Edit:
-    check("vector", vector, np.float32)
-    if vector.shape != (model.width,) or not 0 <= span[0] <= span[1] <= tokens:
-        raise UserError(f"The edit after layer {layer} fits neither the width nor the {tokens} tokens.")
-    return Edit(vector.ctypes.data, strength, projects, layer, *span, 0)
+class EditOf(NamedTuple):
+    """A change of ``units`` of a value (step.hpp's What) of a layer, for the tokens ``first`` to ``last``:
+    factor x + strength v, or x - strength (x . v) v where it ``projects``; ``vector`` float32 [units].
+    """
+
+    what: int
+    layer: int
+    units: tuple[int, int]
+    first: int
+    last: int
+    vector: np.ndarray | None = None
+    strength: float = 1.0
+    factor: float = 1.0
+    projects: bool = False
+
+
+def _edit(model: Model, tokens: int, by: EditOf) -> Edit:
+    size, (first, last) = _value_size(model, by.what, by.layer), by.units
+    if not 0 <= first < last <= size or not 0 <= by.first <= by.last <= tokens:
+        raise UserError(f"The edit of layer {by.layer} fits neither {size} units nor the {tokens} tokens.")
+    if by.vector is not None:
+        check("vector", by.vector, np.float32)
+    if by.vector is None if by.projects else by.vector is not None and by.vector.shape != (last - first,):
+        raise UserError(f"The edit of layer {by.layer} has no vector of {last - first} numbers.")
+    address = None if by.vector is None else by.vector.ctypes.data
+    spans = by.first, by.last, first, last
+    return Edit(address, by.strength, by.factor, by.projects, by.what, by.layer, *spans, 0)
 
 
 class OneToken:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -212,6 +213,7 @@ class RuntimeEngine:
         position_bytes = 2 * self.plan.page_halves / native.PAGE
         self.weights_in_positions = int(self.plan.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
+        self._places: dict[tuple[str, int], tuple[int, int]] = {}  # What and size of a value that is edited
         self._store = Pages(self.plan.page_halves, self.plan.state_size, first_length(config))
 
     def new_state(self) -> State:
@@ -221,6 +223,10 @@ class RuntimeEngine:
         """An empty state; every forward pass of its text changes the residual stream, in the edits' order."""
         state = self.new_state()
         state.edits = tuple(edits)
+        for edit in state.edits:
+            name = edit.what if edit.what == "embed" else f"blocks.{edit.layer}.{edit.what}"
+            (value,) = named(self.config, (name,))
+            self._places[edit.what, edit.layer] = value.what, math.prod(value.shape)
         return state
 
     def first_layers(self, count: int) -> RuntimeEngine:
@@ -395,7 +401,7 @@ class RuntimeEngine:
         first = self._store.first_length
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         edits = [
-            (edit.layer, edit.vector, edit.strength, edit.projects, int(start) + first, int(start) + last)
+            self._native(edit, int(start) + first, int(start) + last)
             for text, state, start in zip(texts, states, starts, strict=False)
             for edit in state.edits
             for first, last in edit.spans(state.length, len(text))
@@ -419,6 +425,12 @@ class RuntimeEngine:
         for text, state in zip(texts, states, strict=True):
             state.passed(text)
         return seen
+
+    def _native(self, edit: Edit, first: int, last: int) -> native.EditOf:
+        """An edit as the native step takes it, of the tokens from ``first`` to ``last``."""
+        what, size = self._places[edit.what, edit.layer]
+        how = edit.vector, edit.strength, edit.factor, edit.projects
+        return native.EditOf(what, edit.layer, edit.units or (0, size), first, last, *how)
 
     def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
         """A value of each token in its shape; keys and values as the KV cache keeps them."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -120,6 +120,9 @@ def recurrences(path: str, block: Block) -> dict[str, Any]:
     attends = packing.attends(block) or packing.latent(block)
     own = {} if attends else {f"{path}.attention": block.attention}
     return own | ({f"{path}.beside": block.beside.mixer} if block.beside else {})
+
+
+See = Callable[[str, np.ndarray], np.ndarray]  # of a value by its name: the value as edits leave it
 
 
 class ReferenceEngine:
@@ -227,37 +230,44 @@ class ReferenceEngine:
         positions = np.arange(state.length, state.length + len(ids))
         if isinstance(self.config.position, learned.Config):
             x = x + self._vector("position.weight")[positions + self.config.position.offset]
-        x = kept["embed"] = self._norm(x, "embedding_norm", self.config.embedding_norm)
+        x = self._seen(state, 0, kept)("embed", self._norm(x, "embedding_norm", self.config.embedding_norm))
         own = self._per_layer(ids, x) if self.config.per_layer else None
         for n, block in enumerate(self.config.blocks):
-            path = f"blocks.{n}"
+            path, see = f"blocks.{n}", self._seen(state, n, kept)
             residual = np.float32(block.residual)
-            normed = kept[f"{path}.attention_norm"] = self._block_norm(block, x, path, "attention_norm")
+            normed = see("attention_norm", self._block_norm(block, x, path, "attention_norm"))
             out = self._mixed(block, n, normed, positions, state, kept)
-            out = kept[f"{path}.attention_post_norm"] = self._block_norm(
-                block, out, path, "attention_post_norm"
-            )
-            middle = x + out * residual
-            kept[f"{path}.middle"] = middle
+            out = see("attention_post_norm", self._block_norm(block, out, path, "attention_post_norm"))
+            middle = see("middle", x + out * residual)
             if block.mlp is None:
                 x = middle
             elif block.parallel != "shared":
-                normed = self._block_norm(block, x if block.parallel else middle, path, "mlp_norm")
-                kept[f"{path}.mlp_norm"] = normed
+                read = x if block.parallel else middle
+                normed = see("mlp_norm", self._block_norm(block, read, path, "mlp_norm"))
             if block.mlp is not None:
                 apply: Any = self._mixture if isinstance(block.mlp, MoE) else self._mlp
-                out = apply(block.mlp, f"{path}.mlp", normed, state.adapter, kept)
-                out = kept[f"{path}.mlp_post_norm"] = self._block_norm(block, out, path, "mlp_post_norm")
+                out = apply(block.mlp, f"{path}.mlp", normed, state.adapter, see)
+                out = see("mlp_post_norm", self._block_norm(block, out, path, "mlp_post_norm"))
                 x = middle + out * residual
             x = x if own is None else self._with_own(block, f"{path}.per_layer", x, own[:, n])
             x = x * self._vector(f"{path}.scale") if block.scaled else x
-            for edit in state.edits:
-                x = edit.applied(x, state.length) if edit.layer == n else x
-            kept[f"{path}.out"] = x
+            x = see("out", x)
         state.length += len(ids)
         if state.first_length is not None:
             state.ids = [*state.ids, *ids]
         return x
+
+    def _seen(self, state: State, n: int, kept: dict[str, Any]) -> See:
+        """What a value of layer n passes: the state's edits of it, in their order; then it is kept."""
+
+        def see(what: str, value: np.ndarray) -> np.ndarray:
+            for edit in state.edits:
+                if (edit.what, edit.layer) == (what, n):
+                    value = edit.applied(value, state.length)
+            kept[what if what == "embed" else f"blocks.{n}.{what}"] = value
+            return value
+
+        return see
 
     def _per_layer(self, ids: Sequence[int], x: np.ndarray) -> np.ndarray:
         """float32 [t n p]: the embeddings that each block has of the tokens, whose own are x [t d]."""
@@ -286,6 +296,7 @@ class ReferenceEngine:
         kept: dict[str, Any],
     ) -> np.ndarray:
         """What a block's mixers give, multiplied and added where there are two."""
+        see = self._seen(state, n, kept)
         outs = [self._attention(block, n, x, positions, state, kept)] if packing.attends(block) else []
         if packing.latent(block):
             return self._latent_attention(block, n, x, positions, state, kept)
@@ -304,8 +315,8 @@ class ReferenceEngine:
 
             mix = recurrence.MIXERS[kind_of(of)]
             rows, state.carried[path] = mix(of, projected, learned, state.carried[path])
-            outs.append(self._matrix(f"{path}.out", rows, {}))
-            kept[f"{path}.out"] = outs[-1]
+            out = self._matrix(f"{path}.out", rows, {})
+            outs.append(out if block.beside else see("attention.out", out))
         if block.beside is None:
             return outs[0]
         return outs[0] * np.float32(block.beside.outputs[0]) + outs[1] * np.float32(block.beside.outputs[1])
@@ -325,17 +336,20 @@ class ReferenceEngine:
         query = self._rows(of, f"{path}.query", x, state.adapter, factor).reshape(
             tokens, of.heads, of.key_size
         )
-        query = self._finished(of, path, "query", query, positions, state.longer, kept)
+        see = self._seen(state, n, kept)
+        query = self._finished(of, path, "query", query, positions, state.longer, see)
         if of.temperature is not None:
             far = np.log1p((positions // of.temperature.original).astype(np.float64))
             query = query * (1 + of.temperature.beta * far).astype(np.float32)[:, None, None]
+        query = see("attention.q", query)
         halves = {}
         if of.kv_layer is None:
             key = self._rows(of, f"{path}.key", x, state.adapter, factor)
             value = key if of.value_of_key else self._rows(of, f"{path}.value", x, state.adapter, factor)
             key = key.reshape(tokens, of.groups, -1)
-            key = self._finished(of, path, "key", key, positions, state.longer, kept)
-            value = self._norm(value.reshape(tokens, of.groups, -1), f"{path}.value_norm", of.value_norm)
+            key = see("attention.k", self._finished(of, path, "key", key, positions, state.longer, see))
+            value = value.reshape(tokens, of.groups, -1)
+            value = see("attention.v", self._norm(value, f"{path}.value_norm", of.value_norm))
             stored = cache.stored_pairs if kind_of(of) == "differential" else cache.stored
             key, value = cache.stored(key, self.kv_cache), stored(value, self.kv_cache)
             state.keys[n] = np.concatenate([state.keys[n], key])
@@ -356,13 +370,13 @@ class ReferenceEngine:
         if f"{path}.pattern" in kept:
             kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[source], positions, *seen)
         mixed = self._subtracted(of, path, mixed) if kind_of(of) == "differential" else mixed
-        kept |= {f"{path}.{name}": each for name, each in {"q": query, "z": mixed, **halves}.items()}
+        mixed = see("attention.z", mixed)
+        kept |= {f"{path}.{name}": each for name, each in halves.items()}
         mixed = mixed.reshape(tokens, -1)
         if kind_of(of) in packing.GATED:
             gate = self._matrix(f"{path}.gate", x, {}, factor)
             mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
-        out = kept[f"{path}.out"] = self._matrix(f"{path}.out", mixed, state.adapter)
-        return out
+        return see("attention.out", self._matrix(f"{path}.out", mixed, state.adapter))
 
     def _subtracted(self, of: Any, path: str, mixed: np.ndarray) -> np.ndarray:
         """The normed differences [t h/2 2v] of what both halves of the heads gathered [t h 2v]."""
@@ -404,9 +418,9 @@ class ReferenceEngine:
         if f"{path}.pattern" in kept:
             kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions, chosen=chosen)
         read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True, chosen=chosen)
-        mixed = kept[f"{path}.z"] = _each_head(self.tensors[f"{path}.value_up.weight"], read)
-        out = kept[f"{path}.out"] = self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter)
-        return out
+        see = self._seen(state, n, kept)
+        mixed = see("attention.z", _each_head(self.tensors[f"{path}.value_up.weight"], read))
+        return see("attention.out", self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter))
 
     def _chosen(
         self, of: Any, n: int, x: np.ndarray, asked: np.ndarray, positions: np.ndarray, state: State
@@ -443,12 +457,12 @@ class ReferenceEngine:
         x: np.ndarray,
         positions: np.ndarray,
         longer: bool,
-        kept: dict[str, Any],
+        see: See,
     ) -> np.ndarray:
         """Queries or keys [t h k] normed and rotated."""
         norm = f"{path}.{name}_norm"
         x = x if of.qk_norm_after else self._head_norm(of, norm, x)
-        kept[f"{path}.{name[0]}_unrotated"] = x
+        x = see(f"attention.{name[0]}_unrotated", x)
         x = rotated(x, positions, of.position, longer)
         return self._head_norm(of, norm, x) if of.qk_norm_after else x
 
@@ -463,9 +477,8 @@ class ReferenceEngine:
         path: str,
         x: np.ndarray,
         adapter: Mapping[str, Beside],
-        kept: dict[str, Any] | None = None,
+        see: See = lambda what, value: value,
     ) -> np.ndarray:
-        kept = {} if kept is None else kept
         up = self._matrix(f"{path}.up", x, adapter)
         gate = self._matrix(f"{path}.gate", x, adapter) * np.float32(of.gate_scale) if of.gated else up
         if of.limit is not None:
@@ -475,12 +488,11 @@ class ReferenceEngine:
             active = _xielu(gate, *packing.xielu(self.tensors, path))
         else:
             active = ACTIVATIONS[of.activation](gate)
-        hidden = kept[f"{path}.hidden"] = active * up if of.gated else active
-        out = kept[f"{path}.down"] = self._matrix(f"{path}.down", hidden, adapter)
-        return out * np.float32(of.out_scale)
+        hidden = see("mlp.hidden", active * up if of.gated else active)
+        return see("mlp.down", self._matrix(f"{path}.down", hidden, adapter)) * np.float32(of.out_scale)
 
     def _mixture(
-        self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside], kept: dict[str, Any]
+        self, of: MoE, path: str, x: np.ndarray, adapter: Mapping[str, Beside], see: See
     ) -> np.ndarray:
         scores = self._matrix(f"{path}.router", x, adapter)
         if of.router.score == "sigmoid":
@@ -506,8 +518,7 @@ class ReferenceEngine:
                 of_e = chosen[:, rank] == e
                 expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e], adapter)
                 out[of_e] += weights[of_e, rank, None] * expert_out
-        out = kept[f"{path}.out"] = out * np.float32(of.out_scale)
-        return out
+        return see("mlp.out", out * np.float32(of.out_scale))
 
     def _head(self, x: np.ndarray) -> np.ndarray:
         """float32 [t v] of the residual stream [t d]."""

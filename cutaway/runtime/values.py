@@ -165,18 +165,26 @@ def _joined(value: Value, parts: list[Any]) -> Any:
     return np.concatenate(parts) if parts else np.empty((0, *value.shape), np.float32)
 
 
-# ---- edits of the residual stream --------------------------------------------------------------------------
+# ---- edits -------------------------------------------------------------------------------------------------
 
 
 class Edit(NamedTuple):
-    """x + strength v after a layer, or x - strength (x · v) v where it ``projects`` (v float32 [d])."""
+    """A change of a value ``what`` of a layer: factor x + strength v, or x - strength (x · v) v where it
+    ``projects``; ``vector`` is float32 [n], or None where nothing is added.
+
+    ``units`` are those of a token's row that change, from one up to another (None: all). ``positions`` are
+    absolute (None: all), and none before ``first`` changes.
+    """
 
     layer: int
-    vector: np.ndarray
-    strength: float
+    vector: np.ndarray | None
+    strength: float = 1.0
     projects: bool = False
-    positions: frozenset[int] | None = None  # absolute; None are all
-    first: int = 0  # the position from which on it acts
+    positions: frozenset[int] | None = None
+    first: int = 0
+    what: str = "out"
+    units: tuple[int, int] | None = None
+    factor: float = 1.0
 
     def spans(self, start: int, count: int) -> list[tuple[int, int]]:
         """Which of ``count`` tokens from position ``start`` on it changes, as runs [first, last)."""
@@ -186,12 +194,17 @@ class Edit(NamedTuple):
         return [(at, at + 1) for at in range(first, count) if start + at in self.positions]
 
     def applied(self, x: np.ndarray, start: int) -> np.ndarray:
-        """The residual stream [t d] of tokens from position ``start`` on, changed: the native step's bits."""
-        x = x.copy()
+        """The values [t ...] of tokens from position ``start`` on, changed: the native step's bits."""
+        rows = x.reshape(len(x), -1).copy()
+        units = slice(*(self.units or (0, rows.shape[1])))
         for first, last in self.spans(start, len(x)):
-            scale = np.float32(self.strength)
+            part = rows[first:last, units]
+            scale: Any = np.float32(self.strength)
             if self.projects:
-                products = np.add.accumulate(x[first:last].astype(np.float64) * self.vector, axis=1)[:, -1:]
+                assert self.vector is not None
+                products = np.add.accumulate(part.astype(np.float64) * self.vector, axis=1)[:, -1:]
                 scale = (-np.float64(scale) * products).astype(np.float32)
-            x[first:last] += scale * self.vector
-        return x
+            if self.factor != 1:
+                part = part * np.float32(self.factor) if self.factor else np.zeros_like(part)
+            rows[first:last, units] = part if self.vector is None else part + scale * self.vector
+        return rows.reshape(x.shape)

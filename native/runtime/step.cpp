@@ -718,7 +718,7 @@ class Step {
                 cosines[rotation.pairs + i] = static_cast<float>(std::sin(angle) * rotation.magnitude);
             }
         }
-        give(kEmbed, 0, token, x, model_.width);
+        see(kEmbed, 0, token, x, model_.width);
         if (model_.per_layer.projection.rows > 0) read(token, {});
         else if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, kAttentionNorm, 0);
     }
@@ -766,7 +766,7 @@ class Step {
     // The residual stream, normed, for the next matrices: a value of a layer, where it has a name.
     void read(int64_t token, const Norm& by, What what = kUnnamed, int layer = 0) {
         norm(by, x_ + token * width_stride_, model_.width, in_.x + token * in_.width);
-        give(what, layer, token, in_.x + token * in_.width, model_.width);
+        see(what, layer, token, in_.x + token * in_.width, model_.width);
         quantize_vector(in_, token);
     }
 
@@ -784,7 +784,7 @@ class Step {
     // What a matrix gives a token, with its bias, which is a value of a layer; multiplied.
     void finish_output(const Matrix& by, float scale, float* out, What what, int layer, int64_t token) const {
         for (int i = 0; by.bias != nullptr && i < model_.width; ++i) out[i] += by.bias[i];
-        give(what, layer, token, out, model_.width);
+        see(what, layer, token, out, model_.width);
         for (int i = 0; scale != 1.0f && i < model_.width; ++i) out[i] *= scale;
     }
 
@@ -804,7 +804,7 @@ class Step {
         float* out = out_ + token * width_stride_;
         float* x = x_ + token * width_stride_;
         norm(post_norm, out, model_.width, out);
-        give(what, index, token, out, model_.width);
+        see(what, index, token, out, model_.width);
         for (int i = 0; layer.residual != 1.0f && i < model_.width; ++i) out[i] *= layer.residual;
         for (int i = 0; i < model_.width; ++i) x[i] += out[i];
     }
@@ -855,7 +855,7 @@ class Step {
             for (int head = 0; head < layer.heads; ++head) {
                 std::copy_n(lifted_ + token * lifted_stride_ + head * stride, of.value_size, mixed + head * of.value_size);
             }
-            give(kMixed, index, token, mixed, layer.out.columns);
+            see(kMixed, index, token, mixed, layer.out.columns);
             quantize({mixed, mixed_.width, token, 1}, 0, groups, mixed_);
         });
         watch(layer, index, worker);
@@ -1036,15 +1036,12 @@ class Step {
         and_tokens(worker, query_key_value, [&](int64_t token) {
             finish_and_store(layer, index, token);
             float* all = heads_out_ + token * heads_stride_;
-            give(kQuery, index, token, all, layer.query.rows);
-            give(kKey, index, token, all + key_at(layer), layer.key.rows);
-            give(kValue, index, token, all + value_at(layer), layer.value_rows());
             for (int i = 0; i < layer.query.rows; ++i) all[i] *= layer.scale;
         });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
         look_and(layer, worker, [&](int64_t token) {
             if (layer.differential()) subtract(layer, token);
-            give(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
+            see(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
             if (layer.output_gate.rows > 0) gate_output(layer, token);
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
@@ -1056,8 +1053,7 @@ class Step {
         const auto finish = [&](int64_t token) {
             float* x = x_ + token * width_stride_;
             for (int i = 0; layer.block_scale != 1.0f && i < model_.width; ++i) x[i] *= layer.block_scale;
-            edit(token, index);
-            give(kOut, index, token, x_ + token * width_stride_, model_.width);
+            see(kOut, index, token, x_ + token * width_stride_, model_.width);
             if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, kAttentionNorm, index + 1);
         };
@@ -1065,7 +1061,7 @@ class Step {
             if (layer.parallel == kOwnNorm) read(token, layer.mlp_norm, kMlpNorm, index);
             finish_mixed(layer, index, token);
             add_output(layer, token, layer.attention_post_norm, kAttentionPostNorm, index);
-            give(kMiddle, index, token, x_ + token * width_stride_, model_.width);
+            see(kMiddle, index, token, x_ + token * width_stride_, model_.width);
             if (!layer.has_mlp()) return finish(token);
             if (layer.parallel == kInTurn) read(token, layer.mlp_norm, kMlpNorm, index);
         };
@@ -1084,7 +1080,7 @@ class Step {
         const auto after = [&](int64_t token) {
             if (layer.mixture.experts != nullptr) gather_experts(layer, token);
             finish_output(layer.down, layer.out_scale, out_ + token * width_stride_, kDown, index, token);
-            if (layer.mixture.experts != nullptr) give(kMixtureOut, index, token, out_ + token * width_stride_, model_.width);
+            if (layer.mixture.experts != nullptr) see(kMixtureOut, index, token, out_ + token * width_stride_, model_.width);
             add_output(layer, token, layer.mlp_post_norm, kMlpPostNorm, index);
             if (layer.per_layer.gate.rows > 0) read(token, {});
             else finish(token);
@@ -1300,19 +1296,21 @@ class Step {
             const auto factor = static_cast<float>(1.0 + layer.sharpness * std::log1p(static_cast<double>(at / layer.sharp_from)));
             for (int i = 0; i < layer.query.rows; ++i) all[i] *= factor;
         }
+        see(kQuery, index, token, all, layer.query.rows);
         if (layer.key.rows == 0) return;
         float *keys = all + key_at(layer), *values = all + value_at(layer);
         finish_rows(layer.key, keys, layer.input, layer.clip);
         if (layer.value_of_key != 0) std::copy_n(keys, layer.key.rows, values);
         else finish_rows(layer.value, values, layer.input, layer.clip);
         finish_heads(layer, token, keys, layer.groups, layer.key_norm, kKeyUnrotated, index);
+        see(kKey, index, token, keys, layer.key.rows);
         const int size = layer.differential() ? layer.value_size / 2 : layer.value_size;
+        for (int group = 0; group < layer.groups; ++group) norm(layer.value_norm, values + group * size, size, values + group * size);
+        see(kValue, index, token, values, layer.value_rows());
         for (int group = 0; group < layer.groups; ++group) {
             const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, group);
-            float* value = values + group * size;
-            norm(layer.value_norm, value, size, value);
             store_key(page, at % kPage, keys + group * layer.key_size);
-            if (!layer.differential()) store_value(page, size, at % kPage, value);
+            if (!layer.differential()) store_value(page, size, at % kPage, values + group * size);
         }
         if (layer.differential()) store_pairs(layer, token, values);
     }
@@ -1347,7 +1345,7 @@ class Step {
             }
         };
         if (!after) normed();
-        give(what, index, token, x, heads * size);
+        see(what, index, token, x, heads * size);
         for (int head = 0; head < heads; ++head) rotate(layer, token, x + head * size);
         if (after) normed();
     }
@@ -1482,28 +1480,31 @@ class Step {
         for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] * kept / weight;
     }
 
-    // A token's row of a value, or `part` of its numbers from `first` on, written out where it is asked for.
-    void give(What what, int layer, int64_t token, const float* row, int64_t count, int64_t first = 0,
-              int64_t part = std::numeric_limits<int64_t>::max()) const {
+    // A token's row of a value of `count` numbers, or `part` of them from `first` on: changed by the edits of it, then written
+    // out where it is asked for.
+    void see(What what, int layer, int64_t token, float* row, int64_t count, int64_t first = 0,
+             int64_t part = std::numeric_limits<int64_t>::max()) const {
+        part = std::min(part, count - first);
+        for (const Edit& by : std::span(seen_.edits, static_cast<size_t>(seen_.edit_count))) {
+            if (by.what == what && by.layer == layer && by.first <= token && token < by.last) edit(by, row, first, part);
+        }
         for (const Value& value : std::span(seen_.values, static_cast<size_t>(seen_.value_count))) {
-            if (value.what != what || value.layer != layer) continue;
-            std::copy_n(row, std::min(part, count - first), value.out + token * count + first);
+            if (value.what == what && value.layer == layer) std::copy_n(row, part, value.out + token * count + first);
         }
     }
 
-    // Makes the changes of a token's residual stream after a layer.
-    void edit(int64_t token, int layer) {
-        for (const Edit& by : std::span(seen_.edits, static_cast<size_t>(seen_.edit_count))) {
-            if (by.layer != layer || token < by.first || token >= by.last) continue;
-            float* x = x_ + token * width_stride_;
-            float scale = by.strength;
-            if (by.projects != 0) {
-                double product = 0.0;
-                for (int i = 0; i < model_.width; ++i) product += static_cast<double>(x[i]) * by.vector[i];
-                scale = static_cast<float>(-by.strength * product);
-            }
-            for (int i = 0; i < model_.width; ++i) x[i] += scale * by.vector[i];
+    // Changes some units of a row, of which `row` has `count` from `begin` on; what projects has all of its units there.
+    static void edit(const Edit& by, float* row, int64_t begin, int64_t count) {
+        const int64_t first = std::max<int64_t>(by.first_unit, begin), last = std::min<int64_t>(by.last_unit, begin + count);
+        float* x = row - begin;
+        float scale = by.strength;
+        if (by.projects != 0) {
+            double product = 0.0;
+            for (int64_t i = first; i < last; ++i) product += static_cast<double>(x[i]) * by.vector[i - by.first_unit];
+            scale = static_cast<float>(-by.strength * product);
         }
+        for (int64_t i = first; by.factor != 1.0f && i < last; ++i) x[i] = by.factor == 0.0f ? 0.0f : by.factor * x[i];
+        for (int64_t i = first; by.vector != nullptr && i < last; ++i) x[i] += scale * by.vector[i - by.first_unit];
     }
 
     // The residual stream after a layer, where the head is to read it (the logit lens).
@@ -1565,8 +1566,8 @@ class Step {
         if (gated) neurons_of(mlp.up, beside, &LayerAdapter::up);
         for (int64_t i = 0; layer.gate_scale != 1.0f && i < count * kGroup; ++i) inside[i] *= layer.gate_scale;
         activate(layer.activation, inside, gated ? beside : nullptr, count * kGroup);
-        for (int64_t i = 0; adapted >= 0 && seen_.value_count > 0 && i < count; ++i) {
-            give(kHidden, adapted, i, inside + i * kGroup, mlp.up.rows, group * kGroup, kGroup);
+        for (int64_t i = 0; adapted >= 0 && seen_.value_count + seen_.edit_count > 0 && i < count; ++i) {
+            see(kHidden, adapted, i, inside + i * kGroup, mlp.up.rows, group * kGroup, kGroup);
         }
         if (!mlp.down.reads_floats()) quantize({inside, kGroup, 0, count}, group, group + 1, out);
         if (!mlp.down.reads_floats() && (adapted < 0 || runs_.empty())) return;

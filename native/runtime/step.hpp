@@ -171,12 +171,12 @@ struct Value {
     int32_t what, layer;
 };
 
-// A change of the residual stream after a layer, for tokens [first, last): x + strength v, or, where it projects,
-// x - strength (x . v) v.
+// A change of a value of a layer, for tokens [first, last) and units [first_unit, last_unit) of its row: factor x + strength v,
+// or, where it projects, x - strength (x . v) v.
 struct Edit {
-    const float* vector;  // [width]
-    float strength;
-    int32_t projects, layer, first, last, spare;
+    const float* vector;  // [last_unit - first_unit], or null: nothing is added
+    float strength, factor;
+    int32_t projects, what, layer, first, last, first_unit, last_unit, spare;
 };
 
 // What a reading writes out and changes; the edits in the order in which they are made.
