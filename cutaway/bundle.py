@@ -22,7 +22,7 @@ from cutaway.agent import tools as known
 from cutaway.embedding import passages, search
 from cutaway.errors import UserError, quoted
 from cutaway.store.files import OTHER_HOME, atomic_file, atomic_folder, digest, disk_errors
-from cutaway.weights import adapters, peft_folder
+from cutaway.weights import adapters, peft_names
 
 FORMAT = "cutaway bundle 1"
 MANIFEST, CARD, SIGNATURE = "manifest.json", "README.md", ".sig"
@@ -125,7 +125,7 @@ def write(
     if whole:
         members |= {f"model/{path}": file for path, file in own.items()}
     if adapter is not None:
-        members |= {f"adapter/{file}": adapter / file for file in (adapters.CONFIG, peft_folder.WEIGHTS)}
+        members |= {f"adapter/{file}": adapter / file for file in (adapters.CONFIG, peft_names.WEIGHTS)}
     if template is not None:
         members["template.jinja"] = template
     if documents is not None:

@@ -30,7 +30,7 @@ from cutaway.train.flops import Operations, per_token, spans
 from cutaway.train.loop import Training
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, peft_folder, quant, safetensors
+from cutaway.weights import adapters, build, load, peft_names, quant, safetensors
 from cutaway.weights import save as writer
 from tests.training import TEMPLATE, Quiet, chatting_model, conversations, model, pairs
 
@@ -653,7 +653,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(base: Path, talk: Pa
     training_run.train(replace(run, objective=objective), tmp_path / "run", Quiet(), recipe=finetune)
     losses = [line["loss"] for line in measured(tmp_path / "run") if "loss" in line]
     assert losses[0] == pytest.approx(0, abs=1e-6) and max(losses) < 1e-3
-    assert not any("teacher" in name for name in safetensors.read(tmp_path / "run" / peft_folder.WEIGHTS))
+    assert not any("teacher" in name for name in safetensors.read(tmp_path / "run" / peft_names.WEIGHTS))
 
 
 def test_what_is_wrong_with_pairs_is_counted(base: Path, tmp_path: Path, capsys: Any) -> None:

@@ -14,9 +14,9 @@ from cutaway.commands.options import Json, Strict
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import UserError, escaped
 from cutaway.gguf import Packed
-from cutaway.model.config import Decoder, EncoderDecoder, Model, kind_of
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of
 from cutaway.store.reading import parsed
-from cutaway.weights import adapters, described, load, peft_folder
+from cutaway.weights import adapters, described, load, peft_names
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.quantize import MIXES
 from cutaway.weights.rules import Absorbed
@@ -136,7 +136,7 @@ def _shape(config: Model) -> dict[str, Any]:
     attention = config.blocks[0].attention
     found: dict[str, Any] = {
         "kind": _kind(config),
-        "layers": len(config.blocks),
+        "layers": len(config.layers if isinstance(config, Encoder) else config.blocks),
         "width": config.width,
         "query_heads": getattr(attention, "heads", None),
         "kv_heads": getattr(attention, "groups", None),
@@ -185,7 +185,7 @@ def _adapter(path: Path, adapter: adapters.Adapter) -> dict[str, Any]:
         "ranks": sorted({len(change.a) for change in low_rank}),
         "base": parsed(path / adapters.CONFIG)["base_model_name_or_path"],
         "matrices": len(adapter),
-        "bytes": (path / peft_folder.WEIGHTS).stat().st_size,
+        "bytes": (path / peft_names.WEIGHTS).stat().st_size,
     }
 
 

@@ -35,7 +35,7 @@ from cutaway.train.loop import Dataset, Training
 from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, quant
+from cutaway.weights import adapters, build, load, peft_write, quant
 from cutaway.weights import save as writer
 from cutaway.weights.load import RUN, Checkpoint
 from cutaway.weights.rules import Tensors
@@ -263,6 +263,7 @@ def trained_model(run: FinetuningConfig, at_rest: Checkpoint) -> decoder.Decoder
     model = build.decoder(at_rest, run.base_type if run.adapter else "float32")
     if run.adapter is not None:
         run.adapter.attach(model)
+        peft_write.written(run.adapter.changes(model), at_rest)  # refused now, not when it is trained
     return model
 
 

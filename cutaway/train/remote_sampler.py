@@ -40,7 +40,7 @@ from cutaway.train.folder import CHECKPOINTS
 from cutaway.train.loop import DataError
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.sampler import Completion
-from cutaway.weights import peft_folder
+from cutaway.weights import peft_names
 
 SERVED = "served"  # in the run's folder: the adapters that the server reads
 KEY = "CUTAWAY_SAMPLER_KEY"  # the environment variable with the server's key
@@ -274,7 +274,7 @@ def served_model(server: Server, name: str | None) -> str:
 
 def _name(folder: Path, weights: int) -> str:
     """The adapter's name on the server, by what it holds. OperationalError where it is not there."""
-    path = folder / peft_folder.WEIGHTS
+    path = folder / peft_names.WEIGHTS
     if not path.is_file():
         raise OperationalError(
             f"{path} is gone, by which the run samples until its next hand-over: start the run anew"

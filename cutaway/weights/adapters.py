@@ -16,12 +16,13 @@ from cutaway.model.config import from_dict
 from cutaway.model.context import ContextExtension
 from cutaway.store.files import atomic_folder
 from cutaway.store.reading import parsed
-from cutaway.weights import gguf_adapters, peft_folder, quant
+from cutaway.weights import gguf_adapters, peft_read, quant
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.load import read as read_model
 from cutaway.weights.peft_config import CONFIG, EXTENSION
-from cutaway.weights.peft_folder import save, untied
+from cutaway.weights.peft_names import untied
+from cutaway.weights.peft_write import save
 from cutaway.weights.rules import Tensors
 
 
@@ -36,7 +37,7 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
     if folder.suffix == ".gguf" and not folder.is_dir():
         return gguf_adapters.read(folder, base)
     check_folder(folder)
-    return peft_folder.read(folder, base)
+    return peft_read.read(folder, base)
 
 
 def opened(folder: Path) -> Checkpoint:

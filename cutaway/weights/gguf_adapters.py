@@ -22,7 +22,7 @@ from cutaway.weights.changes import Adapter, LowRank, check
 from cutaway.weights.family import Family
 from cutaway.weights.layout import Matrix
 from cutaway.weights.load import Checkpoint
-from cutaway.weights.peft_folder import joined_pair
+from cutaway.weights.peft_write import joined_pair
 from cutaway.weights.rules import Bound
 
 ALPHA = "adapter.lora.alpha"

@@ -244,7 +244,7 @@ GELU = 5e-3  # llama.cpp's is a table of half-precision numbers
 
 
 TIPPED = 4  # of 80 tokens: a near tie of experts or keys tips at a rounding
-CHOOSING = ("moe", "mixtral", "deepseek", "kimi", "gpt_oss", "qwen3_next", "minimax", "jamba", "afmoe")
+CHOOSING = ("moe", "mixtral", "deepseek", "kimi", "gpt_oss", "qwen3_next", "minimax", "jamba", "afmoe", "dsa")
 
 
 class Found(NamedTuple):

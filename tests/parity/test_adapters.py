@@ -14,7 +14,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.model.context import ContextExtension
 from cutaway.train.adapters import dora, ia3, lora
-from cutaway.weights import adapters, build, load, peft_config, peft_folder, safetensors
+from cutaway.weights import adapters, build, load, peft_config, peft_names, safetensors
 from cutaway.weights import save as writer
 from tests.parity import tiny
 from tests.test_patterns import MODULES, PATTERNS
@@ -258,9 +258,9 @@ def test_an_adapter_of_another_model_is_refused(folder: Folder, tmp_path: Path) 
     made("llama", "lora", tmp_path / "adapter")
     with pytest.raises(UserError, match=r"does not fit|no such matrix"):
         adapters.read(tmp_path / "adapter", load.read(folder("llama-mha")))
-    tensors = safetensors.read(tmp_path / "adapter" / peft_folder.WEIGHTS)
+    tensors = safetensors.read(tmp_path / "adapter" / peft_names.WEIGHTS)
     tensors["base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"] = next(iter(tensors.values()))
-    safetensors.write(tmp_path / "adapter" / peft_folder.WEIGHTS, tensors)
+    safetensors.write(tmp_path / "adapter" / peft_names.WEIGHTS, tensors)
     with pytest.raises(UserError, match=r"layers\.9"):
         adapters.read(tmp_path / "adapter", load.read(folder("llama")))
 
