@@ -15,6 +15,7 @@ from cutaway.weights.rules import Bound, Tensors
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 INNER = ".base_layer"  # of a module that PEFT wraps
+SWAPPED = ("llama4",)  # families that stack experts as [in out] without telling PEFT: its pairs change sides
 IN_ORDER = ("gate_up_proj", "up_proj", "down_proj")  # as PEFT wraps the stacked parameters of a module
 
 
