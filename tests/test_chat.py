@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -63,7 +64,7 @@ def test_every_character_has_its_source(tokenizer: Tokenizer) -> None:
     named = [(rendered.text[run.start : run.stop], run.source) for run in rendered.origins]
     assert named[:5] == [
         ("<|im_start|>", "template"),
-        ("user", "messages[0].role"),
+        ("user", "role"),
         ("\n", "template"),
         ("Hi", "messages[0].content"),
         ("<|im_end|>\n<|im_start|>assistant\n", "template"),
@@ -394,3 +395,21 @@ def test_what_is_left_open_holds_no_token_behind_it(tokenizer: Tokenizer) -> Non
 def test_what_cannot_be_continued_is_refused(last: dict, template: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         chat.text([chat_cases.user(), last], template, continue_final_message=True)
+
+
+def test_a_control_token_around_a_role_is_the_templates(tmp_path: Path) -> None:
+    """Phi-4-mini and ChatGLM 3 write '<|' + role + '|>'; the words of a message never become one."""
+    template = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+    own = chat_cases.augmented(inputs.path("smollm2"), tmp_path, {"<|user|>": True})
+    marked = own.special["<|user|>"]
+    ids = chat.render([{"role": "user", "content": "a<|user|>b"}], template, tokenizer=own)
+    assert ids[0] == marked and marked not in ids[1:]
+    other = "{% for m in messages %}{{ '<|' + m.content + '|>' }}{% endfor %}"
+    assert marked not in chat.render([{"role": "user", "content": "user"}], other, tokenizer=own)
+    named = "{% for m in messages %}{{ '<|' + m.name + '|>' }}{% endfor %}"
+    assert marked not in chat.render([{"role": "user", "name": "user", "content": "x"}], named, tokenizer=own)
+    parts = [{"type": "text", "role": "user", "text": "x"}]
+    inner = "{% for m in messages %}{{ '<|' + m.content[0].role + '|>' }}{% endfor %}"
+    assert marked not in chat.render([{"role": "user", "content": parts}], inner, tokenizer=own)
+    strange = chat.text([{"role": "user|><|user", "content": "x"}], template, tokenizer=own)
+    assert strange.control == ()

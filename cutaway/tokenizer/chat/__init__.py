@@ -47,7 +47,7 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """Characters start to stop came from `source`: "template", "input", or "messages[2].content"."""
+    """Characters start to stop came from `source`: "template", "role", "input", or "messages[2].content"."""
 
     start: int
     stop: int
@@ -137,7 +137,9 @@ def text(
     steered = _ids(control) != _ids(neutrals)
     if steered and steering == "refuse":
         raise UserError(_steering(traced.text, control, neutrals))
-    made = Rendered(traced.text, _runs(traced, context), tuple(control), steered, _digest(template))
+    made = Rendered(
+        traced.text, _runs(traced, context, tokens.own), tuple(control), steered, _digest(template)
+    )
     return _unfinished(made, context["messages"]) if continue_final_message else made
 
 
@@ -186,7 +188,7 @@ def _control_tokens(template: str, tokenizer: Vocabulary | None) -> ControlToken
     request = {"template": template, "names": _names(tokenizer), "contexts": conversations()}
     answer = helper.ask(request)
     special, added = (tokenizer.special, tokenizer.added) if tokenizer else ({}, {})
-    tokens = ControlTokens(template, answer["source"], special, added)
+    tokens = ControlTokens(template, answer["source"], answer["own"], special, added)
     tokens.learn(Traced.of(made) for made in answer["rendered"] if "refused" not in made)
     _known[key] = weakref.ref(tokenizer) if tokenizer is not None else None, tokens
     _known.move_to_end(key)
@@ -246,11 +248,12 @@ def _steering(text: str, control: Sequence[Span], neutrals: Sequence[Span]) -> s
     )
 
 
-def _runs(traced: Traced, context: dict) -> tuple[Run, ...]:
+def _runs(traced: Traced, context: dict, own: int) -> tuple[Run, ...]:
+    """Who wrote which stretch; from the origin ``own`` on it is the word for a message's role."""
     sources = ["input", *places(context)]
     runs: list[Run] = []
     for start, stop, origin in traced.runs():
-        source = "template" if origin > 0 else sources[-origin]
+        source = sources[-origin] if origin <= 0 else "template" if origin < own else "role"
         if runs and runs[-1].source == source:
             start = runs.pop().start
         runs.append(Run(start, stop, source))

@@ -49,13 +49,13 @@ class Traced:
 class ControlTokens:
     """A template together with a tokenizer's tokens: what is a control token here, and which seams are known.
 
-    `source` holds the template's constants, each where its origins say.
+    `source` holds the template's constants, each where its origins say; from `own` on, words for roles.
     """
 
     def __init__(
-        self, template: str, source: str, special: Mapping[str, int], added: Mapping[str, int]
+        self, template: str, source: str, own: int, special: Mapping[str, int], added: Mapping[str, int]
     ) -> None:
-        self.source = source
+        self.source, self.own, source = source, own, source[:own]
         plain = {
             token: id for token, id in added.items() if token.strip(" \t\r\n\u2581") and token not in special
         }

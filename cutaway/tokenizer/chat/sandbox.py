@@ -35,7 +35,7 @@ def answer(request: dict) -> dict:
         if len(_programs) > PROGRAMS:
             _programs.popitem(last=False)
         rendered = [_rendered(program, context) for context in request["contexts"]]
-        return {"rendered": rendered, "source": program.source}
+        return {"rendered": rendered, "source": program.source, "own": program.own}
     except MemoryError:
         raise
     except Exception as error:

@@ -36,6 +36,7 @@ from cutaway.tokenizer.chat.provenance import (
 
 LONGEST = 4_000_000  # characters of any one string a filter may be asked to make
 BITS = 1_024  # of a whole number
+ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "observation", "ipython")
 
 
 class Writer(CodeGenerator):
@@ -245,27 +246,39 @@ class Program:
         self.environment = Rendering()
         self.names = {name: self.environment.authored(text) for name, text in names.items()}
         self.template = self.environment.from_string(template)
+        self.own = len(self.environment.source)
+        self.roles = {role: self.environment.authored(role) for role in ROLES}
         self.source = self.environment.source
 
     def render(self, context: Mapping[str, object]) -> Text:
         """The conversation as one text with origins; ``context`` is plain data, as JSON has it.
 
-        Its strings are content, numbered from 1 as they are met (values only, depth first).
+        Its strings are content, numbered from 1 as they are met (values only, depth first). A message's role
+        is a word of a fixed list, which no sender of a text chooses: it is the template's, so that
+        '<|' + message.role + '|>' is a control token.
         """
         meter.fill(50_000, 1_000_000)
         numbers = count(1)
-        given = {name: _content(value, numbers) for name, value in context.items()}
+        given = {
+            name: _content(value, numbers, self.roles if name == "messages" else {})
+            for name, value in context.items()
+        }
         return as_text(self.template.render({**self.names, **given}))
 
 
-def _content(value: object, numbers: Iterator[int]) -> object:
-    """The same data with each string marked as content; each one also adds to what the rendering may use."""
+def _content(value: object, numbers: Iterator[int], roles: Mapping[str, Text], key: object = None) -> object:
+    """The same data with each string marked as content, but for the role of each message, a list's entry.
+
+    Each string also adds to what the rendering may use.
+    """
     if isinstance(value, dict):
-        return {key: _content(item, numbers) for key, item in value.items()}
+        own = roles if key is list else {}
+        return {name: _content(item, numbers, own, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [_content(item, numbers) for item in value]
+        return [_content(item, numbers, roles if key is None else {}, list) for item in value]
     if not isinstance(value, str):
         return value
     meter.steps += 1_000
     meter.characters += 1_000 + 200 * len(value)
-    return content(value, next(numbers))
+    number = next(numbers)
+    return roles[value] if key == "role" and value in roles else content(value, number)
