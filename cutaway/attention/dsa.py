@@ -77,7 +77,7 @@ class SparseLatentAttention(mla.LatentAttention):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__(config, width)
-        self.top_k, self.index_heads = config.top_k, config.index_heads
+        self.top_k, self.index_heads, self.interleaved = config.top_k, config.index_heads, config.interleaved
         self.lends: int | None = None  # its layer's number, where a later layer reads its choice
         self.borrows = config.index_layer
         if self.borrows is not None:
@@ -101,7 +101,7 @@ class SparseLatentAttention(mla.LatentAttention):
         """The first dimensions of each index head, rotated."""
         if rotation is None:
             return x
-        return rotate(x, rotation if self.config.interleaved else rotation._replace(interleaved=False))
+        return rotate(x, rotation if self.interleaved else rotation._replace(interleaved=False))
 
     @torch.no_grad()
     def chosen(

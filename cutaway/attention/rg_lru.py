@@ -156,10 +156,10 @@ class GatedUnit(nn.Module):
         root = (-torch.expm1(2 * log_a.masked_fill(first, -1.0))).sqrt().masked_fill(first, 1.0)
         k = join(tap("k", cut(self.input_gate(v), self.config.heads)))
         a, written = log_a.exp().masked_fill(first, 0.0), root * widened(v * k)
-        S = a.new_zeros(a.shape[0], a.shape[2]) if S is None else S
+        last = a.new_zeros(a.shape[0], a.shape[2]) if S is None else S
         read = []
         for part in scan.chunks(v.shape[1]):
-            read.append(scan.states(*scan.masked(a[:, part], written[:, part], positions, part), S))
-            S = read[-1][:, -1]
-        kept = tap("S", S.unflatten(-1, (self.config.heads, 1, -1)))
+            read.append(scan.states(*scan.masked(a[:, part], written[:, part], positions, part), last))
+            last = read[-1][:, -1]
+        kept = tap("S", last.unflatten(-1, (self.config.heads, 1, -1)))
         return torch.cat(read, dim=1), kept.flatten(1)

@@ -50,6 +50,12 @@ class MoE(nn.Module):
     of the n tokens that it gets; the shared one ``shared.hidden`` [b t f].
     """
 
+    router_norm: nn.Module
+    experts_norm: nn.Module
+    experts_post_norm: nn.Module
+    shared_norm: nn.Module
+    shared_post_norm: nn.Module
+
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
         self.top_k, self.normalised, self.routing = config.top_k, config.normalised, config.router

@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         self.per_layer = config.per_layer and PerLayerEmbedding(
             config.per_layer, len(config.blocks), config.width, config.norm
         )
-        self.streams = config.streams and Streams(config.streams, config.width)
+        self.streams = Streams(config.streams, config.width) if config.streams else None
         for block in config.blocks:
             of = block.attention
             if (source := getattr(of, "kv_layer", getattr(of, "index_layer", None))) is not None:
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
         if any(block.shared for block in self.config.blocks) and positions.shared is not None:
             positions.shared[EMBEDDED] = x
         each = [None] * len(self.blocks) if self.per_layer is None else self.per_layer(ids, x).unbind(2)
-        x = self.streams.expanded(x) if self.streams else x
+        x = self.streams.expanded(x) if self.streams is not None else x
         rotations = self._rotations(pos, axes)
         if in_order is None:
             in_order = (state is None or state.length == 0) and documents is None and _in_order(pos)
@@ -177,7 +177,7 @@ class Decoder(nn.Module):
 
     def normed(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t d"]:
         """What the head reads."""
-        x = self.streams.merged(x) if self.streams else x
+        x = self.streams.merged(x) if self.streams is not None else x
         return self.norm(x) if self.config.logit_scale == 1.0 else self.norm(x) * self.config.logit_scale
 
     def _embedded(self, ids: Int[Tensor, "b t"], pos: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:

@@ -171,5 +171,5 @@ UNPACKED |= {"gemma3n": "it has several residual streams"}
 UNPACKED |= {"bailing_hybrid": "its decays have one matrix"}
 UNPACKED |= {"kolibri1": "its experts are chosen by logits"}
 UNPACKED |= {"zamba2": "it shares a transformer with other layers"}
-# Cases whose every key is edited in each run; all others were (test_config_keys.py takes any case's name).
+# Cases whose every key is edited in each run; the first of each family above was, before it was added.
 EDITED = ("falcon_mamba-1", "lfm3-1")

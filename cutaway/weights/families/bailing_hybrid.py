@@ -67,7 +67,7 @@ class Mixers(Row):
         found["linear_heads"] = fields.integer(key) if fields.stated(key) else known["heads"]
         bounded = fields.flag("kda_safe_gate") if fields.stated("kda_safe_gate") else True
         lowest = fields.get("kda_lower_bound") if fields.stated("kda_lower_bound") else -5.0
-        if type(lowest) not in (int, float) or not lowest < 0:
+        if not isinstance(lowest, int | float) or isinstance(lowest, bool) or not lowest < 0:
             raise fields.refusal("kda_lower_bound", f"should be below 0, but is {lowest}")
         return found | {"bound": -float(lowest) if bounded else None}
 

@@ -74,7 +74,7 @@ class Experts(Row):
         keys = (key,) if fields.gguf else (key, "num_local_experts")
         stated = [fields.integer(each, low=0) for each in keys if fields.has(each)]
         if len(set(stated)) > 1:
-            raise fields.refusal(keys[0], f"and {keys[1]} disagree: {stated[0]} and {stated[1]}")
+            raise fields.refusal(keys[0], f"and {keys[-1]} disagree: {stated[0]} and {stated[1]}")
         experts = stated[0] if stated else 0 if fields.gguf else 16
         key = "expert_used_count" if fields.gguf else "num_experts_per_tok"
         top_k = fields.integer(key, None, low=0) if fields.gguf or fields.stated(key) else 2
