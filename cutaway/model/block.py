@@ -54,8 +54,8 @@ class Block(nn.Module):
         self.per_layer = PerLayerInput(own, width, mlp.activation, config.norm) if own and mlp else None
         self.scale = nn.Parameter(torch.ones(1)) if config.scaled else None
         self.shared = config.shared and config.shared.build(width)
-        self.altup = config.streams and AltUp(config.streams, width, config.norm)
-        self.laurel = config.laurel and Laurel(config.laurel, width, config.norm)
+        self.altup = AltUp(config.streams, width, config.norm) if config.streams else None
+        self.laurel = Laurel(config.laurel, width, config.norm) if config.laurel else None
 
     def forward(
         self,
