@@ -82,7 +82,7 @@ def small_tekken(**changes: object) -> dict:
     return {"config": config | changes, "vocab": vocabulary, "special_tokens": special}
 
 
-def test_a_tekken_file_that_lies_is_refused(tmp_path: Path) -> None:
+def test_a_tekken_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     def load(whole: dict) -> Tokenizer:
         (tmp_path / "tekken.json").write_text(json.dumps(whole))
         return Tokenizer.load(tmp_path)

@@ -31,7 +31,7 @@ class Kind:
     pattern: str = GPT2
     normalizer: tuple[Rule, ...] = ()
     roles: Mapping[str, str] = field(default_factory=dict)
-    framed: bool = False  # a text stands between bos and eos
+    framed: bool = False  # a text is put between bos and eos
 
 
 _END = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
