@@ -345,6 +345,27 @@ def test_a_module_that_is_not_quantised_stays_as_it_is(tmp_path: Path) -> None:
         joined(section | {"modules_to_not_convert": [LAYER]}, safetensors.read(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "listed", "others"),
+    [
+        ("gptq", LAYER, "self_attn.q_proj"),
+        ("w4a16", r"re:.*self_attn\.q_proj$", r"re:self_attn\.q_proj$"),
+        ("w4a16", r"re:(?!.*mlp).*q_proj", r"re:(?!.*attn).*q_proj"),  # which no linear engine has
+        ("nvfp4", "model.layers.0.self_attn*", "model.layers.1.self_attn*"),
+    ],
+)
+def test_modules_are_listed_as_each_method_lists_them(
+    name: str, listed: str, others: str, tmp_path: Path
+) -> None:
+    """By whole names, by patterns from the beginning of a name, by wildcards."""
+    section, tensors, _ = stored(name)
+    key = {"gptq": "modules_to_not_convert"}.get(name, "ignore")
+    save_file({each: tensor.contiguous() for each, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    assert len(joined(section | {key: ["lm_head", others]}, safetensors.read(tmp_path))) == 1
+    with pytest.raises(UserError, match="as not quantized"):
+        joined(section | {key: ["lm_head", listed]}, safetensors.read(tmp_path))
+
+
 def test_scales_of_activations_are_left_out(tmp_path: Path) -> None:
     section, tensors, expected = stored("fp8")
     beside = {f"{LAYER}.{part}": torch.tensor(0.5) for part in ("input_scale", "activation_scale")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 from cutaway import patterns
 from cutaway.errors import UserError, quoted
@@ -64,12 +64,13 @@ class Method:
             if ending not in self.unused:
                 groups.setdefault(name.removesuffix(ending), {})[ending] = packed
         out: dict[str, Packed] = {}
+        is_ignored = self._ignores()
         for base, found in groups.items():
             name = base + self.ending
             if not self._quantised(name, found):
                 out |= {base + ending: packed for ending, packed in found.items()}
                 continue
-            if self._is_ignored(name.removesuffix(".weight")):
+            if is_ignored(name.removesuffix(".weight")):
                 raise UserError(
                     f"{where}: the config lists {quoted(name.removesuffix('.weight'))} as not quantized, "
                     "but it is stored quantized: get the folder's own config.json"
@@ -83,10 +84,15 @@ class Method:
         its_own = self.main not in ("", ".weight")  # a name that no plain weight has
         return self.main in found and (its_own or any(part in found for part in self.parts))
 
-    def _is_ignored(self, module: str) -> bool:
+    def _ignores(self) -> Callable[[str], bool]:
+        """Whether the config leaves a module as it is: the thousands of a mixture are each looked up once."""
+        exact = frozenset(self.ignored)
         if self.wildcards:
-            return any(fnmatchcase(module, pattern) for pattern in self.ignored)
-        return any(matches(pattern, module) for pattern in self.ignored)
+            starred = [translate(pattern) for pattern in self.ignored if set(pattern) & set("*?[")]
+            any_of = re.compile("|".join(starred)) if starred else None
+            return lambda module: module in exact or bool(any_of and any_of.match(module))
+        searched = [pattern for pattern in self.ignored if pattern.startswith("re:")]
+        return lambda module: module in exact or any(matches(pattern, module) for pattern in searched)
 
 
 def keys(text: str) -> tuple[str, ...]:
@@ -96,9 +102,13 @@ def keys(text: str) -> tuple[str, ...]:
 
 def matches(pattern: str, module: str) -> bool:
     """Whether a name of a config means this module: by its whole name, or as ``re:`` and a pattern."""
-    if pattern.startswith("re:"):
-        return patterns.search(rf"\A(?:{pattern[3:]})", module)
-    return pattern == module
+    if not pattern.startswith("re:"):
+        return pattern == module
+    anchored = rf"\A(?:{pattern[3:]})"
+    try:
+        return patterns.linear(anchored, "the config").search(module) is not None
+    except UserError:
+        return patterns.search(anchored, module)
 
 
 def listed(fields: Fields, *keys: str) -> tuple[str, ...]:
