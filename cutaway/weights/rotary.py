@@ -320,11 +320,12 @@ def divisors_of(position: rope.Config, scaling: Llama3 | Factors | Proportional)
 
 def gguf_extras(config: Model, architecture: str) -> dict[str, Packed]:
     """The tensors of divisors, for scalings that GGUF has no keys for, where llama.cpp reads them."""
-    for position in (block.attention.position for block in config.blocks):
-        plain = position is not None and isinstance(position.scaling, Llama3 | Factors | Proportional)
-        if plain and architecture in DIVISORS:
-            return {ROPE_FREQS: quant.pack(divisors_of(position, position.scaling), "F32")}
-        if position is not None and isinstance(position.scaling, LongRoPE) and architecture in LONG_DIVISORS:
-            both = zip(LONG_FACTORS, (position.scaling.long, position.scaling.short), strict=True)
+    positions = (block.attention.position for block in config.blocks)
+    for position in (each for each in positions if each is not None):
+        scaling = position.scaling
+        if isinstance(scaling, Llama3 | Factors | Proportional) and architecture in DIVISORS:
+            return {ROPE_FREQS: quant.pack(divisors_of(position, scaling), "F32")}
+        if isinstance(scaling, LongRoPE) and architecture in LONG_DIVISORS:
+            both = zip(LONG_FACTORS, (scaling.long, scaling.short), strict=True)
             return {name: quant.pack(np.array(divisors, np.float32), "F32") for name, divisors in both}
     return {}

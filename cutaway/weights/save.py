@@ -319,10 +319,10 @@ def _without_idle_groups(checkpoint: Checkpoint) -> Checkpoint:
     """The same with one group of experts where all groups are chosen, which llama.cpp does not open."""
 
     def plain(block: Block) -> Block:
-        router = block.mlp.router if isinstance(block.mlp, MoE) else None
-        if router is None or router.groups == 1 or router.top_groups < router.groups:
+        mlp = block.mlp
+        if not isinstance(mlp, MoE) or mlp.router.groups == 1 or mlp.router.top_groups < mlp.router.groups:
             return block
-        return replace(block, mlp=replace(block.mlp, router=replace(router, groups=1, top_groups=1)))
+        return replace(block, mlp=replace(mlp, router=replace(mlp.router, groups=1, top_groups=1)))
 
     if not isinstance(checkpoint.config, Decoder):
         return checkpoint
