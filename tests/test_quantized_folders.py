@@ -501,6 +501,10 @@ def test_older_tools_files_say_how_a_folder_is_quantised(tmp_path: Path) -> None
     )
     assert quantized.describe({}, tmp_path) == "GPTQ, 4 bits, groups of 128, by activation order"
     (tmp_path / "quantize_config.json").unlink()
+    awq = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}  # AutoAWQ, issue 229
+    (tmp_path / "quant_config.json").write_text(json.dumps(awq))
+    assert quantized.describe({}, tmp_path) == "AWQ, 4 bits, groups of 128"
+    (tmp_path / "quant_config.json").unlink()
     inner = {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}
     (tmp_path / "hf_quant_config.json").write_text(
         json.dumps({"producer": {"name": "modelopt", "version": "0.29"}, "quantization": inner})
