@@ -31,6 +31,7 @@ AGREES: dict[str, tuple[str, dict[str, Any]]] = {
     "the eps of latents": ("glm4_moe_lite-1", {"rms_norm_eps": 0.05}),
     "the eps of a dense model's latents": ("minicpm3-1", {"rms_norm_eps": 0.05}),
     "all groups": ("deepseek_v3-1", {"topk_group": 4}),
+    "a window over the whole context": ("phi3-1", {"sliding_window": 128}),
     "no bound of logits": ("gemma4-1", {"final_logit_softcapping": None}),
 }
 # And what it computes otherwise, or does not open, whatever the file says.
@@ -64,6 +65,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no shared expert": ("glm4_moe-1", {"n_shared_experts": 0}, "mixture without shared experts"),
     "wide heads": ("cohere2-1", {"head_dim": 32}, "heads that are not as wide together as the model"),
     "a tied head": ("apertus-1", {"tie_word_embeddings": True}, "the embedding table as the head is not"),
+    "a window": ("phi3-1", {}, "a window is not supported in GGUF"),
     "no window": ("gpt_oss-4", {"layer_types": ["full_attention"] * 2}, "a model without a window"),
 }
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cutaway import gguf
 from cutaway.gguf import Later, Packed
 from cutaway.model.config import Model
-from cutaway.weights import families, quant, rotary
+from cutaway.weights import families, load, quant, rotary, save
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
+from tests.parity import perturbed
 
 PATH = Path(__file__).parent / "gguf" / "metadata.jsonl"
 ENTRIES = [json.loads(line) for line in PATH.read_text("utf-8").splitlines()]
@@ -67,3 +69,19 @@ def test_metadata_of_published_files(entry: dict[str, Any]) -> None:
             else np.allclose(stated, found, rtol=2e-6)
         )
         assert same, (key, stated, found)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    """As in the files of GLM-4.5, which count them among their blocks."""
+    case = perturbed.bases()["glm4_moe"][0]
+    family, config = perturbed.read(case.data)
+    save.write(tmp_path / "plain.gguf", perturbed.checkpoint_of(family.name, config, 0))
+    file = gguf.read(tmp_path / "plain.gguf")
+    last, count = len(config.blocks) - 1, "glm4moe.block_count"
+    more = {name.replace(f"blk.{last}.", f"blk.{last + 1}."): one for name, one in file.tensors.items()}
+    more[f"blk.{last + 1}.nextn.eh_proj.weight"] = quant.pack(np.zeros((4, 8), np.float32), "F32")
+    words = {**file.metadata, count: np.uint32(last + 2), "glm4moe.nextn_predict_layers": np.uint32(1)}
+    gguf.write(tmp_path / "further.gguf", words, file.tensors | more)
+    plain, further = (load.read(tmp_path / f"{name}.gguf") for name in ("plain", "further"))
+    assert further.config == plain.config
+    assert np.array_equal(perturbed.ours(further, [5, 6, 7]), perturbed.ours(plain, [5, 6, 7]))
