@@ -49,21 +49,22 @@ _FUSED = (
 )
 # Wrappers whose class in transformers computes what its text model's own class computes of the last states.
 SCALING = ("paligemma", "gemma3n", "gemma4", "gemma4_unified", "granite4_vision", "granite_docling")
+SCALING += ("hyperclovax_vision_v2",)
 PREFIX_LM = "paligemma"
 # Wrappers whose logits of a text were compared with Cutaway's (tests/parity/test_wrappers.py).
 COMPARED = frozenset(
     re.findall(
         r"\S+",
         """
-    aya_vision blip-2 cohere2_vision deepseek_vl deepseek_vl_hybrid emu3 exaone4_5 gemma3 gemma4
-    gemma4_unified glm46v glm4v glm4v_moe glm_ocr glmasr got_ocr2 granite4_vision granite_docling
-    granite_speech granite_speech_plus hunyuan_vl idefics2 idefics3 instructblip internvl janus
-    kimi_k25 lfm2_vl lighton_ocr llama4 llava llava_next llava_next_video llava_onevision
-    minicpm_ocr minicpmv4_6 minicpmv4_7 mistral3 mllama moss_transcribe_diarize nemotron_h_omni
-    omniasr ovis2 paddleocr_vl paligemma pp_chart2table qianfan_ocr qwen2_5_omni
-    qwen2_5_omni_thinker qwen2_5_vl qwen2_audio qwen2_vl qwen3_5 qwen3_5_moe qwen3_asr
-    qwen3_omni_moe qwen3_omni_moe_thinker qwen3_vl qwen3_vl_moe shieldgemma2 smolvlm vibevoice_asr
-    video_llama_3 video_llava vipllava voxtral
+    aria aya_vision blip-2 cohere2_vision deepseek_vl deepseek_vl_hybrid emu3 exaone4_5 fuyu gemma3
+    gemma4 gemma4_unified glm46v glm4v glm4v_moe glm_ocr glmasr glmga got_ocr2 granite4_vision
+    granite_docling granite_speech granite_speech_plus hunyuan_vl hyperclovax_vision_v2 idefics2
+    idefics3 instructblip instructblipvideo internvl janus kimi_k25 lfm2_vl lfm3_vl lighton_ocr
+    llama4 llava llava_next llava_next_video llava_onevision minicpm_ocr minicpmv4_6 minicpmv4_7
+    mistral3 mllama moss_transcribe_diarize nemotron_h_omni omniasr ovis2 paddleocr_vl paligemma
+    pp_chart2table qianfan_ocr qwen2_5_omni qwen2_5_omni_thinker qwen2_5_vl qwen2_audio qwen2_vl
+    qwen3_5 qwen3_5_moe qwen3_asr qwen3_omni_moe qwen3_omni_moe_thinker qwen3_vl qwen3_vl_moe
+    shieldgemma2 smolvlm vibevoice_asr video_llama_3 video_llava vipllava voxtral
     """,
     )
 )

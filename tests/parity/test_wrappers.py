@@ -192,6 +192,8 @@ def test_a_wrapper_that_was_never_compared_is_named(tmp_path: Path) -> None:
 
 def test_a_text_that_is_not_read_is_named(tmp_path: Path) -> None:
     made.model("llava").save_pretrained(tmp_path)
-    respelt(tmp_path, lambda name: name, lambda data: data["text_config"].update(model_type="aria_text"))
-    with pytest.raises(UserError, match="text_config: model_type is 'aria_text'"):
+    respelt(
+        tmp_path, lambda name: name, lambda data: data["text_config"].update(model_type="kosmos_2_text_model")
+    )
+    with pytest.raises(UserError, match="text_config: model_type is 'kosmos_2_text_model'"):
         load.read(tmp_path)

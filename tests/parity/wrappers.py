@@ -83,6 +83,21 @@ QWEN3_5 = ("Qwen3_5TextConfig", DELTA)
 OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32, "intermediate_size": ..., "num_key_value_heads": ...}
 # Of each: the wrapper, its text's config class, and the values in which that differs from TEXT.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "aria": (
+        "aria",
+        "AriaTextConfig",
+        {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1, "head_dim": 8}
+        | {"rope_parameters": PLAIN},
+    ),
+    "fuyu": ("fuyu", "PersimmonConfig", {"num_key_value_heads": ...}),
+    "glmga": ("glmga", "Glm4vTextConfig", {"rope_parameters": HALF}),
+    "hyperclovax_vision_v2": (
+        "hyperclovax_vision_v2",
+        "HyperCLOVAXConfig",
+        {"logits_scaling": 3.0, "attention_multiplier": 0.2},
+    ),
+    "instructblipvideo": ("instructblipvideo", "OPTConfig", OPT),
+    "lfm3_vl": ("lfm3_vl", "Lfm3Config", {"layer_types": ["conv", "full_attention"]}),
     "aya_vision": ("aya_vision", *COHERE2),
     "cohere2_vision": ("cohere2_vision", *COHERE2),
     "blip-2": ("blip-2", "OPTConfig", OPT),
@@ -229,6 +244,6 @@ def model(case: str) -> Any:
 def logits(model: Any) -> torch.Tensor:
     """The wrapper's logits of a text alone, those of its text model where it wants to see an image."""
     with torch.no_grad():
-        if model.config.model_type in ("blip-2", "instructblip", "llama4"):
+        if model.config.model_type in ("blip-2", "instructblip", "instructblipvideo", "llama4"):
             return model.language_model(tiny.IDS).logits
         return model(input_ids=tiny.IDS).logits
