@@ -28,7 +28,9 @@ from cutaway.shapes import Float, Int
 if TYPE_CHECKING:
     from cutaway.attention.common.mixer import LayerState
 
-COST = Cost(prefill="n (3 n + 4 span) h k", memory="n (n + 4 span) h", decode=None, state="0")
+COST = Cost(
+    prefill="n (3 n + 4 relative.span) h k", memory="n (n + 4 relative.span) h", decode=None, state="0"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
