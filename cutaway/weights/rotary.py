@@ -141,7 +141,9 @@ def _part(given: Fields | None, top: Fields | None, usual: float | None) -> floa
             continue
         if usual is None:
             fields.only(key, (None, 1.0), "partial rotary position embedding")
-        elif (fields is given and fields.stated(key)) or fields.get(key) is not None:
+        elif fields.stated(
+            key
+        ):  # null is refused: it is another part than the class has where none is stated
             if top:
                 top.get(key)
             return fields.number(key, high=1.0)
