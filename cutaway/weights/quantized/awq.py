@@ -12,7 +12,7 @@ import numpy as np
 
 from cutaway.gguf import Packed
 from cutaway.weights.fields import Fields
-from cutaway.weights.quantized.gptq import group_of
+from cutaway.weights.quantized import gptq
 from cutaway.weights.quantized.integers import Grouped
 from cutaway.weights.quantized.integers import fields as fields_of
 from cutaway.weights.quantized.method import Method, keys, listed
@@ -20,13 +20,7 @@ from cutaway.weights.quantized.stored import Stored
 
 BITS = 4
 PLACES = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # of output i of eight among a word's nibbles
-HARMLESS = keys(
-    """
-    quant_method bits w_bit do_fuse fuse_max_seq_len modules_to_fuse exllama_config backend sym desc_act
-    lm_head meta act_group_aware damp_percent true_sequential static_groups model_seqlen dynamic
-    pack_dtype
-    """
-)
+HARMLESS = (*gptq.HARMLESS, *keys("bits w_bit do_fuse fuse_max_seq_len modules_to_fuse"))
 
 
 def read(fields: Fields) -> Method:
@@ -39,9 +33,10 @@ def read(fields: Fields) -> Method:
     versions = {fields.choice(key, words) for key in stated} or {"gemm"}
     if len(versions) > 1:
         raise fields.refusal(stated[0], f"and {stated[1]} disagree")
-    fields.only("backend", ("autoawq", "auto", "legacy_awq", "gptqmodel", None), "another program's layout")
+    if fields.get("backend") == "llm-awq":  # the other words name kernels, which read the same layout
+        raise fields.refusal("backend", "is 'llm-awq', a layout of its own, which is not read")
     key = "q_group_size" if fields.has("q_group_size") else "group_size"
-    group = group_of(fields) if key == "group_size" else fields.integer(key, low=1)
+    group = gptq.group_of(fields) if key == "group_size" else fields.integer(key, low=1)
     fields.flag("zero_point", None)
     ignored = listed(fields, "modules_to_not_convert")
     fields.finish(HARMLESS, "AWQ has")

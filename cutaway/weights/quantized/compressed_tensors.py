@@ -203,7 +203,9 @@ def _numbers(stored: Stored, scheme: Scheme) -> Packed:
         if (order == -1).all() or _is_plain(order, scale.shape[1]):
             order = None
     zero = None
-    if "_zero_point" in stored:
+    if stored.type("_zero_point") == "I8":  # as older versions store them
+        zero = _grid(stored, stored.array("_zero_point", ("I8",)).astype(np.int16), (rows, columns), scheme)
+    elif "_zero_point" in stored:
         groups = scale.shape[1]
         packed = stored.array("_zero_point", ("I32",), (-(-len(scale) * bits // 32), groups))
         zero = (fields_of(packed.T, bits, len(scale)) - half).T

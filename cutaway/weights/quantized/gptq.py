@@ -36,8 +36,12 @@ def read(fields: Fields) -> Method:
     bits = fields.integer("bits", low=1, high=32)
     if bits not in BITS:
         raise fields.refusal("bits", f"is {bits}: GPTQ of {', '.join(map(str, BITS))} bits is read")
-    key = "checkpoint_format" if fields.get("checkpoint_format") is not None else "format"
-    less = FORMATS[fields.choice(key, {name: name for name in FORMATS}, "gptq")]
+    words = {name: name for name in FORMATS}
+    stated = [key for key in ("checkpoint_format", "format") if fields.get(key) is not None]
+    versions = {fields.choice(key, words) for key in stated} or {"gptq"}
+    if len(versions) > 1:
+        raise fields.refusal("checkpoint_format", "and format disagree: one of them is wrong")
+    less = FORMATS[versions.pop()]
     fields.only("is_marlin_format", (False, None), "the layout of Marlin's kernels")
     fields.only("rotation", (None, ""), "a rotation of the weights")
     group = group_of(fields)

@@ -23,7 +23,15 @@ ACTIVATIONS = (
     ".input_zero_point",
     ".input_global_scale",
 )
-ACTIVATIONS += (".output_scale", ".output_zero_point", ".k_scale", ".v_scale", ".q_scale", ".prob_scale")
+ACTIVATIONS += (
+    ".output_scale",
+    ".output_zero_point",
+    ".k_scale",
+    ".kv_scale",
+    ".v_scale",
+    ".q_scale",
+    ".prob_scale",
+)
 
 
 @dataclass(frozen=True)
