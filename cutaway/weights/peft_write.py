@@ -27,6 +27,7 @@ from cutaway.weights.rules import Bound
 # Ends of names that PEFT takes for experts in a mixture, whatever else has them.
 TAKEN = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 TABLES = ("embedding.weight", "position.weight", "segment.weight", ".relative.weight")
+TWICE = ("laguna",)  # of whose own folders PEFT finds the pairs of shared experts no more
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 
@@ -126,6 +127,10 @@ class Written:
         parts = {"lora_A.weight": a, "lora_B.weight": b}
         if self.dora:
             parts["lora_magnitude_vector"] = self._magnitude(found, bound, matrix)
+        if self.base.family in TWICE and ".shared_experts." in module:
+            raise UserError(
+                f"{module}: transformers renames this module twice, so PEFT does not open its pair"
+            )
         if leaf in NO_MAMBA and self.base.family in MAMBA:
             raise UserError(f"{module}: PEFT refuses LoRA of a Mamba's {leaf}: leave this matrix out")
         if bound.ours[0].endswith(".router.weight") or (self.mixture and leaf in TAKEN):
