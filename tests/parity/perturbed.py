@@ -79,6 +79,9 @@ POSITIONS: dict[str, Config] = {  # what rope_parameters may hold
 }
 
 
+BERT = {"bert-1": ("BertConfig", test_encoders.SIZES)}
+
+
 @dataclass(frozen=True)
 class Base:
     """A case's config.json, as it is saved, and all keys with their values."""
@@ -121,10 +124,10 @@ def family_of(data: Config) -> Family:
 
 
 @cache
-def bases() -> dict[str, list[Base]]:
-    """The tiny cases of each family that has names in GGUF."""
+def bases(every: bool = False) -> dict[str, list[Base]]:
+    """The tiny cases of each family that has names of its own in GGUF, or of ``every`` one."""
     found: dict[str, list[Base]] = {}
-    for case, (name, own) in (tiny.CASES | test_encoders.CASES).items():
+    for case, (name, own) in (tiny.CASES | test_encoders.CASES | BERT).items():
         sizes: Config = {}
         if case in tiny.CASES:
             sizes = {key: tiny.SIZES[key] for key in tiny.ALONE} if "n_layer" in own else tiny.SIZES
@@ -134,7 +137,7 @@ def bases() -> dict[str, list[Base]]:
         if case.startswith("t5_encoder"):
             continue
         family = family_of(data)
-        if family.gguf:
+        if family.gguf or every:
             found.setdefault(family.name, []).append(Base(case, family.name, data, whole))
     return found
 
@@ -261,6 +264,15 @@ def judgeable(config: Model) -> bool:
     positions = [getattr(block.attention, "position", None) for block in config.blocks]
     lengths = [each.scaling.original for each in positions if each and isinstance(each.scaling, LongRoPE)]
     return small and config.context >= SHORTEST and not any(LENGTH <= one < CONTEXT for one in lengths)
+
+
+def writes(family: str, work: Path) -> bool:
+    """Whether some case of a family is written as GGUF, though by the names of another."""
+    for base in bases(every=True)[family]:
+        with suppress(UserError):
+            save.write(work / "written.gguf", checkpoint_of(family, read(base.data)[1], 0), force=True)
+            return True
+    return False
 
 
 def together(family: str, work: Path, seed: int = 0, most: int = 3) -> Case | None:
