@@ -133,14 +133,16 @@ def _parameters(config: Model) -> int:
 
 def _shape(config: Model) -> dict[str, Any]:
     """The sizes of a model."""
-    attention = config.blocks[0].attention
+    mixers = [block.attention for block in config.blocks]
+    # Of layers that are not alike the first with a cache that grows, as attention has.
+    attention = next((of for of in mixers if of.bytes_per_token(FLOAT_BYTES)), mixers[0])
     found: dict[str, Any] = {
         "kind": _kind(config),
         "layers": len(config.layers if isinstance(config, Encoder) else config.blocks),
         "width": config.width,
         "query_heads": getattr(attention, "heads", None),
         "kv_heads": getattr(attention, "groups", None),
-        "latent": attention.latent + attention.rope_dim if kind_of(attention) == "mla" else None,
+        "latent": attention.latent + attention.rope_dim if kind_of(attention) in ("mla", "dsa") else None,
         "head_dim": getattr(attention, "key_size", None),
         "mlp_width": getattr(config.blocks[0].mlp, "hidden", None),
         "vocabulary": config.vocab,
@@ -222,6 +224,8 @@ def _shown(adapter: dict[str, Any]) -> str:
 def _lines(card: dict[str, Any]) -> dict[str, str]:
     whole = card["parameters"] or 0
     heads = f", {card['query_heads']} query and {card['kv_heads']} key-value heads"
+    if card["kv_heads"] is None:  # a recurrence alone
+        heads = f", {card['query_heads']} heads" if card["query_heads"] != 1 else ""
     heads += f" of {card['head_dim']}" if card["head_dim"] else ""
     if card["latent"]:
         heads = f", {card['query_heads']} heads of {card['head_dim']} over latents of {card['latent']}"

@@ -134,6 +134,9 @@ class CrossBlock(nn.Module):
         self.mlp_norm = config.norm.build(width)
         assert config.mlp is not None  # the config checks it
         self.mlp = config.mlp.build(width)
+        self.attention_post_norm, self.cross_post_norm, self.mlp_post_norm = (
+            config.norm.build(width) if config.post_norm else nn.Identity() for _ in range(3)
+        )
 
     def forward(
         self,
@@ -148,11 +151,16 @@ class CrossBlock(nn.Module):
         """``source`` may be None once a state holds its keys and values."""
         first, second = (None, None) if state is None else (state.first, state.second)
         values, where = (None, None) if source is None else source
-        x = self._added(
-            x, self.attention_norm, lambda x: self.attention(x, positions, rotation, in_order, first)
-        )
-        x = self._added(x, self.cross_norm, lambda x: self.cross(x, positions, values, where, second))
-        return tap("out", self._added(tap("middle", x), self.mlp_norm, self.mlp)), None
+
+        def attended(x: Tensor) -> Tensor:
+            return self.attention_post_norm(self.attention(x, positions, rotation, in_order, first))
+
+        def crossed(x: Tensor) -> Tensor:
+            return self.cross_post_norm(self.cross(x, positions, values, where, second))
+
+        x = self._added(self._added(x, self.attention_norm, attended), self.cross_norm, crossed)
+        out = self._added(tap("middle", x), self.mlp_norm, lambda x: self.mlp_post_norm(self.mlp(x)))
+        return tap("out", out), None
 
     def _added(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         return x + part(_cast_once(norm(x))) if self.norm_first else norm(x + part(_cast_once(x)))

@@ -137,7 +137,8 @@ class Block(Bounded):
             raise UserError(
                 f"model: cross is {kind_of(self.cross)} attention, which reads no memory: use kind cross"
             )
-        odd = self.parallel or self.post_norm or self.residual != 1 or self.beside or self.per_layer
+        odd = self.parallel or self.residual != 1 or self.beside or self.per_layer
+        odd = odd or (self.post_norm and not self.pre_norm)
         if odd or self.scaled or not self.attention_normed or not isinstance(self.mlp, MLP):
             raise UserError("model: a block with cross has a dense MLP, three norms and nothing else")
 
@@ -145,7 +146,8 @@ class Block(Bounded):
     def norms(self) -> tuple[str, ...]:
         """The names of the norms that there are."""
         if self.cross is not None:
-            return ("attention_norm", "cross_norm", "mlp_norm")
+            after = ("attention_post_norm", "cross_post_norm", "mlp_post_norm") if self.post_norm else ()
+            return ("attention_norm", "cross_norm", "mlp_norm", *after)
         before = ("attention_norm",) if self.parallel == "shared" else ("attention_norm", "mlp_norm")
         before = before if self.attention_normed else before[1:]
         if isinstance(self.mlp, MoE) and self.mlp.norms:  # which norm what they read by themselves

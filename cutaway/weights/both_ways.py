@@ -22,13 +22,18 @@ def _shared(attention: Heads) -> dict[str, Any]:
     return {field.name: getattr(attention, field.name) for field in fields(Heads)}
 
 
-def encoder(known: Settings) -> Encoder:
-    """The encoder of these settings; a window's half is seen to each side."""
+def half(window: int) -> int:
+    """What is seen to each side of a window's middle."""
+    return window // 2
+
+
+def encoder(known: Settings, near: Callable[[int], int] = half) -> Encoder:
+    """The encoder of these settings; ``near``: how far a local layer sees to each side."""
     of = decoders.decoder(known)
 
     def both_sides(attention: Heads) -> Heads:
         window = decoders.window_of(attention)
-        reach = None if window is None else window // 2
+        reach = None if window is None else near(window)
         return bidirectional.Config(kv_heads=attention.groups, reach=reach, **_shared(attention))
 
     return Encoder(
@@ -45,11 +50,12 @@ def encoder(known: Settings) -> Encoder:
     )
 
 
-def settings(config: Decoder | Encoder) -> Settings:
+def settings(config: Decoder | Encoder, near: Callable[[int], int] = half) -> Settings:
     """The settings of a config."""
 
     def past_alone(attention: Any) -> Heads:
-        window = None if attention.reach is None else 2 * attention.reach
+        reach = attention.reach
+        window = None if reach is None else 2 * reach if near is half else reach
         own = {name: value for name, value in _shared(attention).items() if name != "heads"}
         return decoders.heads(attention.heads, attention.groups, window, **own)
 

@@ -146,6 +146,9 @@ def test_chunks_and_padding_change_nothing_and_the_config_knows_every_weight(cas
         assert (padded[:, 4:] - expected).abs().max() < EXACT
     state = model.start(SOURCE, POS)
     model.read(IDS[:, :9], TARGET_POS[:, :9], state)
+    if "t5gemma" in case:  # whose local layers no longer hold what is before their window
+        state = model.start(SOURCE, POS)
+        model.read(IDS[:, :4], TARGET_POS[:, :4], state)
     state.truncate(4)
     again = model.read(IDS[:, 4:], TARGET_POS[:, 4:], state)
     assert (again - expected[:, 4:]).abs().max() < EXACT

@@ -624,7 +624,7 @@ def perturbed(auto: Any, name: str, own: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     config = getattr(transformers, name)(**copy.deepcopy(own))
     made = auto.from_config(config, attn_implementation="eager").eval()
-    if own.get("tie_word_embeddings") is False and hasattr(made, "lm_head"):
+    if own.get("tie_word_embeddings") is False and hasattr(getattr(made, "lm_head", None), "weight"):
         made.lm_head.weight = torch.nn.Parameter(torch.randn_like(made.lm_head.weight) * 0.3)
     trained = [weight for weight in made.parameters() if weight.requires_grad]
     biases = [buffer for name, buffer in made.named_buffers() if name == "final_logits_bias"]

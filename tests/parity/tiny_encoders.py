@@ -108,6 +108,10 @@ BART |= {"encoder_ffn_dim": 40, "decoder_ffn_dim": 56}
 BART |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 T5 = {"vocab_size": VOCAB, "d_model": 48, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 3}
 T5 |= {"initializer_factor": 0.2, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+GEMMA = {"vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2}
+GEMMA |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "sliding_window": 6}
+GEMMA |= {"query_pre_attn_scalar": 20, "max_position_embeddings": 64, "attn_logit_softcapping": 3.0}
+WIDER = GEMMA | {"hidden_size": 56, "num_hidden_layers": 3, "final_logit_softcapping": 2.0}
 PAIRS: dict[str, tuple[str, dict[str, Any]]] = {  # encoder-decoders
     "mt5-1": ("MT5Config", T5 | {"num_layers": 3, "num_decoder_layers": 2}),
     "mt5-2": ("MT5Config", T5 | {"feed_forward_proj": "relu", "d_kv": 20}),
@@ -124,6 +128,12 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {  # encoder-decoders
     "mbart-2": ("MBartConfig", BART | {"activation_function": "relu", "encoder_layers": 1}),
     "m2m_100-1": ("M2M100Config", BART),
     "m2m_100-2": ("M2M100Config", BART | {"pad_token_id": 2, "scale_embedding": False}),
+    "t5gemma-1": ("T5GemmaConfig", {"encoder": GEMMA, "decoder": GEMMA, "vocab_size": VOCAB}),
+    "t5gemma-2": (
+        "T5GemmaConfig",
+        {"encoder": GEMMA | {"attention_bias": True}, "decoder": WIDER, "vocab_size": VOCAB}
+        | {"tie_word_embeddings": False},
+    ),
     "plbart-1": ("PLBartConfig", BART | {"tie_word_embeddings": False}),
     "blenderbot-1": ("BlenderbotConfig", BART),
     "blenderbot-2": ("BlenderbotConfig", BART | {"scale_embedding": True, "activation_function": "relu"}),
