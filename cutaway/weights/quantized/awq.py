@@ -16,7 +16,7 @@ from cutaway.weights.quantized import gptq
 from cutaway.weights.quantized.integers import Grouped
 from cutaway.weights.quantized.integers import fields as fields_of
 from cutaway.weights.quantized.method import Method, keys, listed
-from cutaway.weights.quantized.stored import Stored
+from cutaway.weights.quantized.stored import FLOATS, Stored
 
 BITS = 4
 PLACES = np.array([0, 4, 1, 5, 2, 6, 3, 7])  # of output i of eight among a word's nibbles
@@ -59,8 +59,7 @@ def read(fields: Fields) -> Method:
 
 
 def _gemm(stored: Stored) -> Packed:
-    scales = stored.floats(".scales", (None, None))
-    groups, rows = scales.shape
+    groups, rows = stored.array(".scales", FLOATS, (None, None)).shape
     qweight = stored.array(".qweight", ("I32",), (None, rows // 8))
     words = stored.array(".qzeros", ("I32",), (groups, rows // 8))
     if rows % 8:
@@ -72,7 +71,10 @@ def _gemm(stored: Stored) -> Packed:
         found = _in_order(qweight[:, low:high], 8 * (high - low))
         return np.ascontiguousarray(found[:, first - 8 * low : last - 8 * low].T)
 
-    return Grouped((rows, columns), q, scales.T, _in_order(words, rows).T, 0, 15).packed(stored)
+    def both() -> tuple[np.ndarray, np.ndarray]:
+        return stored.floats(".scales").T, _in_order(words, rows).T
+
+    return Grouped((rows, columns), q, both, 0, 15).packed(stored)
 
 
 def _in_order(words: np.ndarray, count: int) -> np.ndarray:
@@ -86,13 +88,14 @@ def _gemv(stored: Stored, group: int | None) -> Packed:
     rows, columns = qweight.shape[0], 8 * qweight.shape[1]
     groups = columns // (group or columns or 1)
     words = stored.array(".qzeros", ("I32",), (rows, None))
-    scales = stored.floats(".scales", (rows, 8 * words.shape[1]))
-    if not 0 < groups <= scales.shape[1]:
-        raise stored.refusal(f"has {scales.shape[1]} scales a row, where {groups} groups are")
+    wide = stored.array(".scales", FLOATS, (rows, 8 * words.shape[1])).shape[1]
+    if not 0 < groups <= wide:
+        raise stored.refusal(f"has {wide} scales a row, where {groups} groups are")
 
     def q(first: int, last: int) -> np.ndarray:
         return fields_of(qweight[first:last], BITS, columns)
 
-    return Grouped((rows, columns), q, scales[:, :groups], fields_of(words, BITS, groups), 0, 15).packed(
-        stored
-    )
+    def both() -> tuple[np.ndarray, np.ndarray]:
+        return stored.floats(".scales")[:, :groups], fields_of(words, BITS, groups)
+
+    return Grouped((rows, columns), q, both, 0, 15).packed(stored)

@@ -106,13 +106,18 @@ def _four(stored: Stored) -> Packed:
     table = TABLES[kind]
     if not np.allclose(stored.floats(".weight.quant_map", (16,)), table, atol=1e-6):
         raise stored.refusal(f"has a quant_map that is not {kind}'s")
-    scales = _scales(stored, state, -(-count // block))
+    blocks = -(-count // block)
+    _scales(stored, state, blocks)  # which checks them
+
+    def largest() -> tuple[np.ndarray, None]:
+        return _scales(stored, state, blocks), None
 
     def values(first: int, last: int) -> np.ndarray:
         start, stop = first * columns, last * columns
         pairs = codes[start // 2 : -(-stop // 2)]
         q = np.stack([pairs >> 4, pairs & 15], axis=-1).reshape(-1)[start % 2 :][: stop - start]
-        own = scales[start // block : -(-stop // block)].repeat(block)[start % block :][: stop - start]
+        scales = parts.kept(largest)[0][start // block : -(-stop // block)]
+        own = scales.repeat(block)[start % block :][: stop - start]
         return (table[q] * own).reshape(last - first, columns)
 
     return parts.floats(DTYPES[dtype], shape, values, stored)

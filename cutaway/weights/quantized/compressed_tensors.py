@@ -162,14 +162,15 @@ def _weight(stored: Stored, schemes: tuple[Scheme, ...]) -> Packed:
 def _bytes(stored: Stored, scheme: Scheme) -> Packed:
     q = stored.array("", ("I8",), (None, None))
     rows, columns = q.shape
-    scale = _grid(stored, stored.floats("_scale"), q.shape, scheme)
-    zero = None
-    if "_zero_point" in stored:
-        zero = _grid(stored, stored.array("_zero_point", WHOLE).astype(np.int16), q.shape, scheme)
-    low, high = -(1 << scheme.bits - 1), (1 << scheme.bits - 1) - 1
-    return Grouped((rows, columns), lambda a, b: q[a:b].astype(np.int16), scale, zero, low, high).packed(
-        stored
-    )
+
+    def both() -> tuple[np.ndarray, np.ndarray | None]:
+        scale = _grid(stored, stored.floats("_scale"), q.shape, scheme)
+        if "_zero_point" not in stored:
+            return scale, None
+        zero = stored.array("_zero_point", WHOLE).astype(np.int16)
+        return scale, _grid(stored, zero, q.shape, scheme)
+
+    return Grouped((rows, columns), lambda a, b: q[a:b].astype(np.int16), both, -128, 127).packed(stored)
 
 
 def _grid(stored: Stored, values: np.ndarray, shape: tuple[int, ...], scheme: Scheme) -> np.ndarray:
@@ -196,26 +197,29 @@ def _numbers(stored: Stored, scheme: Scheme) -> Packed:
     if rows < 1 or columns < 1 or scheme.float:
         raise stored.refusal(f"is {rows} x {columns} of {scheme.words}, which pack-quantized is not")
     words = stored.array("_packed", ("I32",), (rows, -(-columns * bits // 32)))
-    scale = _grid(stored, stored.floats("_scale"), (rows, columns), scheme)
+    groups = _grid(stored, stored.floats("_scale"), (rows, columns), scheme).shape[1]
     order = None
     if "_g_idx" in stored:
         order = stored.array("_g_idx", ("I32", "I64"), (columns,)).astype(np.int64)
-        if (order == -1).all() or _is_plain(order, scale.shape[1]):
+        if (order == -1).all() or _is_plain(order, groups):
             order = None
-    zero = None
-    if stored.type("_zero_point") == "I8":  # as older versions store them
-        zero = _grid(stored, stored.array("_zero_point", ("I8",)).astype(np.int16), (rows, columns), scheme)
-    elif "_zero_point" in stored:
-        groups = scale.shape[1]
-        packed = stored.array("_zero_point", ("I32",), (-(-len(scale) * bits // 32), groups))
-        zero = (fields_of(packed.T, bits, len(scale)) - half).T
-    elif not scheme.symmetric:
+    if "_zero_point" not in stored and not scheme.symmetric:
         raise stored.refusal("has no weight_zero_point, and its scheme is not symmetric")
+
+    def both() -> tuple[np.ndarray, np.ndarray | None]:
+        scale = _grid(stored, stored.floats("_scale"), (rows, columns), scheme)
+        if "_zero_point" not in stored:
+            return scale, None
+        if stored.type("_zero_point") == "I8":  # as older versions store them
+            zero = stored.array("_zero_point", ("I8",)).astype(np.int16)
+            return scale, _grid(stored, zero, (rows, columns), scheme)
+        packed = stored.array("_zero_point", ("I32",), (-(-len(scale) * bits // 32), groups))
+        return scale, (fields_of(packed.T, bits, len(scale)) - half).T
 
     def q(first: int, last: int) -> np.ndarray:
         return fields_of(words[first:last], bits, columns) - half
 
-    return Grouped((rows, columns), q, scale, zero, -int(half), int(half) - 1, order).packed(stored)
+    return Grouped((rows, columns), q, both, -int(half), int(half) - 1, order).packed(stored)
 
 
 def _is_plain(order: np.ndarray, groups: int) -> bool:

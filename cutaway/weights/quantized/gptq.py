@@ -15,7 +15,7 @@ from cutaway.weights.fields import Fields
 from cutaway.weights.quantized.integers import Grouped
 from cutaway.weights.quantized.integers import fields as fields_of
 from cutaway.weights.quantized.method import Method, keys, listed
-from cutaway.weights.quantized.stored import Stored
+from cutaway.weights.quantized.stored import FLOATS, Stored
 
 BITS = (2, 3, 4, 8)
 FORMATS = {"gptq": 1, "gptq_v2": 0}
@@ -74,8 +74,7 @@ def group_of(fields: Fields) -> int | None:
 
 
 def _weight(stored: Stored, bits: int | None, less: int) -> Packed:
-    scales = stored.floats(".scales", (None, None))
-    groups, rows = scales.shape
+    groups, rows = stored.array(".scales", FLOATS, (None, None)).shape
     words = stored.array(".qzeros", ("I32",), (groups, None))
     own = words.shape[1] * 32 // rows if rows else 0
     if own not in BITS or words.shape[1] * 32 != rows * own or bits not in (None, own):
@@ -95,9 +94,10 @@ def _weight(stored: Stored, bits: int | None, less: int) -> Packed:
     def q(first: int, last: int) -> np.ndarray:
         return fields_of(qweight[:, first:last].T, own, columns)
 
-    return Grouped(
-        (rows, columns), q, scales.T, _zeros(words, own, rows, less).T, 0, (1 << own) - 1, order
-    ).packed(stored)
+    def both() -> tuple[np.ndarray, np.ndarray]:
+        return stored.floats(".scales").T, _zeros(words, own, rows, less).T
+
+    return Grouped((rows, columns), q, both, 0, (1 << own) - 1, order).packed(stored)
 
 
 def _zeros(words: np.ndarray, bits: int, rows: int, less: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from cutaway.gguf import Packed
 from cutaway.weights.fields import Fields
 from cutaway.weights.quantized import stored as parts
 from cutaway.weights.quantized.method import Method, keys, listed
-from cutaway.weights.quantized.stored import WHOLE, Stored
+from cutaway.weights.quantized.stored import FLOATS, WHOLE, Stored
 
 PACKING = {"8bit_u8": 8, "4bit_u8": 4, "3bit_32": 3, "2bit_u8": 2, "1bit_u8": 1}
 DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
@@ -72,13 +72,20 @@ def _weight(stored: Stored) -> Packed:
     if group and groups * group != count:
         raise stored.refusal(f"has {groups} groups, where groups of {group} make {count // group}")
     spread = (1, groups) if axis == 0 else (groups, 1)
-    scale, zero = (parts.rounded(stored.floats(part, spread), dtype) for part in (".scale", ".zero"))
+    for part in (".scale", ".zero"):
+        stored.array(part, FLOATS, spread)
+
+    def both() -> tuple[np.ndarray, np.ndarray]:
+        scale, zero = (parts.rounded(stored.floats(part), dtype) for part in (".scale", ".zero"))
+        return scale, zero
 
     def values(first: int, last: int) -> np.ndarray:
         start, stop = first * columns, last * columns
         lines = np.arange(start // across, -(-stop // across))  # of the matrix as it is laid out
         shift = bits * (each - 1 - lines // len(words))
         q = (words[lines % len(words)] >> shift[:, None].astype(words.dtype)) & (1 << bits) - 1
+        scale, zero = parts.kept(both)
+        assert zero is not None
         own = (scale, zero) if axis == 0 else (scale[lines], zero[lines])
         found = parts.rounded(parts.rounded(q.astype(np.float32) - own[1], dtype) * own[0], dtype)
         return found.reshape(-1)[start - lines[0] * across :][: stop - start].reshape(-1, columns)

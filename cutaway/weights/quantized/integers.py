@@ -15,7 +15,7 @@ import numpy as np
 from cutaway.gguf import Packed
 from cutaway.weights import quant
 from cutaway.weights.quantized import stored as parts
-from cutaway.weights.quantized.stored import Stored
+from cutaway.weights.quantized.stored import Scales, Stored
 
 BLOCK = 32
 RANGES = {"Q4_0": (-8, 7), "Q5_0": (-16, 15), "Q8_0": (-128, 127)}
@@ -25,14 +25,13 @@ RANGES = {"Q4_0": (-8, 7), "Q5_0": (-16, 15), "Q8_0": (-128, 127)}
 class Grouped:
     """A matrix [rows columns] of whole numbers; ``q(first, last)`` are those of some rows, int16 [n columns].
 
-    ``scale`` float32 and ``zero`` int16 (None: 0) are [rows or 1, groups]; ``order`` is the group of each
-    column, None where groups are of neighbours, all of one size; ``low`` and ``high`` bound q.
+    ``scales`` gives float32 and the zeros int16 (None: 0), both [rows or 1, groups]; ``order`` is the group
+    of each column, None where groups are of neighbours, all of one size; ``low`` and ``high`` bound q.
     """
 
     shape: tuple[int, int]
     q: Callable[[int, int], np.ndarray]
-    scale: np.ndarray
-    zero: np.ndarray | None
+    scales: Scales
     low: int
     high: int
     order: np.ndarray | None = None
@@ -40,8 +39,9 @@ class Grouped:
     def packed(self, stored: Stored) -> Packed:
         """The weight in the first type that holds its values to the bit."""
         rows, columns = parts.checked(stored, self.shape)
-        groups = self.scale.shape[1]
-        for what, each in (("scales", self.scale), ("zeros", self.zero)):
+        scale, zero = self.scales()
+        groups = scale.shape[1]
+        for what, each in (("scales", scale), ("zeros", zero)):
             if each is not None and (len(each) not in (1, rows) or each.shape[1] != groups):
                 own = " x ".join(map(str, each.shape))
                 raise stored.refusal(f"has {what} of {own}, where {rows} rows of {groups} groups are")
@@ -51,25 +51,25 @@ class Grouped:
             self.order.shape != (columns,) or self.order.min() < 0 or self.order.max() >= groups
         ):
             raise stored.refusal(f"has a g_idx that does not name one of {groups} groups for each column")
-        type = self._type(columns, columns // groups if self.order is None else 0)
+        type = self._type(scale, zero, columns, columns // groups if self.order is None else 0)
         make = self._floats if type == "F32" else lambda first, last: self._blocks(type, first, last)
         return parts.made(type, (rows, columns), make, stored)
 
-    def _type(self, columns: int, group: int) -> str:
+    def _type(self, scale: np.ndarray, zero: np.ndarray | None, columns: int, group: int) -> str:
         low, high = self.low, self.high
-        if self.zero is not None:
-            low, high = low - int(self.zero.max()), high - int(self.zero.min())
+        if zero is not None:
+            low, high = low - int(zero.max()), high - int(zero.min())
         with np.errstate(over="ignore", invalid="ignore"):
-            halves = (self.scale.astype(np.float16).astype(np.float32) == self.scale).all()
-        if group % BLOCK or columns % BLOCK or not group or not halves or not np.isfinite(self.scale).all():
+            halves = (scale.astype(np.float16).astype(np.float32) == scale).all()
+        if group % BLOCK or columns % BLOCK or not group or not halves or not np.isfinite(scale).all():
             return "F32"
         return next((type for type, (a, b) in RANGES.items() if a <= low and high <= b), "F32")
 
     def _whole(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """q - zero int16 [n groups k] and scale [n groups 1] of some rows; ordered: of groups of one."""
         q = self.q(first, last).astype(np.int16, copy=False)
-        scale, zero = (None if each is None else _of(each, first, last) for each in (self.scale, self.zero))
-        assert scale is not None
+        scale, zero = parts.kept(self.scales)
+        scale, zero = _of(scale, first, last), None if zero is None else _of(zero, first, last)
         if self.order is not None:
             scale, zero = scale[:, self.order], None if zero is None else zero[:, self.order]
         q = q.reshape(last - first, scale.shape[1], -1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ FLOATS = ("F32", "F16", "BF16")
 WHOLE = ("I32", "I64", "I16", "I8", "U8")
 COLUMNS = 1 << 24  # of a row: no weight's are more, and each is made whole
 Make = Callable[[int, int], np.ndarray]
+Scales = Callable[[], tuple[np.ndarray, np.ndarray | None]]  # of a weight, and its zeros
 Shape = tuple[int | None, ...]
 
 
@@ -77,6 +79,12 @@ class Stored:
     @property
     def nbytes(self) -> int:
         return sum(packed.nbytes for packed in self.tensors.values())
+
+
+@lru_cache(maxsize=4)
+def kept(scales: Scales) -> tuple[np.ndarray, np.ndarray | None]:
+    """A weight's scales and zeros: of the last few weights alone, for those of a model take its tenth."""
+    return scales()
 
 
 def widened(array: np.ndarray, type: str) -> np.ndarray:

@@ -124,14 +124,15 @@ def _int4(here: Stored) -> Packed:
 
 def _bytes(here: Stored) -> Packed:
     q = here.array("qdata", ("I8",), (None, None))
-    rows = q.shape[0]
-    scale = _grid(here.floats("scale"), rows, here)
-    zero = None
-    if "zero_point" in here and (found := here.array("zero_point", WHOLE)).size:
-        zero = _grid(found.astype(np.int16), rows, here)
-    return Grouped((rows, q.shape[1]), lambda a, b: q[a:b].astype(np.int16), scale, zero, -128, 127).packed(
-        here
-    )
+    rows, columns = q.shape
+
+    def both() -> tuple[np.ndarray, np.ndarray | None]:
+        scale = _grid(here.floats("scale"), rows, here)
+        if "zero_point" not in here or not (zero := here.array("zero_point", WHOLE)).size:
+            return scale, None
+        return scale, _grid(zero.astype(np.int16), rows, here)
+
+    return Grouped((rows, columns), lambda a, b: q[a:b].astype(np.int16), both, -128, 127).packed(here)
 
 
 def _grid(values: np.ndarray, rows: int, here: Stored) -> np.ndarray:
