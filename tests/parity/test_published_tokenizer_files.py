@@ -25,7 +25,7 @@ MARKS += [0x113C9, 0x11382, 0x16D67, 0x9FE, 0x1109A, 0x110BA, 0x3099, 0x304B, 0x
 def test_normal_forms_are_those_of_tokenizers(form: str) -> None:
     """Every code point of the planes in use, by itself and between marks; and 2,000 drawn sequences."""
     judge = getattr(tokenizers.normalizers, form)()
-    codes = [*range(0xD800), *range(0xE000, 0x1FC00), *range(0xE0000, 0xE0200)]
+    codes = [*range(0xD800), *range(0xE000, 0x1FC00), *range(0xE0100, 0xE0110)]
     for start in range(0, len(codes), 256):
         for pattern in ("{}.", "a\u0345{}\u0327\u0301."):
             text = "".join(pattern.format(chr(code)) for code in codes[start : start + 256])

@@ -70,7 +70,7 @@ SHAPES = ["ask", "six", "tools", "two calls", "no prompt", "developer", "thinkin
 
 
 def test_published_chat_templates_render_as_transformers_has_them(tmp_path: Path) -> None:
-    """Each of two shapes here, others for the next one; scripts/published_tokenizers.py takes all."""
+    """One shape of each here, another for the next one; scripts/published_tokenizers.py takes all."""
     templates = published.templates()
     assert len(templates) >= 40
     tokenizer, peer = chat_cases.pair(
@@ -79,9 +79,9 @@ def test_published_chat_templates_render_as_transformers_has_them(tmp_path: Path
     shapes = chat_cases.benign()
     outcomes: dict[str, list[str]] = {}
     for turn, (title, template) in enumerate(templates.items()):
-        for case in (SHAPES[turn % len(SHAPES)], SHAPES[(turn + 3) % len(SHAPES)]):
-            outcome = chat_cases.compare_benign(tokenizer, peer, template, shapes[case])
-            outcomes.setdefault(outcome, []).append(f"{title}: {case}")
-    assert len(outcomes.pop("same")) > 60
+        case = SHAPES[turn % len(SHAPES)]
+        outcome = chat_cases.compare_benign(tokenizer, peer, template, shapes[case])
+        outcomes.setdefault(outcome, []).append(f"{title}: {case}")
+    assert len(outcomes.pop("same")) > 30
     outcomes.pop("neither renders", [])
     assert outcomes == {}

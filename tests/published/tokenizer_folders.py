@@ -77,7 +77,7 @@ def templates() -> dict[str, str]:
     return found
 
 
-def texts(added: list[str], count: int = 140) -> list[str]:
+def texts(added: list[str], count: int = 110) -> list[str]:
     """Hostile texts, some with added tokens in them."""
     draw = random.Random(0)
     out = list(PIECES)
@@ -88,7 +88,7 @@ def texts(added: list[str], count: int = 140) -> list[str]:
         parts = [draw.choice(pool) + draw.choice(["", " ", "\n", "  "]) for _ in range(draw.randint(1, 6))]
         out.append("".join(parts))
     ranges = [(32, 126), (128, 591), (768, 879), (880, 8191), (8192, 12287), (12288, 55295), (65536, 131071)]
-    for _ in range(40):
+    for _ in range(25):
         codes = [draw.randint(*draw.choice(ranges)) for _ in range(draw.randint(1, 12))]
         out.append("".join(map(chr, codes)))
     return out
