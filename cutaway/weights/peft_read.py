@@ -74,7 +74,8 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
     for module, levels in stacks.items():
         changes |= _stacked(module, levels, settings, names, base, folder)
     if not changes:
-        raise UserError(f"{folder / WEIGHTS}: holds no tensors")
+        alone = "none but of parts that take no part here" if left_out else "no tensors"
+        raise UserError(f"{folder / WEIGHTS}: holds {alone}")
     if "embedding.weight" in changes and tied and not settings.ties:
         changes.setdefault("head.weight", Scaled(np.ones(base.config.vocab, np.float32), "out"))
     return changes
