@@ -223,7 +223,7 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
         (MIXTURE | {"llama.expert_used_count": 9}, "top_k is 9; it must be at most experts"),
         (MIXTURE | {"llama.expert_used_count": 2**20}, "expert_used_count should be between 1 and 1024"),
         (MIXTURE | {"llama.expert_group_count": 4}, "routing to groups of experts is not supported"),
-        ({"llama.nextn_predict_layers": 1}, "multi-token prediction is not supported"),
+        ({"llama.nextn_predict_layers": 2}, "block_count should be between 3 and 10000, but is 2"),
         (
             {"llama.rope.scaling.yarn_beta_fast": 32.0},
             "yarn_beta_fast' is 32.0, and llama models have no such",

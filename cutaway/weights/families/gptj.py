@@ -1,5 +1,6 @@
 """GPT-J (2021): attention and MLP side by side behind one layer norm, neighbouring pairs, a biased head."""
 
+from cutaway.errors import UserError
 from cutaway.position import rope
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families.gpt2 import WORDS, hidden
@@ -28,6 +29,8 @@ class Rope(Row):
         return {"rope": rope.Config(size, interleaved=True)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
+        if known["rope"] is None:
+            raise UserError("none of its layers rotates")
         return {"rotary_dim": known["rope"].size}
 
 
