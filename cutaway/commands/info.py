@@ -43,7 +43,8 @@ def info(model: ModelOption = "smollm2", *, strict: Strict = False, as_json: Jso
     if description is not None and (description.refused or description.stored is None):
         found = sketch(model, path, description)
     else:
-        found = card(model, path, load.read(path, strict)) | _packing(description)
+        folder = path if description is None else description.source
+        found = card(model, folder, load.read(folder, strict)) | _packing(description)
     if as_json:
         print_json(found)
         return

@@ -90,7 +90,7 @@ def _opened(path: Path, opened: list[Checkpoint | Description]) -> Iterator[Issu
     if description is None or (description.family and description.stored is not None):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UnreadKeys)
-            opened.append(load.read(path))
+            opened.append(load.read(path if description is None else description.source))
         for one in caught:
             if issubclass(one.category, UnreadKeys):
                 yield Issue("info", "config.json", str(one.message))

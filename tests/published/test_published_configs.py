@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import cutaway
 from cutaway import cli
 from cutaway.weights import described
 from tests.published import collection
 from tests.published.collection import Entry
+from tests.small import model_file
 
 ENTRIES = collection.entries()
 FIRST = {
@@ -82,3 +84,16 @@ def test_sizes_are_made_small_and_nothing_else_is_changed() -> None:
         pattern = {"hybrid_override_pattern"}
         assert all(small[key] == value for key, value in words.items() if key not in pattern), entry.name
         assert re.search(r"\w", entry.name)
+
+
+def test_the_config_of_a_folder_with_weights_is_that_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cutaway.load(model_file(tmp_path / "n.gguf")).save(tmp_path / "model", format="safetensors")
+    cards = []
+    for path in (tmp_path / "model", tmp_path / "model" / "config.json"):
+        assert cli.main(["info", str(path), "--json"]) == 0
+        cards.append(json.loads(capsys.readouterr().out))
+        assert cli.main(["audit", str(path), "--json"]) == 0
+        assert "not loaded" not in capsys.readouterr().out
+    assert cards[0] | {"model": cards[1]["model"], "path": cards[1]["path"]} == cards[1]
