@@ -120,6 +120,6 @@ def test_aliases(word: str, name: str) -> None:
 
 def test_a_setting_that_no_row_reads_is_refused() -> None:
     data = {**CONFIG, "model_type": "llama", "hidden_size": 32, "num_attention_heads": 4}
-    data |= {"d_model": 48}  # which would be harmless if it said 32 again
+    data |= {"d_model": 48}  # which would be harmless if it were 32 again
     with pytest.raises(UserError, match="'d_model' is 48, and llama models have no such setting here"):
         families.get("llama").read(Fields(data, "config.json"))

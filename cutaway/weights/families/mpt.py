@@ -23,11 +23,11 @@ from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, split
 
 LAYER = "transformer.blocks.{n}"
-BIAS = 8  # what the steepest slopes of ALiBi are made of
+BIAS = 8  # the largest of ALiBi, by which its factors are made
 ONLY = (
     Only("attn_type", None, ("multihead_attention",), "another kind of attention"),
     Only("alibi", None, (True,), "a model without ALiBi"),
-    Only("alibi_bias_max", None, (BIAS,), "other slopes of ALiBi"),
+    Only("alibi_bias_max", None, (BIAS,), "another largest bias of ALiBi"),
     Only("qk_ln", None, (False,), "norms of queries and keys"),
     Only("prefix_lm", None, (False,), "attention to later tokens"),
 )
@@ -53,12 +53,12 @@ class Attention(Row):
         return {"attn_config": {"alibi": True, "clip_qkv": known["clip"], "softmax_scale": known["scale"]}}
 
 
-class Slopes(Row):
-    """llama.cpp asks for what the slopes of ALiBi are made of."""
+class Bias(Row):
+    """llama.cpp asks for the largest bias of ALiBi."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
-            fields.only("attention.max_alibi_bias", (float(BIAS),), "other slopes of ALiBi")
+            fields.only("attention.max_alibi_bias", (float(BIAS),), "another largest bias of ALiBi")
         return {}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -104,7 +104,7 @@ FAMILY = Family(
         Only("norm_type", None, ("low_precision_layernorm", "layernorm"), "another norm"),
         Only("logit_scale", None, (None,), "scaled logits"),
         Only("embedding_fraction", None, (1.0, 1), "scaled gradients"),
-        Slopes(),
+        Bias(),
         *rows.ONE_MLP,
         *rows.CAUSAL,
     ),
