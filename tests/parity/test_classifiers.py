@@ -214,6 +214,8 @@ def test_texts_and_pairs_are_read_as_transformers_reads_them(
             given = tokenizer(*([text] if isinstance(text, str) else text), return_tensors="pt")
             ids, parts = lm.inputs.rows([text])
             assert ids[0] == given["input_ids"][0].tolist()
+            if case == "distilbert":
+                del given["token_type_ids"]  # which it has no table for
             assert (parts is not None) is ("token_type_ids" in given)
             if parts is not None:
                 assert parts[0] == given["token_type_ids"][0].tolist()

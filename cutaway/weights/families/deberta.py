@@ -23,6 +23,7 @@ class Learned(Row):
     """Whether embeddings have positions too."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        fields.stated("position_biased_input")
         return {"learned": fields.flag("position_biased_input", True)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
@@ -65,6 +66,7 @@ class Terms(Row):
     def distances(self, fields: Fields, known: Settings) -> tuple[int | None, int]:
         """The farthest distance with a vector of its own logarithm, if there are such, and the span."""
         key = "max_relative_positions"
+        fields.stated(key)
         most = fields.integer(key, -1, low=-1)
         return None, most if most > 0 else known["context"]
 

@@ -26,10 +26,12 @@ class Terms(deberta.Terms):
 
     def distances(self, fields: Fields, known: Settings) -> tuple[int | None, int]:
         most = super().distances(fields, known)[1]
+        fields.stated("position_buckets")
         buckets = fields.integer("position_buckets", -1, low=-1)
         return (most, buckets) if buckets > 0 else (None, most)
 
     def norm_eps(self, fields: Fields, known: Settings) -> float | None:
+        fields.stated("norm_rel_ebd")
         words = [one.strip() for one in fields.text("norm_rel_ebd", "none").lower().split("|")]
         if not set(words) <= {"none", "layer_norm"}:
             raise fields.refusal("norm_rel_ebd", "should be none or layer_norm")
@@ -53,6 +55,8 @@ class Beside(Row):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         kernel = fields.integer("conv_kernel_size", 0, low=0)
+        for key in ("conv_kernel_size", *(("conv_act",) if kernel else ())):
+            fields.stated(key)  # it may be left out, but not null
         activation = fields.choice("conv_act", ACTIVATIONS, "tanh") if kernel else None
         fields.get("conv_act")
         if kernel and kernel % 2 == 0:

@@ -3,7 +3,6 @@
 Each half has a config of Gemma 2's keys. Local layers of the encoder see a window to each side.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +33,7 @@ class Half(Row):
             found |= row.read(section, found, gemma2.FAMILY)
         section.finish(HARMLESS, f"the {self.name}s of T5Gemma have")
         for name, value in gemma2.FAMILY.fixed.items():
-            found[name] = value(found) if isinstance(value, Callable) else value
+            found[name] = value(found) if callable(value) else value
         return {self.name: found}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
