@@ -165,7 +165,8 @@ HARMLESS_HF = re.findall(
     _attn_implementation_autoset _experts_implementation _flash_attn_2_enabled unsloth_* use_cache return_dict
     return_dict_in_generate output_attentions output_hidden_states output_router_logits output_scores
     gradient_checkpointing initializer_range initializer_factor attention_dropout hidden_dropout embd_pdrop
-    resid_pdrop attn_pdrop dropout activation_dropout layerdrop hidden_dropout_prob attention_probs_dropout_prob classifier_dropout
+    resid_pdrop attn_pdrop dropout activation_dropout layerdrop hidden_dropout_prob
+    attention_probs_dropout_prob classifier_dropout
     router_jitter_noise router_aux_loss_coef pretraining_tp chunk_size_feed_forward finetuning_task
     problem_type id2label label2id num_labels task_specific_params tokenizer_class prefix summary_*
     *_token_id *_token_ids reorder_and_upcast_attn tie_encoder_decoder is_decoder max_length min_length
