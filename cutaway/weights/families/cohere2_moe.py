@@ -1,4 +1,4 @@
-"""Command A+ (2026): Command A's block beside a mixture of experts, after dense layers; norms of two kinds."""
+"""Command A+ (2026): Command A's block with a mixture of experts, after dense layers; norms of two kinds."""
 
 from dataclasses import dataclass
 

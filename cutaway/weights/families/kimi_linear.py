@@ -224,8 +224,8 @@ def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
     eps = config.blocks[0].norm.eps
     if eps > MOST_EPS and any(map(is_linear, config.blocks)):
         raise UserError(
-            f"norms' eps of {eps:g} in a model of linear layers is not supported in GGUF: llama.cpp adds it to "
-            f"the squares of their queries and keys, where {MOST_EPS:g} is the most that changes next to nothing"
+            f"norms' eps of {eps:g} in a model of linear layers is not supported in GGUF: llama.cpp adds it "
+            f"to the squares of their queries and keys, where more than {MOST_EPS:g} changes what it computes"
         )
     config, tensors, note = deepseek_v3.folded(config, tensors)
     return config, tensors, f"{note}, which llama.cpp takes for unit vectors as well"
