@@ -60,12 +60,13 @@ def output_weights(block: Any) -> Float[Tensor, "d f"]:
     mlp = block.mlp
     if not isinstance(mlp, MoE):
         return _normed(mlp.down.weight.float(), block.mlp_post_norm)
-    weight = torch.cat([expert.down.weight.float() for expert in mlp.experts], dim=1)
-    if not isinstance(mlp.latent_up, nn.Identity):
-        weight = mlp.latent_up.weight.float() @ weight
-    parts = [_normed(weight, mlp.experts_post_norm)]
-    if mlp.shared is not None:
-        parts.append(_normed(mlp.shared.down.weight.float(), mlp.shared_post_norm))
+    of: Any = mlp
+    weight = torch.cat([expert.down.weight.float() for expert in of.experts], dim=1)
+    if not isinstance(of.latent_up, nn.Identity):
+        weight = of.latent_up.weight.float() @ weight
+    parts = [_normed(weight, of.experts_post_norm)]
+    if of.shared is not None:
+        parts.append(_normed(of.shared.down.weight.float(), of.shared_post_norm))
     return _normed(torch.cat(parts, dim=1), block.mlp_post_norm)
 
 

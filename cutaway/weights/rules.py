@@ -531,9 +531,10 @@ def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
         for n, block in layers:
             if rule.when is not None and (block is None or not rule.when(block)):
                 continue
-            if block and numbers[n] is None:
+            number = numbers[n] if block else 0
+            if number is None:
                 continue
-            for theirs, ours in _names(rule, n, numbers[n] if block else 0, _experts(block)):
+            for theirs, ours in _names(rule, n, number, _experts(block)):
                 if all(name in shapes for name in ours):
                     beside = block.beside.mixer if block and block.beside else None
                     inner = tuple(shapes[name] for name in ours)
