@@ -412,6 +412,14 @@ class LanguageModel:
             return self.tokenizer.encode(prompt, add_special=True)
         return [*self.tokenizer.before, *self.tokenizer.encode(prompt)]
 
+    def whole_ids(self, prompt: Prompt) -> list[int]:
+        """The ids of a text that is read whole, to embed or to classify: with the end token too, where the
+        tokenizer has one, which `ids` leaves out since a model goes on writing there.
+        """
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, add_special=True)
+        return self.ids(prompt)
+
     def session(self) -> Session:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
         return Session(self.engine)
@@ -914,7 +922,7 @@ class LanguageModel:
 
     def _row(self, i: int, text: Prompt, truncate: bool) -> list[int]:
         """The ids of text number ``i``, at most as many as the model reads."""
-        ids, most = self.ids(text), self.context
+        ids, most = self.whole_ids(text), self.context
         if not ids:
             raise UserError(f"text {i} has no token, so there is nothing to make a vector of")
         if wrong := [id for id in ids if not 0 <= id < self.config.vocab]:
@@ -927,7 +935,13 @@ class LanguageModel:
                 f"text {i} has {len(ids):,} tokens, and this model reads at most {most:,}: "
                 "cut it into passages, or have its end cut off by truncate=True"
             )
-        return [*ids[: most - 1], ids[-1]] if self.is_encoder and self.tokenizer.add_eos else ids[:most]
+        end = self._end(ids)
+        return [*ids[: most - len(end)], *end] if len(end) < most else ids[:most]
+
+    def _end(self, ids: Sequence[int]) -> Sequence[int]:
+        """What the tokenizer has put behind these ids, which stays where a text is cut off."""
+        end = list(self.tokenizer.behind) if self.checkpoint.read_tokenizer is not None else []
+        return end if end and list(ids[-len(end) :]) == end else ()
 
     @property
     def subject(self) -> Subject:

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import cutaway
 from cutaway.errors import UserError
+from cutaway.serve.embeddings import embed
+from cutaway.serve.protocol import EmbeddingRequest
 from cutaway.store import resolve
 from tests import serving
 
@@ -102,6 +105,55 @@ def test_a_cross_encoder_ranks_and_scores_what_is_sent(tmp_path: Path) -> None:
         assert scored["usage"] == ranked["usage"] and scored["usage"]["total_tokens"] > 20
         long = server.post("/v1/rerank", {"query": QUERY, "documents": ["word " * 90]})
         assert long.status_code == 400 and "maximum context length is 64" in long.text
+
+
+def served(folder: Path) -> Any:
+    """The service of `cutaway serve FOLDER`."""
+    from cutaway.commands.serve import Loader
+    from cutaway.commands.serve_options import Loading, Several
+    from cutaway.serve.service import Limits
+
+    return Loader((str(folder),), Loading(), Several(), Limits()).models().default
+
+
+def test_what_is_served_reads_its_own_folder_wherever_the_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors name it by its name alone, which a folder of another model may have where the server runs."""
+    made(tmp_path / "own" / "model")
+    shutil.copytree(tmp_path / "own" / "model", tmp_path / "elsewhere" / "model")
+    decoy = tmp_path / "elsewhere" / "model" / "model.safetensors"
+    weights = safetensors.torch.load_file(decoy)
+    safetensors.torch.save_file({name: -one for name, one in weights.items()}, decoy)
+    (tmp_path / "empty").mkdir()
+    expected = cutaway.load(tmp_path / "own" / "model").rank(QUERY, TEXTS)
+    for place in ("empty", "elsewhere"):
+        monkeypatch.chdir(tmp_path / place)
+        service = served(tmp_path / "own" / "model")
+        with serving.running(service.lm) as server:
+            answer = server.post("/v1/score", {"text_1": QUERY, "text_2": TEXTS}).json()
+        found = [one["score"] for one in answer["data"]]
+        assert found == pytest.approx(expected.tolist(), abs=1e-6)
+        assert str(service.lm.checkpoint.source) == "model"
+
+
+def test_what_follows_the_pooling_is_the_served_folders_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dense layer of sentence-transformers, which the server reads beside the weights too."""
+    folder = tmp_path / "model"
+    made(folder)
+    (folder / "2_Dense").mkdir()
+    kinds = [{"type": "models.Transformer", "path": ""}, {"type": "models.Dense", "path": "2_Dense"}]
+    (folder / "modules.json").write_text(json.dumps(kinds))
+    facts = {"out_features": 8, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(facts))
+    weight = {"linear.weight": torch.randn(8, 32)}
+    safetensors.torch.save_file(weight, folder / "2_Dense" / "model.safetensors")
+    expected = cutaway.load(folder).embed(TEXTS)
+    monkeypatch.chdir(folder)
+    found, _ = embed(served(folder), EmbeddingRequest(input=TEXTS))
+    assert found.shape == (4, 8) and np.abs(found - expected).max() < 1e-6
 
 
 def test_what_is_no_cross_encoder_is_refused(tmp_path: Path) -> None:

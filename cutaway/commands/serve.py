@@ -387,9 +387,9 @@ class Loader:
         folder, adapters = self.loading.adapter_folder if first is None else None, dict[str, Any]()
         if first is None:
             lm, adapters = _adapted(lm, self.loading.adapter)
-        origin, pooling = lm.checkpoint.source, self.loading.pooling or stated(lm.checkpoint)
-        lengths = dimensions(lm.checkpoint)
-        lm.checkpoint = replace(lm.checkpoint, source=Path(name))  # errors name no path of the machine
+        pooling, lengths = self.loading.pooling or stated(lm.checkpoint), dimensions(lm.checkpoint)
+        # Errors name no path of the machine.
+        lm.checkpoint = replace(lm.checkpoint, source=Path(name), origin=lm.checkpoint.path)
         scheduler = None
         if not lm.is_encoder:
             engine = lm.engine
@@ -407,7 +407,6 @@ class Loader:
             adapter_folder=folder,
             pooling=pooling,
             dimensions=lengths,
-            origin=origin,
             **shared,
         )
         warm_up(service)

@@ -57,15 +57,18 @@ async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) ->
     return CompletionAnswer(service, body, streams, warnings)
 
 
-def prompts(service: Service, given: str | Sequence[Any], param: str) -> list[list[int]]:
+def prompts(
+    service: Service, given: str | Sequence[Any], param: str, *, whole: bool = False
+) -> list[list[int]]:
     """The ids of each text that a field holds: one text or list of ids, or several of either. Ids are taken
-    as they are.
+    as they are. ``whole``: of texts that are read, and not continued.
     """
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
     if not given:
         raise APIError(400, f"{param} is empty: give at least one text", param=param)
-    return [service.lm.ids(one) for one in given]
+    encode = service.lm.whole_ids if whole else service.lm.ids
+    return [encode(one) for one in given]
 
 
 def _requests(

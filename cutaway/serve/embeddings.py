@@ -91,7 +91,7 @@ def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> t
     service.check_model(body.model)
     given: Any = [body.input] if isinstance(body.input, str) else body.input
     service.limits.check_inputs(len(given) if given and not isinstance(given[0], int) else 1, "input")
-    rows, width = prompts(service, body.input, "input"), service.lm.config.width
+    rows, width = prompts(service, body.input, "input", whole=True), service.lm.config.width
     if body.dimensions not in (None, width, *service.dimensions):
         lengths = ", ".join(map(str, service.dimensions[:16])) or "no other length"
         text = f"This model's vectors have {width} numbers, and it was trained for {lengths}"

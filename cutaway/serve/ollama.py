@@ -332,7 +332,7 @@ def _details(service: Service) -> dict[str, Any]:
     family = checkpoint.family or "cutaway"
     return {
         "parent_model": "",
-        "format": "gguf" if (service.origin or checkpoint.source).suffix == ".gguf" else "safetensors",
+        "format": "gguf" if checkpoint.path.suffix == ".gguf" else "safetensors",
         "family": family,
         "families": [family],
         "parameter_size": _counted(kinds.total()),
@@ -353,7 +353,7 @@ def _digest(service: Service) -> str:
     checkpoint = service.lm.checkpoint
     entries = {name: checkpoint.tensors.later(name) for name in checkpoint.config.weights()}
     facts: list[Any] = [(name, one.type, one.shape) for name, one in entries.items()]
-    source = service.origin or checkpoint.source
+    source = checkpoint.path
     files = sorted(source.iterdir()) if source.is_dir() else [source]
     facts += [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files if one.is_file()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -251,7 +251,6 @@ class Service:
     pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
     dimensions: Sequence[int] = ()  # that embeddings may be cut to
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
-    origin: Path | None = None  # where the model was read; ``lm.checkpoint.source`` may be a name for errors
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))

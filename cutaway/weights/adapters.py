@@ -43,7 +43,9 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
 def opened(folder: Path) -> Checkpoint:
     """The base that an adapter's folder names, with the adapter in its weights."""
     base = extended(base_of(folder), folder)
-    return replace(joined(base, read(folder, base)), source=folder)
+    own = (folder / "modules.json").is_file() and not base.classifier  # of sentence-transformers
+    found = joined(base, read(folder, base))
+    return replace(found, source=folder, origin=folder if own else base.path)
 
 
 def extended(base: Checkpoint, folder: str | Path) -> Checkpoint:

@@ -124,9 +124,9 @@ def read(checkpoint: Checkpoint) -> Classifier | None:
     """A folder's classifier, None where it has none; UserError for one that is damaged or not known."""
     if not checkpoint.classifier:
         return None
-    config, of_tokens = parsed(checkpoint.source / "config.json"), checkpoint.classifier.endswith(TOKENS)
+    config, of_tokens = parsed(checkpoint.path / "config.json"), checkpoint.classifier.endswith(TOKENS)
     form = _form(checkpoint)
-    weights = _Weights(checkpoint, safetensors.read(checkpoint.source))
+    weights = _Weights(checkpoint, safetensors.read(checkpoint.path))
     width = checkpoint.config.width
     layer = None
     if form.layer is not None:
@@ -156,11 +156,11 @@ def kept(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Packed]]:
 
     UserError where the model is another than the folder's, which its config.json would not describe.
     """
-    path = checkpoint.source / "config.json"
-    if not path.is_file() or load.read(checkpoint.source).config != checkpoint.config:
+    path = checkpoint.path / "config.json"
+    if not path.is_file() or load.read(checkpoint.path).config != checkpoint.config:
         raise UserError(f"{checkpoint.source}: a {checkpoint.classifier} is written as it was read alone")
     config = {key: value for key, value in parsed(path).items() if key != "quantization_config"}
-    weights = _Weights(checkpoint, safetensors.read(checkpoint.source))
+    weights = _Weights(checkpoint, safetensors.read(checkpoint.path))
     form = _form(checkpoint)
     modules = [name for name in (form.layer, form.norm, form.out) if name]
     names = (weights.name(f"{name}.{part}") for name in modules for part in ("weight", "bias"))

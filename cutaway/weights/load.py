@@ -84,6 +84,12 @@ class Checkpoint:
     target: Target | None = None
     quantized: str | None = None  # how a folder's weights are quantised, in words
     classifier: str = ""  # transformers' class, of a folder whose head is for labels (weights/classifier.py)
+    origin: Path | None = None  # where it was read, if ``source``, which errors name, is something else
+
+    @property
+    def path(self) -> Path:
+        """The folder or file that it was read from: what is read later is beside its weights."""
+        return self.origin or self.source
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -36,12 +36,12 @@ class PairInputs:
     @cached_property
     def template(self) -> pairs.PairTemplate:
         """What is around a pair."""
-        return pairs.read(self.checkpoint.source, self.get_tokenizer())
+        return pairs.read(self.checkpoint.path, self.get_tokenizer())
 
     @cached_property
     def has_segments(self) -> bool:
         """Whether tokens of a pair's second text are of another segment, for the model and its tokenizer."""
-        path = self.checkpoint.source / "tokenizer_config.json"
+        path = self.checkpoint.path / "tokenizer_config.json"
         stated = pairs.gives_segments(parsed(path)) if path.is_file() else None
         known = self.checkpoint.family in WITH_SEGMENTS if stated is None else stated
         return known and isinstance(self.config, Encoder) and self.config.segments > 1

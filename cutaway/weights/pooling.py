@@ -48,14 +48,14 @@ class Dense(NamedTuple):
 
 def stated(checkpoint: Checkpoint) -> str | None:
     """The pooling that comes with the model, or None; UserError if it is one that cannot be honoured."""
-    if not checkpoint.source.is_dir():
+    if not checkpoint.path.is_dir():
         return _in_gguf(checkpoint)
-    modules = checkpoint.source / "modules.json"
+    modules = checkpoint.path / "modules.json"
     for module in parsed(modules, list) if modules.is_file() else []:
         kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
         if kind not in MODULES:
             raise UserError(f"{modules}: has the module {quoted(kind)}; known are {', '.join(MODULES)}")
-    path = checkpoint.source / "1_Pooling" / "config.json"
+    path = checkpoint.path / "1_Pooling" / "config.json"
     return _in_folder(Fields(parsed(path), path)) if path.is_file() else None
 
 
@@ -63,7 +63,7 @@ def dimensions(checkpoint: Checkpoint) -> Sequence[int]:
     """The lengths that vectors may be cut to, which ``config.json`` states of a model that was trained for it
     (Matryoshka, 2205.13147); empty for others.
     """
-    path = checkpoint.source / "config.json"
+    path = checkpoint.path / "config.json"
     if not path.is_file():
         return ()
     stated = parsed(path)
@@ -75,19 +75,19 @@ def dimensions(checkpoint: Checkpoint) -> Sequence[int]:
 
 def dense(checkpoint: Checkpoint) -> list[Dense]:
     """The layers after the pooling, in their order (EmbeddingGemma): a folder's own, or a GGUF file's two."""
-    if checkpoint.source.is_file():
-        tensors = gguf.read(checkpoint.source).tensors
+    if checkpoint.path.is_file():
+        tensors = gguf.read(checkpoint.path).tensors
         return [Dense(quant.finite(name, tensors[name])) for name in TENSORS if name in tensors]
-    modules = checkpoint.source / "modules.json"
+    modules = checkpoint.path / "modules.json"
     found, size = [], checkpoint.config.width
-    for module in parsed(modules, list) if checkpoint.source.is_dir() and modules.is_file() else []:
+    for module in parsed(modules, list) if checkpoint.path.is_dir() and modules.is_file() else []:
         if not isinstance(module, dict) or not str(module.get("type", "")).endswith(".Dense"):
             continue
         if not DENSE.fullmatch(str(module.get("path", ""))):
             raise UserError(
                 f"{modules}: the path of a Dense module is {quoted(module.get('path'))}, not 2_Dense"
             )
-        folder = checkpoint.source / str(module["path"])
+        folder = checkpoint.path / str(module["path"])
         fields = Fields(parsed(folder / "config.json"), folder / "config.json")
         named = fields.text("activation_function", "torch.nn.modules.linear.Identity").rpartition(".")[2]
         if named not in ACTIVATIONS:

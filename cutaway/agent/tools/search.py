@@ -26,7 +26,7 @@ def make(root: Path, reader: Reader) -> Tool:
         """
         encoder = reader()
         with closing(Index(root, home, MODEL)) as index:
-            index.update(encoder.embed, lambda text: len(encoder.ids(text)) <= encoder.config.context)
+            index.update(encoder.embed, lambda text: len(encoder.whole_ids(text)) <= encoder.config.context)
             hits = index.fused(query, encoder.embed([query])[0], min(max(count, 1), 10))
         quoted = [f"[{hit.id}] {hit.path}:{hit.line}\n{hit.text}" for hit in hits]
         return "\n\n".join(quoted) or "Nothing was found."

@@ -51,7 +51,7 @@ def search(
     with closing(Index(folder, home, model, rebuild)) as known, console.watched() as progress:
         done = known.update(
             reader.embed,
-            lambda text: len(reader.ids(text)) <= reader.config.context,
+            lambda text: len(reader.whole_ids(text)) <= reader.config.context,
             progress,
         )
         hits = known.search(reader.embed([query])[0], count)
