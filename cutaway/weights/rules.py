@@ -521,6 +521,14 @@ class Bound:
     place: Place
 
 
+class Nameless(UserError):
+    """A family has no name for this weight of a model."""
+
+    def __init__(self, weight: str) -> None:
+        super().__init__(f"this family has no name for the weight {quoted(weight)}")
+        self.weight = weight
+
+
 def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
     """The rules that apply to this model, layer by layer; UserError if one of its weights has no name."""
     shapes = config.weights()
@@ -542,7 +550,7 @@ def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
                     bound.append(Bound(theirs, ours, rule.how, place))
     nameless = shapes.keys() - {name for each in bound for name in each.ours}
     if nameless:
-        raise UserError(f"this family has no name for the weight {quoted(min(nameless))}")
+        raise Nameless(min(nameless))
     return bound
 
 

@@ -35,9 +35,10 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
-from cutaway.weights import classifier, families, pooling, quant, rotary, rules, safetensors
+from cutaway.weights import classifier, families, lacking, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
+from cutaway.weights.lacking import Difference
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
 from cutaway.weights.rules import WHOLE, Tensors
 
@@ -236,8 +237,8 @@ def _candidates(checkpoint: Checkpoint) -> list[Family]:
     return [family for family in map(families.get, names) if family.covers(checkpoint.config)]
 
 
-def _difference(one: Any, other: Any, where: str) -> str | None:
-    """Where two configs part, as a phrase; numbers are equal if float32 cannot tell them apart."""
+def _difference(one: Any, other: Any, where: str) -> Difference | None:
+    """Where two configs part; numbers are equal if float32 cannot tell them apart."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in one.keys() | other.keys():
             found = _difference(one.get(name), other.get(name), f"{where}.{name}")
@@ -249,7 +250,7 @@ def _difference(one: Any, other: Any, where: str) -> str | None:
         return next((found for found in each if found), None)
     if isinstance(one, float) and isinstance(other, float) and abs(one - other) <= 1e-6 * abs(one):
         return None
-    return None if one == other else f"{where} {one!r} would become {other!r}"
+    return None if one == other else Difference(where, one, other)
 
 
 def _levelled(config: Model) -> Any:
@@ -275,25 +276,37 @@ def _described(
     checkpoint: Checkpoint, describe: Callable[[Family], tuple[Any, Model]], in_gguf: bool = False
 ) -> tuple[Family, Any]:
     """The first family whose description reads back as the model; UserError with its own reason."""
-    blocks = checkpoint.config.blocks
-    reason = None if blocks else "it has no layers"
+    config = checkpoint.config
     candidates = [family for family in _candidates(checkpoint) if family.gguf or not in_gguf]
-    if blocks and not candidates:
-        kinds = " and ".join(sorted({kind_of(block.attention) for block in blocks}))
-        reason = (
-            f"GGUF has no name for {kinds} layers" if in_gguf else f"its {kinds} layers are Cutaway's own"
+    if not config.blocks:
+        raise UserError("no family describes this model (it has no layers)")
+    nameless = f"llama.cpp has no architecture for {checkpoint.family}"
+    if not candidates and checkpoint.family and in_gguf:
+        raise UserError(nameless)
+    if not candidates:
+        kinds = " and ".join(sorted({kind_of(block.attention) for block in config.blocks}))
+        raise UserError(
+            f"GGUF has no name for {kinds} layers"
+            if in_gguf
+            else f"no family describes this model (its {kinds} layers are Cutaway's own)"
         )
-    for family in () if reason else candidates:
+    reason: tuple[Family, Difference | UserError] | None = None
+    for family in candidates:
         try:
             entries, back = describe(family)
         except UserError as error:
-            reason = reason or str(error)
+            reason = reason or (family, error)
             continue
-        lost = _difference(_levelled(checkpoint.config), _levelled(back), "config")
+        lost = _difference(_levelled(config), _levelled(back), "config")
         if lost is None:
             return family, entries
-        reason = reason or lost
-    raise UserError(f"no family describes this model ({reason})")
+        reason = reason or (family, lost)
+    assert reason
+    if not in_gguf:
+        raise UserError(f"no family describes this model ({reason[1]})")
+    if checkpoint.family and reason[0].name != checkpoint.family:
+        raise UserError(nameless)
+    raise UserError(lacking.in_gguf(reason[1], reason[0], config))
 
 
 # ---- GGUF --------------------------------------------------------------------------------------------------
