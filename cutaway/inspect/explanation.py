@@ -435,6 +435,11 @@ def first_rotated(config: Any) -> int:
     return getattr(config, "key_size", 0) if hasattr(config, "rope_dim") else 0
 
 
+def magnitude(config: Any) -> float:
+    """What rotation multiplies queries and keys by; a norm after it undoes that."""
+    return 1.0 if getattr(config, "qk_norm_after", False) else config.position.magnitude
+
+
 def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:
     """The pair whose rotation changes q · k most. What it was before is found by rotating it back."""
     position: rope.Config = config.position
@@ -443,8 +448,8 @@ def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:
     at = _dimensions(position, first_rotated(config))
     query, key = _pairs(q[last], at), _pairs(k[source], at)
     query_before, key_before = (
-        query * torch.exp(-1j * last * frequencies) / position.magnitude,
-        key * torch.exp(-1j * source * frequencies) / position.magnitude,
+        query * torch.exp(-1j * last * frequencies) / magnitude(config),
+        key * torch.exp(-1j * source * frequencies) / magnitude(config),
     )
     change = (query * key.conj()).real - (query_before * key_before.conj()).real
     pair = int(change.abs().argmax())

@@ -211,7 +211,7 @@ class _Builder:
                 "size": rope.size,
                 "first": explanation.first_rotated(config),
                 "interleaved": rope.interleaved,
-                "magnitude": rope.magnitude,
+                "magnitude": explanation.magnitude(config),
                 "radians": rope.frequencies(length).tolist(),
             },
         }

@@ -39,8 +39,8 @@ class RopeOfKinds(rotary.Rope):
                 base = section.number("rope_theta", low=1.0)
                 plain = section.text("rope_type", "default") == "default"
                 part = (beside or (self.part if plain else 1.0)) if self.part else None
-            of_kind = replace(self, part=part)
-            found[NAMES[kind]] = of_kind.of(section, known, base)
+            row = replace(self, part=part)
+            found[NAMES[kind]] = row.of_kind(section, known, base)
         if given:
             given.finish((), f"{own.name}'s rotary positions have")
         return found

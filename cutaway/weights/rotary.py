@@ -73,7 +73,7 @@ class Rope(Row):
         """The positions of a section of config.json, with this ``base`` unless it has its own; ``top``: the
         keys beside it, where a length of the pretraining and the part that rotates may be.
         """
-        found = _part(given, top, self.part)
+        found = self.rotating(given, top)
         size = int(known["head_size"] * found)
         if top:
             top.get(ORIGINAL)  # which only some scalings have
@@ -95,6 +95,27 @@ class Rope(Row):
         if isinstance(scaling, Proportional):
             size, scaling = known["head_size"], replace(scaling, fraction=found)
         return rope.Config(size, base, scaling, self.interleaved)
+
+    def of_kind(self, given: Fields | None, known: Settings, base: float) -> rope.Config:
+        """The positions of a section that layers of one type have to themselves."""
+        if given and given.has("truncate") and given.get("truncate") is not True:
+            why = "is not true, but transformers truncates where positions are those of one type of layers:"
+            raise given.refusal("truncate", f"{why} remove the key to do so too")
+        return self.of(given, known, base)
+
+    def rotating(self, given: Fields | None, top: Fields | None) -> float:
+        """The part of a head that rotates: the section's, else that beside it."""
+        key = "partial_rotary_factor"
+        for fields in (given, top):
+            if fields is None or not fields.has(key):
+                continue
+            if self.part is None:
+                fields.only(key, (None, 1.0), "partial rotary position embedding")
+            elif fields.stated(key):  # null is refused: it is another part than the class has by default
+                if top:
+                    top.get(key)
+                return fields.number(key, high=1.0)
+        return 1.0 if self.part is None else self.part
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         position = known["rope"] or rope.Config(2)
@@ -131,23 +152,6 @@ class Rope(Row):
             named = " and ".join(f"{key} {own:g}" for key, own in found.items())
             raise UserError(f"YaRN of {named} is not supported in GGUF: llama.cpp takes 32 and 1 here")
         return {f"rope.scaling.yarn_{key}": own for key, own in found.items()}
-
-
-def _part(given: Fields | None, top: Fields | None, usual: float | None) -> float:
-    """The part of a head that rotates: the section's, else that beside it."""
-    key = "partial_rotary_factor"
-    for fields in (given, top):
-        if fields is None or not fields.has(key):
-            continue
-        if usual is None:
-            fields.only(key, (None, 1.0), "partial rotary position embedding")
-        elif fields.stated(
-            key
-        ):  # null is refused: it is another part than the class has where none is stated
-            if top:
-                top.get(key)
-            return fields.number(key, high=1.0)
-    return 1.0 if usual is None else usual
 
 
 def part_of(position: rope.Config, known: Settings) -> float:

@@ -266,7 +266,8 @@ MORE: dict[str, tuple[str, *tuple[dict[str, Any], ...]]] = {  # three configs of
     "nanochat": (
         "NanoChatConfig",
         {},
-        {"attention_bias": True, "final_logit_softcapping": None},
+        {"attention_bias": True, "final_logit_softcapping": None}
+        | {"rope_parameters": YARN | {"attention_factor": 1.3}},
         {"num_key_value_heads": 1, "tie_word_embeddings": True, "final_logit_softcapping": 3.0},
     ),
 }
@@ -457,7 +458,8 @@ MORE |= {
         BAMBA,
         BAMBA | {"mamba_n_groups": 2, "mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True},
         BAMBA
-        | {"num_key_value_heads": 1, "mamba_d_conv": 3, "mamba_proj_bias": True, "mamba_conv_bias": False},
+        | {"num_key_value_heads": 1, "mamba_d_conv": 3, "mamba_proj_bias": True, "mamba_conv_bias": False}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.25}},
     ),
 }
 GEMMA4 = {"num_hidden_layers": 4, "head_dim": 8, "global_head_dim": 16, "sliding_window": 8}

@@ -1,12 +1,34 @@
 """Bamba (2024): Mamba 2 in most layers, attention that rotates half of each head in some; dense MLPs."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from cutaway.weights import naming, rows
+from cutaway.position import rope
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.families.granitemoehybrid import attends
 from cutaway.weights.family import Entries, Family, Settings
 from cutaway.weights.fields import Fields
+
+PART = "partial_rotary_factor"
+
+
+@dataclass(frozen=True)
+class Rope(rotary.Rope):
+    """Half of each head rotates, whatever a key beside the section of positions says.
+
+    Transformers' class sets that key to 0.5, so only the section can say another part.
+    """
+
+    def rotating(self, given: Fields | None, top: Fields | None) -> float:
+        if top:
+            top.get(PART)
+        return super().rotating(given, None)
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        entries, position = super().write(known, gguf), known["rope"] or rope.Config(2)
+        if entries[PART] == self.part:
+            return entries
+        return {"rope_parameters": rotary.hf_section(position) | {PART: entries[PART]}}
 
 
 class Mixers(granitemoehybrid.Mixers):
@@ -41,7 +63,11 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in rows.turning(rows.SIZES, part=0.5) if row is not rows.ACTIVATION_ROW),
+        *(
+            Rope(0.5) if isinstance(row, rotary.Rope) else row
+            for row in rows.SIZES
+            if row is not rows.ACTIVATION_ROW
+        ),
         *rows.DENSE[:1],
         *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],

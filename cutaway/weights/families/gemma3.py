@@ -85,7 +85,7 @@ class TwoRopes(rotary.Rope):
                     raise fields.refusal("rope_scaling", f"is there, but rope_parameters has no {FULL}")
                 section = _joined(section, older)
             base = fields.number(key, low=1.0) if fields.stated(key) else BASES[kind]
-            found[name] = self.of(section, known, base)
+            found[name] = self.of_kind(section, known, base)
         if given:
             given.finish((), "Gemma 3's rotary positions have")
         return found

@@ -159,7 +159,7 @@ class Ropes(Row):
                 raise section.refusal("rope_theta", "is missing")
             part = 1.0 if section.get("rope_type") == "proportional" else None
             size = known["global_size" if kind == FULL else "head_size"]
-            found[name] = rotary.Rope(part).of(section, known | {"head_size": size}, 0.0)
+            found[name] = rotary.Rope(part).of_kind(section, known | {"head_size": size}, 0.0)
         given.finish((), "Gemma 4's rotary positions have")
         return found
 

@@ -94,7 +94,8 @@ class Ropes(Row):
         found = {}
         for kind, (key, usual) in BASES.items():
             base = fields.number(key, low=1.0) if fields.stated(key) else usual
-            found[NAMES[kind]] = rotary.Rope().of(given.section(kind) if given else None, known, base)
+            section = given.section(kind) if given else None
+            found[NAMES[kind]] = rotary.Rope().of_kind(section, known, base)
         if given:
             given.finish((), "ModernBERT's rotary positions have")
         return found

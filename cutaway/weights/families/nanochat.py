@@ -1,4 +1,5 @@
-"""nanochat (Karpathy, 2025): norms that learn nothing, one of them right after the embedding; relu^2.
+"""nanochat (Karpathy, 2025): norms that learn nothing, of the embedding, and of queries and keys after their
+rotation, which undo what scales cosine and sine; relu^2.
 
 It rotates backwards, which is to rotate forwards with the halves of each head exchanged.
 """
@@ -31,5 +32,11 @@ FAMILY = llama.FAMILY.but(
     ),
     defaults={"activation": "relu2", "softcap": 15.0},
     nulls={"softcap": None},
-    fixed={"gated": False, "norm_weight": False, "qk_norm": True, "embedding_norm": bare},
+    fixed={
+        "gated": False,
+        "norm_weight": False,
+        "qk_norm": True,
+        "qk_norm_after": True,
+        "embedding_norm": bare,
+    },
 )

@@ -26,7 +26,7 @@ class Ropes(rotary.Rope):
         found = {}
         for kind, name in ((rows.FULL, "rope"), (rows.SLIDING, "local_rope")):
             section = given.section(kind) if given else None
-            found[name] = self.of(section, known, base)
+            found[name] = self.of_kind(section, known, base)
         if given:
             given.finish((), "OLMo 3's rotary positions have")
         return found
@@ -38,7 +38,7 @@ class Ropes(rotary.Rope):
         """
         if fields.stated("rope_theta") and fields.number("rope_theta") != base:
             raise fields.refusal("rope_theta", f"other than {base:g} is read in rope_parameters alone")
-        return {"rope": self.of(given, known, base), "local_rope": self.of(None, known, base)}
+        return {"rope": self.of_kind(given, known, base), "local_rope": self.of(None, known, base)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         if gguf:
