@@ -187,7 +187,10 @@ def _adapter(source: Path, target: Path, type: str | None, model: str | None, fo
     if type is not None:
         raise UserError("--type is for models: an adapter's matrices stay F32")
     base = adapters.base_of(source) if model is None else load.read(console.model_path(model))
-    if adapters.extended(base, source).config != base.config:
+    extended = adapters.extended(base, source)
+    if extended.head:
+        raise UserError(f"{source}: holds a head for labels, which is not converted: use `cutaway merge`")
+    if extended.config != base.config:
         raise UserError(
             f"{source}: extends its base's context, which no adapter's file says: use `cutaway merge`"
         )

@@ -16,7 +16,7 @@ from cutaway.model.config import from_dict
 from cutaway.model.context import ContextExtension
 from cutaway.store.files import atomic_folder
 from cutaway.store.reading import parsed
-from cutaway.weights import gguf_adapters, peft_read, quant
+from cutaway.weights import gguf_adapters, peft_head, peft_read, quant
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.load import read as read_model
@@ -49,8 +49,12 @@ def opened(folder: Path) -> Checkpoint:
 
 
 def extended(base: Checkpoint, folder: str | Path) -> Checkpoint:
-    """The base with the positions that the adapter was trained with (``model/context.py``)."""
+    """The base with the head for labels that the adapter holds, and the positions that it was trained with
+    (``model/context.py``).
+    """
     path = Path(folder) / CONFIG
+    if path.is_file() and (head := peft_head.read(path.parent, base)):
+        base = replace(base, head={**base.head, **head})
     entry = parsed(path).get(EXTENSION) if path.is_file() else None
     if entry is None:
         return base

@@ -126,7 +126,7 @@ def read(checkpoint: Checkpoint) -> Classifier | None:
         return None
     config, of_tokens = parsed(checkpoint.path / "config.json"), checkpoint.classifier.endswith(TOKENS)
     form = _form(checkpoint)
-    weights = _Weights(checkpoint, safetensors.read(checkpoint.path))
+    weights = _Weights.of(checkpoint)
     width = checkpoint.config.width
     layer = None
     if form.layer is not None:
@@ -160,11 +160,15 @@ def kept(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Packed]]:
     if not path.is_file() or load.read(checkpoint.path).config != checkpoint.config:
         raise UserError(f"{checkpoint.source}: a {checkpoint.classifier} is written as it was read alone")
     config = {key: value for key, value in parsed(path).items() if key != "quantization_config"}
-    weights = _Weights(checkpoint, safetensors.read(checkpoint.path))
-    form = _form(checkpoint)
+    return config, parameters(checkpoint)
+
+
+def parameters(checkpoint: Checkpoint) -> dict[str, Packed]:
+    """The weights of a classifier's head by their names in its folder."""
+    weights, form = _Weights.of(checkpoint), _form(checkpoint)
     modules = [name for name in (form.layer, form.norm, form.out) if name]
     names = (weights.name(f"{name}.{part}") for name in modules for part in ("weight", "bias"))
-    return config, {name: weights.tensors[name] for name in names if name}
+    return {name: weights.tensors[name] for name in names if name}
 
 
 def _form(checkpoint: Checkpoint) -> Form:
@@ -182,6 +186,11 @@ class _Weights:
 
     checkpoint: Checkpoint
     tensors: Mapping[str, Packed]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> _Weights:
+        """With an adapter's in their places."""
+        return cls(checkpoint, {**safetensors.read(checkpoint.path), **checkpoint.head})
 
     def name(self, end: str) -> str | None:
         """This name, or the only one that ends so."""

@@ -84,6 +84,7 @@ class Checkpoint:
     target: Target | None = None
     quantized: str | None = None  # how a folder's weights are quantised, in words
     classifier: str = ""  # transformers' class, of a folder whose head is for labels (weights/classifier.py)
+    head: Mapping[str, Packed] = field(default_factory=dict)  # of it, what an adapter has in its place
     origin: Path | None = None  # where it was read, if ``source``, which errors name, is something else
 
     @property

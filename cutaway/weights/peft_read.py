@@ -16,7 +16,7 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
-from cutaway.weights import layout, pairs, quant, safetensors
+from cutaway.weights import classifier, layout, pairs, peft_head, quant, safetensors
 from cutaway.weights.changes import Adapter, Added, Change, LowRank, Saved, Scaled, check
 from cutaway.weights.layout import Matrix
 from cutaway.weights.load import Checkpoint
@@ -37,9 +37,13 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
     settings = Settings.read(folder / CONFIG)
     tied, base = "head.weight" not in base.tensors, untied(base)
     names, modules, whole = Names(base), {}, {}
+    head = classifier.parameters(base) if base.classifier else {}  # which weights/peft_head.py reads
     for name, packed in safetensors.read(folder / WEIGHTS).items():
         plain = name.removeprefix(PREFIX)
-        if found := PART.fullmatch(plain):
+        found = PART.fullmatch(plain)
+        if plain in head or (found and f"{found[1]}.weight" in head):
+            continue
+        if found:
             part = found[2] + (".bias" if found[3] == ".bias" else "")
             modules.setdefault(found[1], {})[part] = quant.unpack(packed)
         else:
@@ -73,7 +77,7 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
             )
     for module, levels in stacks.items():
         changes |= _stacked(module, levels, settings, names, base, folder)
-    if not changes:
+    if not changes and not (head and peft_head.read(folder, base)):
         alone = "none but of parts that take no part here" if left_out else "no tensors"
         raise UserError(f"{folder / WEIGHTS}: holds {alone}")
     if "embedding.weight" in changes and tied and not settings.ties:
@@ -89,7 +93,8 @@ def _say_left_out(modules: Set[str], base: Checkpoint, folder: Path) -> None:
     heads = [module for module in modules if module.split(".")[0] in ("classifier", "score")]
     if heads and base.classifier:
         raise UserError(
-            f"{folder}: holds a head of its own ({named}), and the base has one, which would remain"
+            f"{folder}: holds a head of its own ({named}), and the base's has no such part: "
+            "load the model that it was trained on"
         )
     more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
     warnings.warn(f"{folder}: changes {named}{more}, which take no part here and are left out", stacklevel=3)

@@ -1040,6 +1040,7 @@ READERS = {
     "weights/load.py": "GGUF model, Hugging Face folder, Cutaway's own folder",
     "weights/pair_inputs.py": "Hugging Face folder",
     "weights/peft_config.py": "adapter",
+    "weights/peft_head.py": "adapter",
     "weights/peft_read.py": "adapter",
     "weights/peft_write.py": "adapter",
     "weights/pooling.py": "Hugging Face folder",
