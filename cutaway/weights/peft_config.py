@@ -23,10 +23,10 @@ KINDS = ("LORA", "IA3", "ADALORA", "LOHA", "LOKR", "VERA")
 VIRTUAL = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT")
 READ = f"""peft_type r lora_alpha alpha use_rslora use_dora rank_pattern alpha_pattern target_modules
     exclude_modules target_parameters layers_to_transform layers_pattern init_lora_weights init_r
-    ensure_weight_tying {EXTENSION}"""
+    ensure_weight_tying modules_to_save {EXTENSION}"""
 # What training used, or what the tensors say again.
 HARMLESS = """task_type base_model_name_or_path revision inference_mode lora_dropout bias lora_bias
-    modules_to_save peft_version auto_mapping fan_in_fan_out feedforward_modules init_ia3_weights init_weights
+    peft_version auto_mapping fan_in_fan_out feedforward_modules init_ia3_weights init_weights
     runtime_config eva_config corda_config lora_ga_config loftq_config megatron_core qalora_group_size
     rank_dropout module_dropout rank_dropout_scale use_effective_conv2d decompose_both decompose_factor
     vera_dropout d_initial projection_prng_key save_projection target_r tinit tfinal deltaT beta1 beta2
@@ -41,6 +41,7 @@ SECONDS = 5  # for all patterns of a config over all modules
 RESIDUAL = ("pissa", "olora")  # whose base PEFT changes again each time it opens the folder
 PLAIN = ("gaussian", "eva", "orthogonal", "lora_ga", "mica")  # words of which the tensors say everything
 LINEAR = "all-linear"
+TYING = ("embed_tokens", "lm_head")  # PEFT ties a table and a head of no other name (EMBEDDING_LAYER_NAMES)
 
 
 class ByModule:
@@ -99,6 +100,12 @@ class Targets:
             return False
         return not self.layers or module in self.exact or self._layer(module) in self.layers  # type: ignore[operator]
 
+    def tying(self) -> bool:
+        """Whether PEFT sees a table or a head that it could tie."""
+        if self.exact:
+            return _tying(self.exact)
+        return not (self.linear or self.any) and any(map(self.named, TYING))
+
     def parameter(self, name: str) -> bool:
         """Whether ``target_parameters`` names it."""
         return _ends(name, self.parameters)
@@ -132,6 +139,10 @@ def _names(fields: Fields, key: str) -> str | tuple[str, ...]:
     return tuple(value)
 
 
+def _tying(names: tuple[str, ...]) -> bool:
+    return any(name.rpartition(".")[2] in TYING for name in names)
+
+
 class Settings(NamedTuple):
     """What PEFT's config says of the tensors beside it."""
 
@@ -141,7 +152,7 @@ class Settings(NamedTuple):
     rank: int  # of AdaLoRA, before it dropped any
     rs: bool
     dora: bool
-    ties: bool
+    ties: bool  # a tied table and head remain so
     residual: str | None  # "pissa" or "olora": the base is what their start left of it
     targets: Targets
 
@@ -162,6 +173,10 @@ class Settings(NamedTuple):
         residual = _residual(fields)
         ranks = {} if kind == "ADALORA" else _numbers(fields, "rank_pattern")
         name = "alpha" if kind in ("LOHA", "LOKR") else "lora_alpha"
+        targets, saved = Targets(fields), _names(fields, "modules_to_save")
+        if isinstance(saved, str):
+            raise fields.refusal("modules_to_save", "should list names")
+        ties = fields.flag("ensure_weight_tying", False) and kind in ("LORA", "ADALORA")
         rank, alpha = fields.integer("r", 8), fields.number(name, 8.0, low=-HIGHEST)
         return cls(
             str(kind),
@@ -170,9 +185,9 @@ class Settings(NamedTuple):
             fields.integer("init_r", 12),
             fields.flag("use_rslora", False),
             fields.flag("use_dora", False),
-            fields.flag("ensure_weight_tying", False),
+            ties and (targets.tying() or _tying(saved)),
             residual,
-            Targets(fields),
+            targets,
         )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
+from cutaway.model.config import Decoder
 from cutaway.weights import classifier, layout, pairs, peft_head, quant, safetensors
 from cutaway.weights.changes import Adapter, Added, Change, LowRank, Saved, Scaled, check
 from cutaway.weights.layout import Matrix
@@ -36,6 +37,9 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder for ``base``. UserError for what is not read, or does not fit the base."""
     settings = Settings.read(folder / CONFIG)
     tied, base = "head.weight" not in base.tensors, untied(base)
+    settings = settings._replace(ties=settings.ties and tied)
+    if settings.ties and not isinstance(base.config, Decoder):
+        raise UserError(f"{folder / CONFIG}: ensure_weight_tying is read for decoders alone: set it to false")
     names, modules, whole = Names(base), {}, {}
     head = classifier.parameters(base) if base.classifier else {}  # which weights/peft_head.py reads
     for name, packed in safetensors.read(folder / WEIGHTS).items():
@@ -80,9 +84,36 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
     if not changes and not (head and peft_head.read(folder, base)):
         alone = "none but of parts that take no part here" if left_out else "no tensors"
         raise UserError(f"{folder / WEIGHTS}: holds {alone}")
-    if "embedding.weight" in changes and tied and not settings.ties:
+    if settings.ties:
+        _tie(changes, settings, folder)
+    elif "embedding.weight" in changes and tied:
         changes.setdefault("head.weight", Scaled(np.ones(base.config.vocab, np.float32), "out"))
     return changes
+
+
+def _tie(changes: dict[str, Change], settings: Settings, folder: Path) -> None:
+    """Leave out a tied head's change that is the table's. UserError where PEFT would have two meanings."""
+    table, head = changes.get("embedding.weight"), changes.get("head.weight")
+    where = f"{folder}: ensure_weight_tying is true"
+    low_rank = isinstance(table, LowRank) or isinstance(head, LowRank)
+    if low_rank and settings.residual:
+        raise UserError(f"{where}, which {settings.residual} of a tied head contradicts: set it to false")
+    patterns = settings.alphas.patterns or settings.ranks.patterns  # by which a head may have another scale
+    if (head and not table) or (table and not head and low_rank and patterns):
+        other = "the head" if table else "the table"
+        raise UserError(f"{where}, and {WEIGHTS} has no tensors of {other}: save the adapter with both")
+    if not head:
+        return
+    same = alike = False
+    if isinstance(table, LowRank) and isinstance(head, LowRank):
+        same = np.array_equal(table.a, head.a) and np.array_equal(table.b, head.b) and head.magnitude is None
+        alike = table.scale == head.scale
+    elif isinstance(table, Saved) and isinstance(head, Saved):
+        same = alike = np.array_equal(table.weight, head.weight)
+    if not same:
+        raise UserError(f"{where}, but the tensors of the table and the head differ: set it to false")
+    if alike:
+        del changes["head.weight"]
 
 
 def _say_left_out(modules: Set[str], base: Checkpoint, folder: Path) -> None:
@@ -158,12 +189,13 @@ def _changes(
     known = names.spelled(f"{module}.weight", names.all)
     if known is None:
         raise UserError(f"{where}: the base model has no such matrix")
-    if not settings.targets(module):
+    bound = names.all[known]
+    tied = settings.ties and bound.ours == ("head.weight",)  # PEFT takes it out of target_modules
+    if not tied and not settings.targets(module):
         raise UserError(
             f"{where}: target_modules does not name it, so PEFT leaves its tensors out: take them out of "
             f"{WEIGHTS}, or name it"
         )
-    bound = names.all[known]
     if settings.targets.linear and bound.ours == ("head.weight",):
         raise UserError(f"{where}: all-linear leaves the output layer out, so PEFT leaves its tensors out")
     try:

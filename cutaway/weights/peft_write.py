@@ -26,6 +26,30 @@ from cutaway.weights.rules import Bound
 
 # Ends of names that PEFT takes for experts in a mixture, whatever else has them.
 TAKEN = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+# Families of whose models it does so without experts too: it converts the targets of the model types.
+CONVERTED = (
+    "afmoe",
+    "cohere2_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "dots1",
+    "ernie4_5_moe",
+    "exaone_moe",
+    "flex_olmo",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "hunyuan_v1_moe",
+    "mellum",
+    "minimax_m2",
+    "mixtral",
+    "olmoe",
+    "qwen3_moe",
+    "qwen3_next",
+    "sarvam_mla",
+    "solar_open",
+)
 TABLES = ("embedding.weight", "position.weight", "segment.weight", ".relative.weight")
 TWICE = ("laguna",)  # of whose own folders PEFT finds the pairs of shared experts no more
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
@@ -60,7 +84,9 @@ class Written:
         self.transposed = False
         self.low_rank = any(isinstance(change, LowRank) for change in adapter.values())
         self.dora = any(getattr(change, "magnitude", None) is not None for change in adapter.values())
-        self.mixture = any(isinstance(block.mlp, MoE) for block in base.config.blocks)
+        self.mixture = base.family in CONVERTED or any(
+            isinstance(block.mlp, MoE) for block in base.config.blocks
+        )
         self.written: set[str] = set()
 
     def fill(self) -> None:
@@ -135,7 +161,9 @@ class Written:
             raise UserError(f"{module}: PEFT refuses LoRA of a Mamba's {leaf}: leave this matrix out")
         if bound.ours[0].endswith(".router.weight") or (self.mixture and leaf in TAKEN):
             if self.dora:
-                raise UserError(f"{module}: PEFT has no DoRA of this matrix in a mixture of experts")
+                raise UserError(
+                    f"{module}: PEFT has no DoRA of this matrix in a mixture of experts or its family"
+                )
             self.parameters[f"{module}.weight"] = len(a)
         else:
             self.modules[module] = len(a)

@@ -169,6 +169,14 @@ def adaptive(model: Any, draw: random.Random) -> Any:
     )
 
 
+def kept_tied(model: Any, draw: random.Random) -> Any:
+    """LoRA of the table or the head under ``ensure_weight_tying``, which PEFT heeds by its names of them."""
+    name, alphas = table(model).rpartition(".")[2], {}
+    if name == "embed_tokens":
+        name, alphas = draw.choice([name, "lm_head"]), draw.choice([{}, {"lm_head": 9}])
+    return low_rank(model, draw, target_modules=[name], alpha_pattern=alphas, ensure_weight_tying=True)
+
+
 KINDS: dict[str, Kind] = {
     "lora": low_rank,
     "some": lambda model, draw: low_rank(model, draw, target_modules=some(leaves(model), draw)),
@@ -188,6 +196,10 @@ KINDS: dict[str, Kind] = {
     ),
     "output": output,
     "whole": whole,
+    "kept_tied": kept_tied,
+    "kept_whole": lambda model, draw: low_rank(
+        model, draw, modules_to_save=[table(model).rpartition(".")[2]], ensure_weight_tying=True
+    ),
     "experts": experts,
     "ia3": scaled,
     "gaussian": initialised("gaussian"),

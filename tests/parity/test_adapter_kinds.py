@@ -3,17 +3,21 @@
 All kinds on all families: `python -m scripts.adapter_matrix --seed N`.
 """
 
+import copy
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cutaway.errors import UserError
 from cutaway.model.config import Encoder
 from cutaway.weights import adapters, families, gguf_adapters, layout, load, rules, save
 from cutaway.weights.changes import LowRank
+from cutaway.weights.peft_write import CONVERTED
 from tests.parity import peft_kinds, tiny
 
 Folder = Callable[[str], Path]
@@ -42,6 +46,10 @@ READ = [  # a kind, and a family whose rules cut, reorder, transpose, stack or r
     ("tables", "gemma-1"),
     ("output", "gpt_neox-1"),
     ("whole", "gpt_neox-3"),
+    ("kept_tied", "gpt2"),
+    ("kept_tied", "opt-1"),
+    ("kept_tied", "cohere-1"),
+    ("kept_whole", "bloom-1"),
     ("experts", "gpt_oss-1"),
     ("experts", "mixtral"),
     ("experts", "lfm2_moe-1"),
@@ -109,6 +117,44 @@ def test_pefts_folders_have_pefts_logits(kind: str, case: str, base: load.Checkp
 @pytest.mark.parametrize(("kind", "case"), WRITTEN)
 def test_peft_opens_what_is_written(kind: str, case: str, base: load.Checkpoint, tmp_path: Path) -> None:
     assert peft_kinds.writing(case, base, kind, 5, tmp_path).word == "equal"
+
+
+@pytest.mark.parametrize("case", ["qwen3-moe"])
+def test_peft_opens_what_is_written_for_a_mixture_without_experts(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose model type still has PEFT convert the targets of the config."""
+    name, own = tiny.CASES[case]
+    monkeypatch.setitem(tiny.CASES, "dense", (name, own | {"mlp_only_layers": [0, 1]}))
+    tiny.model("dense").save_pretrained(tmp_path / "base")
+    base = load.read(tmp_path / "base")
+    assert peft_kinds.writing("dense", base, "all", 5, tmp_path).word == "equal"
+
+
+def test_pefts_converted_families_are_known() -> None:
+    from peft.utils import transformers_weight_conversion as conversion
+
+    types = conversion._MODEL_TO_CONVERSION_PATTERN.items()
+    converted = {kind for kind, like in types if like in conversion._MOE_TARGET_MODULE_MAPPING}
+    ours = {name for name, aliases in families.names().items() if converted & {name, *aliases}}
+    assert ours == set(CONVERTED)
+
+
+@pytest.mark.parametrize(
+    ("case", "without", "why"),
+    [("opt-1", "embed_tokens", "no tensors of the table"), ("opt-1", "lm_head", "no tensors of the head")],
+)
+def test_half_of_a_tied_change_is_refused(
+    case: str, without: str, why: str, folder: Folder, tmp_path: Path
+) -> None:
+    model, base = tiny.model(case), load.read(folder(case))
+    tied = {"target_modules": ["lm_head"], "alpha_pattern": {"lm_head": 9}, "ensure_weight_tying": True}
+    config = peft_kinds.low_rank(model, random.Random(1), **tied)
+    peft_kinds.peft.get_peft_model(copy.deepcopy(model), config).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({name: one for name, one in load_file(path).items() if without not in name}, path)
+    with pytest.raises(UserError, match=f"ensure_weight_tying is true.*{why}"):
+        adapters.read(tmp_path, base)
 
 
 @pytest.mark.parametrize(
