@@ -537,6 +537,7 @@ def test_a_wrappers_text_is_quantised_as_the_wrapper_says(
         assert distance(ours(tmp_path / "q"), theirs(values)(IDS).logits[0]) < EXACT
 
 
+@pytest.mark.filterwarnings("ignore:.*but none is stored so")
 def test_a_family_that_is_stored_transposed_is_refused(tmp_path: Path) -> None:
     """GPT-2's matrices are transposed before they are quantised, which a square one would hide."""
     config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, n_positions=16)

@@ -100,6 +100,12 @@ def test_a_tekken_file_that_contradicts_itself_is_refused(tmp_path: Path) -> Non
         load(small_tekken(pattern="(a"))
     with pytest.raises(UserError, match="do not fit"):
         load(small_tekken(default_num_special_tokens=-1))
+    with pytest.raises(UserError, match="holds 1,000,000 control tokens; the limit is 100,000"):
+        load(small_tekken(default_num_special_tokens=10**6, default_vocab_size=10**6 + 256))
+    nameless = small_tekken()
+    nameless["special_tokens"][1]["token_str"] = ""
+    with pytest.raises(UserError, match="token_str of a control token is empty"):
+        load(nameless)
 
 
 def test_steps_behind_byte_level_cut_inside_a_character(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ _CONTROL = """<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS]
 [/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT]
 [/SYSTEM_PROMPT] [TOOL_CONTENT]"""
 CONTROL = tuple(_CONTROL.split())
+MOST_CONTROLS = 100_000  # a published file has 1,000, and two numbers of a file make as many tokens
 NAMELESS = ("v1", "v2", "v3", "v7")  # the versions whose files may leave the names out
 
 
@@ -31,6 +32,7 @@ def read(whole: Fields) -> TokenizerSpec:
     controls = config.need("default_num_special_tokens", int)
     size = config.need("default_vocab_size", int)
     limited(size, whole.where)
+    limited(controls, config.where, "control tokens", MOST_CONTROLS)
     if not 0 <= controls < size:
         raise UserError(f"{config.where}: {controls:,} control tokens do not fit into {size:,} ids")
     pattern = config.need("pattern", str)
@@ -80,7 +82,9 @@ def _names(whole: Fields, config: Fields, count: int) -> Iterator[str]:
     known: dict[int, Any] = {}
     if whole.has("special_tokens"):
         for entry in whole.subs("special_tokens"):
-            known[entry.need("rank", int)] = entry.need("token_str", str)
+            known[entry.need("rank", int)] = text = entry.need("token_str", str)
+            if not text:
+                raise UserError(f"{entry.where}: the token_str of a control token is empty")
         if set(known) != set(range(len(known))) or len(known) > count:
             raise UserError(f"{whole.where}: special_tokens should have ranks from 0 on, {count:,} at most")
     elif config.get("version", str, "") in NAMELESS:

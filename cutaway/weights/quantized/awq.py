@@ -13,7 +13,7 @@ import numpy as np
 from cutaway.gguf import Packed
 from cutaway.weights.fields import Fields
 from cutaway.weights.quantized import gptq
-from cutaway.weights.quantized.integers import Grouped
+from cutaway.weights.quantized.integers import Grouped, order_of
 from cutaway.weights.quantized.integers import fields as fields_of
 from cutaway.weights.quantized.method import Method, keys, listed
 from cutaway.weights.quantized.stored import FLOATS, Stored
@@ -43,7 +43,7 @@ def read(fields: Fields) -> Method:
     (version,) = versions
 
     def weight(stored: Stored) -> Packed:
-        return _gemm(stored) if version == "gemm" else _gemv(stored, group)
+        return _gemm(stored, group) if version == "gemm" else _gemv(stored, group)
 
     return Method(
         "AWQ",
@@ -58,13 +58,14 @@ def read(fields: Fields) -> Method:
     )
 
 
-def _gemm(stored: Stored) -> Packed:
+def _gemm(stored: Stored, group: int | None) -> Packed:
     groups, rows = stored.array(".scales", FLOATS, (None, None)).shape
     qweight = stored.array(".qweight", ("I32",), (None, rows // 8))
     words = stored.array(".qzeros", ("I32",), (groups, rows // 8))
     if rows % 8:
         raise stored.refusal(f"has {rows} rows, which are not in whole words of eight")
     columns = qweight.shape[0]
+    order_of(stored, columns, groups, gptq.size_of(stored, columns, groups, {group}))
 
     def q(first: int, last: int) -> np.ndarray:
         low, high = first // 8, -(-last // 8)
@@ -86,11 +87,12 @@ def _in_order(words: np.ndarray, count: int) -> np.ndarray:
 def _gemv(stored: Stored, group: int | None) -> Packed:
     qweight = stored.array(".qweight", ("I32",), (None, None))
     rows, columns = qweight.shape[0], 8 * qweight.shape[1]
-    groups = columns // (group or columns or 1)
+    groups = -(-columns // (columns if group == -1 else group or gptq.GROUP)) if columns else 0
     words = stored.array(".qzeros", ("I32",), (rows, None))
     wide = stored.array(".scales", FLOATS, (rows, 8 * words.shape[1])).shape[1]
     if not 0 < groups <= wide:
         raise stored.refusal(f"has {wide} scales a row, where {groups} groups are")
+    order_of(stored, columns, groups, group or gptq.GROUP)
 
     def q(first: int, last: int) -> np.ndarray:
         return fields_of(qweight[first:last], BITS, columns)

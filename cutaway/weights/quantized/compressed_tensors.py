@@ -10,7 +10,7 @@ packed along the rows in pack-quantized; ``weight_g_idx`` is the group of each c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from cutaway.errors import quoted
 from cutaway.gguf import Packed
 from cutaway.weights.fields import Fields
 from cutaway.weights.quantized import fp4, fp8
-from cutaway.weights.quantized.integers import Grouped
+from cutaway.weights.quantized.integers import Grouped, order_of
 from cutaway.weights.quantized.integers import fields as fields_of
 from cutaway.weights.quantized.method import Method, keys, listed, matches
 from cutaway.weights.quantized.stored import FLOATS, WHOLE, Stored
@@ -51,13 +51,15 @@ class Scheme:
     bits: int
     float: bool
     symmetric: bool
-    group: int | None
+    group: (
+        int | None
+    )  # numbers that share a scale, -1 where a row or a matrix does, None where none is stated
     block: tuple[int, int] | None
 
     @property
     def words(self) -> str:
         kind = "float" if self.float else "int"
-        group = f" in groups of {self.group}" if self.group else ""
+        group = f" in groups of {self.group}" if self.group and self.group > 0 else ""
         block = f" in blocks of {self.block[0]} x {self.block[1]}" if self.block else ""
         return f"{kind}{self.bits}{group}{block}"
 
@@ -112,13 +114,13 @@ def _scheme(groups: Fields, name: str) -> Scheme | None:
         raise weights.refusal("strategy", f"is {quoted(strategy)}: read are {', '.join(STRATEGIES)}")
     weights.only("dynamic", (False, None), "weights whose scales are not stored")
     kind = weights.choice("type", {"int": False, "float": True}, "int")
-    group = weights.integer("group_size", None, low=-1)
+    group = weights.integer("group_size", None, low=-1) or None
     return Scheme(
         targets,
         weights.integer("num_bits", 8, low=1, high=8),
         kind,
         weights.flag("symmetric", True),
-        None if group in (None, -1, 0) else group,
+        -1 if strategy in ("tensor", "channel") else group,
         _block(weights),
     )
 
@@ -139,29 +141,56 @@ def _of(stored: Stored, schemes: tuple[Scheme, ...]) -> Scheme:
         return named[0]
     classes = [each for each in schemes if any(target.isidentifier() for target in each.targets)]
     found = classes or list(schemes)
-    if len(found) == 1 or len({(each.bits, each.symmetric, each.block) for each in found}) == 1:
+    if len(found) == 1 or len({replace(each, targets=()) for each in found}) == 1:
         return found[0]
     raise stored.refusal("fits no target of the config_groups: get the folder's own config.json")
 
 
 def _weight(stored: Stored, schemes: tuple[Scheme, ...]) -> Packed:
     type = stored.type("_packed") or stored.type("")
+    if {"", "_packed"} <= stored.tensors.keys():
+        raise stored.refusal("is stored twice, as weight and as weight_packed: take a folder of one")
     if type in fp8.EIGHT:
-        return fp8.weight(stored, _of(stored, schemes).block)
+        return _float8(stored, _of(stored, schemes))
     if type == "I32":
         return _numbers(stored, _of(stored, schemes))
     if type == "I8":
         return _bytes(stored, _of(stored, schemes))
     if type == "U8":
+        own = 16 if stored.type("_scale") != "U8" else 32
+        if not {each.group for each in schemes} & {None, own}:
+            raise stored.refusal(f"has groups of {own}, and no scheme of the config states that size")
         return fp4.weight(stored, "_packed", "_scale", "_global_scale", divides=True)
     if type in FLOATS:
         raise stored.refusal(f"is stored as {type} beside its scales: it is not quantized yet")
     raise stored.refusal(f"is stored as {type or 'nothing'}, which compressed-tensors does not write")
 
 
+def _float8(stored: Stored, scheme: Scheme) -> Packed:
+    main = stored.array("", fp8.EIGHT)
+    if "_zero_point" in stored and stored.array("_zero_point", (*fp8.EIGHT, *FLOATS, *WHOLE)).any():
+        raise stored.refusal("has a weight_zero_point of floats of 8 bits, which is not read")
+    _check_zeros(stored, scheme)
+    block = scheme.block
+    if block is None and scheme.group is not None:
+        columns = main.shape[-1] if main.ndim else 0
+        scale = stored.array("_scale", (*FLOATS, "U8", "F8_E8M0"))
+        groups = scale.shape[-1] if scale.ndim > 1 and scale.ndim == main.ndim else 1
+        order_of(stored, columns, groups, scheme.group)
+        block = None if scheme.group == -1 else (1, scheme.group)
+    return fp8.weight(stored, block)
+
+
+def _check_zeros(stored: Stored, scheme: Scheme) -> None:
+    if "_zero_point" not in stored and not scheme.symmetric:
+        raise stored.refusal("has no weight_zero_point, and its scheme is not symmetric")
+
+
 def _bytes(stored: Stored, scheme: Scheme) -> Packed:
     q = stored.array("", ("I8",), (None, None))
     rows, columns = q.shape
+    _check_zeros(stored, scheme)
+    order = _order(stored, (rows, columns), scheme)
 
     def both() -> tuple[np.ndarray, np.ndarray | None]:
         scale = _grid(stored, stored.floats("_scale"), q.shape, scheme)
@@ -170,23 +199,35 @@ def _bytes(stored: Stored, scheme: Scheme) -> Packed:
         zero = stored.array("_zero_point", WHOLE).astype(np.int16)
         return scale, _grid(stored, zero, q.shape, scheme)
 
-    return Grouped((rows, columns), lambda a, b: q[a:b].astype(np.int16), both, -128, 127).packed(stored)
+    return Grouped((rows, columns), lambda a, b: q[a:b].astype(np.int16), both, -128, 127, order).packed(
+        stored
+    )
+
+
+def _order(stored: Stored, shape: tuple[int, int], scheme: Scheme) -> np.ndarray | None:
+    """The group of each column where their sizes differ; UserError where what is stated does not fit."""
+    groups = _grid(stored, stored.floats("_scale"), shape, scheme).shape[1]
+    if scheme.block:
+        return order_of(stored, shape[1], groups, scheme.block[1], even=False)
+    return order_of(stored, shape[1], groups, scheme.group)
 
 
 def _grid(stored: Stored, values: np.ndarray, shape: tuple[int, ...], scheme: Scheme) -> np.ndarray:
     """Scales or zeros as [rows or 1, groups]: of a matrix, of rows, of groups or of blocks of rows."""
     rows, columns = shape
-    if values.size == 1:
+    if block := scheme.block:
+        if values.shape == (-(-rows // block[0]), -(-columns // block[1])):
+            return values[np.arange(rows) // block[0]]
+    elif values.size == 1:
         return values.reshape(1, 1)
-    if values.shape == (rows,):
+    elif values.shape == (rows,):
         return values[:, None]
-    if values.ndim == 2 and values.shape[0] == rows and values.shape[1] and columns % values.shape[1] == 0:
+    elif values.ndim == 2 and values.shape[0] == rows and values.shape[1]:
         return values
-    block = scheme.block
-    if block and values.shape == (-(-rows // block[0]), -(-columns // block[1])) and columns % block[1] == 0:
-        return values[np.arange(rows) // block[0]]
+    says = f": the config states blocks of {block[0]} x {block[1]}" if block else ""
     raise stored.refusal(
-        f"is {rows} x {columns} and has scales of {' x '.join(map(str, values.shape))}, which do not fit it"
+        f"is {rows} x {columns} and has scales of {' x '.join(map(str, values.shape))}, "
+        f"which do not fit it{says}"
     )
 
 
@@ -198,13 +239,12 @@ def _numbers(stored: Stored, scheme: Scheme) -> Packed:
         raise stored.refusal(f"is {rows} x {columns} of {scheme.words}, which pack-quantized is not")
     words = stored.array("_packed", ("I32",), (rows, -(-columns * bits // 32)))
     groups = _grid(stored, stored.floats("_scale"), (rows, columns), scheme).shape[1]
-    order = None
+    order = _order(stored, (rows, columns), scheme)
     if "_g_idx" in stored:
-        order = stored.array("_g_idx", ("I32", "I64"), (columns,)).astype(np.int64)
-        if (order == -1).all() or _is_plain(order, groups):
-            order = None
-    if "_zero_point" not in stored and not scheme.symmetric:
-        raise stored.refusal("has no weight_zero_point, and its scheme is not symmetric")
+        named = stored.array("_g_idx", ("I32", "I64"), (columns,)).astype(np.int64)
+        if not (named == -1).all():
+            order = None if _is_plain(named, groups) else named
+    _check_zeros(stored, scheme)
 
     def both() -> tuple[np.ndarray, np.ndarray | None]:
         scale = _grid(stored, stored.floats("_scale"), (rows, columns), scheme)

@@ -18,6 +18,7 @@ from cutaway.weights.quantized.stored import Stored
 
 EIGHT = ("F8_E4M3", "F8_E5M2")
 SCALES = ("_scale_inv", "_scale")
+BLOCK = (128, 128)  # where a config states none, as in transformers
 HARMLESS = keys(
     """
     quant_method activation_scale_ub kv_cache_scheme kv_cache_quant_method weight_dequantize
@@ -122,17 +123,19 @@ def _places(
     elif scale.ndim == len(shape) - 1 and scale.shape == shape[:-1]:
         scale = scale[..., None]
     sizes: list[int | None] = []
-    wanted = (1, *(block or (0, 0)))[-len(shape) :] if block else (0,) * len(shape)
+    wanted = (1, *(block or BLOCK))[-len(shape) :]
     if scale.ndim == len(shape):
         for n, own, size in zip(shape, scale.shape, wanted, strict=True):
-            if size and -(-n // size) == own:
+            if -(-n // size) == own:
                 sizes.append(size)
+            elif block is not None:
+                break
             elif own == 1:
                 sizes.append(None)
             elif own and n % own == 0:
                 sizes.append(n // own)
     if len(sizes) != len(shape):
-        spelt = " x ".join(map(str, scale.shape))
-        own = " x ".join(map(str, shape))
-        raise stored.refusal(f"is {own} and has scales of {spelt or 'one number'}, which do not fit it")
+        spelt, own, stated = (" x ".join(map(str, each)) for each in (scale.shape, shape, block or ()))
+        says = f": the config states blocks of {stated}" if block else ""
+        raise stored.refusal(f"is {own} and has scales of {spelt or 'one number'}, which do not fit it{says}")
     return sizes, scale

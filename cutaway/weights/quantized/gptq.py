@@ -12,12 +12,13 @@ import numpy as np
 
 from cutaway.gguf import Packed
 from cutaway.weights.fields import Fields
-from cutaway.weights.quantized.integers import Grouped
+from cutaway.weights.quantized.integers import Grouped, order_of
 from cutaway.weights.quantized.integers import fields as fields_of
 from cutaway.weights.quantized.method import Method, keys, listed
 from cutaway.weights.quantized.stored import FLOATS, Stored
 
 BITS = (2, 3, 4, 8)
+GROUP = 128  # where a config states no group_size, as in transformers
 FORMATS = {"gptq": 1, "gptq_v2": 0}
 HARMLESS = keys(
     """
@@ -47,10 +48,17 @@ def read(fields: Fields) -> Method:
     group = group_of(fields)
     ignored = listed(fields, "modules_to_not_convert")
     fields.finish(HARMLESS, "GPTQ has")
-    several = isinstance(fields.get("dynamic"), dict)
+    dynamic = fields.get("dynamic")
+    several = isinstance(dynamic, dict)
+    own = dynamic.values() if isinstance(dynamic, dict) else ()
+    sizes = {group, *(each.get("group_size", group) for each in own if isinstance(each, dict))}
+    if not all(size is None or (type(size) is int and (size > 0 or size == -1)) for size in sizes):
+        raise fields.refusal(
+            "dynamic", "gives a layer a group_size that is neither a number nor -1 for a row"
+        )
 
     def weight(stored: Stored) -> Packed:
-        return _weight(stored, None if several else bits, less)
+        return _weight(stored, None if several else bits, less, sizes)
 
     return Method(
         "GPTQ",
@@ -66,14 +74,28 @@ def read(fields: Fields) -> Method:
 
 
 def group_of(fields: Fields) -> int | None:
-    """Numbers of a group, None where a row is one."""
-    group = fields.integer("group_size", -1, low=-1)
+    """Numbers of a group, -1 where a row is one, None where nothing is stated."""
+    group = fields.integer("group_size", None, low=-1)
     if group == 0:
         raise fields.refusal("group_size", "is 0, and should be the numbers of a group, or -1 for a row")
-    return None if group == -1 else group
+    return group
 
 
-def _weight(stored: Stored, bits: int | None, less: int) -> Packed:
+def size_of(stored: Stored, columns: int, groups: int, sizes: set[int | None]) -> int | None:
+    """The group's size of a layer among those that a config states, None where none is stated."""
+    if sizes == {None}:
+        return GROUP if -(-columns // GROUP) == groups else None
+    wide = {columns if size == -1 else size for size in sizes - {None}}
+    fits = {size for size in wide if size and -(-columns // size) == groups}
+    if len({min(size, columns) for size in fits}) > 1:
+        raise stored.refusal(
+            f"has {groups} groups in rows of {columns}, which several of the stated sizes fit: "
+            f"{', '.join(map(str, sorted(fits)))}"
+        )
+    return next(iter(fits or (size for size in wide if size)))
+
+
+def _weight(stored: Stored, bits: int | None, less: int, sizes: set[int | None]) -> Packed:
     groups, rows = stored.array(".scales", FLOATS, (None, None)).shape
     words = stored.array(".qzeros", ("I32",), (groups, None))
     own = words.shape[1] * 32 // rows if rows else 0
@@ -85,7 +107,7 @@ def _weight(stored: Stored, bits: int | None, less: int) -> Packed:
     columns = qweight.shape[0] * 32 // own
     if columns * own != qweight.shape[0] * 32:
         raise stored.refusal(f"has {qweight.shape[0]} words in a column, which do not hold {own} bits each")
-    order = None
+    order = order_of(stored, columns, groups, size_of(stored, columns, groups, sizes), even=False)
     if ".g_idx" in stored and columns:
         order = stored.array(".g_idx", ("I32", "I64"), (columns,)).astype(np.int64)
         if groups and columns % groups == 0 and (order == np.arange(columns) // (columns // groups)).all():

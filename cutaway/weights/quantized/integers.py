@@ -95,6 +95,31 @@ class Grouped:
         return np.concatenate(packed, axis=1).reshape(last - first, -1)
 
 
+def order_of(
+    stored: Stored, columns: int, groups: int, size: int | None, even: bool = True
+) -> np.ndarray | None:
+    """The group of each column by the stated size (-1: a row; None: none is), None where all are of one size.
+
+    UserError where that many groups of it are not stored, and where ``even`` forbids a shorter last one.
+    """
+    if size is None:
+        return None
+    size = columns if size == -1 else size
+    if columns and -(-columns // size) != groups:
+        raise stored.refusal(
+            f"has {groups} groups in rows of {columns}, where the config states groups of {size}, "
+            f"{-(-columns // size)} of them: get the folder's own config.json"
+        )
+    if columns <= size or columns % size == 0:
+        return None
+    if even:
+        raise stored.refusal(
+            f"has rows of {columns}, which the stated groups of {size} do not share evenly: "
+            "take a folder whose group size divides them"
+        )
+    return np.arange(columns) // size
+
+
 def _of(each: np.ndarray, first: int, last: int) -> np.ndarray:
     """Some rows of scales or zeros, of which there may be one row for all."""
     if len(each) == 1:

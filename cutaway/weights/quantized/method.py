@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
@@ -51,7 +52,7 @@ class Method:
     unused: tuple[str, ...] = ACTIVATIONS
     takes: Callable[[str, Found], bool] | None = None
     bits: int | None = None
-    group: int | None = None  # numbers that share a scale; None: a row, a matrix or a block of it
+    group: int | None = None  # numbers that share a scale; -1, None: a row, a matrix or a block of it
     also: str = ""  # what more there is to say of it
     ignored: tuple[str, ...] = field(default=(), repr=False)
     wildcards: bool = False  # whether ``ignored`` has stars for any text
@@ -60,7 +61,7 @@ class Method:
     def summary(self) -> str:
         """The method in words: "GPTQ, 4 bits, groups of 128"."""
         bits = f"{self.bits} bits" if self.bits else ""
-        group = f"groups of {self.group}" if self.group else ""
+        group = f"groups of {self.group}" if self.group and self.group > 0 else ""
         return ", ".join(each for each in (self.name, bits, group, self.also) if each)
 
     def joined(self, theirs: Mapping[str, Packed], where: object) -> dict[str, Packed]:
@@ -72,18 +73,30 @@ class Method:
             if ending not in self.unused:
                 groups.setdefault(name.removesuffix(ending), {})[ending] = packed
         out: dict[str, Packed] = {}
-        is_ignored = self._ignores()
+        is_ignored, quantised = self._ignores(), False
         for base, found in groups.items():
             name = base + self.ending
             if not self._quantised(name, found):
-                out |= {base + ending: packed for ending, packed in found.items()}
+                own = {base + ending: packed for ending, packed in found.items()}
+                if double := next((each for each in own if each in out), None):
+                    raise _double(double, where)
+                out |= own
                 continue
+            quantised = True
+            if name in out or (self.main and "" in found):
+                raise _double(name, where)
             if is_ignored(name.removesuffix(".weight")):
                 raise UserError(
                     f"{where}: the config lists {quoted(name.removesuffix('.weight'))} as not quantized, "
                     "but it is stored quantized: get the folder's own config.json"
                 )
             out[name] = self.weight(Stored(name, where, found))
+        if not quantised:
+            warnings.warn(
+                f"{where}: the config says that the weights are quantized as {self.summary}, but none is "
+                "stored so: they are read as the floats that they are",
+                stacklevel=2,
+            )
         return out
 
     def _quantised(self, name: str, found: Found) -> bool:
@@ -101,6 +114,12 @@ class Method:
             return lambda module: module in exact or bool(any_of and any_of.match(module))
         searched = [pattern for pattern in self.ignored if pattern.startswith("re:")]
         return lambda module: module in exact or any(matches(pattern, module) for pattern in searched)
+
+
+def _double(name: str, where: object) -> UserError:
+    return UserError(
+        f"{where}: the weight {quoted(name)} is stored twice, quantized and as it is: take a folder of one"
+    )
 
 
 def keys(text: str) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ def read(fields: Fields) -> Method:
     ignored = listed(fields, "ignore", "exclude_modules")
     fields.finish(HARMLESS, "ModelOpt has")
     bits = ALGORITHMS[algorithm]
+    if bits == 4:
+        fields.only("group_size", (16, None), "NVFP4 in groups of another size")
     return Method(
         f"ModelOpt {algorithm}",
         ("_scale", "_scale_2"),

@@ -17,7 +17,7 @@ from cutaway.gguf import Packed
 from cutaway.weights.fields import Fields
 from cutaway.weights.quantized import fp8
 from cutaway.weights.quantized import stored as parts
-from cutaway.weights.quantized.integers import Grouped
+from cutaway.weights.quantized.integers import Grouped, order_of
 from cutaway.weights.quantized.method import Method, keys, listed
 from cutaway.weights.quantized.stored import WHOLE, Stored
 
@@ -50,7 +50,7 @@ def read(fields: Fields) -> Method:
     return Method(
         "torchao",
         tuple(PREFIX + part for part in PARTS),
-        _weight,
+        lambda stored: _weight(stored, group),
         main=f"{PREFIX}qdata",
         ending=".weight",
         unused=UNUSED,
@@ -72,7 +72,7 @@ def _kind(value: object) -> tuple[str, int | None]:
     return (value[:64] if isinstance(value, str) else ""), None
 
 
-def _weight(stored: Stored) -> Packed:
+def _weight(stored: Stored, group: int | None) -> Packed:
     here = replace(
         stored, tensors={part.removeprefix(PREFIX): packed for part, packed in stored.tensors.items()}
     )
@@ -92,9 +92,9 @@ def _weight(stored: Stored) -> Packed:
         }
         return fp8.weight(replace(here, tensors=renamed), None)
     if type == "U8" or (type == "I8" and _is_int4(here)):
-        return _int4(here)
+        return _int4(here, group)
     if type == "I8":
-        return _bytes(here)
+        return _bytes(here, group)
     raise stored.refusal(f"has qdata of {quoted(type)}, a layout of a GPU's kernels, which is not read")
 
 
@@ -103,7 +103,7 @@ def _is_int4(here: Stored) -> bool:
     return "zero_point" in here and here.type("zero_point") in ("BF16", "F16", "F32")
 
 
-def _int4(here: Stored) -> Packed:
+def _int4(here: Stored, group: int | None) -> Packed:
     codes = here.array("qdata", ("U8", "I8"), (None, None)).view(np.uint8)
     rows, columns = shape = parts.checked(here, (codes.shape[0], 2 * codes.shape[1]))
     scale, zero = (here.floats(part, (None, rows)).T for part in ("scale", "zero_point"))
@@ -111,6 +111,8 @@ def _int4(here: Stored) -> Packed:
         raise here.refusal(
             f"is {rows} x {columns} with {scale.shape[1]} groups, which do not share it evenly"
         )
+
+    order_of(here, columns, scale.shape[1], group)
 
     def values(first: int, last: int) -> np.ndarray:
         pairs = codes[first:last]
@@ -122,9 +124,10 @@ def _int4(here: Stored) -> Packed:
     return parts.floats("F32", shape, values, here)
 
 
-def _bytes(here: Stored) -> Packed:
+def _bytes(here: Stored, group: int | None) -> Packed:
     q = here.array("qdata", ("I8",), (None, None))
     rows, columns = q.shape
+    order_of(here, columns, _grid(here.floats("scale"), rows, here).shape[1], group)
 
     def both() -> tuple[np.ndarray, np.ndarray | None]:
         scale = _grid(here.floats("scale"), rows, here)
