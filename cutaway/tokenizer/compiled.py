@@ -25,13 +25,14 @@ from cutaway.tokenizer import normalize, pretokenize
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Lead
 from cutaway.tokenizer.spec import TokenizerSpec
+from cutaway.tokenizer.template import PairTemplate, Piece
 
 try:  # the public hashlib loads OpenSSL, 4 MB of each process; nothing public has BLAKE2 without it
     from _blake2 import blake2b
 except ImportError:
     from hashlib import blake2b
 
-VERSION = 8  # of the JSON and of the core's half, which checks itself as well
+VERSION = 9  # of the JSON and of the core's half, which checks itself as well
 LARGEST_READ = (
     64 << 20
 )  # bytes: of a larger file, which holds a model too, the name, size and time are the digest
@@ -192,4 +193,7 @@ def _small(held: Mapping[str, Any]) -> dict[str, Any]:
     out["eot"], out["openers"] = tuple(held["eot"]), tuple(held["openers"])
     for side in ("before", "behind"):
         out[side] = None if held[side] is None else tuple(held[side])
+    if held["template"] is not None:
+        sides = (tuple(Piece(*piece) for piece in side) for side in held["template"])
+        out["template"] = PairTemplate(*sides)
     return out

@@ -9,6 +9,7 @@ from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.decode import NOTHING, Lead, Words
 from cutaway.tokenizer.normalize import Rule
 from cutaway.tokenizer.pretokenize import Step
+from cutaway.tokenizer.template import PairTemplate
 from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
 # Control tokens that end an answer, whatever a file calls its end token. A token of another kind never does.
@@ -37,7 +38,7 @@ class TokenizerSpec:
     may name at its beginning, as it names a language.
 
     `before` and `behind` are the ids around a text where those are not one `bos` if `add_bos`, and one `eos`
-    if `add_eos`.
+    if `add_eos`; `template` is what is around two, where that is known.
 
     `pre` is the name that GGUF files give the pre-tokeniser. `lead` says what decoding takes off the front,
     `words` how tokens that are words are joined, `surface` how the unknown token reads when it is not its own
@@ -78,11 +79,13 @@ class TokenizerSpec:
     eos: int | None = None
     pad: int | None = None
     unknown: int | None = None
+    mask: int | None = None
     eot: tuple[int, ...] = ()
     add_bos: bool = False
     add_eos: bool = False
     before: tuple[int, ...] | None = None
     behind: tuple[int, ...] | None = None
+    template: PairTemplate | None = None
     chat_template: str | None = None
 
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

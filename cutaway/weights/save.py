@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
+from cutaway.store.reading import parsed
 from cutaway.weights import classifier, families, lacking, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -42,19 +43,26 @@ from cutaway.weights.lacking import Difference
 from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
 from cutaway.weights.rules import WHOLE, Tensors
 
+if TYPE_CHECKING:
+    from cutaway.tokenizer import Tokenizer
+
 FORMATS = {"safetensors": ("F32", "F16", "BF16"), "gguf": ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")}
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 FILE_TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18}
 FILE_TYPES |= {"IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32}
 TYPED = ("bert", "nomic-bert", "jina-bert-v3")
 SHARD = 5_000_000_000
-# Of one Hugging Face folder into another; a tokenizer's own file is one of the first two.
-_COPIED = """"tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
+# Of one Hugging Face folder into another.
+_COPIED = """tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json
 vocab.json vocab.txt merges.txt tekken.json tiktoken.model qwen.tiktoken chat_template.jinja
 chat_template.json generation_config.json modules.json sentence_bert_config.json
 config_sentence_transformers.json 1_Pooling/config.json"""
 _DENSE = [f"{n}_Dense/{name}" for n in (2, 3, 4) for name in ("config.json", "model.safetensors")]
 COPIED = [*_COPIED.split(), *_DENSE]
+# What is a whole tokenizer for transformers too, with the folder's other files; of any other a tokenizer.json
+# is made.
+_WHOLE_TOKENIZERS = ("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",)
+_ROLES = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
 
 
 @dataclass(frozen=True)
@@ -479,7 +487,10 @@ def _words(checkpoint: Checkpoint, notes: Counter[str]) -> dict[str, object]:
         notes["the model has no tokenizer, so none is in the file, which engines may refuse"] += 1
         return {"tokenizer.ggml.model": "none"}
     if not words:
-        words = dict(checkpoint.tokenizer.to_gguf(checkpoint.config.vocab))
+        try:
+            words = dict(checkpoint.tokenizer.to_gguf(checkpoint.config.vocab))
+        except UserError as error:
+            raise UserError(f"{checkpoint.source}: {error}") from None
     if checkpoint.chat_template is not None:
         words["tokenizer.chat_template"] = checkpoint.chat_template
     return words
@@ -579,7 +590,7 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
             if (checkpoint.source / name).is_file():
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(checkpoint.source / name, folder / name)
-        if any((folder / name).exists() for name in COPIED[:2]):
+        if any(all((folder / name).is_file() for name in names) for names in _WHOLE_TOKENIZERS):
             return
     if checkpoint.chat_template is not None:
         (folder / "chat_template.jinja").write_text(checkpoint.chat_template, "utf-8")
@@ -588,17 +599,18 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
         return
     tokenizer = checkpoint.tokenizer
     tokenizer.save(folder / "tokenizer.json")
-    named = {"bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unknown, "pad": tokenizer.pad}
+    path = folder / "tokenizer_config.json"
     _write_json(
-        folder / "tokenizer_config.json",
-        {
+        path,
+        _roles(tokenizer)
+        | (_stated_roles(path) if path.is_file() else {})
+        | {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": checkpoint.config.context,
             "clean_up_tokenization_spaces": False,
             "add_bos_token": tokenizer.add_bos,
             "add_eos_token": tokenizer.add_eos,
-        }
-        | {f"{name}_token": tokenizer.token_text(id) for name, id in named.items() if id is not None},
+        },
     )
     sampling = {SAMPLING[name][1]: value for name, value in checkpoint.defaults.items() if name in SAMPLING}
     sampled = {"do_sample": True} if sampling else {}
@@ -612,3 +624,17 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
             **sampling,
         },
     )
+
+
+def _roles(tokenizer: Tokenizer) -> dict[str, str]:
+    """The token of each role; BERT's words begin with a token for the class, and separators end them."""
+    spec = tokenizer.spec
+    begin, end = ("cls", "sep") if spec.model == "WordPiece" else ("bos", "eos")
+    named = {begin: spec.bos, end: spec.eos, "unk": spec.unknown, "pad": spec.pad, "mask": spec.mask}
+    return {f"{name}_token": tokenizer.token_text(id) for name, id in named.items() if id is not None}
+
+
+def _stated_roles(path: Path) -> dict[str, Any]:
+    """The roles that a tokenizer_config.json names."""
+    found = parsed(path)
+    return {key: found[key] for key in (*_ROLES, "additional_special_tokens") if key in found}

@@ -1011,7 +1011,6 @@ READERS = {
     "tokenizer/formats/gpt2_files.py": "tokenizer's folder",
     "tokenizer/formats/marian.py": "Marian's tokenizer",
     "tokenizer/formats/rank_folder.py": "tokenizer's folder",
-    "tokenizer/pairs.py": "Hugging Face folder",
     "tokenizer/tokenizer.py": "tokenizer, GGUF model",
     "tokenizer/training.py": OWN,
     "tokenizer/unicode.py": OWN,

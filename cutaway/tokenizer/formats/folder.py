@@ -16,7 +16,13 @@ from cutaway.tokenizer.formats.fields import Fields, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.spec import TokenizerSpec
 
-ROLES = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token"}
+ROLES = {
+    "bos": "bos_token",
+    "eos": "eos_token",
+    "pad": "pad_token",
+    "unknown": "unk_token",
+    "mask": "mask_token",
+}
 
 
 def completed(spec: TokenizerSpec, folder: Path) -> TokenizerSpec:

@@ -6,14 +6,14 @@ unused, 6 byte. What is written gives the same ids in llama.cpp.
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cutaway import gguf as container
 from cutaway.errors import UserError, quoted
-from cutaway.tokenizer import pretokenize, sentencepiece
+from cutaway.tokenizer import pretokenize, sentencepiece, template
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTE_TOKENS, Pair
 from cutaway.tokenizer.charsmap import Charsmap
@@ -72,7 +72,7 @@ def read(metadata: Mapping[str, Any]) -> TokenizerSpec:
 
 
 SEPARATOR = ("seperator", "separator", "eos")  # the first as the specification spells it
-IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unknown": "unknown"}
+IDS = {"bos": "bos", "eos": "eos", "pad": "padding", "unknown": "unknown", "mask": "mask"}
 
 
 def _bytewise(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSpec:
@@ -134,7 +134,15 @@ def _wordpiece(metadata: Mapping[str, Any], common: dict[str, Any]) -> Tokenizer
         normalizer=(BertNormalizer(),),
         pretokenizer=(BertPreTokenizer(),),
         words=Words(CONTINUES, cleanup=True),
+        template=_around_pairs(common, template.bert),
     )
+
+
+def _around_pairs(
+    common: Mapping[str, Any], of: Callable[[int, int], template.PairTemplate]
+) -> template.PairTemplate | None:
+    """The template of a kind of tokenizer, where a text gets both marks."""
+    return of(common["bos"], common["eos"]) if common["add_bos"] and common["add_eos"] else None
 
 
 def _wordpiece_spelling(token: str) -> str:
@@ -175,6 +183,7 @@ def _unigram(metadata: Mapping[str, Any], common: dict[str, Any]) -> TokenizerSp
         fuse=True,
         normalizer=(*rules, Replace(" ", SPACE)),
         lead=Lead(ONE if prefix else KEEP),
+        template=_around_pairs(common, template.roberta),  # of this model, XLM-R alone has both marks
     )
 
 
@@ -370,8 +379,16 @@ def _write_unigram(spec: TokenizerSpec) -> dict[str, Any]:
     rules = list(spec.normalizer)
     charsmap = rules.pop(0).data if rules and isinstance(rules[0], Charsmap) else b""
     spoken = next((flags for *flags, known in _UNIGRAM_RULES if rules == known), None)
-    if spoken is None or spec.pretokenizer or spec.unknown is None:
-        raise UserError(f"GGUF cannot say how this tokenizer normalises and cuts text ({spec.normalizer})")
+    if spec.unknown is None:
+        raise UserError("GGUF's Unigram has an unknown token, and this tokenizer has none: save a folder")
+    if spec.pretokenizer or spoken is None:
+        steps = spec.pretokenizer or spec.normalizer
+        named = " and ".join(type(step).__name__ for step in steps) or "nothing is done to spaces"
+        does = "cuts" if spec.pretokenizer else "normalises"
+        raise UserError(
+            f"GGUF cannot say how this Unigram tokenizer {does} text before it is encoded ({named}): save a "
+            "folder, or give the model's SentencePiece file as tokenizer.model in the place of tokenizer.json"
+        )
     squeeze, prefix = spoken
     spaces = {K + "add_space_prefix": prefix, K + "remove_extra_whitespaces": squeeze}
     mapped = {K + "precompiled_charsmap": np.frombuffer(charsmap, np.uint8)} if charsmap else {}

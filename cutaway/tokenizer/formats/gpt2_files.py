@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
+from cutaway.tokenizer import template
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTES, Pair
 from cutaway.tokenizer.formats import contents, folder
@@ -82,7 +83,11 @@ def read(path: Path) -> TokenizerSpec:
     ids = {token.text: token.id for token in added}
     named = _roles(folder.optional(path, "special_tokens_map.json"), config, kind)
     roles = {role: ids.get(named.get(key, "")) for role, key in folder.ROLES.items()}
-    return folder.completed(replace(spec, **roles), path)
+    spec = folder.completed(replace(spec, **roles), path)
+    begin, end = spec.bos, spec.eos
+    if not kind.framed or begin is None or end is None:
+        return spec
+    return replace(spec, template=template.roberta(begin, end))
 
 
 def _kind(path: Path, config: Fields) -> Kind:

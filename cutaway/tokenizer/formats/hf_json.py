@@ -17,6 +17,7 @@ from cutaway.tokenizer.formats.hf_rules import flat, normalizer, pattern, pretok
 from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.pretokenize import SPACE
 from cutaway.tokenizer.spec import TokenizerSpec
+from cutaway.tokenizer.template import PLAIN, PairTemplate, Piece, bert, roberta
 from cutaway.tokenizer.unigram import LONGEST_PIECE
 from cutaway.tokenizer.wordpiece import CONTINUES, LONGEST_WORD
 
@@ -36,9 +37,10 @@ def read(whole: Fields) -> TokenizerSpec:
     checked(fields.get("merges", []), vocabulary, whole.where)
     before, behind, named = _processor(whole)
     begin, end = before[0] if before else None, behind[-1] if behind else None
-    for id in (*before, *behind, named):
-        if id is not None and not (0 <= id < len(tokens) and tokens[id]):
-            raise UserError(f"{whole.where}: the post-processor names the id {id}, which is no token")
+    _are_tokens((*before, *behind, named), tokens, whole)
+    template = _stated(whole)
+    if template is not None:
+        _are_tokens((what for what, _ in template.pair if isinstance(what, int)), tokens, whole)
     decoder = _words(whole) if kind in ("WordPiece", "WordLevel") else None
     fallback = fields.get("fallback", False)
     return TokenizerSpec(
@@ -59,7 +61,14 @@ def read(whole: Fields) -> TokenizerSpec:
         add_eos=end is not None,
         before=before if len(before) > 1 else None,
         behind=behind if len(behind) > 1 else None,
+        template=template,
     )
+
+
+def _are_tokens(ids: Iterable[int | None], tokens: list[str | None], whole: Fields) -> None:
+    for id in ids:
+        if id is not None and not (0 <= id < len(tokens) and tokens[id]):
+            raise UserError(f"{whole.where}: the post-processor names the id {id}, which is no token")
 
 
 def _untyped(model: Fields) -> str:
@@ -298,6 +307,36 @@ def _template(entry: Fields) -> tuple[Ids, Ids, int | None]:
         else:
             sides[after].extend(template_ids(entry, piece.sub("SpecialToken").need("id", str)))
     return tuple(sides[0]), tuple(sides[1]), _named_end(entry)
+
+
+def _stated(whole: Fields) -> PairTemplate | None:
+    """What is around one text and around two; None where there is no post-processor."""
+    found = None
+    for entry in flat(whole, "post_processor", "processors"):
+        match entry.kind():
+            case "TemplateProcessing":
+                found = PairTemplate(_pieces(entry, "pair"), _pieces(entry, "single"))
+            case "BertProcessing":
+                found = bert(pair_id(entry, "cls"), pair_id(entry, "sep"))
+            case "RobertaProcessing":
+                found = roberta(pair_id(entry, "cls"), pair_id(entry, "sep"))
+    return found or (None if whole.value.get("post_processor") is None else PLAIN)
+
+
+def _pieces(entry: Fields, key: str) -> tuple[Piece, ...]:
+    found = list[Piece]()
+    for piece in entry.subs(key):
+        if piece.has("Sequence"):
+            own = piece.sub("Sequence")
+            name = own.need("id", str) if key == "pair" else "A"  # whatever a file calls a single text
+            if name not in ("A", "B"):
+                raise UserError(f"{entry.where}: the template names the text {quoted(name)}, not A or B")
+            found.append(Piece(name, own.get("type_id", int, 0)))  # type: ignore[arg-type]
+        else:
+            own = piece.sub("SpecialToken")
+            ids = template_ids(entry, own.need("id", str))
+            found += [Piece(id, own.get("type_id", int, 0)) for id in ids]
+    return tuple(found)
 
 
 def _named_end(entry: Fields) -> int | None:

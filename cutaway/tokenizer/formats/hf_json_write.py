@@ -15,6 +15,7 @@ from cutaway.tokenizer.formats.merges import all_splits
 from cutaway.tokenizer.normalize import ReplaceMatches, Rule
 from cutaway.tokenizer.pretokenize import GPT2, SPACE, InBytes, Metaspace, PrefixSpace, Split, Step
 from cutaway.tokenizer.spec import TokenizerSpec
+from cutaway.tokenizer.template import PairTemplate, Piece
 from cutaway.tokenizer.wordpiece import BertNormalizer, BertPreTokenizer
 
 
@@ -209,26 +210,33 @@ def _write_decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
 
 def _write_processor(spec: TokenizerSpec) -> dict[str, Any] | None:
     """What goes around a text; a template lists the end of text even where no text gets it."""
-    before, behind = spec.around()
-    listed = {spec.tokens[id]: id for id in (*before, *behind, spec.eos) if id is not None}
+    template = _template(spec)
+    ids = [what for what, _ in (*template.single, *template.pair) if isinstance(what, int)]
     level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
-    processors = [level] if spec.bytewise and not before and not behind else []
-    if listed:
-        first, second = _around(spec, before, behind, "A", 0), _around(spec, before, behind, "B", 1)
+    processors = [level] if spec.bytewise and not any(spec.around()) else []
+    if listed := {spec.tokens[id]: id for id in (*ids, spec.eos) if id is not None}:
+        single, pair = ([_piece(spec, *piece) for piece in side] for side in (template.single, template.pair))
         special = {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in listed.items()}
-        template = {"single": first, "pair": [*first, *second], "special_tokens": special}
-        processors.append({"type": "TemplateProcessing", **template})
+        named = {"single": single, "pair": pair, "special_tokens": special}
+        processors.append({"type": "TemplateProcessing", **named})
     return _sequence(processors, "processors")
 
 
-def _around(
-    spec: TokenizerSpec, begin: tuple[int, ...], end: tuple[int, ...], text: str, kind: int
-) -> list[dict[str, Any]]:
-    """A text of a template between the tokens that it gets."""
-    before, behind = (
-        [{"SpecialToken": {"id": spec.tokens[id], "type_id": kind}} for id in ids] for ids in (begin, end)
-    )
-    return [*before, {"Sequence": {"id": text, "type_id": kind}}, *behind]
+def _template(spec: TokenizerSpec) -> PairTemplate:
+    """The template that was read, where it has what goes around a text; else two texts, each as if alone."""
+    before, behind = spec.around()
+    found = spec.template
+    if found is not None and [what for what, _ in found.single] == [*before, "A", *behind]:
+        return found
+    first = *(Piece(id, 0) for id in before), Piece("A", 0), *(Piece(id, 0) for id in behind)
+    second = *(Piece(id, 1) for id in before), Piece("B", 1), *(Piece(id, 1) for id in behind)
+    return PairTemplate((*first, *second), first)
+
+
+def _piece(spec: TokenizerSpec, what: int | str, segment: int) -> dict[str, Any]:
+    if isinstance(what, str):
+        return {"Sequence": {"id": what, "type_id": segment}}
+    return {"SpecialToken": {"id": spec.tokens[what], "type_id": segment}}
 
 
 def _sequence(entries: list[dict[str, Any]], inner: str) -> dict[str, Any] | None:

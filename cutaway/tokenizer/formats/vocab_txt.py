@@ -5,6 +5,7 @@ lower case if no token has a capital letter.
 """
 
 from cutaway.errors import UserError, quoted
+from cutaway.tokenizer import template
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.decode import Words
 from cutaway.tokenizer.formats.fields import Fields, limited
@@ -48,6 +49,8 @@ def bert(tokens: list[str], normalizer: BertNormalizer) -> TokenizerSpec:
         unknown=vocabulary["[UNK]"],
         add_bos=begin is not None,
         add_eos=end is not None,
+        mask=vocabulary.get("[MASK]"),
+        template=None if begin is None or end is None else template.bert(begin, end),
     )
 
 
