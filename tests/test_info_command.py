@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import Mamba2Config
 
 import cutaway
 from cutaway import cli
@@ -27,6 +28,23 @@ def test_the_card_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0.9 * path.stat().st_size < card["weight_bytes"] < path.stat().st_size
     runtime = cutaway.load(path, engine="runtime").engine
     assert card["kv_cache_bytes_per_token"] * runtime.page == runtime.page_bytes
+
+
+def test_recurrent_states_are_counted_beside_the_kv_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Mamba2Config(
+        num_hidden_layers=2, hidden_size=32, num_heads=8, head_dim=8, state_size=16, n_groups=2, vocab_size=64
+    )
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert cli.main(["info", str(tmp_path), "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    state = 2 * 4 * (8 * 8 * 16 + (64 + 2 * 2 * 16) * 3)  # float32: the heads' matrices, and a convolution
+    assert (card["kv_cache_bytes_per_token"], card["recurrent_state_bytes"]) == (0, state)
+    assert card["memory_bytes"]["whole context"] == card["memory_bytes"]["empty"] + state
+    assert cli.main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "KV cache" not in shown and "of the recurrent layers, however long the text is" in shown
 
 
 def test_it_reads_for_people_without_torch() -> None:

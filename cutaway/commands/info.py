@@ -170,12 +170,14 @@ def _memory(config: Model, weights: int) -> dict[str, Any]:
     if not isinstance(config, Decoder):
         return {}
     per_token = config.bytes_per_token(CACHE_ENTRY_BYTES)
+    state = config.state_bytes(FLOAT_BYTES)  # in the runtime too
     return {
         "kv_cache_bytes_per_token": per_token,
+        "recurrent_state_bytes": state,
         "memory_bytes": {
             "empty": weights,
-            "2,048 tokens": weights + per_token * min(2048, config.context),
-            "whole context": weights + per_token * config.context,
+            "2,048 tokens": weights + state + per_token * min(2048, config.context),
+            "whole context": weights + state + per_token * config.context,
         },
     }
 
@@ -263,7 +265,11 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
         lines["KV cache"] = f"{size(own)} per token of the target, {size(source)} per token of the source"
     if "memory_bytes" in card:
         memory = card["memory_bytes"]
-        lines["KV cache"] = f"{size(card['kv_cache_bytes_per_token'])} per token"
+        per_token, state = card["kv_cache_bytes_per_token"], card["recurrent_state_bytes"]
+        if per_token or not state:
+            lines["KV cache"] = f"{size(per_token)} per token"
+        if state:
+            lines["state"] = f"{size(state)} of the recurrent layers, however long the text is"
         lines["memory"] = (
             f"{size(memory['2,048 tokens'])} with 2,048 tokens, "
             f"{size(memory['whole context'])} with the whole context"

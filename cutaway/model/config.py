@@ -171,9 +171,13 @@ class Block(Bounded):
 
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one more token of its own text, for numbers of ``entry`` bytes."""
+        return sum(mixer.bytes_per_token(entry) for mixer in self.own_mixers)
+
+    @property
+    def own_mixers(self) -> tuple[Any, ...]:
+        """What keeps something of the block's own text: its mixer, and one beside it or a shared layer's."""
         second = self.shared.attention if self.shared else self.beside.mixer if self.beside else None
-        mixers = (self.attention,) if second is None else (self.attention, second)
-        return sum(mixer.bytes_per_token(entry) for mixer in mixers)
+        return (self.attention,) if second is None else (self.attention, second)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
@@ -304,6 +308,11 @@ class Decoder(Bounded):
     def bytes_per_token(self, entry: int) -> int:
         """Cache bytes of one more token over all layers, for numbers of ``entry`` bytes."""
         return sum(block.bytes_per_token(entry) for block in self.blocks)
+
+    def state_bytes(self, entry: int) -> int:
+        """Bytes of the recurrent states of one sequence over all layers, for numbers of ``entry`` bytes."""
+        mixers = [mixer for block in self.blocks for mixer in block.own_mixers]
+        return sum(mixer.state_bytes(entry) for mixer in mixers if hasattr(mixer, "state_bytes"))
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name, known before anything is allocated."""
