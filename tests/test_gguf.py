@@ -402,7 +402,7 @@ REFUSALS = {
     "pickle": (pickle.dumps([1]), "pickle.*never opened"),
     "torch": (zipped("archive/data.pkl"), "PyTorch checkpoint"),
     "zip": (zipped("readme"), "zip archive"),
-    "safetensors": (struct.pack("<Q", 2) + b"{}", "looks like a safetensors"),
+    "safetensors": (struct.pack("<Q", 2) + b"{}", "looks like a safetensors file: give the folder"),
     "html": (b"<!DOCTYPE html><html>", "HTML page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
     "json": (b'{"a": 1}', "JSON text"),

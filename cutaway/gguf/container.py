@@ -94,7 +94,7 @@ def looks_like(head: bytes) -> str:
     if re.match(rb"\s*<(!doctype|html|head|\?xml)", head, re.IGNORECASE):
         return "an HTML page, as a failed download leaves behind"
     if len(head) > 8 and U64.unpack_from(head)[0] <= 100_000_000 and head[8:9] == b"{":
-        return "a safetensors file"
+        return "a safetensors file: give the folder that it and its config.json are in"
     if head[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg", b"ggml", b"ggjt", b"ggla"):
         return "a model of llama.cpp's formats before GGUF: convert it again from its source"
     for magic, name in _MAGICS.items():

@@ -248,7 +248,10 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     if method is not None:
         names = quantized.names(method, family, names, where)
     theirs = family.recut(theirs, config) if family.recut else theirs
-    tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
+    try:
+        tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
+    except UserError as error:
+        raise UserError(f"{error}{safetensors.unread(folder)}") from None
     left_out = part.left_out if part else ()
     for note in part.notes(config) if part else ():
         warnings.warn(note, stacklevel=2)

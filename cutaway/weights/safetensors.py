@@ -174,6 +174,16 @@ def _source(path: Path) -> Path:
     raise UserError(f"{path}: has {len(found)} .safetensors files, no {SINGLE} or {INDEX}: name one of them")
 
 
+def unread(folder: Path) -> str:
+    """Of a folder with weights in one file and in shards, which of them are read, to end an error."""
+    if not all((folder / name).exists() for name in (SINGLE, INDEX)):
+        return ""
+    return (
+        f"; both {SINGLE} and {INDEX} are there, and the first is read, as transformers reads it: "
+        "remove it if it is not of this model"
+    )
+
+
 def _read_shards(index: Path) -> dict[str, Packed]:
     where = _weight_map(index)
     stated: dict[str, set[str]] = {}

@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from cutaway.errors import UserError
-from cutaway.weights import load
+from cutaway.weights import load, quant, safetensors
 from tests.parity.test_config_keys import EXTRA, changes
 from tests.parity.test_encoders import CASES, auto, made, ours, theirs
 
@@ -98,3 +99,25 @@ def test_each_key_is_that_of_transformers_or_refused(case: str, tmp_path: Path) 
             assert torch.allclose(vectors, wanted, rtol=0, atol=1e-5), f"{change} is read otherwise"
     assert read > 10
     shutil.rmtree(folder)
+
+
+def test_a_head_size_may_be_stated_where_it_is_the_one_that_it_is(tmp_path: Path) -> None:
+    made("deberta_v2-1").save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    size = data["hidden_size"] // data["num_attention_heads"]
+    config = load.read(tmp_path).config
+    (tmp_path / "config.json").write_text(json.dumps(data | {"attention_head_size": size}))
+    assert load.read(tmp_path).config == config
+    (tmp_path / "config.json").write_text(json.dumps(data | {"attention_head_size": size + 1}))
+    with pytest.raises(UserError, match=f"attention_head_size is {size + 1}: another size of heads than"):
+        load.read(tmp_path)
+
+
+def test_the_file_that_is_read_beside_shards_is_named(tmp_path: Path) -> None:
+    made("deberta_v2-1").save_pretrained(tmp_path, max_shard_size="8KB")
+    assert (tmp_path / safetensors.INDEX).exists()
+    safetensors.write(tmp_path / safetensors.SINGLE, {"stale": quant.pack(np.zeros(2, np.float32), "F32")})
+    with pytest.raises(
+        UserError, match=f"both {safetensors.SINGLE} and {safetensors.INDEX} are there, and the"
+    ):
+        load.read(tmp_path)

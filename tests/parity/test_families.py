@@ -490,6 +490,16 @@ def test_gpt_oss_packed_as_mxfp4_is_transformers(tmp_path: Path) -> None:
         load.read(tmp_path)
 
 
+def test_falcons_alibi_is_refused_for_what_it_is(folder: Folder, tmp_path: Path) -> None:
+    shutil.copytree(folder("falcon-1"), tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"alibi": True, "torch_dtype": "float32"}))
+    with pytest.raises(
+        UserError, match="alibi is True: ALiBi of biases that transformers rounds to bfloat16"
+    ):
+        load.read(tmp_path / "model")
+
+
 def test_an_unknown_type_is_refused_with_the_nearest_names(folder: Folder, tmp_path: Path) -> None:
     shutil.copytree(folder("llama"), tmp_path / "model")
     data = json.loads((folder("llama") / "config.json").read_text())

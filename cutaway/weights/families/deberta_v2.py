@@ -9,7 +9,7 @@ from typing import Any
 from cutaway.model.config import Convolution
 from cutaway.weights import naming
 from cutaway.weights.families import bert, deberta
-from cutaway.weights.family import Entries, Family, Only, Row, Settings
+from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, same
 
@@ -48,6 +48,18 @@ class Terms(deberta.Terms):
         entries |= {"share_att_key": mixer.shared_projections}
         entries |= {} if table.norm_eps is None else {"norm_rel_ebd": "layer_norm"}
         return entries | ({"position_buckets": table.span} if table.farthest else {})
+
+
+class HeadSize(Row):
+    """The size of a head, which may be stated where it is the one that it is anyway."""
+
+    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
+        key = "attention_head_size"
+        if fields.stated(key) and (size := fields.integer(key)) != shared(known):
+            raise fields.refusal(
+                key, f"is {size}: another size of heads than {shared(known)} is not supported"
+            )
+        return {}
 
 
 class Beside(Row):
@@ -91,6 +103,7 @@ FAMILY = deberta.FAMILY.but(
     ),
     rows=(
         *(row for row in deberta.FAMILY.rows if not isinstance(row, deberta.Terms)),
+        HeadSize(),
         Terms(),
         Beside(),
         Only("conv_groups", None, (1,), "a convolution in groups"),

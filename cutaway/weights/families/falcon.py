@@ -109,7 +109,12 @@ FAMILY = llama.FAMILY.but(
         Field("hidden", "ffn_hidden_size", "feed_forward_length", each_layer=True),
         *rows.ONE_MLP,
         *(Present(name, "bias", None) for name in ("bias", "out_bias", "mlp_bias")),
-        Only("alibi", None, (False,), "ALiBi in half precision"),
+        Only(
+            "alibi",
+            None,
+            (False,),
+            "ALiBi of biases that transformers rounds to bfloat16, whatever the dtype,",
+        ),
         Layout(),
     ),
     defaults={"eps": 1e-5, "activation": "gelu", "tied": True, "hidden": lambda known: 4 * known["width"]},
