@@ -32,7 +32,7 @@ from cutaway.generate.speculative import DraftModel, PromptLookup, Proposer, Spe
 from cutaway.generate.target import TargetRules
 from cutaway.hooks import listening
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
-from cutaway.position import learned
+from cutaway.position import learned, rope
 from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.tokenizer import Tokenizer
@@ -135,6 +135,12 @@ def load(
     return lm
 
 
+def _rotations(of: Any) -> list[rope.Config]:
+    """The rotary positions of each layer that has them."""
+    found = [getattr(block.attention, "position", None) for block in of.blocks]
+    return [position for position in found if isinstance(position, rope.Config)]
+
+
 class LanguageModel:
     """A checkpoint with everything that can be done with it. Made by ``load``.
 
@@ -181,11 +187,14 @@ class LanguageModel:
                 f"context is {self.context}: {source} has learned a vector for each of {most:,} positions, "
                 "and none for later ones"
             )
-        warnings.warn(
+        note = (
             f"{source} was made for {most:,} tokens, and reads {self.context:,} here: its positions go on, "
-            "and what it makes of them may be poor",
-            stacklevel=4,
+            "and what it makes of them may be poor"
         )
+        if any(position.grows for part in parts for position in _rotations(part)):
+            note += "; its rotary positions change as the text grows, so what it writes past "
+            note += "their length may differ from what transformers' generate writes"
+        warnings.warn(note, stacklevel=4)
         if isinstance(of, EncoderDecoder):
             return replace(of, decoder=replace(of.decoder, context=self.context))
         return replace(of, context=self.context)

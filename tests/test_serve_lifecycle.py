@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sse_starlette.sse import AppStatus
 
+import cutaway
 from cutaway.commands import serve, serve_options
 from cutaway.commands.serve_options import Listening, ModelLimits, Operation, Several
 from cutaway.errors import OperationalError, UserError
@@ -26,7 +27,7 @@ from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model, Models  # isort: skip
 from cutaway.serve.openai_format import APIError  # isort: skip
 from cutaway.serve.response_store import Entry, ResponseStore  # isort: skip
-from cutaway.serve.service import Limits, Service  # isort: skip
+from cutaway.serve.service import Limits, Service, adapter_engine  # isort: skip
 
 OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"
 
@@ -198,6 +199,14 @@ def test_an_adapter_takes_no_models_name() -> None:
     for name in ("e", "B", "d-12", "org/name:v1", "e"):
         models.load_adapter(name, "folder")
     assert loaded == ["e", "B", "d-12", "org/name:v1", "e"]
+
+
+def test_an_adapter_by_name_beside_the_definition_is_refused_for_that() -> None:
+    lm = cutaway.load(inputs.path("smollm2"), engine="definition")
+    with pytest.raises(
+        UserError, match=r"only the runtime serves adapters .* because it was asked for: give"
+    ):
+        adapter_engine(lm, "folder")
 
 
 @pytest.mark.parametrize(

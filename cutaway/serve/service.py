@@ -507,6 +507,12 @@ def adapter_engine(lm: LanguageModel, folder: str | Path) -> BatchedEngine:
 
     Raises UserError for an adapter that is not read, and for one that needs weights of its own.
     """
+    chosen, why = lm.engine_choice
+    if chosen == "definition":
+        raise UserError(
+            f"{folder}: only the runtime serves adapters by name beside the model, and the definition "
+            f"answers here, because {why}: give --adapter FOLDER without a name, and it is the model's own"
+        )
     engine: Any = lm.with_adapter(folder).engine
     if getattr(engine, "plan", None) is not getattr(lm.engine, "plan", lm):
         raise UserError(
