@@ -234,7 +234,7 @@ def test_embeddings_start_as_large_as_the_sinusoids_that_are_added_to_them():
     assert 0.8 < embeddings.std().item() < 1.2 and module.config.position is not None
 
 
-OF_TWO_TEXTS = {"bahdanau", "bidirectional", "cross", "luong"}
+OF_TWO_TEXTS = {"bahdanau", "bidirectional", "cross", "disentangled", "luong"}  # or of an encoder
 
 
 @pytest.mark.parametrize("kind", sorted(set(registry.names()) - OF_TWO_TEXTS))

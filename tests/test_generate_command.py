@@ -73,7 +73,10 @@ def test_text_goes_to_standard_output_and_nothing_else_does(lm, capsys):
     assert err == ""
     assert lm.asked == [("stream", "The capital", {})]
     assert lm.loaded == [
-        (("at/smollm2",), {"engine": "auto", "context": None, "adapter": None, "kv_cache": "F16"})
+        (
+            ("at/smollm2",),
+            {"engine": "auto", "context": None, "adapter": None, "kv_cache": "F16", "strict": False},
+        )
     ]
 
 
@@ -127,7 +130,10 @@ def test_every_option_arrives_by_its_name(lm):
         *("--logit-bias", "5=-2.5", "--logit-bias", "6=-inf", "--ignore-eos", "--logprobs", "0"),
     )
     assert lm.loaded == [
-        (("at/other",), {"engine": "definition", "context": None, "adapter": None, "kv_cache": "F16"})
+        (
+            ("at/other",),
+            {"engine": "definition", "context": None, "adapter": None, "kv_cache": "F16", "strict": False},
+        )
     ]
     assert lm.asked[0][2] == {
         "max_tokens": 9,

@@ -139,7 +139,7 @@ def test_the_makers_end_ids_end_an_answer(lm: LanguageModel) -> None:
 
 def test_a_begin_token_is_put_where_the_model_expects_one(lm: LanguageModel) -> None:
     assert lm.ids("hi") == lm.tokenizer.encode("hi")
-    lm.tokenizer.add_bos = True
+    lm.tokenizer.before = (lm.tokenizer.bos,)
     assert lm.ids("hi") == [lm.tokenizer.bos, *lm.tokenizer.encode("hi")]
 
 

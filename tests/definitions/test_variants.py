@@ -52,6 +52,7 @@ SEES: dict[str, Callable[[Any, int, int], bool]] = {
     "dsa": lambda c, i, j: j <= i,
     "cross": lambda c, i, j: True,
     "bidirectional": lambda c, i, j: True,
+    "disentangled": lambda c, i, j: True,
     "local": lambda c, i, j: 0 <= i - j < c.window,
     "streaming": lambda c, i, j: j <= i and (i - j < c.window or j < c.first),
     "chunked": lambda c, i, j: j <= i and i // c.chunk == j // c.chunk,
@@ -158,7 +159,8 @@ def _softmax_loop(kind: str, config: Any, module: Any, x: list[Vector]) -> list[
 @pytest.mark.parametrize("over", ["head", "width"])
 @pytest.mark.parametrize("relative", [alibi.Config(), t5.Config(8, 10), None], ids=["alibi", "t5", "rope"])
 @pytest.mark.parametrize(
-    "kind", [k for k in SOFTMAX if k not in ("mla", "dsa", "cross", "differential", "bidirectional")]
+    "kind",
+    [k for k in SOFTMAX if k not in ("mla", "dsa", "cross", "differential", "bidirectional", "disentangled")],
 )
 def test_a_kind_is_its_equation(kind: str, relative: Any, over: str) -> None:
     config = attention(
