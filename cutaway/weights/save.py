@@ -35,7 +35,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
-from cutaway.store.reading import parsed
+from cutaway.tokenizer.formats import folder as tokenizer_folder
 from cutaway.weights import classifier, families, lacking, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -599,11 +599,10 @@ def _write_words(folder: Path, checkpoint: Checkpoint, notes: Counter[str]) -> N
         return
     tokenizer = checkpoint.tokenizer
     tokenizer.save(folder / "tokenizer.json")
-    path = folder / "tokenizer_config.json"
     _write_json(
-        path,
+        folder / "tokenizer_config.json",
         _roles(tokenizer)
-        | (_stated_roles(path) if path.is_file() else {})
+        | _stated_roles(folder)
         | {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": checkpoint.config.context,
@@ -634,7 +633,7 @@ def _roles(tokenizer: Tokenizer) -> dict[str, str]:
     return {f"{name}_token": tokenizer.token_text(id) for name, id in named.items() if id is not None}
 
 
-def _stated_roles(path: Path) -> dict[str, Any]:
-    """The roles that a tokenizer_config.json names."""
-    found = parsed(path)
+def _stated_roles(folder: Path) -> dict[str, Any]:
+    """The roles that a folder's tokenizer_config.json names, if it has one."""
+    found = tokenizer_folder.optional(folder, "tokenizer_config.json").value
     return {key: found[key] for key in (*_ROLES, "additional_special_tokens") if key in found}
