@@ -10,6 +10,7 @@ from cutaway.weights.family import Entries, Family, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
 
+PART = "partial_rotary_factor"
 NAMES = {FULL: "rope", SLIDING: "local_rope"}
 
 
@@ -26,9 +27,10 @@ class RopeOfKinds(rotary.Rope):
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         given = fields.section("rope_parameters")
-        beside = fields.number("partial_rotary_factor", None, high=1.0)  # of sections that do not say it
+        beside = fields.number(PART, None, high=1.0)  # of scaled sections that do not say it
         if self.part is None and beside not in (None, 1.0):
-            raise fields.refusal("partial_rotary_factor", "is not 1: partial rotation is not supported")
+            raise fields.refusal(PART, "is not 1: partial rotation is not supported")
+        unread = beside not in (None, self.part or 1.0)
         found: Settings = {}
         for kind, base, part in zip(NAMES, self.bases, self.parts, strict=True):
             section = given.section(kind) if given else None
@@ -38,6 +40,10 @@ class RopeOfKinds(rotary.Rope):
             if section is not None:
                 base = section.number("rope_theta", low=1.0)
                 plain = section.text("rope_type", "default") == "default"
+                # Transformers reads the key beside for such a section only after it set up a scaled one.
+                if unread and plain and used and not section.has(PART):
+                    raise section.refusal(PART, "is missing, and the one beside is not for it: state it here")
+                unread &= plain or not used
                 part = (beside or (self.part if plain else 1.0)) if self.part else None
             row = replace(self, part=part)
             found[NAMES[kind]] = row.of_kind(section, known, base)
@@ -49,7 +55,7 @@ class RopeOfKinds(rotary.Rope):
         sections = {}
         for kind, base in zip(NAMES, self.bases, strict=True):
             position = known[NAMES[kind]] or rope.Config(2, base)
-            part = {} if self.part is None else {"partial_rotary_factor": rotary.part_of(position, known)}
+            part = {} if self.part is None else {PART: rotary.part_of(position, known)}
             sections[kind] = rotary.hf_section(position) | part
         return {"rope_parameters": sections}
 

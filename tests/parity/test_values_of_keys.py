@@ -15,6 +15,7 @@ from tests.parity import tiny
 EXACT = 1e-5
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 32}
 UNTRUNCATED = YARN | {"truncate": False}
+PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 LONG = {"rope_type": "longrope", "short_factor": [2.0], "long_factor": [3.0], "attention_factor": 1.3}
 SAME: list[tuple[str, dict[str, Any]]] = [  # a case, and what is edited
     ("falcon-3", {"parallel_attn": None}),
@@ -46,6 +47,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         )
     ),
     ("gemma3", {"rope_scaling": UNTRUNCATED}, "rope_scaling.truncate is not true"),
+    *(
+        (
+            case,
+            {"partial_rotary_factor": 0.5, "rope_parameters": {"full_attention": PLAIN}},
+            "is missing, and",
+        )
+        for case in ("laguna-1", "mimo_v2_flash-1")
+    ),
     # Of groups that are left out transformers chooses among equal scores of 0, in no order that is defined.
     ("deepseek_v3-1", {"num_experts_per_tok": 5}, "top_k is 5, but the best groups have 4 experts"),
     ("deepseek_v2-2", {"topk_group": 1, "num_experts_per_tok": 3}, "top_k is 3, but the best groups have 2"),
