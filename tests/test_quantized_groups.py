@@ -103,6 +103,15 @@ def test_gptq_takes_the_stated_size_without_a_g_idx(tmp_path: Path) -> None:
     assert torch.equal(values(GPTQ | {"group_size": 32, "dynamic": own}, tensors, tmp_path), expected)
     with pytest.raises(UserError, match="which several of the stated sizes fit: 48, 64"):
         values(GPTQ | {"group_size": 48, "dynamic": own}, tensors, tmp_path)
+    with pytest.raises(UserError, match="dynamic gives a layer a group_size that is neither"):
+        values(GPTQ | {"dynamic": {"+:.*": {"group_size": [64]}}}, tensors, tmp_path)
+    empty = {
+        ".qweight": tensors[".qweight"][:0],
+        ".qzeros": tensors[".qzeros"],
+        ".scales": tensors[".scales"],
+    }
+    with pytest.raises(UserError, match="16 x 0, which no weight has"):
+        values(GPTQ | {"group_size": -1}, empty, tmp_path)
     for size, count in ((32, 3), (-1, 1)):
         with pytest.raises(UserError, match=f"has 2 groups in rows of 96, where .*, {count} of them"):
             values(GPTQ | {"group_size": size}, tensors, tmp_path)

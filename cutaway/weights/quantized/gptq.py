@@ -51,14 +51,14 @@ def read(fields: Fields) -> Method:
     dynamic = fields.get("dynamic")
     several = isinstance(dynamic, dict)
     own = dynamic.values() if isinstance(dynamic, dict) else ()
-    sizes = {group, *(each.get("group_size", group) for each in own if isinstance(each, dict))}
+    sizes = [group, *(each.get("group_size", group) for each in own if isinstance(each, dict))]
     if not all(size is None or (type(size) is int and (size > 0 or size == -1)) for size in sizes):
         raise fields.refusal(
             "dynamic", "gives a layer a group_size that is neither a number nor -1 for a row"
         )
 
     def weight(stored: Stored) -> Packed:
-        return _weight(stored, None if several else bits, less, sizes)
+        return _weight(stored, None if several else bits, less, set(sizes))
 
     return Method(
         "GPTQ",
@@ -85,14 +85,14 @@ def size_of(stored: Stored, columns: int, groups: int, sizes: set[int | None]) -
     """The group's size of a layer among those that a config states, None where none is stated."""
     if sizes == {None}:
         return GROUP if -(-columns // GROUP) == groups else None
-    wide = {columns if size == -1 else size for size in sizes - {None}}
+    wide = {columns if size == -1 else size for size in sizes if size is not None}
     fits = {size for size in wide if size and -(-columns // size) == groups}
     if len({min(size, columns) for size in fits}) > 1:
         raise stored.refusal(
             f"has {groups} groups in rows of {columns}, which several of the stated sizes fit: "
             f"{', '.join(map(str, sorted(fits)))}"
         )
-    return next(iter(fits or (size for size in wide if size)))
+    return min(fits or wide) or None
 
 
 def _weight(stored: Stored, bits: int | None, less: int, sizes: set[int | None]) -> Packed:
