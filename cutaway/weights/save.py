@@ -35,7 +35,6 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
-from cutaway.tokenizer.formats import folder as tokenizer_folder
 from cutaway.weights import classifier, families, lacking, pooling, quant, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -635,5 +634,7 @@ def _roles(tokenizer: Tokenizer) -> dict[str, str]:
 
 def _stated_roles(folder: Path) -> dict[str, Any]:
     """The roles that a folder's tokenizer_config.json names, if it has one."""
+    from cutaway.tokenizer.formats import folder as tokenizer_folder  # only when a tokenizer is written
+
     found = tokenizer_folder.optional(folder, "tokenizer_config.json").value
     return {key: found[key] for key in (*_ROLES, "additional_special_tokens") if key in found}
