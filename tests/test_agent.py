@@ -158,7 +158,7 @@ class Encoder:
     class config:
         context = 512
 
-    def ids(self, text: str) -> list[str]:
+    def whole_ids(self, text: str) -> list[str]:
         return text.split()
 
     def embed(self, texts: list[str]) -> np.ndarray:

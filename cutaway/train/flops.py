@@ -11,6 +11,7 @@ the whole square, causal or not. Nor do an adapter's own matrices, a few hundred
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ def _per_token_of_both(config: EncoderDecoder) -> float:
 
 def _matrices(weights: Mapping[str, tuple[int, ...]]) -> int:
     """How many weights multiply a token."""
-    return sum(rows * columns for rows, columns in (s for n, s in weights.items() if _multiplied(n, s)))
+    return sum(math.prod(shape) for name, shape in weights.items() if _multiplied(name, shape))
 
 
 def _tied_head(config: Decoder) -> int:
