@@ -73,14 +73,32 @@ def toolless() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def client(server: Server) -> Any:
-    return openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+@pytest.fixture(autouse=True)
+def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the clients that a test makes: a socket that is collected later would fail another test."""
+    made: list[Any] = []
+    start = serving.httpx.Client.__init__
+
+    def recorded(client: Any, *arguments: Any, **options: Any) -> None:
+        start(client, *arguments, **options)
+        made.append(client)
+
+    monkeypatch.setattr(serving.httpx.Client, "__init__", recorded)
+    yield
+    for client in made:
+        client.close()
 
 
 @pytest.fixture(scope="module")
-def claude(server: Server) -> Any:
-    return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+def client(server: Server) -> Iterator[Any]:
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def claude(server: Server) -> Iterator[Any]:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as made:
+        yield made
 
 
 def llama_of(server: Server) -> Iterator[Any]:
