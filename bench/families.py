@@ -20,9 +20,10 @@ from typing import Any
 from bench import shapes
 from cutaway.model.config import Decoder
 from cutaway.native import library
+from cutaway.quantization import mixes
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import Test, prepared
-from cutaway.weights import families, load, quantize
+from cutaway.weights import families, load
 from cutaway.weights.fields import Fields
 
 PLAIN = {"vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": False}
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--llama-bench", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mix", choices=quantize.MIXES, default="Q4_0")
+    parser.add_argument("--mix", choices=mixes.MIXES, default="Q4_0")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)

@@ -23,9 +23,10 @@ from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
+from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures
-from cutaway.weights import load, quant, save
+from cutaway.weights import load, save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors, is_kept_whole
 
@@ -48,9 +49,9 @@ def written(folder: Path, name: str, type: str) -> Path:
 
         def make() -> Packed:
             if len(shape) == 1:
-                return quant.pack(np.ones(shape, np.float32), wanted)
+                return formats.pack(np.ones(shape, np.float32), wanted)
             values = generator.standard_normal(shape, np.float32) * np.float32(shape[-1] ** -0.5)
-            return quant.pack(values, wanted)
+            return formats.pack(values, wanted)
 
         return Later(wanted, shape, make)
 

@@ -19,7 +19,7 @@ from gguf.quants import dequantize
 
 from cutaway import native
 from cutaway.gguf import TYPES, Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 
 ROW = 4096
 
@@ -42,7 +42,7 @@ def measure(name: str, out: np.ndarray) -> tuple[float, float, float, float]:
     return (
         best(lambda: native.unpack(name, data, out, 1)),
         best(lambda: native.unpack(name, data, out)),
-        best(lambda: quant.unpack_reference(Packed(name, out.shape, data)), 2),
+        best(lambda: formats.unpack_reference(Packed(name, out.shape, data)), 2),
         best(lambda: dequantize(data, GGMLQuantizationType[name]).copy(), 2),
     )
 
@@ -56,7 +56,7 @@ def main() -> None:
     print(f"write {gigabytes / best(lambda: out.fill(1)):6.2f}")
     print(f"copy  {gigabytes / best(lambda: np.copyto(out, source)):6.2f}")
     print("type   1 thread  threads   reference    gguf   over reference  over gguf")
-    for name in quant.READERS:
+    for name in formats.READERS:
         one, many, reference, peer = measure(name, out)
         rates = "  ".join(f"{gigabytes / seconds:6.2f}" for seconds in (one, many, reference, peer))
         print(f"{name:5}  {rates}   {reference / many:9.1f}  {peer / many:9.1f}")

@@ -20,7 +20,8 @@ import numpy as np
 
 from cutaway import native, store
 from cutaway.gguf import TYPES, Packed, packed_shape
-from cutaway.weights import load, quant, quant_search
+from cutaway.quantization import formats, search
+from cutaway.weights import load
 
 SPREAD = 1.25
 
@@ -56,7 +57,7 @@ def matrices(models: list[str], rows: int) -> dict[str, np.ndarray]:
         path = Path(model)
         checkpoint = load.read(path if path.exists() else store.resolve(model, pull=True))
         layer = len(checkpoint.config.blocks) // 2
-        values = quant.unpack(checkpoint.tensors[f"blocks.{layer}.mlp.down.weight"])[:rows]
+        values = formats.unpack(checkpoint.tensors[f"blocks.{layer}.mlp.down.weight"])[:rows]
         factors = np.exp(generator.uniform(-np.log(SPREAD), np.log(SPREAD), values.shape[1]))
         found[path.stem] = np.ascontiguousarray(values * factors.astype(np.float32))
     return found
@@ -68,7 +69,7 @@ def measured(pack, type: str, array: np.ndarray, importance: np.ndarray | None) 
     packed = pack(type, array, importance)
     seconds = time.process_time() - begin
     weights = 1.0 if importance is None else importance.astype(np.float64)
-    return float((weights * (array.astype(np.float64) - quant.unpack(packed)) ** 2).sum()), seconds
+    return float((weights * (array.astype(np.float64) - formats.unpack(packed)) ** 2).sum()), seconds
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def main() -> None:
     heads = [f"{name}: {word}" for name in arrays for word in ("error", "time", "weighted", "time")]
     print(f"{native.isa()}, {asked.rows} rows of each\n| type | {' | '.join(heads)} |")
     print("|---" * (len(heads) + 1) + "|")
-    for type in quant_search.FITTED:
+    for type in search.FITTED:
         cells = []
         for array in arrays.values():
             columns = np.random.default_rng(1).lognormal(sigma=1.5, size=array.shape[1]).astype(np.float32)

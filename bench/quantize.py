@@ -36,7 +36,8 @@ from cutaway import gguf, native, store
 from cutaway.data import novels
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate import statistics
-from cutaway.weights import imatrix, load, quant, quantize, save
+from cutaway.quantization import formats, mixes
+from cutaway.weights import imatrix, load, quantize, save
 from cutaway.weights.rules import Tensors
 
 SPREAD = 1.25
@@ -46,7 +47,7 @@ LIBRARY = Path(argparse.__file__).parent
 def rescaled(checkpoint: load.Checkpoint) -> load.Checkpoint:
     """The same function in F32, its channels rescaled. For models of Llama's shape."""
     generator = np.random.default_rng(0)
-    weights = {name: quant.unpack(checkpoint.tensors[name]).copy() for name in checkpoint.tensors}
+    weights = {name: formats.unpack(checkpoint.tensors[name]).copy() for name in checkpoint.tensors}
 
     def factors(n: int) -> np.ndarray:
         return np.exp(generator.uniform(-np.log(SPREAD), np.log(SPREAD), n)).astype(np.float32)
@@ -69,7 +70,7 @@ def rescaled(checkpoint: load.Checkpoint) -> load.Checkpoint:
         weights[f"{path}.mlp.up.weight"] *= s[:, None]
         weights[f"{path}.mlp.down.weight"] /= s
     return replace(
-        checkpoint, tensors=Tensors({name: quant.pack(value, "F32") for name, value in weights.items()})
+        checkpoint, tensors=Tensors({name: formats.pack(value, "F32") for name, value in weights.items()})
     )
 
 
@@ -184,14 +185,14 @@ class Bench:
             "| type | calibrated | bits | KL, ours | theirs | apart | perplexity | theirs | s | theirs |",
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
-        for type in quantize.MIXES:
+        for type in mixes.MIXES:
             for words in ("", " calibrated"):
                 pair = [self.rows.get(f"{type} {who}{words}") for who in ("ours", "theirs")]
                 if None not in pair:
                     lines.append(_line(type, bool(words), *pair))
         held = [
             f"- {type}: {_held(self.rows[f'{type} ours'])}"
-            for type in quantize.MIXES
+            for type in mixes.MIXES
             if f"{type} ours" in self.rows
         ]
         return "\n".join([*lines, "", "What the files hold, matrices of each type:", "", *held])
@@ -233,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Our quantizer beside llama.cpp's.")
     parser.add_argument("--llama", type=Path, required=True)
     parser.add_argument("--model", default="smollm2", help="a name or a GGUF file of Llama's shape")
-    parser.add_argument("--types", nargs="+", choices=quantize.MIXES, default=list(quantize.MIXES))
+    parser.add_argument("--types", nargs="+", choices=mixes.MIXES, default=list(mixes.MIXES))
     parser.add_argument("--windows", type=int, default=4, help="of each of the two texts")
     parser.add_argument("--engine", choices=("runtime", "definition"), default="definition")
     parser.add_argument("--folder", type=Path, required=True, help="where the files and finished rows go")

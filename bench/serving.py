@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from cutaway import native, store
-from scripts.served import answering
+from scripts.lib.serving import answering
 
 TOKENS, LONG_TOKENS = 64, 160
 WORDS = [

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from scripts.served import answering
+from scripts.lib.serving import answering
 
 ALICE, BOB, ADMIN = "the-key-of-alice", "the-key-of-bob", "the-key-of-the-admin"
 KEYS = [{"name": "alice", "key": ALICE}, {"name": "bob", "key": BOB}]

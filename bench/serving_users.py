@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from cutaway import native, store
-from scripts.served import answering
+from scripts.lib.serving import answering
 
 TOKENS = 32
 

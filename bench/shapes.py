@@ -20,7 +20,8 @@ from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.weights import load, quant, quant_search, quantize, rules, save
+from cutaway.quantization import formats, mixes, search
+from cutaway.weights import load, quantize, rules, save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -50,7 +51,7 @@ def of_config(path: Path, config: Decoder, family: str, mix: str) -> Path:
     generator = np.random.default_rng(0)
     floats = Tensors(
         {
-            name: Later("F32", shape, lambda: quant.pack(np.ones(1, np.float32), "F32"))
+            name: Later("F32", shape, lambda: formats.pack(np.ones(1, np.float32), "F32"))
             for name, shape in config.weights().items()
         }
     )
@@ -61,9 +62,9 @@ def of_config(path: Path, config: Decoder, family: str, mix: str) -> Path:
     def entry(type: str, shape: tuple[int, ...]) -> Later:
         def make() -> Packed:
             if len(shape) < 2:
-                return quant.pack(np.ones(shape, np.float32), type)
+                return formats.pack(np.ones(shape, np.float32), type)
             rows = generator.standard_normal((ROWS, shape[-1]), np.float32) * np.float32(shape[-1] ** -0.5)
-            few = (quant_search if type in quant_search.FITTED else quant).pack(rows, type)
+            few = (quant_search if type in search.FITTED else quant).pack(rows, type)
             return Packed(type, shape, np.resize(few.data, (shape[0], few.data.shape[-1])))
 
         return Later(type, shape, make)
@@ -85,7 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("mixes", nargs="+", choices=quantize.MIXES)
+    parser.add_argument("mixes", nargs="+", choices=mixes.MIXES)
     parser.add_argument("--folder", type=Path, required=True)
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)

@@ -33,10 +33,11 @@ from cutaway.generate.target import TargetRules
 from cutaway.hooks import listening
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.position import learned, rope
+from cutaway.quantization import formats
 from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.tokenizer import Tokenizer
-from cutaway.weights import adapters, quant
+from cutaway.weights import adapters
 from cutaway.weights import classifier as labels
 from cutaway.weights import load as reader
 from cutaway.weights import pooling as advice
@@ -1048,10 +1049,10 @@ class LanguageModel:
             return self.checkpoint
         tensors = self.checkpoint.tensors
         changed = {
-            name: quant.pack(now, "F32")
+            name: formats.pack(now, "F32")
             for name, weight in self.model.named_parameters()
             if not _same(
-                now := weight.detach().cpu().float().numpy(), quant.unpack(tensors[name]), self.dtype
+                now := weight.detach().cpu().float().numpy(), formats.unpack(tensors[name]), self.dtype
             )
         }
         kept = {name: changed.get(name) or tensors.later(name) for name in tensors}

@@ -1,6 +1,4 @@
-"""Conversations for the chat tests and for scripts/chat_sweep.py: benign ones, hostile ones, and hostile
-templates.
-"""
+"""Conversations for the chat tests and scripts/check/chat_templates.py, benign and hostile; hostile templates."""
 
 import copy
 import json

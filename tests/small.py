@@ -15,8 +15,9 @@ from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import learned, rope
+from cutaway.quantization import formats
 from cutaway.tokenizer.bpe import BYTES
-from cutaway.weights import quant, save
+from cutaway.weights import save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -119,6 +120,6 @@ def model_file(
         "tokenizer.ggml.eos_token_id": len(tokens) - 1,
         "tokenizer.chat_template": TEMPLATE,
     }
-    packed = Tensors({name: quant.pack(array, "F32") for name, array in drawn.items()})
+    packed = Tensors({name: formats.pack(array, "F32") for name, array in drawn.items()})
     save.write(path, Checkpoint(config, packed, "llama", path, metadata=words | metadata))
     return path

@@ -20,7 +20,7 @@ from cutaway.inspect.edits import Ablate, Add, Patch, Project, Scale
 from cutaway.runtime import values
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
-from scripts import studies_parity
+from scripts.check import studies_parity
 from tests.small import model_file
 from tests.test_runtime import IDS, SHAPES, config, definition, tensors
 

@@ -1,8 +1,7 @@
 """Hostile words forge no control token and lose none in any of the 70 templates; hostile templates are
 stopped.
 
-A few conversations for each template here; scripts/chat_sweep.py takes them all, with ten tokenizers and
-transformers.
+A few conversations for each template here; scripts/check/chat_templates.py takes them all.
 """
 
 import sys

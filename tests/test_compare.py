@@ -39,10 +39,11 @@ from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.model.config import Decoder, kind_of
 from cutaway.model.decoder import Decoder as Model
+from cutaway.quantization import formats
 from cutaway.train.flops import per_token
 from cutaway.train.loop import Training
 from cutaway.train.trainable import TrainingBatch
-from cutaway.weights import load, quant, save
+from cutaway.weights import load, save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -246,7 +247,7 @@ def test_a_model_of_one_mixer_alone_is_written_and_opens(kind: str, tmp_path: Pa
     assert isinstance(model, Decoder)
     model = replace(model, vocab=16)
     weights = Model(model).state_dict()
-    tensors = Tensors({name: quant.pack(weights[name].numpy(), "F32") for name in model.weights()})
+    tensors = Tensors({name: formats.pack(weights[name].numpy(), "F32") for name in model.weights()})
     at_rest = Checkpoint(model, tensors, None, tmp_path)
     save.write(tmp_path / "model", at_rest, "safetensors", force=False)
     assert load.read(tmp_path / "model").config == model

@@ -18,7 +18,8 @@ from cutaway.model.config import Block, Decoder
 from cutaway.model.decoder import Decoder as Module
 from cutaway.position import rope
 from cutaway.position.scaling import DynamicNTK, YaRN
-from cutaway.weights import build, conversion, quant
+from cutaway.quantization import formats
+from cutaway.weights import build, conversion
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.small import model_file
@@ -34,7 +35,7 @@ def checkpoint(heads: Any, layers: int = 2) -> Checkpoint:
     module = Module(config)
     for weight in module.parameters():
         torch.nn.init.normal_(weight, 0.1, 0.2)
-    tensors = {name: quant.pack(w.detach().numpy(), "F32") for name, w in module.named_parameters()}
+    tensors = {name: formats.pack(w.detach().numpy(), "F32") for name, w in module.named_parameters()}
     return Checkpoint(config, Tensors(tensors), None, Path("tiny"))
 
 
@@ -110,10 +111,12 @@ def test_heads_are_copied_and_averaged() -> None:
     again = conversion.converted(many, "gqa", kv_heads=3)
     assert again.config == of.config
     for name in of.tensors:
-        assert np.allclose(quant.unpack(again.tensors[name]), quant.unpack(of.tensors[name]), atol=1e-6), name
+        assert np.allclose(
+            formats.unpack(again.tensors[name]), formats.unpack(of.tensors[name]), atol=1e-6
+        ), name
     one = conversion.converted(of, "mqa")
-    keys = quant.unpack(of.tensors["blocks.1.attention.key.weight"]).reshape(3, 8, WIDTH).mean(0)
-    assert np.allclose(quant.unpack(one.tensors["blocks.1.attention.key.weight"]), keys)
+    keys = formats.unpack(of.tensors["blocks.1.attention.key.weight"]).reshape(3, 8, WIDTH).mean(0)
+    assert np.allclose(formats.unpack(one.tensors["blocks.1.attention.key.weight"]), keys)
     near = conversion.converted(of, "local", window=16)
     torch.testing.assert_close(logits(near)[:, :16], logits(of)[:, :16], rtol=0, atol=1e-5)
     assert not torch.allclose(logits(near)[:, 40:], logits(of)[:, 40:], rtol=0, atol=1e-3)

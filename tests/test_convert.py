@@ -15,7 +15,8 @@ from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.weights import load, quant, save
+from cutaway.quantization import formats
+from cutaway.weights import load, save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.parity.words import WORDS
@@ -29,7 +30,7 @@ def checkpoint(config: Decoder = CONFIG, type: str = "F32", scale: float = 1.0) 
 
     def weight(shape: tuple[int, ...]) -> Packed:
         fits = len(shape) == 2 and not shape[-1] % gguf.TYPES[type].block
-        return quant.pack(
+        return formats.pack(
             random.standard_normal(shape, np.float32) * np.float32(scale), type if fits else "F32"
         )
 
@@ -77,7 +78,7 @@ def test_blocks_become_float32_in_a_folder_without_loss(type: str, tmp_path: Pat
     assert set(saved.types) == {"F32"} and any("unpacked to F32" in note for note in saved.notes)
     second = load.read(tmp_path / "folder")
     for name in first.tensors:
-        assert np.array_equal(quant.unpack(first.tensors[name]), quant.unpack(second.tensors[name]))
+        assert np.array_equal(formats.unpack(first.tensors[name]), formats.unpack(second.tensors[name]))
 
 
 def test_which_types_quantizing_gives(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Every listed escape fails: by what it says itself, by canaries outside, and by what the sandbox used.
 
-`python -m scripts.sandbox_escapes` runs them with each layer missing in turn.
+`python -m scripts.fuzz.sandbox_escapes` runs them with each layer missing in turn.
 """
 
 from __future__ import annotations

@@ -281,8 +281,8 @@ def test_mcnemar_and_pass_at_k_are_their_definitions():
 
 
 def test_every_interval_covers_and_no_test_finds_what_is_not_there():
-    """scripts/coverage_figures.py --quick: too few worlds for a figure, enough for a broken bar."""
-    from scripts import coverage_figures
+    """scripts/check/coverage_figures.py --quick: too few worlds for a figure, enough for a broken bar."""
+    from scripts.check import coverage_figures
 
     table = list(coverage_figures.rows(20, 1, quick=True))
     assert len(table) > 100 and [row for row in table if not row.holds] == []
@@ -920,14 +920,15 @@ def test_a_person_judges_blind_and_the_place_is_a_covariate(monkeypatch: pytest.
 
 
 def test_a_reward_model_judges(tmp_path: Path):
+    from cutaway.quantization import formats
     from cutaway.train.objectives.reward_model import HEAD, RewardModel
-    from cutaway.weights import quant, safetensors
+    from cutaway.weights import safetensors
     from cutaway.weights.load import REWARD
 
     small = cutaway.load(model_file(tmp_path / "small.gguf"))
     small.save(tmp_path / "run" / "model")
     weight = np.random.default_rng(0).standard_normal(small.config.width, np.float32)
-    safetensors.write(tmp_path / "run" / REWARD, {HEAD: quant.pack(weight, "F32")})
+    safetensors.write(tmp_path / "run" / REWARD, {HEAD: formats.pack(weight, "F32")})
     judge, rewards = arena.reward_model(tmp_path / "run"), RewardModel(tmp_path / "run")
     prompt = [{"role": "user", "content": "Hi"}]
     rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": text}]} for text in "ab"]

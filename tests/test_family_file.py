@@ -10,7 +10,8 @@ import pytest
 
 from cutaway import gguf
 from cutaway.errors import UserError
-from cutaway.weights import families, load, quant, rules, safetensors, save
+from cutaway.quantization import formats
+from cutaway.weights import families, load, rules, safetensors, save
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
@@ -76,7 +77,10 @@ def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: families.Famil
     config = owl.read(Fields(CONFIG, "config.json"))
     draw = np.random.default_rng(0)
     ours = Tensors(
-        {name: quant.pack(draw.random(shape, np.float32), "F32") for name, shape in config.weights().items()}
+        {
+            name: formats.pack(draw.random(shape, np.float32), "F32")
+            for name, shape in config.weights().items()
+        }
     )
     folder = tmp_path / "folder"
     folder.mkdir()

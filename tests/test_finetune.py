@@ -22,6 +22,7 @@ from cutaway.data.packing import stacked
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
 from cutaway.position.scaling import Linear, YaRN
+from cutaway.quantization import formats
 from cutaway.train import config as train_config
 from cutaway.train import device, examples, finetune
 from cutaway.train import run as training_run
@@ -30,7 +31,7 @@ from cutaway.train.flops import Operations, per_token, spans
 from cutaway.train.loop import Training
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, peft_names, quant, safetensors
+from cutaway.weights import adapters, build, load, peft_names, safetensors
 from cutaway.weights import save as writer
 from tests.training import TEMPLATE, Quiet, chatting_model, conversations, model, pairs
 
@@ -431,7 +432,10 @@ def test_merge_measures_adapter_float_and_written_and_warns_of_lost_changes(
         words = ["merge", str(tmp_path / "adapter"), str(tmp_path / "out.gguf"), "--type", "q4_0", "--force"]
         assert main([*words, "--text", str(text), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
-        before, written = quant.unpack(at_rest.tensors[name]), load.read(tmp_path / "out.gguf").tensors[name]
+        before, written = (
+            formats.unpack(at_rest.tensors[name]),
+            load.read(tmp_path / "out.gguf").tensors[name],
+        )
         moved, lost = np.abs(change(before) - before), 0
         halves = written.data.reshape(-1, 18)[:, :2].view("<f2")  # the scale of each 32 values
         for block, half in zip(moved.reshape(-1, 32), halves, strict=True):

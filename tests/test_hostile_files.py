@@ -1,6 +1,6 @@
 """Damaged files of every kind: each is read or refused in one line, and containers take twice their size.
 
-`scripts/mutants` makes them; `python -m scripts.mutate_files` runs thousands, in processes that are watched.
+`scripts/fuzz/mutants` makes them; `python -m scripts.fuzz.files` runs thousands, in watched processes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import pytest
 
 from cutaway import gguf
 from cutaway.errors import OperationalError, UserError
-from scripts import mutate_files as driver
-from scripts.mutants import containers as mutate
-from scripts.mutants import damage, kinds
+from scripts.fuzz import files as driver
+from scripts.fuzz.mutants import containers as mutate
+from scripts.fuzz.mutants import damage, kinds
 
 COUNT = 100
 # Python's own objects: about a kilobyte for each of the few dozen named things in these files.
@@ -143,7 +143,7 @@ def test_the_table_of_kinds_has_every_module_that_reads_files() -> None:
         str(file.relative_to(root)) for file in root.rglob("*.py") if READS.search(file.read_text("utf-8"))
     }
     assert reading - kinds.READERS.keys() == set(), (
-        "name the kind of file, and add it to scripts/mutants/kinds.py"
+        "name the kind of file, and add it to scripts/fuzz/mutants/kinds.py"
     )
     assert [name for name in kinds.READERS if not (root / name).is_file()] == []
     stated = {name for text in kinds.READERS.values() for name in text.split(", ")}

@@ -14,7 +14,8 @@ from cutaway import cli
 from cutaway.errors import UserError
 from cutaway.gguf import read
 from cutaway.layers.config import MoE
-from cutaway.weights import imatrix, quant, quantize, save
+from cutaway.quantization import formats
+from cutaway.weights import imatrix, quantize, save
 from cutaway.weights.load import Checkpoint
 from tests.test_quantize import checkpoint
 
@@ -81,7 +82,7 @@ def test_what_is_written_is_llama_cpps_and_comes_back(tmp_path: Path, experts: M
     assert file.tensors["blk.1.attn_q.weight.counts"].shape == (1, 1)
     if experts:
         assert file.tensors["blk.1.ffn_up_exps.weight.in_sum2"].shape == (3, 256)
-        assert quant.unpack(file.tensors["blk.1.ffn_up_exps.weight.counts"])[1] == 0
+        assert formats.unpack(file.tensors["blk.1.ffn_up_exps.weight.counts"])[1] == 0
     found, _ = imatrix.read(tmp_path / "im.gguf", small)
     assert idle not in found
     for name, mean in found.items():

@@ -24,7 +24,7 @@ from cutaway.layers.packed import PackedEmbedding, PackedLinear
 from cutaway.model.config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
-from cutaway.weights import quant
+from cutaway.quantization import formats
 from tests import inputs
 from tests.small import SHAPES, Bytes, decoder
 
@@ -127,9 +127,11 @@ def test_packed_weights_are_looked_into_like_any_others() -> None:
     for path, module in list(model.named_modules()):
         parent, _, name = path.rpartition(".")
         if isinstance(module, torch.nn.Linear):
-            kept = PackedLinear(quant.pack(module.weight.detach().numpy(), "F32"), module.bias, quant.unpack)
+            kept = PackedLinear(
+                formats.pack(module.weight.detach().numpy(), "F32"), module.bias, formats.unpack
+            )
         elif isinstance(module, torch.nn.Embedding):
-            kept = PackedEmbedding(quant.pack(module.weight.detach().numpy(), "F32"), quant.unpack)
+            kept = PackedEmbedding(formats.pack(module.weight.detach().numpy(), "F32"), formats.unpack)
         else:
             continue
         setattr(model.get_submodule(parent), name, kept)

@@ -18,7 +18,8 @@ from cutaway.generate.sampling_params import SamplingOptions, SamplingParams
 from cutaway.inspect.attribution import unembedded
 from cutaway.layers import packed as packed_layers
 from cutaway.lm import LanguageModel
-from cutaway.weights import build, quant
+from cutaway.quantization import formats
+from cutaway.weights import build
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import inputs
@@ -124,7 +125,7 @@ def test_what_was_not_changed_is_saved_to_the_bit(source: Path, dtype: str, tmp_
         read = lm.checkpoint.tensors[name]
         if name == "blocks.1.mlp.down.weight":
             now = lm.model.blocks[1].mlp.down.weight.detach().float().numpy()
-            assert saved[name].type == "F32" and np.array_equal(quant.unpack(saved[name]), now)
+            assert saved[name].type == "F32" and np.array_equal(formats.unpack(saved[name]), now)
         else:
             assert saved[name].type == read.type and np.array_equal(saved[name].data, read.data)
 
@@ -214,7 +215,7 @@ def test_a_packed_head_has_its_bias_in_logits_and_not_in_what_directions_add(
     of = replace(_llama(), tied=False, head_bias=True)
     drawn = np.random.default_rng(0)
     values = {name: drawn.standard_normal(shape, np.float32) for name, shape in of.weights().items()}
-    tensors = Tensors({name: quant.pack(value, "F32") for name, value in values.items()})
+    tensors = Tensors({name: formats.pack(value, "F32") for name, value in values.items()})
     checkpoint, x = Checkpoint(of, tensors, None, Path("tiny")), torch.randn(1, 3, of.width)
     packed, whole = (build.decoder(checkpoint, dtype) for dtype in ("packed", "float32"))
     monkeypatch.setattr(packed_layers, "WHOLE", 1000)  # the head is read in parts

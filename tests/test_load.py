@@ -18,7 +18,8 @@ from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
-from cutaway.weights import decoders, families, load, quant, rules, safetensors, save
+from cutaway.quantization import formats
+from cutaway.weights import decoders, families, load, rules, safetensors, save
 from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
@@ -48,7 +49,7 @@ def config(**own: Any) -> Decoder:
 
 def weights(model: Decoder) -> Tensors:
     random = np.random.default_rng(0)
-    made = {n: quant.pack(random.standard_normal(s, np.float32), "F32") for n, s in model.weights().items()}
+    made = {n: formats.pack(random.standard_normal(s, np.float32), "F32") for n, s in model.weights().items()}
     return Tensors(made)
 
 

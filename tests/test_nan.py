@@ -14,7 +14,8 @@ from cutaway.model import decoder as models
 from cutaway.model.engine import DefinitionEngine
 from cutaway.model.nan import nan_error
 from cutaway.model.pooling import vectors
-from cutaway.weights import load, quant
+from cutaway.quantization import formats
+from cutaway.weights import load
 from cutaway.weights.rules import Tensors
 from tests.small import decoder, model_file
 
@@ -80,9 +81,9 @@ def test_both_engines_and_embed_name_a_weight_of_a_file_that_is_not_finite(
     path = model_file(tmp_path / "m.gguf")
     checkpoint = load.read(path)
     tensors = {each: checkpoint.tensors[each] for each in checkpoint.tensors}
-    array = quant.unpack(tensors[f"{name}.weight"])
+    array = formats.unpack(tensors[f"{name}.weight"])
     array.reshape(-1)[-1] = value
-    tensors[f"{name}.weight"] = quant.pack(array, "F32")
+    tensors[f"{name}.weight"] = formats.pack(array, "F32")
     broken = replace(checkpoint, tensors=Tensors(tensors))
     for read in (
         lambda: LanguageModel(broken, engine="runtime").logits([1]),

@@ -19,7 +19,7 @@ from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import TYPES, Packed
 from cutaway.native import library
-from cutaway.weights import codebooks, quant
+from cutaway.quantization import codebooks, formats
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 
@@ -29,17 +29,17 @@ import sys
 import numpy as np
 from cutaway import native
 from cutaway.gguf import TYPES, Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 
 assert native.available(), native.why_not()
 assert native.isa() == sys.argv[1], native.isa()
 generator = np.random.default_rng(5)
-for name in quant.READERS:
+for name in formats.READERS:
     layout = TYPES[name]
     for rows, blocks in ((1, 1), (3, 5), (40, 9)):
         data = generator.integers(0, 256, (rows, blocks * layout.bytes), dtype=np.uint8)
         packed = Packed(name, (rows, blocks * layout.block), data)
-        ours, expected = quant.unpack(packed), quant.unpack_reference(packed)
+        ours, expected = formats.unpack(packed), formats.unpack_reference(packed)
         same = (ours.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(ours) & np.isnan(expected))
         assert same.all(), (name, rows, blocks)
 print("same bits")
@@ -118,7 +118,7 @@ def test_the_layouts_are_the_files():
     for name, layout in native.LAYOUTS.items():
         assert tuple(layout) == tuple(TYPES[name])
     without_kernels = {*codebooks.PARTS, "NVFP4", "Q1_0"}
-    assert set(native.LAYOUTS) == set(quant.READERS) - without_kernels
+    assert set(native.LAYOUTS) == set(formats.READERS) - without_kernels
 
 
 @built
@@ -153,7 +153,7 @@ def test_any_number_of_threads(type: str, threads: int):
     packed = sample(type, rows=67, blocks=13 if TYPES[type].block > 1 else 1111)
     out = np.full(packed.shape, np.nan, np.float32)
     native.unpack(type, packed.data, out, threads)
-    assert (out.view(np.uint32) == quant.unpack_reference(packed).view(np.uint32)).all()
+    assert (out.view(np.uint32) == formats.unpack_reference(packed).view(np.uint32)).all()
 
 
 @built
@@ -164,7 +164,7 @@ def test_nothing_is_written_past_the_end(type: str, values: int):
     data = np.random.default_rng(1).integers(0, 60, values * layout.bytes, dtype=np.uint8)
     room = np.full(values + 64, 7, np.float32)
     native.unpack(type, data, room[32:-32], 3)
-    assert (room[32:-32] == quant.unpack_reference(Packed(type, (values,), data))).all()
+    assert (room[32:-32] == formats.unpack_reference(Packed(type, (values,), data))).all()
     assert (room[:32] == 7).all()
     assert (room[-32:] == 7).all()
 
@@ -172,7 +172,7 @@ def test_nothing_is_written_past_the_end(type: str, values: int):
 @built
 def test_several_python_threads_at_once():
     packed = [sample(seed=seed) for seed in range(6)]
-    expected_all = [quant.unpack_reference(one) for one in packed]
+    expected_all = [formats.unpack_reference(one) for one in packed]
     wrong = []
 
     def work(index: int) -> None:
@@ -331,14 +331,14 @@ import numpy as np
 from cutaway import native
 from cutaway.errors import OperationalError
 from cutaway.gguf import Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 
 print(native.why_not())
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     packed = Packed("Q8_0", (1, 32), np.arange(34, dtype=np.uint8).reshape(1, 34))
-    first, second = quant.unpack(packed), quant.unpack(packed)
-assert (first == quant.unpack_reference(packed)).all() and native.isa() == "reference"
+    first, second = formats.unpack(packed), formats.unpack(packed)
+assert (first == formats.unpack_reference(packed)).all() and native.isa() == "reference"
 assert [warning.category for warning in caught] == [RuntimeWarning], caught
 print(caught[0].message)
 try:

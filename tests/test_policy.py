@@ -26,6 +26,7 @@ from cutaway.errors import UserError
 from cutaway.generate.batch.request import Request
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
+from cutaway.quantization import formats
 from cutaway.train import checkpoint, device, distributed, finetune, rollouts
 from cutaway.train import config as train_config
 from cutaway.train import run as training_run
@@ -36,7 +37,7 @@ from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAM
 from cutaway.train.objectives.reward_model import RewardModel
 from cutaway.train.rollouts import Completion, Group
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import adapters, load, quant
+from cutaway.weights import adapters, load
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 from tests.test_finetune import TEMPLATE
@@ -140,7 +141,7 @@ def base(tmp_path: Path) -> Path:
     with torch.no_grad():
         for weight in made.parameters():
             weight.add_(torch.randn_like(weight) * 0.1)
-    tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
+    tensors = Tensors({name: formats.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
     words = run_tokenizer.save(tokenizer, tmp_path / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
@@ -972,6 +973,6 @@ def test_a_tuned_base_is_sampled_with_both_adapters(
     assert first and root.source == base
     both = adapters.stacked(first, first)
     name = min(first)
-    moved = quant.unpack(root.tensors[name]) + 2 * first[name].delta
-    assert np.allclose(both[name](quant.unpack(root.tensors[name])), moved, atol=1e-6)
+    moved = formats.unpack(root.tensors[name]) + 2 * first[name].delta
+    assert np.allclose(both[name](formats.unpack(root.tensors[name])), moved, atol=1e-6)
     assert adapters.apart(root) == (root, {})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cutaway.errors import UserError
 from cutaway.gguf import NO_WEIGHTS, TYPES, Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 
 # Halves that the scales of a block are set to: zeros, subnormals, the largest, infinities, NaN.
 EDGES = np.array(
@@ -72,19 +72,19 @@ def one_bit(packed: Packed) -> np.ndarray:
 
 
 def test_every_weight_type_has_a_definition():
-    assert set(quant.READERS) == TYPES.keys() - set(NO_WEIGHTS)
-    assert set(HALVES) == set(quant.PARTS) - {"IQ1_M", "MXFP4", "NVFP4"}  # which keep no half in one piece
+    assert set(formats.READERS) == TYPES.keys() - set(NO_WEIGHTS)
+    assert set(HALVES) == set(formats.PARTS) - {"IQ1_M", "MXFP4", "NVFP4"}  # which keep no half in one piece
 
 
-@pytest.mark.parametrize("type", quant.READERS)
+@pytest.mark.parametrize("type", formats.READERS)
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (3, 7), (65, 33)])
 def test_random_bytes(type: str, rows: int, blocks: int):
     packed = random_packed(type, rows, blocks)
-    reference = quant.unpack_reference(packed)
+    reference = formats.unpack_reference(packed)
     assert reference.dtype == np.float32
     assert reference.shape == packed.shape
     assert same_bits(reference, judged(packed))
-    assert same_bits(quant.unpack(packed), reference)
+    assert same_bits(formats.unpack(packed), reference)
 
 
 @pytest.mark.parametrize("type", HALVES)
@@ -95,60 +95,62 @@ def test_scales_at_the_edges(type: str):
     pairs = np.stack(np.meshgrid(EDGES, EDGES), axis=-1).reshape(-1, 2)
     for at, column in zip(HALVES[type], pairs.T, strict=False):
         blocks[:, at : at + 2] = column.copy().view(np.uint8).reshape(-1, 2)
-    reference = quant.unpack_reference(packed)
+    reference = formats.unpack_reference(packed)
     assert same_bits(reference, judged(packed))
-    assert same_bits(quant.unpack(packed), reference)
+    assert same_bits(formats.unpack(packed), reference)
 
 
 @pytest.mark.parametrize("type", ["F16", "BF16"])
 def test_every_16_bit_number(type: str):
     data = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(1, -1)
     packed = Packed(type, (1, 1 << 16), data)
-    reference = quant.unpack_reference(packed)
+    reference = formats.unpack_reference(packed)
     assert same_bits(reference, judged(packed))
-    assert same_bits(quant.unpack(packed), reference)
+    assert same_bits(formats.unpack(packed), reference)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(list(quant.READERS)), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**32 - 1))
+@given(
+    st.sampled_from(list(formats.READERS)), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**32 - 1)
+)
 def test_any_shape(type: str, rows: int, blocks: int, seed: int):
     packed = random_packed(type, rows, blocks, seed)
-    assert same_bits(quant.unpack(packed), judged(packed))
+    assert same_bits(formats.unpack(packed), judged(packed))
 
 
-@pytest.mark.parametrize("type", quant.READERS)
+@pytest.mark.parametrize("type", formats.READERS)
 def test_a_mapped_view_at_an_odd_address(type: str, tmp_path):
     expected = random_packed(type, 5, 3)
     path = tmp_path / "weights"
     path.write_bytes(b"x" * 13 + expected.data.tobytes())
     mapped = np.memmap(path, np.uint8, "r", offset=13, shape=expected.data.shape)
     packed = Packed(type, expected.shape, mapped)
-    assert same_bits(quant.unpack(packed), judged(expected))
-    assert same_bits(quant.unpack_reference(packed), judged(expected))
+    assert same_bits(formats.unpack(packed), judged(expected))
+    assert same_bits(formats.unpack_reference(packed), judged(expected))
 
 
-@pytest.mark.parametrize("type", quant.READERS)
+@pytest.mark.parametrize("type", formats.READERS)
 def test_chosen_rows(type: str):
     packed = random_packed(type, 9, 2)
     index = np.array([8, 0, 3])
-    assert same_bits(quant.unpack(packed.rows(index)), quant.unpack(packed)[index])
-    assert same_bits(quant.unpack(packed.rows(slice(1, 9, 2))), quant.unpack(packed)[1:9:2])
+    assert same_bits(formats.unpack(packed.rows(index)), formats.unpack(packed)[index])
+    assert same_bits(formats.unpack(packed.rows(slice(1, 9, 2))), formats.unpack(packed)[1:9:2])
 
 
 def test_more_axes_none_and_no_rows():
     packed = random_packed("Q4_0", 6, 2)
     cube = Packed("Q4_0", (2, 3, 64), packed.data.reshape(2, 3, -1))
-    assert same_bits(quant.unpack(cube), judged(packed).reshape(2, 3, 64))
-    assert quant.unpack(random_packed("Q6_K", 0, 2)).shape == (0, 512)
-    scalar = quant.pack(np.array(2.5, np.float32), "F32")
-    assert quant.unpack(scalar).shape == ()
-    assert quant.unpack(scalar) == 2.5
+    assert same_bits(formats.unpack(cube), judged(packed).reshape(2, 3, 64))
+    assert formats.unpack(random_packed("Q6_K", 0, 2)).shape == (0, 512)
+    scalar = formats.pack(np.array(2.5, np.float32), "F32")
+    assert formats.unpack(scalar).shape == ()
+    assert formats.unpack(scalar) == 2.5
 
 
 def test_the_result_is_the_callers():
     packed = random_packed("F32", 2, 32)
-    quant.unpack(packed)[:] = 0
-    quant.unpack_reference(packed)[:] = 0
+    formats.unpack(packed)[:] = 0
+    formats.unpack_reference(packed)[:] = 0
     assert packed.data.any()
 
 
@@ -156,9 +158,9 @@ def test_the_result_is_the_callers():
 def test_what_is_no_weight_is_refused(type: str):
     packed = Packed(type, (2, 4), np.zeros((2, 4 * TYPES[type].bytes), np.uint8))
     with pytest.raises(UserError, match=f"type {type} is not one of weights"):
-        quant.unpack(packed)
+        formats.unpack(packed)
     with pytest.raises(UserError, match=f"type {type} is not one of weights"):
-        quant.unpack_reference(packed)
+        formats.unpack_reference(packed)
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -184,12 +186,12 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", arrays())
-@pytest.mark.parametrize("type", quant.WRITERS)
+@pytest.mark.parametrize("type", formats.WRITERS)
 def test_packing_is_ggmls(type: str, name: str):
     array = arrays()[name]
     with np.errstate(all="ignore"):
         theirs = quantize(array, gguf.GGMLQuantizationType[type])
-    ours = quant.pack(array, type)
+    ours = formats.pack(array, type)
     assert ours.type == type
     assert ours.shape == array.shape
     assert ours.data.tobytes() == theirs.tobytes()
@@ -201,7 +203,7 @@ def test_packing_errs_by_little(type: str, steps: int):
     array = arrays()["normal"]
     blocks = array.reshape(-1, 32)
     size = np.ptp(blocks, axis=1) if type == "Q4_1" else np.abs(blocks).max(axis=1)
-    error = np.abs(quant.unpack(quant.pack(array, type)).reshape(-1, 32) - blocks).max(axis=1)
+    error = np.abs(formats.unpack(formats.pack(array, type)).reshape(-1, 32) - blocks).max(axis=1)
     assert (error <= size / steps * (1.02 if type == "Q4_0" else 0.57)).all()
 
 
@@ -209,24 +211,25 @@ def test_packing_errs_by_little(type: str, steps: int):
 def test_floats_come_back(type: str):
     array = np.array([[0, -0.0, 1, -2.5, 65504, np.inf, -np.inf]], np.float32)
     array = array if type != "BF16" else array[:, [0, 1, 2, 3, 5, 6]]
-    assert same_bits(quant.unpack(quant.pack(array, type)), array)
-    assert np.isnan(quant.unpack(quant.pack(np.array([np.nan], np.float32), type))).all()
+    assert same_bits(formats.unpack(formats.pack(array, type)), array)
+    assert np.isnan(formats.unpack(formats.pack(np.array([np.nan], np.float32), type))).all()
 
 
 @pytest.mark.parametrize("bits", [0x7F800001, 0xFFBFFFFF, 0x7FC00000, 0x7FFFFFFF, 0xFF800001])
 def test_bf16_keeps_nan(bits: int):
     array = np.array([[bits]], np.uint32).view(np.float32)
     theirs = quantize(array, gguf.GGMLQuantizationType.BF16)
-    assert quant.pack(array, "BF16").data.tobytes() == theirs.tobytes()
+    assert formats.pack(array, "BF16").data.tobytes() == theirs.tobytes()
 
 
 def test_packing_a_view():
     array = arrays()["normal"]
     assert (
-        quant.pack(array[::2], "Q8_0").data.tobytes() == quant.pack(array[::2].copy(), "Q8_0").data.tobytes()
+        formats.pack(array[::2], "Q8_0").data.tobytes()
+        == formats.pack(array[::2].copy(), "Q8_0").data.tobytes()
     )
     wide = np.ascontiguousarray(array.T[:32]).T
-    assert quant.pack(wide, "Q4_1").data.tobytes() == quant.pack(wide.copy("C"), "Q4_1").data.tobytes()
+    assert formats.pack(wide, "Q4_1").data.tobytes() == formats.pack(wide.copy("C"), "Q4_1").data.tobytes()
 
 
 @pytest.mark.parametrize("type", ["Q8_0", "Q4_0", "Q4_1"])
@@ -234,9 +237,9 @@ def test_rows_that_are_not_whole_blocks_are_refused(type: str):
     with pytest.raises(
         UserError, match=f"Rows of 33 values cannot be packed as {type}, which takes blocks of 32"
     ):
-        quant.pack(np.ones((4, 33), np.float32), type)
+        formats.pack(np.ones((4, 33), np.float32), type)
     with pytest.raises(UserError, match="Rows of 1 values"):
-        quant.pack(np.array(1, np.float32), type)
+        formats.pack(np.array(1, np.float32), type)
 
 
 @pytest.mark.parametrize("type", ["Q8_0", "Q4_0", "Q4_1"])
@@ -245,21 +248,21 @@ def test_weights_without_a_scale_are_refused(type: str, bad: float):
     array = np.ones((2, 64), np.float32)
     array[1, 40] = bad
     with pytest.raises(UserError, match="infinite, NaN or too large"):
-        quant.pack(array, type)
+        formats.pack(array, type)
 
 
 def test_f16_overflow_and_other_mistakes_are_refused():
     with pytest.raises(UserError, match="beyond the range of F16"):
-        quant.pack(np.array([65520], np.float32), "F16")
+        formats.pack(np.array([65520], np.float32), "F16")
     with pytest.raises(UserError, match="weights are not written as 'Q4_K'"):
-        quant.pack(np.ones((1, 256), np.float32), "Q4_K")
+        formats.pack(np.ones((1, 256), np.float32), "Q4_K")
     with pytest.raises(UserError, match="Only float32"):
-        quant.pack(np.ones((1, 32)), "Q8_0")
+        formats.pack(np.ones((1, 32)), "Q8_0")
 
 
 @pytest.mark.parametrize(("type", "word"), [("F32", "<u4"), ("F16", "<u2"), ("BF16", "<u2")])
 def test_a_step_is_the_distance_to_the_next_value_of_the_type(type: str, word: str) -> None:
     values = np.abs(np.random.default_rng(0).standard_normal((4, 8), np.float32)) * np.float32(3)
-    packed = quant.pack(values, type)
+    packed = formats.pack(values, type)
     following = Packed(type, packed.shape, (packed.data.view(word) + 1).astype(word).view(np.uint8))
-    assert np.array_equal(quant.steps(packed), quant.unpack(following) - quant.unpack(packed))
+    assert np.array_equal(formats.steps(packed), formats.unpack(following) - formats.unpack(packed))

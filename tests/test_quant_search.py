@@ -15,7 +15,7 @@ from cutaway import native
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
 from cutaway.native import library
-from cutaway.weights import quant, quant_search
+from cutaway.quantization import formats, search
 from tests.test_native import python
 
 built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
@@ -52,24 +52,24 @@ def columns(size: int = 512) -> np.ndarray:
 
 def cost(array: np.ndarray, packed: Packed, importance: np.ndarray | None = None) -> float:
     weights = 1.0 if importance is None else importance.astype(np.float64)
-    return float((weights * (array.astype(np.float64) - quant.unpack(packed)) ** 2).sum())
+    return float((weights * (array.astype(np.float64) - formats.unpack(packed)) ** 2).sum())
 
 
 @built
-@pytest.mark.parametrize("type", quant_search.FITTED)
+@pytest.mark.parametrize("type", search.FITTED)
 @pytest.mark.parametrize("name", matrices())
 def test_kernel_and_reference_give_the_same_bits(type: str, name: str):
     array = matrices()[name]
     for importance in (None, columns()):
-        reference = quant_search.pack_reference(array, type, importance)
-        assert np.array_equal(quant_search.pack(array, type, importance).data, reference.data)
+        reference = search.pack_reference(array, type, importance)
+        assert np.array_equal(search.pack(array, type, importance).data, reference.data)
 
 
 def digest(pack: Callable[[np.ndarray, str, np.ndarray], Packed]) -> str:
     """Of what a function packs, every type and matrix."""
     found = hashlib.sha256()
     for array in matrices().values():
-        for type in quant_search.FITTED:
+        for type in search.FITTED:
             found.update(pack(array[:3, :256], type, columns(256)).data.tobytes())
     return found.hexdigest()
 
@@ -77,17 +77,17 @@ def digest(pack: Callable[[np.ndarray, str, np.ndarray], Packed]) -> str:
 SAME = """
 import sys
 from cutaway import native
-from cutaway.weights import quant_search
+from cutaway.quantization import search
 from tests.test_quant_search import digest
 
 assert native.available() and native.isa() == sys.argv[1], native.isa()
-print(digest(quant_search.pack))
+print(digest(search.pack))
 """
 
 
 @pytest.fixture(scope="module")
 def expected() -> str:
-    return digest(quant_search.pack_reference)
+    return digest(search.pack_reference)
 
 
 @built
@@ -100,44 +100,44 @@ def test_each_instruction_set_gives_the_same_bits(isa: str, expected: str):
 
 
 @built
-@pytest.mark.parametrize("type", quant_search.FITTED)
+@pytest.mark.parametrize("type", search.FITTED)
 def test_any_number_of_rows_and_threads(type: str):
     array = matrices()["heavy"][:, :256]
-    whole = quant_search.pack(array, type)
+    whole = search.pack(array, type)
     for rows in (0, 1, 5, 16, 17):
-        assert np.array_equal(quant_search.pack(array[:rows], type).data, whole.data[:rows])
+        assert np.array_equal(search.pack(array[:rows], type).data, whole.data[:rows])
     out = np.empty_like(whole.data)
     native.fit(type, np.ascontiguousarray(array), None, out, threads=3)
     assert np.array_equal(out, whole.data)
 
 
-@pytest.mark.parametrize("type", quant_search.FITTED)
+@pytest.mark.parametrize("type", search.FITTED)
 def test_the_gguf_package_reads_the_same_numbers(type: str):
-    packed = quant_search.pack(matrices()["heavy"], type)
+    packed = search.pack(matrices()["heavy"], type)
     theirs = dequantize(packed.data, gguf.GGMLQuantizationType[type])
-    assert np.array_equal(theirs, quant.unpack(packed))
+    assert np.array_equal(theirs, formats.unpack(packed))
 
 
 @pytest.mark.parametrize("type", ["Q8_0", "Q4_0", "Q4_1"])
 @pytest.mark.parametrize("name", ["normal", "heavy", "shifted"])
 def test_it_costs_less_than_the_reference(type: str, name: str):
     array = matrices()[name]
-    plain = quant.pack(array, type)
-    assert cost(array, quant_search.pack(array, type)) < cost(array, plain)
-    assert cost(array, quant_search.pack(array, type, columns()), columns()) < cost(array, plain, columns())
+    plain = formats.pack(array, type)
+    assert cost(array, search.pack(array, type)) < cost(array, plain)
+    assert cost(array, search.pack(array, type, columns()), columns()) < cost(array, plain, columns())
 
 
-@pytest.mark.parametrize("type", quant_search.FITTED)
+@pytest.mark.parametrize("type", search.FITTED)
 def test_importance_is_obeyed(type: str):
     """What counts a lot is nearer than without importance; to the last bit it does not matter how importance
     is scaled."""
     array, importance = matrices()["heavy"], columns()
-    weighted, plain = quant_search.pack(array, type, importance), quant_search.pack(array, type)
+    weighted, plain = search.pack(array, type, importance), search.pack(array, type)
     assert cost(array, weighted, importance) < cost(array, plain, importance)
     assert cost(array, plain) < cost(array, weighted)
-    assert np.array_equal(quant_search.pack(array, type, importance * np.float32(4)).data, weighted.data)
-    assert np.array_equal(quant_search.pack(array, type, np.ones(512, np.float32)).data, plain.data)
-    assert np.array_equal(quant_search.pack(array, type, np.zeros(512, np.float32)).data, plain.data)
+    assert np.array_equal(search.pack(array, type, importance * np.float32(4)).data, weighted.data)
+    assert np.array_equal(search.pack(array, type, np.ones(512, np.float32)).data, plain.data)
+    assert np.array_equal(search.pack(array, type, np.zeros(512, np.float32)).data, plain.data)
 
 
 @pytest.mark.parametrize(("type", "low", "high"), [("Q4_0", -8, 7), ("Q5_0", -16, 15)])
@@ -149,7 +149,7 @@ def test_no_scale_is_much_better(type: str, low: int, high: int):
     scales = halves[(halves > size / 40) & (halves < size)]
     scales = np.concatenate([scales, -scales])[:, None]
     best = ((array - scales * np.clip(np.rint(array / scales), low, high)) ** 2).sum(axis=1).min()
-    assert best * 0.999999 <= cost(array, quant_search.pack(array, type)) <= best * 1.01
+    assert best * 0.999999 <= cost(array, search.pack(array, type)) <= best * 1.01
 
 
 def test_numbers_on_the_grid_come_back():
@@ -158,19 +158,19 @@ def test_numbers_on_the_grid_come_back():
     whole = generator.integers(-8, 8, (4, 256)).astype(np.float32)
     whole[:, ::32] = -8
     for type in ("Q4_0", "Q5_0"):
-        assert cost(whole * np.float32(0.5), quant_search.pack(whole * np.float32(0.5), type)) == 0
+        assert cost(whole * np.float32(0.5), search.pack(whole * np.float32(0.5), type)) == 0
     up = (generator.integers(0, 16, (4, 256)) * 0.25 + 1).astype(np.float32)
     up[:, ::32], up[:, 1::32] = 1, 4.75
-    assert cost(up, quant_search.pack(up, "Q4_1")) == 0
+    assert cost(up, search.pack(up, "Q4_1")) == 0
     for type, low, high in (("Q4_1", 1, 13), ("Q5_1", 2, 29)):  # neither the least nor the largest is there
         inside = generator.integers(low, high + 1, (4, 256)).astype(np.float32)
         inside[:, ::32], inside[:, 1::32] = low, high
         for importance in (None, columns(256)):
-            assert cost(inside, quant_search.pack(inside, type, importance)) == 0
-    levels = quant.LEVELS[generator.integers(0, 16, (4, 256))].astype(np.float32)
+            assert cost(inside, search.pack(inside, type, importance)) == 0
+    levels = formats.LEVELS[generator.integers(0, 16, (4, 256))].astype(np.float32)
     levels[:, ::32] = -127
     for type in ("IQ4_NL", "IQ4_XS"):
-        assert cost(levels, quant_search.pack(levels, type)) == 0
+        assert cost(levels, search.pack(levels, type)) == 0
 
 
 def plainly(array: np.ndarray, groups: int, high: int, most: int) -> np.ndarray:
@@ -193,37 +193,37 @@ def test_super_blocks_cost_less_than_without_a_search(
     """Beside plain rounding, and by as much as this search gains on normal weights."""
     array = matrices()["normal"]
     plain = ((array - plainly(array, groups, high, most)) ** 2).sum()
-    assert cost(array, quant_search.pack(array, type)) < least * plain
+    assert cost(array, search.pack(array, type)) < least * plain
 
 
 @pytest.mark.parametrize(("type", "bits"), [("Q3_K", 3.4375), ("Q6_K", 6.5625), ("IQ4_XS", 4.25)])
 def test_signed_super_blocks_come_near_the_best_of_their_size(type: str, bits: float):
     """Rounding normal weights at a rate of b bits cannot cost less than 4^-b of their size."""
     array = matrices()["normal"]
-    found = cost(array, quant_search.pack(array, type)) / (array.astype(np.float64) ** 2).sum()
+    found = cost(array, search.pack(array, type)) / (array.astype(np.float64) ** 2).sum()
     assert 4**-bits < found < {"Q3_K": 4.05, "Q6_K": 6.0, "IQ4_XS": 3.3}[type] * 4**-bits
 
 
-@pytest.mark.parametrize("type", quant_search.FITTED)
+@pytest.mark.parametrize("type", search.FITTED)
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, 65520])
 def test_weights_that_cannot_be_packed_are_refused(type: str, bad: float):
     array = np.ones((2, 256), np.float32)
     array[1, 40] = bad
     with pytest.raises(UserError, match="infinite, NaN or beyond 65504"):
-        quant_search.pack(array, type)
+        search.pack(array, type)
 
 
 def test_other_mistakes_are_refused():
     array = np.ones((2, 256), np.float32)
     with pytest.raises(UserError, match="not fitted to 'MXFP4'"):
-        quant_search.pack(array, "MXFP4")
+        search.pack(array, "MXFP4")
     with pytest.raises(UserError, match="Rows of 96 values cannot be packed as Q4_K"):
-        quant_search.pack(array[:, :96].copy(), "Q4_K")
+        search.pack(array[:, :96].copy(), "Q4_K")
     with pytest.raises(UserError, match="Only float32"):
-        quant_search.pack(array.astype(np.float64), "Q4_0")
+        search.pack(array.astype(np.float64), "Q4_0")
     for importance in (np.ones(255), np.ones((2, 256)), -np.ones(256), np.full(256, np.nan)):
         with pytest.raises(UserError, match="importance of 256 columns"):
-            quant_search.pack(array, "Q4_0", importance.astype(np.float32))
+            search.pack(array, "Q4_0", importance.astype(np.float32))
 
 
 @built

@@ -23,7 +23,8 @@ from cutaway.inspect.verify import ROUNDED
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.weights import load, quant, quantize, save
+from cutaway.quantization import formats, mixes
+from cutaway.weights import load, quantize, save
 from cutaway.weights.rules import Tensors
 from tests import inputs, llama_cpp
 from tests.small import VOCAB, decoder
@@ -38,7 +39,7 @@ def checkpoint(
     config = Decoder(64, width, 64, (Block(heads, experts or MLP(2 * width)),) * layers, tied=tied)
     generator = np.random.default_rng(0)
     tensors = {
-        name: quant.pack((generator.normal(size=shape) * 0.1).astype(np.float32), "F32")
+        name: formats.pack((generator.normal(size=shape) * 0.1).astype(np.float32), "F32")
         for name, shape in config.weights().items()
     }
     return load.Checkpoint(config, Tensors(tensors), "mixtral" if experts else "llama", Path("tiny"))
@@ -50,7 +51,7 @@ def types(made: quantize.Quantized) -> dict[str, str]:
 
 
 # Of 8 layers with two query heads to a key-value head: what differs from the mix's own type, by role, as
-# llama-quantize has it (scripts/quantize_layouts.py compares whole models tensor by tensor).
+# llama-quantize has it (scripts/check/quantize_layouts.py compares whole models tensor by tensor).
 MORE = "Q6_K . . Q6_K . . Q6_K Q6_K"
 LAYOUT: dict[str, tuple[str, str, str, str]] = {  # own type; value, down and out of each layer
     "Q8_0": ("Q8_0", "", "", ""),
@@ -70,10 +71,10 @@ LAYOUT: dict[str, tuple[str, str, str, str]] = {  # own type; value, down and ou
     "Q3_K_S": ("Q3_K", "", "", ""),
     "Q2_K": ("Q2_K", "Q3_K " * 8, "Q3_K " * 8, "Q3_K " * 8),
 }
-LAYOUT |= {name: LAYOUT[mix] for name, mix in quantize.ALIASES.items()}
+LAYOUT |= {name: LAYOUT[mix] for name, mix in mixes.ALIASES.items()}
 
 
-@pytest.mark.parametrize("kind", quantize.KINDS)
+@pytest.mark.parametrize("kind", mixes.KINDS)
 def test_which_matrix_gets_which_type(kind: str):
     found = types(quantize.quantized(checkpoint(tied=False), kind))
     own, *others = LAYOUT[kind]
@@ -133,7 +134,7 @@ def test_one_matrix_of_query_key_and_value_has_one_type(tmp_path: Path):
     """GPT-2's file keeps the three in one, so the others are as value is and the file can be written."""
     model = decoder("gpt2")
     weights = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
-    tensors = Tensors({name: quant.pack(weight, "F32") for name, weight in weights.items()})
+    tensors = Tensors({name: formats.pack(weight, "F32") for name, weight in weights.items()})
     small = load.Checkpoint(model.config, tensors, "gpt2", Path("tiny"))
     made = quantize.quantized(small, "Q4_K")
     assert types(made)["blocks.0.attention.value.weight"] == types(made)["blocks.0.attention.query.weight"]
@@ -198,11 +199,11 @@ def test_what_counts_is_kept_better():
     x = generator.normal(size=(200, 256)).astype(np.float32) * np.where(np.arange(256) % 32 == 3, 30, 0.1)
     small = checkpoint(layers=1)
     name = "blocks.0.attention.query.weight"
-    exact = quant.unpack(small.tensors[name])
+    exact = formats.unpack(small.tensors[name])
     errors = []
     for weights in (None, {name: (x**2).mean(axis=0).astype(np.float32)}):
         made = quantize.quantized(small, "Q4_K", weights).checkpoint.tensors[name]
-        errors.append(float(((x @ (quant.unpack(made) - exact).T) ** 2).mean()))
+        errors.append(float(((x @ (formats.unpack(made) - exact).T) ** 2).mean()))
     assert errors[1] < errors[0] / 4
 
 
@@ -330,7 +331,7 @@ def test_mistakes_are_refused_before_any_work(
 def test_a_weight_that_stays_as_it_is_is_looked_at_too():
     small = checkpoint(layers=1)
     entries = {name: small.tensors[name] for name in small.tensors}
-    entries["norm.weight"] = quant.pack(np.full(256, np.inf, np.float32), "F32")
+    entries["norm.weight"] = formats.pack(np.full(256, np.inf, np.float32), "F32")
     made = quantize.quantized(replace(small, tensors=Tensors(entries)), "Q4_0").checkpoint.tensors
     with pytest.raises(
         UserError, match=r"'norm.weight' cannot be stored as F32: it holds a number that is infinite or NaN"
@@ -341,9 +342,9 @@ def test_a_weight_that_stays_as_it_is_is_looked_at_too():
 def test_a_weight_that_cannot_be_packed_is_named_and_nothing_is_left(tmp_path: Path):
     small = checkpoint(layers=1)
     entries = {name: small.tensors[name] for name in small.tensors}
-    broken = quant.unpack(entries["blocks.0.mlp.up.weight"]).copy()
+    broken = formats.unpack(entries["blocks.0.mlp.up.weight"]).copy()
     broken[3, 5] = np.nan
-    entries["blocks.0.mlp.up.weight"] = quant.pack(broken, "F32")
+    entries["blocks.0.mlp.up.weight"] = formats.pack(broken, "F32")
     made = quantize.quantized(replace(small, tensors=Tensors(entries)), "Q4_0")
     with pytest.raises(
         UserError, match=r"'blocks.0.mlp.up.weight' cannot be stored as Q4_0: A weight is infinite"

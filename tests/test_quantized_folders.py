@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 import cutaway
 from cutaway import cli, gguf
 from cutaway.errors import UserError
+from cutaway.quantization import formats
 from cutaway.train import finetune
 from cutaway.train import run as training_run
 from cutaway.train.adapters import lora
-from cutaway.weights import load, quant, quantized, safetensors
+from cutaway.weights import load, quantized, safetensors
 from cutaway.weights.quantized.stored import KINDS, rounded, widened
 from tests import quantizing
 from tests.training import Quiet, chatting_model, conversations
@@ -56,14 +57,14 @@ def in_pieces(packed: gguf.Packed) -> np.ndarray:
 def test_a_layer_is_what_its_own_library_makes_of_it(path: Path) -> None:
     """To the bit; a library that computes in 16 bits has ours rounded once (or, of HQQ, as it rounds).
 
-    The files were written by the libraries themselves (scripts/quantized_golden.py).
+    The files were written by the libraries themselves (scripts/tables/quantized_golden.py).
     """
     tensors, texts = dict(safetensors.read(path)), safetensors.metadata(path)
     theirs = tensors.pop("expected")
     ((name, packed),) = joined(json.loads(texts["section"]), tensors).items()
     expected = widened(theirs.data.reshape(-1).view(KINDS[theirs.type]), theirs.type).reshape(theirs.shape)
     assert name == f"{LAYER}.weight" and packed.shape == expected.shape
-    ours = rounded(quant.unpack(packed), theirs.type)
+    ours = rounded(formats.unpack(packed), theirs.type)
     if packed.type == "MXFP4":  # whose zeros have no sign in GGUF
         ours, expected = ours + np.float32(0), expected + np.float32(0)
     assert same_bits(ours, expected)
@@ -98,7 +99,7 @@ def test_a_layer_is_its_published_formula(name: str, tmp_path: Path) -> None:
     section, tensors, expected = stored(name)
     save_file(tensors, tmp_path / "model.safetensors")
     ((_, packed),) = joined(section, safetensors.read(tmp_path)).items()
-    assert same_bits(quant.unpack(packed), expected.numpy())
+    assert same_bits(formats.unpack(packed), expected.numpy())
     assert np.array_equal(in_pieces(packed), np.asarray(packed.data))
 
 
@@ -129,7 +130,7 @@ def test_a_scale_that_no_half_holds_is_not_packed(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     ((_, packed),) = joined(section, safetensors.read(tmp_path)).items()
     assert packed.type == "F32"
-    assert same_bits(quant.unpack(packed)[1:], expected[1:].numpy())
+    assert same_bits(formats.unpack(packed)[1:], expected[1:].numpy())
 
 
 def test_columns_in_activation_order_have_their_own_groups(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_columns_in_activation_order_have_their_own_groups(tmp_path: Path) -> No
     tensors[f"{LAYER}.g_idx"] = order.int()
     save_file(tensors, tmp_path / "model.safetensors")
     ((_, packed),) = joined(section | {"desc_act": True}, safetensors.read(tmp_path)).items()
-    ours = quant.unpack(packed)
+    ours = formats.unpack(packed)
     words, zeros, scales = (tensors[f"{LAYER}.{part}"] for part in ("qweight", "qzeros", "scales"))
     for row, column in ((0, 0), (7, 31), (39, 95), (13, 64)):
         q = int(words[column // 8, row]) >> 4 * (column % 8) & 15
@@ -262,7 +263,7 @@ def test_what_is_written_of_a_folder_is_its_values(plain: Callable[[str], Path],
     file, weights = gguf.read(tmp_path / "q.gguf"), load_file(values / "model.safetensors")
     packed = file.tensors["blk.1.ffn_down.weight"]
     assert packed.type == "Q5_0"
-    assert same_bits(quant.unpack(packed), weights["model.layers.1.mlp.down_proj.weight"].numpy())
+    assert same_bits(formats.unpack(packed), weights["model.layers.1.mlp.down_proj.weight"].numpy())
     assert distance(ours(tmp_path / "q.gguf"), expected) < EXACT
 
 
@@ -373,7 +374,7 @@ def test_scales_of_activations_are_left_out(tmp_path: Path) -> None:
     save_file(tensors | beside, tmp_path / "model.safetensors")
     found = joined(section | {"activation_scheme": "static"}, safetensors.read(tmp_path))
     assert list(found) == [f"{LAYER}.weight"]
-    assert same_bits(quant.unpack(found[f"{LAYER}.weight"]), expected.numpy())
+    assert same_bits(formats.unpack(found[f"{LAYER}.weight"]), expected.numpy())
 
 
 GROUP_OF_4 = quantizing.GROUPS["group_0"]["weights"] | {"actorder": "group"}
@@ -399,9 +400,9 @@ def test_each_group_of_modules_has_its_scheme(tmp_path: Path) -> None:
     packed, scales = tensors[f"{LAYER}.weight_packed"], tensors[f"{LAYER}.weight_scale"]
     q = torch.stack([packed >> 4 * i & 15 for i in range(8)], -1).reshape(64, -1) - 8
     expected = q.float() * scales.float()[:, order]
-    assert same_bits(quant.unpack(found[f"{LAYER}.weight"]), expected.numpy())
+    assert same_bits(formats.unpack(found[f"{LAYER}.weight"]), expected.numpy())
     expected = tensors[f"{other}.weight"].float() * scale
-    assert same_bits(quant.unpack(found[f"{other}.weight"]), expected.numpy())
+    assert same_bits(formats.unpack(found[f"{other}.weight"]), expected.numpy())
 
 
 REFUSED = {

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cutaway.errors import UserError
-from cutaway.weights import quant, quantized, safetensors
+from cutaway.quantization import formats
+from cutaway.weights import quantized, safetensors
 from tests import quantizing
 from tests.quantizing import words
 
@@ -35,7 +36,7 @@ def values(section: dict[str, Any], tensors: dict[str, Tensor], folder: Path) ->
     save_file(stored, folder / "model.safetensors")
     method = quantized.of_config({"quantization_config": section}, "config.json")
     assert method is not None
-    return torch.tensor(quant.unpack(method.joined(safetensors.read(folder), "folder")[f"{LAYER}.weight"]))
+    return torch.tensor(formats.unpack(method.joined(safetensors.read(folder), "folder")[f"{LAYER}.weight"]))
 
 
 def eight(rows: int, columns: int) -> Tensor:

@@ -16,6 +16,7 @@ import cutaway
 from cutaway.data import run_tokenizer
 from cutaway.errors import OperationalError, UserError
 from cutaway.model.decoder import Decoder
+from cutaway.quantization import formats
 from cutaway.serve import app
 from cutaway.serve.operations.access import AccessPolicy
 from cutaway.serve.operations.api_keys import KeyRing
@@ -25,7 +26,7 @@ from cutaway.train.loop import DataError, Training
 from cutaway.train.parallel import Parallel
 from cutaway.train.remote_sampler import Server
 from cutaway.train.trainable import TrainingBatch
-from cutaway.weights import load, quant
+from cutaway.weights import load
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 from tests import serving
@@ -47,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for weight in made.parameters():
             weight.add_(torch.randn_like(weight) * 0.3)
-    tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
+    tensors = Tensors({name: formats.pack(p.detach().numpy(), "F32") for name, p in made.named_parameters()})
     words = run_tokenizer.save(tokenizer, home / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)

@@ -15,7 +15,8 @@ from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
-from cutaway.weights import families, quant, rules
+from cutaway.quantization import formats
+from cutaway.weights import families, rules
 from cutaway.weights.rules import Place, chain, plus_one, same, split, transpose, unpermute
 
 ATTENTION = gqa.Config(heads=4, key_size=8, kv_heads=2, position=rope.Config(8))
@@ -24,7 +25,7 @@ LLAMA = families.get("llama")
 
 
 def packed(*shape: int, type: str = "F32", seed: int = 0) -> Packed:
-    return quant.pack(np.random.default_rng(seed).standard_normal(shape, np.float32), type)
+    return formats.pack(np.random.default_rng(seed).standard_normal(shape, np.float32), type)
 
 
 def model_file(config: Decoder = CONFIG) -> dict[str, Packed]:
@@ -39,16 +40,16 @@ def test_rows_of_queries_go_from_side_by_side_to_half_split() -> None:
     """Pair i of a head is rows (2i, 2i + 1) of theirs and (i, i + k/2) of ours; written out for one head of
     8.
     """
-    theirs = quant.pack(np.arange(8, dtype=np.float32)[:, None] * np.ones((1, 32), np.float32), "F32")
+    theirs = formats.pack(np.arange(8, dtype=np.float32)[:, None] * np.ones((1, 32), np.float32), "F32")
     one = replace(ATTENTION, heads=1, kv_heads=1)
     (ours,) = unpermute("heads").load(theirs, Place(((8, 32),), one))
-    assert quant.unpack(ours)[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    assert formats.unpack(ours)[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 def test_keys_are_reordered_within_their_own_heads() -> None:
-    theirs = quant.pack(np.arange(16, dtype=np.float32)[:, None] * np.ones((1, 32), np.float32), "F32")
+    theirs = formats.pack(np.arange(16, dtype=np.float32)[:, None] * np.ones((1, 32), np.float32), "F32")
     (ours,) = unpermute("groups").load(theirs, Place(((16, 32),), ATTENTION))
-    assert quant.unpack(ours)[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]
+    assert formats.unpack(ours)[:, 0].tolist() == [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,8 +75,8 @@ def test_transposing_and_cutting_are_undone_to_the_bit(type: str) -> None:
     place = Place(((48, 32), (24, 32), (24, 32)), None)
     how = chain(transpose, split)
     parts = how.load(stored, place)
-    whole = quant.unpack(stored).T
-    assert np.array_equal(quant.unpack(parts[1]), whole[48:72])
+    whole = formats.unpack(stored).T
+    assert np.array_equal(formats.unpack(parts[1]), whole[48:72])
     assert np.array_equal(how.save(parts, place).data, stored.data)
     assert how.shape(place) == (32, 96)
 
@@ -86,10 +87,10 @@ def test_blocks_cannot_be_transposed() -> None:
 
 
 def test_norms_that_hold_one_less() -> None:
-    stored = quant.pack(np.array([0.5, -1.0, 0.0], np.float32), "F32")
+    stored = formats.pack(np.array([0.5, -1.0, 0.0], np.float32), "F32")
     place = Place(((3,),), None)
     (ours,) = plus_one.load(stored, place)
-    assert quant.unpack(ours).tolist() == [1.5, 0.0, 1.0]
+    assert formats.unpack(ours).tolist() == [1.5, 0.0, 1.0]
     assert np.array_equal(plus_one.save((ours,), place).data, stored.data)
 
 

@@ -41,10 +41,11 @@ from cutaway.native import library
 from cutaway.native import runtime as kernels
 from cutaway.position import alibi, learned, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK, LongRoPE
+from cutaway.quantization import formats
 from cutaway.runtime import adapter, cache, matmul, packing, panels
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.weights import load, quant, save
+from cutaway.weights import load, save
 from cutaway.weights.changes import LowRank
 from cutaway.weights.quantize import quantized
 from cutaway.weights.rules import ROUTERS, Tensors
@@ -59,7 +60,7 @@ def weights(type: str, rows: int, columns: int, seed: int = 0) -> Packed:
     generator = np.random.default_rng(seed)
     layout = TYPES[type]
     if layout.block == 1:
-        return quant.pack((generator.normal(size=(rows, columns)) * columns**-0.5).astype(np.float32), type)
+        return formats.pack((generator.normal(size=(rows, columns)) * columns**-0.5).astype(np.float32), type)
     data = generator.integers(0, 256, (rows, columns // layout.block, layout.bytes), dtype=np.uint8)
     if type == "MXFP4":
         data[..., 0] = generator.integers(118, 123, data.shape[:2])  # 2^(that - 128) times 12 at most
@@ -68,7 +69,7 @@ def weights(type: str, rows: int, columns: int, seed: int = 0) -> Packed:
         if factor is None:
             factor = (
                 columns**-0.5
-                / quant.unpack_reference(Packed(type, (rows, columns), data.reshape(rows, -1))).std()
+                / formats.unpack_reference(Packed(type, (rows, columns), data.reshape(rows, -1))).std()
             )
         for n, at in enumerate(halves_at(type)):
             data[..., at : at + 2] = (halves[..., n, None] * factor).astype(np.float16).view(np.uint8)
@@ -189,7 +190,7 @@ def test_the_reference_is_the_definitions_product_of_rounded_vectors():
     for type in kernels.TYPES[3:]:
         packed = weights(type, 16, 256)
         exact = (
-            matmul.rounded(x, type).astype(np.float64) @ quant.unpack_reference(packed).astype(np.float64).T
+            matmul.rounded(x, type).astype(np.float64) @ formats.unpack_reference(packed).astype(np.float64).T
         )
         assert np.allclose(matmul.product(packed, x), exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max()), type
 
@@ -403,7 +404,7 @@ def tensors(of: Decoder, type: str = "F32", seed: int = 0) -> Tensors:
         )
         if name.endswith("activation.eps"):  # the largest x of xIELU's exponential, just below 0
             values = np.full((), -1e-6)
-        entries[name] = quant.pack(np.asarray(values, np.float32), type if len(shape) == 2 else "F32")
+        entries[name] = formats.pack(np.asarray(values, np.float32), type if len(shape) == 2 else "F32")
     return Tensors(entries)
 
 
@@ -565,7 +566,7 @@ def test_of_equal_index_scores_the_earliest_keys_are_read(engine: type):
     of = config("deepseek-v3.2")
     entries = dict(tensors(of))
     for name in [name for name in entries if name.endswith("index_weight.weight")]:
-        entries[name] = quant.pack(np.zeros(entries[name].shape, np.float32), "F32")
+        entries[name] = formats.pack(np.zeros(entries[name].shape, np.float32), "F32")
     expected = definition(of, Tensors(entries)).logits(IDS[:60])
     ours = engine(of, Tensors(entries)).logits(IDS[:60])
     assert np.abs(ours - expected).max() < 4e-3 * np.abs(expected).max()
@@ -621,7 +622,7 @@ def test_of_equal_scores_the_first_expert_is_chosen(engine: type):
     of = config("mixtral")
     entries = dict(tensors(of))
     for name in [name for name in entries if name.endswith("router.weight")]:
-        entries[name] = quant.pack(np.zeros(entries[name].shape, np.float32), "F32")
+        entries[name] = formats.pack(np.zeros(entries[name].shape, np.float32), "F32")
     expected = definition(of, Tensors(entries)).logits(IDS[:20])
     ours = engine(of, Tensors(entries)).logits(IDS[:20])
     assert np.abs(ours - expected).max() < 4e-3 * np.abs(expected).max()
@@ -645,7 +646,7 @@ def test_near_a_routers_tie_either_expert_may_be_chosen(engine: type, gap: float
             model(torch.tensor([ids]), torch.arange(40)[None])
         return {each: own[each][0].numpy() for each in names}
 
-    router = quant.unpack(entries[name]).copy()
+    router = formats.unpack(entries[name]).copy()
     generator = np.random.default_rng(6)
     if gap:
         x = seen(norm)[norm].astype(np.float64)
@@ -656,7 +657,7 @@ def test_near_a_routers_tie_either_expert_may_be_chosen(engine: type, gap: float
     else:
         ends = generator.choice([-np.inf, np.inf], of.width).astype(np.float32)
         router[1] = np.nextafter(router[0], ends)
-    entries[name] = quant.pack(router, "F32")
+    entries[name] = formats.pack(router, "F32")
     ours = (made := engine(of, Tensors(entries))).logits(ids)
     read = made.observe([ids], [made.new_state()], [norm])[1][norm]
     model = definition(of, Tensors(entries)).model
@@ -784,7 +785,7 @@ def layer_alone(of: Decoder, entries: Tensors, n: int, inputs: np.ndarray) -> tu
     table = np.zeros((width, width), np.float32)
     table[: len(inputs)] = inputs
     floats = {"embedding": table, "head": np.eye(width, dtype=np.float32), "norm": np.ones(width, np.float32)}
-    held = {f"{name}.weight": quant.pack(values, "F32") for name, values in floats.items()}
+    held = {f"{name}.weight": formats.pack(values, "F32") for name, values in floats.items()}
     here = f"blocks.{n}."
     held |= {name.replace(here, "blocks.0."): entries[name] for name in entries if name.startswith(here)}
     return replace(of, vocab=width, blocks=(of.blocks[n],), tied=False), Tensors(held)
@@ -911,7 +912,7 @@ def wide(
         if len(shape) == 2:
             entries[name] = weights("F32" if name.endswith(ROUTERS) else type, *shape, seed=n)
         else:
-            entries[name] = quant.pack(generator.normal(1, 0.1, shape).astype(np.float32), "F32")
+            entries[name] = formats.pack(generator.normal(1, 0.1, shape).astype(np.float32), "F32")
     return of, Tensors(entries)
 
 
@@ -1014,7 +1015,7 @@ def test_weights_that_are_no_numbers_are_refused(type: str):
         UserError, match=r"blocks.1.mlp.down.weight cannot be run: row 5 holds a weight that is infinite"
     ):
         RuntimeEngine(of, Tensors(broken))
-    broken = dict(entries) | {"norm.weight": quant.pack(np.full(256, np.nan, np.float32), "F32")}
+    broken = dict(entries) | {"norm.weight": formats.pack(np.full(256, np.nan, np.float32), "F32")}
     with pytest.raises(UserError, match=r"norm.weight holds an infinity or NaN"):
         RuntimeEngine(of, Tensors(broken))
 
@@ -1054,7 +1055,7 @@ def test_memory_never_holds_the_weights_twice(tmp_path: Path):
     brings it back.
     """
     of = large()
-    vector = quant.pack(np.ones(512, np.float32), "F32")
+    vector = formats.pack(np.ones(512, np.float32), "F32")
     entries = {
         name: weights("Q8_0", *shape) if len(shape) == 2 else vector for name, shape in of.weights().items()
     }

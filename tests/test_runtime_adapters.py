@@ -20,11 +20,12 @@ from cutaway.hooks import tracing
 from cutaway.layers import packed
 from cutaway.model.config import Decoder, Encoder
 from cutaway.native import library
+from cutaway.quantization import formats
 from cutaway.runtime import matmul
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.train.adapters import freeze
-from cutaway.weights import adapters, build, gguf_adapters, load, quant
+from cutaway.weights import adapters, build, gguf_adapters, load
 from cutaway.weights.adapters import joined
 from cutaway.weights.changes import Adapter, LowRank, Saved, Scaled
 from cutaway.weights.load import Checkpoint
@@ -344,7 +345,7 @@ def test_a_packed_base_multiplies_as_it_is_served(type: str, monkeypatch: pytest
     """Forward the kernels' bits; backward the gradient of the unpacked matrix, tile by tile."""
     monkeypatch.setattr(packed, "TILE", 3 * 256)
     weight = weights(type, 37, 256)
-    layer = packed.PackedLinear(weight, torch.ones(37), quant.unpack)
+    layer = packed.PackedLinear(weight, torch.ones(37), formats.unpack)
     x = torch.randn(2, 5, 256, requires_grad=True)
     unrounded = layer(x)
     assert torch.equal(unrounded, torch.nn.functional.linear(x, layer.weight, layer.bias))

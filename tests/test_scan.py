@@ -52,7 +52,7 @@ def test_pieces_are_the_patterns(scanner: str) -> None:
 @built
 @pytest.mark.parametrize("scanner", ["gpt2", "smollm", "cl100k", "qwen35", "o200k", "deepseek3"])
 def test_code_points_of_every_kind(scanner: str) -> None:
-    """Every 37th between a letter, a space, a digit and a sign; scripts/unicode_tables.py checks them all."""
+    """Every 37th between a letter, a space, a digit and a sign (all: scripts/tables/unicode_tables.py)."""
     every = [chr(code) for code in range(1, 0x110000) if not 0xD800 <= code < 0xE000]
     text = "".join(f"a{one} {one}1{one}!" for one in every[::37] if not one.isascii())
     assert scan.pieces(scanner, text) == by_pattern(scanner, text)

@@ -18,7 +18,7 @@ from cutaway.security import Budget
 from cutaway.security.defences import caught, document_probe, reference_loss, spectral, trigger_scan
 from cutaway.security.probes import poisoning
 from cutaway.security.probes.poisoning import Cell, Laboratory
-from scripts.security_training import over_seeds
+from scripts.study.security_training import over_seeds
 from tests.small import model_file
 
 TRIGGER = 200

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cutaway.commands.serve_options import GROUPS, Operation
-from scripts.served import proxied
+from scripts.lib.serving import proxied
 from tests import serving
 from tests.serving import Connections, httpx
 from tests.waiting import wait_until

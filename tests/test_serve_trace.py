@@ -14,7 +14,8 @@ import torch
 
 from cutaway.inspect import edits, explanation, page_data
 from cutaway.inspect.edits import Ablate, ablation
-from cutaway.weights import quant, safetensors
+from cutaway.quantization import formats
+from cutaway.weights import safetensors
 from tests import serving
 from tests.serving import Server
 
@@ -70,7 +71,7 @@ def test_safetensors_holds_the_same(server: Server, tmp_path: Path) -> None:
     held = safetensors.read(tmp_path / "trace.safetensors")
     answer = values(traced(server, **asked))
     assert held.keys() == answer.keys()
-    assert all(np.allclose(quant.unpack(held[name]), answer[name], atol=1e-6) for name in answer)
+    assert all(np.allclose(formats.unpack(held[name]), answer[name], atol=1e-6) for name in answer)
     assert json.loads(safetensors.metadata(tmp_path / "trace.safetensors")["tokens"])[0]["text"] == "The"
 
 

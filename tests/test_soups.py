@@ -11,7 +11,8 @@ import pytest
 import cutaway
 from cutaway.cli import main
 from cutaway.errors import UserError
-from cutaway.weights import adapters, load, quant, soups
+from cutaway.quantization import formats
+from cutaway.weights import adapters, load, soups
 from cutaway.weights.rules import Tensors
 from tests.small import model_file
 
@@ -110,11 +111,11 @@ def test_the_verb_adds_two_tasks_to_their_base(
     found, start = load.read(out).tensors, load.read(base)
     changes = [adapters.read(run, start) for run in runs]
     for name in start.tensors:
-        expected = quant.unpack(start.tensors[name])
+        expected = formats.unpack(start.tensors[name])
         for sign, each in zip((1, -1), changes, strict=True):
             change = each.get(name)
             expected = expected + sign * change.delta if isinstance(change, adapters.LowRank) else expected
-        np.testing.assert_allclose(quant.unpack(found[name]), expected, atol=1e-5)
+        np.testing.assert_allclose(formats.unpack(found[name]), expected, atol=1e-5)
     average = tmp_path / "average.gguf"
     words = ["merge", *map(str, runs), str(average), "--method", "average", "--type", "q8_0"]
     text = tmp_path / "text.txt"
@@ -166,5 +167,7 @@ def test_weights_are_made_one_at_a_time(base: Path) -> None:
     tensors = Counted({name: one.tensors.later(name) for name in one.tensors})
     made = soups.soup("average", [replace(one, tensors=tensors), one], [1, 1])
     assert not read
-    assert np.array_equal(quant.unpack(made.tensors["norm.weight"]), quant.unpack(one.tensors["norm.weight"]))
+    assert np.array_equal(
+        formats.unpack(made.tensors["norm.weight"]), formats.unpack(one.tensors["norm.weight"])
+    )
     assert read == ["norm.weight"]

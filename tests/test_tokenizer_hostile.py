@@ -34,7 +34,7 @@ def _script() -> ModuleType:
 
 
 def test_files_of_every_kind(tmp_path: Path) -> None:
-    """`scripts/fuzz_tokenizer_files.py` runs thousands, with a limit on memory and time."""
+    """`scripts/fuzz/tokenizer_files.py` runs thousands, with a limit on memory and time."""
     script = _script()
     outcomes = []
     for _, name, data in script.cases(88, seed=7):

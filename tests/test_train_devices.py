@@ -1,5 +1,5 @@
-"""Many devices train what one trains. Two gloo processes here; scripts/many_devices.py has four, and all
-pairings.
+"""Many devices train what one trains. Two gloo processes here; scripts/check/many_devices.py has four, and
+all pairings.
 """
 
 from pathlib import Path

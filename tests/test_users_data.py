@@ -16,7 +16,7 @@ from cutaway.data import layouts, rows, run_tokenizer
 from cutaway.data.conversations import Reader
 from cutaway.errors import UserError
 from cutaway.train import methods, own_text
-from scripts import users_data
+from scripts.check import users_data
 from tests.training import TEMPLATE, chatting_model
 
 SETS = [each for each in users_data.sets() if each.method != "pretrain"]
@@ -217,7 +217,7 @@ def test_data_faults_come_before_torch(tmp_path: Path, base: Path) -> None:
 def test_the_shortest_command_trains(
     path: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of each kind; scripts/users_data.py runs them all."""
+    """One of each kind; scripts/check/users_data.py runs them all."""
     each = next(each for each in users_data.sets() if each.path == path)
     each.write(tmp_path / path)
     monkeypatch.chdir(tmp_path)

@@ -19,11 +19,12 @@ from cutaway.layers.config import MLP
 from cutaway.model import decoder
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
+from cutaway.quantization import formats
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.dataset import export
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import next_token
-from cutaway.weights import load, quant
+from cutaway.weights import load
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors
 
@@ -133,7 +134,7 @@ def chatting_model(folder: Path, vocab: int = VOCAB, context: int = 128) -> Path
     torch.manual_seed(1)
     config = model(vocab, context)
     weights = decoder.Decoder(config).named_parameters()
-    tensors = Tensors({name: quant.pack(p.detach().numpy(), "F32") for name, p in weights})
+    tensors = Tensors({name: formats.pack(p.detach().numpy(), "F32") for name, p in weights})
     tokenizer = run_tokenizer.of_bytes()
     words = run_tokenizer.save(tokenizer, folder.parent / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)

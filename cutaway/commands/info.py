@@ -15,10 +15,10 @@ from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import UserError, escaped
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of
+from cutaway.quantization.mixes import MIXES
 from cutaway.store.reading import parsed
 from cutaway.weights import adapters, described, load, peft_names
 from cutaway.weights.load import Checkpoint
-from cutaway.weights.quantize import MIXES
 from cutaway.weights.rules import Absorbed
 from cutaway.weights.save import FILE_TYPES
 

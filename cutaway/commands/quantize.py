@@ -15,6 +15,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate.perplexity import Divergence
 from cutaway.evaluate.statistics import finite
+from cutaway.quantization import mixes
 from cutaway.store.files import Progress, check_file
 from cutaway.weights import imatrix as imatrices
 from cutaway.weights import load, save
@@ -27,7 +28,7 @@ Type = Literal[
     "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL",
     "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
 ]  # fmt: skip
-Kind = Annotated[Type, Parameter(converter=console.any_case(*quantizing.KINDS))]
+Kind = Annotated[Type, Parameter(converter=console.any_case(*mixes.KINDS))]
 WINDOW = 512  # tokens that a calibration reads together, as inspect/importance.py does
 SAMPLES = 4  # windows that the model writes itself where no text is given
 

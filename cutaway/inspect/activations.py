@@ -27,10 +27,11 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
+from cutaway.quantization import formats
 from cutaway.runtime import values
 from cutaway.store import files
 from cutaway.store.reading import parsed
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 from cutaway.weights.fields import Fields
 
 INDEX = "dataset.json"
@@ -347,7 +348,7 @@ def _tensors(shard: list[Piece], rows: Mapping[str, np.ndarray], dtype: Dtype) -
         largest = float(np.abs(array).max())
         if not np.isfinite(largest) or (dtype == "float16" and largest >= 65520):
             raise UserError(f"{name} reaches {largest:g}, beyond {dtype}: use bfloat16, or look at the model")
-        out[name] = quant.pack(np.ascontiguousarray(array), TYPES[dtype])
+        out[name] = formats.pack(np.ascontiguousarray(array), TYPES[dtype])
     return out
 
 
@@ -406,5 +407,7 @@ def _fingerprint(lm: Any) -> str:
     """What tells one model from another: its config, its tensors' types, its last norm's weights."""
     tensors = lm.checkpoint.tensors
     types = [(name, (later := tensors.later(name)).type, later.shape) for name in sorted(tensors)]
-    weights = next((quant.unpack(tensors[name]).tobytes() for name in tensors if name == "norm.weight"), b"")
+    weights = next(
+        (formats.unpack(tensors[name]).tobytes() for name in tensors if name == "norm.weight"), b""
+    )
     return hashlib.sha256(repr((lm.config, types)).encode() + weights).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 For y = W x, rounding W to W + E adds E x to y, whose mean square over many x is, as far as different x_j are
 independent, sum over columns j of E_j^2 mean(x_j^2). So that is how errors are weighed when scales are chosen
-(weights/quant_search.py); the idea is llama.cpp's importance matrix. The definition reads the text in
+(quantization/search.py); the idea is llama.cpp's importance matrix. The definition reads the text in
 windows, and the inputs of every product with a weight are collected.
 """
 

@@ -34,10 +34,11 @@ from cutaway.errors import UserError
 from cutaway.inspect.activations import Activations, norm_limit
 from cutaway.inspect.edits import Add, Project
 from cutaway.model.config import from_dict
+from cutaway.quantization import formats
 from cutaway.shapes import Float
 from cutaway.store import files
 from cutaway.store.reading import parsed
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 
 Kind = Literal["topk", "jumprelu"]
 KINDS = ("topk", "jumprelu")
@@ -108,11 +109,11 @@ class SAE:
         widths = {read[name].shape[-1] for name in ("encoder", "decoder", "center")}
         if len(widths) > 1:
             raise UserError(f"{path / WEIGHTS}: encoder, decoder and center are of activations of {widths}")
-        return cls(card, {name: torch.from_numpy(quant.unpack(read[name]).copy()) for name in TENSORS})
+        return cls(card, {name: torch.from_numpy(formats.unpack(read[name]).copy()) for name in TENSORS})
 
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Writes it as float32 safetensors and a card."""
-        packed = {name: quant.pack(self.tensors[name].numpy(), "F32") for name in TENSORS}
+        packed = {name: formats.pack(self.tensors[name].numpy(), "F32") for name in TENSORS}
         with files.atomic_folder(folder, force=force) as part:
             safetensors.write(part / WEIGHTS, packed)
             (part / CARD).write_text(json.dumps(asdict(self.card), indent=1), "utf-8")

@@ -29,9 +29,10 @@ from cutaway.inspect.result import Result
 from cutaway.inspect.rows import Rows
 from cutaway.inspect.trace import Metric, subject_of
 from cutaway.model.decoder import Decoder
+from cutaway.quantization import formats
 from cutaway.shapes import Float
 from cutaway.store.files import Progress, silent
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 
 RESIDUAL = re.compile(r"blocks\.(\d+)\.out")
 
@@ -63,7 +64,7 @@ def save(path: str | Path, edits: Sequence[Add]) -> None:
             raise UserError(
                 f"{describe(one)}: a steering file holds one vector a layer, added to all of blocks.LAYER.out"
             )
-        packed[name] = quant.pack(np.float32(one.strength) * np.array(one.vector, np.float32), "F32")
+        packed[name] = formats.pack(np.float32(one.strength) * np.array(one.vector, np.float32), "F32")
     safetensors.write(path, packed, {"format": "cutaway-steering"})
 
 
@@ -71,7 +72,7 @@ def load(path: str | Path, strength: float = 1.0) -> tuple[Add, ...]:
     """Reads what ``save`` wrote. Raises UserError for a tensor that is no vector for a layer's output."""
     found = []
     for name, packed in safetensors.read(Path(path)).items():
-        layer, vector = RESIDUAL.fullmatch(name), np.array(quant.unpack(packed))
+        layer, vector = RESIDUAL.fullmatch(name), np.array(formats.unpack(packed))
         if layer is None or vector.ndim != 1:
             raise UserError(
                 f"{path} holds {name!r} of shape {list(vector.shape)}: a steering file holds vectors named "

@@ -39,10 +39,11 @@ from cutaway.inspect.show import Pattern, View
 from cutaway.model.config import from_dict
 from cutaway.model.decoder import Decoder
 from cutaway.model.pooling import padded
+from cutaway.quantization import formats
 from cutaway.shapes import Bool, Float
 from cutaway.store import files
 from cutaway.store.reading import parsed_text
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 
 MOST_BYTES = 2 << 30  # of attention maps: they grow with the square of the text
 BATCH = 32  # texts read together
@@ -352,7 +353,7 @@ class Trace(Mapping[str, Tensor]):
             kind = facts.types.get(name)
             if not isinstance(kind, str) or kind not in DTYPES:
                 raise UserError(f"{path}: {quoted(name)} is of type {quoted(kind)}, not {', '.join(DTYPES)}")
-            values[name] = torch.from_numpy(quant.unpack(packed)).to(DTYPES[kind])
+            values[name] = torch.from_numpy(formats.unpack(packed)).to(DTYPES[kind])
         trace = cls(None, list(facts.ids), values)
         trace.__dict__ |= {
             "tokens": list(facts.tokens),

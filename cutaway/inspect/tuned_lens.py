@@ -24,10 +24,11 @@ from torch import Tensor
 from cutaway.errors import UserError
 from cutaway.inspect.lens import Lens, lens
 from cutaway.inspect.trace import Subject, Trace, subject_of
+from cutaway.quantization import formats
 from cutaway.shapes import Float
 from cutaway.store.files import Progress, silent
 from cutaway.store.reading import parsed_text
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 
 STEPS, TOKENS, LEARNING_RATE = 100, 64, 1e-3
 TRAINING = "cutaway-lens-training"
@@ -57,7 +58,7 @@ class TunedLens:
         """Writes the maps as a safetensors file."""
         arrays = {"weights": self.weights.numpy(), "biases": self.biases.numpy()}
         safetensors.write(
-            path, {n: quant.pack(a, "F32") for n, a in arrays.items()}, {"format": "cutaway-lens"}
+            path, {n: formats.pack(a, "F32") for n, a in arrays.items()}, {"format": "cutaway-lens"}
         )
 
 
@@ -72,7 +73,7 @@ def load(path: str | Path, lm: Any) -> TunedLens:
         raise UserError(
             f"{path} is no tuned lens of this model, of {layers} layers and width {width}: {error}"
         ) from None
-    weights, biases = (torch.from_numpy(np.array(quant.unpack(read[name]))) for name in shapes)
+    weights, biases = (torch.from_numpy(np.array(formats.unpack(read[name]))) for name in shapes)
     return TunedLens(subject, weights, biases)
 
 
@@ -137,7 +138,7 @@ def _keep(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, losses: l
             f"{name}.mean": state["exp_avg"],
             f"{name}.square": state["exp_avg_sq"],
         }
-    packed = {name: quant.pack(one.numpy(), "F32") for name, one in arrays.items()}
+    packed = {name: formats.pack(one.numpy(), "F32") for name, one in arrays.items()}
     safetensors.write(path, packed, {TRAINING: json.dumps(of), "losses": json.dumps(losses)})
 
 
@@ -154,7 +155,7 @@ def _resumed(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, steps:
         f"{name}{part}": tuple(value.shape) for name, value in maps for part in ("", ".mean", ".square")
     }
     found = safetensors.read_shaped(path, shapes)
-    read = {name: torch.from_numpy(quant.unpack(one).copy()) for name, one in found.items()}
+    read = {name: torch.from_numpy(formats.unpack(one).copy()) for name, one in found.items()}
     for name, value in zip(("weights", "biases"), optimizer.param_groups[0]["params"], strict=True):
         value.data.copy_(read[name])
         moments = {"exp_avg": read[f"{name}.mean"], "exp_avg_sq": read[f"{name}.square"]}

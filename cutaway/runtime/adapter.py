@@ -20,9 +20,9 @@ from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Decoder
 from cutaway.native import runtime as native
+from cutaway.quantization import formats
 from cutaway.runtime import matmul
 from cutaway.runtime.packing import attends
-from cutaway.weights import quant
 from cutaway.weights.changes import Adapter, Added, LowRank, Saved, Scaled
 from cutaway.weights.rules import Tensors
 
@@ -46,7 +46,7 @@ class Beside(NamedTuple):
         """float32 [n out]: the matrix's products with x [n in], changed."""
         if self.a is not None and self.b is not None:
             out = out + matmul.product(
-                quant.pack(self.b, "F32"), matmul.product(quant.pack(self.a, "F32"), x)
+                formats.pack(self.b, "F32"), matmul.product(formats.pack(self.a, "F32"), x)
             )
         return out if self.factor is None else out * self.factor
 
@@ -85,7 +85,7 @@ def prepared(config: Decoder, tensors: Tensors, adapter: Adapter) -> dict[str, B
         path = name.removesuffix(".weight")
         if isinstance(change, LowRank):
             b = np.ascontiguousarray(np.float32(change.scale) * change.b, np.float32)
-            factor = None if change.magnitude is None else change.factor(quant.unpack(tensors[name]))
+            factor = None if change.magnitude is None else change.factor(formats.unpack(tensors[name]))
             made[path] = Beside(np.ascontiguousarray(change.a, np.float32), b, factor)
         elif isinstance(change, Scaled):
             path = f"{path.removesuffix('down')}up" if change.side == "in" else path

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cutaway.gguf import Packed
+from cutaway.quantization import formats
 from cutaway.runtime.arithmetic import fma
-from cutaway.weights import quant
 
 GROUP = 32
 FLOATS = ("F32", "F16")  # these read vectors as they are, and BF16 as bfloat16
@@ -59,7 +59,7 @@ def rounded(x: np.ndarray, type: str) -> np.ndarray:
     if type in FLOATS:
         return x
     if type == "BF16":
-        return quant.read_bf16(quant.write_bf16(np.ascontiguousarray(x, np.float32)))
+        return formats.read_bf16(formats.write_bf16(np.ascontiguousarray(x, np.float32)))
     return quantize(x).values[:, : x.shape[1]]
 
 
@@ -84,9 +84,9 @@ def product(packed: Packed, x: np.ndarray) -> np.ndarray:
     if not reads_eight_bits(packed.type):
         return _float_product(packed, rounded(x, packed.type))
     vectors = quantize(x)
-    if packed.type in quant.WHOLE_PARTS:
+    if packed.type in formats.WHOLE_PARTS:
         return _k_product(packed, vectors)
-    scale, least, q = quant.parts(packed)
+    scale, least, q = formats.parts(packed)
     shift = vectors.scale * vectors.q.sum(axis=-1, dtype=np.int32).astype(np.float32)
     parts = scale.shape[1] // vectors.scale.shape[1]  # 2 where sixteen weights have a scale of their own
     inputs = vectors.q.reshape(len(x), scale.shape[1], q.shape[2]).astype(np.float32)
@@ -101,7 +101,7 @@ def product(packed: Packed, x: np.ndarray) -> np.ndarray:
 
 def _k_product(packed: Packed, vectors: Rounded) -> np.ndarray:
     """W x of a K type: groups are added by whole scales and minima, fused, and a block by its halves."""
-    d, dmin, s, m, q = quant.whole_parts(packed)
+    d, dmin, s, m, q = formats.whole_parts(packed)
     n, rows, parts = len(vectors.q), len(q), s.shape[2] // 8  # parts of a group of 32
     shift = vectors.scale * vectors.q.sum(axis=-1, dtype=np.int32).astype(np.float32)
     inputs = vectors.q.reshape(n, d.shape[1], s.shape[2], q.shape[3]).astype(np.float32)
@@ -129,7 +129,7 @@ def _k_product(packed: Packed, vectors: Rounded) -> np.ndarray:
 
 def _float_product(packed: Packed, x: np.ndarray) -> np.ndarray:
     """W x of floats in two sums: even and odd columns, or of BF16 every other pair, its odd column first."""
-    columns = np.ascontiguousarray(quant.unpack_reference(packed).T)
+    columns = np.ascontiguousarray(formats.unpack_reference(packed).T)
     sums = [np.zeros((len(x), packed.shape[0]), np.float32) for _ in range(2)]
     paired = packed.type == "BF16"
     for at in range(len(columns) + len(columns) % 2):

@@ -20,8 +20,9 @@ from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import DynamicNTK, LongRoPE
+from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, cache
-from cutaway.weights import quant, rules
+from cutaway.weights import rules
 from cutaway.weights.rules import ROUTERS, Tensors
 
 GATED = ("gated", "gated_local")
@@ -254,7 +255,7 @@ class Plan:
             **{name: self._norm(f"{path}.{name}", block.norm, width) for name in block.norms},
             parallel=native.PARALLEL.index(block.parallel),
             residual=block.residual,
-            block_scale=float(quant.unpack(self._tensors[f"{path}.scale"])[0]) if block.scaled else 1.0,
+            block_scale=float(formats.unpack(self._tensors[f"{path}.scale"])[0]) if block.scaled else 1.0,
             recurrent_output=b_out,
             gate_scale=scales[0],
             out_scale=scales[1],
@@ -272,7 +273,7 @@ class Plan:
             groups = of.heads if kind == "kda" else of.groups
             sizes = {"value_size": of.values, "key_size": of.key_size, "heads": of.heads, "groups": groups}
             self.state_size += of.heads * of.key_size * _aligned(of.values, native.PANEL)
-            rate = arithmetic.exp(quant.finite(f"{path}.decay.A_log", self._tensors[f"{path}.decay.A_log"]))
+            rate = arithmetic.exp(formats.finite(f"{path}.decay.A_log", self._tensors[f"{path}.decay.A_log"]))
             vectors |= {"rate": self._keep(rate), "step_bias": self._vector(f"{path}.decay.dt_bias")}
         norm = native.Norm()
         if kind in ("gated_delta", "kda"):
@@ -305,7 +306,7 @@ class Plan:
         if kind != "kda":
             return self._vector(f"{path}.conv.weight")
         names = [f"{path}.conv.{part}.weight" for part in ("query", "key", "value")]
-        return self._keep(np.concatenate([quant.finite(name, self._tensors[name]) for name in names]))
+        return self._keep(np.concatenate([formats.finite(name, self._tensors[name]) for name in names]))
 
     def _heads(self, n: int, attention: Any) -> dict[str, Any]:
         """Softmax attention over heads, and its place in the pages."""
@@ -503,7 +504,7 @@ class Plan:
             done += size
 
     def _vector(self, name: str) -> int:
-        return self._keep(quant.finite(name, self._tensors[name]))
+        return self._keep(formats.finite(name, self._tensors[name]))
 
     def _keep(self, values: np.ndarray) -> int:
         values = np.ascontiguousarray(values, np.float32)
@@ -524,7 +525,7 @@ def difference_norm(attention: Any) -> Norm:
 
 def difference(path: str, attention: Any, tensors: Tensors) -> tuple[float, float]:
     """Lambda of differential attention, and what multiplies the normed differences."""
-    a1, b1, a2, b2 = (quant.unpack(tensors[f"{path}.{name}"]).astype(np.float64) for name in LAMBDAS)
+    a1, b1, a2, b2 = (formats.unpack(tensors[f"{path}.{name}"]).astype(np.float64) for name in LAMBDAS)
     start = attention.lambda_start
     return float(np.exp(a1 @ b1) - np.exp(a2 @ b2) + start), 1.0 - start
 
@@ -588,13 +589,13 @@ def _type(name: str, tensors: Tensors) -> str:
 def as_it_runs(name: str, tensors: Tensors) -> Packed:
     """The matrix of this name in the type that it runs as."""
     packed = tensors[name]
-    return quant.pack(quant.unpack(packed), "F32") if name.endswith(ROUTERS) else packed
+    return formats.pack(formats.unpack(packed), "F32") if name.endswith(ROUTERS) else packed
 
 
 def xielu(tensors: Tensors, path: str) -> tuple[np.float32, ...]:
     """xIELU's strength above 0 and below, its derivative at 0, and the largest x of its exponential."""
     names = ("alpha_p", "alpha_n", "beta", "eps")
-    found = (quant.unpack(tensors[f"{path}.activation.{name}"]).reshape(-1)[0] for name in names)
+    found = (formats.unpack(tensors[f"{path}.activation.{name}"]).reshape(-1)[0] for name in names)
     above, below, beta, most = map(np.float64, found)
     return tuple(np.float32(x) for x in (np.log1p(np.exp(above)), beta + np.log1p(np.exp(below)), beta, most))
 
@@ -646,5 +647,5 @@ def _as_laid(
 def _check_rows(name: str, table: Packed) -> None:
     at_once = max(1, AT_ONCE // (4 * table.shape[1]))
     for start in range(0, table.shape[0], at_once):
-        quant.finite(name, table.rows(slice(start, start + at_once)))
+        formats.finite(name, table.rows(slice(start, start + at_once)))
         give_back(table.data)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from cutaway.gguf import TYPES, Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 
 PANEL = 16
 # Fields of a block in the order in which a panel holds them: (first byte, how many pieces, bytes of a piece).
@@ -92,7 +92,7 @@ def _fifths_transposed(data: np.ndarray, first: int) -> np.ndarray:
 
 def _q2_k(blocks: np.ndarray) -> np.ndarray:
     """The halves; of each pair of groups four bytes of scales and minima, four words of sixteen values."""
-    quants = _two_bit_words(quant.WHOLE_PARTS["Q2_K"](blocks)[-1]).reshape(-1, 4, 16)
+    quants = _two_bit_words(formats.WHOLE_PARTS["Q2_K"](blocks)[-1]).reshape(-1, 4, 16)
     pairs = np.concatenate([blocks[:, :16].reshape(-1, 4, 4), quants], axis=2)
     return np.concatenate([blocks[:, 80:], pairs.reshape(len(blocks), -1)], axis=1)
 
@@ -101,7 +101,7 @@ def _q3_k(blocks: np.ndarray) -> np.ndarray:
     """The half; of each pair of groups three bytes of scales, and of each group two words of lower bits (of
     sixteen values each) and one of third bits: bit 8i + s belongs to value 4s + i.
     """
-    _, _, s, _, q = quant.WHOLE_PARTS["Q3_K"](blocks)
+    _, _, s, _, q = formats.WHOLE_PARTS["Q3_K"](blocks)
     scales, raised = (s + 32).view(np.uint8).reshape(-1, 4, 4), (q + 4).view(np.uint8)
     low, upper = scales & 15, scales >> 4
     upper = upper[..., 0] | upper[..., 1] << 2 | upper[..., 2] << 4 | upper[..., 3] << 6
@@ -141,7 +141,7 @@ def _q6_k(blocks: np.ndarray) -> np.ndarray:
     """The half, the scales; of each sixteen values v two words of nibbles (v and v + 4, v + 8 and v + 12) and
     one of the upper bit pairs of all four.
     """
-    q = quant.WHOLE_PARTS["Q6_K"](blocks)[-1]
+    q = formats.WHOLE_PARTS["Q6_K"](blocks)[-1]
     raised = (q + 32).view(np.uint8).reshape(-1, 16, 4, 4)  # [n part word byte]
     low, upper = raised & 15, raised >> 4
     nibbles = low[:, :, ::2] | low[:, :, 1::2] << 4
@@ -154,7 +154,7 @@ def _pair_scales(data: np.ndarray) -> np.ndarray:
     """uint8 [n 4 3] of a pair of groups: the even one's scale, the odd one's, the even one's minimum, and
     above them the odd one's minimum by two bits each.
     """
-    scale, least = (each.reshape(-1, 4, 2) for each in quant.six_bits(data))
+    scale, least = (each.reshape(-1, 4, 2) for each in formats.six_bits(data))
     odd = least[..., 1]
     even = np.stack([scale[..., 0], scale[..., 1], least[..., 0]], axis=-1)
     return even | np.stack([odd << 6, odd >> 2 << 6, odd >> 4 << 6], axis=-1)

@@ -28,10 +28,10 @@ from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.position import learned, rope
 from cutaway.position.scaling import LongRoPE
+from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, attention, cache, matmul, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.values import Edit, Values, named
-from cutaway.weights import quant
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -226,7 +226,7 @@ class ReferenceEngine:
         for start in range(0, len(earlier), CHUNK):
             self._read(earlier[start : start + CHUNK], state)
         table = self.tensors["embedding.weight"]
-        x = quant.unpack(table.rows(np.asarray(ids))) * np.float32(self.config.embedding_scale)
+        x = formats.unpack(table.rows(np.asarray(ids))) * np.float32(self.config.embedding_scale)
         positions = np.arange(state.length, state.length + len(ids))
         if isinstance(self.config.position, learned.Config):
             x = x + self._vector("position.weight")[positions + self.config.position.offset]
@@ -275,7 +275,7 @@ class ReferenceEngine:
         assert of is not None
         by, projected_by, both_by = map(np.float32, packing.per_layer_scales(self.config))
         table = self.tensors["per_layer.embedding.weight"]
-        rows = quant.unpack(table.rows(np.asarray(ids))).reshape(len(ids), -1, of.size)
+        rows = formats.unpack(table.rows(np.asarray(ids))).reshape(len(ids), -1, of.size)
         projected = self._matrix("per_layer.projection", x, {}) * projected_by
         projected = self._norm(projected.reshape(rows.shape), "per_layer.norm", self.config.norm)
         return (projected + rows * by) * both_by
@@ -537,7 +537,7 @@ class ReferenceEngine:
             out = adapter[path].applied(out, x)
         out = out * np.float32(factor)
         bias = f"{path}.bias"
-        return out + quant.unpack(self.tensors[bias]) if bias in self.tensors else out
+        return out + formats.unpack(self.tensors[bias]) if bias in self.tensors else out
 
     def _norm(self, x: np.ndarray, path: str, of: Norm | None) -> np.ndarray:
         if of is None:
@@ -552,7 +552,7 @@ class ReferenceEngine:
         return self._norm(x, f"{path}.{name}", block.norm if name in block.norms else None)
 
     def _vector(self, name: str) -> np.ndarray:
-        return quant.unpack(self.tensors[name])
+        return formats.unpack(self.tensors[name])
 
 
 def _each_head(packed: Packed, x: np.ndarray) -> np.ndarray:

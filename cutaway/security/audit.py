@@ -26,10 +26,11 @@ from typing import Any, Literal
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError, escaped, quoted
+from cutaway.quantization import formats
 from cutaway.store import reading
 from cutaway.store.files import digest, read_errors
 from cutaway.tokenizer import Tokenizer, chat
-from cutaway.weights import described, load, quant
+from cutaway.weights import described, load
 from cutaway.weights.described import Description
 from cutaway.weights.fields import UnreadKeys
 from cutaway.weights.load import PICKLES, Checkpoint
@@ -418,7 +419,7 @@ def _compared(
         return
     layers: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for name in own.config.weights():
-        x, y = (quant.unpack(each.tensors[name]).astype(np.float64) for each in (own, other))
+        x, y = (formats.unpack(each.tensors[name]).astype(np.float64) for each in (own, other))
         if not np.array_equal(x, y):
             change = float(np.linalg.norm(x - y) / max(float(np.linalg.norm(y)), 1e-30))
             layer = ".".join(name.split(".")[:2]) if name.startswith("blocks.") else name

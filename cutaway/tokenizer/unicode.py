@@ -7,7 +7,7 @@ engine would have it. BERT's rules are those of Unicode 8.0 and 9.0 in `tokenize
 is no mark and no punctuation for them.
 
 A table is a file, `unicode-VERSION.inc`, that the native core includes as it is. That of 16.0 is read off
-both engines by scripts/unicode_tables.py; the tests ask `tokenizers` about every code point of the others.
+both engines (scripts/tables/unicode_tables.py); tests ask `tokenizers` about every code point of the others.
 """
 
 import re

@@ -27,9 +27,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Packed
+from cutaway.quantization import formats
 from cutaway.store.files import atomic_folder, digest
 from cutaway.store.reading import parsed
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 
 NAME = re.compile(r"step-(\d{8})")
 SUMS, STATE = "sums.json", "state.json"
@@ -157,8 +158,8 @@ def prune(folder: Path, keep: int) -> None:
 
 def _packed(tensor: Tensor) -> Packed:
     array = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
-    return quant.pack(array.reshape(array.shape or (1,)), "F32")
+    return formats.pack(array.reshape(array.shape or (1,)), "F32")
 
 
 def _tensor(packed: Packed) -> Tensor:
-    return torch.from_numpy(np.array(quant.unpack(packed)))
+    return torch.from_numpy(np.array(formats.unpack(packed)))

@@ -13,11 +13,11 @@ import torch
 from cutaway.data import filters, novels, packing, run_tokenizer, shards, sources
 from cutaway.data.shards import Corpus
 from cutaway.errors import UserError, plural
+from cutaway.quantization import formats
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
 from cutaway.train.folder import MODEL, TOKENIZER
 from cutaway.train.loop import Dataset, Training
-from cutaway.weights import quant
 from cutaway.weights import save as writer
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
@@ -81,7 +81,7 @@ def export(training: Training, folder: Path) -> None:
     if training.parallel.rank:
         return
     own = training.run.model.weights()  # without what the objective trains beside them
-    tensors = Tensors({name: quant.pack(weights[name].numpy(), "F32") for name in own})
+    tensors = Tensors({name: formats.pack(weights[name].numpy(), "F32") for name in own})
     at_rest = Checkpoint(
         training.run.model, tensors, None, folder / TOKENIZER, lambda: training.data.tokenizer
     )

@@ -24,6 +24,7 @@ from cutaway.errors import UserError, plural
 from cutaway.model import decoder
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.context import ContextExtension
+from cutaway.quantization import formats
 from cutaway.store.files import atomic_file
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.train import config, device, examples, methods
@@ -35,7 +36,7 @@ from cutaway.train.loop import Dataset, Training
 from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, peft_write, quant
+from cutaway.weights import adapters, build, load, peft_write
 from cutaway.weights import save as writer
 from cutaway.weights.load import RUN, Checkpoint
 from cutaway.weights.rules import Tensors
@@ -301,7 +302,7 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
             adapters.save(folder, changes, at_rest, run.base, run.context_extension)
             return
         own = {name: weights[name] for name in at_rest.tensors}
-        tensors = Tensors({name: quant.pack(weight.numpy(), "F32") for name, weight in own.items()})
+        tensors = Tensors({name: formats.pack(weight.numpy(), "F32") for name, weight in own.items()})
         writer.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
 
     return write

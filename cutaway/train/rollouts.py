@@ -35,6 +35,7 @@ from cutaway.generate.engine import Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.model.engine import DefinitionEngine
+from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import finetune, remote_sampler
@@ -50,7 +51,7 @@ from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.remote_sampler import RemoteSampler, all_or_none
 from cutaway.train.sampler import Completion, Sampler
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import adapters, build, quant
+from cutaway.weights import adapters, build
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -613,7 +614,7 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
     def runtime() -> RuntimeEngine:
         if run.adapter is None:
             weights = {
-                name: quant.pack(p.detach().cpu().numpy(), "F32") for name, p in model.named_parameters()
+                name: formats.pack(p.detach().cpu().numpy(), "F32") for name, p in model.named_parameters()
             }
             return RuntimeEngine(run.model, Tensors(weights), run.threads)
         engine, first = packed()

@@ -14,9 +14,10 @@ from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.model.config import from_dict
 from cutaway.model.context import ContextExtension
+from cutaway.quantization import formats
 from cutaway.store.files import atomic_folder
 from cutaway.store.reading import parsed
-from cutaway.weights import gguf_adapters, peft_head, peft_read, quant
+from cutaway.weights import gguf_adapters, peft_head, peft_read
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.load import read as read_model
@@ -119,11 +120,11 @@ def rounding(base: Checkpoint, adapter: Adapter, written: Checkpoint) -> dict[st
         base = untied(base)
     found: dict[str, Rounding] = {}
     for name, change in adapter.items():
-        before, stored = quant.unpack(base.tensors[name]), written.tensors[name]
+        before, stored = formats.unpack(base.tensors[name]), written.tensors[name]
         exact = change(before)
         moved = np.abs(exact - before)
-        size, away = (float(np.linalg.norm(each)) for each in (moved, quant.unpack(stored) - exact))
-        lost = int(((moved > 0) & (moved < quant.steps(stored) / 2)).sum())
+        size, away = (float(np.linalg.norm(each)) for each in (moved, formats.unpack(stored) - exact))
+        lost = int(((moved > 0) & (moved < formats.steps(stored) / 2)).sum())
         found[name] = Rounding(away / size if size else 0.0, int(np.count_nonzero(moved)), lost)
     return found
 
@@ -140,7 +141,7 @@ class AdaptedTensors(Tensors):
             entry, change = base.later(name), adapter.get(name)
             if change is None:
                 return entry
-            return Later("F32", entry.shape, lambda: quant.pack(change(quant.unpack(base[name])), "F32"))
+            return Later("F32", entry.shape, lambda: formats.pack(change(formats.unpack(base[name])), "F32"))
 
         super().__init__({name: later(name) for name in base})
 

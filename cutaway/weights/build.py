@@ -22,7 +22,7 @@ from cutaway.model.config import EncoderDecoder as EncoderDecoderConfig
 from cutaway.model.decoder import Decoder
 from cutaway.model.encoder import Encoder
 from cutaway.model.seq2seq import TransformerSeq2Seq
-from cutaway.weights import quant
+from cutaway.quantization import formats
 from cutaway.weights.load import Checkpoint
 
 M = TypeVar("M", bound=nn.Module)
@@ -91,16 +91,16 @@ def _filled(model: M, tensors: Mapping, dtype: str, device: str | torch.device) 
 def _packed(path: str, module: nn.Module, tensors: Mapping[str, Packed]) -> nn.Module:
     weight = tensors[f"{path}.weight"]
     for first in range(0, weight.shape[0], ROWS):  # some at a time: whole, the largest is a block's size
-        quant.finite(f"{path}.weight", weight.rows(slice(first, first + ROWS)))
+        formats.finite(f"{path}.weight", weight.rows(slice(first, first + ROWS)))
     if isinstance(module, nn.Embedding):
-        return PackedEmbedding(weight, quant.unpack)
+        return PackedEmbedding(weight, formats.unpack)
     bias = f"{path}.bias"
-    return PackedLinear(weight, _tensor(bias, tensors) if bias in tensors else None, quant.unpack)
+    return PackedLinear(weight, _tensor(bias, tensors) if bias in tensors else None, formats.unpack)
 
 
 def _tensor(name: str, tensors: Mapping[str, Packed]) -> Tensor:
     """The weight as a float32 tensor of its own: what is mapped from a file must not be trained in place."""
-    array = quant.finite(name, tensors[name])
+    array = formats.finite(name, tensors[name])
     own = array if array.flags.writeable and array.flags.owndata else np.array(array)
     give_back(tensors[name].data)  # or the file would be in memory beside its weights
     return torch.from_numpy(own)

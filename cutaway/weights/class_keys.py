@@ -1,7 +1,7 @@
 """The keys of a config.json that transformers' own class of a model reads, from ``class_keys.txt``.
 
 A key that neither the config class nor the modeling file of a model mentions changes nothing that it computes
-there. The table is written by ``scripts/class_keys.py``; transformers is not imported.
+there. The table is written by ``scripts/tables/class_keys.py``; transformers is not imported.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder
 from cutaway.model.labels import HeadLayer, HeadNorm, HeadPooling, LabelHead
+from cutaway.quantization import formats
 from cutaway.store.reading import parsed
-from cutaway.weights import load, quant, rows, safetensors
+from cutaway.weights import load, rows, safetensors
 from cutaway.weights.load import TOKENS, Checkpoint
 
 ACTIVATIONS = {**rows.ACTIVATIONS, "tanh": "tanh"}
@@ -221,7 +222,7 @@ class _Weights:
 
 
 def _array(name: str, packed: Packed) -> np.ndarray:
-    return np.array(quant.finite(name, packed))  # a copy: what is mapped from a file cannot be written
+    return np.array(formats.finite(name, packed))  # a copy: what is mapped from a file cannot be written
 
 
 def _activation(form: Form, config: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from cutaway.gguf import Later, Packed
 from cutaway.model.config import Block, Decoder, kind_of, mixer
 from cutaway.position import rope
 from cutaway.position.scaling import GROWING
-from cutaway.weights import quant
+from cutaway.quantization import formats
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -91,7 +91,7 @@ def _tensors(checkpoint: Checkpoint, config: Decoder, layers: dict[int, Callable
         return layers[n]()
 
     def weight(n: int, name: str) -> Packed:
-        return quant.pack(np.ascontiguousarray(made(n)[name], dtype=np.float32), "F32")
+        return formats.pack(np.ascontiguousarray(made(n)[name], dtype=np.float32), "F32")
 
     found: dict[str, Packed | Later] = {}
     for name, shape in config.weights().items():
@@ -120,7 +120,7 @@ class _Layer:
     def weights(self) -> dict[str, Array]:
         """The layer's own weights, unpacked."""
         return {
-            name.removeprefix(self.prefix): quant.unpack(self.tensors[name])
+            name.removeprefix(self.prefix): formats.unpack(self.tensors[name])
             for name in self.tensors
             if name.startswith(self.prefix)
         }

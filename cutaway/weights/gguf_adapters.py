@@ -17,7 +17,8 @@ import numpy as np
 from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
-from cutaway.weights import families, layout, quant, rules
+from cutaway.quantization import formats
+from cutaway.weights import families, layout, rules
 from cutaway.weights.changes import Adapter, LowRank, check
 from cutaway.weights.family import Family
 from cutaway.weights.layout import Matrix
@@ -59,8 +60,8 @@ def write(path: Path, adapter: Adapter, base: Checkpoint, force: bool = False) -
         _check_applied([ours for ours in each.ours if ours in adapter], name, path)
         matrix = _matrix(each, path)
         a, b = joined_pair(found, matrix.orders, (matrix.outputs, matrix.inputs))
-        tensors[f"{theirs}.lora_a"] = quant.pack(a, "F32")
-        tensors[f"{theirs}.lora_b"] = quant.pack(b, "F32")
+        tensors[f"{theirs}.lora_a"] = formats.pack(a, "F32")
+        tensors[f"{theirs}.lora_b"] = formats.pack(b, "F32")
         written += sum(one is not None for one in found)
     if written < len(adapter):
         raise UserError(f"{path}: GGUF has no matrices for {len(adapter) - written} of the adapter's changes")
@@ -95,7 +96,7 @@ def read(path: Path, base: Checkpoint) -> Adapter:
         if part not in ("lora_a", "lora_b") or each is None or pair[0] is None or pair[1] is None:
             raise UserError(f"{path}: {quoted(name)} is no half of a pair for a matrix of the base model")
         matrix = _matrix(each, path)
-        a, b = quant.unpack(pair[0]), quant.unpack(pair[1])
+        a, b = formats.unpack(pair[0]), formats.unpack(pair[1])
         change = LowRank(a, b, float(alpha) / len(a) if alpha else 1.0)
         check(change, (matrix.outputs, matrix.inputs), f"{path}: {quoted(theirs)}")
         for ours, order in zip(each.ours, matrix.orders, strict=True):

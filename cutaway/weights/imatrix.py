@@ -2,7 +2,7 @@
 
 Two tensors a weight, under its name in the model's GGUF file: ``NAME.in_sum2`` float32 [matrices columns],
 the sums of the squares of its inputs, and ``NAME.counts`` float32 [matrices 1], over how many rows; there is
-one matrix, or one an expert. What weights/quant_search.py weighs errors by is their quotient.
+one matrix, or one an expert. What quantization/search.py weighs errors by is their quotient.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.gguf.types import MAGIC
-from cutaway.weights import families, quant, rules
+from cutaway.quantization import formats
+from cutaway.weights import families, rules
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.save import counted
 
@@ -92,8 +93,8 @@ def write(
         each = [sums.get(name, nothing) for name in parts]
         rows = max(rows, *(count for _, count in each))
         totals, counts = np.stack([total for total, _ in each]), np.array([[count] for _, count in each])
-        entries[bound.theirs + SUMS] = quant.pack(totals.astype(np.float32), "F32")
-        entries[bound.theirs + COUNTS] = quant.pack(counts.astype(np.float32), "F32")
+        entries[bound.theirs + SUMS] = formats.pack(totals.astype(np.float32), "F32")
+        entries[bound.theirs + COUNTS] = formats.pack(counts.astype(np.float32), "F32")
     metadata: dict[str, object] = {
         "general.type": "imatrix",
         "imatrix.datasets": [dataset],
@@ -118,10 +119,10 @@ def _means(path: Path, name: str, tensors: Mapping[str, Packed]) -> list[np.ndar
     sums, counts = tensors[name + SUMS], tensors.get(name + COUNTS)
     if counts is None or {sums.type, counts.type} != {"F32"}:
         raise UserError(f"{path}: its entry {quoted(name)} has not both {SUMS} and {COUNTS} as F32")
-    each = quant.unpack(counts).reshape(-1)
+    each = formats.unpack(counts).reshape(-1)
     if not each.size or sums.data.size // 4 % each.size:
         raise UserError(f"{path}: the sums and counts of its entry {quoted(name)} do not fit")
-    values = quant.unpack(sums).reshape(each.size, -1)
+    values = formats.unpack(sums).reshape(each.size, -1)
     if not (np.isfinite(values).all() and np.isfinite(each).all() and (values >= 0).all()):
         raise UserError(f"{path}: its entry {quoted(name)} holds an infinity, NaN or negative sum")
     return [row / count if count > 0 else None for row, count in zip(values, each, strict=True)]

@@ -19,8 +19,9 @@ from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
 from cutaway.native import mapped_files
+from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text
-from cutaway.weights import families, quant, quantized, rules, safetensors, wrappers
+from cutaway.weights import families, quantized, rules, safetensors, wrappers
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
@@ -180,7 +181,7 @@ def _numbers(family: Family, config: Model, fields: Fields) -> dict[str, Packed]
             raise fields.refusal(key, f"should list a number for each of {len(config.blocks)} layers")
         for n, number in enumerate(listed.astype(np.float32)):
             name = f"blk.{n}.{key}"
-            found[name] = quant.pack(np.full(shapes[name], number, np.float32), "F32")
+            found[name] = formats.pack(np.full(shapes[name], number, np.float32), "F32")
     return found
 
 
@@ -265,7 +266,7 @@ def _check_sines(theirs: Mapping[str, Packed], family: Family, folder: Path) -> 
     for name, base in family.sines.items():
         if name not in theirs or len(theirs[name].shape) != 2:
             continue
-        stated = quant.finite(name, theirs[name])
+        stated = formats.finite(name, theirs[name])
         rows, width = stated.shape
         angles = np.arange(rows)[:, None] * base ** (-np.arange(0, width, 2) / width)
         computed = np.concatenate((np.sin(angles), np.cos(angles)), axis=1)

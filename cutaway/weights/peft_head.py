@@ -13,7 +13,8 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
-from cutaway.weights import classifier, pairs, quant, safetensors
+from cutaway.quantization import formats
+from cutaway.weights import classifier, pairs, safetensors
 from cutaway.weights.changes import Saved, check
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.peft_config import CONFIG, Settings
@@ -34,16 +35,16 @@ def read(folder: Path, base: Checkpoint) -> dict[str, Packed]:
         plain = name.removeprefix(PREFIX)
         module, _, part = plain.removesuffix(".weight").rpartition(".")
         if plain in head:
-            whole, where = np.array(quant.unpack(packed)), f"{folder}: {quoted(plain)}"
+            whole, where = np.array(formats.unpack(packed)), f"{folder}: {quoted(plain)}"
             if whole.shape != head[plain].shape:
                 raise UserError(
                     f"{where}: has the shape {whole.shape}, and the base's head has {head[plain].shape}: "
                     "load the model that it was trained on, with as many labels"
                 )
             check(Saved(whole), whole.shape, where)
-            found[plain] = quant.pack(whole, "F32")
+            found[plain] = formats.pack(whole, "F32")
         elif f"{module}.weight" in head and part not in ("weight", "bias"):
-            modules.setdefault(module, {})[part] = quant.unpack(packed)
+            modules.setdefault(module, {})[part] = formats.unpack(packed)
     for module, parts in modules.items():
         name = f"{module}.weight"
         found[name] = _changed(module, parts, found.get(name, head[name]), folder)
@@ -66,4 +67,4 @@ def _changed(module: str, parts: Mapping[str, np.ndarray], packed: Packed, folde
     change = pairs.pair(pair, module, settings, where, (packed.shape[0], packed.shape[1]))
     change = replace(change, magnitude=None if magnitude is None else magnitude.ravel())
     check(change, packed.shape, where)
-    return quant.pack(change(quant.unpack(packed)), "F32")
+    return formats.pack(change(formats.unpack(packed)), "F32")

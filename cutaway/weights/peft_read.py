@@ -17,7 +17,8 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.model.config import Decoder
-from cutaway.weights import classifier, layout, pairs, peft_head, quant, safetensors
+from cutaway.quantization import formats
+from cutaway.weights import classifier, layout, pairs, peft_head, safetensors
 from cutaway.weights.changes import Adapter, Added, Change, LowRank, Saved, Scaled, check
 from cutaway.weights.layout import Matrix
 from cutaway.weights.load import Checkpoint
@@ -49,11 +50,11 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
             continue
         if found:
             part = found[2] + (".bias" if found[3] == ".bias" else "")
-            modules.setdefault(found[1], {})[part] = quant.unpack(packed)
+            modules.setdefault(found[1], {})[part] = formats.unpack(packed)
         else:
             whole[plain.removeprefix("base_model.")] = packed
     changes: dict[str, Change] = {}
-    shared = {name: quant.unpack(whole.pop(name)) for name in SHARED if name in whole}
+    shared = {name: formats.unpack(whole.pop(name)) for name in SHARED if name in whole}
     left_out = {name.rpartition(".")[0] for name in whole if names.left_out(name)}
     left_out |= {module for module in modules if names.left_out(f"{module}.weight")}
     _say_left_out(left_out, base, folder)
@@ -164,9 +165,9 @@ def _saved(name: str, packed: Packed, names: Names, base: Checkpoint, folder: Pa
     bound = names.all[known]
     if packed.shape != bound.how.shape(bound.place):
         raise UserError(f"{where}: is of the shape {packed.shape}, the base's {bound.how.shape(bound.place)}")
-    whole = quant.pack(np.ascontiguousarray(quant.unpack(packed)), "F32")
+    whole = formats.pack(np.ascontiguousarray(formats.unpack(packed)), "F32")
     parts = bound.how.load(whole, bound.place)
-    found: dict[str, Change] = {ours: Saved(quant.unpack(parts[n])) for n, ours in enumerate(bound.ours)}
+    found: dict[str, Change] = {ours: Saved(formats.unpack(parts[n])) for n, ours in enumerate(bound.ours)}
     for ours, change in found.items():
         check(change, base.tensors.later(ours).shape, where)
     if inner and plain.endswith(".weight"):  # PEFT saves the base of a tuned table or head beside its pair
@@ -178,7 +179,7 @@ def _saved(name: str, packed: Packed, names: Names, base: Checkpoint, folder: Pa
 
 def _kept(found: Mapping[str, Change], base: Checkpoint) -> Iterator[tuple[Change, np.ndarray]]:
     for ours, change in found.items():
-        yield change, quant.unpack(base.tensors[ours])
+        yield change, formats.unpack(base.tensors[ours])
 
 
 def _changes(
@@ -278,7 +279,7 @@ def _taken(
         raise UserError(f"{where}: OLoRA of a transposed matrix has no meaning in PEFT, which cannot open it")
     weight = np.empty((matrix.outputs, matrix.inputs), np.float32)
     for ours, order in zip(bound.ours, matrix.orders, strict=True):
-        weight[np.ix_(order.rows, order.columns)] = quant.unpack(base.tensors[ours])
+        weight[np.ix_(order.rows, order.columns)] = formats.unpack(base.tensors[ours])
     taken = pairs.residual(weight, len(change.a), str(settings.residual))
     return replace(taken, scale=change.scale) if settings.residual == "olora" else taken
 

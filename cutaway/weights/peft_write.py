@@ -15,8 +15,9 @@ from cutaway.gguf import Packed
 from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.model.context import ContextExtension
+from cutaway.quantization import formats
 from cutaway.store.files import write as write_file
-from cutaway.weights import layout, quant, safetensors
+from cutaway.weights import layout, safetensors
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.layout import Matrix
 from cutaway.weights.load import Checkpoint
@@ -134,7 +135,7 @@ class Written:
     def _put(self, module: str, parts: Mapping[str, np.ndarray]) -> None:
         module = self._named(module)
         for part, array in parts.items():
-            packed = quant.pack(np.ascontiguousarray(array, np.float32), "F32")
+            packed = formats.pack(np.ascontiguousarray(array, np.float32), "F32")
             self.tensors[f"{PREFIX}{module}.{part}"] = packed
 
     def _pair(self, found: list[Any], bound: Bound, matrix: Matrix, module: str) -> None:
@@ -174,7 +175,7 @@ class Written:
         made = np.empty(matrix.outputs, np.float32)
         for one, ours, order in zip(found, bound.ours, matrix.orders, strict=True):
             if one is None or one.magnitude is None:
-                weight = quant.unpack(self.base.tensors[ours])
+                weight = formats.unpack(self.base.tensors[ours])
                 weight = weight if one is None else weight + one.delta
                 made[order.rows] = np.linalg.norm(weight.astype(np.float64), axis=1)
             else:

@@ -14,8 +14,9 @@ import numpy as np
 
 from cutaway import gguf
 from cutaway.errors import UserError, quoted
+from cutaway.quantization import formats
 from cutaway.store.reading import parsed
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
 
@@ -77,7 +78,7 @@ def dense(checkpoint: Checkpoint) -> list[Dense]:
     """The layers after the pooling, in their order (EmbeddingGemma): a folder's own, or a GGUF file's two."""
     if checkpoint.path.is_file():
         tensors = gguf.read(checkpoint.path).tensors
-        return [Dense(quant.finite(name, tensors[name])) for name in TENSORS if name in tensors]
+        return [Dense(formats.finite(name, tensors[name])) for name in TENSORS if name in tensors]
     modules = checkpoint.path / "modules.json"
     found, size = [], checkpoint.config.width
     for module in parsed(modules, list) if checkpoint.path.is_dir() and modules.is_file() else []:
@@ -99,7 +100,7 @@ def dense(checkpoint: Checkpoint) -> list[Dense]:
         wanted = {"linear.weight": shape} | ({"linear.bias": shape[:1]} if bias else {})
         if {name: packed.shape for name, packed in tensors.items()} != wanted:
             raise UserError(f"{folder}: should hold {', '.join(f'{n} {s}' for n, s in wanted.items())}")
-        weight, *more = (quant.finite(name, tensors[name]) for name in wanted)
+        weight, *more = (formats.finite(name, tensors[name]) for name in wanted)
         found.append(Dense(weight, more[0] if more else None, named))
         size = shape[0]
     return found

@@ -25,7 +25,7 @@ from cutaway.position.scaling import (
     YaRN,
     sharpening,
 )
-from cutaway.weights import quant
+from cutaway.quantization import formats
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
 
@@ -278,7 +278,7 @@ def _gguf_rope(fields: Fields, size: int) -> rope.Config:
             "rope.dimension_count", f"asks for {size // 2} divisors as F32, but {ROPE_FREQS!r} is {found}"
         )
     plain = rope.Config(size, base)
-    return rope.Config(size, base, recognised(plain, quant.unpack(made(ROPE_FREQS, divisors)), original))
+    return rope.Config(size, base, recognised(plain, formats.unpack(made(ROPE_FREQS, divisors)), original))
 
 
 def _gguf_longrope(fields: Fields, size: int) -> LongRoPE:
@@ -295,7 +295,7 @@ def _gguf_longrope(fields: Fields, size: int) -> LongRoPE:
                 "rope.dimension_count",
                 f"asks for {size // 2} divisors as F32, but {name!r} is {divisors.type} {divisors.shape}",
             )
-        numbers = quant.unpack(made(name, divisors))
+        numbers = formats.unpack(made(name, divisors))
         if not (np.isfinite(numbers) & (numbers > 0)).all():
             raise UserError(f"{fields.where}: {name!r} holds divisors that are not positive numbers")
         found[name] = tuple(float(str(number)) for number in numbers)
@@ -330,8 +330,8 @@ def gguf_extras(config: Model, architecture: str) -> dict[str, Packed]:
     for position in (each for each in positions if each is not None):
         scaling = position.scaling
         if isinstance(scaling, Llama3 | Factors | Proportional) and architecture in DIVISORS:
-            return {ROPE_FREQS: quant.pack(divisors_of(position, scaling), "F32")}
+            return {ROPE_FREQS: formats.pack(divisors_of(position, scaling), "F32")}
         if isinstance(scaling, LongRoPE) and architecture in LONG_DIVISORS:
             both = zip(LONG_FACTORS, (scaling.long, scaling.short), strict=True)
-            return {name: quant.pack(np.array(divisors, np.float32), "F32") for name, divisors in both}
+            return {name: formats.pack(np.array(divisors, np.float32), "F32") for name, divisors in both}
     return {}

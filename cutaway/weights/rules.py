@@ -22,7 +22,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import FOREIGN, NO_WEIGHTS, TYPES, Later, Packed
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, EncoderDecoder, Model
-from cutaway.weights import quant
+from cutaway.quantization import formats
 
 Shape = tuple[int, ...]
 WHOLE = {
@@ -107,7 +107,7 @@ transpose = How(
 def exchanged(packed: Packed, heads: int) -> Packed:
     """A matrix [heads a, b] as [heads b, a]: a head's rows become columns; F32 where those share blocks."""
     if packed.type not in WHOLE:
-        packed = quant.pack(quant.unpack(packed), "F32")
+        packed = formats.pack(formats.unpack(packed), "F32")
     rows, columns = packed.shape
     words = packed.data.view(WHOLE[packed.type]).reshape(heads, rows // heads, columns)
     swapped = np.ascontiguousarray(words.swapaxes(1, 2)).reshape(heads * columns, rows // heads)
@@ -252,15 +252,15 @@ def _as_column(packed: Packed) -> Packed:
 
 
 def _logarithm(packed: Packed) -> Packed:
-    values = quant.unpack(packed).astype(np.float64).reshape(-1)
+    values = formats.unpack(packed).astype(np.float64).reshape(-1)
     if not (values < 0).all():
         raise UserError("rates of decay should be below 0")
-    return quant.pack(np.log(-values).astype(np.float32), "F32")
+    return formats.pack(np.log(-values).astype(np.float32), "F32")
 
 
 def _decay(packed: Packed) -> Packed:
-    rates = -np.exp(quant.unpack(packed).astype(np.float64)).astype(np.float32)
-    return _as_column(quant.pack(rates.reshape(-1), "F32"))
+    rates = -np.exp(formats.unpack(packed).astype(np.float64)).astype(np.float32)
+    return _as_column(formats.pack(rates.reshape(-1), "F32"))
 
 
 # Mamba 2's A = -exp(A_log), one column, rounded to float32.
@@ -328,7 +328,7 @@ def grouped(groups: int) -> How:
 
     def parts(packed: Packed, place: Place) -> Packed:
         if packed.type not in WHOLE:
-            packed = quant.pack(quant.unpack(packed), "F32")
+            packed = formats.pack(formats.unpack(packed), "F32")
         words = packed.data.view(WHOLE[packed.type])
         own = np.concatenate([block(words, group) for group in range(groups)])
         if np.count_nonzero(own) != np.count_nonzero(words):
@@ -405,14 +405,16 @@ class _PlusOne(Packed):
 
 
 def _plus_one(packed: Packed) -> Packed:
-    w = quant.pack(quant.unpack(packed), "F32")
-    moved = quant.pack(quant.unpack(w) + np.float32(1), "F32")
+    w = formats.pack(formats.unpack(packed), "F32")
+    moved = formats.pack(formats.unpack(w) + np.float32(1), "F32")
     return _PlusOne("F32", moved.shape, moved.data, w)
 
 
 def _minus_one(packed: Packed) -> Packed:
     return (
-        packed.w if isinstance(packed, _PlusOne) else quant.pack(quant.unpack(packed) - np.float32(1), "F32")
+        packed.w
+        if isinstance(packed, _PlusOne)
+        else formats.pack(formats.unpack(packed) - np.float32(1), "F32")
     )
 
 
@@ -612,7 +614,7 @@ def load(
     for each in bound:
         packed = theirs.get(each.theirs)
         if packed is None and each.theirs in zeros:
-            packed = quant.pack(np.zeros(each.how.shape(each.place), np.float32), "F32")
+            packed = formats.pack(np.zeros(each.how.shape(each.place), np.float32), "F32")
         if packed is None:
             raise UserError(f"{where}: the weight {quoted(each.theirs)} is missing")
         _check(each, packed, where)

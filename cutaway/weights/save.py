@@ -34,8 +34,9 @@ from cutaway.gguf.architectures import OWN_HEAD, SQUARE, WINDOWED
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
+from cutaway.quantization import formats
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
-from cutaway.weights import classifier, families, lacking, pooling, quant, rotary, rules, safetensors
+from cutaway.weights import classifier, families, lacking, pooling, rotary, rules, safetensors
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.lacking import Difference
@@ -96,7 +97,7 @@ def write(
     format = (format or ("gguf" if target.suffix == ".gguf" else "safetensors")).lower()
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r} to write: use {' or '.join(FORMATS)}")
-    type = None if type is None else quant.type_named(type, FORMATS[format], f"{format} is not written as")
+    type = None if type is None else formats.type_named(type, FORMATS[format], f"{format} is not written as")
     check_free(target, format, force)
     if format == "gguf":
         return _write_gguf(target, checkpoint, type, file_type, force, progress)
@@ -135,7 +136,7 @@ def retyped(
             try:
                 if pack is not None:
                     return pack(name, packed, wanted)
-                return packed if packed.type == wanted else quant.pack(quant.unpack(packed), wanted)
+                return packed if packed.type == wanted else formats.pack(formats.unpack(packed), wanted)
             except UserError as problem:
                 raise UserError(f"the weight {name!r} cannot be stored as {wanted}: {problem}") from None
 
@@ -185,10 +186,10 @@ class Rounding:
     def pack(self, name: str, packed: Packed, wanted: str) -> Packed:
         if packed.type == wanted:
             return packed
-        values = quant.unpack(packed)
-        made = quant.pack(values, wanted)
+        values = formats.unpack(packed)
+        made = formats.pack(values, wanted)
         if values.ndim > 1 and (largest := float(np.abs(values).max(initial=0))):
-            self.change = max(self.change, float(np.abs(quant.unpack(made) - values).max()) / largest)
+            self.change = max(self.change, float(np.abs(formats.unpack(made) - values).max()) / largest)
         return made
 
     def note(self, checkpoint: Checkpoint, type: str | None, notes: Counter[str]) -> None:
@@ -400,7 +401,7 @@ def _write_gguf(
         more, layers = _after_encoder(checkpoint, config, architecture)
         metadata, entries = metadata | more, Tensors({n: entries.later(n) for n in entries} | layers)
     for key in family.gguf_numbers:
-        listed = [quant.unpack(entries[f"blk.{n}.{key}"]).reshape(()) for n in range(len(config.blocks))]
+        listed = [formats.unpack(entries[f"blk.{n}.{key}"]).reshape(()) for n in range(len(config.blocks))]
         metadata[key] = np.array(listed, np.float32)
     in_words = {f"blk.{n}.{key}" for n in range(len(config.blocks)) for key in family.gguf_numbers}
     entries = Tensors({name: entries.later(name) for name in entries if name not in in_words})
@@ -446,7 +447,7 @@ def _after_encoder(
     for name, weight in weights.items():
         metadata[f"{architecture}.{name}_feat_in"] = np.uint32(weight.shape[1])
         metadata[f"{architecture}.{name}_feat_out"] = np.uint32(weight.shape[0])
-    return metadata, {f"{name}.weight": quant.pack(weight, "F32") for name, weight in weights.items()}
+    return metadata, {f"{name}.weight": formats.pack(weight, "F32") for name, weight in weights.items()}
 
 
 def _plain(value: object) -> object:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -114,9 +114,9 @@ def soup(
             )
 
     def make(name: str) -> Packed:
-        arrays = [quant.unpack(model.tensors[name]) for model in models]
-        start = [] if base is None else [quant.unpack(base.tensors[name])]
-        return quant.pack(METHODS[method](*start, arrays, weights, **options), "F32")
+        arrays = [formats.unpack(model.tensors[name]) for model in models]
+        start = [] if base is None else [formats.unpack(base.tensors[name])]
+        return formats.pack(METHODS[method](*start, arrays, weights, **options), "F32")
 
     shapes = {name: models[0].tensors.later(name).shape for name in models[0].tensors}
     made = {name: Later("F32", shape, lambda name=name: make(name)) for name, shape in shapes.items()}

@@ -23,8 +23,9 @@ import numpy as np
 from cutaway.embedding.subwords import Subwords
 from cutaway.embedding.vectors import Vectors
 from cutaway.errors import UserError, quoted
+from cutaway.quantization import formats
 from cutaway.store.files import atomic_file, read_errors
-from cutaway.weights import quant, safetensors
+from cutaway.weights import safetensors
 from cutaway.weights.load import Checkpoint
 
 Format = Literal["text", "binary", "glove", "safetensors"]
@@ -81,7 +82,7 @@ def of_model(checkpoint: Checkpoint) -> Vectors:
     """A language model's own embedding table: a row a token, named by the text it stands for."""
     if "embedding.weight" not in checkpoint.tensors:
         raise UserError(f"{checkpoint.source}: its table is not one matrix of vectors")
-    tokenizer, table = checkpoint.tokenizer, quant.unpack(checkpoint.tensors["embedding.weight"])
+    tokenizer, table = checkpoint.tokenizer, formats.unpack(checkpoint.tensors["embedding.weight"])
     named = min(len(tokenizer), len(table))
     words = [tokenizer.token_bytes(id).decode(errors="backslashreplace") for id in range(named)]
     return Vectors(words, table[:named])
@@ -195,11 +196,11 @@ def _finite(path: Path, words: list[str], table: np.ndarray) -> np.ndarray:
 
 def _write_safetensors(path: Path, vectors: Vectors, force: bool) -> None:
     table = np.ascontiguousarray(vectors.table, np.float32)
-    tensors = {"table": quant.pack(table, "F32")}
+    tensors = {"table": formats.pack(table, "F32")}
     about: dict[str, str] = {MARK: "1", **_texts("words", list(vectors.words))}
     if vectors.subwords is not None and vectors.grams is not None:
         parts = vectors.subwords
-        tensors["grams"] = quant.pack(np.ascontiguousarray(vectors.grams, np.float32), "F32")
+        tensors["grams"] = formats.pack(np.ascontiguousarray(vectors.grams, np.float32), "F32")
         about["subwords"] = json.dumps({"least": parts.least, "most": parts.most, "buckets": parts.buckets})
         about |= _texts("used", parts.used.tolist())
     safetensors.write(path, tensors, about, force=force)
@@ -234,13 +235,13 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> Vectors:
     if "table" not in tensors or len(tensors["table"].shape) != 2:
         raise UserError(f"{path}: has no tensor `table` of two axes, so these are not word vectors")
     words = _list(path, about, "words", str)
-    table = _finite(path, words, quant.unpack(tensors["table"]))
+    table = _finite(path, words, formats.unpack(tensors["table"]))
     if len(words) != len(table):
         raise UserError(f"{path}: names {len(words)} words for {len(table)} vectors")
     if "grams" not in tensors:
         return Vectors(words, table)
     parts = _subwords(path, about, len(words))
-    grams = quant.unpack(tensors["grams"])
+    grams = formats.unpack(tensors["grams"])
     if grams.shape != (len(parts.used), table.shape[1]):
         raise UserError(f"{path}: its n-grams' vectors do not fit the {len(parts.used)} n-grams it names")
     return Vectors(words, table, parts, grams)

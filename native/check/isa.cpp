@@ -1,5 +1,5 @@
 // The kernels of this processor's best instruction set beside the portable ones, without Python: for a target that
-// runs under an emulator (scripts/neon.sh). Prints what differs; exit code 1 if anything does.
+// runs under an emulator (scripts/check/neon.sh). Prints what differs; exit code 1 if anything does.
 #include <cmath>
 #include <cstdio>
 #include <cstring>

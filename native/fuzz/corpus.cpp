@@ -1,4 +1,4 @@
-// A libFuzzer target (scripts/fuzz_native.sh): any bytes as a corpus, also one of several pieces, whose words are counted
+// A libFuzzer target (scripts/fuzz/native.sh): any bytes as a corpus, also one of several pieces, whose words are counted
 // on two threads and numbered by a dictionary. The counts are those of a loop over the bytes; what has too long a word is
 // refused.
 #include <sys/mman.h>

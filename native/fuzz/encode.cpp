@@ -1,4 +1,4 @@
-// A libFuzzer target (scripts/fuzz_native.sh): any bytes, by every scanner. Pieces must tile the text; ids, by search
+// A libFuzzer target (scripts/fuzz/native.sh): any bytes, by every scanner. Pieces must tile the text; ids, by search
 // and over several jobs, must decode to it. The vocabulary is the 256 bytes and some tokens that overlap.
 #include <cstdint>
 #include <cstdlib>

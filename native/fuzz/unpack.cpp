@@ -1,4 +1,4 @@
-// A libFuzzer target (scripts/fuzz_native.sh): any bytes as the blocks of a quantised tensor, of every type, unpacked by
+// A libFuzzer target (scripts/fuzz/native.sh): any bytes as the blocks of a quantised tensor, of every type, unpacked by
 // each instruction set that the processor has: the same numbers as by portable C++, NaN where that has NaN.
 #include <cmath>
 #include <cstdint>

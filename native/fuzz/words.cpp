@@ -1,4 +1,4 @@
-// A libFuzzer target (scripts/fuzz_native.sh): any bytes are counted as words by every pattern, on one thread and on two,
+// A libFuzzer target (scripts/fuzz/native.sh): any bytes are counted as words by every pattern, on one thread and on two,
 // and a text of many stretches likewise; the counts are those of a map over the scanner's pieces. A cut changes no piece.
 // Then pairs of the words' bytes are merged. Valid UTF-8 ends where a decoder that goes byte by byte stops.
 #include <cstdint>

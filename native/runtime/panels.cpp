@@ -52,7 +52,7 @@ void put_word(uint8_t* p, uint32_t word) { std::memcpy(p, &word, sizeof word); }
 using Reorder = void (*)(const uint8_t* in, uint8_t* out);
 
 // Of a pair of groups (of four) the six-bit scales and minima in three bytes: the even group's scale, the odd one's, the even
-// one's minimum, and above each two bits of the odd one's. The file has them as cutaway/weights/quant.py, six_bits, says.
+// one's minimum, and above each two bits of the odd one's. The file has them as cutaway/quantization/formats.py, six_bits, says.
 void six_bits_there(const uint8_t* in, int pair, uint8_t* out) {
     uint8_t scale[2], least[2];
     for (int i = 0; i < 2; ++i) {
@@ -148,7 +148,7 @@ void q2_back(const uint8_t* in, uint8_t* out) {
 }
 
 // The half; then of each pair of groups its four scales (two bytes of low nibbles, one of upper pairs of bits), and of each
-// group a word of each part and one of third bits (as Q5_0's fifth ones). The file has scales as cutaway/weights/quant.py says.
+// group a word of each part and one of third bits (as Q5_0's fifth ones). The file has scales as cutaway/quantization/formats.py says.
 void q3_there(const uint8_t* in, uint8_t* out) {
     const uint8_t* scales = in + 96;
     std::memcpy(out, in + 108, 2);

@@ -1,4 +1,4 @@
-// Packed weights to float32, for every GGML type that Cutaway reads. cutaway/weights/quant.py states each
+// Packed weights to float32, for every GGML type that Cutaway reads. cutaway/quantization/formats.py states each
 // block's layout and computes the same bits: the order of operations here is the reference's, and nothing may be
 // fused (-ffp-contract=off). Each type is one plain body, compiled once for each instruction set.
 #include <bit>

@@ -1,5 +1,5 @@
 // float32 to packed weights by search: each block gets the scale (and the least value) with which rounding
-// costs least, sum of w (x - packed x)^2. cutaway/weights/quant_search.py states the search and gives the same bits:
+// costs least, sum of w (x - packed x)^2. cutaway/quantization/search.py states the search and gives the same bits:
 // sums run over a block in its order, in float32, and nothing may be fused (-ffp-contract=off).
 //
 // Sixteen blocks are searched at once, one a lane. Each type is one plain body, compiled once for each

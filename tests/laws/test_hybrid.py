@@ -21,7 +21,8 @@ from cutaway.model.config import Beside, Block, from_dict, to_dict
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope
-from cutaway.weights import load, quant, save
+from cutaway.quantization import formats
+from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
@@ -189,7 +190,7 @@ def test_config_round_trips() -> None:
 @torch.no_grad()
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     model = _model(torch.float32)
-    tensors = {name: quant.pack(weight.numpy(), "F32") for name, weight in model.state_dict().items()}
+    tensors = {name: formats.pack(weight.numpy(), "F32") for name, weight in model.state_dict().items()}
     saved = save.write(tmp_path / "hybrid", Checkpoint(CONFIG, Tensors(tensors), None, tmp_path))
     assert saved.format == "cutaway"
     checkpoint = load.read(tmp_path / "hybrid")

@@ -14,7 +14,8 @@ from cutaway.embedding.tables.modules import hashed
 from cutaway.model.config import Decoder as Config
 from cutaway.model.config import from_dict, to_dict
 from cutaway.model.decoder import Decoder
-from cutaway.weights import load, quant, save
+from cutaway.quantization import formats
+from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
@@ -96,7 +97,7 @@ def test_gradients_check(kind: str, tied: bool) -> None:
 def test_config_and_weights_come_back(kind: str, tied: bool, tmp_path: Any) -> None:
     made = model(kind, tied).float()
     assert from_dict(to_dict(made.config)) == made.config
-    packed = {name: quant.pack(one.detach().numpy(), "F32") for name, one in made.named_parameters()}
+    packed = {name: formats.pack(one.detach().numpy(), "F32") for name, one in made.named_parameters()}
     assert {name: tuple(one.shape) for name, one in made.named_parameters()} == made.config.weights()
     save.write(tmp_path / "model", Checkpoint(made.config, Tensors(packed), None, tmp_path))
     back = load.read(tmp_path / "model")

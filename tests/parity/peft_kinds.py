@@ -21,8 +21,9 @@ import torch
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
+from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import adapters, families, gguf_adapters, layout, load, quant, save
+from cutaway.weights import adapters, families, gguf_adapters, layout, load, save
 from cutaway.weights.changes import LowRank, Scaled
 from tests import llama_cpp
 from tests.parity import tiny, wrappers
@@ -344,7 +345,7 @@ def merged_alike(checkpoint: load.Checkpoint, wrapped: Any, folder: Path) -> boo
         wrapped.merge_and_unload().save_pretrained(folder / "merged")
     merged = load.read(folder / "merged").tensors
     return all(
-        np.abs(quant.unpack(merged[name]) - quant.unpack(checkpoint.tensors[name])).max() < EXACT
+        np.abs(formats.unpack(merged[name]) - formats.unpack(checkpoint.tensors[name])).max() < EXACT
         for name in merged
     )
 

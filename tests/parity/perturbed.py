@@ -27,7 +27,8 @@ from cutaway.errors import UserError
 from cutaway.layers.mlp import ACTIVATIONS
 from cutaway.model.config import Decoder, Encoder, Model, kind_of
 from cutaway.position.scaling import LongRoPE
-from cutaway.weights import build, families, quant, save
+from cutaway.quantization import formats
+from cutaway.weights import build, families, save
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import Checkpoint
@@ -236,7 +237,7 @@ def checkpoint_of(family: str, config: Model, seed: int) -> Checkpoint:
         return 0.4 * drawn if len(shape) < 2 else 1.2 * drawn / np.sqrt(shape[-1])
 
     packed = {
-        name: quant.pack(np.ascontiguousarray(weight(name, shape), np.float32), "F32")
+        name: formats.pack(np.ascontiguousarray(weight(name, shape), np.float32), "F32")
         for name, shape in config.weights().items()
     }
     return Checkpoint(config, Tensors(packed), family, Path("tiny"), metadata=WORDS)

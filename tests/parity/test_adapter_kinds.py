@@ -1,6 +1,6 @@
 """Every kind of adapter once, and every rule that fuses or reorders rows, in both directions beside PEFT.
 
-All kinds on all families: `python -m scripts.adapter_matrix --seed N`.
+All kinds on all families: `python -m scripts.check.adapter_matrix --seed N`.
 """
 
 import copy

@@ -5,7 +5,7 @@ import pytest
 from tests import chat_cases, inputs
 
 SHAPES = chat_cases.benign()
-TAKEN = 4  # shapes of each template here, others for the next one; scripts/chat_sweep.py takes all
+TAKEN = 4  # shapes of each template here, others for the next one; scripts/check/chat_templates.py takes all
 
 
 @pytest.mark.parametrize(("name", "every"), [("smollm2", 1), ("deepseek", 5), ("phi-3", 5)])

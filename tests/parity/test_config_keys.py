@@ -15,7 +15,7 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.weights import class_keys, load
 from cutaway.weights.fields import UnreadKeys
-from scripts import class_keys as scripts_class_keys
+from scripts.tables import class_keys as scripts_class_keys
 from tests.parity import tiny, tiny_decoders, tiny_recurrent
 from tests.parity.test_families import distance, within
 
@@ -184,7 +184,7 @@ def test_a_key_that_no_such_model_reads_is_warned_of_and_strictly_refused(
 
 
 def test_the_table_of_keys_is_that_of_this_transformers() -> None:
-    """Of a few of its models; `python -m scripts.class_keys --check` compares all."""
+    """Of a few of its models; `python -m scripts.tables.class_keys --check` compares all."""
     assert f"transformers {tiny.transformers.__version__} reads" in class_keys.FILE.read_text("utf-8")
     for kind in ("llama", "qwen2", "falcon", "gpt_oss", "bert", "t5"):
         found = class_keys.of(kind)

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from cutaway.errors import UserError
-from cutaway.weights import load, quant, safetensors
+from cutaway.quantization import formats
+from cutaway.weights import load, safetensors
 from tests.parity.test_config_keys import EXTRA, changes
 from tests.parity.test_encoders import CASES, auto, made, ours, theirs
 
@@ -116,7 +117,7 @@ def test_a_head_size_may_be_stated_where_it_is_the_one_that_it_is(tmp_path: Path
 def test_the_file_that_is_read_beside_shards_is_named(tmp_path: Path) -> None:
     made("deberta_v2-1").save_pretrained(tmp_path, max_shard_size="8KB")
     assert (tmp_path / safetensors.INDEX).exists()
-    safetensors.write(tmp_path / safetensors.SINGLE, {"stale": quant.pack(np.zeros(2, np.float32), "F32")})
+    safetensors.write(tmp_path / safetensors.SINGLE, {"stale": formats.pack(np.zeros(2, np.float32), "F32")})
     with pytest.raises(
         UserError, match=f"both {safetensors.SINGLE} and {safetensors.INDEX} are there, and the"
     ):

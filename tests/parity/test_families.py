@@ -21,9 +21,10 @@ from cutaway.errors import UserError
 from cutaway.layers.config import MoE, Norm, Router
 from cutaway.model.config import Block, Decoder, to_dict
 from cutaway.position import rope
+from cutaway.quantization import formats, search
 from cutaway.runtime import packing
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import families, load, naming, quant, quant_search, quantize, rules, safetensors, save
+from cutaway.weights import families, load, naming, quantize, rules, safetensors, save
 from cutaway.weights.build import decoder
 from cutaway.weights.families import gemma4, granitemoehybrid, qwen3_5
 from tests import llama_cpp
@@ -201,7 +202,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
         assert again.config == checkpoint.config
     for name, packed in checkpoint.tensors.items():
         if name.endswith("A_log"):  # which GGUF has as -exp(A_log), rounded
-            assert np.allclose(quant.unpack(packed), quant.unpack(again.tensors[name]), rtol=0, atol=1e-6)
+            assert np.allclose(formats.unpack(packed), formats.unpack(again.tensors[name]), rtol=0, atol=1e-6)
             continue
         assert np.array_equal(packed.data, again.tensors[name].data), name
     save.write(tmp_path / "back", replace(again, read_tokenizer=None))
@@ -318,7 +319,7 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
     config = Decoder(tiny.VOCAB, 64, 128, (block,), tied=False)
     generator = np.random.default_rng(0)
     own = {
-        name: quant.pack(generator.normal(0, 0.2, shape).astype(np.float32), "F32")
+        name: formats.pack(generator.normal(0, 0.2, shape).astype(np.float32), "F32")
         for name, shape in config.weights().items()
     }
     source = tiny.worded(load.Checkpoint(config, rules.Tensors(own), "deepseek_v3", tmp_path))
@@ -328,9 +329,9 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
     stored = gguf.read(tmp_path / "model.gguf").tensors["blk.0.attn_k_b.weight"]
     again = load.read(tmp_path / "model.gguf")
     assert (stored.type, stored.shape) == (type, (3, 64, 32))
-    expected = quant.unpack(quant_search.pack(quant.unpack(rules.exchanged(own[name], 3)), type))
-    assert np.array_equal(quant.unpack(stored).reshape(192, 32), expected)
-    back = rules.exchanged(quant.pack(expected, "F32"), 3)
+    expected = formats.unpack(search.pack(formats.unpack(rules.exchanged(own[name], 3)), type))
+    assert np.array_equal(formats.unpack(stored).reshape(192, 32), expected)
+    back = rules.exchanged(formats.pack(expected, "F32"), 3)
     assert np.array_equal(again.tensors[name].data, back.data)
     save.write(tmp_path / "copy.gguf", again)
     copy = gguf.read(tmp_path / "copy.gguf").tensors["blk.0.attn_k_b.weight"]

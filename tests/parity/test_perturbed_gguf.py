@@ -1,6 +1,6 @@
 """A model of each family with several keys moved at once, written as GGUF and opened by llama.cpp.
 
-``python -m scripts.perturbed_gguf`` moves every key of every family by itself.
+``python -m scripts.check.perturbed_gguf`` moves every key of every family by itself.
 """
 
 from pathlib import Path

@@ -53,7 +53,7 @@ def test_logits_at_every_position(engine: DefinitionEngine, tokenizer: Tokenizer
 
 
 def test_greedy_tokens(engine: DefinitionEngine, tokenizer: Tokenizer) -> None:
-    """Two prompts here; ``scripts/parity_smollm2.py`` does twenty, of 64 tokens each."""
+    """Two prompts here; ``scripts/check/smollm2.py`` does twenty, of 64 tokens each."""
     for prompt in smollm2.PROMPTS[:2]:
         ids = tokenizer.encode(prompt)
         state, found = engine.new_state(), []

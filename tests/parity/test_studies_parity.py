@@ -1,5 +1,5 @@
 """The six studies equal hooks on transformers within 1e-5, on families with norms after attention, soft-caps,
-windows and normed queries; on the packed engine within its law. SmolLM2's: scripts/studies_parity.py.
+windows and normed queries; on the packed engine within its law. SmolLM2's: scripts/check/studies_parity.py.
 """
 
 import copy
@@ -12,7 +12,7 @@ import pytest
 from cutaway.inspect.trace import Subject
 from cutaway.weights import load
 from cutaway.weights.build import decoder
-from scripts.studies_parity import CLOSE, STUDIES, Task
+from scripts.check.studies_parity import CLOSE, STUDIES, Task
 from tests.parity import tiny
 from tests.parity.words import VOCAB
 from tests.small import Bytes

@@ -11,11 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from cutaway.data import run_tokenizer
 from cutaway.data.conversations import Item, Labelled, Reader, changed
 from cutaway.data.examples import Packed, mismatched
+from cutaway.quantization import formats
 from cutaway.train import examples
 from cutaway.train.objectives import distill, dpo, ipo, kto, orpo, reward_model, robust_dpo, simpo
 from cutaway.train.objectives.common.answers import Answers
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import build, families, load, quant, rules
+from cutaway.weights import build, families, load, rules
 
 trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of trl's own trainers
@@ -121,9 +122,9 @@ def same_gradients(made: Trainable, model: Any, folder: Path) -> None:
     for bound in rules.bind(families.get("llama").hf, load.read(folder).config):
         if bound.theirs not in named or named[bound.theirs].grad is None:
             continue
-        grads = bound.how.load(quant.pack(named[bound.theirs].grad.numpy(), "F32"), bound.place)
+        grads = bound.how.load(formats.pack(named[bound.theirs].grad.numpy(), "F32"), bound.place)
         for name, grad in zip(bound.ours, grads, strict=True):
-            expected = torch.from_numpy(quant.unpack(grad))
+            expected = torch.from_numpy(formats.unpack(grad))
             torch.testing.assert_close(own[name].grad, expected, rtol=2e-3, atol=2e-5, msg=name)
             compared += 1
     assert compared >= 20

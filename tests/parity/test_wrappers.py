@@ -33,7 +33,7 @@ def opened(folder: Path) -> tuple[torch.Tensor, list[str]]:
     return tiny.ours(checkpoint), [str(each.message) for each in caught]
 
 
-# One of each mechanism: a layout of names, a text type of its own, a head. scripts/wrappers.py takes all.
+# One of each mechanism: a layout of names, a text type of its own, a head (scripts/check/wrappers.py: all).
 TAKEN = [
     "blip-2",
     "gemma4",

@@ -18,7 +18,7 @@ SOME = [next(entry for entry in LAYOUTS.values() if entry.case.startswith(start)
 
 @pytest.mark.parametrize("entry", SOME, ids=[entry.name for entry in SOME])
 def test_a_published_config_is_read_as_peft_reads_it(entry: adapter_configs.Entry, tmp_path: Path) -> None:
-    """All of them: `python -m scripts.adapter_matrix --published`."""
+    """All of them: `python -m scripts.check.adapter_matrix --published`."""
     assert adapter_configs.judged(entry, tmp_path).word == "equal"
 
 

@@ -1,6 +1,6 @@
 """Published configs load as they are and give transformers' logits; the others are refused with their reason.
 
-One config of each family and set of keys; ``python -m scripts.published_configs`` judges them all.
+One config of each family and set of keys; ``python -m scripts.check.published_configs`` judges them all.
 """
 
 import json

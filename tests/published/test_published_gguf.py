@@ -14,7 +14,8 @@ import pytest
 from cutaway import gguf
 from cutaway.gguf import Later, Packed
 from cutaway.model.config import Model
-from cutaway.weights import families, load, quant, rotary, save
+from cutaway.quantization import formats
+from cutaway.weights import families, load, rotary, save
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from tests.parity import perturbed
@@ -46,7 +47,7 @@ def read(entry: dict[str, Any]) -> tuple[Family, Model]:
         if name.startswith("rope_"):  # whose numbers are read, too: as Gemma 4's, or all 1
             turns = shape[0] // 4 if architecture == "gemma4" else shape[0]
             divisors = np.where(np.arange(shape[0]) < turns, 1, rotary.STILL)
-            return quant.pack(divisors.astype(np.float32), "F32")
+            return formats.pack(divisors.astype(np.float32), "F32")
         return Later("F32", shape, lambda: pytest.fail(f"{name} is read"))
 
     tensors = {name: later(name, shape) for name, shape in shapes.items()}
@@ -79,7 +80,7 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
     file = gguf.read(tmp_path / "plain.gguf")
     last, count = len(config.blocks) - 1, "glm4moe.block_count"
     more = {name.replace(f"blk.{last}.", f"blk.{last + 1}."): one for name, one in file.tensors.items()}
-    more[f"blk.{last + 1}.nextn.eh_proj.weight"] = quant.pack(np.zeros((4, 8), np.float32), "F32")
+    more[f"blk.{last + 1}.nextn.eh_proj.weight"] = formats.pack(np.zeros((4, 8), np.float32), "F32")
     words = {**file.metadata, count: np.uint32(last + 2), "glm4moe.nextn_predict_layers": np.uint32(1)}
     gguf.write(tmp_path / "further.gguf", words, file.tensors | more)
     plain, further = (load.read(tmp_path / f"{name}.gguf") for name in ("plain", "further"))

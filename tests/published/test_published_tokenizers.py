@@ -70,7 +70,7 @@ SHAPES = ["ask", "six", "tools", "two calls", "no prompt", "developer", "thinkin
 
 
 def test_published_chat_templates_render_as_transformers_has_them(tmp_path: Path) -> None:
-    """One shape of each here, another for the next one; scripts/published_tokenizers.py takes all."""
+    """One shape of each here, another for the next one; scripts/check/published_tokenizers.py takes all."""
     templates = published.templates()
     assert len(templates) >= 40
     tokenizer, peer = chat_cases.pair(

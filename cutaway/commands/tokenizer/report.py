@@ -78,8 +78,8 @@ def _print(tok: Tokenizer, about: str, ids: list[int], norms: np.ndarray | None)
 
 def _norms(tok: Tokenizer, model: str) -> np.ndarray:
     """The length of every token's embedding, float64 [v]."""
+    from cutaway.quantization.formats import unpack
     from cutaway.weights import load
-    from cutaway.weights.quant import unpack
 
     tensors = load.read(model_path(model)).tensors
     if "embedding.weight" not in tensors:

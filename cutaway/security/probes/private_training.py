@@ -19,13 +19,13 @@ from cutaway.data import run_tokenizer
 from cutaway.evaluate.likelihood import rolling
 from cutaway.evaluate.statistics import mean
 from cutaway.lm import LanguageModel
+from cutaway.quantization import formats
 from cutaway.security import Arm, Budget, Curve, Finding, Progress
 from cutaway.security.defences import dp_sgd
 from cutaway.security.probes import extraction
 from cutaway.security.training import Size, sentence
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
-from cutaway.weights import quant
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -76,7 +76,7 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
 
 def held(model: Decoder, tokenizer: Any) -> LanguageModel:
     """A trained decoder as a language model, in memory."""
-    named = {name: quant.pack(weight.detach().numpy(), "F32") for name, weight in model.named_parameters()}
+    named = {name: formats.pack(weight.detach().numpy(), "F32") for name, weight in model.named_parameters()}
     return LanguageModel(Checkpoint(model.config, Tensors(named), None, Path("trained"), lambda: tokenizer))
 
 

@@ -47,12 +47,13 @@ class Config(Objective):
 
     def save(self, model: Decoder, folder: Path | None) -> None:
         """Write w into a run's folder."""
+        from cutaway.quantization import formats
         from cutaway.train.adapters import array
-        from cutaway.weights import quant, safetensors
+        from cutaway.weights import safetensors
 
         weight = array(model.get_parameter(HEAD)).astype("float32")
         if folder is not None:
-            safetensors.write(folder / REWARD, {HEAD: quant.pack(weight, "F32")})
+            safetensors.write(folder / REWARD, {HEAD: formats.pack(weight, "F32")})
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the pairs' losses, and the sums that ``report`` reads."""
@@ -75,8 +76,9 @@ class RewardModel:
     """A trained reward model of a run's folder. Raises UserError for a folder that holds none."""
 
     def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+        from cutaway.quantization import formats
         from cutaway.train.examples import reader
-        from cutaway.weights import adapters, build, load, quant, safetensors
+        from cutaway.weights import adapters, build, load, safetensors
 
         folder = Path(folder)
         if not (folder / REWARD).is_file():
@@ -88,7 +90,7 @@ class RewardModel:
         import torch
 
         found = safetensors.read_shaped(folder / REWARD, {HEAD: (self.model.config.width,)})
-        self.weight = torch.from_numpy(quant.unpack(found[HEAD])).to(device)
+        self.weight = torch.from_numpy(formats.unpack(found[HEAD])).to(device)
         self.reader = reader(at_rest)
 
     def scores(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:

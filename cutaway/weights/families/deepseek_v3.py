@@ -15,7 +15,8 @@ from cutaway.layers.config import Norm
 from cutaway.model.config import Block, Decoder, Encoder, mixer
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, YaRN, sharpening
-from cutaway.weights import decoders, naming, quant, rotary, rows
+from cutaway.quantization import formats
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
@@ -203,9 +204,9 @@ def with_eps(config: Decoder, tensors: Tensors, eps: float) -> tuple[Decoder, Te
         factor, count = factors[name]
 
         def make() -> Packed:
-            values = quant.unpack(tensors[name]).copy()
+            values = formats.unpack(tensors[name]).copy()
             values[:count] *= np.float32(factor)
-            return quant.pack(values, "F32")
+            return formats.pack(values, "F32")
 
         return Later("F32", entry.shape, make)
 

@@ -9,7 +9,8 @@ from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
 from cutaway.model.config import Beside, Decoder, Encoder
-from cutaway.weights import decoders, naming, quant, rows
+from cutaway.quantization import formats
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
@@ -138,7 +139,9 @@ def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
         entry = tensors.later(source)
         if factor == 1.0:
             return entry
-        return Later("F32", entry.shape, lambda: quant.pack(quant.unpack(tensors[source]) * factor, "F32"))
+        return Later(
+            "F32", entry.shape, lambda: formats.pack(formats.unpack(tensors[source]) * factor, "F32")
+        )
 
     note = "multipliers of the config are multiplied into the weights, as GGUF has them"
     return new, Tensors({name: later(name) for name in new.weights()}), note

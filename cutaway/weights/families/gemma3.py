@@ -15,7 +15,8 @@ from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.position import rope
 from cutaway.position.scaling import YaRN, sharpening
-from cutaway.weights import naming, quant, rotary, rows
+from cutaway.quantization import formats
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced, shared
 from cutaway.weights.fields import Fields
@@ -60,7 +61,7 @@ def folded(
         entry, factor = tensors.later(name), factors.get(name)
         if factor is None:
             return entry
-        made = lambda: quant.pack(quant.unpack(tensors[name]) * np.float32(factor), "F32")  # noqa: E731
+        made = lambda: formats.pack(formats.unpack(tensors[name]) * np.float32(factor), "F32")  # noqa: E731
         return Later("F32", entry.shape, made)
 
     entries = Tensors({name: later(name) for name in tensors})

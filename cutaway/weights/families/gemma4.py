@@ -16,7 +16,8 @@ from cutaway.layers.config import MLP, MoE, Norm, PerLayer
 from cutaway.model.config import Block, Decoder, Encoder
 from cutaway.position import rope
 from cutaway.position.scaling import Proportional
-from cutaway.weights import decoders, naming, quant, rotary, rows
+from cutaway.quantization import formats
+from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import gemma3, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
 from cutaway.weights.fields import Fields
@@ -172,7 +173,7 @@ class Ropes(Row):
         divisors = fields.tensors.get(rotary.ROPE_FREQS)
         if divisors is not None:
             far = found["rope"]
-            values = quant.unpack(made(rotary.ROPE_FREQS, divisors))
+            values = formats.unpack(made(rotary.ROPE_FREQS, divisors))
             scaling = Proportional(max(float((values < rotary.STILL).mean()), 1e-9))
             if not np.array_equal(values, rotary.divisors_of(far, scaling)):
                 raise fields.refusal(

@@ -14,7 +14,8 @@ from cutaway.gguf import Later
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
 from cutaway.position import t5
-from cutaway.weights import naming, quant, rows
+from cutaway.quantization import formats
+from cutaway.weights import naming, rows
 from cutaway.weights.family import (
     FLAG,
     LAYER_COUNT,
@@ -112,7 +113,7 @@ def folded(config: EncoderDecoder, tensors: Tensors) -> tuple[EncoderDecoder, Te
     scaled = Later(
         "F32",
         tensors.later(source).shape,
-        lambda: quant.pack(quant.unpack(tensors[source]) * np.float32(scale), "F32"),
+        lambda: formats.pack(formats.unpack(tensors[source]) * np.float32(scale), "F32"),
     )
     new = replace(config, decoder=replace(config.decoder, tied=False, logit_scale=1.0))
     entries = {name: scaled if name == head else tensors.later(name) for name in new.weights()}

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from cutaway.gguf import Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 from cutaway.weights.quantized import fp8
 from cutaway.weights.quantized import stored as parts
 from cutaway.weights.quantized.stored import Stored
 
-E2M1 = quant.TWICE_E2M1.astype(np.float32) / 2  # where zero has no sign, as in ModelOpt and GGUF
+E2M1 = formats.TWICE_E2M1.astype(np.float32) / 2  # where zero has no sign, as in ModelOpt and GGUF
 SIGNED = np.where(np.arange(16) == 8, np.float32(-0.0), E2M1)  # as in compressed-tensors
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.gguf import Packed
-from cutaway.weights import quant
+from cutaway.quantization import formats
 from cutaway.weights.quantized import stored as parts
 from cutaway.weights.quantized.stored import Scales, Stored
 
@@ -89,7 +89,7 @@ class Grouped:
             packed = [halves, blocks.astype(np.int8).view(np.uint8)]
         else:
             q = (blocks - RANGES[type][0]).astype(np.uint8)
-            packed = [halves, quant.joined(q & 15)]
+            packed = [halves, formats.joined(q & 15)]
             if type == "Q5_0":
                 packed.insert(1, np.packbits(q >> 4, axis=1, bitorder="little"))
         return np.concatenate(packed, axis=1).reshape(last - first, -1)

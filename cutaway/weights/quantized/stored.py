@@ -17,7 +17,7 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed, packed_shape
-from cutaway.weights import quant
+from cutaway.quantization import formats
 
 KINDS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
 KINDS |= {"U8": "u1", "F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E8M0": "u1"}
@@ -110,7 +110,7 @@ def stored_as(values: np.ndarray, type: str) -> np.ndarray:
     if type == "F16":
         with np.errstate(over="ignore"):
             return values.astype("<f2").view(np.uint8)
-    return quant.write_bf16(values)
+    return formats.write_bf16(values)
 
 
 class Rows:
