@@ -1,4 +1,4 @@
-"""Conversations for the chat tests and scripts/check/chat_templates.py, benign and hostile; hostile templates."""
+"""Conversations for tests of chats and scripts/check/chat_templates.py: benign, hostile; hostile templates."""
 
 import copy
 import json

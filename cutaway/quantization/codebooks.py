@@ -1,8 +1,8 @@
 """Reading GGML's types whose numbers come out of grids, IQ1 to IQ3, and the ternary TQ1 and TQ2.
 
 As in formats.py each takes uint8 [n bytes] and gives scale float32 [n p], no least, and q int8 [n block],
-with value = scale q. A grid is a list of the groups of numbers that occur in real weights: a group is stored by
-its place in the list, and its signs apart. The grids are in codebooks.bin, which
+with value = scale q. A grid is a list of the groups of numbers that occur in real weights: a group is stored
+by its place in the list, and its signs apart. The grids are in codebooks.bin, which
 scripts/tables/codebooks.py writes.
 """
 
