@@ -1,4 +1,4 @@
-"""Conversations for tests of chats and scripts/check/chat_templates.py: benign, hostile; hostile templates."""
+"""Conversations for tests of chats and scripts/check/chat_templates.py, and hostile templates."""
 
 import copy
 import json
