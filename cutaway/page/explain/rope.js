@@ -1,8 +1,10 @@
 // RoPE: the pairs of a query and a key as clock hands, rotated by their real angles.
 
+import { draw, fixed, make, minus, roving, slider, still, table, tokenOf } from "../elements.js";
+
 const SWEEP = 1100; // milliseconds
 
-const rope = {
+export const rope = {
   title: "Rotary position embedding (RoPE)",
   about: ({ attention: layers }) => (layers.some(({ rope: one }) => one)
     ? "Each pair of dimensions of a query and a key is rotated by an angle that grows with the token's position, "

@@ -1,11 +1,11 @@
 // What the model did with one text. Reads the page's block of data; every number on the page comes from here.
 
+import { inflated } from "../elements.js";
+
 const TYPES = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array, i1: Int8Array };
 
-async function unpack(base64) {
-  const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-  const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const buffer = await new Response(inflated).arrayBuffer();
+export async function unpack(base64) {
+  const buffer = await inflated(base64);
   const size = new DataView(buffer).getUint32(0, true);
   const data = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
   data.explanations = data.explanations.map((facts) => new Explanation(facts, buffer, 4 + size));
@@ -109,7 +109,7 @@ class Explanation {
   }
 }
 
-function dot(a, b) {
+export function dot(a, b) {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
   return sum;

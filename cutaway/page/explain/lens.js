@@ -1,8 +1,12 @@
 // The logit lens: the likeliest token after every block, at every position.
 
+import { palette } from "../colours.js";
+import { drawn, make, percent, table, tokenOf, word } from "../elements.js";
+import { clamp, heat } from "../heat.js";
+
 const FAINT = 120; // of 255: words stand on these colours
 
-const lens = {
+export const lens = {
   title: "Logit lens",
   about: () => "The next token if the model stopped after each block. A column is a position, a row a block. The lens is seldom meaningful in early blocks.",
   build(state) {

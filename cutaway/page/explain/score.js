@@ -1,9 +1,17 @@
 // Query, key, value: one attention weight, computed step by step with the numbers of the model.
 
+import { twoSided } from "../colours.js";
+import {
+  bar, drawn, fixed, make, number, options, percent, select, signed, table, tokenOf,
+} from "../elements.js";
+import { RECURRENT, headChooser } from "./attention.js";
+import { dot } from "./explanation.js";
+import { clamp, heat } from "../heat.js";
+
 const PRODUCTS = 4;
 const SHOWN = 8;
 
-const score = {
+export const score = {
   title: "Query, key, value",
   about: () => "One attention weight, step by step: the dot product of a token's query and another's key, scaled, "
     + "then softmax over the scores of all keys.",

@@ -4,7 +4,7 @@ const NAMED = { " ": "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r" };
 const UNSEEN = /[\p{C}\p{Z}]/u;
 
 // A token made visible: ␣ for a space, escapes for what is not printable, ◌ under a lone accent.
-function drawn(text) {
+export function drawn(text) {
   const out = [...text].map((c) => NAMED[c] ?? (UNSEEN.test(c) ? escaped(c) : c)).join("");
   return /^\p{M}/u.test(out) ? `◌${out}` : out;
 }
@@ -14,11 +14,11 @@ function escaped(c) {
   return code < 256 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
 }
 
-function make(tag, attributes = {}, ...children) {
+export function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-function draw(tag, attributes = {}, ...children) {
+export function draw(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
@@ -33,53 +33,53 @@ function fill(element, attributes, children) {
 }
 
 // A token of the text: lights up with every other mention of it.
-function tokenOf(explanation, t) {
+export function tokenOf(explanation, t) {
   return make("bdi", { class: "token", "data-t": t }, ...spaced(explanation.tokenText(t)));
 }
 
 // A token of the vocabulary.
-function word(explanation, id) {
+export function word(explanation, id) {
   return make("bdi", { class: "word" }, ...spaced(explanation.token_texts[id]));
 }
 
-function spaced(text) {
+export function spaced(text) {
   const shown = drawn(text);
   const spaces = shown.match(/^␣*/)[0];
   return spaces ? [make("span", { class: "space" }, spaces), shown.slice(spaces.length)] : [shown];
 }
 
-function minus(text) {
+export function minus(text) {
   return text.replace("-", "−");
 }
 
 // Four figures.
-function number(value) {
+export function number(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e5 || size < 1e-4) return minus(value.toExponential(2));
   return minus(size >= 1000 ? value.toFixed(0) : value.toPrecision(4));
 }
 
-function fixed(value, digits = 3) {
+export function fixed(value, digits = 3) {
   return minus(value.toFixed(digits).replace(/^-(?=[0.]*$)/, ""));
 }
 
-function signed(value) {
+export function signed(value) {
   const text = fixed(value, 2);
   return text.startsWith("−") ? text : `+${text}`;
 }
 
-function percent(part) {
+export function percent(part) {
   if (part > 0 && part < 0.0005) return "<0.1%";
   return `${(part * 100).toFixed(1)}%`;
 }
 
-function count(value) {
+export function count(value) {
   return value.toLocaleString("en");
 }
 
 // A table: heads are [text, "left" | "right"]; a row is a list of cells.
-function table(caption, heads, rows) {
+export function table(caption, heads, rows) {
   const side = (i) => (heads[i][1] === "right" ? "number" : null);
   const row = make("tr", {}, heads.map(([text], i) => (text
     ? make("th", { scope: "col", class: side(i) }, text) : make("td", {}))));
@@ -92,41 +92,46 @@ function table(caption, heads, rows) {
   );
 }
 
-function scrolling(name, ...children) {
+export function scrolling(name, ...children) {
   return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, ...children);
 }
 
-function bar(part, other = null) {
+export function bar(part, other = null) {
   return make("span", { class: "bar", "aria-hidden": "true" },
     other === null ? null : make("i", { class: "ghost", css: { width: `${100 * other}%` } }),
     make("i", { css: { width: `${Math.max(0, Math.min(100, 100 * part))}%` } }));
 }
 
 // Marks the chosen row of a scrolling table, and scrolls to it.
-function choose(box, rows, index) {
+export function choose(box, rows, index) {
   rows.forEach((row, i) => row.classList.toggle("chosen", i === index));
   const { offsetTop: top, offsetHeight: height } = rows[index];
   if (top - height < box.scrollTop) box.scrollTop = top - height;
   if (top + height > box.scrollTop + box.clientHeight) box.scrollTop = top + height - box.clientHeight;
 }
 
-let labels = 0;
+let made = 0;
 
-function slider(text, attributes, changed) {
-  const id = `slider-${labels++}`;
+// An id that no other element has.
+export function freshId(name) {
+  return `${name}-${made++}`;
+}
+
+export function slider(text, attributes, changed) {
+  const id = freshId("slider");
   const shown = make("output", { for: id });
   const input = make("input", { type: "range", id, ...attributes, input: () => changed(Number(input.value)) });
   return { input, shown, whole: make("div", { class: "slider" }, make("label", { for: id }, text), input, shown) };
 }
 
-function select(text, changed) {
-  const id = `select-${labels++}`;
+export function select(text, changed) {
+  const id = freshId("select");
   const input = make("select", { id, change: () => changed(Number(input.value)) });
   return { input, whole: make("div", { class: "select" }, make("label", { for: id }, text), input) };
 }
 
 // Fills a select, and keeps it from being rebuilt when nothing changed.
-function options(input, texts, value) {
+export function options(input, texts, value) {
   const key = texts.join("\n");
   if (input.dataset.key !== key) {
     input.replaceChildren(...texts.map((text, i) => make("option", { value: i }, text)));
@@ -136,7 +141,7 @@ function options(input, texts, value) {
 }
 
 // One stop of the Tab key for a row of buttons; arrow keys move inside it.
-function roving(container) {
+export function roving(container) {
   container.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     const buttons = [...container.querySelectorAll("button")];
@@ -150,4 +155,11 @@ function roving(container) {
   });
 }
 
-const still = matchMedia("(prefers-reduced-motion: reduce)");
+export const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+// The bytes of a page's block of data: deflated, in base64.
+export async function inflated(base64) {
+  const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
+}

@@ -1,53 +1,23 @@
 // A grid of cells on a canvas: as large as it must be, drawn only where it is seen, with a cursor for keys and pointer.
 
-let colours = null;
-
-// The page's colours as numbers, and the ramps between them.
-function palette() {
-  if (colours) return colours;
-  const style = getComputedStyle(document.documentElement);
-  const read = (name) => {
-    const hex = style.getPropertyValue(name).trim().slice(1);
-    return [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
-  };
-  const [paper, accent, cool, ink, quiet, rule] =
-    ["--cell", "--heat", "--cool", "--ink", "--quiet", "--rule"].map(read);
-  const css = (rgb) => `rgb(${rgb.map(Math.round).join(" ")})`;
-  const ramp = (to) => Array.from({ length: 256 }, (_, i) => paper.map((from, j) => from + ((to[j] - from) * i) / 255));
-  const up = ramp(accent);
-  const down = ramp(cool);
-  colours = {
-    up, upCss: up.map(css), downCss: down.map(css),
-    paper: css(paper), accent: css(accent), ink: css(ink), quiet: css(quiet), rule: css(rule),
-  };
-  return colours;
-}
-
-// A part from 0 to 1, its square root as the colour, so that small ones are visible.
-function shade(part) {
-  return palette().upCss[Math.round(255 * Math.sqrt(Math.max(0, Math.min(1, part))))];
-}
-
-// A signed number relative to the largest: warm is positive, cool negative.
-function twoSided(value, largest) {
-  const at = Math.round(255 * Math.sqrt(Math.min(1, Math.abs(value) / (largest || 1))));
-  return palette()[value >= 0 ? "upCss" : "downCss"][at];
-}
+import { palette, shade, twoSided } from "./colours.js";
+import { freshId, make } from "./elements.js";
 
 // options: name, rows, columns, size() -> {width, height, left, top}, colour(r, c) or paint(pen, x, y, w, h, r, c),
 // text(r, c), rowName(r), columnName(c), rowToken(r), columnToken(c), say(r, c), pick(r, c), chosen() -> [r, c],
 // chosenRow() -> r.
-function heat(state, options) {
+export function heat(state, options) {
   const base = make("canvas");
   const over = make("canvas");
   const layer = make("div", { class: "layer" }, base, over);
   const spacer = make("div", { class: "spacer" }, layer);
-  const readout = make("p", { class: "readout", id: `readout-${labels++}`, "aria-live": "polite" });
+  const readout = make("p", { class: "readout", id: freshId("readout"), "aria-live": "polite" });
   const box = make("div", {
     class: "heat", tabindex: "0", role: "application", "aria-label": options.name, "aria-describedby": readout.id,
     "aria-roledescription": "map, arrow keys move",
   }, spacer);
-  const whole = make("div", { class: "heat-whole" }, box, readout);
+  const edge = make("div", { class: "heat-frame" }, box);
+  const whole = make("div", { class: "heat-whole" }, edge, readout);
   let cursor = null;
   let size = null;
   let grid = { rows: 0, columns: 0 };
@@ -101,6 +71,7 @@ function heat(state, options) {
 
   function paint() {
     if (!size || !box.clientWidth) return;
+    edges();
     const drawing = pen(base);
     const view = visible();
     const gap = Math.min(size.width, size.height) >= 9 ? 1 : 0;
@@ -123,6 +94,13 @@ function heat(state, options) {
     mark();
   }
 
+  // A shadow where the map goes on beyond its frame.
+  function edges() {
+    edge.classList.toggle("more-before", box.scrollLeft > 1);
+    edge.classList.toggle("more-after", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    edge.classList.toggle("more-below", box.scrollTop + box.clientHeight < box.scrollHeight - 1);
+  }
+
   function words(drawing, view) {
     const font = "12px " + getComputedStyle(document.documentElement).getPropertyValue("--mono");
     drawing.textBaseline = "middle";
@@ -131,7 +109,9 @@ function heat(state, options) {
         const { text, colour, strong } = options.text(r, c);
         drawing.font = strong ? `600 ${font}` : font;
         drawing.fillStyle = colour;
-        drawing.fillText(clipped(drawing, text, size.width - 12), x(c) + 6, y(r) + size.height / 2);
+        const shown = clipped(drawing, text, size.width - (options.centred ? 0 : 12));
+        const at = options.centred ? (size.width - drawing.measureText(shown).width) / 2 : 6;
+        drawing.fillText(shown, x(c) + at, y(r) + size.height / 2);
       }
     }
   }
@@ -148,7 +128,7 @@ function heat(state, options) {
     }
     drawing.textAlign = "left";
     drawing.textBaseline = "alphabetic";
-    const step = size.slant ? Math.ceil(14 / size.width) : Math.ceil(22 / size.width);
+    const step = size.slant ? Math.ceil(17 / size.width) : Math.ceil(22 / size.width);
     for (let c = view.fromColumn; size.top && c < view.toColumn; c++) {
       if (c % step || x(c) < size.left - (size.slant ? size.width / 2 : 6)) continue;
       if (!size.slant) {
@@ -292,6 +272,25 @@ function heat(state, options) {
   return { whole, update, hover: mark, readout, box };
 }
 
+// A map's legend: its colours from end to end, with numbers. Colours go by the square root, and the numbers with them.
+export function ramp(title, largest, signed, write, strength = () => 255) {
+  const canvas = make("canvas", { width: 180, height: 10, "aria-hidden": "true" });
+  const numbers = make("span", { class: "ramp-numbers" });
+  const update = () => {
+    const most = typeof largest === "function" ? largest() : largest;
+    const pen = canvas.getContext("2d");
+    for (let x = 0; x < 180; x++) {
+      const part = signed ? (2 * x) / 179 - 1 : x / 179;
+      const value = Math.sign(part) * part * part;
+      pen.fillStyle = signed ? twoSided(value, 1, strength()) : shade(value, strength());
+      pen.fillRect(x, 0, 1, 10);
+    }
+    const marks = signed ? [[0, -1], [0.5, 0], [1, 1]] : [[0, 0], [0.5, 0.25], [1, 1]];
+    numbers.replaceChildren(...marks.map(([at, part]) => make("span", { css: { left: `${100 * at}%` } }, write(part * most))));
+  };
+  return { whole: make("div", { class: "ramp" }, make("span", {}, title), canvas, numbers), update };
+}
+
 function clipped(drawing, text, width) {
   if (drawing.measureText(text).width <= width) return text;
   const letters = [...text];
@@ -299,6 +298,6 @@ function clipped(drawing, text, width) {
   return letters.join("") + "…";
 }
 
-function clamp(value, low, high) {
+export function clamp(value, low, high) {
   return Math.max(low, Math.min(high, value));
 }

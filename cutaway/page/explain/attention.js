@@ -1,9 +1,13 @@
 // Attention: every head at a glance, and the chosen one large.
 
-const THUMB = 32;
-const RECURRENT = "This layer is recurrent: each head keeps the past in one state, so it has no attention weights.";
+import { palette, shade } from "../colours.js";
+import { bar, drawn, make, options, percent, select, signed, table, tokenOf } from "../elements.js";
+import { clamp, heat } from "../heat.js";
 
-const attention = {
+const THUMB = 32;
+export const RECURRENT = "This layer is recurrent: each head keeps the past in one state, so it has no attention weights.";
+
+export const attention = {
   title: "Attention",
   about: ({ layers, mostHeads }) =>
     `In each of ${layers} × ${mostHeads} heads every token spreads attention weights over the tokens before it; `
@@ -27,7 +31,7 @@ const attention = {
 };
 
 // Two selects for the layer and the head; they follow the state by themselves.
-function headChooser(state) {
+export function headChooser(state) {
   const { explanation } = state;
   const layer = select("layer", (value) => state.set({ layer: value }));
   const head = select("head", (value) => state.set({ head: value }));

@@ -1,6 +1,8 @@
 // The MLP: a token's neurons of largest output norm, and the tokens they promote.
 
-const mlp = {
+import { bar, fixed, make, number, options, scrolling, select, table, tokenOf, word } from "../elements.js";
+
+export const mlp = {
   title: "Neurons",
   about: () => "After attention an MLP transforms each token alone. These are the layer's neurons with the largest output "
     + "norm, their activations, and the tokens that they promote.",

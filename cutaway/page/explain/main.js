@@ -1,5 +1,19 @@
 // The page itself: the header, the strip of tokens that stays in sight, and the views one below the other.
 
+import { count, drawn, make, percent, roving, spaced } from "../elements.js";
+import { attention } from "./attention.js";
+import { embeddings } from "./embeddings.js";
+import { unpack } from "./explanation.js";
+import { lens } from "./lens.js";
+import { mlp } from "./mlp.js";
+import { next, probabilities } from "./next.js";
+import { residual } from "./residual.js";
+import { rope } from "./rope.js";
+import { score } from "./score.js";
+import { Page } from "./state.js";
+import { tokens } from "./tokens.js";
+import { themeButton } from "../theme.js";
+
 const LONGEST = 160; // letters of a title
 const VIEWS = { tokens, embeddings, attention, score, rope, mlp, residual, lens, next };
 
@@ -11,10 +25,10 @@ function header(page) {
         make("span", { class: "chance" }, percent(probabilities(explanation, 1, 1).first[0])))),
     make("p", { class: "quiet" }, make("bdi", {}, explanation.model), ` · ${explanation.layers} layers · ${explanation.mostHeads} heads · `
       + `width ${count(explanation.width)} · vocabulary ${count(explanation.vocabulary)}`)));
-  const heading = make("h1", {}, "Cutaway", make("span", { class: "unseen" }, ": a language model explained on a text"));
+  const heading = make("h1", { class: "mark" }, "Cutaway", make("span", { class: "unseen" }, ": a language model explained on a text"));
   const note = page.states.length > 1 && !page.data.same_model
     ? make("p", { class: "quiet note" }, "Two models: layers and heads are chosen for each by itself, because heads of different models do not correspond.") : null;
-  document.querySelector("#head").append(make("div", { class: "top" }, heading, themeButton(page)), make("div", { class: "titles" }, explanations), note ?? "");
+  document.querySelector("#head").append(make("div", { class: "top" }, heading, themeButton(() => page.states.forEach((state) => state.set({}, false)))), make("div", { class: "titles" }, explanations), note ?? "");
 }
 
 // Of a long text its end, which the answer follows.
@@ -30,26 +44,6 @@ function answerText(text) {
 
 function drawnText(text) {
   return drawn(text.trim()).replaceAll("␣", " ");
-}
-
-// Light, dark, or as the system is until it is pressed.
-function themeButton(page) {
-  const root = document.documentElement;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
-  const button = make("button", { type: "button", class: "small", click: () => {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    changed();
-  } });
-  const changed = () => {
-    colours = null;
-    button.textContent = isDark() ? "Light" : "Dark";
-    button.setAttribute("aria-label", `Use ${isDark() ? "light" : "dark"} colours`);
-    page.states.forEach((state) => state.set({}, false));
-  };
-  dark.addEventListener("change", changed);
-  changed();
-  return button;
 }
 
 // The tokens, always in sight: one is selected, and all views are about it.

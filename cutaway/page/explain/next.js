@@ -1,8 +1,10 @@
 // The next token: the logits of all of them, with temperature and top-p to play with.
 
+import { bar, count, fixed, make, percent, slider, table, word } from "../elements.js";
+
 const LISTED = 14;
 
-const next = {
+export const next = {
   title: "Next token",
   about: ({ vocabulary }) => `The last residual becomes ${count(vocabulary)} logits, and softmax makes them probabilities; `
     + "temperature flattens or sharpens them, top-p keeps the likeliest.",
@@ -46,7 +48,7 @@ const next = {
 };
 
 // The probabilities of the named tokens, how many tokens top-p keeps, and the weight of those.
-function probabilities(explanation, temperature, topP) {
+export function probabilities(explanation, temperature, topP) {
   const [named, rest, [low, high]] = ["logits", "rest", "rest.range"].map((name) => explanation.array(name));
   if (temperature === 0) {
     return { first: [...named].map((_, i) => (i === 0 ? 1 : 0)), kept: 1, weights: [1], total: 1 };

@@ -1,6 +1,10 @@
 // The residual stream: its norm, the output norm of each head and MLP, and their contributions to the answer.
 
-const residual = {
+import { shade, twoSided } from "../colours.js";
+import { draw, drawn, fixed, make, number, percent, signed, table, tokenOf } from "../elements.js";
+import { clamp, heat } from "../heat.js";
+
+export const residual = {
   title: "Residual stream",
   about: () => "Every head and MLP adds its output to one vector a token: the residual stream. Here are its norm, the output "
     + "norm of each part, and each part's contribution to the answer's logit.",

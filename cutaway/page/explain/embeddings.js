@@ -1,6 +1,10 @@
 // Embeddings: the row that each id picks, as colours, and the rows nearest to it by cosine similarity.
 
-const embeddings = {
+import { twoSided } from "../colours.js";
+import { bar, count, drawn, fixed, make, number, table, tokenOf, word } from "../elements.js";
+import { heat } from "../heat.js";
+
+export const embeddings = {
   title: "Embeddings",
   about({ embeddings: made, width }) {
     const learned = made.learned_positions ? ", and a row for its position is added" : "";

@@ -37,7 +37,7 @@ class State {
   }
 }
 
-class Page {
+export class Page {
   constructor(data) {
     this.data = data;
     this.states = data.explanations.map((explanation, i) => new State(explanation, i, this));

@@ -1,6 +1,8 @@
 // Tokens: bytes, ids, and how the pieces were merged.
 
-const tokens = {
+import { choose, count, drawn, make, scrolling, table, tokenOf } from "../elements.js";
+
+export const tokens = {
   title: "Tokens",
   about: () => "The tokenizer cuts the text into pieces of its vocabulary; from here on the model sees only their ids.",
   build(state) {
