@@ -22,12 +22,14 @@ from cutaway.serve.chat import Conversation, begin, chat_ids, ending, read, reas
 from cutaway.serve.openai_format import APIError, json_response, new_id, usage, warned
 from cutaway.serve.protocol import (
     IGNORED,
+    MAX_MESSAGES,
     ChatCompletionRequest,
     FailFast,
     Leniency,
     Number,
     Object,
     StrictModel,
+    at_most,
     checked,
     schema_format,
 )
@@ -126,7 +128,7 @@ class CountRequest(StrictModel):
         "user_profile_id", "workspace_id",
     }  # fmt: skip
     model: StrictStr | None = None
-    messages: Annotated[list[MessageParam], FailFast, Field(min_length=1)]
+    messages: Annotated[list[MessageParam], FailFast, Field(min_length=1), at_most(MAX_MESSAGES)]
     system: Blocks | None = None
     tools: Annotated[list[ToolParam], FailFast, Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
@@ -136,7 +138,7 @@ class CountRequest(StrictModel):
 
 
 class MessagesRequest(CountRequest):
-    messages: Annotated[list[MessageParam], FailFast]
+    messages: Annotated[list[MessageParam], FailFast, at_most(MAX_MESSAGES)]
     thread: Annotated[NewThread | OldThread, Field(discriminator="type")] | None = None
     max_tokens: Annotated[StrictInt, Field(ge=1)]
     stop_sequences: Annotated[list[StrictStr], FailFast] | None = None

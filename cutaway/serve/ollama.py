@@ -28,6 +28,7 @@ from cutaway.serve.chat import Conversation, begin, chat_ids, read, reason
 from cutaway.serve.llamacpp import LlamaSampling
 from cutaway.serve.openai_format import APIError, json_response, token_logprobs, warned
 from cutaway.serve.protocol import (
+    MAX_MESSAGES,
     ChatCompletionRequest,
     EmbeddingRequest,
     FailFast,
@@ -38,6 +39,7 @@ from cutaway.serve.protocol import (
     StrictModel,
     Texts,
     Tools,
+    at_most,
     checked,
     schema_format,
 )
@@ -98,7 +100,7 @@ class OllamaMessage(StrictModel):
 
 
 class ChatRequest(OllamaRequest):
-    messages: Annotated[list[OllamaMessage], FailFast] | None = None
+    messages: Annotated[list[OllamaMessage], FailFast, at_most(MAX_MESSAGES)] | None = None
     tools: Tools | None = None
 
 

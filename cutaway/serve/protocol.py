@@ -41,7 +41,24 @@ Text = StrictStr
 Object = dict[str, Any]
 MAX_TEXTS = 2048  # of one request; a server allows fewer (service.Limits)
 FailFast: Any = Field(fail_fast=True)  # refuses a list for its first wrong item, not for a million of them
-Indices = Annotated[list[Id], FailFast]
+MAX_MESSAGES = 2048  # OpenAI's bound too
+MAX_IDS = 1 << 17
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Refuses a longer list before any of its items is looked at: meanwhile no other thread would run."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list) and len(value) > count:
+            message = "array too long: give at most {most}, and this has {given}"
+            given = {"most": f"{count:,}", "given": f"{len(value):,}"}
+            raise PydanticCustomError("too_long", message, given)
+        return value
+
+    return BeforeValidator(check)
+
+
+Indices = Annotated[list[Id], FailFast, at_most(MAX_IDS)]
 Positions = Annotated[list[StrictInt], FailFast]
 
 
@@ -377,7 +394,7 @@ class AllowedTools(StrictModel):
     allowed_tools: ToolSet
 
 
-Messages = Annotated[list[Message], FailFast, Field(min_length=1)]
+Messages = Annotated[list[Message], FailFast, Field(min_length=1), at_most(MAX_MESSAGES)]
 Tools = Annotated[list[Tool], FailFast, Field(min_length=1, max_length=128)]
 
 

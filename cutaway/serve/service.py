@@ -542,6 +542,7 @@ def warm_up(service: Service) -> None:
                 build()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(2000, 10, 1000)  # a look through all of a large body's objects takes 60 ms: seldom
 
 
 def _logit_bias(asked: dict[str, float]) -> dict[int, float]:
