@@ -21,7 +21,7 @@ from tests.serving import Server
 from tests.waiting import wait_until
 
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
-from cutaway.serve import protocol, responses  # isort: skip
+from cutaway.serve import anthropic, ollama, protocol, responses  # isort: skip
 from cutaway.serve.operations import bounded_log, lifecycle  # isort: skip
 from cutaway.serve.operations.access import Connections  # isort: skip
 from cutaway.serve import openai_format  # isort: skip
@@ -65,6 +65,42 @@ def test_a_large_wrong_body_has_few_errors(model: Any, body: dict[str, Any]) -> 
     with pytest.raises(APIError) as raised:
         protocol.parse_body(model, json.dumps(body).encode())
     assert raised.value.status == 400 and len(str(raised.value)) < 400
+
+
+class _Counted(list):
+    """A list that counts how often its items are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        type(self).looks += 1
+        return super().__iter__()
+
+    def __getitem__(self, at: Any) -> Any:
+        type(self).looks += 1
+        return super().__getitem__(at)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "most"),
+    [
+        (protocol.ChatCompletionRequest, "messages", protocol.MAX_MESSAGES),
+        (protocol.ChatCountRequest, "messages", protocol.MAX_MESSAGES),
+        (anthropic.CountRequest, "messages", protocol.MAX_MESSAGES),
+        (ollama.ChatRequest, "messages", protocol.MAX_MESSAGES),
+        (protocol.DetokenizeRequest, "ids", protocol.MAX_IDS),
+    ],
+)
+def test_a_long_list_is_refused_before_its_items_are_looked_at(model: Any, field: str, most: int) -> None:
+    """Items are looked at without other threads getting a turn: of 40,000 messages for 60 ms."""
+    items = _Counted(
+        [{"role": "user", "content": "x"}] * (most + 1) if field == "messages" else [1] * (most + 1)
+    )
+    _Counted.looks = 0
+    with pytest.raises(APIError, match=f"array too long: give at most {most:,}") as found:
+        protocol.checked(model, {field: items, "max_tokens": 1, "model": "m"}, protocol.Leniency(True))
+    assert found.value.param == field
+    assert _Counted.looks == 0
 
 
 def test_bodies_are_checked_away_from_the_event_loop(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
