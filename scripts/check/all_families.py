@@ -1,10 +1,10 @@
-"""Every causal model type that transformers has, built at random: each gives transformers' logits or is refused.
+"""Every causal model type of transformers, built at random: each gives transformers' logits or is refused.
 
     python -m scripts.check.all_families --seed 1                 # ten minutes of one core
     python -m scripts.check.all_families --seed 1 --only gemma    # those whose name has this in it
 
-A type's config is its class's own, its sizes made small; by the seed some of its switches are flipped and some
-numbers moved, as far as transformers still builds a model of it. Exit code 1 where the logits differ by more
+A type's config is its class's own, its sizes made small; by the seed some of its switches are flipped and
+some numbers moved, as far as transformers still builds a model of it. Exit code 1 where the logits differ by more
 than rounding, or where what is refused is no sentence. What transformers itself does not build from a small
 config is counted apart, with its reason.
 """
@@ -40,7 +40,7 @@ DRAWS = 4  # of a type, before its own config is taken
 
 def plain(kind: str) -> Config:
     """The config of a type, small: that of tests/parity where there is one, else its class's own."""
-    for case, (name, own) in tiny.CASES.items():
+    for name, own in tiny.CASES.values():
         class_of = getattr(transformers, name)
         if class_of.model_type == kind:
             sizes = {key: tiny.SIZES[key] for key in tiny.ALONE} if "n_layer" in own else tiny.SIZES
