@@ -4,9 +4,9 @@
     python -m scripts.check.all_families --seed 1 --only gemma    # those whose name has this in it
 
 A type's config is its class's own, its sizes made small; by the seed some of its switches are flipped and
-some numbers moved, as far as transformers still builds a model of it. Exit code 1 where the logits differ by more
-than rounding, or where what is refused is no sentence. What transformers itself does not build from a small
-config is counted apart, with its reason.
+some numbers moved, as far as transformers still builds a model of it. Exit code 1 where the logits differ by
+more than rounding, or where what is refused is no sentence. What transformers itself does not build from a
+small config is counted apart, with its reason.
 """
 
 from __future__ import annotations
