@@ -30,7 +30,8 @@ from cutaway.serve.anthropic import messages as anthropic_api  # isort: skip
 from cutaway.serve.anthropic.schema import MessagesRequest  # isort: skip
 from cutaway.serve.ollama import generate as ollama_api  # isort: skip
 from cutaway.serve.ollama.schema import ChatRequest, GenerateRequest  # isort: skip
-from cutaway.serve.openai import responses, schema  # isort: skip
+from cutaway.serve.openai import responses  # isort: skip
+from cutaway.serve.openai.schema import ChatCompletionRequest  # isort: skip
 from cutaway.serve.openai.responses_schema import ResponsesRequest  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
@@ -1343,7 +1344,7 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
     document = {"type": "document", "title": here, "source": {"type": "text", "data": here}}
     found = {"type": "search_result", "title": here, "source": here, "content": [part]}
     return {
-        schema.ChatCompletionRequest: {
+        ChatCompletionRequest: {
             "messages": [
                 system,
                 {"role": "user", "content": [part], "name": here},
@@ -1393,7 +1394,7 @@ def read_ids(service: Any, model: Any, body: dict[str, Any]) -> list[int] | None
         asked = anthropic_api.as_chat(service, asked)
     elif model is ResponsesRequest:
         asked = responses.as_chat(service, asked, b"")[1]
-    elif model is not schema.ChatCompletionRequest:
+    elif model is not ChatCompletionRequest:
         asked = ollama_api.as_chat(service, asked)
     try:
         return chat_ids(service, asked.messages, asked.tools, _variables(service, asked))
