@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from cutaway.serve.openai_format import APIError
+from cutaway.serve.api_error import APIError
 
 HEAD = "Summary of the conversation so far:\n\n"
 SIGNATURE = hashlib.sha256().digest_size  # bytes

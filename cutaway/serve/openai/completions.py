@@ -10,24 +10,25 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece, Request, TokenLogprobs
-from cutaway.serve import constraints, infill
-from cutaway.serve.openai_format import (
+from cutaway.serve import answer_form, edits, infill
+from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.caller import Caller, caller_of
+from cutaway.serve.json_body import json_response, obfuscated
+from cutaway.serve.openai.format import (
     MIN_LOGPROB,
-    APIError,
-    errors_in,
     finish_reason,
     internals_of,
-    json_response,
     new_id,
-    obfuscated,
     token_string,
     usage,
     warned,
 )
+from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.serve.operations.request_record import record_of
-from cutaway.serve.protocol import CompletionRequest
+from cutaway.serve.prompts import prompts
+from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import Caller, MergedStreams, caller_of, respond
+from cutaway.serve.streaming import MergedStreams, respond
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
@@ -51,29 +52,15 @@ async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) ->
     def judge(_: int, generation: Generation) -> str | None:
         return check and check(generation.text, ())
 
-    again = check and constraints.drawn_again(requests, fresh, judge, warnings)
+    again = check and answer_form.drawn_again(requests, fresh, judge, warnings)
     heard, count = warnings if held else None, body.n or 1
     streams = MergedStreams(service, requests, record_of(http), again, heard, count)
     return CompletionAnswer(service, body, streams, warnings)
 
 
-def prompts(
-    service: Service, given: str | Sequence[Any], param: str, *, whole: bool = False
-) -> list[list[int]]:
-    """The ids of each text that a field holds: one text or list of ids, or several of either. Ids are taken
-    as they are. ``whole``: of texts that are read, and not continued.
-    """
-    if isinstance(given, str) or (given and isinstance(given[0], int)):
-        given = [given]
-    if not given:
-        raise APIError(400, f"{param} is empty: give at least one text", param=param)
-    encode = service.lm.whole_ids if whole else service.lm.ids
-    return [encode(one) for one in given]
-
-
 def _requests(
     service: Service, body: CompletionRequest, caller: Caller
-) -> tuple[list[Request], constraints.Held | None, Callable[[int], Any]]:
+) -> tuple[list[Request], answer_form.Held | None, Callable[[int], Any]]:
     """The scheduler's requests, what holds their answers, and what makes each one's constraint."""
     engine = service.engine_of(body.model, body.edits)
     if body.stream_options is not None and not body.stream:
@@ -97,7 +84,7 @@ def _requests(
         service.check_ids(ids, "prompt")
     room = [service.limits.tokens(asked, len(ids), context, "max_tokens") for ids in texts]
     internals = service.internals(body.internals)
-    held = constraints.of_response(body)
+    held = answer_form.of_response(body)
     with errors_in("response_format"):
         constraint: Any = service.start_grammar(held and held.grammar)
 
@@ -113,7 +100,7 @@ def _requests(
             constraint=fresh(i * count + choice),
             prompt_logprobs=body.logprobs if body.echo else None,
             internals=internals,
-            edit=service.edit(body.edits, ids),
+            edit=edits.hooks(service, body.edits, ids),
             **caller.fields,
             engine=engine,
         )
@@ -237,3 +224,6 @@ def _logprobs(
         tops.append({token_string(tokenizer, other): max(value, MIN_LOGPROB) for other, value in top.items()})
     lists = {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
     return lists, offset
+
+
+ROUTES = [Route("POST", "/v1/completions", ("chat",), completion, CompletionRequest, computes=True)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from cutaway.serve.openai_format import APIError
+from cutaway.serve.api_error import APIError
 
 MOST = 1000  # models of a page
 

@@ -17,14 +17,23 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece
-from cutaway.serve import summaries
-from cutaway.serve.chat import Conversation, begin, read
-from cutaway.serve.openai_format import APIError, finish_reason, json_response, new_id, warned
-from cutaway.serve.protocol import IGNORED, CacheSalt, ChatCompletionRequest, Leniency, StrictModel, checked
+from cutaway.serve.api_error import APIError
+from cutaway.serve.caller import client_of, key_of
+from cutaway.serve.conversation import Conversation, begin, read
+from cutaway.serve.field_types import CacheSalt
+from cutaway.serve.json_body import json_response
+from cutaway.serve.openai import summaries
+from cutaway.serve.openai.format import finish_reason, new_id, warned
+from cutaway.serve.openai.items import items_of, messages_of, named, shown_item
+from cutaway.serve.openai.responses import PARAMS, usage_of
+from cutaway.serve.openai.responses_schema import Input
+from cutaway.serve.openai.sampling_schema import IGNORED
+from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.response_store import Entry
-from cutaway.serve.responses import PARAMS, Input, items_of, messages_of, named, shown_item, usage_of
+from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import CUT_OFF, client_of, key_of, respond
+from cutaway.serve.streaming import CUT_OFF, respond
+from cutaway.serve.validation import Leniency, StrictModel, checked
 
 MOST_TOKENS = 512  # of a summary
 ASK = (
@@ -122,3 +131,6 @@ class Compaction:
         if self.body.store is not False:
             service.store.put(self.key, {shown["id"]: Entry("response", shown, output)})
         return json_response(shown)
+
+
+ROUTES = [Route("POST", "/v1/responses/compact", ("chat",), compact, CompactRequest, computes=True)]

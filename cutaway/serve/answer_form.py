@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from cutaway.generate import constrain
-from cutaway.generate.batch.request import Constraint, Generation, Request
+from cutaway.generate.batch.request import Generation, Request
 from cutaway.generate.patterns import lark_regex
+from cutaway.generate.tool_calls import parser, tool_grammar
 from cutaway.generate.tool_calls.constraint import (
     Check,
     Held,
@@ -28,8 +27,9 @@ from cutaway.generate.tool_calls.constraint import (
 from cutaway.generate.tool_calls.parser import Call, ToolSchemas
 from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.generate.tool_calls.tool_grammar import json_rule, required_grammar
-from cutaway.serve.openai_format import APIError, errors_in
-from cutaway.serve.protocol import (
+from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.openai.message_schema import AllowedTools, NamedTool, Tool
+from cutaway.serve.openai.sampling_schema import (
     JsonObject,
     JsonSchema,
     LarkGrammar,
@@ -38,6 +38,8 @@ from cutaway.serve.protocol import (
     SamplingRequest,
     TextFormat,
 )
+from cutaway.serve.openai.schema import ChatCompletionRequest
+from cutaway.serve.service import Service
 from cutaway.tokenizer import Tokenizer
 
 STRIDE = 7919  # between the seeds of an answer's samples
@@ -188,32 +190,39 @@ def drawn_again(
     return again
 
 
-# ---- what begins later -------------------------------------------------------------------------------------
+def tool_rules(
+    service: Service, body: ChatCompletionRequest, format: ToolFormat, tools: Sequence[Tool], choice: Any
+) -> tuple[Held | None, bool]:
+    """What holds an answer that may make calls, and whether it is calls alone."""
+    tokenizer = service.lm.tokenizer
+    several = body.parallel_tool_calls is not False and not body.functions
+    schemas = tool_schemas(tools)
+    if len(schemas) < len(tools):
+        raise APIError(400, "two of the tools have the same name", param="tools")
+    if isinstance(choice, NamedTool):
+        wanted, choice, several = [choice], "required", False
+    elif isinstance(choice, AllowedTools):
+        wanted, choice = choice.allowed_tools.tools, choice.allowed_tools.mode
+    else:
+        wanted = None
+    for one in wanted or ():
+        if one.function.name not in schemas:
+            text = f"tool_choice names {one.function.name[:64]!r}, which is not among the tools"
+            raise APIError(400, text, param="tool_choice")
+    for one in tools:
+        if one.function.strict:
+            refuse_misspelt(one.function.parameters, f"{one.function.name}'s schema")
+    names = {one.function.name for one in wanted} if wanted else set(schemas)
+    held = {name: schema for name, schema in schemas.items() if name in names}
+    if choice == "required":
+        return call_constraint(tool_grammar.required_grammar, format, held, tokenizer, several), True
+    if asked(body) is not None:
+        return of_either(body, format, held, tokenizer, several), False
+    if wanted or any(tool.function.strict for tool in tools) or not several:
+        return call_constraint(tool_grammar.optional_grammar, format, held, tokenizer, several), False
+    return None, False
 
 
-class MinTokens:
-    """A constraint, or none, under which no end token comes before so many tokens."""
-
-    def __init__(self, inner: Constraint | None, least: int, ends: Sequence[int]) -> None:
-        self.inner, self.left, self.ends = inner, least, list(ends)
-
-    @property
-    def done(self) -> bool:
-        """Whether the answer is complete."""
-        return self.inner is not None and self.inner.done
-
-    def mask(self, logits: np.ndarray) -> None:
-        """Set end tokens to -inf too, unless nothing else is allowed."""
-        if self.inner is not None:
-            self.inner.mask(logits)
-        if self.left > 0:
-            kept = logits[self.ends].copy()
-            logits[self.ends] = -np.inf
-            if not np.isfinite(logits).any():
-                logits[self.ends] = kept
-
-    def accept(self, id: int) -> None:
-        """Advance by the chosen id."""
-        self.left -= 1
-        if self.inner is not None:
-            self.inner.accept(id)
+def tool_schemas(tools: Sequence[Tool] | None) -> parser.ToolSchemas:
+    """The schemas of the tools' arguments by the tools' names."""
+    return {tool.function.name: tool.function.parameters for tool in tools or ()}

@@ -1,16 +1,15 @@
 """/v1/messages: Anthropic's Messages, translated into a chat and back, whole and streamed.
 
-The names are Anthropic's (docs.anthropic.com/en/api/messages). A thinking block's signature is empty: nothing
-here checks one. A thread is a conversation that the server keeps, as it keeps responses (response_store.py).
+A thinking block's signature is empty: nothing here checks one. A thread is a conversation that the server
+keeps, as it keeps responses (response_store.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
@@ -18,140 +17,37 @@ from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import Event, collect
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.chat import Conversation, begin, chat_ids, ending, read, reason
-from cutaway.serve.openai_format import APIError, json_response, new_id, usage, warned
-from cutaway.serve.protocol import (
-    IGNORED,
-    MAX_MESSAGES,
-    ChatCompletionRequest,
-    FailFast,
-    Leniency,
-    Number,
-    Object,
-    StrictModel,
-    at_most,
-    checked,
-    schema_format,
+from cutaway.serve.anthropic.schema import (
+    Block,
+    CountRequest,
+    MessageParam,
+    MessagesRequest,
+    OldThread,
+    Source,
+    ToolParam,
 )
+from cutaway.serve.api_error import APIError
+from cutaway.serve.caller import client_of, key_of
+from cutaway.serve.conversation import Conversation, begin, read, reason
+from cutaway.serve.json_body import json_response
+from cutaway.serve.openai.format import new_id, usage, warned
+from cutaway.serve.openai.sampling_schema import schema_format
+from cutaway.serve.openai.schema import ChatCompletionRequest
+from cutaway.serve.operations.api_keys import TEXT
+from cutaway.serve.prompts import chat_ids, ending
 from cutaway.serve.response_store import Entry
+from cutaway.serve.routes import Route, beside
 from cutaway.serve.service import Service
-from cutaway.serve.streaming import client_of, key_of, respond
+from cutaway.serve.streaming import respond
+from cutaway.serve.validation import Leniency, checked
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-
-
-class Source(StrictModel):
-    """A document's text; files, addresses and pictures are not read."""
-
-    IGNORED = frozenset({"media_type"})
-    type: Literal["text", "content"]
-    data: StrictStr | None = None
-    content: StrictStr | Annotated[list[Block], FailFast] | None = None
-
-
-class Block(StrictModel):
-    IGNORED = frozenset({"cache_control", "citations", "signature", "data", "caller", "is_error"})
-    type: Literal[
-        "text", "thinking", "redacted_thinking", "tool_use", "tool_result", "document", "search_result"
-    ]
-    source: StrictStr | Source | None = None
-    title: StrictStr | None = None
-    context: StrictStr | None = None
-    text: StrictStr | None = None
-    thinking: StrictStr | None = None
-    id: StrictStr | None = None
-    name: StrictStr | None = None
-    input: Object | None = None
-    tool_use_id: StrictStr | None = None
-    content: StrictStr | Annotated[list[Block], FailFast] | None = None
-
-
-Blocks = StrictStr | Annotated[list[Block], FailFast]
-
-
-class MessageParam(StrictModel):
-    IGNORED = frozenset(
-        {"id", "type", "model", "stop_reason", "stop_sequence", "stop_details", "usage", "container"}
-    )
-    role: Literal["user", "assistant", "system"]
-    content: Blocks = Field(description="A text, or its blocks.")
-
-
-class ToolParam(StrictModel):
-    IGNORED = frozenset(
-        {"cache_control", "eager_input_streaming", "input_examples", "defer_loading", "allowed_callers"}
-    )
-    DEFAULTS: ClassVar = {"type": ["custom"]}
-    type: StrictStr | None = None
-    name: StrictStr
-    description: StrictStr | None = None
-    input_schema: Object | None = None
-    strict: StrictBool | None = None
-
-
-class ToolChoice(StrictModel):
-    type: Literal["auto", "any", "tool", "none"]
-    name: StrictStr | None = None
-    disable_parallel_tool_use: StrictBool | None = None
-
-
-class Thinking(StrictModel):
-    IGNORED = frozenset({"display"})
-    type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
-
-
-class OutputFormat(StrictModel):
-    type: Literal["json_schema"]
-    schema_: Object = Field(alias="schema")
-
-
-class OutputConfig(StrictModel):
-    effort: StrictStr | None = None
-    format: OutputFormat | None = None
-
-
-class NewThread(StrictModel):
-    type: Literal["create"]
-
-
-class OldThread(StrictModel):
-    type: Literal["continue"]
-    previous_message_id: StrictStr
-
-
-class CountRequest(StrictModel):
-    """A conversation in Anthropic's form."""
-
-    IGNORED: ClassVar[frozenset[str]] = IGNORED | {
-        "betas", "context_management", "inference_geo", "speed", "cache_control", "diagnostics",
-        "user_profile_id", "workspace_id",
-    }  # fmt: skip
-    model: StrictStr | None = None
-    messages: Annotated[list[MessageParam], FailFast, Field(min_length=1), at_most(MAX_MESSAGES)]
-    system: Blocks | None = None
-    tools: Annotated[list[ToolParam], FailFast, Field(max_length=128)] | None = None
-    tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
-    output_config: OutputConfig | None = None
-    output_format: OutputFormat | None = None
-
-
-class MessagesRequest(CountRequest):
-    messages: Annotated[list[MessageParam], FailFast, at_most(MAX_MESSAGES)]
-    thread: Annotated[NewThread | OldThread, Field(discriminator="type")] | None = None
-    max_tokens: Annotated[StrictInt, Field(ge=1)]
-    stop_sequences: Annotated[list[StrictStr], FailFast] | None = None
-    stream: StrictBool | None = None
-    temperature: Annotated[Number, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=0)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
 
 
 async def messages(service: Service, body: MessagesRequest, http: HTTPRequest) -> Response:
     """Anthropic's Messages."""
     body = await service.run(client_of(http), _whole, body, key_of(http))
-    of = await begin(service, await service.run(client_of(http), _chat, body), http)
+    of = await begin(service, await service.run(client_of(http), as_chat, body), http)
     answer = Message(of, new_id("msg"), body.model or service.name, body, key_of(http))
     return await respond(http, of.streams, answer, body.stream, wire="named")
 
@@ -178,15 +74,15 @@ def _whole(service: Service, body: MessagesRequest, key: bytes) -> MessagesReque
     )
 
 
-def count_tokens(service: Service, body: CountRequest) -> Response:
+def count_tokens(service: Service, body: CountRequest, http: HTTPRequest) -> Response:
     """How many tokens Anthropic's messages have."""
     service.engine_of(body.model)
-    asked = _chat(service, body)
+    asked = as_chat(service, body)
     ids = chat_ids(service, asked.messages, asked.tools, ending(asked))
     return json_response({"input_tokens": len(ids)})
 
 
-def _chat(service: Service, body: CountRequest) -> ChatCompletionRequest:
+def as_chat(service: Service, body: CountRequest) -> ChatCompletionRequest:
     """The same request as a chat."""
     given = body.model_dump(exclude_none=True, by_alias=True)
     made: list[dict[str, Any]] = []
@@ -386,3 +282,9 @@ def _usage(generation: Generation) -> dict[str, Any]:
         "cache_read_input_tokens": cached,
         "output_tokens": counts["completion_tokens"],
     }
+
+
+ROUTES = [
+    Route("POST", "/v1/messages", ("chat",), messages, MessagesRequest, computes=True),
+    Route("POST", "/v1/messages/count_tokens", TEXT, beside(count_tokens), CountRequest),
+]

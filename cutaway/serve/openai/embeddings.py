@@ -1,4 +1,7 @@
-"""/v1/embeddings: texts as vectors. An encoder pools as its makers chose; a decoder's request names it."""
+"""/v1/embeddings, /v1/rerank and /v1/score: texts as vectors, and by how near they are.
+
+An encoder pools as its makers chose; a decoder's request names it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.serve.completions import prompts
-from cutaway.serve.openai_format import APIError, ContextError, errors_in, json_response, new_id
-from cutaway.serve.protocol import EmbeddingRequest, RerankRequest, ScoreRequest
-from cutaway.serve.service import Service, spend, stoppable
+from cutaway.serve.api_error import APIError, ContextError, errors_in
+from cutaway.serve.json_body import json_response
+from cutaway.serve.openai.format import new_id
+from cutaway.serve.openai.schema import EmbeddingRequest, RerankRequest, ScoreRequest
+from cutaway.serve.prompts import prompts
+from cutaway.serve.routes import Route, computed
+from cutaway.serve.service import Service
+from cutaway.serve.work_pool import spend, stoppable
 
 TOKENS = 8192  # read at once: bounds the memory of long texts
 
 
-def embeddings(service: Service, body: EmbeddingRequest) -> Response:
+def embeddings(service: Service, body: EmbeddingRequest, http: HTTPRequest) -> Response:
     """Texts as vectors."""
     vectors, read = embed(service, body)
     data = [
@@ -35,7 +43,7 @@ def embeddings(service: Service, body: EmbeddingRequest) -> Response:
     return response
 
 
-def rerank(service: Service, body: RerankRequest) -> Response:
+def rerank(service: Service, body: RerankRequest, http: HTTPRequest) -> Response:
     """Texts by how near they are to a query: a cross-encoder's scores, else the cosine of their vectors."""
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
     if service.lm.ranks:
@@ -65,7 +73,7 @@ def _ranked(service: Service, model: str | None, query: str, texts: Sequence[str
         return service.lm.rank(query, texts, max(1, min(32, TOKENS // max(counts)))), sum(counts)
 
 
-def score(service: Service, body: ScoreRequest) -> Response:
+def score(service: Service, body: ScoreRequest, http: HTTPRequest) -> Response:
     """Pairs of texts by the cosine of their vectors: one with each of several, or two lists in step."""
     first, second = ([one] if isinstance(one, str) else one for one in (body.text_1, body.text_2))
     if not first or not second or len(first) not in (1, len(second)):
@@ -120,3 +128,10 @@ def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> t
 
 def _base64(vector: np.ndarray) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+ROUTES = [
+    Route("POST", "/v1/embeddings", ("embed",), computed(embeddings), EmbeddingRequest, computes=True),
+    Route("POST", "/v1/rerank", ("embed",), computed(rerank), RerankRequest, computes=True),
+    Route("POST", "/v1/score", ("embed",), computed(score), ScoreRequest, computes=True),
+]

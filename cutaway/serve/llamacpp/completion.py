@@ -1,115 +1,31 @@
-"""llama-server's own paths: /completion, /infill, /apply-template and /slots, translated and back.
-
-The names are llama.cpp's (github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md).
-"""
+"""/completion, /infill and /apply-template of llama-server, translated and back."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece
-from cutaway.serve import completions
-from cutaway.serve.chat import ending, messages
-from cutaway.serve.openai_format import APIError, errors_in, json_response, token_logprobs, warned
-from cutaway.serve.protocol import (
-    CompletionRequest,
-    Ending,
-    FailFast,
-    Id,
-    Leniency,
-    Messages,
-    Number,
-    Object,
-    Prompts,
-    StrictModel,
-    Texts,
-    Tools,
-    checked,
-)
+from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.json_body import json_response
+from cutaway.serve.llamacpp.schema import Conversation, Infill, LlamaCompletion, LlamaRequest
+from cutaway.serve.openai import completions
+from cutaway.serve.openai.format import token_logprobs, warned
+from cutaway.serve.openai.schema import CompletionRequest
+from cutaway.serve.operations.api_keys import TEXT
+from cutaway.serve.prompts import ending, messages
+from cutaway.serve.routes import Route, beside
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import respond
+from cutaway.serve.validation import Leniency, checked
 
 SAME = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "grammar", "json_schema")
 SAME += ("ignore_eos", "stop", "stream", "model")
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}  # llama-server's (its README)
-
-
-class LlamaSampling(StrictModel):
-    """llama.cpp's names of how tokens are chosen, which are Ollama's too."""
-
-    temperature: Number | None = None
-    top_k: StrictInt | None = None
-    top_p: Number | None = None
-    min_p: Number | None = None
-    typical_p: Number | None = None
-    repeat_penalty: Number | None = None
-    presence_penalty: Number | None = None
-    frequency_penalty: Number | None = None
-    seed: StrictInt | None = None
-    stop: Texts | None = None
-
-
-class LlamaRequest(LlamaSampling):
-    """What /completion and /infill share."""
-
-    IGNORED: ClassVar[frozenset[str]] = frozenset({
-        "cache_prompt", "id_slot", "n_keep", "t_max_predict_ms", "response_fields", "timings_per_token",
-        "return_progress", "post_sampling_probs", "n_cache_reuse", "samplers", "min_keep", "n_indent",
-    })  # fmt: skip
-    DEFAULTS: ClassVar = {
-        "n_predict": [-1],
-        "n_probs": [0],
-        "seed": [-1, 4294967295],
-        "repeat_last_n": [64, -1],
-        "mirostat": [0],
-        "mirostat_tau": [5.0],
-        "mirostat_eta": [0.1],
-        "dynatemp_range": [0.0],
-        "dynatemp_exponent": [1.0],
-        "xtc_probability": [0.0],
-        "xtc_threshold": [0.1],
-        "dry_multiplier": [0.0],
-        "n_discard": [0],
-        "return_tokens": [False],
-    }
-    model: StrictStr | None = None
-    n_predict: Annotated[StrictInt, Field(ge=1)] | None = None
-    stream: StrictBool | None = None
-    n_probs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    grammar: StrictStr | None = None
-    json_schema: Object | None = None
-    ignore_eos: StrictBool | None = None
-    return_tokens: StrictBool | None = None
-    logit_bias: Annotated[list[tuple[Id, Number | bool]], FailFast, Field(max_length=1024)] | None = None
-
-
-class LlamaCompletion(LlamaRequest):
-    prompt: Prompts
-
-
-class Extra(StrictModel):
-    filename: StrictStr = ""
-    text: StrictStr
-
-
-class Infill(LlamaRequest):
-    input_prefix: StrictStr
-    input_suffix: StrictStr
-    input_extra: Annotated[list[Extra], FailFast, Field(max_length=256)] | None = None
-    prompt: StrictStr = ""
-
-
-class Conversation(Ending):
-    DEFAULTS: ClassVar = {"add_generation_prompt": [True], "continue_final_message": [False]}
-    model: StrictStr | None = None
-    messages: Messages
-    tools: Tools | None = None
 
 
 async def completion(service: Service, body: LlamaCompletion, http: HTTPRequest) -> Response:
@@ -219,7 +135,7 @@ def _timed(what: str, count: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def apply_template(service: Service, body: Conversation) -> Response:
+def apply_template(service: Service, body: Conversation, http: HTTPRequest) -> Response:
     """A conversation as the model's template writes it."""
     service.engine_of(body.model)
     plain = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
@@ -229,12 +145,8 @@ def apply_template(service: Service, body: Conversation) -> Response:
     return json_response({"prompt": service.lm.tokenizer.decode(ids)})
 
 
-def slots(service: Service) -> list[dict[str, Any]]:
-    """The places for answers, and which are taken; whose answers they are is not shown."""
-    stats = service.scheduler.stats() if service.scheduler is not None else None
-    running = 0 if stats is None else stats.running
-    places = service.limits.max_sequences
-    return [
-        {"id": i, "n_ctx": service.lm.context, "speculative": False, "is_processing": i < running}
-        for i in range(places)
-    ]
+ROUTES = [
+    Route("POST", "/completion", ("chat",), completion, LlamaCompletion, computes=True),
+    Route("POST", "/infill", ("chat",), infill, Infill, computes=True),
+    Route("POST", "/apply-template", TEXT, beside(apply_template), Conversation),
+]
