@@ -439,9 +439,9 @@ def _page(found: dict[str, Any], law: Law, text: str) -> str:
         own = sorted((point["d"], point["loss"]) for point in every if point["n"] == n)
         d = np.geomspace(own[0][0], own[-1][0], 40)
         curve = _losses(law.values[None], np.full(40, float(n)), d)[0].tolist()
-        law_of.append(Series(f"law, {n:,} weights", (6 * n * d).tolist(), curve, faint=True, color=color))
+        law_of.append(Series(f"law, {n:,.0f} weights", (6 * n * d).tolist(), curve, faint=True, color=color))
         compute, losses = [6 * n * tokens for tokens, _ in own], [loss for _, loss in own]
-        runs.append(Series(f"{n:,} weights", compute, losses, line=False, points=True, color=color))
+        runs.append(Series(f"{n:,.0f} weights", compute, losses, line=False, points=True, color=color))
     plot = Plot(
         "Held-out loss by compute",
         Axis("compute, 6 N D", "floating-point operations", log=True),

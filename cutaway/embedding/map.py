@@ -1,4 +1,4 @@
-"""A map of words as one HTML file that needs nothing else: search, zoom, and a word's neighbours on a click."""
+"""A map of words as one HTML file: search, zoom, and a word's neighbours on a click."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ BODY = """<header id="head">
   <aside aria-live="polite">
     <h2 id="chosen">Choose a word</h2>
     <ol id="near"></ol>
-    <p class="quiet" id="keys">Drag to move, scroll to zoom, click a word for its neighbours. Keys: arrows move,
-      + and − zoom, 0 shows all.</p>
+    <p class="quiet" id="keys">Drag to move, scroll to zoom, click a word for its neighbours.
+      Keys: arrows move, + and − zoom, 0 shows all.</p>
   </aside>
 </main>"""
 

@@ -182,7 +182,7 @@ def _verdict(finding: Finding) -> str:
 
 
 def _arms(arms: Sequence[Arm], unit: str) -> Bars:
-    """The arms of one unit, each with its interval; what is a share lies between 0 and 1."""
+    """The arms of one unit, each with its interval; what is a share is drawn from 0 to 1."""
     share = unit in ("rate", "AUROC", "AUC") and all(arm.value.low >= 0 for arm in arms)
     ends = (0.0, 1.0) if share else (None, None)
     lows = [max(arm.value.low, 0.0) if share else arm.value.low for arm in arms]
@@ -220,4 +220,5 @@ def _plot(curves: Sequence[Curve]) -> Plot:
         Series(curve.name, [x for x, _ in curve.points], [y for _, y in curve.points], points=True)
         for curve in curves
     ]
-    return Plot(f"{curves[0].y} by {curves[0].x}", Axis(curves[0].x), Axis(curves[0].y), series)
+    title = f"{curves[0].y} by {curves[0].x}"
+    return Plot(title[:1].upper() + title[1:], Axis(curves[0].x), Axis(curves[0].y), series)

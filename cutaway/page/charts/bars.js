@@ -1,4 +1,4 @@
-// Bars, or dots, that lie across: a row a group, a bar a series, each with its number and its interval.
+// Bars, or dots, from left to right: a row a group, a bar a series, each with its number and its interval.
 
 import { draw, freshId, make } from "../elements.js";
 import { figure, fitted, legendOf } from "./figure.js";
@@ -20,7 +20,7 @@ export function bars(spec) {
   const go = (to) => {
     view.at = to;
     box.querySelector(".under")?.remove();
-    readout.textContent = to === null ? "" : said(spec, ...stops[to]);
+    readout.textContent = to === null ? "" : described(spec, ...stops[to]);
     if (to === null || !view.rows[to]) return;
     const { y, height } = view.rows[to];
     box.firstChild.prepend(draw("rect", { class: "under", x: 0, width: box.clientWidth, y, height }));
@@ -118,7 +118,7 @@ function one(spec, series, s, g, x, y, thick, ends) {
   return parts;
 }
 
-function said(spec, g, s) {
+function described(spec, g, s) {
   const series = spec.series[s];
   const around = series.low && series.low[g] !== null ? ` (${brief(series.low[g])} to ${brief(series.high[g])})` : "";
   const name = spec.series.length > 1 ? `${spec.groups[g]}, ${series.name}` : spec.groups[g];

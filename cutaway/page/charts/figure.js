@@ -9,15 +9,15 @@ const ROWS = 500; // of the table beside a chart; CSV has all
 // drawing: an element, or null for a chart that is its table. data: () -> {columns, rows}.
 export function figure(spec, { legend = null, drawing = null, readout = null, data }) {
   const title = freshId("chart");
-  const twin = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": title, hidden: drawing !== null });
+  const listing = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": title, hidden: drawing !== null });
   const show = () => {
-    if (!twin.hidden && !twin.childElementCount) twin.append(rowsOf(data()));
+    if (!listing.hidden && !listing.childElementCount) listing.append(rowsOf(data()));
   };
   show();
   const toggle = drawing === null ? null : make("button", {
     type: "button", class: "small", "aria-expanded": "false", click: () => {
-      twin.hidden = !twin.hidden;
-      toggle.setAttribute("aria-expanded", String(!twin.hidden));
+      listing.hidden = !listing.hidden;
+      toggle.setAttribute("aria-expanded", String(!listing.hidden));
       show();
     },
   }, "Table");
@@ -28,7 +28,7 @@ export function figure(spec, { legend = null, drawing = null, readout = null, da
   } }, "Copy CSV");
   return make("figure", { class: "chart", "aria-labelledby": title },
     make("figcaption", {}, make("h3", { id: title }, spec.title), spec.note ? make("p", { class: "quiet" }, spec.note) : null, legend),
-    drawing, make("div", { class: "tools" }, toggle, copy, copied, readout), twin);
+    drawing, drawing ? null : listing, make("div", { class: "tools" }, toggle, copy, copied, readout), drawing ? listing : null);
 }
 
 function rowsOf({ columns, rows }) {

@@ -1,4 +1,4 @@
-// How a series is told from the others: a colour, a shape and, from the seventh on, a dash.
+// What distinguishes a series: a colour, a shape and, from the seventh on, a dash.
 
 import { draw } from "../elements.js";
 

@@ -28,7 +28,7 @@ export function plot(spec) {
     box.querySelector(".cursor")?.remove();
     if (view.at === null || !view.frame) return;
     box.firstChild.append(cursor(spec, view.frame, stops[view.at]));
-    readout.textContent = said(spec, stops[view.at]);
+    readout.textContent = described(spec, stops[view.at]);
   };
   const go = (to) => {
     if (to === view.at || !stops.length) return;
@@ -237,7 +237,7 @@ function cursor(spec, frame, { x, items }) {
   }));
 }
 
-function said(spec, { x, items }) {
+function described(spec, { x, items }) {
   const parts = items.map(([s, i]) => {
     const series = spec.series[s];
     const label = series.labels?.[i];

@@ -14,8 +14,8 @@ const ROOM = { left: 44, right: 8, top: 8, bottom: 26 };
 const spelt = (word) => drawn(word).replace(/(?<=.)␣/g, " ");
 
 class WordMap {
-  constructor(facts, box, said) {
-    Object.assign(this, { facts, box, said, chosen: null, size: [0, 0], asked: false });
+  constructor(facts, box, announce) {
+    Object.assign(this, { facts, box, announce, chosen: null, size: [0, 0], asked: false });
     this.canvas = make("canvas", { "aria-hidden": "true" });
     box.append(this.canvas);
     this.whole = this.range([...facts.words.keys()], 0.04);
@@ -208,7 +208,7 @@ function hands(map, choose) {
     const before = fingers.get(event.pointerId);
     if (!before) {
       const found = map.at(...now);
-      map.said(found === null ? "" : spelt(map.facts.words[found]));
+      map.announce(found === null ? "" : spelt(map.facts.words[found]));
       return;
     }
     if (fingers.size === 2) {
