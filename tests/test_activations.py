@@ -229,7 +229,7 @@ EVERYWHERE: list[Any] = [
     Ablate(0, strength=-1.0, positions=[1, -1]),
     Patch(0, OTHER),
     Patch(1, OTHER, "head", 2, positions=[3, -1], strength=0.5),
-    Patch(name="blocks.*.attention.k", ids=OTHER, head=1, positions=[8], units=[0, -1]),
+    Patch(name="blocks.1.attention.k", ids=OTHER, head=1, positions=[8], units=[0, -1]),
     Patch(name="blocks.1.mlp.hidden", ids=OTHER, positions=[8, -1], from_step=1),
     Ablate(1, "mlp", to="mean", reference=[OTHER, OTHER[:4]]),
     Ablate(2, "head", 0, to="resample", reference=[OTHER, OTHER[:4]], seed=5, strength=0.7),

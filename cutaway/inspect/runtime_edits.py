@@ -25,6 +25,10 @@ from cutaway.runtime.values import Value, every, named
 OTHERS = 'load with engine="definition" or "auto" for it'
 
 
+class UnsupportedEditError(UserError):
+    """An edit that the runtime does not make, and the PyTorch model may."""
+
+
 def prepare(engine: Any, given: edits.Given, length: int, donors: Donors | None = None) -> tuple[Edit, ...]:
     """The edits as the runtime makes them, in their order, for a prompt of ``length`` tokens.
 
@@ -52,10 +56,22 @@ def check(config: Decoder, given: edits.Given, length: int) -> None:
     """UserError for functions and for edits that do not fit the model; nothing is read."""
     for one in edits.listed(given):
         if isinstance(one, Mapping):
-            raise UserError(f"the runtime cannot edit activations by a function: {OTHERS}")
+            raise UnsupportedEditError(f"the runtime cannot edit activations by a function: {OTHERS}")
+        found = _values(config, one)
         edits.check(config, one, length)
-        for value in _values(config, one):
+        for value in found:
             _check_value(one, value)
+
+
+def unsupported_reason(config: Decoder, given: edits.Given) -> str | None:
+    """Why the runtime does not make these edits; None if it does, or if they fit no model."""
+    try:
+        check(config, given, config.context)
+    except UnsupportedEditError as error:
+        return str(error).removesuffix(f"; {OTHERS}").removesuffix(f": {OTHERS}")
+    except UserError:  # edits that do not fit: `prepare` says so, with the prompt at hand
+        return None
+    return None
 
 
 class Donors:
@@ -109,7 +125,14 @@ def _values(config: Decoder, one: edits.Edit) -> tuple[Value, ...]:
         return named(config, (f"blocks.{one.layer}.{_part(config, one)}",))
     theirs = names.aliases(every(config), len(config.blocks))
     known = [theirs[name] for name in names.matching(theirs, one.name)] or [one.name]
-    return named(config, tuple(known))
+    try:
+        found = named(config, tuple(known))
+    except UserError as error:
+        raise UnsupportedEditError(str(error)) from None
+    if any(value.what < 0 for value in found):
+        what = f"{edits.describe(one)}, which are attention weights"
+        raise UnsupportedEditError(f"the runtime cannot edit this: {what}; {OTHERS}")
+    return found
 
 
 def _part(config: Decoder, one: Any) -> str:
@@ -122,10 +145,6 @@ def _part(config: Decoder, one: Any) -> str:
 
 def _check_value(one: Any, value: Value) -> None:
     """Raises UserError for a head, units or a vector that a value does not have."""
-    if value.what < 0:
-        raise UserError(
-            f"the runtime cannot edit this: {edits.describe(one)}, which are attention weights; {OTHERS}"
-        )
     heads, size = _shape(value)
     for head in (one.head, one.other if isinstance(one, Swap) else None):
         if head is not None and (len(value.shape) == 1 or not 0 <= head < heads):
