@@ -20,7 +20,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder
 from cutaway.runtime import values
 from cutaway.runtime.edits import Edit, runs
-from cutaway.runtime.values import Value, every, named
+from cutaway.runtime.values import Value, editable, every, named
 
 OTHERS = 'load with engine="definition" or "auto" for it'
 
@@ -130,9 +130,9 @@ def _values(config: Decoder, one: edits.Edit) -> tuple[Value, ...]:
         found = named(config, tuple(known))
     except UserError as error:
         raise UnsupportedEditError(str(error)) from None
-    if any(value.what < 0 for value in found):
-        what = f"{edits.describe(one)}, which are attention weights"
-        raise UnsupportedEditError(f"the runtime cannot edit this: {what}; {OTHERS}")
+    for value in found:
+        if value.what < 0 or not editable(value.name):
+            raise UnsupportedEditError(f"the runtime shows {value.name} and does not edit it; {OTHERS}")
     return found
 
 

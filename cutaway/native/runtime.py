@@ -384,7 +384,7 @@ def read(
     logits_at: np.ndarray,
     threads: int | None = None,
     after: np.ndarray | None = None,
-    watched: Sequence[tuple[int, int]] = (),
+    watched: Sequence[tuple[int, int, int]] = (),
     adapters: Sequence[int | None] | None = None,
     values: Sequence[tuple[int, int]] = (),
     edits: Sequence[EditOf] = (),
@@ -396,11 +396,11 @@ def read(
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
     ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [logits_at] names
     the layer after which the head reads, the last where it is not given (the logit lens). ``watched`` are
-    pairs of a token and a layer: float32 [heads position + 1] of each. ``adapters`` are each
-    sequence's, the address of its array of ``LayerAdapter`` or None. ``values`` are pairs of a number (What
-    in step.hpp) and a layer: float32 [tokens n] of each, as the ``edits`` leave it. ``states`` float32 are
-    each sequence's state of recurrent layers, where there are any; ``longer`` int32 [sequences]: whether a
-    sequence rotates by longer radians. Raises UserError for what does not fit together."""
+    a token, a layer, and 0 for weights or 1 for scores: float32 [heads position + 1] of each. ``adapters``
+    are each sequence's, the address of its array of ``LayerAdapter`` or None. ``values`` are pairs of a
+    number (What in step.hpp) and a layer: float32 [tokens n] of each, as the ``edits`` leave it. ``states``
+    float32 are each sequence's state of recurrent layers, where there are any; ``longer`` int32 [sequences]:
+    whether a sequence rotates by longer radians. Raises UserError for what does not fit together."""
     call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
     _mirrored()
     for name, array in ("ids", ids), ("starts", starts), ("positions", positions), ("logits_at", logits_at):
@@ -417,7 +417,7 @@ def read(
             len(after) and not 0 <= after.min() <= after.max() < model.layer_count
         ):
             raise UserError(f"The layers {after.tolist()} are not one of {model.layer_count} a logit")
-    pairs = np.array(watched, np.int32).reshape(-1, 2)
+    asked = np.array(watched, np.int32).reshape(-1, 3)
     drawn = np.array([each.ctypes.data for each in patterns], np.uint64)
     out = np.empty((len(logits_at), model.vocab), np.float32)
     tables = np.array([each.ctypes.data for each in pages], np.uint64)
@@ -438,8 +438,8 @@ def read(
         adapted.ctypes.data if adapted.any() else None,
         logits_at.ctypes.data,
         None if after is None else after.ctypes.data,
-        *(array.ctypes.data for array in (out, pairs, drawn)),
-        *(len(each) for each in (pages, logits_at, pairs)),
+        *(array.ctypes.data for array in (out, asked, drawn)),
+        *(len(each) for each in (pages, logits_at, asked)),
         0,
     )
     threads = library.threads() if threads is None else threads
@@ -478,7 +478,9 @@ def _value_size(model: Model, what: int, layer: int) -> int:
         *heads[:2],
         model.width,
         of.up.rows,
-        *[model.width] * 4,
+        *[model.width] * 5,
+        *[of.mixture.top_k] * 2,
+        of.recurrence.heads * of.recurrence.key_size * of.recurrence.value_size,
     )
     return sizes[what]
 
@@ -573,11 +575,11 @@ class OneToken:
 
 
 def _patterns(
-    model: Model, starts: np.ndarray, positions: np.ndarray, watched: Sequence[tuple[int, int]]
+    model: Model, starts: np.ndarray, positions: np.ndarray, watched: Sequence[tuple[int, int, int]]
 ) -> list[np.ndarray]:
     """Room for the attention of each watched token and layer."""
     rooms = []
-    for token, layer in watched:
+    for token, layer, _ in watched:
         if not (0 <= token < starts[-1] and 0 <= layer < model.layer_count):
             raise UserError(f"There is no token {token} and layer {layer} to watch.")
         sequence = int(np.searchsorted(starts, token, side="right")) - 1
@@ -615,7 +617,7 @@ def _number(type: str) -> int:
     return LAYOUTS[type].id
 
 
-VALUES = 17  # that a reading can write out: What in step.hpp
+VALUES = 21  # that a reading can write out: What in step.hpp
 MODEL = (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter)
 
 

@@ -98,6 +98,24 @@ def patterns(
     return found
 
 
+def scores(
+    query: np.ndarray,
+    keys: np.ndarray,
+    positions: np.ndarray,
+    softcap: float | None = None,
+    alibi: np.ndarray | None = None,
+    latent: bool = False,
+) -> list[np.ndarray]:
+    """The scores of each token, float32 [h s] of all positions up to its own; takes what ``attend`` takes."""
+    rows = query.reshape(len(query), keys.shape[1], -1, query.shape[-1])
+    found = softcapped((_scores_in_lanes if latent else _scores)(rows, keys), softcap)
+    if alibi is not None:
+        distances = (positions[:, None] - np.arange(len(keys))).astype(np.float32)[:, None, None]
+        found = found - alibi.reshape(1, keys.shape[1], -1, 1) * distances
+    found = found.reshape(len(query), -1, len(keys))
+    return [row[:, : position + 1] for row, position in zip(found, positions.tolist(), strict=True)]
+
+
 def choose(
     query: np.ndarray, keys: np.ndarray, weights: np.ndarray, positions: np.ndarray, top_k: int
 ) -> np.ndarray:

@@ -23,7 +23,7 @@ from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.packing import Plan, attends, first_length, latent
 from cutaway.runtime.reference import emptied
-from cutaway.runtime.values import Value, Values, named
+from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -225,8 +225,10 @@ class RuntimeEngine:
         state = self.new_state()
         state.edits = tuple(edits)
         for edit in state.edits:
-            name = edit.what if edit.what == "embed" else f"blocks.{edit.layer}.{edit.what}"
+            name = edit.what if edit.what in ENDS else f"blocks.{edit.layer}.{edit.what}"
             (value,) = named(self.config, (name,))
+            if not editable(name):
+                raise UserError(f"the runtime shows {name} and does not edit it")
             self._places[edit.what, edit.layer] = value.what, math.prod(value.shape)
         return state
 
@@ -361,7 +363,8 @@ class RuntimeEngine:
         ``logits_at`` (the logit lens), and the attention weights float32 [h s] of each (index, layer) in
         ``attention_at``.
         """
-        return self._read(texts, states, logits_at, after, attention_at)[:2]
+        looks = [(at, layer, 0) for at, layer in attention_at]
+        return self._read(texts, states, logits_at, after, looks)[:2]
 
     def observe(
         self,
@@ -372,16 +375,23 @@ class RuntimeEngine:
     ) -> tuple[np.ndarray, Values]:
         """Reads as ``read`` does, to the bit, and gives values of the tokens by name (``values.py``).
 
-        A value is float32 [n ...], a row for each id; an attention pattern is a list of float32 [h s], one
-        for each id. Raises UserError before anything is read for a name that the runtime does not show.
+        A value is float32 [n ...], a row for each id; attention patterns and scores are lists of float32
+        [h s], one for each id. Raises UserError before anything is read for a name that the runtime does not
+        show.
         """
         wanted = named(self.config, tuple(names))
-        rows, looks = [one for one in wanted if one.what >= 0], [one for one in wanted if one.what < 0]
+        rows, looks = (
+            [one for one in wanted if one.what >= 0],
+            [one for one in wanted if one.name.endswith(tuple(LOOKS))],
+        )
         count = sum(map(len, texts))
-        attention_at = [(at, one.layer) for one in looks for at in range(count)]
-        logits, patterns, given = self._read(texts, states, logits_at, None, attention_at, rows)
+        attention_at = [(at, one.layer, PATTERN not in one.name) for one in looks for at in range(count)]
+        every = any(one.what == LOGITS for one in wanted)
+        head_at = range(count) if every else logits_at
+        logits, patterns, given = self._read(texts, states, head_at, None, attention_at, rows)
         out: Values = {one.name: self._shaped(one, value) for one, value in zip(rows, given, strict=True)}
-        return logits, out | {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
+        out |= {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
+        return (logits[list(logits_at)], out | {"logits": logits}) if every else (logits, out)
 
     def _read(
         self,
@@ -389,11 +399,11 @@ class RuntimeEngine:
         states: Sequence[State],
         logits_at: Sequence[int],
         after: Sequence[int] | None,
-        attention_at: Sequence[tuple[int, int]],
+        attention_at: Sequence[tuple[int, int, int]],
         values: Sequence[Value] = (),
     ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         blocks = self.config.blocks
-        if unseen := [n for _, n in attention_at if not (attends(blocks[n]) or latent(blocks[n]))]:
+        if unseen := [n for _, n, _ in attention_at if not (attends(blocks[n]) or latent(blocks[n]))]:
             raise UserError(f"layer {unseen[0]} has no attention weights: its mixer is a recurrence")
         if len({id(state) for state in states}) < len(states):
             raise UserError("Two texts cannot be read into one state")
@@ -440,6 +450,8 @@ class RuntimeEngine:
     def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
         """A value of each token in its shape; keys and values as the KV cache keeps them."""
         rows = rows.reshape(-1, *value.shape)
+        if value.name.endswith(".expert_indices"):
+            return rows.astype(np.int64)
         if not value.name.endswith((".k", ".v")):
             return rows
         pairs = kind_of(self.config.blocks[value.layer].attention) == "differential"

@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, attention, cache, matmul, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.edits import Edit
-from cutaway.runtime.values import Values, named
+from cutaway.runtime.values import LOGITS, LOOKS, Values, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -172,9 +173,16 @@ class ReferenceEngine:
         for text, state in zip(texts, states, strict=True):
             kept.append(dict.fromkeys(one.name for one in wanted))
             ends.append(self._read(text, state, kept[-1]))
-        logits = self._head(np.concatenate(ends)[list(logits_at)])
-        join = {True: lambda parts: [row for part in parts for row in part], False: np.concatenate}
-        return logits, {one.name: join[one.what < 0]([part[one.name] for part in kept]) for one in wanted}
+        end = np.concatenate(ends)
+        found: Values = {}
+        for one in wanted:
+            if one.what == LOGITS:
+                found[one.name] = self._head(end)
+            elif one.name.endswith(tuple(LOOKS)):
+                found[one.name] = [row for part in kept for row in part[one.name]]
+            else:
+                found[one.name] = np.concatenate([part[one.name] for part in kept])
+        return self._head(end[list(logits_at)]), found
 
     def adapted(self, adapter: Adapter | None) -> ReferenceEngine:
         """This engine with an adapter beside its weights, as ``RuntimeEngine.adapted`` gives one."""
@@ -253,6 +261,7 @@ class ReferenceEngine:
             x = x if own is None else self._with_own(block, f"{path}.per_layer", x, own[:, n])
             x = x * self._vector(f"{path}.scale") if block.scaled else x
             x = see("out", x)
+        kept["norm"] = self._norm(x, "norm", self.config.norm)
         state.length += len(ids)
         if state.first_length is not None:
             state.ids = [*state.ids, *ids]
@@ -314,8 +323,10 @@ class ReferenceEngine:
             def learned(name: str, path: str = path) -> np.ndarray:
                 return self._vector(f"{path}.{name}")
 
-            mix = recurrence.MIXERS[kind_of(of)]
-            rows, state.carried[path] = mix(of, projected, learned, state.carried[path])
+            mix = partial(recurrence.MIXERS[kind_of(of)], of, learned=learned)
+            if f"{path}.state" in kept:
+                kept[f"{path}.state"] = _each_state(mix, projected, len(x), state.carried[path])
+            rows, state.carried[path] = mix(projected=projected, carried=state.carried[path])
             out = self._matrix(f"{path}.out", rows, {})
             outs.append(out if block.beside else see("attention.out", out))
         if block.beside is None:
@@ -370,6 +381,8 @@ class ReferenceEngine:
         mixed = attention.attend(scaled, state.keys[source], values, positions, *seen)
         if f"{path}.pattern" in kept:
             kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[source], positions, *seen)
+        if f"{path}.scores" in kept:
+            kept[f"{path}.scores"] = attention.scores(scaled, state.keys[source], positions, *seen[1:3])
         mixed = self._subtracted(of, path, mixed) if kind_of(of) == "differential" else mixed
         mixed = see("attention.z", mixed)
         kept |= {f"{path}.{name}": each for name, each in halves.items()}
@@ -418,6 +431,8 @@ class ReferenceEngine:
         rows = state.keys[n]
         if f"{path}.pattern" in kept:
             kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions, chosen=chosen)
+        if f"{path}.scores" in kept:
+            kept[f"{path}.scores"] = attention.scores(absorbed, rows, positions, latent=True)
         read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True, chosen=chosen)
         see = self._seen(state, n, kept)
         mixed = see("attention.z", _each_head(self.tensors[f"{path}.value_up.weight"], read))
@@ -508,6 +523,8 @@ class ReferenceEngine:
         if of.normalised:
             weights /= _in_order(weights)
         weights *= np.float32(of.router.scale)
+        see("mlp.expert_indices", chosen)
+        weights = see("mlp.expert_weights", weights)
         out = np.zeros_like(x)
         if of.common is not None:
             out += self._mlp(of.common, f"{path}.shared", x, adapter)
@@ -554,6 +571,19 @@ class ReferenceEngine:
 
     def _vector(self, name: str) -> np.ndarray:
         return formats.unpack(self.tensors[name])
+
+
+def _each_state(mix: Any, projected: Any, tokens: int, carried: Any) -> np.ndarray:
+    """What a recurrence holds after each token, float32 [t h k v]."""
+    states = []
+    for t in range(tokens):
+
+        def row(name: str, by: float, of: np.ndarray | None = None, t: int = t) -> np.ndarray:
+            return projected(name, by, of)[t : t + 1] if of is None else projected(name, by, of)
+
+        carried = mix(projected=row, carried=carried)[1]
+        states.append(carried.S)
+    return np.stack(states)
 
 
 def _each_head(packed: Packed, x: np.ndarray) -> np.ndarray:

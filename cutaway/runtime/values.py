@@ -6,10 +6,14 @@
     blocks.N.attention.q_unrotated, k_...  queries [h k] and keys [g k] before RoPE
     blocks.N.attention.q k v z             those that scores read, values [g v], and what attention gave each
                                            head [h v]
-    blocks.N.attention.pattern             attention weights [h s] over the text up to the token
+    blocks.N.attention.scores, pattern     scores [h s] over the text up to the token, those outside of a
+                                           window too, and attention weights
     blocks.N.attention.out                 what the mixer's last matrix gives [d]
     blocks.N.mlp.hidden, mlp.down          each neuron's activation [f], and what the last matrix gives [d]
+    blocks.N.mlp.expert_indices, ..weights a mixture's choice of experts [k], and how they are weighed
     blocks.N.mlp.out                       a mixture's output [d]
+    blocks.N.attention.state               what a recurrence holds after each token [h k v]
+    norm, logits                           what the head reads [d], and what it gives [v]
 
 The names are those of the definition (docs/inspect.md). Keys and values are the halves that the KV cache
 keeps. Everything else happens within a fused kernel, and is refused with the engine that shows it.
@@ -33,20 +37,27 @@ from cutaway.runtime.packing import attends, latent
 HEADS = ("attention.q", "attention.k", "attention.v", "attention.z")
 UNROTATED = ("attention.q_unrotated", "attention.k_unrotated")
 WHATS = ("embed", "middle", "out", *HEADS, "attention_norm", "mlp_norm", *UNROTATED, "attention.out")
-WHATS += ("mlp.hidden", "mlp.down", "mlp.out", "attention_post_norm", "mlp_post_norm")  # step.hpp's What
+WHATS += ("mlp.hidden", "mlp.down", "mlp.out", "attention_post_norm", "mlp_post_norm", "norm")
+WHATS += ("mlp.expert_indices", "mlp.expert_weights", "attention.state")  # step.hpp's What
 NORMS = ("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm")
-PATTERN = "attention.pattern"
-NAME = re.compile(rf"(?:(embed)|blocks\.(\d+)\.({'|'.join(map(re.escape, (*WHATS[1:], PATTERN)))}))")
+PATTERN, SCORES = "attention.pattern", "attention.scores"
+LOOKS = {PATTERN: -1, SCORES: -2}  # [h s], written out apart: their number in place of that in WHATS
+LOGITS = -3
+ENDS = ("embed", "norm", "logits")  # of no block
+SHOWN_ALONE = ("norm", "logits", SCORES, "mlp.expert_indices", "attention.state")  # and not edited
+INSIDE = [what for what in (*WHATS, *LOOKS) if what not in ENDS]
+NAME = re.compile(rf"(?:({'|'.join(ENDS)})|blocks\.(\d+)\.({'|'.join(map(re.escape, INSIDE))}))")
 GIVES = (
     "embed and blocks.N.middle, .out, .attention_norm, .mlp_norm, their .._post_norm, .attention.q, .k, .v, "
-    ".z, .q_unrotated, .k_unrotated, .pattern, .out, .mlp.hidden, .mlp.down, and .mlp.out of a mixture"
+    ".z, .q_unrotated, .k_unrotated, .scores, .pattern, .out, .mlp.hidden, .mlp.down, a mixture's .mlp.out, "
+    ".expert_indices and .expert_weights, a recurrence's .attention.state, norm and logits"
 )
 DEFINITION = 'load with engine="definition" for'
 Values = dict[str, Any]  # by name: an array, or of patterns a list
 
 
 class Value(NamedTuple):
-    """A value: its name, its index in WHATS (-1 for a pattern), its layer, and a token's shape."""
+    """A value: its name, its index in WHATS (or LOOKS, LOGITS), its layer, and a token's shape."""
 
     name: str
     what: int
@@ -67,11 +78,16 @@ def named(config: Decoder, names: tuple[str, ...]) -> tuple[Value, ...]:
 
 
 def every(config: Decoder) -> list[str]:
-    """All names of a model's values."""
+    """All names of a model's values that wildcards stand for: logits, which are large, have to be named."""
     names = ["embed"]
     for n, block in enumerate(config.blocks):
-        names += [f"blocks.{n}.{what}" for what in (*WHATS[1:], PATTERN) if has(block, what)]
-    return names
+        names += [f"blocks.{n}.{what}" for what in INSIDE if has(block, what)]
+    return [*names, "norm"]
+
+
+def editable(name: str) -> bool:
+    """Whether edits may change a value, and not only show it."""
+    return name.split(".", 2)[-1 if name.startswith("blocks.") else 0] not in SHOWN_ALONE
 
 
 def has(block: Block, what: str) -> bool:
@@ -81,8 +97,10 @@ def has(block: Block, what: str) -> bool:
         return what in block.norms
     if what.startswith("mlp."):
         is_mixture = isinstance(block.mlp, MoE)
-        return block.mlp is not None and is_mixture is (what == "mlp.out")
-    if what in ("attention.z", PATTERN):
+        return block.mlp is not None and is_mixture is (what not in ("mlp.hidden", "mlp.down"))
+    if what == "attention.state":
+        return not (attends(block) or latent(block)) and kind_of(of) != "short_conv"
+    if what in ("attention.z", *LOOKS):
         return attends(block) or latent(block)
     if what in UNROTATED and of.position is None:
         return False
@@ -95,6 +113,9 @@ def _value(config: Decoder, name: str) -> Value:
     match = NAME.fullmatch(name)
     assert match is not None
     layer, what = int(match[2] or 0), match[1] or match[3]
+    if what in ("norm", "logits"):
+        number, size = (LOGITS, config.vocab) if what == "logits" else (WHATS.index(what), config.width)
+        return Value(name, number, len(config.blocks) - 1, (size,))
     if layer >= len(config.blocks):
         last = len(config.blocks) - 1
         raise UserError(f"there is no {name}: this model's layers are 0 to {last}")
@@ -103,7 +124,7 @@ def _value(config: Decoder, name: str) -> Value:
         raise UserError(
             f"there is no {name}: layer {layer} attends to latents, which no head owns; {DEFINITION} it"
         )
-    inner = what.startswith("attention.") and what != "attention.out"
+    inner = what.startswith("attention.") and what not in ("attention.out", "attention.state")
     if inner and not (attends(config.blocks[layer]) or latent(config.blocks[layer])):
         raise UserError(
             f"there is no {name}: the mixer of layer {layer} is a recurrence; {DEFINITION} its values"
@@ -115,10 +136,14 @@ def _value(config: Decoder, name: str) -> Value:
     mlp: Any = config.blocks[layer].mlp
     if what == "mlp.hidden":
         return Value(name, WHATS.index(what), layer, (mlp.hidden,))
-    if what != PATTERN and what not in (*HEADS, *UNROTATED):
+    if what in ("mlp.expert_indices", "mlp.expert_weights"):
+        return Value(name, WHATS.index(what), layer, (mlp.top_k,))
+    if what == "attention.state":
+        return Value(name, WHATS.index(what), layer, (of.heads, of.key_size, of.values))
+    if what not in (*LOOKS, *HEADS, *UNROTATED):
         return Value(name, WHATS.index(what), layer, (config.width,))
-    if what == PATTERN:
-        return Value(name, -1, layer, (config.width,))
+    if what in LOOKS:
+        return Value(name, LOOKS[what], layer, (of.heads,))
     size = of.values if what in ("attention.v", "attention.z") else of.key_size
     shape = (of.groups if what in ("attention.k", "attention.v", "attention.k_unrotated") else of.heads, size)
     if kind_of(of) == "differential" and what == "attention.z":
@@ -161,6 +186,6 @@ def of_texts(
 
 
 def _joined(value: Value, parts: list[Any]) -> Any:
-    if value.what < 0:
+    if value.what in LOOKS.values():
         return [rows for part in parts for rows in part]
     return np.concatenate(parts) if parts else np.empty((0, *value.shape), np.float32)

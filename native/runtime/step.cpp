@@ -1094,6 +1094,7 @@ class Step {
             see(kOut, index, token, x, model_.width);
             if (more) keep_input(token, index + 1);
             if (kept_ != nullptr) keep_stream(token, index);
+            if (!more) show_normed(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, kAttentionNorm, index + 1);
         };
         const auto halfway = [&](int64_t token) {
@@ -1110,7 +1111,7 @@ class Step {
         const auto multiply_recurrent = [&](const auto& then) { multiply(worker, recurrent_out_rows(layer), then); };
         if (layer.attends()) attend(layer, index, worker);
         if (layer.recurrence.kind != kNoRecurrence) {
-            recur(layer.recurrence, worker);
+            recur(layer.recurrence, index, worker);
             if (layer.attends()) multiply_recurrent([] {});
             else and_tokens(worker, multiply_recurrent, halfway);
         }
@@ -1176,19 +1177,21 @@ class Step {
 
     // A recurrent layer, up to what its last matrix reads: its matrices, then token after token of each sequence, a group of
     // heads or some channels at a time.
-    void recur(const Recurrence& of, Worker& worker) {
+    void recur(const Recurrence& of, int index, Worker& worker) {
         multiply(worker, recurrent_rows(of), [] {});
         if (of.gate_up.rows > 0) {
             each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) { narrow(of, token); });
             for (int i = 0; i < 2; ++i) multiply(worker, lifted_rows(of, i), [] {});
         }
         const int64_t groups = of.kind == kShortConv ? rounded(of.value.rows, kChannels) / kChannels : of.groups;
+        const bool shown = of.kind != kShortConv && !values_.of(kState, index).empty();
         each(worker, reading_.sequences * groups, 1, [&](int64_t i) {
             const int64_t s = i / groups, group = i % groups;
             for (int token = reading_.starts[s]; token < reading_.starts[s + 1]; ++token) {
                 float* state = reading_.states[s] + of.state_at;
                 if (of.kind == kShortConv) pass_channels(of, token, group * kChannels, state);
                 else pass_group(of, token, group, state);
+                if (shown) show_state(of, index, token, group, state);
             }
         });
         const int64_t last = rounded(of.out.columns, kGroup) / kGroup;
@@ -1534,7 +1537,30 @@ class Step {
         for (const Edit* by : edits_.of(what, layer)) {
             if (by->first <= token && token < by->last) edit(*by, token, row, first, part);
         }
+        show(what, layer, token, row, count, first, part);
+    }
+
+    void show(What what, int layer, int64_t token, const float* row, int64_t count, int64_t first, int64_t part) const {
         for (const Value* value : values_.of(what, layer)) std::copy_n(row, part, value->out + token * count + first);
+    }
+
+    // The last norm's output of a token; the head norms those that it reads itself.
+    void show_normed(int64_t token, int layer) const {
+        if (values_.of(kFinalNorm, layer).empty()) return;
+        static thread_local std::vector<float> room;
+        room.resize(static_cast<size_t>(model_.width));
+        norm(model_.norm, x_ + token * width_stride_, model_.width, room.data());
+        show(kFinalNorm, layer, token, room.data(), model_.width, 0, model_.width);
+    }
+
+    // The states of a group's heads after a token.
+    void show_state(const Recurrence& of, int layer, int64_t token, int64_t group, const float* state) const {
+        const int64_t heads = of.heads / of.groups, rows = heads * of.key_size, first = group * rows;
+        const float* S = state + rounded(of.channels() * (of.conv_size - 1), kPanel) + first * of.stride();
+        const int64_t count = static_cast<int64_t>(of.heads) * of.key_size * of.value_size;
+        for (int64_t row = 0; row < rows; ++row, S += of.stride()) {
+            show(kState, layer, token, S, count, (first + row) * of.value_size, of.value_size);
+        }
     }
 
     // Changes some units of a token's row, of which `row` has `count` from `begin` on: all of them, but for kMove.
@@ -1588,14 +1614,29 @@ class Step {
 
     // How the heads of the watched tokens attended, written out; a token that is not watched costs nothing.
     void watch(const Layer& layer, int index, Worker& worker) {
-        const auto here = [&](int i) { return reading_.watched[2 * i + 1] == index; };
+        const auto here = [&](int i) { return reading_.watched[3 * i + 1] == index; };
         int any = 0;
         for (int i = 0; i < reading_.watched_count; ++i) any += here(i);
         if (any == 0) return;
         each(worker, static_cast<int64_t>(reading_.watched_count) * layer.heads, 1, [&](int64_t i) {
             const int watched = static_cast<int>(i / layer.heads), head = static_cast<int>(i % layer.heads);
-            if (here(watched)) write_pattern(layer, reading_.watched[2 * watched], head, reading_.patterns[watched]);
+            if (!here(watched)) return;
+            const int token = reading_.watched[3 * watched];
+            if (reading_.watched[3 * watched + 2] != 0) write_scores(layer, token, head, reading_.patterns[watched]);
+            else write_pattern(layer, token, head, reading_.patterns[watched]);
         });
+    }
+
+    // The scores of all positions up to a token's, those outside of its window too.
+    void write_scores(const Layer& layer, int token, int head, float* scores) {
+        const int length = position(token) + 1, group = head / (layer.heads / layer.groups);
+        for (int page = 0; page <= (length - 1) / kPage; ++page) {
+            Look seen = look(layer, token, head, page);
+            seen.first = 0;
+            seen.last = std::min(length - page * kPage, kPage);
+            const PageOf own = page_of(layer, sequence_of_[static_cast<size_t>(token)], page, group);
+            score_page(own, seen, layer.softcap, scores + static_cast<int64_t>(head) * length + page * kPage);
+        }
     }
 
     void write_pattern(const Layer& layer, int token, int head, float* patterns) {
@@ -1711,8 +1752,13 @@ class Step {
         const int64_t top_k = of.top_k, experts = of.count;
         std::vector<int64_t> counts(static_cast<size_t>(experts));
         for (int64_t token = 0; token < tokens_; ++token) {
-            choose(of, routed_ + token * routed_stride_, &slots_[static_cast<size_t>(token * top_k)],
-                   &weights_[static_cast<size_t>(token * top_k)]);
+            const auto at = static_cast<size_t>(token * top_k);
+            choose(of, routed_ + token * routed_stride_, &slots_[at], &weights_[at]);
+            if (!values_.of(kExpertIndices, index).empty()) {
+                const std::vector<float> chosen(&slots_[at], &slots_[at] + top_k);
+                show(kExpertIndices, index, token, chosen.data(), top_k, 0, top_k);
+            }
+            see(kExpertWeights, index, token, &weights_[at], top_k);
             for (int64_t i = 0; i < top_k; ++i) ++counts[static_cast<size_t>(slots_[static_cast<size_t>(token * top_k + i)])];
         }
         busy_.clear();

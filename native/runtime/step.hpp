@@ -162,7 +162,7 @@ struct LayerAdapter {
 enum What : int32_t {
     kUnnamed = -1, kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed, kAttentionNorm, kMlpNorm, kQueryUnrotated, kKeyUnrotated,
     kMixedOut, kHidden, kDown, kMixtureOut, kAttentionPostNorm,
-    kMlpPostNorm, kWhats
+    kMlpPostNorm, kFinalNorm, kExpertIndices, kExpertWeights, kState, kWhats
 };
 
 // A value that is written out: a row for each token.
@@ -207,8 +207,8 @@ struct Reading {
     const int32_t* logits_at;        // [logits_count]: the tokens whose logits are asked for
     const int32_t* after;            // [logits_count]: the layer after which the head reads them; null: all the last
     float* logits;                   // [logits_count vocab]
-    const int32_t* watched;          // [watched_count 2]: a token and a layer, whose attention is asked for
-    float* const* patterns;          // [watched_count]: each [heads position + 1], weights that sum to 1
+    const int32_t* watched;          // [watched_count 3]: a token and a layer, and of its attention the weights (0) or scores (1)
+    float* const* patterns;          // [watched_count]: each [heads position + 1]
     int32_t sequences, logits_count, watched_count, spare;
 };
 
