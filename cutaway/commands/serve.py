@@ -95,6 +95,7 @@ def _run(
     serve_options.check(listening, access, loading, several, bounds, operation)
     uvicorn = _libraries()
     from cutaway.serve.app import build
+    from cutaway.serve.limits import Limits
     from cutaway.serve.operations import lifecycle
     from cutaway.serve.operations.access import (
         UNIX,
@@ -107,7 +108,6 @@ def _run(
     from cutaway.serve.operations.api_keys import KeyRing
     from cutaway.serve.operations.tracing import Tracing
     from cutaway.serve.response_store import ResponseStore
-    from cutaway.serve.service import Limits
 
     given = access.api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
     keys = KeyRing(given, access.api_key_file)

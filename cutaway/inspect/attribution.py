@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.differential import DifferentialAttention
+from cutaway.attention.modules.differential import DifferentialAttention
 from cutaway.errors import UserError
 from cutaway.inspect.inputs import device, has_gate, has_pattern
 from cutaway.layers.norm import LayerNorm, RMSNorm
