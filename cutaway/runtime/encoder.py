@@ -20,6 +20,7 @@ from cutaway.model.config import Encoder as Config
 from cutaway.native import encoder as native
 from cutaway.native import runtime as parts
 from cutaway.position import alibi, learned, rope
+from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
 from cutaway.runtime.packed import Packing, aligned
 from cutaway.weights.rules import Tensors
@@ -59,7 +60,8 @@ def _of_block(block: Block, context: int) -> str | None:
         return "its queries and keys are normed after they are rotated"
     if of.position is not None and type(of.position) is not rope.Config:
         return "its positions are of another kind than RoPE"
-    if of.position is not None and of.position.grows and of.position.scaling.original < context:
+    scaling = of.position and of.position.scaling
+    if isinstance(scaling, GROWING) and scaling.original < context:
         return "its positions change as the text grows"
     mlp = block.mlp
     if not isinstance(mlp, MLP) or mlp.activation == "xielu" or mlp.hidden_norm or mlp.sparsity:
