@@ -30,7 +30,7 @@ from torch import Tensor
 
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.hooks import TAPS, Listener, stopping, tracing
-from cutaway.inspect import edits
+from cutaway.inspect import edits, pytorch_edits
 from cutaway.inspect import names as naming
 from cutaway.inspect.attribution import Attribution, attribute
 from cutaway.inspect.inputs import device, has_pattern
@@ -93,7 +93,7 @@ class Subject:
     ) -> Iterator[dict[str, Tensor]]:
         """Listens to passes over texts of these lengths; edits act, and no layer after ``kept`` runs."""
         model = self.model
-        own = edits.prepare(model, (self.edit, edit), lengths, self.rounding).at()
+        own = pytorch_edits.prepare(model, (self.edit, edit), lengths, self.rounding).at()
         whole = not kept or {TAPS, "logits", "*"} & set(kept)
         last = None if whole else naming.last_layer(model, kept)
         acting = [
@@ -502,13 +502,13 @@ class Recording:
             )
         self.parts: dict[str, dict[int, Tensor]] = {name: {} for name in self.names}
 
-    def after(self, prepared: edits.Prepared) -> Callable[[int], Mapping[str, Listener]]:
+    def after(self, prepared: pytorch_edits.Prepared) -> Callable[[int], Mapping[str, Listener]]:
         """The listeners of each pass: those of edits, and after them the recording's."""
         for name in self.names:
             prepared.changes.setdefault(name, []).append(self._keep(name))
         return prepared.at
 
-    def _keep(self, name: str) -> edits.Change:
+    def _keep(self, name: str) -> pytorch_edits.Change:
         def keep(value: Tensor, start: int) -> None:
             self.parts[name][start] = value
 
