@@ -30,6 +30,14 @@ FLAGS = [
 TEXT = "the same the same"
 
 
+def frames(tab: Any, count: int = 3) -> None:
+    """Waits until the browser has drawn so many frames."""
+    tab.evaluate(
+        "n => new Promise(done => { const go = () => n-- ? requestAnimationFrame(go) : done(); go(); })",
+        count,
+    )
+
+
 def _missing(what: str) -> None:
     if CI:
         pytest.fail(f"{what}, and in CI the page must be opened", pytrace=False)
