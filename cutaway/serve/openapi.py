@@ -14,7 +14,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.serve.json_body import BodyResponse
-from cutaway.serve.operations.access import PAGE, PUBLIC, AccessPolicy
+from cutaway.serve.operations.access import PUBLIC, AccessPolicy
 from cutaway.serve.operations.api_keys import ANY
 from cutaway.serve.routes import Route, beside
 from cutaway.serve.service import Service
@@ -74,7 +74,7 @@ class Document:
         if self._policy.keys:
             made["components"]["securitySchemes"] = KEY_SCHEMES
             made["security"] = [{name: []} for name in KEY_SCHEMES]
-            for path in (*PUBLIC, f"{PAGE}{{name}}"):
+            for path in made["paths"].keys() & set(PUBLIC):
                 made["paths"][path]["get"]["security"] = []
         for path, body in self._routes:
             content = {"application/json": {"schema": schemas[body, "validation"]}}

@@ -61,4 +61,7 @@ async def module(_: Service, body: None, http: HTTPRequest) -> Response:
     return Response(bundle.read(name), media_type=TYPES[PurePosixPath(name).suffix], headers=MODULE)
 
 
-ROUTES = [Route("GET", "/", (), shell), Route("GET", f"{PAGE}{{name:path}}", (), module)]
+ROUTES = [
+    Route("GET", "/", (), shell, documented=False),
+    Route("GET", f"{PAGE}{{name:path}}", (), module, documented=False),
+]
