@@ -90,7 +90,10 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
 
     table = Table(title=verdict.engine, title_justify="left", box=None, pad_edge=False)
     for heading in ("layer", "largest difference", "relative to the vector"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
+        is_name = (
+            heading == "layer"
+        )  # a name stays whole on a narrow terminal: figures' headings break instead
+        table.add_column(heading, justify="left" if is_name else "right", overflow="fold", no_wrap=is_name)
     for layer in verdict.layers:
         style = "bold red" if layer.name == verdict.differs_from else None
         table.add_row(layer.name, f"{layer.largest:.2e}", f"{layer.relative:.2e}", style=style)
