@@ -24,8 +24,9 @@ def verify(
 ) -> None:
     """Compare MODEL with the independent engines here: transformers, and llama.cpp for GGUF files.
 
-    Without PyTorch the runtime is compared, with llama.cpp. Shows the largest difference after each layer and of the logits, and the first token where greedy text
-    differs. The exit code is 1 if an engine disagrees, and the layer where it starts is named.
+    Without PyTorch the runtime is compared, with llama.cpp. Shows the largest difference after each layer and
+    of the logits, and the first token where greedy text differs. The exit code is 1 if an engine disagrees,
+    and the layer where it starts is named.
 
     **Examples:**
 
