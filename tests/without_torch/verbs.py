@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-TEXT = "the cat sat on the mat and the dog sat on the log . " * 30
+TEXT = "the cat sat on the mat and the dog sat on the log . " * 45
 JUDGE = "def judge(prompt, first, second):\n    return float(len(first) - len(second))\n"
 LONGEST = 60.0  # seconds until a server answers
 
