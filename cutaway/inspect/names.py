@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.hooks import TAPS, tracing, unheard
 from cutaway.inspect.inputs import row
 from cutaway.model.decoder import Decoder
@@ -87,7 +87,9 @@ def resolve(model: Decoder, names: Sequence[str]) -> list[str]:
         if not own:
             near = get_close_matches(name, (*every, *theirs), 3, 0.5)
             hint = f"; near are {', '.join(near)}" if near else ""
-            raise UserError(f"nothing is named {name!r} in this model{hint} (docs/inspect.md has the names)")
+            raise UserError(
+                f"nothing is named {quoted(name)} in this model{hint} (docs/inspect.md has the names)"
+            )
         found += own
     return list(dict.fromkeys(found))
 

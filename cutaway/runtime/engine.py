@@ -363,8 +363,7 @@ class RuntimeEngine:
         ``logits_at`` (the logit lens), and the attention weights float32 [h s] of each (index, layer) in
         ``attention_at``.
         """
-        looks = [(at, layer, 0) for at, layer in attention_at]
-        return self._read(texts, states, logits_at, after, looks)[:2]
+        return self._read(texts, states, logits_at, after, attention_at)[:2]
 
     def observe(
         self,
@@ -380,18 +379,31 @@ class RuntimeEngine:
         show.
         """
         wanted = named(self.config, tuple(names))
-        rows, looks = (
-            [one for one in wanted if one.what >= 0],
-            [one for one in wanted if one.name.endswith(tuple(LOOKS))],
-        )
-        count = sum(map(len, texts))
+        looks, count = [one for one in wanted if one.name.endswith(tuple(LOOKS))], sum(map(len, texts))
         attention_at = [(at, one.layer, PATTERN not in one.name) for one in looks for at in range(count)]
-        every = any(one.what == LOGITS for one in wanted)
+        rows, every = [one.name for one in wanted if one.what >= 0], any(one.what == LOGITS for one in wanted)
         head_at = range(count) if every else logits_at
-        logits, patterns, given = self._read(texts, states, head_at, None, attention_at, rows)
-        out: Values = {one.name: self._shaped(one, value) for one, value in zip(rows, given, strict=True)}
+        logits, patterns, out = self.watch_values(texts, states, head_at, None, attention_at, rows)
         out |= {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
         return (logits[list(logits_at)], out | {"logits": logits}) if every else (logits, out)
+
+    def watch_values(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        logits_at: Sequence[int],
+        after: Sequence[int] | None,
+        attention_at: Sequence[tuple[int, ...]],
+        names: Sequence[str],
+    ) -> tuple[np.ndarray, list[np.ndarray], Values]:
+        """Reads as ``watch`` does, and gives values of the tokens by name: float32 [n ...], no patterns.
+
+        With 1 behind an index and a layer, ``attention_at`` asks for scores in place of weights.
+        """
+        rows = named(self.config, tuple(names))
+        logits, patterns, given = self._read(texts, states, logits_at, after, attention_at, rows)
+        shaped = {one.name: self._shaped(one, value) for one, value in zip(rows, given, strict=True)}
+        return logits, patterns, shaped
 
     def _read(
         self,
@@ -399,11 +411,11 @@ class RuntimeEngine:
         states: Sequence[State],
         logits_at: Sequence[int],
         after: Sequence[int] | None,
-        attention_at: Sequence[tuple[int, int, int]],
+        attention_at: Sequence[tuple[int, ...]],
         values: Sequence[Value] = (),
     ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         blocks = self.config.blocks
-        if unseen := [n for _, n, _ in attention_at if not (attends(blocks[n]) or latent(blocks[n]))]:
+        if unseen := [n for _, n, *_ in attention_at if not (attends(blocks[n]) or latent(blocks[n]))]:
             raise UserError(f"layer {unseen[0]} has no attention weights: its mixer is a recurrence")
         if len({id(state) for state in states}) < len(states):
             raise UserError("Two texts cannot be read into one state")
@@ -427,7 +439,7 @@ class RuntimeEngine:
             np.array(logits_at, np.int32),
             self.threads,
             None if after is None else np.array(after, np.int32),
-            attention_at,
+            [(*one, 0)[:3] for one in attention_at],
             [address(state) for state in states],
             [(one.what, one.layer) for one in values],
             edits,
