@@ -47,9 +47,7 @@ def test_all_values_have_the_references_bits(name: str) -> None:
     ours, theirs = (values.of_texts(engine, [IDS[:20], IDS[3:5]], ["*", "logits"]) for engine in engines)
     assert list(ours) == list(theirs) == [*values.every(of), "logits"]
     for value in ours:
-        if value.endswith("pattern"):
-            assert all(np.allclose(*pair, atol=1e-6) for pair in zip(ours[value], theirs[value], strict=True))
-        elif value.endswith("scores"):
+        if value.endswith(("pattern", "scores")):
             pairs = list(zip(ours[value], theirs[value], strict=True))
             assert len(pairs) == 22 and all(np.array_equal(*pair) for pair in pairs), value
         else:
@@ -72,7 +70,29 @@ def edits_of_everything(of: Any, seed: int) -> list[changes.Edit]:
         where = frozenset({2, 5, 6, 131}) if dice.random() < 0.3 else None
         made = partial(changes.Edit, one.layer, positions=where, first=int(dice.integers(4)) * 43, what=what)
         found += [changed(made, units, size, dice) for _ in range(2)]
+    for one in values.named(of, tuple(name for name in values.every(of) if name.endswith("pattern"))):
+        where = frozenset({3, 130}) if dice.random() < 0.5 else None
+        start = int(dice.integers(3)) * 60
+        made = partial(changes.Edit, one.layer, positions=where, first=start, what=values.PATTERN)
+        found += [reweighed(made, one.shape[0], dice) for _ in range(2)]
     return found
+
+
+def reweighed(made: Any, heads: int, dice: np.random.Generator) -> changes.Edit:
+    """Attention weights of a head or of all scaled, emptied, set at some keys, or of two heads exchanged."""
+    head, renormalises = int(dice.integers(heads - 1)), bool(dice.random() < 0.5)
+    units = (head, head + 1) if dice.random() < 0.7 else None
+    keys = frozenset(dice.choice(140, 50, replace=False).tolist()) | {0, 1}
+    shape = (200, 1 if units else heads, max(keys) + 1)
+    rows = (np.sin(np.arange(np.prod(shape))) ** 2 / 50).astype(np.float32).reshape(shape)
+    made = partial(made, renormalises=renormalises)
+    kinds = [
+        made(None, factor=float(dice.choice([0.0, 2.0])), units=units, keys=keys),
+        made(None, factor=0.5, units=units),
+        made(lambda at: rows[at][..., min(keys) :], 0.7, 0.3, units=units, keys=keys),
+        made(None, float(dice.choice([1.0, 0.5])), units=(head, head + 1), other=head + 1, keys=keys),
+    ]
+    return kinds[int(dice.integers(len(kinds)))]
 
 
 def changed(made: Any, units: tuple[int, int], size: int, dice: np.random.Generator) -> changes.Edit:
@@ -122,9 +142,7 @@ def test_native_values_and_edits_have_the_references_bits(name: str) -> None:
     assert list(ours) == list(theirs) == values.every(of)
     for value in ours:
         if value.endswith(("pattern", "scores")):
-            pairs = zip(ours[value], theirs[value], strict=True)
-            atol = 1e-6 if value.endswith("pattern") else 0.0
-            assert all(a.shape == b.shape and np.allclose(a, b, 0, atol) for a, b in pairs), value
+            assert all(np.array_equal(*pair) for pair in zip(ours[value], theirs[value], strict=True)), value
         else:
             assert np.array_equal(ours[value], theirs[value]), value
     states = [engine.edited_state(EDITS) for engine in engines]
@@ -263,6 +281,12 @@ EVERYWHERE: list[Any] = [
     Noise(0, strength=0.5, seed=3, positions=[0, 4, -1]),
     Noise(1, "head", 2, strength=0.5, from_step=1),
     Noise(name="blocks.*.mlp.hidden", units=[1, 5], seed=1),
+    Ablate(name="blocks.1.attention.pattern", head=1, positions=[-1], keys=[0, 3]),
+    Ablate(name="blocks.*.attention.pattern", keys=[0], renormalise=True),
+    Scale(name="blocks.2.attention.pattern", head=0, strength=0.5, from_step=1),
+    Patch(name="blocks.1.attn.hook_pattern", ids=OTHER, head=2, positions=[8, -1], strength=0.5),
+    Patch(name="blocks.1.attention.pattern", ids=OTHER[:10], positions=[8, 9], keys=[1, 7], renormalise=True),
+    Swap(name="blocks.0.attention.pattern", head=0, other=2, keys=[0, 5]),
 ]
 
 
@@ -411,3 +435,50 @@ def test_the_command_writes_a_dataset(file: Path, tmp_path: Path, capsys: pytest
     data = activations.Activations.open(tmp_path / "acts")
     ids = [cutaway.load(file).ids(text) for text in ("one text", "and another")]
     assert np.array_equal(data.token_ids, np.concatenate(ids))
+
+
+@compiled
+@pytest.mark.parametrize("name", ["llama", "mamba2"])
+def test_an_edited_text_shares_pages_up_to_where_its_edits_begin(name: str) -> None:
+    """With texts that have other edits or none, before and after it; to the bit what it gives alone."""
+    of = config(name)
+    engine = RuntimeEngine(of, tensors(of))
+    page, ids = engine.page, [*IDS, *IDS[::-1]][: 3 * engine.page + 5]
+    early, late = (
+        [changes.Edit(1, VECTOR, 2.0, positions=frozenset({at, 3 * page + 1}))] for at in (page - 1, 2 * page)
+    )
+    never = [changes.Edit(1, VECTOR, 2.0, positions=frozenset())]
+    assert [engine.edits_begin(one) for one in (early, late, [*late, *early])] == [
+        page - 1,
+        2 * page,
+        page - 1,
+    ]
+    alone = [engine.prefill(ids, engine.edited_state(one)) for one in ((), early, late)]
+    assert not np.array_equal(alone[0], alone[1]) and not np.array_equal(alone[1], alone[2])
+    kept = []
+    state = engine.edited_state(late)
+    for n in range(2):
+        engine.prefill(ids[n * page : (n + 1) * page], state)
+        kept.append(engine.keep(state, n))
+    for edits, logits in ((), alone[0]), (late, alone[2]), (never, alone[0]):
+        shared = engine.edited_state(edits, kept)
+        assert shared.length == 2 * page and np.array_equal(engine.prefill(ids[2 * page :], shared), logits)
+
+
+@compiled
+def test_the_scheduler_shares_an_edited_texts_pages(file: Path) -> None:
+    lm = cutaway.load(file, engine="runtime")
+    ids, edit = [*range(3, 140), *range(3, 180)], Add(1, [0.5] * 32, positions=[200], strength=30.0)
+    other = Add(0, [0.5] * 32, positions=[100, 300], strength=30.0)
+    params = lm.ending(SamplingParams(max_tokens=4, ignore_eos=True))
+    alone = [lm.generate(ids, max_tokens=4, ignore_eos=True, edit=one).ids for one in (edit, other, ())]
+    assert len(set(alone)) == 3
+    scheduler = Scheduler(lm.engine, lm.tokenizer)
+    cached = []
+    for one, wanted in zip((edit, other, None, edit), (*alone, alone[0]), strict=True):
+        hooks = None if one is None else lm.edited_engine(one, ids).hooks
+        found = finish(iter(scheduler.submit(Request(tuple(ids), params, edit=hooks))))
+        assert found.ids == wanted
+        cached.append(len(ids) - found.timings.prefill_tokens)
+    scheduler.close()
+    assert cached == [0, 0, 128, 128], "pages up to position 200 are any text's, up to 100 none"

@@ -163,6 +163,10 @@ class Observable(BatchedEngine, Protocol):
 class Editable(Protocol):
     """An engine whose states may carry edits of the model's activations."""
 
-    def edited_state(self, edit: Any) -> Any:
-        """An empty state; ``edit`` is what ``lm.prepared`` made of edits for this engine."""
+    def edited_state(self, edit: Any, kept: Sequence[Any] = ()) -> Any:
+        """A state that holds these pages, as `resume` takes them; what is read after them is edited."""
+        ...
+
+    def edits_begin(self, edit: Any) -> int:
+        """The first position that edits change; pages before it are those of the text without them."""
         ...

@@ -40,17 +40,20 @@ class _Where:
 
     ``name``: any activation in their stead, also with wildcards or by TransformerLens's name. ``units``: some
     indices of its last axis (neurons of ``blocks.3.mlp.hidden``). ``from_step`` n > 0: only from the pass
-    that gives the n-th new token on.
+    that gives the n-th new token on. Of attention weights (``blocks.3.attention.pattern``) ``positions`` are
+    the queries', ``keys`` those that change of a row, and it may be renormalised to the sum that it had.
     """
 
     name: str | None = None
     units: Sequence[int] | None = None
     from_step: int = 0
+    keys: Sequence[int] | None = None
+    renormalise: bool = False
 
     def __post_init__(self) -> None:
         if (getattr(self, "layer", None) is None) == (self.name is None):
             raise UserError("an edit acts on a layer or on an activation by its name: give one of the two")
-        for name in ("positions", "units", "ids", "others"):
+        for name in ("positions", "units", "ids", "others", "keys"):
             if getattr(self, name, None) is not None:
                 object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
 
@@ -259,6 +262,7 @@ def check(config: Config, edit: Edit, length: int) -> None:
         raise UserError(
             f"from_step is {edit.from_step}: 0 is from the prompt on, n from the n-th new token on"
         )
+    _check_keys(edit)
     if isinstance(edit, _Directed):
         _check_vector(edit, config.width)
     elif edit.layer is not None:
@@ -281,6 +285,15 @@ def check(config: Config, edit: Edit, length: int) -> None:
     for position in edit.positions or ():
         if not -length <= position < length:
             raise UserError(f"there is no position {position}: positions are 0 to {length - 1}")
+
+
+def _check_keys(edit: Edit) -> None:
+    if edit.keys is None and not edit.renormalise:
+        return
+    if edit.name is None or not edit.name.endswith(("pattern", "*")):
+        raise UserError("keys and renormalise are of attention weights: name blocks.N.attention.pattern")
+    if edit.keys is not None and (not edit.keys or min(edit.keys) < 0):
+        raise UserError(f"keys are positions of the text, counted from 0: {list(edit.keys)} are none")
 
 
 def _check_part(edit: Ablate | Scale | Patch | Swap | Noise, heads: int) -> None:

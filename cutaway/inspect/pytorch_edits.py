@@ -226,8 +226,22 @@ def _moved(
             unit = [*edit.units, *((edit.others or ()) if isinstance(edit, Swap) else ())]
             part = part.clone()
             part[..., unit] = move(part, at).expand_as(part)[..., unit]
+        if edit.keys is not None or edit.renormalise:
+            part = _of_keys(edit, view[..., index, :], part)
         view[..., index, :] = part
     return changed
+
+
+def _of_keys(edit: Edit, before: Tensor, after: Tensor) -> Tensor:
+    """Attention weights of which some keys alone change, and whose rows may keep their sums."""
+    if edit.keys is not None:
+        chosen = torch.zeros(before.shape[-1], dtype=torch.bool, device=before.device)
+        chosen[[key for key in edit.keys if key < len(chosen)]] = True
+        after = torch.where(chosen, after, before)
+    if not edit.renormalise:
+        return after
+    sums, wanted = after.sum(-1, keepdim=True), before.sum(-1, keepdim=True)
+    return torch.where((sums == 0) | (sums == wanted), after, after * (wanted / sums))
 
 
 def _within(edit: Edit, length: int, start: int, count: int) -> Sequence[int]:
@@ -245,6 +259,8 @@ def _scaled(factor: float, view: Tensor, _at: Any) -> Tensor:
 
 def _mixed(donor: Callable[[Sequence[int]], Tensor], strength: float, view: Tensor, at: Any) -> Tensor:
     theirs = donor(at).to(view)
+    if theirs.shape[-1] != view.shape[-1]:  # attention weights of a text of another length
+        theirs = torch.nn.functional.pad(theirs, (0, view.shape[-1] - theirs.shape[-1]))
     return theirs if strength == 1 else view + strength * (theirs - view)
 
 

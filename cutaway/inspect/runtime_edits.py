@@ -20,7 +20,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder
 from cutaway.runtime import values
 from cutaway.runtime.edits import Edit, runs
-from cutaway.runtime.values import Value, editable, every, named
+from cutaway.runtime.values import LOOKS, PATTERN, Value, editable, every, named
 
 OTHERS = 'load with engine="definition" or "auto" for it'
 
@@ -94,12 +94,20 @@ class Donors:
         for some, texts in together.items():
             ends = np.cumsum([len(ids) for ids in texts])[:-1]
             for name, rows in values.of_texts(self.engine, texts, some).items():
+                if isinstance(rows, list):
+                    rows = _square(rows, max(map(len, texts)))
                 for ids, own in zip(texts, np.split(rows, ends), strict=True):
+                    own = own[..., : len(ids)] if name.endswith(PATTERN) else own
                     self._read[ids, name] = own.reshape(len(ids), -1)
 
     def rows(self, ids: Sequence[int], name: str) -> np.ndarray:
         """float32 [t n]: the value of each token of a text that was read."""
         return self._read[ids, name]
+
+
+def _square(rows: list[np.ndarray], size: int) -> np.ndarray:
+    """Attention weights [h s] of tokens as [t h size], zeros where a text is not that long."""
+    return np.stack([np.pad(row, ((0, 0), (0, size - row.shape[1]))) for row in rows])
 
 
 def _takes(config: Decoder, one: Any) -> Iterator[tuple[Sequence[int], Value]]:
@@ -131,9 +139,19 @@ def _values(config: Decoder, one: edits.Edit) -> tuple[Value, ...]:
     except UserError as error:
         raise UnsupportedEditError(str(error)) from None
     for value in found:
-        if value.what < 0 or not editable(value.name):
+        if not editable(value.name):
             raise UnsupportedEditError(f"the runtime shows {value.name} and does not edit it; {OTHERS}")
+        if value.what == LOOKS[PATTERN] and not _reweighs(one):
+            what = f"{edits.describe(one)}, attention weights that it scales, zeroes, patches and swaps"
+            raise UnsupportedEditError(f"the runtime cannot edit this: {what}; {OTHERS}")
     return found
+
+
+def _reweighs(one: edits.Edit) -> bool:
+    """Whether the runtime makes this edit of attention weights."""
+    zeroes = isinstance(one, Ablate) and one.to == "zero"
+    swaps = isinstance(one, Swap) and one.other is not None
+    return one.units is None and (zeroes or swaps or isinstance(one, Scale | Patch))
 
 
 def _part(config: Decoder, one: Any) -> str:
@@ -147,8 +165,9 @@ def _part(config: Decoder, one: Any) -> str:
 def _check_value(one: Any, value: Value) -> None:
     """Raises UserError for a head, units or a vector that a value does not have."""
     heads, size = _shape(value)
+    whole = len(value.shape) == 1 and value.what >= 0
     for head in (one.head, one.other if isinstance(one, Swap) else None):
-        if head is not None and (len(value.shape) == 1 or not 0 <= head < heads):
+        if head is not None and (whole or not 0 <= head < heads):
             raise UserError(f"{value.name} has no head {head}")
     units = [*(one.units or ()), *((one.others or ()) if isinstance(one, Swap) else ())]
     if not all(-size <= unit < size for unit in units):
@@ -160,7 +179,9 @@ def _check_value(one: Any, value: Value) -> None:
 
 
 def _shape(value: Value) -> tuple[int, int]:
-    """Heads and units of each: one head where a value has none."""
+    """Heads and units of each: one head where a value has none; of attention weights heads alone."""
+    if value.what == LOOKS[PATTERN]:
+        return value.shape[0], 0
     return (value.shape[0], value.shape[1]) if len(value.shape) == 2 else (1, value.shape[0])
 
 
@@ -170,6 +191,9 @@ def _changes(made: Any, one: Any, value: Value, donors: Donors) -> Iterator[Edit
         yield made(vector=None, strength=one.strength, returns=True)
         return
     heads, size = _shape(value)
+    if value.what == LOOKS[PATTERN]:
+        yield _reweighed(made, one, value, donors)
+        return
     for head in range(heads) if one.head is None else (one.head,):
         at = head * size
         if isinstance(one, Swap) and one.vectors is None:
@@ -179,6 +203,23 @@ def _changes(made: Any, one: Any, value: Value, donors: Donors) -> Iterator[Edit
         else:
             for first, last in _runs(one, size):
                 yield _moved(made, one, value, (at + first, at + last), donors)
+
+
+def _reweighed(made: Any, one: Any, value: Value, donors: Donors) -> Edit:
+    """Attention weights of a head or of all, scaled, moved towards those of another text, or exchanged."""
+    heads = (0, value.shape[0]) if one.head is None else (one.head, one.head + 1)
+    keys = None if one.keys is None else frozenset(one.keys)
+    made = partial(made, units=heads, keys=keys, renormalises=one.renormalise)
+    if isinstance(one, Swap):
+        return made(vector=None, strength=one.strength, other=one.other)
+    if isinstance(one, Patch):
+        rows = donors.rows(one.ids, value.name).reshape(len(one.ids), -1, len(one.ids))[:, slice(*heads)]
+        last = len(one.ids) if keys is None else max(keys) + 1
+        rows = np.pad(rows, ((0, 0), (0, 0), (0, max(0, last - len(one.ids)))))
+        keys = frozenset(range(last)) if keys is None else keys
+        rows = rows[..., min(keys) : last]
+        return made(vector=rows.__getitem__, strength=one.strength, factor=1 - one.strength, keys=keys)
+    return made(vector=None, factor=one.strength if isinstance(one, Scale) else 1 - one.strength)
 
 
 def _runs(one: edits.Edit, size: int) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,11 +47,19 @@ class DefinitionEngine:
     def new_state(self) -> State:
         return self.model.new_state()
 
-    def edited_state(self, edit: Callable[[int], Mapping[str, Listener]]) -> State:
-        """An empty state whose every forward pass is edited: ``edit(position)`` gives its listeners."""
+    def edited_state(self, edit: Callable[[int], Mapping[str, Listener]], kept: Sequence[Any] = ()) -> State:
+        """A state, which holds no pages, whose every forward pass is edited: ``edit(position)`` gives its
+        listeners.
+        """
+        assert not kept
         state = self.new_state()
         state.edit = edit
         return state
+
+    @staticmethod
+    def edits_begin(edit: Callable[[int], Mapping[str, Listener]]) -> int:
+        """The first position that an edit may change: listeners do not say."""
+        return 0
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], state: State) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -243,6 +244,7 @@ class Edit(ctypes.Structure):
         *((name, _FLOAT) for name in ("strength", "factor")),
         *((name, _INT) for name in ("how", "what", "layer", "first", "last")),
         *((name, _INT) for name in ("first_unit", "last_unit", "other")),
+        *((name, _INT) for name in ("first_key", "last_key", "renormalises", "spare")),
     ]
 
 
@@ -486,13 +488,14 @@ def _value_size(model: Model, what: int, layer: int) -> int:
 
 
 HOWS = ("move", "along", "exchange", "return")  # step.hpp's How
-OUT = 2  # step.hpp's What
+OUT, PATTERN = 2, 21  # step.hpp's What
 
 
 class EditOf(NamedTuple):
     """A change of ``units`` of a value (step.hpp's What) of a layer, for the tokens ``first`` to ``last``, as
     step.hpp's How has it. ``vector`` float32 [units], or [tokens units]; ``read`` float32 [units]; ``other``:
-    the first of the units that are exchanged with these.
+    the first of the units that are exchanged with these. Of a pattern units are heads, ``vector`` is [heads
+    keys] or [tokens heads keys] of the ``keys``, and ``read`` [keys] is 0 for those that stay.
     """
 
     what: int
@@ -506,30 +509,39 @@ class EditOf(NamedTuple):
     how: str = "move"
     read: np.ndarray | None = None
     other: int = 0
+    keys: tuple[int, int] = (0, 2**31 - 1)
+    renormalises: bool = False
 
 
 def _edit(model: Model, tokens: int, by: EditOf) -> Edit:
-    size, (first, last) = _value_size(model, by.what, by.layer), by.units
+    pattern, (first, last) = by.what == PATTERN, by.units
+    size = model.layers[by.layer].heads if pattern else _value_size(model, by.what, by.layer)
     if not 0 <= first < last <= size or not 0 <= by.first <= by.last <= tokens:
         raise UserError(f"The edit of layer {by.layer} fits neither {size} units nor the {tokens} tokens.")
     count, stride = last - first, 0
     for name, given in ("vector", by.vector), ("read", by.read):
         if given is not None:
             check(name, given, np.float32)
-    if by.vector is not None and by.vector.ndim == 2:
-        stride = count
-    shape = (by.last - by.first, count) if stride else (count,)
+    row = (count, by.keys[1] - by.keys[0]) if pattern else (count,)
+    if by.vector is not None and by.vector.ndim > len(row):
+        stride = math.prod(row)
+    shape = (by.last - by.first, *row) if stride else row
     if by.vector is not None and by.vector.shape != shape:
         raise UserError(f"The edit of layer {by.layer} has no vector of {count} numbers, one or one a token.")
     if by.how == "along" and (by.vector is None or by.read is None or by.read.shape != (count,)):
         raise UserError(f"The edit of layer {by.layer} needs two vectors of {count} numbers.")
+    if pattern and (by.how not in ("move", "exchange") or not 0 <= by.keys[0] < by.keys[1]):
+        raise UserError(f"The edit of layer {by.layer} fits no attention weights.")
+    if pattern and by.read is not None and by.read.shape != (by.keys[1] - by.keys[0],):
+        raise UserError(f"The edit of layer {by.layer} does not say of {by.keys} which keys change.")
     if by.how == "exchange" and not (0 <= by.other <= size - count and abs(by.other - first) >= count):
         raise UserError(f"The edit of layer {by.layer} exchanges {count} units with none of {size}.")
     if by.how == "return" and (by.what != OUT or count != size):
         raise UserError(f"The edit of layer {by.layer} returns to another value than a layer's input.")
     addresses = (None if given is None else given.ctypes.data for given in (by.vector, by.read))
     how = stride, by.strength, by.factor, HOWS.index(by.how)
-    return Edit(*addresses, *how, by.what, by.layer, by.first, by.last, first, last, by.other)
+    where = by.what, by.layer, by.first, by.last, first, last, by.other
+    return Edit(*addresses, *how, *where, *by.keys, by.renormalises, 0)
 
 
 class OneToken:

@@ -96,23 +96,36 @@ def patterns(
     alibi: np.ndarray | None = None,
     sinks: np.ndarray | None = None,
     chosen: np.ndarray | None = None,
+    latent: bool = False,
 ) -> list[np.ndarray]:
     """The attention weights of each token, float32 [h s] over the positions up to its own.
 
-    Takes what ``attend`` takes."""
+    Takes what ``attend`` takes. Weights are added in their order, behind that of a sink."""
     found = []
-    for t, (row, position) in enumerate(zip(query, positions.tolist(), strict=True)):
-        seen = keys[: position + 1].astype(np.float32).repeat(len(row) // keys.shape[1], axis=1)
-        scores = softcapped(np.einsum("hk,shk->hs", row, seen), softcap)
-        if alibi is not None:
-            scores -= alibi[:, None] * (position - np.arange(position + 1, dtype=np.float32))
-        scores[:, : max(0, position + 1 - (window or len(seen)))] = -np.inf
+    all_scores = scores(query, keys, positions, softcap, alibi, latent)
+    for t, (row, position) in enumerate(zip(all_scores, positions.tolist(), strict=True)):
+        row = row.copy()
+        row[:, : max(0, position + 1 - (window or position + 1))] = -np.inf
         if chosen is not None:
-            scores[:, ~chosen[t, : position + 1]] = -np.inf
-        scores = scores if sinks is None else np.concatenate([scores, sinks[:, None]], axis=1)
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        found.append((weights / weights.sum(axis=1, keepdims=True))[:, : position + 1])
+            row[:, ~chosen[t, : position + 1]] = -np.inf
+        highest = row.max(axis=1, keepdims=True)
+        sink = np.full_like(highest, -np.inf) if sinks is None else sinks[:, None]
+        highest = np.maximum(highest, sink)
+        weights = np.concatenate([exp(sink - highest), exp(row - highest)], axis=1)
+        found.append(weights[:, 1:] / np.add.accumulate(weights, axis=1)[:, -1:])
     return found
+
+
+def gathered(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float32 [h v]: values [s g v] by weights [h s], positions in their order within a page, and pages."""
+    wide = values.astype(np.float32).repeat(len(weights) // values.shape[1], axis=1)
+    output = np.zeros(wide.shape[1:], np.float32)
+    for first in range(0, weights.shape[1], PAGE):
+        page = np.zeros_like(output)
+        for s in range(first, min(first + PAGE, weights.shape[1])):
+            page = fma(weights[:, s, None], wide[s], page)
+        output = output + page
+    return output
 
 
 def scores(

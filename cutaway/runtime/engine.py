@@ -20,7 +20,7 @@ from cutaway.model.config import Decoder, kind_of
 from cutaway.native import runtime as native
 from cutaway.runtime import cache
 from cutaway.runtime.adapter import AdapterPlan
-from cutaway.runtime.edits import Edit
+from cutaway.runtime.edits import NEVER, Edit
 from cutaway.runtime.packing import Plan, attends, first_length, latent
 from cutaway.runtime.reference import emptied
 from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, named
@@ -220,17 +220,23 @@ class RuntimeEngine:
     def new_state(self) -> State:
         return State(self._store, self._adapter)
 
-    def edited_state(self, edits: Sequence[Edit]) -> State:
-        """An empty state; every forward pass of its text changes the residual stream, in the edits' order."""
-        state = self.new_state()
+    def edited_state(self, edits: Sequence[Edit], kept: Sequence[Any] = ()) -> State:
+        """A state that holds these pages, which no edit changes; what is read after them is edited."""
+        state = self.resume(kept)
         state.edits = tuple(edits)
         for edit in state.edits:
             name = edit.what if edit.what in ENDS else f"blocks.{edit.layer}.{edit.what}"
             (value,) = named(self.config, (name,))
             if not editable(name):
                 raise UserError(f"the runtime shows {name} and does not edit it")
-            self._places[edit.what, edit.layer] = value.what, math.prod(value.shape)
+            what = native.PATTERN if value.what == LOOKS[PATTERN] else value.what
+            self._places[edit.what, edit.layer] = what, math.prod(value.shape)
         return state
+
+    @staticmethod
+    def edits_begin(edits: Sequence[Edit]) -> int:
+        """The first position that edits change: what is before it are pages of any text."""
+        return min((edit.begins for edit in edits), default=NEVER)
 
     def first_layers(self, count: int) -> RuntimeEngine:
         """The same engine with its first layers alone, for their values; its states are its own."""
@@ -319,7 +325,9 @@ class RuntimeEngine:
     def resume(self, kept: Sequence[Any]) -> State:
         """A state that holds what was kept, the first pages of a text."""
         if kept and self.plan.state_size:
-            return kept[-1].snapshot()
+            state = kept[-1].snapshot()
+            state.edits = ()
+            return state
         state = self.new_state()
         if not kept or not isinstance(kept[0], Kept):
             state.borrow(kept)
@@ -439,7 +447,7 @@ class RuntimeEngine:
             np.array(logits_at, np.int32),
             self.threads,
             None if after is None else np.array(after, np.int32),
-            [(*one, 0)[:3] for one in attention_at],
+            [(at, layer, rest[0] if rest else 0) for at, layer, *rest in attention_at],
             [address(state) for state in states],
             [(one.what, one.layer) for one in values],
             edits,
@@ -457,7 +465,11 @@ class RuntimeEngine:
         what, size = self._places[edit.what, edit.layer]
         where = edit.units or (0, size), start + first, start + last
         added = edit.vectors(held, first, last), edit.strength, edit.factor
-        return native.EditOf(what, edit.layer, *where, *added, edit.how, edit.read, edit.other or 0)
+        read, keys = (
+            (edit.read, (0, NEVER)) if edit.what != PATTERN else (edit.chosen_keys, edit.span_of_keys)
+        )
+        how = edit.how, read, edit.other or 0, keys, edit.renormalises
+        return native.EditOf(what, edit.layer, *where, *added, *how)
 
     def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
         """A value of each token in its shape; keys and values as the KV cache keeps them."""

@@ -31,8 +31,8 @@ from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, attention, cache, matmul, packed, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
-from cutaway.runtime.edits import Edit
-from cutaway.runtime.values import LOGITS, LOOKS, Values, named
+from cutaway.runtime.edits import Edit, reweighed
+from cutaway.runtime.values import LOGITS, LOOKS, PATTERN, Values, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -146,8 +146,9 @@ class ReferenceEngine:
     def new_state(self) -> State:
         return State(self.config, self._adapter, self.kv_cache)
 
-    def edited_state(self, edits: Sequence[Edit]) -> State:
+    def edited_state(self, edits: Sequence[Edit], kept: Sequence[Any] = ()) -> State:
         """An empty state whose residual stream is edited, as ``RuntimeEngine.edited_state`` gives one."""
+        assert not kept, "this engine shares no pages"
         state = self.new_state()
         state.edits = tuple(edits)
         return state
@@ -378,8 +379,8 @@ class ReferenceEngine:
         if kind_of(of) == "differential":  # both halves of the heads read the same pairs of values
             values = np.concatenate([cache.paired(values)] * 2, axis=1)
         mixed = attention.attend(scaled, state.keys[source], values, positions, *seen)
-        if f"{path}.pattern" in kept:
-            kept[f"{path}.pattern"] = attention.patterns(scaled, state.keys[source], positions, *seen)
+        patterns = partial(attention.patterns, scaled, state.keys[source], positions, *seen)
+        self._reattended(state, n, patterns, values, mixed, kept)
         if f"{path}.scores" in kept:
             kept[f"{path}.scores"] = attention.scores(scaled, state.keys[source], positions, *seen[1:3])
         mixed = self._subtracted(of, path, mixed) if kind_of(of) == "differential" else mixed
@@ -390,6 +391,30 @@ class ReferenceEngine:
             gate = self._matrix(f"{path}.gate", x, {}, factor)
             mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
         return see("attention.out", self._matrix(f"{path}.out", mixed, state.adapter))
+
+    def _reattended(
+        self, state: State, n: int, patterns: Any, values: np.ndarray, mixed: np.ndarray, kept: dict[str, Any]
+    ) -> None:
+        """Gathers anew, into what attention gave [t h v], for heads whose weights are edited; keeps those."""
+        name = f"blocks.{n}.{PATTERN}"
+        edits = [edit for edit in state.edits if (edit.what, edit.layer) == (PATTERN, n)]
+        if not edits and name not in kept:
+            return
+        kept[name] = patterns()
+        for t, weights in enumerate(kept[name] if edits else ()):
+            changed = reweighed(edits, weights, state.length + t)
+            if changed is None:
+                continue
+            reached = sorted(
+                {
+                    head
+                    for edit in edits
+                    if edit.spans(state.length + t, 1)
+                    for head in edit.reached(len(weights))
+                }
+            )
+            mixed[t, reached] = attention.gathered(changed, values[: weights.shape[1]])[reached]
+            kept[name][t] = changed
 
     def _subtracted(self, of: Any, path: str, mixed: np.ndarray) -> np.ndarray:
         """The normed differences [t h/2 2v] of what both halves of the heads gathered [t h 2v]."""
@@ -428,11 +453,11 @@ class ReferenceEngine:
         absorbed[..., : of.latent] = _each_head(packing.key_up(path, of, self.tensors), plain)
         absorbed[..., beside : beside + of.rope_dim] = rotated(query[..., of.key_size :], *rotation) * scale
         rows = state.keys[n]
-        if f"{path}.pattern" in kept:
-            kept[f"{path}.pattern"] = attention.patterns(absorbed, rows, positions, chosen=chosen)
         if f"{path}.scores" in kept:
             kept[f"{path}.scores"] = attention.scores(absorbed, rows, positions, latent=True)
         read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True, chosen=chosen)
+        patterns = partial(attention.patterns, absorbed, rows, positions, chosen=chosen, latent=True)
+        self._reattended(state, n, patterns, rows[..., : of.latent], read, kept)
         see = self._seen(state, n, kept)
         mixed = see("attention.z", _each_head(self.tensors[f"{path}.value_up.weight"], read))
         return see("attention.out", self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter))

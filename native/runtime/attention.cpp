@@ -24,6 +24,7 @@ namespace {
 struct Functions {
     decltype(&cutaway::attend_page) attend_page;
     decltype(&cutaway::score_page) score_page;
+    decltype(&cutaway::mix_page) mix_page;
     decltype(&cutaway::merge) merge;
     void (*store_key)(uint16_t* keys, int key_size, int slot, const float* key);
     void (*store_value)(uint16_t* values, int value_stride, int value_size, int slot, const float* value);
@@ -73,6 +74,10 @@ void attend_page(const PageOf& page, const Look* rows, int count, float softcap,
 
 void score_page(const PageOf& page, const Look& row, float softcap, float* scores) {
     chosen().score_page(page, row, softcap, scores);
+}
+
+void mix_page(const PageOf& page, int count, const float* weights, float* mixed) {
+    chosen().mix_page(page, count, weights, mixed);
 }
 
 void merge(float* into, Gathered& in, const float* more, const Gathered& seen, int size) {

@@ -61,6 +61,9 @@ void attend_page(const PageOf& page, const Look* rows, int count, float softcap,
 // Scores of one row over a page, capped and lowered by their distance, into scores [kPage]; those of positions it does not see are not written.
 void score_page(const PageOf& page, const Look& row, float softcap, float* scores);
 
+// mixed [page.mixed()]: the values of the first `count` positions of a page, weighted, in their order.
+void mix_page(const PageOf& page, int count, const float* weights, float* mixed);
+
 // into += more, both unnormalised: pages are added in their order, whichever threads did them.
 void merge(float* into, Gathered& in, const float* more, const Gathered& seen, int size);
 

@@ -803,6 +803,7 @@ class Step {
         if (of.index.chooses()) choose_positions(layer, worker);
         multiply_heads(worker, layer.heads, of.key_up, absorbed_, layer.key_size, absorbed_stride_, [] {});
         look_and(layer, worker, [&](int64_t token) {
+            rewrite(layer, index, token);
             for (int head = 0; head < layer.heads; ++head) quantize_vector(vectors_of(of.value_up, head), token);
         });
         const int64_t stride = rounded(of.value_size, kPanel), groups = rounded(layer.out.columns, kGroup) / kGroup;
@@ -999,6 +1000,7 @@ class Step {
         });
         const int64_t mixed_groups = rounded(layer.out.columns, kGroup) / kGroup;
         look_and(layer, worker, [&](int64_t token) {
+            rewrite(layer, index, token);
             if (layer.differential()) subtract(layer, token);
             see(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
             if (layer.output_gate.rows > 0) gate_output(layer, token);
@@ -1427,14 +1429,17 @@ class Step {
         }
     }
 
+    // Where what a head gathers for a token goes.
+    float* gathered_at(const Layer& layer, int64_t token, int head) const {
+        if (layer.differential()) return sides_ + token * sides_stride_ + head * layer.value_size;
+        if (layer.latent.size == 0) return mixed_.x + token * mixed_.width + head * layer.value_size;
+        const Vectors own = vectors_of(layer.latent.value_up, head);
+        return own.x + token * own.width;
+    }
+
     // What a head gives, of all that it gathered; a sink takes its part of the weight.
     void keep(const Layer& layer, int64_t token, int head, const float* sum, const Gathered& in) {
-        float* to = mixed_.x + token * mixed_.width + head * layer.value_size;
-        if (layer.latent.size > 0) {
-            const Vectors own = vectors_of(layer.latent.value_up, head);
-            to = own.x + token * own.width;
-        }
-        if (layer.differential()) to = sides_ + token * sides_stride_ + head * layer.value_size;
+        float* to = gathered_at(layer, token, head);
         if (layer.sinks == nullptr) {
             for (int i = 0; i < layer.value_size; ++i) to[i] = sum[i] / in.weight;
             return;
@@ -1538,7 +1543,7 @@ class Step {
             if (!here(watched)) return;
             const int token = reading_.watched[3 * watched];
             if (reading_.watched[3 * watched + 2] != 0) write_scores(layer, token, head, reading_.patterns[watched]);
-            else write_pattern(layer, token, head, reading_.patterns[watched]);
+            else write_pattern(layer, index, token, head, reading_.patterns[watched]);
         });
     }
 
@@ -1554,9 +1559,106 @@ class Step {
         }
     }
 
-    void write_pattern(const Layer& layer, int token, int head, float* patterns) {
+    void write_pattern(const Layer& layer, int index, int token, int head, float* patterns) const {
+        static thread_local Patterns edited;
+        const int64_t length = position(token) + 1;
+        float* to = patterns + head * length;
+        if (!edit_patterns(layer, index, token, edited) || edited.reached[static_cast<size_t>(head)] == 0) {
+            return weigh(layer, token, head, to);
+        }
+        std::copy_n(edited.weights.data() + head * length, length, to);
+    }
+
+    // A token's attention weights [heads length], of the heads that edits reach.
+    struct Patterns {
+        std::vector<float> weights;
+        std::vector<char> reached;
+    };
+
+    // The weights as edits of the layer leave them; false where none is of this token.
+    bool edit_patterns(const Layer& layer, int index, int64_t token, Patterns& to) const {
+        const auto edits = edits_.of(kPattern, index);
+        const auto here = [&](const Edit* by) { return by->first <= token && token < by->last; };
+        if (std::none_of(edits.begin(), edits.end(), here)) return false;
+        const int64_t length = position(token) + 1;
+        to.reached.assign(static_cast<size_t>(layer.heads), 0);
+        for (const Edit* by : edits) {
+            if (!here(by)) continue;
+            std::fill_n(to.reached.begin() + by->first_unit, by->last_unit - by->first_unit, 1);
+            if (by->how == kExchange) std::fill_n(to.reached.begin() + by->other, by->last_unit - by->first_unit, 1);
+        }
+        to.weights.resize(static_cast<size_t>(layer.heads * length));
+        for (int head = 0; head < layer.heads; ++head) {
+            if (to.reached[static_cast<size_t>(head)] != 0) weigh(layer, token, head, to.weights.data() + head * length);
+        }
+        for (const Edit* by : edits) {
+            if (here(by)) edit_pattern(*by, token, to.weights.data(), length);
+        }
+        return true;
+    }
+
+    // Changes weights [heads length] of a token.
+    static void edit_pattern(const Edit& by, int64_t token, float* weights, int64_t length) {
+        const int64_t keys = by.last_key - by.first_key, last = std::min<int64_t>(by.last_key, length);
+        const auto stays = [&](int64_t s) { return by.read != nullptr && by.read[s - by.first_key] == 0.0f; };
+        for (int64_t head = by.first_unit; head < by.last_unit; ++head) {
+            float *own = weights + head * length, *other = weights + (by.other + head - by.first_unit) * length;
+            const bool two = by.how == kExchange;
+            const float before = total(own, length), beside = two ? total(other, length) : 0.0f;
+            const float* vector = by.vector == nullptr ? nullptr : by.vector + (token - by.first) * by.stride;
+            if (vector != nullptr) vector += (head - by.first_unit) * keys;
+            for (int64_t s = by.first_key; s < last; ++s) {
+                if (stays(s)) continue;
+                if (two) {
+                    exchange(own + s, other + s, 1, by.strength);
+                    continue;
+                }
+                own[s] = by.factor == 0.0f ? 0.0f : by.factor * own[s];
+                if (vector != nullptr) own[s] += by.strength * vector[s - by.first_key];
+            }
+            if (by.renormalises == 0) continue;
+            renormalise(own, length, before);
+            if (two) renormalise(other, length, beside);
+        }
+    }
+
+    static float total(const float* x, int64_t count) {
+        float sum = 0.0f;
+        for (int64_t i = 0; i < count; ++i) sum += x[i];
+        return sum;
+    }
+    static void renormalise(float* x, int64_t count, float to) {
+        const float now = total(x, count);
+        if (now == 0.0f || now == to) return;
+        const float by = to / now;
+        for (int64_t i = 0; i < count; ++i) x[i] *= by;
+    }
+
+    // What heads give whose attention weights are edited: values are gathered anew, page after page.
+    void rewrite(const Layer& layer, int index, int64_t token) const {
+        static thread_local Patterns edited;
+        static thread_local std::vector<float> room;
+        if (edits_.empty() || !edit_patterns(layer, index, token, edited)) return;
+        const int64_t length = position(token) + 1, stride = layer.value_stride();
+        for (int head = 0; head < layer.heads; ++head) {
+            if (edited.reached[static_cast<size_t>(head)] == 0) continue;
+            const int group = head / (layer.heads / layer.groups);
+            room.assign(static_cast<size_t>(2 * stride), 0.0f);
+            float *sum = room.data(), *more = sum + stride;
+            for (int page = 0; page * kPage < length; ++page) {
+                const auto count = static_cast<int>(std::min<int64_t>(kPage, length - page * kPage));
+                const float* weights = edited.weights.data() + head * length + page * kPage;
+                mix_page(page_of(layer, sequence_of_[static_cast<size_t>(token)], page, group), count, weights, more);
+                for (int64_t i = 0; i < stride; ++i) sum[i] += more[i];
+            }
+            std::copy_n(sum, layer.value_size, gathered_at(layer, token, head));
+        }
+    }
+
+    // A head's attention weights [position + 1] of a token.
+    void weigh(const Layer& layer, int64_t at, int head, float* weights) const {
+        const auto token = static_cast<int>(at);
         const int length = position(token) + 1, group = head / (layer.heads / layer.groups);
-        float* weights = patterns + static_cast<int64_t>(head) * length;
         const bool chosen = layer.latent.index.chooses();
         std::fill_n(weights, length, chosen ? -INFINITY : 0.0f);
         const int first = layer.window > 0 ? std::max(0, length - layer.window) : 0;
@@ -1571,9 +1673,9 @@ class Step {
         float highest = *std::max_element(weights + first, weights + length), total = 0.0f;
         if (layer.sinks != nullptr) {
             highest = std::max(highest, layer.sinks[head]);
-            total = std::exp(layer.sinks[head] - highest);
+            total = exp_of(layer.sinks[head] - highest);
         }
-        for (int s = first; s < length; ++s) total += weights[s] = std::exp(weights[s] - highest);
+        for (int s = first; s < length; ++s) total += weights[s] = exp_of(weights[s] - highest);
         for (int s = first; s < length; ++s) weights[s] /= total;
     }
 

@@ -174,7 +174,7 @@ struct LayerAdapter {
 enum What : int32_t {
     kUnnamed = -1, kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed, kAttentionNorm, kMlpNorm, kQueryUnrotated, kKeyUnrotated,
     kMixedOut, kHidden, kDown, kMixtureOut, kAttentionPostNorm,
-    kMlpPostNorm, kFinalNorm, kExpertIndices, kExpertWeights, kState, kWhats
+    kMlpPostNorm, kFinalNorm, kExpertIndices, kExpertWeights, kState, kPattern, kWhats
 };
 
 // A value that is written out: a row for each token.
@@ -191,13 +191,17 @@ enum How : int32_t {
     kReturn     // x + strength (y - x): x is the stream after a layer, y the stream before it
 };
 
-// A change of a value of a layer, for tokens [first, last) and units [first_unit, last_unit) of its row.
+// A change of a value of a layer, for tokens [first, last) and units [first_unit, last_unit) of its row. Of kPattern
+// units are heads, and the keys [first_key, last_key) of each change, whose number is then that of `vector` a head.
 struct Edit {
     const float* vector;  // v [last_unit - first_unit], or null: nothing is added
-    const float* read;    // [last_unit - first_unit], of kAlong
+    const float* read;    // [last_unit - first_unit], of kAlong; of kPattern 0 for keys that stay, or null: all change
     int64_t stride;       // floats from a token's v to the next one's; 0: they have one in common
     float strength, factor;
     int32_t how, what, layer, first, last, first_unit, last_unit, other;
+    int32_t first_key, last_key;
+    int32_t renormalises;  // of kPattern: whether a head's weights sum to what they did before
+    int32_t spare;
 };
 
 // What a reading writes out and changes; the edits in the order in which they are made.

@@ -2,7 +2,8 @@
 
 A list is a file of ``planted/``: files, the tests that judge them, and of each fault the text that it
 replaces and what it puts there, as a hurried editor might. The third text of a fault, where it has one, says
-why the program means the same with it; such a fault is not planted.
+why the program means the same with it; such a fault is not planted. Faults of C++ files are built once, all
+together, and switched on one at a time (``scripts/lib/native_faults.py``).
 
     python -m scripts.check.plant_faults security                   # 15 minutes on one core
     python -m scripts.check.plant_faults security --only dp_sgd     # those whose file or texts have this
@@ -31,9 +32,10 @@ from typing import NoReturn
 
 import pytest
 
+from scripts.lib.native_faults import NUMBER, build
 from scripts.lib.planting import ROOT, copied, enter, logged
 
-LISTS = ROOT / "scripts" / "planted"
+LISTS = ROOT / "scripts" / "check" / "planted"
 IGNORED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what was imported before
 SECONDS = 600  # after so long a fault counts as caught: the program hangs
 
@@ -69,6 +71,11 @@ class Planted:
         return (ROOT / self.path).read_text("utf-8").replace(self.before, self.after)
 
     @property
+    def native(self) -> bool:
+        """Whether it is in the core, which is built."""
+        return self.path.endswith(".cpp")
+
+    @property
     def stale(self) -> bool:
         """Whether the text that it replaces is not once in the file."""
         return (ROOT / self.path).read_text("utf-8").count(self.before) != 1
@@ -93,6 +100,9 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many of them, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", type=Path, help="verdicts of earlier runs: what was caught is left out")
+    parser.add_argument(
+        "--objects", type=Path, help="a folder that keeps the core's objects for the next run"
+    )
     asked = parser.parse_args()
     warm, faults = listed(asked.list)
     faults = [fault for fault in faults if re.search(asked.only, fault.title)]
@@ -106,7 +116,12 @@ def main() -> int:
         print(f"the same  {fault.title}: {fault.reason}")
     planted = [fault for fault in faults if not fault.reason and not fault.stale]
     with tempfile.TemporaryDirectory() as made:
-        survived = _judged(copied(Path(made)), warm, planted, asked.kept and asked.kept.resolve())
+        folder, inside = copied(Path(made)), {}
+        for number, fault in enumerate(planted, 1):
+            if fault.native:
+                inside.setdefault(fault.path, []).append((number, fault.before, fault.after))
+        build(folder, inside, asked.objects and asked.objects.resolve())
+        survived = _judged(folder, warm, planted, asked.kept and asked.kept.resolve())
     print(f"{len(planted)} planted, {len(planted) - survived} caught, {survived} survived; ", end="")
     print(f"{len(equal)} change nothing, {len(stale)} are stale")
     return int(bool(survived or stale))
@@ -118,22 +133,28 @@ def _judged(folder: Path, warm: list[str], faults: list[Planted], kept: Path | N
     enter(folder)
     for name in warm:  # so that a fork need not
         importlib.import_module(name)
-    left = [fault for fault in faults if not known.get(fault.key)]
     sound_files: set[str] = set()
-    for n, fault in enumerate(left):
+    for n, fault in enumerate(faults):
+        if known.get(fault.key):
+            continue
         for file in sorted(set(fault.tests) - sound_files):
             if _tested(folder, [file]):
                 raise SystemExit(f"{file} fails without a fault:\n{_log(folder)[-3000:]}")
             sound_files.add(file)
             print(f"sound     {file}", flush=True)
         target, started = folder / fault.path, time.monotonic()
-        sound = target.read_text("utf-8")
-        target.write_text(fault.source, "utf-8")
-        os.utime(target, (1e9 + n, 1e9 + n))  # of its own, so that no bytecode of another is taken for it
+        sound = "" if fault.native else target.read_text("utf-8")
+        if fault.native:
+            os.environ[NUMBER] = str(n + 1)
+        else:
+            target.write_text(fault.source, "utf-8")
+            os.utime(target, (1e9 + n, 1e9 + n))  # of its own, so that no bytecode of another is taken for it
         code = _tested(folder, [*fault.tests, "-k", fault.first]) if fault.first else 0
         if code in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
             code = _tested(folder, fault.tests)
-        target.write_text(sound, "utf-8")
+        os.environ.pop(NUMBER, None)
+        if not fault.native:
+            target.write_text(sound, "utf-8")
         known[fault.key] = bool(code)
         if kept is not None:
             kept.write_text(json.dumps(known))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -260,13 +261,19 @@ class ScheduledSequence:
         edit = self.request.edit
         self.state = self.engine.resume([]) if edit is None else self.engine.edited_state(edit)
 
+    @cached_property
+    def _edited_from(self) -> float:
+        """The position up to which its pages are those of any text with its ids."""
+        edit, engine = self.request.edit, self.engine
+        return math.inf if edit is None else engine.edits_begin(edit)
+
     # ---- prefill -------------------------------------------------------------------------------------------
 
     @property
     def next_page(self) -> bytes | None:
         """The key of the page that is read next; None where it is not shared."""
         end = (len(self._keys) + 1) * self.engine.page
-        own = self.request.edit is not None or self.request.prompt_logprobs is not None
+        own = end > self._edited_from or self.request.prompt_logprobs is not None
         shown = self.request.observation is not None and end > self.request.observation.first
         return None if own or shown or end >= len(self.prompt) else self._next_key(self.prompt)
 
@@ -293,15 +300,17 @@ class ScheduledSequence:
             self._pages.append(page)
         if len(self._pages) > before:
             cache.touch(self._keys)
-            self.state = self.engine.resume(self._pages)
+            edit, engine = self.request.edit, self.engine
+            self.state = (
+                engine.resume(self._pages) if edit is None else engine.edited_state(edit, self._pages)
+            )
             self.cached_tokens += (len(self._pages) - before) * self.engine.page
 
     def cache_pages(self, cache: PrefixCache) -> None:
         """Add the pages that are full by now; where the engine fixes the cuts (grid), those of the prompt."""
-        if self.request.edit is not None:
-            return
         whole = self.engine.grid == 1
-        full = (self.state.length if whole else min(self.state.length, len(self.prompt))) // self.engine.page
+        full = self.state.length if whole else min(self.state.length, len(self.prompt))
+        full = min(full, self._edited_from) // self.engine.page
         for page in range(len(self._pages), full):
             self._keys.append(self._next_key(self.output.history.ids))
             self._pages.append(self.engine.keep(self.state, page))

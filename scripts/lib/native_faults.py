@@ -1,0 +1,58 @@
+"""Faults in the native core, all in one build: the environment says which of them is on.
+
+A statement that a fault replaces becomes ``if (on) after else before``, and an expression ``on ? after :
+before``; so a core is built once, not once a fault.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from scripts.lib.planting import ROOT
+
+NUMBER = "CUTAWAY_FAULT"  # in the environment: the fault that is on, counted from 1
+SWITCH = f"""#include <cstdlib>
+static bool fault_is(int number) {{
+    static const int on = std::getenv("{NUMBER}") == nullptr ? 0 : std::atoi(std::getenv("{NUMBER}"));
+    return on == number;
+}}
+"""
+
+
+def guarded(source: str, faults: Sequence[tuple[int, str, str]]) -> str:
+    """A file with faults (number, before, after), each behind its switch."""
+    for number, before, after in faults:
+        if before.rstrip().endswith((";", "}")):
+            both = f"if (fault_is({number})) {{ {after} }} else {{ {before} }}"
+        else:
+            both = f"(fault_is({number}) ? ({after}) : ({before}))"
+        source = source.replace(before, both)
+    return SWITCH + source
+
+
+def build(folder: Path, faults: dict[str, list[tuple[int, str, str]]], objects: Path | None = None) -> None:
+    """Puts a core with these faults, by file, into the package's copy in ``folder``.
+
+    ``objects``: a folder where an earlier build of the same tree may have left its objects.
+    """
+    if not faults:
+        spec = find_spec("cutaway._core")
+        if spec is not None and spec.origin is not None:
+            shutil.copy(spec.origin, folder / "cutaway" / "_core.so")
+        return
+    for name in ("native", "CMakeLists.txt", "LICENSE", "README.md"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / name)
+    for path, own in faults.items():
+        (folder / path).write_text(guarded((ROOT / path).read_text("utf-8"), own), "utf-8")
+    made = objects or folder / "build"
+    options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run(["cmake", "-S", folder, "-B", made, *options], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", made, "-j", str(os.cpu_count() or 1)], check=True, stdout=2)
+    shutil.copy(made / "_core.so", folder / "cutaway" / "_core.so")
