@@ -119,7 +119,7 @@ class BatchedEngine(Engine, Protocol):
         states: Sequence[Any],
         logits_at: Sequence[int],
         after: Sequence[int],
-        attention_at: Sequence[tuple[int, int]],
+        attention_at: Sequence[tuple[int, ...]],
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Read as `read` does, to the bit, and look inside: logits and attention weights.
 
@@ -152,7 +152,7 @@ class Observable(BatchedEngine, Protocol):
         states: Sequence[Any],
         logits_at: Sequence[int],
         after: Sequence[int],
-        attention_at: Sequence[tuple[int, int]],
+        attention_at: Sequence[tuple[int, ...]],
         names: Sequence[str],
     ) -> tuple[np.ndarray, list[np.ndarray], Mapping[str, np.ndarray]]:
         """Read as `watch` does, and give values by name: float32 [n ...], a row for each id of the step."""

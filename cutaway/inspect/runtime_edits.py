@@ -100,16 +100,17 @@ class Donors:
                     own = own[..., : len(ids)] if name.endswith(PATTERN) else own
                     self._read[ids, name] = own.reshape(len(ids), -1)
 
-    def add(self, ids: Sequence[int], name: str, rows: np.ndarray) -> None:
-        """Takes a value of each token of a text, which was read elsewhere, [t ...]."""
-        self._read[ids, name] = rows.reshape(len(ids), -1)
+    def add(self, ids: Sequence[int], name: str, rows: Sequence[np.ndarray]) -> None:
+        """Takes a value of each token of a text, which was read elsewhere."""
+        whole = _square(rows, len(ids)) if name.endswith(PATTERN) else np.stack(rows)
+        self._read[ids, name] = whole.reshape(len(ids), -1)
 
     def rows(self, ids: Sequence[int], name: str) -> np.ndarray:
         """float32 [t n]: the value of each token of a text that was read."""
         return self._read[ids, name]
 
 
-def _square(rows: list[np.ndarray], size: int) -> np.ndarray:
+def _square(rows: Sequence[np.ndarray], size: int) -> np.ndarray:
     """Attention weights [h s] of tokens as [t h size], zeros where a text is not that long."""
     return np.stack([np.pad(row, ((0, 0), (0, size - row.shape[1]))) for row in rows])
 

@@ -99,7 +99,7 @@ class DefinitionEngine:
         states: Sequence[State],
         logits_at: Sequence[int],
         after: Sequence[int],
-        attention_at: Sequence[tuple[int, int]],
+        attention_at: Sequence[tuple[int, ...]],
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Reads as ``read`` does, and looks inside.
 
@@ -115,7 +115,7 @@ class DefinitionEngine:
                 here = range(start, start + len(chunk))
                 start += len(chunk)
                 lenses = [(at - here.start, layer) for at, layer in rows if at in here]
-                looks = [(at - here.start, layer) for at, layer in attention_at if at in here]
+                looks = [(at - here.start, layer) for at, layer, *_ in attention_at if at in here]
                 with inside.watching(self.model, lenses, looks, state) as found:
                     finals = {at for at, layer in lenses if layer == self.layers - 1}
                     rows_of = self._read(chunk, state, last=finals <= {len(chunk) - 1})

@@ -365,7 +365,7 @@ class RuntimeEngine:
         states: Sequence[State],
         logits_at: Sequence[int],
         after: Sequence[int] | None = None,
-        attention_at: Sequence[tuple[int, int]] = (),
+        attention_at: Sequence[tuple[int, ...]] = (),
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Reads as ``read`` does, and looks inside: the logits after the layers ``after``, one for each of
         ``logits_at`` (the logit lens), and the attention weights float32 [h s] of each (index, layer) in

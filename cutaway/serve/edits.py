@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from starlette.requests import Request as HTTPRequest
 
 from cutaway.generate.batch.observation import Observation
@@ -109,7 +108,7 @@ async def with_donors(own: RequestEdits, http: HTTPRequest, caller: Caller) -> R
     await read(own.service, http, requests)
     for ids, one in seen.items():
         for name, rows in one.rows.items():
-            donors.add(ids, name, np.stack(rows))
+            donors.add(ids, name, rows)
     return RequestEdits(own.service, own.edits, donors)
 
 

@@ -21,7 +21,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.generate.batch.observation import LOGITS, PATTERN, Observation
+from cutaway.generate.batch.observation import LOGITS, LOOKS, Observation
 from cutaway.generate.batch.request import Request
 from cutaway.inspect.tokens import tokens
 from cutaway.runtime import values
@@ -133,7 +133,7 @@ def _shapes(config: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]] | N
             (value,) = values.named(config, (name,))
         except UserError:
             return None
-        if name.endswith(PATTERN):
+        if name.endswith(LOOKS):
             found[name] = (config.blocks[value.layer].attention.heads, 1, 1)
         elif value.what < 0:
             return None
@@ -160,7 +160,7 @@ def _response(service: Service, body: TraceRequest, asked: _Asked, seen: Observa
 
 def _array(asked: _Asked, name: str, rows: list[np.ndarray]) -> np.ndarray:
     """A value's rows as a trace has them: heads, then tokens; of patterns each row has all keys."""
-    if name.endswith(PATTERN):
+    if name.endswith(LOOKS):
         rows = [np.pad(row, ((0, 0), (0, len(asked.ids) - row.shape[1]))) for row in rows]
     whole = np.stack(rows)[asked.selection.order]
     return whole if whole.ndim == 2 else whole.swapaxes(0, 1)

@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 LOGITS = "logits"
-PATTERN = ".attention.pattern"
+LOOKS = (".attention.pattern", ".attention.scores")  # [h s] over the text up to a token, apart from values
 
 
 class Observation:
     """What a request asks to see of its prompt, and what was seen: ``rows`` by name, a row a position.
 
-    ``positions`` are in order; every name's rows are float32 [...], of attention patterns [h s] over the text
-    up to the token. ``logits`` float32 [v] are those after the prompt. A step reads at most ``chunk`` ids.
+    ``positions`` are in order; every name's rows are float32 [...], of attention weights and scores [h s]
+    over the text up to the token. ``logits`` float32 [v] are those after the prompt. A step reads at most
+    ``chunk`` ids.
     """
 
     def __init__(
@@ -35,14 +36,15 @@ class Observation:
         self._select = select
 
     @property
-    def patterns(self) -> list[int]:
-        """The layers whose attention patterns are asked for."""
-        return [int(name.split(".")[1]) for name in self.names if name.endswith(PATTERN)]
+    def looks(self) -> list[tuple[int, int]]:
+        """The layers whose attention is asked for: its weights (0) or its scores (1)."""
+        asked = [name for name in self.names if name.endswith(LOOKS)]
+        return [(int(name.split(".")[1]), int(name.endswith(LOOKS[1]))) for name in asked]
 
     @property
     def values(self) -> list[str]:
         """The names of what an engine shows a row a token of."""
-        return [name for name in self.names if name != LOGITS and not name.endswith(PATTERN)]
+        return [name for name in self.names if name != LOGITS and not name.endswith(LOOKS)]
 
     @property
     def first(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.observation import LOGITS, PATTERN, Observation
+from cutaway.generate.batch.observation import LOGITS, LOOKS, Observation
 from cutaway.generate.batch.prefix_cache import PrefixCache, page_key
 from cutaway.generate.batch.request import (
     Constraint,
@@ -411,7 +411,7 @@ def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
     """Read all chunks in one call of the engine; what is inside it only where a request asks for that."""
     logits_at: list[int] = []
     after: list[int] = []
-    attention_at: list[tuple[int, int]] = []
+    attention_at: list[tuple[int, ...]] = []
     names: dict[str, None] = {}
     counts, start = [], 0
     for chunk in chunks:
@@ -426,7 +426,7 @@ def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
         if chunk.observation is not None and chunk.observed_at:
             names |= dict.fromkeys(chunk.observation.values)
             attention_at += [
-                (start + at, layer) for layer in chunk.observation.patterns for at in chunk.observed_at
+                (start + at, *look) for look in chunk.observation.looks for at in chunk.observed_at
             ]
         start += len(chunk.ids)
     texts, states = [chunk.ids for chunk in chunks], [chunk.sequence.state for chunk in chunks]
@@ -459,7 +459,7 @@ def _observe(
     """Keep what a request observes of its chunk, whose first id is number ``start`` of the step's."""
     assert chunk.logits is not None
     for name in observation.names:
-        if name.endswith(PATTERN):
+        if name.endswith(LOOKS):
             for row in islice(patterns, len(chunk.observed_at)):
                 observation.add(name, row)
         elif name == LOGITS:
