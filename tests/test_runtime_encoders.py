@@ -172,9 +172,9 @@ def packed(type: str) -> tuple[Encoder, Tensors]:
 @pytest.mark.parametrize("type", kernels.TYPES)
 def test_packed_weights_have_the_references_bits_and_round_what_they_read(type: str) -> None:
     of, entries = packed(type)
-    rows = [[id % 64 for id in row] for row in (ROWS[0], ROWS[1], ROWS[4])]
-    ours, expected = (made(of, entries).encode(rows) for made in (EncoderEngine, ReferenceEncoder))
-    assert all(map(np.array_equal, ours, expected))
+    first, *rows = [[id % 64 for id in ROWS[n]] for n in (2, 0, 1)]  # the others are past a tile of tokens
+    ours = EncoderEngine(of, entries).encode([first, *rows])[1:]
+    assert all(map(np.array_equal, ours, ReferenceEncoder(of, entries).encode(rows)))
     model = pytorch(of, entries)
     ids, pos = torch.tensor([rows[0]]), torch.arange(len(rows[0]))[None]
 
@@ -192,6 +192,15 @@ def test_packed_weights_have_the_references_bits_and_round_what_they_read(type: 
     assert (
         type in matmul.FLOATS or np.median(apart) < np.median(costs) / 3
     )  # a number near a tie goes either way
+
+
+def test_matrices_of_several_types_read_each_what_it_needs() -> None:
+    (of, one), (_, two), (_, three) = packed("F32"), packed("Q8_0"), packed("BF16")
+    for names, others in ((("value", "down"), two), (("key", "gate"), three), (("out", "up"), two)):
+        entries = Tensors({n: (others if n.split(".")[-2] in names else one)[n] for n in of.weights()})
+        rows = [[id % 64 for id in ROWS[4]]]
+        ours, expected = (made(of, entries).encode(rows)[0] for made in (EncoderEngine, ReferenceEncoder))
+        assert np.array_equal(ours, expected), names
 
 
 NEEDS = """
