@@ -1,7 +1,8 @@
 """Sentences a second and memory, side by side with sentence-transformers: `python bench/sentences.py`.
 
 All read the same MiniLM, with the same threads and batch: sentence-transformers, the PyTorch model, and the
-runtime with float weights, Q8_0 and Q4_K_M. Turns alternate, and the best of each counts. Memory is the most
+runtime with float weights, Q8_0 and Q4_K_M. Turns alternate, and the best of each counts, by the clock and by processor time, which a busy machine
+disturbs less. Memory is the most
 that a process of its own took. The sentences are those of Jane Austen's novels. Needs `pip install
 sentence-transformers`.
 """
@@ -9,7 +10,6 @@ sentence-transformers`.
 import argparse
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -43,7 +43,9 @@ def main() -> None:
     if given.only:
         name, path = given.only.split("=")
         way(name, path, given.batch, given.threads)(texts)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(
+            re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]
+        )  # kB, of this program alone
         return
     with tempfile.TemporaryDirectory() as folder:
         files = {name: str(store.resolve("minilm")) for name in (PEER, MODEL, FLOATS)}
@@ -54,27 +56,30 @@ def main() -> None:
 
 
 def compared(files: dict[str, str], texts: list[str], given: argparse.Namespace) -> None:
-    """A line for each way: speed, the ratio to the peer's, the cosine to its vectors, and memory."""
+    """A line for each way: speed and its ratio to the peer's, the cosine to its vectors, and memory."""
     ways = {name: way(name, path, given.batch, given.threads) for name, path in files.items()}
-    best, made = dict.fromkeys(ways, np.inf), {}
+    best, made = {name: (np.inf, np.inf) for name in ways}, {}
     for each in ways.values():
         each(texts[: given.batch])
     for turn in range(given.turns):
         for name in list(ways)[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), time.process_time()
             made[name] = ways[name](texts)
-            best[name] = min(best[name], time.perf_counter() - start)
-    print(f"{'':<24}{'sentences/s':>12}{'ratio':>8}{'least cosine':>14}{'mean':>9}{'furthest':>10}{'MB':>6}")
-    for name, seconds in best.items():
+            took = time.perf_counter() - start, time.process_time() - spent
+            best[name] = tuple(map(min, best[name], took))
+    print(
+        f"{'':<24}{'sentences/s':>12}{'ratio':>7}{'/cpu-s':>9}{'ratio':>7}{'least cosine':>14}{'mean':>9}{'MB':>6}"
+    )
+    for name, (seconds, spent) in best.items():
         cosine = (made[name] * made[PEER]).sum(axis=1)
-        furthest = np.abs(made[name] - made[PEER]).max()
         again = [sys.executable, __file__, f"--only={name}={files[name]}", f"--sentences={given.sentences}"]
         done = subprocess.run(
             [*again, f"--batch={given.batch}", f"--threads={given.threads}"], capture_output=True, text=True
         )
         print(
-            f"{name:<24}{len(texts) / seconds:12.1f}{best[PEER] / seconds:8.2f}{cosine.min():14.5f}"
-            f"{cosine.mean():9.5f}{furthest:10.1e}{done.stdout.split()[-1]:>6}"
+            f"{name:<24}{len(texts) / seconds:12.1f}{best[PEER][0] / seconds:7.2f}{len(texts) / spent:9.1f}"
+            f"{best[PEER][1] / spent:7.2f}{cosine.min():14.5f}{cosine.mean():9.5f}"
+            f"{int(done.stdout.split()[-1]) // 1000:6}"
         )
 
 
