@@ -120,10 +120,10 @@ def finetune(
     changes = [*own, *changes]
     begun = (Path(source) / RUN).is_file()
     folder = output or (Path(source) if begun else Path("runs") / Path(source).stem)
-    sampled = methods.is_method(source, ())
+    sampled = methods.learns_task(source, ())
     if config.may_be_unknown(changes[len(own) :], methods.entries(source, ())):
         _check_names(source, changes, sampled)
-    sampled = methods.is_method(source, changes)
+    sampled = methods.learns_task(source, changes)
     continues = resume and (folder / RUN).is_file()
     if not check and (begun or continues):
         run_folder.check(folder, resume, "finetune")

@@ -43,7 +43,6 @@ from cutaway.train.examples import Note
 from cutaway.train.finetune import FinetuningConfig
 from cutaway.train.folder import SAMPLES
 from cutaway.train.loop import Dataset, Training
-from cutaway.train.methods import METHODS
 from cutaway.train.objectives import grpo, on_policy_distill, reinforce
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient, even
 from cutaway.train.objectives.reward_model import RewardModel
@@ -439,8 +438,6 @@ class HeldOut:
 
 def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
     """The run of a method, a YAML file or a run's folder, changed; its model is the base's."""
-    if source in METHODS:
-        source, changes = "grpo", [f"--objective.kind={source}", *changes]
     return finetune.read(source, changes, RewardsConfig)
 
 
