@@ -1,10 +1,9 @@
 """Sentences a second and memory, side by side with sentence-transformers: `python bench/sentences.py`.
 
 All read the same MiniLM, with the same threads and batch: sentence-transformers, the PyTorch model, and the
-runtime with float weights, Q8_0 and Q4_K_M. Turns alternate, and the best of each counts, by the clock and by processor time, which a busy machine
-disturbs less. Memory is the most
-that a process of its own took. The sentences are those of Jane Austen's novels. Needs `pip install
-sentence-transformers`.
+runtime with float weights, Q8_0 and Q4_K_M. Turns alternate, and the best of each counts, by the clock and by
+processor time, which a busy machine disturbs less. Memory is the most that a process of its own took. The
+sentences are those of Jane Austen's novels. Needs `pip install sentence-transformers`.
 """
 
 import argparse
@@ -58,7 +57,7 @@ def main() -> None:
 def compared(files: dict[str, str], texts: list[str], given: argparse.Namespace) -> None:
     """A line for each way: speed and its ratio to the peer's, the cosine to its vectors, and memory."""
     ways = {name: way(name, path, given.batch, given.threads) for name, path in files.items()}
-    best, made = {name: (np.inf, np.inf) for name in ways}, {}
+    best, made = dict.fromkeys(ways, (np.inf, np.inf)), {}
     for each in ways.values():
         each(texts[: given.batch])
     for turn in range(given.turns):
@@ -67,9 +66,8 @@ def compared(files: dict[str, str], texts: list[str], given: argparse.Namespace)
             made[name] = ways[name](texts)
             took = time.perf_counter() - start, time.process_time() - spent
             best[name] = tuple(map(min, best[name], took))
-    print(
-        f"{'':<24}{'sentences/s':>12}{'ratio':>7}{'/cpu-s':>9}{'ratio':>7}{'least cosine':>14}{'mean':>9}{'MB':>6}"
-    )
+    titles = ("sentences/s", 12), ("ratio", 7), ("/cpu-s", 9), ("ratio", 7), ("least cosine", 14), ("mean", 9)
+    print(" " * 24 + "".join(f"{title:>{size}}" for title, size in (*titles, ("MB", 6))))
     for name, (seconds, spent) in best.items():
         cosine = (made[name] * made[PEER]).sum(axis=1)
         again = [sys.executable, __file__, f"--only={name}={files[name]}", f"--sentences={given.sentences}"]
