@@ -201,6 +201,11 @@ def test_matrices_of_several_types_read_each_what_it_needs() -> None:
         rows = [[id % 64 for id in ROWS[4]]]
         ours, expected = (made(of, entries).encode(rows)[0] for made in (EncoderEngine, ReferenceEncoder))
         assert np.array_equal(ours, expected), names
+    of = replace(SHAPES["albert"], embedding_width=64)
+    plain = tensors(of)
+    entries = Tensors({name: plain[name] for name in plain} | {"projection.weight": weights("Q8_0", 48, 64)})
+    ours, expected = (made(of, entries).encode(ROWS[3:4])[0] for made in (EncoderEngine, ReferenceEncoder))
+    assert np.array_equal(ours, expected)
 
 
 NEEDS = """
