@@ -145,6 +145,19 @@ def test_a_text_and_a_token_of_a_chat_are_followed_through_the_model(app: Opened
     assert tab.locator("#strip .chip").last.inner_text().replace("␣", " ").strip() == before.strip()
 
 
+def test_the_first_trace_is_preceded_by_a_recording(app: Opened) -> None:
+    tab, held = app(), list[Any]()
+    tab.get_by_label("Message", exact=True).wait_for()
+    tab.route("**/v1/trace", held.append)
+    tab.get_by_role("link", name="Inside").click()
+    tab.get_by_text("A recording of SmolLM2-135M").wait_for()
+    assert tab.locator("#views section").count() == 9
+    assert "␣Paris" in tab.locator("#next tbody tr").first.inner_text()
+    held[0].continue_()
+    tab.get_by_text("A recording of SmolLM2-135M").wait_for(state="detached")
+    assert "␣Paris" not in tab.locator("#next tbody tr").first.inner_text(), "of two layers"
+
+
 def test_a_key_is_asked_for_and_kept_in_memory_alone(app: Opened) -> None:
     with serving.running(serving.model(), AccessPolicy(keys=KeyRing(("the-key-of-this-test",)))) as locked:
         tab = app(at=locked)

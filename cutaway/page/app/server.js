@@ -47,6 +47,12 @@ export class Server {
     return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   }
 
+  // The recorded trace of the default model, which is a file of the page.
+  async recording() {
+    const response = await this.ask("page/app/recording.bin");
+    return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+  }
+
   // The events of a streamed answer, parsed.
   async* stream(path, body, signal) {
     const response = await this.ask(path, { ...body, stream: true }, signal);
