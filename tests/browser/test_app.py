@@ -87,6 +87,13 @@ def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -
     cells = [float(one.strip("%<")) for one in shown.locator("td:nth-child(2)").all_inner_texts()]
     tops = [100 * math.exp(one["logprob"]) for one in expected[3]["top_logprobs"]]
     assert cells == pytest.approx(tops, abs=0.06)
+    spans.first.click()
+    first = shown.locator("td:nth-child(2)").first.inner_text()
+    tab.get_by_role("button", name="Lens by layer").click()
+    tab.get_by_text("Logit lens").wait_for()
+    lens = shown.locator("table").last.locator("tbody tr")
+    assert lens.count() == 2, "of two layers"
+    assert lens.last.locator("td").nth(2).inner_text() == first, "the last block's is the model's"
     kinds = {
         kind for one in spans.all() for kind in one.get_attribute("class").split() if kind.startswith("p")
     }

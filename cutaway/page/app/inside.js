@@ -44,7 +44,7 @@ export class Inside {
       if (!this.page && given.text === RECORDED) await this.record();
       const data = read(await this.shell.server.trace(given, signal));
       this.draw(new Page({ ...data, views: Object.keys(VIEWS) }));
-      this.note.textContent = given.text ? "" : "The conversation up to the token, as the chat template writes it: the next token is the one that was chosen.";
+      this.note.textContent = given.text ? "" : "The conversation up to the token, as the chat template writes it. Its text is tokenized again, which may cut it otherwise than it was sampled.";
     } catch (error) {
       if (error.name === "AbortError") return;
       this.note.textContent = error.message;
