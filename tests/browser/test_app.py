@@ -155,7 +155,7 @@ def test_a_text_and_a_token_of_a_chat_are_followed_through_the_model(app: Opened
 def test_the_first_trace_is_preceded_by_a_recording(app: Opened) -> None:
     tab, held = app(), list[Any]()
     tab.get_by_label("Message", exact=True).wait_for()
-    tab.route("**/v1/trace", held.append)
+    tab.route("**/v1/trace", lambda route: held.append(route))
     tab.get_by_role("link", name="Inside").click()
     tab.get_by_text("A recording of SmolLM2-135M").wait_for()
     assert tab.locator("#views section").count() == 9
