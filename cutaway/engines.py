@@ -38,6 +38,7 @@ from cutaway.weights.rules import Tensors
 
 if TYPE_CHECKING:
     from cutaway.inspect import edits
+    from cutaway.inspect.runtime_edits import Donors
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.target_engine import TargetEngine
     from cutaway.runtime.encoder import EncoderEngine
@@ -151,8 +152,8 @@ class Engines:
         self.decoder()
         return self.runtime_unwatched if self.choice()[0] == "runtime" else self.pytorch
 
-    def edited(self, edit: edits.Given, ids: Sequence[int]) -> Edited:
-        """The engine that makes edits of a prompt with these ids.
+    def edited(self, edit: edits.Given, ids: Sequence[int], donors: Donors | None = None) -> Edited:
+        """The engine that makes edits of a prompt with these ids; ``donors`` has what they take of others.
 
         Raises UserError for edits that do not fit the model, and for those that the runtime does not make of
         a model loaded for it.
@@ -162,7 +163,7 @@ class Engines:
             from cutaway.inspect import runtime_edits
 
             engine = self.runtime_unwatched
-            return Edited(engine, runtime_edits.prepare(engine, edit, len(ids)))
+            return Edited(engine, runtime_edits.prepare(engine, edit, len(ids), donors))
         from cutaway.inspect import pytorch_edits
 
         return Edited(self.pytorch, pytorch_edits.prepare(self.pytorch_model, edit, len(ids)).at)
