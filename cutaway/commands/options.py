@@ -12,10 +12,11 @@ Words = Annotated[tuple[str, ...], Parameter(negative=())]  # given again for mo
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
 Force = Annotated[bool, Parameter(help="Replace the output if it exists.", negative=())]
 Open = Annotated[bool, Parameter(name="--open", help="Open the page in the browser.", negative=())]
+Html = Annotated[Path | None, Parameter(help="Write a page with plots here.")]
 Model = Annotated[str, Parameter(help="A model's name, a .gguf file or a folder.")]
 Engine = Annotated[
     Literal["auto", "definition", "runtime"],
-    Parameter(help="The definition (PyTorch), the runtime (packed weights on the CPU), or the fastest here."),
+    Parameter(help="The PyTorch model (definition), the runtime (packed weights, CPU), or the fastest here."),
 ]
 Adapter = Annotated[Path | None, Parameter(help="A PEFT adapter's folder, such as a `cutaway finetune` run.")]
 Threads = Annotated[int | None, Parameter(help="Processor threads to use; all of this machine's by default.")]
