@@ -1,5 +1,6 @@
 """The runtime's values and edits: its reference's to the bit, the definition's within the law; datasets."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,27 @@ def test_what_the_runtime_does_not_show_is_refused_first() -> None:
 
 
 @compiled
+def test_edited_attention_weights_are_shown_and_other_heads_keep_their_bits() -> None:
+    of = config("llama")
+    names = ["blocks.1.attention.pattern", "blocks.1.attention.z"]
+    edit = changes.Edit(1, None, factor=0.0, what=values.PATTERN, units=(1, 2), positions=frozenset({5}))
+    seen = []
+    for engine in (RuntimeEngine(of, tensors(of)), ReferenceEngine(of, tensors(of))):
+        for one in ((), [edit._replace(keys=frozenset({0, 3}), renormalises=True)]):
+            seen.append(engine.observe([IDS[:9]], [engine.edited_state(one)], names)[1])
+    plain, edited, _, theirs = seen
+    for name in names:
+        assert all(np.array_equal(*pair) for pair in zip(edited[name], theirs[name], strict=True)), name
+    row, before = edited[names[0]][5][1], plain[names[0]][5][1]
+    assert not row[[0, 3]].any() and before[[0, 3]].all()
+    assert np.allclose(row[1:3] / before[1:3], 1 / (1 - before[[0, 3]].sum())) and abs(row.sum() - 1) < 1e-6
+    for t in range(9):
+        others = [head for head in range(len(plain[names[0]][t])) if (t, head) != (5, 1)]
+        assert all(np.array_equal(edited[name][t][others], plain[name][t][others]) for name in names)
+    assert not np.array_equal(edited[names[1]][5][1], plain[names[1]][5][1])
+
+
+@compiled
 @pytest.mark.parametrize(
     "name", ["norm", "logits", "blocks.0.attention.scores", "blocks.0.mlp.expert_indices"]
 )
@@ -281,7 +303,7 @@ EVERYWHERE: list[Any] = [
     Noise(0, strength=0.5, seed=3, positions=[0, 4, -1]),
     Noise(1, "head", 2, strength=0.5, from_step=1),
     Noise(name="blocks.*.mlp.hidden", units=[1, 5], seed=1),
-    Ablate(name="blocks.1.attention.pattern", head=1, positions=[-1], keys=[0, 3]),
+    Ablate(name="blocks.1.attention.pattern", positions=[-1], keys=range(12)),
     Ablate(name="blocks.*.attention.pattern", keys=[0], renormalise=True),
     Scale(name="blocks.2.attention.pattern", head=0, strength=0.5, from_step=1),
     Patch(name="blocks.1.attn.hook_pattern", ids=OTHER, head=2, positions=[8, -1], strength=0.5),
@@ -441,9 +463,9 @@ def test_the_command_writes_a_dataset(file: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize("name", ["llama", "mamba2"])
 def test_an_edited_text_shares_pages_up_to_where_its_edits_begin(name: str) -> None:
     """With texts that have other edits or none, before and after it; to the bit what it gives alone."""
-    of = config(name)
+    of = replace(config(name), context=2048)
     engine = RuntimeEngine(of, tensors(of))
-    page, ids = engine.page, [*IDS, *IDS[::-1]][: 3 * engine.page + 5]
+    page, ids = engine.page, (IDS * 8)[: 3 * engine.page + 5]
     early, late = (
         [changes.Edit(1, VECTOR, 2.0, positions=frozenset({at, 3 * page + 1}))] for at in (page - 1, 2 * page)
     )
@@ -468,8 +490,9 @@ def test_an_edited_text_shares_pages_up_to_where_its_edits_begin(name: str) -> N
 @compiled
 def test_the_scheduler_shares_an_edited_texts_pages(file: Path) -> None:
     lm = cutaway.load(file, engine="runtime")
-    ids, edit = [*range(3, 140), *range(3, 180)], Add(1, [0.5] * 32, positions=[200], strength=30.0)
-    other = Add(0, [0.5] * 32, positions=[100, 300], strength=30.0)
+    ids, away = [*range(3, 140), *range(3, 180)], np.random.default_rng(3).normal(size=(2, 32)).tolist()
+    edit = Add(1, away[0], positions=range(200, 314), strength=30.0)
+    other = Add(0, away[1], positions=range(100, 314), strength=30.0)
     params = lm.ending(SamplingParams(max_tokens=4, ignore_eos=True))
     alone = [lm.generate(ids, max_tokens=4, ignore_eos=True, edit=one).ids for one in (edit, other, ())]
     assert len(set(alone)) == 3
