@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
     from cutaway.inspect.activations import Activations, Collecting
+    from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
+    from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Subject, Trace, Traces
     from cutaway.model.engine import DefinitionEngine
@@ -452,7 +454,7 @@ class LanguageModel:
         """
         if not keep:
             return finish(self.stream(prompt, **options))
-        from cutaway.inspect.trace import Recording
+        from cutaway.inspect.recording import Recording
 
         ids, edit = self.ids(prompt), options.pop("edit", None)
         self._refuse_session(options.get("session"))
@@ -913,7 +915,8 @@ class LanguageModel:
         last = f"blocks.{len(self._as_decoder().blocks) - 1}.out"
         with torch.no_grad():
             hidden = [
-                self._built.norm(one[last])[None] for one in self.subject.trace(rows, [last], (), progress)
+                self._built.norm(torch.from_numpy(one[last]))[None]
+                for one in self.subject.trace(rows, [last], (), progress)
             ]
             pooled = [pool(x, torch.arange(x.shape[1])[None], pooling).float() for x in hidden]
         found = torch.cat(pooled).cpu().numpy()
@@ -955,15 +958,36 @@ class LanguageModel:
 
     @property
     def subject(self) -> Subject:
-        """The definition as studies run it (``inspect/trace.py``): with this model's edits, and the runtime's
-        rounding where it was loaded for the runtime.
+        """What studies ask (``inspect/instrumented.py``), with this model's edits: the engine that answers, and
+        the PyTorch model for what that does not show, with the runtime's rounding where it was asked for.
         """
-        from cutaway.inspect import activation_quant
         from cutaway.inspect.trace import Subject
 
-        config = self._as_decoder()
-        rounding = activation_quant.edits(config, self._apart[0]) if self.engine_asked == "runtime" else {}
-        return Subject(self._built, self.tokenizer, self._edits, rounding, self._encoded)
+        self._as_decoder()
+        own, plain = self._edits, copy(self)
+        plain._edits = ()
+        name, reason = plain.engine_choice
+        if name == "runtime" and "_built" in self.__dict__ and listening(self._built):
+            name, reason = "definition", "a trace of lm.model is open, which the runtime is not heard by"
+        if name != "runtime":
+            return Subject(self._instrumented, self.tokenizer, own, self._encoded, reason)
+        runtime, tokenizer = self._instrumented_runtime, self.tokenizer
+        return Subject(runtime, tokenizer, own, self._encoded, reason, lambda: self._instrumented)
+
+    @cached_property
+    def _instrumented_runtime(self) -> InstrumentedRuntime:
+        from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
+
+        return InstrumentedRuntime(self._runtime, self.checkpoint.tensors)
+
+    @cached_property
+    def _instrumented(self) -> InstrumentedPyTorch:
+        from cutaway.inspect import activation_quant
+        from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
+
+        config, rounds = self._as_decoder(), self.engine_asked == "runtime"
+        rounding = activation_quant.edits(config, self._apart[0]) if rounds else {}
+        return InstrumentedPyTorch(self._built, rounding)
 
     def _encoded(self, prompt: Prompt | Sequence[Message]) -> list[int]:
         """The ids of a prompt, or of a conversation's messages."""
@@ -993,9 +1017,10 @@ class LanguageModel:
 
         ``text`` is text, ids or a conversation's messages. A list of texts or of ids is a batch: ``Traces``,
         which keep no logits unless they are named; no layer after the last that is needed is computed.
-        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``). ``edit`` changes
-        activations (``inspect/edits.py``). Of a model loaded with ``engine="runtime"`` these are the numbers
-        that the runtime computes with.
+        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``); None and wildcards
+        stand for what the engine shows. ``edit`` changes activations (``inspect/edits.py``). The runtime
+        answers where it runs the model, shows the names and makes the edits, the PyTorch model otherwise:
+        ``trace.engine`` says which, and why.
         """
         from cutaway.hooks import TAPS
 

@@ -14,7 +14,8 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.inspect.edits import Add
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import library, subject_of
+from cutaway.inspect.optional import library
+from cutaway.inspect.trace import subject_of
 from cutaway.store.files import Progress, silent
 
 

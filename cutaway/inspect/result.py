@@ -56,7 +56,7 @@ class Result:
 
     def to_xarray(self) -> Any:
         """The values as an xarray array with labelled axes."""
-        from cutaway.inspect.trace import library
+        from cutaway.inspect.optional import library
 
         axes = {name: list(map(str, labels)) for name, labels in self.axes.items()}
         return library("xarray").DataArray(
@@ -65,7 +65,7 @@ class Result:
 
     def to_pandas(self) -> Any:
         """The values as a pandas series, indexed by the axes."""
-        from cutaway.inspect.trace import library
+        from cutaway.inspect.optional import library
 
         pandas = library("pandas")
         index = pandas.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))

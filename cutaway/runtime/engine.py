@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, kind_of
+from cutaway.native import library
 from cutaway.native import runtime as native
-from cutaway.runtime import cache
+from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.packing import Plan, attends, first_length, latent
 from cutaway.runtime.reference import emptied
@@ -221,7 +224,10 @@ class RuntimeEngine:
 
     def edited_state(self, edits: Sequence[Edit]) -> State:
         """An empty state; every forward pass of its text changes the residual stream, in the edits' order."""
-        state = self.new_state()
+        return self.edit(self.new_state(), edits)
+
+    def edit(self, state: State, edits: Sequence[Edit]) -> State:
+        """The state; what is read into it from now on is edited, in the edits' order."""
         state.edits = tuple(edits)
         for edit in state.edits:
             name = edit.what if edit.what == "embed" else f"blocks.{edit.layer}.{edit.what}"
@@ -234,6 +240,28 @@ class RuntimeEngine:
         view = copy.copy(self)
         view._model = native.Model.from_buffer_copy(self.plan.model)
         view._model.layer_count = count
+        return view
+
+    @property
+    def enters(self) -> bool:
+        """Whether ``last_layers`` may leave layers out: none reads another's keys, or goes by its number."""
+        own = all(
+            getattr(block.attention, name, None) is None
+            for block in self.config.blocks
+            for name in ("kv_layer", "index_layer")
+        )
+        return own and not self.config.per_layer and self._adapter is None
+
+    def last_layers(self, first: int) -> RuntimeEngine:
+        """The same engine from a layer on, which it numbers 0, where it ``enters``: an edit sets ``embed`` to the
+        residual stream before it. It reads into states of this engine.
+        """
+        view = copy.copy(self)
+        view._model = native.Model.from_buffer_copy(self.plan.model)
+        view._model.layers = ctypes.pointer(self.plan.model.layers[first])
+        view._model.layer_count -= first
+        view.config = replace(self.config, blocks=self.config.blocks[first:])
+        view._places = {}
         return view
 
     def adapted(self, adapter: Adapter | None) -> RuntimeEngine:
@@ -301,6 +329,22 @@ class RuntimeEngine:
             chunk = ids[start : start + CHUNK]
             parts.append(self.read([chunk], [state], range(len(chunk))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def head_product(self, x: np.ndarray) -> np.ndarray:
+        """float32 [n v]: the head's matrix times vectors [n d], as the step multiplies (matmul.head_product)."""
+        head, name = self.plan.model.head, "embedding.weight" if self.config.tied else "head.weight"
+        type = self._tensors.later(name).type
+        size = native.packed_bytes(type, head.rows, head.columns)
+        panels = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(head.panels))
+        threads = library.threads() if self.threads is None else self.threads
+
+        def product(x: np.ndarray) -> np.ndarray:
+            return native.multiply(type, head.rows, head.columns, panels, x, threads)
+
+        scores = product(x)
+        if not matmul.reads_eight_bits(type):
+            return scores
+        return scores + product(x - matmul.rounded(x, type))
 
     def keep(self, state: State, page: int) -> np.ndarray | State | Kept:
         """A full page of the state, for others to read; of a recurrent model the state at the page's end."""

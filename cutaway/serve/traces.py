@@ -186,9 +186,9 @@ def absolute_positions(positions: Sequence[int], length: int, param: str) -> lis
 def _check_name(service: Service, name: str, param: str) -> None:
     from cutaway.inspect import names
 
-    model = service.lm.definition.model
-    for own in names.resolve(model, [name]):
-        if any(found.endswith(SQUARE) for found in names.matching(names.known(model), own)):
+    known = names.known(service.lm.definition.model)
+    for own in names.resolve(known, [name]):
+        if any(found.endswith(SQUARE) for found in names.matching(known, own)):
             text = f"{name[:60]!r} names attention maps, which grow with the square of the text: edit z or v"
             raise APIError(400, text, param=param)
 
