@@ -243,7 +243,7 @@ class _Asked:
         """The explanation, with what edits change and where a patch takes effect."""
         from cutaway.inspect import explanation
 
-        trace = lm.trace(ids, names=explanation.names(lm.model))
+        trace = lm.trace(ids, names=explanation.names(lm.config))
         made = explanation.explain(trace, self.top)
         if edit := self.edits():
             after = lm.trace(ids, names=("logits",), edit=edit)
@@ -264,7 +264,7 @@ class _Asked:
         from cutaway.inspect import page_data
 
         def data(lm: LanguageModel, ids: list[int], name: str, edit: list[Edit] | None = None) -> PageData:
-            return page_data.build(lm.trace(ids, names=page_data.names(lm.model), edit=edit), name)
+            return page_data.build(lm.trace(ids, names=page_data.names(lm.config), edit=edit), name)
 
         other = self._other(lm)
         with doing("Running the model"):
@@ -288,7 +288,7 @@ class _Asked:
         if isinstance(tensors, AdaptedTensors) and tensors.base is lm.checkpoint.tensors:
             changes = tensors.adapter
         with doing("Running both models"):
-            base, other = (each.trace(ids, names=explanation.names(each.model)) for each in (lm, tuned))
+            base, other = (each.trace(ids, names=explanation.names(each.config)) for each in (lm, tuned))
             return against(base, other, changes, self.top)
 
     def _other(self, lm: LanguageModel) -> LanguageModel:

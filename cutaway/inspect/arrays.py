@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+GROUP = 64  # numbers, far apart, of which the largest is looked at first
+
 
 def softmax(x: np.ndarray) -> np.ndarray:
     """The probabilities of logits [... v]."""
@@ -18,17 +20,26 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 
 
 def largest(x: np.ndarray, count: int) -> np.ndarray:
-    """Where the ``count`` largest of each row [... n] are, largest first; of equals the first comes first."""
-    count = min(count, x.shape[-1])
-    if count == 0 or x.size == 0:
-        return np.empty((*x.shape[:-1], count), np.int64)
+    """Where the ``count`` largest of each row [... n] are, largest first, and equals in their order."""
     rows = x.reshape(-1, x.shape[-1])
-    least = np.partition(rows, -count, axis=-1)[:, -count]
-    return np.stack([_row(row, low, count) for row, low in zip(rows, least, strict=True)]).reshape(
-        *x.shape[:-1], count
-    )
+    count, groups = min(count, rows.shape[1]), rows.shape[1] // GROUP
+    if count < groups:  # of many: those in the groups with the largest maxima, and what is in no group
+        best = _unordered(rows[:, : groups * GROUP].reshape(len(rows), GROUP, groups).max(1), count)
+        inside = (best[:, None] + groups * np.arange(GROUP)[:, None]).reshape(len(rows), -1)
+        left = np.broadcast_to(
+            np.arange(groups * GROUP, rows.shape[1]), (len(rows), rows.shape[1] - groups * GROUP)
+        )
+        at = np.concatenate([inside, left], axis=1) if left.size else inside
+        at = np.take_along_axis(at, _unordered(np.take_along_axis(rows, at, axis=1), count), axis=1)
+    else:
+        at = _unordered(rows, count)
+    at = np.sort(at, axis=1)
+    order = np.argsort(-np.take_along_axis(rows, at, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(at, order, axis=1).reshape(*x.shape[:-1], count)
 
 
-def _row(row: np.ndarray, least: np.floating, count: int) -> np.ndarray:
-    at = np.flatnonzero(row >= least)
-    return at[np.argsort(-row[at], kind="stable")[:count]]
+def _unordered(rows: np.ndarray, count: int) -> np.ndarray:
+    """Where the ``count`` largest of each row are."""
+    if count == rows.shape[1]:
+        return np.broadcast_to(np.arange(count), rows.shape)
+    return np.argpartition(rows, -count, axis=1)[:, -count:]

@@ -12,23 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cutaway.attention.common.visibility import Positions, mask
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import OperationalError
 from cutaway.inspect import tokens
+from cutaway.inspect.arrays import softmax
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.causal import patching
-from cutaway.inspect.inputs import attention_names, output_heads
+from cutaway.inspect.inputs import attention_names, output_heads, source_layer
 from cutaway.inspect.lens import lens
 from cutaway.inspect.tokens import Merges, Token
 from cutaway.inspect.trace import Trace
-from cutaway.layers.packed import rows_of
-from cutaway.model.decoder import Decoder
+from cutaway.model.config import Decoder
 from cutaway.position import rope
-from cutaway.shapes import Bool, Float
 
 NEIGHBOURS = 5
 
@@ -256,9 +251,9 @@ class Explanation:
     patch: Patch | None = None
 
 
-def names(model: Decoder) -> list[str]:
+def names(config: Decoder) -> list[str]:
     """The values that a trace must keep for its explanation."""
-    return ["embed", *attention_names(model), "blocks.*.middle", "blocks.*.out", "logits"]
+    return ["embed", *attention_names(config), "blocks.*.middle", "blocks.*.out", "logits"]
 
 
 def explain(trace: Trace, top: int = 10) -> Explanation:
@@ -268,7 +263,7 @@ def explain(trace: Trace, top: int = 10) -> Explanation:
     """
     trace.check_finite()
     attribution = trace.attribution()
-    config = trace.model.config
+    config = trace.config
     norms = trace.residual_norms()
     chosen = chosen_reading(attribution)
     return Explanation(
@@ -285,7 +280,7 @@ def explain(trace: Trace, top: int = 10) -> Explanation:
         attribution=_logit_attribution(trace, attribution),
         lens=_lens(trace),
         stages=tuple(norms),
-        norms=tuple(map(tuple, torch.stack(list(norms.values())).T.tolist())),
+        norms=tuple(map(tuple, np.stack(list(norms.values())).T.tolist())),
         next=next_tokens(trace, top),
     )
 
@@ -301,13 +296,15 @@ def change(before: Trace, after: Trace, what: Sequence[str], top: int = 10) -> C
     """The next token's probabilities in two traces: the likeliest of both, sorted by the second."""
     after.check_finite()
     likely = {guess.id for trace in (before, after) for guess in trace.top(top)}
-    was, now = (trace.logits[-1].float().softmax(-1) for trace in (before, after))
+    was, now = (softmax(trace.logits[-1]) for trace in (before, after))
     rows = (Changed(id, before.token(id), float(was[id]), float(now[id])) for id in likely)
     return Change(tuple(what), tuple(sorted(rows, key=lambda row: -row.after)))
 
 
 def patch(trace: Trace, other: Sequence[int]) -> Patch:
     """Where in the model another text's answer parts from this one's."""
+    from cutaway.inspect.causal import patching
+
     found = patching(trace.subject, trace.ids, other)
     here, there = found.facts["answers"]
     rows = zip(found.facts["positions"], found.values.tolist(), strict=True)
@@ -336,8 +333,7 @@ def chosen_reading(attribution: Attribution) -> tuple[int, int, int] | None:
 
 
 def _embeddings(trace: Trace) -> Embeddings:
-    model = trace.model
-    table = rows_of(model.embedding, trace.vocabulary)
+    table = trace.instrumented.table("embedding.weight", trace.vocabulary)
     if isinstance(table, np.ndarray) and not np.isfinite(table).all():  # packed, loading looked
         raise OperationalError("the embedding table holds NaN or infinity: the model's weights are damaged")
     unique = np.array(sorted(set(trace.ids)))
@@ -348,18 +344,18 @@ def _embeddings(trace: Trace) -> Embeddings:
         for id, norm, *near in zip(unique.tolist(), norms, ids.tolist(), cosines.tolist(), strict=True)
     }
     return Embeddings(
-        table=table.shape,
-        residual=(len(trace.ids), model.config.width),
-        scale=model.config.embedding_scale,
-        learned_positions=model.position is not None,
+        table=(table.shape[0], table.shape[1]),
+        residual=(len(trace.ids), trace.config.width),
+        scale=trace.config.embedding_scale,
+        learned_positions=trace.config.position is not None,
         tokens=tuple(Embedding(i, *rows[id]) for i, id in enumerate(trace.ids)),
     )
 
 
 def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, source: int) -> Attention:
-    config, sources = trace.model.config.blocks[layer].attention, attribution.sources[layer]
+    config, sources = trace.config.blocks[layer].attention, attribution.sources[layer]
     assert sources is not None
-    q, k, v = (trace[f"blocks.{layer}.attention.{name}"] for name in "qkv")
+    q, k, v = queries_keys_values(trace, layer)
     kv_head = head // (len(q) // len(k))
     return Attention(
         layer=layer,
@@ -367,31 +363,36 @@ def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, so
         kv_head=kv_head,
         contribution=float(attribution.heads[layer][head]),
         source_contribution=float(sources[head, source]),
-        shapes={"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape)},
+        shapes={"q": q.shape, "k": k.shape, "v": v.shape},
         rope=None if config.position is None else _pair(config, q[head], k[kv_head], source),
         maps=config.heads // output_heads(config),
         score=_score(trace, layer, head, q[head], k[kv_head], source),
     )
 
 
-@torch.no_grad()
-def _score(trace: Trace, layer: int, head: int, q: Tensor, k: Tensor, source: int) -> Score:
+def queries_keys_values(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a layer's scores and outputs are made of: q [h t k], k [g t k], v [g t v], perhaps lent."""
+    lender = source_layer(trace.config, layer)
+    k, v = (trace[f"blocks.{lender}.attention.{name}"] for name in "kv")
+    return trace[f"blocks.{layer}.attention.q"], k, v
+
+
+def _score(trace: Trace, layer: int, head: int, q: np.ndarray, k: np.ndarray, source: int) -> Score:
     """A score in float64 from the query and key of the trace, and the softmax of its row."""
-    block: Any = trace.model.blocks[layer]
-    module = block.attention
-    query, keys = q[-1].double(), k.double()
-    cap = getattr(module.config, "softcap", None)
-    scores = keys @ query * module.scale
-    scores = scores if cap is None else cap * torch.tanh(scores / cap)
-    bias = distance_bias(module, len(trace.ids))
+    config, engine = trace.config.blocks[layer].attention, trace.instrumented
+    query, keys = q[-1].astype(np.float64), k.astype(np.float64)
+    cap, scale = getattr(config, "softcap", None), score_scale(config)
+    scores = keys @ query * scale
+    scores = scores if cap is None else cap * np.tanh(scores / cap)
+    bias = engine.distance_bias(layer, len(trace.ids))
     if bias is not None:
-        scores = scores + bias[head].flip(0).to(scores)
-    visible = visible_keys(trace, layer)[-1].to(scores.device)
-    sinks = getattr(module, "sinks", None)
-    sink = None if sinks is None else sinks[head].double()
-    highest = scores[visible].max() if sink is None else torch.maximum(scores[visible].max(), sink)
-    exps = torch.where(visible, (scores - highest).exp(), 0.0)
-    sink_exp = 0.0 if sink is None else float((sink - highest).exp())
+        scores = scores + bias[head][::-1]
+    visible = visible_keys(trace, layer)[-1]
+    learned = sinks(trace, layer)
+    sink = None if learned is None else float(learned[head])
+    highest = max([float(scores[visible].max()), *([] if sink is None else [sink])])
+    exps = np.where(visible, np.exp(np.minimum(scores - highest, 0)), 0.0)
+    sink_exp = 0.0 if sink is None else float(np.exp(sink - highest))
     total = exps.sum() + sink_exp
     columns = (column.tolist() for column in (scores, visible, exps, exps / total))
     return Score(
@@ -400,34 +401,36 @@ def _score(trace: Trace, layer: int, head: int, q: Tensor, k: Tensor, source: in
         query=tuple(query.tolist()),
         key=tuple(keys[source].tolist()),
         dot=float(keys[source] @ query),
-        scale=module.scale,
+        scale=scale,
         softcap=cap,
         bias=None if bias is None else float(bias[head, len(trace.ids) - 1 - source]),
         score=float(scores[source]),
         weights=tuple(AttentionWeight(i, *one) for i, one in enumerate(zip(*columns, strict=True))),
-        sink=None if sink is None else Sink(float(sink), sink_exp, sink_exp / float(total)),
+        sink=None if sink is None else Sink(sink, sink_exp, sink_exp / float(total)),
     )
 
 
-@torch.no_grad()
-def distance_bias(attention: Any, length: int) -> Float[Tensor, "h t"] | None:
-    """What a layer adds to a score by head and by the distance of the key; None if nothing."""
-    relative = getattr(attention, "relative", None)
-    if relative is None:
-        return None
-    here = next(attention.parameters()).device
-    last = torch.full((1, 1), length - 1, device=here)
-    back = torch.arange(length - 1, -1, -1, device=here)[None]
-    return relative(last, back)[0, :, 0].double()
+def score_scale(config: Any) -> float:
+    """What multiplies the product of a query and a key; latent attention's have a rotated part besides."""
+    if config.scale is not None:
+        return config.scale
+    return (config.key_size + getattr(config, "rope_dim", 0)) ** -0.5
 
 
-def visible_keys(trace: Trace, layer: int) -> Bool[Tensor, "t s"]:
-    """Whether token t attends to token s in a layer: its mask, and what an indexer chose."""
+def sinks(trace: Trace, layer: int) -> np.ndarray | None:
+    """float32 [h]: the learned scores without a value of a layer's heads, if it has them."""
+    name = f"blocks.{layer}.attention.sinks"
+    return trace.instrumented.weight(name) if name in trace.config.weights() else None
+
+
+def visible_keys(trace: Trace, layer: int) -> np.ndarray:
+    """bool [t s]: whether token t attends to token s in a layer, by its mask, or as an indexer chose."""
     name = f"blocks.{layer}.attention.chosen"
     if name in trace:
         return trace[name]
-    every = Positions(torch.arange(len(trace.ids))[None])
-    return mask(trace.model.config.blocks[layer].attention.visibility, every, every)[0]
+    at = np.arange(len(trace.ids))
+    seen = trace.config.blocks[layer].attention.visibility.sees(at[:, None], at[None])
+    return np.broadcast_to(seen, (len(at), len(at)))
 
 
 def first_rotated(config: Any) -> int:
@@ -440,19 +443,19 @@ def magnitude(config: Any) -> float:
     return 1.0 if getattr(config, "qk_norm_after", False) else config.position.magnitude
 
 
-def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:
+def _pair(config: Any, q: np.ndarray, k: np.ndarray, source: int) -> RotatedPair:
     """The pair whose rotation changes q · k most. What it was before is found by rotating it back."""
     position: rope.Config = config.position
-    frequencies = torch.from_numpy(position.frequencies(len(q)))
+    frequencies = position.frequencies(len(q))
     last = len(q) - 1
     at = _dimensions(position, first_rotated(config))
-    query, key = _pairs(q[last], at), _pairs(k[source], at)
+    query, key = (row[at[0]].astype(np.float64) + 1j * row[at[1]] for row in (q[last], k[source]))
     query_before, key_before = (
-        query * torch.exp(-1j * last * frequencies) / magnitude(config),
-        key * torch.exp(-1j * source * frequencies) / magnitude(config),
+        pairs * np.exp(-1j * token * frequencies) / magnitude(config)
+        for pairs, token in ((query, last), (key, source))
     )
     change = (query * key.conj()).real - (query_before * key_before.conj()).real
-    pair = int(change.abs().argmax())
+    pair = int(np.abs(change).argmax())
     frequency = float(frequencies[pair])
     return RotatedPair(
         dimensions=(int(at[0][pair]), int(at[1][pair])),
@@ -462,20 +465,14 @@ def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:
     )
 
 
-def _dimensions(position: rope.Config, first: int) -> tuple[Tensor, Tensor]:
+def _dimensions(position: rope.Config, first: int) -> tuple[np.ndarray, np.ndarray]:
     """The two dimensions of each pair: (2i, 2i + 1) where they are interleaved, else (i, i + half)."""
     half = position.size // 2
-    i = torch.arange(half) + first
+    i = np.arange(half) + first
     return (i * 2 - first, i * 2 - first + 1) if position.interleaved else (i, i + half)
 
 
-def _pairs(vector: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
-    """The pairs as complex numbers, so that a rotation is a product."""
-    vector = vector.double().cpu()
-    return torch.complex(vector[at[0]], vector[at[1]])
-
-
-def _rotation(position: int, frequency: float, before: Tensor, after: Tensor) -> Rotation:
+def _rotation(position: int, frequency: float, before: complex, after: complex) -> Rotation:
     pairs = ((float(pair.real), float(pair.imag)) for pair in (before, after))
     return Rotation(position, position * frequency, *pairs)
 
@@ -486,8 +483,9 @@ def _logit_attribution(trace: Trace, attribution: Attribution) -> LogitAttributi
         if attribution.sources[layer] is None:
             heads.append(Head(layer, head, part, None, None))
             continue
-        weight, position = trace.attention(layer)[head, attribution.position].max(-1)
-        heads.append(Head(layer, head, part, int(position), float(weight)))
+        weights = trace.attention(layer)[head, attribution.position]
+        position = int(weights.argmax())
+        heads.append(Head(layer, head, part, position, float(weights[position])))
     layers = zip(attribution.attention.tolist(), attribution.mlps.tolist(), strict=True)
     return LogitAttribution(
         id=attribution.token,
@@ -503,7 +501,7 @@ def _logit_attribution(trace: Trace, attribution: Attribution) -> LogitAttributi
 
 def _lens(trace: Trace) -> tuple[LensRow, ...]:
     last = {name: residual[-1:] for name, residual in trace.residuals().items()}
-    rows = lens(trace.model, last, trace.vocabulary)
+    rows = lens(trace.instrumented, last, trace.vocabulary)
     columns = (part[:, 0].tolist() for part in (rows.ids, rows.probabilities, rows.final))
     return tuple(
         LensRow(name, id, trace.token(id), probability, final)

@@ -86,18 +86,17 @@ class Instrumented(Protocol):
         """A weight by its name in ``config.weights()``, float32, adapters merged in: unpacked at each call."""
         ...
 
-    def table(self, name: str) -> Rows:
-        """A matrix whose rows are unpacked when they are asked for."""
+    def table(self, name: str, count: int | None = None) -> Rows:
+        """A matrix, or its first ``count`` rows, whose rows are unpacked when they are asked for."""
+        ...
+
+    def distance_bias(self, layer: int, length: int) -> np.ndarray | None:
+        """float64 [h t]: what a layer adds to a score by the distance of the key, 0 first; None if nothing."""
         ...
 
     def unembed(self, rows: np.ndarray) -> np.ndarray:
         """float32 [n v]: the logits of rows [n d] of the residual stream, as the engine computes them."""
         ...
-
-
-def has_weight(engine: Instrumented, name: str) -> bool:
-    """Whether a model has a weight of this name."""
-    return name in engine.config.weights()
 
 
 def head_table(engine: Instrumented) -> Rows:

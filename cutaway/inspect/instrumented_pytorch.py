@@ -105,9 +105,20 @@ class InstrumentedPyTorch:
     def weight(self, name: str) -> np.ndarray:
         return array(reduce(getattr, name.split("."), self.model))
 
-    def table(self, name: str) -> np.ndarray | PackedRows:
+    def table(self, name: str, count: int | None = None) -> np.ndarray | PackedRows:
         table: Any = self.model.embedding if name == "embedding.weight" else self.model.head
-        return rows_of(table, self.config.vocab)
+        return rows_of(table, self.config.vocab if count is None else count)
+
+    @torch.no_grad()
+    def distance_bias(self, layer: int, length: int) -> np.ndarray | None:
+        block: Any = self.model.blocks[layer]
+        relative = getattr(block.attention, "relative", None)
+        if relative is None:
+            return None
+        here = next(self.model.parameters()).device
+        last = torch.full((1, 1), length - 1, device=here)
+        back = torch.arange(length - 1, -1, -1, device=here)[None]
+        return relative(last, back)[0, :, 0].double().cpu().numpy()
 
     @torch.no_grad()
     def unembed(self, rows: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from cutaway.quantization import formats
 from cutaway.quantization.rows import PackedRows
 from cutaway.runtime import head
 from cutaway.runtime.engine import CHUNK, RuntimeEngine
+from cutaway.runtime.packing import alibi_of
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.runtime.values import PATTERN, Edit, Value, every, named
 from cutaway.store.files import Progress, silent
@@ -127,9 +128,15 @@ class InstrumentedRuntime:
     def weight(self, name: str) -> np.ndarray:
         return self._unpacked(self.tensors[name])
 
-    def table(self, name: str) -> PackedRows:
+    def table(self, name: str, count: int | None = None) -> PackedRows:
         packed = self.tensors[name]
-        return PackedRows(packed, self._unpacked, packed.shape[0])
+        return PackedRows(packed, self._unpacked, packed.shape[0] if count is None else count)
+
+    def distance_bias(self, layer: int, length: int) -> np.ndarray | None:
+        of: Any = self.config.blocks[layer].attention
+        if getattr(of, "relative", None) is None:  # else ALiBi: the runtime has no other
+            return None
+        return -alibi_of(of).astype(np.float64)[:, None] * np.arange(length)
 
     def unembed(self, rows: np.ndarray) -> np.ndarray:
         rows = np.ascontiguousarray(rows, np.float32)

@@ -23,8 +23,6 @@ from cutaway.serve.service import Service, spend, stoppable
 from cutaway.weights import safetensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cutaway.inspect.edits import Edit
 
 BY_HEAD = tuple(f"attention.{name}" for name in ("q", "k", "v", "scores", "pattern", "z"))
@@ -50,7 +48,7 @@ def _response(service: Service, body: TraceRequest) -> Response:
     _check_length(service, ids, "text")
     edit = parse_edits(service, body.edits, ids)
     if body.format == "page":
-        trace = _traced(service, ids, page_data.names(lm.definition.model), edit)
+        trace = _traced(service, ids, page_data.names(lm.config), edit)
         document = page_data.packed([page_data.build(trace, service.name)])
         return BodyResponse(document, "application/octet-stream")
     names = _names(body, len(lm.config.blocks))
@@ -58,9 +56,7 @@ def _response(service: Service, body: TraceRequest) -> Response:
     shapes = {name: value.shape for name, value in _kept(lm.trace(ids[:1], names=names), names).items()}
     _check_size(service, shapes, selection)
     trace = _traced(service, ids, names, edit)
-    values = {
-        name: selection(name, value.float().cpu().numpy()) for name, value in _kept(trace, names).items()
-    }
+    values = {name: selection(name, value) for name, value in _kept(trace, names).items()}
     facts = {
         "model": service.name,
         "tokens": [asdict(token) for token in tokens(lm.tokenizer, ids)],
@@ -121,7 +117,7 @@ def _check_layer(layer: int, layers: int, param: str) -> None:
         raise APIError(400, f"There is no layer {layer}: this model's are 0 to {layers - 1}", param=param)
 
 
-def _kept(trace: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+def _kept(trace: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: trace[name] for name in names}
 
 

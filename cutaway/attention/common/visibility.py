@@ -6,7 +6,7 @@ is the definition.
 A rule has two functions. ``sees(i, j)``: whether the query at position i sees the key at position j. ``may(i,
 j)``: whether any query in one span of positions might see any key in another, so that a backend can skip
 pairs of spans where none does. ``may`` may err towards True, never towards False. Both broadcast over
-tensors.
+tensors, and ``sees`` over numpy arrays too.
 
 Positions are absolute; a position of -1 is padding, which sees nothing and is seen by nothing. Imports no
 torch.
@@ -129,7 +129,7 @@ class Near(Visibility):
     reach: int
 
     def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
-        return (i - j).abs() <= self.reach
+        return abs(i - j) <= self.reach
 
     def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
         return (j.high >= i.low - self.reach) & (j.low <= i.high + self.reach)
@@ -237,7 +237,7 @@ class Random(Visibility):
         x = (block * 7919 + n * 104_729 + self.seed * 1_299_709 + 1) % prime
         for _ in range(2):
             x = (x * x + 48_271 * x + 11) % prime
-        return x % block.clamp(min=1)
+        return x % (block + (block == 0))
 
 
 def mask(visibility: Visibility, query: Positions, key: Positions) -> Bool[Tensor, "b t s"]:
