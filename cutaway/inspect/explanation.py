@@ -228,8 +228,8 @@ class Explanation:
     """A text's way from bytes to the next token.
 
     ``norms`` [t stage] are the norms of each token's residual stream at the ``stages``. ``recurrent_layers``
-    have no attention weights, and ``attention`` is None if all layers are recurrent. ``change`` and ``patch``
-    are there when they were asked for.
+    have no attention weights, and ``attention`` is None if all layers are recurrent. ``engine`` computed the
+    numbers, because of ``engine_reason``. ``change`` and ``patch`` are there when they were asked for.
     """
 
     layers: int
@@ -247,6 +247,8 @@ class Explanation:
     stages: tuple[str, ...]
     norms: tuple[tuple[float, ...], ...]
     next: tuple[Next, ...]
+    engine: str
+    engine_reason: str
     change: Change | None = None
     patch: Patch | None = None
 
@@ -282,6 +284,8 @@ def explain(trace: Trace, top: int = 10) -> Explanation:
         stages=tuple(norms),
         norms=tuple(map(tuple, np.stack(list(norms.values())).T.tolist())),
         next=next_tokens(trace, top),
+        engine=trace.engine.name,
+        engine_reason=trace.engine.reason,
     )
 
 

@@ -24,9 +24,10 @@ from cutaway.errors import UserError
 from cutaway.inspect import edits
 from cutaway.inspect import names as naming
 from cutaway.inspect.attribution import head_outputs
-from cutaway.inspect.causal import Answers, Over, activation, pair
+from cutaway.inspect.causal import Over, activation
 from cutaway.inspect.inputs import attention_names
 from cutaway.inspect.instrumented import Values
+from cutaway.inspect.pairs import Answers, pair
 from cutaway.inspect.result import Result
 from cutaway.inspect.trace import Metric, Subject, Trace, subject_of
 from cutaway.store import files
@@ -50,7 +51,7 @@ def gradients(
     from cutaway.inspect.instrumented_pytorch import array
 
     engine = subject.pytorch
-    every = engine.shapes
+    every = engine.shapes()
     kept = [own for name in naming.resolve(every, names) for own in naming.expanded(every, name)]
     start = {"embed": lambda value: value.detach().requires_grad_()}
     seen = engine.run([ids], list(dict.fromkeys((*kept, "logits"))), (subject.edit, start, edit), grad=True)

@@ -33,6 +33,7 @@ class EngineChoice(NamedTuple):
     reason: str
 
 
+@runtime_checkable
 class Rows(Protocol):
     """The rows of a matrix, float32 [n d], made when they are asked for by a slice or by ids."""
 
@@ -51,7 +52,6 @@ class Instrumented(Protocol):
     name: str
     config: Decoder
 
-    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The activations that it shows, as they are computed, with their shapes for a text of one token."""
         ...

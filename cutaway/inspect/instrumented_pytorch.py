@@ -34,7 +34,6 @@ class InstrumentedPyTorch:
         self.model, self.rounding = model, rounding or {}
         self.config: Any = model.config
 
-    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {name: tuple(shape)[len(shape) > 2 :] for name, shape in naming.known(self.model).items()}
 
@@ -148,7 +147,7 @@ def _own(name: str, value: Tensor, row: int, length: int, longest: int) -> Tenso
 
 
 def array(value: Tensor) -> np.ndarray:
-    """An array of its own, float32 of any floating type."""
+    """An array of its own, float32 of shorter floats, which numpy does not have."""
     value = value.detach().cpu()
-    own = value.float() if value.is_floating_point() else value
+    own = value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     return own.numpy().copy() if own.data_ptr() == value.data_ptr() else own.numpy()

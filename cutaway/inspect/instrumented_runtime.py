@@ -63,18 +63,21 @@ class InstrumentedRuntime:
         self.engine, self.tensors = engine, tensors
         self.config: Decoder = engine.config
 
-    @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._shapes
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
         values = named(self.config, tuple(_ordered(self.config)))
         return {**{one.name: _shape(self.config, one) for one in values}, "logits": (1, self.config.vocab)}
 
     def resolve(self, names: Sequence[str]) -> list[str]:
         if "*" in names:
             raise UserError("the runtime does not show the output of every module")
-        tapped = [name for name in self.shapes if not name.endswith(MODULES)]
+        tapped = [name for name in self._shapes if not name.endswith(MODULES)]
         asked = [one for name in names for one in (tapped if name == TAPS else (name,))]
-        found = naming.resolve(self.shapes, asked)
-        return list(dict.fromkeys(one for name in found for one in naming.expanded(self.shapes, name)))
+        found = naming.resolve(self._shapes, asked)
+        return list(dict.fromkeys(one for name in found for one in naming.expanded(self._shapes, name)))
 
     def unsupported_reason(
         self, names: Sequence[str], edits: Sequence[edits_of.Given], lengths: Sequence[int]

@@ -20,7 +20,7 @@ class Recording:
 
     def __init__(self, subject: Subject, names: Sequence[str]) -> None:
         self.subject = subject
-        every = subject.pytorch.shapes
+        every = subject.pytorch.shapes()
         self.names = [n for one in naming.resolve(every, names) for n in naming.expanded(every, one)]
         if late := [name for name in self.names if naming.layer(name) > len(subject.config.blocks)]:
             raise UserError(
