@@ -56,10 +56,10 @@ def test_patching_is_a_patch_a_cell(subject: Subject, over) -> None:
         return
     assert found.facts["positions"] == [i for i in range(14) if TEXT[i] != OTHER[i] or i == 13]
     at = found.facts["positions"].index(8)
-    assert found[at, 1] == pytest.approx(recovered(subject, Patch(1, OTHER, over, positions=[8])), abs=1e-4)
+    assert found[1, at] == pytest.approx(recovered(subject, Patch(1, OTHER, over, positions=[8])), abs=1e-4)
     if over == "residual":
         assert_close(found[-1, -1], 1.0, rtol=0, atol=1e-4)  # the last token's last residual is the answer
-        assert_close(found[:-1, -1], np.zeros(len(found) - 1), rtol=0, atol=1e-4)
+        assert_close(found[-1, :-1], np.zeros(found.values.shape[1] - 1), rtol=0, atol=1e-4)
 
 
 def test_a_study_runs_under_the_subjects_edits(subject: Subject) -> None:
@@ -140,7 +140,7 @@ def test_attribution_patching_is_the_patchs_derivative(over) -> None:
         assert found[1, 2] == pytest.approx(rate, rel=1e-3)
     else:
         rate = recovered(subject, Patch(1, OTHER, positions=[8], strength=step)) / step
-        assert found[8, 1] == pytest.approx(rate, rel=1e-3)
+        assert found[1, 8] == pytest.approx(rate, rel=1e-3)
 
 
 @pytest.mark.parametrize(("baseline", "steps"), [(None, 48), (OTHER, 12)])

@@ -311,7 +311,7 @@ def patch(trace: Trace, other: Sequence[int]) -> Patch:
 
     found = patching(trace.subject, trace.ids, other)
     here, there = found.facts["answers"]
-    rows = zip(found.facts["positions"], found.values.tolist(), strict=True)
+    rows = zip(found.facts["positions"], found.values.T.tolist(), strict=True)
     return Patch(
         other=tokens.text(trace.tokenizer, other),
         here=trace.token(here),

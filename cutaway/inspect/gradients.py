@@ -24,7 +24,7 @@ from cutaway.errors import UserError
 from cutaway.inspect import edits
 from cutaway.inspect import names as naming
 from cutaway.inspect.attribution import head_outputs
-from cutaway.inspect.causal import Over, activation
+from cutaway.inspect.causal import HEADED, Over, activation
 from cutaway.inspect.inputs import attention_names
 from cutaway.inspect.instrumented import Values
 from cutaway.inspect.pairs import Answers, pair
@@ -77,7 +77,7 @@ def attribution_patching(
     answers: Answers | None = None,
     metric: Metric | None = None,
 ) -> Result:
-    """What `causal.patching` measures, to first order: [position layer], over "heads" [layer head]."""
+    """What `causal.patching` measures, to first order, with its axes, at every position."""
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
     layers = range(len(subject.config.blocks))
     names = [activation(subject, over, layer) for layer in layers]
@@ -85,14 +85,15 @@ def attribution_patching(
     grads = gradients(subject, found.ids, found.metric, names)
     span = found.there - found.here
     products = [(theirs[n] - ours[n]).astype(np.float64) * grads[n] / span for n in names]
-    if over == "heads":
-        values = np.full((len(names), max(map(len, products))), np.nan)
-        for row, product in zip(values, products, strict=True):
-            row[: len(product)] = product.sum((1, 2))
-        axes: dict[str, Sequence[Any]] = {"layer": layers, "head": range(values.shape[1])}
-    else:
-        values = np.stack([product.sum(-1) for product in products], axis=1)
-        axes = {"position": [f"{p} {token}" for p, token in enumerate(grads.tokens)], "layer": layers}
+    positions = {} if over == "heads" else {"position": [f"{p} {x}" for p, x in enumerate(grads.tokens)]}
+    heads = {"head": range(max(map(len, products)))} if over in HEADED else {}
+    axes: dict[str, Sequence[Any]] = {"layer": layers, **positions, **heads}
+    values = np.full([*map(len, axes.values())], np.nan)
+    for row, product in zip(values, products, strict=True):
+        if over in HEADED:  # [h t k]
+            row[..., : len(product)] = product.sum((1, 2)) if over == "heads" else product.sum(-1).T
+        else:
+            row[:] = product.sum(-1)
     return Result(values, axes, f"attribution patching over {over}", found.facts)
 
 

@@ -216,6 +216,7 @@ class RuntimeEngine:
         position_bytes = 2 * self.plan.page_halves / native.PAGE
         self.weights_in_positions = int(self.plan.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
+        self._head = self._head_bias = np.empty(0, np.uint8)  # of a view with a part of the head
         self._places: dict[tuple[str, int], tuple[int, int]] = {}  # What and size of a value that is edited
         self._store = Pages(self.plan.page_halves, self.plan.state_size, first_length(config))
 
@@ -230,6 +231,8 @@ class RuntimeEngine:
         """The state; what is read into it from now on is edited, in the edits' order."""
         state.edits = tuple(edits)
         for edit in state.edits:
+            if (edit.what, edit.layer) in self._places:
+                continue
             name = edit.what if edit.what == "embed" else f"blocks.{edit.layer}.{edit.what}"
             (value,) = named(self.config, (name,))
             self._places[edit.what, edit.layer] = value.what, math.prod(value.shape)
@@ -253,8 +256,8 @@ class RuntimeEngine:
         return own and not self.config.per_layer and self._adapter is None
 
     def last_layers(self, first: int) -> RuntimeEngine:
-        """The same engine from a layer on, which it numbers 0, where it ``enters``: an edit sets ``embed`` to the
-        residual stream before it. It reads into states of this engine.
+        """The same engine from a layer on, which it numbers 0, where it ``enters``: an edit sets ``embed`` to
+        the residual stream before it. It reads into states of this engine.
         """
         view = copy.copy(self)
         view._model = native.Model.from_buffer_copy(self.plan.model)
@@ -263,6 +266,27 @@ class RuntimeEngine:
         view.config = replace(self.config, blocks=self.config.blocks[first:])
         view._places = {}
         return view
+
+    def logits_of(self, tokens: Sequence[int]) -> tuple[RuntimeEngine, list[int]]:
+        """The same engine whose head gives the logits of these tokens' panels alone, and where theirs are. It
+        reads id 0 at every position, of texts whose ``embed`` is set.
+        """
+        view, head = copy.copy(self), self.plan.model.head
+        size = native.packed_bytes(native.TYPES[head.type], native.PANEL, head.columns)
+        chosen = sorted({token // native.PANEL for token in tokens})
+        view._head = native.lined(len(chosen) * size)  # keeps it as long as the view
+        for n, panel in enumerate(chosen):
+            ctypes.memmove(view._head[n * size :].ctypes.data, head.panels + panel * size, size)
+        view._model = native.Model.from_buffer_copy(self._model)
+        view._model.head = native.Matrix.from_buffer_copy(head)
+        view._model.head.panels = view._head.ctypes.data
+        view._model.head.rows = view._model.vocab = view.vocab = len(chosen) * native.PANEL
+        if head.bias:
+            rows = np.concatenate([np.arange(native.PANEL) + panel * native.PANEL for panel in chosen])
+            bias = np.ctypeslib.as_array((ctypes.c_float * head.rows).from_address(head.bias))
+            view._head_bias = np.ascontiguousarray(bias[np.minimum(rows, head.rows - 1)])
+            view._model.head.bias = view._head_bias.ctypes.data
+        return view, [chosen.index(one // native.PANEL) * native.PANEL + one % native.PANEL for one in tokens]
 
     def adapted(self, adapter: Adapter | None) -> RuntimeEngine:
         """This engine with an adapter beside its packed weights, which both share; None is without.
@@ -331,7 +355,7 @@ class RuntimeEngine:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def head_product(self, x: np.ndarray) -> np.ndarray:
-        """float32 [n v]: the head's matrix times vectors [n d], as the step multiplies (matmul.head_product)."""
+        """float32 [n v]: the head's matrix times vectors [n d], by the step's kernel (matmul)."""
         head, name = self.plan.model.head, "embedding.weight" if self.config.tied else "head.weight"
         type = self._tensors.later(name).type
         size = native.packed_bytes(type, head.rows, head.columns)

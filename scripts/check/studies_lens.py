@@ -25,8 +25,8 @@ from transformer_lens import patching
 
 import cutaway
 from bench.activations_peers import lens_model
-from cutaway.inspect.causal import differing
 from cutaway.inspect.head_scores import LENGTH, TEXTS
+from cutaway.inspect.pairs import differing
 from cutaway.inspect.trace import Subject
 from cutaway.weights import load
 from cutaway.weights.build import decoder
@@ -103,7 +103,7 @@ THEIRS = dict(zip(OURS, (induction, attribution, residuals, heads, paths, gradie
 
 def comparable(name: str, ours: np.ndarray, theirs: np.ndarray, at: list[int]) -> tuple[Any, Any]:
     """The numbers that both compute: theirs are before each layer, at all positions; ours after, at some."""
-    return (ours[:, :-1], theirs[1:].T[at]) if name.startswith("patching the residual") else (ours, theirs)
+    return (ours[:-1], theirs[1:][:, at]) if name.startswith("patching the residual") else (ours, theirs)
 
 
 def tiny_llama() -> tuple[Any, Any, Task]:

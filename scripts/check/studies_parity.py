@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import cutaway
-from cutaway.inspect import causal, gradients
+from cutaway.inspect import causal, gradients, pairs
 from cutaway.inspect.head_scores import LENGTH, TEXTS, head_scores
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.runtime import values
@@ -106,7 +106,7 @@ def residuals_by_hand(hf: Any, task: Task) -> np.ndarray:
             handle.remove()
         low = lead(hf(ids).logits)
     differ = [p for p in range(ids.shape[1]) if ids[0, p] != other[0, p] or p == ids.shape[1] - 1]
-    rows = np.zeros((len(differ), len(hf.model.layers)))
+    rows = np.zeros((len(hf.model.layers), len(differ)))
     for i, layer in enumerate(hf.model.layers):
         for row, p in enumerate(differ):
 
@@ -117,7 +117,7 @@ def residuals_by_hand(hf: Any, task: Task) -> np.ndarray:
 
             handle = layer.register_forward_hook(patch)
             with torch.no_grad():
-                rows[row, i] = (lead(hf(ids).logits) - low) / (high - low)
+                rows[i, row] = (lead(hf(ids).logits) - low) / (high - low)
             handle.remove()
     return rows
 
@@ -228,8 +228,8 @@ def packed_residuals(lm: Any, task: Task) -> np.ndarray:
         edit = values.Edit(layer, theirs[name][p] - ours[name][p], 1.0, positions=frozenset({p}))
         return (lead(task.ids, [edit]) - low) / (high - low)
 
-    at = causal.differing(task.ids, task.other)
-    return np.array([[recovered(layer, p) for layer in layers] for p in at])
+    at = pairs.differing(task.ids, task.other)
+    return np.array([[recovered(layer, p) for p in at] for layer in layers])
 
 
 PACKED = {
