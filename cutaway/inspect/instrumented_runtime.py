@@ -25,18 +25,14 @@ from cutaway.runtime import head
 from cutaway.runtime.engine import CHUNK, RuntimeEngine
 from cutaway.runtime.packing import alibi_of
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.runtime.values import PATTERN, Edit, Value, every, named
+from cutaway.runtime.values import PATTERN, Value, every, named
 from cutaway.store.files import Progress, silent
 from cutaway.weights.rules import Tensors
 
 ORDER = {  # of a block's activations, as they are computed
     what: n
     for n, what in enumerate(
-        (
-            "attention_norm attention.q_unrotated attention.k_unrotated attention.v attention.k attention.q "
-            "attention.pattern attention.z attention.out attention_post_norm middle mlp_norm mlp.hidden "
-            "mlp.down mlp.out mlp_post_norm out"
-        ).split()
+        ["attention_norm", "attention.q_unrotated", "attention.k_unrotated", "attention.v", "attention.k", "attention.q", "attention.pattern", "attention.z", "attention.out", "attention_post_norm", "middle", "mlp_norm", "mlp.hidden", "mlp.down", "mlp.out", "mlp_post_norm", "out"]
     )
 }
 

@@ -10,8 +10,8 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.inspect import neurons
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.pairs import token_id
 from cutaway.inspect.inputs import attribution_names
+from cutaway.inspect.pairs import token_id
 from cutaway.inspect.result import Result
 from cutaway.inspect.trace import Trace, subject_of
 
