@@ -29,13 +29,11 @@ from cutaway.runtime.values import PATTERN, Value, every, named
 from cutaway.store.files import Progress, silent
 from cutaway.weights.rules import Tensors
 
-ORDER = {  # of a block's activations, as they are computed
-    what: n
-    for n, what in enumerate(
-        ["attention_norm", "attention.q_unrotated", "attention.k_unrotated", "attention.v", "attention.k", "attention.q", "attention.pattern", "attention.z", "attention.out", "attention_post_norm", "middle", "mlp_norm", "mlp.hidden", "mlp.down", "mlp.out", "mlp_post_norm", "out"]
-    )
-}
-
+ORDER = (  # of a block's activations, as they are computed
+    *("attention_norm", "attention.q_unrotated", "attention.k_unrotated", "attention.v", "attention.k"),
+    *("attention.q", "attention.pattern", "attention.z", "attention.out", "attention_post_norm", "middle"),
+    *("mlp_norm", "mlp.hidden", "mlp.down", "mlp.out", "mlp_post_norm", "out"),
+)
 MODULES = ("_norm", ".down")  # outputs of modules, kept where they are named
 
 
@@ -223,7 +221,7 @@ def _ordered(config: Decoder) -> list[str]:
         if name == "embed":
             return -1, 0
         _, layer, what = name.split(".", 2)
-        return int(layer), ORDER[what]
+        return int(layer), ORDER.index(what)
 
     return sorted(names, key=place)
 
