@@ -17,6 +17,7 @@ from typing import Any, get_args
 import cutaway
 from cutaway.commands import progress, terminal
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import EXTRAS, sentence
 
 VERBS = {
     "On files": {
@@ -103,6 +104,12 @@ def _code(arguments: list[str]) -> int:
         return code
     except (UserError, OperationalError) as problem:
         return _complain(str(problem), USER if isinstance(problem, UserError) else FAILURE)
+    except ModuleNotFoundError as problem:  # of what an extra of the installation brings
+        if problem.name not in EXTRAS:
+            raise
+        return _complain(
+            sentence(f"`{' '.join(['cutaway', *arguments[:1]])}` with these options", problem.name), USER
+        )
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from cutaway.generate import thinking
     from cutaway.generate.tool_calls.parser import Call
     from cutaway.generate.tool_calls.tool_format import ToolFormat
-    from cutaway.inspect import edits
+    from cutaway.inspect import edits, pytorch_edits
     from cutaway.inspect.activations import Activations, Collecting
     from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
     from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
@@ -589,20 +589,20 @@ class LanguageModel:
         Raises UserError for edits that do not fit the model, and for those that the runtime does not make on
         a model loaded for it.
         """
-        config = self._as_decoder()
+        self._as_decoder()
         if self.engine_asked == "runtime":
             from cutaway.inspect import runtime_edits
 
-            return runtime_edits.prepare(config, (self._edits, edit), len(ids))
+            return runtime_edits.prepare(self._runtime, (self._edits, edit), len(ids))
         return self._prepare(edit, ids).at
 
-    def _prepare(self, edit: edits.Given, ids: Sequence[int]) -> edits.Prepared:
-        from cutaway.inspect import edits
+    def _prepare(self, edit: edits.Given, ids: Sequence[int]) -> pytorch_edits.Prepared:
+        from cutaway.inspect import pytorch_edits
 
         self._as_decoder()
         if self.engine_asked == "runtime":
             raise UserError('the runtime keeps no activations: load with engine="definition" or "auto"')
-        return edits.prepare(self._built, (self._edits, edit), len(ids))
+        return pytorch_edits.prepare(self._built, (self._edits, edit), len(ids))
 
     def _guesser(self, speculate: str | LanguageModel, settings: SamplingParams) -> Proposer:
         if speculate == "lookup":

@@ -24,6 +24,7 @@ uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
 from cutaway.serve.app import build  # noqa: E402
+from cutaway.serve.limits import Limits  # noqa: E402
 from cutaway.serve.operations import lifecycle  # noqa: E402
 from cutaway.serve.operations.access import (  # noqa: E402
     UNIX,
@@ -34,7 +35,7 @@ from cutaway.serve.operations.access import (  # noqa: E402
 )
 from cutaway.serve.operations.metrics import Metrics  # noqa: E402
 from cutaway.serve.operations.models import Model, Models  # noqa: E402
-from cutaway.serve.service import Limits, Service  # noqa: E402
+from cutaway.serve.service import Service  # noqa: E402
 
 NAME = "two-layers"
 

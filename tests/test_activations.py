@@ -1,5 +1,6 @@
 """The runtime's values and edits: its reference's to the bit, the definition's within the law; datasets."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.hooks import tracing
 from cutaway.inspect import activation_quant, activations, runtime_edits
-from cutaway.inspect.edits import Ablate, Add, Patch, Project, Scale
+from cutaway.inspect.edits import Ablate, Add, Noise, Patch, Project, Scale, Swap
+from cutaway.runtime import edits as changes
 from cutaway.runtime import values
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
@@ -27,11 +29,12 @@ from tests.test_runtime import IDS, SHAPES, config, definition, tensors
 compiled = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 TEXTS = [IDS[:140], IDS[3:10], IDS[200:201], IDS[:30]]
 VECTOR = np.random.default_rng(1).normal(size=50).astype(np.float32)
+UNIT = VECTOR / np.linalg.norm(VECTOR)
 EDITS = [
-    values.Edit(0, VECTOR, 1.5),
-    values.Edit(1, VECTOR / np.linalg.norm(VECTOR), 0.7, True),
-    values.Edit(1, VECTOR, -2.0, positions=frozenset({1, 131})),
-    values.Edit(2, VECTOR, 0.5, first=129),
+    changes.Edit(0, VECTOR, 1.5),
+    changes.Edit(1, UNIT, -0.7, read=UNIT),
+    changes.Edit(1, VECTOR, -2.0, positions=frozenset({1, 131})),
+    changes.Edit(2, VECTOR, 0.5, first=129),
 ]
 
 
@@ -51,22 +54,37 @@ def test_all_values_have_the_references_bits(name: str) -> None:
             assert np.array_equal(ours[value], theirs[value]), value
 
 
-def edits_of_everything(of: Any, seed: int) -> list[values.Edit]:
-    """An edit of each value of a model: some of its units scaled, emptied, moved or projected out."""
+def edits_of_everything(of: Any, seed: int) -> list[changes.Edit]:
+    """An edit of each value of a model: some of its units scaled, emptied, moved, set to rows of their own,
+    moved along a direction or exchanged, a stream returned to its layer's input.
+    """
     dice, found = np.random.default_rng(seed), []
     for one in values.named(of, tuple(name for name in values.every(of) if not name.endswith("pattern"))):
         what = one.name if one.name == "embed" else one.name.partition(f".{one.layer}.")[2]
         size = int(np.prod(one.shape))
         first = int(dice.integers(size - 1))
         units = (first, int(dice.integers(first + 1, size + 1)))
-        vector = dice.normal(size=units[1] - units[0]).astype(np.float32)
-        kind = int(dice.integers(4 if what != "mlp.hidden" else 3))
-        factor = (0.5, 0.0, 1.0, 1.0)[kind]
-        given = None if kind == 0 else vector / max(1.0, float(np.linalg.norm(vector)))
-        where = frozenset({2, 5, 131}) if dice.random() < 0.3 else None
-        first_at = int(dice.integers(4)) * 43
-        found.append(values.Edit(one.layer, given, 0.6, kind == 3, where, first_at, what, units, factor))
+        where = frozenset({2, 5, 6, 131}) if dice.random() < 0.3 else None
+        made = partial(changes.Edit, one.layer, positions=where, first=int(dice.integers(4)) * 43, what=what)
+        found += [changed(made, units, size, dice) for _ in range(2)]
     return found
+
+
+def changed(made: Any, units: tuple[int, int], size: int, dice: np.random.Generator) -> changes.Edit:
+    vectors = dice.normal(size=(2, units[1] - units[0])) / np.sqrt(units[1] - units[0])
+    vector, read = vectors.astype(np.float32)
+    rows = np.outer(np.sin(np.arange(200)), vector).astype(np.float32)
+    half = (units[0], max(units[0] + 1, min(units[1], (units[0] + size) // 2)))
+    kinds = [
+        made(None, 0.6, 0.5, units=units),
+        made(vector, 0.6, 0.0, units=units),
+        made(rows.__getitem__, 1.0, 0.0, units=units),
+        made(rows.__getitem__, 0.4, 0.6, units=units),
+        made(vector, 0.6, units=units, read=read),
+        made(None, float(dice.choice([1.0, 0.5])), units=half, other=half[1]),
+        made(None, float(dice.choice([1.0, 0.5])), returns=True),
+    ]
+    return kinds[int(dice.integers(len(kinds) if made.keywords["what"] == "out" else len(kinds) - 1))]
 
 
 @compiled
@@ -184,12 +202,11 @@ def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> 
     scheduler.close()
     alone = [ours.generate(ids, max_tokens=12, edit=one).ids for one in (edit, None, edit[:1])]
     assert found == alone
-    others = [Patch(0, ours.ids("all of it")), Ablate(0, "mlp", to="mean", reference=[[1, 2]])]
-    for wrong in (*others, Ablate(0, strength=0.5), {"blocks.0.out": lambda value: value}):
-        with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition" or "auto"'):
-            ours.generate("all of it", edit=wrong)
+    with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition" or "auto"'):
+        ours.generate("all of it", edit={"blocks.0.out": lambda value: value})
 
 
+OTHER = list(b"all of us, no less!")
 EVERYWHERE: list[Any] = [
     Ablate(1),
     Ablate(0, positions=[0, -1]),
@@ -207,6 +224,22 @@ EVERYWHERE: list[Any] = [
     Add(name="embed", vector=[0.1] * 32, positions=[2]),
     Project(name="blocks.2.attention.z", vector=[1.0, *[0.5] * 7]),
     Project(name="blocks.1.mlp.down", vector=[1.0, *[-0.5] * 31], strength=0.5),
+    Project(name="blocks.1.mlp.hidden", vector=[1.0, *[-0.5] * 47], units=[3, 40]),
+    Ablate(1, strength=0.5),
+    Ablate(0, strength=-1.0, positions=[1, -1]),
+    Patch(0, OTHER),
+    Patch(1, OTHER, "head", 2, positions=[3, -1], strength=0.5),
+    Patch(name="blocks.1.attention.k", ids=OTHER, head=1, positions=[8], units=[0, -1]),
+    Patch(name="blocks.1.mlp.hidden", ids=OTHER, positions=[8, -1], from_step=1),
+    Ablate(1, "mlp", to="mean", reference=[OTHER, OTHER[:4]]),
+    Ablate(2, "head", 0, to="resample", reference=[OTHER, OTHER[:4]], seed=5, strength=0.7),
+    Swap(1, 0, 3),
+    Swap(name="blocks.1.attention.v", head=0, other=1, units=[0, 5], strength=0.5),
+    Swap(name="blocks.1.mlp.hidden", units=[0, 33], others=[40, 1], from_step=1),
+    Swap(0, vectors=[[1.0, *[0.5] * 31], [0.5, -1.0, *[0.25, -0.5] * 15]]),
+    Noise(0, strength=0.5, seed=3, positions=[0, 4, -1]),
+    Noise(1, "head", 2, strength=0.5, from_step=1),
+    Noise(name="blocks.*.mlp.hidden", units=[1, 5], seed=1),
 ]
 
 
@@ -228,8 +261,8 @@ def test_each_edit_is_the_definitions_within_the_law(file: Path, n: int) -> None
 
 @pytest.mark.parametrize(("units", "runs"), [(None, [(0, 9)]), ((), []), ((3,), [(3, 4)])])
 def test_units_are_edited_in_runs(units: Any, runs: list[tuple[int, int]]) -> None:
-    assert runtime_edits._runs(units, 9) == runs
-    assert runtime_edits._runs((8, 0, 1, 2, 5, 1), 9) == [(0, 3), (5, 6), (8, 9)]
+    assert runtime_edits._runs(Scale(0, "mlp", units=units), 9) == runs
+    assert changes.runs((8, 0, 1, 2, 5, 1)) == [(0, 3), (5, 6), (8, 9)]
 
 
 @compiled
@@ -243,9 +276,8 @@ def test_studies_of_a_packed_model_are_what_its_engine_computes(file: Path, tmp_
         task = studies_parity.Task(ids, other, 40, 70, len(lm.tokenizer))
         differences = studies_parity.packed_differences(lm, task)
         assert max(differences.values()) < 2e-3, differences
-        for edit in (Patch(1, other), {"logits": lambda x: x}):
-            with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition"'):
-                lm.generate(ids, edit=edit)
+        with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition"'):
+            lm.generate(ids, edit={"logits": lambda x: x})
 
 
 # ---- datasets ----------------------------------------------------------------------------------------------

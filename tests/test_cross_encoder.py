@@ -12,8 +12,8 @@ import torch
 
 import cutaway
 from cutaway.errors import UserError
-from cutaway.serve.embeddings import embed
-from cutaway.serve.protocol import EmbeddingRequest
+from cutaway.serve.openai.embeddings import embed
+from cutaway.serve.openai.schema import EmbeddingRequest
 from cutaway.store import resolve
 from tests import serving
 
@@ -111,7 +111,7 @@ def served(folder: Path) -> Any:
     """The service of `cutaway serve FOLDER`."""
     from cutaway.commands.serve import Loader
     from cutaway.commands.serve_options import Loading, Several
-    from cutaway.serve.service import Limits
+    from cutaway.serve.limits import Limits
 
     return Loader((str(folder),), Loading(), Several(), Limits()).models().default
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,8 +20,8 @@ from cutaway.generate.batch.request import finish
 from cutaway.generate.decode import generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
-from cutaway.inspect import edits
-from cutaway.inspect.edits import Ablate, Add, Patch, Project, Scale
+from cutaway.inspect import edits, pytorch_edits
+from cutaway.inspect.edits import Ablate, Add, Noise, Patch, Project, Scale, Swap
 from cutaway.inspect.trace import Subject, Trace
 from cutaway.model.engine import DefinitionEngine
 from tests import inputs
@@ -51,6 +52,13 @@ EVERY = [
     Add(name="blocks.1.hook_resid_mid", vector=VECTOR, strength=0.5),
     Project(name="blocks.*.middle", vector=VECTOR),
     Scale(name="blocks.*.attention.z", head=1, strength=0.5),
+    Swap(1, 0, 3),
+    Swap(name="blocks.1.attention.v", head=0, other=1, units=[0, -2], strength=0.5, positions=[2, -1]),
+    Swap(name="blocks.*.mlp.hidden", units=[0, 33], others=[40, 1], from_step=1),
+    Swap(0, vectors=[VECTOR, VECTOR[::-1]]),
+    Noise(0, strength=0.5, seed=3),
+    Noise(1, "head", 2, strength=3.0, positions=[0, -1]),
+    Noise(name="blocks.*.mlp.hidden", units=[1, 5], seed=1),
 ]
 
 
@@ -88,7 +96,7 @@ def test_an_edited_generation_is_the_greedy_loop_by_hand(shape: str, edit: edits
     """With a KV cache, in chunks: the same tokens as tracing the whole text anew for every token."""
     model = decoder(shape)
     engine = DefinitionEngine(model)
-    prepared = edits.prepare(model, edit, len(TEXT))
+    prepared = pytorch_edits.prepare(model, edit, len(TEXT))
     by_hand = list(TEXT)
     for _ in range(6):
         logits = Trace.of(model, Bytes(), by_hand, ["logits"], prepared.at()).logits[-1]
@@ -150,12 +158,23 @@ def test_later_edits_see_what_earlier_ones_made() -> None:
         (Ablate(0, "mlp", to="mean", reference=[[300]]), "unknown ids"),
         (Patch(0), "give its ids"),
         (Scale(0, "mlp", from_step=-1), "from_step is -1"),
+        (Noise(0, seed=-1), "seed is -1"),
+        (Noise(name="blocks.0.attention.pattern"), "takes no noise"),
+        (Swap(0, 1), "give one"),
+        (Swap(0, 1, 1), "1 and 1 are not two"),
+        (Swap(0, 1, 4), "no head 0.4"),
+        (Swap(name="blocks.0.attention.z", head=1, other=4), "no head 4"),
+        (Swap(name="blocks.0.mlp.hidden", units=[1, 2], others=[2, 3]), "none of them twice"),
+        (Swap(name="blocks.0.mlp.hidden", units=[1], others=[-3]), "-3 is none"),
+        (Swap(name="blocks.0.mlp.hidden", units=[1], others=[48]), "none of the last axis"),
+        (Swap(0, vectors=[VECTOR, [2 * x for x in VECTOR]]), "one direction"),
+        (Swap(0, vectors=[VECTOR[1:], VECTOR[1:]]), "two whole vectors"),
         (Scale(name="blocks.0.mlp.hiden"), r"near are .*blocks\.0\.mlp\.hidden"),
     ],
 )
 def test_an_edit_that_does_not_fit_is_refused(edit: edits.Edit, why: str) -> None:
     with pytest.raises(UserError, match=why):
-        edits.prepare(decoder(), [edit], len(TEXT))
+        pytorch_edits.prepare(decoder(), [edit], len(TEXT))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +190,7 @@ def test_an_edit_that_does_not_fit_is_refused(edit: edits.Edit, why: str) -> Non
 )
 def test_an_edit_by_name_that_does_not_fit_its_activation_is_refused(edit: edits.Edit, why: str) -> None:
     with pytest.raises(UserError, match=why):
-        edits.prepare(decoder(), edit, len(TEXT))
+        pytorch_edits.prepare(decoder(), edit, len(TEXT))
     with pytest.raises(UserError, match="give one of the two"):
         Scale(0, "mlp", name="embed")
 
@@ -221,6 +240,10 @@ class Hooked:
             lambda _, inputs, output: (change(output[0], inputs[0]), output[1])
         )
 
+    def _name(self, edit: Any) -> str:
+        inside = {"head": "attention.z", "attention": "attention.out", "mlp": "mlp.down", "residual": "out"}
+        return edit.name or f"blocks.{edit.layer}.{inside[edit.part]}"
+
     def _changed(self, edit: Any, x: torch.Tensor, before: Any, pool: Any, length: int) -> torch.Tensor:
         x = x.clone()
         size = x.shape[-1] // 4
@@ -230,7 +253,7 @@ class Hooked:
             if edit.from_step and p < length - 2 + edit.from_step:
                 continue
             here = slice(None)
-            if getattr(edit, "part", "") == "head" and not edit.name:
+            if getattr(edit, "part", "") == "head" and not edit.name and not isinstance(edit, Swap):
                 here = slice(edit.head * size, (edit.head + 1) * size)
             if edit.units is not None:
                 here = list(edit.units)
@@ -245,13 +268,24 @@ class Hooked:
             return now - edit.strength * (now @ v) / (v @ v) * v
         if isinstance(edit, Scale):
             return now * edit.strength
-        if isinstance(edit, Patch):
+        if isinstance(edit, Noise):
+            key = np.array([edit.seed, zlib.crc32(self._name(edit).encode())], np.uint64)
+            dice = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, p]))
+            return now + edit.strength * torch.from_numpy(dice.standard_normal(len(now), np.float32))
+        if isinstance(edit, Swap) and edit.vectors is not None:
+            both = torch.tensor(edit.vectors, dtype=torch.float64).T
+            there = now + (both @ (torch.linalg.pinv(both) @ now.double()).flip(0)).to(now)
+            there = there - (both @ (torch.linalg.pinv(both) @ now.double())).to(now)
+        elif isinstance(edit, Swap):
+            there, size = now.clone(), len(now) // 4
+            here, other = (list(range(at * size, at * size + size)) for at in (edit.head, edit.other))
+            there[here], there[other] = now[other], now[here]
+        elif isinstance(edit, Patch):
             there = pool[p]
         elif edit.to == "mean":
             there = pool.mean(0)
         elif edit.to == "resample":
-            generator = torch.Generator().manual_seed(edit.seed)
-            there = pool[torch.randint(len(pool), (CONTEXT,), generator=generator)[p]]
+            there = pool[np.random.default_rng(edit.seed).integers(len(pool), size=CONTEXT)[p]]
         else:
             there = before[0, p] if edit.part == "layer" and not edit.name else torch.zeros_like(now)
         return now + edit.strength * (there - now)
@@ -276,6 +310,12 @@ def random_edit(draw: random.Random) -> edits.Edit:
             Patch(layer, OTHER, draw.choice([part, "residual"] if head is None else [part]), head, **where),
             Add(layer, vector, **where),
             Project(layer, vector, **where),
+            Swap(layer, *draw.sample(range(4), 2), **where),
+            Swap(layer, vectors=[vector, vector[::-1]], **where),
+            Noise(
+                layer, draw.choice([part, "residual"] if head is None else [part]), head, seed=layer, **where
+            ),
+            Noise(name=f"blocks.{layer}.mlp.hidden", units=[draw.randrange(48), -1], **where),
         ]
     )
 
@@ -284,7 +324,7 @@ def test_a_hundred_random_compositions_are_those_of_hooks_by_hand() -> None:
     draw, models = random.Random(0), [decoder("llama", seed=seed) for seed in range(3)]
     for n in range(100):
         model, given = models[n % 3], [random_edit(draw) for _ in range(draw.randint(2, 5))]
-        subject = Subject(model, Bytes())
+        subject = Subject.of(model, Bytes())
         cut = draw.randrange(len(given))
         ours = subject.edited(given[:cut]).trace([TEXT], ["logits"], given[cut:])[0].logits
         assert_close(
@@ -397,10 +437,10 @@ def test_a_model_generates_with_edits_for_one_call(smollm2: Any) -> None:
         smollm2.generate(prompt, edit=edit, session=smollm2.session())
 
 
-def test_the_runtime_refuses_edits() -> None:
+def test_the_runtime_refuses_functions() -> None:
     lm = cutaway.load(inputs.path("smollm2"), engine="runtime")
-    with pytest.raises(UserError, match="the runtime cannot edit"):
-        lm.generate("Hi", edit=Patch(0, lm.ids("Ho")))
+    with pytest.raises(UserError, match="the runtime cannot edit activations by a function"):
+        lm.generate("Hi", edit={"blocks.0.out": lambda value: value})
 
 
 def test_a_model_shows_what_it_is(smollm2: Any) -> None:

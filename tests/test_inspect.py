@@ -16,7 +16,7 @@ from cutaway.attention import mha
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import UserError
 from cutaway.hooks import Listener
-from cutaway.inspect import causal, edits, explanation, head_scores, lens, neurons, steering
+from cutaway.inspect import causal, edits, explanation, head_scores, lens, neurons, pytorch_edits, steering
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.edits import Add, Patch
 from cutaway.inspect.trace import Subject, Trace
@@ -34,7 +34,7 @@ OTHER = list(b"all of us add up!")
 
 
 def _edited(model: Decoder, edit: edits.Given) -> Mapping[str, Listener]:
-    return edits.prepare(model, edit, len(TEXT)).at()
+    return pytorch_edits.prepare(model, edit, len(TEXT)).at()
 
 
 def _without(model: Decoder, *parts: str) -> Mapping[str, Listener]:

@@ -248,7 +248,7 @@ def test_adapters_come_from_the_servers_folder_alone(home: Path, url: str) -> No
         Server(url).ask("/completions", {**prompt, "model": "kept"})
     with pytest.raises(UserError, match="There is no adapter 'kept'"):
         Server(url).ask("/unload_lora_adapter", name)
-    roles = [post.roles for path, post in app.POSTS.items() if "lora" in path]
+    roles = [route.roles for route in app.ROUTES if "lora" in route.path]
     assert roles == [("admin",), ("admin",)]
     policy = AccessPolicy(keys=KeyRing((SECRET,)))
     fixed = serving.running(cutaway.load(home / "base"), policy)

@@ -762,14 +762,15 @@ def routed_alike(
     which one is made depends on the processor. A choice that is another one at a larger gap fails here.
     """
     sparse = [n for n, block in enumerate(model.config.blocks) if isinstance(block.mlp, MoE)]
-    names = [f"blocks.{n}.middle" for n in sparse]
+    norms = ["mlp_norm" if "mlp_norm" in model.config.blocks[n].norms else "attention_norm" for n in sparse]
+    names = [f"blocks.{n}.{norm}" for n, norm in zip(sparse, norms, strict=True)]
     seen = engine.observe([ids], [engine.new_state()], names)[1] if sparse else {}
     alike: dict[str, Listener] = {}
     for n, name in zip(sparse, names, strict=True):
         block, pos = model.blocks[n], torch.arange(len(ids))[None]
         with torch.no_grad(), tracing(model, f"blocks.{n}.mlp.scores", edit={**edits, **alike}) as own:
             model(torch.tensor([ids]), pos)
-            _, (_, chosen) = block.mlp(block.mlp_norm(torch.from_numpy(seen[name])[None]), pos)
+            _, (_, chosen) = block.mlp(torch.from_numpy(seen[name])[None], pos)
         scores = own[f"blocks.{n}.mlp.scores"][0]
         order = scores.sort(descending=True).values
         gap = order[:, block.mlp.top_k - 1] - order[:, block.mlp.top_k]

@@ -25,16 +25,24 @@ from tests import chat_cases, inputs, serving
 from tests.serve_examples import RAW
 from tests.serving import NAME, AccessPolicy, Server
 
-from cutaway.serve import anthropic as anthropic_api, constraints, ollama as ollama_api  # isort: skip
-from cutaway.serve import protocol, responses  # isort: skip
+from cutaway.serve import answer_form, validation  # isort: skip
+from cutaway.serve.anthropic import messages as anthropic_api  # isort: skip
+from cutaway.serve.anthropic.schema import MessagesRequest  # isort: skip
+from cutaway.serve.ollama import generate as ollama_api  # isort: skip
+from cutaway.serve.ollama.schema import ChatRequest, GenerateRequest  # isort: skip
+from cutaway.serve.openai import responses  # isort: skip
+from cutaway.serve.openai.schema import ChatCompletionRequest  # isort: skip
+from cutaway.serve.openai.responses_schema import ResponsesRequest  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
-from cutaway.serve.service import Limits  # isort: skip
-from cutaway.serve.chat import _delta, _variables, chat_ids  # isort: skip
+from cutaway.serve.limits import Limits  # isort: skip
+from cutaway.serve.openai.chat import _delta  # isort: skip
+from cutaway.serve.conversation import _variables  # isort: skip
+from cutaway.serve.prompts import chat_ids  # isort: skip
 from cutaway.generate.tool_calls import parser  # isort: skip
 from cutaway.generate.thinking import budget  # isort: skip
 from cutaway.generate.tool_calls.thoughts import Marks  # isort: skip
-from cutaway.serve.openai_format import APIError  # isort: skip
+from cutaway.serve.api_error import APIError  # isort: skip
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
@@ -787,7 +795,7 @@ SPOKEN = [
 
 def as_chat(translate: Any, model: Any, given: dict[str, Any], *more: Any) -> dict[str, Any]:
     """A request as the chat that it is translated into, without what is absent or a default."""
-    body = protocol.checked(model, given, protocol.Leniency())
+    body = validation.checked(model, given, validation.Leniency())
     made = translate(*more[:1], body, *more[1:])
     asked = (made[1] if isinstance(made, tuple) else made).model_dump(exclude_none=True, by_alias=True)
     for message in asked["messages"]:
@@ -822,7 +830,7 @@ def test_anthropics_fields_are_the_chats(server: Server) -> None:
         "stop_sequences": ["x"],
         "stream": True,
     }
-    asked = as_chat(anthropic_api._chat, anthropic_api.MessagesRequest, body, server.service)
+    asked = as_chat(anthropic_api.as_chat, MessagesRequest, body, server.service)
     assert asked.pop("messages") == SPOKEN
     assert asked.pop("response_format")["json_schema"]["schema"] == PLACE
     function = {"name": "look", "parameters": PLACE, "strict": True}
@@ -858,7 +866,7 @@ def test_ollamas_fields_are_the_chats(server: Server) -> None:
         "stream": False,
         "options": {"num_predict": 5, "repeat_penalty": 1.5, "temperature": 0.5, "seed": 3, "stop": ["x"]},
     }
-    asked = as_chat(ollama_api.as_chat, ollama_api.ChatRequest, body, server.service)
+    asked = as_chat(ollama_api.as_chat, ChatRequest, body, server.service)
     messages = asked.pop("messages")
     assert messages == [*SPOKEN[:2], SPOKEN[2] | {"tool_calls": [called]}, *SPOKEN[3:]]
     assert asked.pop("response_format")["json_schema"]["schema"] == PLACE
@@ -876,7 +884,7 @@ def test_ollamas_fields_are_the_chats(server: Server) -> None:
         "stop": ["x"],
     }
     plain = {"prompt": "Hello there", "system": "Be brief.", "format": "json", "options": {"num_predict": -1}}
-    asked = as_chat(ollama_api.as_chat, ollama_api.GenerateRequest, plain, server.service)
+    asked = as_chat(ollama_api.as_chat, GenerateRequest, plain, server.service)
     assert asked.pop("messages") == SPOKEN[:2]
     theirs = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
     assert asked == {"response_format": {"type": "json_object"}, "stream": True} | theirs
@@ -913,7 +921,7 @@ def test_responses_fields_are_the_chats(server: Server) -> None:
         "include": [responses.LOGPROBS],
         "top_logprobs": 2,
     }
-    asked = as_chat(responses._chat, responses.ResponsesRequest, body, server.service, b"")
+    asked = as_chat(responses.as_chat, ResponsesRequest, body, server.service, b"")
     assert asked.pop("messages") == SPOKEN
     spec = {"name": "x", "schema": PLACE, "strict": True}
     assert asked.pop("response_format") == {"type": "json_schema", "json_schema": spec}
@@ -929,10 +937,10 @@ def test_responses_fields_are_the_chats(server: Server) -> None:
         "logprobs": True,
         "top_logprobs": 2,
     }
-    unused = protocol.checked(
-        responses.ResponsesRequest, {"input": "x", "top_logprobs": 2, "include": ["y"]}, protocol.Leniency()
+    unused = validation.checked(
+        ResponsesRequest, {"input": "x", "top_logprobs": 2, "include": ["y"]}, validation.Leniency()
     )
-    responses._chat(server.service, unused, b"")
+    responses.as_chat(server.service, unused, b"")
     assert list(unused.ignored) == ["include.y", "top_logprobs"]
 
 
@@ -1168,7 +1176,7 @@ def test_another_sample_has_other_random_numbers() -> None:
     timings = Timings(1, 0.0, 0, 0.0, 0.0)
     made = Generation("x", (1,), (1,), (0.0,), ((),), "stop", None, 8, timings, None)
     asked, warnings = Request(ids=(1,), settings=SamplingParams(seed=5)), list[str]()
-    again = constraints.drawn_again([asked], lambda _: None, lambda i, made: "wrong", warnings)
+    again = answer_form.drawn_again([asked], lambda _: None, lambda i, made: "wrong", warnings)
     seeds = [request and request.settings.seed for request in (again(0, made, n) for n in range(3))]
     assert seeds[2] is None and len({5, *seeds[:2]}) == 3 and "wrong" in warnings[0]
 
@@ -1336,7 +1344,7 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
     document = {"type": "document", "title": here, "source": {"type": "text", "data": here}}
     found = {"type": "search_result", "title": here, "source": here, "content": [part]}
     return {
-        protocol.ChatCompletionRequest: {
+        ChatCompletionRequest: {
             "messages": [
                 system,
                 {"role": "user", "content": [part], "name": here},
@@ -1346,7 +1354,7 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
             "tools": [{"type": "function", "function": function}],
             "reasoning_effort": here[:32],
         },
-        anthropic_api.MessagesRequest: {
+        MessagesRequest: {
             "system": [part],
             "messages": [
                 user,
@@ -1356,7 +1364,7 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
             "tools": [{"name": "look", "description": here, "input_schema": schema}],
             "max_tokens": 1,
         },
-        responses.ResponsesRequest: {
+        ResponsesRequest: {
             "instructions": here,
             "input": [
                 user,
@@ -1366,7 +1374,7 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
             ],
             "tools": [{"type": "function", **function}],
         },
-        ollama_api.ChatRequest: {
+        ChatRequest: {
             "messages": [
                 system,
                 user,
@@ -1375,18 +1383,18 @@ def bodies(here: str) -> dict[Any, dict[str, Any]]:
             ],
             "tools": [{"type": "function", "function": function}],
         },
-        ollama_api.GenerateRequest: {"system": here, "prompt": here},
+        GenerateRequest: {"system": here, "prompt": here},
     }
 
 
 def read_ids(service: Any, model: Any, body: dict[str, Any]) -> list[int] | None:
     """The ids that a request's conversation is read as, None where it is refused."""
-    asked: Any = protocol.parse_body(model, json.dumps(body).encode())
-    if model is anthropic_api.MessagesRequest:
-        asked = anthropic_api._chat(service, asked)
-    elif model is responses.ResponsesRequest:
-        asked = responses._chat(service, asked, b"")[1]
-    elif model is not protocol.ChatCompletionRequest:
+    asked: Any = validation.parse_body(model, json.dumps(body).encode())
+    if model is MessagesRequest:
+        asked = anthropic_api.as_chat(service, asked)
+    elif model is ResponsesRequest:
+        asked = responses.as_chat(service, asked, b"")[1]
+    elif model is not ChatCompletionRequest:
         asked = ollama_api.as_chat(service, asked)
     try:
         return chat_ids(service, asked.messages, asked.tools, _variables(service, asked))

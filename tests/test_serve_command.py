@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cutaway import extras
 from cutaway.cli import main
 from cutaway.commands import serve, serve_options
 from cutaway.commands.serve_options import Several
@@ -22,8 +23,8 @@ from cutaway.errors import UserError
 from tests import inputs, serving
 from tests.waiting import wait_until
 
-from cutaway.serve import ollama  # isort: skip
-from cutaway.serve.service import Limits  # isort: skip
+from cutaway.serve.ollama import models as ollama  # isort: skip
+from cutaway.serve.limits import Limits  # isort: skip
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -151,12 +152,17 @@ def test_a_port_that_is_taken_is_reported_before_loading(
     assert "Cannot listen on 127.0.0.1" in capsys.readouterr().err
 
 
-def test_without_its_libraries_it_says_what_to_install(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "fastapi", None)
-    assert main(["serve"]) == 2
-    assert "pip install 'cutaway[serve]'" in capsys.readouterr().err
+def test_without_the_library_of_grammars_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving.running(serving.model()) as server:
+        assert "pip install" not in serve.greeting(server.service, "http://127.0.0.1:8000")
+        monkeypatch.setattr(serve, "installed", lambda library: library != "llguidance")
+        shown = serve.greeting(server.service, "http://127.0.0.1:8000")
+        assert "without  tools, JSON schemas and grammars: pip install 'cutaway[serve]'" in shown
+        monkeypatch.setattr(extras, "installed", lambda library: library != "llguidance")
+        asked = {"messages": [{"role": "user", "content": "x"}]}
+        asked |= {"response_format": {"type": "regex", "regex": "no-other-test-asks-[a-z]"}}
+        refused = server.post("/v1/chat/completions", asked)
+        assert refused.status_code == 400 and "cutaway[agent]" in refused.json()["error"]["message"]
 
 
 def test_serving_loads_no_torch() -> None:
@@ -164,8 +170,8 @@ def test_serving_loads_no_torch() -> None:
 import sys, cutaway, cutaway.serve.app
 from cutaway.commands.serve import Loader
 from cutaway.commands.serve_options import Loading, Several
-from cutaway.serve.service import Limits
-from cutaway.serve.protocol import CompletionRequest
+from cutaway.serve.limits import Limits
+from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.generate.batch.request import Request
 service = Loader(({str(inputs.path("smollm2"))!r},), Loading(), Several(), Limits()).models().default
 params = service.sampling_params(CompletionRequest(prompt="x"), 2, 0, 0)

@@ -14,8 +14,10 @@ from tests.serving import NAME, AccessPolicy, Server
 
 from cutaway.errors import OperationalError  # isort: skip
 from cutaway.lm import LanguageModel  # isort: skip
-from cutaway.serve import compaction, protocol, responses, summaries  # isort: skip
-from cutaway.serve.openai_format import APIError  # isort: skip
+from cutaway.serve.openai import compaction, items, responses, summaries  # isort: skip
+from cutaway.serve.openai.responses_schema import ResponsesRequest  # isort: skip
+from cutaway.serve import validation  # isort: skip
+from cutaway.serve.api_error import APIError  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 from cutaway.serve.response_store import ResponseStore  # isort: skip
 from cutaway.serve.streaming import CUT_OFF  # isort: skip
@@ -91,7 +93,7 @@ def test_a_conversation_becomes_its_users_words_and_a_summary(server: Server, cl
         and item["id"].startswith("cmp")
         and len({one["id"] for one in kept}) == 2
     )
-    read = [{"role": "system", "content": "Be kind."}, *responses.messages_of(
+    read = [{"role": "system", "content": "Be kind."}, *items.messages_of(
         [{"type": "message", **one} for one in TALK]
     ), {"role": "user", "content": compaction.ASK}]  # fmt: skip
     chat = {"messages": read, "max_tokens": 12, "temperature": 0, "repetition_penalty": 1.1, "min_tokens": 1}
@@ -163,10 +165,10 @@ def test_a_template_that_wants_turns_reads_a_compaction(server: Server) -> None:
     }
     users = [{"role": "user", "content": text} for text in ("One", "Two")]
     for model, chat, given in (
-        (responses.ResponsesRequest, responses._chat, [*users, item, NEXT]),
+        (ResponsesRequest, responses.as_chat, [*users, item, NEXT]),
         (compaction.CompactRequest, compaction._asked, [*users, item, *users]),
     ):
-        body: Any = protocol.checked(model, {"input": given}, protocol.Leniency())
+        body: Any = validation.checked(model, {"input": given}, validation.Leniency())
         asked: Any = chat(service, body, b"")[1]
         assert [one.role for one in asked.messages] == ["user", "assistant", "user"]
         assert lm.chat_ids([one.model_dump(include={"role", "content"}) for one in asked.messages])
@@ -258,8 +260,8 @@ def test_a_summary_writes_no_control_token(server: Server) -> None:
     def control(text: str) -> list[int]:
         item = {"type": "compaction", "encrypted_content": summaries.sealed(secret, b"", text)}
         body: Any = {"input": [{"role": "user", "content": text}, item, NEXT]}
-        asked = protocol.checked(responses.ResponsesRequest, body, protocol.Leniency())
-        messages = responses._chat(server.service, asked, b"")[1].messages
+        asked = validation.checked(ResponsesRequest, body, validation.Leniency())
+        messages = responses.as_chat(server.service, asked, b"")[1].messages
         ids = lm.chat_ids([one.model_dump(include={"role", "content"}) for one in messages])
         return [id for id in ids if id in set(lm.tokenizer.special.values())]
 

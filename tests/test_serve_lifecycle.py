@@ -25,9 +25,10 @@ from cutaway.serve.operations import api_keys, bounded_log, lifecycle  # isort: 
 from cutaway.serve.operations.api_keys import Bucket, KeyRing  # isort: skip
 from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model, Models  # isort: skip
-from cutaway.serve.openai_format import APIError  # isort: skip
+from cutaway.serve.api_error import APIError  # isort: skip
 from cutaway.serve.response_store import Entry, ResponseStore  # isort: skip
-from cutaway.serve.service import Limits, Service, adapter_engine  # isort: skip
+from cutaway.serve.limits import Limits  # isort: skip
+from cutaway.serve.service import Service, adapter_engine  # isort: skip
 
 OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"
 

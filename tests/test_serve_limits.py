@@ -21,12 +21,17 @@ from tests.serving import Server
 from tests.waiting import wait_until
 
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
-from cutaway.serve import protocol, responses  # isort: skip
+from cutaway.serve import field_types, json_body, routes, tokens, validation  # isort: skip
+from cutaway.serve.anthropic.schema import CountRequest  # isort: skip
+from cutaway.serve.ollama.schema import ChatRequest  # isort: skip
+from cutaway.serve.openai import schema  # isort: skip
+from cutaway.serve.openai.responses_schema import ResponsesRequest  # isort: skip
+from cutaway.serve.traces import TraceRequest  # isort: skip
 from cutaway.serve.operations import bounded_log, lifecycle  # isort: skip
 from cutaway.serve.operations.access import Connections  # isort: skip
-from cutaway.serve import openai_format  # isort: skip
-from cutaway.serve.openai_format import APIError, json_response  # isort: skip
-from cutaway.serve.service import FairPool, check_stopped  # isort: skip
+from cutaway.serve.api_error import APIError  # isort: skip
+from cutaway.serve.json_body import json_response  # isort: skip
+from cutaway.serve.work_pool import FairPool, check_stopped  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +48,19 @@ def chat(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "body"),
     [
-        (protocol.CompletionRequest, {"prompt": [1] * 50_000 + ["x"]}),
-        (protocol.CompletionRequest, {"prompt": ["x"] * 100 + [1] * 50_000}),
-        (protocol.CompletionRequest, {"prompt": [["x"]] * 50_000}),
-        (protocol.CompletionRequest, {"prompt": "x", "stop": [1] * 50_000}),
-        (protocol.ChatCompletionRequest, chat("x") | {f"field {i}": 1 for i in range(50_000)}),
-        (protocol.ChatCompletionRequest, chat("x") | {"logit_bias": {str(i): "x" for i in range(50_000)}}),
-        (protocol.ChatCompletionRequest, {"messages": [{"role": "nobody"}] * 50_000}),
+        (schema.CompletionRequest, {"prompt": [1] * 50_000 + ["x"]}),
+        (schema.CompletionRequest, {"prompt": ["x"] * 100 + [1] * 50_000}),
+        (schema.CompletionRequest, {"prompt": [["x"]] * 50_000}),
+        (schema.CompletionRequest, {"prompt": "x", "stop": [1] * 50_000}),
+        (schema.ChatCompletionRequest, chat("x") | {f"field {i}": 1 for i in range(50_000)}),
+        (schema.ChatCompletionRequest, chat("x") | {"logit_bias": {str(i): "x" for i in range(50_000)}}),
+        (schema.ChatCompletionRequest, {"messages": [{"role": "nobody"}] * 50_000}),
         (
-            protocol.ChatCompletionRequest,
+            schema.ChatCompletionRequest,
             {"messages": [{"role": "user", "content": [{"type": "x"}] * 50_000}]},
         ),
-        (responses.ResponsesRequest, {"input": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
-        (protocol.TraceRequest, {"text": "x", "values": ["out"], "positions": ["x"] * 50_000}),
+        (ResponsesRequest, {"input": [{"role": "user", "content": [{"type": "x"}] * 50_000}]}),
+        (TraceRequest, {"text": "x", "values": ["out"], "positions": ["x"] * 50_000}),
     ],
 )
 def test_a_large_wrong_body_has_few_errors(model: Any, body: dict[str, Any]) -> None:
@@ -63,19 +68,55 @@ def test_a_large_wrong_body_has_few_errors(model: Any, body: dict[str, Any]) -> 
         model.model_validate(body)
     assert problem.value.error_count() <= 2
     with pytest.raises(APIError) as raised:
-        protocol.parse_body(model, json.dumps(body).encode())
+        validation.parse_body(model, json.dumps(body).encode())
     assert raised.value.status == 400 and len(str(raised.value)) < 400
+
+
+class _Counted(list):
+    """A list that counts how often its items are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        type(self).looks += 1
+        return super().__iter__()
+
+    def __getitem__(self, at: Any) -> Any:
+        type(self).looks += 1
+        return super().__getitem__(at)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "most"),
+    [
+        (schema.ChatCompletionRequest, "messages", field_types.MAX_MESSAGES),
+        (tokens.ChatCountRequest, "messages", field_types.MAX_MESSAGES),
+        (CountRequest, "messages", field_types.MAX_MESSAGES),
+        (ChatRequest, "messages", field_types.MAX_MESSAGES),
+        (tokens.DetokenizeRequest, "ids", field_types.MAX_IDS),
+    ],
+)
+def test_a_long_list_is_refused_before_its_items_are_looked_at(model: Any, field: str, most: int) -> None:
+    """Items are looked at without other threads getting a turn: of 40,000 messages for 60 ms."""
+    items = _Counted(
+        [{"role": "user", "content": "x"}] * (most + 1) if field == "messages" else [1] * (most + 1)
+    )
+    _Counted.looks = 0
+    with pytest.raises(APIError, match=f"array too long: give at most {most:,}") as found:
+        validation.checked(model, {field: items, "max_tokens": 1, "model": "m"}, validation.Leniency(True))
+    assert found.value.param == field
+    assert _Counted.looks == 0
 
 
 def test_bodies_are_checked_away_from_the_event_loop(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
-    usual = protocol.parse_body
+    usual = routes.parse_body
 
     def noted(*arguments: Any) -> Any:
         threads.append(threading.current_thread().name)
         return usual(*arguments)
 
-    monkeypatch.setattr(protocol, "parse_body", noted)
+    monkeypatch.setattr(routes, "parse_body", noted)
     assert server.post("/tokenize", {"text": "x"}).status_code == 200
     assert threads and threads[0].startswith("cutaway-work")
 
@@ -89,9 +130,9 @@ def test_answers_in_pieces_are_json() -> None:
 
 def test_an_answer_of_many_values_is_written_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    dumps = openai_format._dumps
-    monkeypatch.setattr(openai_format, "_dumps", lambda value: (calls.append(1), dumps(value))[1])
-    many = openai_format.NUMBERS * 10 + 3
+    dumps = json_body._dumps
+    monkeypatch.setattr(json_body, "_dumps", lambda value: (calls.append(1), dumps(value))[1])
+    many = json_body.NUMBERS * 10 + 3
     for item in (7, "\xfc", None, {"id": 1, "piece": "a"}):
         calls.clear()
         answer = {"tokens": [item] * many, "empty": [], "mixed": [1, [2, {"a": [np.float64(3)]}], item]}

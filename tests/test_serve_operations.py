@@ -26,7 +26,7 @@ from tests import inputs, serving
 from tests.serving import AccessPolicy, Connections, Server, certificate
 from tests.waiting import wait_until
 
-from cutaway.serve import protocol  # isort: skip
+from cutaway.serve import routes  # isort: skip
 from cutaway.serve.operations import bounded_log  # isort: skip
 from cutaway.serve.operations.models import Model  # isort: skip
 from cutaway.serve.operations.tracing import Tracing  # isort: skip
@@ -353,7 +353,7 @@ def test_answers_that_outlast_the_drain_end_as_documented(caplog: pytest.LogCapt
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # httpx's, where a connection fails
 def test_what_was_accepted_is_answered_after_the_socket_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    parse, begun, free = protocol.parse_body, threading.Event(), threading.Event()
+    parse, begun, free = routes.parse_body, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> Any:
         begun.set()
@@ -367,7 +367,7 @@ def test_what_was_accepted_is_answered_after_the_socket_has_closed(monkeypatch: 
     answers: list[Any] = []
     with serving.running(serving.model()) as server:
         assert "connection" not in server.get("/v1/models").headers
-        monkeypatch.setattr(protocol, "parse_body", slow)
+        monkeypatch.setattr(routes, "parse_body", slow)
         body = {"prompt": "x", "max_tokens": 3, "ignore_eos": True}
         asking = threading.Thread(target=lambda: answers.append(server.post("/v1/completions", body)))
         asking.start()

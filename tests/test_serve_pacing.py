@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cutaway.serve.openai_format import APIError
+from cutaway.serve.api_error import APIError
 from cutaway.serve.operations import pacing
 from cutaway.serve.operations.access import AccessPolicy, AuthMiddleware
 from cutaway.serve.operations.api_keys import KeyRing

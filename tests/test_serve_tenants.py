@@ -22,7 +22,7 @@ from cutaway.serve import app as api  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import ALL, KeyRing, Tenant, digest  # isort: skip
 from cutaway.serve.response_store import Entry  # isort: skip
-from cutaway.serve.service import FairPool  # isort: skip
+from cutaway.serve.work_pool import FairPool  # isort: skip
 
 KEYS = {name: f"the-key-of-{name}" for name in ("everything", "another", "nothing", "single")}
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}

@@ -9,9 +9,10 @@ is a frozen dataclass with
 ``state()``             an empty KV cache or recurrent state for one batch (``state/``)
 ``bytes_per_token(n)``  the cache bytes of a token, for entries of n bytes
 
-A file that only changes the mask (``local``, ``chunked``, ...) imports no torch, because the CPU runtime and
-the weight loader read it too; they import no other. The rest import torch and are imported when a config
-names them. A new mechanism is one new file: the registry, configs, laws and commands find it by its name.
+These files import no torch, because the CPU runtime, the weight loader and the commands read them too. A new
+mechanism is one new file: the registry, configs, laws and commands find it by its name. Where its forward is
+more than softmax attention over heads, its torch module is in ``modules/`` under the same name, and ``build``
+imports it.
 
 ``common/`` has what mechanisms share, ``state/`` what they keep of a text, ``backends/`` the ways to compute
 softmax attention.

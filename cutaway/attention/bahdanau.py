@@ -13,17 +13,14 @@ alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
-from cutaway.attention.common.alignment import Memory, attention_weights
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import weight_shapes
+from cutaway.attention.common.mixer import Shapes, linear
 from cutaway.bounds import Bounded, Count
-from cutaway.hooks import tap
-from cutaway.shapes import Float, Int
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = Cost(
     prefill="n s (size + d)",
@@ -43,34 +40,17 @@ class Config(Bounded):
 
     size: Count
 
-    def build(self, query: int, memory: int) -> Additive:
+    def build(self, query: int, memory: int) -> nn.Module:
         """The module for queries and a memory of these sizes."""
+        from cutaway.attention.modules.bahdanau import Additive
+
         return Additive(self, query, memory)
 
-    weights = weight_shapes
+    def weights(self, query: int, memory: int) -> Shapes:
+        """The shape of each weight by its name."""
+        keys = linear("key", self.size, memory, bias=True)
+        return linear("query", self.size, query) | keys | linear("score", 1, self.size)
 
     def bytes_per_token(self, memory: int, entry: int) -> int:
         """Bytes of one source word, for numbers of ``entry`` bytes: h, and U h."""
         return (memory + self.size) * entry
-
-
-class Additive(nn.Module):
-    """Taps ``scores`` and ``pattern`` [b t s]."""
-
-    def __init__(self, config: Config, query: int, memory: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(query, config.size, bias=False)
-        self.key = nn.Linear(memory, config.size)
-        self.score = nn.Linear(config.size, 1, bias=False)
-
-    def remember(self, values: Float[Tensor, "b s m"], pos: Int[Tensor, "b s"]) -> Memory:
-        """The source with its keys U h, which all queries share."""
-        return Memory(values, self.key(values), pos)
-
-    def forward(
-        self, query: Float[Tensor, "b t q"], memory: Memory
-    ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b t s"]]:
-        """c and p of each query."""
-        e = self.score(torch.tanh(self.query(query)[:, :, None] + memory.keys[:, None]))[..., 0]
-        p = tap("pattern", attention_weights(e, memory.seen).to(query.dtype))
-        return p @ memory.values, p

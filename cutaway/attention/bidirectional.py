@@ -17,7 +17,6 @@ from cutaway.errors import UserError
 if TYPE_CHECKING:
     from cutaway.attention.common.mixer import LayerState
 
-
 COST = Cost(
     prefill="n min(n, 2 reach + 1 + 2 globals) h (k + v)",
     memory="n (h + g) (k + v)",

@@ -9,20 +9,17 @@ computed once: the cache does not grow with what is written.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import weight_shapes
-from cutaway.attention.common.softmax import SoftmaxAttention, cut, join
-from cutaway.attention.common.visibility import All, Positions, Visibility
-from cutaway.attention.state import Cross, Entries
+from cutaway.attention.common.mixer import LayerState, Shapes, linear
+from cutaway.attention.common.visibility import All, Visibility
 from cutaway.bounds import Count
 from cutaway.errors import UserError
-from cutaway.hooks import tap
-from cutaway.shapes import Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = Cost(
     prefill="n s h (k + v)",
@@ -51,48 +48,17 @@ class Config(gqa.Config):
     def visibility(self) -> Visibility:
         return All()
 
-    def build(self, width: int) -> CrossAttention:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.cross import CrossAttention
+
         return CrossAttention(self, width)
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        return weight_shapes(self, width)
+    def weights(self, width: int) -> Shapes:
+        memory = width if self.memory_width is None else self.memory_width
+        keys = linear("key", self.groups * self.key_size, memory, self.bias)
+        return super().weights(width) | keys | linear("value", self.groups * self.values, memory, self.bias)
 
-    def state(self) -> Cross:
+    def state(self) -> LayerState:
+        from cutaway.attention.state import Cross
+
         return Cross()
-
-
-class CrossAttention(SoftmaxAttention):
-    """Taps what softmax attention taps; t are the text's tokens, s the memory's."""
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__(config, width)
-        memory = width if config.memory_width is None else config.memory_width
-        self.key = nn.Linear(memory, config.groups * config.key_size, config.bias)
-        self.value = nn.Linear(memory, config.groups * config.values, config.bias)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        memory: Float[Tensor, "b s m"] | None,
-        memory_positions: Positions | None,
-        state: Cross | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """``memory`` and its positions may be None once a state holds them; UserError if neither is given."""
-        q = tap("q", self._normed(self.query_norm, self.query(x), self.config.heads))
-        entries, there = self._keys_and_values(memory, memory_positions, state)
-        k, v = tap("k", entries["k"]), tap("v", entries["v"])
-        return self.out(join(tap("z", self.attend(q, k, v, positions, there, False))))
-
-    def _keys_and_values(
-        self, memory: Tensor | None, positions: Positions | None, state: Cross | None
-    ) -> tuple[Entries, Positions]:
-        if state is not None and state.written:
-            return state.entries, Positions(state.positions)
-        if memory is None or positions is None:
-            raise UserError("cross-attention: pass the encoder's memory, or a state that holds it")
-        k = self._normed(self.key_norm, self.key(memory), self.config.groups)
-        entries = {"k": k, "v": cut(self.value(memory), self.config.groups)}
-        if state is not None:
-            state.write(entries, positions.pos)
-        return entries, positions

@@ -13,20 +13,17 @@ exp(-0.3 layer), layers counted from 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import weight_shapes
-from cutaway.attention.common.softmax import SoftmaxAttention
+from cutaway.attention.common.mixer import Shapes, under
 from cutaway.bounds import Fraction, Positive
 from cutaway.errors import UserError
-from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.shapes import Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 COST = Cost(
@@ -55,38 +52,11 @@ class Config(gqa.Config):
                 f"attention: differential heads come in pairs: {self.heads} over {self.kv_heads} do not"
             )
 
-    def build(self, width: int) -> DifferentialAttention:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.differential import DifferentialAttention
+
         return DifferentialAttention(self, width)
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        return weight_shapes(self, width)
-
-
-class DifferentialAttention(SoftmaxAttention):
-    """Taps ``lambda``, a single number, besides.
-
-    The heads of ``q``, ``k``, ``v``, ``scores`` and ``pattern`` are both halves; ``z`` [b h/2 t 2v] is their
-    difference.
-    """
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__(config, width)
-        self.start, self.eps = config.lambda_start, config.eps
-        for name in LAMBDAS:
-            self.register_parameter(name, nn.Parameter(torch.empty(config.key_size).normal_(std=0.1)))
-        self.head_norm = Norm("rms", config.eps, config.norm_weight).build(2 * config.values)
-
-    def attend(
-        self,
-        q: Float[Tensor, "b h t k"],
-        k: Float[Tensor, "b g s k"],
-        v: Float[Tensor, "b g s v"],
-        *where: Any,
-    ) -> Float[Tensor, "b _ t _"]:
-        pairs = torch.cat(v.chunk(2, dim=1), dim=-1)
-        one, two = super().attend(q, k, torch.cat((pairs, pairs), dim=1), *where).chunk(2, dim=1)
-        return (1 - self.start) * self.head_norm(one - tap("lambda", self._lambda()) * two)
-
-    def _lambda(self) -> Float[Tensor, ""]:
-        a1, b1, a2, b2 = (self.get_parameter(name) for name in LAMBDAS)
-        return (a1 * b1).sum().exp() - (a2 * b2).sum().exp() + self.start
+    def weights(self, width: int) -> Shapes:
+        norm = Norm("rms", self.eps, self.norm_weight).weights(2 * self.values)
+        return super().weights(width) | dict.fromkeys(LAMBDAS, (self.key_size,)) | under("head_norm", norm)

@@ -9,16 +9,14 @@ token: models with gates have no attention sink. The gate costs one matrix and n
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import SOFTMAX
-from cutaway.attention.common.mixer import weight_shapes
-from cutaway.attention.common.softmax import SoftmaxAttention, cut
-from cutaway.hooks import tap
-from cutaway.shapes import Float
+from cutaway.attention.common.mixer import Shapes, linear
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = SOFTMAX
 
@@ -32,23 +30,11 @@ class Config(gqa.Config):
     softplus: bool = False
     per_head: bool = False
 
-    def build(self, width: int) -> GatedAttention:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.gated import GatedAttention
+
         return GatedAttention(self, width)
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        return weight_shapes(self, width)
-
-
-class GatedAttention(SoftmaxAttention):
-    """Taps ``gate`` [b t h*v], or [b t h], and ``out_input`` [b h t v], z times the gate, besides."""
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__(config, width)
-        self.softplus, size = config.softplus, 1 if config.per_head else config.values
-        self.gate = nn.Linear(width, config.heads * size, config.bias)
-
-    def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
-        """z times the gate."""
-        gate = self.gate(x)
-        gate = tap("gate", functional.softplus(gate) if self.softplus else gate.sigmoid())
-        return tap("out_input", cut(gate, self.config.heads) * z)
+    def weights(self, width: int) -> Shapes:
+        rows = self.heads * (1 if self.per_head else self.values)
+        return super().weights(width) | linear("gate", rows, width, self.bias)

@@ -10,18 +10,16 @@ gates near 1, or nothing would be kept for long.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor, nn
-from torch.nn import functional as F
+from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, gated_linear
-from cutaway.attention.common.softmax import cut
+from cutaway.attention.common.linear_config import LinearConfig
+from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.bounds import Count, Positive
-from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.layers.norm import widened
-from cutaway.shapes import Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = Cost(
     prefill="n h (16 (2 k + v) + 2 k v)",
@@ -39,25 +37,13 @@ class Config(LinearConfig):
     temperature: Positive = 16.0
     norm: Norm = Norm()
 
-    def build(self, width: int) -> GatedLinearAttention:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.gla import GatedLinearAttention
+
         return GatedLinearAttention(self, width)
 
-
-class GatedLinearAttention(LinearMixer):
-    """Taps ``log_a`` [b h t k], the logarithm of the gates, besides."""
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__(config, width)
-        self.forget_down = nn.Linear(width, config.rank, bias=False)
-        self.forget_up = nn.Linear(config.rank, config.heads * config.key_size)
-        self.gate = nn.Linear(width, config.heads * config.values, bias=False)
-        self.norm = config.norm.build(config.values)
-
-    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
-        heads = self.config.heads
-        q, k = tap("q", cut(self.query(x), heads)), tap("k", cut(self.key(x), heads))
-        v = tap("v", cut(self.value(x), heads))
-        forget = widened(cut(self.forget_up(self.forget_down(x)), heads))
-        log_a = tap("log_a", F.logsigmoid(forget) / self.config.temperature)
-        z, S = gated_linear(q * q.shape[-1] ** -0.5, k, v, log_a, call.positions, call.past.get("S"))
-        return z, {"S": S}
+    def weights(self, width: int) -> Shapes:
+        shapes = super().weights(width) | linear("forget_down", self.rank, width)
+        shapes |= linear("forget_up", self.heads * self.key_size, self.rank, bias=True)
+        shapes |= linear("gate", self.heads * self.values, width)
+        return shapes | under("norm", self.norm.weights(self.values))

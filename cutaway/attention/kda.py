@@ -12,20 +12,17 @@ others long ones. That order of decays is its only sense of position.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, delta
-from cutaway.attention.common.softmax import cut
-from cutaway.attention.delta import unit
-from cutaway.attention.gated_delta import Decay
+from cutaway.attention.common.linear_config import LinearConfig
+from cutaway.attention.common.mixer import Shapes, linear, under
+from cutaway.attention.gated_delta import decay_weights
 from cutaway.bounds import Count, Positive
-from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.layers.conv import Convs
-from cutaway.shapes import Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = Cost(
     prefill="n h (8 (8 k + 3 v) + 3 k v)",
@@ -49,37 +46,19 @@ class Config(LinearConfig):
     bound: Positive | None = None
     norm: Norm = Norm()
 
-    def build(self, width: int) -> KimiDeltaAttention:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.kda import KimiDeltaAttention
+
         return KimiDeltaAttention(self, width)
 
-
-class KimiDeltaAttention(LinearMixer):
-    """``q`` and ``k`` have norm 1. Taps ``beta`` [b h t 1] and ``log_a`` [b h t k] besides."""
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__(config, width)
-        rank = config.values if config.rank is None else config.rank
-        keys, values = config.heads * config.key_size, config.heads * config.values
-        self.beta = nn.Linear(width, config.heads, bias=False)
-        down, rank = (nn.Identity, width) if config.direct else (partial(nn.Linear, width, rank, False), rank)
-        self.forget_down = down()
-        self.forget = nn.Linear(rank, keys, bias=False)
-        self.decay = Decay(config.heads, channels=config.key_size, bound=config.bound)
-        self.gate_down = down()
-        self.gate = nn.Linear(rank, values, bias=False)
-        self.conv = Convs({"query": keys, "key": keys, "value": values}, config.conv)
-        self.norm = config.norm.build(config.values)
-
-    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
-        parts, kept = self.convolved((self.query(x), self.key(x), self.value(x)), call)
-        q, k, v = (cut(part, self.config.heads) for part in parts)
-        q, k, v = tap("q", unit(q)), tap("k", unit(k)), tap("v", v)
-        beta = tap("beta", cut(self.beta(x), self.config.heads).sigmoid())
-        log_a = tap("log_a", self.decay(self.forget(self.forget_down(x)))[0])
-        scaled = q * q.shape[-1] ** -0.5
-        z, kept["S"] = delta(scaled, k, v, beta, log_a, call.positions, call.past.get("S"))
-        return z, kept
-
-    def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
-        """Each head normed alone, times sigmoid(W_g W_gd x)."""
-        return cut(self.gate(self.gate_down(x)).sigmoid(), self.config.heads) * self.norm(z)
+    def weights(self, width: int) -> Shapes:
+        rank = self.values if self.rank is None else self.rank
+        keys, values = self.heads * self.key_size, self.heads * self.values
+        shapes = super().weights(width) | linear("beta", self.heads, width)
+        shapes |= under("decay", decay_weights(self.heads, self.key_size))
+        for name, rows in {"forget": keys, "gate": values}.items():
+            shapes |= linear(name, rows, width if self.direct else rank)
+            shapes |= {} if self.direct else linear(f"{name}_down", rank, width)
+        parts = {"query": keys, "key": keys, "value": values}
+        shapes |= {f"conv.{part}.weight": (rows, self.conv) for part, rows in parts.items()}
+        return shapes | under("norm", self.norm.weights(self.values))

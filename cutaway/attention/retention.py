@@ -9,21 +9,18 @@ by their position as in RoPE, which is the paper's complex part of gamma.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.linear_recurrence import Call, LinearConfig, LinearMixer, Mixed, gated_linear
-from cutaway.attention.common.softmax import cut
+from cutaway.attention.common.linear_config import LinearConfig
+from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.errors import UserError
-from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.layers.norm import widened
 from cutaway.position import rope
-from cutaway.position.rope import rotate
-from cutaway.shapes import Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = Cost(
     prefill="n h (64 (k + v) + 2 k v)",
@@ -52,25 +49,11 @@ class Config(LinearConfig):
                 f"({self.key_size})"
             )
 
-    def build(self, width: int) -> Retention:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.retention import Retention
+
         return Retention(self, width)
 
-
-class Retention(LinearMixer):
-    """``q`` and ``k`` are rotated."""
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__(config, width)
-        self.log_gamma = [math.log1p(-(2.0 ** (-5 - h))) for h in range(config.heads)]
-        self.gate = nn.Linear(width, config.heads * config.values, bias=False)
-        self.norm = config.norm.build(config.values)
-
-    def mix(self, x: Float[Tensor, "b t d"], call: Call) -> Mixed:
-        heads = self.config.heads
-        q, k = cut(self.query(x), heads), cut(self.key(x), heads)
-        if call.rotation is not None:
-            q, k = rotate(q, call.rotation), rotate(k, call.rotation)
-        q, k, v = tap("q", q), tap("k", k), tap("v", cut(self.value(x), heads))
-        log_a = widened(v).new_tensor(self.log_gamma)[None, :, None, None].expand(*v.shape[:3], 1)
-        z, S = gated_linear(q * q.shape[-1] ** -0.5, k, v, log_a, call.positions, call.past.get("S"))
-        return z, {"S": S}
+    def weights(self, width: int) -> Shapes:
+        gate = linear("gate", self.heads * self.values, width)
+        return super().weights(width) | gate | under("norm", self.norm.weights(self.values))

@@ -11,19 +11,14 @@ however long the text is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import LayerState, weight_shapes
-from cutaway.attention.common.visibility import Positions
-from cutaway.attention.state.recurrent import Recurrent
+from cutaway.attention.common.mixer import LayerState, Shapes, linear
 from cutaway.bounds import Bounded, Count
-from cutaway.hooks import tap
-from cutaway.layers.conv import ShortConv as Convolution
-from cutaway.position.rope import Rotation
-from cutaway.shapes import Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = Cost(
     prefill="n conv channels",
@@ -47,12 +42,21 @@ class Config(Bounded):
     conv: Count = 3
     bias: bool = False
 
-    def build(self, width: int) -> ShortConv:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.short_conv import ShortConv
+
         return ShortConv(self, width)
 
-    weights = weight_shapes
+    def weights(self, width: int) -> Shapes:
+        """The shape of each weight by its name."""
+        channels, bias = self.channels, self.bias
+        shapes = linear("query", channels, width, bias) | linear("key", channels, width, bias)
+        shapes |= linear("value", channels, width, bias) | linear("out", width, channels, bias)
+        return shapes | linear("conv", channels, self.conv, bias)
 
     def state(self) -> LayerState:
+        from cutaway.attention.state.recurrent import Recurrent
+
         return Recurrent()
 
     def bytes_per_token(self, entry: int) -> int:
@@ -62,33 +66,3 @@ class Config(Bounded):
     def state_bytes(self, entry: int) -> int:
         """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes."""
         return self.channels * (self.conv - 1) * entry
-
-
-class ShortConv(nn.Module):
-    """Taps ``q``, ``k``, ``v``, ``z`` and ``out_input``, which W_o multiplies: one head, [b 1 t n] each."""
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__()
-        self.config = config
-        channels = config.channels
-        self.query, self.key, self.value = (nn.Linear(width, channels, config.bias) for _ in range(3))
-        self.out = nn.Linear(channels, width, config.bias)
-        self.conv = Convolution(channels, config.conv, config.bias)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        positions: Positions,
-        rotation: Rotation | None,
-        in_order: bool,
-        state: Recurrent | None,
-    ) -> Float[Tensor, "b t d"]:
-        tail = None if state is None else state.get("tail")
-        q, k, v = (
-            tap(name, matrix(x)[:, None])[:, 0]
-            for name, matrix in (("q", self.query), ("k", self.key), ("v", self.value))
-        )
-        z, tail = self.conv(k * v, positions.pos, positions.documents, in_order, tail)
-        if state is not None:
-            state.keep({"tail": tail}, positions.pos)
-        return self.out(tap("out_input", q[:, None] * tap("z", z[:, None]))[:, 0])

@@ -9,18 +9,15 @@ vector; its factor of each number is a gate like that of gated attention, made o
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from cutaway.attention import gated
 from cutaway.attention.common.cost import SOFTMAX
-from cutaway.attention.common.mixer import weight_shapes
-from cutaway.attention.common.softmax import cut, join
+from cutaway.attention.common.mixer import Shapes
 from cutaway.bounds import Positive
-from cutaway.hooks import tap
-from cutaway.layers.norm import widened
-from cutaway.shapes import Float
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COST = SOFTMAX
 
@@ -31,24 +28,12 @@ class Config(gated.Config):
 
     eps: Positive = 1e-5
 
-    def build(self, width: int) -> SubNormAttention:
+    def build(self, width: int) -> nn.Module:
+        from cutaway.attention.modules.sub_norm import SubNormAttention
+
         return SubNormAttention(self, width)
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
-        return weight_shapes(self, width)
-
-
-class SubNormAttention(gated.GatedAttention):
-    """Taps ``gate`` [b t h*v], the norm's factor of each number, and ``out_input`` [b h t v]."""
-
-    def __init__(self, config: Config, width: int) -> None:
-        super().__init__(config, width)
-        del self.gate
-        self.eps = config.eps
-        self.out_norm = nn.Parameter(torch.ones(config.heads * config.values))
-
-    def output(self, x: Float[Tensor, "b t d"], z: Float[Tensor, "b h t v"]) -> Float[Tensor, "b h t v"]:
-        """z, normed over all heads."""
-        wide = widened(join(z))
-        factor = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.out_norm
-        return tap("out_input", cut(tap("gate", factor.to(z.dtype)), self.config.heads) * z)
+    def weights(self, width: int) -> Shapes:
+        gated_heads = super().weights(width)
+        shapes = {name: shape for name, shape in gated_heads.items() if not name.startswith("gate.")}
+        return shapes | {"out_norm": (self.heads * self.values,)}

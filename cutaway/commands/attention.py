@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App
 
 from cutaway.attention.common import registry
-from cutaway.attention.common.cost import at
+from cutaway.attention.common.cost import at, quantized_bytes_per_token
 from cutaway.attention.common.registry import Kind, Sizes
 from cutaway.commands.console import model_path, on_screen, print_json, size
 from cutaway.commands.options import Json
@@ -138,13 +138,11 @@ def _bytes(config: Any, sizes: Sizes, bits: int) -> dict[str, int | None]:
         return {"bytes_per_token": config.bytes_per_token(sizes.width, 1) * bits // 8, "max_tokens": None}
     if config.reads == "all":
         return {"bytes_per_token": 0, "max_tokens": 0}
-    if bits >= 16:
-        each = config.bytes_per_token(bits // 8)
-    else:
-        from cutaway.attention.state.quantized import Quantized
-
-        each = Quantized.bytes_per_token(config.entries, bits)
-    return {"bytes_per_token": each, "max_tokens": getattr(config.state(), "size", None)}
+    each = (
+        config.bytes_per_token(bits // 8) if bits >= 16 else quantized_bytes_per_token(config.entries, bits)
+    )
+    held = getattr(config, "held", None)
+    return {"bytes_per_token": each, "max_tokens": None if held is None else sum(held)}
 
 
 def _options(kind: Kind) -> list[str]:

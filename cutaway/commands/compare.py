@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Json
 from cutaway.errors import UserError
+from cutaway.extras import need
 from cutaway.store.files import check_folder
 
 
@@ -77,6 +78,7 @@ def compare(
     :param workers: Arms that are trained side by side, in processes.
     :param ray: Train arms on a Ray cluster whose machines share the folder, or on a local Ray.
     """
+    need("comparing", "torch")
     from cutaway.compare import arms, report, sweep
 
     given = {"attention": attention, "position": position, "norm": norm, "mlp": mlp}

@@ -14,6 +14,7 @@ from cutaway.commands import console
 from cutaway.commands.pretrain import continued, watched
 from cutaway.data.conversations import Item, Labelled, Pair
 from cutaway.errors import UserError, plural
+from cutaway.extras import need
 from cutaway.store.files import check_folder
 from cutaway.train import config, methods
 from cutaway.train import folder as run_folder
@@ -94,6 +95,7 @@ def finetune(
     :param words: A method, a YAML file, or with --resume a run's folder; then the data, and other changes to
         the config, written --name.of.entry VALUE, which docs/finetuning.md lists.
     """
+    need("finetuning", "torch")
     if json and not check:
         raise UserError("--json goes with --check")
     changes, places = config.parted(words)

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.options import Flag
 from cutaway.errors import UserError
+from cutaway.extras import need
 from cutaway.train import config, curve, own_text
 from cutaway.train import folder as run_folder
 from cutaway.weights.load import RUN
@@ -54,6 +55,7 @@ def pretrain(
         config, written --name.of.entry VALUE, which docs/pretraining.md lists.
     :param resume: Continue the run that SOURCE or --output holds, or the last one in runs/.
     """
+    need("pretraining", "torch")
     changes, places = config.parted(words)
     source = places.pop(0) if places else None
     if source is None and data is None:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.options import Force, Json, Threads
+from cutaway.extras import need
 from cutaway.inspect.activations import Activations
 from cutaway.store import files
 
@@ -55,6 +56,7 @@ def sae(
     :param seed: Of the first weights and the order of tokens.
     :param keep_sinks: Train on attention sinks too.
     """
+    need("training a sparse autoencoder", "torch")
     files.check_overwrite(output, force)
     files.check_folder(output)
     found = Activations.open(data)

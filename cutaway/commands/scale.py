@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.options import Json
 from cutaway.errors import UserError
+from cutaway.extras import need
 from cutaway.store.files import check_folder
 
 
@@ -43,6 +44,7 @@ def scale(
     :param compute: Floating-point operations to spend best; without it four times the largest run's.
     :param threads: Processor threads of a run.
     """
+    need("a ladder of trained models", "torch")
     from cutaway.compare import scaling
 
     if (source := ladder or preset) is None or (ladder and preset):

@@ -20,11 +20,13 @@ from cutaway.commands.console import model_path, note, note_fallback, read_text,
 from cutaway.commands.options import Flag
 from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
 from cutaway.errors import UserError
+from cutaway.extras import installed
 
 log = logging.getLogger("cutaway.serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CALM = 0.2  # temperature of the command that is printed to try: a small model's samples at 1 are no sentences
 FLOAT16, FLOAT32 = 2, 4  # bytes of a number
+GRAMMARS = ("llguidance", "jsonschema")  # libraries that hold answers to a form
 HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
 
 
@@ -93,8 +95,10 @@ def _run(
 ) -> None:
     """Serve until a signal ends it."""
     serve_options.check(listening, access, loading, several, bounds, operation)
-    uvicorn = _libraries()
+    import uvicorn
+
     from cutaway.serve.app import build
+    from cutaway.serve.limits import Limits
     from cutaway.serve.operations import lifecycle
     from cutaway.serve.operations.access import (
         UNIX,
@@ -107,7 +111,6 @@ def _run(
     from cutaway.serve.operations.api_keys import KeyRing
     from cutaway.serve.operations.tracing import Tracing
     from cutaway.serve.response_store import ResponseStore
-    from cutaway.serve.service import Limits
 
     given = access.api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
     keys = KeyRing(given, access.api_key_file)
@@ -216,6 +219,8 @@ def greeting(
             f"  engine   the {engine}, because {why}",
             f"  limits   {limits.max_sequences} answers at once, {waiting} may wait, {state} of state",
         ]
+        if not all(map(installed, GRAMMARS)):
+            lines.append("  without  tools, JSON schemas and grammars: pip install 'cutaway[serve]'")
     longest = f"{limits.max_tokens:,} tokens and" if limits.max_tokens else "what fits and"
     lines.append(
         f"           {longest} {limits.request_seconds:g} s an answer, {size(limits.body_bytes)} a request"
@@ -255,22 +260,6 @@ def _check_access(listening: Listening, locked: bool, unsafe: bool) -> None:
             f"{listening.host} can be reached by others: set CUTAWAY_API_KEY or --api-key-file so that only "
             "clients with a key can connect, or say --unsafe-no-key"
         )
-
-
-def _libraries() -> Any:
-    try:
-        import fastapi
-        import jsonschema
-        import llguidance
-        import prometheus_client
-        import sse_starlette
-        import uvicorn
-    except ImportError as error:
-        raise UserError(
-            f"Serving needs {error.name}, which is not installed: pip install 'cutaway[serve]'"
-        ) from None
-    del fastapi, jsonschema, llguidance, prometheus_client, sse_starlette
-    return uvicorn
 
 
 @dataclass

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.extras import need
 from cutaway.generate import grammar_compiler
 from cutaway.generate.endings import Endings
 from cutaway.generate.grammar_compiler import one_line
@@ -165,12 +166,14 @@ def schema_error(schema: Any, text: str) -> str | None:
     the helper process, where a pattern that never ends costs half a second. A pattern that cannot be read
     is not asked.
     """
+    need("checking a text by a JSON schema", "jsonschema")
     schema, _ = readable(schema)
     return grammar_compiler.helper.ask({"text": json.dumps(schema), "value": text})["wrong"]
 
 
 def gbnf(rules: str) -> Grammar:
     """A context-free grammar in llama.cpp's notation, or in Lark's."""
+    need("a grammar for the answer", "llguidance")
     from llguidance.gbnf_to_lark import any_to_lark
 
     _check_length(rules, "grammar")
@@ -199,6 +202,7 @@ def lark(rules: str) -> Grammar:
 
 @lru_cache(CACHE_SIZE)
 def _compiled(kind: str, text: str) -> Grammar:
+    need(f"a {kind} for the answer", "llguidance", "jsonschema")
     answer = grammar_compiler.helper.ask({"kind": kind, "text": text})
     return Grammar(answer["compiled"], tuple(answer["shortest"]))
 

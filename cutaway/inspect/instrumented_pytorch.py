@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cutaway.errors import UserError
 from cutaway.hooks import TAPS, Listener, stopping, tracing
-from cutaway.inspect import edits
+from cutaway.inspect import edits, pytorch_edits
 from cutaway.inspect import names as naming
 from cutaway.inspect.instrumented import SQUARE, Values
 from cutaway.layers.packed import rows_of
@@ -51,7 +51,7 @@ class InstrumentedPyTorch:
     ) -> Iterator[dict[str, Tensor]]:
         """Listens to passes over texts of these lengths; edits act, and no layer after ``kept`` runs."""
         model = self.model
-        own = edits.prepare(model, edit, lengths, self.rounding).at()
+        own = pytorch_edits.prepare(model, edit, lengths, self.rounding).at()
         whole = not kept or {TAPS, "logits", "*"} & set(kept)
         last = None if whole else naming.last_layer(naming.known(model), kept)
         acting = [

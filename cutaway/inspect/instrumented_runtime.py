@@ -81,13 +81,9 @@ class InstrumentedRuntime:
                 self.resolve([name])
             except UserError:
                 return f"the runtime does not show {name!r}"
-        different = {(id(edit), length): edit for edit, length in zip(edits, lengths, strict=bool(edits))}
-        for (_, length), edit in different.items():
-            try:
-                runtime_edits.prepare(self.config, edit, length)
-            except UserError as error:
-                return str(error).partition(";")[0]
-        return None
+        different = {id(edit): edit for edit in edits}.values()
+        reasons = (runtime_edits.unsupported_reason(self.config, edit) for edit in different)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def values(
         self,
@@ -104,7 +100,7 @@ class InstrumentedRuntime:
         depth = layers if "logits" in kept else 1 + max((value.layer for value in wanted), default=0)
         engine: Any = self.engine if depth == layers else self.engine.first_layers(depth)
         rows = [_logit_rows(logits_at, len(text)) if "logits" in kept else [] for text in texts]
-        states = [self._state(engine, depth, edits[i] if edits else (), ids) for i, ids in enumerate(texts)]
+        states = self._states(engine, depth, texts, edits)
         parts = [{name: [] for name in kept} for _ in texts]
         for call in _calls(texts):
             _observe(engine, call, states, wanted, rows, parts)
@@ -115,12 +111,21 @@ class InstrumentedRuntime:
             for one, text in zip(joined, texts, strict=True)
         ]
 
-    def _state(self, engine: Any, depth: int, edit: edits_of.Given, ids: Sequence[int]) -> Any:
-        """An empty state of a text whose first layers alone are read, with the edits of those."""
-        prepared = runtime_edits.prepare(self.config, edit, len(ids))
-        state = engine.edited_state([one for one in prepared if one.layer < depth])
-        state.announced = len(ids)
-        return state
+    def _states(
+        self,
+        engine: Any,
+        depth: int,
+        texts: Sequence[Sequence[int]],
+        edits: Sequence[edits_of.Given],
+    ) -> list[Any]:
+        """An empty state of each text, whose first layers alone are read, with the edits of those."""
+        lengths = list(map(len, texts))
+        given = runtime_edits.prepare_each(self.engine, edits, lengths) if edits else [()] * len(texts)
+        states = []
+        for length, own in zip(lengths, given, strict=True):
+            states.append(engine.edited_state([one for one in own if one.layer < depth]))
+            states[-1].announced = length
+        return states
 
     def weight(self, name: str) -> np.ndarray:
         return self._unpacked(self.tensors[name])

@@ -8,7 +8,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.hooks import Listener
-from cutaway.inspect import edits
+from cutaway.inspect import pytorch_edits
 from cutaway.inspect import names as naming
 from cutaway.inspect.instrumented import SQUARE
 from cutaway.inspect.instrumented_pytorch import array
@@ -28,13 +28,13 @@ class Recording:
             )
         self.parts: dict[str, dict[int, np.ndarray]] = {name: {} for name in self.names}
 
-    def after(self, prepared: edits.Prepared) -> Callable[[int], Mapping[str, Listener]]:
+    def after(self, prepared: pytorch_edits.Prepared) -> Callable[[int], Mapping[str, Listener]]:
         """The listeners of each pass: those of edits, and after them the recording's."""
         for name in self.names:
             prepared.changes.setdefault(name, []).append(self._keep(name))
         return prepared.at
 
-    def _keep(self, name: str) -> edits.Change:
+    def _keep(self, name: str) -> pytorch_edits.Change:
         def keep(value: object, start: int) -> None:
             self.parts[name][start] = array(value)[0]
 

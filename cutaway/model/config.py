@@ -16,7 +16,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any, Literal
 
-from cutaway.attention.common.mixer import LayerState, Mixer, weight_shapes
+from cutaway.attention.common.mixer import LayerState, Mixer, Shapes, linear, under
 from cutaway.bounds import UNIONS, Bounded, Count, Natural, Positive, bounds_of, check, is_finite
 from cutaway.embedding.tables import hashed, lowrank
 from cutaway.errors import UserError, escaped, quoted
@@ -75,7 +75,29 @@ class Shared(Bounded):
 
         return SharedTransformer(self, width)
 
-    weights = weight_shapes
+    def weights(self, width: int) -> Shapes:
+        """The shape of each weight by its name: of blocks that borrow, their low-rank matrices and W_out."""
+        of, matrices = self.attention, ("query.weight", "key.weight", "value.weight", "out.weight")
+        attention = {name: shape for name, shape in of.weights(2 * width).items() if name not in matrices}
+        shapes = under("attention", attention) | linear("out", width, width)
+        values = of.heads * of.values
+        projections = [
+            ("attention.query", of.heads * of.key_size, 2 * width, self.attention_rank),
+            ("attention.key", of.groups * of.key_size, 2 * width, self.attention_rank),
+            ("attention.value", of.groups * of.values, 2 * width, self.attention_rank),
+            ("attention.out", width, values, None),
+            ("gate_up", 2 * self.hidden, width, self.rank),
+            ("down", width, self.hidden, None),
+        ]
+        for name, rows, columns, rank in projections:
+            if self.source is None:
+                shapes |= linear(f"{name}.shared", rows, columns)
+            if rank is not None:
+                shapes |= linear(f"{name}.down", rank, columns) | linear(f"{name}.up", rows, rank)
+        if self.source is None:
+            shapes |= under("attention_norm", self.norm.weights(2 * width))
+            shapes |= under("mlp_norm", self.norm.weights(width))
+        return shapes
 
 
 @dataclass(frozen=True)

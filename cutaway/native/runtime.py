@@ -238,10 +238,11 @@ class Edit(ctypes.Structure):
     """native/runtime/step.hpp's Edit."""
 
     _fields_ = [
-        ("vector", _POINTER),
+        *((name, _POINTER) for name in ("vector", "read")),
+        ("stride", _LONG),
         *((name, _FLOAT) for name in ("strength", "factor")),
-        *((name, _INT) for name in ("projects", "what", "layer", "first", "last")),
-        *((name, _INT) for name in ("first_unit", "last_unit", "spare")),
+        *((name, _INT) for name in ("how", "what", "layer", "first", "last")),
+        *((name, _INT) for name in ("first_unit", "last_unit", "other")),
     ]
 
 
@@ -483,9 +484,14 @@ def _value_size(model: Model, what: int, layer: int) -> int:
     return sizes[what]
 
 
+HOWS = ("move", "along", "exchange", "return")  # step.hpp's How
+OUT = 2  # step.hpp's What
+
+
 class EditOf(NamedTuple):
-    """A change of ``units`` of a value (step.hpp's What) of a layer, for the tokens ``first`` to ``last``:
-    factor x + strength v, or x - strength (x . v) v where it ``projects``; ``vector`` float32 [units].
+    """A change of ``units`` of a value (step.hpp's What) of a layer, for the tokens ``first`` to ``last``, as
+    step.hpp's How has it. ``vector`` float32 [units], or [tokens units]; ``read`` float32 [units]; ``other``:
+    the first of the units that are exchanged with these.
     """
 
     what: int
@@ -496,20 +502,33 @@ class EditOf(NamedTuple):
     vector: np.ndarray | None = None
     strength: float = 1.0
     factor: float = 1.0
-    projects: bool = False
+    how: str = "move"
+    read: np.ndarray | None = None
+    other: int = 0
 
 
 def _edit(model: Model, tokens: int, by: EditOf) -> Edit:
     size, (first, last) = _value_size(model, by.what, by.layer), by.units
     if not 0 <= first < last <= size or not 0 <= by.first <= by.last <= tokens:
         raise UserError(f"The edit of layer {by.layer} fits neither {size} units nor the {tokens} tokens.")
-    if by.vector is not None:
-        check("vector", by.vector, np.float32)
-    if by.vector is None if by.projects else by.vector is not None and by.vector.shape != (last - first,):
-        raise UserError(f"The edit of layer {by.layer} has no vector of {last - first} numbers.")
-    address = None if by.vector is None else by.vector.ctypes.data
-    spans = by.first, by.last, first, last
-    return Edit(address, by.strength, by.factor, by.projects, by.what, by.layer, *spans, 0)
+    count, stride = last - first, 0
+    for name, given in ("vector", by.vector), ("read", by.read):
+        if given is not None:
+            check(name, given, np.float32)
+    if by.vector is not None and by.vector.ndim == 2:
+        stride = count
+    shape = (by.last - by.first, count) if stride else (count,)
+    if by.vector is not None and by.vector.shape != shape:
+        raise UserError(f"The edit of layer {by.layer} has no vector of {count} numbers, one or one a token.")
+    if by.how == "along" and (by.vector is None or by.read is None or by.read.shape != (count,)):
+        raise UserError(f"The edit of layer {by.layer} needs two vectors of {count} numbers.")
+    if by.how == "exchange" and not (0 <= by.other <= size - count and abs(by.other - first) >= count):
+        raise UserError(f"The edit of layer {by.layer} exchanges {count} units with none of {size}.")
+    if by.how == "return" and (by.what != OUT or count != size):
+        raise UserError(f"The edit of layer {by.layer} returns to another value than a layer's input.")
+    addresses = (None if given is None else given.ctypes.data for given in (by.vector, by.read))
+    how = stride, by.strength, by.factor, HOWS.index(by.how)
+    return Edit(*addresses, *how, by.what, by.layer, by.first, by.last, first, last, by.other)
 
 
 class OneToken:

@@ -23,9 +23,10 @@ from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
+from cutaway.runtime.edits import Edit
 from cutaway.runtime.packing import Plan, attends, first_length, latent
 from cutaway.runtime.reference import emptied
-from cutaway.runtime.values import Edit, Value, Values, named
+from cutaway.runtime.values import Value, Values, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -469,10 +470,11 @@ class RuntimeEngine:
         first = self._store.first_length
         starts = np.cumsum([0, *map(len, texts)], dtype=np.int32)
         edits = [
-            self._native(edit, int(start) + first, int(start) + last)
+            self._native(edit, int(start), state.length, *span)
             for text, state, start in zip(texts, states, starts, strict=False)
             for edit in state.edits
-            for first, last in edit.spans(state.length, len(text))
+            if edit.layer < self._model.layer_count
+            for span in edit.spans(state.length, len(text))
         ]
         seen = native.read(
             self._model,
@@ -494,11 +496,14 @@ class RuntimeEngine:
             state.passed(text)
         return seen
 
-    def _native(self, edit: Edit, first: int, last: int) -> native.EditOf:
-        """An edit as the native step takes it, of the tokens from ``first`` to ``last``."""
+    def _native(self, edit: Edit, start: int, held: int, first: int, last: int) -> native.EditOf:
+        """An edit as the native step takes it, of the tokens from ``first`` to ``last`` of a text that begins
+        at ``start`` and whose state has ``held`` tokens.
+        """
         what, size = self._places[edit.what, edit.layer]
-        how = edit.vector, edit.strength, edit.factor, edit.projects
-        return native.EditOf(what, edit.layer, edit.units or (0, size), first, last, *how)
+        where = edit.units or (0, size), start + first, start + last
+        added = edit.vectors(held, first, last), edit.strength, edit.factor
+        return native.EditOf(what, edit.layer, *where, *added, edit.how, edit.read, edit.other or 0)
 
     def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
         """A value of each token in its shape; keys and values as the KV cache keeps them."""

@@ -31,7 +31,8 @@ from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, attention, cache, head, matmul, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
-from cutaway.runtime.values import Edit, Values, named
+from cutaway.runtime.edits import Edit
+from cutaway.runtime.values import Values, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -233,7 +234,7 @@ class ReferenceEngine:
         x = self._seen(state, 0, kept)("embed", self._norm(x, "embedding_norm", self.config.embedding_norm))
         own = self._per_layer(ids, x) if self.config.per_layer else None
         for n, block in enumerate(self.config.blocks):
-            path, see = f"blocks.{n}", self._seen(state, n, kept)
+            path, see = f"blocks.{n}", self._seen(state, n, kept, came=x)
             residual = np.float32(block.residual)
             normed = see("attention_norm", self._block_norm(block, x, path, "attention_norm"))
             out = self._mixed(block, n, normed, positions, state, kept)
@@ -257,13 +258,13 @@ class ReferenceEngine:
             state.ids = [*state.ids, *ids]
         return x
 
-    def _seen(self, state: State, n: int, kept: dict[str, Any]) -> See:
-        """What a value of layer n passes: the state's edits of it, in their order; then it is kept."""
+    def _seen(self, state: State, n: int, kept: dict[str, Any], came: np.ndarray | None = None) -> See:
+        """What a value of layer n, whose input ``came``, passes: its edits in their order; it is kept."""
 
         def see(what: str, value: np.ndarray) -> np.ndarray:
             for edit in state.edits:
                 if (edit.what, edit.layer) == (what, n):
-                    value = edit.applied(value, state.length)
+                    value = edit.applied(value, state.length, came)
             kept[what if what == "embed" else f"blocks.{n}.{what}"] = value
             return value
 

@@ -1,4 +1,4 @@
-"""What the runtime shows of a forward pass, and how it edits one: names, shapes, the residual stream.
+"""What the runtime shows of a forward pass: names, shapes, values of whole texts.
 
     embed, blocks.N.middle, blocks.N.out   the residual stream [d]: before block 0, after each half of block N
     blocks.N.attention_norm, mlp_norm      what each half reads of it [d], normed
@@ -163,48 +163,3 @@ def _joined(value: Value, parts: list[Any]) -> Any:
     if value.what < 0:
         return [rows for part in parts for rows in part]
     return np.concatenate(parts) if parts else np.empty((0, *value.shape), np.float32)
-
-
-# ---- edits -------------------------------------------------------------------------------------------------
-
-
-class Edit(NamedTuple):
-    """A change of a value ``what`` of a layer: factor x + strength v, or x - strength (x · v) v where it
-    ``projects``; ``vector`` is float32 [n], or None where nothing is added.
-
-    ``units`` are those of a token's row that change, from one up to another (None: all). ``positions`` are
-    absolute (None: all), and none before ``first`` changes.
-    """
-
-    layer: int
-    vector: np.ndarray | None
-    strength: float = 1.0
-    projects: bool = False
-    positions: frozenset[int] | None = None
-    first: int = 0
-    what: str = "out"
-    units: tuple[int, int] | None = None
-    factor: float = 1.0
-
-    def spans(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Which of ``count`` tokens from position ``start`` on it changes, as runs [first, last)."""
-        first = max(0, self.first - start)
-        if self.positions is None:
-            return [(first, count)] if first < count else []
-        return [(at, at + 1) for at in range(first, count) if start + at in self.positions]
-
-    def applied(self, x: np.ndarray, start: int) -> np.ndarray:
-        """The values [t ...] of tokens from position ``start`` on, changed: the native step's bits."""
-        rows = x.reshape(len(x), -1).copy()
-        units = slice(*(self.units or (0, rows.shape[1])))
-        for first, last in self.spans(start, len(x)):
-            part = rows[first:last, units]
-            scale: Any = np.float32(self.strength)
-            if self.projects:
-                assert self.vector is not None
-                products = np.add.accumulate(part.astype(np.float64) * self.vector, axis=1)[:, -1:]
-                scale = (-np.float64(scale) * products).astype(np.float32)
-            if self.factor != 1:
-                part = part * np.float32(self.factor) if self.factor else np.zeros_like(part)
-            rows[first:last, units] = part if self.vector is None else part + scale * self.vector
-        return rows.reshape(x.shape)

@@ -6,7 +6,7 @@ the marks for it.
 
 from __future__ import annotations
 
-from cutaway.serve.openai_format import APIError
+from cutaway.serve.api_error import APIError
 from cutaway.serve.service import Service
 
 MARKS = (  # what begins the text before the gap, the text after it, and what fills it

@@ -8,231 +8,44 @@ import gc
 import json
 import logging
 import math
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain, internals
-from cutaway.generate.batch.request import QueueFullError, Request, RequestCancelledError, ShuttingDownError
-from cutaway.generate.batch.scheduler import FairQueue, Scheduler
+from cutaway.generate.batch.request import Request
+from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.bounded import BoundedConstraint
-from cutaway.generate.engine import BatchedEngine, Engine
+from cutaway.generate.engine import BatchedEngine
+from cutaway.generate.min_tokens import MinTokens
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.session import EditHooks
 from cutaway.lm import LanguageModel
-from cutaway.serve.constraints import MinTokens
-from cutaway.serve.openai_format import RETRY_AFTER, APIError, ContextError, errors_in, timeout_error
+from cutaway.serve.api_error import RETRY_AFTER, APIError, errors_in
+from cutaway.serve.caller import client_of
+from cutaway.serve.loop_bridge import LoopBridge
+from cutaway.serve.openai.sampling_schema import SAMPLERS, Internals, SamplingRequest
 from cutaway.serve.operations.bounded_log import PROMPTS
 from cutaway.serve.operations.metrics import Metrics
 from cutaway.serve.operations.request_record import record_of
-from cutaway.serve.protocol import (
-    SAMPLERS,
-    Internals,
-    SamplingRequest,
-    StrictModel,
-)
 from cutaway.serve.response_store import ResponseStore
-from cutaway.serve.streaming import LoopBridge, client_of
-from cutaway.tokenizer import Tokenizer
+from cutaway.serve.validation import StrictModel
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HTTPRequest
-    from torch import nn
-
-Result = TypeVar("Result")
+from cutaway.serve.limits import Limits
+from cutaway.serve.work_pool import MOST_WAITING, THREADS, FairPool, Result, counted
 
 log = logging.getLogger(PROMPTS)
 MAX_STOPS = 16
 MOST_RETRY_AFTER = 120  # seconds
-MOST_WAITING = 4096  # jobs; half of it is more than all connections have: no answer is refused at its end
-THREADS = 4  # for all work beside the event loop that does not compute with the model
-_thread = threading.local()  # .job: the one that this thread runs; .spend: counts the tokens that it reads
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a server; ``max_tokens`` of an answer, None for as many as the context holds."""
-
-    max_sequences: int = 16
-    max_queue: int = 512
-    max_tokens: int | None = None
-    body_bytes: int = 2 << 20
-    request_seconds: float = 600.0
-    body_seconds: float = 30.0
-    drain_seconds: float = 30.0
-    state_bytes: int | None = None  # of KV cache; None for what the longest texts take, or half of the memory
-    choices: int = 16  # n of one request
-    texts: int = 256  # prompts of one request for completions
-    inputs: int = 2048  # texts of one request for embeddings
-    trace_tokens: int = 1024
-    trace_numbers: int = 4_000_000
-
-    def scheduler(self, engine: Engine, tokenizer: Tokenizer) -> Scheduler:
-        """A scheduler within these limits."""
-        return Scheduler(
-            engine,
-            tokenizer,
-            max_sequences=self.max_sequences,
-            max_queue=self.max_queue,
-            state_bytes=self.state_bytes,
-        )
-
-    def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:
-        """An answer's max_tokens after so long a prompt: what was asked for, or what the context has room
-        for. APIError for more than the server's limit, and for a prompt that leaves no room.
-        """
-        least = prompt + (asked != 0)
-        if least > context:
-            raise ContextError(prompt, least - prompt, context, param)
-        most = self.max_tokens
-        if asked is not None and most is not None and asked > most:
-            text = f"{param} is {asked}, and this server answers with at most {most}"
-            raise APIError(400, text, param=param, code="above_limit")
-        return most if asked is None else min(asked, context - prompt)
-
-    def check_choices(self, count: int, param: str) -> None:
-        """Refuse a request for too many answers to a prompt."""
-        _at_most(count, self.choices, "answers to a prompt", param)
-
-    def check_texts(self, count: int, param: str) -> None:
-        """Refuse a request with too many texts to complete."""
-        _at_most(count, self.texts, "texts", param)
-
-    def check_inputs(self, count: int, param: str) -> None:
-        """Refuse a request with too many texts to embed."""
-        _at_most(count, self.inputs, "texts", param)
-
-
-def _at_most(count: int, most: int, what: str, param: str) -> None:
-    if count > most:
-        text = f"This asks for {count} {what}, and one request may ask for {most}"
-        raise APIError(400, text, param=param, code="above_limit")
-
-
-class _Job:
-    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.work, self.arguments = work, arguments
-        self.future: Future[Any] = Future()
-        self.stopped = False
-
-    def run(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return
-        _thread.job = self
-        try:
-            self.future.set_result(self.work(*self.arguments))
-        except BaseException as error:
-            self.future.set_exception(error)
-        finally:
-            _thread.job = None
-
-
-class FairPool:
-    """Threads for work beside the event loop, whose clients take turns: one may occupy half of the threads,
-    so that another's work finds one. At most ``most`` jobs wait, of one client as many as places are free.
-    """
-
-    def __init__(self, threads: int, name: str, most: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, name)
-        self._share = max(1, threads // 2)
-        self._queue: FairQueue[_Job] = FairQueue()
-        self._most = most
-        self._lock = threading.Condition()
-        self._running: dict[_Job, str] = {}  # and whose they are
-        self._closing = False
-
-    async def run(self, client: str, seconds: float, work: Callable[..., Result], *arguments: Any) -> Result:
-        """The work's result. QueueFullError where too many wait, APIError after so many seconds. When the
-        caller is cancelled, or the time is up, waiting work never starts and running work sees
-        `check_stopped`.
-        """
-        job = _Job(work, arguments)
-        with self._lock:
-            if self._closing:
-                raise ShuttingDownError
-            waiting, own = len(self._queue), self._queue.count(client)
-            if not self._queue.has_room(client, self._most):
-                raise QueueFullError(
-                    f"{waiting} requests wait, {own} of them yours: the limit is reached, try again later"
-                )
-            self._queue.add(client, job)
-        self._threads.submit(self._work)
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.wrap_future(job.future)
-        except TimeoutError:
-            raise timeout_error(seconds) from None
-        finally:
-            job.stopped = True
-            with self._lock:
-                self._queue.remove(lambda waiting: waiting.stopped)
-
-    def _work(self) -> None:
-        """Run jobs while one may run; cancelled ones have left the queue. A job that waits for its client's
-        share is run by the thread that frees a place of it.
-        """
-        while (job := self._begin()) is not None:
-            job.run()
-            with self._lock:
-                del self._running[job]
-                self._lock.notify_all()
-
-    def _begin(self) -> _Job | None:
-        with self._lock:
-            found = self._queue.first(self._may_run)
-            if found is None:
-                return None
-            self._running[self._queue.pop(self._may_run)] = found[0]
-            return found[1]
-
-    def _may_run(self, client: str) -> bool:
-        return sum(one == client for one in self._running.values()) < self._share
-
-    def drain(self, seconds: float) -> int:
-        """Take no new work, wait at most so long for the rest, and have it stopped; how much that was."""
-        with self._lock:
-            self._closing = True
-            self._lock.wait_for(lambda: not self._running and not len(self._queue), seconds)
-            waiting = self._queue.remove(lambda _: True)
-            for job in waiting:
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(ShuttingDownError())
-            for job in self._running:
-                job.stopped = True
-            return len(waiting) + len(self._running)
-
-
-def spend(tokens: int) -> None:
-    """Count tokens that this thread's work reads, for its request's log line and key."""
-    if (count := getattr(_thread, "spend", None)) is not None:
-        count(tokens)
-
-
-def check_stopped() -> None:
-    """Raise RequestCancelledError where the request of this thread's job is over."""
-    job = getattr(_thread, "job", None)
-    if job is not None and job.stopped:
-        raise RequestCancelledError
-
-
-@contextlib.contextmanager
-def stoppable(model: nn.Module) -> Iterator[None]:
-    """This thread's forward passes end before their next block once its request is over."""
-    from cutaway.hooks import hooked
-
-    blocks: Any = model.blocks
-    with hooked((block, lambda *_: check_stopped(), None) for block in blocks):
-        yield
 
 
 @dataclass(frozen=True)
@@ -278,11 +91,8 @@ class Service:
         record, loop = record_of(http), asyncio.get_running_loop()
 
         def spending() -> Result:
-            _thread.spend = lambda tokens: loop.call_soon_threadsafe(record.spend, tokens, 0, 0)
-            try:
+            with counted(lambda tokens: loop.call_soon_threadsafe(record.spend, tokens, 0, 0)):
                 return work(self, *arguments)
-            finally:
-                _thread.spend = None
 
         return await self.definition_pool.run(client_of(http), self.limits.request_seconds, spending)
 
@@ -446,18 +256,6 @@ class Service:
             for name, value in given.items()
         }
 
-    def edit(self, asked: Sequence[Any] | None, ids: Sequence[int]) -> EditHooks | None:
-        """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
-        if not asked:
-            return None
-        from cutaway.serve.traces import parse_edits
-
-        edits = parse_edits(self, asked, ids)
-        with errors_in("edits"):
-            hooks = self.lm.prepared(edits, ids)
-            _ = self.edit_scheduler  # built here, beside the event loop
-        return hooks
-
     def internals(self, asked: Internals | None) -> internals.Internals | None:
         """Which internals a request asks for; APIError for layers that the model does not have."""
         if asked is None:
@@ -542,6 +340,7 @@ def warm_up(service: Service) -> None:
                 build()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(2000, 10, 1000)  # a look through all of a large body's objects takes 60 ms: seldom
 
 
 def _logit_bias(asked: dict[str, float]) -> dict[int, float]:

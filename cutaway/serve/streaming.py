@@ -12,56 +12,24 @@ import contextlib
 import json
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response, StreamingResponse
 
-from cutaway.generate.batch.prefix_cache import cache_scope
 from cutaway.generate.batch.request import Generation, Piece, Request, ResponseStream
-from cutaway.serve.openai_format import timeout_error, to_api_error
-from cutaway.serve.operations.request_record import RequestRecord, record_of
-
-if TYPE_CHECKING:
-    from cutaway.serve.service import Service
+from cutaway.serve.api_error import timeout_error, to_api_error
+from cutaway.serve.operations.request_record import RequestRecord
+from cutaway.serve.service import Service
 
 AppStatus.disable_automatic_graceful_drain()  # or a signal would end every stream, in the stop's delay too
 log = logging.getLogger("cutaway.serve")
 Wire = Literal["data", "named", "lines"]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: for every token
-
-
-class LoopBridge:
-    """Events on their way to the queues of one event loop, which is woken once for all of a step: each waking
-    hands Python's lock over, and the thread that wakes waits to have it back.
-
-    ``put`` and ``send`` may be called by any thread, ``deliver`` by the loop's own.
-    """
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[tuple[asyncio.Queue[Any], Any]] = deque()
-
-    def put(self, queue: asyncio.Queue[Any], event: Any) -> None:
-        """Add an event for this queue; it is delivered after the next ``send``."""
-        self._waiting.append((queue, event))
-
-    def send(self) -> None:
-        """Have the loop deliver what waits."""
-        if self._waiting and self._loop is not None:
-            self._loop.call_soon_threadsafe(self.deliver)
-
-    def deliver(self) -> None:
-        """Put what waits into its queues, in order."""
-        self._loop = asyncio.get_running_loop()
-        while self._waiting:
-            queue, event = self._waiting.popleft()
-            queue.put_nowait(event)
 
 
 CUT_OFF = "the answer was cut off at its most tokens, and may not be whole"
@@ -251,35 +219,3 @@ def _event(chunk: dict[str, Any] | EncodedEvent, wire: Wire) -> dict[str, str] |
     if wire == "lines":
         return data + "\n"
     return {"event": chunk["type"], "data": data} if wire == "named" else {"data": data}
-
-
-def client_of(http: HTTPRequest) -> str:
-    """The client whose requests wait behind each other."""
-    return record_of(http).sender
-
-
-def key_of(http: HTTPRequest) -> bytes:
-    """Whose entries of the store a request may see: its API key's."""
-    tenant = record_of(http).tenant
-    return b"" if tenant is None else tenant.scope
-
-
-@dataclass(frozen=True)
-class Caller:
-    """What the scheduler knows of a request's sender: ``fields`` of its Request."""
-
-    client: str
-    priority: int
-    cache_scope: bytes  # of the requests that this one may share the prefix cache with
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Its values, by name."""
-        return vars(self)
-
-
-def caller_of(http: HTTPRequest, salt: str | None) -> Caller:
-    """The sender of a request; the prefix cache is that of its API key and salt."""
-    tenant = record_of(http).tenant
-    scope, priority = (b"", 0) if tenant is None else (tenant.scope, tenant.priority)
-    return Caller(client_of(http), priority, cache_scope(scope, salt))

@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar, Literal
 
+from pydantic import Field, StrictBool
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-import cutaway
-from cutaway.serve.chat import chat_ids, ending
-from cutaway.serve.openai_format import APIError, json_response, token_string
-from cutaway.serve.protocol import ChatCountRequest, DetokenizeRequest, TokenizeRequest
-from cutaway.serve.service import Service, check_stopped
+from cutaway.serve.api_error import APIError
+from cutaway.serve.field_types import Indices, Text
+from cutaway.serve.json_body import json_response
+from cutaway.serve.openai.format import token_string
+from cutaway.serve.openai.message_schema import Ending, Messages, Tools
+from cutaway.serve.operations.api_keys import TEXT
+from cutaway.serve.prompts import chat_ids, ending
+from cutaway.serve.routes import Route, beside
+from cutaway.serve.service import Service
+from cutaway.serve.validation import StrictModel
+from cutaway.serve.work_pool import check_stopped
 
 
-def tokenize(service: Service, body: TokenizeRequest) -> Response:
+class TokenizeRequest(Ending):
+    """A text: Cutaway's ``text``, llama.cpp's ``content`` or vLLM's ``prompt``; or a conversation."""
+
+    DEFAULTS: ClassVar = {"add_generation_prompt": [True], "continue_final_message": [False]}
+    model: Text | None = None
+    text: Text | None = None
+    content: Text | None = None
+    prompt: Text | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
+    special: Literal["text", "allow", "forbid"] | None = Field(
+        None, description="What to do with text that spells a control token: encode it as text, or as it."
+    )
+    add_special: StrictBool | None = Field(None, description="Put around it what the model's inputs have.")
+    add_special_tokens: StrictBool | None = Field(None, description="vLLM's name of it; true for a prompt.")
+    parse_special: StrictBool | None = Field(None, description="llama.cpp's: special is allow.")
+    with_pieces: StrictBool | None = None
+    return_token_strs: StrictBool | None = None
+
+
+class DetokenizeRequest(StrictModel):
+    model: Text | None = None
+    ids: Indices | None = None
+    tokens: Indices | None = Field(None, description="llama.cpp's and vLLM's.")
+
+
+class ChatCountRequest(Ending):
+    model: Text | None = None
+    messages: Messages
+    tools: Tools | None = None
+
+
+def tokenize(service: Service, body: TokenizeRequest, http: HTTPRequest) -> Response:
     """The ids of a text, in the form of the server whose field it came in."""
     service.engine_of(body.model)
     given = [name for name in ("text", "content", "prompt", "messages") if getattr(body, name) is not None]
@@ -39,7 +79,7 @@ def tokenize(service: Service, body: TokenizeRequest) -> Response:
     return json_response(found | {"token_strs": tokens if body.return_token_strs else None})
 
 
-def detokenize(service: Service, body: DetokenizeRequest) -> Response:
+def detokenize(service: Service, body: DetokenizeRequest, http: HTTPRequest) -> Response:
     """The text of ids; bytes that are no text become U+FFFD."""
     service.engine_of(body.model)
     if (body.ids is None) == (body.tokens is None):
@@ -50,19 +90,15 @@ def detokenize(service: Service, body: DetokenizeRequest) -> Response:
     return json_response({"content": text, "prompt": text})  # llama.cpp's name, and vLLM's
 
 
-def props(service: Service) -> dict[str, Any]:
-    """What llama.cpp's clients ask of a server."""
-    return {
-        "default_generation_settings": {"n_ctx": service.lm.context},
-        "total_slots": service.limits.max_sequences,
-        "model_path": service.name,
-        "chat_template": service.lm.checkpoint.chat_template or "",
-        "build_info": f"cutaway-{cutaway.__version__}",
-    }
-
-
-def count(service: Service, body: ChatCountRequest) -> Response:
+def count(service: Service, body: ChatCountRequest, http: HTTPRequest) -> Response:
     """How many tokens a conversation has as the model reads it, and how many its context holds."""
     service.engine_of(body.model)
     ids = chat_ids(service, body.messages, body.tools, ending(body))
     return json_response({"tokens": len(ids), "context": service.context})
+
+
+ROUTES = [
+    Route("POST", "/v1/chat/count", TEXT, beside(count), ChatCountRequest),
+    Route("POST", "/tokenize", TEXT, beside(tokenize), TokenizeRequest),
+    Route("POST", "/detokenize", TEXT, beside(detokenize), DetokenizeRequest),
+]

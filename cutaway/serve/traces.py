@@ -10,28 +10,55 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import (
+    Field,
+    StrictInt,
+)
+from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.errors import OperationalError
-from cutaway.serve.chat import chat_ids
-from cutaway.serve.openai_format import APIError, BodyResponse, errors_in, json_response
-from cutaway.serve.protocol import Ablate, ModelEdit, Patch, TraceRequest
-from cutaway.serve.service import Service, spend, stoppable
+from cutaway.serve.api_error import APIError
+from cutaway.serve.json_body import BodyResponse, json_response
+from cutaway.serve.routes import Route, computed
+from cutaway.serve.service import Service
+from cutaway.serve.work_pool import spend, stoppable
 from cutaway.weights import safetensors
 
 if TYPE_CHECKING:
     from cutaway.inspect.edits import Edit
+from cutaway.serve.edit_schema import Edits
+from cutaway.serve.edits import check_length, parse_edits
+from cutaway.serve.field_types import FailFast, Indices, Positions, Text
+from cutaway.serve.openai.message_schema import Messages
+from cutaway.serve.prompts import prompt
+from cutaway.serve.validation import StrictModel
+
+
+class TraceRequest(StrictModel):
+    """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
+
+    model: Text | None = None
+    text: Text | None = None
+    messages: Messages | None = None
+    values: Annotated[list[Text], FailFast, Field(max_length=64)] = Field([])
+    layers: Indices | None = None
+    heads: Indices | None = None
+    positions: Positions | None = None
+    edits: Edits = Field([])
+    top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
+    format: Literal["json", "safetensors", "page"] = "json"
+
 
 BY_HEAD = tuple(f"attention.{name}" for name in ("q", "k", "v", "scores", "pattern", "z"))
 BY_LAYER = (*BY_HEAD, "attention.out", "middle", "mlp.hidden", "out")
 WHOLE = ("embed", "logits")
-SQUARE = ("scores", "pattern", "index", "chosen")
 
 
-def trace(service: Service, body: TraceRequest) -> Response:
+def trace(service: Service, body: TraceRequest, http: HTTPRequest) -> Response:
     """Answer a trace request."""
     service.check_model(body.model)
     _ = service.decoder  # refuses an encoder
@@ -45,7 +72,7 @@ def _response(service: Service, body: TraceRequest) -> Response:
     from cutaway.inspect.tokens import tokens
 
     lm, ids = service.lm, prompt(service, body.text, body.messages, "text")
-    _check_length(service, ids, "text")
+    check_length(service, ids, "text")
     edit = parse_edits(service, body.edits, ids)
     if body.format == "page":
         trace = _traced(service, ids, page_data.names(lm.config), edit)
@@ -69,13 +96,6 @@ def _response(service: Service, body: TraceRequest) -> Response:
     return json_response(facts | {"values": data})
 
 
-def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
-    """The ids of the prompt, which is given once: as text or as a conversation."""
-    if (text is None) == (messages is None):
-        raise APIError(400, "Give the prompt once: as text or as messages", param=param)
-    return chat_ids(service, messages, None) if text is None else service.lm.ids(text)
-
-
 def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:
     """A trace; APIError where edits, and OperationalError where the weights, make it NaN or infinite."""
     spend(len(ids))
@@ -87,13 +107,6 @@ def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Se
             raise
         raise APIError(400, f"With these edits {error}", param="edits") from None
     return trace
-
-
-def _check_length(service: Service, ids: Sequence[int], param: str) -> None:
-    most = service.limits.trace_tokens
-    if len(ids) > most:
-        text = f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}"
-        raise APIError(400, text, param=param, code="above_limit")
 
 
 def _names(body: TraceRequest, layers: int) -> list[str]:
@@ -179,35 +192,4 @@ def absolute_positions(positions: Sequence[int], length: int, param: str) -> lis
     return [position % length for position in positions]
 
 
-def _check_name(service: Service, name: str, param: str) -> None:
-    from cutaway.inspect import names
-
-    known = names.known(service.lm.definition.model)
-    for own in names.resolve(known, [name]):
-        if any(found.endswith(SQUARE) for found in names.matching(known, own)):
-            text = f"{name[:60]!r} names attention maps, which grow with the square of the text: edit z or v"
-            raise APIError(400, text, param=param)
-
-
-def parse_edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
-    """The edits of a request; APIError for one that does not fit the model and the prompt's ids."""
-    from cutaway.inspect.edits import check, from_json
-
-    made: list[Edit] = []
-    for i, one in enumerate(asked):
-        fields = one.model_dump(exclude={"text", "messages"})
-        if isinstance(one, Patch):
-            fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
-            _check_length(service, fields["ids"], f"edits[{i}].text")
-            spend(len(fields["ids"]))
-        if isinstance(one, Ablate):
-            fields["reference"] = [service.lm.ids(text) for text in one.reference]
-            for reference in fields["reference"]:
-                _check_length(service, reference, f"edits[{i}].reference")
-                spend(len(reference))
-        with errors_in(f"edits[{i}]"):
-            made.append(from_json(fields))
-            if one.name is not None:
-                _check_name(service, one.name, f"edits[{i}].name")
-            check(service.lm.definition.model.config, made[-1], len(ids))
-    return made
+ROUTES = [Route("POST", "/v1/trace", ("internals",), computed(trace), TraceRequest, computes=True)]

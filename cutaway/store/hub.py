@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import need
 from cutaway.store.files import OTHER_HOME, Bytes, Progress, disk_errors
 
 TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
@@ -44,6 +45,7 @@ def find(source: str) -> Path | None:
 
 def pull(source: str, progress: Progress) -> Path:
     """Fetch ORG/NAME or one of its .gguf files at the named branch, tag or commit; the path."""
+    need(f"fetching {source} from Hugging Face", "huggingface_hub")
     import huggingface_hub
 
     repository, revision, file = _spelt(source)
@@ -179,6 +181,7 @@ def revision(path: Path) -> str | None:
 
 def _listing(repository: str, revision: str | None) -> tuple[str | None, dict[str, int]]:
     """The commit that a revision is, and the repository's files and their bytes at it."""
+    need(f"asking Hugging Face for {repository}", "huggingface_hub")
     import huggingface_hub
 
     with _in_words(repository):

@@ -218,6 +218,33 @@ class Rows {
     int64_t panels_ = 0;
 };
 
+// What is asked of a reading, by layer and value: all of one in their order. Nothing is asked of most.
+template <class T>
+class ByValue {
+  public:
+    ByValue(const T* all, int count, int layers) {
+        if (count == 0) return;
+        first_.assign(static_cast<size_t>(layers) * kWhats + 1, 0);
+        for (const T& one : std::span(all, static_cast<size_t>(count))) {
+            if (one.layer < layers) sorted_.push_back(&one);
+        }
+        std::stable_sort(sorted_.begin(), sorted_.end(), [](const T* a, const T* b) { return place(*a) < place(*b); });
+        for (const T* one : sorted_) ++first_[place(*one) + 1];
+        for (size_t i = 1; i < first_.size(); ++i) first_[i] += first_[i - 1];
+    }
+    bool empty() const { return first_.empty(); }
+    std::span<const T* const> of(What what, int layer) const {
+        if (first_.empty() || what < 0) return {};
+        const size_t at = static_cast<size_t>(layer) * kWhats + static_cast<size_t>(what);
+        return std::span(sorted_).subspan(first_[at], first_[at + 1] - first_[at]);
+    }
+
+  private:
+    static size_t place(const T& of) { return static_cast<size_t>(of.layer) * kWhats + static_cast<size_t>(of.what); }
+    std::vector<const T*> sorted_;
+    std::vector<size_t> first_;
+};
+
 class Step {
     // A thread that walks through the phases, and where it is.
     struct Worker {
@@ -228,7 +255,8 @@ class Step {
 
   public:
     Step(const Model& model, const Reading& reading, const Observation& seen, int threads)
-        : model_(model), reading_(reading), seen_(seen), tokens_(reading.starts[reading.sequences]),
+        : model_(model), reading_(reading), edits_(seen.edits, seen.edit_count, model.layer_count),
+          values_(seen.values, seen.value_count, model.layer_count), tokens_(reading.starts[reading.sequences]),
           most_shares_(std::clamp(threads, 1, kShares)) {
         measure();
         allocate();
@@ -651,6 +679,7 @@ class Step {
             busy_count_.resize(static_cast<size_t>(model_.layer_count));
         }
         last_ = scratch_.vectors(head_parts() * reading_.logits_count, model_.width, with_bf16_);
+        if (some_return()) inputs_ = scratch_.take<float>(tokens_ * width_stride_);
         if (reading_.after != nullptr) kept_ = scratch_.take<float>(reading_.logits_count * width_stride_);
     }
 
@@ -682,6 +711,14 @@ class Step {
         }
         partial_ = scratch_.take<float>(slots * heads_ * value_stride_);
         partial_seen_ = scratch_.take<Gathered>(slots * heads_);
+    }
+
+    bool some_return() const {
+        for (int i = 0; !edits_.empty() && i < model_.layer_count; ++i) {
+            const auto edits = edits_.of(kOut, i);
+            if (std::any_of(edits.begin(), edits.end(), [](const Edit* by) { return by->how == kReturn; })) return true;
+        }
+        return false;
     }
 
     int position(int64_t token) const {
@@ -719,6 +756,7 @@ class Step {
             }
         }
         see(kEmbed, 0, token, x, model_.width);
+        keep_input(token, 0);
         if (model_.per_layer.projection.rows > 0) read(token, {});
         else if (model_.layer_count > 0) read(token, model_.layers[0].attention_norm, kAttentionNorm, 0);
     }
@@ -1053,7 +1091,8 @@ class Step {
         const auto finish = [&](int64_t token) {
             float* x = x_ + token * width_stride_;
             for (int i = 0; layer.block_scale != 1.0f && i < model_.width; ++i) x[i] *= layer.block_scale;
-            see(kOut, index, token, x_ + token * width_stride_, model_.width);
+            see(kOut, index, token, x, model_.width);
+            if (more) keep_input(token, index + 1);
             if (kept_ != nullptr) keep_stream(token, index);
             if (more) read(token, model_.layers[index + 1].attention_norm, kAttentionNorm, index + 1);
         };
@@ -1103,6 +1142,13 @@ class Step {
             }
         };
         share_out(worker, groups_of(layer.up), 1, hide_some, [] {});
+        if (hidden_whole(index)) {
+            each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) {
+                see(kHidden, index, token, hidden_.x + token * hidden_.width, layer.up.rows);
+                const int64_t groups = rounded(layer.down.columns, kGroup) / kGroup;
+                quantize({hidden_.x + token * hidden_.width, hidden_.width, token, 1}, 0, groups, hidden_);
+            });
+        }
         const auto multiply_down = [&](const auto& then) {
             multiply_adapted(worker, down_rows(layer), index, &LayerAdapter::down_in, then);
         };
@@ -1485,26 +1531,51 @@ class Step {
     void see(What what, int layer, int64_t token, float* row, int64_t count, int64_t first = 0,
              int64_t part = std::numeric_limits<int64_t>::max()) const {
         part = std::min(part, count - first);
-        for (const Edit& by : std::span(seen_.edits, static_cast<size_t>(seen_.edit_count))) {
-            if (by.what == what && by.layer == layer && by.first <= token && token < by.last) edit(by, row, first, part);
+        for (const Edit* by : edits_.of(what, layer)) {
+            if (by->first <= token && token < by->last) edit(*by, token, row, first, part);
         }
-        for (const Value& value : std::span(seen_.values, static_cast<size_t>(seen_.value_count))) {
-            if (value.what == what && value.layer == layer) std::copy_n(row, part, value.out + token * count + first);
-        }
+        for (const Value* value : values_.of(what, layer)) std::copy_n(row, part, value->out + token * count + first);
     }
 
-    // Changes some units of a row, of which `row` has `count` from `begin` on; what projects has all of its units there.
-    static void edit(const Edit& by, float* row, int64_t begin, int64_t count) {
+    // Changes some units of a token's row, of which `row` has `count` from `begin` on: all of them, but for kMove.
+    void edit(const Edit& by, int64_t token, float* row, int64_t begin, int64_t count) const {
         const int64_t first = std::max<int64_t>(by.first_unit, begin), last = std::min<int64_t>(by.last_unit, begin + count);
         float* x = row - begin;
+        if (by.how == kExchange) return exchange(x + first, x + by.other, last - first, by.strength);
+        if (by.how == kReturn) return give_back(by, token, x);
         float scale = by.strength;
-        if (by.projects != 0) {
+        if (by.how == kAlong) {
             double product = 0.0;
-            for (int64_t i = first; i < last; ++i) product += static_cast<double>(x[i]) * by.vector[i - by.first_unit];
-            scale = static_cast<float>(-by.strength * product);
+            for (int64_t i = first; i < last; ++i) product += static_cast<double>(x[i]) * by.read[i - by.first_unit];
+            scale = static_cast<float>(by.strength * product);
         }
         for (int64_t i = first; by.factor != 1.0f && i < last; ++i) x[i] = by.factor == 0.0f ? 0.0f : by.factor * x[i];
-        for (int64_t i = first; by.vector != nullptr && i < last; ++i) x[i] += scale * by.vector[i - by.first_unit];
+        if (by.vector == nullptr) return;
+        const float* vector = by.vector + (token - by.first) * by.stride;
+        for (int64_t i = first; i < last; ++i) x[i] += scale * vector[i - by.first_unit];
+    }
+
+    static void exchange(float* x, float* y, int64_t count, float strength) {
+        for (int64_t i = 0; i < count; ++i) {
+            const float a = x[i], b = y[i];
+            x[i] = moved(a, b, strength);
+            y[i] = moved(b, a, strength);
+        }
+    }
+    static float moved(float x, float to, float strength) { return strength == 1.0f ? to : x + strength * (to - x); }
+
+    // The residual stream before a layer, where an edit will need it behind the layer.
+    void keep_input(int64_t token, int layer) {
+        if (inputs_ == nullptr) return;
+        for (const Edit* by : edits_.of(kOut, layer)) {
+            if (by->how != kReturn || token < by->first || token >= by->last) continue;
+            std::copy_n(x_ + token * width_stride_, model_.width, input_of(token));
+        }
+    }
+    float* input_of(int64_t token) const { return inputs_ + token * width_stride_; }
+    void give_back(const Edit& by, int64_t token, float* x) const {
+        const float* came = input_of(token);
+        for (int i = 0; i < model_.width; ++i) x[i] = moved(x[i], came[i], by.strength);
     }
 
     // The residual stream after a layer, where the head is to read it (the logit lens).
@@ -1550,6 +1621,12 @@ class Step {
         for (int s = first; s < length; ++s) weights[s] /= total;
     }
 
+    // Whether an edit of a layer's neurons reaches from some to others: then they are seen when all are there.
+    bool hidden_whole(int layer) const {
+        const auto edits = edits_.of(kHidden, layer);
+        return std::any_of(edits.begin(), edits.end(), [](const Edit* by) { return by->how != kMove; });
+    }
+
     // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They are stored side by side
     // until then: rows as long as all neurons would map to a few sets of the cache.
     // `adapted` is the layer whose adapters apply, -1 for none.
@@ -1566,11 +1643,12 @@ class Step {
         if (gated) neurons_of(mlp.up, beside, &LayerAdapter::up);
         for (int64_t i = 0; layer.gate_scale != 1.0f && i < count * kGroup; ++i) inside[i] *= layer.gate_scale;
         activate(layer.activation, inside, gated ? beside : nullptr, count * kGroup);
-        for (int64_t i = 0; adapted >= 0 && seen_.value_count + seen_.edit_count > 0 && i < count; ++i) {
+        const bool whole = adapted >= 0 && hidden_whole(adapted);
+        for (int64_t i = 0; adapted >= 0 && !whole && i < count; ++i) {
             see(kHidden, adapted, i, inside + i * kGroup, mlp.up.rows, group * kGroup, kGroup);
         }
-        if (!mlp.down.reads_floats()) quantize({inside, kGroup, 0, count}, group, group + 1, out);
-        if (!mlp.down.reads_floats() && (adapted < 0 || runs_.empty())) return;
+        if (!mlp.down.reads_floats() && !whole) quantize({inside, kGroup, 0, count}, group, group + 1, out);
+        if (!mlp.down.reads_floats() && !whole && (adapted < 0 || runs_.empty())) return;
         for (int64_t i = 0; i < count; ++i) {
             std::copy_n(inside + i * kGroup, kGroup, out.x + i * out.width + group * kGroup);
         }
@@ -1795,7 +1873,8 @@ class Step {
 
     const Model& model_;
     const Reading& reading_;
-    const Observation& seen_;
+    const ByValue<Edit> edits_;
+    const ByValue<Value> values_;
     const int tokens_;
     Scratch scratch_;
     const int most_shares_;  // of a phase
@@ -1809,7 +1888,7 @@ class Step {
     std::vector<int> sequence_of_;
     std::vector<Piece> pieces_;
     float *x_ = nullptr, *out_ = nullptr, *heads_out_ = nullptr, *rotations_ = nullptr;
-    float *partial_ = nullptr, *kept_ = nullptr;
+    float *partial_ = nullptr, *kept_ = nullptr, *inputs_ = nullptr;
     std::vector<Run> runs_;
     int64_t projected_stride_ = 0, recurrent_width_ = 0, beside_stride_ = 0;  // of recurrent layers
     float *projected_ = nullptr, *beside_ = nullptr;

@@ -162,7 +162,7 @@ struct LayerAdapter {
 enum What : int32_t {
     kUnnamed = -1, kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed, kAttentionNorm, kMlpNorm, kQueryUnrotated, kKeyUnrotated,
     kMixedOut, kHidden, kDown, kMixtureOut, kAttentionPostNorm,
-    kMlpPostNorm
+    kMlpPostNorm, kWhats
 };
 
 // A value that is written out: a row for each token.
@@ -171,12 +171,21 @@ struct Value {
     int32_t what, layer;
 };
 
-// A change of a value of a layer, for tokens [first, last) and units [first_unit, last_unit) of its row: factor x + strength v,
-// or, where it projects, x - strength (x . v) v.
+// What becomes of x, the units that an edit changes.
+enum How : int32_t {
+    kMove,      // factor x + strength v
+    kAlong,     // x + strength (x . read) v
+    kExchange,  // x + strength (y - x), and y + strength (x - y): y are as many units from `other` on
+    kReturn     // x + strength (y - x): x is the stream after a layer, y the stream before it
+};
+
+// A change of a value of a layer, for tokens [first, last) and units [first_unit, last_unit) of its row.
 struct Edit {
-    const float* vector;  // [last_unit - first_unit], or null: nothing is added
+    const float* vector;  // v [last_unit - first_unit], or null: nothing is added
+    const float* read;    // [last_unit - first_unit], of kAlong
+    int64_t stride;       // floats from a token's v to the next one's; 0: they have one in common
     float strength, factor;
-    int32_t projects, what, layer, first, last, first_unit, last_unit, spare;
+    int32_t how, what, layer, first, last, first_unit, last_unit, other;
 };
 
 // What a reading writes out and changes; the edits in the order in which they are made.

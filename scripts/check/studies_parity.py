@@ -23,6 +23,7 @@ from cutaway.inspect import causal, gradients, pairs
 from cutaway.inspect.head_scores import LENGTH, TEXTS, head_scores
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.runtime import values
+from cutaway.runtime.edits import Edit
 from tests.parity import smollm2
 
 TEXT, OTHER, ANSWERS = "The capital of France is", "The capital of Italy is", (" Paris", " Rome")
@@ -216,7 +217,7 @@ def packed_residuals(lm: Any, task: Task) -> np.ndarray:
     """Patches of the residual stream made by the packed engine: the texts' difference added at a position."""
     engine, last, layers = lm.engine, len(task.ids) - 1, range(len(lm.config.blocks))
 
-    def lead(ids: list[int], edits: Sequence[values.Edit] = ()) -> float:
+    def lead(ids: list[int], edits: Sequence[Edit] = ()) -> float:
         logits = engine.read([ids], [engine.edited_state(edits)], [last])[0]
         return float(logits[task.there] - logits[task.here])
 
@@ -225,7 +226,7 @@ def packed_residuals(lm: Any, task: Task) -> np.ndarray:
 
     def recovered(layer: int, p: int) -> float:
         name = f"blocks.{layer}.out"
-        edit = values.Edit(layer, theirs[name][p] - ours[name][p], 1.0, positions=frozenset({p}))
+        edit = Edit(layer, theirs[name][p] - ours[name][p], 1.0, positions=frozenset({p}))
         return (lead(task.ids, [edit]) - low) / (high - low)
 
     at = pairs.differing(task.ids, task.other)

@@ -35,8 +35,8 @@ with atheris.instrument_imports(include=["cutaway"]):
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.quantization import formats
     from cutaway.serve import app
-    from cutaway.serve.openai_format import APIError
-    from cutaway.serve.protocol import parse_body
+    from cutaway.serve.api_error import APIError
+    from cutaway.serve.validation import parse_body
     from cutaway.tokenizer import Tokenizer
     from cutaway.tokenizer.chat import provenance, template
     from cutaway.tokenizer.chat.probes import conversations
@@ -157,7 +157,7 @@ def render(data: bytes) -> None:
 
 
 CONVERSATIONS: list[Any] = conversations()[:3]
-BODIES = [post.body for post in app.POSTS.values()]
+BODIES = [route.body for route in app.ROUTES if route.body is not None]
 
 
 def read_body(data: bytes) -> None:

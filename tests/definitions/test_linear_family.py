@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 from cutaway.attention.common import linear_recurrence
 from cutaway.attention.common.visibility import Positions
-from cutaway.attention.delta import unit
-from cutaway.attention.gated_delta import Decay
+from cutaway.attention.modules.delta import unit
+from cutaway.attention.modules.gated_delta import Decay
 from cutaway.errors import UserError
 from cutaway.layers.conv import ShortConv
 from cutaway.position import rope

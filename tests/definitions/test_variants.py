@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from cutaway.attention import bidirectional
 from cutaway.attention.backends import MANY
 from cutaway.attention.common.visibility import Positions
-from cutaway.attention.mla import Where
+from cutaway.attention.modules.mla import Where
 from cutaway.errors import UserError
 from cutaway.hooks import FACTS, tracing
 from cutaway.layers.config import Norm

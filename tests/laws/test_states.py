@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cutaway.attention.common.cost import GROUP, quantized_bytes_per_token
 from cutaway.attention.common.mixer import LayerState
 from cutaway.attention.state import Cross, Full, Ring
 from cutaway.attention.state.paged import FIRST_PAGES, Paged, Pool
-from cutaway.attention.state.quantized import GROUP, Quantized, pack, unpack
+from cutaway.attention.state.quantized import Quantized, pack, unpack
 from cutaway.attention.state.recurrent import Recurrent
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder, State
@@ -97,7 +98,7 @@ def test_quantized_bytes_are_known_before(kind: str, bits: int) -> None:
     ids, pos = text(1, 3)
     state = model.new_state(Quantized.of(bits))
     model(ids, pos, state)
-    expected = [Quantized.bytes_per_token(block.attention.entries, bits) for block in model.config.blocks]
+    expected = [quantized_bytes_per_token(block.attention.entries, bits) for block in model.config.blocks]
     assert state.nbytes == 3 * sum(expected)
 
 

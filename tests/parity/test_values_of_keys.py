@@ -47,6 +47,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         )
     ),
     ("gemma3", {"rope_scaling": UNTRUNCATED}, "rope_scaling.truncate is not true"),
+    ("gpt_neox-1", {"rotary_pct": None}, "rotary_pct is null"),
+    ("gpt_neox-1", {"rotary_emb_base": None}, "rotary_emb_base is null"),
     *(
         (
             case,

@@ -43,7 +43,8 @@ ENCODERS = (
     "modernbert",
     "deberta-v2",
 )
-ENCODERS += ("deberta", "ernie", "camembert")
+ENCODERS += ("deberta", "ernie", "camembert", "megatron-bert", "data2vec-text", "rembert")
+ENCODERS += ("roberta-prelayernorm", "xlm-roberta-xl")
 
 
 class Entry(NamedTuple):

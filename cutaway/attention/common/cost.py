@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+
+GROUP = 32  # numbers of a quantized state that share a scale (state/quantized.py)
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,9 @@ def at(formula: str, config: Any = None, **letters: float) -> float:
 def _python(formula: str) -> str:
     """Factors are written side by side: "2 h k" is 2 * h * k."""
     return re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", formula.replace("²", "**2"))
+
+
+def quantized_bytes_per_token(entries: Mapping[str, tuple[int, int]], bits: int) -> int:
+    """Cache bytes of one token in a quantized state, of a config's ``entries``: heads and size by name."""
+    padded = [(heads, size + -size % GROUP) for heads, size in entries.values()]
+    return sum(heads * (size * bits // 8 + size // GROUP * 4) for heads, size in padded)

@@ -18,22 +18,18 @@ log_a = -inf, at the first token of a document packed behind another, forgets al
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cutaway.attention.backends import Choice
-from cutaway.attention.common.mixer import weight_shapes
 from cutaway.attention.common.softmax import cut, join
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.state.recurrent import Recurrent
-from cutaway.bounds import Bounded, Count
 from cutaway.hooks import tap, tell
 from cutaway.layers.norm import widened
-from cutaway.position import rope
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Bool, Float
 
@@ -42,63 +38,6 @@ ROWS_CHUNK = 16  # when each row has its own: then every pair of tokens needs a 
 
 State = Float[Tensor, "b h k v"]
 Read = tuple[Float[Tensor, "b h t v"], State]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearConfig(Bounded):
-    """``heads`` states of ``key_size`` rows and ``value_size`` columns, ``key_size`` when None.
-
-    The next token costs the same whether ten or a million came before it, and nothing that was written into
-    the state can be taken out again: it can only decay or be overwritten. A recurrence knows the order of
-    what it read, so most of them take no position.
-    """
-
-    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
-
-    heads: Count
-    key_size: Count
-    value_size: Count | None = None
-
-    @property
-    def position(self) -> rope.Config | None:
-        return None
-
-    @property
-    def values(self) -> int:
-        """The size of a value."""
-        return self.key_size if self.value_size is None else self.value_size
-
-    @property
-    def state_shape(self) -> tuple[int, int, int]:
-        """The shape of S: heads, rows, columns."""
-        return self.heads, self.key_size, self.values
-
-    @property
-    def channels(self) -> int:
-        """How many numbers of a token a short convolution reads: its queries, keys and values."""
-        return 2 * getattr(self, "groups", self.heads) * self.key_size + self.heads * self.values
-
-    @property
-    def tail(self) -> int:
-        """How many numbers the short convolution keeps; 0 without one."""
-        return self.channels * max(getattr(self, "conv", 0) - 1, 0)
-
-    weights = weight_shapes
-
-    def state(self) -> Recurrent:
-        return Recurrent()
-
-    def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token: none."""
-        return 0
-
-    def state_bytes(self, entry: int) -> int:
-        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes.
-
-        S is kept in float32 at least: a sum over a long text needs the room.
-        """
-        heads, rows, columns = self.state_shape
-        return heads * rows * columns * max(entry, 4) + self.tail * entry
 
 
 class Call(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from cutaway.attention import dsa, luong, short_conv
-from cutaway.attention.common.visibility import Causal, Positions, Window, mask
+from cutaway.attention.common.visibility import Causal, Window
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
                 f" Each query then predicts a position, and attends only to {config.window} tokens to either "
                 "side of it, which depend on the text."
             )
-        return MaskPlot(torch.ones(length, length, dtype=torch.bool).tolist(), caption)
-    here = Positions(torch.arange(length)[None])
+        return MaskPlot(np.ones((length, length), bool).tolist(), caption)
+    at = np.arange(length)
     convolved = isinstance(config, short_conv.Config)  # its weights are the same for every text
-    seen = mask(Causal() & Window(config.conv) if convolved else config.visibility, here, here)[0]
+    rule: Any = Causal() & Window(config.conv) if convolved else config.visibility  # here of numpy arrays
+    seen = rule.sees(at[:, None], at[None, :])
     caption = ""
     if isinstance(config, dsa.Config):
-        chance = torch.Generator().manual_seed(seed)
-        scores = torch.rand(1, length, length, generator=chance).masked_fill(~seen, -torch.inf)
-        seen = seen & dsa.best(scores, config.top_k)[0]
+        scores = np.where(seen, np.random.default_rng(seed).random((length, length)), -np.inf)
+        seen = seen & (np.argsort(np.argsort(-scores)) < config.top_k)
         caption = (
             f"An example: which {config.top_k} tokens are read depends on the text, here the indexer's "
             f"scores are random (seed {seed}). "

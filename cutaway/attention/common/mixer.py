@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ class LayerState(Protocol):
         ...
 
 
+Shapes = dict[str, tuple[int, ...]]  # of weights, by name
 Wrap = Callable[[LayerState], LayerState]  # a layer's own state to one that stores the same in another way
 
 
@@ -56,7 +56,7 @@ class Mixer(Protocol):
         """The torch module whose forward is the mechanism's equation."""
         ...
 
-    def weights(self, width: int) -> dict[str, tuple[int, ...]]:
+    def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""
         ...
 
@@ -69,15 +69,11 @@ class Mixer(Protocol):
         ...
 
 
-def weight_shapes(config: Any, *sizes: int) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight of a config's module, read from a build that allocates nothing."""
-    return dict(_weight_shapes(config, sizes))
+def linear(name: str, outputs: int, inputs: int, bias: bool = False) -> Shapes:
+    """The shapes of a matrix and its bias, if it has one, by name."""
+    return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
 
 
-@cache
-def _weight_shapes(config: Any, sizes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    from cutaway.layers.meta import on_meta
-
-    with on_meta():
-        module = config.build(*sizes)
-    return {name: tuple(weight.shape) for name, weight in module.named_parameters()}
+def under(name: str, shapes: Shapes) -> Shapes:
+    """The shapes of a part's weights, by their names in the whole."""
+    return {f"{name}.{part}": shape for part, shape in shapes.items()}

@@ -6,7 +6,7 @@ is the definition.
 A rule has two functions. ``sees(i, j)``: whether the query at position i sees the key at position j. ``may(i,
 j)``: whether any query in one span of positions might see any key in another, so that a backend can skip
 pairs of spans where none does. ``may`` may err towards True, never towards False. Both broadcast over
-tensors, and ``sees`` over numpy arrays too.
+tensors, and ``sees`` over numpy arrays.
 
 Positions are absolute; a position of -1 is padding, which sees nothing and is seen by nothing. Imports no
 torch.
@@ -237,7 +237,7 @@ class Random(Visibility):
         x = (block * 7919 + n * 104_729 + self.seed * 1_299_709 + 1) % prime
         for _ in range(2):
             x = (x * x + 48_271 * x + 11) % prime
-        return x % (block + (block == 0))
+        return x % ((block >= 1) * (block - 1) + 1)
 
 
 def mask(visibility: Visibility, query: Positions, key: Positions) -> Bool[Tensor, "b t s"]:

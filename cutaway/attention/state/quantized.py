@@ -9,19 +9,17 @@ by at most half a step, which is its group's range / 255 or / 15, and by the flo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from cutaway.attention.common.cost import GROUP
 from cutaway.attention.common.mixer import LayerState, Wrap
 from cutaway.attention.state import Entries, Store
 from cutaway.errors import UserError
 from cutaway.shapes import Int
-
-GROUP = 32
 
 
 class Quantized:
@@ -36,14 +34,6 @@ class Quantized:
     def of(cls, bits: int) -> Wrap:
         """For ``Decoder.new_state``: every KV cache in so many bits, recurrent states as they are."""
         return partial(_wrapped, bits=bits)
-
-    @staticmethod
-    def bytes_per_token(entries: Mapping[str, tuple[int, int]], bits: int) -> int:
-        """Cache bytes of one token with these entries (a config's ``entries``): heads and size by name."""
-        return sum(
-            heads * (_padded(size) * bits // 8 + _padded(size) // GROUP * 4)
-            for heads, size in entries.values()
-        )
 
     @property
     def length(self) -> int:
@@ -77,10 +67,6 @@ class Quantized:
 
 def _wrapped(state: LayerState, bits: int) -> LayerState:
     return Quantized(state, bits) if isinstance(state, Store) else state
-
-
-def _padded(size: int) -> int:
-    return size + -size % GROUP
 
 
 def pack(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from cutaway.errors import UserError
-from cutaway.serve.openai_format import APIError, error_response, form_of
+from cutaway.serve.api_error import APIError, error_response, form_of
 from cutaway.serve.operations.api_keys import KeyRing, Tenant, fingerprint
 from cutaway.serve.operations.pacing import Pace
 

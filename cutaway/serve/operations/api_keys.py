@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from cutaway.errors import UserError, escaped
-from cutaway.serve.openai_format import APIError
+from cutaway.serve.api_error import APIError
 from cutaway.store import yaml_files
 
 Role = Literal["chat", "embed", "internals", "metrics", "admin"]

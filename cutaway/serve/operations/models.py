@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from cutaway.generate.batch.scheduler import SchedulerStats
-from cutaway.serve.openai_format import RETRY_AFTER, APIError
+from cutaway.serve.api_error import RETRY_AFTER, APIError
 from cutaway.serve.service import Service
 
 ADAPTER_NAME = r"[A-Za-z0-9][\w.:/@+-]*"

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from cutaway.serve.openai_format import APIError
+from cutaway.serve.api_error import APIError
 
 ALONE = 1.0  # seconds after which a client without a request under way is gone
 

@@ -7,12 +7,10 @@ The phases are prepare (reading, checking, rendering), queue, prefill and decode
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cutaway.errors import UserError
-
-if TYPE_CHECKING:
-    from cutaway.serve.operations.request_record import RequestRecord
+from cutaway.serve.operations.request_record import RequestRecord
 
 NANOSECONDS = 1e9
 

@@ -9,6 +9,7 @@ name }}/s>' with an empty name is no token.
 
 import base64
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +34,8 @@ class Traced:
 
     @classmethod
     def of(cls, answer: Mapping[str, str]) -> "Traced":
-        text, origins = answer["text"], np.frombuffer(base64.b64decode(answer["origins"]), np.int32)
+        packed = base64.b64decode(answer["origins"])
+        text, origins = answer["text"], np.frombuffer(zlib.decompress(packed), np.int32)
         utf8(text, "what the chat template writes")
         return cls(text, origins)
 

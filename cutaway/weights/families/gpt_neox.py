@@ -22,8 +22,11 @@ class Rope(rotary.Rope):
         if fields.gguf:
             return super().read(fields, known, own)
         older, newer = fields.section("rope_scaling"), fields.section("rope_parameters")
-        base = fields.number("rotary_emb_base", own.defaults["rope_base"], low=1.0)
-        part = fields.number("rotary_pct", self.part, high=1.0)
+        base, part = own.defaults["rope_base"], self.part
+        if fields.stated("rotary_emb_base"):  # null is refused, as transformers refuses it
+            base = fields.number("rotary_emb_base", low=1.0)
+        if fields.stated("rotary_pct"):
+            part = fields.number("rotary_pct", high=1.0)
         return {"rope": replace(self, part=part).of(older if older and older.data else newer, known, base)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:

@@ -1,0 +1,1 @@
+"""The torch modules of mechanisms that compute more than softmax attention over heads."""

@@ -1,0 +1,249 @@
+"""A conversation in, the assistant's answer out: what every chat API shares.
+
+The APIs (openai/chat.py, openai/responses.py, anthropic/, ollama/) translate their request into a
+ChatCompletionRequest, and the events of its answer into their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request as HTTPRequest
+
+from cutaway.generate.batch.request import Generation, Piece, Request
+from cutaway.generate.thinking import budget
+from cutaway.generate.tool_calls import parser
+from cutaway.generate.tool_calls.answer import AnswerReader, collect
+from cutaway.generate.tool_calls.constraint import Check
+from cutaway.generate.tool_calls.thoughts import Marks, find_marks
+from cutaway.generate.tool_calls.tool_format import ToolFormat
+from cutaway.serve import answer_form, edits
+from cutaway.serve.answer_form import tool_rules, tool_schemas
+from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.caller import Caller, caller_of
+from cutaway.serve.openai.format import finish_reason
+from cutaway.serve.openai.message_schema import NamedTool, Tool
+from cutaway.serve.openai.schema import ChatCompletionRequest
+from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.prompts import chat_ids, ending, messages
+from cutaway.serve.service import Service
+from cutaway.serve.streaming import MergedStreams
+
+EFFORTS = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096}  # tokens of thought; above: no limit
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "template")
+RESERVED += ("tokenizer", "steering")
+
+
+def _variables(service: Service, body: ChatCompletionRequest) -> dict[str, Any]:
+    """The template's variables that a request sets; those that the template does not know are ignored."""
+    given = dict(body.chat_template_kwargs or {})
+    for name in given:
+        if name in RESERVED or name.endswith("_token") or not name.isidentifier():
+            text = f"chat_template_kwargs sets {name[:64]!r}, which is not the request's to set"
+            raise APIError(400, text, param="chat_template_kwargs")
+    if body.reasoning_effort is not None:
+        given = {"reasoning_effort": body.reasoning_effort, **given}
+        given.setdefault("enable_thinking", body.reasoning_effort != "none")
+    template = service.lm.checkpoint.chat_template or ""
+    used = {name: value for name, value in given.items() if name in template}
+    for name in (body.chat_template_kwargs or {}).keys() - used.keys():
+        body.ignored[f"chat_template_kwargs.{name}"] = None
+    return used | ending(body)
+
+
+def _continued(body: ChatCompletionRequest) -> str:
+    """The text that the answer goes on with, empty for a new answer."""
+    return messages(body.messages[-1:])[0]["content"] if body.continue_final_message else ""
+
+
+def _thought_limit(
+    body: ChatCompletionRequest, thought: Marks | None, variables: Mapping[str, Any]
+) -> int | None:
+    """The most tokens of thought that a request allows. What it asks where nothing can follow is ignored."""
+    effort, asked = body.reasoning_effort, body.thinking_token_budget
+    if thought is None:
+        if effort is not None and not variables.keys() & {"reasoning_effort", "enable_thinking"}:
+            body.ignored["reasoning_effort"] = None
+        if asked is not None:
+            body.ignored["thinking_token_budget"] = None
+        return None
+    if asked is None and "reasoning_effort" not in variables:
+        return EFFORTS.get(effort or "")
+    return asked
+
+
+@dataclass
+class Conversation:
+    """A chat request under way: the streams of its choices, and what reads them."""
+
+    service: Service
+    body: ChatCompletionRequest
+    requests: list[Request]
+    format: ToolFormat | None  # None: no call may be made
+    forced: bool  # the answer is calls alone
+    thought: Marks | None
+    check: Check | None  # what the answer's schema asks beyond the grammar
+    fresh: Callable[[int], Any]  # makes an answer's constraint
+    warnings: list[str]
+    streams: MergedStreams = field(init=False)
+
+    @property
+    def client(self) -> str:
+        """Whose request it is."""
+        return self.requests[0].client
+
+    def reader(self) -> AnswerReader:
+        """What reads one choice."""
+        schemas = tool_schemas(_tools(self.body)[0])
+        return AnswerReader(self.thought, self.format, schemas, self.forced)
+
+
+async def begin(
+    service: Service, body: ChatCompletionRequest, http: HTTPRequest, ids: Sequence[int] | None = None
+) -> Conversation:
+    """Have a chat request answered; ``ids`` are what the model reads, where the messages do not say it.
+    APIError for what cannot be answered.
+    """
+    caller = caller_of(http, body.cache_salt)
+    if body.edits:  # which compute with the model
+        made = await service.run_definition(http, _prepared, body, caller, ids)
+    else:
+        made = await service.run(caller.client, _prepared, body, caller, ids)
+
+    def judge(i: int, generation: Generation) -> str | None:
+        answer = read(made.reader(), [Piece(generation.text, generation=generation)])
+        return made.check and made.check(answer.content, answer.calls)
+
+    again = made.check and answer_form.drawn_again(made.requests, made.fresh, judge, made.warnings)
+    warnings = made.warnings if made.forced or body.has_form else None
+    count = len(made.requests)
+    made.streams = MergedStreams(service, made.requests, record_of(http), again, warnings, count)
+    return made
+
+
+def _prepared(
+    service: Service, body: ChatCompletionRequest, caller: Caller, given: Sequence[int] | None
+) -> Conversation:
+    """A request that is checked, and rendered; its streams are not begun."""
+    engine = service.engine_of(body.model, body.edits)
+    tools, choice = _tools(body)
+    _check_consistent(body, tools)
+    count = body.n or 1
+    service.limits.check_choices(count, "n")
+    tools = None if choice == "none" else tools
+    variables = _variables(service, body)
+    ids = tuple(chat_ids(service, body.messages, tools, variables) if given is None else given)
+    param, most = "max_completion_tokens", body.max_completion_tokens
+    param, most = ("max_tokens", body.max_tokens) if most is None else (param, most)
+    if most == 0:
+        raise APIError(400, f"{param} is 0: an answer has at least one token", param=param)
+    service.check_ids(ids, "messages")
+    most = service.limits.tokens(most, len(ids), service.context, param)
+    thought = find_marks(service.lm.checkpoint.chat_template or "")
+    thought = thought and thought.of_prompt(service.lm.tokenizer.decode(ids[-16:]))
+    opened = thought is not None and thought.opened
+    format, held, forced = service.lm.tool_format if tools else None, None, False
+    if format is None or tools is None:
+        held = answer_form.of_response(body) if body.has_form else None
+    else:
+        format = replace(format, reasoning=None, can_require=True) if opened else format
+        with errors_in("tools"):
+            held, forced = tool_rules(service, body, format, tools, choice)
+    begun = _continued(body)
+    if begun and forced:
+        text = "an answer that goes on with the last message is no call: use tool_choice 'auto'"
+        raise APIError(400, text, param="continue_final_message")
+    with errors_in("response_format" if format is None else "tools"):
+        constraint: Any = service.start_grammar(held and held.grammar)
+        constraint = constraint.begun(begun) if constraint is not None and begun else constraint
+    limit, room = _thought_limit(body, thought, variables), service.context - len(ids)
+    room = room if most is None else min(most, room)
+    if thought is not None and (opened if constraint is not None else limit is not None):
+        constraint = budget.of_marks(service.lm.tokenizer, thought, limit, constraint, room)
+    else:
+        constraint = service.bounded(constraint, room)
+
+    def fresh(_: int) -> Any:
+        return service.with_min_tokens(constraint and constraint.fresh(), body)
+
+    internals = service.internals(body.internals)
+    edit = edits.hooks(service, body.edits, ids)
+    top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
+    requests = [
+        Request(
+            ids=ids,
+            settings=service.sampling_params(body, most, top_logprobs, i),
+            constraint=fresh(i),
+            internals=internals,
+            edit=edit,
+            **caller.fields,
+            engine=engine,
+        )
+        for i in range(count)
+    ]
+    check, warnings = (held.check, list(held.warnings)) if held else (None, [])
+    if check is not None and begun:
+        check = partial(_check_whole, check, begun)
+    return Conversation(service, body, requests, format, forced, thought, check, fresh, warnings)
+
+
+def _check_whole(check: Check, begun: str, content: str, calls: Sequence[parser.Call]) -> str | None:
+    """Why an answer does not fit, after the text that it goes on with."""
+    return check(begun + content, calls)
+
+
+def _tools(body: ChatCompletionRequest) -> tuple[list[Tool] | None, Any]:
+    """The tools and the choice among them, OpenAI's former functions among them."""
+    if not body.functions:
+        return body.tools, body.tool_choice
+    if body.tools:
+        raise APIError(400, "functions and tools mean the same: give tools", param="functions")
+    tools = [Tool(type="function", function=function) for function in body.functions]
+    choice = body.function_call
+    if choice is not None and not isinstance(choice, str):
+        choice = NamedTool(type="function", function=choice)
+    return tools, choice
+
+
+def _check_consistent(body: ChatCompletionRequest, tools: Sequence[Tool] | None) -> None:
+    """Refuse fields that contradict each other; what has no meaning without another is ignored."""
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        text = "max_tokens and max_completion_tokens mean the same: give one"
+        raise APIError(400, text, param="max_tokens")
+    if body.top_logprobs and not body.logprobs:
+        raise APIError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    if body.stream_options is not None and not body.stream:
+        body.ignored["stream_options"] = None
+    if not tools:
+        if body.tool_choice not in (None, "none", "auto"):
+            raise APIError(400, "tool_choice needs tools", param="tool_choice")
+        if body.parallel_tool_calls is not None:
+            body.ignored["parallel_tool_calls"] = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One choice, whole: its thought, what it says, and its calls."""
+
+    thought: str
+    content: str
+    calls: list[parser.Call]
+    reason: str
+    generation: Generation
+
+
+def reason(reader: AnswerReader, generation: Generation) -> str:
+    """OpenAI's word for what ended an answer: calls, unless it was cut off before they were complete."""
+    ended = finish_reason(generation)
+    return "tool_calls" if reader.called and ended == "stop" else ended
+
+
+def read(reader: AnswerReader, pieces: Sequence[Piece]) -> Answer:
+    """The answer that all of a choice's pieces make."""
+    events = [event for piece in pieces for event in reader.push(piece)]
+    generation = pieces[-1].generation
+    assert generation is not None, "the last piece brings the generation"
+    return Answer(*collect(events), reason(reader, generation), generation)

@@ -1,0 +1,92 @@
+"""From a request's texts, ids and messages to the ids that the model reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.openai.message_schema import Ending, Message, Tool
+from cutaway.serve.service import Service
+
+if TYPE_CHECKING:
+    pass
+
+
+def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates read them: text joined, arguments as objects, developers as the system."""
+    return [_message(message, i) for i, message in enumerate(given)]
+
+
+def _message(message: Message, i: int) -> dict[str, Any]:
+    content = message.content if message.content is not None else message.refusal
+    if isinstance(content, list):
+        content = "\n".join(part.text for part in content)
+    calls = [(call.id, call.function) for call in message.tool_calls or ()]
+    calls += [(None, message.function_call)] if message.function_call else []
+    if content is None and message.role != "assistant":
+        raise APIError(400, f"messages[{i}] has no content: give it some", param=f"messages[{i}].content")
+    role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
+    plain = {"role": role, "content": content or "", "name": message.name}
+    plain |= {
+        "tool_call_id": message.tool_call_id,
+        "tool_calls": [_tool_call(*call) for call in calls] or None,
+    }
+    plain["reasoning_content"] = message.reasoning_content or message.reasoning
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _tool_call(id: str | None, function: Any) -> dict[str, Any]:
+    """A call as templates read it; arguments that are no JSON object, as cut off ones, are one text."""
+    given = function.arguments or {}
+    try:
+        arguments = json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        arguments = None
+    arguments = arguments if isinstance(arguments, dict) else {"arguments": given}
+    function = {"name": function.name, "arguments": arguments}
+    return {"id": id or "call00000", "type": "function", "function": function}
+
+
+def chat_ids(
+    service: Service,
+    given: Sequence[Message],
+    tools: Sequence[Tool] | None,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
+    plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
+    if service.scheduler is not None and service.lm.checkpoint.chat_template is None:
+        text = f"{service.name} has no chat template: ask /v1/completions, or have the server started with "
+        raise APIError(400, text + "--chat-template FILE", param="messages", code="no_chat_template")
+    with errors_in("messages"):
+        return service.lm.chat_ids(messages(given), tools=plain or None, **(variables or {}))
+
+
+def ending(body: Ending) -> dict[str, bool]:
+    """What a request says about the end of the conversation as the model reads it."""
+    if body.continue_final_message:
+        return {"continue_final_message": True}
+    return {"add_generation_prompt": False} if body.add_generation_prompt is False else {}
+
+
+def prompts(
+    service: Service, given: str | Sequence[Any], param: str, *, whole: bool = False
+) -> list[list[int]]:
+    """The ids of each text that a field holds: one text or list of ids, or several of either. Ids are taken
+    as they are. ``whole``: of texts that are read, and not continued.
+    """
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        given = [given]
+    if not given:
+        raise APIError(400, f"{param} is empty: give at least one text", param=param)
+    encode = service.lm.whole_ids if whole else service.lm.ids
+    return [encode(one) for one in given]
+
+
+def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
+    """The ids of the prompt, which is given once: as text or as a conversation."""
+    if (text is None) == (messages is None):
+        raise APIError(400, "Give the prompt once: as text or as messages", param=param)
+    return chat_ids(service, messages, None) if text is None else service.lm.ids(text)

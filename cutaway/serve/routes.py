@@ -1,0 +1,166 @@
+"""A route of the HTTP API: its method and path, who may ask, what its body is, and what answers it.
+
+A module of this package that answers requests lists its routes as ``ROUTES``; `found` joins those of all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from fastapi import Depends, FastAPI
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from cutaway import serve
+from cutaway.serve.caller import client_of
+from cutaway.serve.operations.access import unpacked
+from cutaway.serve.operations.api_keys import Role, Tenant
+from cutaway.serve.operations.models import Models
+from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.service import Service
+from cutaway.serve.streaming import while_connected
+from cutaway.serve.validation import StrictModel, parse_body
+
+Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
+Work = Callable[[Service, Any, HTTPRequest], Response]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path under one method. Its first line of documentation is that of what answers it."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    roles: tuple[Role, ...]  # of which a key needs one; none: anyone may ask, without a key
+    answer: Answerer
+    body: type[StrictModel] | None = None
+    computes: bool = False  # with the model, which is what a key's `concurrent` and tokens bound
+    query: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # each parameter's type and default
+
+
+def beside(work: Work) -> Answerer:
+    """An answer that is made in the fair pool, without computing with the model."""
+
+    async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
+        return await service.run(client_of(http), work, body, http)
+
+    return _named(answer, work)
+
+
+def computed(work: Work) -> Answerer:
+    """An answer that is computed with the definition, one at a time."""
+
+    async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
+        return await while_connected(http, service.run_definition(http, work, body, http))
+
+    return _named(answer, work)
+
+
+def _named(answer: Any, work: Any) -> Any:
+    answer.__name__, answer.__doc__ = work.__name__, work.__doc__
+    return answer
+
+
+def models_of(http: HTTPRequest) -> Models:
+    """The models of the server that a request came to."""
+    return http.app.state.models
+
+
+def query_of(http: HTTPRequest) -> dict[str, Any]:
+    """The parameters of a request's address that its route names."""
+    return http.scope["query"]
+
+
+def tenant_of(http: HTTPRequest) -> Tenant:
+    """The holder of a request's key, where a route has roles."""
+    tenant = record_of(http).tenant
+    assert tenant is not None  # access.py lets no request without one past it to these paths
+    return tenant
+
+
+# ---- joined ------------------------------------------------------------------------------------------------
+
+
+def found() -> list[Route]:
+    """The routes of all modules of this package, which are imported for it."""
+    names = sorted(one.name for one in pkgutil.walk_packages(serve.__path__, f"{serve.__name__}."))
+    modules = [importlib.import_module(name) for name in names if name != f"{serve.__name__}.app"]
+    return [route for module in modules for route in getattr(module, "ROUTES", ())]
+
+
+def mount(app: FastAPI, models: Models, routes: Iterable[Route]) -> None:
+    """Add routes to an application, each under its path, and without /v1."""
+    for route in routes:
+        endpoint = _endpoint(models, route)
+        summary = " ".join((route.answer.__doc__ or "").split())
+        more: Any = {"methods": [route.method], "response_model": None, "summary": summary}
+        more |= {"dependencies": [Depends(Gate(route.roles, route.computes))] if route.roles else []}
+        app.add_api_route(route.path, endpoint, **more)
+        if route.path.startswith("/v1/"):
+            app.add_api_route(route.path.removeprefix("/v1"), endpoint, include_in_schema=False, **more)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a route depends on that needs a key: one of these roles, and a place within the key's quotas."""
+
+    roles: tuple[Role, ...]
+    computes: bool
+
+    async def __call__(self, http: HTTPRequest) -> None:
+        """APIError for a key that may not ask this, or not now."""
+        tenant = tenant_of(http)
+        tenant.check(*self.roles)
+        record_of(http).ends.append(tenant.admit(self.computes))
+
+
+def _endpoint(models: Models, route: Route) -> Any:
+    """What FastAPI calls: it checks the address; the body is checked in the fair pool."""
+
+    async def endpoint(http: HTTPRequest, **given: Any) -> Response:
+        http.scope["query"] = given
+        if route.body is None:
+            return await route.answer(models.default, None, http)
+        service, body = await _read(models, route, route.body, http)
+        return await route.answer(service, body, http)
+
+    parts = [inspect.Parameter("http", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPRequest)]
+    for name in re.findall(r"\{(\w+)(?::path)?\}", route.path):
+        parts.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=str))
+    for name, (kind, default) in route.query.items():
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parts.append(inspect.Parameter(name, keyword, annotation=kind, default=default))
+    made: Any = _named(endpoint, route.answer)
+    made.__signature__ = inspect.Signature(parts)
+    return made
+
+
+async def _read(
+    models: Models, route: Route, kind: type[StrictModel], http: HTTPRequest
+) -> tuple[Service, Any]:
+    """A request's body, checked, and the model that it names, which is kept until the request ends."""
+    record, tenant, service = record_of(http), tenant_of(http), models.default
+    raw, client = await http.body(), client_of(http)
+    work = partial(_parsed, service, kind, raw, http.scope["gzip"])
+    body = await service.pool.run(client, service.limits.body_seconds, work)
+    http.scope["ignored"] = body.ignored
+    if "admin" not in route.roles:
+        asked = getattr(body, "model", None) or getattr(body, "name", None)
+        used, service = await models.use(asked)
+        record.ends.append(partial(models.leave, used))
+        record.model = asked if asked and asked in service.adapters else used.name
+    if getattr(body, "edits", None) or getattr(body, "internals", None):
+        tenant.check("internals")
+    return service, body
+
+
+def _parsed(service: Service, kind: type[StrictModel], raw: bytes, is_gzip: bool) -> Any:
+    raw = unpacked(raw, service.limits.body_bytes) if is_gzip else raw
+    return parse_body(kind, raw, service.lenient)
