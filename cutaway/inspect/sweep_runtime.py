@@ -21,8 +21,8 @@ from cutaway.inspect.edits import Given
 from cutaway.inspect.instrumented import BY_HEAD
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.sweep import Cell, Seen, Setting
+from cutaway.runtime.edits import Edit
 from cutaway.runtime.engine import RuntimeEngine, State
-from cutaway.runtime.values import Edit
 
 CALL = 512  # tokens in one call of the engine
 LANES, LANE_BYTES = 256, 384 << 20  # at most so many lanes at once, and what their keys and values may take
@@ -50,7 +50,7 @@ class RuntimeSweep:
     def __init__(self, of: InstrumentedRuntime, texts: Sequence[Sequence[int]], edit: Given = ()) -> None:
         assert isinstance(of.engine, RuntimeEngine)
         self.of, self.engine, self.texts, self.edit = of, of.engine, texts, edit
-        self.edits = [runtime_edits.prepare(of.config, edit, len(ids)) for ids in texts]
+        self.edits = runtime_edits.prepare_each(of.engine, [edit] * len(texts), list(map(len, texts)))
         self.cuts = not of.engine.plan.state_size  # a recurrence's state is that of a whole text
         self.enters = of.engine.enters
         self._seen: dict[str, list[np.ndarray]] = {}  # of the texts as they are
@@ -157,27 +157,31 @@ class RuntimeSweep:
         """What a text enters a layer with: its residual stream, and the subject's edits from there on."""
         if layer:
             stream = self._own("embed" if layer == 0 else f"blocks.{layer - 1}.out")[lane.text]
-            for at in range(lane.first, len(stream)):
-                yield Edit(0, stream[at], positions=frozenset({at}), what="embed", factor=0.0)
+            yield Edit(0, stream.__getitem__, factor=0.0, what="embed")
         for edit in self.edits[lane.text]:
             if edit.layer >= layer and not (layer and edit.what == "embed"):
                 yield edit._replace(layer=edit.layer - layer)
 
     def _edits(self, cell: Cell, layer: int) -> Iterator[Edit]:
-        """A cell's settings: nothing is left of a row, and the new one is added."""
+        """A cell's settings: nothing is left of what was, and the new rows are added."""
         for one in cell.settings:
             setting = self._mixed(cell, one) if one.what == "attention.pattern" else one
             rows = setting.rows
             if setting.head is None and setting.what.rpartition(".")[2] in BY_HEAD:
                 rows = rows.swapaxes(0, 1)
-            rows = np.ascontiguousarray(rows, np.float32).reshape(len(setting.positions), -1)
+            rows = rows.reshape(len(setting.positions), -1)
             units = None
             if setting.head is not None:
                 units = setting.head * rows.shape[1], (setting.head + 1) * rows.shape[1]
-            for row, at in zip(rows, setting.positions, strict=True):
-                yield Edit(
-                    one.layer - layer, row, 1.0, False, frozenset({at}), 0, setting.what, units, factor=0.0
-                )
+            place = {at: n for n, at in enumerate(setting.positions)}
+            yield Edit(
+                one.layer - layer,
+                lambda at, rows=rows, place=place: rows[[place[each] for each in at.tolist()]],
+                factor=0.0,
+                positions=frozenset(place),
+                what=setting.what,
+                units=units,
+            )
 
     def _mixed(self, cell: Cell, one: Setting) -> Setting:
         """What a head gives of its own values under other attention weights."""
