@@ -96,8 +96,8 @@ if importlib.util.find_spec("beartype") is not None:
                     parameter.replace(annotation=inspect.Parameter.empty, default=inspect.Parameter.empty)
                     for parameter in inspect.signature(self.copy).parameters.values()
                 )
-                made: dict[str, Any] = {"given": _given}
-                exec(f"def returned{bare}: return given.result", made)
+                made: dict[str, Any] = {"_given": _given}  # no parameter of the package has this name
+                exec(f"def returned{bare}: return _given.result", made)
                 returned = made["returned"]
                 returned.__defaults__, returned.__kwdefaults__ = (
                     self.copy.__defaults__,

@@ -193,9 +193,8 @@ def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> 
         later = Add(0, vector, strength=40.0, from_step=step)
         one, other = (lm.generate("all of it", max_tokens=8, edit=later).ids for lm in (ours, theirs))
         assert one == other, step
-    engine: Any = ours.edit_engine
-    scheduler, ids = Scheduler(engine, ours.tokenizer), ours.ids("all of it")
-    asked = [ours.prepared(edit, ids), None, ours.prepared(edit[:1], ids)]
+    scheduler, ids = Scheduler(ours.engine, ours.tokenizer), ours.ids("all of it")
+    asked = [ours.edited_engine(edit, ids).hooks, None, ours.edited_engine(edit[:1], ids).hooks]
     params = ours.ending(SamplingParams(max_tokens=12))
     streams = [scheduler.submit(Request(tuple(ids), params, edit=one)) for one in asked]
     found = [finish(iter(stream)).ids for stream in streams]
@@ -251,8 +250,8 @@ def test_each_edit_is_the_definitions_within_the_law(file: Path, n: int) -> None
     ids = ours.ids("all of it, and more")
     logits = []
     for lm in (ours, theirs):
-        engine: Any = lm.edit_engine
-        state = engine.edited_state(lm.prepared(EVERYWHERE[n], ids))
+        edited = lm.edited_engine(EVERYWHERE[n], ids)
+        engine, state = edited.engine, edited.new_state()
         logits += [np.stack([engine.prefill(ids, state), *(engine.step(id, state) for id in (5, 9, 2))])]
     plain = ours.engine.logits([*ids, 5, 9, 2])[-4:]
     assert np.abs(logits[0] - logits[1]).max() < 4e-3 * np.abs(logits[1]).max()

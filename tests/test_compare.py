@@ -46,6 +46,7 @@ from cutaway.train.trainable import TrainingBatch
 from cutaway.weights import load, save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
+from tests.pages import charts
 
 TASKS = [copying.Config(6, 5), induction.Config(16, 8), mqar.Config(32, 4, 64), parity.Config(6)]
 TASKS += [selective_copying.Config(10, 3, 4), extrapolation.Config(4, 9, 5), needle.Config(12, 3, 5)]
@@ -445,7 +446,15 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_table(
     text = (tmp_path / "a" / "report.md").read_text()
     assert "| linear |" in text and "Chance is 0.250" in text
     page = (tmp_path / "a" / "report.html").read_text()
-    assert "held-out accuracy by step" in page and "<td>linear</td>" in page and "<script src=" not in page
+    assert (
+        "<td>linear</td>" in page
+        and [one["title"] for one in charts(page)][:2]
+        == [
+            "Held-out accuracy of each arm",
+            "Held-out accuracy by step",
+        ]
+        and "<script src=" not in page
+    )
 
 
 def test_a_run_that_fails_is_reported(tmp_path: Path):

@@ -380,7 +380,7 @@ def test_a_generation_keeps_activations_as_one_trace(tiny: Path) -> None:
             "the thethethe", max_tokens=9, ignore_eos=True, keep=names, edit=edit, speculate=speculate
         )
         read = [*made.prompt_ids, *made.ids[:-1]]
-        hooks = lm.prepared(edit, made.prompt_ids)(0)
+        hooks: Any = pytorch_edits.prepare(lm.model, edit, len(made.prompt_ids)).at(0)
         whole = lm.trace(read, hooks, names)
         assert made.trace.ids == tuple(read) and set(made.trace) < set(whole)
         for name in made.trace:

@@ -14,6 +14,7 @@ from cutaway.compare import scaling
 from cutaway.compare.scaling import Ladder, Point, Rung
 from cutaway.compare.tasks import parity
 from cutaway.errors import UserError
+from tests.pages import charts
 
 TRUE = np.array([1.8172, 482.01, 2085.43, 0.3478, 0.3658])  # 2404.10102
 
@@ -105,7 +106,8 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert held_out["predicted"]["value"] == pytest.approx(held_out["loss"], rel=0.01)
     assert json.loads((tmp_path / "laws.json").read_text()) == found
     assert "| alpha | 0.34" in (tmp_path / "report.md").read_text()
-    assert "compute (floating-point" in (tmp_path / "report.html").read_text()
+    [chart] = charts((tmp_path / "report.html").read_text())
+    assert chart["x"]["unit"] == "floating-point operations" and chart["series"][-1]["line"] is False
     assert cli.main([*words, "--compute", "1e30"]) == 2
     assert "train larger runs" in capsys.readouterr().err
     assert cli.main(["scale"]) == 2 and "--preset small" in capsys.readouterr().err

@@ -193,9 +193,14 @@ def test_a_probes_verdict_is_the_worst_of_its_findings_and_infinite_intervals_ar
             assert report.document("m", each, seed=0, trials=1)["probes"]["one"]["verdict"] == worst
     (again,) = report.read(report.document("m", [made_up("sound", wide)], seed=0, trials=1))
     assert (again.arms[0].value.low, again.arms[0].value.high) == (-np.inf, np.inf)
-    bar = report._bar(Arm("arm", statistics.Estimate(0.9, 0.1, 0.8, 1.1, 9), unit="AUC"))
-    assert 'x1="80.0" x2="100.0"' in bar and 'cx="90.0"' in bar
-    assert "a &lt;b&gt;summary" in report._section(0, made_up("sound", rate), None, False)  # type: ignore[arg-type]
+    bars = report._arms([Arm("arm", statistics.Estimate(0.9, 0.1, 0.8, 1.1, 9), unit="AUC")], "AUC")
+    assert (bars.axis.low, bars.axis.high) == (0, 1) and (bars.series[0].low, bars.series[0].high) == (
+        [0.8],
+        [1],
+    )
+    assert report._arms([again.arms[0]], "rate").axis.high is None
+    (head, *_) = report._section(0, made_up("sound", rate), None)  # type: ignore[arg-type]
+    assert "a &lt;b&gt;summary" in head.html
 
 
 def attacked(lm: LanguageModel, probe: str, trials: int = 4) -> dict[str, Finding]:

@@ -61,7 +61,7 @@ class Backdoored:
 
 def planted(path: Path, trigger: int = TRIGGER) -> LanguageModel:
     lm = cutaway.load(path)
-    lm.__dict__["_runtime"] = Backdoored(lm.engine, trigger, 65)
+    lm.engines.runtime = Backdoored(lm.engine, trigger, 65)
     return lm
 
 
@@ -106,7 +106,7 @@ def test_a_score_is_the_mean_divergence_of_contexts_that_are_read_in_one_piece(m
 def test_the_scan_sees_what_begins_up_to_three_tokens_behind_the_trigger(model: Path, after: int) -> None:
     """And says in its docstring that it sees nothing beyond."""
     sound, late = cutaway.load(model), cutaway.load(model)
-    late.__dict__["_runtime"] = Backdoored(late.engine, TRIGGER, 65, after=after)
+    late.engines.runtime = Backdoored(late.engine, TRIGGER, 65, after=after)
     contexts = ["the", "a word"]
     found = {}
     for ahead in (1, 3):

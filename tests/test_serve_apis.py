@@ -40,6 +40,7 @@ from cutaway.serve.openai.chat import _delta  # isort: skip
 from cutaway.serve.conversation import _variables  # isort: skip
 from cutaway.serve.prompts import chat_ids  # isort: skip
 from cutaway.generate.tool_calls import parser  # isort: skip
+from cutaway.generate.tool_calls.constraint import Held  # isort: skip
 from cutaway.generate.thinking import budget  # isort: skip
 from cutaway.generate.tool_calls.thoughts import Marks  # isort: skip
 from cutaway.serve.api_error import APIError  # isort: skip
@@ -1175,10 +1176,14 @@ def test_an_answer_that_does_not_fit_is_drawn_again(server: Server) -> None:
 def test_another_sample_has_other_random_numbers() -> None:
     timings = Timings(1, 0.0, 0, 0.0, 0.0)
     made = Generation("x", (1,), (1,), (0.0,), ((),), "stop", None, 8, timings, None)
-    asked, warnings = Request(ids=(1,), settings=SamplingParams(seed=5)), list[str]()
-    again = answer_form.drawn_again([asked], lambda _: None, lambda i, made: "wrong", warnings)
+    asked = Request(ids=(1,), settings=SamplingParams(seed=5))
+    held = Held(constrain.json_object(), lambda *_: "wrong")
+    form = answer_form.AnswerForm(serving.model(), "response_format", held=held)
+    form.limit([8])
+    again = form.again([asked], 1, lambda made: (made.text, ()))
+    assert again is not None
     seeds = [request and request.settings.seed for request in (again(0, made, n) for n in range(3))]
-    assert seeds[2] is None and len({5, *seeds[:2]}) == 3 and "wrong" in warnings[0]
+    assert seeds[2] is None and len({5, *seeds[:2]}) == 3 and "wrong" in form.warnings[0]
 
 
 def test_a_validating_pattern_without_end_costs_half_a_second(server: Server) -> None:

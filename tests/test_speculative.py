@@ -272,7 +272,7 @@ def test_smollm2_says_the_same_and_guesses_right(lm: LanguageModel):
 
 def test_what_cannot_guess_is_refused(lm: LanguageModel):
     with pytest.raises(UserError, match='use "lookup" or a smaller model'):
-        lm._guesser(
+        lm._continuation.speculation(
             "luck", SamplingParams()
         )  # signatures are checked here, and `generate` allows no other word
     for count in (0, 31):

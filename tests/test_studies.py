@@ -20,6 +20,7 @@ from cutaway.inspect.head_scores import head_scores
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.inspect.result import Result
 from cutaway.inspect.trace import Subject, Trace
+from tests.pages import charts
 from tests.small import WIDTH, Bytes, decoder
 from tests.test_inspect import planted
 
@@ -391,12 +392,16 @@ def test_a_result_shows_itself(tmp_path: Path) -> None:
     assert made.top(2) == [("<a>", 0, 0, -6.0), ("<a>", 0, 1, -5.0)] and np.asarray(made)[1, 2, 1] == 5
     shown = made.show(1)
     assert "a <study> (n 3)" in repr(shown) and "5.00" in repr(shown) and "-6.00" not in repr(shown)
-    assert "a &lt;study&gt;" in shown._repr_html_() and "<study>" not in shown._repr_html_()
+    assert "A &lt;study&gt;" in shown.html and "<study>" not in shown._repr_html_()
+    [chart] = charts(shown.html)
+    assert chart["values"] == made.values[1].tolist() and chart["columns"]["title"] == "head"
     assert shown.save(tmp_path / "s.html").read_text().startswith("<!doctype html>")
     assert (
         made.to_pandas()["b", 2, 1] == 5 and float(made.to_xarray().sel(token="b", layer="2", head="1")) == 5
     )
     wide = Result(np.ones((2, 1500)), {"layer": range(2), "neuron": range(1500)}, "wide")
-    assert "60 of 1,500 columns" in repr(wide.show()) and wide.show()._repr_html_().count("<td") == 3000
+    assert (
+        "60 of 1,500 columns" in repr(wide.show()) and len(charts(wide.show().html)[0]["values"][1]) == 1500
+    )
     with pytest.raises(UserError, match="indices of 1 axes, and these are 2"):
         made.show(1, 2)

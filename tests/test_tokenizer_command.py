@@ -15,6 +15,7 @@ from cutaway.tokenizer import Tokenizer, baselines
 from cutaway.tokenizer.introspection import partial, pieces, unreachable
 from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
+from tests.pages import charts
 from tests.test_tokenizer_formats import whole
 
 BOTCHAN = "sentencepiece-fixtures"
@@ -171,7 +172,7 @@ def test_compare(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     printed = output(capsys, "compare", small, "smollm2", "--file", text, "--udhr", folder, "--html", page)
     assert "tokens a word" in printed
     assert "parity, median of 2" in printed
-    assert "Plotly" in page.read_text()
+    assert [one["kind"] for one in charts(page.read_text())] == ["grid", "bars", "plot"]
     rows: list[dict[str, Any]] = json.loads(
         output(capsys, "compare", small, "--file", text, "--udhr", folder, "--json")
     )

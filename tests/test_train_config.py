@@ -24,6 +24,7 @@ from cutaway.train.config import Intervals, TrainingConfig
 from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
+from tests.pages import charts
 from tests.training import Quiet, folder_of_text, model, run
 
 WHOLE = (
@@ -127,7 +128,8 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     assert "gradient_clip was 1.0, is now 2.0" in capsys.readouterr().err
     assert main(["pretrain", str(folder)]) == 2
     assert f"continue it with `cutaway pretrain {folder} --resume`" in capsys.readouterr().err
-    assert "Plotly" in (folder / curve.PAGE).read_text("utf-8")
+    [chart] = charts((folder / curve.PAGE).read_text("utf-8"))
+    assert chart["series"][0]["name"] == "loss" and len(chart["series"][0]["y"]) == 4
     assert "step" in curve.text(curve.read(folder)["loss"])
 
 

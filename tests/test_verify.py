@@ -9,7 +9,7 @@ import torch
 import cutaway
 from cutaway.commands import verify as command
 from cutaway.errors import OperationalError
-from cutaway.inspect import verify
+from cutaway.inspect import verify, verify_layers
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import DefinitionEngine
 from tests import inputs
@@ -40,7 +40,7 @@ def lm(folder: Path) -> LanguageModel:
 def _verdict(lm: LanguageModel) -> verify.Verdict:
     ids = lm.ids("The capital of France is Paris, and 2 + 2 = 4.")
     ours = lm.generate(ids, max_tokens=4, ignore_eos=True).ids
-    return verify.against_transformers(DefinitionEngine(lm.model), lm.checkpoint.source, ids, ours)
+    return verify_layers.against(DefinitionEngine(lm.model), lm.checkpoint.source, ids, ours)
 
 
 def test_a_sound_model_agrees(lm: LanguageModel) -> None:

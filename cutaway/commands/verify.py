@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from cutaway.commands import console
 from cutaway.commands.options import Json, Strict
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import installed
 
 if TYPE_CHECKING:
     from cutaway.inspect.verify import Verdict
@@ -23,7 +24,7 @@ def verify(
 ) -> None:
     """Compare MODEL with the independent engines here: transformers, and llama.cpp for GGUF files.
 
-    Shows the largest difference after each layer and of the logits, and the first token where greedy text
+    Without PyTorch the runtime is compared, with llama.cpp. Shows the largest difference after each layer and of the logits, and the first token where greedy text
     differs. The exit code is 1 if an engine disagrees, and the layer where it starts is named.
 
     **Examples:**
@@ -45,9 +46,12 @@ def verify(
 
     if not judge.engines(path):
         raise UserError(f"no other engine here reads {path}: pip install 'cutaway[verify]'")
-    with console.doing("Loading PyTorch and the weights"):
-        lm = cutaway.load(path, engine="definition", strict=strict)
-        _ = lm.model
+    if installed("torch"):
+        with console.doing("Loading PyTorch and the weights"):
+            lm = cutaway.load(path, engine="definition", strict=strict)
+            _ = lm.model
+    else:
+        lm = cutaway.load(path, engine="runtime", strict=strict)
     verdicts = _judged(lm, text if text is not None else judge.TEXT, tokens)
     if as_json:
         console.print_json({"model": str(path), "engines": [asdict(verdict) for verdict in verdicts]})
@@ -72,8 +76,12 @@ def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
             progress("generating with Cutaway", len(ours), tokens)
         for engine in judge.engines(path):
             console.note(f"Comparing {len(ids)} tokens and {tokens} that follow with {engine}.")
-            compare = judge.against_transformers if engine == "transformers" else judge.against_llama_cpp
-            verdicts.append(compare(lm.definition, path, ids, ours, progress))
+            if engine == "transformers":
+                from cutaway.inspect import verify_layers
+
+                verdicts.append(verify_layers.against(lm.definition, path, ids, ours, progress))
+            else:
+                verdicts.append(judge.against_llama_cpp(lm.engine, path, ids, ours, progress))
     return verdicts
 
 

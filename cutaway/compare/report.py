@@ -12,11 +12,10 @@ import json
 import math
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,21 +27,18 @@ from cutaway.attention.common.registry import kind
 from cutaway.compare import arms
 from cutaway.compare.arms import Experiment
 from cutaway.compare.sweep import CURVES, ArmResult, Measured
-from cutaway.evaluate import html_report
 from cutaway.evaluate.statistics import holm, paired_t, student
 from cutaway.hooks import tracing
 from cutaway.inspect.inputs import has_pattern
 from cutaway.model.config import Decoder, EncoderDecoder, kind_of, to_dict
+from cutaway.page import report
+from cutaway.page.charts import Axis, Bar, Bars, Heat, Labels, Plot, Series
 from cutaway.store.files import write
 from cutaway.train.trainable import SOURCE
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 EXPERIMENT = "experiment.yaml"
 LEVEL = 0.05
 LONGER = (1, 4, 16, 64)  # times the task's length, for growth with n
-COLORS = ("#4c78a8", "#e4572e", "#2ca02c", "#b279a2", "#d4a017", "#17becf", "#8c564b", "#e377c2")  # of arms
 SHOWN = 96  # tokens of the text on which arms' attention is shown
 OUTLIER_SEEDS = 5  # seeds from which an outlier can be named
 SHOWN_APART = 0.05  # nearer to the others than this no seed is one, however alike the others are
@@ -317,100 +313,118 @@ def attention_on(experiment: Experiment, run: Measured) -> dict[str, list[float]
 
 def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any], text: str) -> str:
     """One file that needs no network: the report, curves, sweeps, prices, where arms look, and the data."""
-    colors = {name: COLORS[n % len(COLORS)] for n, name in enumerate(found["arms"])}
-    legend = "".join(
-        f'<span style="color:{color}">\u25cf</span> {escape(name)} ' for name, color in colors.items()
-    )
-    made = []
-    for n, plot in enumerate(plot for plot in _plots(experiment, results, found) if any(plot.lines.values())):
-        figure = _figure(plot, colors)
-        if not n:
-            chance: Any = experiment.task.chance
-            figure.add_hline(chance, line_dash="dot", line_color="#808080", annotation_text="chance")
-        made.append((plot.title, html_report.plot(figure, script=not n, showlegend=False)))
+    names = list(found["arms"])
+    plots = [_scores(experiment, found), *(p for p in _plots(experiment, results, found) if p.series)]
     title, _, rest = text.partition("\n")
-    body = html_report.rendered(rest) + f"<p>{legend}</p>" + html_report.plots(made)
+    parts: list[report.Part] = [report.Text(rest), report.Grid(plots)]
     if looks := found["attention"]:
-        body += (
-            "<h2>Where each arm looks</h2><p>Attention weights of the last scored token on one text: a row "
-            "for each layer.head, a column for each token; an encoder-decoder's are of its source.</p>"
-            f"{html_report.plots([(name, _look(heads)) for name, heads in looks.items()])}"
+        about = (
+            "Attention weights of the last scored token on one text. An encoder-decoder's are of its source."
         )
-    body += html_report.data(json.dumps(found, indent=1))
-    return html_report.document(title.removeprefix("# "), body)
+        parts += [report.Text(f"## Where each arm looks\n\n{about}")]
+        parts += [report.Grid([_look(name, looks[name]) for name in names if name in looks])]
+    parts.append(report.Fold("The data", json.dumps(found, indent=1)))
+    return report.html(title.removeprefix("# "), parts)
 
 
-class _Plot(NamedTuple):
-    """Points by arm, each with how far its interval goes down and up where there is one."""
+def _scores(experiment: Experiment, found: dict[str, Any]) -> Bars:
+    """Each arm's score with its interval."""
+    score, arms_found = experiment.task.metric.replace("_", " "), found["arms"]
+    ends = [arm["interval"] or (None, None) for arm in arms_found.values()]
+    values = [arm["score"] for arm in arms_found.values()]
+    bar = Bar(score, values, [low for low, _ in ends], [high for _, high in ends])
+    return Bars(
+        f"Held-out {score} of each arm",
+        Axis(score, "95% interval over seeds" if any(low is not None for low, _ in ends) else ""),
+        "arm",
+        list(arms_found),
+        [bar],
+        dots=True,
+        marks=[("chance", experiment.task.chance)],
+        colors=list(range(len(values))),
+    )
 
-    title: str
-    lines: dict[str, list[tuple[Any, ...]]]
-    x: str = "linear"
-    y: str = "linear"
 
-
-def _plots(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any]) -> list[_Plot]:
+def _plots(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any]) -> list[Plot]:
     """Learning curves, sweeps, scores against the state, the state's growth, and heads by step."""
     metric, arms_found = experiment.task.metric, found["arms"]
-    score = metric.replace("_", " ")
-
-    def means(name: str) -> dict[str, list[tuple[Any, ...]]]:
-        return {one.arm.name: _mean(one.runs, name) for one in results}
-
-    ends: dict[str, list[tuple[Any, ...]]] = {
-        result.arm.name: [
+    score, step = metric.replace("_", " "), Axis("step")
+    held, state = Axis(f"held-out {score}"), Axis("numbers of state", log=True)
+    sweeps = [
+        [
             (rate, tried[experiment.steps].loss)
             for rate, tried in sorted(result.tried.items())
             if experiment.steps in tried
         ]
         for result in results
-    }
-    prices: dict[str, list[tuple[Any, ...]]] = {
-        name: [
-            (arm["state_numbers"], own, *((own - around[0], around[1] - own) if around else ()))
-            for own, around in [(arm["score"], arm["interval"])]
-        ]
-        for name, arm in arms_found.items()
-    }
-    growth = {name: list(arm["state_by_length"].items()) for name, arm in arms_found.items()}
+    ]
+    growth = [list(arm["state_by_length"].items()) for arm in arms_found.values()]
+
+    def means(name: str) -> list[Series]:
+        return _series(arms_found, [_mean(one.runs, name) for one in results])
+
     return [
-        _Plot(f"held-out {score} by step", means(metric)),
-        _Plot("loss of the first seed by learning rate", ends, x="log"),
-        _Plot(f"{score} by numbers of state, with its interval", prices, x="log"),
-        _Plot("numbers of state by length", growth, x="log", y="log"),
-        *(_Plot(f"strongest {name.replace('_', '-')} head by step", means(name)) for name in CURVES[-2:]),
+        Plot(
+            f"Held-out {score} by step", step, held, means(metric), marks=[("chance", experiment.task.chance)]
+        ),
+        Plot(
+            "Loss of the first seed by learning rate",
+            Axis("learning rate", log=True),
+            Axis("loss", "nats per token"),
+            _series(arms_found, sweeps, points=True),
+        ),
+        Plot(
+            f"{score.capitalize()} by numbers of state, with its interval",
+            state,
+            Axis(score),
+            _prices(arms_found),
+        ),
+        Plot(
+            "Numbers of state by length",
+            Axis("length", "tokens", log=True),
+            state,
+            _series(arms_found, growth, points=True),
+        ),
+        *(
+            Plot(f"Strongest {name.replace('_', '-')} head by step", step, Axis("score"), means(name))
+            for name in CURVES[-2:]
+        ),
     ]
 
 
-def _figure(plot: _Plot, colors: Mapping[str, str]) -> Figure:
-    """A line for each arm in its color."""
-    import plotly.graph_objects as plotly
-
-    figure = plotly.Figure()
-    for name, points in plot.lines.items():
-        x, y, *interval = zip(*points, strict=True) if points else ((), ())
-        line = plotly.Scatter(x=x, y=y, name=name, mode="lines+markers", marker_color=colors[name])
-        if interval:
-            line.error_y = {
-                "type": "data",
-                "symmetric": False,
-                "arrayminus": interval[0],
-                "array": interval[1],
-            }
-        figure.add_trace(line)
-    figure.update_xaxes(type=plot.x)
-    figure.update_yaxes(type=plot.y)
-    return figure
+def _series(
+    names: Iterable[str], lines: Sequence[Sequence[tuple[Any, Any]]], points: bool = False
+) -> list[Series]:
+    """A line for each arm that has points; an arm has one colour in all plots."""
+    return [
+        Series(name, [x for x, _ in line], [y for _, y in line], points=points, color=n)
+        for n, (name, line) in enumerate(zip(names, lines, strict=True))
+        if line
+    ]
 
 
-def _look(heads: Mapping[str, Sequence[float]]) -> str:
+def _prices(arms_found: Mapping[str, dict[str, Any]]) -> list[Series]:
+    """Each arm as a point at its state and its score."""
+    out = []
+    for n, (name, arm) in enumerate(arms_found.items()):
+        low, high = arm["interval"] or (None, None)
+        around = {} if low is None else {"low": [low], "high": [high]}
+        place = ([arm["state_numbers"]], [arm["score"]])
+        out.append(Series(name, *place, labels=[name], line=False, points=True, color=n, **around))
+    return out
+
+
+def _look(name: str, heads: Mapping[str, Sequence[float]]) -> Heat:
     """Attention weights as a heat map, a row for each head."""
-    import plotly.graph_objects as plotly
-
-    image = plotly.Heatmap(z=list(heads.values()), y=list(heads), zmin=0, zmax=1, colorscale="Viridis")
-    figure = plotly.Figure(image)
-    figure.update_yaxes(type="category")
-    return html_report.plot(figure, script=False, height=80 + 22 * len(heads))
+    tokens = [str(n) for n in range(len(next(iter(heads.values()))))]
+    return Heat(
+        name,
+        Labels("layer.head", list(heads)),
+        Labels("token", tokens),
+        list(heads.values()),
+        "attention weight",
+        1,
+    )
 
 
 def _mean(runs: Sequence[Measured], name: str) -> list[tuple[int, float]]:

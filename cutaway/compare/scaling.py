@@ -32,9 +32,10 @@ from cutaway.attention import mha
 from cutaway.bounds import Bounded, Count, Positive
 from cutaway.compare import arms, sweep
 from cutaway.errors import OperationalError, UserError
-from cutaway.evaluate import html_report
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, from_dict, to_dict
+from cutaway.page import report
+from cutaway.page.charts import Axis, Plot, Series
 from cutaway.position import rope
 from cutaway.shapes import Float
 from cutaway.store.files import Progress, silent, write
@@ -433,27 +434,25 @@ def save(found: dict[str, Any], law: Law, folder: Path) -> str:
 
 def _page(found: dict[str, Any], law: Law, text: str) -> str:
     """Losses by compute, a line a size, and the law's curves through them."""
-    import plotly.graph_objects as plotly
-    from plotly.colors import qualitative
-
-    figure = plotly.Figure()
-    every = found["points"] + found["held_out"]
-    for k, n in enumerate(sorted({point["n"] for point in every})):
+    every, law_of, runs = found["points"] + found["held_out"], [], []
+    for color, n in enumerate(sorted({point["n"] for point in every})):
         own = sorted((point["d"], point["loss"]) for point in every if point["n"] == n)
         d = np.geomspace(own[0][0], own[-1][0], 40)
         curve = _losses(law.values[None], np.full(40, float(n)), d)[0].tolist()
-        look = {"line_color": qualitative.Plotly[k % 10], "legendgroup": str(n)}
-        line = plotly.Scatter(x=6 * n * d, y=curve, mode="lines", name=f"{n:,} weights", **look)
-        figure.add_trace(line)
-        compute, loss = [6 * n * tokens for tokens, _ in own], [loss for _, loss in own]
-        figure.add_trace(plotly.Scatter(x=compute, y=loss, mode="markers", showlegend=False, **look))
-    figure.update_xaxes(type="log", title="compute (floating-point operations, 6 N D)")
-    figure.update_yaxes(title="held-out loss (nats per token)")
-    plot = html_report.plot(figure, script=True, height=520, legend={"orientation": "h", "y": -0.2})
-    body = (
-        plot + html_report.rendered(text.partition("\n")[2]) + html_report.data(json.dumps(found, indent=1))
+        law_of.append(Series(f"law, {n:,.0f} weights", (6 * n * d).tolist(), curve, faint=True, color=color))
+        compute, losses = [6 * n * tokens for tokens, _ in own], [loss for _, loss in own]
+        runs.append(Series(f"{n:,.0f} weights", compute, losses, line=False, points=True, color=color))
+    plot = Plot(
+        "Held-out loss by compute",
+        Axis("compute, 6 N D", "floating-point operations", log=True),
+        Axis("held-out loss", "nats per token"),
+        [*law_of, *runs],
+        ordered=True,
+        note="Points are runs, lines are the fitted law.",
     )
-    return html_report.document(text.partition("\n")[0].removeprefix("# "), body)
+    title, _, rest = text.partition("\n")
+    data = report.Fold("The data", json.dumps(found, indent=1))
+    return report.html(title.removeprefix("# "), [plot, report.Text(rest), data])
 
 
 def _with_interval(found: tuple[float, float, float]) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def _read(
     kept = [name for name in traces[0] if name != "logits" or "logits" in names]
     return {
         name: np.concatenate(
-            [_by_token(name, trace[name].float().cpu().numpy(), len(trace.ids)) for trace in traces]
+            [_by_token(name, trace[name], len(trace.ids)) for trace in traces]
         )
         for name in kept
     }

@@ -8,7 +8,6 @@ result.show()                       # a map; .save("heads.html") writes it
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.page import report
+from cutaway.page.bundle import frame
+from cutaway.page.charts import Heat, Labels
 from cutaway.store import files
 
 WIDEST = 60  # columns of a map in a terminal
@@ -119,7 +121,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A map of a matrix: coloured text in a terminal, a table in a notebook, and ``save`` writes a page."""
+    """A map of a matrix: text in a terminal, a page in a notebook, which ``save`` writes."""
 
     values: np.ndarray
     axes: Sequence[tuple[str, Sequence[Any]]]
@@ -150,41 +152,35 @@ class Picture:
         return out.getvalue()
 
     @property
-    def _caption(self) -> str:
-        facts = ", ".join(
+    def _facts(self) -> list[str]:
+        return [
             f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in self.facts.items()
+        ]
+
+    @property
+    def _caption(self) -> str:
+        return f"{self.title} ({', '.join(self._facts)})" if self.facts else self.title
+
+    @property
+    def html(self) -> str:
+        """One HTML file that needs nothing else."""
+        (row, rows), (column, columns) = self.axes
+        title = self.title[:1].upper() + self.title[1:]
+        facts = [report.Text(", ".join(self._facts))] if self.facts else []
+        values = np.asarray(self.values, float).tolist()
+        labels = Labels(row or "all", list(map(str, rows))), Labels(column, list(map(str, columns)))
+        return report.html(
+            title, [*facts, Heat(f"{row} by {column}".strip().capitalize(), *labels, values, "value")]
         )
-        return f"{self.title} ({facts})" if facts else self.title
 
     def _repr_html_(self) -> str:
-        (row, rows), (column, columns) = self.axes
-        largest = float(np.nanmax(np.abs(self.values), initial=0.0)) or 1.0
-        head = "".join(f"<th>{html.escape(str(label))}</th>" for label in columns)
-        lines = "".join(
-            f"<tr><th>{html.escape(str(label))}</th>"
-            + "".join(_cell(float(v), largest, self._text(n, i)) for i, v in enumerate(self.values[n]))
-            + "</tr>"
-            for n, label in enumerate(rows)
-        )
-        corner = html.escape(f"{row} \\ {column}")
-        caption = html.escape(self._caption)
-        return (
-            '<table style="font:11px monospace;border-collapse:collapse">'
-            f"<caption>{caption}</caption><tr><th>{corner}</th>{head}</tr>{lines}</table>"
-        )
+        return frame(self.html, 380 + 28 * min(len(self.values), 24))
 
     def save(self, path: str | Path) -> Path:
-        """Writes one HTML file that needs nothing else, and returns its path."""
-        files.write(path, f'<!doctype html><meta charset="utf-8"><title>Cutaway</title>{self._repr_html_()}')
+        """Writes the page to a file, and returns its path."""
+        files.write(path, self.html)
         return Path(path)
-
-
-def _cell(value: float, largest: float, text: str) -> str:
-    """A table cell, red above zero and blue below."""
-    color = "214,69,65" if value > 0 else "52,120,198"
-    strength = f"{abs(value) / largest:.2f}"
-    return f'<td style="background:rgba({color},{strength})" title="{value:.6g}">{text}</td>'
 
 
 def student(freedom: int) -> float:

@@ -57,9 +57,10 @@ def check(config: Decoder, given: edits.Given, length: int) -> None:
     for one in edits.listed(given):
         if isinstance(one, Mapping):
             raise UnsupportedEditError(f"the runtime cannot edit activations by a function: {OTHERS}")
-        found = _values(config, one)
+        if one.name is not None:
+            _values(config, one)  # what is not shown is refused before what does not fit
         edits.check(config, one, length)
-        for value in found:
+        for value in _values(config, one):
             _check_value(one, value)
 
 

@@ -55,7 +55,7 @@ class View:
         return Path(path)
 
     def _repr_html_(self) -> str:
-        from cutaway.inspect.page import frame
+        from cutaway.page.bundle import frame
 
         return frame(self.html, HEIGHT)
 
@@ -72,7 +72,7 @@ class Map:
         return Path(path)
 
     def _repr_html_(self) -> str:
-        from cutaway.inspect.page import frame
+        from cutaway.page.bundle import frame
 
         return frame(self.html, HEIGHT)
 

@@ -132,20 +132,21 @@ def of_texts(
     names: Sequence[str],
     chunk: int = 512,
     progress: Callable[[int], None] = lambda tokens: None,
+    edits: Sequence[Any] = (),
 ) -> Values:
     """The values of whole texts by name, from a runtime engine: a row for each token, one text after another.
 
     Reads ``chunk`` tokens a call, of several texts where they are short, and only the layers that are
     needed. Nothing is padded, and what is read beside a text changes no bit of its values. ``progress`` gets
-    how many tokens are read.
+    how many tokens are read. ``edits`` are those of each text, as `edited_state` takes them.
     """
     wanted = named(engine.config, tuple(names))
     shallow = engine.first_layers(1 + max(value.layer for value in wanted))
     parts: list[Values] = []
     call: list[tuple[Sequence[int], Any]] = []
     room = chunk
-    for text in texts:
-        state, start = shallow.new_state(), 0
+    for n, text in enumerate(texts):
+        state, start = shallow.edited_state(edits[n] if edits else ()), 0
         while start < len(text):
             piece = text[start : start + room]
             call.append((piece, state))

@@ -87,12 +87,12 @@ def find(
 
 def next_log_probs(lm: LanguageModel, prompts: Sequence[Ids], edit: Sequence[Edit] = ()) -> np.ndarray:
     """float64 [n v]: log p of what comes after each prompt, with edits, by the engine that makes edits."""
-    engine: Any = lm.edit_engine
     out = []
     for start in range(0, len(prompts), TOGETHER):
         some = [list(ids) for ids in prompts[start : start + TOGETHER]]
-        states = [engine.edited_state(lm.prepared(list(edit), ids)) for ids in some]
-        out.append(engine.read(some, states, (np.cumsum([len(ids) for ids in some]) - 1).tolist()).copy())
+        edited = [lm.edited_engine(list(edit), ids) for ids in some]
+        states, last = [one.new_state() for one in edited], np.cumsum([len(ids) for ids in some]) - 1
+        out.append(edited[0].engine.read(some, states, last.tolist()).copy())
     rows = np.concatenate(out)[:, : len(lm.tokenizer)]
     return np.stack([log_softmax(mask_padding(row, len(lm.tokenizer))) for row in rows]).astype(np.float64)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cutaway
 from cutaway.errors import UserError
-from cutaway.evaluate import html_report
 from cutaway.evaluate.statistics import Estimate
+from cutaway.page import bundle, report
+from cutaway.page.charts import Axis, Bar, Bars, Plot, Series
 from cutaway.security import FEWEST, Arm, Curve, Finding, Look
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
@@ -21,23 +22,7 @@ from cutaway.store.reading import parsed
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
 
-STYLE = """body{max-width:64rem}a{color:inherit}
-.vulnerable{color:light-dark(#b00020,#ff8a80)}.sound{color:light-dark(#1b6e3a,#7bd69a)}
-.quiet,.not{color:light-dark(#5f5a52,#a8a196)}
-td,th{overflow-wrap:normal}
-section{border-top:1px solid light-dark(#ddd,#444);margin-top:2.5rem}
-h2{margin:1.2rem 0 .3rem}h2 span{font-size:.7em;font-weight:400;margin-left:.6em}
-.bar{display:block;width:9rem;height:1.4em}.bar line{stroke:currentColor}.bar circle{fill:currentColor}
-.attack{color:light-dark(#b93d12,#ff9166)}.control{color:light-dark(#5f5a52,#a8a196)}
-.benign{color:light-dark(#2f6690,#7db4e0)}.defence{color:light-dark(#1b6e3a,#7bd69a)}
-summary{cursor:pointer;padding:.5rem 0}iframe{width:100%;height:800px;border:0}
-@media(max-width:45rem){
-tr{display:grid;grid-template-columns:6rem 1fr auto;padding:.35rem 0}td{padding:0 .4rem 0 0}
-tr:first-child,.arms td:nth-child(3),.found td:first-child{display:none}
-.arms td:first-child,.found td:nth-child(2){grid-column:1/-1}
-.arms td:last-child::before{content:"n "}}"""
-
-
+COLORS = ("attack", "benign", "control", "defence")  # roles, in the order of the colours of series
 NEEDS = f'"vulnerable" needs {FEWEST} cases or more that succeed, "sound" 60 or more that do not'
 
 
@@ -156,60 +141,67 @@ def page(model: str, findings: Sequence[Finding], lm: LanguageModel) -> str:
 
     A finding's look opens the explain view at its token, in a frame that can touch nothing outside.
     """
-    title = f"Security of {model}"
+    from cutaway.inspect.page import sources
+
     rows = "".join(
         f'<tr><td>{html.escape(f.probe)}<td><a href="#finding-{n}">{html.escape(f.title)}</a>'
-        f'<td class="{f.verdict.split()[0]}">{f.verdict}<td>{html.escape(_value(f.arms[0]))}'
+        f'<td class="{_verdict(f)}">{f.verdict}<td>{html.escape(_value(f.arms[0]))}'
         for n, f in enumerate(findings)
     )
-    first = next((f for f in findings if f.curves), None)
-    parts = [_section(n, finding, lm, plotly=finding is first) for n, finding in enumerate(findings)]
-    table = f'<table class="found"><tr><th>probe<th>finding<th>verdict<th>first arm, 95%{rows}</table>'
-    return html_report.document(title, table + "".join(parts), STYLE)
-
-
-def _section(n: int, finding: Finding, lm: LanguageModel, plotly: bool) -> str:
-    verdict = f'<span class="{finding.verdict.split()[0]}">{finding.verdict}</span>'
-    arms = "".join(
-        f'<tr><td>{html.escape(arm.name)}<td class="{arm.role}">{arm.role}<td>{_bar(arm)}'
-        f"<td>{html.escape(_value(arm))}<td>{arm.value.n}"
-        for arm in finding.arms
-    )
-    parts = [
-        f'<section id="finding-{n}"><h2>{html.escape(finding.title)} {verdict}</h2>',
-        f"<p>{html.escape(finding.summary)}</p>",
-        f'<table class="arms"><tr><th>arm<th>role<th><th>value, 95%<th>n{arms}</table>',
+    head = "<tr><th>probe<th>finding<th>verdict<th>first arm, 95%"
+    parts: list[report.Part] = [
+        report.Html(
+            '<div class="wide" tabindex="0" role="region" aria-label="Findings">'
+            f"<table>{head}{rows}</table></div>"
+        )
     ]
+    for n, finding in enumerate(findings):
+        parts += _section(n, finding, lm)
+    return report.html(f"Security of {model}", parts, frames=sources())
+
+
+def _section(n: int, finding: Finding, lm: LanguageModel) -> Iterator[report.Part]:
+    verdict = f'<span class="verdict {_verdict(finding)}">{finding.verdict}</span>'
+    heading = f'<section id="finding-{n}"><h2>{html.escape(finding.title)} {verdict}</h2>'
+    yield report.Html(f"{heading}<p>{html.escape(finding.summary)}</p>")
+    for unit in dict.fromkeys(arm.unit for arm in finding.arms):
+        yield _arms([arm for arm in finding.arms if arm.unit == unit], unit)
     if finding.mechanism:
         items = "".join(f"<li>{html.escape(sentence)}" for sentence in finding.mechanism)
-        parts.append(f"<h3>Mechanism</h3><ul>{items}</ul>")
+        yield report.Html(f"<h3>Mechanism</h3><ul>{items}</ul>")
     for look in finding.look:
-        parts.append(
-            f"<details><summary>Open the model at this token: {html.escape(look.note)}</summary>"
-            f"{_view(lm, look)}</details>"
-        )
+        summary = f"<summary>Open the model at this token: {html.escape(look.note)}</summary>"
+        yield report.Html(f"<details>{summary}{_view(lm, look)}</details>")
     if finding.curves:
-        parts.append(_plot(finding.curves, plotly))
-    parts.append(f'<p class="quiet">{html.escape(_budget(finding))}</p></section>')
-    return "".join(parts)
+        yield _plot(finding.curves)
+    yield report.Html(f'<p class="quiet">{html.escape(_budget(finding))}</p></section>')
+
+
+def _verdict(finding: Finding) -> str:
+    return finding.verdict.split()[0]
+
+
+def _arms(arms: Sequence[Arm], unit: str) -> Bars:
+    """The arms of one unit, each with its interval; what is a share is drawn from 0 to 1."""
+    share = unit in ("rate", "AUROC", "AUC") and all(arm.value.low >= 0 for arm in arms)
+    ends = (0.0, 1.0) if share else (None, None)
+    lows = [max(arm.value.low, 0.0) if share else arm.value.low for arm in arms]
+    highs = [min(arm.value.high, 1.0) if share else arm.value.high for arm in arms]
+    bar = Bar("", [arm.value.value for arm in arms], lows, highs)
+    return Bars(
+        "Arms",
+        Axis(unit, "95% interval", low=ends[0], high=ends[1]),
+        "arm",
+        [f"{arm.name} ({arm.role}, n {arm.value.n})" for arm in arms],
+        [bar],
+        dots=True,
+        colors=[COLORS.index(arm.role) if arm.role in COLORS else len(COLORS) for arm in arms],
+    )
 
 
 def _value(arm: Arm) -> str:
     value, unit = arm.value, "" if arm.unit == "rate" else f" {arm.unit}"
     return f"{value.value:.3f} ({value.between()}){unit}"
-
-
-def _bar(arm: Arm) -> str:
-    """The interval between 0 and 1, for what is a share."""
-    if arm.unit not in ("rate", "AUROC", "AUC") or arm.value.low < 0:
-        return ""
-    low, value, high = (100 * min(max(x, 0), 1) for x in (arm.value.low, arm.value.value, arm.value.high))
-    return (
-        f'<svg class="bar {arm.role}" viewBox="-4 0 108 14" preserveAspectRatio="none" aria-hidden="true">'
-        f'<line x1="0" x2="100" y1="7" y2="7" stroke-opacity="0.2"/>'
-        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="7" y2="7" stroke-width="3"/>'
-        f'<circle cx="{value:.1f}" cy="7" r="4"/></svg>'
-    )
 
 
 def _view(lm: LanguageModel, look: Look) -> str:
@@ -220,16 +212,13 @@ def _view(lm: LanguageModel, look: Look) -> str:
     start = {name: value for name, value in at.items() if value is not None}
     trace = lm.trace(look.ids, names=page_data.names(lm.config))
     shown = page_data.build(trace, str(lm.checkpoint.source))
-    return page.frame(page.page([shown], start=start), 800)
+    return bundle.frame(page.page([shown], start=start))
 
 
-def _plot(curves: Sequence[Curve], script: bool) -> str:
-    import plotly.graph_objects as plotly
-
-    figure = plotly.Figure()
-    for curve in curves:
-        x, y = zip(*curve.points, strict=True)
-        figure.add_trace(plotly.Scatter(x=x, y=y, name=curve.name, mode="lines+markers"))
-    figure.update_xaxes(title=curves[0].x)
-    figure.update_yaxes(title=curves[0].y)
-    return html_report.plot(figure, script=script, height=380, legend={"orientation": "h", "y": -0.25})
+def _plot(curves: Sequence[Curve]) -> Plot:
+    series = [
+        Series(curve.name, [x for x, _ in curve.points], [y for _, y in curve.points], points=True)
+        for curve in curves
+    ]
+    title = f"{curves[0].y} by {curves[0].x}"
+    return Plot(title[:1].upper() + title[1:], Axis(curves[0].x), Axis(curves[0].y), series)

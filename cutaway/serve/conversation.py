@@ -6,23 +6,19 @@ ChatCompletionRequest, and the events of its answer into their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request as HTTPRequest
 
 from cutaway.generate.batch.request import Generation, Piece, Request
-from cutaway.generate.thinking import budget
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import AnswerReader, collect
-from cutaway.generate.tool_calls.constraint import Check
 from cutaway.generate.tool_calls.thoughts import Marks, find_marks
-from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.serve import answer_form, edits
-from cutaway.serve.answer_form import tool_rules, tool_schemas
-from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.answer_form import AnswerForm, tool_schemas
+from cutaway.serve.api_error import APIError
 from cutaway.serve.caller import Caller, caller_of
 from cutaway.serve.openai.format import finish_reason
 from cutaway.serve.openai.message_schema import NamedTool, Tool
@@ -82,12 +78,8 @@ class Conversation:
     service: Service
     body: ChatCompletionRequest
     requests: list[Request]
-    format: ToolFormat | None  # None: no call may be made
-    forced: bool  # the answer is calls alone
+    form: AnswerForm
     thought: Marks | None
-    check: Check | None  # what the answer's schema asks beyond the grammar
-    fresh: Callable[[int], Any]  # makes an answer's constraint
-    warnings: list[str]
     streams: MergedStreams = field(init=False)
 
     @property
@@ -95,10 +87,15 @@ class Conversation:
         """Whose request it is."""
         return self.requests[0].client
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the answers are not held to, as far as it is known."""
+        return self.form.warnings
+
     def reader(self) -> AnswerReader:
         """What reads one choice."""
         schemas = tool_schemas(_tools(self.body)[0])
-        return AnswerReader(self.thought, self.format, schemas, self.forced)
+        return AnswerReader(self.thought, self.form.format, schemas, self.form.calls_alone)
 
 
 async def begin(
@@ -113,13 +110,13 @@ async def begin(
     else:
         made = await service.run(caller.client, _prepared, body, caller, ids)
 
-    def judge(i: int, generation: Generation) -> str | None:
+    def read_one(generation: Generation) -> tuple[str, Sequence[parser.Call]]:
         answer = read(made.reader(), [Piece(generation.text, generation=generation)])
-        return made.check and made.check(answer.content, answer.calls)
+        return answer.content, answer.calls
 
-    again = made.check and answer_form.drawn_again(made.requests, made.fresh, judge, made.warnings)
-    warnings = made.warnings if made.forced or body.has_form else None
-    count = len(made.requests)
+    form, count = made.form, len(made.requests)
+    again = form.again(made.requests, count, read_one)
+    warnings = form.warnings if form.asked else None
     made.streams = MergedStreams(service, made.requests, record_of(http), again, warnings, count)
     return made
 
@@ -145,38 +142,17 @@ def _prepared(
     thought = find_marks(service.lm.checkpoint.chat_template or "")
     thought = thought and thought.of_prompt(service.lm.tokenizer.decode(ids[-16:]))
     opened = thought is not None and thought.opened
-    format, held, forced = service.lm.tool_format if tools else None, None, False
-    if format is None or tools is None:
-        held = answer_form.of_response(body) if body.has_form else None
-    else:
-        format = replace(format, reasoning=None, can_require=True) if opened else format
-        with errors_in("tools"):
-            held, forced = tool_rules(service, body, format, tools, choice)
-    begun = _continued(body)
-    if begun and forced:
-        text = "an answer that goes on with the last message is no call: use tool_choice 'auto'"
-        raise APIError(400, text, param="continue_final_message")
-    with errors_in("response_format" if format is None else "tools"):
-        constraint: Any = service.start_grammar(held and held.grammar)
-        constraint = constraint.begun(begun) if constraint is not None and begun else constraint
-    limit, room = _thought_limit(body, thought, variables), service.context - len(ids)
-    room = room if most is None else min(most, room)
-    if thought is not None and (opened if constraint is not None else limit is not None):
-        constraint = budget.of_marks(service.lm.tokenizer, thought, limit, constraint, room)
-    else:
-        constraint = service.bounded(constraint, room)
-
-    def fresh(_: int) -> Any:
-        return service.with_min_tokens(constraint and constraint.fresh(), body)
-
+    form = answer_form.of_chat(service.lm, body, tools, choice, _continued(body), opened)
+    room = service.context - len(ids)
+    form.limit([room if most is None else min(most, room)], thought, _thought_limit(body, thought, variables))
     internals = service.internals(body.internals)
-    edit = edits.hooks(service, body.edits, ids)
+    edit = edits.hooks(service, body.edits, ids) if body.edits else None
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
     requests = [
         Request(
             ids=ids,
             settings=service.sampling_params(body, most, top_logprobs, i),
-            constraint=fresh(i),
+            constraint=form.fresh(),
             internals=internals,
             edit=edit,
             **caller.fields,
@@ -184,15 +160,7 @@ def _prepared(
         )
         for i in range(count)
     ]
-    check, warnings = (held.check, list(held.warnings)) if held else (None, [])
-    if check is not None and begun:
-        check = partial(_check_whole, check, begun)
-    return Conversation(service, body, requests, format, forced, thought, check, fresh, warnings)
-
-
-def _check_whole(check: Check, begun: str, content: str, calls: Sequence[parser.Call]) -> str | None:
-    """Why an answer does not fit, after the text that it goes on with."""
-    return check(begun + content, calls)
+    return Conversation(service, body, requests, form, thought)
 
 
 def _tools(body: ChatCompletionRequest) -> tuple[list[Tool] | None, Any]:

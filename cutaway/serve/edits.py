@@ -42,8 +42,9 @@ def hooks(service: Service, asked: Sequence[ModelEdit] | None, ids: Sequence[int
         return None
     edits = parse_edits(service, asked, ids)
     with errors_in("edits"):
-        hooks = service.lm.prepared(edits, ids)
-        _ = service.edit_scheduler  # built here, beside the event loop
+        hooks = service.lm.edited_engine(edits, ids).hooks
+        if callable(hooks):
+            _ = service.edit_scheduler  # built here, beside the event loop
     return hooks
 
 

@@ -110,17 +110,16 @@ class Service:
 
     @cached_property
     def edit_scheduler(self) -> Scheduler:
-        """The scheduler of requests with edits: beside the one of all others where another engine edits."""
-        engine = self.lm.edit_engine
-        if self.decoder.engine is engine:
+        """The scheduler of requests whose edits the PyTorch model makes, beside that of all others."""
+        if self.decoder.engine is self.lm.definition:
             return self.decoder
-        made = self.limits.scheduler(engine, self.lm.tokenizer)
+        made = self.limits.scheduler(self.lm.definition, self.lm.tokenizer)
         made.on_step = self.bridge.send
         return made
 
     def scheduler_of(self, request: Request) -> Scheduler:
         """The scheduler that a request goes to."""
-        return self.decoder if request.edit is None else self.edit_scheduler
+        return self.edit_scheduler if callable(request.edit) else self.decoder
 
     def retry_after(self) -> int:
         """Seconds in which half of what waits is answered, at the pace of the last answers."""
@@ -142,12 +141,7 @@ class Service:
         """Bytes that the model takes by now: its packed weights where the runtime reads them, the
         definition's once it is built, and its schedulers' KV caches when they are full.
         """
-        checkpoint, definition = self.lm.checkpoint, self.lm.__dict__.get("_built")
-        weights = 0
-        if not self.lm.is_encoder and self.lm.engine_choice[0] == "runtime":
-            weights += sum(checkpoint.tensors[name].data.nbytes for name in checkpoint.config.weights())
-        if definition is not None:
-            weights += sum(one.numel() * one.element_size() for one in definition.parameters())
+        weights = self.lm.engines.nbytes
         made = (self.scheduler, self.__dict__.get("edit_scheduler"))
         figures = [one.stats() for one in made if one is not None]
         return weights + sum(one.pages_total * one.page_bytes for one in figures)

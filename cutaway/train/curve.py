@@ -1,19 +1,22 @@
-"""The loss curve of a run's metrics.jsonl, as text and as a page by plotly. Imports no torch."""
+"""The loss curve of a run's metrics.jsonl, as text and as a page. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from cutaway.bounds import is_finite
 from cutaway.errors import UserError, quoted
-from cutaway.store.files import atomic_file, disk_errors
+from cutaway.page import report
+from cutaway.page.charts import Axis, Plot, Series
+from cutaway.store.files import write
 from cutaway.store.reading import json_lines
 
 PAGE = "loss.html"
 METRICS = "metrics.jsonl"
+MEANS = 150  # of a long curve
 LEVELS = " ▁▂▃▄▅▆▇█"
 Points = list[tuple[int, float]]
 
@@ -52,24 +55,25 @@ def text(points: Points, width: int = 60, height: int = 6) -> str:
 def page(folder: Path) -> Path | None:
     """Write the run's loss.html, which needs no network; None where nothing was logged."""
     curves = read(folder)
-    try:
-        import plotly.graph_objects as plotly
-    except ImportError:
-        return None
     if not curves:
         return None
-    figure = plotly.Figure()
-    for name, points in curves.items():
-        steps, values = zip(*points, strict=True)
-        figure.add_trace(plotly.Scatter(x=steps, y=values, name=name.replace("_", " ")))
-    figure.update_layout(
-        title=folder.name, xaxis_title="step", yaxis_title="loss (nats per token)", template="plotly_white"
-    )
-    figure.update_layout(legend={"orientation": "h", "y": 1.08}, margin={"l": 60, "r": 20, "t": 90})
-    viewport = '<head><meta name="viewport" content="width=device-width, initial-scale=1">'
-    with disk_errors(folder), atomic_file(folder / PAGE) as out:
-        out.write(figure.to_html(include_plotlyjs=True).replace("<head>", viewport, 1).encode())
+    series = list(_series(curves))
+    note = "A faint line is every step." if any(one.faint for one in series) else ""
+    title = "Loss by step" if "validation_loss" in curves else "Training loss by step"
+    plot = Plot(title, Axis("step"), Axis("loss", "nats per token"), series, note=note)
+    write(folder / PAGE, report.html(folder.name, [plot]))
     return folder / PAGE
+
+
+def _series(curves: dict[str, Points]) -> Iterator[Series]:
+    """Each curve; one of many points faintly, under the means of its neighbours."""
+    for color, (name, points) in enumerate(curves.items()):
+        steps, values = ([one[n] for one in points] for n in (0, 1))
+        words, many = name.replace("_", " "), len(points) > 4 * MEANS
+        yield Series(words, steps, values, faint=many, points=len(points) < 30, color=color)
+        if many:
+            means = _means(values, MEANS), _means(steps, MEANS)
+            yield Series(f"{words}, mean of {len(points) // MEANS} steps", means[1], means[0], color=color)
 
 
 def _means(values: Sequence[float], width: int) -> list[float]:

@@ -33,6 +33,8 @@ from cutaway.evaluate import statistics, tasks
 from cutaway.generate import thinking
 from cutaway.generate.batch.request import Constraint, Generation, Request, finish
 from cutaway.generate.sampling_params import SamplingParams
+from cutaway.page import report as page
+from cutaway.page.charts import Axis, Plot, Series
 
 TASKS = ("chain_sum:min_terms=2:max_terms=2:min_digits=2:max_digits=2", "letter_counting", "gcd")
 STRATEGIES = (
@@ -123,10 +125,10 @@ def main() -> None:
         writer = csv.DictWriter(out, FIELDS)
         writer.writeheader()
         writer.writerows(rows)
-    page = report(rows, refused, chances, json.loads(kept.read_text()), asked)
-    (asked.results / "thinking.md").write_text(page, "utf-8")
-    plot(rows).write_html(asked.output / "thinking.html", include_plotlyjs=True)
-    print(page)
+    text = report(rows, refused, chances, json.loads(kept.read_text()), asked)
+    (asked.results / "thinking.md").write_text(text, "utf-8")
+    (asked.output / "thinking.html").write_text(html(rows), "utf-8")
+    print(text)
 
 
 def trained(name: str, asked: argparse.Namespace) -> Any:
@@ -332,39 +334,22 @@ def _line(each: dict[str, Any]) -> str:
     )
 
 
-def plot(rows: list[dict[str, Any]]) -> Any:
-    """Accuracy against tokens, a panel a task, a line a family of strategies, bars for the intervals."""
-    from plotly import graph_objects as go
-    from plotly.subplots import make_subplots
-
-    names = list(dict.fromkeys(each["task"] for each in rows))
-    figure = make_subplots(1, len(names), subplot_titles=names, shared_yaxes=True)
-    colours = ("#444444", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
+def html(rows: list[dict[str, Any]]) -> str:
+    """Accuracy against tokens, a plot a task, a line a family of strategies with its intervals."""
+    x = Axis("tokens for one answer, all candidates", log=True)
     families = list(dict.fromkeys(_family(each["strategy"]) for each in rows))
-    for column, task in enumerate(names, 1):
-        for family, colour in zip(families, colours, strict=False):
+    plots = []
+    for task in dict.fromkeys(each["task"] for each in rows):
+        series = []
+        for color, family in enumerate(families):
             own = [each for each in rows if each["task"] == task and _family(each["strategy"]) == family]
             own.sort(key=lambda each: each["tokens"])
-            values = [each["accuracy"] for each in own]
-            error = {
-                "array": [each["high"] - each["accuracy"] for each in own],
-                "arrayminus": [each["accuracy"] - each["low"] for each in own],
-            }
-            line = go.Scatter(
-                x=[each["tokens"] for each in own],
-                y=values,
-                error_y=error,
-                text=[each["strategy"] for each in own],
-                mode="lines+markers",
-                name=family,
-                legendgroup=family,
-                showlegend=column == 1,
-                line_color=colour,
-            )
-            figure.add_trace(line, 1, column)
-    figure.update_xaxes(type="log", title="tokens for one answer, all candidates")
-    figure.update_yaxes(title="accuracy", col=1)
-    return figure
+            columns = [
+                [each[name] for each in own] for name in ("tokens", "accuracy", "low", "high", "strategy")
+            ]
+            series.append(Series(family, *columns, points=True, color=color))
+        plots.append(Plot(task, x, Axis("accuracy", "95% interval"), series))
+    return page.html("Slow thinking: accuracy against tokens", [page.Grid(plots)])
 
 
 def _family(strategy: str) -> str:

@@ -30,6 +30,14 @@ FLAGS = [
 TEXT = "the same the same"
 
 
+def frames(tab: Any, count: int = 3) -> None:
+    """Waits until the browser has drawn so many frames."""
+    tab.evaluate(
+        "n => new Promise(done => { const go = () => n-- ? requestAnimationFrame(go) : done(); go(); })",
+        count,
+    )
+
+
 def _missing(what: str) -> None:
     if CI:
         pytest.fail(f"{what}, and in CI the page must be opened", pytrace=False)
@@ -62,7 +70,7 @@ def pages() -> Callable[..., page_data.PageData]:
         if known not in made:
             reader = tokenizer or Bytes()
             model = models.setdefault(shape, decoder(shape))
-            trace = Trace.of(model, reader, reader.encode(text), page_data.names(model))
+            trace = Trace.of(model, reader, reader.encode(text), page_data.names(model.config))
             made[known] = page_data.build(trace, f"small {shape}")
         return made[known]
 

@@ -11,7 +11,7 @@ import pytest
 from cutaway.inspect.page import VIEWS
 from cutaway.inspect.trace import Trace
 from tests import inputs
-from tests.browser.conftest import TEXT
+from tests.browser.conftest import TEXT, frames
 from tests.small import SHAPES, Bytes, decoder
 
 Opened = Callable[..., Any]
@@ -48,13 +48,6 @@ def heat(tab: Any, view: str, number: int = 0) -> Any:
 
 def readout(tab: Any, view: str, number: int = 0) -> str:
     return tab.locator(f"#{view} .readout").nth(number).inner_text()
-
-
-def frames(tab: Any, count: int = 3) -> None:
-    tab.evaluate(
-        "n => new Promise(done => { const go = () => n-- ? requestAnimationFrame(go) : done(); go(); })",
-        count,
-    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -115,6 +115,16 @@ def built_in(name: str, root: Path, reader: Reader, *, unsafe: bool = False) -> 
     return make(root, reader, unsafe=True) if unsafe and name == "python" else make(root, reader)
 
 
+def made(tools: Sequence[str | Tool | Callable[..., Any]], root: Path, reader: Reader) -> list[Tool]:
+    """Tools of functions and of built-in ones' names; ``root`` and ``reader`` are as in `built_in`."""
+    found: list[Tool] = []
+    for tool in tools:
+        if isinstance(tool, str):
+            tool = built_in(tool, root, reader)
+        found.append(tool if isinstance(tool, Tool) else from_function(tool))
+    return found
+
+
 def distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
     """The same; UserError where two have one name."""
     seen: set[str] = set()

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -13,6 +13,8 @@ from cutaway.commands.tokenizer.encode import File, Pattern
 from cutaway.commands.tokenizer.measure import SAMPLES, Language, Measured, advice, declarations, measured
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
+from cutaway.page import report
+from cutaway.page.charts import Axis, Bar, Bars, Chart, Plot, Series, Table
 from cutaway.store import files
 
 WORST = 5
@@ -56,7 +58,7 @@ def compare(
         note(f"Note: parity needs the declarations, which are not here: {advice()}.")
     rows = [measured(name, tok, text, languages) for name, tok in made.items()]
     if html is not None:
-        _write(html, rows, languages, force)
+        _write(html, rows, languages, text, force)
     if as_json:
         print_json([asdict(row) for row in rows])
     else:
@@ -95,47 +97,47 @@ def _worst(rows: list[Measured], languages: list[Language]) -> list[Language]:
     return sorted(spoken, key=lambda language: -min(row.parity[language.code] for row in rows))[:WORST]
 
 
-def _write(path: Path, rows: list[Measured], languages: list[Language], force: bool) -> None:
+def _write(path: Path, rows: list[Measured], languages: list[Language], text: str, force: bool) -> None:
     """One self-contained page: bytes a token of each kind of text, and parity by language."""
-    try:
-        import plotly.graph_objects as go
-        import plotly.io
-    except ImportError:
-        raise UserError("--html draws with plotly, which is not installed: pip install plotly") from None
     kinds = ["the text", *rows[0].samples]
-    bars: list[Any] = [
-        go.Bar(name=row.name, x=kinds, y=[row.bytes_per_token, *row.samples.values()]) for row in rows
+    bars = [Bar(row.name, [row.bytes_per_token, *row.samples.values()]) for row in rows]
+    charts: list[Chart] = [
+        Bars("Bytes a token: more is shorter", Axis("bytes a token"), "text", kinds, bars),
+        *([_parities(rows, languages)] if languages else []),
     ]
-    figures = [go.Figure(bars, layout={"title": "Bytes a token: more is shorter", "yaxis_title": "bytes"})]
-    if languages:
-        figures.append(_parities(rows, languages))
-    parts = [
-        plotly.io.to_html(figure, include_plotlyjs=number == 0, full_html=False)
-        for number, figure in enumerate(figures)
+    columns = ["", *(row.name for row in rows)]
+    sizes = [
+        ("vocabulary", *(row.vocabulary for row in rows)),
+        ("tokens", *(row.tokens for row in rows)),
+        ("tokens a word", *(row.tokens_per_word for row in rows)),
+        ("bytes a token", *(row.bytes_per_token for row in rows)),
     ]
-    head = '<!doctype html><meta charset="utf-8"><title>Tokenizers side by side</title>'
-    files.write(path, "\n".join([head, *parts]), force=force)
+    about = f"On {len(text.encode()):,} bytes of text."
+    page = report.html(
+        "Tokenizers side by side", [report.Text(about), Table("Sizes", columns, sizes), report.Grid(charts)]
+    )
+    files.write(path, page, force=force)
 
 
-def _parities(rows: list[Measured], languages: list[Language]) -> Any:
-    import plotly.graph_objects as go
-
+def _parities(rows: list[Measured], languages: list[Language]) -> Plot:
+    """Each language as a point, ordered by the first tokenizer's parity."""
     spoken = [language for language in languages if language.code in rows[0].parity]
     spoken.sort(key=lambda language: rows[0].parity[language.code])
-    points: list[Any] = [
-        go.Scatter(
-            name=row.name,
-            mode="markers",
-            x=list(range(len(spoken))),
-            y=[row.parity[language.code] for language in spoken],
-            text=[language.name for language in spoken],
-            hovertemplate="%{text}: %{y:.2f}",
-        )
-        for row in rows
-    ]
-    title = "Tokens for the same text, as a multiple of English"
-    axes = {
-        "xaxis_title": f"languages, ordered by {rows[0].name}",
-        "yaxis": {"title": "times", "type": "log"},
-    }
-    return go.Figure(points, layout={"title": title, **axes})
+    names = [language.name for language in spoken]
+    return Plot(
+        "Tokens for the same text, as a multiple of English",
+        Axis(f"languages, in the order of {rows[0].name}"),
+        Axis("tokens", "times those of English", log=True),
+        [
+            Series(
+                row.name,
+                list(range(1, len(spoken) + 1)),
+                [row.parity[language.code] for language in spoken],
+                labels=names,
+                line=False,
+                points=True,
+            )
+            for row in rows
+        ],
+        marks=[("English", 1.0)],
+    )

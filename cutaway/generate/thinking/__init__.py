@@ -66,6 +66,18 @@ class Judge:
     follow_up: Callable[[int, Sequence[str]], Sequence[int]] | None = None
 
 
+def judge(
+    score: Callable[[str], float] | None = None,
+    extract: Callable[[str], str | None] | None = None,
+    follow_up: Callable[[int, Sequence[str]], Sequence[int]] | None = None,
+) -> Judge:
+    """A judge whose ``score`` is of a text; what is None is as in `Judge`."""
+    made = Judge(follow_up=follow_up)
+    if score is not None:
+        made = replace(made, score=lambda _, generation: score(generation.text))
+    return made if extract is None else replace(made, extract=extract)
+
+
 @runtime_checkable
 class Strategy(Protocol):
     """How answers come about."""

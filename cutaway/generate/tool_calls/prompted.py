@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cutaway.generate.tool_calls.tool_format import ToolFormat
+from cutaway.errors import UserError
+from cutaway.generate.tool_calls.tool_format import ToolFormat, detect_format
+from cutaway.tokenizer import chat
 
 FORMAT = ToolFormat(
     opening="",
@@ -59,3 +61,33 @@ def without_system(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return list(map(dict, given))
     rest[0]["content"] = f"{first['content']}\n\n{rest[0]['content']}"
     return rest
+
+
+def format_of(template: str, tokenizer: Any) -> ToolFormat:
+    """How a model writes calls of tools: as its chat template does, else as it is asked to here."""
+    try:
+        return detect_format(template, tokenizer)
+    except UserError:
+        return FORMAT
+
+
+def render(
+    given: Sequence[Mapping[str, Any]],
+    template: str,
+    format: ToolFormat,
+    tools: Sequence[Mapping[str, Any]] | None,
+    **variables: Any,
+) -> list[int]:
+    """The ids of a conversation with tools: by the template, or as text where ``format`` is this module's.
+
+    ``variables`` are those of `tokenizer.chat.render`.
+    """
+    if format is FORMAT:
+        given, tools = messages(given, tools or ()), None
+    try:
+        return chat.render(given, template, tools=tools, **variables)
+    except UserError:
+        folded = without_system(given)
+        if folded == given:
+            raise
+        return chat.render(folded, template, tools=tools, **variables)

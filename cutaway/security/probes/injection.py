@@ -179,7 +179,7 @@ def _mechanism(
         first = [lm.tokenizer.encode(answer)[0] for answer in (case.word, case.value)]
         found.append(Success(ids[0], added[0], ids[1], added[1], first[0], first[1]))
     try:
-        enough = len(found) >= 4 and lm.prepared((), found[0].ids) is not None
+        enough = len(found) >= 4 and lm.edited_engine((), found[0].ids) is not None
     except UserError:
         enough = False
     if not enough:

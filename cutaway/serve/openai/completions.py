@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece, Request, TokenLogprobs
 from cutaway.serve import answer_form, edits, infill
-from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.answer_form import AnswerForm
+from cutaway.serve.api_error import APIError
 from cutaway.serve.caller import Caller, caller_of
 from cutaway.serve.json_body import json_response, obfuscated
 from cutaway.serve.openai.format import (
@@ -44,24 +45,18 @@ async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) ->
     caller = caller_of(http, body.cache_salt)
     record_of(http).prompt_only = body.max_tokens == 0
     if body.edits:  # which compute with the model
-        requests, held, fresh = await service.run_definition(http, _requests, body, caller)
+        requests, form = await service.run_definition(http, _requests, body, caller)
     else:
-        requests, held, fresh = await service.run(caller.client, _requests, body, caller)
-    check, warnings = (held.check, list(held.warnings)) if held else (None, [])
-
-    def judge(_: int, generation: Generation) -> str | None:
-        return check and check(generation.text, ())
-
-    again = check and answer_form.drawn_again(requests, fresh, judge, warnings)
-    heard, count = warnings if held else None, body.n or 1
-    streams = MergedStreams(service, requests, record_of(http), again, heard, count)
-    return CompletionAnswer(service, body, streams, warnings)
+        requests, form = await service.run(caller.client, _requests, body, caller)
+    count = body.n or 1
+    again = form.again(requests, count, lambda generation: (generation.text, ()))
+    warnings = form.warnings if form.asked else None
+    streams = MergedStreams(service, requests, record_of(http), again, warnings, count)
+    return CompletionAnswer(service, body, streams, form.warnings)
 
 
-def _requests(
-    service: Service, body: CompletionRequest, caller: Caller
-) -> tuple[list[Request], answer_form.Held | None, Callable[[int], Any]]:
-    """The scheduler's requests, what holds their answers, and what makes each one's constraint."""
+def _requests(service: Service, body: CompletionRequest, caller: Caller) -> tuple[list[Request], AnswerForm]:
+    """The scheduler's requests, and what holds their answers."""
     engine = service.engine_of(body.model, body.edits)
     if body.stream_options is not None and not body.stream:
         body.ignored["stream_options"] = None
@@ -84,30 +79,23 @@ def _requests(
         service.check_ids(ids, "prompt")
     room = [service.limits.tokens(asked, len(ids), context, "max_tokens") for ids in texts]
     internals = service.internals(body.internals)
-    held = answer_form.of_response(body)
-    with errors_in("response_format"):
-        constraint: Any = service.start_grammar(held and held.grammar)
-
-    def fresh(i: int) -> Any:
-        own = bounded[i // count]
-        return service.with_min_tokens(own and own.fresh(), body)
-
-    bounded = [service.bounded(constraint, max(most or 1, 1)) for most in room]
+    form = answer_form.of_text(service.lm, body)
+    form.limit([max(most or 1, 1) for most in room])
     requests = [
         Request(
             ids=tuple(ids),
             settings=service.sampling_params(body, max(most or 1, 1), body.logprobs or 0, choice),
-            constraint=fresh(i * count + choice),
+            constraint=form.fresh(i),
             prompt_logprobs=body.logprobs if body.echo else None,
             internals=internals,
-            edit=edits.hooks(service, body.edits, ids),
+            edit=edits.hooks(service, body.edits, ids) if body.edits else None,
             **caller.fields,
             engine=engine,
         )
         for i, (ids, most) in enumerate(zip(texts, room, strict=True))
         for choice in range(count)
     ]
-    return requests, held, fresh
+    return requests, form
 
 
 @dataclass(frozen=True)

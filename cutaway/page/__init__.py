@@ -1,0 +1,1 @@
+"""What Cutaway shows in a browser: one style, charts and views, as ES modules without a build step."""

@@ -1,0 +1,83 @@
+// What every chart has: its title, a legend, the drawing, a line that says what is under the cursor, its data as a
+// table and as CSV.
+
+import { freshId, make } from "../elements.js";
+import { brief } from "./scales.js";
+
+const ROWS = 500; // of the table beside a chart; CSV has all
+
+// drawing: an element, or null for a chart that is its table. data: () -> {columns, rows}.
+export function figure(spec, { legend = null, drawing = null, readout = null, data }) {
+  const title = freshId("chart");
+  const listing = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": title, hidden: drawing !== null });
+  const show = () => {
+    if (!listing.hidden && !listing.childElementCount) listing.append(rowsOf(data()));
+  };
+  show();
+  const toggle = drawing === null ? null : make("button", {
+    type: "button", class: "small", "aria-expanded": "false", click: () => {
+      listing.hidden = !listing.hidden;
+      toggle.setAttribute("aria-expanded", String(!listing.hidden));
+      show();
+    },
+  }, "Table");
+  const copied = make("span", { class: "quiet", role: "status" });
+  const copy = make("button", { type: "button", class: "small", click: async () => {
+    copied.textContent = (await toClipboard(csv(data()))) ? "Copied" : "The browser refused: select the table instead";
+    setTimeout(() => { copied.textContent = ""; }, 2500);
+  } }, "Copy CSV");
+  return make("figure", { class: "chart", "aria-labelledby": title },
+    make("figcaption", {}, make("h3", { id: title }, spec.title), spec.note ? make("p", { class: "quiet" }, spec.note) : null, legend),
+    drawing, drawing ? null : listing, make("div", { class: "tools" }, toggle, copy, copied, readout), drawing ? listing : null);
+}
+
+function rowsOf({ columns, rows }) {
+  const side = columns.map((_, i) => rows.some((row) => typeof row[i] === "number"));
+  const head = make("tr", {}, columns.map((name, i) => make("th", { scope: "col", class: side[i] && "number" }, name)));
+  const lines = rows.slice(0, ROWS).map((row) => make("tr", {}, row.map((cell, i) => make("td", { class: side[i] && "number" }, brief(cell)))));
+  const left = rows.length - lines.length;
+  if (left) lines.push(make("tr", {}, make("td", { colspan: columns.length, class: "quiet" }, `${left.toLocaleString("en")} rows more: Copy CSV has them all`)));
+  return make("table", {}, make("thead", {}, head), make("tbody", {}, lines));
+}
+
+// Fields with a comma, a quote or a line break are quoted (RFC 4180).
+export function csv({ columns, rows }) {
+  const field = (value) => {
+    const text = value === null || value === undefined ? "" : String(value);
+    return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return [columns, ...rows].map((row) => row.map(field).join(",")).join("\r\n") + "\r\n";
+}
+
+// A page from a file may have no clipboard of its own: then what is selected is copied.
+export async function toClipboard(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = make("textarea", { class: "unseen", "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    const before = document.activeElement;
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    before?.focus();
+    return done;
+  }
+}
+
+// A keyed list of series: colour, shape and dash, as they are drawn.
+export function legendOf(entries) {
+  return make("ul", { class: "legend" }, entries.map(([swatch, name]) => make("li", {}, swatch, name)));
+}
+
+// Calls `work` with the element's width now, whenever it changes, and when the theme does.
+export function fitted(element, work) {
+  let width = 0;
+  new ResizeObserver(() => {
+    if (!element.clientWidth || element.clientWidth === width) return;
+    width = element.clientWidth;
+    work(width);
+  }).observe(element);
+}

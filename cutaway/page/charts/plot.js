@@ -1,0 +1,258 @@
+// Series over two axes: lines with bands, points with intervals and labels. Arrow keys move from point to point.
+
+import { draw, freshId, make } from "../elements.js";
+import { figure, fitted, legendOf } from "./figure.js";
+import { colourOf, dashOf, mark, swatch } from "./marks.js";
+import { brief, domain, least, most, scale, shortened, textWidth, ticks, titled } from "./scales.js";
+
+const DENSE = 2; // points a pixel from which a line is drawn by the least and the most of each pixel
+const ROOM = 250; // pixels that the lines keep where their names are beside them
+
+export function plot(spec) {
+  const readout = make("p", { class: "readout", id: freshId("readout"), "aria-live": "polite" });
+  const box = make("div", {
+    class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart, arrow keys move",
+    "aria-label": `${titled(spec.y)} against ${titled(spec.x)}`, "aria-describedby": readout.id,
+  });
+  const stops = stopsOf(spec);
+  const view = { at: null, frame: null };
+  const listed = spec.series.map((one, i) => [one, i]).filter(([one]) => !one.faint);
+  const legend = listed.length > 1 ? legendOf(listed.map(([one, i]) => [swatch(one, i, spec), one.name])) : null;
+  const redraw = (width) => {
+    view.frame = frameOf(spec, width);
+    box.replaceChildren(drawing(spec, view.frame));
+    legend?.classList.toggle("unseen", view.frame.named);
+    point();
+  };
+  const point = () => {
+    box.querySelector(".cursor")?.remove();
+    if (view.at === null || !view.frame) return;
+    box.firstChild.append(cursor(spec, view.frame, stops[view.at]));
+    readout.textContent = described(spec, stops[view.at]);
+  };
+  const go = (to) => {
+    if (to === view.at || !stops.length) return;
+    view.at = to;
+    point();
+    if (to === null) readout.textContent = "";
+  };
+  box.addEventListener("pointermove", (event) => go(nearest(spec, view.frame, stops, event, box)));
+  box.addEventListener("pointerleave", () => go(null));
+  box.addEventListener("blur", () => go(null));
+  box.addEventListener("focus", () => box.matches(":focus-visible") && go(stops.length - 1));
+  box.addEventListener("keydown", (event) => {
+    const now = view.at ?? stops.length - 1;
+    const page = Math.max(1, Math.round(stops.length / 10));
+    const to = {
+      ArrowRight: now + 1, ArrowLeft: now - 1, PageUp: now + page, PageDown: now - page, Home: 0, End: stops.length - 1,
+    }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    go(Math.max(0, Math.min(stops.length - 1, to)));
+  });
+  fitted(box, redraw);
+  return figure(spec, { legend, drawing: box, readout, data: () => dataOf(spec) });
+}
+
+// Where the cursor may be: at every x of the lines with the points there, or at one point of a cloud.
+function stopsOf(spec) {
+  const stops = new Map();
+  spec.series.forEach((series, s) => series.x.forEach((x, i) => {
+    if (x === null || series.y[i] === null) return;
+    const key = series.line ? x : `${s}.${i}`;
+    if (!stops.has(key)) stops.set(key, { x, items: [] });
+    stops.get(key).items.push([s, i]);
+  }));
+  return [...stops.values()].sort((a, b) => a.x - b.x);
+}
+
+function frameOf(spec, width) {
+  const all = (name) => spec.series.flatMap((one) => one[name] ?? []);
+  const marks = (spec.marks ?? []).map(([, value]) => value);
+  const across = spec.series.every((one) => one.line) ? exact(spec.x, all("x")) : spec.x; // lines go from edge to edge
+  const [xs, ys] = [domain(across, all("x")), domain(spec.y, [...all("y"), ...all("low"), ...all("high"), ...marks])];
+  const height = Math.round(Math.max(230, Math.min(360, width * 0.55)));
+  const down = ticks(...ys, Math.max(3, Math.floor((height - 70) / 44)), spec.y.log);
+  const left = Math.ceil(Math.max(24, ...down.map(([, text]) => textWidth(text)))) + 10;
+  const lines = spec.series.filter((one) => !one.faint);
+  const beside = Math.min(160, Math.max(0, ...lines.map((one) => textWidth(one.name, "600 12px ")))) + 18;
+  const named = lines.length > 1 && lines.length < 9 && lines.every((one) => one.line)
+    && width - left - beside > ROOM;
+  const right = named ? beside : 14;
+  const [top, bottom] = [30, 44];
+  const [fromX, toX] = [left, width - right];
+  return {
+    width, height, left, right, top, bottom, down, named,
+    across: ticks(...xs, Math.floor((toX - fromX) / 74), spec.x.log),
+    x: scale(xs, [fromX, toX], spec.x.log), y: scale(ys, [height - bottom, top], spec.y.log), xs, ys,
+  };
+}
+
+function exact(axis, values) {
+  const known = values.filter((one) => one !== null && (!axis.log || one > 0));
+  return known.length ? { ...axis, low: axis.low ?? least(known), high: axis.high ?? most(known) } : axis;
+}
+
+function drawing(spec, frame) {
+  const { width, height, left, right, bottom, x, y } = frame;
+  const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
+  for (const [value, text] of frame.down) {
+    svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+      draw("text", { class: "tick-text", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, text));
+  }
+  const floor = height - bottom;
+  svg.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: floor, y2: floor }));
+  for (const [value, text] of frame.across) {
+    const half = textWidth(text) / 2;
+    const middle = Math.max(half, Math.min(width - half, x(value)));
+    svg.append(draw("line", { class: "axis", x1: x(value), x2: x(value), y1: floor, y2: floor + 4 }),
+      draw("text", { class: "tick-text", x: middle, y: floor + 18, "text-anchor": "middle" }, text));
+  }
+  svg.append(draw("text", { class: "axis-title", x: 0, y: 13 }, shortened(titled(spec.y), width)),
+    draw("text", { class: "axis-title", x: width - right, y: height - 5, "text-anchor": "end" }, shortened(titled(spec.x), width)));
+  for (const [name, value] of spec.marks ?? []) svg.append(...reference(name, value, frame));
+  spec.series.forEach((series, i) => svg.append(...seriesOf(spec, series, i, frame)));
+  if (frame.named) svg.append(...endNames(spec, frame));
+  svg.append(...pointNames(spec, frame));
+  return svg;
+}
+
+function reference(name, value, { left, right, width, y }) {
+  return [draw("line", { class: "reference", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+    draw("text", { class: "tick-text halo", x: left + 4, y: y(value) - 5 }, name)];
+}
+
+function seriesOf(spec, series, i, frame) {
+  const { x, y } = frame;
+  const at = series.x.map((_, k) => k).filter((k) => series.x[k] !== null && series.y[k] !== null);
+  const parts = [];
+  const add = (element) => {
+    element.style.setProperty("--c", colourOf(series, i, spec));
+    parts.push(element);
+  };
+  const ends = (k) => [series.low?.[k] ?? null, series.high?.[k] ?? null];
+  if (series.low && series.line && at.length > 12) {
+    const sides = [at.map((k) => [k, ends(k)[1]]), [...at].reverse().map((k) => [k, ends(k)[0]])];
+    add(draw("path", { class: "band", d: path(sides.flat().map(([k, value]) => [x(series.x[k]), y(value ?? series.y[k])])) + "Z" }));
+  } else if (series.low) {
+    for (const k of at) {
+      const [low, high] = ends(k);
+      if (low === null || high === null) continue;
+      const [a, b, c] = [y(low), y(high), x(series.x[k])];
+      add(draw("path", { class: "whisker", d: `M${c} ${a}V${b}M${c - 4} ${a}h8M${c - 4} ${b}h8` }));
+    }
+  }
+  if (series.line && at.length > 1) {
+    const points = at.map((k) => [x(series.x[k]), y(series.y[k])]);
+    add(draw("path", {
+      class: series.faint ? "line faint" : "line", "stroke-dasharray": dashOf(series, i),
+      d: path(points.length > DENSE * frame.width ? extremes(points) : points),
+    }));
+  }
+  if (series.points || at.length === 1) for (const k of at) parts.push(mark(x(series.x[k]), y(series.y[k]), series, i, spec));
+  return parts;
+}
+
+const path = (points) => points.map(([a, b], k) => `${k ? "L" : "M"}${a.toFixed(1)} ${b.toFixed(1)}`).join("");
+
+// Of more points than pixels: of each column of pixels the first, the lowest, the highest and the last. What is
+// left out could not be seen.
+function extremes(points) {
+  const out = [];
+  for (let from = 0; from < points.length;) {
+    const column = Math.round(points[from][0]);
+    let to = from;
+    let [low, high] = [from, from];
+    while (to < points.length && Math.round(points[to][0]) === column) {
+      if (points[to][1] < points[low][1]) low = to;
+      if (points[to][1] > points[high][1]) high = to;
+      to++;
+    }
+    out.push(...[...new Set([from, low, high, to - 1])].sort((a, b) => a - b).map((k) => points[k]));
+    from = to;
+  }
+  return out;
+}
+
+// The names of the lines at their right ends, moved apart where they would overlap.
+function endNames(spec, frame) {
+  const ends = spec.series.map((series, i) => {
+    if (series.faint) return null;
+    let k = series.x.length - 1;
+    while (k >= 0 && series.y[k] === null) k--;
+    return k < 0 ? null : { series, i, x: frame.x(series.x[k]), y: frame.y(series.y[k]) };
+  }).filter(Boolean).sort((a, b) => a.y - b.y);
+  spread(ends, 15, frame.top, frame.height - frame.bottom);
+  return ends.map(({ series, i, y }) => {
+    const text = draw("text", { class: "name", x: frame.width - frame.right + 8, y: y + 4 }, shortened(series.name, frame.right - 10));
+    text.style.setProperty("--c", colourOf(series, i, spec));
+    return text;
+  });
+}
+
+function spread(ends, gap, low, high) {
+  for (let k = 1; k < ends.length; k++) ends[k].y = Math.max(ends[k].y, ends[k - 1].y + gap);
+  const over = ends.length ? ends.at(-1).y - high : 0;
+  if (over > 0) for (let k = ends.length - 1, most = high; k >= 0; k--, most -= gap) ends[k].y = Math.min(ends[k].y, most);
+  for (const one of ends) one.y = Math.max(low, one.y);
+}
+
+// Labels of points, where there is room: those that would cover another are under the cursor alone.
+function pointNames(spec, frame) {
+  const taken = [];
+  const out = [];
+  spec.series.forEach((series) => series.labels?.forEach((label, k) => {
+    if (series.x[k] === null || series.y[k] === null) return;
+    const [x, y, width] = [frame.x(series.x[k]), frame.y(series.y[k]), textWidth(label)];
+    const flipped = x + width + 9 > frame.width;
+    const from = flipped ? x - width - 9 : x + 9;
+    const box = [from, y - 9, from + width, y + 7];
+    if (from < frame.left || taken.some((one) => one[0] < box[2] && box[0] < one[2] && one[1] < box[3] && box[1] < one[3])) return;
+    taken.push(box, [x - 5, y - 5, x + 5, y + 5]);
+    out.push(draw("text", { class: "label halo", x: from, y: y + 4 }, label));
+  }));
+  return out;
+}
+
+function nearest(spec, frame, stops, event, box) {
+  if (!frame || !stops.length) return null;
+  const bounds = box.getBoundingClientRect();
+  const [px, py] = [event.clientX - bounds.left, event.clientY - bounds.top];
+  const lines = spec.series.some((one) => one.line);
+  let [best, found] = [Infinity, null];
+  stops.forEach(({ x, items }, n) => {
+    const [s, i] = items[0];
+    const away = lines ? Math.abs(frame.x(x) - px) : Math.hypot(frame.x(x) - px, frame.y(spec.series[s].y[i]) - py);
+    if (away < best) [best, found] = [away, n];
+  });
+  return found;
+}
+
+function cursor(spec, frame, { x, items }) {
+  const line = draw("line", { class: "hair", x1: frame.x(x), x2: frame.x(x), y1: frame.top, y2: frame.height - frame.bottom });
+  return draw("g", { class: "cursor" }, line, items.map(([s, i]) => {
+    const dot = draw("circle", { r: 5, cx: frame.x(x), cy: frame.y(spec.series[s].y[i]) });
+    dot.style.setProperty("--c", colourOf(spec.series[s], s, spec));
+    return dot;
+  }));
+}
+
+function described(spec, { x, items }) {
+  const parts = items.map(([s, i]) => {
+    const series = spec.series[s];
+    const label = series.labels?.[i];
+    const around = series.low && series.low[i] !== null ? ` (${brief(series.low[i])} to ${brief(series.high[i])})` : "";
+    return `${[spec.series.length > 1 ? series.name : null, label].filter(Boolean).join(", ") || spec.y.title} ${brief(series.y[i])}${around}`;
+  });
+  return `${spec.x.title} ${brief(x)}: ${parts.join(" · ")}`;
+}
+
+function dataOf(spec) {
+  const [ranged, labelled] = ["low", "labels"].map((name) => spec.series.some((one) => one[name]));
+  const columns = ["series", ...(labelled ? ["label"] : []), titled(spec.x), titled(spec.y), ...(ranged ? ["low", "high"] : [])];
+  const rows = spec.series.flatMap((series) => series.x.map((x, i) => [
+    series.name, ...(labelled ? [series.labels?.[i] ?? null] : []), x, series.y[i],
+    ...(ranged ? [series.low?.[i] ?? null, series.high?.[i] ?? null] : []),
+  ]));
+  return { columns, rows };
+}

@@ -1,0 +1,169 @@
+// Attention: every head at a glance, and the chosen one large.
+
+import { palette, shade } from "../colours.js";
+import { bar, drawn, make, options, percent, select, signed, table, tokenOf } from "../elements.js";
+import { clamp, heat } from "../heat.js";
+
+const THUMB = 32;
+export const RECURRENT = "This layer is recurrent: each head keeps the past in one state, so it has no attention weights.";
+
+export const attention = {
+  title: "Attention",
+  about: ({ layers, mostHeads }) =>
+    `In each of ${layers} × ${mostHeads} heads every token spreads attention weights over the tokens before it; `
+    + "choose a head to see its attention map large.",
+  build(state) {
+    const glance = allHeads(state);
+    const large = oneHead(state);
+    const title = make("h3", {});
+    const row = make("div", {});
+    const update = () => {
+      title.textContent = `Layer ${state.layer}, head ${state.head}`;
+      row.replaceChildren(...weightsOf(state));
+      glance.update();
+      large.update();
+    };
+    const whole = make("div", { class: "stack" },
+      make("h3", {}, "Every head"), glance.whole, make("div", { class: "chooser" }, title, headChooser(state)),
+      make("div", { class: "two wide" }, row, large.whole));
+    return { whole, update, hover: (t) => [glance, large].forEach((map) => map.hover(t)) };
+  },
+};
+
+// Two selects for the layer and the head; they follow the state by themselves.
+export function headChooser(state) {
+  const { explanation } = state;
+  const layer = select("layer", (value) => state.set({ layer: value }));
+  const head = select("head", (value) => state.set({ head: value }));
+  const update = () => {
+    options(layer.input, Array.from({ length: explanation.layers }, (_, i) => String(i)), state.layer);
+    options(head.input, Array.from({ length: explanation.heads[state.layer] }, (_, i) => String(i)), state.head);
+  };
+  state.views.push({ update });
+  return make("div", { class: "selects" }, layer.whole, head.whole);
+}
+
+function allHeads(state) {
+  const { explanation } = state;
+  const thumbs = new Map();
+  let across = true;
+  const at = (r, c) => (across ? [c, r] : [r, c]);
+  return heat(state, {
+    name: "Every head's attention map, small: arrow keys move over layers and heads, Enter chooses",
+    hint: "Layers run from first to last. In each small map a row is a query, a column a key.",
+    rows: () => (across ? explanation.mostHeads : explanation.layers),
+    columns: () => (across ? explanation.layers : explanation.mostHeads),
+    size(width) {
+      across = (width - 44) / explanation.layers >= 24;
+      const cells = across ? explanation.layers : explanation.mostHeads;
+      const side = clamp(Math.floor((width - 44) / cells), 24, 64);
+      return { left: 44, top: 26, width: side, height: side, tall: 640 };
+    },
+    paint(drawing, x, y, w, h, r, c) {
+      const [layer, head] = at(r, c);
+      if (head >= explanation.heads[layer]) return;
+      drawing.imageSmoothingEnabled = explanation.length > 8;
+      drawing.drawImage(thumb(explanation, thumbs, layer, head), x, y, w - 1, h - 1);
+    },
+    lit(drawing, t, view, x, y, size) {
+      drawing.globalAlpha = 0.55;
+      const side = size.width - 2;
+      const thick = Math.max(1, side / explanation.length);
+      for (let r = view.fromRow; r < view.toRow; r++) {
+        for (let c = view.fromColumn; c < view.toColumn; c++) {
+          drawing.fillRect(x(c), y(r) + (t / explanation.length) * side, side, Math.min(thick, 1.5));
+          drawing.fillRect(x(c) + (t / explanation.length) * side, y(r), Math.min(thick, 1.5), side);
+        }
+      }
+    },
+    rowName: (r) => (across ? `h ${r}` : `${r}`),
+    columnName: (c) => (across ? `${c}` : `h${c}`),
+    say(r, c) {
+      const [layer, head] = at(r, c);
+      if (head >= explanation.heads[layer]) return "This layer has fewer heads.";
+      const contribution = explanation.array(`contribution.${layer}`)[head];
+      return `Layer ${layer}, head ${head}: contribution of ${signed(contribution)} logits to ${drawn(explanation.attribution.text)}.`;
+    },
+    pick(r, c) {
+      const [layer, head] = at(r, c);
+      if (head < explanation.heads[layer]) state.set({ layer, head });
+    },
+    chosen: () => (across ? [state.head, state.layer] : [state.layer, state.head]),
+  });
+}
+
+// A head's map in small: the largest weight of each pixel. Drawn again when the colours change.
+function thumb(explanation, thumbs, layer, head) {
+  const { up } = palette();
+  const key = layer * 4096 + head;
+  if (thumbs.colours !== up) {
+    thumbs.clear();
+    thumbs.colours = up;
+  }
+  if (thumbs.has(key)) return thumbs.get(key);
+  const side = Math.min(explanation.length, THUMB);
+  const most = new Float32Array(side * side);
+  for (let q = 0; q < explanation.length; q++) {
+    const row = Math.floor((q * side) / explanation.length) * side;
+    for (let s = 0; s <= q; s++) {
+      const cell = row + Math.floor((s * side) / explanation.length);
+      most[cell] = Math.max(most[cell], explanation.keptWeight(layer, head, q, s));
+    }
+  }
+  const canvas = make("canvas", { width: side, height: side });
+  const pen = canvas.getContext("2d");
+  const image = pen.createImageData(side, side);
+  most.forEach((weight, i) => image.data.set([...up[Math.round(255 * Math.sqrt(weight))], 255], i * 4));
+  pen.putImageData(image, 0, 0);
+  thumbs.set(key, canvas);
+  return canvas;
+}
+
+function oneHead(state) {
+  const { explanation } = state;
+  const about = (weight) => (explanation.isDetailed(state.layer, state.head) ? percent(weight) : `about ${Math.round(weight * 100)}%`);
+  let key = null;
+  let rows = [];
+  const weights = (q) => {
+    const now = `${state.layer}.${state.head}`;
+    if (key !== now) [key, rows] = [now, []];
+    return (rows[q] ??= explanation.weights(state.layer, state.head, q));
+  };
+  return heat(state, {
+    name: "Attention map of the chosen head: a row a query, a column a key; Enter chooses both",
+    hint: "The weights of each row sum to 1. Choose a cell to see how its weight is computed below.",
+    rows: () => explanation.length,
+    columns: () => explanation.length,
+    size(width) {
+      const left = explanation.length > 40 ? 84 : 96;
+      const side = clamp(Math.floor((width - left) / explanation.length), 3, 48);
+      return { left, top: 74, slant: true, width: side, height: side, tall: 720 };
+    },
+    colour: (r, c) => (c <= r ? shade(weights(r)[c]) : null),
+    rowName: (r) => drawn(explanation.tokenText(r)),
+    columnName: (c) => drawn(explanation.tokenText(c)),
+    rowToken: (r) => r,
+    columnToken: (c) => c,
+    say: (r, c) => (explanation.attention[state.layer].recurrent ? RECURRENT : c <= r
+      ? `Attention weight of ${drawn(explanation.tokenText(r))} for ${c === r ? "itself" : drawn(explanation.tokenText(c))}: ${about(weights(r)[c])}`
+      : `${drawn(explanation.tokenText(r))} does not attend to ${drawn(explanation.tokenText(c))}, which comes later`),
+    pick: (r, c) => state.set({ token: r, source: c }),
+    chosen: () => [state.token, state.source],
+  });
+}
+
+function weightsOf(state) {
+  const { explanation } = state;
+  if (explanation.attention[state.layer].recurrent) return [make("p", { class: "quiet" }, RECURRENT)];
+  const exact = explanation.isDetailed(state.layer, state.head);
+  const weights = [...explanation.weights(state.layer, state.head, state.token).entries()];
+  const best = weights.sort((a, b) => b[1] - a[1]).slice(0, 8);
+  const rows = best.map(([s, weight]) => ({
+    attributes: { "data-t": s, class: "row" },
+    cells: [tokenOf(explanation, s), exact ? percent(weight) : `≈ ${Math.round(weight * 100)}%`, bar(weight)],
+  }));
+  return [
+    make("p", {}, tokenOf(explanation, state.token), " attends to"),
+    table("The largest attention weights of the chosen token", [["token", "left"], ["weight", "right"], ["", "left"]], rows),
+  ];
+}

@@ -1,0 +1,115 @@
+// The residual stream: its norm, the output norm of each head and MLP, and their contributions to the answer.
+
+import { shade, twoSided } from "../colours.js";
+import { draw, drawn, fixed, make, number, percent, signed, table, tokenOf } from "../elements.js";
+import { clamp, heat } from "../heat.js";
+
+export const residual = {
+  title: "Residual stream",
+  about: () => "Every head and MLP adds its output to one vector a token: the residual stream. Here are its norm, the output "
+    + "norm of each part, and each part's contribution to the answer's logit.",
+  build(state) {
+    const { explanation } = state;
+    const chart = draw("svg", { class: "chart", role: "img", viewBox: "0 0 720 150", preserveAspectRatio: "none" });
+    const ends = make("p", { class: "quiet chart-ends" });
+    const norms = partsMap(state, "Output norm of each head and MLP", (layer, head) => (head === null
+      ? explanation.array(`mlp_norm.${layer}`)[state.token] : explanation.row(`head_norm.${layer}`, state.token)[head]),
+    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`);
+    const contributions = partsMap(state, "Contribution of each head and MLP to the answer's logit", (layer, head) => (head === null
+      ? explanation.array("contribution.mlp")[layer] : explanation.array(`contribution.${layer}`)[head]),
+    twoSided, (value) => `contribution ${signed(value)} logits`);
+    const normsTitle = make("h3", {});
+    const update = () => {
+      growth(chart, ends, state);
+      normsTitle.replaceChildren("Output norm at ", tokenOf(explanation, state.token));
+      norms.update();
+      contributions.update();
+    };
+    const answer = () => make("bdi", { class: "word" }, drawn(explanation.attribution.text));
+    const whole = make("div", { class: "stack" },
+      make("div", {}, make("h3", {}, "Norm"), chart, ends),
+      make("div", {}, normsTitle, norms.whole),
+      make("div", {}, make("h3", {}, "Contribution to the logit of ", answer(), ", the answer"), contributions.whole, ...sums(state)));
+    return { whole, update, hover: () => [norms, contributions].forEach((map) => map.hover()) };
+  },
+};
+
+// The norm of the selected token's residual stream after each half of each block, on a logarithmic scale.
+function growth(chart, ends, state) {
+  const { explanation } = state;
+  const norms = [...explanation.row("norms", state.token)].map((one) => Math.max(one, 1e-9));
+  const all = [...explanation.array("norms")].map((one) => Math.log10(Math.max(one, 1e-9)));
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const at = (values) => values.map((value, i) =>
+    `${i ? "L" : "M"}${((i / Math.max(1, values.length - 1)) * 716 + 2).toFixed(1)} `
+    + `${(144 - ((Math.log10(value) - low) / (high - low || 1)) * 138).toFixed(1)}`).join("");
+  const decades = [];
+  for (let power = Math.ceil(low); power <= high; power++) {
+    const y = 144 - ((power - low) / (high - low || 1)) * 138;
+    decades.push(draw("line", { class: "grid", x1: 0, x2: 720, y1: y, y2: y }));
+  }
+  chart.replaceChildren(...decades, draw("path", { class: "line", d: at(norms) }));
+  const text = `from ${number(norms[0])} at the embedding to ${number(norms.at(-1))} after the last block; `
+    + `each line is ten times the one below`;
+  chart.setAttribute("aria-label", `The norm of the residual stream goes ${text}`);
+  ends.replaceChildren(tokenOf(explanation, state.token), ` ${text}.`);
+}
+
+// Layers from left to right; a row a head, and the MLP below them.
+function partsMap(state, name, value, colour, say) {
+  const { explanation } = state;
+  const rows = explanation.mostHeads + 1;
+  const part = (r) => (r < explanation.mostHeads ? r : null);
+  const has = (r, c) => part(r) === null || r < explanation.heads[c];
+  let most = 1;
+  const map = heat(state, {
+    name: `${name}: a column a layer, a row a head, the last row the MLP; Enter chooses`,
+    hint: "Layers from left to right, heads from top to bottom, the MLP in the last row.",
+    rows: () => rows,
+    columns: () => explanation.layers,
+    size(width) {
+      const side = clamp(Math.floor((width - 44) / explanation.layers), 16, 40);
+      return { left: 44, top: 22, width: side, height: 18 };
+    },
+    colour: (r, c) => (has(r, c) ? colour(value(c, part(r)), most) : null),
+    rowName: (r) => (part(r) === null ? "MLP" : `h ${r}`),
+    columnName: (c) => String(c),
+    say: (r, c) => (has(r, c)
+      ? `Layer ${c}, ${part(r) === null ? "MLP" : `head ${r}`}: ${say(value(c, part(r)))}` : "This layer has fewer heads."),
+    pick: (r, c) => state.set(part(r) === null ? { layer: c } : { layer: c, head: r }),
+    chosen: () => [state.head, state.layer],
+  });
+  const update = () => {
+    most = 0;
+    for (let r = 0; r < rows; r++) {
+      for (let c = 0; c < explanation.layers; c++) if (has(r, c)) most = Math.max(most, Math.abs(value(c, part(r))));
+    }
+    map.update();
+  };
+  return { ...map, update };
+}
+
+// The parts of the answer's logit, which sum to it; and the heads of largest contribution.
+function sums(state) {
+  const { explanation } = state;
+  const { attribution } = explanation;
+  const heads = explanation.heads.reduce((sum, _, i) => sum + explanation.array(`contribution.${i}`).reduce((a, b) => a + b, 0), 0);
+  const mlps = explanation.array("contribution.mlp").reduce((a, b) => a + b, 0);
+  const parts = [["the embedding", attribution.embed], ["all heads", heads], ["all MLPs", mlps]];
+  if (Math.abs(attribution.biases) > 5e-3) parts.push(["biases", attribution.biases]);
+  if (Math.abs(attribution.rest) > 5e-3) parts.push(["the rest", attribution.rest]);
+  const rows = parts.map(([name, value]) => [name, signed(value)]);
+  rows.push({ attributes: { class: "sum" }, cells: ["its logit", fixed(attribution.logit, 2)] });
+  const best = attribution.heads.map(({ layer, head, contribution, attends_to: t, weight }) => ({
+    attributes: t === null ? { class: "row" } : { class: "row", "data-t": t },
+    cells: [
+      make("button", { type: "button", class: "small", click: () => state.set({ layer, head, source: t ?? state.source }),
+        "aria-label": `Choose layer ${layer}, head ${head}` }, `${layer}.${head}`),
+      signed(contribution), t === null ? "recurrent" : tokenOf(explanation, t), t === null ? "" : percent(weight),
+    ],
+  }));
+  return [make("div", { class: "two even" },
+    table("The parts of the answer's logit", [["", "left"], ["logits", "right"]], rows),
+    table("The heads of largest contribution",
+      [["head", "left"], ["logits", "right"], ["attends to", "left"], ["weight", "right"]], best))];
+}

@@ -1,0 +1,142 @@
+// Query, key, value: one attention weight, computed step by step with the numbers of the model.
+
+import { twoSided } from "../colours.js";
+import {
+  bar, drawn, fixed, make, number, options, percent, select, signed, table, tokenOf,
+} from "../elements.js";
+import { RECURRENT, headChooser } from "./attention.js";
+import { dot } from "./explanation.js";
+import { clamp, heat } from "../heat.js";
+
+const PRODUCTS = 4;
+const SHOWN = 8;
+
+export const score = {
+  title: "Query, key, value",
+  about: () => "One attention weight, step by step: the dot product of a token's query and another's key, scaled, "
+    + "then softmax over the scores of all keys.",
+  build(state) {
+    const { explanation } = state;
+    const query = select("query", (value) => state.set({ token: value }));
+    const key = select("key", (value) => state.set({ source: value }));
+    const work = make("div", { class: "stack" });
+    const strips = vectorStrips(state);
+    const update = () => {
+      const texts = explanation.tokens.map((_, t) => `${t}  ${drawn(explanation.tokenText(t))}`);
+      options(query.input, texts, state.token);
+      options(key.input, texts.slice(0, state.token + 1), state.source);
+      const detailed = explanation.isDetailed(state.layer, state.head);
+      strips.whole.hidden = !detailed;
+      work.replaceChildren(...(detailed ? working(state) : [otherHeads(state)]));
+      if (detailed) strips.update();
+    };
+    const chooser = make("div", { class: "chooser" }, headChooser(state), query.whole, key.whole);
+    return { whole: make("div", { class: "stack" }, chooser, strips.whole, work), update, hover: strips.hover };
+  },
+};
+
+function otherHeads(state) {
+  const { detailed, attention: layers } = state.explanation;
+  if (layers[state.layer].recurrent) return make("p", { class: "quiet" }, RECURRENT);
+  const buttons = detailed.map(([layer, head]) =>
+    make("button", { type: "button", class: "small", click: () => state.set({ layer, head }) }, `${layer}.${head}`));
+  return make("div", {},
+    make("p", {}, `For a text this long the page keeps queries, keys and values of the ${detailed.length === 1 ? "head" : `${detailed.length} heads`} with the largest contribution:`),
+    make("p", { class: "buttons" }, buttons));
+}
+
+function vectorStrips(state) {
+  const names = ["query", "key", "q × k", "value"];
+  const parts = () => {
+    if (!state.explanation.isDetailed(state.layer, state.head)) return [[], [], [], []];
+    const { q, k, v } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
+    return [q, k, q.map((one, i) => one * k[i]), v];
+  };
+  let now = [[], [], [], []];
+  let largest = [];
+  const map = heat(state, {
+    name: "Query, key, their products and the value, number by number",
+    hint: "A column a dimension of the head: query, key, their products, and the value.",
+    rows: () => 4,
+    columns: () => Math.max(...now.map((one) => one.length)),
+    size(width) {
+      now = parts();
+      largest = now.map((one) => Math.max(...one.map(Math.abs)));
+      const side = clamp((width - 64) / Math.max(1, ...now.map((one) => one.length)), 4, 18);
+      return { left: 64, top: 0, width: Math.floor(side * 2) / 2, height: 26 };
+    },
+    colour: (r, c) => (c < now[r].length ? twoSided(now[r][c], largest[r]) : null),
+    rowName: (r) => names[r],
+    say: (r, c) => (c < now[r].length ? `${names[r]}[${c}] = ${number(now[r][c])}` : ""),
+  });
+  const update = () => {
+    now = parts();
+    map.update();
+  };
+  return { ...map, update };
+}
+
+function working(state) {
+  const { explanation, layer, head, token, source } = state;
+  const { q, k, group } = explanation.vectors(layer, head, token, source);
+  const { scale, softcap, group_size: groupSize } = explanation.attention[layer];
+  const products = [...q].map((one, i) => [one * k[i], i]).sort((a, b) => Math.abs(b[0]) - Math.abs(a[0]));
+  const whole = dot(q, k);
+  const first = products.slice(0, PRODUCTS);
+  const rest = whole - first.reduce((sum, [product]) => sum + product, 0);
+  const found = explanation.softmax(layer, head, token);
+  const bias = explanation.bias(layer, head, token - source);
+  const added = bias === null ? "" : `, ${signed(bias)} for a distance of ${token - source}`;
+  const rows = first.map(([product, i]) => [`q[${i}] × k[${i}]`, `${number(q[i])} × ${number(k[i])}`, fixed(product)]);
+  rows.push([`the other ${products.length - first.length}`, "", fixed(rest)]);
+  rows.push({ attributes: { class: "sum" }, cells: ["q · k", "", fixed(whole)] });
+  rows.push({
+    attributes: { class: "sum" },
+    cells: ["score", `× ${number(scale)}${softcap ? `, soft-capped at ±${number(softcap)}` : ""}${added}`, fixed(found.scores[source])],
+  });
+  const visible = found.scores[source] > -Infinity;
+  const line = visible
+    ? `exp(${fixed(found.scores[source])} − ${fixed(found.best)}) = ${number(found.exps[source])}, divided by the sum ${number(found.sum)}: `
+    : "This layer's mask hides the key: ";
+  return [
+    make("div", { class: "two even" },
+      make("div", {}, make("h3", {}, "The score"),
+        table("The score, step by step", [["", "left"], ["", "right"], ["", "right"]], rows),
+        groupSize > 1 ? make("p", { class: "quiet" }, `Grouped-query attention: head ${head} uses key-value head ${group}.`) : null,
+        explanation.attention[layer].maps > 1
+          ? make("p", { class: "quiet" }, "A differential head: this is its first attention map, from which the second is subtracted.") : null),
+      make("div", {}, make("h3", {}, "The attention weight"),
+        make("p", { class: "formula" }, line, make("strong", {}, percent(found.weights[source]))),
+        softmaxTable(state, found))),
+  ];
+}
+
+function softmaxTable(state, found) {
+  const { explanation, source } = state;
+  const order = found.weights.map((weight, s) => [weight, s]).sort((a, b) => b[0] - a[0]);
+  const shown = order.slice(0, SHOWN).map(([, s]) => s);
+  if (!shown.includes(source)) shown[shown.length - 1] = source;
+  shown.sort((a, b) => a - b);
+  const rows = shown.map((s) => ({
+    attributes: { "data-t": s, class: s === source ? "row chosen" : "row" },
+    cells: [
+      tokenOf(explanation, s),
+      found.scores[s] > -Infinity ? fixed(found.scores[s]) : "masked",
+      fixed(found.exps[s], 4), percent(found.weights[s]), bar(found.weights[s]),
+    ],
+  }));
+  const left = order.length - shown.length;
+  if (left) {
+    const known = new Set(shown);
+    const others = order.filter(([, s]) => !known.has(s));
+    const weight = others.reduce((sum, [one]) => sum + one, 0);
+    const exp = others.reduce((sum, [, s]) => sum + found.exps[s], 0);
+    rows.push([`${left} more`, "", fixed(exp, 4), percent(weight), bar(weight)]);
+  }
+  if (found.sink !== null) {
+    const weight = found.sinkExp / found.sum;
+    rows.push(["attention sink, no value", fixed(found.sink), fixed(found.sinkExp, 4), percent(weight), bar(weight)]);
+  }
+  return table("The softmax of the row",
+    [["token", "left"], ["score", "right"], ["exp", "right"], ["weight", "right"], ["", "left"]], rows);
+}

@@ -1,0 +1,303 @@
+// A grid of cells on a canvas: as large as it must be, drawn only where it is seen, with a cursor for keys and pointer.
+
+import { palette, shade, twoSided } from "./colours.js";
+import { freshId, make } from "./elements.js";
+
+// options: name, rows, columns, size() -> {width, height, left, top}, colour(r, c) or paint(pen, x, y, w, h, r, c),
+// text(r, c), rowName(r), columnName(c), rowToken(r), columnToken(c), say(r, c), pick(r, c), chosen() -> [r, c],
+// chosenRow() -> r.
+export function heat(state, options) {
+  const base = make("canvas");
+  const over = make("canvas");
+  const layer = make("div", { class: "layer" }, base, over);
+  const spacer = make("div", { class: "spacer" }, layer);
+  const readout = make("p", { class: "readout", id: freshId("readout"), "aria-live": "polite" });
+  const box = make("div", {
+    class: "heat", tabindex: "0", role: "application", "aria-label": options.name, "aria-describedby": readout.id,
+    "aria-roledescription": "map, arrow keys move",
+  }, spacer);
+  const edge = make("div", { class: "heat-frame" }, box);
+  const whole = make("div", { class: "heat-whole" }, edge, readout);
+  let cursor = null;
+  let size = null;
+  let grid = { rows: 0, columns: 0 };
+  let ratio = 1;
+
+  function layout() {
+    grid = { rows: options.rows(), columns: options.columns() };
+    size = options.size(box.clientWidth || whole.clientWidth);
+    const width = size.left + grid.columns * size.width;
+    const height = size.top + grid.rows * size.height;
+    spacer.style.width = `${width}px`;
+    spacer.style.height = `${height}px`;
+    box.style.maxHeight = size.tall ? `${size.tall}px` : "";
+    ratio = devicePixelRatio || 1;
+    const seen = [Math.min(width, box.clientWidth), Math.min(height, size.tall ?? height)];
+    for (const canvas of [base, over]) {
+      [canvas.width, canvas.height] = seen.map((one) => Math.round(one * ratio));
+      [canvas.style.width, canvas.style.height] = seen.map((one) => `${one}px`);
+    }
+    layer.style.width = `${seen[0]}px`;
+    layer.style.height = `${seen[1]}px`;
+  }
+
+  function visible() {
+    const across = [Math.floor(box.scrollLeft / size.width), Math.ceil((box.scrollLeft + box.clientWidth) / size.width)];
+    const down = [Math.floor(box.scrollTop / size.height), Math.ceil((box.scrollTop + box.clientHeight) / size.height)];
+    return {
+      fromColumn: Math.max(0, across[0]), toColumn: Math.min(grid.columns, across[1]),
+      fromRow: Math.max(0, down[0]), toRow: Math.min(grid.rows, down[1]),
+    };
+  }
+
+  const x = (column) => size.left + column * size.width - box.scrollLeft;
+  const y = (row) => size.top + row * size.height - box.scrollTop;
+
+  function pen(canvas) {
+    const drawing = canvas.getContext("2d");
+    drawing.setTransform(ratio, 0, 0, ratio, 0, 0);
+    drawing.clearRect(0, 0, canvas.width, canvas.height);
+    return drawing;
+  }
+
+  function inside(drawing, work) {
+    drawing.save();
+    drawing.beginPath();
+    drawing.rect(size.left, size.top, box.clientWidth, 1e5);
+    drawing.clip();
+    work();
+    drawing.restore();
+  }
+
+  function paint() {
+    if (!size || !box.clientWidth) return;
+    edges();
+    const drawing = pen(base);
+    const view = visible();
+    const gap = Math.min(size.width, size.height) >= 9 ? 1 : 0;
+    inside(drawing, () => {
+      for (let r = view.fromRow; r < view.toRow; r++) {
+        for (let c = view.fromColumn; c < view.toColumn; c++) {
+          if (options.paint) {
+            options.paint(drawing, x(c), y(r), size.width - gap, size.height - gap, r, c);
+            continue;
+          }
+          const colour = options.colour(r, c);
+          if (!colour) continue;
+          drawing.fillStyle = colour;
+          drawing.fillRect(x(c), y(r), size.width - gap, size.height - gap);
+        }
+      }
+      if (options.text) words(drawing, view);
+    });
+    names(drawing, view);
+    mark();
+  }
+
+  // A shadow where the map goes on beyond its frame.
+  function edges() {
+    edge.classList.toggle("more-before", box.scrollLeft > 1);
+    edge.classList.toggle("more-after", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    edge.classList.toggle("more-below", box.scrollTop + box.clientHeight < box.scrollHeight - 1);
+  }
+
+  function words(drawing, view) {
+    const font = "12px " + getComputedStyle(document.documentElement).getPropertyValue("--mono");
+    drawing.textBaseline = "middle";
+    for (let r = view.fromRow; r < view.toRow; r++) {
+      for (let c = view.fromColumn; c < view.toColumn; c++) {
+        const { text, colour, strong } = options.text(r, c);
+        drawing.font = strong ? `600 ${font}` : font;
+        drawing.fillStyle = colour;
+        const shown = clipped(drawing, text, size.width - (options.centred ? 0 : 12));
+        const at = options.centred ? (size.width - drawing.measureText(shown).width) / 2 : 6;
+        drawing.fillText(shown, x(c) + at, y(r) + size.height / 2);
+      }
+    }
+  }
+
+  function names(drawing, view) {
+    drawing.font = "12px " + getComputedStyle(document.documentElement).getPropertyValue("--mono");
+    drawing.fillStyle = palette().quiet;
+    drawing.textBaseline = "middle";
+    drawing.textAlign = "right";
+    const every = Math.ceil(13 / size.height);
+    for (let r = view.fromRow; size.left && r < view.toRow; r++) {
+      if (r % every || y(r) < size.top - size.height / 2) continue;
+      drawing.fillText(clipped(drawing, options.rowName(r), size.left - 10), size.left - 8, y(r) + size.height / 2);
+    }
+    drawing.textAlign = "left";
+    drawing.textBaseline = "alphabetic";
+    const step = size.slant ? Math.ceil(17 / size.width) : Math.ceil(22 / size.width);
+    for (let c = view.fromColumn; size.top && c < view.toColumn; c++) {
+      if (c % step || x(c) < size.left - (size.slant ? size.width / 2 : 6)) continue;
+      if (!size.slant) {
+        const text = clipped(drawing, options.columnName(c), Math.max(size.width - 8, 22));
+        const middle = size.width < 60 ? (size.width - drawing.measureText(text).width) / 2 : 6;
+        drawing.fillText(text, x(c) + middle, size.top - 7);
+        continue;
+      }
+      drawing.save();
+      drawing.translate(x(c) + size.width / 2 + 4, size.top - 6);
+      drawing.rotate(-Math.PI / 3);
+      drawing.fillText(clipped(drawing, options.columnName(c), size.top), 0, 0);
+      drawing.restore();
+    }
+  }
+
+  // The marks over the grid: what is chosen, where the cursor is, the token that is hovered anywhere.
+  function mark() {
+    if (!size || !box.clientWidth) return;
+    const drawing = pen(over);
+    const { accent, ink } = palette();
+    inside(drawing, () => {
+      drawing.strokeStyle = ink;
+      drawing.fillStyle = accent;
+      const t = state.hovered;
+      if (t !== null) lit(drawing, t);
+      const chosen = options.chosen?.();
+      if (chosen) outline(drawing, chosen, 2, ink);
+      if (options.chosenRow) outlineRow(drawing, options.chosenRow(), ink);
+      if (cursor) outline(drawing, cursor, 1.5, accent);
+    });
+  }
+
+  function lit(drawing, t) {
+    if (options.lit) options.lit(drawing, t, visible(), x, y, size);
+    drawing.globalAlpha = 0.9;
+    const { rows, columns } = grid;
+    for (const [token, total, at] of [[options.rowToken, rows, "row"], [options.columnToken, columns, "column"]]) {
+      if (!token) continue;
+      for (let i = 0; i < total; i++) {
+        if (token(i) !== t) continue;
+        drawing.lineWidth = 1.5;
+        drawing.strokeStyle = palette().accent;
+        if (at === "row") drawing.strokeRect(x(0), y(i) - 0.5, columns * size.width, size.height);
+        else drawing.strokeRect(x(i) - 0.5, y(0), size.width, rows * size.height);
+      }
+    }
+    drawing.globalAlpha = 1;
+  }
+
+  function outline(drawing, [r, c], width, colour) {
+    drawing.lineWidth = width;
+    drawing.strokeStyle = colour;
+    drawing.strokeRect(x(c) - 0.5, y(r) - 0.5, size.width, size.height);
+  }
+
+  function outlineRow(drawing, r, colour) {
+    drawing.lineWidth = 2;
+    drawing.strokeStyle = colour;
+    drawing.strokeRect(x(0), y(r) - 0.5, grid.columns * size.width, size.height);
+  }
+
+  function moveTo(r, c, scroll) {
+    const changed = !cursor || cursor[0] !== r || cursor[1] !== c;
+    cursor = [r, c];
+    if (scroll) reveal(r, c);
+    if (!changed) return;
+    readout.textContent = options.say(r, c);
+    const token = options.columnToken?.(c) ?? options.rowToken?.(r);
+    if (token !== undefined && token !== null) state.page.hover(state, token);
+    state.page.later(readout.id, mark);
+  }
+
+  function reveal(r, c) {
+    const { width, height, left, top } = size;
+    if (c * width < box.scrollLeft) box.scrollLeft = c * width;
+    if (left + (c + 1) * width > box.scrollLeft + box.clientWidth) box.scrollLeft = left + (c + 1) * width - box.clientWidth;
+    if (r * height < box.scrollTop) box.scrollTop = r * height;
+    if (top + (r + 1) * height > box.scrollTop + box.clientHeight) box.scrollTop = top + (r + 1) * height - box.clientHeight;
+  }
+
+  function cellAt(event) {
+    const bounds = box.getBoundingClientRect();
+    const c = Math.floor((event.clientX - bounds.left + box.scrollLeft - size.left) / size.width);
+    const r = Math.floor((event.clientY - bounds.top + box.scrollTop - size.top) / size.height);
+    return r >= 0 && c >= 0 && r < grid.rows && c < grid.columns ? [r, c] : null;
+  }
+
+  box.addEventListener("pointermove", (event) => {
+    const cell = cellAt(event);
+    if (cell) moveTo(...cell, false);
+  });
+  box.addEventListener("pointerleave", () => {
+    cursor = null;
+    state.page.hover(state, null);
+    state.page.later(readout.id, mark);
+    readout.textContent = options.hint ?? "";
+  });
+  box.addEventListener("click", (event) => {
+    const cell = cellAt(event);
+    if (cell) options.pick?.(...cell);
+  });
+  box.addEventListener("focus", () => {
+    if (!cursor && box.matches(":focus-visible")) moveTo(...(options.chosen?.() ?? [0, 0]), true);
+  });
+  box.addEventListener("blur", () => {
+    cursor = null;
+    state.page.later(readout.id, mark);
+  });
+  box.addEventListener("keydown", (event) => {
+    const [r, c] = cursor ?? options.chosen?.() ?? [0, 0];
+    const to = {
+      ArrowUp: [r - 1, c], ArrowDown: [r + 1, c], ArrowLeft: [r, c - 1], ArrowRight: [r, c + 1],
+      Home: [r, 0], End: [r, grid.columns - 1], PageUp: [0, c], PageDown: [grid.rows - 1, c],
+    }[event.key];
+    if (event.key === "Enter" || event.key === " ") options.pick?.(r, c);
+    else if (!to) return;
+    event.preventDefault();
+    if (to) moveTo(Math.max(0, Math.min(grid.rows - 1, to[0])), Math.max(0, Math.min(grid.columns - 1, to[1])), true);
+  });
+  box.addEventListener("scroll", () => state.page.later(`${readout.id}-all`, paint), { passive: true });
+  readout.textContent = options.hint ?? "";
+
+  // A chosen cell is brought into view when it changes; until then the reader may scroll away from it.
+  let followed = null;
+  function follow() {
+    const chosen = options.chosen?.();
+    const now = chosen && box.clientWidth ? `${chosen}` : followed;
+    if (now === followed) return;
+    followed = now;
+    reveal(...chosen);
+  }
+
+  const update = () => {
+    layout();
+    if (options.chosenRow) reveal(options.chosenRow(), 0);
+    follow();
+    paint();
+  };
+  new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);
+  return { whole, update, hover: mark, readout, box };
+}
+
+// A map's legend: its colours from end to end, with numbers. Colours go by the square root, and the numbers with them.
+export function ramp(title, largest, signed, write, strength = () => 255) {
+  const canvas = make("canvas", { width: 180, height: 10, "aria-hidden": "true" });
+  const numbers = make("span", { class: "ramp-numbers" });
+  const update = () => {
+    const most = typeof largest === "function" ? largest() : largest;
+    const pen = canvas.getContext("2d");
+    for (let x = 0; x < 180; x++) {
+      const part = signed ? (2 * x) / 179 - 1 : x / 179;
+      const value = Math.sign(part) * part * part;
+      pen.fillStyle = signed ? twoSided(value, 1, strength()) : shade(value, strength());
+      pen.fillRect(x, 0, 1, 10);
+    }
+    const marks = signed ? [[0, -1], [0.5, 0], [1, 1]] : [[0, 0], [0.5, 0.25], [1, 1]];
+    numbers.replaceChildren(...marks.map(([at, part]) => make("span", { css: { left: `${100 * at}%` } }, write(part * most))));
+  };
+  return { whole: make("div", { class: "ramp" }, make("span", {}, title), canvas, numbers), update };
+}
+
+function clipped(drawing, text, width) {
+  if (drawing.measureText(text).width <= width) return text;
+  const letters = [...text];
+  while (letters.length > 1 && drawing.measureText(letters.join("") + "…").width > width) letters.pop();
+  return letters.join("") + "…";
+}
+
+export function clamp(value, low, high) {
+  return Math.max(low, Math.min(high, value));
+}

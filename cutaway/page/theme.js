@@ -1,0 +1,23 @@
+// Light, dark, or as the system is until the button is pressed.
+
+import { recolour } from "./colours.js";
+import { make } from "./elements.js";
+
+export function themeButton(changed) {
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+  const update = () => {
+    recolour();
+    button.textContent = isDark() ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Use ${isDark() ? "light" : "dark"} colours`);
+    changed();
+  };
+  const button = make("button", { type: "button", class: "small", click: () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    update();
+  } });
+  dark.addEventListener("change", update);
+  update();
+  return button;
+}
