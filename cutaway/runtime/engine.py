@@ -273,7 +273,7 @@ class RuntimeEngine:
         reads id 0 at every position, of texts whose ``embed`` is set.
         """
         view, head = copy.copy(self), self.plan.model.head
-        size = native.packed_bytes(native.TYPES[head.type], native.PANEL, head.columns)
+        size = native.packed_bytes(self._head_type, native.PANEL, head.columns)
         chosen = sorted({token // native.PANEL for token in tokens})
         view._head = native.lined(len(chosen) * size)  # keeps it as long as the view
         for n, panel in enumerate(chosen):
@@ -355,10 +355,14 @@ class RuntimeEngine:
             parts.append(self.read([chunk], [state], range(len(chunk))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
+    @property
+    def _head_type(self) -> str:
+        """What the head's rows are stored as."""
+        return self._tensors.later("embedding.weight" if self.config.tied else "head.weight").type
+
     def head_product(self, x: np.ndarray) -> np.ndarray:
         """float32 [n v]: the head's matrix times vectors [n d], by the step's kernel (matmul)."""
-        head, name = self.plan.model.head, "embedding.weight" if self.config.tied else "head.weight"
-        type = self._tensors.later(name).type
+        head, type = self.plan.model.head, self._head_type
         size = native.packed_bytes(type, head.rows, head.columns)
         panels = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(head.panels))
         threads = library.threads() if self.threads is None else self.threads
