@@ -58,6 +58,12 @@ def head_scores(
     return Result(values, axes, f"{kind} scores", {"tokens": length, "texts": texts})
 
 
+def repeated(vocabulary: int, length: int = LENGTH, texts: int = TEXTS, seed: int = 0) -> np.ndarray:
+    """int64 [texts 2·length]: random ids below ``vocabulary``, each row's given twice."""
+    once = np.random.default_rng(seed).integers(vocabulary, size=(texts, length))
+    return np.concatenate([once, once], axis=1)
+
+
 def _mean(patterns: np.ndarray, offset: int) -> np.ndarray:
     """The mean of a diagonal of attention weights [b h t s], over texts and tokens: [h]."""
     return patterns.diagonal(offset, -2, -1).mean((0, -1))
@@ -69,8 +75,6 @@ def _patterns(subject: Subject, length: int, texts: int, seed: int) -> list[np.n
         if not has_pattern(block.attention):
             raise UserError(f"layer {i} is recurrent: it has no attention weights")
     vocabulary = min(subject.config.vocab, len(subject.tokenizer))
-    once = np.random.default_rng(seed).integers(vocabulary, size=(texts, length))
-    ids = np.concatenate([once, once], axis=1).tolist()
-    found = subject.values(ids, ["blocks.*.attention.pattern"])
+    found = subject.values(repeated(vocabulary, length, texts, seed).tolist(), ["blocks.*.attention.pattern"])
     layers = range(len(subject.config.blocks))
     return [np.stack([one[f"blocks.{i}.attention.pattern"] for one in found]) for i in layers]

@@ -20,7 +20,7 @@ import torch
 
 import cutaway
 from cutaway.inspect import causal, gradients, pairs
-from cutaway.inspect.head_scores import LENGTH, TEXTS, head_scores
+from cutaway.inspect.head_scores import LENGTH, TEXTS, head_scores, repeated
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.runtime import values
 from cutaway.runtime.edits import Edit
@@ -49,9 +49,9 @@ def induction(lm: Any, _task: Task) -> np.ndarray:
 
 
 def induction_by_hand(hf: Any, task: Task) -> np.ndarray:
-    once = torch.randint(task.vocabulary, (TEXTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    twice = torch.from_numpy(repeated(task.vocabulary))
     with torch.no_grad():
-        patterns = hf(once.repeat(1, 2), output_attentions=True).attentions
+        patterns = hf(twice, output_attentions=True).attentions
     rows = [p[:, :, LENGTH:].diagonal(offset=1, dim1=-2, dim2=-1).mean((0, -1)) for p in patterns]
     return torch.stack(rows).numpy()
 
@@ -203,8 +203,8 @@ def gradient_patches_by_hand(hf: Any, task: Task) -> np.ndarray:
 
 def packed_induction(lm: Any, task: Task) -> np.ndarray:
     """Induction scores from the attention patterns that the packed engine shows."""
-    once = torch.randint(task.vocabulary, (TEXTS, LENGTH), generator=torch.Generator().manual_seed(0))
-    seen = values.of_texts(lm.engine, once.repeat(1, 2).tolist(), ["blocks.*.attention.pattern"])
+    twice = torch.from_numpy(repeated(task.vocabulary))
+    seen = values.of_texts(lm.engine, twice.tolist(), ["blocks.*.attention.pattern"])
     rows = [
         [seen[name][2 * LENGTH * text + at][:, at - LENGTH + 1] for at in range(LENGTH, 2 * LENGTH)]
         for name in seen
