@@ -16,14 +16,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.inspect.edits import Noise
 from cutaway.inspect.inputs import has_pattern, output_heads
 from cutaway.inspect.instrumented import Instrumented, Values
-from cutaway.inspect.pairs import Answers, Pairs, differing, pairs, token_id, token_text, vocabulary_of
+from cutaway.inspect.pairs import (
+    Answers,
+    LogitDifference,
+    Pair,
+    Pairs,
+    differing,
+    pairs,
+    token_id,
+    token_text,
+    vocabulary_of,
+)
 from cutaway.inspect.result import Result
 from cutaway.inspect.rows import Rows
 from cutaway.inspect.sweep import Cell, Setting, sweep_of
@@ -74,32 +85,97 @@ def patching(
     rows = found.rows(resume, "patching", over=over, positions=at, layers=chosen)
     names = {layer: activation(subject, over, layer) for layer in chosen if _has(subject, over, layer)}
     study = Study(subject, found, list(names.values()))
-    ours, theirs = (
-        study.values([one.ids for one in found.each]),
-        study.values([one.other for one in found.each]),
-    )
-    cells: dict[tuple[int, ...], Cell | None] = {}
-    for n, both in enumerate(zip(ours, theirs, strict=True)):
-        spans = _spans(len(found.each[n].ids), at, over)
-        for layer, name in names.items():
-            own, donor = (one[name] for one in both)
-            for p, span in enumerate(spans):
-                where = (n, chosen.index(layer)) if over == "heads" else (n, chosen.index(layer), p)
-                for head in range(len(own)) if over in HEADED else [None]:
-                    index = where if head is None else (*where, head)
-                    cells[index] = _patch(n, name, own, donor, span, head)
-    effects = study.effects(cells, len(chosen), rows, "patching", progress)
-    axes = {"layer": chosen} | ({} if over == "heads" else {"position": _labels(subject, found, at or ())})
+    ours, theirs = (study.values([getattr(one, of) for one in found.each]) for of in ("ids", "other"))
+    return _patched(study, Patches(over, chosen, at, names, ours, theirs), rows, "patching", progress)
+
+
+def causal_tracing(
+    lm: Any,
+    text: Any,
+    noisy: Sequence[int],
+    answer: str | int,
+    over: Literal["residual", "attention", "mlp"] = "residual",
+    *,
+    noise: float = NOISE,
+    seed: int = 0,
+    positions: Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
+    resume: str | Path | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Restores one activation at a time of a text whose tokens at ``noisy`` are noise: [layer position].
+
+    How far the answer's logit comes back, 0 to 1. ``noise``, drawn by ``seed``, is added in standard
+    deviations of the text's embeddings. ``positions`` None: all. The rest as in ``patching``.
+    """
+    if over not in ("residual", "attention", "mlp"):
+        raise UserError(f"over is {over!r}: use residual, attention or mlp")
+    subject = subject_of(lm)
+    ids, id, chosen = subject.encode(text), token_id(lm, answer), _layers(subject, layers)
+    wrong = [p for p in (*noisy, *(positions or ())) if not -len(ids) <= p < len(ids)]
+    if wrong or not len(noisy):
+        what = f"there is no position {wrong[0]}" if wrong else "no token is noise"
+        raise UserError(f"{what}: the text has {len(ids)} tokens, from 0")
+    (clean,) = subject.values([ids], ["embed", "logits"], logits_at=[-1])
+    strength = noise * float(clean["embed"].std())
+    before = subject.edited(Noise(name="embed", positions=noisy, strength=strength, seed=seed))
+    (noised,) = before.values([ids], ["logits"], logits_at=[-1])
+    here, there = (float(each["logits"][0, id]) for each in (noised, clean))
+    words = f"the logit of {token_text(subject, id)!r}"
+    found = Pairs([Pair(ids, ids, LogitDifference(id, None), here, there, words, None)], False)
+    at = list(range(len(ids))) if positions is None else [p % len(ids) for p in positions]
+    options = {"over": over, "positions": at, "layers": chosen, "noisy": list(noisy), "seed": seed}
+    rows = found.rows(resume, "causal tracing", noise=noise, **options)
+    names = {layer: activation(subject, over, layer) for layer in chosen if _has(subject, over, layer)}
+    study = Study(before, found, list(names.values()))
+    theirs = study.engine.values([ids], study.names, [subject.edit])
+    patches = Patches(over, chosen, at, names, study.values([ids]), theirs)
+    return _patched(study, patches, rows, "causal tracing", progress)
+
+
+class Patches(NamedTuple):
+    """What a study patches: ``over`` which parts of which layers, where, and both sides' activations."""
+
+    over: str
+    layers: Sequence[int]
+    at: Sequence[int] | None
+    names: Mapping[int, str]
+    ours: Sequence[Values]
+    theirs: Sequence[Values]
+
+    def cells(self) -> dict[tuple[int, ...], Cell | None]:
+        """Each cell by its index: the pair, the layer's place, the position's, the head."""
+        found: dict[tuple[int, ...], Cell | None] = {}
+        for n, (ours, theirs) in enumerate(zip(self.ours, self.theirs, strict=True)):
+            for layer, name in self.names.items():
+                own, donor, at = ours[name], theirs[name], self.at
+                spans = [[p] for p in at or ()]
+                if self.over == "heads":
+                    spans = [list(range(own.shape[1]) if at is None else at)]
+                for p, span in enumerate(spans):
+                    where = n, self.layers.index(layer), *(() if self.over == "heads" else (p,))
+                    for head in range(len(own)) if self.over in HEADED else [None]:
+                        index = where if head is None else (*where, head)
+                        found[index] = _patch(n, name, own, donor, span, head)
+        return found
+
+
+def _patched(study: Study, patches: Patches, rows: Rows, what: str, progress: Progress) -> Result:
+    """The effects of patches as a result."""
+    found, over = study.found, patches.over
+    effects = study.effects(patches.cells(), len(patches.layers), rows, what, progress)
+    axes: dict[str, Sequence[Any]] = {"layer": patches.layers}
+    axes |= {} if over == "heads" else {"position": study.labels(patches.at or ())}
     axes |= {"head": range(effects.shape[-1])} if over in HEADED else {}
-    facts = found.facts | {"positions": at}
-    return Result(found.folded(effects), found.axis | axes, f"patching over {over}", facts)
+    facts = found.facts | {"positions": patches.at}
+    return Result(found.folded(effects), found.axis | axes, f"{what} over {over}", facts)
 
 
 class Study:
     """Pairs of texts on the engine that shows and sets some activations of them."""
 
     def __init__(self, subject: Subject, found: Pairs, names: Sequence[str]) -> None:
-        self.found, self.edit, self.names = found, subject.edit, names
+        self.subject, self.found, self.edit, self.names = subject, found, subject.edit, names
         texts = [one.ids for one in found.each]
         self.engine = engine_for(subject, names, texts)
         self.vocabulary = vocabulary_of(subject)
@@ -108,6 +184,14 @@ class Study:
     def values(self, texts: Sequence[Sequence[int]]) -> list[Values]:
         """The activations of each text."""
         return self.engine.values(texts, self.names, [self.edit] * len(texts))
+
+    def labels(self, at: Sequence[int]) -> list[str]:
+        """Each position, with its token where all pairs have the same there."""
+        tokens = [{one.ids[p] for one in self.found.each} for p in at]
+        return [
+            f"{p} {token_text(self.subject, min(ids))}" if len(ids) == 1 else str(p)
+            for p, ids in zip(at, tokens, strict=True)
+        ]
 
     def effects(
         self,
@@ -162,13 +246,6 @@ def _patch(
     return Cell(text, (Setting(name, theirs[..., at, :], at, head),)) if at else None
 
 
-def _spans(length: int, at: Sequence[int] | None, over: str) -> list[list[int]]:
-    """The positions that each cell of a layer's activation changes: one, or of "heads" all of them."""
-    if over == "heads":
-        return [list(range(length) if at is None else at)]
-    return [[p] for p in at or ()]
-
-
 def _has(subject: Subject, over: str, layer: int) -> bool:
     """Whether a layer has what is patched."""
     block: Any = subject.config.blocks[layer]
@@ -195,15 +272,6 @@ def _positions(found: Pairs, asked: Sequence[int] | None, over: str) -> list[int
     if asked is not None:
         return [position % max(lengths) for position in asked]
     return sorted({p for one in found.each for p in differing(one.ids, one.other)})
-
-
-def _labels(subject: Subject, found: Pairs, at: Sequence[int]) -> list[str]:
-    """Each position, with its token where all pairs have the same there."""
-    tokens = [{one.ids[p] for one in found.each} for p in at]
-    return [
-        f"{p} {token_text(subject, min(ids))}" if len(ids) == 1 else str(p)
-        for p, ids in zip(at, tokens, strict=True)
-    ]
 
 
 def _layers(subject: Subject, asked: Sequence[int] | None) -> list[int]:

@@ -18,10 +18,10 @@ Answers = tuple[str | int, str | int]
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """The logit of one token less that of another, at a position: a metric of logits [t v]."""
+    """The logit of one token less that of another, if any, at a position: a metric of logits [t v]."""
 
     first: int
-    second: int
+    second: int | None
     position: int = -1
 
     def __call__(self, logits: Any) -> Any:
@@ -29,7 +29,7 @@ class LogitDifference:
 
     def of(self, row: Any) -> Any:
         """Of the logits [v] at the position."""
-        return row[self.first] - row[self.second]
+        return row[self.first] if self.second is None else row[self.first] - row[self.second]
 
 
 def token_id(lm: Any, token: str | int) -> int:
@@ -81,8 +81,7 @@ class Pair(NamedTuple):
         """
         if tokens is None or not isinstance(self.metric, LogitDifference):
             return self.recovered(float(self.metric(logits)))
-        both = (logits[tokens.index(one)] for one in (self.metric.first, self.metric.second))
-        return self.recovered(float(next(both) - next(both)))
+        return self.recovered(float(self.metric.of(dict(zip(tokens, logits, strict=True)))))
 
 
 class Pairs(NamedTuple):
@@ -102,10 +101,12 @@ class Pairs(NamedTuple):
     @property
     def tokens(self) -> list[int] | None:
         """The tokens whose logits the metrics read; None where one reads them all."""
-        metrics = [one.metric for one in self.each]
-        if not all(isinstance(metric, LogitDifference) for metric in metrics):
-            return None
-        return sorted({id for metric in metrics for id in (metric.first, metric.second)})  # pyright: ignore
+        found: set[int] = set()
+        for metric in (one.metric for one in self.each):
+            if not isinstance(metric, LogitDifference):
+                return None
+            found |= {id for id in (metric.first, metric.second) if id is not None}
+        return sorted(found)
 
     @property
     def axis(self) -> dict[str, Sequence[Any]]:

@@ -139,4 +139,4 @@ class WholeTexts:
             for row, position in zip(rows, one.positions, strict=True):
                 where: dict[str, Any] = {"name": one.name, "head": head, "positions": [position]}
                 yield Scale(**where, strength=0.0)
-                yield Add(**where, vector=row)
+                yield Add(**where, vector=row.tolist())
