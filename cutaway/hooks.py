@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager, contextmanager
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -218,7 +218,9 @@ def tracing(
         yield watcher.seen
     missing = watcher.unheard()
     if missing:
-        raise UserError(f"nothing named {missing[0]!r} appeared in the run; `list(seen)` shows what did")
+        raise UserError(
+            f"nothing named {quoted(missing[0])} appeared in the run; `list(seen)` shows what did"
+        )
 
 
 def _hooks(watcher: _Watcher, model: nn.Module) -> Iterator[tuple[nn.Module, Before | None, After | None]]:

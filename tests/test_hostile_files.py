@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import cutaway
 from cutaway import gguf
 from cutaway.errors import OperationalError, UserError
 from scripts.fuzz import files as driver
@@ -183,3 +184,10 @@ def test_a_few_damaged_files_of_each_kind_are_read_or_refused(name: str, home: P
             (work / ".damaged").write_text(file)
             with nullcontext() if n == 0 else suppress(UserError, OperationalError):
                 one.open(work, rng)
+
+
+def test_a_long_name_of_an_activation_is_quoted_in_part(home: Path) -> None:
+    """An autoencoder's folder names what it reads: a name of 100,000 letters filled the terminal."""
+    with pytest.raises(UserError, match="nothing is named 'xxx") as found:
+        cutaway.load(home / "model.gguf").trace("a", names=["x" * 100_000])
+    assert len(str(found.value)) < 400

@@ -40,7 +40,7 @@ from cutaway.generate.decode import generate
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import log_softmax
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.serve.loop_bridge import LoopBridge
+from cutaway.serve.work_pool import LoopBridge
 from tests import test_runtime as tiny
 from tests.test_decode import END, VOCAB, Bytes, Hashing, Held
 

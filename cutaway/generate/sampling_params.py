@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict, get_args
 
 import numpy as np
 
-from cutaway.bounds import Bound, Count, Natural, bounds_of
+from cutaway.bounds import Bound, Count, Natural, bounds_of, hold
 from cutaway.errors import UserError, quoted
 
 Number = int | float
@@ -49,10 +49,15 @@ class SamplingParams:
     watermark: Any = None  # a Watermark; its type would be resolved with the bounds of the others
 
     def __post_init__(self) -> None:
-        for name, (kind, bound, optional) in NUMBERS.items():
-            value = getattr(self, name)
-            if not (optional and value is None):
-                _check(name, value, kind, bound)
+        numbers: list[tuple[str, Any, Any, Bound]] = [
+            (name, value, kind, bound)
+            for name, (kind, bound, optional) in NUMBERS.items()
+            if not ((value := getattr(self, name)) is None and optional)
+        ]
+        typed = all(_is_number(value, kind) for _, value, kind, _ in numbers)
+        if not (typed and hold([(bound, value) for _, value, _, bound in numbers])):
+            for number in numbers:  # which of them, and why
+                _check(*number)
         for id, bias in self.logit_bias.items():
             _check("logit_bias", id, int, Bound(0), "an id of ")
             if isinstance(bias, bool) or not isinstance(bias, int | float | np.number) or not bias < math.inf:
@@ -123,10 +128,14 @@ def _number(hint: Any) -> tuple[type[int] | type[float], Bound, bool] | None:
 
 
 def _check(name: str, value: object, kind: type[int] | type[float], bound: Bound, what: str = "") -> None:
-    kinds = int | np.integer if kind is int else int | float | np.number
-    if isinstance(value, bool) or not isinstance(value, kinds) or not bound.holds(value):  # pyright: ignore
+    if not _is_number(value, kind) or not bound.holds(value):  # pyright: ignore
         whole = "a whole number, " if kind is int else ""
         raise UserError(f"{name} is {quoted(value)}: it must be {what}{whole}{bound}")
+
+
+def _is_number(value: object, kind: type[int] | type[float]) -> bool:
+    kinds = int | np.integer if kind is int else int | float | np.number
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 NUMBERS = {name: found for name, hint in bounds_of(SamplingParams).items() if (found := _number(hint))}

@@ -13,7 +13,7 @@ from fnmatch import filter as matching
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.hooks import TAPS, tracing, unheard
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def resolve(every: Collection[str], names: Sequence[str]) -> list[str]:
         if not own:
             near = get_close_matches(name, (*every, *theirs), 3, 0.5)
             hint = f"; near are {', '.join(near)}" if near else ""
-            raise UserError(f"nothing is named {name!r} in this model{hint} (docs/inspect.md has the names)")
+            raise UserError(
+                f"nothing is named {quoted(name)} in this model{hint} (docs/inspect.md has the names)"
+            )
         found += own
     return list(dict.fromkeys(found))
 

@@ -22,7 +22,8 @@ from cutaway.errors import OperationalError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
-ABI = 12
+ABI = 13
+
 
 # Instruction sets by the number that native/core/isa.hpp gives them.
 SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx_vnni": 3, "avx512": 4, "avx512_bf16": 5, "amx": 6}

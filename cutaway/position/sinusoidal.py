@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cutaway.bounds import Bounded, Natural, Positive
 from cutaway.errors import UserError
 
@@ -46,6 +48,12 @@ class Config(Bounded):
                 return halves.flatten(-2).to(get_default_dtype())
 
         return Sinusoids()
+
+    def vectors(self, positions: np.ndarray, width: int) -> np.ndarray:
+        """The vectors of these positions, without PyTorch: float32 [t width]."""
+        angles = positions[:, None].astype(np.float64) * self.base ** (-np.arange(0, width, 2) / width)
+        halves = np.stack((np.sin(angles), np.cos(angles)), axis=-1 if self.interleaved else -2)
+        return halves.reshape(len(positions), width).astype(np.float32)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """None."""

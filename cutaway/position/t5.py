@@ -7,8 +7,11 @@ has one table for all layers, UMT5 one a layer, as here; T5's is the same table 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cutaway.bounds import Bounded, Count
 from cutaway.errors import UserError
@@ -33,6 +36,19 @@ class Config(Bounded):
         exact = self.buckets // least
         if self.distance <= exact:
             raise UserError(f"position.distance is {self.distance}; it must be more than {exact}")
+
+    def bucket(self, offset: np.ndarray) -> np.ndarray:
+        """The buckets of keys that are ``offset`` tokens after the query, without PyTorch."""
+        buckets, first = self.buckets, np.zeros_like(offset)
+        apart = np.maximum(-offset, 0)
+        if self.both_ways:
+            buckets //= 2
+            first, apart = (offset > 0) * buckets, np.abs(offset)
+        exact = buckets // 2
+        wide = np.log(np.maximum(apart, 1).astype(np.float32) / np.float32(exact))
+        wide = wide / np.float32(math.log(self.distance / exact)) * np.float32(buckets - exact)
+        far = np.minimum(exact + wide.astype(np.int64), buckets - 1)
+        return first + np.where(apart < exact, apart, far)
 
     def build(self, heads: int) -> nn.Module:
         from cutaway.position.bias import Buckets

@@ -10,11 +10,22 @@ native/runtime/attention.cpp, to the bit: dimensions, positions and pages are ad
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from cutaway.runtime.arithmetic import LANES, exp, exponential, fma, lane_total, softcapped
 
 PAGE = 128
+
+
+class Sides(NamedTuple):
+    """An encoder's attention: how many tokens to either side are seen, None for all; and what scores gain,
+    float32 [h t s], or None.
+    """
+
+    reach: int | None
+    relative: np.ndarray | None
 
 
 def attend(
@@ -28,6 +39,7 @@ def attend(
     sinks: np.ndarray | None = None,
     latent: bool = False,
     chosen: np.ndarray | None = None,
+    sides: Sides | None = None,
 ) -> np.ndarray:
     """float32 [t h v]: the output of each head at each token.
 
@@ -36,7 +48,8 @@ def attend(
     its own position and those before it, at most ``window`` of them. Of ``alibi`` float32 [h] a score loses
     its head's for each position of distance; ``sinks`` float32 [h] are scores that take attention and give
     nothing. Of ``latent`` rows of the cache, whole sixteens, dimensions are added in sixteen lanes.
-    ``chosen`` bool [t s] are the positions that a token reads (DeepSeek sparse attention)."""
+    ``chosen`` bool [t s] are the positions that a token reads (DeepSeek sparse attention). With ``sides``
+    a token sees later ones too, and keys and values are floats (encoders)."""
     tokens, heads, _ = query.shape
     groups, size = values.shape[1:]
     rows = query.reshape(tokens, groups, heads // groups, -1)
@@ -45,7 +58,9 @@ def attend(
     output = np.zeros((*rows.shape[:3], size), np.float32)
     for first in range(0, len(keys), PAGE):
         at = np.arange(first, first + PAGE)
-        seen = at <= positions[:, None]
+        seen = at <= positions[:, None] if sides is None else np.ones((tokens, PAGE), bool)
+        if sides is not None and sides.reach is not None:
+            seen &= np.abs(at - positions[:, None]) <= sides.reach
         if window:
             seen &= at > positions[:, None] - window
         page = slice(first, first + PAGE)
@@ -55,6 +70,8 @@ def attend(
         if alibi is not None:
             distances = (positions[:, None] - at[: len(keys) - first]).astype(np.float32)[:, None, None]
             lost = alibi.reshape(1, groups, -1, 1) * distances
+        if sides is not None and sides.relative is not None:
+            lost = -sides.relative[:, :, page].swapaxes(0, 1).reshape(tokens, groups, heads // groups, -1)
         more, more_highest, more_weight = _page(rows, keys[page], values[page], seen, softcap, lost, latent)
         most = np.maximum(highest, more_highest)
         base = np.where(np.isfinite(most), most, np.float32(0))  # a query that saw nothing yet

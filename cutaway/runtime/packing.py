@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.gguf import Packed, ReadAhead, give_back
+from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.config import Block, Decoder, kind_of
-from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import DynamicNTK, LongRoPE
 from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, cache
+from cutaway.runtime.packed import Packing, aligned, type_it_runs_as
 from cutaway.weights import rules
-from cutaway.weights.rules import ROUTERS, Tensors
+from cutaway.weights.rules import Tensors
 
 GATED = ("gated", "gated_local")
 KINDS = ("mha", "gqa", "mqa", "local", *GATED, "differential")
@@ -34,8 +34,6 @@ CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")  # of differential
 INDEX_NORM = Norm("layer", 1e-6)  # of an indexer's keys
 TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
-ALIGNMENT = 64
-AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
 
 def why_not(config: Decoder, tensors: Tensors) -> str | None:
@@ -142,7 +140,7 @@ def _why_not_block(block: Block) -> str | None:
     return None
 
 
-class Plan:
+class Plan(Packing):
     """A model's structures, and the memory they point to."""
 
     def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
@@ -152,10 +150,7 @@ class Plan:
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
         self.config = config
-        self._tensors = tensors
-        self._kept: list[Any] = []  # what the structures point to
-        self._read_ahead = ReadAhead()
-        self._weights = _Arena(_total(config.weights(), config, tensors))
+        super().__init__(tensors, _total(config.weights(), config, tensors))
         self.token_nbytes = _total(config.active(), config, tensors)  # what one token reads of them
         self._names = frozenset(config.weights())
         self._offsets: dict[int, int] = {}  # of each layer with keys and values, where they begin in a page
@@ -165,12 +160,7 @@ class Plan:
         self._rotations = list(dict.fromkeys(each for each in positions if each is not None))
         self._layers = (native.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
         self.model = self._model()
-        del self._tensors, self._read_ahead
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all matrices as panels."""
-        return self._weights.nbytes
+        self._finish()
 
     def _model(self) -> native.Model:
         config = self.config
@@ -200,14 +190,6 @@ class Plan:
             logit_scale=config.logit_scale,
             softcap=config.softcap or 0.0,
         )
-
-    def _table(self, name: str) -> np.ndarray:
-        """The rows of a table as they are in its file; UserError unless all are finite."""
-        table = self._tensors[name]
-        rows = np.ascontiguousarray(table.data)
-        _check_rows(name, table)
-        self._kept.append(rows)
-        return rows
 
     def _per_layer(self) -> native.PerLayer:
         """The embeddings that each block has of a token; without rows where there are none."""
@@ -268,11 +250,11 @@ class Plan:
         if f"{path}.conv.bias" in self._names:
             vectors["conv_bias"] = self._vector(f"{path}.conv.bias")
         at = self.state_size
-        self.state_size += _aligned(of.channels * (of.conv - 1), CHANNELS)
+        self.state_size += aligned(of.channels * (of.conv - 1), CHANNELS)
         if kind != "short_conv":
             groups = of.heads if kind == "kda" else of.groups
             sizes = {"value_size": of.values, "key_size": of.key_size, "heads": of.heads, "groups": groups}
-            self.state_size += of.heads * of.key_size * _aligned(of.values, native.PANEL)
+            self.state_size += of.heads * of.key_size * aligned(of.values, native.PANEL)
             rate = arithmetic.exp(formats.finite(f"{path}.decay.A_log", self._tensors[f"{path}.decay.A_log"]))
             vectors |= {"rate": self._keep(rate), "step_bias": self._vector(f"{path}.decay.dt_bias")}
         norm = native.Norm()
@@ -312,7 +294,7 @@ class Plan:
         """Softmax attention over heads, and its place in the pages."""
         path, pairs = f"blocks.{n}", 2 if kind_of(attention) == "differential" else 1
         if attention.kv_layer is None:
-            stride = _aligned(pairs * attention.values, native.PANEL)
+            stride = aligned(pairs * attention.values, native.PANEL)
             self._offsets[n] = self.page_halves
             keys = attention.groups * cache.halves(self._cache, attention.key_size)
             values = attention.groups // pairs * cache.halves(self._cache, stride)
@@ -410,18 +392,6 @@ class Plan:
             weight_scale=weight_scale,
         )
 
-    def _norm(self, path: str, of: Norm | None, size: int) -> native.Norm:
-        """A norm of ``size`` numbers; where nothing is learned its weights are ones."""
-        if of is None:
-            return native.Norm()
-        weight = self._vector(f"{path}.weight") if of.weight else self._keep(np.ones(size, np.float32))
-        bias = self._vector(f"{path}.bias") if "bias" in of.weights(size) else None
-        return native.Norm(weight, bias, native.NORM_KINDS.index(of.kind), of.eps)
-
-    def _activation(self, path: str, of: Any) -> native.Activation:
-        own = self._keep(np.array(xielu(self._tensors, path))) if of.activation == "xielu" else None
-        return native.Activation(own, native.ACTIVATIONS.index(of.activation), of.limit or 0.0)
-
     def _positions(self) -> int | None:
         """Where the vector of position 0 is, of those that are added to embeddings."""
         of = self.config.position
@@ -456,18 +426,6 @@ class Plan:
         )
         return {**self._mlp(f"{path}.shared"), "mixture": mixture}
 
-    def _rotation(self, position: rope.Config) -> native.Rotation:
-        radians = np.ascontiguousarray(position.frequencies(), dtype=np.float64)
-        self._kept.append(radians)
-        longer = None
-        if isinstance(position.scaling, LongRoPE):
-            more = np.ascontiguousarray(position.frequencies(position.scaling.original + 1), np.float64)
-            self._kept.append(more)
-            longer = more.ctypes.data
-        return native.Rotation(
-            radians.ctypes.data, longer, position.magnitude, len(radians), position.interleaved
-        )
-
     def _each_head(self, packed: Packed, heads: int, path: str) -> native.Matrix:
         """The first head's rows of a matrix; those of the others are behind them in whole panels."""
         rows, columns = packed.shape[0] // heads, packed.shape[1]
@@ -477,39 +435,6 @@ class Plan:
             own = packed.rows(slice(head * rows, (head + 1) * rows))
             self._pack(own, panels[head * size : (head + 1) * size], path)
         return native.Matrix(panels.ctypes.data, None, native.LAYOUTS[packed.type].id, rows, columns, 0)
-
-    def _matrix(self, path: str) -> native.Matrix:
-        packed = as_it_runs(f"{path}.weight", self._tensors)
-        rows, columns = packed.shape
-        panels = self._weights.take(native.packed_bytes(packed.type, rows, columns))
-        self._pack(packed, panels, path)
-        bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
-        return native.Matrix(panels.ctypes.data, bias, native.LAYOUTS[packed.type].id, rows, columns, 0)
-
-    def _pack(self, packed: Packed, panels: np.ndarray, path: str) -> None:
-        """Lays a matrix out as panels, a megabyte at a time."""
-        rows, columns = packed.shape
-        at_once = max(1, AT_ONCE // (packed.data.shape[1] * native.PANEL)) * native.PANEL
-        done, threads = 0, library.threads()
-        for first in range(0, rows, at_once):
-            count = min(at_once, rows - first)
-            size = native.packed_bytes(packed.type, count, columns)
-            data = np.ascontiguousarray(packed.data[first : first + count])
-            self._read_ahead.before(data)
-            try:
-                native.pack(packed.type, count, columns, data, panels[done : done + size], first, threads)
-            except UserError as problem:
-                raise UserError(f"The weight {path}.weight cannot be run: {problem}") from None
-            give_back(packed.data)
-            done += size
-
-    def _vector(self, name: str) -> int:
-        return self._keep(formats.finite(name, self._tensors[name]))
-
-    def _keep(self, values: np.ndarray) -> int:
-        values = np.ascontiguousarray(values, np.float32)
-        self._kept.append(values)
-        return values.ctypes.data
 
 
 def per_layer_scales(config: Decoder) -> tuple[float, float, float]:
@@ -563,7 +488,7 @@ def indexed(attention: Any) -> bool:
 
 def latent_row(of: Any) -> int:
     """Numbers that the cache has of a token: latent and rotated part, each filled up to whole sixteens."""
-    return _aligned(of.latent, native.PANEL) + _aligned(of.rope_dim, native.PANEL)
+    return aligned(of.latent, native.PANEL) + aligned(of.rope_dim, native.PANEL)
 
 
 def latent_scale(of: Any) -> float:
@@ -581,54 +506,13 @@ def key_up(path: str, of: Any, tensors: Tensors) -> Packed:
     return rules.made(rules.absorbed(tensors, f"{path}.key_up.weight", of.heads))
 
 
-def _type(name: str, tensors: Tensors) -> str:
-    """The type that a matrix runs as: its own, but routers decide in floats whatever they are stored as."""
-    return "F32" if name.endswith(ROUTERS) else tensors.later(name).type
-
-
-def as_it_runs(name: str, tensors: Tensors) -> Packed:
-    """The matrix of this name in the type that it runs as."""
-    packed = tensors[name]
-    return formats.pack(formats.unpack(packed), "F32") if name.endswith(ROUTERS) else packed
-
-
-def xielu(tensors: Tensors, path: str) -> tuple[np.float32, ...]:
-    """xIELU's strength above 0 and below, its derivative at 0, and the largest x of its exponential."""
-    names = ("alpha_p", "alpha_n", "beta", "eps")
-    found = (formats.unpack(tensors[f"{path}.activation.{name}"]).reshape(-1)[0] for name in names)
-    above, below, beta, most = map(np.float64, found)
-    return tuple(np.float32(x) for x in (np.log1p(np.exp(above)), beta + np.log1p(np.exp(below)), beta, most))
-
-
-class _Arena:
-    """All panels in one piece of memory, in the order in which a step reads them: few and large pages serve
-    it.
-    """
-
-    def __init__(self, size: int) -> None:
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        self._memory = memory[start : start + size]
-        self.nbytes = size
-        self._taken = 0
-
-    def take(self, size: int) -> np.ndarray:
-        part = self._memory[self._taken : self._taken + size]
-        self._taken += _aligned(size)
-        return part
-
-
-def _aligned(size: int, to: int = ALIGNMENT) -> int:
-    return -(-size // to) * to
-
-
 def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Tensors) -> int:
     """Bytes of these weights' matrices as panels."""
     total = 0
     for name, shape in weights.items():
         if _is_matrix(name, shape) and ((config.tied and name == TABLES[0]) or name not in TABLES):
             count, type, shape = _as_laid(name, shape, config, tensors)
-            total += _aligned(count * native.packed_bytes(type, *shape))
+            total += aligned(count * native.packed_bytes(type, *shape))
     return total
 
 
@@ -637,15 +521,8 @@ def _as_laid(
 ) -> tuple[int, str, tuple[int, ...]]:
     """How many matrices of which type and shape a weight runs as: one, but of latent attention one a head."""
     if not name.endswith((".key_up.weight", ".value_up.weight")):
-        return 1, _type(name, tensors), shape
+        return 1, type_it_runs_as(name, tensors), shape
     heads = config.blocks[int(name.split(".")[1])].attention.heads  # pyright: ignore[reportAttributeAccessIssue]
     entry = tensors.later(name)
     entry = rules.absorbed(tensors, name, heads) if name.endswith(".key_up.weight") else entry
     return heads, entry.type, (entry.shape[0] // heads, entry.shape[1])
-
-
-def _check_rows(name: str, table: Packed) -> None:
-    at_once = max(1, AT_ONCE // (4 * table.shape[1]))
-    for start in range(0, table.shape[0], at_once):
-        formats.finite(name, table.rows(slice(start, start + at_once)))
-        give_back(table.data)

@@ -15,7 +15,6 @@ order and every product its rounding (arithmetic.py): the logits are the native 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.position import learned, rope
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
-from cutaway.runtime import arithmetic, attention, cache, head, matmul, packing, recurrence
+from cutaway.runtime import arithmetic, attention, cache, head, matmul, packed, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.values import Values, named
@@ -486,7 +485,7 @@ class ReferenceEngine:
             limit = np.float32(of.limit)
             gate, up = np.minimum(gate, limit), np.minimum(np.maximum(up, -limit), limit) + np.float32(1)
         if of.activation == "xielu":
-            active = _xielu(gate, *packing.xielu(self.tensors, path))
+            active = _xielu(gate, *packed.xielu(self.tensors, path))
         else:
             active = ACTIVATIONS[of.activation](gate)
         hidden = see("mlp.hidden", active * up if of.gated else active)
@@ -534,7 +533,7 @@ class ReferenceEngine:
         self, path: str, x: np.ndarray, adapter: Mapping[str, Beside], factor: float = 1.0
     ) -> np.ndarray:
         """W (factor x) and the bias."""
-        out = matmul.product(packing.as_it_runs(f"{path}.weight", self.tensors), x)
+        out = matmul.product(packed.as_it_runs(f"{path}.weight", self.tensors), x)
         if path in adapter:
             out = adapter[path].applied(out, x)
         out = out * np.float32(factor)
@@ -608,6 +607,11 @@ def _silu(x: np.ndarray) -> np.ndarray:
     return x / (np.float32(1) + arithmetic.exponential(-x))
 
 
+# Our own fit of P, within 4e-8 of its values for a up to 12, past which nothing is left of Phi(-a).
+GELU = (2.816112583e-2, -1.649588851e-1, 3.219553669e-1, -2.363325110e-1, 2.236916208e-1)
+GELU += (2.315553749e-2, 1.063810081e-1, 9.812455136e-2, 9.982216728e-2)
+
+
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
     """x/2 (1 + tanh(u)) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
     u = x * arithmetic.fma(x * x, np.float32(0.044715), np.float32(1))
@@ -615,8 +619,14 @@ def _gelu_tanh(x: np.ndarray) -> np.ndarray:
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    erf = np.vectorize(math.erf, otypes=[np.float32])
-    return x * (np.float32(0.5) * (np.float32(1) + erf(x * np.float32(0.70710678))))
+    """x Phi(x) = max(x, 0) - |x| Phi(-|x|), with Phi(-a) = e^(-a^2/2) t P(t), t = 1 / (1 + a/4)."""
+    a = np.minimum(np.float32(12), np.abs(x))
+    t = np.float32(1) / arithmetic.fma(np.float32(0.25), a, np.float32(1))
+    p = np.float32(GELU[0])
+    for term in GELU[1:]:
+        p = arithmetic.fma(p, t, np.float32(term))
+    below = (p * t) * arithmetic.exponential(a * a * np.float32(-0.5))
+    return np.maximum(x, np.float32(0)) - a * below
 
 
 def _xielu(x: np.ndarray, above: Any, below: Any, beta: Any, most: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
 from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.runtime.packing import attends, latent
@@ -61,7 +61,8 @@ def named(config: Decoder, names: tuple[str, ...]) -> tuple[Value, ...]:
     for name in names:
         own = [name] if NAME.fullmatch(name) else [one for one in every(config) if fnmatchcase(one, name)]
         if not own:
-            raise UserError(f"the runtime does not show {name!r}: it shows {GIVES}; {DEFINITION} every other")
+            why = f"it shows {GIVES}; {DEFINITION} every other"
+            raise UserError(f"the runtime does not show {quoted(name)}: {why}")
         found |= {one: _value(config, one) for one in own}
     return tuple(found.values())
 

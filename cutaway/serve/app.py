@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HTTPRequest
@@ -37,7 +35,6 @@ EXPOSED = ["x-cutaway-ignored", "x-cutaway-ids", "x-request-id", "request-id", "
 FIGURES, QUOTAS = ("limit", "remaining", "reset"), ("requests", "tokens")
 EXPOSED += [f"x-ratelimit-{figure}-{quota}" for figure in FIGURES for quota in QUOTAS]
 EXPOSED += [f"anthropic-ratelimit-{quota}-{figure}" for figure in FIGURES for quota in QUOTAS]
-MOST_NAMED = 32  # ignored fields, of one request
 IGNORABLE = frozenset(ChatCompletionRequest.model_fields).union(
     *(model.IGNORED for model in StrictModel.__subclasses__())
 )
@@ -64,7 +61,7 @@ def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) 
     _handle_errors(app, service)
     service.metrics.add_tenants(policy.keys)
     service.metrics.add_schedulers(models.stats)
-    guarded: Any = AuthMiddleware(_naming_ignored(app, service), policy)
+    guarded: Any = AuthMiddleware(app, policy)
     if policy.origins:
         guarded = CORSMiddleware(
             guarded,
@@ -73,7 +70,7 @@ def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) 
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    return RecordMiddleware(_answer_head(guarded), models, tracing)
+    return RecordMiddleware(guarded, models, tracing, IGNORABLE)
 
 
 def _handle_errors(app: FastAPI, service: Service) -> None:
@@ -107,45 +104,6 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
 
     for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, handle)
-
-
-def _naming_ignored(app: Any, service: Service) -> Any:
-    """The application whose responses name the fields of their requests that were not used."""
-
-    async def naming(scope: Any, receive: Any, send: Any) -> None:
-        async def watched(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                _name_ignored(message, scope.get("ignored") or (), service)
-            await send(message)
-
-        await app(scope, receive, watched)
-
-    return naming
-
-
-def _name_ignored(message: Any, ignored: Iterable[str], service: Service) -> None:
-    """Say in a response's head, and in the metrics, which fields of its request were not used."""
-    names = [name for name in ignored if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
-    for name in names[:MOST_NAMED]:
-        service.metrics.ignored.labels(name if name in IGNORABLE else "other").inc()
-    if names:
-        MutableHeaders(scope=message)["x-cutaway-ignored"] = ", ".join(names[:MOST_NAMED])
-
-
-def _answer_head(app: Any) -> Any:
-    """The application with HEAD answered as GET without the body, as load balancers need."""
-
-    async def answering(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await app(scope, receive, send)
-            return
-
-        async def bodiless(message: Any) -> None:
-            await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
-
-        await app(scope | {"method": "GET"}, receive, bodiless)
-
-    return answering
 
 
 def _lifespan() -> Any:

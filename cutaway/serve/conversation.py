@@ -19,11 +19,10 @@ from cutaway.generate.tool_calls.thoughts import Marks, find_marks
 from cutaway.serve import answer_form, edits
 from cutaway.serve.answer_form import AnswerForm, tool_schemas
 from cutaway.serve.api_error import APIError
-from cutaway.serve.caller import Caller, caller_of
 from cutaway.serve.openai.format import finish_reason
 from cutaway.serve.openai.message_schema import NamedTool, Tool
 from cutaway.serve.openai.schema import ChatCompletionRequest
-from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.operations.request_record import Caller, caller_of, record_of
 from cutaway.serve.prompts import chat_ids, ending, messages
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import MergedStreams
@@ -155,7 +154,7 @@ def _prepared(
             constraint=form.fresh(),
             internals=internals,
             edit=edit,
-            **caller.fields,
+            **vars(caller),
             engine=engine,
         )
         for i in range(count)

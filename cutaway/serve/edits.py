@@ -36,10 +36,8 @@ def _check_name(service: Service, name: str, param: str) -> None:
             raise APIError(400, text, param=param)
 
 
-def hooks(service: Service, asked: Sequence[ModelEdit] | None, ids: Sequence[int]) -> EditHooks | None:
+def hooks(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> EditHooks | None:
     """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
-    if not asked:
-        return None
     edits = parse_edits(service, asked, ids)
     with errors_in("edits"):
         hooks = service.lm.edited_engine(edits, ids).hooks

@@ -19,11 +19,10 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway import serve
-from cutaway.serve.caller import client_of
 from cutaway.serve.operations.access import unpacked
 from cutaway.serve.operations.api_keys import Role, Tenant
 from cutaway.serve.operations.models import Models
-from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.operations.request_record import client_of, record_of
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import StrictModel, parse_body

@@ -23,20 +23,19 @@ from cutaway.generate import constrain, internals
 from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
-from cutaway.generate.bounded import BoundedConstraint
 from cutaway.generate.engine import BatchedEngine
-from cutaway.generate.min_tokens import MinTokens
 from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.tool_calls.constraint import Held
 from cutaway.lm import LanguageModel
+from cutaway.serve.answer_form import AnswerForm
 from cutaway.serve.api_error import RETRY_AFTER, APIError, errors_in
-from cutaway.serve.caller import client_of
-from cutaway.serve.loop_bridge import LoopBridge
 from cutaway.serve.openai.sampling_schema import SAMPLERS, Internals, SamplingRequest
 from cutaway.serve.operations.bounded_log import PROMPTS
 from cutaway.serve.operations.metrics import Metrics
-from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.operations.request_record import client_of, record_of
 from cutaway.serve.response_store import ResponseStore
 from cutaway.serve.validation import StrictModel
+from cutaway.serve.work_pool import LoopBridge
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HTTPRequest
@@ -259,25 +258,6 @@ class Service:
             wanted.check(len(self.lm.config.blocks), self.vocab)
         return wanted
 
-    def start_grammar(self, grammar: constrain.Grammar | None) -> constrain.Constraint | None:
-        """A grammar's constraint, at an answer's first token."""
-        if grammar is None:
-            return None
-        ends = self.lm.checkpoint.defaults.get("eos_ids", ())
-        return grammar.begin(self.lm.tokenizer, ends if isinstance(ends, tuple) else ())
-
-    def bounded(self, constraint: constrain.Constraint | None, room: int) -> BoundedConstraint | None:
-        """The constraint of an answer that is complete within so many tokens, where it can be."""
-        return constraint and BoundedConstraint(constraint, self.lm.tokenizer, room)
-
-    def with_min_tokens(self, constraint: Any, body: SamplingRequest) -> Any:
-        """The constraint of an answer that has at least the request's min_tokens."""
-        if not body.min_tokens:
-            return constraint
-        named = self.lm.checkpoint.defaults.get("eos_ids", ())
-        ends = {*self.lm.tokenizer.eos_ids, *(named if isinstance(named, tuple) else ())}
-        return MinTokens(constraint, body.min_tokens, sorted(ends))
-
     def log_answer(self, body: StrictModel, answers: Sequence[Any]) -> None:
         """Log a request and its answers, with ``--log-prompts``."""
         if self.log_prompts:
@@ -328,7 +308,7 @@ def warm_up(service: Service) -> None:
         lm.ids("Hello " * 1000)  # a long text needs a table that a short one does not
         for build in (
             lambda: lm.chat_ids([{"role": "user", "content": "Hello"}]),
-            lambda: service.bounded(service.start_grammar(constrain.json_object()), 64),
+            lambda: AnswerForm(lm, "response_format", held=Held(constrain.json_object())).limit([64]),
         ):
             with contextlib.suppress(UserError):  # a model without a template says so to those who ask
                 build()

@@ -88,8 +88,8 @@ class MergedStreams:
         unfinished, client = len(self.streams), self.streams[0].request.client
         seconds = self.service.limits.request_seconds
         left = max(0.0, self.began + seconds - time.perf_counter())
-        late = (0, timeout_error(seconds))
-        self._timer = asyncio.get_running_loop().call_later(left, queue.put_nowait, late)
+        late = partial(_put_late, queue, seconds)
+        self._timer = asyncio.get_running_loop().call_later(left, late)
         while unfinished:
             i, event = await queue.get()
             if isinstance(event, Exception):
@@ -126,6 +126,10 @@ class MergedStreams:
         async for i, piece in self:
             pieces[i].append(piece)
         return pieces, [own[-1].generation for own in pieces if own[-1].generation is not None]
+
+
+def _put_late(queue: asyncio.Queue[tuple[int, Piece | Exception]], seconds: float) -> None:
+    queue.put_nowait((0, timeout_error(seconds)))
 
 
 def _judged(_: Service, again: Again, i: int, generation: Generation, sample: int) -> Request | None:

@@ -1,10 +1,11 @@
-"""Threads for work beside the event loop, whose clients take turns."""
+"""Between the event loop and other threads: work done beside it, in turns, and events that come to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,14 +93,13 @@ class FairPool:
 
     def _begin(self) -> _Job | None:
         with self._lock:
-            found = self._queue.first(self._may_run)
+            counts = Counter(self._running.values())
+            found = self._queue.pop({client for client, count in counts.items() if count >= self._share})
             if found is None:
                 return None
-            self._running[self._queue.pop(self._may_run)] = found[0]
-            return found[1]
-
-    def _may_run(self, client: str) -> bool:
-        return sum(one == client for one in self._running.values()) < self._share
+            client, job = found
+            self._running[job] = client
+            return job
 
     def drain(self, seconds: float) -> int:
         """Take no new work, wait at most so long for the rest, and have it stopped; how much that was."""
@@ -146,3 +146,31 @@ def stoppable(model: nn.Module) -> Iterator[None]:
     blocks: Any = model.blocks
     with hooked((block, lambda *_: check_stopped(), None) for block in blocks):
         yield
+
+
+class LoopBridge:
+    """Events on their way to the queues of one event loop, which is woken once for all of a step: each waking
+    hands Python's lock over, and the thread that wakes waits to have it back.
+
+    ``put`` and ``send`` may be called by any thread, ``deliver`` by the loop's own.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: deque[tuple[asyncio.Queue[Any], Any]] = deque()
+
+    def put(self, queue: asyncio.Queue[Any], event: Any) -> None:
+        """Add an event for this queue; it is delivered after the next ``send``."""
+        self._waiting.append((queue, event))
+
+    def send(self) -> None:
+        """Have the loop deliver what waits."""
+        if self._waiting and self._loop is not None:
+            self._loop.call_soon_threadsafe(self.deliver)
+
+    def deliver(self) -> None:
+        """Put what waits into its queues, in order."""
+        self._loop = asyncio.get_running_loop()
+        while self._waiting:
+            queue, event = self._waiting.popleft()
+            queue.put_nowait(event)

@@ -307,7 +307,7 @@ class Tokenizer:
         return self._all.get(token_text)
 
     def __len__(self) -> int:
-        return len(self.spec.tokens)
+        return self._size
 
     def __repr__(self) -> str:
         return f"Tokenizer({len(self):,} tokens, {len(self.special)} of them control tokens)"
@@ -318,6 +318,10 @@ class Tokenizer:
         if self.spec.lead.rule == FIRST:
             return lambda id: self._bytes.of(self._bytes.written(id).replace(SPACE, ""), id)
         return None
+
+    @cached_property
+    def _size(self) -> int:
+        return len(self.spec.tokens)
 
     @cached_property
     def _all(self) -> dict[str, int]:
@@ -451,7 +455,8 @@ class _Encoder:
                 yield segment
                 continue
             last = i + 1 == len(segments) or segments[i + 1] in self.control
-            text = normalize(self.spec.normalizer, segment, not begun, last)
+            rules = self.spec.normalizer
+            text = normalize(rules, segment, not begun, last) if rules else segment
             begun = True
             for j, part in enumerate(self.late.split(text)):
                 yield part if isinstance(part, int) else (part, i == j == 0)

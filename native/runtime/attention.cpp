@@ -81,6 +81,11 @@ void merge(float* into, Gathered& in, const float* more, const Gathered& seen, i
 
 void store_key(const PageOf& page, int slot, const float* key) {
     if (page.cache == kHalves) return chosen().store_key(page.keys, page.key_size, slot, key);
+    if (page.cache == kFloats) {
+        float* at = reinterpret_cast<float*>(page.keys) + static_cast<int64_t>(slot / 16 * 16) * page.key_size + slot % 16;
+        for (int d = 0; d < page.key_size; ++d) at[16 * d] = key[d];
+        return;
+    }
     const int groups = PageOf::filled(page.key_size) / kShared, bytes = page.cache == kBytes ? kShared : kShared / 2;
     uint16_t* scales = page.scales(page.keys, page.key_size);
     for (int g = 0; g < groups; ++g) {
@@ -94,6 +99,10 @@ void store_key(const PageOf& page, int slot, const float* key) {
 
 void store_value(const PageOf& page, int value_size, int slot, const float* value) {
     if (page.cache == kHalves) return chosen().store_value(page.values, page.value_stride, value_size, slot, value);
+    if (page.cache == kFloats) {
+        std::copy_n(value, value_size, reinterpret_cast<float*>(page.values) + static_cast<int64_t>(slot) * page.value_stride);
+        return;
+    }
     const int groups = PageOf::filled(page.value_stride) / kShared, bytes = page.cache == kBytes ? kShared : kShared / 2;
     uint16_t* scales = page.scales(page.values, page.value_stride);
     for (int g = 0; g < groups; ++g) {

@@ -8,8 +8,9 @@ namespace cutaway {
 inline constexpr int kPage = 128;    // positions of a page, and of one piece of work
 inline constexpr int kShared = 32;   // numbers of a key or value that share a scale, where they are not halves
 
-// What a KV cache holds. cutaway/runtime/cache.py has the same.
-enum Cache : int32_t { kHalves = 0, kBytes = 1, kNibbles = 2 };
+// What a KV cache holds. cutaway/runtime/cache.py has the same. Floats are an encoder's, which keeps nothing
+// between calls.
+enum Cache : int32_t { kHalves = 0, kBytes = 1, kNibbles = 2, kFloats = 3 };
 
 // A head's view of a page: its query, which positions [first, last) of the page it sees, and what a position of distance
 // takes from a score (ALiBi, 2108.12409); the query itself is at `at` of the page. Of `chosen` [2] it sees those positions
@@ -20,6 +21,7 @@ struct Look {
     float alibi = 0.0f;
     int at = 0;
     const uint64_t* chosen = nullptr;
+    const float* relative = nullptr;  // what is added to the score of each position of the page, or null
 };
 inline bool is_set(const uint64_t* bits, int position) { return (bits[position / 64] >> position % 64 & 1) != 0; }
 

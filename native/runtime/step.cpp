@@ -4,10 +4,6 @@
 // done, so that a worker which the system has put to sleep delays its last few pieces alone.
 #include "runtime/step.hpp"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -25,6 +21,7 @@
 #include "runtime/attention.hpp"
 #include "core/isa.hpp"
 #include "runtime/prefetch.hpp"
+#include "runtime/scratch.hpp"
 #include "core/thread_pool.hpp"
 #include "runtime/vectors.hpp"
 
@@ -32,71 +29,6 @@ CUTAWAY_API int32_t cutaway_unpack(int32_t type, const uint8_t* in, int64_t valu
 
 namespace cutaway {
 namespace {
-
-int64_t rounded(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
-
-// Zeroed memory for one call. A thread keeps what its largest call took: new pages would cost more than zeroing.
-class Scratch {
-  public:
-    Scratch() = default;
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-    ~Scratch() {
-        if (more_.empty()) return;
-        for (void* each : more_) std::free(each);
-        std::free(kept_.memory);
-        const int64_t page = taken_ < kHuge ? kSmall : kHuge, size = rounded(taken_, page);
-        kept_.memory = static_cast<uint8_t*>(std::aligned_alloc(page, static_cast<size_t>(size)));
-        kept_.size = kept_.memory == nullptr ? 0 : size;
-#if defined(MADV_HUGEPAGE)
-        if (kept_.memory != nullptr && page == kHuge) madvise(kept_.memory, static_cast<size_t>(size), MADV_HUGEPAGE);
-#endif
-    }
-    template <class T>
-    T* take(int64_t count) {
-        const int64_t size = rounded(std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T)), 64);
-        void* memory = nullptr;
-        if (taken_ + size <= kept_.size) {
-            memory = kept_.memory + taken_;
-        } else {
-            memory = std::aligned_alloc(64, static_cast<size_t>(size));
-            if (memory == nullptr) throw std::bad_alloc();
-            more_.push_back(memory);
-        }
-        taken_ += size;
-        return static_cast<T*>(std::memset(memory, 0, static_cast<size_t>(size)));
-    }
-    // `with_bf16`: whether some matrix reads them so.
-    Vectors vectors(int64_t tokens, int64_t columns, bool with_bf16) {
-        const int64_t width = rounded(columns, kGroup), groups = width / kGroup;
-        return {take<float>(tokens * width),
-                with_bf16 ? take<float>(tokens * width) : nullptr,
-                with_bf16 ? take<uint16_t>(tokens * width) : nullptr,
-                take<int8_t>(tokens * width),
-                take<float>(tokens * groups),
-                take<float>(tokens * groups),
-                take<int32_t>(tokens * groups * kLacks),
-                width,
-                tokens};
-    }
-
-  private:
-    static constexpr int64_t kSmall = 4 << 10, kHuge = 2 << 20;  // bytes of pages
-    struct Kept {
-        uint8_t* memory = nullptr;
-        int64_t size = 0;
-        ~Kept() { std::free(memory); }
-    };
-    static thread_local Kept kept_;
-    int64_t taken_ = 0;
-    std::vector<void*> more_;
-};
-
-thread_local Scratch::Kept Scratch::kept_;
-
-void quantize_vector(const Vectors& of, int64_t token) {
-    quantize({of.x + token * of.width, of.width, token, 1}, 0, of.width / kGroup, of);
-}
 
 // Tokens of one sequence that look together, over all of its pages, or over one (page >= 0).
 struct Piece {
@@ -808,17 +740,6 @@ class Step {
         quantize_vector(in_, token);
     }
 
-    // y = norm(x), or x; both may be the same. `at`: where its weights begin.
-    static void norm(const Norm& by, const float* x, int64_t size, float* y, int64_t at = 0) {
-        switch (by.kind) {
-            case kRootMeanSquare: return rms_norm(x, by.weight + at, size, by.eps, y);
-            case kLayerNorm:
-                return layer_norm(x, by.weight + at, by.bias == nullptr ? nullptr : by.bias + at, size, by.eps, y);
-            default:
-                if (y != x) std::copy_n(x, size, y);
-        }
-    }
-
     // What a matrix gives a token, with its bias, which is a value of a layer; multiplied.
     void finish_output(const Matrix& by, float scale, float* out, What what, int layer, int64_t token) const {
         for (int i = 0; by.bias != nullptr && i < model_.width; ++i) out[i] += by.bias[i];
@@ -1401,13 +1322,7 @@ class Step {
         if (layer.rotation < 0) return;
         const Rotation& rotation = model_.rotations[layer.rotation];
         const float* cosine = rotations_ + token * rotation_stride_ + rotation_at_[static_cast<size_t>(layer.rotation)];
-        const float* sine = cosine + rotation.pairs;
-        if (halves || rotation.interleaved == 0) return cutaway::rotate(x, rotation.pairs, cosine, sine);
-        for (int i = 0; i < rotation.pairs; ++i) {
-            const float a = x[2 * i], b = x[2 * i + 1];
-            x[2 * i] = a * cosine[i] - b * sine[i];
-            x[2 * i + 1] = b * cosine[i] + a * sine[i];
-        }
+        cutaway::rotate(rotation, x, cosine, halves);
     }
 
     PageOf page_of(const Layer& layer, int sequence, int page, int group) const {

@@ -18,6 +18,18 @@ struct Rotation {
     int32_t interleaved;
 };
 
+// Rotates the pairs of a head by angles with these cosines, and the sines behind them; `halves`: half-split, whatever the
+// model's pairs are.
+inline void rotate(const Rotation& by, float* x, const float* cosine, bool halves = false) {
+    const float* sine = cosine + by.pairs;
+    if (halves || by.interleaved == 0) return rotate(x, by.pairs, cosine, sine);
+    for (int i = 0; i < by.pairs; ++i) {
+        const float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cosine[i] - b * sine[i];
+        x[2 * i + 1] = b * cosine[i] + a * sine[i];
+    }
+}
+
 // One MLP of a mixture of experts; gate.panels is null where it has no gate.
 struct Expert {
     Matrix gate, up, down;

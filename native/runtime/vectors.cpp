@@ -2,6 +2,7 @@
 // cutaway/runtime/matmul.py and arithmetic.py.
 #include "runtime/vectors.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -36,6 +37,16 @@ void rms_norm(const float* x, const float* weight, int64_t size, float eps, floa
 
 void layer_norm(const float* x, const float* weight, const float* bias, int64_t size, float eps, float* y) {
     chosen().layer_norm(x, weight, bias, size, eps, y);
+}
+
+void norm(const Norm& by, const float* x, int64_t size, float* y, int64_t at) {
+    switch (by.kind) {
+        case kRootMeanSquare: return rms_norm(x, by.weight + at, size, by.eps, y);
+        case kLayerNorm:
+            return layer_norm(x, by.weight + at, by.bias == nullptr ? nullptr : by.bias + at, size, by.eps, y);
+        default:
+            if (y != x) std::copy_n(x, size, y);
+    }
 }
 
 void quantize(const Numbers& from, int64_t first, int64_t last, const Vectors& to) {

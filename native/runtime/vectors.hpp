@@ -41,6 +41,9 @@ void rms_norm(const float* x, const float* weight, int64_t size, float eps, floa
 // y = w (x - mean(x)) / sqrt(var(x) + eps) + bias, without it where it is null; x and y may be the same.
 void layer_norm(const float* x, const float* weight, const float* bias, int64_t size, float eps, float* y);
 
+// y = norm(x), or x where there is none; both may be the same. `at`: where its weights begin.
+void norm(const Norm& by, const float* x, int64_t size, float* y, int64_t at = 0);
+
 // Numbers of vectors from `token` on, those of each `stride` after the previous.
 struct Numbers {
     const float* x;
@@ -49,6 +52,10 @@ struct Numbers {
 
 // Groups [first, last) of some vectors: x, the numbers of the first of them and on, to all that is rounded.
 void quantize(const Numbers& from, int64_t first, int64_t last, const Vectors& to);
+
+inline void quantize_vector(const Vectors& of, int64_t token) {
+    quantize({of.x + token * of.width, of.width, token, 1}, 0, of.width / kGroup, of);
+}
 
 // y = act(y) up, or act(y) where up is null.
 void activate(const Activation& by, float* y, const float* up, int64_t size);

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
@@ -86,22 +86,26 @@ class FairQueue(Generic[Item]):
         free = most - max(0, len(self) - leaving)
         return max(0, self.count(client) - leaving) < free if client else free > 0
 
-    def first(self, allowed: Callable[[str], bool] = lambda _: True) -> tuple[str, Item] | None:
-        """The next client that is allowed, and its item; None if there is none."""
-        clients = [(client, own[0]) for client, own in self._clients.items() if allowed(client)]
+    @property
+    def clients(self) -> Iterable[str]:
+        """Those that have items here."""
+        return self._clients
+
+    def first(self, blocked: Container[str] = ()) -> tuple[str, Item] | None:
+        """The next client that is not blocked, and its item; None if there is none."""
+        clients = [(client, own[0]) for client, own in self._clients.items() if client not in blocked]
         return max(clients, key=lambda one: self._priority(one[1]), default=None)  # of equals the first
 
-    def pop(self, allowed: Callable[[str], bool] = lambda _: True) -> Item:
-        """Take the next item out; its client goes behind the others. IndexError if there is none."""
-        found = self.first(allowed)
-        if found is None:
-            raise IndexError("nothing waits")
-        client, item = found
-        own = self._clients.pop(client)
-        own.popleft()
-        if own:
-            self._clients[client] = own
-        return item
+    def pop(self, blocked: Container[str] = ()) -> tuple[str, Item] | None:
+        """The same, taken out; its client goes behind the others."""
+        found = self.first(blocked)
+        if found is not None:
+            client = found[0]
+            own = self._clients.pop(client)
+            own.popleft()
+            if own:
+                self._clients[client] = own
+        return found
 
     def remove(self, gone: Callable[[Item], bool]) -> list[Item]:
         """Take out and return the items for which ``gone`` is true."""
@@ -311,8 +315,7 @@ class Scheduler:
         with self._wake:
             while True:
                 self._drop_cancelled()
-                while self._has_room():
-                    sequence = self._queue.pop(self._may_run)
+                while (sequence := self._next()) is not None:
                     self._running.append(sequence)
                     self._prefix_cache.resize(self._capacity - self._reserved())
                     sequence.start()
@@ -324,10 +327,14 @@ class Scheduler:
                     return False
                 self._wake.wait()
 
-    def _has_room(self) -> bool:
-        """Whether the next request may start: one that needs many pages is not overtaken."""
-        found = self._queue.first(self._may_run)
-        return found is not None and self._reserved() + found[1].pages_needed <= self._capacity
+    def _next(self) -> ScheduledSequence | None:
+        """Take out the next request, if there is room for it: one that needs many pages is not overtaken."""
+        blocked = {client for client in self._queue.clients if not self._may_run(client)}
+        found = self._queue.first(blocked)
+        if found is None or self._reserved() + found[1].pages_needed > self._capacity:
+            return None
+        self._queue.pop(blocked)
+        return found[1]
 
     def _may_run(self, client: str) -> bool:
         """Whether one more of a client's requests may run.

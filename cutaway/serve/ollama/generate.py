@@ -18,7 +18,6 @@ from cutaway.generate.tool_calls.answer import Event
 from cutaway.generate.tool_calls.thoughts import Thought
 from cutaway.serve import infill
 from cutaway.serve.api_error import APIError
-from cutaway.serve.caller import client_of
 from cutaway.serve.conversation import Conversation, begin, read, reason
 from cutaway.serve.json_body import json_response
 from cutaway.serve.ollama.models import name_of
@@ -26,6 +25,7 @@ from cutaway.serve.ollama.schema import ChatRequest, GenerateRequest, OllamaMess
 from cutaway.serve.openai.format import token_logprobs, warned
 from cutaway.serve.openai.sampling_schema import schema_format
 from cutaway.serve.openai.schema import ChatCompletionRequest
+from cutaway.serve.operations.request_record import client_of
 from cutaway.serve.prompts import chat_ids
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service

@@ -18,7 +18,6 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.serve.api_error import APIError
-from cutaway.serve.caller import client_of, key_of
 from cutaway.serve.conversation import Conversation, begin, read
 from cutaway.serve.field_types import CacheSalt
 from cutaway.serve.json_body import json_response
@@ -29,6 +28,7 @@ from cutaway.serve.openai.responses import PARAMS, usage_of
 from cutaway.serve.openai.responses_schema import Input
 from cutaway.serve.openai.sampling_schema import IGNORED
 from cutaway.serve.openai.schema import ChatCompletionRequest
+from cutaway.serve.operations.request_record import client_of, key_of
 from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service

@@ -13,7 +13,6 @@ from cutaway.generate.batch.request import Generation, Piece, Request, TokenLogp
 from cutaway.serve import answer_form, edits, infill
 from cutaway.serve.answer_form import AnswerForm
 from cutaway.serve.api_error import APIError
-from cutaway.serve.caller import Caller, caller_of
 from cutaway.serve.json_body import json_response, obfuscated
 from cutaway.serve.openai.format import (
     MIN_LOGPROB,
@@ -25,7 +24,7 @@ from cutaway.serve.openai.format import (
     warned,
 )
 from cutaway.serve.openai.schema import CompletionRequest
-from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.operations.request_record import Caller, caller_of, record_of
 from cutaway.serve.prompts import prompts
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
@@ -89,7 +88,7 @@ def _requests(service: Service, body: CompletionRequest, caller: Caller) -> tupl
             prompt_logprobs=body.logprobs if body.echo else None,
             internals=internals,
             edit=edits.hooks(service, body.edits, ids) if body.edits else None,
-            **caller.fields,
+            **vars(caller),
             engine=engine,
         )
         for i, (ids, most) in enumerate(zip(texts, room, strict=True))

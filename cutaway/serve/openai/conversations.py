@@ -11,7 +11,6 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.serve.api_error import APIError
-from cutaway.serve.caller import key_of
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai.format import new_id
 from cutaway.serve.openai.items import bounded, kept, listed, named, resolved, shown_entry, shown_item
@@ -23,6 +22,7 @@ from cutaway.serve.openai.responses_schema import (
     InputItem,
 )
 from cutaway.serve.openai.stored_responses import forgotten
+from cutaway.serve.operations.request_record import key_of
 from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route, beside, query_of
 from cutaway.serve.service import Service

@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from cutaway.generate.batch.request import Generation
 from cutaway.serve.api_error import APIError, to_api_error
-from cutaway.serve.caller import client_of, key_of
 from cutaway.serve.conversation import Conversation, begin
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
@@ -28,7 +27,7 @@ from cutaway.serve.openai.items import (
 from cutaway.serve.openai.response_items import Items
 from cutaway.serve.openai.responses_schema import ResponseSchema, ResponsesRequest, ResponseTool, ToolChoice
 from cutaway.serve.openai.schema import ChatCompletionRequest
-from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.operations.request_record import client_of, key_of, record_of
 from cutaway.serve.prompts import chat_ids
 from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route, beside

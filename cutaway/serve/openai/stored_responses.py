@@ -8,9 +8,9 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.serve.api_error import APIError
-from cutaway.serve.caller import client_of, key_of
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai.items import kept, listed, missing, shown_entry
+from cutaway.serve.operations.request_record import client_of, key_of
 from cutaway.serve.response_store import Kind
 from cutaway.serve.routes import Route, beside
 from cutaway.serve.service import Service

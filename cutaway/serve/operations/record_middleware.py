@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Container, Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,14 +19,23 @@ from cutaway.serve.operations.request_record import RequestRecord
 from cutaway.serve.operations.tracing import Tracing
 
 log = logging.getLogger("cutaway.serve.requests")
+MOST_NAMED = 32  # ignored fields, of one request
 QUIET = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds: logged at debug
 
 
 class RecordMiddleware:
-    """ASGI middleware: gives each request an id and a record, and reports the record at its end."""
+    """ASGI middleware: gives each request an id and a record, and reports the record at its end. The metrics
+    count fields that were not used, the ``ignorable`` ones by name.
+    """
 
-    def __init__(self, app: ASGIApp, models: Models, tracing: Tracing | None = None) -> None:
-        self.app, self.models, self.tracing = app, models, tracing
+    def __init__(
+        self,
+        app: ASGIApp,
+        models: Models,
+        tracing: Tracing | None = None,
+        ignorable: Container[str] = (),
+    ) -> None:
+        self.app, self.models, self.tracing, self.ignorable = app, models, tracing, ignorable
         self.metrics = models.default.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,11 +51,14 @@ class RecordMiddleware:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message).update(self._headers(record, scope))
+                MutableHeaders(scope=message).update(self._headers(record, inner))
+            elif scope["method"] == "HEAD":  # answered as GET without the body, as load balancers need
+                message = dict(message, body=b"")
             await send(message)
 
+        inner = dict(scope, method="GET") if scope["method"] == "HEAD" else scope
         try:
-            await self.app(scope, receive, watched)
+            await self.app(inner, receive, watched)
         finally:
             record.path = getattr(scope.get("route"), "path", "other")  # the pattern: bounded in number
             if record.background is None:
@@ -64,9 +77,18 @@ class RecordMiddleware:
         found = {"x-request-id": record.id} | ({"request-id": record.id} if anthropic else {})
         if self.models.stopping.is_set():  # a proxy keeps no connection to a socket that soon closes
             found["connection"] = "close"
+        if scope.get("ignored"):
+            found |= self._ignored(scope["ignored"])
         if record.tenant is not None:
             found |= rate_limits.headers(record.tenant, anthropic)
         return found
+
+    def _ignored(self, fields: Iterable[str]) -> dict[str, str]:
+        """Which fields of the request were not used, said in the response's head and in the metrics."""
+        names = [name for name in fields if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)][:MOST_NAMED]
+        for name in names:
+            self.metrics.ignored.labels(name if name in self.ignorable else "other").inc()
+        return {"x-cutaway-ignored": ", ".join(names)} if names else {}
 
     async def _end_later(self, record: RequestRecord, headers: Headers) -> None:
         await record.end()

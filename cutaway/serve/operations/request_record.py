@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request as HTTPRequest
 
+from cutaway.generate.batch.prefix_cache import cache_scope
 from cutaway.generate.batch.request import Generation, Piece, ResponseStream
 from cutaway.serve.operations.api_keys import Tenant
 from cutaway.serve.operations.metrics import Metrics
@@ -60,6 +61,11 @@ class RequestRecord:
         if self.tenant is not None and self.tenant.scope:
             return f"key {self.tenant.name}"
         return self.client or "unknown"
+
+    @property
+    def scope(self) -> bytes:
+        """Whose entries of the store the request may see: its API key's."""
+        return b"" if self.tenant is None else self.tenant.scope
 
     def submitted(self) -> None:
         """Its answers are queued."""
@@ -149,3 +155,29 @@ async def _over(stream: ResponseStream) -> None:
 def record_of(http: HTTPRequest) -> RequestRecord:
     """The record of a request."""
     return http.scope["record"]
+
+
+def client_of(http: HTTPRequest) -> str:
+    """The client whose requests wait behind each other."""
+    return record_of(http).sender
+
+
+def key_of(http: HTTPRequest) -> bytes:
+    """Whose entries of the store a request may see."""
+    return record_of(http).scope
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What the scheduler knows of a request's sender: fields of its Request."""
+
+    client: str
+    priority: int
+    cache_scope: bytes  # of the requests that this one may share the prefix cache with
+
+
+def caller_of(http: HTTPRequest, salt: str | None) -> Caller:
+    """The sender of a request; the prefix cache is that of its API key and salt."""
+    record = record_of(http)
+    priority = 0 if record.tenant is None else record.tenant.priority
+    return Caller(record.sender, priority, cache_scope(record.scope, salt))

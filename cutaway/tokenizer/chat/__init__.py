@@ -121,7 +121,7 @@ def text(
         **{name: _plain(value, name) for name, value in variables.items()},
     }
     tokens = _control_tokens(template, tokenizer)
-    names = _names(tokenizer)
+    names = tokens.names
     quiet = neutral(context, tokens.markers)
     traced, expected = _traced(template, names, [context, quiet])
     if isinstance(traced, str):
@@ -185,10 +185,11 @@ def _control_tokens(template: str, tokenizer: Vocabulary | None) -> ControlToken
     if len(template) > LONGEST_TEMPLATE:
         raise UserError(f"the chat template has over {LONGEST_TEMPLATE:,} characters; no model's has")
     utf8(template, "the chat template")
-    request = {"template": template, "names": _names(tokenizer), "contexts": conversations()}
+    names = _names(tokenizer)
+    request = {"template": template, "names": names, "contexts": conversations()}
     answer = helper.ask(request)
     special, added = (tokenizer.special, tokenizer.added) if tokenizer else ({}, {})
-    tokens = ControlTokens(template, answer["source"], answer["own"], special, added)
+    tokens = ControlTokens(template, answer["source"], answer["own"], special, added, names)
     tokens.learn(Traced.of(made) for made in answer["rendered"] if "refused" not in made)
     _known[key] = weakref.ref(tokenizer) if tokenizer is not None else None, tokens
     _known.move_to_end(key)

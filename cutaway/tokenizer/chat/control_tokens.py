@@ -55,8 +55,15 @@ class ControlTokens:
     """
 
     def __init__(
-        self, template: str, source: str, own: int, special: Mapping[str, int], added: Mapping[str, int]
+        self,
+        template: str,
+        source: str,
+        own: int,
+        special: Mapping[str, int],
+        added: Mapping[str, int],
+        names: Mapping[str, str],
     ) -> None:
+        self.names = dict(names)  # the tokenizer's own tokens, as the template's variables name them
         self.source, self.own, source = source, own, source[:own]
         plain = {
             token: id for token, id in added.items() if token.strip(" \t\r\n\u2581") and token not in special

@@ -1,0 +1,124 @@
+"""Vectors and labels of whole texts from the runtime's vectors of their tokens: numpy alone.
+
+    mean   the average of the tokens        cls   the first token's        last   the last token's
+
+A text is pooled by itself, so that it has the same bits beside any others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from cutaway.errors import OperationalError
+from cutaway.model.labels import LabelHead
+from cutaway.runtime import arithmetic
+from cutaway.runtime.reference import ACTIVATIONS
+from cutaway.store.files import Progress, silent
+
+TOKENS = 512  # read at once, unless one text has more: what a layer computes of them stays in the caches
+
+
+class Encoding(Protocol):
+    """An encoder engine: the vectors of the tokens of some texts."""
+
+    def encode(
+        self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
+    ) -> list[np.ndarray]: ...
+
+
+def vectors(
+    engine: Encoding,
+    rows: Sequence[Sequence[int]],
+    pooling: str,
+    normalise: bool = True,
+    batch: int = 32,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """float32 [n d]: a vector for each row of ids, of norm one if ``normalise``.
+
+    At most ``batch`` rows are read at once; ``progress`` counts them.
+    """
+    out = np.stack([pool(x, pooling) for x in _read(engine, rows, None, batch, "embedding", progress)])
+    return out / np.linalg.norm(out, axis=1, keepdims=True).clip(1e-12) if normalise else out
+
+
+def pool(x: np.ndarray, pooling: str) -> np.ndarray:
+    """float32 [d] of a text's tokens [t d]."""
+    return x.mean(axis=0, dtype=np.float32) if pooling == "mean" else x[0 if pooling == "cls" else -1]
+
+
+def logits(
+    engine: Encoding,
+    head: LabelHead,
+    rows: Sequence[Sequence[int]],
+    segments: Sequence[Sequence[int]] | None = None,
+    batch: int = 32,
+    progress: Progress = silent,
+) -> list[np.ndarray]:
+    """For each row of ids float32 [n] for its labels; ``segments`` of tokens are the first by default."""
+    read = _read(engine, rows, segments, batch, "classifying", progress)
+    if head.pooling == "late":
+        return [of_tokens(head, x).mean(axis=0, dtype=np.float32) for x in read]
+    return [of_tokens(head, pool(x, head.pooling)[None])[0] for x in read]
+
+
+def token_logits(
+    engine: Encoding,
+    head: LabelHead,
+    rows: Sequence[Sequence[int]],
+    segments: Sequence[Sequence[int]] | None = None,
+    batch: int = 32,
+    progress: Progress = silent,
+) -> list[np.ndarray]:
+    """For each row of ids float32 [t n], for the labels of its tokens."""
+    return [of_tokens(head, x) for x in _read(engine, rows, segments, batch, "classifying", progress)]
+
+
+def of_tokens(head: LabelHead, x: np.ndarray) -> np.ndarray:
+    """A number for each label of each vector: float32 [t n] of [t d]."""
+    if head.layer is not None:
+        weight, bias, activation, norm = head.layer
+        x = _affine(x, weight, bias)
+        x = np.tanh(x) if activation == "tanh" else ACTIVATIONS[activation](x)
+        if norm is not None:
+            x = arithmetic.layer_norm(x, norm.weight, norm.bias, norm.eps)
+    return _affine(x, head.weight, head.bias)
+
+
+def _affine(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    out = x @ weight.T
+    return out if bias is None else out + bias
+
+
+def _read(
+    engine: Encoding,
+    rows: Sequence[Sequence[int]],
+    segments: Sequence[Sequence[int]] | None,
+    batch: int,
+    doing: str,
+    progress: Progress,
+) -> Iterator[np.ndarray]:
+    """The vectors of each row's tokens, in order; OperationalError if one is NaN."""
+    for first, last in _pieces([len(row) for row in rows], batch):
+        part = None if segments is None else segments[first:last]
+        for i, x in enumerate(engine.encode(rows[first:last], part)):
+            if np.isnan(x).any():
+                raise OperationalError(
+                    f"the vectors of text {first + i} are NaN: check the model's weights, or load them again"
+                )
+            yield x
+        progress(doing, last, len(rows))
+
+
+def _pieces(lengths: Sequence[int], batch: int) -> Iterator[tuple[int, int]]:
+    """Where the rows begin and end that are read at once."""
+    first, tokens = 0, 0
+    for n, length in enumerate(lengths):
+        if n > first and (n - first == batch or tokens + length > TOKENS):
+            yield first, n
+            first, tokens = n, 0
+        tokens += length
+    if lengths:
+        yield first, len(lengths)
