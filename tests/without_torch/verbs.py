@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-TEXT = "the cat sat on the mat and the dog sat on the log . " * 30
+TEXT = "the cat sat on the mat and the dog sat on the log . " * 45
 JUDGE = "def judge(prompt, first, second):\n    return float(len(first) - len(second))\n"
 LONGEST = 60.0  # seconds until a server answers
 
@@ -47,13 +47,22 @@ RUNS = [
     ("tokenizer show the --tokenizer MODEL", "the"),
     ("tokenizer train text.txt --size 270 --output tokens.json", "270 tokens"),
     ("embed neighbors MODEL the", r"\d\.\d"),
+    ("embed text the cat --model MODEL --pooling mean", r"1\.000"),
     ("embed train text.txt --output words.vec --min-count 1 --dim 8 --threads 1", "words.vec: "),
+    ("explain the --model MODEL", "Logit lens"),
+    ("explain the --model MODEL --ablate 0.1 --html page.html", ""),
+    ("explain cat --patch dog --model MODEL --json", "{"),
+    ("explain the --compare cat --model MODEL", "Logit lens"),
+    ("explain the --model folder --against MODEL", ""),
+    ("explain the --model MODEL --parallel", ""),
+    ("activations text.txt --names blocks.0.out --output acts --model MODEL --max-tokens 200", "200 tokens"),
     ("attention", "mamba2"),
     ("attention show dsa --top-k 3", "An example"),
     ("eval MODEL --tasks text:text.txt --no-cache", "bits_per_byte"),
     ("arena MODEL folder --prompts prompts.txt --judge judge.py --max-tokens 2", "Elo"),
     ("bench MODEL -p 4 -n 2 --texts 1 -r 1 -t 1", "tokens/s"),
     ("detect --file text.txt --watermark kgw:secret --model MODEL", "tokens scored"),
+    ("attack MODEL --probe forgery --trials 1", "forgery"),
     ("audit folder", "llama"),
     ("plan nano", "step"),
 ]
