@@ -27,6 +27,7 @@ from cutaway.inspect.pairs import pairs
 from cutaway.inspect.sweep import WholeTexts
 from cutaway.inspect.trace import Subject
 from tests.parity import smollm2
+from tests.rounding import noise
 
 NAMES = ("John", "Mary", "Tom", "James", "Dan", "Sarah", "Anna", "Emma", "David", "Mark")
 LENGTH = 14  # tokens of each text: SmolLM2 puts none in front
@@ -147,7 +148,14 @@ def main() -> None:
                 flush=True,
             )
         near = np.abs(patched(rounded, first, layers) - found[:1, layers]).max()
-        print(f"  PyTorch with the runtime's rounding: apart by {near:.1e}", flush=True)
+        moved = noise(
+            rounded.pytorch.model, lambda first=first: torch.from_numpy(patched(rounded, first, layers)), 1
+        )
+        print(
+            f"  PyTorch with the runtime's rounding: apart by {near:.1e}; it moves by {moved:.1e} itself "
+            "when each weight moves by one rounding",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
