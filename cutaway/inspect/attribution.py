@@ -27,7 +27,6 @@ from cutaway.inspect.instrumented import Instrumented, head_table
 from cutaway.layers.config import Norm
 from cutaway.model.config import Decoder, kind_of
 
-TILE_BYTES = 16 << 20  # of a matrix that is unpacked by rows
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 
 
@@ -37,8 +36,9 @@ class Attribution:
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
     those of attention and of the final norm, ``rest`` what edits add to the residual stream and what rounding
-    leaves over (below 1e-3 in float32, more where the runtime multiplies by vectors of eight bits). ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer. What
-    is added to the residual stream adds its product with ``direction`` to the logit.
+    leaves over (below 1e-3 in float32, more where the runtime multiplies by vectors of eight bits).
+    ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer. What is added to
+    the residual stream adds its product with ``direction`` to the logit.
     """
 
     token: int
@@ -169,8 +169,7 @@ def unembedded(engine: Instrumented, directions: np.ndarray, vocabulary: int) ->
     """float32 [n v]: what directions [n d] of the residual stream add to each logit, but for the final norm's
     size.
     """
-    directions, table = normed_directions(engine, directions), head_table(engine)
-    return np.concatenate([directions @ table[rows].T for rows in tiles(table.shape, vocabulary)], axis=1)
+    return engine.head_product(normed_directions(engine, directions))[:, :vocabulary]
 
 
 def normed_directions(engine: Instrumented, directions: np.ndarray) -> np.ndarray:
@@ -181,12 +180,6 @@ def normed_directions(engine: Instrumented, directions: np.ndarray) -> np.ndarra
     if of.kind == "layer":
         directions = directions - directions.mean(-1, keepdims=True)
     return directions * engine.weight("norm.weight") if of.weight else directions
-
-
-def tiles(shape: tuple[int, ...], count: int) -> list[slice]:
-    """The first ``count`` rows of a matrix in pieces of ``TILE_BYTES``."""
-    at_once = max(1, TILE_BYTES // (4 * shape[1]))
-    return [slice(start, min(start + at_once, count)) for start in range(0, count, at_once)]
 
 
 def _by_source(

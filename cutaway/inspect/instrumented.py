@@ -83,7 +83,7 @@ class Instrumented(Protocol):
         ...
 
     def weight(self, name: str) -> np.ndarray:
-        """A weight by its name in ``config.weights()``, float32, adapters merged in: unpacked at each call."""
+        """A weight by its name in ``config.weights()``, float32, adapters merged in; unpacked anew."""
         ...
 
     def table(self, name: str, count: int | None = None) -> Rows:
@@ -91,7 +91,11 @@ class Instrumented(Protocol):
         ...
 
     def distance_bias(self, layer: int, length: int) -> np.ndarray | None:
-        """float64 [h t]: what a layer adds to a score by the distance of the key, 0 first; None if nothing."""
+        """float64 [h t]: what a layer adds to scores by the distance of the key, from 0 on; None if nothing."""
+        ...
+
+    def head_product(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [n v]: the output head's matrix times rows [n d], without norm, bias or soft-cap."""
         ...
 
     def unembed(self, rows: np.ndarray) -> np.ndarray:

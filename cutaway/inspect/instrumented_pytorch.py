@@ -16,7 +16,7 @@ from cutaway.hooks import TAPS, Listener, stopping, tracing
 from cutaway.inspect import edits, pytorch_edits
 from cutaway.inspect import names as naming
 from cutaway.inspect.instrumented import SQUARE, Values
-from cutaway.layers.packed import rows_of
+from cutaway.layers.packed import rows_of, scores
 from cutaway.model.decoder import Decoder
 from cutaway.model.pooling import padded
 from cutaway.quantization.rows import PackedRows
@@ -118,6 +118,11 @@ class InstrumentedPyTorch:
         last = torch.full((1, 1), length - 1, device=here)
         back = torch.arange(length - 1, -1, -1, device=here)[None]
         return relative(last, back)[0, :, 0].double().cpu().numpy()
+
+    @torch.no_grad()
+    def head_product(self, rows: np.ndarray) -> np.ndarray:
+        table = self.model.embedding if self.model.head is None else self.model.head
+        return array(scores(table, torch.from_numpy(rows).to(next(self.model.parameters()))))
 
     @torch.no_grad()
     def unembed(self, rows: np.ndarray) -> np.ndarray:

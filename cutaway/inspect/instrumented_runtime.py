@@ -65,18 +65,21 @@ class InstrumentedRuntime:
         values = named(self.config, tuple(_ordered(self.config)))
         return {**{one.name: _shape(self.config, one) for one in values}, "logits": (1, self.config.vocab)}
 
+    @property
+    def _taps(self) -> list[str]:
+        return [name for name in self._shapes if not name.endswith(MODULES)]
+
     def resolve(self, names: Sequence[str]) -> list[str]:
         if "*" in names:
             raise UserError("the runtime does not show the output of every module")
-        tapped = [name for name in self._shapes if not name.endswith(MODULES)]
-        asked = [one for name in names for one in (tapped if name == TAPS else (name,))]
+        asked = [one for name in names for one in (self._taps if name == TAPS else (name,))]
         found = naming.resolve(self._shapes, asked)
         return list(dict.fromkeys(one for name in found for one in naming.expanded(self._shapes, name)))
 
     def unsupported_reason(
         self, names: Sequence[str], edits: Sequence[edits_of.Given], lengths: Sequence[int]
     ) -> str | None:
-        for name in names:
+        for name in (name for name in names if name not in self._shapes):
             try:
                 self.resolve([name])
             except UserError:
@@ -140,9 +143,11 @@ class InstrumentedRuntime:
             return None
         return -alibi_of(of).astype(np.float64)[:, None] * np.arange(length)
 
+    def head_product(self, rows: np.ndarray) -> np.ndarray:
+        return self.engine.head_product(np.ascontiguousarray(rows, np.float32))
+
     def unembed(self, rows: np.ndarray) -> np.ndarray:
-        rows = np.ascontiguousarray(rows, np.float32)
-        return head.unembed(self.config, self.tensors, rows, self.engine.head_product)
+        return head.unembed(self.config, self.tensors, rows, self.head_product)
 
     @staticmethod
     def _unpacked(packed: Packed) -> np.ndarray:

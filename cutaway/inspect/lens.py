@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.inspect.arrays import log_softmax, softmax
+from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.instrumented import Instrumented
 
 LOGITS = 8 << 20  # computed at once: 32 MB
@@ -39,12 +39,13 @@ def lens(engine: Instrumented, residuals: Mapping[str, np.ndarray], vocabulary: 
     ids, probabilities, final = [], [], []
     done = 0
     for part in _logits(engine, rows.reshape(-1, rows.shape[-1]), vocabulary):
-        chances = softmax(part)
-        best, each = chances.argmax(-1), np.arange(len(chances))
+        best, each = part.argmax(-1), np.arange(len(part))
+        highest, answer = part[each, best], part[each, wanted[done : done + len(part)]]
+        total = np.exp(part - highest[:, None]).sum(-1)
         ids.append(best)
-        probabilities.append(chances[each, best])
-        final.append(chances[each, wanted[done : done + len(chances)]])
-        done += len(chances)
+        probabilities.append(1 / total)
+        final.append(np.exp(answer - highest) / total)
+        done += len(part)
     columns = (np.concatenate(parts).reshape(rows.shape[:2]) for parts in (ids, probabilities, final))
     return Lens(tuple(residuals), *columns)
 
@@ -54,7 +55,7 @@ def divergences(
     residuals: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
     vocabulary: int | None = None,
 ) -> np.ndarray:
-    """float32 [n t]: the KL divergence, in nats, of the second model's lens from the first's at each stage."""
+    """float32 [n t]: the KL divergence in nats of the second model's lens from the first's at each stage."""
     stages = []
     for pair in zip(*(each.values() for each in residuals), strict=True):
         scored = [_logits(engine, rows, vocabulary) for engine, rows in zip(engines, pair, strict=True)]

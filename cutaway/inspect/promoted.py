@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from cutaway.inspect.arrays import largest
-from cutaway.inspect.attribution import normed_directions, tiles
-from cutaway.inspect.instrumented import Instrumented, head_table
+from cutaway.inspect.attribution import unembedded
+from cutaway.inspect.instrumented import Instrumented
+
+NUMBERS = 8 << 20  # scored at once: 32 MB
 
 
 def promoted(
@@ -14,21 +16,12 @@ def promoted(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ids [n count] whose logits directions [n d] raise most, and those that they lower most.
 
-    The final norm's size is left out. The head is unpacked some rows at a time, once.
+    The final norm's size is left out.
     """
-    table, read = head_table(engine), normed_directions(engine, directions).astype(np.float32)
-    parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[], []]
-    for rows in tiles(table.shape, vocabulary):
-        logits = read @ table[rows].T
-        for own in parts:
-            at = largest(logits, count)
-            own.append((at + rows.start, np.take_along_axis(logits, at, axis=1)))
-            np.negative(logits, out=logits)
-    up, down = (_merged(own, count) for own in parts)
-    return up, down
-
-
-def _merged(parts: list[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """The ids of the largest of several tiles' largest."""
-    ids, scores = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
-    return np.take_along_axis(ids, largest(scores, count), axis=1)
+    up, down = [], []
+    at_once = max(1, NUMBERS // engine.config.vocab)
+    for start in range(0, len(directions), at_once):
+        scores = unembedded(engine, directions[start : start + at_once], vocabulary)
+        up.append(largest(scores, count))
+        down.append(largest(-scores, count))
+    return np.concatenate(up), np.concatenate(down)

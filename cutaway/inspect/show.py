@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cutaway.embedding import map as maps
 from cutaway.errors import UserError
 from cutaway.store import files
 
@@ -64,6 +63,8 @@ class Map:
     """A table of vectors on a plane, as ``cutaway embed project`` draws it."""
 
     def __init__(self, vectors: Vectors, name: str, count: int, method: Method) -> None:
+        from cutaway.embedding import map as maps
+
         self.html = maps.page(vectors, name, count, method)
 
     def save(self, path: str | Path) -> Path:
