@@ -31,8 +31,9 @@ from cutaway.weights.rules import Tensors
 
 ORDER = (  # of a block's activations, as they are computed
     *("attention_norm", "attention.q_unrotated", "attention.k_unrotated", "attention.v", "attention.k"),
-    *("attention.q", "attention.pattern", "attention.z", "attention.out", "attention_post_norm", "middle"),
-    *("mlp_norm", "mlp.hidden", "mlp.down", "mlp.out", "mlp_post_norm", "out"),
+    *("attention.q", "attention.scores", "attention.pattern", "attention.z", "attention.state"),
+    *("attention.out", "attention_post_norm", "middle", "mlp_norm", "mlp.expert_indices"),
+    *("mlp.expert_weights", "mlp.hidden", "mlp.down", "mlp.out", "mlp_post_norm", "out"),
 )
 MODULES = ("_norm", ".down")  # outputs of modules, kept where they are named
 
@@ -175,7 +176,7 @@ def _observe(
         into = parts[piece.text]
         for value in wanted:
             some = seen[value.name][begin : begin + len(piece.ids)]
-            if value.what < 0:
+            if isinstance(some, list):
                 into[value.name] += some
             else:
                 into[value.name].append(some)
@@ -214,7 +215,7 @@ def _order(logits_at: Sequence[int] | None, length: int) -> Any:
 
 def _joined(name: str, parts: list[Any]) -> np.ndarray:
     """A text's value in its shape: tokens last but one; a pattern's rows [h s] filled up to [h t t]."""
-    if name.endswith(PATTERN):
+    if name.endswith((PATTERN, "attention.scores")):
         whole = np.zeros((len(parts[0]), len(parts), len(parts)), np.float32)
         for at, row in enumerate(parts):
             whole[:, at, : row.shape[1]] = row
@@ -228,8 +229,8 @@ def _ordered(config: Decoder) -> list[str]:
     names = every(config)
 
     def place(name: str) -> tuple[int, int]:
-        if name == "embed":
-            return -1, 0
+        if not name.startswith("blocks."):
+            return (-1, 0) if name == "embed" else (len(config.blocks), 0)
         _, layer, what = name.split(".", 2)
         return int(layer), ORDER.index(what)
 
@@ -241,4 +242,4 @@ def _shape(config: Decoder, value: Value) -> tuple[int, ...]:
     if value.what < 0:
         of: Any = config.blocks[value.layer].attention
         return of.heads, 1, 1
-    return (1, *value.shape) if len(value.shape) == 1 else (value.shape[0], 1, value.shape[1])
+    return (1, *value.shape) if len(value.shape) == 1 else (value.shape[0], 1, *value.shape[1:])
