@@ -8,7 +8,7 @@ import pytest
 
 from cutaway import native
 from cutaway.errors import UserError
-from cutaway.inspect import causal
+from cutaway.inspect import causal, sweep_runtime
 from cutaway.inspect.edits import Ablate, Add
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.pairs import pairs
@@ -60,7 +60,7 @@ SHAPES = ["llama", "gpt2", "gemma3", "phi3", "e2b", "deepseek-v3.2", "falcon-h1"
 
 @compiled
 @pytest.mark.parametrize("name", SHAPES)
-def test_cells_have_the_bits_of_being_read_alone(name: str) -> None:
+def test_cells_have_the_bits_of_being_read_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of texts of other lengths in one step, edited or not; with a page of keys before what changes."""
     engine, texts = subject(name).engine, [TEXT, IDS[20:29], IDS[:133]]
     edit = (Ablate(1, "mlp", positions=[2]), Add(0, [0.1] * 50, [1])) if name in ("llama", "gemma3") else ()
@@ -73,6 +73,10 @@ def test_cells_have_the_bits_of_being_read_alone(name: str) -> None:
             assert np.array_equal(one.logits, other.logits)
             assert np.array_equal(one.values["blocks.1.out"], other.values["blocks.1.out"])
     assert len({one.logits.tobytes() for one in ours}) == len(some), "each cell has an effect of its own"
+    monkeypatch.setattr(sweep_runtime, "CALL", 4)  # calls of one cell, and a long one in pieces
+    for one, other in zip(read(fast, some[:5], ("blocks.1.out",)), theirs, strict=False):
+        assert np.array_equal(one.logits, other.logits)
+        assert np.array_equal(one.values["blocks.1.out"], other.values["blocks.1.out"])
 
 
 @compiled

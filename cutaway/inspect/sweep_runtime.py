@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -55,6 +54,7 @@ class RuntimeSweep:
         self.enters = of.engine.enters
         self._seen: dict[str, list[np.ndarray]] = {}  # of the texts as they are
         self._late: dict[int, RuntimeEngine] = {}  # the engine from each layer on
+        self._whole: dict[int, State] = {}  # each text's keys and values
 
     def batches(self, cells: Sequence[Cell]) -> list[list[int]]:
         lanes: dict[Lane, list[int]] = {}
@@ -96,10 +96,6 @@ class RuntimeSweep:
             found.append(Lane(cell.text, first, taken[cell.text, first, layer]))
             taken[cell.text, first, layer] += 1
         return found
-
-    @cached_property
-    def _whole(self) -> dict[int, State]:
-        return {}
 
     def _state(self, lane: Lane) -> State:
         """The keys and values of a lane's text up to its position."""
@@ -145,7 +141,7 @@ class RuntimeSweep:
             counts.append(len(at))
             begins.append(begins[-1] + len(new))
         inner = {name: _renumbered(name, view.layer) for name in names if _layer(name) >= view.layer}
-        logits, seen = view.engine.observe(texts, [state for *_, state in reads], list(inner.values()), at)
+        logits, seen = _observed(view.engine, texts, [state for *_, state in reads], list(inner.values()), at)
         logits = logits[:, view.columns]
         for n, (i, lane, _) in enumerate(reads):
             rows = slice(begins[n], begins[n + 1])
@@ -156,7 +152,7 @@ class RuntimeSweep:
     def _entry(self, lane: Lane, layer: int) -> Iterator[Edit]:
         """What a text enters a layer with: its residual stream, and the subject's edits from there on."""
         if layer:
-            stream = self._own("embed" if layer == 0 else f"blocks.{layer - 1}.out")[lane.text]
+            stream = self._own(f"blocks.{layer - 1}.out")[lane.text]
             yield Edit(0, stream.__getitem__, factor=0.0, what="embed")
         for edit in self.edits[lane.text]:
             if edit.layer >= layer and not (layer and edit.what == "embed"):
@@ -247,6 +243,27 @@ def _calls(chosen: Sequence[int], new: Sequence[int]) -> Iterator[list[int]]:
         call.append(i)
         tokens += more
     yield call
+
+
+def _observed(
+    engine: RuntimeEngine,
+    texts: Sequence[Sequence[int]],
+    states: Sequence[State],
+    names: Sequence[str],
+    at: Sequence[int],
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """What ``observe`` gives; one text longer than two calls is read in pieces."""
+    if len(texts) > 1 or len(texts[0]) <= 2 * CALL:
+        return engine.observe(texts, states, names, at)
+    logits, parts = [], []
+    for start in range(0, len(texts[0]), CALL):
+        rows = [row - start for row in at if start <= row < start + CALL]
+        scores, seen = engine.observe([texts[0][start : start + CALL]], states, names, rows)
+        logits.append(scores)
+        parts.append(seen)
+    joined = {name: [row for part in parts for row in part[name]] for name in names}
+    arrays = {name: np.stack(rows) for name, rows in joined.items() if not name.endswith(".pattern")}
+    return np.concatenate(logits), joined | arrays
 
 
 def _layer(name: str) -> float:
