@@ -66,14 +66,16 @@ RUNS = [
     ("audit folder", "llama"),
     ("plan nano", "step"),
 ]
-# What needs PyTorch says so, before it reads a file.
+# What needs an extra names it, before it reads a file.
 REFUSED = [
-    "pretrain nano",
-    "finetune sft talk.jsonl",
-    "compare --attention mha,gqa --task copying",
-    "scale --preset small",
-    "sae acts --output saes",
-    "generate the --model MODEL --engine definition",
+    ("pretrain nano", "train"),
+    ("finetune sft talk.jsonl", "train"),
+    ("compare --attention mha,gqa --task copying", "train"),
+    ("scale --preset small", "train"),
+    ("sae acts --output saes", "train"),
+    ("generate the --model MODEL --engine definition", "train"),
+    ("pull no-such-organisation/no-such-model", "hub"),
+    ("chat MODEL --tools calculator", "agent"),
 ]
 
 
@@ -83,7 +85,7 @@ def main(model: str, folder: Path) -> int:
     os.chdir(folder)
     prepare(model)
     cases = [(words, 0, expected) for words, expected in RUNS]
-    cases += [(words, 2, r"pip install 'cutaway\[train\]'") for words in REFUSED]
+    cases += [(words, 2, rf"pip install 'cutaway\[{extra}\]'") for words, extra in REFUSED]
     wrong = 0
     for words, wanted, expected in [*cases, ("serve MODEL", 0, "assistant")]:
         started, arguments = (
