@@ -91,7 +91,7 @@ class Instrumented(Protocol):
         ...
 
     def distance_bias(self, layer: int, length: int) -> np.ndarray | None:
-        """float64 [h t]: what a layer adds to scores by the distance of the key, from 0 on; None if nothing."""
+        """float64 [h t]: what a layer adds to scores by the distance of the key; None if nothing."""
         ...
 
     def head_product(self, rows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from cutaway.hooks import TAPS
 from cutaway.inspect import edits as edits_of
 from cutaway.inspect import names as naming
 from cutaway.inspect import runtime_edits
-from cutaway.inspect.instrumented import BY_HEAD, Values
+from cutaway.inspect.instrumented import BY_HEAD, SQUARE, Values
 from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.quantization.rows import PackedRows
@@ -25,7 +25,7 @@ from cutaway.runtime import head
 from cutaway.runtime.engine import CHUNK, RuntimeEngine
 from cutaway.runtime.packing import alibi_of
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.runtime.values import PATTERN, Value, every, named
+from cutaway.runtime.values import Value, every, named
 from cutaway.store.files import Progress, silent
 from cutaway.weights.rules import Tensors
 
@@ -35,7 +35,7 @@ ORDER = (  # of a block's activations, as they are computed
     *("attention.out", "attention_post_norm", "middle", "mlp_norm", "mlp.expert_indices"),
     *("mlp.expert_weights", "mlp.hidden", "mlp.down", "mlp.out", "mlp_post_norm", "out"),
 )
-MODULES = ("_norm", ".down")  # outputs of modules, kept where they are named
+UNTAPPED = ("norm", ".down", ".state")  # outputs of modules, and large ones: kept where they are named
 
 
 class Piece(NamedTuple):
@@ -68,7 +68,7 @@ class InstrumentedRuntime:
 
     @property
     def _taps(self) -> list[str]:
-        return [name for name in self._shapes if not name.endswith(MODULES)]
+        return [name for name in self._shapes if not name.endswith(UNTAPPED)]
 
     def resolve(self, names: Sequence[str]) -> list[str]:
         if "*" in names:
@@ -214,14 +214,16 @@ def _order(logits_at: Sequence[int] | None, length: int) -> Any:
 
 
 def _joined(name: str, parts: list[Any]) -> np.ndarray:
-    """A text's value in its shape: tokens last but one; a pattern's rows [h s] filled up to [h t t]."""
-    if name.endswith((PATTERN, "attention.scores")):
+    """A text's value in its shape: tokens last but one; rows [h s] of patterns filled up to [h t t]."""
+    what = name.rpartition(".")[2]
+    if what in SQUARE:
         whole = np.zeros((len(parts[0]), len(parts), len(parts)), np.float32)
         for at, row in enumerate(parts):
             whole[:, at, : row.shape[1]] = row
         return whole
     value = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return np.ascontiguousarray(value.swapaxes(0, 1)) if name.rpartition(".")[2] in BY_HEAD else value
+    value = value.astype(np.int64) if what == "expert_indices" else value
+    return np.ascontiguousarray(value.swapaxes(0, 1)) if what in BY_HEAD else value
 
 
 def _ordered(config: Decoder) -> list[str]:

@@ -981,7 +981,7 @@ READERS = {
     "inspect/rows.py": "rows of a study",
     "inspect/sae.py": "autoencoder",
     "inspect/steering.py": "steering file",
-    "inspect/trace.py": "trace",
+    "inspect/saved_trace.py": "trace",
     "inspect/tuned_lens.py": "tuned lens",
     "memory.py": OWN,
     "native/library.py": OWN,
