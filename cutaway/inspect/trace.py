@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload, runtime_c
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import need
 from cutaway.hooks import TAPS
 from cutaway.inspect import edits, saved_trace
 from cutaway.inspect import names as naming
@@ -106,6 +107,7 @@ class Subject:
             return self.engine, EngineChoice(self.engine.name, self.reason)
         if self.other is None:
             raise UserError(f"{why[:1].upper()}{why[1:]}, and there is no PyTorch model to ask")
+        need(f"This, because {why},", "torch")
         engine = self.other()
         return engine, EngineChoice(engine.name, why)
 
