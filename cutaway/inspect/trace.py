@@ -184,6 +184,7 @@ class Trace(Mapping[str, np.ndarray]):
         self.subject = subject
         self.ids = tuple(ids)
         self.values_by_name = dict(values)
+        self._answered: Instrumented | None = None
         if subject is not None:
             self._answered = answered or subject.engine
             self.engine = engine or EngineChoice(self._answered.name, subject.reason)
@@ -200,7 +201,7 @@ class Trace(Mapping[str, np.ndarray]):
         names: Sequence[str] | None = None,
         edit: edits.Given | None = None,
     ) -> Trace:
-        """Runs a PyTorch model, or an engine, over ids once and keeps the activations of ``names`` and logits.
+        """Runs a PyTorch model, or an engine, over ids once; keeps the activations ``names`` and the logits.
 
         ``names`` may have wildcards and may be TransformerLens's; None keeps all documented names.
 
@@ -218,7 +219,9 @@ class Trace(Mapping[str, np.ndarray]):
     @property
     def instrumented(self) -> Instrumented:
         """The engine that computed the activations, for the model's weights; UserError without a model."""
-        _ = self._subject
+        if self._answered is None:
+            subject = self._subject
+            self._answered = subject.pytorch if self.engine.name == "definition" else subject.engine
         return self._answered
 
     @property
@@ -324,14 +327,10 @@ class Trace(Mapping[str, np.ndarray]):
         trace = cls(None, facts.ids, values)
         trace.__dict__ |= {"tokens": list(facts.tokens), "vocabulary": facts.vocabulary, "subject": subject}
         trace.__dict__ |= {"layers": facts.layers, "engine": EngineChoice(*facts.engine or ("", ""))}
-        if subject is not None:
-            trace._answered = subject.choose(list(values))[0]
         return trace
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_answered"} | {
-            "subject": None
-        }
+        return self.__dict__ | {"subject": None, "_answered": None}
 
     def to_pandas(self, name: str) -> Any:
         """An activation as a pandas table: a row a token (and head), a column an index of the last axis."""
