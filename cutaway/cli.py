@@ -41,6 +41,7 @@ VERBS = {
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
         "run": "Open what `bundle` wrote, in chat or behind the API.",
         "serve": "Answer programs: OpenAI's API, and what is inside.",
+        "open": "Open a model's page in the browser: chat, and what is inside.",
         "eval": "Measure what a model can do, with error bars.",
         "arena": "Let models answer the same prompts, and rate them.",
         "bench": "Measure how fast a model runs here, and what limits it.",

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from cutaway.inspect.trace import Subject, Vocabulary
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.target_engine import TargetEngine
+    from cutaway.runtime.encoder import EncoderEngine
+    from cutaway.runtime.encoder_reference import ReferenceEncoder
     from cutaway.runtime.engine import RuntimeEngine
     from cutaway.runtime.reference import ReferenceEngine
 
@@ -134,12 +136,16 @@ class Engines:
         """Why the runtime does not run the model; None if it does."""
         if isinstance(self.config, EncoderDecoder):
             return "encoder-decoders have no kernels"
+        if isinstance(self.config, Decoder) and self.checkpoint.classifier:
+            return "its head is of labels"
         from cutaway import native
-        from cutaway.runtime import packing
+        from cutaway.runtime import encoder, packing
 
         absent = native.why_not()
         if absent is not None and self.asked.engine != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
+        if isinstance(self.config, Encoder):
+            return encoder.unsupported_reason(self.config, self.checkpoint.tensors)
         return packing.why_not(self.decoder(), self.base_and_adapter[0])
 
     @property
@@ -188,12 +194,34 @@ class Engines:
     @property
     def runtime_unwatched(self) -> RuntimeEngine | ReferenceEngine:
         """The runtime; UserError within a trace of the PyTorch model, which would not see it."""
+        self._check_unwatched("give `edit=`, use `lm.trace`, or load")
+        return self.runtime
+
+    def _check_unwatched(self, instead: str) -> None:
+        """UserError within a trace of the PyTorch model; ``instead``: what to do."""
         if self.built and listening(self.pytorch_model):
             raise UserError(
                 "the runtime answers, which a trace of lm.model does not see: "
-                'give `edit=`, use `lm.trace`, or load with engine="definition"'
+                f'{instead} with engine="definition"'
             )
-        return self.runtime
+
+    @property
+    def encoder(self) -> EncoderEngine | ReferenceEncoder:
+        """The runtime of an encoder; UserError within a trace of the PyTorch model, as above."""
+        self._check_unwatched("load")
+        return self._encoder
+
+    @cached_property
+    def _encoder(self) -> EncoderEngine | ReferenceEncoder:
+        from cutaway import native
+
+        if native.available():
+            from cutaway.runtime.encoder import EncoderEngine
+
+            return EncoderEngine(self.config, self.checkpoint.tensors)
+        from cutaway.runtime.encoder_reference import ReferenceEncoder
+
+        return ReferenceEncoder(self.config, self.checkpoint.tensors)
 
     @cached_property
     def runtime(self) -> RuntimeEngine | ReferenceEngine:
@@ -331,7 +359,7 @@ class Engines:
     def nbytes(self) -> int:
         """Bytes of the weights: packed where the runtime reads them, and the PyTorch model's once built."""
         tensors, count = self.checkpoint.tensors, 0
-        if not isinstance(self.config, Encoder) and self.choice()[0] == "runtime":
+        if self.choice()[0] == "runtime":
             count += sum(tensors[name].data.nbytes for name in self.config.weights())
         if self.built:
             count += sum(one.numel() * one.element_size() for one in self.pytorch_model.parameters())

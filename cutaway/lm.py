@@ -487,12 +487,14 @@ class LanguageModel:
         """
         return self._texts.token_classes(texts, **options)
 
-    def rank(self, query: str, texts: Sequence[str], batch: int = 32) -> np.ndarray:
+    def rank(
+        self, query: str, texts: Sequence[str], batch: int = 32, progress: store.Progress = store.silent
+    ) -> np.ndarray:
         """float32 [n]: how well each text fits a query, by a cross-encoder that reads the two together.
 
         UserError for a model that is none, and for a pair that is longer than it reads.
         """
-        return self._texts.scores(query, texts, batch)
+        return self._texts.scores(query, texts, batch, progress)
 
     @property
     def classifier(self) -> Classifier | None:

@@ -1,7 +1,7 @@
 """What a model makes of whole texts: a vector for each, the labels of a classifier, the scores of a ranker.
 
-An encoder's vectors, and every label, are computed by the PyTorch model; a decoder's vectors by the engine
-that answers.
+An encoder's vectors and labels, and a decoder's vectors, are computed by the engine that answers; a decoder's
+labels by the PyTorch model.
 """
 
 from __future__ import annotations
@@ -78,6 +78,10 @@ class WholeTexts:
         plain = normalise and not dense
         if isinstance(engines.config, Decoder) and not checkpoint.classifier and self._by_engine(edit):
             found = self._decoded(rows, edit, chosen, plain, progress)
+        elif self._encodes_in_runtime:
+            from cutaway.runtime import text_vectors
+
+            found = text_vectors.vectors(engines.encoder, rows, chosen, plain, batch, progress)
         else:
             model = engines.pytorch_model
             from cutaway.model.pooling import vectors
@@ -93,6 +97,11 @@ class WholeTexts:
     def _by_engine(self, edit: edits.Given) -> bool:
         """Whether a decoder's vectors are read from an engine, and not from the PyTorch model in batches."""
         return edit != () or self.engines.choice()[0] == "runtime"
+
+    @property
+    def _encodes_in_runtime(self) -> bool:
+        """Whether an encoder's vectors and labels are the runtime's."""
+        return isinstance(self.engines.config, Encoder) and self.engines.choice()[0] == "runtime"
 
     def _decoded(
         self,
@@ -200,22 +209,22 @@ class WholeTexts:
             raise UserError(
                 f"{self.engines.checkpoint.source} is no classifier of tokens: it has no such head"
             )
-        model = self.engines.pytorch_model
-        from cutaway.model.classifier import token_logits
-
+        computing, model = self._of_labels()
         rows, segments = self.inputs.rows(texts, truncate)
-        found = token_logits(model, own.head, rows, segments, batch, progress)
+        found = computing.token_logits(model, own.head, rows, segments, batch, progress)
         made = (labels.Classes(own.labels, own.problem, one, own.scores(one)) for one in found)
         return list(zip(rows, made, strict=True))
 
-    def scores(self, query: str, texts: Sequence[str], batch: int) -> np.ndarray:
+    def scores(
+        self, query: str, texts: Sequence[str], batch: int, progress: store.Progress = store.silent
+    ) -> np.ndarray:
         """float32 [n]: how well each text fits a query."""
         own = self.classifier
         if own is None or not self.ranks:
             source = self.engines.checkpoint.source
             raise UserError(f"{source} is no cross-encoder: it has no head with one label")
         pairs = [(query, text) for text in texts]
-        found = self._logits(own, pairs, False, batch, store.silent)[:, 0]
+        found = self._logits(own, pairs, False, batch, progress)[:, 0]
         return labels.sigmoid(found) if own.sigmoid else found
 
     def _logits(
@@ -227,15 +236,24 @@ class WholeTexts:
         progress: store.Progress,
     ) -> np.ndarray:
         """float32 [n labels]."""
-        model = self.engines.pytorch_model
-        from cutaway.model.classifier import logits
-
+        computing, model = self._of_labels()
         rows, segments = self.inputs.rows(texts, truncate)
         if not rows:
             return np.empty((0, len(own.labels)), np.float32)
         if isinstance(self.engines.config, Decoder):
             rows = [list(own.without_padding(row)) for row in rows]
-        return np.stack(logits(model, own.head, rows, segments, batch, progress))
+        return np.stack(computing.logits(model, own.head, rows, segments, batch, progress))
+
+    def _of_labels(self) -> tuple[Any, Any]:
+        """The module that computes labels, and the model whose vectors it reads."""
+        if self._encodes_in_runtime:
+            from cutaway.runtime import text_vectors
+
+            return text_vectors, self.engines.encoder
+        model = self.engines.pytorch_model
+        from cutaway.model import classifier
+
+        return classifier, model
 
     # ---- ids -----------------------------------------------------------------------------------------------
 

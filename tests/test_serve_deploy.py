@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 import sys
 from pathlib import Path
 
@@ -91,17 +92,18 @@ def test_memory_processes_and_images_can_be_limited_and_pinned() -> None:
     assert len(images) == 5 and all(re.fullmatch(pinned, image) for image in images)
 
 
-def test_the_image_takes_pytorch_for_cpus_from_an_index_that_can_be_changed() -> None:
+def test_the_image_has_no_pytorch_and_the_extras_that_it_is_built_with() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     run = [line for line in lines if not line.startswith(("#", "ARG"))]
     assert not [line for line in run if "http" in line and "127.0.0.1" not in line]
-    (index,) = [line for line in lines if line.startswith("ARG TORCH_INDEX=")]
+    (extras,) = [line.partition("=")[2] for line in lines if line.startswith("ARG EXTRAS=")]
     made = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["cutaway"]["build"]["args"]
-    assert index.endswith("/cpu") and made["TORCH_INDEX"] == f"${{TORCH_INDEX-{index.partition('=')[2]}}}"
-    text = "\n".join(run)
-    torch = re.search(r"install --no-cache-dir '(torch[^']+)' --index-url \"\$TORCH_INDEX\"", text)
-    assert torch is not None and torch.start() < text.index("'/src[serve]'")
-    assert f'"{torch[1]}"' in (ROOT / "pyproject.toml").read_text()
+    assert made["EXTRAS"] == f"${{EXTRAS-{extras}}}" and '"/src[$EXTRAS]"' in "\n".join(run)
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras.split(",")) <= known.keys()
+    assert not re.search(
+        r"torch|cutaway\[train", " ".join(sum((known[name] for name in extras.split(",")), []))
+    )
 
 
 def test_commands_of_containers_name_options_and_paths_that_there_are() -> None:

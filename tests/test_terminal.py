@@ -104,6 +104,7 @@ CASES = [  # in this order: later ones read what earlier ones have written
     Case("chat run --max-tokens 4 --temperature 0 --logit-bias @a=100", "> hi aaaa", None, ANSWERS),
     Case("run talk.cutaway", "> hi aaaa", None, ANSWERS),
     Case("serve run --port 0", "Ctrl-C stops it", None, ((r"Ctrl-C stops it", b"\x03"),), 130),
+    Case("open run --no-browser", "The page is at http", None, ((r"Ctrl-C stops it", b"\x03"),), 130),
     Case("detect --file long.txt --watermark kgw:secret --model run", "tokens scored"),
     Case("explain It --model run", "Logit lens", r"Loading PyTorch"),
     Case(

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -107,3 +109,19 @@ def test_llama_cpp_judges_gguf(lm: LanguageModel, tmp_path: Path) -> None:
     assert not verify.against_llama_cpp(
         DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours
     ).agrees
+
+
+def test_layers_names_stay_whole_at_40_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    layers = [SimpleNamespace(name=f"blocks.{n}.out", largest=3e-4, relative=1e-6) for n in (9, 10, 29)]
+    verdict: Any = SimpleNamespace(engine="a", layers=layers, differs_from=None, token=None, ours=[1])
+    command._show(verdict, cast(Any, None))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert [line.split()[0] for line in lines if "e-04" in line] == [
+        "blocks.9.out",
+        "blocks.10.out",
+        "blocks.29.out",
+    ]

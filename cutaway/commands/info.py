@@ -88,6 +88,10 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         from cutaway.runtime.packing import why_not
 
         found["definition_only"] = why_not(config, checkpoint.tensors)
+    elif isinstance(config, Encoder):
+        from cutaway.runtime.encoder import unsupported_reason
+
+        found["definition_only"] = unsupported_reason(config, checkpoint.tensors)
     return found | _memory(config, stored)
 
 

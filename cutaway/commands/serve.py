@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,11 +77,27 @@ def serve(
     if print_config:
         print(serve_options.shown(models, *groups), end="")
         return
+    run(models, *groups, config=config)
+
+
+def run(
+    models: tuple[str, ...],
+    listening: Listening,
+    access: Access,
+    loading: Loading,
+    several: Several,
+    bounds: Bounds,
+    operation: Operation,
+    *,
+    config: Path | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until a signal ends it. ``ready`` is called with the address, in place of the greeting."""
     from cutaway.serve.operations import bounded_log
 
     bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
     with bounded_log.log_alone() if operation.log_format == "json" else nullcontext():
-        _run(models, *groups, config)
+        _run(models, listening, access, loading, several, bounds, operation, config, ready)
 
 
 def _run(
@@ -92,8 +109,8 @@ def _run(
     bounds: Bounds,
     operation: Operation,
     config: Path | None,
+    ready: Callable[[str], None] | None,
 ) -> None:
-    """Serve until a signal ends it."""
     serve_options.check(listening, access, loading, several, bounds, operation)
     import uvicorn
 
@@ -157,7 +174,9 @@ def _run(
             ssl_keyfile=listening.ssl_keyfile,
         )
         address = _address(listening, socket)
-        if operation.log_format == "json":
+        if ready is not None:
+            ready(address)
+        elif operation.log_format == "json":
             log.info("Cutaway %s serves %s on %s", cutaway.__version__, served.default.name, address)
         else:
             note(greeting(served.default, address, *_asked_key(access), listening.ssl_certfile))
@@ -227,6 +246,8 @@ def greeting(
     )
     free = "  access   without a key, for who reaches this address"
     lines.append(f"  access   with an API key of {keys_from}" if key else free)
+    if not address.startswith("http+unix:"):
+        lines.append(f"  page     {address}/ in a browser")
     ready = f"  Try it (KEY is a key of {keys_from}):" if key == "KEY" else "  Try it:"
     return "\n".join([*lines, "", ready, _curl(service, address, key, certificate), "", "  Ctrl-C stops it."])
 

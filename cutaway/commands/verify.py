@@ -24,8 +24,9 @@ def verify(
 ) -> None:
     """Compare MODEL with the independent engines here: transformers, and llama.cpp for GGUF files.
 
-    Without PyTorch the runtime is compared, with llama.cpp. Shows the largest difference after each layer and of the logits, and the first token where greedy text
-    differs. The exit code is 1 if an engine disagrees, and the layer where it starts is named.
+    Without PyTorch the runtime is compared, with llama.cpp. Shows the largest difference after each layer and
+    of the logits, and the first token where greedy text differs. The exit code is 1 if an engine disagrees,
+    and the layer where it starts is named.
 
     **Examples:**
 
@@ -90,7 +91,10 @@ def _show(verdict: "Verdict", lm: "LanguageModel") -> None:
 
     table = Table(title=verdict.engine, title_justify="left", box=None, pad_edge=False)
     for heading in ("layer", "largest difference", "relative to the vector"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right", overflow="fold")
+        is_name = (
+            heading == "layer"
+        )  # a name stays whole on a narrow terminal: figures' headings break instead
+        table.add_column(heading, justify="left" if is_name else "right", overflow="fold", no_wrap=is_name)
     for layer in verdict.layers:
         style = "bold red" if layer.name == verdict.differs_from else None
         table.add_row(layer.name, f"{layer.largest:.2e}", f"{layer.relative:.2e}", style=style)

@@ -4,7 +4,7 @@ The definition (PyTorch) and the runtime (native) both stand behind this protoco
 and evaluation never ask which one they hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -139,6 +139,23 @@ class BatchedEngine(Engine, Protocol):
 
     def resume(self, kept: Sequence[Any]) -> Any:
         """A state that holds these pages, the first ones of a text, or none; it writes into none of them."""
+        ...
+
+
+@runtime_checkable
+class Observable(BatchedEngine, Protocol):
+    """An engine that shows activations of the texts of a step."""
+
+    def watch_values(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[Any],
+        logits_at: Sequence[int],
+        after: Sequence[int],
+        attention_at: Sequence[tuple[int, int]],
+        names: Sequence[str],
+    ) -> tuple[np.ndarray, list[np.ndarray], Mapping[str, np.ndarray]]:
+        """Read as `watch` does, and give values by name: float32 [n ...], a row for each id of the step."""
         ...
 
 

@@ -7,7 +7,7 @@ from cutaway.inspect.page_data import PageData, packed
 from cutaway.page import bundle
 
 VIEWS = ("tokens", "embeddings", "attention", "score", "rope", "mlp", "residual", "lens", "next")
-ENTRY, STYLE = "explain/main.js", "explain/explain.css"
+ENTRY, STYLES = "explain/main.js", ("charts.css", "explain/explain.css")
 BODY = """<a class="skip" href="#views">Skip to the explanation</a>
 <header id="head"></header>
 <div id="strip"></div>
@@ -26,9 +26,9 @@ def page(
         if view not in VIEWS:
             raise UserError(f"there is no view {view!r}: the views are {', '.join(VIEWS)}")
     title = " · ".join(f"{data.facts['text']} ({data.facts['model']})" for data in shown)
-    return bundle.document(title, BODY, entry=ENTRY, styles=(STYLE,), data=packed(shown, views, start))
+    return bundle.document(title, BODY, entry=ENTRY, styles=STYLES, data=packed(shown, views, start))
 
 
 def sources() -> str:
     """What the content policy of a page must allow that shows this page in a frame."""
-    return bundle.sources(bundle.script(ENTRY), bundle.style(STYLE))
+    return bundle.sources(bundle.script(ENTRY), bundle.style(*STYLES))

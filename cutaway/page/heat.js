@@ -5,7 +5,7 @@ import { freshId, make } from "./elements.js";
 
 // options: name, rows, columns, size() -> {width, height, left, top}, colour(r, c) or paint(pen, x, y, w, h, r, c),
 // text(r, c), rowName(r), columnName(c), rowToken(r), columnToken(c), say(r, c), pick(r, c), chosen() -> [r, c],
-// chosenRow() -> r.
+// chosenRow() -> r, legend: {title, largest, signed, write, strength}.
 export function heat(state, options) {
   const base = make("canvas");
   const over = make("canvas");
@@ -17,7 +17,8 @@ export function heat(state, options) {
     "aria-roledescription": "map, arrow keys move",
   }, spacer);
   const edge = make("div", { class: "heat-frame" }, box);
-  const whole = make("div", { class: "heat-whole" }, edge, readout);
+  const legend = options.legend ? ramp(options.legend) : null;
+  const whole = make("div", { class: "heat-whole" }, edge, readout, legend?.whole);
   let cursor = null;
   let size = null;
   let grid = { rows: 0, columns: 0 };
@@ -267,13 +268,14 @@ export function heat(state, options) {
     if (options.chosenRow) reveal(options.chosenRow(), 0);
     follow();
     paint();
+    legend?.update();
   };
   new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);
   return { whole, update, hover: mark, readout, box };
 }
 
 // A map's legend: its colours from end to end, with numbers. Colours go by the square root, and the numbers with them.
-export function ramp(title, largest, signed, write, strength = () => 255) {
+function ramp({ title, largest, signed = false, write, strength = () => 255 }) {
   const canvas = make("canvas", { width: 180, height: 10, "aria-hidden": "true" });
   const numbers = make("span", { class: "ramp-numbers" });
   const update = () => {

@@ -448,12 +448,26 @@ class RuntimeEngine:
         for each id. Raises UserError before anything is read for a name that the runtime does not show.
         """
         wanted = named(self.config, tuple(names))
-        rows, looks = [one for one in wanted if one.what >= 0], [one for one in wanted if one.what < 0]
-        count = sum(map(len, texts))
+        looks, count = [one for one in wanted if one.what < 0], sum(map(len, texts))
         attention_at = [(at, one.layer) for one in looks for at in range(count)]
-        logits, patterns, given = self._read(texts, states, logits_at, None, attention_at, rows)
-        out: Values = {one.name: self._shaped(one, value) for one, value in zip(rows, given, strict=True)}
+        rows = [one.name for one in wanted if one.what >= 0]
+        logits, patterns, out = self.watch_values(texts, states, logits_at, None, attention_at, rows)
         return logits, out | {one.name: patterns[n * count : (n + 1) * count] for n, one in enumerate(looks)}
+
+    def watch_values(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        logits_at: Sequence[int],
+        after: Sequence[int] | None,
+        attention_at: Sequence[tuple[int, int]],
+        names: Sequence[str],
+    ) -> tuple[np.ndarray, list[np.ndarray], Values]:
+        """Reads as ``watch`` does, and gives values of the tokens by name: float32 [n ...], no patterns."""
+        rows = named(self.config, tuple(names))
+        logits, patterns, given = self._read(texts, states, logits_at, after, attention_at, rows)
+        shaped = {one.name: self._shaped(one, value) for one, value in zip(rows, given, strict=True)}
+        return logits, patterns, shaped
 
     def _read(
         self,

@@ -7,7 +7,7 @@ A text is pooled by itself, so that it has the same bits beside any others."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from cutaway.store.files import Progress, silent
 TOKENS = 512  # read at once, unless one text has more: what a layer computes of them stays in the caches
 
 
+@runtime_checkable
 class Encoding(Protocol):
     """An encoder engine: the vectors of the tokens of some texts."""
 

@@ -74,7 +74,7 @@ class Document:
         if self._policy.keys:
             made["components"]["securitySchemes"] = KEY_SCHEMES
             made["security"] = [{name: []} for name in KEY_SCHEMES]
-            for path in PUBLIC:
+            for path in made["paths"].keys() & set(PUBLIC):
                 made["paths"][path]["get"]["security"] = []
         for path, body in self._routes:
             content = {"application/json": {"schema": schemas[body, "validation"]}}

@@ -85,8 +85,14 @@ def prompts(
     return [encode(one) for one in given]
 
 
-def prompt(service: Service, text: str | None, messages: Any, param: str) -> list[int]:
-    """The ids of the prompt, which is given once: as text or as a conversation."""
+def prompt(
+    service: Service,
+    text: str | None,
+    messages: Any,
+    param: str,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """The ids of the prompt, given once: as text, or as a conversation and variables of its template."""
     if (text is None) == (messages is None):
         raise APIError(400, "Give the prompt once: as text or as messages", param=param)
-    return chat_ids(service, messages, None) if text is None else service.lm.ids(text)
+    return chat_ids(service, messages, None, variables) if text is None else service.lm.ids(text)

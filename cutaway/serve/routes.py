@@ -42,6 +42,7 @@ class Route:
     body: type[StrictModel] | None = None
     computes: bool = False  # with the model, which is what a key's `concurrent` and tokens bound
     query: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # each parameter's type and default
+    documented: bool = True  # in /openapi.json: a path of the API, and no file of the page
 
 
 def beside(work: Work) -> Answerer:
@@ -99,11 +100,16 @@ def mount(app: FastAPI, models: Models, routes: Iterable[Route]) -> None:
     for route in routes:
         endpoint = _endpoint(models, route)
         summary = " ".join((route.answer.__doc__ or "").split())
-        more: Any = {"methods": [route.method], "response_model": None, "summary": summary}
+        more: Any = {
+            "methods": [route.method],
+            "response_model": None,
+            "summary": summary,
+            "include_in_schema": route.documented,
+        }
         more |= {"dependencies": [Depends(Gate(route.roles, route.computes))] if route.roles else []}
         app.add_api_route(route.path, endpoint, **more)
         if route.path.startswith("/v1/"):
-            app.add_api_route(route.path.removeprefix("/v1"), endpoint, include_in_schema=False, **more)
+            app.add_api_route(route.path.removeprefix("/v1"), endpoint, **more | {"include_in_schema": False})
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
 from cutaway.serve.edit_schema import Edits
 from cutaway.serve.edits import check_length, parse_edits
 from cutaway.serve.field_types import FailFast, Indices, Positions, Text
-from cutaway.serve.openai.message_schema import Messages
-from cutaway.serve.prompts import prompt
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.openai.message_schema import Ending, Messages
+from cutaway.serve.prompts import ending, prompt
 
 
-class TraceRequest(StrictModel):
+class TraceRequest(Ending):
     """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
 
     model: Text | None = None
@@ -71,7 +70,7 @@ def _response(service: Service, body: TraceRequest) -> Response:
     from cutaway.inspect.explanation import next_tokens
     from cutaway.inspect.tokens import tokens
 
-    lm, ids = service.lm, prompt(service, body.text, body.messages, "text")
+    lm, ids = service.lm, prompt(service, body.text, body.messages, "text", ending(body))
     check_length(service, ids, "text")
     edit = parse_edits(service, body.edits, ids)
     if body.format == "page":

@@ -47,7 +47,7 @@ def heat(tab: Any, view: str, number: int = 0) -> Any:
 
 
 def readout(tab: Any, view: str, number: int = 0) -> str:
-    return tab.locator(f"#{view} .readout").nth(number).inner_text()
+    return tab.locator(f"#{view} .heat-whole .readout").nth(number).inner_text()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

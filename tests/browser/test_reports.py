@@ -1,5 +1,5 @@
-"""Charts of reports in a real browser: drawn from their data, read by mouse and keyboard, distinguished without
-colour, as tables and as CSV, in both themes and on a phone.
+"""Charts of reports in a real browser: drawn from their data, read by mouse and keyboard, distinguished
+without colour, as tables and as CSV, in both themes and on a phone.
 """
 
 from collections.abc import Callable, Iterator

@@ -17,6 +17,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.model.config import Encoder, from_dict, to_dict
 from cutaway.model.pooling import pool
+from cutaway.runtime.encoder import EncoderEngine, unsupported_reason
 from cutaway.weights import build, load, save
 from tests import llama_cpp
 from tests.parity import tiny_encoders
@@ -84,6 +85,7 @@ CASES |= tiny_encoders.CASES
 IN_GGUF = ("roberta-1", "roberta-3", "distilbert-1", "modernbert-1", "modernbert-3", "modernbert-5")
 IN_GGUF += ("distilbert-3", "embedding_gemma-1")
 IN_GGUF += tiny_encoders.IN_GGUF
+NO_KERNEL = ("deberta-1", "deberta-2", "deberta_v2-1", "deberta_v2-2", "deberta_v2-3")
 TABLE = 2e-3  # llama.cpp's GELU is a table of half-precision numbers
 LENGTH = IDS.shape[1]
 POS = torch.arange(LENGTH).expand(IDS.shape)
@@ -157,6 +159,19 @@ def test_padding_changes_nothing_and_the_config_knows_every_weight(case: str, sa
     assert from_dict(to_dict(checkpoint.config), Encoder) == checkpoint.config
     named = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     assert checkpoint.config.weights() == named
+
+
+def test_the_runtime(case: str, saved: Path) -> None:
+    """Texts of three lengths are read together; what has no kernel says so."""
+    checkpoint = load.read(saved)
+    reason = unsupported_reason(checkpoint.config, checkpoint.tensors)
+    assert (reason is not None) == (case in NO_KERNEL), reason
+    if reason is not None:
+        return
+    rows = [IDS[0].tolist(), IDS[1, :1].tolist(), IDS[1].tolist()]
+    found = EncoderEngine(checkpoint.config, checkpoint.tensors).encode(rows)
+    expected = theirs(made(case)).numpy()
+    assert np.abs(found[0] - expected[0]).max() < EXACT and np.abs(found[2] - expected[1]).max() < EXACT
 
 
 def test_a_key_that_is_not_understood_is_refused(saved: Path, tmp_path: Path) -> None:

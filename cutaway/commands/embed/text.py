@@ -51,7 +51,7 @@ def text(
         files.check_file(output, force)
     reader = lm.load(console.model_path(model))
     with console.watched() as progress:
-        progress.begin("Loading PyTorch and the weights")
+        progress.begin("Loading the weights")
         vectors = reader.embed(every, pooling, truncate=truncate, progress=progress)
     if output is not None:
         _write(output, vectors, force)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.generate.batch.observation import Observation
 from cutaway.generate.engine import BatchedEngine
 from cutaway.generate.internals import Internals, LayerInternals
 from cutaway.generate.sampling_params import SamplingParams
@@ -168,6 +169,7 @@ class Request:
     drawn_logprobs: bool = False
     internals: Internals | None = None
     edit: EditHooks | None = None  # of the model's activations, for an engine that is Editable
+    observation: Observation | None = None  # of the prompt's activations, for an engine that is Observable
     client: str = ""
     priority: int = 0
     cache_scope: bytes = b""

@@ -40,7 +40,7 @@ from cutaway.generate.batch.sequence import (
     forward,
     vocab_size,
 )
-from cutaway.generate.engine import BatchedEngine, Editable, Engine
+from cutaway.generate.engine import BatchedEngine, Editable, Engine, Observable
 from cutaway.generate.sampling_params import SamplingParams
 
 AHEAD, LOW = 4, 1  # pages allocated ahead for each request that may run: while none does, and while some do
@@ -197,7 +197,9 @@ class Scheduler:
     def submit(self, request: Request) -> ResponseStream:
         """Queue a request; UserError, ContextFullError, QueueFullError or ShuttingDownError."""
         if request.edit is not None and not isinstance(self.engine, Editable):
-            raise UserError("This engine cannot edit activations: only the definition can")
+            raise UserError("This engine cannot edit activations: only the PyTorch model can")
+        if request.observation is not None and not isinstance(self.engine, Observable):
+            raise UserError("This engine shows no activations of a text beside others")
         tokenizer, vocab = self.tokenizer, vocab_size(self.engine, self.tokenizer)
         request.settings.check(vocab)
         ids = check_prompt(request.ids, tokenizer, self.engine)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -12,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.generate.batch.observation import LOGITS, PATTERN, Observation
 from cutaway.generate.batch.prefix_cache import PrefixCache, page_key
 from cutaway.generate.batch.request import (
     Constraint,
@@ -22,7 +24,7 @@ from cutaway.generate.batch.request import (
     ResponseStream,
     Timings,
 )
-from cutaway.generate.engine import BatchedEngine, Engine
+from cutaway.generate.engine import BatchedEngine, Engine, Observable
 from cutaway.generate.internals import Internals, LayerInternals, summarize
 from cutaway.generate.sample import History, Sampler, logprobs, mask_padding
 from cutaway.generate.sampling_params import SamplingParams
@@ -265,15 +267,16 @@ class ScheduledSequence:
         """The key of the page that is read next; None where it is not shared."""
         end = (len(self._keys) + 1) * self.engine.page
         own = self.request.edit is not None or self.request.prompt_logprobs is not None
-        return None if own or end >= len(self.prompt) else self._next_key(self.prompt)
+        shown = self.request.observation is not None and end > self.request.observation.first
+        return None if own or shown or end >= len(self.prompt) else self._next_key(self.prompt)
 
     @property
     def whole_prompt(self) -> tuple[bytes, tuple[int, ...]] | None:
         """What names a prompt that is read once for all that have it; None where its reading is watched."""
         request = self.request
-        watched = (request.edit, request.prompt_logprobs, request.internals)
+        watched = (request.edit, request.prompt_logprobs, request.internals, request.observation)
         scope = request.cache_scope + self.engine.scope
-        return (scope, self.prompt) if watched == (None, None, None) else None
+        return (scope, self.prompt) if all(one is None for one in watched) else None
 
     def _next_key(self, ids: Sequence[int] | np.ndarray) -> bytes:
         start = len(self._keys) * self.engine.page
@@ -312,7 +315,8 @@ class ScheduledSequence:
 
     def next_prompt_ids(self, most: int) -> Sequence[int]:
         """The next ids of the prompt: at most so many, or up to the engine's next cut where it fixes them."""
-        start, grid = self.state.length, self.engine.grid
+        start, grid, observation = self.state.length, self.engine.grid, self.request.observation
+        most = most if observation is None else min(most, observation.chunk)
         return self.prompt[start : start + most if grid == 1 else start - start % grid + grid]
 
     # ---- output --------------------------------------------------------------------------------------------
@@ -350,7 +354,8 @@ class Chunk:
     """Some ids of one sequence, read in one step.
 
     After the step: ``logits`` float32 [n v] at ``logits_at``, and for the layers of ``internals`` the lens's
-    logits float32 [v] and the attention weights float32 [h s].
+    logits float32 [v] and the attention weights float32 [h s]. What the request observes is kept, of the ids
+    at ``observed_at``.
     """
 
     sequence: ScheduledSequence
@@ -363,7 +368,12 @@ class Chunk:
         sequence, count = self.sequence, len(self.ids)
         samples = sequence.state.length + count >= len(sequence.prompt)  # a token is chosen after this chunk
         scored = sequence.request.prompt_logprobs is not None and not sequence.decoding
-        self.logits_at = range(0 if scored else count - samples, count)
+        observation = None if sequence.decoding else sequence.request.observation
+        self.observed_at = [] if observation is None else observation.within(sequence.state.length, count)
+        self.observation = observation if self.observed_at or samples else None
+        self.logits_at: Sequence[int] = range(0 if scored else count - samples, count)
+        if observation is not None and LOGITS in observation.names:
+            self.logits_at = sorted({*self.observed_at, *self.logits_at})
         self.internals: Internals | None = sequence.request.internals if samples else None
 
     @property
@@ -389,28 +399,65 @@ class Chunk:
 
 
 def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
-    """Read all chunks in one call of the engine, with internals only where a request asks for them."""
+    """Read all chunks in one call of the engine; what is inside it only where a request asks for that."""
     logits_at: list[int] = []
     after: list[int] = []
     attention_at: list[tuple[int, int]] = []
+    names: dict[str, None] = {}
     counts, start = [], 0
     for chunk in chunks:
         own, last = [start + at for at in chunk.logits_at], start + len(chunk.ids) - 1
         layers = list(chunk.internals.layers) if chunk.internals is not None else []
         lens = layers if chunk.internals is not None and chunk.internals.lens else []
         attended = layers if chunk.internals is not None and chunk.internals.attention else []
-        counts.append((len(own), len(lens), len(attended)))
+        counts.append((start, len(own), len(lens), len(attended)))
         logits_at += own + [last] * len(lens)
         after += [engine.layers - 1] * len(own) + lens
         attention_at += [(last, layer) for layer in attended]
+        if chunk.observation is not None and chunk.observed_at:
+            names |= dict.fromkeys(chunk.observation.values)
+            attention_at += [
+                (start + at, layer) for layer in chunk.observation.patterns for at in chunk.observed_at
+            ]
         start += len(chunk.ids)
     texts, states = [chunk.ids for chunk in chunks], [chunk.sequence.state for chunk in chunks]
-    if any(lens or attended for _, lens, attended in counts):
+    values: Mapping[str, np.ndarray] = {}
+    if names:
+        assert isinstance(engine, Observable)  # or the request was refused
+        logits, patterns, values = engine.watch_values(
+            texts, states, logits_at, after, attention_at, list(names)
+        )
+    elif attention_at or any(lens for _, _, lens, _ in counts):
         logits, patterns = engine.watch(texts, states, logits_at, after, attention_at)
     else:
         logits, patterns = engine.read(texts, states, logits_at), []
     at, remaining = 0, iter(patterns)
-    for chunk, (own, lens, attended) in zip(chunks, counts, strict=True):
+    for chunk, (start, own, lens, attended) in zip(chunks, counts, strict=True):
         chunk.logits, chunk.lens = logits[at : at + own], list(logits[at + own : at + own + lens])
         chunk.patterns = list(islice(remaining, attended))
         at += own + lens
+        if chunk.observation is not None:
+            _observe(chunk, chunk.observation, start, remaining, values)
+
+
+def _observe(
+    chunk: Chunk,
+    observation: Observation,
+    start: int,
+    patterns: Iterator[np.ndarray],
+    values: Mapping[str, np.ndarray],
+) -> None:
+    """Keep what a request observes of its chunk, whose first id is number ``start`` of the step's."""
+    assert chunk.logits is not None
+    for name in observation.names:
+        if name.endswith(PATTERN):
+            for row in islice(patterns, len(chunk.observed_at)):
+                observation.add(name, row)
+        elif name == LOGITS:
+            for at in chunk.observed_at:
+                observation.add(name, chunk.logits[bisect_left(chunk.logits_at, at)])
+        else:
+            for at in chunk.observed_at:
+                observation.add(name, values[name][start + at])
+    if len(chunk.logits):
+        observation.logits = chunk.logits[-1].copy()

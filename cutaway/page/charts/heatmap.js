@@ -2,7 +2,7 @@
 
 import { palette, shade, twoSided } from "../colours.js";
 import { drawn, minus } from "../elements.js";
-import { heat, ramp } from "../heat.js";
+import { heat } from "../heat.js";
 import { figure } from "./figure.js";
 import { brief, least, most, textWidth } from "./scales.js";
 
@@ -36,16 +36,12 @@ export function heatmap(spec, later) {
     },
     text,
     centred: true,
+    legend: { title: spec.value, largest, signed, write: brief, strength: () => (side >= WRITTEN ? 150 : 255) },
     rowName: (r) => rowNames[r],
     columnName: (c) => columnNames[c],
     say: (r, c) => `${rows.title} ${rowNames[r]}, ${columns.title} ${columnNames[c]}: ${spec.value} ${brief(spec.values[r][c])}`,
   });
-  const legend = ramp(spec.value, largest, signed, brief, () => (side >= WRITTEN ? 150 : 255));
-  later.push(() => {
-    map.update();
-    legend.update();
-  });
-  map.whole.append(legend.whole);
+  later.push(map.update);
   return figure(spec, { drawing: map.whole, data: () => ({
     columns: [`${rows.title} \\ ${columns.title}`, ...columns.labels],
     rows: spec.values.map((line, r) => [rows.labels[r], ...line]),

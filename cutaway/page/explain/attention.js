@@ -51,6 +51,7 @@ function allHeads(state) {
   return heat(state, {
     name: "Every head's attention map, small: arrow keys move over layers and heads, Enter chooses",
     hint: "Layers run from first to last. In each small map a row is a query, a column a key.",
+    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
     rows: () => (across ? explanation.mostHeads : explanation.layers),
     columns: () => (across ? explanation.layers : explanation.mostHeads),
     size(width) {
@@ -132,6 +133,7 @@ function oneHead(state) {
   return heat(state, {
     name: "Attention map of the chosen head: a row a query, a column a key; Enter chooses both",
     hint: "The weights of each row sum to 1. Choose a cell to see how its weight is computed below.",
+    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
     rows: () => explanation.length,
     columns: () => explanation.length,
     size(width) {

@@ -18,6 +18,7 @@ export const embeddings = {
     const map = heat(state, {
       name: "Embeddings as colours: a row a token, a column a number",
       hint: `The first ${shown} numbers of what enters the first block; warm is positive, cool negative.`,
+      legend: { title: "value", largest, signed: true, write: number },
       rows: () => explanation.length,
       columns: () => shown,
       size: (width) => ({

@@ -5,7 +5,11 @@ import { inflated } from "../elements.js";
 const TYPES = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array, i1: Int8Array };
 
 export async function unpack(base64) {
-  const buffer = await inflated(base64);
+  return read(await inflated(base64));
+}
+
+// A document of explanations, from its bytes.
+export function read(buffer) {
   const size = new DataView(buffer).getUint32(0, true);
   const data = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
   data.explanations = data.explanations.map((facts) => new Explanation(facts, buffer, 4 + size));

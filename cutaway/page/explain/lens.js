@@ -18,6 +18,7 @@ export const lens = {
     const map = heat(state, {
       name: "The likeliest token after every block: a row a block, a column a position",
       hint: "Colour is its probability; bold is the final answer.",
+      legend: { title: "probability", largest: 1, write: (part) => `${Math.round(100 * part)}%`, strength: () => FAINT },
       rows: () => stages,
       columns: () => explanation.length,
       size: (width) => ({

@@ -1,7 +1,8 @@
 // The residual stream: its norm, the output norm of each head and MLP, and their contributions to the answer.
 
 import { shade, twoSided } from "../colours.js";
-import { draw, drawn, fixed, make, number, percent, signed, table, tokenOf } from "../elements.js";
+import { drawn, fixed, make, number, percent, signed, table, tokenOf } from "../elements.js";
+import { plot } from "../charts/plot.js";
 import { clamp, heat } from "../heat.js";
 
 export const residual = {
@@ -10,24 +11,23 @@ export const residual = {
     + "norm of each part, and each part's contribution to the answer's logit.",
   build(state) {
     const { explanation } = state;
-    const chart = draw("svg", { class: "chart", role: "img", viewBox: "0 0 720 150", preserveAspectRatio: "none" });
-    const ends = make("p", { class: "quiet chart-ends" });
+    const norm = make("div", {});
     const norms = partsMap(state, "Output norm of each head and MLP", (layer, head) => (head === null
       ? explanation.array(`mlp_norm.${layer}`)[state.token] : explanation.row(`head_norm.${layer}`, state.token)[head]),
-    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`);
+    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`, { title: "output norm", write: number });
     const contributions = partsMap(state, "Contribution of each head and MLP to the answer's logit", (layer, head) => (head === null
       ? explanation.array("contribution.mlp")[layer] : explanation.array(`contribution.${layer}`)[head]),
-    twoSided, (value) => `contribution ${signed(value)} logits`);
+    twoSided, (value) => `contribution ${signed(value)} logits`, { title: "logits", signed: true, write: number });
     const normsTitle = make("h3", {});
     const update = () => {
-      growth(chart, ends, state);
+      norm.replaceChildren(growth(state));
       normsTitle.replaceChildren("Output norm at ", tokenOf(explanation, state.token));
       norms.update();
       contributions.update();
     };
     const answer = () => make("bdi", { class: "word" }, drawn(explanation.attribution.text));
     const whole = make("div", { class: "stack" },
-      make("div", {}, make("h3", {}, "Norm"), chart, ends),
+      norm,
       make("div", {}, normsTitle, norms.whole),
       make("div", {}, make("h3", {}, "Contribution to the logit of ", answer(), ", the answer"), contributions.whole, ...sums(state)));
     return { whole, update, hover: () => [norms, contributions].forEach((map) => map.hover()) };
@@ -35,28 +35,20 @@ export const residual = {
 };
 
 // The norm of the selected token's residual stream after each half of each block, on a logarithmic scale.
-function growth(chart, ends, state) {
-  const { explanation } = state;
-  const norms = [...explanation.row("norms", state.token)].map((one) => Math.max(one, 1e-9));
-  const all = [...explanation.array("norms")].map((one) => Math.log10(Math.max(one, 1e-9)));
-  const [low, high] = [Math.min(...all), Math.max(...all)];
-  const at = (values) => values.map((value, i) =>
-    `${i ? "L" : "M"}${((i / Math.max(1, values.length - 1)) * 716 + 2).toFixed(1)} `
-    + `${(144 - ((Math.log10(value) - low) / (high - low || 1)) * 138).toFixed(1)}`).join("");
-  const decades = [];
-  for (let power = Math.ceil(low); power <= high; power++) {
-    const y = 144 - ((power - low) / (high - low || 1)) * 138;
-    decades.push(draw("line", { class: "grid", x1: 0, x2: 720, y1: y, y2: y }));
-  }
-  chart.replaceChildren(...decades, draw("path", { class: "line", d: at(norms) }));
-  const text = `from ${number(norms[0])} at the embedding to ${number(norms.at(-1))} after the last block; `
-    + `each line is ten times the one below`;
-  chart.setAttribute("aria-label", `The norm of the residual stream goes ${text}`);
-  ends.replaceChildren(tokenOf(explanation, state.token), ` ${text}.`);
+function growth(state) {
+  const { explanation, token } = state;
+  const norms = [...explanation.row("norms", token)];
+  return plot({
+    title: `Norm at ${drawn(explanation.tokenText(token))}`,
+    note: `From ${number(norms[0])} at the embedding to ${number(norms.at(-1))} after the last block.`,
+    x: { title: "blocks passed", low: 0, high: (norms.length - 1) / 2 },
+    y: { title: "norm", log: true },
+    series: [{ name: "norm", line: true, x: norms.map((_, i) => i / 2), y: norms.map((one) => one || null) }],
+  });
 }
 
 // Layers from left to right; a row a head, and the MLP below them.
-function partsMap(state, name, value, colour, say) {
+function partsMap(state, name, value, colour, say, legend) {
   const { explanation } = state;
   const rows = explanation.mostHeads + 1;
   const part = (r) => (r < explanation.mostHeads ? r : null);
@@ -65,6 +57,7 @@ function partsMap(state, name, value, colour, say) {
   const map = heat(state, {
     name: `${name}: a column a layer, a row a head, the last row the MLP; Enter chooses`,
     hint: "Layers from left to right, heads from top to bottom, the MLP in the last row.",
+    legend: { ...legend, largest: () => most },
     rows: () => rows,
     columns: () => explanation.layers,
     size(width) {

@@ -56,7 +56,7 @@ function vectorStrips(state) {
   let largest = [];
   const map = heat(state, {
     name: "Query, key, their products and the value, number by number",
-    hint: "A column a dimension of the head: query, key, their products, and the value.",
+    hint: "A column a dimension of the head: query, key, their products, and the value. The colours of each row go to its own largest number.",
     rows: () => 4,
     columns: () => Math.max(...now.map((one) => one.length)),
     size(width) {

@@ -132,13 +132,7 @@ def version(_: Service, body: None, http: HTTPRequest) -> Response:
     return json_response({"version": VERSION})
 
 
-def root(_: Service, body: None, http: HTTPRequest) -> Response:
-    """What Ollama's clients look for to see whether it runs."""
-    return Response("Ollama is running")
-
-
 ROUTES = [
-    Route("GET", "/", ANY, beside(root)),
     Route("GET", "/api/version", ANY, beside(version)),
     Route("GET", "/api/tags", ANY, beside(tags)),
     Route("GET", "/api/ps", ANY, beside(running)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cutaway.serve.openai.schema import EmbeddingRequest, RerankRequest, ScoreRe
 from cutaway.serve.prompts import prompts
 from cutaway.serve.routes import Route, computed
 from cutaway.serve.service import Service
-from cutaway.serve.work_pool import spend, stoppable
+from cutaway.serve.work_pool import check_stopped, spend, stoppable
 
 TOKENS = 8192  # read at once: bounds the memory of long texts
 
@@ -69,8 +70,15 @@ def _ranked(service: Service, model: str | None, query: str, texts: Sequence[str
     if max(counts) > (most := service.lm.context):
         raise ContextError(max(counts), 0, most, "input")
     spend(sum(counts))
-    with errors_in("documents"), stoppable(service.lm.model):
-        return service.lm.rank(query, texts, max(1, min(32, TOKENS // max(counts)))), sum(counts)
+    at_once = max(1, min(32, TOKENS // max(counts)))
+    with errors_in("documents"), _stoppable(service):
+        return service.lm.rank(query, texts, at_once, lambda *_: check_stopped()), sum(counts)
+
+
+def _stoppable(service: Service) -> AbstractContextManager[None]:
+    """A PyTorch model ends before its next block once its request is over; the runtime looks as it counts."""
+    engines = service.lm.engines
+    return nullcontext() if engines.choice()[0] == "runtime" else stoppable(engines.pytorch_model)
 
 
 def score(service: Service, body: ScoreRequest, http: HTTPRequest) -> Response:
@@ -116,12 +124,16 @@ def embed(service: Service, body: EmbeddingRequest, truncate: bool = False) -> t
     if longest > most and not truncate:
         raise ContextError(longest, 0, most, "input")
     at_once = max(1, TOKENS // max(1, *map(len, rows)))
-    model = service.lm.model if service.lm.is_encoder else service.lm.definition.model
     read = sum(map(len, rows))
     spend(read)
-    with errors_in("input"), stoppable(model):
+    with errors_in("input"), _stoppable(service):
         vectors = service.lm.embed(
-            rows, pooling, dimensions=body.dimensions, batch=min(32, at_once), truncate=truncate
+            rows,
+            pooling,
+            dimensions=body.dimensions,
+            batch=min(32, at_once),
+            truncate=truncate,
+            progress=lambda *_: check_stopped(),
         )
     return vectors, read
 

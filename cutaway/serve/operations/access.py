@@ -33,7 +33,14 @@ from cutaway.serve.operations.pacing import Pace
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UNIX = "unix"  # the address of who connects to a Unix socket
-PUBLIC = ("/health", "/health/live", "/health/ready", "/ping")  # without a key, for what watches the server
+PUBLIC = (
+    "/",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/ping",
+)  # without a key: the page, and what watches
+PAGE = "/page/"  # the page's own files, without a key
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -302,7 +309,7 @@ class AuthMiddleware:
             text = f"Pages of {origin[:100]!r} may not ask this server: name them with --cors"
             raise APIError(403, text, code="wrong_origin")
         asks_first = scope["method"] == "OPTIONS" and origin is not None  # a browser, which sends no key yet
-        if asks_first or scope["path"] in PUBLIC:
+        if asks_first or scope["path"] in PUBLIC or scope["path"].startswith(PAGE):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if "x-api-key" in headers and not given:  # Anthropic's

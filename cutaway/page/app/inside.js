@@ -1,0 +1,62 @@
+// Inside: a text, or a conversation up to a token, followed through the model: the views of the explain page, live.
+
+import { make } from "../elements.js";
+import { VIEWS, strip, views } from "../explain/build.js";
+import { read } from "../explain/explanation.js";
+import { Page } from "../explain/state.js";
+
+const LONGEST = 4000; // letters of a text in an address
+
+export class Inside {
+  // shell: {server, announce(text), failed(error)}
+  constructor(shell) {
+    this.shell = shell;
+    this.asked = null;
+    this.running = null;
+    this.text = make("textarea", { id: "text", rows: "2" });
+    this.text.value = "The capital of France is";
+    this.note = make("p", { class: "quiet", role: "status" });
+    const form = make("form", { class: "composer", submit: (event) => {
+      event.preventDefault();
+      this.trace({ text: this.text.value });
+    } }, make("label", { for: "text" }, "Text"), this.text, make("button", { type: "submit", class: "small primary" }, "Trace"));
+    this.strip = make("div", { id: "strip" });
+    this.views = make("div", { id: "views" });
+    this.whole = make("div", { class: "inside" }, form, this.note, this.strip, this.views);
+  }
+
+  // What the place shows when it is opened: the text of the address, the last trace, or one of the example.
+  show(text) {
+    if (text !== null) this.text.value = text.slice(0, LONGEST);
+    if (text !== null || !this.asked) this.trace({ text: this.text.value });
+    else this.page?.states.forEach((state) => state.set({}, false));
+  }
+
+  async trace(given) {
+    this.running?.abort();
+    const { signal } = this.running = new AbortController();
+    this.asked = given;
+    if (given.text) history.replaceState(null, "", `#inside/${encodeURIComponent(given.text.slice(0, LONGEST))}`);
+    this.note.textContent = given.text ? "Tracing …" : "Tracing the conversation up to the token …";
+    this.strip.hidden = this.views.hidden = true;
+    try {
+      const data = read(await this.shell.server.trace(given, signal));
+      this.draw(new Page({ ...data, views: Object.keys(VIEWS) }));
+      this.note.textContent = given.text ? "" : "The conversation up to the token, as the chat template writes it: the next token is the one that was chosen.";
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      this.note.textContent = error.message;
+      this.shell.failed(error);
+    }
+  }
+
+  draw(page) {
+    this.page = page;
+    this.strip.hidden = this.views.hidden = false;
+    this.strip.replaceChildren(...strip(page));
+    this.views.replaceChildren(...views(page));
+    page.listen();
+    page.states.forEach((state) => state.set(page.data.start, false));
+    this.shell.announce("The trace is shown");
+  }
+}

@@ -1,0 +1,31 @@
+// What is selected: a token of an answer, with its probability, its alternatives, and what can be done with it.
+
+import { bar, drawn, fixed, make, percent, table } from "../elements.js";
+
+export function inspect(box, { answer, index, fork, inside, close }) {
+  const { token, logprob, top = [], given } = answer.tokens[index];
+  const rows = top.map((one) => ({
+    attributes: { class: one.token === token ? "row chosen" : "row" },
+    cells: [
+      make("bdi", { class: "word" }, drawn(one.token)), percent(Math.exp(one.logprob)), bar(Math.exp(one.logprob)),
+      one.token === token ? make("span", { class: "quiet" }, "chosen") : make("button", {
+        type: "button", class: "small", "aria-label": `Continue from ${drawn(one.token)}`, click: () => fork(index, one),
+      }, "Continue"),
+    ],
+  }));
+  const listed = top.reduce((sum, one) => sum + Math.exp(one.logprob), 0);
+  box.hidden = false;
+  box.replaceChildren(
+    make("div", { class: "inspected" },
+      make("p", { class: "step" }, `Token ${index + 1} of ${answer.tokens.length}`),
+      make("button", { type: "button", class: "small", "aria-label": "Close", click: close }, "×")),
+    make("p", { class: "big" }, make("bdi", { class: "word" }, drawn(token))),
+    given ? make("p", {}, "This token was given, and not sampled.")
+      : make("p", { "aria-live": "polite" }, "Probability ", make("strong", {}, percent(Math.exp(logprob))),
+        make("span", { class: "quiet" }, `, logarithm ${fixed(logprob, 2)}`)),
+    top.length ? make("h3", {}, "Alternatives") : null,
+    top.length ? table("The likeliest tokens here", [["token", "left"], ["probability", "right"], ["", "left"], ["", "right"]], rows) : null,
+    top.length ? make("p", { class: "quiet" }, `The ${top.length} likeliest have ${percent(Math.min(1, listed))} together.`) : null,
+    make("p", { class: "buttons" }, make("button", { type: "button", class: "small", click: () => inside(index) }, "Look inside at this token")),
+  );
+}

@@ -1,0 +1,123 @@
+// The page at the server's address: the model, the places, what is selected, and what went wrong.
+
+import { count, make } from "../elements.js";
+import { themeButton } from "../theme.js";
+import { Chat } from "./chat.js";
+import { Inside } from "./inside.js";
+import { Server } from "./server.js";
+
+const AGAIN = 2500; // milliseconds between tries to reach a server that does not answer
+const PLACES = [["chat", "Chat"], ["inside", "Inside"]];
+
+const byId = (id) => document.getElementById(id);
+
+class Shell {
+  constructor() {
+    this.server = new Server();
+    this.inspector = byId("inspector");
+    this.chip = make("span", { class: "chip-model" });
+    this.rate = make("span", { class: "quiet" });
+    this.banner = make("p", { class: "banner", role: "alert", hidden: true });
+    this.chat = new Chat(this);
+    this.traced = new Inside(this);
+    const theme = themeButton(() => this.traced.page?.states.forEach((state) => state.set({}, false)));
+    byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, theme), this.banner);
+    byId("places").append(...PLACES.map(([id, name]) => make("a", { href: `#${id}`, id: `to-${id}` }, name)));
+    addEventListener("hashchange", () => this.go());
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !this.inspector.hidden) this.inspector.querySelector("[aria-label='Close']").click();
+    });
+  }
+
+  announce(text) {
+    byId("announce").textContent = text;
+  }
+
+  speed(text) {
+    this.rate.textContent = text;
+  }
+
+  // A refusal is shown where it happened; a server that is gone is looked for until it is back.
+  failed(error) {
+    if (error.status === 401) this.askKey(error.message);
+    if (error.status !== 0 || !this.banner.hidden) return;
+    this.banner.hidden = false;
+    this.banner.textContent = "The server does not answer. It is tried again until it does.";
+    const again = setInterval(async () => {
+      try {
+        await this.server.ask("health");
+      } catch (problem) {
+        if (problem.status === 0) return;
+      }
+      clearInterval(again);
+      this.banner.hidden = true;
+      if (!this.server.models.length) this.start();
+    }, AGAIN);
+  }
+
+  async start() {
+    try {
+      await this.server.open();
+    } catch (error) {
+      if (error.status !== 401) byId("place").replaceChildren(make("p", { class: "wait" }, error.message));
+      this.failed(error);
+      return;
+    }
+    this.showModel();
+    this.go();
+  }
+
+  showModel() {
+    const { models, model } = this.server;
+    const name = models.length > 1
+      ? make("select", { "aria-label": "Model", change: (event) => {
+        this.server.model = models[event.target.selectedIndex];
+        this.showModel();
+      } }, models.map((one) => make("option", { selected: one === model }, one.id)))
+      : make("strong", {}, model.id);
+    this.chip.replaceChildren(name, model.max_model_len ? make("span", { class: "quiet" }, ` ${count(model.max_model_len)} tokens of context`) : "");
+  }
+
+  askKey(message) {
+    const problem = make("p", { class: "bad", role: "alert" }, this.server.key ? message : "");
+    const key = make("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false" });
+    byId("place").replaceChildren(make("form", { class: "key", submit: (event) => {
+      event.preventDefault();
+      this.server.key = key.value.trim();
+      this.start();
+    } }, make("p", { class: "sentence" }, "This server needs an API key."),
+    make("p", { class: "quiet" }, "It is kept in this page's memory alone, and goes when the page does."),
+    make("p", { class: "field" }, make("label", { for: "key" }, "API key"), key, make("button", { type: "submit", class: "small primary" }, "Open")), problem));
+    key.focus();
+  }
+
+  inside(given) {
+    this.traced.trace(given);
+    location.hash = "inside";
+  }
+
+  // The place that the address names; what follows a slash is a text, whatever it spells.
+  go() {
+    if (!this.server.model) return;
+    const [, id, rest] = location.hash.match(/^#(\w*)(?:\/(.*))?$/s) ?? [];
+    const place = id === "inside" ? "inside" : "chat";
+    for (const [one] of PLACES) {
+      if (one === place) byId(`to-${one}`).setAttribute("aria-current", "page");
+      else byId(`to-${one}`).removeAttribute("aria-current");
+    }
+    this.inspector.hidden = true;
+    byId("place").replaceChildren(place === "inside" ? this.traced.whole : this.chat.whole);
+    if (place === "inside") this.traced.show(decoded(rest));
+    else this.chat.input.focus();
+  }
+}
+
+function decoded(text) {
+  try {
+    return text ? decodeURIComponent(text) : null;
+  } catch {
+    return text;
+  }
+}
+
+new Shell().start();

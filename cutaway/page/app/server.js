@@ -1,0 +1,75 @@
+// The server that this page came from: requests, streams, and what its refusals say. The key is kept in memory alone.
+
+export class Refusal extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export class Server {
+  constructor() {
+    this.key = "";
+    this.models = [];
+    this.model = null;
+  }
+
+  headers() {
+    const key = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+    return { "Content-Type": "application/json", ...key };
+  }
+
+  async ask(path, body, signal) {
+    const given = body === undefined ? { headers: this.headers() }
+      : { method: "POST", headers: this.headers(), body: JSON.stringify(body) };
+    let response;
+    try {
+      response = await fetch(new URL(path, document.baseURI), { ...given, signal });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal(0, "The server does not answer.");
+    }
+    if (response.ok) return response;
+    const found = await response.json().catch(() => null);
+    throw new Refusal(response.status, found?.error?.message ?? `The server answered ${response.status}.`);
+  }
+
+  // The models that answer; the first is chosen. A Refusal of status 401 asks for a key.
+  async open() {
+    const { data } = await (await this.ask("v1/models")).json();
+    this.models = data;
+    this.model = data.find((one) => one.id === this.model?.id) ?? data[0];
+  }
+
+  // A trace of a text or a conversation, as the explain page's own document, inflated.
+  async trace(given, signal) {
+    const response = await this.ask("v1/trace", { model: this.model.id, format: "page", ...given }, signal);
+    return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+  }
+
+  // The events of a streamed answer, parsed.
+  async* stream(path, body, signal) {
+    const response = await this.ask(path, { ...body, stream: true }, signal);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) {
+        if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
+        const event = JSON.parse(line.slice(6));
+        if (event.error) throw new Refusal(500, event.error.message);
+        yield event;
+      }
+    }
+  }
+
+  // The same request for a shell. The key is read from the environment there, and never written here.
+  curl(path, body) {
+    const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
+    const key = this.key ? ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' : "";
+    return `curl ${new URL(path, document.baseURI)}${key} -H "Content-Type: application/json" -d '${quoted}'`;
+  }
+}

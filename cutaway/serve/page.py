@@ -1,0 +1,67 @@
+"""The page at the server's address: a shell that asks for the key itself, and the files that it loads.
+
+Neither needs a key: both are files of the package, the same for everyone. What the page shows it asks the API
+for, with the key that its user types.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import PurePosixPath
+
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from cutaway.page import bundle
+from cutaway.serve.api_error import APIError
+from cutaway.serve.operations.access import PAGE
+from cutaway.serve.routes import Route
+from cutaway.serve.service import Service
+
+TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+SHELL = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+MODULE = {"Cache-Control": "no-cache"}
+
+
+def _names() -> frozenset[str]:
+    """The modules and styles of the package, by the names that the page loads them by."""
+    found, rest = [], [(files("cutaway.page"), "")]
+    for folder, before in rest:
+        for one in folder.iterdir():
+            name = f"{before}{one.name}"
+            if one.is_dir():
+                rest.append((one, f"{name}/"))
+            elif PurePosixPath(name).suffix in TYPES:
+                found.append(name)
+    return frozenset(found)
+
+
+NAMES = _names()
+
+
+async def shell(_: Service, body: None, http: HTTPRequest) -> Response:
+    """The page: chat whose tokens open, and a text followed through the model. A client that takes no HTML is
+    answered as Ollama answers, whose clients look here to see whether it runs.
+    """
+    if "text/html" not in http.headers.get("accept", ""):
+        return Response("Ollama is running")
+    return Response(bundle.read("app/shell.html"), media_type="text/html", headers=SHELL)
+
+
+async def module(_: Service, body: None, http: HTTPRequest) -> Response:
+    """A module or a style of the page."""
+    name = http.path_params["name"]
+    if name not in NAMES:
+        raise APIError(404, f"There is no {http.url.path[:100]!r} here", code="not_found")
+    return Response(bundle.read(name), media_type=TYPES[PurePosixPath(name).suffix], headers=MODULE)
+
+
+ROUTES = [
+    Route("GET", "/", (), shell, documented=False),
+    Route("GET", f"{PAGE}{{name:path}}", (), module, documented=False),
+]

@@ -1,0 +1,205 @@
+"""The server's page in a real browser, against a server of this process: chat by mouse and keyboard, tokens
+and their alternatives, a text and a conversation followed through the model, keys, failures, hostile text.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import inputs, serving
+from tests.browser.conftest import frames
+from tests.serving import AccessPolicy, Server
+
+from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
+
+HOSTILE = "</script><b id=owned>"
+Opened = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving.running(serving.model()) as made:
+        yield made
+
+
+@pytest.fixture
+def app(browser: Any, server: Server) -> Iterator[Opened]:
+    """Opens the page; what it complains of, or asks of another address, fails the test in the end."""
+    problems: list[str] = []
+    contexts: list[Any] = []
+
+    def show(path: str = "", at: Server = server, width: int = 1280, **context: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **context))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(20_000)
+        tab.problems = problems
+        tab.on(
+            "console", lambda line: problems.append(line.text) if line.type in ("error", "warning") else None
+        )
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on(
+            "request",
+            lambda asked: None if asked.url.startswith((at.url, "data:")) else problems.append(asked.url),
+        )
+        tab.goto(f"{at.url}/{path}")
+        return tab
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def ask(tab: Any, text: str = "hello", longest: int = 16, seed: int = 1) -> None:
+    """Asks by hand, and waits for the answer's end."""
+    if not tab.locator("#seed").is_visible():
+        tab.get_by_text("Settings and colours").click()
+    tab.get_by_label("seed").fill(str(seed))
+    tab.get_by_label("longest answer").fill(str(longest))
+    tab.get_by_label("Message", exact=True).fill(text)
+    tab.keyboard.press("Enter")
+    tab.get_by_role("button", name="Copy as curl").last.wait_for()
+    frames(tab)
+
+
+def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -> None:
+    tab = app()
+    ask(tab)
+    body = {
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 16,
+        "seed": 1,
+        "temperature": 0.3,
+    }
+    choice = server.post("/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 8}).json()[
+        "choices"
+    ][0]
+    expected = choice["logprobs"]["content"]
+    spans = tab.locator(".answer .t")
+    assert spans.count() == len(expected) == 16
+    spans.nth(3).click()
+    shown = tab.locator("#inspector")
+    assert "Token 4 of 16" in shown.inner_text()
+    chance = float(shown.locator("strong").inner_text().strip("%<"))
+    assert chance == pytest.approx(100 * math.exp(expected[3]["logprob"]), abs=0.06)
+    cells = [float(one.strip("%<")) for one in shown.locator("td:nth-child(2)").all_inner_texts()]
+    tops = [100 * math.exp(one["logprob"]) for one in expected[3]["top_logprobs"]]
+    assert cells == pytest.approx(tops, abs=0.06)
+    kinds = {
+        kind for one in spans.all() for kind in one.get_attribute("class").split() if kind.startswith("p")
+    }
+    assert kinds <= {"p0", "p1", "p2", "p3", "p4", "picked"}
+    assert tab.locator("#announce").inner_text().startswith("Answer: ")
+
+
+def test_an_answer_goes_on_from_another_token(app: Opened, server: Server) -> None:
+    tab = app()
+    ask(tab)
+    first = tab.locator(".answer").inner_text()
+    tab.locator(".answer .t").nth(2).click()
+    tab.get_by_role("button", name="Continue from").first.click()
+    tab.get_by_text("2 of 2").wait_for()
+    tab.get_by_role("button", name="Copy as curl").wait_for()
+    frames(tab)
+    assert tab.locator(".answer .given").count() == 3, "what was kept, and the other token"
+    assert tab.locator(".answer").inner_text() != first
+    tab.get_by_role("button", name="The version before").click()
+    assert tab.locator(".answer").inner_text() == first and tab.get_by_text("1 of 2").is_visible()
+
+
+def test_chat_by_keyboard(app: Opened) -> None:
+    tab = app()
+    ask(tab)
+    tab.locator(".answer").focus()
+    for key, says in (
+        ("ArrowRight", "Token 1 of 16"),
+        ("ArrowRight", "Token 2 of 16"),
+        ("End", "Token 16 of 16"),
+        ("Home", "Token 1 of 16"),
+    ):
+        tab.keyboard.press(key)
+        assert says in tab.locator("#inspector").inner_text()
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#inspector").is_visible()
+    assert "answer" in tab.locator(":focus").get_attribute("class"), "the focus was lost"
+
+
+def test_a_text_and_a_token_of_a_chat_are_followed_through_the_model(app: Opened, server: Server) -> None:
+    tab = app("#inside/the%20same%20the")
+    tab.locator("#views section").first.wait_for()
+    assert tab.locator("#views section").count() == 9
+    lm = server.service.lm
+    best = lm.trace("the same the").top(1)[0]
+    assert float(tab.locator("#next td:nth-child(4)").first.inner_text().strip("%")) == pytest.approx(
+        100 * best.probability, abs=0.06
+    )
+    tab.get_by_role("link", name="Chat").click()
+    ask(tab)
+    token = tab.locator(".answer .t").nth(2)
+    before = tab.locator(".answer .t").nth(1).inner_text()
+    token.click()
+    tab.get_by_role("button", name="Look inside").click()
+    tab.get_by_text("as the chat template writes it").wait_for()
+    assert tab.locator("#strip .chip").last.inner_text().replace("␣", " ").strip() == before.strip()
+
+
+def test_a_key_is_asked_for_and_kept_in_memory_alone(app: Opened) -> None:
+    with serving.running(serving.model(), AccessPolicy(keys=KeyRing(("the-key-of-this-test",)))) as locked:
+        tab = app(at=locked)
+        tab.get_by_label("API key").fill("wrong")
+        tab.keyboard.press("Enter")
+        tab.get_by_text("This API key is wrong").wait_for()
+        tab.get_by_label("API key").fill("the-key-of-this-test")
+        tab.keyboard.press("Enter")
+        ask(tab)
+        assert (
+            "the-key-of-this-test" not in tab.url
+            and tab.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+        )
+        tab.problems[:] = [
+            one for one in tab.problems if "401" not in one
+        ]  # the browser's own note of a refusal
+        tab.context.close()
+
+
+def test_a_server_that_is_gone_is_looked_for(app: Opened) -> None:
+    tab = app()
+    tab.get_by_label("Message", exact=True).wait_for()
+    tab.route("**/v1/**", lambda route: route.abort())
+    tab.route("**/health", lambda route: route.abort())
+    tab.get_by_label("Message", exact=True).fill("hello")
+    tab.keyboard.press("Enter")
+    tab.get_by_text("It is tried again until it does").wait_for()
+    tab.unroute("**/v1/**")
+    tab.unroute("**/health")
+    tab.locator(".banner").wait_for(state="hidden")
+    ask(tab)
+    tab.problems[:] = [one for one in tab.problems if "ERR_FAILED" not in one]
+
+
+def test_text_stays_text(app: Opened) -> None:
+    tab = app(f"#inside/{HOSTILE}%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
+    assert tab.get_by_label("Text").input_value() == f"{HOSTILE}<img src=x onerror=alert(1)>"
+    tab.get_by_role("link", name="Chat").click()
+    ask(tab, HOSTILE)
+    assert tab.locator(".user").inner_text() == HOSTILE
+    assert tab.locator("#owned, img").count() == 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_the_page_is_accessible_and_fits(app: Opened, width: int, scheme: str) -> None:
+    tab = app(width=width, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
+    ask(tab)
+    tab.locator(".answer .t").nth(1).click()
+    tab.evaluate(inputs.path("axe-core").read_text(encoding="utf-8"))
+    for _ in ("chat", "inside"):
+        found = tab.evaluate("axe.run()")["violations"]
+        assert not [
+            (one["id"], one["nodes"][0]["html"][:160])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        tab.get_by_role("link", name="Inside").click()
