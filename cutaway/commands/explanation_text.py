@@ -19,7 +19,8 @@ from rich.text import Text
 from cutaway.errors import escaped
 
 if TYPE_CHECKING:
-    from cutaway.inspect.explanation import Explanation, Head, Next, RotatedPair, Score
+    from cutaway.inspect.attention_score import RotatedPair, Score
+    from cutaway.inspect.explanation import Explanation, Head, Next
     from cutaway.inspect.tokens import Merges, Token
     from cutaway.lm import LanguageModel
 

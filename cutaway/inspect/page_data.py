@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.inspect import explanation, neurons, tokens
+from cutaway.inspect import attention_score, explanation, neurons, tokens
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.attribution import Attribution, head_outputs
 from cutaway.inspect.inputs import has_pattern, output_heads
@@ -188,27 +188,27 @@ class _Builder:
         if not has_pattern(config):
             return {"recurrent": True, "group_size": 1, "rope": None}
         rope, length = config.position, len(self.trace.ids)
-        visible = explanation.visible_keys(self.trace, layer)
+        visible = attention_score.visible_keys(self.trace, layer)
         if not np.array_equal(visible, np.tri(length, dtype=bool)):
             self.keep(f"visible.{layer}", visible, "|u1")
         bias = self.trace.instrumented.distance_bias(layer, length)
         if bias is not None:
             self.keep(f"bias.{layer}", bias)
-        if (sinks := explanation.sinks(self.trace, layer)) is not None:
+        if (sinks := attention_score.sinks(self.trace, layer)) is not None:
             self.keep(f"sinks.{layer}", sinks)
         return {
             "recurrent": False,
             "maps": config.heads // output_heads(config),
-            "scale": explanation.score_scale(config),
+            "scale": attention_score.score_scale(config),
             "softcap": getattr(config, "softcap", None),
             "group_size": config.heads // getattr(config, "groups", config.heads),
             "rope": None
             if rope is None
             else {
                 "size": rope.size,
-                "first": explanation.first_rotated(config),
+                "first": attention_score.first_rotated(config),
                 "interleaved": rope.interleaved,
-                "magnitude": explanation.magnitude(config),
+                "magnitude": attention_score.magnitude(config),
                 "radians": rope.frequencies(length).tolist(),
             },
         }
@@ -233,7 +233,7 @@ class _Builder:
         return sorted(kept)
 
     def _vectors(self, layer: int, head: int) -> dict[str, np.ndarray]:
-        q, k, v = explanation.queries_keys_values(self.trace, layer)
+        q, k, v = attention_score.queries_keys_values(self.trace, layer)
         group = head // (len(q) // len(k))
         return {f"q.{layer}.{head}": q[head], f"k.{layer}.{group}": k[group], f"v.{layer}.{group}": v[group]}
 

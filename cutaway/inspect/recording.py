@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.hooks import Listener
-from cutaway.inspect import pytorch_edits
 from cutaway.inspect import names as naming
+from cutaway.inspect import pytorch_edits
 from cutaway.inspect.instrumented import SQUARE
 from cutaway.inspect.instrumented_pytorch import array
 from cutaway.inspect.trace import Subject, Trace
@@ -35,7 +36,7 @@ class Recording:
         return prepared.at
 
     def _keep(self, name: str) -> pytorch_edits.Change:
-        def keep(value: object, start: int) -> None:
+        def keep(value: Any, start: int) -> None:
             self.parts[name][start] = array(value)[0]
 
         return keep

@@ -134,7 +134,7 @@ class Subject:
         for ids in texts:
             _check_ids(self.config, self.tokenizer, ids)
         common = (self.edit, edit)
-        given = [common if each is None else (common, each[i]) for i in range(len(texts))]
+        given: list[edits.Given] = [common if each is None else (common, each[i]) for i in range(len(texts))]
         engine, choice = self.choose(names, given, list(map(len, texts)))
         return engine, given, choice
 
