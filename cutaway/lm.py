@@ -554,10 +554,11 @@ class LanguageModel:
 
         ``text`` is text, ids or a conversation's messages. A list of texts or of ids is a batch: ``Traces``,
         which keep no logits unless they are named; no layer after the last that is needed is computed.
-        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``); None and wildcards
-        stand for what the engine shows. ``edit`` changes activations (``inspect/edits.py``). The runtime
-        answers where it runs the model, shows the names and makes the edits, the PyTorch model otherwise:
-        ``trace.engine`` says which, and why.
+        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``); wildcards stand for
+        what the engine shows, None for all that it shows. ``edit`` changes activations
+        (``inspect/edits.py``). The runtime answers where it runs the model, shows the names (for None: what
+        attribution and the page need) and makes the edits, the PyTorch model otherwise: ``trace.engine`` says
+        which, and why.
         """
         from cutaway.hooks import TAPS
 

@@ -19,6 +19,7 @@ from cutaway.hooks import Listener
 from cutaway.inspect import causal, edits, explanation, head_scores, lens, neurons, pytorch_edits, steering
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.edits import Add, Patch
+from cutaway.inspect.inputs import neuron_names
 from cutaway.inspect.trace import Subject, Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
@@ -367,7 +368,7 @@ def test_the_head_that_reads_france_makes_paris(smollm2) -> None:
 @pytest.mark.parametrize("shape", ["llama", "mixture"])
 def test_what_neurons_say_adds_up_to_what_the_mlp_wrote(shape: str) -> None:
     model = decoder(shape)
-    trace = Trace.of(model, Bytes(), Bytes().encode("the same"), ["blocks.*", *neurons.names(model.config)])
+    trace = Trace.of(model, Bytes(), Bytes().encode("the same"), ["blocks.*", *neuron_names(model.config)])
     for i in range(len(model.blocks)):
         wrote = trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]
         weights = neurons.output_weights(trace.instrumented, i)

@@ -12,15 +12,18 @@ import torch
 import cutaway
 from cutaway import native
 from cutaway.errors import UserError
+from cutaway.hooks import TAPS
 from cutaway.inspect import activation_quant, edits, explanation, neurons, page_data
 from cutaway.inspect.attribution import head_outputs
 from cutaway.inspect.head_scores import head_scores
+from cutaway.inspect.inputs import neuron_names
 from cutaway.inspect.instrumented import head_table
 from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.lens import divergences
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.inspect.trace import Subject, Trace
+from cutaway.layers.config import MoE
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
@@ -72,7 +75,7 @@ def answers(trace: Trace, of: Subject) -> np.ndarray:
     parts = [trace.logits, *trace.residual_norms().values(), *found.heads, found.mlps, lens.final]
     parts += [sources for sources in found.sources if sources is not None]
     parts += [head_outputs(trace.instrumented, trace, layer) for layer in layers]
-    if all(name in trace for name in neurons.names(trace.config)):
+    if all(name in trace for name in neuron_names(trace.config)):
         weights = [neurons.output_weights(trace.instrumented, layer) for layer in layers]
         parts += [neurons.activations(trace, i) * np.linalg.norm(weights[i], axis=0) for i in layers]
         parts.append(np.nan_to_num(logit_attribution(of, trace.ids, [7, 9], "head").values))
@@ -96,11 +99,14 @@ def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
     of = subject(name)
     names = explanation.names(of.config)
     shown, reason = of.choose(names)
+    whole, page = (of.choose(some)[0] for some in ((TAPS,), page_data.names(of.config)))
+    assert whole is page, "a trace of everything is by an engine that shows what all views need"
     if name in UNSEEN:
         assert reason.name == "definition" and UNSEEN[name] in reason.reason
         return
     assert shown is of.engine
-    names = page_data.names(of.config) if of.choose(page_data.names(of.config))[0] is shown else names
+    assert (page is shown) == (not any(isinstance(block.mlp, MoE) for block in of.config.blocks))
+    names = page_data.names(of.config) if page is shown else names
     within_noise(of, lambda some: answers(some.trace([TEXT], names)[0], some))
 
 

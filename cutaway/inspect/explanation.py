@@ -18,7 +18,7 @@ from cutaway.inspect import tokens
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.attention_score import RotatedPair, Score, queries_keys_values, rotated_pair, score
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.inputs import attention_names, output_heads
+from cutaway.inspect.inputs import attribution_names, output_heads
 from cutaway.inspect.lens import lens
 from cutaway.inspect.tokens import Merges, Token
 from cutaway.inspect.trace import Trace
@@ -197,7 +197,7 @@ class Explanation:
 
 def names(config: Decoder) -> list[str]:
     """The values that a trace must keep for its explanation."""
-    return ["embed", *attention_names(config), "blocks.*.middle", "blocks.*.out", "logits"]
+    return [*attribution_names(config)]
 
 
 def explain(trace: Trace, top: int = 10) -> Explanation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cutaway.layers.config import MLP
 from cutaway.model.config import Decoder, kind_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,27 @@ def attention_names(config: Decoder) -> list[str]:
 def attribution_names(config: Decoder) -> Sequence[str]:
     """The activations that direct logit attribution needs: a trace of these names has them all."""
     return ["embed", "blocks.*.middle", "blocks.*.out", "logits", *attention_names(config)]
+
+
+def neuron_names(config: Decoder) -> list[str]:
+    """The activations that ``neurons.activations`` needs."""
+    found: list[str] = []
+    for i, block in enumerate(config.blocks):
+        name, mlp = f"blocks.{i}.mlp", block.mlp
+        if mlp is None:
+            continue
+        if isinstance(mlp, MLP):
+            found.append(f"{name}.hidden")
+            continue
+        found += [f"{name}.expert_indices", f"{name}.expert_weights", f"{name}.experts.*.hidden"]
+        found += [f"{name}.shared.hidden"] if mlp.shared else []
+        found += [f"{name}.shared_gate"] if mlp.shared_gate else []
+    return found
+
+
+def view_names(config: Decoder) -> list[str]:
+    """The activations that an explanation and every view of its page need."""
+    return [*dict.fromkeys((*attribution_names(config), *neuron_names(config)))]
 
 
 def row(model: Any, ids: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.extras import installed
 from cutaway.gguf import Packed, give_back
 from cutaway.hooks import TAPS
 from cutaway.inspect import edits as edits_of
 from cutaway.inspect import names as naming
 from cutaway.inspect import runtime_edits
+from cutaway.inspect.inputs import view_names
 from cutaway.inspect.instrumented import BY_HEAD, SQUARE, Values
 from cutaway.model.config import Decoder
 from cutaway.quantization import formats
@@ -74,13 +76,16 @@ class InstrumentedRuntime:
         if "*" in names:
             raise UserError("the runtime does not show the output of every module")
         asked = [one for name in names for one in (self._taps if name == TAPS else (name,))]
-        found = naming.resolve(self._shapes, asked)
-        return list(dict.fromkeys(one for name in found for one in naming.expanded(self._shapes, name)))
+        found = [naming.expanded(self._shapes, name) for name in naming.resolve(self._shapes, asked)]
+        if not all(found):
+            raise UserError("the runtime does not show activations within experts")
+        return list(dict.fromkeys(one for names in found for one in names))
 
     def unsupported_reason(
         self, names: Sequence[str], edits: Sequence[edits_of.Given], lengths: Sequence[int]
     ) -> str | None:
-        for name in (name for name in names if name not in self._shapes):
+        needed = view_names(self.config) if TAPS in names and installed("torch") else ()
+        for name in (name for name in (*names, *needed) if name not in self._shapes):
             try:
                 self.resolve([name])
             except UserError:

@@ -10,7 +10,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.inspect import neurons
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.inputs import attribution_names
+from cutaway.inspect.inputs import attribution_names, neuron_names
 from cutaway.inspect.pairs import token_id
 from cutaway.inspect.result import Result
 from cutaway.inspect.trace import Trace, subject_of
@@ -35,7 +35,7 @@ def logit_attribution(
         raise UserError(f'by is {by!r}: use "head", "neuron" or "position"')
     subject = subject_of(lm)
     kept = [*attribution_names(subject.config)]
-    kept += neurons.names(subject.config) if by == "neuron" else []
+    kept += neuron_names(subject.config) if by == "neuron" else []
     trace = subject.trace([subject.encode(text)], kept)[0]
     other = None if against is None else token_id(lm, against)
     found = [trace.attribution(token_id(lm, token), position, other) for token in tokens]

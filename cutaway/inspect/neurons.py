@@ -13,24 +13,7 @@ import numpy as np
 
 from cutaway.inspect.instrumented import Instrumented
 from cutaway.inspect.trace import Trace
-from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Decoder
-
-
-def names(config: Decoder) -> list[str]:
-    """The values that ``activations`` needs."""
-    found: list[str] = []
-    for i, block in enumerate(config.blocks):
-        name, mlp = f"blocks.{i}.mlp", block.mlp
-        if mlp is None:
-            continue
-        if isinstance(mlp, MLP):
-            found.append(f"{name}.hidden")
-            continue
-        found += [f"{name}.expert_indices", f"{name}.expert_weights", f"{name}.experts.*.hidden"]
-        found += [f"{name}.shared.hidden"] if mlp.shared else []
-        found += [f"{name}.shared_gate"] if mlp.shared_gate else []
-    return found
+from cutaway.layers.config import MoE
 
 
 def activations(trace: Trace, layer: int) -> np.ndarray:

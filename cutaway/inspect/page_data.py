@@ -22,7 +22,7 @@ import numpy as np
 from cutaway.inspect import attention_score, explanation, neurons, tokens
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.attribution import Attribution, head_outputs
-from cutaway.inspect.inputs import has_pattern, output_heads
+from cutaway.inspect.inputs import has_pattern, output_heads, view_names
 from cutaway.inspect.promoted import promoted
 from cutaway.inspect.trace import Trace
 from cutaway.model.config import Decoder
@@ -47,7 +47,7 @@ class PageData:
 
 def names(config: Decoder) -> list[str]:
     """The values that a trace must keep for its page."""
-    return [*explanation.names(config), *neurons.names(config)]
+    return view_names(config)
 
 
 def build(trace: Trace, name: str) -> PageData:
