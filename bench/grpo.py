@@ -88,6 +88,7 @@ def _measured(name: str) -> dict[str, float]:
 def _cutaway(asked: argparse.Namespace, folder: Path) -> Seconds:
     from cutaway.train import rollouts
     from cutaway.train.loop import Training
+    from cutaway.train.recipes import rewards
 
     words = (
         f"--task={TASK} --options={{}} --prompts={asked.prompts * (asked.steps + 1)} --test=2 --resample=0"
@@ -98,8 +99,8 @@ def _cutaway(asked: argparse.Namespace, folder: Path) -> Seconds:
     words += f" --adapter.rank={asked.rank} --threads={asked.threads} --precision=float32 --compile=never"
     words += f" --base-type={'packed' if 'packed' in asked.one else 'float32'}"
     words += f" --steps={asked.steps + 1} --optimizer.learning-rate={RATE}"
-    run = rollouts.read("grpo", words.split())
-    data = rollouts.ready(run, folder, lambda _: None)
+    run = rewards.read("grpo", words.split())
+    data = rewards.ready(run, folder, lambda _: None)
     assert isinstance(data.train, rollouts.Sampled)
     data.train.settings = replace(data.train.settings, ignore_eos=True)
     training, found = Training(run, data, note=lambda _: None), []

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cutaway.inspect import edits
     from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
     from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
+    from cutaway.inspect.runtime_edits import Donors
     from cutaway.inspect.trace import Subject, Vocabulary
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.target_engine import TargetEngine
@@ -154,8 +155,8 @@ class Engines:
         self.decoder()
         return self.runtime_unwatched if self.choice()[0] == "runtime" else self.pytorch
 
-    def edited(self, edit: edits.Given, ids: Sequence[int]) -> Edited:
-        """The engine that makes edits of a prompt with these ids.
+    def edited(self, edit: edits.Given, ids: Sequence[int], donors: Donors | None = None) -> Edited:
+        """The engine that makes edits of a prompt with these ids; ``donors`` has what they take of others.
 
         Raises UserError for edits that do not fit the model, and for those that the runtime does not make of
         a model loaded for it.
@@ -165,7 +166,7 @@ class Engines:
             from cutaway.inspect import runtime_edits
 
             engine = self.runtime_unwatched
-            return Edited(engine, runtime_edits.prepare(engine, edit, len(ids)))
+            return Edited(engine, runtime_edits.prepare(engine, edit, len(ids), donors))
         from cutaway.inspect import pytorch_edits
 
         return Edited(self.pytorch, pytorch_edits.prepare(self.pytorch_model, edit, len(ids)).at)

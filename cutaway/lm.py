@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
     from cutaway.inspect.activations import Activations, Collecting
+    from cutaway.inspect.runtime_edits import Donors
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Subject, Trace, Traces
     from cutaway.model.engine import DefinitionEngine
@@ -244,9 +245,9 @@ class LanguageModel:
 
         return save.write(target, self.engines.current_checkpoint(), format, type, force=force)
 
-    def edited_engine(self, edit: edits.Given, ids: Sequence[int]) -> Edited:
+    def edited_engine(self, edit: edits.Given, ids: Sequence[int], donors: Donors | None = None) -> Edited:
         """The engine that makes edits of a prompt with these ids, and the edits as its states take them."""
-        return self.engines.edited((self._edits, edit), ids)
+        return self.engines.edited((self._edits, edit), ids, donors)
 
     def _as_decoder(self) -> Decoder:
         return self.engines.decoder()

@@ -24,12 +24,13 @@ from cutaway.model.decoder import Decoder
 from cutaway.position.scaling import Linear, YaRN
 from cutaway.quantization import formats
 from cutaway.train import config as train_config
-from cutaway.train import device, examples, finetune
+from cutaway.train import device, examples
 from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.flops import Operations, per_token, spans
 from cutaway.train.loop import Training
 from cutaway.train.objectives import distill, next_token, reward_model
+from cutaway.train.recipes import finetune
 from cutaway.train.trainable import Trainable, TrainingBatch
 from cutaway.weights import adapters, build, load, peft_names, safetensors
 from cutaway.weights import save as writer

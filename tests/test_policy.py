@@ -27,7 +27,7 @@ from cutaway.generate.batch.request import Request
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder
 from cutaway.quantization import formats
-from cutaway.train import checkpoint, device, distributed, finetune, rollouts
+from cutaway.train import checkpoint, device, distributed, rewards_config, rollouts
 from cutaway.train import config as train_config
 from cutaway.train import run as training_run
 from cutaway.train.adapters import reference
@@ -35,7 +35,10 @@ from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
 from cutaway.train.objectives.reward_model import RewardModel
-from cutaway.train.rollouts import Completion, Group
+from cutaway.train.recipes import finetune
+from cutaway.train.recipes import rewards as rewards_recipe
+from cutaway.train.rollouts import Group
+from cutaway.train.sampler import Completion
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.weights import adapters, load
 from cutaway.weights import save as writer
@@ -149,12 +152,12 @@ def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def config(base: Path, task: tuple[str, Path], *more: str) -> rollouts.RewardsConfig:
+def config(base: Path, task: tuple[str, Path], *more: str) -> rewards_config.RewardsConfig:
     words = f"--base {base} --data.task {task[0]} --data.path {task[1]} --data.options {{}} --data.test 10"
     words += " --data.group-size 4 --data.max-tokens 8 --data.context 64 --batch-size 2 --micro-batch-size 1"
     words += " --steps 6 --threads 1 --intervals.save 3 --intervals.evaluate 3 --adapter.rank 4"
     words += " --optimizer.learning-rate 0.01"
-    return rollouts.read("grpo", [*words.split(), *more])
+    return rewards_recipe.read("grpo", [*words.split(), *more])
 
 
 def drawn(lengths: Sequence[int], seed: int = 0) -> list[Completion]:
@@ -290,8 +293,8 @@ class Scripted:
         self.trainable = Trainable(self.decoder, objective, torch.ones(VOCAB))
         self.made = [drawn(lengths, n) for n, lengths in enumerate(self.lengths)]
         waiting = iter(self.rewards.ravel().tolist())
-        scored = replace(rollouts.of(run), scorer=lambda text, item: next(waiting))
-        self.prompts = rollouts.prompter(run, finetune.base(run))
+        scored = replace(rewards_recipe.of(run), scorer=lambda text, item: next(waiting))
+        self.prompts = rewards_recipe.prompter(run, finetune.base(run))
         self.sampled = rollouts.Sampled(
             replace(run, data=replace(run.data, resample=0)),
             scored,
@@ -575,7 +578,7 @@ def test_the_definition_samples_what_the_trainer_scores(
     temperature: float, base: Path, task: tuple[str, Path], tmp_path: Path
 ) -> None:
     run = config(base, task, "--data.sampler", "definition", "--objective.temperature", str(temperature))
-    data = rollouts.ready(run, tmp_path, lambda _: None)
+    data = rewards_recipe.ready(run, tmp_path, lambda _: None)
     batch = TrainingBatch.of(data.train.batch(0, 2), CPU)
     assert isinstance(data.train, rollouts.Sampled)
     assert data.model is not None and not data.model.training
@@ -586,7 +589,7 @@ def test_the_definition_samples_what_the_trainer_scores(
 
 
 def test_the_runtime_samples_nearly_that(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
-    data = rollouts.ready(config(base, task, "--data.sampler", "runtime"), tmp_path, lambda _: None)
+    data = rewards_recipe.ready(config(base, task, "--data.sampler", "runtime"), tmp_path, lambda _: None)
     batch = TrainingBatch.of(data.train.batch(0, 2), CPU)
     assert isinstance(data.train, rollouts.Sampled)
     sums = data.train.trainable(batch)[1]
@@ -602,7 +605,7 @@ def test_a_policy_that_is_its_reference_has_no_gradient_at_equal_rewards(
     words = f"--objective.kind={kind}", "--objective.kl-coefficient=0.1", "--objective.kl-estimator=k1"
     run = config(base, task, *words, "--data.sampler=runtime", "--adapter.dropout=0.2")
     run = run if adapter else replace(run, adapter=None)
-    data = rollouts.ready(run, tmp_path, lambda _: None)
+    data = rewards_recipe.ready(run, tmp_path, lambda _: None)
     assert isinstance(data.train, rollouts.Sampled)
     data.train.task = replace(data.train.task, scorer=lambda text, item: 0.7)
     numbers = Training(run, data, note=lambda _: None).advance()
@@ -613,7 +616,7 @@ def test_groups_without_variance_are_drawn_anew(base: Path, task: tuple[str, Pat
     found = {}
     for resample in (0, 3):
         run = config(base, task, "--data.resample", str(resample), "--data.max-tokens", "1")
-        data = rollouts.ready(run, tmp_path, lambda _: None)
+        data = rewards_recipe.ready(run, tmp_path, lambda _: None)
         assert isinstance(data.train, rollouts.Sampled)
         even = 0
         for step in range(6):
@@ -638,20 +641,20 @@ def test_a_run_resumes_to_the_same_weights_and_an_adapter_learns(
     )
     run = run if adapter else replace(run, adapter=None)
     seen = Quiet()
-    training_run.train(run, tmp_path / "whole", seen, recipe=rollouts)
+    training_run.train(run, tmp_path / "whole", seen, recipe=rewards_recipe)
 
     def stop(step: int) -> None:
         if step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training_run.train(run, tmp_path / "cut", Quiet(stop), recipe=rollouts)
-    training_run.train(run, tmp_path / "cut", Quiet(), recipe=rollouts, resume=True)
+        training_run.train(run, tmp_path / "cut", Quiet(stop), recipe=rewards_recipe)
+    training_run.train(run, tmp_path / "cut", Quiet(), recipe=rewards_recipe, resume=True)
     ids = [1, 2, 3, 250]
     whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
     assert np.array_equal(whole, cut)
     assert not np.allclose(whole, cutaway.load(base, engine="definition").logits(ids), atol=1e-3)
-    lines = [json.loads(line) for line in (tmp_path / "whole" / rollouts.SAMPLES).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "whole" / SAMPLES).read_text().splitlines()]
     assert {line["step"] for line in lines} == set(range(0, steps + 1, 3))
     if adapter:
         rewards = [step["reward"] for step in seen.steps]
@@ -678,10 +681,10 @@ def test_a_reward_that_is_no_number_ends_the_run_with_what_it_learned(
     late = f"{tmp_path / 'late.py'}:late", task[1]
     run = config(base, late, "--intervals.save=100", "--intervals.evaluate=100", "--data.resample=0")
     with pytest.raises(UserError, match=f"{sentence}; it was given .* Step [1-5] is saved: continue with"):
-        training_run.train(run, tmp_path / "run", Quiet(), recipe=rollouts)
+        training_run.train(run, tmp_path / "run", Quiet(), recipe=rewards_recipe)
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     (tmp_path / "late.py").write_text("def late(text, row):\n    return len(text)")
-    training_run.train(run, tmp_path / "run", Quiet(), recipe=rollouts, resume=True)
+    training_run.train(run, tmp_path / "run", Quiet(), recipe=rewards_recipe, resume=True)
 
 
 def test_what_cannot_be_learned(base: Path, task: tuple[str, Path], tmp_path: Path) -> None:
@@ -697,7 +700,7 @@ def test_what_cannot_be_learned(base: Path, task: tuple[str, Path], tmp_path: Pa
         config(base, task, "--objective.kind", "next_token")
     run = config(base, task, "--data.context", "20")
     with pytest.raises(UserError, match=r"do not fit data\.context"):
-        rollouts.ready(run, tmp_path, lambda _: None).train.batch(0, 1)
+        rewards_recipe.ready(run, tmp_path, lambda _: None).train.batch(0, 1)
 
 
 @pytest.mark.parametrize("kind", ["expert_iteration", "imitation"])
@@ -706,7 +709,7 @@ def test_imitating_is_cross_entropy(kind: str, base: Path, task: tuple[str, Path
     rows = [{"prompt": str(n), "answer": "ab" * (1 + n % 3)} for n in range(40)]
     task[1].write_text("\n".join(map(json.dumps, rows)))
     run = config(base, task, f"--objective.kind={kind}", "--data.max-tokens=3", "--micro-batch-size=2")
-    data = rollouts.ready(run, tmp_path, lambda _: None)
+    data = rewards_recipe.ready(run, tmp_path, lambda _: None)
     assert isinstance(data.train, rollouts.Sampled)
     found = []
     scores = itertools.cycle([0.5, 1.0, 0.0, 1.0])
@@ -753,7 +756,7 @@ def test_the_verb_checks_and_trains(
     assert "have the reward 0" in capsys.readouterr().err
     assert main(["finetune", "rloo", *words.split(), "--output", str(tmp_path / "run")]) == 0
     assert "held-out questions right" in capsys.readouterr().err
-    assert rollouts.read(str(tmp_path / "run")).objective == rloo.Config()
+    assert rewards_recipe.read(str(tmp_path / "run")).objective == rloo.Config()
     assert main(["finetune", str(tmp_path / "run"), "--resume", "--steps", "3"]) == 0
     assert cutaway.load(tmp_path / "run").generate("a", max_tokens=2)
 
@@ -764,16 +767,16 @@ def test_a_reward_model_is_a_scorer(base: Path, task: tuple[str, Path], tmp_path
     judge_run = finetune.read("reward", [*words.split(), "--threads=1", "--batch-size=4", "--adapter.rank=4"])
     training_run.train(judge_run, tmp_path / "judge", Quiet(), recipe=finetune)
     run = config(base, (f"reward_model:{tmp_path / 'judge'}", task[1]), "--steps=1")
-    made, judge = rollouts.of(run), RewardModel(tmp_path / "judge")
+    made, judge = rewards_recipe.of(run), RewardModel(tmp_path / "judge")
     for text in ("<answer>xx</answer> z", "xx", ""):
         prompt = [{"role": "user", "content": made.test[0].question}]
         row = {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
         assert [made.score(text, made.test[0])] == judge.scores([row])
     assert len({made.score(text, made.test[0]) for text in ("<answer>xx</answer>", "xx", "yy")}) == 3
     seen = Quiet()
-    training_run.train(run, tmp_path / "run", seen, recipe=rollouts)
+    training_run.train(run, tmp_path / "run", seen, recipe=rewards_recipe)
     assert seen.steps[0]["reward"] != 0 and f"reward_model:{tmp_path / 'judge'}" in str(
-        rollouts.read(str(tmp_path / "run")).data.task
+        rewards_recipe.read(str(tmp_path / "run")).data.task
     )
 
 
@@ -786,7 +789,7 @@ def test_on_policy_distillation_is_the_papers_loop(
     other = chatting_model(tmp_path / "other" / "teacher", VOCAB)
     words = "--objective.kind=on_policy_distill", f"--objective.teacher={other}"
     run = config(base, task, *words, f"--objective.beta={beta}", "--objective.temperature=1.3")
-    data = rollouts.ready(run, tmp_path, lambda _: None)
+    data = rewards_recipe.ready(run, tmp_path, lambda _: None)
     assert isinstance(data.train, rollouts.Sampled) and data.model is not None and data.teacher is not None
     found, seen = [], data.train.groups
     data.train.groups = lambda *asked: found.extend(seen(*asked)) or found[-2:]  # type: ignore[method-assign]
@@ -812,7 +815,7 @@ def test_on_policy_distillation_is_the_papers_loop(
     for one, other in zip(grads, torch.autograd.grad(expected, trained), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=2e-3, atol=1e-6)
     seen_steps = Quiet()
-    training_run.train(replace(run, steps=1), tmp_path / "run", seen_steps, recipe=rollouts)
+    training_run.train(replace(run, steps=1), tmp_path / "run", seen_steps, recipe=rewards_recipe)
     assert seen_steps.steps[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -829,7 +832,7 @@ def test_two_processes_train_what_one_does(base: Path, task: tuple[str, Path], t
         command, capture_output=True, text=True, check=False, env=plain | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    training_run.train(run, tmp_path / "one", Quiet(), recipe=rollouts)
+    training_run.train(run, tmp_path / "one", Quiet(), recipe=rewards_recipe)
     lines = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")
@@ -844,7 +847,7 @@ def test_two_processes_train_what_one_does(base: Path, task: tuple[str, Path], t
     ]
     for name, weight in found[0].items():
         torch.testing.assert_close(found[1][name], weight, rtol=1e-3, atol=2e-5)
-    training_run.train(replace(run, steps=4), tmp_path / "two", Quiet(), recipe=rollouts, resume=True)
+    training_run.train(replace(run, steps=4), tmp_path / "two", Quiet(), recipe=rewards_recipe, resume=True)
 
 
 def test_matrices_are_not_cut_where_a_model_is_sampled(
@@ -918,7 +921,7 @@ def test_the_old_policy_has_the_temperature_of_sampling(
 ) -> None:
     words = "--objective.updates=2", "--objective.temperature=0.5", "--optimizer.learning-rate=1e-12"
     run = config(base, task, *words, "--objective.clip-low=0.001", "--objective.clip-high=0.001")
-    training = Training(run, rollouts.ready(run, tmp_path, lambda _: None), note=lambda _: None)
+    training = Training(run, rewards_recipe.ready(run, tmp_path, lambda _: None), note=lambda _: None)
     numbers = training.advance()
     assert numbers["clip_fraction"] == 0 and numbers["gradient_norm"] > 0 and numbers["sampler_gap"] < 0.02
 
@@ -933,7 +936,7 @@ def test_a_run_of_several_updates_resumes_to_the_bit(
     """It dies between the updates of a step, of which nothing is kept."""
     words = "--objective.updates=3", "--steps=4", "--intervals.save=1", "--adapter.dropout=0.3"
     run = config(base, task, *words)
-    training_run.train(run, tmp_path / "whole", Quiet(), recipe=rollouts)
+    training_run.train(run, tmp_path / "whole", Quiet(), recipe=rewards_recipe)
     made, update = [], Training._update
 
     def dying(self: Training, *given: Any) -> dict[str, float]:
@@ -944,11 +947,11 @@ def test_a_run_of_several_updates_resumes_to_the_bit(
 
     monkeypatch.setattr(Training, "_update", dying)
     with pytest.raises(KeyboardInterrupt):
-        training_run.train(run, tmp_path / "cut", Quiet(), recipe=rollouts)
+        training_run.train(run, tmp_path / "cut", Quiet(), recipe=rewards_recipe)
     assert made == [0, 0, 0, 1, 1, 1, 2, 2]
     device.peak.cache_clear()
     monkeypatch.setattr(Training, "_update", update)
-    training_run.train(run, tmp_path / "cut", Quiet(), recipe=rollouts, resume=True)
+    training_run.train(run, tmp_path / "cut", Quiet(), recipe=rewards_recipe, resume=True)
     ids = [1, 2, 3, 250]
     whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
     assert np.array_equal(whole, cut)
@@ -959,9 +962,9 @@ def test_a_run_of_several_updates_resumes_to_the_bit(
 def test_a_tuned_base_is_sampled_with_both_adapters(
     base: Path, task: tuple[str, Path], tmp_path: Path
 ) -> None:
-    training_run.train(config(base, task, "--steps=3"), tmp_path / "first", Quiet(), recipe=rollouts)
+    training_run.train(config(base, task, "--steps=3"), tmp_path / "first", Quiet(), recipe=rewards_recipe)
     run = config(tmp_path / "first", task, "--data.sampler=runtime")
-    data = rollouts.ready(run, tmp_path, lambda _: None)
+    data = rewards_recipe.ready(run, tmp_path, lambda _: None)
     assert isinstance(data.train, rollouts.Sampled)
     for name, parameter in data.train.trainable.model.named_parameters():
         if name.endswith(".b"):

@@ -17,9 +17,9 @@ import cutaway
 from cutaway import cli, gguf
 from cutaway.errors import UserError
 from cutaway.quantization import formats
-from cutaway.train import finetune
 from cutaway.train import run as training_run
 from cutaway.train.adapters import lora
+from cutaway.train.recipes import finetune
 from cutaway.weights import load, quantized, safetensors
 from cutaway.weights.quantized.stored import KINDS, rounded, widened
 from tests import quantizing

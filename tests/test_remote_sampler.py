@@ -20,10 +20,11 @@ from cutaway.quantization import formats
 from cutaway.serve import app
 from cutaway.serve.operations.access import AccessPolicy
 from cutaway.serve.operations.api_keys import KeyRing
-from cutaway.train import checkpoint, remote_sampler, rollouts
+from cutaway.train import checkpoint, remote_sampler, rewards_config, rollouts
 from cutaway.train import run as training_run
 from cutaway.train.loop import DataError, Training
 from cutaway.train.parallel import Parallel
+from cutaway.train.recipes import rewards
 from cutaway.train.remote_sampler import Server
 from cutaway.train.trainable import TrainingBatch
 from cutaway.weights import load
@@ -79,16 +80,16 @@ def served(home: Path) -> Iterator[str]:
         yield f"{server.url}/v1"
 
 
-def config(home: Path, sampler: str, *more: str) -> rollouts.RewardsConfig:
+def config(home: Path, sampler: str, *more: str) -> rewards_config.RewardsConfig:
     words = f"--base {home / 'base'} --data.task {home / 'score.py'}:ascii --data.options {{}} --data.test 10"
     words += f" --data.path {home / 'questions.jsonl'} --data.group-size 4 --data.max-tokens 8"
     words += " --data.context 64 --batch-size 2 --micro-batch-size 1 --steps 4 --threads 1 --adapter.rank 4"
     words += " --intervals.save 3 --intervals.evaluate 2 --optimizer.learning-rate 0.03"
-    return rollouts.read("grpo", [*words.split(), f"--data.sampler={sampler}", *more])
+    return rewards.read("grpo", [*words.split(), f"--data.sampler={sampler}", *more])
 
 
-def ready(run: rollouts.RewardsConfig, folder: Path) -> tuple[Training, rollouts.Sampled]:
-    data = rollouts.ready(run, folder, lambda _: None)
+def ready(run: rewards_config.RewardsConfig, folder: Path) -> tuple[Training, rollouts.Sampled]:
+    data = rewards.ready(run, folder, lambda _: None)
     assert isinstance(data.train, rollouts.Sampled)
     return Training(run, data, note=lambda _: None), data.train
 
@@ -160,7 +161,7 @@ def test_a_policy_that_is_handed_over_now_and_then(home: Path, url: str) -> None
 def test_a_fixed_policy(home: Path, url: str) -> None:
     run = config(home, url, "--data.sync=0", "--steps=2")
     notes = Quiet()
-    training_run.train(run, home / "runs" / "fixed", notes, recipe=rollouts)
+    training_run.train(run, home / "runs" / "fixed", notes, recipe=rewards)
     assert any("stays as it is" in note for note in notes.notes)
     assert not (home / "runs" / "fixed" / remote_sampler.SERVED).exists()
     assert len(notes.steps) == 2 and all("sampler_gap" in step for step in notes.steps)
@@ -187,11 +188,11 @@ def test_a_server_that_goes_leaves_a_checkpoint_and_the_run_resumes(
     with served(home) as url:
         run = config(home, url, *words)
         with pytest.raises(OperationalError, match=r"cannot be reached: .* Step 3 is saved: .*--resume"):
-            training_run.train(run, folder, Quiet(gone), recipe=rollouts)
+            training_run.train(run, folder, Quiet(gone), recipe=rewards)
         assert [checkpoint.step_of(one) for one in checkpoint.all_in(folder / "checkpoints")] == [3]
         monkeypatch.setattr(Server, "ask", asked)
-        training_run.train(run, folder, Quiet(), recipe=rollouts, resume=True)
-        training_run.train(run, whole, Quiet(), recipe=rollouts)
+        training_run.train(run, folder, Quiet(), recipe=rewards, resume=True)
+        training_run.train(run, whole, Quiet(), recipe=rewards)
     ids = [1, 2, 3, 250]
     both = (cutaway.load(one, engine="definition").logits(ids) for one in (folder, whole))
     assert np.array_equal(*both)
@@ -319,7 +320,7 @@ def test_an_answer_that_is_not_exact_is_refused(
     usage = {"usage": {"prompt_tokens": PROMPT}} if "prompt_token_ids" not in change else {}
     scores = {"logprobs": {"token_logprobs": [-30.0, -30.0]}} if not change else {}
     with pretended({"choices": [{**FINE, **scores, **change}], **usage}) as url:
-        data = rollouts.ready(config(home, url, "--data.sync=0"), tmp_path, lambda _: None)
+        data = rewards.ready(config(home, url, "--data.sync=0"), tmp_path, lambda _: None)
         with pytest.raises(UserError, match=message):
             data.train.batch(0, 1)
 
@@ -339,16 +340,16 @@ def test_what_a_server_refuses_and_what_is_not_its_own(
         with pytest.raises(UserError, match=message):
             config(home, url, *words)
     with pytest.raises(UserError, match="name an adapter"):
-        rollouts.replace(config(home, url), adapter=None)
+        replace(config(home, url), adapter=None)
     for address, words, message in [
         (url, ("--data.sampler-model=other",), "serves 'two-layers'"),
         (url.removesuffix("/v1") + "/nothing", (), "refuses with 404"),
         ("http://127.0.0.1:9/v1", (), "cannot be reached"),
     ]:
         with pytest.raises((UserError, OperationalError), match=message):
-            rollouts.ready(config(home, address, *words), tmp_path, lambda _: None)
+            rewards.ready(config(home, address, *words), tmp_path, lambda _: None)
     with pytest.raises(UserError, match=r"outside the folder .*--adapter-folder runs"):
-        rollouts.ready(config(home, url), tmp_path, lambda _: None).train.batch(0, 1)
+        rewards.ready(config(home, url), tmp_path, lambda _: None).train.batch(0, 1)
     busy = pretended({"error": {"message": "busy"}}, status=503)
     with busy as url, pytest.raises(OperationalError, match="answers 503: busy"):
         Server(url).ask("/completions", {})

@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
+from cutaway.generate.batch.observation import Observation
 from cutaway.inspect import edits, explanation, page_data
 from cutaway.inspect.edits import Ablate, ablation
 from cutaway.quantization import formats
@@ -26,6 +26,48 @@ TEXT = "The capital of France is"
 def server() -> Iterator[Server]:
     with serving.running(serving.model(), trace_numbers=60_000, trace_tokens=100) as server:
         yield server
+
+
+@dataclass
+class Seen:
+    """A text's values and logits by the served engine itself, outside of the server's batch."""
+
+    tokens: list[str]
+    values: dict[str, Any]
+    logits: np.ndarray
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        rows = self.values[name]
+        if name.endswith("pattern"):
+            rows = np.stack([np.pad(row, ((0, 0), (0, len(rows) - row.shape[1]))) for row in rows])
+        return rows if rows.ndim == 2 else rows.swapaxes(0, 1)
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        weights = np.exp(self.logits - self.logits.max())
+        best = np.argsort(-self.logits, kind="stable")[:count].tolist()
+        return [(id, float(weights[id] / weights.sum())) for id in best]
+
+
+@dataclass
+class Own:
+    """The served model, as `lm.trace` reads it."""
+
+    lm: Any
+
+    def trace(self, text: str, edit: Any = ()) -> Seen:
+        ids = self.lm.ids(text)
+        edited = self.lm.edited_engine(edit, ids)
+        logits, found = edited.engine.observe([ids], [edited.new_state()], ["*"], [len(ids) - 1])
+        tokens = [self.lm.tokenizer.token_bytes(id).decode() for id in ids]
+        return Seen(tokens, found, logits[0][: len(self.lm.tokenizer)])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.lm, name)
+
+
+@pytest.fixture(scope="module")
+def lm(server: Server) -> Own:
+    return Own(server.service.lm)
 
 
 def traced(server: Server, **body: Any) -> Any:
@@ -43,19 +85,19 @@ def next_of(server: Server, **body: Any) -> list[tuple[int, float]]:
     return [(one["id"], one["probability"]) for one in answer["next"]]
 
 
-def test_values_are_those_of_a_trace(server: Server) -> None:
-    ours = server.service.lm.trace(TEXT)
+def test_values_are_those_of_a_trace(server: Server, lm: Own) -> None:
+    ours = lm.trace(TEXT)
     answer = traced(server, values=["attention.pattern", "attention.q", "out", "embed"], layers=[1])
     assert [token["text"] for token in answer["tokens"]] == ours.tokens
-    assert answer["next"][0]["id"] == ours.top(1)[0].id
+    assert answer["next"][0]["id"] == ours.top(1)[0][0]
     found = values(answer)
     assert set(found) == {"embed", "blocks.1.attention.pattern", "blocks.1.attention.q", "blocks.1.out"}
     for name, value in found.items():
-        assert np.allclose(value, ours[name].numpy(), atol=1e-4), name
+        assert np.allclose(value, ours[name], atol=1e-6), name
 
 
-def test_some_heads_and_positions(server: Server) -> None:
-    ours = server.service.lm.trace(TEXT)
+def test_some_heads_and_positions(server: Server, lm: Own) -> None:
+    ours = lm.trace(TEXT)
     asked = {"values": ["attention.pattern", "out"], "layers": [0], "heads": [7, 2], "positions": [-1, 0]}
     found = values(traced(server, **asked))
     assert np.allclose(
@@ -75,37 +117,34 @@ def test_safetensors_holds_the_same(server: Server, tmp_path: Path) -> None:
     assert json.loads(safetensors.metadata(tmp_path / "trace.safetensors")["tokens"])[0]["text"] == "The"
 
 
-def test_ablating_is_what_it_is_in_python(server: Server) -> None:
-    lm = server.service.lm
+def test_ablating_is_what_it_is_in_python(server: Server, lm: Own) -> None:
     expected = lm.trace(TEXT, edit=ablation("1.4")).top(5)
     answer = next_of(server, edits=[{"kind": "ablate", "layer": 1, "part": "head", "head": 4}])
-    assert [id for id, _ in answer] == [one.id for one in expected]
-    assert np.allclose([p for _, p in answer], [one.probability for one in expected], atol=1e-5)
+    assert [id for id, _ in answer] == [id for id, _ in expected]
+    assert np.allclose([p for _, p in answer], [p for _, p in expected], atol=1e-6)
     usual = next_of(server)
     assert answer != usual
     none = [{"kind": "ablate", "layer": 1, "part": part, "strength": 0} for part in ("mlp", "attention")]
     assert np.allclose([p for _, p in next_of(server, edits=none)], [p for _, p in usual], atol=1e-6)
     both = [{"kind": "ablate", "layer": 1, "part": part} for part in ("mlp", "attention")]
     skipped = lm.trace(TEXT, edit=ablation("1")).top(5)
-    assert np.allclose(
-        [p for _, p in next_of(server, edits=both)], [one.probability for one in skipped], atol=1e-5
-    )
+    assert np.allclose([p for _, p in next_of(server, edits=both)], [p for _, p in skipped], atol=1e-5)
 
 
-def test_patching_everything_is_the_other_text(server: Server) -> None:
+def test_patching_everything_is_the_other_text(server: Server, lm: Own) -> None:
     other = "The capital of Spain was"
     patch = {"kind": "patch", "layer": 1, "part": "residual", "text": other}
-    expected = server.service.lm.trace(other).top(5)
+    expected = lm.trace(other).top(5)
     answer = next_of(server, edits=[patch])
-    assert np.allclose([p for _, p in answer], [one.probability for one in expected], atol=1e-5)
+    assert np.allclose([p for _, p in answer], [p for _, p in expected], atol=1e-6)
     last = next_of(server, edits=[patch | {"positions": [4]}])
-    assert np.allclose([p for _, p in last], [p for _, p in answer], atol=1e-5)
+    assert np.allclose([p for _, p in last], [p for _, p in answer], atol=1e-6)
     assert next_of(server, edits=[patch | {"positions": [0]}]) == next_of(server)
     half = values(traced(server, values=["out"], layers=[1], edits=[patch | {"strength": 0.5}]))[
         "blocks.1.out"
     ]
-    ours, theirs = (server.service.lm.trace(text)["blocks.1.out"] for text in (TEXT, other))
-    assert torch.allclose(torch.tensor(half).float(), (ours + theirs) / 2, atol=1e-4)
+    ours, theirs = (lm.trace(text)["blocks.1.out"] for text in (TEXT, other))
+    assert np.allclose(half, (ours + theirs) / 2, rtol=1e-5, atol=1e-5)
 
 
 def test_adding_a_vector(server: Server) -> None:
@@ -118,8 +157,7 @@ def test_adding_a_vector(server: Server) -> None:
     assert np.allclose(np.delete(moved, 2, 0), np.delete(usual, 2, 0))
 
 
-def test_edits_by_name_and_to_a_mean_are_what_they_are_in_python(server: Server) -> None:
-    lm, names = server.service.lm, ["logits"]
+def test_edits_by_name_and_to_a_mean_are_what_they_are_in_python(server: Server, lm: Own) -> None:
     asked = [
         {
             "kind": "scale",
@@ -134,14 +172,14 @@ def test_edits_by_name_and_to_a_mean_are_what_they_are_in_python(server: Server)
         edits.Scale(name="blocks.0.mlp.hidden", units=[3, 5], strength=40.0, positions=[-1]),
         edits.Ablate(1, "mlp", to="mean", reference=[lm.ids("Water boils"), lm.ids("at sea")]),
     ]
-    expected = lm.trace(TEXT, edit, names).top(5)
+    expected = lm.trace(TEXT, edit).top(5)
     answer = next_of(server, edits=asked)
-    assert np.allclose([p for _, p in answer], [one.probability for one in expected], atol=1e-5)
+    assert np.allclose([p for _, p in answer], [p for _, p in expected], atol=1e-6)
     assert answer != next_of(server, edits=asked[1:]) != next_of(server)
     for wrong, why in (
         ({"name": "blocks.*.attn.hook_pattern"}, "attention maps"),
         ({"name": "blocks.0.mlp.hiden"}, "near are"),
-        ({"name": "embed", "units": [576]}, "none of the last axis"),
+        ({"name": "embed", "units": [576]}, "no unit 576: its units are 0 to 575"),
         ({"name": "embed", "layer": 0}, "one of the two"),
         ({}, "one of the two"),
     ):
@@ -172,7 +210,7 @@ def test_the_page_is_the_same_document(server: Server) -> None:
 
 
 def test_answers_are_written_with_edits_of_their_request_alone(server: Server) -> None:
-    lm = server.service.lm
+    lm = server.service.lm  # which makes the edits by the engine that serves
     ablate = {"kind": "ablate", "layer": 1, "part": "mlp"}
     body = {"prompt": TEXT, "max_tokens": 6, "temperature": 0}
     expected = lm.generate(TEXT, max_tokens=6, temperature=0, edit=Ablate(1, "mlp")).text
@@ -195,6 +233,50 @@ def test_answers_are_written_with_edits_of_their_request_alone(server: Server) -
     assert answer == lm.chat(messages, max_tokens=6, temperature=0, edit=Ablate(1, "mlp")).text
     wrong = server.post("/v1/chat/completions", chat | {"edits": [ablate | {"layer": 9}]})
     assert wrong.status_code == 400 and "layer 9" in wrong.json()["error"]["message"]
+
+
+def test_edits_and_traces_are_read_in_the_batch(server: Server, lm: Own) -> None:
+    """By the server's one scheduler, which counts them; no PyTorch model is made for them."""
+    scheduler, length = server.service.decoder, len(lm.ids(TEXT))
+    other = "The capital of Spain was"
+    kinds: list[Any] = [
+        {"kind": "swap", "layer": 0, "head": 1, "other": 2},
+        {"kind": "noise", "layer": 0, "strength": 0.5, "seed": 3},
+        {"kind": "patch", "layer": 0, "part": "head", "head": 1, "text": other, "positions": [-1]},
+    ]
+    patch = edits.Patch(0, lm.ids(other), "head", 1, positions=[-1])
+    given = [edits.Swap(0, 1, 2), edits.Noise(0, strength=0.5, seed=3), patch]
+    for asked, edit in zip(kinds, given, strict=True):
+        before = scheduler.stats()
+        answer = traced(server, values=["out", "mlp.hidden"], layers=[1], edits=[asked])
+        after, expected = scheduler.stats(), lm.trace(TEXT, edit=edit)
+        for name, value in values(answer).items():
+            assert np.allclose(value, expected[name], rtol=1e-5, atol=1e-6), (asked["kind"], name)
+        texts = 1 + (asked["kind"] == "patch")
+        assert after.finished - before.finished == texts
+        assert after.prompt_tokens - before.prompt_tokens == texts * length
+    body = {"prompt": TEXT, "max_tokens": 4, "temperature": 0, "edits": kinds, "logprobs": 2, "echo": True}
+    answer = server.post("/v1/completions", body).json()
+    made = server.service.lm.generate(TEXT, max_tokens=4, temperature=0, edit=given)
+    assert answer["choices"][0]["text"] == TEXT + made.text
+    assert "edit_scheduler" not in server.service.__dict__
+
+
+def test_a_long_trace_takes_the_memory_of_its_answer(server: Server) -> None:
+    """Of all layers' values of a text of several steps, one position: no more rows are held than that."""
+    text = " ".join(["word"] * 99)
+    kept: list[int] = []
+    add = Observation.add
+
+    def counted(self: Observation, name: str, row: np.ndarray) -> None:
+        add(self, name, row)
+        kept.append(sum(one.nbytes for rows in self.rows.values() for one in rows))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Observation, "add", counted)
+        asked = {"values": ["mlp.hidden", "out", "attention.pattern"], "positions": [-1, 3]}
+        answer = values(traced(server, text=text, **asked))
+    assert max(kept) == sum(4 * value.size for value in answer.values()) - 4 * 2 * 9 * (99 - 4)
 
 
 def test_chats_are_traced_too(server: Server) -> None:

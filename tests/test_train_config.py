@@ -18,11 +18,12 @@ from cutaway.data.sources import Source
 from cutaway.errors import UserError
 from cutaway.model import decoder
 from cutaway.store import yaml_files
-from cutaway.train import checkpoint, compiling, config, curve, finetune, git, loop
+from cutaway.train import checkpoint, compiling, config, curve, git, loop
 from cutaway.train import run as training_run
 from cutaway.train.config import Intervals, TrainingConfig
 from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
+from cutaway.train.recipes import finetune
 from cutaway.train.schedule import WSD, Cosine, Linear
 from tests.pages import charts
 from tests.training import Quiet, folder_of_text, model, run

@@ -21,9 +21,9 @@ from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
-from cutaway.train.dataset import export
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import next_token
+from cutaway.train.recipes.pretrain import export
 from cutaway.weights import load
 from cutaway.weights import save as writer
 from cutaway.weights.rules import Tensors

@@ -21,8 +21,8 @@ from cutaway.train import folder as run_folder
 from cutaway.weights.load import RUN
 
 if TYPE_CHECKING:
-    from cutaway.train.finetune import FinetuningConfig
-    from cutaway.train.rollouts import RewardsConfig
+    from cutaway.train.recipes.finetune import FinetuningConfig
+    from cutaway.train.rewards_config import RewardsConfig
 
 SHOWN = 3  # examples that --check prints
 
@@ -120,10 +120,10 @@ def finetune(
     changes = [*own, *changes]
     begun = (Path(source) / RUN).is_file()
     folder = output or (Path(source) if begun else Path("runs") / Path(source).stem)
-    sampled = methods.is_method(source, ())
+    sampled = methods.learns_task(source, ())
     if config.may_be_unknown(changes[len(own) :], methods.entries(source, ())):
         _check_names(source, changes, sampled)
-    sampled = methods.is_method(source, changes)
+    sampled = methods.learns_task(source, changes)
     continues = resume and (folder / RUN).is_file()
     if not check and (begun or continues):
         run_folder.check(folder, resume, "finetune")
@@ -133,15 +133,16 @@ def finetune(
         methods.check_task(methods.entries(source, changes))
     elif check or not continues:
         methods.examples(methods.entries(source, changes)).check()
-    from cutaway.train import finetune as examples
-    from cutaway.train import rollouts
+    from cutaway.train import rewards_config
+    from cutaway.train.recipes import finetune as examples
+    from cutaway.train.recipes import rewards
 
-    recipe = rollouts if sampled else examples
+    recipe = rewards if sampled else examples
     run = recipe.read(source, changes)
     if not check:
         run_folder.check(folder, resume, "finetune")
     if check:
-        _check_task(run, json) if isinstance(run, rollouts.RewardsConfig) else _check(run, json)
+        _check_task(run, json) if isinstance(run, rewards_config.RewardsConfig) else _check(run, json)
         return
     from cutaway.train import distributed
     from cutaway.train.run import train
@@ -155,8 +156,8 @@ def finetune(
 
 def _check_names(source: str, changes: Sequence[str], sampled: bool) -> None:
     """UserError for an option that there is not."""
-    from cutaway.train.finetune import FinetuningConfig
-    from cutaway.train.rollouts import RewardsConfig
+    from cutaway.train.recipes.finetune import FinetuningConfig
+    from cutaway.train.rewards_config import RewardsConfig
 
     config.check_names(changes, methods.entries(source, ()), RewardsConfig if sampled else FinetuningConfig)
 
@@ -164,7 +165,7 @@ def _check_names(source: str, changes: Sequence[str], sampled: bool) -> None:
 def _check(run: FinetuningConfig, as_json: bool) -> None:
     """What the examples are, and some of them with what is trained in colour."""
     from cutaway.train import examples
-    from cutaway.train import finetune as recipe
+    from cutaway.train.recipes import finetune as recipe
 
     at_rest = recipe.base(run)
     items, report = examples.prepare(run.data, run.objective, at_rest, console.note)
@@ -198,9 +199,9 @@ def _check(run: FinetuningConfig, as_json: bool) -> None:
 def _check_task(run: RewardsConfig, as_json: bool) -> None:
     """What a task asks, and what the model answers before training."""
     from cutaway.data.tasks import RIGHT
-    from cutaway.train import rollouts
+    from cutaway.train.recipes import rewards
 
-    task, groups = rollouts.check(run, console.note)
+    task, groups = rewards.check(run, console.note)
     rewards = [float(reward) for group in groups for reward in group.rewards]
     found = {
         "questions": len(task.train),
@@ -235,9 +236,9 @@ def _check_task(run: RewardsConfig, as_json: bool) -> None:
 def _after(run: FinetuningConfig, folder: Path) -> str:
     """What to type when a run has ended."""
     from cutaway.train import examples
-    from cutaway.train import finetune as recipe
     from cutaway.train.objectives import reward_model
-    from cutaway.train.rollouts import RewardsConfig
+    from cutaway.train.recipes import finetune as recipe
+    from cutaway.train.rewards_config import RewardsConfig
 
     if isinstance(run.objective, reward_model.Config):
         return "It scores answers: docs/finetuning.md, A reward model, says how."

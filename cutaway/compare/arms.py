@@ -34,11 +34,11 @@ from cutaway.model.decoder import Decoder as Model
 from cutaway.position import alibi, rope, t5
 from cutaway.store import yaml_files
 from cutaway.store.files import write
-from cutaway.train import dataset
 from cutaway.train.config import Intervals, TrainingConfig, entries
 from cutaway.train.folder import TOKENIZER
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.optim import AdamW, Muon
+from cutaway.train.recipes import pretrain
 from cutaway.train.schedule import Cosine
 from cutaway.train.trainable import SOURCE, TrainingBatch
 
@@ -227,7 +227,7 @@ class _Ids:
         return False
 
 
-def resolved(run: ArmRun, folder: Path, note: dataset.Note) -> ArmRun:
+def resolved(run: ArmRun, folder: Path, note: pretrain.Note) -> ArmRun:
     """The run as it is, its tokenizer in ``folder``: a task's rows are made from its seed."""
     run_tokenizer.save(run.data.words(), folder / TOKENIZER)
     if source := _source(run):  # how a target begins goes with the tokenizer to the model's folder
@@ -236,7 +236,7 @@ def resolved(run: ArmRun, folder: Path, note: dataset.Note) -> ArmRun:
     return run
 
 
-def ready(run: ArmRun, folder: Path, note: dataset.Note) -> Dataset:
+def ready(run: ArmRun, folder: Path, note: pretrain.Note) -> Dataset:
     """The rows that are trained on, and the held-out ones, which every seed shares."""
     tokenizer, lengths = run.data.words(), torch.zeros(run.model.vocab, dtype=torch.int64)
     if run.data.metric == "bits_per_byte":
@@ -245,7 +245,7 @@ def ready(run: ArmRun, folder: Path, note: dataset.Note) -> Dataset:
     chosen_by = run.part == "validation"
     task, seed = (run.data.validation, "validation") if chosen_by else (run.data.held_out, "held out")
     held_out = HeldOut(Rows(task, number(0, seed), run.test, _source(run)), lengths)
-    return Dataset(train, held_out, lengths, tokenizer, lambda text: [0], dataset.export)
+    return Dataset(train, held_out, lengths, tokenizer, lambda text: [0], pretrain.export)
 
 
 def _source(run: ArmRun) -> int:

@@ -2,7 +2,7 @@
 
     reasoning_gym:chain_sum      a task of reasoning-gym, which writes its questions and answers by a seed
     score.py:function            function(answer, row) -> float, for the rows of a file of prompts
-    reward_model:FOLDER          a trained reward model, likewise (train/rollouts.py opens it)
+    reward_model:FOLDER          a trained reward model, likewise (train/recipes/rewards.py opens it)
 
 The held-out questions are none of the training ones, by their text. reasoning-gym writes item i by seed + i,
 so that neighbouring seeds share all items but one: here the seeds of training and of test are far apart.

@@ -172,7 +172,7 @@ def program(path: str | Path) -> Judge:
 
 def reward_model(folder: str | Path) -> Judge:
     """A trained reward model. UserError for a folder that holds none."""
-    from cutaway.train.rollouts import judged
+    from cutaway.train.recipes.rewards import judged
 
     judge = judged(str(folder))
 

@@ -45,7 +45,7 @@ def prepare_each(
         check(engine.config, one, length)
     own = donors or Donors(engine)
     listed: list[list[Any]] = [list(edits.listed(one)) for one in given]
-    own.read((ids, value.name) for one in listed for edit in one for ids, value in _takes(own.config, edit))
+    own.read((ids, value.name) for one in listed for edit in one for ids, value in takes(own.config, edit))
     return [
         tuple(made for edit in one for made in _prepared(own, edit, length))
         for one, length in zip(listed, lengths, strict=True)
@@ -97,12 +97,16 @@ class Donors:
                 for ids, own in zip(texts, np.split(rows, ends), strict=True):
                     self._read[ids, name] = own.reshape(len(ids), -1)
 
+    def add(self, ids: Sequence[int], name: str, rows: np.ndarray) -> None:
+        """Takes a value of each token of a text, which was read elsewhere, [t ...]."""
+        self._read[ids, name] = rows.reshape(len(ids), -1)
+
     def rows(self, ids: Sequence[int], name: str) -> np.ndarray:
         """float32 [t n]: the value of each token of a text that was read."""
         return self._read[ids, name]
 
 
-def _takes(config: Decoder, one: Any) -> Iterator[tuple[Sequence[int], Value]]:
+def takes(config: Decoder, one: Any) -> Iterator[tuple[Sequence[int], Value]]:
     """The texts and values of which an edit takes numbers."""
     texts = [one.ids] if isinstance(one, Patch) else getattr(one, "reference", ())
     for value in _values(config, one) if texts else ():

@@ -20,10 +20,11 @@ from cutaway.lm import LanguageModel, load
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.store.files import write
-from cutaway.train import dataset, finetune, loop
+from cutaway.train import loop
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.config import read as read_config
 from cutaway.train.optim import AdamW
+from cutaway.train.recipes import finetune, pretrain
 from cutaway.train.run import train
 from cutaway.weights.load import RUN
 
@@ -123,7 +124,7 @@ def adapted(
 def seen(folder: Path, id: int) -> int:
     """How often a token was read while the model in ``folder`` was trained: counted in its batches."""
     run = read_config(str(folder / "run" / RUN))
-    data = dataset.ready(run, folder / "run", _quiet)
+    data = pretrain.ready(run, folder / "run", _quiet)
     rows = range(0, run.steps * run.batch_size, run.batch_size)
     return sum(int((data.train.batch(first, run.batch_size).ids == id).sum()) for first in rows)
 
@@ -133,7 +134,7 @@ def continued(
 ) -> LanguageModel:
     """The model itself, trained ``steps`` more on these documents; ``folder`` keeps their tokens."""
     run = _run(folder, documents, size, steps, seed, False)
-    data = dataset.ready(dataset.resolved(run, folder, _quiet), folder, _quiet)
+    data = pretrain.ready(pretrain.resolved(run, folder, _quiet), folder, _quiet)
     training = loop.Training(run, replace(data, model=lm.model), note=_quiet)
     for _ in range(steps):
         training.advance()

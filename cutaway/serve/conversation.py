@@ -104,10 +104,7 @@ async def begin(
     APIError for what cannot be answered.
     """
     caller = caller_of(http, body.cache_salt)
-    if body.edits:  # which compute with the model
-        made = await service.run_definition(http, _prepared, body, caller, ids)
-    else:
-        made = await service.run(caller.client, _prepared, body, caller, ids)
+    made = await edits.prepared(service, body, http, caller, _prepared, ids)
 
     def read_one(generation: Generation) -> tuple[str, Sequence[parser.Call]]:
         answer = read(made.reader(), [Piece(generation.text, generation=generation)])
@@ -121,7 +118,11 @@ async def begin(
 
 
 def _prepared(
-    service: Service, body: ChatCompletionRequest, caller: Caller, given: Sequence[int] | None
+    service: Service,
+    body: ChatCompletionRequest,
+    caller: Caller,
+    own: edits.RequestEdits | None,
+    given: Sequence[int] | None,
 ) -> Conversation:
     """A request that is checked, and rendered; its streams are not begun."""
     engine = service.engine_of(body.model, body.edits)
@@ -145,7 +146,7 @@ def _prepared(
     room = service.context - len(ids)
     form.limit([room if most is None else min(most, room)], thought, _thought_limit(body, thought, variables))
     internals = service.internals(body.internals)
-    edit = edits.hooks(service, body.edits, ids) if body.edits else None
+    edit = own and own.hooks(ids)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
     requests = [
         Request(

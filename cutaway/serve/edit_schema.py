@@ -1,77 +1,57 @@
-"""The fields of a model's edits in a request (docs/inspect.md)."""
+"""The fields of a model's edits in a request: those of the kinds in inspect/edits.py, by their own names.
+
+What an edit takes of other texts is given as texts: ``text`` or ``messages`` for ids, ``reference`` as texts.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import fields
+from types import NoneType
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, create_model
 
+from cutaway.inspect import edits
 from cutaway.serve.field_types import FailFast, Id, Number, Positions, Text
 from cutaway.serve.openai.message_schema import Messages
 from cutaway.serve.validation import StrictModel
 
+Units = Annotated[list[Id], FailFast, Field(max_length=65536)]
+Vector = Annotated[list[Number], FailFast]
+SCALARS: dict[Any, Any] = {int: Id, float: Number, str: Annotated[Text, Field(max_length=200)]}
+LISTS: dict[str, Any] = {
+    "positions": Positions,
+    "units": Units,
+    "others": Units,
+    "vector": Vector,
+    "vectors": Annotated[list[Vector], FailFast, Field(max_length=2)],
+    "reference": Annotated[list[Text], FailFast, Field(max_length=64)],
+}
 
-class EditPlace(StrictModel):
-    """Where an edit acts: at a layer, or at an activation by its name (docs/inspect.md)."""
-
-    layer: Id | None = None
-    name: Annotated[Text, Field(max_length=200)] | None = None
-    head: Id | None = None
-    positions: Positions | None = None
-    units: Annotated[list[Id], FailFast, Field(max_length=65536)] | None = Field(
-        None, description="Some indices of the activation's last axis, such as neurons."
-    )
-    from_step: Id = Field(0, description="0: from the prompt on; n: from the n-th new token on.")
-    strength: Number = 1.0
-
-
-class Ablate(EditPlace):
-    """Moves the output of a head, a layer's attention, its MLP or the whole layer to zero, or to what its
-    reference texts have.
-    """
-
-    kind: Literal["ablate"]
-    part: Literal["head", "attention", "mlp", "layer"] = "layer"
-    to: Literal["zero", "mean", "resample"] = "zero"
-    reference: Annotated[list[Text], FailFast, Field(max_length=64)] = Field([])
-    seed: Id = 0
+ANOTHER: dict[str, Any] = {"text": Text, "messages": Messages}  # what gives another prompt's ids
 
 
-class Scale(EditPlace):
-    """Multiplies the output of a head, a layer's attention or its MLP by strength."""
-
-    kind: Literal["scale"]
-    part: Literal["head", "attention", "mlp"] = "attention"
-
-
-class Patch(EditPlace):
-    """Moves an activation towards that of another prompt; strength 1 replaces it."""
-
-    kind: Literal["patch"]
-    part: Literal["head", "attention", "mlp", "residual"] = "residual"
-    text: Text | None = None
-    messages: Messages | None = None
+def _type(name: str, hint: Any) -> Any:
+    """A field's type in a request, from its name and its type in Python."""
+    own: Any = hint if get_origin(hint) is Literal else LISTS.get(name)
+    if own is None:
+        own = next(SCALARS[one] for one in (hint, *get_args(hint)) if one in SCALARS)
+    return Optional[own] if NoneType in get_args(hint) else own  # noqa: UP045
 
 
-class Directed(EditPlace):
-    """An edit along a vector of the residual stream after a layer, or of another activation."""
-
-    vector: Annotated[list[Number], FailFast]
-
-
-class Add(Directed):
-    """Adds a vector to the residual stream after a layer, strength times."""
-
-    kind: Literal["add"]
-
-
-class Project(Directed):
-    """Removes the direction of a vector from the residual stream after a layer."""
-
-    kind: Literal["project"]
+def _model(kind: str, of: type[Any]) -> type[StrictModel]:
+    """A kind of edit as a request has it."""
+    hints = get_type_hints(of)
+    made: dict[str, Any] = {"kind": (Literal[kind], ...)}  # pyright: ignore[reportInvalidTypeForm]
+    for field in fields(of):
+        default = [] if field.default == () else field.default
+        if field.name != "ids":
+            made[field.name] = (_type(field.name, hints[field.name]), Field(default))
+        else:
+            made |= {name: (Optional[one], None) for name, one in ANOTHER.items()}  # noqa: UP045
+    return create_model(of.__name__, __base__=StrictModel, __doc__=of.__doc__, **made)
 
 
-ModelEdit = Annotated[Ablate | Scale | Patch | Add | Project, Field(discriminator="kind")]
-Edits = Annotated[list[ModelEdit], FailFast, Field(max_length=64)]
+MODELS = {kind: _model(kind, of) for kind, of in edits.KINDS.items()}
+ModelEdit = Annotated[Union[tuple(MODELS.values())], Field(discriminator="kind")]  # noqa: UP007
+Edits = Annotated[list[ModelEdit], FailFast, Field(max_length=64)]  # pyright: ignore[reportInvalidTypeForm]

@@ -1,70 +1,163 @@
-"""A request's edits of the model, for one prompt."""
+"""A request's edits of the model: from its fields to what the engine takes, for each of its prompts.
+
+The runtime makes them in the step that reads the text, beside other texts. What they take of other texts (a
+patch, a mean) it reads before, in the same batch. What only the PyTorch model makes goes to a scheduler of
+its own (``Service.edit_scheduler``), and is prepared by one thread.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
+from starlette.requests import Request as HTTPRequest
+
+from cutaway.generate.batch.observation import Observation
+from cutaway.generate.batch.request import Piece, Request
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
-from cutaway.serve.api_error import APIError, errors_in
-from cutaway.serve.edit_schema import Ablate, ModelEdit, Patch
+from cutaway.serve.api_error import APIError, errors_in, timeout_error
+from cutaway.serve.operations.request_record import Caller, record_of
 from cutaway.serve.prompts import prompt
 from cutaway.serve.service import Service
 from cutaway.serve.work_pool import spend
 
-if TYPE_CHECKING:
-    from cutaway.inspect.edits import Edit
-
+Result = TypeVar("Result")
 SQUARE = ("scores", "pattern", "index", "chosen")
+READ = SamplingParams(max_tokens=1, ignore_eos=True)  # the least that a scheduler is asked for
+PYTORCH_TOKENS = 1024  # of a text that the PyTorch model traces, all of whose activations it computes
 
 
-def check_length(service: Service, ids: Sequence[int], param: str) -> None:
+@dataclass(frozen=True)
+class RequestEdits:
+    """Edits, and what they take of other texts, where that is read (None: they read it themselves)."""
+
+    service: Service
+    edits: Sequence[Any]
+    donors: Any = None
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the engine makes them that reads all other requests."""
+        return self.service.lm.edited(self.edits).engine_choice[0] == "runtime"
+
+    def hooks(self, ids: Sequence[int]) -> EditHooks:
+        """The edits as the engine takes them, of this prompt; APIError where they do not fit."""
+        from cutaway.inspect.edits import check
+
+        for i, one in enumerate(self.edits):
+            with errors_in(f"edits[{i}]"):
+                check(self.service.lm.config, one, len(ids))
+        with errors_in("edits"):
+            hooks = self.service.lm.edited_engine(self.edits, ids, self.donors).hooks
+        if callable(hooks):
+            _ = self.service.edit_scheduler  # built here, beside the event loop
+            for text in _texts(self.edits):
+                spend(len(text))
+        return hooks
+
+
+async def prepared(
+    service: Service, body: Any, http: HTTPRequest, caller: Caller, work: Callable[..., Result], *more: Any
+) -> Result:
+    """The work (service, body, caller, edits, ...) that makes a request's prompts; its edits are ready."""
+    if not body.edits:
+        return await service.run(caller.client, work, body, caller, None, *more)
+    own = await service.run(caller.client, parse_edits, body.edits)
+    if not own.in_batch:
+        return await service.run_definition(http, work, body, caller, own, *more)
+    return await service.run(caller.client, work, body, caller, await with_donors(own, http, caller), *more)
+
+
+def parse_edits(service: Service, asked: Sequence[Any]) -> RequestEdits:
+    """The edits of a request; APIError for one that fits no prompt of the model."""
+    from cutaway.inspect.edits import from_json
+
+    made = []
+    for i, one in enumerate(asked):
+        fields = one.model_dump(exclude={"text", "messages"})
+        if hasattr(one, "text"):
+            fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
+            check_length(service, fields["ids"], f"edits[{i}].text")
+        if hasattr(one, "reference"):
+            fields["reference"] = [service.lm.ids(text) for text in one.reference]
+            for reference in fields["reference"]:
+                check_length(service, reference, f"edits[{i}].reference")
+        with errors_in(f"edits[{i}]"):
+            made.append(from_json(fields))
+        if one.name is not None:
+            _check_name(service, one.name, f"edits[{i}].name")
+    return RequestEdits(service, made)
+
+
+async def with_donors(own: RequestEdits, http: HTTPRequest, caller: Caller) -> RequestEdits:
+    """The edits with what they take of other texts, which the scheduler reads as it reads any prompt."""
+    from cutaway.inspect import runtime_edits
+
+    lm = own.service.lm
+    with errors_in("edits"):
+        wanted = [pair for one in own.edits for pair in runtime_edits.takes(lm.config, one)]
+    names: dict[tuple[int, ...], list[str]] = {}
+    for ids, value in wanted:
+        names.setdefault(tuple(ids), []).append(value.name)
+    donors = runtime_edits.Donors(lm.engine)
+    seen = {ids: Observation(list(dict.fromkeys(some)), range(len(ids))) for ids, some in names.items()}
+    requests = [Request(ids, READ, observation=one, **vars(caller)) for ids, one in seen.items()]
+    for ids in seen:
+        own.service.check_ids(ids, "edits")
+    await read(own.service, http, requests)
+    for ids, one in seen.items():
+        for name, rows in one.rows.items():
+            donors.add(ids, name, np.stack(rows))
+    return RequestEdits(own.service, own.edits, donors)
+
+
+async def read(service: Service, http: HTTPRequest, requests: Sequence[Request]) -> None:
+    """Have the scheduler read prompts beside all others. What was read counts, when the client leaves too."""
+    record, seconds = record_of(http), service.limits.request_seconds
+    streams = [service.decoder.submit(request) for request in requests]
+    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+    for stream in streams:
+        stream.subscribe(lambda event: service.bridge.put(queue, event))
+    service.bridge.deliver()
+    left = len(streams)
+    try:
+        async with asyncio.timeout(seconds):
+            while left:
+                event = await queue.get()
+                if isinstance(event, Exception):
+                    raise event
+                left -= event.generation is not None
+    except TimeoutError:
+        raise timeout_error(seconds) from None
+    finally:
+        for stream in streams:
+            stream.cancel()  # after its end this does nothing
+            record.spend(stream.read, stream.cached, 0)
+
+
+def check_length(service: Service, ids: Sequence[int], param: str, most: int | None = None) -> None:
     """Refuse a text that is longer than a trace reads."""
-    most = service.limits.trace_tokens
+    most = service.limits.trace_tokens if most is None else min(most, service.limits.trace_tokens)
     if len(ids) > most:
         text = f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}"
         raise APIError(400, text, param=param, code="above_limit")
 
 
 def _check_name(service: Service, name: str, param: str) -> None:
+    """Refuse the name of attention maps, in any spelling and under any wildcard."""
     from cutaway.inspect import names
 
-    known = names.known(service.lm.definition.model)
-    for own in names.resolve(known, [name]):
-        if any(found.endswith(SQUARE) for found in names.matching(known, own)):
-            text = f"{name[:60]!r} names attention maps, which grow with the square of the text: edit z or v"
-            raise APIError(400, text, param=param)
+    layers = len(service.lm.config.blocks)
+    maps = [f"blocks.{n}.attention.{last}" for n in range(layers) for last in SQUARE]
+    if names.matching([*maps, *names.aliases(maps, layers)], name):
+        text = f"{name[:60]!r} names attention maps, which grow with the square of the text: edit z or v"
+        raise APIError(400, text, param=param)
 
 
-def hooks(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> EditHooks | None:
-    """A request's edits for this prompt; APIError where they fit neither the model nor its engine."""
-    edits = parse_edits(service, asked, ids)
-    with errors_in("edits"):
-        hooks = service.lm.edited_engine(edits, ids).hooks
-        if callable(hooks):
-            _ = service.edit_scheduler  # built here, beside the event loop
-    return hooks
-
-
-def parse_edits(service: Service, asked: Sequence[ModelEdit], ids: Sequence[int]) -> list[Edit]:
-    """The edits of a request; APIError for one that does not fit the model and the prompt's ids."""
-    from cutaway.inspect.edits import check, from_json
-
-    made: list[Edit] = []
-    for i, one in enumerate(asked):
-        fields = one.model_dump(exclude={"text", "messages"})
-        if isinstance(one, Patch):
-            fields["ids"] = prompt(service, one.text, one.messages, f"edits[{i}].text")
-            check_length(service, fields["ids"], f"edits[{i}].text")
-            spend(len(fields["ids"]))
-        if isinstance(one, Ablate):
-            fields["reference"] = [service.lm.ids(text) for text in one.reference]
-            for reference in fields["reference"]:
-                check_length(service, reference, f"edits[{i}].reference")
-                spend(len(reference))
-        with errors_in(f"edits[{i}]"):
-            made.append(from_json(fields))
-            if one.name is not None:
-                _check_name(service, one.name, f"edits[{i}].name")
-            check(service.lm.definition.model.config, made[-1], len(ids))
-    return made
+def _texts(edits: Sequence[Any]) -> list[Sequence[int]]:
+    """The texts of which edits take values."""
+    return [ids for one in edits for ids in (*getattr(one, "reference", ()), getattr(one, "ids", ())) if ids]

@@ -1,40 +1,54 @@
 """/v1/trace: a model's activations over HTTP. One forward pass over a text, with edits or without.
 
-The size of the answer follows from the values' shapes, which a forward pass over the text's first token
-shows: so it is known, and refused, before the text is read. Tokens and next tokens have the fields that
-`cutaway explain --json` gives them, and ``"format": "page"`` answers with the page's own document.
+The scheduler reads the text beside all other requests, and keeps what is asked for of each step: so a trace
+takes the memory of its answer, whose size follows from the values' shapes and is known, and refused, before
+the text is read. What the runtime does not show is the PyTorch model's; the page is a forward pass by itself.
+Tokens and next tokens have the fields that `cutaway explain --json` gives them, and ``"format": "page"``
+answers with the page's own document.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import (
-    Field,
-    StrictInt,
-)
+from pydantic import Field, StrictInt
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.errors import OperationalError
+from cutaway.errors import OperationalError, UserError
+from cutaway.generate.batch.observation import LOGITS, PATTERN, Observation
+from cutaway.generate.batch.request import Request
+from cutaway.inspect.tokens import tokens
+from cutaway.runtime import values
 from cutaway.serve.api_error import APIError
+from cutaway.serve.edit_schema import Edits
+from cutaway.serve.edits import (
+    PYTORCH_TOKENS,
+    READ,
+    RequestEdits,
+    check_length,
+    parse_edits,
+    read,
+    with_donors,
+)
+from cutaway.serve.field_types import FailFast, Indices, Positions, Text
 from cutaway.serve.json_body import BodyResponse, json_response
-from cutaway.serve.routes import Route, computed
+from cutaway.serve.openai.message_schema import Ending, Messages
+from cutaway.serve.operations.request_record import caller_of
+from cutaway.serve.prompts import ending, prompt
+from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
+from cutaway.serve.streaming import while_connected
 from cutaway.serve.work_pool import spend, stoppable
 from cutaway.weights import safetensors
 
-if TYPE_CHECKING:
-    from cutaway.inspect.edits import Edit
-from cutaway.serve.edit_schema import Edits
-from cutaway.serve.edits import check_length, parse_edits
-from cutaway.serve.field_types import FailFast, Indices, Positions, Text
-from cutaway.serve.openai.message_schema import Ending, Messages
-from cutaway.serve.prompts import ending, prompt
+STEP_NUMBERS = 16_000_000  # of the values of the tokens that a step reads of a trace: 64 MB
 
 
 class TraceRequest(Ending):
@@ -57,52 +71,162 @@ BY_LAYER = (*BY_HEAD, "attention.out", "middle", "mlp.hidden", "out")
 WHOLE = ("embed", "logits")
 
 
-def trace(service: Service, body: TraceRequest, http: HTTPRequest) -> Response:
+async def trace(service: Service, body: TraceRequest, http: HTTPRequest) -> Response:
     """Answer a trace request."""
     service.check_model(body.model)
     _ = service.decoder  # refuses an encoder
-    with stoppable(service.lm.definition.model):
-        return _response(service, body)
+    return await while_connected(http, _answered(service, body, http))
 
 
-def _response(service: Service, body: TraceRequest) -> Response:
+async def _answered(service: Service, body: TraceRequest, http: HTTPRequest) -> Response:
+    """The response, by the runtime where it shows what is asked for, else by the PyTorch model."""
+    caller = caller_of(http, None)
+    asked = await service.run(caller.client, _asked, body)
+    if not asked.in_batch:
+        return await service.run_definition(http, _alone, body, asked)
+    edits = await with_donors(asked.edits, http, caller) if asked.edits.edits else None
+    hooks = await service.run(caller.client, lambda _: edits and edits.hooks(asked.ids))
+    seen = Observation(asked.names, asked.selection.positions, asked.selection.select, asked.chunk)
+    request = Request(tuple(asked.ids), READ, edit=hooks, observation=seen, **vars(caller))
+    await read(service, http, [request])
+    return await service.run(caller.client, _response, body, asked, seen)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request that is checked: its ids, edits, the names of its values, and what is selected of them.
+
+    ``chunk``: how many tokens' values are held at once, while they are read.
+    """
+
+    ids: list[int]
+    edits: RequestEdits
+    names: list[str]
+    selection: _Selection
+    chunk: int
+    in_batch: bool
+
+
+def _asked(service: Service, body: TraceRequest) -> _Asked:
+    lm, ids = service.lm, prompt(service, body.text, body.messages, "text", ending(body))
+    edits = parse_edits(service, body.edits)
+    names = [] if body.format == "page" else _names(body, len(lm.config.blocks))
+    in_batch = body.format != "page" and lm.engine_choice[0] == "runtime" and edits.in_batch
+    shapes = _shapes(lm.config, names) if in_batch else None
+    check_length(service, ids, "text", None if shapes is not None else PYTORCH_TOKENS)
+    selection = _Selection(body, len(ids))
+    if shapes is None:
+        return _Asked(ids, edits, names, selection, 1, False)
+    service.check_ids(ids, "text")
+    _check_size(service, {name: selection.shape(name, shape) for name, shape in shapes.items()})
+    numbers = sum(prod(shape) for shape in shapes.values())
+    return _Asked(ids, edits, names, selection, max(1, STEP_NUMBERS // max(1, numbers)), True)
+
+
+def _shapes(config: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
+    """The shape of each value for one token, heads first; None where the runtime does not show one."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if name == LOGITS:
+            found[name] = (1, config.vocab)
+            continue
+        try:
+            (value,) = values.named(config, (name,))
+        except UserError:
+            return None
+        if name.endswith(PATTERN):
+            found[name] = (config.blocks[value.layer].attention.heads, 1, 1)
+        elif value.what < 0:
+            return None
+        else:
+            found[name] = (*value.shape[:-1], 1, value.shape[-1])
+    return found
+
+
+def _response(service: Service, body: TraceRequest, asked: _Asked, seen: Observation) -> Response:
+    """What was seen of the prompt, as the body asks for it; APIError where edits made it NaN or infinite."""
+    assert seen.logits is not None
+    logits, found = seen.logits[: len(service.lm.tokenizer)], {}
+    for name in asked.names:
+        found[name] = _array(asked, name, seen.rows.pop(name))
+    wrong = next((name for name, one in found.items() if not np.isfinite(one).all()), None)
+    wrong = wrong or (None if np.isfinite(logits).all() else LOGITS)
+    if wrong is not None:
+        text = f"{wrong} holds NaN or infinity: damaged weights, or too large an edit"
+        if not asked.edits.edits:
+            raise OperationalError(text)
+        raise APIError(400, f"With these edits {text}", param="edits")
+    return _encoded(service, body, asked.ids, found, _next(service, logits, body.top))
+
+
+def _array(asked: _Asked, name: str, rows: list[np.ndarray]) -> np.ndarray:
+    """A value's rows as a trace has them: heads, then tokens; of patterns each row has all keys."""
+    if name.endswith(PATTERN):
+        rows = [np.pad(row, ((0, 0), (0, len(asked.ids) - row.shape[1]))) for row in rows]
+    whole = np.stack(rows)[asked.selection.order]
+    return whole if whole.ndim == 2 else whole.swapaxes(0, 1)
+
+
+def _next(service: Service, logits: np.ndarray, top: int) -> list[dict[str, Any]]:
+    """The likeliest next tokens, best first, as `cutaway explain --json` has them."""
+    tokenizer = service.lm.tokenizer
+    shifted = np.exp(logits - logits.max())
+    best = np.argsort(-logits, kind="stable")[: min(top, len(logits))].tolist()
+    return [
+        {
+            "id": id,
+            "text": tokenizer.token_bytes(id).decode(errors="backslashreplace"),
+            "logit": float(logits[id]),
+            "probability": float(shifted[id] / shifted.sum()),
+        }
+        for id in best
+    ]
+
+
+def _alone(service: Service, body: TraceRequest, asked: _Asked) -> Response:
+    """The response of what the runtime does not show, of edits that it does not make, and of the page."""
     from cutaway.inspect import page_data
     from cutaway.inspect.explanation import next_tokens
-    from cutaway.inspect.tokens import tokens
 
-    lm, ids = service.lm, prompt(service, body.text, body.messages, "text", ending(body))
-    check_length(service, ids, "text")
-    edit = parse_edits(service, body.edits, ids)
-    if body.format == "page":
-        trace = _traced(service, ids, page_data.names(lm.config), edit)
-        document = page_data.packed([page_data.build(trace, service.name)])
-        return BodyResponse(document, "application/octet-stream")
-    names = _names(body, len(lm.config.blocks))
-    selection = _Selection(body, len(ids))
-    shapes = {name: value.shape for name, value in _kept(lm.trace(ids[:1], names=names), names).items()}
-    _check_size(service, shapes, selection)
-    trace = _traced(service, ids, names, edit)
-    values = {name: selection(name, value) for name, value in _kept(trace, names).items()}
+    names = page_data.names(service.lm.config) if body.format == "page" else asked.names
+    engine: Any = service.lm.subject.choose(names, [asked.edits.edits], [len(asked.ids)])[0]
+    with stoppable(engine.model) if engine.name == "definition" else nullcontext():
+        if body.format == "page":
+            trace = _traced(service, asked, names)
+            document = page_data.packed([page_data.build(trace, service.name)])
+            return BodyResponse(document, "application/octet-stream")
+        one = service.lm.trace(asked.ids[:1], names=asked.names)
+        _check_size(service, {name: asked.selection.shape(name, one[name].shape) for name in asked.names})
+        trace = _traced(service, asked, asked.names)
+        found = {name: asked.selection(name, trace[name]) for name in asked.names}
+        following = [asdict(one) for one in (next_tokens(trace, body.top) if body.top else ())]
+        return _encoded(service, body, asked.ids, found, following)
+
+
+def _encoded(
+    service: Service, body: TraceRequest, ids: Sequence[int], found: dict[str, np.ndarray], following: Any
+) -> Response:
+    """The response's body."""
     facts = {
         "model": service.name,
-        "tokens": [asdict(token) for token in tokens(lm.tokenizer, ids)],
-        "next": [asdict(one) for one in (next_tokens(trace, body.top) if body.top else ())],
+        "tokens": [asdict(token) for token in tokens(service.lm.tokenizer, ids)],
+        "next": following,
     }
     if body.format == "safetensors":
         metadata = {name: json.dumps(value) for name, value in facts.items()}
-        return BodyResponse(safetensors.packed(values, metadata), "application/octet-stream")
-    data = {name: {"shape": list(value.shape), "data": value} for name, value in values.items()}
+        return BodyResponse(safetensors.packed(found, metadata), "application/octet-stream")
+    data = {name: {"shape": list(value.shape), "data": value} for name, value in found.items()}
     return json_response(facts | {"values": data})
 
 
-def _traced(service: Service, ids: Sequence[int], names: Sequence[str], edit: Sequence[Edit]) -> Any:
+def _traced(service: Service, asked: _Asked, names: Sequence[str]) -> Any:
     """A trace; APIError where edits, and OperationalError where the weights, make it NaN or infinite."""
-    spend(len(ids))
-    trace = service.lm.trace(ids, edit=edit or None, names=names)
+    spend(len(asked.ids))
+    trace = service.lm.trace(asked.ids, edit=list(asked.edits.edits) or None, names=names)
     try:
         trace.check_finite()
     except OperationalError as error:
-        if not edit:
+        if not asked.edits.edits:
             raise
         raise APIError(400, f"With these edits {error}", param="edits") from None
     return trace
@@ -129,19 +253,21 @@ def _check_layer(layer: int, layers: int, param: str) -> None:
         raise APIError(400, f"There is no layer {layer}: this model's are 0 to {layers - 1}", param=param)
 
 
-def _kept(trace: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
-    return {name: trace[name] for name in names}
-
-
 class _Selection:
-    """What the request selects of each value: some heads, and some query positions with all their keys."""
+    """What the request selects of each value: some heads, and some query positions with all their keys.
+
+    ``positions`` are those, each once and in order, ``order`` is where among them each of the request's is.
+    """
 
     def __init__(self, body: TraceRequest, length: int) -> None:
         self.length = length
         self.heads = None if body.heads is None else sorted(set(body.heads))
-        self.positions = (
-            None if body.positions is None else absolute_positions(body.positions, length, "positions")
-        )
+        asked = range(length)
+        if body.positions is not None:
+            asked = absolute_positions(body.positions, length, "positions")
+        self.positions = sorted(set(asked))
+        at = {position: n for n, position in enumerate(self.positions)}
+        self.order = [at[position] for position in asked]
 
     def shape(self, name: str, of_one: Sequence[int]) -> tuple[int, ...]:
         """The selected shape of a value, from its shape for a text of one token."""
@@ -151,24 +277,27 @@ class _Selection:
                 text = f"There is no head {self.heads[-1]} in {name}: it has 0 to {shape[0] - 1}"
                 raise APIError(400, text, param="heads")
             shape[0] = len(self.heads)
-        shape[-2] = self.length if self.positions is None else len(self.positions)
+        shape[-2] = len(self.order)
         if name.endswith(("attention.scores", "attention.pattern")):
             shape[-1] = self.length
         return tuple(shape)
 
+    def select(self, name: str, row: np.ndarray) -> np.ndarray:
+        """What is kept of one token's value, heads first."""
+        return row[self.heads] if self.heads is not None and _by_head(name) else row
+
     def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
         if self.heads is not None and _by_head(name):
             value = value[self.heads]
-        return value if self.positions is None else value[..., self.positions, :]
+        return value[..., self.positions, :][..., self.order, :]
 
 
 def _by_head(name: str) -> bool:
     return name.endswith(BY_HEAD)
 
 
-def _check_size(service: Service, of_one: Mapping[str, Sequence[int]], selection: _Selection) -> None:
-    count = sum(int(np.prod(selection.shape(name, shape))) for name, shape in of_one.items())
-    most = service.limits.trace_numbers
+def _check_size(service: Service, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    count, most = sum(map(prod, shapes.values())), service.limits.trace_numbers
     if count > most:
         raise APIError(
             400,
@@ -191,4 +320,4 @@ def absolute_positions(positions: Sequence[int], length: int, param: str) -> lis
     return [position % length for position in positions]
 
 
-ROUTES = [Route("POST", "/v1/trace", ("internals",), computed(trace), TraceRequest, computes=True)]
+ROUTES = [Route("POST", "/v1/trace", ("internals",), trace, TraceRequest, computes=True)]

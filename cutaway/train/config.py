@@ -226,7 +226,14 @@ def without_other_kinds(data: dict[str, Any], changes: Sequence[str], kind: type
 def _read(source: str) -> dict[str, Any]:
     """A YAML file's or a preset's entries."""
     if not is_there(source):
-        raise UserError(f"{source}: is neither a file nor a preset; presets are {', '.join(presets())}")
+        if (PRESETS / "finetune" / f"{source}.yaml").is_file():
+            text = (
+                f"is a method of `cutaway finetune`: `cutaway finetune {source} DATA` trains a model further"
+            )
+            raise UserError(f"{source}: {text}")
+        near = difflib.get_close_matches(source, presets(), n=1)
+        instead = f"did you mean {near[0]}?" if near else f"presets are {', '.join(presets())}"
+        raise UserError(f"{source}: is neither a file nor a preset: {instead}")
     path = PRESETS / f"{source}.yaml" if source in presets() else Path(source)
     path = path / RUN if (path / RUN).is_file() else path
     return yaml_files.parsed(path)

@@ -6,8 +6,11 @@ What can be wrong with a command line and its data is found here, before torch i
 from __future__ import annotations
 
 import difflib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +21,7 @@ from cutaway.data import rows as tables
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, from_dict
 from cutaway.model.context import ContextExtension
-from cutaway.train import config
+from cutaway.train import config, objectives
 from cutaway.train.examples import Examples, reader
 from cutaway.train.folder import newest
 from cutaway.train.objectives import next_token
@@ -29,8 +32,6 @@ from cutaway.weights.load import RUN, Checkpoint
 PRESETS = config.PRESETS / "finetune"
 BASE = "smollm2"
 TOKENISED = 100  # rows
-METHODS = ("grpo", "dr_grpo", "dapo", "bnpo", "rloo", "reinforce", "expert_iteration", "imitation")
-METHODS += ("on_policy_distill",)  # which sample answers to a task
 ADAPTERS = {"lora": "", "qlora": " --base-type packed", "dora": " --adapter.kind dora"}  # that sft trains
 
 
@@ -65,21 +66,42 @@ class Found(NamedTuple):
 
 
 def presets() -> list[str]:
-    """The names of the methods that learn from examples."""
+    """The names of the methods that have settings of their own."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+@cache
+def learned() -> dict[str, type[Objective]]:
+    """The objectives of a user's data by name: the files of train/objectives/."""
+    files = [one.name for one in pkgutil.iter_modules(objectives.__path__) if not one.ispkg]
+    found = {name: import_module(f"{objectives.__name__}.{name}").Config for name in files}
+    return {name: own for name, own in found.items() if own.source != "program"}
+
+
 def names() -> list[str]:
-    """Every method."""
-    return sorted({*presets(), *METHODS})
+    """Every method: an objective's name, or that of a file of settings."""
+    return sorted({*presets(), *learned()})
 
 
-def is_method(source: str, changes: Sequence[str]) -> bool:
-    """Whether SOURCE, a method, a YAML file or a run's folder, learns a task."""
-    if source in METHODS or source in presets():
-        return source in METHODS
-    objective = config.entries(_path(source), changes).get("objective")
-    return isinstance(objective, dict) and objective.get("kind") in METHODS
+def learns_task(source: str, changes: Sequence[str]) -> bool:
+    """Whether SOURCE, a method, a YAML file or a run's folder, samples answers to a task."""
+    own = learned().get(_kind(entries(source, changes)))
+    return own is not None and own.source == "task"
+
+
+def _settings(method: str) -> str:
+    """The preset whose settings a method has: its own, that of its objective, of the nearest that the
+    objective inherits, or of all that learn from such data.
+    """
+    known = presets()
+    if method in known:
+        return method
+    own = learned()[method]
+    if own.source == "task":
+        return "grpo"
+    same = [name for name in known if _kind(config.entries(str(PRESETS / f"{name}.yaml"), ())) == method]
+    parents = [parent.__module__.rpartition(".")[2] for parent in own.__mro__]
+    return next(iter([*same, *(name for name in parents if name in known)]), layouts.METHODS[own.rows])
 
 
 def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
@@ -87,7 +109,13 @@ def entries(source: str, changes: Sequence[str]) -> dict[str, Any]:
 
     ``--epochs`` takes the place of the steps that they name, as ``--steps`` does that of epochs.
     """
-    found = config.entries(_path(source), changes)
+    check_source(source)
+    usual: str | dict[str, Any] = source
+    if source in names():
+        usual = config.entries(str(PRESETS / f"{_settings(source)}.yaml"), ())
+        if source in learned() and source != _kind(usual):
+            usual["objective"] = {"kind": source}
+    found = config.entries(usual, changes)
     given = config.names(changes)
     if {"epochs", "steps"} <= given:
         raise UserError("--epochs and --steps each say how long to train: give one of them")
@@ -121,7 +149,7 @@ def check_task(found: Mapping[str, Any]) -> None:
 
 def last(method: str) -> Path:
     """The run of a method to continue: runs/METHOD, or else the last one. UserError where there is none."""
-    kind = _kind(entries(method, ())) if method in presets() else method
+    kind = _kind(entries(method, ()))
 
     def fits(folder: Path) -> bool:
         return _kind(entries(str(folder), ())) == kind
@@ -148,14 +176,6 @@ def base(found: Mapping[str, Any]) -> Checkpoint:
     return replace(at_rest, config=extension.extended(at_rest.config))
 
 
-def _path(source: str) -> str:
-    """The file of a method, or what was given. UserError for a name that is neither."""
-    check_source(source)
-    if source in presets():
-        return str(PRESETS / f"{source}.yaml")
-    return str(PRESETS / "grpo.yaml") if source in METHODS else source
-
-
 def check_source(source: str, data: str = "DATA") -> None:
     """UserError for a word that is no method, YAML file or run's folder: what to type, with the data."""
     if source in names() or (Path(source) / RUN).is_file():
@@ -173,7 +193,12 @@ def check_source(source: str, data: str = "DATA") -> None:
         raise UserError(
             f"{source}: is data: name the method before it, as in `cutaway finetune sft {source}`"
         )
-    if config.is_there(source):
+    if source in config.presets():
+        raise UserError(
+            f"{source}: is a preset of `cutaway pretrain`, which trains a new model; to train one further, "
+            f"name a method: `cutaway finetune sft {data}`"
+        )
+    if Path(source).is_file():
         return
     near = difflib.get_close_matches(source, names(), n=1, cutoff=0.5)
     mend = f"did you mean {near[0]}?" if near else f"methods are {', '.join(names())}"

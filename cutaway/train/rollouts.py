@@ -15,136 +15,32 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from cutaway.attention.common.heads import Heads
-from cutaway.bounds import Bounded, Count, Natural
-from cutaway.data import tasks
 from cutaway.data.packing import Batch, number, permuted, stacked
 from cutaway.data.tasks import RIGHT, Problem, Task
-from cutaway.errors import UserError, plural
+from cutaway.errors import UserError
 from cutaway.generate.batch.request import Request
-from cutaway.generate.batch.scheduler import answer_all
-from cutaway.generate.engine import Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder as DecoderModel
-from cutaway.model.engine import DefinitionEngine
-from cutaway.quantization import formats
-from cutaway.runtime.engine import RuntimeEngine
 from cutaway.tokenizer import Tokenizer
-from cutaway.train import finetune, remote_sampler
-from cutaway.train.examples import Note
-from cutaway.train.finetune import FinetuningConfig
 from cutaway.train.folder import SAMPLES
-from cutaway.train.loop import Dataset, Training
-from cutaway.train.methods import METHODS
-from cutaway.train.objectives import grpo, on_policy_distill, reinforce
-from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, PolicyGradient, even
-from cutaway.train.objectives.reward_model import RewardModel
+from cutaway.train.loop import Training
+from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, even
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.remote_sampler import RemoteSampler, all_or_none
+from cutaway.train.rewards_config import RewardsConfig
 from cutaway.train.sampler import Completion, Sampler
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import adapters, build
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
 
-JUDGE = "reward_model"
 SHOWN = 5  # held-out questions whose answers an evaluation stores
-LOCAL = ("auto", "runtime", "definition")
 SEEDS = 1 << 63  # that every server takes
-TRIED = 8  # questions that ``check`` samples
-
-
-@dataclass(frozen=True)
-class Rollouts(Bounded):
-    """What is asked, how often, and by what it is sampled.
-
-    ``task``: "reasoning_gym:NAME" with its ``options``, or, for the questions of ``path``,
-    "file.py:function" or "reward_model:FOLDER".
-    ``prompts`` questions are trained on and ``test`` others held out; ``instruction`` is added to each.
-    A completion has at most ``max_tokens`` tokens, with its question at most ``context``. A group whose
-    rewards are all equal teaches nothing: it is drawn anew, at most ``resample`` times. ``max_sequences`` are
-    sampled at once. ``sampler``: "runtime" or "definition"; "auto" is the runtime where it can apply the
-    adapter; or the address of a server (``remote_sampler.py``), which serves the base as ``sampler_model``
-    and is handed the adapter every ``sync`` steps (0: never).
-    """
-
-    task: str
-    path: str | None = None
-    options: dict = field(default_factory=dict)
-    instruction: str = ""
-    prompts: Count = 2048
-    test: Count = 200
-    group_size: Count = 8
-    max_tokens: Count = 64
-    context: Count = 512
-    resample: Natural = 1
-    sampler: str = "auto"
-    sampler_model: str | None = None
-    sync: Natural = 1
-    max_sequences: Count = 32
-
-    @property
-    def url(self) -> str | None:
-        """The address of the server that samples; None: this machine does."""
-        return self.sampler.rstrip("/") if self.sampler.startswith(("http://", "https://")) else None
-
-
-@dataclass(frozen=True)
-class RewardsConfig(FinetuningConfig):
-    """A fine-tuning config whose data are a task, and whose step reads ``batch_size`` questions."""
-
-    replicated: ClassVar[bool] = True
-    data: Rollouts  # type: ignore[assignment]
-    objective: Any = field(default=grpo.Config(), metadata={"variants": "cutaway.train.objectives"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.steps or not self.batch_size:
-            raise UserError(
-                "config.steps, config.batch_size: a task has no epochs: give --steps and --batch-size"
-            )
-        if not isinstance(self.objective, PolicyGradient | on_policy_distill.Config):
-            raise UserError(
-                "config.objective: a task is learned by grpo, rloo, reinforce or one of their kin"
-            )
-        self._check_sampler()
-        compared = self.data.group_size
-        if isinstance(self.objective, reinforce.Config):
-            compared *= self.batch_size
-        if self.objective.compares and compared < 2:
-            raise UserError(
-                "config.data.group_size is 1: a completion is compared with others, so give 2 or more"
-            )
-
-    def _check_sampler(self) -> None:
-        data, beside = self.data, self.data.url is not None
-        if not beside and data.sampler not in LOCAL:
-            raise UserError(
-                f"config.data.sampler is {data.sampler!r}; it must be {', '.join(LOCAL)}, or the address "
-                "of an OpenAI API such as http://127.0.0.1:8000/v1"
-            )
-        if not beside and (data.sync != 1 or data.sampler_model is not None):
-            raise UserError(
-                "config.data.sync and config.data.sampler_model are of a sampler that is an address"
-            )
-        if beside and self.objective.temperature != 1:
-            raise UserError(
-                "config.objective.temperature must be 1 where a server samples, because servers report the "
-                f"model's log-probabilities before temperature; it is {self.objective.temperature:g}"
-            )
-        if beside and data.sync and self.adapter is None:
-            raise UserError(
-                "config.data.sampler: a server is handed an adapter, and all weights are trained here: name "
-                "an adapter, or sample from a policy that stays as it is (--data.sync 0)"
-            )
 
 
 @dataclass
@@ -432,207 +328,3 @@ class HeldOut:
                     "score": score,
                 }
                 out.write(json.dumps({"step": step, **line}) + "\n")
-
-
-# ---- the recipe (train/run.py) -----------------------------------------------------------------------------
-
-
-def read(source: str, changes: Sequence[str] = ()) -> RewardsConfig:
-    """The run of a method, a YAML file or a run's folder, changed; its model is the base's."""
-    if source in METHODS:
-        source, changes = "grpo", [f"--objective.kind={source}", *changes]
-    return finetune.read(source, changes, RewardsConfig)
-
-
-def resolved(run: RewardsConfig, folder: Path, note: Note) -> RewardsConfig:
-    """The run as it is stored: paths whole."""
-    task = run.data.task
-    file, colon, own = task.rpartition(":")
-    if file.endswith(".py"):
-        task = f"{Path(file).absolute()}{colon}{own}"
-    elif file == JUDGE:
-        task = f"{file}{colon}{Path(own).absolute()}"
-    if isinstance(run.objective, on_policy_distill.Config):
-        run = replace(run, objective=replace(run.objective, teacher=finetune.whole(run.objective.teacher)))
-    path = None if run.data.path is None else str(Path(run.data.path).absolute())
-    return replace(run, data=replace(run.data, task=task, path=path), base=finetune.whole(run.base))
-
-
-def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
-    """The task's questions, and the model with what is trained of it."""
-    at_rest, task = finetune.base(run), of(run)
-    note(
-        f"{task.name}: {plural(len(task.train), 'question')} to train on and {len(task.test):,} held out, "
-        "none of them in both; always giving the commonest answer is right for "
-        f"{task.floor():.1%} of the latter."
-    )
-    model = finetune.trained_model(run, at_rest)
-    prompts, lengths = prompter(run, at_rest), torch.zeros(run.model.vocab, dtype=torch.int64)
-    sampler = (
-        local(run, at_rest, model, note) if run.data.url is None else remote(run, at_rest, model, folder)
-    )
-    greedy, reference = settings(run, at_rest), None
-    if run.adapter is None and run.objective.kl_coefficient:
-        reference = Trainable(build.decoder(at_rest), run.objective, lengths)
-    trainable = Trainable(model, run.objective, lengths)
-    learns = isinstance(run.objective, on_policy_distill.Config)
-    teacher = finetune.teacher(run.objective, at_rest.tokenizer) if learns else None
-    train = Sampled(run, task, at_rest.tokenizer, prompts, sampler, greedy, trainable, reference, teacher)
-    judge = sampler
-    if run.data.url is not None and not run.data.sync:
-        note(f"{run.data.url} samples from a policy that stays as it is; what is trained is judged here.")
-        judge = local(run, at_rest, model, note)
-    held_out = HeldOut(task, prompts, judge, greedy, folder)
-    export = finetune.export(run, at_rest)
-    given = train, held_out, lengths, at_rest.tokenizer, prompts, export, model, teacher
-    return Dataset(*given, report=train.report, join=train.join)
-
-
-def check(run: RewardsConfig, note: Note) -> tuple[Task, list[Group]]:
-    """The task, and completions of its first questions by the model before training.
-
-    Raises UserError where none of them has a reward above 0, so that there is nothing to learn from.
-    """
-    at_rest, task = finetune.base(run), of(run)
-    model = finetune.trained_model(run, at_rest)
-    data = replace(run.data, prompts=len(task.train))
-    one = replace(run, data=data, batch_size=TRIED, micro_batch_size=TRIED)
-    if run.data.url is not None:
-        remote_sampler.served_model(remote_sampler.Server(run.data.url), run.data.sampler_model)
-    prompts, sampler = prompter(run, at_rest), local(run, at_rest, model, note)
-    trainable = Trainable(model, run.objective, torch.zeros(0))
-    sampled = Sampled(one, task, at_rest.tokenizer, prompts, sampler, settings(run, at_rest), trainable, None)
-    groups = sampled.groups(0, range(TRIED), 0)
-    if isinstance(run.objective, PolicyGradient) and not any(group.rewards.any() for group in groups):
-        first = groups[0]
-        raise UserError(
-            f"{task.name}: all {TRIED * len(first.rewards)} sampled answers have the reward 0, so that "
-            f"nothing can be learned from them; to {first.problem.question!r} the first was "
-            f"{first.completions[0].text!r}. Train the form of the answers first, cutaway finetune imitation "
-            "--task ..., and give its run as --model"
-        )
-    return task, groups
-
-
-def settings(run: RewardsConfig, at_rest: Checkpoint) -> SamplingParams:
-    """Greedy completions that end as the model's answers do."""
-    ends = at_rest.defaults.get("eos_ids", ())
-    return SamplingParams(run.data.max_tokens, stop_ids=ends if isinstance(ends, tuple) else ())
-
-
-def of(run: RewardsConfig) -> Task:
-    """A run's task."""
-    data = run.data
-    kind, _, folder = data.task.partition(":")
-    scorer = judged(folder) if kind == JUDGE else None
-    return tasks.load(data.task, data.prompts, data.test, run.seed, data.options, data.path, scorer)
-
-
-def judged(folder: str) -> tasks.Score:
-    """A reward model's rewards of answers to a row's "prompt"."""
-    judge = RewardModel(folder)
-
-    def score(text: str, row: dict[str, Any]) -> float:
-        given: dict[str, Any] = {"prompt": row["prompt"].strip(), "completion": text}
-        if judge.reader.template is not None:
-            roles = zip(given.items(), ("user", "assistant"), strict=True)
-            given = {name: [{"role": role, "content": content}] for (name, content), role in roles}
-        return judge.scores([given])[0]
-
-    return score
-
-
-def prompter(run: RewardsConfig, at_rest: Checkpoint) -> Callable[[str], list[int]]:
-    """Questions as prompts; UserError for one that leaves no room for a completion."""
-    render, data = finetune.prompt(at_rest), run.data
-
-    def ids(question: str) -> list[int]:
-        found = render(f"{question}\n{data.instruction}" if data.instruction else question)
-        if len(found) + data.max_tokens > data.context:
-            raise UserError(
-                f"a question of {len(found)} tokens and a completion of data.max_tokens, {data.max_tokens}, "
-                f"do not fit data.context, {data.context}: raise it, or lower data.max_tokens"
-            )
-        return found
-
-    return ids
-
-
-def local(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Sampler:
-    """Samples from the model as it is now, on this machine."""
-    engine_of = _engine(run, at_rest, model, note)
-    tokenizer: Tokenizer = at_rest.tokenizer
-
-    def sample(requests: Sequence[Request], step: int, /, *, current: bool = False) -> list[Completion]:
-        del step, current  # this model's weights are always those of now
-        training = model.training
-        made = answer_all(engine_of(), tokenizer, requests, max_sequences=run.data.max_sequences)
-        model.train(training)
-        return [Completion.of(each) for each in made]
-
-    return sample
-
-
-def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder: Path) -> RemoteSampler:
-    """Samples by the server that the run names."""
-    assert run.data.url is not None
-    server = remote_sampler.Server(run.data.url)
-    tokenizer: Tokenizer = at_rest.tokenizer
-    root, first = adapters.apart(at_rest)
-
-    def write(into: Path) -> None:
-        """What is to be added to the base's base, so that an adapter of the base's own is in it."""
-        assert run.adapter is not None
-        changes: Any = adapters.stacked(first, run.adapter.changes(model))
-        adapters.save(into, changes, root, str(root.source), run.context_extension)
-
-    def scores(prompt: Sequence[int], ids: np.ndarray) -> np.ndarray:
-        read = torch.tensor([[*prompt, *ids.tolist()]], device=next(model.parameters()).device)
-        pos = torch.arange(read.shape[1] - 1, device=read.device)[None]
-        training = model.training
-        with torch.no_grad():
-            logits = model.eval()(read[:, :-1], pos)[0, len(prompt) - 1 :].float()
-        model.train(training)
-        return logits.log_softmax(-1).gather(-1, read[0, len(prompt) :, None])[:, 0].cpu().numpy()
-
-    return RemoteSampler(
-        server,
-        remote_sampler.served_model(server, run.data.sampler_model),
-        run.data.sync,
-        run.data.max_sequences,
-        tokenizer,
-        frozenset({*tokenizer.eos_ids, *settings(run, at_rest).stop_ids}),
-        folder,
-        write,
-        scores,
-    )
-
-
-def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Callable[[], Engine]:
-    """The engine of the model as it is when it is asked for."""
-
-    def runtime() -> RuntimeEngine:
-        if run.adapter is None:
-            weights = {
-                name: formats.pack(p.detach().cpu().numpy(), "F32") for name, p in model.named_parameters()
-            }
-            return RuntimeEngine(run.model, Tensors(weights), run.threads)
-        engine, first = packed()
-        return engine.adapted(adapters.stacked(first, run.adapter.changes(model)))
-
-    @cache
-    def packed() -> tuple[RuntimeEngine, adapters.Adapter]:
-        """The base as it lies in its file, and the adapter that it came with."""
-        root, first = adapters.apart(at_rest)
-        return RuntimeEngine(run.model, root.tensors, run.threads), first
-
-    if run.data.sampler == "definition":
-        return lambda: DefinitionEngine(model)
-    try:
-        runtime()
-    except UserError as error:
-        if run.data.sampler == "runtime":
-            raise
-        note(f"PyTorch samples, which is slower: {error}.")
-        return lambda: DefinitionEngine(model)
-    return runtime

@@ -14,11 +14,12 @@ import torch
 from cutaway.errors import UserError, plural
 from cutaway.model.config import to_dict
 from cutaway.store.files import atomic_file, disk_errors
-from cutaway.train import checkpoint, config, curve, dataset, device, git, log, loop
+from cutaway.train import checkpoint, config, curve, device, git, log, loop
 from cutaway.train import folder as run_folder
 from cutaway.train.config import TrainingConfig
 from cutaway.train.folder import GIT, LOCK
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
+from cutaway.train.recipes import pretrain
 from cutaway.train.signals import SignalHandler
 from cutaway.weights.load import RUN
 
@@ -30,13 +31,13 @@ SHOWN = 8  # differences that an error lists
 
 @runtime_checkable
 class Recipe(Protocol):
-    """What is trained on what: a module, ``dataset`` for pretraining and ``finetune``."""
+    """What is trained on what: a module of train/recipes/."""
 
-    def resolved(self, run: Any, folder: Path, note: dataset.Note) -> Any:
+    def resolved(self, run: Any, folder: Path, note: pretrain.Note) -> Any:
         """The run with all that it depends on named and in its folder."""
         ...
 
-    def ready(self, run: Any, folder: Path, note: dataset.Note) -> loop.Dataset:
+    def ready(self, run: Any, folder: Path, note: pretrain.Note) -> loop.Dataset:
         """The rows of a resolved run, and its model."""
         ...
 
@@ -46,7 +47,7 @@ def train(
     folder: Path,
     callback: loop.Callback,
     *,
-    recipe: Recipe = dataset,
+    recipe: Recipe = pretrain,
     resume: bool = False,
     parallel: Parallel = SINGLE_PROCESS,
 ) -> None:

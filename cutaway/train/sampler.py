@@ -1,4 +1,4 @@
-"""What samples completions: this machine's engines (``rollouts.py``), or a server (``remote_sampler.py``)."""
+"""What samples completions: this machine (``local_sampler.py``), or a server (``remote_sampler.py``)."""
 
 from __future__ import annotations
 

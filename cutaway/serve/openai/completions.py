@@ -43,10 +43,7 @@ async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) ->
     """Have a completion request answered. APIError for what cannot be."""
     caller = caller_of(http, body.cache_salt)
     record_of(http).prompt_only = body.max_tokens == 0
-    if body.edits:  # which compute with the model
-        requests, form = await service.run_definition(http, _requests, body, caller)
-    else:
-        requests, form = await service.run(caller.client, _requests, body, caller)
+    requests, form = await edits.prepared(service, body, http, caller, _requests)
     count = body.n or 1
     again = form.again(requests, count, lambda generation: (generation.text, ()))
     warnings = form.warnings if form.asked else None
@@ -54,7 +51,9 @@ async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) ->
     return CompletionAnswer(service, body, streams, form.warnings)
 
 
-def _requests(service: Service, body: CompletionRequest, caller: Caller) -> tuple[list[Request], AnswerForm]:
+def _requests(
+    service: Service, body: CompletionRequest, caller: Caller, own: edits.RequestEdits | None
+) -> tuple[list[Request], AnswerForm]:
     """The scheduler's requests, and what holds their answers."""
     engine = service.engine_of(body.model, body.edits)
     if body.stream_options is not None and not body.stream:
@@ -87,7 +86,7 @@ def _requests(service: Service, body: CompletionRequest, caller: Caller) -> tupl
             constraint=form.fresh(i),
             prompt_logprobs=body.logprobs if body.echo else None,
             internals=internals,
-            edit=edits.hooks(service, body.edits, ids) if body.edits else None,
+            edit=own and own.hooks(ids),
             **vars(caller),
             engine=engine,
         )

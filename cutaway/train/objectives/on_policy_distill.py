@@ -15,12 +15,14 @@ from typing import ClassVar
 import numpy as np
 
 from cutaway.train.objectives import distill
+from cutaway.train.objectives.common.objective import Source
 
 
 @dataclass(frozen=True)
 class Config(distill.Config):
     """As distillation's."""
 
+    source: ClassVar[Source] = "task"
     sampled: ClassVar[bool] = True
     compares: ClassVar[bool] = False
     kl_coefficient: ClassVar[float] = 0.0

@@ -8,9 +8,9 @@ Only their rows reach the head: where few targets are scored, most of the head's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from cutaway.train.objectives.common.objective import Objective
+from cutaway.train.objectives.common.objective import Objective, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config(Objective):
     """Nothing to choose."""
+
+    source: ClassVar[Source] = "program"
 
     def loss(self, trainable: Trainable, batch: TrainingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of losses, and the weight of the targets that are right."""

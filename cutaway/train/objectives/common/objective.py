@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.bounds import Bounded, Count
 from cutaway.data.conversations import Kind
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cutaway.model.decoder import Decoder
     from cutaway.train.trainable import Trainable, TrainingBatch
 
+Source = Literal["examples", "task", "program"]
 Sum = Callable[["Tensor"], "Tensor"]  # over the processes that read different rows
 
 
@@ -23,11 +24,14 @@ Sum = Callable[["Tensor"], "Tensor"]  # over the processes that read different r
 class Objective(Bounded):
     """``chunk_size`` tokens at a time pass the head.
 
-    ``rows``: what is trained on. ``reference``: whether it compares with the model before training.
+    ``rows``: what is trained on. ``source``: where that comes from: a user's examples, answers sampled to a
+    task, or rows that a program writes (``compare``).
+    ``reference``: whether it compares with the model before training.
     ``reads_end``: whether it reads the model's output at the last token of an answer, which is only a target
     otherwise. ``updates``: how many optimisation steps a step takes on its batch.
     """
 
+    source: ClassVar[Source] = "examples"
     rows: ClassVar[Kind] = "examples"
     reference: ClassVar[bool] = False
     reads_end: ClassVar[bool] = False

@@ -30,7 +30,7 @@ import numpy as np
 
 from cutaway.bounds import Count, Decay, NonNegative, Positive
 from cutaway.errors import UserError
-from cutaway.train.objectives.common.objective import Objective, Sum
+from cutaway.train.objectives.common.objective import Objective, Source, Sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,7 @@ class PolicyGradient(Objective):
     question's completions of equal rewards teach nothing.
     """
 
+    source: ClassVar[Source] = "task"
     sampled: ClassVar[bool] = True
     compares: ClassVar[bool] = True
     temperature: Positive = 1.0
