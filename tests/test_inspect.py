@@ -248,7 +248,7 @@ def test_a_steering_vector_is_saved_loaded_and_added(tmp_path: Path) -> None:
     model = decoder()
     made = steering.difference(model, [TEXT, OTHER], [TEXT[:4]], layer=1)
     residuals = [Trace.of(model, Bytes(), ids)["blocks.1.out"][-1] for ids in (TEXT, OTHER, TEXT[:4])]
-    vector = torch.tensor(made.vector)
+    vector = np.array(made.vector, np.float32)
     assert_close(vector, (residuals[0] + residuals[1]) / 2 - residuals[2], rtol=1e-4, atol=1e-5)
     steering.save(tmp_path / "up.safetensors", [made])
     loaded = steering.load(tmp_path / "up.safetensors", 0.8)
@@ -258,7 +258,7 @@ def test_a_steering_vector_is_saved_loaded_and_added(tmp_path: Path) -> None:
     with tracing(model, "blocks.1.out", edit=_edited(model, loaded)) as after:
         _read(model, TEXT)
     moved = after["blocks.1.out"] - before["blocks.1.out"]
-    assert_close(moved, (0.8 * vector).expand_as(moved), rtol=1e-4, atol=1e-5)
+    assert_close(moved, torch.from_numpy(0.8 * vector).expand_as(moved), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="31 numbers, the residual stream 32"):
         _edited(model, Add(1, [0.0] * 31))
     with pytest.raises(UserError, match="at least one"):

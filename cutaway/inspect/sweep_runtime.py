@@ -98,16 +98,14 @@ class RuntimeSweep:
         return found
 
     def _state(self, lane: Lane) -> State:
-        """The keys and values of a lane's text up to its position."""
+        """The keys and values of a lane's text, of which a cell keeps those up to the lane's position."""
         if not lane.first:
             return self.engine.new_state()
         if lane.text not in self._whole:
             state = self.engine.edited_state(self.edits[lane.text])
             self.engine.prefill(self.texts[lane.text], state)
             self._whole[lane.text] = state
-        state = self.engine.fork(self._whole[lane.text])
-        state.truncate(lane.first)
-        return state
+        return self.engine.fork(self._whole[lane.text])
 
     def _view(self, layer: int, tokens: Sequence[int] | None) -> View:
         """The engine from a layer on, and the columns of its logits that are asked for."""

@@ -1,6 +1,6 @@
 """Patching each head at each position of IOI pairs, on the packed model, by PyTorch, and by TransformerLens.
 
-    python -m scripts.study.patching_sweep [--pairs 20] [--layers 6,20] [--threads 1] [--peer]
+    python -m scripts.study.patching_sweep [--pairs 20] [--kinds swapped,renamed] [--layers 6,20] [--peer]
 
 SmolLM2 (135M) and 20 pairs of each of two kinds: the repeated name is the other one ("swapped": one token
 differs), or all three names are others ("renamed"). Ours patches 30 layers x 9 heads x all positions of
@@ -114,6 +114,7 @@ def exact(lm: Any, texts: Texts, count: int = 40) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--kinds", default="swapped,renamed")
     parser.add_argument("--layers", default="6,20")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", action="store_true")
@@ -125,7 +126,7 @@ def main() -> None:
     floats = cutaway.load(smollm2.gguf_file(), engine="definition")
     rounded = Subject(lm.subject.pytorch, lm.tokenizer, (), lm.ids)
     print(f"{asked.pairs} pairs, {asked.threads} thread(s); processor (all) seconds")
-    for kind in ("swapped", "renamed"):
+    for kind in asked.kinds.split(","):
         texts = ioi(lm, kind, asked.pairs)
         first: Any = tuple(some[:1] for some in texts)
         found, own, all_ = timed(lambda texts=texts: patched(lm, texts))
