@@ -209,7 +209,7 @@ def test_no_layer_runs_that_no_name_needs(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @compiled
-def test_it_is_said_who_answers_and_why(tmp_path: Path) -> None:
+def test_a_trace_states_which_engine_answered_and_why(tmp_path: Path) -> None:
     file = model_file(tmp_path / "tiny.gguf")
     lm = cutaway.load(file)
     trace = lm.trace("the bits")
