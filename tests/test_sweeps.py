@@ -1,6 +1,9 @@
 """Sweeps: cells that share steps have the bits of being read alone; both engines give the same numbers."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from cutaway.inspect.sweep import Cell, Setting, WholeTexts, sweep_of
 from cutaway.inspect.trace import Subject
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
+from tests.small import model_file
 from tests.test_instrumented import by_pytorch, subject, within_noise
 from tests.test_runtime import IDS, config, tensors, wide
 
@@ -204,3 +208,31 @@ def test_pairs_read_the_logits_that_their_metric_reads() -> None:
     )
     assert by_function.values == pytest.approx(by_answers.values, abs=1e-5)
     assert pairs(of, TEXT, OTHER, ANSWERS, None).tokens == [7, 9]
+
+
+ALONE = """
+import sys
+sys.modules["torch"] = None
+import cutaway
+from cutaway.errors import UserError
+from cutaway.inspect import against, causal, importance, probes, steering, tuned_lens
+lm = cutaway.load(sys.argv[1])
+texts, others = ["the cat sat", "the dog ran"], ["the hat sat", "the dog sat"]
+found = causal.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])
+assert found.values.shape == (2, 3, 4), found.values.shape
+assert causal.head_effects(lm, texts[0], 5).values.any()
+assert importance.runs(lm.subject.engine) and importance.sums(lm.subject.engine, lm.ids(texts[0]))
+steering.difference(lm, [lm.ids(texts[0])], [lm.ids(texts[1])], 1)
+try:
+    tuned_lens.train(lm, texts)
+except UserError as error:
+    print(error)
+"""
+
+
+@compiled
+def test_studies_of_the_runtime_need_no_torch(tmp_path: Path) -> None:
+    path = model_file(tmp_path / "small.gguf")
+    ran = subprocess.run([sys.executable, "-c", ALONE, path], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "training a lens needs PyTorch, which is not installed: pip install" in ran.stdout

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.extras import need
 from cutaway.inspect.lens import Lens, lens
-from cutaway.inspect.optional import library
 from cutaway.inspect.trace import Subject, Trace, subject_of
 from cutaway.quantization import formats
 from cutaway.store.files import Progress, silent
@@ -90,7 +90,10 @@ def train(
     ``resume``: a safetensors file that keeps the maps and Adam's moments, from which the same call, or one of
     more steps, goes on to the same bits. Raises UserError for a file of another training. Needs torch.
     """
-    torch, subject = library("torch"), subject_of(lm)
+    need("training a lens", "torch")
+    import torch
+
+    subject = subject_of(lm)
     model, names = subject.pytorch.model, ["embed", "blocks.*.out"]
     found = _streams(subject.trace([subject.encode(text) for text in texts], names))
     streams = torch.from_numpy(found)
@@ -142,7 +145,8 @@ def _keep(path: Path, of: dict[str, Any], optimizer: Any, losses: list[float]) -
 
 def _resumed(path: Path, of: dict[str, Any], optimizer: Any, steps: int) -> list[float]:
     """The losses of the steps that are done; the maps and Adam's state go where they belong."""
-    torch = library("torch")
+    import torch
+
     facts = safetensors.metadata(path)
     if facts.get(TRAINING) != json.dumps(of):
         raise UserError(f"{path} is of another training of a lens, or of none: give another file for resume")
