@@ -59,7 +59,18 @@ def read(sweep: Any, of: Sequence[Cell], *asked: Any) -> list[Any]:
     return found
 
 
-SHAPES = ["llama", "gpt2", "gemma3", "phi3", "e2b", "deepseek-v3.2", "falcon-h1", "diffllama", "qwen2-moe"]
+SHAPES = [
+    "llama",
+    "gpt2",
+    "gemma3",
+    "phi3",
+    "gemma4",
+    "e2b",
+    "deepseek-v3.2",
+    "falcon-h1",
+    "diffllama",
+    "qwen2-moe",
+]
 
 
 @compiled
