@@ -23,6 +23,7 @@ from cutaway.runtime.reference import ReferenceEngine
 from tests.small import model_file
 from tests.test_instrumented import by_pytorch, subject, within_noise
 from tests.test_runtime import IDS, config, tensors, wide
+from tests.test_runtime_adapters import changed, low_rank
 
 compiled = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
 TEXT, OTHER = IDS[:12], [*IDS[:3], *IDS[50:53], *IDS[6:9], *IDS[70:73]]
@@ -92,6 +93,19 @@ def test_cells_have_the_bits_of_being_read_alone(name: str, monkeypatch: pytest.
     for one, other in zip(read(fast, some[:5], ("blocks.1.out",)), theirs, strict=False):
         assert np.array_equal(one.logits, other.logits)
         assert np.array_equal(one.values["blocks.1.out"], other.values["blocks.1.out"])
+
+
+@compiled
+def test_an_adapter_beside_the_weights_is_in_every_cell() -> None:
+    of = config("llama")
+    entries, adapter = tensors(of), low_rank(of)
+    plain = RuntimeEngine(of, entries)
+    engine = InstrumentedRuntime(plain.adapted(adapter), changed(of, entries, adapter))
+    some = cells(engine, [TEXT], 5)
+    for one, other in zip(
+        read(sweep_of(engine, [TEXT]), some), read(WholeTexts(engine, [TEXT]), some), strict=True
+    ):
+        assert np.array_equal(one.logits, other.logits)
 
 
 @compiled
