@@ -25,6 +25,7 @@ from cutaway.evaluate.run import Options, run
 from cutaway.generate import thinking
 from cutaway.lm import LanguageModel
 from tests import inputs
+from tests.pages import charts
 from tests.small import model_file
 
 QUESTIONS = [
@@ -674,9 +675,14 @@ def test_the_verb_compares_two_models(
         "--output",
         str(items),
     ]
-    assert cli.main([*words, "--json"]) == 0
+    page = tmp_path / "page.html"
+    assert cli.main([*words, "--html", str(page), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     own_figures = found["tasks"]["own"]
+    drawn = {one["title"]: one for one in charts(page.read_text())}
+    assert drawn["acc"]["series"][1]["values"] == [own_figures["acc"]]
+    assert [one["name"] for one in drawn["acc"]["series"]] == ["smollm2", str(other)]
+    assert drawn["bits_per_byte"]["series"][0]["low"] == [None]
     assert own_figures["n"] == 3 and own_figures["acc_interval"][0] <= own_figures["acc"]
     assert found["against"]["difference"]["own"]["acc"]["value"] == 0
     bits = found["tasks"][f"text:{text}"]
@@ -948,9 +954,15 @@ def test_the_arena_verb(
     other = tmp_path / "other.gguf"
     lm.save(other)
     words = ["arena", "smollm2", str(other), "--prompts", str(tmp_path / "prompts.txt"), "--max-tokens", "3"]
-    assert cli.main([*words, "--judge", str(tmp_path / "judge.py"), "--json"]) == 0
+    page = tmp_path / "page.html"
+    judged = [*words, "--judge", str(tmp_path / "judge.py"), "--html", str(page)]
+    assert cli.main([*judged, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ratings"]["smollm2"]["elo"] == 1000
+    rated, apart = charts(page.read_text())
+    assert dict(zip(rated["groups"], rated["series"][0]["values"], strict=True))["smollm2"] == 1000
+    assert apart["series"][0]["low"] == [found["differences"][0]["interval"][0]]
+    assert cli.main(judged) == 2 and "exists" in capsys.readouterr().err
     assert found["answers"]["smollm2"] == found["answers"][str(other)]
     assert cli.main([*words, "--judge", "smollm2"]) == 0
     assert "verdicts changed" in capsys.readouterr().out

@@ -172,9 +172,9 @@ def packed(type: str) -> tuple[Encoder, Tensors]:
 @pytest.mark.parametrize("type", kernels.TYPES)
 def test_packed_weights_have_the_references_bits_and_round_what_they_read(type: str) -> None:
     of, entries = packed(type)
-    rows = [[id % 64 for id in row] for row in (ROWS[0], ROWS[1], ROWS[4])]
-    ours, expected = (made(of, entries).encode(rows) for made in (EncoderEngine, ReferenceEncoder))
-    assert all(map(np.array_equal, ours, expected))
+    first, *rows = [[id % 64 for id in ROWS[n]] for n in (2, 0, 1)]  # the others are past a tile of tokens
+    ours = EncoderEngine(of, entries).encode([first, *rows])[1:]
+    assert all(map(np.array_equal, ours, ReferenceEncoder(of, entries).encode(rows)))
     model = pytorch(of, entries)
     ids, pos = torch.tensor([rows[0]]), torch.arange(len(rows[0]))[None]
 
@@ -194,6 +194,20 @@ def test_packed_weights_have_the_references_bits_and_round_what_they_read(type: 
     )  # a number near a tie goes either way
 
 
+def test_matrices_of_several_types_read_each_what_it_needs() -> None:
+    (of, one), (_, two), (_, three) = packed("F32"), packed("Q8_0"), packed("BF16")
+    for names, others in ((("value", "down"), two), (("key", "gate"), three), (("out", "up"), two)):
+        entries = Tensors({n: (others if n.split(".")[-2] in names else one)[n] for n in of.weights()})
+        rows = [[id % 64 for id in ROWS[4]]]
+        ours, expected = (made(of, entries).encode(rows)[0] for made in (EncoderEngine, ReferenceEncoder))
+        assert np.array_equal(ours, expected), names
+    of = replace(SHAPES["albert"], embedding_width=64)
+    plain = tensors(of)
+    entries = Tensors({name: plain[name] for name in plain} | {"projection.weight": weights("Q8_0", 48, 64)})
+    ours, expected = (made(of, entries).encode(ROWS[3:4])[0] for made in (EncoderEngine, ReferenceEncoder))
+    assert np.array_equal(ours, expected)
+
+
 NEEDS = """
 import sys
 from cutaway import native
@@ -211,10 +225,11 @@ print("same bits")
 def digests(engine: type[EncoderEngine | ReferenceEncoder]) -> dict[str, str]:
     """The SHA-256 of the vectors of some shapes and a type: one bit changes it."""
     models = {name: (SHAPES[name], tensors(SHAPES[name])) for name in ("modernbert", "gemma", "alibi")}
-    models["Q8_0"] = packed("Q8_0")
-    rows = [[id % 64 for id in row] for row in (ROWS[4], ROWS[3])]
+    models |= {type: packed(type) for type in ("BF16", "Q8_0")}
+    before, row = ([id % 64 for id in ROWS[n]] for n in (5, 4))  # one that fills a tile of tokens
+    rows = [before, row] if engine is EncoderEngine else [row]
     return {
-        name: hashlib.sha256(np.concatenate(engine(of, entries).encode(rows)).tobytes()).hexdigest()
+        name: hashlib.sha256(engine(of, entries).encode(rows)[-1].tobytes()).hexdigest()
         for name, (of, entries) in models.items()
     }
 
@@ -251,7 +266,7 @@ def test_the_longest_text_is_read_and_what_does_not_fit_is_refused() -> None:
             engine.encode(rows, parts)
 
 
-def test_what_has_no_kernel_is_said() -> None:
+def test_what_has_no_kernel_is_named() -> None:
     of, own = SHAPES["bert"], SHAPES["bert"].blocks[0]
     grown = rope.Config(12, scaling=DynamicNTK(2.0, 299))
     apart = disentangled.Config(heads=4, key_size=12, relative=distances.Config(8))

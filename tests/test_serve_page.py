@@ -49,6 +49,8 @@ def test_everything_that_the_shell_loads_is_served_and_nothing_else(server: Serv
         answer = server.get(f"/{path}")
         kind = {"js": "text/javascript", "css": "text/css"}[path.rpartition(".")[2]]
         assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind), path
+    recorded = server.get("/page/app/recording.bin")
+    assert recorded.headers["content-type"] == "application/octet-stream" and len(recorded.content) < 200_000
     for path in ("bundle.py", "page.html", "app/shell.html", "../bundle.py", "%2e%2e/bundle.py", "app/", ""):
         assert server.get(f"/page/{path}").status_code in (401, 404), path
 

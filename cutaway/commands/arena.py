@@ -7,11 +7,13 @@ from typing import Any
 
 import cutaway
 from cutaway.commands import console
-from cutaway.commands.options import Flag, Json
+from cutaway.commands.options import Flag, Force, Html, Json
 from cutaway.errors import UserError
 from cutaway.evaluate import arena as games
 from cutaway.evaluate import cache as caching
+from cutaway.evaluate import report
 from cutaway.evaluate.arena import Arena, Judge
+from cutaway.store import files
 
 
 def arena(
@@ -22,6 +24,8 @@ def arena(
     temperature: float = 0.0,
     seed: int = 0,
     show: Flag = False,
+    html: Html = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Let models answer the same prompts and rate them by pairwise comparison.
@@ -58,6 +62,8 @@ def arena(
     as_json
         Print one JSON document.
     """
+    if html is not None:
+        files.check_file(html, force)
     if len(set(models)) < 2:
         raise UserError("an arena needs two different models or more")
     asked = [line.strip() for line in console.read_text(prompts).splitlines() if line.strip()]
@@ -93,8 +99,11 @@ def arena(
             seed=seed,
             progress=lambda done, total: None if judge == "person" else bar("Judging", done, total),
         )
+    document = _document(found, asked, written, judge)
+    if html is not None:
+        files.write(html, report.arena(document), force=force)
     if as_json:
-        console.print_json(_document(found, asked, written, judge))
+        console.print_json(document)
         return
     if show:
         for n, prompt in enumerate(asked):

@@ -10,14 +10,14 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
-from cutaway.commands.options import Context, Flag, Json, Strict
+from cutaway.commands.options import Context, Flag, Html, Json, Strict
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
-from cutaway.evaluate import tasks
+from cutaway.evaluate import report, tasks
 from cutaway.evaluate.run import Options, Result, check, compared, run
 from cutaway.evaluate.statistics import finite
 from cutaway.generate.thinking import parse
-from cutaway.store.files import atomic_file, check_file
+from cutaway.store.files import atomic_file, check_file, write
 
 LEAST_EXERCISES = 10  # whose commonest answer is a level to compare with
 
@@ -44,6 +44,7 @@ def eval(
     threads: int | None = None,
     context: Context = None,
     strict: Strict = False,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
@@ -117,16 +118,24 @@ def eval(
         if samples > 1:
             raise UserError("--think draws its own samples: leave out --samples")
     if harness is not None:
-        if tasks is not None or against is not None or output is not None or think is not None:
-            raise UserError("--harness asks lm-eval: leave out --tasks, --against, --think and --output")
+        if (
+            tasks is not None
+            or against is not None
+            or output is not None
+            or think is not None
+            or html is not None
+        ):
+            raise UserError(
+                "--harness asks lm-eval: leave out --tasks, --against, --think, --output and --html"
+            )
         if samples > 1 or temperature or max_tokens is not None or mutual_information:
             raise UserError("lm-eval's tasks have their own sampling: leave out how answers are sampled")
         _harness(model, adapter, loading, [name.strip() for name in harness.split(",")], limit, seed, as_json)
         return
     if tasks is None:
         raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
-    if output is not None:
-        check_file(output, force)
+    for file in filter(None, (output, html)):
+        check_file(file, force)
     found = [_task(name.strip(), limit, unsafe) for name in tasks.split(",") if name.strip()]
     if not found:
         raise UserError("--tasks names no task")
@@ -145,6 +154,8 @@ def eval(
         results[against] = _results(against, None, loading, found, options, cache)
     if output is not None:
         _write(output, results)
+    if html is not None:
+        write(html, report.evaluation(_document(results)), force=force)
     if as_json:
         console.print_json(_document(results))
     else:

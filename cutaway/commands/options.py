@@ -12,6 +12,7 @@ Words = Annotated[tuple[str, ...], Parameter(negative=())]  # given again for mo
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.", negative=())]
 Force = Annotated[bool, Parameter(help="Replace the output if it exists.", negative=())]
 Open = Annotated[bool, Parameter(name="--open", help="Open the page in the browser.", negative=())]
+Html = Annotated[Path | None, Parameter(help="Write a page with plots here.")]
 Model = Annotated[str, Parameter(help="A model's name, a .gguf file or a folder.")]
 Engine = Annotated[
     Literal["auto", "definition", "runtime"],

@@ -1,6 +1,6 @@
 """The options of sampling, defined once: their names, defaults and bounds.
 
-The command line checks by them, and the API's schema is derived from them (serve/protocol.py).
+The command line checks by them, and the API's schema is derived from them (serve/openai/sampling_schema.py).
 """
 
 from __future__ import annotations

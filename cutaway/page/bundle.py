@@ -90,10 +90,15 @@ def frame(document: str, height: int | None = None) -> str:
     return f'<iframe sandbox="allow-scripts" title="Cutaway" {size} loading="lazy" srcdoc="{made}"></iframe>'
 
 
-@cache
 def read(name: str) -> str:
+    """A text of this package."""
+    return read_bytes(name).decode()
+
+
+@cache
+def read_bytes(name: str) -> bytes:
     """A file of this package."""
-    return (files(__package__ or "cutaway.page") / name).read_text(encoding="utf-8")
+    return (files(__package__ or "cutaway.page") / name).read_bytes()
 
 
 def _hash(text: str) -> str:

@@ -96,6 +96,7 @@ class Heat:
     value: str
     high: float | None = None
     signed: bool | None = None
+    margins: Sequence[Sequence[float]] | None = None  # half of each value's interval
     note: str = ""
 
 

@@ -23,6 +23,7 @@ from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
 from cutaway.runtime.packed import Packing, aligned
+from cutaway.runtime.packing import alibi_of
 from cutaway.weights.rules import Tensors
 
 KEPT = 1 - 0.15 * 0.8  # of a text's tokens while ESM was trained: 80% of 15% were masked (2206.13517)
@@ -106,7 +107,7 @@ def relative(config: Config, n: int, tensors: Tensors) -> np.ndarray | None:
     if of.relative is None:
         return None
     if isinstance(of.relative, alibi.Config):
-        return (-np.array(of.relative.slopes(of.heads))[:, None] * np.abs(offsets)).astype(np.float32)
+        return -alibi_of(of)[:, None] * np.abs(offsets).astype(np.float32)
     table = tensors[f"blocks.{0 if config.one_relative else n}.attention.relative.weight"]
     return np.ascontiguousarray(formats.unpack(table)[of.relative.bucket(offsets)].T, np.float32)
 

@@ -49,7 +49,7 @@ SAMPLES = 3  # of an answer, where a grammar cannot hold all of its schema
 
 @dataclass
 class AnswerForm:
-    """What holds the answers to one request; made by `of_text` and `of_chat`, and then told by `limit` how
+    """What holds the answers to one request; made by `of_text` and `of_chat`; `limit` then says how
     long each prompt's answers may be.
     """
 

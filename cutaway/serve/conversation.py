@@ -104,7 +104,10 @@ async def begin(
     APIError for what cannot be answered.
     """
     caller = caller_of(http, body.cache_salt)
-    made = await edits.prepared(service, body, http, caller, _prepared, ids)
+    if body.edits:
+        made = await edits.prepared(service, body, http, caller, _prepared, ids)
+    else:
+        made = await service.run(caller.client, _prepared, body, caller, None, ids)
 
     def read_one(generation: Generation) -> tuple[str, Sequence[parser.Call]]:
         answer = read(made.reader(), [Piece(generation.text, generation=generation)])

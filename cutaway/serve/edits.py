@@ -64,8 +64,6 @@ async def prepared(
     service: Service, body: Any, http: HTTPRequest, caller: Caller, work: Callable[..., Result], *more: Any
 ) -> Result:
     """The work (service, body, caller, edits, ...) that makes a request's prompts; its edits are ready."""
-    if not body.edits:
-        return await service.run(caller.client, work, body, caller, None, *more)
     own = await service.run(caller.client, parse_edits, body.edits)
     if not own.in_batch:
         return await service.run_definition(http, work, body, caller, own, *more)

@@ -18,7 +18,11 @@ from cutaway.serve.operations.access import PAGE
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 
-TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".bin": "application/octet-stream",  # the recorded trace
+}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -29,7 +33,7 @@ MODULE = {"Cache-Control": "no-cache"}
 
 
 def _names() -> frozenset[str]:
-    """The modules and styles of the package, by the names that the page loads them by."""
+    """The modules, styles and recordings of the package, by the names that the page loads them by."""
     found, rest = [], [(files("cutaway.page"), "")]
     for folder, before in rest:
         for one in folder.iterdir():
@@ -54,11 +58,11 @@ async def shell(_: Service, body: None, http: HTTPRequest) -> Response:
 
 
 async def module(_: Service, body: None, http: HTTPRequest) -> Response:
-    """A module or a style of the page."""
+    """A module, a style or a recording of the page."""
     name = http.path_params["name"]
     if name not in NAMES:
         raise APIError(404, f"There is no {http.url.path[:100]!r} here", code="not_found")
-    return Response(bundle.read(name), media_type=TYPES[PurePosixPath(name).suffix], headers=MODULE)
+    return Response(bundle.read_bytes(name), media_type=TYPES[PurePosixPath(name).suffix], headers=MODULE)
 
 
 ROUTES = [

@@ -81,7 +81,7 @@ def query_of(http: HTTPRequest) -> dict[str, Any]:
 def tenant_of(http: HTTPRequest) -> Tenant:
     """The holder of a request's key, where a route has roles."""
     tenant = record_of(http).tenant
-    assert tenant is not None  # access.py lets no request without one past it to these paths
+    assert tenant is not None, "the route has roles"
     return tenant
 
 
@@ -121,9 +121,10 @@ class Gate:
 
     async def __call__(self, http: HTTPRequest) -> None:
         """APIError for a key that may not ask this, or not now."""
-        tenant = tenant_of(http)
-        tenant.check(*self.roles)
-        record_of(http).ends.append(tenant.admit(self.computes))
+        record = record_of(http)
+        assert record.tenant is not None  # access.py lets no request without one past it to these paths
+        record.tenant.check(*self.roles)
+        record.ends.append(record.tenant.admit(self.computes))
 
 
 def _endpoint(models: Models, route: Route) -> Any:
@@ -151,10 +152,9 @@ async def _read(
     models: Models, route: Route, kind: type[StrictModel], http: HTTPRequest
 ) -> tuple[Service, Any]:
     """A request's body, checked, and the model that it names, which is kept until the request ends."""
-    record, tenant, service = record_of(http), tenant_of(http), models.default
-    raw, client = await http.body(), client_of(http)
-    work = partial(_parsed, service, kind, raw, http.scope["gzip"])
-    body = await service.pool.run(client, service.limits.body_seconds, work)
+    record, service = record_of(http), models.default
+    work = partial(_parsed, service, kind, await http.body(), http.scope["gzip"])
+    body = await service.pool.run(record.sender, service.limits.body_seconds, work)
     http.scope["ignored"] = body.ignored
     if "admin" not in route.roles:
         asked = getattr(body, "model", None) or getattr(body, "name", None)
@@ -162,7 +162,7 @@ async def _read(
         record.ends.append(partial(models.leave, used))
         record.model = asked if asked and asked in service.adapters else used.name
     if getattr(body, "edits", None) or getattr(body, "internals", None):
-        tenant.check("internals")
+        tenant_of(http).check("internals")
     return service, body
 
 

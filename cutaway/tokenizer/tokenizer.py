@@ -458,6 +458,10 @@ class _Encoder:
             rules = self.spec.normalizer
             text = normalize(rules, segment, not begun, last) if rules else segment
             begun = True
+            if self.late.pattern is None:
+                if text:
+                    yield text, i == 0
+                continue
             for j, part in enumerate(self.late.split(text)):
                 yield part if isinstance(part, int) else (part, i == j == 0)
 

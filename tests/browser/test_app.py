@@ -87,6 +87,13 @@ def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -
     cells = [float(one.strip("%<")) for one in shown.locator("td:nth-child(2)").all_inner_texts()]
     tops = [100 * math.exp(one["logprob"]) for one in expected[3]["top_logprobs"]]
     assert cells == pytest.approx(tops, abs=0.06)
+    spans.first.click()
+    first = shown.locator("td:nth-child(2)").first.inner_text()
+    tab.get_by_role("button", name="Lens by layer").click()
+    tab.get_by_text("Logit lens").wait_for()
+    lens = shown.locator("table").last.locator("tbody tr")
+    assert lens.count() == 2, "of two layers"
+    assert lens.last.locator("td").nth(2).inner_text() == first, "the last block's is the model's"
     kinds = {
         kind for one in spans.all() for kind in one.get_attribute("class").split() if kind.startswith("p")
     }
@@ -143,6 +150,19 @@ def test_a_text_and_a_token_of_a_chat_are_followed_through_the_model(app: Opened
     tab.get_by_role("button", name="Look inside").click()
     tab.get_by_text("as the chat template writes it").wait_for()
     assert tab.locator("#strip .chip").last.inner_text().replace("␣", " ").strip() == before.strip()
+
+
+def test_the_first_trace_is_preceded_by_a_recording(app: Opened) -> None:
+    tab, held = app(), list[Any]()
+    tab.get_by_label("Message", exact=True).wait_for()
+    tab.route("**/v1/trace", lambda route: held.append(route))
+    tab.get_by_role("link", name="Inside").click()
+    tab.get_by_text("A recording of SmolLM2-135M").wait_for()
+    assert tab.locator("#views section").count() == 9
+    assert "␣Paris" in tab.locator("#next tbody tr").first.inner_text()
+    held[0].continue_()
+    tab.get_by_text("A recording of SmolLM2-135M").wait_for(state="detached")
+    assert "␣Paris" not in tab.locator("#next tbody tr").first.inner_text(), "of two layers"
 
 
 def test_a_key_is_asked_for_and_kept_in_memory_alone(app: Opened) -> None:

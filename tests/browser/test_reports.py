@@ -39,7 +39,8 @@ BARS = Bars(
     [Bar("", [0.5, 0.25], [0.4, 0.1], [0.6, 0.3])],
     dots=True,
 )
-WIDTHS = Bars("Bytes", Axis("bytes"), "text", ["code"], [Bar("x", [2.0]), Bar("y", [4.0])])
+LONG = "a-long-name-" * 8
+WIDTHS = Bars("Bytes", Axis("bytes"), "text", [LONG], [Bar("x", [2.0]), Bar(LONG, [4.0])])
 HEAT = Heat(
     "Heads",
     Labels("layer", ["0", "1"]),

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cutaway.commands.console import note, print_json
-from cutaway.commands.options import Force, Json
+from cutaway.commands.options import Force, Html, Json
 from cutaway.commands.tokenizer.encode import File, Pattern
 from cutaway.commands.tokenizer.measure import SAMPLES, Language, Measured, advice, declarations, measured
 from cutaway.commands.tokenizer_source import opened, text_of
@@ -24,7 +24,7 @@ def compare(
     *tokenizers: str,
     file: File = None,
     udhr: Annotated[Path | None, Parameter(help="A folder of the declarations, for parity.")] = None,
-    html: Annotated[Path | None, Parameter(help="Write a page with plots here.")] = None,
+    html: Html = None,
     force: Force = False,
     pattern: Pattern = None,
     as_json: Json = False,

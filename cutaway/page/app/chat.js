@@ -156,6 +156,10 @@ export class Chat {
     this.opened = answer;
     const before = this.history(this.turns.slice(0, this.turns.indexOf(turn)));
     const upTo = (end) => [...before, { role: "user", content: turn.user }, ...(end ? [{ role: "assistant", content: end }] : [])];
+    const asked = (at) => {
+      const end = answer.before(at);
+      return { messages: upTo(end), ...(end ? { continue_final_message: true } : {}) };
+    };
     inspect(this.shell.inspector, {
       answer, index,
       close: () => {
@@ -164,10 +168,8 @@ export class Chat {
         answer.whole.focus();
       },
       fork: (at, one) => this.fork(turn, answer, at, one, upTo),
-      inside: (at) => {
-        const end = answer.before(at);
-        this.shell.inside({ messages: upTo(end), ...(end ? { continue_final_message: true } : {}) });
-      },
+      inside: (at) => this.shell.inside(asked(at)),
+      lens: (at) => this.shell.server.lens(asked(at)),
     });
   }
 

@@ -6,6 +6,7 @@ import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
 
 const LONGEST = 4000; // letters of a text in an address
+const RECORDED = "The capital of France is"; // scripts/tables/recording.py
 
 export class Inside {
   // shell: {server, announce(text), failed(error)}
@@ -14,7 +15,7 @@ export class Inside {
     this.asked = null;
     this.running = null;
     this.text = make("textarea", { id: "text", rows: "2" });
-    this.text.value = "The capital of France is";
+    this.text.value = RECORDED;
     this.note = make("p", { class: "quiet", role: "status" });
     const form = make("form", { class: "composer", submit: (event) => {
       event.preventDefault();
@@ -40,9 +41,10 @@ export class Inside {
     this.note.textContent = given.text ? "Tracing …" : "Tracing the conversation up to the token …";
     this.strip.hidden = this.views.hidden = true;
     try {
+      if (!this.page && given.text === RECORDED) await this.record();
       const data = read(await this.shell.server.trace(given, signal));
       this.draw(new Page({ ...data, views: Object.keys(VIEWS) }));
-      this.note.textContent = given.text ? "" : "The conversation up to the token, as the chat template writes it: the next token is the one that was chosen.";
+      this.note.textContent = given.text ? "" : "The conversation up to the token, as the chat template writes it. Its text is tokenized again, which may cut it otherwise than it was sampled.";
     } catch (error) {
       if (error.name === "AbortError") return;
       this.note.textContent = error.message;
@@ -50,12 +52,21 @@ export class Inside {
     }
   }
 
+  // The first view waits for nothing: it is a recording until the model's own trace is there.
+  async record() {
+    const data = read(await this.shell.server.recording());
+    this.draw(new Page({ ...data, views: Object.keys(VIEWS) }));
+    this.note.textContent = "A recording of SmolLM2-135M, while this model's own trace is computed …";
+  }
+
   draw(page) {
     this.page = page;
     this.strip.hidden = this.views.hidden = false;
     this.strip.replaceChildren(...strip(page));
     this.views.replaceChildren(...views(page));
-    page.listen();
+    this.listening?.abort();
+    this.listening = new AbortController();
+    page.listen(this.listening.signal);
     page.states.forEach((state) => state.set(page.data.start, false));
     this.shell.announce("The trace is shown");
   }

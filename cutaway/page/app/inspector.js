@@ -2,7 +2,7 @@
 
 import { bar, drawn, fixed, make, percent, table } from "../elements.js";
 
-export function inspect(box, { answer, index, fork, inside, close }) {
+export function inspect(box, { answer, index, fork, inside, lens, close }) {
   const { token, logprob, top = [], given } = answer.tokens[index];
   const rows = top.map((one) => ({
     attributes: { class: one.token === token ? "row chosen" : "row" },
@@ -14,6 +14,15 @@ export function inspect(box, { answer, index, fork, inside, close }) {
     ],
   }));
   const listed = top.reduce((sum, one) => sum + Math.exp(one.logprob), 0);
+  const layers = make("div", {});
+  const look = async (event) => {
+    event.target.disabled = true;
+    try {
+      layers.replaceChildren(...lensTable(await lens(index)));
+    } catch (error) {
+      layers.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
+    }
+  };
   box.hidden = false;
   box.replaceChildren(
     make("div", { class: "inspected" },
@@ -26,6 +35,19 @@ export function inspect(box, { answer, index, fork, inside, close }) {
     top.length ? make("h3", {}, "Alternatives") : null,
     top.length ? table("The likeliest tokens here", [["token", "left"], ["probability", "right"], ["", "left"], ["", "right"]], rows) : null,
     top.length ? make("p", { class: "quiet" }, `The ${top.length} likeliest have ${percent(Math.min(1, listed))} together.`) : null,
-    make("p", { class: "buttons" }, make("button", { type: "button", class: "small", click: () => inside(index) }, "Look inside at this token")),
+    make("p", { class: "buttons" },
+      make("button", { type: "button", class: "small", click: look }, "Lens by layer"),
+      make("button", { type: "button", class: "small", click: () => inside(index) }, "Look inside at this token")),
+    layers,
   );
+}
+
+function lensTable(found) {
+  const rows = found.map(({ layer, token, probability }) => [
+    String(layer), make("bdi", { class: "word" }, drawn(token)), percent(probability), bar(probability)]);
+  return [
+    make("h3", {}, "Logit lens"),
+    make("p", { class: "quiet" }, "The next token if the model stopped after each block. It is seldom meaningful in early blocks."),
+    table("The likeliest token after each block", [["block", "right"], ["token", "left"], ["probability", "right"], ["", "left"]], rows),
+  ];
 }

@@ -47,6 +47,22 @@ export class Server {
     return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   }
 
+  // The likeliest next token after each block, at the end of a conversation.
+  async lens(given) {
+    const { model_info: about } = await (await this.ask("api/show", { model: this.model.id })).json();
+    const blocks = about[Object.keys(about).find((name) => name.endsWith(".block_count"))];
+    const internals = { layers: Array.from({ length: blocks }, (_, i) => i), attention: false, lens: 1 };
+    const body = { model: this.model.id, ...given, max_tokens: 1, temperature: 0, internals };
+    const { choices } = await (await this.ask("v1/chat/completions", body)).json();
+    return choices[0].internals[0].layers.map(({ layer, lens: [best] }) => ({ layer, ...best }));
+  }
+
+  // The recorded trace of the default model, which is a file of the page.
+  async recording() {
+    const response = await this.ask("page/app/recording.bin");
+    return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+  }
+
   // The events of a streamed answer, parsed.
   async* stream(path, body, signal) {
     const response = await this.ask(path, { ...body, stream: true }, signal);

@@ -6,6 +6,7 @@ import { colourOf, dashOf, mark, swatch } from "./marks.js";
 import { brief, domain, scale, shortened, textWidth, ticks, titled } from "./scales.js";
 
 const NARROW = 480;
+const NAME = "13px ";
 
 export function bars(spec) {
   const readout = make("p", { class: "readout", id: freshId("readout"), "aria-live": "polite" });
@@ -52,13 +53,13 @@ export function bars(spec) {
 function drawing(spec, width) {
   const narrow = width < NARROW;
   const thick = spec.series.length > 1 ? 15 : 20;
-  const longest = Math.ceil(Math.max(...spec.groups.map((name) => textWidth(name, "13px "))));
+  const longest = Math.ceil(Math.max(...spec.groups.map((name) => textWidth(name, NAME))));
   const left = narrow ? 0 : Math.min(longest + 14, Math.round(width * 0.4));
   const room = Math.ceil(Math.max(...spec.series.flatMap((one) => one.values.map((value) => textWidth(brief(value)))))) + 14;
   const values = spec.series.flatMap((one) => [...one.values, ...(one.low ?? []), ...(one.high ?? [])]);
   const ends = domain(spec.dots || spec.axis.log ? spec.axis : { low: Math.min(0, ...values.filter((one) => one !== null)), ...present(spec.axis) }, values);
   const x = scale(ends, [left + 6, width - room], spec.axis.log);
-  const [top, above, gap] = [26, narrow ? 20 : 0, 10];
+  const [top, above, gap] = [spec.marks?.length ? 42 : 26, narrow ? 20 : 0, 10];
   const each = above + thick * spec.series.length + gap;
   const floor = top + each * spec.groups.length;
   const height = floor + 24;
@@ -77,7 +78,7 @@ function drawing(spec, width) {
     const y = top + each * g + gap / 2;
     const middle = y + (narrow ? 12 : (thick * spec.series.length) / 2 + 4);
     svg.append(draw("text", { class: "group", x: narrow ? 0 : left - 8, y: middle, "text-anchor": narrow ? "start" : "end" },
-      shortened(name, narrow ? width : left - 8)));
+      shortened(name, narrow ? width : left - 8, NAME)));
     spec.series.forEach((series, s) => {
       const from = y + above + thick * s;
       rows.push({ y: from, height: thick });

@@ -39,7 +39,7 @@ export function heatmap(spec, later) {
     legend: { title: spec.value, largest, signed, write: brief, strength: () => (side >= WRITTEN ? 150 : 255) },
     rowName: (r) => rowNames[r],
     columnName: (c) => columnNames[c],
-    say: (r, c) => `${rows.title} ${rowNames[r]}, ${columns.title} ${columnNames[c]}: ${spec.value} ${brief(spec.values[r][c])}`,
+    say: (r, c) => `${rows.title} ${rowNames[r]}, ${columns.title} ${columnNames[c]}: ${spec.value} ${brief(spec.values[r][c])}${spec.margins ? ` ± ${brief(spec.margins[r][c])}` : ""}`,
   });
   later.push(map.update);
   return figure(spec, { drawing: map.whole, data: () => ({

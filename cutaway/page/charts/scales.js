@@ -92,10 +92,10 @@ export function textWidth(text, font = "12px ") {
   return ruler.measureText(text).width;
 }
 
-export function shortened(text, width) {
-  if (textWidth(text) <= width) return text;
+export function shortened(text, width, font) {
+  if (textWidth(text, font) <= width) return text;
   const letters = [...text];
-  while (letters.length > 1 && textWidth(`${letters.join("")}…`) > width) letters.pop();
+  while (letters.length > 1 && textWidth(`${letters.join("")}…`, font) > width) letters.pop();
   return `${letters.join("").trimEnd()}…`;
 }
 

@@ -85,15 +85,15 @@ export class Page {
     this.other(state)?.hover(t === null ? null : (this.links[state.index].get(t) ?? null));
   }
 
-  // One listener for hovering and focusing serves every token on the page.
-  listen() {
+  // One listener for hovering and focusing serves every token on the page, until the signal.
+  listen(signal) {
     const heard = (event) => {
       const at = event.target.closest?.("[data-t]");
       const explanation = at?.closest("[data-explanation]");
       if (explanation) this.hover(this.states[explanation.dataset.explanation], Number(at.dataset.t));
       else if (!event.target.closest?.(".heat")) this.states.forEach((state) => state.hover(null));
     };
-    document.addEventListener("pointerover", heard);
-    document.addEventListener("focusin", heard);
+    document.addEventListener("pointerover", heard, { signal });
+    document.addEventListener("focusin", heard, { signal });
   }
 }

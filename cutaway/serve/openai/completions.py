@@ -43,7 +43,10 @@ async def begin(service: Service, body: CompletionRequest, http: HTTPRequest) ->
     """Have a completion request answered. APIError for what cannot be."""
     caller = caller_of(http, body.cache_salt)
     record_of(http).prompt_only = body.max_tokens == 0
-    requests, form = await edits.prepared(service, body, http, caller, _requests)
+    if body.edits:
+        requests, form = await edits.prepared(service, body, http, caller, _requests)
+    else:
+        requests, form = await service.run(caller.client, _requests, body, caller, None)
     count = body.n or 1
     again = form.again(requests, count, lambda generation: (generation.text, ()))
     warnings = form.warnings if form.asked else None

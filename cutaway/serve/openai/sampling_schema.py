@@ -184,5 +184,5 @@ class SamplingRequest(Samplers):
 
     @property
     def has_form(self) -> bool:
-        """Whether one of the fields says what form the answer has (constraints.py)."""
+        """Whether one of the fields says what form the answer has (form_fields.py)."""
         return any(getattr(self, name) is not None for name in FORMS)

@@ -84,7 +84,7 @@ class RecordMiddleware:
         return found
 
     def _ignored(self, fields: Iterable[str]) -> dict[str, str]:
-        """Which fields of the request were not used, said in the response's head and in the metrics."""
+        """Which fields of the request were not used, for the response's head; the metrics count them."""
         names = [name for name in fields if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)][:MOST_NAMED]
         for name in names:
             self.metrics.ignored.labels(name if name in self.ignorable else "other").inc()

@@ -1000,6 +1000,7 @@ READERS = {
     "security/report.py": "report of attacks",
     "security/training.py": "what a probe kept in its own folder",
     "serve/operations/api_keys.py": "keys",
+    "serve/page.py": OWN,
     "serve/response_store.py": "store of responses",
     "store/__init__.py": PINNED,
     "store/files.py": OWN,
