@@ -365,11 +365,17 @@ def test_the_head_that_reads_france_makes_paris(smollm2) -> None:
     assert trace.top(1)[0].probability > 2 * float(softmax(without.logits[-1])[trace.top(1)[0].id])
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.5])
 @pytest.mark.parametrize("shape", ["llama", "mixture"])
-def test_what_neurons_say_adds_up_to_what_the_mlp_wrote(shape: str) -> None:
+def test_what_neurons_output_adds_up_to_what_the_mlp_adds(shape: str, scale: float) -> None:
+    """Their output weights have what multiplies the MLP's output too."""
     model = decoder(shape)
-    trace = Trace.of(model, Bytes(), Bytes().encode("the same"), ["blocks.*", *neuron_names(model.config)])
-    for i in range(len(model.blocks)):
-        wrote = trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]
+    of = model.config
+    blocks = tuple(replace(block, mlp=replace(block.mlp, out_scale=scale)) for block in of.blocks)
+    scaled = Decoder(replace(of, blocks=blocks)).eval()
+    scaled.load_state_dict(model.state_dict())
+    trace = Trace.of(scaled, Bytes(), Bytes().encode("the same"), ["blocks.*", *neuron_names(of)])
+    for i in range(len(blocks)):
+        added = trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]
         weights = neurons.output_weights(trace.instrumented, i)
-        assert np.allclose(neurons.activations(trace, i) @ weights.T, wrote, atol=1e-5)
+        assert np.allclose(neurons.activations(trace, i) @ weights.T, added, atol=1e-5)
