@@ -149,6 +149,18 @@ class Engines:
             return encoder.unsupported_reason(self.config, self.checkpoint.tensors)
         return packing.why_not(self.decoder(), self.base_and_adapter[0])
 
+    def check_runtime(self, source: object) -> None:
+        """UserError where the runtime, or a KV cache of its, was asked for, and does not run the model."""
+        asked = self.asked
+        if asked.engine != "runtime" and asked.kv_cache == "F16":
+            return
+        name, why = self.choice()
+        if name != "runtime" and asked.engine == "runtime":
+            raise UserError(f"The runtime does not run {source}, because {why}")
+        if name != "runtime":
+            cache = f"A KV cache of {asked.kv_cache} is the runtime's"
+            raise UserError(f"{cache}, and it does not run {source}, because {why}")
+
     @property
     def answering(self) -> AllLogits:
         """The engine that reads ids and answers with logits."""
@@ -365,6 +377,15 @@ class Engines:
         if self.built:
             count += sum(one.numel() * one.element_size() for one in self.pytorch_model.parameters())
         return count
+
+    def first_layers(self, count: int) -> Checkpoint:
+        """The checkpoint with its first layers alone, then its last norm and head."""
+        config = self.decoder()
+        if not 1 <= count <= len(config.blocks):
+            raise UserError(f"the model has {len(config.blocks)} layers, not {count}")
+        config = replace(config, blocks=config.blocks[:count])
+        tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
+        return replace(self.checkpoint, config=config, tensors=tensors)
 
     def current_checkpoint(self) -> Checkpoint:
         """The checkpoint, with those weights that the caller changed in the PyTorch model."""

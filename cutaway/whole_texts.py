@@ -39,6 +39,12 @@ class ReadOptions(TypedDict, total=False):
     progress: store.Progress
 
 
+class EmbedOptions(ReadOptions, total=False):
+    """What `embed` takes beside texts, pooling and length; each may be left out."""
+
+    dimensions: int | None
+
+
 POOLINGS = ("mean", "cls", "last")
 TOGETHER = 4096  # tokens whose vectors are held at once
 
@@ -57,7 +63,7 @@ class WholeTexts:
         edit: edits.Given,
         pooling: Pooling | None,
         normalise: bool,
-        dimensions: int | None,
+        dimensions: int | None = None,
         batch: int = 32,
         truncate: bool = False,
         progress: store.Progress = store.silent,

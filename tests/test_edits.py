@@ -157,6 +157,7 @@ def test_later_edits_see_what_earlier_ones_made() -> None:
         (Ablate(0, to="mean", reference=[TEXT]), "a layer has no mean of its own"),
         (Ablate(0, "mlp", to="mean", reference=[[300]]), "unknown ids"),
         (Patch(0), "give its ids"),
+        (Patch(0, [1, 2], positions=[-1]), "the other has 2 tokens"),
         (Scale(0, "mlp", from_step=-1), "from_step is -1"),
         (Noise(0, seed=-1), "seed is -1"),
         (Noise(name="blocks.0.attention.pattern"), "takes no noise"),
