@@ -6,25 +6,30 @@ with edits of their own share the steps of the others.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from cutaway.engines import Engines
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Constraint, Generation, Piece, Request, finish
+from cutaway.generate.batch.sequence import check_ids
 from cutaway.generate.decode import generate
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Speculation
 from cutaway.generate.target import TargetRules
-from cutaway.model.config import EncoderDecoder
+from cutaway.model.config import Encoder, EncoderDecoder
 from cutaway.weights.load import Checkpoint
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from cutaway.generate import thinking
     from cutaway.inspect import edits
     from cutaway.inspect.trace import Subject
     from cutaway.tokenizer import Tokenizer
@@ -59,6 +64,13 @@ class BatchOptions(SamplingOptions, total=False):
     edit: edits.Given | None
     edits: Sequence[edits.Given | None] | None
     max_sequences: int
+
+
+class ThinkOptions(SamplingOptions, total=False):
+    """What `think` takes beside the prompt and the strategy; each may be left out."""
+
+    score: Callable[[str], float] | None
+    extract: Callable[[str], str | None] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ class Continuation:
         _refuse_session(session)
         engine = self.engines.pytorch
         from cutaway.inspect import pytorch_edits
-        from cutaway.inspect.trace import Recording
+        from cutaway.inspect.recording import Recording
 
         recording = Recording(subject, keep)
         made = pytorch_edits.prepare(self.engines.pytorch_model, (subject.edit, edit or ()), len(ids))
@@ -143,6 +155,56 @@ class Continuation:
             made = answer_all(engine, self.get_tokenizer(), asked.values(), max_sequences=most)
             found |= zip(asked, made, strict=True)
         return [found[n] for n in range(len(prompts))]
+
+    def think(
+        self,
+        engine: AllLogits,
+        ids: list[int],
+        strategy: str | thinking.Strategy,
+        follow_up: Callable[[int, Sequence[str]], Sequence[int]] | None,
+        *,
+        score: Callable[[str], float] | None = None,
+        extract: Callable[[str], str | None] | None = None,
+        **settings: Unpack[SamplingOptions],
+    ) -> thinking.Thought:
+        """An answer by slow thinking; ``follow_up`` gives the ids that ask for a better one."""
+        from cutaway.generate import thinking
+
+        judge, params = thinking.judge(score, extract, follow_up), self.ending(sampling_params(settings))
+        chosen = thinking.parse(strategy) if isinstance(strategy, str) else strategy
+        with thinking.Writer(engine, self.get_tokenizer()) as writer:
+            return chosen.answer(writer, [ids], params, judge)[0]
+
+    def logits(self, ids: list[int], own: edits.Given, edit: edits.Given | None) -> np.ndarray:
+        """The logits float32 [t v] after each token; UserError for what cannot be read."""
+        if not ids:
+            raise UserError("there is nothing to read: the text has no tokens")
+        check_ids(ids, self.engines.config.vocab)
+        if len(ids) > (most := self.engines.context):
+            raise UserError(f"the text is {len(ids)} ids long and the model's context holds {most}")
+        if not edit and own == ():
+            engine: Any = self.engines.answering
+            return engine.logits(ids)
+        edited = self.engines.edited((own, edit or ()), ids)
+        return edited.engine.prefill_all_logits(ids, edited.new_state())
+
+    def ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The ids of a prompt, a text with the begin token that the model expects."""
+        if not isinstance(prompt, str):
+            try:
+                return list(map(operator.index, prompt))
+            except TypeError:
+                raise UserError(f"a prompt is text or a list of ids, and this is {prompt!r:.80}") from None
+        tokenizer = self.get_tokenizer()
+        if isinstance(self.engines.config, Encoder | EncoderDecoder):
+            return tokenizer.encode(prompt, add_special=True)
+        return [*tokenizer.before, *tokenizer.encode(prompt)]
+
+    def whole_ids(self, text: str | Sequence[int]) -> list[int]:
+        """The ids of a text that is read whole, with the end token too."""
+        if isinstance(text, str):
+            return self.get_tokenizer().encode(text, add_special=True)
+        return self.ids(text)
 
     def ending(self, settings: SamplingParams) -> SamplingParams:
         """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""

@@ -8,24 +8,22 @@ What a call needs is imported and built when it is first asked for: the tokenize
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import numpy as np
 
 from cutaway import store
-from cutaway.continuation import BatchOptions, Continuation, GenerationOptions
+from cutaway.continuation import BatchOptions, Continuation, GenerationOptions, ThinkOptions
+from cutaway.conversations import Conversations, Messages, Steering, Tools
 from cutaway.engines import Edited, Engines, Loading, LoadOptions
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece, finish
-from cutaway.generate.batch.sequence import check_ids
 from cutaway.generate.engine import AllLogits
-from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
+from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.tokenizer import Tokenizer
@@ -33,17 +31,15 @@ from cutaway.weights import adapters
 from cutaway.weights.classifier import Classes, Classifier
 from cutaway.weights.load import Checkpoint, read
 from cutaway.weights.pair_inputs import PairInputs
-from cutaway.weights.rules import Tensors
-from cutaway.whole_texts import ReadOptions, WholeTexts
+from cutaway.whole_texts import EmbedOptions, ReadOptions, WholeTexts
 from cutaway.whole_texts import Text as Prompt
 
 if TYPE_CHECKING:
-    from cutaway.agent import Agent, Limits
+    from cutaway.agent import Agent, AgentOptions
     from cutaway.agent.tools import Tool
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
-    from cutaway.generate import thinking
-    from cutaway.generate.tool_calls.parser import Call
+    from cutaway.generate.thinking import Strategy, Thought
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
     from cutaway.inspect.activations import Activations, Collecting
@@ -55,15 +51,14 @@ if TYPE_CHECKING:
     from cutaway.tokenizer.chat import Rendered
     from cutaway.weights.save import Saved
 
-Message = Mapping[str, Any]
-Steering = Literal["refuse", "flag"]
-CHECK = "Check your answer. If it is wrong, correct it. End with the answer alone on the last line."
+
+Format = Literal["safetensors", "gguf"]
 
 
 class ChatOptions(GenerationOptions, total=False):
     """What `chat` and `chat_stream` take beside the messages; each may be left out."""
 
-    tools: Sequence[Mapping[str, Any]] | None
+    tools: Tools
     steering: Steering
 
 
@@ -86,16 +81,11 @@ def load(
     ``kv_cache``: what the runtime keeps keys and values as; Q8_0 takes half of F16's memory, Q4_0 a quarter.
     ``strict``: refuse a config.json with keys that its model does not read, of which a warning tells
     otherwise. Raises UserError for what cannot be read as asked."""
-    asked = Loading(**options)
+    Loading(**options)  # what is not known is refused before anything is read
     lm = LanguageModel(read(store.resolve(source, pull=True), strict), **options)
     if adapter is not None:
         lm = lm.with_adapter(adapter)
-    chosen, why = ("", "") if asked.engine != "runtime" and asked.kv_cache == "F16" else lm.engine_choice
-    if asked.engine == "runtime" and chosen != "runtime":
-        raise UserError(f"The runtime does not run {source}, because {why}")
-    if asked.kv_cache != "F16" and chosen != "runtime":
-        cache = f"A KV cache of {asked.kv_cache} is the runtime's"
-        raise UserError(f"{cache}, and it does not run {source}, because {why}")
+    lm.engines.check_runtime(source)
     return lm
 
 
@@ -113,7 +103,8 @@ class LanguageModel:
         self.engine_asked, self.device, self.dtype = asked.engine, asked.device, asked.dtype
         self.kv_cache = asked.kv_cache
         self._continuation = Continuation(self.engines, lambda: self.tokenizer)
-        self._texts = WholeTexts(self.engines, lambda: self.tokenizer, self.whole_ids)
+        self._conversations = Conversations(self.engines, lambda: self.tokenizer)
+        self._texts = WholeTexts(self.engines, lambda: self.tokenizer, self._continuation.whole_ids)
         self._edits: edits.Given = ()  # of every call
 
     @property
@@ -154,14 +145,7 @@ class LanguageModel:
 
         It may write ahead for the whole (``speculate``). Raises UserError for none, or more than there are.
         """
-        config = self._as_decoder()
-        if not 1 <= count <= len(config.blocks):
-            raise UserError(f"the model has {len(config.blocks)} layers, not {count}")
-        config = replace(config, blocks=config.blocks[:count])
-        tensors = Tensors({name: self.checkpoint.tensors.later(name) for name in config.weights()})
-        return LanguageModel(
-            replace(self.checkpoint, config=config, tensors=tensors), **vars(self.engines.asked)
-        )
+        return LanguageModel(self.engines.first_layers(count), **vars(self.engines.asked))
 
     def __repr__(self) -> str:
         config, source = self.config, self.checkpoint.source
@@ -231,7 +215,7 @@ class LanguageModel:
     def save(
         self,
         target: str | Path,
-        format: Literal["safetensors", "gguf"] | None = None,
+        format: Format | None = None,
         type: str | None = None,
         *,
         force: bool = False,
@@ -260,22 +244,13 @@ class LanguageModel:
         Control tokens spelt in the text stay text. Ids are taken as they are. Of an encoder-decoder these
         are the source's. Raises UserError for what is neither.
         """
-        if not isinstance(prompt, str):
-            try:
-                return list(map(operator.index, prompt))
-            except TypeError:
-                raise UserError(f"a prompt is text or a list of ids, and this is {prompt!r:.80}") from None
-        if self.is_encoder or self.is_encoder_decoder:
-            return self.tokenizer.encode(prompt, add_special=True)
-        return [*self.tokenizer.before, *self.tokenizer.encode(prompt)]
+        return self._continuation.ids(prompt)
 
     def whole_ids(self, prompt: Prompt) -> list[int]:
         """The ids of a text that is read whole, to embed or to classify: with the end token too, where the
         tokenizer has one, which `ids` leaves out since a model goes on writing there.
         """
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, add_special=True)
-        return self.ids(prompt)
+        return self._continuation.whole_ids(prompt)
 
     def session(self) -> Session:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
@@ -319,36 +294,18 @@ class LanguageModel:
         return self._continuation.batch([self.ids(prompt) for prompt in prompts], self._edits, **options)
 
     def think(
-        self,
-        prompt: Prompt | Sequence[Message],
-        strategy: str | thinking.Strategy,
-        *,
-        score: Callable[[str], float] | None = None,
-        extract: Callable[[str], str | None] | None = None,
-        **settings: Unpack[SamplingOptions],
-    ) -> thinking.Thought:
+        self, prompt: Prompt | Messages, strategy: str | Strategy, **options: Unpack[ThinkOptions]
+    ) -> Thought:
         """An answer by slow thinking: "best-of-8", "vote-16", "budget-256", "tree-4x3", "refine-2".
 
-        ``prompt`` is text, ids, or the messages of a conversation. ``score`` judges a text (its own mean
-        log-probability without), ``extract`` finds the answer to vote on (its last line without). The thought
-        has the generation that was chosen, all candidates, and how many tokens were written.
+        ``prompt`` is text, ids, or the messages of a conversation. ``options`` are those of sampling,
+        ``score``, which judges a text (its own mean log-probability without), and ``extract``, which finds
+        the answer to vote on (its last line without). The thought has the generation that was chosen, all
+        candidates, and how many tokens were written.
         """
-        from cutaway.generate import thinking
-
         messages: Any = None if isinstance(prompt, str) or not isinstance(prompt[0], Mapping) else prompt
         again = None if messages is None else lambda _, answers: self.refining(messages, answers)
-        judge = thinking.judge(score, extract, again)
-        chosen = thinking.parse(strategy) if isinstance(strategy, str) else strategy
-        params, ids = self.ending(sampling_params(settings)), self._encoded(prompt)
-        with thinking.Writer(self.engine, self.tokenizer) as writer:
-            return chosen.answer(writer, [ids], params, judge)[0]
-
-    def refining(self, messages: Sequence[Message], answers: Sequence[str]) -> list[int]:
-        """The ids of a conversation that asks to check the answers so far."""
-        turns = list(messages)
-        for answer in answers:
-            turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": CHECK}]
-        return self.chat_ids(turns)
+        return self._continuation.think(self.engine, self._encoded(prompt), strategy, again, **options)
 
     def ending(self, settings: SamplingParams) -> SamplingParams:
         """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
@@ -359,20 +316,12 @@ class LanguageModel:
 
         ``edit`` changes activations (``inspect/edits.py``), as for ``generate``.
         """
-        config, ids = self._as_decoder(), self.ids(prompt)
-        if not ids:
-            raise UserError("there is nothing to read: the text has no tokens")
-        check_ids(ids, config.vocab)
-        if len(ids) > self.context:
-            raise UserError(f"the text is {len(ids)} ids long and the model's context holds {self.context}")
-        if not edit and self._edits == ():
-            return cast(Any, self.engine).logits(ids)
-        edited = self.edited_engine(edit or (), ids)
-        return edited.engine.prefill_all_logits(ids, edited.new_state())
+        self._as_decoder()
+        return self._continuation.logits(self.ids(prompt), self._edits, edit)
 
     # ---- conversations -------------------------------------------------------------------------------------
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Generation:
+    def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Generation:
         """The assistant's answer to a conversation, through the model's own template.
 
         ``options`` are those of ``generate``, and ``tools``: descriptions of what the model may call.
@@ -380,75 +329,47 @@ class LanguageModel:
         "refuse", or "flag" to let it (docs/chat.md)."""
         return finish(self.chat_stream(messages, **options))
 
-    def chat_stream(self, messages: Sequence[Message], **options: Unpack[ChatOptions]) -> Generator[Piece]:
+    def chat_stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> Generator[Piece]:
         """The assistant's answer, a piece a token; the last piece brings the whole generation."""
         tools, steering = options.pop("tools", None), options.pop("steering", "refuse")
         return self.stream(self.chat_ids(messages, tools=tools, steering=steering), **options)
 
     def chat_ids(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        steering: Steering = "refuse",
-        **variables: Any,
+        self, messages: Messages, *, tools: Tools = None, steering: Steering = "refuse", **variables: Any
     ) -> list[int]:
         """The ids of a conversation up to the assistant's turn: control tokens are the template's alone.
 
         ``variables`` are the template's own, such as enable_thinking. For a template that knows no tools they
         are described in the system message (``generate/tool_calls/prompted.py``).
         """
-        template, tokenizer = self._template(), self.tokenizer
-        given: dict[str, Any] = {"tokenizer": tokenizer, "steering": steering, **variables}
-        if tools or any("tool_calls" in one or one.get("role") == "tool" for one in messages):
-            from cutaway.generate.tool_calls import prompted
+        return self._conversations.ids(messages, tools, steering, **variables)
 
-            return prompted.render(messages, template, self.tool_format, tools, **given)
-        from cutaway.tokenizer import chat
-
-        return chat.render(messages, template, tools=tools, **given)
-
-    @cached_property
+    @property
     def tool_format(self) -> ToolFormat:
         """How the model writes calls of tools: as its template does, else as it is asked to."""
-        from cutaway.generate.tool_calls import prompted
+        return self._conversations.tool_format
 
-        return prompted.format_of(self._template(), self.tokenizer)
-
-    def chat_text(self, messages: Sequence[Message]) -> Rendered:
+    def chat_text(self, messages: Messages) -> Rendered:
         """A conversation as text, with where each character came from; content that steers is flagged."""
-        from cutaway.tokenizer import chat
+        return self._conversations.text(messages)
 
-        return chat.text(messages, self._template(), tokenizer=self.tokenizer, steering="flag")
-
-    def _template(self) -> str:
-        self._as_decoder()
-        if self.checkpoint.chat_template is None:
-            source = self.checkpoint.source
-            raise UserError(f"{source} has no chat template: give generate() a text")
-        return self.checkpoint.chat_template
+    def refining(self, messages: Messages, answers: Sequence[str]) -> list[int]:
+        """The ids of a conversation that asks to check the answers so far."""
+        return self._conversations.refining(messages, answers)
 
     def agent(
-        self,
-        tools: Sequence[str | Tool | Callable[..., Any]],
-        *,
-        root: str | Path = ".",
-        system: str | None = None,
-        limits: Limits | None = None,
-        confirm: Callable[[Call], bool] | None = None,
-        **options: Unpack[SamplingOptions],
+        self, tools: Sequence[str | Tool | Callable[..., Any]], **options: Unpack[AgentOptions]
     ) -> Agent:
         """This model with tools that it may call (docs/tools.md).
 
         A tool is a Python function with type hints, a built-in one by name ("calculator", "clock", "python",
-        "search", "read"), or one of an MCP server (``agent.mcp.connect``). ``root`` is the folder that
-        search and read may see. ``confirm(call)`` is asked before each call; without it all may run.
+        "search", "read"), or one of an MCP server (``agent.mcp.connect``). ``options`` are those of sampling,
+        ``system``, ``limits``, ``root``, the folder that search and read may see, and ``confirm(call)``,
+        which is asked before each call; without it all may run.
         """
-        from cutaway.agent import Agent, Limits
-        from cutaway.agent.tools import made
+        from cutaway.agent import made
 
-        encoder = cache(lambda: load("minilm"))
-        return Agent(self, made(tools, Path(root), encoder), system, limits or Limits(), confirm, options)
+        return made(cast(Any, self), tools, lambda: load("minilm"), **options)
 
     # ---- whole texts ---------------------------------------------------------------------------------------
 
@@ -457,9 +378,7 @@ class LanguageModel:
         texts: Sequence[Prompt],
         pooling: Pooling | None = None,
         normalise: bool = True,
-        *,
-        dimensions: int | None = None,
-        **options: Unpack[ReadOptions],
+        **options: Unpack[EmbedOptions],
     ) -> np.ndarray:
         """float32 [n d]: a vector for each text, of length one if ``normalise``.
 
@@ -469,7 +388,7 @@ class LanguageModel:
         read ``batch`` (32) at once, and ``progress`` counts them. Raises UserError for a text that is longer
         than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
         """
-        return self._texts.vectors(texts, self._edits, pooling, normalise, dimensions, **options)
+        return self._texts.vectors(texts, self._edits, pooling, normalise, **options)
 
     def classify(self, texts: Sequence[Prompt | tuple[str, str]], **options: Unpack[ReadOptions]) -> Classes:
         """The labels of texts, or of pairs of texts that are read together, by the head of a classifier.
@@ -524,17 +443,10 @@ class LanguageModel:
 
     @property
     def subject(self) -> Subject:
-        """The definition as studies run it (``inspect/trace.py``): with this model's edits, and the runtime's
-        rounding where it was loaded for the runtime.
-        """
-        from cutaway.inspect import activation_quant
-        from cutaway.inspect.trace import Subject
+        """What studies ask (``inspect/instrumented.py``), with this model's edits."""
+        return self.engines.subject(self.tokenizer, self._edits, self._encoded)
 
-        config = self._as_decoder()
-        rounding = activation_quant.edits(config, self._apart[0]) if self.engine_asked == "runtime" else {}
-        return Subject(self._built, self.tokenizer, self._edits, rounding, self._encoded)
-
-    def _encoded(self, prompt: Prompt | Sequence[Message]) -> list[int]:
+    def _encoded(self, prompt: Prompt | Messages) -> list[int]:
         """The ids of a prompt, or of a conversation's messages."""
         messages = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
         return self.chat_ids(cast(Any, prompt)) if messages else self.ids(cast(Prompt, prompt))
@@ -542,7 +454,7 @@ class LanguageModel:
     @overload
     def trace(
         self,
-        text: str | Sequence[int] | Sequence[Message],
+        text: str | Sequence[int] | Messages,
         edit: edits.Given | None = None,
         names: Sequence[str] | None = None,
     ) -> Trace: ...
@@ -562,9 +474,11 @@ class LanguageModel:
 
         ``text`` is text, ids or a conversation's messages. A list of texts or of ids is a batch: ``Traces``,
         which keep no logits unless they are named; no layer after the last that is needed is computed.
-        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``). ``edit`` changes
-        activations (``inspect/edits.py``). Of a model loaded with ``engine="runtime"`` these are the numbers
-        that the runtime computes with.
+        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``); wildcards stand for
+        what the engine shows, None for all that it shows. ``edit`` changes activations
+        (``inspect/edits.py``). The runtime answers where it runs the model, shows the names (for None: what
+        attribution and the page need) and makes the edits, the PyTorch model otherwise: ``trace.engine`` says
+        which, and why.
         """
         from cutaway.hooks import TAPS
 

@@ -271,6 +271,8 @@ def test_what_has_no_kernel_is_named() -> None:
     grown = rope.Config(12, scaling=DynamicNTK(2.0, 299))
     apart = disentangled.Config(heads=4, key_size=12, relative=distances.Config(8))
     cases = {
+        "reads 1,000,000,000,000 tokens": replace(SHAPES["sines"], context=10**12),
+        "reads 200,000 tokens": replace(SHAPES["t5"], context=200_000),
         "a convolution": replace(of, convolution=Convolution(1)),
         "disentangled attention": replace(of, blocks=(replace(own, attention=apart),)),
         "first tokens see": replace(of, blocks=(replace(own, attention=heads(reach=2, globals=1)),)),
@@ -281,10 +283,12 @@ def test_what_has_no_kernel_is_named() -> None:
         "is scaled": replace(of, blocks=(replace(own, mlp=replace(WIDE, out_scale=2.0)),)),
     }
     for words, config in cases.items():
-        reason = unsupported_reason(config, tensors(config))
+        reason = unsupported_reason(config, entries := tensors(config))
         assert reason is not None and words.removeprefix("normed ") in reason, (words, reason)
         with pytest.raises(UserError, match="The runtime does not run this model, because"):
-            EncoderEngine(config, tensors(config))
+            EncoderEngine(config, entries)
+    endless = replace(SHAPES["modernbert"], context=10**12)
+    assert EncoderEngine(endless, tensors(endless)).encode([[3]])[0].shape == (1, 48)
     still = replace(of, context=299, blocks=(replace(own, attention=heads(position=grown)),))
     assert unsupported_reason(still, tensors(still)) is None
 

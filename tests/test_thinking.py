@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cutaway
-from cutaway import cli
+from cutaway import cli, conversations
 from cutaway.errors import UserError
 from cutaway.generate import thinking
 from cutaway.generate.thinking import budget
@@ -124,7 +124,7 @@ def test_refining_asks_to_check(lm: LanguageModel):
     found = lm.think(messages, "refine-1", max_tokens=10)
     first = lm.chat(messages, max_tokens=10)
     turns = [*messages, {"role": "assistant", "content": first.text}]
-    turns.append({"role": "user", "content": cutaway.lm.CHECK})
+    turns.append({"role": "user", "content": conversations.CHECK})
     assert [one.text for one in found.candidates] == [first.text, lm.chat(turns, max_tokens=10).text]
     assert found.generation is found.candidates[-1]
     with pytest.raises(UserError, match="no chat template"):

@@ -18,14 +18,16 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from cutaway.agent import tools as tool_kinds
 from cutaway.agent.tools import Tool, ToolError, distinct
 from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Generation
 from cutaway.generate.bounded import BoundedConstraint
+from cutaway.generate.sampling_params import SamplingOptions
 from cutaway.generate.thinking import budget
 from cutaway.generate.tool_calls import tool_grammar
 from cutaway.generate.tool_calls.answer import AnswerReader, collect
@@ -34,9 +36,38 @@ from cutaway.generate.tool_calls.parser import Call
 from cutaway.generate.tool_calls.thoughts import Thought, find_marks
 
 if TYPE_CHECKING:
-    from cutaway.lm import LanguageModel
+    from pathlib import Path
+    from typing import Unpack
+
+    from cutaway.generate.batch.request import Piece
+    from cutaway.generate.session import Session
+    from cutaway.generate.tool_calls.tool_format import ToolFormat
+    from cutaway.tokenizer import Tokenizer
+    from cutaway.weights.load import Checkpoint
 
 Message = dict[str, Any]
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """What an agent asks of a model: a LanguageModel."""
+
+    context: int
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def tool_format(self) -> ToolFormat: ...
+
+    def session(self) -> Session: ...
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]], /, **options: Any) -> list[int]: ...
+
+    def stream(self, prompt: Sequence[int], /, **options: Any) -> Iterator[Piece]: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +115,7 @@ class Agent:
     ``warnings`` says what the grammar cannot hold of the tools' schemas.
     """
 
-    lm: LanguageModel
+    lm: Speaker
     tools: Sequence[Tool]
     system: str | None = None
     limits: Limits = field(default_factory=Limits)
@@ -269,6 +300,34 @@ class Agent:
         if isinstance(made, ToolError):
             raise made
         return made
+
+
+class AgentOptions(SamplingOptions, total=False):
+    """What `lm.agent` takes beside the tools; each may be left out."""
+
+    root: str | Path
+    system: str | None
+    limits: Limits | None
+    confirm: Confirm | None
+
+
+def made(
+    lm: Speaker,
+    tools: Sequence[str | Tool | Callable[..., Any]],
+    reader: tool_kinds.Reader,
+    *,
+    root: str | Path = ".",
+    system: str | None = None,
+    limits: Limits | None = None,
+    confirm: Confirm | None = None,
+    **options: Unpack[SamplingOptions],
+) -> Agent:
+    """A model with tools, given as functions, by name or as they are; ``reader`` makes a search's encoder."""
+    from functools import cache
+    from pathlib import Path
+
+    own = tool_kinds.made(tools, Path(root), cache(reader))
+    return Agent(lm, own, system, limits or Limits(), confirm, options)
 
 
 def _arguments(call: Call) -> dict[str, Any]:

@@ -263,7 +263,7 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
     if "left_out" in card:
         lines["left out"] = ", ".join(card["left_out"])
     if card.get("definition_only"):
-        lines["engine"] = f"the definition alone: in the runtime {card['definition_only']}"
+        lines["engine"] = f"the PyTorch model alone: in the runtime {card['definition_only']}"
     if "kv_cache_bytes_per_source_token" in card:
         own, source = card["kv_cache_bytes_per_token"], card["kv_cache_bytes_per_source_token"]
         lines["KV cache"] = f"{size(own)} per token of the target, {size(source)} per token of the source"

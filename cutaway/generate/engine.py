@@ -1,7 +1,7 @@
 """What generation asks of an engine: ids in, logits out, and a state that remembers what was read.
 
-The definition (PyTorch) and the runtime (native) both stand behind this protocol, so that generation, serving
-and evaluation never ask which one they hold.
+The PyTorch model and the runtime both have this protocol, so that generation, serving and evaluation never
+ask which one they hold.
 """
 
 from collections.abc import Mapping, Sequence

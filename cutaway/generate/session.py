@@ -10,7 +10,7 @@ from cutaway.generate.engine import Engine, Rewindable
 
 EditHooks = Callable[[int], Mapping[str, Callable[[Any], Any]]] | Sequence[Any]
 """Edits of a model's activations as its engine takes them: for a forward pass that begins at a position, the
-hooks by activation (the definition), or ``runtime/values.py``'s edits in their order (the runtime)."""
+hooks by activation (the PyTorch model), or ``runtime/values.py``'s edits in their order (the runtime)."""
 
 
 class Session:

@@ -278,6 +278,12 @@ def check(config: Config, edit: Edit, length: int) -> None:
                 f"a patch of all positions needs prompts of equal length: this one has {length} tokens, the "
                 f"other {len(edit.ids)}; name positions, or reword one of them"
             )
+        late = [one for one in edit.positions or () if one < 0 and length + one >= len(edit.ids)]
+        if late:
+            raise UserError(
+                f"position {late[0]} is number {length + late[0]} of this prompt, and the other has "
+                f"{len(edit.ids)} tokens: name a position that both have"
+            )
         length = min(length, len(edit.ids))
     for position in edit.positions or ():
         if not -length <= position < length:

@@ -27,6 +27,7 @@ from cutaway.runtime.packing import alibi_of
 from cutaway.weights.rules import Tensors
 
 KEPT = 1 - 0.15 * 0.8  # of a text's tokens while ESM was trained: 80% of 15% were masked (2206.13517)
+FARTHEST = 1 << 17  # positions: sinusoids, and what scores gain by distance, are computed for all when packed
 HEADS, NEURONS = ("query", "key", "value", "out"), ("gate", "up", "down")
 
 
@@ -34,6 +35,9 @@ def unsupported_reason(config: Config, tensors: Tensors) -> str | None:
     """Why the runtime cannot run this encoder, in words that follow "because"; None where it can."""
     if config.convolution is not None:
         return "it has a convolution beside its first layer"
+    tables = config.sines or any(getattr(block.attention, "relative", None) for block in config.blocks)
+    if tables and config.context > FARTHEST:
+        return f"the tables of its positions end at {FARTHEST:,}, and it reads {config.context:,} tokens"
     for n, block in enumerate(config.blocks):
         reason = _of_block(block, config.context)
         if reason is not None:
@@ -103,9 +107,9 @@ def relative(config: Config, n: int, tensors: Tensors) -> np.ndarray | None:
     to the farthest behind it: float32 [h 2c-1], or None where they gain nothing.
     """
     of: Any = config.blocks[n].attention
-    offsets = np.arange(1 - config.context, config.context)
     if of.relative is None:
         return None
+    offsets = np.arange(1 - config.context, config.context)
     if isinstance(of.relative, alibi.Config):
         return -alibi_of(of)[:, None] * np.abs(offsets).astype(np.float32)
     table = tensors[f"blocks.{0 if config.one_relative else n}.attention.relative.weight"]
@@ -184,7 +188,7 @@ class EncoderPlan(Packing):
             rotation_count=len(self._rotations),
             embedding_width=width,
             width=config.width,
-            context=config.context,
+            context=min(config.context, np.iinfo(np.int32).max),
             mask=-1 if config.mask is None else config.mask,
             embedding_scale=config.embedding_scale,
         )

@@ -55,7 +55,7 @@ def beside(work: Work) -> Answerer:
 
 
 def computed(work: Work) -> Answerer:
-    """An answer that is computed with the definition, one at a time."""
+    """An answer that is computed with the PyTorch model, one at a time."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
         return await while_connected(http, service.run_definition(http, work, body, http))

@@ -84,8 +84,9 @@ class Service:
         return await self.pool.run(client, self.limits.request_seconds, work, self, *arguments)
 
     async def run_definition(self, http: HTTPRequest, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Run work(service, ...) that computes with the definition, one request at a time; what it reads it
-        counts with `spend`.
+        """Run work(service, ...) that computes with the PyTorch model, one request at a time.
+
+        What it reads it counts with `spend`.
         """
         record, loop = record_of(http), asyncio.get_running_loop()
 
@@ -282,7 +283,7 @@ def adapter_engine(lm: LanguageModel, folder: str | Path) -> BatchedEngine:
     chosen, why = lm.engine_choice
     if chosen == "definition":
         raise UserError(
-            f"{folder}: only the runtime serves adapters by name beside the model, and the definition "
+            f"{folder}: only the runtime serves adapters by name beside the model, and the PyTorch model "
             f"answers here, because {why}: give --adapter FOLDER without a name, and it is the model's own"
         )
     engine: Any = lm.with_adapter(folder).engine
