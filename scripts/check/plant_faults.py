@@ -7,6 +7,7 @@ together, and switched on one at a time (``scripts/lib/native_faults.py``).
 
     python -m scripts.check.plant_faults security                   # 15 minutes on one core
     python -m scripts.check.plant_faults security --only dp_sgd     # those whose file or texts have this
+    python -m scripts.check.plant_faults sweeps                     # patching and its sweeps
 
 Leaves with 1 if a fault survives, or if the text that it replaces is not once in the file.
 """
@@ -35,7 +36,7 @@ import pytest
 from scripts.lib.native_faults import NUMBER, build
 from scripts.lib.planting import ROOT, copied, enter, logged
 
-LISTS = ROOT / "scripts" / "check" / "planted"
+LISTS = Path(__file__).with_name("planted")
 IGNORED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what was imported before
 SECONDS = 600  # after so long a fault counts as caught: the program hangs
 
