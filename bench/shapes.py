@@ -64,7 +64,7 @@ def of_config(path: Path, config: Decoder, family: str, mix: str) -> Path:
             if len(shape) < 2:
                 return formats.pack(np.ones(shape, np.float32), type)
             rows = generator.standard_normal((ROWS, shape[-1]), np.float32) * np.float32(shape[-1] ** -0.5)
-            few = (quant_search if type in search.FITTED else quant).pack(rows, type)
+            few = (search if type in search.FITTED else formats).pack(rows, type)
             return Packed(type, shape, np.resize(few.data, (shape[0], few.data.shape[-1])))
 
         return Later(type, shape, make)

@@ -124,7 +124,7 @@ class Continuation:
         _refuse_session(session)
         engine = self.engines.pytorch
         from cutaway.inspect import pytorch_edits
-        from cutaway.inspect.trace import Recording
+        from cutaway.inspect.recording import Recording
 
         recording = Recording(subject, keep)
         made = pytorch_edits.prepare(self.engines.pytorch_model, (subject.edit, edit or ()), len(ids))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
@@ -38,7 +38,10 @@ from cutaway.weights.rules import Tensors
 
 if TYPE_CHECKING:
     from cutaway.inspect import edits
+    from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
+    from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
     from cutaway.inspect.runtime_edits import Donors
+    from cutaway.inspect.trace import Subject, Vocabulary
     from cutaway.model.engine import DefinitionEngine
     from cutaway.model.target_engine import TargetEngine
     from cutaway.runtime.encoder import EncoderEngine
@@ -324,6 +327,44 @@ class Engines:
         """The engine, which holds no more tokens than the model was asked to."""
         engine.max_context = self.context
         return engine
+
+    # ---- what is inside ------------------------------------------------------------------------------------
+
+    def subject(
+        self, tokenizer: Vocabulary, edit: edits.Given, encode: Callable[[Any], list[int]]
+    ) -> Subject:
+        """What studies ask: the engine that answers, and the PyTorch model for what that does not show.
+
+        That has the runtime's rounding where the runtime was asked for.
+        """
+        from cutaway.inspect.trace import Subject
+
+        self.decoder()
+        name, reason = self.choice()
+        if name == "runtime" and self.built and listening(self.pytorch_model):
+            name, reason = "definition", "a trace of lm.model is open, which the runtime is not heard by"
+        if name == "runtime":
+            own = self.instrumented_runtime
+            return Subject(own, tokenizer, edit, encode, reason, lambda: self.instrumented_pytorch)
+        return Subject(self.instrumented_pytorch, tokenizer, edit, encode, reason)
+
+    @cached_property
+    def instrumented_runtime(self) -> InstrumentedRuntime:
+        """The runtime, whose inside is shown and edited."""
+        from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
+
+        return InstrumentedRuntime(self.runtime, self.checkpoint.tensors)
+
+    @cached_property
+    def instrumented_pytorch(self) -> InstrumentedPyTorch:
+        """The PyTorch model, whose inside is shown and edited."""
+        self._need_pytorch()
+        from cutaway.inspect import activation_quant
+        from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
+
+        rounds = self.asked.engine == "runtime"
+        rounding = activation_quant.edits(self.decoder(), self.base_and_adapter[0]) if rounds else {}
+        return InstrumentedPyTorch(self.pytorch_model, rounding)
 
     # ---- what there is by now ------------------------------------------------------------------------------
 

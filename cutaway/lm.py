@@ -434,24 +434,9 @@ class LanguageModel:
     # ---- what is inside ------------------------------------------------------------------------------------
 
     @property
-    def _built(self) -> Any:
-        return self.engines.pytorch_model
-
-    @property
-    def _apart(self) -> Any:
-        return self.engines.base_and_adapter
-
-    @property
     def subject(self) -> Subject:
-        """The definition as studies run it (``inspect/trace.py``): with this model's edits, and the runtime's
-        rounding where it was loaded for the runtime.
-        """
-        from cutaway.inspect import activation_quant
-        from cutaway.inspect.trace import Subject
-
-        config = self._as_decoder()
-        rounding = activation_quant.edits(config, self._apart[0]) if self.engine_asked == "runtime" else {}
-        return Subject(self._built, self.tokenizer, self._edits, rounding, self._encoded)
+        """What studies ask (``inspect/instrumented.py``), with this model's edits."""
+        return self.engines.subject(self.tokenizer, self._edits, self._encoded)
 
     def _encoded(self, prompt: Prompt | Messages) -> list[int]:
         """The ids of a prompt, or of a conversation's messages."""
@@ -481,9 +466,11 @@ class LanguageModel:
 
         ``text`` is text, ids or a conversation's messages. A list of texts or of ids is a batch: ``Traces``,
         which keep no logits unless they are named; no layer after the last that is needed is computed.
-        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``). ``edit`` changes
-        activations (``inspect/edits.py``). Of a model loaded with ``engine="runtime"`` these are the numbers
-        that the runtime computes with.
+        ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``); wildcards stand for
+        what the engine shows, None for all that it shows. ``edit`` changes activations
+        (``inspect/edits.py``). The runtime answers where it runs the model, shows the names (for None: what
+        attribution and the page need) and makes the edits, the PyTorch model otherwise: ``trace.engine`` says
+        which, and why.
         """
         from cutaway.hooks import TAPS
 

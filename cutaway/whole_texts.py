@@ -17,8 +17,7 @@ from cutaway import store
 from cutaway.engines import Engines
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
-from cutaway.quantization import formats
-from cutaway.runtime import arithmetic
+from cutaway.runtime import head
 from cutaway.weights import classifier as labels
 from cutaway.weights import pooling as stated_pooling
 from cutaway.weights.classifier import Classifier
@@ -138,26 +137,17 @@ class WholeTexts:
 
             made = [engines.edited(edit, ids).hooks for ids in rows]
             stream = values.of_texts(engines.runtime, rows, [last], edits=made)[last]
-            yield from np.split(self._normed(stream), np.cumsum([len(ids) for ids in rows])[:-1])
+            stream = head.final_norm(engines.config.norm, engines.checkpoint.tensors, stream)
+            yield from np.split(stream, np.cumsum([len(ids) for ids in rows])[:-1])
             return
-        model = engines.pytorch_model
+        pytorch = engines.instrumented_pytorch
         import torch
-
-        from cutaway.inspect.trace import Subject
 
         with torch.inference_mode():
             for ids in rows:
-                trace = Subject(model, self.get_tokenizer(), edit).trace([ids], [last])[0]
-                yield model.norm(trace[last]).float().cpu().numpy()
-
-    def _normed(self, x: np.ndarray) -> np.ndarray:
-        """The model's last norm of a residual stream [t d]."""
-        of, tensors = self.engines.config.norm, self.engines.checkpoint.tensors
-        weight = formats.unpack(tensors["norm.weight"]) if of.weight else np.float32(1)
-        if of.kind == "rms":
-            return arithmetic.rms_norm(x, weight, of.eps)
-        bias = formats.unpack(tensors["norm.bias"]) if of.weight and of.bias else None
-        return arithmetic.layer_norm(x, weight, bias, of.eps)
+                (values,) = pytorch.values([ids], [last], [edit])
+                stream = torch.from_numpy(values[last]).to(next(pytorch.model.parameters()))
+                yield pytorch.model.norm(stream).float().cpu().numpy()
 
     def _pooling(self, asked: Pooling | None) -> Any:
         """How tokens become a vector: as it was asked for, else as the model's makers chose."""

@@ -29,7 +29,8 @@ def traces(shape: str = "llama", moved: float = 0.05) -> tuple[Trace, Trace]:
         for weight in tuned.parameters():
             weight.add_(torch.randn_like(weight) * moved)
     one, other = (
-        Trace.of(model, Bytes(), Bytes().encode(TEXT), explanation.names(model)) for model in (base, tuned)
+        Trace.of(model, Bytes(), Bytes().encode(TEXT), explanation.names(model.config))
+        for model in (base, tuned)
     )
     return one, other
 
@@ -47,14 +48,15 @@ def test_divergences_by_layer_are_those_of_a_loop(shape: str) -> None:
     for n, name in enumerate(found.stages):
         for t in range(len(one.ids)):
             p, q = (
-                softmax(trace.model.logits(trace[name][None, t : t + 1])[0, 0].double().detach().numpy())
+                softmax(trace.instrumented.unembed(trace[name][t : t + 1])[0].astype(np.float64))
                 for trace in (one, other)
             )
             expected = sum(p[v] * np.log(p[v] / q[v]) for v in range(len(p)))
             assert found.kl[t][n] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    before, after = (trace.logits[-1].softmax(-1) for trace in (one, other))
+    before, after = (softmax(trace.logits[-1]) for trace in (one, other))
     for each in found.next:
-        assert (each.before, each.after) == (float(before[each.id]), float(after[each.id]))
+        expected = float(before[each.id]), float(after[each.id])
+        assert (each.before, each.after) == pytest.approx(expected, rel=1e-5)
     same = against(one, one)
     assert max(map(max, same.kl)) == 0 and not same.written and same.heads[0].change == 0
 
@@ -66,18 +68,18 @@ def test_heads_that_moved() -> None:
     with torch.no_grad():
         attention: Any = tuned.blocks[1].attention
         attention.out.weight[:, 16:24] *= 1.5  # what head 2's values are multiplied by
-    other = Trace.of(tuned, Bytes(), one.ids, explanation.names(tuned))
+    other = Trace.of(tuned, Bytes(), one.ids, explanation.names(tuned.config))
     found = against(one, other)
     assert (found.heads[0].layer, found.heads[0].head) == (1, 2) or found.heads[0].layer == 2
     moved = {(each.layer, each.head): each for each in found.heads}
     assert moved[1, 2].change == pytest.approx(0.5, rel=1e-5)
     assert moved[1, 0].change == moved[0, 3].change == 0
-    weight = one.model.get_parameter("blocks.1.attention.out.weight").detach().double().numpy()
-    z = one["blocks.1.attention.z"].double().numpy()
+    weight = one.instrumented.weight("blocks.1.attention.out.weight").astype(np.float64)
+    z = one["blocks.1.attention.z"].astype(np.float64)
     squared = sum(np.square(weight[:, 8 * 2 : 8 * 3] @ z[2, t]).sum() for t in range(1, len(one.ids)))
     assert moved[1, 2].norm == pytest.approx(squared**0.5, rel=1e-5)
     assert found.mlps[-1].layer == 0 and found.mlps[-1].change == 0 and found.mlps[0].change > 0
-    shown, _ = (Trace.of(tuned, Bytes(), one.ids[:1], explanation.names(tuned)) for _ in range(2))
+    shown, _ = (Trace.of(tuned, Bytes(), one.ids[:1], explanation.names(tuned.config)) for _ in range(2))
     assert all(each.norm > 0 for each in against(shown, shown).mlps), "where the sink is all there is"
 
 
@@ -85,10 +87,10 @@ def test_an_attention_sink_does_not_make_the_figure() -> None:
     """One token's output is a thousand times the others', and is not changed."""
     traces = []
     for by in (1.0, 1.5):
-        trace = Trace.of(model := decoder(), Bytes(), Bytes().encode(TEXT), explanation.names(model))
+        trace = Trace.of(model := decoder(), Bytes(), Bytes().encode(TEXT), explanation.names(model.config))
         values = trace.values_by_name
         added = by * (values["blocks.1.out"] - values["blocks.1.middle"])
-        added[0, 5] = 1000.0
+        added[5] = 1000.0
         values["blocks.1.out"] = values["blocks.1.middle"] + added
         traces.append(trace)
     moved = {each.layer: each.change for each in against(*traces).mlps}
@@ -118,20 +120,22 @@ def test_directions_are_read_through_the_unembedding(shape: str) -> None:
         a, b = (random.standard_normal(size).astype(np.float32) for size in ((2, columns), (rows, 2)))
         changes[name] = adapters.LowRank(a, b, 0.1)
         tuned.get_parameter(name).data += torch.from_numpy(changes[name].delta)
-    other = Trace.of(tuned, Bytes(), one.ids, explanation.names(tuned))
+    other = Trace.of(tuned, Bytes(), one.ids, explanation.names(tuned.config))
     low, dense = (against(one, other, each).written for each in (changes, None))
     assert {each.weight for each in low} == {each.weight for each in dense} == set(names)
     assert [each.change for each in low] == sorted((each.change for each in low), reverse=True)
-    head: Any = one.model.embedding if one.model.head is None else one.model.head
-    final: Any = one.model.norm
+    model: Any = one.instrumented
+    model = model.model
+    head: Any = model.embedding if model.head is None else model.head
+    final: Any = model.norm
     table, scale = head.weight.detach().double(), final.weight.detach().double()
     for found, same in zip(low, dense, strict=True):
         delta = np.float64(changes[found.weight].delta)
         u, sizes, _ = np.linalg.svd(delta)
-        weight = one.model.get_parameter(found.weight).detach().double().norm()
+        weight = model.get_parameter(found.weight).detach().double().norm()
         assert found.change == pytest.approx(np.linalg.norm(delta) / float(weight), rel=1e-5)
         assert len(found.directions) == 2 and sum(each.share for each in found.directions) == pytest.approx(1)
-        post: Any = one.model.blocks[0 if "attention" in found.weight else 1]
+        post: Any = model.blocks[0 if "attention" in found.weight else 1]
         post = post.attention_post_norm if "attention" in found.weight else post.mlp_post_norm
         for r, (each, also) in enumerate(zip(found.directions, same.directions, strict=False)):
             assert each.singular_value == pytest.approx(sizes[r], rel=1e-5)

@@ -24,7 +24,7 @@ from cutaway.commands.explanation_text import bar, drawn, percent, spark
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, page_data, steering
 from cutaway.inspect.edits import Add
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace import Subject, Trace
 from tests import inputs
 from tests.small import SHAPES, WIDTH, Bytes, decoder
 
@@ -45,6 +45,10 @@ class Small(SimpleNamespace):
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 
+    @property
+    def subject(self) -> Subject:
+        return Subject.of(self.model, self.tokenizer)
+
     def trace(self, ids: list[int], edit: Any = None, names: Any = None) -> Trace:
         return Trace.of(self.model, self.tokenizer, ids, names, edit)
 
@@ -56,14 +60,16 @@ class Small(SimpleNamespace):
 def small(monkeypatch: pytest.MonkeyPatch) -> Small:
     model = Small()
     monkeypatch.setattr(verb, "model_path", lambda source: source)
-    monkeypatch.setattr(cutaway, "load", lambda path, engine: model, raising=False)
+    monkeypatch.setattr(cutaway, "load", lambda path: model, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     return model
 
 
 def explained(shape: str = "llama", text: str = TEXT) -> explanation.Explanation:
     model = decoder(shape)
-    return explanation.explain(Trace.of(model, Bytes(), Bytes().encode(text), explanation.names(model)))
+    return explanation.explain(
+        Trace.of(model, Bytes(), Bytes().encode(text), explanation.names(model.config))
+    )
 
 
 def printed(of: explanation.Explanation, width: int = 80) -> str:
@@ -119,7 +125,7 @@ def test_the_pair_that_is_shown_is_rotated_by_its_angle(shape: str) -> None:
     if shape == "gemma":
         before = trace[f"blocks.{a.layer}.attention.query_norm"][a.head, -1]
     else:
-        before = trace[f"blocks.{a.layer}.attention.query"][-1].view(4, -1)[a.head]
+        before = trace[f"blocks.{a.layer}.attention.query"][-1].reshape(4, -1)[a.head]
     assert pair.query.before == pytest.approx([float(before[i]) for i in pair.dimensions], abs=1e-5)
     assert explained("gpt2").attention.rope is None
 
@@ -200,7 +206,7 @@ def test_padded_ids_are_never_shown_or_ranked(shape: str) -> None:
     model = decoder(shape)
     with torch.no_grad():  # the padded rows would win everywhere
         (model.embedding if model.head is None else model.head).weight[200:] *= 10
-    trace = Trace.of(model, Padded(), Padded().encode(TEXT), page_data.names(model))
+    trace = Trace.of(model, Padded(), Padded().encode(TEXT), page_data.names(model.config))
     one = explanation.explain(trace, 300)
     assert len(trace.top(300)) == len(one.next) == one.vocabulary == one.embeddings.table[0] == 200
     assert sum(guess.probability for guess in trace.top(300)) == pytest.approx(1)
@@ -228,6 +234,8 @@ def test_weights_with_nan_are_one_sentence(
 def test_the_text_may_come_from_a_file_or_standard_input(
     small: Small, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CUTAWAY_THREADS", "1")  # so that what --threads sets is taken back
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     file = tmp_path / "text.txt"
     file.write_text(f"{TEXT}\n")
     assert json.loads(run(capsys, "--file", str(file), "--json", "--threads", "1")[1])["text"] == TEXT
@@ -251,7 +259,7 @@ def test_a_terminal_shows_the_tokens_before_the_weights_are_there(
 
     slow = Slow.__new__(Slow)
     slow.tokenizer = small.tokenizer
-    monkeypatch.setattr(cutaway, "load", lambda path, engine: slow, raising=False)
+    monkeypatch.setattr(cutaway, "load", lambda path: slow, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     code, out, _ = run(capsys, TEXT)
     out = re.sub(r"\x1b\[[0-9;]*m", "", out)
@@ -272,7 +280,9 @@ def test_columns_line_up_whatever_the_script() -> None:
         def token_bytes(self, id: int) -> bytes:
             return ["北京", "🙂", "e\u0301", "plain", " a long token that is cut at its end"][id % 5].encode()
 
-    one = explanation.explain(Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], explanation.names(decoder())))
+    one = explanation.explain(
+        Trace.of(decoder(), Words(), [5, 6, 7, 8, 9], explanation.names(decoder().config))
+    )
     rows = printed(one).split("7  Next token")[1].splitlines()
     rows = [row for row in rows if "%" in row and "sum to" not in row]
     assert len(rows) == 10 and len({cell_len(row[: row.index("%")]) for row in rows}) == 1
@@ -316,7 +326,8 @@ def test_json_is_the_whole_story(small: Small, capsys) -> None:
     assert code == 0
     assert set(document) == {
         "model", "layers", "width", "heads", "vocabulary", "text", "tokens", "merges", "embeddings",
-        "recurrent_layers", "attention", "attribution", "lens", "stages", "norms", "next", "change", "patch",
+        "recurrent_layers", "attention", "attribution", "lens", "stages", "norms", "next", "engine",
+        "engine_reason", "change", "patch",
     }  # fmt: skip
     assert document == json.loads(
         json.dumps({"model": "small", **asdict(explained())} | {"next": document["next"]})

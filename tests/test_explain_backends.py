@@ -98,7 +98,7 @@ def test_the_verb(model, monkeypatch, capsys) -> None:
             return Bytes().encode(text)
 
     monkeypatch.setattr(verb, "model_path", lambda source: source)
-    monkeypatch.setattr(cutaway, "load", lambda backend, engine: Loaded(), raising=False)
+    monkeypatch.setattr(cutaway, "load", lambda source: Loaded(), raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["explain", "some text", "--backends", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

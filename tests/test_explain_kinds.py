@@ -4,15 +4,16 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from torch.testing import assert_close
 
 from cutaway.attention.common.registry import Sizes, kind
 from cutaway.commands import explanation_compare, explanation_text
 from cutaway.errors import UserError
 from cutaway.inspect import causal, edits, explanation, head_scores, page_data, pytorch_edits
+from cutaway.inspect.arrays import softmax
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.page import page
 from cutaway.inspect.trace import Subject, Trace
@@ -83,7 +84,7 @@ def whole(made: Decoder) -> Trace:
 
 @cache
 def explained(made: Decoder) -> explanation.Explanation:
-    return explanation.explain(Trace.of(made, Bytes(), TEXT, explanation.names(made)))
+    return explanation.explain(Trace.of(made, Bytes(), TEXT, explanation.names(made.config)))
 
 
 def printed(one: explanation.Explanation) -> str:
@@ -104,7 +105,7 @@ def test_parts_add_up_and_split_over_the_tokens_read(name: str, position: int) -
         assert len(parts) == output_heads(config)
         assert (sources is None) == (not hasattr(config, "visibility"))
         if sources is not None:
-            assert_close(sources.sum(-1), parts, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(sources.sum(-1), parts, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*PATTERNS, "hybrid"])
@@ -142,7 +143,7 @@ def test_the_pair_that_turns_is_where_the_layer_has_it(name: str) -> None:
     with torch.no_grad():
         stream = whole(made)["embed" if a.layer == 0 else f"blocks.{a.layer - 1}.out"]
         block = made.blocks[a.layer]
-        x = block.attention_norm(stream[None])
+        x = block.attention_norm(torch.from_numpy(stream)[None])
         config = made.config.blocks[a.layer].attention
         q = block.attention.query(x)[0, -1].view(config.heads, -1)[a.head]
     assert pair.query.before == pytest.approx([float(q[i]) for i in pair.dimensions], abs=1e-4)
@@ -167,7 +168,7 @@ def test_every_model_has_its_story_page_and_lens(name: str) -> None:
         assert "differential head" in " ".join(text.split())
     assert ("sink, no value" in text) == (name in ("sinks", "all", "differential", "hybrid"))
     asdict(one)
-    drawn = page_data.build(Trace.of(made, Bytes(), TEXT, page_data.names(made)), name)
+    drawn = page_data.build(Trace.of(made, Bytes(), TEXT, page_data.names(made.config)), name)
     assert page([drawn]).startswith("<!doctype html>") or page([drawn]).startswith("<!DOCTYPE html>")
     console = Console(width=90, no_color=True)
     with console.capture() as captured:
@@ -187,16 +188,14 @@ def test_the_page_holds_what_scores_are_made_of(name: str) -> None:
         assert not (facts["recurrent"] and near)
         for head in near:
             q, k = drawn.arrays[f"q.{layer}.{head}"], drawn.arrays[f"k.{layer}.{head // facts['group_size']}"]
-            scores = torch.from_numpy(q[-1] @ k.T) * facts["scale"]
+            scores = q[-1] @ k.T * facts["scale"]
             if facts["softcap"]:
-                scores = facts["softcap"] * torch.tanh(scores / facts["softcap"])
-            scores = scores + torch.from_numpy(drawn.arrays[f"bias.{layer}"][head][::-1].copy())
+                scores = facts["softcap"] * np.tanh(scores / facts["softcap"])
+            scores = scores + drawn.arrays[f"bias.{layer}"][head][::-1]
             if f"sinks.{layer}" in drawn.arrays:
-                scores = torch.cat(
-                    (scores, torch.from_numpy(drawn.arrays[f"sinks.{layer}"][head : head + 1]))
-                )
+                scores = np.concatenate((scores, drawn.arrays[f"sinks.{layer}"][head : head + 1]))
             expected = trace[f"blocks.{layer}.attention.pattern"][head, -1]
-            assert_close(scores.softmax(-1)[: len(TEXT)], expected, rtol=1e-3, atol=1e-5)
+            assert np.allclose(softmax(scores)[: len(TEXT)], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_what_looks_at_nothing_says_so() -> None:
@@ -204,13 +203,13 @@ def test_what_looks_at_nothing_says_so() -> None:
     with pytest.raises(UserError, match="layer 0 is recurrent"):
         whole(made).attention(0)
     with pytest.raises(UserError, match="layer 0 is recurrent"):
-        head_scores.induction_scores(made, length=4, texts=1)
+        head_scores.induction_scores(Subject.of(made, Bytes()), length=4, texts=1)
     assert whole(made).attention(1).shape == (4, len(TEXT), len(TEXT))
 
 
 def test_half_of_a_differential_layers_heads_write() -> None:
     made = shape("differential")
-    assert causal.head_effects(Subject(made, Bytes()), TEXT, 7).values.shape == (2, 2)
+    assert causal.head_effects(Subject.of(made, Bytes()), TEXT, 7).values.shape == (2, 2)
     assert pytorch_edits.prepare(made, edits.ablation("0.1"), 1).at()
     with pytest.raises(UserError, match="heads 0 to 1"):
         pytorch_edits.prepare(made, edits.ablation("0.2"), 1)

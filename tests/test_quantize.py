@@ -18,15 +18,19 @@ from cutaway.attention import gqa
 from cutaway.commands import quantize as command
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
-from cutaway.inspect.importance import importance
+from cutaway.inspect import importance as importances
+from cutaway.inspect import importance_pytorch
+from cutaway.inspect.importance import importance, moments, runs, sums
+from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.verify import ROUNDED
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Block, Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes
+from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import load, quantize, save
 from cutaway.weights.rules import Tensors
-from tests import inputs, llama_cpp
+from tests import inputs, llama_cpp, test_runtime
 from tests.small import VOCAB, decoder
 
 
@@ -191,6 +195,28 @@ def test_importance_is_the_mean_square_of_inputs():
     assert found["embedding.weight"].shape == (model.config.width,)
     with pytest.raises(UserError, match="no token"):
         importance(model, [])
+
+
+@pytest.mark.parametrize("name", ["llama", "cohere", "gemma3", "gpt2"])
+def test_the_runtimes_importance_is_the_pytorch_models(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Of the same text in windows, a piece of one in a call; a square has twice its number's error."""
+    of = test_runtime.config(name)
+    entries = test_runtime.tensors(of)
+    engine = InstrumentedRuntime(RuntimeEngine(of, entries), entries)
+    assert runs(engine)
+    model = test_runtime.definition(of, entries).model
+    for module in (importances, importance_pytorch):
+        monkeypatch.setattr(module, "WINDOW", 40)
+    monkeypatch.setattr(importances, "SHOWN", 4 << 10)
+    ids = [int(id) for id in np.random.default_rng(0).integers(0, of.vocab, 60)]
+    ours, theirs = sums(engine, ids), sums(model, ids)
+    assert ours.keys() == theirs.keys()
+    for weight, (total, rows) in theirs.items():
+        near = np.allclose(ours[weight][0], total, rtol=2e-3, atol=2e-3 * total.mean())
+        assert ours[weight][1] == rows and near, weight
+    mine, other = moments(engine, ids), moments(model, ids)
+    for weight, found in other.items():
+        assert np.allclose(mine[weight], found, rtol=2e-3, atol=2e-3), weight
 
 
 def test_what_counts_is_kept_better():

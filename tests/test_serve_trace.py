@@ -199,7 +199,7 @@ def test_projecting_out_a_direction(server: Server) -> None:
 def test_the_page_is_the_same_document(server: Server) -> None:
     answer = server.post("/v1/trace", {"text": TEXT, "format": "page"})
     lm = server.service.lm
-    trace = lm.trace(TEXT, names=page_data.names(lm.definition.model))
+    trace = lm.trace(TEXT, names=page_data.names(lm.config))
     assert answer.content == page_data.packed([page_data.build(trace, "two-layers")])
     answer = traced(server, values=["embed"], positions=[0])
     explained = explanation.explain(trace)

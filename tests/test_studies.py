@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.inspect import causal, gradients, probes, steering, tuned_lens
+from cutaway.inspect import causal, gradients, probes, steering, sweep_pytorch, tuned_lens
 from cutaway.inspect import head_scores as head_scores_module
+from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.edits import Ablate, Add, Patch
 from cutaway.inspect.head_scores import head_scores
 from cutaway.inspect.logit_attribution import logit_attribution
@@ -29,7 +30,7 @@ ANSWERS = (7, 9)
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(decoder(), Bytes())
+    return Subject.of(decoder(), Bytes())
 
 
 def metric(logits: torch.Tensor) -> torch.Tensor:
@@ -57,10 +58,10 @@ def test_patching_is_a_patch_a_cell(subject: Subject, over) -> None:
         return
     assert found.facts["positions"] == [i for i in range(14) if TEXT[i] != OTHER[i] or i == 13]
     at = found.facts["positions"].index(8)
-    assert found[at, 1] == pytest.approx(recovered(subject, Patch(1, OTHER, over, positions=[8])), abs=1e-4)
+    assert found[1, at] == pytest.approx(recovered(subject, Patch(1, OTHER, over, positions=[8])), abs=1e-4)
     if over == "residual":
         assert_close(found[-1, -1], 1.0, rtol=0, atol=1e-4)  # the last token's last residual is the answer
-        assert_close(found[:-1, -1], np.zeros(len(found) - 1), rtol=0, atol=1e-4)
+        assert_close(found[-1, :-1], np.zeros(found.values.shape[1] - 1), rtol=0, atol=1e-4)
 
 
 def test_a_study_runs_under_the_subjects_edits(subject: Subject) -> None:
@@ -71,7 +72,7 @@ def test_a_study_runs_under_the_subjects_edits(subject: Subject) -> None:
 
 def test_answers_are_the_likeliest_unless_they_are_given(subject: Subject) -> None:
     found = causal.patching(subject, TEXT, OTHER)
-    logits = [Trace.of(subject.model, Bytes(), ids).logits[-1] for ids in (TEXT, OTHER)]
+    logits = [Trace.of(subject.pytorch.model, Bytes(), ids).logits[-1] for ids in (TEXT, OTHER)]
     assert found.facts["answers"] == tuple(int(one.argmax()) for one in logits)
     for texts, options, why in (
         ((TEXT, TEXT[:5]), {}, "14 tokens, the other 5"),
@@ -88,8 +89,8 @@ def test_answers_are_the_likeliest_unless_they_are_given(subject: Subject) -> No
 
 def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
     """All other heads frozen, MLPs computed anew; by hand, with torch's own hooks."""
-    model, zs = subject.model, [f"blocks.{i}.attention.z" for i in range(3)]
-    ours, theirs = (subject.run([ids], zs) for ids in (TEXT, OTHER))
+    model, zs = subject.pytorch.model, [f"blocks.{i}.attention.z" for i in range(3)]
+    ours, theirs = (subject.pytorch.run([ids], zs) for ids in (TEXT, OTHER))
     direct = causal.path_patching(subject, TEXT, OTHER, metric=metric)
     whole = causal.patching(subject, TEXT, OTHER, "heads", metric=metric)
     assert_close(direct[-1], whole[-1], rtol=1e-4, atol=1e-4), "no head follows the last layer's"
@@ -109,7 +110,7 @@ def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
 
     handles = frozen(1)
     with tracing(model, "blocks.2.attention.q") as seen:
-        logits = subject.run([TEXT], ["logits"])["logits"][0]
+        logits = subject.pytorch.run([TEXT], ["logits"])["logits"][0]
     for handle in handles:
         handle.remove()
     here, there = (float(metric(Trace.of(model, Bytes(), ids).logits)) for ids in (TEXT, OTHER))
@@ -134,14 +135,14 @@ def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:
 
 @pytest.mark.parametrize("over", ["residual", "heads"])
 def test_attribution_patching_is_the_patchs_derivative(over) -> None:
-    subject, step = Subject(decoder().double(), Bytes()), 1e-6
+    subject, step = Subject.of(decoder().double(), Bytes()), 1e-6
     found = gradients.attribution_patching(subject, TEXT, OTHER, over, metric=metric)
     if over == "heads":
         rate = recovered(subject, Patch(1, OTHER, "head", 2, strength=step)) / step
         assert found[1, 2] == pytest.approx(rate, rel=1e-3)
     else:
         rate = recovered(subject, Patch(1, OTHER, positions=[8], strength=step)) / step
-        assert found[8, 1] == pytest.approx(rate, rel=1e-3)
+        assert found[1, 8] == pytest.approx(rate, rel=1e-3)
 
 
 @pytest.mark.parametrize(("baseline", "steps"), [(None, 48), (OTHER, 12)])
@@ -185,11 +186,11 @@ def test_a_stopped_sweep_goes_on_and_other_studies_are_refused(
 
     for study in (patched, paths, steered):
         file.unlink(missing_ok=True)
-        monkeypatch.setattr(causal, "ROWS", 4)
+        monkeypatch.setattr(sweep_pytorch, "WHOLE", 4)
         whole = study()
 
-        def stop(_doing: str, done: int, _total: int | None) -> None:
-            if done == 2:
+        def stop(_doing: str, done: int, total: int) -> None:
+            if 3 * done == 2 * total:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -233,7 +234,7 @@ def test_a_steering_file_takes_a_vector_a_layer_and_nothing_else(tmp_path: Path)
 
 def test_an_edges_effect_is_its_derivative_and_the_graph_is_read_by_networkx(tmp_path: Path) -> None:
     model, step = decoder().double(), 1e-6
-    subject = Subject(model, Bytes())
+    subject = Subject.of(model, Bytes())
     made = gradients.circuit(subject, TEXT, OTHER, metric=metric)
     assert len(made.edges) == (1 + 5) + (6 + 10) + (11 + 15) + 16, (
         "senders before each attention and MLP, and all"
@@ -243,15 +244,15 @@ def test_an_edges_effect_is_its_derivative_and_the_graph_is_read_by_networkx(tmp
         [TEXT, OTHER], ["blocks.*.attention.z", "blocks.*.mlp.down", "*.middle", "*.out"]
     )
     z = theirs["blocks.0.attention.z"][1] - ours["blocks.0.attention.z"][1]
-    head = z @ model.blocks[0].attention.out.weight[:, 8:16].T
-    mlp = theirs["blocks.1.mlp.down"] - ours["blocks.1.mlp.down"]
+    head = torch.from_numpy(z).double() @ model.blocks[0].attention.out.weight[:, 8:16].T
+    mlp = torch.from_numpy(theirs["blocks.1.mlp.down"] - ours["blocks.1.mlp.down"]).double()
     for edge, norm, stream, delta in (
         (("0.1", "mlp 2"), "blocks.2.mlp_norm", "blocks.2.middle", head),
         (("0.1", "attention 1"), "blocks.1.attention_norm", "blocks.0.out", head),
         (("mlp 1", "logits"), "norm", "blocks.2.out", mlp),
     ):
         with torch.no_grad():
-            moved = model.get_submodule(norm)(ours[stream] + step * delta)[None]
+            moved = model.get_submodule(norm)(torch.from_numpy(ours[stream]).double() + step * delta)[None]
         rate = recovered(subject, {norm: lambda _, moved=moved: moved}) / step
         assert found[edge] == pytest.approx(rate, rel=1e-3, abs=1e-6)
     assert (
@@ -268,11 +269,11 @@ def test_an_edges_effect_is_its_derivative_and_the_graph_is_read_by_networkx(tmp
 
 
 def test_logit_attributions_add_up_by_head_neuron_and_position(subject: Subject) -> None:
-    trace = Trace.of(subject.model, Bytes(), TEXT)
+    trace = Trace.of(subject.pytorch.model, Bytes(), TEXT)
     whole = trace.attribution(7)
     by = {kind: logit_attribution(subject, TEXT, [7, 9], kind) for kind in ("head", "neuron", "position")}
-    assert_close(by["head"][0], torch.stack(list(whole.heads)).detach().numpy())
-    assert_close(by["neuron"][0].sum(1), whole.mlps.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert_close(by["head"][0], np.stack(list(whole.heads)))
+    assert_close(by["neuron"][0].sum(1), whole.mlps, rtol=1e-4, atol=1e-5)
     assert_close(by["position"][0].sum(1), by["head"][0].sum(1), rtol=1e-4, atol=1e-5)
     lead = logit_attribution(subject, TEXT, [7], against=9)
     assert_close(lead[0], by["head"][0] - by["head"][1], rtol=1e-4, atol=1e-5)
@@ -281,15 +282,15 @@ def test_logit_attributions_add_up_by_head_neuron_and_position(subject: Subject)
 def test_a_tuned_lens_starts_as_the_logit_lens_and_comes_nearer(subject: Subject, tmp_path: Path) -> None:
     texts = [TEXT, OTHER, list(b"what a lens is trained on")]
     plain, tuned = (tuned_lens.train(subject, texts, steps, 32, 0.01) for steps in (0, 25))
-    trace = Trace.of(subject.model, Bytes(), TEXT)
-    assert torch.equal(plain.lens(trace).ids, trace.lens().ids)
+    trace = Trace.of(subject.pytorch.model, Bytes(), TEXT)
+    assert np.array_equal(plain.lens(trace).ids, trace.lens().ids)
     assert tuned.losses[-1] < 0.7 * tuned.losses[0]
     assert tuned.lens(trace).final[:-1].mean() > trace.lens().final[:-1].mean()
     tuned.save(tmp_path / "lens.safetensors")
     again = tuned_lens.load(tmp_path / "lens.safetensors", subject)
-    assert torch.equal(again.lens(trace).final, tuned.lens(trace).final)
+    assert np.array_equal(again.lens(trace).final, tuned.lens(trace).final)
     with pytest.raises(UserError, match="no tuned lens of this model"):
-        tuned_lens.load(tmp_path / "lens.safetensors", Subject(decoder("gpt2"), Bytes()))
+        tuned_lens.load(tmp_path / "lens.safetensors", Subject.of(decoder("gpt2"), Bytes()))
     steering.save(tmp_path / "other.safetensors", [Add(0, [1.0] * 32)])
     with pytest.raises(UserError, match="no tuned lens of this model"):
         tuned_lens.load(tmp_path / "other.safetensors", subject)
@@ -310,7 +311,7 @@ def test_a_stopped_lens_training_goes_on_to_the_same_bits(subject: Subject, tmp_
         subject, texts, 45, 32, 0.01, resume=kept, progress=lambda _, step, __: done.append(step)
     )
     assert done[0] == 21 and again.losses == whole.losses
-    assert torch.equal(again.weights, whole.weights) and torch.equal(again.biases, whole.biases)
+    assert np.array_equal(again.weights, whole.weights) and np.array_equal(again.biases, whole.biases)
     with pytest.raises(UserError, match="another training"):
         tuned_lens.train(subject, texts, 45, 32, 0.02, resume=kept)
     with pytest.raises(UserError, match="45 steps already"):
@@ -318,10 +319,10 @@ def test_a_stopped_lens_training_goes_on_to_the_same_bits(subject: Subject, tmp_
 
 
 def test_head_scores_are_means_over_the_patterns(subject: Subject) -> None:
-    asked = {"length": 5, "texts": 2, "seed": 3, "vocabulary": 200}
-    patterns = head_scores_module._patterns(subject.model, 5, 2, 3, 200)
+    asked = {"length": 5, "texts": 2, "seed": 3}
+    patterns = head_scores_module._patterns(subject, **asked)
     previous, induction = (
-        of(subject.model, **asked)
+        of(subject, **asked)
         for of in (head_scores_module.previous_token_scores, head_scores_module.induction_scores)
     )
     for layer, p in enumerate(patterns):  # [b h t s]
@@ -338,7 +339,7 @@ def test_steering_is_as_strong_as_it_was_saved_by_default() -> None:
 
 
 def test_head_scores_see_an_edit() -> None:
-    subject = Subject(planted(), Words())
+    subject = Subject.of(planted(), Words())
     whole = head_scores(subject, "induction", 12)
     assert whole.top(1)[0][:2] == (1, 2) and whole[1, 2] > 0.7
     assert head_scores(subject, "previous", 12).top(1)[0][:2] == (0, 1)
@@ -347,7 +348,7 @@ def test_head_scores_see_an_edit() -> None:
     def without(z: torch.Tensor) -> torch.Tensor:
         return z * (torch.arange(z.shape[1]) != 1)[:, None, None]
 
-    with tracing(subject.model, edit={"blocks.0.attention.z": without}):
+    with tracing(subject.pytorch.model, edit={"blocks.0.attention.z": without}):
         assert head_scores(subject, "induction", 12)[1, 2] < 0.2, "a ready study inside tracing"
 
 
@@ -361,11 +362,12 @@ def test_a_steering_sweep_has_the_metric_and_its_price(subject: Subject) -> None
     found = steering.sweep(subject, edit, [TEXT, OTHER], metric, [0.0, 2.0], text=TEXT)
     for row, strength in zip(found.values, (0.0, 2.0), strict=True):
         moved = [
-            Trace.of(subject.model, Bytes(), ids, edit=Add(1, [strength] * WIDTH)) for ids in (TEXT, OTHER)
+            Trace.of(subject.pytorch.model, Bytes(), ids, edit=Add(1, [strength] * WIDTH))
+            for ids in (TEXT, OTHER)
         ]
         assert row[0] == pytest.approx(np.mean([float(metric(trace.logits)) for trace in moved]), abs=1e-4)
-        chances = moved[0].logits[:-1].double().log_softmax(-1)[list(range(13)), TEXT[1:]]
-        assert row[1] == pytest.approx(float((-chances.mean()).exp()), rel=1e-4)
+        chances = log_softmax(moved[0].logits[:-1].astype(np.float64))[range(13), TEXT[1:]]
+        assert row[1] == pytest.approx(np.exp(-chances.mean()), rel=1e-4)
 
 
 def test_a_probe_finds_what_an_activation_holds(subject: Subject) -> None:
@@ -378,7 +380,7 @@ def test_a_probe_finds_what_an_activation_holds(subject: Subject) -> None:
     assert probes.probe(subject, texts, draw.permutation(labels).tolist(), ["blocks.0.out"], folds=4)[0] < 0.7
     assert found.facts["chance"] == 0.5
     direction = found.facts["directions"]["blocks.0.out"]
-    values = subject.trace(texts, ["blocks.0.out"]).at("blocks.0.out") @ torch.tensor(direction.vector)
+    values = subject.trace(texts, ["blocks.0.out"]).at("blocks.0.out") @ np.array(direction.vector)
     assert values[1::2].mean() > values[::2].mean(), "it points to the second label"
     with pytest.raises(UserError, match="4 texts or more"):
         probes.probe(subject, texts[:4], labels[:4], folds=4)

@@ -6,6 +6,7 @@ import pickle
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -285,13 +286,13 @@ def test_a_trace_keeps_what_was_asked_and_the_logits() -> None:
     trace = Trace.of(model, Bytes(), TEXT, names=["blocks.0.middle"])
     assert set(trace) == {"blocks.0.middle", "logits"}
     assert trace["blocks.0.middle"].shape == (len(TEXT), 32)
-    assert_close(trace.logits, _read(model)[0])
+    assert_close(torch.from_numpy(trace.logits), _read(model)[0])
     with pytest.raises(UserError, match="did not keep"):
         trace.attention(0)
     assert set(Trace.of(model, Bytes(), TEXT)) == _vocabulary(model)
     with pytest.raises(UserError, match=r"attribution needs 'blocks.2.out'.*names=inputs\.attribution_names"):
         trace.attribution()
-    enough = Trace.of(model, Bytes(), TEXT, names=attribution_names(model))
+    enough = Trace.of(model, Bytes(), TEXT, names=attribution_names(model.config))
     assert enough.attribution().logit == pytest.approx(float(enough.logits[-1].max()))
 
 
@@ -319,7 +320,7 @@ def test_norms_are_the_streams_lengths() -> None:
     trace = Trace.of(decoder(), Bytes(), TEXT)
     norms = trace.residual_norms()
     assert list(norms) == ["embed", *(f"blocks.{i}.{half}" for i in range(3) for half in ("middle", "out"))]
-    assert_close(norms["blocks.1.out"], trace["blocks.1.out"].square().sum(-1).sqrt())
+    assert np.allclose(norms["blocks.1.out"], np.sqrt(np.square(trace["blocks.1.out"]).sum(-1)))
 
 
 @pytest.mark.parametrize(
@@ -360,18 +361,18 @@ def test_a_batch_is_its_texts_one_by_one(shape: str, monkeypatch: pytest.MonkeyP
         "blocks.*.attention.z",
     ]
     edit = [Ablate(0, "head", 1, positions=[-1]), Add(1, [0.5] * 32, positions=[0, -2])]
-    monkeypatch.setattr("cutaway.inspect.trace.BATCH", 2)
-    traces = Subject(model, Bytes()).trace(TEXTS, names, edit)
+    monkeypatch.setattr("cutaway.inspect.instrumented_pytorch.BATCH", 2)
+    traces = Subject.of(model, Bytes()).trace(TEXTS, names, edit)
     longest = max(map(len, TEXTS))
     assert traces.mask.sum(1).tolist() == list(map(len, TEXTS)) and traces.mask.shape == (3, longest)
     for i, (text, trace) in enumerate(zip(TEXTS, traces, strict=True)):
         alone = Trace.of(model, Bytes(), text, names, edit)
         assert trace.ids == tuple(text) and set(trace) == set(alone) - {"logits"}
         for name in trace:
-            assert_close(trace[name], alone[name], **PATHS)
+            np.testing.assert_allclose(trace[name], alone[name], **PATHS)
         whole = traces["blocks.1.attention.z"]
         assert whole.shape[:3] == (3, 4, longest) and not whole[i, :, len(text) :].any()
-        assert_close(traces.at("blocks.1.out", -2)[i], alone["blocks.1.out"][-2], **PATHS)
+        np.testing.assert_allclose(traces.at("blocks.1.out", -2)[i], alone["blocks.1.out"][-2], **PATHS)
     with pytest.raises(UserError, match="no position 7"):
         traces.at("blocks.1.out", 7)
     with pytest.raises(UserError, match="did not keep 'logits'"):
@@ -381,7 +382,7 @@ def test_a_batch_is_its_texts_one_by_one(shape: str, monkeypatch: pytest.MonkeyP
 def test_a_trace_computes_no_layer_after_the_last_that_is_named() -> None:
     model, ran = decoder(), []
     model.blocks[1].register_forward_hook(lambda *_: ran.append(1))
-    subject = Subject(model, Bytes(), Add(2, [1.0] * 32))
+    subject = Subject.of(model, Bytes(), Add(2, [1.0] * 32))
     for names in (["embed"], ["blocks.0.out"], ["blocks.1.hook_resid_pre", "blocks.0.mlp.hidden"]):
         subject.trace([TEXT], ["blocks.2.out"])  # names are known now
         ran.clear()
@@ -396,18 +397,19 @@ def test_transformer_lens_names_are_aliases(shape: str) -> None:
     trace = Trace.of(model, Bytes(), TEXT, ["*hook_*", "*.out", "*"])
     lens = aliases(set(trace), len(model.blocks))
     before = trace["blocks.1.hook_resid_pre"]
-    assert torch.equal(before, trace["blocks.0.out"]) and torch.equal(
-        trace["ln_final.hook_normalized"], trace["norm"]
-    )
-    centred = before - before.mean(-1, keepdim=True) if shape == "gpt2" else before
-    scale = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    assert_close(trace["blocks.1.ln1.hook_scale"], scale, rtol=1e-3, atol=1e-3)
-    normed = trace["blocks.1.ln1.hook_normalized"]
-    q = model.blocks[1].attention.query(normed)
+    assert np.array_equal(before, trace["blocks.0.out"])
+    assert np.array_equal(trace["ln_final.hook_normalized"], trace["norm"])
+    centred = before - before.mean(-1, keepdims=True) if shape == "gpt2" else before
+    scale = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
+    assert np.allclose(trace["blocks.1.ln1.hook_scale"], scale, rtol=1e-3, atol=1e-3)
+    normed = torch.from_numpy(trace["blocks.1.ln1.hook_normalized"])
+    q = model.blocks[1].attention.query(normed).detach().numpy()
     if shape in ("llama", "mixture"):
-        assert_close(trace["blocks.1.attn.hook_q"].transpose(0, 1).flatten(1), q)
-    assert_close(trace["blocks.1.hook_resid_mid"], before + trace["blocks.1.hook_attn_out"])
-    assert_close(trace["blocks.1.hook_resid_post"], trace["blocks.1.middle"] + trace["blocks.1.hook_mlp_out"])
+        own = trace["blocks.1.attn.hook_q"].swapaxes(0, 1).reshape(len(TEXT), -1)
+        np.testing.assert_allclose(own, q, rtol=1e-5, atol=1e-5)
+    middle, after = (trace[f"blocks.1.{name}"] for name in ("hook_resid_mid", "hook_resid_post"))
+    assert np.allclose(middle, before + trace["blocks.1.hook_attn_out"], rtol=1e-5, atol=1e-5)
+    assert np.allclose(after, middle + trace["blocks.1.hook_mlp_out"], rtol=1e-5, atol=1e-5)
     assert "blocks.0.mlp.hook_post" in lens or shape == "mixture"
     with pytest.raises(UserError, match=r"near are .*blocks\.1\.hook_resid_post"):
         Trace.of(model, Bytes(), TEXT, ["blocks.1.hook_resid_pst"])
@@ -418,8 +420,8 @@ def test_a_norms_scale_and_unrotated_queries_can_be_edited(shape: str) -> None:
     model = decoder(shape)
     trace = Trace.of(model, Bytes(), TEXT, ["*"])
     twice = Trace.of(model, Bytes(), TEXT, ["*"], {"norm.scale": _double})
-    bias = 0 if shape == "llama" else model.norm.bias.detach()
-    assert_close(twice["norm"] - bias, (trace["norm"] - bias) / 2)
+    bias = 0 if shape == "llama" else model.norm.bias.detach().numpy()
+    assert np.allclose(twice["norm"] - bias, (trace["norm"] - bias) / 2, atol=1e-6)
     if shape == "llama":
         zero = Trace.of(model, Bytes(), TEXT, ["*"], {"blocks.0.attn.hook_q": torch.zeros_like})
         assert not zero["blocks.0.attention.scores"].any()
@@ -440,27 +442,29 @@ def test_gradients_are_those_of_finite_differences(shape: str) -> None:
         step = torch.randn(grad.shape, dtype=torch.double, generator=torch.Generator().manual_seed(1)) * 1e-6
         moved = Trace.of(model, Bytes(), TEXT, ["logits"], {name: lambda value, step=step: value + step})
         assert float(metric(moved.logits) - metric(trace.logits)) == pytest.approx(
-            float((grad * step).sum()), rel=1e-3
+            float((grad * step.numpy()).sum()), rel=1e-3
         )
-        assert torch.equal(grads[asked], grads[name])
+        assert np.array_equal(grads[asked], grads[name])
     with pytest.raises(UserError, match="does not depend on 'embedding'"):
         trace.grads(metric, ["embedding"])
 
 
 def test_a_trace_is_kept_in_a_file_and_pickled(tmp_path: Path) -> None:
-    subject = Subject(decoder("mixture"), Bytes())
+    subject = Subject.of(decoder("mixture"), Bytes())
     trace = subject.trace([TEXT])[0]
     trace.save(tmp_path / "trace.safetensors")
     for again in (Trace.load(tmp_path / "trace.safetensors"), pickle.loads(pickle.dumps(trace))):
         assert again.ids == trace.ids and again.tokens == trace.tokens and set(again) == set(trace)
         assert all(
-            torch.equal(again[name], trace[name]) and again[name].dtype == trace[name].dtype for name in trace
+            np.array_equal(again[name], trace[name]) and again[name].dtype == trace[name].dtype
+            for name in trace
         )
-        assert torch.equal(again["blocks.1.hook_resid_post"], trace["blocks.1.out"])
+        assert np.array_equal(again["blocks.1.hook_resid_post"], trace["blocks.1.out"])
+        assert again.engine == trace.engine and trace.engine.name == "definition"
         with pytest.raises(UserError, match="loaded without its model"):
             again.lens()
     joined = Trace.load(tmp_path / "trace.safetensors", subject)
-    assert torch.equal(joined.lens().ids, trace.lens().ids)
+    assert np.array_equal(joined.lens().ids, trace.lens().ids)
     (tmp_path / "other.safetensors").write_bytes(safetensors.packed({}))
     with pytest.raises(UserError, match="is no trace"):
         Trace.load(tmp_path / "other.safetensors")

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands.console import base_of, doing, model_path, note, on_screen, print_json, size, watched
+from cutaway.commands.console import (
+    base_of,
+    doing,
+    model_path,
+    note,
+    on_screen,
+    print_json,
+    size,
+    use_threads,
+    watched,
+)
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Json, Open, Threads, Words
 from cutaway.errors import OperationalError, UserError
@@ -107,8 +117,7 @@ def explain(
         prompt_text(text, file), source, chat, top, ablate, steer, patch, compare, compare_model, against
     )
     asked.check(backends, parallel, sae is not None, html is not None or open_page)
-    if threads is not None and threads < 1:
-        raise UserError(f"--threads is {threads}: it must be 1 or more")
+    use_threads(threads)
     if html is not None:
         files.check_file(html, force)
     features = None if sae is None else _autoencoder(sae)
@@ -123,17 +132,15 @@ def explain(
     if parallel:
         _print_parallel(lm, ids, asked.name, threads, as_json)
         return
-    with doing("Loading PyTorch and the weights"):
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
-        asked.check_model(lm, ids)
-        _ = lm.model  # unpacks the weights
-    with _layers_counted(lm):
-        if backends:
-            _print_backends(lm, ids, asked.name, as_json)
-        elif html or open_page:
+    asked.check_edits(lm, ids)
+    if backends:
+        with doing("Loading PyTorch and the weights"):
+            _ = lm.model
+        _print_backends(lm, ids, asked.name, as_json)
+        return
+    page = html is not None or open_page
+    with asked.layers_counted(lm, ids, page):
+        if page:
             _write_page(asked.page_data(lm, ids), html, open_page)
         elif against is not None:
             _print_against(asked.against_base(lm, ids), asked, as_json)
@@ -203,13 +210,37 @@ class _Asked:
         for given in self.steer:
             _steering(given)
 
-    def check_model(self, lm: LanguageModel, ids: Sequence[int]) -> None:
-        """Refuses, before the weights are unpacked, edits that do not fit the model."""
+    def check_edits(self, lm: LanguageModel, ids: Sequence[int]) -> None:
+        """Refuses, before the weights are loaded, edits that do not fit the model."""
+        edits = self.edits()
+        if not edits:
+            return
         from cutaway.inspect.edits import check
 
         config: Any = lm.config
-        for edit in self.edits():
+        for edit in edits:
             check(config, edit, len(ids))
+
+    @contextmanager
+    def layers_counted(self, lm: LanguageModel, ids: Sequence[int], page: bool) -> Iterator[None]:
+        """Loads the weights, and counts layers where PyTorch answers and unpacks each weight for each use."""
+        from cutaway.inspect import explanation
+
+        with doing("Loading the weights"):
+            config: Any = lm.config
+            names = explanation.names(config)
+            if page:
+                from cutaway.inspect import page_data
+
+                names = page_data.names(config)
+            edit = self.edits()
+            engine = lm.subject.choose(names, [edit] if edit else (), [len(ids)] if edit else ())[0]
+        if engine.name == "runtime":
+            yield
+            return
+        pytorch: Any = engine
+        with _layers_counted(pytorch.model):
+            yield
 
     def ids(self, lm: LanguageModel, text: str) -> list[int]:
         """The ids of a text, through the chat template if that was asked for."""
@@ -228,6 +259,8 @@ class _Asked:
 
     def edits(self) -> list[Edit]:
         """The edits of --ablate and --steer."""
+        if not (self.ablate or self.steer):
+            return []
         from cutaway.inspect import edits, steering
 
         added = [add for one in self.steer for add in steering.load(*_steering(one))]
@@ -243,7 +276,7 @@ class _Asked:
         """The explanation, with what edits change and where a patch takes effect."""
         from cutaway.inspect import explanation
 
-        trace = lm.trace(ids, names=explanation.names(lm.model))
+        trace = lm.trace(ids, names=explanation.names(lm.config))
         made = explanation.explain(trace, self.top)
         if edit := self.edits():
             after = lm.trace(ids, names=("logits",), edit=edit)
@@ -264,7 +297,7 @@ class _Asked:
         from cutaway.inspect import page_data
 
         def data(lm: LanguageModel, ids: list[int], name: str, edit: list[Edit] | None = None) -> PageData:
-            return page_data.build(lm.trace(ids, names=page_data.names(lm.model), edit=edit), name)
+            return page_data.build(lm.trace(ids, names=page_data.names(lm.config), edit=edit), name)
 
         other = self._other(lm)
         with doing("Running the model"):
@@ -288,7 +321,7 @@ class _Asked:
         if isinstance(tensors, AdaptedTensors) and tensors.base is lm.checkpoint.tensors:
             changes = tensors.adapter
         with doing("Running both models"):
-            base, other = (each.trace(ids, names=explanation.names(each.model)) for each in (lm, tuned))
+            base, other = (each.trace(ids, names=explanation.names(each.config)) for each in (lm, tuned))
             return against(base, other, changes, self.top)
 
     def _other(self, lm: LanguageModel) -> LanguageModel:
@@ -312,7 +345,7 @@ def model_name(source: str) -> str:
 def _load(source: str) -> LanguageModel:
     from cutaway.model.config import EncoderDecoder
 
-    lm = cutaway.load(model_path(source), engine="definition")
+    lm = cutaway.load(model_path(source))
     if isinstance(lm.config, EncoderDecoder):
         raise UserError(f"{source} is an encoder-decoder: only a decoder or an encoder is explained")
     return lm
@@ -333,11 +366,11 @@ def _steering(given: str) -> tuple[str, float]:
 
 
 @contextmanager
-def _layers_counted(lm: LanguageModel) -> Iterator[None]:
+def _layers_counted(model: Any) -> Iterator[None]:
     """Progress by layer where weights stay packed: each pass unpacks them all, which may take minutes."""
     from cutaway.layers.packed import PackedLinear
 
-    blocks: list[Any] = list(getattr(lm.model, "blocks", ()))
+    blocks: list[Any] = list(model.blocks)
     if not any(isinstance(module, PackedLinear) for block in blocks for module in block.modules()):
         yield
         return

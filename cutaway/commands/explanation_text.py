@@ -19,7 +19,8 @@ from rich.text import Text
 from cutaway.errors import escaped
 
 if TYPE_CHECKING:
-    from cutaway.inspect.explanation import Explanation, Head, Next, RotatedPair, Score
+    from cutaway.inspect.attention_score import RotatedPair, Score
+    from cutaway.inspect.explanation import Explanation, Head, Next
     from cutaway.inspect.tokens import Merges, Token
     from cutaway.lm import LanguageModel
 
@@ -64,6 +65,9 @@ def show(explanation: Explanation, model: str, console: Console, after_tokens: b
     steps += [_change] * (explanation.change is not None) + [_patch] * (explanation.patch is not None)
     if not after_tokens:
         console.print(_title(explanation, model), width=min(console.width, WIDTH))
+    else:
+        console.print()
+    console.print(Text(_engine(explanation), QUIET), width=min(console.width, WIDTH))
     for number, step in enumerate(steps, 1):
         if number > 1 or not after_tokens:
             print_step(number, step(explanation, min(console.width, WIDTH)), console)
@@ -144,6 +148,11 @@ def _title(explanation: Explanation, model: str) -> Text:
     best = explanation.next[0]
     shape = f"{explanation.layers} layers, {explanation.heads} heads, width {explanation.width}"
     return heading(_shown(explanation.text), best, f"\n{model}: {shape}")
+
+
+def _engine(explanation: Explanation) -> str:
+    name = {"runtime": "the runtime", "definition": "PyTorch"}[explanation.engine]
+    return f"Computed by {name}, because {explanation.engine_reason}."
 
 
 def heading(text: str, best: Next, about: str) -> Text:

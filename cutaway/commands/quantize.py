@@ -123,12 +123,13 @@ def quantize(
 
 
 def _sums(path: Path, text: str, progress: Progress) -> dict[str, tuple[np.ndarray, int]]:
-    from cutaway.inspect.importance import sums
+    from cutaway.inspect.importance import runs, sums
 
-    lm = cutaway.load(path, engine="definition")
+    lm = cutaway.load(path)
     if lm.is_encoder:
         raise UserError(f"{path}: is an encoder, and only decoders are calibrated: leave --calibration out")
-    return sums(lm.model, lm.ids(text), progress)
+    engine, ids = lm.subject.engine, lm.ids(text)
+    return sums(engine if runs(engine) else lm.model, ids, progress)
 
 
 def to_measure(lm: Any, text: Path | None, texts: Mapping[Path, str]) -> tuple[Any, int, list[int] | None]:

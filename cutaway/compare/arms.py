@@ -27,6 +27,7 @@ from cutaway.data.packing import Batch, number, stacked
 from cutaway.errors import UserError
 from cutaway.inspect.head_scores import induction_scores, previous_token_scores
 from cutaway.inspect.inputs import has_pattern
+from cutaway.inspect.trace import Subject
 from cutaway.layers.config import MLP
 from cutaway.model.config import Block, Decoder, EncoderDecoder, from_dict, kind_of, to_dict
 from cutaway.model.decoder import Decoder as Model
@@ -205,9 +206,25 @@ def _heads(training: Training) -> dict[str, float]:
     model = training.model
     if not isinstance(model, Model) or not all(has_pattern(block.attention) for block in model.config.blocks):
         return {}
-    asked = {"length": min(24, training.run.width // 2), "vocabulary": model.config.vocab}
+    subject, length = Subject.of(model, _Ids(model.config.vocab)), min(24, training.run.width // 2)
     scores = {"induction": induction_scores, "previous_token": previous_token_scores}
-    return {name: float(torch.cat(of(model, **asked)).max()) for name, of in scores.items()}
+    return {name: float(np.concatenate(of(subject, length)).max()) for name, of in scores.items()}
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """The vocabulary of a task, whose ids have no text."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def token_bytes(self, id: int) -> bytes:
+        return str(id).encode()
+
+    def is_special(self, id: int) -> bool:
+        return False
 
 
 def resolved(run: ArmRun, folder: Path, note: pretrain.Note) -> ArmRun:

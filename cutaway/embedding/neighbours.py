@@ -7,14 +7,17 @@ Every row is compared, in blocks, so that the answer is exact and memory small. 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.shapes import Float, Int
 
-ROWS = 1 << 14  # rows of the table that are compared at once
+if TYPE_CHECKING:
+    from cutaway.shapes import Float, Int
+
+ROWS = 1 << 14  # rows of the table that are compared at once,
+NUMBERS = 8 << 20  # and their numbers: 32 MB
 MANY = 1_000_000  # rows from which an index is worth building
 
 
@@ -50,8 +53,11 @@ def search(
     wanted = unit(queries)
     most = max(0, min(count, len(table) - (exclude.shape[1])))
     ids, best = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
-    for first in range(0, len(table), ROWS):
-        cosines = wanted @ unit(table[first : first + ROWS]).T
+    at_once = max(1, min(ROWS, NUMBERS // queries.shape[1]))
+    for first in range(0, len(table), at_once):
+        rows = np.asarray(table[first : first + at_once], np.float32)
+        lengths = np.sqrt(np.einsum("rd,rd->r", rows, rows))
+        cosines = wanted @ rows.T / np.where(lengths == 0, 1, lengths)
         query, at = np.nonzero((exclude >= first) & (exclude < first + cosines.shape[1]))
         cosines[query, exclude[query, at] - first] = -np.inf
         found, values = _best(cosines, most)

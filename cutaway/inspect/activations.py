@@ -27,6 +27,7 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
+from cutaway.inspect.names import aliases
 from cutaway.quantization import formats
 from cutaway.runtime import values
 from cutaway.store import files
@@ -250,8 +251,6 @@ def _own_names(config: Any, names: Sequence[str]) -> list[str]:
     """Names that are TransformerLens's as the runtime's, where it has them; others as they are."""
     if not any("hook_" in name for name in names):
         return list(names)
-    from cutaway.inspect.names import aliases  # imports torch
-
     theirs = aliases(values.every(config), len(config.blocks))
     return [one for name in names for one in [theirs[n] for n in matching(theirs, name)] or [name]]
 
@@ -285,9 +284,7 @@ def _read(
         progress(sum(map(len, texts[: len(traces)])))
     kept = [name for name in traces[0] if name != "logits" or "logits" in names]
     return {
-        name: np.concatenate(
-            [_by_token(name, trace[name].float().cpu().numpy(), len(trace.ids)) for trace in traces]
-        )
+        name: np.concatenate([_by_token(name, trace[name], len(trace.ids)) for trace in traces])
         for name in kept
     }
 

@@ -20,19 +20,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, tokens
 from cutaway.inspect.activations import sinks
+from cutaway.inspect.arrays import largest
 from cutaway.inspect.attribution import head_outputs, unembedded
 from cutaway.inspect.inputs import output_heads
+from cutaway.inspect.instrumented import Instrumented
 from cutaway.inspect.lens import divergences
 from cutaway.inspect.trace import Trace
 from cutaway.model.config import Decoder as Config
-from cutaway.model.decoder import Decoder
-from cutaway.shapes import Float
 from cutaway.weights.changes import Change, LowRank
 
 WRITES = re.compile(r"blocks\.(\d+)\.(attention\.out|mlp\.(.*\.)?down)\.weight")  # into the residual stream
@@ -108,23 +106,18 @@ def check(base: Config, tuned: Config, vocabularies: tuple[Any, Any]) -> None:
         )
 
 
-@torch.no_grad()
 def against(base: Trace, tuned: Trace, changes: Mapping[str, Change] | None = None, top: int = 10) -> Against:
     """What parts two models on one text, by traces that kept ``explanation.names``.
 
     ``changes`` is the adapter that makes the one the other; without it the weights are subtracted.
     """
     residuals = base.residuals(), tuned.residuals()
-    kl = divergences((base.model, tuned.model), residuals, base.vocabulary)
+    kl = divergences((base.instrumented, tuned.instrumented), residuals, base.vocabulary)
     heads, mlps, kept = [], [], _usual(base)
-    for i, blocks in enumerate(zip(base.model.blocks, tuned.model.blocks, strict=True)):
-        one, other = (
-            head_outputs(block, trace, i)[:, kept] for block, trace in zip(blocks, (base, tuned), strict=True)
-        )
+    for i in range(base.layers):
+        one, other = (head_outputs(trace.instrumented, trace, i)[:, kept] for trace in (base, tuned))
         heads += [_moved(i, h, *pair) for h, pair in enumerate(zip(one, other, strict=True))]
-        added = (
-            (trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"]).float()[kept] for trace in (base, tuned)
-        )
+        added = ((trace[f"blocks.{i}.out"] - trace[f"blocks.{i}.middle"])[kept] for trace in (base, tuned))
         mlps.append(_moved(i, None, *added))
     return Against(
         text=tokens.text(base.tokenizer, base.ids),
@@ -134,27 +127,26 @@ def against(base: Trace, tuned: Trace, changes: Mapping[str, Change] | None = No
         next=explanation.change(base, tuned, (), top).next,
         heads=_sorted(heads),
         mlps=_sorted(mlps),
-        written=_sorted(written(base, tuned.model, changes)),
+        written=_sorted(written(base, tuned.instrumented, changes)),
     )
 
 
-def written(base: Trace, tuned: Decoder, changes: Mapping[str, Change] | None = None) -> list[Written]:
+def written(base: Trace, tuned: Instrumented, changes: Mapping[str, Change] | None = None) -> list[Written]:
     """The changes of the matrices that write into the residual stream, without those that did not change."""
-    weights, now = (dict(model.named_parameters()) for model in (base.model, tuned))
     found = []
-    for name in filter(WRITES.fullmatch, weights):
+    for name in filter(WRITES.fullmatch, base.config.weights()):
         if changes is not None and name not in changes:
             continue
-        change = None if changes is None else changes[name]
+        change, weight = None if changes is None else changes[name], base.instrumented.weight(name)
         if isinstance(change, LowRank) and change.magnitude is None:
             directions, sizes = low_rank_svd(change.scale * change.b, change.a)
         else:
-            directions, sizes = left_svd((now[name] - weights[name]).double().cpu().numpy())
+            directions, sizes = left_svd((tuned.weight(name) - weight).astype(np.float64))
         total = float(np.square(sizes).sum())
         if not total:
             continue
         kept = slice(min(DIRECTIONS, len(sizes)))
-        size = float(weights[name].double().norm())
+        size = float(np.linalg.norm(weight.astype(np.float64)))
         found.append(
             Written(name, total**0.5 / size, _read(base, name, directions[:, kept], sizes[kept], total))
         )
@@ -179,32 +171,30 @@ def _read(
 ) -> tuple[Direction, ...]:
     """The directions with the tokens whose logits each raises most, and those that its opposite raises."""
     found: Any = WRITES.fullmatch(name)
-    block: Any = base.model.blocks[int(found[1])]
-    norm = block.attention_post_norm if found[2] == "attention.out" else block.mlp_post_norm
-    table: Any = base.model.embedding.weight
-    columns = torch.from_numpy(directions.copy()).to(table.device, torch.float32)
-    if not isinstance(norm, nn.Identity) and norm.weight is not None:
-        columns = columns * norm.weight.float()[:, None]
-    logits = unembedded(base.model, columns, base.vocabulary)
-    best = (logits.topk(min(PROMOTED, len(logits)), 0, largest).indices for largest in (True, False))
-    ends = [ids.T.tolist() for ids in best]
+    block, engine = base.config.blocks[int(found[1])], base.instrumented
+    norm = "attention_post_norm" if found[2] == "attention.out" else "mlp_post_norm"
+    rows = np.float32(directions.T)
+    if norm in block.norms and block.norm.weight:
+        rows = rows * engine.weight(f"blocks.{found[1]}.{norm}.weight")
+    logits = unembedded(engine, rows, base.vocabulary)
+    ends = [largest(sign * logits, PROMOTED).tolist() for sign in (1, -1)]
     return tuple(
         Direction(float(size), float(size) ** 2 / total, *(tuple(map(base.token, ids)) for ids in both))
         for size, *both in zip(sizes, *ends, strict=True)
     )
 
 
-def _usual(trace: Trace) -> Tensor:
+def _usual(trace: Trace) -> np.ndarray:
     """The numbers of the tokens that are attention sinks in no layer; all tokens where there is no other."""
     at = np.arange(len(trace.ids))
-    norms = (value.float().norm(dim=-1).cpu().numpy() for value in trace.residuals().values())
+    norms = (np.linalg.norm(value, axis=-1) for value in trace.residuals().values())
     usual = ~np.any([sinks(each, at) for each in norms], axis=0)
-    return torch.from_numpy(at[usual] if usual.any() else at)
+    return at[usual] if usual.any() else at
 
 
-def _moved(layer: int, head: int | None, one: Float[Tensor, "t d"], other: Float[Tensor, "t d"]) -> Moved:
-    size = float(one.norm())
-    moved = float((other - one).norm())
+def _moved(layer: int, head: int | None, one: np.ndarray, other: np.ndarray) -> Moved:
+    """How far the output [t d] of a part moved."""
+    size, moved = float(np.linalg.norm(one)), float(np.linalg.norm(other - one))
     return Moved(layer, head, size, moved / size if size else 0.0)
 
 

@@ -13,21 +13,21 @@ which tokens are no longer apart: its part is exact, and is not split. This is t
 patching and ablation find what later layers make of a part.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from cutaway.attention.modules.differential import DifferentialAttention
 from cutaway.errors import UserError
-from cutaway.inspect.inputs import device, has_gate, has_pattern
-from cutaway.layers.norm import LayerNorm, RMSNorm
-from cutaway.layers.packed import PackedEmbedding, PackedLinear, rows_of, scores
-from cutaway.model.decoder import Decoder
-from cutaway.shapes import Float
+from cutaway.inspect.inputs import has_gate, has_pattern, source_layer
+from cutaway.inspect.instrumented import Instrumented, head_table
+from cutaway.layers.config import Norm
+from cutaway.model.config import Decoder, kind_of
+
+LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Attribution:
     """The parts of a logit, in logits; they sum to ``logit``.
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
-    those of attention and of the final norm, ``rest`` what edits add to the residual stream (else rounding,
-    below 1e-3). ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer. What
-    is added to the residual stream adds its product with ``direction`` to the logit.
+    those of attention and of the final norm, ``rest`` what edits add to the residual stream and what rounding
+    leaves over (below 1e-3 in float32, more where the runtime multiplies by vectors of eight bits).
+    ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer. What is added to
+    the residual stream adds its product with ``direction`` to the logit.
     """
 
     token: int
@@ -45,17 +46,17 @@ class Attribution:
     position: int
     logit: float
     embed: float
-    heads: tuple[Float[Tensor, " h"], ...]
-    sources: tuple[Float[Tensor, "h s"] | None, ...]
-    mlps: Float[Tensor, " i"]
+    heads: tuple[np.ndarray, ...]
+    sources: tuple[np.ndarray | None, ...]
+    mlps: np.ndarray
     biases: float
     rest: float
-    direction: Float[Tensor, " d"]
+    direction: np.ndarray
 
     @property
-    def attention(self) -> Float[Tensor, " i"]:
-        """The sum of the heads of each layer."""
-        return torch.stack([heads.sum() for heads in self.heads])
+    def attention(self) -> np.ndarray:
+        """The sum of the heads of each layer [i]."""
+        return np.array([heads.sum() for heads in self.heads])
 
     def strongest(self, count: int) -> list[tuple[int, int, float]]:
         """(layer, head, logits) of the heads with the largest parts, positive or negative."""
@@ -63,9 +64,12 @@ class Attribution:
         return sorted(flat, key=lambda one: -abs(one[2]))[:count]
 
 
-@torch.no_grad()
 def attribute(
-    model: Decoder, seen: Mapping[str, Tensor], token: int, position: int = -1, against: int | None = None
+    engine: Instrumented,
+    seen: Mapping[str, np.ndarray],
+    token: int,
+    position: int = -1,
+    against: int | None = None,
 ) -> Attribution:
     """The parts of ``token``'s logit at ``position``, or of its difference to that of ``against``.
 
@@ -73,158 +77,179 @@ def attribute(
     ``logits``, and what ``inputs.attention_names`` lists. A soft-cap counts as the factor that it applied.
     Raises UserError for a token the vocabulary does not have.
     """
-    _known(model, token)
-    if any(block.streams or block.laurel or block.shared for block in model.config.blocks):
-        raise UserError(
-            "attribution adds what attention and MLPs write to one residual stream; this model's blocks have "
-            "several streams, or more beside them"
-        )
-    logits = seen["logits"][0, position].double()
-    residual = seen[f"blocks.{len(model.blocks) - 1}.out"] if len(model.blocks) else seen["embed"]
-    row, logit = _row(model, token), logits[token]
+    config = engine.config
+    _check_sum(config)
+    _known(config, token)
+    logits = seen["logits"][position].astype(np.float64)
+    residual = seen[f"blocks.{len(config.blocks) - 1}.out"] if config.blocks else seen["embed"]
+    row, logit = _row(engine, token), logits[token]
     if against is not None:
-        _known(model, against)
-        if model.config.softcap is not None:
+        _known(config, against)
+        if config.softcap is not None:
             raise UserError("this model caps its logits, so a difference of two is no sum: leave out against")
-        row, logit = row - _row(model, against), logit - logits[against]
-    row, bias = _through(model.norm, residual[0, position], row)
-    cap = _cap_factor(model, logit)
-    row, biases = row * cap * model.config.logit_scale, bias * cap * model.config.logit_scale
+        row, logit = row - _row(engine, against), logit - logits[against]
+    row, bias = _through(engine, "norm", config.norm if config.last_norm else None, residual[position], row)
+    scale = _cap_factor(config, logit) * config.logit_scale
+    row, biases = row * scale, bias * scale
     heads, sources, mlps = [], [], []
-    before = seen["embed"][0, position].double()
-    embed = before @ row
-    for i in range(len(model.blocks)):
-        block: Any = model.blocks[i]
-        middle, after = (seen[f"blocks.{i}.{name}"][0, position].double() for name in ("middle", "out"))
-        out = seen[f"blocks.{i}.attention.out"][0, position]
-        inner, bias = _through(block.attention_post_norm, out, row * block.residual)
-        biases += bias + _bias(block.attention.out) @ inner
-        writes = block.attention.out.weight.to(inner).T @ inner
-        config = model.config.blocks[i].attention
-        own = has_gate(config) or not has_pattern(config)  # W_o's input is not z
-        given = seen[f"blocks.{i}.attention.{'out_input' if own else 'z'}"][0, :, position].double()
-        writes = writes.view_as(given)
-        heads.append((given * writes).sum(-1))
-        split = _by_source(block.attention, seen, i, position, writes) if has_pattern(config) else None
+    embed = float(seen["embed"][position].astype(np.float64) @ row)
+    for i in range(len(config.blocks)):
+        middle, after = (
+            seen[f"blocks.{i}.{name}"][position].astype(np.float64) for name in ("middle", "out")
+        )
+        parts, split, bias = _of_attention(engine, seen, i, position, row)
+        heads.append(parts)
         sources.append(split)
-        mlps.append((after - middle) @ row)
-    total = embed + biases + sum(part.sum() for part in (*heads, *mlps))
+        biases += bias
+        mlps.append(float((after - middle) @ row))
+    total = embed + biases + sum(float(part.sum()) for part in heads) + sum(mlps)
     return Attribution(
         token=token,
         against=against,
-        position=position % residual.shape[1],
+        position=position % len(residual),
         logit=float(logit),
-        embed=float(embed),
+        embed=embed,
         heads=tuple(heads),
         sources=tuple(sources),
-        mlps=torch.stack(mlps) if mlps else row.new_zeros(0),
+        mlps=np.array(mlps),
         biases=float(biases),
         rest=float(logit - total),
         direction=row,
     )
 
 
-@torch.no_grad()
-def head_outputs(block: Any, seen: Mapping[str, Tensor], layer: int) -> Float[Tensor, "h t d"]:
-    """What each head of a layer adds to the residual stream: its slice of W_o times its z.
+def _of_attention(
+    engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int, position: int, row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """The parts [h] of a layer's heads, each split over keys [h s], and its biases' part."""
+    block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
+    of: Any = block.attention
+    post = block.norm if "attention_post_norm" in block.norms else None
+    inner, bias = _through(
+        engine,
+        f"blocks.{layer}.attention_post_norm",
+        post,
+        seen[f"{name}.out"][position],
+        row * block.residual,
+    )
+    if f"{name}.out.bias" in engine.config.weights():
+        bias += float(engine.weight(f"{name}.out.bias").astype(np.float64) @ inner)
+    given = seen[out_input(of, layer)][:, position].astype(np.float64)
+    writes = (inner @ engine.weight(f"{name}.out.weight")).reshape(given.shape)
+    split = _by_source(engine, seen, layer, position, writes) if has_pattern(of) else None
+    return (given * writes).sum(-1), split, bias
 
-    ``seen`` are activations without their batch axis; a norm after attention has its size frozen.
+
+def out_input(of: Any, layer: int) -> str:
+    """The activation that a layer's output matrix reads: z, or what a gate makes of it."""
+    own = has_gate(of) or not has_pattern(of)
+    return f"blocks.{layer}.attention.{'out_input' if own else 'z'}"
+
+
+def head_outputs(engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int) -> np.ndarray:
+    """float32 [h t d]: what each head of a layer adds to the residual stream, its slice of W_o times its z.
+
+    A norm after attention has its size frozen.
     """
-    name = f"blocks.{layer}.attention"
-    given = f"{name}.out_input"
-    z = seen[given if given in seen else f"{name}.z"].float()
-    weight = block.attention.out.weight.float().unflatten(1, (z.shape[0], z.shape[2]))
-    heads, norm = torch.einsum("htv,dhv->htd", z, weight), block.attention_post_norm
-    if not isinstance(norm, nn.Identity):
-        whole = seen[f"{name}.out"].float()
-        if isinstance(norm, LayerNorm):
-            whole, heads = whole - whole.mean(-1, keepdim=True), heads - heads.mean(-1, keepdim=True)
-        heads = heads if norm.weight is None else heads * norm.weight.float()
-        heads = heads * torch.rsqrt(whole.square().mean(-1, keepdim=True) + norm.eps)
-    return heads * block.residual
+    block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
+    z = seen[out_input(block.attention, layer)]
+    weight = engine.weight(f"{name}.out.weight").reshape(-1, z.shape[0], z.shape[2])
+    heads = np.stack([own @ weight[:, h].T for h, own in enumerate(z)])
+    if "attention_post_norm" not in block.norms:
+        return heads * np.float32(block.residual)
+    whole, of = seen[f"{name}.out"], block.norm
+    if of.kind == "layer":
+        whole, heads = whole - whole.mean(-1, keepdims=True), heads - heads.mean(-1, keepdims=True)
+    if of.weight:
+        heads = heads * engine.weight(f"blocks.{layer}.attention_post_norm.weight")
+    return heads * _inverse_root(whole, of.eps).astype(np.float32) * np.float32(block.residual)
 
 
-@torch.no_grad()
-def unembedded(model: Decoder, directions: Float[Tensor, "d n"], vocabulary: int) -> Float[Tensor, "v n"]:
-    """What directions of the residual stream add to each logit, but for the final norm's size."""
-    norm: Any = model.norm
-    if isinstance(norm, LayerNorm):
-        directions = directions - directions.mean(0)
-    if norm.weight is not None:
-        directions = directions * norm.weight.float()[:, None]
-    table: Any = model.embedding if model.head is None else model.head
-    if isinstance(table, PackedEmbedding | PackedLinear):
-        return scores(table, directions.T)[:, :vocabulary].T
-    return table.weight[:vocabulary].float() @ directions
+def unembedded(engine: Instrumented, directions: np.ndarray, vocabulary: int) -> np.ndarray:
+    """float32 [n v]: what directions [n d] of the residual stream add to each logit, but for the final norm's
+    size.
+    """
+    return engine.head_product(normed_directions(engine, directions))[:, :vocabulary]
+
+
+def normed_directions(engine: Instrumented, directions: np.ndarray) -> np.ndarray:
+    """Directions [n d] of the residual stream as the head reads them, but for the final norm's size."""
+    of = engine.config.norm
+    if not engine.config.last_norm:
+        return directions
+    if of.kind == "layer":
+        directions = directions - directions.mean(-1, keepdims=True)
+    return directions * engine.weight("norm.weight") if of.weight else directions
 
 
 def _by_source(
-    attention: Any, seen: Mapping[str, Tensor], layer: int, position: int, writes: Float[Tensor, "h v"]
-) -> Float[Tensor, "h s"]:
-    """Each head's part by key: its attention weight, times the value's part of the logit."""
+    engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int, position: int, writes: np.ndarray
+) -> np.ndarray:
+    """Each head's part by key [h s]: its attention weight, times the value's part of the logit."""
+    of: Any = engine.config.blocks[layer].attention
     name = f"blocks.{layer}.attention"
-    pattern = seen[f"{name}.pattern"][0, :, position].double()
-    values = seen[f"{name}.v"][0].double()
-    if has_gate(attention.config):
-        writes = writes * seen[f"{name}.gate"][0, position].double().view(len(writes), -1)
-    if isinstance(attention, DifferentialAttention):
-        one, two = pattern.chunk(2)
-        pattern = one - seen[f"{name}.lambda"].double() * two
-        values = torch.cat(values.chunk(2), dim=-1)
-    values = values.repeat_interleave(len(pattern) // len(values), dim=0)
-    if isinstance(attention, DifferentialAttention):
-        read = torch.einsum("hs,hsv->hv", pattern, values)
-        size = torch.rsqrt(read.square().mean(-1, keepdim=True) + attention.eps)
-        writes = writes * (1 - attention.start) * size
-        for weight in attention.head_norm.parameters():
-            writes = writes * weight.double()
-    return pattern * torch.einsum("hsv,hv->hs", values, writes)
+    pattern = seen[f"{name}.pattern"][:, position].astype(np.float64)
+    values = seen[f"blocks.{source_layer(engine.config, layer)}.attention.v"].astype(np.float64)
+    if has_gate(of):
+        writes = writes * seen[f"{name}.gate"][position].astype(np.float64).reshape(len(writes), -1)
+    if kind_of(of) != "differential":
+        values = np.repeat(values, len(pattern) // len(values), axis=0)
+        return pattern * np.einsum("hsv,hv->hs", values, writes)
+    one, two = np.split(pattern, 2)
+    pattern = one - _lambda(engine, name, of.lambda_start) * two
+    values = np.concatenate(np.split(values, 2), axis=-1)
+    values = np.repeat(values, len(pattern) // len(values), axis=0)
+    read = np.einsum("hs,hsv->hv", pattern, values)
+    writes = writes * (1 - of.lambda_start) * _inverse_root(read, of.eps)
+    if of.norm_weight:
+        writes = writes * engine.weight(f"{name}.head_norm.weight")
+    return pattern * np.einsum("hsv,hv->hs", values, writes)
+
+
+def _lambda(engine: Instrumented, name: str, start: float) -> float:
+    """By how much differential attention multiplies the maps that it subtracts."""
+    a1, b1, a2, b2 = (engine.weight(f"{name}.{part}").astype(np.float64) for part in LAMBDAS)
+    return float(np.exp(a1 @ b1) - np.exp(a2 @ b2) + start)
 
 
 def _through(
-    norm: nn.Module, x: Float[Tensor, " d"], row: Float[Tensor, " d"]
-) -> tuple[Float[Tensor, " d"], Tensor]:
+    engine: Instrumented, path: str, of: Norm | None, x: np.ndarray, row: np.ndarray
+) -> tuple[np.ndarray, float]:
     """``row . norm(x)`` as (a row to take x with, a constant), the norm's size as it was for x."""
-    if isinstance(norm, nn.Identity):
-        return row, row.new_zeros(())
-    if not isinstance(norm, RMSNorm | LayerNorm):
-        raise UserError(f"attribution cannot freeze a {type(norm).__name__}: it knows RMSNorm and LayerNorm")
-    x = x.double()
-    bias = row.new_zeros(())
-    if isinstance(norm, LayerNorm):
+    if of is None:
+        return row, 0.0
+    x, bias = x.astype(np.float64), 0.0
+    if of.kind == "layer":
         x = x - x.mean()
-        bias = bias if norm.bias is None else norm.bias.double() @ row
-    row = (row if norm.weight is None else row * norm.weight.double()) * torch.rsqrt(
-        x.square().mean() + norm.eps
-    )
-    return (row - row.mean() if isinstance(norm, LayerNorm) else row), bias
+        bias = float(engine.weight(f"{path}.bias").astype(np.float64) @ row) if of.weight and of.bias else 0.0
+    row = (row * engine.weight(f"{path}.weight") if of.weight else row) * _inverse_root(x, of.eps)
+    return (row - row.mean() if of.kind == "layer" else row), bias
 
 
-def _row(model: Decoder, token: int) -> Float[Tensor, " d"]:
-    """The output head's row of a token, or of a tied model the embedding's."""
-    if model.head is None:
-        id = torch.tensor([[token]], device=device(model))
-        return model.embedding(id)[0, 0].double()
-    row = rows_of(model.head, model.config.vocab)[np.array([token])][0]
-    return torch.from_numpy(row).to(device(model)).double()
+def _inverse_root(x: np.ndarray, eps: float) -> np.ndarray:
+    """1 / sqrt(mean(x^2) + eps) over the last axis, which stays as one."""
+    return 1 / np.sqrt(np.square(x, dtype=np.float64).mean(-1, keepdims=True) + eps)
 
 
-def _bias(linear: Any) -> Float[Tensor, " d"]:
-    if linear.bias is not None:
-        return linear.bias.double()
-    if isinstance(linear, PackedLinear):
-        return torch.zeros(linear.packed.shape[0], dtype=torch.float64)
-    return linear.weight.new_zeros(len(linear.weight), dtype=torch.float64)
+def _row(engine: Instrumented, token: int) -> np.ndarray:
+    """float64 [d]: the output head's row of a token."""
+    return head_table(engine)[np.array([token])][0].astype(np.float64)
 
 
-def _cap_factor(model: Decoder, logit: Tensor) -> Tensor:
+def _cap_factor(config: Decoder, logit: float) -> float:
     """The soft-cap's factor at this logit: c tanh(x / c) over x."""
-    cap = model.config.softcap
-    if cap is None or logit == 0:
-        return torch.ones_like(logit)
-    return logit / (cap * torch.atanh(logit / cap))
+    cap = config.softcap
+    return 1.0 if cap is None or logit == 0 else float(logit / (cap * np.arctanh(logit / cap)))
 
 
-def _known(model: Decoder, token: int) -> None:
-    if not 0 <= token < model.config.vocab:
-        raise UserError(f"token {token} is not in this model's vocabulary of {model.config.vocab:,}")
+def _check_sum(config: Decoder) -> None:
+    if any(block.streams or block.laurel or block.shared for block in config.blocks):
+        raise UserError(
+            "attribution adds what attention and MLPs write to one residual stream; this model's blocks have "
+            "several streams, or more beside them"
+        )
+
+
+def _known(config: Decoder, token: int) -> None:
+    if not 0 <= token < config.vocab:
+        raise UserError(f"token {token} is not in this model's vocabulary of {config.vocab:,}")

@@ -9,26 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cutaway.attention.common.visibility import Positions, mask
 from cutaway.embedding.neighbours import nearest
 from cutaway.errors import OperationalError
 from cutaway.inspect import tokens
+from cutaway.inspect.arrays import softmax
+from cutaway.inspect.attention_score import RotatedPair, Score, queries_keys_values, rotated_pair, score
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.causal import patching
-from cutaway.inspect.inputs import attention_names, output_heads
+from cutaway.inspect.inputs import attribution_names, output_heads
 from cutaway.inspect.lens import lens
 from cutaway.inspect.tokens import Merges, Token
 from cutaway.inspect.trace import Trace
-from cutaway.layers.packed import rows_of
-from cutaway.model.decoder import Decoder
-from cutaway.position import rope
-from cutaway.shapes import Bool, Float
+from cutaway.model.config import Decoder
 
 NEIGHBOURS = 5
 
@@ -60,63 +54,6 @@ class Embeddings:
     scale: float
     learned_positions: bool
     tokens: tuple[Embedding, ...]
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """One pair of dimensions before and after RoPE rotates it by ``angle`` radians."""
-
-    position: int
-    angle: float
-    before: tuple[float, float]
-    after: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class RotatedPair:
-    """The pair whose rotation changes the score most: its two dimensions, its frequency, both rotations."""
-
-    dimensions: tuple[int, int]
-    radians_per_token: float
-    query: Rotation
-    key: Rotation
-
-
-@dataclass(frozen=True)
-class AttentionWeight:
-    """One key's part in the softmax: ``exp`` = exp(score - highest), ``weight`` = exp / sum of all exp."""
-
-    position: int
-    score: float
-    visible: bool
-    exp: float
-    weight: float
-
-
-@dataclass(frozen=True)
-class Sink:
-    """A learned score without a value: it takes part in the softmax and adds nothing to the output."""
-
-    score: float
-    exp: float
-    weight: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """One attention score: dot · scale, soft-capped if there is a cap, plus ``bias`` for the distance."""
-
-    query_position: int
-    key_position: int
-    query: tuple[float, ...]
-    key: tuple[float, ...]
-    dot: float
-    scale: float
-    softcap: float | None
-    bias: float | None
-    score: float
-    weights: tuple[AttentionWeight, ...]
-    sink: Sink | None
 
 
 @dataclass(frozen=True)
@@ -233,8 +170,8 @@ class Explanation:
     """A text's way from bytes to the next token.
 
     ``norms`` [t stage] are the norms of each token's residual stream at the ``stages``. ``recurrent_layers``
-    have no attention weights, and ``attention`` is None if all layers are recurrent. ``change`` and ``patch``
-    are there when they were asked for.
+    have no attention weights, and ``attention`` is None if all layers are recurrent. ``engine`` computed the
+    numbers, because of ``engine_reason``. ``change`` and ``patch`` are there when they were asked for.
     """
 
     layers: int
@@ -252,13 +189,15 @@ class Explanation:
     stages: tuple[str, ...]
     norms: tuple[tuple[float, ...], ...]
     next: tuple[Next, ...]
+    engine: str
+    engine_reason: str
     change: Change | None = None
     patch: Patch | None = None
 
 
-def names(model: Decoder) -> list[str]:
+def names(config: Decoder) -> list[str]:
     """The values that a trace must keep for its explanation."""
-    return ["embed", *attention_names(model), "blocks.*.middle", "blocks.*.out", "logits"]
+    return [*attribution_names(config)]
 
 
 def explain(trace: Trace, top: int = 10) -> Explanation:
@@ -268,7 +207,7 @@ def explain(trace: Trace, top: int = 10) -> Explanation:
     """
     trace.check_finite()
     attribution = trace.attribution()
-    config = trace.model.config
+    config = trace.config
     norms = trace.residual_norms()
     chosen = chosen_reading(attribution)
     return Explanation(
@@ -285,8 +224,10 @@ def explain(trace: Trace, top: int = 10) -> Explanation:
         attribution=_logit_attribution(trace, attribution),
         lens=_lens(trace),
         stages=tuple(norms),
-        norms=tuple(map(tuple, torch.stack(list(norms.values())).T.tolist())),
+        norms=tuple(map(tuple, np.stack(list(norms.values())).T.tolist())),
         next=next_tokens(trace, top),
+        engine=trace.engine.name,
+        engine_reason=trace.engine.reason,
     )
 
 
@@ -301,16 +242,18 @@ def change(before: Trace, after: Trace, what: Sequence[str], top: int = 10) -> C
     """The next token's probabilities in two traces: the likeliest of both, sorted by the second."""
     after.check_finite()
     likely = {guess.id for trace in (before, after) for guess in trace.top(top)}
-    was, now = (trace.logits[-1].float().softmax(-1) for trace in (before, after))
+    was, now = (softmax(trace.logits[-1]) for trace in (before, after))
     rows = (Changed(id, before.token(id), float(was[id]), float(now[id])) for id in likely)
     return Change(tuple(what), tuple(sorted(rows, key=lambda row: -row.after)))
 
 
 def patch(trace: Trace, other: Sequence[int]) -> Patch:
     """Where in the model another text's answer parts from this one's."""
+    from cutaway.inspect.causal import patching
+
     found = patching(trace.subject, trace.ids, other)
     here, there = found.facts["answers"]
-    rows = zip(found.facts["positions"], found.values.tolist(), strict=True)
+    rows = zip(found.facts["positions"], found.values.T.tolist(), strict=True)
     return Patch(
         other=tokens.text(trace.tokenizer, other),
         here=trace.token(here),
@@ -336,8 +279,7 @@ def chosen_reading(attribution: Attribution) -> tuple[int, int, int] | None:
 
 
 def _embeddings(trace: Trace) -> Embeddings:
-    model = trace.model
-    table = rows_of(model.embedding, trace.vocabulary)
+    table = trace.instrumented.table("embedding.weight", trace.vocabulary)
     if isinstance(table, np.ndarray) and not np.isfinite(table).all():  # packed, loading looked
         raise OperationalError("the embedding table holds NaN or infinity: the model's weights are damaged")
     unique = np.array(sorted(set(trace.ids)))
@@ -348,18 +290,18 @@ def _embeddings(trace: Trace) -> Embeddings:
         for id, norm, *near in zip(unique.tolist(), norms, ids.tolist(), cosines.tolist(), strict=True)
     }
     return Embeddings(
-        table=table.shape,
-        residual=(len(trace.ids), model.config.width),
-        scale=model.config.embedding_scale,
-        learned_positions=model.position is not None,
+        table=(table.shape[0], table.shape[1]),
+        residual=(len(trace.ids), trace.config.width),
+        scale=trace.config.embedding_scale,
+        learned_positions=trace.config.position is not None,
         tokens=tuple(Embedding(i, *rows[id]) for i, id in enumerate(trace.ids)),
     )
 
 
 def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, source: int) -> Attention:
-    config, sources = trace.model.config.blocks[layer].attention, attribution.sources[layer]
+    config, sources = trace.config.blocks[layer].attention, attribution.sources[layer]
     assert sources is not None
-    q, k, v = (trace[f"blocks.{layer}.attention.{name}"] for name in "qkv")
+    q, k, v = queries_keys_values(trace, layer)
     kv_head = head // (len(q) // len(k))
     return Attention(
         layer=layer,
@@ -367,117 +309,11 @@ def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, so
         kv_head=kv_head,
         contribution=float(attribution.heads[layer][head]),
         source_contribution=float(sources[head, source]),
-        shapes={"q": tuple(q.shape), "k": tuple(k.shape), "v": tuple(v.shape)},
-        rope=None if config.position is None else _pair(config, q[head], k[kv_head], source),
+        shapes={"q": q.shape, "k": k.shape, "v": v.shape},
+        rope=None if config.position is None else rotated_pair(config, q[head], k[kv_head], source),
         maps=config.heads // output_heads(config),
-        score=_score(trace, layer, head, q[head], k[kv_head], source),
+        score=score(trace, layer, head, q[head], k[kv_head], source),
     )
-
-
-@torch.no_grad()
-def _score(trace: Trace, layer: int, head: int, q: Tensor, k: Tensor, source: int) -> Score:
-    """A score in float64 from the query and key of the trace, and the softmax of its row."""
-    block: Any = trace.model.blocks[layer]
-    module = block.attention
-    query, keys = q[-1].double(), k.double()
-    cap = getattr(module.config, "softcap", None)
-    scores = keys @ query * module.scale
-    scores = scores if cap is None else cap * torch.tanh(scores / cap)
-    bias = distance_bias(module, len(trace.ids))
-    if bias is not None:
-        scores = scores + bias[head].flip(0).to(scores)
-    visible = visible_keys(trace, layer)[-1].to(scores.device)
-    sinks = getattr(module, "sinks", None)
-    sink = None if sinks is None else sinks[head].double()
-    highest = scores[visible].max() if sink is None else torch.maximum(scores[visible].max(), sink)
-    exps = torch.where(visible, (scores - highest).exp(), 0.0)
-    sink_exp = 0.0 if sink is None else float((sink - highest).exp())
-    total = exps.sum() + sink_exp
-    columns = (column.tolist() for column in (scores, visible, exps, exps / total))
-    return Score(
-        query_position=len(trace.ids) - 1,
-        key_position=source,
-        query=tuple(query.tolist()),
-        key=tuple(keys[source].tolist()),
-        dot=float(keys[source] @ query),
-        scale=module.scale,
-        softcap=cap,
-        bias=None if bias is None else float(bias[head, len(trace.ids) - 1 - source]),
-        score=float(scores[source]),
-        weights=tuple(AttentionWeight(i, *one) for i, one in enumerate(zip(*columns, strict=True))),
-        sink=None if sink is None else Sink(float(sink), sink_exp, sink_exp / float(total)),
-    )
-
-
-@torch.no_grad()
-def distance_bias(attention: Any, length: int) -> Float[Tensor, "h t"] | None:
-    """What a layer adds to a score by head and by the distance of the key; None if nothing."""
-    relative = getattr(attention, "relative", None)
-    if relative is None:
-        return None
-    here = next(attention.parameters()).device
-    last = torch.full((1, 1), length - 1, device=here)
-    back = torch.arange(length - 1, -1, -1, device=here)[None]
-    return relative(last, back)[0, :, 0].double()
-
-
-def visible_keys(trace: Trace, layer: int) -> Bool[Tensor, "t s"]:
-    """Whether token t attends to token s in a layer: its mask, and what an indexer chose."""
-    name = f"blocks.{layer}.attention.chosen"
-    if name in trace:
-        return trace[name]
-    every = Positions(torch.arange(len(trace.ids))[None])
-    return mask(trace.model.config.blocks[layer].attention.visibility, every, every)[0]
-
-
-def first_rotated(config: Any) -> int:
-    """Where in a head the rotated dimensions begin: latent attention rotates its last ones."""
-    return getattr(config, "key_size", 0) if hasattr(config, "rope_dim") else 0
-
-
-def magnitude(config: Any) -> float:
-    """What rotation multiplies queries and keys by; a norm after it undoes that."""
-    return 1.0 if getattr(config, "qk_norm_after", False) else config.position.magnitude
-
-
-def _pair(config: Any, q: Tensor, k: Tensor, source: int) -> RotatedPair:
-    """The pair whose rotation changes q · k most. What it was before is found by rotating it back."""
-    position: rope.Config = config.position
-    frequencies = torch.from_numpy(position.frequencies(len(q)))
-    last = len(q) - 1
-    at = _dimensions(position, first_rotated(config))
-    query, key = _pairs(q[last], at), _pairs(k[source], at)
-    query_before, key_before = (
-        query * torch.exp(-1j * last * frequencies) / magnitude(config),
-        key * torch.exp(-1j * source * frequencies) / magnitude(config),
-    )
-    change = (query * key.conj()).real - (query_before * key_before.conj()).real
-    pair = int(change.abs().argmax())
-    frequency = float(frequencies[pair])
-    return RotatedPair(
-        dimensions=(int(at[0][pair]), int(at[1][pair])),
-        radians_per_token=frequency,
-        query=_rotation(last, frequency, query_before[pair], query[pair]),
-        key=_rotation(source, frequency, key_before[pair], key[pair]),
-    )
-
-
-def _dimensions(position: rope.Config, first: int) -> tuple[Tensor, Tensor]:
-    """The two dimensions of each pair: (2i, 2i + 1) where they are interleaved, else (i, i + half)."""
-    half = position.size // 2
-    i = torch.arange(half) + first
-    return (i * 2 - first, i * 2 - first + 1) if position.interleaved else (i, i + half)
-
-
-def _pairs(vector: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
-    """The pairs as complex numbers, so that a rotation is a product."""
-    vector = vector.double().cpu()
-    return torch.complex(vector[at[0]], vector[at[1]])
-
-
-def _rotation(position: int, frequency: float, before: Tensor, after: Tensor) -> Rotation:
-    pairs = ((float(pair.real), float(pair.imag)) for pair in (before, after))
-    return Rotation(position, position * frequency, *pairs)
 
 
 def _logit_attribution(trace: Trace, attribution: Attribution) -> LogitAttribution:
@@ -486,8 +322,9 @@ def _logit_attribution(trace: Trace, attribution: Attribution) -> LogitAttributi
         if attribution.sources[layer] is None:
             heads.append(Head(layer, head, part, None, None))
             continue
-        weight, position = trace.attention(layer)[head, attribution.position].max(-1)
-        heads.append(Head(layer, head, part, int(position), float(weight)))
+        weights = trace.attention(layer)[head, attribution.position]
+        position = int(weights.argmax())
+        heads.append(Head(layer, head, part, position, float(weights[position])))
     layers = zip(attribution.attention.tolist(), attribution.mlps.tolist(), strict=True)
     return LogitAttribution(
         id=attribution.token,
@@ -503,7 +340,7 @@ def _logit_attribution(trace: Trace, attribution: Attribution) -> LogitAttributi
 
 def _lens(trace: Trace) -> tuple[LensRow, ...]:
     last = {name: residual[-1:] for name, residual in trace.residuals().items()}
-    rows = lens(trace.model, last, trace.vocabulary)
+    rows = lens(trace.instrumented, last, trace.vocabulary)
     columns = (part[:, 0].tolist() for part in (rows.ids, rows.probabilities, rows.final))
     return tuple(
         LensRow(name, id, trace.token(id), probability, final)

@@ -19,21 +19,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cutaway.errors import UserError
+from cutaway.inspect import edits
+from cutaway.inspect import names as naming
 from cutaway.inspect.attribution import head_outputs
-from cutaway.inspect.causal import Answers, Over, activation, pair
+from cutaway.inspect.causal import HEADED, Over, activation
 from cutaway.inspect.inputs import attention_names
+from cutaway.inspect.instrumented import Values
+from cutaway.inspect.pairs import Answers, pair
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import Metric, Trace, subject_of
+from cutaway.inspect.trace import Metric, Subject, Trace, subject_of
 from cutaway.store import files
 from cutaway.store.files import Progress, silent
 
+Sender = tuple[str, float, np.ndarray]
 STEPS = 32  # of the path that gradients are averaged over
 MISSED = 0.1  # of the metric's difference, that parts may miss without a warning
 NEAREST = 24.0  # e-foldings towards zero: norms turn a little away from it into a jump
+
+
+def gradients(
+    subject: Subject, ids: Sequence[int], metric: Metric, names: Sequence[str], edit: edits.Given = ()
+) -> Trace:
+    """The gradient of a metric of the logits [t v], a tensor, by each activation, in its place.
+
+    Raises UserError for an activation that the metric does not depend on.
+    """
+    import torch
+
+    from cutaway.inspect.instrumented_pytorch import array
+
+    engine = subject.pytorch
+    every = engine.shapes()
+    kept = [own for name in naming.resolve(every, names) for own in naming.expanded(every, name)]
+    start = {"embed": lambda value: value.detach().requires_grad_()}
+    seen = engine.run([ids], list(dict.fromkeys((*kept, "logits"))), (subject.edit, start, edit), grad=True)
+    vocabulary = min(subject.config.vocab, len(subject.tokenizer))
+    with torch.enable_grad():
+        number = metric(seen["logits"][0, :, :vocabulary])
+        wanted = {name: seen[name] for name in kept if seen[name].requires_grad}
+        found = torch.autograd.grad(number, list(wanted.values()), allow_unused=True)
+    grads = {name: grad for name, grad in zip(wanted, found, strict=True) if grad is not None}
+    for name in kept:
+        if name not in grads:
+            raise UserError(f"the metric does not depend on {name!r}, so it has no gradient by it")
+    values = {name: array(grads[name])[0] for name in kept}
+    return Trace(subject, ids, values, engine)
 
 
 def attribution_patching(
@@ -45,22 +77,23 @@ def attribution_patching(
     answers: Answers | None = None,
     metric: Metric | None = None,
 ) -> Result:
-    """What `causal.patching` measures, to first order: [position layer], over "heads" [layer head]."""
+    """What `causal.patching` measures, to first order, with its axes, at every position."""
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
-    layers = range(len(subject.model.blocks))
+    layers = range(len(subject.config.blocks))
     names = [activation(subject, over, layer) for layer in layers]
-    ours, theirs = subject.trace([found.ids, found.other], [*names, "logits"])
-    grads = ours.grads(found.metric, names)
+    ours, theirs = _by_pytorch(subject, [found.ids, found.other], names)
+    grads = gradients(subject, found.ids, found.metric, names)
     span = found.there - found.here
-    products = [(theirs[n] - ours[n]).double() * grads[n].double() / span for n in names]
-    if over == "heads":
-        values = np.full((len(names), max(map(len, products))), np.nan)
-        for row, product in zip(values, products, strict=True):
-            row[: len(product)] = product.sum((1, 2)).cpu().numpy()
-        axes: dict[str, Sequence[Any]] = {"layer": layers, "head": range(values.shape[1])}
-    else:
-        values = torch.stack([product.sum(-1) for product in products], dim=1).cpu().numpy()
-        axes = {"position": [f"{p} {token}" for p, token in enumerate(ours.tokens)], "layer": layers}
+    products = [(theirs[n] - ours[n]).astype(np.float64) * grads[n] / span for n in names]
+    positions = {} if over == "heads" else {"position": [f"{p} {x}" for p, x in enumerate(grads.tokens)]}
+    heads = {"head": range(max(map(len, products)))} if over in HEADED else {}
+    axes: dict[str, Sequence[Any]] = {"layer": layers, **positions, **heads}
+    values = np.full([*map(len, axes.values())], np.nan)
+    for row, product in zip(values, products, strict=True):
+        if over in HEADED:  # [h t k]
+            row[..., : len(product)] = product.sum((1, 2)) if over == "heads" else product.sum(-1).T
+        else:
+            row[:] = product.sum(-1)
     return Result(values, axes, f"attribution patching over {over}", found.facts)
 
 
@@ -80,32 +113,36 @@ def integrated_gradients(
     equal length is the better start. The parts sum to the metric's difference of both ends up to
     ``error``; a warning says that they miss it by more than a tenth.
     """
+    import torch
+
     subject = subject_of(lm)
-    trace = subject.trace([subject.encode(text)], [name, "logits"])[0]
-    end = trace[name][None]
-    start = torch.zeros_like(end)
+    ids = subject.encode(text)
+    end = _by_pytorch(subject, [ids], [name])[0][name]
+    start = np.zeros_like(end)
     if baseline is not None:
-        ids = subject.encode(baseline)
-        if len(ids) != len(trace.ids):
+        theirs = subject.encode(baseline)
+        if len(theirs) != len(ids):
             raise UserError(
-                f"the baseline has {len(ids)} tokens, the text {len(trace.ids)}: they must be as many"
+                f"the baseline has {len(theirs)} tokens, the text {len(ids)}: they must be as many"
             )
-        start = subject.run([ids], [name])[name]
+        start = _by_pytorch(subject, [theirs], [name])[0][name]
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     places, weights = (nodes + 1) / 2, weights / 2
     if baseline is None:
         places = np.exp(-NEAREST * places)
         weights = weights * NEAREST * places
-    total = torch.zeros_like(end, dtype=torch.double)
+    total = np.zeros_like(end, np.float64)
     for step, (place, weight) in enumerate(zip(places, weights, strict=True), 1):
-        point = (start + float(place) * (end - start)).detach()
-        moved = subject.edited({name: lambda _, point=point: point.requires_grad_()})
-        total += float(weight) * Trace(moved, trace.ids, {}).grads(metric, [name])[name].double()[None]
+        point = torch.from_numpy(start + np.float32(place) * (end - start))[None]
+        given = {name: lambda value, point=point: point.to(value).requires_grad_()}
+        grads = gradients(subject, ids, metric, [name], given)
+        total += float(weight) * grads[name].astype(np.float64)
         progress("integrating", step, steps)
-    parts = ((end - start).double() * total).sum(-1)[0]
-    at_start = subject.trace([trace.ids], ["logits"], {name: lambda _: start})[0]
-    difference = float(metric(trace.logits)) - float(metric(at_start.logits))
-    axes = {"position": [f"{p} {token}" for p, token in enumerate(trace.tokens)]}
+    parts = ((end - start).astype(np.float64) * total).sum(-1)
+    difference = _metric(subject, ids, metric) - _metric(
+        subject, ids, metric, {name: lambda value: torch.from_numpy(start)[None].to(value)}
+    )
+    axes = {"position": [f"{p} {token}" for p, token in enumerate(grads.tokens)]}
     error = abs(difference - float(parts.sum()))
     if not error <= MISSED * abs(difference):
         better = "a baseline text of equal length" if baseline is None else "more steps"
@@ -115,7 +152,18 @@ def integrated_gradients(
             stacklevel=2,
         )
     facts = {"difference": difference, "error": error, "steps": steps}
-    return Result(parts.cpu().numpy(), axes, f"integrated gradients at {name}", facts)
+    return Result(parts, axes, f"integrated gradients at {name}", facts)
+
+
+def _by_pytorch(subject: Subject, texts: Sequence[Sequence[int]], names: Sequence[str]) -> list[Values]:
+    """Activations of the model that has the gradients."""
+    return subject.pytorch.values(texts, names, [subject.edit] * len(texts))
+
+
+def _metric(subject: Subject, ids: Sequence[int], metric: Metric, edit: edits.Given = ()) -> float:
+    """A metric of the logits, a tensor."""
+    logits = subject.pytorch.run([ids], ["logits"], (subject.edit, edit))["logits"]
+    return float(metric(logits[0, :, : min(subject.config.vocab, len(subject.tokenizer))]))
 
 
 @dataclass(frozen=True)
@@ -156,42 +204,46 @@ def circuit(
     effect is a fraction of the metric's difference between the texts (edge attribution patching, 2310.10348).
     Norms after attention count with their size frozen.
     """
+    import torch
+
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
-    model = subject.model
-    if any(block.parallel or block.post_norm for block in model.config.blocks):
+    config, model = subject.config, subject.pytorch.model
+    if any(block.parallel or block.post_norm for block in config.blocks):
         raise UserError(
             "edges are found in models whose blocks are attention, then an MLP, without norms after"
         )
-    span, blocks = found.there - found.here, range(len(model.blocks))
+    span, blocks = found.there - found.here, range(len(config.blocks))
     reads = {
         f"attention {i}": (f"blocks.{i - 1}.out" if i else "embed", f"blocks.{i}.attention_norm")
         for i in blocks
     }
     reads |= {f"mlp {i}": (f"blocks.{i}.middle", f"blocks.{i}.mlp_norm") for i in blocks}
     reads["logits"] = (f"blocks.{len(blocks) - 1}.out", "norm")
-    zs = [activation(subject, "heads", i) for i in blocks]
-    outs = [activation(subject, "mlp", i) for i in blocks]
-    inputs = [
-        name for name in attention_names(model) if name.endswith(".out_input")
-    ]  # of W_o, where it is not z
-    kept = ["embed", *zs, *inputs, *outs, *(name for at in reads.values() for name in at), "logits"]
-    ours, theirs = subject.trace([found.ids, found.other], list(dict.fromkeys(kept)))
-    grads = ours.grads(found.metric, [norm for _, norm in reads.values()])
-    senders: list[tuple[str, float, Tensor]] = [("embed", -1, theirs["embed"] - ours["embed"])]
-    for i in blocks:
-        heads = head_outputs(model.blocks[i], theirs, i) - head_outputs(model.blocks[i], ours, i)
-        senders += [(f"{i}.{h}", 2 * i, head) for h, head in enumerate(heads)]
-        scale = model.config.blocks[i].residual
-        senders.append((f"mlp {i}", 2 * i + 1, (theirs[outs[i]] - ours[outs[i]]) * scale))
+    kept = ["embed", *(activation(subject, over, i) for i in blocks for over in ("heads", "mlp"))]
+    kept += [name for name in attention_names(config) if name.endswith(".out_input")]  # W_o's, where not z
+    kept += [name for at in reads.values() for name in at]
+    ours, theirs = _by_pytorch(subject, [found.ids, found.other], list(dict.fromkeys(kept)))
+    grads = gradients(subject, found.ids, found.metric, [norm for _, norm in reads.values()])
+    senders = _senders(subject, ours, theirs)
     edges: list[tuple[str, str, float]] = []
     for receiver, (stream, norm) in reads.items():
         kind, _, layer = receiver.partition(" ")
         place = float("inf") if kind == "logits" else 2 * int(layer) + (kind == "mlp")
-        x = ours[stream].detach().requires_grad_()
+        x = torch.from_numpy(ours[stream]).to(next(model.parameters())).requires_grad_()
         with torch.enable_grad():
             normed = model.get_submodule(norm)(x)
-            (back,) = torch.autograd.grad(normed, x, grads[norm].to(normed))
-        edges += [
-            (s, receiver, float((d * back).double().sum()) / span) for s, at, d in senders if at < place
-        ]
+            (back,) = torch.autograd.grad(normed, x, torch.from_numpy(grads[norm]).to(normed))
+        backward = back.double().cpu().numpy()
+        edges += [(s, receiver, float((d * backward).sum()) / span) for s, at, d in senders if at < place]
     return Circuit(tuple(sorted(edges, key=lambda edge: -abs(edge[2]))), found.words)
+
+
+def _senders(subject: Subject, ours: Values, theirs: Values) -> list[Sender]:
+    """The parts that add to the residual stream, where each is, and by how much [t d] the texts differ."""
+    found: list[Sender] = [("embed", -1, theirs["embed"] - ours["embed"])]
+    for i, block in enumerate(subject.config.blocks):
+        there, here = (head_outputs(subject.pytorch, seen, i) for seen in (theirs, ours))
+        found += [(f"{i}.{h}", 2 * i, head) for h, head in enumerate(there - here)]
+        name = activation(subject, "mlp", i)
+        found.append((f"mlp {i}", 2 * i + 1, (theirs[name] - ours[name]) * np.float32(block.residual)))
+    return found

@@ -2,83 +2,111 @@
 
 For y = W x, rounding W to W + E adds E x to y, whose mean square over many x is, as far as different x_j are
 independent, sum over columns j of E_j^2 mean(x_j^2). So that is how errors are weighed when scales are chosen
-(quantization/search.py); the idea is llama.cpp's importance matrix. The definition reads the text in
-windows, and the inputs of every product with a weight are collected.
+(quantization/search.py); the idea is llama.cpp's importance matrix. The runtime reads the text in windows and
+writes out what each matrix reads, where it shows that of all matrices; elsewhere the PyTorch model does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from cutaway.errors import UserError
-from cutaway.model.decoder import Decoder
+from cutaway.inspect.inputs import has_gate
+from cutaway.inspect.instrumented import Instrumented
+from cutaway.layers.config import MLP
+from cutaway.model.config import Block, Decoder, kind_of
+from cutaway.runtime import head
 from cutaway.store.files import Progress, silent
 
 WINDOW = 512  # tokens read together; the next window begins anew
+SHOWN = 64 << 20  # bytes of what is written out in one call
+Summed = Callable[[np.ndarray], np.ndarray]  # of rows float64 [n columns]
+Sums = dict[str, tuple[np.ndarray, int]]  # by a weight's name: what was summed, over how many rows
 
 
-def importance(model: Decoder, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
+def importance(of: Any, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
     """By the name of each weight that multiplies: float32 [columns], the mean square of its inputs.
 
-    ``progress`` counts tokens. Raises UserError for a text without a token."""
-    found = sums(model, ids, progress)
+    ``of`` is an engine or a PyTorch model. ``progress`` counts tokens. Raises UserError for a text without a
+    token."""
+    found = sums(of, ids, progress)
     return {name: (total / rows).astype(np.float32) for name, (total, rows) in found.items()}
 
 
-def sums(
-    model: Decoder, ids: Sequence[int], progress: Progress = silent
-) -> dict[str, tuple[np.ndarray, int]]:
+def sums(of: Any, ids: Sequence[int], progress: Progress = silent) -> Sums:
     """By the name of each weight that multiplies: float64 [columns], the sum of its inputs' squares, and over
-    how many of them; ``progress`` and errors as in ``importance``."""
-    return _sums(model, ids, lambda rows: rows.square().sum(dim=0), "", progress)
+    how many of them; arguments and errors as in ``importance``."""
+    return _sums(of, ids, lambda rows: np.square(rows).sum(axis=0), "", progress)
 
 
-def moments(model: Decoder, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
+def moments(of: Any, ids: Sequence[int], progress: Progress = silent) -> dict[str, np.ndarray]:
     """By the name of each layer's query matrix: float64 [width width], the mean of x x' of its inputs x.
 
-    ``progress`` and errors as in ``importance``."""
-    found = _sums(model, ids, lambda rows: rows.T @ rows, "attention.query.weight", progress)
+    Arguments and errors as in ``importance``."""
+    found = _sums(of, ids, lambda rows: rows.T @ rows, "attention.query.weight", progress)
     return {name: total / rows for name, (total, rows) in found.items()}
 
 
-def _sums(
-    model: Decoder, ids: Sequence[int], of: Callable[[Tensor], Tensor], end: str, progress: Progress
-) -> dict[str, tuple[np.ndarray, int]]:
-    """What ``of`` sums over the inputs of each weight whose name has this end, and how many they are."""
+def runs(of: Any) -> bool:
+    """Whether an engine is the runtime and shows what every matrix of its model reads."""
+    return isinstance(of, Instrumented) and of.name == "runtime" and _read(of.config) is not None
+
+
+def _sums(of: Any, ids: Sequence[int], summed: Summed, end: str, progress: Progress) -> Sums:
+    """What ``summed`` makes of the inputs of each weight whose name has this end."""
     if not ids:
         raise UserError("The calibration text has no token: give a longer one")
-    inputs = _Inputs(model, of, end)
-    size = min(WINDOW, model.config.context)
-    device = next(iter(model.parameters())).device
-    with torch.inference_mode(), inputs:
-        for start in range(0, len(ids), size):
-            window = torch.tensor([list(ids[start : start + size])], device=device)
-            model(window, torch.arange(window.shape[1], device=device)[None])
-            progress("calibrating", min(start + size, len(ids)), len(ids))
-    return {name: (total.cpu().numpy(), inputs.rows[name]) for name, total in inputs.sums.items()}
+    if runs(of):
+        return _by_runtime(of, ids, summed, end, progress)
+    from cutaway.inspect.importance_pytorch import sums_of  # imports torch
+
+    return sums_of(getattr(of, "model", of), ids, summed, end, progress)
 
 
-class _Inputs(TorchFunctionMode):
-    """Sums what ``of`` makes of the rows that are multiplied by each of a model's weights."""
+def _by_runtime(of: Any, ids: Sequence[int], summed: Summed, end: str, progress: Progress) -> Sums:
+    """The sums from what the runtime writes out, a piece of a window at a time."""
+    reads = {weight: value for weight, value in (_read(of.config) or {}).items() if weight.endswith(end)}
+    names, last = list(dict.fromkeys(reads.values())), f"blocks.{len(of.config.blocks) - 1}.out"
+    width = sum(int(np.prod(of.shapes()[name])) for name in names)
+    piece = max(16, SHOWN // (4 * width))
+    window = min(WINDOW, of.config.context)
+    found: dict[str, Any] = dict.fromkeys(names, 0)
+    for start in range(0, len(ids), window):
+        text, state = list(ids[start : start + window]), of.engine.new_state()
+        state.announced = len(text)
+        for first in range(0, len(text), piece):
+            _, seen = of.engine.observe([text[first : first + piece]], [state], names)
+            for name, rows in seen.items():
+                if name == last:
+                    rows = head.final_norm(of.config.norm, of.tensors, rows) * of.config.logit_scale
+                found[name] += summed(rows.reshape(len(rows), -1).astype(np.float64))
+        progress("calibrating", min(start + window, len(ids)), len(ids))
+    return {weight: (found[name], len(ids)) for weight, name in reads.items()}
 
-    def __init__(self, model: nn.Module, of: Callable[[Tensor], Tensor], end: str) -> None:
-        super().__init__()
-        self.of = of
-        self.names = {id(weight): name for name, weight in model.named_parameters() if name.endswith(end)}
-        self.sums: dict[str, Tensor] = {}
-        self.rows: dict[str, int] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = self.names.get(id(args[1])) if func is functional.linear and len(args) > 1 else None
-        if name is not None and args[0].numel():  # an expert may have no token
-            rows = args[0].detach().reshape(-1, args[0].shape[-1]).double()
-            self.sums[name] = self.sums.get(name, 0) + self.of(rows)
-            self.rows[name] = self.rows.get(name, 0) + len(rows)
-        return func(*args, **(kwargs or {}))
+def _read(config: Decoder) -> Mapping[str, str] | None:
+    """By each matrix's name the value that it reads; None where one reads what the runtime does not show."""
+    if config.per_layer or config.table or not config.last_norm or not all(map(_plain, config.blocks)):
+        return None
+    table = "embedding.weight" if config.tied else "head.weight"
+    found = {table: f"blocks.{len(config.blocks) - 1}.out"}  # normed
+    for n, block in enumerate(config.blocks):
+        path = f"blocks.{n}"
+        own = "attention_norm" if block.parallel == "shared" else "mlp_norm"
+        by = {"attention.out": "attention.z", "mlp.down": "mlp.hidden", "mlp.gate": own, "mlp.up": own}
+        by |= {f"attention.{part}": "attention_norm" for part in ("query", "key", "value")}
+        weights = block.weights(config.width)
+        found |= {
+            f"{path}.{w}.weight": f"{path}.{value}" for w, value in by.items() if f"{w}.weight" in weights
+        }
+    return found
+
+
+def _plain(block: Block) -> bool:
+    """Whether a block is a softmax over heads and a dense MLP, each behind a norm, and nothing else."""
+    of: Any = block.attention
+    heads = kind_of(of) in ("mha", "mqa", "gqa", "local") and not has_gate(of)
+    return heads and isinstance(block.mlp, MLP) and not block.beside and "attention_norm" in block.norms

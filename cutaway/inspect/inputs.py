@@ -1,25 +1,17 @@
-"""A text as a model's inputs, and which activations a layer has."""
+"""Which activations a layer has, and those that readings need."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from cutaway.layers.config import MLP
+from cutaway.model.config import Decoder, kind_of
 
-from cutaway.attention import differential, gated
-from cutaway.model.decoder import Decoder
-from cutaway.shapes import Int
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-def device(model: Decoder) -> torch.device:
-    """The device of the model's weights."""
-    return next(model.parameters()).device
-
-
-def row(model: Decoder, ids: Sequence[int]) -> tuple[Int[Tensor, "1 t"], Int[Tensor, "1 t"]]:
-    """A batch of one: the ids, and their positions 0, 1, 2, ..."""
-    here = device(model)
-    return torch.tensor([list(ids)], dtype=torch.long, device=here), torch.arange(len(ids), device=here)[None]
+GATED = ("gated", "gated_local")
 
 
 def has_pattern(config: Any) -> bool:
@@ -29,28 +21,63 @@ def has_pattern(config: Any) -> bool:
 
 def has_gate(config: Any) -> bool:
     """Whether a gate is between what heads read and the output matrix."""
-    return isinstance(config, gated.Config) or getattr(config, "gated", False)
+    return kind_of(config) in GATED or getattr(config, "gated", False)
 
 
 def output_heads(config: Any) -> int:
     """How many heads of a layer have an output: of a differential layer's attention maps half."""
-    return config.heads // 2 if isinstance(config, differential.Config) else config.heads
+    return config.heads // 2 if kind_of(config) == "differential" else config.heads
 
 
-def attention_names(model: Decoder) -> list[str]:
+def source_layer(config: Decoder, layer: int) -> int:
+    """The layer whose keys and values a layer reads: its own, or an earlier one's that lends them."""
+    lender = getattr(config.blocks[layer].attention, "kv_layer", None)
+    return layer if lender is None else lender
+
+
+def attention_names(config: Decoder) -> list[str]:
     """The activations of each layer's attention that attribution and the explanation need."""
-    found = []
-    for i, block in enumerate(model.config.blocks):
-        config = block.attention
-        names = ["q", "k", "v", "z", "out"]
-        names += ["pattern"] if has_pattern(config) else ["out_input"]
-        names += ["gate", "out_input"] if has_gate(config) else []
-        names += ["lambda"] if isinstance(config, differential.Config) else []
-        names += ["chosen"] if hasattr(config, "top_k") else []
+    found: list[str] = []
+    for i, block in enumerate(config.blocks):
+        of = block.attention
+        names = ["q", "z", "out"]
+        names += ["pattern"] if has_pattern(of) else ["out_input"]
+        names += ["gate", "out_input"] if has_gate(of) else []
+        names += ["chosen"] if hasattr(of, "top_k") else []
         found += [f"blocks.{i}.attention.{name}" for name in names]
+        found += [f"blocks.{source_layer(config, i)}.attention.{name}" for name in "kv"]
+    return list(dict.fromkeys(found))
+
+
+def attribution_names(config: Decoder) -> Sequence[str]:
+    """The activations that direct logit attribution needs: a trace of these names has them all."""
+    return ["embed", "blocks.*.middle", "blocks.*.out", "logits", *attention_names(config)]
+
+
+def neuron_names(config: Decoder) -> list[str]:
+    """The activations that ``neurons.activations`` needs."""
+    found: list[str] = []
+    for i, block in enumerate(config.blocks):
+        name, mlp = f"blocks.{i}.mlp", block.mlp
+        if mlp is None:
+            continue
+        if isinstance(mlp, MLP):
+            found.append(f"{name}.hidden")
+            continue
+        found += [f"{name}.expert_indices", f"{name}.expert_weights", f"{name}.experts.*.hidden"]
+        found += [f"{name}.shared.hidden"] if mlp.shared else []
+        found += [f"{name}.shared_gate"] if mlp.shared_gate else []
     return found
 
 
-def attribution_names(model: Decoder) -> list[str]:
-    """The activations that direct logit attribution needs: a trace of these names has them all."""
-    return ["embed", "blocks.*.middle", "blocks.*.out", "logits", *attention_names(model)]
+def view_names(config: Decoder) -> list[str]:
+    """The activations that an explanation and every view of its page need."""
+    return [*dict.fromkeys((*attribution_names(config), *neuron_names(config)))]
+
+
+def row(model: Any, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A batch of one for a PyTorch model: the ids, and their positions 0, 1, 2, ... [1 t]."""
+    import torch
+
+    here = next(model.parameters()).device
+    return torch.tensor([list(ids)], dtype=torch.long, device=here), torch.arange(len(ids), device=here)[None]

@@ -3,16 +3,17 @@
 The residual stream after a block goes through the final norm and the head, as if later blocks added nothing.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from cutaway.model.decoder import Decoder
-from cutaway.shapes import Float, Int
+from cutaway.inspect.arrays import log_softmax
+from cutaway.inspect.instrumented import Instrumented
 
-ROWS = 256  # residuals scored at once: 256 rows of 50,000 logits are 50 MB
+LOGITS = 8 << 20  # computed at once: 32 MB
 
 
 @dataclass(frozen=True)
@@ -23,49 +24,51 @@ class Lens:
     """
 
     names: tuple[str, ...]
-    ids: Int[Tensor, "n t"]
-    probabilities: Float[Tensor, "n t"]
-    final: Float[Tensor, "n t"]
+    ids: np.ndarray
+    probabilities: np.ndarray
+    final: np.ndarray
 
 
-def lens(
-    model: Decoder, residuals: Mapping[str, Float[Tensor, "t d"]], vocabulary: int | None = None
-) -> Lens:
-    """The lens at every position, over ids below ``vocabulary``; the last residual gives the final answer."""
-    rows = torch.stack(list(residuals.values()))
-    last = torch.cat([_logits(model, part, vocabulary).argmax(-1) for part in rows[-1].split(ROWS)])
-    answers = last.expand(rows.shape[:2]).flatten()
+def lens(engine: Instrumented, residuals: Mapping[str, np.ndarray], vocabulary: int | None = None) -> Lens:
+    """The lens at every position of residuals [t d], over ids below ``vocabulary``; the last residual gives
+    the final answer.
+    """
+    rows = np.stack(list(residuals.values()))
+    answers = np.concatenate([part.argmax(-1) for part in _logits(engine, rows[-1], vocabulary)])
+    wanted = np.tile(answers, len(rows))
     ids, probabilities, final = [], [], []
-    for part, answer in zip(rows.flatten(0, 1).split(ROWS), answers.split(ROWS), strict=True):
-        chances = _logits(model, part, vocabulary).softmax(-1)
-        best = chances.max(-1)
-        ids.append(best.indices)
-        probabilities.append(best.values)
-        final.append(chances.gather(-1, answer[:, None])[:, 0])
-    columns = (torch.cat(parts).view(rows.shape[:2]) for parts in (ids, probabilities, final))
+    done = 0
+    for part in _logits(engine, rows.reshape(-1, rows.shape[-1]), vocabulary):
+        best, each = part.argmax(-1), np.arange(len(part))
+        highest, answer = part[each, best], part[each, wanted[done : done + len(part)]]
+        total = np.exp(part - highest[:, None]).sum(-1)
+        ids.append(best)
+        probabilities.append(1 / total)
+        final.append(np.exp(answer - highest) / total)
+        done += len(part)
+    columns = (np.concatenate(parts).reshape(rows.shape[:2]) for parts in (ids, probabilities, final))
     return Lens(tuple(residuals), *columns)
 
 
 def divergences(
-    models: tuple[Decoder, Decoder],
-    residuals: tuple[Mapping[str, Float[Tensor, "t d"]], Mapping[str, Float[Tensor, "t d"]]],
+    engines: tuple[Instrumented, Instrumented],
+    residuals: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
     vocabulary: int | None = None,
-) -> Float[Tensor, "n t"]:
-    """The KL divergence, in nats, of the second model's lens from the first one's at every stage."""
+) -> np.ndarray:
+    """float32 [n t]: the KL divergence in nats of the second model's lens from the first's at each stage."""
     stages = []
     for pair in zip(*(each.values() for each in residuals), strict=True):
-        rows = zip(*(residual.split(ROWS) for residual in pair), strict=True)
+        scored = [_logits(engine, rows, vocabulary) for engine, rows in zip(engines, pair, strict=True)]
         parts = []
-        for part in rows:
-            p, q = (
-                _logits(model, own, vocabulary).double().log_softmax(-1)
-                for model, own in zip(models, part, strict=True)
-            )
-            parts.append((p.exp() * (p - q)).sum(-1))
-        stages.append(torch.cat(parts))
-    return torch.stack(stages).float()
+        for both in zip(*scored, strict=True):
+            p, q = (log_softmax(logits.astype(np.float64)) for logits in both)
+            parts.append((np.exp(p) * (p - q)).sum(-1))
+        stages.append(np.concatenate(parts))
+    return np.stack(stages).astype(np.float32)
 
 
-@torch.no_grad()
-def _logits(model: Decoder, rows: Float[Tensor, "n d"], vocabulary: int | None) -> Float[Tensor, "n v"]:
-    return model.logits(rows[None])[0, :, :vocabulary].float()
+def _logits(engine: Instrumented, rows: np.ndarray, vocabulary: int | None) -> Iterator[np.ndarray]:
+    """The logits of rows, some at once."""
+    at_once = max(1, LOGITS // engine.config.vocab)
+    for start in range(0, len(rows), at_once):
+        yield engine.unembed(rows[start : start + at_once])[:, :vocabulary]

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
 
 from cutaway.errors import UserError
 from cutaway.inspect import neurons
 from cutaway.inspect.attribution import Attribution
-from cutaway.inspect.causal import token_id
-from cutaway.inspect.inputs import attribution_names
+from cutaway.inspect.inputs import attribution_names, neuron_names
+from cutaway.inspect.pairs import token_id
 from cutaway.inspect.result import Result
 from cutaway.inspect.trace import Trace, subject_of
 
@@ -35,8 +34,8 @@ def logit_attribution(
     if by not in ("head", "neuron", "position"):
         raise UserError(f'by is {by!r}: use "head", "neuron" or "position"')
     subject = subject_of(lm)
-    kept = attribution_names(subject.model)
-    kept += neurons.names(subject.model) if by == "neuron" else []
+    kept = [*attribution_names(subject.config)]
+    kept += neuron_names(subject.config) if by == "neuron" else []
     trace = subject.trace([subject.encode(text)], kept)[0]
     other = None if against is None else token_id(lm, against)
     found = [trace.attribution(token_id(lm, token), position, other) for token in tokens]
@@ -55,18 +54,16 @@ def logit_attribution(
 def _rows(trace: Trace, found: Attribution, by: By) -> list[np.ndarray]:
     """Each layer's parts."""
     if by == "head":
-        return [heads.cpu().numpy() for heads in found.heads]
+        return list(found.heads)
     if by == "position":
-        if None in found.sources:
+        if any(sources is None for sources in found.sources):
             raise UserError("a recurrent layer attends to no position: attribute by head")
-        return [sources.sum(0).cpu().numpy() for sources in found.sources if sources is not None]
+        return [sources.sum(0) for sources in found.sources if sources is not None]
     rows = []
     for i in range(trace.layers):
-        block: Any = trace.model.blocks[i]
-        if not isinstance(block.mlp_post_norm, nn.Identity):
+        block = trace.config.blocks[i]
+        if "mlp_post_norm" in block.norms:
             raise UserError("a norm after the MLP mixes its neurons: attribute by head")
-        read = found.direction @ neurons.output_weights(block).double()
-        rows.append(
-            (neurons.activations(trace, i)[found.position] * read * block.residual).cpu().detach().numpy()
-        )
+        read = found.direction @ neurons.output_weights(trace.instrumented, i)
+        rows.append(neurons.activations(trace, i)[found.position] * read * block.residual)
     return rows

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from fnmatch import filter as matching
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
-
-import torch
-from torch import nn
 
 from cutaway.errors import UserError, quoted
 from cutaway.hooks import TAPS, tracing, unheard
-from cutaway.inspect.inputs import row
-from cutaway.model.decoder import Decoder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from cutaway.model.decoder import Decoder
 
 TRANSFORMER_LENS = {  # their name: ours, the first that a model has; {i} is a layer, {p} the one before
     "hook_embed": ("embedding",),
@@ -46,15 +48,21 @@ TRANSFORMER_LENS = {  # their name: ours, the first that a model has; {i} is a l
     "ln_final.hook_scale": ("norm.scale",),
     "ln_final.hook_normalized": ("norm",),
 }
+BEFORE = ("embedding", "position", "embedding_norm", "embed")  # modules and values before the first block
 _known: WeakKeyDictionary[nn.Module, dict[str, torch.Size]] = WeakKeyDictionary()
 
 
 def known(model: Decoder) -> dict[str, torch.Size]:
-    """A model's activations in the order in which they are computed, with their shapes for one token."""
+    """A PyTorch model's activations as they are computed, with their shapes for a batch of one token."""
+    import torch
+    from torch import nn
+
     if model not in _known:
+        here = next(model.parameters()).device
+        token = torch.zeros(1, 1, dtype=torch.long, device=here)
         idle = {path for path, module in model.named_modules() if isinstance(module, nn.Identity)}
         with unheard(), torch.no_grad(), tracing(model, "*") as seen:
-            model(*row(model, [0]))
+            model(token, torch.zeros_like(token))
         tensors = ((name, value) for name, value in seen.items() if isinstance(value, torch.Tensor))
         _known[model] = {name: value.shape for name, value in tensors if name not in idle}
     return _known[model]
@@ -71,19 +79,19 @@ def aliases(names: Collection[str], layers: int) -> dict[str, str]:
     return found
 
 
-def resolve(model: Decoder, names: Sequence[str]) -> list[str]:
+def resolve(every: Collection[str], names: Sequence[str]) -> list[str]:
     """Names with wildcards and aliases as the model's own, which may keep wildcards of ours.
 
-    Raises UserError for one that the model does not have, with those that are nearest.
+    ``every`` are the names that there are. Raises UserError for one that is none of them, with those that are
+    nearest.
     """
     found: list[str] = []
     for name in names:
         if name == TAPS or name == "*" or ".experts." in name:
             found.append(name)
             continue
-        every = known(model)
-        theirs = aliases(every, len(model.blocks)) if "hook_" in name else {}
-        own = [theirs[one] for one in matching(theirs, name)] or ([name] if matching(every, name) else [])
+        theirs = aliases(every, 1 + max(map(layer_number, every))) if "hook_" in name else {}
+        own = [theirs[one] for one in matching(theirs, name)] or ([name] if expanded(every, name) else [])
         if not own:
             near = get_close_matches(name, (*every, *theirs), 3, 0.5)
             hint = f"; near are {', '.join(near)}" if near else ""
@@ -94,14 +102,24 @@ def resolve(model: Decoder, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def last_layer(model: Decoder, names: Sequence[str]) -> int | None:
+def expanded(every: Collection[str], name: str) -> list[str]:
+    """The names that a name, perhaps with wildcards, stands for."""
+    return [name] if name in every else matching(every, name)
+
+
+def layer_number(name: str) -> int:
+    """The layer that an activation is of; -1 for one of no layer."""
+    first, _, rest = name.partition(".")
+    return int(rest.partition(".")[0]) if first == "blocks" else -1
+
+
+def layer(name: str) -> float:
+    """The layer of an activation, -1 before all of them, infinity after."""
+    first = name.partition(".")[0]
+    return layer_number(name) if first in (*BEFORE, "blocks") else float("inf")
+
+
+def last_layer(every: Collection[str], names: Sequence[str]) -> int | None:
     """The layer after which no activation of these names is computed, None if the end of the model is."""
-    every, last = known(model), -1
-    for name in names:
-        for one in matching(every, name) or ["logits"]:
-            first, _, rest = one.partition(".")
-            if first == "blocks":
-                last = max(last, int(rest.partition(".")[0]))
-            elif first not in ("embedding", "position", "embedding_norm", "embed"):
-                return None
-    return max(last, 0) if len(model.blocks) else None
+    last = max((layer(one) for name in names for one in expanded(every, name) or ["logits"]), default=-1.0)
+    return None if last == float("inf") else int(max(last, 0))

@@ -9,67 +9,68 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
+from cutaway.inspect.instrumented import Instrumented
 from cutaway.inspect.trace import Trace
-from cutaway.layers.config import MLP
-from cutaway.layers.moe import MoE
-from cutaway.model.decoder import Decoder
-from cutaway.shapes import Float
+from cutaway.layers.config import MoE
 
 
-def names(model: Decoder) -> list[str]:
-    """The values that ``activations`` needs."""
-    found: list[str] = []
-    for i, block in enumerate(model.config.blocks):
-        name, mlp = f"blocks.{i}.mlp", block.mlp
-        if mlp is None:
-            continue
-        if isinstance(mlp, MLP):
-            found.append(f"{name}.hidden")
-            continue
-        found += [f"{name}.expert_indices", f"{name}.expert_weights", f"{name}.experts.*.hidden"]
-        found += [f"{name}.shared.hidden"] if mlp.shared else []
-        found += [f"{name}.shared_gate"] if mlp.shared_gate else []
-    return found
+def activations(trace: Trace, layer: int) -> np.ndarray:
+    """float32 [t f]: the activation of each neuron of a layer at each token."""
+    of, name = trace.config.blocks[layer].mlp, f"blocks.{layer}.mlp"
+    if of is None:
+        return np.empty((len(trace.ids), 0), np.float32)
+    if not isinstance(of, MoE):
+        return trace[f"{name}.hidden"]
+    expert_indices, weights = trace[f"{name}.expert_indices"], trace[f"{name}.expert_weights"]
+    parts: list[np.ndarray] = []
+    for e in range(of.experts):
+        hidden = trace[f"{name}.experts.{e}.hidden"]  # of the tokens routed to it, in their order
+        token, rank = np.nonzero(expert_indices == e)
+        part = np.zeros((len(expert_indices), hidden.shape[1]), np.float32)
+        by = 1.0 if of.router.on_input else weights[token, rank, None]  # which is in what the expert read
+        part[token] = hidden * by
+        parts.append(part)
+    if of.shared:
+        gate = 1 / (1 + np.exp(-trace[f"{name}.shared_gate"])) if of.shared_gate else 1.0
+        parts.append(gate * trace[f"{name}.shared.hidden"])
+    return np.concatenate(parts, axis=1)
 
 
-def activations(trace: Trace, layer: int) -> Float[Tensor, "t f"]:
-    """The activation of each neuron of a layer at each token."""
-    mlp: Any = trace.model.blocks[layer].mlp
-    name = f"blocks.{layer}.mlp"
-    if not isinstance(mlp, MoE):
-        return trace[f"{name}.hidden"].float()
-    expert_indices, weights = trace[f"{name}.expert_indices"], trace[f"{name}.expert_weights"].float()
-    parts: list[Tensor] = []
-    for e in range(len(mlp.experts)):
-        hidden = trace[f"{name}.experts.{e}.hidden"].float()  # of the tokens routed to it, in their order
-        token, rank = (expert_indices == e).nonzero(as_tuple=True)
-        part = hidden.new_zeros(len(expert_indices), hidden.shape[1])
-        by = 1.0 if mlp.routing.on_input else weights[token, rank, None]  # which is in what the expert read
-        parts.append(part.index_add(0, token, hidden * by))
-    if mlp.shared is not None:
-        gate = 1.0 if mlp.shared_gate is None else trace[f"{name}.shared_gate"].float().sigmoid()
-        parts.append(gate * trace[f"{name}.shared.hidden"].float())
-    return torch.cat(parts, dim=1)
+def output_weights(engine: Instrumented, layer: int) -> np.ndarray:
+    """float32 [d f]: each neuron's output weights, times those of a norm after the MLP, whose size is no
+    neuron's own.
+    """
+    block, path = engine.config.blocks[layer], f"blocks.{layer}.mlp"
+    of: Any = block.mlp
+    if of is None:
+        return np.empty((engine.config.width, 0), np.float32)
+    if isinstance(of, MoE):
+        weight = _of_experts(engine, of, path)
+    else:
+        weight = engine.weight(f"{path}.down.weight")
+    weight = weight if of.out_scale == 1.0 else weight * np.float32(of.out_scale)
+    return _normed(
+        engine, weight, f"blocks.{layer}.mlp_post_norm" if "mlp_post_norm" in block.norms else None
+    )
 
 
-def output_weights(block: Any) -> Float[Tensor, "d f"]:
-    """Each neuron's output weights, times those of a norm after the MLP, whose size is no neuron's own."""
-    mlp = block.mlp
-    if not isinstance(mlp, MoE):
-        return _normed(mlp.down.weight.float(), block.mlp_post_norm)
-    of: Any = mlp
-    weight = torch.cat([expert.down.weight.float() for expert in of.experts], dim=1)
-    if not isinstance(of.latent_up, nn.Identity):
-        weight = of.latent_up.weight.float() @ weight
-    parts = [_normed(weight, of.experts_post_norm)]
-    if of.shared is not None:
-        parts.append(_normed(of.shared.down.weight.float(), of.shared_post_norm))
-    return _normed(torch.cat(parts, dim=1), block.mlp_post_norm)
+def _of_experts(engine: Instrumented, of: MoE, path: str) -> np.ndarray:
+    """The output weights of all experts' neurons, then of the shared one's."""
+    own = [engine.weight(f"{path}.experts.{e}.down.weight") for e in range(of.experts)]
+    weight = np.concatenate(own, axis=1)
+    if of.latent:
+        weight = engine.weight(f"{path}.latent_up.weight") @ weight
+    parts = [_normed(engine, weight, f"{path}.experts_post_norm" if of.norms else None)]
+    if of.shared:
+        shared = engine.weight(f"{path}.shared.down.weight")
+        parts.append(_normed(engine, shared, f"{path}.shared_post_norm" if of.norms else None))
+    return np.concatenate(parts, axis=1)
 
 
-def _normed(weight: Float[Tensor, "d f"], norm: Any) -> Float[Tensor, "d f"]:
+def _normed(engine: Instrumented, weight: np.ndarray, norm: str | None) -> np.ndarray:
     """The weights times those of a norm that follows."""
-    return weight if isinstance(norm, nn.Identity) else weight * norm.weight.float()[:, None]
+    if norm is None or f"{norm}.weight" not in engine.config.weights():
+        return weight
+    return weight * engine.weight(f"{norm}.weight")[:, None]

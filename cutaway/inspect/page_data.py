@@ -18,14 +18,14 @@ from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cutaway.inspect import explanation, neurons, tokens
-from cutaway.inspect.attribution import Attribution, head_outputs, unembedded
-from cutaway.inspect.inputs import has_pattern, output_heads
+from cutaway.inspect import attention_score, explanation, neurons, tokens
+from cutaway.inspect.arrays import largest
+from cutaway.inspect.attribution import Attribution, head_outputs
+from cutaway.inspect.inputs import has_pattern, output_heads, view_names
+from cutaway.inspect.promoted import promoted
 from cutaway.inspect.trace import Trace
-from cutaway.model.decoder import Decoder
+from cutaway.model.config import Decoder
 
 DETAIL_BYTES = 1_000_000  # of queries, keys and values
 FINE_BYTES = 2_700_000  # of attention weights as whole bytes, deflated
@@ -42,15 +42,14 @@ class PageData:
 
     facts: dict[str, Any]
     arrays: dict[str, np.ndarray]
-    model: Decoder  # by which two pages know whether their heads correspond
+    model: object  # by which two pages know whether their heads correspond
 
 
-def names(model: Decoder) -> list[str]:
+def names(config: Decoder) -> list[str]:
     """The values that a trace must keep for its page."""
-    return [*explanation.names(model), *neurons.names(model)]
+    return view_names(config)
 
 
-@torch.no_grad()
 def build(trace: Trace, name: str) -> PageData:
     """The page's data of a trace that kept ``names``; ``name`` is the model's."""
     explained = explanation.explain(trace)
@@ -60,7 +59,7 @@ def build(trace: Trace, name: str) -> PageData:
         "model": name,
         "text": explained.text,
         "layers": explained.layers,
-        "heads": [output_heads(block.attention) for block in trace.model.config.blocks],
+        "heads": [output_heads(block.attention) for block in trace.config.blocks],
         "width": explained.width,
         "vocabulary": explained.vocabulary,
         "chosen": list(explanation.chosen_reading(attribution) or (0, 0, 0)),
@@ -81,7 +80,7 @@ def build(trace: Trace, name: str) -> PageData:
     facts["next_ids"] = builder.next_ids()
     facts["vector_strip"] = builder.vectors()
     facts["token_texts"] = {str(id): trace.token(id) for id in sorted(builder.mentioned)}
-    return PageData(facts, builder.arrays, trace.model)
+    return PageData(facts, builder.arrays, trace.subject and trace.subject.engine)
 
 
 def packed(
@@ -131,13 +130,11 @@ class _Builder:
     def __init__(self, trace: Trace, attribution: Attribution) -> None:
         self.trace = trace
         self.attribution = attribution
-        self.blocks: list[Any] = list(trace.model.blocks)
         self.arrays: dict[str, np.ndarray] = {}
         self.mentioned: set[int] = set()
 
-    def keep(self, name: str, values: Tensor | np.ndarray, dtype: str = "<f4") -> None:
-        array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
-        self.arrays[name] = np.ascontiguousarray(array, dtype)
+    def keep(self, name: str, values: np.ndarray, dtype: str = "<f4") -> None:
+        self.arrays[name] = np.ascontiguousarray(values, dtype)
 
     def mention(self, ids: Sequence[int]) -> list[int]:
         self.mentioned.update(ids)
@@ -177,41 +174,41 @@ class _Builder:
 
     def vectors(self) -> dict[str, Any]:
         """The embeddings as colours: one signed byte a number, the largest of all is 127."""
-        shown = self.trace["embed"].float()[:, :STRIP]
-        largest = float(shown.abs().max()) or 1.0
-        self.keep("vectors", (shown / largest * 127).round(), "|i1")
-        return {"largest": largest, "shown": shown.shape[1]}
+        shown = self.trace["embed"][:, :STRIP]
+        most = float(np.abs(shown).max()) or 1.0
+        self.keep("vectors", (shown / most * 127).round(), "|i1")
+        return {"largest": most, "shown": shown.shape[1]}
 
     def attention(self, layer: int) -> dict[str, Any]:
         """How a layer makes a score and RoPE rotates its pairs; of a recurrent layer only that it is one.
 
         Kept besides: which keys are visible, ``bias`` by distance [h t], and the ``sinks``.
         """
-        config, module = self.trace.model.config.blocks[layer].attention, self.blocks[layer].attention
+        config: Any = self.trace.config.blocks[layer].attention
         if not has_pattern(config):
             return {"recurrent": True, "group_size": 1, "rope": None}
         rope, length = config.position, len(self.trace.ids)
-        visible = explanation.visible_keys(self.trace, layer)
-        if not bool((visible == torch.ones_like(visible).tril()).all()):
+        visible = attention_score.visible_keys(self.trace, layer)
+        if not np.array_equal(visible, np.tri(length, dtype=bool)):
             self.keep(f"visible.{layer}", visible, "|u1")
-        bias = explanation.distance_bias(module, length)
+        bias = self.trace.instrumented.distance_bias(layer, length)
         if bias is not None:
             self.keep(f"bias.{layer}", bias)
-        if getattr(module, "sinks", None) is not None:
-            self.keep(f"sinks.{layer}", module.sinks)
+        if (sinks := attention_score.sinks(self.trace, layer)) is not None:
+            self.keep(f"sinks.{layer}", sinks)
         return {
             "recurrent": False,
             "maps": config.heads // output_heads(config),
-            "scale": float(module.scale),
+            "scale": attention_score.score_scale(config),
             "softcap": getattr(config, "softcap", None),
             "group_size": config.heads // getattr(config, "groups", config.heads),
             "rope": None
             if rope is None
             else {
                 "size": rope.size,
-                "first": explanation.first_rotated(config),
+                "first": attention_score.first_rotated(config),
                 "interleaved": rope.interleaved,
-                "magnitude": explanation.magnitude(config),
+                "magnitude": attention_score.magnitude(config),
                 "radians": rope.frequencies(length).tolist(),
             },
         }
@@ -226,7 +223,7 @@ class _Builder:
             if self.attribution.sources[layer] is None:
                 continue
             arrays = self._vectors(layer, head)
-            cost = sum(4 * value.numel() for name, value in arrays.items() if name not in self.arrays)
+            cost = sum(4 * value.size for name, value in arrays.items() if name not in self.arrays)
             if kept and spent + cost > DETAIL_BYTES:
                 break
             spent += cost
@@ -235,8 +232,8 @@ class _Builder:
                 self.keep(name, value)
         return sorted(kept)
 
-    def _vectors(self, layer: int, head: int) -> dict[str, Tensor]:
-        q, k, v = (self.trace[f"blocks.{layer}.attention.{name}"] for name in "qkv")
+    def _vectors(self, layer: int, head: int) -> dict[str, np.ndarray]:
+        q, k, v = attention_score.queries_keys_values(self.trace, layer)
         group = head // (len(q) // len(k))
         return {f"q.{layer}.{head}": q[head], f"k.{layer}.{group}": k[group], f"v.{layer}.{group}": v[group]}
 
@@ -248,7 +245,7 @@ class _Builder:
         length = len(self.trace.ids)
         rows, columns = np.tril_indices(length)
         patterns = {
-            i: self.trace.attention(i)[: len(heads)].float().cpu().numpy()[:, rows, columns]
+            i: self.trace.attention(i)[: len(heads)][:, rows, columns]
             for i, heads in enumerate(self.attribution.heads)
             if self.attribution.sources[i] is not None
         }
@@ -260,20 +257,18 @@ class _Builder:
 
     def output_norms(self) -> None:
         """The output norm of each head [t h] and MLP [t], and their contributions to the answer's logit."""
-        for i, block in enumerate(self.blocks):
-            name = f"blocks.{i}"
-            self.keep(f"head_norm.{i}", head_outputs(block, self.trace, i).norm(dim=-1).T)
-            self.keep(
-                f"mlp_norm.{i}",
-                (self.trace[f"{name}.out"] - self.trace[f"{name}.middle"]).float().norm(dim=-1),
-            )
+        for i in range(self.trace.layers):
+            heads = head_outputs(self.trace.instrumented, self.trace, i)
+            self.keep(f"head_norm.{i}", np.linalg.norm(heads, axis=-1).T)
+            added = self.trace[f"blocks.{i}.out"] - self.trace[f"blocks.{i}.middle"]
+            self.keep(f"mlp_norm.{i}", np.linalg.norm(added, axis=-1))
             self.keep(f"contribution.{i}", self.attribution.heads[i])
         self.keep("contribution.mlp", self.attribution.mlps)
 
     def lens(self) -> None:
         lens = self.trace.lens()
-        self.mention(lens.ids.unique().tolist())
-        self.keep("lens.ids", lens.ids.cpu().numpy(), "<u4")
+        self.mention(np.unique(lens.ids).tolist())
+        self.keep("lens.ids", lens.ids, "<u4")
         self.keep("lens.probabilities", lens.probabilities)
         self.keep("lens.final", lens.final)
 
@@ -283,49 +278,45 @@ class _Builder:
         The ids that they promote and suppress are by "layer.neuron".
         """
         strongest: dict[tuple[int, int], float] = {}
-        for i, block in enumerate(self.blocks):
-            hidden, down = neurons.activations(self.trace, i), neurons.output_weights(block)
-            norms = hidden.abs() * down.norm(dim=0)
-            best = norms.topk(min(NEURONS, norms.shape[-1]), dim=-1)
-            self.keep(f"neuron.{i}", best.indices.cpu().numpy(), "<u2" if norms.shape[-1] <= 65536 else "<u4")
-            self.keep(f"neuron.activation.{i}", hidden.gather(-1, best.indices))
-            self.keep(f"neuron.norm.{i}", best.values)
-            for neuron, amount in zip(
-                best.indices.flatten().tolist(), best.values.flatten().tolist(), strict=True
-            ):
+        columns: dict[tuple[int, int], np.ndarray] = {}  # of what each neuron writes
+        for i in range(self.trace.layers):
+            hidden = neurons.activations(self.trace, i)
+            down = neurons.output_weights(self.trace.instrumented, i)
+            norms = np.abs(hidden) * np.sqrt(np.einsum("df,df->f", down, down))
+            best = largest(norms, NEURONS)
+            amounts = np.take_along_axis(norms, best, axis=-1)
+            self.keep(f"neuron.{i}", best, "<u2" if norms.shape[-1] <= 65536 else "<u4")
+            self.keep(f"neuron.activation.{i}", np.take_along_axis(hidden, best, axis=-1))
+            self.keep(f"neuron.norm.{i}", amounts)
+            for neuron, amount in zip(best.ravel().tolist(), amounts.ravel().tolist(), strict=True):
                 strongest[i, neuron] = max(strongest.get((i, neuron), 0.0), amount)
-            for neuron in best.indices[-1].tolist():  # of the token that makes the answer: these come first
+            for neuron in best[-1].tolist():  # of the token that makes the answer: these come first
                 strongest[i, neuron] = float("inf")
-        return self._promoted(sorted(strongest, key=lambda one: -strongest[one]))
+            chosen = np.unique(best)
+            columns |= {(i, n): column for n, column in zip(chosen.tolist(), down.T[chosen], strict=True)}
+        return self._promoted(sorted(strongest, key=lambda one: -strongest[one]), columns)
 
-    def _promoted(self, wanted: list[tuple[int, int]]) -> dict[str, list[list[int]]]:
-        model, config = self.trace.model, self.trace.model.config
-        many = int(PROMOTING / (2 * self.trace.vocabulary * config.width))
+    def _promoted(
+        self, wanted: list[tuple[int, int]], columns: Mapping[tuple[int, int], np.ndarray]
+    ) -> dict[str, list[list[int]]]:
+        engine, vocabulary = self.trace.instrumented, self.trace.vocabulary
+        many = int(PROMOTING / (2 * vocabulary * engine.config.width))
         wanted = sorted(wanted[: max(many, 1)])
-        columns = []
-        for i, block in enumerate(self.blocks):
-            own = [neuron for layer, neuron in wanted if layer == i]
-            if own:
-                columns.append(neurons.output_weights(block)[:, own])
-        found: dict[str, list[list[int]]] = {}
-        for part, keys in zip(
-            torch.cat(columns, 1).split(64, dim=1),
-            (wanted[i : i + 64] for i in range(0, len(wanted), 64)),
-            strict=True,
-        ):
-            # A row a neuron: `topk` takes three times as long down columns.
-            scores = unembedded(model, part, self.trace.vocabulary).T.contiguous()
-            up, down = (scores.topk(PROMOTED, largest=side).indices.tolist() for side in (True, False))
-            for (layer, neuron), *both in zip(keys, up, down, strict=True):
-                found[f"{layer}.{neuron}"] = [self.mention(ids) for ids in both]
-        return found
+        if not wanted:
+            return {}
+        both = promoted(engine, np.stack([columns[one] for one in wanted]), vocabulary, PROMOTED)
+        return {
+            f"{layer}.{neuron}": [self.mention(ids.tolist()) for ids in ends]
+            for (layer, neuron), *ends in zip(wanted, *both, strict=True)
+        }
 
     def next_ids(self) -> list[int]:
         """The likeliest next tokens by id; all logits are kept, best first, most of them as 16 bits."""
-        logits, ids = self.trace.logits[-1].float().sort(descending=True)
-        count = min(CHOICES, len(ids))
+        last = self.trace.logits[-1]
+        ids = np.argsort(-last, kind="stable")
+        logits, count = last[ids], min(CHOICES, len(ids))
         self.keep("logits", logits[:count])
-        rest = logits[count:].cpu().numpy()
+        rest = logits[count:]
         low, high = (float(rest.min()), float(rest.max())) if len(rest) else (0.0, 0.0)
         steps = (rest - low) / ((high - low) or 1.0) * 65535
         self.keep("rest", steps.round(), "<u2")

@@ -13,8 +13,9 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.inspect.edits import Add
+from cutaway.inspect.optional import library
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import library, subject_of
+from cutaway.inspect.trace import subject_of
 from cutaway.store.files import Progress, silent
 
 
@@ -44,11 +45,11 @@ def probe(
             f"a probe of {folds} folds needs a label a text, and {folds} texts or more of each of two labels"
         )
     subject = subject_of(lm)
-    names = names or [f"blocks.{i}.out" for i in range(len(subject.model.blocks))]
+    names = names or [f"blocks.{i}.out" for i in range(len(subject.config.blocks))]
     traces = subject.trace([subject.encode(text) for text in texts], names, (), progress)
     names, values, directions = list(traces[0]), [], {}
     for one in names:
-        x = traces.at(one, position).flatten(1).float().cpu().numpy()
+        x = traces.at(one, position).reshape(len(texts), -1)
         scaler, regression = StandardScaler(), LogisticRegression(max_iter=1000)
         model = make_pipeline(scaler, regression)
         cut = StratifiedKFold(folds, shuffle=True, random_state=0)

@@ -81,7 +81,7 @@ def prepare(
 def _expanded(model: Decoder, pattern: str) -> list[str]:
     """The names that a pattern stands for, so that edits of one activation follow their stated order."""
     every = names.known(model)
-    resolved = names.resolve(model, [pattern])
+    resolved = names.resolve(every, [pattern])
     return [name for one in resolved for name in (names.matching(every, one) or [one])]
 
 

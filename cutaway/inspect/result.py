@@ -23,16 +23,32 @@ from cutaway.page.charts import Heat, Labels
 from cutaway.store import files
 
 WIDEST = 60  # columns of a map in a terminal
+STUDENT = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+)  # of 1 to 10 degrees of freedom
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """``values`` [...], the labels of each of their ``axes``, and ``facts`` that the study states."""
+    """``values`` [...], the labels of each of their ``axes``, and ``facts`` that the study states.
+
+    ``margin`` [...] is half of each value's 95% interval, of a mean over an axis.
+    """
 
     values: np.ndarray
     axes: Mapping[str, Sequence[Any]]
     title: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    margin: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if tuple(map(len, self.axes.values())) != self.values.shape:
@@ -56,9 +72,21 @@ class Result:
             (*(axis[i] for axis, i in zip(labels, at, strict=True)), float(self.values[at])) for at in places
         ]
 
+    def mean(self, axis: str = "pair") -> Result:
+        """The mean over an axis, with half of its 95% interval (Student's) as ``margin``; of one, NaN."""
+        if axis not in self.axes:
+            raise UserError(f"there is no axis {axis!r}: the axes are {', '.join(self.axes)}")
+        at, count = list(self.axes).index(axis), len(self.axes[axis])
+        margin = np.full(np.delete(self.values.shape, at), np.nan)
+        if count > 1:
+            margin = student(count - 1) * self.values.std(axis=at, ddof=1) / count**0.5
+        axes = {name: labels for name, labels in self.axes.items() if name != axis}
+        facts = {**self.facts, f"{axis}s": count}
+        return Result(self.values.mean(axis=at), axes, f"{self.title}, mean over {axis}s", facts, margin)
+
     def to_xarray(self) -> Any:
         """The values as an xarray array with labelled axes."""
-        from cutaway.inspect.trace import library
+        from cutaway.inspect.optional import library
 
         axes = {name: list(map(str, labels)) for name, labels in self.axes.items()}
         return library("xarray").DataArray(
@@ -67,7 +95,7 @@ class Result:
 
     def to_pandas(self) -> Any:
         """The values as a pandas series, indexed by the axes."""
-        from cutaway.inspect.trace import library
+        from cutaway.inspect.optional import library
 
         pandas = library("pandas")
         index = pandas.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
@@ -76,6 +104,7 @@ class Result:
     def show(self, *at: int) -> Picture:
         """The last two axes as a map, at these indices of the axes before them (0 where left out)."""
         values, axes = self.values, list(self.axes.items())
+        margin = self.margin
         if len(at) > max(values.ndim - 2, 0):
             raise UserError(
                 f"show() takes indices of {max(values.ndim - 2, 0)} axes, and these are {len(at)}"
@@ -83,9 +112,11 @@ class Result:
         while values.ndim > 2:
             i, at = (at[0], at[1:]) if at else (0, ())
             values, axes = values[i], axes[1:]
+            margin = None if margin is None else margin[i]
         if values.ndim == 1:
             values, axes = values[None], [("", [""]), *axes]
-        return Picture(values, axes, self.title, self.facts)
+            margin = None if margin is None else margin[None]
+        return Picture(values, axes, self.title, self.facts, margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +127,12 @@ class Picture:
     axes: Sequence[tuple[str, Sequence[Any]]]
     title: str
     facts: Mapping[str, Any]
+    margin: np.ndarray | None = None
+
+    def _text(self, row: int, column: int) -> str:
+        """A cell's value, and its margin where it has one."""
+        margin = "" if self.margin is None else f" ±{self.margin[row, column]:.2f}"
+        return f"{self.values[row, column]:.2f}{margin}"
 
     def __repr__(self) -> str:
         from rich.console import Console
@@ -107,10 +144,11 @@ class Picture:
         table.add_column(f"{row} \\ {column}")
         for label in columns[:WIDEST]:
             table.add_column(str(label).strip(), justify="right", no_wrap=True)
-        for label, line in zip(rows, self.values, strict=True):
-            table.add_row(str(label), *(f"{value:.2f}" for value in line[:WIDEST]))
-        out = io.StringIO()
-        Console(file=out, width=max(100, 8 * min(len(columns), WIDEST)), force_terminal=False).print(table)
+        shown = range(min(len(columns), WIDEST))
+        for n, label in enumerate(rows):
+            table.add_row(str(label), *(self._text(n, column) for column in shown))
+        out, width = io.StringIO(), 8 if self.margin is None else 14
+        Console(file=out, width=max(100, width * len(shown)), force_terminal=False).print(table)
         return out.getvalue()
 
     @property
@@ -143,3 +181,12 @@ class Picture:
         """Writes the page to a file, and returns its path."""
         files.write(path, self.html)
         return Path(path)
+
+
+def student(freedom: int) -> float:
+    """How many standard errors half of a 95% interval is: Student's, by its expansion in 1 / freedom."""
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    z = 1.959964
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96)
+    return sum(term / freedom**n for n, term in enumerate(terms))

@@ -12,10 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from cutaway.embedding import map as maps
 from cutaway.errors import UserError
 from cutaway.store import files
 
@@ -65,6 +63,8 @@ class Map:
     """A table of vectors on a plane, as ``cutaway embed project`` draws it."""
 
     def __init__(self, vectors: Vectors, name: str, count: int, method: Method) -> None:
+        from cutaway.embedding import map as maps
+
         self.html = maps.page(vectors, name, count, method)
 
     def save(self, path: str | Path) -> Path:
@@ -78,20 +78,22 @@ class Map:
         return frame(self.html, HEIGHT)
 
 
-class Pattern(Tensor):
-    """A layer's attention [h t s], a tensor with ``show``; what is computed from it is a plain tensor."""
+class Pattern(np.ndarray):
+    """A layer's attention [h t s], an array with ``show``; what is computed from it is a plain array."""
 
     trace: Trace
     layer: int
 
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        plain = (one.view(np.ndarray) if isinstance(one, Pattern) else one for one in inputs)
+        return getattr(ufunc, method)(*plain, **options)
+
+    def __getitem__(self, at: Any, /) -> Any:
+        return self.view(np.ndarray)[at]
 
     @classmethod
-    def of(cls, values: Tensor, trace: Trace, layer: int) -> Pattern:
-        made = values.as_subclass(cls)
+    def of(cls, values: np.ndarray, trace: Trace, layer: int) -> Pattern:
+        made = values.view(cls)
         made.trace, made.layer = trace, layer
         return made
 

@@ -1,6 +1,6 @@
 """Steering vectors: directions of the residual stream, made of two sets of texts (2308.10248, 2312.06681).
 
-    calm = difference(model, ids of calm texts, ids of angry texts, layer=12)
+    calm = difference(lm, ids of calm texts, ids of angry texts, layer=12)
     save("calm.safetensors", [calm])
     lm.generate("...", edit=load("calm.safetensors", strength=0.8))
 
@@ -17,36 +17,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from cutaway.errors import UserError
-from cutaway.hooks import tracing
+from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.edits import Add, describe, to_json
-from cutaway.inspect.inputs import row
+from cutaway.inspect.instrumented import instrumented
 from cutaway.inspect.result import Result
 from cutaway.inspect.rows import Rows
-from cutaway.inspect.trace import Metric, subject_of
-from cutaway.model.decoder import Decoder
+from cutaway.inspect.trace import Metric, Subject, subject_of
 from cutaway.quantization import formats
-from cutaway.shapes import Float
 from cutaway.store.files import Progress, silent
 from cutaway.weights import safetensors
 
 RESIDUAL = re.compile(r"blocks\.(\d+)\.out")
 
 
-@torch.no_grad()
-def difference(
-    model: Decoder, towards: Sequence[Sequence[int]], away: Sequence[Sequence[int]], layer: int
-) -> Add:
-    """The mean residual stream after a layer at the last token of ``towards``, less that of ``away``."""
+def difference(lm: Any, towards: Sequence[Sequence[int]], away: Sequence[Sequence[int]], layer: int) -> Add:
+    """The mean residual stream after a layer at the last token of ``towards``, less that of ``away``.
+
+    ``lm`` is a loaded model, a ``Subject``, or a PyTorch model.
+    """
     if not towards or not away:
         raise UserError("a steering vector needs at least one text for it and one against it")
     name = f"blocks.{layer}.out"
+    loaded = isinstance(lm, Subject) or hasattr(lm, "subject")
+    of: Any = subject_of(lm) if loaded else instrumented(lm)
     for_it, against_it = (
-        torch.stack([_last(model, ids, name) for ids in one]).mean(0) for one in (towards, away)
+        np.mean([values[name][-1] for values in of.values(texts, [name])], axis=0)
+        for texts in (towards, away)
     )
     return Add(layer, (for_it - against_it).tolist())
 
@@ -107,9 +105,9 @@ def sweep(
     def measured(strength: float) -> list[float]:
         edit = replace(direction, strength=strength)
         found = [float(metric(trace.logits)) for trace in subject.trace(rows, ["logits"], edit)]
-        logits = subject.trace([ids], ["logits"], edit)[0].logits.double()
-        surprise = cross_entropy(logits[:-1], torch.tensor(ids[1:], device=logits.device))
-        return [float(np.mean(found)), surprise.exp().item()]
+        chances = log_softmax(subject.trace([ids], ["logits"], edit)[0].logits.astype(np.float64))
+        surprise = -chances[np.arange(len(ids) - 1), ids[1:]].mean()
+        return [float(np.mean(found)), float(np.exp(surprise))]
 
     of = {"study": "steering", "direction": to_json(direction), "prompts": rows, "text": ids}
     if resume is not None:  # another model, or one with other edits, starts elsewhere
@@ -121,9 +119,3 @@ def sweep(
         progress("steering", i + 1, len(strengths))
     axes = {"strength": list(strengths), "": ["metric", "perplexity"]}
     return Result(values, axes, f"steering by {describe(direction)}", {"tokens": len(ids)})
-
-
-def _last(model: Decoder, ids: Sequence[int], name: str) -> Float[Tensor, " d"]:
-    with tracing(model, name) as seen:
-        model(*row(model, ids), last=True)
-    return seen[name][0, -1]

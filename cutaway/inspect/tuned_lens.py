@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cutaway.errors import UserError
+from cutaway.extras import need
 from cutaway.inspect.lens import Lens, lens
 from cutaway.inspect.trace import Subject, Trace, subject_of
 from cutaway.quantization import formats
-from cutaway.shapes import Float
 from cutaway.store.files import Progress, silent
 from cutaway.store.reading import parsed_text
 from cutaway.weights import safetensors
@@ -37,26 +35,26 @@ SAVED = 20  # steps between two saves of a training that may be resumed
 
 @dataclass(frozen=True)
 class TunedLens:
-    """``weights`` [n d d], ``biases`` [n d]: x + x W^T + b, of the embedding and n - 1 layers' streams."""
+    """float32 ``weights`` [n d d], ``biases`` [n d]: x + x W^T + b, of the streams from the embedding on."""
 
     subject: Subject
-    weights: Float[Tensor, "n d d"]
-    biases: Float[Tensor, "n d"]
+    weights: np.ndarray
+    biases: np.ndarray
     losses: tuple[float, ...] = ()
 
-    def translated(self, trace: Trace) -> dict[str, Float[Tensor, "t d"]]:
-        """A trace's residual streams as the head is to read them."""
+    def translated(self, trace: Trace) -> dict[str, np.ndarray]:
+        """A trace's residual streams [t d] as the head is to read them."""
         found = trace.residuals()
         rows = zip(list(found)[:-1], self.weights, self.biases, strict=True)
-        return found | {name: found[name].float() @ (w.T + torch.eye(len(b))) + b for name, w, b in rows}
+        return found | {name: found[name] + found[name] @ w.T + b for name, w, b in rows}
 
     def lens(self, trace: Trace) -> Lens:
         """The next token after the embedding and after every block, at every position."""
-        return lens(self.subject.model, self.translated(trace), trace.vocabulary)
+        return lens(trace.instrumented, self.translated(trace), trace.vocabulary)
 
     def save(self, path: str | Path) -> None:
         """Writes the maps as a safetensors file."""
-        arrays = {"weights": self.weights.numpy(), "biases": self.biases.numpy()}
+        arrays = {"weights": self.weights, "biases": self.biases}
         safetensors.write(
             path, {n: formats.pack(a, "F32") for n, a in arrays.items()}, {"format": "cutaway-lens"}
         )
@@ -65,7 +63,7 @@ class TunedLens:
 def load(path: str | Path, lm: Any) -> TunedLens:
     """Reads what ``save`` wrote; UserError for maps of another model."""
     subject = subject_of(lm)
-    layers, width = len(subject.model.blocks), subject.model.config.width
+    layers, width = len(subject.config.blocks), subject.config.width
     try:
         shapes = {"weights": (layers, width, width), "biases": (layers, width)}
         read = safetensors.read_shaped(path, shapes)
@@ -73,7 +71,7 @@ def load(path: str | Path, lm: Any) -> TunedLens:
         raise UserError(
             f"{path} is no tuned lens of this model, of {layers} layers and width {width}: {error}"
         ) from None
-    weights, biases = (torch.from_numpy(np.array(formats.unpack(read[name]))) for name in shapes)
+    weights, biases = (np.array(formats.unpack(read[name])) for name in shapes)
     return TunedLens(subject, weights, biases)
 
 
@@ -90,17 +88,20 @@ def train(
     """Trains the maps on texts by Adam: each step reads ``tokens`` tokens drawn from them.
 
     ``resume``: a safetensors file that keeps the maps and Adam's moments, from which the same call, or one of
-    more steps, goes on to the same bits. Raises UserError for a file of another training.
+    more steps, goes on to the same bits. Raises UserError for a file of another training. Needs torch.
     """
+    need("training a lens", "torch")
+    import torch
+
     subject = subject_of(lm)
-    model, names = subject.model, ["embed", "blocks.*.out"]
-    traces = subject.trace([subject.encode(text) for text in texts], names)
-    streams = _streams(traces)
+    model, names = subject.pytorch.model, ["embed", "blocks.*.out"]
+    found = _streams(subject.trace([subject.encode(text) for text in texts], names))
+    streams = torch.from_numpy(found)
     n, total, d = streams.shape[0] - 1, *streams.shape[1:]
     weights = torch.zeros(n, d, d, requires_grad=True)
     biases = torch.zeros(n, d, requires_grad=True)
     optimizer = torch.optim.Adam([weights, biases], lr=learning_rate)
-    digest = hashlib.sha256(streams.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(found.tobytes()).hexdigest()
     of = {"texts": digest, "tokens": tokens, "learning_rate": learning_rate, "seed": seed}
     kept = None if resume is None else Path(resume)
     losses = _resumed(kept, of, optimizer, steps) if kept is not None and kept.exists() else []
@@ -125,10 +126,10 @@ def train(
         if kept is not None and (step + 1 == steps or (step + 1) % SAVED == 0):
             _keep(kept, of, optimizer, losses)
         progress("training the lens", step + 1, steps)
-    return TunedLens(subject, weights.detach(), biases.detach(), tuple(losses))
+    return TunedLens(subject, weights.detach().numpy(), biases.detach().numpy(), tuple(losses))
 
 
-def _keep(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, losses: list[float]) -> None:
+def _keep(path: Path, of: dict[str, Any], optimizer: Any, losses: list[float]) -> None:
     """Writes the maps, Adam's moments and the losses so far, in one replacement of the file."""
     arrays = {}
     for name, value in zip(("weights", "biases"), optimizer.param_groups[0]["params"], strict=True):
@@ -142,8 +143,10 @@ def _keep(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, losses: l
     safetensors.write(path, packed, {TRAINING: json.dumps(of), "losses": json.dumps(losses)})
 
 
-def _resumed(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, steps: int) -> list[float]:
-    """The losses of the steps that are done; the maps and the optimizer's state go where they belong."""
+def _resumed(path: Path, of: dict[str, Any], optimizer: Any, steps: int) -> list[float]:
+    """The losses of the steps that are done; the maps and Adam's state go where they belong."""
+    import torch
+
     facts = safetensors.metadata(path)
     if facts.get(TRAINING) != json.dumps(of):
         raise UserError(f"{path} is of another training of a lens, or of none: give another file for resume")
@@ -163,6 +166,6 @@ def _resumed(path: Path, of: dict[str, Any], optimizer: torch.optim.Adam, steps:
     return losses
 
 
-def _streams(traces: Sequence[Trace]) -> Float[Tensor, "n t d"]:
-    """The residual streams of all texts, one after another, after the embedding and each block."""
-    return torch.cat([torch.stack(list(trace.residuals().values())) for trace in traces], dim=1).float().cpu()
+def _streams(traces: Sequence[Trace]) -> np.ndarray:
+    """float32 [n t d]: the residual streams of all texts, one after another, from the embedding on."""
+    return np.concatenate([np.stack(list(trace.residuals().values())) for trace in traces], axis=1)

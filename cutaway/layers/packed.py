@@ -20,6 +20,7 @@ from cutaway.gguf import Packed
 from cutaway.layers.product import Pair, products
 from cutaway.layers.workers import workers
 from cutaway.native import runtime as kernels
+from cutaway.quantization.rows import PackedRows
 from cutaway.shapes import Float, Int
 
 Unpack = Callable[[Packed], np.ndarray]
@@ -144,21 +145,6 @@ def scores(table: Any, x: Float[Tensor, "... d"]) -> Float[Tensor, "... n"]:
     if isinstance(table, PackedEmbedding | PackedLinear):
         return PackedLinear(table.packed, None, table.unpack)(x)
     return F.linear(x, table.weight)
-
-
-class PackedRows:
-    """A packed table as numpy sees one: a slice or ids of rows, unpacked when they are asked for."""
-
-    def __init__(self, packed: Packed, unpack: Unpack, count: int) -> None:
-        self.packed, self.unpack = packed, unpack
-        self.shape = (count, packed.shape[1])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        rows = slice(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        return self.unpack(self.packed.rows(rows))
 
 
 def rows_of(table: Any, count: int) -> np.ndarray | PackedRows:

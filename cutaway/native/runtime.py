@@ -354,7 +354,8 @@ def multiply(
     )
     lacks = np.empty((n, width // 32, LACKS), np.int32)
     scale, shift = np.empty((2, n, width // 32), np.float32)
-    out = _by_lines(n, -(-rows // PANEL) * PANEL)
+    width_out = -(-rows // PANEL) * PANEL
+    out = lined(4 * n * width_out).view(np.float32).reshape(n, width_out)
     matrix = Matrix(panels.ctypes.data, None, _number(type), rows, columns, 0)
     halves = (rounded.ctypes.data, bf16.ctypes.data) if type == "BF16" else (None, None)
     others = (a.ctypes.data for a in (q, scale, shift, lacks))
@@ -363,11 +364,11 @@ def multiply(
     return out[:, :rows]
 
 
-def _by_lines(rows: int, columns: int) -> np.ndarray:
-    """Floats that begin where a line of the caches does: a panel's rows are one line each."""
-    room = np.empty(4 * rows * columns + LINE, np.uint8)
+def lined(size: int) -> np.ndarray:
+    """uint8 [size] that begins where a line of the caches does: a panel's rows are one line each."""
+    room = np.empty(size + LINE, np.uint8)
     first = -room.ctypes.data % LINE
-    return room[first : first + 4 * rows * columns].view(np.float32).reshape(rows, columns)
+    return room[first : first + size]
 
 
 def products(rounds: int) -> int:

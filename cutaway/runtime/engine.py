@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, kind_of
+from cutaway.native import library
 from cutaway.native import runtime as native
-from cutaway.runtime import cache
+from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.packing import Plan, attends, first_length, latent
@@ -214,6 +217,7 @@ class RuntimeEngine:
         position_bytes = 2 * self.plan.page_halves / native.PAGE
         self.weights_in_positions = int(self.plan.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
+        self._head = self._head_bias = np.empty(0, np.uint8)  # of a view with a part of the head
         self._places: dict[tuple[str, int], tuple[int, int]] = {}  # What and size of a value that is edited
         self._store = Pages(self.plan.page_halves, self.plan.state_size, first_length(config))
 
@@ -222,9 +226,14 @@ class RuntimeEngine:
 
     def edited_state(self, edits: Sequence[Edit]) -> State:
         """An empty state; every forward pass of its text changes the residual stream, in the edits' order."""
-        state = self.new_state()
+        return self.edit(self.new_state(), edits)
+
+    def edit(self, state: State, edits: Sequence[Edit]) -> State:
+        """The state; what is read into it from now on is edited, in the edits' order."""
         state.edits = tuple(edits)
         for edit in state.edits:
+            if (edit.what, edit.layer) in self._places:
+                continue
             name = edit.what if edit.what == "embed" else f"blocks.{edit.layer}.{edit.what}"
             (value,) = named(self.config, (name,))
             self._places[edit.what, edit.layer] = value.what, math.prod(value.shape)
@@ -236,6 +245,49 @@ class RuntimeEngine:
         view._model = native.Model.from_buffer_copy(self.plan.model)
         view._model.layer_count = count
         return view
+
+    @property
+    def enters(self) -> bool:
+        """Whether ``last_layers`` may leave layers out: none reads another's keys, or goes by its number."""
+        own = all(
+            getattr(block.attention, name, None) is None
+            for block in self.config.blocks
+            for name in ("kv_layer", "index_layer")
+        )
+        return own and not self.config.per_layer and self._adapter is None
+
+    def last_layers(self, first: int) -> RuntimeEngine:
+        """The same engine from a layer on, which it numbers 0, where it ``enters``: an edit sets ``embed`` to
+        the residual stream before it. It reads into states of this engine.
+        """
+        view = copy.copy(self)
+        view._model = native.Model.from_buffer_copy(self.plan.model)
+        view._model.layers = ctypes.pointer(self.plan.model.layers[first])
+        view._model.layer_count -= first
+        view.config = replace(self.config, blocks=self.config.blocks[first:])
+        view._places = {}
+        return view
+
+    def logits_of(self, tokens: Sequence[int]) -> tuple[RuntimeEngine, list[int]]:
+        """The same engine whose head gives the logits of these tokens' panels alone, and where theirs are. It
+        reads id 0 at every position, of texts whose ``embed`` is set.
+        """
+        view, head = copy.copy(self), self.plan.model.head
+        size = native.packed_bytes(self._head_type, native.PANEL, head.columns)
+        chosen = sorted({token // native.PANEL for token in tokens})
+        view._head = native.lined(len(chosen) * size)  # keeps it as long as the view
+        for n, panel in enumerate(chosen):
+            ctypes.memmove(view._head[n * size :].ctypes.data, head.panels + panel * size, size)
+        view._model = native.Model.from_buffer_copy(self._model)
+        view._model.head = native.Matrix.from_buffer_copy(head)
+        view._model.head.panels = view._head.ctypes.data
+        view._model.head.rows = view._model.vocab = view.vocab = len(chosen) * native.PANEL
+        if head.bias:
+            rows = np.concatenate([np.arange(native.PANEL) + panel * native.PANEL for panel in chosen])
+            bias = np.ctypeslib.as_array((ctypes.c_float * head.rows).from_address(head.bias))
+            view._head_bias = np.ascontiguousarray(bias[np.minimum(rows, head.rows - 1)])
+            view._model.head.bias = view._head_bias.ctypes.data
+        return view, [chosen.index(one // native.PANEL) * native.PANEL + one % native.PANEL for one in tokens]
 
     def adapted(self, adapter: Adapter | None) -> RuntimeEngine:
         """This engine with an adapter beside its packed weights, which both share; None is without.
@@ -302,6 +354,26 @@ class RuntimeEngine:
             chunk = ids[start : start + CHUNK]
             parts.append(self.read([chunk], [state], range(len(chunk))))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    @property
+    def _head_type(self) -> str:
+        """What the head's rows are stored as."""
+        return self._tensors.later("embedding.weight" if self.config.tied else "head.weight").type
+
+    def head_product(self, x: np.ndarray) -> np.ndarray:
+        """float32 [n v]: the head's matrix times vectors [n d], by the step's kernel (matmul)."""
+        head, type = self.plan.model.head, self._head_type
+        size = native.packed_bytes(type, head.rows, head.columns)
+        panels = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(head.panels))
+        threads = library.threads() if self.threads is None else self.threads
+
+        def product(x: np.ndarray) -> np.ndarray:
+            return native.multiply(type, head.rows, head.columns, panels, x, threads)
+
+        scores = product(x)
+        if not matmul.reads_eight_bits(type):
+            return scores
+        return scores + product(x - matmul.rounded(x, type))
 
     def keep(self, state: State, page: int) -> np.ndarray | State | Kept:
         """A full page of the state, for others to read; of a recurrent model the state at the page's end."""

@@ -28,7 +28,7 @@ from cutaway.model.config import Block, Decoder, kind_of
 from cutaway.position import learned, rope
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
-from cutaway.runtime import arithmetic, attention, cache, matmul, packed, packing, recurrence
+from cutaway.runtime import arithmetic, attention, cache, head, matmul, packed, packing, recurrence
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.values import Values, named
@@ -522,11 +522,12 @@ class ReferenceEngine:
 
     def _head(self, x: np.ndarray) -> np.ndarray:
         """float32 [t v] of the residual stream [t d]."""
+        return head.unembed(self.config, self.tensors, x, self.head_product)
+
+    def head_product(self, x: np.ndarray) -> np.ndarray:
+        """float32 [n v]: the head's matrix times vectors [n d]."""
         name = "embedding" if self.config.tied else "head"
-        normed = self._norm(x, "norm", self.config.norm) * np.float32(self.config.logit_scale)
-        scores = matmul.head_product(self.tensors[f"{name}.weight"], normed)
-        scores = scores + self._vector("head.bias") if self.config.head_bias else scores
-        return arithmetic.softcapped(scores, self.config.softcap)
+        return matmul.head_product(self.tensors[f"{name}.weight"], x)
 
     def _matrix(
         self, path: str, x: np.ndarray, adapter: Mapping[str, Beside], factor: float = 1.0

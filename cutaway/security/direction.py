@@ -53,8 +53,9 @@ def differences(lm: LanguageModel, refused: Sequence[Ids], answered: Sequence[Id
 def residuals(lm: LanguageModel, prompts: Sequence[Ids]) -> np.ndarray:
     """float64 [n layers d]: the residual stream after each layer, at each prompt's last token."""
     traces: Any = lm.trace([list(ids) for ids in prompts], names=["blocks.*.out"])
-    rows = [traces.at(f"blocks.{layer}.out", -1) for layer in range(len(lm.definition.model.blocks))]
-    return np.stack([row.double().cpu().numpy() for row in rows], 1)
+    config: Any = lm.config
+    rows = [traces.at(f"blocks.{layer}.out", -1) for layer in range(len(config.blocks))]
+    return np.stack(rows, 1).astype(np.float64)
 
 
 def find(

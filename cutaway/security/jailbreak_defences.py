@@ -119,7 +119,8 @@ def probed(targets: Sequence[Target]) -> Finding:
         def ids(texts: Sequence[str], lm: LanguageModel = one.lm) -> list[list[int]]:
             return [lm.chat_ids(messages(text)) for text in texts]
 
-        layers = len(one.lm.definition.model.blocks)
+        config: Any = one.lm.config
+        layers = len(config.blocks)
         chosen = sorted({layers // 3, layers // 2, 2 * layers // 3})
         taught = refusal.questions(draw, "refused", 24, held_out=False)
         bad = [wrapped(TEMPLATES[SEEN[n % 4]], q) if n % 2 else q.text for n, q in enumerate(taught)]

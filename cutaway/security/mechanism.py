@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,8 @@ def explain(lm: LanguageModel, found: Sequence[Success], seed: int, words: Words
     random = np.random.default_rng(seed)
     half = min(MOST, len(found) // 2)
     choosing, judging = found[:half], found[half : 2 * half]
-    heads = [output_heads(block.attention) for block in lm.definition.model.config.blocks]
+    config: Any = lm.config
+    heads = [output_heads(block.attention) for block in config.blocks]
     every = [(layer, head) for layer, count in enumerate(heads) for head in range(count)]
     reads = np.mean([_read(lm, one) for one in choosing], 0)
     order = np.argsort(-reads)
@@ -71,7 +73,7 @@ def explain(lm: LanguageModel, found: Sequence[Success], seed: int, words: Words
     for one in judging:
         trace = lm.trace(one.ids, names=["embed", "blocks.*.out"])
         last = {name: value[-1:] for name, value in trace.residuals().items()}
-        top = lens(trace.model, last, trace.vocabulary).ids[:, 0].tolist()
+        top = lens(trace.instrumented, last, trace.vocabulary).ids[:, 0].tolist()
         tops.append([id == one.word for id in top])
         leads = (n for n in range(len(top)) if all(tops[-1][n:]))
         stages.append(next(leads, len(top)))

@@ -210,7 +210,7 @@ def _view(lm: LanguageModel, look: Look) -> str:
 
     at = {"token": look.position, "layer": look.layer, "head": look.head}
     start = {name: value for name, value in at.items() if value is not None}
-    trace = lm.trace(look.ids, names=page_data.names(lm.definition.model))
+    trace = lm.trace(look.ids, names=page_data.names(lm.config))
     shown = page_data.build(trace, str(lm.checkpoint.source))
     return bundle.frame(page.page([shown], start=start))
 

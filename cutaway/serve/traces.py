@@ -2,15 +2,16 @@
 
 The scheduler reads the text beside all other requests, and keeps what is asked for of each step: so a trace
 takes the memory of its answer, whose size follows from the values' shapes and is known, and refused, before
-the text is read. What the runtime does not show, and the page, are the PyTorch model's. Tokens and next
-tokens have the fields that `cutaway explain --json` gives them, and ``"format": "page"`` answers with the
-page's own document.
+the text is read. What the runtime does not show is the PyTorch model's; the page is a forward pass by itself.
+Tokens and next tokens have the fields that `cutaway explain --json` gives them, and ``"format": "page"``
+answers with the page's own document.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Annotated, Any, Literal
@@ -82,7 +83,7 @@ async def _answered(service: Service, body: TraceRequest, http: HTTPRequest) -> 
     caller = caller_of(http, None)
     asked = await service.run(caller.client, _asked, body)
     if not asked.in_batch:
-        return await service.run_definition(http, _by_pytorch, body, asked)
+        return await service.run_definition(http, _alone, body, asked)
     edits = await with_donors(asked.edits, http, caller) if asked.edits.edits else None
     hooks = await service.run(caller.client, lambda _: edits and edits.hooks(asked.ids))
     seen = Observation(asked.names, asked.selection.positions, asked.selection.select, asked.chunk)
@@ -182,21 +183,22 @@ def _next(service: Service, logits: np.ndarray, top: int) -> list[dict[str, Any]
     ]
 
 
-def _by_pytorch(service: Service, body: TraceRequest, asked: _Asked) -> Response:
+def _alone(service: Service, body: TraceRequest, asked: _Asked) -> Response:
     """The response of what the runtime does not show, of edits that it does not make, and of the page."""
     from cutaway.inspect import page_data
     from cutaway.inspect.explanation import next_tokens
 
-    model = service.lm.definition.model
-    with stoppable(model):
+    names = page_data.names(service.lm.config) if body.format == "page" else asked.names
+    engine: Any = service.lm.subject.choose(names, [asked.edits.edits], [len(asked.ids)])[0]
+    with stoppable(engine.model) if engine.name == "definition" else nullcontext():
         if body.format == "page":
-            trace = _traced(service, asked, page_data.names(model))
+            trace = _traced(service, asked, names)
             document = page_data.packed([page_data.build(trace, service.name)])
             return BodyResponse(document, "application/octet-stream")
         one = service.lm.trace(asked.ids[:1], names=asked.names)
         _check_size(service, {name: asked.selection.shape(name, one[name].shape) for name in asked.names})
         trace = _traced(service, asked, asked.names)
-        found = {name: asked.selection(name, trace[name].float().cpu().numpy()) for name in asked.names}
+        found = {name: asked.selection(name, trace[name]) for name in asked.names}
         following = [asdict(one) for one in (next_tokens(trace, body.top) if body.top else ())]
         return _encoded(service, body, asked.ids, found, following)
 

@@ -6,6 +6,7 @@ why the program means the same with it; such a fault is not planted.
 
     python -m scripts.check.plant_faults security                   # 15 minutes on one core
     python -m scripts.check.plant_faults security --only dp_sgd     # those whose file or texts have this
+    python -m scripts.check.plant_faults sweeps                     # patching and its sweeps
 
 Leaves with 1 if a fault survives, or if the text that it replaces is not once in the file.
 """
@@ -33,7 +34,7 @@ import pytest
 
 from scripts.lib.planting import ROOT, copied, enter, logged
 
-LISTS = ROOT / "scripts" / "planted"
+LISTS = Path(__file__).with_name("planted")
 IGNORED = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # of what was imported before
 SECONDS = 600  # after so long a fault counts as caught: the program hangs
 

@@ -25,8 +25,8 @@ from transformer_lens import patching
 
 import cutaway
 from bench.activations_peers import lens_model
-from cutaway.inspect.causal import differing
-from cutaway.inspect.head_scores import LENGTH, TEXTS
+from cutaway.inspect.head_scores import LENGTH, repeated
+from cutaway.inspect.pairs import differing
 from cutaway.inspect.trace import Subject
 from cutaway.weights import load
 from cutaway.weights.build import decoder
@@ -37,8 +37,8 @@ from tests.parity.test_studies_parity import TASK, Words
 
 
 def induction(model: Any, task: Task) -> Any:
-    once = torch.randint(task.vocabulary, (TEXTS, LENGTH), generator=torch.Generator().manual_seed(0))
-    _, cache = model.run_with_cache(once.repeat(1, 2), names_filter=lambda name: name.endswith("pattern"))
+    twice = torch.from_numpy(repeated(task.vocabulary))
+    _, cache = model.run_with_cache(twice, names_filter=lambda name: name.endswith("pattern"))
     patterns = [cache["pattern", i][:, :, LENGTH:] for i in range(model.cfg.n_layers)]
     return torch.stack([p.diagonal(offset=1, dim1=-2, dim2=-1).mean((0, -1)) for p in patterns])
 
@@ -103,7 +103,7 @@ THEIRS = dict(zip(OURS, (induction, attribution, residuals, heads, paths, gradie
 
 def comparable(name: str, ours: np.ndarray, theirs: np.ndarray, at: list[int]) -> tuple[Any, Any]:
     """The numbers that both compute: theirs are before each layer, at all positions; ours after, at some."""
-    return (ours[:, :-1], theirs[1:].T[at]) if name.startswith("patching the residual") else (ours, theirs)
+    return (ours[:-1], theirs[1:][:, at]) if name.startswith("patching the residual") else (ours, theirs)
 
 
 def tiny_llama() -> tuple[Any, Any, Task]:
@@ -112,7 +112,7 @@ def tiny_llama() -> tuple[Any, Any, Task]:
         hf = tiny.model("llama")
         hf.save_pretrained(folder)
         model = decoder(load.read(Path(folder)), "float32").double()
-    return Subject(model, Words()), hf, TASK
+    return Subject.of(model, Words()), hf, TASK
 
 
 def main() -> int:

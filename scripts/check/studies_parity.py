@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 import cutaway
-from cutaway.inspect import causal, gradients
-from cutaway.inspect.head_scores import LENGTH, TEXTS, head_scores
+from cutaway.inspect import causal, gradients, pairs
+from cutaway.inspect.head_scores import LENGTH, TEXTS, head_scores, repeated
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.runtime import values
 from cutaway.runtime.edits import Edit
@@ -49,9 +49,9 @@ def induction(lm: Any, _task: Task) -> np.ndarray:
 
 
 def induction_by_hand(hf: Any, task: Task) -> np.ndarray:
-    once = torch.randint(task.vocabulary, (TEXTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    twice = torch.from_numpy(repeated(task.vocabulary))
     with torch.no_grad():
-        patterns = hf(once.repeat(1, 2), output_attentions=True).attentions
+        patterns = hf(twice, output_attentions=True).attentions
     rows = [p[:, :, LENGTH:].diagonal(offset=1, dim1=-2, dim2=-1).mean((0, -1)) for p in patterns]
     return torch.stack(rows).numpy()
 
@@ -107,7 +107,7 @@ def residuals_by_hand(hf: Any, task: Task) -> np.ndarray:
             handle.remove()
         low = lead(hf(ids).logits)
     differ = [p for p in range(ids.shape[1]) if ids[0, p] != other[0, p] or p == ids.shape[1] - 1]
-    rows = np.zeros((len(differ), len(hf.model.layers)))
+    rows = np.zeros((len(hf.model.layers), len(differ)))
     for i, layer in enumerate(hf.model.layers):
         for row, p in enumerate(differ):
 
@@ -118,7 +118,7 @@ def residuals_by_hand(hf: Any, task: Task) -> np.ndarray:
 
             handle = layer.register_forward_hook(patch)
             with torch.no_grad():
-                rows[row, i] = (lead(hf(ids).logits) - low) / (high - low)
+                rows[i, row] = (lead(hf(ids).logits) - low) / (high - low)
             handle.remove()
     return rows
 
@@ -203,8 +203,8 @@ def gradient_patches_by_hand(hf: Any, task: Task) -> np.ndarray:
 
 def packed_induction(lm: Any, task: Task) -> np.ndarray:
     """Induction scores from the attention patterns that the packed engine shows."""
-    once = torch.randint(task.vocabulary, (TEXTS, LENGTH), generator=torch.Generator().manual_seed(0))
-    seen = values.of_texts(lm.engine, once.repeat(1, 2).tolist(), ["blocks.*.attention.pattern"])
+    twice = torch.from_numpy(repeated(task.vocabulary))
+    seen = values.of_texts(lm.engine, twice.tolist(), ["blocks.*.attention.pattern"])
     rows = [
         [seen[name][2 * LENGTH * text + at][:, at - LENGTH + 1] for at in range(LENGTH, 2 * LENGTH)]
         for name in seen
@@ -229,8 +229,8 @@ def packed_residuals(lm: Any, task: Task) -> np.ndarray:
         edit = Edit(layer, theirs[name][p] - ours[name][p], 1.0, positions=frozenset({p}))
         return (lead(task.ids, [edit]) - low) / (high - low)
 
-    at = causal.differing(task.ids, task.other)
-    return np.array([[recovered(layer, p) for layer in layers] for p in at])
+    at = pairs.differing(task.ids, task.other)
+    return np.array([[recovered(layer, p) for p in at] for layer in layers])
 
 
 PACKED = {

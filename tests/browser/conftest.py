@@ -70,7 +70,7 @@ def pages() -> Callable[..., page_data.PageData]:
         if known not in made:
             reader = tokenizer or Bytes()
             model = models.setdefault(shape, decoder(shape))
-            trace = Trace.of(model, reader, reader.encode(text), page_data.names(model))
+            trace = Trace.of(model, reader, reader.encode(text), page_data.names(model.config))
             made[known] = page_data.build(trace, f"small {shape}")
         return made[known]
 

@@ -47,24 +47,35 @@ RUNS = [
     ("tokenizer show the --tokenizer MODEL", "the"),
     ("tokenizer train text.txt --size 270 --output tokens.json", "270 tokens"),
     ("embed neighbors MODEL the", r"\d\.\d"),
+    ("embed text the cat --model MODEL --pooling mean", r"1\.000"),
     ("embed train text.txt --output words.vec --min-count 1 --dim 8 --threads 1", "words.vec: "),
+    ("explain the --model MODEL", "Logit lens"),
+    ("explain the --model MODEL --ablate 0.1 --html page.html", ""),
+    ("explain cat --patch dog --model MODEL --json", "{"),
+    ("explain the --compare cat --model MODEL", "Logit lens"),
+    ("explain the --model folder --against MODEL", ""),
+    ("explain the --model MODEL --parallel", ""),
+    ("activations text.txt --names blocks.0.out --output acts --model MODEL --max-tokens 200", "200 tokens"),
     ("attention", "mamba2"),
     ("attention show dsa --top-k 3", "An example"),
     ("eval MODEL --tasks text:text.txt --no-cache", "bits_per_byte"),
     ("arena MODEL folder --prompts prompts.txt --judge judge.py --max-tokens 2", "Elo"),
     ("bench MODEL -p 4 -n 2 --texts 1 -r 1 -t 1", "tokens/s"),
     ("detect --file text.txt --watermark kgw:secret --model MODEL", "tokens scored"),
+    ("attack MODEL --probe forgery --trials 1", "forgery"),
     ("audit folder", "llama"),
     ("plan nano", "step"),
 ]
-# What needs PyTorch says so, before it reads a file.
+# What needs an extra names it, before it reads a file.
 REFUSED = [
-    "pretrain nano",
-    "finetune sft talk.jsonl",
-    "compare --attention mha,gqa --task copying",
-    "scale --preset small",
-    "sae acts --output saes",
-    "generate the --model MODEL --engine definition",
+    ("pretrain nano", "train"),
+    ("finetune sft talk.jsonl", "train"),
+    ("compare --attention mha,gqa --task copying", "train"),
+    ("scale --preset small", "train"),
+    ("sae acts --output saes", "train"),
+    ("generate the --model MODEL --engine definition", "train"),
+    ("pull no-such-organisation/no-such-model", "hub"),
+    ("chat MODEL --tools calculator", "agent"),
 ]
 
 
@@ -74,7 +85,7 @@ def main(model: str, folder: Path) -> int:
     os.chdir(folder)
     prepare(model)
     cases = [(words, 0, expected) for words, expected in RUNS]
-    cases += [(words, 2, r"pip install 'cutaway\[train\]'") for words in REFUSED]
+    cases += [(words, 2, rf"pip install 'cutaway\[{extra}\]'") for words, extra in REFUSED]
     wrong = 0
     for words, wanted, expected in [*cases, ("serve MODEL", 0, "assistant")]:
         started, arguments = (

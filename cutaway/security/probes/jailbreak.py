@@ -363,7 +363,8 @@ def _direction(targets: Sequence[Target]) -> Finding:
     layers, surprise, odds = [], [], []
     for one in targets:
         lm, draw = one.lm, np.random.default_rng((one.seed, 4))
-        count = len(lm.definition.model.blocks)
+        config: Any = lm.config
+        count = len(config.blocks)
         found, word = _found(one, draw)
         layers.append(found.layer)
         odds.append(found.odds)

@@ -262,15 +262,12 @@ def activations(folder: Path) -> None:
 
 
 def lens(folder: Path) -> None:
-    import torch
-
     from cutaway.inspect import tuned_lens
 
     subject = tuned_lens.subject_of(lm())
-    layers, width = len(subject.model.blocks), subject.model.config.width
-    tuned_lens.TunedLens(subject, torch.zeros(layers, width, width), torch.zeros(layers, width)).save(
-        folder / "lens.safetensors"
-    )
+    layers, width = len(subject.config.blocks), subject.config.width
+    maps = (np.zeros(shape, np.float32) for shape in ((layers, width, width), (layers, width)))
+    tuned_lens.TunedLens(subject, *maps).save(folder / "lens.safetensors")
 
 
 def traced(folder: Path) -> None:
@@ -984,7 +981,7 @@ READERS = {
     "inspect/rows.py": "rows of a study",
     "inspect/sae.py": "autoencoder",
     "inspect/steering.py": "steering file",
-    "inspect/trace.py": "trace",
+    "inspect/saved_trace.py": "trace",
     "inspect/tuned_lens.py": "tuned lens",
     "memory.py": OWN,
     "native/library.py": OWN,

@@ -1,0 +1,15 @@
+"""Libraries that only some studies need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cutaway.errors import UserError
+
+
+def library(name: str) -> Any:
+    """An optional library; UserError with what installs it."""
+    try:
+        return __import__(name)
+    except ImportError:
+        raise UserError(f"{name} is not installed: pip install 'cutaway[research]'") from None
