@@ -434,14 +434,6 @@ class LanguageModel:
     # ---- what is inside ------------------------------------------------------------------------------------
 
     @property
-    def _built(self) -> Any:
-        return self.engines.pytorch_model
-
-    @property
-    def _apart(self) -> Any:
-        return self.engines.base_and_adapter
-
-    @property
     def subject(self) -> Subject:
         """What studies ask (``inspect/instrumented.py``), with this model's edits."""
         return self.engines.subject(self.tokenizer, self._edits, self._encoded)

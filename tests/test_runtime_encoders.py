@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import native
+from cutaway import cli, native
 from cutaway.attention import bidirectional, disentangled
 from cutaway.errors import OperationalError, UserError
 from cutaway.layers.config import MLP, Norm
@@ -210,7 +210,7 @@ def test_matrices_of_several_types_read_each_what_it_needs() -> None:
 
 NEEDS = """
 import sys
-from cutaway import native
+from cutaway import cli, native
 from tests.test_runtime_encoders import EncoderEngine, ReferenceEncoder, digests, kernels
 expected = digests(ReferenceEncoder)
 """
@@ -392,3 +392,17 @@ cli.main()
     assert "2 vectors of 384" in run.stdout, run.stderr
     a, b = np.load(tmp_path / "vectors.npy")
     assert a @ b > 0.6
+
+
+def test_a_model_that_the_runtime_does_not_run_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "it has a convolution beside its first layer"
+    monkeypatch.setattr("cutaway.runtime.encoder.unsupported_reason", lambda config, tensors: reason)
+    texts = ["A cat", "A kitten"]
+    lm = cutaway.load(inputs.path("minilm"))
+    assert lm.embed(texts).shape == (2, 384) and lm.engines.built and lm.engine_choice[1] == reason
+    assert cli.main(["embed", "text", *texts, "--model", str(inputs.path("minilm"))]) == 0
+    assert f"because {reason}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"The runtime does not run .*, because {reason}"):
+        cutaway.load(inputs.path("minilm"), engine="runtime")

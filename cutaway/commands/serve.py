@@ -392,8 +392,7 @@ class Loader:
         if self.loading.chat_template is not None and first is None:
             text = read_text(self.loading.chat_template)
             lm.checkpoint = replace(lm.checkpoint, chat_template=text)
-        if not lm.is_encoder:
-            note_fallback(lm)
+        note_fallback(lm)
         folder, adapters = self.loading.adapter_folder if first is None else None, dict[str, Any]()
         if first is None:
             lm, adapters = _adapted(lm, self.loading.adapter)

@@ -15,8 +15,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
-
 from tests import serving
 
 PROMPT = "Tell me about the capital of France."
@@ -41,7 +39,7 @@ def rate(server: serving.Server, tokens: int, edits: list[dict[str, Any]]) -> fl
     body: dict[str, Any] = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": tokens}
     body |= {"temperature": 0, "ignore_eos": True} | ({"edits": edits} if edits else {})
     began = time.perf_counter()
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=600)
+    answer = serving.httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=600)
     assert answer.status_code == 200, answer.text
     return answer.json()["usage"]["completion_tokens"] / (time.perf_counter() - began)
 

@@ -48,6 +48,7 @@ def search(
     path = console.model_path(model)
     home = index or home_of(folder)
     reader = lm.load(path)
+    console.note_fallback(reader)
     with closing(Index(folder, home, model, rebuild)) as known, console.watched() as progress:
         done = known.update(
             reader.embed,

@@ -50,6 +50,7 @@ def text(
     if output is not None:
         files.check_file(output, force)
     reader = lm.load(console.model_path(model))
+    console.note_fallback(reader)
     with console.watched() as progress:
         progress.begin("Loading the weights")
         vectors = reader.embed(every, pooling, truncate=truncate, progress=progress)

@@ -37,7 +37,7 @@ export class Chat {
     } }, text);
     return make("div", { class: "empty" },
       make("p", { class: "sentence" }, "Ask, then open any token of the answer."),
-      make("p", { class: "buttons" }, ["What is the capital of France?", "Tell me a short story about a lighthouse.", "Count from 1 to 10."].map(example)));
+      make("p", { class: "buttons" }, ["What is gravity?", "Why is the sky blue?", "Tell me a short story about a lighthouse."].map(example)));
   }
 
   options() {

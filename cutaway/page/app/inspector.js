@@ -19,6 +19,7 @@ export function inspect(box, { answer, index, fork, inside, lens, close }) {
     event.target.disabled = true;
     try {
       layers.replaceChildren(...lensTable(await lens(index)));
+      layers.scrollIntoView({ block: "nearest" });
     } catch (error) {
       layers.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
     }
