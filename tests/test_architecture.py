@@ -79,7 +79,11 @@ def test_a_prompt_runs_through_the_listed_files() -> None:
         lm.generate("Hello", max_tokens=3, temperature=1, seed=1)
     finally:
         sys.settrace(before)
-    used = {file for file in files if file.startswith(("generate/", "runtime/", "lm.py", "continuation.py", "engines.py"))}
+    used = {
+        file
+        for file in files
+        if file.startswith(("generate/", "runtime/", "lm.py", "continuation.py", "engines.py"))
+    }
     assert used == listed(used, names)
     if lm.engine_choice[0] == "runtime":  # speculative.py runs where it is asked for, request.py holds data
         assert set(names) - used <= {

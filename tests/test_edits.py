@@ -329,7 +329,11 @@ def test_a_hundred_random_compositions_are_those_of_hooks_by_hand() -> None:
         cut = draw.randrange(len(given))
         ours = subject.edited(given[:cut]).trace([TEXT], ["logits"], given[cut:])[0].logits
         assert_close(
-            torch.from_numpy(ours), Hooked(model).logits(TEXT, given), rtol=1e-5, atol=1e-5, msg=lambda m, g=given: f"{m} {g}"
+            torch.from_numpy(ours),
+            Hooked(model).logits(TEXT, given),
+            rtol=1e-5,
+            atol=1e-5,
+            msg=lambda m, g=given: f"{m} {g}",
         )
 
 
@@ -369,7 +373,10 @@ def test_an_edited_model_has_its_edits_in_every_call(tiny: Path) -> None:
     with pytest.raises(UserError, match="an engine has no edits"):
         edited.session()
     last = edited.trace(ids)["blocks.2.out"]
-    assert_close(torch.tensor(edited.embed([ids], "last", normalise=False)[0]), edited.model.norm(torch.from_numpy(last[-1])))
+    assert_close(
+        torch.tensor(edited.embed([ids], "last", normalise=False)[0]),
+        edited.model.norm(torch.from_numpy(last[-1])),
+    )
     assert not np.allclose(edited.embed([ids], "last"), lm.embed([ids], "last"))
 
 

@@ -181,7 +181,8 @@ def test_weights_stay_packed_where_memory_has_no_room_for_floats(
             found = lm.trace("what is read")
         assert isinstance(lm.model.embedding, packed_layers.PackedEmbedding)
         plain = whole[path == tied]
-        bound = 4 * noise(plain.model, lambda plain=plain: torch.from_numpy(plain.trace("what is read").logits))
+        read = lambda plain=plain: torch.from_numpy(plain.trace("what is read").logits)  # noqa: E731
+        bound = 4 * noise(plain.model, read)
         assert np.abs(found.logits - logits).max() < bound < 1e-3 * np.abs(logits).max()
         one, other = found.attribution(7), plain.trace("what is read").attribution(7)
         np.testing.assert_allclose(one.mlps, other.mlps, rtol=1e-4, atol=1e-5)
@@ -220,9 +221,7 @@ def test_a_packed_head_has_its_bias_in_logits_and_not_in_what_directions_add(
     packed, whole = (build.decoder(checkpoint, dtype) for dtype in ("packed", "float32"))
     monkeypatch.setattr(packed_layers, "WHOLE", 1000)  # the head is read in parts
     torch.testing.assert_close(packed.logits(x), whole.logits(x), rtol=1e-5, atol=1e-5)
-    found, expected = (
-        unembedded(InstrumentedPyTorch(model), x[0].numpy(), 200) for model in (packed, whole)
-    )
+    found, expected = (unembedded(InstrumentedPyTorch(model), x[0].numpy(), 200) for model in (packed, whole))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     rows = packed_layers.rows_of(packed.embedding, 200)
     assert np.array_equal(rows[150:300], values["embedding.weight"][150:200]) and len(rows) == 200
