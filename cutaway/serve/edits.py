@@ -27,7 +27,7 @@ from cutaway.serve.work_pool import spend
 Result = TypeVar("Result")
 SQUARE = ("scores", "pattern", "index", "chosen")
 READ = SamplingParams(max_tokens=1, ignore_eos=True)  # the least that a scheduler is asked for
-PYTORCH_TOKENS = 1024  # of a text that the PyTorch model traces, all of whose activations it computes
+WHOLE_TOKENS = 1024  # of a text whose activations are all held: for the page, or by the PyTorch model
 
 
 @dataclass(frozen=True)

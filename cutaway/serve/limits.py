@@ -29,7 +29,7 @@ class Limits:
     choices: int = 16  # n of one request
     texts: int = 256  # prompts of one request for completions
     inputs: int = 2048  # texts of one request for embeddings
-    trace_tokens: int = 1024
+    trace_tokens: int = 8192
     trace_numbers: int = 4_000_000
 
     def scheduler(self, engine: Engine, tokenizer: Tokenizer) -> Scheduler:

@@ -29,8 +29,8 @@ from cutaway.runtime import values
 from cutaway.serve.api_error import APIError
 from cutaway.serve.edit_schema import Edits
 from cutaway.serve.edits import (
-    PYTORCH_TOKENS,
     READ,
+    WHOLE_TOKENS,
     RequestEdits,
     check_length,
     parse_edits,
@@ -89,6 +89,8 @@ async def _answered(service: Service, body: TraceRequest, http: HTTPRequest) -> 
     seen = Observation(asked.names, asked.selection.positions, asked.selection.select, asked.chunk)
     request = Request(tuple(asked.ids), READ, edit=hooks, observation=seen, **vars(caller))
     await read(service, http, [request])
+    if body.format == "page":  # which computes with the model's weights
+        return await service.run_definition(http, _page, asked, seen)
     return await service.run(caller.client, _response, body, asked, seen)
 
 
@@ -107,18 +109,31 @@ class _Asked:
     in_batch: bool
 
 
+def _page_names(config: Any) -> list[str]:
+    """The values that the page needs, as far as the runtime shows them."""
+    from cutaway.inspect import page_data
+
+    names = [name for name in page_data.names(config) if name != LOGITS]
+    try:
+        return [*(one.name for one in values.named(config, tuple(names))), LOGITS]
+    except UserError:
+        return names
+
+
 def _asked(service: Service, body: TraceRequest) -> _Asked:
     lm, ids = service.lm, prompt(service, body.text, body.messages, "text", ending(body))
     edits = parse_edits(service, body.edits)
-    names = [] if body.format == "page" else _names(body, len(lm.config.blocks))
-    in_batch = body.format != "page" and lm.engine_choice[0] == "runtime" and edits.in_batch
+    is_page = body.format == "page"
+    names = _page_names(lm.config) if is_page else _names(body, len(lm.config.blocks))
+    in_batch = lm.engine_choice[0] == "runtime" and edits.in_batch
     shapes = _shapes(lm.config, names) if in_batch else None
-    check_length(service, ids, "text", None if shapes is not None else PYTORCH_TOKENS)
-    selection = _Selection(body, len(ids))
+    check_length(service, ids, "text", WHOLE_TOKENS if is_page or shapes is None else None)
+    selection = _Selection(body if not is_page else TraceRequest(), len(ids))
     if shapes is None:
         return _Asked(ids, edits, names, selection, 1, False)
     service.check_ids(ids, "text")
-    _check_size(service, {name: selection.shape(name, shape) for name, shape in shapes.items()})
+    if not is_page:
+        _check_size(service, {name: selection.shape(name, shape) for name, shape in shapes.items()})
     numbers = sum(prod(shape) for shape in shapes.values())
     return _Asked(ids, edits, names, selection, max(1, STEP_NUMBERS // max(1, numbers)), True)
 
@@ -131,8 +146,10 @@ def _shapes(config: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]] | N
             found[name] = (1, config.vocab)
             continue
         try:
-            (value,) = values.named(config, (name,))
+            value, *others = values.named(config, (name,))
         except UserError:
+            return None
+        if others:  # a wildcard beside names that are not shown
             return None
         if name.endswith(LOOKS):
             found[name] = (config.blocks[value.layer].attention.heads, 1, 1)
@@ -144,7 +161,22 @@ def _shapes(config: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]] | N
 
 
 def _response(service: Service, body: TraceRequest, asked: _Asked, seen: Observation) -> Response:
-    """What was seen of the prompt, as the body asks for it; APIError where edits made it NaN or infinite."""
+    """What was seen of the prompt, as the body asks for it."""
+    found, logits = _seen(service, asked, seen)
+    return _encoded(service, body, asked.ids, found, _next(service, logits, body.top))
+
+
+def _page(service: Service, asked: _Asked, seen: Observation) -> Response:
+    """The document of the page of what was seen."""
+    from cutaway.inspect import page_data
+    from cutaway.inspect.trace import Trace
+
+    trace = Trace(service.lm.subject, asked.ids, _seen(service, asked, seen)[0])
+    return BodyResponse(page_data.packed([page_data.build(trace, service.name)]), "application/octet-stream")
+
+
+def _seen(service: Service, asked: _Asked, seen: Observation) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The values by name, and the logits after the text; APIError where edits made them NaN or infinite."""
     assert seen.logits is not None
     logits, found = seen.logits[: len(service.lm.tokenizer)], {}
     for name in asked.names:
@@ -156,7 +188,7 @@ def _response(service: Service, body: TraceRequest, asked: _Asked, seen: Observa
         if not asked.edits.edits:
             raise OperationalError(text)
         raise APIError(400, f"With these edits {text}", param="edits")
-    return _encoded(service, body, asked.ids, found, _next(service, logits, body.top))
+    return found, logits
 
 
 def _array(asked: _Asked, name: str, rows: list[np.ndarray]) -> np.ndarray:

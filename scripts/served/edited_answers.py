@@ -34,9 +34,10 @@ EDITS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def rate(server: serving.Server, tokens: int, edits: list[dict[str, Any]]) -> float:
-    """Tokens a second of one answer, its prompt included."""
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": tokens}
+def rate(server: serving.Server, tokens: int, edits: list[dict[str, Any]], number: int) -> float:
+    """Tokens a second of one answer, its prompt included, which no other request has."""
+    content = f"{number} {PROMPT}"
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "max_tokens": tokens}
     body |= {"temperature": 0, "ignore_eos": True} | ({"edits": edits} if edits else {})
     began = time.perf_counter()
     answer = serving.httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=600)
@@ -55,8 +56,8 @@ def main() -> None:
     with serving.running(serving.model(None)) as server, ThreadPoolExecutor(given.beside + 1) as pool:
         for turn in range(given.turns + 1):
             for name, edits in EDITS.items():
-                one = pool.submit(rate, server, given.tokens, edits)
-                beside = [pool.submit(rate, server, given.tokens, []) for _ in range(given.beside)]
+                one = pool.submit(rate, server, given.tokens, edits, 0)
+                beside = [pool.submit(rate, server, given.tokens, [], n) for n in range(1, given.beside + 1)]
                 speeds = one.result(), statistics.median(each.result() for each in beside)
                 if turn:  # the first builds what the others find
                     found[name].append(speeds)
