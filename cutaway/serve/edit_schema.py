@@ -18,11 +18,12 @@ from cutaway.serve.validation import StrictModel
 
 Units = Annotated[list[Id], FailFast, Field(max_length=65536)]
 Vector = Annotated[list[Number], FailFast]
-SCALARS: dict[Any, Any] = {int: Id, float: Number, str: Annotated[Text, Field(max_length=200)]}
+SCALARS: dict[Any, Any] = {bool: bool, int: Id, float: Number, str: Annotated[Text, Field(max_length=200)]}
 LISTS: dict[str, Any] = {
     "positions": Positions,
     "units": Units,
     "others": Units,
+    "keys": Units,
     "vector": Vector,
     "vectors": Annotated[list[Vector], FailFast, Field(max_length=2)],
     "reference": Annotated[list[Text], FailFast, Field(max_length=64)],

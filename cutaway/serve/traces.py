@@ -128,7 +128,7 @@ def _asked(service: Service, body: TraceRequest) -> _Asked:
     in_batch = lm.engine_choice[0] == "runtime" and edits.in_batch
     shapes = _shapes(lm.config, names) if in_batch else None
     check_length(service, ids, "text", WHOLE_TOKENS if is_page or shapes is None else None)
-    selection = _Selection(body if not is_page else TraceRequest(), len(ids))
+    selection = _Selection(None if is_page else body, len(ids))
     if shapes is None:
         return _Asked(ids, edits, names, selection, 1, False)
     service.check_ids(ids, "text")
@@ -291,11 +291,11 @@ class _Selection:
     ``positions`` are those, each once and in order, ``order`` is where among them each of the request's is.
     """
 
-    def __init__(self, body: TraceRequest, length: int) -> None:
+    def __init__(self, body: TraceRequest | None, length: int) -> None:
         self.length = length
-        self.heads = None if body.heads is None else sorted(set(body.heads))
-        asked = range(length)
-        if body.positions is not None:
+        self.heads = None if body is None or body.heads is None else sorted(set(body.heads))
+        asked: Sequence[int] = range(length)
+        if body is not None and body.positions is not None:
             asked = absolute_positions(body.positions, length, "positions")
         self.positions = sorted(set(asked))
         at = {position: n for n, position in enumerate(self.positions)}
