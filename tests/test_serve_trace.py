@@ -255,6 +255,9 @@ def test_edits_and_traces_are_read_in_the_batch(server: Server, lm: Own) -> None
         texts = 1 + (asked["kind"] == "patch")
         assert after.finished - before.finished == texts
         assert after.prompt_tokens - before.prompt_tokens == texts * length
+    scores = values(traced(server, values=["attention.scores"], layers=[1], positions=[-1, 2]))
+    rows = lm.trace(TEXT).values["blocks.1.attention.scores"]
+    assert np.allclose(scores["blocks.1.attention.scores"][:, 0], rows[-1], rtol=1e-5, atol=1e-5)
     body = {"prompt": TEXT, "max_tokens": 4, "temperature": 0, "edits": kinds, "logprobs": 2, "echo": True}
     answer = server.post("/v1/completions", body).json()
     made = server.service.lm.generate(TEXT, max_tokens=4, temperature=0, edit=given)
