@@ -126,7 +126,7 @@ class DefinitionEngine:
                     patterns[at + here.start, layer] = found.pattern(at, layer)
         none = np.empty((0, self.vocab), np.float32)
         return np.stack([logits[row] for row in rows]) if rows else none, [
-            patterns[look] for look in attention_at
+            patterns[at, layer] for at, layer, *_ in attention_at
         ]
 
     def keep(self, state: State, page: int) -> State:

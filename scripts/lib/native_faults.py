@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.lib.planting import ROOT
@@ -42,9 +41,13 @@ def build(folder: Path, faults: dict[str, list[tuple[int, str, str]]], objects: 
     ``objects``: a folder where an earlier build of the same tree may have left its objects.
     """
     if not faults:
-        spec = find_spec("cutaway._core")
-        if spec is not None and spec.origin is not None:
-            shutil.copy(spec.origin, folder / "cutaway" / "_core.so")
+        # In a process of its own: here the package must not be imported before the copy is.
+        code = (
+            "from importlib.util import find_spec as f; s = f('cutaway._core'); print(s.origin if s else '')"
+        )
+        found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        if origin := found.stdout.strip():
+            shutil.copy(origin, folder / "cutaway" / "_core.so")
         return
     for name in ("native", "CMakeLists.txt", "LICENSE", "README.md"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
