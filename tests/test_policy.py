@@ -35,6 +35,7 @@ from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
 from cutaway.train.objectives.reward_model import RewardModel
+from cutaway.train.folder import SAMPLES
 from cutaway.train.recipes import finetune
 from cutaway.train.recipes import rewards as rewards_recipe
 from cutaway.train.rollouts import Group
