@@ -31,11 +31,11 @@ from cutaway.train import checkpoint, device, distributed, rewards_config, rollo
 from cutaway.train import config as train_config
 from cutaway.train import run as training_run
 from cutaway.train.adapters import reference
+from cutaway.train.folder import SAMPLES
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
 from cutaway.train.objectives.reward_model import RewardModel
-from cutaway.train.folder import SAMPLES
 from cutaway.train.recipes import finetune
 from cutaway.train.recipes import rewards as rewards_recipe
 from cutaway.train.rollouts import Group
