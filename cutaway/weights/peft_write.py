@@ -51,7 +51,7 @@ CONVERTED = (
     "sarvam_mla",
     "solar_open",
 )
-TABLES = ("embedding.weight", "position.weight", "segment.weight", ".relative.weight")
+TABLES = ("embedding.weight", "position.weight", "segment.weight", "task.weight", ".relative.weight")
 TWICE = ("laguna",)  # of whose own folders PEFT finds the pairs of shared experts no more
 NO_MAMBA = ("out_proj", "conv1d")  # which PEFT refuses in models of these families
 MAMBA = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")

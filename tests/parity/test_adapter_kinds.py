@@ -232,3 +232,11 @@ def test_the_merged_model_is_pefts(case: str, folder: Folder, tmp_path: Path) ->
     save.write(tmp_path / "merged", adapters.joined(base, adapters.read(tmp_path / "adapter", base)))
     assert float((tiny.reopened(tmp_path / "merged") - expected).abs().max()) < 1e-4
     assert not isinstance(base.config, Encoder)
+
+
+def test_a_table_of_tasks_is_written_as_an_embeddings_change(tmp_path: Path) -> None:
+    """ERNIE's task embeddings, which were written as a matrix's: PEFT left them at their start."""
+    model = peft_kinds.model("ernie-2")
+    model.save_pretrained(tmp_path / "base")
+    found = peft_kinds.writing("ernie-2", load.read(tmp_path / "base"), "reached", 1, tmp_path)
+    assert found.word == "equal", found.why
