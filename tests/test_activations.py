@@ -475,6 +475,7 @@ def test_an_edited_text_shares_pages_up_to_where_its_edits_begin(name: str) -> N
         2 * page,
         page - 1,
     ]
+    assert engine.edits_begin([early[0]._replace(first=page + 1)]) == page + 1, "from_step after a position"
     alone = [engine.prefill(ids, engine.edited_state(one)) for one in ((), early, late)]
     assert not np.array_equal(alone[0], alone[1]) and not np.array_equal(alone[0], alone[2])
     kept = []
