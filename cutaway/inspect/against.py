@@ -173,7 +173,7 @@ def _read(
     found: Any = WRITES.fullmatch(name)
     block, engine = base.config.blocks[int(found[1])], base.instrumented
     norm = "attention_post_norm" if found[2] == "attention.out" else "mlp_post_norm"
-    rows = np.float32(directions.T)
+    rows = directions.T.astype(np.float32)
     if norm in block.norms and block.norm.weight:
         rows = rows * engine.weight(f"blocks.{found[1]}.{norm}.weight")
     logits = unembedded(engine, rows, base.vocabulary)
