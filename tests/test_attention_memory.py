@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention import dsa
 from cutaway.attention.backends import blocked, naive, sdpa
 from cutaway.attention.common.registry import Sizes, kind
 from cutaway.attention.common.visibility import Positions
+from cutaway.attention.modules import dsa
 from cutaway.position import alibi, t5
 from tests.laws.mechanisms import SOFTMAX
 

@@ -159,6 +159,7 @@ tokenizer report no.json
 tokenizer report smollm2 --model no.gguf
 tokenizer show --file no.txt
 tokenizer show king -t no.json
+open no.gguf
 tokenizer train no.txt
 tokenizer train text.txt --size 300 --output no/tokenizer.json
 verify no.gguf

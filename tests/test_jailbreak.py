@@ -455,9 +455,7 @@ def test_a_direction_is_a_difference_of_means_and_edits_reach_the_engine(lm: Lan
         [lm.ids(text) for text in texts] for texts in (("the king", "a queen"), ("rain", "the sea"))
     )
     found = direction.differences(lm, some, others)
-    rows = [
-        np.mean([lm.trace(ids)["blocks.1.out"][-1].numpy() for ids in each], 0) for each in (some, others)
-    ]
+    rows = [np.mean([lm.trace(ids)["blocks.1.out"][-1] for ids in each], 0) for each in (some, others)]
     assert found.shape == (3, 32) and np.allclose(found[1], rows[0] - rows[1], atol=1e-4)
     one = direction.Direction(1, found[1], 0.0, 0.0)
     assert [edit.layer for edit in one.removed(3)] == [0, 1, 2]  # type: ignore[union-attr]

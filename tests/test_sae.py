@@ -139,9 +139,10 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out]) == 0
     assert capsys.readouterr().out.count("an attention sink, not trained on") == 1
     feature = best[-1][0].feature
-    usual, added = (lm.trace("all of it", edit=one)["blocks.1.out"] for one in (None, made.add(feature, 3.0)))
+    seen = lambda edit: torch.from_numpy(lm.trace("all of it", edit=edit)["blocks.1.out"])  # noqa: E731
+    usual, added = seen(None), seen(made.add(feature, 3.0))
     assert torch.allclose(added - usual, 3 * made.tensors["decoder"][feature].expand_as(usual), atol=1e-2)
-    removed = lm.trace("all of it", edit=made.remove(feature))["blocks.1.out"]
+    removed = seen(made.remove(feature))
     unit = torch.nn.functional.normalize(made.tensors["decoder"][feature], dim=0)
     assert (removed @ unit).abs().max() < 1e-2 * removed.norm(dim=1).max()
     with pytest.raises(UserError, match="there is no feature 256: they are 0 to 255"):

@@ -464,7 +464,7 @@ def test_a_head_reads_what_it_attends_to_beyond_the_mention_and_a_margin_is_of_b
     assert mechanism._margin(lm, one, []) == pytest.approx(float(row[40] - row[41]), abs=2e-3)
     back = replace(one, word=41, value=40)
     assert mechanism._margin(lm, back, [(1, 2)]) == pytest.approx(-mechanism._margin(lm, one, [(1, 2)]))
-    given, lens = list[torch.Tensor](), mechanism.lens
+    given, lens = list[np.ndarray](), mechanism.lens
     monkeypatch.setattr(
         mechanism, "lens", lambda model, last, words: given.extend(last.values()) or lens(model, last, words)
     )
@@ -475,7 +475,7 @@ def test_a_head_reads_what_it_attends_to_beyond_the_mention_and_a_margin_is_of_b
     assert "50% of the successes stay" in mechanism.explain(lm, found, 0).sentences[2]
     traces = [lm.trace(each.ids, names=["embed", "blocks.*.out"]) for each in found[2:]]
     ends = [value[-1:] for trace in traces for value in trace.residuals().values()]
-    assert len(given) == len(ends) and all(map(torch.equal, given, ends))
+    assert len(given) == len(ends) and all(map(np.array_equal, given, ends))
 
 
 def test_the_lens_leads_from_the_stage_after_which_nothing_else_does(

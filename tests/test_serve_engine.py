@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
@@ -383,12 +384,12 @@ def test_what_is_seen_inside_is_what_the_definition_computes(shape: str):
         assert np.array_equal(logits[:2], reads.read(texts, other, rows[:2])), name  # watching changes no bit
         for (place, layer), pattern in zip(watched, patterns, strict=True):
             at = 140 + place if place < 10 else place - 10 + 3
-            expected = trace[f"blocks.{layer}.attention.pattern"].numpy().reshape(-1, 150, 150)[:, at]
+            expected = trace[f"blocks.{layer}.attention.pattern"].reshape(-1, 150, 150)[:, at]
             assert pattern.shape == (len(expected), at + 1)
             assert np.abs(pattern - expected[:, : at + 1]).max() < 2e-3, (name, layer)
             assert np.allclose(pattern.sum(1), 1, atol=1e-5)
         for row, at, layer in ((2, 149, 1), (3, 143, 0)):
-            stream = trace[f"blocks.{layer}.out"].reshape(150, -1)[at]
+            stream = torch.from_numpy(trace[f"blocks.{layer}.out"]).reshape(150, -1)[at]
             expected = engines["definition"].model.logits(stream[None, None])[0, 0].detach().numpy()
             assert np.abs(logits[row] - expected).max() < 5e-3 * np.abs(expected).max(), (name, layer)
 

@@ -20,6 +20,7 @@ from cutaway.inspect.sweep import Cell, Setting, WholeTexts, sweep_of
 from cutaway.inspect.trace import Subject
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
+from cutaway.runtime.values import HEADS, NORMS, UNROTATED
 from tests.small import model_file
 from tests.test_instrumented import by_pytorch, subject, within_noise
 from tests.test_runtime import IDS, config, tensors, wide
@@ -29,13 +30,14 @@ compiled = pytest.mark.skipif(native.why_not() is not None, reason=native.why_no
 TEXT, OTHER = IDS[:12], [*IDS[:3], *IDS[50:53], *IDS[6:9], *IDS[70:73]]
 LATER = [*IDS[:10], *IDS[80:82]]  # differs at the end alone
 ANSWERS = (7, 9)
+EDITED = {"middle", "out", *NORMS, *HEADS, *UNROTATED, "attention.out", "mlp.hidden", "mlp.down", "mlp.out"}
 HEADED = ("attention.q", "attention.k", "attention.v", "attention.z")
 
 
 def cells(engine: Any, texts: Sequence[list[int]], count: int, seed: int = 0) -> list[Cell]:
     """Settings of random values, layers, heads and positions of texts, some two in a cell."""
     draw = np.random.default_rng(seed)
-    names = [n for n in engine.shapes() if n not in ("logits", "embed") and not n.endswith("pattern")]
+    names = [name for name in engine.shapes() if name.partition(".")[2].partition(".")[2] in EDITED]
     found = []
     for _ in range(count):
         text = int(draw.integers(len(texts)))
@@ -161,7 +163,7 @@ def studies(of: Subject, over: Sequence[causal.Over]) -> np.ndarray:
 )
 def test_both_engines_give_one_studys_numbers(name: str, over: Sequence[causal.Over]) -> None:
     of = subject(name)
-    within_noise(of, lambda some: studies(some, over))
+    within_noise(of, lambda some: studies(some, over), 16)  # effects are differences of two readings
 
 
 def test_lists_of_pairs_are_each_pairs_study() -> None:

@@ -106,7 +106,7 @@ CASES = [  # in this order: later ones read what earlier ones have written
     Case("serve run --port 0", "Ctrl-C stops it", None, ((r"Ctrl-C stops it", b"\x03"),), 130),
     Case("open run --no-browser", "The page is at http", None, ((r"Ctrl-C stops it", b"\x03"),), 130),
     Case("detect --file long.txt --watermark kgw:secret --model run", "tokens scored"),
-    Case("explain It --model run", "Logit lens", r"Loading PyTorch"),
+    Case("explain It --model run", "Logit lens", r"Loading the weights"),
     Case(
         "activations texts --names blocks.0.out --output @oacts --model run --engine runtime",
         r"acts: [\d,]+ tokens",

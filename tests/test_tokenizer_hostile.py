@@ -25,8 +25,8 @@ from tests.test_tokenizer_formats import whole
 
 
 def _script() -> ModuleType:
-    path = Path(__file__).parent.parent / "scripts" / "fuzz_tokenizer_files.py"
-    spec = importlib.util.spec_from_file_location("fuzz_tokenizer_files", path)
+    path = Path(__file__).parent.parent / "scripts" / "fuzz" / "tokenizer_files.py"
+    spec = importlib.util.spec_from_file_location("tokenizer_files", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

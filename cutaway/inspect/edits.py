@@ -15,7 +15,7 @@ given; later ones see what earlier ones made of it. A skipped layer passes on it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
@@ -23,7 +23,7 @@ from zlib import crc32
 import numpy as np
 
 from cutaway.bounds import is_finite
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.model.config import Decoder as Config
 
 if TYPE_CHECKING:
@@ -246,6 +246,8 @@ def listed(given: Given) -> Iterator[Edit | Mapping[str, Listener]]:
     if isinstance(given, Mapping | _Where):
         yield given  # pyright: ignore[reportReturnType]
         return
+    if isinstance(given, str) or not isinstance(given, Iterable):  # a text is made of texts without end
+        raise UserError(f"{quoted(given)} is no edit: give edits, such as Ablate(3), or functions by name")
     for one in given:
         yield from listed(one)
 

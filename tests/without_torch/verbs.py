@@ -51,7 +51,7 @@ RUNS = [
     ("embed train text.txt --output words.vec --min-count 1 --dim 8 --threads 1", "words.vec: "),
     ("explain the --model MODEL", "Logit lens"),
     ("explain the --model MODEL --ablate 0.1 --html page.html", ""),
-    ("explain cat --patch dog --model MODEL --json", "{"),
+    ("explain 1+1= --patch 1+2= --model MODEL --json", "{"),
     ("explain the --compare cat --model MODEL", "Logit lens"),
     ("explain the --model folder --against MODEL", ""),
     ("explain the --model MODEL --parallel", ""),
