@@ -183,6 +183,8 @@ print("torch" in sys.modules)
     assert done.stdout == "False\n", done.stderr
 
 
+# The server's threads share the process's `random` with the strategies: what they draw is not of these.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.filterwarnings("ignore:the vocabulary has no token for byte:RuntimeWarning")
 def test_no_request_that_its_document_allows_is_a_fault_of_ours() -> None:
     """Schemathesis: requests made from the OpenAPI document, right ones and wrong ones."""
