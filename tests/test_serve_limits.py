@@ -21,7 +21,8 @@ from tests.serving import Server
 from tests.waiting import wait_until
 
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
-from cutaway.serve import field_types, json_body, routes, tokens, validation  # isort: skip
+from cutaway.serve import tokens  # isort: skip
+from cutaway.serve import field_types, json_body, routes, validation  # isort: skip
 from cutaway.serve.anthropic.schema import CountRequest  # isort: skip
 from cutaway.serve.ollama.schema import ChatRequest  # isort: skip
 from cutaway.serve.openai import schema  # isort: skip
@@ -298,3 +299,10 @@ def test_the_bound_socket_names_its_protocol() -> None:
     made = lifecycle.bound("127.0.0.1", 0)
     with made:
         assert made.proto == socket.IPPROTO_TCP  # which asyncio needs to set TCP_NODELAY
+
+
+def test_a_text_of_many_tokens_is_not_listed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_IDS", 5)
+    fits, longer = (server.post("/tokenize", {"content": text}) for text in ("a b", "a b c d e f g h i j"))
+    assert fits.status_code == 200
+    assert longer.status_code == 400 and "at most 5: send it in parts" in longer.text

@@ -9,7 +9,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.serve.api_error import APIError
-from cutaway.serve.field_types import Indices, Text
+from cutaway.serve.field_types import MAX_IDS, Indices, Text
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai.format import token_string
 from cutaway.serve.openai.message_schema import Ending, Messages, Tools
@@ -67,6 +67,9 @@ def tokenize(service: Service, body: TokenizeRequest, http: HTTPRequest) -> Resp
         around = body.add_special if body.add_special is not None else body.add_special_tokens
         around = given == ["prompt"] if around is None else around
         ids = tokenizer.encode(getattr(body, given[0]), special, around)
+    if len(ids) > MAX_IDS:  # its pieces would be written for seconds, beside other clients' answers
+        many = f"The text has {len(ids):,} tokens, and an answer lists at most {MAX_IDS:,}: send it in parts"
+        raise APIError(400, many, param=given[0], code="too_long")
     check_stopped()
     tokens = [token_string(tokenizer, id) for id in ids]
     check_stopped()
