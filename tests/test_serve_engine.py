@@ -830,6 +830,28 @@ def test_a_prompt_of_several_requests_is_read_once(name: str):
     assert sum(each.timings.prefill_tokens for each in made) == 130 + 2 + 128
 
 
+@needs_core
+def test_few_texts_of_one_prompt_begin_in_a_step_beside_another_client(monkeypatch: pytest.MonkeyPatch):
+    """Each copies a page and samples: sixteen at once held up the other's answer for 50 ms."""
+    begun, forks = list[int](), Scheduler._forks
+
+    def counted(self: Scheduler, *arguments: Any) -> Any:
+        found = forks(self, *arguments)
+        begun.append(len(found))
+        return found
+
+    monkeypatch.setattr(Scheduler, "_forks", counted)
+    reads = engine("runtime")
+    texts = [request(tiny.IDS[:30], max_tokens=2, temperature=1, seed=n, client="b") for n in range(12)]
+    alone = [finish(generate(reads, Words(), each.ids, each.settings)).ids for each in texts]
+    for others, most in ((0, 11), (1, 4)):
+        begun.clear()
+        before = [request([n], max_tokens=40, client="a") for n in range(others)]
+        made = answer_all(reads, Words(), before + texts, max_sequences=16)
+        assert [one.ids for one in made[others:]] == alone
+        assert max(begun) == most
+
+
 def test_logprobs_are_of_what_was_drawn_from_where_asked_for():
     settings = SamplingParams(max_tokens=3, temperature=0.5, top_k=4, seed=1, stop_ids=[7])
     requests = [Request((1, 2), settings, drawn_logprobs=drawn) for drawn in (False, True)]

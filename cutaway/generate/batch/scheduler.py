@@ -46,6 +46,7 @@ from cutaway.generate.sampling_params import SamplingParams
 AHEAD, LOW = 4, 1  # pages allocated ahead for each request that may run: while none does, and while some do
 PAUSE = 0.001  # seconds between pieces of a page that is allocated beside steps
 LATELY = 30.0  # seconds for which a client counts as present after its last request
+FORKS = 4  # of a prompt that begin in one step beside other clients: each copies a page and samples
 Item = TypeVar("Item")
 
 
@@ -382,7 +383,7 @@ class Scheduler:
             self._pages_taken.set()
         for chunk in chunks:
             chunk.sequence.cache_pages(self._prefix_cache)
-        chunks += self._forks(chunks)
+        chunks += self._forks(chunks, FORKS if shared else None)
         results = [_sample(chunk) for chunk in chunks]
         for chunk in chunks:
             self._count_prompt(chunk.sequence)
@@ -465,15 +466,18 @@ class Scheduler:
                 del left[client]
         return [(waiting[client], part) for client, part in parts.items()]
 
-    def _forks(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """For each prompt that was read to its end: the sequences that wait for it, with the same logits."""
+    def _forks(self, chunks: Sequence[Chunk], most: int | None) -> list[Chunk]:
+        """For each prompt that was read to its end: the sequences that wait for it, with the same logits.
+
+        ``most`` of them a step, where other clients wait for its end: those that are left read it once more.
+        """
         reading, forks = [chunk.sequence for chunk in chunks], []
         waiting = [one for one in self._running if one not in reading and not one.decoding]
         for chunk in chunks:
             read, prompt = chunk.sequence, chunk.sequence.whole_prompt
             if prompt is None or read.state.length != len(read.prompt):
                 continue
-            for sequence in [one for one in waiting if one.whole_prompt == prompt]:
+            for sequence in [one for one in waiting if one.whole_prompt == prompt][:most]:
                 waiting.remove(sequence)
                 sequence.fork(read)
                 forks.append(replace(chunk, sequence=sequence))
