@@ -24,6 +24,7 @@ import numpy as np
 
 from cutaway.bounds import is_finite
 from cutaway.errors import UserError, quoted
+from cutaway.inspect.inputs import output_heads
 from cutaway.model.config import Decoder as Config
 
 if TYPE_CHECKING:
@@ -254,8 +255,6 @@ def listed(given: Given) -> Iterator[Edit | Mapping[str, Listener]]:
 
 def check(config: Config, edit: Edit, length: int) -> None:
     """Raises UserError unless the edit fits the model and a prompt of ``length`` tokens."""
-    from cutaway.inspect.inputs import output_heads  # with torch, of which edits as values need nothing
-
     blocks = config.blocks
     if edit.layer is not None and not 0 <= edit.layer < len(blocks):
         raise UserError(f"there is no layer {edit.layer}: this model's layers are 0 to {len(blocks) - 1}")
