@@ -138,7 +138,7 @@ def main() -> None:
     texts = documents(lm.tokenizer, asked.tokens)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        cutaway.load(path, engine="definition").save(home / "model", format="safetensors")
+        cutaway.load(path, engine="pytorch").save(home / "model", format="safetensors")
         peers = {
             name: Peer(asked.python, name, home / "model", threads)
             for name in ("transformers", "transformers bfloat16", "transformer_lens")

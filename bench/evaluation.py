@@ -28,7 +28,7 @@ def main() -> None:
     options.add_argument("--cases", type=int, default=500)
     options.add_argument("--each", type=int, default=500, help="cases of a task at most")
     options.add_argument("--batch", type=int, nargs="+", default=[1, 16])
-    options.add_argument("--engine", nargs="+", default=["runtime", "definition"])
+    options.add_argument("--engine", nargs="+", default=["runtime", "pytorch"])
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)

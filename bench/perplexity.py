@@ -1,11 +1,11 @@
-"""Perplexity of one file under the runtime, the definition and llama.cpp: same weights, same text, same
+"""Perplexity of one file under the runtime, the PyTorch model and llama.cpp: same weights, same text, same
 windows.
 
     python bench/perplexity.py [--llama-perplexity PATH] [--model MODEL] [TEXT ...]
 
 Without texts: 100 KB of English (Jane Austen's novels from their beginning, fetched once) and 100 KB of code
 (this Python's argparse.py and what follows it in the standard library's alphabet). Windows of 512 tokens, the
-second half of each scored. "apart" is what the runtime's perplexity is above the definition's, with the
+second half of each scored. "apart" is what the runtime's perplexity is above the PyTorch model's, with the
 standard error of that difference, which is small since both are scored on the same tokens. Takes some ten
 minutes a text."""
 
@@ -80,30 +80,30 @@ def texts(paths: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Perplexity: the runtime, the definition, llama.cpp.")
+    parser = argparse.ArgumentParser(description="Perplexity: the runtime, the PyTorch model, llama.cpp.")
     parser.add_argument("--llama-perplexity")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("texts", nargs="*", type=Path)
     asked = parser.parse_args()
     path = store.resolve(asked.model, pull=True)
-    loaded = {name: cutaway.load(path, engine=name) for name in ("runtime", "definition")}
+    loaded = {name: cutaway.load(path, engine=name) for name in ("runtime", "pytorch")}
     print(f"{path.name}, {native.isa()}, windows of {scoring.WINDOW}, their second half scored")
     for name, text in texts(asked.texts):
         lm = loaded["runtime"]
         ids, begin = lm.tokenizer.encode(text), lm.tokenizer.bos if lm.tokenizer.add_bos else None
         seen = {which: surprises(lm.engine, ids, begin, which) for which, lm in loaded.items()}
         costs = {which: math.exp(values.mean()) for which, values in seen.items()}
-        apart = seen["runtime"] - seen["definition"]
+        apart = seen["runtime"] - seen["pytorch"]
         error = scoring.error(apart.reshape(-1, scoring.WINDOW // 2 - 1))
         print(f"{name}: {len(text.encode()):,} bytes, {len(ids):,} tokens, {len(apart):,} scored")
-        print(f"  definition {costs['definition']:8.4f}")
+        print(f"  pytorch    {costs['pytorch']:8.4f}")
         print(
             f"  runtime    {costs['runtime']:8.4f}   {100 * math.expm1(apart.mean()):+.3f}% "
             f"apart, +/- {100 * error:.3f}%"
         )
         if asked.llama_perplexity:
             value, error = peer(asked.llama_perplexity, path, text)
-            above = 100 * (value / costs["definition"] - 1)
+            above = 100 * (value / costs["pytorch"] - 1)
             print(f"  llama.cpp  {value:8.4f}   {above:+.3f}% apart; its own error of the mean {error:.4f}")
 
 

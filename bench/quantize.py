@@ -9,7 +9,7 @@ quantizer may fall on or miss by luck: each norm's channel is multiplied by some
 columns that read it divided, and so for the rows of value and up and the columns of out and down. Both
 quantizers get this file, and both get llama-imatrix's matrix of one text.
 
-Every file is read by the definition, in float32, so that the weights alone count; --engine runtime adds the
+The PyTorch model reads every file, in float32, so that the weights alone count; --engine runtime adds the
 runtime's rounding of activations. The text is held out from calibration: windows of 512 tokens of English
 (Jane Austen) and code (Python's standard library), the second half of each scored. "bits" is the file's bits
 a weight; "seconds" is processor time, of all threads, which other work on the machine changes little. The
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", help="a name or a GGUF file of Llama's shape")
     parser.add_argument("--types", nargs="+", choices=mixes.MIXES, default=list(mixes.MIXES))
     parser.add_argument("--windows", type=int, default=4, help="of each of the two texts")
-    parser.add_argument("--engine", choices=("runtime", "definition"), default="definition")
+    parser.add_argument("--engine", choices=("runtime", "pytorch"), default="pytorch")
     parser.add_argument("--folder", type=Path, required=True, help="where the files and finished rows go")
     parser.add_argument("--write", type=Path, help="the page whose table this is")
     asked = parser.parse_args()

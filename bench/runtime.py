@@ -235,7 +235,7 @@ def compared(
 
 def others(paths: list[Path], threads: int, folder: Path) -> None:
     """Prints what each further peer reaches, in a process of its own."""
-    cutaway.load(paths[0], engine="definition").save(folder, format="safetensors")
+    cutaway.load(paths[0], engine="pytorch").save(folder, format="safetensors")
     print(f"{'':<28}{'read 512':>10}{'decode':>10} tokens/s")
     for peer in PEERS:
         if importlib.util.find_spec(peer) is None:

@@ -93,7 +93,7 @@ def way(name: str, path: str, batch: int, threads: int) -> Way:
         peer = SentenceTransformer(path, device="cpu")
         peer.max_seq_length = 512  # as many as the model reads
         return lambda texts: peer.encode(texts, batch_size=batch, normalize_embeddings=True)
-    lm = cutaway.load(path, engine="definition" if name == MODEL else "runtime")
+    lm = cutaway.load(path, engine="pytorch" if name == MODEL else "runtime")
     return lambda texts: lm.embed(texts, batch=batch)
 
 

@@ -120,7 +120,7 @@ class Continuation:
     ) -> Generation:
         """The generation with the activations ``keep`` of every token that was read, by the PyTorch model."""
         if self.engines.asked.engine == "runtime":
-            raise UserError('the runtime keeps no activations: load with engine="definition" or "auto"')
+            raise UserError('the runtime keeps no activations: load with engine="pytorch" or "auto"')
         _refuse_session(session)
         engine = self.engines.pytorch
         from cutaway.inspect import pytorch_edits

@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
     from cutaway.inspect.runtime_edits import Donors
     from cutaway.inspect.trace import Subject, Vocabulary
-    from cutaway.model.engine import DefinitionEngine
+    from cutaway.model.engine import PyTorchEngine
     from cutaway.model.target_engine import TargetEngine
     from cutaway.runtime.encoder import EncoderEngine
     from cutaway.runtime.encoder_reference import ReferenceEncoder
     from cutaway.runtime.engine import RuntimeEngine
     from cutaway.runtime.reference import ReferenceEngine
 
-EngineName = Literal["auto", "definition", "runtime"]
-Limited = TypeVar("Limited", "DefinitionEngine", "RuntimeEngine", "ReferenceEngine", "TargetEngine")
-ENGINES = ("auto", "definition", "runtime")
+EngineName = Literal["auto", "pytorch", "runtime"]
+Limited = TypeVar("Limited", "PyTorchEngine", "RuntimeEngine", "ReferenceEngine", "TargetEngine")
+ENGINES = ("auto", "pytorch", "runtime")
 DTYPES = ("auto", "float32", "bfloat16", "float16", "packed")
 ROOM = 1.1  # of the weights as floats: what a text takes beside them
 
@@ -116,21 +116,21 @@ class Engines:
 
     # ---- which engine answers ------------------------------------------------------------------------------
 
-    def choice(self, edit: edits.Given = ()) -> tuple[Literal["definition", "runtime"], str]:
+    def choice(self, edit: edits.Given = ()) -> tuple[Literal["pytorch", "runtime"], str]:
         """Which engine answers, with these edits, and why, in words that follow "because"."""
         asked = self.asked
-        if asked.engine == "definition":
-            return "definition", "it was asked for"
+        if asked.engine == "pytorch":
+            return "pytorch", "it was asked for"
         if asked.device != "cpu" or asked.dtype not in ("auto", "float32"):
-            return "definition", f"the weights were asked for as {asked.dtype} on {asked.device}"
+            return "pytorch", f"the weights were asked for as {asked.dtype} on {asked.device}"
         if self.exposed and asked.engine == "auto":
-            return "definition", "lm.model was asked for and may have been changed"
+            return "pytorch", "lm.model was asked for and may have been changed"
         reason = self._unsupported_reason
         if reason is None and edit != () and asked.engine == "auto":
             from cutaway.inspect import runtime_edits
 
             reason = runtime_edits.unsupported_reason(self.decoder(), edit)
-        return ("runtime", "it is the fastest here") if reason is None else ("definition", reason)
+        return ("runtime", "it is the fastest here") if reason is None else ("pytorch", reason)
 
     @cached_property
     def _unsupported_reason(self) -> str | None:
@@ -142,12 +142,12 @@ class Engines:
         from cutaway import native
         from cutaway.runtime import encoder, packing
 
-        absent = native.why_not()
+        absent = native.unavailable_reason()
         if absent is not None and self.asked.engine != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
         if isinstance(self.config, Encoder):
             return encoder.unsupported_reason(self.config, self.checkpoint.tensors)
-        return packing.why_not(self.decoder(), self.base_and_adapter[0])
+        return packing.unsupported_reason(self.decoder(), self.base_and_adapter[0])
 
     def check_runtime(self, source: object) -> None:
         """UserError where the runtime, or a KV cache of its, was asked for, and does not run the model."""
@@ -215,7 +215,7 @@ class Engines:
         if self.built and listening(self.pytorch_model):
             raise UserError(
                 "the runtime answers, which a trace of lm.model does not see: "
-                f'{instead} with engine="definition"'
+                f'{instead} with engine="pytorch"'
             )
 
     @property
@@ -263,19 +263,19 @@ class Engines:
         tensors = self.checkpoint.tensors
         if not isinstance(tensors, adapters.AdaptedTensors):
             return tensors, None
-        reason = adapter.why_not(self.decoder(), tensors.base, tensors.adapter)
+        reason = adapter.unsupported_reason(self.decoder(), tensors.base, tensors.adapter)
         return (tensors, None) if reason else (tensors.base, tensors.adapter)
 
     # ---- the PyTorch model ---------------------------------------------------------------------------------
 
     @cached_property
-    def pytorch(self) -> DefinitionEngine:
+    def pytorch(self) -> PyTorchEngine:
         """The PyTorch model as an engine."""
         self._need_pytorch()
-        from cutaway.model.engine import DefinitionEngine
+        from cutaway.model.engine import PyTorchEngine
 
         self.decoder()
-        return self._limited(DefinitionEngine(self.pytorch_model))
+        return self._limited(PyTorchEngine(self.pytorch_model))
 
     @cached_property
     def pytorch_model(self) -> Any:
@@ -342,7 +342,7 @@ class Engines:
         self.decoder()
         name, reason = self.choice()
         if name == "runtime" and self.built and listening(self.pytorch_model):
-            name, reason = "definition", "a trace of lm.model is open, which the runtime is not heard by"
+            name, reason = "pytorch", "a trace of lm.model is open, which the runtime is not heard by"
         if name == "runtime":
             own = self.instrumented_runtime
             return Subject(own, tokenizer, edit, encode, reason, lambda: self.instrumented_pytorch)

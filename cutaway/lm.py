@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.runtime_edits import Donors
     from cutaway.inspect.show import Map
     from cutaway.inspect.trace import Subject, Trace, Traces
-    from cutaway.model.engine import DefinitionEngine
+    from cutaway.model.engine import PyTorchEngine
     from cutaway.model.pooling import Pooling
     from cutaway.tokenizer.chat import Rendered
     from cutaway.weights.save import Saved
@@ -71,7 +71,7 @@ def load(
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
-    A name that is not cached yet is pulled. ``engine``: "definition" is the PyTorch model, "runtime" the
+    A name that is not cached yet is pulled. ``engine``: "pytorch" is the PyTorch model, "runtime" the
     native CPU engine on packed weights, "auto" the fastest that runs the model as it is asked for
     (``lm.engine_choice`` says which and why). ``device``: where the PyTorch model runs. ``dtype``: what its
     weights are unpacked to; "packed" keeps them as small as they are in the file and unpacks each for each
@@ -170,7 +170,7 @@ class LanguageModel:
         return model
 
     @property
-    def definition(self) -> DefinitionEngine:
+    def pytorch(self) -> PyTorchEngine:
         """The PyTorch model as an engine: it generates where the runtime does not."""
         return self.engines.pytorch
 
@@ -185,7 +185,7 @@ class LanguageModel:
         return self.engines.answering
 
     @property
-    def engine_choice(self) -> tuple[Literal["definition", "runtime"], str]:
+    def engine_choice(self) -> tuple[Literal["pytorch", "runtime"], str]:
         """Which engine answers, and why, in words that follow "because"."""
         return self.engines.choice(self._edits)
 
@@ -490,7 +490,7 @@ class LanguageModel:
         """Activations of many texts, a row for each token: in shards, or in memory without ``output``.
 
         The runtime reads where it runs the model and shows the ``names`` (``runtime/values.py``), the
-        definition otherwise; the dataset's ``facts`` say which. ``options``: ``dtype`` "float16" or
+        PyTorch model otherwise; the dataset's ``facts`` say which. ``options``: ``dtype`` "float16" or
         "bfloat16"; ``context``, the length of pieces that longer texts are read in; ``shard_tokens``;
         ``max_tokens`` of all texts; ``force`` begins an ``output`` anew, where an unfinished one is gone on
         with; ``progress``. Raises UserError for other texts or options than an unfinished ``output`` has, and

@@ -1,4 +1,4 @@
-"""The runtime's values and edits: its reference's to the bit, the definition's within the law; datasets."""
+"""The runtime's values and edits: its reference's to the bit, PyTorch's within the law; datasets."""
 
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,9 @@ from scripts.check import studies_parity
 from tests.small import model_file
 from tests.test_runtime import IDS, SHAPES, config, definition, tensors
 
-compiled = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+compiled = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 TEXTS = [IDS[:140], IDS[3:10], IDS[200:201], IDS[:30]]
 VECTOR = np.random.default_rng(1).normal(size=50).astype(np.float32)
 UNIT = VECTOR / np.linalg.norm(VECTOR)
@@ -178,7 +180,7 @@ def test_values_are_the_definitions_within_the_law(name: str) -> None:
         model(torch.tensor([ids]), torch.arange(len(ids))[None])
     for value, rows in ours.items():
         found = seen[theirs[value]][0].numpy()
-        if value.endswith("state"):  # what is left after the last token is what the definition shows
+        if value.endswith("state"):  # what is left after the last token is what the PyTorch model shows
             assert np.abs(rows[-1] - found).max() < 4e-3 * np.abs(found).max(), value
             continue
         if value.endswith(("pattern", "scores")):
@@ -199,7 +201,7 @@ def test_what_the_runtime_does_not_show_is_refused_first() -> None:
     engine = ReferenceEngine(of, tensors(of))
     state = engine.new_state()
     for name, why in {
-        "blocks.1.mlp.up": 'the runtime does not show .*load with engine="definition"',
+        "blocks.1.mlp.up": 'the runtime does not show .*load with engine="pytorch"',
         "blocks.3.out": "there is no blocks.3.out: this model's layers are 0 to 2",
     }.items():
         with pytest.raises(UserError, match=why):
@@ -250,7 +252,7 @@ def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> 
     """In a generation, beside others in a server's batch, and refused before anything is read."""
     vector = np.random.default_rng(2).normal(size=32).tolist()
     edit = [Add(0, vector, strength=40.0), Project(1, vector), Add(2, vector, [0, -1], 60.0)]
-    ours, theirs = (cutaway.load(file, engine=engine) for engine in ("runtime", "definition"))
+    ours, theirs = (cutaway.load(file, engine=engine) for engine in ("runtime", "pytorch"))
     edited = [lm.generate("all of it", max_tokens=12, edit=edit).ids for lm in (ours, theirs)]
     assert edited[0] == edited[1] != ours.generate("all of it", max_tokens=12).ids
     for step in (1, 2, 3):
@@ -265,7 +267,7 @@ def test_the_runtime_generates_with_edits_as_the_definition_does(file: Path) -> 
     scheduler.close()
     alone = [ours.generate(ids, max_tokens=12, edit=one).ids for one in (edit, None, edit[:1])]
     assert found == alone
-    with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition" or "auto"'):
+    with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="pytorch" or "auto"'):
         ours.generate("all of it", edit={"blocks.0.out": lambda value: value})
 
 
@@ -316,7 +318,7 @@ EVERYWHERE: list[Any] = [
 @pytest.mark.parametrize("n", range(len(EVERYWHERE)))
 def test_each_edit_is_the_definitions_within_the_law(file: Path, n: int) -> None:
     """Of a prompt and of decoded tokens; of a file of floats, keys and values alone are rounded."""
-    ours, theirs = (cutaway.load(file, engine=engine) for engine in ("runtime", "definition"))
+    ours, theirs = (cutaway.load(file, engine=engine) for engine in ("runtime", "pytorch"))
     ids = ours.ids("all of it, and more")
     logits = []
     for lm in (ours, theirs):
@@ -345,7 +347,7 @@ def test_studies_of_a_packed_model_are_what_its_engine_computes(file: Path, tmp_
         task = studies_parity.Task(ids, other, 40, 70, len(lm.tokenizer))
         differences = studies_parity.packed_differences(lm, task)
         assert max(differences.values()) < 2e-3, differences
-        with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="definition"'):
+        with pytest.raises(UserError, match=r'the runtime cannot edit .* engine="pytorch"'):
             lm.generate(ids, edit={"logits": lambda x: x})
 
 
@@ -359,7 +361,7 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("engine", ["runtime", "definition"])
+@pytest.mark.parametrize("engine", ["runtime", "pytorch"])
 def test_a_dataset_has_a_row_for_each_token(file: Path, tmp_path: Path, engine: Any) -> None:
     lm = cutaway.load(file, engine=engine)
     options: Any = {"context": 32, "shard_tokens": 50}
@@ -392,7 +394,7 @@ def test_a_dataset_has_a_row_for_each_token(file: Path, tmp_path: Path, engine: 
 
 
 def test_a_stopped_job_ends_in_the_same_files(file: Path, tmp_path: Path) -> None:
-    lm = cutaway.load(file, engine="definition")
+    lm = cutaway.load(file, engine="pytorch")
     options: Any = {"context": 32, "shard_tokens": 50, "max_tokens": 170}
     lm.activations(DOCUMENTS, NAMES, tmp_path / "whole", **options)
     whole = folder_bytes(tmp_path / "whole")
@@ -422,7 +424,7 @@ def test_names_choose_the_engine_or_are_refused(file: Path) -> None:
     lm = cutaway.load(file)
     assert lm.activations(["abc"], ["blocks.1.mlp.hidden"])["blocks.1.mlp.hidden"].shape == (3, 48)
     assert lm.activations(["abc"], ["*.mlp.hidden"]).facts["engine"] == lm.engine_choice[0]
-    assert lm.activations(["abc"], ["*.mlp.gate"]).facts["engine"] == "definition"
+    assert lm.activations(["abc"], ["*.mlp.gate"]).facts["engine"] == "pytorch"
     asked = ["blocks.1.hook_resid_post", "blocks.*.attn.hook_z", "blocks.0.hook_resid_pre"]
     theirs = lm.activations(["abc"], asked)
     assert theirs.facts["engine"] == lm.engine_choice[0]

@@ -215,6 +215,6 @@ def test_the_terminal_and_the_page(adapter: Path, tmp_path: Path, capsys: pytest
 
 def test_an_adapter_of_several_matrices_is_one_model(adapter: Path, base: Path) -> None:
     """The tuned side is the adapter beside the base, to the bit."""
-    lm = cutaway.load(base, engine="definition")
-    alone = cutaway.load(adapter, engine="definition")
+    lm = cutaway.load(base, engine="pytorch")
+    alone = cutaway.load(adapter, engine="pytorch")
     assert np.array_equal(lm.with_adapter(adapter).logits([1, 2]), alone.logits([1, 2]))

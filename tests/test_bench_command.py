@@ -20,7 +20,7 @@ from tests.test_native import python
 @pytest.mark.skipif(not native.available(), reason="the native core is not built")
 def test_what_a_token_reads_and_multiplies(tmp_path: Path) -> None:
     lm: Any = cutaway.load(model_file(tmp_path / "model.gguf", tied=False), engine="runtime")
-    engine, token = lm.engine, lm.engine.plan.token_nbytes
+    engine, token = lm.engine, lm.engine.packed.token_nbytes
     page = engine.page_bytes / engine.page
     for test, count in {(512, 0, 0, 1): 512, (0, 32, 0, 8): 8, (0, 32, 0, 1): 1}.items():
         assert measure.bytes_a_token(engine, measure.Test(*test)) == token / count

@@ -215,7 +215,7 @@ def test_a_shorter_context_is_held_to(tmp_path: Path) -> None:
     lm = cutaway.load(inputs.path("smollm2"), context=16)
     assert lm.engine.max_context == 16
     assert lm.generate("The capital of France is", max_tokens=40).finish_reason == "context"
-    assert cutaway.load(inputs.path("smollm2"), engine="definition", context=16).engine.max_context == 16
+    assert cutaway.load(inputs.path("smollm2"), engine="pytorch", context=16).engine.max_context == 16
     saved = cutaway.load(lm.save(tmp_path / "saved").path)
     assert saved.config.context == 8192, "what is written is the model, not how it was run"
     with pytest.warns(UserWarning, match="was made for 8,192 tokens, and reads 9,000 here"):

@@ -1,4 +1,4 @@
-"""Words counted: by hand-written scanners and by the definition alike, in any order, in shards, from anywhere
+"""Words counted: by hand-written scanners and by the reference alike, in any order, in shards, from anywhere
 on; and what happens past the limit, at Ctrl-C and with damaged files.
 """
 
@@ -32,7 +32,7 @@ NAMED = ("cl100k", "gpt2", "o200k", "llama3", "qwen2", "tekken", "deepseek-v3", 
 CUSTOM = r"\w+|[^\w\s]+|\s+"
 
 
-def by_definition(text: str, pattern: str, special: tuple[str, ...] = ()) -> dict[str, int]:
+def by_reference(text: str, pattern: str, special: tuple[str, ...] = ()) -> dict[str, int]:
     return dict(Counter(splitter(pattern, special).words(text)))
 
 
@@ -53,7 +53,7 @@ def test_the_words_of_a_file_are_those_of_its_text(pattern: str, tmp_path: Path,
     text = shuffled(1, 2000)
     file = tmp_path / "text"
     file.write_text(text, encoding="utf-8", newline="")
-    want = by_definition(text, pattern)
+    want = by_reference(text, pattern)
     for threads in (1, 3):
         counts = WordCounts.of(file, pattern, threads=threads)
         assert counts.words == want
@@ -69,7 +69,7 @@ def test_the_blocks_are_many_and_small(tmp_path: Path, small_blocks: None) -> No
     assert b"".join(text for text, _ in blocks) == file.read_bytes()
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason="the reference alone is there")
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason="the reference alone is there")
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300), st.sampled_from(NAMED))
 def test_native_counts_are_the_references(text: str, pattern: str) -> None:
@@ -85,7 +85,7 @@ def test_native_counts_are_the_references(text: str, pattern: str) -> None:
         assert sorted(ours.words().items()) == sorted(reference.words().items())
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason="the reference alone is there")
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason="the reference alone is there")
 def test_long_texts_are_the_same_on_every_number_of_threads() -> None:
     text = shuffled(3, 80_000).encode()
     assert len(text) > 4 << 17
@@ -95,9 +95,7 @@ def test_long_texts_are_the_same_on_every_number_of_threads() -> None:
         table.add(text, threads)
         found.append(sorted(table.words().items()))
     assert found[0] == found[1] == found[2]
-    assert found[0] == sorted(
-        (word.encode(), n) for word, n in by_definition(text.decode(), "cl100k").items()
-    )
+    assert found[0] == sorted((word.encode(), n) for word, n in by_reference(text.decode(), "cl100k").items())
 
 
 def test_words_of_every_length_are_kept_apart() -> None:
@@ -136,7 +134,7 @@ def test_no_block_ends_in_a_special_token(tmp_path: Path, small_blocks: None) ->
     file = tmp_path / "text"
     file.write_text("one two, six three\n" * 2000)
     special = ("e two",)
-    assert WordCounts.of(file, "cl100k", special).words == by_definition(file.read_text(), "cl100k", special)
+    assert WordCounts.of(file, "cl100k", special).words == by_reference(file.read_text(), "cl100k", special)
 
 
 def test_metaspace_counts_lines() -> None:
@@ -229,13 +227,13 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     file.write_bytes(b"abc \xff def \xe4\xb8")
     with pytest.raises(UserError, match=r"not UTF-8 at byte 4 \(0xFF\)"):
         WordCounts.of(file)
-    want = by_definition("abc \ufffd def \ufffd", "cl100k")
+    want = by_reference("abc \ufffd def \ufffd", "cl100k")
     assert WordCounts.of(file, invalid="replace").words == want
     with pytest.raises(UserError, match="surrogate"):
         WordCounts.of("a\ud800")
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason="the reference alone is there")
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason="the reference alone is there")
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=24), st.text(max_size=9))
 def test_native_finds_the_first_bad_byte(data: bytes, text: str) -> None:

@@ -103,4 +103,4 @@ def test_answers_are_the_same_whatever_the_turns() -> None:
 def test_an_engine_knows_how_many_positions_have_the_bytes_of_its_weights() -> None:
     of = tiny.config("llama")
     engine = RuntimeEngine(of, tiny.tensors(of))
-    assert engine.weights_in_positions == engine.plan.token_nbytes * engine.page // engine.page_bytes
+    assert engine.weights_in_positions == engine.packed.token_nbytes * engine.page // engine.page_bytes

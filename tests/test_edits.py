@@ -23,7 +23,7 @@ from cutaway.generate.session import Session
 from cutaway.inspect import edits, pytorch_edits
 from cutaway.inspect.edits import Ablate, Add, Noise, Patch, Project, Scale, Swap
 from cutaway.inspect.trace import Subject, Trace
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from tests import inputs
 from tests.rounding import noise
 from tests.small import CONTEXT, WIDTH, Bytes, decoder, model_file
@@ -95,7 +95,7 @@ def test_an_edit_round_trips_through_json(edit: edits.Edit) -> None:
 def test_an_edited_generation_is_the_greedy_loop_by_hand(shape: str, edit: edits.Edit) -> None:
     """With a KV cache, in chunks: the same tokens as tracing the whole text anew for every token."""
     model = decoder(shape)
-    engine = DefinitionEngine(model)
+    engine = PyTorchEngine(model)
     prepared = pytorch_edits.prepare(model, edit, len(TEXT))
     by_hand = list(TEXT)
     for _ in range(6):
@@ -362,14 +362,14 @@ def test_eight_threads_with_their_own_edits_get_the_solo_results(tiny: Path) -> 
 
 
 def test_an_edited_model_has_its_edits_in_every_call(tiny: Path) -> None:
-    lm = cutaway.load(tiny, engine="definition")
+    lm = cutaway.load(tiny, engine="pytorch")
     first, then = Add(1, VECTOR), Ablate(2, "head", 1)
     edited, ids = lm.edited(first).edited(then), lm.ids("the theory of it")
     assert np.array_equal(edited.trace(ids).logits, lm.trace(ids, edit=[first, then]).logits)
     assert np.array_equal(edited.logits(ids), lm.logits(ids, edit=[first, then]))
     assert edited.generate(ids, max_tokens=5).ids == lm.generate(ids, max_tokens=5, edit=[first, then]).ids
     assert edited.generate_batch([ids], max_tokens=5)[0].ids == edited.generate(ids, max_tokens=5).ids
-    assert edited.engine_choice == ("definition", "it was asked for")
+    assert edited.engine_choice == ("pytorch", "it was asked for")
     with pytest.raises(UserError, match="an engine has no edits"):
         edited.session()
     last = edited.trace(ids)["blocks.2.out"]

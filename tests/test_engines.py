@@ -64,11 +64,11 @@ def test_the_engine_that_answers_makes_the_edits(lm: LanguageModel) -> None:
 def test_what_the_runtime_cannot_edit_is_the_pytorch_models(file: Path, edit: Any, why: str) -> None:
     lm, packed = cutaway.load(file), cutaway.load(file, engine="runtime")
     name, reason = lm.edited(edit).engine_choice
-    assert (name == "definition" and reason.startswith(why)) or why in reason
-    expected = cutaway.load(file, engine="definition").generate("all of it", max_tokens=6, edit=edit)
+    assert (name == "pytorch" and reason.startswith(why)) or why in reason
+    expected = cutaway.load(file, engine="pytorch").generate("all of it", max_tokens=6, edit=edit)
     assert lm.generate("all of it", max_tokens=6, edit=edit).ids == expected.ids
     assert lm.engine_choice[0] == "runtime", "what is not edited is answered as before"
-    with pytest.raises(UserError, match='engine="definition"'):
+    with pytest.raises(UserError, match='engine="pytorch"'):
         packed.generate("all of it", edit=edit)
 
 
@@ -89,7 +89,7 @@ def test_after_the_model_was_asked_for_it_makes_the_edits(lm: LanguageModel) -> 
     with torch.no_grad():
         lm.model.blocks[1].mlp.down.weight *= 0
     for one in (lm, edited):
-        assert one.engine_choice == ("definition", "lm.model was asked for and may have been changed")
+        assert one.engine_choice == ("pytorch", "lm.model was asked for and may have been changed")
     assert not np.allclose(edited.logits("all of it"), before, atol=1e-2)
 
 
@@ -119,11 +119,11 @@ def test_a_decoders_vectors_are_its_engines(file: Path, lm: LanguageModel) -> No
     for model in (lm, edited):
         together = model.embed(PROMPTS, "mean")
         assert np.array_equal(together, np.concatenate([model.embed([text], "mean") for text in PROMPTS]))
-        exact = cutaway.load(file, engine="definition").edited(model._edits).embed(PROMPTS, "mean")
+        exact = cutaway.load(file, engine="pytorch").edited(model._edits).embed(PROMPTS, "mean")
         assert (together * exact).sum(1).min() > 0.9999
     assert (lm.embed(PROMPTS, "mean") * edited.embed(PROMPTS, "mean")).sum(1).max() < 0.995
     assert not lm.engines.built
     rounded = cutaway.load(file, engine="runtime").edited(EDITS[2] or ())
     last = rounded.trace(lm.ids("all of it"))["blocks.2.out"][-1]
-    normed = lm.definition.model.norm(torch.as_tensor(last)).detach().numpy()
+    normed = lm.pytorch.model.norm(torch.as_tensor(last)).detach().numpy()
     assert np.allclose(edited.embed(["all of it"], "last", normalise=False)[0], normed, rtol=1e-4, atol=1e-4)

@@ -67,7 +67,7 @@ def alone(lm: LanguageModel, context: str, continuation: str) -> tuple[float, bo
     return total, greedy
 
 
-@pytest.mark.parametrize("engine", ["runtime", "definition"])
+@pytest.mark.parametrize("engine", ["runtime", "pytorch"])
 def test_a_likelihood_is_its_definition(engine: Any):
     lm = cutaway.load(inputs.path("smollm2"), engine=engine)
     asked = QUESTIONS if engine == "runtime" else QUESTIONS[:1]

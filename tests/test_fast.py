@@ -1,4 +1,4 @@
-"""The fast path against the definition: ids, counts, batches and text back; streams, threads and the
+"""The fast path against the reference: ids, counts, batches and text back; streams, threads and the
 kept vocabulary.
 """
 
@@ -23,15 +23,17 @@ from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
 from tests.test_scan import MARKED, wild
 
-built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+built = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 tried = settings(max_examples=50, deadline=None)
 
 
 @cache
 def reference(tok: Tokenizer) -> Tokenizer:
-    """The definition of the same tokenizer."""
+    """The reference of the same tokenizer."""
     made = Tokenizer(tok.spec)
-    vars(made)["_path"] = "The definition encodes, as the judge."
+    vars(made)["_path"] = "The Python code encodes, as the judge."
     return made
 
 

@@ -32,8 +32,7 @@ from cutaway.train.loop import Training
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.recipes import finetune
 from cutaway.train.trainable import Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, peft_names, safetensors
-from cutaway.weights import save as writer
+from cutaway.weights import adapters, build, load, peft_names, safetensors, save
 from tests.training import TEMPLATE, Quiet, chatting_model, conversations, model, pairs
 
 END = run_tokenizer.END
@@ -305,9 +304,9 @@ def test_a_run_resumes_to_the_same_weights_and_opens(
     device.peak.cache_clear()
     training_run.train(run, tmp_path / "cut", Quiet(), recipe=finetune, resume=True)
     ids = [1, 2, 3, 250]
-    whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
+    whole, cut = (cutaway.load(tmp_path / name, engine="pytorch").logits(ids) for name in ("whole", "cut"))
     assert np.array_equal(whole, cut)
-    before = cutaway.load(base, engine="definition").logits(ids)
+    before = cutaway.load(base, engine="pytorch").logits(ids)
     assert not np.allclose(whole, before, atol=1e-3)
     validation = [
         line["validation_loss"] for line in measured(tmp_path / "whole") if "validation_loss" in line
@@ -336,7 +335,7 @@ def test_packed_base_trains_as_float(base: Path, talk: Path, tmp_path: Path) -> 
     for kind in ("float32", "packed"):
         run = config(base, talk, adapter=lora.Config(4), base_type=kind)
         training_run.train(run, tmp_path / kind, Quiet(), recipe=finetune)
-        found.append(cutaway.load(tmp_path / kind, engine="definition").logits([5, 6]))
+        found.append(cutaway.load(tmp_path / kind, engine="pytorch").logits([5, 6]))
     assert np.allclose(*found, atol=1e-5)
 
 
@@ -388,11 +387,11 @@ def test_merge_writes_the_tuned_model_and_says_what_rounding_takes(
 ) -> None:
     training_run.train(config(base, talk, adapter=lora.Config(4)), tmp_path / "run", Quiet(), recipe=finetune)
     ids = [1, 2, 3, 250]
-    tuned = cutaway.load(tmp_path / "run", engine="definition").logits(ids)
+    tuned = cutaway.load(tmp_path / "run", engine="pytorch").logits(ids)
     assert main(["merge", str(tmp_path / "run"), str(tmp_path / "exact"), "--json"]) == 0
     exact = json.loads(capsys.readouterr().out)
     assert exact["rounding_to_change"]["largest"] == 0 and exact["matrices"] == 14
-    assert np.array_equal(cutaway.load(tmp_path / "exact", engine="definition").logits(ids), tuned)
+    assert np.array_equal(cutaway.load(tmp_path / "exact", engine="pytorch").logits(ids), tuned)
     assert [(one["from"], one["to"]) for one in exact["divergences"]] == [("adapter", "written")]
     assert abs(exact["divergences"][0]["kl_divergence"]) < 1e-6
     rounded = ["merge", str(tmp_path / "run"), str(tmp_path / "q4.gguf"), "--type", "q4_0", "--no-measure"]
@@ -498,20 +497,20 @@ def test_a_context_is_extended_before_training_and_wherever_the_run_opens(
     training_run.train(run, folder, Quiet(), recipe=finetune, resume=True)
     assert finetune.read(str(folder)).context_extension == run.context_extension
     ids = [n % 250 for n in range(200)]
-    tuned = cutaway.load(folder, engine="definition")
+    tuned = cutaway.load(folder, engine="pytorch")
     assert tuned.config == run.model and tuned.context == 256
     expected = tuned.logits(ids)
     if adapter is not None:
         plain = cutaway.load(base, engine="runtime")
         beside = plain.with_adapter(folder)
-        assert np.array_equal(beside.definition.logits(ids), expected)
+        assert np.array_equal(beside.pytorch.logits(ids), expected)
         assert np.abs(beside.logits(ids) - expected).max() < 1e-3 * np.abs(expected).max()
         short, at_rest = ids[:100], load.read(base)
         forgotten = adapters.joined(at_rest, adapters.read(folder, at_rest))
-        other = cutaway.lm.LanguageModel(forgotten, engine="definition").logits(short)
+        other = cutaway.lm.LanguageModel(forgotten, engine="pytorch").logits(short)
         assert np.abs(other - expected[:100]).max() > 1e-4, "the positions make a difference"
         assert main(["merge", str(folder), str(tmp_path / "merged"), "--no-measure"]) == 0
-        merged = cutaway.load(tmp_path / "merged", engine="definition")
+        merged = cutaway.load(tmp_path / "merged", engine="pytorch")
         assert merged.config == run.model and np.array_equal(merged.logits(ids), expected)
         assert main(["convert", str(folder), str(tmp_path / "alone.gguf"), "--adapter"]) == 2
     with pytest.raises(UserError, match="scales its positions already"):
@@ -536,7 +535,7 @@ def test_a_run_of_comparisons_resumes_to_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         training_run.train(run, tmp_path / "cut", Quiet(stop), recipe=finetune)
     training_run.train(run, tmp_path / "cut", Quiet(), recipe=finetune, resume=True)
-    whole, cut = (cutaway.load(tmp_path / n, engine="definition").logits([1, 250]) for n in ("whole", "cut"))
+    whole, cut = (cutaway.load(tmp_path / n, engine="pytorch").logits([1, 250]) for n in ("whole", "cut"))
     assert np.array_equal(whole, cut)
     lines = [line for line in measured(tmp_path / "whole") if "loss" in line]
     assert lines[0]["loss"] == pytest.approx(np.log(2) if method == "dpo" else 0.5, abs=1e-6)
@@ -570,7 +569,7 @@ def test_two_processes_weigh_answers_as_one_does(base: Path, compared: Path, tmp
         same = [key for key in line if not key.endswith(("seconds", "_per_second", "mfu"))]
         assert [other[key] for key in same] == pytest.approx([line[key] for key in same], rel=1e-4, abs=1e-6)
     assert max(line.get("kl", 0) for line in one) > 0.01, "z moves with the texts"
-    logits = [cutaway.load(tmp_path / n, engine="definition").logits([1, 250]) for n in ("one", "two")]
+    logits = [cutaway.load(tmp_path / n, engine="pytorch").logits([1, 250]) for n in ("one", "two")]
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-2)
 
 
@@ -599,8 +598,7 @@ def test_the_reference_of_a_tuned_base_is_the_tuned_base(
     assert lines[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
     ids = [1, 2, 250]
     plain, talks, prefers = (
-        cutaway.load(tmp_path / name, engine="definition").logits(ids)
-        for name in ("base", "talk", "preferred")
+        cutaway.load(tmp_path / name, engine="pytorch").logits(ids) for name in ("base", "talk", "preferred")
     )
     assert not np.allclose(talks, prefers, atol=1e-3) and not np.allclose(plain, talks, atol=1e-3)
     row = TrainingBatch.of(Packed.of(drawn([9, 30]), 64, 0).row(0), torch.device("cpu"))
@@ -645,7 +643,7 @@ def test_a_teacher_of_other_tokens_is_refused(base: Path, talk: Path, tmp_path: 
         config(base, talk, "distill")
     words = run_tokenizer.of("bpe:266", ["the cat and the hat and the rat"] * 9)
     other = replace(load.read(base), read_tokenizer=lambda: words)
-    writer.write(
+    save.write(
         tmp_path / "other", replace(other, source=run_tokenizer.save(words, tmp_path / "w")), "safetensors"
     )
     with pytest.raises(UserError, match="another vocabulary"):
@@ -803,7 +801,7 @@ def test_a_run_stops_when_the_validation_loss_rises_and_keeps_the_best(
     assert run.schedule.factor(1, 9) == run.schedule.factor(1, 2) == 0.2, "two steps of warm-up are the same"
     monkeypatch.setattr(Training, "evaluate", rising([3.0, 2.0]))
     training_run.train(replace(run, steps=2), tmp_path / "two", Quiet(), recipe=finetune)
-    kept, best = (cutaway.load(tmp_path / n, engine="definition").logits([1, 2, 250]) for n in ("run", "two"))
+    kept, best = (cutaway.load(tmp_path / n, engine="pytorch").logits([1, 2, 250]) for n in ("run", "two"))
     assert np.array_equal(kept, best), "the folder's weights are those after the best step"
     monkeypatch.setattr(Training, "evaluate", rising([]))
     again = Quiet()

@@ -96,7 +96,7 @@ def test_every_option_arrives_by_its_name(lm):
             "--model",
             "other",
             "--engine",
-            "definition",
+            "pytorch",
             "--max-tokens",
             "9",
             "--temperature",
@@ -132,7 +132,7 @@ def test_every_option_arrives_by_its_name(lm):
     assert lm.loaded == [
         (
             ("at/other",),
-            {"engine": "definition", "context": None, "adapter": None, "kv_cache": "F16", "strict": False},
+            {"engine": "pytorch", "context": None, "adapter": None, "kv_cache": "F16", "strict": False},
         )
     ]
     assert lm.asked[0][2] == {

@@ -51,7 +51,7 @@ def _read(model: Decoder, ids: list[int]) -> torch.Tensor:
 def smollm2():
     import cutaway
 
-    return cutaway.load(inputs.path("smollm2"), engine="definition")
+    return cutaway.load(inputs.path("smollm2"), engine="pytorch")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -72,7 +72,7 @@ def test_parts_add_up_to_the_logit(shape: str, position: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_heads_part_is_what_it_wrote(shape: str) -> None:
-    """Against the definition: the head alone through W_o, the post norm and the final norm, all sizes
+    """Against the PyTorch model: the head alone through W_o, the post norm and the final norm, all sizes
     frozen.
     """
     model = decoder(shape)

@@ -33,7 +33,9 @@ from tests.small import Bytes, model_file
 from tests.test_runtime import IDS, SHAPES, config, definition, tensors, wide
 from tests.test_runtime_adapters import changed, low_rank
 
-compiled = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+compiled = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 TEXT = IDS[:12]
 # What the runtime does not show of a layer: PyTorch answers for the whole explanation.
 UNSEEN = {
@@ -105,7 +107,7 @@ def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
     whole, page = (of.choose(some)[0] for some in ((TAPS,), page_data.names(of.config)))
     assert whole is page, "a trace of everything is by an engine that shows what all views need"
     if name in UNSEEN:
-        assert reason.name == "definition" and UNSEEN[name] in reason.reason
+        assert reason.name == "pytorch" and UNSEEN[name] in reason.reason
         return
     assert shown is of.engine
     assert (page is shown) == (not any(isinstance(block.mlp, MoE) for block in of.config.blocks))
@@ -218,9 +220,9 @@ def test_a_trace_states_which_engine_answered_and_why(tmp_path: Path) -> None:
     trace = lm.trace("the bits")
     assert trace.engine == ("runtime", "it is the fastest here") and trace.attribution().heads
     other = lm.trace("the bits", names=["blocks.0.mlp.up"])
-    assert other.engine == ("definition", "the runtime does not show 'blocks.0.mlp.up'")
+    assert other.engine == ("pytorch", "the runtime does not show 'blocks.0.mlp.up'")
     function = lm.trace("the bits", names=["embed"], edit={"embed": lambda value: value * 2})
-    assert function.engine.name == "definition" and "function" in function.engine.reason
+    assert function.engine.name == "pytorch" and "function" in function.engine.reason
     assert np.allclose(function["embed"], 2 * trace["embed"])
     ablated = lm.edited(edits.Ablate(0, "head", 1)).trace("the bits", names=["blocks.0.attention.z"])
     assert ablated.engine.name == "runtime" and not ablated["blocks.0.attention.z"][1].any()
@@ -228,18 +230,18 @@ def test_a_trace_states_which_engine_answered_and_why(tmp_path: Path) -> None:
         lm.trace("the bits", names=["blocks.0.nothing"])
     _ = lm.model
     asked = lm.trace("the bits", names=["embed"])
-    assert asked.engine == ("definition", "lm.model was asked for and may have been changed")
+    assert asked.engine == ("pytorch", "lm.model was asked for and may have been changed")
     runtime = cutaway.load(file, engine="runtime")
     with cutaway.tracing(runtime.model, edit={"embed": lambda value: value * 0}):
         heard = runtime.trace("the bits", names=["embed"])
     assert not heard["embed"].any() and "a trace of lm.model is open" in heard.engine.reason
-    assert cutaway.load(file, engine="definition").trace("the bits").engine == (
-        "definition",
+    assert cutaway.load(file, engine="pytorch").trace("the bits").engine == (
+        "pytorch",
         "it was asked for",
     )
     (tmp_path / "trace.safetensors").unlink(missing_ok=True)
     saved = Trace.load(trace.save(tmp_path / "trace.safetensors"), lm)
-    assert saved.engine == trace.engine and saved.instrumented.name == "definition"
+    assert saved.engine == trace.engine and saved.instrumented.name == "pytorch"
 
 
 @compiled

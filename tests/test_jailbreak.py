@@ -351,7 +351,7 @@ def test_the_gradient_is_that_by_the_one_hot_rows(
 ) -> None:
     """The reference multiplies one-hot rows by the table and asks torch for the gradient by them."""
     one, ids = placed(lm, "xyz!q")
-    model, count = lm.definition.model, len(one.before)
+    model, count = lm.pytorch.model, len(one.before)
     monkeypatch.setattr(model, "config", replace(model.config, embedding_scale=scale))
     whole = torch.tensor([[*one.before, *ids, *one.after]])
     rows = torch.nn.functional.one_hot(torch.tensor(ids), model.config.vocab).float().requires_grad_()

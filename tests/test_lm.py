@@ -92,7 +92,7 @@ def test_type_checkers_know_the_settings(tmp_path: Path) -> None:
     assert found == [(5, "reportCallIssue"), (6, "reportArgumentType")]
 
 
-@pytest.mark.parametrize("engine", ["definition", "runtime"])
+@pytest.mark.parametrize("engine", ["pytorch", "runtime"])
 def test_what_no_model_can_read_is_refused(source: Path, engine: str) -> None:
     lm = cutaway.load(source, engine=engine)
     for prompt, sentence in (
@@ -108,7 +108,7 @@ def test_what_no_model_can_read_is_refused(source: Path, engine: str) -> None:
 def test_packed_says_what_float32_says(source: Path) -> None:
     """Within what torch's products of other shapes may differ by: four roundings of each weight."""
     packed = cutaway.load(source, dtype="packed")
-    plain = cutaway.load(source, engine="definition")
+    plain = cutaway.load(source, engine="pytorch")
     ids = [504, 3575]
     bound = 4 * noise(plain.model, lambda: torch.from_numpy(plain.logits(ids)))
     assert 0 < bound < 1e-5 * np.abs(plain.logits(ids)).max()
@@ -171,12 +171,12 @@ def test_weights_stay_packed_where_memory_has_no_room_for_floats(
 ) -> None:
     source = model_file(tmp_path / "model.gguf", tied=False)
     tied = model_file(tmp_path / "tied.gguf")
-    whole = [cutaway.load(path, engine="definition") for path in (source, tied)]
+    whole = [cutaway.load(path, engine="pytorch") for path in (source, tied)]
     expected = [lm.trace("what is read").logits for lm in whole]
     monkeypatch.setattr(memory, "available", lambda: 50_000)
     monkeypatch.setattr(packed_layers, "WHOLE", 1000)  # larger matrices are read in parts
     for path, logits in zip((source, tied), expected, strict=True):
-        lm = cutaway.load(path, engine="definition")
+        lm = cutaway.load(path, engine="pytorch")
         with pytest.warns(UserWarning, match="of memory are free: each stays packed"):
             found = lm.trace("what is read")
         assert isinstance(lm.model.embedding, packed_layers.PackedEmbedding)
@@ -192,7 +192,7 @@ def test_weights_stay_packed_where_memory_has_no_room_for_floats(
         assert np.allclose(*pair, rtol=1e-5, atol=1e-5)
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(UserError, match='memory are free: load it with dtype="packed"'):
-            _ = cutaway.load(source, engine="definition", dtype=dtype).model
+            _ = cutaway.load(source, engine="pytorch", dtype=dtype).model
 
 
 def test_free_memory_is_the_containers_where_that_is_less(

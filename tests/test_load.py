@@ -398,8 +398,8 @@ print(len(list(pieces)))
 """
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason="the native core watches mapped files")
-@pytest.mark.parametrize(("engine", "dtype"), [("runtime", "float32"), ("definition", "packed")])
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason="the native core watches mapped files")
+@pytest.mark.parametrize(("engine", "dtype"), [("runtime", "float32"), ("pytorch", "packed")])
 def test_a_file_cut_short_while_it_is_used_ends_the_process_in_a_sentence(
     tmp_path: Path, engine: str, dtype: str
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from cutaway.errors import OperationalError, UserError
 from cutaway.lm import LanguageModel
 from cutaway.model import decoder as models
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from cutaway.model.nan import nan_error
 from cutaway.model.pooling import vectors
 from cutaway.quantization import formats
@@ -39,7 +39,7 @@ def _break(model: models.Decoder, name: str) -> models.Decoder:
     ],
 )
 def test_the_first_layer_with_nan_is_named(name: str, where: str) -> None:
-    engine = DefinitionEngine(decoder("llama"))
+    engine = PyTorchEngine(decoder("llama"))
     _break(engine.model, name)
     for read in (
         lambda: engine.logits([1, 2, 3]),
@@ -64,13 +64,13 @@ def test_a_pass_of_another_thread_is_not_listened_to() -> None:
 
 
 def test_a_sound_model_has_no_nan() -> None:
-    engine = DefinitionEngine(decoder("llama"))
+    engine = PyTorchEngine(decoder("llama"))
     assert not np.isnan(engine.logits([1, 2, 3])).any()
 
 
 def test_a_query_weight_with_nan_is_found_though_its_logits_are_finite() -> None:
     with pytest.raises(OperationalError, match=r"blocks.2.attention.query.weight holds an infinity or NaN"):
-        DefinitionEngine(_broken("blocks.2.attention.query.weight"))
+        PyTorchEngine(_broken("blocks.2.attention.query.weight"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -87,8 +87,8 @@ def test_both_engines_and_embed_name_a_weight_of_a_file_that_is_not_finite(
     broken = replace(checkpoint, tensors=Tensors(tensors))
     for read in (
         lambda: LanguageModel(broken, engine="runtime").logits([1]),
-        lambda: LanguageModel(broken, engine="definition").logits([1]),
-        lambda: LanguageModel(broken, engine="definition", dtype="packed").logits([1]),
+        lambda: LanguageModel(broken, engine="pytorch").logits([1]),
+        lambda: LanguageModel(broken, engine="pytorch", dtype="packed").logits([1]),
         lambda: LanguageModel(broken).embed(["a"], pooling="mean"),
     ):
         with pytest.raises(UserError, match=f"{'head|' * (name == 'embedding')}{name}.weight"):

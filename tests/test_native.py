@@ -21,7 +21,9 @@ from cutaway.gguf import TYPES, Packed
 from cutaway.native import library
 from cutaway.quantization import codebooks, formats
 
-built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+built = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 
 # Unpacks every type in a fresh process, where the environment chooses the path; compares with the reference.
 COMPARE = """
@@ -31,7 +33,7 @@ from cutaway import native
 from cutaway.gguf import TYPES, Packed
 from cutaway.quantization import formats
 
-assert native.available(), native.why_not()
+assert native.available(), native.unavailable_reason()
 assert native.isa() == sys.argv[1], native.isa()
 generator = np.random.default_rng(5)
 for name in formats.READERS:
@@ -333,7 +335,7 @@ from cutaway.errors import OperationalError
 from cutaway.gguf import Packed
 from cutaway.quantization import formats
 
-print(native.why_not())
+print(native.unavailable_reason())
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     packed = Packed("Q8_0", (1, 32), np.arange(34, dtype=np.uint8).reshape(1, 34))
@@ -375,7 +377,7 @@ def test_the_reason_for_its_absence(wheel: str | None, reason: str, monkeypatch:
         return Installed()
 
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-    assert reason in library._why_not_built()
+    assert reason in library._unbuilt_reason()
 
 
 def test_a_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

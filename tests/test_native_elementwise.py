@@ -11,7 +11,9 @@ from cutaway.layers import swiglu
 from cutaway.layers.norm import RMSNorm
 from cutaway.position.rope import Config, RotaryEmbedding, rotate
 
-built = pytest.mark.skipif(not swiglu.ONE_PASS, reason=core.why_not() or "the core was built earlier")
+built = pytest.mark.skipif(
+    not swiglu.ONE_PASS, reason=core.unavailable_reason() or "the core was built earlier"
+)
 
 
 @built

@@ -8,7 +8,7 @@ from cutaway import native as core
 from cutaway.layers.workers import KERNELS
 from cutaway.train import loss
 
-built = pytest.mark.skipif(not KERNELS, reason=core.why_not() or "no kernels for this processor")
+built = pytest.mark.skipif(not KERNELS, reason=core.unavailable_reason() or "no kernels for this processor")
 
 
 @built

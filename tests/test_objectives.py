@@ -196,7 +196,7 @@ def of_simpo(policy: Any, base: Any, pair: Pair, c: Any) -> Tensor:
 
 
 def score(policy: Any, example: Example) -> Tensor:
-    """The reward head at the last trained token, which the definition reads as the last one."""
+    """The reward head at the last trained token, which the PyTorch model reads as the last one."""
     ids = torch.from_numpy(example.to_end.ids).long()[None]
     x, _ = policy.routed(ids, torch.arange(ids.shape[1])[None])
     return policy.norm(x)[0, -1] @ policy.get_parameter("reward")
@@ -256,7 +256,7 @@ CASES = [
     (distill.Config(teacher="t", beta=0.3, temperature=2.0, chunk_size=17), of_distill),
 ]
 NAMES = [f"{type(c).__module__.rpartition('.')[2]}-{getattr(c, 'beta', '')}" for c, _ in CASES]
-each_objective = pytest.mark.parametrize(("objective", "definition"), CASES, ids=NAMES)
+each_objective = pytest.mark.parametrize(("objective", "pytorch"), CASES, ids=NAMES)
 
 
 def inputs(objective: Any) -> list[Item]:

@@ -149,7 +149,7 @@ def test_a_cancelled_request_frees_its_pages(lm: LanguageModel) -> None:
 
 
 def test_an_engine_that_shows_nothing_says_so(lm: LanguageModel) -> None:
-    scheduler = Scheduler(lm.definition, lm.tokenizer)
+    scheduler = Scheduler(lm.pytorch, lm.tokenizer)
     with pytest.raises(UserError, match="shows no activations of a text beside others"):
         scheduler.submit(Request(text(1, 5), PARAMS, observation=Observation(["embed"], [0])))
     scheduler.close()

@@ -11,20 +11,20 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate import statistics
 from cutaway.generate.engine import AllLogits
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from tests.small import CONTEXT, VOCAB, decoder
 
 IDS = [int(id) for id in np.random.default_rng(0).integers(0, VOCAB, 70)]
 
 
 @pytest.fixture(scope="module")
-def one() -> DefinitionEngine:
-    return DefinitionEngine(decoder())
+def one() -> PyTorchEngine:
+    return PyTorchEngine(decoder())
 
 
 @pytest.fixture(scope="module")
-def other() -> DefinitionEngine:
-    return DefinitionEngine(decoder(seed=1))
+def other() -> PyTorchEngine:
+    return PyTorchEngine(decoder(seed=1))
 
 
 def softmax(logits: np.ndarray) -> list[float]:
@@ -34,7 +34,7 @@ def softmax(logits: np.ndarray) -> list[float]:
     return [math.exp(x - max(values)) / total for x in values]
 
 
-def naive(engines: list[DefinitionEngine], window: int, begin: int | None = None):
+def naive(engines: list[PyTorchEngine], window: int, begin: int | None = None):
     """For each scored place: its token, and each engine's probabilities, reading whole prefixes anew."""
     for start in range(0, len(IDS) - window + 1, window):
         piece = IDS[start : start + window]
@@ -45,7 +45,7 @@ def naive(engines: list[DefinitionEngine], window: int, begin: int | None = None
 
 
 @pytest.mark.parametrize(("window", "begin"), [(16, None), (16, 3), (22, None), (4, 0)])
-def test_perplexity_is_its_definition(one: DefinitionEngine, window: int, begin: int | None):
+def test_perplexity_is_its_definition(one: PyTorchEngine, window: int, begin: int | None):
     seen = [-math.log(p[0][id]) for id, p in naive([one], window, begin)]
     found = scoring.perplexity(one, IDS, window, begin)
     assert found.tokens == len(seen) == len(IDS) // window * (window // 2 - 1)
@@ -69,7 +69,7 @@ def test_the_error_of_a_text_is_that_of_its_blocks():
     assert scoring.margin(math.inf) == "(one window: no error bar)"
 
 
-def test_divergence_is_its_definition(one: DefinitionEngine, other: DefinitionEngine):
+def test_divergence_is_its_definition(one: PyTorchEngine, other: PyTorchEngine):
     places = list(naive([one, other], 16))
     each = [math.fsum(p * math.log(p / q) for p, q in zip(*both, strict=True)) for _, both in places]
     same = [np.argmax(p) == np.argmax(q) for _, (p, q) in places]
@@ -83,7 +83,7 @@ def test_divergence_is_its_definition(one: DefinitionEngine, other: DefinitionEn
     assert found.other == scoring.perplexity(other, IDS, 16)
 
 
-def test_a_model_is_no_distance_from_itself(one: DefinitionEngine):
+def test_a_model_is_no_distance_from_itself(one: PyTorchEngine):
     found = scoring.divergence(one, one, IDS, 16)
     assert found.mean == found.largest == 0
     assert found.same_best == 1
@@ -109,7 +109,7 @@ def test_many_places_are_each_their_own():
     )
 
 
-def test_reading_each_is_reading_one_by_one(one: DefinitionEngine):
+def test_reading_each_is_reading_one_by_one(one: PyTorchEngine):
     assert isinstance(one, AllLogits)
     state = one.new_state()
     one.prefill(IDS[:5], state)
@@ -118,7 +118,7 @@ def test_reading_each_is_reading_one_by_one(one: DefinitionEngine):
     assert np.allclose(many, one.logits(IDS[:12])[5:], atol=1e-5)
 
 
-def test_progress_is_reported(one: DefinitionEngine):
+def test_progress_is_reported(one: PyTorchEngine):
     reported: list[tuple[str, int, int | None]] = []
     scoring.perplexity(one, IDS, 16, progress=lambda *each: reported.append(each))
     assert reported == [("measuring", n, 4) for n in range(5)]
@@ -132,25 +132,25 @@ def test_progress_is_reported(one: DefinitionEngine):
         (2 * CONTEXT, f"more than the context of {CONTEXT}"),
     ],
 )
-def test_windows_that_cannot_be_read_are_refused(one: DefinitionEngine, window: int, sentence: str):
+def test_windows_that_cannot_be_read_are_refused(one: PyTorchEngine, window: int, sentence: str):
     with pytest.raises(UserError, match=sentence):
         scoring.perplexity(one, IDS, window)
     with pytest.raises(UserError, match=sentence):
         scoring.divergence(one, one, IDS, window)
 
 
-def test_other_mistakes_are_refused(one: DefinitionEngine):
+def test_other_mistakes_are_refused(one: PyTorchEngine):
     with pytest.raises(UserError, match="has 7 tokens, and a window takes 16"):
         scoring.perplexity(one, IDS[:7], 16)
 
-    fewer = DefinitionEngine(one.model)
+    fewer = PyTorchEngine(one.model)
     fewer.vocab = 7
     with pytest.raises(UserError, match="256 logits, the other 7"):
         scoring.divergence(one, fewer, IDS, 16)
 
 
-def test_logits_that_are_no_numbers_fail(one: DefinitionEngine):
-    class Broken(DefinitionEngine):
+def test_logits_that_are_no_numbers_fail(one: PyTorchEngine):
+    class Broken(PyTorchEngine):
         def prefill_all_logits(self, ids, state):
             return np.full((len(ids), self.vocab), np.nan, np.float32)
 

@@ -41,8 +41,7 @@ from cutaway.train.recipes import rewards as rewards_recipe
 from cutaway.train.rollouts import Group
 from cutaway.train.sampler import Completion
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import adapters, load
-from cutaway.weights import save as writer
+from cutaway.weights import adapters, load, save
 from cutaway.weights.rules import Tensors
 from tests.test_finetune import TEMPLATE
 from tests.training import Quiet, chatting_model, model, pairs
@@ -149,7 +148,7 @@ def base(tmp_path: Path) -> Path:
     words = run_tokenizer.save(tokenizer, tmp_path / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
-    writer.write(tmp_path / "base", at_rest, "safetensors")
+    save.write(tmp_path / "base", at_rest, "safetensors")
     return tmp_path / "base"
 
 
@@ -578,7 +577,7 @@ def test_k2_and_k3_in_the_loss_have_the_gradient_of_each_tokens_kl(estimator: st
 def test_the_definition_samples_what_the_trainer_scores(
     temperature: float, base: Path, task: tuple[str, Path], tmp_path: Path
 ) -> None:
-    run = config(base, task, "--data.sampler", "definition", "--objective.temperature", str(temperature))
+    run = config(base, task, "--data.sampler", "pytorch", "--objective.temperature", str(temperature))
     data = rewards_recipe.ready(run, tmp_path, lambda _: None)
     batch = TrainingBatch.of(data.train.batch(0, 2), CPU)
     assert isinstance(data.train, rollouts.Sampled)
@@ -652,9 +651,9 @@ def test_a_run_resumes_to_the_same_weights_and_an_adapter_learns(
         training_run.train(run, tmp_path / "cut", Quiet(stop), recipe=rewards_recipe)
     training_run.train(run, tmp_path / "cut", Quiet(), recipe=rewards_recipe, resume=True)
     ids = [1, 2, 3, 250]
-    whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
+    whole, cut = (cutaway.load(tmp_path / name, engine="pytorch").logits(ids) for name in ("whole", "cut"))
     assert np.array_equal(whole, cut)
-    assert not np.allclose(whole, cutaway.load(base, engine="definition").logits(ids), atol=1e-3)
+    assert not np.allclose(whole, cutaway.load(base, engine="pytorch").logits(ids), atol=1e-3)
     lines = [json.loads(line) for line in (tmp_path / "whole" / SAMPLES).read_text().splitlines()]
     assert {line["step"] for line in lines} == set(range(0, steps + 1, 3))
     if adapter:
@@ -954,7 +953,7 @@ def test_a_run_of_several_updates_resumes_to_the_bit(
     monkeypatch.setattr(Training, "_update", update)
     training_run.train(run, tmp_path / "cut", Quiet(), recipe=rewards_recipe, resume=True)
     ids = [1, 2, 3, 250]
-    whole, cut = (cutaway.load(tmp_path / name, engine="definition").logits(ids) for name in ("whole", "cut"))
+    whole, cut = (cutaway.load(tmp_path / name, engine="pytorch").logits(ids) for name in ("whole", "cut"))
     assert np.array_equal(whole, cut)
     with pytest.raises(UserError, match="no ratio to an old policy"):
         config(base, task, "--objective.kind=expert_iteration", "--objective.updates=2")

@@ -18,7 +18,9 @@ from cutaway.native import library
 from cutaway.quantization import formats, search
 from tests.test_native import python
 
-built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+built = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 
 
 def matrices() -> dict[str, np.ndarray]:

@@ -274,7 +274,7 @@ def test_llama_cpp_gives_what_was_written_our_logits(short: Path, tmp_path: Path
     """Both engines round what a matrix reads to eight bits, each in its own way, and agree but for that."""
     path = tmp_path / "small.gguf"
     assert cli.main(["quantize", str(short), "--type", kind, "-o", str(path), "--no-measure", "--force"]) == 0
-    lm = cutaway.load(path, engine="definition")
+    lm = cutaway.load(path, engine="pytorch")
     ids = lm.ids("The capital of France is")
     ours = lm.logits(ids)[-1].astype(np.float64)
     with llama_cpp.opened(path, len(ours)) as theirs:

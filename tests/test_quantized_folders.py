@@ -229,7 +229,7 @@ def theirs(folder: Path) -> Any:
 
 
 def ours(folder: Path, **settings: Any) -> torch.Tensor:
-    lm = cutaway.load(folder, **({"engine": "definition"} | settings))
+    lm = cutaway.load(folder, **({"engine": "pytorch"} | settings))
     return torch.as_tensor(np.asarray(lm.logits(IDS[0].tolist())))
 
 
@@ -312,7 +312,7 @@ def test_training_on_a_quantised_base_is_training_on_its_values(tmp_path: Path) 
         run = replace(finetune.read("sft", words.split()), adapter=lora.Config(4), base_type=kind)
         out = tmp_path / f"{base.name}-{kind}"
         training_run.train(run, out, Quiet(), recipe=finetune)
-        found.append(cutaway.load(out, engine="definition").logits([5, 6]))
+        found.append(cutaway.load(out, engine="pytorch").logits([5, 6]))
     assert np.allclose(*found, atol=1e-5)
 
 

@@ -28,8 +28,7 @@ from cutaway.train.parallel import Parallel
 from cutaway.train.recipes import rewards
 from cutaway.train.remote_sampler import Server
 from cutaway.train.trainable import TrainingBatch
-from cutaway.weights import load
-from cutaway.weights import save as writer
+from cutaway.weights import load, save
 from cutaway.weights.rules import Tensors
 from tests import serving
 from tests.test_finetune import TEMPLATE
@@ -54,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = run_tokenizer.save(tokenizer, home / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(model(VOCAB, 128), tensors, None, words, lambda: tokenizer, TEMPLATE)
-    writer.write(home / "base", at_rest, "safetensors")
+    save.write(home / "base", at_rest, "safetensors")
     (home / "score.py").write_text(SCORER)
     rows = [{"prompt": chr(97 + n % 26) * (1 + n // 26)} for n in range(60)]
     (home / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -195,7 +194,7 @@ def test_a_server_that_goes_leaves_a_checkpoint_and_the_run_resumes(
         training_run.train(run, folder, Quiet(), recipe=rewards, resume=True)
         training_run.train(run, whole, Quiet(), recipe=rewards)
     ids = [1, 2, 3, 250]
-    both = (cutaway.load(one, engine="definition").logits(ids) for one in (folder, whole))
+    both = (cutaway.load(one, engine="pytorch").logits(ids) for one in (folder, whole))
     assert np.array_equal(*both)
 
 

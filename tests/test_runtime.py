@@ -1,5 +1,5 @@
 """The runtime: its panels, products and logits against the reference implementation's to the bit, under every
-instruction set; its logits against the definition's within the distributions that docs/runtime.md states.
+instruction set; its logits against the PyTorch model's within the distributions that docs/runtime.md states.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ from cutaway.weights.rules import ROUTERS, Tensors
 from tests import inputs
 from tests.test_native import Run, on_each_set, python
 
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+pytestmark = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 
 
 def weights(type: str, rows: int, columns: int, seed: int = 0) -> Packed:
@@ -409,11 +411,11 @@ def tensors(of: Decoder, type: str = "F32", seed: int = 0) -> Tensors:
 
 
 def definition(of: Decoder, entries: Tensors):
-    from cutaway.model.engine import DefinitionEngine
+    from cutaway.model.engine import PyTorchEngine
     from cutaway.weights.build import decoder
     from cutaway.weights.load import Checkpoint
 
-    return DefinitionEngine(decoder(Checkpoint(of, entries, None, Path("tiny"))))
+    return PyTorchEngine(decoder(Checkpoint(of, entries, None, Path("tiny"))))
 
 
 IDS = np.random.default_rng(3).integers(0, 101, 300).tolist()
@@ -484,7 +486,7 @@ def test_what_texts_share_of_a_recurrent_model_is_a_state():
     plain = RuntimeEngine(other, tensors(other))
     one = np.zeros(1, np.int32)
     with pytest.raises(UserError, match="0 recurrent states are not those of 1 sequences"):
-        kernels.read(engine.plan.model, one, np.array([0, 1], np.int32), one, [state.addresses], one)
+        kernels.read(engine.packed.model, one, np.array([0, 1], np.int32), one, [state.addresses], one)
     assert plain.new_state().recurrent.size == 0
 
 
@@ -499,7 +501,7 @@ def test_a_recurrent_layer_shows_and_changes_no_heads():
     assert "blocks.0.out" in shown and "blocks.1.attention.q" in shown
     for name in "blocks.0.attention.query", "blocks.1.attention.gate":
         change = {f"{name}.weight": LowRank(np.ones((1, 50)), np.ones((60, 1)), 1.0)}
-        assert adapter.why_not(of, tensors(of), change) == f"it changes {name}.weight"
+        assert adapter.unsupported_reason(of, tensors(of), change) == f"it changes {name}.weight"
 
 
 def test_latent_attention_caches_latents_alone_and_shares_them():
@@ -522,7 +524,7 @@ def test_latent_attention_caches_latents_alone_and_shares_them():
     with pytest.raises(UserError, match="layer 0 attends to latents, which no head owns"):
         engine.observe([IDS[:3]], [engine.new_state()], ["blocks.0.attention.q"])
     change = {"blocks.0.attention.query.weight": LowRank(np.ones((1, 256)), np.ones((384, 1)), 1.0)}
-    assert adapter.why_not(of, entries, change) == "it changes blocks.0.attention.query.weight"
+    assert adapter.unsupported_reason(of, entries, change) == "it changes blocks.0.attention.query.weight"
 
 
 def read_alike(engine: RuntimeEngine, ids: list[int]) -> dict[str, Listener]:
@@ -541,7 +543,7 @@ def read_alike(engine: RuntimeEngine, ids: list[int]) -> dict[str, Listener]:
 
 def test_an_indexer_chooses_the_definitions_keys():
     """As many as it may, none whose score is lower than another's by more than halves cost; the logits are
-    those of the definition that reads the same keys.
+    those of the PyTorch model that reads the same keys.
     """
     of = config("deepseek-v3.2")
     entries = tensors(of)
@@ -613,12 +615,12 @@ def test_pages_that_rotate_otherwise_are_shared_with_texts_of_their_kind():
     assert np.array_equal(engine.prefill(IDS[128:280], state), expected)
     grows = rope.Config(8, scaling=DynamicNTK(2.0, 64))
     other = replace(of, blocks=(replace(of.blocks[0], attention=replace(THREE, position=grows)),))
-    assert packing.why_not(other, tensors(of)) == "block 0: its positions change as the text grows"
+    assert packing.unsupported_reason(other, tensors(of)) == "block 0: its positions change as the text grows"
 
 
 @pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
 def test_of_equal_scores_the_first_expert_is_chosen(engine: type):
-    """As in the definition (tests/laws/test_moe.py); random routers never score two experts alike."""
+    """As in the PyTorch model (tests/laws/test_moe.py); random routers never score two experts alike."""
     of = config("mixtral")
     entries = dict(tensors(of))
     for name in [name for name in entries if name.endswith("router.weight")]:
@@ -650,7 +652,7 @@ def test_near_a_routers_tie_either_expert_may_be_chosen(engine: type, gap: float
     generator = np.random.default_rng(6)
     if gap:
         x = seen(norm)[norm].astype(np.float64)
-        unread = np.linalg.svd(x)[2][40:]  # directions that no token has, in the definition
+        unread = np.linalg.svd(x)[2][40:]  # directions that no token has, in the PyTorch model
         apart_by = generator.normal(size=len(unread)) @ unread
         router[1] = router[0] - np.linalg.pinv(x) @ np.full(40, gap) + apart_by
         router[2:] -= 10 * x.mean(axis=0) / np.square(x.mean(axis=0)).sum()  # no third expert is chosen
@@ -747,7 +749,7 @@ def test_each_instruction_set_gives_the_references_logits(isa: str, computed: di
 
 
 def watched(model: Any, texts: Sequence[Sequence[int]], edits: Mapping[str, Listener]) -> np.ndarray:
-    """The logits [b t v] of texts of one length by the definition under edits: the runtime's roundings."""
+    """The logits [b t v] of texts of one length by the PyTorch model under edits: the runtime's roundings."""
     ids = torch.tensor(texts)
     with torch.no_grad(), tracing(model, edit=edits):
         return model(ids, torch.arange(ids.shape[1]).expand_as(ids)).numpy()
@@ -808,7 +810,7 @@ def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["Q4_1", "Q4_K"])
 def test_a_real_models_law(kind: str, real: dict[str, Path]):
-    """docs/runtime.md's distributions: the runtime beside the definition that makes the same roundings."""
+    """docs/runtime.md's distributions: the runtime beside the PyTorch model that makes the same roundings."""
     checkpoint = load.read(real[kind])
     of, entries = checkpoint.config, checkpoint.tensors
     assert isinstance(of, Decoder)
@@ -928,7 +930,7 @@ def test_latent_attention_of_packed_weights_is_the_definitions(type: str):
 @pytest.mark.parametrize("own", [None, 256])
 @pytest.mark.parametrize("type", ["F16", "BF16", "Q8_0"])
 def test_embeddings_of_layers_and_differences_are_traced(type: str, own: int | None):
-    """The definition rounds what their packed matrices read as the runtime does, where a trace shows it."""
+    """The PyTorch model rounds what their packed matrices read as the runtime does, where traced."""
     pairs = differential.Config(heads=4, kv_heads=2, key_size=64, norm_weight=False)
     of, entries = wide(type, mixer=pairs, own=own)
     edits = activation_quant.edits(of, entries)
@@ -1098,18 +1100,18 @@ def test_models_it_does_not_know_are_refused():
     of = config("e2b")
     fewer = replace(of, per_layer=PerLayer(20, 100))
     reason = "its per-layer embeddings have fewer rows than its vocabulary"
-    assert packing.why_not(fewer, tensors(fewer)) == reason
+    assert packing.unsupported_reason(fewer, tensors(fewer)) == reason
     change = {"blocks.0.per_layer.gate.weight": LowRank(np.ones((1, 50)), np.ones((20, 1)), 1.0)}
-    assert adapter.why_not(of, tensors(of), change) == "it changes blocks.0.per_layer.gate.weight"
+    assert adapter.unsupported_reason(of, tensors(of), change) == "it changes blocks.0.per_layer.gate.weight"
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=t5.Config())
     other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))
-    assert packing.why_not(of, tensors(of)) is None
-    assert packing.why_not(other, tensors(of)) == "block 0: its scores have learned biases"
+    assert packing.unsupported_reason(of, tensors(of)) is None
+    assert packing.unsupported_reason(other, tensors(of)) == "block 0: its scores have learned biases"
     waves = replace(of, position=sinusoidal.Config())
-    assert packing.why_not(waves, tensors(of)) == "sinusoids are added to the embeddings"
+    assert packing.unsupported_reason(waves, tensors(of)) == "sinusoids are added to the embeddings"
     with pytest.raises(
-        UserError, match="because sinusoids are added to the embeddings: use engine='definition'"
+        UserError, match="because sinusoids are added to the embeddings: use engine='pytorch'"
     ):
         RuntimeEngine(waves, tensors(of))
     with pytest.raises(UserError, match="groups"):  # a token's experts do not fit into its best groups
@@ -1130,7 +1132,7 @@ def test_what_does_not_fit_is_refused():
     many = np.zeros(1, np.int32)
     with pytest.raises(UserError, match="0 pages do not hold positions 0 to 0"):
         kernels.read(
-            engine.plan.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many
+            engine.packed.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many
         )
 
 
@@ -1158,7 +1160,7 @@ def test_a_token_alone_is_read_as_with_others():
         with pytest.raises(UserError, match="An id is outside"):
             engine.step(id, one)
     with pytest.raises(UserError, match="pages do not hold"):
-        kernels.OneToken(engine.plan.model).read(0, 128, one.addresses[:1])
+        kernels.OneToken(engine.packed.model).read(0, 128, one.addresses[:1])
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])

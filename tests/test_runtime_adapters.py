@@ -1,4 +1,4 @@
-"""Adapters in the runtime: native and reference to the bit, the definition with the changed weights within
+"""Adapters in the runtime: native and reference to the bit, the PyTorch model with the changed weights within
 the law's tolerance, and texts of several adapters in one batch with the bits that each has alone.
 """
 
@@ -34,7 +34,9 @@ from tests import llama_cpp
 from tests.test_native import Run, on_each_set
 from tests.test_runtime import IDS, config, definition, tensors, weights, wide
 
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+pytestmark = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 DENSE = ("llama", "odd", "qwen2", "qwen3", "gemma3", "plain", "e2b", "diffllama")
 LINEAR = ("query", "key", "value", "out", "gate", "up", "down")
 
@@ -82,7 +84,7 @@ def changed(of: Decoder, entries: Tensors, adapter: Adapter) -> Tensors:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", DENSE)
 def test_float_weights_give_the_definitions_logits(name: str, kind: str):
-    """The definition with the changed weights, within what keys and values kept as halves cost."""
+    """The PyTorch model with the changed weights, within what keys and values kept as halves cost."""
     if kind == "ia3" and name in ("qwen2", "plain", "diffllama"):
         pytest.skip("IA3 scales a bias there, which is refused: tested below")
     of = config(name)
@@ -167,7 +169,7 @@ def test_an_adapter_is_handed_over_anew():
     of, entries = wide("Q8_0")
     base = RuntimeEngine(of, entries)
     first, second = base.adapted(low_rank(of)), base.adapted(low_rank(of, seed=1))
-    assert first.plan is second.plan is base.plan
+    assert first.packed is second.packed is base.packed
     state = first.new_state()
     first.prefill(IDS[:9], state)
     assert np.array_equal(second.step(IDS[9], state), first.logits(IDS[:10])[-1])
@@ -209,7 +211,7 @@ def test_llama_cpp_gives_a_written_adapter_our_logits(tmp_path: Path):
     """Queries' and keys' rows are permuted in its file; each pair's own scale is in B."""
     from tests import serving
 
-    lm = serving.model(engine="definition")
+    lm = serving.model(engine="pytorch")
     lm.save(tmp_path / "base.gguf")
     base = load.read(tmp_path / "base.gguf")
     adapter = {name: replace(change, scale=1.0) for name, change in low_rank(base.config, rank=8).items()}
@@ -219,7 +221,7 @@ def test_llama_cpp_gives_a_written_adapter_our_logits(tmp_path: Path):
     for name, change in adapter.items():
         assert_folded(back[name], change, name)
     ids = lm.ids("The capital of France is")
-    tuned = cutaway.load(tmp_path / "base.gguf", engine="definition", adapter=tmp_path / "talk.gguf")
+    tuned = cutaway.load(tmp_path / "base.gguf", engine="pytorch", adapter=tmp_path / "talk.gguf")
     ours = tuned.logits(ids)[-1].astype(np.float64)
     with llama_cpp.opened(tmp_path / "base.gguf", len(ours), adapter=tmp_path / "talk.gguf") as theirs:
         scores = theirs(ids)

@@ -38,7 +38,9 @@ from tests.rounding import noise
 from tests.test_native import Run, on_each_set, python
 from tests.test_runtime import tensors, weights
 
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+pytestmark = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 
 LAYER, RMS = Norm("layer", 1e-5), Norm()
 PLAIN: dict[str, Any] = {"heads": 4, "kv_heads": 4, "key_size": 12}
@@ -370,7 +372,7 @@ def test_the_runtime_answers_until_the_pytorch_model_is_asked_for() -> None:
     assert lm.engine_choice == ("runtime", "it is the fastest here") and not lm.engines.built
     assert np.array_equal(ours[2:], lm.embed(texts[2:]))
     with cutaway.tracing(lm.model):
-        assert lm.engine_choice[0] == "definition" and np.abs(lm.embed(texts) - ours).max() < 1e-6
+        assert lm.engine_choice[0] == "pytorch" and np.abs(lm.embed(texts) - ours).max() < 1e-6
     asked = cutaway.load(inputs.path("minilm"), engine="runtime")
     with cutaway.tracing(asked.model), pytest.raises(UserError, match="which a trace"):
         asked.embed(texts)

@@ -11,7 +11,9 @@ from cutaway.runtime import engine as runtime
 from cutaway.runtime.engine import PAGES_AT_ONCE, Pages
 from tests import test_runtime as tiny
 
-needs_core = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+needs_core = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 BROKEN = 0x7E00  # a half that is no number
 
 

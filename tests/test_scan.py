@@ -15,7 +15,9 @@ from cutaway.tokenizer import pretokenize, unicode
 from cutaway.tokenizer.fast import SCANNED
 from tests.test_native import python
 
-built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+built = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 tried = settings(max_examples=80, deadline=None)
 
 MARKED = list("aAbBzZsStTreREvVeElLdDmM''''  \n\r\t.,!-_/0123 9") + list(

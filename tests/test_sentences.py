@@ -130,7 +130,7 @@ def test_embed_refuses_in_words(lm: cutaway.LanguageModel) -> None:
 
 
 def test_a_decoder_pools_on_request() -> None:
-    lm = cutaway.load(inputs.path("smollm2"), engine="definition")
+    lm = cutaway.load(inputs.path("smollm2"), engine="pytorch")
     with pytest.raises(UserError, match="is a decoder"):
         lm.embed(["a"])
     with pytest.raises(UserError, match="text 0 has no token"):

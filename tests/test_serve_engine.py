@@ -45,13 +45,15 @@ from cutaway.serve.work_pool import LoopBridge
 from tests import test_runtime as tiny
 from tests.test_decode import END, VOCAB, Bytes, Hashing, Held
 
-needs_core = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+needs_core = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 POISON, NOTHING = 250, 251  # ids that break a step, and that are followed by no number
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_pages() -> Iterator[None]:
-    """The definition's pages made as short as the runtime's, so that short texts share some."""
+    """The PyTorch model's pages made as short as the runtime's, so that short texts share some."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cutaway.model.engine.CHUNK", 128)
         yield
@@ -183,7 +185,7 @@ def engine(name: str) -> Any:
 
 
 @needs_core
-@pytest.mark.parametrize("name", ["runtime", "definition"])
+@pytest.mark.parametrize("name", ["runtime", "pytorch"])
 def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
     reads, dice = engine(name), random.Random(7)
     requests = (
@@ -215,7 +217,7 @@ def test_an_answer_is_the_same_as_alone_whatever_joins_and_leaves(name: str):
 
 
 @needs_core
-@pytest.mark.parametrize("name", ["runtime", "definition"])
+@pytest.mark.parametrize("name", ["runtime", "pytorch"])
 def test_a_batch_of_prompts_gives_each_what_it_gets_alone(name: str):
     reads, settings = engine(name), SamplingParams(max_tokens=6, temperature=1, seed=3, logprobs=2)
     prompts = [tiny.IDS[:130], [5], [*tiny.IDS[:128], 7], [9, 8, 7], tiny.IDS[:140]]
@@ -261,7 +263,7 @@ def test_a_page_that_is_being_read_is_waited_for_within_a_cache_scope_alone():
 
 
 @needs_core
-@pytest.mark.parametrize("name", ["runtime", "definition"])
+@pytest.mark.parametrize("name", ["runtime", "pytorch"])
 def test_sharing_what_texts_have_in_common_changes_no_bit(name: str):
     reads, begin = engine(name), tiny.IDS[:258]
     requests = [request([*begin, n], max_tokens=3, temperature=1, seed=n, logprobs=101) for n in range(3)]
@@ -293,7 +295,7 @@ def test_a_text_that_goes_back_into_a_borrowed_page_writes_into_its_own():
 
 
 @needs_core
-@pytest.mark.parametrize("name", ["runtime", "definition"])
+@pytest.mark.parametrize("name", ["runtime", "pytorch"])
 def test_the_prompts_own_probabilities(name: str):
     reads, ids = engine(name), tiny.IDS[:150]
     with scheduler(reads, Words(), prefill_chunk=40) as serves:
@@ -359,11 +361,11 @@ def test_an_answers_pages_serve_the_next_turn():
 
 
 def whole(engines: dict[str, Any]) -> Any:
-    """Everything the definition says about a text, whose engines these are."""
+    """Everything the PyTorch model says about a text, whose engines these are."""
     from cutaway.inspect.trace import Trace
     from tests.small import Bytes as Text
 
-    return Trace.of(engines["definition"].model, Text(), tiny.IDS[:150])
+    return Trace.of(engines["pytorch"].model, Text(), tiny.IDS[:150])
 
 
 @needs_core
@@ -371,7 +373,7 @@ def whole(engines: dict[str, Any]) -> Any:
 def test_what_is_seen_inside_is_what_the_definition_computes(shape: str):
     of = tiny.config(shape)
     entries = tiny.tensors(of)
-    engines = {"runtime": tiny.RuntimeEngine(of, entries), "definition": tiny.definition(of, entries)}
+    engines = {"runtime": tiny.RuntimeEngine(of, entries), "pytorch": tiny.definition(of, entries)}
     trace = whole(engines)
     for name, reads in engines.items():
         states = [reads.resume([]), reads.resume([])]
@@ -390,12 +392,12 @@ def test_what_is_seen_inside_is_what_the_definition_computes(shape: str):
             assert np.allclose(pattern.sum(1), 1, atol=1e-5)
         for row, at, layer in ((2, 149, 1), (3, 143, 0)):
             stream = torch.from_numpy(trace[f"blocks.{layer}.out"]).reshape(150, -1)[at]
-            expected = engines["definition"].model.logits(stream[None, None])[0, 0].detach().numpy()
+            expected = engines["pytorch"].model.logits(stream[None, None])[0, 0].detach().numpy()
             assert np.abs(logits[row] - expected).max() < 5e-3 * np.abs(expected).max(), (name, layer)
 
 
 @needs_core
-@pytest.mark.parametrize("name", ["runtime", "definition"])
+@pytest.mark.parametrize("name", ["runtime", "pytorch"])
 def test_internals_come_with_each_token_and_change_none(name: str):
     reads = engine(name)
     looks = Internals(layers=(2, 0), lens=3)
@@ -818,7 +820,7 @@ def test_an_engine_for_one_text_is_refused():
 
 
 @needs_core
-@pytest.mark.parametrize("name", ["runtime", "definition"])
+@pytest.mark.parametrize("name", ["runtime", "pytorch"])
 def test_a_prompt_of_several_requests_is_read_once(name: str):
     reads, prompts = engine(name), [tiny.IDS[:130], [5, 6], tiny.IDS[1:129]]
     requests = [

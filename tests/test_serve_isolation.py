@@ -14,7 +14,7 @@ TEXT = "The capital of France is"
 ROUNDS = 6
 
 
-@pytest.fixture(scope="module", params=["definition", "runtime"])
+@pytest.fixture(scope="module", params=["pytorch", "runtime"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with serving.running(serving.model(engine=request.param), max_queue=256) as server:
         yield server

@@ -203,7 +203,7 @@ def test_an_adapter_takes_no_models_name() -> None:
 
 
 def test_an_adapter_by_name_beside_the_definition_is_refused_for_that() -> None:
-    lm = cutaway.load(inputs.path("smollm2"), engine="definition")
+    lm = cutaway.load(inputs.path("smollm2"), engine="pytorch")
     with pytest.raises(
         UserError, match=r"only the runtime serves adapters .* because it was asked for: give"
     ):
@@ -322,7 +322,7 @@ def test_memory_is_booked_as_it_is_used() -> None:
         figures = service.decoder.stats()
         assert figures.pages_total * figures.page_bytes == 512 * 23040
         assert models.status(models.models[0])["bytes"] == models.models[0].nbytes == service.nbytes
-        _ = service.lm.definition  # whose float32 weights are beside the packed ones from now on
+        _ = service.lm.pytorch  # whose float32 weights are beside the packed ones from now on
         assert models.models[0].booked > 4 * weights
     finally:
         service.decoder.close()

@@ -21,7 +21,7 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Proposal, Speculation, residual, verify
 from cutaway.lm import LanguageModel
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from tests import inputs
 from tests.small import decoder
 from tests.test_decode import Bytes
@@ -147,7 +147,7 @@ def test_a_guess_without_chance_gives_the_same_text(guesser: str, options: dict)
     """PromptLookup gives the same text for every seed; a draft does where choices are greedy."""
     if guesser == "draft" and "top_p" in options:
         options = options | {"temperature": 0}
-    model, small = (DefinitionEngine(decoder(seed=seed)) for seed in (0, 1))
+    model, small = (PyTorchEngine(decoder(seed=seed)) for seed in (0, 1))
     settings = SamplingParams(max_tokens=40, ignore_eos=True, repetition_penalty=1.1, seed=5, **options)
     plain = finish(generate(model, Bytes(), PROMPT, settings))
     guess = Speculation(PromptLookup() if guesser == "lookup" else DraftModel(small, 256, settings))
@@ -164,9 +164,9 @@ def test_a_guess_without_chance_gives_the_same_text(guesser: str, options: dict)
 
 
 def test_the_model_as_its_own_draft_is_always_right():
-    model = DefinitionEngine(decoder())
+    model = PyTorchEngine(decoder())
     settings = SamplingParams(max_tokens=30, ignore_eos=True)
-    guess = Speculation(DraftModel(DefinitionEngine(decoder()), 256, settings))
+    guess = Speculation(DraftModel(PyTorchEngine(decoder()), 256, settings))
     done = finish(generate(model, Bytes(), PROMPT, settings, speculation=guess))
     assert done.timings.acceptance == 1
     assert len(done.ids) == 30
@@ -183,7 +183,7 @@ def test_a_stop_inside_accepted_guesses_ends_the_text():
         def propose(self, history: History, count: int) -> Proposal:
             return Proposal([int(id) for id in PLAIN.ids[len(history.ids) - len(PROMPT) :]][:count])
 
-    model = DefinitionEngine(decoder())
+    model = PyTorchEngine(decoder())
     settings = SamplingParams(max_tokens=30, ignore_eos=True)
     PLAIN = finish(generate(model, Bytes(), PROMPT, settings))
     end = replace(settings, stop_ids=(PLAIN.ids[6],))
@@ -197,7 +197,7 @@ def test_a_stop_inside_accepted_guesses_ends_the_text():
 
 def test_the_context_is_not_overrun():
     """The text fills it exactly, guesses or not."""
-    model = DefinitionEngine(decoder())
+    model = PyTorchEngine(decoder())
     settings = SamplingParams(max_tokens=None, ignore_eos=True)
     plain = finish(generate(model, Bytes(), PROMPT, settings))
     ahead = finish(generate(model, Bytes(), PROMPT, settings, speculation=Speculation(PromptLookup())))

@@ -26,7 +26,9 @@ from tests.test_instrumented import by_pytorch, subject, within_noise
 from tests.test_runtime import IDS, config, tensors, wide
 from tests.test_runtime_adapters import changed, low_rank
 
-compiled = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+compiled = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 TEXT, OTHER = IDS[:12], [*IDS[:3], *IDS[50:53], *IDS[6:9], *IDS[70:73]]
 LATER = [*IDS[:10], *IDS[80:82]]  # differs at the end alone
 ANSWERS = (7, 9)
@@ -127,7 +129,7 @@ def test_the_reference_reads_cells_whole() -> None:
     slow = sweep_of(engine := InstrumentedRuntime(ReferenceEngine(of, entries), entries), [TEXT])
     some = cells(engine, [TEXT], 4)
     assert isinstance(slow, WholeTexts)
-    if native.why_not() is None:
+    if native.unavailable_reason() is None:
         fast = sweep_of(InstrumentedRuntime(RuntimeEngine(of, entries), entries), [TEXT])
         for one, other in zip(read(slow, some, (), -1), read(fast, some, (), -1), strict=True):
             assert np.array_equal(one.logits, other.logits)
@@ -167,7 +169,7 @@ def test_both_engines_give_one_studys_numbers(name: str, over: Sequence[causal.O
 
 
 def test_lists_of_pairs_are_each_pairs_study() -> None:
-    of = subject("llama") if native.why_not() is None else by_pytorch(subject("llama"))
+    of = subject("llama") if native.unavailable_reason() is None else by_pytorch(subject("llama"))
     texts, others = [TEXT, IDS[40:52]], [OTHER, [*IDS[40:51], 5]]
     both = causal.patching(of, texts, others, "z", answers=[ANSWERS, (3, 8)], positions=range(12))
     assert both.values.shape == (2, 3, 12, 6) and list(both.axes) == ["pair", "layer", "position", "head"]

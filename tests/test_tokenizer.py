@@ -37,7 +37,7 @@ def spm() -> Tokenizer:
 # Merging
 
 
-def by_definition(symbols: list[str], rank_of: bpe.RankOf) -> list[str]:
+def by_reference(symbols: list[str], rank_of: bpe.RankOf) -> list[str]:
     """The lowest rank among all neighbours, the leftmost of equal ones, until there is none."""
     while True:
         ranked = [
@@ -61,7 +61,7 @@ def test_merging_is_the_definition(text: str, pairs: list[tuple[str, str]], rank
     listed = bpe.listed(pairs, {left + right: 0 for left, right in pairs})
     for rank_of in (listed, bpe.joined(ranks)):
         history: list[bpe.Pair] = []
-        assert bpe.merge(list(text), rank_of, history) == by_definition(list(text), rank_of)
+        assert bpe.merge(list(text), rank_of, history) == by_reference(list(text), rank_of)
         assert all(rank_of(pair) for pair in history)
 
 

@@ -357,7 +357,7 @@ def test_tokens_that_share_a_beginning_are_found_in_one_look() -> None:
     ]
 
 
-@pytest.mark.skipif(library.why_not() is not None, reason=library.why_not() or "built")
+@pytest.mark.skipif(library.unavailable_reason() is not None, reason=library.unavailable_reason() or "built")
 def test_a_forged_compiled_vocabulary_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With words of it changed under a checksum that holds: read or refused, and never out of bounds."""
     monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "home"))

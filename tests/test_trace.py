@@ -460,7 +460,7 @@ def test_a_trace_is_kept_in_a_file_and_pickled(tmp_path: Path) -> None:
             for name in trace
         )
         assert np.array_equal(again["blocks.1.hook_resid_post"], trace["blocks.1.out"])
-        assert again.engine == trace.engine and trace.engine.name == "definition"
+        assert again.engine == trace.engine and trace.engine.name == "pytorch"
         with pytest.raises(UserError, match="loaded without its model"):
             again.lens()
     joined = Trace.load(tmp_path / "trace.safetensors", subject)

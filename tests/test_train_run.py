@@ -78,7 +78,7 @@ def test_cutaway_opens_the_folder(unbroken: Path) -> None:
 
 
 def test_transformers_and_llama_cpp_give_its_logits(unbroken: Path, tmp_path: Path) -> None:
-    lm = cutaway.load(unbroken, engine="definition")
+    lm = cutaway.load(unbroken, engine="pytorch")
     ids = [256, *lm.tokenizer.encode("a single")]
     ours = lm.logits(ids)
     transformers = pytest.importorskip("transformers")

@@ -1,4 +1,4 @@
-"""Learning merges: the native trainer, its reference and the definition give the same for any corpus."""
+"""Learning merges: the native trainer, its reference and the reference give the same for any corpus."""
 
 import json
 import random
@@ -21,7 +21,9 @@ from cutaway.tokenizer import Tokenizer, bpe, bpe_train, training
 from cutaway.tokenizer.word_counter import packed
 from cutaway.tokenizer.word_counts import WordCounts
 
-built = pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+built = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
 CORPORA = st.dictionaries(st.text(alphabet="abc", min_size=1, max_size=24), st.integers(1, 9), max_size=8)
 
 
@@ -57,7 +59,7 @@ def test_merges_are_the_definitions(
     tokens = [*corpus.alphabet, *map("".join, want)]
     assert len(set(tokens)) == len(tokens)
     assert [(tokens[left], tokens[right]) for left, right, _, _ in reference] == want
-    if native.why_not() is None:
+    if native.unavailable_reason() is None:
         assert rows(native_train.merges, corpus, size, rarest, forbidden) == reference
 
 

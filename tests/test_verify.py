@@ -13,7 +13,7 @@ from cutaway.commands import verify as command
 from cutaway.errors import OperationalError
 from cutaway.inspect import verify, verify_layers
 from cutaway.lm import LanguageModel
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from tests import inputs
 
 
@@ -36,13 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lm(folder: Path) -> LanguageModel:
-    return cutaway.load(folder, engine="definition")
+    return cutaway.load(folder, engine="pytorch")
 
 
 def _verdict(lm: LanguageModel) -> verify.Verdict:
     ids = lm.ids("The capital of France is Paris, and 2 + 2 = 4.")
     ours = lm.generate(ids, max_tokens=4, ignore_eos=True).ids
-    return verify_layers.against(DefinitionEngine(lm.model), lm.checkpoint.source, ids, ours)
+    return verify_layers.against(PyTorchEngine(lm.model), lm.checkpoint.source, ids, ours)
 
 
 def test_a_sound_model_agrees(lm: LanguageModel) -> None:
@@ -103,12 +103,10 @@ def test_llama_cpp_judges_gguf(lm: LanguageModel, tmp_path: Path) -> None:
     ids = read.ids("The capital of France is")
     ours = read.generate(ids, max_tokens=4, ignore_eos=True).ids
     assert "llama.cpp" in verify.engines(tmp_path / "three.gguf")
-    verdict = verify.against_llama_cpp(DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours)
+    verdict = verify.against_llama_cpp(PyTorchEngine(read.model), tmp_path / "three.gguf", ids, ours)
     assert verdict.agrees
     read.model.blocks[1].mlp_norm = torch.nn.Identity()
-    assert not verify.against_llama_cpp(
-        DefinitionEngine(read.model), tmp_path / "three.gguf", ids, ours
-    ).agrees
+    assert not verify.against_llama_cpp(PyTorchEngine(read.model), tmp_path / "three.gguf", ids, ours).agrees
 
 
 def test_layers_names_stay_whole_at_40_columns(

@@ -14,7 +14,7 @@ from cutaway.embedding.sampling import Random
 from cutaway.errors import OperationalError, UserError
 from cutaway.native.embedding import Counter, Dictionary, Draws, Learner, table
 
-built = pytest.mark.skipif(native.why_not() is not None, reason="the native core is not built")
+built = pytest.mark.skipif(native.unavailable_reason() is not None, reason="the native core is not built")
 
 
 def text(words: int, seed: int = 0, vocabulary: int = 300) -> str:

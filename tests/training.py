@@ -24,8 +24,7 @@ from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import next_token
 from cutaway.train.recipes.pretrain import export
-from cutaway.weights import load
-from cutaway.weights import save as writer
+from cutaway.weights import load, save
 from cutaway.weights.rules import Tensors
 
 TEMPLATE = (
@@ -139,7 +138,7 @@ def chatting_model(folder: Path, vocab: int = VOCAB, context: int = 128) -> Path
     words = run_tokenizer.save(tokenizer, folder.parent / "words")
     (words / "chat_template.jinja").write_text(TEMPLATE)
     at_rest = load.Checkpoint(config, tensors, None, words, lambda: tokenizer, TEMPLATE)
-    writer.write(folder, at_rest, "safetensors")
+    save.write(folder, at_rest, "safetensors")
     return folder
 
 

@@ -90,7 +90,7 @@ def bench(
     :param peer: llama-bench, which runs the same tests of one text on the same files in turns with ours.
     :param output: A file to which each row is appended, as a line of JSON with this machine's facts.
     """
-    absent = native.why_not()
+    absent = native.unavailable_reason()
     if absent is not None:
         raise UserError(f"Only the native runtime is measured: {absent[0].lower()}{absent[1:]}")
     if rounds < 1:
@@ -172,7 +172,7 @@ def _rows(
         ours, theirs, reading = [], [], 0.0
         for _ in range(rounds):
             ours.append(run())
-            reading = max(reading, measure.reading(engine.plan.token_nbytes, bare.threads))
+            reading = max(reading, measure.reading(engine.packed.token_nbytes, bare.threads))
             if peer is not None and test.texts == 1:
                 theirs.append(_theirs(peer, path, test, bare.threads, bare.kv_cache))
         best, other = max(ours), max(theirs, default=None)

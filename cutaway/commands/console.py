@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def note_fallback(lm: Any) -> None:
     """Print why the PyTorch model runs, where the runtime could have been chosen."""
     engine, reason = lm.engine_choice
-    if lm.engine_asked == "auto" and engine == "definition" and not lm.is_encoder_decoder:
+    if lm.engine_asked == "auto" and engine == "pytorch" and not lm.is_encoder_decoder:
         note(f"The PyTorch model runs, slower than the runtime would, because {reason}.")
 
 

@@ -154,17 +154,17 @@ def _converted(
 
         window = min(scoring.WINDOW, lm.config.context // 2 * 2)
         ids = written(lm, window, bar) if calibration is None else lm.tokenizer.encode(calibration)
-        moments = measured(LanguageModel(lm.checkpoint, engine="definition").model, ids, bar)
+        moments = measured(LanguageModel(lm.checkpoint, engine="pytorch").model, ids, bar)
     return conversion.converted(lm.checkpoint, kind, **options, moments=moments)
 
 
 def _report(lm: LanguageModel, window: int, ids: list[int] | None, target: Path, bar: Progress) -> Report:
     """The written model beside the one that it was, on the ids or on what the first one writes."""
     ids = written(lm, window, bar) if ids is None else ids
-    # Both by the definition: the runtime rounds activations, which is no part of what a conversion changes.
+    # Both in PyTorch: the runtime rounds activations, which is no part of what a conversion changes.
     models: list[Any] = [
-        LanguageModel(lm.checkpoint, engine="definition"),
-        cutaway.load(target, engine="definition"),
+        LanguageModel(lm.checkpoint, engine="pytorch"),
+        cutaway.load(target, engine="pytorch"),
     ]
     one, other = (each.engine for each in models)
     found = scoring.divergence(one, other, ids, window, begin_of(lm), bar)

@@ -151,7 +151,7 @@ def _title(explanation: Explanation, model: str) -> Text:
 
 
 def _engine(explanation: Explanation) -> str:
-    name = {"runtime": "the runtime", "definition": "PyTorch"}[explanation.engine]
+    name = {"runtime": "the runtime", "pytorch": "PyTorch"}[explanation.engine]
     return f"Computed by {name}, because {explanation.engine_reason}."
 
 

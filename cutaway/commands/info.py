@@ -24,7 +24,7 @@ from cutaway.weights.save import FILE_TYPES
 
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
 BF16_BYTES = 2
-FLOAT_BYTES = 4  # the definition keeps them as floats
+FLOAT_BYTES = 4  # the PyTorch model keeps them as floats
 
 
 def info(model: ModelOption = "smollm2", *, strict: Strict = False, as_json: Json = False) -> None:
@@ -85,13 +85,13 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.left_out:
         found["left_out"] = list(checkpoint.left_out)
     if isinstance(config, Decoder):
-        from cutaway.runtime.packing import why_not
+        from cutaway.runtime.packing import unsupported_reason
 
-        found["definition_only"] = why_not(config, checkpoint.tensors)
+        found["pytorch_only"] = unsupported_reason(config, checkpoint.tensors)
     elif isinstance(config, Encoder):
         from cutaway.runtime.encoder import unsupported_reason
 
-        found["definition_only"] = unsupported_reason(config, checkpoint.tensors)
+        found["pytorch_only"] = unsupported_reason(config, checkpoint.tensors)
     return found | _memory(config, stored)
 
 
@@ -159,7 +159,7 @@ def _shape(config: Model) -> dict[str, Any]:
             "encoder_layers": len(config.encoder.blocks),
             "decoder_layers": len(config.decoder.blocks),
             "source_vocabulary": config.encoder.vocab,
-            "definition_only": "encoder-decoders have no kernels",
+            "pytorch_only": "encoder-decoders have no kernels",
         }
     return found
 
@@ -262,8 +262,8 @@ def _lines(card: dict[str, Any]) -> dict[str, str]:
     }
     if "left_out" in card:
         lines["left out"] = ", ".join(card["left_out"])
-    if card.get("definition_only"):
-        lines["engine"] = f"the PyTorch model alone: in the runtime {card['definition_only']}"
+    if card.get("pytorch_only"):
+        lines["engine"] = f"the PyTorch model alone: in the runtime {card['pytorch_only']}"
     if "kv_cache_bytes_per_source_token" in card:
         own, source = card["kv_cache_bytes_per_token"], card["kv_cache_bytes_per_source_token"]
         lines["KV cache"] = f"{size(own)} per token of the target, {size(source)} per token of the source"

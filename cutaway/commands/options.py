@@ -15,8 +15,8 @@ Open = Annotated[bool, Parameter(name="--open", help="Open the page in the brows
 Html = Annotated[Path | None, Parameter(help="Write a page with plots here.")]
 Model = Annotated[str, Parameter(help="A model's name, a .gguf file or a folder.")]
 Engine = Annotated[
-    Literal["auto", "definition", "runtime"],
-    Parameter(help="The PyTorch model (definition), the runtime (packed weights, CPU), or the fastest here."),
+    Literal["auto", "pytorch", "runtime"],
+    Parameter(help="The PyTorch model (pytorch), the runtime (packed weights, CPU), or the fastest here."),
 ]
 Adapter = Annotated[Path | None, Parameter(help="A PEFT adapter's folder, such as a `cutaway finetune` run.")]
 Threads = Annotated[int | None, Parameter(help="Processor threads to use; all of this machine's by default.")]

@@ -235,7 +235,7 @@ def greeting(
         template = "" if lm.checkpoint.chat_template else ", no template for chats: see --chat-template"
         lines += [
             f"  model    {blocks} layers, {context}{template}",
-            f"  engine   the {'PyTorch model' if engine == 'definition' else engine}, because {why}",
+            f"  engine   the {'PyTorch model' if engine == 'pytorch' else engine}, because {why}",
             f"  limits   {limits.max_sequences} answers at once, {waiting} may wait, {state} of state",
         ]
         if not all(map(installed, GRAMMARS)):

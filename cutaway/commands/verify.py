@@ -49,7 +49,7 @@ def verify(
         raise UserError(f"no other engine here reads {path}: pip install 'cutaway[verify]'")
     if installed("torch"):
         with console.doing("Loading PyTorch and the weights"):
-            lm = cutaway.load(path, engine="definition", strict=strict)
+            lm = cutaway.load(path, engine="pytorch", strict=strict)
             _ = lm.model
     else:
         lm = cutaway.load(path, engine="runtime", strict=strict)
@@ -80,7 +80,7 @@ def _judged(lm: "LanguageModel", text: str, tokens: int) -> "list[Verdict]":
             if engine == "transformers":
                 from cutaway.inspect import verify_layers
 
-                verdicts.append(verify_layers.against(lm.definition, path, ids, ours, progress))
+                verdicts.append(verify_layers.against(lm.pytorch, path, ids, ours, progress))
             else:
                 verdicts.append(judge.against_llama_cpp(lm.engine, path, ids, ours, progress))
     return verdicts

@@ -290,7 +290,7 @@ def attention_on(experiment: Experiment, run: Measured) -> dict[str, list[float]
     """
     if run.failed is not None:
         return {}
-    model = cutaway.load(run.folder, engine="definition").model
+    model = cutaway.load(run.folder, engine="pytorch").model
     if not all(has_pattern(block.attention) for block in model.config.blocks):
         return {}
     task, both = experiment.task.held_out, isinstance(model.config, EncoderDecoder)

@@ -29,7 +29,7 @@ class Cache:
 
     def __init__(self, lm: LanguageModel, path: Path | None) -> None:
         self.path, self.database = path, _opened(path)
-        engine = "definition" if lm.checkpoint.classifier else lm.engine_choice[0]
+        engine = "pytorch" if lm.checkpoint.classifier else lm.engine_choice[0]
         self.model = [cutaway.__version__, engine, lm.dtype, lm.context]
         if path is not None:
             self.model += [self._digest(file) for file in _files(Path(lm.checkpoint.source))]

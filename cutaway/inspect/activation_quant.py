@@ -1,9 +1,9 @@
-"""Tracing the runtime: the definition computes with the runtime's rounded activations.
+"""Tracing the runtime: the PyTorch model computes with the runtime's rounded activations.
 
 The runtime rounds what a packed matrix reads to eight bits, to bfloat16 where its weights are that, and keeps
-keys and values as halves (runtime/matmul.py, engine.py). Edits that round the definition's activations
+keys and values as halves (runtime/matmul.py, engine.py). Edits that round the PyTorch model's activations
 likewise make a trace of what the runtime computed: every name, every view, and the runtime's logits. Latent
-attention's two products of each head read unrounded vectors here: the definition may not make them. So do
+attention's two products of each head read unrounded vectors here: the PyTorch model may not make them. So do
 an indexer's scores read its keys."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cutaway.weights.rules import Tensors
 def edits(
     config: Decoder, tensors: Tensors, own: Mapping[str, Listener] | None = None
 ) -> dict[str, Listener]:
-    """The edits that make the definition compute as the runtime does, after the user's ``own``."""
+    """The edits that make the PyTorch model compute as the runtime does, after the user's ``own``."""
     out: dict[str, Listener] = dict(own or {})
     reads: dict[str, tuple[str, Callable[..., Tensor]]] = {
         "norm": ("embedding.weight" if config.tied else "head.weight", _round_twice)

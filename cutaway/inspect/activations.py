@@ -269,7 +269,7 @@ def _engine(lm: Any, names: Sequence[str]) -> str:
                 raise
         else:
             return "runtime"
-    return "definition"
+    return "pytorch"
 
 
 def _read(

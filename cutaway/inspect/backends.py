@@ -15,7 +15,7 @@ from cutaway.attention.backends import Choice
 from cutaway.errors import UserError
 from cutaway.hooks import FACTS, tracing
 from cutaway.model.decoder import Decoder, State
-from cutaway.model.engine import CHUNK, DefinitionEngine
+from cutaway.model.engine import CHUNK, PyTorchEngine
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def backends(model: Decoder, ids: Sequence[int]) -> tuple[Pass, ...]:
             f"the text has {len(ids):,} tokens and one more must fit: this model's context holds "
             f"{model.config.context:,}"
         )
-    engine, state = DefinitionEngine(model), model.new_state()
+    engine, state = PyTorchEngine(model), model.new_state()
     chunks = [ids[:CHUNK], ids[CHUNK:], ids[-1:]]
     return tuple(_pass(engine, chunk, state) for chunk in chunks if chunk)
 
 
-def _pass(engine: DefinitionEngine, ids: Sequence[int], state: State) -> Pass:
+def _pass(engine: PyTorchEngine, ids: Sequence[int], state: State) -> Pass:
     """Facts of the last chunk into which the engine cuts these ids."""
     before = state.length
     with tracing(engine.model, FACTS) as seen:

@@ -27,7 +27,7 @@ Values = dict[str, np.ndarray]  # activations of one text by name, without a bat
 
 
 class EngineChoice(NamedTuple):
-    """Which engine answers, "runtime" or "definition" (PyTorch), and why, in words that follow "because"."""
+    """Which engine answers, "runtime" or "pytorch" (PyTorch), and why, in words that follow "because"."""
 
     name: str
     reason: str

@@ -28,7 +28,7 @@ BATCH = 32  # texts read together
 class InstrumentedPyTorch:
     """A ``Decoder``; ``rounding`` are listeners after all edits (the runtime's rounding)."""
 
-    name = "definition"
+    name = "pytorch"
 
     def __init__(self, model: Decoder, rounding: Mapping[str, Listener] | None = None) -> None:
         self.model, self.rounding = model, rounding or {}

@@ -22,7 +22,7 @@ from cutaway.runtime import values
 from cutaway.runtime.edits import Edit, runs
 from cutaway.runtime.values import LOOKS, PATTERN, Value, editable, every, named
 
-OTHERS = 'load with engine="definition" or "auto" for it'
+OTHERS = 'load with engine="pytorch" or "auto" for it'
 
 
 class UnsupportedEditError(UserError):

@@ -50,7 +50,7 @@ class RuntimeSweep:
         assert isinstance(of.engine, RuntimeEngine)
         self.of, self.engine, self.texts, self.edit = of, of.engine, texts, edit
         self.edits = runtime_edits.prepare_each(of.engine, [edit] * len(texts), list(map(len, texts)))
-        self.cuts = not of.engine.plan.state_size  # a recurrence's state is that of a whole text
+        self.cuts = not of.engine.packed.state_size  # a recurrence's state is that of a whole text
         self.enters = of.engine.enters
         self._seen: dict[str, list[np.ndarray]] = {}  # of the texts as they are
         self._late: dict[int, RuntimeEngine] = {}  # the engine from each layer on

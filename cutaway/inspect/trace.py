@@ -87,7 +87,7 @@ class Subject:
         """The PyTorch model as an engine, for gradients; built when it is first asked for."""
         if self.other is not None:
             return self.other()
-        if self.engine.name != "definition":
+        if self.engine.name != "pytorch":
             raise UserError("this subject has no PyTorch model, which this needs")
         return self.engine  # pyright: ignore[reportReturnType]
 
@@ -221,7 +221,7 @@ class Trace(Mapping[str, np.ndarray]):
         """The engine that computed the activations, for the model's weights; UserError without a model."""
         if self._answered is None:
             subject = self._subject
-            self._answered = subject.pytorch if self.engine.name == "definition" else subject.engine
+            self._answered = subject.pytorch if self.engine.name == "pytorch" else subject.engine
         return self._answered
 
     @property

@@ -17,12 +17,12 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.hooks import tracing
 from cutaway.inspect.verify import TOLERANCE, Verdict, difference, verdict
 from cutaway.model.decoder import Decoder
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from cutaway.store.files import Progress, silent
 
 
 def against(
-    engine: DefinitionEngine,
+    engine: PyTorchEngine,
     source: Path,
     ids: Sequence[int],
     ours: Sequence[int],

@@ -1,1 +1,1 @@
-"""The definition: models as pure functions of a frozen config, in PyTorch, written to be read."""
+"""The PyTorch model: models as pure functions of a frozen config, in PyTorch, written to be read."""

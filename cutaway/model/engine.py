@@ -1,4 +1,4 @@
-"""The definition as an engine: ids in, the next token's logits out, as numpy arrays.
+"""The PyTorch model as an engine: ids in, the next token's logits out, as numpy arrays.
 
 Generation, serving and evaluation use this protocol (``generate/engine.py``) and do not know which engine
 they hold. A matrix product of another shape rounds otherwise. So a prompt is always cut at the same
@@ -25,7 +25,7 @@ from cutaway.model.nan import check_weights, nan_error
 CHUNK = 512  # tokens read at once: bounds what a long prompt needs beside its state
 
 
-class DefinitionEngine:
+class PyTorchEngine:
     """A Decoder on whatever device it is on, one sequence a state."""
 
     scope = b""

@@ -31,13 +31,13 @@ SETS = {"portable": 0, "neon": 1, "avx2": 2, "avx_vnni": 3, "avx512": 4, "avx512
 
 def available() -> bool:
     """Whether the core can be called; the first time it cannot, a RuntimeWarning says why and the cost."""
-    if why_not() is None:
+    if unavailable_reason() is None:
         return True
     _warn_once()
     return False
 
 
-def why_not() -> str | None:
+def unavailable_reason() -> str | None:
     """Why the core is absent, in a sentence; None when it is there."""
     loaded = _load()
     return loaded if isinstance(loaded, str) else None
@@ -88,7 +88,7 @@ def _load() -> ctypes.CDLL | str:
         return "The native core is off, because CUTAWAY_PURE is set."
     spec = importlib.util.find_spec("cutaway._core")
     if spec is None or spec.origin is None:
-        return _why_not_built()
+        return _unbuilt_reason()
     try:
         core = ctypes.CDLL(spec.origin)
         abi = core.cutaway_abi()
@@ -115,7 +115,7 @@ def _best(core: ctypes.CDLL) -> str:
     return list(SETS)[core.cutaway_isa_best()]
 
 
-def _why_not_built() -> str:
+def _unbuilt_reason() -> str:
     """Reads the reason from the build tag that the install gave its wheel (pyproject.toml)."""
     import importlib.metadata
 
@@ -133,7 +133,8 @@ def _why_not_built() -> str:
 @cache
 def _warn_once() -> None:
     warnings.warn(
-        f"{why_not()} Results are the same; reading packed weights and tokenizing take many times longer.",
+        f"{unavailable_reason()} Results are the same; reading packed weights and tokenizing take "
+        "many times longer.",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from cutaway.errors import quoted
-from cutaway.native.library import function, why_not
+from cutaway.native.library import function, unavailable_reason
 
 
 def guard(mapping: mmap.mmap, path: Path) -> None:
     """End the process with the file's name where it lost what is mapped; nothing without the native core."""
-    if why_not() is not None:
+    if unavailable_reason() is not None:
         return
     message = f"cutaway: {quoted(str(path))} was cut short while it was in use: restore it, and start again\n"
     size, text = ctypes.c_size_t, message.encode()

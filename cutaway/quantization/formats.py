@@ -1,7 +1,7 @@
 """Packed weights to float32 and back: the GGML block formats, each defined by a few lines of numpy.
 
 A type stores a row as blocks of values that share scales (ggml's ggml-quants.h and ggml-common.h). The
-functions below are the definition: the compiled kernels of native/weights/quant.cpp give the same bits, many
+functions below are the reference: the compiled kernels of native/weights/quant.cpp give the same bits, many
 times faster, and serve when they are there. All numbers in a block are little-endian; "half" is a 16-bit
 float.
 """

@@ -51,7 +51,7 @@ class Beside(NamedTuple):
         return out if self.factor is None else out * self.factor
 
 
-def why_not(config: Decoder, tensors: Tensors, adapter: Adapter) -> str | None:
+def unsupported_reason(config: Decoder, tensors: Tensors, adapter: Adapter) -> str | None:
     """Why the runtime cannot apply an adapter, in words that follow "because"; None where it can."""
     for name, change in adapter.items():
         found = NAME.fullmatch(name)
@@ -77,9 +77,9 @@ def _reached(config: Decoder, layer: int, name: str) -> bool:
 
 def prepared(config: Decoder, tensors: Tensors, adapter: Adapter) -> dict[str, Beside]:
     """The changes by paths of matrices. Raises UserError for an adapter that the runtime cannot apply."""
-    reason = why_not(config, tensors, adapter)
+    reason = unsupported_reason(config, tensors, adapter)
     if reason is not None:
-        raise UserError(f"The runtime cannot apply this adapter, because {reason}: use engine='definition'")
+        raise UserError(f"The runtime cannot apply this adapter, because {reason}: use engine='pytorch'")
     made: dict[str, Beside] = {}
     for name, change in adapter.items():
         path = name.removesuffix(".weight")

@@ -150,7 +150,7 @@ class EncoderPlan(Packing):
     def __init__(self, config: Config, tensors: Tensors) -> None:
         reason = unsupported_reason(config, tensors)
         if reason is not None:
-            raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
+            raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
         sizes = (
             parts.packed_bytes(entry.type, *entry.shape) for entry in map(tensors.later, matrices(config))
         )
@@ -241,7 +241,7 @@ class EncoderEngine:
     """An encoder that runs its packed weights. Raises UserError for one that the kernels do not know."""
 
     def __init__(self, config: Config, tensors: Tensors, threads: int | None = None) -> None:
-        self.plan = EncoderPlan(config, tensors)
+        self.packed = EncoderPlan(config, tensors)
         self.config, self.threads = config, threads
 
     def encode(
@@ -250,7 +250,7 @@ class EncoderEngine:
         """float32 [t d] of each text's ids: the vectors of its tokens, all computed at once."""
         starts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
         found = native.encode(
-            self.plan.model,
+            self.packed.model,
             self.config.vocab,
             flat(rows),
             starts,

@@ -23,7 +23,7 @@ class ReferenceEncoder:
     def __init__(self, config: Config, tensors: Tensors) -> None:
         reason = encoder.unsupported_reason(config, tensors)
         if reason is not None:
-            raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
+            raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
         self.config, self._tensors = config, tensors
 
     def encode(

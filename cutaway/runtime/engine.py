@@ -24,7 +24,7 @@ from cutaway.native import runtime as native
 from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.edits import NEVER, Edit
-from cutaway.runtime.packing import Plan, attends, first_length, latent
+from cutaway.runtime.packing import PackedModel, attends, first_length, latent
 from cutaway.runtime.reference import emptied
 from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, named
 from cutaway.weights.changes import Adapter
@@ -203,23 +203,23 @@ class RuntimeEngine:
         threads: int | None = None,
         kv_cache: cache.Kind = "F16",
     ) -> None:
-        self.plan = Plan(config, tensors, kv_cache)
+        self.packed = PackedModel(config, tensors, kv_cache)
         self.kv_cache: cache.Kind = kv_cache
-        self.config, self._model = config, self.plan.model
+        self.config, self._model = config, self.packed.model
         self._tensors, self._adapter = tensors, None
         self.vocab = config.vocab
         self.max_context = config.context
         self.layers = len(config.blocks)
-        self.page, self.grid, self.page_bytes = native.PAGE, 1, 2 * self.plan.page_halves
-        if self.plan.state_size:  # what a recurrence holds is shared where a prompt may be cut, as a copy
+        self.page, self.grid, self.page_bytes = native.PAGE, 1, 2 * self.packed.page_halves
+        if self.packed.state_size:  # what a recurrence holds is shared where a prompt may be cut, as a copy
             self.page = self.grid = CHUNK
-            self.page_bytes = CHUNK // native.PAGE * self.page_bytes + 4 * self.plan.state_size
-        position_bytes = 2 * self.plan.page_halves / native.PAGE
-        self.weights_in_positions = int(self.plan.token_nbytes / max(1.0, position_bytes))
+            self.page_bytes = CHUNK // native.PAGE * self.page_bytes + 4 * self.packed.state_size
+        position_bytes = 2 * self.packed.page_halves / native.PAGE
+        self.weights_in_positions = int(self.packed.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
         self._head = self._head_bias = np.empty(0, np.uint8)  # of a view with a part of the head
         self._places: dict[tuple[str, int], tuple[int, int]] = {}  # What and size of a value that is edited
-        self._store = Pages(self.plan.page_halves, self.plan.state_size, first_length(config))
+        self._store = Pages(self.packed.page_halves, self.packed.state_size, first_length(config))
 
     def new_state(self) -> State:
         return State(self._store, self._adapter)
@@ -250,7 +250,7 @@ class RuntimeEngine:
     def first_layers(self, count: int) -> RuntimeEngine:
         """The same engine with its first layers alone, for their values; its states are its own."""
         view = copy.copy(self)
-        view._model = native.Model.from_buffer_copy(self.plan.model)
+        view._model = native.Model.from_buffer_copy(self.packed.model)
         view._model.layer_count = count
         return view
 
@@ -269,8 +269,8 @@ class RuntimeEngine:
         the residual stream before it. It reads into states of this engine.
         """
         view = copy.copy(self)
-        view._model = native.Model.from_buffer_copy(self.plan.model)
-        view._model.layers = ctypes.pointer(self.plan.model.layers[first])
+        view._model = native.Model.from_buffer_copy(self.packed.model)
+        view._model.layers = ctypes.pointer(self.packed.model.layers[first])
         view._model.layer_count -= first
         view.config = replace(self.config, blocks=self.config.blocks[first:])
         view._places = {}
@@ -280,7 +280,7 @@ class RuntimeEngine:
         """The same engine whose head gives the logits of these tokens' panels alone, and where theirs are. It
         reads id 0 at every position, of texts whose ``embed`` is set.
         """
-        view, head = copy.copy(self), self.plan.model.head
+        view, head = copy.copy(self), self.packed.model.head
         size = native.packed_bytes(self._head_type, native.PANEL, head.columns)
         chosen = sorted({token // native.PANEL for token in tokens})
         view._head = native.lined(len(chosen) * size)  # keeps it as long as the view
@@ -301,10 +301,10 @@ class RuntimeEngine:
         """This engine with an adapter beside its packed weights, which both share; None is without.
 
         A text keeps the adapter of the engine that made its state, and any of these engines reads texts of
-        several adapters in one batch. Raises UserError for changes that only the definition applies.
+        several adapters in one batch. Raises UserError for changes that only the PyTorch model applies.
         """
         view = copy.copy(self)
-        view._adapter = None if adapter is None else AdapterPlan(self.plan.config, self._tensors, adapter)
+        view._adapter = None if adapter is None else AdapterPlan(self.packed.config, self._tensors, adapter)
         return view
 
     @property
@@ -370,7 +370,7 @@ class RuntimeEngine:
 
     def head_product(self, x: np.ndarray) -> np.ndarray:
         """float32 [n v]: the head's matrix times vectors [n d], by the step's kernel (matmul)."""
-        head, type = self.plan.model.head, self._head_type
+        head, type = self.packed.model.head, self._head_type
         size = native.packed_bytes(type, head.rows, head.columns)
         panels = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(head.panels))
         threads = library.threads() if self.threads is None else self.threads
@@ -385,9 +385,9 @@ class RuntimeEngine:
 
     def keep(self, state: State, page: int) -> np.ndarray | State | Kept:
         """A full page of the state, for others to read; of a recurrent model the state at the page's end."""
-        if not self.plan.state_size and self._store.first_length is None:
+        if not self.packed.state_size and self._store.first_length is None:
             return state.pages[page]
-        if not self.plan.state_size:
+        if not self.packed.state_size:
             ids = state.ids[page * native.PAGE : (page + 1) * native.PAGE]
             return Kept(state.pages[page], ids, state.longer)
         if state.length != (page + 1) * self.page:
@@ -396,7 +396,7 @@ class RuntimeEngine:
 
     def resume(self, kept: Sequence[Any]) -> State:
         """A state that holds what was kept, the first pages of a text."""
-        if kept and self.plan.state_size:
+        if kept and self.packed.state_size:
             state = kept[-1].snapshot()
             state.edits = ()
             return state
@@ -411,7 +411,7 @@ class RuntimeEngine:
 
     def fork(self, state: State) -> State:
         """Another state that holds what this one does: it shares the full pages and copies the last."""
-        if self.plan.state_size:
+        if self.packed.state_size:
             return state.snapshot()
         full = state.length // native.PAGE
         fork = self.new_state()
@@ -523,7 +523,7 @@ class RuntimeEngine:
             [address(state) for state in states],
             [(one.what, one.layer) for one in values],
             edits,
-            [state.recurrent for state in states] if self.plan.state_size else (),
+            [state.recurrent for state in states] if self.packed.state_size else (),
             np.array([bool(state.longer) for state in states], np.int32) if first else None,
         )
         for text, state in zip(texts, states, strict=True):

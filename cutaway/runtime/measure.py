@@ -83,7 +83,7 @@ def bytes_a_token(engine: RuntimeEngine, test: Test) -> float:
     Experts count as far as a token passes them; of several tokens in a pass, at most all weights once.
     """
     at_once = test.prompt or test.texts
-    weights = min(at_once * engine.plan.token_nbytes, engine.plan.nbytes) / at_once
+    weights = min(at_once * engine.packed.token_nbytes, engine.packed.nbytes) / at_once
     return weights + test.depth * engine.page_bytes / engine.page / (test.prompt or 1)
 
 
@@ -135,7 +135,7 @@ def figures(engine: RuntimeEngine, decode: int = 128, deep: int = 32) -> dict[st
 
 def read_fraction(engine: RuntimeEngine) -> dict[str, float]:
     """Decoding beside a loop that only reads as many bytes, with as many threads, in turns."""
-    size, threads = engine.plan.token_nbytes, engine.threads or native.threads()
+    size, threads = engine.packed.token_nbytes, engine.threads or native.threads()
     parts = [np.ones(size // threads, np.uint8) for _ in range(threads)]
     ids = np.random.default_rng(0).integers(0, engine.vocab, TURNS * TOKENS).tolist()
     state = engine.new_state()

@@ -36,7 +36,7 @@ INDEX_NORM = Norm("layer", 1e-6)  # of an indexer's keys
 TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
 
 
-def why_not(config: Decoder, tensors: Tensors) -> str | None:
+def unsupported_reason(config: Decoder, tensors: Tensors) -> str | None:
     """Why the runtime cannot run this model, in words that follow "because"; None where it can."""
     if config.position is not None and not isinstance(config.position, learned.Config):
         return "sinusoids are added to the embeddings"
@@ -51,7 +51,7 @@ def why_not(config: Decoder, tensors: Tensors) -> str | None:
     if config.logits_bias or config.one_relative or not config.last_norm:
         return "its logits have a bias, its blocks one table of relative positions, or its end no norm"
     for n, block in enumerate(config.blocks):
-        reason = _why_not_block(block)
+        reason = _unsupported_block(block)
         if reason is not None:
             return f"block {n}: {reason}"
     if len(_first_lengths(config)) > 1:
@@ -82,7 +82,7 @@ def first_length(config: Decoder) -> int | None:
     return next(iter(_first_lengths(config)), None)
 
 
-def _why_not_block(block: Block) -> str | None:
+def _unsupported_block(block: Block) -> str | None:
     attention: Any = block.attention
     if block.cross is not None:
         return "cross-attention has no kernel"
@@ -140,15 +140,15 @@ def _why_not_block(block: Block) -> str | None:
     return None
 
 
-class Plan(Packing):
+class PackedModel(Packing):
     """A model's structures, and the memory they point to."""
 
     def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
         cache.check(kv_cache)
         self._cache: cache.Kind = kv_cache
-        reason = why_not(config, tensors)
+        reason = unsupported_reason(config, tensors)
         if reason is not None:
-            raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
+            raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
         self.config = config
         super().__init__(tensors, _total(config.weights(), config, tensors))
         self.token_nbytes = _total(config.active(), config, tensors)  # what one token reads of them

@@ -133,9 +133,9 @@ class ReferenceEngine:
 
     def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
         cache.check(kv_cache)
-        reason = packing.why_not(config, tensors)
+        reason = packing.unsupported_reason(config, tensors)
         if reason is not None:
-            raise UserError(f"The runtime does not run this model, because {reason}: use engine='definition'")
+            raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
         self.config = config
         self.tensors = tensors
         self.vocab = config.vocab

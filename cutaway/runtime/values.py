@@ -15,7 +15,7 @@
     blocks.N.attention.state               what a recurrence holds after each token [h k v]
     norm, logits                           what the head reads [d], and what it gives [v]
 
-The names are those of the definition (docs/inspect.md). Keys and values are the halves that the KV cache
+The names are those of the PyTorch model (docs/inspect.md). Keys and values are the halves that the KV cache
 keeps. Everything else happens within a fused kernel, and is refused with the engine that shows it.
 """
 
@@ -52,7 +52,7 @@ GIVES = (
     ".z, .q_unrotated, .k_unrotated, .scores, .pattern, .out, .mlp.hidden, .mlp.down, a mixture's .mlp.out, "
     ".expert_indices and .expert_weights, a recurrence's .attention.state, norm and logits"
 )
-DEFINITION = 'load with engine="definition" for'
+PYTORCH = 'load with engine="pytorch" for'
 Values = dict[str, Any]  # by name: an array, or of patterns a list
 
 
@@ -72,7 +72,7 @@ def named(config: Decoder, names: tuple[str, ...]) -> tuple[Value, ...]:
     for name in names:
         own = [name] if NAME.fullmatch(name) else [one for one in every(config) if fnmatchcase(one, name)]
         if not own:
-            why = f"it shows {GIVES}; {DEFINITION} every other"
+            why = f"it shows {GIVES}; {PYTORCH} every other"
             raise UserError(f"the runtime does not show {quoted(name)}: {why}")
         found |= {one: _value(config, one) for one in own}
     return tuple(found.values())
@@ -123,12 +123,12 @@ def _value(config: Decoder, name: str) -> Value:
     of: Any = config.blocks[layer].attention
     if latent(config.blocks[layer]) and what in (*HEADS[:3], *UNROTATED):
         raise UserError(
-            f"there is no {name}: layer {layer} attends to latents, which no head owns; {DEFINITION} it"
+            f"there is no {name}: layer {layer} attends to latents, which no head owns; {PYTORCH} it"
         )
     inner = what.startswith("attention.") and what not in ("attention.out", "attention.state")
     if inner and not (attends(config.blocks[layer]) or latent(config.blocks[layer])):
         raise UserError(
-            f"there is no {name}: the mixer of layer {layer} is a recurrence; {DEFINITION} its values"
+            f"there is no {name}: the mixer of layer {layer} is a recurrence; {PYTORCH} its values"
         )
     if what.partition("_")[0] in HEADS[1:3] and getattr(of, "kv_layer", None) is not None:
         raise UserError(f"there is no {name}: layer {layer} reads the keys and values of layer {of.kv_layer}")

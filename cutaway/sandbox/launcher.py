@@ -341,6 +341,6 @@ def _missing() -> dict[str, str]:
         missing = {}
         if why := starters.starter()[1]:
             missing["namespaces"] = why
-        if why := meter.why_not():
+        if why := meter.unavailable_reason():
             missing["meter"] = why
     return missing | dict.fromkeys(LEFT_OUT, "left out by a test")

@@ -21,7 +21,7 @@ class Used:
     files: int = 0
 
 
-def why_not() -> str | None:
+def unavailable_reason() -> str | None:
     """Why processes cannot be measured here; None where they can."""
     if os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
         return None

@@ -1,7 +1,7 @@
 """Greedy coordinate gradient (2307.15043): a suffix of tokens that makes a model begin an answer.
 
     L(x)  =  mean over prompts of -log p(target | before, x, after), all of x's tokens shared
-    g     =  dL / d one-hot(x_i), [positions vocabulary], by the definition
+    g     =  dL / d one-hot(x_i), [positions vocabulary], by the PyTorch model
     a step:  draw ``candidates`` texts, each x with one token replaced by one of the ``top`` of -g at its
              place; keep the one of least L, if it is less than x's
 
@@ -195,12 +195,12 @@ def losses(lm: LanguageModel, placed: Placed, rows: Sequence[Sequence[int]]) -> 
 
 
 def one_hot_gradient(lm: LanguageModel, placed: Placed, ids: Sequence[int]) -> np.ndarray:
-    """float32 [positions vocabulary]: the loss's gradient by each token's share, by the definition.
+    """float32 [positions vocabulary]: the loss's gradient by each token's share, by the PyTorch model.
 
     The embedding is linear in the one-hot rows, so it is the gradient by the embedding, times the table.
     """
-    model = lm.definition.model
-    whole = torch.tensor([[*placed.before, *ids, *placed.after]], device=lm.definition.device)
+    model = lm.pytorch.model
+    whole = torch.tensor([[*placed.before, *ids, *placed.after]], device=lm.pytorch.device)
     pos = torch.arange(whole.shape[1], device=whole.device)[None]
     place = slice(len(placed.before), len(placed.before) + len(ids))
     table = model.embedding.weight.detach()

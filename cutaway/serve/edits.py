@@ -65,7 +65,7 @@ async def prepared(
     """The work (service, body, caller, edits, ...) that makes a request's prompts; its edits are ready."""
     own = await service.run(caller.client, parse_edits, body.edits)
     if not own.in_batch:
-        return await service.run_definition(http, work, body, caller, own, *more)
+        return await service.run_alone(http, work, body, caller, own, *more)
     return await service.run(caller.client, work, body, caller, await with_donors(own, http, caller), *more)
 
 

@@ -58,7 +58,7 @@ def computed(work: Work) -> Answerer:
     """An answer that is computed with the PyTorch model, one at a time."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
-        return await while_connected(http, service.run_definition(http, work, body, http))
+        return await while_connected(http, service.run_alone(http, work, body, http))
 
     return _named(answer, work)
 

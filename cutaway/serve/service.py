@@ -68,12 +68,12 @@ class Service:
     created: int = field(default_factory=lambda: int(time.time()))
     bridge: LoopBridge = field(default_factory=LoopBridge)
     pool: FairPool = field(default_factory=lambda: FairPool(THREADS, "cutaway-work", MOST_WAITING))
-    definition_pool: FairPool = field(init=False)
+    alone_pool: FairPool = field(init=False)
     finished: deque[float] = field(default_factory=lambda: deque(maxlen=64))  # when answers ended
 
     def __post_init__(self) -> None:
-        pool = FairPool(1, "cutaway-definition", max(1, self.limits.max_queue))
-        object.__setattr__(self, "definition_pool", pool)
+        pool = FairPool(1, "cutaway-alone", max(1, self.limits.max_queue))
+        object.__setattr__(self, "alone_pool", pool)
         if self.scheduler is not None:
             self.scheduler.on_step = self.bridge.send
 
@@ -83,7 +83,7 @@ class Service:
         """Run work(service, ...), which computes nothing with the model, beside the event loop."""
         return await self.pool.run(client, self.limits.request_seconds, work, self, *arguments)
 
-    async def run_definition(self, http: HTTPRequest, work: Callable[..., Result], *arguments: Any) -> Result:
+    async def run_alone(self, http: HTTPRequest, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run work(service, ...) that computes with the PyTorch model, one request at a time.
 
         What it reads it counts with `spend`.
@@ -94,7 +94,7 @@ class Service:
             with counted(lambda tokens: loop.call_soon_threadsafe(record.spend, tokens, 0, 0)):
                 return work(self, *arguments)
 
-        return await self.definition_pool.run(client_of(http), self.limits.request_seconds, spending)
+        return await self.alone_pool.run(client_of(http), self.limits.request_seconds, spending)
 
     # ---- schedulers ----------------------------------------------------------------------------------------
 
@@ -111,9 +111,9 @@ class Service:
     @cached_property
     def edit_scheduler(self) -> Scheduler:
         """The scheduler of requests whose edits the PyTorch model makes, beside that of all others."""
-        if self.decoder.engine is self.lm.definition:
+        if self.decoder.engine is self.lm.pytorch:
             return self.decoder
-        made = self.limits.scheduler(self.lm.definition, self.lm.tokenizer)
+        made = self.limits.scheduler(self.lm.pytorch, self.lm.tokenizer)
         made.on_step = self.bridge.send
         return made
 
@@ -133,13 +133,13 @@ class Service:
         with an error; how many answers those were.
         """
         ends = time.monotonic() + seconds
-        parts = (self.scheduler, self.__dict__.get("edit_scheduler"), self.definition_pool)
+        parts = (self.scheduler, self.__dict__.get("edit_scheduler"), self.alone_pool)
         return sum(one.drain(max(0.0, ends - time.monotonic())) for one in parts if one is not None)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the model takes by now: its packed weights where the runtime reads them, the
-        definition's once it is built, and its schedulers' KV caches when they are full.
+        PyTorch model's once it is built, and its schedulers' KV caches when they are full.
         """
         weights = self.lm.engines.nbytes
         made = (self.scheduler, self.__dict__.get("edit_scheduler"))
@@ -281,7 +281,7 @@ def adapter_engine(lm: LanguageModel, folder: str | Path) -> BatchedEngine:
     Raises UserError for an adapter that is not read, and for one that needs weights of its own.
     """
     chosen, why = lm.engine_choice
-    if chosen == "definition":
+    if chosen == "pytorch":
         raise UserError(
             f"{folder}: only the runtime serves adapters by name beside the model, and the PyTorch model "
             f"answers here, because {why}: give --adapter FOLDER without a name, and it is the model's own"

@@ -83,14 +83,14 @@ async def _answered(service: Service, body: TraceRequest, http: HTTPRequest) -> 
     caller = caller_of(http, None)
     asked = await service.run(caller.client, _asked, body)
     if not asked.in_batch:
-        return await service.run_definition(http, _alone, body, asked)
+        return await service.run_alone(http, _alone, body, asked)
     edits = await with_donors(asked.edits, http, caller) if asked.edits.edits else None
     hooks = await service.run(caller.client, lambda _: edits and edits.hooks(asked.ids))
     seen = Observation(asked.names, asked.selection.positions, asked.selection.select, asked.chunk)
     request = Request(tuple(asked.ids), READ, edit=hooks, observation=seen, **vars(caller))
     await read(service, http, [request])
     if body.format == "page":  # which computes with the model's weights
-        return await service.run_definition(http, _page, asked, seen)
+        return await service.run_alone(http, _page, asked, seen)
     return await service.run(caller.client, _response, body, asked, seen)
 
 
@@ -222,7 +222,7 @@ def _alone(service: Service, body: TraceRequest, asked: _Asked) -> Response:
 
     names = page_data.names(service.lm.config) if body.format == "page" else asked.names
     engine: Any = service.lm.subject.choose(names, [asked.edits.edits], [len(asked.ids)])[0]
-    with stoppable(engine.model) if engine.name == "definition" else nullcontext():
+    with stoppable(engine.model) if engine.name == "pytorch" else nullcontext():
         if body.format == "page":
             trace = _traced(service, asked, names)
             document = page_data.packed([page_data.build(trace, service.name)])

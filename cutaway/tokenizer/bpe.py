@@ -96,7 +96,7 @@ def train(
     min_frequency: int = 1,
     reserved: Collection[str] = (),
 ) -> list[Pair]:
-    """The merges that `words` (each with its count) teach, until there are `size` tokens: the definition.
+    """The merges that `words` (each with its count) teach, until there are `size` tokens: the reference.
 
     The pair that merges is the one that occurs most often: a word counts as often as it occurs, and in it
     every place counts, overlapping ones too (two in "aaa"). Of equal counts it is the pair whose left token

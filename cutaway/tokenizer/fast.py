@@ -1,9 +1,9 @@
-"""The fast path: the definition's ids from the native core (native/tokenizer/scan.cpp, bpe.cpp).
+"""The fast path: the reference's ids from the native core (native/tokenizer/scan.cpp, bpe.cpp).
 
 A vocabulary is compiled once into a flat layout; text is cut by a scanner written for its pattern, or,
 where there
 is none, by the pattern itself, and its pieces are then encoded in the core. What a text is normalised to, and
-where its added tokens are, is found in Python, as in the definition; so is a text with a byte that the
+where its added tokens are, is found in Python, as in the reference; so is a text with a byte that the
 vocabulary
 cannot write.
 """
@@ -134,16 +134,16 @@ class Path:
         return self.core.pieces([piece.encode("utf-8", self.errors) for piece in pieces if piece])
 
 
-def why_not(spec: TokenizerSpec) -> str | None:
+def unsupported_reason(spec: TokenizerSpec) -> str | None:
     """Why a tokenizer has no fast path, in a sentence; None when it can have one."""
-    if (absent := library.why_not()) is not None:
+    if (absent := library.unavailable_reason()) is not None:
         return absent
     if spec.model != "BPE":
-        return f"The definition encodes: the core has no {spec.model}."
+        return f"The Python code encodes: the core has no {spec.model}."
     if any(len(text or "") > LONGEST_TOKEN for text in spec.tokens):
-        return f"The definition encodes: a token has more than {LONGEST_TOKEN:,} characters."
+        return f"The Python code encodes: a token has more than {LONGEST_TOKEN:,} characters."
     if any(isinstance(step, Metaspace) for step in spec.pretokenizer) and spec.bytewise:
-        return "The definition encodes: bytes are cut by Metaspace."
+        return "The Python code encodes: bytes are cut by Metaspace."
     return None
 
 

@@ -85,7 +85,7 @@ class Tokenizer:
     @classmethod
     def _opened(cls, name: str | None, read: Callable[[], TokenizerSpec]) -> Tokenizer:
         """The tokenizer kept compiled under a name, else what `read` gives, to be kept once compiled."""
-        recalled = None if name is None or library.why_not() else compiled.recall(name, read)
+        recalled = None if name is None or library.unavailable_reason() else compiled.recall(name, read)
         if recalled is None:
             tokenizer = cls(read())
         else:
@@ -175,7 +175,7 @@ class Tokenizer:
 
     @property
     def path(self) -> str:
-        """How text is encoded: natively, and by which scanner, or by the definition, and why."""
+        """How text is encoded: natively, and by which scanner, or by the reference, and why."""
         return str(self._path)
 
     def encode_array(self, text: str, special: str = "text", threads: int | None = None) -> np.ndarray:
@@ -330,13 +330,13 @@ class Tokenizer:
     @cached_property
     def _path(self) -> fast.Path | str:
         """The fast path, or why there is none."""
-        if (reason := fast.why_not(self.spec)) is not None:
+        if (reason := fast.unsupported_reason(self.spec)) is not None:
             return reason
         hidden = self._encoder(self._control).hidden
         tokens = [b"" if text is None else self._bytes[id] for id, text in enumerate(self.spec.tokens)]
         laid_out = fast.compiled(self.spec, hidden, tokens)
         if laid_out is None:
-            return "The definition encodes: the core has no layout for a vocabulary of this kind or size."
+            return "The Python code encodes: the core has no layout for a vocabulary of this kind or size."
         if self._name is not None:
             compiled.keep(self._name, self.spec, laid_out)
         return fast.Path(Core(laid_out), self.spec.pretokenizer)
@@ -395,7 +395,7 @@ class _Encoder:
 
     @cached_property
     def model(self) -> BPE | WordPiece | Unigram | WordLevel:
-        """The definition, which another encoder that hides the same tokens may have built already."""
+        """The reference, which another encoder that hides the same tokens may have built already."""
         for other in self.tokenizer._encoders.values():
             if other.hides == self.hides and "model" in vars(other):
                 return other.model

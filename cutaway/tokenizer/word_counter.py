@@ -32,7 +32,7 @@ _LOOKED_AT = 1 << 16
 
 
 class WordCounter:
-    """Counts in a Python dictionary: the definition of the native table, and what any pattern can use."""
+    """Counts in a Python dictionary: the reference of the native table, and what any pattern can use."""
 
     def __init__(self, splitter: WordSplitter) -> None:
         self.splitter = splitter

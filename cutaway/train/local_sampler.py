@@ -10,7 +10,7 @@ from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import answer_all
 from cutaway.generate.engine import Engine
 from cutaway.model.decoder import Decoder as DecoderModel
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.tokenizer import Tokenizer
@@ -55,13 +55,13 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
         root, first = adapters.apart(at_rest)
         return RuntimeEngine(run.model, root.tensors, run.threads), first
 
-    if run.data.sampler == "definition":
-        return lambda: DefinitionEngine(model)
+    if run.data.sampler == "pytorch":
+        return lambda: PyTorchEngine(model)
     try:
         runtime()
     except UserError as error:
         if run.data.sampler == "runtime":
             raise
         note(f"PyTorch samples, which is slower: {error}.")
-        return lambda: DefinitionEngine(model)
+        return lambda: PyTorchEngine(model)
     return runtime

@@ -28,7 +28,7 @@ from cutaway.layers.mlp import MLP
 from cutaway.layers.packed import held
 from cutaway.model.config import EncoderDecoder
 from cutaway.model.decoder import Decoder, initialise
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint, compiling, device
@@ -296,7 +296,7 @@ class Training:
         params = SamplingParams(max_tokens=length, temperature=0.8, top_p=0.95, seed=self.step)
         prompts = self.run.prompts
         with torch.no_grad(), self._evaluating():
-            engine, ids = DefinitionEngine(self.trainable.decoder), map(self.data.prompt, prompts)
+            engine, ids = PyTorchEngine(self.trainable.decoder), map(self.data.prompt, prompts)
             made = generate_batch(engine, tokenizer, ids, params)
         return [(prompt, generation.text) for prompt, generation in zip(prompts, made, strict=True)]
 

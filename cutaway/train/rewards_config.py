@@ -11,7 +11,7 @@ from cutaway.train.objectives import grpo, on_policy_distill, reinforce
 from cutaway.train.objectives.common.policy_gradient import PolicyGradient
 from cutaway.train.recipes.finetune import FinetuningConfig
 
-LOCAL = ("auto", "runtime", "definition")
+LOCAL = ("auto", "runtime", "pytorch")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Rollouts(Bounded):
     ``prompts`` questions are trained on and ``test`` others held out; ``instruction`` is added to each.
     A completion has at most ``max_tokens`` tokens, with its question at most ``context``. A group whose
     rewards are all equal teaches nothing: it is drawn anew, at most ``resample`` times. ``max_sequences`` are
-    sampled at once. ``sampler``: "runtime" or "definition"; "auto" is the runtime where it can apply the
+    sampled at once. ``sampler``: "runtime" or "pytorch"; "auto" is the runtime where it can apply the
     adapter; or the address of a server (``remote_sampler.py``), which serves the base as ``sampler_model``
     and is handed the adapter every ``sync`` steps (0: never).
     """

@@ -1,4 +1,4 @@
-"""A model with its weights in it, where the definition meets a file: this floor's torch.
+"""A model with its weights in it, where the PyTorch model meets a file: this floor's torch.
 
 The model is laid out without memory first; then each weight is unpacked and takes its place, one at a time.
 """

@@ -475,7 +475,7 @@ class Tensors(Mapping):
 class Absorbed(Later):
     """Latent attention's ``key_up`` [heads k, latent], and ``stored``: the same as [heads latent, k].
 
-    That is how GGUF stores it and how the runtime multiplies; to the definition it is floats.
+    That is how GGUF stores it and how the runtime multiplies; to the PyTorch model it is floats.
     """
 
     stored: Packed | Later

@@ -29,13 +29,13 @@ from cutaway.quantization import formats
 
 warnings.simplefilter("ignore")
 expected = sys.argv[1] == "native"
-assert native.available() == expected, native.why_not()
+assert native.available() == expected, native.unavailable_reason()
 if not expected:
-    assert "CUTAWAY_PURE was set when Cutaway was installed" in native.why_not(), native.why_not()
+    assert "CUTAWAY_PURE was set when Cutaway was installed" in native.unavailable_reason(), native.unavailable_reason()
 data = np.random.default_rng(0).integers(0, 120, (8, TYPES["Q4_K"].bytes), dtype=np.uint8)
 packed = Packed("Q4_K", (8, 256), data)
 assert (formats.unpack(packed) == formats.unpack_reference(packed)).all()
-print(native.isa(), "-", native.why_not() or "the native core is there")
+print(native.isa(), "-", native.unavailable_reason() or "the native core is there")
 '
 
 copy_tree() {

@@ -1,12 +1,13 @@
-"""The runtime's law on real models: its logits beside the definition's on the same weights.
+"""The runtime's law on real models: its logits beside the PyTorch model's on the same weights.
 
     python -m scripts.check.packed_logits [MODEL ...]
 
 For each model (default: SmolLM2 as it is, and as Q4_K), over 500 tokens of code: how far the runtime is from
-the definition that makes the same roundings, layer by layer on the same inputs, at a text's first token and
-over the text, relative to the vectors' norms; the same beside the plain definition, with the KL divergence
-and both perplexities; and how many of 20 greedy continuations of 32 tokens are equal: where one first
-differs, by how much the definition prefers its choice. Takes about five minutes a model."""
+the PyTorch model that makes the same roundings, layer by layer on the same inputs, at a text's first token
+and over the text, relative to the vectors' norms; the same beside the plain PyTorch model, with the KL
+divergence and both perplexities; and how many of 20 greedy continuations of 32 tokens are equal: where one
+first
+differs, by how much the PyTorch model prefers its choice. Takes about five minutes a model."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ def surprise(logits: np.ndarray, ids: list[int]) -> float:
 
 
 def check(source: str | Path) -> None:
-    ours, exact = (cutaway.load(source, engine=name) for name in ("runtime", "definition"))
+    ours, exact = (cutaway.load(source, engine=name) for name in ("runtime", "pytorch"))
     of, entries = ours.config, ours.checkpoint.tensors
     assert isinstance(of, Decoder)
     ids = ours.tokenizer.encode(Path(cutaway.__file__).with_name("lm.py").read_text())[:500]
@@ -84,11 +85,11 @@ def check(source: str | Path) -> None:
     )
     a, b = ours.logits(ids), exact.logits(ids)
     row("same roundings: logits over a text", apart(a, watched(exact.model, [ids], edits)[0]))
-    row("plain definition: logits over a text", apart(a, b))
-    row("plain definition: KL divergence, nats", divergence(b, a))
+    row("plain PyTorch model: logits over a text", apart(a, b))
+    row("plain PyTorch model: KL divergence, nats", divergence(b, a))
     costs = np.exp([surprise(a, ids), surprise(b, ids)])
     print(
-        f"  perplexity: runtime {costs[0]:.4f}, definition {costs[1]:.4f}, "
+        f"  perplexity: runtime {costs[0]:.4f}, PyTorch model {costs[1]:.4f}, "
         f"{100 * (costs[0] / costs[1] - 1):+.2f}%"
     )
     equal = 0
@@ -99,7 +100,7 @@ def check(source: str | Path) -> None:
         if at is not None:
             scores = exact.logits([*other.prompt_ids, *other.ids[:at]])[-1]
             margin = scores[other.ids[at]] - scores[one.ids[at]]
-            print(f"  {prompt!r}: differs at token {at}, which the definition prefers by {margin:.3f}")
+            print(f"  {prompt!r}: differs at token {at}, which the PyTorch model prefers by {margin:.3f}")
     print(f"  greedy text: {equal} of {len(PROMPTS)} equal")
 
 

@@ -54,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, default=17.0)
     budget = parser.parse_args().budget
-    lm = cutaway.load("smollm2", engine="definition")
+    lm = cutaway.load("smollm2", engine="pytorch")
     ids = lm.ids(TEXT)[:TOKENS]
     document = page(
         [page_data.build(Trace.of(lm.model, lm.tokenizer, ids, page_data.names(lm.model)), "smollm2")]

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import torch
 
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from cutaway.weights import load
 from cutaway.weights.build import decoder
 from tests.parity import smollm2
@@ -20,7 +20,7 @@ from tests.parity import smollm2
 TOKENS, LONG, CLOSE = 64, 2000, 1e-3
 
 
-def continued(engine: DefinitionEngine, ids: list[int]) -> tuple[list[int], list[float]]:
+def continued(engine: PyTorchEngine, ids: list[int]) -> tuple[list[int], list[float]]:
     """The likeliest tokens, and by how much each beat the second."""
     state, found, margins = engine.new_state(), [], []
     logits = engine.prefill(ids, state)
@@ -36,7 +36,7 @@ def main() -> int:
     checkpoint = load.read(smollm2.gguf_file())
     tokenizer, engine, judge = (
         checkpoint.tokenizer,
-        DefinitionEngine(decoder(checkpoint)),
+        PyTorchEngine(decoder(checkpoint)),
         smollm2.model(smollm2.gguf_file()),
     )
     wrong = 0

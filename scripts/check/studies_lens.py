@@ -120,7 +120,7 @@ def main() -> int:
     if "--tiny" in sys.argv:
         lm, hf, task = tiny_llama()
     else:
-        lm, hf = cutaway.load(smollm2.gguf_file(), engine="definition"), smollm2.model(smollm2.gguf_file())
+        lm, hf = cutaway.load(smollm2.gguf_file(), engine="pytorch"), smollm2.model(smollm2.gguf_file())
         lm.model.double()
         task = task_of(lm)
     model, at = lens_model(hf.double(), torch.float64), differing(task.ids, task.other)

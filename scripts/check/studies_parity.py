@@ -4,8 +4,8 @@
 
 Prints the largest difference of each study's numbers, both models in float64, and the lines that each takes;
 then, of the packed model, how far two of them are from what its engine itself shows and generates with. The
-other four need edits or gradients that only the definition makes, which computes the packed engine's numbers
-for them. Exit code 1 if a difference from the hooks is above 1e-5.
+other four need edits or gradients that only the PyTorch model makes, which computes the packed engine's
+numbers for them. Exit code 1 if a difference from the hooks is above 1e-5.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def task_of(lm: Any) -> Task:
 
 
 def main() -> int:
-    lm = cutaway.load(smollm2.gguf_file(), engine="definition")
+    lm = cutaway.load(smollm2.gguf_file(), engine="pytorch")
     lm.model.double()
     hf = smollm2.model(smollm2.gguf_file()).double()
     hf.set_attn_implementation("eager")

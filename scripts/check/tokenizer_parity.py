@@ -2,12 +2,12 @@
 which
 must be none.
 
-    python -m scripts.check.tokenizer_parity [--megabytes 105] [--judge tiktoken|tokenizers|definition ...]
+    python -m scripts.check.tokenizer_parity [--megabytes 105] [--judge tiktoken|tokenizers|reference ...]
 
 Prose, code, help pages in five scripts and law in 532 languages (bench/corpus.py), in documents of 20,000
 characters. tiktoken judges gpt2, cl100k and o200k; tokenizers SmolLM2's, DeepSeek's and cl100k's
 tokenizer.json on
-a tenth of it, being slow; the definition in Python a hundredth, with every vocabulary that llama.cpp
+a tenth of it, being slow; the reference in Python a hundredth, with every vocabulary that llama.cpp
 ships. Takes
 about ten minutes on one core.
 """
@@ -80,16 +80,16 @@ def by_tokenizers() -> Iterator[Judge]:
             yield f"tokenizers {name}", Tokenizer.load(path), encode, 0.1
 
 
-def by_definition() -> Iterator[Judge]:
+def by_reference() -> Iterator[Judge]:
     """The reference in Python, over every vocabulary of llama.cpp's."""
     for name in GGUF.split():
         tok = Tokenizer.load(inputs.path("llama-vocab") / f"ggml-vocab-{name}.gguf")
         reference = Tokenizer(tok.spec)
         vars(reference)["_path"] = "judging"
-        yield f"definition {name}", tok, reference.encode, 0.01
+        yield f"reference {name}", tok, reference.encode, 0.01
 
 
-JUDGES = {"tiktoken": by_tiktoken, "tokenizers": by_tokenizers, "definition": by_definition}
+JUDGES = {"tiktoken": by_tiktoken, "tokenizers": by_tokenizers, "reference": by_reference}
 
 
 def main() -> int:

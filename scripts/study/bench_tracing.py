@@ -39,7 +39,7 @@ def reading(model: torch.nn.Module, ids: torch.Tensor, names: tuple[str, ...] | 
 
 
 def main(source: str = "smollm2") -> None:
-    lm = cutaway.load(source, engine="definition")
+    lm = cutaway.load(source, engine="pytorch")
     torch.set_num_threads(1)
     print(f"{'tokens':>6} " + " ".join(f"{name:>18}" for name in WATCHED))
     for length, turns in TURNS.items():

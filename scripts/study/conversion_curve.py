@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=12, help="of 512 tokens that are measured")
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     asked = parser.parse_args()
-    lm = cutaway.load(asked.model, engine="definition")
+    lm = cutaway.load(asked.model, engine="pytorch")
     ids = lm.ids(text(asked.text)[: asked.characters])
     third = len(ids) // 3
     calibration, training = ids[: 40 * WINDOW], np.array(ids[third : 2 * third])
@@ -52,7 +52,7 @@ def main() -> None:
         if case != "none":
             latent, rotary = map(int, case.split(":"))
             of = conversion.converted(of, "mla", latent=latent, rotary=rotary, moments=seen)
-        one = LanguageModel(of, engine="definition")
+        one = LanguageModel(of, engine="pytorch")
         before = perplexity.perplexity(one.engine, held, WINDOW)
         minutes = heal(one.model, training, asked.steps)
         after = perplexity.perplexity(one.engine, held, WINDOW) if asked.steps else None

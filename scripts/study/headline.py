@@ -132,7 +132,7 @@ def extension(seed: int) -> Figures:
 @cache
 def smollm2() -> Any:
     """SmolLM2 in float32, and Jane Austen's novels as its ids."""
-    lm: Any = cutaway.load("smollm2", engine="definition")
+    lm: Any = cutaway.load("smollm2", engine="pytorch")
     text = "\n\n".join(path.read_text("utf-8") for path in sorted(novels.folder().glob("*.txt")))
     return lm, lm.ids(text[100_000:400_000])
 

@@ -123,7 +123,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     os.environ["CUTAWAY_THREADS"] = str(asked.threads)
     lm = cutaway.load(smollm2.gguf_file(), engine="runtime")
-    floats = cutaway.load(smollm2.gguf_file(), engine="definition")
+    floats = cutaway.load(smollm2.gguf_file(), engine="pytorch")
     rounded = Subject(lm.subject.pytorch, lm.tokenizer, (), lm.ids)
     print(f"{asked.pairs} pairs, {asked.threads} thread(s); processor (all) seconds")
     for kind in asked.kinds.split(","):

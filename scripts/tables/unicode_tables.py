@@ -1,4 +1,4 @@
-"""Writes the table of character classes that the native core and the definition read:
+"""Writes the table of character classes that the native core and the reference read:
 cutaway/tokenizer/unicode-16.0.inc.
 
     python -m scripts.tables.unicode_tables [--check]

@@ -66,9 +66,9 @@ def test_it_refuses_what_it_cannot_compute() -> None:
     for reason, changes in odd.items():
         with pytest.raises(UserError, match=reason):
             flex.attend(_problem(**changes))
-    assert flex.why_not(_problem()) is None
+    assert flex.unsupported_reason(_problem()) is None
     elsewhere = torch.zeros(2, 4, N, 16, device="meta", requires_grad=True)
-    assert flex.why_not(_problem(q=elsewhere, k=elsewhere, v=elsewhere)) is None
+    assert flex.unsupported_reason(_problem(q=elsewhere, k=elsewhere, v=elsewhere)) is None
 
 
 @pytest.mark.usefixtures("compiler")

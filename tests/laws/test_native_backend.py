@@ -23,7 +23,9 @@ from cutaway.errors import UserError
 from cutaway.position import alibi
 from tests.laws.mechanisms import SOFTMAX, attention
 
-built = pytest.mark.skipif(not native.KERNELS, reason=core.why_not() or "no kernels for this processor")
+built = pytest.mark.skipif(
+    not native.KERNELS, reason=core.unavailable_reason() or "no kernels for this processor"
+)
 NEAR = {torch.float32: 2e-5, torch.bfloat16: 2e-2}  # of the largest number
 TYPES = pytest.mark.parametrize("type", NEAR, ids=str)
 SHAPES = [(16, 16, 4, 2, 8, 6), (1, 16, 4, 1, 8, 8), (77, 77, 3, 3, 40, 16), (300, 300, 2, 1, 64, 64)]

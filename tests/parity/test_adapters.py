@@ -14,8 +14,7 @@ import cutaway
 from cutaway.errors import UserError
 from cutaway.model.context import ContextExtension
 from cutaway.train.adapters import dora, ia3, lora
-from cutaway.weights import adapters, build, load, peft_config, peft_names, safetensors
-from cutaway.weights import save as writer
+from cutaway.weights import adapters, build, load, peft_config, peft_names, safetensors, save
 from tests.parity import tiny
 from tests.test_patterns import MODULES, PATTERNS
 
@@ -167,7 +166,7 @@ def test_an_adapter_of_a_tied_head_leaves_the_table(
     expected, base = tiny.theirs(model), load.read(folder(case))
     tuned = adapters.joined(base, adapters.read(tmp_path / "adapter", base))
     assert float((tiny.ours(tuned) - expected).abs().max()) < EXACT
-    writer.write(tmp_path / "merged", tuned, "safetensors")
+    save.write(tmp_path / "merged", tuned, "safetensors")
     assert float((tiny.reopened(tmp_path / "merged") - expected).abs().max()) < EXACT
     assert float((tiny.ours(base) - expected).abs().max()) > 1e-2
 
@@ -193,9 +192,9 @@ def test_an_adapter_folder_opens_as_a_model(folder: Folder, tmp_path: Path) -> N
     described["base_model_name_or_path"] = str(folder("llama"))
     (tmp_path / "adapter" / adapters.CONFIG).write_text(json.dumps(described))
     ids = tiny.IDS[0].tolist()
-    base = cutaway.load(folder("llama"), engine="definition").logits(ids)
-    alone = cutaway.load(tmp_path / "adapter", engine="definition").logits(ids)
-    beside = cutaway.load(folder("llama"), engine="definition", adapter=tmp_path / "adapter").logits(ids)
+    base = cutaway.load(folder("llama"), engine="pytorch").logits(ids)
+    alone = cutaway.load(tmp_path / "adapter", engine="pytorch").logits(ids)
+    beside = cutaway.load(folder("llama"), engine="pytorch", adapter=tmp_path / "adapter").logits(ids)
     assert np.array_equal(alone, beside) and not np.allclose(alone, base, atol=1e-3)
 
 
@@ -205,17 +204,17 @@ def test_the_runtime_shares_its_weights_with_adapters(folder: Folder, tmp_path: 
     ids = tiny.IDS[0].tolist()
     base = cutaway.load(folder("llama"), engine="runtime")
     talk = base.with_adapter(tmp_path / "adapter")
-    assert cast(Any, talk.engine).plan is cast(Any, base.engine).plan
+    assert cast(Any, talk.engine).packed is cast(Any, base.engine).packed
     alone = cutaway.load(folder("llama"), engine="runtime", adapter=tmp_path / "adapter")
     assert np.array_equal(talk.logits(ids), alone.logits(ids))
-    expected = talk.definition.logits(ids)
+    expected = talk.pytorch.logits(ids)
     assert np.abs(talk.logits(ids) - expected).max() < 4e-3 * np.abs(expected).max()
     assert np.abs(base.logits(ids) - expected).max() > 1e-2 * np.abs(expected).max()
     made("llama-mqa-bias-tied", "ia3", tmp_path / "scaled")
     base = cutaway.load(folder("llama-mqa-bias-tied"), engine="runtime")
     scaled = base.with_adapter(tmp_path / "scaled")
-    assert cast(Any, scaled.engine).plan is not cast(Any, base.engine).plan
-    expected = scaled.definition.logits(ids)
+    assert cast(Any, scaled.engine).packed is not cast(Any, base.engine).packed
+    expected = scaled.pytorch.logits(ids)
     assert np.abs(scaled.logits(ids) - expected).max() < 4e-3 * np.abs(expected).max()
 
 

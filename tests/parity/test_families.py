@@ -109,12 +109,12 @@ def test_no_weight_is_where_it_starts(case: str) -> None:
             ).all(), name
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built")
 def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
     """Its logits within what halves of keys and values cost, and the same bits however a text is cut."""
     checkpoint = load.read(folder(case))
     assert isinstance(checkpoint.config, Decoder)
-    reason = packing.why_not(checkpoint.config, checkpoint.tensors)
+    reason = packing.unsupported_reason(checkpoint.config, checkpoint.tensors)
     if (known := tiny.UNPACKED.get(case, tiny.UNPACKED.get(case.rpartition("-")[0]))) is not None:
         assert reason is not None and known in reason
         return
@@ -136,7 +136,7 @@ def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
         assert np.array_equal(engine.prefill(ids[14:], state), found[-1])
 
 
-@pytest.mark.skipif(native.why_not() is not None, reason=native.why_not() or "built")
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built")
 @pytest.mark.parametrize("case", ["gemma4-1", "deepseek_v32-4"])
 def test_the_runtime_reads_per_layer_embeddings_and_indexers_of_gguf(
     case: str, folder: Folder, tmp_path: Path

@@ -68,17 +68,19 @@ def test_both_engines_read_on(case: str, tmp_path: Path) -> None:
     with pytest.warns(
         UserWarning, match="was made for 16 tokens, and reads 64 here: its positions go on"
     ) as warned:
-        lm = cutaway.load(tmp_path, engine="definition", context=64)
+        lm = cutaway.load(tmp_path, engine="pytorch", context=64)
     grows = "change as the text grows, so what it writes past their length may differ from what transformers"
     assert (grows in str(warned[0].message)) == (case in ("dynamic", "longrope"))
     found = lm.logits(IDS[0].tolist())
     assert np.abs(found - expected.numpy()).max() < within
     assert lm.config.context == lm.context == 64
     with pytest.raises(UserError, match="holds 16"):
-        cutaway.load(tmp_path, engine="definition").logits(IDS[0].tolist())
+        cutaway.load(tmp_path, engine="pytorch").logits(IDS[0].tolist())
     lm.save(tmp_path / "again")
     assert cutaway.load(tmp_path / "again").config == lm.checkpoint.config  # of 16 positions, as before
-    if case == "dynamic" or native.why_not() is not None:  # the runtime has no kernel for it, and says so
+    if (
+        case == "dynamic" or native.unavailable_reason() is not None
+    ):  # the runtime has no kernel for it, and says so
         return
     with pytest.warns(UserWarning, match="reads 64 here"):
         runtime = cutaway.load(tmp_path, engine="runtime", context=64)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.model.engine import DefinitionEngine
+from cutaway.model.engine import PyTorchEngine
 from cutaway.tokenizer import Tokenizer
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder
@@ -26,8 +26,8 @@ def checkpoint() -> load.Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: load.Checkpoint) -> DefinitionEngine:
-    return DefinitionEngine(decoder(checkpoint))
+def engine(checkpoint: load.Checkpoint) -> PyTorchEngine:
+    return PyTorchEngine(decoder(checkpoint))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def folder(checkpoint: load.Checkpoint, tmp_path_factory: pytest.TempPathFactory
     (path / "model.safetensors").unlink()
 
 
-def test_logits_at_every_position(engine: DefinitionEngine, tokenizer: Tokenizer) -> None:
+def test_logits_at_every_position(engine: PyTorchEngine, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(smollm2.TEXT * 3)
     assert len(ids) > 200
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_logits_at_every_position(engine: DefinitionEngine, tokenizer: Tokenizer
     assert np.abs(engine.logits(ids) - expected).max() < CLOSE
 
 
-def test_greedy_tokens(engine: DefinitionEngine, tokenizer: Tokenizer) -> None:
+def test_greedy_tokens(engine: PyTorchEngine, tokenizer: Tokenizer) -> None:
     """Two prompts here; ``scripts/check/smollm2.py`` does twenty, of 64 tokens each."""
     for prompt in smollm2.PROMPTS[:2]:
         ids = tokenizer.encode(prompt)
@@ -64,7 +64,7 @@ def test_greedy_tokens(engine: DefinitionEngine, tokenizer: Tokenizer) -> None:
         assert found == smollm2.greedy(smollm2.model(smollm2.gguf_file()), ids, 16), prompt
 
 
-def test_cached_is_reread(engine: DefinitionEngine, tokenizer: Tokenizer) -> None:
+def test_cached_is_reread(engine: PyTorchEngine, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(smollm2.TEXT)
     whole, state = engine.logits(ids), engine.new_state()
     for start, end in ((0, 7), (7, 8), (8, 40), (40, len(ids))):
@@ -83,7 +83,7 @@ def test_gguf_to_gguf_is_the_same_to_the_bit(checkpoint: load.Checkpoint, tmp_pa
 
 
 def test_llama_cpp_reads_what_was_written(
-    checkpoint: load.Checkpoint, engine: DefinitionEngine, tokenizer: Tokenizer, tmp_path: Path
+    checkpoint: load.Checkpoint, engine: PyTorchEngine, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     """Packed, it scores as it does with the original; as F32, where it rounds no activations, it scores as we
     do.
@@ -107,7 +107,7 @@ def test_transformers_reads_what_was_written(folder: Path, tokenizer: Tokenizer)
     ids = tokenizer.encode(smollm2.TEXT)
     with torch.no_grad():
         expected = judge(torch.tensor([ids])).logits[0].numpy()
-    found = DefinitionEngine(decoder(load.read(folder))).logits(ids)
+    found = PyTorchEngine(decoder(load.read(folder))).logits(ids)
     assert np.abs(found - expected).max() < CLOSE
     words = transformers.AutoTokenizer.from_pretrained(folder)
     assert words(smollm2.TEXT)["input_ids"] == ids

@@ -1,4 +1,4 @@
-"""Unigram: ids equal to sentencepiece's and tokenizers', and the definition's best of all cuts."""
+"""Unigram: ids equal to sentencepiece's and tokenizers', and the reference's best of all cuts."""
 
 import itertools
 import random
@@ -112,7 +112,7 @@ def trained(path: Path, options: dict[str, object]) -> Path:
     return path.with_name(path.name + ".model")
 
 
-def by_definition(text: str, pieces: dict[str, float], unknown: float) -> float:
+def by_reference(text: str, pieces: dict[str, float], unknown: float) -> float:
     """The best sum over all ways to cut a text."""
     best = float("-inf")
     for count in range(len(text)):
@@ -134,7 +134,7 @@ def test_the_best_of_all_cuts(text: str, scores: dict[str, int]) -> None:
     model = Unigram(pieces, {piece: id for id, piece in enumerate(pieces)})
     path = model.best(text)
     assert "".join(text[edge.start : edge.stop] for edge in path) == text
-    assert sum(edge.score for edge in path) == by_definition(text, pieces, model.unknown_score)
+    assert sum(edge.score for edge in path) == by_reference(text, pieces, model.unknown_score)
 
 
 # tokenizers

@@ -51,14 +51,14 @@ def vectors(model: Any, tokenizer: Any, pooling: str, most: int = 64) -> np.ndar
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_decoder_embeds_the_end_token_that_its_tokenizer_appends(template: str, tmp_path: Path) -> None:
     model, tokenizer = folder(tmp_path / "model", TEMPLATES[template], "AutoModelForCausalLM")
-    lm = cutaway.load(tmp_path / "model", engine="definition")
+    lm = cutaway.load(tmp_path / "model", engine="pytorch")
     whole = tokenizer("a cat")["input_ids"]
     assert lm.whole_ids("a cat") == whole
     assert lm.ids("a cat") == [one for one in whole if one != 2]  # which a model goes on from
     for pooling in ("last", "mean"):
         expected = vectors(model, tokenizer, pooling)
         assert np.abs(lm.embed(TEXTS, pooling) - expected).max() < 1e-5
-    short = cutaway.load(tmp_path / "model", context=4, engine="definition")
+    short = cutaway.load(tmp_path / "model", context=4, engine="pytorch")
     assert (
         np.abs(short.embed(TEXTS, "last", truncate=True) - vectors(model, tokenizer, "last", 4)).max() < 1e-5
     )
@@ -67,7 +67,7 @@ def test_a_decoder_embeds_the_end_token_that_its_tokenizer_appends(template: str
 @torch.no_grad()
 def test_a_server_and_a_gguf_file_embed_the_end_token_too(tmp_path: Path) -> None:
     model, tokenizer = folder(tmp_path / "model", TEMPLATES["both"], "AutoModelForCausalLM")
-    lm = cutaway.load(tmp_path / "model", engine="definition")
+    lm = cutaway.load(tmp_path / "model", engine="pytorch")
     expected = vectors(model, tokenizer, "last")
     with serving.running(lm, pooling="last") as server:
         answer = server.post("/v1/embeddings", {"input": TEXTS}).json()
@@ -75,7 +75,7 @@ def test_a_server_and_a_gguf_file_embed_the_end_token_too(tmp_path: Path) -> Non
     assert np.abs(found - expected).max() < 1e-5 and answer["usage"]["prompt_tokens"] == 9 + 2 * 3
     save.write(tmp_path / "model.gguf", lm.checkpoint)
     for engine, most in {
-        "definition": 1e-5,
+        "pytorch": 1e-5,
         "auto": 1e-3,
     }.items():  # the runtime keeps keys and values as halves
         read = cutaway.load(tmp_path / "model.gguf", engine=engine)

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 PYTHON = """
 import cutaway
 lm = cutaway.load({model!r})
-for make in (lambda: lm.model, lambda: lm.definition):
+for make in (lambda: lm.model, lambda: lm.pytorch):
     try:
         make()
         print("was made")

@@ -73,7 +73,7 @@ REFUSED = [
     ("compare --attention mha,gqa --task copying", "train"),
     ("scale --preset small", "train"),
     ("sae acts --output saes", "train"),
-    ("generate the --model MODEL --engine definition", "train"),
+    ("generate the --model MODEL --engine pytorch", "train"),
     ("pull no-such-organisation/no-such-model", "hub"),
     ("chat MODEL --tools calculator", "agent"),
 ]

@@ -1,4 +1,4 @@
-"""The backends of softmax attention: ``naive`` is the definition and judges the others."""
+"""The backends of softmax attention: ``naive`` is the reference implementation and judges the others."""
 
 from typing import NamedTuple
 
@@ -73,9 +73,11 @@ def refusals(inputs: AttentionInputs, backend: str) -> dict[str, str]:
         "naive": f"it would hold all {h * t * s:,} scores in memory at once; it is there to judge the others",
         "sdpa": "it would hold a mask of every query and key, and skip nothing that is hidden",
         "blocked": f"{t} {'query' if t == 1 else 'queries'}: blocks pay from {MANY} on",
-        "products": matmul.why_not(inputs) or "it pays in bf16 on a CPU, where gradients are needed",
-        "native": native.why_not(inputs) or "it pays where gradients are needed",
-        "flex": flex.why_not(inputs) or "it compiles for every rule and shape: it runs only when called",
+        "products": matmul.unsupported_reason(inputs)
+        or "it pays in bf16 on a CPU, where gradients are needed",
+        "native": native.unavailable_reason(inputs) or "it pays where gradients are needed",
+        "flex": flex.unsupported_reason(inputs)
+        or "it compiles for every rule and shape: it runs only when called",
     }
     if inputs.softcap is not None:
         reasons["sdpa"] = "torch's fused kernel has no soft-cap"

@@ -25,7 +25,7 @@ BLOCK = 128  # what torch's kernels are tuned for
 
 def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     """UserError where it cannot serve, with the reason; OperationalError if torch would fall back."""
-    reason = why_not(inputs)
+    reason = unsupported_reason(inputs)
     if reason is not None:
         raise UserError(f"flex attention: {reason}; the blocked backend needs none of it")
     from torch._dynamo.exc import FailOnRecompileLimitHit  # the import of the compiler takes seconds
@@ -45,7 +45,7 @@ def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
         ) from error
 
 
-def why_not(inputs: AttentionInputs) -> str | None:
+def unsupported_reason(inputs: AttentionInputs) -> str | None:
     """Why this backend cannot compute these inputs, or None."""
     cpu = inputs.q.device.type == "cpu"
     if cpu and not any(map(shutil.which, ("g++", "clang++", "c++"))):

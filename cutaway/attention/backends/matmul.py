@@ -25,7 +25,7 @@ BLOCK = 128
 
 def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     """UserError where something is done to scores but hiding them."""
-    reason = why_not(inputs)
+    reason = unsupported_reason(inputs)
     if reason is not None:
         raise UserError(f"attention by matrix products: {reason}; the naive backend does all of it")
     seen, causal = masking(inputs)
@@ -33,7 +33,7 @@ def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     return out
 
 
-def why_not(inputs: AttentionInputs) -> str | None:
+def unsupported_reason(inputs: AttentionInputs) -> str | None:
     """Why this backend cannot compute these inputs, or None."""
     odd = {"a soft-cap": inputs.softcap, "a bias": inputs.bias, "sinks": inputs.sinks}
     for name, value in odd.items():
@@ -44,7 +44,11 @@ def why_not(inputs: AttentionInputs) -> str | None:
 
 def pays(inputs: AttentionInputs) -> bool:
     """Whether this backend is the faster one: bf16 training on a CPU."""
-    if inputs.q.dtype != torch.bfloat16 or inputs.q.device.type != "cpu" or why_not(inputs) is not None:
+    if (
+        inputs.q.dtype != torch.bfloat16
+        or inputs.q.device.type != "cpu"
+        or unsupported_reason(inputs) is not None
+    ):
         return False
     return needs_gradients(inputs)
 

@@ -1,4 +1,4 @@
-"""The equation with every score in memory: the definition, which can be traced and edited."""
+"""The equation with every score in memory: the reference implementation, which can be traced and edited."""
 
 import torch
 from torch import Tensor

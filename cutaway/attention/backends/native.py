@@ -25,26 +25,26 @@ from cutaway.shapes import Bool, Float
 
 def attend(inputs: AttentionInputs) -> Float[Tensor, "b h t v"]:
     """UserError where something is done to scores but hiding them, and where there are no kernels for it."""
-    reason = why_not(inputs)
+    reason = unsupported_reason(inputs)
     if reason is not None:
         raise UserError(f"attention by the native core: {reason}; the naive backend does all of it")
     seen, causal = masking(inputs)
     return torch.ops.cutaway.attend(inputs.q, inputs.k, inputs.v, seen, causal, inputs.scale)[0]
 
 
-def why_not(inputs: AttentionInputs) -> str | None:
+def unsupported_reason(inputs: AttentionInputs) -> str | None:
     """Why this backend cannot compute these inputs, or None."""
     q, k, v = inputs.q, inputs.k, inputs.v
     if q.device.type != "cpu" or q.dtype not in TYPES or not q.dtype == k.dtype == v.dtype:
         return f"it is for float32 or bfloat16 on a CPU, and this is {q.dtype}, {k.dtype} on {q.device}"
     if not KERNELS:
         return "there is no native core, or it has no instructions of this processor's to use"
-    return matmul.why_not(inputs)
+    return matmul.unsupported_reason(inputs)
 
 
 def pays(inputs: AttentionInputs) -> bool:
     """Whether this backend is the fastest one: in training, where the backward pass is most of the time."""
-    return matmul.needs_gradients(inputs) and why_not(inputs) is None
+    return matmul.needs_gradients(inputs) and unsupported_reason(inputs) is None
 
 
 def _attend(

@@ -4,7 +4,7 @@
     delta rule     S = a S;  S = S + beta k (v - k' S)'      delta, gated_delta
     o = q' S                                                 S [k v]: one head's state, with the token's write
 
-The *recurrent* form is that loop, token by token: the definition, and how one new token is read. The
+The *recurrent* form is that loop, token by token: the reference, and how one new token is read. The
 *chunked* form reads many tokens at once. Inside a chunk they meet each other as in attention, each pair
 decayed by the product of the gates between them; what came before the chunk is in the state alone. Time and
 space grow with the length, not with its square, and almost all of it is matrix products.
@@ -156,7 +156,7 @@ def delta(
 
 
 def gated_linear_recurrent(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, S: State) -> Read:
-    """Token by token: the definition."""
+    """Token by token: the reference."""
     reads = []
     for t in range(q.shape[2]):
         S = log_a[:, :, t, :, None].exp() * S + k[:, :, t, :, None] * v[:, :, t, None, :]
@@ -165,7 +165,7 @@ def gated_linear_recurrent(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, S: St
 
 
 def delta_recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor, S: State) -> Read:
-    """Token by token: the definition."""
+    """Token by token: the reference."""
     reads = []
     for t in range(q.shape[2]):
         S = log_a[:, :, t, :, None].exp() * S

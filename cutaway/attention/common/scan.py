@@ -2,7 +2,7 @@
 
     h = a h + x                  each number of the state alone: mamba, rg_lru
 
-The *recurrent* form is that loop, token by token: the definition, and how one new token is read. The
+The *recurrent* form is that loop, token by token: the reference, and how one new token is read. The
 *scanned* form reads a chunk at once: two neighbouring steps (a, x), (a', x') are one step (a' a, a' x + x'),
 so that doubling the span of every step ends, after log2 steps, at all states of the chunk (Blelloch 1990).
 Factors are multiplied and never divided: a may be 0, at the first token of a document, and nothing overflows.
@@ -36,7 +36,7 @@ def masked(
 
 
 def recurrent(a: Float[Tensor, "b t ..."], x: Float[Tensor, "b t ..."], h: Float[Tensor, "b ..."]) -> Tensor:
-    """The state after each token [b t ...], token by token: the definition."""
+    """The state after each token [b t ...], token by token: the reference."""
     states = []
     for t in range(a.shape[1]):
         h = a[:, t] * h + x[:, t]

@@ -1,7 +1,7 @@
 """Attention masks as values: ``Causal() & Window(256)``.
 
 A backend can match the structure and skip hidden blocks; ``mask`` lowers it to a dense [b t s] boolean, which
-is the definition.
+is the reference.
 
 A rule has two functions. ``sees(i, j)``: whether the query at position i sees the key at position j. ``may(i,
 j)``: whether any query in one span of positions might see any key in another, so that a backend can skip

@@ -183,7 +183,7 @@ def _mechanism(
     except UserError:
         enough = False
     if not enough:
-        few = f"{len(found)} successes of {style!r}: too few to look into, or no definition to look with"
+        few = f"{len(found)} successes of {style!r}: too few to look into, or no PyTorch model to look with"
         return Explained((few,))
     return explain(lm, found, seed)
 

@@ -36,8 +36,7 @@ from cutaway.train.loop import Dataset, Training
 from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import adapters, build, load, peft_write
-from cutaway.weights import save as writer
+from cutaway.weights import adapters, build, load, peft_write, save
 from cutaway.weights.load import RUN, Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -303,6 +302,6 @@ def export(run: FinetuningConfig, at_rest: Checkpoint) -> Callable[[Training, Pa
             return
         own = {name: weights[name] for name in at_rest.tensors}
         tensors = Tensors({name: formats.pack(weight.numpy(), "F32") for name, weight in own.items()})
-        writer.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
+        save.write(folder / MODEL, replace(at_rest, tensors=tensors), "safetensors", force=True)
 
     return write

@@ -18,7 +18,7 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
 from cutaway.train.folder import MODEL, TOKENIZER
 from cutaway.train.loop import Dataset, Training
-from cutaway.weights import save as writer
+from cutaway.weights import save
 from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
@@ -85,7 +85,7 @@ def export(training: Training, folder: Path) -> None:
     at_rest = Checkpoint(
         training.run.model, tensors, None, folder / TOKENIZER, lambda: training.data.tokenizer
     )
-    writer.write(folder / MODEL, at_rest, "safetensors", force=True)
+    save.write(folder / MODEL, at_rest, "safetensors", force=True)
 
 
 def _tokenizer(data: DataConfig, folder: Path, note: Note) -> Tokenizer:
