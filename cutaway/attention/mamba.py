@@ -12,15 +12,13 @@ long step dt writes much and forgets much, a short one skips the token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.building import Buildable
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(  # of the scan by doubling, 5 times for chunks of 32
     prefill="13 n channels state_size",
@@ -32,7 +30,7 @@ USUAL = {"channels": "2 d", "rank": "(d + 15) / 16"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(Buildable):
     """``channels`` with ``state_size`` numbers each; ``conv``: tokens that the convolution sees.
 
     ``rank``: the size between the two matrices of the step; ``bias`` is on the projections of the block's
@@ -40,6 +38,7 @@ class Config(Bounded):
     weights in Falcon Mamba.
     """
 
+    module = "cutaway.attention.modules.mamba:Mamba"
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
     heads: ClassVar[int] = 1
     position: ClassVar[None] = None
@@ -56,11 +55,6 @@ class Config(Bounded):
     def state_shape(self) -> tuple[int, int, int]:
         """States, their rows and columns: one a channel."""
         return self.channels, self.state_size, 1
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.mamba import Mamba
-
-        return Mamba(self, width)
 
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""

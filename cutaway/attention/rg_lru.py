@@ -12,16 +12,14 @@ written little.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.building import Buildable
 from cutaway.errors import UserError
 from cutaway.layers.config import Activation
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(  # of the gates' matrices and the scan by doubling, 5 times for chunks of 32
     prefill="n channels (2 channels / h + 11)",
@@ -34,9 +32,10 @@ USUAL = {"channels": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(Buildable):
     """``channels`` in ``heads`` equal parts, each with matrices of its gates; ``conv``: tokens it sees."""
 
+    module = "cutaway.attention.modules.rg_lru:GatedUnit"
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
     position: ClassVar[None] = None
 
@@ -61,11 +60,6 @@ class Config(Bounded):
     def state_shape(self) -> tuple[int, int, int]:
         """Heads, rows and columns: one number a channel."""
         return self.heads, 1, self.channels // self.heads
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.rg_lru import GatedUnit
-
-        return GatedUnit(self, width)
 
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""

@@ -11,14 +11,12 @@ however long the text is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.mixer import LayerState, Shapes, linear
-from cutaway.bounds import Bounded, Count
-
-if TYPE_CHECKING:
-    from torch import nn
+from cutaway.bounds import Count
+from cutaway.building import Buildable
 
 COST = Cost(
     prefill="n conv channels",
@@ -31,9 +29,10 @@ USUAL = {"channels": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(Buildable):
     """``channels`` are convolved, each over ``conv`` tokens; ``bias`` is on all matrices and channels."""
 
+    module = "cutaway.attention.modules.short_conv:ShortConv"
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
     heads: ClassVar[int] = 1
     position: ClassVar[None] = None
@@ -41,11 +40,6 @@ class Config(Bounded):
     channels: Count
     conv: Count = 3
     bias: bool = False
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.short_conv import ShortConv
-
-        return ShortConv(self, width)
 
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cutaway.attention.common.mixer import LayerState, Shapes, linear
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.building import Buildable
 from cutaway.position import rope
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearConfig(Bounded):
+class LinearConfig(Buildable):
     """``heads`` states of ``key_size`` rows and ``value_size`` columns, ``key_size`` when None.
 
     The next token costs the same whether ten or a million came before it, and nothing that was written into
