@@ -50,7 +50,7 @@ def test_all_values_have_the_references_bits(name: str) -> None:
     ours, theirs = (values.of_texts(engine, [IDS[:20], IDS[3:5]], ["*", "logits"]) for engine in engines)
     assert list(ours) == list(theirs) == [*values.every(of), "logits"]
     for value in ours:
-        if value.endswith(("pattern", "scores")):
+        if value.endswith(("pattern", "scores", "chosen")):
             pairs = list(zip(ours[value], theirs[value], strict=True))
             assert len(pairs) == 22 and all(np.array_equal(*pair) for pair in pairs), value
         else:
@@ -72,7 +72,8 @@ def edits_of_everything(of: Any, seed: int) -> list[changes.Edit]:
         units = (first, int(dice.integers(first + 1, size + 1)))
         where = frozenset({2, 5, 6, 131}) if dice.random() < 0.3 else None
         made = partial(changes.Edit, one.layer, positions=where, first=int(dice.integers(4)) * 43, what=what)
-        found += [changed(made, units, size, dice) for _ in range(2)]
+        moves = values.moved_alone(of, one.layer, what)
+        found += [changed(made, units, size, dice, moves) for _ in range(2)]
     for one in values.named(of, tuple(name for name in values.every(of) if name.endswith("pattern"))):
         where = frozenset({3, 130}) if dice.random() < 0.5 else None
         start = int(dice.integers(3)) * 60
@@ -98,7 +99,9 @@ def reweighed(made: Any, heads: int, dice: np.random.Generator) -> changes.Edit:
     return kinds[int(dice.integers(len(kinds)))]
 
 
-def changed(made: Any, units: tuple[int, int], size: int, dice: np.random.Generator) -> changes.Edit:
+def changed(
+    made: Any, units: tuple[int, int], size: int, dice: np.random.Generator, moves: bool
+) -> changes.Edit:
     vectors = dice.normal(size=(2, units[1] - units[0])) / np.sqrt(units[1] - units[0])
     vector, read = vectors.astype(np.float32)
     rows = np.outer(np.sin(np.arange(200)), vector).astype(np.float32)
@@ -112,7 +115,7 @@ def changed(made: Any, units: tuple[int, int], size: int, dice: np.random.Genera
         made(None, float(dice.choice([1.0, 0.5])), units=half, other=half[1]),
         made(None, float(dice.choice([1.0, 0.5])), returns=True),
     ]
-    fitting = 7 if made.keywords["what"] == "out" else 6 if size > 1 else 5
+    fitting = 7 if made.keywords["what"] == "out" else 4 if moves else 6 if size > 1 else 5
     return kinds[int(dice.integers(fitting))]
 
 
@@ -144,7 +147,7 @@ def test_native_values_and_edits_have_the_references_bits(name: str) -> None:
     ours, theirs = (values.of_texts(engine, TEXTS, ["*"]) for engine in engines)
     assert list(ours) == list(theirs) == values.every(of)
     for value in ours:
-        if value.endswith(("pattern", "scores")):
+        if value.endswith(("pattern", "scores", "chosen")):
             assert all(np.array_equal(*pair) for pair in zip(ours[value], theirs[value], strict=True)), value
         else:
             assert np.array_equal(ours[value], theirs[value]), value
@@ -175,15 +178,19 @@ def test_values_are_the_definitions_within_the_law(name: str) -> None:
     entries = tensors(of)
     engine, model, ids = RuntimeEngine(of, entries), definition(of, entries).model, IDS[:40]
     ours = values.of_texts(engine, [ids], ["*", "logits"])
-    theirs = {value: value.replace("attention.state", "attention.S") for value in ours}
+    theirs = {
+        value: value.replace("attention.state", "attention.S")
+        for value in ours
+        if not value.endswith("expert_hidden")  # which its experts have apart: test_instrumented.py
+    }
     with torch.no_grad(), tracing(model, *theirs.values(), edit=activation_quant.edits(of, entries)) as seen:
         model(torch.tensor([ids]), torch.arange(len(ids))[None])
-    for value, rows in ours.items():
-        found = seen[theirs[value]][0].numpy()
+    for value in theirs:
+        rows, found = ours[value], seen[theirs[value]][0].numpy()
         if value.endswith("state"):  # what is left after the last token is what the PyTorch model shows
             assert np.abs(rows[-1] - found).max() < 4e-3 * np.abs(found).max(), value
             continue
-        if value.endswith(("pattern", "scores")):
+        if value.endswith(("pattern", "scores", "chosen")):
             rows = np.stack([np.pad(row, ((0, 0), (0, len(ids) - row.shape[1]))) for row in rows])
             found = np.tril(found)
         ours_too = rows if rows.ndim == 2 else rows.swapaxes(0, 1)

@@ -23,7 +23,6 @@ from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.lens import divergences
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.inspect.trace import Subject, Trace
-from cutaway.layers.config import MoE
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
@@ -37,19 +36,6 @@ compiled = pytest.mark.skipif(
     native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
 )
 TEXT = IDS[:12]
-# What the runtime does not show of a layer: PyTorch answers for the whole explanation.
-UNSEEN = {
-    "deepseek-v3": "attention.q",
-    "deepseek-v3.2": "attention.q",
-    "kimi": "attention.q",
-    "minicpm3": "attention.q",
-    "lfm2": "attention.q",
-    "qwen3-next": "attention.q",
-    "mamba2": "attention.q",
-    "falcon-h1": "attention.q",
-}
-
-
 class Numbers(Bytes):
     """The vocabulary of the small models."""
 
@@ -102,16 +88,8 @@ def within_noise(
 @pytest.mark.parametrize("name", sorted(SHAPES))
 def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
     of = subject(name)
-    names = explanation.names(of.config)
-    shown, reason = of.choose(names)
-    whole, page = (of.choose(some)[0] for some in ((TAPS,), page_data.names(of.config)))
-    assert whole is page, "a trace of everything is by an engine that shows what all views need"
-    if name in UNSEEN:
-        assert reason.name == "pytorch" and UNSEEN[name] in reason.reason
-        return
-    assert shown is of.engine
-    assert (page is shown) == (not any(isinstance(block.mlp, MoE) for block in of.config.blocks))
-    names = page_data.names(of.config) if page is shown else names
+    names = page_data.names(of.config)
+    assert all(of.choose(some)[0] is of.engine for some in ((TAPS,), names, explanation.names(of.config)))
     within_noise(of, lambda some: answers(some.trace([TEXT], names)[0], some), TIMES.get(name, 8))
 
 

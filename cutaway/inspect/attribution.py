@@ -25,7 +25,7 @@ from cutaway.errors import UserError
 from cutaway.inspect.inputs import has_gate, has_pattern, source_layer
 from cutaway.inspect.instrumented import Instrumented, head_table
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Block, Decoder, kind_of
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 
@@ -37,8 +37,9 @@ class Attribution:
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
     those of attention and of the final norm, ``rest`` what edits add to the residual stream and what rounding
     leaves over (below 1e-3 in float32, more where the runtime multiplies by vectors of eight bits).
-    ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer. What is added to
-    the residual stream adds its product with ``direction`` to the logit.
+    ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer; ``beside`` [i] is
+    the part of a second mixer beside a layer's attention. What is added to the residual stream adds its
+    product with ``direction`` to the logit.
     """
 
     token: int
@@ -48,6 +49,7 @@ class Attribution:
     embed: float
     heads: tuple[np.ndarray, ...]
     sources: tuple[np.ndarray | None, ...]
+    beside: np.ndarray
     mlps: np.ndarray
     biases: float
     rest: float
@@ -55,8 +57,8 @@ class Attribution:
 
     @property
     def attention(self) -> np.ndarray:
-        """The sum of the heads of each layer [i]."""
-        return np.array([heads.sum() for heads in self.heads])
+        """The sum of the heads of each layer, and of what is beside them [i]."""
+        return np.array([heads.sum() for heads in self.heads]) + self.beside
 
     def strongest(self, count: int) -> list[tuple[int, int, float]]:
         """(layer, head, logits) of the heads with the largest parts, positive or negative."""
@@ -91,18 +93,19 @@ def attribute(
     row, bias = _through(engine, "norm", config.norm if config.last_norm else None, residual[position], row)
     scale = _cap_factor(config, logit) * config.logit_scale
     row, biases = row * scale, bias * scale
-    heads, sources, mlps = [], [], []
+    heads, sources, beside, mlps = [], [], [], []
     embed = float(seen["embed"][position].astype(np.float64) @ row)
     for i in range(len(config.blocks)):
         middle, after = (
             seen[f"blocks.{i}.{name}"][position].astype(np.float64) for name in ("middle", "out")
         )
-        parts, split, bias = _of_attention(engine, seen, i, position, row)
+        parts, split, more, bias = _of_attention(engine, seen, i, position, row)
         heads.append(parts)
         sources.append(split)
+        beside.append(more)
         biases += bias
         mlps.append(float((after - middle) @ row))
-    total = embed + biases + sum(float(part.sum()) for part in heads) + sum(mlps)
+    total = embed + biases + sum(float(part.sum()) for part in heads) + sum(beside) + sum(mlps)
     return Attribution(
         token=token,
         against=against,
@@ -111,6 +114,7 @@ def attribute(
         embed=embed,
         heads=tuple(heads),
         sources=tuple(sources),
+        beside=np.array(beside),
         mlps=np.array(mlps),
         biases=float(biases),
         rest=float(logit - total),
@@ -120,8 +124,8 @@ def attribute(
 
 def _of_attention(
     engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int, position: int, row: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """The parts [h] of a layer's heads, each split over keys [h s], and its biases' part."""
+) -> tuple[np.ndarray, np.ndarray | None, float, float]:
+    """The parts [h] of a layer's heads, each split over keys [h s]; of what is beside them, and of biases."""
     block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
     of: Any = block.attention
     post = block.norm if "attention_post_norm" in block.norms else None
@@ -129,15 +133,28 @@ def _of_attention(
         engine,
         f"blocks.{layer}.attention_post_norm",
         post,
-        seen[f"{name}.out"][position],
+        _mixed(block, layer, seen)[position],
         row * block.residual,
     )
+    beside = 0.0
+    if block.beside is not None:
+        given = seen[f"blocks.{layer}.beside.out"][position].astype(np.float64)
+        beside, inner = float(given @ inner) * block.beside.outputs[1], inner * block.beside.outputs[0]
     if f"{name}.out.bias" in engine.config.weights():
         bias += float(engine.weight(f"{name}.out.bias").astype(np.float64) @ inner)
     given = seen[out_input(of, layer)][:, position].astype(np.float64)
     writes = (inner @ engine.weight(f"{name}.out.weight")).reshape(given.shape)
     split = _by_source(engine, seen, layer, position, writes) if has_pattern(of) else None
-    return (given * writes).sum(-1), split, bias
+    return (given * writes).sum(-1), split, beside, bias
+
+
+def _mixed(block: Block, layer: int, seen: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float32 [t d]: what a layer's mixers give together."""
+    out = seen[f"blocks.{layer}.attention.out"]
+    if block.beside is None:
+        return out
+    by, other_by = map(np.float32, block.beside.outputs)
+    return out * by + seen[f"blocks.{layer}.beside.out"] * other_by
 
 
 def out_input(of: Any, layer: int) -> str:
@@ -155,9 +172,11 @@ def head_outputs(engine: Instrumented, seen: Mapping[str, np.ndarray], layer: in
     z = seen[out_input(block.attention, layer)]
     weight = engine.weight(f"{name}.out.weight").reshape(-1, z.shape[0], z.shape[2])
     heads = np.stack([own @ weight[:, h].T for h, own in enumerate(z)])
+    if block.beside is not None:
+        heads = heads * np.float32(block.beside.outputs[0])
     if "attention_post_norm" not in block.norms:
         return heads * np.float32(block.residual)
-    whole, of = seen[f"{name}.out"], block.norm
+    whole, of = _mixed(block, layer, seen), block.norm
     if of.kind == "layer":
         whole, heads = whole - whole.mean(-1, keepdims=True), heads - heads.mean(-1, keepdims=True)
     if of.weight:

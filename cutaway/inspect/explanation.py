@@ -88,7 +88,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer's heads and its MLP add to the answer's logit."""
+    """What a layer's mixers (its heads, and one beside them) and its MLP add to the answer's logit."""
 
     attention: float
     mlp: float

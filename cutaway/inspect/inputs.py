@@ -40,12 +40,13 @@ def attention_names(config: Decoder) -> list[str]:
     found: list[str] = []
     for i, block in enumerate(config.blocks):
         of = block.attention
-        names = ["q", "z", "out"]
-        names += ["pattern"] if has_pattern(of) else ["out_input"]
+        names = ["q", "z", "pattern", "out"] if has_pattern(of) else ["out_input", "out"]
         names += ["gate", "out_input"] if has_gate(of) else []
         names += ["chosen"] if hasattr(of, "top_k") else []
         found += [f"blocks.{i}.attention.{name}" for name in names]
-        found += [f"blocks.{source_layer(config, i)}.attention.{name}" for name in "kv"]
+        found += [f"blocks.{i}.beside.out"] if block.beside else []
+        lender = source_layer(config, i)
+        found += [f"blocks.{lender}.attention.{name}" for name in "kv"] if has_pattern(of) else []
     return list(dict.fromkeys(found))
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from cutaway.inspect.edits import Given
 
 SQUARE = ("scores", "pattern", "index", "chosen")  # activations with keys as their last axis
-BY_HEAD = ("q", "k", "v", "z", "q_unrotated", "k_unrotated")  # those of heads, [h t k]
+# Those of heads, [h t k]
+BY_HEAD = ("q", "k", "v", "z", "q_unrotated", "k_unrotated", "out_input", "latent")
 Values = dict[str, np.ndarray]  # activations of one text by name, without a batch axis
 
 

@@ -22,7 +22,7 @@ from cutaway.errors import OperationalError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
-ABI = 14
+ABI = 15
 
 
 # Instruction sets by the number that native/core/isa.hpp gives them.

@@ -399,7 +399,8 @@ def read(
     ``ids`` int32 [tokens], those of sequence s from ``starts[s]`` to ``starts[s + 1]``, the first at
     ``positions[s]``; ``pages[s]`` uint64 [n]: the addresses of its pages. ``after`` int32 [logits_at] names
     the layer after which the head reads, the last where it is not given (the logit lens). ``watched`` are
-    a token, a layer, and 0 for weights or 1 for scores: float32 [heads position + 1] of each. ``adapters``
+    a token, a layer, and 0 for weights or 1 for scores: float32 [heads position + 1] of each, or 2 for the
+    positions that an indexer chose: [1 position + 1]. ``adapters``
     are each sequence's, the address of its array of ``LayerAdapter`` or None. ``values`` are pairs of a
     number (What in step.hpp) and a layer: float32 [tokens n] of each, as the ``edits`` leave it. ``states``
     float32 are each sequence's state of recurrent layers, where there are any; ``longer`` int32 [sequences]:
@@ -473,7 +474,10 @@ def _value_size(model: Model, what: int, layer: int) -> int:
     of = model.layers[layer] if 0 <= layer < model.layer_count else None
     if of is None or not 0 <= what < VALUES:
         raise UserError(f"There is no value {what} of layer {layer}.")
-    heads = of.query.rows, of.key.rows, of.key.rows if of.value_of_key else of.value.rows, of.out.columns
+    mixed, latent = of.out.columns or of.recurrence.out.columns, of.latent
+    query = of.heads * (latent.key_size + latent.rope) if latent.size else of.query.rows
+    heads = query, of.key.rows, of.key.rows if of.value_of_key else of.value.rows, mixed
+    experts = of.mixture.top_k * of.mixture.experts[0].up.rows if of.mixture.experts else 0
     sizes = (
         *[model.width] * 3,
         *heads,
@@ -484,12 +488,18 @@ def _value_size(model: Model, what: int, layer: int) -> int:
         *[model.width] * 5,
         *[of.mixture.top_k] * 2,
         of.recurrence.heads * of.recurrence.key_size * of.recurrence.value_size,
+        mixed,
+        of.output_gate.rows,
+        latent.size + latent.rope,
+        experts,
+        of.mixture.shared_gate.rows,
+        model.width,
     )
     return sizes[what]
 
 
 HOWS = ("move", "along", "exchange", "return")  # step.hpp's How
-OUT, PATTERN = 2, 21  # step.hpp's What
+OUT, PATTERN = 2, 27  # step.hpp's What
 
 
 class EditOf(NamedTuple):
@@ -592,12 +602,12 @@ def _patterns(
 ) -> list[np.ndarray]:
     """Room for the attention of each watched token and layer."""
     rooms = []
-    for token, layer, _ in watched:
+    for token, layer, which in watched:
         if not (0 <= token < starts[-1] and 0 <= layer < model.layer_count):
             raise UserError(f"There is no token {token} and layer {layer} to watch.")
         sequence = int(np.searchsorted(starts, token, side="right")) - 1
         length = int(positions[sequence]) + token - int(starts[sequence]) + 1
-        rooms.append(np.empty((model.layers[layer].heads, length), np.float32))
+        rooms.append(np.empty((1 if which == 2 else model.layers[layer].heads, length), np.float32))
     return rooms
 
 
@@ -630,7 +640,7 @@ def _number(type: str) -> int:
     return LAYOUTS[type].id
 
 
-VALUES = 21  # that a reading can write out: What in step.hpp
+VALUES = PATTERN  # that a reading can write out: What in step.hpp
 MODEL = (Matrix, Rotation, Layer, Model, Reading, Expert, LayerAdapter)
 
 

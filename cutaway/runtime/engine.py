@@ -26,7 +26,7 @@ from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.edits import NEVER, Edit
 from cutaway.runtime.packing import PackedModel, attends, first_length, latent
 from cutaway.runtime.reference import emptied
-from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, named
+from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, moved_alone, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
 
@@ -232,6 +232,8 @@ class RuntimeEngine:
         """The state; what is read into it from now on is edited, in the edits' order."""
         state.edits = tuple(edits)
         for edit in state.edits:
+            if moved_alone(self.config, edit.layer, edit.what) and edit.how != "move":
+                raise UserError(f"the runtime only scales and sets blocks.{edit.layer}.{edit.what}")
             if (edit.what, edit.layer) in self._places:
                 continue
             name = edit.what if edit.what in ENDS else f"blocks.{edit.layer}.{edit.what}"
@@ -460,7 +462,10 @@ class RuntimeEngine:
         """
         wanted = named(self.config, tuple(names))
         looks, count = [one for one in wanted if one.name.endswith(tuple(LOOKS))], sum(map(len, texts))
-        attention_at = [(at, one.layer, PATTERN not in one.name) for one in looks for at in range(count)]
+        kinds = [next(n for n, look in enumerate(LOOKS) if one.name.endswith(look)) for one in looks]
+        attention_at = [
+            (at, one.layer, kind) for one, kind in zip(looks, kinds, strict=True) for at in range(count)
+        ]
         rows, every = [one.name for one in wanted if one.what >= 0], any(one.what == LOGITS for one in wanted)
         head_at = range(count) if every else logits_at
         logits, patterns, out = self.watch_values(texts, states, head_at, None, attention_at, rows)
@@ -478,7 +483,8 @@ class RuntimeEngine:
     ) -> tuple[np.ndarray, list[np.ndarray], Values]:
         """Reads as ``watch`` does, and gives values of the tokens by name: float32 [n ...], no patterns.
 
-        With 1 behind an index and a layer, ``attention_at`` asks for scores in place of weights.
+        With 1 behind an index and a layer, ``attention_at`` asks for scores in place of weights, with 2 for
+        the positions that an indexer chose.
         """
         rows = named(self.config, tuple(names))
         logits, patterns, given = self._read(texts, states, logits_at, after, attention_at, rows)
@@ -548,9 +554,12 @@ class RuntimeEngine:
         rows = rows.reshape(-1, *value.shape)
         if value.name.endswith(".expert_indices"):
             return rows.astype(np.int64)
-        if not value.name.endswith((".k", ".v")):
+        if not value.name.endswith((".k", ".v", ".latent")):
             return rows
-        pairs = kind_of(self.config.blocks[value.layer].attention) == "differential"
+        of: Any = self.config.blocks[value.layer].attention
+        if value.name.endswith(".latent"):
+            return cache.stored_latent(rows, of.latent, self.kv_cache).astype(np.float32)
+        pairs = kind_of(of) == "differential"
         stored = cache.stored_pairs if pairs and value.name.endswith(".v") else cache.stored
         return stored(rows, self.kv_cache).astype(np.float32)
 

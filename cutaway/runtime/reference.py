@@ -323,12 +323,15 @@ class ReferenceEngine:
             def learned(name: str, path: str = path) -> np.ndarray:
                 return self._vector(f"{path}.{name}")
 
+            own = (lambda what, value: value) if block.beside else see
             mix = partial(recurrence.MIXERS[kind_of(of)], of, learned=learned)
             if f"{path}.state" in kept:
                 kept[f"{path}.state"] = _each_state(mix, projected, len(x), state.carried[path])
-            rows, state.carried[path] = mix(projected=projected, carried=state.carried[path])
-            out = self._matrix(f"{path}.out", rows, {})
-            outs.append(out if block.beside else see("attention.out", out))
+            seen = partial(own, "attention.z")
+            rows, state.carried[path] = mix(projected=projected, carried=state.carried[path], see=seen)
+            rows = own("attention.out_input", rows.reshape(len(x), getattr(of, "heads", 1), -1))
+            out = self._matrix(f"{path}.out", rows.reshape(len(x), -1), {})
+            outs.append(see("beside.out" if block.beside else "attention.out", out))
         if block.beside is None:
             return outs[0]
         return outs[0] * np.float32(block.beside.outputs[0]) + outs[1] * np.float32(block.beside.outputs[1])
@@ -389,7 +392,9 @@ class ReferenceEngine:
         mixed = mixed.reshape(tokens, -1)
         if kind_of(of) in packing.GATED:
             gate = self._matrix(f"{path}.gate", x, {}, factor)
-            mixed = mixed * (np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
+            gate = see("attention.gate", np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
+            mixed = see("attention.out_input", (mixed * gate).reshape(tokens, of.heads, -1))
+            mixed = mixed.reshape(tokens, -1)
         return see("attention.out", self._matrix(f"{path}.out", mixed, state.adapter))
 
     def _reattended(
@@ -435,30 +440,40 @@ class ReferenceEngine:
         """Latent attention, absorbed: queries move to the latents, and what is read of those to values."""
         of: Any = block.attention
         path, tokens = f"blocks.{n}.attention", len(x)
-        row = np.zeros((tokens, 1, packing.latent_row(of)), np.float32)
-        beside = row.shape[-1] - -(-of.rope_dim // arithmetic.LANES) * arithmetic.LANES
+        see = self._seen(state, n, kept)
         down = self._matrix(f"{path}.down", x, {})
-        row[:, 0, : of.latent] = self._norm(down[:, : of.latent], f"{path}.latent_norm", of.norm)
         rotation = (positions, of.position, state.longer)
-        row[..., beside : beside + of.rope_dim] = rotated(down[:, None, of.latent :], *rotation)
+        plain = self._norm(down[:, None, : of.latent], f"{path}.latent_norm", of.norm)
+        rotated_key = rotated(down[:, None, of.latent :], *rotation)
+        latents = see("attention.latent", np.concatenate([plain, rotated_key], axis=-1))
+        row = cache.latent_row(latents, of.latent)
+        beside = row.shape[-1] - -(-of.rope_dim // arithmetic.LANES) * arithmetic.LANES
+        kept_latents = cache.stored_latent(latents, of.latent, self.kv_cache).astype(np.float32)
         state.keys[n] = np.concatenate([state.keys[n], cache.stored(row, self.kv_cache)])
         normed = x
         if of.query_latent is not None:
             x = self._norm(self._matrix(f"{path}.query_down", x, {}), f"{path}.query_norm", of.norm)
         chosen = self._chosen(of, n, normed, x, positions, state) if packing.indexed(of) else None
         query = self._matrix(f"{path}.query", x, {}).reshape(tokens, of.heads, -1)
+        last = rotated(query[..., of.key_size :], *rotation)
+        query = see("attention.q", np.concatenate([query[..., : of.key_size], last], axis=-1))
         scale = np.float32(packing.latent_scale(of))
         absorbed = np.zeros((tokens, of.heads, row.shape[-1]), np.float32)
         plain = query[..., : of.key_size] * scale
         absorbed[..., : of.latent] = _each_head(packing.key_up(path, of, self.tensors), plain)
-        absorbed[..., beside : beside + of.rope_dim] = rotated(query[..., of.key_size :], *rotation) * scale
+        absorbed[..., beside : beside + of.rope_dim] = query[..., of.key_size :] * scale
         rows = state.keys[n]
         if f"{path}.scores" in kept:
             kept[f"{path}.scores"] = attention.scores(absorbed, rows, positions, latent=True)
         read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True, chosen=chosen)
         patterns = partial(attention.patterns, absorbed, rows, positions, chosen=chosen, latent=True)
         self._reattended(state, n, patterns, rows[..., : of.latent], read, kept)
-        see = self._seen(state, n, kept)
+        kept[f"{path}.latent"] = kept_latents
+        if f"{path}.chosen" in kept:
+            assert chosen is not None
+            kept[f"{path}.chosen"] = [
+                one[None, : at + 1].astype(np.float32) for one, at in zip(chosen, positions, strict=True)
+            ]
         mixed = see("attention.z", _each_head(self.tensors[f"{path}.value_up.weight"], read))
         return see("attention.out", self._matrix(f"{path}.out", mixed.reshape(tokens, -1), state.adapter))
 
@@ -551,15 +566,27 @@ class ReferenceEngine:
         weights = see("mlp.expert_weights", weights)
         out = np.zeros_like(x)
         if of.common is not None:
-            out += self._mlp(of.common, f"{path}.shared", x, adapter)
+
+            def shared(what: str, value: np.ndarray) -> np.ndarray:
+                return see("mlp.shared.hidden", value) if what == "mlp.hidden" else value
+
+            out += self._mlp(of.common, f"{path}.shared", x, adapter, shared)
         if of.shared_gate:
-            gate = self._matrix(f"{path}.shared_gate", x, adapter)
+            gate = see("mlp.shared_gate", self._matrix(f"{path}.shared_gate", x, adapter))
             out *= np.float32(1) / (np.float32(1) + arithmetic.exp(-gate))
+        neurons = np.empty((len(x), of.top_k, of.expert.hidden), np.float32)
         for rank in range(of.top_k):
             for e in np.unique(chosen[:, rank]).tolist():
                 of_e = chosen[:, rank] == e
-                expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e], adapter)
+
+                def own(what: str, value: np.ndarray, of_e: Any = of_e, rank: int = rank) -> np.ndarray:
+                    if what == "mlp.hidden":
+                        neurons[of_e, rank] = value
+                    return value
+
+                expert_out = self._mlp(of.expert, f"{path}.experts.{e}", x[of_e], adapter, own)
                 out[of_e] += weights[of_e, rank, None] * expert_out
+        see("mlp.expert_hidden", neurons)
         return see("mlp.out", out * np.float32(of.out_scale))
 
     def _head(self, x: np.ndarray) -> np.ndarray:
@@ -606,7 +633,7 @@ def _each_state(mix: Any, projected: Any, tokens: int, carried: Any) -> np.ndarr
         def row(name: str, by: float, of: np.ndarray | None = None, t: int = t) -> np.ndarray:
             return projected(name, by, of)[t : t + 1] if of is None else projected(name, by, of)
 
-        carried = mix(projected=row, carried=carried)[1]
+        carried = mix(projected=row, carried=carried, see=lambda z: z)[1]
         states.append(carried.S)
     return np.stack(states)
 
