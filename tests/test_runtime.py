@@ -36,7 +36,8 @@ from cutaway.gguf import TYPES, Packed
 from cutaway.hooks import Listener, tracing
 from cutaway.inspect import activation_quant
 from cutaway.layers.config import MLP, MoE, Norm, PerLayer, Router
-from cutaway.model.config import Beside, Block, Decoder
+from cutaway.model.block_config import Beside, Block
+from cutaway.model.config import Decoder
 from cutaway.native import library
 from cutaway.native import runtime as kernels
 from cutaway.position import alibi, learned, rope, sinusoidal, t5

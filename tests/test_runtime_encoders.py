@@ -19,7 +19,8 @@ from cutaway import cli, native
 from cutaway.attention import bidirectional, disentangled
 from cutaway.errors import OperationalError, UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Convolution, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Convolution, Encoder
 from cutaway.model.labels import HeadLayer, HeadNorm, LabelHead
 from cutaway.native import library
 from cutaway.native import runtime as kernels

@@ -25,7 +25,8 @@ from cutaway.errors import UserError
 from cutaway.inspect.inputs import has_gate, has_pattern, source_layer
 from cutaway.inspect.instrumented import Instrumented, head_table
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 
@@ -70,12 +71,14 @@ def attribute(
     token: int,
     position: int = -1,
     against: int | None = None,
+    sources: bool = True,
 ) -> Attribution:
     """The parts of ``token``'s logit at ``position``, or of its difference to that of ``against``.
 
     ``seen`` are a forward pass's activations by name: ``embed``, ``middle`` and ``out`` of each block,
     ``logits``, and what ``inputs.attention_names`` lists. A soft-cap counts as the factor that it applied.
-    Raises UserError for a token the vocabulary does not have.
+    Without ``sources`` no head's part is split over keys, and neither values nor patterns are read. Raises
+    UserError for a token the vocabulary does not have.
     """
     config = engine.config
     _check_sum(config)
@@ -91,15 +94,15 @@ def attribute(
     row, bias = _through(engine, "norm", config.norm if config.last_norm else None, residual[position], row)
     scale = _cap_factor(config, logit) * config.logit_scale
     row, biases = row * scale, bias * scale
-    heads, sources, mlps = [], [], []
+    heads, splits, mlps = [], [], []
     embed = float(seen["embed"][position].astype(np.float64) @ row)
     for i in range(len(config.blocks)):
         middle, after = (
             seen[f"blocks.{i}.{name}"][position].astype(np.float64) for name in ("middle", "out")
         )
-        parts, split, bias = _of_attention(engine, seen, i, position, row)
+        parts, split, bias = _of_attention(engine, seen, i, position, row, sources)
         heads.append(parts)
-        sources.append(split)
+        splits.append(split)
         biases += bias
         mlps.append(float((after - middle) @ row))
     total = embed + biases + sum(float(part.sum()) for part in heads) + sum(mlps)
@@ -110,7 +113,7 @@ def attribute(
         logit=float(logit),
         embed=embed,
         heads=tuple(heads),
-        sources=tuple(sources),
+        sources=tuple(splits),
         mlps=np.array(mlps),
         biases=float(biases),
         rest=float(logit - total),
@@ -119,7 +122,12 @@ def attribute(
 
 
 def _of_attention(
-    engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int, position: int, row: np.ndarray
+    engine: Instrumented,
+    seen: Mapping[str, np.ndarray],
+    layer: int,
+    position: int,
+    row: np.ndarray,
+    sources: bool,
 ) -> tuple[np.ndarray, np.ndarray | None, float]:
     """The parts [h] of a layer's heads, each split over keys [h s], and its biases' part."""
     block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
@@ -136,7 +144,7 @@ def _of_attention(
         bias += float(engine.weight(f"{name}.out.bias").astype(np.float64) @ inner)
     given = seen[out_input(of, layer)][:, position].astype(np.float64)
     writes = (inner @ engine.weight(f"{name}.out.weight")).reshape(given.shape)
-    split = _by_source(engine, seen, layer, position, writes) if has_pattern(of) else None
+    split = _by_source(engine, seen, layer, position, writes) if sources and has_pattern(of) else None
     return (given * writes).sum(-1), split, bias
 
 

@@ -17,7 +17,9 @@ from cutaway.errors import UserError
 from cutaway.inspect.inputs import has_gate
 from cutaway.inspect.instrumented import Instrumented
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.runtime import head
 from cutaway.store.files import Progress, silent
 

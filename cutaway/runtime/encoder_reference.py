@@ -9,7 +9,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Encoder as Config
 from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, attention, encoder, matmul

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.runtime import cache, matmul

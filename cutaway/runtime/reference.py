@@ -25,7 +25,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Block, Decoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.position import learned, rope
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats

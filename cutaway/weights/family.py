@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from cutaway.errors import UserError
 from cutaway.layers.config import MoE
-from cutaway.model.config import Decoder, Model, kind_of
+from cutaway.model.config import Decoder, Model
+from cutaway.model.kinds import kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
 from cutaway.weights.repeated import repeats
 from cutaway.weights.rules import Rule, Tensors

@@ -21,7 +21,8 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import FOREIGN, NO_WEIGHTS, TYPES, Later, Packed
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, EncoderDecoder, Model
+from cutaway.model.block_config import Block
+from cutaway.model.config import EncoderDecoder, Model
 from cutaway.quantization import formats
 
 Shape = tuple[int, ...]

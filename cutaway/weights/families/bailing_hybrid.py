@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, Encoder, mixer
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import deepseek_v3, kimi_linear
 from cutaway.weights.families.kimi_linear import LINEAR, OURS, is_linear

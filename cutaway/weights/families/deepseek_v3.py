@@ -12,7 +12,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, YaRN, sharpening
 from cutaway.quantization import formats

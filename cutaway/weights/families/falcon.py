@@ -1,6 +1,6 @@
 """Falcon (2311.16867): attention and MLP side by side behind one layer norm or two; few key-value heads."""
 
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.families.gpt_bigcode import one_or_beside

@@ -10,7 +10,8 @@ from typing import Any
 
 from cutaway.errors import quoted
 from cutaway.layers.config import MLP, Norm, PerLayer
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import gemma3, gemma4, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced

@@ -13,7 +13,8 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import made
 from cutaway.layers.config import MLP, MoE, Norm, PerLayer
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.position import rope
 from cutaway.position.scaling import Proportional
 from cutaway.quantization import formats

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granite, granitemoe, llama
 from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings, replaced

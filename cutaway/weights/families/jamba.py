@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama, mamba
 from cutaway.weights.families.mamba import is_mamba

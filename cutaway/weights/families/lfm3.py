@@ -9,7 +9,9 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import gemma4, lfm2
 from cutaway.weights.families.gemma4 import NAMES

@@ -11,7 +11,8 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.families.granitemoehybrid import LINEAR, attends, is_mamba

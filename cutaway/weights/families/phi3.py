@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position.scaling import LongRoPE
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cutaway.errors import UserError, quoted
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import gemma, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced

@@ -12,7 +12,9 @@ from cutaway.attention import bidirectional, mha
 from cutaway.errors import UserError
 from cutaway.gguf import Later
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.model.kinds import mixer
 from cutaway.position import t5
 from cutaway.quantization import formats
 from cutaway.weights import naming, rows

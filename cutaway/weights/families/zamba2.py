@@ -11,7 +11,8 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, Shared
+from cutaway.model.block_config import Block, Shared
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings, replaced
