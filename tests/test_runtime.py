@@ -876,7 +876,7 @@ print(type(lm.engine).__name__, LanguageModel(checkpoint).engine_choice[0], len(
 
 def test_without_the_core_the_reference_serves_and_says_so_once():
     run = python(WITHOUT_CORE, CUTAWAY_PURE="1")
-    assert run.stdout == "ReferenceEngine definition 1\n", run.stderr
+    assert run.stdout == "ReferenceEngine pytorch 1\n", run.stderr
 
 
 def test_a_state_forgets_and_is_copied():
