@@ -37,6 +37,14 @@ class Row:
         return {}
 
 
+class FolderRow(Row):
+    """Settings that only a config.json states: nothing of GGUF is read or written."""
+
+
+class GGUFRow(Row):
+    """Settings that only GGUF states."""
+
+
 class Kind(NamedTuple):
     """The type of a value: its reader, a method of ``Fields``, and what is written for it."""
 
@@ -151,12 +159,6 @@ class Only(Row):
         return {}
 
 
-def replaced(rows: tuple[Row, ...], *changed: Field) -> tuple[Row, ...]:
-    """The rows with those of the same names replaced, and the others of ``changed`` after them."""
-    new = {row.name: row for row in changed}
-    return (*(new.pop(getattr(row, "name", ""), row) for row in rows), *new.values())
-
-
 # Keys that change nothing a model computes: bookkeeping, training, generation and the tokenizer's ids.
 HARMLESS_HF = re.findall(
     r"\S+",
@@ -261,7 +263,7 @@ class Family:
         for key in () if fields.gguf else ("quantization_config", "compression_config"):
             fields.get(key)  # read with the weights (weights/quantized)
         known: Settings = {"where": fields.where}
-        for row in self.rows:
+        for row in self.rows_in(fields.gguf):
             known |= row.read(fields, known, self)
         harmless = HARMLESS_GGUF if fields.gguf else (*HARMLESS_HF, *self.harmless)
         readers = {row.name: row.kind.read for row in self.rows if isinstance(row, Field)}
@@ -278,9 +280,13 @@ class Family:
         known = _Described(self.describe(config))
         named = {"architectures": [self.hf_class], "model_type": self.hf_type or self.name}
         entries: Entries = {} if gguf else named
-        for row in self.rows:
+        for row in self.rows_in(gguf):
             entries |= row.write(known, gguf)
         return entries
+
+    def rows_in(self, gguf: bool) -> tuple[Row, ...]:
+        """The rows of a format."""
+        return tuple(row for row in self.rows if not isinstance(row, FolderRow if gguf else GGUFRow))
 
     @property
     def gguf_name(self) -> str:

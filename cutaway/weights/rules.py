@@ -472,6 +472,19 @@ class Tensors(Mapping):
         return len(self._entries)
 
 
+def multiplied(tensors: Tensors, factors: Mapping[str, Any]) -> Tensors:
+    """The same weights, those that ``factors`` names times their factor, in float32."""
+
+    def later(name: str) -> Packed | Later:
+        entry = tensors.later(name)
+        if name not in factors:
+            return entry
+        factor = np.float32(factors[name])
+        return Later("F32", entry.shape, lambda: formats.pack(formats.unpack(tensors[name]) * factor, "F32"))
+
+    return Tensors({name: later(name) for name in tensors})
+
+
 @dataclass(frozen=True)
 class Absorbed(Later):
     """Latent attention's ``key_up`` [heads k, latent], and ``stored``: the same as [heads latent, k].

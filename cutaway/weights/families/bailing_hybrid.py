@@ -33,12 +33,6 @@ class Rope(deepseek_v3.Rope):
         return found
 
 
-class DenseLayers(kimi_linear.DenseLayers):
-    """The first two, where the config does not say."""
-
-    usual = 2
-
-
 class KeyValueHeads(Row):
     """As many key-value heads as heads, which share one latent."""
 
@@ -190,7 +184,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Field("normalised", "moe_renormalize", None, FLAG, alias="norm_topk_prob"),
         Field("routed_scale", "routed_scaling_factor", None, NUMBER),
         Mixers(),
-        DenseLayers(),
+        rows.MLPTypes("first_k_dense_replace", 2),
         KeyValueHeads(),
         Only("hidden_act", None, ("silu",), "another activation after the convolutions"),
         Only("attention_bias", None, (False,), "a bias in latent attention"),

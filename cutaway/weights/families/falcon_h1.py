@@ -172,7 +172,7 @@ FAMILY = llama.FAMILY.but(
     folded=folded,
     architecture="falcon-h1",
     rows=(
-        *(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.replaced(rows.SIZES, without=("activation",)),
         *rows.DENSE[:1],
         *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],

@@ -202,11 +202,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            Rope() if type(row) is rotary.Rope else row
-            for row in rows.SIZES
-            if row is not rows.ACTIVATION_ROW
-        ),
+        *rows.replaced(rows.SIZES, Rope(), without=("activation",)),
         Only("hidden_act", None, ("silu",), "another activation"),
         Field("hidden", "intermediate_size", None),
         *rows.biases("attention_bias"),

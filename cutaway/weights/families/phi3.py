@@ -84,7 +84,7 @@ FAMILY = llama.FAMILY.but(
         Rule("blk.{n}.attn_qkv.weight", QUERY_KEY_VALUE, split),
     ),
     rows=(
-        *(Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope(part=1.0)),
         *rows.DENSE,
         Window("window", "sliding_window", "attention.sliding_window"),
     ),

@@ -200,7 +200,7 @@ FAMILY = llama.FAMILY.but(
     gguf_fixed={"normalised": True, "activation": "silu"},
     rows=(
         *rows.turning(rows.SIZES, part=0.25),
-        *(row for row in qwen2_moe.ROWS if not isinstance(row, rows.NoWindows)),
+        *rows.replaced(qwen2_moe.ROWS, without=("windows",)),
         Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *DELTA,
     ),

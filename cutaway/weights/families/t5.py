@@ -56,6 +56,8 @@ class DecoderLayers(Field):
 class Projection(Row):
     """The MLP as one word, which the older keys beside it repeat; ``usual`` where it is left out."""
 
+    name = "activation"
+
     usual: str = "relu"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -80,6 +82,8 @@ class Projection(Row):
 
 class Scaled(Row):
     """Whether the head reads x / sqrt(d): where it is the table, unless the config says otherwise."""
+
+    name = "tied"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
