@@ -26,7 +26,7 @@ from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.edits import NEVER, Edit
 from cutaway.runtime.packing import PackedModel, attends, first_length, latent
-from cutaway.runtime.reference import emptied
+from cutaway.runtime.reference_state import emptied
 from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors
