@@ -21,7 +21,8 @@ from cutaway import native
 from cutaway.attention import gqa
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine

@@ -18,7 +18,8 @@ import cutaway
 from cutaway.attention import gqa
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes, search
 from cutaway.weights import load, quantize, rules, save

@@ -17,7 +17,7 @@ from cutaway import store
 from cutaway.engines import Engines
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
-from cutaway.runtime import head
+from cutaway.runtime.numpy_layers import Layers
 from cutaway.weights import classifier as labels
 from cutaway.weights import pooling as stated_pooling
 from cutaway.weights.classifier import Classifier
@@ -137,7 +137,7 @@ class WholeTexts:
 
             made = [engines.edited(edit, ids).hooks for ids in rows]
             stream = values.of_texts(engines.runtime, rows, [last], edits=made)[last]
-            stream = head.final_norm(engines.config.norm, engines.checkpoint.tensors, stream)
+            stream = Layers(engines.checkpoint.tensors).norm(stream, "norm", engines.config.norm)
             yield from np.split(stream, np.cumsum([len(ids) for ids in rows])[:-1])
             return
         pytorch = engines.instrumented_pytorch

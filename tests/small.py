@@ -11,7 +11,7 @@ import torch
 
 from cutaway.attention import gqa, local, mha
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import learned, rope

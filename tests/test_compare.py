@@ -37,8 +37,9 @@ from cutaway.compare.tasks import (
 )
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
 from cutaway.model.decoder import Decoder as Model
+from cutaway.model.kinds import kind_of
 from cutaway.quantization import formats
 from cutaway.train.flops import per_token
 from cutaway.train.loop import Training

@@ -23,7 +23,8 @@ from cutaway.compare.tasks import copying, parity, reversal
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, EncoderDecoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, EncoderDecoder
 from cutaway.model.decoder import initialise
 from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.position import alibi, learned, rope, sinusoidal

@@ -14,7 +14,8 @@ from cutaway.cli import main
 from cutaway.errors import UserError
 from cutaway.inspect.importance import moments
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.model.decoder import Decoder as Module
 from cutaway.position import rope
 from cutaway.position.scaling import DynamicNTK, YaRN

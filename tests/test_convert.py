@@ -13,7 +13,8 @@ from cutaway.cli import main
 from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.weights import load, save

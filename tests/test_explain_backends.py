@@ -16,7 +16,7 @@ from cutaway.errors import UserError
 from cutaway.hooks import FACTS
 from cutaway.inspect.backends import backends
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from tests.small import Bytes

@@ -18,9 +18,9 @@ from cutaway.weights.rules import Tensors
 
 RENAMED = '''"""Owl: llama's block under other names of weights and of two settings."""
 
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import Field, replaced
+from cutaway.weights.family import Field
 
 ALIASES = ("night-owl",)
 
@@ -43,7 +43,7 @@ FAMILY = llama.FAMILY.but(
             ("owl.{n}.w3", "blocks.{n}.mlp.up"),
         ),
     ),
-    rows=replaced(
+    rows=rows.replaced(
         llama.FAMILY.rows,
         Field("width", "d_model", "embedding_length"),
         Field("heads", "n_heads", "attention.head_count"),

@@ -23,7 +23,7 @@ from cutaway.inspect.inputs import neuron_names
 from cutaway.inspect.trace import Subject, Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.quantization import formats

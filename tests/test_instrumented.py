@@ -63,7 +63,7 @@ def by_pytorch(of: Subject) -> Subject:
 def answers(trace: Trace, of: Subject) -> np.ndarray:
     """Every reading of a trace as one vector."""
     found, lens, layers = trace.attribution(7, -2), trace.lens(), range(trace.layers)
-    parts = [trace.logits, *trace.residual_norms().values(), *found.heads, found.mlps, lens.final]
+    parts = [trace.logits, *trace.residual_norms().values(), *found.heads, found.mlps, found.beside, lens.final]
     parts += [sources for sources in found.sources if sources is not None]
     parts += [head_outputs(trace.instrumented, trace, layer) for layer in layers]
     if all(name in trace for name in neuron_names(trace.config)):
@@ -91,6 +91,7 @@ def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
     names = page_data.names(of.config)
     assert all(of.choose(some)[0] is of.engine for some in ((TAPS,), names, explanation.names(of.config)))
     within_noise(of, lambda some: answers(some.trace([TEXT], names)[0], some), TIMES.get(name, 8))
+    assert abs(of.trace([TEXT], names)[0].attribution(7, -2).rest) < 1e-4, "its parts are the logit"
 
 
 @compiled

@@ -15,7 +15,8 @@ from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
 from cutaway.quantization import formats

@@ -25,7 +25,7 @@ from cutaway.inspect.show import Pattern, View
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.norm import LayerNorm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope

@@ -16,7 +16,7 @@ from cutaway.cli import main
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.block import Block
-from cutaway.model.config import Block as BlockConfig
+from cutaway.model.block_config import Block as BlockConfig
 from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.train import plan

@@ -24,7 +24,8 @@ from cutaway.inspect.importance import importance, moments, runs, sums
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.verify import ROUNDED
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes
 from cutaway.runtime.engine import RuntimeEngine

@@ -13,7 +13,8 @@ from cutaway.attention import gqa, local
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.weights import families, rules

@@ -36,7 +36,8 @@ from cutaway.gguf import TYPES, Packed
 from cutaway.hooks import Listener, tracing
 from cutaway.inspect import activation_quant
 from cutaway.layers.config import MLP, MoE, Norm, PerLayer, Router
-from cutaway.model.config import Beside, Block, Decoder
+from cutaway.model.block_config import Beside, Block
+from cutaway.model.config import Decoder
 from cutaway.native import library
 from cutaway.native import runtime as kernels
 from cutaway.position import alibi, learned, rope, sinusoidal, t5
@@ -875,7 +876,7 @@ print(type(lm.engine).__name__, LanguageModel(checkpoint).engine_choice[0], len(
 
 def test_without_the_core_the_reference_serves_and_says_so_once():
     run = python(WITHOUT_CORE, CUTAWAY_PURE="1")
-    assert run.stdout == "ReferenceEngine definition 1\n", run.stderr
+    assert run.stdout == "ReferenceEngine pytorch 1\n", run.stderr
 
 
 def test_a_state_forgets_and_is_copied():

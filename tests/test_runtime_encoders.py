@@ -19,7 +19,8 @@ from cutaway import cli, native
 from cutaway.attention import bidirectional, disentangled
 from cutaway.errors import OperationalError, UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Convolution, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Convolution, Encoder
 from cutaway.model.labels import HeadLayer, HeadNorm, LabelHead
 from cutaway.native import library
 from cutaway.native import runtime as kernels
@@ -27,11 +28,11 @@ from cutaway.position import alibi, bias, distances, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK
 from cutaway.quantization import formats
 from cutaway.runtime import matmul, text_vectors
+from cutaway.runtime.activation_functions import ACTIVATIONS
 from cutaway.runtime.encoder import EncoderEngine, unsupported_reason
 from cutaway.runtime.encoder_reference import ReferenceEncoder
-from cutaway.runtime.reference import ACTIVATIONS
 from cutaway.weights.build import encoder
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import inputs
 from tests.rounding import noise

@@ -17,7 +17,8 @@ from cutaway.data.packing import Mixture, Span
 from cutaway.data.sources import Source
 from cutaway.layers.config import MLP
 from cutaway.model import decoder
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig

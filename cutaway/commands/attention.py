@@ -154,7 +154,7 @@ def _options(kind: Kind) -> list[str]:
 
 def _parsed(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
     """The flags as the mechanism's options; UserError for one that it lacks, or of another type."""
-    from cutaway.model.config import from_dict, to_dict
+    from cutaway.model.config_dict import from_dict, to_dict
 
     known = _options(kind)
     values = {name.replace("-", "_"): _plain(value) for name, value in given.items()}

@@ -14,7 +14,8 @@ from cutaway.commands.options import Json, Strict
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import UserError, escaped
 from cutaway.gguf import Packed
-from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model
+from cutaway.model.kinds import kind_of
 from cutaway.quantization.mixes import MIXES
 from cutaway.store.reading import parsed
 from cutaway.weights import adapters, described, load, peft_names

@@ -29,8 +29,11 @@ from cutaway.inspect.head_scores import induction_scores, previous_token_scores
 from cutaway.inspect.inputs import has_pattern
 from cutaway.inspect.trace import Subject
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, EncoderDecoder, from_dict, kind_of, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, EncoderDecoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
+from cutaway.model.kinds import kind_of
 from cutaway.position import alibi, rope, t5
 from cutaway.store import yaml_files
 from cutaway.store.files import write

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cutaway.hooks import Listener
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
 from cutaway.runtime.packing import attends, latent
 from cutaway.weights.rules import Tensors

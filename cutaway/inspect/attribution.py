@@ -25,7 +25,9 @@ from cutaway.errors import UserError
 from cutaway.inspect.inputs import has_gate, has_pattern, source_layer
 from cutaway.inspect.instrumented import Instrumented, head_table
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 
@@ -35,7 +37,7 @@ class Attribution:
     """The parts of a logit, in logits; they sum to ``logit``.
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
-    those of attention and of the final norm, ``rest`` what edits add to the residual stream and what rounding
+    those of attention, of the final norm and of the head, ``rest`` what edits add to the residual stream and what rounding
     leaves over (below 1e-3 in float32, more where the runtime multiplies by vectors of eight bits).
     ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer; ``beside`` [i] is
     the part of a second mixer beside a layer's attention. What is added to the residual stream adds its
@@ -72,12 +74,14 @@ def attribute(
     token: int,
     position: int = -1,
     against: int | None = None,
+    sources: bool = True,
 ) -> Attribution:
     """The parts of ``token``'s logit at ``position``, or of its difference to that of ``against``.
 
     ``seen`` are a forward pass's activations by name: ``embed``, ``middle`` and ``out`` of each block,
     ``logits``, and what ``inputs.attention_names`` lists. A soft-cap counts as the factor that it applied.
-    Raises UserError for a token the vocabulary does not have.
+    Without ``sources`` no head's part is split over keys, and neither values nor patterns are read. Raises
+    UserError for a token the vocabulary does not have.
     """
     config = engine.config
     _check_sum(config)
@@ -92,16 +96,16 @@ def attribute(
         row, logit = row - _row(engine, against), logit - logits[against]
     row, bias = _through(engine, "norm", config.norm if config.last_norm else None, residual[position], row)
     scale = _cap_factor(config, logit) * config.logit_scale
-    row, biases = row * scale, bias * scale
-    heads, sources, beside, mlps = [], [], [], []
+    row, biases = row * scale, bias * scale + _head_bias(engine, token, against) * _cap_factor(config, logit)
+    heads, splits, beside, mlps = [], [], [], []
     embed = float(seen["embed"][position].astype(np.float64) @ row)
     for i in range(len(config.blocks)):
         middle, after = (
             seen[f"blocks.{i}.{name}"][position].astype(np.float64) for name in ("middle", "out")
         )
-        parts, split, more, bias = _of_attention(engine, seen, i, position, row)
+        parts, split, more, bias = _of_attention(engine, seen, i, position, row, sources)
         heads.append(parts)
-        sources.append(split)
+        splits.append(split)
         beside.append(more)
         biases += bias
         mlps.append(float((after - middle) @ row))
@@ -113,7 +117,7 @@ def attribute(
         logit=float(logit),
         embed=embed,
         heads=tuple(heads),
-        sources=tuple(sources),
+        sources=tuple(splits),
         beside=np.array(beside),
         mlps=np.array(mlps),
         biases=float(biases),
@@ -123,7 +127,12 @@ def attribute(
 
 
 def _of_attention(
-    engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int, position: int, row: np.ndarray
+    engine: Instrumented,
+    seen: Mapping[str, np.ndarray],
+    layer: int,
+    position: int,
+    row: np.ndarray,
+    sources: bool,
 ) -> tuple[np.ndarray, np.ndarray | None, float, float]:
     """The parts [h] of a layer's heads, each split over keys [h s]; of what is beside them, and of biases."""
     block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
@@ -144,7 +153,7 @@ def _of_attention(
         bias += float(engine.weight(f"{name}.out.bias").astype(np.float64) @ inner)
     given = seen[out_input(of, layer)][:, position].astype(np.float64)
     writes = (inner @ engine.weight(f"{name}.out.weight")).reshape(given.shape)
-    split = _by_source(engine, seen, layer, position, writes) if has_pattern(of) else None
+    split = _by_source(engine, seen, layer, position, writes) if sources and has_pattern(of) else None
     return (given * writes).sum(-1), split, beside, bias
 
 
@@ -253,6 +262,14 @@ def _inverse_root(x: np.ndarray, eps: float) -> np.ndarray:
 def _row(engine: Instrumented, token: int) -> np.ndarray:
     """float64 [d]: the output head's row of a token."""
     return head_table(engine)[np.array([token])][0].astype(np.float64)
+
+
+def _head_bias(engine: Instrumented, token: int, against: int | None) -> float:
+    """What the head adds to a token's logit, or to its difference from another's."""
+    if "head.bias" not in engine.config.weights():
+        return 0.0
+    bias = engine.weight("head.bias").astype(np.float64)
+    return float(bias[token] - (0.0 if against is None else bias[against]))
 
 
 def _cap_factor(config: Decoder, logit: float) -> float:

@@ -38,9 +38,9 @@ from cutaway.inspect.pairs import (
 from cutaway.inspect.result import Result
 from cutaway.inspect.rows import Rows
 from cutaway.inspect.sweep import Cell, Setting, sweep_of
-from cutaway.inspect.trace import Metric, Subject, subject_of
+from cutaway.inspect.subject import Metric, Subject, subject_of
 from cutaway.layers.config import MoE
-from cutaway.model.config import kind_of
+from cutaway.model.kinds import kind_of
 from cutaway.store.files import Progress, silent
 
 Over = Literal["residual", "attention", "mlp", "heads", "q", "k", "v", "z", "pattern"]

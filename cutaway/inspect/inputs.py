@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutaway.layers.config import MLP
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 
 if TYPE_CHECKING:
     from torch import Tensor

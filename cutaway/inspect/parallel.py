@@ -26,7 +26,9 @@ from cutaway import native
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import kind
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, Decoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.native import runtime as kernels
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from cutaway.bounds import Count
 from cutaway.errors import UserError
 from cutaway.inspect.activations import Activations, norm_limit
 from cutaway.inspect.edits import Add, Project
-from cutaway.model.config import from_dict
+from cutaway.model.config_dict import from_dict
 from cutaway.quantization import formats
 from cutaway.shapes import Float
 from cutaway.store import files

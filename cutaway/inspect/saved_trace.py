@@ -13,7 +13,7 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.inspect.instrumented import BY_HEAD
 from cutaway.inspect.optional import library
-from cutaway.model.config import from_dict
+from cutaway.model.config_dict import from_dict
 from cutaway.quantization import formats
 from cutaway.store import files
 from cutaway.store.reading import parsed_text

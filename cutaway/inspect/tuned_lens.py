@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,14 @@ class TunedLens:
     biases: np.ndarray
     losses: tuple[float, ...] = ()
 
-    def translated(self, trace: Trace) -> dict[str, np.ndarray]:
-        """A trace's residual streams [t d] as the head is to read them."""
-        found = trace.residuals()
-        rows = zip(list(found)[:-1], self.weights, self.biases, strict=True)
-        return found | {name: found[name] + found[name] @ w.T + b for name, w, b in rows}
+    def translated(self, residuals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Residual streams [t d], from the embedding on, as the head is to read them."""
+        rows = zip([*residuals][:-1], self.weights, self.biases, strict=True)
+        return {**residuals} | {name: residuals[name] + residuals[name] @ w.T + b for name, w, b in rows}
 
     def lens(self, trace: Trace) -> Lens:
         """The next token after the embedding and after every block, at every position."""
-        return lens(trace.instrumented, self.translated(trace), trace.vocabulary)
+        return lens(trace.instrumented, self.translated(trace.residuals()), trace.vocabulary)
 
     def save(self, path: str | Path) -> None:
         """Writes the maps as a safetensors file."""

@@ -15,8 +15,9 @@ import numpy as np
 from cutaway.attention import bidirectional
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, kind_of
+from cutaway.model.block_config import Block
 from cutaway.model.config import Encoder as Config
+from cutaway.model.kinds import kind_of
 from cutaway.native import encoder as native
 from cutaway.native import runtime as parts
 from cutaway.position import alibi, learned, rope

@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.native import library
 from cutaway.native import runtime as native
 from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.edits import NEVER, Edit
 from cutaway.runtime.packing import PackedModel, attends, first_length, latent
-from cutaway.runtime.reference import emptied
+from cutaway.runtime.reference_state import emptied
 from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, moved_alone, named
 from cutaway.weights.changes import Adapter
 from cutaway.weights.rules import Tensors

@@ -15,7 +15,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Block, Decoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.native import runtime as native
 from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import DynamicNTK, LongRoPE

@@ -14,7 +14,7 @@ import numpy as np
 from cutaway.errors import OperationalError
 from cutaway.model.labels import LabelHead
 from cutaway.runtime import arithmetic
-from cutaway.runtime.reference import ACTIVATIONS
+from cutaway.runtime.activation_functions import ACTIVATIONS
 from cutaway.store.files import Progress, silent
 
 TOKENS = 512  # read at once, unless one text has more: what a layer computes of them stays in the caches

@@ -38,7 +38,9 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, Decoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 from cutaway.runtime.packing import GATED, attends, indexed, latent
 
 HEADS = ("attention.q", "attention.k", "attention.v", "attention.z")

@@ -17,7 +17,8 @@ from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.layers.config import MLP
 from cutaway.lm import LanguageModel, load
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.store.files import write
 from cutaway.train import loop

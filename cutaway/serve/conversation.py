@@ -23,7 +23,7 @@ from cutaway.serve.openai.format import finish_reason
 from cutaway.serve.openai.message_schema import NamedTool, Tool
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.operations.request_record import Caller, caller_of, record_of
-from cutaway.serve.prompts import chat_ids, ending, messages
+from cutaway.serve.prompts import chat_ids, ending, going_on, messages
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import MergedStreams
 
@@ -79,6 +79,7 @@ class Conversation:
     requests: list[Request]
     form: AnswerForm
     thought: Marks | None
+    begun: str  # what the answers go on with, given as ids
     streams: MergedStreams = field(init=False)
 
     @property
@@ -94,7 +95,7 @@ class Conversation:
     def reader(self) -> AnswerReader:
         """What reads one choice."""
         schemas = tool_schemas(_tools(self.body)[0])
-        return AnswerReader(self.thought, self.form.format, schemas, self.form.calls_alone)
+        return AnswerReader(self.thought, self.form.format, schemas, self.form.calls_alone, self.begun)
 
 
 async def begin(
@@ -135,7 +136,9 @@ def _prepared(
     service.limits.check_choices(count, "n")
     tools = None if choice == "none" else tools
     variables = _variables(service, body)
-    ids = tuple(chat_ids(service, body.messages, tools, variables) if given is None else given)
+    begun = going_on(service, body)
+    prompt = chat_ids(service, body.messages, tools, variables) if given is None else given
+    ids = (*prompt, *begun)
     param, most = "max_completion_tokens", body.max_completion_tokens
     param, most = ("max_tokens", body.max_tokens) if most is None else (param, most)
     if most == 0:
@@ -143,11 +146,13 @@ def _prepared(
     service.check_ids(ids, "messages")
     most = service.limits.tokens(most, len(ids), service.context, param)
     thought = find_marks(service.lm.checkpoint.chat_template or "")
-    thought = thought and thought.of_prompt(service.lm.tokenizer.decode(ids[-16:]))
-    opened = thought is not None and thought.opened
-    form = answer_form.of_chat(service.lm, body, tools, choice, _continued(body), opened)
+    tokenizer, text = service.lm.tokenizer, service.lm.tokenizer.decode(begun)
+    thought = thought and thought.of_prompt(tokenizer.decode(prompt[-16:]))
+    left, content = thought.within(text) if thought and text else (thought, text)
+    opened = left is not None and left.opened
+    form = answer_form.of_chat(service.lm, body, tools, choice, content or _continued(body), opened)
     room = service.context - len(ids)
-    form.limit([room if most is None else min(most, room)], thought, _thought_limit(body, thought, variables))
+    form.limit([room if most is None else min(most, room)], left, _thought_limit(body, left, variables))
     internals = service.internals(body.internals)
     edit = own and own.hooks(ids)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
@@ -163,7 +168,7 @@ def _prepared(
         )
         for i in range(count)
     ]
-    return Conversation(service, body, requests, form, thought)
+    return Conversation(service, body, requests, form, thought, text)
 
 
 def _tools(body: ChatCompletionRequest) -> tuple[list[Tool] | None, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cutaway.generate.tool_calls.thoughts import find_marks
 from cutaway.serve.api_error import APIError, errors_in
 from cutaway.serve.openai.message_schema import Ending, Message, Tool
+from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.service import Service
+from cutaway.tokenizer import chat
 
-if TYPE_CHECKING:
-    pass
+PROMPT_ONCE = "Give the prompt once: as text, as messages or, in a trace, as ids"
 
 
 def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
@@ -64,6 +66,25 @@ def chat_ids(
         return service.lm.chat_ids(messages(given), tools=plain or None, **(variables or {}))
 
 
+def going_on(service: Service, body: ChatCompletionRequest) -> list[int]:
+    """The ids that an answer goes on with; APIError for a control token but those around a thought."""
+    given, param = body.continue_token_ids or [], "continue_token_ids"
+    if given and (body.continue_final_message or body.add_generation_prompt is False):
+        text = (
+            f"{param} goes on with a new answer: leave out continue_final_message and add_generation_prompt"
+        )
+        raise APIError(400, text, param=param)
+    tokenizer, template = service.lm.tokenizer, service.lm.checkpoint.chat_template
+    if not given or template is None:
+        return given
+    control, marks = chat.control_ids(template, tokenizer), find_marks(template)
+    for at, id in enumerate(given):
+        if id in control and not (marks and tokenizer.token_text(id) in (marks.begin, marks.end)):
+            text = f"{param}[{at}] is {tokenizer.token_text(id)}, a control token, which only the template"
+            raise APIError(400, f"{text} writes: end the ids before it", param=param)
+    return given
+
+
 def ending(body: Ending) -> dict[str, bool]:
     """What a request says about the end of the conversation as the model reads it."""
     if body.continue_final_message:
@@ -94,5 +115,5 @@ def prompt(
 ) -> list[int]:
     """The ids of the prompt, given once: as text, or as a conversation and variables of its template."""
     if (text is None) == (messages is None):
-        raise APIError(400, "Give the prompt once: as text or as messages", param=param)
+        raise APIError(400, PROMPT_ONCE, param=param)
     return chat_ids(service, messages, None, variables) if text is None else service.lm.ids(text)

@@ -63,6 +63,7 @@ class Service:
     pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
     dimensions: Sequence[int] = ()  # that embeddings may be cut to
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
+    lens: Any = None  # the model's TunedLens, where the server was given one
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
@@ -287,7 +288,7 @@ def adapter_engine(lm: LanguageModel, folder: str | Path) -> BatchedEngine:
             f"answers here, because {why}: give --adapter FOLDER without a name, and it is the model's own"
         )
     engine: Any = lm.with_adapter(folder).engine
-    if getattr(engine, "plan", None) is not getattr(lm.engine, "plan", lm):
+    if getattr(engine, "packed", None) is not getattr(lm.engine, "packed", lm):
         raise UserError(
             f"{folder}: the runtime does not apply this adapter beside the model's own weights: write both "
             "as one model (`cutaway merge`) and serve that"

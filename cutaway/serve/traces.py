@@ -41,7 +41,7 @@ from cutaway.serve.field_types import FailFast, Indices, Positions, Text
 from cutaway.serve.json_body import BodyResponse, json_response
 from cutaway.serve.openai.message_schema import Ending, Messages
 from cutaway.serve.operations.request_record import caller_of
-from cutaway.serve.prompts import ending, prompt
+from cutaway.serve.prompts import PROMPT_ONCE, ending, prompt
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
@@ -57,6 +57,9 @@ class TraceRequest(Ending):
     model: Text | None = None
     text: Text | None = None
     messages: Messages | None = None
+    prompt_token_ids: Indices | None = Field(
+        None, description="The prompt as ids, in place of text and messages: what a model read and answered."
+    )
     values: Annotated[list[Text], FailFast, Field(max_length=64)] = Field([])
     layers: Indices | None = None
     heads: Indices | None = None
@@ -121,7 +124,13 @@ def _page_names(config: Any) -> list[str]:
 
 
 def _asked(service: Service, body: TraceRequest) -> _Asked:
-    lm, ids = service.lm, prompt(service, body.text, body.messages, "text", ending(body))
+    lm, given = service.lm, body.prompt_token_ids
+    if given is None:
+        ids = prompt(service, body.text, body.messages, "text", ending(body))
+    elif body.text is not None or body.messages is not None:
+        raise APIError(400, PROMPT_ONCE, param="prompt_token_ids")
+    else:
+        ids = given
     edits = parse_edits(service, body.edits)
     is_page = body.format == "page"
     names = _page_names(lm.config) if is_page else _names(body, len(lm.config.blocks))

@@ -19,7 +19,8 @@ from cutaway.bounds import Bounded
 from cutaway.data import layouts
 from cutaway.data import rows as tables
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder, from_dict
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict
 from cutaway.model.context import ContextExtension
 from cutaway.train import config, objectives
 from cutaway.train.examples import Examples, reader

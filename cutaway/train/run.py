@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from cutaway.errors import UserError, plural
-from cutaway.model.config import to_dict
+from cutaway.model.config_dict import to_dict
 from cutaway.store.files import atomic_file, disk_errors
 from cutaway.train import checkpoint, config, curve, device, git, log, loop
 from cutaway.train import folder as run_folder

@@ -12,7 +12,7 @@ import numpy as np
 from cutaway import store
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
-from cutaway.model.config import from_dict
+from cutaway.model.config_dict import from_dict
 from cutaway.model.context import ContextExtension
 from cutaway.quantization import formats
 from cutaway.store.files import atomic_folder

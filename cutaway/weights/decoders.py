@@ -9,7 +9,9 @@ from typing import Any
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.attention.common.heads import Heads
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, Encoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of
 from cutaway.position import rope
 from cutaway.weights.family import Settings
 

@@ -17,7 +17,8 @@ import numpy as np
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
-from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
+from cutaway.model.config import Decoder, EncoderDecoder, Model
+from cutaway.model.config_dict import from_dict
 from cutaway.native import mapped_files
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text

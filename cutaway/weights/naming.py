@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from cutaway.model.config import Block
 from cutaway.weights.rules import Rule, plus_one, row, same, split, stack
 
 
@@ -31,6 +32,17 @@ def renamed(
             theirs = theirs.replace(old, new)
         kept.append(replace(rule, theirs=theirs))
     return tuple(kept)
+
+
+def of_layers(rules: Iterable[Rule], when: Callable[[Block], bool], part: str = "") -> tuple[Rule, ...]:
+    """The rules, of which those with ``part`` in their names hold in some of their layers alone."""
+
+    def limited(rule: Rule) -> Rule:
+        before = rule.when
+        both = when if before is None else lambda block: when(block) and before(block)
+        return replace(rule, when=both) if part in rule.theirs else rule
+
+    return tuple(map(limited, rules))
 
 
 def query_key_value(part: str) -> tuple[str, str, str]:
@@ -170,3 +182,4 @@ GGUF_SHARED_EXPERT = (
         ("blk.{n}.ffn_down_shexp", "blocks.{n}.mlp.shared.down"),
     ),
 )
+GGUF_DEEPSEEK_EXPERTS = (*GGUF_EXPERTS, *GGUF_CHOICE_BIAS, *GGUF_SHARED_EXPERT[1:])

@@ -15,7 +15,8 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, EncoderDecoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import EncoderDecoder
 from cutaway.quantization import formats, search
 from cutaway.quantization.mixes import SMALLER, Mix, Place, mix_named, type_of_logits
 from cutaway.weights import families, rules

@@ -21,7 +21,8 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import FOREIGN, NO_WEIGHTS, TYPES, Later, Packed
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, EncoderDecoder, Model
+from cutaway.model.block_config import Block
+from cutaway.model.config import EncoderDecoder, Model
 from cutaway.quantization import formats
 
 Shape = tuple[int, ...]
@@ -469,6 +470,19 @@ class Tensors(Mapping):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def multiplied(tensors: Tensors, factors: Mapping[str, Any]) -> Tensors:
+    """The same weights, those that ``factors`` names times their factor, in float32."""
+
+    def later(name: str) -> Packed | Later:
+        entry = tensors.later(name)
+        if name not in factors:
+            return entry
+        factor = np.float32(factors[name])
+        return Later("F32", entry.shape, lambda: formats.pack(formats.unpack(tensors[name]) * factor, "F32"))
+
+    return Tensors({name: later(name) for name in tensors})
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,10 @@ from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Later, Packed
 from cutaway.gguf.architectures import OWN_HEAD, SQUARE, WINDOWED
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, Model, kind_of, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model
+from cutaway.model.config_dict import to_dict
+from cutaway.model.kinds import kind_of
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.quantization import formats
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent

@@ -20,7 +20,8 @@ import numpy as np
 
 from cutaway.attention import gqa
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes
 from cutaway.weights import families, imatrix, quantize, rules, save

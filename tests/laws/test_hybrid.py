@@ -17,8 +17,9 @@ from cutaway.attention.state.quantized import Quantized
 from cutaway.attention.state.recurrent import Recurrent
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Beside, Block, from_dict, to_dict
+from cutaway.model.block_config import Beside, Block
 from cutaway.model.config import Decoder as DecoderConfig
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats

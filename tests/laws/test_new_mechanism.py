@@ -11,7 +11,9 @@ import cutaway.attention
 from cutaway.attention.common import registry
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.mask_plot import draw
-from cutaway.model.config import Block, Decoder, from_dict, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict, to_dict
 
 FILE = '''"""Dilated attention: every second token, counted back from the query."""
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from cutaway.embedding import tables
 from cutaway.embedding.tables.modules import hashed
 from cutaway.model.config import Decoder as Config
-from cutaway.model.config import from_dict, to_dict
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder
 from cutaway.quantization import formats
 from cutaway.weights import load, save

@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from cutaway.errors import UserError
 from cutaway.layers.mlp import ACTIVATIONS
-from cutaway.model.config import Decoder, Encoder, Model, kind_of
+from cutaway.model.config import Decoder, Encoder, Model
+from cutaway.model.kinds import kind_of
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
 from cutaway.weights import build, families, save

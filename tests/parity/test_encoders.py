@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 import cutaway
 from cutaway.errors import UserError
-from cutaway.model.config import Encoder, from_dict, to_dict
+from cutaway.model.config import Encoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.pooling import pool
 from cutaway.runtime.encoder import EncoderEngine, unsupported_reason
 from cutaway.weights import build, load, save

@@ -19,7 +19,9 @@ from cutaway.attention import mla
 from cutaway.commands import info
 from cutaway.errors import UserError
 from cutaway.layers.config import MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import to_dict
 from cutaway.position import rope
 from cutaway.quantization import formats, search
 from cutaway.runtime import packing

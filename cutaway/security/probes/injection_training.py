@@ -27,7 +27,8 @@ from cutaway.attention import mha
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Likelihood, score
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import learned
 from cutaway.security import Arm, Budget, Curve, Finding, Progress, Role, bounded, defences
 from cutaway.security.cases import CANARIES, EVASIONS, FIELDS, STYLES, Case, cases, negatives

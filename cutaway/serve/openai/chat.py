@@ -15,7 +15,16 @@ from cutaway.generate.tool_calls.answer import AnswerReader, Event
 from cutaway.generate.tool_calls.thoughts import Thought
 from cutaway.serve.conversation import Conversation, begin, read, reason
 from cutaway.serve.json_body import json_response, obfuscated
-from cutaway.serve.openai.format import internals_of, new_id, token_logprobs, usage, warned
+from cutaway.serve.openai.format import (
+    Scored,
+    end_token,
+    internals_of,
+    new_id,
+    scored,
+    token_logprobs,
+    usage,
+    warned,
+)
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
@@ -49,7 +58,8 @@ class ChatCompletion:
         head = service.head(new_id("chatcmpl"), "chat.completion", self.of.body.model)
         counts = usage(generations, generations[:1])
         counts["completion_tokens_details"] = {"reasoning_tokens": thought}
-        return json_response(head | {"choices": choices, "usage": counts} | warned(self.of.warnings))
+        answered = head | {"choices": choices, "usage": counts} | self._prompt_ids()
+        return json_response(answered | warned(self.of.warnings))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
@@ -69,9 +79,9 @@ class ChatCompletion:
             return obfuscated(event) if hiding else event
 
         for i in range(len(readers)):
-            yield shown(chunk(i, {"role": "assistant", "content": ""}))
+            yield shown(chunk(i, {"role": "assistant", "content": ""}) | ({} if i else self._prompt_ids()))
         async for i, piece in streams:
-            fields = {} if piece.id is None else self._token_fields([piece])
+            fields = self._token_fields([piece]) if self._tokens([piece]) else {}
             events = readers[i].push(piece)
             deltas = [_delta(event, calls, i, bool(of.body.functions)) for event in events]
             for delta in deltas or ([{}] if fields else []):
@@ -88,15 +98,27 @@ class ChatCompletion:
             counts["completion_tokens_details"] = {"reasoning_tokens": thought}
             yield head | {"choices": [], "usage": counts}
 
+    def _prompt_ids(self) -> dict[str, Any]:
+        """The prompt's ids, where the request asks for them."""
+        of = self.of
+        return {"prompt_token_ids": of.requests[0].ids} if of.body.return_token_ids else {}
+
+    def _tokens(self, pieces: Sequence[Piece]) -> list[Scored]:
+        """The pieces' tokens; where ids are asked for, the end token too."""
+        tokens = [scored(piece) for piece in pieces if piece.id is not None]
+        ends = (end_token(piece.generation) for piece in pieces if self.of.body.return_token_ids)
+        return tokens + [(*end, ()) for end in ends if end is not None]
+
     def _token_fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Log-probabilities and internals of the pieces' tokens, where the request asks for them."""
+        """Ids, log-probabilities and internals of the pieces' tokens, where the request asks for them."""
         body, tokenizer = self.of.body, self.of.service.lm.tokenizer
-        chosen = [piece for piece in pieces if piece.id is not None]
-        found: dict[str, Any] = {}
+        tokens, by_id, found = self._tokens(pieces), bool(body.return_token_ids), dict[str, Any]()
+        if by_id:
+            found["token_ids"] = [id for id, *_ in tokens]
         if body.logprobs:
-            found["logprobs"] = {"content": [token_logprobs(tokenizer, piece) for piece in chosen]}
+            found["logprobs"] = {"content": [token_logprobs(tokenizer, one, by_id) for one in tokens]}
         if body.internals is not None:
-            found["internals"] = [internals_of(tokenizer, piece) for piece in chosen]
+            found["internals"] = [internals_of(tokenizer, piece) for piece in pieces if piece.id is not None]
         return found
 
     def _choice(self, i: int, reader: AnswerReader, pieces: Sequence[Piece]) -> dict[str, Any]:

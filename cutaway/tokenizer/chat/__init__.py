@@ -81,11 +81,16 @@ def render(
 
 def encoded(rendered: Rendered, template: str, *, tokenizer: Vocabulary) -> list[int]:
     """The ids of a rendered conversation. Raises UserError for a tokenizer that chats can be forged with."""
-    control = _control_tokens(template, tokenizer).ids
+    control = control_ids(template, tokenizer)
     ids = tokenizer.encode_parts(rendered.text, rendered.control, never=control)
     if [id for id in ids if id in control] != [id for _, _, id in rendered.control]:
         raise UserError("this tokenizer makes a control token from plain text: a chat could be forged")
     return ids
+
+
+def control_ids(template: str, tokenizer: Vocabulary) -> frozenset[int]:
+    """The ids of the control tokens of a template, none of which a conversation's texts come to."""
+    return _control_tokens(template, tokenizer).ids
 
 
 def text(

@@ -22,7 +22,7 @@ from cutaway.data.conversations import Item
 from cutaway.data.examples import MISMATCHED, Packed
 from cutaway.errors import UserError, plural
 from cutaway.model import decoder
-from cutaway.model.config import from_dict, to_dict
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.context import ContextExtension
 from cutaway.quantization import formats
 from cutaway.store.files import atomic_file

@@ -7,7 +7,8 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, mixer
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings

@@ -1,7 +1,7 @@
 """ALBERT (1909.11942): BERT with narrow embeddings, whose layers share the weights of a few blocks."""
 
 from cutaway.model.config import Encoder
-from cutaway.weights import decoders, naming
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -47,7 +47,7 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in bert.FAMILY.rows if not (isinstance(row, Field) and row.name == "layers")),
+        *rows.replaced(bert.FAMILY.rows, without=("layers",)),
         Field("layers", "num_hidden_layers", None, LAYER_COUNT),
         Groups(),
         bert.EmbeddingWidth("embedding_size", 128, always=True),

@@ -2,7 +2,7 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import Field, replaced, words
+from cutaway.weights.family import Field, words
 from cutaway.weights.rules import Rule, same
 
 WORDS = {"xielu": "xielu"}
@@ -32,7 +32,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf_numbers=tuple(f"xielu.{name}" for name in NUMBERS),
     rows=(
-        *replaced(
+        *rows.replaced(
             rows.turning(rows.SIZES, required=True),
             Field("activation", "hidden_act", None, words(WORDS, WORDS)),
         ),

@@ -20,7 +20,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.replaced(rows.SIZES, without=("activation",)),
         Field("experts", "moe_num_experts", None, rows.TOP_K),
         Field("top_k", "moe_topk", None, rows.TOP_K),
         Field("expert_hidden", "intermediate_size", None),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, Encoder, mixer
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import deepseek_v3, kimi_linear
 from cutaway.weights.families.kimi_linear import LINEAR, OURS, is_linear
@@ -30,12 +31,6 @@ class Rope(deepseek_v3.Rope):
         if getattr(found["rope"].scaling, "original", None) is not None and not stated:
             raise fields.refusal("rope_parameters", f"should state {rotary.ORIGINAL}")
         return found
-
-
-class DenseLayers(kimi_linear.DenseLayers):
-    """The first two, where the config does not say."""
-
-    usual = 2
 
 
 class KeyValueHeads(Row):
@@ -189,7 +184,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Field("normalised", "moe_renormalize", None, FLAG, alias="norm_topk_prob"),
         Field("routed_scale", "routed_scaling_factor", None, NUMBER),
         Mixers(),
-        DenseLayers(),
+        rows.MLPTypes("first_k_dense_replace", 2),
         KeyValueHeads(),
         Only("hidden_act", None, ("silu",), "another activation after the convolutions"),
         Only("attention_bias", None, (False,), "a bias in latent attention"),

@@ -63,11 +63,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            Rope(0.5) if isinstance(row, rotary.Rope) else row
-            for row in rows.SIZES
-            if row is not rows.ACTIVATION_ROW
-        ),
+        *rows.replaced(rows.SIZES, Rope(0.5), without=("activation",)),
         *rows.DENSE[:1],
         *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],

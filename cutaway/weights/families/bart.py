@@ -8,7 +8,9 @@ from typing import Any
 
 from cutaway.attention import bidirectional, mha
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.model.kinds import mixer
 from cutaway.position import learned
 from cutaway.weights import naming, rows
 from cutaway.weights.family import FLAG, LAYER_COUNT, Family, Field, Only, Settings, shared

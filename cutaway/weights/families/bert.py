@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from cutaway.attention import bidirectional
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Encoder
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import (
     FLAG,

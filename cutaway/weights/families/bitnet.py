@@ -4,7 +4,8 @@ Its weights as floats; the ternary ones of a quantized folder are read by weight
 """
 
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, mixer
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings, shared

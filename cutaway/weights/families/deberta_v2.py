@@ -7,7 +7,7 @@ beside the first layer.
 from typing import Any
 
 from cutaway.model.config import Convolution
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, deberta
 from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
@@ -102,7 +102,7 @@ FAMILY = deberta.FAMILY.but(
         Rule("deberta.encoder.rel_embeddings.weight", f"{deberta.TABLE}.weight", same),
     ),
     rows=(
-        *(row for row in deberta.FAMILY.rows if not isinstance(row, deberta.Terms)),
+        *rows.replaced(deberta.FAMILY.rows, without=("mixer",)),
         HeadSize(),
         Terms(),
         Beside(),

@@ -12,13 +12,15 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, YaRN, sharpening
 from cutaway.quantization import formats
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, Tensors, absorbing, beside, per_head, same
 
@@ -230,6 +232,8 @@ class HeadSizes(Row):
     Files whose keys and values are in one matrix have the sizes of a head where others have the cache's.
     """
 
+    name = "head_sizes"
+
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if not fields.gguf:
             return {}
@@ -276,7 +280,7 @@ def softmax_scored(fields: Fields) -> str | None:
 
 SIZES = (
     Field("interleaved", "rope_interleave", None, FLAG),
-    *replaced(rows.turning(rows.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
+    *rows.replaced(rows.turning(rows.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
     Field("key_size", "qk_nope_head_dim", None),
     Field("value_size", "v_head_dim", None),
     Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
@@ -292,7 +296,7 @@ FAMILY = llama.FAMILY.but(
     gguf_joined=(*(rule for rule in GGUF_MIXTURE if rule not in SPLIT), JOINED),
     architecture="deepseek2",
     rows=(
-        *(Rope() if isinstance(row, rotary.Rope) else row for row in SIZES),
+        *rows.replaced(SIZES, Rope()),
         *rows.DENSE[:1],
         *EXPERTS,
         rows.SigmoidScores(),

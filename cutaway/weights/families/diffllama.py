@@ -2,7 +2,8 @@
 
 import math
 
-from cutaway.model.config import Decoder, mixer
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings

@@ -1,7 +1,7 @@
 """EuroBERT (2503.05500): Llama whose tokens see both sides."""
 
 from cutaway.model.config import Encoder
-from cutaway.weights import both_ways, naming
+from cutaway.weights import both_ways, naming, rows
 from cutaway.weights.both_ways import last_norm
 from cutaway.weights.families import llama
 from cutaway.weights.family import Only, shared
@@ -12,11 +12,7 @@ FAMILY = llama.FAMILY.but(
     hf=last_norm(naming.HF_DECODER, "model.norm."),
     gguf=last_norm(naming.GGUF_PLAIN, "output_norm."),
     rows=(
-        *(
-            row
-            for row in llama.FAMILY.rows
-            if getattr(row, "hf", "") not in ("tie_word_embeddings", "is_causal")
-        ),
+        *rows.replaced(llama.FAMILY.rows, without=("tied", "is_causal")),
         Only("is_causal", "attention.causal", (False,), "attention to earlier tokens alone"),
     ),
     defaults={"vocab": 128256, "width": 768, "hidden": 3072, "layers": 12, "heads": 12, "context": 8192}

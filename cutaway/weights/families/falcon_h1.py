@@ -8,7 +8,8 @@ from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Beside, Decoder, Encoder
+from cutaway.model.block_config import Beside
+from cutaway.model.config import Decoder, Encoder
 from cutaway.quantization import formats
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid, llama
@@ -171,7 +172,7 @@ FAMILY = llama.FAMILY.but(
     folded=folded,
     architecture="falcon-h1",
     rows=(
-        *(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.replaced(rows.SIZES, without=("activation",)),
         *rows.DENSE[:1],
         *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],

@@ -18,7 +18,7 @@ from cutaway.position.scaling import YaRN, sharpening
 from cutaway.quantization import formats
 from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced, shared
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
 from cutaway.weights.rules import Tensors
@@ -142,7 +142,7 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     rows=(
-        *(row for row in replaced(rows.SIZES, ACTIVATION) if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, ACTIVATION, without=("rope",)),
         *rows.DENSE,
         rows.LayerTypes(pattern=6),
         TwoRopes(),

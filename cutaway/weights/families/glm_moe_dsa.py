@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from cutaway.errors import quoted
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders
 from cutaway.weights.families import deepseek_v3, deepseek_v32
 from cutaway.weights.family import Entries, Family, Row, Settings

@@ -67,7 +67,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=GGUF,
     rows=(
-        *(row for row in rows.turning(rows.SIZES, required=True) if row != rows.ACTIVATION_ROW),
+        *rows.replaced(rows.turning(rows.SIZES, required=True), without=("activation",)),
         *rows.experts(
             "num_local_experts", ("intermediate_size", "expert_feed_forward_length"), "num_experts"
         ),

@@ -1,6 +1,6 @@
 """Granite SWA (2026): Granite with local layers, attention sinks, and rotary bases by layer."""
 
-from cutaway.weights import layer_ropes, naming, rotary, rows
+from cutaway.weights import layer_ropes, naming, rows
 from cutaway.weights.families import granite
 from cutaway.weights.rules import Rule, same
 
@@ -13,7 +13,7 @@ FAMILY = granite.FAMILY.but(
     hf=(*naming.HF_DECODER, SINKS),
     gguf=(),
     rows=(
-        *(layer_ropes.RopeOfLayers() if type(row) is rotary.Rope else row for row in granite.FAMILY.rows),
+        *rows.replaced(granite.FAMILY.rows, layer_ropes.RopeOfLayers()),
         LAYERS,
     ),
     defaults={"kv_heads": 4, "context": 8192, "eps": 1e-5, "tied": True, "window": 128},

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granite, granitemoe, llama
-from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule, column, decay, in_groups, kernel, same, split
@@ -280,11 +282,7 @@ def settings(config: Decoder | Encoder) -> Settings:
 
 UNLIMITED = [0.0, float("inf")], [0.0, {"__float__": "Infinity"}]  # older and newer JSON of transformers
 KV_HEADS = KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv")
-HYBRID_SIZES = tuple(
-    Rope() if type(row) is rotary.Rope else row
-    for row in replaced(rows.SIZES, KV_HEADS)
-    if row is not rows.ACTIVATION_ROW
-)
+HYBRID_SIZES = rows.replaced(rows.SIZES, KV_HEADS, Rope(), without=("activation",))
 MAMBA = (
     InGGUF(),
     Field("state_size", "mamba_d_state", None),

@@ -10,9 +10,11 @@ from dataclasses import replace
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
-from cutaway.weights.families import deepseek_v3, glm4_moe_lite
+from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
@@ -147,20 +149,6 @@ class Mixers(Row):
         }
 
 
-class DenseLayers(glm4_moe_lite.DenseLayers):
-    """A word for each layer, or how many of the first are dense."""
-
-    usual = 1
-
-    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return super().read(fields, known, own)
-        first = fields.integer("first_k_dense_replace", self.usual, low=0)
-        if fields.get("mlp_layer_types") is not None:
-            return super().read(fields, known, own)
-        return {"dense": tuple(n < first for n in range(known["layers"]))}
-
-
 class KeyValueHeads(rows.HybridKeyValueHeads):
     """As many key-value heads as heads, which share one latent: in GGUF one, and none in linear layers."""
 
@@ -287,7 +275,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Field("normalised", "moe_renormalize", None, FLAG, alias="norm_topk_prob"),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         Mixers(),
-        DenseLayers(),
+        rows.MLPTypes("first_k_dense_replace"),
         Only("hidden_act", None, ("silu",), "another activation after the convolutions"),
         Only("tie_word_embeddings", None, (False,), "the embedding table as the head"),
         Only("attention_bias", None, (False,), "a bias in latent attention"),

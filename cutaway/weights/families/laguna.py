@@ -3,7 +3,7 @@
 from typing import Any
 
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import decoders, layer_ropes, naming, rotary, rows
+from cutaway.weights import decoders, layer_ropes, naming, rows
 from cutaway.weights.families import afmoe, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -63,7 +63,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in rows.SIZES if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, without=("rope",)),
         *rows.DENSE[:1],
         *rows.experts("num_experts", rows.EXPERT_HIDDEN)[:3],
         Field("shared", "shared_expert_intermediate_size", None),

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, FolderRow, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule, kernel, same, split
@@ -94,13 +96,11 @@ class KeyValueHeads(rows.HybridKeyValueHeads):
         return super().write(known, gguf)
 
 
-class Mixers(Row):
+class Mixers(FolderRow):
     """Which layers attend: a list of all, or of the indices of those that do."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers = known["layers"]
-        if fields.gguf:
-            return {}
         kinds = fields.each_layer("layer_types", layers, (CONV, FULL))
         attending = fields.indices("full_attn_idxs", layers)
         if kinds is None and attending is not None:
@@ -108,11 +108,13 @@ class Mixers(Row):
         return {"convolves": tuple(kind == CONV for kind in kinds or (FULL,) * layers)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {} if gguf else {"layer_types": [CONV if conv else FULL for conv in known["convolves"]]}
+        return {"layer_types": [CONV if conv else FULL for conv in known["convolves"]]}
 
 
 class Hidden(Row):
     """The MLP's size, which transformers takes two thirds of, rounded up, unless the config says no."""
+
+    name = "hidden"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
@@ -170,10 +172,11 @@ FAMILY = llama.FAMILY.but(
     hf=HF,
     gguf=GGUF,
     rows=(
-        *replaced(
-            tuple(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.replaced(
+            rows.SIZES,
             Field("eps", "norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
             KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
+            without=("activation",),
         ),
         Hidden(),
         Convolution("conv", "conv_L_cache", "shortconv.l_cache"),

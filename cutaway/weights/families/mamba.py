@@ -7,7 +7,9 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import (
     FLAG,

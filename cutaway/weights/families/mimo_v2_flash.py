@@ -3,7 +3,7 @@
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import decoders, layer_ropes, naming, rotary, rows
+from cutaway.weights import decoders, layer_ropes, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Family, Field, Present, Settings
 from cutaway.weights.fields import Fields
@@ -78,7 +78,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in rows.SIZES if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, without=("rope",)),
         *rows.DENSE[:1],
         *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3],
         *rows.GROUPS,

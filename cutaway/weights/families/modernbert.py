@@ -10,7 +10,8 @@ import numpy as np
 from cutaway.attention import bidirectional
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.position import rope
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.family import (

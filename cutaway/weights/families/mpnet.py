@@ -1,7 +1,7 @@
 """MPNet (2004.09297): BERT with T5's relative positions beside the absolute ones, and no segments."""
 
 from cutaway.position import t5
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Only
 from cutaway.weights.rules import Rule, same
@@ -29,11 +29,7 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            row
-            for row in roberta.rows_of(bert.FAMILY, roberta.Context(pad=1))
-            if getattr(row, "name", "") != "segments"
-        ),
+        *rows.replaced(bert.FAMILY.rows, roberta.Context(pad=1), without=("segments",)),
         Only(
             "relative_attention_num_buckets", None, (BUCKETS,), "another number of buckets than transformers'"
         ),

@@ -13,6 +13,7 @@ from cutaway.weights.family import (
     Entries,
     Family,
     Field,
+    FolderRow,
     Only,
     Present,
     Row,
@@ -34,12 +35,10 @@ ONLY = (
 HARMLESS = ("attn_impl", "attn_uses_sequence_id", "is_encoder_decoder")
 
 
-class Attention(Row):
+class Attention(FolderRow):
     """The settings of attention, which are entries of one key."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {}
         given = fields.section("attn_config") or Fields({}, fields.where)
         for row in ONLY:
             row.read(given, known, own)
@@ -48,8 +47,6 @@ class Attention(Row):
         return {"clip": clip or None, "scale": scale}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        if gguf:
-            return {}
         return {"attn_config": {"alibi": True, "clip_qkv": known["clip"], "softmax_scale": known["scale"]}}
 
 

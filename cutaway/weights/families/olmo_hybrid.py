@@ -15,7 +15,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.families.qwen3_next import LINEAR, is_linear
@@ -200,11 +202,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            Rope() if type(row) is rotary.Rope else row
-            for row in rows.SIZES
-            if row is not rows.ACTIVATION_ROW
-        ),
+        *rows.replaced(rows.SIZES, Rope(), without=("activation",)),
         Only("hidden_act", None, ("silu",), "another activation"),
         Field("hidden", "intermediate_size", None),
         *rows.biases("attention_bias"),

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position.scaling import LongRoPE
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
@@ -83,7 +84,7 @@ FAMILY = llama.FAMILY.but(
         Rule("blk.{n}.attn_qkv.weight", QUERY_KEY_VALUE, split),
     ),
     rows=(
-        *(Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope(part=1.0)),
         *rows.DENSE,
         Window("window", "sliding_window", "attention.sliding_window"),
     ),

@@ -50,7 +50,7 @@ FAMILY = mixtral.FAMILY.but(
     hf=mixtral.FAMILY.hf,
     gguf=(),
     rows=(
-        *(Rope() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope()),
         *rows.experts("num_local_experts", ("intermediate_size", "feed_forward_length")),
         Field("window", "sliding_window", None),
         Field("jitter", "router_jitter_noise", None, JITTER),

@@ -116,7 +116,7 @@ FAMILY = qwen3_next.FAMILY.but(
     gguf=(*GGUF, *naming.weights(*naming.GGUF_MLP)),
     architecture="qwen35",
     rows=(
-        *(Rope(part=0.25) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope(part=0.25)),
         *rows.DENSE,
         *DELTA,
     ),

@@ -9,7 +9,9 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama, qwen2_moe
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings
@@ -198,7 +200,7 @@ FAMILY = llama.FAMILY.but(
     gguf_fixed={"normalised": True, "activation": "silu"},
     rows=(
         *rows.turning(rows.SIZES, part=0.25),
-        *(row for row in qwen2_moe.ROWS if not isinstance(row, rows.NoWindows)),
+        *rows.replaced(qwen2_moe.ROWS, without=("windows",)),
         Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *DELTA,
     ),

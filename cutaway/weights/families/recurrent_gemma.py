@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cutaway.errors import UserError, quoted
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import gemma, llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule, in_groups, kernel, same
 
@@ -130,8 +132,9 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *replaced(
-            tuple(Rope(part=0.5) if type(row) is rotary.Rope else row for row in rows.SIZES),
+        *rows.replaced(
+            rows.SIZES,
+            Rope(part=0.5),
             Field("activation", "hidden_activation", None, rows.ACTIVATION),
         ),
         Hidden("hidden", "intermediate_size", None),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from cutaway.gguf import Later
 from cutaway.model.config import Encoder
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
@@ -19,6 +19,8 @@ class Context(Row):
 
     ``usual`` is their number where it is left out; ``pad`` is the padding id where configs do not decide it.
     """
+
+    name = "context"
 
     usual: int = 512
     pad: int | None = None
@@ -55,17 +57,12 @@ def folded(config: Encoder, tensors: Tensors) -> tuple[Encoder, Tensors, str]:
     return replace(config, offset=0), Tensors(entries), note
 
 
-def rows_of(family: Family, context: Row) -> tuple[Row, ...]:
-    """A family's rows with other positions."""
-    return tuple(context if getattr(row, "name", "") == "context" else row for row in family.rows)
-
-
 FAMILY = bert.FAMILY.but(
     "roberta",
     "RobertaModel",
     hf=naming.renamed(bert.HF, ("bert.", "roberta.")),
     gguf=(),
-    rows=rows_of(bert.FAMILY, Context()),
+    rows=rows.replaced(bert.FAMILY.rows, Context()),
     folded=folded,
     defaults={"vocab": 50265},
     prefix="roberta.",

@@ -3,7 +3,7 @@
 Here they are whole matrices, which have zeros where a quarter does not see another.
 """
 
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -50,7 +50,7 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in bert.FAMILY.rows if getattr(row, "name", "") != "eps"),
+        *rows.replaced(bert.FAMILY.rows, without=("eps",)),
         Only("layer_norm_eps", None, (1e-12,), "another number in the norms of blocks, which is fixed,"),
         EmbeddingSize(),
         Only("post_attention_groups", None, (1,), "groups in the attention's output"),

@@ -12,7 +12,9 @@ from cutaway.attention import bidirectional, mha
 from cutaway.errors import UserError
 from cutaway.gguf import Later
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.model.kinds import mixer
 from cutaway.position import t5
 from cutaway.quantization import formats
 from cutaway.weights import naming, rows
@@ -54,6 +56,8 @@ class DecoderLayers(Field):
 class Projection(Row):
     """The MLP as one word, which the older keys beside it repeat; ``usual`` where it is left out."""
 
+    name = "activation"
+
     usual: str = "relu"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
@@ -78,6 +82,8 @@ class Projection(Row):
 
 class Scaled(Row):
     """Whether the head reads x / sqrt(d): where it is the table, unless the config says otherwise."""
+
+    name = "tied"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:

@@ -11,10 +11,11 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, Shared
+from cutaway.model.block_config import Block, Shared
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granitemoehybrid, llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rules import Rule, same
 
@@ -89,6 +90,8 @@ class Sizes(Row):
 
 class HeadSize(Row):
     """The size of a head, of vectors twice as wide as the model."""
+
+    name = "head_size"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         return {"head_size": 2 * known["width"] // known["heads"]}
@@ -242,11 +245,7 @@ FAMILY = llama.FAMILY.but(
     gguf=(),
     rows=(
         Layers(),
-        *(
-            Rope() if type(row) is rotary.Rope else HeadSize() if type(row) is rows.HeadSize else row
-            for row in replaced(rows.SIZES, Field("activation", "hidden_act", None, rows.ACTIVATION))
-            if getattr(row, "name", "") != "layers"
-        ),
+        *rows.replaced(rows.SIZES, rows.ACTIVATION_ROW, Rope(), HeadSize(), without=("layers",)),
         Sizes(),
         Field("state_size", "mamba_d_state", None),
         Field("mamba_groups", "mamba_ngroups", None),
