@@ -28,7 +28,7 @@ from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures
 from cutaway.weights import load, save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors, is_kept_whole
 
 WIDTH, LAYERS, VOCAB, CONTEXT = 1024, 12, 8192, 2560

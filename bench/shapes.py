@@ -23,7 +23,7 @@ from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes, search
 from cutaway.weights import load, quantize, rules, save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 
 VOCAB, CONTEXT, ROWS = 128256, 131072, 64

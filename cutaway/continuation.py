@@ -24,14 +24,14 @@ from cutaway.generate.session import Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Speculation
 from cutaway.generate.target import TargetRules
 from cutaway.model.config import Encoder, EncoderDecoder
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from cutaway.generate import thinking
     from cutaway.inspect import edits
-    from cutaway.inspect.trace import Subject
+    from cutaway.inspect.subject import Subject
     from cutaway.tokenizer import Tokenizer
 
 

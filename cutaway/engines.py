@@ -33,7 +33,7 @@ from cutaway.quantization import formats
 from cutaway.runtime.cache import Kind as KVCache
 from cutaway.runtime.cache import check as check_kv_cache
 from cutaway.weights import adapters
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
     from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
     from cutaway.inspect.runtime_edits import Donors
-    from cutaway.inspect.trace import Subject, Vocabulary
+    from cutaway.inspect.subject import Subject, Vocabulary
     from cutaway.model.engine import PyTorchEngine
     from cutaway.model.target_engine import TargetEngine
     from cutaway.runtime.encoder import EncoderEngine
@@ -337,7 +337,7 @@ class Engines:
 
         That has the runtime's rounding where the runtime was asked for.
         """
-        from cutaway.inspect.trace import Subject
+        from cutaway.inspect.subject import Subject
 
         self.decoder()
         name, reason = self.choice()

@@ -28,8 +28,9 @@ from cutaway.generate.session import Session
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.tokenizer import Tokenizer
 from cutaway.weights import adapters
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.classifier import Classes, Classifier
-from cutaway.weights.load import Checkpoint, read
+from cutaway.weights.load import read
 from cutaway.weights.pair_inputs import PairInputs
 from cutaway.whole_texts import EmbedOptions, ReadOptions, WholeTexts
 from cutaway.whole_texts import Text as Prompt
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from cutaway.inspect.activations import Activations, Collecting
     from cutaway.inspect.runtime_edits import Donors
     from cutaway.inspect.show import Map
-    from cutaway.inspect.trace import Subject, Trace, Traces
+    from cutaway.inspect.subject import Subject
+    from cutaway.inspect.trace import Trace, Traces
     from cutaway.model.engine import PyTorchEngine
     from cutaway.model.pooling import Pooling
     from cutaway.tokenizer.chat import Rendered
@@ -472,13 +474,9 @@ class LanguageModel:
         attribution and the page need) and makes the edits, the PyTorch model otherwise: ``trace.engine`` says
         which, and why.
         """
-        from cutaway.hooks import TAPS
+        from cutaway.inspect.trace import trace
 
-        subject = self.subject
-        if not isinstance(text, str) and len(text) and _is_text(text[0]):
-            return subject.trace([subject.encode(one) for one in text], names, edit or ())
-        kept = (*(names or (TAPS,)), "logits")
-        return subject.trace([subject.encode(text)], kept, edit or ())[0]
+        return trace(self.subject, text, names, edit or ())
 
     def activations(
         self,
@@ -500,8 +498,3 @@ class LanguageModel:
 
         self._as_decoder()
         return collect(self, texts, names, output, **options)
-
-
-def _is_text(one: Any) -> bool:
-    """Whether the first of a list is a text, so that the list is a batch: no id and no message."""
-    return isinstance(one, str) or (hasattr(one, "__len__") and not isinstance(one, Mapping))

@@ -90,12 +90,18 @@ def running(
     others: Sequence[Model] = (),
     max_memory: int | None = None,
     tracing: Any = None,
+    lens: Any = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
-    more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": dict(adapters or {})}
+    more: dict[str, Any] = {
+        "aliases": aliases,
+        "lenient": lenient,
+        "adapters": dict(adapters or {}),
+        "lens": lens,
+    }
     more |= {"pooling": pooling, "dimensions": dimensions, "adapter_folder": adapter_folder}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)

@@ -18,7 +18,7 @@ from cutaway.position import learned, rope
 from cutaway.quantization import formats
 from cutaway.tokenizer.bpe import BYTES
 from cutaway.weights import save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 
 WIDTH, VOCAB, CONTEXT = 32, 256, 64

@@ -45,7 +45,7 @@ from cutaway.train.flops import per_token
 from cutaway.train.loop import Training
 from cutaway.train.trainable import TrainingBatch
 from cutaway.weights import load, save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.pages import charts
 

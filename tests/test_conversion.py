@@ -21,7 +21,7 @@ from cutaway.position import rope
 from cutaway.position.scaling import DynamicNTK, YaRN
 from cutaway.quantization import formats
 from cutaway.weights import build, conversion
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.small import model_file
 

@@ -22,7 +22,8 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.inspect import edits, pytorch_edits
 from cutaway.inspect.edits import Ablate, Add, Noise, Patch, Project, Scale, Swap
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace, trace_texts
 from cutaway.model.engine import PyTorchEngine
 from tests import inputs
 from tests.rounding import noise
@@ -327,7 +328,7 @@ def test_a_hundred_random_compositions_are_those_of_hooks_by_hand() -> None:
         model, given = models[n % 3], [random_edit(draw) for _ in range(draw.randint(2, 5))]
         subject = Subject.of(model, Bytes())
         cut = draw.randrange(len(given))
-        ours = subject.edited(given[:cut]).trace([TEXT], ["logits"], given[cut:])[0].logits
+        ours = trace_texts(subject.edited(given[:cut]), [TEXT], ["logits"], given[cut:])[0].logits
         assert_close(
             torch.from_numpy(ours),
             Hooked(model).logits(TEXT, given),

@@ -24,7 +24,8 @@ from cutaway.commands.explanation_text import bar, drawn, percent, spark
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, page_data, steering
 from cutaway.inspect.edits import Add
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace
 from tests import inputs
 from tests.small import SHAPES, WIDTH, Bytes, decoder
 

@@ -12,8 +12,8 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.quantization import formats
 from cutaway.weights import families, load, rules, safetensors, save
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
 RENAMED = '''"""Owl: llama's block under other names of weights and of two settings."""

@@ -22,7 +22,8 @@ from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.lens import divergences
 from cutaway.inspect.logit_attribution import logit_attribution
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace, trace_texts
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
@@ -90,8 +91,9 @@ def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
     of = subject(name)
     names = page_data.names(of.config)
     assert all(of.choose(some)[0] is of.engine for some in ((TAPS,), names, explanation.names(of.config)))
-    within_noise(of, lambda some: answers(some.trace([TEXT], names)[0], some), TIMES.get(name, 8))
-    assert abs(of.trace([TEXT], names)[0].attribution(7, -2).rest) < 1e-4, "its parts are the logit"
+    within_noise(of, lambda some: answers(trace_texts(some, [TEXT], names)[0], some), TIMES.get(name, 8))
+    rest = trace_texts(of, [TEXT], names)[0].attribution(7, -2).rest
+    assert abs(rest) < 1e-4, "its parts are the logit"
 
 
 @compiled
@@ -100,10 +102,10 @@ def test_edited_readings_are_the_pytorch_models(name: str) -> None:
     given = [edits.Ablate(0, "head", 1, positions=[3, -1]), edits.Add(1, [0.3] * 50, [0, 5], 2.0)]
     of = subject(name).edited(given)
     names = explanation.names(of.config)
-    trace = of.trace([TEXT], names)[0]
+    trace = trace_texts(of, [TEXT], names)[0]
     assert trace.engine.name == "runtime"
-    assert not np.array_equal(trace.logits, subject(name).trace([TEXT], names)[0].logits)
-    within_noise(of, lambda some: answers(some.trace([TEXT], names)[0], some), TIMES.get(name, 8))
+    assert not np.array_equal(trace.logits, trace_texts(subject(name), [TEXT], names)[0].logits)
+    within_noise(of, lambda some: answers(trace_texts(some, [TEXT], names)[0], some), TIMES.get(name, 8))
 
 
 @compiled
@@ -114,7 +116,9 @@ def test_scores_of_heads_and_distances_of_two_models_are_the_pytorch_models() ->
     other = of.edited(edits.Scale(0, "mlp", strength=0.5))
 
     def apart(some: Subject) -> np.ndarray:
-        traces = [one.trace([TEXT], ["embed", "blocks.*.out"])[0] for one in (some, some.edited(other.edit))]
+        traces = [
+            trace_texts(one, [TEXT], ["embed", "blocks.*.out"])[0] for one in (some, some.edited(other.edit))
+        ]
         engines: Any = tuple(trace.instrumented for trace in traces)
         residuals: Any = tuple(trace.residuals() for trace in traces)
         return divergences(engines, residuals, 101)
@@ -233,7 +237,7 @@ def test_weights_have_an_adapters_changes() -> None:
     model = InstrumentedPyTorch(definition(of, merged).model)
     for name in of.weights():
         assert np.array_equal(engine.weight(name), model.weight(name)), name
-    trace = Subject(engine, Numbers()).trace([TEXT], explanation.names(of))[0]
+    trace = trace_texts(Subject(engine, Numbers()), [TEXT], explanation.names(of))[0]
     assert abs(trace.attribution(7).rest) < 0.01, "what W_o changes is in the heads' parts"
 
 
@@ -242,12 +246,12 @@ def test_smollm2_is_read_on_both_engines_alike() -> None:
     lm = cutaway.load(inputs.path("smollm2"), engine="runtime")
     of, text = lm.subject, lm.ids("The capital of France is")
     names = page_data.names(of.config)
-    trace = of.trace([text], names)[0]
+    trace = trace_texts(of, [text], names)[0]
     assert trace.engine.name == "runtime" and trace.top(1)[0].token == " Paris"
     assert explanation.chosen_reading(trace.attribution()) == (23, 4, 3)
 
     def output(some: Subject) -> np.ndarray:
-        read = some.trace([text], names)[0]
+        read = trace_texts(some, [text], names)[0]
         found = read.attribution()
         return np.concatenate([read.logits[-1], *found.heads, found.mlps, read.lens().final.ravel()])
 

@@ -21,9 +21,9 @@ from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
 from cutaway.quantization import formats
 from cutaway.weights import decoders, families, load, rules, safetensors, save
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.small import model_file
 

@@ -972,10 +972,10 @@ def test_a_tuned_base_is_sampled_with_both_adapters(
     sums = data.train.trainable(TrainingBatch.of(data.train.batch(0, 2), CPU))[1]
     assert 0 < float(sums["gap"] / sums["tokens"]) < 0.02
     at_rest = load.read(tmp_path / "first")
-    root, first = adapters.apart(at_rest)
+    root, first = load.base_and_adapter(at_rest)
     assert first and root.source == base
     both = adapters.stacked(first, first)
     name = min(first)
     moved = formats.unpack(root.tensors[name]) + 2 * first[name].delta
     assert np.allclose(both[name](formats.unpack(root.tensors[name])), moved, atol=1e-6)
-    assert adapters.apart(root) == (root, {})
+    assert load.base_and_adapter(root) == (root, {})

@@ -28,7 +28,7 @@ from cutaway.train.adapters import freeze
 from cutaway.weights import adapters, build, gguf_adapters, load
 from cutaway.weights.adapters import joined
 from cutaway.weights.changes import Adapter, LowRank, Saved, Scaled
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import llama_cpp
 from tests.test_native import Run, on_each_set

@@ -16,8 +16,9 @@ from cutaway.inspect.edits import Ablate, Add
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.pairs import pairs
 from cutaway.inspect.result import Result, student
-from cutaway.inspect.sweep import Cell, Setting, WholeTexts, sweep_of
-from cutaway.inspect.trace import Subject
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.sweep import WholeTexts, sweep_of
+from cutaway.inspect.sweep_cells import Cell, Setting
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.runtime.values import HEADS, NORMS, UNROTATED

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from cutaway.generate.session import Session
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.tokenizer import Tokenizer
-    from cutaway.weights.load import Checkpoint
+    from cutaway.weights.checkpoint import Checkpoint
 
 Message = dict[str, Any]
 

@@ -17,7 +17,7 @@ from cutaway.evaluate import perplexity as scoring
 from cutaway.lm import LanguageModel
 from cutaway.store.files import Progress
 from cutaway.weights import adapters, conversion, gguf_adapters, load, save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 Attention = Literal["mha", "gqa", "mqa", "local", "mla"]
@@ -186,7 +186,7 @@ def _adapter(source: Path, target: Path, type: str | None, model: str | None, fo
     """Writes an adapter alone."""
     if type is not None:
         raise UserError("--type is for models: an adapter's matrices stay F32")
-    base = adapters.base_of(source) if model is None else load.read(console.model_path(model))
+    base = load.adapter_base(source) if model is None else load.read(console.model_path(model))
     extended = adapters.extended(base, source)
     if extended.head:
         raise UserError(f"{source}: holds a head for labels, which is not converted: use `cutaway merge`")

@@ -19,7 +19,7 @@ from cutaway.model.kinds import kind_of
 from cutaway.quantization.mixes import MIXES
 from cutaway.store.reading import parsed
 from cutaway.weights import adapters, described, load, peft_names
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Absorbed
 from cutaway.weights.save import FILE_TYPES
 

@@ -23,7 +23,7 @@ from cutaway.store.files import Progress
 from cutaway.weights import adapters, load, quantize, save, soups
 from cutaway.weights.adapters import Rounding
 from cutaway.weights.changes import Adapter
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from cutaway.weights.save import Saved, stored_bytes
 
@@ -117,7 +117,7 @@ def _places(paths: tuple[Path, ...]) -> tuple[list[Path], Path]:
 
 def _adapted(source: Path, model: str | None) -> tuple[Checkpoint, Adapter]:
     """An adapter's base, and its changes."""
-    base = load.read(console.model_path(model)) if model else adapters.base_of(source)
+    base = load.read(console.model_path(model)) if model else load.adapter_base(source)
     base = adapters.extended(base, source)
     return base, adapters.read(source, base)
 

@@ -379,6 +379,14 @@ class Loader:
             raise UserError(f"--max-memory is less than {path.name} takes: {size(weights)}{cache}")
         return weights + state
 
+    def _lens(self, lm: Any) -> Any:
+        """The first model's tuned lens, where one was given."""
+        if self.loading.lens is None:
+            return None
+        from cutaway.inspect import tuned_lens
+
+        return tuned_lens.load(self.loading.lens, lm)
+
     def _service(self, name: str, path: Path, aliases: tuple[str, ...]) -> Any:
         from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
@@ -416,6 +424,7 @@ class Loader:
             adapter_folder=folder,
             pooling=pooling,
             dimensions=lengths,
+            lens=self._lens(lm) if first is None else None,
             **shared,
         )
         warm_up(service)

@@ -27,7 +27,7 @@ from cutaway.data.packing import Batch, number, stacked
 from cutaway.errors import UserError
 from cutaway.inspect.head_scores import induction_scores, previous_token_scores
 from cutaway.inspect.inputs import has_pattern
-from cutaway.inspect.trace import Subject
+from cutaway.inspect.subject import Subject
 from cutaway.layers.config import MLP
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, EncoderDecoder

@@ -37,8 +37,9 @@ from cutaway.inspect.pairs import (
 )
 from cutaway.inspect.result import Result
 from cutaway.inspect.rows import Rows
-from cutaway.inspect.sweep import Cell, Setting, sweep_of
 from cutaway.inspect.subject import Metric, Subject, subject_of
+from cutaway.inspect.sweep import sweep_of
+from cutaway.inspect.sweep_cells import Cell, Setting
 from cutaway.layers.config import MoE
 from cutaway.model.kinds import kind_of
 from cutaway.store.files import Progress, silent

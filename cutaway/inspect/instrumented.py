@@ -107,12 +107,3 @@ class Instrumented(Protocol):
 def head_table(engine: Instrumented) -> Rows:
     """The output head's rows, one a token; the embedding's where it is tied."""
     return engine.table("embedding.weight" if engine.config.tied else "head.weight")
-
-
-def instrumented(model: Any) -> Instrumented:
-    """An engine of a PyTorch model; one that already is an engine."""
-    if isinstance(model, Instrumented):
-        return model
-    from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
-
-    return InstrumentedPyTorch(model)

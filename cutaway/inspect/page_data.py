@@ -24,7 +24,7 @@ from cutaway.inspect.arrays import largest
 from cutaway.inspect.attribution import Attribution, head_outputs
 from cutaway.inspect.inputs import has_pattern, output_heads, view_names
 from cutaway.inspect.promoted import promoted
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.model.config import Decoder
 
 DETAIL_BYTES = 1_000_000  # of queries, keys and values
@@ -50,7 +50,7 @@ def names(config: Decoder) -> list[str]:
     return view_names(config)
 
 
-def build(trace: Trace, name: str) -> PageData:
+def build(trace: TraceValues, name: str) -> PageData:
     """The page's data of a trace that kept ``names``; ``name`` is the model's."""
     explained = explanation.explain(trace)
     attribution = trace.attribution()
@@ -127,7 +127,7 @@ def links(one: PageData, other: PageData) -> list[tuple[int, int]]:
 class _Builder:
     """Collects the arrays, and the ids whose texts the page needs."""
 
-    def __init__(self, trace: Trace, attribution: Attribution) -> None:
+    def __init__(self, trace: TraceValues, attribution: Attribution) -> None:
         self.trace = trace
         self.attribution = attribution
         self.arrays: dict[str, np.ndarray] = {}

@@ -13,7 +13,8 @@ from cutaway.inspect import names as naming
 from cutaway.inspect import pytorch_edits
 from cutaway.inspect.instrumented import SQUARE
 from cutaway.inspect.instrumented_pytorch import array
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace
 
 
 class Recording:

@@ -19,7 +19,7 @@ from cutaway.inspect import runtime_edits
 from cutaway.inspect.edits import Given
 from cutaway.inspect.instrumented import BY_HEAD
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
-from cutaway.inspect.sweep import Cell, Seen, Setting
+from cutaway.inspect.sweep_cells import Cell, Seen, Setting
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.engine import RuntimeEngine, State
 

@@ -22,7 +22,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.extras import need
 from cutaway.inspect.lens import Lens, lens
-from cutaway.inspect.trace import Subject, Trace, subject_of
+from cutaway.inspect.subject import Subject, subject_of
+from cutaway.inspect.trace import trace_texts
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.quantization import formats
 from cutaway.store.files import Progress, silent
 from cutaway.store.reading import parsed_text
@@ -47,7 +49,7 @@ class TunedLens:
         rows = zip([*residuals][:-1], self.weights, self.biases, strict=True)
         return {**residuals} | {name: residuals[name] + residuals[name] @ w.T + b for name, w, b in rows}
 
-    def lens(self, trace: Trace) -> Lens:
+    def lens(self, trace: TraceValues) -> Lens:
         """The next token after the embedding and after every block, at every position."""
         return lens(trace.instrumented, self.translated(trace.residuals()), trace.vocabulary)
 
@@ -94,7 +96,7 @@ def train(
 
     subject = subject_of(lm)
     model, names = subject.pytorch.model, ["embed", "blocks.*.out"]
-    found = _streams(subject.trace([subject.encode(text) for text in texts], names))
+    found = _streams(trace_texts(subject, [subject.encode(text) for text in texts], names))
     streams = torch.from_numpy(found)
     n, total, d = streams.shape[0] - 1, *streams.shape[1:]
     weights = torch.zeros(n, d, d, requires_grad=True)
@@ -165,6 +167,6 @@ def _resumed(path: Path, of: dict[str, Any], optimizer: Any, steps: int) -> list
     return losses
 
 
-def _streams(traces: Sequence[Trace]) -> np.ndarray:
+def _streams(traces: Sequence[TraceValues]) -> np.ndarray:
     """float32 [n t d]: the residual streams of all texts, one after another, from the embedding on."""
     return np.concatenate([np.stack(list(trace.residuals().values())) for trace in traces], axis=1)

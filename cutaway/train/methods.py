@@ -28,7 +28,8 @@ from cutaway.train.folder import newest
 from cutaway.train.objectives import next_token
 from cutaway.train.objectives.common.objective import Objective
 from cutaway.weights import load
-from cutaway.weights.load import RUN, Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.load import RUN
 
 PRESETS = config.PRESETS / "finetune"
 BASE = "smollm2"

@@ -18,8 +18,8 @@ from cutaway.model.config import Decoder
 from cutaway.model.labels import HeadLayer, HeadNorm, HeadPooling, LabelHead
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed
-from cutaway.weights import load, rows, safetensors
-from cutaway.weights.load import TOKENS, Checkpoint
+from cutaway.weights import rows, safetensors
+from cutaway.weights.checkpoint import TOKENS, Checkpoint
 
 ACTIVATIONS = {**rows.ACTIVATIONS, "tanh": "tanh"}
 POOLINGS: dict[str, HeadPooling] = {"cls": "cls", "bos": "cls", "mean": "mean", "late": "late"}
@@ -153,14 +153,9 @@ def read(checkpoint: Checkpoint) -> Classifier | None:
 
 
 def kept(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Packed]]:
-    """The config.json and the head's weights of a classifier's folder, for another folder of the same model.
-
-    UserError where the model is another than the folder's, which its config.json would not describe.
-    """
-    path = checkpoint.path / "config.json"
-    if not path.is_file() or load.read(checkpoint.path).config != checkpoint.config:
-        raise UserError(f"{checkpoint.source}: a {checkpoint.classifier} is written as it was read alone")
-    config = {key: value for key, value in parsed(path).items() if key != "quantization_config"}
+    """The config.json and the head's weights of a classifier's folder, for another of the same model."""
+    config = parsed(checkpoint.path / "config.json")
+    config = {key: value for key, value in config.items() if key != "quantization_config"}
     return config, parameters(checkpoint)
 
 

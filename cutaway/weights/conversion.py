@@ -32,7 +32,7 @@ from cutaway.model.kinds import kind_of, mixer
 from cutaway.position import rope
 from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 
 Array = np.ndarray

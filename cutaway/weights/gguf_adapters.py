@@ -20,9 +20,9 @@ from cutaway.gguf import Packed
 from cutaway.quantization import formats
 from cutaway.weights import families, layout, rules
 from cutaway.weights.changes import Adapter, LowRank, check
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.layout import Matrix
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.peft_write import joined_pair
 from cutaway.weights.rules import Bound
 

@@ -20,7 +20,7 @@ from cutaway.gguf import Packed
 from cutaway.gguf.types import MAGIC
 from cutaway.quantization import formats
 from cutaway.weights import families, rules
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.save import counted
 
 SUMS, COUNTS = ".in_sum2", ".counts"

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.weights import families, layout, rules, wrappers
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Bound, Tensors
 
 WEIGHTS = "adapter_model.safetensors"

@@ -20,7 +20,7 @@ from cutaway.model.config import EncoderDecoder
 from cutaway.quantization import formats, search
 from cutaway.quantization.mixes import SMALLER, Mix, Place, mix_named, type_of_logits
 from cutaway.weights import families, rules
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from cutaway.weights.save import counted, fitting, folded, makes_logits, retyped, stored_bytes
 

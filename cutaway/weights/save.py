@@ -40,10 +40,11 @@ from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
 from cutaway.quantization import formats
 from cutaway.store.files import Bytes, Progress, atomic_folder, check_file, check_overwrite, silent
 from cutaway.weights import classifier, families, lacking, pooling, rotary, rules, safetensors
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.lacking import Difference
-from cutaway.weights.load import CONFIG, SAMPLING, Checkpoint
+from cutaway.weights.load import CONFIG, SAMPLING, read
 from cutaway.weights.rules import WHOLE, Tensors
 
 if TYPE_CHECKING:
@@ -523,6 +524,8 @@ def _write_folder(
         rules.bind(family.hf, checkpoint.config)
         return entries, family.read(Fields(json.loads(json.dumps(entries)), "config.json"))
 
+    if checkpoint.classifier:
+        _check_as_read(checkpoint)
     own, head = classifier.kept(checkpoint) if checkpoint.classifier else ({}, {})
     try:
         family, entries = _labelled(checkpoint, own) if own else _described(checkpoint, describe)
@@ -551,6 +554,13 @@ def _write_folder(
     nbytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     name = None if family is None else family.name
     return Saved(target, "safetensors" if family else "cutaway", name, _types(theirs), nbytes, counted(notes))
+
+
+def _check_as_read(checkpoint: Checkpoint) -> None:
+    """UserError for a classifier that its folder's config.json does not describe any more."""
+    path = checkpoint.path
+    if not (path / "config.json").is_file() or read(path).config != checkpoint.config:
+        raise UserError(f"{checkpoint.source}: a {checkpoint.classifier} is written as it was read alone")
 
 
 def _labelled(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[Family, dict[str, Any]]:

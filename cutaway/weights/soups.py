@@ -19,7 +19,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.quantization import formats
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 
 PARALLEL = 1e-6  # the sine of an angle below which slerp is the straight line

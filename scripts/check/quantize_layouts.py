@@ -25,7 +25,7 @@ from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes
 from cutaway.weights import families, imatrix, quantize, rules, save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.small import decoder
 

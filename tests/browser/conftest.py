@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cutaway.inspect import page_data
+from cutaway.inspect.subject import instrumented
 from cutaway.inspect.page import page as page_of
 from cutaway.inspect.trace import Trace
 from tests.small import Bytes, decoder
@@ -69,7 +70,7 @@ def pages() -> Callable[..., page_data.PageData]:
         known = (shape, text, type(tokenizer))
         if known not in made:
             reader = tokenizer or Bytes()
-            model = models.setdefault(shape, decoder(shape))
+            model = models.setdefault(shape, instrumented(decoder(shape)))
             trace = Trace.of(model, reader, reader.encode(text), page_data.names(model.config))
             made[known] = page_data.build(trace, f"small {shape}")
         return made[known]

@@ -25,7 +25,7 @@ from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

@@ -17,7 +17,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests.small import decoder
 

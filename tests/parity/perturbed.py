@@ -30,9 +30,9 @@ from cutaway.model.kinds import kind_of
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
 from cutaway.weights import build, families, save
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 from tests import llama_cpp
 from tests.parity import test_encoders, tiny

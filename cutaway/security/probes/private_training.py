@@ -26,7 +26,7 @@ from cutaway.security.probes import extraction
 from cutaway.security.training import Size, sentence
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
 
 if TYPE_CHECKING:

@@ -37,7 +37,8 @@ from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.weights import adapters, build, load, peft_write, save
-from cutaway.weights.load import RUN, Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.load import RUN
 from cutaway.weights.rules import Tensors
 
 EPOCHS = 3.0

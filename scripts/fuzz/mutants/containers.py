@@ -37,8 +37,8 @@ from cutaway.errors import UserError
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed
 from cutaway.weights import families, load, rules, safetensors
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.rules import Tensors
 
 SECONDS = 5
