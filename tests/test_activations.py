@@ -318,6 +318,8 @@ EVERYWHERE: list[Any] = [
     Patch(name="blocks.1.attn.hook_pattern", ids=OTHER, head=2, positions=[8, -1], strength=0.5),
     Patch(name="blocks.1.attention.pattern", ids=OTHER[:10], positions=[8, 9], keys=[1, 7], renormalise=True),
     Swap(name="blocks.0.attention.pattern", head=0, other=2, keys=[0, 5]),
+    Add(name="blocks.1.attention.pattern", vector=[0.5, 0.2, -0.1], head=1, positions=[5, -1]),
+    Add(name="blocks.2.attention.pattern", vector=[0.1] * 30, keys=[1, 2, 25], from_step=1, renormalise=True),
 ]
 
 

@@ -37,6 +37,8 @@ compiled = pytest.mark.skipif(
     native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
 )
 TEXT = IDS[:12]
+
+
 class Numbers(Bytes):
     """The vocabulary of the small models."""
 
@@ -64,7 +66,14 @@ def by_pytorch(of: Subject) -> Subject:
 def answers(trace: Trace, of: Subject) -> np.ndarray:
     """Every reading of a trace as one vector."""
     found, lens, layers = trace.attribution(7, -2), trace.lens(), range(trace.layers)
-    parts = [trace.logits, *trace.residual_norms().values(), *found.heads, found.mlps, found.beside, lens.final]
+    parts = [
+        trace.logits,
+        *trace.residual_norms().values(),
+        *found.heads,
+        found.mlps,
+        found.beside,
+        lens.final,
+    ]
     parts += [sources for sources in found.sources if sources is not None]
     parts += [head_outputs(trace.instrumented, trace, layer) for layer in layers]
     if all(name in trace for name in neuron_names(trace.config)):

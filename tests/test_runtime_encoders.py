@@ -22,8 +22,7 @@ from cutaway.layers.config import MLP, Norm
 from cutaway.model.block_config import Block
 from cutaway.model.config import Convolution, Encoder
 from cutaway.model.labels import HeadLayer, HeadNorm, LabelHead
-from cutaway.native import library
-from cutaway.native import runtime as kernels
+from cutaway.native import library, packed_product
 from cutaway.position import alibi, bias, distances, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK
 from cutaway.quantization import formats
@@ -172,7 +171,7 @@ def packed(type: str) -> tuple[Encoder, Tensors]:
     )
 
 
-@pytest.mark.parametrize("type", kernels.TYPES)
+@pytest.mark.parametrize("type", packed_product.TYPES)
 def test_packed_weights_have_the_references_bits_and_round_what_they_read(type: str) -> None:
     of, entries = packed(type)
     first, *rows = [[id % 64 for id in ROWS[n]] for n in (2, 0, 1)]  # the others are past a tile of tokens
@@ -214,7 +213,8 @@ def test_matrices_of_several_types_read_each_what_it_needs() -> None:
 NEEDS = """
 import sys
 from cutaway import cli, native
-from tests.test_runtime_encoders import EncoderEngine, ReferenceEncoder, digests, kernels
+from cutaway.native import packed_product as kernels
+from tests.test_runtime_encoders import EncoderEngine, ReferenceEncoder, digests
 expected = digests(ReferenceEncoder)
 """
 DIGESTS = """

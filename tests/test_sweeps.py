@@ -12,7 +12,7 @@ import pytest
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.inspect import causal, sweep_runtime
-from cutaway.inspect.edits import Ablate, Add
+from cutaway.inspect.edits import Ablate, Add, Scale
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.pairs import pairs
 from cutaway.inspect.result import Result, student
@@ -34,13 +34,15 @@ TEXT, OTHER = IDS[:12], [*IDS[:3], *IDS[50:53], *IDS[6:9], *IDS[70:73]]
 LATER = [*IDS[:10], *IDS[80:82]]  # differs at the end alone
 ANSWERS = (7, 9)
 EDITED = {"middle", "out", *NORMS, *HEADS, *UNROTATED, "attention.out", "mlp.hidden", "mlp.down", "mlp.out"}
-HEADED = ("attention.q", "attention.k", "attention.v", "attention.z")
+EDITED |= {"attention.out_input", "attention.gate", "attention.latent", "attention.pattern"}
+HEADED = ("attention.q", "attention.k", "attention.v", "attention.z", "attention.out_input", "pattern")
 
 
 def cells(engine: Any, texts: Sequence[list[int]], count: int, seed: int = 0) -> list[Cell]:
     """Settings of random values, layers, heads and positions of texts, some two in a cell."""
     draw = np.random.default_rng(seed)
     names = [name for name in engine.shapes() if name.partition(".")[2].partition(".")[2] in EDITED]
+    names = [name for name in names if engine.unsupported_reason((), [Scale(name=name)], ()) is None]
     found = []
     for _ in range(count):
         text = int(draw.integers(len(texts)))
@@ -51,6 +53,8 @@ def cells(engine: Any, texts: Sequence[list[int]], count: int, seed: int = 0) ->
             at = sorted(set(draw.integers(len(texts[text]), size=2).tolist()))
             head = int(draw.integers(shape[0])) if name.endswith(HEADED) and draw.integers(2) else None
             shape[-2] = len(at)
+            if name.endswith("pattern"):
+                shape[-1] = len(texts[text])
             rows = draw.standard_normal(shape).astype(np.float32)
             settings.append(Setting(name, rows if head is None else rows[head], at, head))
         found.append(Cell(text, settings))
@@ -76,6 +80,7 @@ SHAPES = [
     "falcon-h1",
     "diffllama",
     "qwen2-moe",
+    "qwen3-next",
 ]
 
 

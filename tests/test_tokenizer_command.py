@@ -12,7 +12,8 @@ from cutaway.cli import main
 from cutaway.commands.tokenizer.measure import declarations, parity
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, baselines
-from cutaway.tokenizer.introspection import partial, pieces, unreachable
+from cutaway.tokenizer.introspection import partial, unreachable
+from cutaway.tokenizer.pieces import pieces
 from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
 from tests.pages import charts

@@ -37,8 +37,8 @@ class Attribution:
     """The parts of a logit, in logits; they sum to ``logit``.
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
-    those of attention, of the final norm and of the head, ``rest`` what edits add to the residual stream and what rounding
-    leaves over (below 1e-3 in float32, more where the runtime multiplies by vectors of eight bits).
+    those of attention, of the final norm and of the head, ``rest`` what edits add to the residual stream and
+    what rounding leaves over (below 1e-3 in float32, more where the runtime reads vectors of eight bits).
     ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer; ``beside`` [i] is
     the part of a second mixer beside a layer's attention. What is added to the residual stream adds its
     product with ``direction`` to the logit.

@@ -89,6 +89,13 @@ class InstrumentedRuntime:
             raise UserError("the runtime does not show activations within experts")
         return list(dict.fromkeys(one for names in found for one in names))
 
+    def in_step(self, names: Sequence[str]) -> bool:
+        """Whether the step itself writes these out, so that a batch of requests may observe them."""
+        try:
+            return not any(name in self._derived for name in self.resolve(names))
+        except UserError:
+            return False
+
     def unsupported_reason(
         self, names: Sequence[str], edits: Sequence[edits_of.Given], lengths: Sequence[int]
     ) -> str | None:

@@ -29,7 +29,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
-from cutaway.native import runtime as kernels
+from cutaway.native import packed_product
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
@@ -279,11 +279,13 @@ def machine(lm: LanguageModel, threads: int, seconds: float = 0.3) -> Machine:
     largest = max(matrices, key=lambda name: matrices[name].nbytes)
     rows, columns = matrices[largest].shape
     type = matrices[largest].type
-    if native.available() and type in kernels.TYPES:
-        panels = np.empty(kernels.packed_bytes(type, rows, columns), np.uint8)
-        kernels.pack(type, rows, columns, np.ascontiguousarray(tensors[largest].data).ravel(), panels)
+    if native.available() and type in packed_product.TYPES:
+        panels = np.empty(packed_product.packed_bytes(type, rows, columns), np.uint8)
+        packed_product.pack(type, rows, columns, np.ascontiguousarray(tensors[largest].data).ravel(), panels)
         x = np.ones((VECTORS, columns), np.float32)
-        multiplying = _least(lambda: kernels.multiply(type, rows, columns, panels, x, threads), seconds)
+        multiplying = _least(
+            lambda: packed_product.multiply(type, rows, columns, panels, x, threads), seconds
+        )
     else:
         import torch
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from cutaway.attention.common.mixer import LayerState, Mixer, Shapes, linear, under
 from cutaway.bounds import Bounded, Count, Natural, Positive
+from cutaway.building import Buildable
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Activation, MoE, Norm
 from cutaway.model.kinds import kind_of
@@ -34,13 +35,15 @@ class Beside(Bounded):
 
 
 @dataclass(frozen=True)
-class Shared(Bounded):
+class Shared(Buildable):
     """A transformer before a block's mixer, whose weights several blocks share (model/shared.py).
 
     ``attention`` reads vectors of twice the width; ``hidden`` neurons are its gated MLP's. ``source`` is the
     number of the block whose weights it reads, None where they are its own. ``rank``: of this block's own
     matrix beside those of gate and up, ``attention_rank`` beside query, key and value.
     """
+
+    module = "cutaway.model.shared:SharedTransformer"
 
     attention: Any = field(metadata={"variants": "cutaway.attention"})
     hidden: Count
@@ -56,11 +59,6 @@ class Shared(Bounded):
             raise UserError(f"model: shared.attention should be {', '.join(SHARING)}, with keys of its own")
         if self.attention.bias or self.attention.out_bias or self.activation == "xielu":
             raise UserError("model: shared has no biases and no learned activation")
-
-    def build(self, width: int) -> Any:
-        from cutaway.model.shared import SharedTransformer
-
-        return SharedTransformer(self, width)
 
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name: of blocks that borrow, their low-rank matrices and W_out."""

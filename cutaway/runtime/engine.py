@@ -20,8 +20,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
-from cutaway.native import library
-from cutaway.native import runtime as native
+from cutaway.native import library, packed_product, step, step_edits, structures
 from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
 from cutaway.runtime.edits import NEVER, Edit
@@ -106,7 +105,7 @@ class State:
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
         self.recurrent = np.zeros(store.state_size, np.float32)
-        self.one: native.OneToken | None = None  # made when a token is first read alone
+        self.one: step.OneToken | None = None  # made when a token is first read alone
         # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again; the length that
         # is announced; and how the pages are rotated, None where they differ.
         self.ids: list[int] = []
@@ -142,7 +141,7 @@ class State:
 
     def reserve(self, length: int) -> None:
         """Makes the pages that hold this many positions."""
-        while len(self._pages) * native.PAGE < length:
+        while len(self._pages) * step.PAGE < length:
             self._pages.append(self._store.take())
         if len(self.addresses) != len(self._pages):
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
@@ -154,10 +153,10 @@ class State:
             self.recurrent[:] = 0
         del self.ids[self.length :]
         self.announced = self.length
-        del self._pages[-(-self.length // native.PAGE) :]
-        if self.length // native.PAGE < min(self._borrowed, len(self._pages)):
+        del self._pages[-(-self.length // step.PAGE) :]
+        if self.length // step.PAGE < min(self._borrowed, len(self._pages)):
             self._pages[-1] = self._pages[-1].copy()  # what is read next is written into it
-        self._borrowed = min(self._borrowed, self.length // native.PAGE)
+        self._borrowed = min(self._borrowed, self.length // step.PAGE)
         self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 
     @property
@@ -168,14 +167,14 @@ class State:
     def borrow(self, pages: Sequence[np.ndarray]) -> None:
         """Begins with these full pages of another's: what is read next goes to pages of its own."""
         self._pages, self._borrowed = list(pages), len(pages)
-        self.length = len(pages) * native.PAGE
+        self.length = len(pages) * step.PAGE
         self.reserve(self.length)
 
     def snapshot(self) -> State:
         """A copy that what is read later does not touch."""
         other = State(self._store, self.adapter)
         other._pages = [page.copy() for page in self._pages]
-        other.reserve(len(self._pages) * native.PAGE)
+        other.reserve(len(self._pages) * step.PAGE)
         other.continues(self)
         other.recurrent[:] = self.recurrent
         return other
@@ -211,11 +210,11 @@ class RuntimeEngine:
         self.vocab = config.vocab
         self.max_context = config.context
         self.layers = len(config.blocks)
-        self.page, self.grid, self.page_bytes = native.PAGE, 1, 2 * self.packed.page_halves
+        self.page, self.grid, self.page_bytes = step.PAGE, 1, 2 * self.packed.page_halves
         if self.packed.state_size:  # what a recurrence holds is shared where a prompt may be cut, as a copy
             self.page = self.grid = CHUNK
-            self.page_bytes = CHUNK // native.PAGE * self.page_bytes + 4 * self.packed.state_size
-        position_bytes = 2 * self.packed.page_halves / native.PAGE
+            self.page_bytes = CHUNK // step.PAGE * self.page_bytes + 4 * self.packed.state_size
+        position_bytes = 2 * self.packed.page_halves / step.PAGE
         self.weights_in_positions = int(self.packed.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
         self._head = self._head_bias = np.empty(0, np.uint8)  # of a view with a part of the head
@@ -241,7 +240,7 @@ class RuntimeEngine:
             (value,) = named(self.config, (name,))
             if not editable(name):
                 raise UserError(f"the runtime shows {name} and does not edit it")
-            what = native.PATTERN if value.what == LOOKS[PATTERN] else value.what
+            what = step_edits.PATTERN if value.what == LOOKS[PATTERN] else value.what
             self._places[edit.what, edit.layer] = what, math.prod(value.shape)
         return state
 
@@ -253,7 +252,7 @@ class RuntimeEngine:
     def first_layers(self, count: int) -> RuntimeEngine:
         """The same engine with its first layers alone, for their values; its states are its own."""
         view = copy.copy(self)
-        view._model = native.Model.from_buffer_copy(self.packed.model)
+        view._model = structures.Model.from_buffer_copy(self.packed.model)
         view._model.layer_count = count
         return view
 
@@ -272,7 +271,7 @@ class RuntimeEngine:
         the residual stream before it. It reads into states of this engine.
         """
         view = copy.copy(self)
-        view._model = native.Model.from_buffer_copy(self.packed.model)
+        view._model = structures.Model.from_buffer_copy(self.packed.model)
         view._model.layers = ctypes.pointer(self.packed.model.layers[first])
         view._model.layer_count -= first
         view.config = replace(self.config, blocks=self.config.blocks[first:])
@@ -284,21 +283,26 @@ class RuntimeEngine:
         reads id 0 at every position, of texts whose ``embed`` is set.
         """
         view, head = copy.copy(self), self.packed.model.head
-        size = native.packed_bytes(self._head_type, native.PANEL, head.columns)
-        chosen = sorted({token // native.PANEL for token in tokens})
-        view._head = native.lined(len(chosen) * size)  # keeps it as long as the view
+        size = packed_product.packed_bytes(self._head_type, packed_product.PANEL, head.columns)
+        chosen = sorted({token // packed_product.PANEL for token in tokens})
+        view._head = packed_product.lined(len(chosen) * size)  # keeps it as long as the view
         for n, panel in enumerate(chosen):
             ctypes.memmove(view._head[n * size :].ctypes.data, head.panels + panel * size, size)
-        view._model = native.Model.from_buffer_copy(self._model)
-        view._model.head = native.Matrix.from_buffer_copy(head)
+        view._model = structures.Model.from_buffer_copy(self._model)
+        view._model.head = packed_product.Matrix.from_buffer_copy(head)
         view._model.head.panels = view._head.ctypes.data
-        view._model.head.rows = view._model.vocab = view.vocab = len(chosen) * native.PANEL
+        view._model.head.rows = view._model.vocab = view.vocab = len(chosen) * packed_product.PANEL
         if head.bias:
-            rows = np.concatenate([np.arange(native.PANEL) + panel * native.PANEL for panel in chosen])
+            rows = np.concatenate(
+                [np.arange(packed_product.PANEL) + panel * packed_product.PANEL for panel in chosen]
+            )
             bias = np.ctypeslib.as_array((ctypes.c_float * head.rows).from_address(head.bias))
             view._head_bias = np.ascontiguousarray(bias[np.minimum(rows, head.rows - 1)])
             view._model.head.bias = view._head_bias.ctypes.data
-        return view, [chosen.index(one // native.PANEL) * native.PANEL + one % native.PANEL for one in tokens]
+        return view, [
+            chosen.index(one // packed_product.PANEL) * packed_product.PANEL + one % packed_product.PANEL
+            for one in tokens
+        ]
 
     def adapted(self, adapter: Adapter | None) -> RuntimeEngine:
         """This engine with an adapter beside its packed weights, which both share; None is without.
@@ -343,7 +347,7 @@ class RuntimeEngine:
         self._make_room(state, 1)
         if state.one is None:
             held = state.recurrent if state.recurrent.size else None
-            state.one = native.OneToken(self._model, self.threads, address(state), held)
+            state.one = step.OneToken(self._model, self.threads, address(state), held)
         state.one.longer.value = bool(state.longer)
         logits = state.one.read(id, state.length, state.addresses)
         state.passed([id])
@@ -374,12 +378,12 @@ class RuntimeEngine:
     def head_product(self, x: np.ndarray) -> np.ndarray:
         """float32 [n v]: the head's matrix times vectors [n d], by the step's kernel (matmul)."""
         head, type = self.packed.model.head, self._head_type
-        size = native.packed_bytes(type, head.rows, head.columns)
+        size = packed_product.packed_bytes(type, head.rows, head.columns)
         panels = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(head.panels))
         threads = library.threads() if self.threads is None else self.threads
 
         def product(x: np.ndarray) -> np.ndarray:
-            return native.multiply(type, head.rows, head.columns, panels, x, threads)
+            return packed_product.multiply(type, head.rows, head.columns, panels, x, threads)
 
         scores = product(x)
         if not matmul.reads_eight_bits(type):
@@ -391,7 +395,7 @@ class RuntimeEngine:
         if not self.packed.state_size and self._store.first_length is None:
             return state.pages[page]
         if not self.packed.state_size:
-            ids = state.ids[page * native.PAGE : (page + 1) * native.PAGE]
+            ids = state.ids[page * step.PAGE : (page + 1) * step.PAGE]
             return Kept(state.pages[page], ids, state.longer)
         if state.length != (page + 1) * self.page:
             raise ValueError(f"a state of {state.length} ids does not end with its page {page}")
@@ -416,7 +420,7 @@ class RuntimeEngine:
         """Another state that holds what this one does: it shares the full pages and copies the last."""
         if self.packed.state_size:
             return state.snapshot()
-        full = state.length // native.PAGE
+        full = state.length // step.PAGE
         fork = self.new_state()
         fork.borrow(state.pages[:full])
         fork.reserve(state.length)
@@ -517,7 +521,7 @@ class RuntimeEngine:
             if edit.layer < self._model.layer_count
             for span in edit.spans(state.length, len(text))
         ]
-        seen = native.read(
+        seen = step.read(
             self._model,
             np.array([id for text in texts for id in text], np.int32),
             starts,
@@ -537,7 +541,7 @@ class RuntimeEngine:
             state.passed(text)
         return seen
 
-    def _native(self, edit: Edit, start: int, held: int, first: int, last: int) -> native.EditOf:
+    def _native(self, edit: Edit, start: int, held: int, first: int, last: int) -> step_edits.EditOf:
         """An edit as the native step takes it, of the tokens from ``first`` to ``last`` of a text that begins
         at ``start`` and whose state has ``held`` tokens.
         """
@@ -548,7 +552,7 @@ class RuntimeEngine:
             (edit.read, (0, NEVER)) if edit.what != PATTERN else (edit.chosen_keys, edit.span_of_keys)
         )
         how = edit.how, read, edit.other or 0, keys, edit.renormalises
-        return native.EditOf(what, edit.layer, *where, *added, *how)
+        return step_edits.EditOf(what, edit.layer, *where, *added, *how)
 
     def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
         """A value of each token in its shape; keys and values as the KV cache keeps them."""

@@ -109,7 +109,9 @@ class Layers:
             for e in np.unique(chosen[:, rank]).tolist():
                 of_e = chosen[:, rank] == e
 
-                def own(what: str, value: np.ndarray, of_e: np.ndarray = of_e, rank: int = rank) -> np.ndarray:
+                def own(
+                    what: str, value: np.ndarray, of_e: np.ndarray = of_e, rank: int = rank
+                ) -> np.ndarray:
                     if what == "mlp.hidden":
                         neurons[of_e, rank] = value
                     return value

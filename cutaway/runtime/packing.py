@@ -18,7 +18,8 @@ from cutaway.layers.config import MLP, MoE, Norm
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
-from cutaway.native import runtime as native
+from cutaway.native import packed_product, step, structures
+from cutaway.native.quant import LAYOUTS
 from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import DynamicNTK, LongRoPE
 from cutaway.quantization import formats
@@ -61,13 +62,13 @@ def unsupported_reason(config: Decoder, tensors: Tensors) -> str | None:
     for name, shape in config.weights().items():
         if _is_matrix(name, shape) and name not in TABLES:
             type = _as_laid(name, shape, config, tensors)[1]
-            if type not in native.TYPES:
+            if type not in packed_product.TYPES:
                 return f"the weight {name} is stored as {type}"
     table = tensors.later("embedding.weight").type
     for name in (name for name in TABLES if name in tensors):
-        if tensors.later(name).type not in native.LAYOUTS:
+        if tensors.later(name).type not in LAYOUTS:
             return f"the table {name} is stored as {tensors.later(name).type}"
-    if config.tied and table not in native.TYPES:
+    if config.tied and table not in packed_product.TYPES:
         return f"the embedding table, which is also the head, is stored as {table}"
     return None
 
@@ -89,9 +90,9 @@ def _unsupported_block(block: Block) -> str | None:
     if block.cross is not None:
         return "cross-attention has no kernel"
     beside = block.beside and kind_of(block.beside.mixer)
-    if beside and (beside not in native.RECURRENCES or kind_of(attention) not in KINDS):
+    if beside and (beside not in structures.RECURRENCES or kind_of(attention) not in KINDS):
         return f"{beside} beside {kind_of(attention)} attention has no kernel"
-    if kind_of(attention) not in (*KINDS, *LATENT, *native.RECURRENCES):
+    if kind_of(attention) not in (*KINDS, *LATENT, *structures.RECURRENCES):
         return f"{kind_of(attention)} attention has no kernel"
     mlp = block.mlp
     if block.per_layer and mlp and mlp.activation == "xielu":
@@ -115,7 +116,7 @@ def _unsupported_block(block: Block) -> str | None:
             return "its experts have activations of their own"
         if mlp.router.score == "sparsemixer":
             return "its router is SparseMixer"
-    if kind_of(attention) in native.RECURRENCES:
+    if kind_of(attention) in structures.RECURRENCES:
         odd = getattr(attention, "apart", False) or getattr(attention, "negative", False)
         if odd:
             return "its delta rule has a convolution of each part, or betas above 1"
@@ -160,19 +161,21 @@ class PackedModel(Packing):
         self.state_size = 0  # floats of a text's state of recurrent layers
         positions = [block.attention.position for block in config.blocks]
         self._rotations = list(dict.fromkeys(each for each in positions if each is not None))
-        self._layers = (native.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
+        self._layers = (structures.Layer * len(config.blocks))(*map(self._layer, range(len(config.blocks))))
         self.model = self._model()
         self._finish()
 
-    def _model(self) -> native.Model:
+    def _model(self) -> structures.Model:
         config = self.config
-        rotations = (native.Rotation * max(1, len(self._rotations)))(*map(self._rotation, self._rotations))
+        rotations = (structures.Rotation * max(1, len(self._rotations)))(
+            *map(self._rotation, self._rotations)
+        )
         head = self._matrix("embedding" if config.tied else "head")
         rows = np.empty((0, 0), np.uint8)  # a tied table is read out of the head's panels
         if not config.tied:
             rows = self._table("embedding.weight")
         self._kept.append(rotations)
-        return native.Model(
+        return structures.Model(
             layers=self._layers,
             rotations=rotations,
             embedding=None if config.tied else rows.ctypes.data,
@@ -183,7 +186,7 @@ class PackedModel(Packing):
             per_layer=self._per_layer(),
             embedding_row=rows.shape[1],
             state_size=self.state_size,
-            embedding_type=native.LAYOUTS[self._tensors.later("embedding.weight").type].id,
+            embedding_type=LAYOUTS[self._tensors.later("embedding.weight").type].id,
             layer_count=len(config.blocks),
             rotation_count=len(self._rotations),
             width=config.width,
@@ -193,23 +196,23 @@ class PackedModel(Packing):
             softcap=config.softcap or 0.0,
         )
 
-    def _per_layer(self) -> native.PerLayer:
+    def _per_layer(self) -> structures.PerLayer:
         """The embeddings that each block has of a token; without rows where there are none."""
         of, name = self.config.per_layer, "per_layer.embedding.weight"
         if of is None:
-            return native.PerLayer()
+            return structures.PerLayer()
         rows, scales = self._table(name), per_layer_scales(self.config)
-        return native.PerLayer(
+        return structures.PerLayer(
             projection=self._matrix("per_layer.projection"),
             table=rows.ctypes.data,
             norm=self._norm("per_layer.norm", self.config.norm, of.size),
             row=rows.shape[1],
-            type=native.LAYOUTS[self._tensors.later(name).type].id,
+            type=LAYOUTS[self._tensors.later(name).type].id,
             size=of.size,
             **dict(zip(("table_scale", "projection_scale", "scale"), scales, strict=True)),
         )
 
-    def _layer(self, n: int) -> native.Layer:
+    def _layer(self, n: int) -> structures.Layer:
         block, path = self.config.blocks[n], f"blocks.{n}"
         width, mlp, mixer = self.config.width, block.mlp, block.attention
         (a_in, b_in), (a_out, b_out) = (
@@ -228,16 +231,16 @@ class PackedModel(Packing):
             fields |= (self._mixture if isinstance(mlp, MoE) else self._mlp)(f"{path}.mlp")
             fields["activation"] = self._activation(f"{path}.mlp", mlp)
         if block.per_layer is not None:
-            fields["per_layer"] = native.PerLayerInput(
+            fields["per_layer"] = structures.PerLayerInput(
                 self._matrix(f"{path}.per_layer.gate"),
                 self._matrix(f"{path}.per_layer.out"),
                 self._norm(f"{path}.per_layer.norm", block.norm, width),
             )
         scales = (getattr(mlp, "gate_scale", 1.0), mlp.out_scale if mlp else 1.0)
-        return native.Layer(
+        return structures.Layer(
             **fields,
             **{name: self._norm(f"{path}.{name}", block.norm, width) for name in block.norms},
-            parallel=native.PARALLEL.index(block.parallel),
+            parallel=structures.PARALLEL.index(block.parallel),
             residual=block.residual,
             block_scale=float(formats.unpack(self._tensors[f"{path}.scale"])[0]) if block.scaled else 1.0,
             recurrent_output=b_out,
@@ -245,7 +248,7 @@ class PackedModel(Packing):
             out_scale=scales[1],
         )
 
-    def _recurrence(self, path: str, of: Any, input: float) -> native.Recurrence:
+    def _recurrence(self, path: str, of: Any, input: float) -> structures.Recurrence:
         """A recurrent mixer, and its place in the state of a text."""
         kind, sizes = kind_of(of), {"value_size": 0, "key_size": 0, "heads": 1, "groups": 1}
         vectors: dict[str, Any] = {"conv": self._convolution(path, kind)}
@@ -256,28 +259,30 @@ class PackedModel(Packing):
         if kind != "short_conv":
             groups = of.heads if kind == "kda" else of.groups
             sizes = {"value_size": of.values, "key_size": of.key_size, "heads": of.heads, "groups": groups}
-            self.state_size += of.heads * of.key_size * aligned(of.values, native.PANEL)
+            self.state_size += of.heads * of.key_size * aligned(of.values, packed_product.PANEL)
             rate = arithmetic.exp(formats.finite(f"{path}.decay.A_log", self._tensors[f"{path}.decay.A_log"]))
             vectors |= {"rate": self._keep(rate), "step_bias": self._vector(f"{path}.decay.dt_bias")}
-        norm = native.Norm()
+        norm = structures.Norm()
         if kind in ("gated_delta", "kda"):
             norm = self._norm(f"{path}.norm", of.norm, of.values)
         if kind == "mamba2":
             vectors["skip"] = self._vector(f"{path}.D")
             if of.normed:
-                norm = native.Norm(self._vector(f"{path}.norm"), None, native.NORM_KINDS.index("rms"), of.eps)
+                norm = structures.Norm(
+                    self._vector(f"{path}.norm"), None, structures.NORM_KINDS.index("rms"), of.eps
+                )
         matrices = {"step": "forget"} if kind == "gated_delta" else LIFTED if kind == "kda" else {}
-        return native.Recurrence(
+        return structures.Recurrence(
             **{
                 name: self._matrix(f"{path}.{matrices.get(name, name)}")
-                for name in native.RECURRENT
+                for name in structures.RECURRENT
                 if f"{path}.{matrices.get(name, name)}.weight" in self._names
             },
             **vectors,
             **sizes,
             norm=norm,
             state_at=at,
-            kind=native.RECURRENCES.index(kind),
+            kind=structures.RECURRENCES.index(kind),
             conv_size=of.conv,
             norm_first=getattr(of, "normed", None) == "first",
             least=getattr(of, "least", None) or 0.0,
@@ -296,11 +301,11 @@ class PackedModel(Packing):
         """Softmax attention over heads, and its place in the pages."""
         path, pairs = f"blocks.{n}", 2 if kind_of(attention) == "differential" else 1
         if attention.kv_layer is None:
-            stride = aligned(pairs * attention.values, native.PANEL)
+            stride = aligned(pairs * attention.values, packed_product.PANEL)
             self._offsets[n] = self.page_halves
             keys = attention.groups * cache.halves(self._cache, attention.key_size)
             values = attention.groups // pairs * cache.halves(self._cache, stride)
-            self.page_halves += native.PAGE * (keys + values)
+            self.page_halves += step.PAGE * (keys + values)
         sharper, projected = attention.temperature, {"query": True, **attention.projected, "out": True}
         norms = {
             name: (f"{path}.attention.{name}", attention.qk_norm, size)
@@ -334,7 +339,7 @@ class PackedModel(Packing):
             value_size=pairs * attention.values,
             window=window_of(attention) or 0,
             rotation=-1 if attention.position is None else self._rotations.index(attention.position),
-            norm_over=native.OVER.index(attention.qk_norm_over),
+            norm_over=structures.OVER.index(attention.qk_norm_over),
             norm_after=attention.qk_norm_after,
             value_of_key=attention.value_of_key,
             scale=attention.key_size**-0.5 if attention.scale is None else attention.scale,
@@ -346,14 +351,16 @@ class PackedModel(Packing):
         """Latent attention, absorbed, and its place in the pages."""
         path, row = f"blocks.{n}.attention", latent_row(of)
         self._offsets[n] = self.page_halves
-        self.page_halves += native.PAGE * cache.halves(self._cache, row)
+        self.page_halves += step.PAGE * cache.halves(self._cache, row)
         down = of.query_latent is not None
-        own = native.Latent(
-            index=self._indexer(path, of) if indexed(of) else native.Indexer(),
+        own = structures.Latent(
+            index=self._indexer(path, of) if indexed(of) else structures.Indexer(),
             **({"query": self._matrix(f"{path}.query")} if down else {}),
             key_up=self._each_head(key_up(path, of, self._tensors), of.heads, f"{path}.key_up"),
             value_up=self._each_head(self._tensors[f"{path}.value_up.weight"], of.heads, f"{path}.value_up"),
-            query_norm=self._norm(f"{path}.query_norm", of.norm, of.query_latent) if down else native.Norm(),
+            query_norm=self._norm(f"{path}.query_norm", of.norm, of.query_latent)
+            if down
+            else structures.Norm(),
             size=of.latent,
             rope=of.rope_dim,
             key_size=of.key_size,
@@ -378,13 +385,13 @@ class PackedModel(Packing):
             "scale": latent_scale(of),
         }
 
-    def _indexer(self, path: str, of: Any) -> native.Indexer:
+    def _indexer(self, path: str, of: Any) -> structures.Indexer:
         """What chooses the keys of latent attention, and where its own keys are in the pages."""
         at = self.page_halves
-        self.page_halves += native.PAGE * cache.halves(self._cache, of.index_size)
+        self.page_halves += step.PAGE * cache.halves(self._cache, of.index_size)
         scale, weight_scale = index_scales(of)
-        return native.Indexer(
-            **{name: self._matrix(f"{path}.index_{name}") for name in native.INDEXER},
+        return structures.Indexer(
+            **{name: self._matrix(f"{path}.index_{name}") for name in structures.INDEXER},
             norm=self._norm(f"{path}.index_norm", INDEX_NORM, of.index_size),
             page_offset=at,
             heads=of.index_heads,
@@ -401,19 +408,19 @@ class PackedModel(Packing):
             return None
         return self._vector("position.weight") + 4 * of.offset * self.config.width
 
-    def _mlp(self, path: str) -> dict[str, native.Matrix]:
+    def _mlp(self, path: str) -> dict[str, packed_product.Matrix]:
         """The matrices of an MLP; without a gate where it has none."""
-        names = [name for name in native.EXPERT if f"{path}.{name}.weight" in self._names]
+        names = [name for name in structures.EXPERT if f"{path}.{name}.weight" in self._names]
         return {name: self._matrix(f"{path}.{name}") for name in names}
 
     def _mixture(self, path: str) -> dict[str, Any]:
         """The experts of a layer, what routes to them, and in the MLP's place the one all tokens pass."""
         of: MoE = self.config.blocks[int(path.split(".")[1])].mlp  # pyright: ignore[reportAssignmentType]
-        experts = [native.Expert(**self._mlp(f"{path}.experts.{e}")) for e in range(of.experts)]
-        held = (native.Expert * len(experts))(*experts)
+        experts = [structures.Expert(**self._mlp(f"{path}.experts.{e}")) for e in range(of.experts)]
+        held = (structures.Expert * len(experts))(*experts)
         self._kept.append(held)
-        routers = [name for name in native.ROUTERS if f"{path}.{name}.weight" in self._names]
-        mixture = native.Mixture(
+        routers = [name for name in structures.ROUTERS if f"{path}.{name}.weight" in self._names]
+        mixture = structures.Mixture(
             **{name: self._matrix(f"{path}.{name}") for name in routers},
             experts=held,
             choice_bias=self._vector(f"{path}.choice_bias") if of.router.choice_bias else None,
@@ -428,15 +435,15 @@ class PackedModel(Packing):
         )
         return {**self._mlp(f"{path}.shared"), "mixture": mixture}
 
-    def _each_head(self, packed: Packed, heads: int, path: str) -> native.Matrix:
+    def _each_head(self, packed: Packed, heads: int, path: str) -> packed_product.Matrix:
         """The first head's rows of a matrix; those of the others are behind them in whole panels."""
         rows, columns = packed.shape[0] // heads, packed.shape[1]
-        size = native.packed_bytes(packed.type, rows, columns)
+        size = packed_product.packed_bytes(packed.type, rows, columns)
         panels = self._weights.take(heads * size)
         for head in range(heads):
             own = packed.rows(slice(head * rows, (head + 1) * rows))
             self._pack(own, panels[head * size : (head + 1) * size], path)
-        return native.Matrix(panels.ctypes.data, None, native.LAYOUTS[packed.type].id, rows, columns, 0)
+        return packed_product.Matrix(panels.ctypes.data, None, LAYOUTS[packed.type].id, rows, columns, 0)
 
 
 def per_layer_scales(config: Decoder) -> tuple[float, float, float]:
@@ -490,7 +497,7 @@ def indexed(attention: Any) -> bool:
 
 def latent_row(of: Any) -> int:
     """Numbers that the cache has of a token: latent and rotated part, each filled up to whole sixteens."""
-    return aligned(of.latent, native.PANEL) + aligned(of.rope_dim, native.PANEL)
+    return aligned(of.latent, packed_product.PANEL) + aligned(of.rope_dim, packed_product.PANEL)
 
 
 def latent_scale(of: Any) -> float:
@@ -514,7 +521,7 @@ def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Ten
     for name, shape in weights.items():
         if _is_matrix(name, shape) and ((config.tied and name == TABLES[0]) or name not in TABLES):
             count, type, shape = _as_laid(name, shape, config, tensors)
-            total += aligned(count * native.packed_bytes(type, *shape))
+            total += aligned(count * packed_product.packed_bytes(type, *shape))
     return total
 
 

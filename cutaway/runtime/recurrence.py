@@ -76,7 +76,9 @@ def gated_delta(
     return z.reshape(len(z), -1) * _silu(gates), Carried(tail, S)
 
 
-def kda(of: Any, projected: Projected, learned: Learned, carried: Carried, see: See) -> tuple[np.ndarray, Carried]:
+def kda(
+    of: Any, projected: Projected, learned: Learned, carried: Carried, see: See
+) -> tuple[np.ndarray, Carried]:
     """What the last matrix reads, of Kimi Delta Attention: each row of a head's state decays by itself."""
     names = ("query", "key", "value")
     lines = np.concatenate([projected(name, 1.0) for name in names], axis=1)
@@ -100,7 +102,9 @@ def kda(of: Any, projected: Projected, learned: Learned, carried: Carried, see: 
     return z.reshape(len(z), -1) * gate, Carried(tail, S)
 
 
-def mamba2(of: Any, projected: Projected, learned: Learned, carried: Carried, see: See) -> tuple[np.ndarray, Carried]:
+def mamba2(
+    of: Any, projected: Projected, learned: Learned, carried: Carried, see: See
+) -> tuple[np.ndarray, Carried]:
     """What the last matrix reads, of Mamba 2."""
     names, by = ("value", "key", "query"), of.multipliers
     lines = np.concatenate([projected(name, m) for name, m in zip(names, by[1:4], strict=True)], axis=1)

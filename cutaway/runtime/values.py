@@ -135,7 +135,9 @@ def has(block: Block, what: str) -> bool:
         return False
     if what.partition("_")[0] in ("attention.k", "attention.v"):
         return attends(block) and of.kv_layer is None
-    return what == "attention.q" and latent(block) or attends(block) if what[:11] == "attention.q" else True
+    if what == "attention.q" or what in UNROTATED:
+        return attends(block) or (latent(block) and what == "attention.q")
+    return True
 
 
 def recurs(block: Block) -> bool:

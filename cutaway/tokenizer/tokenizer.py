@@ -278,7 +278,7 @@ class Tokenizer:
 
     def merges_of(self, text: str) -> list[tuple[str, list[Pair]]]:
         """Each piece of a text in the vocabulary's spelling, with its merges in order."""
-        from cutaway.tokenizer.introspection import pieces
+        from cutaway.tokenizer.pieces import pieces
 
         return [(piece.text, list(piece.merges)) for piece in pieces(self, text)]
 

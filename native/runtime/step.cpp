@@ -2040,7 +2040,7 @@ CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Rea
     return cutaway_observe(model, reading, &none, threads);
 }
 
-// The sizes of the structures, so that cutaway/native/runtime.py can check that it mirrors them.
+// The sizes of the structures, so that cutaway/native/structures.py can check that it mirrors them.
 CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     using namespace cutaway;
     out[0] = sizeof(Matrix);

@@ -1,4 +1,4 @@
-// A model as one step reads it. cutaway/native/runtime.py mirrors these structures, field by field.
+// A model as one step reads it. cutaway/native/structures.py mirrors these structures, field by field.
 #pragma once
 
 #include <cstdint>

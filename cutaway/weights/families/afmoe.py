@@ -89,9 +89,7 @@ FAMILY = llama.FAMILY.but(
         *naming.GGUF_SANDWICH,
         *naming.GGUF_QK_NORM,
         *naming.weights(("blk.{n}.attn_gate", "blocks.{n}.attention.gate")),
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_CHOICE_BIAS,
-        *naming.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_DEEPSEEK_EXPERTS,
     ),
     rows=(
         *rows.SIZES,

@@ -5,14 +5,12 @@ Decays and gates have one matrix each. Latent attention rotates neighbouring pai
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cutaway.layers.config import Norm
 from cutaway.model.config import Decoder, Encoder
 from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import deepseek_v3, kimi_linear
-from cutaway.weights.families.kimi_linear import LINEAR, OURS, is_linear
+from cutaway.weights.families.kimi_linear import LINEAR, OURS, is_latent, is_linear
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
@@ -107,16 +105,6 @@ def settings(config: Decoder | Encoder) -> Settings:
     return known
 
 
-def of(rules: tuple[Rule, ...], linear: bool) -> tuple[Rule, ...]:
-    """The rules, for layers of one kind."""
-
-    def limited(rule: Rule) -> Rule:
-        when = rule.when
-        return replace(rule, when=lambda block: is_linear(block) is linear and (when is None or when(block)))
-
-    return tuple(map(limited, rules))
-
-
 FAMILY = deepseek_v3.FAMILY.but(
     "bailing_hybrid",
     "BailingHybridForCausalLM",
@@ -124,7 +112,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         *naming.renamed(
             naming.HF_DECODER, ("model.embed_tokens.", "model.word_embeddings."), without=("self_attn",)
         ),
-        *of(
+        *naming.of_layers(
             (
                 *naming.renamed(
                     deepseek_v3.HF_LATENT,
@@ -133,9 +121,9 @@ FAMILY = deepseek_v3.FAMILY.but(
                 ),
                 *naming.weights((f"{THEIRS}.g_proj", f"{OURS}.gate")),
             ),
-            False,
+            is_latent,
         ),
-        *of(
+        *naming.of_layers(
             (
                 *naming.weights(
                     (f"{THEIRS}.q_proj", f"{OURS}.query"),
@@ -154,7 +142,7 @@ FAMILY = deepseek_v3.FAMILY.but(
                 Rule(f"{THEIRS}.A_log", f"{OURS}.decay.A_log", same),
                 Rule(f"{THEIRS}.dt_bias", f"{OURS}.decay.dt_bias", same),
             ),
-            True,
+            is_linear,
         ),
         *naming.renamed(naming.HF_DEEPSEEK_EXPERTS, ("gate.e_score_correction_bias", "gate.expert_bias")),
     ),

@@ -1,6 +1,6 @@
 """Bamba (2024): Mamba 2 in most layers, attention that rotates half of each head in some; dense MLPs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cutaway.position import rope
 from cutaway.weights import naming, rotary, rows
@@ -50,15 +50,7 @@ FAMILY = llama.FAMILY.but(
     "bamba",
     "BambaForCausalLM",
     hf=(
-        *(
-            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
-            for rule in naming.renamed(
-                naming.HF_DECODER,
-                ("post_attention_layernorm", "pre_ff_layernorm"),
-                (".mlp.", ".feed_forward."),
-                ("model.norm.", "model.final_layernorm."),
-            )
-        ),
+        *naming.of_layers(naming.HF_PRE_FF, attends, naming.MIXER),
         *granitemoehybrid.HF_MAMBA,
     ),
     gguf=(),

@@ -16,10 +16,7 @@ def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     attention = mixer(
         "sub_norm",
-        heads=known["heads"],
-        kv_heads=known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
+        **decoders.shape(known),
         bias=known["bias"],
         out_bias=known["out_bias"],
         eps=known["eps"],

@@ -10,19 +10,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.gguf import Later, Packed
 from cutaway.layers.config import Norm
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Encoder
 from cutaway.model.kinds import mixer
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, YaRN, sharpening
-from cutaway.quantization import formats
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, absorbing, beside, per_head, same
+from cutaway.weights.rules import Rule, Tensors, absorbing, beside, multiplied, per_head, same
 
 ALIASES = ("deepseek2",)
 
@@ -80,9 +78,7 @@ GGUF = (  # keys and values of each head in matrices of their own, as absorbed a
 JOINED = replace(HF_LATENT[-1], theirs="blk.{n}.attn_kv_b.weight")  # of files of before May 2025
 GGUF_MIXTURE = (
     *GGUF,
-    *naming.GGUF_EXPERTS,
-    *naming.GGUF_CHOICE_BIAS,
-    *naming.GGUF_SHARED_EXPERT[1:],
+    *naming.GGUF_DEEPSEEK_EXPERTS,
 )
 
 
@@ -195,25 +191,13 @@ def with_eps(config: Decoder, tensors: Tensors, eps: float) -> tuple[Decoder, Te
         if getattr(of, "latent", None) is None or of.norm is None or of.norm.eps == eps:
             continue
         factor = math.sqrt(eps / of.norm.eps)
-        factors[f"blocks.{n}.attention.down.weight"] = factor, of.latent
-        factors[f"blocks.{n}.attention.query_down.weight"] = factor, of.query_latent
+        rotated = np.ones((of.rope_dim, 1), np.float32)  # which is not normed
+        latent = np.full((of.latent, 1), factor, np.float32)
+        factors[f"blocks.{n}.attention.down.weight"] = np.concatenate([latent, rotated])
+        factors[f"blocks.{n}.attention.query_down.weight"] = factor
         blocks[n] = replace(block, attention=replace(of, norm=replace(of.norm, eps=eps)))
-
-    def later(name: str) -> Packed | Later:
-        entry = tensors.later(name)
-        if name not in factors:
-            return entry
-        factor, count = factors[name]
-
-        def make() -> Packed:
-            values = formats.unpack(tensors[name]).copy()
-            values[:count] *= np.float32(factor)
-            return formats.pack(values, "F32")
-
-        return Later("F32", entry.shape, make)
-
     note = f"matrices before norms of latents are multiplied, so that the norms' eps is {eps:g}"
-    return replace(config, blocks=tuple(blocks)), Tensors({name: later(name) for name in tensors}), note
+    return replace(config, blocks=tuple(blocks)), multiplied(tensors, factors), note
 
 
 def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:

@@ -23,10 +23,7 @@ def decoder(known: Settings) -> Decoder:
     mixers = tuple(
         mixer(
             "differential",
-            heads=known["heads"],
-            kv_heads=known["kv_heads"],
-            key_size=known["head_size"],
-            position=known["rope"],
+            **decoders.shape(known),
             bias=known["bias"],
             out_bias=known["out_bias"],
             lambda_start=lambda_start(n),

@@ -57,9 +57,7 @@ FAMILY = ernie4_5.FAMILY.but(
     ),
     gguf=(
         *naming.GGUF_PLAIN,
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_CHOICE_BIAS,
-        *naming.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_DEEPSEEK_EXPERTS,
     ),
     rows=(
         *rows.turning(rows.SIZES, interleaved=True),

@@ -260,10 +260,7 @@ def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     mamba = mamba2(known)
     attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"] if known["turns"] else None,
+        **decoders.shape(known if known["turns"] else known | {"rope": None}),
         scale=known["scale"],
         bias=known["bias"],
         out_bias=known["out_bias"],
@@ -299,11 +296,7 @@ FAMILY = llama.FAMILY.but(
     "GraniteMoeHybridForCausalLM",
     modules=granitemoe.FAMILY.modules,
     hf=(
-        *(
-            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
-            for rule in granitemoe.FAMILY.hf
-            if ".mlp." not in rule.theirs
-        ),
+        *naming.of_layers(naming.renamed(granitemoe.FAMILY.hf, without=(".mlp.",)), attends, naming.MIXER),
         *HF_MAMBA,
         *(Rule(f"{SHARED}.input_linear.weight", both(place), split) for place in ("", ".shared")),
         *(
@@ -312,7 +305,7 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     gguf=(
-        *(replace(rule, when=attends) if ".attn_" in rule.theirs else rule for rule in llama.GGUF_ATTENTION),
+        *naming.of_layers(llama.GGUF_ATTENTION, attends),
         *naming.GGUF_EMBEDDINGS,
         *naming.GGUF_NORMS,
         *naming.weights(*naming.GGUF_MLP),

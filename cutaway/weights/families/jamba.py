@@ -6,7 +6,7 @@ Mamba's steps, B and C are made of what is normed, with learned weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
@@ -113,25 +113,14 @@ FAMILY = llama.FAMILY.but(
     "JambaForCausalLM",
     bypassed=("dt_proj",),
     hf=(
-        *(
-            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
-            for rule in naming.renamed(
-                naming.HF_DECODER,
-                ("post_attention_layernorm", "pre_ff_layernorm"),
-                (".mlp.", ".feed_forward."),
-                ("model.norm.", "model.final_layernorm."),
-            )
-        ),
+        *naming.of_layers(naming.HF_PRE_FF, attends, naming.MIXER),
         *naming.renamed(naming.HF_EXPERTS, (".mlp.gate.", ".mlp.router."), (".mlp.", ".feed_forward.")),
         *mamba.hf_mamba("model.layers.{n}.mamba", is_mamba),
     ),
     gguf=(
         *naming.GGUF_EMBEDDINGS,
         *naming.GGUF_NORMS,
-        *(
-            replace(rule, when=attends)
-            for rule in naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT)
-        ),
+        *naming.of_layers(naming.GGUF_ATTENTION, attends),
         *naming.weights(*naming.GGUF_MLP),
         *naming.GGUF_EXPERTS,
         *mamba.gguf_mamba(is_mamba),

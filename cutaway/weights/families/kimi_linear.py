@@ -5,8 +5,6 @@ layers' queries and keys. Its own config counts layers from one, under ``linear_
 transformers writes lists of words.
 """
 
-from dataclasses import replace
-
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import Norm
@@ -43,15 +41,13 @@ def is_linear(block: Block) -> bool:
     return kind_of(block.attention) == "kda"
 
 
-def latent_alone(rule: Rule) -> Rule:
-    """The rule, for layers of latent attention."""
-    when = rule.when
-    return replace(rule, when=lambda block: not is_linear(block) and (when is None or when(block)))
+def is_latent(block: Block) -> bool:
+    """Whether a layer's mixer is latent attention."""
+    return not is_linear(block)
 
 
-HF_KDA = tuple(
-    replace(rule, when=is_linear)
-    for rule in (
+HF_KDA = naming.of_layers(
+    (
         *naming.weights(
             (f"{THEIRS}.q_proj", f"{OURS}.query"),
             (f"{THEIRS}.k_proj", f"{OURS}.key"),
@@ -70,11 +66,11 @@ HF_KDA = tuple(
         ),
         Rule(f"{THEIRS}.A_log", f"{OURS}.decay.A_log", per_head),
         Rule(f"{THEIRS}.dt_bias", f"{OURS}.decay.dt_bias", same),
-    )
+    ),
+    is_linear,
 )
-GGUF_KDA = tuple(
-    replace(rule, when=is_linear)
-    for rule in (
+GGUF_KDA = naming.of_layers(
+    (
         *naming.weights(
             *naming.GGUF_QUERY_KEY,
             naming.GGUF_VALUE,
@@ -92,9 +88,9 @@ GGUF_KDA = tuple(
         ),
         Rule("blk.{n}.ssm_a", f"{OURS}.decay.A_log", decay),
         Rule("blk.{n}.ssm_dt.bias", f"{OURS}.decay.dt_bias", same),
-    )
+    ),
+    is_linear,
 )
-IN_LATENT = "blocks.{n}.attention."  # in our names of latent attention
 HF_MOE = naming.renamed(
     (
         *(rule for rule in naming.HF_DECODER if ".mlp." in rule.theirs and "bias" not in rule.theirs),
@@ -241,12 +237,12 @@ FAMILY = deepseek_v3.FAMILY.but(
     "KimiLinearForCausalLM",
     hf=(
         *naming.renamed(naming.HF_DECODER, without=("self_attn", ".mlp.")),
-        *map(latent_alone, deepseek_v3.HF_LATENT),
+        *naming.of_layers(deepseek_v3.HF_LATENT, is_latent),
         *HF_KDA,
         *HF_MOE,
     ),
     gguf=(
-        *(latent_alone(rule) if IN_LATENT in str(rule.ours) else rule for rule in deepseek_v3.GGUF_MIXTURE),
+        *naming.of_layers(deepseek_v3.GGUF_MIXTURE, is_latent, naming.MIXER),
         *GGUF_KDA,
     ),
     gguf_joined=(),

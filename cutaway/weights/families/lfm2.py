@@ -3,8 +3,6 @@
 The norm before the head is called that of the embeddings.
 """
 
-from dataclasses import replace
-
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.model.block_config import Block
@@ -72,13 +70,7 @@ GGUF = (
     *naming.weights(("token_embd", "embedding"), ("output", "head"), ("token_embd_norm", "norm")),
     *naming.GGUF_NORMS,
     *naming.weights(*naming.GGUF_MLP),
-    *(
-        replace(rule, when=attends)
-        for rule in (
-            *naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT),
-            *naming.GGUF_QK_NORM,
-        )
-    ),
+    *naming.of_layers((*naming.GGUF_ATTENTION, *naming.GGUF_QK_NORM), attends),
     Rule("blk.{n}.shortconv.in_proj.weight", tuple(f"{OURS}.{n}.weight" for n in PARTS), split, is_conv),
     Rule("blk.{n}.shortconv.out_proj.weight", f"{OURS}.out.weight", same, is_conv),
     Rule("blk.{n}.shortconv.conv.weight", f"{OURS}.conv.weight", same, is_conv),
@@ -147,13 +139,7 @@ class Convolution(Field):
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     conv = mixer("short_conv", channels=known["width"], conv=known["conv"], bias=known["conv_bias"])
-    attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
-        qk_norm=Norm("rms", known["eps"]),
-    )
+    attention = decoders.heads(**decoders.shape(known), qk_norm=Norm("rms", known["eps"]))
     mixers = tuple(conv if convolves else attention for convolves in known["convolves"])
     return decoders.decoder(known | {"mixers": mixers})
 

@@ -6,8 +6,6 @@ rotate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,10 +99,7 @@ def decoder(known: Settings) -> Decoder:
         negative=known["negative"],
     )
     attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
+        **decoders.shape(known),
         qk_norm=norm,
         qk_norm_over="width",
         bias=known["bias"],
@@ -153,21 +148,12 @@ def recut(theirs: dict[str, Packed], config: Any) -> dict[str, Packed]:
     return theirs
 
 
-def of(rules: Sequence[Rule], when: Any) -> tuple[Rule, ...]:
-    """The rules, for these layers alone."""
-    return tuple(replace(rule, when=when) for rule in rules)
-
-
 FAMILY = llama.FAMILY.but(
     "olmo_hybrid",
     "OlmoHybridForCausalLM",
     hf=(
-        *(
-            rule
-            for rule in naming.HF_DECODER
-            if "self_attn" not in rule.theirs and "layernorm" not in rule.theirs
-        ),
-        *of(
+        *naming.renamed(naming.HF_DECODER, without=("self_attn", "layernorm")),
+        *naming.of_layers(
             (
                 *(rule for rule in naming.HF_DECODER if "self_attn" in rule.theirs),
                 *naming.HF_QK_NORM,
@@ -178,7 +164,7 @@ FAMILY = llama.FAMILY.but(
             ),
             attends,
         ),
-        *of(
+        *naming.of_layers(
             (
                 *naming.weights(
                     (f"{LAYER}.attention_layer_norm", "blocks.{n}.attention_norm"),

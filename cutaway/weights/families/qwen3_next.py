@@ -3,8 +3,6 @@
 Norms hold w where x is multiplied by w + 1, but for those of the delta rule's heads.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from cutaway.errors import UserError
@@ -37,7 +35,7 @@ def is_linear(block: Block) -> bool:
 
 def of_linear(rules: tuple[Rule, ...], linear: bool = True) -> tuple[Rule, ...]:
     """The rules, for layers of one kind alone."""
-    return tuple(replace(rule, when=lambda block: is_linear(block) is linear) for rule in rules)
+    return naming.of_layers(rules, lambda block: is_linear(block) is linear)
 
 
 HF_DELTA = of_linear(
@@ -146,14 +144,7 @@ def decoder(known: Settings) -> Decoder:
         conv=known["conv"],
         norm=Norm("rms", known["eps"]),
     )
-    gated = mixer(
-        "gated",
-        heads=known["heads"],
-        kv_heads=known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
-        qk_norm=Norm("rms", known["eps"]),
-    )
+    gated = mixer("gated", **decoders.shape(known), qk_norm=Norm("rms", known["eps"]))
     mixers = tuple(delta if linear else gated for linear in known["linear"])
     return decoders.decoder(known | {"bias": False, "mixers": mixers})
 

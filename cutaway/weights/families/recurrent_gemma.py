@@ -5,8 +5,6 @@ The MLP is half as wide as its config says, and everything but queries, keys and
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cutaway.errors import UserError, quoted
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Encoder
@@ -105,16 +103,17 @@ FAMILY = llama.FAMILY.but(
     "recurrent_gemma",
     "RecurrentGemmaForCausalLM",
     hf=(
-        *(
-            replace(rule, when=attends) if "temporal_block" in rule.theirs else rule
-            for rule in naming.renamed(
+        *naming.of_layers(
+            naming.renamed(
                 naming.one_more(naming.HF_DECODER),
                 (".self_attn.", ".temporal_block."),
                 ("input_layernorm", "temporal_pre_norm"),
                 ("post_attention_layernorm", "channel_pre_norm"),
                 (".mlp.", ".mlp_block."),
                 ("model.norm.", "model.final_norm."),
-            )
+            ),
+            attends,
+            naming.MIXER,
         ),
         *(
             Rule(f"{TEMPORAL}.{theirs}.{part}", f"{OURS}.{ours}.{part}", same, is_recurrent)

@@ -120,13 +120,7 @@ def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     norm = Norm("rms", known["eps"])
     mamba = granitemoehybrid.mamba2(known | {"eps": INNER, "conv_bias": True}, least=known["least"])
-    attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
-        scale=(known["head_size"] / 2) ** -0.5,
-    )
+    attention = decoders.heads(**decoders.shape(known), scale=(known["head_size"] / 2) ** -0.5)
     if known["adapted"] and known["kv_heads"] != known["heads"]:
         raise UserError("low-rank matrices of keys need as many key-value heads as heads")
     if known["mamba_bias"]:
