@@ -81,7 +81,7 @@ def test_far_and_thin_patterns_read_the_same_in_blocks(monkeypatch: pytest.Monke
     pos = torch.arange(TOKENS)[None].clone()
     pos[0, 40:45] = -1
     ours = _read(module, name, x, Positions(pos))
-    monkeypatch.setattr("cutaway.attention.backends.choose", lambda problem: ("naive", "the judge"))
+    monkeypatch.setattr("cutaway.attention.backends.choice.choose", lambda problem: ("naive", "the judge"))
     assert_close(ours, _read(module, name, x, Positions(pos)), rtol=1e-4, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import torch
 
 import cutaway
 from cutaway import tracing
-from cutaway.attention import backends as dispatch
+from cutaway.attention.backends import choice
 from cutaway.attention.common import linear_recurrence
 from cutaway.attention.common.registry import Sizes, kind
 from cutaway.cli import main
@@ -37,10 +37,10 @@ def model() -> Decoder:
 def test_it_tells_what_is_really_computed(model, monkeypatch) -> None:
     """Each backend that runs writes its name down: the same names in the same order."""
     ran: list[str] = []
-    real = {**dispatch.BACKENDS}
+    real = {**choice.BACKENDS}
     for name, backend in real.items():
         monkeypatch.setitem(
-            dispatch.BACKENDS, name, lambda inputs, n=name, p=backend: (ran.append(n), p(inputs))[1]
+            choice.BACKENDS, name, lambda inputs, n=name, p=backend: (ran.append(n), p(inputs))[1]
         )
     for table in (linear_recurrence.GATED_LINEAR, linear_recurrence.DELTA):
         for name, form in {**table}.items():

@@ -99,6 +99,39 @@ def test_it_holds_what_the_trace_holds(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_projections_are_the_models_own_queries_keys_and_values(shape: str) -> None:
+    trace = traced(shape)
+    content, [arrays] = unpacked(page([page_data.build(trace, shape)]))
+    kept = content["explanations"][0]["projections"]
+    assert kept["heads"] and kept["first"] == 0
+    for layer, head in kept["heads"]:
+        config = trace.config.blocks[layer].attention
+        group = head // (config.heads // config.groups)
+        assert np.allclose(
+            arrays[f"sums.v.{layer}.{group}"], trace[f"blocks.{layer}.attention.v"][group], atol=1e-5
+        )
+        sums = arrays[f"sums.q.{layer}.{head}"]
+        if config.qk_norm is None and config.position is None:
+            assert np.allclose(sums, trace[f"blocks.{layer}.attention.q"][head], atol=1e-5)
+        x, ids = arrays[f"input.{layer}"], arrays[f"product.ids.q.{layer}.{head}"]
+        size = config.key_size
+        weight = trace.instrumented.weight(f"blocks.{layer}.attention.query.weight")[head * size :][:size]
+        products = np.abs(x[:, None] * weight[None])
+        assert np.array_equal(ids.reshape(*sums.shape, -1)[..., 0], products.argmax(-1))
+        drawn = arrays[f"drawn.q.{layer}.{head}"] * kept["scales"][f"q.{layer}.{head}"] / 127
+        assert np.abs(drawn - weight[:, :160]).max() <= kept["scales"][f"q.{layer}.{head}"] / 250
+
+
+def test_of_a_long_text_projections_of_the_last_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.inspect.projections.BUDGET", 6_000)
+    content, [arrays] = unpacked(page([page_data.build(traced(), "llama")]))
+    kept = content["explanations"][0]["projections"]
+    assert len(kept["heads"]) == 1 and 0 < kept["first"] < len(TEXT)
+    [name] = [name for name in arrays if name.startswith("sums.q.")]
+    assert len(arrays[name]) == len(TEXT) - kept["first"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_the_heads_outputs_add_up(shape: str) -> None:
     made = traced(shape)
     trace = {name: torch.from_numpy(value) for name, value in made.items()}

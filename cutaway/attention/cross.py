@@ -52,6 +52,6 @@ class Config(gqa.Config):
         return super().weights(width) | keys | linear("value", self.groups * self.values, memory, self.bias)
 
     def state(self) -> LayerState:
-        from cutaway.attention.state import Cross
+        from cutaway.attention.state.caches import Cross
 
         return Cross()

@@ -104,7 +104,7 @@ class Config(Buildable):
         return shapes
 
     def state(self) -> LayerState:
-        from cutaway.attention.state import Full
+        from cutaway.attention.state.caches import Full
 
         return Full()
 

@@ -24,8 +24,9 @@ from cutaway.weights import adapters, load, quantize, save, soups
 from cutaway.weights.adapters import Rounding
 from cutaway.weights.changes import Adapter
 from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.retype import stored_bytes
 from cutaway.weights.rules import Tensors
-from cutaway.weights.save import Saved, stored_bytes
+from cutaway.weights.save import Saved
 
 Method = Literal["average", "slerp", "task", "ties"]
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]

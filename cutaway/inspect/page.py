@@ -6,7 +6,10 @@ from cutaway.errors import UserError
 from cutaway.inspect.page_data import PageData, packed
 from cutaway.page import bundle
 
-VIEWS = ("tokens", "embeddings", "attention", "score", "rope", "mlp", "residual", "lens", "next")
+VIEWS = (
+    *("tokens", "embeddings", "attention", "projection", "sharing", "score", "rope", "distance"),
+    *("mlp", "residual", "lens", "next"),
+)
 ENTRY, STYLES = "explain/main.js", ("charts.css", "explain/explain.css")
 BODY = """<a class="skip" href="#views">Skip to the explanation</a>
 <header id="head"></header>

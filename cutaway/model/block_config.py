@@ -170,7 +170,7 @@ class Block(Bounded):
 
     def state(self) -> LayerState:
         """An empty state of its mixer, or of both, or of its mixer and its cross-attention."""
-        from cutaway.attention.state import Both
+        from cutaway.attention.state.caches import Both
 
         own, second = self.attention.state(), self.cross or (self.beside and self.beside.mixer)
         second = second or (self.shared and self.shared.attention)

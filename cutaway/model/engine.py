@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cutaway.attention.common.mixer import LayerState
-from cutaway.attention.state import Full
+from cutaway.attention.state.caches import Full
 from cutaway.attention.state.paged import Paged, Pool
 from cutaway.hooks import Listener, tracing
 from cutaway.model import inside

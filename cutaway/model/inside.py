@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from cutaway.attention.common.mixer import LayerState
-from cutaway.attention.state import Ring
+from cutaway.attention.state.caches import Ring
 from cutaway.hooks import hooked, tracing
 from cutaway.model.decoder import Decoder, State
 

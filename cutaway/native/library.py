@@ -51,6 +51,12 @@ def isa() -> str:
     return os.environ.get("CUTAWAY_ISA") or _best(core)
 
 
+def best_isa() -> str:
+    """The best instruction set that this processor has; "reference" when the core is absent."""
+    core = _load()
+    return "reference" if isinstance(core, str) else _best(core)
+
+
 def threads() -> int:
     """How many cores this process may use: CUTAWAY_THREADS, else its affinity and its container's quota."""
     asked = os.environ.get("CUTAWAY_THREADS")

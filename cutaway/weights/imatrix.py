@@ -21,7 +21,7 @@ from cutaway.gguf.types import MAGIC
 from cutaway.quantization import formats
 from cutaway.weights import families, rules
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.save import counted
+from cutaway.weights.retype import counted
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 LONGEST = 256  # bytes of a name in the format before GGUF

@@ -21,8 +21,9 @@ from cutaway.quantization import formats, search
 from cutaway.quantization.mixes import SMALLER, Mix, Place, mix_named, type_of_logits
 from cutaway.weights import families, rules
 from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.describe import folded
+from cutaway.weights.retype import counted, fitting, makes_logits, retyped, stored_bytes
 from cutaway.weights.rules import Tensors
-from cutaway.weights.save import counted, fitting, folded, makes_logits, retyped, stored_bytes
 
 # The names that decide, as GGUF has them or, where no family names the weights, as they are here.
 ROLES = {

@@ -9,11 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.testing import assert_close
-
 from cutaway.attention import bidirectional
-from cutaway.attention.backends import MANY
+from cutaway.attention.backends.choice import MANY
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.modules.mla import Where
 from cutaway.errors import UserError
@@ -22,6 +19,8 @@ from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
 from tests.definitions.loops import Vector, apply, dot, layer_norm, read, rms, turn
 from tests.laws.mechanisms import SOFTMAX, attention
+from torch import nn
+from torch.testing import assert_close
 
 N, WIDTH, BASE = 13, 12, 50.0
 POS = torch.arange(N)[None]

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from cutaway.attention.state import Both, Elsewhere
+from cutaway.attention.state.caches import Both, Elsewhere
 from cutaway.attention.state.quantized import Quantized
 from cutaway.attention.state.recurrent import Recurrent
 from cutaway.hooks import tracing

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cutaway.attention.state import Full
+from cutaway.attention.state.caches import Full
 from cutaway.attention.state.paged import Pool
 from cutaway.attention.state.quantized import Quantized
 from cutaway.errors import UserError

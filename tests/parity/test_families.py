@@ -26,7 +26,7 @@ from cutaway.position import rope
 from cutaway.quantization import formats, search
 from cutaway.runtime import packing
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import families, load, naming, quantize, rules, safetensors, save
+from cutaway.weights import describe, families, load, naming, quantize, rules, safetensors, save
 from cutaway.weights.build import decoder
 from cutaway.weights.families import gemma4, granitemoehybrid, qwen3_5
 from tests import llama_cpp
@@ -202,7 +202,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     again = load.read(tmp_path / "model.gguf")
     if case in SHARPENED:  # by numbers that GGUF has in float32
         first, second = (to_dict(each.config) for each in (checkpoint, again))
-        assert save._difference(first, second, "config") is None
+        assert describe._difference(first, second, "config") is None
     else:
         assert again.config == checkpoint.config
     for name, packed in checkpoint.tensors.items():

@@ -153,7 +153,7 @@ class Heads(Buildable):
         return None
 
     def state(self) -> LayerState:
-        from cutaway.attention.state import Elsewhere, Full, Ring
+        from cutaway.attention.state.caches import Elsewhere, Full, Ring
 
         if self.kv_layer is not None:
             return Elsewhere()

@@ -38,7 +38,7 @@ export const next = {
         cells: [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])],
       }));
       rows.replaceChildren(table("The likeliest next tokens",
-        [["token", "left"], ["id", "right"], ["logit", "right"], ["probability", "right"], ["", "left"]], listed));
+        [["token", "left"], ["id", "right", "exact"], ["logit", "right", "exact"], ["probability", "right", "derived"], ["", "left"]], listed));
     };
     const whole = make("div", { class: "two" },
       make("div", { class: "stack" }, heat.whole, nucleus.whole, kept, make("div", { class: "chooser" }, draw), drawnList),

@@ -1,6 +1,6 @@
 """/v1/attention: attention weights as bytes, of all heads for a token, or whole maps, pooled.
 
-A byte is 255 times the square root of a weight, so that small weights are told apart. A pooled cell is the
+A byte is 255 times the square root of a weight, so that small weights are distinguished. A pooled cell is the
 largest weight of the queries and keys that it covers. Maps are pooled while the text is read: a map of 8,192
 tokens takes no more memory than its answer. docs/serving.md has the binary's layout.
 """
@@ -20,7 +20,6 @@ from starlette.responses import Response
 from cutaway.generate.batch.observation import Observation
 from cutaway.inspect.inputs import has_pattern
 from cutaway.serve.api_error import APIError
-from cutaway.serve.field_types import Indices, Positions
 from cutaway.serve.inside.forward import Forward, InsideRequest, Prompt, prepared, run, text_of
 from cutaway.serve.json_body import BodyResponse, json_response
 from cutaway.serve.operations.request_record import client_of
@@ -28,6 +27,7 @@ from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
 from cutaway.serve.traces import STEP_NUMBERS, absolute_positions
+from cutaway.serve.validation import Indices, Positions
 
 MEDIA_TYPE = "application/vnd.cutaway.maps"
 
