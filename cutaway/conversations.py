@@ -13,7 +13,7 @@ from cutaway.errors import UserError
 if TYPE_CHECKING:
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.tokenizer import Tokenizer
-    from cutaway.tokenizer.chat import Rendered
+    from cutaway.tokenizer.chat.rendering import Rendered
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None

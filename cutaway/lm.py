@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.trace import Trace, Traces
     from cutaway.model.engine import PyTorchEngine
     from cutaway.model.pooling import Pooling
-    from cutaway.tokenizer.chat import Rendered
+    from cutaway.tokenizer.chat.rendering import Rendered
     from cutaway.weights.save import Saved
 
 

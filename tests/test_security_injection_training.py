@@ -22,7 +22,7 @@ from cutaway.security.defences.struq import SHARES
 from cutaway.security.probes import injection_training
 from cutaway.security.probes.injection_training import KINDS, Laboratory
 from cutaway.security.training import Size
-from cutaway.tokenizer.chat import Rendered, Run
+from cutaway.tokenizer.chat.rendering import Rendered, Run
 from tests.small import model_file
 
 

@@ -200,6 +200,7 @@ def test_the_page_is_the_same_document(server: Server) -> None:
     answer = server.post("/v1/trace", {"text": TEXT, "format": "page"})
     lm = server.service.lm
     trace = lm.trace(TEXT, names=page_data.names(lm.config))
+    assert answer.headers["content-type"] == "application/vnd.cutaway.page"
     assert answer.content == page_data.packed([page_data.build(trace, "two-layers")])
     answer = traced(server, values=["embed"], positions=[0])
     explained = explanation.explain(trace)

@@ -48,6 +48,7 @@ from cutaway.serve.streaming import while_connected
 from cutaway.serve.work_pool import spend, stoppable
 from cutaway.weights import safetensors
 
+PAGE_TYPE = "application/vnd.cutaway.page"  # docs/serving.md has its layout
 STEP_NUMBERS = 16_000_000  # of the values of the tokens that a step reads of a trace: 64 MB
 
 
@@ -181,7 +182,7 @@ def _page(service: Service, asked: _Asked, seen: Observation) -> Response:
     from cutaway.inspect.trace import Trace
 
     trace = Trace(service.lm.subject, asked.ids, _seen(service, asked, seen)[0])
-    return BodyResponse(page_data.packed([page_data.build(trace, service.name)]), "application/octet-stream")
+    return BodyResponse(page_data.packed([page_data.build(trace, service.name)]), PAGE_TYPE)
 
 
 def _seen(service: Service, asked: _Asked, seen: Observation) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -235,7 +236,7 @@ def _alone(service: Service, body: TraceRequest, asked: _Asked) -> Response:
         if body.format == "page":
             trace = _traced(service, asked, names)
             document = page_data.packed([page_data.build(trace, service.name)])
-            return BodyResponse(document, "application/octet-stream")
+            return BodyResponse(document, PAGE_TYPE)
         one = service.lm.trace(asked.ids[:1], names=asked.names)
         _check_size(service, {name: asked.selection.shape(name, one[name].shape) for name in asked.names})
         trace = _traced(service, asked, asked.names)
