@@ -43,8 +43,8 @@ from cutaway.model.decoder import Decoder as Model
 from cutaway.model.kinds import kind_of
 from cutaway.quantization import formats
 from cutaway.train.flops import per_token
-from cutaway.train.loop import Training
 from cutaway.train.trainable import TrainingBatch
+from cutaway.train.training import Training
 from cutaway.weights import load, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors

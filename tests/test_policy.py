@@ -32,7 +32,6 @@ from cutaway.train import config as train_config
 from cutaway.train import run as training_run
 from cutaway.train.adapters import reference
 from cutaway.train.folder import SAMPLES
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
 from cutaway.train.objectives.reward_model import RewardModel
@@ -41,6 +40,7 @@ from cutaway.train.recipes import rewards as rewards_recipe
 from cutaway.train.rollouts import Group
 from cutaway.train.sampler import Completion
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import adapters, load, save
 from cutaway.weights.rules import Tensors
 from tests.test_finetune import TEMPLATE

@@ -22,9 +22,9 @@ from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import next_token
 from cutaway.train.recipes.pretrain import export
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import load, save
 from cutaway.weights.rules import Tensors
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import Parameter
 
 import cutaway
+from cutaway.commands import explain_features
 from cutaway.commands.console import (
     base_of,
     doing,
@@ -108,9 +109,11 @@ def explain(
     :param backends: Show instead which attention backend each layer uses for prefill and decode, and why.
     :param parallel: Show instead what can run at once for this text and for the token after it, and what must
         wait: operations, bytes and this machine's measured limits.
-    :param sae: Show instead the strongest features of each token, of an autoencoder that `cutaway sae` wrote.
+    :param sae: Show instead the strongest features of each token, of an autoencoder that `cutaway sae` wrote;
+        on a page, besides.
     :param html: Write an interactive page to this file: one file that needs no network. A model that
-        --ablate or --steer changed is beside the unchanged one. --open alone writes a temporary file.
+        --ablate or --steer changed is beside the unchanged one; --patch, --against and --sae add a view.
+        --open alone writes a temporary file.
     """
     source = model or (against and base_of(Path(against))) or "smollm2"
     asked = _Asked(
@@ -120,11 +123,12 @@ def explain(
     use_threads(threads)
     if html is not None:
         files.check_file(html, force)
-    features = None if sae is None else _autoencoder(sae)
+    features = None if sae is None else explain_features.autoencoder(sae)
     lm = _load(source)
     ids = asked.ids(lm, asked.text)
-    if features is not None:
-        _print_features(lm, ids, features, asked.name, as_json)
+    page = html is not None or open_page
+    if features is not None and not page:
+        explain_features.show(lm, ids, features, asked.name, as_json)
         return
     early = sys.stdout.isatty() and not (as_json or backends or parallel or html or open_page or asked.two)
     if early:
@@ -138,10 +142,9 @@ def explain(
             _ = lm.model
         _print_backends(lm, ids, asked.name, as_json)
         return
-    page = html is not None or open_page
     with asked.layers_counted(lm, ids, page):
         if page:
-            _write_page(asked.page_data(lm, ids), html, open_page)
+            _write_page(asked.page_data(lm, ids, features), html, open_page)
         elif against is not None:
             _print_against(asked.against_base(lm, ids), asked, as_json)
         elif asked.two:
@@ -196,11 +199,9 @@ class _Asked:
         if self.two and changed:
             raise UserError("two models are shown unchanged: leave out --ablate, --steer and --patch")
         views = backends + parallel + sae
-        if views and (self.two or changed or page or views > 1):
+        if views and (self.two or changed or (page and not sae) or views > 1):
             name = "--backends" if backends else "--parallel" if parallel else "--sae"
             raise UserError(f"{name} is a view of its own: leave out other views and edits")
-        if self.patch is not None and page:
-            raise UserError("--patch is shown in the terminal: leave out --html and --open, or use --compare")
         for part in self.ablate:
             if not re.fullmatch(r"\d+(\.\d+)?", part):
                 raise UserError(
@@ -292,8 +293,8 @@ class _Asked:
             one = self.explanation(lm, ids)
             return one, self.explanation(other, self.ids(other, self.compare or self.text))
 
-    def page_data(self, lm: LanguageModel, ids: list[int]) -> list[PageData]:
-        """What the page shows: the model, and beside it the edited or the compared one."""
+    def page_data(self, lm: LanguageModel, ids: list[int], sae: SAE | None) -> list[PageData]:
+        """What the page shows: the model and its topics, and beside it the edited or the compared one."""
         from cutaway.inspect import page_data
 
         def data(lm: LanguageModel, ids: list[int], name: str, edit: list[Edit] | None = None) -> PageData:
@@ -307,7 +308,24 @@ class _Asked:
             elif self.two:
                 page = data(other, self.ids(other, self.compare or self.text), self.other_name)
                 pages.append(page if self.against is None else replace(page, model=pages[0].model))
+        pages[0] = replace(pages[0], facts=pages[0].facts | self._topics(lm, ids, sae))
         return pages
+
+    def _topics(self, lm: LanguageModel, ids: list[int], sae: SAE | None) -> dict[str, Any]:
+        """What the page shows besides, where it was asked for."""
+        from cutaway.inspect import explanation, page_topics
+
+        found: dict[str, Any] = {}
+        if self.patch is not None:
+            with doing("Patching"):
+                parted = explanation.patch(lm.trace(ids, names=("logits",)), self.ids(lm, self.patch))
+            found["patch"] = page_topics.patch(parted)
+        if self.against is not None:
+            names = self.name, self.other_name
+            found["changed"] = page_topics.changed(self.against_base(lm, ids), names)
+        if sae is not None:
+            found["features"] = page_topics.features(lm.trace(ids, names=(sae.name,)), sae)
+        return found
 
     def against_base(self, lm: LanguageModel, ids: list[int]) -> Against:
         """What parts the base from the model that was trained from it."""
@@ -459,30 +477,6 @@ def _print_parallel(lm: LanguageModel, ids: list[int], name: str, threads: int |
         print_json({"model": name, "machine": asdict(here), "passes": passes})
     else:
         on_screen(lambda console: parallel_text.show(found, here, name, console))
-
-
-def _autoencoder(folder: Path) -> SAE:
-    from cutaway.inspect.sae import SAE
-
-    return SAE.load(folder)
-
-
-def _print_features(lm: LanguageModel, ids: list[int], sae: SAE, name: str, as_json: bool) -> None:
-    read = lm.activations([ids], [sae.name])[sae.name]
-    found, sinks = sae.top(read), sae.sinks(read).tolist()
-    tokens = [lm.tokenizer.token_bytes(id).decode(errors="backslashreplace") for id in ids]
-    pairs = list(zip(tokens, found, strict=True))
-    if as_json:
-        rows = [
-            {"token": token, "attention_sink": sink, "features": [one._asdict() for one in best]}
-            for (token, best), sink in zip(pairs, sinks, strict=True)
-        ]
-        print_json({"model": name, "activation": sae.name, "tokens": rows})
-        return
-    print(f"{name}, {sae.name}: feature and its activation, the strongest first")
-    for (token, best), sink in zip(pairs, sinks, strict=True):
-        strongest = "  ".join(f"{one.feature} {one.activation:.2f}" for one in best)
-        print(f"{token!r:>16}  {strongest}" + ("  (an attention sink, not trained on)" if sink else ""))
 
 
 def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:

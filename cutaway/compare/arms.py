@@ -39,11 +39,11 @@ from cutaway.store import yaml_files
 from cutaway.store.files import write
 from cutaway.train.config import Intervals, TrainingConfig, entries
 from cutaway.train.folder import TOKENIZER
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.recipes import pretrain
 from cutaway.train.schedule import Cosine
 from cutaway.train.trainable import SOURCE, TrainingBatch
+from cutaway.train.training import Dataset, Training
 
 TRIAL = 500  # the first seed of the runs by which a learning rate is chosen: none of them is scored
 AGAIN = 1000  # the first seed of the arm that is the first one again

@@ -4,6 +4,7 @@ on the console, nothing asked of a network, and no fault that axe-core calls ser
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -286,6 +287,51 @@ def test_every_number_says_how_sure_it_is(opened: Opened, pages: Any) -> None:
         assert all(head.locator(".tag").count() for head in numbers if head.inner_text() != "neuron"), (
             row.inner_text()
         )
+
+
+def test_topics_by_mouse_and_keyboard(opened: Opened, pages: Any) -> None:
+    """A patch, features and a training beside the views, each in a panel over the whole width."""
+    patched = [
+        {"position": t, "text": "a", "other_text": other, "recovered": [0.2, 0.9, -0.1]}
+        for t, other in ((3, "b"), (LAST, "a"))
+    ]
+    kl = [[0.0, 0.1, 0.2, 0.3]] * len(TEXT)
+    parts = [{"layer": i, "head": h, "norm": 2.0, "change": 0.25} for i in range(3) for h in range(4)]
+    ends = {"singular_value": 1.0, "share": 0.5, "promotes": ["up"], "opposite": ["down"]}
+    topics = {
+        "patch": {"other": "another", "here": "x", "there": "y", "tokens": patched},
+        "features": {
+            "activation": "blocks.1.out", "count": 20, "sinks": [0], "mapped": [7, 11],
+            "promotes": [["p"], ["q"]],
+            "tokens": [[[7, 2.0], [11, 1.0]]] * len(TEXT), "active": [[2.0] * len(TEXT), [1.0] * len(TEXT)],
+        },
+        "changed": {
+            "names": ["base", "tuned"], "tokens": list(TEXT), "stages": ["embed", "0", "1", "2"], "kl": kl,
+            "next": [{"id": 1, "text": "n", "before": 0.1, "after": 0.4}], "heads": parts,
+            "mlps": [{"layer": 0, "head": None, "norm": 1.0, "change": 0.5}],
+            "written": [{"weight": "blocks.2.mlp.down.weight", "change": 0.1, "directions": [ends]}],
+        },
+    }  # fmt: skip
+    tab = opened(replace(pages(), facts=pages().facts | topics), pages("llama", "the same the sane"))
+    assert [one.get_attribute("id") for one in tab.locator("section").all()][:3] == list(topics)
+    assert tab.locator("#patch .panel").count() == 1 and tab.locator("#tokens .panel").count() == 2
+    heat(tab, "patch").focus()
+    for key in ("Home", "PageUp", "Home", "ArrowRight", "Enter"):
+        tab.keyboard.press(key)
+    frames(tab)
+    assert "0.900 of the way from x to y" in readout(tab, "patch") and selected(tab) == 3
+    assert (
+        "p" in tab.locator("#features tbody tr").first.inner_text()
+        and "2.000" in tab.locator("#features").inner_text()
+    )
+    heat(tab, "features").click(position={"x": 64 + 5, "y": 74 + 5})
+    frames(tab)
+    assert selected(tab) == 0 and "attention sink" in tab.locator("#features").inner_text()
+    heat(tab, "changed", 1).focus()
+    for key in ("Home", "PageDown"):
+        tab.keyboard.press(key)
+    assert "Layer 0, MLP: moved 50.0%" in readout(tab, "changed", 1)
+    assert "2.mlp.down" in tab.locator("#changed table").last.inner_text()
 
 
 def test_temperature_and_top_p(opened: Opened, pages: Any) -> None:

@@ -32,10 +32,10 @@ from cutaway.train.adapters import dora, freeze, ia3, lora
 from cutaway.train.config import TrainingConfig
 from cutaway.train.examples import Examples, Note
 from cutaway.train.folder import MODEL, REFERENCES
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import adapters, build, load, peft_write, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.load import RUN

@@ -17,7 +17,7 @@ from cutaway.quantization import formats
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
 from cutaway.train.folder import MODEL, TOKENIZER
-from cutaway.train.loop import Dataset, Training
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors

@@ -19,7 +19,6 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train import remote_sampler
 from cutaway.train.examples import Note
 from cutaway.train.local_sampler import local
-from cutaway.train.loop import Dataset
 from cutaway.train.objectives import on_policy_distill
 from cutaway.train.objectives.common.policy_gradient import PolicyGradient
 from cutaway.train.objectives.reward_model import RewardModel
@@ -28,6 +27,7 @@ from cutaway.train.remote_sampler import RemoteSampler
 from cutaway.train.rewards_config import RewardsConfig
 from cutaway.train.rollouts import Group, HeldOut, Sampled
 from cutaway.train.trainable import Trainable
+from cutaway.train.training import Dataset
 from cutaway.weights import adapters, build, load
 from cutaway.weights.checkpoint import Checkpoint
 
