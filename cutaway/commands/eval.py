@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+from cutaway.commands.options import Context, Flag, Html, Json, Strict
+from cutaway.errors import UserError
+from cutaway.evaluate.run import Options, Result, check, compared, run
+from cutaway.evaluate.statistics import finite
+from cutaway.generate.thinking.strategy import parse
+from cutaway.store.files import atomic_file, check_file, write
 from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands import console
-from cutaway.commands.options import Context, Flag, Html, Json, Strict
-from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import report, tasks
-from cutaway.evaluate.run import Options, Result, check, compared, run
-from cutaway.evaluate.statistics import finite
-from cutaway.generate.thinking import parse
-from cutaway.store.files import atomic_file, check_file, write
 
 LEAST_EXERCISES = 10  # whose commonest answer is a level to compare with
 

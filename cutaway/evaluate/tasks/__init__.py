@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from cutaway.data import rows
 from cutaway.errors import UserError
-from cutaway.generate.thinking import last_line
+from cutaway.generate.thinking.strategy import last_line
 
 INSTRUMENTS = (
     "text",
