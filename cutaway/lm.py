@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cutaway.agent.tools import Tool
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
-    from cutaway.generate.thinking import Strategy, Thought
+    from cutaway.generate.thinking.strategy import Strategy, Thought
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
     from cutaway.inspect.activations import Activations, Collecting

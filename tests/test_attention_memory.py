@@ -38,7 +38,7 @@ def _module(name: str, how: str) -> Any:
     found = kind(name)
     added = {} if name == "cross" and "relative" in ADDED[how] else ADDED[how]
     torch.manual_seed(0)
-    return found.like(SIZES, {n: OPTIONS[n] for n in found.usual} | added).build(16).eval()
+    return found.like(SIZES, {n: OPTIONS[n] for n in found.usual if n in OPTIONS} | added).build(16).eval()
 
 
 def _read(module: Any, name: str, x: torch.Tensor, positions: Positions) -> torch.Tensor:

@@ -1,8 +1,10 @@
-"""A family is one file of the folder, found by its name, and short where it only renames weights."""
+"""The recipe of docs/adding-a-family.md, followed: one file, short where a family only renames weights."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,41 +17,9 @@ from cutaway.weights import families, load, rules, safetensors, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Tensors
+from tests import recipes
 
-RENAMED = '''"""Owl: llama's block under other names of weights and of two settings."""
-
-from cutaway.weights import naming, rows
-from cutaway.weights.families import llama
-from cutaway.weights.family import Field
-
-ALIASES = ("night-owl",)
-
-FAMILY = llama.FAMILY.but(
-    "owl",
-    "OwlForCausalLM",
-    architecture="night-owl",
-    prefix="owl.",
-    hf=(
-        *naming.weights(("owl.words", "embedding"), ("owl.head", "head"), ("owl.last_norm", "norm")),
-        *naming.weights(
-            ("owl.{n}.norm_1", "blocks.{n}.attention_norm"),
-            ("owl.{n}.norm_2", "blocks.{n}.mlp_norm"),
-            ("owl.{n}.q", "blocks.{n}.attention.query"),
-            ("owl.{n}.k", "blocks.{n}.attention.key"),
-            ("owl.{n}.v", "blocks.{n}.attention.value"),
-            ("owl.{n}.o", "blocks.{n}.attention.out"),
-            ("owl.{n}.w1", "blocks.{n}.mlp.gate"),
-            ("owl.{n}.w2", "blocks.{n}.mlp.down"),
-            ("owl.{n}.w3", "blocks.{n}.mlp.up"),
-        ),
-    ),
-    rows=rows.replaced(
-        llama.FAMILY.rows,
-        Field("width", "d_model", "embedding_length"),
-        Field("heads", "n_heads", "attention.head_count"),
-    ),
-)
-'''
+PAGE = "adding-a-family.md"
 CONFIG = {
     "model_type": "owl",
     "vocab_size": 40,
@@ -62,18 +32,17 @@ CONFIG = {
 
 
 @pytest.fixture
-def owl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> families.Family:
-    """The family in a folder of its own, which joins those of the package."""
+def owl(tmp_path: Path) -> Iterator[families.Family]:
+    """The page's family in a folder of its own, which joins those of the package."""
     home = tmp_path / "more"
     home.mkdir()
-    (home / "owl.py").write_text(RENAMED)
-    monkeypatch.setattr(families, "__path__", [*families.__path__, str(home)])
-    monkeypatch.delitem(sys.modules, "cutaway.weights.families.owl", raising=False)
-    return families.get("owl")
+    with recipes.followed(PAGE, families, home) as [name]:
+        yield families.get(name)
 
 
 def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: families.Family, tmp_path: Path) -> None:
-    assert len(RENAMED.splitlines()) < 60
+    [(_, source)] = recipes.files(PAGE).items()
+    assert len(source.splitlines()) < 60
     config = owl.read(Fields(CONFIG, "config.json"))
     draw = np.random.default_rng(0)
     ours = Tensors(
@@ -97,6 +66,35 @@ def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: families.Famil
     assert json.loads((tmp_path / "back" / "config.json").read_text())["d_model"] == 32
     for name in ours:
         assert np.array_equal(again.tensors[name].data, ours[name].data)
+
+
+def without(names: Iterable[str]) -> list[str]:
+    """A sentence for each family whose class of transformers no case of tests/parity names."""
+    tests = (recipes.ROOT / "tests" / "parity").glob("*.py")
+    words = {word.lower() for path in tests for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    found = []
+    for name in names:
+        own = families.get(name).hf_class
+        short = re.split("For(?=[A-Z])|Model|Encoder|LMHead|MTModel", own)[0]
+        if not words & {each.lower() for each in (own, f"{short}Config", f"{short}TextConfig")}:
+            found.append(
+                f"cutaway/weights/families/{name}.py: no case of tests/parity holds it to transformers"
+            )
+    return found
+
+
+def test_every_family_is_judged_and_named_by_its_page(owl: families.Family) -> None:
+    [sentence] = without(families.names())
+    assert sentence.startswith("cutaway/weights/families/owl.py: no case of tests/parity")
+    page = (recipes.ROOT / "docs" / "families.md").read_text("utf-8")
+    assert set(families.names()) - set(re.findall(r"\w+", page)) == {"owl"}
+
+
+def test_a_file_without_a_family_is_one_sentence(tmp_path: Path) -> None:
+    with recipes.followed(PAGE, families, tmp_path) as [name]:
+        (tmp_path / f"{name}.py").write_text('"""Nothing yet."""\n')
+        with pytest.raises(UserError, match=r"owl\.py has no FAMILY: docs/adding-a-family.md"):
+            families.of_hf(Fields({"model_type": "owl"}, "config.json"))
 
 
 def test_names_are_found_without_importing_the_families() -> None:

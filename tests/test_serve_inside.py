@@ -11,8 +11,11 @@ import pytest
 from cutaway.inspect import tuned_lens
 from cutaway.inspect.arrays import log_softmax, softmax
 from cutaway.inspect.edits import Ablate, from_json
+from cutaway.weights import adapters
 from tests import serving
 from tests.serving import Server
+
+from cutaway.serve.service import adapter_engine  # isort: skip
 
 TEXT = "The capital of France is the city of"
 EDITS = [
@@ -219,7 +222,10 @@ def test_the_divergence_is_that_of_the_logits(server: Server) -> None:
 
 
 def test_what_divergence_refuses(server: Server) -> None:
-    assert "edits is missing" in refused(server, "/v1/divergence")
+    assert "Give what changes the model" in refused(server, "/v1/divergence")
+    assert (
+        "There is no model 'other'" in server.post("/v1/divergence", {"text": TEXT, "against": "other"}).text
+    )
     assert "at most 162 of this vocabulary: ask in parts" in refused(
         server, "/v1/divergence", text="a b " * 90, edits=EDITS
     )
@@ -233,3 +239,21 @@ def test_the_pytorch_model_answers_the_same_way() -> None:
         test_the_parts_are_the_traces_and_sum_to_the_logit(server)
         test_the_causal_check_is_what_ablation_does_in_python(server)
         test_the_divergence_is_that_of_the_logits(server)
+
+
+def test_an_adapter_and_its_model_are_compared(tmp_path: Path) -> None:
+    lm, name = serving.model(), "blocks.1.mlp.down.weight"
+    rows, columns = lm.checkpoint.tensors.later(name).shape
+    draw = np.random.default_rng(0)
+    a, b = (draw.standard_normal(size).astype(np.float32) for size in ((2, columns), (rows, 2)))
+    adapters.write(tmp_path / "talk", {name: adapters.LowRank(a, b, 0.2)}, lm.checkpoint, serving.NAME)
+    talk = lm.with_adapter(tmp_path / "talk")
+    with serving.running(lm, adapters={"talk": adapter_engine(lm, tmp_path / "talk")}) as server:
+        ids = lm.ids(TEXT)
+        found = asked(server, "/v1/divergence", model="talk", against=serving.NAME)
+        p, q = (log_softmax(one.logits(ids).astype(np.float64)) for one in (talk, lm))
+        assert np.allclose(found["kl"], (np.exp(p) * (p - q)).sum(-1), atol=1e-4) and max(found["kl"]) > 0.01
+        rows = asked(server, "/v1/attention", model="talk", positions=[-1])["data"]
+        ours = np.stack([talk.trace(TEXT).attention(i) for i in range(2)])
+        assert np.abs(np.array(rows) - roots(ours[:, :, [-1]]).reshape(18, 1, len(ids))).max() <= 1
+        assert "is an adapter" in server.post("/v1/lens", {"text": TEXT, "model": "talk"}).text

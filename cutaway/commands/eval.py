@@ -16,7 +16,7 @@ from cutaway.evaluate import cache as caching
 from cutaway.evaluate import report, tasks
 from cutaway.evaluate.run import Options, Result, check, compared, run
 from cutaway.evaluate.statistics import finite
-from cutaway.generate.thinking import parse
+from cutaway.generate.thinking.strategy import parse
 from cutaway.store.files import atomic_file, check_file, write
 
 LEAST_EXERCISES = 10  # whose commonest answer is a level to compare with
@@ -26,7 +26,7 @@ def eval(
     model: str = "smollm2",
     /,
     *,
-    tasks: str | None = None,
+    tasks: Annotated[str | None, Parameter(help=f"Names, separated by commas: {tasks.known()}.")] = None,
     harness: str | None = None,
     limit: int | None = None,
     against: str | None = None,
@@ -49,10 +49,9 @@ def eval(
 ) -> None:
     """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
 
-    Tasks that come with Cutaway: gsm8k, hellaswag, humaneval, truthfulqa; `bigbench:NAME`,
-    `reasoning_gym:NAME`; tool calls, `bfcl:simple`, `bfcl:multiple`, `bfcl:irrelevance`; `text:FILE` (bits
-    per byte), `file:FILE`, and of classifiers `labels:FILE` (docs/evaluation.md). What was computed is kept,
-    so that a run that was stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
+    docs/evaluation.md says what each task is. A file or a text of your own is a task too: `file:FILE`,
+    `text:FILE` (bits per byte), and of classifiers `labels:FILE`. What was computed is kept, so that a run
+    that was stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
 
     Examples:
 
@@ -72,8 +71,6 @@ def eval(
     ----------
     model
         A model's name, a .gguf file, a folder or a run.
-    tasks
-        Names, separated by commas.
     harness
         Tasks of lm-eval, or its YAML files, separated by commas, instead of --tasks.
     limit

@@ -76,8 +76,10 @@ def presets() -> list[str]:
 def learned() -> dict[str, type[Objective]]:
     """The objectives of a user's data by name: the files of train/objectives/."""
     files = [one.name for one in pkgutil.iter_modules(objectives.__path__) if not one.ispkg]
-    found = {name: import_module(f"{objectives.__name__}.{name}").Config for name in files}
-    return {name: own for name, own in found.items() if own.source != "program"}
+    found = {name: getattr(import_module(f"{objectives.__name__}.{name}"), "Config", None) for name in files}
+    if without := [name for name, own in found.items() if own is None]:
+        raise UserError(f"{without[0]}.py has no Config: docs/adding-an-objective.md shows what one has")
+    return {name: own for name, own in found.items() if own and own.source != "program"}
 
 
 def names() -> list[str]:

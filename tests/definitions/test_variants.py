@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.testing import assert_close
+
 from cutaway.attention import bidirectional
 from cutaway.attention.backends.choice import MANY
 from cutaway.attention.common.visibility import Positions
@@ -19,8 +22,6 @@ from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
 from tests.definitions.loops import Vector, apply, dot, layer_norm, read, rms, turn
 from tests.laws.mechanisms import SOFTMAX, attention
-from torch import nn
-from torch.testing import assert_close
 
 N, WIDTH, BASE = 13, 12, 50.0
 POS = torch.arange(N)[None]
@@ -62,12 +63,18 @@ SEES: dict[str, Callable[[Any, int, int], bool]] = {
 }
 
 
+def sees(kind: str) -> Callable[[Any, int, int], bool]:
+    """Who sees whom in a mechanism."""
+    assert kind in SEES, f"{kind}: say in SEES who sees whom, as its paper does (docs/adding-a-mechanism.md)"
+    return SEES[kind]
+
+
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_each_kind_sees_what_its_paper_says(kind: str) -> None:
     config, n = attention(kind), 60
     pos = torch.arange(n)
     ours = config.visibility.sees(pos[:, None], pos[None, :])
-    assert ours.tolist() == [[SEES[kind](config, i, j) for j in range(n)] for i in range(n)]
+    assert ours.tolist() == [[sees(kind)(config, i, j) for j in range(n)] for i in range(n)]
 
 
 def test_an_encoder_sees_both_ways() -> None:
@@ -136,7 +143,7 @@ def _softmax_loop(kind: str, config: Any, module: Any, x: list[Vector]) -> list[
             g = h * config.groups // config.heads
             scores = {}
             for j in range(N):
-                if SEES[kind](config, i, j):
+                if sees(kind)(config, i, j):
                     score = dot(q[i][h], k[j][g]) / math.sqrt(config.key_size)
                     scores[j] = config.softcap * math.tanh(score / config.softcap) + _bias(
                         config, module, h, i, j

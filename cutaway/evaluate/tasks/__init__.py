@@ -1,6 +1,7 @@
 """What a model is asked: one file a task, with its data, its prompts, its scorer and its chance level.
 
-A task's file has ``task(limit)``. Questions have choices, whose likelihood decides; exercises have an answer
+The folder is the registry. A task's file has ``task(limit)``, or ``task(name, limit)`` where a name follows
+after a colon. Questions have choices, whose likelihood decides; exercises have an answer
 that the model writes and a program checks; tool exercises have a right call, or none. Data come from pinned
 packages of the package index, fetched once.
 """
@@ -8,25 +9,22 @@ packages of the package index, fetched once.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from cutaway.data import rows
 from cutaway.errors import UserError
-from cutaway.generate.thinking import last_line
+from cutaway.generate.thinking.strategy import last_line
 
-INSTRUMENTS = (
-    "text",
-    "file",
-    "labels",
-    "bigbench",
-    "reasoning_gym",
-    "bfcl",
-)  # that take a name after a colon
+TASK = re.compile(r"^def task\((\w+): (\w+)", re.MULTILINE)  # its first parameter: a name, or a limit
 
 
 @dataclass(frozen=True)
@@ -124,29 +122,49 @@ class Text:
     documents: tuple[str, ...]
 
 
+@cache
+def _files(folders: tuple[str, ...]) -> dict[str, bool]:
+    """Each task's file, none of which is imported, and whether a name follows its own after a colon."""
+    found = {}
+    for module in sorted(pkgutil.iter_modules(folders), key=lambda module: module.name):
+        path = Path(module.module_finder.path, f"{module.name}.py")  # type: ignore[union-attr]
+        task = TASK.search(path.read_text("utf-8"))
+        if task is None:
+            raise UserError(f"{path}: defines no task(limit) or task(name, limit)")
+        found[module.name] = task[2] == "str"
+    return found
+
+
 def names() -> list[str]:
     """The tasks that come with Cutaway."""
-    return sorted(
-        path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem not in INSTRUMENTS
-    )
+    return [name for name, named in _files(tuple(__path__)).items() if not named]
+
+
+def named() -> list[str]:
+    """Those that take a name after a colon: bigbench:NAME."""
+    return [name for name, named in _files(tuple(__path__)).items() if named]
+
+
+def known() -> str:
+    """All of them, as a user writes them."""
+    return ", ".join([*names(), *(f"{each}:NAME" for each in named())])
 
 
 def find(name: str, limit: int | None = None, *, unsafe: bool = False) -> Task | Text:
-    """A task by name, ``text:FILE``, ``file:FILE``, ``labels:FILE``, ``bigbench:NAME``, ``bfcl:NAME`` or
-    ``reasoning_gym:NAME``.
+    """A task by its name, or by its file's and one of its own after a colon: ``text:FILE``.
 
     At most ``limit`` of its items. ``unsafe`` lets HumanEval's programs run where a layer of the sandbox does
     not hold. UserError for another name.
     """
     kind, colon, rest = name.partition(":")
-    if colon and kind in INSTRUMENTS:
+    if colon and kind in named():
         return import_module(f"{__name__}.{kind}").task(rest, limit)
     if name in names():
         task = import_module(f"{__name__}.{name}").task
-        return task(limit, unsafe=True) if unsafe and name == "humaneval" else task(limit)
+        runs = unsafe and "unsafe" in inspect.signature(task).parameters
+        return task(limit, unsafe=True) if runs else task(limit)
     if Path(name.removesuffix(".gz")).suffix in rows.TABLES:
         return import_module(f"{__name__}.file").task(name, limit)
     if Path(name).exists():
         raise UserError(f"{name} is no table of questions: text:{name} asks how well its text is predicted")
-    known = ", ".join([*names(), *(f"{each}:NAME" for each in INSTRUMENTS)])
-    raise UserError(f"there is no task {name!r}: use {known}")
+    raise UserError(f"there is no task {name!r}: use {known()}")

@@ -50,7 +50,7 @@ async def attention(service: Service, body: AttentionRequest, http: HTTPRequest)
 
 
 async def _answered(service: Service, body: AttentionRequest, http: HTTPRequest) -> Response:
-    prompt, client = await prepared(service, body, http), client_of(http)
+    prompt, client = await prepared(service, body, http, adapters=True), client_of(http)
     maps = await service.run(client, _maps, body, prompt)
     await run(service, http, [Forward(prompt, maps.observation)])
     return await service.run(client, _response, body, prompt, maps)

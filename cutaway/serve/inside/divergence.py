@@ -1,8 +1,11 @@
-"""/v1/divergence: by how much edits change each next-token distribution of a text, in nats."""
+"""/v1/divergence: by how much edits or an adapter change each next-token distribution, in nats."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from pydantic import Field
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
@@ -10,14 +13,14 @@ from cutaway.generate.batch.observation import LOGITS, Observation
 from cutaway.inspect.arrays import log_softmax
 from cutaway.serve.api_error import APIError
 from cutaway.serve.edits import RequestEdits
-from cutaway.serve.field_types import Positions
-from cutaway.serve.inside.forward import Forward, InsideRequest, Prompt, prepared, run
+from cutaway.serve.inside.forward import Forward, InsideRequest, prepared, run
 from cutaway.serve.json_body import json_response
 from cutaway.serve.operations.request_record import client_of
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
 from cutaway.serve.traces import absolute_positions
+from cutaway.serve.field_types import Positions, Text
 from cutaway.serve.work_pool import check_stopped
 
 NUMBERS = 8_000_000  # logits that one side of the comparison holds: 32 MB
@@ -25,24 +28,28 @@ CHUNK = 64  # tokens of a step, whose logits are held beside
 
 
 class DivergenceRequest(InsideRequest):
-    """A text read twice, with the edits and without; at some positions, or at all."""
+    """A text read twice: without the edits and with them, or by the model and by ``against``."""
 
     positions: Positions | None = None
+    against: Text | None = Field(
+        None, description="An adapter of the model, or the model itself, in place of edits."
+    )
 
 
 async def divergence(service: Service, body: DivergenceRequest, http: HTTPRequest) -> Response:
-    """The KL divergence of the next-token distribution with edits from that without, at each position."""
+    """The KL divergence between next-token distributions without edits and with them, or of two adapters."""
     return await while_connected(http, _answered(service, body, http))
 
 
 async def _answered(service: Service, body: DivergenceRequest, http: HTTPRequest) -> Response:
-    if not body.edits:
-        raise APIError(
-            400, "edits is missing: give what changes the model", param="edits", code="missing_parameter"
-        )
-    prompt, client = await prepared(service, body, http), client_of(http)
+    if bool(body.edits) == (body.against is not None):
+        text = "Give what changes the model: edits, or against, the name of an adapter or of the model"
+        raise APIError(400, text, param="edits", code="missing_parameter")
+    prompt, client = await prepared(service, body, http, adapters=True), client_of(http)
     positions = _positions(service, body, len(prompt.ids))
-    pairs = [Prompt(prompt.ids, RequestEdits(service, [])), prompt]
+    pairs = [replace(prompt, edits=RequestEdits(service, [])), prompt]
+    if body.against is not None:
+        pairs = [prompt, replace(prompt, engine=service.engine_of(body.against))]
     passes = [Forward(one, Observation((LOGITS,), positions, chunk=CHUNK)) for one in pairs]
     await run(service, http, passes)
     return await service.run(client, _response, passes, positions)

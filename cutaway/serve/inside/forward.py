@@ -18,15 +18,16 @@ from starlette.requests import Request as HTTPRequest
 from cutaway.errors import OperationalError
 from cutaway.generate.batch.observation import LOGITS, LOOKS, Observation
 from cutaway.generate.batch.request import Request
+from cutaway.generate.engine import BatchedEngine
 from cutaway.inspect.inputs import has_pattern
 from cutaway.serve.api_error import APIError
 from cutaway.serve.edit_schema import Edits
 from cutaway.serve.edits import READ, WHOLE_TOKENS, RequestEdits, check_length, parse_edits, read, with_donors
-from cutaway.serve.field_types import Indices, Text
 from cutaway.serve.openai.message_schema import Ending, Messages
 from cutaway.serve.operations.request_record import Caller, caller_of
 from cutaway.serve.prompts import PROMPT_ONCE, ending, prompt
 from cutaway.serve.service import Service
+from cutaway.serve.field_types import Indices, Text
 from cutaway.serve.work_pool import check_stopped, spend, stoppable
 
 
@@ -44,14 +45,15 @@ class InsideRequest(Ending):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt that is checked: its ids, and the edits under which it is read."""
+    """A prompt that is checked: its ids, and what reads it under which edits."""
 
     ids: list[int]
     edits: RequestEdits
+    engine: BatchedEngine | None = None  # that of an adapter; None: the model's own
 
     def under(self, more: Sequence[Any]) -> Prompt:
         """The prompt with more edits, which follow its own."""
-        return Prompt(self.ids, replace(self.edits, edits=[*self.edits.edits, *more]))
+        return replace(self, edits=replace(self.edits, edits=[*self.edits.edits, *more]))
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,21 @@ class Forward:
     seen: Observation
 
 
-async def prepared(service: Service, body: InsideRequest, http: HTTPRequest) -> Prompt:
-    """A request's prompt, checked; what its edits take of other texts is read."""
-    service.check_model(body.model)
+async def prepared(
+    service: Service, body: InsideRequest, http: HTTPRequest, *, adapters: bool = False
+) -> Prompt:
+    """A request's prompt, checked; what its edits take of other texts is read. ``adapters``: where no weight
+    of the model is needed, so that an adapter may be asked too.
+    """
+    if not adapters:
+        service.check_model(body.model)
+    engine = service.engine_of(body.model, body.edits)
     _ = service.decoder  # refuses an encoder
     caller = caller_of(http, None)
     made = await service.run(caller.client, _checked, body)
     if not made.edits.edits or not made.edits.in_batch:
-        return made
-    return Prompt(made.ids, await with_donors(made.edits, http, caller))
+        return replace(made, engine=engine)
+    return replace(made, edits=await with_donors(made.edits, http, caller))
 
 
 def _checked(service: Service, body: InsideRequest) -> Prompt:
@@ -88,6 +96,10 @@ async def run(service: Service, http: HTTPRequest, passes: Sequence[Forward]) ->
     """Have the passes run, in one batch where the runtime shows and edits what they ask for."""
     caller = caller_of(http, None)
     requests = await service.run(caller.client, _requests, passes, caller)
+    if requests is None and any(one.prompt.engine is not None for one in passes):
+        raise APIError(
+            400, "The runtime does not show this of an adapter: ask the model itself", param="model"
+        )
     if requests is None:
         await service.run_alone(http, _alone, passes)
     else:
@@ -106,7 +118,9 @@ def _requests(service: Service, passes: Sequence[Forward], caller: Caller) -> li
             return None
         edit = own.hooks(one.prompt.ids) if own.edits else None
         ids = tuple(one.prompt.ids)
-        made.append(Request(ids, READ, edit=edit, observation=one.seen, **vars(caller)))
+        made.append(
+            Request(ids, READ, edit=edit, observation=one.seen, **vars(caller), engine=one.prompt.engine)
+        )
     return made
 
 

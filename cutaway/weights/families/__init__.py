@@ -41,7 +41,10 @@ def _names(folders: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 
 def get(name: str) -> Family:
     """The family of this file."""
-    return importlib.import_module(f"{__name__}.{name}").FAMILY
+    module = importlib.import_module(f"{__name__}.{name}")
+    if not hasattr(module, "FAMILY"):
+        raise UserError(f"{name}.py has no FAMILY: docs/adding-a-family.md shows what one has")
+    return module.FAMILY
 
 
 def of_hf(fields: Fields) -> Family:
