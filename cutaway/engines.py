@@ -140,14 +140,14 @@ class Engines:
         if isinstance(self.config, Decoder) and self.checkpoint.classifier:
             return "its head is of labels"
         from cutaway import native
-        from cutaway.runtime import encoder, packing
+        from cutaway.runtime import encoder, supported
 
         absent = native.unavailable_reason()
         if absent is not None and self.asked.engine != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
         if isinstance(self.config, Encoder):
             return encoder.unsupported_reason(self.config, self.checkpoint.tensors)
-        return packing.unsupported_reason(self.decoder(), self.base_and_adapter[0])
+        return supported.unsupported_reason(self.decoder(), self.base_and_adapter[0])
 
     def check_runtime(self, source: object) -> None:
         """UserError where the runtime, or a KV cache of its, was asked for, and does not run the model."""

@@ -42,7 +42,7 @@ from cutaway.native import library, packed_product, step, structures
 from cutaway.position import alibi, learned, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK, LongRoPE
 from cutaway.quantization import formats
-from cutaway.runtime import adapter, cache, matmul, packing, panels
+from cutaway.runtime import adapter, block_numbers, cache, matmul, panels, supported
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import load, save
@@ -530,7 +530,7 @@ def test_latent_attention_caches_latents_alone_and_shares_them():
 
 def read_alike(engine: RuntimeEngine, ids: list[int]) -> dict[str, Listener]:
     """Edits by which a definition's layers read the keys that the runtime's indexers choose."""
-    layers = [n for n, block in enumerate(engine.config.blocks) if packing.indexed(block.attention)]
+    layers = [n for n, block in enumerate(engine.config.blocks) if block_numbers.indexed(block.attention)]
     names = [f"blocks.{n}.attention.pattern" for n in layers]
     seen = engine.observe([ids], [engine.new_state()], names)[1] if layers else {}
     edits: dict[str, Listener] = {}
@@ -616,7 +616,9 @@ def test_pages_that_rotate_otherwise_are_shared_with_texts_of_their_kind():
     assert np.array_equal(engine.prefill(IDS[128:280], state), expected)
     grows = rope.Config(8, scaling=DynamicNTK(2.0, 64))
     other = replace(of, blocks=(replace(of.blocks[0], attention=replace(THREE, position=grows)),))
-    assert packing.unsupported_reason(other, tensors(of)) == "block 0: its positions change as the text grows"
+    assert (
+        supported.unsupported_reason(other, tensors(of)) == "block 0: its positions change as the text grows"
+    )
 
 
 @pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
@@ -1101,16 +1103,16 @@ def test_models_it_does_not_know_are_refused():
     of = config("e2b")
     fewer = replace(of, per_layer=PerLayer(20, 100))
     reason = "its per-layer embeddings have fewer rows than its vocabulary"
-    assert packing.unsupported_reason(fewer, tensors(fewer)) == reason
+    assert supported.unsupported_reason(fewer, tensors(fewer)) == reason
     change = {"blocks.0.per_layer.gate.weight": LowRank(np.ones((1, 50)), np.ones((20, 1)), 1.0)}
     assert adapter.unsupported_reason(of, tensors(of), change) == "it changes blocks.0.per_layer.gate.weight"
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=t5.Config())
     other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))
-    assert packing.unsupported_reason(of, tensors(of)) is None
-    assert packing.unsupported_reason(other, tensors(of)) == "block 0: its scores have learned biases"
+    assert supported.unsupported_reason(of, tensors(of)) is None
+    assert supported.unsupported_reason(other, tensors(of)) == "block 0: its scores have learned biases"
     waves = replace(of, position=sinusoidal.Config())
-    assert packing.unsupported_reason(waves, tensors(of)) == "sinusoids are added to the embeddings"
+    assert supported.unsupported_reason(waves, tensors(of)) == "sinusoids are added to the embeddings"
     with pytest.raises(
         UserError, match="because sinusoids are added to the embeddings: use engine='pytorch'"
     ):

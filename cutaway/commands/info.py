@@ -86,7 +86,7 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.left_out:
         found["left_out"] = list(checkpoint.left_out)
     if isinstance(config, Decoder):
-        from cutaway.runtime.packing import unsupported_reason
+        from cutaway.runtime.supported import unsupported_reason
 
         found["pytorch_only"] = unsupported_reason(config, checkpoint.tensors)
     elif isinstance(config, Encoder):

@@ -19,8 +19,8 @@ from cutaway.hooks import Listener
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
+from cutaway.runtime.block_numbers import attends, latent
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
-from cutaway.runtime.packing import attends, latent
 from cutaway.weights.rules import Tensors
 
 

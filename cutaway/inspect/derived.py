@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.inspect.instrumented import Values
 from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder
-from cutaway.runtime.packing import latent
+from cutaway.runtime.block_numbers import latent
 
 Weight = Callable[[str], np.ndarray]  # a weight by its name
 

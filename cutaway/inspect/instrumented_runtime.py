@@ -24,8 +24,8 @@ from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.quantization.rows import PackedRows
 from cutaway.runtime import head
+from cutaway.runtime.block_numbers import alibi_of
 from cutaway.runtime.engine import CHUNK, RuntimeEngine
-from cutaway.runtime.packing import alibi_of
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.runtime.values import CHOSEN, Value, every, named
 from cutaway.store.files import Progress, silent

@@ -23,7 +23,7 @@ from cutaway.native import packed_product, structures
 from cutaway.native.quant import LAYOUTS
 from cutaway.quantization import formats
 from cutaway.runtime import matmul
-from cutaway.runtime.packing import attends
+from cutaway.runtime.block_numbers import attends
 from cutaway.weights.changes import Adapter, Added, LowRank, Saved, Scaled
 from cutaway.weights.rules import Tensors
 

@@ -24,8 +24,8 @@ from cutaway.native.quant import LAYOUTS
 from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
+from cutaway.runtime.block_numbers import alibi_of
 from cutaway.runtime.packed import Packing, aligned
-from cutaway.runtime.packing import alibi_of
 from cutaway.weights.rules import Tensors
 
 KEPT = 1 - 0.15 * 0.8  # of a text's tokens while ESM was trained: 80% of 15% were masked (2206.13517)

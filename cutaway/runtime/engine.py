@@ -23,8 +23,9 @@ from cutaway.model.kinds import kind_of
 from cutaway.native import library, packed_product, step, step_edits, structures
 from cutaway.runtime import cache, matmul
 from cutaway.runtime.adapter import AdapterPlan
+from cutaway.runtime.block_numbers import attends, first_length, latent
 from cutaway.runtime.edits import NEVER, Edit
-from cutaway.runtime.packing import PackedModel, attends, first_length, latent
+from cutaway.runtime.packing import PackedModel
 from cutaway.runtime.reference_state import emptied
 from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, moved_alone, named
 from cutaway.weights.changes import Adapter

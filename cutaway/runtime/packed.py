@@ -11,14 +11,17 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, ReadAhead, give_back
 from cutaway.layers.config import Norm
+from cutaway.model.config import Decoder
 from cutaway.native import library, packed_product, structures
 from cutaway.native.quant import LAYOUTS
 from cutaway.position import rope
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
+from cutaway.weights import rules
 from cutaway.weights.rules import ROUTERS, Tensors
 
 ALIGNMENT = 64
+TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
 
@@ -111,6 +114,24 @@ class Packing:
 def type_it_runs_as(name: str, tensors: Tensors) -> str:
     """The type that a matrix runs as: its own, but routers decide in floats whatever they are stored as."""
     return "F32" if name.endswith(ROUTERS) else tensors.later(name).type
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight multiplies vectors; norms with weights for each head have two dimensions too."""
+    within = ".conv." not in name and not name.endswith("norm.weight")
+    return len(shape) == 2 and within and name != "position.weight"
+
+
+def as_laid(
+    name: str, shape: tuple[int, ...], config: Decoder, tensors: Tensors
+) -> tuple[int, str, tuple[int, ...]]:
+    """How many matrices of which type and shape a weight runs as: one, but of latent attention one a head."""
+    if not name.endswith((".key_up.weight", ".value_up.weight")):
+        return 1, type_it_runs_as(name, tensors), shape
+    heads = config.blocks[int(name.split(".")[1])].attention.heads  # pyright: ignore[reportAttributeAccessIssue]
+    entry = tensors.later(name)
+    entry = rules.absorbed(tensors, name, heads) if name.endswith(".key_up.weight") else entry
+    return heads, entry.type, (entry.shape[0] // heads, entry.shape[1])
 
 
 def as_it_runs(name: str, tensors: Tensors) -> Packed:

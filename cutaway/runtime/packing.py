@@ -2,8 +2,7 @@
 through.
 
 Matrices are laid out anew as panels (panels.py), at the size they have in their file; what was read of the
-mapped file is given back to the system as loading goes on, so that memory never holds both. Models that the
-step does not know are refused here, by a sentence."""
+mapped file is given back to the system as loading goes on, so that memory never holds both."""
 
 from __future__ import annotations
 
@@ -14,133 +13,37 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
-from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.block_config import Block
+from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
 from cutaway.native import packed_product, step, structures
 from cutaway.native.quant import LAYOUTS
-from cutaway.position import alibi, learned, rope
-from cutaway.position.scaling import DynamicNTK, LongRoPE
+from cutaway.position import learned
 from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, cache
-from cutaway.runtime.packed import Packing, aligned, type_it_runs_as
-from cutaway.weights import rules
+from cutaway.runtime.block_numbers import (
+    GATED,
+    INDEX_NORM,
+    alibi_of,
+    attends,
+    difference,
+    difference_norm,
+    index_scales,
+    indexed,
+    key_up,
+    latent,
+    latent_row,
+    latent_scale,
+    per_layer_scales,
+    window_of,
+)
+from cutaway.runtime.packed import TABLES, Packing, aligned, as_laid, is_matrix
+from cutaway.runtime.supported import unsupported_reason
 from cutaway.weights.rules import Tensors
 
-GATED = ("gated", "gated_local")
-KINDS = ("mha", "gqa", "mqa", "local", *GATED, "differential")
-LATENT = ("mla", "dsa")
 HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work
 LIFTED = {"gate": "gate_down", "gate_up": "gate", "step": "forget_down", "step_up": "forget"}  # of kda
 CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
-LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")  # of differential
-INDEX_NORM = Norm("layer", 1e-6)  # of an indexer's keys
-TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
-
-
-def unsupported_reason(config: Decoder, tensors: Tensors) -> str | None:
-    """Why the runtime cannot run this model, in words that follow "because"; None where it can."""
-    if config.position is not None and not isinstance(config.position, learned.Config):
-        return "sinusoids are added to the embeddings"
-    if config.norm_then_position:
-        return "positions are added to its embeddings after their norm"
-    if config.table is not None:
-        return "its embedding table is not one matrix"
-    if config.streams:
-        return "it has several residual streams"
-    if config.per_layer is not None and config.per_layer.vocab < config.vocab:
-        return "its per-layer embeddings have fewer rows than its vocabulary"
-    if config.logits_bias or config.one_relative or not config.last_norm:
-        return "its logits have a bias, its blocks one table of relative positions, or its end no norm"
-    for n, block in enumerate(config.blocks):
-        reason = _unsupported_block(block)
-        if reason is not None:
-            return f"block {n}: {reason}"
-    if len(_first_lengths(config)) > 1:
-        return "its layers rotate otherwise from different lengths on"
-    for name, shape in config.weights().items():
-        if _is_matrix(name, shape) and name not in TABLES:
-            type = _as_laid(name, shape, config, tensors)[1]
-            if type not in packed_product.TYPES:
-                return f"the weight {name} is stored as {type}"
-    table = tensors.later("embedding.weight").type
-    for name in (name for name in TABLES if name in tensors):
-        if tensors.later(name).type not in LAYOUTS:
-            return f"the table {name} is stored as {tensors.later(name).type}"
-    if config.tied and table not in packed_product.TYPES:
-        return f"the embedding table, which is also the head, is stored as {table}"
-    return None
-
-
-def _first_lengths(config: Decoder) -> set[int]:
-    """Lengths past which some layers rotate otherwise (LongRoPE)."""
-    positions = (block.attention.position for block in config.blocks)
-    scalings = (position.scaling for position in positions if isinstance(position, rope.Config))
-    return {scaling.original for scaling in scalings if isinstance(scaling, LongRoPE)}
-
-
-def first_length(config: Decoder) -> int | None:
-    """The length past which a text rotates otherwise, as a whole; None where it never does."""
-    return next(iter(_first_lengths(config)), None)
-
-
-def _unsupported_block(block: Block) -> str | None:
-    attention: Any = block.attention
-    if block.cross is not None:
-        return "cross-attention has no kernel"
-    beside = block.beside and kind_of(block.beside.mixer)
-    if beside and (beside not in structures.RECURRENCES or kind_of(attention) not in KINDS):
-        return f"{beside} beside {kind_of(attention)} attention has no kernel"
-    if kind_of(attention) not in (*KINDS, *LATENT, *structures.RECURRENCES):
-        return f"{kind_of(attention)} attention has no kernel"
-    mlp = block.mlp
-    if block.per_layer and mlp and mlp.activation == "xielu":
-        return "its per-layer embeddings have learned activations"
-    if isinstance(mlp, MLP) and mlp.sparsity:
-        return "its gates are 0 where they are small"
-    if block.shared:
-        return "it shares a transformer with other layers"
-    if block.laurel:
-        return "it has a matrix beside attention"
-    if isinstance(mlp, MLP) and mlp.hidden_norm:
-        return "its MLP has a norm between its matrices"
-    if isinstance(mlp, MoE):
-        if mlp.bias and mlp.shared:
-            return "its shared expert has biases"
-        if mlp.router.by_logits:
-            return "its experts are chosen by logits"
-        if mlp.latent or mlp.norms or mlp.router.on_input:
-            return "its experts are of a latent, have norms of their own, or weigh what they read"
-        if mlp.activation == "xielu":
-            return "its experts have activations of their own"
-        if mlp.router.score == "sparsemixer":
-            return "its router is SparseMixer"
-    if kind_of(attention) in structures.RECURRENCES:
-        odd = getattr(attention, "apart", False) or getattr(attention, "negative", False)
-        if odd:
-            return "its delta rule has a convolution of each part, or betas above 1"
-        odd = getattr(attention, "direct", False) or getattr(attention, "bound", None) is not None
-        return "its decays have one matrix, or a bound" if odd else None
-    if getattr(attention, "gated", False):
-        return "its latent attention has gates"
-    if getattr(attention, "interleaved", False) or getattr(attention, "index_layer", None) is not None:
-        return "its indexer rotates neighbouring pairs, or reads another layer's choice"
-    if getattr(attention, "temperature", None) and attention.temperature.first:
-        return "its queries grow from another position than 0"
-    if kind_of(attention) in GATED and (attention.softplus or attention.per_head):
-        return "its gates are softplus or one number a head"
-    if getattr(attention, "value_scale", 1.0) != 1.0:
-        return "its values are scaled"
-    relative = None if latent(block) else attention.relative
-    if relative is not None and type(relative) is not alibi.Config:
-        return "its scores have learned biases"
-    position = attention.position
-    if position is not None and type(position) is not rope.Config:
-        return "its positions are of another kind than RoPE"
-    if position is not None and isinstance(position.scaling, DynamicNTK):
-        return "its positions change as the text grows"
-    return None
 
 
 class PackedModel(Packing):
@@ -446,92 +349,11 @@ class PackedModel(Packing):
         return packed_product.Matrix(panels.ctypes.data, None, LAYOUTS[packed.type].id, rows, columns, 0)
 
 
-def per_layer_scales(config: Decoder) -> tuple[float, float, float]:
-    """What multiplies a row of the per-layer table, what projection gives, and their sum."""
-    assert config.per_layer is not None
-    return config.per_layer.size**0.5, config.width**-0.5, 2.0**-0.5
-
-
-def difference_norm(attention: Any) -> Norm:
-    """The norm of differential attention's differences."""
-    return Norm("rms", attention.eps, attention.norm_weight)
-
-
-def difference(path: str, attention: Any, tensors: Tensors) -> tuple[float, float]:
-    """Lambda of differential attention, and what multiplies the normed differences."""
-    a1, b1, a2, b2 = (formats.unpack(tensors[f"{path}.{name}"]).astype(np.float64) for name in LAMBDAS)
-    start = attention.lambda_start
-    return float(np.exp(a1 @ b1) - np.exp(a2 @ b2) + start), 1.0 - start
-
-
-def alibi_of(attention: Any) -> np.ndarray:
-    """What a position of distance takes from the scores of each head: float32 [h] (2108.12409)."""
-    return np.array(attention.relative.slopes(attention.heads), np.float32)
-
-
-def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a weight multiplies vectors; norms with weights for each head have two dimensions too."""
-    within = ".conv." not in name and not name.endswith("norm.weight")
-    return len(shape) == 2 and within and name != "position.weight"
-
-
-def window_of(attention: Any) -> int | None:
-    """How many tokens a position sees, where it does not see all."""
-    return attention.window if kind_of(attention) in ("local", "gated_local") else None
-
-
-def attends(block: Block) -> bool:
-    """Whether a block has softmax attention, alone or beside a recurrence."""
-    return kind_of(block.attention) in KINDS
-
-
-def latent(block: Block) -> bool:
-    """Whether a block has latent attention."""
-    return kind_of(block.attention) in LATENT
-
-
-def indexed(attention: Any) -> bool:
-    """Whether an indexer chooses the keys of latent attention."""
-    return kind_of(attention) == "dsa"
-
-
-def latent_row(of: Any) -> int:
-    """Numbers that the cache has of a token: latent and rotated part, each filled up to whole sixteens."""
-    return aligned(of.latent, packed_product.PANEL) + aligned(of.rope_dim, packed_product.PANEL)
-
-
-def latent_scale(of: Any) -> float:
-    """What scores of latent attention are multiplied by."""
-    return (of.key_size + of.rope_dim) ** -0.5 if of.scale is None else of.scale
-
-
-def index_scales(of: Any) -> tuple[float, float]:
-    """What an indexer's queries and its heads' weights are multiplied by."""
-    return of.index_size**-0.5, of.index_heads**-0.5
-
-
-def key_up(path: str, of: Any, tensors: Tensors) -> Packed:
-    """What moves each head's query to the latents, [heads latent, key_size]."""
-    return rules.made(rules.absorbed(tensors, f"{path}.key_up.weight", of.heads))
-
-
 def _total(weights: Mapping[str, tuple[int, ...]], config: Decoder, tensors: Tensors) -> int:
     """Bytes of these weights' matrices as panels."""
     total = 0
     for name, shape in weights.items():
-        if _is_matrix(name, shape) and ((config.tied and name == TABLES[0]) or name not in TABLES):
-            count, type, shape = _as_laid(name, shape, config, tensors)
+        if is_matrix(name, shape) and ((config.tied and name == TABLES[0]) or name not in TABLES):
+            count, type, shape = as_laid(name, shape, config, tensors)
             total += aligned(count * packed_product.packed_bytes(type, *shape))
     return total
-
-
-def _as_laid(
-    name: str, shape: tuple[int, ...], config: Decoder, tensors: Tensors
-) -> tuple[int, str, tuple[int, ...]]:
-    """How many matrices of which type and shape a weight runs as: one, but of latent attention one a head."""
-    if not name.endswith((".key_up.weight", ".value_up.weight")):
-        return 1, type_it_runs_as(name, tensors), shape
-    heads = config.blocks[int(name.split(".")[1])].attention.heads  # pyright: ignore[reportAttributeAccessIssue]
-    entry = tensors.later(name)
-    entry = rules.absorbed(tensors, name, heads) if name.endswith(".key_up.weight") else entry
-    return heads, entry.type, (entry.shape[0] // heads, entry.shape[1])

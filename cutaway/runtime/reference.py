@@ -26,7 +26,7 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.position import learned
 from cutaway.quantization import formats
-from cutaway.runtime import cache, head, matmul, packing
+from cutaway.runtime import block_numbers, cache, head, matmul, supported
 from cutaway.runtime.activation_functions import ACTIVATIONS
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.edits import Edit
@@ -46,7 +46,7 @@ class ReferenceEngine:
 
     def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
         cache.check(kv_cache)
-        reason = packing.unsupported_reason(config, tensors)
+        reason = supported.unsupported_reason(config, tensors)
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
         self.config = config
@@ -186,7 +186,7 @@ class ReferenceEngine:
         """float32 [t n p]: the embeddings that each block has of the tokens, whose own are x [t d]."""
         of = self.config.per_layer
         assert of is not None
-        by, projected_by, both_by = map(np.float32, packing.per_layer_scales(self.config))
+        by, projected_by, both_by = map(np.float32, block_numbers.per_layer_scales(self.config))
         table = self.tensors["per_layer.embedding.weight"]
         rows = formats.unpack(table.rows(np.asarray(ids))).reshape(len(ids), -1, of.size)
         projected = self._layers.matrix("per_layer.projection", x) * projected_by

@@ -15,7 +15,7 @@ import numpy as np
 from cutaway.gguf import Packed
 from cutaway.model.block_config import Block
 from cutaway.model.kinds import kind_of
-from cutaway.runtime import arithmetic, attention, cache, matmul, packing, recurrence
+from cutaway.runtime import arithmetic, attention, block_numbers, cache, matmul, recurrence
 from cutaway.runtime.adapter import Beside
 from cutaway.runtime.edits import reweighed
 from cutaway.runtime.numpy_layers import Layers, See, rotated, unwatched
@@ -42,8 +42,8 @@ class Mixers(Layers):
     ) -> np.ndarray:
         """What a block's mixers give, multiplied and added where there are two."""
         see = watcher(state, n, kept)
-        outs = [self._attention(block, n, x, positions, state, kept)] if packing.attends(block) else []
-        if packing.latent(block):
+        outs = [self._attention(block, n, x, positions, state, kept)] if block_numbers.attends(block) else []
+        if block_numbers.latent(block):
             return self._latent_attention(block, n, x, positions, state, kept)
         for path, of in recurrences(f"blocks.{n}", block).items():
             factor = block.beside.inputs[1] if block.beside else 1.0
@@ -108,9 +108,9 @@ class Mixers(Layers):
         source = n if of.kv_layer is None else of.kv_layer
         scaled = query * np.float32(of.key_size**-0.5 if of.scale is None else of.scale)
         seen = (
-            packing.window_of(of),
+            block_numbers.window_of(of),
             of.softcap,
-            packing.alibi_of(of) if of.relative else None,
+            block_numbers.alibi_of(of) if of.relative else None,
             self.vector(f"{path}.sinks") if of.sinks else None,
         )
         values = state.values[source]
@@ -125,7 +125,7 @@ class Mixers(Layers):
         mixed = see("attention.z", mixed)
         kept |= {f"{path}.{name}": each for name, each in halves.items()}
         mixed = mixed.reshape(tokens, -1)
-        if kind_of(of) in packing.GATED:
+        if kind_of(of) in block_numbers.GATED:
             gate = self.matrix(f"{path}.gate", x, {}, factor)
             gate = see("attention.gate", np.float32(1) / (np.float32(1) + arithmetic.exponential(-gate)))
             mixed = see("attention.out_input", (mixed * gate).reshape(tokens, of.heads, -1))
@@ -159,8 +159,8 @@ class Mixers(Layers):
     def _subtracted(self, of: Any, path: str, mixed: np.ndarray) -> np.ndarray:
         """The normed differences [t h/2 2v] of what both halves of the heads gathered [t h 2v]."""
         one, two = np.split(mixed, 2, axis=1)
-        factor, kept = map(np.float32, packing.difference(path, of, self.tensors))
-        normed = self.norm(one - factor * two, f"{path}.head_norm", packing.difference_norm(of))
+        factor, kept = map(np.float32, block_numbers.difference(path, of, self.tensors))
+        normed = self.norm(one - factor * two, f"{path}.head_norm", block_numbers.difference_norm(of))
         return normed * kept
 
     def _latent_attention(
@@ -187,14 +187,14 @@ class Mixers(Layers):
         normed = x
         if of.query_latent is not None:
             x = self.norm(self.matrix(f"{path}.query_down", x), f"{path}.query_norm", of.norm)
-        chosen = self._chosen(of, n, normed, x, positions, state) if packing.indexed(of) else None
+        chosen = self._chosen(of, n, normed, x, positions, state) if block_numbers.indexed(of) else None
         query = self.matrix(f"{path}.query", x).reshape(tokens, of.heads, -1)
         last = rotated(query[..., of.key_size :], *rotation)
         query = see("attention.q", np.concatenate([query[..., : of.key_size], last], axis=-1))
-        scale = np.float32(packing.latent_scale(of))
+        scale = np.float32(block_numbers.latent_scale(of))
         absorbed = np.zeros((tokens, of.heads, row.shape[-1]), np.float32)
         plain = query[..., : of.key_size] * scale
-        absorbed[..., : of.latent] = _each_head(packing.key_up(path, of, self.tensors), plain)
+        absorbed[..., : of.latent] = _each_head(block_numbers.key_up(path, of, self.tensors), plain)
         absorbed[..., beside : beside + of.rope_dim] = query[..., of.key_size :] * scale
         rows = state.keys[n]
         if f"{path}.scores" in kept:
@@ -220,8 +220,8 @@ class Mixers(Layers):
         """
         path = f"blocks.{n}.attention"
         by = of.position and replace(of.position, interleaved=False)
-        scale, weight_scale = map(np.float32, packing.index_scales(of))
-        key = self.norm(self.matrix(f"{path}.index_key", x), f"{path}.index_norm", packing.INDEX_NORM)
+        scale, weight_scale = map(np.float32, block_numbers.index_scales(of))
+        key = self.norm(self.matrix(f"{path}.index_key", x), f"{path}.index_norm", block_numbers.INDEX_NORM)
         key = cache.stored(rotated(key[:, None], positions, by, state.longer), self.kv_cache)
         state.values[n] = np.concatenate([state.values[n], key])
         query = self.matrix(f"{path}.index_query", asked).reshape(len(x), of.index_heads, -1)

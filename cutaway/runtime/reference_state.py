@@ -12,7 +12,7 @@ from cutaway.errors import UserError
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
-from cutaway.runtime import cache, packing, recurrence
+from cutaway.runtime import block_numbers, cache, recurrence
 from cutaway.runtime.adapter import Beside
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.numpy_layers import See
@@ -36,7 +36,7 @@ class State:
             for path, of in recurrences(f"blocks.{n}", block).items()
         }
         self.length = 0
-        self.first_length = packing.first_length(config)
+        self.first_length = block_numbers.first_length(config)
         # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again, the length that
         # is announced, and whether it is longer.
         self.ids: list[int] = []
@@ -83,9 +83,9 @@ class State:
 def _cached(block: Block) -> tuple[int, int, int]:
     """Groups of what a layer caches of a token, and the sizes of their keys and values."""
     of: Any = block.attention
-    if packing.latent(block):
-        return 1, packing.latent_row(of), of.index_size if packing.indexed(of) else 0
-    return (of.groups, of.key_size, of.values) if packing.attends(block) else (0, 0, 0)
+    if block_numbers.latent(block):
+        return 1, block_numbers.latent_row(of), of.index_size if block_numbers.indexed(of) else 0
+    return (of.groups, of.key_size, of.values) if block_numbers.attends(block) else (0, 0, 0)
 
 
 def emptied(length: int, held: int, recurrent: bool) -> int:
@@ -97,7 +97,7 @@ def emptied(length: int, held: int, recurrent: bool) -> int:
 
 def recurrences(path: str, block: Block) -> dict[str, Any]:
     """A block's recurrent mixers by their paths."""
-    attends = packing.attends(block) or packing.latent(block)
+    attends = block_numbers.attends(block) or block_numbers.latent(block)
     own = {} if attends else {f"{path}.attention": block.attention}
     return own | ({f"{path}.beside": block.beside.mixer} if block.beside else {})
 

@@ -41,7 +41,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
-from cutaway.runtime.packing import GATED, attends, indexed, latent
+from cutaway.runtime.block_numbers import GATED, attends, indexed, latent
 
 HEADS = ("attention.q", "attention.k", "attention.v", "attention.z")
 UNROTATED = ("attention.q_unrotated", "attention.k_unrotated")

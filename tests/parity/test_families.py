@@ -24,7 +24,7 @@ from cutaway.model.config import Decoder
 from cutaway.model.config_dict import to_dict
 from cutaway.position import rope
 from cutaway.quantization import formats, search
-from cutaway.runtime import packing
+from cutaway.runtime import block_numbers, supported
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import describe, families, load, naming, quantize, rules, safetensors, save
 from cutaway.weights.build import decoder
@@ -116,13 +116,13 @@ def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
     """Its logits within what halves of keys and values cost, and the same bits however a text is cut."""
     checkpoint = load.read(folder(case))
     assert isinstance(checkpoint.config, Decoder)
-    reason = packing.unsupported_reason(checkpoint.config, checkpoint.tensors)
+    reason = supported.unsupported_reason(checkpoint.config, checkpoint.tensors)
     if (known := tiny.UNPACKED.get(case, tiny.UNPACKED.get(case.rpartition("-")[0]))) is not None:
         assert reason is not None and known in reason
         return
     assert reason is None
     engine = RuntimeEngine(checkpoint.config, checkpoint.tensors)
-    first = packing.first_length(checkpoint.config)
+    first = block_numbers.first_length(checkpoint.config)
     for ids, expected in zip(tiny.IDS.tolist(), tiny.expected(case).numpy(), strict=True):
         found = engine.logits(ids)
         alike = read_alike(engine, ids)  # where scores of keys are near, halves tip an indexer's choice
