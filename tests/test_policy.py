@@ -30,7 +30,7 @@ from cutaway.quantization import formats
 from cutaway.train import checkpoint, device, distributed, rewards_config, rollouts
 from cutaway.train import config as train_config
 from cutaway.train import run as training_run
-from cutaway.train.adapters import reference
+from cutaway.train.adapted import reference
 from cutaway.train.folder import SAMPLES
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER

@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-import cutaway
-from cutaway import native
 from cutaway.attention.common.softmax import cut
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
@@ -24,15 +21,18 @@ from cutaway.quantization import formats
 from cutaway.runtime import matmul
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.train.adapters import freeze
+from cutaway.train.adapted import freeze
 from cutaway.weights import adapters, build, gguf_adapters, load
 from cutaway.weights.adapters import joined
 from cutaway.weights.changes import Adapter, LowRank, Saved, Scaled
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors
-from tests import llama_cpp
 from tests.test_native import Run, on_each_set
 from tests.test_runtime import IDS, config, definition, tensors, weights, wide
+
+import cutaway
+from cutaway import native
+from tests import llama_cpp
 
 pytestmark = pytest.mark.skipif(
     native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"

@@ -16,7 +16,7 @@ from cutaway.layers.moe import Routing
 from cutaway.model.decoder import Decoder
 from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.shapes import Float, Int
-from cutaway.train.adapters import reference
+from cutaway.train.adapted import reference
 from cutaway.train.loss import log_probs
 
 REFERENCE = "reference_log_probs"  # in ``extra``, where no adapter can be switched off

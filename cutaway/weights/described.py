@@ -15,8 +15,9 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.model.config import Model
 from cutaway.store.reading import parsed
-from cutaway.weights import families, load, quantized, wrappers
+from cutaway.weights import families, load, wrappers
 from cutaway.weights.fields import Fields
+from cutaway.weights.quantized import methods
 
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
@@ -76,7 +77,7 @@ def read(path: Path, strict: bool = False) -> Description:
     except UserError as error:
         refused = str(error)
     try:
-        packed = quantized.describe(data, folder)
+        packed = methods.describe(data, folder)
     except UserError as error:
         packed, refused = "by a method that is not read", refused or str(error)
     weights = list(folder.glob("*.safetensors"))

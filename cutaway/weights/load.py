@@ -22,10 +22,11 @@ from cutaway.model.config_dict import from_dict
 from cutaway.native import mapped_files
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text
-from cutaway.weights import adapters, families, quantized, rules, safetensors, wrappers
+from cutaway.weights import adapters, families, rules, safetensors, wrappers
 from cutaway.weights.checkpoint import CLASSIFIERS, Checkpoint, Target
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
+from cutaway.weights.quantized import methods
 
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
@@ -189,7 +190,7 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 
 def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     data, where, theirs = parsed(folder / "config.json"), folder / "config.json", _safetensors(folder)
-    method = quantized.of_folder(data, folder, where)
+    method = methods.of_folder(data, folder, where)
     if method is not None:
         theirs = method.joined(theirs, folder)
     part = wrappers.text_of(data, theirs, folder)
@@ -217,7 +218,7 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     unused = family.also_ignored(config) if family.also_ignored else ()
     names = part.rules(family) if part else family.hf
     if method is not None:
-        names = quantized.names(method, family, names, where)
+        names = methods.names(method, family, names, where)
     theirs = family.recut(theirs, config) if family.recut else theirs
     try:
         tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)

@@ -48,7 +48,7 @@ class Config(Objective):
     def save(self, model: Decoder, folder: Path | None) -> None:
         """Write w into a run's folder."""
         from cutaway.quantization import formats
-        from cutaway.train.adapters import array
+        from cutaway.train.adapted import array
         from cutaway.weights import safetensors
 
         weight = array(model.get_parameter(HEAD)).astype("float32")

@@ -28,7 +28,8 @@ from cutaway.quantization import formats
 from cutaway.store.files import atomic_file
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.train import config, device, examples, methods
-from cutaway.train.adapters import dora, freeze, ia3, lora
+from cutaway.train.adapted import freeze
+from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.config import TrainingConfig
 from cutaway.train.examples import Examples, Note
 from cutaway.train.folder import MODEL, REFERENCES

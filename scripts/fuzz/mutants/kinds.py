@@ -588,11 +588,12 @@ def _(folder: Path, rng: random.Random) -> None:
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.quantization import formats
     from cutaway.store.reading import parsed
-    from cutaway.weights import quantized, safetensors
+    from cutaway.weights import safetensors
+    from cutaway.weights.quantized import methods
 
     damaged = Path((folder / ".damaged").read_text()).parent if (folder / ".damaged").is_file() else Path()
     for own in [folder / damaged] if damaged.name else sorted(folder.iterdir()):
-        method = quantized.of_folder(parsed(own / "config.json"), own, own / "config.json")
+        method = methods.of_folder(parsed(own / "config.json"), own, own / "config.json")
         found = safetensors.read(own)
         for packed in (method.joined(found, own) if method else found).values():
             if packed.type in formats.READERS and packed.shape:
@@ -1046,7 +1047,7 @@ READERS = {
     "weights/peft_read.py": "adapter",
     "weights/peft_write.py": "adapter",
     "weights/pooling.py": "Hugging Face folder",
-    "weights/quantized/__init__.py": "quantized layer",
+    "weights/quantized/methods.py": "quantized layer",
     "weights/safetensors.py": "Hugging Face folder, folder in shards",
     "weights/vectors.py": "word vectors",
 }
