@@ -114,7 +114,7 @@ def _requests(service: Service, passes: Sequence[Forward], caller: Caller) -> li
     made: list[Request] = []
     for one in passes:
         own = one.prompt.edits
-        if not service.lm.engines.instrumented_runtime.in_step(one.seen.names) or not own.in_batch:
+        if service.lm.subject.engine.unsupported_reason(one.seen.names, (), ()) or not own.in_batch:
             return None
         edit = own.hooks(one.prompt.ids) if own.edits else None
         ids = tuple(one.prompt.ids)
