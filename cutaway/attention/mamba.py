@@ -12,12 +12,12 @@ long step dt writes much and forgets much, a short one skips the token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
+from cutaway.attention.common.mixer import Shapes, linear, under
+from cutaway.attention.common.recurrent_config import RecurrentConfig
 from cutaway.bounds import Count
-from cutaway.building import Buildable
 from cutaway.layers.config import Norm
 
 COST = Cost(  # of the scan by doubling, 5 times for chunks of 32
@@ -30,7 +30,7 @@ USUAL = {"channels": "2 d", "rank": "(d + 15) / 16"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Buildable):
+class Config(RecurrentConfig):
     """``channels`` with ``state_size`` numbers each; ``conv``: tokens that the convolution sees.
 
     ``rank``: the size between the two matrices of the step; ``bias`` is on the projections of the block's
@@ -39,9 +39,7 @@ class Config(Buildable):
     """
 
     module = "cutaway.attention.modules.mamba:Mamba"
-    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
     heads: ClassVar[int] = 1
-    position: ClassVar[None] = None
 
     channels: Count
     rank: Count
@@ -69,19 +67,3 @@ class Config(Buildable):
         for name, of in {"step_norm": self.rank, "key_norm": size, "query_norm": size}.items():
             shapes |= {} if self.norm is None else under(name, self.norm.weights(of))
         return shapes
-
-    def state(self) -> LayerState:
-        from cutaway.attention.state.recurrent import Recurrent
-
-        return Recurrent()
-
-    def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token: none."""
-        return 0
-
-    def state_bytes(self, entry: int) -> int:
-        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes.
-
-        The scan's state is kept in float32 at least: a sum over a long text needs the room.
-        """
-        return self.channels * (self.state_size * max(entry, 4) + (self.conv - 1) * entry)

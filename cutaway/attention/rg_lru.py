@@ -12,12 +12,11 @@ written little.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
+from cutaway.attention.common.mixer import Shapes, linear, under
+from cutaway.attention.common.recurrent_config import RecurrentConfig
 from cutaway.bounds import Count
-from cutaway.building import Buildable
 from cutaway.errors import UserError
 from cutaway.layers.config import Activation
 
@@ -32,12 +31,10 @@ USUAL = {"channels": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Buildable):
+class Config(RecurrentConfig):
     """``channels`` in ``heads`` equal parts, each with matrices of its gates; ``conv``: tokens it sees."""
 
     module = "cutaway.attention.modules.rg_lru:GatedUnit"
-    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
-    position: ClassVar[None] = None
 
     heads: Count
     channels: Count
@@ -68,19 +65,3 @@ class Config(Buildable):
         shapes |= linear("conv", channels, self.conv, bias=True) | linear("out", width, channels, bias=True)
         gate = {"weight": (self.heads, size, size), "bias": (channels,)}
         return shapes | under("input_gate", gate) | under("recurrent_gate", gate) | {"decay": (channels,)}
-
-    def state(self) -> LayerState:
-        from cutaway.attention.state.recurrent import Recurrent
-
-        return Recurrent()
-
-    def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token: none."""
-        return 0
-
-    def state_bytes(self, entry: int) -> int:
-        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes.
-
-        The recurrence's state is kept in float32 at least: a sum over a long text needs the room.
-        """
-        return self.channels * (max(entry, 4) + (self.conv - 1) * entry)

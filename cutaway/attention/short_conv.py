@@ -11,12 +11,12 @@ however long the text is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import LayerState, Shapes, linear
+from cutaway.attention.common.mixer import Shapes, linear
+from cutaway.attention.common.recurrent_config import RecurrentConfig
 from cutaway.bounds import Count
-from cutaway.building import Buildable
 
 COST = Cost(
     prefill="n conv channels",
@@ -29,13 +29,11 @@ USUAL = {"channels": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Buildable):
+class Config(RecurrentConfig):
     """``channels`` are convolved, each over ``conv`` tokens; ``bias`` is on all matrices and channels."""
 
     module = "cutaway.attention.modules.short_conv:ShortConv"
-    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
     heads: ClassVar[int] = 1
-    position: ClassVar[None] = None
 
     channels: Count
     conv: Count = 3
@@ -47,16 +45,3 @@ class Config(Buildable):
         shapes = linear("query", channels, width, bias) | linear("key", channels, width, bias)
         shapes |= linear("value", channels, width, bias) | linear("out", width, channels, bias)
         return shapes | linear("conv", channels, self.conv, bias)
-
-    def state(self) -> LayerState:
-        from cutaway.attention.state.recurrent import Recurrent
-
-        return Recurrent()
-
-    def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token: none."""
-        return 0
-
-    def state_bytes(self, entry: int) -> int:
-        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes."""
-        return self.channels * (self.conv - 1) * entry
