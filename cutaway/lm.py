@@ -258,9 +258,7 @@ class LanguageModel:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
         return Session(self.engine)
 
-    def generate(
-        self, prompt: Prompt, *, keep: Sequence[str] | None = None, **options: Unpack[GenerationOptions]
-    ) -> Generation:
+    def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
         """Continues the prompt; an encoder-decoder writes the target of this source, after its first id.
 
         ``options`` are the fields of ``SamplingParams`` (max_tokens, seed, ...) and:
@@ -274,9 +272,7 @@ class LanguageModel:
         ``constrain.json_schema(schema).begin(lm.tokenizer)`` (generate/constrain.py). ``keep``: activations
         by name, as for ``trace``: the generation's ``trace`` has them, of every token that was read.
         """
-        if not keep:
-            return finish(self.stream(prompt, **options))
-        return self._continuation.recorded(self.subject, self.ids(prompt), keep, **options)
+        return finish(self.stream(prompt, **options))
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
@@ -285,10 +281,10 @@ class LanguageModel:
     def generate_batch(self, prompts: Sequence[Prompt], **options: Unpack[BatchOptions]) -> list[Generation]:
         """Continues all prompts: each as ``generate`` does with it alone.
 
-        ``options`` are the fields of ``SamplingParams``, which hold for every prompt, and ``max_sequences``,
-        how many are continued at once (16). ``edit`` changes the activations of all of them, ``edits`` those
-        of each its own (None: not); prompts with and without edits share the engine's steps. Raises UserError
-        for an engine that reads one text only.
+        ``options`` are the fields of ``SamplingParams``, which hold for every prompt; ``max_sequences``, how
+        many are continued at once (16); and ``keep``, as for ``generate``. ``edit`` changes the activations
+        of all of them, ``edits`` those of each its own (None: not); prompts with and without edits share the
+        engine's steps. Raises UserError for an engine that reads one text only.
         """
         if self.is_encoder_decoder:
             settings: Any = {n: value for n, value in options.items() if n not in ("max_sequences", "edits")}

@@ -339,6 +339,50 @@ def test_each_edit_is_the_definitions_within_the_law(file: Path, n: int) -> None
     assert np.abs(logits[0] - plain).max() > 1e-4 * np.abs(plain).max(), "the edit changes something"
 
 
+KEPT = ["blocks.1.hook_resid_post", "blocks.*.attention.pattern", "blocks.2.mlp.hidden", "logits"]
+
+
+@compiled
+def test_a_generation_keeps_what_the_runtime_computed(file: Path) -> None:
+    """To the bit what its own passes show, with edits, guesses, an end token, in a stream and in a batch."""
+    lm = cutaway.load(file, engine="runtime")
+    ids, params = lm.ids("all of it"), {"max_tokens": 9, "ignore_eos": True}
+    vector = np.random.default_rng(2).normal(size=32).tolist()
+    edits: Any = [None, [Add(0, vector, from_step=2, strength=20.0), Ablate(1, "head", 1, positions=[0, -1])]]
+    made = []
+    for edit in edits:
+        edited = lm.edited_engine(edit or (), ids)
+        state = edited.new_state()
+        one = lm.generate(ids, keep=KEPT, edit=edit, **params)
+        assert one.ids == lm.generate(ids, edit=edit, **params).ids and one.trace.engine.name == "runtime"
+        assert one.trace.ids == (*ids, *one.ids[:-1])
+        names = [name for name in one.trace if name != "logits"]
+        seen = [edited.engine.observe([[id]], [state], [*names, "logits"], [0])[1] for id in one.trace.ids]
+        for name in one.trace:
+            rows, kept = [each[name][0] for each in seen], one.trace[name]
+            if name.endswith("pattern"):
+                assert all(np.array_equal(row, kept[:, t, : t + 1]) for t, row in enumerate(rows)), name
+            else:
+                assert np.array_equal(np.stack(rows), kept), name
+        guessed = lm.generate(ids, keep=KEPT, edit=edit, speculate="lookup", **params)
+        *_, last = lm.stream(ids, keep=KEPT, edit=edit, **params)
+        for other in (guessed.trace, last.generation and last.generation.trace):
+            assert all(np.array_equal(other[name], one.trace[name]) for name in one.trace)
+        made.append(one)
+    assert not np.array_equal(made[0].trace["logits"], made[1].trace["logits"])
+    both = lm.generate_batch([ids, ids], keep=KEPT, edits=edits, **params)
+    for one, other in zip(made, both, strict=True):
+        assert all(np.array_equal(other.trace[name], one.trace[name]) for name in one.trace)
+    ended = lm.generate(ids, keep=["embed"], max_tokens=9, stop_ids=[made[0].ids[2]])
+    assert ended.trace.ids == (*ids, *ended.ids) and len(ended.ids) == 2
+    with pytest.raises(UserError, match=r"does not show 'blocks\.0\.mlp\.up': load with engine=\"pytorch\""):
+        lm.generate(ids, keep=["blocks.0.mlp.up"])
+    other = cutaway.load(file)
+    assert other.generate(ids, keep=["blocks.0.mlp.up"], **params).trace.engine.name == "pytorch"
+    alone = other.generate_batch([ids], keep=["blocks.0.mlp.up"], **params)[0].trace
+    assert alone["blocks.0.mlp.up"].shape == (len(ids) + 8, 48)
+
+
 @pytest.mark.parametrize(("units", "runs"), [(None, [(0, 9)]), ((), []), ((3,), [(3, 4)])])
 def test_units_are_edited_in_runs(units: Any, runs: list[tuple[int, int]]) -> None:
     assert runtime_edits._runs(Scale(0, "mlp", units=units), 9) == runs

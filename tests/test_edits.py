@@ -382,7 +382,8 @@ def test_an_edited_model_has_its_edits_in_every_call(tiny: Path) -> None:
 
 
 def test_a_generation_keeps_activations_as_one_trace(tiny: Path) -> None:
-    lm, names = cutaway.load(tiny), ["blocks.1.hook_resid_post", "blocks.0.attention.*", "embed"]
+    lm = cutaway.load(tiny, engine="pytorch")
+    names = ["blocks.1.hook_resid_post", "blocks.0.attention.*", "embed"]
     edit = [Add(0, VECTOR, from_step=2), Ablate(1, "mlp", positions=[1])]
     for speculate in (None, "lookup"):
         made = lm.generate(

@@ -117,7 +117,11 @@ class InstrumentedRuntime:
         *,
         logits_at: Sequence[int] | None = None,
         progress: Progress = silent,
+        prompts: Sequence[int] | None = None,
     ) -> list[Values]:
+        """As ``Instrumented`` has it; ``prompts``: how many tokens of each text are the prompt, by which its
+        edits count positions and steps (None: all).
+        """
         kept = self.resolve(names)
         follow = [name for name in kept if name in self._derived]
         read = [name for name in kept if name not in self._derived]
@@ -127,7 +131,7 @@ class InstrumentedRuntime:
         depth = layers if "logits" in kept else 1 + max((value.layer for value in wanted), default=0)
         engine: Any = self.engine if depth == layers else self.engine.first_layers(depth)
         rows = [_logit_rows(logits_at, len(text)) if "logits" in kept else [] for text in texts]
-        states = self._states(engine, depth, texts, edits)
+        states = self._states(engine, depth, texts, edits, prompts or list(map(len, texts)))
         parts = [{name: [] for name in dict.fromkeys(read)} for _ in texts]
         for call in _calls(texts):
             _observe(engine, call, states, wanted, rows, parts)
@@ -147,14 +151,14 @@ class InstrumentedRuntime:
         depth: int,
         texts: Sequence[Sequence[int]],
         edits: Sequence[edits_of.Given],
+        prompts: Sequence[int],
     ) -> list[Any]:
         """An empty state of each text, whose first layers alone are read, with the edits of those."""
-        lengths = list(map(len, texts))
-        given = runtime_edits.prepare_each(self.engine, edits, lengths) if edits else [()] * len(texts)
+        given = runtime_edits.prepare_each(self.engine, edits, prompts) if edits else [()] * len(texts)
         states = []
-        for length, own in zip(lengths, given, strict=True):
+        for text, own in zip(texts, given, strict=True):
             states.append(engine.edited_state([one for one in own if one.layer < depth]))
-            states[-1].announced = length
+            states[-1].announced = len(text)
         return states
 
     def weight(self, name: str) -> np.ndarray:
