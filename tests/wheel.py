@@ -1,6 +1,6 @@
-"""What a built wheel must do in an environment of its own, by itself: `python tests/wheel.py`, no test tools needed.
+"""What a built wheel must do in an environment of its own, without test tools: `python tests/wheel.py`.
 
-The native core is there and agrees with its reference; text goes through a tokenizer, a model, a file and back.
+The native core is there and agrees with its reference; a tokenizer learns merges, is written, and read back.
 """
 
 import subprocess
