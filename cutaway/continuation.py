@@ -15,9 +15,9 @@ import numpy as np
 
 from cutaway.engines import Engines
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Constraint, Generation, Piece, Request, finish
+from cutaway.generate.batch.request import Constraint, Generation, Piece, Request
 from cutaway.generate.batch.sequence import check_ids
-from cutaway.generate.decode import generate
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import Session
@@ -176,7 +176,7 @@ class Continuation:
         self, prompts: Sequence[list[int]], own: edits.Given, **options: Unpack[BatchOptions]
     ) -> list[Generation]:
         """Each prompt as `stream` continues it alone, many in a step of the engine."""
-        from cutaway.generate.batch.scheduler import answer_all
+        from cutaway.generate.batch.many_prompts import answer_all
 
         edit, edits = options.pop("edit", None) or (), options.pop("edits", None)
         most, keep = options.pop("max_sequences", 16), options.pop("keep", None)

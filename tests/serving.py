@@ -24,11 +24,11 @@ uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
 from cutaway.serve.app import build  # noqa: E402
-from cutaway.serve.limits import Limits  # noqa: E402
+from cutaway.serve.service import Limits  # noqa: E402
 from cutaway.serve.operations import lifecycle  # noqa: E402
-from cutaway.serve.operations.access import (  # noqa: E402
+from cutaway.serve.operations.access import AccessPolicy  # noqa: E402
+from cutaway.serve.operations.connections import (  # noqa: E402
     UNIX,
-    AccessPolicy,
     Connections,
     ForwardedMiddleware,
     protocol,

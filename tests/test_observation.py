@@ -11,8 +11,9 @@ import cutaway
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.generate.batch.observation import Observation
-from cutaway.generate.batch.request import Request, RequestCancelledError, finish
+from cutaway.generate.batch.request import Request, RequestCancelledError
 from cutaway.generate.batch.scheduler import Scheduler
+from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.inspect.edits import Ablate, Add
 from cutaway.lm import LanguageModel
@@ -50,7 +51,7 @@ def alone(lm: LanguageModel, ids: tuple[int, ...], edit: Any = None) -> tuple[An
 
 
 def together(scheduler: Scheduler, requests: list[Request]) -> list[Any]:
-    with scheduler._wake:  # all of them before the first step
+    with scheduler.paused():  # all of them before the first step
         streams = [scheduler.submit(one) for one in requests]
     return [finish(stream) for stream in streams]
 

@@ -24,7 +24,7 @@ from tests import inputs, serving
 from tests.waiting import wait_until
 
 from cutaway.serve.ollama import models as ollama  # isort: skip
-from cutaway.serve.limits import Limits  # isort: skip
+from cutaway.serve.service import Limits  # isort: skip
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -170,7 +170,7 @@ def test_serving_loads_no_torch() -> None:
 import sys, cutaway, cutaway.serve.app
 from cutaway.commands.serve import Loader
 from cutaway.commands.serve_options import Loading, Several
-from cutaway.serve.limits import Limits
+from cutaway.serve.service import Limits
 from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.generate.batch.request import Request
 service = Loader(({str(inputs.path("smollm2"))!r},), Loading(), Several(), Limits()).models().default

@@ -22,7 +22,7 @@ import torch
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch import scheduler as scheduling
-from cutaway.generate.batch.prefill_budget import LEAST, SHORT, STRETCH, PrefillBudget
+from cutaway.generate.batch.many_prompts import answer_all, generate_batch
 from cutaway.generate.batch.prefix_cache import PrefixCache, cache_scope
 from cutaway.generate.batch.request import (
     ContextFullError,
@@ -33,11 +33,11 @@ from cutaway.generate.batch.request import (
     RequestCancelledError,
     ResponseStream,
     ShuttingDownError,
-    finish,
 )
-from cutaway.generate.batch.scheduler import AHEAD, LOW, Scheduler, answer_all, generate_batch
+from cutaway.generate.batch.scheduler import AHEAD, LOW, Scheduler
 from cutaway.generate.batch.sequence import Chunk
-from cutaway.generate.decode import generate
+from cutaway.generate.batch.step_budget import LEAST, SHORT, STRETCH, PrefillBudget
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import log_softmax
 from cutaway.generate.sampling_params import SamplingParams

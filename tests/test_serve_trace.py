@@ -263,7 +263,6 @@ def test_edits_and_traces_are_read_in_the_batch(server: Server, lm: Own) -> None
     answer = server.post("/v1/completions", body).json()
     made = server.service.lm.generate(TEXT, max_tokens=4, temperature=0, edit=given)
     assert answer["choices"][0]["text"] == TEXT + made.text
-    assert "edit_scheduler" not in server.service.__dict__
 
 
 def test_a_long_trace_takes_the_memory_of_its_answer(server: Server) -> None:

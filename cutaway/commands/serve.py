@@ -115,11 +115,11 @@ def _run(
     import uvicorn
 
     from cutaway.serve.app import build
-    from cutaway.serve.limits import Limits
+    from cutaway.serve.service import Limits
     from cutaway.serve.operations import lifecycle
-    from cutaway.serve.operations.access import (
+    from cutaway.serve.operations.access import AccessPolicy
+    from cutaway.serve.operations.connections import (
         UNIX,
-        AccessPolicy,
         Connections,
         ForwardedMiddleware,
         most_connections,

@@ -63,9 +63,9 @@ class Map:
     """A table of vectors on a plane, as ``cutaway embed project`` draws it."""
 
     def __init__(self, vectors: Vectors, name: str, count: int, method: Method) -> None:
-        from cutaway.embedding import map as maps
+        from cutaway.embedding import map_page
 
-        self.html = maps.page(vectors, name, count, method)
+        self.html = map_page.page(vectors, name, count, method)
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""

@@ -44,6 +44,8 @@ from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.tokenizer import Tokenizer
 
 STRIDE = 7919  # between the seeds of an answer's samples
+FORMS = ("response_format", "structured_outputs", "grammar", "json_schema")  # fields that ask for a form
+FORMS += ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 SAMPLES = 3  # of an answer, where a grammar cannot hold all of its schema
 
 
@@ -136,7 +138,7 @@ class AnswerForm:
 
 def of_text(lm: LanguageModel, body: SamplingRequest) -> AnswerForm:
     """The form of a request's answers that are text. APIError for one that is none."""
-    held = _of_response(body) if body.has_form else None
+    held = _of_response(body) if _has_form(body) else None
     return AnswerForm(lm, "response_format", body.min_tokens or 0, held, held is not None)
 
 
@@ -162,8 +164,12 @@ def of_chat(
     if begun and alone:
         text = "an answer that goes on with the last message is no call: use tool_choice 'auto'"
         raise APIError(400, text, param="continue_final_message")
-    form_asked = alone or body.has_form
+    form_asked = alone or _has_form(body)
     return AnswerForm(lm, "tools", body.min_tokens or 0, held, form_asked, format, alone, begun)
+
+
+def _has_form(body: SamplingRequest) -> bool:
+    return any(getattr(body, name) is not None for name in FORMS)
 
 
 def _of_response(body: SamplingRequest) -> Held | None:

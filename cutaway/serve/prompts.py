@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cutaway.conversations import rendered
+from cutaway.errors import UserError
 from cutaway.generate.tool_calls.thoughts import find_marks
-from cutaway.serve.api_error import APIError, errors_in
+from cutaway.serve.api_error import APIError, about
 from cutaway.serve.openai.message_schema import Ending, Message, Tool
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.service import Service
@@ -58,12 +60,19 @@ def chat_ids(
     variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
-    plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
-    if service.scheduler is not None and service.lm.checkpoint.chat_template is None:
+    if service.scheduler is None:
+        _ = service.decoder  # refuses an encoder
+    if service.template is None:
         text = f"{service.name} has no chat template: ask /v1/completions, or have the server started with "
         raise APIError(400, text + "--chat-template FILE", param="messages", code="no_chat_template")
-    with errors_in("messages"):
-        return service.lm.chat_ids(messages(given), tools=plain or None, **(variables or {}))
+    plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
+    read = {"tokenizer": service.tokenizer, "steering": "refuse", **(variables or {})}
+    try:
+        return rendered(
+            messages(given), service.template, lambda: service.lm.tool_format, plain or None, **read
+        )
+    except UserError as error:
+        raise about(error, "messages") from None
 
 
 def going_on(service: Service, body: ChatCompletionRequest) -> list[int]:
@@ -74,7 +83,7 @@ def going_on(service: Service, body: ChatCompletionRequest) -> list[int]:
             f"{param} goes on with a new answer: leave out continue_final_message and add_generation_prompt"
         )
         raise APIError(400, text, param=param)
-    tokenizer, template = service.lm.tokenizer, service.lm.checkpoint.chat_template
+    tokenizer, template = service.tokenizer, service.template
     if not given or template is None:
         return given
     control, marks = chat.control_ids(template, tokenizer), find_marks(template)

@@ -37,7 +37,6 @@ from cutaway.serve.edits import (
     read,
     with_donors,
 )
-from cutaway.serve.field_types import FailFast, Indices, Positions, Text
 from cutaway.serve.json_body import BodyResponse, json_response
 from cutaway.serve.openai.message_schema import Ending, Messages
 from cutaway.serve.operations.request_record import caller_of
@@ -45,6 +44,7 @@ from cutaway.serve.prompts import PROMPT_ONCE, ending, prompt
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
+from cutaway.serve.validation import FailFast, Indices, Positions, Text
 from cutaway.serve.work_pool import spend, stoppable
 from cutaway.weights import safetensors
 

@@ -7,7 +7,7 @@ from functools import cache
 
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Request
-from cutaway.generate.batch.scheduler import answer_all
+from cutaway.generate.batch.many_prompts import answer_all
 from cutaway.generate.engine import Engine
 from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.model.engine import PyTorchEngine

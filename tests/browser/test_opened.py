@@ -139,7 +139,7 @@ def test_edits_answer_again_beside(app: Opened, server: Server) -> None:
     tab = app()
     ask(tab)
     plain, edited = generated(server), generated(server, [Scale(1, "mlp", strength=0.0)])
-    tab.get_by_label("switch off").select_option("mlp")
+    tab.get_by_label("switch off", exact=True).select_option("mlp")
     tab.get_by_label("layer", exact=True).fill("1")
     tab.get_by_role("button", name="Add", exact=True).click()
     tab.locator(".pair").wait_for()
@@ -178,7 +178,7 @@ def test_edits_answer_again_beside(app: Opened, server: Server) -> None:
 def test_a_direction_between_two_texts_is_added(app: Opened, server: Server) -> None:
     tab = app()
     ask(tab)
-    tab.get_by_label("switch off").select_option("direction")
+    tab.get_by_label("switch off", exact=True).select_option("direction")
     tab.get_by_label("layer", exact=True).fill("0")
     tab.get_by_label("towards").fill("one two")
     tab.get_by_label("away from").fill("three")
@@ -219,6 +219,8 @@ def test_two_models_answer_side_by_side(app: Opened) -> None:
         assert names == [serving.NAME, "one-layer"]
         answers = tab.locator(".column .answer").all_text_contents()
         assert answers[0] != answers[1] and tab.locator(".differs").count() == 2
+        tab.get_by_text("They are models of their own").wait_for()
+        tab.problems[:] = [one for one in tab.problems if "404" not in one]  # the browser's own note of it
         tab.context.close()
 
 
@@ -285,4 +287,4 @@ def test_the_tree_by_keyboard(app: Opened) -> None:
     assert "Token 3" in tab.locator("#inspector").inner_text()
     assert items.last.get_attribute("aria-selected") == "true"
     tab.get_by_role("button", name="Continue from").last.click()
-    tab.wait_for_function("document.querySelectorAll('[role=treeitem]').length === 4")
+    tab.wait_for_function("() => document.querySelectorAll('[role=treeitem]').length === 4")

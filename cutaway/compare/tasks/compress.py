@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.shapes import Bool, Int
 from cutaway.train.objectives import compression
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """``length`` letters of an alphabet of ``letters``; id 0 is the marker, which also begins a row."""
 
     length: Count = 16

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """``shortest`` to ``length`` letters of an alphabet of ``letters``; id 0 is the marker and the end."""
 
     length: Count = 16

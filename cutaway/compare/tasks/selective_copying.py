@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """``count`` letters among ``length`` places; id 0 is a blank, 1 asks for the letters."""
 
     length: Count = 48

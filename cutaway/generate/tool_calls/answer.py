@@ -62,5 +62,7 @@ class AnswerReader:
 def collect(events: Sequence[Event]) -> tuple[str, str, list[parser.Call]]:
     """The thought, the content and the calls that events add up to."""
     thought = "".join(event.text for event in events if isinstance(event, Thought))
-    content, calls = parser.collect([event for event in events if not isinstance(event, Thought)])
-    return thought, content, calls
+    said = [event for event in events if not isinstance(event, Thought)]
+    if all(isinstance(event, str) for event in said):
+        return thought, "".join(map(str, said)), []
+    return thought, *parser.collect(said)

@@ -121,7 +121,7 @@ export class Chat {
     this.list.scrollTop = this.list.scrollHeight;
     if (beside) {
       const other = turn.begin({ ...request, model: beside }, { name: beside });
-      turn.pair(other, false);
+      turn.pair(other);
       this.run(turn, other);
     } else if (this.edits.active.length) {
       this.counterfactual(turn);
@@ -135,11 +135,11 @@ export class Chat {
     beside?.running?.abort();
     const edits = this.edits.active;
     answer.name = edits.length ? "Without edits" : "Answer";
-    if (!edits.length) return turn.pair(null, false);
+    if (!edits.length) return turn.pair(null);
     const given = answer.tokens.filter((one) => one.given).length;
     const from = given ? { answer, index: given - 1, token: answer.tokens[given - 1] } : null;
     const other = turn.begin({ ...answer.request, edits }, { name: this.edits.described, edits, from });
-    turn.pair(other, true);
+    turn.pair(other);
     return this.run(turn, other);
   }
 

@@ -37,7 +37,7 @@ export class Inspector {
       make("p", { class: "big" }, make("bdi", { class: "word" }, drawn(token))),
       make("p", { "aria-live": "polite" }, given ? "Given, and not sampled. Probability " : "Probability ", make("strong", {}, percent(Math.exp(logprob))),
         make("span", { class: "quiet" }, `, logarithm ${fixed(logprob, 2)}`),
-        kl?.[look.index] === undefined ? null : make("span", { class: "quiet" }, `. The edits change its distribution by ${fixed(kl[look.index], 3)} nats`)),
+        kl?.[look.index] === undefined ? null : make("span", { class: "quiet" }, `. Here the distribution diverges by ${fixed(kl[look.index], 3)} nats`)),
       make("div", { class: "tabs", role: "tablist", "aria-label": "About this token", keydown: (event) => this.key(event) }, tabs),
       this.panel);
     this.draw(WAIT);

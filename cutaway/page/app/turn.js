@@ -40,16 +40,17 @@ export class Turn {
     this.show();
   }
 
-  // Another answer beside the shown one; `measured`: by how much it diverges, which the same model alone can be asked.
-  pair(beside, measured) {
+  // Another answer beside the shown one.
+  pair(beside) {
     const version = this.shown;
     version.stop?.abort();
     version.beside = beside;
+    version.unmeasured = version.measuring = null;
     version.stop = new AbortController();
     version.chart = make("div", { class: "divergence" });
     version.note = make("p", { class: "quiet", role: "status" });
     if (beside) {
-      const update = () => this.compare(version, measured);
+      const update = () => this.compare(version);
       [version.answer, beside].forEach((one) => { one.changed = update; });
     }
     this.mark(version, null);
@@ -64,14 +65,14 @@ export class Turn {
     }
   }
 
-  compare(version, measured) {
+  compare(version) {
     const { answer, beside } = version;
     const at = firstDifference(answer, beside);
     if (at !== version.differs) this.mark(version, at);
     const done = answer.finish && beside.finish;
-    if (at !== null) version.note.textContent = `They differ from token ${at + 1} on.`;
-    else version.note.textContent = done ? "Both are the same." : "Both are the same so far.";
-    if (measured && !version.measuring && (done || at !== null)) {
+    version.found = at !== null ? `They differ from token ${at + 1} on.` : done ? "Both are the same." : "Both are the same so far.";
+    version.note.textContent = version.found + (version.unmeasured ?? "");
+    if (!version.measuring && (done || at !== null)) {
       version.measuring = true;
       this.measure(version, at ?? Math.max(0, answer.tokens.length - 1));
     }
@@ -81,7 +82,9 @@ export class Turn {
   async measure(version, last) {
     const { answer, beside, stop } = version;
     const first = answer.prompt.length - 1;
-    const body = { model: answer.request.model, prompt_token_ids: [...answer.prompt, ...answer.ids(last)], edits: beside.edits };
+    const edits = beside.edits.length > 0;
+    const body = { model: answer.request.model, prompt_token_ids: [...answer.prompt, ...answer.ids(last)],
+      ...(edits ? { edits: beside.edits } : { against: beside.request.model }) };
     const kl = [];
     try {
       for (let i = 0; i <= last; i += AT_ONCE) {
@@ -89,12 +92,14 @@ export class Turn {
         kl.push(...(await this.chat.server.about("v1/divergence", { ...body, positions }, stop.signal)).kl);
       }
     } catch (error) {
-      if (error.name !== "AbortError") version.note.textContent += ` Their divergence is not known: ${error.message}`;
+      if (error.name === "AbortError") return;
+      version.unmeasured = edits ? ` Their divergence is not known: ${error.message}` : " They are models of their own, whose distributions are not compared.";
+      version.note.textContent = version.found + version.unmeasured;
       return;
     }
     beside.kl = kl;
     version.chart.replaceChildren(plot({
-      title: "What the edits change at each token",
+      title: edits ? "What the edits change at each token" : "What the adapter changes at each token",
       note: "KL divergence of the next token’s distribution. From the first difference on the texts are others, and it is not defined.",
       x: { title: "token", low: 1, high: Math.max(2, kl.length) },
       y: { title: "KL divergence", unit: "nats", low: 0 },

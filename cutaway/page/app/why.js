@@ -79,7 +79,7 @@ function writers({ writers: found }, answer, edit) {
     make("button", { type: "button", class: "small", "aria-label": `Switch off ${nameOf(one)}`, click: () => edit(one.head === null
       ? { part: "mlp", layer: one.layer } : { part: "head", layer: one.layer, unit: one.head }) }, "Off"),
   ]);
-  return table("The parts that wrote most", [["part", "left"], ["logits", "right"], ["attends to", "left"], ["", "right"]], rows);
+  return table("The parts that wrote most", [["part", "left"], ["logits", "right"], ["attends to, or neuron", "left"], ["", "right"]], rows);
 }
 
 // The sum is a claim: without its top writers the token must lose far more than without others.

@@ -27,7 +27,7 @@ from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
 from cutaway.serve.traces import STEP_NUMBERS, absolute_positions
-from cutaway.serve.field_types import Indices, Positions
+from cutaway.serve.validation import Indices, Positions
 
 MEDIA_TYPE = "application/vnd.cutaway.maps"
 

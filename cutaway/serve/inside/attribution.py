@@ -24,7 +24,6 @@ from cutaway.inspect.edits import Ablate
 from cutaway.inspect.inputs import attribution_names, output_heads
 from cutaway.layers.config import MLP
 from cutaway.serve.api_error import APIError, errors_in
-from cutaway.serve.field_types import Id
 from cutaway.serve.inside.forward import (
     Forward,
     InsideRequest,
@@ -41,6 +40,7 @@ from cutaway.serve.operations.request_record import client_of
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
+from cutaway.serve.validation import Id
 
 WRITERS, NEURONS, ATTENDED = 12, 3, 3  # parts that are listed, and of each its neurons or positions
 UNUSED = ("q", "k", "v", "pattern", "chosen")  # by which a head's part is split over keys

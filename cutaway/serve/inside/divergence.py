@@ -20,7 +20,7 @@ from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
 from cutaway.serve.traces import absolute_positions
-from cutaway.serve.field_types import Positions, Text
+from cutaway.serve.validation import Positions, Text
 from cutaway.serve.work_pool import check_stopped
 
 NUMBERS = 8_000_000  # logits that one side of the comparison holds: 32 MB

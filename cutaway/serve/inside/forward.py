@@ -27,7 +27,7 @@ from cutaway.serve.openai.message_schema import Ending, Messages
 from cutaway.serve.operations.request_record import Caller, caller_of
 from cutaway.serve.prompts import PROMPT_ONCE, ending, prompt
 from cutaway.serve.service import Service
-from cutaway.serve.field_types import Indices, Text
+from cutaway.serve.validation import Indices, Text
 from cutaway.serve.work_pool import check_stopped, spend, stoppable
 
 

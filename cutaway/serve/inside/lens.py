@@ -13,7 +13,6 @@ from starlette.responses import Response
 from cutaway.generate.batch.observation import Observation
 from cutaway.inspect.arrays import largest, softmax
 from cutaway.serve.api_error import APIError
-from cutaway.serve.field_types import Id
 from cutaway.serve.inside.forward import (
     Forward,
     InsideRequest,
@@ -28,6 +27,7 @@ from cutaway.serve.json_body import json_response
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
+from cutaway.serve.validation import Id
 
 
 class LensRequest(InsideRequest):

@@ -174,7 +174,7 @@ class OllamaAnswer:
             "eval_count": len(generation.ids),
             "eval_duration": wrote,
             **self._context(generation),
-        } | warned(self.of.warnings)
+        } | warned(self.of.form.warnings)
 
     def _context(self, generation: Generation) -> dict[str, Any]:
         """The ids with which a later prompt may go on."""

@@ -13,10 +13,9 @@ from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import AnswerReader, Event
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.conversation import Conversation, begin, read, reason
+from cutaway.serve.conversation import Conversation, begin, prepare, read, reason
 from cutaway.serve.json_body import json_response, obfuscated
 from cutaway.serve.openai.format import (
-    Scored,
     end_token,
     internals_of,
     new_id,
@@ -29,6 +28,8 @@ from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import respond
+
+SHORT = 64  # pieces of an answer that is written at once: a thread's turn would take longer
 
 
 async def chat(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Response:
@@ -46,6 +47,8 @@ class ChatCompletion:
     async def whole(self) -> Response:
         """The response when all choices are finished."""
         pieces, generations = await self.of.streams.collect()
+        if sum(map(len, pieces)) <= SHORT:
+            return self._response(self.of.service, pieces, generations)
         return await self.of.service.run(self.of.client, self._response, pieces, generations)
 
     def _response(
@@ -59,7 +62,7 @@ class ChatCompletion:
         counts = usage(generations, generations[:1])
         counts["completion_tokens_details"] = {"reasoning_tokens": thought}
         answered = head | {"choices": choices, "usage": counts} | self._prompt_ids()
-        return json_response(answered | warned(self.of.warnings))
+        return json_response(answered | warned(self.of.form.warnings))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
@@ -81,7 +84,8 @@ class ChatCompletion:
         for i in range(len(readers)):
             yield shown(chunk(i, {"role": "assistant", "content": ""}) | ({} if i else self._prompt_ids()))
         async for i, piece in streams:
-            fields = self._token_fields([piece]) if self._tokens([piece]) else {}
+            fields = self._token_fields([piece])
+            fields = fields if piece.id is not None or fields.get("token_ids") else {}
             events = readers[i].push(piece)
             deltas = [_delta(event, calls, i, bool(of.body.functions)) for event in events]
             for delta in deltas or ([{}] if fields else []):
@@ -89,7 +93,7 @@ class ChatCompletion:
                 fields = {}
             if piece.generation is not None:
                 ended = _legacy(reason(readers[i], piece.generation), of.body)
-                yield shown(chunk(i, {}, ended) | warned(of.warnings))
+                yield shown(chunk(i, {}, ended) | warned(of.form.warnings))
                 generations[i] = piece.generation
         if counting:
             done = [generations[i] for i in sorted(generations)]
@@ -103,16 +107,17 @@ class ChatCompletion:
         of = self.of
         return {"prompt_token_ids": of.requests[0].ids} if of.body.return_token_ids else {}
 
-    def _tokens(self, pieces: Sequence[Piece]) -> list[Scored]:
-        """The pieces' tokens; where ids are asked for, the end token too."""
-        tokens = [scored(piece) for piece in pieces if piece.id is not None]
-        ends = (end_token(piece.generation) for piece in pieces if self.of.body.return_token_ids)
-        return tokens + [(*end, ()) for end in ends if end is not None]
-
     def _token_fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Ids, log-probabilities and internals of the pieces' tokens, where the request asks for them."""
-        body, tokenizer = self.of.body, self.of.service.lm.tokenizer
-        tokens, by_id, found = self._tokens(pieces), bool(body.return_token_ids), dict[str, Any]()
+        """Ids, log-probabilities and internals of the pieces' tokens, where the request asks for them; with
+        ids the end token is one of them.
+        """
+        body, tokenizer = self.of.body, self.of.service.tokenizer
+        by_id, found = bool(body.return_token_ids), dict[str, Any]()
+        if not (by_id or body.logprobs or body.internals):
+            return found
+        tokens = [scored(piece) for piece in pieces if piece.id is not None]
+        ends = [end for piece in pieces if by_id and (end := end_token(piece.generation))]
+        tokens += [(*end, ()) for end in ends]
         if by_id:
             found["token_ids"] = [id for id, *_ in tokens]
         if body.logprobs:
@@ -162,4 +167,6 @@ def _legacy(reason: str, body: ChatCompletionRequest) -> str:
     return "function_call" if reason == "tool_calls" and body.functions else reason
 
 
-ROUTES = [Route("POST", "/v1/chat/completions", ("chat",), chat, ChatCompletionRequest, computes=True)]
+ROUTES = [
+    Route("POST", "/v1/chat/completions", ("chat",), chat, ChatCompletionRequest, prepare, computes=True)
+]

@@ -270,7 +270,7 @@ class ResponseAnswer:
         }
         if body.conversation_id is not None:
             made["conversation"] = {"id": body.conversation_id}
-        return made | warned(self.of.warnings)
+        return made | warned(self.of.form.warnings)
 
 
 def usage_of(done: Generation, thought: int) -> dict[str, Any]:

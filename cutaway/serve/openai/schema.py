@@ -11,7 +11,6 @@ from pydantic import (
 )
 
 from cutaway.serve.edit_schema import Edits
-from cutaway.serve.field_types import MAX_TEXTS, FailFast, Indices, Object, Prompts, Text, Texts
 from cutaway.serve.openai.message_schema import (
     AllowedTools,
     Ending,
@@ -22,7 +21,7 @@ from cutaway.serve.openai.message_schema import (
     Tools,
 )
 from cutaway.serve.openai.sampling_schema import IGNORED, SamplingRequest
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import MAX_TEXTS, FailFast, Indices, Object, Prompts, StrictModel, Text, Texts
 
 
 class ChatCompletionRequest(SamplingRequest, Ending):

@@ -217,7 +217,7 @@ def _plain(value: Any, place: str, depth: int = 0) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):
-        return utf8(str.__str__(value), place).decode()
+        return _text(value, place)
     if isinstance(value, Mapping):
         return {_key(key, place): _plain(item, f"{place}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -228,7 +228,13 @@ def _plain(value: Any, place: str, depth: int = 0) -> Any:
 def _key(key: object, place: str) -> str:
     if not isinstance(key, str):
         raise UserError(f"a key of {place} is a {type(key).__name__}; the keys of a conversation are text")
-    return utf8(str.__str__(key), f"a key of {place}").decode()
+    return _text(key, f"a key of {place}")
+
+
+def _text(value: str, place: str) -> str:
+    """A text as a plain str; UserError for half a surrogate pair, of which ASCII has none."""
+    text = str.__str__(value)
+    return text if text.isascii() else utf8(text, place).decode()
 
 
 def _ids(spans: Sequence[Span]) -> list[int]:
