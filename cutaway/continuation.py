@@ -186,7 +186,8 @@ class Continuation:
         subject = self._keeping(keep, own, given, prompts) if keep else None
         if keep and subject is None:
             each = zip(prompts, given, strict=True)
-            return [finish(self.stream(ids, own, edit=one, keep=keep, **options)) for ids, one in each]
+            rest: Any = options
+            return [finish(self.stream(ids, own, edit=one, keep=keep, **rest)) for ids, one in each]
         params, engines = self.ending(sampling_params(options)), self.engines
         requests: dict[Any, dict[int, Request]] = {}  # by their engine
         for n, ids in enumerate(prompts):
