@@ -30,8 +30,8 @@ from cutaway.hooks import listening
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model
 from cutaway.position import learned, rope
 from cutaway.quantization import formats
-from cutaway.runtime.cache import Kind as KVCache
-from cutaway.runtime.cache import check as check_kv_cache
+from cutaway.runtime.cache_formats import Kind as KVCache
+from cutaway.runtime.cache_formats import check as check_kv_cache
 from cutaway.weights import adapters
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.rules import Tensors

@@ -21,7 +21,8 @@ from cutaway.continuation import BatchOptions, Continuation, GenerationOptions, 
 from cutaway.conversations import Conversations, Messages, Steering, Tools
 from cutaway.engines import Edited, Engines, Loading, LoadOptions
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Generation, Piece, finish
+from cutaway.generate.batch.request import Generation, Piece
+from cutaway.generate.decode import finish
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.subject import Subject
     from cutaway.inspect.trace import Trace, Traces
     from cutaway.model.engine import PyTorchEngine
-    from cutaway.model.pooling import Pooling
+    from cutaway.runtime.text_vectors import Pooling
     from cutaway.tokenizer.chat.rendering import Rendered
     from cutaway.weights.save import Saved
 

@@ -13,8 +13,9 @@ from safetensors import safe_open
 import cutaway
 from cutaway import cli, native
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Request, finish
+from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
+from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.hooks import tracing
 from cutaway.inspect import activation_quant, activations, runtime_edits

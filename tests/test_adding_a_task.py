@@ -9,7 +9,7 @@ import pytest
 import cutaway
 from cutaway.cli import main
 from cutaway.errors import UserError
-from cutaway.evaluate import cache, run, tasks
+from cutaway.evaluate import cache, run, task_registry, tasks
 from scripts.tables import registries
 from tests import recipes
 from tests.training import chatting_model
@@ -24,7 +24,7 @@ def backwards(tmp_path: Path) -> Iterator[str]:
 
 
 def test_it_is_found_and_scored(backwards: str) -> None:
-    task: Any = tasks.find(backwards, 3)
+    task: Any = task_registry.find(backwards, 3)
     assert [item.prompt.split()[3] for item in task.items] == ["river", "stone", "garden"]
     check = task.items[0].check
     assert [check(answer) for answer in ("revir", "It is:\nRevir.", "river", "", "revir river")] == [
@@ -34,12 +34,14 @@ def test_it_is_found_and_scored(backwards: str) -> None:
         0,
         0,
     ]
-    assert "backwards, gsm8k" in ", ".join(tasks.names()) and tasks.find(backwards).prompt_hash
+    assert (
+        "backwards, gsm8k" in ", ".join(task_registry.names()) and task_registry.find(backwards).prompt_hash
+    )
 
 
 def test_a_model_is_asked(backwards: str, tmp_path: Path) -> None:
     lm = cutaway.load(chatting_model(tmp_path / "base"))
-    result = run.run(lm, tasks.find(backwards, 2), cache.Cache(lm, None), run.Options(max_tokens=3))
+    result = run.run(lm, task_registry.find(backwards, 2), cache.Cache(lm, None), run.Options(max_tokens=3))
     assert len(result.answers) == 2 and result.metrics["acc"].value == 0
 
 
@@ -55,4 +57,4 @@ def test_a_file_without_a_task_is_one_sentence(tmp_path: Path) -> None:
     with recipes.followed(PAGE, tasks, tmp_path) as [name]:
         (tmp_path / f"{name}.py").write_text('"""Nothing yet."""\n')
         with pytest.raises(UserError, match=f"{name}.py: defines no task"):
-            tasks.find("gsm8k", 1)
+            task_registry.find("gsm8k", 1)

@@ -16,8 +16,7 @@ from torch.testing import assert_close
 
 import cutaway
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import finish
-from cutaway.generate.decode import generate
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.inspect import edits, pytorch_edits

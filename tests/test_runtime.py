@@ -42,7 +42,7 @@ from cutaway.native import library, packed_product, step, structures
 from cutaway.position import alibi, learned, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK, LongRoPE
 from cutaway.quantization import formats
-from cutaway.runtime import adapter, block_numbers, cache, matmul, panels, supported
+from cutaway.runtime import adapter, block_numbers, cache_formats, matmul, panels, supported
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import load, save
@@ -949,7 +949,7 @@ def test_differences_are_shown_and_their_values_as_they_are_kept(engine: type):
     of = config("diffllama")
     entries = tensors(of)
     names = [f"blocks.1.attention.{name}" for name in ("q", "k", "v", "z", "pattern")]
-    for kind in cache.KINDS:
+    for kind in cache_formats.KINDS:
         made, plain = engine(of, entries, kv_cache=kind), ReferenceEngine(of, entries, kind)
         ours, theirs = (each.observe([IDS[:5]], [each.new_state()], names)[1] for each in (made, plain))
         for name in names[:4]:
@@ -1193,10 +1193,10 @@ def test_what_a_kv_cache_keeps_of_numbers():
     x = np.random.default_rng(0).normal(size=(7, 3, 40)).astype(np.float32)
     x[0, 0, :32] = 0
     for kind, most in (("Q8_0", 1 / 127), ("Q4_0", 1 / 8)):
-        kept = cache.stored(x, kind)
+        kept = cache_formats.stored(x, kind)
         groups = np.abs(np.pad(x, ((0, 0), (0, 0), (0, 24)))).reshape(7, 3, 2, 32).max(-1)
         error = np.abs(np.pad(kept - x, ((0, 0), (0, 0), (0, 24)))).reshape(7, 3, 2, 32).max(-1)
         assert (error <= groups * (most * 1.01)).all() and not kept[0, 0, :32].any()
-    assert np.array_equal(cache.stored(x, "F16"), x.astype(np.float16))
+    assert np.array_equal(cache_formats.stored(x, "F16"), x.astype(np.float16))
     with pytest.raises(UserError, match="kv_cache 'Q3_K' is not known: use one of F16, Q8_0, Q4_0"):
-        cache.check("Q3_K")
+        cache_formats.check("Q3_K")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands import explain_features
+from cutaway.commands import explain_features, explain_how
 from cutaway.commands.console import (
     base_of,
     doing,
@@ -62,6 +62,7 @@ def explain(
     backends: Flag = False,
     parallel: Flag = False,
     sae: Path | None = None,
+    how: Flag = False,
     html: Path | None = None,
     force: Force = False,
     open_page: Open = False,
@@ -111,6 +112,7 @@ def explain(
         wait: operations, bytes and this machine's measured limits.
     :param sae: Show instead the strongest features of each token, of an autoencoder that `cutaway sae` wrote;
         on a page, besides.
+    :param how: With --html or --open: write instead the chapters of "How it works" on this text and model.
     :param html: Write an interactive page to this file: one file that needs no network. A model that
         --ablate or --steer changed is beside the unchanged one; --patch, --against and --sae add a view.
         --open alone writes a temporary file.
@@ -119,7 +121,7 @@ def explain(
     asked = _Asked(
         prompt_text(text, file), source, chat, top, ablate, steer, patch, compare, compare_model, against
     )
-    asked.check(backends, parallel, sae is not None, html is not None or open_page)
+    asked.check(backends, parallel, sae is not None, html is not None or open_page, how)
     use_threads(threads)
     if html is not None:
         files.check_file(html, force)
@@ -127,6 +129,9 @@ def explain(
     lm = _load(source)
     ids = asked.ids(lm, asked.text)
     page = html is not None or open_page
+    if how:
+        _write_page(explain_how.document(lm, ids, asked.text, asked.name), html, open_page)
+        return
     if features is not None and not page:
         explain_features.show(lm, ids, features, asked.name, as_json)
         return
@@ -144,7 +149,7 @@ def explain(
         return
     with asked.layers_counted(lm, ids, page):
         if page:
-            _write_page(asked.page_data(lm, ids, features), html, open_page)
+            _write_page(asked.document(lm, ids, features), html, open_page)
         elif against is not None:
             _print_against(asked.against_base(lm, ids), asked, as_json)
         elif asked.two:
@@ -185,7 +190,7 @@ class _Asked:
         """The compared model's name."""
         return model_name(self.compare_model or self.against or self.model)
 
-    def check(self, backends: bool, parallel: bool, sae: bool, page: bool) -> None:
+    def check(self, backends: bool, parallel: bool, sae: bool, page: bool, how: bool) -> None:
         """Refuses what needs no model to be refused."""
         if not self.text:
             raise UserError("the text is empty: there is nothing to explain")
@@ -202,6 +207,10 @@ class _Asked:
         if views and (self.two or changed or (page and not sae) or views > 1):
             name = "--backends" if backends else "--parallel" if parallel else "--sae"
             raise UserError(f"{name} is a view of its own: leave out other views and edits")
+        if how and (not page or views or self.two or changed or self.chat):
+            raise UserError(
+                "--how writes a page of its own: give --html or --open, and no other view or edit"
+            )
         for part in self.ablate:
             if not re.fullmatch(r"\d+(\.\d+)?", part):
                 raise UserError(
@@ -293,23 +302,23 @@ class _Asked:
             one = self.explanation(lm, ids)
             return one, self.explanation(other, self.ids(other, self.compare or self.text))
 
-    def page_data(self, lm: LanguageModel, ids: list[int], sae: SAE | None) -> list[PageData]:
-        """What the page shows: the model and its topics, and beside it the edited or the compared one."""
-        from cutaway.inspect import page_data
+    def document(self, lm: LanguageModel, ids: list[int], sae: SAE | None) -> str:
+        """The page: of the model and its topics, and beside it of the edited or the compared one."""
+        from cutaway.inspect import page, page_data
 
         def data(lm: LanguageModel, ids: list[int], name: str, edit: list[Edit] | None = None) -> PageData:
             return page_data.build(lm.trace(ids, names=page_data.names(lm.config), edit=edit), name)
 
         other = self._other(lm)
         with doing("Running the model"):
-            pages = [data(lm, ids, self.name)]
+            made = [data(lm, ids, self.name)]
             if edit := self.edits():
-                pages.append(data(lm, ids, f"{self.name}, {', '.join(self.changes())}", edit))
+                made.append(data(lm, ids, f"{self.name}, {', '.join(self.changes())}", edit))
             elif self.two:
-                page = data(other, self.ids(other, self.compare or self.text), self.other_name)
-                pages.append(page if self.against is None else replace(page, model=pages[0].model))
-        pages[0] = replace(pages[0], facts=pages[0].facts | self._topics(lm, ids, sae))
-        return pages
+                beside = data(other, self.ids(other, self.compare or self.text), self.other_name)
+                made.append(beside if self.against is None else replace(beside, model=made[0].model))
+        made[0] = replace(made[0], facts=made[0].facts | self._topics(lm, ids, sae))
+        return page.page(made)
 
     def _topics(self, lm: LanguageModel, ids: list[int], sae: SAE | None) -> dict[str, Any]:
         """What the page shows besides, where it was asked for."""
@@ -479,12 +488,10 @@ def _print_parallel(lm: LanguageModel, ids: list[int], name: str, threads: int |
         on_screen(lambda console: parallel_text.show(found, here, name, console))
 
 
-def _write_page(pages: list[PageData], target: Path | None, open_page: bool) -> None:
+def _write_page(document: str, target: Path | None, open_page: bool) -> None:
     """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
-    from cutaway.inspect.page import page
-
     target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "explain.html"
-    files.write(target, page(pages))
+    files.write(target, document)
     note(f"Wrote {target} ({size(target.stat().st_size)}).")
     if open_page and not webbrowser.open(target.resolve().as_uri()):
         raise OperationalError(f"no browser could be opened: open {target} yourself")

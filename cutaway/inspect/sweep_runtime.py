@@ -21,7 +21,8 @@ from cutaway.inspect.instrumented import BY_HEAD
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.sweep_cells import Cell, Seen, Setting
 from cutaway.runtime.edits import Edit
-from cutaway.runtime.engine import RuntimeEngine, State
+from cutaway.runtime.engine import RuntimeEngine
+from cutaway.runtime.kv_cache import State
 from cutaway.runtime.values import PATTERN
 
 CALL = 512  # tokens in one call of the engine

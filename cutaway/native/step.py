@@ -66,13 +66,14 @@ def read(
     )
     changes = [step_edits.structure(model, len(ids), each) for each in edits]
     outs = [Value(room.ctypes.data, *each) for room, each in zip(given, values, strict=True)]
-    if _run(model, reading, outs, changes, library.threads() if threads is None else threads):
+    if _run(model, reading, outs, changes, threads):
         raise OperationalError(f"There is no memory to read {len(ids)} tokens at once; read fewer.")
     return out, patterns, given
 
 
-def _run(model: Model, reading: Reading, values: list[Value], edits: list[Edit], threads: int) -> int:
+def _run(model: Model, reading: Reading, values: list[Value], edits: list[Edit], threads: int | None) -> int:
     """Calls the core, which writes the values and makes the edits where there are any; not 0: no memory."""
+    threads = library.threads() if threads is None else threads
     if not values and not edits:
         call = function("cutaway_read", ctypes.POINTER(Model), ctypes.POINTER(Reading), _INT, result=_INT)
         return call(model, reading, threads)
@@ -175,6 +176,7 @@ class OneToken:
         self._threads = library.threads() if threads is None else threads
         self._id, self._position, self._logits_count, self._table = _INT(), _INT(), _INT(0), _POINTER()
         self._starts = (_INT * 2)(0, 1)
+        self._pages: np.ndarray | None = None
         _check_states(model, [] if state is None else [state], 1)
         self._adapter, self._state = _POINTER(adapter), _POINTER(None if state is None else state.ctypes.data)
         self.longer = _INT(0)
@@ -190,7 +192,9 @@ class OneToken:
             raise UserError(f"An id is outside the model's 0 to {self._vocab - 1}.")
         if position < 0 or len(pages) * PAGE <= position:
             raise UserError(f"{len(pages)} pages do not hold position {position}.")
-        check("pages", pages, np.uint64)
+        if pages is not self._pages:  # those of the token before were checked
+            check("pages", pages, np.uint64)
+            self._pages = pages
         out = np.empty(self._vocab, np.float32)
         self._id.value, self._position.value, self._table.value = id, position, pages.ctypes.data
         self._reading.logits = out.ctypes.data

@@ -20,7 +20,7 @@ from cutaway.native import packed_product, step, structures
 from cutaway.native.quant import LAYOUTS
 from cutaway.position import learned
 from cutaway.quantization import formats
-from cutaway.runtime import arithmetic, cache
+from cutaway.runtime import arithmetic, cache_formats
 from cutaway.runtime.block_numbers import (
     GATED,
     INDEX_NORM,
@@ -49,9 +49,9 @@ CHANNELS = 16  # to a multiple of which the state of a convolution is filled up
 class PackedModel(Packing):
     """A model's structures, and the memory they point to."""
 
-    def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
-        cache.check(kv_cache)
-        self._cache: cache.Kind = kv_cache
+    def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache_formats.Kind = "F16") -> None:
+        cache_formats.check(kv_cache)
+        self._cache: cache_formats.Kind = kv_cache
         reason = unsupported_reason(config, tensors)
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
@@ -206,8 +206,8 @@ class PackedModel(Packing):
         if attention.kv_layer is None:
             stride = aligned(pairs * attention.values, packed_product.PANEL)
             self._offsets[n] = self.page_halves
-            keys = attention.groups * cache.halves(self._cache, attention.key_size)
-            values = attention.groups // pairs * cache.halves(self._cache, stride)
+            keys = attention.groups * cache_formats.halves(self._cache, attention.key_size)
+            values = attention.groups // pairs * cache_formats.halves(self._cache, stride)
             self.page_halves += step.PAGE * (keys + values)
         sharper, projected = attention.temperature, {"query": True, **attention.projected, "out": True}
         norms = {
@@ -233,7 +233,7 @@ class PackedModel(Packing):
             sinks=self._vector(f"{path}.attention.sinks") if attention.sinks else None,
             alibi=self._keep(alibi_of(attention)) if attention.relative else None,
             page_offset=self._offsets[n if attention.kv_layer is None else attention.kv_layer],
-            cache=cache.KINDS.index(self._cache),
+            cache=cache_formats.KINDS.index(self._cache),
             sharpness=sharper.beta if sharper else 0.0,
             sharp_from=sharper.original if sharper else 1,
             heads=attention.heads,
@@ -254,7 +254,7 @@ class PackedModel(Packing):
         """Latent attention, absorbed, and its place in the pages."""
         path, row = f"blocks.{n}.attention", latent_row(of)
         self._offsets[n] = self.page_halves
-        self.page_halves += step.PAGE * cache.halves(self._cache, row)
+        self.page_halves += step.PAGE * cache_formats.halves(self._cache, row)
         down = of.query_latent is not None
         own = structures.Latent(
             index=self._indexer(path, of) if indexed(of) else structures.Indexer(),
@@ -276,7 +276,7 @@ class PackedModel(Packing):
             "key_norm": self._norm(f"{path}.latent_norm", of.norm, of.latent),
             "latent": own,
             "page_offset": self._offsets[n],
-            "cache": cache.KINDS.index(self._cache),
+            "cache": cache_formats.KINDS.index(self._cache),
             "sharp_from": 1,
             "heads": of.heads,
             "groups": next(
@@ -291,7 +291,7 @@ class PackedModel(Packing):
     def _indexer(self, path: str, of: Any) -> structures.Indexer:
         """What chooses the keys of latent attention, and where its own keys are in the pages."""
         at = self.page_halves
-        self.page_halves += step.PAGE * cache.halves(self._cache, of.index_size)
+        self.page_halves += step.PAGE * cache_formats.halves(self._cache, of.index_size)
         scale, weight_scale = index_scales(of)
         return structures.Indexer(
             **{name: self._matrix(f"{path}.index_{name}") for name in structures.INDEXER},

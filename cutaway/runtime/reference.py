@@ -26,7 +26,7 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.position import learned
 from cutaway.quantization import formats
-from cutaway.runtime import block_numbers, cache, head, matmul, supported
+from cutaway.runtime import block_numbers, cache_formats, head, matmul, supported
 from cutaway.runtime.activation_functions import ACTIVATIONS
 from cutaway.runtime.adapter import Beside, prepared
 from cutaway.runtime.edits import Edit
@@ -44,8 +44,8 @@ class ReferenceEngine:
     know.
     """
 
-    def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache.Kind = "F16") -> None:
-        cache.check(kv_cache)
+    def __init__(self, config: Decoder, tensors: Tensors, kv_cache: cache_formats.Kind = "F16") -> None:
+        cache_formats.check(kv_cache)
         reason = supported.unsupported_reason(config, tensors)
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
@@ -54,7 +54,7 @@ class ReferenceEngine:
         self.vocab = config.vocab
         self.max_context = config.context
         self._adapter: Mapping[str, Beside] | None = None
-        self.kv_cache: cache.Kind = kv_cache
+        self.kv_cache: cache_formats.Kind = kv_cache
         self._layers = Mixers(tensors, kv_cache)
 
     def new_state(self) -> State:

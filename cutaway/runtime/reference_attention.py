@@ -1,7 +1,7 @@
 """The mixers of a block in numpy: attention, latent attention with its indexer, recurrences.
 
 Queries, keys and values are made, normed and rotated as the block's config says; keys and values join the
-text's state as cache.py keeps them. Edited attention weights gather the values again."""
+text's state as cache_formats.py keeps them. Edited attention weights gather the values again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from cutaway.gguf import Packed
 from cutaway.model.block_config import Block
 from cutaway.model.kinds import kind_of
-from cutaway.runtime import arithmetic, attention, block_numbers, cache, matmul, recurrence
+from cutaway.runtime import arithmetic, attention, block_numbers, cache_formats, matmul, recurrence
 from cutaway.runtime.adapter import Beside
 from cutaway.runtime.edits import reweighed
 from cutaway.runtime.numpy_layers import Layers, See, rotated, unwatched
@@ -27,9 +27,9 @@ from cutaway.weights.rules import Tensors
 class Mixers(Layers):
     """The mixers of a decoder's blocks, whose keys and values are cached as ``kv_cache``."""
 
-    def __init__(self, tensors: Tensors, kv_cache: cache.Kind) -> None:
+    def __init__(self, tensors: Tensors, kv_cache: cache_formats.Kind) -> None:
         super().__init__(tensors)
-        self.kv_cache: cache.Kind = kv_cache
+        self.kv_cache: cache_formats.Kind = kv_cache
 
     def mixed(
         self,
@@ -100,8 +100,8 @@ class Mixers(Layers):
             key = see("attention.k", self._finished(of, path, "key", key, positions, state.longer, see))
             value = value.reshape(tokens, of.groups, -1)
             value = see("attention.v", self.norm(value, f"{path}.value_norm", of.value_norm))
-            stored = cache.stored_pairs if kind_of(of) == "differential" else cache.stored
-            key, value = cache.stored(key, self.kv_cache), stored(value, self.kv_cache)
+            stored = cache_formats.stored_pairs if kind_of(of) == "differential" else cache_formats.stored
+            key, value = cache_formats.stored(key, self.kv_cache), stored(value, self.kv_cache)
             state.keys[n] = np.concatenate([state.keys[n], key])
             state.values[n] = np.concatenate([state.values[n], value])
             halves = {"k": key.astype(np.float32), "v": value.astype(np.float32)}
@@ -115,7 +115,7 @@ class Mixers(Layers):
         )
         values = state.values[source]
         if kind_of(of) == "differential":  # both halves of the heads read the same pairs of values
-            values = np.concatenate([cache.paired(values)] * 2, axis=1)
+            values = np.concatenate([cache_formats.paired(values)] * 2, axis=1)
         mixed = attention.attend(scaled, state.keys[source], values, positions, *seen)
         patterns = partial(attention.patterns, scaled, state.keys[source], positions, *seen)
         self._reattended(state, n, patterns, values, mixed, kept)
@@ -181,9 +181,9 @@ class Mixers(Layers):
         plain = self.norm(down[:, None, : of.latent], f"{path}.latent_norm", of.norm)
         rotated_key = rotated(down[:, None, of.latent :], *rotation)
         latents = see("attention.latent", np.concatenate([plain, rotated_key], axis=-1))
-        row = cache.latent_row(latents, of.latent)
+        row = cache_formats.latent_row(latents, of.latent)
         beside = row.shape[-1] - -(-of.rope_dim // arithmetic.LANES) * arithmetic.LANES
-        state.keys[n] = np.concatenate([state.keys[n], cache.stored(row, self.kv_cache)])
+        state.keys[n] = np.concatenate([state.keys[n], cache_formats.stored(row, self.kv_cache)])
         normed = x
         if of.query_latent is not None:
             x = self.norm(self.matrix(f"{path}.query_down", x), f"{path}.query_norm", of.norm)
@@ -202,7 +202,9 @@ class Mixers(Layers):
         read = attention.attend(absorbed, rows, rows[..., : of.latent], positions, latent=True, chosen=chosen)
         patterns = partial(attention.patterns, absorbed, rows, positions, chosen=chosen, latent=True)
         self._reattended(state, n, patterns, rows[..., : of.latent], read, kept)
-        kept[f"{path}.latent"] = cache.stored_latent(latents, of.latent, self.kv_cache).astype(np.float32)
+        kept[f"{path}.latent"] = cache_formats.stored_latent(latents, of.latent, self.kv_cache).astype(
+            np.float32
+        )
         if f"{path}.chosen" in kept:
             assert chosen is not None
             kept[f"{path}.chosen"] = [
@@ -222,7 +224,7 @@ class Mixers(Layers):
         by = of.position and replace(of.position, interleaved=False)
         scale, weight_scale = map(np.float32, block_numbers.index_scales(of))
         key = self.norm(self.matrix(f"{path}.index_key", x), f"{path}.index_norm", block_numbers.INDEX_NORM)
-        key = cache.stored(rotated(key[:, None], positions, by, state.longer), self.kv_cache)
+        key = cache_formats.stored(rotated(key[:, None], positions, by, state.longer), self.kv_cache)
         state.values[n] = np.concatenate([state.values[n], key])
         query = self.matrix(f"{path}.index_query", asked).reshape(len(x), of.index_heads, -1)
         query = rotated(query, positions, by, state.longer) * scale

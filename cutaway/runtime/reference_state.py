@@ -12,7 +12,7 @@ from cutaway.errors import UserError
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
-from cutaway.runtime import block_numbers, cache, recurrence
+from cutaway.runtime import block_numbers, cache_formats, recurrence
 from cutaway.runtime.adapter import Beside
 from cutaway.runtime.edits import Edit
 from cutaway.runtime.numpy_layers import See
@@ -22,7 +22,7 @@ class State:
     """The KV cache of one text: keys and values of every layer as they are read back, [s g size]."""
 
     def __init__(
-        self, config: Decoder, adapter: Mapping[str, Beside] | None = None, kind: cache.Kind = "F16"
+        self, config: Decoder, adapter: Mapping[str, Beside] | None = None, kind: cache_formats.Kind = "F16"
     ) -> None:
         self.adapter = adapter or {}
         dtype = np.float16 if kind == "F16" else np.float32

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import cutaway.attention
 from cutaway.attention.common import registry
-from cutaway.evaluate import tasks
+from cutaway.evaluate import task_registry, tasks
 from cutaway.train import methods, objectives
 from scripts.tables import contributing
 
@@ -59,9 +59,10 @@ def learned() -> str:
 def asked() -> str:
     """Every task of ``cutaway eval``."""
     of = sentences(tasks)
-    rows = [f"| `{name}` | {of[name]} |" for name in tasks.names()]
+    rows = [f"| `{name}` | {of[name]} |" for name in task_registry.names()]
     return _table(
-        "| task | what it asks |", rows + [f"| `{name}:NAME` | {of[name]} |" for name in tasks.named()]
+        "| task | what it asks |",
+        rows + [f"| `{name}:NAME` | {of[name]} |" for name in task_registry.named()],
     )
 
 

@@ -14,10 +14,10 @@ from tests import serving
 from tests.browser.conftest import ask, frames
 from tests.serving import Server
 
-from cutaway.serve.limits import Limits  # isort: skip
+
 from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model  # isort: skip
-from cutaway.serve.service import Service  # isort: skip
+from cutaway.serve.service import Limits, Service  # isort: skip
 
 Opened = Callable[..., Any]
 TEMPERATURE, SEED, LONGEST = 0.3, 1, 16

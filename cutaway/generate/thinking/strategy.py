@@ -13,9 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Constraint, Generation, Request, finish
+from cutaway.generate.batch.request import Constraint, Generation, Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.batch.sequence import TokenizerProtocol
+from cutaway.generate.decode import finish
 from cutaway.generate.engine import Engine
 from cutaway.generate.sampling_params import SamplingParams
 

@@ -37,6 +37,7 @@ def tokenizers(tokenizer: Any, text: str) -> dict[str, Any]:
     counts = WordCounts.of([text], WORD)
     words = counts.words
     learned, rounds = bpe(counts), unigram(words)
+    first = Unigram(rounds[0]["scores"], dict.fromkeys(rounds[0]["scores"], 0))
     ids = tokenizer.encode(text)
     pieces = rounds[-1]["scores"]
     cuts = Unigram(pieces, {piece: i for i, piece in enumerate(pieces)})
@@ -57,9 +58,12 @@ def tokenizers(tokenizer: Any, text: str) -> dict[str, Any]:
             ),
             _cut("The model's own", [tokens.text(tokenizer, [id]) for id in ids], len(tokenizer)),
         ],
-        "own": [{"piece": one.piece, "joined": one.joined} for one in tokens.merges(tokenizer, ids)[:LISTED]],
+        "own": [
+            {"piece": one.piece, "symbols": first_symbols(one), "joined": one.joined}
+            for one in tokens.merges(tokenizer, ids)[:LISTED]
+        ],
         "bpe": learned,
-        "unigram": {"rounds": [{**one, "scores": None} for one in rounds], **_lattice(cuts, words)},
+        "unigram": {"rounds": [{**one, "scores": None} for one in rounds], **_lattice(first, words)},
     }
 
 
@@ -128,6 +132,14 @@ def _lattice(cuts: Unigram, words: Mapping[str, int]) -> dict[str, Any]:
 
 def _cut(name: str, pieces: list[str], vocabulary: int) -> dict[str, Any]:
     return {"name": name, "pieces": pieces, "vocabulary": vocabulary}
+
+
+def first_symbols(piece: tokens.Merges) -> list[str]:
+    """What a piece is before its merges: its bytes, where they are what is merged, else its characters."""
+    in_bytes = [bytes([one]).decode(errors="backslashreplace") for one in piece.piece.encode()]
+    made = {left + right for left, right in piece.joined}
+    leaves = {symbol for pair in piece.joined for symbol in pair} - made
+    return in_bytes if leaves <= set(in_bytes) else list(piece.piece)
 
 
 def _size(learned: Mapping[str, Any]) -> int:

@@ -3,13 +3,14 @@
 import { count, make } from "../elements.js";
 import { themeButton } from "../theme.js";
 import { Chat } from "./chat.js";
+import { HowItWorks } from "./how.js";
 import { Inside } from "./inside.js";
 import { Inspector } from "./inspector.js";
 import { Server } from "./server.js";
 import { Tree } from "./tree.js";
 
 const AGAIN = 2500; // milliseconds between tries to reach a server that does not answer
-const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"]];
+const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"], ["how", "How it works"]];
 
 const byId = (id) => document.getElementById(id);
 
@@ -23,7 +24,8 @@ class Shell {
     this.chat = new Chat(this);
     this.answers = new Tree(this);
     this.traced = new Inside(this);
-    const theme = themeButton(() => this.traced.page?.states.forEach((state) => state.set({}, false)));
+    this.chapters = new HowItWorks(this);
+    const theme = themeButton(() => [this.traced, this.chapters].forEach((one) => one.page?.states.forEach((state) => state.set({}, false))));
     byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, theme), this.banner);
     byId("places").append(...PLACES.map(([id, name]) => make("a", { href: `#${id}`, id: `to-${id}` }, name)));
     byId("inspector").before(this.chat.edits.bar);
@@ -122,9 +124,10 @@ class Shell {
       else byId(`to-${one}`).removeAttribute("aria-current");
     }
     this.inspector.hide();
-    byId("place").replaceChildren({ inside: this.traced, tree: this.answers, chat: this.chat }[place].whole);
+    byId("place").replaceChildren({ inside: this.traced, tree: this.answers, chat: this.chat, how: this.chapters }[place].whole);
     if (place === "inside") this.traced.show(decoded(rest));
     else if (place === "tree") this.answers.show();
+    else if (place === "how") this.chapters.show(rest ?? "");
     else this.chat.input.focus();
   }
 }

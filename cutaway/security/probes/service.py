@@ -18,8 +18,9 @@ import numpy as np
 
 from cutaway.evaluate import statistics
 from cutaway.generate.batch.prefix_cache import cache_scope
-from cutaway.generate.batch.request import Generation, Request, ResponseStream, finish
+from cutaway.generate.batch.request import Generation, Request, ResponseStream
 from cutaway.generate.batch.scheduler import Scheduler
+from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
 from cutaway.security import Arm, Budget, Finding, Progress, never

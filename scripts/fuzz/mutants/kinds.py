@@ -1033,7 +1033,7 @@ READERS = {
     "train/rollouts.py": OWN,
     "weights/adapters.py": "adapter",
     "weights/classifier.py": "a classifier's head in such a folder, which has no kind of its own yet",
-    "evaluate/tasks/__init__.py": OWN,
+    "evaluate/task_registry.py": OWN,
     "weights/class_keys.py": OWN,
     "quantization/codebooks.py": OWN,
     "weights/described.py": "GGUF model, Hugging Face folder",
