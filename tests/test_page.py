@@ -273,9 +273,9 @@ def test_explain_writes_the_page(loaded: Small, tmp_path: Path, capsys) -> None:
 
 def autoencoder() -> SAE:
     """A random one of the second block's output."""
-    torch.manual_seed(1)
-    tensors = {"encoder": torch.randn(20, 32), "bias": torch.zeros(20), "decoder": torch.randn(20, 32)}
-    tensors |= {"center": torch.zeros(32), "threshold": torch.zeros(20)}
+    drawn = np.random.default_rng(1).normal(size=(2, 20, 32)).astype(np.float32)
+    tensors = {"encoder": drawn[0], "bias": np.zeros(20, np.float32), "decoder": drawn[1]}
+    tensors |= {"center": np.zeros(32, np.float32), "threshold": np.zeros(20, np.float32)}
     card = Card(
         "blocks.1.out", "small", "topk", 20, 3, steps=1, batch=1, seed=0, keep_sinks=False, norm_limit=1e9
     )
@@ -299,7 +299,7 @@ def test_explain_adds_a_view_of_what_was_asked_for(loaded: Small, tmp_path: Path
     content, _ = unpacked(file.read_text(encoding="utf-8"))
     assert content["views"] == ["features", *VIEWS]
     shown = content["explanations"][0]["features"]
-    active = autoencoder().encode(traced()["blocks.1.out"]).numpy()
+    active = autoencoder().encode(traced()["blocks.1.out"])
     assert shown["sinks"] == [0] and len(shown["tokens"]) == len(TEXT)
     assert shown["mapped"][0] == int(active[1:].max(0).argmax())
     assert np.allclose(np.array(shown["active"]).T, active[:, shown["mapped"]])

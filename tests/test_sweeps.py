@@ -11,7 +11,7 @@ import pytest
 
 from cutaway import native
 from cutaway.errors import UserError
-from cutaway.inspect import causal, sweep_runtime
+from cutaway.inspect import causal, sae, sweep_runtime
 from cutaway.inspect.edits import Ablate, Add, Scale
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.pairs import pairs
@@ -250,7 +250,7 @@ import sys
 sys.modules["torch"] = None
 import cutaway
 from cutaway.errors import UserError
-from cutaway.inspect import against, causal, importance, probes, steering, tuned_lens
+from cutaway.inspect import against, causal, importance, parallel, probes, sae, steering, tuned_lens
 lm = cutaway.load(sys.argv[1])
 texts, others = ["the cat sat", "the dog ran"], ["the hat sat", "the dog sat"]
 found = causal.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])
@@ -258,16 +258,31 @@ assert found.values.shape == (2, 3, 4), found.values.shape
 assert causal.head_effects(lm, texts[0], 5).values.any()
 assert importance.runs(lm.subject.engine) and importance.sums(lm.subject.engine, lm.ids(texts[0]))
 steering.difference(lm, [lm.ids(texts[0])], [lm.ids(texts[1])], 1)
-try:
-    tuned_lens.train(lm, texts)
-except UserError as error:
-    print(error)
+saved = sae.SAE.load(sys.argv[2])
+rows = lm.activations([texts[0]], [saved.name])[saved.name]
+assert saved.top(rows)[-1] and lm.logits(texts[0], edit=saved.add(saved.top(rows)[-1][0].feature, 9.0)).any()
+machine = parallel.machine(lm, 1, 0.01)
+assert machine.flops > 0, machine
+for training in (
+    lambda: tuned_lens.train(lm, texts),
+    lambda: sae.train(lm.activations(texts, ["blocks.1.out"]), "blocks.1.out", features=8, k=2),
+):
+    try:
+        training()
+    except UserError as error:
+        print(error)
 """
 
 
 @compiled
 def test_studies_of_the_runtime_need_no_torch(tmp_path: Path) -> None:
-    path = model_file(tmp_path / "small.gguf")
-    ran = subprocess.run([sys.executable, "-c", ALONE, path], capture_output=True, text=True, check=False)
+    path, features = model_file(tmp_path / "small.gguf"), tmp_path / "features"
+    drawn = np.random.default_rng(0).normal(size=(2, 8, 32)).astype(np.float32)
+    tensors = {"encoder": drawn[0], "decoder": drawn[1], "bias": np.zeros(8, np.float32)}
+    tensors |= {"center": np.zeros(32, np.float32), "threshold": np.zeros(8, np.float32)}
+    sae.SAE(sae.Card("blocks.1.out", "small", "topk", 8, 2, steps=1, batch=1, seed=0), tensors).save(features)
+    command = [sys.executable, "-c", ALONE, path, features]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "training a lens needs PyTorch, which is not installed: pip install" in ran.stdout
+    assert "training a sparse autoencoder needs PyTorch, which is not installed: pip install" in ran.stdout

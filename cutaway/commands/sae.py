@@ -56,7 +56,7 @@ def sae(
     :param seed: Of the first weights and the order of tokens.
     :param keep_sinks: Train on attention sinks too.
     """
-    need("training a sparse autoencoder", "torch")
+    need("training a sparse autoencoder", "torch")  # before anything is read
     files.check_overwrite(output, force)
     files.check_folder(output)
     found = Activations.open(data)

@@ -40,11 +40,11 @@ def features(trace: TraceValues, sae: SAE) -> dict[str, Any]:
     ``promotes``: the tokens whose logits each mapped feature's direction raises most.
     """
     read = trace[sae.name]
-    active, sinks = sae.encode(read).numpy(), sae.sinks(read)
+    active, sinks = sae.encode(read), sae.sinks(read)
     most = np.where(sinks[:, None], 0, active).max(0)
     mapped = [int(id) for id in np.argsort(-most, kind="stable")[:MAPPED] if most[id] > 0]
     best = sae.top(read)
-    directions = sae.tensors["decoder"].numpy()[mapped]
+    directions = sae.tensors["decoder"][mapped]
     written = len(mapped) and directions.shape[1] == trace.config.width  # into the residual stream
     ids = promoted(trace.instrumented, directions, trace.vocabulary, PROMOTED)[0] if written else ()
     return {

@@ -287,9 +287,8 @@ def machine(lm: LanguageModel, threads: int, seconds: float = 0.3) -> Machine:
             lambda: packed_product.multiply(type, rows, columns, panels, x, threads), seconds
         )
     else:
-        import torch
-
-        type, one, other = "float32", torch.ones(VECTORS, columns), torch.ones(columns, rows)
+        type, one = "float32", np.ones((VECTORS, columns), np.float32)
+        other = np.ones((columns, rows), np.float32)
         multiplying = _least(lambda: one @ other, seconds)
     flops = 2.0 * VECTORS * rows * columns / multiplying
     return Machine(flops, sum(part.nbytes for part in parts) / reading, threads, type)
