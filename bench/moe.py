@@ -29,7 +29,7 @@ from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures
 from cutaway.weights import load, save
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors, is_kept_whole
+from cutaway.weights.named_tensors import Tensors, is_kept_whole
 
 WIDTH, LAYERS, VOCAB, CONTEXT = 1024, 12, 8192, 2560
 MLPS = {"dense": MLP(3584), "sparse": MoE(experts=8, top_k=2, hidden=1792)}

@@ -55,6 +55,9 @@ VERBS = {
         "scale": "Train a ladder of sizes, and fit the scaling law.",
         "plan": "Say what training it needs on so many devices.",
     },
+    "To learn": {
+        "course": "Nine chapters, with exercises that are checked on this machine.",
+    },
     "To test one": {
         "attack": "Attack it with harmless canaries, and see why what worked did.",
         "audit": "Look for what is wrong with a model's files, without running it.",

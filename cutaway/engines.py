@@ -34,7 +34,7 @@ from cutaway.runtime.cache_formats import Kind as KVCache
 from cutaway.runtime.cache_formats import check as check_kv_cache
 from cutaway.weights import adapters
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 if TYPE_CHECKING:
     from cutaway.inspect import edits

@@ -14,7 +14,7 @@ import pytest
 
 import cutaway
 from cutaway.lm import LanguageModel
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import inputs
 from tests.waiting import wait_until
 
@@ -24,7 +24,6 @@ uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
 from cutaway.serve.app import build  # noqa: E402
-from cutaway.serve.service import Limits  # noqa: E402
 from cutaway.serve.operations import lifecycle  # noqa: E402
 from cutaway.serve.operations.access import AccessPolicy  # noqa: E402
 from cutaway.serve.operations.connections import (  # noqa: E402
@@ -35,7 +34,7 @@ from cutaway.serve.operations.connections import (  # noqa: E402
 )
 from cutaway.serve.operations.metrics import Metrics  # noqa: E402
 from cutaway.serve.operations.models import Model, Models  # noqa: E402
-from cutaway.serve.service import Service  # noqa: E402
+from cutaway.serve.service import Limits, Service  # noqa: E402
 
 NAME = "two-layers"
 

@@ -19,7 +19,7 @@ from cutaway.quantization import formats
 from cutaway.tokenizer.bpe import BYTES
 from cutaway.weights import save
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 WIDTH, VOCAB, CONTEXT = 32, 256, 64
 

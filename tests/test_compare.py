@@ -47,7 +47,7 @@ from cutaway.train.trainable import TrainingBatch
 from cutaway.train.training import Training
 from cutaway.weights import load, save
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.pages import charts
 
 TASKS = [copying.Config(6, 5), induction.Config(16, 8), mqar.Config(32, 4, 64), parity.Config(6)]

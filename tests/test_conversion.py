@@ -22,7 +22,7 @@ from cutaway.position.scaling import DynamicNTK, YaRN
 from cutaway.quantization import formats
 from cutaway.weights import build, conversion
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.small import model_file
 
 WIDTH = 32

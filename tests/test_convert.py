@@ -19,7 +19,7 @@ from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.parity.words import WORDS
 
 ATTENTION = gqa.Config(heads=4, key_size=16, kv_heads=2, position=rope.Config(16))

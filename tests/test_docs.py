@@ -15,7 +15,11 @@ import pytest
 from cutaway.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/course").glob("*.md")),
+]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -65,8 +69,13 @@ def test_the_page_of_extras_has_all_of_them() -> None:
 def test_the_index_lists_every_page() -> None:
     docs = ROOT / "docs"
     pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")} - {"index"}
-    blocks = re.findall(r"```{toctree}\n.*?\n\n(.*?)```", (docs / "index.md").read_text("utf-8"), re.S)
-    assert sorted(" ".join(blocks).split()) == sorted(pages)
+    listed: list[str] = []
+    for folder in ("", "course/"):
+        blocks = re.findall(
+            r"```{toctree}\n.*?\n\n(.*?)```", (docs / folder / "index.md").read_text("utf-8"), re.S
+        )
+        listed += [f"{folder}{page}" for page in " ".join(blocks).split()]
+    assert sorted(listed) == sorted(pages)
 
 
 def test_ci_runs_the_test_command_of_the_readme_and_pip_talks() -> None:

@@ -16,7 +16,7 @@ from cutaway.quantization import formats
 from cutaway.weights import families, load, rules, safetensors, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import recipes
 
 PAGE = "adding-a-family.md"

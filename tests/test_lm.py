@@ -22,7 +22,7 @@ from cutaway.lm import LanguageModel
 from cutaway.quantization import formats
 from cutaway.weights import build
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import inputs
 from tests.rounding import noise
 from tests.small import _llama, model_file

@@ -24,7 +24,7 @@ from cutaway.weights import decoders, families, load, rules, safetensors, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.small import model_file
 
 CONFIG: dict[str, Any] = {

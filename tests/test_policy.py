@@ -42,7 +42,7 @@ from cutaway.train.sampler import Completion
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.train.training import Dataset, Training
 from cutaway.weights import adapters, load, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.test_finetune import TEMPLATE
 from tests.training import Quiet, chatting_model, model, pairs
 

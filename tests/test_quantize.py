@@ -30,7 +30,7 @@ from cutaway.position import rope
 from cutaway.quantization import formats, mixes
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import load, quantize, retype, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import inputs, llama_cpp, test_runtime
 from tests.small import VOCAB, decoder
 

@@ -29,7 +29,7 @@ from cutaway.train.remote_sampler import Server
 from cutaway.train.trainable import TrainingBatch
 from cutaway.train.training import DataError, Training
 from cutaway.weights import load, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import serving
 from tests.test_finetune import TEMPLATE
 from tests.training import Quiet, model

@@ -47,8 +47,8 @@ from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import load, save
 from cutaway.weights.changes import LowRank
+from cutaway.weights.named_tensors import ROUTERS, Tensors
 from cutaway.weights.quantize import quantized
-from cutaway.weights.rules import ROUTERS, Tensors
 from tests import inputs
 from tests.test_native import Run, on_each_set, python
 

@@ -29,7 +29,7 @@ from cutaway.weights import adapters, build, gguf_adapters, load
 from cutaway.weights.adapters import joined
 from cutaway.weights.changes import Adapter, LowRank, Saved, Scaled
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import llama_cpp
 from tests.test_native import Run, on_each_set
 from tests.test_runtime import IDS, config, definition, tensors, weights, wide

@@ -70,6 +70,7 @@ CASES = [  # in this order: later ones read what earlier ones have written
     Case("pull tiny", "tiny.gguf", r"kB.* left"),
     Case("models", "tiny"),
     Case("doctor", "core"),
+    Case("course list", "Byte pair encoding"),
     Case(
         "tokenizer train texts --size 300 --special <|user|> --special <|assistant|> --output @otok.json",
         "300 tokens",

@@ -26,7 +26,7 @@ from cutaway.train.objectives import next_token
 from cutaway.train.recipes.pretrain import export
 from cutaway.train.training import Dataset, Training
 from cutaway.weights import load, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {% if m.thoughts %}({{ m.thoughts }}) {% endif %}"

@@ -13,9 +13,10 @@ from cutaway.commands import console
 from cutaway.commands.options import Context, Flag, Html, Json, Strict
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
-from cutaway.evaluate import report, task, task_registry
+from cutaway.evaluate import report, task_registry
 from cutaway.evaluate.run import Options, Result, check, compared, run
 from cutaway.evaluate.statistics import finite
+from cutaway.evaluate.task import EvaluationTask, Exercise, Labelled, Question
 from cutaway.generate.thinking.strategy import parse
 from cutaway.store.files import atomic_file, check_file, write
 
@@ -167,7 +168,7 @@ def _task(name: str, limit: int | None, unsafe: bool) -> Any:
 
 def _labelled(task: Any) -> bool:
     """Whether a task is a classifier's."""
-    return isinstance(task, task.EvaluationTask) and isinstance(task.items[0], task.Labelled)
+    return isinstance(task, EvaluationTask) and isinstance(task.items[0], Labelled)
 
 
 def _loaded(model: str, adapter: Path | None, loading: dict[str, Any]) -> Any:
@@ -267,7 +268,7 @@ def _figures(result: Result) -> dict[str, Any]:
         figures[f"{metric}_stderr"] = finite(estimate.error)
         figures[f"{metric}_interval"] = estimate.ends
     figures |= {"n": next(iter(result.metrics.values())).n, "source": result.task.source}
-    if isinstance(result.task, task.EvaluationTask):
+    if isinstance(result.task, EvaluationTask):
         figures |= {"chance": result.task.chance, "prompt_hash": result.task.prompt_hash}
     figures |= {"first_prompt": result.first_prompt, "seconds": round(result.seconds, 2)}
     return figures | ({"generated_tokens": result.tokens} if result.tokens else {})
@@ -278,16 +279,12 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
 
     own = next(iter(results.values()))
     for result in own:
-        hashed = (
-            f", prompts {result.task.prompt_hash}" if isinstance(result.task, task.EvaluationTask) else ""
-        )
+        hashed = f", prompts {result.task.prompt_hash}" if isinstance(result.task, EvaluationTask) else ""
         out.print(
             f"{result.task.name}: {result.task.source}{hashed}. The first prompt:", style="bold", markup=False
         )
         out.print(result.first_prompt, style="dim", markup=False)
-        if isinstance(result.task, task.EvaluationTask) and isinstance(
-            first := result.task.items[0], task.Question
-        ):
+        if isinstance(result.task, EvaluationTask) and isinstance(first := result.task.items[0], Question):
             choices = ", ".join(map(_quoted, first.choices))
             right = _quoted(first.choices[first.answer])
             out.print(f"It is followed by {choices}; right is {right}.", style="dim", markup=False)
@@ -330,15 +327,13 @@ def _quoted(text: str) -> str:
 def _level(result: Result) -> str:
     """The accuracy of a guess. Of few exercises the commonest answer is any of them, which says nothing."""
     task = result.task
-    if not isinstance(task, task.EvaluationTask) or (
-        _exercises(result) and len(task.items) < LEAST_EXERCISES
-    ):
+    if not isinstance(task, EvaluationTask) or (_exercises(result) and len(task.items) < LEAST_EXERCISES):
         return ""
     return f"{task.chance:.3f}"
 
 
 def _exercises(result: Result) -> bool:
-    return isinstance(result.task, task.EvaluationTask) and isinstance(result.task.items[0], task.Exercise)
+    return isinstance(result.task, EvaluationTask) and isinstance(result.task.items[0], Exercise)
 
 
 def _write(output: Path, results: dict[str, list[Result]]) -> None:

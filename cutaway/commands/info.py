@@ -20,8 +20,8 @@ from cutaway.quantization.mixes import MIXES
 from cutaway.store.reading import parsed
 from cutaway.weights import adapters, described, load, peft_names
 from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Absorbed
 from cutaway.weights.retype import FILE_TYPES
-from cutaway.weights.rules import Absorbed
 
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
 BF16_BYTES = 2

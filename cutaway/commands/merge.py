@@ -24,8 +24,8 @@ from cutaway.weights import adapters, load, quantize, save, soups
 from cutaway.weights.adapters import Rounding
 from cutaway.weights.changes import Adapter
 from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.retype import stored_bytes
-from cutaway.weights.rules import Tensors
 from cutaway.weights.save import Saved
 
 Method = Literal["average", "slerp", "task", "ties"]

@@ -21,7 +21,7 @@ from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
 from cutaway.runtime.block_numbers import attends, latent
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 
 def edits(

@@ -18,7 +18,7 @@ from cutaway.inspect import names as naming
 from cutaway.inspect.instrumented import SQUARE, Values
 from cutaway.layers.packed import rows_of, scores
 from cutaway.model.decoder import Decoder
-from cutaway.model.pooling import padded
+from cutaway.model.token_vectors import padded
 from cutaway.quantization.rows import PackedRows
 from cutaway.store.files import Progress, silent
 

@@ -29,7 +29,7 @@ from cutaway.runtime.engine import CHUNK, RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.runtime.values import CHOSEN, Value, every, named
 from cutaway.store.files import Progress, silent
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 ORDER = (  # of a block's activations, as they are computed
     *("attention_norm", "attention.q_unrotated", "attention.k_unrotated", "attention.v", "attention.k"),

@@ -25,7 +25,7 @@ from cutaway.quantization import formats
 from cutaway.runtime import matmul
 from cutaway.runtime.block_numbers import attends
 from cutaway.weights.changes import Adapter, Added, LowRank, Saved, Scaled
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 NAME = re.compile(r"(blocks\.(\d+)\.(?:attention|mlp)\.)(query|key|value|out|gate|up|down)\.(weight|bias)")
 INPUTS = {  # which matrices read the same vectors

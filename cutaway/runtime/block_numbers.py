@@ -16,8 +16,8 @@ from cutaway.position import rope
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
 from cutaway.runtime.packed import aligned
-from cutaway.weights import rules
-from cutaway.weights.rules import Tensors
+from cutaway.weights import named_tensors
+from cutaway.weights.named_tensors import Tensors
 
 GATED = ("gated", "gated_local")
 KINDS = ("mha", "gqa", "mqa", "local", *GATED, "differential")
@@ -80,7 +80,7 @@ def index_scales(of: Any) -> tuple[float, float]:
 
 def key_up(path: str, of: Any, tensors: Tensors) -> Packed:
     """What moves each head's query to the latents, [heads latent, key_size]."""
-    return rules.made(rules.absorbed(tensors, f"{path}.key_up.weight", of.heads))
+    return named_tensors.made(named_tensors.absorbed(tensors, f"{path}.key_up.weight", of.heads))
 
 
 def per_layer_scales(config: Decoder) -> tuple[float, float, float]:

@@ -26,7 +26,7 @@ from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
 from cutaway.runtime.block_numbers import alibi_of
 from cutaway.runtime.packed import Packing, aligned
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 KEPT = 1 - 0.15 * 0.8  # of a text's tokens while ESM was trained: 80% of 15% were masked (2206.13517)
 FARTHEST = 1 << 17  # positions: sinusoids, and what scores gain by distance, are computed for all when packed
@@ -244,6 +244,9 @@ def scale(attention: Any) -> float:
 
 class EncoderEngine:
     """An encoder that runs its packed weights. Raises UserError for one that the kernels do not know."""
+
+    together = 512  # tokens: what a layer computes of them stays in the caches
+    pads = False
 
     def __init__(self, config: Config, tensors: Tensors, threads: int | None = None) -> None:
         self.packed = EncoderPlan(config, tensors)

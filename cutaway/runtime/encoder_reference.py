@@ -14,11 +14,14 @@ from cutaway.model.config import Encoder as Config
 from cutaway.quantization import formats
 from cutaway.runtime import attention, encoder
 from cutaway.runtime.numpy_layers import Layers, rotated
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 
 class ReferenceEncoder:
     """What ``EncoderEngine`` computes, slower, and anywhere."""
+
+    together = 512
+    pads = False
 
     def __init__(self, config: Config, tensors: Tensors) -> None:
         reason = encoder.unsupported_reason(config, tensors)

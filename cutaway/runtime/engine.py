@@ -23,7 +23,7 @@ from cutaway.runtime.kv_cache import Kept, Pages, State
 from cutaway.runtime.packing import PackedModel
 from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, moved_alone, named
 from cutaway.weights.changes import Adapter
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs beside its state
 

@@ -8,7 +8,7 @@ from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.runtime import arithmetic
 from cutaway.runtime.numpy_layers import Layers
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 Product = Callable[[np.ndarray], np.ndarray]  # of the head's matrix with vectors [n d]: float32 [n v]
 

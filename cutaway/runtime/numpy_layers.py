@@ -16,7 +16,7 @@ from cutaway.quantization import formats
 from cutaway.runtime import arithmetic, matmul, packed
 from cutaway.runtime.activation_functions import ACTIVATIONS, xielu
 from cutaway.runtime.adapter import Beside
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 See = Callable[[str, np.ndarray], np.ndarray]  # of a value by its name: the value as edits leave it
 NONE: Mapping[str, Beside] = {}  # no adapter

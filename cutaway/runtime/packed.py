@@ -17,8 +17,8 @@ from cutaway.native.quant import LAYOUTS
 from cutaway.position import rope
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
-from cutaway.weights import rules
-from cutaway.weights.rules import ROUTERS, Tensors
+from cutaway.weights import named_tensors
+from cutaway.weights.named_tensors import ROUTERS, Tensors
 
 ALIGNMENT = 64
 TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
@@ -130,7 +130,7 @@ def as_laid(
         return 1, type_it_runs_as(name, tensors), shape
     heads = config.blocks[int(name.split(".")[1])].attention.heads  # pyright: ignore[reportAttributeAccessIssue]
     entry = tensors.later(name)
-    entry = rules.absorbed(tensors, name, heads) if name.endswith(".key_up.weight") else entry
+    entry = named_tensors.absorbed(tensors, name, heads) if name.endswith(".key_up.weight") else entry
     return heads, entry.type, (entry.shape[0] // heads, entry.shape[1])
 
 

@@ -39,7 +39,7 @@ from cutaway.runtime.block_numbers import (
 )
 from cutaway.runtime.packed import TABLES, Packing, aligned, as_laid, is_matrix
 from cutaway.runtime.supported import unsupported_reason
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 HEADS_AT_ONCE = 8  # of latent attention, at most: they read the same rows in one piece of work
 LIFTED = {"gate": "gate_down", "gate_up": "gate", "step": "forget_down", "step_up": "forget"}  # of kda

@@ -34,7 +34,7 @@ from cutaway.runtime.reference_attention import Mixers
 from cutaway.runtime.reference_state import State, watcher
 from cutaway.runtime.values import LOGITS, LOOKS, Values, named
 from cutaway.weights.changes import Adapter
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 CHUNK = 128  # tokens read at once
 

@@ -21,7 +21,7 @@ from cutaway.runtime.edits import reweighed
 from cutaway.runtime.numpy_layers import Layers, See, rotated, unwatched
 from cutaway.runtime.reference_state import State, recurrences, watcher
 from cutaway.runtime.values import PATTERN
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 
 class Mixers(Layers):

@@ -14,7 +14,7 @@ from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import DynamicNTK
 from cutaway.runtime.block_numbers import GATED, KINDS, LATENT, first_lengths, latent
 from cutaway.runtime.packed import TABLES, as_laid, is_matrix
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 
 def unsupported_reason(config: Decoder, tensors: Tensors) -> str | None:

@@ -64,9 +64,19 @@ async def prepared(
 ) -> Result:
     """The work (service, body, caller, edits, ...) that makes a request's prompts; its edits are ready."""
     own = await service.run(caller.client, parse_edits, body.edits)
-    if not own.in_batch:
-        return await service.run_alone(http, work, body, caller, own, *more)
-    return await service.run(caller.client, work, body, caller, await with_donors(own, http, caller), *more)
+    return await once_ready(own, http, caller, lambda _, ready: work(service, body, caller, ready, *more))
+
+
+async def once_ready(
+    own: RequestEdits, http: HTTPRequest, caller: Caller, work: Callable[[Service, RequestEdits], Result]
+) -> Result:
+    """The work, which may take the edits' hooks: what they take of other texts is read before by the runtime,
+    and by the thread itself where the PyTorch model answers.
+    """
+    if own.edits and not own.in_batch:
+        return await own.service.run_alone(http, work, own)
+    ready = await with_donors(own, http, caller) if own.edits else own
+    return await own.service.run(caller.client, work, ready)
 
 
 def parse_edits(service: Service, asked: Sequence[Any]) -> RequestEdits:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.many_prompts import answer_all
+from cutaway.generate.batch.request import Request
 from cutaway.generate.engine import Engine
 from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.model.engine import PyTorchEngine
@@ -19,7 +19,7 @@ from cutaway.train.rewards_config import RewardsConfig
 from cutaway.train.sampler import Completion, Sampler
 from cutaway.weights import adapters, load
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 
 def local(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Sampler:

@@ -20,10 +20,10 @@ from cutaway.store.reading import parsed
 from cutaway.weights import gguf_adapters, peft_head, peft_read
 from cutaway.weights.changes import Adapter, LowRank, Scaled
 from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.peft_config import CONFIG, EXTENSION
 from cutaway.weights.peft_names import untied
 from cutaway.weights.peft_write import save
-from cutaway.weights.rules import Tensors
 
 
 def read(folder: str | Path, base: Checkpoint) -> Adapter:

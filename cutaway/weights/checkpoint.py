@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.model.config import Model
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer

@@ -33,7 +33,7 @@ from cutaway.position import rope
 from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 Array = np.ndarray
 Weights = Mapping[str, Array]  # of one layer's attention, by their names in it

@@ -17,8 +17,9 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Model
 from cutaway.model.kinds import kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
+from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.repeated import repeats
-from cutaway.weights.rules import Rule, Tensors
+from cutaway.weights.rules import Rule
 
 USUAL = ("mha", "gqa", "mqa", "local", "bidirectional")  # kinds of attention
 Settings = dict[str, Any]

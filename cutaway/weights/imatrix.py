@@ -19,7 +19,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.gguf.types import MAGIC
 from cutaway.quantization import formats
-from cutaway.weights import families, rules
+from cutaway.weights import families, named_tensors, rules
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.retype import counted
 
@@ -49,7 +49,7 @@ def read(path: Path, checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], tup
         named = [
             (name, shape)
             for name, shape in zip(bound.ours, bound.place.shapes, strict=True)
-            if not rules.is_kept_whole(name, shape)
+            if not named_tensors.is_kept_whole(name, shape)
         ]
         matrices += len(named)
         if named and bound.theirs in entries:

@@ -10,7 +10,8 @@ from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.weights import families, layout, rules, wrappers
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Bound, Tensors
+from cutaway.weights.named_tensors import Tensors
+from cutaway.weights.rules import Bound
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

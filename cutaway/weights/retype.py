@@ -14,9 +14,9 @@ from cutaway.gguf import TYPES, Later, Packed
 from cutaway.model.config import Decoder, EncoderDecoder, Model
 from cutaway.quantization import formats
 from cutaway.store.files import Bytes, Progress
-from cutaway.weights import rules
+from cutaway.weights import named_tensors
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import WHOLE, Tensors
+from cutaway.weights.named_tensors import WHOLE, Tensors
 
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
 FILE_TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18}
@@ -31,12 +31,14 @@ def retyped(
     """Weights that become the type chosen for each when they are made, by ``pack(name, packed, type)``."""
 
     def later(name: str, entry: Packed | Later) -> Later:
-        if isinstance(entry, rules.Absorbed):
-            return rules.of_absorbed(later(name, entry.stored), entry.shape[0] // entry.stored.shape[1])
+        if isinstance(entry, named_tensors.Absorbed):
+            return named_tensors.of_absorbed(
+                later(name, entry.stored), entry.shape[0] // entry.stored.shape[1]
+            )
         wanted = choose(name, entry)
 
         def make() -> Packed:
-            packed = rules.made(entry)
+            packed = named_tensors.made(entry)
             try:
                 if pack is not None:
                     return pack(name, packed, wanted)

@@ -18,8 +18,8 @@ from cutaway.weights.describe import described, folded
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, read
+from cutaway.weights.named_tensors import WHOLE, Tensors
 from cutaway.weights.retype import Rounding, retyped, types, with_progress
-from cutaway.weights.rules import WHOLE, Tensors
 
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer

@@ -18,14 +18,14 @@ from cutaway.model.config import Decoder, Encoder, Model
 from cutaway.model.kinds import kind_of
 from cutaway.quantization import formats
 from cutaway.store.files import Progress
-from cutaway.weights import pooling, rotary, rules
+from cutaway.weights import named_tensors, pooling, rotary, rules
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.describe import described, folded
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import SAMPLING
+from cutaway.weights.named_tensors import WHOLE, Tensors
 from cutaway.weights.retype import FILE_TYPES, Rounding, fitting, makes_logits, retyped, types, with_progress
-from cutaway.weights.rules import WHOLE, Tensors
 
 TYPED = ("bert", "nomic-bert", "jina-bert-v3")
 
@@ -51,7 +51,7 @@ def write(
     except UserError as error:
         raise UserError(f"{target}: cannot be written as GGUF: {error}") from None
     config = checkpoint.config
-    whole = rules.all_absorbed(checkpoint.tensors, config)
+    whole = named_tensors.all_absorbed(checkpoint.tensors, config)
     rounding = Rounding()
     pack = rounding.pack if checkpoint.quantized else None
     ours = retyped(whole, lambda name, entry: _gguf_type(name, entry, type, config, notes), pack)
@@ -91,7 +91,7 @@ def write(
 
 
 def _gguf_type(name: str, entry: Packed | Later, type: str | None, config: Model, notes: Counter[str]) -> str:
-    if rules.is_kept_whole(name, entry.shape):
+    if named_tensors.is_kept_whole(name, entry.shape):
         return "F32"
     if type is None:
         return entry.type

@@ -26,7 +26,7 @@ from cutaway.position import rope
 from cutaway.quantization import formats, mixes
 from cutaway.weights import families, imatrix, quantize, rules, save
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.small import decoder
 
 LINE = re.compile(r"\] +(\S+) +- \[.*?type = +(\w+), +(?:size = .*?(?:\((\w+)\))?)?$", re.MULTILINE)

@@ -14,7 +14,6 @@ from tests import serving
 from tests.browser.conftest import ask, frames
 from tests.serving import Server
 
-
 from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model  # isort: skip
 from cutaway.serve.service import Limits, Service  # isort: skip

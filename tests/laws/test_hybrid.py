@@ -26,7 +26,7 @@ from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 WIDTH, VOCAB, LENGTH = 24, 37, 30

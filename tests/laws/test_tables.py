@@ -18,7 +18,7 @@ from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.small import decoder
 
 SIZES = {"lowrank": {"rank": 3}, "hashed": {"buckets": 11, "hashes": 3}}

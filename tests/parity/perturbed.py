@@ -33,7 +33,7 @@ from cutaway.weights import build, families, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import llama_cpp
 from tests.parity import test_encoders, tiny
 from tests.parity.words import VOCAB, WORDS

@@ -26,7 +26,17 @@ from cutaway.position import rope
 from cutaway.quantization import formats, search
 from cutaway.runtime import block_numbers, supported
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import describe, families, load, naming, quantize, rules, safetensors, save
+from cutaway.weights import (
+    describe,
+    families,
+    load,
+    named_tensors,
+    naming,
+    quantize,
+    rules,
+    safetensors,
+    save,
+)
 from cutaway.weights.build import decoder
 from cutaway.weights.families import gemma4, granitemoehybrid, qwen3_5
 from tests import llama_cpp
@@ -327,16 +337,16 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
         name: formats.pack(generator.normal(0, 0.2, shape).astype(np.float32), "F32")
         for name, shape in config.weights().items()
     }
-    source = tiny.worded(load.Checkpoint(config, rules.Tensors(own), "deepseek_v3", tmp_path))
+    source = tiny.worded(load.Checkpoint(config, named_tensors.Tensors(own), "deepseek_v3", tmp_path))
     small = quantize.quantized(source, type).checkpoint
     save.write(tmp_path / "model.gguf", small)
     name = "blocks.0.attention.key_up.weight"
     stored = gguf.read(tmp_path / "model.gguf").tensors["blk.0.attn_k_b.weight"]
     again = load.read(tmp_path / "model.gguf")
     assert (stored.type, stored.shape) == (type, (3, 64, 32))
-    expected = formats.unpack(search.pack(formats.unpack(rules.exchanged(own[name], 3)), type))
+    expected = formats.unpack(search.pack(formats.unpack(named_tensors.exchanged(own[name], 3)), type))
     assert np.array_equal(formats.unpack(stored).reshape(192, 32), expected)
-    back = rules.exchanged(formats.pack(expected, "F32"), 3)
+    back = named_tensors.exchanged(formats.pack(expected, "F32"), 3)
     assert np.array_equal(again.tensors[name].data, back.data)
     save.write(tmp_path / "copy.gguf", again)
     copy = gguf.read(tmp_path / "copy.gguf").tensors["blk.0.attn_k_b.weight"]

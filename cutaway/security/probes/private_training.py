@@ -27,7 +27,7 @@ from cutaway.security.training import Size, sentence
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 if TYPE_CHECKING:
     from cutaway.model.decoder import Decoder

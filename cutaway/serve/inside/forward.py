@@ -93,9 +93,12 @@ def _checked(service: Service, body: InsideRequest) -> Prompt:
 
 
 async def run(service: Service, http: HTTPRequest, passes: Sequence[Forward]) -> None:
-    """Have the passes run, in one batch where the runtime shows and edits what they ask for."""
+    """Have the passes run, in one batch where the engine's step shows what they ask for."""
     caller = caller_of(http, None)
-    requests = await service.run(caller.client, _requests, passes, caller)
+    if service.lm.engine_choice[0] == "runtime" or not any(one.prompt.edits.edits for one in passes):
+        requests = await service.run(caller.client, _requests, passes, caller)
+    else:  # the PyTorch model reads what edits take of other texts
+        requests = await service.run_alone(http, _requests, passes, caller)
     if requests is None and any(one.prompt.engine is not None for one in passes):
         raise APIError(
             400, "The runtime does not show this of an adapter: ask the model itself", param="model"
@@ -108,13 +111,11 @@ async def run(service: Service, http: HTTPRequest, passes: Sequence[Forward]) ->
 
 
 def _requests(service: Service, passes: Sequence[Forward], caller: Caller) -> list[Request] | None:
-    """The scheduler's requests, None where the runtime does not do all of it."""
-    if service.lm.engine_choice[0] != "runtime":
-        return None
-    made: list[Request] = []
+    """The scheduler's requests, None where the runtime does not show all of it."""
+    is_runtime, made = service.lm.engine_choice[0] == "runtime", list[Request]()
     for one in passes:
         own = one.prompt.edits
-        if service.lm.subject.engine.unsupported_reason(one.seen.names, (), ()) or not own.in_batch:
+        if is_runtime and service.lm.subject.engine.unsupported_reason(one.seen.names, (), ()):
             return None
         edit = own.hooks(one.prompt.ids) if own.edits else None
         ids = tuple(one.prompt.ids)
@@ -125,7 +126,7 @@ def _requests(service: Service, passes: Sequence[Forward], caller: Caller) -> li
 
 
 def _alone(service: Service, passes: Sequence[Forward]) -> None:
-    """The passes by the PyTorch model, one after another."""
+    """The passes as `lm.trace` makes them, one after another."""
     for one in passes:
         ids, names = one.prompt.ids, [*one.seen.names]
         check_length(service, ids, "text", WHOLE_TOKENS)

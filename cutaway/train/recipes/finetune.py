@@ -40,7 +40,7 @@ from cutaway.train.training import Dataset, Training
 from cutaway.weights import adapters, build, load, peft_write, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.load import RUN
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 EPOCHS = 3.0
 ROWS, STEPS_AN_EPOCH = 4, 8  # a batch has four rows, or fewer so that an epoch has eight steps

@@ -20,7 +20,7 @@ from cutaway.train.folder import MODEL, TOKENIZER
 from cutaway.train.training import Dataset, Training
 from cutaway.weights import save
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 TRAINED_ON = 20_000  # documents that a tokenizer is trained on at most
 Note = Callable[[str], None]

@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Field, words
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 WORDS = {"xielu": "xielu"}
 NUMBERS = ("alpha_p", "alpha_n", "beta", "eps")  # of each layer's activation

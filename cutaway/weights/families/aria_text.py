@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import granitemoe, llama
 from cutaway.weights.family import Field, Only
-from cutaway.weights.rules import Rule, chain, each, same, split, transpose
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import chain, each, same, split, transpose
 
 MOE = "model.layers.{n}.mlp"
 

@@ -14,7 +14,8 @@ from cutaway.weights.families.kimi_linear import LINEAR, OURS, is_latent, is_lin
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, kernel, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import kernel, same
 
 THEIRS = "model.layers.{n}.attention"
 

@@ -25,7 +25,8 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 HF = (
     Rule("bert.embeddings.word_embeddings.weight", "embedding.weight", same),

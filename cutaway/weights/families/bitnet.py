@@ -9,7 +9,8 @@ from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings, shared
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 
 def decoder(known: Settings) -> Decoder:

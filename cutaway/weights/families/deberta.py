@@ -12,7 +12,8 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside, same
 
 LAYER, OURS = "deberta.encoder.layer.{n}", "blocks.{n}"
 TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}

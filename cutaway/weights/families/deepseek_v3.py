@@ -20,7 +20,9 @@ from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, absorbing, beside, multiplied, per_head, same
+from cutaway.weights.named_tensors import Tensors, multiplied
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import absorbing, beside, per_head, same
 
 ALIASES = ("deepseek2",)
 

@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Field
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LAYER = "distilbert.transformer.layer.{n}"
 

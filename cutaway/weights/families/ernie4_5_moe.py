@@ -4,7 +4,8 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import ernie4_5
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, flat
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import flat
 
 
 def dense_layers(layers: int, first: int, last: int, step: int) -> tuple[bool, ...]:

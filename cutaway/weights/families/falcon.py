@@ -16,7 +16,8 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same, split
 
 LAYER = "transformer.h.{n}"
 

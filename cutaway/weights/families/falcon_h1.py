@@ -11,7 +11,9 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, multiplied, same
+from cutaway.weights.named_tensors import Tensors, multiplied
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("falcon-h1",)
 

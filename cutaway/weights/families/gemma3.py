@@ -18,8 +18,8 @@ from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, shared
 from cutaway.weights.fields import Fields
+from cutaway.weights.named_tensors import Tensors, multiplied
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Tensors, multiplied
 
 ALIASES = ("gemma3_text",)
 

@@ -23,7 +23,8 @@ from cutaway.weights.families import gemma3, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Rule, each, same, split, stack
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import each, same, split, stack
 
 ALIASES = ("gemma4_text",)
 BASES = {FULL: 1_000_000.0, SLIDING: 10_000.0}

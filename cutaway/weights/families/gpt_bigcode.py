@@ -5,7 +5,8 @@ from dataclasses import replace
 from cutaway.weights import rows
 from cutaway.weights.families import gpt2
 from cutaway.weights.family import FLAG, Field, Only, Settings
-from cutaway.weights.rules import How, Place, beside, same, split
+from cutaway.weights.rules import How, Place
+from cutaway.weights.ways import beside, same, split
 
 ALIASES = ("starcoder",)
 

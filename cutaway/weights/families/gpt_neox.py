@@ -10,7 +10,8 @@ from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside
 
 LAYER = "gpt_neox.layers.{n}"
 

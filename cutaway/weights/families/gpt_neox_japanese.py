@@ -7,7 +7,8 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import gpt_neox, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside, same
 
 LAYER = "gpt_neox_japanese.layers.{n}.attention"
 

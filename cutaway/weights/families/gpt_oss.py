@@ -8,7 +8,8 @@ import numpy as np
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Field, Only, Settings
-from cutaway.weights.rules import Rule, beside, chain, each, same, stack, transpose
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside, chain, each, same, stack, transpose
 
 ALIASES = ("gpt-oss",)
 

@@ -2,7 +2,8 @@
 
 from cutaway.weights import layer_ropes, naming, rows
 from cutaway.weights.families import granite_swa, granitemoe, granitemoeshared
-from cutaway.weights.rules import Rule, each, same, split, stack
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import each, same, split, stack
 
 MOE = "model.layers.{n}.block_sparse_moe"
 

@@ -16,7 +16,8 @@ from cutaway.weights.families import granite, granitemoe, llama
 from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, column, decay, in_groups, kernel, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import column, decay, in_groups, kernel, same, split
 
 ALIASES = ("granitehybrid",)
 LINEAR, ROTATES = "linear_attention", "rope.scaling.finetuned"

@@ -6,7 +6,8 @@ The last matrix of an MLP alone has a bias.
 from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Field, shared
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 LAYER, OURS = "gte.encoder.layer.{n}", "blocks.{n}"
 

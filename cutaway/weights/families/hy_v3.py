@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Only
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("hy_v3",)
 

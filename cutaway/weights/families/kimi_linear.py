@@ -15,8 +15,10 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import How, Rule, Tensors, decay, kernel, same
+from cutaway.weights.rules import How, Rule
+from cutaway.weights.ways import decay, kernel, same
 
 ALIASES = ("kimi-linear",)
 LINEAR = "linear_attention"

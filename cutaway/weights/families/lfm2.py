@@ -13,7 +13,8 @@ from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, FolderRow, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, kernel, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import kernel, same, split
 
 CONV = "conv"
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}"

@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import lfm2
 from cutaway.weights.family import FLAG, NUMBER, Field, Only
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 FEED, EXPERT = "model.layers.{n}.feed_forward", "blocks.{n}.mlp.experts.{e}"
 

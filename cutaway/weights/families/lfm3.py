@@ -19,7 +19,8 @@ from cutaway.weights.families.lfm2 import CONV, attends, is_conv
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 THEIRS, OURS = "model.layers.{n}", "blocks.{n}.attention"
 

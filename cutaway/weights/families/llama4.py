@@ -20,7 +20,8 @@ from cutaway.weights.families import llama, smollm3
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, chain, each, split, transpose
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import chain, each, split, transpose
 
 ALIASES = ("llama4_text",)
 CHUNKED = "chunked_attention"

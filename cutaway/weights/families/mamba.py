@@ -24,7 +24,8 @@ from cutaway.weights.family import (
     Settings,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, decay_matrix, kernel, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import decay_matrix, kernel, same, split
 
 OURS = "blocks.{n}.attention"
 LAYER = "backbone.layers.{n}"

@@ -7,7 +7,8 @@ from cutaway.weights import decoders, layer_ropes, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Family, Field, Present, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LOCAL = 2  # times as many key-value heads
 

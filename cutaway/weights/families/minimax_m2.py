@@ -4,7 +4,8 @@ from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import mixtral
 from cutaway.weights.family import Family, Field, Only, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("minimax-m2",)
 

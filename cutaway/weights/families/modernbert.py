@@ -28,7 +28,8 @@ from cutaway.weights.family import (
 )
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 ALIASES = ("modern-bert",)
 WINDOW, PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"

@@ -4,7 +4,8 @@ from cutaway.position import t5
 from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Only
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LAYER, OURS = "mpnet.encoder.layer.{n}", "blocks.{n}"
 BUCKETS = 32  # which transformers takes whatever a config says

@@ -21,7 +21,8 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 LAYER = "transformer.blocks.{n}"
 BIAS = 8  # the largest of ALiBi, by which its factors are made

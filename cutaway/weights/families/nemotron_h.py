@@ -19,7 +19,8 @@ from cutaway.weights.families.granitemoehybrid import LINEAR, attends, is_mamba
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LETTERS = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
 KINDS = {LINEAR: LINEAR, "mamba": LINEAR, FULL: FULL, "attention": FULL, "moe": "moe", "mlp": "mlp"}

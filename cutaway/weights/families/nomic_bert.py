@@ -16,7 +16,8 @@ from cutaway.weights.family import (
     Settings,
     shared,
 )
-from cutaway.weights.rules import Rule, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same, split
 
 ALIASES = ("nomic-bert",)
 LAYER, OURS = "nomic_bert.encoder.layers.{n}", "blocks.{n}"

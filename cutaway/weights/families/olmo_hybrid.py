@@ -22,7 +22,8 @@ from cutaway.weights.families.qwen3_next import LINEAR, is_linear
 from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, kernel, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import kernel, same
 
 OURS, LAYER = "blocks.{n}.attention", "model.layers.{n}"
 THEIRS = f"{LAYER}.linear_attn"

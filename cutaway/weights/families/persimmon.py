@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Field
-from cutaway.weights.rules import Rule, beside
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside
 
 LAYER = "model.layers.{n}.self_attn"
 

@@ -14,7 +14,9 @@ from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, split
+from cutaway.weights.named_tensors import Tensors
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 QUERY_KEY_VALUE = tuple(f"blocks.{{n}}.attention.{name}.weight" for name in ("query", "key", "value"))
 ORIGINAL = 4096  # transformers' own where the config does not say

@@ -9,7 +9,8 @@ from cutaway.weights.families import qwen3_next
 from cutaway.weights.families.qwen3_next import HF_DELTA, HF_GATED, OURS, THEIRS, gguf_gated, of_linear, ours
 from cutaway.weights.family import Entries, Family, Only, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import How, Place, Rule, chain, decay_vector, same, split
+from cutaway.weights.rules import How, Place, Rule
+from cutaway.weights.ways import chain, decay_vector, same, split
 
 SECTIONS = "rope.dimension_sections"
 

@@ -8,7 +8,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 ALIASES = ("xlm-roberta", "camembert")
 

@@ -27,7 +27,9 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, multiplied, same
+from cutaway.weights.named_tensors import Tensors, multiplied
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 PROJECTIONS = {f"gated-{word}": (True, ours) for word, ours in rows.ACTIVATIONS.items()}
 PROJECTIONS |= {word: (False, ours) for word, ours in rows.ACTIVATIONS.items()}

@@ -12,7 +12,8 @@ from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.quantized import mxfp4
 from cutaway.weights.quantized.method import Method
-from cutaway.weights.rules import Rule, transpose
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import transpose
 
 METHODS = {  # the file of each ``quant_method``
     "awq": "awq",

@@ -39,7 +39,7 @@ from cutaway.store.reading import parsed
 from cutaway.weights import families, load, rules, safetensors
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 SECONDS = 5
 # What an interpreter may need beside the data: exceptions, allocator arenas.

@@ -159,7 +159,7 @@ def own_format(folder: Path) -> None:
     config = replace(checkpoint.config, tied=False)
     tensors = {name: checkpoint.tensors.later(name) for name in checkpoint.tensors}
     tensors["head.weight"] = tensors["embedding.weight"]
-    from cutaway.weights.rules import Tensors
+    from cutaway.weights.named_tensors import Tensors
 
     odd = tuple(
         replace(b, attention=replace(b.attention, scale=0.31 + n)) for n, b in enumerate(config.blocks)
