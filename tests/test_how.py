@@ -1,5 +1,9 @@
 """The data of "How it works": each chapter's numbers are those of the package, on any text; refusals."""
 
+import base64
+import json
+import re
+import zlib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -137,3 +141,17 @@ def test_explain_how_writes_the_chapters(lm: Any, tmp_path: Path, capsys: pytest
     for more in ([], ["--html", str(file), "--force", "--ablate", "0"]):
         assert main(["explain", TEXT, "--model", model, "--how", *more]) == 2
         assert "--how writes a page of its own" in capsys.readouterr().err
+
+
+def test_attention_show_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "local.html"
+    assert main(["attention", "show", "local", "--window", "3", "--length", "6", "--html", str(file)]) == 0
+    block = re.search(r'id="data">([^<]*)</script>', file.read_text(encoding="utf-8"))
+    assert block is not None
+    mask, cost, *curves, options = json.loads(zlib.decompress(base64.b64decode(block[1])))
+    assert mask["values"][4] == [0, 0, 1, 1, 1, 0] and options["rows"] == [["window", "3"]]
+    assert cost["rows"][0][1].startswith("min(n, window)")
+    assert [one["title"] for one in curves] == ["Prefill", "Decode", "Cache"]
+    assert main(["attention", "show", "linear", "--html", str(file), "--force"]) == 0
+    assert main(["attention", "show", "linear", "--html", str(file)]) == 2
+    assert "Wrote" in capsys.readouterr().err

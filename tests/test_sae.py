@@ -1,6 +1,9 @@
 """Sparse autoencoders: they find the directions that data is made of, and their features are edits."""
 
+import base64
 import json
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 import cutaway
 from cutaway import cli
 from cutaway.errors import UserError
-from cutaway.inspect import sae, sae_training
+from cutaway.inspect import reports, sae, sae_training
 from cutaway.inspect.activations import Activations
 from tests.small import model_file
 
@@ -95,6 +98,22 @@ def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_p
         sae.train(dataset(rows, np.zeros(4000, int)), "blocks.1.out", **options)
     with pytest.raises(UserError, match="this dataset has 3950 tokens beside attention sinks"):
         next(data.batches("blocks.1.out", 4000))
+
+
+def test_the_report_counts_how_often_each_feature_fires(directions: np.ndarray) -> None:
+    data = made_of(directions, 300, 2)
+    made = sae.train(data, "blocks.1.out", features=48, k=3, steps=40, batch=64)
+    document = reports.autoencoder(made, data)
+    block = re.search(r'id="data">([^<]*)</script>', document)
+    assert block is not None
+    charts = json.loads(zlib.decompress(base64.b64decode(block[1])))
+    *_, features = charts
+    active = made.encode(data.rows("blocks.1.out", np.flatnonzero(~data.sinks("blocks.1.out")))).numpy()
+    for id, often, most in features["rows"][:5]:
+        assert often == pytest.approx(float((active[:, id] > 0).mean()))
+        assert most == pytest.approx(float(active[:, id].max()), rel=1e-5)
+    fires = [row[1] for row in features["rows"]]
+    assert fires == sorted(fires, reverse=True) and charts[0]["rows"][0] == ["features", 48]
 
 
 def test_dead_features_learn_again(directions: np.ndarray) -> None:

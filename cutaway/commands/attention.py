@@ -9,9 +9,10 @@ from cyclopts import App
 
 from cutaway.attention.common import registry, usual
 from cutaway.attention.common.registry import Kind, Sizes
-from cutaway.commands.console import model_path, on_screen, print_json, size
-from cutaway.commands.options import Json
+from cutaway.commands.console import model_path, note, on_screen, print_json, size
+from cutaway.commands.options import Force, Html, Json
 from cutaway.errors import UserError
+from cutaway.store import files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +64,17 @@ def every(
 
 
 @attention.command
-def show(kind: str, /, *, length: int = 12, seed: int = 0, as_json: Json = False, **options: str) -> None:
+def show(
+    kind: str,
+    /,
+    *,
+    length: int = 12,
+    seed: int = 0,
+    html: Html = None,
+    force: Force = False,
+    as_json: Json = False,
+    **options: str,
+) -> None:
     """Draw a mechanism's attention mask: a row a query, a column a key.
 
     A mechanism's own options are flags: --window, --chunk, --stride, ... Those left out are drawn to scale.
@@ -78,12 +89,16 @@ def show(kind: str, /, *, length: int = 12, seed: int = 0, as_json: Json = False
 
     cutaway attention show dsa --top-k 3 --json
 
+    cutaway attention show local --window 4 --html local.html
+
     :param kind: A mechanism, as `cutaway attention` lists them.
     :param length: How many tokens to draw.
     :param seed: Of the example, where the mask depends on the text.
     """
     if not 1 <= length <= LONGEST:
         raise UserError(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")
+    if html is not None:
+        files.check_file(html, force)
     found = registry.kind(kind)
     chosen = _parsed(found, options | ({"seed": str(seed)} if "seed" in usual.options(found) else {}))
     config = found.like(usual.SMALL, usual.to_scale(found, length, chosen) | chosen)
@@ -93,11 +108,18 @@ def show(kind: str, /, *, length: int = 12, seed: int = 0, as_json: Json = False
     picture = draw(config, length, seed)
     own = [*found.usual, *found.config.__annotations__, *chosen]
     shown = {name: getattr(config, name) for name in usual.options(found) if name in own}
+    if html is not None:
+        from cutaway.inspect import reports
+
+        files.write(
+            html, reports.mechanism(found, shown, picture, usual.by_length(found, usual.EXAMPLE)), force=force
+        )
+        note(f"Wrote {html} ({size(html.stat().st_size)}).")
     if as_json:
         mask = None if picture.mask is None else [[int(cell) for cell in row] for row in picture.mask]
         document = {"kind": kind, "summary": found.summary, "options": shown}
         print_json(document | {"caption": picture.caption, "mask": mask})
-    else:
+    elif html is None:
         on_screen(lambda console: _draw(found, shown, picture, console))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.options import Force, Json, Threads
+from cutaway.commands.options import Force, Html, Json, Threads
 from cutaway.extras import need
 from cutaway.inspect.activations import Activations
 from cutaway.store import files
@@ -29,6 +29,7 @@ def sae(
     learning_rate: float = 1e-3,
     seed: int = 0,
     keep_sinks: bool = False,
+    html: Html = None,
     threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
@@ -41,6 +42,8 @@ def sae(
     **Examples:**
 
     cutaway sae acts --output saes/layer15
+
+    cutaway sae acts --output saes/layer15 --html sae.html
 
     cutaway sae acts --kind jumprelu --features 8192 --k 64 --output saes/wide
 
@@ -59,6 +62,8 @@ def sae(
     need("training a sparse autoencoder", "torch")  # before anything is read
     files.check_overwrite(output, force)
     files.check_folder(output)
+    if html is not None:
+        files.check_file(html, force)
     found = Activations.open(data)
     console.use_threads(threads)
     from cutaway.inspect.sae import train
@@ -80,6 +85,10 @@ def sae(
             progress=progress,
         )
     made.save(output, force)
+    if html is not None:
+        from cutaway.inspect import reports
+
+        files.write(html, reports.autoencoder(made, found), force=force)
     card = made.card
     if as_json:
         console.print_json(asdict(card))

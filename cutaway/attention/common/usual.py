@@ -10,6 +10,7 @@ from cutaway.attention.common.cost import at, quantized_bytes_per_token
 from cutaway.attention.common.registry import Kind, Sizes
 from cutaway.errors import UserError
 
+EXAMPLE = Sizes(width=4096, heads=32, groups=8, key_size=128, value_size=128)  # Llama 3 8B
 SMALL = Sizes(width=8, heads=2, groups=2, key_size=4, value_size=4)  # a drawing does not depend on sizes
 TAKEN = ("heads", "kv_heads", "key_size", "value_size", "qk_norm")  # from the model, or no plain value
 
@@ -52,6 +53,20 @@ def _bytes(config: Any, sizes: Sizes, bits: int) -> dict[str, int | None]:
     )
     held = getattr(config, "held", None)
     return {"bytes_per_token": each, "max_tokens": None if held is None else sum(held)}
+
+
+BITS = 16  # of a number in the cache
+LENGTHS = tuple(2**power for power in range(4, 18))  # tokens of text
+
+
+def by_length(kind: Kind, sizes: Sizes) -> dict[str, Any]:
+    """A mechanism's ``row``, with a layer's multiplications and float16 cache bytes at each of LENGTHS."""
+    rows = [row(kind, sizes, n, BITS) for n in LENGTHS]
+    if "refused" in rows[0]:
+        return rows[0]
+    worked = {name: [one["at"][name] for one in rows] for name in ("prefill", "decode")}
+    held = [cache_bytes(one, n) for one, n in zip(rows, LENGTHS, strict=True)]
+    return rows[0] | worked | {"cache": held, "lengths": list(LENGTHS), "formulas": rows[0]["cost"]}
 
 
 def cache_bytes(found: Mapping[str, Any], tokens: int) -> int | None:
