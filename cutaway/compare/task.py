@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from cutaway.bounds import Bounded
+from cutaway.bounds import Bounded, Count
 from cutaway.shapes import Bool, Int
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.baselines import UNKNOWN, WORD
@@ -80,3 +80,23 @@ class ComparisonTask(Bounded):
             unknown=self.vocab,
         )
         return Tokenizer(spec)
+
+
+@dataclass(frozen=True)
+class Letters(ComparisonTask):
+    """A task on texts of ``length`` letters, ids 1 to ``letters``; id 0 is a marker."""
+
+    length: Count = 48
+    letters: Count = 26
+
+    @property
+    def vocab(self) -> int:
+        return self.letters + 1
+
+    @property
+    def context(self) -> int:
+        return self.length
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.letters
