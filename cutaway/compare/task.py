@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Bounded
 from cutaway.shapes import Bool, Int
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.baselines import UNKNOWN, WORD
@@ -82,12 +82,11 @@ class ComparisonTask(Bounded):
         return Tokenizer(spec)
 
 
-@dataclass(frozen=True)
 class Letters(ComparisonTask):
     """A task on texts of ``length`` letters, ids 1 to ``letters``; id 0 is a marker."""
 
-    length: Count = 48
-    letters: Count = 26
+    length: int
+    letters: int
 
     @property
     def vocab(self) -> int:

@@ -19,6 +19,7 @@ class Config(Letters):
     """``length`` letters of an alphabet of ``letters``."""
 
     length: Count = 24
+    letters: Count = 26
 
     @property
     def context(self) -> int:

@@ -21,6 +21,7 @@ class Config(Letters):
 
     length: Count = 16
     longest: Count = 32
+    letters: Count = 26
     shortest: Count = 2
 
     def __post_init__(self) -> None:

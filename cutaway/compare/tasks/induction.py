@@ -18,6 +18,7 @@ from cutaway.shapes import Bool, Int
 class Config(Letters):
     """``length`` tokens of ``letters``; the trigger occurs once, in the first half."""
 
+    length: Count = 48
     letters: Count = 32
 
     def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:

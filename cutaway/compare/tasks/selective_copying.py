@@ -19,6 +19,7 @@ from cutaway.shapes import Bool, Int
 class Config(Letters):
     """``count`` letters among ``length`` places; id 0 is a blank, 1 asks for the letters."""
 
+    length: Count = 48
     count: Count = 8
     letters: Count = 16
 
