@@ -80,3 +80,22 @@ class ComparisonTask(Bounded):
             unknown=self.vocab,
         )
         return Tokenizer(spec)
+
+
+class Letters(ComparisonTask):
+    """A task on texts of ``length`` letters, ids 1 to ``letters``; id 0 is a marker."""
+
+    length: int
+    letters: int
+
+    @property
+    def vocab(self) -> int:
+        return self.letters + 1
+
+    @property
+    def context(self) -> int:
+        return self.length
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.letters

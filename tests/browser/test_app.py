@@ -33,6 +33,8 @@ def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -
     expected = choice["logprobs"]["content"]
     spans = tab.locator(".answer .t")
     assert spans.count() == len(expected) == 16
+    display = "all => [...new Set(all.map(one => getComputedStyle(one).display))]"
+    assert spans.evaluate_all(display) == ["inline"], "tokens flow as one text"
     spans.nth(3).click()
     shown = tab.locator("#inspector")
     assert "Token 4 of 16" in shown.inner_text()

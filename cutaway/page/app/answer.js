@@ -66,7 +66,7 @@ export class Answer {
     const before = this.part?.lastChild?.textContent ?? "";
     if (!this.part || (this.part.childElementCount >= FROZEN && before.endsWith("\n"))) {
       if (this.part) this.part.lastChild.textContent = before.slice(0, -1);
-      this.part = make("div", { class: "part" });
+      this.part = make("div", { class: "lines" });
       this.whole.append(this.part);
     }
     this.part.append(this.span(i));
