@@ -37,8 +37,8 @@ from cutaway.whole_texts import EmbedOptions, ReadOptions, WholeTexts
 from cutaway.whole_texts import Text as Prompt
 
 if TYPE_CHECKING:
-    from cutaway.agent import Agent, AgentOptions
-    from cutaway.agent.tools import Tool
+    from cutaway.agent.loop import Agent, AgentOptions
+    from cutaway.agent.tool import Tool
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
     from cutaway.generate.thinking.strategy import Strategy, Thought
@@ -366,9 +366,9 @@ class LanguageModel:
         ``system``, ``limits``, ``root``, the folder that search and read may see, and ``confirm(call)``,
         which is asked before each call; without it all may run.
         """
-        from cutaway.agent import made
+        from cutaway.agent.loop import make_agent
 
-        return made(cast(Any, self), tools, lambda: load("minilm"), **options)
+        return make_agent(cast(Any, self), tools, lambda: load("minilm"), **options)
 
     # ---- whole texts ---------------------------------------------------------------------------------------
 

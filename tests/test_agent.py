@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from cutaway import store
-from cutaway.agent import Agent, Limits
-from cutaway.agent.tools import ToolError, built_in, calculator, distinct, from_function
+from cutaway.agent.built_in_tools import built_in
+from cutaway.agent.loop import Agent, Limits
+from cutaway.agent.tool import ToolError, distinct, from_function
+from cutaway.agent.tools import calculator
 from cutaway.commands import chat as verb
 from cutaway.commands.chat_tools import ToolOptions, checked
 from cutaway.errors import OperationalError, UserError

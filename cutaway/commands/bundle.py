@@ -60,14 +60,14 @@ def bundle(
     :param evaluation: A file with the output of `cutaway eval --json`, for the card.
     :param sign: A private elliptic curve key (PEM): the signature is written beside the bundle.
     """
-    from cutaway.agent import tools as known
+    from cutaway.agent import built_in_tools
 
     check_file(output, force)
     wanted = [name.strip() for name in (tools or "").split(",") if name.strip()]
     for name in wanted:
-        if name not in known.names():
+        if name not in built_in_tools.names():
             raise UserError(
-                f"a bundle has built-in tools alone, not {name!r}: use {', '.join(known.names())}"
+                f"a bundle has built-in tools alone, not {name!r}: use {', '.join(built_in_tools.names())}"
             )
     SamplingParams(**DEFAULTS | sampling.given())
     given = {each.name: getattr(sampling, each.name) for each in fields(sampling)}

@@ -342,8 +342,8 @@ within 0 and 1. The result is (1 - s_i) f_i + s_i f_i / factor, an array [size/2
         task="""
 After how many tokens has the slowest pair of a head made one whole turn?
 
-size, base: as in 9.1. Returns one number: tokens. Distances far below it are told apart by the slow
-pairs; compare it with the context a model was trained on.
+size, base: as in 9.1. Returns one number: tokens. Compare it with the context that a model was
+trained on.
 """,
         cases=_turn_cases,
         reference=_longest_turn,
