@@ -42,8 +42,8 @@ class Found:
         return self._model.logits(self.residuals[layer][:, at : at + 1])[0, 0].float().cpu().numpy()
 
     def pattern(self, at: int, layer: int, own: int | None = None) -> np.ndarray:
-        """float32 [h s]: the weights of a token over its text, those that a window hides 0; with ``own`` those of
-        the pass itself (0), or its scores (1).
+        """float32 [h s]: the weights of a token over its text, those that a window hides 0; ``own``: those
+        (0), or the scores (1), of the pass itself.
         """
         attention: Any = self._model.blocks[layer].attention
         before = self.memories[layer].snapshot()
