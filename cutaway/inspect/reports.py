@@ -61,7 +61,7 @@ def autoencoder(sae: SAE, data: Activations) -> str:
     card = sae.card
     index = np.linspace(0, len(data) - 1, min(ROWS, len(data))).astype(np.int64)
     usual = index if card.keep_sinks else index[~data.sinks(sae.name)[index]]
-    active = sae.encode(data.rows(sae.name, usual)).numpy()
+    active = sae.encode(data.rows(sae.name, usual))
     often, most = (active > 0).mean(0), active.max(0, initial=0.0)
     order = np.argsort(-often, kind="stable")
     facts = [
