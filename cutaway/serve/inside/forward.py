@@ -115,7 +115,7 @@ def _requests(service: Service, passes: Sequence[Forward], caller: Caller) -> li
     is_runtime, made = service.lm.engine_choice[0] == "runtime", list[Request]()
     for one in passes:
         own = one.prompt.edits
-        if is_runtime and service.lm.subject.engine.unsupported_reason(one.seen.names, (), ()):
+        if is_runtime and not service.lm.engines.instrumented_runtime.in_step(one.seen.names):
             return None
         edit = own.hooks(one.prompt.ids) if own.edits else None
         ids = tuple(one.prompt.ids)
