@@ -108,7 +108,7 @@ def test_the_report_counts_how_often_each_feature_fires(directions: np.ndarray) 
     assert block is not None
     charts = json.loads(zlib.decompress(base64.b64decode(block[1])))
     *_, features = charts
-    active = made.encode(data.rows("blocks.1.out", np.flatnonzero(~data.sinks("blocks.1.out")))).numpy()
+    active = made.encode(data.rows("blocks.1.out", np.flatnonzero(~data.sinks("blocks.1.out"))))
     for id, often, most in features["rows"][:5]:
         assert often == pytest.approx(float((active[:, id] > 0).mean()))
         assert most == pytest.approx(float(active[:, id].max()), rel=1e-5)
