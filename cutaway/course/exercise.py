@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,16 +103,16 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
     for arguments in exercise.cases(np.random.default_rng(seed)):
         tried, last = tried + 1, arguments
         given = copy.deepcopy(arguments)
-        try:
-            result = answer(*given)
-        except NotImplementedError as error:
-            return Verdict(False, f"nothing is written yet: {error}", tried)
-        except Exception as error:
-            where = f"{type(error).__name__}: {error}"
-            return Verdict(False, f"it raised {where} (arguments: {described(arguments)})", tried)
-        hint = _hint_of_any(exercise, arguments, given, result)
+        result = _called(answer, given)
+        if isinstance(result, NotImplementedError):
+            return Verdict(False, f"nothing is written yet: {result}", tried)
+        if isinstance(result, Exception):
+            hint = f"it raised {type(result).__name__}: {result}"
+        else:
+            hint = _hint_of_any(exercise, arguments, given, result)
         if hint is not None:
-            return Verdict(False, f"{hint} (arguments: {described(arguments)})", tried)
+            named = next((one.hint for one in exercise.mistakes if _gives(one, arguments, result, 0.0)), None)
+            return Verdict(False, named or f"{hint} (arguments: {described(arguments)})", tried)
         if exercise.judge is not None:
             continue
         assert exercise.reference is not None
@@ -122,6 +123,16 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
         return Verdict(False, _hint_of_difference(exercise, failed), tried)
     slow = _hint_of_speed(exercise, answer, last)
     return Verdict(slow is None, slow or "", tried, time.perf_counter() - begun)
+
+
+def _called(function: Callable[..., Any], arguments: Arguments) -> Any:
+    """What it returns, or the exception that it raised; numpy's warnings are not shown."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return function(*arguments)
+        except Exception as error:
+            return error
 
 
 def _hint_of_any(exercise: Exercise, arguments: Arguments, given: Arguments, result: Any) -> str | None:
@@ -179,10 +190,10 @@ def _holds(wanted: Property, arguments: Arguments, result: Any) -> bool:
 
 
 def _gives(mistake: Mistake, arguments: Arguments, result: Any, tolerance: float) -> bool:
-    try:
-        return same(result, mistake.wrong(*copy.deepcopy(arguments)), tolerance)
-    except Exception:  # a wrong function may fail where the answer did not
-        return False
+    found = _called(mistake.wrong, copy.deepcopy(arguments))
+    if isinstance(found, Exception) or isinstance(result, Exception):
+        return type(found) is type(result) and str(found) == str(result)
+    return same(result, found, tolerance)
 
 
 def _hint_of_speed(exercise: Exercise, answer: Callable[..., Any], arguments: Arguments) -> str | None:
