@@ -17,6 +17,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder, Model
 from cutaway.model.kinds import kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
+from cutaway.weights.head import Head
 from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.repeated import repeats
 from cutaway.weights.rules import Rule
@@ -209,6 +210,7 @@ class Family:
     architecture: str = ""  # GGUF's word for it
     sparse_architecture: str = ""  # and for those with experts, where it is another
     config: type = Decoder
+    head: Head | None = None  # of its encoders' classifiers of texts
     sparse: bool | None = False  # whether its blocks are mixtures of experts; None: some models' are
     mixers: tuple[str, ...] = USUAL  # the kinds of its attention
     prefix: str = "model."  # of its weights' names, left out by files without a head

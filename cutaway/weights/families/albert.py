@@ -5,6 +5,7 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.head import Head
 
 LAYER, OURS = "albert.encoder.albert_layer_groups.{n}.albert_layers.0", "blocks.{n}"
 
@@ -55,6 +56,7 @@ FAMILY = bert.FAMILY.but(
     ),
     describe=settings,
     defaults={"vocab": 30000, "width": 4096, "hidden": 16384, "heads": 64, "activation": "gelu_tanh"},
+    head=Head("pooler"),
     prefix="albert.",
     harmless=(
         *bert.FAMILY.harmless,

@@ -25,6 +25,7 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
+from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
 from cutaway.weights.ways import same
 
@@ -154,6 +155,7 @@ FAMILY = Family(
     | {"segments": 2, "eps": 1e-12, "activation": "gelu"},
     gguf_fixed={"activation": "gelu", "causal": False, "kv_heads": rows.same_heads},
     config=Encoder,
+    head=Head(),
     prefix="bert.",
     harmless=(
         *("tie_word_embeddings", "gradient_checkpointing"),

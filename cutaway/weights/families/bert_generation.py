@@ -14,6 +14,7 @@ FAMILY = bert.FAMILY.but(
     rows=rows.replaced(bert.FAMILY.rows, without=("segments",)),
     defaults={"vocab": 50358, "width": 1024, "hidden": 4096, "layers": 24, "heads": 16},
     fixed={"segments": 0},
+    head=None,
     prefix="",
     ignored_hf=("embeddings.position_ids",),
 )

@@ -12,6 +12,7 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
+from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
 from cutaway.weights.ways import beside, same
 
@@ -121,6 +122,7 @@ FAMILY = bert.FAMILY.but(
     describe=settings,
     defaults={"vocab": 50265, "segments": 0, "eps": 1e-7},
     mixers=("disentangled", "bidirectional"),
+    head=Head(activation=("pooler_hidden_act", "gelu")),
     prefix="deberta.",
     bypassed=("rel_embeddings",),
     harmless=(

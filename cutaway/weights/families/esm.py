@@ -75,6 +75,7 @@ FAMILY = bert.FAMILY.but(
     ),
     defaults={"embedding_norm": False},
     fixed={"segments": 0, "norm_first": True, "activation": "gelu"},
+    head=roberta.HEAD,
     prefix="esm.",
     harmless=(*bert.FAMILY.harmless, "vocab_list"),
     also_ignored=lambda config: () if config.learned else ("esm.embeddings.position_embeddings.weight",),

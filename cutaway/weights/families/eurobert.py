@@ -5,6 +5,7 @@ from cutaway.weights import both_ways, naming, rows
 from cutaway.weights.both_ways import last_norm
 from cutaway.weights.families import llama
 from cutaway.weights.family import Only, shared
+from cutaway.weights.head import Head
 
 FAMILY = llama.FAMILY.but(
     "eurobert",
@@ -21,6 +22,7 @@ FAMILY = llama.FAMILY.but(
     build=both_ways.encoder,
     describe=both_ways.settings,
     config=Encoder,
+    head=Head("dense", "gelu", pooling="late", others=("bos", "mean", "late")),
     harmless=("tie_word_embeddings", "classifier_pooling", "clf_pooling"),
     ignored_hf=(*llama.FAMILY.ignored_hf, "lm_head.*", "dense.*", "classifier.*"),
 )

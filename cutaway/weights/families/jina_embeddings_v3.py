@@ -1,7 +1,7 @@
 """jina-embeddings-v3 (2409.10173) without the adapters of its tasks: XLM-RoBERTa that rotates."""
 
 from cutaway.weights import naming, rotary
-from cutaway.weights.families import bert
+from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Field, shared
 from cutaway.weights.rules import Rule
 from cutaway.weights.ways import same, split
@@ -56,6 +56,7 @@ FAMILY = bert.FAMILY.but(
     fixed={"learned": False},
     gguf_fixed={"head_size": shared},
     architecture="jina-bert-v3",
+    head=roberta.HEAD,
     prefix="roberta.",
     ignored_hf=("roberta.pooler.*", "lm_head.*", "classifier.*"),
 )

@@ -37,6 +37,7 @@ FAMILY = bert.FAMILY.but(
     ),
     defaults={"vocab": 30527},
     fixed={"segments": 0, "one_relative": True, "relative": t5.Config(BUCKETS, both_ways=True)},
+    head=roberta.HEAD,
     prefix="mpnet.",
     ignored_hf=("mpnet.embeddings.position_ids", "mpnet.pooler.*", "lm_head.*", "classifier.*"),
 )

@@ -16,6 +16,7 @@ from cutaway.weights.family import (
     Settings,
     shared,
 )
+from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
 from cutaway.weights.ways import same, split
 
@@ -117,6 +118,7 @@ FAMILY = Family(
     architecture="nomic-bert",
     config=Encoder,
     whole_ids=("pad_token_id",),
+    head=Head(),
     prefix="nomic_bert.",
     harmless=(
         *(

@@ -8,9 +8,11 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.head import Head
 from cutaway.weights.named_tensors import Tensors
 
 ALIASES = ("xlm-roberta", "camembert")
+HEAD = Head("classifier.dense", out="classifier.out_proj")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ FAMILY = bert.FAMILY.but(
     rows=rows.replaced(bert.FAMILY.rows, Context()),
     folded=folded,
     defaults={"vocab": 50265},
+    head=HEAD,
     prefix="roberta.",
     ignored_hf=("roberta.embeddings.position_ids", "roberta.pooler.*", "lm_head.*", "classifier.*"),
 )
