@@ -387,7 +387,8 @@ def run_files(folder: Path) -> None:
 
 def report(folder: Path) -> None:
     from cutaway.evaluate import statistics
-    from cutaway.security import Arm, Curve, Finding, report
+    from cutaway.security import report
+    from cutaway.security.finding import Arm, Curve, Finding
 
     arms = (Arm("a", statistics.mean([1, 0, 1])), Arm("b", statistics.mean([0, 0, 1]), "control"))
     curves = (Curve("c", "x", "y", ((0.0, 0.5), (1.0, 1.0))),)
@@ -996,7 +997,7 @@ READERS = {
     "security/jailbreak_target.py": "what a probe kept in its own folder",
     "security/probes/files.py": OWN,
     "security/probes/injection_training.py": "what a probe kept in its own folder",
-    "security/probes/poisoning.py": "what a probe kept in its own folder",
+    "security/poisoned_models.py": "what a probe kept in its own folder",
     "security/probes/private_training.py": "what a probe kept in its own folder",
     "security/report.py": "report of attacks",
     "security/training.py": "what a probe kept in its own folder",
