@@ -17,8 +17,8 @@ from cutaway.inspect.edits import Ablate
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.lens import lens
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Curve, Look
 from cutaway.security.defences.attention_tracker import last_attention
+from cutaway.security.finding import Arm, Curve, Look
 
 HEADS = 8
 DRAWS = 4  # sets of random heads

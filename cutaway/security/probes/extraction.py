@@ -31,7 +31,7 @@ from cutaway.evaluate.likelihood import rolling
 from cutaway.evaluate.statistics import Estimate, area, mean
 from cutaway.generate.sample import History, Sampler, log_softmax, mask_padding
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.security import Arm, Budget, Curve, Finding, Progress, verdict
+from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress, verdict
 from cutaway.security.training import Size, name, sentence, trained
 
 if TYPE_CHECKING:

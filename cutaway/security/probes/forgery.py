@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Finding, Progress, never
+from cutaway.security.finding import Arm, Budget, Finding, Progress, never
 
 TOKENS = 8  # control tokens that are spelt, of those that there are
 CASES = 8  # conversations for each trial: they are cheap

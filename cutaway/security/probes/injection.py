@@ -18,9 +18,10 @@ from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Likelihood, Scored, score
 from cutaway.lm import LanguageModel
-from cutaway.security import LIMIT, Arm, Budget, Curve, Finding, Progress, bounded, defences, verdict
+from cutaway.security import detection
 from cutaway.security.cases import EVASIONS, FIELDS, STYLES, Case, cases, negatives, prompt_of, where
 from cutaway.security.defences import attention_tracker, classifier, datamarking, delimiting, output_check
+from cutaway.security.finding import LIMIT, Arm, Budget, Curve, Finding, Progress, bounded, verdict
 from cutaway.security.mechanism import Explained, Success, explain
 
 ATTEMPTS = len(STYLES) * len(EVASIONS)
@@ -246,8 +247,8 @@ def _guarded(
         f"the cases with {attempts} attempts."
     )
     curves = (
-        Curve(f"{name}, fixed attacks", defences.X, defences.Y, tuple(points)),
-        Curve(f"{name}, adaptive", defences.X, defences.Y, tuple(adapted)),
+        Curve(f"{name}, fixed attacks", detection.X, detection.Y, tuple(points)),
+        Curve(f"{name}, adaptive", detection.X, detection.Y, tuple(adapted)),
     )
     return Finding(
         "injection",
@@ -334,22 +335,22 @@ def _detected(name: str, scores: dict[str, np.ndarray], hits: np.ndarray, seed: 
     arms = [
         Arm(
             f"{kind}: caught at 1% false positives",
-            statistics.mean(defences.caught(benign, each, 0.01)),
+            statistics.mean(detection.caught(benign, each, 0.01)),
             "defence",
         )
         for kind, each in families.items()
     ]
     curves = [
-        defences.curve(f"{name}, {kind}", benign, each)
+        detection.curve(f"{name}, {kind}", benign, each)
         for kind, each in families.items()
         if kind != "mentions"
     ]
     passing: statistics.Estimate | None = None
     if len(best):
-        stopped = statistics.mean(defences.caught(benign, best, 0.01))
+        stopped = statistics.mean(detection.caught(benign, best, 0.01))
         arms.insert(0, Arm("adaptive attacker: caught at 1% false positives", stopped, "defence"))
-        curves.append(defences.curve(f"{name}, adaptive", benign, best))
-        passing = statistics.mean(~defences.caught(benign, best, 0.01))
+        curves.append(detection.curve(f"{name}, adaptive", benign, best))
+        passing = statistics.mean(~detection.caught(benign, best, 0.01))
     areas = ", ".join(f"{kind} {statistics.area(each, benign).value:.3f}" for kind, each in families.items())
     summary = f"AUROC against {len(benign)} hard negatives: {areas}."
     summary += (
@@ -419,7 +420,7 @@ def _checked(
         0, Arm("adaptive: another value, some style works", statistics.mean([any(row) for row in inside]))
     )
     curves = [
-        Curve(f"output check, {kind}", defences.X, defences.Y, tuple(p)) for kind, p in points.items() if p
+        Curve(f"output check, {kind}", detection.X, detection.Y, tuple(p)) for kind, p in points.items() if p
     ]
     passed = [p for p in points["another value"] if p[1] < 1]
     works = arms[0].value  # of the attacker who asks for another value, before any rule

@@ -17,21 +17,10 @@ import numpy as np
 
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Likelihood, score
-from cutaway.security import (
-    Arm,
-    Budget,
-    Curve,
-    Finding,
-    Progress,
-    bounded,
-    direction,
-    gcg,
-    jailbreak_defences,
-    refusal,
-    verdict,
-)
+from cutaway.security import direction, gcg, jailbreak_defences, refusal
 from cutaway.security.cases import where
 from cutaway.security.defences import perplexity_filter
+from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress, bounded, verdict
 from cutaway.security.jailbreak_defences import AGAINST, FILTER, WORDS
 from cutaway.security.jailbreak_target import SEARCHED, Target, complied, followed_by, pooled, rate, some
 from cutaway.security.jailbreaks import CONTROLS, TEMPLATES, many_shot, wrapped

@@ -23,7 +23,7 @@ from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Finding, Progress, never
+from cutaway.security.finding import Arm, Budget, Finding, Progress, never
 
 TIMED = 4  # timed guesses for each trial: 252 trials are 1,008 of them
 TAIL = 4  # ids after the page that may be cached
