@@ -102,15 +102,7 @@ def features(file: Path) -> None:
     folder, base = file.parent, ["--force"]
     texts = folder / "texts.txt"
     texts.write_text("\n".join(f"The capital of {name} is far from the sea." for name in NATIONS * 8))
-    words = [
-        "activations",
-        "smollm2",
-        str(texts),
-        "--names",
-        "blocks.15.out",
-        "--output",
-        str(folder / "acts"),
-    ]
+    words = ["activations", str(texts), "--names", "blocks.15.out", "--output", str(folder / "acts")]
     sae = ["sae", str(folder / "acts"), "--output", str(folder / "sae"), "--steps", "60", "--features", "512"]
     if cutaway([*words, *base]) or cutaway([*sae, "--k", "8", "--html", str(file), *base]):
         raise SystemExit(1)

@@ -24,7 +24,7 @@ def vectors(
 ) -> dict[str, Any]:
     """The words on the plane of their two largest components, their neighbours, and ``a - b + c``.
 
-    A word is the token of it with a space before; of a word of several tokens the first, which is said.
+    A word is its token with a space before it; of a word of several tokens it is the first, not ``whole``.
     Raises UserError for fewer than 3 or more than 64 words, and for an analogy that is not of 3.
     """
     if not 3 <= len(words) <= MOST:

@@ -980,6 +980,7 @@ READERS = {
     "evaluate/tasks/humaneval.py": PINNED,
     "gguf/container.py": "GGUF model",
     "inspect/activations.py": "activations",
+    "inspect/how/tokenizers.py": OWN,
     "inspect/rows.py": "rows of a study",
     "inspect/sae.py": "autoencoder",
     "inspect/steering.py": "steering file",
