@@ -13,7 +13,7 @@ import cutaway
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.hooks import TAPS
-from cutaway.inspect import activation_quant, edits, explanation, neurons, page_data
+from cutaway.inspect import activation_quant, derived, edits, explanation, neurons, page_data
 from cutaway.inspect.attribution import head_outputs
 from cutaway.inspect.head_scores import head_scores
 from cutaway.inspect.inputs import neuron_names
@@ -103,6 +103,26 @@ def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
     within_noise(of, lambda some: answers(trace_texts(some, [TEXT], names)[0], some), TIMES.get(name, 8))
     rest = trace_texts(of, [TEXT], names)[0].attribution(7, -2).rest
     assert abs(rest) < 1e-4, "its parts are the logit"
+
+
+@compiled
+@pytest.mark.parametrize("name", ["deepseek-v3", "kimi", "qwen2-moe"])
+def test_activations_that_follow_from_others_are_the_pytorch_models(name: str) -> None:
+    """Keys and values of latent attention, and experts' neurons, by name and by wildcard."""
+    of: Any = subject(name)
+    names = [*derived.names(of.config)]
+    (ours,), (theirs,) = (each.values([TEXT], names) for each in (of.engine, of.pytorch))
+    assert list(ours) == names and any(len(ours[one]) for one in names)
+    assert all(ours[one].shape == theirs[one].shape for one in names)
+    within_noise(of, lambda some: np.concatenate([x.ravel() for x in some.values([TEXT], names)[0].values()]))
+    some = [one for one in names if one.startswith("blocks.1.")]
+    (again,) = of.engine.values(
+        [TEXT],
+        ["blocks.1.mlp.experts.*.hidden", "blocks.1.attention.[kv]"][0 if name == "qwen2-moe" else 1 :][:1],
+    )
+    assert list(again) == some and all(np.array_equal(again[one], ours[one]) for one in some)
+    reason = of.engine.unsupported_reason((), [edits.Scale(name=some[0])], ())
+    assert reason is not None and ("does not show" in reason or "latents" in reason)
 
 
 @compiled

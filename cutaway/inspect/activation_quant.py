@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cutaway.hooks import Listener
 from cutaway.layers.config import MLP, MoE
@@ -22,6 +21,9 @@ from cutaway.model.kinds import kind_of
 from cutaway.runtime.block_numbers import attends, latent
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
 from cutaway.weights.named_tensors import Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def edits(
@@ -92,7 +94,7 @@ def _halved(value: Tensor) -> Tensor:
 
 def _round(value: Tensor, type: str, how: Callable[[np.ndarray, str], np.ndarray] = rounded) -> Tensor:
     flat = value.detach().reshape(-1, value.shape[-1]).float().cpu().numpy()
-    near = torch.from_numpy(how(flat, type)).view(value.shape).to(value)
+    near = value.new_tensor(how(flat, type)).view(value.shape)
     return value + (near - value).detach() if value.requires_grad else near  # the gradient passes
 
 
