@@ -1,4 +1,4 @@
-"""An explanation (``inspect/explanation.py``) in a terminal: seven steps, each one sentence and its numbers."""
+"""An explanation (``inspect/explanation.py``) in a terminal: seven steps, a sentence and its numbers each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from cutaway.commands.cells import (
     ACCENT,
     DOWN,
+    LEVELS,
     QUIET,
     UP,
     WIDTH,
@@ -52,9 +53,9 @@ def show(explanation: Explanation, model: str, console: Console, after_tokens: b
     else:
         console.print()
     console.print(Text(_engine(explanation), QUIET), width=min(console.width, WIDTH))
-    for number, step in enumerate(steps, 1):
-        if number > 1 or not after_tokens:
-            print_step(number, step(explanation, min(console.width, WIDTH)), console)
+    for n, step in enumerate(steps, 1):
+        if n > 1 or not after_tokens:
+            print_step(n, step(explanation, min(console.width, WIDTH)), console)
 
 
 def show_tokens(lm: LanguageModel, ids: Sequence[int], model: str, console: Console) -> None:
