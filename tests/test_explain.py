@@ -18,9 +18,9 @@ from rich.console import Console
 
 import cutaway
 from cutaway.cli import main
+from cutaway.commands import cells, explanation_text
 from cutaway.commands import explain as verb
-from cutaway.commands import explanation_text
-from cutaway.commands.explanation_text import bar, drawn, percent, spark
+from cutaway.commands.cells import bar, drawn, percent, spark
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, page_data, steering
 from cutaway.inspect.edits import Add
@@ -177,7 +177,7 @@ def test_every_step_is_printed_and_fits(shape: str, width: int) -> None:
     text = printed(explained(shape), width)
     lines = text.splitlines()
     assert [line.rstrip() for line in lines if line[:1].isdigit()] == list(STEPS)
-    assert max(map(cell_len, lines)) <= min(width, explanation_text.WIDTH)
+    assert max(map(cell_len, lines)) <= min(width, cells.WIDTH)
     assert "\x1b" not in text
 
 

@@ -16,6 +16,7 @@ from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
 HOSTILE = "</script><b id=owned>"
 Opened = Callable[..., Any]
+VIEWS = 12  # of a text that is followed through the model
 
 
 def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -> None:
@@ -93,7 +94,7 @@ def test_chat_by_keyboard(app: Opened) -> None:
 def test_a_text_and_a_token_of_a_chat_are_followed_through_the_model(app: Opened, server: Server) -> None:
     tab = app("#inside/the%20same%20the")
     tab.locator("#views section").first.wait_for()
-    assert tab.locator("#views section").count() == 9
+    assert tab.locator("#views section").count() == VIEWS
     lm = server.service.lm
     best = lm.trace("the same the").top(1)[0]
     assert float(tab.locator("#next td:nth-child(4)").first.inner_text().strip("%")) == pytest.approx(
@@ -115,7 +116,7 @@ def test_the_first_trace_is_preceded_by_a_recording(app: Opened) -> None:
     tab.route("**/v1/trace", lambda route: held.append(route))
     tab.get_by_role("link", name="Inside").click()
     tab.get_by_text("A recording of SmolLM2-135M").wait_for()
-    assert tab.locator("#views section").count() == 9
+    assert tab.locator("#views section").count() == VIEWS
     assert "␣Paris" in tab.locator("#next tbody tr").first.inner_text()
     held[0].continue_()
     tab.get_by_text("A recording of SmolLM2-135M").wait_for(state="detached")

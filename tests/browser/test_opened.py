@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import cutaway
 from cutaway.inspect.edits import Scale
 from tests import serving
 from tests.browser.conftest import ask, frames
@@ -92,6 +93,7 @@ def test_why_a_token(app: Opened, server: Server) -> None:
     other = tab.get_by_label("Why this, and not")
     other.select_option(index=1)
     tab.get_by_text("by which it leads").wait_for()
+    assert tab.locator(":focus").get_attribute("id") == "against", "the focus was lost"
 
 
 def test_what_is_no_longer_looked_at_is_cancelled_and_what_is_known_is_not_asked(app: Opened) -> None:
@@ -221,6 +223,31 @@ def test_two_models_answer_side_by_side(app: Opened) -> None:
         tab.get_by_text("They are models of their own").wait_for()
         tab.problems[:] = [one for one in tab.problems if "404" not in one]  # the browser's own note of it
         tab.context.close()
+
+
+def test_answers_and_numbers_are_copied_as_commands(
+    app: Opened, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tab = app(permissions=["clipboard-read", "clipboard-write"])
+    ask(tab)
+    tab.get_by_label("switch off", exact=True).select_option("mlp")
+    tab.get_by_role("button", name="Add", exact=True).click()
+    tab.get_by_text("What the edits change").wait_for()
+    monkeypatch.setattr(cutaway, "load", lambda name: server.service.lm)
+    for i, text in enumerate(tab.locator(".column .answer").all_text_contents()):
+        tab.get_by_role("button", name="Copy as Python").nth(i).click()
+        exec(tab.evaluate("() => navigator.clipboard.readText()"), {})
+        assert capsys.readouterr().out == text + "\n"
+    open_token(tab, 3, "Lens")
+    tab.locator("#panel").get_by_role("button", name="Copy as curl").click()
+    tab.locator("#panel").get_by_text("Copied").wait_for()
+    command = tab.evaluate("() => navigator.clipboard.readText()")
+    body = json.loads(command.partition("-d '")[2].removesuffix("'"))
+    assert command.startswith(f"curl {server.url}/v1/lens ")
+    found = server.post("/v1/lens", body).json()["logit_lens"][-1]["probability"]
+    assert percents(tab.locator("#panel tr:last-child td:nth-child(3)"))[-1] == pytest.approx(
+        100 * found, abs=0.06
+    )
 
 
 # ---- the tree ----------------------------------------------------------------------------------------------

@@ -13,9 +13,13 @@ const weight = (byte) => (byte / 255) ** 2;
 export const frames = { later: (name, task) => requestAnimationFrame(task), hover() {} };
 
 export async function attention(box, { answer, asked, edit }, { server, signal, kept }) {
-  const found = await server.attention({ ...asked, positions: [-1], size: MOST }, signal);
+  const body = { ...asked, positions: [-1], size: MOST };
+  const found = await server.attention(body, signal);
   const rows = new Map(found.maps.map(([layer, head], i) => [`${layer}.${head}`, found.cells.subarray(i * found.shape[1], (i + 1) * found.shape[1])]));
-  if (!rows.size) return box.replaceChildren(make("p", {}, "This model’s layers are recurrent: they have no attention weights."));
+  if (!rows.size) {
+    box.replaceChildren(make("p", {}, "This model’s layers are recurrent: they have no attention weights."));
+    return null;
+  }
   if (!rows.has(`${kept.layer}.${kept.head}`)) [kept.layer, kept.head] = found.maps[strongest(found)];
   const large = make("div", {});
   const glance = allHeads(found, rows, kept, () => {
@@ -29,7 +33,7 @@ export async function attention(box, { answer, asked, edit }, { server, signal, 
   box.replaceChildren(make("h3", {}, "Every head"), glance.whole, large);
   draw();
   glance.update();
-  return null;
+  return ["v1/attention", body];
 }
 
 // The head whose largest weight on a token but the first is largest: heads attend to the first when they have nothing to add.

@@ -189,10 +189,15 @@ export class Chat {
     this.shell.tree(turn);
   }
 
-  async copy(button, request) {
-    const done = await toClipboard(this.server.curl(CHAT, request));
-    button.textContent = done ? "Copied" : "The browser refused";
-    setTimeout(() => { button.textContent = "Copy as curl"; }, 2500);
+  async copy(button, text) {
+    const { textContent } = button;
+    button.textContent = (await toClipboard(text)) ? "Copied" : "The browser refused";
+    setTimeout(() => { button.textContent = textContent; }, 2500);
+  }
+
+  copies({ request, prompt }) {
+    const button = (name, text) => make("button", { type: "button", class: "small", click: (event) => this.copy(event.target, text()) }, name);
+    return [button("Copy as curl", () => this.server.curl(CHAT, request)), button("Copy as Python", () => this.server.python(request, prompt))];
   }
 
   open(turn, answer, index) {

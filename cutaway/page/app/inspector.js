@@ -18,6 +18,7 @@ export class Inspector {
     this.looking = null;
   }
 
+  // A panel draws itself, and gives back what it asked the server: a path and a body.
   // look: {answer, index, ids, asked, close(), fork(one), edit(edit), inside()}
   open(look) {
     this.look = look;
@@ -61,7 +62,7 @@ export class Inspector {
   }
 
   // What a panel asks the server for is cancelled as soon as another token or panel is looked at.
-  draw(wait) {
+  draw(wait, focused = null) {
     clearTimeout(this.waiting);
     this.looking?.abort();
     this.looking = new AbortController();
@@ -70,7 +71,11 @@ export class Inspector {
     this.panel.setAttribute("aria-labelledby", `tab-${this.tab}`);
     const work = async () => {
       try {
-        await panel(this.panel, this.look, { server: this.shell.server, signal, kept: this.kept });
+        const asked = await panel(this.panel, this.look, {
+          server: this.shell.server, signal, kept: this.kept, again: (selector) => this.draw(0, selector),
+        });
+        if (asked) this.panel.append(this.copying(...asked));
+        if (focused) this.panel.querySelector(focused)?.focus();
       } catch (error) {
         if (error.name === "AbortError" || signal.aborted) return;
         this.panel.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
@@ -79,9 +84,15 @@ export class Inspector {
     };
     if (panel === alternatives) work();
     else {
-      if (!wait || !this.panel.childElementCount) this.panel.replaceChildren(make("p", { class: "quiet", role: "status" }, `${name} …`));
+      if (!focused && (!wait || !this.panel.childElementCount)) this.panel.replaceChildren(make("p", { class: "quiet", role: "status" }, `${name} …`));
       this.waiting = setTimeout(work, wait);
     }
+  }
+
+  // What the panel's numbers were asked by, as one command.
+  copying(path, body) {
+    return make("p", { class: "buttons" }, make("button", { type: "button", class: "small", click: (event) => this.shell.chat.copy(
+      event.target, this.shell.server.curl(path, body)) }, "Copy as curl"));
   }
 
   close() {

@@ -4,7 +4,8 @@ import { bar, drawn, make, percent, table } from "../elements.js";
 
 export async function lens(box, { answer, index, asked }, { server, signal }) {
   const { id, token } = answer.tokens[index];
-  const found = await server.about("v1/lens", { ...asked, top: 1, token: id }, signal);
+  const body = { ...asked, top: 1, token: id };
+  const found = await server.about("v1/lens", body, signal);
   const { logit_lens: logit, tuned_lens: tuned } = found;
   const word = ({ top: [best] }) => make("bdi", { class: best.id === id ? "word strong" : "word" }, drawn(best.text));
   const rows = logit.map((one, i) => [
@@ -18,4 +19,5 @@ export async function lens(box, { answer, index, asked }, { server, signal }) {
     make("p", { class: "quiet" }, "The likeliest token if the model stopped after each block, and the probability of ",
       make("bdi", { class: "word" }, drawn(token)), " there. It is seldom meaningful in early blocks."),
     table("The likeliest token after each block, and the probability of the chosen one", heads, rows));
+  return ["v1/lens", body];
 }

@@ -102,4 +102,16 @@ export class Server {
     const key = this.key ? ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' : "";
     return `curl ${new URL(path, document.baseURI)}${key} -H "Content-Type: application/json" -d '${quoted}'`;
   }
+
+  // The same answer in Python: by its messages, or by exact ids where it goes on from some.
+  python({ model, messages, continue_token_ids: begun, temperature, max_tokens, seed, edits = [] }, prompt) {
+    const call = begun ? `generate(${JSON.stringify([...prompt, ...begun])}` : `chat(${JSON.stringify(messages)}`;
+    const edit = edits.length ? `, edit=[from_json(one) for one in ${JSON.stringify(edits)}]` : "";
+    return [
+      "import cutaway", ...(edit ? ["from cutaway.inspect.edits import from_json"] : []), "",
+      `lm = cutaway.load(${JSON.stringify(model)})`,
+      `answer = lm.${call}, temperature=${temperature}, max_tokens=${max_tokens}, seed=${seed}${edit})`,
+      "print(answer.text)", "",
+    ].join("\n");
+  }
 }

@@ -9,7 +9,7 @@ const ENDED = { length: "The longest answer is reached.", content_filter: "Stopp
 const AT_ONCE = 48; // tokens whose divergence is asked in one request
 
 export class Turn {
-  // chat: {open(turn, answer, index), copy(button, request), server, tree(turn)}; messages: up to the question, with it.
+  // chat: {open(turn, answer, index), copies(answer) -> buttons, server, tree(turn)}; messages: up to the question, with it.
   constructor(chat, user, messages) {
     this.chat = chat;
     this.user = user;
@@ -129,9 +129,9 @@ export class Turn {
     this.whole.classList.toggle("paired", Boolean(beside));
   }
 
-  under({ finish, tokens, request }) {
+  under(answer) {
+    const { finish, tokens } = answer;
     return make("p", { class: "under-answer quiet" },
-      finish ? make("span", {}, `${tokens.length} tokens. ${ENDED[finish] ?? ""}`) : null,
-      finish ? make("button", { type: "button", class: "small", click: (event) => this.chat.copy(event.target, request) }, "Copy as curl") : null);
+      ...(finish ? [make("span", {}, `${tokens.length} tokens. ${ENDED[finish] ?? ""}`), ...this.chat.copies(answer)] : []));
   }
 }

@@ -11,7 +11,7 @@ const LISTED = 8;
 
 const nameOf = ({ layer, head }) => (head === null ? `MLP ${layer}` : `head ${layer}.${head}`);
 
-export async function why(box, { answer, index, ids, asked, edit }, { server, signal, kept }) {
+export async function why(box, { answer, index, ids, asked, edit }, { server, signal, kept, again }) {
   const { id, token, top = [] } = answer.tokens[index];
   const others = top.filter((one) => one.id !== id);
   const against = others.some((one) => one.id === kept.against) ? kept.against : null;
@@ -20,7 +20,7 @@ export async function why(box, { answer, index, ids, asked, edit }, { server, si
   const map = parts(found);
   const other = make("select", { id: "against", change: () => {
     kept.against = other.value ? Number(other.value) : null;
-    why(box, { answer, index, ids, asked, edit }, { server, signal, kept }).then(() => box.querySelector("#against").focus(), () => {});
+    again("#against");
   } }, make("option", { value: "" }, "all others"),
   others.map((one) => make("option", { value: one.id, selected: one.id === against }, drawn(one.token))));
   box.replaceChildren(
@@ -33,6 +33,7 @@ export async function why(box, { answer, index, ids, asked, edit }, { server, si
     make("h3", {}, "Largest writers"), writers(found, answer, edit),
     ...check(found));
   map.update();
+  return ["v1/attribution", body];
 }
 
 function sums({ embed, heads, mlps, biases, rest, logit }) {
