@@ -1,5 +1,6 @@
 """Readings ask one protocol: the runtime's answers are the PyTorch model's, and each says who answered."""
 
+import fnmatch
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -116,8 +117,8 @@ def test_activations_that_follow_from_others_are_the_pytorch_models(name: str) -
     assert all(ours[one].shape == theirs[one].shape for one in names)
     within_noise(of, lambda some: np.concatenate([x.ravel() for x in some.values([TEXT], names)[0].values()]))
     layer = names[0].split(".")[1]
-    some = [one for one in names if one.split(".")[1] == layer]
     wildcard = "mlp.experts.*.hidden" if name == "qwen2-moe" else "attention.[kv]"
+    some = fnmatch.filter(names, f"blocks.{layer}.{wildcard}")
     (again,) = of.engine.values([TEXT], [f"blocks.{layer}.{wildcard}"])
     assert list(again) == some and all(np.array_equal(again[one], ours[one]) for one in some)
     reason = of.engine.unsupported_reason((), [edits.Scale(name=some[0])], ())
