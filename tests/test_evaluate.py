@@ -158,6 +158,9 @@ def test_no_error_bar_has_no_width():
     unbounded = statistics.mean([2.5] * 6, share=False)
     assert (unbounded.low, unbounded.high) == (-math.inf, math.inf) and unbounded.between() == "no interval"
     assert unbounded.ends == [None, None]
+    two = statistics.mean([2.5, 3.5], share=False)
+    assert two.between() == "no interval" and two.error == pytest.approx(0.5) and two.n == 2
+    assert statistics.mean([2.5, 3.5, 3.0], share=False).between() == "1.758 to 4.242"
     assert statistics.student([1.0, 1.0, 1.0], share=True)[0] == pytest.approx(0.025 ** (1 / 3), abs=0.01)
 
 

@@ -35,7 +35,7 @@ TRAINING = "cutaway-lens-training"
 SAVED = 20  # steps between two saves of a training that may be resumed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TunedLens:
     """float32 ``weights`` [n d d], ``biases`` [n d]: x + x W^T + b, of the streams from the embedding on."""
 
@@ -43,6 +43,10 @@ class TunedLens:
     weights: np.ndarray
     biases: np.ndarray
     losses: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        layers, width, _ = self.weights.shape
+        return f"TunedLens({layers} layers, width {width}, {len(self.losses)} steps)"
 
     def translated(self, residuals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Residual streams [t d], from the embedding on, as the head is to read them."""
