@@ -1039,7 +1039,7 @@ READERS = {
     "weights/class_keys.py": OWN,
     "quantization/codebooks.py": OWN,
     "weights/described.py": "GGUF model, Hugging Face folder",
-    "weights/families/__init__.py": OWN,
+    "weights/family_registry.py": OWN,
     "weights/gguf_adapters.py": "GGUF adapter",
     "weights/imatrix.py": "importance matrix",
     "weights/load.py": "GGUF model, Hugging Face folder, Cutaway's own folder",
