@@ -100,7 +100,8 @@ def test_a_file_without_a_family_is_one_sentence(tmp_path: Path) -> None:
 
 def test_names_are_found_without_importing_the_families() -> None:
     program = (
-        "import sys; from cutaway.weights import families, family_registry; from cutaway.weights.fields import Fields;"
+        "import sys; from cutaway.weights import families, family_registry;"
+        "from cutaway.weights.fields import Fields;"
         "family_registry.of_hf(Fields({'model_type': 'qwen3'}, 'config.json'));"
         "here = families.__name__ + '.';"
         "print(sorted(name.rpartition('.')[2] for name in sys.modules if name.startswith(here)))"
