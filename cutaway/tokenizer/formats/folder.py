@@ -11,8 +11,8 @@ from typing import Any
 
 from cutaway.errors import UserError, quoted
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.formats import contents, vocab_txt
-from cutaway.tokenizer.formats.fields import Fields, parsed
+from cutaway.tokenizer.formats import vocab_txt
+from cutaway.tokenizer.formats.fields import Fields, contents, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.spec import TokenizerSpec
 

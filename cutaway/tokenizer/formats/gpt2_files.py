@@ -12,8 +12,8 @@ from cutaway.errors import UserError, quoted
 from cutaway.tokenizer import template
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTES, Pair
-from cutaway.tokenizer.formats import contents, folder
-from cutaway.tokenizer.formats.fields import Fields, limited, parsed
+from cutaway.tokenizer.formats import folder
+from cutaway.tokenizer.formats.fields import Fields, contents, limited, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.formats.merges import checked
 from cutaway.tokenizer.normalize import FORMS, Rule

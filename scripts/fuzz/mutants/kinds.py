@@ -1011,7 +1011,7 @@ READERS = {
     "store/reading.py": "all that is text, JSON or arrays",
     "store/yaml_files.py": "run.yaml, server's config",
     "tokenizer/compiled.py": "compiled vocabulary",
-    "tokenizer/formats/__init__.py": "tokenizer",
+    "tokenizer/spec_files.py": "tokenizer",
     "tokenizer/formats/folder.py": "tokenizer, Hugging Face folder",
     "tokenizer/formats/gpt2_files.py": "tokenizer's folder",
     "tokenizer/formats/marian.py": "Marian's tokenizer",
