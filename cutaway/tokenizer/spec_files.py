@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cutaway.errors import UserError
-from cutaway.store.files import read_errors
+from cutaway.store.files import contents, read_errors
 from cutaway.store.files import write as write_whole
-from cutaway.tokenizer.formats.fields import contents
 from cutaway.tokenizer.spec import TokenizerSpec
 
 RANKS = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a rank file

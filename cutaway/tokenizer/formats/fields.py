@@ -5,11 +5,9 @@ the field.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from cutaway.errors import UserError, quoted
-from cutaway.store.files import read_errors
 from cutaway.tokenizer.unicode import utf8
 
 T = TypeVar("T")
@@ -84,9 +82,3 @@ _NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
 }
-
-
-def contents(path: Path) -> bytes:
-    """A file's bytes. Raises OperationalError where it cannot be read."""
-    with read_errors(path):
-        return path.read_bytes()

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
+from cutaway.store.files import contents
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.formats import folder, spm_model
-from cutaway.tokenizer.formats.fields import Fields, contents, limited, parsed
+from cutaway.tokenizer.formats.fields import Fields, limited, parsed
 from cutaway.tokenizer.spec import TokenizerSpec
 
 FILES = ("source.spm", "target.spm", "vocab.json")
