@@ -165,7 +165,9 @@ def _hint_of_any(exercise: Exercise, arguments: Arguments, given: Arguments, res
         result, Mapping
     ):
         return f"the result should be of type {type(right).__name__}, and is {type(result).__name__}"
-    elif isinstance(right, tuple) and isinstance(result, tuple) and len(right) != len(result):
+    elif isinstance(right, tuple) and not isinstance(result, tuple | list):
+        return f"the result should have {len(right)} parts, and is of type {type(result).__name__}"
+    elif isinstance(right, tuple) and len(right) != len(result):
         return f"the result should have {len(right)} parts, and has {len(result)}"
     return None
 
