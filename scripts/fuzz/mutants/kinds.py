@@ -1005,7 +1005,7 @@ READERS = {
     "serve/operations/api_keys.py": "keys",
     "serve/page.py": OWN,
     "serve/response_store.py": "store of responses",
-    "store/__init__.py": PINNED,
+    "store/models.py": PINNED,
     "store/files.py": OWN,
     "store/hub.py": "the names of a download of huggingface_hub",
     "store/reading.py": "all that is text, JSON or arrays",
