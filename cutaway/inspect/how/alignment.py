@@ -7,6 +7,8 @@ words are the sentence's own; the translator never saw them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -40,7 +42,7 @@ def alignments(text: str) -> dict[str, Any]:
 @cache
 def trained() -> RecurrentSeq2Seq:
     """The translator, trained once in a process; always the same."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(SEED)
         config = Recurrent(
             source=START, target=START + 1, width=24, hidden=96, attention=bahdanau.Config(size=32)
@@ -61,6 +63,17 @@ def trained() -> RecurrentSeq2Seq:
             optimizer.step()
             falling.step()
     return model.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products so small wait for threads longer than they compute: with two busy cores, ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _inputs(target: torch.Tensor) -> torch.Tensor:
