@@ -281,7 +281,6 @@ def test_mcnemar_and_pass_at_k_are_their_definitions():
     assert exact.mcnemar(4, 4) == 1
     draws = list(combinations([1, 1, 0, 0, 0], 2))
     assert statistics.pass_at(5, 2, 2) == pytest.approx(sum(max(draw) for draw in draws) / len(draws))
-    assert statistics.pass_all(5, 2, 2) == pytest.approx(sum(min(draw) for draw in draws) / len(draws))
 
 
 def test_every_interval_covers_and_no_test_finds_what_is_not_there():

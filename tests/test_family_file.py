@@ -13,8 +13,9 @@ import pytest
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.quantization import formats
-from cutaway.weights import families, load, rules, safetensors, save
+from cutaway.weights import families, family_registry, load, rules, safetensors, save
 from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors
 from tests import recipes
@@ -32,15 +33,15 @@ CONFIG = {
 
 
 @pytest.fixture
-def owl(tmp_path: Path) -> Iterator[families.Family]:
+def owl(tmp_path: Path) -> Iterator[Family]:
     """The page's family in a folder of its own, which joins those of the package."""
     home = tmp_path / "more"
     home.mkdir()
     with recipes.followed(PAGE, families, home) as [name]:
-        yield families.get(name)
+        yield family_registry.get(name)
 
 
-def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: families.Family, tmp_path: Path) -> None:
+def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: Family, tmp_path: Path) -> None:
     [(_, source)] = recipes.files(PAGE).items()
     assert len(source.splitlines()) < 60
     config = owl.read(Fields(CONFIG, "config.json"))
@@ -74,7 +75,7 @@ def without(names: Iterable[str]) -> list[str]:
     words = {word.lower() for path in tests for word in re.findall(r"\w+", path.read_text("utf-8"))}
     found = []
     for name in names:
-        own = families.get(name).hf_class
+        own = family_registry.get(name).hf_class
         short = re.split("For(?=[A-Z])|Model|Encoder|LMHead|MTModel", own)[0]
         if not words & {each.lower() for each in (own, f"{short}Config", f"{short}TextConfig")}:
             found.append(
@@ -83,24 +84,25 @@ def without(names: Iterable[str]) -> list[str]:
     return found
 
 
-def test_every_family_is_judged_and_named_by_its_page(owl: families.Family) -> None:
-    [sentence] = without(families.names())
+def test_every_family_is_judged_and_named_by_its_page(owl: Family) -> None:
+    [sentence] = without(family_registry.names())
     assert sentence.startswith("cutaway/weights/families/owl.py: no case of tests/parity")
     page = (recipes.ROOT / "docs" / "families.md").read_text("utf-8")
-    assert set(families.names()) - set(re.findall(r"\w+", page)) == {"owl"}
+    assert set(family_registry.names()) - set(re.findall(r"\w+", page)) == {"owl"}
 
 
 def test_a_file_without_a_family_is_one_sentence(tmp_path: Path) -> None:
     with recipes.followed(PAGE, families, tmp_path) as [name]:
         (tmp_path / f"{name}.py").write_text('"""Nothing yet."""\n')
         with pytest.raises(UserError, match=r"owl\.py has no FAMILY: docs/adding-a-family.md"):
-            families.of_hf(Fields({"model_type": "owl"}, "config.json"))
+            family_registry.of_hf(Fields({"model_type": "owl"}, "config.json"))
 
 
 def test_names_are_found_without_importing_the_families() -> None:
     program = (
-        "import sys; from cutaway.weights import families; from cutaway.weights.fields import Fields;"
-        "families.of_hf(Fields({'model_type': 'qwen3'}, 'config.json'));"
+        "import sys; from cutaway.weights import families, family_registry;"
+        "from cutaway.weights.fields import Fields;"
+        "family_registry.of_hf(Fields({'model_type': 'qwen3'}, 'config.json'));"
         "here = families.__name__ + '.';"
         "print(sorted(name.rpartition('.')[2] for name in sys.modules if name.startswith(here)))"
     )
@@ -117,11 +119,11 @@ def test_names_are_found_without_importing_the_families() -> None:
     ],
 )
 def test_aliases(word: str, name: str) -> None:
-    assert families.of_hf(Fields({"model_type": word}, "config.json")).name == name
+    assert family_registry.of_hf(Fields({"model_type": word}, "config.json")).name == name
 
 
 def test_a_setting_that_no_row_reads_is_refused() -> None:
     data = {**CONFIG, "model_type": "llama", "hidden_size": 32, "num_attention_heads": 4}
     data |= {"d_model": 48}  # which would be harmless if it were 32 again
     with pytest.raises(UserError, match="'d_model' is 48, and llama models have no such setting here"):
-        families.get("llama").read(Fields(data, "config.json"))
+        family_registry.get("llama").read(Fields(data, "config.json"))

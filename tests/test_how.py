@@ -18,7 +18,7 @@ from cutaway.cli import main
 from cutaway.errors import UserError
 from cutaway.inspect import parallel
 from cutaway.inspect.arrays import log_softmax
-from cutaway.inspect.how import architecture, mechanisms, plan, quantized, tokenizers, vectors
+from cutaway.inspect.how import alignment, architecture, mechanisms, plan, quantized, tokenizers, vectors
 from cutaway.tokenizer import unigram_em
 from tests.small import Bytes, model_file
 from tests.test_page import unpacked
@@ -131,12 +131,23 @@ def test_a_quantized_models_divergence(lm: Any, tmp_path: Path) -> None:
             quantized.quantized(lm, wrong, "Q9" if match == "no type" else "Q8_0")
 
 
-def test_explain_how_writes_the_chapters(lm: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_how_writes_the_chapters(
+    lm: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alignment, "alignments", lambda text: {"steps": 1, "words": []})
     model, file = str(lm.checkpoint.source), tmp_path / "how.html"
     assert main(["explain", TEXT, "--model", model, "--how", "--html", str(file)]) == 0
     content, _ = unpacked(file.read_text(encoding="utf-8"))
     how = content["explanations"][0]["how"]
-    assert {*how} == {"tokenizers", "vectors", "mechanisms", "architecture", "plan", "quantized"}
+    assert {*how} == {
+        "tokenizers",
+        "vectors",
+        "mechanisms",
+        "alignments",
+        "architecture",
+        "plan",
+        "quantized",
+    }
     assert [one["type"] for one in how["quantized"]] == ["Q8_0", "Q4_K_M", "Q4_0", "Q2_K"]
     for more in ([], ["--html", str(file), "--force", "--ablate", "0"]):
         assert main(["explain", TEXT, "--model", model, "--how", *more]) == 2
@@ -155,3 +166,16 @@ def test_attention_show_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["attention", "show", "linear", "--html", str(file), "--force"]) == 0
     assert main(["attention", "show", "linear", "--html", str(file)]) == 2
     assert "Wrote" in capsys.readouterr().err
+
+
+def test_a_translator_aligns_what_it_writes_with_where_it_read_it() -> None:
+    found = alignment.alignments("Thing thing, unseen words! Ünï x")["words"]
+    assert [one["word"] for one in found] == ["thing", "unseen", "words"]
+    right = [a == b for one in found for a, b in zip(one["written"], one["word"][::-1], strict=True)]
+    assert np.mean(right) > 0.75, "of letters that were written, by chance 1 in 26 is right"
+    for one in found:
+        weights, places = np.array(one["weights"]), np.arange(len(one["word"]))
+        assert np.allclose(weights.sum(1), 1, atol=1e-5)
+        assert np.abs(weights @ places - places[::-1]).mean() < 1.1, "each letter near where it was read"
+    with pytest.raises(UserError, match="0 characters"):
+        alignment.alignments("")

@@ -17,13 +17,13 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
-from cutaway.weights import families, named_tensors, rules
+from cutaway.weights import family_registry, named_tensors, rules
 from cutaway.weights.rules import Place
 from cutaway.weights.ways import chain, plus_one, same, split, transpose, unpermute
 
 ATTENTION = gqa.Config(heads=4, key_size=8, kv_heads=2, position=rope.Config(8))
 CONFIG = Decoder(vocab=32, width=32, context=16, blocks=(Block(ATTENTION, MLP(64)),) * 2)
-LLAMA = families.get("llama")
+LLAMA = family_registry.get("llama")
 
 
 def packed(*shape: int, type: str = "F32", seed: int = 0) -> Packed:
@@ -120,7 +120,7 @@ EITHER_IN_GGUF |= {"granitemoehybrid", "nemotron_h", "qwen3_5", "qwen3_5_moe", "
 
 
 def test_every_family_reads_back_what_it_writes() -> None:
-    for family in map(families.get, families.names()):
+    for family in map(family_registry.get, family_registry.names()):
         for table in (family.hf, family.gguf):
             names = [rule.theirs for rule in table]
             ours = [

@@ -47,6 +47,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/how/vectors": {"words": ["a", "b", "c"]},
     "/v1/how/mechanisms": {"text": "hi"},
     "/v1/how/architecture": {},
+    "/v1/how/alignments": {"text": "hi"},
     "/v1/how/plan": {"text": "hi"},
     "/v1/how/quantized": {"text": "hi", "type": "Q8_0"},
     "/v1/chat/count": {"messages": CHAT["messages"]},

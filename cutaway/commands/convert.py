@@ -106,18 +106,26 @@ def convert(
         if attention is not None and measure:
             report = _report(before, *to_measure(before, text, texts)[1:], target, bar)
     if as_json:
-        console.print_json(
-            {
-                "path": str(saved.path),
-                "format": saved.format,
-                "family": saved.family,
-                "bytes": saved.nbytes,
-                "types": saved.types,
-                "notes": list(saved.notes),
-                **({"conversion": asdict(report)} if report else {}),
-            }
-        )
-        return
+        _print_json(saved, report)
+    else:
+        _show(saved, report, text)
+
+
+def _print_json(saved: save.Saved, report: Report | None) -> None:
+    console.print_json(
+        {
+            "path": str(saved.path),
+            "format": saved.format,
+            "family": saved.family,
+            "bytes": saved.nbytes,
+            "types": saved.types,
+            "notes": list(saved.notes),
+            **({"conversion": asdict(report)} if report else {}),
+        }
+    )
+
+
+def _show(saved: save.Saved, report: Report | None, text: Path | None) -> None:
     for note in saved.notes:
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())

@@ -109,22 +109,9 @@ def eval(
     """
     console.use_threads(threads)
     loading = {"context": context, "strict": strict}
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}: give a number from 1 up")
-    if samples < 1:
-        raise UserError(f"--samples is {samples}: give a number from 1 up")
-    if think is not None:
-        parse(think)
-        if samples > 1:
-            raise UserError("--think draws its own samples: leave out --samples")
+    _check_numbers(limit, samples, think)
     if harness is not None:
-        if (
-            tasks is not None
-            or against is not None
-            or output is not None
-            or think is not None
-            or html is not None
-        ):
+        if any(given is not None for given in (tasks, against, output, think, html)):
             raise UserError(
                 "--harness asks lm-eval: leave out --tasks, --against, --think, --output and --html"
             )
@@ -136,18 +123,10 @@ def eval(
         raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
     for file in filter(None, (output, html)):
         check_file(file, force)
-    found = [_task(name.strip(), limit, unsafe) for name in tasks.split(",") if name.strip()]
-    if not found:
-        raise UserError("--tasks names no task")
     options = Options(samples, temperature, seed, max_tokens, mutual_information, think)
-    for task in found:  # all of them before the first is asked
-        check(task, options)
+    found = _tasks(tasks, limit, unsafe, options)
     if against is not None:  # before an hour of the first model's
-        if against == model and adapter is None:
-            raise UserError("--against names the model itself")
-        is_encoder = cutaway.load(console.model_path(against), strict=strict).is_encoder
-        if is_encoder and not all(map(_labelled, found)):
-            raise UserError(f"{against}: is an encoder, which writes nothing: name a decoder")
+        _check_against(against, found, strict, itself=against == model and adapter is None)
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
     results = {name: _results(model, adapter, loading, found, options, cache)}
     if against is not None:
@@ -158,12 +137,40 @@ def eval(
         write(html, report.evaluation(_document(results)), force=force)
     if as_json:
         console.print_json(_document(results))
-    else:
-        console.on_screen(lambda out: _show(out, results))
+        return
+    console.on_screen(lambda out: _show(out, results))
 
 
-def _task(name: str, limit: int | None, unsafe: bool) -> Any:
-    return task_registry.find(name, limit, unsafe=unsafe)
+def _check_numbers(limit: int | None, samples: int, think: str | None) -> None:
+    """UserError for what cannot be asked, whatever the tasks."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}: give a number from 1 up")
+    if samples < 1:
+        raise UserError(f"--samples is {samples}: give a number from 1 up")
+    if think is not None:
+        parse(think)
+        if samples > 1:
+            raise UserError("--think draws its own samples: leave out --samples")
+
+
+def _tasks(names: str, limit: int | None, unsafe: bool, options: Options) -> list[Any]:
+    """The tasks of these names; UserError for one that cannot be asked so, before the first is asked."""
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    found = [task_registry.find(name, limit, unsafe=unsafe) for name in named]
+    if not found:
+        raise UserError("--tasks names no task")
+    for task in found:
+        check(task, options)
+    return found
+
+
+def _check_against(model: str, tasks: list[Any], strict: bool, itself: bool) -> None:
+    """UserError for the model itself, or an encoder that is asked for answers."""
+    if itself:
+        raise UserError("--against names the model itself")
+    is_encoder = cutaway.load(console.model_path(model), strict=strict).is_encoder
+    if is_encoder and not all(map(_labelled, tasks)):
+        raise UserError(f"{model}: is an encoder, which writes nothing: name a decoder")
 
 
 def _labelled(task: Any) -> bool:

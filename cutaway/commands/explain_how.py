@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.commands.console import doing
 from cutaway.errors import UserError
+from cutaway.extras import installed
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel
@@ -37,6 +38,11 @@ def answers(lm: LanguageModel, ids: Sequence[int], text: str) -> dict[str, Any]:
             "architecture": architecture.architecture(lm),
             "plan": plan.plan(lm, len(ids)),
         }
+    if installed("torch"):
+        from cutaway.inspect.how import alignment
+
+        with doing("Training a translator"):
+            found["alignments"] = alignment.alignments(text)
     with doing("Quantizing"):
         try:
             found["quantized"] = [quantized.quantized(lm, ids, kind) for kind in RECORDED]

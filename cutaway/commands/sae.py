@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -89,10 +89,13 @@ def sae(
         from cutaway.inspect import reports
 
         files.write(html, reports.autoencoder(made, found), force=force)
-    card = made.card
     if as_json:
-        console.print_json(asdict(card))
-        return
+        console.print_json(asdict(made.card))
+    else:
+        _show(made.card, output, keep_sinks)
+
+
+def _show(card: Any, output: Path, keep_sinks: bool) -> None:
     console.say(f"{output}: {card.features:,} features of {card.name}, {card.kind}, {card.steps:,} steps")
     console.say(
         f"{card.sinks:,} of {card.tokens:,} tokens are attention sinks and "

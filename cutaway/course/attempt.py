@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from cutaway.errors import OperationalError, UserError
 
 MEMORY = 4 << 30  # bytes of address space beyond what is there at the start
 SEED = 20261130
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # so that times compare
 
 
 def judged(exercise: Exercise, file: Path, seed: int = SEED) -> Verdict:
@@ -29,7 +31,9 @@ def judged(exercise: Exercise, file: Path, seed: int = SEED) -> Verdict:
         raise UserError(f"{file} is not there: `cutaway course start {exercise.chapter}` writes it")
     command = [sys.executable, "-m", "cutaway.course.attempt", exercise.number, str(file), str(seed)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=exercise.seconds, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=exercise.seconds, check=False, env=ONE_THREAD
+        )
     except subprocess.TimeoutExpired:
         return Verdict(
             False, f"it did not end within {exercise.seconds:.0f} seconds: does a loop run for ever?"

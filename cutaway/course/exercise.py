@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,8 @@ class Exercise:
     ``number`` is "6.3". ``name`` and ``parameters`` are the function's; its stub has ``task`` as docstring,
     below ``imports`` and the code that is ``given``. ``cases(rng)`` yields hidden arguments, small ones
     first. ``judge``, instead of a reference, says what is wrong with a result, or None: for exercises that
-    look for something in a real model. ``seconds`` bounds the whole check. ``faster_than`` is a slow
-    function: where speed is the lesson, the answer must take at most half of its time on the last case.
+    look for something in a real model. ``seconds`` bounds the whole check, ``memory`` the
+    bytes that an answer takes on the last case, where that is the lesson.
     """
 
     number: str
@@ -63,7 +64,7 @@ class Exercise:
     mistakes: Sequence[Mistake] = ()
     tolerance: float = 1e-6
     seconds: float = 60.0
-    faster_than: Callable[..., Any] | None = None
+    memory: int | None = None
     imports: str = "import numpy as np"
     given: str = ""  # code that the stub has above the function, for the reader to use
 
@@ -121,8 +122,8 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
             failed.append((arguments, result, right))
     if failed:
         return Verdict(False, _hint_of_difference(exercise, failed), tried)
-    slow = _hint_of_speed(exercise, answer, last)
-    return Verdict(slow is None, slow or "", tried, time.perf_counter() - begun)
+    large = _hint_of_memory(exercise, answer, last)
+    return Verdict(large is None, large or "", tried, time.perf_counter() - begun)
 
 
 def _called(function: Callable[..., Any], arguments: Arguments) -> Any:
@@ -164,7 +165,9 @@ def _hint_of_any(exercise: Exercise, arguments: Arguments, given: Arguments, res
         result, Mapping
     ):
         return f"the result should be of type {type(right).__name__}, and is {type(result).__name__}"
-    elif isinstance(right, tuple) and isinstance(result, tuple) and len(right) != len(result):
+    elif isinstance(right, tuple) and not isinstance(result, tuple | list):
+        return f"the result should have {len(right)} parts, and is of type {type(result).__name__}"
+    elif isinstance(right, tuple) and len(right) != len(result):
         return f"the result should have {len(right)} parts, and has {len(result)}"
     return None
 
@@ -196,26 +199,20 @@ def _gives(mistake: Mistake, arguments: Arguments, result: Any, tolerance: float
     return same(result, found, tolerance)
 
 
-def _hint_of_speed(exercise: Exercise, answer: Callable[..., Any], arguments: Arguments) -> str | None:
-    """Where speed is the lesson: the answer must take at most half of the slow function's time."""
-    if exercise.faster_than is None:
+def _hint_of_memory(exercise: Exercise, answer: Callable[..., Any], arguments: Arguments) -> str | None:
+    """Where memory is the lesson: what the answer allocates at once on the last case is bounded."""
+    if exercise.memory is None:
         return None
-    taken, slow = (_least_seconds(one, arguments) for one in (answer, exercise.faster_than))
-    if taken <= slow / 2:
+    given = copy.deepcopy(arguments)
+    tracemalloc.start()
+    try:
+        answer(*given)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    if peak <= exercise.memory:
         return None
-    return (
-        f"it is right, and takes {taken / slow:.1f} times what the slow way takes: half of that is asked for"
-    )
-
-
-def _least_seconds(function: Callable[..., Any], arguments: Arguments) -> float:
-    """Processor seconds, the least of three calls."""
-    found = []
-    for _ in range(3):
-        given, begun = copy.deepcopy(arguments), time.process_time()
-        function(*given)
-        found.append(time.process_time() - begun)
-    return max(min(found), 1e-9)
+    return f"it is right, and takes {peak / 1e6:.1f} MB at once: {exercise.memory / 1e6:.1f} MB are asked for"
 
 
 def same(one: Any, other: Any, tolerance: float) -> bool:

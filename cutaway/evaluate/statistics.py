@@ -234,11 +234,6 @@ def pass_at(n: int, right: int, k: int) -> float:
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def pass_all(n: int, right: int, k: int) -> float:
-    """The probability that all of k samples are right."""
-    return math.comb(right, k) / math.comb(n, k)
-
-
 def _estimated(
     x: np.ndarray, clusters: Sequence[Hashable] | None, bounds: tuple[float, float] | None
 ) -> tuple[Estimate, float]:

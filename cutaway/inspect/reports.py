@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def autoencoder(sae: SAE, data: Activations) -> str:
     return report.html(
         f"Sparse autoencoder of {card.name}",
         [
-            report.Text(f"Model: {card.model}"),
+            report.Text(f"Model: {Path(card.model).name}"),
             Table("What it is", ["", "value"], facts),
             report.Grid([fired, strong]),
             Table("Features", ["feature", "fires on", "largest activation"], listed),

@@ -31,12 +31,10 @@ class Carried(NamedTuple):
     S: np.ndarray | None
 
 
-def empty(of: Any, kind: str) -> Carried:
+def empty(of: Any) -> Carried:
     """What is kept before the first token."""
-    if kind == "short_conv":
-        return Carried(np.zeros((of.channels, of.conv - 1), np.float32), None)
     tail = np.zeros((of.channels, of.conv - 1), np.float32)
-    return Carried(tail, np.zeros((of.heads, of.key_size, of.values), np.float32))
+    return Carried(tail, np.zeros(of.state_shape, np.float32) if of.state_shape else None)
 
 
 def short_conv(

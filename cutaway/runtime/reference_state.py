@@ -11,7 +11,6 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
-from cutaway.model.kinds import kind_of
 from cutaway.runtime import block_numbers, cache_formats, recurrence
 from cutaway.runtime.adapter import Beside
 from cutaway.runtime.edits import Edit
@@ -45,7 +44,7 @@ class State:
 
     def _forget(self) -> None:
         """Recurrent layers as they are before a text."""
-        self.carried = {path: recurrence.empty(of, kind_of(of)) for path, of in self._recurrent.items()}
+        self.carried = {path: recurrence.empty(of) for path, of in self._recurrent.items()}
 
     @property
     def nbytes(self) -> int:

@@ -160,7 +160,7 @@ def _prepared(
     form = answer_form.of_chat(service.lm, body, tools, choice, content or _continued(body), opened)
     room = service.context - len(ids)
     form.limit([room if most is None else min(most, room)], left, _thought_limit(body, left, variables))
-    internals = service.internals(body.internals)
+    internals = body.internals and service.internals(body.internals)
     edit = own and own.hooks(ids)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
     requests = [

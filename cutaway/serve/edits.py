@@ -127,15 +127,15 @@ async def read(service: Service, http: HTTPRequest, requests: Sequence[Request])
     """Have the scheduler read prompts beside all others. What was read counts, when the client leaves too."""
     record, seconds = record_of(http), service.limits.request_seconds
     streams = [service.decoder.submit(request) for request in requests]
-    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
     for stream in streams:
-        stream.subscribe(lambda event: service.bridge.put(queue, event))
+        stream.subscribe(service.bridge.listener(queue))
     service.bridge.deliver()
     left = len(streams)
     try:
         async with asyncio.timeout(seconds):
             while left:
-                event = await queue.get()
+                _, event = await queue.get()
                 if isinstance(event, Exception):
                     raise event
                 left -= event.generation is not None

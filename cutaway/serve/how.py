@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
+from cutaway.extras import need
 from cutaway.inspect.how import architecture, mechanisms, plan, quantized, tokenizers, vectors
 from cutaway.serve.api_error import APIError
 from cutaway.serve.json_body import json_response
@@ -87,6 +88,15 @@ def requantized(service: Service, body: QuantizedRequest, http: HTTPRequest) -> 
     return json_response(quantized.quantized(service.lm, ids, body.type))
 
 
+def aligned(service: Service, body: HowRequest, http: HTTPRequest) -> Response:
+    """The alignments of a small translator with Bahdanau's attention that spells a text's words backwards."""
+    service.check_model(body.model)
+    need("Training the translator", "torch")
+    from cutaway.inspect.how import alignment
+
+    return json_response(alignment.alignments(body.text))
+
+
 def _ids(service: Service, body: HowRequest) -> Sequence[int]:
     """The ids of the text; APIError for none."""
     ids: Any = service.lm.tokenizer.encode(body.text)
@@ -101,6 +111,7 @@ ROUTES = [
     Route("POST", "/v1/how/vectors", NEEDS, beside(mapped), VectorsRequest),
     Route("POST", "/v1/how/mechanisms", NEEDS, beside(kinds), HowRequest),
     Route("POST", "/v1/how/architecture", NEEDS, beside(parts), ModelRequest),
+    Route("POST", "/v1/how/alignments", NEEDS, computed(aligned), HowRequest, computes=True),
     Route("POST", "/v1/how/plan", NEEDS, computed(planned), HowRequest, computes=True),
     Route("POST", "/v1/how/quantized", NEEDS, computed(requantized), QuantizedRequest, computes=True),
 ]

@@ -57,7 +57,7 @@ def beside(work: Work[Response]) -> Answerer:
 
 
 def computed(work: Work[Response]) -> Answerer:
-    """An answer that is computed with the PyTorch model, one at a time."""
+    """An answer that is computed with the model outside of the scheduler's steps, one at a time."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
         return await while_connected(http, service.run_alone(http, work, body, http))

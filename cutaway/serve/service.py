@@ -137,7 +137,7 @@ class Service:
         return self.pool.run(client, self.limits.request_seconds, work, self, *arguments)
 
     async def run_alone(self, http: HTTPRequest, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Run work(service, ...) that computes with the PyTorch model, one request at a time.
+        """Run work(service, ...) that computes with the model beside the scheduler's steps, one at a time.
 
         What it reads it counts with `spend`.
         """

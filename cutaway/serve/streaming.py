@@ -81,12 +81,12 @@ class MergedStreams:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
-        put = self.service.bridge.put
+        bridge = self.service.bridge
         held: list[list[Piece]] = [[] for _ in self.streams]
         samples = [0] * len(self.streams)
         for i, stream in enumerate(self.streams):
-            stream.subscribe(partial(lambda i, event: put(queue, (i, event)), i))
-        self.service.bridge.deliver()
+            stream.subscribe(bridge.listener(queue, i))
+        bridge.deliver()
         unfinished, client = len(self.streams), self.streams[0].request.client
         seconds = self.service.limits.request_seconds
         left = max(0.0, self.began + seconds - time.perf_counter())
@@ -120,8 +120,8 @@ class MergedStreams:
             samples[i], held[i] = samples[i] + 1, []
             self.streams[i] = self.submit(request)
             self._answered.discard(i)
-            self.streams[i].subscribe(partial(lambda i, event: put(queue, (i, event)), i))
-            self.service.bridge.deliver()
+            self.streams[i].subscribe(bridge.listener(queue, i))
+            bridge.deliver()
 
     async def collect(self) -> tuple[list[list[Piece]], list[Generation]]:
         """Of each answer all pieces, and its generation, when all are finished."""

@@ -27,7 +27,6 @@ from cutaway.generate.batch.request import Request
 from cutaway.inspect.tokens import tokens
 from cutaway.runtime import values
 from cutaway.serve.api_error import APIError, errors_in
-from cutaway.serve.edit_schema import Edits
 from cutaway.serve.edits import (
     READ,
     WHOLE_TOKENS,
@@ -37,10 +36,9 @@ from cutaway.serve.edits import (
     parse_edits,
     read,
 )
+from cutaway.serve.inside.forward import InsideRequest, prompt_ids
 from cutaway.serve.json_body import BodyResponse, json_response
-from cutaway.serve.openai.message_schema import Ending, Messages
 from cutaway.serve.operations.request_record import caller_of
-from cutaway.serve.prompts import PROMPT_ONCE, ending, prompt
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
@@ -52,20 +50,13 @@ PAGE_TYPE = "application/vnd.cutaway.page"  # docs/serving.md has its layout
 STEP_NUMBERS = 16_000_000  # of the values of the tokens that a step reads of a trace: 64 MB
 
 
-class TraceRequest(Ending):
+class TraceRequest(InsideRequest):
     """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
 
-    model: Text | None = None
-    text: Text | None = None
-    messages: Messages | None = None
-    prompt_token_ids: Indices | None = Field(
-        None, description="The prompt as ids, in place of text and messages: what a model read and answered."
-    )
     values: Annotated[list[Text], FailFast, Field(max_length=64)] = Field([])
     layers: Indices | None = None
     heads: Indices | None = None
     positions: Positions | None = None
-    edits: Edits = Field([])
     top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
     format: Literal["json", "safetensors", "page"] = "json"
 
@@ -133,13 +124,7 @@ def _page_names(service: Service) -> list[str]:
 
 
 def _asked(service: Service, body: TraceRequest) -> _Asked:
-    lm, given = service.lm, body.prompt_token_ids
-    if given is None:
-        ids = prompt(service, body.text, body.messages, "text", ending(body))
-    elif body.text is not None or body.messages is not None:
-        raise APIError(400, PROMPT_ONCE, param="prompt_token_ids")
-    else:
-        ids = given
+    lm, ids = service.lm, prompt_ids(service, body)
     edits = parse_edits(service, body.edits)
     is_page = body.format == "page"
     names = _page_names(service) if is_page else _names(body, len(lm.config.blocks))

@@ -152,16 +152,20 @@ class LoopBridge:
     """Events on their way to the queues of one event loop, which is woken once for all of a step: each waking
     hands Python's lock over, and the thread that wakes waits to have it back.
 
-    ``put`` and ``send`` may be called by any thread, ``deliver`` by the loop's own.
+    Listeners and ``send`` may be called by any thread, ``deliver`` by the loop's own.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[tuple[asyncio.Queue[Any], Any]] = deque()
 
-    def put(self, queue: asyncio.Queue[Any], event: Any) -> None:
-        """Add an event for this queue; it is delivered after the next ``send``."""
-        self._waiting.append((queue, event))
+    def listener(self, queue: asyncio.Queue[tuple[int, Any]], which: int = 0) -> Callable[[Any], None]:
+        """What adds an event of this number to the queue; it is delivered after the next ``send``."""
+
+        def put(event: Any) -> None:
+            self._waiting.append((queue, (which, event)))
+
+        return put
 
     def send(self) -> None:
         """Have the loop deliver what waits."""

@@ -72,12 +72,12 @@ class Tokenizer:
         A rank file needs `pattern` (a name such as "cl100k", or a regular expression) and takes `special`
         tokens. Raises UserError for what cannot be read or is not supported, by name.
         """
-        from cutaway.tokenizer import formats
+        from cutaway.tokenizer import spec_files
 
         def read() -> TokenizerSpec:
-            return formats.read(source, pattern, special)
+            return spec_files.read_spec(source, pattern, special)
 
-        return cls._opened(formats.digest(source, pattern, special), read)
+        return cls._opened(spec_files.spec_digest(source, pattern, special), read)
 
     @classmethod
     def _opened(cls, name: str | None, read: Callable[[], TokenizerSpec]) -> Tokenizer:
@@ -150,9 +150,9 @@ class Tokenizer:
         OpenAI's ranks, .gguf llama.cpp's metadata without a model, .txt BERT's vocab.txt. Raises UserError
         for what a format cannot say, and for a file that exists unless `force`. Returns the file's path.
         """
-        from cutaway.tokenizer.formats import save
+        from cutaway.tokenizer.spec_files import save_spec
 
-        return save(self.spec, path, force)
+        return save_spec(self.spec, path, force)
 
     def encode(self, text: str, special: str = "text", add_special: bool = False) -> list[int]:
         """The ids of a text; `add_special` puts the tokens around it that the model's inputs have.

@@ -18,7 +18,7 @@ from cutaway.model.config import Decoder
 from cutaway.model.labels import HeadLayer, HeadNorm, HeadPooling, LabelHead
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed
-from cutaway.weights import families, rows, safetensors
+from cutaway.weights import family_registry, rows, safetensors
 from cutaway.weights.checkpoint import TOKENS, Checkpoint
 from cutaway.weights.head import Head
 
@@ -142,7 +142,11 @@ def _form(checkpoint: Checkpoint) -> Head:
     """The form of a classifier's head; UserError for one that is not known."""
     of_tokens, family = checkpoint.classifier.endswith(TOKENS), checkpoint.family or ""
     form = (
-        DECODERS if isinstance(checkpoint.config, Decoder) else families.get(family).head if family else None
+        DECODERS
+        if isinstance(checkpoint.config, Decoder)
+        else family_registry.get(family).head
+        if family
+        else None
     )
     if form is None:
         raise UserError(f"{checkpoint.source}: the head of {quoted(checkpoint.classifier)} is not known here")

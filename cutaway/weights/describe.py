@@ -14,7 +14,7 @@ from cutaway.model.config import Decoder, Model
 from cutaway.model.config_dict import to_dict
 from cutaway.model.kinds import kind_of
 from cutaway.position.scaling import Factors, Llama3, LongRoPE, YaRN
-from cutaway.weights import families, lacking, rotary
+from cutaway.weights import family_registry, lacking, rotary
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.lacking import Difference
@@ -60,8 +60,8 @@ def described(
 def _candidates(checkpoint: Checkpoint) -> list[Family]:
     """All families of such models, the model's own first."""
     first = (checkpoint.family, "llama")
-    names = sorted(families.names(), key=lambda name: (name != first[0], name != first[1], name))
-    return [family for family in map(families.get, names) if family.covers(checkpoint.config)]
+    names = sorted(family_registry.names(), key=lambda name: (name != first[0], name != first[1], name))
+    return [family for family in map(family_registry.get, names) if family.covers(checkpoint.config)]
 
 
 def _difference(one: Any, other: Any, where: str) -> Difference | None:
@@ -103,7 +103,7 @@ def folded(checkpoint: Checkpoint, notes: Counter[str], in_gguf: bool = True) ->
     """The same function in a config that GGUF, or a folder, can state: what it has no keys for is in the
     weights.
     """
-    family = families.get(checkpoint.family) if checkpoint.family else None
+    family = family_registry.get(checkpoint.family) if checkpoint.family else None
     checkpoint = _without_idle_groups(checkpoint) if in_gguf else checkpoint
     fold = family and (family.folded if in_gguf else family.unfolded)
     if fold is None:

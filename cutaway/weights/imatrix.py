@@ -19,7 +19,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.gguf.types import MAGIC
 from cutaway.quantization import formats
-from cutaway.weights import families, named_tensors, rules
+from cutaway.weights import family_registry, named_tensors, rules
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.retype import counted
 
@@ -106,7 +106,7 @@ def write(
 
 def _bound(checkpoint: Checkpoint) -> list[rules.Bound]:
     """The family's names in GGUF of this model's weights."""
-    table = families.get(checkpoint.family).gguf if checkpoint.family else ()
+    table = family_registry.get(checkpoint.family).gguf if checkpoint.family else ()
     if not table:
         raise UserError(
             f"{checkpoint.source}: its family has no names in GGUF, which importance matrices go by"

@@ -22,7 +22,7 @@ from cutaway.model.config_dict import from_dict
 from cutaway.native import mapped_files
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text
-from cutaway.weights import adapters, families, rules, safetensors, ways, wrappers
+from cutaway.weights import adapters, family_registry, rules, safetensors, ways, wrappers
 from cutaway.weights.checkpoint import CLASSIFIERS, Checkpoint, Target
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -112,7 +112,7 @@ def base_and_adapter(model: Checkpoint) -> tuple[Checkpoint, adapters.Adapter]:
 def _gguf(path: Path) -> Checkpoint:
     file = gguf.read(path)
     _guard(file.tensors, path)
-    family = families.of_gguf(Fields(file.metadata, path))
+    family = family_registry.of_gguf(Fields(file.metadata, path))
     fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.", file.tensors)
     config = family.read(fields)
     joined = family.gguf_joined and "blk.0.attn_kv_b.weight" in file.tensors
@@ -197,7 +197,7 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     if part is not None:
         data, where, theirs = part.config, part.where, part.weights
     fields = Fields(data, where, strict=strict)
-    family = families.of_hf(fields)
+    family = family_registry.of_hf(fields)
     config = family.read(fields)
     theirs = _prefixed(_respelt(theirs, family), family.prefix)
     classifier = _classifier(data)

@@ -19,7 +19,7 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import EncoderDecoder
 from cutaway.quantization import formats, search
 from cutaway.quantization.mixes import SMALLER, Mix, Place, mix_named, type_of_logits
-from cutaway.weights import families, named_tensors, rules
+from cutaway.weights import family_registry, named_tensors, rules
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.describe import folded
 from cutaway.weights.named_tensors import Tensors
@@ -149,7 +149,7 @@ def _layers_with(checkpoint: Checkpoint, names: tuple[str, ...]) -> list[tuple[i
 
 def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
     """By our name of each weight, that in the family's GGUF file, or ours again where there is no family."""
-    table = families.get(checkpoint.family).gguf if checkpoint.family else ()
+    table = family_registry.get(checkpoint.family).gguf if checkpoint.family else ()
     if not table:
         return {name: name for name in checkpoint.tensors}
     bound = rules.bind(table, checkpoint.config)

@@ -12,7 +12,7 @@ from cutaway.errors import UserError
 from cutaway.model.config import Model
 from cutaway.model.config_dict import to_dict
 from cutaway.store.files import Progress, atomic_folder
-from cutaway.weights import classifier, families, rules, safetensors
+from cutaway.weights import classifier, family_registry, rules, safetensors
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.describe import described, folded
 from cutaway.weights.family import Family
@@ -100,7 +100,7 @@ def _check_as_read(checkpoint: Checkpoint) -> None:
 def _labelled(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[Family, dict[str, Any]]:
     """The family of a classifier, and its config.json without the type of its weights."""
     assert checkpoint.family  # a folder that transformers wrote
-    return families.get(checkpoint.family), {key: one for key, one in config.items() if key != "dtype"}
+    return family_registry.get(checkpoint.family), {key: one for key, one in config.items() if key != "dtype"}
 
 
 def _torch_type(entries: Tensors) -> str:

@@ -71,7 +71,8 @@ def evaluation(file: Path) -> None:
             "first_prompt": "A man is sitting on a roof. He",
         }
         return {
-            task: own | {"acc": value + shift, "acc_interval": [value + shift - 0.09, value + shift + 0.1]}
+            task: own
+            | {"acc": value + shift, "acc_interval": [max(0.0, value + shift - 0.09), value + shift + 0.1]}
             for task, value in values.items()
         }
 

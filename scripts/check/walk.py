@@ -30,9 +30,9 @@ SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required
 HELD = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}}
 LIMITS = {  # files and switches
     "a prompt": (19, 95),
-    "an edit": (26, 155),
-    "a chat": (39, 200),
-    "a chat in form": (47, 270),
+    "an edit": (28, 155),
+    "a chat": (40, 200),
+    "a chat in form": (48, 270),
 }
 CLOCKS = ("serve/operations/lifecycle.py",)  # the server's own second, which is no request's
 SETTLES = 0.2  # seconds in which the other threads end what the request began

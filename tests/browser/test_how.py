@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cutaway
 from cutaway.cli import main
-from cutaway.inspect.how import architecture, mechanisms, tokenizers, vectors
+from cutaway.inspect.how import alignment, architecture, mechanisms, tokenizers, vectors
 from tests import inputs
 from tests.browser.conftest import frames
 from tests.serving import Server
@@ -29,7 +30,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The chapters of a small model as a file, beside the model."""
     folder = tmp_path_factory.mktemp("how")
     model = model_file(folder / "small.gguf")
-    assert main(["explain", TEXT, "--model", str(model), "--how", "--html", str(folder / "how.html")]) == 0
+    words = [{"word": w, "written": w[::-1], "weights": np.eye(len(w))[::-1].tolist()} for w in TEXT.split()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "alignments", lambda text: {"steps": 1, "words": words})
+        code = main(["explain", TEXT, "--model", str(model), "--how", "--html", str(folder / "how.html")])
+    assert code == 0
     return folder
 
 
@@ -150,12 +155,14 @@ def test_masks_costs_and_the_block(how: Any, recorded: Path) -> None:
     assert names == [one["kind"] for one in kinds]
     tab.locator(".chapter select").first.select_option(str(names.index("local")))
     frames(tab)
-    mask = tab.locator(".chapter .heat")
+    mask = tab.locator(".chapter .heat").first
     mask.focus()
     for key in ("End", "PageDown", "Home"):
         tab.keyboard.press(key)
-    assert "does not see" in tab.locator(".chapter .readout").first.inner_text()
-    assert tab.locator(".chapter figure").count() == 3
+    assert "seen 0" in tab.locator(".chapter .readout").first.inner_text()
+    assert tab.locator(".chapter > .stack > .charts figure").count() == 3
+    titles = tab.locator("#alignments h3").all_inner_texts()
+    assert [one.split(" → ")[0] for one in titles[1:]] == ["the", "tall", "thing", "thins"]
     tab = how("architecture")
     found = architecture.architecture(lm)["blocks"][0]["parts"][1]
     tab.locator(".part[aria-pressed='true']").focus()

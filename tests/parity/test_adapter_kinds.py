@@ -15,7 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from cutaway.errors import UserError
 from cutaway.model.config import Encoder
-from cutaway.weights import adapters, families, gguf_adapters, layout, load, named_tensors, rules, save, ways
+from cutaway.weights import (
+    adapters,
+    family_registry,
+    gguf_adapters,
+    layout,
+    load,
+    named_tensors,
+    rules,
+    save,
+    ways,
+)
 from cutaway.weights.changes import LowRank
 from cutaway.weights.peft_write import CONVERTED
 from tests.parity import peft_kinds, tiny
@@ -136,7 +146,7 @@ def test_pefts_converted_families_are_known() -> None:
 
     types = conversion._MODEL_TO_CONVERSION_PATTERN.items()
     converted = {kind for kind, like in types if like in conversion._MOE_TARGET_MODULE_MAPPING}
-    ours = {name for name, aliases in families.names().items() if converted & {name, *aliases}}
+    ours = {name for name, aliases in family_registry.names().items() if converted & {name, *aliases}}
     assert ours == set(CONVERTED)
 
 
@@ -184,7 +194,7 @@ def test_matrices_have_the_names_of_transformers_parameters(case: str, folder: F
     """Else PEFT leaves out what is written for them, with a warning."""
     own = {name: tuple(weight.shape) for name, weight in tiny.model(case).named_parameters()}
     checkpoint = load.read(folder(case))
-    for bound in layout.modules(families.get(checkpoint.family or ""), checkpoint.config):
+    for bound in layout.modules(family_registry.get(checkpoint.family or ""), checkpoint.config):
         if len(bound.place.shapes[0]) == 2 and ".conv" not in bound.ours[0]:
             assert own.get(bound.theirs) == bound.how.shape(bound.place), bound.theirs
 

@@ -28,7 +28,7 @@ from cutaway.runtime import block_numbers, supported
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import (
     describe,
-    families,
+    family_registry,
     load,
     named_tensors,
     naming,
@@ -239,7 +239,7 @@ def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp
 def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
     """Written against the refusal, with a name for every weight, the file is one that llama.cpp rejects."""
     checkpoint = tiny.worded(load.read(folder(case)))
-    family = families.get(checkpoint.family or "")
+    family = family_registry.get(checkpoint.family or "")
     biases = naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT, parts=("bias",))
     known = {rule.theirs for rule in family.gguf}
     names = (*family.gguf, *(rule for rule in biases if rule.theirs not in known))
@@ -300,7 +300,7 @@ def test_latent_attention_in_one_matrix_is_read_too(folder: Folder, tmp_path: Pa
     checkpoint = tiny.worded(load.read(folder("deepseek_v3-1")))
     save.write(tmp_path / "model.gguf", checkpoint)
     file = gguf.read(tmp_path / "model.gguf")
-    family, words = families.get("deepseek_v3"), dict(file.metadata)
+    family, words = family_registry.get("deepseek_v3"), dict(file.metadata)
     of = checkpoint.config.blocks[0].attention
     for key, size in ("key", of.key_size + of.rope_dim), ("value", of.values):
         words |= {f"deepseek2.attention.{key}_length": size}

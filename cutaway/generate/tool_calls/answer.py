@@ -16,7 +16,7 @@ Event = parser.ParserEvent | Thought
 
 class AnswerReader:
     """One answer. ``format`` None: no call is read; ``forced``: it is calls alone. ``begun``: the text that
-    it goes on with, of which no event is told.
+    it goes on with, of which it gives no event.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AnswerReader:
 def collect(events: Sequence[Event]) -> tuple[str, str, list[parser.Call]]:
     """The thought, the content and the calls that events add up to."""
     thought = "".join(event.text for event in events if isinstance(event, Thought))
-    said = [event for event in events if not isinstance(event, Thought)]
-    if all(isinstance(event, str) for event in said):
-        return thought, "".join(map(str, said)), []
-    return thought, *parser.collect(said)
+    others = [event for event in events if not isinstance(event, Thought)]
+    if all(isinstance(event, str) for event in others):
+        return thought, "".join(map(str, others)), []
+    return thought, *parser.collect(others)

@@ -32,8 +32,7 @@ def tokenizers(tokenizer: Any, text: str) -> dict[str, Any]:
 
     Raises UserError for a text that is empty or longer than LONGEST characters.
     """
-    if not text.strip() or len(text) > LONGEST:
-        raise UserError(f"The text has {len(text):,} characters: give 1 to {LONGEST:,}, not spaces alone")
+    check_text(text)
     counts = WordCounts.of([text], WORD)
     words = counts.words
     learned, rounds = bpe(counts), unigram(words)
@@ -65,6 +64,12 @@ def tokenizers(tokenizer: Any, text: str) -> dict[str, Any]:
         "bpe": learned,
         "unigram": {"rounds": [{**one, "scores": None} for one in rounds], **_lattice(first, words)},
     }
+
+
+def check_text(text: str) -> None:
+    """UserError for a text that is empty or longer than LONGEST characters."""
+    if not text.strip() or len(text) > LONGEST:
+        raise UserError(f"The text has {len(text):,} characters: give 1 to {LONGEST:,}, not spaces alone")
 
 
 def bpe(counts: WordCounts) -> dict[str, Any]:

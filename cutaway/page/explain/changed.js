@@ -3,6 +3,7 @@
 import { shade } from "../colours.js";
 import { bar, drawn, make, number, percent, scrolling, table } from "../elements.js";
 import { clamp, heat } from "../heat.js";
+import { partsMap } from "./residual.js";
 
 const SHOWN = 8;
 
@@ -32,7 +33,9 @@ export const changed = {
       pick: (r, c) => state.set(c ? { token: r, layer: c - 1 } : { token: r }),
       chosen: () => [state.token, state.layer + 1],
     });
-    const moved = movedMap(state, heads, mlps);
+    const parts = new Map([...heads, ...mlps].map((one) => [`${one.layer}.${one.head}`, one.change]));
+    const moved = partsMap(state, "How far outputs moved, as a part of their norm in the base", (layer, head) => parts.get(`${layer}.${head}`) ?? 0,
+      (value, largest) => shade(value / largest), (value) => `moved ${percent(value)} of its norm`, { title: "moved", write: percent, tag: () => ["derived"] });
     const words = (texts) => make("span", { class: "words" }, texts.slice(0, 4).map((text) => make("bdi", { class: "word" }, drawn(text))));
     const directions = written.slice(0, SHOWN).map(({ weight, change, directions: [first] }) => [
       weight.replace(/^blocks\./, "").replace(/\.weight$/, ""), percent(change), percent(first.share), words(first.promotes), words(first.opposite)]);
@@ -49,29 +52,3 @@ export const changed = {
     return { whole, update: () => [parted, moved].forEach((map) => map.update()), hover: () => [parted, moved].forEach((map) => map.hover()) };
   },
 };
-
-// How far each head's and MLP's output moved, as a part of its norm in the base.
-function movedMap(state, heads, mlps) {
-  const { explanation } = state;
-  const at = new Map([...heads, ...mlps].map((one) => [`${one.layer}.${one.head ?? "mlp"}`, one]));
-  const most = Math.max(1e-9, ...[...at.values()].map(({ change }) => change));
-  const found = (r, c) => at.get(`${c}.${r < explanation.mostHeads ? r : "mlp"}`);
-  return heat(state, {
-    name: "How far outputs moved: a column a layer, a row a head, the last row the MLP; Enter chooses",
-    hint: "As a part of the output's norm in the base; attention sinks are left out.",
-    legend: { title: "moved", largest: most, write: percent, tag: () => ["derived"] },
-    axes: () => ["head", "layer"],
-    rows: () => explanation.mostHeads + 1,
-    columns: () => explanation.layers,
-    size: (width) => ({ left: 44, top: 22, width: clamp(Math.floor((width - 44) / explanation.layers), 16, 40), height: 18 }),
-    colour: (r, c) => (found(r, c) ? shade(found(r, c).change / most) : null),
-    rowName: (r) => (r < explanation.mostHeads ? `h ${r}` : "MLP"),
-    columnName: String,
-    say(r, c) {
-      const one = found(r, c);
-      return one ? `Layer ${c}, ${r < explanation.mostHeads ? `head ${r}` : "MLP"}: moved ${percent(one.change)} of its norm ${number(one.norm)}` : "This layer has fewer heads.";
-    },
-    pick: (r, c) => state.set(r < explanation.mostHeads ? { layer: c, head: r } : { layer: c }),
-    chosen: () => [state.head, state.layer],
-  });
-}

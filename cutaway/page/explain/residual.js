@@ -48,7 +48,7 @@ function growth(state) {
 }
 
 // Layers from left to right; a row a head, and the MLP below them.
-function partsMap(state, name, value, colour, say, legend) {
+export function partsMap(state, name, value, colour, say, legend) {
   const { explanation } = state;
   const rows = explanation.mostHeads + 1;
   const part = (r) => (r < explanation.mostHeads ? r : null);

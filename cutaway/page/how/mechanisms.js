@@ -1,9 +1,8 @@
 // Attention mechanisms on the same sentence, in the model's sizes: mask, cost and KV cache.
 
+import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
-import { palette } from "../colours.js";
-import { drawn, make, options, select, table } from "../elements.js";
-import { clamp, heat } from "../heat.js";
+import { make, options, select, table } from "../elements.js";
 
 const BESIDE = ["mha", "gqa", "mla", "local", "linear"];
 
@@ -14,38 +13,48 @@ export const mechanisms = {
     const found = await source.ask("mechanisms", { text: text() });
     const { explanation } = (await page()).states[0];
     let at = Math.max(0, found.kinds.findIndex(({ kind }) => kind === found.own[0]));
-    const name = (i) => (i < explanation.length ? drawn(explanation.tokenText(i)) : String(i));
+    const token = (i) => (i < explanation.length ? explanation.tokenText(i) : String(i));
     const which = select("kind", (value) => {
       at = value;
       update();
     });
-    const still = { hovered: null, page: { later: (_, task) => requestAnimationFrame(task), hover() {} } };
-    const map = heat(still, {
-      name: "The mask: a row a query, a column a key",
-      hint: "Filled: the query sees the key.",
-      axes: () => ["query", "key"],
-      rows: () => found.kinds[at].mask?.length ?? 0,
-      columns: () => found.kinds[at].mask?.[0].length ?? 0,
-      size: (width) => ({ left: 92, top: 74, slant: true, height: 20, width: clamp(Math.floor((width - 92) / (found.kinds[at].mask?.length ?? 1)), 14, 36) }),
-      colour: (r, c) => (found.kinds[at].mask[r][c] === "#" ? palette().accent : palette().paper),
-      rowName: name,
-      columnName: name,
-      say: (r, c) => `${name(r)} ${found.kinds[at].mask[r][c] === "#" ? "sees" : "does not see"} ${name(c)}`,
-    });
+    const mask = make("div", {});
     const words = make("div", {});
     const charts = make("div", { class: "charts" });
     const update = () => {
       options(which.input, found.kinds.map(({ kind }) => (found.own.includes(kind) ? `${kind} (this model)` : kind)), at);
       const one = found.kinds[at];
-      map.whole.hidden = !one.mask;
+      const names = { labels: [...(one.mask ?? [])].map((_, i) => token(i)) };
+      mask.replaceChildren(...(one.mask ? [heatmap({ title: "Mask", rows: { title: "query", ...names }, columns: { title: "key", ...names },
+        values: one.mask.map((row) => [...row].map((cell) => Number(cell === "#"))), value: "seen", high: 1 }, [])] : []));
       words.replaceChildren(...aboutKind(one));
       charts.replaceChildren(...costs(found, one));
-      map.update();
     };
-    requestAnimationFrame(update);
-    return make("div", { class: "stack" }, make("div", { class: "chooser" }, which.whole), make("div", { class: "two even" }, words, map.whole), charts);
+    update();
+    return make("div", { class: "stack" }, make("div", { class: "chooser" }, which.whole), make("div", { class: "two even" }, words, mask), charts, await aligned(source, text));
   },
 };
+
+// Bahdanau's attention at its first task: a small translator that spells the sentence's words backwards.
+async function aligned(source, text) {
+  const place = make("div", { class: "charts" });
+  const show = async () => {
+    const { words, steps } = await source.ask("alignments", { text: text() });
+    place.replaceChildren(...words.map(({ word, written, weights }) => heatmap({
+      title: `${word} → ${written}`, note: `Trained for ${steps} steps on random letters.`, rows: { title: "written", labels: [...written] },
+      columns: { title: "read", labels: [...word] }, values: weights, value: "attention weight", high: 1,
+    }, [])));
+    if (!words.length) place.textContent = "The sentence has no word of 3 to 8 Latin letters.";
+  };
+  const button = source.live ? make("button", { type: "button", class: "small", click: async () => {
+    button.disabled = true;
+    await show().catch((error) => { place.textContent = error.message; });
+    button.disabled = false;
+  } }, "Train it, and align the sentence's words") : null;
+  if (!button) await show().catch((error) => { place.textContent = error.message; });
+  return make("div", { class: "stack", id: "alignments" }, make("h3", {}, "Alignments (Bahdanau, 2014)"),
+    make("p", {}, "A recurrent network reads a word's letters, another writes them backwards, and attends at each step to what was read."), button, place);
+}
 
 function aboutKind({ summary, caption, formulas, options: own }) {
   const listed = Object.entries(own).filter(([, value]) => value !== null && value !== false).map(([key, value]) => `${key} ${value}`).join(", ");

@@ -82,14 +82,19 @@ async def prepared(
 
 
 def _checked(service: Service, body: InsideRequest) -> Prompt:
-    ids = body.prompt_token_ids
-    if ids is None:
-        ids = prompt(service, body.text, body.messages, "text", ending(body))
-    elif body.text is not None or body.messages is not None:
-        raise APIError(400, PROMPT_ONCE, param="prompt_token_ids")
+    ids = prompt_ids(service, body)
     service.check_ids(ids, "text")
     check_length(service, ids, "text")
     return Prompt(ids, parse_edits(service, body.edits))
+
+
+def prompt_ids(service: Service, body: InsideRequest) -> list[int]:
+    """The ids of a request's prompt, given once: as ids, as they are, as text or as messages."""
+    if body.prompt_token_ids is None:
+        return prompt(service, body.text, body.messages, "text", ending(body))
+    if body.text is not None or body.messages is not None:
+        raise APIError(400, PROMPT_ONCE, param="prompt_token_ids")
+    return body.prompt_token_ids
 
 
 async def run(service: Service, http: HTTPRequest, passes: Sequence[Forward]) -> None:

@@ -57,10 +57,10 @@ class ChatCompletion:
         readers = [self.of.reader() for _ in pieces]
         choices = [self._choice(i, *one) for i, one in enumerate(zip(readers, pieces, strict=True))]
         thought = sum(reader.thought_tokens for reader in readers)
-        service.log_answer(self.of.body, [choice["message"] for choice in choices])
-        head = service.head(new_id("chatcmpl"), "chat.completion", self.of.body.model)
-        counts = usage(generations, generations[:1])
+        counts, id = usage(generations, generations[:1]), new_id("chatcmpl")
         counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+        service.log_answer(self.of.body, [choice["message"] for choice in choices])
+        head = service.head(id, "chat.completion", self.of.body.model)
         answered = head | {"choices": choices, "usage": counts} | self._prompt_ids()
         return json_response(answered | warned(self.of.form.warnings))
 

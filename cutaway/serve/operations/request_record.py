@@ -242,10 +242,10 @@ class RecordMiddleware:
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                told = MutableHeaders(scope=message)
+                shown = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    told.setdefault(name, value)
-                told.update(self._headers(record, inner.get("ignored")))
+                    shown.setdefault(name, value)
+                shown.update(self._headers(record, inner.get("ignored")))
             elif scope["method"] == "HEAD":  # answered as GET without the body, as load balancers need
                 message = dict(message, body=b"")
             await send(message)

@@ -113,7 +113,6 @@ FAMILY = llama.FAMILY.but(
     defaults={"head_size": 128, "context": 16384, "eps": 1e-5, "window": 1024}
     | {"experts": 64, "top_k": 6, "expert_hidden": 1408, "shared": 2, "routed_scale": 1.0},
     fixed={"nope": rows.nope_where_full, "post_norm": True, "normalised": True, **rows.SIGMOID},
-    forget=("bias", "out_bias", "mlp_bias"),
     sparse=True,
     mixers=("gated", "gated_local"),
     harmless=("topk_group", "num_limited_groups", "load_balance_coeff"),

@@ -303,7 +303,7 @@ FAMILY = llama.FAMILY.but(
     | {"query_latent": 1536, "interleaved": True, "shared": 1, "routed_scale": 2.5, "normalised": True}
     | {"experts": 256, "top_k": 8, "expert_hidden": 2048, "groups": 8, "top_groups": 4},
     nulls={"query_latent": None},
-    forget=("bias", "out_bias", "mlp_bias", "head_size"),
+    forget=("head_size",),
     fixed=rows.SIGMOID | {"latent_eps": EPS},
     gguf_fixed={"interleaved": True, "latent_eps": lambda known: known["eps"]},
     ignored_gguf=(),

@@ -46,7 +46,6 @@ FAMILY = llama.FAMILY.but(
     gguf=(),
     rows=(*rows.SIZES, *rows.DENSE[:1], *rows.biases("attention_bias")),
     build=decoder,
-    describe=decoders.settings,
     defaults={"eps": 1e-5},
     mixers=("differential",),
     harmless=("lambda_std_dev",),

@@ -287,10 +287,8 @@ FAMILY = deepseek_v3.FAMILY.but(
     build=decoder,
     describe=settings,
     defaults={"vocab": 163840, "width": 2304, "hidden": 9216, "layers": 27, "heads": 32, "context": 1048576}
-    | {"eps": 1e-5, "key_size": 128, "head_size": 64, "value_size": 128, "latent": 512, "query_latent": None}
-    | {"experts": 256, "top_k": 8, "expert_hidden": 1024, "groups": 1, "top_groups": 1, "normalised": True}
+    | {"eps": 1e-5, "query_latent": None, "expert_hidden": 1024, "groups": 1, "top_groups": 1}
     | {"routed_scale": 2.446, "linear_head": 128, "linear_heads": 32, "conv": 4},
-    forget=("rope",),
     fixed={"tied": False, "rope": None, "activation": "silu"},
     folded=folded,
     gguf_fixed={"normalised": True, "query_latent": None},

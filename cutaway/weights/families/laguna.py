@@ -83,7 +83,7 @@ FAMILY = llama.FAMILY.but(
     defaults={"kv_heads": 8, "head_size": 128, "context": 131072, "window": 512}
     | {"experts": 256, "top_k": 8, "expert_hidden": 512, "shared": 512, "routed_scale": 1.0},
     fixed={"normalised": True, **rows.SIGMOID, "group_of_two": False},
-    forget=("bias", "out_bias", "mlp_bias", "kv_heads", "head_size"),
+    forget=("kv_heads", "head_size"),
     sparse=True,
     mixers=("gated", "gated_local"),
 )

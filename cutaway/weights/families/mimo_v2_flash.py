@@ -98,6 +98,6 @@ FAMILY = llama.FAMILY.but(
     | {"groups": 1, "top_groups": 1, "normalised": True, "routed_scale": 1.0},
     nulls={"value_scale": 1.0, "routed_scale": 1.0},
     fixed=rows.SIGMOID,
-    forget=("out_bias", "mlp_bias", "kv_heads", "head_size"),
+    forget=("kv_heads", "head_size"),
     sparse=True,
 )

@@ -47,7 +47,6 @@ FAMILY = mixtral.FAMILY.but(
     "phimoe",
     "PhiMoEForCausalLM",
     modules=(*mixtral.FAMILY.modules, (".mlp.gate.", ".mlp.router.")),
-    hf=mixtral.FAMILY.hf,
     gguf=(),
     rows=(
         *rows.replaced(rows.SIZES, Rope()),
