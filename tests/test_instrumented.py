@@ -111,7 +111,7 @@ def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
 def test_activations_that_follow_from_others_are_the_pytorch_models(name: str) -> None:
     """Keys and values of latent attention, and experts' neurons, by name and by wildcard."""
     of: Any = subject(name)
-    names = [*derived.names(of.config)]
+    names = [name for name in derived.names(of.config) if not name.endswith("result")]
     (ours,), (theirs,) = (each.values([TEXT], names) for each in (of.engine, of.pytorch))
     assert list(ours) == names and any(len(ours[one]) for one in names)
     assert all(ours[one].shape == theirs[one].shape for one in names)
@@ -123,6 +123,27 @@ def test_activations_that_follow_from_others_are_the_pytorch_models(name: str) -
     assert list(again) == some and all(np.array_equal(again[one], ours[one]) for one in some)
     reason = of.engine.unsupported_reason((), [edits.Scale(name=some[0])], ())
     assert reason is not None and ("does not show" in reason or "latents" in reason)
+
+
+@compiled
+@pytest.mark.parametrize("name", ["qwen2", "mamba2", "qwen3-next", "diffllama"])
+def test_what_heads_give_is_attentions_output(name: str) -> None:
+    of: Any = subject(name)
+    names = ["blocks.*.attention.result", "blocks.*.attention.out", "logits"]
+    for engine in (of.engine, of.pytorch):
+        (seen,) = engine.values([TEXT], names)
+        results = [one for one in seen if one.endswith("result")]
+        assert len(results) == 3 and not any(one.endswith((".z", "out_input")) for one in seen)
+        for one in results:
+            path = one.removesuffix(".result")
+            bias = f"{path}.out.bias"
+            whole = seen[one].sum(0) + (engine.weight(bias) if bias in of.config.weights() else 0)
+            assert np.allclose(whole, seen[f"{path}.out"], atol=1e-4), one
+    assert not any(one.endswith("result") for one in of.engine.resolve(["blocks.*.attention.*", TAPS]))
+    if name == "qwen2":
+        theirs = trace_texts(of, [TEXT], ["blocks.1.attn.hook_result"])[0]["blocks.1.attn.hook_result"]
+        (own,) = of.engine.values([TEXT], ["blocks.1.attention.result"])
+        assert np.array_equal(theirs, own["blocks.1.attention.result"])
 
 
 @compiled

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.inspect.inputs import has_gate, has_pattern, source_layer
+from cutaway.inspect.derived import result
+from cutaway.inspect.inputs import has_gate, has_pattern, out_input, source_layer
 from cutaway.inspect.instrumented import Instrumented, head_table
 from cutaway.layers.config import Norm
 from cutaway.model.block_config import Block
@@ -166,21 +167,13 @@ def _mixed(block: Block, layer: int, seen: Mapping[str, np.ndarray]) -> np.ndarr
     return out * by + seen[f"blocks.{layer}.beside.out"] * other_by
 
 
-def out_input(of: Any, layer: int) -> str:
-    """The activation that a layer's output matrix reads: z, or what a gate makes of it."""
-    own = has_gate(of) or not has_pattern(of)
-    return f"blocks.{layer}.attention.{'out_input' if own else 'z'}"
-
-
 def head_outputs(engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int) -> np.ndarray:
     """float32 [h t d]: what each head of a layer adds to the residual stream, its slice of W_o times its z.
 
     A norm after attention has its size frozen.
     """
     block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
-    z = seen[out_input(block.attention, layer)]
-    weight = engine.weight(f"{name}.out.weight").reshape(-1, z.shape[0], z.shape[2])
-    heads = np.stack([own @ weight[:, h].T for h, own in enumerate(z)])
+    heads = result(seen[out_input(block.attention, layer)], engine.weight(f"{name}.out.weight"))
     if block.beside is not None:
         heads = heads * np.float32(block.beside.outputs[0])
     if "attention_post_norm" not in block.norms:

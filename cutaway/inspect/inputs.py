@@ -25,6 +25,12 @@ def has_gate(config: Any) -> bool:
     return kind_of(config) in GATED or getattr(config, "gated", False)
 
 
+def out_input(of: Any, layer: int) -> str:
+    """The activation that a layer's output matrix reads: z, or what a gate or a recurrence makes of it."""
+    own = has_gate(of) or not has_pattern(of)
+    return f"blocks.{layer}.attention.{'out_input' if own else 'z'}"
+
+
 def output_heads(config: Any) -> int:
     """How many heads of a layer have an output: of a differential layer's attention maps half."""
     return config.heads // 2 if kind_of(config) == "differential" else config.heads

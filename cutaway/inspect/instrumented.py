@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SQUARE = ("scores", "pattern", "index", "chosen")  # activations with keys as their last axis
 # Those of heads, [h t k]
+RESULT = ".result"  # what each head adds to the residual stream
 BY_HEAD = ("q", "k", "v", "z", "q_unrotated", "k_unrotated", "out_input", "latent")
 Values = dict[str, np.ndarray]  # activations of one text by name, without a batch axis
 

@@ -19,7 +19,7 @@ from cutaway.inspect import derived, runtime_edits
 from cutaway.inspect import edits as edits_of
 from cutaway.inspect import names as naming
 from cutaway.inspect.inputs import view_names
-from cutaway.inspect.instrumented import BY_HEAD, SQUARE, Values
+from cutaway.inspect.instrumented import BY_HEAD, RESULT, SQUARE, Values
 from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.quantization.rows import PackedRows
@@ -40,7 +40,7 @@ ORDER = (  # of a block's activations, as they are computed
     *("mlp.down", "mlp.out", "mlp_post_norm", "out"),
 )
 # Outputs of modules, large ones, and what others follow from: kept where they are named.
-UNTAPPED = ("norm", ".down", ".state", ".expert_hidden")
+UNTAPPED = ("norm", ".down", ".state", ".expert_hidden", RESULT)
 
 
 class Piece(NamedTuple):
@@ -84,10 +84,15 @@ class InstrumentedRuntime:
         if "*" in names:
             raise UserError("the runtime does not show the output of every module")
         asked = [one for name in names for one in (self._taps if name == TAPS else (name,))]
-        found = [naming.expanded(self._shapes, name) for name in naming.resolve(self._shapes, asked)]
-        if not all(found):
+        known = naming.resolve(self._shapes, asked)
+        found = {name: naming.expanded(self._shapes, name) for name in known}
+        if not all(found.values()):
             raise UserError("the runtime does not show activations within experts")
-        return list(dict.fromkeys(one for names in found for one in names))
+        kept = ((name, one) for name, every in found.items() for one in every)
+        # Heads' results are large: a wildcard of other names does not stand for them.
+        return list(
+            dict.fromkeys(one for name, one in kept if name.endswith(RESULT) or not one.endswith(RESULT))
+        )
 
     def in_step(self, names: Sequence[str]) -> bool:
         """Whether the step itself writes these out, so that a batch of requests may observe them."""
@@ -125,7 +130,7 @@ class InstrumentedRuntime:
         kept = self.resolve(names)
         follow = [name for name in kept if name in self._derived]
         read = [name for name in kept if name not in self._derived]
-        read += [source for name in follow for source in derived.sources(name)]
+        read += [source for name in follow for source in derived.sources(self.config, name)]
         wanted = named(self.config, tuple(dict.fromkeys(name for name in read if name != "logits")))
         layers = len(self.config.blocks)
         depth = layers if "logits" in kept else 1 + max((value.layer for value in wanted), default=0)
