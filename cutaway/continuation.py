@@ -50,7 +50,17 @@ Speculate = Literal["lookup"] | Drafts | None
 
 
 class GenerationOptions(SamplingOptions, total=False):
-    """What `generate` and `stream` take beside the prompt; each may be left out."""
+    """What `generate` and `stream` take beside the prompt and the sampling settings; each may be left out.
+
+    ``session``: the memory of earlier calls, of which a common beginning is not read again.
+    ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same vocabulary writes
+    ahead; the model checks several guesses in one forward pass. The text is distributed as without
+    (``generate/speculative.py``). ``edit``: changes of the model's activations (``inspect/edits.py``) for
+    this call alone, by the engine that answers; Python functions, and what the runtime does not edit, by the
+    PyTorch model. ``constraint``: what the text must follow, such as
+    ``constrain.json_schema(schema).begin(lm.tokenizer)`` (generate/constrain.py). ``keep``: activations by
+    name, as for `trace`: the generation's ``trace`` has them, of every token that was read.
+    """
 
     session: Session | None
     speculate: Speculate
@@ -60,7 +70,12 @@ class GenerationOptions(SamplingOptions, total=False):
 
 
 class BatchOptions(SamplingOptions, total=False):
-    """What `generate_batch` takes beside the prompts; each may be left out."""
+    """What `generate_batch` takes beside the prompts and the sampling settings, which hold for all of them.
+
+    ``edit`` changes the activations of all of them, ``edits`` those of each its own (None: not); prompts with
+    and without edits share the engine's steps. ``max_sequences``: how many are continued at once (16);
+    ``keep`` is as for `generate`. Each may be left out.
+    """
 
     edit: edits.Given | None
     edits: Sequence[edits.Given | None] | None
@@ -69,7 +84,11 @@ class BatchOptions(SamplingOptions, total=False):
 
 
 class ThinkOptions(SamplingOptions, total=False):
-    """What `think` takes beside the prompt and the strategy; each may be left out."""
+    """What `think` takes beside the prompt, the strategy and the sampling settings; each may be left out.
+
+    ``score`` judges a text (None: its own mean log-probability), ``extract`` finds the answer to vote on
+    (None: its last line).
+    """
 
     score: Callable[[str], float] | None
     extract: Callable[[str], str | None] | None

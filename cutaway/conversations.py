@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from cutaway.engines import Engines
 from cutaway.errors import UserError
@@ -19,6 +19,17 @@ Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
 Steering = Literal["refuse", "flag"]
 CHECK = "Check your answer. If it is wrong, correct it. End with the answer alone on the last line."
+
+
+class RenderOptions(TypedDict, total=False):
+    """How a conversation is rendered; each may be left out.
+
+    ``tools``: descriptions of what the model may call. ``steering``: what to do with content that changes
+    which control tokens the template writes: "refuse", or "flag" to let it (docs/chat.md).
+    """
+
+    tools: Tools
+    steering: Steering
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ Text = str | Sequence[int]
 
 
 class ReadOptions(TypedDict, total=False):
-    """How texts are read: so many at once, their ends cut off where they are too long, counted or not."""
+    """How texts are read: ``batch`` (32) at once, their ends cut off by ``truncate`` where they are too long.
+
+    ``progress`` counts them.
+    """
 
     batch: int
     truncate: bool
@@ -41,7 +44,10 @@ class ReadOptions(TypedDict, total=False):
 
 
 class EmbedOptions(ReadOptions, total=False):
-    """What `embed` takes beside texts, pooling and length; each may be left out."""
+    """What `embed` takes beside texts, pooling and length; each may be left out.
+
+    ``dimensions`` cuts vectors to their first numbers, for models trained for it (Matryoshka, 2205.13147).
+    """
 
     dimensions: int | None
 

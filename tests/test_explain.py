@@ -19,7 +19,7 @@ from rich.console import Console
 import cutaway
 from cutaway.cli import main
 from cutaway.commands import cells, explanation_text
-from cutaway.commands import explain as verb
+from cutaway.commands import explain_asked as asked
 from cutaway.commands.cells import bar, drawn, percent, spark
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, page_data, steering
@@ -60,7 +60,7 @@ class Small(SimpleNamespace):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Small:
     model = Small()
-    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(asked, "model_path", lambda source: source)
     monkeypatch.setattr(cutaway, "load", lambda path: model, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     return model

@@ -11,7 +11,7 @@ from cutaway.attention.backends import choice
 from cutaway.attention.common import linear_recurrence
 from cutaway.attention.common.registry import Sizes, kind
 from cutaway.cli import main
-from cutaway.commands import explain as verb
+from cutaway.commands import explain_asked as asked
 from cutaway.errors import UserError
 from cutaway.hooks import FACTS
 from cutaway.inspect.backends import backends
@@ -97,7 +97,7 @@ def test_the_verb(model, monkeypatch, capsys) -> None:
         def ids(self, text: str) -> list[int]:
             return Bytes().encode(text)
 
-    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(asked, "model_path", lambda source: source)
     monkeypatch.setattr(cutaway, "load", lambda source: Loaded(), raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["explain", "some text", "--backends", "--json"]) == 0

@@ -17,7 +17,7 @@ import torch
 import cutaway
 from cutaway.attention import gqa
 from cutaway.cli import main
-from cutaway.commands import explain as verb
+from cutaway.commands import explain_asked as asked
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, page_data
 from cutaway.inspect.attribution import head_outputs
@@ -42,7 +42,7 @@ MOST = 6_000_000
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Small:
     """What explain loads, whatever it is asked for."""
     model = Small()
-    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(asked, "model_path", lambda source: source)
     monkeypatch.setattr(cutaway, "load", lambda path: model, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     return model

@@ -1,6 +1,8 @@
 """/v1/attention, /v1/lens, /v1/attribution and /v1/divergence against the same numbers of Python."""
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from cutaway.inspect.edits import Ablate, from_json
 from cutaway.weights import adapters
 from tests import serving
 from tests.serving import Server
+from tests.waiting import wait_until
 
 from cutaway.serve.service import adapter_engine  # isort: skip
 
@@ -109,6 +112,31 @@ def test_what_attention_refuses(server: Server) -> None:
     assert "There is no head 0.9" in refused(server, "/v1/attention", heads=[9], layers=[0])
     assert "There is no position 99" in refused(server, "/v1/attention", positions=[99])
     assert "at most 2,000: give a smaller size" in refused(server, "/v1/attention", text="a b " * 20)
+
+
+@pytest.mark.parametrize("path", ["/v1/attention", "/v1/attribution"])
+def test_a_client_that_leaves_stops_the_work(
+    server: Server, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, held = server.service.decoder, threading.Event()
+    deliver = scheduler.on_step
+
+    def hold() -> None:
+        deliver()
+        if scheduler._running:
+            held.wait(20)
+
+    monkeypatch.setattr(scheduler, "on_step", hold)
+    body = json.dumps({"text": TEXT}).encode()
+    host = server.url.removeprefix("http://")
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2]))) as client:
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            wait_until(lambda: scheduler.stats().running == 1, "the text is read")
+        wait_until(lambda: scheduler._running[0].stream.cancelled, "the server sees that the client left")
+    finally:
+        held.set()
 
 
 # ---- lenses ------------------------------------------------------------------------------------------------

@@ -292,7 +292,11 @@ class Agent:
 
 
 class AgentOptions(SamplingOptions, total=False):
-    """What `lm.agent` takes beside the tools; each may be left out."""
+    """What `lm.agent` takes beside the tools and the sampling settings; each may be left out.
+
+    ``root``: the folder that search and read may see. ``confirm(call)`` is asked before each call; without
+    it all may run.
+    """
 
     root: str | Path
     system: str | None

@@ -159,6 +159,8 @@ def test_padding_changes_nothing_and_the_config_knows_every_weight(case: str, sa
         rows = [row.tolist() for row in IDS]
         found = text_vectors.vectors(TokenVectors(model), [*rows, [1]], kind, normalise=False)
         assert np.abs(found[:-1] - wanted.numpy()).max() < EXACT
+        alone = text_vectors.vectors(TokenVectors(model), [[1]], kind, normalise=False)
+        assert np.abs(found[-1] - alone[0]).max() < EXACT
     assert from_dict(to_dict(checkpoint.config), Encoder) == checkpoint.config
     named = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     assert checkpoint.config.weights() == named
