@@ -50,10 +50,12 @@ def build(folder: Path, faults: dict[str, list[tuple[int, str, str]]], objects: 
         if origin := found.stdout.strip():
             shutil.copy(origin, folder / "cutaway" / "_core.so")
         return
-    source, made = folder / "core", folder / "build"
+    source, made = folder, folder / "build"
     if objects is not None:
         source, made = objects / "source", objects / "build"
-    source.mkdir(parents=True, exist_ok=True)
+        for path in (ROOT / "cutaway").rglob("*.inc"):  # tables that the core includes
+            (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, source / path.relative_to(ROOT))
     shutil.copytree(ROOT / "native", source / "native", dirs_exist_ok=True)
     for name in ("CMakeLists.txt", "LICENSE", "README.md"):
         shutil.copy2(ROOT / name, source / name)
