@@ -1,4 +1,4 @@
-"""Sphinx configuration: pages are Markdown (MyST), one a topic. Build with `sphinx-build -W docs docs/_build`.
+"""Sphinx configuration: pages are Markdown (MyST), one a topic; `sphinx-build -W docs docs/_build` builds.
 
 Equations become MathML while the site is built: a page needs no network and no script to show them.
 """
