@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.course.chapter_6 import _softmax
+from cutaway.course.chapter_6 import softmax
 from cutaway.course.exercise import Arguments, Exercise, Mistake, Property
 
 TITLE = "What a large language model is"
@@ -20,15 +20,15 @@ QUESTION = "What is in the file of a language model, and how does it come to ans
 
 
 def _chances(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return _softmax(logits[None] / temperature)[0]
+    return softmax(logits[None] / temperature)[0]
 
 
 def _chances_times(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return _softmax(logits[None] * temperature)[0]
+    return softmax(logits[None] * temperature)[0]
 
 
 def _chances_scaled_after(logits: np.ndarray, temperature: float) -> np.ndarray:
-    found = _softmax(logits[None])[0] / temperature
+    found = softmax(logits[None])[0] / temperature
     return found / found.sum()
 
 
@@ -37,7 +37,7 @@ def _chances_not_one(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _chances_squared(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return _softmax(logits[None] / temperature**2)[0]
+    return softmax(logits[None] / temperature**2)[0]
 
 
 def _chance_cases(rng: np.random.Generator) -> Iterator[Arguments]:
@@ -92,7 +92,7 @@ def _top_p_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield np.array([0.5, 0.3, 0.15, 0.05]), 0.7
     yield np.array([0.1, 0.9]), 0.5
     for size, mass in ((8, 0.6), (50, 0.9)):
-        yield _softmax(rng.normal(size=(1, size)) * 2)[0], mass
+        yield softmax(rng.normal(size=(1, size)) * 2)[0], mass
 
 
 # ---- 1.3 ---------------------------------------------------------------------------------------------------
