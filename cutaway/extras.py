@@ -41,7 +41,7 @@ def sentence(what: str, library: str) -> str:
 def libraries() -> dict[str, list[tuple[str, str]]]:
     """The libraries of each extra with the least version of each, from the package's own metadata.
 
-    An extra that contains others has them as ("cutaway[NAME]", "0").
+    An extra that contains others has them as this package with their names in brackets.
     """
     import importlib.metadata
 

@@ -15,11 +15,8 @@ import pytest
 from cutaway.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "docs/course").glob("*.md")),
-]
+TOPICS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*TOPICS, *sorted((ROOT / "docs/course").glob("*.md"))]  # tests/course runs the Python of these
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -32,7 +29,7 @@ def _commands(page: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip().startswith("cutaway ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.name)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = "\n".join(_blocks(page, "pycon"))

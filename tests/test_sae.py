@@ -14,7 +14,7 @@ import torch
 import cutaway
 from cutaway import cli
 from cutaway.errors import UserError
-from cutaway.inspect import reports, sae, sae_training
+from cutaway.inspect import reports, sae, sae_pytorch, sae_training
 from cutaway.inspect.activations import Activations
 from tests.small import model_file
 
@@ -47,7 +47,7 @@ def directions() -> np.ndarray:
 def test_it_finds_what_data_is_made_of(kind: Any, directions: np.ndarray, tmp_path: Path) -> None:
     data = made_of(directions, 4000, 1)
     options: Any = {"features": 48, "kind": kind, "k": 3, "steps": 600, "batch": 256, "learning_rate": 5e-3}
-    made = sae.train(data, "blocks.1.out", **options)
+    made = sae_training.train(data, "blocks.1.out", **options)
     card = made.card
     assert card.unexplained < 0.15 and 1 < card.l0 < 6, card
     found = made.tensors["decoder"] / np.linalg.norm(made.tensors["decoder"], axis=1, keepdims=True)
@@ -64,7 +64,10 @@ def test_it_finds_what_data_is_made_of(kind: Any, directions: np.ndarray, tmp_pa
         assert np.allclose(z, np.where(kept & (pre > 0), pre, 0), atol=1e-3)
         best = read.top(row[None].astype(np.float32))[0]
         assert [one.feature for one in best] == np.argsort(-z)[: len(best)].tolist()
-    assert sae.train(data, "blocks.1.out", **(options | {"steps": 5})).card.unexplained > card.unexplained
+    assert (
+        sae_training.train(data, "blocks.1.out", **(options | {"steps": 5})).card.unexplained
+        > card.unexplained
+    )
 
 
 def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_path: Path) -> None:
@@ -79,10 +82,10 @@ def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_p
     sinks[first] = sinks[massive] = True
     assert np.array_equal(data.sinks("blocks.1.out"), sinks)
     options: Any = {"features": 48, "k": 3, "steps": 600, "batch": 256, "learning_rate": 5e-3}
-    card = sae.train(data, "blocks.1.out", **options).card
+    card = sae_training.train(data, "blocks.1.out", **options).card
     assert (card.tokens, card.sinks, card.keep_sinks) == (4000, 50, False)
     assert card.unexplained < 0.15 and card.unexplained_with_sinks > 0.3, card
-    kept = sae.train(data, "blocks.1.out", keep_sinks=True, **options)
+    kept = sae_training.train(data, "blocks.1.out", keep_sinks=True, **options)
     assert kept.card.unexplained_with_sinks < 0.01 and kept.card.unexplained > 2 * card.unexplained, kept.card
     batches = [
         np.concatenate(list(data.batches("blocks.1.out", 50, keep_sinks=keep))) for keep in (False, True)
@@ -95,14 +98,14 @@ def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_p
     made.save(tmp_path / "made")
     assert sae.SAE.load(tmp_path / "made").card == card
     with pytest.raises(UserError, match="0 tokens beside 4000 attention sinks, and at least 20"):
-        sae.train(dataset(rows, np.zeros(4000, int)), "blocks.1.out", **options)
+        sae_training.train(dataset(rows, np.zeros(4000, int)), "blocks.1.out", **options)
     with pytest.raises(UserError, match="this dataset has 3950 tokens beside attention sinks"):
         next(data.batches("blocks.1.out", 4000))
 
 
 def test_the_report_counts_how_often_each_feature_fires(directions: np.ndarray) -> None:
     data = made_of(directions, 300, 2)
-    made = sae.train(data, "blocks.1.out", features=48, k=3, steps=40, batch=64)
+    made = sae_training.train(data, "blocks.1.out", features=48, k=3, steps=40, batch=64)
     document = reports.autoencoder(made, data)
     block = re.search(r'id="data">([^<]*)</script>', document)
     assert block is not None
@@ -121,13 +124,13 @@ def test_dead_features_learn_again(directions: np.ndarray) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, WIDTH, generator=generator)
     card = sae.Card("blocks.1.out", "made", "topk", 8, 2, 1, 64, 0)
-    of = {name: tensor.requires_grad_() for name, tensor in sae_training._begun(WIDTH, card).items()}
+    of = {name: tensor.requires_grad_() for name, tensor in sae_pytorch._begun(WIDTH, card).items()}
     of["bias"].data[4:] = -50.0
     silent = torch.tensor([0.0] * 4 + [sae.DEAD + 1.0] * 4)
-    sae_training._loss(x, of, card, torch.zeros(8))[0].backward()
+    sae_pytorch._loss(x, of, card, torch.zeros(8))[0].backward()
     assert not torch.as_tensor(of["decoder"].grad)[4:].any()
     of["bias"].data[4:] = -1.0  # the others win still
-    sae_training._loss(x, of, card, silent)[0].backward()
+    sae_pytorch._loss(x, of, card, silent)[0].backward()
     assert torch.as_tensor(of["decoder"].grad)[4:].any()
 
 

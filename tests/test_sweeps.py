@@ -252,7 +252,7 @@ import sys
 sys.modules["torch"] = None
 import cutaway
 from cutaway.errors import UserError
-from cutaway.inspect import against, causal, importance, parallel, probes, sae, steering, tuned_lens
+from cutaway.inspect import against, causal, importance, parallel, probes, sae_training, steering, tuned_lens
 lm = cutaway.load(sys.argv[1])
 texts, others = ["the cat sat", "the dog ran"], ["the hat sat", "the dog sat"]
 found = causal.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])
@@ -267,7 +267,7 @@ machine = parallel.machine(lm, 1, 0.01)
 assert machine.flops > 0, machine
 for training in (
     lambda: tuned_lens.train(lm, texts),
-    lambda: sae.train(lm.activations(texts, ["blocks.1.out"]), "blocks.1.out", features=8, k=2),
+    lambda: sae_training.train(lm.activations(texts, ["blocks.1.out"]), "blocks.1.out", features=8, k=2),
 ):
     try:
         training()

@@ -66,7 +66,7 @@ def sae(
         files.check_file(html, force)
     found = Activations.open(data)
     console.use_threads(threads)
-    from cutaway.inspect.sae import train
+    from cutaway.inspect.sae_training import train
 
     name = found.names[0] if name is None else name
     width = int(found.rows(name, [0]).size)

@@ -312,6 +312,10 @@ class Loader:
                 f"The models are {', '.join(names)}: each needs a name of its own"
                 + (f", and there is none called {', '.join(sorted(named))}" if named else "")
             )
+        if self.loading.lens is not None and not self.loading.lens.is_file():
+            raise UserError(
+                f"--lens {self.loading.lens}: there is no such file; give one that a tuned lens saved"
+            )
         aliases: dict[str, list[str]] = {name: [] for name in names}
         for one in self.loading.alias:
             alias, _, name = one.rpartition("=")

@@ -47,17 +47,17 @@ def _score_cases(rng: np.random.Generator) -> Iterator[Arguments]:
 # ---- 6.3 ---------------------------------------------------------------------------------------------------
 
 
-def _softmax(scores: np.ndarray) -> np.ndarray:
+def softmax(scores: np.ndarray) -> np.ndarray:
     grown = np.exp(scores - scores.max(-1, keepdims=True))
     return grown / grown.sum(-1, keepdims=True)
 
 
 def _softmax_of_columns(scores: np.ndarray) -> np.ndarray:
-    return _softmax(scores.T).T
+    return softmax(scores.T).T
 
 
 def _softmax_of_all(scores: np.ndarray) -> np.ndarray:
-    return _softmax(scores.reshape(1, -1)).reshape(scores.shape)
+    return softmax(scores.reshape(1, -1)).reshape(scores.shape)
 
 
 def _shares(scores: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ def _shares(scores: np.ndarray) -> np.ndarray:
 
 
 def _softmax_in_base_2(scores: np.ndarray) -> np.ndarray:
-    return _softmax(scores * math.log(2))
+    return softmax(scores * math.log(2))
 
 
 def _softmax_cases(rng: np.random.Generator) -> Iterator[Arguments]:
@@ -79,11 +79,11 @@ def _softmax_cases(rng: np.random.Generator) -> Iterator[Arguments]:
 
 
 def _attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _softmax(_scores(q, k)) @ v
+    return softmax(_scores(q, k)) @ v
 
 
 def _attention_unscaled(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _softmax(q @ k.T) @ v
+    return softmax(q @ k.T) @ v
 
 
 def _attention_without_softmax(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def _attention_to_the_best(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.nd
 
 
 def _attention_divided(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _softmax(q @ k.T / q.shape[-1]) @ v
+    return softmax(q @ k.T / q.shape[-1]) @ v
 
 
 def _attention_cases(rng: np.random.Generator) -> Iterator[Arguments]:
@@ -271,7 +271,7 @@ the sum of e^score over the row. e^1000 is too large for a float; the result is 
 subtracted from a whole row before. Returns an array [t s].
 """,
         cases=_softmax_cases,
-        reference=_softmax,
+        reference=softmax,
         mistakes=(
             Mistake("it sums over columns: each row sums to 1", _softmax_of_columns),
             Mistake("it sums over the whole array: each row sums to 1", _softmax_of_all),

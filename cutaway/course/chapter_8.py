@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from cutaway.course.chapter_6 import _softmax as softmax
+from cutaway.course.chapter_6 import softmax
 from cutaway.course.exercise import Arguments, Exercise, Mistake, Property
 
 TITLE = "Architecture, and what runs in parallel"

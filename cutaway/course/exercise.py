@@ -30,7 +30,7 @@ class Property:
     """What the right answer has: ``holds(arguments, result)``, and the hint where it does not."""
 
     hint: str
-    holds: Callable[[Arguments, Any], bool]
+    holds: Callable[[Arguments, Any], bool | np.bool_]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,13 +30,22 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
 from cutaway.native import packed_product
-
-if TYPE_CHECKING:
-    from cutaway.lm import LanguageModel
+from cutaway.weights.checkpoint import Checkpoint
 
 NUMBER = 2  # bytes of a number in the cache
 VECTORS = 256  # in the product that is measured
 LATER = {"mla": ("query", "key_up", "value_up"), "dsa": ("query", "key_up", "value_up", "index_query")}
+
+
+@runtime_checkable
+class Loaded(Protocol):
+    """What is asked of a model: a ``LanguageModel``."""
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class Pass:
         return flops, moved, seconds
 
 
-def passes(lm: LanguageModel, tokens: int, sequences: int = 16) -> tuple[Pass, Pass, Pass]:
+def passes(lm: Loaded, tokens: int, sequences: int = 16) -> tuple[Pass, Pass, Pass]:
     """A prompt of so many tokens, the token after it, and that token of several texts together."""
     config: Any = lm.config
     stored = {name: lm.checkpoint.tensors.later(name).nbytes for name in lm.checkpoint.tensors}
@@ -264,7 +273,7 @@ def _texts(tokens: int, sequences: int) -> str:
     return what if sequences == 1 else f"{what} of {sequences} texts"
 
 
-def machine(lm: LanguageModel, threads: int, seconds: float = 0.3) -> Machine:
+def machine(lm: Loaded, threads: int, seconds: float = 0.3) -> Machine:
     """This machine as far as these measurements reach: memory read by all threads, and products.
 
     The product is that of the runtime's kernel with the model's own largest matrix where there is a kernel,

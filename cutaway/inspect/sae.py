@@ -9,7 +9,7 @@ would be nearly all of the variance.
 
 Both minimise the fraction of variance that x' leaves unexplained. TopK has dead features, which did not fire
 for a while, explain what the others leave (the paper's AuxK). JumpReLU adds the penalty (L0 / k - 1)^2, whose
-gradient passes the step through a rectangle around each threshold. ``sae_training.py`` trains, with torch.
+gradient passes the step through a rectangle around each threshold. ``sae_training.py`` trains it.
 
     sae = train(data, "blocks.15.out", features=4096, k=32)
     sae.top(lm.activations([text], [sae.name])[sae.name])        # the strongest features of each token
@@ -28,8 +28,6 @@ import numpy as np
 
 from cutaway.bounds import Count
 from cutaway.errors import UserError
-from cutaway.extras import need
-from cutaway.inspect.activations import Activations
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.edits import Add, Project
 from cutaway.model.config_dict import from_dict
@@ -162,33 +160,3 @@ class SAE:
         if not 0 <= feature < self.card.features:
             raise UserError(f"there is no feature {feature}: they are 0 to {self.card.features - 1}")
         return self.tensors["decoder"][feature].tolist()
-
-
-def train(
-    data: Activations,
-    name: str,
-    *,
-    features: int,
-    kind: Kind = "topk",
-    k: int = 32,
-    steps: int = 2000,
-    batch: int = 1024,
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    keep_sinks: bool = False,
-    progress: files.Progress = files.silent,
-) -> SAE:
-    """An autoencoder of ``name``'s rows, Adam with a linear warm-up and decay; a tenth of tokens is held out.
-
-    Attention sinks are not trained on, unless ``keep_sinks``. Raises UserError for a kind that is not known,
-    sizes that do not fit, and too few tokens.
-    """
-    if kind not in KINDS:
-        raise UserError(f"kind {kind!r} is not known: use one of {', '.join(KINDS)}")
-    if not 1 <= k <= features or steps < 1 or batch < 1:
-        raise UserError("k goes from 1 to the number of features, steps and batch from 1")
-    need("training a sparse autoencoder", "torch")
-    from cutaway.inspect.sae_training import trained
-
-    card = Card(name, str(data.facts["model"]), kind, features, k, steps, batch, seed, keep_sinks)
-    return trained(data, card, learning_rate, progress)

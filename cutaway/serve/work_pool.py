@@ -8,14 +8,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError, ShuttingDownError
 from cutaway.generate.batch.scheduler import FairQueue
 from cutaway.serve.api_error import timeout_error
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Result = TypeVar("Result")
 MOST_WAITING = 4096  # jobs; half of it is more than all connections have: no answer is refused at its end
@@ -139,12 +136,11 @@ def check_stopped() -> None:
 
 
 @contextlib.contextmanager
-def stoppable(model: nn.Module) -> Iterator[None]:
+def stoppable(model: Any) -> Iterator[None]:
     """This thread's forward passes end before their next block once its request is over."""
     from cutaway.hooks import hooked
 
-    blocks: Any = model.blocks
-    with hooked((block, lambda *_: check_stopped(), None) for block in blocks):
+    with hooked((block, lambda *_: check_stopped(), None) for block in model.blocks):
         yield
 
 

@@ -167,7 +167,7 @@ def _chat(browser: Any, name: str, answers: list[tuple[int, int]]) -> list[float
     tab.goto(f"http://127.0.0.1:{server.server_port}/")
     for i, (count, rate) in enumerate(answers[:-1], 1):
         _ask(tab, count, rate)
-        tab.wait_for_function("n => document.querySelectorAll('.under-answer button').length === n", arg=i)
+        tab.wait_for_function("n => document.querySelectorAll('.under-answer span').length === n", arg=i)
     tab.wait_for_timeout(500)
     _ask(tab, *answers[-1])
     tab.wait_for_function("document.querySelector('.composer button').textContent === 'Stop'")

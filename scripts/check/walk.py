@@ -32,7 +32,7 @@ LIMITS = {  # files and switches
     "a prompt": (19, 95),
     "an edit": (28, 155),
     "a chat": (40, 200),
-    "a chat in form": (48, 270),
+    "a chat in form": (45, 261),
 }
 CLOCKS = ("serve/operations/lifecycle.py",)  # the server's own second, which is no request's
 SETTLES = 0.2  # seconds in which the other threads end what the request began

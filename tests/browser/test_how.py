@@ -88,7 +88,7 @@ def test_tokenizers_step_by_step(how: Any, recorded: Path) -> None:
     found = tokenizers.tokenizers(cutaway.load(recorded / "small.gguf").tokenizer, TEXT)
     rows = tab.locator(".chapter table").first.locator("tbody tr")
     for row, one in zip(rows.all(), found["cuts"], strict=True):
-        assert row.locator("td").nth(1).inner_text() == str(len(one["pieces"])), one["name"]
+        assert row.locator("td").nth(2).inner_text() == str(len(one["pieces"])), one["name"]
         assert row.locator(".piece").count() == len(one["pieces"])
     control = tab.locator("#bpe input")
     control.focus()

@@ -312,5 +312,8 @@ def test_the_tree_by_keyboard(app: Opened) -> None:
     tab.keyboard.press("Enter")
     assert "Token 3" in tab.locator("#inspector").inner_text()
     assert items.last.get_attribute("aria-selected") == "true"
+    tab.keyboard.press("Escape")
+    assert tab.locator(":focus").get_attribute("aria-level") == "2", "the focus was lost"
+    tab.keyboard.press("Enter")
     tab.get_by_role("button", name="Continue from").last.click()
     tab.wait_for_function("() => document.querySelectorAll('[role=treeitem]').length === 4")

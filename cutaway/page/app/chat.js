@@ -158,6 +158,7 @@ export class Chat {
     this.button.textContent = "Stop";
     this.shell.announce("Answering");
     const [began, given] = [performance.now(), answer.tokens.length];
+    let problem = "";
     try {
       for await (const event of this.server.stream(CHAT, request, controller.signal)) {
         answer.push(event);
@@ -167,7 +168,7 @@ export class Chat {
       this.shell.announce(`Answer: ${answer.text.slice(0, 200)}`);
     } catch (error) {
       if (error.name !== "AbortError") {
-        turn.problem = error.message;
+        problem = error.message;
         this.shell.failed(error);
       } else {
         answer.finish = "stopped";
@@ -177,7 +178,7 @@ export class Chat {
     this.running.delete(controller);
     this.button.textContent = this.running.size ? "Stop" : "Send";
     answer.changed();
-    turn.show();
+    turn.ended(answer, problem);
     this.shell.grown(turn);
   }
 
@@ -209,7 +210,7 @@ export class Chat {
       asked: { model: answer.request.model, prompt_token_ids: ids, ...(answer.edits.length ? { edits: answer.edits } : {}) },
       close: () => {
         answer.mark(null);
-        answer.whole.focus();
+        (answer.whole.isConnected ? answer.whole : document.querySelector("[role='treeitem'][aria-selected='true']"))?.focus();
       },
       fork: (one) => this.fork(turn, answer, index, one),
       edit: (edit) => this.edits.add(edit),

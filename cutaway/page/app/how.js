@@ -14,7 +14,7 @@ export class HowItWorks {
   constructor(shell) {
     this.shell = shell;
     this.page = null;
-    this.text = make("textarea", { id: "sentence", rows: "1" });
+    this.text = make("textarea", { id: "sentence", rows: "2" });
     this.text.value = FIRST;
     this.how = new How({
       source: new Live(shell.server), text: () => this.text.value, page: () => this.traced(),

@@ -11,6 +11,7 @@ export class Tree {
   constructor(shell) {
     this.shell = shell;
     this.turn = null;
+    this.chosen = null; // the selected branch, as below
     this.folded = new Set(); // branches, by the ids up to their first token
     this.whole = make("div", { class: "tree-place" });
   }
@@ -49,7 +50,7 @@ export class Tree {
     const path = `${node.answer.ids(node.from + 1)},`;
     const mass = node.children.reduce((sum, one) => sum + one.chance, 0);
     const item = make("li", {
-      role: "treeitem", "aria-level": level, tabindex: "-1", "aria-selected": "false", "data-path": path,
+      role: "treeitem", "aria-level": level, tabindex: "-1", "aria-selected": String(path === this.chosen), "data-path": path,
       ...(group ? { "aria-expanded": String(!this.folded.has(path)) } : {}),
       "aria-label": `${text.slice(0, SHOWN)}, probability ${percent(node.chance)} here, ${small(node.joint)} together`,
     }, make("div", { class: "branch", click: () => this.select(item) },
@@ -69,6 +70,7 @@ export class Tree {
       one.setAttribute("aria-selected", String(one === item));
     });
     item.focus();
+    this.chosen = item.dataset.path;
     const { answer, from } = item.node;
     this.shell.chat.open(this.turn, answer, from);
   }

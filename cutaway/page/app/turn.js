@@ -16,6 +16,7 @@ export class Turn {
     this.messages = messages;
     this.versions = [];
     this.at = 0;
+    this.trouble = make("p", { class: "bad", role: "alert", hidden: true });
     this.whole = make("article", { class: "turn" });
   }
 
@@ -125,13 +126,21 @@ export class Turn {
       many > 1 ? make("p", { class: "under-answer quiet" },
         make("span", { class: "versions" }, step(-1), ` ${this.at + 1} of ${many} `, step(1)),
         make("button", { type: "button", class: "small", click: () => this.chat.tree(this) }, "Tree of answers")) : "",
-      this.problem ? make("p", { class: "bad", role: "alert" }, this.problem) : "");
+      this.trouble);
     this.whole.classList.toggle("paired", Boolean(beside));
   }
 
+  // What is below an answer. It changes in its place: the answer is not laid out again when it ends.
   under(answer) {
     const { finish, tokens } = answer;
-    return make("p", { class: "under-answer quiet" },
-      ...(finish ? [make("span", {}, `${tokens.length} tokens. ${ENDED[finish] ?? ""}`), ...this.chat.copies(answer)] : []));
+    answer.foot ??= make("p", { class: "under-answer quiet" });
+    answer.foot.replaceChildren(...(finish ? [make("span", {}, `${tokens.length} tokens. ${ENDED[finish] ?? ""}`), ...this.chat.copies(answer)] : []));
+    return answer.foot;
+  }
+
+  ended(answer, problem) {
+    this.under(answer);
+    this.trouble.textContent = problem;
+    this.trouble.hidden = !problem;
   }
 }

@@ -53,7 +53,7 @@ async function aligned(source, text) {
   } }, "Train it, and align the sentence's words") : null;
   if (!button) await show().catch((error) => { place.textContent = error.message; });
   return make("div", { class: "stack", id: "alignments" }, make("h3", {}, "Alignments (Bahdanau, 2014)"),
-    make("p", {}, "A recurrent network reads a word's letters, another writes them backwards, and attends at each step to what was read."), button, place);
+    make("p", {}, "A recurrent network reads a word's letters, another writes them backwards, and attends at each step to what was read."), button && make("p", {}, button), place);
 }
 
 function aboutKind({ summary, caption, formulas, options: own }) {

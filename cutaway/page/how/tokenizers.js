@@ -17,9 +17,9 @@ const pieceOf = (piece) => make("bdi", { class: "piece" }, drawn(piece));
 const pieces = (list) => make("span", { class: "pieces" }, list.map(pieceOf));
 
 function sideBySide(cuts) {
-  const rows = cuts.map(({ name, pieces: list, vocabulary }) => [name, count(list.length), count(vocabulary), pieces(list)]);
+  const rows = cuts.map(({ name, pieces: list, vocabulary }) => [name, pieces(list), count(list.length), count(vocabulary)]);
   return make("div", {}, make("h3", {}, "The same text, cut by each"), scrolling("The text by each tokenizer", table("The text as each tokenizer cuts it",
-    [["", "left"], ["tokens", "right", "exact"], ["vocabulary", "right", "exact"], ["pieces", "left"]], rows)));
+    [["", "left"], ["pieces", "left"], ["tokens", "right", "exact"], ["vocabulary", "right", "exact"]], rows)));
 }
 
 // A slider over steps: show(step) draws one.
