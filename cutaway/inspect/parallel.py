@@ -18,34 +18,23 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from cutaway import native
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import kind
+from cutaway.inspect.loaded import Loaded
 from cutaway.layers.config import MoE
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
 from cutaway.native import packed_product
-from cutaway.weights.checkpoint import Checkpoint
 
 NUMBER = 2  # bytes of a number in the cache
 VECTORS = 256  # in the product that is measured
 LATER = {"mla": ("query", "key_up", "value_up"), "dsa": ("query", "key_up", "value_up", "index_query")}
-
-
-@runtime_checkable
-class Loaded(Protocol):
-    """What is asked of a model: a ``LanguageModel``."""
-
-    @property
-    def config(self) -> Any: ...
-
-    @property
-    def checkpoint(self) -> Checkpoint: ...
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,17 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cutaway.inspect.loaded import Loaded
 from cutaway.model.kinds import kind_of
-
-if TYPE_CHECKING:
-    from cutaway.lm import LanguageModel
 
 SIZES = ("heads", "kv_heads", "key_size", "value_size", "hidden", "experts", "top_k", "latent", "rope_dim")
 NORMS = ("attention_norm", "attention_post_norm", "mlp_norm", "mlp_post_norm")
 WEIGHTS = 24  # of a part that are listed
 
 
-def architecture(lm: LanguageModel) -> dict[str, Any]:
+def architecture(lm: Loaded) -> dict[str, Any]:
     """The model's blocks, equal neighbours as one, and what is around them.
 
     A switch is an option of a part: its value, and whether it is the usual one.

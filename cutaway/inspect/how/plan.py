@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.inspect import parallel
 
-if TYPE_CHECKING:
-    from cutaway.lm import LanguageModel
-
 SEQUENCES = 16
 
 
-def plan(lm: LanguageModel, tokens: int) -> dict[str, Any]:
+def plan(lm: Any, tokens: int) -> dict[str, Any]:
     """The passes of ``inspect/parallel.py``, and this machine's measured limits.
 
     Raises UserError for an encoder, and for more tokens than the context holds.

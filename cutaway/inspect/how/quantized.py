@@ -14,7 +14,6 @@ from cutaway.weights.retype import stored_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cutaway.lm import LanguageModel
 
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
 TOKENS = 256
@@ -22,7 +21,7 @@ PARAMETERS = 400_000_000
 TOP = 5
 
 
-def quantized(lm: LanguageModel, ids: Sequence[int], kind: str) -> dict[str, Any]:
+def quantized(lm: Any, ids: Sequence[int], kind: str) -> dict[str, Any]:
     """The text by the model in another type: bytes, KL(model || quantized) in nats a position, next tokens.
 
     The weights that the model has are what is quantized and compared with: of a packed file its own types.
@@ -54,6 +53,6 @@ def quantized(lm: LanguageModel, ids: Sequence[int], kind: str) -> dict[str, Any
     }
 
 
-def _next(lm: LanguageModel, id: int, one: np.ndarray, two: np.ndarray) -> dict[str, Any]:
+def _next(lm: Any, id: int, one: np.ndarray, two: np.ndarray) -> dict[str, Any]:
     text = lm.tokenizer.token_bytes(id).decode(errors="backslashreplace")
     return {"id": id, "text": text, "before": float(np.exp(one[-1, id])), "after": float(np.exp(two[-1, id]))}
