@@ -63,9 +63,9 @@ class Shown:
             cls.__repr__ = _shown
 
 
-def _shown(config: Any) -> str:
-    values = ", ".join(f"{f.name}={getattr(config, f.name)!r}" for f in fields(config) if f.repr)
-    return f"{type(config).__module__.rpartition('.')[2]}.Config({values})"
+def _shown(self: Any) -> str:
+    values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.repr)
+    return f"{type(self).__module__.rpartition('.')[2]}.Config({values})"
 
 
 class Bounded(Shown):
