@@ -149,6 +149,7 @@ import cutaway
 from cutaway import cli, store
 from cutaway.commands import progress
 from cutaway.store import index
+from cutaway.store.files import Bytes
 
 os.chdir(sys.argv[1])
 lines, interrupts = json.loads(sys.argv[2]), sys.argv[3] == "interrupt"
@@ -168,7 +169,7 @@ progress.Progress.__call__ = reported
 
 def fetch(package, version, filename, sha256, limit, into, report, size):
     for done in range(0, size, size // 4):
-        report("downloading with pip", store.Bytes(done), store.Bytes(size))
+        report("downloading with pip", Bytes(done), Bytes(size))
     return shutil.copy("tiny.whl", into / filename)
 
 index.fetch = fetch
