@@ -59,7 +59,7 @@ def progress(folder: Path) -> dict[str, Standing]:
     try:
         kept = json.loads(path.read_text("utf-8"))
         return {number: Standing(bool(one["passed"]), int(one["tries"])) for number, one in kept.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it to begin anew") from error
 
 

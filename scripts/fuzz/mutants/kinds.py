@@ -964,6 +964,8 @@ READERS = {
     "commands/tokenizer/measure.py": PINNED,
     "commands/tokenizer_source.py": "prompt",
     "compare/sweep.py": "checkpoint and log",
+    "course/attempt.py": "the reader's own code, in a process of its own",
+    "course/folder.py": "the reader's own progress, one small JSON file",
     "data/novels.py": PINNED,
     "data/parquet.py": "parquet",
     "data/rows.py": "rows of examples, CSV, parquet, evaluation file",
