@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parent.parent / "cutaway"
 FILE, FUNCTION = 500, 60
 SUFFIXES = {".py", ".js", ".css", ".html"}
@@ -40,11 +38,6 @@ def test_what_is_too_long_is_found() -> None:
 def test_no_file_is_too_long() -> None:
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_bytes().splitlines()) for path in files()}
     assert len(sizes) > 500 and not long_files(sizes)
-
-
-@pytest.mark.parametrize("pattern", TABLES)
-def test_each_table_is_there(pattern: str) -> None:
-    assert list(PACKAGE.glob(pattern))
 
 
 def test_no_function_is_too_long() -> None:
