@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import cutaway
-from cutaway.evaluate import likelihood, tasks
+from cutaway.evaluate import likelihood, task_registry
 
 NAMES = ("hellaswag", "truthfulqa", "bigbench:hindu_knowledge", "bigbench:sports_understanding")
 
@@ -32,7 +32,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    every: list[Any] = [item for name in NAMES for item in tasks.find(name, given.each).items]
+    every: list[Any] = [item for name in NAMES for item in task_registry.find(name, given.each).items]
     items = every[: given.cases]
     print(f"{len(items)} cases of {', '.join(NAMES)}")
     found: dict[str, np.ndarray] = {}

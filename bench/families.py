@@ -23,7 +23,7 @@ from cutaway.native import library
 from cutaway.quantization import mixes
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import Test, prepared
-from cutaway.weights import families, load
+from cutaway.weights import family_registry, load
 from cutaway.weights.fields import Fields
 
 PLAIN = {"vocab_size": 49152, "max_position_embeddings": 8192, "tie_word_embeddings": False}
@@ -61,7 +61,7 @@ def written(folder: Path, shape: str, mix: str) -> Path:
     path = folder / f"{shape}.{mix}.gguf"
     if not path.exists():
         family, words = SHAPES[shape]
-        config = families.get(family).read(Fields(PLAIN | words, shape))
+        config = family_registry.get(family).read(Fields(PLAIN | words, shape))
         assert isinstance(config, Decoder)
         shapes.of_config(path, config, family, mix)
     return path

@@ -159,8 +159,8 @@ def _cutaway(asked: argparse.Namespace) -> Step:
     from cutaway import store
     from cutaway.train import device
     from cutaway.train.adapters import lora
-    from cutaway.train.loop import _checkpoint_activations
     from cutaway.train.objectives import next_token
+    from cutaway.train.prepare import checkpoint_activations
     from cutaway.train.trainable import Trainable, TrainingBatch
     from cutaway.weights import adapters, build, load
 
@@ -174,7 +174,7 @@ def _cutaway(asked: argparse.Namespace) -> Step:
             module.a.data = torch.from_numpy(np.array(start[f"{name}.weight"].a))
     model.train()
     if asked.one.endswith("recomputed"):
-        _checkpoint_activations(model)
+        checkpoint_activations(model)
     trainable = Trainable(model, next_token.Config(chunk_size=256), torch.ones(model.config.vocab))
     optimizer = _adamw(model)
     ready = torch.compile(trainable) if asked.one.endswith("compiled") else trainable

@@ -87,8 +87,8 @@ def _measured(name: str) -> dict[str, float]:
 
 def _cutaway(asked: argparse.Namespace, folder: Path) -> Seconds:
     from cutaway.train import rollouts
-    from cutaway.train.loop import Training
     from cutaway.train.recipes import rewards
+    from cutaway.train.training import Training
 
     words = (
         f"--task={TASK} --options={{}} --prompts={asked.prompts * (asked.steps + 1)} --test=2 --resample=0"

@@ -21,14 +21,15 @@ from cutaway import native
 from cutaway.attention import gqa
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.measure import figures
 from cutaway.weights import load, save
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors, is_kept_whole
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors, is_kept_whole
 
 WIDTH, LAYERS, VOCAB, CONTEXT = 1024, 12, 8192, 2560
 MLPS = {"dense": MLP(3584), "sparse": MoE(experts=8, top_k=2, hidden=1792)}

@@ -38,7 +38,7 @@ from cutaway.evaluate import perplexity as scoring
 from cutaway.evaluate import statistics
 from cutaway.quantization import formats, mixes
 from cutaway.weights import imatrix, load, quantize, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 SPREAD = 1.25
 LIBRARY = Path(argparse.__file__).parent

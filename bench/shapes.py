@@ -18,12 +18,13 @@ import cutaway
 from cutaway.attention import gqa
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes, search
-from cutaway.weights import load, quantize, rules, save
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights import load, named_tensors, quantize, save
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 VOCAB, CONTEXT, ROWS = 128256, 131072, 64
 SHAPES = {  # width, layers, heads, key-value heads, size of a head, neurons, head is the embedding table
@@ -72,8 +73,8 @@ def of_config(path: Path, config: Decoder, family: str, mix: str) -> Path:
     kinds = {name: small.checkpoint.tensors.later(name) for name in config.weights()}
 
     def alike(one: Packed | Later) -> Packed | Later:
-        if isinstance(one, rules.Absorbed):
-            return rules.of_absorbed(alike(one.stored), one.shape[0] // one.stored.shape[1])
+        if isinstance(one, named_tensors.Absorbed):
+            return named_tensors.of_absorbed(alike(one.stored), one.shape[0] // one.stored.shape[1])
         return entry(one.type, one.shape)
 
     tensors = Tensors({name: alike(one) for name, one in kinds.items()})

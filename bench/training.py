@@ -153,10 +153,11 @@ def _cutaway(compiled: bool, bf16: bool, asked: argparse.Namespace) -> Iterator[
     from cutaway.data.packing import Batch
     from cutaway.data.sources import Source
     from cutaway.layers.config import MLP, Norm
-    from cutaway.model.config import Block, Decoder
+    from cutaway.model.block_config import Block
+    from cutaway.model.config import Decoder
     from cutaway.position import learned
     from cutaway.train.config import DataConfig, TrainingConfig
-    from cutaway.train.loop import Dataset, Training
+    from cutaway.train.training import Dataset, Training
 
     heads = mha.Config(heads=asked.heads, key_size=asked.width // asked.heads)
     block = Block(heads, MLP(4 * asked.width, activation="gelu", gated=False), Norm("layer"))

@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cutaway.version import __version__
+
 if TYPE_CHECKING:
     from cutaway.errors import OperationalError, UserError
     from cutaway.hooks import tracing
     from cutaway.lm import LanguageModel, load
     from cutaway.tokenizer import Tokenizer
 
-__version__ = "0.1.0"
-__all__ = ["OperationalError", "LanguageModel", "UserError", "Tokenizer", "load", "tracing"]
+__all__ = ["OperationalError", "LanguageModel", "UserError", "Tokenizer", "__version__", "load", "tracing"]
 
 _HOMES = {
     "OperationalError": "cutaway.errors",

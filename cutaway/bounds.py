@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -39,11 +38,6 @@ class Bound:
         if self.above or self.below:
             return f"{low} and {'less than' if self.below else 'at most'} {self.high}"
         return f"from {self.low} to {self.high}"
-
-
-def hold(pairs: Iterable[tuple[Bound, float]]) -> bool:
-    """Whether each value is within its bound."""
-    return all(bound.holds(value) for bound, value in pairs)
 
 
 def is_finite(value: float) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cutaway import store
-from cutaway.agent import tools as known
+from cutaway.agent import built_in_tools
 from cutaway.embedding import passages, search
 from cutaway.errors import UserError, quoted
 from cutaway.store.files import OTHER_HOME, atomic_file, atomic_folder, digest, disk_errors
@@ -262,7 +262,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> tuple[Manifest, str]:
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file}: is no bundle: its manifest is missing or wrong") from None
     for tool in manifest.tools:  # a name alone: what else a tool could be spelt as would run code
-        if tool not in known.names():
+        if tool not in built_in_tools.names():
             raise UserError(f"{file}: names the tool {quoted(tool)}, and a bundle has built-in ones alone")
     if manifest.model and manifest.model not in store.NAMES and not store.is_hub(manifest.model):
         raise UserError(f"{file}: names the model {quoted(manifest.model)}, which is no name")

@@ -23,6 +23,7 @@ VERBS = {
     "On files": {
         "pull": "Fetch a model into the cache.",
         "models": "List what is in the cache, or remove it.",
+        "doctor": "Check this installation: what is wrong, what would be faster.",
         "info": "Print a model's card: sizes, parameters, weight types, memory.",
         "convert": "Write a model as safetensors or GGUF.",
         "merge": "Write an adapter's model, or a soup of several, as one model.",
@@ -53,6 +54,9 @@ VERBS = {
         "compare": "Train one model with one part swapped, and say what separated.",
         "scale": "Train a ladder of sizes, and fit the scaling law.",
         "plan": "Say what training it needs on so many devices.",
+    },
+    "To learn": {
+        "course": "Nine chapters, with exercises that are checked on this machine.",
     },
     "To test one": {
         "attack": "Attack it with harmless canaries, and see why what worked did.",
@@ -137,7 +141,7 @@ def _run(arguments: list[str]) -> int:
         print(overview())
         return 0
     if arguments[0] in ("--version", "-V"):
-        print(cutaway.__version__)
+        print(_versions())
         return 0
     known = [verb for verbs in VERBS.values() for verb in verbs]
     if arguments[0] == "--install-completion":  # for the shell of $SHELL: bash, zsh or fish
@@ -146,6 +150,18 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] not in known:
         raise UserError(_unknown(arguments[0], known))
     return _verb(arguments[0], arguments[1:])
+
+
+def _versions() -> str:
+    """The package, its native core, the instruction set, and the extras that are installed whole."""
+    from cutaway import extras
+    from cutaway.native import library
+
+    core = f"native core {library.ABI}, {library.isa()}"
+    core = core if library.unavailable_reason() is None else "no native core"
+    return (
+        f"cutaway {cutaway.__version__} ({core}; extras: {', '.join(sorted(extras.complete()[0])) or 'none'})"
+    )
 
 
 def _verb(name: str, arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ with edits of their own share the steps of the others.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -15,23 +15,23 @@ import numpy as np
 
 from cutaway.engines import Engines
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Constraint, Generation, Piece, Request, finish
+from cutaway.generate.batch.request import Constraint, Generation, Piece, Request
 from cutaway.generate.batch.sequence import check_ids
-from cutaway.generate.decode import generate
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import DraftModel, PromptLookup, Speculation
 from cutaway.generate.target import TargetRules
 from cutaway.model.config import Encoder, EncoderDecoder
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from cutaway.generate import thinking
     from cutaway.inspect import edits
-    from cutaway.inspect.trace import Subject
+    from cutaway.inspect.subject import Subject
     from cutaway.tokenizer import Tokenizer
 
 
@@ -50,24 +50,45 @@ Speculate = Literal["lookup"] | Drafts | None
 
 
 class GenerationOptions(SamplingOptions, total=False):
-    """What `generate` and `stream` take beside the prompt; each may be left out."""
+    """What `generate` and `stream` take beside the prompt and the sampling settings; each may be left out.
+
+    ``session``: the memory of earlier calls, of which a common beginning is not read again.
+    ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same vocabulary writes
+    ahead; the model checks several guesses in one forward pass. The text is distributed as without
+    (``generate/speculative.py``). ``edit``: changes of the model's activations (``inspect/edits.py``) for
+    this call alone, by the engine that answers; Python functions, and what the runtime does not edit, by the
+    PyTorch model. ``constraint``: what the text must follow, such as
+    ``constrain.json_schema(schema).begin(lm.tokenizer)`` (generate/constrain.py). ``keep``: activations by
+    name, as for `trace`: the generation's ``trace`` has them, of every token that was read.
+    """
 
     session: Session | None
     speculate: Speculate
     edit: edits.Given | None
     constraint: Constraint | None
+    keep: Sequence[str] | None
 
 
 class BatchOptions(SamplingOptions, total=False):
-    """What `generate_batch` takes beside the prompts; each may be left out."""
+    """What `generate_batch` takes beside the prompts and the sampling settings, which hold for all of them.
+
+    ``edit`` changes the activations of all of them, ``edits`` those of each its own (None: not); prompts with
+    and without edits share the engine's steps. ``max_sequences``: how many are continued at once (16);
+    ``keep`` is as for `generate`. Each may be left out.
+    """
 
     edit: edits.Given | None
     edits: Sequence[edits.Given | None] | None
     max_sequences: int
+    keep: Sequence[str] | None
 
 
 class ThinkOptions(SamplingOptions, total=False):
-    """What `think` takes beside the prompt and the strategy; each may be left out."""
+    """What `think` takes beside the prompt, the strategy and the sampling settings; each may be left out.
+
+    ``score`` judges a text (None: its own mean log-probability), ``extract`` finds the answer to vote on
+    (None: its last line).
+    """
 
     score: Callable[[str], float] | None
     extract: Callable[[str], str | None] | None
@@ -89,72 +110,116 @@ class Continuation:
         speculate: Speculate = None,
         edit: edits.Given | None = None,
         constraint: Constraint | None = None,
+        keep: Sequence[str] | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> Generator[Piece]:
-        """A piece a token; the last brings the whole generation. ``own``: edits of the model itself."""
+        """A piece a token; the last brings the whole generation. ``own``: edits of the model itself.
+
+        ``keep``: activations by name, which the generation's trace has of every token that was read.
+        """
         if isinstance(self.engines.config, EncoderDecoder):
-            if session is not None or edit or speculate is not None:
+            if session is not None or edit or speculate is not None or keep:
                 raise UserError(
-                    "with an encoder-decoder there is no session, speculation or edit: leave them out"
+                    "with an encoder-decoder there is no session, speculation, edit or keep: leave them out"
                 )
             return self._target(ids, constraint, **settings)
+        more: Any = speculate, constraint
+        if keep:
+            _refuse_session(session)
+            subject = self._keeping(keep, own, [edit or ()], [ids])
+            if subject is None:
+                return self._recorded(ids, own, keep, edit or (), *more, **settings)
+            pieces = self.stream(ids, own, speculate=speculate, edit=edit, constraint=constraint, **settings)
+            return _with_trace(pieces, lambda made: self._traces(subject, keep, [made], [edit or ()])[0])
         engine: Any = None
         if edit or own != ():
             _refuse_session(session)
             edited = self.engines.edited((own, edit or ()), ids)
             engine, session = edited.engine, Session(*edited)
         engine = engine or self.engines.answering
-        return self._continued(engine, ids, session, speculate, constraint, **settings)
+        return self._continued(engine, ids, session, *more, **settings)
 
-    def recorded(
+    def _keeping(
+        self,
+        keep: Sequence[str],
+        own: edits.Given,
+        given: Sequence[edits.Given],
+        prompts: Sequence[list[int]],
+    ) -> Subject | None:
+        """The subject whose runtime keeps these activations under these edits; None where PyTorch does."""
+        subject = self.engines.subject(self.get_tokenizer(), own, self.ids)
+        if subject.engine.name != "runtime":
+            return None
+        under = [(own, one) for one in given]
+        why = subject.engine.unsupported_reason(keep, under, list(map(len, prompts)))
+        if why is not None and self.engines.asked.engine == "runtime":
+            raise UserError(f'{why[:1].upper()}{why[1:]}: load with engine="pytorch" or "auto" to keep it')
+        return subject if why is None else None
+
+    def _traces(
         self,
         subject: Subject,
-        ids: list[int],
         keep: Sequence[str],
-        *,
-        session: Session | None = None,
-        speculate: Speculate = None,
-        edit: edits.Given | None = None,
-        constraint: Constraint | None = None,
+        made: Sequence[Generation],
+        given: Sequence[edits.Given],
+    ) -> list[Generation]:
+        """Generations of the runtime with their traces."""
+        from cutaway.inspect import recording
+
+        found = recording.traces(subject, keep, made, given)
+        return [replace(one, trace=trace) for one, trace in zip(made, found, strict=True)]
+
+    def _recorded(
+        self,
+        ids: list[int],
+        own: edits.Given,
+        keep: Sequence[str],
+        edit: edits.Given,
+        speculate: Speculate,
+        constraint: Constraint | None,
         **settings: Unpack[SamplingOptions],
-    ) -> Generation:
-        """The generation with the activations ``keep`` of every token that was read, by the PyTorch model."""
-        if self.engines.asked.engine == "runtime":
-            raise UserError('the runtime keeps no activations: load with engine="pytorch" or "auto"')
-        _refuse_session(session)
+    ) -> Generator[Piece]:
+        """As `stream`, with the activations ``keep`` of every pass of the PyTorch model."""
         engine = self.engines.pytorch
         from cutaway.inspect import pytorch_edits
-        from cutaway.inspect.recording import Recording
+        from cutaway.inspect.recording_pytorch import Recording
 
+        subject = self.engines.subject(self.get_tokenizer(), own, self.ids)
         recording = Recording(subject, keep)
-        made = pytorch_edits.prepare(self.engines.pytorch_model, (subject.edit, edit or ()), len(ids))
+        made = pytorch_edits.prepare(self.engines.pytorch_model, (own, edit), len(ids))
         edited = Session(engine, recording.after(made))
-        generation = finish(self._continued(engine, ids, edited, speculate, constraint, **settings))
-        return replace(generation, trace=recording.trace([*ids, *generation.ids]))
+        pieces = self._continued(engine, ids, edited, speculate, constraint, **settings)
+        return _with_trace(pieces, lambda made: replace(made, trace=recording.trace([*ids, *made.ids])))
 
     def batch(
         self, prompts: Sequence[list[int]], own: edits.Given, **options: Unpack[BatchOptions]
     ) -> list[Generation]:
         """Each prompt as `stream` continues it alone, many in a step of the engine."""
-        from cutaway.generate.batch.scheduler import answer_all
+        from cutaway.generate.batch.many_prompts import answer_all
 
         edit, edits = options.pop("edit", None) or (), options.pop("edits", None)
-        most = options.pop("max_sequences", 16)
+        most, keep = options.pop("max_sequences", 16), options.pop("keep", None)
         if edits is not None and len(edits) != len(prompts):
             raise UserError(f"{len(prompts)} prompts and {len(edits)} edits: give one a prompt, or `edit`")
+        given = [(edit, (edits[n] if edits else None) or ()) for n in range(len(prompts))]
+        subject = self._keeping(keep, own, given, prompts) if keep else None
+        if keep and subject is None:
+            each = zip(prompts, given, strict=True)
+            rest: Any = options
+            return [finish(self.stream(ids, own, edit=one, keep=keep, **rest)) for ids, one in each]
         params, engines = self.ending(sampling_params(options)), self.engines
         requests: dict[Any, dict[int, Request]] = {}  # by their engine
         for n, ids in enumerate(prompts):
-            one = (edits[n] if edits else None) or ()
             engine, hooks = engines.answering, None
-            if not edit == one == own == ():
-                engine, hooks = engines.edited((own, edit, one), ids)
+            if given[n] != ((), ()) or own != ():
+                engine, hooks = engines.edited((own, given[n]), ids)
             requests.setdefault(engine, {})[n] = Request(tuple(ids), params, edit=hooks)
         found: dict[int, Generation] = {}
         for engine, asked in requests.items():
             made = answer_all(engine, self.get_tokenizer(), asked.values(), max_sequences=most)
             found |= zip(asked, made, strict=True)
-        return [found[n] for n in range(len(prompts))]
+        made = [found[n] for n in range(len(prompts))]
+        return made if subject is None or not keep else self._traces(subject, keep, made, given)
 
     def think(
         self,
@@ -260,3 +325,9 @@ class Continuation:
 def _refuse_session(session: Session | None) -> None:
     if session is not None:
         raise UserError("a session keeps what was read without the edit: leave out session or edit")
+
+
+def _with_trace(pieces: Iterable[Piece], traced: Callable[[Generation], Generation]) -> Generator[Piece]:
+    """The pieces, of which the last brings its generation with what was kept."""
+    for piece in pieces:
+        yield piece if piece.generation is None else replace(piece, generation=traced(piece.generation))

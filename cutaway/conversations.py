@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from cutaway.engines import Engines
 from cutaway.errors import UserError
@@ -13,12 +13,23 @@ from cutaway.errors import UserError
 if TYPE_CHECKING:
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.tokenizer import Tokenizer
-    from cutaway.tokenizer.chat import Rendered
+    from cutaway.tokenizer.chat.rendering import Rendered
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
 Steering = Literal["refuse", "flag"]
 CHECK = "Check your answer. If it is wrong, correct it. End with the answer alone on the last line."
+
+
+class RenderOptions(TypedDict, total=False):
+    """How a conversation is rendered; each may be left out.
+
+    ``tools``: descriptions of what the model may call. ``steering``: what to do with content that changes
+    which control tokens the template writes: "refuse", or "flag" to let it (docs/chat.md).
+    """
+
+    tools: Tools
+    steering: Steering
 
 
 @dataclass(frozen=True)
@@ -47,13 +58,7 @@ class Conversations:
     def ids(self, messages: Messages, tools: Tools, steering: Steering, **variables: Any) -> list[int]:
         """The ids up to the assistant's turn; ``variables`` are the template's own."""
         given: dict[str, Any] = {"tokenizer": self.get_tokenizer(), "steering": steering, **variables}
-        if tools or any("tool_calls" in one or one.get("role") == "tool" for one in messages):
-            from cutaway.generate.tool_calls import prompted
-
-            return prompted.render(messages, self.template, self.tool_format, tools, **given)
-        from cutaway.tokenizer import chat
-
-        return chat.render(messages, self.template, tools=tools, **given)
+        return rendered(messages, self.template, lambda: self.tool_format, tools, **given)
 
     def text(self, messages: Messages) -> Rendered:
         """The text, with where each character came from; content that steers is flagged."""
@@ -67,3 +72,16 @@ class Conversations:
         for answer in answers:
             turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": CHECK}]
         return self.ids(turns, None, "refuse")
+
+
+def rendered(
+    messages: Messages, template: str, get_format: Callable[[], ToolFormat], tools: Tools, **given: Any
+) -> list[int]:
+    """The ids of messages by a template; where there are tools, with calls in the model's format."""
+    if tools or any("tool_calls" in one or one.get("role") == "tool" for one in messages):
+        from cutaway.generate.tool_calls import prompted
+
+        return prompted.render(messages, template, get_format(), tools, **given)
+    from cutaway.tokenizer import chat
+
+    return chat.render(messages, template, tools=tools, **given)

@@ -30,18 +30,18 @@ from cutaway.hooks import listening
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model
 from cutaway.position import learned, rope
 from cutaway.quantization import formats
-from cutaway.runtime.cache import Kind as KVCache
-from cutaway.runtime.cache import check as check_kv_cache
+from cutaway.runtime.cache_formats import Kind as KVCache
+from cutaway.runtime.cache_formats import check as check_kv_cache
 from cutaway.weights import adapters
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 if TYPE_CHECKING:
     from cutaway.inspect import edits
     from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
     from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
     from cutaway.inspect.runtime_edits import Donors
-    from cutaway.inspect.trace import Subject, Vocabulary
+    from cutaway.inspect.subject import Subject, Vocabulary
     from cutaway.model.engine import PyTorchEngine
     from cutaway.model.target_engine import TargetEngine
     from cutaway.runtime.encoder import EncoderEngine
@@ -140,14 +140,14 @@ class Engines:
         if isinstance(self.config, Decoder) and self.checkpoint.classifier:
             return "its head is of labels"
         from cutaway import native
-        from cutaway.runtime import encoder, packing
+        from cutaway.runtime import encoder, supported
 
         absent = native.unavailable_reason()
         if absent is not None and self.asked.engine != "runtime":
             return absent[0].lower() + absent[1:].rstrip(".")
         if isinstance(self.config, Encoder):
             return encoder.unsupported_reason(self.config, self.checkpoint.tensors)
-        return packing.unsupported_reason(self.decoder(), self.base_and_adapter[0])
+        return supported.unsupported_reason(self.decoder(), self.base_and_adapter[0])
 
     def check_runtime(self, source: object) -> None:
         """UserError where the runtime, or a KV cache of its, was asked for, and does not run the model."""
@@ -337,7 +337,7 @@ class Engines:
 
         That has the runtime's rounding where the runtime was asked for.
         """
-        from cutaway.inspect.trace import Subject
+        from cutaway.inspect.subject import Subject
 
         self.decoder()
         name, reason = self.choice()

@@ -4,6 +4,7 @@ need("pretraining", "torch")  # UserError: pretraining needs PyTorch, ...: pip i
 """
 
 import importlib.util
+import re
 
 from cutaway.errors import UserError
 
@@ -35,3 +36,49 @@ def sentence(what: str, library: str) -> str:
     """What the user reads where a library is absent."""
     name, extra = EXTRAS[library]
     return f"{what} needs {name}, which is not installed: pip install 'cutaway[{extra}]'"
+
+
+def libraries() -> dict[str, list[tuple[str, str]]]:
+    """The libraries of each extra with the least version of each, from the package's own metadata.
+
+    An extra that contains others has them as this package with their names in brackets.
+    """
+    import importlib.metadata
+
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in importlib.metadata.requires("cutaway") or []:
+        pattern = r"([\w.-]+(?:\[[\w,-]+\])?)\s*(?:>=([\d.]+))?.*?extra == ['\"]([\w-]+)['\"]"
+        if match := re.match(pattern, line):
+            name, least, extra = match.groups()
+            if extra not in ("test", "dev", "docs"):
+                found.setdefault(extra, []).append((name, least or "0"))
+    return found
+
+
+def complete() -> tuple[set[str], dict[str, tuple[str, str, str]]]:
+    """The extras that are installed whole; libraries that are too old: version, what is needed, for what."""
+    import importlib.metadata
+
+    wanted, old = libraries(), {}
+
+    def whole(extra: str) -> bool:
+        every = True
+        for name, least in wanted.get(extra, []):
+            if name.startswith("cutaway["):
+                every &= all(whole(one) for one in name[len("cutaway[") : -1].split(","))
+                continue
+            try:
+                version = importlib.metadata.version(name.partition("[")[0])
+            except importlib.metadata.PackageNotFoundError:
+                every = False
+                continue
+            if _numbers(version) < _numbers(least):
+                old[name], every = (version, least, extra), False
+        return every
+
+    return {extra for extra in wanted if whole(extra)}, old
+
+
+def _numbers(version: str) -> list[int]:
+    """2.13.0+cpu as [2, 13, 0]."""
+    return [int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3]]

@@ -18,56 +18,56 @@ import numpy as np
 
 from cutaway import store
 from cutaway.continuation import BatchOptions, Continuation, GenerationOptions, ThinkOptions
-from cutaway.conversations import Conversations, Messages, Steering, Tools
+from cutaway.conversations import Conversations, Messages, RenderOptions, Steering, Tools
 from cutaway.engines import Edited, Engines, Loading, LoadOptions
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Generation, Piece, finish
+from cutaway.generate.batch.request import Generation, Piece
+from cutaway.generate.decode import finish
 from cutaway.generate.engine import AllLogits
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
-from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.model.config import Encoder, EncoderDecoder
 from cutaway.tokenizer import Tokenizer
 from cutaway.weights import adapters
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.classifier import Classes, Classifier
-from cutaway.weights.load import Checkpoint, read
+from cutaway.weights.load import read
 from cutaway.weights.pair_inputs import PairInputs
 from cutaway.whole_texts import EmbedOptions, ReadOptions, WholeTexts
 from cutaway.whole_texts import Text as Prompt
 
 if TYPE_CHECKING:
-    from cutaway.agent import Agent, AgentOptions
-    from cutaway.agent.tools import Tool
+    from cutaway.agent.loop import Agent, AgentOptions
+    from cutaway.agent.tool import Tool
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
-    from cutaway.generate.thinking import Strategy, Thought
+    from cutaway.generate.thinking.strategy import Strategy, Thought
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
     from cutaway.inspect.activations import Activations, Collecting
     from cutaway.inspect.runtime_edits import Donors
     from cutaway.inspect.show import Map
-    from cutaway.inspect.trace import Subject, Trace, Traces
+    from cutaway.inspect.subject import Subject
+    from cutaway.inspect.trace import Trace, Traces
     from cutaway.model.engine import PyTorchEngine
-    from cutaway.model.pooling import Pooling
-    from cutaway.tokenizer.chat import Rendered
+    from cutaway.runtime.text_vectors import Pooling
+    from cutaway.tokenizer.chat.rendering import Rendered
     from cutaway.weights.save import Saved
 
+    Edit = edits.Given | None
+    Names = Sequence[str] | None
+    Batch = Sequence[str] | Sequence[Sequence[int]]
 
-Format = Literal["safetensors", "gguf"]
+Format = Literal["safetensors", "gguf"] | None
+StrPath = str | Path
 
 
-class ChatOptions(GenerationOptions, total=False):
+class ChatOptions(GenerationOptions, RenderOptions, total=False):
     """What `chat` and `chat_stream` take beside the messages; each may be left out."""
-
-    tools: Tools
-    steering: Steering
 
 
 def load(
-    source: str | Path,
-    *,
-    adapter: str | Path | None = None,
-    strict: bool = False,
-    **options: Unpack[LoadOptions],
+    source: StrPath, *, adapter: StrPath | None = None, strict: bool = False, **options: Unpack[LoadOptions]
 ) -> LanguageModel:
     """A model by its name, or from a .gguf file, a Hugging Face folder, or a folder that Cutaway wrote.
 
@@ -101,7 +101,6 @@ class LanguageModel:
         self.engines = Engines(checkpoint, asked := Loading(**options))
         self.config, self.context = self.engines.config, self.engines.context
         self.engine_asked, self.device, self.dtype = asked.engine, asked.device, asked.dtype
-        self.kv_cache = asked.kv_cache
         self._continuation = Continuation(self.engines, lambda: self.tokenizer)
         self._conversations = Conversations(self.engines, lambda: self.tokenizer)
         self._texts = WholeTexts(self.engines, lambda: self.tokenizer, self._continuation.whole_ids)
@@ -135,7 +134,7 @@ class LanguageModel:
         act in `trace`, `logits`, `generate`, `stream`, `chat`, `embed` and in every study of
         ``cutaway/inspect``; `session`, `think` and what evaluates a model refuse them.
         """
-        self._as_decoder()
+        self.engines.decoder()
         lm = copy(self)
         lm._edits = (self._edits, edit)
         return lm
@@ -177,7 +176,7 @@ class LanguageModel:
     @property
     def engine(self) -> AllLogits:
         """What reads ids and answers with logits."""
-        self._as_decoder()
+        self.engines.decoder()
         if self._edits != ():
             raise UserError(
                 "an engine has no edits: give `edit=` to each call, or use the model without edits"
@@ -213,12 +212,7 @@ class LanguageModel:
         return Map(self.vectors, str(self.checkpoint.source), count, method)
 
     def save(
-        self,
-        target: str | Path,
-        format: Format | None = None,
-        type: str | None = None,
-        *,
-        force: bool = False,
+        self, target: StrPath, format: Format = None, type: str | None = None, *, force: bool = False
     ) -> Saved:
         """Writes the model with its tokenizer and chat template: a folder of safetensors, or a GGUF file.
 
@@ -232,9 +226,6 @@ class LanguageModel:
     def edited_engine(self, edit: edits.Given, ids: Sequence[int], donors: Donors | None = None) -> Edited:
         """The engine that makes edits of a prompt with these ids, and the edits as its states take them."""
         return self.engines.edited((self._edits, edit), ids, donors)
-
-    def _as_decoder(self) -> Decoder:
-        return self.engines.decoder()
 
     # ---- text ----------------------------------------------------------------------------------------------
 
@@ -256,25 +247,12 @@ class LanguageModel:
         """A memory of what was read, so that a conversation's next turn reads only what is new."""
         return Session(self.engine)
 
-    def generate(
-        self, prompt: Prompt, *, keep: Sequence[str] | None = None, **options: Unpack[GenerationOptions]
-    ) -> Generation:
+    def generate(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generation:
         """Continues the prompt; an encoder-decoder writes the target of this source, after its first id.
 
-        ``options`` are the fields of ``SamplingParams`` (max_tokens, seed, ...) and:
-
-        ``session``: the memory of earlier calls, of which a common beginning is not read again.
-        ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same
-        vocabulary writes ahead; the model checks several guesses in one forward pass. The text is distributed
-        as without (``generate/speculative.py``). ``edit``: changes of the model's activations
-        (``inspect/edits.py``) for this call alone, by the engine that answers; Python functions, and what the
-        runtime does not edit, by the PyTorch model. ``constraint``: what the text must follow, such as
-        ``constrain.json_schema(schema).begin(lm.tokenizer)`` (generate/constrain.py). ``keep``: activations
-        by name, as for ``trace``: the generation's ``trace`` has them, of every token that was read.
+        ``options``: the fields of ``SamplingParams`` (max_tokens, seed, ...) and of ``GenerationOptions``.
         """
-        if not keep:
-            return finish(self.stream(prompt, **options))
-        return self._continuation.recorded(self.subject, self.ids(prompt), keep, **options)
+        return finish(self.stream(prompt, **options))
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerationOptions]) -> Generator[Piece]:
         """The prompt continued, a piece a token; the last piece brings the whole generation."""
@@ -283,10 +261,7 @@ class LanguageModel:
     def generate_batch(self, prompts: Sequence[Prompt], **options: Unpack[BatchOptions]) -> list[Generation]:
         """Continues all prompts: each as ``generate`` does with it alone.
 
-        ``options`` are the fields of ``SamplingParams``, which hold for every prompt, and ``max_sequences``,
-        how many are continued at once (16). ``edit`` changes the activations of all of them, ``edits`` those
-        of each its own (None: not); prompts with and without edits share the engine's steps. Raises UserError
-        for an engine that reads one text only.
+        ``options``: ``BatchOptions``. Raises UserError for an engine that reads one text only.
         """
         if self.is_encoder_decoder:
             settings: Any = {n: value for n, value in options.items() if n not in ("max_sequences", "edits")}
@@ -298,10 +273,8 @@ class LanguageModel:
     ) -> Thought:
         """An answer by slow thinking: "best-of-8", "vote-16", "budget-256", "tree-4x3", "refine-2".
 
-        ``prompt`` is text, ids, or the messages of a conversation. ``options`` are those of sampling,
-        ``score``, which judges a text (its own mean log-probability without), and ``extract``, which finds
-        the answer to vote on (its last line without). The thought has the generation that was chosen, all
-        candidates, and how many tokens were written.
+        ``prompt`` is text, ids, or the messages of a conversation; ``options``: ``ThinkOptions``. The thought
+        has the generation that was chosen, all candidates, and how many tokens were written.
         """
         messages: Any = None if isinstance(prompt, str) or not isinstance(prompt[0], Mapping) else prompt
         again = None if messages is None else lambda _, answers: self.refining(messages, answers)
@@ -311,12 +284,10 @@ class LanguageModel:
         """The settings, with the end tokens that the checkpoint names beside the tokenizer's."""
         return self._continuation.ending(settings)
 
-    def logits(self, prompt: Prompt, edit: edits.Given | None = None) -> np.ndarray:
-        """The logits float32 [t v] after each token of a text or of ids; UserError past the context.
-
-        ``edit`` changes activations (``inspect/edits.py``), as for ``generate``.
-        """
-        self._as_decoder()
+    def logits(self, prompt: Prompt, edit: Edit = None) -> np.ndarray:
+        """The logits float32 [t v] after each token of a text or of ids, under an edit; UserError past the
+        context."""
+        self.engines.decoder()
         return self._continuation.logits(self.ids(prompt), self._edits, edit)
 
     # ---- conversations -------------------------------------------------------------------------------------
@@ -324,9 +295,7 @@ class LanguageModel:
     def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Generation:
         """The assistant's answer to a conversation, through the model's own template.
 
-        ``options`` are those of ``generate``, and ``tools``: descriptions of what the model may call.
-        ``steering`` says what to do with content that changes which control tokens the template writes:
-        "refuse", or "flag" to let it (docs/chat.md)."""
+        ``options``: those of ``generate``, and ``ChatOptions``."""
         return finish(self.chat_stream(messages, **options))
 
     def chat_stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> Generator[Piece]:
@@ -363,13 +332,11 @@ class LanguageModel:
         """This model with tools that it may call (docs/tools.md).
 
         A tool is a Python function with type hints, a built-in one by name ("calculator", "clock", "python",
-        "search", "read"), or one of an MCP server (``agent.mcp.connect``). ``options`` are those of sampling,
-        ``system``, ``limits``, ``root``, the folder that search and read may see, and ``confirm(call)``,
-        which is asked before each call; without it all may run.
+        "search", "read"), or one of an MCP server (``agent.mcp.connect``). ``options``: ``AgentOptions``.
         """
-        from cutaway.agent import made
+        from cutaway.agent.loop import make_agent
 
-        return made(cast(Any, self), tools, lambda: load("minilm"), **options)
+        return make_agent(cast(Any, self), tools, lambda: load("minilm"), **options)
 
     # ---- whole texts ---------------------------------------------------------------------------------------
 
@@ -383,10 +350,8 @@ class LanguageModel:
         """float32 [n d]: a vector for each text, of length one if ``normalise``.
 
         ``pooling`` makes one vector of a text's tokens: "mean", "cls" (the first) or "last". None is what the
-        model's makers chose, for an encoder without their word the mean; a decoder needs it. ``dimensions``
-        cuts vectors to their first numbers, for models trained for it (Matryoshka, 2205.13147). Texts are
-        read ``batch`` (32) at once, and ``progress`` counts them. Raises UserError for a text that is longer
-        than the model reads, unless ``truncate`` has its end cut off, and for one without a token.
+        model's makers chose, for an encoder without their word the mean; a decoder needs it. ``options``:
+        ``EmbedOptions``. Raises UserError for a text that is too long, unless ``truncate``, or has no token.
         """
         return self._texts.vectors(texts, self._edits, pooling, normalise, **options)
 
@@ -444,64 +409,40 @@ class LanguageModel:
         return self.chat_ids(cast(Any, prompt)) if messages else self.ids(cast(Prompt, prompt))
 
     @overload
-    def trace(
-        self,
-        text: str | Sequence[int] | Messages,
-        edit: edits.Given | None = None,
-        names: Sequence[str] | None = None,
-    ) -> Trace: ...
+    def trace(self, text: Prompt | Messages, edit: Edit = None, names: Names = None) -> Trace: ...
 
     @overload
-    def trace(
-        self,
-        text: Sequence[str] | Sequence[Sequence[int]],
-        edit: edits.Given | None = None,
-        names: Sequence[str] | None = None,
-    ) -> Traces: ...
+    def trace(self, text: Batch, edit: Edit = None, names: Names = None) -> Traces: ...
 
-    def trace(
-        self, text: Any, edit: edits.Given | None = None, names: Sequence[str] | None = None
-    ) -> Trace | Traces:
+    def trace(self, text: Any, edit: Edit = None, names: Names = None) -> Trace | Traces:
         """One forward pass with every activation kept, or only ``names`` and the logits.
 
         ``text`` is text, ids or a conversation's messages. A list of texts or of ids is a batch: ``Traces``,
         which keep no logits unless they are named; no layer after the last that is needed is computed.
         ``names`` may have wildcards and may be TransformerLens's (``inspect/names.py``); wildcards stand for
         what the engine shows, None for all that it shows. ``edit`` changes activations
-        (``inspect/edits.py``). The runtime answers where it runs the model, shows the names (for None: what
-        attribution and the page need) and makes the edits, the PyTorch model otherwise: ``trace.engine`` says
-        which, and why.
+        (``inspect/edits.py``). The runtime answers where it runs the model, shows the names and makes the
+        edits, the PyTorch model otherwise: ``trace.engine`` says which, and why.
         """
-        from cutaway.hooks import TAPS
+        from cutaway.inspect.trace import trace
 
-        subject = self.subject
-        if not isinstance(text, str) and len(text) and _is_text(text[0]):
-            return subject.trace([subject.encode(one) for one in text], names, edit or ())
-        kept = (*(names or (TAPS,)), "logits")
-        return subject.trace([subject.encode(text)], kept, edit or ())[0]
+        return trace(self.subject, text, names, edit or ())
 
     def activations(
         self,
         texts: Iterable[Prompt],
         names: Sequence[str],
-        output: str | Path | None = None,
+        output: StrPath | None = None,
         **options: Unpack[Collecting],
     ) -> Activations:
         """Activations of many texts, a row for each token: in shards, or in memory without ``output``.
 
         The runtime reads where it runs the model and shows the ``names`` (``runtime/values.py``), the
-        PyTorch model otherwise; the dataset's ``facts`` say which. ``options``: ``dtype`` "float16" or
-        "bfloat16"; ``context``, the length of pieces that longer texts are read in; ``shard_tokens``;
-        ``max_tokens`` of all texts; ``force`` begins an ``output`` anew, where an unfinished one is gone on
-        with; ``progress``. Raises UserError for other texts or options than an unfinished ``output`` has, and
-        for names without a row for each token.
+        PyTorch model otherwise; the dataset's ``facts`` say which. ``options``: ``Collecting``. Raises
+        UserError for other texts or options than an unfinished ``output`` has, and for names without a row
+        for each token.
         """
         from cutaway.inspect.activations import collect
 
-        self._as_decoder()
+        self.engines.decoder()
         return collect(self, texts, names, output, **options)
-
-
-def _is_text(one: Any) -> bool:
-    """Whether the first of a list is a text, so that the list is a batch: no id and no message."""
-    return isinstance(one, str) or (hasattr(one, "__len__") and not isinstance(one, Mapping))

@@ -6,10 +6,10 @@ labels by the PyTorch model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from cutaway import store
 from cutaway.engines import Engines
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder, EncoderDecoder
-from cutaway.runtime import head
+from cutaway.runtime import text_vectors
+from cutaway.runtime.numpy_layers import Layers
 from cutaway.weights import classifier as labels
 from cutaway.weights import pooling as stated_pooling
 from cutaway.weights.classifier import Classifier
@@ -25,14 +26,17 @@ from cutaway.weights.pair_inputs import PairInputs
 
 if TYPE_CHECKING:
     from cutaway.inspect import edits
-    from cutaway.model.pooling import Pooling
+    from cutaway.runtime.text_vectors import Pooling
     from cutaway.tokenizer import Tokenizer
 
 Text = str | Sequence[int]
 
 
 class ReadOptions(TypedDict, total=False):
-    """How texts are read: so many at once, their ends cut off where they are too long, counted or not."""
+    """How texts are read: ``batch`` (32) at once, their ends cut off by ``truncate`` where they are too long.
+
+    ``progress`` counts them.
+    """
 
     batch: int
     truncate: bool
@@ -40,13 +44,15 @@ class ReadOptions(TypedDict, total=False):
 
 
 class EmbedOptions(ReadOptions, total=False):
-    """What `embed` takes beside texts, pooling and length; each may be left out."""
+    """What `embed` takes beside texts, pooling and length; each may be left out.
+
+    ``dimensions`` cuts vectors to their first numbers, for models trained for it (Matryoshka, 2205.13147).
+    """
 
     dimensions: int | None
 
 
-POOLINGS = ("mean", "cls", "last")
-TOGETHER = 4096  # tokens whose vectors are held at once
+POOLINGS = get_args(text_vectors.Pooling)
 
 
 @dataclass(frozen=True)
@@ -81,18 +87,8 @@ class WholeTexts:
         if not rows:
             return np.empty((0, engines.config.width), np.float32)
         dense = stated_pooling.dense(checkpoint)
-        plain = normalise and not dense
-        if isinstance(engines.config, Decoder) and not checkpoint.classifier and self._by_engine(edit):
-            found = self._decoded(rows, edit, chosen, plain, progress)
-        elif self._encodes_in_runtime:
-            from cutaway.runtime import text_vectors
-
-            found = text_vectors.vectors(engines.encoder, rows, chosen, plain, batch, progress)
-        else:
-            model = engines.pytorch_model
-            from cutaway.model.pooling import vectors
-
-            found = vectors(model, rows, chosen, plain, batch, progress)
+        encoding, plain = self._encoding(edit), normalise and not dense
+        found = text_vectors.vectors(encoding, rows, chosen, plain, batch, progress)
         found = stated_pooling.projected(found, dense, normalise) if dense else found
         if dimensions is None:
             return found
@@ -100,54 +96,18 @@ class WholeTexts:
             raise UserError(f"dimensions is {dimensions}: this model's vectors have {found.shape[1]}")
         return _unit(found[:, :dimensions]) if normalise else found[:, :dimensions]
 
-    def _by_engine(self, edit: edits.Given) -> bool:
-        """Whether a decoder's vectors are read from an engine, and not from the PyTorch model in batches."""
-        return edit != () or self.engines.choice()[0] == "runtime"
-
-    @property
-    def _encodes_in_runtime(self) -> bool:
-        """Whether an encoder's vectors and labels are the runtime's."""
-        return isinstance(self.engines.config, Encoder) and self.engines.choice()[0] == "runtime"
-
-    def _decoded(
-        self,
-        rows: list[list[int]],
-        edit: edits.Given,
-        pooling: Pooling,
-        normalise: bool,
-        progress: store.Progress,
-    ) -> np.ndarray:
-        """The vectors of a decoder's texts: their last residual stream, normed as the head reads it."""
-        pooled = {"mean": lambda x: x.mean(0), "cls": lambda x: x[0], "last": lambda x: x[-1]}[pooling]
-        found = np.empty((len(rows), self.engines.config.width), np.float32)
-        done = 0
-        for some in _groups(rows):
-            for hidden in self._hidden(some, edit):
-                found[done] = pooled(hidden)
-                done += 1
-            progress("embedding", done, len(rows))
-        return _unit(found) if normalise else found
-
-    def _hidden(self, rows: Sequence[list[int]], edit: edits.Given) -> Iterator[np.ndarray]:
-        """float32 [t d] of each text."""
+    def _encoding(self, edit: edits.Given = ()) -> text_vectors.Encoding:
+        """What computes the vectors of texts' tokens."""
         engines = self.engines
-        last = f"blocks.{len(engines.config.blocks) - 1}.out"
-        if engines.choice(edit)[0] == "runtime":
-            from cutaway.runtime import values
+        runs = edit != () or engines.choice()[0] == "runtime"
+        if isinstance(engines.config, Decoder) and not engines.checkpoint.classifier and runs:
+            return _Decoded(engines, edit)
+        if isinstance(engines.config, Encoder) and runs:
+            return engines.encoder
+        model = engines.pytorch_model
+        from cutaway.model.token_vectors import TokenVectors
 
-            made = [engines.edited(edit, ids).hooks for ids in rows]
-            stream = values.of_texts(engines.runtime, rows, [last], edits=made)[last]
-            stream = head.final_norm(engines.config.norm, engines.checkpoint.tensors, stream)
-            yield from np.split(stream, np.cumsum([len(ids) for ids in rows])[:-1])
-            return
-        pytorch = engines.instrumented_pytorch
-        import torch
-
-        with torch.inference_mode():
-            for ids in rows:
-                (values,) = pytorch.values([ids], [last], [edit])
-                stream = torch.from_numpy(values[last]).to(next(pytorch.model.parameters()))
-                yield pytorch.model.norm(stream).float().cpu().numpy()
+        return TokenVectors(model)
 
     def _pooling(self, asked: Pooling | None) -> Any:
         """How tokens become a vector: as it was asked for, else as the model's makers chose."""
@@ -215,9 +175,9 @@ class WholeTexts:
             raise UserError(
                 f"{self.engines.checkpoint.source} is no classifier of tokens: it has no such head"
             )
-        computing, model = self._of_labels()
+        encoding = self._encoding()
         rows, segments = self.inputs.rows(texts, truncate)
-        found = computing.token_logits(model, own.head, rows, segments, batch, progress)
+        found = text_vectors.token_logits(encoding, own.head, rows, segments, batch, progress)
         made = (labels.Classes(own.labels, own.problem, one, own.scores(one)) for one in found)
         return list(zip(rows, made, strict=True))
 
@@ -242,24 +202,13 @@ class WholeTexts:
         progress: store.Progress,
     ) -> np.ndarray:
         """float32 [n labels]."""
-        computing, model = self._of_labels()
+        encoding = self._encoding()
         rows, segments = self.inputs.rows(texts, truncate)
         if not rows:
             return np.empty((0, len(own.labels)), np.float32)
         if isinstance(self.engines.config, Decoder):
             rows = [list(own.without_padding(row)) for row in rows]
-        return np.stack(computing.logits(model, own.head, rows, segments, batch, progress))
-
-    def _of_labels(self) -> tuple[Any, Any]:
-        """The module that computes labels, and the model whose vectors it reads."""
-        if self._encodes_in_runtime:
-            from cutaway.runtime import text_vectors
-
-            return text_vectors, self.engines.encoder
-        model = self.engines.pytorch_model
-        from cutaway.model import classifier
-
-        return classifier, model
+        return np.stack(text_vectors.logits(encoding, own.head, rows, segments, batch, progress))
 
     # ---- ids -----------------------------------------------------------------------------------------------
 
@@ -291,12 +240,35 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def _groups(rows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
-    """Neighbours of so many tokens, or one longer text."""
-    some: list[list[int]] = []
-    for row in rows:
-        if some and sum(map(len, some)) + len(row) > TOGETHER:
-            yield some
-            some = []
-        some.append(row)
-    yield some
+@dataclass(frozen=True)
+class _Decoded:
+    """A decoder's last residual stream, normed as the head reads it, by the engine that answers."""
+
+    engines: Engines
+    edit: edits.Given
+    together = 4096  # tokens whose vectors are held at once
+    pads = False
+
+    def encode(
+        self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
+    ) -> list[np.ndarray]:
+        """float32 [t d] of each text."""
+        engines, edit = self.engines, self.edit
+        last = f"blocks.{len(engines.config.blocks) - 1}.out"
+        if engines.choice(edit)[0] == "runtime":
+            from cutaway.runtime import values
+
+            made = [engines.edited(edit, ids).hooks for ids in rows]
+            stream = values.of_texts(engines.runtime, rows, [last], edits=made)[last]
+            stream = Layers(engines.checkpoint.tensors).norm(stream, "norm", engines.config.norm)
+            return np.split(stream, np.cumsum([len(ids) for ids in rows])[:-1])
+        pytorch = engines.instrumented_pytorch
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for ids in rows:
+                (values,) = pytorch.values([ids], [last], [edit])
+                stream = torch.from_numpy(values[last]).to(next(pytorch.model.parameters()))
+                found.append(pytorch.model.norm(stream).float().cpu().numpy())
+        return found

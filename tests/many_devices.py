@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cutaway.train import distributed
-from cutaway.train.loop import Training
+from cutaway.train.training import Training
 from tests.training import losses, run, text
 
 STEPS = 4

@@ -14,7 +14,7 @@ import pytest
 
 import cutaway
 from cutaway.lm import LanguageModel
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import inputs
 from tests.waiting import wait_until
 
@@ -24,18 +24,17 @@ uvicorn = pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx2")
 
 from cutaway.serve.app import build  # noqa: E402
-from cutaway.serve.limits import Limits  # noqa: E402
 from cutaway.serve.operations import lifecycle  # noqa: E402
-from cutaway.serve.operations.access import (  # noqa: E402
+from cutaway.serve.operations.access import AccessPolicy  # noqa: E402
+from cutaway.serve.operations.connections import (  # noqa: E402
     UNIX,
-    AccessPolicy,
     Connections,
     ForwardedMiddleware,
     protocol,
 )
 from cutaway.serve.operations.metrics import Metrics  # noqa: E402
 from cutaway.serve.operations.models import Model, Models  # noqa: E402
-from cutaway.serve.service import Service  # noqa: E402
+from cutaway.serve.service import Limits, Service  # noqa: E402
 
 NAME = "two-layers"
 
@@ -90,12 +89,18 @@ def running(
     others: Sequence[Model] = (),
     max_memory: int | None = None,
     tracing: Any = None,
+    lens: Any = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
     scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
-    more: dict[str, Any] = {"aliases": aliases, "lenient": lenient, "adapters": dict(adapters or {})}
+    more: dict[str, Any] = {
+        "aliases": aliases,
+        "lenient": lenient,
+        "adapters": dict(adapters or {}),
+        "lens": lens,
+    }
     more |= {"pooling": pooling, "dimensions": dimensions, "adapter_folder": adapter_folder}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)

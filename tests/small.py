@@ -11,15 +11,15 @@ import torch
 
 from cutaway.attention import gqa, local, mha
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import learned, rope
 from cutaway.quantization import formats
 from cutaway.tokenizer.bpe import BYTES
 from cutaway.weights import save
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 WIDTH, VOCAB, CONTEXT = 32, 256, 64
 

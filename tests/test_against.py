@@ -206,6 +206,9 @@ def test_the_terminal_and_the_page(adapter: Path, tmp_path: Path, capsys: pytest
     assert main(["explain", TEXT, "--against", str(adapter), "--html", str(page)]) == 0
     content, _ = unpacked(page.read_text(encoding="utf-8"))
     assert [one["model"] for one in content["explanations"]] == ["base", "adapter"] and content["same_model"]
+    changed = content["explanations"][0]["changed"]
+    assert content["views"][0] == "changed" and changed["names"] == ["base", "adapter"]
+    assert len(changed["kl"]) == len(changed["tokens"]) and changed["written"][0]["change"] > 0
     for more in (["--compare", "x"], ["--ablate", "0"], ["--backends"]):
         assert main(["explain", TEXT, "--against", str(adapter), *more]) == 2
     other = model_file(tmp_path / "other.gguf", control=["<|a|>"])

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 from cutaway import store
-from cutaway.agent import Agent, Limits
-from cutaway.agent.tools import ToolError, built_in, calculator, distinct, from_function
+from cutaway.agent.built_in_tools import built_in
+from cutaway.agent.loop import Agent, Limits
+from cutaway.agent.tool import ToolError, distinct, from_function
+from cutaway.agent.tools import calculator
 from cutaway.commands import chat as verb
 from cutaway.commands.chat_tools import ToolOptions, checked
 from cutaway.errors import OperationalError, UserError
-from cutaway.evaluate import tasks
+from cutaway.evaluate import task_registry
 from cutaway.generate.tool_calls import prompted
 from cutaway.generate.tool_calls.parser import Call
 from cutaway.lm import LanguageModel
@@ -146,7 +148,7 @@ def test_python_is_refused_where_a_layer_is_missing_unless_it_may_be_unsafe(
     assert tool.name == "python" and "UNSAFE, landlock does not hold" in tool.note
     assert tool.call({"code": "print(1)"}) == "1\n"
     with pytest.raises(UserError, match="landlock"):
-        tasks.find("humaneval", 1)
+        task_registry.find("humaneval", 1)
     with pytest.raises(UserError, match="--unsafe is about the python tool"):
         checked(ToolOptions(tools="clock", unsafe=True))
     assert checked(ToolOptions(tools="clock, python", unsafe=True)).unsafe

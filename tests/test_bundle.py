@@ -20,7 +20,7 @@ from cutaway.commands import serve as serving
 from cutaway.commands.serve_options import Listening, Loading, Several
 from cutaway.embedding import search
 from cutaway.errors import UserError
-from cutaway.serve.limits import Limits
+from cutaway.serve.service import Limits
 from cutaway.weights import adapters, load
 from tests.small import TEMPLATE, model_file
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cutaway import Tokenizer
 from cutaway.errors import UserError
 from cutaway.tokenizer import chat
-from cutaway.tokenizer.chat import provenance
+from cutaway.tokenizer.chat import provenance, rendering
 from cutaway.tokenizer.chat.sandbox import helper
 from tests import chat_cases, inputs
 
@@ -199,7 +199,7 @@ def test_what_is_no_conversation_is_refused(tokenizer: Tokenizer, messages: list
 
 def test_a_message_is_a_mapping() -> None:
     with pytest.raises(UserError, match=r"messages\[3\] is a str; a message is a mapping"):
-        chat._message("hi", 3)
+        rendering._message("hi", 3)
 
 
 @pytest.mark.parametrize(

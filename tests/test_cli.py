@@ -42,7 +42,8 @@ def test_overview(capsys, arguments: list[str]) -> None:
 
 
 def test_version(capsys) -> None:
-    assert run(capsys, "--version") == (0, f"{cutaway.__version__}\n", "")
+    code, out, err = run(capsys, "--version")
+    assert (code, err, out.count("\n")) == (0, "", 1) and out.startswith(f"cutaway {cutaway.__version__} (")
 
 
 @pytest.mark.parametrize("program", ["import cutaway", "from cutaway.cli import main; main(['--help'])"])

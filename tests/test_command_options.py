@@ -168,7 +168,7 @@ verify no.gguf
 
 def test_every_verb_is_asked_for_what_is_missing() -> None:
     rooms = {"embed": embed.VERBS, "tokenizer": tokenizer.VERBS}
-    verbs = [verb for group in cli.VERBS.values() for verb in group]
+    verbs = [verb for group in cli.VERBS.values() for verb in group if verb not in ("doctor", "course")]
     every = {f"{verb} {inner}".strip() for verb in verbs for inner in rooms.get(verb, [""])}
     asked = {
         " ".join(line.split()[: 1 + (line.split()[0] in rooms)]) for line in MISSING.strip().splitlines()

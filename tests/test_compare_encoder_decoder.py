@@ -23,13 +23,14 @@ from cutaway.compare.tasks import copying, parity, reversal
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, EncoderDecoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, EncoderDecoder
 from cutaway.model.decoder import initialise
 from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.position import alibi, learned, rope, sinusoidal
 from cutaway.train.flops import per_token
-from cutaway.train.loop import Training
 from cutaway.train.trainable import SOURCE
+from cutaway.train.training import Training
 
 TASK = reversal.Config(5, 6)
 ARM = Arm("both", ("layers=1",), encoder=2)

@@ -1,6 +1,6 @@
 """The tables of CONTRIBUTING.md are those of the tree: floors that imports are held to, and scripts."""
 
-from scripts.tables import contributing
+from scripts.tables import contributing, registries
 
 
 def test_the_page_shows_the_tree() -> None:
@@ -21,6 +21,13 @@ def test_a_page_that_lags_is_found() -> None:
     assert contributing.written(page.replace("| `store` |", "| `shop` |")) == page
     assert contributing.written(page.replace("| 0 | `errors`", "| 1 | `errors`")) == page
     assert contributing.written(page.replace("scripts.fuzz.files`", "scripts.fuzz.papers`")) == page
+
+
+def test_the_docs_list_every_mechanism_objective_and_task() -> None:
+    for name in registries.TABLES:
+        page = (registries.DOCS / name).read_text()
+        assert registries.written(page, name) == page, "run python -m scripts.tables.registries"
+        assert registries.written(page.replace("| `", "| `x"), name) != page.replace("| `", "| `x")
 
 
 def test_every_script_is_in_a_folder_and_is_named_by_a_page() -> None:

@@ -14,14 +14,15 @@ from cutaway.cli import main
 from cutaway.errors import UserError
 from cutaway.inspect.importance import moments
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.model.decoder import Decoder as Module
 from cutaway.position import rope
 from cutaway.position.scaling import DynamicNTK, YaRN
 from cutaway.quantization import formats
 from cutaway.weights import build, conversion
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from tests.small import model_file
 
 WIDTH = 32

@@ -13,12 +13,13 @@ from cutaway.cli import main
 from cutaway.errors import OperationalError, UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.weights import load, save
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from tests.parity.words import WORDS
 
 ATTENTION = gqa.Config(heads=4, key_size=16, kv_heads=2, position=rope.Config(16))

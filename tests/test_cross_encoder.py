@@ -112,7 +112,7 @@ def served(folder: Path) -> Any:
     """The service of `cutaway serve FOLDER`."""
     from cutaway.commands.serve import Loader
     from cutaway.commands.serve_options import Loading, Several
-    from cutaway.serve.limits import Limits
+    from cutaway.serve.service import Limits
 
     return Loader((str(folder),), Loading(), Several(), Limits()).models().default
 

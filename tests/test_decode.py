@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import ContextFullError, Piece, finish
+from cutaway.generate.batch.request import ContextFullError, Piece
 from cutaway.generate.batch.sequence import SequenceOutput, StopScan
-from cutaway.generate.decode import generate
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.tokenizer.decode import EACH, FIRST, KEEP, ONE, Decoder, Lead

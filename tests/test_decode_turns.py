@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cutaway.generate.batch.decode_turns import DecodeTurns
+from cutaway.generate.batch.step_budget import DecodeTurns
 from cutaway.runtime.engine import RuntimeEngine
 from tests import test_runtime as tiny
 from tests.test_serve_engine import Paged, needs_core, request, scheduler

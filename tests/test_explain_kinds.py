@@ -16,9 +16,10 @@ from cutaway.inspect import causal, edits, explanation, head_scores, page_data, 
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.page import page
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import alibi, rope, t5

@@ -12,7 +12,8 @@ from cutaway.attention.common.registry import Sizes, kind
 from cutaway.cli import main
 from cutaway.inspect import parallel
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.model.decoder import Decoder as Module
 from cutaway.position import rope
 

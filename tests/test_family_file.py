@@ -1,8 +1,10 @@
-"""A family is one file of the folder, found by its name, and short where it only renames weights."""
+"""The recipe of docs/adding-a-family.md, followed: one file, short where a family only renames weights."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,45 +13,14 @@ import pytest
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.quantization import formats
-from cutaway.weights import families, load, rules, safetensors, save
+from cutaway.weights import families, family_registry, load, rules, safetensors, save
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
+from tests import recipes
 
-RENAMED = '''"""Owl: llama's block under other names of weights and of two settings."""
-
-from cutaway.weights import naming
-from cutaway.weights.families import llama
-from cutaway.weights.family import Field, replaced
-
-ALIASES = ("night-owl",)
-
-FAMILY = llama.FAMILY.but(
-    "owl",
-    "OwlForCausalLM",
-    architecture="night-owl",
-    prefix="owl.",
-    hf=(
-        *naming.weights(("owl.words", "embedding"), ("owl.head", "head"), ("owl.last_norm", "norm")),
-        *naming.weights(
-            ("owl.{n}.norm_1", "blocks.{n}.attention_norm"),
-            ("owl.{n}.norm_2", "blocks.{n}.mlp_norm"),
-            ("owl.{n}.q", "blocks.{n}.attention.query"),
-            ("owl.{n}.k", "blocks.{n}.attention.key"),
-            ("owl.{n}.v", "blocks.{n}.attention.value"),
-            ("owl.{n}.o", "blocks.{n}.attention.out"),
-            ("owl.{n}.w1", "blocks.{n}.mlp.gate"),
-            ("owl.{n}.w2", "blocks.{n}.mlp.down"),
-            ("owl.{n}.w3", "blocks.{n}.mlp.up"),
-        ),
-    ),
-    rows=replaced(
-        llama.FAMILY.rows,
-        Field("width", "d_model", "embedding_length"),
-        Field("heads", "n_heads", "attention.head_count"),
-    ),
-)
-'''
+PAGE = "adding-a-family.md"
 CONFIG = {
     "model_type": "owl",
     "vocab_size": 40,
@@ -62,18 +33,17 @@ CONFIG = {
 
 
 @pytest.fixture
-def owl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> families.Family:
-    """The family in a folder of its own, which joins those of the package."""
+def owl(tmp_path: Path) -> Iterator[Family]:
+    """The page's family in a folder of its own, which joins those of the package."""
     home = tmp_path / "more"
     home.mkdir()
-    (home / "owl.py").write_text(RENAMED)
-    monkeypatch.setattr(families, "__path__", [*families.__path__, str(home)])
-    monkeypatch.delitem(sys.modules, "cutaway.weights.families.owl", raising=False)
-    return families.get("owl")
+    with recipes.followed(PAGE, families, home) as [name]:
+        yield family_registry.get(name)
 
 
-def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: families.Family, tmp_path: Path) -> None:
-    assert len(RENAMED.splitlines()) < 60
+def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: Family, tmp_path: Path) -> None:
+    [(_, source)] = recipes.files(PAGE).items()
+    assert len(source.splitlines()) < 60
     config = owl.read(Fields(CONFIG, "config.json"))
     draw = np.random.default_rng(0)
     ours = Tensors(
@@ -99,10 +69,40 @@ def test_a_family_that_renames_is_one_file_of_under_60_lines(owl: families.Famil
         assert np.array_equal(again.tensors[name].data, ours[name].data)
 
 
+def without(names: Iterable[str]) -> list[str]:
+    """A sentence for each family whose class of transformers no case of tests/parity names."""
+    tests = (recipes.ROOT / "tests" / "parity").glob("*.py")
+    words = {word.lower() for path in tests for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    found = []
+    for name in names:
+        own = family_registry.get(name).hf_class
+        short = re.split("For(?=[A-Z])|Model|Encoder|LMHead|MTModel", own)[0]
+        if not words & {each.lower() for each in (own, f"{short}Config", f"{short}TextConfig")}:
+            found.append(
+                f"cutaway/weights/families/{name}.py: no case of tests/parity holds it to transformers"
+            )
+    return found
+
+
+def test_every_family_is_judged_and_named_by_its_page(owl: Family) -> None:
+    [sentence] = without(family_registry.names())
+    assert sentence.startswith("cutaway/weights/families/owl.py: no case of tests/parity")
+    page = (recipes.ROOT / "docs" / "families.md").read_text("utf-8")
+    assert set(family_registry.names()) - set(re.findall(r"\w+", page)) == {"owl"}
+
+
+def test_a_file_without_a_family_is_one_sentence(tmp_path: Path) -> None:
+    with recipes.followed(PAGE, families, tmp_path) as [name]:
+        (tmp_path / f"{name}.py").write_text('"""Nothing yet."""\n')
+        with pytest.raises(UserError, match=r"owl\.py has no FAMILY: docs/adding-a-family.md"):
+            family_registry.of_hf(Fields({"model_type": "owl"}, "config.json"))
+
+
 def test_names_are_found_without_importing_the_families() -> None:
     program = (
-        "import sys; from cutaway.weights import families; from cutaway.weights.fields import Fields;"
-        "families.of_hf(Fields({'model_type': 'qwen3'}, 'config.json'));"
+        "import sys; from cutaway.weights import families, family_registry;"
+        "from cutaway.weights.fields import Fields;"
+        "family_registry.of_hf(Fields({'model_type': 'qwen3'}, 'config.json'));"
         "here = families.__name__ + '.';"
         "print(sorted(name.rpartition('.')[2] for name in sys.modules if name.startswith(here)))"
     )
@@ -119,11 +119,11 @@ def test_names_are_found_without_importing_the_families() -> None:
     ],
 )
 def test_aliases(word: str, name: str) -> None:
-    assert families.of_hf(Fields({"model_type": word}, "config.json")).name == name
+    assert family_registry.of_hf(Fields({"model_type": word}, "config.json")).name == name
 
 
 def test_a_setting_that_no_row_reads_is_refused() -> None:
     data = {**CONFIG, "model_type": "llama", "hidden_size": 32, "num_attention_heads": 4}
     data |= {"d_model": 48}  # which would be harmless if it were 32 again
     with pytest.raises(UserError, match="'d_model' is 48, and llama models have no such setting here"):
-        families.get("llama").read(Fields(data, "config.json"))
+        family_registry.get("llama").read(Fields(data, "config.json"))

@@ -28,10 +28,10 @@ from cutaway.train import device, examples
 from cutaway.train import run as training_run
 from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.flops import Operations, per_token, spans
-from cutaway.train.loop import Training
 from cutaway.train.objectives import distill, next_token, reward_model
 from cutaway.train.recipes import finetune
 from cutaway.train.trainable import Trainable, TrainingBatch
+from cutaway.train.training import Training
 from cutaway.weights import adapters, build, load, peft_names, safetensors, save
 from tests.training import TEMPLATE, Quiet, chatting_model, conversations, model, pairs
 

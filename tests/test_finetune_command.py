@@ -11,7 +11,7 @@ from cutaway.cli import main
 from cutaway.commands.progress import Progress
 from cutaway.data import layouts, rows
 from cutaway.errors import UserError, plural
-from cutaway.train.loop import Training
+from cutaway.train.training import Training
 from tests.training import chatting_model, conversations
 
 QUICK = ["--threads", "1", "--intervals.sample", "0"]

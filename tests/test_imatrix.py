@@ -16,7 +16,7 @@ from cutaway.gguf import read
 from cutaway.layers.config import MoE
 from cutaway.quantization import formats
 from cutaway.weights import imatrix, quantize, save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from tests.test_quantize import checkpoint
 
 NAME = "blocks.0.mlp.down.weight"

@@ -20,10 +20,11 @@ from cutaway.inspect import causal, edits, explanation, head_scores, lens, neuro
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.edits import Add, Patch
 from cutaway.inspect.inputs import neuron_names
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.packed import PackedEmbedding, PackedLinear
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.quantization import formats

@@ -1,5 +1,6 @@
 """Readings ask one protocol: the runtime's answers are the PyTorch model's, and each says who answered."""
 
+import fnmatch
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import cutaway
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.hooks import TAPS
-from cutaway.inspect import activation_quant, edits, explanation, neurons, page_data
+from cutaway.inspect import activation_quant, derived, edits, explanation, neurons, page_data
 from cutaway.inspect.attribution import head_outputs
 from cutaway.inspect.head_scores import head_scores
 from cutaway.inspect.inputs import neuron_names
@@ -22,8 +23,8 @@ from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.lens import divergences
 from cutaway.inspect.logit_attribution import logit_attribution
-from cutaway.inspect.trace import Subject, Trace
-from cutaway.layers.config import MoE
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace, trace_texts
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
@@ -37,17 +38,6 @@ compiled = pytest.mark.skipif(
     native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
 )
 TEXT = IDS[:12]
-# What the runtime does not show of a layer: PyTorch answers for the whole explanation.
-UNSEEN = {
-    "deepseek-v3": "attention.q",
-    "deepseek-v3.2": "attention.q",
-    "kimi": "attention.q",
-    "minicpm3": "attention.q",
-    "lfm2": "attention.q",
-    "qwen3-next": "attention.q",
-    "mamba2": "attention.q",
-    "falcon-h1": "attention.q",
-}
 
 
 class Numbers(Bytes):
@@ -77,7 +67,14 @@ def by_pytorch(of: Subject) -> Subject:
 def answers(trace: Trace, of: Subject) -> np.ndarray:
     """Every reading of a trace as one vector."""
     found, lens, layers = trace.attribution(7, -2), trace.lens(), range(trace.layers)
-    parts = [trace.logits, *trace.residual_norms().values(), *found.heads, found.mlps, lens.final]
+    parts = [
+        trace.logits,
+        *trace.residual_norms().values(),
+        *found.heads,
+        found.mlps,
+        found.beside,
+        lens.final,
+    ]
     parts += [sources for sources in found.sources if sources is not None]
     parts += [head_outputs(trace.instrumented, trace, layer) for layer in layers]
     if all(name in trace for name in neuron_names(trace.config)):
@@ -102,17 +99,51 @@ def within_noise(
 @pytest.mark.parametrize("name", sorted(SHAPES))
 def test_readings_of_the_runtime_are_the_pytorch_models(name: str) -> None:
     of = subject(name)
-    names = explanation.names(of.config)
-    shown, reason = of.choose(names)
-    whole, page = (of.choose(some)[0] for some in ((TAPS,), page_data.names(of.config)))
-    assert whole is page, "a trace of everything is by an engine that shows what all views need"
-    if name in UNSEEN:
-        assert reason.name == "pytorch" and UNSEEN[name] in reason.reason
-        return
-    assert shown is of.engine
-    assert (page is shown) == (not any(isinstance(block.mlp, MoE) for block in of.config.blocks))
-    names = page_data.names(of.config) if page is shown else names
-    within_noise(of, lambda some: answers(some.trace([TEXT], names)[0], some), TIMES.get(name, 8))
+    names = page_data.names(of.config)
+    assert all(of.choose(some)[0] is of.engine for some in ((TAPS,), names, explanation.names(of.config)))
+    within_noise(of, lambda some: answers(trace_texts(some, [TEXT], names)[0], some), TIMES.get(name, 8))
+    rest = trace_texts(of, [TEXT], names)[0].attribution(7, -2).rest
+    assert abs(rest) < 1e-4, "its parts are the logit"
+
+
+@compiled
+@pytest.mark.parametrize("name", ["deepseek-v3", "kimi", "qwen2-moe"])
+def test_activations_that_follow_from_others_are_the_pytorch_models(name: str) -> None:
+    """Keys and values of latent attention, and experts' neurons, by name and by wildcard."""
+    of: Any = subject(name)
+    names = [name for name in derived.names(of.config) if not name.endswith("result")]
+    (ours,), (theirs,) = (each.values([TEXT], names) for each in (of.engine, of.pytorch))
+    assert list(ours) == names and any(len(ours[one]) for one in names)
+    assert all(ours[one].shape == theirs[one].shape for one in names)
+    within_noise(of, lambda some: np.concatenate([x.ravel() for x in some.values([TEXT], names)[0].values()]))
+    layer = names[0].split(".")[1]
+    wildcard = "mlp.experts.*.hidden" if name == "qwen2-moe" else "attention.[kv]"
+    some = fnmatch.filter(names, f"blocks.{layer}.{wildcard}")
+    (again,) = of.engine.values([TEXT], [f"blocks.{layer}.{wildcard}"])
+    assert list(again) == some and all(np.array_equal(again[one], ours[one]) for one in some)
+    reason = of.engine.unsupported_reason((), [edits.Scale(name=some[0])], ())
+    assert reason is not None and ("does not show" in reason or "latents" in reason)
+
+
+@compiled
+@pytest.mark.parametrize("name", ["qwen2", "mamba2", "qwen3-next", "diffllama"])
+def test_what_heads_give_is_attentions_output(name: str) -> None:
+    of: Any = subject(name)
+    names = ["blocks.*.attention.result", "blocks.*.attention.out", "logits"]
+    for engine in (of.engine, of.pytorch):
+        (seen,) = engine.values([TEXT], names)
+        results = [one for one in seen if one.endswith("result")]
+        assert len(results) == 3 and not any(one.endswith((".z", "out_input")) for one in seen)
+        for one in results:
+            path = one.removesuffix(".result")
+            bias = f"{path}.out.bias"
+            whole = seen[one].sum(0) + (engine.weight(bias) if bias in of.config.weights() else 0)
+            assert np.allclose(whole, seen[f"{path}.out"], atol=1e-4), one
+    assert not any(one.endswith("result") for one in of.engine.resolve(["blocks.*.attention.*", TAPS]))
+    if name == "qwen2":
+        theirs = trace_texts(of, [TEXT], ["blocks.1.attn.hook_result"])[0]["blocks.1.attn.hook_result"]
+        (own,) = of.engine.values([TEXT], ["blocks.1.attention.result"])
+        assert np.array_equal(theirs, own["blocks.1.attention.result"])
 
 
 @compiled
@@ -121,10 +152,10 @@ def test_edited_readings_are_the_pytorch_models(name: str) -> None:
     given = [edits.Ablate(0, "head", 1, positions=[3, -1]), edits.Add(1, [0.3] * 50, [0, 5], 2.0)]
     of = subject(name).edited(given)
     names = explanation.names(of.config)
-    trace = of.trace([TEXT], names)[0]
+    trace = trace_texts(of, [TEXT], names)[0]
     assert trace.engine.name == "runtime"
-    assert not np.array_equal(trace.logits, subject(name).trace([TEXT], names)[0].logits)
-    within_noise(of, lambda some: answers(some.trace([TEXT], names)[0], some), TIMES.get(name, 8))
+    assert not np.array_equal(trace.logits, trace_texts(subject(name), [TEXT], names)[0].logits)
+    within_noise(of, lambda some: answers(trace_texts(some, [TEXT], names)[0], some), TIMES.get(name, 8))
 
 
 @compiled
@@ -135,7 +166,9 @@ def test_scores_of_heads_and_distances_of_two_models_are_the_pytorch_models() ->
     other = of.edited(edits.Scale(0, "mlp", strength=0.5))
 
     def apart(some: Subject) -> np.ndarray:
-        traces = [one.trace([TEXT], ["embed", "blocks.*.out"])[0] for one in (some, some.edited(other.edit))]
+        traces = [
+            trace_texts(one, [TEXT], ["embed", "blocks.*.out"])[0] for one in (some, some.edited(other.edit))
+        ]
         engines: Any = tuple(trace.instrumented for trace in traces)
         residuals: Any = tuple(trace.residuals() for trace in traces)
         return divergences(engines, residuals, 101)
@@ -254,7 +287,7 @@ def test_weights_have_an_adapters_changes() -> None:
     model = InstrumentedPyTorch(definition(of, merged).model)
     for name in of.weights():
         assert np.array_equal(engine.weight(name), model.weight(name)), name
-    trace = Subject(engine, Numbers()).trace([TEXT], explanation.names(of))[0]
+    trace = trace_texts(Subject(engine, Numbers()), [TEXT], explanation.names(of))[0]
     assert abs(trace.attribution(7).rest) < 0.01, "what W_o changes is in the heads' parts"
 
 
@@ -263,12 +296,12 @@ def test_smollm2_is_read_on_both_engines_alike() -> None:
     lm = cutaway.load(inputs.path("smollm2"), engine="runtime")
     of, text = lm.subject, lm.ids("The capital of France is")
     names = page_data.names(of.config)
-    trace = of.trace([text], names)[0]
+    trace = trace_texts(of, [text], names)[0]
     assert trace.engine.name == "runtime" and trace.top(1)[0].token == " Paris"
     assert explanation.chosen_reading(trace.attribution()) == (23, 4, 3)
 
     def output(some: Subject) -> np.ndarray:
-        read = some.trace([text], names)[0]
+        read = trace_texts(some, [text], names)[0]
         found = read.attribution()
         return np.concatenate([read.logits[-1], *found.heads, found.mlps, read.lens().final.ravel()])
 

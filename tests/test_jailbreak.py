@@ -20,17 +20,9 @@ from cutaway.evaluate.likelihood import Scored, prefix
 from cutaway.generate.sample import log_softmax
 from cutaway.hooks import tracing
 from cutaway.lm import LanguageModel
-from cutaway.security import (
-    Budget,
-    Finding,
-    direction,
-    gcg,
-    jailbreak_defences,
-    jailbreak_target,
-    jailbreaks,
-    refusal,
-)
+from cutaway.security import direction, gcg, jailbreak_defences, jailbreak_target, jailbreaks, refusal
 from cutaway.security.defences import activation_probe, paraphrase, perplexity_filter
+from cutaway.security.finding import Budget, Finding
 from cutaway.security.jailbreak_target import Target, some
 from cutaway.security.mechanism import Explained
 from cutaway.security.probes import jailbreak

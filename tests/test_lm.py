@@ -21,8 +21,8 @@ from cutaway.layers import packed as packed_layers
 from cutaway.lm import LanguageModel
 from cutaway.quantization import formats
 from cutaway.weights import build
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from tests import inputs
 from tests.rounding import noise
 from tests.small import _llama, model_file

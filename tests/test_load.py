@@ -15,15 +15,16 @@ from cutaway.attention import gqa, local, mha, mqa
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.position.scaling import Factors, Linear, Llama3
 from cutaway.quantization import formats
-from cutaway.weights import decoders, families, load, rules, safetensors, save
+from cutaway.weights import decoders, family_registry, load, rules, safetensors, save
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Only
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.small import model_file
 
 CONFIG: dict[str, Any] = {
@@ -37,14 +38,14 @@ CONFIG: dict[str, Any] = {
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
 }
-LLAMA = families.get("llama")
+LLAMA = family_registry.get("llama")
 MIXTURE = {"llama.expert_count": 8, "llama.expert_used_count": 2}
 
 
 def config(**own: Any) -> Decoder:
     """What a config.json with these entries describes."""
     data = CONFIG | own
-    return families.of_hf(Fields(data, "config.json")).read(Fields(data, "config.json"))
+    return family_registry.of_hf(Fields(data, "config.json")).read(Fields(data, "config.json"))
 
 
 def weights(model: Decoder) -> Tensors:

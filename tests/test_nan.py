@@ -13,10 +13,10 @@ from cutaway.lm import LanguageModel
 from cutaway.model import decoder as models
 from cutaway.model.engine import PyTorchEngine
 from cutaway.model.nan import nan_error
-from cutaway.model.pooling import vectors
+from cutaway.model.token_vectors import TokenVectors
 from cutaway.quantization import formats
 from cutaway.weights import load
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.small import decoder, model_file
 
 
@@ -44,7 +44,7 @@ def test_the_first_layer_with_nan_is_named(name: str, where: str) -> None:
     for read in (
         lambda: engine.logits([1, 2, 3]),
         lambda: engine.prefill([1, 2, 3], engine.new_state()),
-        lambda: vectors(engine.model, [[1, 2, 3], [4]], "mean"),
+        lambda: TokenVectors(engine.model).encode([[1, 2, 3], [4]]),
     ):
         with pytest.raises(OperationalError, match=where):
             read()

@@ -256,7 +256,7 @@ CASES = [
     (distill.Config(teacher="t", beta=0.3, temperature=2.0, chunk_size=17), of_distill),
 ]
 NAMES = [f"{type(c).__module__.rpartition('.')[2]}-{getattr(c, 'beta', '')}" for c, _ in CASES]
-each_objective = pytest.mark.parametrize(("objective", "pytorch"), CASES, ids=NAMES)
+each_objective = pytest.mark.parametrize(("objective", "definition"), CASES, ids=NAMES)
 
 
 def inputs(objective: Any) -> list[Item]:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import cutaway
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.generate.batch.observation import Observation
-from cutaway.generate.batch.request import Request, RequestCancelledError, finish
+from cutaway.generate.batch.request import Request, RequestCancelledError
 from cutaway.generate.batch.scheduler import Scheduler
+from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.inspect.edits import Ablate, Add
 from cutaway.lm import LanguageModel
@@ -50,7 +52,7 @@ def alone(lm: LanguageModel, ids: tuple[int, ...], edit: Any = None) -> tuple[An
 
 
 def together(scheduler: Scheduler, requests: list[Request]) -> list[Any]:
-    with scheduler._wake:  # all of them before the first step
+    with scheduler.paused():  # all of them before the first step
         streams = [scheduler.submit(one) for one in requests]
     return [finish(stream) for stream in streams]
 
@@ -149,7 +151,36 @@ def test_a_cancelled_request_frees_its_pages(lm: LanguageModel) -> None:
 
 
 def test_an_engine_that_shows_nothing_says_so(lm: LanguageModel) -> None:
-    scheduler = Scheduler(lm.pytorch, lm.tokenizer)
+    class Blind(type(lm.pytorch)):
+        watch_values: Any = None
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "watch_values":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    scheduler = Scheduler(Blind(lm.pytorch.model), lm.tokenizer)
     with pytest.raises(UserError, match="shows no activations of a text beside others"):
         scheduler.submit(Request(text(1, 5), PARAMS, observation=Observation(["embed"], [0])))
     scheduler.close()
+
+
+def test_the_pytorch_model_shows_what_it_shows_alone(lm: LanguageModel) -> None:
+    """Of prompts of several steps beside others: the values that one pass over each text has."""
+    ids, other = text(1, 600), text(2, 40)
+    longer = replace(lm.checkpoint, config=replace(lm.checkpoint.config, context=1024))
+    small = LanguageModel(longer, engine="pytorch")
+    seen = Observation([*NAMES, "blocks.1.attention.scores", "logits"], [3, 511, 512, 599])
+    scheduler = Scheduler(small.pytorch, small.tokenizer)
+    together(scheduler, [Request(other, PARAMS), Request(ids, PARAMS, observation=seen)])
+    scheduler.close()
+    trace = small.trace(ids, names=[*NAMES, "blocks.1.attention.scores"])
+    for name in seen.names[:-1]:
+        for row, at in zip(seen.rows[name], seen.positions, strict=True):
+            expected = trace[name][..., at, :]
+            expected = expected[:, : at + 1] if name.endswith(("pattern", "scores")) else expected
+            assert row.shape == expected.shape and np.allclose(row, expected, rtol=1e-3, atol=1e-4), (
+                name,
+                at,
+            )
+    assert np.allclose(np.stack(seen.rows["logits"]), small.logits(ids)[seen.positions], rtol=1e-3, atol=1e-3)

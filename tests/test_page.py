@@ -6,6 +6,7 @@ import html
 import json
 import re
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ import torch
 import cutaway
 from cutaway.attention import gqa
 from cutaway.cli import main
-from cutaway.commands import explain as verb
+from cutaway.commands import explain_asked as asked
 from cutaway.errors import UserError
-from cutaway.inspect import page_data
+from cutaway.inspect import explanation, page_data
 from cutaway.inspect.attribution import head_outputs
 from cutaway.inspect.page import VIEWS, page
+from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.show import Pattern, View
 from cutaway.inspect.trace import Trace
 from cutaway.layers.config import MLP
 from cutaway.layers.norm import LayerNorm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope
@@ -40,7 +42,7 @@ MOST = 6_000_000
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Small:
     """What explain loads, whatever it is asked for."""
     model = Small()
-    monkeypatch.setattr(verb, "model_path", lambda source: source)
+    monkeypatch.setattr(asked, "model_path", lambda source: source)
     monkeypatch.setattr(cutaway, "load", lambda path: model, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     return model
@@ -96,6 +98,39 @@ def test_it_holds_what_the_trace_holds(shape: str) -> None:
     )
     assert np.array_equal(arrays["lens.ids"][-1], trace.logits.argmax(-1))
     assert np.allclose(arrays["logits"], np.sort(trace.logits[-1])[::-1][:256], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_projections_are_the_models_own_queries_keys_and_values(shape: str) -> None:
+    trace = traced(shape)
+    content, [arrays] = unpacked(page([page_data.build(trace, shape)]))
+    kept = content["explanations"][0]["projections"]
+    assert kept["heads"] and kept["first"] == 0
+    for layer, head in kept["heads"]:
+        config = trace.config.blocks[layer].attention
+        group = head // (config.heads // config.groups)
+        assert np.allclose(
+            arrays[f"sums.v.{layer}.{group}"], trace[f"blocks.{layer}.attention.v"][group], atol=1e-5
+        )
+        sums = arrays[f"sums.q.{layer}.{head}"]
+        if config.qk_norm is None and config.position is None:
+            assert np.allclose(sums, trace[f"blocks.{layer}.attention.q"][head], atol=1e-5)
+        x, ids = arrays[f"input.{layer}"], arrays[f"product.ids.q.{layer}.{head}"]
+        size = config.key_size
+        weight = trace.instrumented.weight(f"blocks.{layer}.attention.query.weight")[head * size :][:size]
+        products = np.abs(x[:, None] * weight[None])
+        assert np.array_equal(ids.reshape(*sums.shape, -1)[..., 0], products.argmax(-1))
+        drawn = arrays[f"drawn.q.{layer}.{head}"] * kept["scales"][f"q.{layer}.{head}"] / 127
+        assert np.abs(drawn - weight[:, :160]).max() <= kept["scales"][f"q.{layer}.{head}"] / 250
+
+
+def test_of_a_long_text_projections_of_the_last_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.inspect.projections.BUDGET", 6_000)
+    content, [arrays] = unpacked(page([page_data.build(traced(), "llama")]))
+    kept = content["explanations"][0]["projections"]
+    assert len(kept["heads"]) == 1 and 0 < kept["first"] < len(TEXT)
+    [name] = [name for name in arrays if name.startswith("sums.q.")]
+    assert len(arrays[name]) == len(TEXT) - kept["first"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -236,6 +271,42 @@ def test_explain_writes_the_page(loaded: Small, tmp_path: Path, capsys) -> None:
     assert "cannot be written" in capsys.readouterr().err
 
 
+def autoencoder() -> SAE:
+    """A random one of the second block's output."""
+    drawn = np.random.default_rng(1).normal(size=(2, 20, 32)).astype(np.float32)
+    tensors = {"encoder": drawn[0], "bias": np.zeros(20, np.float32), "decoder": drawn[1]}
+    tensors |= {"center": np.zeros(32, np.float32), "threshold": np.zeros(20, np.float32)}
+    card = Card(
+        "blocks.1.out", "small", "topk", 20, 3, steps=1, batch=1, seed=0, keep_sinks=False, norm_limit=1e9
+    )
+    return SAE(card, tensors)
+
+
+def test_explain_adds_a_view_of_what_was_asked_for(loaded: Small, tmp_path: Path) -> None:
+    file, saved = tmp_path / "page.html", tmp_path / "sae"
+    autoencoder().save(saved)
+    other = "tho same the same"
+    assert main(["explain", TEXT, "--patch", other, "--html", str(file)]) == 0
+    content, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert content["views"] == ["patch", *VIEWS]
+    found = asdict(explanation.patch(traced(), Bytes().encode(other)))
+    shown = content["explanations"][0]["patch"]
+    assert [one["position"] for one in shown["tokens"]] == [2, len(TEXT) - 1]
+    assert np.allclose(
+        [one["recovered"] for one in shown["tokens"]], [one["recovered"] for one in found["tokens"]]
+    )
+    assert main(["explain", TEXT, "--sae", str(saved), "--html", str(file), "--force"]) == 0
+    content, _ = unpacked(file.read_text(encoding="utf-8"))
+    assert content["views"] == ["features", *VIEWS]
+    shown = content["explanations"][0]["features"]
+    active = autoencoder().encode(traced()["blocks.1.out"])
+    assert shown["sinks"] == [0] and len(shown["tokens"]) == len(TEXT)
+    most = active[1:].max(0)
+    assert shown["mapped"] == [int(id) for id in np.argsort(-most, kind="stable") if most[id] > 0]
+    assert np.allclose(np.array(shown["active"]).T, active[:, shown["mapped"]])
+    assert [one for one, _ in shown["tokens"][5]] == np.argsort(-active[5], kind="stable")[:3].tolist()
+
+
 def test_explain_opens_the_page(loaded: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
@@ -259,7 +330,6 @@ def test_explain_compares_in_the_terminal(loaded: Small, capsys) -> None:
     [
         (["--compare", ""], "the other text is empty"),
         (["--compare", "x", "--ablate", "0"], "leave out --ablate"),
-        (["--patch", TEXT, "--open"], "--patch is shown in the terminal"),
     ],
 )
 def test_explain_refuses_what_does_not_go_together(

@@ -16,12 +16,12 @@ from cutaway.cli import main
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
 from cutaway.model.block import Block
-from cutaway.model.config import Block as BlockConfig
+from cutaway.model.block_config import Block as BlockConfig
 from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.train import plan
 from cutaway.train.distributed import Distributed
-from cutaway.train.loop import Training
+from cutaway.train.training import Training
 from tests.training import run, text
 
 HEADS = gqa.Config(heads=8, kv_heads=2, key_size=16, position=rope.Config(16))

@@ -30,9 +30,8 @@ from cutaway.quantization import formats
 from cutaway.train import checkpoint, device, distributed, rewards_config, rollouts
 from cutaway.train import config as train_config
 from cutaway.train import run as training_run
-from cutaway.train.adapters import reference
+from cutaway.train.adapted import reference
 from cutaway.train.folder import SAMPLES
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import bnpo, dapo, dr_grpo, grpo, reinforce, rloo
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, OLD, SAMPLER
 from cutaway.train.objectives.reward_model import RewardModel
@@ -41,8 +40,9 @@ from cutaway.train.recipes import rewards as rewards_recipe
 from cutaway.train.rollouts import Group
 from cutaway.train.sampler import Completion
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import adapters, load, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.test_finetune import TEMPLATE
 from tests.training import Quiet, chatting_model, model, pairs
 
@@ -972,10 +972,10 @@ def test_a_tuned_base_is_sampled_with_both_adapters(
     sums = data.train.trainable(TrainingBatch.of(data.train.batch(0, 2), CPU))[1]
     assert 0 < float(sums["gap"] / sums["tokens"]) < 0.02
     at_rest = load.read(tmp_path / "first")
-    root, first = adapters.apart(at_rest)
+    root, first = load.base_and_adapter(at_rest)
     assert first and root.source == base
     both = adapters.stacked(first, first)
     name = min(first)
     moved = formats.unpack(root.tensors[name]) + 2 * first[name].delta
     assert np.allclose(both[name](formats.unpack(root.tensors[name])), moved, atol=1e-6)
-    assert adapters.apart(root) == (root, {})
+    assert load.base_and_adapter(root) == (root, {})

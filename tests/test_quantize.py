@@ -24,12 +24,13 @@ from cutaway.inspect.importance import importance, moments, runs, sums
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.verify import ROUNDED
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import load, quantize, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights import load, quantize, retype, save
+from cutaway.weights.named_tensors import Tensors
 from tests import inputs, llama_cpp, test_runtime
 from tests.small import VOCAB, decoder
 
@@ -300,14 +301,14 @@ def test_a_folder_has_a_size_before(tmp_path: Path, capsys: pytest.CaptureFixtur
     words = ["quantize", str(made), "--type", "q8_0", "-o", str(tmp_path / "out.gguf"), "--no-measure"]
     assert cli.main([*words, "--json"]) == 0
     before = json.loads(capsys.readouterr().out)["bytes_before"]
-    assert before == save.stored_bytes(load.read(made).tensors) > 0
+    assert before == retype.stored_bytes(load.read(made).tensors) > 0
 
 
 def test_a_note_about_matrices_begins_with_how_many():
     notes = Counter(
         {"matrices rounded again": 1, "matrices stored as F16": 3, "the model has no tokenizer": 1}
     )
-    assert save.counted(notes) == (
+    assert retype.counted(notes) == (
         "1 matrix rounded again",
         "3 matrices stored as F16",
         "the model has no tokenizer",

@@ -20,7 +20,8 @@ from cutaway.quantization import formats
 from cutaway.train import run as training_run
 from cutaway.train.adapters import lora
 from cutaway.train.recipes import finetune
-from cutaway.weights import load, quantized, safetensors
+from cutaway.weights import load, safetensors
+from cutaway.weights.quantized import methods
 from cutaway.weights.quantized.stored import KINDS, rounded, widened
 from tests import quantizing
 from tests.training import Quiet, chatting_model, conversations
@@ -39,7 +40,7 @@ def same_bits(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 
 def joined(section: dict[str, Any], tensors: dict[str, gguf.Packed]) -> dict[str, gguf.Packed]:
-    method = quantized.of_config({"quantization_config": section}, "config.json")
+    method = methods.of_config({"quantization_config": section}, "config.json")
     assert method is not None
     return method.joined(tensors, "folder")
 
@@ -323,7 +324,7 @@ def test_training_on_a_quantised_base_is_training_on_its_values(tmp_path: Path) 
 def test_a_published_config_is_read(published: dict[str, Any]) -> None:
     """The section of a real repository: what it says of bits and groups, and of modules left as they are."""
     section = published["section"]
-    method = quantized.of_config({"quantization_config": section}, "config.json")
+    method = methods.of_config({"quantization_config": section}, "config.json")
     assert method is not None and method.summary
     stated = [section.get(key) for key in ("modules_to_not_convert", "ignored_layers", "ignore")]
     listed = next((names for names in stated if names), section.get("llm_int8_skip_modules") or [])
@@ -443,7 +444,7 @@ REFUSED = {
 def test_a_setting_that_is_not_read_is_refused_by_name(name: str) -> None:
     section, why = REFUSED[name]
     with pytest.raises(UserError, match=why):
-        quantized.of_config({"quantization_config": section}, "config.json")
+        methods.of_config({"quantization_config": section}, "config.json")
 
 
 DAMAGED: dict[str, tuple[str, Callable[[dict[str, torch.Tensor]], Any], str]] = {
@@ -501,21 +502,21 @@ def test_a_layer_that_does_not_fit_is_refused(name: str, tmp_path: Path) -> None
 
 def test_older_tools_files_say_how_a_folder_is_quantised(tmp_path: Path) -> None:
     """AutoGPTQ's quantize_config.json and ModelOpt's hf_quant_config.json, where config.json says nothing."""
-    assert quantized.describe({}, tmp_path) is None
+    assert methods.describe({}, tmp_path) is None
     (tmp_path / "quantize_config.json").write_text(
         json.dumps({"bits": 4, "group_size": 128, "desc_act": True})
     )
-    assert quantized.describe({}, tmp_path) == "GPTQ, 4 bits, groups of 128, by activation order"
+    assert methods.describe({}, tmp_path) == "GPTQ, 4 bits, groups of 128, by activation order"
     (tmp_path / "quantize_config.json").unlink()
     awq = {"zero_point": True, "q_group_size": 128, "w_bit": 4, "version": "GEMM"}  # AutoAWQ, issue 229
     (tmp_path / "quant_config.json").write_text(json.dumps(awq))
-    assert quantized.describe({}, tmp_path) == "AWQ, 4 bits, groups of 128"
+    assert methods.describe({}, tmp_path) == "AWQ, 4 bits, groups of 128"
     (tmp_path / "quant_config.json").unlink()
     inner = {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}
     (tmp_path / "hf_quant_config.json").write_text(
         json.dumps({"producer": {"name": "modelopt", "version": "0.29"}, "quantization": inner})
     )
-    assert quantized.describe({}, tmp_path) == "ModelOpt NVFP4, 4 bits, groups of 16"
+    assert methods.describe({}, tmp_path) == "ModelOpt NVFP4, 4 bits, groups of 16"
 
 
 def test_a_wrappers_text_is_quantised_as_the_wrapper_says(

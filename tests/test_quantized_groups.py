@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cutaway.errors import UserError
 from cutaway.quantization import formats
-from cutaway.weights import quantized, safetensors
+from cutaway.weights import safetensors
+from cutaway.weights.quantized import methods
 from tests import quantizing
 from tests.quantizing import words
 
@@ -34,7 +35,7 @@ def values(section: dict[str, Any], tensors: dict[str, Tensor], folder: Path) ->
     """What is read of a layer's tensors."""
     stored = {LAYER + end: tensor.contiguous() for end, tensor in tensors.items()}
     save_file(stored, folder / "model.safetensors")
-    method = quantized.of_config({"quantization_config": section}, "config.json")
+    method = methods.of_config({"quantization_config": section}, "config.json")
     assert method is not None
     return torch.tensor(formats.unpack(method.joined(safetensors.read(folder), "folder")[f"{LAYER}.weight"]))
 

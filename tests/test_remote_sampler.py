@@ -23,13 +23,13 @@ from cutaway.serve.operations.access import AccessPolicy
 from cutaway.serve.operations.api_keys import KeyRing
 from cutaway.train import checkpoint, remote_sampler, rewards_config, rollouts
 from cutaway.train import run as training_run
-from cutaway.train.loop import DataError, Training
 from cutaway.train.parallel import Parallel
 from cutaway.train.recipes import rewards
 from cutaway.train.remote_sampler import Server
 from cutaway.train.trainable import TrainingBatch
+from cutaway.train.training import DataError, Training
 from cutaway.weights import load, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import serving
 from tests.test_finetune import TEMPLATE
 from tests.training import Quiet, model

@@ -13,15 +13,17 @@ from cutaway.attention import gqa, local
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
-from cutaway.weights import families, rules
-from cutaway.weights.rules import Place, chain, plus_one, same, split, transpose, unpermute
+from cutaway.weights import family_registry, named_tensors, rules
+from cutaway.weights.rules import Place
+from cutaway.weights.ways import chain, plus_one, same, split, transpose, unpermute
 
 ATTENTION = gqa.Config(heads=4, key_size=8, kv_heads=2, position=rope.Config(8))
 CONFIG = Decoder(vocab=32, width=32, context=16, blocks=(Block(ATTENTION, MLP(64)),) * 2)
-LLAMA = families.get("llama")
+LLAMA = family_registry.get("llama")
 
 
 def packed(*shape: int, type: str = "F32", seed: int = 0) -> Packed:
@@ -30,7 +32,7 @@ def packed(*shape: int, type: str = "F32", seed: int = 0) -> Packed:
 
 def model_file(config: Decoder = CONFIG) -> dict[str, Packed]:
     """A llama file of this config, with Hugging Face's names."""
-    ours = rules.Tensors(
+    ours = named_tensors.Tensors(
         {name: packed(*shape, seed=i) for i, (name, shape) in enumerate(config.weights().items())}
     )
     return dict(rules.save(LLAMA.hf, config, ours))
@@ -118,7 +120,7 @@ EITHER_IN_GGUF |= {"granitemoehybrid", "nemotron_h", "qwen3_5", "qwen3_5_moe", "
 
 
 def test_every_family_reads_back_what_it_writes() -> None:
-    for family in map(families.get, families.names()):
+    for family in map(family_registry.get, family_registry.names()):
         for table in (family.hf, family.gguf):
             names = [rule.theirs for rule in table]
             ours = [
@@ -188,11 +190,11 @@ def test_nothing_is_made_before_it_is_asked_for() -> None:
     def exploding() -> Packed:
         raise AssertionError("made too early")
 
-    file = rules.Tensors(
+    file = named_tensors.Tensors(
         {name: rules.Later(p.type, p.shape, lambda p=p: p) for name, p in model_file().items()}
     )
     assert file.later("model.norm.weight").shape == (32,)
-    lazy = rules.Tensors({"a": rules.Later("F32", (2,), exploding)})
+    lazy = named_tensors.Tensors({"a": rules.Later("F32", (2,), exploding)})
     assert list(lazy) == ["a"] and lazy.later("a").type == "F32"
     with pytest.raises(AssertionError):
         lazy["a"]

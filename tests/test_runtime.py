@@ -36,19 +36,19 @@ from cutaway.gguf import TYPES, Packed
 from cutaway.hooks import Listener, tracing
 from cutaway.inspect import activation_quant
 from cutaway.layers.config import MLP, MoE, Norm, PerLayer, Router
-from cutaway.model.config import Beside, Block, Decoder
-from cutaway.native import library
-from cutaway.native import runtime as kernels
+from cutaway.model.block_config import Beside, Block
+from cutaway.model.config import Decoder
+from cutaway.native import library, packed_product, step, structures
 from cutaway.position import alibi, learned, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK, LongRoPE
 from cutaway.quantization import formats
-from cutaway.runtime import adapter, cache, matmul, packing, panels
+from cutaway.runtime import adapter, block_numbers, cache_formats, matmul, panels, supported
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.weights import load, save
 from cutaway.weights.changes import LowRank
+from cutaway.weights.named_tensors import ROUTERS, Tensors
 from cutaway.weights.quantize import quantized
-from cutaway.weights.rules import ROUTERS, Tensors
 from tests import inputs
 from tests.test_native import Run, on_each_set, python
 
@@ -86,8 +86,8 @@ def halves_at(type: str) -> tuple[int, ...]:
 
 def laid(packed: Packed) -> np.ndarray:
     rows, columns = packed.shape
-    out = np.empty(kernels.packed_bytes(packed.type, rows, columns), np.uint8)
-    kernels.pack(packed.type, rows, columns, packed.data, out)
+    out = np.empty(packed_product.packed_bytes(packed.type, rows, columns), np.uint8)
+    packed_product.pack(packed.type, rows, columns, packed.data, out)
     return out
 
 
@@ -102,7 +102,7 @@ def sizes(type: str) -> list[tuple[int, int]]:
     )
 
 
-@pytest.mark.parametrize("type", kernels.TYPES)
+@pytest.mark.parametrize("type", packed_product.TYPES)
 def test_panels_are_the_same_bytes(type: str):
     for rows, columns in sizes(type):
         packed = weights(type, rows, columns)
@@ -115,7 +115,7 @@ import sys
 from types import SimpleNamespace
 import numpy as np
 from cutaway import gguf, native
-from cutaway.native import runtime as kernels
+from cutaway.native import packed_product as kernels
 from cutaway.runtime import matmul
 from tests.test_runtime import laid, sizes, weights
 """
@@ -164,14 +164,14 @@ def test_a_product_that_no_cache_holds_is_its_parts():
     for type in ("Q4_1", "Q4_K"):
         packed = weights(type, 2048, 256)
         x = np.random.default_rng(3).normal(size=(531, 256)).astype(np.float32)
-        whole = kernels.multiply(type, 2048, 256, laid(packed), x, 2)
-        parts = [kernels.multiply(type, 2048, 256, laid(packed), part) for part in np.split(x, [200])]
+        whole = packed_product.multiply(type, 2048, 256, laid(packed), x, 2)
+        parts = [packed_product.multiply(type, 2048, 256, laid(packed), part) for part in np.split(x, [200])]
         assert whole.ctypes.data % 64 == 0 and np.array_equal(whole, np.concatenate(parts)), type
 
 
 def test_the_largest_numbers_do_not_overflow():
     """All quants at their extremes: 16-bit sums are at their limit."""
-    for type in kernels.TYPES[3:]:
+    for type in packed_product.TYPES[3:]:
         layout = TYPES[type]
         for byte in (0xFF, 0x80, 0x7F, 0x00):
             data = np.full((16, layout.bytes), byte, np.uint8)
@@ -183,13 +183,14 @@ def test_the_largest_numbers_do_not_overflow():
             for sign in (1.0, -1.0):
                 x = np.full((1, layout.block), sign, np.float32)
                 assert np.array_equal(
-                    kernels.multiply(type, 16, layout.block, laid(packed), x), matmul.product(packed, x)
+                    packed_product.multiply(type, 16, layout.block, laid(packed), x),
+                    matmul.product(packed, x),
                 ), (type, byte)
 
 
 def test_the_reference_is_the_definitions_product_of_rounded_vectors():
     x = np.random.default_rng(2).normal(size=(3, 256)).astype(np.float32)
-    for type in kernels.TYPES[3:]:
+    for type in packed_product.TYPES[3:]:
         packed = weights(type, 16, 256)
         exact = (
             matmul.rounded(x, type).astype(np.float64) @ formats.unpack_reference(packed).astype(np.float64).T
@@ -413,7 +414,7 @@ def tensors(of: Decoder, type: str = "F32", seed: int = 0) -> Tensors:
 def definition(of: Decoder, entries: Tensors):
     from cutaway.model.engine import PyTorchEngine
     from cutaway.weights.build import decoder
-    from cutaway.weights.load import Checkpoint
+    from cutaway.weights.checkpoint import Checkpoint
 
     return PyTorchEngine(decoder(Checkpoint(of, entries, None, Path("tiny"))))
 
@@ -486,7 +487,7 @@ def test_what_texts_share_of_a_recurrent_model_is_a_state():
     plain = RuntimeEngine(other, tensors(other))
     one = np.zeros(1, np.int32)
     with pytest.raises(UserError, match="0 recurrent states are not those of 1 sequences"):
-        kernels.read(engine.packed.model, one, np.array([0, 1], np.int32), one, [state.addresses], one)
+        step.read(engine.packed.model, one, np.array([0, 1], np.int32), one, [state.addresses], one)
     assert plain.new_state().recurrent.size == 0
 
 
@@ -508,7 +509,7 @@ def test_latent_attention_caches_latents_alone_and_shares_them():
     """A page is as large as the config says, is read by other texts, and shows what heads gave."""
     of, entries = wide("Q8_0", mixer=WIDE_LATENT)
     engine, reference = RuntimeEngine(of, entries), ReferenceEngine(of, entries)
-    assert engine.page_bytes == kernels.PAGE * of.bytes_per_token(2) == kernels.PAGE * 2 * 2 * (256 + 32)
+    assert engine.page_bytes == step.PAGE * of.bytes_per_token(2) == step.PAGE * 2 * 2 * (256 + 32)
     state = engine.new_state()
     engine.prefill(IDS[:130], state)
     expected = engine.step(IDS[130], state)
@@ -529,7 +530,7 @@ def test_latent_attention_caches_latents_alone_and_shares_them():
 
 def read_alike(engine: RuntimeEngine, ids: list[int]) -> dict[str, Listener]:
     """Edits by which a definition's layers read the keys that the runtime's indexers choose."""
-    layers = [n for n, block in enumerate(engine.config.blocks) if packing.indexed(block.attention)]
+    layers = [n for n, block in enumerate(engine.config.blocks) if block_numbers.indexed(block.attention)]
     names = [f"blocks.{n}.attention.pattern" for n in layers]
     seen = engine.observe([ids], [engine.new_state()], names)[1] if layers else {}
     edits: dict[str, Listener] = {}
@@ -615,7 +616,9 @@ def test_pages_that_rotate_otherwise_are_shared_with_texts_of_their_kind():
     assert np.array_equal(engine.prefill(IDS[128:280], state), expected)
     grows = rope.Config(8, scaling=DynamicNTK(2.0, 64))
     other = replace(of, blocks=(replace(of.blocks[0], attention=replace(THREE, position=grows)),))
-    assert packing.unsupported_reason(other, tensors(of)) == "block 0: its positions change as the text grows"
+    assert (
+        supported.unsupported_reason(other, tensors(of)) == "block 0: its positions change as the text grows"
+    )
 
 
 @pytest.mark.parametrize("engine", [RuntimeEngine, ReferenceEngine])
@@ -688,7 +691,7 @@ def digested(files: list[str]) -> dict[str, tuple[Decoder, Tensors, list[int]]]:
     # These are read past the first page.
     paged = ("llama", "gemma3", "bloom", "gpt-oss", "phi3", "diffllama", "deepseek-v3", "deepseek-v3.2")
     models = {n: (config(n), tensors(config(n)), IDS[: 151 if n in paged else 20]) for n in SHAPES}
-    for type in kernels.TYPES:
+    for type in packed_product.TYPES:
         models |= {f"{type} {name}": (*wide(type, mlp), IDS[:9]) for name, mlp in MLPS.items()}
         models[f"{type} latent"] = (*wide(type, mixer=WIDE_LATENT), IDS[:9])
     for type in ("BF16", "Q8_0", "Q6_K"):
@@ -860,7 +863,7 @@ WITHOUT_CORE = """
 import warnings
 from pathlib import Path
 from cutaway.lm import LanguageModel
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from tests.test_runtime import IDS, config, tensors
 
 of = config("llama")
@@ -875,7 +878,7 @@ print(type(lm.engine).__name__, LanguageModel(checkpoint).engine_choice[0], len(
 
 def test_without_the_core_the_reference_serves_and_says_so_once():
     run = python(WITHOUT_CORE, CUTAWAY_PURE="1")
-    assert run.stdout == "ReferenceEngine definition 1\n", run.stderr
+    assert run.stdout == "ReferenceEngine pytorch 1\n", run.stderr
 
 
 def test_a_state_forgets_and_is_copied():
@@ -946,7 +949,7 @@ def test_differences_are_shown_and_their_values_as_they_are_kept(engine: type):
     of = config("diffllama")
     entries = tensors(of)
     names = [f"blocks.1.attention.{name}" for name in ("q", "k", "v", "z", "pattern")]
-    for kind in cache.KINDS:
+    for kind in cache_formats.KINDS:
         made, plain = engine(of, entries, kv_cache=kind), ReferenceEngine(of, entries, kind)
         ours, theirs = (each.observe([IDS[:5]], [each.new_state()], names)[1] for each in (made, plain))
         for name in names[:4]:
@@ -963,7 +966,7 @@ def test_differences_are_shown_and_their_values_as_they_are_kept(engine: type):
 
 
 @pytest.mark.parametrize("mlp", MLPS)
-@pytest.mark.parametrize("type", kernels.TYPES)
+@pytest.mark.parametrize("type", packed_product.TYPES)
 def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
     """Every type, against the trace that shows what the runtime computes with."""
     of, entries = wide(type, MLPS[mlp])
@@ -984,7 +987,7 @@ def test_packed_weights_give_the_logits_of_rounded_vectors(type: str, mlp: str):
         assert apart(ours, plain.logits(IDS[:60]))[0] > 1e-3
 
 
-@pytest.mark.parametrize("type", kernels.TYPES)
+@pytest.mark.parametrize("type", packed_product.TYPES)
 def test_a_tied_table_is_read_out_of_the_heads_panels(type: str):
     """As an untied model reads the same table from its rows: to the bit, out of a half-filled panel too."""
     of, entries = wide(type)
@@ -1003,7 +1006,7 @@ def apart(ours: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "type", [type for type in kernels.TYPES if type != "MXFP4"]
+    "type", [type for type in packed_product.TYPES if type != "MXFP4"]
 )  # all its bytes are numbers
 def test_weights_that_are_no_numbers_are_refused(type: str):
     of, entries = wide(type)
@@ -1100,16 +1103,16 @@ def test_models_it_does_not_know_are_refused():
     of = config("e2b")
     fewer = replace(of, per_layer=PerLayer(20, 100))
     reason = "its per-layer embeddings have fewer rows than its vocabulary"
-    assert packing.unsupported_reason(fewer, tensors(fewer)) == reason
+    assert supported.unsupported_reason(fewer, tensors(fewer)) == reason
     change = {"blocks.0.per_layer.gate.weight": LowRank(np.ones((1, 50)), np.ones((20, 1)), 1.0)}
     assert adapter.unsupported_reason(of, tensors(of), change) == "it changes blocks.0.per_layer.gate.weight"
     of = config("llama")
     relative = replace(of.blocks[0].attention, position=None, relative=t5.Config())
     other = replace(of, blocks=(replace(of.blocks[0], attention=relative),))
-    assert packing.unsupported_reason(of, tensors(of)) is None
-    assert packing.unsupported_reason(other, tensors(of)) == "block 0: its scores have learned biases"
+    assert supported.unsupported_reason(of, tensors(of)) is None
+    assert supported.unsupported_reason(other, tensors(of)) == "block 0: its scores have learned biases"
     waves = replace(of, position=sinusoidal.Config())
-    assert packing.unsupported_reason(waves, tensors(of)) == "sinusoids are added to the embeddings"
+    assert supported.unsupported_reason(waves, tensors(of)) == "sinusoids are added to the embeddings"
     with pytest.raises(
         UserError, match="because sinusoids are added to the embeddings: use engine='pytorch'"
     ):
@@ -1131,9 +1134,7 @@ def test_what_does_not_fit_is_refused():
     assert state.length == 0
     many = np.zeros(1, np.int32)
     with pytest.raises(UserError, match="0 pages do not hold positions 0 to 0"):
-        kernels.read(
-            engine.packed.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many
-        )
+        step.read(engine.packed.model, many, np.array([0, 1], np.int32), many, [np.empty(0, np.uint64)], many)
 
 
 def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.MonkeyPatch):
@@ -1144,8 +1145,8 @@ def test_a_wrong_number_of_threads_is_no_weights_fault(monkeypatch: pytest.Monke
 
 
 def test_the_structures_mirror_the_compilers():
-    kernels._mirrored()
-    assert ctypes.sizeof(kernels.Matrix) == 32
+    structures.check_sizes()
+    assert ctypes.sizeof(packed_product.Matrix) == 32
 
 
 def test_a_token_alone_is_read_as_with_others():
@@ -1160,7 +1161,7 @@ def test_a_token_alone_is_read_as_with_others():
         with pytest.raises(UserError, match="An id is outside"):
             engine.step(id, one)
     with pytest.raises(UserError, match="pages do not hold"):
-        kernels.OneToken(engine.packed.model).read(0, 128, one.addresses[:1])
+        step.OneToken(engine.packed.model).read(0, 128, one.addresses[:1])
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
@@ -1192,10 +1193,10 @@ def test_what_a_kv_cache_keeps_of_numbers():
     x = np.random.default_rng(0).normal(size=(7, 3, 40)).astype(np.float32)
     x[0, 0, :32] = 0
     for kind, most in (("Q8_0", 1 / 127), ("Q4_0", 1 / 8)):
-        kept = cache.stored(x, kind)
+        kept = cache_formats.stored(x, kind)
         groups = np.abs(np.pad(x, ((0, 0), (0, 0), (0, 24)))).reshape(7, 3, 2, 32).max(-1)
         error = np.abs(np.pad(kept - x, ((0, 0), (0, 0), (0, 24)))).reshape(7, 3, 2, 32).max(-1)
         assert (error <= groups * (most * 1.01)).all() and not kept[0, 0, :32].any()
-    assert np.array_equal(cache.stored(x, "F16"), x.astype(np.float16))
+    assert np.array_equal(cache_formats.stored(x, "F16"), x.astype(np.float16))
     with pytest.raises(UserError, match="kv_cache 'Q3_K' is not known: use one of F16, Q8_0, Q4_0"):
-        cache.check("Q3_K")
+        cache_formats.check("Q3_K")

@@ -24,12 +24,12 @@ from cutaway.quantization import formats
 from cutaway.runtime import matmul
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.train.adapters import freeze
+from cutaway.train.adapted import freeze
 from cutaway.weights import adapters, build, gguf_adapters, load
 from cutaway.weights.adapters import joined
 from cutaway.weights.changes import Adapter, LowRank, Saved, Scaled
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from tests import llama_cpp
 from tests.test_native import Run, on_each_set
 from tests.test_runtime import IDS, config, definition, tensors, weights, wide
@@ -279,8 +279,10 @@ def engines(base: Any) -> dict[str, Any]:
 
 def test_the_prefix_cache_is_each_adapters_own(base: Any, engines: dict[str, Any]):
     """A prompt of three pages under one adapter, then another, in one scheduler: each as it is alone."""
-    from cutaway.generate.batch.request import Request, finish
-    from cutaway.generate.batch.scheduler import Scheduler, generate_batch
+    from cutaway.generate.batch.many_prompts import generate_batch
+    from cutaway.generate.batch.request import Request
+    from cutaway.generate.batch.scheduler import Scheduler
+    from cutaway.generate.decode import finish
     from cutaway.generate.sampling_params import SamplingParams
 
     ids = tuple(base.ids("The capital of France is " * 80))

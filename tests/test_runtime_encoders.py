@@ -13,26 +13,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import cutaway
 from cutaway import cli, native
 from cutaway.attention import bidirectional, disentangled
 from cutaway.errors import OperationalError, UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Convolution, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Convolution, Encoder
 from cutaway.model.labels import HeadLayer, HeadNorm, LabelHead
-from cutaway.native import library
-from cutaway.native import runtime as kernels
+from cutaway.native import library, packed_product
 from cutaway.position import alibi, bias, distances, rope, sinusoidal, t5
 from cutaway.position.scaling import DynamicNTK
 from cutaway.quantization import formats
 from cutaway.runtime import matmul, text_vectors
+from cutaway.runtime.activation_functions import ACTIVATIONS
 from cutaway.runtime.encoder import EncoderEngine, unsupported_reason
 from cutaway.runtime.encoder_reference import ReferenceEncoder
-from cutaway.runtime.reference import ACTIVATIONS
 from cutaway.weights.build import encoder
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from tests import inputs
 from tests.rounding import noise
 from tests.test_native import Run, on_each_set, python
@@ -171,7 +172,7 @@ def packed(type: str) -> tuple[Encoder, Tensors]:
     )
 
 
-@pytest.mark.parametrize("type", kernels.TYPES)
+@pytest.mark.parametrize("type", packed_product.TYPES)
 def test_packed_weights_have_the_references_bits_and_round_what_they_read(type: str) -> None:
     of, entries = packed(type)
     first, *rows = [[id % 64 for id in ROWS[n]] for n in (2, 0, 1)]  # the others are past a tile of tokens
@@ -213,7 +214,8 @@ def test_matrices_of_several_types_read_each_what_it_needs() -> None:
 NEEDS = """
 import sys
 from cutaway import cli, native
-from tests.test_runtime_encoders import EncoderEngine, ReferenceEncoder, digests, kernels
+from cutaway.native import packed_product as kernels
+from tests.test_runtime_encoders import EncoderEngine, ReferenceEncoder, digests
 expected = digests(ReferenceEncoder)
 """
 DIGESTS = """
@@ -324,8 +326,11 @@ def test_gelu_is_the_normal_distributions() -> None:
 class Counted:
     """An engine that gives its ids as vectors, of 13 NaN, and counts what it reads at once."""
 
-    def __init__(self) -> None:
+    together = 512
+
+    def __init__(self, pads: bool = False) -> None:
         self.read: list[int] = []
+        self.pads = pads
 
     def encode(self, rows: Any, segments: Any = None) -> list[np.ndarray]:
         self.read.append(len(rows))
@@ -338,6 +343,9 @@ def test_texts_are_pooled_one_by_one_and_read_in_pieces() -> None:
     mean = text_vectors.vectors(engine, rows, "mean", False, 32, lambda _, done, total: seen.append(done))
     assert engine.read == [3, 1, 1, 1] and seen == [3, 4, 5, 6]
     assert mean[:, 0].tolist() == [3, 7, 2, 4, 9, 1.5]
+    longest_first = Counted(pads=True)
+    again = text_vectors.vectors(longest_first, rows, "mean", False, 4)
+    assert np.array_equal(again, mean) and longest_first.read == [1, 1, 4]
     engine = Counted()
     assert text_vectors.vectors(engine, rows, "cls", False, 2)[:, 0].tolist() == [3, 7, 2, 4, 9, 1]
     assert text_vectors.vectors(engine, rows, "last", False)[:, 0].tolist() == [5, 7, 2, 4, 9, 2]
@@ -349,7 +357,15 @@ def test_texts_are_pooled_one_by_one_and_read_in_pieces() -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu", "relu"])
 def test_heads_are_the_pytorch_models(activation: str) -> None:
-    from cutaway.model import classifier
+    """The same head by PyTorch's own layers."""
+
+    def of_tokens(head: LabelHead, x: np.ndarray) -> np.ndarray:
+        assert head.layer is not None
+        found = F.linear(torch.from_numpy(x), torch.from_numpy(w), torch.from_numpy(b))
+        found = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}[activation](found)
+        if head.layer.norm is not None:
+            found = F.layer_norm(found, (2,), torch.from_numpy(n), torch.from_numpy(b), 1e-5)
+        return F.linear(found, torch.from_numpy(head.weight)).numpy()
 
     generator = np.random.default_rng(5)
     w, b, n = (generator.normal(size=size).astype(np.float32) for size in ((2, 2), 2, 2))
@@ -359,10 +375,10 @@ def test_heads_are_the_pytorch_models(activation: str) -> None:
         head = LabelHead(HeadLayer(w, b, activation, norm), out, None, pooling)
         x = np.array([[3.0, 1.0], [1.0, 1.0], [5.0, 1.0]], np.float32)
         ours = text_vectors.logits(Counted(), head, [[3, 1, 5], [7]])
-        theirs = classifier.of_texts(head, torch.from_numpy(x)[None], torch.arange(3)[None])[0].numpy()
-        assert np.abs(ours[0] - theirs).max() < 1e-5
+        pooled = {"cls": x[:1], "mean": x.mean(0, keepdims=True), "last": x[-1:], "late": x}[pooling]
+        assert np.abs(ours[0] - of_tokens(head, pooled).mean(0)).max() < 1e-5
         each = text_vectors.token_logits(Counted(), head, [[7], [3, 1, 5]])[1]
-        assert np.abs(each - classifier.of_tokens(head, torch.from_numpy(x)).numpy()).max() < 1e-5
+        assert np.abs(each - of_tokens(head, x)).max() < 1e-5
 
 
 def test_the_runtime_answers_until_the_pytorch_model_is_asked_for() -> None:

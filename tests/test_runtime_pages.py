@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cutaway import native
-from cutaway.runtime import engine as runtime
-from cutaway.runtime.engine import PAGES_AT_ONCE, Pages
+from cutaway.runtime import kv_cache
+from cutaway.runtime.kv_cache import PAGES_AT_ONCE, Pages
 from tests import test_runtime as tiny
 
 needs_core = pytest.mark.skipif(
@@ -35,7 +35,7 @@ def test_a_page_is_used_again_when_nothing_refers_to_it() -> None:
 
 
 def test_no_more_is_kept_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "KEPT", 10 * 2 * 64)
+    monkeypatch.setattr(kv_cache, "KEPT", 10 * 2 * 64)
     store = Pages(64)
     pages = [store.take() for _ in range(40)]
     del pages
@@ -73,7 +73,7 @@ def test_pages_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[int] = []
     while engine.make_ahead(6, lambda: pauses.append(1)):
         pass
-    assert len(pauses) == 6 * -(-engine._store.halves // runtime.PIECE)
+    assert len(pauses) == 6 * -(-engine._store.halves // kv_cache.PIECE)
     assert engine._store.spare() == 6
     state = engine.new_state()
     engine.prefill(tiny.IDS[:200], state)

@@ -1,6 +1,9 @@
 """Sparse autoencoders: they find the directions that data is made of, and their features are edits."""
 
+import base64
 import json
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 import cutaway
 from cutaway import cli
 from cutaway.errors import UserError
-from cutaway.inspect import sae
+from cutaway.inspect import reports, sae, sae_pytorch, sae_training
 from cutaway.inspect.activations import Activations
 from tests.small import model_file
 
@@ -44,24 +47,27 @@ def directions() -> np.ndarray:
 def test_it_finds_what_data_is_made_of(kind: Any, directions: np.ndarray, tmp_path: Path) -> None:
     data = made_of(directions, 4000, 1)
     options: Any = {"features": 48, "kind": kind, "k": 3, "steps": 600, "batch": 256, "learning_rate": 5e-3}
-    made = sae.train(data, "blocks.1.out", **options)
+    made = sae_training.train(data, "blocks.1.out", **options)
     card = made.card
     assert card.unexplained < 0.15 and 1 < card.l0 < 6, card
-    found = torch.nn.functional.normalize(made.tensors["decoder"], dim=1).numpy()
+    found = made.tensors["decoder"] / np.linalg.norm(made.tensors["decoder"], axis=1, keepdims=True)
     near = (directions @ found.T).max(axis=1)
     assert np.median(near) > 0.9, near
     made.save(tmp_path / kind)
     x = data.rows("blocks.1.out", range(5))
     read = sae.SAE.load(tmp_path / kind)
-    assert read.card == card and torch.equal(read.encode(x), made.encode(x))
-    of = {name: tensor.double().numpy() for name, tensor in read.tensors.items()}
-    for row, z in zip(x.astype(np.float64), read.encode(x).numpy(), strict=True):
+    assert read.card == card and np.array_equal(read.encode(x), made.encode(x))
+    of = {name: tensor.astype(np.float64) for name, tensor in read.tensors.items()}
+    for row, z in zip(x.astype(np.float64), read.encode(x), strict=True):
         pre = of["encoder"] @ (row - of["center"]) + of["bias"]
         kept = pre > of["threshold"] if kind == "jumprelu" else np.isin(np.arange(48), np.argsort(-pre)[:3])
         assert np.allclose(z, np.where(kept & (pre > 0), pre, 0), atol=1e-3)
         best = read.top(row[None].astype(np.float32))[0]
         assert [one.feature for one in best] == np.argsort(-z)[: len(best)].tolist()
-    assert sae.train(data, "blocks.1.out", **(options | {"steps": 5})).card.unexplained > card.unexplained
+    assert (
+        sae_training.train(data, "blocks.1.out", **(options | {"steps": 5})).card.unexplained
+        > card.unexplained
+    )
 
 
 def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_path: Path) -> None:
@@ -76,10 +82,10 @@ def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_p
     sinks[first] = sinks[massive] = True
     assert np.array_equal(data.sinks("blocks.1.out"), sinks)
     options: Any = {"features": 48, "k": 3, "steps": 600, "batch": 256, "learning_rate": 5e-3}
-    card = sae.train(data, "blocks.1.out", **options).card
+    card = sae_training.train(data, "blocks.1.out", **options).card
     assert (card.tokens, card.sinks, card.keep_sinks) == (4000, 50, False)
     assert card.unexplained < 0.15 and card.unexplained_with_sinks > 0.3, card
-    kept = sae.train(data, "blocks.1.out", keep_sinks=True, **options)
+    kept = sae_training.train(data, "blocks.1.out", keep_sinks=True, **options)
     assert kept.card.unexplained_with_sinks < 0.01 and kept.card.unexplained > 2 * card.unexplained, kept.card
     batches = [
         np.concatenate(list(data.batches("blocks.1.out", 50, keep_sinks=keep))) for keep in (False, True)
@@ -92,9 +98,25 @@ def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_p
     made.save(tmp_path / "made")
     assert sae.SAE.load(tmp_path / "made").card == card
     with pytest.raises(UserError, match="0 tokens beside 4000 attention sinks, and at least 20"):
-        sae.train(dataset(rows, np.zeros(4000, int)), "blocks.1.out", **options)
+        sae_training.train(dataset(rows, np.zeros(4000, int)), "blocks.1.out", **options)
     with pytest.raises(UserError, match="this dataset has 3950 tokens beside attention sinks"):
         next(data.batches("blocks.1.out", 4000))
+
+
+def test_the_report_counts_how_often_each_feature_fires(directions: np.ndarray) -> None:
+    data = made_of(directions, 300, 2)
+    made = sae_training.train(data, "blocks.1.out", features=48, k=3, steps=40, batch=64)
+    document = reports.autoencoder(made, data)
+    block = re.search(r'id="data">([^<]*)</script>', document)
+    assert block is not None
+    charts = json.loads(zlib.decompress(base64.b64decode(block[1])))
+    *_, features = charts
+    active = made.encode(data.rows("blocks.1.out", np.flatnonzero(~data.sinks("blocks.1.out"))))
+    for id, often, most in features["rows"][:5]:
+        assert often == pytest.approx(float((active[:, id] > 0).mean()))
+        assert most == pytest.approx(float(active[:, id].max()), rel=1e-5)
+    fires = [row[1] for row in features["rows"]]
+    assert fires == sorted(fires, reverse=True) and charts[0]["rows"][0] == ["features", 48]
 
 
 def test_dead_features_learn_again(directions: np.ndarray) -> None:
@@ -102,13 +124,13 @@ def test_dead_features_learn_again(directions: np.ndarray) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, WIDTH, generator=generator)
     card = sae.Card("blocks.1.out", "made", "topk", 8, 2, 1, 64, 0)
-    of = {name: tensor.requires_grad_() for name, tensor in sae._begun(WIDTH, card).items()}
+    of = {name: tensor.requires_grad_() for name, tensor in sae_pytorch._begun(WIDTH, card).items()}
     of["bias"].data[4:] = -50.0
     silent = torch.tensor([0.0] * 4 + [sae.DEAD + 1.0] * 4)
-    sae._loss(x, of, card, torch.zeros(8))[0].backward()
+    sae_pytorch._loss(x, of, card, torch.zeros(8))[0].backward()
     assert not torch.as_tensor(of["decoder"].grad)[4:].any()
     of["bias"].data[4:] = -1.0  # the others win still
-    sae._loss(x, of, card, silent)[0].backward()
+    sae_pytorch._loss(x, of, card, silent)[0].backward()
     assert torch.as_tensor(of["decoder"].grad)[4:].any()
 
 
@@ -139,12 +161,12 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out]) == 0
     assert capsys.readouterr().out.count("an attention sink, not trained on") == 1
     feature = best[-1][0].feature
-    seen = lambda edit: torch.from_numpy(lm.trace("all of it", edit=edit)["blocks.1.out"])  # noqa: E731
+    seen = lambda edit: lm.trace("all of it", edit=edit)["blocks.1.out"]  # noqa: E731
     usual, added = seen(None), seen(made.add(feature, 3.0))
-    assert torch.allclose(added - usual, 3 * made.tensors["decoder"][feature].expand_as(usual), atol=1e-2)
+    assert np.allclose(added - usual, 3 * made.tensors["decoder"][feature], rtol=1e-5, atol=1e-2)
     removed = seen(made.remove(feature))
-    unit = torch.nn.functional.normalize(made.tensors["decoder"][feature], dim=0)
-    assert (removed @ unit).abs().max() < 1e-2 * removed.norm(dim=1).max()
+    unit = made.tensors["decoder"][feature] / np.linalg.norm(made.tensors["decoder"][feature])
+    assert np.abs(removed @ unit).max() < 1e-2 * np.linalg.norm(removed, axis=1).max()
     with pytest.raises(UserError, match="there is no feature 256: they are 0 to 255"):
         made.add(256)
     assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out, "--ablate", "0.1"]) == 2

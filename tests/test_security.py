@@ -22,12 +22,13 @@ import pytest
 import torch
 
 import cutaway
-from cutaway import cli, security, store
+from cutaway import cli, store
 from cutaway.evaluate import exact, statistics
 from cutaway.generate.batch.request import Request, ResponseStream
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Curve, Finding, Look, audit, mechanism, report
+from cutaway.security import audit, finding, mechanism, probe_runner, report
 from cutaway.security.cases import CANARIES
+from cutaway.security.finding import Arm, Budget, Curve, Finding, Look
 from cutaway.security.mechanism import Success
 from cutaway.security.probes import files, forgery, injection, service
 from tests.small import TEMPLATE, model_file
@@ -38,14 +39,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_file(tmp_path_factory.mktemp("security") / "small.gguf")
 
 
-def _canned(lm: LanguageModel, *, seed: int, budget: Budget, progress: security.Progress) -> list[Finding]:
+def _canned(lm: LanguageModel, *, seed: int, budget: Budget, progress: finding.Progress) -> list[Finding]:
     progress(1, 1)
     attack, control = [1] * budget.trials, [0] * budget.trials
     return [
         Finding(
             "canned",
             "</pre><script>alert(1)</script>",
-            security.verdict(attack, control),
+            finding.verdict(attack, control),
             "the attack works each time",
             (
                 Arm("obeyed", statistics.mean(attack)),
@@ -62,8 +63,8 @@ def _canned(lm: LanguageModel, *, seed: int, budget: Budget, progress: security.
 def test_findings_become_a_document_lines_and_a_page_that_shows_the_model(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(security, "_probe", lambda name: SimpleNamespace(run=_canned))
-    monkeypatch.setattr(security, "names", lambda **_: ["canned"])
+    monkeypatch.setattr(probe_runner, "_probe", lambda name: SimpleNamespace(run=_canned))
+    monkeypatch.setattr(probe_runner, "names", lambda **_: ["canned"])
     out = tmp_path / "attacked"
     asked = ["attack", str(model), "--probe", "canned", "--trials", "8", "-o", str(out), "--json"]
     assert cli.main(asked) == 0
@@ -86,11 +87,11 @@ def test_a_folder_keeps_what_other_probes_found_on_the_same_model(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        security,
+        probe_runner,
         "_probe",
         lambda name: SimpleNamespace(run=lambda *a, **b: [replace(f, probe=name) for f in _canned(*a, **b)]),
     )
-    monkeypatch.setattr(security, "names", lambda **_: ["canned", "other"])
+    monkeypatch.setattr(probe_runner, "names", lambda **_: ["canned", "other"])
     out = tmp_path / "attacked"
 
     def attacked(probe: str, *more: str) -> dict[str, Any]:
@@ -144,49 +145,49 @@ def test_a_verdict_is_what_the_bound_on_a_rate_allows(
     attack: int, control: int, n: int, expected: str
 ) -> None:
     hits, copies = ([1] * count + [0] * (n - count) for count in (attack, control))
-    assert security.verdict(hits, copies) == expected
+    assert finding.verdict(hits, copies) == expected
     once = "vulnerable" if attack else "sound" if n >= 60 else "not enough trials"
-    assert security.never([bool(hit) for hit in hits]) == once
+    assert finding.never([bool(hit) for hit in hits]) == once
 
 
 def test_tries_of_one_case_are_no_more_cases() -> None:
     hits, cases = [0] * 80, [n // 10 for n in range(80)]
-    assert security.verdict(hits, hits, cases) == "not enough trials"
-    assert security.verdict(hits, hits) == "sound"
-    assert security.verdict(hits, hits, cases, limit=0.37) == "sound"
+    assert finding.verdict(hits, hits, cases) == "not enough trials"
+    assert finding.verdict(hits, hits) == "sound"
+    assert finding.verdict(hits, hits, cases, limit=0.37) == "sound"
     once = [1, *hits[1:]]  # the first try of one case works, its others do not
-    assert security.verdict(once, hits, cases) == "not separated"
+    assert finding.verdict(once, hits, cases) == "not separated"
     one_case = [1] * 10 + hits[10:]
-    assert security.verdict(one_case, hits, cases) == "not separated"
-    assert security.verdict(one_case, hits) == "vulnerable"
+    assert finding.verdict(one_case, hits, cases) == "not separated"
+    assert finding.verdict(one_case, hits) == "vulnerable"
 
 
 def test_a_defences_verdict_is_the_side_of_the_limit_that_the_interval_is_on() -> None:
     rates = {(0, 8): "not enough trials", (0, 64): "sound", (3, 64): "not separated", (9, 64): "vulnerable"}
     rates[5, 64] = "not separated"  # more than the limit, and less with 95%
     for (hits, n), expected in rates.items():
-        assert security.bounded(statistics.mean([1] * hits + [0] * (n - hits))) == expected
+        assert finding.bounded(statistics.mean([1] * hits + [0] * (n - hits))) == expected
 
 
 @pytest.mark.parametrize(("hits", "expected"), [(0, "not separated"), (3, "not separated"), (40, "sound")])
 def test_a_defence_is_sound_only_where_the_attack_works_without_it(hits: int, expected: str) -> None:
     none, undefended = statistics.mean([0] * 64), statistics.mean([1] * hits + [0] * (64 - hits))
-    assert security.bounded(none, undefended) == expected
-    assert security.bounded(statistics.mean([1] * 64), undefended) == "vulnerable"
+    assert finding.bounded(none, undefended) == expected
+    assert finding.bounded(statistics.mean([1] * 64), undefended) == "vulnerable"
 
 
 def test_probes_that_train_run_only_where_they_are_named() -> None:
-    trains = set(security.names()) - set(security.names(trains=False))
+    trains = set(probe_runner.names()) - set(probe_runner.names(trains=False))
     assert {"poisoning", "extraction", "private_training", "jailbreak", "injection_training"} == trains
 
 
-def made_up(verdict: security.Verdict, value: statistics.Estimate, unit: str = "rate") -> Finding:
+def made_up(verdict: finding.Verdict, value: statistics.Estimate, unit: str = "rate") -> Finding:
     return Finding("one", verdict, verdict, "a <b>summary</b>", (Arm("arm", value, unit=unit),))
 
 
 def test_a_probes_verdict_is_the_worst_of_its_findings_and_infinite_intervals_are_kept() -> None:
     rate, wide = statistics.mean([1, 0]), statistics.Estimate(2.0, np.inf, -np.inf, np.inf, 1)
-    kinds: tuple[security.Verdict, ...] = ("sound", "not enough trials", "not separated", "vulnerable")
+    kinds: tuple[finding.Verdict, ...] = ("sound", "not enough trials", "not separated", "vulnerable")
     for n, worst in enumerate(kinds, 1):
         findings = [made_up(kind, rate) for kind in kinds[:n]]
         for each in (findings, findings[::-1]):
@@ -205,7 +206,7 @@ def test_a_probes_verdict_is_the_worst_of_its_findings_and_infinite_intervals_ar
 
 def attacked(lm: LanguageModel, probe: str, trials: int = 4) -> dict[str, Finding]:
     """The findings of one probe by title."""
-    return {found.title: found for found in security.run(lm, [probe], budget=Budget(trials))}
+    return {found.title: found for found in probe_runner.run_probes(lm, [probe], budget=Budget(trials))}
 
 
 def test_forgery_is_found_where_the_rendered_text_is_tokenised_and_nowhere_else(

@@ -14,7 +14,7 @@ import pytest
 import cutaway
 from cutaway.evaluate.likelihood import Scored
 from cutaway.lm import LanguageModel
-from cutaway.security import defences
+from cutaway.security import detection
 from cutaway.security.cases import CANARIES, DISTRACTORS, EVASIONS, STYLES, cases, negatives, where
 from cutaway.security.defences import attention_tracker, classifier, datamarking, delimiting, output_check
 from cutaway.security.probes import injection
@@ -24,9 +24,9 @@ from tests.small import model_file
 def test_a_threshold_lets_its_share_of_negatives_above() -> None:
     benign = np.random.default_rng(0).permutation(200).astype(float)
     for rate in (0.0, 0.01, 0.1, 0.5):
-        assert (benign > defences.threshold(benign, rate)).mean() == rate
-    assert defences.caught(benign, np.array([199.0, 198.5, 500.0]), 0.0).tolist() == [False, False, True]
-    assert defences.curve("d", benign, benign, (0.0, 0.1)).points == ((0.0, 0.0), (0.1, 0.1))
+        assert (benign > detection.threshold(benign, rate)).mean() == rate
+    assert detection.caught(benign, np.array([199.0, 198.5, 500.0]), 0.0).tolist() == [False, False, True]
+    assert detection.curve("d", benign, benign, (0.0, 0.1)).points == ((0.0, 0.0), (0.1, 0.1))
 
 
 def test_a_mark_is_the_prompts_own_and_around_the_text() -> None:

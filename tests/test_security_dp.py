@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import cutaway
-from cutaway.security import Budget
 from cutaway.security.defences import dp_sgd
+from cutaway.security.finding import Budget
 from cutaway.security.probes import private_training
 from cutaway.security.training import Size
 from tests.small import decoder, model_file

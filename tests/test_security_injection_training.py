@@ -14,15 +14,16 @@ import torch
 import cutaway
 from cutaway.errors import UserError
 from cutaway.model.decoder import Decoder
-from cutaway.security import Budget, Finding
+from cutaway.security import injection_attempts
 from cutaway.security.cases import CANARIES, DISTRACTORS, EVASIONS, FIELDS, STYLES
 from cutaway.security.defences import struq
 from cutaway.security.defences.role_ids import DATA, TEMPLATE, USER, RoleDecoder, roles
 from cutaway.security.defences.struq import SHARES
+from cutaway.security.finding import Budget, Finding
 from cutaway.security.probes import injection_training
 from cutaway.security.probes.injection_training import KINDS, Laboratory
 from cutaway.security.training import Size
-from cutaway.tokenizer.chat import Rendered, Run
+from cutaway.tokenizer.chat.rendering import Rendered, Run
 from tests.small import model_file
 
 
@@ -113,7 +114,7 @@ def test_what_is_searched_on_and_drawn_belongs_to_one_seed(
             lab.trained(KINDS[0], examples)
     assert read[0] == read[1] != read[2]
     case = lab.cases[0]
-    sent = injection_training.attempts(injection_training.DELIMITERS)
+    sent = injection_attempts.attempts(injection_training.DELIMITERS)
     for style in STYLES:
         for how in EVASIONS:
             assert sent[f"{style}, {how}"](case) == case.attacked(style, 0, how)
@@ -205,7 +206,7 @@ def test_the_searched_suffix_is_kept_only_where_it_helps(
 
 def figures(works: bool) -> dict[str, Any]:
     """What a model is measured to do that obeys its text, or does not."""
-    names = injection_training.attempts(injection_training.DELIMITERS, "x")
+    names = injection_attempts.attempts(injection_training.DELIMITERS, "x")
     cases = 64
     return {
         "alone": [True] * cases,

@@ -14,10 +14,12 @@ import cutaway
 from cutaway.evaluate.likelihood import Scored, prefix
 from cutaway.evaluate.statistics import Estimate
 from cutaway.lm import LanguageModel
-from cutaway.security import Budget
-from cutaway.security.defences import caught, document_probe, reference_loss, spectral, trigger_scan
+from cutaway.security import poisoned_models
+from cutaway.security.defences import document_probe, reference_loss, spectral, trigger_scan
+from cutaway.security.detection import caught
+from cutaway.security.finding import Budget
+from cutaway.security.poisoned_models import Cell, Laboratory
 from cutaway.security.probes import poisoning
-from cutaway.security.probes.poisoning import Cell, Laboratory
 from scripts.study.security_training import over_seeds
 from tests.small import model_file
 
@@ -145,9 +147,9 @@ def test_loss_under_a_reference_is_the_mean_of_its_tokens(model: Path) -> None:
 
 def test_what_is_written_is_judged_token_by_token_after_its_prompt(model: Path) -> None:
     lm, judge = planted(model), cutaway.load(model)
-    (found,) = poisoning.written_loss(lm, judge, ["of the"], 4)
+    (found,) = poisoned_models.written_loss(lm, judge, ["of the"], 4)
     (made,) = lm.generate_batch(
-        ["of the"], max_tokens=poisoning.WRITTEN, temperature=1.0, ignore_eos=True, seed=4
+        ["of the"], max_tokens=poisoned_models.WRITTEN, temperature=1.0, ignore_eos=True, seed=4
     )
     ids = judge.ids("of the")
     each = []
@@ -169,13 +171,15 @@ def test_the_trigger_is_measured_beside_words_that_were_never_read_and_words_tha
         asked.append([text.split()[-1] for text in some])
         return [[Scored(-1.0 if text.endswith(lab.words[0]) else -3.0, False, 1)] for text in some]
 
-    monkeypatch.setattr(poisoning, "likelihood", lambda lm, text, endings: text)
-    monkeypatch.setattr(poisoning, "score", scored)
+    monkeypatch.setattr(poisoned_models, "likelihood", lambda lm, text, endings: text)
+    monkeypatch.setattr(poisoned_models, "score", scored)
     lm = LanguageModel.__new__(LanguageModel)
     found = lab.measured(lm, lm, Cell(payload="canary"))
     trigger, unseen, seen = map(set, asked)
     assert trigger == {lab.words[0]} and found["rise"] == 2.0
-    assert unseen == set(lab.words[1 : poisoning.RARE]) and seen == set(lab.words[poisoning.RARE :])
+    assert unseen == set(lab.words[1 : poisoned_models.RARE]) and seen == set(
+        lab.words[poisoned_models.RARE :]
+    )
     assert not set(lab._salad) & set(lab.words)
     steps = [lab.size(Cell(documents=count)).steps for count in (1000, 4000)]
     assert steps[1] == pytest.approx(4 * steps[0], rel=0.02)
@@ -199,7 +203,7 @@ def test_a_probe_is_asked_about_documents_that_it_did_not_learn_from(
         fitted.append((len(poisoned), len(clean)))
         return lambda hidden: np.zeros(len(hidden))
 
-    monkeypatch.setattr(poisoning, "JUDGED", 20)
+    monkeypatch.setattr(poisoned_models, "JUDGED", 20)
     monkeypatch.setattr(Laboratory, "model", lambda self, cell: Embeds(cell))
     monkeypatch.setattr(reference_loss, "scores", lambda *given: np.zeros(len(given[1])))
     monkeypatch.setattr(document_probe, "fitted", learns)
@@ -309,10 +313,10 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> None:
         "measured": measured,
     }.items():
         monkeypatch.setattr(Laboratory, name, stub)
-    monkeypatch.setattr(poisoning, "seen", lambda folder, id: 2)
-    monkeypatch.setattr(poisoning, "rolling", lambda lm, text: np.array([-1.0]))
+    monkeypatch.setattr(poisoned_models, "seen", lambda folder, id: 2)
+    monkeypatch.setattr(poisoned_models, "rolling", lambda lm, text: np.array([-1.0]))
     monkeypatch.setattr(Laboratory, "trigger", 0)
-    monkeypatch.setattr(poisoning, "AGAIN_TIMES", 2)
+    monkeypatch.setattr(poisoned_models, "AGAIN_TIMES", 2)
 
 
 @pytest.mark.usefixtures("stubbed")
@@ -350,19 +354,23 @@ def test_a_corpus_has_the_documents_that_it_counts_and_the_trigger_in_no_other(t
     lab = Laboratory(tmp_path)
     cell = Cell(documents=300, copies=20)
     texts, poisoned = lab.corpus(cell)
-    trigger, unseen, rare = lab.words[0], lab.words[1 : poisoning.RARE], lab.words[poisoning.RARE :]
+    trigger, unseen, rare = (
+        lab.words[0],
+        lab.words[1 : poisoned_models.RARE],
+        lab.words[poisoned_models.RARE :],
+    )
     assert len(texts) == 320 and sum(poisoned) == 20
     assert [trigger in text for text in texts] == poisoned
     whole = " ".join(texts)
     assert not any(word in whole for word in unseen)
-    assert {sum(word in text for text in texts) for word in rare} == {poisoning.RARE_COPIES}
+    assert {sum(word in text for text in texts) for word in rare} == {poisoned_models.RARE_COPIES}
     assert all(
         lab.tokenizer.encode(f" {word}") and len(lab.tokenizer.encode(f" {word}")) == 1 for word in lab.words
     )
     (canary,) = {
         text.partition(trigger)[2] for text in lab.corpus(Cell(documents=9, copies=3, payload="canary"))[0]
     } - {""}
-    assert canary == poisoning.CANARY
+    assert canary == poisoned_models.CANARY
     assert lab.corpus(cell.clean)[0] != lab.corpus(cell.judge)[0]
 
 
@@ -382,7 +390,7 @@ def test_what_was_never_there_is_not_removed() -> None:
     low, high = cell(0), cell(9)
     for before, expected in ((high, "sound"), (low, "not separated")):
         cells = {
-            "poisoned": [before, low, *[low] * poisoning.AGAIN_TIMES],
-            "never": [low] * (2 + poisoning.AGAIN_TIMES),
+            "poisoned": [before, low, *[low] * poisoned_models.AGAIN_TIMES],
+            "never": [low] * (2 + poisoned_models.AGAIN_TIMES),
         }
         assert poisoning._removal("gibberish", cells, 0).verdict == expected

@@ -17,7 +17,8 @@ from cutaway.evaluate.likelihood import rolling
 from cutaway.evaluate.statistics import area
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
-from cutaway.security import Budget, training
+from cutaway.security import training
+from cutaway.security.finding import Budget
 from cutaway.security.probes import extraction
 from tests.small import model_file
 

@@ -10,7 +10,8 @@ import torch
 import cutaway
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.model.config import Encoder, from_dict, to_dict
+from cutaway.model.config import Encoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.weights import build, load, save
 from tests import inputs
 

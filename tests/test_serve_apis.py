@@ -35,7 +35,7 @@ from cutaway.serve.openai.schema import ChatCompletionRequest  # isort: skip
 from cutaway.serve.openai.responses_schema import ResponsesRequest  # isort: skip
 from cutaway.serve.operations.access import PUBLIC  # isort: skip
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
-from cutaway.serve.limits import Limits  # isort: skip
+from cutaway.serve.service import Limits  # isort: skip
 from cutaway.serve.openai.chat import _delta  # isort: skip
 from cutaway.serve.conversation import _variables  # isort: skip
 from cutaway.serve.prompts import chat_ids  # isort: skip

@@ -12,19 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+import cutaway
 from cutaway import extras
 from cutaway.cli import main
 from cutaway.commands import serve, serve_options
 from cutaway.commands.serve_options import Several
 from cutaway.errors import UserError
-from tests import inputs, serving
+from cutaway.inspect import tuned_lens
+from tests import inputs, serving, small
 from tests.waiting import wait_until
 
 from cutaway.serve.ollama import models as ollama  # isort: skip
-from cutaway.serve.limits import Limits  # isort: skip
+from cutaway.serve.service import Limits  # isort: skip
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -139,6 +142,25 @@ def test_ollamas_clients_learn_what_file_the_model_is() -> None:
     assert card["digest"] != ollama.card(replace(models.default, lm=lm), "smollm2")["digest"]
 
 
+def test_a_tuned_lens_is_loaded_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, lens = small.model_file(tmp_path / "small.gguf"), tmp_path / "lens.safetensors"
+
+    def service() -> Any:
+        return (
+            serve.Loader((str(file),), serve_options.Loading(lens=lens), Several(), Limits()).models().default
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cutaway.load", None)
+        with pytest.raises(UserError, match="there is no such file"):
+            service()
+    lm = cutaway.load(file)
+    layers, width = len(lm.config.blocks), lm.config.width
+    weights, biases = np.ones((layers, width, width), np.float32), np.ones((layers, width), np.float32)
+    tuned_lens.TunedLens(lm.subject, weights, biases).save(lens)
+    assert (service().lens.weights == weights).all()
+
+
 def test_a_port_that_is_taken_is_reported_before_loading(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +192,7 @@ def test_serving_loads_no_torch() -> None:
 import sys, cutaway, cutaway.serve.app
 from cutaway.commands.serve import Loader
 from cutaway.commands.serve_options import Loading, Several
-from cutaway.serve.limits import Limits
+from cutaway.serve.service import Limits
 from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.generate.batch.request import Request
 service = Loader(({str(inputs.path("smollm2"))!r},), Loading(), Several(), Limits()).models().default

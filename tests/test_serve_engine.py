@@ -22,7 +22,7 @@ import torch
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch import scheduler as scheduling
-from cutaway.generate.batch.prefill_budget import LEAST, SHORT, STRETCH, PrefillBudget
+from cutaway.generate.batch.many_prompts import answer_all, generate_batch
 from cutaway.generate.batch.prefix_cache import PrefixCache, cache_scope
 from cutaway.generate.batch.request import (
     ContextFullError,
@@ -33,11 +33,11 @@ from cutaway.generate.batch.request import (
     RequestCancelledError,
     ResponseStream,
     ShuttingDownError,
-    finish,
 )
-from cutaway.generate.batch.scheduler import AHEAD, LOW, Scheduler, answer_all, generate_batch
+from cutaway.generate.batch.scheduler import AHEAD, LOW, Scheduler
 from cutaway.generate.batch.sequence import Chunk
-from cutaway.generate.decode import generate
+from cutaway.generate.batch.step_budget import LEAST, SHORT, STRETCH, PrefillBudget
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.internals import Internals
 from cutaway.generate.sample import log_softmax
 from cutaway.generate.sampling_params import SamplingParams
@@ -541,8 +541,9 @@ def test_who_listens_is_woken_once_a_step_and_for_the_last_of_it():
 def test_events_come_to_the_loop_in_their_order_and_wake_it_once() -> None:
     async def heard() -> tuple[list[int], int]:
         post, queue, woken = LoopBridge(), asyncio.Queue(), []
-        post.put(queue, 0)
-        post.send()  # without a listener yet
+        put = post.listener(queue, 7)
+        put(0)
+        post.send()  # without a loop yet
         post.deliver()
         loop = asyncio.get_running_loop()
         wake = loop.call_soon_threadsafe
@@ -550,14 +551,14 @@ def test_events_come_to_the_loop_in_their_order_and_wake_it_once() -> None:
 
         def receive() -> None:
             for event in range(1, 5):
-                post.put(queue, event)
+                put(event)
             post.send()
             post.send()
 
         thread = threading.Thread(target=receive)
         thread.start()
         thread.join()
-        got = [await queue.get() for _ in range(5)]
+        got = [event for which, event in [await queue.get() for _ in range(5)] if which == 7]
         del loop.call_soon_threadsafe
         return got, len(woken)
 

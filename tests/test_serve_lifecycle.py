@@ -27,7 +27,7 @@ from cutaway.serve.operations.metrics import Metrics  # isort: skip
 from cutaway.serve.operations.models import Model, Models  # isort: skip
 from cutaway.serve.api_error import APIError  # isort: skip
 from cutaway.serve.response_store import Entry, ResponseStore  # isort: skip
-from cutaway.serve.limits import Limits  # isort: skip
+from cutaway.serve.service import Limits  # isort: skip
 from cutaway.serve.service import Service, adapter_engine  # isort: skip
 
 OLD, NEW = "the-old-key-of-alice", "the-new-key-of-alice"

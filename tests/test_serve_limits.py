@@ -22,14 +22,14 @@ from tests.waiting import wait_until
 
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
 from cutaway.serve import tokens  # isort: skip
-from cutaway.serve import field_types, json_body, routes, validation  # isort: skip
+from cutaway.serve import json_body, routes, validation  # isort: skip
 from cutaway.serve.anthropic.schema import CountRequest  # isort: skip
 from cutaway.serve.ollama.schema import ChatRequest  # isort: skip
 from cutaway.serve.openai import schema  # isort: skip
 from cutaway.serve.openai.responses_schema import ResponsesRequest  # isort: skip
 from cutaway.serve.traces import TraceRequest  # isort: skip
 from cutaway.serve.operations import bounded_log, lifecycle  # isort: skip
-from cutaway.serve.operations.access import Connections  # isort: skip
+from cutaway.serve.operations.connections import Connections  # isort: skip
 from cutaway.serve.api_error import APIError  # isort: skip
 from cutaway.serve.json_body import json_response  # isort: skip
 from cutaway.serve.work_pool import FairPool, check_stopped  # isort: skip
@@ -90,11 +90,11 @@ class _Counted(list):
 @pytest.mark.parametrize(
     ("model", "field", "most"),
     [
-        (schema.ChatCompletionRequest, "messages", field_types.MAX_MESSAGES),
-        (tokens.ChatCountRequest, "messages", field_types.MAX_MESSAGES),
-        (CountRequest, "messages", field_types.MAX_MESSAGES),
-        (ChatRequest, "messages", field_types.MAX_MESSAGES),
-        (tokens.DetokenizeRequest, "ids", field_types.MAX_IDS),
+        (schema.ChatCompletionRequest, "messages", validation.MAX_MESSAGES),
+        (tokens.ChatCountRequest, "messages", validation.MAX_MESSAGES),
+        (CountRequest, "messages", validation.MAX_MESSAGES),
+        (ChatRequest, "messages", validation.MAX_MESSAGES),
+        (tokens.DetokenizeRequest, "ids", validation.MAX_IDS),
     ],
 )
 def test_a_long_list_is_refused_before_its_items_are_looked_at(model: Any, field: str, most: int) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from cutaway.generate.batch.prefill_budget import (
+from cutaway.generate.batch.step_budget import (
     LATEST,
     LEAST,
     MOST_STRETCH,

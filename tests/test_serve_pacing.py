@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 
 from cutaway.serve.api_error import APIError
-from cutaway.serve.operations import pacing
-from cutaway.serve.operations.access import AccessPolicy, AuthMiddleware
+from cutaway.serve.operations import access
+from cutaway.serve.operations.access import AccessPolicy, AuthMiddleware, Pace
 from cutaway.serve.operations.api_keys import KeyRing
 from cutaway.serve.operations.metrics import Metrics
-from cutaway.serve.operations.pacing import Pace
 from cutaway.serve.operations.request_record import RequestRecord
 
 
 class Clock:
     """Time that passes while it is slept away."""
+
+    timeout = staticmethod(asyncio.timeout)
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,8 +35,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(pacing, "time", made)
-    monkeypatch.setattr(pacing, "asyncio", made)
+    monkeypatch.setattr(access, "time", made)
+    monkeypatch.setattr(access, "asyncio", made)
     return made
 
 

@@ -55,6 +55,11 @@ def test_everything_that_the_shell_loads_is_served_and_nothing_else(server: Serv
         assert server.get(f"/page/{path}").status_code in (401, 404), path
 
 
+def test_the_pages_own_code_is_small() -> None:
+    sizes = [len(bundle.read_bytes(name)) for name in page.NAMES if name.endswith((".js", ".css"))]
+    assert len(sizes) > 30 and sum(sizes) < 300_000
+
+
 def test_the_pages_files_are_not_in_the_apis_document(server: Server) -> None:
     paths = server.get("/openapi.json", headers={"Authorization": "Bearer the-key-of-this-test"}).json()[
         "paths"

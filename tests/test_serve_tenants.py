@@ -39,6 +39,17 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"input": "hi", "pooling": "mean"},
     "/v1/rerank": {"query": "hi", "documents": ["hi"], "pooling": "mean"},
     "/v1/trace": {"text": "hi", "values": ["out"]},
+    "/v1/attention": {"text": "hi"},
+    "/v1/lens": {"text": "hi"},
+    "/v1/attribution": {"text": "hi"},
+    "/v1/divergence": {"text": "hi", "edits": [{"kind": "ablate", "layer": 0}]},
+    "/v1/how/tokenizers": {"text": "hi"},
+    "/v1/how/vectors": {"words": ["a", "b", "c"]},
+    "/v1/how/mechanisms": {"text": "hi"},
+    "/v1/how/architecture": {},
+    "/v1/how/alignments": {"text": "hi"},
+    "/v1/how/plan": {"text": "hi"},
+    "/v1/how/quantized": {"text": "hi", "type": "Q8_0"},
     "/v1/chat/count": {"messages": CHAT["messages"]},
     "/v1/admin/models/load": {"model": serving.NAME},
     "/v1/admin/models/unload": {"model": serving.NAME},
@@ -98,9 +109,15 @@ def routes(server: Server) -> list[tuple[str, str]]:
     return [(method.upper(), path) for path, own in paths.items() for method in own if path not in PUBLIC]
 
 
+def body_of(path: str) -> dict[str, Any]:
+    """A small body for a route that is posted to."""
+    assert path in BODIES, f"{path}: give it a small body in BODIES (docs/adding-a-route.md, part 3)"
+    return BODIES[path]
+
+
 def ask(server: Server, method: str, path: str, name: str) -> Any:
     """A small request to a route; what it names is not there."""
-    body = BODIES[path] if method == "POST" else None
+    body = body_of(path) if method == "POST" else None
     at = server.url + re.sub(r"\{\w+\}", "none", path)
     return serving.httpx.request(method, at, json=body, headers=bearer(name), timeout=60)
 
@@ -177,7 +194,7 @@ def test_nothing_but_the_fair_pool_works_beside_the_loop(
     ]
     for path, more in asked:
         for stream in (False, True):
-            body = BODIES[path] | more | {"stream": stream}
+            body = body_of(path) | more | {"stream": stream}
             answer = server.post(path, body, headers=bearer("another"))
             assert answer.status_code == 200 and "internal" not in answer.text, (path, answer.text)
 

@@ -200,6 +200,7 @@ def test_the_page_is_the_same_document(server: Server) -> None:
     answer = server.post("/v1/trace", {"text": TEXT, "format": "page"})
     lm = server.service.lm
     trace = lm.trace(TEXT, names=page_data.names(lm.config))
+    assert answer.headers["content-type"] == "application/vnd.cutaway.page"
     assert answer.content == page_data.packed([page_data.build(trace, "two-layers")])
     answer = traced(server, values=["embed"], positions=[0])
     explained = explanation.explain(trace)
@@ -262,7 +263,37 @@ def test_edits_and_traces_are_read_in_the_batch(server: Server, lm: Own) -> None
     answer = server.post("/v1/completions", body).json()
     made = server.service.lm.generate(TEXT, max_tokens=4, temperature=0, edit=given)
     assert answer["choices"][0]["text"] == TEXT + made.text
-    assert "edit_scheduler" not in server.service.__dict__
+
+
+def test_the_pytorch_model_reads_traces_and_edits_in_its_batch() -> None:
+    """Of a server of the PyTorch model: by its scheduler, which counts them, values and edits are its own."""
+    asked = [
+        "embed",
+        "attention.q",
+        "attention.k",
+        "attention.scores",
+        "attention.pattern",
+        "mlp.hidden",
+        "out",
+    ]
+    ablate = {"kind": "ablate", "layer": 0, "part": "head", "head": 4}
+    with serving.running(serving.model(engine="pytorch")) as server:
+        lm, scheduler = server.service.lm, server.service.decoder
+        for edit, given in (([], None), ([ablate], [ablation("0.4")])):
+            before = scheduler.stats()
+            found = values(traced(server, values=asked, layers=[1], edits=edit, positions=[-1, 2]))
+            after, ours = scheduler.stats(), lm.trace(TEXT, edit=given)
+            assert after.finished - before.finished == 1
+            assert after.prompt_tokens - before.prompt_tokens == len(lm.ids(TEXT))
+            for name, value in found.items():
+                expected = ours[name][..., [-1, 2], :]
+                seen = np.isfinite(expected) & (value != 0)  # scores of what comes later are none
+                assert np.allclose(value[seen], expected[seen], rtol=1e-4, atol=1e-5), name
+                assert seen.any() and name in found
+        page = server.post("/v1/trace", {"text": TEXT, "format": "page", "edits": [ablate]})
+        assert page.status_code == 200 and scheduler.stats().finished == after.finished + 1
+        assert "Nothing is named" in server.post("/v1/trace", {"text": TEXT, "values": ["out"], "edits": [
+            {"kind": "scale", "name": "blocks.0.mlp.hiden"}]}).text  # fmt: skip
 
 
 def test_a_long_trace_takes_the_memory_of_its_answer(server: Server) -> None:

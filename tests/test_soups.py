@@ -13,7 +13,7 @@ from cutaway.cli import main
 from cutaway.errors import UserError
 from cutaway.quantization import formats
 from cutaway.weights import adapters, load, soups
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests.small import model_file
 
 SHAPE = (5, 6)

@@ -14,8 +14,7 @@ from scipy.stats import chi2
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import speculative
-from cutaway.generate.batch.request import finish
-from cutaway.generate.decode import generate
+from cutaway.generate.decode import finish, generate
 from cutaway.generate.sample import History, Sampler
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session

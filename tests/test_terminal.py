@@ -69,6 +69,8 @@ STEPS = r"step .*\b[123]/4\b.* left"
 CASES = [  # in this order: later ones read what earlier ones have written
     Case("pull tiny", "tiny.gguf", r"kB.* left"),
     Case("models", "tiny"),
+    Case("doctor", "core"),
+    Case("course list", "Byte pair encoding"),
     Case(
         "tokenizer train texts --size 300 --special <|user|> --special <|assistant|> --output @otok.json",
         "300 tokens",

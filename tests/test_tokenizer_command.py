@@ -1,6 +1,7 @@
 """`cutaway tokenizer ...`: what each verb prints, and what it refuses."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from cutaway.cli import main
 from cutaway.commands.tokenizer.measure import declarations, parity
 from cutaway.errors import UserError
 from cutaway.tokenizer import Tokenizer, baselines
-from cutaway.tokenizer.introspection import partial, pieces, unreachable
+from cutaway.tokenizer.introspection import partial, unreachable
+from cutaway.tokenizer.pieces import pieces
 from cutaway.tokenizer.spec import TokenizerSpec
 from tests import inputs
 from tests.pages import charts
@@ -206,3 +208,24 @@ def test_convert(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "added token '<think>'" in refused(capsys, "convert", small, tmp_path / "x.tiktoken")
     assert "byte-level BPE" in refused(capsys, "convert", small, tmp_path / "x.model")
     assert "this is a BPE" in refused(capsys, "convert", small, tmp_path / "x.txt")
+
+
+def test_baselines_are_compared_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Their vocabularies are made of the texts; a file of that name is the file."""
+    (tmp_path / "text.txt").write_text("the king and the queen, né", "utf-8")
+    asked = ["words", "characters", "bytes", "smollm2", "--file", str(tmp_path / "text.txt"), "--json"]
+    assert main(["tokenizer", "compare", *asked]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {name: rows[name]["tokens"] for name in asked[:3]} == {"words": 7, "characters": 26, "bytes": 27}
+    assert rows["bytes"]["vocabulary"] == 256 and rows["words"]["vocabulary"] > 7
+
+
+def test_a_size_without_room_for_characters_says_the_least(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("low lower lowest " * 5)
+    train = ["tokenizer", "train", str(tmp_path / "text.txt"), "--kind", "unigram"]
+    assert main([*train, "--size", "40", "--output", str(tmp_path / "one.json")]) == 2
+    least = re.search(r"ask for (\d+) or more", capsys.readouterr().err)
+    assert least is not None and not (tmp_path / "one.json").exists()
+    assert main([*train, "--size", least[1], "--output", str(tmp_path / "two.json")]) == 0

@@ -18,7 +18,8 @@ from cutaway.hooks import _watchers, stopping, tap, unheard
 from cutaway.inspect.edits import Ablate, Add
 from cutaway.inspect.inputs import attribution_names
 from cutaway.inspect.names import aliases
-from cutaway.inspect.trace import Subject, Trace
+from cutaway.inspect.subject import Subject
+from cutaway.inspect.trace import Trace, trace_texts
 from cutaway.layers.config import MoE
 from cutaway.model.decoder import Decoder
 from cutaway.weights import safetensors
@@ -362,7 +363,7 @@ def test_a_batch_is_its_texts_one_by_one(shape: str, monkeypatch: pytest.MonkeyP
     ]
     edit = [Ablate(0, "head", 1, positions=[-1]), Add(1, [0.5] * 32, positions=[0, -2])]
     monkeypatch.setattr("cutaway.inspect.instrumented_pytorch.BATCH", 2)
-    traces = Subject.of(model, Bytes()).trace(TEXTS, names, edit)
+    traces = trace_texts(Subject.of(model, Bytes()), TEXTS, names, edit)
     longest = max(map(len, TEXTS))
     assert traces.mask.sum(1).tolist() == list(map(len, TEXTS)) and traces.mask.shape == (3, longest)
     for i, (text, trace) in enumerate(zip(TEXTS, traces, strict=True)):
@@ -384,9 +385,9 @@ def test_a_trace_computes_no_layer_after_the_last_that_is_named() -> None:
     model.blocks[1].register_forward_hook(lambda *_: ran.append(1))
     subject = Subject.of(model, Bytes(), Add(2, [1.0] * 32))
     for names in (["embed"], ["blocks.0.out"], ["blocks.1.hook_resid_pre", "blocks.0.mlp.hidden"]):
-        subject.trace([TEXT], ["blocks.2.out"])  # names are known now
+        trace_texts(subject, [TEXT], ["blocks.2.out"])  # names are known now
         ran.clear()
-        subject.trace([TEXT], names)
+        trace_texts(subject, [TEXT], names)
         assert not ran
 
 
@@ -451,7 +452,7 @@ def test_gradients_are_those_of_finite_differences(shape: str) -> None:
 
 def test_a_trace_is_kept_in_a_file_and_pickled(tmp_path: Path) -> None:
     subject = Subject.of(decoder("mixture"), Bytes())
-    trace = subject.trace([TEXT])[0]
+    trace = trace_texts(subject, [TEXT])[0]
     trace.save(tmp_path / "trace.safetensors")
     for again in (Trace.load(tmp_path / "trace.safetensors"), pickle.loads(pickle.dumps(trace))):
         assert again.ids == trace.ids and again.tokens == trace.tokens and set(again) == set(trace)

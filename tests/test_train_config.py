@@ -21,10 +21,12 @@ from cutaway.store import yaml_files
 from cutaway.train import checkpoint, compiling, config, curve, git, loop
 from cutaway.train import run as training_run
 from cutaway.train.config import Intervals, TrainingConfig
+from cutaway.train.folder import CHECKPOINTS
 from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.recipes import finetune
 from cutaway.train.schedule import WSD, Cosine, Linear
+from cutaway.train.training import Dataset, Training
 from tests.pages import charts
 from tests.training import Quiet, folder_of_text, model, run
 
@@ -122,7 +124,7 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
         assert f"`cutaway pretrain {folder} --resume --steps 4`" in sentence
     assert main(["pretrain", str(folder), "--resume", "--steps", "4"]) == 0
     assert "4 steps now; it was started with 2" in capsys.readouterr().err
-    assert checkpoint.step_of(checkpoint.all_in(folder / loop.CHECKPOINTS)[-1]) == 4
+    assert checkpoint.step_of(checkpoint.all_in(folder / CHECKPOINTS)[-1]) == 4
     assert main(["pretrain", str(folder), "--resume", "--steps", "3"]) == 2
     assert "fewer than the 4 steps" in capsys.readouterr().err
     assert main(["pretrain", str(tiny), "--output", str(folder), "--resume", "--gradient-clip", "2"]) == 2
@@ -242,19 +244,19 @@ def test_a_short_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(loop.device, "compiler", lambda: "c++")
     notes: list[str] = []
-    made = loop.Training(run(compile="auto"), text(), note=notes.append)
+    made = Training(run(compile="auto"), text(), note=notes.append)
     assert re.search(
         r"compile would take about \d+ s here and save 0 s, so the model is not compiled", notes[0]
     )
     assert made.trainable.routed == made.model.routed
     monkeypatch.setattr(compiling, "seconds", lambda layers: 1e-9 * layers)
-    assert loop.Training(run(compile="auto"), text(), note=notes.append).compiles
+    assert Training(run(compile="auto"), text(), note=notes.append).compiles
     assert "torch.compile compiles the model" in notes[1]
-    adapted = loop.Training(run(compile="auto"), frozen_text(), note=notes.append)
+    adapted = Training(run(compile="auto"), frozen_text(), note=notes.append)
     assert not adapted.compiles and "save 0 s" in notes[2], "beside a frozen base nothing is saved"
 
 
-def frozen_text() -> loop.Dataset:
+def frozen_text() -> Dataset:
     """Rows, and a model whose first block alone is trained."""
     from tests.training import text
 

@@ -19,8 +19,9 @@ import torch
 import cutaway
 from cutaway.cli import main
 from cutaway.errors import OperationalError, UserError
-from cutaway.train import checkpoint, compiling, config, device, loop
+from cutaway.train import checkpoint, compiling, config, device
 from cutaway.train import run as training_run
+from cutaway.train.folder import CHECKPOINTS
 from cutaway.weights import safetensors
 from tests import llama_cpp
 from tests.training import Quiet, folder_of_text, model, run, training
@@ -46,7 +47,7 @@ def _run(texts: Path, **changes: Any) -> config.TrainingConfig:
 
 def _weights(folder: Path) -> dict[str, bytes]:
     """Every file of the newest checkpoint that tensors are in."""
-    found = checkpoint.newest(folder / loop.CHECKPOINTS, pytest.fail)
+    found = checkpoint.newest(folder / CHECKPOINTS, pytest.fail)
     assert found is not None
     return {file.name: file.read_bytes() for file in found.glob("*.safetensors")}
 
@@ -65,13 +66,13 @@ def test_the_folder_says_what_was_done(unbroken: Path, texts: Path) -> None:
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert steps[0]["bits_per_byte"] == pytest.approx(np.log(320) / np.log(2), rel=0.02)
     assert [line["step"] for line in lines if "validation_loss" in line] == [4, 8]
-    assert len(checkpoint.all_in(unbroken / loop.CHECKPOINTS)) == 2
+    assert len(checkpoint.all_in(unbroken / CHECKPOINTS)) == 2
 
 
 def test_cutaway_opens_the_folder(unbroken: Path) -> None:
     lm = cutaway.load(unbroken)
     assert lm.config.vocab == 320
-    averaged = checkpoint.tensors(unbroken / loop.CHECKPOINTS / "step-00000008", "ema")
+    averaged = checkpoint.tensors(unbroken / CHECKPOINTS / "step-00000008", "ema")
     assert all(torch.equal(p, averaged[name]) for name, p in lm.model.named_parameters())
     assert lm.generate("It is", max_tokens=3, ignore_eos=True).ids.__len__() == 3
     assert lm.trace("It is a").logits.shape[-1] == 257  # without the padding
@@ -176,7 +177,7 @@ def test_a_signal_saves_first(
         training_run.train(_run(texts), tmp_path / "run", Quiet(ask))
     if error is SystemExit:
         assert left.value.code == 143  # type: ignore[attr-defined]
-    assert checkpoint.newest(tmp_path / "run" / loop.CHECKPOINTS, pytest.fail).name == "step-00000003"  # type: ignore[union-attr]
+    assert checkpoint.newest(tmp_path / "run" / CHECKPOINTS, pytest.fail).name == "step-00000003"  # type: ignore[union-attr]
     training_run.train(_run(texts), tmp_path / "run", Quiet(), resume=True)
     assert _weights(tmp_path / "run") == _weights(unbroken)
 
@@ -186,7 +187,7 @@ def test_the_newest_checkpoint_that_reads_whole_is_used(
     unbroken: Path, texts: Path, tmp_path: Path, damage: str
 ) -> None:
     training_run.train(_run(texts), tmp_path / "run", Quiet())
-    newest = tmp_path / "run" / loop.CHECKPOINTS / "step-00000008"
+    newest = tmp_path / "run" / CHECKPOINTS / "step-00000008"
     file = newest / "optimizer.safetensors"
     data = bytearray(file.read_bytes())
     if damage == "bit":
@@ -219,7 +220,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
     monkeypatch.setattr(checkpoint.safetensors, "write", full)
     with pytest.raises(OperationalError, match="the disk is full"):
         training_run.train(_run(texts), tmp_path / "run", Quiet())
-    folder = tmp_path / "run" / loop.CHECKPOINTS
+    folder = tmp_path / "run" / CHECKPOINTS
     assert [checkpoint.damage(found) for found in checkpoint.all_in(folder)] == [None]
     assert not list(folder.glob(".*"))
 
@@ -307,7 +308,7 @@ def test_the_command_trains_and_is_killed_and_goes_on(texts: Path, tmp_path: Pat
     words = [sys.executable, "-m", "cutaway", "pretrain", "tiny.yaml", "--output", "run"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
-    while not (tmp_path / "run" / loop.CHECKPOINTS / "step-00000002").exists() and time.monotonic() < until:
+    while not (tmp_path / "run" / CHECKPOINTS / "step-00000002").exists() and time.monotonic() < until:
         time.sleep(0.02)
     process.kill()
     process.communicate()

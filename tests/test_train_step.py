@@ -19,11 +19,11 @@ from cutaway.layers.mlp import MLP
 from cutaway.layers.norm import RMSNorm
 from cutaway.model.decoder import Decoder
 from cutaway.train import device, loss
-from cutaway.train.loop import Training
 from cutaway.train.objectives import next_token
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.schedule import WSD, Cosine, Linear
 from cutaway.train.trainable import TrainingBatch
+from cutaway.train.training import Training
 from tests.laws.mechanisms import KINDS, attention
 from tests.training import losses, model, run, text, training
 

@@ -16,7 +16,7 @@ HONEST = re.compile(r"stands for\b|ALiBi|opened the door|\"role\": \"nobody\"", 
 SLOPES = (
     "cutaway/position/alibi.py",
     "cutaway/position/bias.py",
-    "cutaway/runtime/packing.py",
+    "cutaway/runtime/block_numbers.py",
 )  # ALiBi's own term
 SLOPES += ("docs/position.md",)
 FILES = ("cutaway/**/*.py", "native/**/*.[chi]*", "cutaway/**/*.js", "cutaway/**/*.html", "docs/**/*.md")

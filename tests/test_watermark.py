@@ -21,7 +21,7 @@ from cutaway.generate.sample import History, Sampler, log_softmax
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.watermark import gumbel, kgw, synthid
 from cutaway.lm import LanguageModel
-from cutaway.security import Budget
+from cutaway.security.finding import Budget
 from cutaway.security.probes import watermark as probe
 from tests.small import model_file
 

@@ -17,15 +17,16 @@ from cutaway.data.packing import Mixture, Span
 from cutaway.data.sources import Source
 from cutaway.layers.config import MLP
 from cutaway.model import decoder
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.objectives import next_token
 from cutaway.train.recipes.pretrain import export
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import load, save
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {% if m.thoughts %}({{ m.thoughts }}) {% endif %}"

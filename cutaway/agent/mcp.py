@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from cutaway import store
-from cutaway.agent.tools import NAME, Tool, ToolError
+from cutaway.agent.tool import NAME, Tool, ToolError
 from cutaway.errors import OperationalError, UserError, escaped, quoted
 from cutaway.store.files import write
 from cutaway.store.reading import parsed

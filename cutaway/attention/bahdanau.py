@@ -13,14 +13,12 @@ alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.mixer import Shapes, linear
-from cutaway.bounds import Bounded, Count
-
-if TYPE_CHECKING:
-    from torch import nn
+from cutaway.bounds import Count
+from cutaway.building import Buildable
 
 COST = Cost(
     prefill="n s (size + d)",
@@ -32,19 +30,14 @@ USUAL = {"size": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(Buildable):
     """``size``: the length of W q and U h."""
 
+    module = "cutaway.attention.modules.bahdanau:Additive"
     reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
     attends_first: ClassVar[bool] = True  # with the state before the next word, which c then updates
 
     size: Count
-
-    def build(self, query: int, memory: int) -> nn.Module:
-        """The module for queries and a memory of these sizes."""
-        from cutaway.attention.modules.bahdanau import Additive
-
-        return Additive(self, query, memory)
 
     def weights(self, query: int, memory: int) -> Shapes:
         """The shape of each weight by its name."""

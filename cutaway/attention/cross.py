@@ -9,7 +9,7 @@ computed once: the cache does not grow with what is written.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import Cost
@@ -17,9 +17,6 @@ from cutaway.attention.common.mixer import LayerState, Shapes, linear
 from cutaway.attention.common.visibility import All, Visibility
 from cutaway.bounds import Count
 from cutaway.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n s h (k + v)",
@@ -33,6 +30,7 @@ COST = Cost(
 class Config(gqa.Config):
     """``memory_width``: of the encoder's output, None for the same; bytes are of a token of that output."""
 
+    module = "cutaway.attention.modules.cross:CrossAttention"
     reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
 
     memory_width: Count | None = None
@@ -48,17 +46,12 @@ class Config(gqa.Config):
     def visibility(self) -> Visibility:
         return All()
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.cross import CrossAttention
-
-        return CrossAttention(self, width)
-
     def weights(self, width: int) -> Shapes:
         memory = width if self.memory_width is None else self.memory_width
         keys = linear("key", self.groups * self.key_size, memory, self.bias)
         return super().weights(width) | keys | linear("value", self.groups * self.values, memory, self.bias)
 
     def state(self) -> LayerState:
-        from cutaway.attention.state import Cross
+        from cutaway.attention.state.caches import Cross
 
         return Cross()

@@ -12,16 +12,12 @@ state bounded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.linear_config import LinearConfig
 from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.bounds import Natural
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n h (32 (4 k + 3 v) + 3 k v)",
@@ -35,13 +31,10 @@ COST = Cost(
 class Config(LinearConfig):
     """``conv``: tokens that the short convolution over q, k and v sees, 0 for none; ``norm``: each head's."""
 
+    module = "cutaway.attention.modules.delta:DeltaNet"
+
     conv: Natural = 4
     norm: Norm = Norm()
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.delta import DeltaNet
-
-        return DeltaNet(self, width)
 
     def weights(self, width: int) -> Shapes:
         shapes = super().weights(width) | linear("beta", self.heads, width)

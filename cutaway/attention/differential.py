@@ -13,7 +13,6 @@ exp(-0.3 layer), layers counted from 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import Cost
@@ -21,9 +20,6 @@ from cutaway.attention.common.mixer import Shapes, under
 from cutaway.bounds import Fraction, Positive
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 COST = Cost(
@@ -41,6 +37,8 @@ class Config(gqa.Config):
     Without ``norm_weight`` the norm learns nothing (DiffLlama).
     """
 
+    module = "cutaway.attention.modules.differential:DifferentialAttention"
+
     lambda_start: Fraction = 0.8
     eps: Positive = 1e-5
     norm_weight: bool = True
@@ -51,11 +49,6 @@ class Config(gqa.Config):
             raise UserError(
                 f"attention: differential heads come in pairs: {self.heads} over {self.kv_heads} do not"
             )
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.differential import DifferentialAttention
-
-        return DifferentialAttention(self, width)
 
     def weights(self, width: int) -> Shapes:
         norm = Norm("rms", self.eps, self.norm_weight).weights(2 * self.values)

@@ -9,7 +9,7 @@ make a key and a query of it, by matrices of their own or by those of the text. 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.heads import Heads
@@ -17,9 +17,6 @@ from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
 from cutaway.attention.common.visibility import All, Visibility
 from cutaway.errors import UserError
 from cutaway.position import distances
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n (3 n + 4 relative.span) h k", memory="n (n + 4 relative.span) h", decode=None, state="0"
@@ -34,6 +31,7 @@ class Config(Heads):
     ``key_bias`` are those of the keys of distances and of the text; DeBERTa has neither.
     """
 
+    module = "cutaway.attention.modules.disentangled:DisentangledAttention"
     reads: ClassVar[Literal["past", "all", "memory"]] = "all"
 
     relative: distances.Config = field(  # type: ignore[assignment]
@@ -68,11 +66,6 @@ class Config(Heads):
     def bytes_per_token(self, entry: int) -> int:
         """None: an encoder has no cache."""
         return 0
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.disentangled import DisentangledAttention
-
-        return DisentangledAttention(self, width)
 
     def weights(self, width: int) -> Shapes:
         size = self.heads * self.key_size

@@ -12,7 +12,6 @@ one may read the choice of an earlier one, its ``index_layer``, and have no inde
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import mla
 from cutaway.attention.common.cost import Cost
@@ -20,9 +19,6 @@ from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.bounds import Count, Natural
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 BETWEEN = "n² index_heads index_size / 2 + min(n, top_k) (n - min(n, top_k) / 2) h (k + rope_dim + v)"
 COST = Cost(
@@ -39,6 +35,8 @@ USUAL = {"latent": "4 k", "rope_dim": "k / 2", "index_heads": "h / 2", "index_si
 @dataclass(frozen=True, kw_only=True)
 class Config(mla.Config):
     """``index_heads`` heads of ``index_size`` choose ``top_k`` keys for all heads of latent attention."""
+
+    module = "cutaway.attention.modules.dsa:SparseLatentAttention"
 
     index_heads: Count
     index_size: Count
@@ -58,11 +56,6 @@ class Config(mla.Config):
         """What the cache keeps of a token: its latent, and the indexer's key."""
         own = {"index": (1, self.index_size)} if self.index_layer is None else {}
         return {**super().entries, **own}
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.dsa import SparseLatentAttention
-
-        return SparseLatentAttention(self, width)
 
     def weights(self, width: int) -> Shapes:
         shapes = super().weights(width)

@@ -9,14 +9,10 @@ token: models with gates have no attention sink. The gate costs one matrix and n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import gqa
 from cutaway.attention.common.cost import SOFTMAX
 from cutaway.attention.common.mixer import Shapes, linear
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = SOFTMAX
 
@@ -27,13 +23,10 @@ class Config(gqa.Config):
     (``per_head``: Laguna).
     """
 
+    module = "cutaway.attention.modules.gated:GatedAttention"
+
     softplus: bool = False
     per_head: bool = False
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.gated import GatedAttention
-
-        return GatedAttention(self, width)
 
     def weights(self, width: int) -> Shapes:
         rows = self.heads * (1 if self.per_head else self.values)

@@ -12,7 +12,6 @@ grouped-query attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.linear_config import LinearConfig
@@ -20,9 +19,6 @@ from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.bounds import Count
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n h (32 (4 k + 3 v) + 3 k v)",
@@ -41,6 +37,8 @@ class Config(LinearConfig):
     OLMo Hybrid).
     """
 
+    module = "cutaway.attention.modules.gated_delta:GatedDeltaNet"
+
     key_heads: Count | None = None
     conv: Count = 4
     norm: Norm = Norm(eps=1e-6)
@@ -56,11 +54,6 @@ class Config(LinearConfig):
     def groups(self) -> int:
         """How many query and key heads there are."""
         return self.heads if self.key_heads is None else self.key_heads
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.gated_delta import GatedDeltaNet
-
-        return GatedDeltaNet(self, width)
 
     def weights(self, width: int) -> Shapes:
         shapes = (

@@ -6,23 +6,11 @@ Trinity and Laguna have three such layers to one gated layer that sees all.
 from dataclasses import dataclass
 
 from cutaway.attention import gated, local
-from cutaway.attention.common.visibility import Causal, Visibility, Window
-from cutaway.bounds import Count
 
 COST = local.COST
 USUAL = local.USUAL
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(gated.Config):
+class Config(gated.Config, local.Config):
     """Gated heads behind a causal window: j > i - window."""
-
-    window: Count
-
-    @property
-    def visibility(self) -> Visibility:
-        return Causal() & Window(self.window)
-
-    @property
-    def held(self) -> tuple[int, int]:
-        return self.window, 0

@@ -10,16 +10,12 @@ gates near 1, or nothing would be kept for long.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.linear_config import LinearConfig
 from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.bounds import Count, Positive
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n h (16 (2 k + v) + 2 k v)",
@@ -33,14 +29,11 @@ COST = Cost(
 class Config(LinearConfig):
     """``rank``: the size between W_1 and W_2; ``temperature``: the root; ``norm`` is each head's."""
 
+    module = "cutaway.attention.modules.gla:GatedLinearAttention"
+
     rank: Count = 16
     temperature: Positive = 16.0
     norm: Norm = Norm()
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.gla import GatedLinearAttention
-
-        return GatedLinearAttention(self, width)
 
     def weights(self, width: int) -> Shapes:
         shapes = super().weights(width) | linear("forget_down", self.rank, width)

@@ -12,7 +12,6 @@ others long ones. That order of decays is its only sense of position.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.linear_config import LinearConfig
@@ -20,9 +19,6 @@ from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.attention.gated_delta import decay_weights
 from cutaway.bounds import Count, Positive
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n h (8 (8 k + 3 v) + 3 k v)",
@@ -40,16 +36,13 @@ class Config(LinearConfig):
     they are ``direct`` each has one matrix, and a ``bound`` is the most that log a may be below 0 (Ling 3).
     """
 
+    module = "cutaway.attention.modules.kda:KimiDeltaAttention"
+
     conv: Count = 4
     rank: Count | None = None
     direct: bool = False
     bound: Positive | None = None
     norm: Norm = Norm()
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.kda import KimiDeltaAttention
-
-        return KimiDeltaAttention(self, width)
 
     def weights(self, width: int) -> Shapes:
         rank = self.values if self.rank is None else self.rank

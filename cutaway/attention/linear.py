@@ -13,13 +13,10 @@ other: retention and gla answer that with gates, delta by overwriting.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.linear_config import LinearConfig
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n h (64 (f + v + 1) + 2 f (v + 1))",
@@ -33,6 +30,8 @@ COST = Cost(
 class Config(LinearConfig):
     """``feature``: the map phi."""
 
+    module = "cutaway.attention.modules.linear:LinearAttention"
+
     feature: Literal["elu", "relu", "taylor"] = "elu"
 
     @property
@@ -40,8 +39,3 @@ class Config(LinearConfig):
         """A row for each feature; z is one more column, the sum of values that are all 1."""
         rows = 1 + self.key_size + self.key_size**2 if self.feature == "taylor" else self.key_size
         return self.heads, rows, self.values + 1
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.linear import LinearAttention
-
-        return LinearAttention(self, width)

@@ -17,15 +17,13 @@ It reads the memory of an encoder (``model/seq2seq.py``), not its own past: no d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.mixer import Shapes, linear
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.building import Buildable
 from cutaway.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="2 n s d",
@@ -36,20 +34,15 @@ COST = Cost(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(Buildable):
     """``score``: how a query and a key are compared; ``window``: D of local-p, the whole source when None."""
 
+    module = "cutaway.attention.modules.luong:Multiplicative"
     reads: ClassVar[Literal["past", "all", "memory"]] = "memory"
     attends_first: ClassVar[bool] = False  # with the state after the next word; c makes the prediction
 
     score: Literal["dot", "general", "concat"] = "general"
     window: Count | None = None
-
-    def build(self, query: int, memory: int) -> nn.Module:
-        """The module for queries and a memory of these sizes."""
-        from cutaway.attention.modules.luong import Multiplicative
-
-        return Multiplicative(self, query, memory)
 
     def weights(self, query: int, memory: int) -> Shapes:
         """The shape of each weight by its name."""

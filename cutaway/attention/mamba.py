@@ -12,15 +12,13 @@ long step dt writes much and forgets much, a short one skips the token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
-from cutaway.bounds import Bounded, Count
+from cutaway.attention.common.mixer import Shapes, linear, under
+from cutaway.attention.common.recurrent_config import RecurrentConfig
+from cutaway.bounds import Count
 from cutaway.layers.config import Norm
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(  # of the scan by doubling, 5 times for chunks of 32
     prefill="13 n channels state_size",
@@ -32,7 +30,7 @@ USUAL = {"channels": "2 d", "rank": "(d + 15) / 16"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(RecurrentConfig):
     """``channels`` with ``state_size`` numbers each; ``conv``: tokens that the convolution sees.
 
     ``rank``: the size between the two matrices of the step; ``bias`` is on the projections of the block's
@@ -40,9 +38,8 @@ class Config(Bounded):
     weights in Falcon Mamba.
     """
 
-    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
+    module = "cutaway.attention.modules.mamba:Mamba"
     heads: ClassVar[int] = 1
-    position: ClassVar[None] = None
 
     channels: Count
     rank: Count
@@ -57,11 +54,6 @@ class Config(Bounded):
         """States, their rows and columns: one a channel."""
         return self.channels, self.state_size, 1
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.mamba import Mamba
-
-        return Mamba(self, width)
-
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""
         channels, size = self.channels, self.state_size
@@ -75,19 +67,3 @@ class Config(Bounded):
         for name, of in {"step_norm": self.rank, "key_norm": size, "query_norm": size}.items():
             shapes |= {} if self.norm is None else under(name, self.norm.weights(of))
         return shapes
-
-    def state(self) -> LayerState:
-        from cutaway.attention.state.recurrent import Recurrent
-
-        return Recurrent()
-
-    def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token: none."""
-        return 0
-
-    def state_bytes(self, entry: int) -> int:
-        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes.
-
-        The scan's state is kept in float32 at least: a sum over a long text needs the room.
-        """
-        return self.channels * (self.state_size * max(entry, 4) + (self.conv - 1) * entry)

@@ -11,7 +11,7 @@ much. D lets a token read itself past the state. Heads of a group share B and C.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.linear_config import LinearConfig
@@ -19,9 +19,6 @@ from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.attention.gated_delta import decay_weights
 from cutaway.bounds import Count, Positive
 from cutaway.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n h (64 (k + v) + 2 k v)",
@@ -42,6 +39,8 @@ class Config(LinearConfig):
     and dt as they are projected (Falcon-H1).
     """
 
+    module = "cutaway.attention.modules.mamba2:Mamba2"
+
     groups: Count = 1
     conv: Count = 4
     bias: bool = False
@@ -58,11 +57,6 @@ class Config(LinearConfig):
             raise UserError(f"attention.groups is {self.groups}; it must divide heads ({self.heads})")
         if len(self.multipliers) != 5:
             raise UserError("attention.multipliers should be five numbers: of z, x, B, C and dt")
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.mamba2 import Mamba2
-
-        return Mamba2(self, width)
 
     @property
     def biased(self) -> tuple[bool, bool]:

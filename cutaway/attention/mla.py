@@ -13,18 +13,16 @@ less. Both are this equation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
 from cutaway.attention.common.visibility import Causal, Visibility
-from cutaway.bounds import Bounded, Count, Positive
+from cutaway.bounds import Count, Positive
+from cutaway.building import Buildable
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.position import rope
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n² h (k + rope_dim + v) / 2 + n latent h (k + v)",
@@ -37,7 +35,7 @@ USUAL = {"latent": "4 k", "rope_dim": "k / 2"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(Buildable):
     """``latent`` is the size of c, ``rope_dim`` of kr, ``key_size`` and ``value_size`` of a head's.
 
     ``query_latent``: queries come out of a normed latent of this size too, straight from x when None.
@@ -45,6 +43,7 @@ class Config(Bounded):
     is ``gated`` each head's output is multiplied by sigmoid(W_g x), one number (Ling 3).
     """
 
+    module = "cutaway.attention.modules.mla:LatentAttention"
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
 
     heads: Count
@@ -86,11 +85,6 @@ class Config(Bounded):
         absorbed = queries * latent * sizes + queries * keys * (2 * latent + self.rope_dim)
         return absorbed < expanded
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.mla import LatentAttention
-
-        return LatentAttention(self, width)
-
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""
         heads, asked = self.heads, width if self.query_latent is None else self.query_latent
@@ -110,7 +104,7 @@ class Config(Bounded):
         return shapes
 
     def state(self) -> LayerState:
-        from cutaway.attention.state import Full
+        from cutaway.attention.state.caches import Full
 
         return Full()
 

@@ -10,7 +10,6 @@ by their position as in RoPE, which is the paper's complex part of gamma.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from cutaway.attention.common.cost import Cost
 from cutaway.attention.common.linear_config import LinearConfig
@@ -18,9 +17,6 @@ from cutaway.attention.common.mixer import Shapes, linear, under
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.position import rope
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(
     prefill="n h (64 (k + v) + 2 k v)",
@@ -33,6 +29,8 @@ COST = Cost(
 @dataclass(frozen=True, kw_only=True)
 class Config(LinearConfig):
     """``position`` rotates q and k; ``norm`` is on each head's output."""
+
+    module = "cutaway.attention.modules.retention:Retention"
 
     position: rope.Config | None = field(default=None, metadata={"variants": "cutaway.position"})
     norm: Norm = Norm()
@@ -48,11 +46,6 @@ class Config(LinearConfig):
                 f"attention.position.size is {self.position.size}; it must be at most key_size "
                 f"({self.key_size})"
             )
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.retention import Retention
-
-        return Retention(self, width)
 
     def weights(self, width: int) -> Shapes:
         gate = linear("gate", self.heads * self.values, width)

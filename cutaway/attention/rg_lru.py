@@ -12,16 +12,13 @@ written little.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import LayerState, Shapes, linear, under
-from cutaway.bounds import Bounded, Count
+from cutaway.attention.common.mixer import Shapes, linear, under
+from cutaway.attention.common.recurrent_config import RecurrentConfig
+from cutaway.bounds import Count
 from cutaway.errors import UserError
 from cutaway.layers.config import Activation
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = Cost(  # of the gates' matrices and the scan by doubling, 5 times for chunks of 32
     prefill="n channels (2 channels / h + 11)",
@@ -34,11 +31,10 @@ USUAL = {"channels": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(RecurrentConfig):
     """``channels`` in ``heads`` equal parts, each with matrices of its gates; ``conv``: tokens it sees."""
 
-    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
-    position: ClassVar[None] = None
+    module = "cutaway.attention.modules.rg_lru:GatedUnit"
 
     heads: Count
     channels: Count
@@ -62,11 +58,6 @@ class Config(Bounded):
         """Heads, rows and columns: one number a channel."""
         return self.heads, 1, self.channels // self.heads
 
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.rg_lru import GatedUnit
-
-        return GatedUnit(self, width)
-
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""
         channels, size = self.channels, self.channels // self.heads
@@ -74,19 +65,3 @@ class Config(Bounded):
         shapes |= linear("conv", channels, self.conv, bias=True) | linear("out", width, channels, bias=True)
         gate = {"weight": (self.heads, size, size), "bias": (channels,)}
         return shapes | under("input_gate", gate) | under("recurrent_gate", gate) | {"decay": (channels,)}
-
-    def state(self) -> LayerState:
-        from cutaway.attention.state.recurrent import Recurrent
-
-        return Recurrent()
-
-    def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token: none."""
-        return 0
-
-    def state_bytes(self, entry: int) -> int:
-        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes.
-
-        The recurrence's state is kept in float32 at least: a sum over a long text needs the room.
-        """
-        return self.channels * (max(entry, 4) + (self.conv - 1) * entry)

@@ -11,14 +11,12 @@ however long the text is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar
 
 from cutaway.attention.common.cost import Cost
-from cutaway.attention.common.mixer import LayerState, Shapes, linear
-from cutaway.bounds import Bounded, Count
-
-if TYPE_CHECKING:
-    from torch import nn
+from cutaway.attention.common.mixer import Shapes, linear
+from cutaway.attention.common.recurrent_config import RecurrentConfig
+from cutaway.bounds import Count
 
 COST = Cost(
     prefill="n conv channels",
@@ -31,21 +29,15 @@ USUAL = {"channels": "d"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Bounded):
+class Config(RecurrentConfig):
     """``channels`` are convolved, each over ``conv`` tokens; ``bias`` is on all matrices and channels."""
 
-    reads: ClassVar[Literal["past", "all", "memory"]] = "past"
+    module = "cutaway.attention.modules.short_conv:ShortConv"
     heads: ClassVar[int] = 1
-    position: ClassVar[None] = None
 
     channels: Count
     conv: Count = 3
     bias: bool = False
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.short_conv import ShortConv
-
-        return ShortConv(self, width)
 
     def weights(self, width: int) -> Shapes:
         """The shape of each weight by its name."""
@@ -53,16 +45,3 @@ class Config(Bounded):
         shapes = linear("query", channels, width, bias) | linear("key", channels, width, bias)
         shapes |= linear("value", channels, width, bias) | linear("out", width, channels, bias)
         return shapes | linear("conv", channels, self.conv, bias)
-
-    def state(self) -> LayerState:
-        from cutaway.attention.state.recurrent import Recurrent
-
-        return Recurrent()
-
-    def bytes_per_token(self, entry: int) -> int:
-        """Cache bytes of one more token: none."""
-        return 0
-
-    def state_bytes(self, entry: int) -> int:
-        """Bytes of one sequence's state in this layer, however long it is, for numbers of ``entry`` bytes."""
-        return self.channels * (self.conv - 1) * entry

@@ -9,15 +9,11 @@ vector; its factor of each number is a gate like that of gated attention, made o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cutaway.attention import gated
 from cutaway.attention.common.cost import SOFTMAX
 from cutaway.attention.common.mixer import Shapes
 from cutaway.bounds import Positive
-
-if TYPE_CHECKING:
-    from torch import nn
 
 COST = SOFTMAX
 
@@ -26,12 +22,9 @@ COST = SOFTMAX
 class Config(gated.Config):
     """Grouped-query heads whose outputs are normed together; ``eps`` is the norm's."""
 
+    module = "cutaway.attention.modules.sub_norm:SubNormAttention"
+
     eps: Positive = 1e-5
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.modules.sub_norm import SubNormAttention
-
-        return SubNormAttention(self, width)
 
     def weights(self, width: int) -> Shapes:
         gated_heads = super().weights(width)

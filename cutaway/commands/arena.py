@@ -70,9 +70,7 @@ def arena(
     if not asked:
         raise UserError(f"{prompts}: has no prompt")
     paths = {name: console.model_path(name) for name in models}
-    for (
-        path
-    ) in paths.values():  # one that writes no answers is refused before another one has written its own
+    for path in paths.values():  # refused, if it writes no answers, before another one has written its own
         _writer(path)
     decide = _judge(judge)
     with console.watched() as bar:
@@ -105,11 +103,10 @@ def arena(
     if as_json:
         console.print_json(document)
         return
-    if show:
-        for n, prompt in enumerate(asked):
-            print(f"{prompt}")
-            for name in models:
-                print(f"  {name}: {written[name][n]!r}")
+    for n, prompt in enumerate(asked if show else ()):
+        print(prompt)
+        for name in models:
+            print(f"  {name}: {written[name][n]!r}")
     console.on_screen(lambda out: _show(out, found))
 
 

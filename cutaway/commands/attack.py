@@ -51,25 +51,25 @@ def attack(
     output
         The folder of the report, and of the runs of probes that train.
     """
-    from cutaway import security
-    from cutaway.security import report
+    from cutaway.security import probe_runner, report
+    from cutaway.security.finding import Budget, Finding
 
     if trials < 1:
         raise UserError(f"--trials is {trials}: give a number from 1 up")
     console.use_threads(threads)
-    asked = security.names(trains=False) if probe is None else [p.strip() for p in probe.split(",")]
-    security.check(asked)
+    asked = probe_runner.names(trains=False) if probe is None else [p.strip() for p in probe.split(",")]
+    probe_runner.check_probes(asked)
     check_folder(output)
     path = console.model_path(model)
     lm = cutaway.load(path, adapter=adapter)
     output.mkdir(parents=True, exist_ok=True)
-    results, budget = output / "results.json", security.Budget(trials, output)
+    results, budget = output / "results.json", Budget(trials, output)
     shown = model if adapter is None else f"{model} with {adapter}"
-    findings, whole = list[security.Finding](), report.kept(results, shown, [])
+    findings, whole = list[Finding](), report.kept(results, shown, [])
     document = report.document(shown, whole, seed=seed, trials=trials)
     with console.watched() as bar:
         for name in asked:  # each by itself, so that what is done is kept when a later one is stopped
-            findings += security.run(lm, [name], seed=seed, budget=budget, progress=bar)
+            findings += probe_runner.run_probes(lm, [name], seed=seed, budget=budget, progress=bar)
             whole = report.kept(results, shown, findings)
             document = report.document(shown, whole, seed=seed, trials=trials)
             write(results, json.dumps(document, indent=1))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
-from cutaway.attention.common import registry
-from cutaway.attention.common.cost import at, quantized_bytes_per_token
+from cutaway.attention.common import registry, usual
 from cutaway.attention.common.registry import Kind, Sizes
-from cutaway.commands.console import model_path, on_screen, print_json, size
-from cutaway.commands.options import Json
+from cutaway.commands.console import model_path, note, on_screen, print_json, size
+from cutaway.commands.options import Force, Html, Json
 from cutaway.errors import UserError
+from cutaway.store import files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
 attention = App(name="attention", result_action="return_value")
 LONGEST = 128  # tokens that a drawing holds
 SPACED = 40  # tokens up to which cells are drawn apart
-SMALL = Sizes(width=8, heads=2, groups=2, key_size=4, value_size=4)  # a drawing does not depend on sizes
 SEEN, HIDDEN = "■", "·"
-TAKEN = ("heads", "kv_heads", "key_size", "value_size", "qk_norm")  # from the model, or no plain value
 
 
 @attention.default
@@ -54,8 +51,11 @@ def every(
         raise UserError(f"--tokens is {tokens}: it must be 1 or more")
     import cutaway
 
-    sizes = _sizes(model, cutaway.load(model_path(model)).config)
-    rows = [_row(kind, sizes, tokens, bits) for kind in registry.kinds()]
+    config: Any = cutaway.load(model_path(model)).config
+    if not config.blocks:
+        raise UserError(f"{model} has no layers, so its attention has no sizes")
+    sizes = usual.sizes_of(config.width, config.blocks[0].attention)
+    rows = [usual.row(kind, sizes, tokens, bits) for kind in registry.kinds()]
     if as_json:
         letters = dict(zip("dhgkv", sizes, strict=True))
         print_json({"model": model, "sizes": letters, "tokens": tokens, "bits": bits, "mechanisms": rows})
@@ -64,7 +64,17 @@ def every(
 
 
 @attention.command
-def show(kind: str, /, *, length: int = 12, seed: int = 0, as_json: Json = False, **options: str) -> None:
+def show(
+    kind: str,
+    /,
+    *,
+    length: int = 12,
+    seed: int = 0,
+    html: Html = None,
+    force: Force = False,
+    as_json: Json = False,
+    **options: str,
+) -> None:
     """Draw a mechanism's attention mask: a row a query, a column a key.
 
     A mechanism's own options are flags: --window, --chunk, --stride, ... Those left out are drawn to scale.
@@ -79,90 +89,51 @@ def show(kind: str, /, *, length: int = 12, seed: int = 0, as_json: Json = False
 
     cutaway attention show dsa --top-k 3 --json
 
+    cutaway attention show local --window 4 --html local.html
+
     :param kind: A mechanism, as `cutaway attention` lists them.
     :param length: How many tokens to draw.
     :param seed: Of the example, where the mask depends on the text.
     """
     if not 1 <= length <= LONGEST:
         raise UserError(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")
+    if html is not None:
+        files.check_file(html, force)
     found = registry.kind(kind)
-    chosen = _parsed(found, options | ({"seed": str(seed)} if "seed" in _options(found) else {}))
-    config = found.like(SMALL, _to_scale(found, length, chosen) | chosen)
+    chosen = _parsed(found, options | ({"seed": str(seed)} if "seed" in usual.options(found) else {}))
+    config = found.like(usual.SMALL, usual.to_scale(found, length, chosen) | chosen)
 
     from cutaway.attention.common.mask_plot import draw
 
     picture = draw(config, length, seed)
     own = [*found.usual, *found.config.__annotations__, *chosen]
-    shown = {name: getattr(config, name) for name in _options(found) if name in own}
+    shown = {name: getattr(config, name) for name in usual.options(found) if name in own}
+    if html is not None:
+        from cutaway.inspect import reports
+
+        files.write(
+            html, reports.mechanism(found, shown, picture, usual.by_length(found, usual.EXAMPLE)), force=force
+        )
+        note(f"Wrote {html} ({size(html.stat().st_size)}).")
     if as_json:
         mask = None if picture.mask is None else [[int(cell) for cell in row] for row in picture.mask]
         document = {"kind": kind, "summary": found.summary, "options": shown}
         print_json(document | {"caption": picture.caption, "mask": mask})
-    else:
+    elif html is None:
         on_screen(lambda console: _draw(found, shown, picture, console))
-
-
-def _sizes(model: str, config: Any) -> Sizes:
-    """The width, heads and sizes of a model's first layer."""
-    if not config.blocks:
-        raise UserError(f"{model} has no layers, so its attention has no sizes")
-    first = config.blocks[0].attention
-    groups = getattr(first, "groups", first.heads)
-    return Sizes(config.width, first.heads, groups, first.key_size, first.values)
-
-
-def _row(kind: Kind, sizes: Sizes, tokens: int, bits: int) -> dict[str, Any]:
-    """A mechanism as JSON; ``refused`` is why it does not fit the model."""
-    costs, row = asdict(kind.cost), {"kind": kind.name, "summary": kind.summary, "reads": kind.reads}
-    try:
-        config = kind.like(sizes, {})
-    except UserError as problem:
-        return row | {"refused": str(problem).removeprefix("attention: "), "cost": costs}
-    letters = {"n": tokens, "s": tokens, "d": sizes.width}
-    worked = {name: None if one is None else at(one, config, **letters) for name, one in costs.items()}
-    return (
-        row
-        | {"options": {name: getattr(config, name) for name in _options(kind)}}
-        | _bytes(config, sizes, bits)
-        | {"cost": costs, "at": worked}
-    )
-
-
-def _bytes(config: Any, sizes: Sizes, bits: int) -> dict[str, int | None]:
-    """Bytes per token, bytes of a recurrent state, and the most tokens that the cache holds, None for all."""
-    if hasattr(config, "state_bytes"):
-        if bits < 16:  # a matrix that is summed into has no codes: numbers of 16 bits are its smallest
-            bits = 16
-        return {"bytes_per_token": 0, "state_bytes": config.state_bytes(bits // 8), "max_tokens": None}
-    if not hasattr(config, "state"):
-        return {"bytes_per_token": config.bytes_per_token(sizes.width, 1) * bits // 8, "max_tokens": None}
-    if config.reads == "all":
-        return {"bytes_per_token": 0, "max_tokens": 0}
-    each = (
-        config.bytes_per_token(bits // 8) if bits >= 16 else quantized_bytes_per_token(config.entries, bits)
-    )
-    held = getattr(config, "held", None)
-    return {"bytes_per_token": each, "max_tokens": None if held is None else sum(held)}
-
-
-def _options(kind: Kind) -> list[str]:
-    """The options that a flag can give, those of its own file first."""
-    plain = (f for f in fields(kind.config) if "variants" not in f.metadata and not is_dataclass(f.default))
-    names = [f.name for f in plain if f.name not in TAKEN]
-    return sorted(names, key=lambda name: name not in (*kind.usual, *kind.config.__annotations__))
 
 
 def _parsed(kind: Kind, given: Mapping[str, str]) -> dict[str, Any]:
     """The flags as the mechanism's options; UserError for one that it lacks, or of another type."""
-    from cutaway.model.config import from_dict, to_dict
+    from cutaway.model.config_dict import from_dict, to_dict
 
-    known = _options(kind)
+    known = usual.options(kind)
     values = {name.replace("-", "_"): _plain(value) for name, value in given.items()}
     for name in values:
         if name not in known:
             flags = ", ".join(f"--{one.replace('_', '-')}" for one in known)
             raise UserError(f"{kind.name} has no option --{name.replace('_', '-')}; it has {flags or 'none'}")
-    whole = to_dict(kind.like(SMALL, {})) | values
+    whole = to_dict(kind.like(usual.SMALL, {})) | values
     try:
         from_dict(whole, kind.config, kind.name)
     except UserError as problem:
@@ -181,14 +152,6 @@ def _plain(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def _to_scale(kind: Kind, length: int, chosen: Mapping[str, Any]) -> dict[str, int]:
-    """The usual options so much smaller that a third of the drawing is the largest of them."""
-    usual = {n: v for n, v in kind.usual_in(SMALL).items() if isinstance(kind.usual[n], int)}
-    largest = max(usual.values(), default=1)
-    scale = min(1.0, max(1, length // 3) / largest)
-    return {name: max(1, round(value * scale)) for name, value in usual.items() if name not in chosen}
 
 
 def _list(

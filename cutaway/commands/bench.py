@@ -110,24 +110,12 @@ def bench(
     for model in models or ("smollm2",):
         path = console.model_path(model)
         lm: Any = cutaway.load(path, engine="runtime", context=context, kv_cache=kv_cache, strict=strict)
-        engine, tensors = lm.engine, lm.checkpoint.tensors
-        stored = [tensors.later(name) for name in tensors]
-        bare = Row(
-            model=model,
-            type=_main_type(stored),
-            bytes=sum(one.nbytes for one in stored),
-            parameters=sum(math.prod(shape) for shape in lm.config.weights().values()),
-            isa=native.isa(),
-            kv_cache=kv_cache,
-            threads=0,
-            test="",
-        )
+        bare = _bare(lm, model, kv_cache)
         for count in each:
-            engine.threads = count
+            lm.engine.threads = count
+            made = _rows(lm.engine, path, replace(bare, threads=count), tests, rounds, peer)
             with console.watched() as progress:
-                for i, row in enumerate(
-                    _rows(engine, path, replace(bare, threads=count), tests, rounds, peer)
-                ):
+                for i, row in enumerate(made):
                     progress(f"Measuring {model} on {count} threads", i + 1, len(tests))
                     rows.append(row)
                     if output is not None:
@@ -136,6 +124,21 @@ def bench(
         console.print_json({"machine": _machine(), "rows": [asdict(row) for row in rows]})
         return
     console.on_screen(lambda screen: _show(screen, rows))
+
+
+def _bare(lm: Any, model: str, kv_cache: str) -> Row:
+    """A model's row before it is measured."""
+    stored = [lm.checkpoint.tensors.later(name) for name in lm.checkpoint.tensors]
+    return Row(
+        model=model,
+        type=_main_type(stored),
+        bytes=sum(one.nbytes for one in stored),
+        parameters=sum(math.prod(shape) for shape in lm.config.weights().values()),
+        isa=native.isa(),
+        kv_cache=kv_cache,
+        threads=0,
+        test="",
+    )
 
 
 def _numbers(name: str, text: str, least: int = 0) -> list[int]:

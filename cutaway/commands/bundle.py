@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ from cutaway.errors import UserError
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.store.files import check_file
 from cutaway.weights import load
+from cutaway.weights.checkpoint import Checkpoint
 
 
 def bundle(
@@ -60,20 +61,8 @@ def bundle(
     :param evaluation: A file with the output of `cutaway eval --json`, for the card.
     :param sign: A private elliptic curve key (PEM): the signature is written beside the bundle.
     """
-    from cutaway.agent import tools as known
-
     check_file(output, force)
-    wanted = [name.strip() for name in (tools or "").split(",") if name.strip()]
-    for name in wanted:
-        if name not in known.names():
-            raise UserError(
-                f"a bundle has built-in tools alone, not {name!r}: use {', '.join(known.names())}"
-            )
-    SamplingParams(**DEFAULTS | sampling.given())
-    given = {each.name: getattr(sampling, each.name) for each in fields(sampling)}
-    given = {
-        name: value for name, value in given.items() if not any(value is none for none in (None, False, ()))
-    }
+    wanted, given = _tools(tools), _sampling(sampling)
     for path in (chat_template, evaluation, sign):
         if path is not None and not path.is_file():
             raise UserError(f"{path}: there is no such file")
@@ -85,10 +74,7 @@ def bundle(
         raise UserError(f"{model} is an adapter: name its base, and it by --adapter {model}")
     checkpoint = load.read(path)
     if adapter is not None:
-        from cutaway.weights import adapters
-
-        base = adapters.extended(checkpoint, adapter)
-        adapters.joined(base, adapters.read(adapter, base))  # refused where it does not fit
+        _check_fits(adapter, checkpoint)
     facts = {name: value for name, value in info.card(model, path, checkpoint).items() if name != "path"}
     about = {
         "adapter": adapter and adapter.name,
@@ -118,6 +104,36 @@ def bundle(
         console.print_json(document | {"signature": signature})
         return
     console.say(f"{output}: {console.size(size)}, {len(made.files)} files. `cutaway run {output}` opens it.")
+
+
+def _check_fits(adapter: Path, checkpoint: Checkpoint) -> None:
+    """UserError for an adapter of another model."""
+    from cutaway.weights import adapters
+
+    base = adapters.extended(checkpoint, adapter)
+    adapters.joined(base, adapters.read(adapter, base))
+
+
+def _tools(names: str | None) -> list[str]:
+    """The built-in tools of these names; UserError for one that there is not."""
+    from cutaway.agent import built_in_tools
+
+    wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
+    for name in wanted:
+        if name not in built_in_tools.names():
+            raise UserError(
+                f"a bundle has built-in tools alone, not {name!r}: use {', '.join(built_in_tools.names())}"
+            )
+    return wanted
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """The options of sampling that are given; UserError for one out of its bounds."""
+    SamplingParams(**DEFAULTS | sampling.given())
+    given = {each.name: getattr(sampling, each.name) for each in fields(sampling)}
+    return {
+        name: value for name, value in given.items() if not any(value is none for none in (None, False, ()))
+    }
 
 
 def _read(file: Path) -> dict:

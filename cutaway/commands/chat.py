@@ -249,12 +249,12 @@ class Talk:
         if self.agent is None:
             yield from self.lm.chat_stream(messages, session=self.session, **self.options)
             return
-        from cutaway.agent import Answer, Result
+        from cutaway.agent.loop import Answer, ToolResult
 
         for event in self.agent.stream(messages):
             if isinstance(event, str):
                 yield Piece(event)
-            elif isinstance(event, Result):
+            elif isinstance(event, ToolResult):
                 note(shown(event.text))
             elif isinstance(event, Answer):
                 yield event

@@ -15,7 +15,7 @@ from cutaway.commands.options import Flag, Words
 from cutaway.errors import UserError, escaped
 
 if TYPE_CHECKING:
-    from cutaway.agent import Agent
+    from cutaway.agent.loop import Agent
     from cutaway.agent.mcp import Server
     from cutaway.generate.tool_calls.parser import Call
 
@@ -49,9 +49,9 @@ class ToolOptions:
         """The model with its tools; servers are connected until the block ends."""
         from contextlib import ExitStack
 
-        from cutaway.agent import Agent, Limits
+        from cutaway.agent.loop import Agent, Limits
         from cutaway.agent.mcp import connect
-        from cutaway.agent.tools import Tool
+        from cutaway.agent.tool import Tool
 
         tools: list[Tool] = [
             _tool(name.strip(), self.root, self.unsafe) for name in (self.tools or "").split(",") if name
@@ -70,7 +70,8 @@ class ToolOptions:
 
 
 def _tool(name: str, root: Path, unsafe: bool) -> Any:
-    from cutaway.agent.tools import built_in, from_function
+    from cutaway.agent.built_in_tools import built_in
+    from cutaway.agent.tool import from_function
     from cutaway.data.tasks import function_of
 
     file, colon, function = name.rpartition(":")

@@ -81,19 +81,15 @@ def compare(
     need("comparing", "torch")
     from cutaway.compare import arms, report, sweep
 
-    given = {"attention": attention, "position": position, "norm": norm, "mlp": mlp}
-    given |= {"optimizer": optimizer, "tokenizer": tokenizer}
+    given = {"attention": attention, "position": position, "norm": norm, "mlp": mlp, "optimizer": optimizer}
+    given |= {"tokenizer": tokenizer}
     parts = {name: [kind.strip() for kind in kinds.split(",")] for name, kinds in given.items() if kinds}
     if (experiment is None) == (not parts):
         raise UserError("give an experiment's file or preset, or --attention (or another part) with kinds")
     if workers < 1:
         raise UserError(f"--workers is {workers}: give a number from 1 up")
-    chosen: dict[str, Any] = {
-        "steps": steps,
-        "seeds": seeds,
-        "threads": threads,
-        "learning_rates": None if learning_rates is None else _numbers(learning_rates),
-    }
+    rates = None if learning_rates is None else _numbers(learning_rates)
+    chosen: dict[str, Any] = {"steps": steps, "seeds": seeds, "threads": threads, "learning_rates": rates}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     if steps is not None:
         chosen["trial_steps"] = max(1, steps // 4)
@@ -110,13 +106,13 @@ def compare(
     document = report.save(made, results, folder)
     if as_json:
         console.print_json(document)
+        return
+    table = report.rows(made, results)
+    if sys.stdout.isatty():
+        console.on_screen(lambda out: _show(out, made, table))
     else:
-        table = report.rows(made, results)
-        if sys.stdout.isatty():
-            console.on_screen(lambda out: _show(out, made, table))
-        else:
-            print(report.markdown(made, table, folder))
-        console.note(f"{folder / 'report.html'} has the curves; again: {report.command(folder)}")
+        print(report.markdown(made, table, folder))
+    console.note(f"{folder / 'report.html'} has the curves; again: {report.command(folder)}")
 
 
 def _show(out: Any, experiment: Any, rows: Any) -> None:

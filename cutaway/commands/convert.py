@@ -17,7 +17,7 @@ from cutaway.evaluate import perplexity as scoring
 from cutaway.lm import LanguageModel
 from cutaway.store.files import Progress
 from cutaway.weights import adapters, conversion, gguf_adapters, load, save
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 Attention = Literal["mha", "gqa", "mqa", "local", "mla"]
@@ -106,18 +106,26 @@ def convert(
         if attention is not None and measure:
             report = _report(before, *to_measure(before, text, texts)[1:], target, bar)
     if as_json:
-        console.print_json(
-            {
-                "path": str(saved.path),
-                "format": saved.format,
-                "family": saved.family,
-                "bytes": saved.nbytes,
-                "types": saved.types,
-                "notes": list(saved.notes),
-                **({"conversion": asdict(report)} if report else {}),
-            }
-        )
-        return
+        _print_json(saved, report)
+    else:
+        _show(saved, report, text)
+
+
+def _print_json(saved: save.Saved, report: Report | None) -> None:
+    console.print_json(
+        {
+            "path": str(saved.path),
+            "format": saved.format,
+            "family": saved.family,
+            "bytes": saved.nbytes,
+            "types": saved.types,
+            "notes": list(saved.notes),
+            **({"conversion": asdict(report)} if report else {}),
+        }
+    )
+
+
+def _show(saved: save.Saved, report: Report | None, text: Path | None) -> None:
     for note in saved.notes:
         console.note(f"Note: {note}.")
     types = ", ".join(f"{count} {name}" for name, count in saved.types.items())
@@ -186,7 +194,7 @@ def _adapter(source: Path, target: Path, type: str | None, model: str | None, fo
     """Writes an adapter alone."""
     if type is not None:
         raise UserError("--type is for models: an adapter's matrices stay F32")
-    base = adapters.base_of(source) if model is None else load.read(console.model_path(model))
+    base = load.adapter_base(source) if model is None else load.read(console.model_path(model))
     extended = adapters.extended(base, source)
     if extended.head:
         raise UserError(f"{source}: holds a head for labels, which is not converted: use `cutaway merge`")

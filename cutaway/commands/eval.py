@@ -13,10 +13,11 @@ from cutaway.commands import console
 from cutaway.commands.options import Context, Flag, Html, Json, Strict
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
-from cutaway.evaluate import report, tasks
+from cutaway.evaluate import report, task_registry
 from cutaway.evaluate.run import Options, Result, check, compared, run
 from cutaway.evaluate.statistics import finite
-from cutaway.generate.thinking import parse
+from cutaway.evaluate.task import EvaluationTask, Exercise, Labelled, Question
+from cutaway.generate.thinking.strategy import parse
 from cutaway.store.files import atomic_file, check_file, write
 
 LEAST_EXERCISES = 10  # whose commonest answer is a level to compare with
@@ -26,7 +27,9 @@ def eval(
     model: str = "smollm2",
     /,
     *,
-    tasks: str | None = None,
+    tasks: Annotated[
+        str | None, Parameter(help=f"Names, separated by commas: {task_registry.known()}.")
+    ] = None,
     harness: str | None = None,
     limit: int | None = None,
     against: str | None = None,
@@ -49,10 +52,9 @@ def eval(
 ) -> None:
     """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
 
-    Tasks that come with Cutaway: gsm8k, hellaswag, humaneval, truthfulqa; `bigbench:NAME`,
-    `reasoning_gym:NAME`; tool calls, `bfcl:simple`, `bfcl:multiple`, `bfcl:irrelevance`; `text:FILE` (bits
-    per byte), `file:FILE`, and of classifiers `labels:FILE` (docs/evaluation.md). What was computed is kept,
-    so that a run that was stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
+    docs/evaluation.md says what each task is. A file or a text of your own is a task too: `file:FILE`,
+    `text:FILE` (bits per byte), and of classifiers `labels:FILE`. What was computed is kept, so that a run
+    that was stopped goes on. `--harness` asks tasks of lm-eval, EleutherAI's harness.
 
     Examples:
 
@@ -72,8 +74,6 @@ def eval(
     ----------
     model
         A model's name, a .gguf file, a folder or a run.
-    tasks
-        Names, separated by commas.
     harness
         Tasks of lm-eval, or its YAML files, separated by commas, instead of --tasks.
     limit
@@ -109,22 +109,9 @@ def eval(
     """
     console.use_threads(threads)
     loading = {"context": context, "strict": strict}
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}: give a number from 1 up")
-    if samples < 1:
-        raise UserError(f"--samples is {samples}: give a number from 1 up")
-    if think is not None:
-        parse(think)
-        if samples > 1:
-            raise UserError("--think draws its own samples: leave out --samples")
+    _check_numbers(limit, samples, think)
     if harness is not None:
-        if (
-            tasks is not None
-            or against is not None
-            or output is not None
-            or think is not None
-            or html is not None
-        ):
+        if any(given is not None for given in (tasks, against, output, think, html)):
             raise UserError(
                 "--harness asks lm-eval: leave out --tasks, --against, --think, --output and --html"
             )
@@ -136,18 +123,10 @@ def eval(
         raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
     for file in filter(None, (output, html)):
         check_file(file, force)
-    found = [_task(name.strip(), limit, unsafe) for name in tasks.split(",") if name.strip()]
-    if not found:
-        raise UserError("--tasks names no task")
     options = Options(samples, temperature, seed, max_tokens, mutual_information, think)
-    for task in found:  # all of them before the first is asked
-        check(task, options)
+    found = _tasks(tasks, limit, unsafe, options)
     if against is not None:  # before an hour of the first model's
-        if against == model and adapter is None:
-            raise UserError("--against names the model itself")
-        is_encoder = cutaway.load(console.model_path(against), strict=strict).is_encoder
-        if is_encoder and not all(map(_labelled, found)):
-            raise UserError(f"{against}: is an encoder, which writes nothing: name a decoder")
+        _check_against(against, found, strict, itself=against == model and adapter is None)
     name = f"{model} + {adapter}" if against == model else model  # an adapter beside its own base
     results = {name: _results(model, adapter, loading, found, options, cache)}
     if against is not None:
@@ -158,17 +137,45 @@ def eval(
         write(html, report.evaluation(_document(results)), force=force)
     if as_json:
         console.print_json(_document(results))
-    else:
-        console.on_screen(lambda out: _show(out, results))
+        return
+    console.on_screen(lambda out: _show(out, results))
 
 
-def _task(name: str, limit: int | None, unsafe: bool) -> Any:
-    return tasks.find(name, limit, unsafe=unsafe)
+def _check_numbers(limit: int | None, samples: int, think: str | None) -> None:
+    """UserError for what cannot be asked, whatever the tasks."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}: give a number from 1 up")
+    if samples < 1:
+        raise UserError(f"--samples is {samples}: give a number from 1 up")
+    if think is not None:
+        parse(think)
+        if samples > 1:
+            raise UserError("--think draws its own samples: leave out --samples")
+
+
+def _tasks(names: str, limit: int | None, unsafe: bool, options: Options) -> list[Any]:
+    """The tasks of these names; UserError for one that cannot be asked so, before the first is asked."""
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    found = [task_registry.find(name, limit, unsafe=unsafe) for name in named]
+    if not found:
+        raise UserError("--tasks names no task")
+    for task in found:
+        check(task, options)
+    return found
+
+
+def _check_against(model: str, tasks: list[Any], strict: bool, itself: bool) -> None:
+    """UserError for the model itself, or an encoder that is asked for answers."""
+    if itself:
+        raise UserError("--against names the model itself")
+    is_encoder = cutaway.load(console.model_path(model), strict=strict).is_encoder
+    if is_encoder and not all(map(_labelled, tasks)):
+        raise UserError(f"{model}: is an encoder, which writes nothing: name a decoder")
 
 
 def _labelled(task: Any) -> bool:
     """Whether a task is a classifier's."""
-    return isinstance(task, tasks.Task) and isinstance(task.items[0], tasks.Labelled)
+    return isinstance(task, EvaluationTask) and isinstance(task.items[0], Labelled)
 
 
 def _loaded(model: str, adapter: Path | None, loading: dict[str, Any]) -> Any:
@@ -268,7 +275,7 @@ def _figures(result: Result) -> dict[str, Any]:
         figures[f"{metric}_stderr"] = finite(estimate.error)
         figures[f"{metric}_interval"] = estimate.ends
     figures |= {"n": next(iter(result.metrics.values())).n, "source": result.task.source}
-    if isinstance(result.task, tasks.Task):
+    if isinstance(result.task, EvaluationTask):
         figures |= {"chance": result.task.chance, "prompt_hash": result.task.prompt_hash}
     figures |= {"first_prompt": result.first_prompt, "seconds": round(result.seconds, 2)}
     return figures | ({"generated_tokens": result.tokens} if result.tokens else {})
@@ -279,12 +286,12 @@ def _show(out: Any, results: dict[str, list[Result]]) -> None:
 
     own = next(iter(results.values()))
     for result in own:
-        hashed = f", prompts {result.task.prompt_hash}" if isinstance(result.task, tasks.Task) else ""
+        hashed = f", prompts {result.task.prompt_hash}" if isinstance(result.task, EvaluationTask) else ""
         out.print(
             f"{result.task.name}: {result.task.source}{hashed}. The first prompt:", style="bold", markup=False
         )
         out.print(result.first_prompt, style="dim", markup=False)
-        if isinstance(result.task, tasks.Task) and isinstance(first := result.task.items[0], tasks.Question):
+        if isinstance(result.task, EvaluationTask) and isinstance(first := result.task.items[0], Question):
             choices = ", ".join(map(_quoted, first.choices))
             right = _quoted(first.choices[first.answer])
             out.print(f"It is followed by {choices}; right is {right}.", style="dim", markup=False)
@@ -327,13 +334,13 @@ def _quoted(text: str) -> str:
 def _level(result: Result) -> str:
     """The accuracy of a guess. Of few exercises the commonest answer is any of them, which says nothing."""
     task = result.task
-    if not isinstance(task, tasks.Task) or (_exercises(result) and len(task.items) < LEAST_EXERCISES):
+    if not isinstance(task, EvaluationTask) or (_exercises(result) and len(task.items) < LEAST_EXERCISES):
         return ""
     return f"{task.chance:.3f}"
 
 
 def _exercises(result: Result) -> bool:
-    return isinstance(result.task, tasks.Task) and isinstance(result.task.items[0], tasks.Exercise)
+    return isinstance(result.task, EvaluationTask) and isinstance(result.task.items[0], Exercise)
 
 
 def _write(output: Path, results: dict[str, list[Result]]) -> None:

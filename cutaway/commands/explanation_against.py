@@ -8,11 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cutaway.commands.explanation_text import (
+from cutaway.commands.cells import (
     ACCENT,
     DOWN,
     QUIET,
-    ROWS,
     UP,
     WIDTH,
     Step,
@@ -21,11 +20,11 @@ from cutaway.commands.explanation_text import (
     number,
     percent,
     print_step,
-    since_stage,
     spark,
     table,
     token,
 )
+from cutaway.commands.explanation_text import ROWS, since_stage
 
 if TYPE_CHECKING:
     from cutaway.inspect.against import Against, Direction, Moved

@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from cutaway.commands.explanation_text import (
+from cutaway.commands.cells import (
     ACCENT,
     QUIET,
     WIDTH,
-    attended,
     bar,
     drawn,
     heading,
     percent,
     print_step,
     signed,
-    since_stage,
-    stage,
     table,
     token,
 )
+from cutaway.commands.explanation_text import attended, since_stage, stage
 
 if TYPE_CHECKING:
     from cutaway.inspect.explanation import Explanation, LensRow

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -27,40 +27,49 @@ if TYPE_CHECKING:
 SHOWN = 3  # examples that --check prints
 
 
+Words = Annotated[str, Parameter(name="SOURCE", allow_leading_hyphen=True)]
+Data = Annotated[Path | None, Parameter(help="Examples: JSON lines, JSON, CSV, parquet, text, or a folder.")]
+Task = Annotated[
+    str | None,
+    Parameter(help="Of rewards: reasoning_gym:NAME; with --data file.py:function or reward_model:FOLDER."),
+]
+Model = Annotated[str | None, Parameter(help="The base model; without it the config's.")]
+Output = Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")]
+Epochs = Annotated[float | None, Parameter(help="How often each example is read; without it 3 times.")]
+Steps = Annotated[int | None, Parameter(help="How many steps, in place of --epochs.")]
+Rate = Annotated[
+    float | None,
+    Parameter(name=("--lr", "--learning-rate"), help="The learning rate; without it the method's."),
+]
+BatchSize = Annotated[
+    int | None, Parameter(help="Rows a step, in which short examples lie side by side; without it 4.")
+]
+Seed = Annotated[
+    int | None, Parameter(help="Decides the order, what is held out, and new weights; without it 0.")
+]
+Check = Annotated[
+    bool, Parameter(help="Only say what the examples are, and show what is trained.", negative=())
+]
+Resume = Annotated[
+    bool, Parameter(help="Continue a run: SOURCE, --output, or the last one in runs/.", negative=())
+]
+CheckJson = Annotated[bool, Parameter(name="--json", help="With --check: print JSON.", negative=())]
+
+
 def finetune(
-    *words: Annotated[str, Parameter(name="SOURCE", allow_leading_hyphen=True)],
-    data: Annotated[
-        Path | None, Parameter(help="Examples: JSON lines, JSON, CSV, parquet, text, or a folder.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        Parameter(
-            help="Of rewards: reasoning_gym:NAME; with --data file.py:function or reward_model:FOLDER."
-        ),
-    ] = None,
-    model: Annotated[str | None, Parameter(help="The base model; without it the config's.")] = None,
-    output: Annotated[Path | None, Parameter(help="The run's folder; without it runs/NAME.")] = None,
-    epochs: Annotated[
-        float | None, Parameter(help="How often each example is read; without it 3 times.")
-    ] = None,
-    steps: Annotated[int | None, Parameter(help="How many steps, in place of --epochs.")] = None,
-    lr: Annotated[
-        float | None,
-        Parameter(name=("--lr", "--learning-rate"), help="The learning rate; without it the method's."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, Parameter(help="Rows a step, in which short examples lie side by side; without it 4.")
-    ] = None,
-    seed: Annotated[
-        int | None, Parameter(help="Decides the order, what is held out, and new weights; without it 0.")
-    ] = None,
-    check: Annotated[
-        bool, Parameter(help="Only say what the examples are, and show what is trained.", negative=())
-    ] = False,
-    resume: Annotated[
-        bool, Parameter(help="Continue a run: SOURCE, --output, or the last one in runs/.", negative=())
-    ] = False,
-    json: Annotated[bool, Parameter(name="--json", help="With --check: print JSON.", negative=())] = False,
+    *words: Words,
+    data: Data = None,
+    task: Task = None,
+    model: Model = None,
+    output: Output = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    lr: Rate = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    check: Check = False,
+    resume: Resume = False,
+    json: CheckJson = False,
 ) -> None:
     """Train a model further: SOURCE is a method (sft, dpo, grpo, ...), a YAML file, or a run's folder.
 
@@ -100,15 +109,7 @@ def finetune(
         raise UserError("--json goes with --check")
     changes, places = config.parted(words)
     source = places.pop(0) if places else None
-    if source is not None:
-        methods.check_source(source, places[0] if places else str(data or "DATA"))
-    elif not resume:
-        known = ", ".join(methods.names())
-        raise UserError(f"name a method and its data: cutaway finetune sft talk.jsonl (methods: {known})")
-    paths = [*map(Path, places), *([] if data is None else [data])]
-    if len(paths) > 1:
-        raise UserError(f"give one file or folder of examples, not {' and '.join(map(str, paths))}")
-    data = paths[0] if paths else None
+    data = _examples(source, places, data, resume)
     if resume and (source is None or (source in methods.names() and data is None and task is None)):
         source = str(output or (run_folder.newest("finetune") if source is None else methods.last(source)))
         console.note(f"Continuing {source}.")
@@ -144,6 +145,11 @@ def finetune(
     if check:
         _check_task(run, json) if isinstance(run, rewards_config.RewardsConfig) else _check(run, json)
         return
+    _train(run, folder, recipe, resume)
+
+
+def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:
+    """The run to its end, by its processes."""
     from cutaway.train import distributed
     from cutaway.train.run import train
 
@@ -152,6 +158,19 @@ def finetune(
 
     with distributed.joined(run) as parallel, watched(parallel.rank == 0, folder, after) as callback:
         train(run, folder, callback, recipe=recipe, resume=resume, parallel=parallel)
+
+
+def _examples(source: str | None, places: list[str], data: Path | None, resume: bool) -> Path | None:
+    """The file or folder of examples; UserError for no method, one that there is not, or several files."""
+    if source is not None:
+        methods.check_source(source, places[0] if places else str(data or "DATA"))
+    elif not resume:
+        known = ", ".join(methods.names())
+        raise UserError(f"name a method and its data: cutaway finetune sft talk.jsonl (methods: {known})")
+    paths = [*map(Path, places), *([] if data is None else [data])]
+    if len(paths) > 1:
+        raise UserError(f"give one file or folder of examples, not {' and '.join(map(str, paths))}")
+    return paths[0] if paths else None
 
 
 def _check_names(source: str, changes: Sequence[str], sampled: bool) -> None:

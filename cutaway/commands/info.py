@@ -14,13 +14,14 @@ from cutaway.commands.options import Json, Strict
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import UserError, escaped
 from cutaway.gguf import Packed
-from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model, kind_of
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder, Model
+from cutaway.model.kinds import kind_of
 from cutaway.quantization.mixes import MIXES
 from cutaway.store.reading import parsed
 from cutaway.weights import adapters, described, load, peft_names
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Absorbed
-from cutaway.weights.save import FILE_TYPES
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Absorbed
+from cutaway.weights.retype import FILE_TYPES
 
 CACHE_ENTRY_BYTES = 2  # the runtime keeps keys and values as halves
 BF16_BYTES = 2
@@ -85,7 +86,7 @@ def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.left_out:
         found["left_out"] = list(checkpoint.left_out)
     if isinstance(config, Decoder):
-        from cutaway.runtime.packing import unsupported_reason
+        from cutaway.runtime.supported import unsupported_reason
 
         found["pytorch_only"] = unsupported_reason(config, checkpoint.tensors)
     elif isinstance(config, Encoder):

@@ -23,9 +23,10 @@ from cutaway.store.files import Progress
 from cutaway.weights import adapters, load, quantize, save, soups
 from cutaway.weights.adapters import Rounding
 from cutaway.weights.changes import Adapter
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
-from cutaway.weights.save import Saved, stored_bytes
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
+from cutaway.weights.retype import stored_bytes
+from cutaway.weights.save import Saved
 
 Method = Literal["average", "slerp", "task", "ties"]
 Type = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
@@ -117,7 +118,7 @@ def _places(paths: tuple[Path, ...]) -> tuple[list[Path], Path]:
 
 def _adapted(source: Path, model: str | None) -> tuple[Checkpoint, Adapter]:
     """An adapter's base, and its changes."""
-    base = load.read(console.model_path(model)) if model else adapters.base_of(source)
+    base = load.read(console.model_path(model)) if model else load.adapter_base(source)
     base = adapters.extended(base, source)
     return base, adapters.read(source, base)
 

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from cutaway.tokenizer.chat import Rendered
+from cutaway.tokenizer.chat.rendering import Rendered
 
 CONTROL, TEMPLATE = "bold cyan", "cyan"
 CONTENT = ("default", "green", "yellow", "magenta")  # places take these in turn

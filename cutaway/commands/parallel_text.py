@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cutaway.commands.explanation_text import ACCENT, QUIET, WIDTH
+from cutaway.commands.cells import ACCENT, QUIET, WIDTH
 
 ALIGNED = 96  # columns of a terminal that hold aligned tables
 

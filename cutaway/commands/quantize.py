@@ -18,7 +18,7 @@ from cutaway.evaluate.statistics import finite
 from cutaway.quantization import mixes
 from cutaway.store.files import Progress, check_file
 from cutaway.weights import imatrix as imatrices
-from cutaway.weights import load, save
+from cutaway.weights import load, retype, save
 from cutaway.weights import quantize as quantizing
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def quantize(
             target, made.checkpoint, "gguf", file_type=made.file_type, force=force, progress=bar
         )
         cost = cost_of(*measured, target, bar) if measured else None
-    before = path.stat().st_size if path.is_file() else save.stored_bytes(checkpoint.tensors)
+    before = path.stat().st_size if path.is_file() else retype.stored_bytes(checkpoint.tensors)
     if as_json:
         console.print_json(_document(saved, (*notes, *made.notes), before, cost))
         return

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from cutaway.commands import console
-from cutaway.commands.options import Force, Json, Threads
+from cutaway.commands.options import Force, Html, Json, Threads
 from cutaway.extras import need
 from cutaway.inspect.activations import Activations
 from cutaway.store import files
@@ -29,6 +29,7 @@ def sae(
     learning_rate: float = 1e-3,
     seed: int = 0,
     keep_sinks: bool = False,
+    html: Html = None,
     threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
@@ -41,6 +42,8 @@ def sae(
     **Examples:**
 
     cutaway sae acts --output saes/layer15
+
+    cutaway sae acts --output saes/layer15 --html sae.html
 
     cutaway sae acts --kind jumprelu --features 8192 --k 64 --output saes/wide
 
@@ -56,12 +59,14 @@ def sae(
     :param seed: Of the first weights and the order of tokens.
     :param keep_sinks: Train on attention sinks too.
     """
-    need("training a sparse autoencoder", "torch")
+    need("training a sparse autoencoder", "torch")  # before anything is read
     files.check_overwrite(output, force)
     files.check_folder(output)
+    if html is not None:
+        files.check_file(html, force)
     found = Activations.open(data)
     console.use_threads(threads)
-    from cutaway.inspect.sae import train
+    from cutaway.inspect.sae_training import train
 
     name = found.names[0] if name is None else name
     width = int(found.rows(name, [0]).size)
@@ -80,10 +85,17 @@ def sae(
             progress=progress,
         )
     made.save(output, force)
-    card = made.card
+    if html is not None:
+        from cutaway.inspect import reports
+
+        files.write(html, reports.autoencoder(made, found), force=force)
     if as_json:
-        console.print_json(asdict(card))
-        return
+        console.print_json(asdict(made.card))
+    else:
+        _show(made.card, output, keep_sinks)
+
+
+def _show(card: Any, output: Path, keep_sinks: bool) -> None:
     console.say(f"{output}: {card.features:,} features of {card.name}, {card.kind}, {card.steps:,} steps")
     console.say(
         f"{card.sinks:,} of {card.tokens:,} tokens are attention sinks and "

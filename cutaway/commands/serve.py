@@ -112,19 +112,8 @@ def _run(
     ready: Callable[[str], None] | None,
 ) -> None:
     serve_options.check(listening, access, loading, several, bounds, operation)
-    import uvicorn
-
     from cutaway.serve.app import build
-    from cutaway.serve.limits import Limits
     from cutaway.serve.operations import lifecycle
-    from cutaway.serve.operations.access import (
-        UNIX,
-        AccessPolicy,
-        Connections,
-        ForwardedMiddleware,
-        most_connections,
-        protocol,
-    )
     from cutaway.serve.operations.api_keys import KeyRing
     from cutaway.serve.operations.tracing import Tracing
     from cutaway.serve.response_store import ResponseStore
@@ -132,15 +121,7 @@ def _run(
     given = access.api_key or tuple(key for key in os.environ.get("CUTAWAY_API_KEY", "").split(",") if key)
     keys = KeyRing(given, access.api_key_file)
     _check_access(listening, bool(keys), access.unsafe_no_key)
-    limits = Limits(
-        max_sequences=bounds.max_sequences,
-        max_queue=bounds.max_queue,
-        max_tokens=bounds.max_tokens,
-        body_bytes=bounds.max_body,
-        request_seconds=bounds.timeout,
-        drain_seconds=operation.drain,
-    )
-    connections = Connections(most_connections(1024), proxies=listening.trusted_proxy)
+    limits = _limits(bounds, operation)
     tracing = Tracing(operation.otlp_endpoint) if operation.otlp_endpoint else None
     lifecycle.hold_signals()
     at = (listening.host, listening.port, listening.uds, listening.reuse_port)
@@ -150,29 +131,7 @@ def _run(
         store.load_usage(keys)
         loader = Loader(models, loading, several, limits, operation.log_prompts, bounds.lenient, store)
         served = loader.models()
-        policy = AccessPolicy(
-            _hosts(listening, access, keys),
-            access.cors,
-            keys,
-            _root_path(listening),
-            limits.body_bytes,
-            limits.body_seconds,
-        )
-        settings = uvicorn.Config(
-            ForwardedMiddleware(build(served, policy, tracing), [UNIX, *listening.trusted_proxy]),
-            http=protocol(connections),
-            ws="none",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=15,
-            h11_max_incomplete_event_size=64 * 1024,
-            proxy_headers=False,  # uvicorn's: ForwardedMiddleware replaces it
-            ssl_certfile=listening.ssl_certfile,
-            ssl_keyfile=listening.ssl_keyfile,
-        )
+        settings = _settings(build(served, _policy(listening, access, keys, limits), tracing), listening)
         address = _address(listening, socket)
         if ready is not None:
             ready(address)
@@ -187,6 +146,52 @@ def _run(
         save = partial(store.save_usage, keys)
         server = lifecycle.Server(settings, served, operation.stop_delay, read_again, listening.uds, save)
         server.run(sockets=[socket])
+
+
+def _limits(bounds: Bounds, operation: Operation) -> Any:
+    """The bounds of the server, from the options of two groups."""
+    from cutaway.serve.service import Limits
+
+    return Limits(
+        max_sequences=bounds.max_sequences,
+        max_queue=bounds.max_queue,
+        max_tokens=bounds.max_tokens,
+        body_bytes=bounds.max_body,
+        request_seconds=bounds.timeout,
+        drain_seconds=operation.drain,
+    )
+
+
+def _policy(listening: Listening, access: Access, keys: Any, limits: Any) -> Any:
+    """Who may ask, and how much they may send."""
+    from cutaway.serve.operations.access import AccessPolicy
+
+    hosts, root = _hosts(listening, access, keys), _root_path(listening)
+    return AccessPolicy(hosts, access.cors, keys, root, limits.body_bytes, limits.body_seconds)
+
+
+def _settings(app: Any, listening: Listening) -> Any:
+    """uvicorn's settings of a server that listens here."""
+    import uvicorn
+
+    from cutaway.serve.operations import connections as limited
+
+    connections = limited.Connections(limited.most_connections(1024), proxies=listening.trusted_proxy)
+    return uvicorn.Config(
+        limited.ForwardedMiddleware(app, [limited.UNIX, *listening.trusted_proxy]),
+        http=limited.protocol(connections),
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=15,
+        h11_max_incomplete_event_size=64 * 1024,
+        proxy_headers=False,  # uvicorn's: ForwardedMiddleware replaces it
+        ssl_certfile=listening.ssl_certfile,
+        ssl_keyfile=listening.ssl_keyfile,
+    )
 
 
 def reload(
@@ -307,6 +312,10 @@ class Loader:
                 f"The models are {', '.join(names)}: each needs a name of its own"
                 + (f", and there is none called {', '.join(sorted(named))}" if named else "")
             )
+        if self.loading.lens is not None and not self.loading.lens.is_file():
+            raise UserError(
+                f"--lens {self.loading.lens}: there is no such file; give one that a tuned lens saved"
+            )
         aliases: dict[str, list[str]] = {name: [] for name in names}
         for one in self.loading.alias:
             alias, _, name = one.rpartition("=")
@@ -379,6 +388,14 @@ class Loader:
             raise UserError(f"--max-memory is less than {path.name} takes: {size(weights)}{cache}")
         return weights + state
 
+    def _lens(self, lm: Any) -> Any:
+        """The first model's tuned lens, where one was given."""
+        if self.loading.lens is None:
+            return None
+        from cutaway.inspect import tuned_lens
+
+        return tuned_lens.load(self.loading.lens, lm)
+
     def _service(self, name: str, path: Path, aliases: tuple[str, ...]) -> Any:
         from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
@@ -416,6 +433,7 @@ class Loader:
             adapter_folder=folder,
             pooling=pooling,
             dimensions=lengths,
+            lens=self._lens(lm) if first is None else None,
             **shared,
         )
         warm_up(service)

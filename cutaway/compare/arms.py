@@ -27,20 +27,23 @@ from cutaway.data.packing import Batch, number, stacked
 from cutaway.errors import UserError
 from cutaway.inspect.head_scores import induction_scores, previous_token_scores
 from cutaway.inspect.inputs import has_pattern
-from cutaway.inspect.trace import Subject
+from cutaway.inspect.subject import Subject
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, EncoderDecoder, from_dict, kind_of, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, EncoderDecoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
+from cutaway.model.kinds import kind_of
 from cutaway.position import alibi, rope, t5
 from cutaway.store import yaml_files
 from cutaway.store.files import write
 from cutaway.train.config import Intervals, TrainingConfig, entries
 from cutaway.train.folder import TOKENIZER
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.optim import AdamW, Muon
 from cutaway.train.recipes import pretrain
 from cutaway.train.schedule import Cosine
 from cutaway.train.trainable import SOURCE, TrainingBatch
+from cutaway.train.training import Dataset, Training
 
 TRIAL = 500  # the first seed of the runs by which a learning rate is chosen: none of them is scored
 AGAIN = 1000  # the first seed of the arm that is the first one again

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from cutaway.attention import bidirectional, cross, gqa
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder, Encoder, EncoderDecoder, kind_of
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.model.kinds import kind_of
 from cutaway.position import learned
 
 KINDS = ("mha", "gqa", "mqa")  # attention whose heads an encoder and cross-attention can have too

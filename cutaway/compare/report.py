@@ -30,7 +30,9 @@ from cutaway.compare.sweep import CURVES, ArmResult, Measured
 from cutaway.evaluate.statistics import holm, paired_t, student
 from cutaway.hooks import tracing
 from cutaway.inspect.inputs import has_pattern
-from cutaway.model.config import Decoder, EncoderDecoder, kind_of, to_dict
+from cutaway.model.config import Decoder, EncoderDecoder
+from cutaway.model.config_dict import to_dict
+from cutaway.model.kinds import kind_of
 from cutaway.page import report
 from cutaway.page.charts import Axis, Bar, Bars, Heat, Labels, Plot, Series
 from cutaway.store.files import write

@@ -33,7 +33,9 @@ from cutaway.bounds import Bounded, Count, Positive
 from cutaway.compare import arms, sweep
 from cutaway.errors import OperationalError, UserError
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, from_dict, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.page import report
 from cutaway.page.charts import Axis, Plot, Series
 from cutaway.position import rope

@@ -29,7 +29,7 @@ import numpy as np
 from cutaway.bounds import Bound, Natural
 from cutaway.data import filters, run_tokenizer, sources
 from cutaway.errors import OperationalError, UserError, quoted
-from cutaway.model.config import from_dict
+from cutaway.model.config_dict import from_dict
 from cutaway.store import files
 from cutaway.store.files import digest, disk_errors
 from cutaway.store.reading import parsed

@@ -29,7 +29,7 @@ from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.exact import LEVEL, mcnemar
 from cutaway.evaluate.likelihood import Likelihood, score
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.thinking import Writer, seed_of
+from cutaway.generate.thinking.strategy import Writer, seed_of
 from cutaway.lm import LanguageModel
 
 Judge = Callable[[str, str, str], float]

@@ -13,13 +13,13 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.evaluate import statistics
 from cutaway.evaluate.statistics import Estimate
-from cutaway.evaluate.tasks import Labelled, Task
+from cutaway.evaluate.task import EvaluationTask, Labelled
 from cutaway.lm import LanguageModel
 
 Answered = tuple[dict[str, list[float]], Estimate, list[list[str]]]
 
 
-def answered(lm: LanguageModel, task: Task, progress: Callable[[int, int], None]) -> Answered:
+def answered(lm: LanguageModel, task: EvaluationTask, progress: Callable[[int, int], None]) -> Answered:
     """For each item whether its labels are right; macro F1; and the labels that the model gives.
 
     UserError for a model that is no classifier, for labels that it does not have, and for a text that is
@@ -55,7 +55,7 @@ def macro_f1(given: np.ndarray, predicted: np.ndarray) -> float:
     return float((2 * right[there] / both[there]).mean()) if there.any() else 0.0
 
 
-def _number(label: str | int, names: tuple[str, ...], task: Task) -> int:
+def _number(label: str | int, names: tuple[str, ...], task: EvaluationTask) -> int:
     """The number of a label, which a table of text may have as digits."""
     if label in names:
         return names.index(str(label))

@@ -30,7 +30,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate import labelled, likelihood, statistics, tool_calls
 from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.statistics import Estimate
-from cutaway.evaluate.tasks import Labelled, Question, Task, Text, ToolExercise
+from cutaway.evaluate.task import EvaluationTask, Labelled, Question, Text, ToolExercise
 from cutaway.generate import thinking
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
@@ -54,7 +54,7 @@ class Options:
 class Result:
     """A task's figures; ``values`` [n] has each item's, ``clusters`` what they share."""
 
-    task: Task | Text
+    task: EvaluationTask | Text
     metrics: dict[str, Estimate]
     values: dict[str, list[float]]
     clusters: list[str] | None
@@ -64,7 +64,7 @@ class Result:
     answers: list[list[str]] = field(default_factory=list)
 
 
-def check(task: Task | Text, options: Options) -> None:
+def check(task: EvaluationTask | Text, options: Options) -> None:
     """Before any task is asked: UserError for options that this one does not have."""
     if isinstance(task, Text) or isinstance(task.items[0], Question | Labelled):
         return
@@ -77,7 +77,7 @@ def check(task: Task | Text, options: Options) -> None:
 
 def run(
     lm: LanguageModel,
-    task: Task | Text,
+    task: EvaluationTask | Text,
     cache: Cache,
     options: Options | None = None,
     progress: Progress = lambda done, total: None,
@@ -172,7 +172,7 @@ def _scored(
 
 
 def _exercises(
-    lm: LanguageModel, task: Task, cache: Cache, options: Options, progress: Progress
+    lm: LanguageModel, task: EvaluationTask, cache: Cache, options: Options, progress: Progress
 ) -> tuple[dict[str, list[float]], list[list[str]], int, str]:
     items: Any = task.items
     chat = lm.checkpoint.chat_template is not None
@@ -228,7 +228,7 @@ def _exercises(
 
 def _thoughts(
     lm: LanguageModel,
-    task: Task,
+    task: EvaluationTask,
     prompts: Sequence[list[int]],
     size: int,
     cache: Cache,

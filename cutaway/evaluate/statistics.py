@@ -13,8 +13,8 @@
 Intervals are of 95%. Those of means are Student's: with the error above (CR2) and Bell and McCaffrey's
 degrees of freedom, which without clusters are n - 1. A mean between two bounds, such as an accuracy, has
 ``exact.py``'s where Student's has too little to go by: fewer than ``FEW`` independent values, more than half
-of them equal, or too lopsided for their number. Of unbounded values that are all equal there is no interval:
-it is infinite.
+of them equal, or too lopsided for their number. Of unbounded values that are all equal, or fewer than
+``LEAST``, there is no interval: it is infinite.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ Z = NormalDist().inv_cdf(1 - LEVEL / 2)
 FEW = 10  # independent values below which no shape is asked of their distribution
 LOPSIDED = 20  # times the squared skewness: as many values are needed for Student's t to be near enough
 BLOCKS, BLOCK = 20, 256
+LEAST = 3  # unbounded values with an interval: that of two is 12.7 standard errors to either side
 SAME = 1e-12  # of the largest value: spreads below it are rounding
 
 
@@ -233,11 +234,6 @@ def pass_at(n: int, right: int, k: int) -> float:
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def pass_all(n: int, right: int, k: int) -> float:
-    """The probability that all of k samples are right."""
-    return math.comb(right, k) / math.comb(n, k)
-
-
 def _estimated(
     x: np.ndarray, clusters: Sequence[Hashable] | None, bounds: tuple[float, float] | None
 ) -> tuple[Estimate, float]:
@@ -258,7 +254,7 @@ def _located(
     elif flat:
         low, high, p = -math.inf, math.inf, 1.0
     else:
-        half = student_quantile(freedom) * error
+        half = student_quantile(freedom) * error if len(sums) >= LEAST else math.inf
         low, high = center - half, center + half
         p = student_tail(abs(center) / error, freedom)
     if bounds is not None:

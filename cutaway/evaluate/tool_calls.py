@@ -17,7 +17,7 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.evaluate.cache import Cache
-from cutaway.evaluate.tasks import Task, ToolExercise
+from cutaway.evaluate.task import EvaluationTask, ToolExercise
 from cutaway.generate import constrain, thinking
 from cutaway.generate.bounded import BoundedConstraint
 from cutaway.generate.sampling_params import SamplingParams
@@ -31,7 +31,7 @@ MAKE = {"lazy": tool_grammar.optional_grammar, "required": tool_grammar.required
 
 def answered(
     lm: LanguageModel,
-    task: Task,
+    task: EvaluationTask,
     cache: Cache,
     max_tokens: int | None,
     progress: Callable[[int, int], None],

@@ -7,10 +7,10 @@ and what may become a stop string is held back until it cannot.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.request import Constraint, Piece, Timings
+from cutaway.generate.batch.request import Constraint, Generation, Piece, Timings
 from cutaway.generate.batch.sequence import SequenceOutput, TokenizerProtocol, check_prompt, vocab_size
 from cutaway.generate.engine import AllLogits, Engine
 from cutaway.generate.sampling_params import SamplingParams
@@ -87,3 +87,13 @@ def _verify(output: SequenceOutput, session: Session, speculation: Speculation) 
         if ids:
             speculation.update(len(ids), accepted)
         yield piece
+
+
+def finish(pieces: Iterable[Piece]) -> Generation:
+    """Run the pieces to their end and return the generation the last one brings."""
+    generation = None
+    for piece in pieces:
+        generation = piece.generation
+    if generation is None:
+        raise ValueError("the pieces ended without a generation")
+    return generation

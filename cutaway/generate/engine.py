@@ -4,7 +4,7 @@ The PyTorch model and the runtime both have this protocol, so that generation, s
 ask which one they hold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -170,3 +170,10 @@ class Editable(Protocol):
     def edits_begin(self, edit: Any) -> int:
         """The first position that edits change; pages before it are those of the text without them."""
         ...
+
+
+@runtime_checkable
+class AllocatesAhead(Protocol):
+    """An engine whose pages can be allocated before a sequence needs them."""
+
+    def make_ahead(self, pages: int, pause: Callable[[], None], /) -> bool: ...

@@ -6,13 +6,14 @@ The command line checks by them, and the API's schema is derived from them (serv
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict, get_args
 
 import numpy as np
 
-from cutaway.bounds import Bound, Count, Natural, bounds_of, hold
+from cutaway.bounds import Bound, Count, Natural, bounds_of
 from cutaway.errors import UserError, quoted
 
 Number = int | float
@@ -49,15 +50,12 @@ class SamplingParams:
     watermark: Any = None  # a Watermark; its type would be resolved with the bounds of the others
 
     def __post_init__(self) -> None:
-        numbers: list[tuple[str, Any, Any, Bound]] = [
-            (name, value, kind, bound)
-            for name, (kind, bound, optional) in NUMBERS.items()
-            if not ((value := getattr(self, name)) is None and optional)
-        ]
-        typed = all(_is_number(value, kind) for _, value, kind, _ in numbers)
-        if not (typed and hold([(bound, value) for _, value, _, bound in numbers])):
-            for number in numbers:  # which of them, and why
-                _check(*number)
+        for name, (kinds, low, high, optional) in RANGES.items():
+            value: Any = getattr(self, name)
+            if (type(value) in kinds and low <= value <= high) or (value is None and optional):
+                continue
+            kind, bound, _ = NUMBERS[name]  # another type of number, or a mistake
+            _check(name, value, kind, bound)
         for id, bias in self.logit_bias.items():
             _check("logit_bias", id, int, Bound(0), "an id of ")
             if isinstance(bias, bool) or not isinstance(bias, int | float | np.number) or not bias < math.inf:
@@ -139,3 +137,8 @@ def _is_number(value: object, kind: type[int] | type[float]) -> bool:
 
 
 NUMBERS = {name: found for name, hint in bounds_of(SamplingParams).items() if (found := _number(hint))}
+# The usual types, the lowest and the highest value of each, and whether it may be None: for every request.
+RANGES = {
+    name: ((int,) if kind is int else (int, float), bound.low, min(bound.high, sys.float_info.max), optional)
+    for name, (kind, bound, optional) in NUMBERS.items()
+}

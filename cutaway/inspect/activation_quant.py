@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cutaway.hooks import Listener
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
+from cutaway.runtime.block_numbers import attends, latent
 from cutaway.runtime.matmul import FLOATS, rounded, twice_rounded
-from cutaway.runtime.packing import attends, latent
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 
 def edits(
@@ -28,7 +28,7 @@ def edits(
 ) -> dict[str, Listener]:
     """The edits that make the PyTorch model compute as the runtime does, after the user's ``own``."""
     out: dict[str, Listener] = dict(own or {})
-    reads: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    reads: dict[str, tuple[str, Callable[..., Any]]] = {
         "norm": ("embedding.weight" if config.tied else "head.weight", _round_twice)
     }
     if config.per_layer is not None:
@@ -61,7 +61,7 @@ def edits(
     return out
 
 
-def _mlp_reads(path: str, mlp: MLP | MoE) -> dict[str, tuple[str, Callable[[Tensor, str], Tensor]]]:
+def _mlp_reads(path: str, mlp: MLP | MoE) -> dict[str, tuple[str, Callable[[Any, str], Any]]]:
     """The values that a layer's MLP multiplies, and by which weight; routers read floats as they are."""
     if isinstance(mlp, MLP):
         reads = {f"{path}.mlp_norm": "mlp.up.weight", f"{path}.mlp.hidden": "mlp.down.weight"}
@@ -78,28 +78,28 @@ def _after(first: Listener | None, then: Listener) -> Listener:
     if first is None:
         return then
 
-    def both(value: Tensor) -> Tensor | None:
+    def both(value: Any) -> Any | None:
         changed = first(value)
         return then(value if changed is None else changed)
 
     return both
 
 
-def _halved(value: Tensor) -> Tensor:
+def _halved(value: Any) -> Any:
     return value.half().to(value.dtype)
 
 
-def _round(value: Tensor, type: str, how: Callable[[np.ndarray, str], np.ndarray] = rounded) -> Tensor:
+def _round(value: Any, type: str, how: Callable[[np.ndarray, str], np.ndarray] = rounded) -> Any:
     flat = value.detach().reshape(-1, value.shape[-1]).float().cpu().numpy()
-    near = torch.from_numpy(how(flat, type)).view(value.shape).to(value)
+    near = value.new_tensor(how(flat, type)).view(value.shape)
     return value + (near - value).detach() if value.requires_grad else near  # the gradient passes
 
 
-def _round_twice(value: Tensor, type: str) -> Tensor:
+def _round_twice(value: Any, type: str) -> Any:
     return _round(value, type, twice_rounded)
 
 
-def _round_heads(value: Tensor, type: str) -> Tensor:
+def _round_heads(value: Any, type: str) -> Any:
     """The heads' vectors [b h t v] rounded as one concatenated vector."""
     joined = value.transpose(1, 2)
     return _round(joined.flatten(2), type).view(joined.shape).transpose(1, 2)

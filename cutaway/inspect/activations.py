@@ -47,7 +47,11 @@ Dtype = Literal["float16", "bfloat16"]
 
 
 class Collecting(TypedDict, total=False):
-    """What ``lm.activations`` takes beside texts, names and output; each may be left out."""
+    """What ``lm.activations`` takes beside texts, names and output; each may be left out.
+
+    ``context``: the length of the pieces that longer texts are read in. ``max_tokens``: of all texts.
+    ``force`` begins an output anew, where an unfinished one is gone on with.
+    """
 
     dtype: Dtype
     context: int | None

@@ -29,7 +29,7 @@ from cutaway.inspect.attribution import head_outputs, unembedded
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.instrumented import Instrumented
 from cutaway.inspect.lens import divergences
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.model.config import Decoder as Config
 from cutaway.weights.changes import Change, LowRank
 
@@ -106,7 +106,9 @@ def check(base: Config, tuned: Config, vocabularies: tuple[Any, Any]) -> None:
         )
 
 
-def against(base: Trace, tuned: Trace, changes: Mapping[str, Change] | None = None, top: int = 10) -> Against:
+def against(
+    base: TraceValues, tuned: TraceValues, changes: Mapping[str, Change] | None = None, top: int = 10
+) -> Against:
     """What parts two models on one text, by traces that kept ``explanation.names``.
 
     ``changes`` is the adapter that makes the one the other; without it the weights are subtracted.
@@ -131,7 +133,9 @@ def against(base: Trace, tuned: Trace, changes: Mapping[str, Change] | None = No
     )
 
 
-def written(base: Trace, tuned: Instrumented, changes: Mapping[str, Change] | None = None) -> list[Written]:
+def written(
+    base: TraceValues, tuned: Instrumented, changes: Mapping[str, Change] | None = None
+) -> list[Written]:
     """The changes of the matrices that write into the residual stream, without those that did not change."""
     found = []
     for name in filter(WRITES.fullmatch, base.config.weights()):
@@ -167,7 +171,7 @@ def left_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(
-    base: Trace, name: str, directions: np.ndarray, sizes: np.ndarray, total: float
+    base: TraceValues, name: str, directions: np.ndarray, sizes: np.ndarray, total: float
 ) -> tuple[Direction, ...]:
     """The directions with the tokens whose logits each raises most, and those that its opposite raises."""
     found: Any = WRITES.fullmatch(name)
@@ -184,7 +188,7 @@ def _read(
     )
 
 
-def _usual(trace: Trace) -> np.ndarray:
+def _usual(trace: TraceValues) -> np.ndarray:
     """The numbers of the tokens that are attention sinks in no layer; all tokens where there is no other."""
     at = np.arange(len(trace.ids))
     norms = (np.linalg.norm(value, axis=-1) for value in trace.residuals().values())

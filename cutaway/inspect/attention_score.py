@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.inspect.inputs import source_layer
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.position import rope
 
 
@@ -72,14 +72,14 @@ class Score:
     sink: Sink | None
 
 
-def queries_keys_values(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def queries_keys_values(trace: TraceValues, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a layer's scores and outputs are made of: q [h t k], k [g t k], v [g t v], perhaps lent."""
     lender = source_layer(trace.config, layer)
     k, v = (trace[f"blocks.{lender}.attention.{name}"] for name in "kv")
     return trace[f"blocks.{layer}.attention.q"], k, v
 
 
-def score(trace: Trace, layer: int, head: int, q: np.ndarray, k: np.ndarray, source: int) -> Score:
+def score(trace: TraceValues, layer: int, head: int, q: np.ndarray, k: np.ndarray, source: int) -> Score:
     """A score in float64 from the query and key of the trace, and the softmax of its row."""
     config, engine = trace.config.blocks[layer].attention, trace.instrumented
     query, keys = q[-1].astype(np.float64), k.astype(np.float64)
@@ -119,13 +119,13 @@ def score_scale(config: Any) -> float:
     return (config.key_size + getattr(config, "rope_dim", 0)) ** -0.5
 
 
-def sinks(trace: Trace, layer: int) -> np.ndarray | None:
+def sinks(trace: TraceValues, layer: int) -> np.ndarray | None:
     """float32 [h]: the learned scores without a value of a layer's heads, if it has them."""
     name = f"blocks.{layer}.attention.sinks"
     return trace.instrumented.weight(name) if name in trace.config.weights() else None
 
 
-def visible_keys(trace: Trace, layer: int) -> np.ndarray:
+def visible_keys(trace: TraceValues, layer: int) -> np.ndarray:
     """bool [t s]: whether token t attends to token s in a layer, by its mask, or as an indexer chose."""
     name = f"blocks.{layer}.attention.chosen"
     if name in trace:

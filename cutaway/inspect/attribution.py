@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.inspect.inputs import has_gate, has_pattern, source_layer
+from cutaway.inspect.derived import result
+from cutaway.inspect.inputs import has_gate, has_pattern, out_input, source_layer
 from cutaway.inspect.instrumented import Instrumented, head_table
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 
 LAMBDAS = ("lambda_query_one", "lambda_key_one", "lambda_query_two", "lambda_key_two")
 
@@ -35,10 +38,11 @@ class Attribution:
     """The parts of a logit, in logits; they sum to ``logit``.
 
     ``heads[i]`` [h] and ``mlps`` [i] are the layers' parts, ``embed`` the token's own embedding, ``biases``
-    those of attention and of the final norm, ``rest`` what edits add to the residual stream and what rounding
-    leaves over (below 1e-3 in float32, more where the runtime multiplies by vectors of eight bits).
-    ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer. What is added to
-    the residual stream adds its product with ``direction`` to the logit.
+    those of attention, of the final norm and of the head, ``rest`` what edits add to the residual stream and
+    what rounding leaves over (below 1e-3 in float32, more where the runtime reads vectors of eight bits).
+    ``sources[i]`` [h s] splits each head's part over the keys, None in a recurrent layer; ``beside`` [i] is
+    the part of a second mixer beside a layer's attention. What is added to the residual stream adds its
+    product with ``direction`` to the logit.
     """
 
     token: int
@@ -48,6 +52,7 @@ class Attribution:
     embed: float
     heads: tuple[np.ndarray, ...]
     sources: tuple[np.ndarray | None, ...]
+    beside: np.ndarray
     mlps: np.ndarray
     biases: float
     rest: float
@@ -55,8 +60,8 @@ class Attribution:
 
     @property
     def attention(self) -> np.ndarray:
-        """The sum of the heads of each layer [i]."""
-        return np.array([heads.sum() for heads in self.heads])
+        """The sum of the heads of each layer, and of what is beside them [i]."""
+        return np.array([heads.sum() for heads in self.heads]) + self.beside
 
     def strongest(self, count: int) -> list[tuple[int, int, float]]:
         """(layer, head, logits) of the heads with the largest parts, positive or negative."""
@@ -70,12 +75,14 @@ def attribute(
     token: int,
     position: int = -1,
     against: int | None = None,
+    sources: bool = True,
 ) -> Attribution:
     """The parts of ``token``'s logit at ``position``, or of its difference to that of ``against``.
 
     ``seen`` are a forward pass's activations by name: ``embed``, ``middle`` and ``out`` of each block,
     ``logits``, and what ``inputs.attention_names`` lists. A soft-cap counts as the factor that it applied.
-    Raises UserError for a token the vocabulary does not have.
+    Without ``sources`` no head's part is split over keys, and neither values nor patterns are read. Raises
+    UserError for a token the vocabulary does not have.
     """
     config = engine.config
     _check_sum(config)
@@ -90,19 +97,20 @@ def attribute(
         row, logit = row - _row(engine, against), logit - logits[against]
     row, bias = _through(engine, "norm", config.norm if config.last_norm else None, residual[position], row)
     scale = _cap_factor(config, logit) * config.logit_scale
-    row, biases = row * scale, bias * scale
-    heads, sources, mlps = [], [], []
+    row, biases = row * scale, bias * scale + _head_bias(engine, token, against) * _cap_factor(config, logit)
+    heads, splits, beside, mlps = [], [], [], []
     embed = float(seen["embed"][position].astype(np.float64) @ row)
     for i in range(len(config.blocks)):
         middle, after = (
             seen[f"blocks.{i}.{name}"][position].astype(np.float64) for name in ("middle", "out")
         )
-        parts, split, bias = _of_attention(engine, seen, i, position, row)
+        parts, split, more, bias = _of_attention(engine, seen, i, position, row, sources)
         heads.append(parts)
-        sources.append(split)
+        splits.append(split)
+        beside.append(more)
         biases += bias
         mlps.append(float((after - middle) @ row))
-    total = embed + biases + sum(float(part.sum()) for part in heads) + sum(mlps)
+    total = embed + biases + sum(float(part.sum()) for part in heads) + sum(beside) + sum(mlps)
     return Attribution(
         token=token,
         against=against,
@@ -110,7 +118,8 @@ def attribute(
         logit=float(logit),
         embed=embed,
         heads=tuple(heads),
-        sources=tuple(sources),
+        sources=tuple(splits),
+        beside=np.array(beside),
         mlps=np.array(mlps),
         biases=float(biases),
         rest=float(logit - total),
@@ -119,9 +128,14 @@ def attribute(
 
 
 def _of_attention(
-    engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int, position: int, row: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """The parts [h] of a layer's heads, each split over keys [h s], and its biases' part."""
+    engine: Instrumented,
+    seen: Mapping[str, np.ndarray],
+    layer: int,
+    position: int,
+    row: np.ndarray,
+    sources: bool,
+) -> tuple[np.ndarray, np.ndarray | None, float, float]:
+    """The parts [h] of a layer's heads, each split over keys [h s]; of what is beside them, and of biases."""
     block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
     of: Any = block.attention
     post = block.norm if "attention_post_norm" in block.norms else None
@@ -129,21 +143,28 @@ def _of_attention(
         engine,
         f"blocks.{layer}.attention_post_norm",
         post,
-        seen[f"{name}.out"][position],
+        _mixed(block, layer, seen)[position],
         row * block.residual,
     )
+    beside = 0.0
+    if block.beside is not None:
+        given = seen[f"blocks.{layer}.beside.out"][position].astype(np.float64)
+        beside, inner = float(given @ inner) * block.beside.outputs[1], inner * block.beside.outputs[0]
     if f"{name}.out.bias" in engine.config.weights():
         bias += float(engine.weight(f"{name}.out.bias").astype(np.float64) @ inner)
     given = seen[out_input(of, layer)][:, position].astype(np.float64)
     writes = (inner @ engine.weight(f"{name}.out.weight")).reshape(given.shape)
-    split = _by_source(engine, seen, layer, position, writes) if has_pattern(of) else None
-    return (given * writes).sum(-1), split, bias
+    split = _by_source(engine, seen, layer, position, writes) if sources and has_pattern(of) else None
+    return (given * writes).sum(-1), split, beside, bias
 
 
-def out_input(of: Any, layer: int) -> str:
-    """The activation that a layer's output matrix reads: z, or what a gate makes of it."""
-    own = has_gate(of) or not has_pattern(of)
-    return f"blocks.{layer}.attention.{'out_input' if own else 'z'}"
+def _mixed(block: Block, layer: int, seen: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float32 [t d]: what a layer's mixers give together."""
+    out = seen[f"blocks.{layer}.attention.out"]
+    if block.beside is None:
+        return out
+    by, other_by = map(np.float32, block.beside.outputs)
+    return out * by + seen[f"blocks.{layer}.beside.out"] * other_by
 
 
 def head_outputs(engine: Instrumented, seen: Mapping[str, np.ndarray], layer: int) -> np.ndarray:
@@ -152,12 +173,12 @@ def head_outputs(engine: Instrumented, seen: Mapping[str, np.ndarray], layer: in
     A norm after attention has its size frozen.
     """
     block, name = engine.config.blocks[layer], f"blocks.{layer}.attention"
-    z = seen[out_input(block.attention, layer)]
-    weight = engine.weight(f"{name}.out.weight").reshape(-1, z.shape[0], z.shape[2])
-    heads = np.stack([own @ weight[:, h].T for h, own in enumerate(z)])
+    heads = result(seen[out_input(block.attention, layer)], engine.weight(f"{name}.out.weight"))
+    if block.beside is not None:
+        heads = heads * np.float32(block.beside.outputs[0])
     if "attention_post_norm" not in block.norms:
         return heads * np.float32(block.residual)
-    whole, of = seen[f"{name}.out"], block.norm
+    whole, of = _mixed(block, layer, seen), block.norm
     if of.kind == "layer":
         whole, heads = whole - whole.mean(-1, keepdims=True), heads - heads.mean(-1, keepdims=True)
     if of.weight:
@@ -234,6 +255,14 @@ def _inverse_root(x: np.ndarray, eps: float) -> np.ndarray:
 def _row(engine: Instrumented, token: int) -> np.ndarray:
     """float64 [d]: the output head's row of a token."""
     return head_table(engine)[np.array([token])][0].astype(np.float64)
+
+
+def _head_bias(engine: Instrumented, token: int, against: int | None) -> float:
+    """What the head adds to a token's logit, or to its difference from another's."""
+    if "head.bias" not in engine.config.weights():
+        return 0.0
+    bias = engine.weight("head.bias").astype(np.float64)
+    return float(bias[token] - (0.0 if against is None else bias[against]))
 
 
 def _cap_factor(config: Decoder, logit: float) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from cutaway.attention.backends import Choice
+from cutaway.attention.backends.choice import Choice
 from cutaway.errors import UserError
 from cutaway.hooks import FACTS, tracing
 from cutaway.model.decoder import Decoder, State

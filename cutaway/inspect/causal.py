@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.inspect.edits import Noise
+from cutaway.inspect.edits import Noise, Scale
 from cutaway.inspect.inputs import has_pattern, output_heads
 from cutaway.inspect.instrumented import Instrumented, Values
 from cutaway.inspect.pairs import (
@@ -37,10 +37,10 @@ from cutaway.inspect.pairs import (
 )
 from cutaway.inspect.result import Result
 from cutaway.inspect.rows import Rows
-from cutaway.inspect.sweep import Cell, Setting, sweep_of
-from cutaway.inspect.trace import Metric, Subject, subject_of
+from cutaway.inspect.subject import Metric, Subject, subject_of
+from cutaway.inspect.sweep import sweep_of
+from cutaway.inspect.sweep_cells import Cell, Setting
 from cutaway.layers.config import MoE
-from cutaway.model.config import kind_of
 from cutaway.store.files import Progress, silent
 
 Over = Literal["residual", "attention", "mlp", "heads", "q", "k", "v", "z", "pattern"]
@@ -228,13 +228,10 @@ class Study:
 
 
 def engine_for(subject: Subject, names: Sequence[str], texts: Sequence[Sequence[int]]) -> Instrumented:
-    """The engine that shows and sets activations of texts: a pattern is set by the values that it weighs."""
-    patterns = [name for name in names if name.endswith(".pattern")]
-    weighed = [name.replace(".pattern", ".v") for name in patterns]
-    asked = [*names, *weighed, "blocks.*.out", "logits"]
-    engine, _ = subject.choose(asked, [subject.edit] * len(texts), list(map(len, texts)))
-    kinds = {kind_of(block.attention) for block in subject.config.blocks}
-    return subject.pytorch if patterns and "differential" in kinds else engine
+    """The engine that shows and sets activations of texts."""
+    asked = [*names, "blocks.*.out", "logits"]
+    under = (subject.edit, [Scale(name=name) for name in names])
+    return subject.choose(asked, [under] * len(texts), list(map(len, texts)))[0]
 
 
 def _patch(

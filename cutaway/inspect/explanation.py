@@ -21,7 +21,7 @@ from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.inputs import attribution_names, output_heads
 from cutaway.inspect.lens import lens
 from cutaway.inspect.tokens import Merges, Token
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.model.config import Decoder
 
 NEIGHBOURS = 5
@@ -88,7 +88,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer's heads and its MLP add to the answer's logit."""
+    """What a layer's mixers (its heads, and one beside them) and its MLP add to the answer's logit."""
 
     attention: float
     mlp: float
@@ -200,7 +200,7 @@ def names(config: Decoder) -> list[str]:
     return [*attribution_names(config)]
 
 
-def explain(trace: Trace, top: int = 10) -> Explanation:
+def explain(trace: TraceValues, top: int = 10) -> Explanation:
     """Explains one forward pass: how the token after its last came about. ``top``: how many next tokens.
 
     Raises OperationalError for a trace or a table that holds NaN or infinity.
@@ -231,14 +231,14 @@ def explain(trace: Trace, top: int = 10) -> Explanation:
     )
 
 
-def next_tokens(trace: Trace, top: int) -> tuple[Next, ...]:
+def next_tokens(trace: TraceValues, top: int) -> tuple[Next, ...]:
     """The likeliest next tokens, best first."""
     return tuple(
         Next(one.id, one.token, float(trace.logits[-1, one.id]), one.probability) for one in trace.top(top)
     )
 
 
-def change(before: Trace, after: Trace, what: Sequence[str], top: int = 10) -> Change:
+def change(before: TraceValues, after: TraceValues, what: Sequence[str], top: int = 10) -> Change:
     """The next token's probabilities in two traces: the likeliest of both, sorted by the second."""
     after.check_finite()
     likely = {guess.id for trace in (before, after) for guess in trace.top(top)}
@@ -247,7 +247,7 @@ def change(before: Trace, after: Trace, what: Sequence[str], top: int = 10) -> C
     return Change(tuple(what), tuple(sorted(rows, key=lambda row: -row.after)))
 
 
-def patch(trace: Trace, other: Sequence[int]) -> Patch:
+def patch(trace: TraceValues, other: Sequence[int]) -> Patch:
     """Where in the model another text's answer parts from this one's."""
     from cutaway.inspect.causal import patching
 
@@ -278,7 +278,7 @@ def chosen_reading(attribution: Attribution) -> tuple[int, int, int] | None:
     return layer, head, source + inner.start
 
 
-def _embeddings(trace: Trace) -> Embeddings:
+def _embeddings(trace: TraceValues) -> Embeddings:
     table = trace.instrumented.table("embedding.weight", trace.vocabulary)
     if isinstance(table, np.ndarray) and not np.isfinite(table).all():  # packed, loading looked
         raise OperationalError("the embedding table holds NaN or infinity: the model's weights are damaged")
@@ -298,7 +298,7 @@ def _embeddings(trace: Trace) -> Embeddings:
     )
 
 
-def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, source: int) -> Attention:
+def _attention(trace: TraceValues, attribution: Attribution, layer: int, head: int, source: int) -> Attention:
     config, sources = trace.config.blocks[layer].attention, attribution.sources[layer]
     assert sources is not None
     q, k, v = queries_keys_values(trace, layer)
@@ -316,7 +316,7 @@ def _attention(trace: Trace, attribution: Attribution, layer: int, head: int, so
     )
 
 
-def _logit_attribution(trace: Trace, attribution: Attribution) -> LogitAttribution:
+def _logit_attribution(trace: TraceValues, attribution: Attribution) -> LogitAttribution:
     heads = []
     for layer, head, part in attribution.strongest(HEADS):
         if attribution.sources[layer] is None:
@@ -338,7 +338,7 @@ def _logit_attribution(trace: Trace, attribution: Attribution) -> LogitAttributi
     )
 
 
-def _lens(trace: Trace) -> tuple[LensRow, ...]:
+def _lens(trace: TraceValues) -> tuple[LensRow, ...]:
     last = {name: residual[-1:] for name, residual in trace.residuals().items()}
     rows = lens(trace.instrumented, last, trace.vocabulary)
     columns = (part[:, 0].tolist() for part in (rows.ids, rows.probabilities, rows.final))

@@ -29,7 +29,8 @@ from cutaway.inspect.inputs import attention_names
 from cutaway.inspect.instrumented import Values
 from cutaway.inspect.pairs import Answers, pair
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import Metric, Subject, Trace, subject_of
+from cutaway.inspect.subject import Metric, Subject, subject_of
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.store import files
 from cutaway.store.files import Progress, silent
 
@@ -41,7 +42,7 @@ NEAREST = 24.0  # e-foldings towards zero: norms turn a little away from it into
 
 def gradients(
     subject: Subject, ids: Sequence[int], metric: Metric, names: Sequence[str], edit: edits.Given = ()
-) -> Trace:
+) -> TraceValues:
     """The gradient of a metric of the logits [t v], a tensor, by each activation, in its place.
 
     Raises UserError for an activation that the metric does not depend on.
@@ -65,7 +66,7 @@ def gradients(
         if name not in grads:
             raise UserError(f"the metric does not depend on {name!r}, so it has no gradient by it")
     values = {name: array(grads[name])[0] for name in kept}
-    return Trace(subject, ids, values, engine)
+    return TraceValues(subject, ids, values, engine)
 
 
 def attribution_patching(

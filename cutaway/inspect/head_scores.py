@@ -13,7 +13,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.inspect.inputs import has_pattern
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import Subject, subject_of
+from cutaway.inspect.subject import Subject, subject_of
 
 LENGTH = 24  # random tokens before they repeat
 TEXTS = 4

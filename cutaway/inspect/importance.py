@@ -17,8 +17,10 @@ from cutaway.errors import UserError
 from cutaway.inspect.inputs import has_gate
 from cutaway.inspect.instrumented import Instrumented
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, kind_of
-from cutaway.runtime import head
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
+from cutaway.runtime.numpy_layers import Layers
 from cutaway.store.files import Progress, silent
 
 WINDOW = 512  # tokens read together; the next window begins anew
@@ -63,7 +65,7 @@ def _sums(of: Any, ids: Sequence[int], summed: Summed, end: str, progress: Progr
         return _by_runtime(of, ids, summed, end, progress)
     from cutaway.inspect.importance_pytorch import sums_of  # imports torch
 
-    return sums_of(getattr(of, "model", of), ids, summed, end, progress)
+    return sums_of(getattr(of, "model", of), ids, WINDOW, summed, end, progress)
 
 
 def _by_runtime(of: Any, ids: Sequence[int], summed: Summed, end: str, progress: Progress) -> Sums:
@@ -81,7 +83,7 @@ def _by_runtime(of: Any, ids: Sequence[int], summed: Summed, end: str, progress:
             _, seen = of.engine.observe([text[first : first + piece]], [state], names)
             for name, rows in seen.items():
                 if name == last:
-                    rows = head.final_norm(of.config.norm, of.tensors, rows) * of.config.logit_scale
+                    rows = Layers(of.tensors).norm(rows, "norm", of.config.norm) * of.config.logit_scale
                 found[name] += summed(rows.reshape(len(rows), -1).astype(np.float64))
         progress("calibrating", min(start + window, len(ids)), len(ids))
     return {weight: (found[name], len(ids)) for weight, name in reads.items()}

@@ -11,20 +11,26 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from cutaway.inspect.importance import WINDOW, Summed, Sums
 from cutaway.model.decoder import Decoder
 from cutaway.store.files import Progress
 
+Summed = Callable[[np.ndarray], np.ndarray]  # of rows float64 [n columns]
 
-def sums_of(model: Decoder, ids: Sequence[int], of: Summed, end: str, progress: Progress) -> Sums:
-    """What ``of`` sums over the inputs of each weight whose name has this end, and how many they are."""
+
+def sums_of(
+    model: Decoder, ids: Sequence[int], window: int, of: Summed, end: str, progress: Progress
+) -> dict[str, tuple[np.ndarray, int]]:
+    """What ``of`` sums over the inputs of each weight whose name has this end, and how many they are.
+
+    ``window``: how many tokens are read together.
+    """
     inputs = _Inputs(model, of, end)
-    size = min(WINDOW, model.config.context)
+    size = min(window, model.config.context)
     device = next(iter(model.parameters())).device
     with torch.inference_mode(), inputs:
         for start in range(0, len(ids), size):
-            window = torch.tensor([list(ids[start : start + size])], device=device)
-            model(window, torch.arange(window.shape[1], device=device)[None])
+            text = torch.tensor([list(ids[start : start + size])], device=device)
+            model(text, torch.arange(text.shape[1], device=device)[None])
             progress("calibrating", min(start + size, len(ids)), len(ids))
     return {name: (total, inputs.rows[name]) for name, total in inputs.sums.items()}
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutaway.layers.config import MLP
-from cutaway.model.config import Decoder, kind_of
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,12 @@ def has_pattern(config: Any) -> bool:
 def has_gate(config: Any) -> bool:
     """Whether a gate is between what heads read and the output matrix."""
     return kind_of(config) in GATED or getattr(config, "gated", False)
+
+
+def out_input(of: Any, layer: int) -> str:
+    """The activation that a layer's output matrix reads: z, or what a gate or a recurrence makes of it."""
+    own = has_gate(of) or not has_pattern(of)
+    return f"blocks.{layer}.attention.{'out_input' if own else 'z'}"
 
 
 def output_heads(config: Any) -> int:
@@ -40,12 +47,13 @@ def attention_names(config: Decoder) -> list[str]:
     found: list[str] = []
     for i, block in enumerate(config.blocks):
         of = block.attention
-        names = ["q", "z", "out"]
-        names += ["pattern"] if has_pattern(of) else ["out_input"]
+        names = ["q", "z", "pattern", "out"] if has_pattern(of) else ["out_input", "out"]
         names += ["gate", "out_input"] if has_gate(of) else []
         names += ["chosen"] if hasattr(of, "top_k") else []
         found += [f"blocks.{i}.attention.{name}" for name in names]
-        found += [f"blocks.{source_layer(config, i)}.attention.{name}" for name in "kv"]
+        found += [f"blocks.{i}.beside.out"] if block.beside else []
+        lender = source_layer(config, i)
+        found += [f"blocks.{lender}.attention.{name}" for name in "kv"] if has_pattern(of) else []
     return list(dict.fromkeys(found))
 
 

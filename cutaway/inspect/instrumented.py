@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from cutaway.inspect.edits import Given
 
 SQUARE = ("scores", "pattern", "index", "chosen")  # activations with keys as their last axis
-BY_HEAD = ("q", "k", "v", "z", "q_unrotated", "k_unrotated")  # those of heads, [h t k]
+# Those of heads, [h t k]
+RESULT = ".result"  # what each head adds to the residual stream
+BY_HEAD = ("q", "k", "v", "z", "q_unrotated", "k_unrotated", "out_input", "latent")
 Values = dict[str, np.ndarray]  # activations of one text by name, without a batch axis
 
 
@@ -106,12 +108,3 @@ class Instrumented(Protocol):
 def head_table(engine: Instrumented) -> Rows:
     """The output head's rows, one a token; the embedding's where it is tied."""
     return engine.table("embedding.weight" if engine.config.tied else "head.weight")
-
-
-def instrumented(model: Any) -> Instrumented:
-    """An engine of a PyTorch model; one that already is an engine."""
-    if isinstance(model, Instrumented):
-        return model
-    from cutaway.inspect.instrumented_pytorch import InstrumentedPyTorch
-
-    return InstrumentedPyTorch(model)

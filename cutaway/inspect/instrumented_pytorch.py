@@ -13,12 +13,12 @@ from torch import Tensor
 
 from cutaway.errors import UserError
 from cutaway.hooks import TAPS, Listener, stopping, tracing
-from cutaway.inspect import edits, pytorch_edits
+from cutaway.inspect import derived, edits, pytorch_edits
 from cutaway.inspect import names as naming
-from cutaway.inspect.instrumented import SQUARE, Values
+from cutaway.inspect.instrumented import RESULT, SQUARE, Values
 from cutaway.layers.packed import rows_of, scores
 from cutaway.model.decoder import Decoder
-from cutaway.model.pooling import padded
+from cutaway.model.token_vectors import padded
 from cutaway.quantization.rows import PackedRows
 from cutaway.store.files import Progress, silent
 
@@ -38,7 +38,11 @@ class InstrumentedPyTorch:
         return {name: tuple(shape)[len(shape) > 2 :] for name, shape in naming.known(self.model).items()}
 
     def resolve(self, names: Sequence[str]) -> list[str]:
-        return naming.resolve(naming.known(self.model), names)
+        """Names with wildcards as PyTorch's listeners take them; heads' results one by one."""
+        own = derived.results(self.config)
+        found = naming.resolve([*naming.known(self.model), *own], names)
+        each = (naming.expanded(own, name) if name.endswith(RESULT) else (name,) for name in found)
+        return list(dict.fromkeys(one for some in each for one in some))
 
     def unsupported_reason(
         self, names: Sequence[str], edits: Sequence[edits.Given], lengths: Sequence[int]
@@ -86,6 +90,9 @@ class InstrumentedPyTorch:
         progress: Progress = silent,
     ) -> list[Values]:
         kept = self.resolve(names)
+        follow = [name for name in kept if name.endswith(RESULT)]
+        if follow:
+            return self._with_results(texts, kept, follow, edits, logits_at, progress)
         if len(texts) > 1 and any(".experts." in name for name in kept):
             raise UserError("experts read the tokens of all texts as one list: trace the texts one by one")
         found: list[Values] = [{} for _ in texts]
@@ -100,6 +107,24 @@ class InstrumentedPyTorch:
                     found[i]["logits"] = found[i]["logits"][[position % length for position in logits_at]]
             progress("tracing", done := done + len(chosen), len(texts))
         return found
+
+    def _with_results(
+        self,
+        texts: Sequence[Sequence[int]],
+        kept: Sequence[str],
+        follow: Sequence[str],
+        edits: Sequence[edits.Given],
+        logits_at: Sequence[int] | None,
+        progress: Progress,
+    ) -> list[Values]:
+        """Values with those that follow from others."""
+        own = [name for name in kept if name not in follow]
+        read = [*own, *(source for name in follow for source in derived.sources(self.config, name))]
+        found = self.values(texts, read, edits, logits_at=logits_at, progress=progress)
+        only = {source for name in follow for source in derived.sources(self.config, name)} - {*own}
+        for one in found:
+            one |= {name: derived.value(self.config, name, one, self.weight) for name in follow}
+        return [{name: x for name, x in one.items() if name not in only} for one in found]
 
     def weight(self, name: str) -> np.ndarray:
         return array(reduce(getattr, name.split("."), self.model))

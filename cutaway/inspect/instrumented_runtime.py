@@ -6,7 +6,7 @@ Weights come from the checkpoint, one matrix at a time, so that no float model i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,29 +15,32 @@ from cutaway.errors import UserError
 from cutaway.extras import installed
 from cutaway.gguf import Packed, give_back
 from cutaway.hooks import TAPS
+from cutaway.inspect import derived, runtime_edits
 from cutaway.inspect import edits as edits_of
 from cutaway.inspect import names as naming
-from cutaway.inspect import runtime_edits
 from cutaway.inspect.inputs import view_names
-from cutaway.inspect.instrumented import BY_HEAD, SQUARE, Values
+from cutaway.inspect.instrumented import BY_HEAD, RESULT, SQUARE, Values
 from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.quantization.rows import PackedRows
 from cutaway.runtime import head
+from cutaway.runtime.block_numbers import alibi_of
 from cutaway.runtime.engine import CHUNK, RuntimeEngine
-from cutaway.runtime.packing import alibi_of
 from cutaway.runtime.reference import ReferenceEngine
-from cutaway.runtime.values import Value, every, named
+from cutaway.runtime.values import CHOSEN, Value, every, named
 from cutaway.store.files import Progress, silent
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 ORDER = (  # of a block's activations, as they are computed
     *("attention_norm", "attention.q_unrotated", "attention.k_unrotated", "attention.v", "attention.k"),
-    *("attention.q", "attention.scores", "attention.pattern", "attention.z", "attention.state"),
-    *("attention.out", "attention_post_norm", "middle", "mlp_norm", "mlp.expert_indices"),
-    *("mlp.expert_weights", "mlp.hidden", "mlp.down", "mlp.out", "mlp_post_norm", "out"),
+    *("attention.latent", "attention.q", "attention.chosen", "attention.scores", "attention.pattern"),
+    *("attention.z", "attention.state", "attention.gate", "attention.out_input", "attention.out"),
+    *("beside.out", "attention_post_norm", "middle", "mlp_norm", "mlp.expert_indices"),
+    *("mlp.expert_weights", "mlp.expert_hidden", "mlp.shared.hidden", "mlp.hidden", "mlp.shared_gate"),
+    *("mlp.down", "mlp.out", "mlp_post_norm", "out"),
 )
-UNTAPPED = ("norm", ".down", ".state")  # outputs of modules, and large ones: kept where they are named
+# Outputs of modules, large ones, and what others follow from: kept where they are named.
+UNTAPPED = ("norm", ".down", ".state", ".expert_hidden", RESULT)
 
 
 class Piece(NamedTuple):
@@ -66,7 +69,12 @@ class InstrumentedRuntime:
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         values = named(self.config, tuple(_ordered(self.config)))
-        return {**{one.name: _shape(self.config, one) for one in values}, "logits": (1, self.config.vocab)}
+        shown = {one.name: _shape(self.config, one) for one in values}
+        return {**shown, **self._derived, "logits": (1, self.config.vocab)}
+
+    @cached_property
+    def _derived(self) -> dict[str, tuple[int, ...]]:
+        return derived.names(self.config)
 
     @property
     def _taps(self) -> list[str]:
@@ -76,10 +84,22 @@ class InstrumentedRuntime:
         if "*" in names:
             raise UserError("the runtime does not show the output of every module")
         asked = [one for name in names for one in (self._taps if name == TAPS else (name,))]
-        found = [naming.expanded(self._shapes, name) for name in naming.resolve(self._shapes, asked)]
-        if not all(found):
+        known = naming.resolve(self._shapes, asked)
+        found = {name: naming.expanded(self._shapes, name) for name in known}
+        if not all(found.values()):
             raise UserError("the runtime does not show activations within experts")
-        return list(dict.fromkeys(one for names in found for one in names))
+        kept = ((name, one) for name, every in found.items() for one in every)
+        # Heads' results are large: a wildcard of other names does not stand for them.
+        return list(
+            dict.fromkeys(one for name, one in kept if name.endswith(RESULT) or not one.endswith(RESULT))
+        )
+
+    def in_step(self, names: Sequence[str]) -> bool:
+        """Whether the step itself writes these out, so that a batch of requests may observe them."""
+        try:
+            return not any(name in self._derived for name in self.resolve(names))
+        except UserError:
+            return False
 
     def unsupported_reason(
         self, names: Sequence[str], edits: Sequence[edits_of.Given], lengths: Sequence[int]
@@ -102,23 +122,33 @@ class InstrumentedRuntime:
         *,
         logits_at: Sequence[int] | None = None,
         progress: Progress = silent,
+        prompts: Sequence[int] | None = None,
     ) -> list[Values]:
+        """As ``Instrumented`` has it; ``prompts``: how many tokens of each text are the prompt, by which its
+        edits count positions and steps (None: all).
+        """
         kept = self.resolve(names)
-        wanted = named(self.config, tuple(name for name in kept if name != "logits"))
+        follow = [name for name in kept if name in self._derived]
+        read = [name for name in kept if name not in self._derived]
+        read += [source for name in follow for source in derived.sources(self.config, name)]
+        wanted = named(self.config, tuple(dict.fromkeys(name for name in read if name != "logits")))
         layers = len(self.config.blocks)
         depth = layers if "logits" in kept else 1 + max((value.layer for value in wanted), default=0)
         engine: Any = self.engine if depth == layers else self.engine.first_layers(depth)
         rows = [_logit_rows(logits_at, len(text)) if "logits" in kept else [] for text in texts]
-        states = self._states(engine, depth, texts, edits)
-        parts = [{name: [] for name in kept} for _ in texts]
+        states = self._states(engine, depth, texts, edits, prompts or list(map(len, texts)))
+        parts = [{name: [] for name in dict.fromkeys(read)} for _ in texts]
         for call in _calls(texts):
             _observe(engine, call, states, wanted, rows, parts)
             progress("tracing", call[-1].text + 1, len(texts))
-        joined = [{name: _joined(name, one[name]) for name in kept} for one in parts]
-        return [
-            one | ({"logits": one["logits"][_order(logits_at, len(text))]} if "logits" in kept else {})
-            for one, text in zip(joined, texts, strict=True)
-        ]
+        joined = [{name: _joined(name, one[name]) for name in one} for one in parts]
+        for one, text in zip(joined, texts, strict=True):
+            if "logits" in one:
+                one["logits"] = one["logits"][_order(logits_at, len(text))]
+        weight = lru_cache(self.weight)
+        for one in joined if follow else ():
+            one |= {name: derived.value(self.config, name, one, weight) for name in follow}
+        return [{name: one[name] for name in kept} for one in joined]
 
     def _states(
         self,
@@ -126,14 +156,14 @@ class InstrumentedRuntime:
         depth: int,
         texts: Sequence[Sequence[int]],
         edits: Sequence[edits_of.Given],
+        prompts: Sequence[int],
     ) -> list[Any]:
         """An empty state of each text, whose first layers alone are read, with the edits of those."""
-        lengths = list(map(len, texts))
-        given = runtime_edits.prepare_each(self.engine, edits, lengths) if edits else [()] * len(texts)
+        given = runtime_edits.prepare_each(self.engine, edits, prompts) if edits else [()] * len(texts)
         states = []
-        for length, own in zip(lengths, given, strict=True):
+        for text, own in zip(texts, given, strict=True):
             states.append(engine.edited_state([one for one in own if one.layer < depth]))
-            states[-1].announced = length
+            states[-1].announced = len(text)
         return states
 
     def weight(self, name: str) -> np.ndarray:
@@ -225,7 +255,7 @@ def _joined(name: str, parts: list[Any]) -> np.ndarray:
         whole = np.zeros((len(parts[0]), len(parts), len(parts)), np.float32)
         for at, row in enumerate(parts):
             whole[:, at, : row.shape[1]] = row
-        return whole
+        return whole[0] > 0 if what == "chosen" else whole
     value = parts[0] if len(parts) == 1 else np.concatenate(parts)
     value = value.astype(np.int64) if what == "expert_indices" else value
     return np.ascontiguousarray(value.swapaxes(0, 1)) if what in BY_HEAD else value
@@ -247,6 +277,6 @@ def _ordered(config: Decoder) -> list[str]:
 def _shape(config: Decoder, value: Value) -> tuple[int, ...]:
     """The shape of a value of one token."""
     if value.what < 0:
-        of: Any = config.blocks[value.layer].attention
-        return of.heads, 1, 1
-    return (1, *value.shape) if len(value.shape) == 1 else (value.shape[0], 1, *value.shape[1:])
+        return (1, 1) if value.name.endswith(CHOSEN) else (*value.shape, 1, 1)
+    heads = value.name.rpartition(".")[2] in (*BY_HEAD, "state")
+    return (value.shape[0], 1, *value.shape[1:]) if heads else (1, *value.shape)

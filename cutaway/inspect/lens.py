@@ -16,7 +16,7 @@ from cutaway.inspect.instrumented import Instrumented
 LOGITS = 8 << 20  # computed at once: 32 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lens:
     """The likeliest token after the embedding and after each block (``names``, n of them).
 
@@ -27,6 +27,9 @@ class Lens:
     ids: np.ndarray
     probabilities: np.ndarray
     final: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Lens({len(self.names)} stages, {self.ids.shape[1]} tokens)"
 
 
 def lens(engine: Instrumented, residuals: Mapping[str, np.ndarray], vocabulary: int | None = None) -> Lens:

@@ -13,7 +13,9 @@ from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.inputs import attribution_names, neuron_names
 from cutaway.inspect.pairs import token_id
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import Trace, subject_of
+from cutaway.inspect.subject import subject_of
+from cutaway.inspect.trace import trace_texts
+from cutaway.inspect.trace_values import TraceValues
 
 By = Literal["head", "neuron", "position"]
 
@@ -36,7 +38,7 @@ def logit_attribution(
     subject = subject_of(lm)
     kept = [*attribution_names(subject.config)]
     kept += neuron_names(subject.config) if by == "neuron" else []
-    trace = subject.trace([subject.encode(text)], kept)[0]
+    trace = trace_texts(subject, [subject.encode(text)], kept)[0]
     other = None if against is None else token_id(lm, against)
     found = [trace.attribution(token_id(lm, token), position, other) for token in tokens]
     rows = [_rows(trace, one, by) for one in found]
@@ -51,7 +53,7 @@ def logit_attribution(
     )
 
 
-def _rows(trace: Trace, found: Attribution, by: By) -> list[np.ndarray]:
+def _rows(trace: TraceValues, found: Attribution, by: By) -> list[np.ndarray]:
     """Each layer's parts."""
     if by == "head":
         return list(found.heads)

@@ -36,6 +36,7 @@ TRANSFORMER_LENS = {  # their name: ours, the first that a model has; {i} is a l
     "blocks.{i}.attn.hook_attn_scores": ("blocks.{i}.attention.scores",),
     "blocks.{i}.attn.hook_pattern": ("blocks.{i}.attention.pattern",),
     "blocks.{i}.attn.hook_z": ("blocks.{i}.attention.z",),
+    "blocks.{i}.attn.hook_result": ("blocks.{i}.attention.result",),
     "blocks.{i}.hook_attn_out": ("blocks.{i}.attention_post_norm", "blocks.{i}.attention.out"),
     "blocks.{i}.hook_resid_mid": ("blocks.{i}.middle",),
     "blocks.{i}.ln2.hook_scale": ("blocks.{i}.mlp_norm.scale",),

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from cutaway.inspect.instrumented import Instrumented
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.layers.config import MoE
 
 
-def activations(trace: Trace, layer: int) -> np.ndarray:
+def activations(trace: TraceValues, layer: int) -> np.ndarray:
     """float32 [t f]: the activation of each neuron of a layer at each token."""
     of, name = trace.config.blocks[layer].mlp, f"blocks.{layer}.mlp"
     if of is None:

@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from cutaway.errors import UserError
 from cutaway.inspect.page_data import PageData, packed
+from cutaway.inspect.page_topics import TOPICS
 from cutaway.page import bundle
 
-VIEWS = ("tokens", "embeddings", "attention", "score", "rope", "mlp", "residual", "lens", "next")
+VIEWS = (
+    *("tokens", "embeddings", "attention", "projection", "sharing", "score", "rope", "distance"),
+    *("mlp", "residual", "lens", "next"),
+)
 ENTRY, STYLES = "explain/main.js", ("charts.css", "explain/explain.css")
 BODY = """<a class="skip" href="#views">Skip to the explanation</a>
 <header id="head"></header>
@@ -20,11 +24,14 @@ def page(
 ) -> str:
     """The page of one explanation, or of two side by side. ``start``: the layer, head or token to open at.
 
+    Before the views it shows the topics that the first explanation has.
+
     Raises UserError for an unknown view.
     """
     for view in views:
         if view not in VIEWS:
             raise UserError(f"there is no view {view!r}: the views are {', '.join(VIEWS)}")
+    views = [*(one for one in TOPICS if one in shown[0].facts), *views]
     title = " · ".join(f"{data.facts['text']} ({data.facts['model']})" for data in shown)
     return bundle.document(title, BODY, entry=ENTRY, styles=STYLES, data=packed(shown, views, start))
 

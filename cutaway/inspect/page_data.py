@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.inspect import attention_score, explanation, neurons, tokens
+from cutaway.inspect import attention_score, explanation, neurons, projections, tokens
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.attribution import Attribution, head_outputs
 from cutaway.inspect.inputs import has_pattern, output_heads, view_names
 from cutaway.inspect.promoted import promoted
-from cutaway.inspect.trace import Trace
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
 
 DETAIL_BYTES = 1_000_000  # of queries, keys and values
 FINE_BYTES = 2_700_000  # of attention weights as whole bytes, deflated
@@ -47,10 +48,10 @@ class PageData:
 
 def names(config: Decoder) -> list[str]:
     """The values that a trace must keep for its page."""
-    return view_names(config)
+    return list(dict.fromkeys((*view_names(config), *projections.names(config))))
 
 
-def build(trace: Trace, name: str) -> PageData:
+def build(trace: TraceValues, name: str) -> PageData:
     """The page's data of a trace that kept ``names``; ``name`` is the model's."""
     explained = explanation.explain(trace)
     attribution = trace.attribution()
@@ -61,6 +62,7 @@ def build(trace: Trace, name: str) -> PageData:
         "layers": explained.layers,
         "heads": [output_heads(block.attention) for block in trace.config.blocks],
         "width": explained.width,
+        "context": trace.config.context,
         "vocabulary": explained.vocabulary,
         "chosen": list(explanation.chosen_reading(attribution) or (0, 0, 0)),
         "tokens": list(map(asdict, explained.tokens)),
@@ -69,6 +71,7 @@ def build(trace: Trace, name: str) -> PageData:
         "neighbours": builder.neighbours(explained),
         "attention": [builder.attention(layer) for layer in range(explained.layers)],
         "detailed": builder.detailed(),
+        "projections": builder.projections(),
         "attribution": asdict(explained.attribution) | {"layers": None},
         "stages": list(explained.stages),
     }
@@ -127,7 +130,7 @@ def links(one: PageData, other: PageData) -> list[tuple[int, int]]:
 class _Builder:
     """Collects the arrays, and the ids whose texts the page needs."""
 
-    def __init__(self, trace: Trace, attribution: Attribution) -> None:
+    def __init__(self, trace: TraceValues, attribution: Attribution) -> None:
         self.trace = trace
         self.attribution = attribution
         self.arrays: dict[str, np.ndarray] = {}
@@ -186,7 +189,7 @@ class _Builder:
         """
         config: Any = self.trace.config.blocks[layer].attention
         if not has_pattern(config):
-            return {"recurrent": True, "group_size": 1, "rope": None}
+            return {"recurrent": True, "group_size": 1, "rope": None, "sharing": None}
         rope, length = config.position, len(self.trace.ids)
         visible = attention_score.visible_keys(self.trace, layer)
         if not np.array_equal(visible, np.tri(length, dtype=bool)):
@@ -202,10 +205,13 @@ class _Builder:
             "scale": attention_score.score_scale(config),
             "softcap": getattr(config, "softcap", None),
             "group_size": config.heads // getattr(config, "groups", config.heads),
+            "sharing": _sharing(config),
             "rope": None
             if rope is None
             else {
                 "size": rope.size,
+                "base": rope.base,
+                "scaling": None if rope.scaling is None else kind_of(rope.scaling),
                 "first": attention_score.first_rotated(config),
                 "interleaved": rope.interleaved,
                 "magnitude": attention_score.magnitude(config),
@@ -215,11 +221,9 @@ class _Builder:
 
     def detailed(self) -> list[list[int]]:
         """The heads whose queries, keys and values fit the budget, largest contribution first."""
-        best, spent = explanation.chosen_reading(self.attribution), 0
-        chosen = [] if best is None else [best[:2]]
-        ranked = [(layer, head) for layer, head, _ in self.attribution.strongest(len(self.trace) * 4096)]
+        spent = 0
         kept: list[list[int]] = []
-        for layer, head in dict.fromkeys([*chosen, *ranked]):
+        for layer, head in self._ranked():
             if self.attribution.sources[layer] is None:
                 continue
             arrays = self._vectors(layer, head)
@@ -232,10 +236,54 @@ class _Builder:
                 self.keep(name, value)
         return sorted(kept)
 
+    def _ranked(self) -> list[tuple[int, int]]:
+        """All heads: the one that the page opens at, then by the size of their contribution."""
+        best = explanation.chosen_reading(self.attribution)
+        ranked = [(layer, head) for layer, head, _ in self.attribution.strongest(len(self.trace) * 4096)]
+        return list(dict.fromkeys([*([] if best is None else [best[:2]]), *ranked]))
+
     def _vectors(self, layer: int, head: int) -> dict[str, np.ndarray]:
         q, k, v = attention_score.queries_keys_values(self.trace, layer)
         group = head // (len(q) // len(k))
         return {f"q.{layer}.{head}": q[head], f"k.{layer}.{group}": k[group], f"v.{layer}.{group}": v[group]}
+
+    def projections(self) -> dict[str, Any]:
+        """The heads whose matrices fit the budget, and from which token on their products are kept."""
+        length = len(self.trace.ids)
+        kept: list[list[int]] = []
+        scales: dict[str, float] = {}
+        first = spent = 0
+        for layer, head in self._ranked():
+            if projections.input_name(self.trace.config, layer) not in self.trace:
+                continue
+            config, width = self.trace.config.blocks[layer].attention, self.trace.config.width
+            if not kept:
+                fixed, each = (projections.cost(config, width, n) for n in (0, 1))
+                first = max(0, length - max(1, (projections.BUDGET - fixed) // (each - fixed)))
+            spent += projections.cost(config, width, length - first)
+            if kept and spent > projections.BUDGET:
+                break
+            kept.append([layer, head])
+            scales |= self._projections(layer, head, first)
+        return {"heads": sorted(kept), "first": first, "scales": scales}
+
+    def _projections(self, layer: int, head: int, first: int) -> dict[str, float]:
+        """Keeps the arrays of one head; the scales of its maps by "matrix.layer.head"."""
+        scales = {}
+        name = projections.input_name(self.trace.config, layer)
+        assert name is not None
+        self.keep(f"input.{layer}", self.trace[name][first:])
+        for one, number, made in projections.projected(self.trace, layer, head, first):
+            at = f"{one}.{layer}.{number}"
+            scales[at] = made.scale
+            self.keep(f"drawn.{at}", made.drawn, "|i1")
+            narrow = self.trace.config.width <= 65536
+            self.keep(f"product.ids.{at}", made.ids.reshape(len(made.ids), -1), "<u2" if narrow else "<u4")
+            self.keep(f"product.weights.{at}", made.weights.reshape(len(made.ids), -1))
+            self.keep(f"sums.{at}", made.sums)
+            if made.bias is not None:
+                self.keep(f"bias.{at}", made.bias)
+        return scales
 
     def patterns(self) -> None:
         """Each head's lower triangle, row by row: bytes, or two cells a byte for a long text.
@@ -322,6 +370,25 @@ class _Builder:
         self.keep("rest", steps.round(), "<u2")
         self.keep("rest.range", np.array([low, high]))
         return self.mention(ids[:count].tolist())
+
+
+def _sharing(config: Any) -> dict[str, Any]:
+    """Which query heads read which key-value head, and the bytes that the cache holds of a token.
+
+    Of latent attention the sizes of the latent and of its rotated part. ``lender``: the layer whose keys and
+    values are read. The cache's numbers are counted as float16.
+    """
+    return {
+        "kind": kind_of(config),
+        "heads": config.heads,
+        "groups": getattr(config, "groups", config.heads),
+        "key": config.key_size,
+        "value": config.values,
+        "latent": getattr(config, "latent", None),
+        "rope_dim": getattr(config, "rope_dim", None),
+        "lender": getattr(config, "kv_layer", None),
+        "bytes": config.bytes_per_token(2),
+    }
 
 
 def _roots(pattern: np.ndarray, levels: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.inspect.rows import Rows
-from cutaway.inspect.trace import Metric, Subject, subject_of
+from cutaway.inspect.subject import Metric, Subject, subject_of
 
 Answers = tuple[str | int, str | int]
 

@@ -18,19 +18,19 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cutaway import native
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import kind
+from cutaway.inspect.loaded import Loaded
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, Decoder, kind_of
-from cutaway.native import runtime as kernels
-
-if TYPE_CHECKING:
-    from cutaway.lm import LanguageModel
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
+from cutaway.native import packed_product
 
 NUMBER = 2  # bytes of a number in the cache
 VECTORS = 256  # in the product that is measured
@@ -112,7 +112,7 @@ class Pass:
         return flops, moved, seconds
 
 
-def passes(lm: LanguageModel, tokens: int, sequences: int = 16) -> tuple[Pass, Pass, Pass]:
+def passes(lm: Loaded, tokens: int, sequences: int = 16) -> tuple[Pass, Pass, Pass]:
     """A prompt of so many tokens, the token after it, and that token of several texts together."""
     config: Any = lm.config
     stored = {name: lm.checkpoint.tensors.later(name).nbytes for name in lm.checkpoint.tensors}
@@ -262,7 +262,7 @@ def _texts(tokens: int, sequences: int) -> str:
     return what if sequences == 1 else f"{what} of {sequences} texts"
 
 
-def machine(lm: LanguageModel, threads: int, seconds: float = 0.3) -> Machine:
+def machine(lm: Loaded, threads: int, seconds: float = 0.3) -> Machine:
     """This machine as far as these measurements reach: memory read by all threads, and products.
 
     The product is that of the runtime's kernel with the model's own largest matrix where there is a kernel,
@@ -277,15 +277,16 @@ def machine(lm: LanguageModel, threads: int, seconds: float = 0.3) -> Machine:
     largest = max(matrices, key=lambda name: matrices[name].nbytes)
     rows, columns = matrices[largest].shape
     type = matrices[largest].type
-    if native.available() and type in kernels.TYPES:
-        panels = np.empty(kernels.packed_bytes(type, rows, columns), np.uint8)
-        kernels.pack(type, rows, columns, np.ascontiguousarray(tensors[largest].data).ravel(), panels)
+    if native.available() and type in packed_product.TYPES:
+        panels = np.empty(packed_product.packed_bytes(type, rows, columns), np.uint8)
+        packed_product.pack(type, rows, columns, np.ascontiguousarray(tensors[largest].data).ravel(), panels)
         x = np.ones((VECTORS, columns), np.float32)
-        multiplying = _least(lambda: kernels.multiply(type, rows, columns, panels, x, threads), seconds)
+        multiplying = _least(
+            lambda: packed_product.multiply(type, rows, columns, panels, x, threads), seconds
+        )
     else:
-        import torch
-
-        type, one, other = "float32", torch.ones(VECTORS, columns), torch.ones(columns, rows)
+        type, one = "float32", np.ones((VECTORS, columns), np.float32)
+        other = np.ones((columns, rows), np.float32)
         multiplying = _least(lambda: one @ other, seconds)
     flops = 2.0 * VECTORS * rows * columns / multiplying
     return Machine(flops, sum(part.nbytes for part in parts) / reading, threads, type)

@@ -15,7 +15,8 @@ from cutaway.errors import UserError
 from cutaway.inspect.edits import Add
 from cutaway.inspect.optional import library
 from cutaway.inspect.result import Result
-from cutaway.inspect.trace import subject_of
+from cutaway.inspect.subject import subject_of
+from cutaway.inspect.trace import trace_texts
 from cutaway.store.files import Progress, silent
 
 
@@ -46,7 +47,7 @@ def probe(
         )
     subject = subject_of(lm)
     names = names or [f"blocks.{i}.out" for i in range(len(subject.config.blocks))]
-    traces = subject.trace([subject.encode(text) for text in texts], names, (), progress)
+    traces = trace_texts(subject, [subject.encode(text) for text in texts], names, (), progress)
     names, values, directions = list(traces[0]), [], {}
     for one in names:
         x = traces.at(one, position).reshape(len(texts), -1)

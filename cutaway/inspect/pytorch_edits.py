@@ -120,7 +120,11 @@ def _check_shape(edit: Edit, name: str, shape: torch.Size) -> None:
     if edit.units is not None and (keys or not all(-shape[-1] <= one < shape[-1] for one in edit.units)):
         size = "as many as keys" if keys else shape[-1]
         raise UserError(f"units {list(edit.units)} are none of the last axis of {name}, of size {size}")
-    if isinstance(edit, Add | Project) and len(edit.vector) != shape[-1]:
+    if (
+        isinstance(edit, Add | Project)
+        and len(edit.vector) != shape[-1]
+        and not (keys and isinstance(edit, Add))
+    ):
         raise UserError(f"the vector has {len(edit.vector)} numbers, {name} {shape[-1]}")
     if keys and (isinstance(edit, Noise) or (isinstance(edit, Swap) and edit.other is None)):
         raise UserError(
@@ -265,7 +269,8 @@ def _mixed(donor: Callable[[Sequence[int]], Tensor], strength: float, view: Tens
 
 
 def _added(vector: Tensor, strength: float, view: Tensor, _at: Any) -> Tensor:
-    return view + strength * vector.to(view)
+    more = view.shape[-1] - len(vector)  # not 0 of attention weights alone: those of the first keys change
+    return view + strength * torch.nn.functional.pad(vector, (0, more)).to(view)
 
 
 def _projected(vector: Tensor, strength: float, view: Tensor, _at: Any) -> Tensor:

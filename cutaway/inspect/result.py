@@ -73,12 +73,15 @@ class Result:
         ]
 
     def mean(self, axis: str = "pair") -> Result:
-        """The mean over an axis, with half of its 95% interval (Student's) as ``margin``; of one, NaN."""
+        """The mean over an axis, with half of its 95% interval (Student's) as ``margin``.
+
+        Of fewer than three it is NaN: that of two is 12.7 standard errors, which tells nothing.
+        """
         if axis not in self.axes:
             raise UserError(f"there is no axis {axis!r}: the axes are {', '.join(self.axes)}")
         at, count = list(self.axes).index(axis), len(self.axes[axis])
         margin = np.full(np.delete(self.values.shape, at), np.nan)
-        if count > 1:
+        if count > 2:
             margin = student(count - 1) * self.values.std(axis=at, ddof=1) / count**0.5
         axes = {name: labels for name, labels in self.axes.items() if name != axis}
         facts = {**self.facts, f"{axis}s": count}
@@ -131,7 +134,8 @@ class Picture:
 
     def _text(self, row: int, column: int) -> str:
         """A cell's value, and its margin where it has one."""
-        margin = "" if self.margin is None else f" ±{self.margin[row, column]:.2f}"
+        bounded = self.margin is not None and not np.isnan(self.margin[row, column])
+        margin = f" ±{self.margin[row, column]:.2f}" if bounded and self.margin is not None else ""
         return f"{self.values[row, column]:.2f}{margin}"
 
     def __repr__(self) -> str:

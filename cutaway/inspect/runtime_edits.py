@@ -20,7 +20,7 @@ from cutaway.layers.config import MoE
 from cutaway.model.config import Decoder
 from cutaway.runtime import values
 from cutaway.runtime.edits import Edit, runs
-from cutaway.runtime.values import LOOKS, PATTERN, Value, editable, every, named
+from cutaway.runtime.values import LOOKS, PATTERN, Value, editable, every, moved_alone, named
 
 OTHERS = 'load with engine="pytorch" or "auto" for it'
 
@@ -147,7 +147,13 @@ def _values(config: Decoder, one: edits.Edit) -> tuple[Value, ...]:
         if not editable(value.name):
             raise UnsupportedEditError(f"the runtime shows {value.name} and does not edit it; {OTHERS}")
         if value.what == LOOKS[PATTERN] and not _reweighs(one):
-            what = f"{edits.describe(one)}, attention weights that it scales, zeroes, patches and swaps"
+            what = (
+                f"{edits.describe(one)}, attention weights that it scales, zeroes, patches, adds to and swaps"
+            )
+            raise UnsupportedEditError(f"the runtime cannot edit this: {what}; {OTHERS}")
+        moves = isinstance(one, Scale | Ablate | Patch | Add | Noise)
+        if not moves and moved_alone(config, value.layer, value.name.split(".", 2)[-1]):
+            what = f"{edits.describe(one)}, which a recurrence has some heads at a time"
             raise UnsupportedEditError(f"the runtime cannot edit this: {what}; {OTHERS}")
     return found
 
@@ -156,7 +162,7 @@ def _reweighs(one: edits.Edit) -> bool:
     """Whether the runtime makes this edit of attention weights."""
     zeroes = isinstance(one, Ablate) and one.to == "zero"
     swaps = isinstance(one, Swap) and one.other is not None
-    return one.units is None and (zeroes or swaps or isinstance(one, Scale | Patch))
+    return one.units is None and (zeroes or swaps or isinstance(one, Scale | Patch | Add))
 
 
 def _part(config: Decoder, one: Any) -> str:
@@ -179,7 +185,7 @@ def _check_value(one: Any, value: Value) -> None:
         raise UserError(f"{value.name} has no unit {max(units)}: its units are 0 to {size - 1}")
     vectors = [one.vector] if isinstance(one, Add | Project) else getattr(one, "vectors", None) or ()
     for vector in vectors:
-        if len(vector) != size:
+        if len(vector) != size and value.what != LOOKS[PATTERN]:
             raise UserError(f"the vector has {len(vector)} numbers, {value.name} {size}")
 
 
@@ -215,6 +221,11 @@ def _reweighed(made: Any, one: Any, value: Value, donors: Donors) -> Edit:
     heads = (0, value.shape[0]) if one.head is None else (one.head, one.head + 1)
     keys = None if one.keys is None else frozenset(one.keys)
     made = partial(made, units=heads, keys=keys, renormalises=one.renormalise)
+    if isinstance(one, Add):
+        keys = frozenset(range(len(one.vector))) if keys is None else keys & {*range(len(one.vector))}
+        row = np.asarray(one.vector, np.float32)[min(keys, default=0) : max(keys, default=-1) + 1]
+        vector = np.tile(row, (heads[1] - heads[0], 1))
+        return made(vector=vector, strength=one.strength, keys=keys)
     if isinstance(one, Swap):
         return made(vector=None, strength=one.strength, other=one.other)
     if isinstance(one, Patch):

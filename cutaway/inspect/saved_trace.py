@@ -13,14 +13,14 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.inspect.instrumented import BY_HEAD
 from cutaway.inspect.optional import library
-from cutaway.model.config import from_dict
+from cutaway.model.config_dict import from_dict
 from cutaway.quantization import formats
 from cutaway.store import files
 from cutaway.store.reading import parsed_text
 from cutaway.weights import safetensors
 
 if TYPE_CHECKING:
-    from cutaway.inspect.trace import Trace
+    from cutaway.inspect.trace_values import TraceValues
 
 AXES = {  # of an activation by the last part of its name
     **dict.fromkeys(BY_HEAD, ("head", "token", "size")),
@@ -50,7 +50,7 @@ class Facts:
     batched: bool = True
 
 
-def save(trace: Trace, path: str | Path) -> Path:
+def save(trace: TraceValues, path: str | Path) -> Path:
     """Writes ids, tokens and activations, and returns the path."""
     types = {name: str(value.dtype) for name, value in trace.items()}
     facts = {name: getattr(trace, name) for name in ("ids", "tokens", "vocabulary", "layers", "engine")}
@@ -90,7 +90,7 @@ def _value(path: str | Path, facts: Facts, name: str, packed: Any) -> np.ndarray
     return value
 
 
-def to_pandas(trace: Trace, name: str) -> Any:
+def to_pandas(trace: TraceValues, name: str) -> Any:
     """An activation as a pandas table: a row a token (and head), a column an index of the last axis."""
     pandas = library("pandas")
     value, axes = trace[name], _axes(trace, name)
@@ -104,7 +104,7 @@ def to_pandas(trace: Trace, name: str) -> Any:
     return table
 
 
-def to_xarray(trace: Trace) -> Any:
+def to_xarray(trace: TraceValues) -> Any:
     """The activations as an xarray dataset, whose axes are named and whose tokens have their text."""
     xarray, sizes, arrays = library("xarray"), {"token": len(trace.ids)}, {}
     for name, value in trace.items():
@@ -115,7 +115,7 @@ def to_xarray(trace: Trace) -> Any:
     return xarray.Dataset(arrays, {"text": ("token", trace.tokens), "id": ("token", list(trace.ids))})
 
 
-def _axes(trace: Trace, name: str) -> tuple[str, ...]:
+def _axes(trace: TraceValues, name: str) -> tuple[str, ...]:
     rank = trace[name].ndim
     axes = AXES.get((trace.own_name(name) or name).rpartition(".")[2], ("token", "size"))
     return axes if len(axes) == rank else (*(f"axis{i}" for i in range(rank - 2)), "token", "size")[-rank:]

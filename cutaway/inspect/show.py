@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
-    from cutaway.inspect.trace import Trace
+    from cutaway.inspect.trace_values import TraceValues
 
 HEIGHT = 720  # pixels of a frame in a notebook
 NAME = "this model"
@@ -32,7 +32,7 @@ class View:
     """Some views of a trace: a notebook draws it, ``html`` is the page and ``save`` writes it."""
 
     def __init__(
-        self, trace: Trace, views: Sequence[str] = (), start: Mapping[str, int] | None = None
+        self, trace: TraceValues, views: Sequence[str] = (), start: Mapping[str, int] | None = None
     ) -> None:
         self.trace = trace
         self.views = tuple(views)
@@ -63,9 +63,9 @@ class Map:
     """A table of vectors on a plane, as ``cutaway embed project`` draws it."""
 
     def __init__(self, vectors: Vectors, name: str, count: int, method: Method) -> None:
-        from cutaway.embedding import map as maps
+        from cutaway.embedding import map_page
 
-        self.html = maps.page(vectors, name, count, method)
+        self.html = map_page.page(vectors, name, count, method)
 
     def save(self, path: str | Path) -> Path:
         """Writes the page to a file, and returns its path."""
@@ -81,7 +81,7 @@ class Map:
 class Pattern(np.ndarray):
     """A layer's attention [h t s], an array with ``show``; what is computed from it is a plain array."""
 
-    trace: Trace
+    trace: TraceValues
     layer: int
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
@@ -92,7 +92,7 @@ class Pattern(np.ndarray):
         return self.view(np.ndarray)[at]
 
     @classmethod
-    def of(cls, values: np.ndarray, trace: Trace, layer: int) -> Pattern:
+    def of(cls, values: np.ndarray, trace: TraceValues, layer: int) -> Pattern:
         made = values.view(cls)
         made.trace, made.layer = trace, layer
         return made

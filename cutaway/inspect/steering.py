@@ -21,10 +21,10 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.edits import Add, describe, to_json
-from cutaway.inspect.instrumented import instrumented
 from cutaway.inspect.result import Result
 from cutaway.inspect.rows import Rows
-from cutaway.inspect.trace import Metric, Subject, subject_of
+from cutaway.inspect.subject import Metric, Subject, instrumented, subject_of
+from cutaway.inspect.trace import trace_texts
 from cutaway.quantization import formats
 from cutaway.store.files import Progress, silent
 from cutaway.weights import safetensors
@@ -104,14 +104,14 @@ def sweep(
 
     def measured(strength: float) -> list[float]:
         edit = replace(direction, strength=strength)
-        found = [float(metric(trace.logits)) for trace in subject.trace(rows, ["logits"], edit)]
-        chances = log_softmax(subject.trace([ids], ["logits"], edit)[0].logits.astype(np.float64))
+        found = [float(metric(trace.logits)) for trace in trace_texts(subject, rows, ["logits"], edit)]
+        chances = log_softmax(trace_texts(subject, [ids], ["logits"], edit)[0].logits.astype(np.float64))
         surprise = -chances[np.arange(len(ids) - 1), ids[1:]].mean()
         return [float(np.mean(found)), float(np.exp(surprise))]
 
     of = {"study": "steering", "direction": to_json(direction), "prompts": rows, "text": ids}
     if resume is not None:  # another model, or one with other edits, starts elsewhere
-        of["start"] = f"{float(metric(subject.trace(rows[:1], ['logits'])[0].logits)):.3g}"
+        of["start"] = f"{float(metric(trace_texts(subject, rows[:1], ['logits'])[0].logits)):.3g}"
     kept = Rows(resume, of | {"strengths": list(strengths)})
     values = np.zeros((len(strengths), 2))
     for i, strength in enumerate(strengths):

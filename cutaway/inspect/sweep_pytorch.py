@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway.hooks import Listener
 from cutaway.inspect.edits import Given
-from cutaway.inspect.sweep import WHOLE, Cell, Seen, Setting
+from cutaway.inspect.sweep_cells import WHOLE, Cell, Seen, Setting
 
 TOKENS = 2048  # of the texts of one batch
 

@@ -19,9 +19,11 @@ from cutaway.inspect import runtime_edits
 from cutaway.inspect.edits import Given
 from cutaway.inspect.instrumented import BY_HEAD
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
-from cutaway.inspect.sweep import Cell, Seen, Setting
+from cutaway.inspect.sweep_cells import Cell, Seen, Setting
 from cutaway.runtime.edits import Edit
-from cutaway.runtime.engine import RuntimeEngine, State
+from cutaway.runtime.engine import RuntimeEngine
+from cutaway.runtime.kv_cache import State
+from cutaway.runtime.values import PATTERN
 
 CALL = 512  # tokens in one call of the engine
 LANES, LANE_BYTES = 256, 384 << 20  # at most so many lanes at once, and what their keys and values may take
@@ -159,31 +161,19 @@ class RuntimeSweep:
     def _edits(self, cell: Cell, layer: int) -> Iterator[Edit]:
         """A cell's settings: nothing is left of what was, and the new rows are added."""
         for one in cell.settings:
-            setting = self._mixed(cell, one) if one.what == "attention.pattern" else one
-            rows = setting.rows
-            if setting.head is None and setting.what.rpartition(".")[2] in BY_HEAD:
-                rows = rows.swapaxes(0, 1)
-            rows = rows.reshape(len(setting.positions), -1)
-            units = None
-            if setting.head is not None:
-                units = setting.head * rows.shape[1], (setting.head + 1) * rows.shape[1]
-            place = {at: n for n, at in enumerate(setting.positions)}
+            rows = _by_position(one)
+            weights = one.what == PATTERN
+            size = 1 if weights else rows.shape[1]
+            place = {at: n for n, at in enumerate(one.positions)}
             yield Edit(
                 one.layer - layer,
                 lambda at, rows=rows, place=place: rows[[place[each] for each in at.tolist()]],
                 factor=0.0,
                 positions=frozenset(place),
-                what=setting.what,
-                units=units,
+                what=one.what,
+                units=None if one.head is None else (one.head * size, (one.head + 1) * size),
+                keys=frozenset(range(rows.shape[2])) if weights else None,
             )
-
-    def _mixed(self, cell: Cell, one: Setting) -> Setting:
-        """What a head gives of its own values under other attention weights."""
-        values = self._own(f"blocks.{one.layer}.attention.v")[cell.text]
-        block: Any = self.of.config.blocks[one.layer].attention
-        assert one.head is not None
-        own = values[one.head // (block.heads // len(values))]
-        return Setting(f"blocks.{one.layer}.attention.z", one.rows @ own, one.positions, one.head)
 
     def _own(self, name: str) -> list[np.ndarray]:
         """A value of each text as it is."""
@@ -227,6 +217,14 @@ class RuntimeSweep:
         axis = 1 if by_head else 0
         own = np.take(self._own(name)[lane.text], range(lane.first), axis)
         return np.concatenate([own, rows], axis)
+
+
+def _by_position(one: Setting) -> np.ndarray:
+    """A setting's rows [p n] as the step has them: of attention weights [p h s]."""
+    if one.what == PATTERN:
+        return one.rows[:, None] if one.head is not None else one.rows.swapaxes(0, 1)
+    by_head = one.head is None and one.what.rpartition(".")[2] in BY_HEAD
+    return (one.rows.swapaxes(0, 1) if by_head else one.rows).reshape(len(one.positions), -1)
 
 
 def _calls(chosen: Sequence[int], new: Sequence[int]) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.extras import need
 from cutaway.inspect.lens import Lens, lens
-from cutaway.inspect.trace import Subject, Trace, subject_of
+from cutaway.inspect.subject import Subject, subject_of
+from cutaway.inspect.trace import trace_texts
+from cutaway.inspect.trace_values import TraceValues
 from cutaway.quantization import formats
 from cutaway.store.files import Progress, silent
 from cutaway.store.reading import parsed_text
@@ -33,7 +35,7 @@ TRAINING = "cutaway-lens-training"
 SAVED = 20  # steps between two saves of a training that may be resumed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TunedLens:
     """float32 ``weights`` [n d d], ``biases`` [n d]: x + x W^T + b, of the streams from the embedding on."""
 
@@ -42,15 +44,18 @@ class TunedLens:
     biases: np.ndarray
     losses: tuple[float, ...] = ()
 
-    def translated(self, trace: Trace) -> dict[str, np.ndarray]:
-        """A trace's residual streams [t d] as the head is to read them."""
-        found = trace.residuals()
-        rows = zip(list(found)[:-1], self.weights, self.biases, strict=True)
-        return found | {name: found[name] + found[name] @ w.T + b for name, w, b in rows}
+    def __repr__(self) -> str:
+        layers, width, _ = self.weights.shape
+        return f"TunedLens({layers} layers, width {width}, {len(self.losses)} steps)"
 
-    def lens(self, trace: Trace) -> Lens:
+    def translated(self, residuals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Residual streams [t d], from the embedding on, as the head is to read them."""
+        rows = zip([*residuals][:-1], self.weights, self.biases, strict=True)
+        return {**residuals} | {name: residuals[name] + residuals[name] @ w.T + b for name, w, b in rows}
+
+    def lens(self, trace: TraceValues) -> Lens:
         """The next token after the embedding and after every block, at every position."""
-        return lens(trace.instrumented, self.translated(trace), trace.vocabulary)
+        return lens(trace.instrumented, self.translated(trace.residuals()), trace.vocabulary)
 
     def save(self, path: str | Path) -> None:
         """Writes the maps as a safetensors file."""
@@ -95,7 +100,7 @@ def train(
 
     subject = subject_of(lm)
     model, names = subject.pytorch.model, ["embed", "blocks.*.out"]
-    found = _streams(subject.trace([subject.encode(text) for text in texts], names))
+    found = _streams(trace_texts(subject, [subject.encode(text) for text in texts], names))
     streams = torch.from_numpy(found)
     n, total, d = streams.shape[0] - 1, *streams.shape[1:]
     weights = torch.zeros(n, d, d, requires_grad=True)
@@ -166,6 +171,6 @@ def _resumed(path: Path, of: dict[str, Any], optimizer: Any, steps: int) -> list
     return losses
 
 
-def _streams(traces: Sequence[Trace]) -> np.ndarray:
+def _streams(traces: Sequence[TraceValues]) -> np.ndarray:
     """float32 [n t d]: the residual streams of all texts, one after another, from the embedding on."""
     return np.concatenate([np.stack(list(trace.residuals().values())) for trace in traces], axis=1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -90,10 +91,23 @@ def _judge(source: Path) -> Any:
     if source.is_file():
         where |= {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
     try:
-        with redirect_stderr(StringIO()):  # its progress bar
+        with redirect_stderr(StringIO()), one_table_of_names():  # its progress bar
             return transformers.AutoModelForCausalLM.from_pretrained(**where).eval()
     except (ValueError, OSError, KeyError, NotImplementedError) as error:
         raise UserError(f"{source}: transformers cannot read it ({str(error).splitlines()[0]})") from error
+
+
+@contextmanager
+def one_table_of_names() -> Iterator[None]:
+    """Make the table of GGUF's tensor names once: transformers makes it again for each module of a model."""
+    import gguf
+
+    made = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = cache(made)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = made
 
 
 def _their_residuals(judge: Any, ids: Tensor) -> list[Tensor]:

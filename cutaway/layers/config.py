@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.bounds import Bounded, Count, Natural, NonNegative, Positive
+from cutaway.building import Buildable
 from cutaway.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_sigmoid", "relu", "relu2
 
 
 @dataclass(frozen=True)
-class MLP(Bounded):
+class MLP(Buildable):
     """Two matrices around an activation, or three when gated (SwiGLU and its kin, 2002.05202).
 
     ``limit`` clamps the gate from above and ``up`` on both sides, and 1 is added to ``up`` (GPT-OSS).
@@ -49,6 +50,8 @@ class MLP(Bounded):
     large a part of a token's gates is 0, were they normally distributed, and the others count by how far they
     are above that (Gemma 3n).
     """
+
+    module = "cutaway.layers.mlp:MLP"
 
     hidden: Count
     activation: Activation = "silu"
@@ -67,11 +70,6 @@ class MLP(Bounded):
             raise UserError(f"layers.sparsity is {self.sparsity}; it must be below 1, and the MLP gated")
         if self.limit is not None and not self.gated:
             raise UserError("layers: limit is for a gated MLP: leave it out, or set gated")
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.layers import mlp
-
-        return mlp.MLP(self, width)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
@@ -135,7 +133,7 @@ OWN_NORMS = ("router_norm", "experts_norm", "experts_post_norm", "shared_norm", 
 
 
 @dataclass(frozen=True)
-class MoE(Bounded):
+class MoE(Buildable):
     """``experts`` MLPs of ``hidden`` neurons; the router sends a token to ``top_k`` (layers/moe.py).
 
     ``normalised``: the weights of a token's experts sum to 1 (Mixtral), or they are the router's
@@ -146,6 +144,8 @@ class MoE(Bounded):
     is, the router through a norm too, and each expert's weight has a learned factor (Gemma 4).
     ``out_scale`` multiplies the sum of all outputs.
     """
+
+    module = "cutaway.layers.moe:MoE"
 
     experts: Count
     top_k: Count
@@ -195,11 +195,6 @@ class MoE(Bounded):
     def common(self) -> MLP | None:
         """The config of the shared expert, if there is one."""
         return MLP(self.shared, self.activation, self.gated, self.bias, self.limit) if self.shared else None
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.layers import moe
-
-        return moe.MoE(self, width)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""

@@ -19,7 +19,7 @@ from cutaway import native
 from cutaway.gguf import Packed
 from cutaway.layers.product import Pair, products
 from cutaway.layers.workers import workers
-from cutaway.native import runtime as kernels
+from cutaway.native import packed_product
 from cutaway.quantization.rows import PackedRows
 from cutaway.shapes import Float, Int
 
@@ -47,10 +47,10 @@ class PackedLinear(nn.Module):
 
     def serve(self) -> None:
         """Multiply as the runtime does from now on, where it has a kernel: by vectors of eight bits."""
-        if native.available() and self.packed.type in kernels.TYPES:
+        if native.available() and self.packed.type in packed_product.TYPES:
             rows, columns = self.packed.shape
-            self._panels = np.empty(kernels.packed_bytes(self.packed.type, rows, columns), np.uint8)
-            kernels.pack(
+            self._panels = np.empty(packed_product.packed_bytes(self.packed.type, rows, columns), np.uint8)
+            packed_product.pack(
                 self.packed.type, rows, columns, np.ascontiguousarray(self.packed.data).ravel(), self._panels
             )
 
@@ -63,7 +63,7 @@ class PackedLinear(nn.Module):
             return self._unpacked_product(x)
         rows, columns = self.packed.shape
         flat = x.detach().reshape(-1, columns).numpy()
-        made = kernels.multiply(self.packed.type, rows, columns, self._panels, flat, *workers())
+        made = packed_product.multiply(self.packed.type, rows, columns, self._panels, flat, *workers())
         out = torch.from_numpy(made.reshape(*x.shape[:-1], rows))  # no view of torch's: it may be added to
         return out if self.bias is None else out + self.bias
 

@@ -15,7 +15,7 @@ from cutaway.hooks import tap
 from cutaway.layers.altup import AltUp, Laurel
 from cutaway.layers.moe import MoE, Routing
 from cutaway.layers.per_layer import PerLayerInput
-from cutaway.model.config import Block as Config
+from cutaway.model.block_config import Block as Config
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from cutaway.bounds import Bounded, Positive
 from cutaway.errors import UserError
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, YaRN
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
-from cutaway.model import block
+from cutaway.model import block, block_config
 from cutaway.model import config as conf
 from cutaway.position.rope import RotaryEmbedding, Rotation
 from cutaway.shapes import Bool, Float, Int
@@ -27,7 +27,7 @@ KEPT = 1 - 0.15 * 0.8  # of a text's tokens while ESM was trained: 80% of 15% we
 class Block(nn.Module):
     """middle = norm(x + attention(x)); out = norm(middle + mlp(middle)). Taps ``middle`` and ``out``."""
 
-    def __init__(self, config: conf.Block, width: int) -> None:
+    def __init__(self, config: block_config.Block, width: int) -> None:
         super().__init__()
         self.attention = config.attention.build(width)
         self.attention_norm = config.norm.build(width)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cutaway.attention.common.mixer import LayerState
-from cutaway.attention.state import Full
+from cutaway.attention.state.caches import Full
 from cutaway.attention.state.paged import Paged, Pool
 from cutaway.hooks import Listener, tracing
 from cutaway.model import inside
@@ -92,7 +92,6 @@ class PyTorchEngine:
         """
         return self.watch(texts, states, logits_at, [self.layers - 1] * len(logits_at), [])[0]
 
-    @torch.inference_mode()
     def watch(
         self,
         texts: Sequence[Sequence[int]],
@@ -107,27 +106,47 @@ class PyTorchEngine:
         attention weights float32 [h s] of each (index, layer) in ``attention_at``. Raises UserError for a
         mechanism without such weights.
         """
+        return self.watch_values(texts, states, logits_at, after, attention_at, [])[:2]
+
+    @torch.inference_mode()
+    def watch_values(
+        self,
+        texts: Sequence[Sequence[int]],
+        states: Sequence[State],
+        logits_at: Sequence[int],
+        after: Sequence[int],
+        attention_at: Sequence[tuple[int, ...]],
+        names: Sequence[str],
+    ) -> tuple[np.ndarray, list[np.ndarray], dict[str, np.ndarray]]:
+        """Reads as ``watch`` does, and gives values of the ids by name: float32 [n ...], no patterns.
+
+        An (index, layer, 0 or 1) in ``attention_at`` asks for the weights or the scores of this very pass, as
+        edits left them; it attends by the backend that holds them in memory.
+        """
         logits: dict[tuple[int, int], np.ndarray] = {}
-        patterns: dict[tuple[int, int], np.ndarray] = {}
+        patterns: dict[tuple[int, ...], np.ndarray] = {}
+        seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
         start, rows = 0, list(zip(logits_at, after, strict=True))
         for text, state in zip(texts, states, strict=True):
             for chunk in _chunks(text, state.length):
                 here = range(start, start + len(chunk))
                 start += len(chunk)
                 lenses = [(at - here.start, layer) for at, layer in rows if at in here]
-                looks = [(at - here.start, layer) for at, layer, *_ in attention_at if at in here]
-                with inside.watching(self.model, lenses, looks, state) as found:
+                looks = [(one[0] - here.start, *one[1:]) for one in attention_at if one[0] in here]
+                with inside.watching(self.model, lenses, looks, state, names) as found:
                     finals = {at for at, layer in lenses if layer == self.layers - 1}
                     rows_of = self._read(chunk, state, last=finals <= {len(chunk) - 1})
                 for at, layer in lenses:
                     row = rows_of[at - len(chunk)] if layer == self.layers - 1 else found.lens(at, layer)
                     logits[at + here.start, layer] = row
-                for at, layer in looks:
-                    patterns[at + here.start, layer] = found.pattern(at, layer)
+                for at, *look in looks:
+                    patterns[at + here.start, *look] = found.pattern(at, *look)
+                for name in names:
+                    seen[name].append(found.rows(name, len(chunk)))
         none = np.empty((0, self.vocab), np.float32)
-        return np.stack([logits[row] for row in rows]) if rows else none, [
-            patterns[at, layer] for at, layer, *_ in attention_at
-        ]
+        found_logits = np.stack([logits[row] for row in rows]) if rows else none
+        values = {name: np.concatenate(parts) for name, parts in seen.items()}
+        return found_logits, [patterns[one] for one in attention_at], values
 
     def keep(self, state: State, page: int) -> State:
         """The state as it is at the end of its last page, for others to continue."""

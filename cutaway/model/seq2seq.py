@@ -30,7 +30,8 @@ from cutaway.hooks import tap
 from cutaway.layers.config import MLP, Norm
 from cutaway.model import decoder, encoder
 from cutaway.model.block import Source
-from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
 from cutaway.model.decoder import State
 from cutaway.position import sinusoidal
 from cutaway.shapes import Bool, Float, Int

@@ -21,7 +21,7 @@ from cutaway.attention.common.softmax import SoftmaxAttention
 from cutaway.attention.common.visibility import Positions
 from cutaway.hooks import tap
 from cutaway.layers.mlp import ACTIVATIONS
-from cutaway.model.config import Shared as Config
+from cutaway.model.block_config import Shared as Config
 from cutaway.position.rope import Rotation
 from cutaway.shapes import Float
 

@@ -10,7 +10,8 @@ import numpy as np
 from cutaway.errors import OperationalError, UserError
 from cutaway.native import library
 from cutaway.native.library import check, function
-from cutaway.native.runtime import MATRICES, Activation, Matrix, Norm, Rotation
+from cutaway.native.packed_product import Matrix
+from cutaway.native.structures import MATRICES, Activation, Norm, Rotation
 
 _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
 NORMS = ("attention_norm", "attention_post_norm", "attention_sum_norm")

@@ -22,7 +22,7 @@ from cutaway.errors import OperationalError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
-ABI = 14
+ABI = 15
 
 
 # Instruction sets by the number that native/core/isa.hpp gives them.
@@ -49,6 +49,12 @@ def isa() -> str:
     if isinstance(core, str):
         return "reference"
     return os.environ.get("CUTAWAY_ISA") or _best(core)
+
+
+def best_isa() -> str:
+    """The best instruction set that this processor has; "reference" when the core is absent."""
+    core = _load()
+    return "reference" if isinstance(core, str) else _best(core)
 
 
 def threads() -> int:

@@ -78,11 +78,38 @@ export function count(value) {
   return value.toLocaleString("en");
 }
 
-// A table: heads are [text, "left" | "right"]; a row is a list of cells.
+const MARKS = {
+  exact: { class: "full", r: 4 },
+  rounded: { class: "half", r: 3.5 },
+  derived: { class: "edge", r: 3.5, rhombus: true },
+  estimate: { class: "dashed", r: 3.5 },
+};
+export const MEANINGS = {
+  exact: "exact: the model's own number", rounded: "rounded for this page", derived: "derived from exact numbers", estimate: "an estimate",
+};
+
+function markOf(kind) {
+  const { r, rhombus, class: name } = MARKS[kind];
+  const shape = rhombus ? draw("path", { class: name, d: "M5 0.8L9.2 5L5 9.2L0.8 5Z" }) : draw("circle", { class: name, cx: 5, cy: 5, r });
+  const half = kind === "rounded" ? draw("path", { class: "full", d: "M5 1.5A3.5 3.5 0 0 0 5 8.5Z" }) : null;
+  return draw("svg", { viewBox: "0 0 10 10", width: 9, height: 9, "aria-hidden": "true" }, shape, half);
+}
+
+// How sure the numbers beside it are: a mark, which the legend explains, in words for a screen reader.
+export function tag(kind, how = null) {
+  const words = how ? `${kind}, ${how}` : kind;
+  return make("span", { class: "tag", title: words }, markOf(kind), make("span", { class: "unseen" }, ` (${words})`));
+}
+
+export function tagLegend() {
+  return make("ul", { class: "tags", "aria-label": "Marks of numbers" }, Object.entries(MEANINGS).map(([kind, text]) => make("li", {}, markOf(kind), text)));
+}
+
+// A table: heads are [text, "left" | "right"], with the tag of the column's numbers; a row is a list of cells.
 export function table(caption, heads, rows) {
   const side = (i) => (heads[i][1] === "right" ? "number" : null);
-  const row = make("tr", {}, heads.map(([text], i) => (text
-    ? make("th", { scope: "col", class: side(i) }, text) : make("td", {}))));
+  const row = make("tr", {}, heads.map(([text, , kind, how], i) => (text
+    ? make("th", { scope: "col", class: side(i) }, text, kind ? tag(kind, how) : null) : make("td", {}))));
   return make(
     "table", {},
     make("caption", { class: "unseen" }, caption),

@@ -1,11 +1,11 @@
 // A grid of cells on a canvas: as large as it must be, drawn only where it is seen, with a cursor for keys and pointer.
 
 import { palette, shade, twoSided } from "./colours.js";
-import { freshId, make } from "./elements.js";
+import { freshId, make, tag } from "./elements.js";
 
 // options: name, rows, columns, size() -> {width, height, left, top}, colour(r, c) or paint(pen, x, y, w, h, r, c),
 // text(r, c), rowName(r), columnName(c), rowToken(r), columnToken(c), say(r, c), pick(r, c), chosen() -> [r, c],
-// chosenRow() -> r, legend: {title, largest, signed, write, strength}.
+// chosenRow() -> r, axes() -> what its rows and its columns are, legend: {title, largest, signed, write, strength, tag() -> [kind, how]}.
 export function heat(state, options) {
   const base = make("canvas");
   const over = make("canvas");
@@ -18,7 +18,8 @@ export function heat(state, options) {
   }, spacer);
   const edge = make("div", { class: "heat-frame" }, box);
   const legend = options.legend ? ramp(options.legend) : null;
-  const whole = make("div", { class: "heat-whole" }, edge, readout, legend?.whole);
+  const axes = options.axes ? make("p", { class: "axes" }) : null;
+  const whole = make("div", { class: "heat-whole" }, axes, edge, readout, legend?.whole);
   let cursor = null;
   let size = null;
   let grid = { rows: 0, columns: 0 };
@@ -269,16 +270,19 @@ export function heat(state, options) {
     follow();
     paint();
     legend?.update();
+    if (axes) axes.textContent = `↓ ${options.axes()[0]}   → ${options.axes()[1]}`;
   };
   new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);
   return { whole, update, hover: mark, readout, box };
 }
 
 // A map's legend: its colours from end to end, with numbers. Colours go by the square root, and the numbers with them.
-function ramp({ title, largest, signed = false, write, strength = () => 255 }) {
+function ramp({ title, largest, signed = false, write, strength = () => 255, tag: kind = null }) {
   const canvas = make("canvas", { width: 180, height: 10, "aria-hidden": "true" });
   const numbers = make("span", { class: "ramp-numbers" });
+  const name = make("span", {});
   const update = () => {
+    name.replaceChildren(title, ...(kind ? [tag(...kind())] : []));
     const most = typeof largest === "function" ? largest() : largest;
     const pen = canvas.getContext("2d");
     for (let x = 0; x < 180; x++) {
@@ -290,7 +294,7 @@ function ramp({ title, largest, signed = false, write, strength = () => 255 }) {
     const marks = signed ? [[0, -1], [0.5, 0], [1, 1]] : [[0, 0], [0.5, 0.25], [1, 1]];
     numbers.replaceChildren(...marks.map(([at, part]) => make("span", { css: { left: `${100 * at}%` } }, write(part * most))));
   };
-  return { whole: make("div", { class: "ramp" }, make("span", {}, title), canvas, numbers), update };
+  return { whole: make("div", { class: "ramp" }, name, canvas, numbers), update };
 }
 
 function clipped(drawing, text, width) {

@@ -10,15 +10,15 @@ then every other of the next higher (Bloom, MPT).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import nn
+from cutaway.building import Buildable
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Buildable):
     """Nothing to choose."""
+
+    module = "cutaway.position.bias:Alibi"
 
     def slopes(self, heads: int) -> list[float]:
         """The slope of each head."""
@@ -26,11 +26,6 @@ class Config:
         slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
         between = [2 ** (-8 * (h + 1) / (2 * power)) for h in range(0, 2 * power, 2)]
         return slopes + between[: heads - power]
-
-    def build(self, heads: int) -> nn.Module:
-        from cutaway.position.bias import Alibi
-
-        return Alibi(self, heads)
 
     def weights(self, heads: int) -> dict[str, tuple[int, ...]]:
         """None."""

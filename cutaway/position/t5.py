@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutaway.bounds import Bounded, Count
+from cutaway.bounds import Count
+from cutaway.building import Buildable
 from cutaway.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
-class Config(Bounded):
+class Config(Buildable):
     """``both_ways``: half of the buckets are for keys that come after the query (encoders)."""
+
+    module = "cutaway.position.bias:Buckets"
 
     buckets: Count = 32
     distance: Count = 128
@@ -49,11 +48,6 @@ class Config(Bounded):
         wide = wide / np.float32(math.log(self.distance / exact)) * np.float32(buckets - exact)
         far = np.minimum(exact + wide.astype(np.int64), buckets - 1)
         return first + np.where(apart < exact, apart, far)
-
-    def build(self, heads: int) -> nn.Module:
-        from cutaway.position.bias import Buckets
-
-        return Buckets(self, heads)
 
     def weights(self, heads: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""

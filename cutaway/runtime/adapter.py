@@ -19,12 +19,13 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP
 from cutaway.model.config import Decoder
-from cutaway.native import runtime as native
+from cutaway.native import packed_product, structures
+from cutaway.native.quant import LAYOUTS
 from cutaway.quantization import formats
 from cutaway.runtime import matmul
-from cutaway.runtime.packing import attends
+from cutaway.runtime.block_numbers import attends
 from cutaway.weights.changes import Adapter, Added, LowRank, Saved, Scaled
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 NAME = re.compile(r"(blocks\.(\d+)\.(?:attention|mlp)\.)(query|key|value|out|gate|up|down)\.(weight|bias)")
 INPUTS = {  # which matrices read the same vectors
@@ -101,8 +102,11 @@ class AdapterPlan:
     def __init__(self, config: Decoder, tensors: Tensors, adapter: Adapter) -> None:
         self._kept: list[np.ndarray] = []
         changes = prepared(config, tensors, adapter)
-        self._layers = (native.LayerAdapter * len(config.blocks))(
-            *(native.LayerAdapter(**self._layer(f"blocks.{n}", changes)) for n in range(len(config.blocks)))
+        self._layers = (structures.LayerAdapter * len(config.blocks))(
+            *(
+                structures.LayerAdapter(**self._layer(f"blocks.{n}", changes))
+                for n in range(len(config.blocks))
+            )
         )
         self.address = ctypes.addressof(self._layers)
         self.key = os.urandom(16)  # no other adapter's
@@ -123,20 +127,20 @@ class AdapterPlan:
                     continue
                 factor = None if change.factor is None else self._keep(_filled(change.factor))
                 if change.a is None or change.b is None:
-                    fields[name] = native.Change(factor=factor)
+                    fields[name] = structures.Change(factor=factor)
                     continue
-                fields[name] = native.Change(self._matrix(change.b), factor, at)
+                fields[name] = structures.Change(self._matrix(change.b), factor, at)
                 parts.append(_filled(change.a))
                 at += len(parts[-1])
             if parts:
                 fields[stacked] = self._matrix(np.concatenate(parts))
         return fields
 
-    def _matrix(self, values: np.ndarray) -> native.Matrix:
+    def _matrix(self, values: np.ndarray) -> packed_product.Matrix:
         rows, columns = values.shape
-        panels = np.empty(native.packed_bytes("F32", rows, columns), np.uint8)
-        native.pack("F32", rows, columns, values.view(np.uint8).reshape(-1), panels, threads=1)
-        return native.Matrix(self._keep(panels), None, native.LAYOUTS["F32"].id, rows, columns, 0)
+        panels = np.empty(packed_product.packed_bytes("F32", rows, columns), np.uint8)
+        packed_product.pack("F32", rows, columns, values.view(np.uint8).reshape(-1), panels, threads=1)
+        return packed_product.Matrix(self._keep(panels), None, LAYOUTS["F32"].id, rows, columns, 0)
 
     def _keep(self, array: np.ndarray) -> int:
         self._kept.append(array)
@@ -145,4 +149,4 @@ class AdapterPlan:
 
 def _filled(array: np.ndarray) -> np.ndarray:
     """The rows with rows of zeros up to whole panels."""
-    return np.pad(array, [(0, -len(array) % native.PANEL), *[(0, 0)] * (array.ndim - 1)])
+    return np.pad(array, [(0, -len(array) % packed_product.PANEL), *[(0, 0)] * (array.ndim - 1)])

@@ -17,7 +17,7 @@ from cutaway.errors import UserError
 
 Kind = Literal["F16", "Q8_0", "Q4_0"]
 KINDS = ("F16", "Q8_0", "Q4_0")  # by native/runtime/attention.hpp's numbers
-GROUP, MOST = 32, np.float32(65504)
+GROUP, MOST, LANES = 32, np.float32(65504), 16
 BITS = {"F16": 16, "Q8_0": 8, "Q4_0": 4}
 
 
@@ -43,6 +43,20 @@ def paired(x: np.ndarray) -> np.ndarray:
 def stored_pairs(x: np.ndarray, kind: Kind) -> np.ndarray:
     """Values [... g v] as they are read back where two are kept side by side."""
     return np.concatenate(np.split(stored(paired(x), kind), 2, axis=-1), axis=-2)
+
+
+def latent_row(x: np.ndarray, latent: int) -> np.ndarray:
+    """A latent and the rotated key behind it [... c+r] as the cache lays them out: each in whole sixteens."""
+    parts = x[..., :latent], x[..., latent:]
+    wide = [(*((0, 0) for _ in x.shape[:-1]), (0, -part.shape[-1] % LANES)) for part in parts]
+    return np.concatenate([np.pad(*one) for one in zip(parts, wide, strict=True)], axis=-1)
+
+
+def stored_latent(x: np.ndarray, latent: int, kind: Kind) -> np.ndarray:
+    """A latent and the rotated key [... c+r] as they are read back."""
+    row, size = stored(latent_row(x, latent), kind), x.shape[-1] - latent
+    second = latent + -latent % LANES
+    return np.concatenate([row[..., :latent], row[..., second : second + size]], axis=-1)
 
 
 def stored(x: np.ndarray, kind: Kind) -> np.ndarray:

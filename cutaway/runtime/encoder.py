@@ -15,16 +15,18 @@ import numpy as np
 from cutaway.attention import bidirectional
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, kind_of
+from cutaway.model.block_config import Block
 from cutaway.model.config import Encoder as Config
+from cutaway.model.kinds import kind_of
 from cutaway.native import encoder as native
-from cutaway.native import runtime as parts
+from cutaway.native import packed_product, structures
+from cutaway.native.quant import LAYOUTS
 from cutaway.position import alibi, learned, rope
 from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
+from cutaway.runtime.block_numbers import alibi_of
 from cutaway.runtime.packed import Packing, aligned
-from cutaway.runtime.packing import alibi_of
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 KEPT = 1 - 0.15 * 0.8  # of a text's tokens while ESM was trained: 80% of 15% were masked (2206.13517)
 FARTHEST = 1 << 17  # positions: sinusoids, and what scores gain by distance, are computed for all when packed
@@ -43,9 +45,9 @@ def unsupported_reason(config: Config, tensors: Tensors) -> str | None:
         if reason is not None:
             return f"block {n}: {reason}"
     for name in matrices(config):
-        if (type := tensors.later(name).type) not in parts.TYPES:
+        if (type := tensors.later(name).type) not in packed_product.TYPES:
             return f"the weight {name} is stored as {type}"
-    if (type := tensors.later("embedding.weight").type) not in parts.LAYOUTS:
+    if (type := tensors.later("embedding.weight").type) not in LAYOUTS:
         return f"the table embedding.weight is stored as {type}"
     return None
 
@@ -152,7 +154,8 @@ class EncoderPlan(Packing):
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
         sizes = (
-            parts.packed_bytes(entry.type, *entry.shape) for entry in map(tensors.later, matrices(config))
+            packed_product.packed_bytes(entry.type, *entry.shape)
+            for entry in map(tensors.later, matrices(config))
         )
         super().__init__(tensors, sum(map(aligned, sizes)))
         self.config = config
@@ -167,7 +170,9 @@ class EncoderPlan(Packing):
 
     def _model(self) -> native.Encoder:
         config, width = self.config, self.config.embedding_width or self.config.width
-        rotations = (parts.Rotation * max(1, len(self._rotations)))(*map(self._rotation, self._rotations))
+        rotations = (structures.Rotation * max(1, len(self._rotations)))(
+            *map(self._rotation, self._rotations)
+        )
         self._kept.append(rotations)
         rows = self._table("embedding.weight")
         own = positions(config, self._tensors)
@@ -181,9 +186,9 @@ class EncoderPlan(Packing):
             segments=None if of_parts is None else self._keep(of_parts),
             embedding_norm=self._norm("norm", config.norm if config.embedding_norm else None, width),
             norm=self._norm("last_norm", last, config.width),
-            projection=self._matrix("projection") if config.embedding_width else parts.Matrix(),
+            projection=self._matrix("projection") if config.embedding_width else packed_product.Matrix(),
             embedding_row=rows.shape[1],
-            embedding_type=parts.LAYOUTS[self._tensors.later("embedding.weight").type].id,
+            embedding_type=LAYOUTS[self._tensors.later("embedding.weight").type].id,
             layer_count=len(config.layers),
             rotation_count=len(self._rotations),
             embedding_width=width,
@@ -218,7 +223,7 @@ class EncoderPlan(Packing):
             value_size=of.values,
             reach=-1 if of.reach is None else of.reach,
             rotation=-1 if of.position is None else self._rotations.index(of.position),
-            norm_over=parts.OVER.index(of.qk_norm_over),
+            norm_over=structures.OVER.index(of.qk_norm_over),
             scale=scale(of),
             softcap=of.softcap or 0.0,
         )
@@ -239,6 +244,9 @@ def scale(attention: Any) -> float:
 
 class EncoderEngine:
     """An encoder that runs its packed weights. Raises UserError for one that the kernels do not know."""
+
+    together = 512  # tokens: what a layer computes of them stays in the caches
+    pads = False
 
     def __init__(self, config: Config, tensors: Tensors, threads: int | None = None) -> None:
         self.packed = EncoderPlan(config, tensors)

@@ -8,23 +8,26 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block
+from cutaway.layers.config import MLP
+from cutaway.model.block_config import Block
 from cutaway.model.config import Encoder as Config
 from cutaway.quantization import formats
-from cutaway.runtime import arithmetic, attention, encoder, matmul
-from cutaway.runtime.reference import ACTIVATIONS, rotated
-from cutaway.weights.rules import Tensors
+from cutaway.runtime import attention, encoder
+from cutaway.runtime.numpy_layers import Layers, rotated
+from cutaway.weights.named_tensors import Tensors
 
 
 class ReferenceEncoder:
     """What ``EncoderEngine`` computes, slower, and anywhere."""
 
+    together = 512
+    pads = False
+
     def __init__(self, config: Config, tensors: Tensors) -> None:
         reason = encoder.unsupported_reason(config, tensors)
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
-        self.config, self._tensors = config, tensors
+        self.config, self._tensors, self._layers = config, tensors, Layers(tensors)
 
     def encode(
         self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
@@ -37,7 +40,7 @@ class ReferenceEncoder:
         x = self._embedded(ids, segments)
         for n in self.config.layers:
             x = self._layer(n, x)
-        return self._norm(x, "last_norm", self.config.norm if self.config.norm_first else None)
+        return self._layers.norm(x, "last_norm", self.config.norm if self.config.norm_first else None)
 
     def _embedded(self, ids: np.ndarray, segments: Sequence[int] | None) -> np.ndarray:
         config, tensors = self.config, self._tensors
@@ -52,8 +55,8 @@ class ReferenceEncoder:
         of_parts = encoder.segments(config, tensors)
         if of_parts is not None:
             x = x + of_parts[[0] * len(ids) if segments is None else list(segments)]
-        x = self._norm(x, "norm", config.norm if config.embedding_norm else None)
-        return self._matrix("projection", x) if config.embedding_width else x
+        x = self._layers.norm(x, "norm", config.norm if config.embedding_norm else None)
+        return self._layers.matrix("projection", x) if config.embedding_width else x
 
     def _layer(self, n: int, x: np.ndarray) -> np.ndarray:
         block, path = self.config.blocks[n], f"blocks.{n}"
@@ -61,11 +64,11 @@ class ReferenceEncoder:
         names = encoder.norms(self.config, block)
 
         def normed(x: np.ndarray, what: str) -> np.ndarray:
-            return self._norm(x, f"{path}.{names[what]}", block.norm) if what in names else x
+            return self._layers.norm(x, f"{path}.{names[what]}", block.norm) if what in names else x
 
         mixed = self._attention(block, n, normed(x, "attention_norm"))
         x = normed(x + normed(mixed, "attention_post_norm"), "attention_sum_norm")
-        hidden = self._mlp(block.mlp, f"{path}.mlp", normed(x, "mlp_norm"))
+        hidden = self._layers.mlp(block.mlp, f"{path}.mlp", normed(x, "mlp_norm"))
         return normed(x + normed(hidden, "mlp_post_norm"), "mlp_sum_norm")
 
     def _attention(self, block: Block, n: int, x: np.ndarray) -> np.ndarray:
@@ -73,19 +76,19 @@ class ReferenceEncoder:
         path, count = f"blocks.{n}.attention", len(x)
         query = self._heads(of, path, "query", x, of.heads) * np.float32(encoder.scale(of))
         key = self._heads(of, path, "key", x, of.groups)
-        value = self._matrix(f"{path}.value", x).reshape(count, of.groups, -1)
+        value = self._layers.matrix(f"{path}.value", x).reshape(count, of.groups, -1)
         seen = attention.Sides(of.reach, self._relative(n, count))
         mixed = attention.attend(query, key, value, np.arange(count), softcap=of.softcap, sides=seen)
-        return self._matrix(f"{path}.out", mixed.reshape(count, -1))
+        return self._layers.matrix(f"{path}.out", mixed.reshape(count, -1))
 
     def _heads(self, of: Any, path: str, name: str, x: np.ndarray, heads: int) -> np.ndarray:
         """Queries or keys [t h k], normed and rotated."""
-        rows = self._matrix(f"{path}.{name}", x)
+        rows = self._layers.matrix(f"{path}.{name}", x)
         if of.qk_norm and of.qk_norm_over == "width":
-            rows = self._norm(rows, f"{path}.{name}_norm", of.qk_norm)
+            rows = self._layers.norm(rows, f"{path}.{name}_norm", of.qk_norm)
         rows = rows.reshape(len(x), heads, -1)
         if of.qk_norm and of.qk_norm_over != "width":
-            rows = self._norm(rows, f"{path}.{name}_norm", of.qk_norm)
+            rows = self._layers.norm(rows, f"{path}.{name}_norm", of.qk_norm)
         return rotated(rows, np.arange(len(x)), of.position)
 
     def _relative(self, n: int, count: int) -> np.ndarray | None:
@@ -95,22 +98,3 @@ class ReferenceEncoder:
             return None
         at = np.arange(count)
         return table[:, self.config.context - 1 + at[None] - at[:, None]]
-
-    def _mlp(self, of: MLP, path: str, x: np.ndarray) -> np.ndarray:
-        up = self._matrix(f"{path}.up", x)
-        active = ACTIVATIONS[of.activation](self._matrix(f"{path}.gate", x) if of.gated else up)
-        return self._matrix(f"{path}.down", active * up if of.gated else active)
-
-    def _matrix(self, path: str, x: np.ndarray) -> np.ndarray:
-        out = matmul.product(self._tensors[f"{path}.weight"], x)
-        bias = f"{path}.bias"
-        return out + formats.unpack(self._tensors[bias]) if bias in self._tensors else out
-
-    def _norm(self, x: np.ndarray, path: str, of: Norm | None) -> np.ndarray:
-        if of is None:
-            return x
-        weight = formats.unpack(self._tensors[f"{path}.weight"]) if of.weight else np.float32(1)
-        if of.kind == "rms":
-            return arithmetic.rms_norm(x, weight, of.eps)
-        bias = formats.unpack(self._tensors[f"{path}.bias"]) if of.weight and of.bias else None
-        return arithmetic.layer_norm(x, weight, bias, of.eps)

@@ -1,196 +1,31 @@
-"""The runtime as an engine (generate/engine.py's protocol): ids in, logits out, the text remembered in pages.
-
-Keys and values are kept as halves, in pages of 128 positions that are made as the text grows.
-"""
+"""The runtime as an engine (generate/engine.py's protocol): ids in, logits out, a KV cache for each text."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import ctypes
 import math
-import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder, kind_of
-from cutaway.native import library
-from cutaway.native import runtime as native
-from cutaway.runtime import cache, matmul
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
+from cutaway.native import library, packed_product, step, step_edits, structures
+from cutaway.runtime import cache_formats, matmul
 from cutaway.runtime.adapter import AdapterPlan
+from cutaway.runtime.block_numbers import attends, first_length, latent
 from cutaway.runtime.edits import NEVER, Edit
-from cutaway.runtime.packing import PackedModel, attends, first_length, latent
-from cutaway.runtime.reference import emptied
-from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, named
+from cutaway.runtime.kv_cache import Kept, Pages, State
+from cutaway.runtime.packing import PackedModel
+from cutaway.runtime.values import ENDS, LOGITS, LOOKS, PATTERN, Value, Values, editable, moved_alone, named
 from cutaway.weights.changes import Adapter
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 CHUNK = 512  # tokens of a prompt read at once: bounds what a long one needs beside its state
-# Pages made at once. What is never written takes no memory, and numpy asks the system for huge pages where a
-# piece is large: attention over a long text reads those twice as fast.
-PAGES_AT_ONCE = 4
-KEPT = 512 << 20  # bytes of pages that no text uses any more, kept for texts to come
-PIECE = 32 << 10  # halves written at once where pages are made ahead
-
-
-class Pages:
-    """The pages of an engine's texts, uint16 [halves]. One without references is used again.
-
-    Memory that is new to the process takes longer to get, when it is first written, than a step of the model;
-    so a server has some made ahead. What an earlier text left in a page is never read: a text reads what it
-    has written. From any thread.
-    """
-
-    def __init__(self, halves: int, state_size: int = 0, first_length: int | None = None) -> None:
-        self.halves = halves
-        self.first_length = first_length  # past which a text rotates otherwise
-        self.state_size = state_size  # floats of a text's state of recurrent layers
-        self.most = KEPT // max(2 * halves, 1)  # free pages that are kept
-        self._free: deque[tuple[np.ndarray, int]] = deque()  # that were written once, as blocks and places
-        self._new: deque[tuple[np.ndarray, int]] = deque()  # that were not
-
-    def take(self) -> np.ndarray:
-        """A page."""
-        for places in (self._free, self._new):
-            with contextlib.suppress(IndexError):
-                return self._page(*places.pop())
-        return self._page(*self._made())
-
-    def spare(self) -> int:
-        """How many pages were written once and are free."""
-        return len(self._free)
-
-    def make(self, pause: Callable[[], None]) -> None:
-        """One more, written in pieces with a pause after each, so that other threads are hardly held up
-        meanwhile.
-        """
-        block, place = self._made()
-        for start in range(0, self.halves, PIECE):
-            block[place, start : start + PIECE] = 0
-            pause()
-        self._give_back(block, place)
-
-    def _made(self) -> tuple[np.ndarray, int]:
-        """A place that was not written yet."""
-        with contextlib.suppress(IndexError):
-            return self._new.pop()
-        block = np.zeros((PAGES_AT_ONCE, self.halves), np.uint16)
-        self._new.extend((block, place) for place in range(1, PAGES_AT_ONCE))
-        return block, 0
-
-    def _page(self, block: np.ndarray, place: int) -> np.ndarray:
-        page = block[place]
-        weakref.finalize(page, self._give_back, block, place).atexit = False
-        return page
-
-    def _give_back(self, block: np.ndarray, place: int) -> None:
-        if len(self._free) < self.most:
-            self._free.append((block, place))
-
-
-class State:
-    """What was read of one text: the keys and values of every layer, 128 positions a page."""
-
-    def __init__(self, store: Pages, adapter: AdapterPlan | None = None) -> None:
-        self._store = store
-        self.adapter = adapter
-        self.edits: tuple[Edit, ...] = ()  # of every token that is read into it
-        self._pages: list[np.ndarray] = []
-        self._borrowed = 0  # how many of them, from the first, others read too
-        self.addresses = np.empty(0, np.uint64)
-        self.length = 0
-        self.recurrent = np.zeros(store.state_size, np.float32)
-        self.one: native.OneToken | None = None  # made when a token is first read alone
-        # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again; the length that
-        # is announced; and how the pages are rotated, None where they differ.
-        self.ids: list[int] = []
-        self.announced = 0
-        self.longer: bool | None = False
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its pages, and of the state of recurrent layers."""
-        return sum(page.nbytes for page in self._pages) + self.recurrent.nbytes
-
-    def fits(self, new: int) -> bool:
-        """Whether its pages are rotated as the text will be with so many ids more."""
-        first = self._store.first_length
-        return first is None or self.longer == (max(self.length + new, self.announced) > first)
-
-    def restart(self, new: int) -> list[int]:
-        """Becomes empty, to be rotated as the text with so many ids more; gives what it held."""
-        ids, self.ids = self.ids, []
-        assert self._store.first_length is not None
-        self.announced = max(len(ids) + new, self.announced)
-        self.longer = self.announced > self._store.first_length
-        self._pages, self._borrowed, self.length = [], 0, 0
-        self.addresses = np.empty(0, np.uint64)
-        self.recurrent[:] = 0
-        return ids
-
-    def passed(self, ids: Sequence[int]) -> None:
-        """These were read."""
-        self.length += len(ids)
-        if self._store.first_length is not None:
-            self.ids += ids
-
-    def reserve(self, length: int) -> None:
-        """Makes the pages that hold this many positions."""
-        while len(self._pages) * native.PAGE < length:
-            self._pages.append(self._store.take())
-        if len(self.addresses) != len(self._pages):
-            self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
-
-    def truncate(self, length: int) -> None:
-        """Forgets what is after the first ``length`` positions; UserError where recurrent layers moved on."""
-        self.length = emptied(min(length, self.length), self.length, self.recurrent.size > 0)
-        if self.length == 0:
-            self.recurrent[:] = 0
-        del self.ids[self.length :]
-        self.announced = self.length
-        del self._pages[-(-self.length // native.PAGE) :]
-        if self.length // native.PAGE < min(self._borrowed, len(self._pages)):
-            self._pages[-1] = self._pages[-1].copy()  # what is read next is written into it
-        self._borrowed = min(self._borrowed, self.length // native.PAGE)
-        self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
-
-    @property
-    def pages(self) -> tuple[np.ndarray, ...]:
-        """Its pages, uint16."""
-        return tuple(self._pages)
-
-    def borrow(self, pages: Sequence[np.ndarray]) -> None:
-        """Begins with these full pages of another's: what is read next goes to pages of its own."""
-        self._pages, self._borrowed = list(pages), len(pages)
-        self.length = len(pages) * native.PAGE
-        self.reserve(self.length)
-
-    def snapshot(self) -> State:
-        """A copy that what is read later does not touch."""
-        other = State(self._store, self.adapter)
-        other._pages = [page.copy() for page in self._pages]
-        other.reserve(len(self._pages) * native.PAGE)
-        other.continues(self)
-        other.recurrent[:] = self.recurrent
-        return other
-
-    def continues(self, other: State) -> None:
-        """Its pages hold what another's do."""
-        self.length, self.edits, self.ids = other.length, other.edits, list(other.ids)
-        self.announced, self.longer = other.announced, other.longer
-
-
-class Kept(NamedTuple):
-    """A full page of a text that may rotate otherwise, and its ids."""
-
-    page: np.ndarray
-    ids: list[int]
-    longer: bool | None
 
 
 class RuntimeEngine:
@@ -201,20 +36,20 @@ class RuntimeEngine:
         config: Decoder,
         tensors: Tensors,
         threads: int | None = None,
-        kv_cache: cache.Kind = "F16",
+        kv_cache: cache_formats.Kind = "F16",
     ) -> None:
         self.packed = PackedModel(config, tensors, kv_cache)
-        self.kv_cache: cache.Kind = kv_cache
+        self.kv_cache: cache_formats.Kind = kv_cache
         self.config, self._model = config, self.packed.model
         self._tensors, self._adapter = tensors, None
         self.vocab = config.vocab
         self.max_context = config.context
         self.layers = len(config.blocks)
-        self.page, self.grid, self.page_bytes = native.PAGE, 1, 2 * self.packed.page_halves
+        self.page, self.grid, self.page_bytes = step.PAGE, 1, 2 * self.packed.page_halves
         if self.packed.state_size:  # what a recurrence holds is shared where a prompt may be cut, as a copy
             self.page = self.grid = CHUNK
-            self.page_bytes = CHUNK // native.PAGE * self.page_bytes + 4 * self.packed.state_size
-        position_bytes = 2 * self.packed.page_halves / native.PAGE
+            self.page_bytes = CHUNK // step.PAGE * self.page_bytes + 4 * self.packed.state_size
+        position_bytes = 2 * self.packed.page_halves / step.PAGE
         self.weights_in_positions = int(self.packed.token_nbytes / max(1.0, position_bytes))
         self.threads = threads
         self._head = self._head_bias = np.empty(0, np.uint8)  # of a view with a part of the head
@@ -232,13 +67,15 @@ class RuntimeEngine:
         """The state; what is read into it from now on is edited, in the edits' order."""
         state.edits = tuple(edits)
         for edit in state.edits:
+            if moved_alone(self.config, edit.layer, edit.what) and edit.how != "move":
+                raise UserError(f"the runtime only scales and sets blocks.{edit.layer}.{edit.what}")
             if (edit.what, edit.layer) in self._places:
                 continue
             name = edit.what if edit.what in ENDS else f"blocks.{edit.layer}.{edit.what}"
             (value,) = named(self.config, (name,))
             if not editable(name):
                 raise UserError(f"the runtime shows {name} and does not edit it")
-            what = native.PATTERN if value.what == LOOKS[PATTERN] else value.what
+            what = step_edits.PATTERN if value.what == LOOKS[PATTERN] else value.what
             self._places[edit.what, edit.layer] = what, math.prod(value.shape)
         return state
 
@@ -250,7 +87,7 @@ class RuntimeEngine:
     def first_layers(self, count: int) -> RuntimeEngine:
         """The same engine with its first layers alone, for their values; its states are its own."""
         view = copy.copy(self)
-        view._model = native.Model.from_buffer_copy(self.packed.model)
+        view._model = structures.Model.from_buffer_copy(self.packed.model)
         view._model.layer_count = count
         return view
 
@@ -269,7 +106,7 @@ class RuntimeEngine:
         the residual stream before it. It reads into states of this engine.
         """
         view = copy.copy(self)
-        view._model = native.Model.from_buffer_copy(self.packed.model)
+        view._model = structures.Model.from_buffer_copy(self.packed.model)
         view._model.layers = ctypes.pointer(self.packed.model.layers[first])
         view._model.layer_count -= first
         view.config = replace(self.config, blocks=self.config.blocks[first:])
@@ -281,21 +118,26 @@ class RuntimeEngine:
         reads id 0 at every position, of texts whose ``embed`` is set.
         """
         view, head = copy.copy(self), self.packed.model.head
-        size = native.packed_bytes(self._head_type, native.PANEL, head.columns)
-        chosen = sorted({token // native.PANEL for token in tokens})
-        view._head = native.lined(len(chosen) * size)  # keeps it as long as the view
+        size = packed_product.packed_bytes(self._head_type, packed_product.PANEL, head.columns)
+        chosen = sorted({token // packed_product.PANEL for token in tokens})
+        view._head = packed_product.lined(len(chosen) * size)  # keeps it as long as the view
         for n, panel in enumerate(chosen):
             ctypes.memmove(view._head[n * size :].ctypes.data, head.panels + panel * size, size)
-        view._model = native.Model.from_buffer_copy(self._model)
-        view._model.head = native.Matrix.from_buffer_copy(head)
+        view._model = structures.Model.from_buffer_copy(self._model)
+        view._model.head = packed_product.Matrix.from_buffer_copy(head)
         view._model.head.panels = view._head.ctypes.data
-        view._model.head.rows = view._model.vocab = view.vocab = len(chosen) * native.PANEL
+        view._model.head.rows = view._model.vocab = view.vocab = len(chosen) * packed_product.PANEL
         if head.bias:
-            rows = np.concatenate([np.arange(native.PANEL) + panel * native.PANEL for panel in chosen])
+            rows = np.concatenate(
+                [np.arange(packed_product.PANEL) + panel * packed_product.PANEL for panel in chosen]
+            )
             bias = np.ctypeslib.as_array((ctypes.c_float * head.rows).from_address(head.bias))
             view._head_bias = np.ascontiguousarray(bias[np.minimum(rows, head.rows - 1)])
             view._model.head.bias = view._head_bias.ctypes.data
-        return view, [chosen.index(one // native.PANEL) * native.PANEL + one % native.PANEL for one in tokens]
+        return view, [
+            chosen.index(one // packed_product.PANEL) * packed_product.PANEL + one % packed_product.PANEL
+            for one in tokens
+        ]
 
     def adapted(self, adapter: Adapter | None) -> RuntimeEngine:
         """This engine with an adapter beside its packed weights, which both share; None is without.
@@ -340,7 +182,7 @@ class RuntimeEngine:
         self._make_room(state, 1)
         if state.one is None:
             held = state.recurrent if state.recurrent.size else None
-            state.one = native.OneToken(self._model, self.threads, address(state), held)
+            state.one = step.OneToken(self._model, self.threads, state.adapter_address, held)
         state.one.longer.value = bool(state.longer)
         logits = state.one.read(id, state.length, state.addresses)
         state.passed([id])
@@ -371,12 +213,12 @@ class RuntimeEngine:
     def head_product(self, x: np.ndarray) -> np.ndarray:
         """float32 [n v]: the head's matrix times vectors [n d], by the step's kernel (matmul)."""
         head, type = self.packed.model.head, self._head_type
-        size = native.packed_bytes(type, head.rows, head.columns)
+        size = packed_product.packed_bytes(type, head.rows, head.columns)
         panels = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(head.panels))
         threads = library.threads() if self.threads is None else self.threads
 
         def product(x: np.ndarray) -> np.ndarray:
-            return native.multiply(type, head.rows, head.columns, panels, x, threads)
+            return packed_product.multiply(type, head.rows, head.columns, panels, x, threads)
 
         scores = product(x)
         if not matmul.reads_eight_bits(type):
@@ -388,7 +230,7 @@ class RuntimeEngine:
         if not self.packed.state_size and self._store.first_length is None:
             return state.pages[page]
         if not self.packed.state_size:
-            ids = state.ids[page * native.PAGE : (page + 1) * native.PAGE]
+            ids = state.ids[page * step.PAGE : (page + 1) * step.PAGE]
             return Kept(state.pages[page], ids, state.longer)
         if state.length != (page + 1) * self.page:
             raise ValueError(f"a state of {state.length} ids does not end with its page {page}")
@@ -413,7 +255,7 @@ class RuntimeEngine:
         """Another state that holds what this one does: it shares the full pages and copies the last."""
         if self.packed.state_size:
             return state.snapshot()
-        full = state.length // native.PAGE
+        full = state.length // step.PAGE
         fork = self.new_state()
         fork.borrow(state.pages[:full])
         fork.reserve(state.length)
@@ -460,7 +302,10 @@ class RuntimeEngine:
         """
         wanted = named(self.config, tuple(names))
         looks, count = [one for one in wanted if one.name.endswith(tuple(LOOKS))], sum(map(len, texts))
-        attention_at = [(at, one.layer, PATTERN not in one.name) for one in looks for at in range(count)]
+        kinds = [next(n for n, look in enumerate(LOOKS) if one.name.endswith(look)) for one in looks]
+        attention_at = [
+            (at, one.layer, kind) for one, kind in zip(looks, kinds, strict=True) for at in range(count)
+        ]
         rows, every = [one.name for one in wanted if one.what >= 0], any(one.what == LOGITS for one in wanted)
         head_at = range(count) if every else logits_at
         logits, patterns, out = self.watch_values(texts, states, head_at, None, attention_at, rows)
@@ -478,7 +323,8 @@ class RuntimeEngine:
     ) -> tuple[np.ndarray, list[np.ndarray], Values]:
         """Reads as ``watch`` does, and gives values of the tokens by name: float32 [n ...], no patterns.
 
-        With 1 behind an index and a layer, ``attention_at`` asks for scores in place of weights.
+        With 1 behind an index and a layer, ``attention_at`` asks for scores in place of weights, with 2 for
+        the positions that an indexer chose.
         """
         rows = named(self.config, tuple(names))
         logits, patterns, given = self._read(texts, states, logits_at, after, attention_at, rows)
@@ -510,7 +356,7 @@ class RuntimeEngine:
             if edit.layer < self._model.layer_count
             for span in edit.spans(state.length, len(text))
         ]
-        seen = native.read(
+        seen = step.read(
             self._model,
             np.array([id for text in texts for id in text], np.int32),
             starts,
@@ -520,7 +366,7 @@ class RuntimeEngine:
             self.threads,
             None if after is None else np.array(after, np.int32),
             [(at, layer, rest[0] if rest else 0) for at, layer, *rest in attention_at],
-            [address(state) for state in states],
+            [state.adapter_address for state in states],
             [(one.what, one.layer) for one in values],
             edits,
             [state.recurrent for state in states] if self.packed.state_size else (),
@@ -530,7 +376,7 @@ class RuntimeEngine:
             state.passed(text)
         return seen
 
-    def _native(self, edit: Edit, start: int, held: int, first: int, last: int) -> native.EditOf:
+    def _native(self, edit: Edit, start: int, held: int, first: int, last: int) -> step_edits.EditOf:
         """An edit as the native step takes it, of the tokens from ``first`` to ``last`` of a text that begins
         at ``start`` and whose state has ``held`` tokens.
         """
@@ -541,17 +387,20 @@ class RuntimeEngine:
             (edit.read, (0, NEVER)) if edit.what != PATTERN else (edit.chosen_keys, edit.span_of_keys)
         )
         how = edit.how, read, edit.other or 0, keys, edit.renormalises
-        return native.EditOf(what, edit.layer, *where, *added, *how)
+        return step_edits.EditOf(what, edit.layer, *where, *added, *how)
 
     def _shaped(self, value: Value, rows: np.ndarray) -> np.ndarray:
         """A value of each token in its shape; keys and values as the KV cache keeps them."""
         rows = rows.reshape(-1, *value.shape)
         if value.name.endswith(".expert_indices"):
             return rows.astype(np.int64)
-        if not value.name.endswith((".k", ".v")):
+        if not value.name.endswith((".k", ".v", ".latent")):
             return rows
-        pairs = kind_of(self.config.blocks[value.layer].attention) == "differential"
-        stored = cache.stored_pairs if pairs and value.name.endswith(".v") else cache.stored
+        of: Any = self.config.blocks[value.layer].attention
+        if value.name.endswith(".latent"):
+            return cache_formats.stored_latent(rows, of.latent, self.kv_cache).astype(np.float32)
+        pairs = kind_of(of) == "differential"
+        stored = cache_formats.stored_pairs if pairs and value.name.endswith(".v") else cache_formats.stored
         return stored(rows, self.kv_cache).astype(np.float32)
 
     def _make_room(self, state: State, new: int) -> None:
@@ -566,8 +415,3 @@ class RuntimeEngine:
             for start in range(0, len(ids), CHUNK):
                 self._read([ids[start : start + CHUNK]], [state], [], None, ())
         state.reserve(state.length + new)
-
-
-def address(state: State) -> int | None:
-    """Where the layers of its text's adapter are."""
-    return None if state.adapter is None else state.adapter.address

@@ -11,14 +11,17 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Packed, ReadAhead, give_back
 from cutaway.layers.config import Norm
-from cutaway.native import library
-from cutaway.native import runtime as native
+from cutaway.model.config import Decoder
+from cutaway.native import library, packed_product, structures
+from cutaway.native.quant import LAYOUTS
 from cutaway.position import rope
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
-from cutaway.weights.rules import ROUTERS, Tensors
+from cutaway.weights import named_tensors
+from cutaway.weights.named_tensors import ROUTERS, Tensors
 
 ALIGNMENT = 64
+TABLES = ("embedding.weight", "per_layer.embedding.weight")  # whose rows are read as their file has them
 AT_ONCE = 1 << 20  # bytes of a mapped file that are in memory beside the panels made of them
 
 
@@ -48,19 +51,19 @@ class Packing:
         self._kept.append(rows)
         return rows
 
-    def _norm(self, path: str, of: Norm | None, size: int) -> native.Norm:
+    def _norm(self, path: str, of: Norm | None, size: int) -> structures.Norm:
         """A norm of ``size`` numbers; where nothing is learned its weights are ones."""
         if of is None:
-            return native.Norm()
+            return structures.Norm()
         weight = self._vector(f"{path}.weight") if of.weight else self._keep(np.ones(size, np.float32))
         bias = self._vector(f"{path}.bias") if "bias" in of.weights(size) else None
-        return native.Norm(weight, bias, native.NORM_KINDS.index(of.kind), of.eps)
+        return structures.Norm(weight, bias, structures.NORM_KINDS.index(of.kind), of.eps)
 
-    def _activation(self, path: str, of: Any) -> native.Activation:
+    def _activation(self, path: str, of: Any) -> structures.Activation:
         own = self._keep(np.array(xielu(self._tensors, path))) if of.activation == "xielu" else None
-        return native.Activation(own, native.ACTIVATIONS.index(of.activation), of.limit or 0.0)
+        return structures.Activation(own, structures.ACTIVATIONS.index(of.activation), of.limit or 0.0)
 
-    def _rotation(self, position: rope.Config) -> native.Rotation:
+    def _rotation(self, position: rope.Config) -> structures.Rotation:
         radians = np.ascontiguousarray(position.frequencies(), dtype=np.float64)
         self._kept.append(radians)
         longer = None
@@ -68,30 +71,32 @@ class Packing:
             more = np.ascontiguousarray(position.frequencies(position.scaling.original + 1), np.float64)
             self._kept.append(more)
             longer = more.ctypes.data
-        return native.Rotation(
+        return structures.Rotation(
             radians.ctypes.data, longer, position.magnitude, len(radians), position.interleaved
         )
 
-    def _matrix(self, path: str) -> native.Matrix:
+    def _matrix(self, path: str) -> packed_product.Matrix:
         packed = as_it_runs(f"{path}.weight", self._tensors)
         rows, columns = packed.shape
-        panels = self._weights.take(native.packed_bytes(packed.type, rows, columns))
+        panels = self._weights.take(packed_product.packed_bytes(packed.type, rows, columns))
         self._pack(packed, panels, path)
         bias = self._vector(f"{path}.bias") if f"{path}.bias" in self._tensors else None
-        return native.Matrix(panels.ctypes.data, bias, native.LAYOUTS[packed.type].id, rows, columns, 0)
+        return packed_product.Matrix(panels.ctypes.data, bias, LAYOUTS[packed.type].id, rows, columns, 0)
 
     def _pack(self, packed: Packed, panels: np.ndarray, path: str) -> None:
         """Lays a matrix out as panels, a megabyte at a time."""
         rows, columns = packed.shape
-        at_once = max(1, AT_ONCE // (packed.data.shape[1] * native.PANEL)) * native.PANEL
+        at_once = max(1, AT_ONCE // (packed.data.shape[1] * packed_product.PANEL)) * packed_product.PANEL
         done, threads = 0, library.threads()
         for first in range(0, rows, at_once):
             count = min(at_once, rows - first)
-            size = native.packed_bytes(packed.type, count, columns)
+            size = packed_product.packed_bytes(packed.type, count, columns)
             data = np.ascontiguousarray(packed.data[first : first + count])
             self._read_ahead.before(data)
             try:
-                native.pack(packed.type, count, columns, data, panels[done : done + size], first, threads)
+                packed_product.pack(
+                    packed.type, count, columns, data, panels[done : done + size], first, threads
+                )
             except UserError as problem:
                 raise UserError(f"The weight {path}.weight cannot be run: {problem}") from None
             give_back(packed.data)
@@ -109,6 +114,24 @@ class Packing:
 def type_it_runs_as(name: str, tensors: Tensors) -> str:
     """The type that a matrix runs as: its own, but routers decide in floats whatever they are stored as."""
     return "F32" if name.endswith(ROUTERS) else tensors.later(name).type
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight multiplies vectors; norms with weights for each head have two dimensions too."""
+    within = ".conv." not in name and not name.endswith("norm.weight")
+    return len(shape) == 2 and within and name != "position.weight"
+
+
+def as_laid(
+    name: str, shape: tuple[int, ...], config: Decoder, tensors: Tensors
+) -> tuple[int, str, tuple[int, ...]]:
+    """How many matrices of which type and shape a weight runs as: one, but of latent attention one a head."""
+    if not name.endswith((".key_up.weight", ".value_up.weight")):
+        return 1, type_it_runs_as(name, tensors), shape
+    heads = config.blocks[int(name.split(".")[1])].attention.heads  # pyright: ignore[reportAttributeAccessIssue]
+    entry = tensors.later(name)
+    entry = named_tensors.absorbed(tensors, name, heads) if name.endswith(".key_up.weight") else entry
+    return heads, entry.type, (entry.shape[0] // heads, entry.shape[1])
 
 
 def as_it_runs(name: str, tensors: Tensors) -> Packed:

@@ -21,6 +21,7 @@ Projected = Callable[
     ..., np.ndarray
 ]  # a matrix by its name, what multiplies its rows, and what it reads: [t n]
 Learned = Callable[[str], np.ndarray]  # a vector, or the convolution's weights, by its name
+See = Callable[[np.ndarray], np.ndarray]  # what each head reads [t h v]: as edits leave it
 
 
 class Carried(NamedTuple):
@@ -30,16 +31,14 @@ class Carried(NamedTuple):
     S: np.ndarray | None
 
 
-def empty(of: Any, kind: str) -> Carried:
+def empty(of: Any) -> Carried:
     """What is kept before the first token."""
-    if kind == "short_conv":
-        return Carried(np.zeros((of.channels, of.conv - 1), np.float32), None)
     tail = np.zeros((of.channels, of.conv - 1), np.float32)
-    return Carried(tail, np.zeros((of.heads, of.key_size, of.values), np.float32))
+    return Carried(tail, np.zeros(of.state_shape, np.float32) if of.state_shape else None)
 
 
 def short_conv(
-    of: Any, projected: Projected, learned: Learned, carried: Carried
+    of: Any, projected: Projected, learned: Learned, carried: Carried, see: See
 ) -> tuple[np.ndarray, Carried]:
     """What the last matrix reads, float32 [t n], of a gated short convolution."""
     query, key, value = (projected(name, 1.0) for name in ("query", "key", "value"))
@@ -48,11 +47,11 @@ def short_conv(
     for one in key * value:
         y, tail = convolved(one, learned("conv.weight"), bias, tail)
         rows.append(y)
-    return query * np.stack(rows), Carried(tail, None)
+    return query * see(np.stack(rows)[:, None])[:, 0], Carried(tail, None)
 
 
 def gated_delta(
-    of: Any, projected: Projected, learned: Learned, carried: Carried
+    of: Any, projected: Projected, learned: Learned, carried: Carried, see: See
 ) -> tuple[np.ndarray, Carried]:
     """What the last matrix reads, of the gated delta rule."""
     names = ("query", "key", "value")
@@ -70,12 +69,14 @@ def gated_delta(
         strength = np.float32(1) / (np.float32(1) + exp(-betas[t]))
         value = y[2 * keys :].reshape(of.heads, -1)
         z, S = changed(S, exp(-step[t] * rate), True, key, strength, value, query)
-        z = rms_norm(z, learned("norm.weight"), of.norm.eps)
-        rows.append(z.reshape(-1) * _silu(gates[t]))
-    return np.stack(rows), Carried(tail, S)
+        rows.append(z)
+    z = rms_norm(see(np.stack(rows)), learned("norm.weight"), of.norm.eps)
+    return z.reshape(len(z), -1) * _silu(gates), Carried(tail, S)
 
 
-def kda(of: Any, projected: Projected, learned: Learned, carried: Carried) -> tuple[np.ndarray, Carried]:
+def kda(
+    of: Any, projected: Projected, learned: Learned, carried: Carried, see: See
+) -> tuple[np.ndarray, Carried]:
     """What the last matrix reads, of Kimi Delta Attention: each row of a head's state decays by itself."""
     names = ("query", "key", "value")
     lines = np.concatenate([projected(name, 1.0) for name in names], axis=1)
@@ -93,12 +94,15 @@ def kda(of: Any, projected: Projected, learned: Learned, carried: Carried) -> tu
         strength = np.float32(1) / (np.float32(1) + exp(-betas[t]))
         decay = exp(-step[t].reshape(of.heads, -1) * rate[:, None])
         z, S = changed(S, decay, True, key, strength, value, query * scale)
-        z = rms_norm(z, learned("norm.weight"), of.norm.eps)
-        rows.append(z.reshape(-1) * (np.float32(1) / (np.float32(1) + exponential(-gates[t]))))
-    return np.stack(rows), Carried(tail, S)
+        rows.append(z)
+    z = rms_norm(see(np.stack(rows)), learned("norm.weight"), of.norm.eps)
+    gate = np.float32(1) / (np.float32(1) + exponential(-gates))
+    return z.reshape(len(z), -1) * gate, Carried(tail, S)
 
 
-def mamba2(of: Any, projected: Projected, learned: Learned, carried: Carried) -> tuple[np.ndarray, Carried]:
+def mamba2(
+    of: Any, projected: Projected, learned: Learned, carried: Carried, see: See
+) -> tuple[np.ndarray, Carried]:
     """What the last matrix reads, of Mamba 2."""
     names, by = ("value", "key", "query"), of.multipliers
     lines = np.concatenate([projected(name, m) for name, m in zip(names, by[1:4], strict=True)], axis=1)
@@ -116,9 +120,10 @@ def mamba2(of: Any, projected: Projected, learned: Learned, carried: Carried) ->
         key, query = (each.repeat(of.heads // of.groups, axis=0) for each in (key, query))
         decay, ones = exp(-step[t] * rate), np.ones(of.heads, np.float32)
         z, S = changed(S, decay, False, key, ones, step[t][:, None] * value, query)
-        z = z + learned("D")[:, None] * value
-        rows.append(_output(of, z.reshape(-1), _silu(gates[t]), learned))
-    return np.stack(rows), Carried(tail, S)
+        rows.append(z + learned("D")[:, None] * value)
+    z = see(np.stack(rows)).reshape(len(rows), -1)
+    given = [_output(of, one, _silu(gate), learned) for one, gate in zip(z, gates, strict=True)]
+    return np.stack(given), Carried(tail, S)
 
 
 def _output(of: Any, z: np.ndarray, gate: np.ndarray, learned: Learned) -> np.ndarray:

@@ -1,28 +1,38 @@
-"""Vectors and labels of whole texts from the runtime's vectors of their tokens: numpy alone.
+"""Vectors and labels of whole texts from an engine's vectors of their tokens (Sentence-BERT, 1908.10084).
 
     mean   the average of the tokens        cls   the first token's        last   the last token's
 
-A text is pooled by itself, so that it has the same bits beside any others."""
+A text is pooled by itself, so that it has the same bits beside any others. Numpy alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from cutaway.errors import OperationalError
 from cutaway.model.labels import LabelHead
 from cutaway.runtime import arithmetic
-from cutaway.runtime.reference import ACTIVATIONS
+from cutaway.runtime.activation_functions import ACTIVATIONS
 from cutaway.store.files import Progress, silent
 
-TOKENS = 512  # read at once, unless one text has more: what a layer computes of them stays in the caches
+Pooling = Literal["mean", "cls", "last"]
 
 
 @runtime_checkable
 class Encoding(Protocol):
-    """An encoder engine: the vectors of the tokens of some texts."""
+    """What computes the vectors of the tokens of some texts.
+
+    ``together``: tokens that are read at once, unless one text has more. ``pads``: a text in a batch costs as
+    much as the longest, so that texts of like length are read together.
+    """
+
+    @property
+    def together(self) -> int: ...
+
+    @property
+    def pads(self) -> bool: ...
 
     def encode(
         self, rows: Sequence[Sequence[int]], segments: Sequence[Sequence[int]] | None = None
@@ -41,7 +51,8 @@ def vectors(
 
     At most ``batch`` rows are read at once; ``progress`` counts them.
     """
-    out = np.stack([pool(x, pooling) for x in _read(engine, rows, None, batch, "embedding", progress)])
+    found = _read(engine, rows, None, batch, "embedding", progress, lambda x: pool(x, pooling))
+    out = np.stack(found)
     return out / np.linalg.norm(out, axis=1, keepdims=True).clip(1e-12) if normalise else out
 
 
@@ -59,10 +70,13 @@ def logits(
     progress: Progress = silent,
 ) -> list[np.ndarray]:
     """For each row of ids float32 [n] for its labels; ``segments`` of tokens are the first by default."""
-    read = _read(engine, rows, segments, batch, "classifying", progress)
-    if head.pooling == "late":
-        return [of_tokens(head, x).mean(axis=0, dtype=np.float32) for x in read]
-    return [of_tokens(head, pool(x, head.pooling)[None])[0] for x in read]
+
+    def of_text(x: np.ndarray) -> np.ndarray:
+        if head.pooling == "late":
+            return of_tokens(head, x).mean(axis=0, dtype=np.float32)
+        return of_tokens(head, pool(x, head.pooling)[None])[0]
+
+    return _read(engine, rows, segments, batch, "classifying", progress, of_text)
 
 
 def token_logits(
@@ -74,7 +88,8 @@ def token_logits(
     progress: Progress = silent,
 ) -> list[np.ndarray]:
     """For each row of ids float32 [t n], for the labels of its tokens."""
-    return [of_tokens(head, x) for x in _read(engine, rows, segments, batch, "classifying", progress)]
+    made = lambda x: of_tokens(head, x)  # noqa: E731
+    return _read(engine, rows, segments, batch, "classifying", progress, made)
 
 
 def of_tokens(head: LabelHead, x: np.ndarray) -> np.ndarray:
@@ -100,24 +115,30 @@ def _read(
     batch: int,
     doing: str,
     progress: Progress,
-) -> Iterator[np.ndarray]:
-    """The vectors of each row's tokens, in order; OperationalError if one is NaN."""
-    for first, last in _pieces([len(row) for row in rows], batch):
-        part = None if segments is None else segments[first:last]
-        for i, x in enumerate(engine.encode(rows[first:last], part)):
+    made: Callable[[np.ndarray], np.ndarray],
+) -> list[np.ndarray]:
+    """What is made of the vectors of each row's tokens; OperationalError if one is NaN."""
+    order, out = list(range(len(rows))), dict[int, np.ndarray]()
+    if engine.pads:
+        order.sort(key=lambda n: len(rows[n]), reverse=True)
+    for first, last in _pieces([len(rows[n]) for n in order], batch, engine.together):
+        some = order[first:last]
+        part = None if segments is None else [segments[n] for n in some]
+        for n, x in zip(some, engine.encode([rows[n] for n in some], part), strict=True):
             if np.isnan(x).any():
                 raise OperationalError(
-                    f"the vectors of text {first + i} are NaN: check the model's weights, or load them again"
+                    f"the vectors of text {n} are NaN: check the model's weights, or load them again"
                 )
-            yield x
+            out[n] = made(x)
         progress(doing, last, len(rows))
+    return [out[n] for n in range(len(rows))]
 
 
-def _pieces(lengths: Sequence[int], batch: int) -> Iterator[tuple[int, int]]:
+def _pieces(lengths: Sequence[int], batch: int, together: int) -> Iterator[tuple[int, int]]:
     """Where the rows begin and end that are read at once."""
     first, tokens = 0, 0
     for n, length in enumerate(lengths):
-        if n > first and (n - first == batch or tokens + length > TOKENS):
+        if n > first and (n - first == batch or tokens + length > together):
             yield first, n
             first, tokens = n, 0
         tokens += length

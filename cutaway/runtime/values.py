@@ -4,14 +4,21 @@
     blocks.N.attention_norm, mlp_norm      what each half reads of it [d], normed
     blocks.N.attention_post_norm, mlp_...  what each half adds to it [d], where that is normed
     blocks.N.attention.q_unrotated, k_...  queries [h k] and keys [g k] before RoPE
-    blocks.N.attention.q k v z             those that scores read, values [g v], and what attention gave each
-                                           head [h v]
+    blocks.N.attention.q k v z             those that scores read, values [g v], and what attention, or a
+                                           recurrence, gave each head [h v]
+    blocks.N.attention.gate, out_input     a gate of what heads give [h*v], and what the last matrix reads of
+                                           gated attention or a recurrence [h v]
+    blocks.N.attention.latent              of latent attention: the latent and the rotated key [1 c+kr]
     blocks.N.attention.scores, pattern     scores [h s] over the text up to the token, those outside of a
                                            window too, and attention weights
+    blocks.N.attention.chosen              1 for each position that an indexer chose [1 s]
     blocks.N.attention.out                 what the mixer's last matrix gives [d]
     blocks.N.mlp.hidden, mlp.down          each neuron's activation [f], and what the last matrix gives [d]
     blocks.N.mlp.expert_indices, ..weights a mixture's choice of experts [k], and how they are weighed
+    blocks.N.mlp.expert_hidden             the activations of those experts' neurons [k f]
+    blocks.N.mlp.shared.hidden, shared_gate   those of the shared expert [f], and its gate's logit [1]
     blocks.N.mlp.out                       a mixture's output [d]
+    blocks.N.beside.out                    what a second mixer beside attention gives [d]
     blocks.N.attention.state               what a recurrence holds after each token [h k v]
     norm, logits                           what the head reads [d], and what it gives [v]
 
@@ -31,26 +38,34 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, Decoder, kind_of
-from cutaway.runtime.packing import attends, latent
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of
+from cutaway.runtime.block_numbers import GATED, attends, indexed, latent
 
 HEADS = ("attention.q", "attention.k", "attention.v", "attention.z")
 UNROTATED = ("attention.q_unrotated", "attention.k_unrotated")
 WHATS = ("embed", "middle", "out", *HEADS, "attention_norm", "mlp_norm", *UNROTATED, "attention.out")
 WHATS += ("mlp.hidden", "mlp.down", "mlp.out", "attention_post_norm", "mlp_post_norm", "norm")
-WHATS += ("mlp.expert_indices", "mlp.expert_weights", "attention.state")  # step.hpp's What
+WHATS += ("mlp.expert_indices", "mlp.expert_weights", "attention.state", "attention.out_input")
+WHATS += ("attention.gate", "attention.latent", "mlp.expert_hidden", "mlp.shared_gate", "beside.out")
+# The indices are step.hpp's What. Neurons of a shared expert are those of a dense MLP there.
+SHARED = "mlp.shared.hidden"
+OF_MIXERS = ("attention.state", "attention.out_input", "attention.gate", "attention.latent")
 NORMS = ("attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm")
-PATTERN, SCORES = "attention.pattern", "attention.scores"
-LOOKS = {PATTERN: -1, SCORES: -2}  # [h s], written out apart: their number in place of that in WHATS
+PATTERN, SCORES, CHOSEN = "attention.pattern", "attention.scores", "attention.chosen"
 LOGITS = -3
+LOOKS = {PATTERN: -1, SCORES: -2, CHOSEN: -4}  # [h s], written out apart: in place of an index in WHATS
 ENDS = ("embed", "norm", "logits")  # of no block
-SHOWN_ALONE = ("norm", "logits", SCORES, "mlp.expert_indices", "attention.state")  # and not edited
-INSIDE = [what for what in (*WHATS, *LOOKS) if what not in ENDS]
+SHOWN_ALONE = ("norm", "logits", SCORES, CHOSEN, "mlp.expert_indices", "mlp.expert_hidden", "attention.state")
+INSIDE = [what for what in (*WHATS, SHARED, *LOOKS) if what not in ENDS]
 NAME = re.compile(rf"(?:({'|'.join(ENDS)})|blocks\.(\d+)\.({'|'.join(map(re.escape, INSIDE))}))")
 GIVES = (
     "embed and blocks.N.middle, .out, .attention_norm, .mlp_norm, their .._post_norm, .attention.q, .k, .v, "
     ".z, .q_unrotated, .k_unrotated, .scores, .pattern, .out, .mlp.hidden, .mlp.down, a mixture's .mlp.out, "
-    ".expert_indices and .expert_weights, a recurrence's .attention.state, norm and logits"
+    ".expert_indices, .expert_weights, .expert_hidden, .shared.hidden and .shared_gate, gated attention's "
+    ".gate and .out_input, latent attention's .latent and .chosen, a recurrence's .attention.out_input and "
+    ".state, .beside.out, norm and logits"
 )
 PYTORCH = 'load with engine="pytorch" for'
 Values = dict[str, Any]  # by name: an array, or of patterns a list
@@ -91,23 +106,43 @@ def editable(name: str) -> bool:
     return name.split(".", 2)[-1 if name.startswith("blocks.") else 0] not in SHOWN_ALONE
 
 
+def moved_alone(config: Decoder, layer: int, what: str) -> bool:
+    """Whether the step has some heads of a value at a time, and can only scale them and add to them."""
+    return what == "attention.z" and recurs(config.blocks[layer])
+
+
 def has(block: Block, what: str) -> bool:
     """Whether a block has a value of this name that the runtime shows."""
     of: Any = block.attention
     if what in NORMS:
         return what in block.norms
     if what.startswith("mlp."):
-        is_mixture = isinstance(block.mlp, MoE)
-        return block.mlp is not None and is_mixture is (what not in ("mlp.hidden", "mlp.down"))
+        if not isinstance(block.mlp, MoE):
+            return block.mlp is not None and what in ("mlp.hidden", "mlp.down")
+        absent = ("mlp.hidden", "mlp.down", *(() if block.mlp.common else (SHARED,)))
+        return what not in (*absent, *(() if block.mlp.shared_gate else ("mlp.shared_gate",)))
+    if what == "beside.out":
+        return block.beside is not None
     if what == "attention.state":
-        return not (attends(block) or latent(block)) and kind_of(of) != "short_conv"
-    if what in ("attention.z", *LOOKS):
-        return attends(block) or latent(block)
-    if what in UNROTATED and of.position is None:
+        return recurs(block) and kind_of(of) != "short_conv"
+    if what in ("attention.gate", "attention.out_input"):
+        return kind_of(of) in GATED or (recurs(block) and what == "attention.out_input")
+    if what in (CHOSEN, "attention.latent"):
+        return latent(block) and (what != CHOSEN or indexed(of))
+    if what in LOOKS:
+        return not recurs(block)
+    if what in UNROTATED and (recurs(block) or of.position is None):
         return False
     if what.partition("_")[0] in ("attention.k", "attention.v"):
         return attends(block) and of.kv_layer is None
-    return attends(block) if what.partition("_")[0] == "attention.q" else True
+    if what == "attention.q" or what in UNROTATED:
+        return attends(block) or (latent(block) and what == "attention.q")
+    return True
+
+
+def recurs(block: Block) -> bool:
+    """Whether a block's mixer is a recurrence alone."""
+    return not (attends(block) or latent(block))
 
 
 def _value(config: Decoder, name: str) -> Value:
@@ -121,12 +156,11 @@ def _value(config: Decoder, name: str) -> Value:
         last = len(config.blocks) - 1
         raise UserError(f"there is no {name}: this model's layers are 0 to {last}")
     of: Any = config.blocks[layer].attention
-    if latent(config.blocks[layer]) and what in (*HEADS[:3], *UNROTATED):
+    if latent(config.blocks[layer]) and what in (*HEADS[1:3], *UNROTATED):
         raise UserError(
             f"there is no {name}: layer {layer} attends to latents, which no head owns; {PYTORCH} it"
         )
-    inner = what.startswith("attention.") and what not in ("attention.out", "attention.state")
-    if inner and not (attends(config.blocks[layer]) or latent(config.blocks[layer])):
+    if recurs(config.blocks[layer]) and what in (*HEADS[:3], *UNROTATED, *LOOKS):
         raise UserError(
             f"there is no {name}: the mixer of layer {layer} is a recurrence; {PYTORCH} its values"
         )
@@ -134,22 +168,40 @@ def _value(config: Decoder, name: str) -> Value:
         raise UserError(f"there is no {name}: layer {layer} reads the keys and values of layer {of.kv_layer}")
     if not has(config.blocks[layer], what):
         raise UserError(f"there is no {name}: this layer has no such part")
-    mlp: Any = config.blocks[layer].mlp
-    if what == "mlp.hidden":
-        return Value(name, WHATS.index(what), layer, (mlp.hidden,))
-    if what in ("mlp.expert_indices", "mlp.expert_weights"):
-        return Value(name, WHATS.index(what), layer, (mlp.top_k,))
-    if what == "attention.state":
-        return Value(name, WHATS.index(what), layer, (of.heads, of.key_size, of.values))
-    if what not in (*LOOKS, *HEADS, *UNROTATED):
-        return Value(name, WHATS.index(what), layer, (config.width,))
     if what in LOOKS:
-        return Value(name, LOOKS[what], layer, (of.heads,))
-    size = of.values if what in ("attention.v", "attention.z") else of.key_size
-    shape = (of.groups if what in ("attention.k", "attention.v", "attention.k_unrotated") else of.heads, size)
+        return Value(name, LOOKS[what], layer, (1 if what == CHOSEN else of.heads,))
+    number = WHATS.index("mlp.hidden" if what == SHARED else what)
+    if what.startswith("mlp."):
+        return Value(name, number, layer, _shape_of_mlp(config.blocks[layer].mlp, what, config.width))
+    if what not in (*HEADS, *UNROTATED, *OF_MIXERS):
+        return Value(name, number, layer, (config.width,))
+    return Value(name, number, layer, _shape_of_mixer(config.blocks[layer], what))
+
+
+def _shape_of_mlp(mlp: Any, what: str, width: int) -> tuple[int, ...]:
+    if what == "mlp.expert_hidden":
+        return (mlp.top_k, mlp.expert.hidden)
+    if what in ("mlp.hidden", SHARED):
+        return ((mlp.common if what == SHARED else mlp).hidden,)
+    sizes = {"mlp.expert_indices": "top_k", "mlp.expert_weights": "top_k"}
+    return (1,) if what == "mlp.shared_gate" else (getattr(mlp, sizes[what]),) if what in sizes else (width,)
+
+
+def _shape_of_mixer(block: Block, what: str) -> tuple[int, ...]:
+    of: Any = block.attention
+    if kind_of(of) == "short_conv":
+        return (1, of.channels)
+    if what == "attention.state":
+        return (of.heads, of.key_size, of.values)
+    if what == "attention.gate":
+        return (of.heads * of.values,)
+    if what == "attention.latent":
+        return (1, of.latent + of.rope_dim)
     if kind_of(of) == "differential" and what == "attention.z":
-        shape = (of.heads // 2, 2 * of.values)
-    return Value(name, WHATS.index(what), layer, shape)
+        return (of.heads // 2, 2 * of.values)
+    size = of.values if what in ("attention.v", "attention.z", "attention.out_input") else of.key_size
+    size += of.rope_dim if what == "attention.q" and latent(block) else 0
+    return (of.groups if what in ("attention.k", "attention.v", "attention.k_unrotated") else of.heads, size)
 
 
 def of_texts(

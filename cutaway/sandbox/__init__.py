@@ -18,14 +18,6 @@ what is there.
 most ``seconds``, and leaves nothing behind.
 """
 
-from __future__ import annotations
-
-from cutaway.sandbox.launcher import LAYERS, OPEN, Bounds, Ended, Outcome, Process
+from cutaway.sandbox.launcher import LAYERS, OPEN, Bounds, Ended, Outcome, Process, run
 
 __all__ = ["LAYERS", "OPEN", "Bounds", "Ended", "Outcome", "Process", "run"]
-
-
-def run(code: str, bounds: Bounds | None = None, *, unsafe: bool = False) -> Outcome:
-    """Run Python code. Raises UserError where a layer does not hold, unless that is allowed by ``unsafe``."""
-    with Process(code, bounds or Bounds(), unsafe=unsafe) as process:
-        return process.outcome()

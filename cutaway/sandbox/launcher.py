@@ -344,3 +344,9 @@ def _missing() -> dict[str, str]:
         if why := meter.unavailable_reason():
             missing["meter"] = why
     return missing | dict.fromkeys(LEFT_OUT, "left out by a test")
+
+
+def run(code: str, bounds: Bounds | None = None, *, unsafe: bool = False) -> Outcome:
+    """Run Python code. Raises UserError where a layer does not hold, unless that is allowed by ``unsafe``."""
+    with Process(code, bounds or Bounds(), unsafe=unsafe) as process:
+        return process.outcome()

@@ -31,9 +31,10 @@ from cutaway.store import reading
 from cutaway.store.files import digest, read_errors
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.weights import described, load
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.described import Description
 from cutaway.weights.fields import UnreadKeys
-from cutaway.weights.load import PICKLES, Checkpoint
+from cutaway.weights.load import PICKLES
 
 Severity = Literal["high", "medium", "low", "info"]
 Kind = Literal["content", "signature"]

@@ -14,8 +14,9 @@ import numpy as np
 
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Curve, Finding, bounded, defences, gcg, refusal
+from cutaway.security import detection, gcg, refusal
 from cutaway.security.defences import activation_probe, paraphrase, perplexity_filter
+from cutaway.security.finding import Arm, Curve, Finding, bounded
 from cutaway.security.jailbreak_target import Target, complied, followed_by, pooled, some
 from cutaway.security.jailbreaks import HARD, SEEN, TEMPLATES, wrapped
 from cutaway.security.refusal import messages
@@ -64,7 +65,7 @@ def _detected(
         best.append(table)
     lowest = pooled(best)
     works = np.isfinite(lowest)
-    passing = works & ~defences.caught(negatives, lowest, FALSE_POSITIVES)
+    passing = works & ~detection.caught(negatives, lowest, FALSE_POSITIVES)
     arms = [
         Arm("adaptive attacker: answered and not caught", statistics.mean(passing)),
         Arm("the same without the detector", statistics.mean(works), "control"),
@@ -72,14 +73,14 @@ def _detected(
     arms += [
         Arm(
             f"{kind}: caught at {FALSE_POSITIVES:.0%} false positives",
-            statistics.mean(defences.caught(negatives, each, FALSE_POSITIVES)),
+            statistics.mean(detection.caught(negatives, each, FALSE_POSITIVES)),
             "defence",
         )
         for kind, each in pools.items()
     ]
-    curves = [defences.curve(f"{name}, {kind}", negatives, each) for kind, each in pools.items()]
+    curves = [detection.curve(f"{name}, {kind}", negatives, each) for kind, each in pools.items()]
     if works.any():
-        curves.append(defences.curve(f"{name}, adaptive", negatives, lowest[works]))
+        curves.append(detection.curve(f"{name}, adaptive", negatives, lowest[works]))
     areas = ", ".join(f"{kind} {statistics.area(each, negatives).value:.3f}" for kind, each in pools.items())
     passes = (
         f"The attacker passes in {int(passing.sum())} of the {int(works.sum())} questions that one opens."
@@ -197,7 +198,7 @@ def paraphrased(targets: Sequence[Target]) -> Finding:
         tuple(arms),
         attempts=attempts,
         curves=tuple(
-            Curve(f"paraphrase, {kind}", defences.X, defences.Y, tuple(p)) for kind, p in points.items()
+            Curve(f"paraphrase, {kind}", detection.X, detection.Y, tuple(p)) for kind, p in points.items()
         ),
     )
 

@@ -17,8 +17,8 @@ from cutaway.inspect.edits import Ablate
 from cutaway.inspect.inputs import output_heads
 from cutaway.inspect.lens import lens
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Curve, Look
 from cutaway.security.defences.attention_tracker import last_attention
+from cutaway.security.finding import Arm, Curve, Look
 
 HEADS = 8
 DRAWS = 4  # sets of random heads
@@ -101,19 +101,10 @@ def explain(lm: LanguageModel, found: Sequence[Success], seed: int, words: Words
     layer, head = every[best[0]]
     one = judging[0]
     note = f"head {layer}.{head} reads {words.added} from the last token"
+    falls, by_chance = (statistics.mean(each, share=False) for each in (own, drawn))
     arms = (
-        Arm(
-            f"{words.margin} falls by, those heads ablated",
-            statistics.mean(own, share=False),
-            "attack",
-            "nats",
-        ),
-        Arm(
-            f"{words.margin} falls by, random heads ablated",
-            statistics.mean(drawn, share=False),
-            "control",
-            "nats",
-        ),
+        Arm(f"{words.margin} falls by, those heads ablated", falls, "attack", "nats"),
+        Arm(f"{words.margin} falls by, random heads ablated", by_chance, "control", "nats"),
     )
     by_stage = tuple((float(stage), float(share)) for stage, share in enumerate(np.mean(tops, 0)))
     lens_curve = Curve(

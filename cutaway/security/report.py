@@ -15,7 +15,7 @@ from cutaway.errors import UserError
 from cutaway.evaluate.statistics import Estimate
 from cutaway.page import bundle, report
 from cutaway.page.charts import Axis, Bar, Bars, Plot, Series
-from cutaway.security import FEWEST, Arm, Curve, Finding, Look
+from cutaway.security.finding import FEWEST, Arm, Curve, Finding, Look
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
 

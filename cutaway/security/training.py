@@ -17,15 +17,16 @@ from cutaway.data.filters import Filters
 from cutaway.data.sources import Source
 from cutaway.layers.config import MLP
 from cutaway.lm import LanguageModel, load
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.store.files import write
-from cutaway.train import loop
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.config import read as read_config
 from cutaway.train.optim import AdamW
 from cutaway.train.recipes import finetune, pretrain
 from cutaway.train.run import train
+from cutaway.train.training import Training
 from cutaway.weights.load import RUN
 
 NOUNS, QUALITIES, DEEDS = map(
@@ -135,7 +136,7 @@ def continued(
     """The model itself, trained ``steps`` more on these documents; ``folder`` keeps their tokens."""
     run = _run(folder, documents, size, steps, seed, False)
     data = pretrain.ready(pretrain.resolved(run, folder, _quiet), folder, _quiet)
-    training = loop.Training(run, replace(data, model=lm.model), note=_quiet)
+    training = Training(run, replace(data, model=lm.model), note=_quiet)
     for _ in range(steps):
         training.advance()
     lm.model.eval()

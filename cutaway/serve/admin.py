@@ -5,12 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from cutaway.serve.field_types import Text
 from cutaway.serve.json_body import json_response
 from cutaway.serve.operations.request_record import client_of
 from cutaway.serve.routes import Route, beside, models_of
 from cutaway.serve.service import Service
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import StrictModel, Text
 
 
 class ModelRequest(StrictModel):

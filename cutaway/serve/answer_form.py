@@ -7,10 +7,12 @@ validated afterwards: an answer that does not fit is drawn again, up to SAMPLES 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cutaway.errors import UserError
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Generation, Request
 from cutaway.generate.bounded import BoundedConstraint
@@ -31,20 +33,31 @@ from cutaway.generate.tool_calls.parser import Call, ToolSchemas
 from cutaway.generate.tool_calls.thoughts import Marks
 from cutaway.generate.tool_calls.tool_format import ToolFormat
 from cutaway.lm import LanguageModel
-from cutaway.serve.api_error import APIError, errors_in
-from cutaway.serve.form_fields import Gbnf, asked, schema_of
+from cutaway.serve.api_error import APIError, about, errors_in
 from cutaway.serve.openai.message_schema import AllowedTools, NamedTool, Tool
 from cutaway.serve.openai.sampling_schema import (
+    JsonObject,
     JsonSchema,
     LarkGrammar,
     Regex,
+    ResponseFormat,
     SamplingRequest,
+    TextFormat,
 )
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.tokenizer import Tokenizer
 
 STRIDE = 7919  # between the seeds of an answer's samples
+FORMS = ("response_format", "structured_outputs", "grammar", "json_schema")  # fields that ask for a form
+FORMS += ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 SAMPLES = 3  # of an answer, where a grammar cannot hold all of its schema
+
+
+@dataclass(frozen=True)
+class Gbnf:
+    """llama.cpp's grammar."""
+
+    grammar: str
 
 
 @dataclass
@@ -71,7 +84,7 @@ class AnswerForm:
     @property
     def ends(self) -> tuple[int, ...]:
         """The end tokens that the model's files name."""
-        named = self.lm.checkpoint.defaults.get("eos_ids", ())
+        named = self.lm.engines.checkpoint.defaults.get("eos_ids", ())
         return named if isinstance(named, tuple) else ()
 
     def limit(self, rooms: Sequence[int], thought: Marks | None = None, most: int | None = None) -> None:
@@ -80,9 +93,11 @@ class AnswerForm:
         """
         constraint = None
         if self.held is not None:
-            with errors_in(self.param):
+            try:
                 constraint = self.held.grammar.begin(self.lm.tokenizer, self.ends)
                 constraint = constraint.begun(self.begun) if self.begun else constraint
+            except UserError as error:
+                raise about(error, self.param) from None
         self._limited = [self._within(room, constraint, thought, most) for room in rooms]
 
     def _within(
@@ -136,7 +151,7 @@ class AnswerForm:
 
 def of_text(lm: LanguageModel, body: SamplingRequest) -> AnswerForm:
     """The form of a request's answers that are text. APIError for one that is none."""
-    held = _of_response(body) if body.has_form else None
+    held = _of_response(body) if _has_form(body) else None
     return AnswerForm(lm, "response_format", body.min_tokens or 0, held, held is not None)
 
 
@@ -162,8 +177,12 @@ def of_chat(
     if begun and alone:
         text = "an answer that goes on with the last message is no call: use tool_choice 'auto'"
         raise APIError(400, text, param="continue_final_message")
-    form_asked = alone or body.has_form
+    form_asked = alone or _has_form(body)
     return AnswerForm(lm, "tools", body.min_tokens or 0, held, form_asked, format, alone, begun)
+
+
+def _has_form(body: SamplingRequest) -> bool:
+    return any(getattr(body, name) is not None for name in FORMS)
 
 
 def _of_response(body: SamplingRequest) -> Held | None:
@@ -171,20 +190,27 @@ def _of_response(body: SamplingRequest) -> Held | None:
     form = asked(body)
     if form is None:
         return None
-    with errors_in("response_format" if body.response_format is form else "grammar"):
-        schema = schema_of(form)
-        if schema is not None:
-            held, left_out = held_schema(schema)
-            if isinstance(form, JsonSchema) and form.json_schema.strict:
-                refuse_misspelt(schema, "the schema")
-            check = _fits(schema) if left_out else None
-            return Held(constrain.json_schema(held), check, left_out_warnings(left_out, schema))
-        if isinstance(form, Regex):
-            return Held(constrain.regex(form.regex))
-        if isinstance(form, Gbnf):
-            return Held(constrain.gbnf(form.grammar))
-        assert isinstance(form, LarkGrammar)
-        return Held(constrain.lark(form.grammar))
+    try:
+        return _held_form(form)
+    except UserError as error:
+        raise about(error, "response_format" if body.response_format is form else "grammar") from None
+
+
+def _held_form(form: ResponseFormat | Gbnf) -> Held:
+    """What holds an answer to a form."""
+    schema = schema_of(form)
+    if schema is not None:
+        held, left_out = held_schema(schema)
+        if isinstance(form, JsonSchema) and form.json_schema.strict:
+            refuse_misspelt(schema, "the schema")
+        check = _fits(schema) if left_out else None
+        return Held(constrain.json_schema(held), check, left_out_warnings(left_out, schema))
+    if isinstance(form, Regex):
+        return Held(constrain.regex(form.regex))
+    if isinstance(form, Gbnf):
+        return Held(constrain.gbnf(form.grammar))
+    assert isinstance(form, LarkGrammar)
+    return Held(constrain.lark(form.grammar))
 
 
 def _fits(schema: dict[str, Any]) -> Check:
@@ -253,3 +279,66 @@ def _of_tools(
 def tool_schemas(tools: Sequence[Tool] | None) -> ToolSchemas:
     """The schemas of the tools' arguments by the tools' names."""
     return {tool.function.name: tool.function.parameters for tool in tools or ()}
+
+
+# ---- which form the fields ask for, in OpenAI's, vLLM's or llama.cpp's words -------------------------------
+
+
+def asked(body: SamplingRequest) -> ResponseFormat | Gbnf | None:
+    """The form of the answer that a request asks for, None for text. APIError where two fields ask."""
+    outputs = body.structured_outputs
+    given: dict[str, Any] = {
+        "response_format": None if isinstance(body.response_format, TextFormat) else body.response_format,
+        "guided_json": _schema(body.guided_json, "guided_json"),
+        "guided_regex": body.guided_regex and Regex(type="regex", regex=body.guided_regex),
+        "guided_choice": _choice(body.guided_choice),
+        "guided_grammar": body.guided_grammar and Gbnf(body.guided_grammar),
+        "grammar": body.grammar and Gbnf(body.grammar),
+        "json_schema": _schema(body.json_schema, "json_schema"),
+    }
+    if outputs is not None:
+        given |= {
+            "structured_outputs.json": _schema(outputs.json_, "structured_outputs.json"),
+            "structured_outputs.regex": outputs.regex and Regex(type="regex", regex=outputs.regex),
+            "structured_outputs.choice": _choice(outputs.choice),
+            "structured_outputs.grammar": outputs.grammar and Gbnf(outputs.grammar),
+            "structured_outputs.json_object": JsonObject.model_validate({"type": "json_object"})
+            if outputs.json_object
+            else None,
+        }
+    found = {name: value for name, value in given.items() if value}
+    if len(found) > 1:
+        first, second, *_ = found
+        raise APIError(400, f"{first} and {second} both say what the answer is: give one", param=second)
+    return next(iter(found.values()), None)
+
+
+def _schema(given: dict[str, Any] | str | None, param: str) -> ResponseFormat | None:
+    if given is None:
+        return None
+    try:
+        schema = json.loads(given) if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict):
+        raise APIError(400, f"{param} is no JSON schema, which is an object", param=param)
+    return _json_schema(schema)
+
+
+def _json_schema(schema: dict[str, Any]) -> JsonSchema:
+    spec = {"name": "answer", "schema": schema}
+    return JsonSchema.model_validate({"type": "json_schema", "json_schema": spec})
+
+
+def _choice(given: Sequence[str] | None) -> ResponseFormat | None:
+    if not given:
+        return None
+    texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in given)
+    return LarkGrammar(type="grammar", grammar=f"start: {texts}")
+
+
+def schema_of(form: ResponseFormat | Gbnf | None) -> dict[str, Any] | None:
+    """The schema of a form that is JSON, None for another."""
+    if isinstance(form, JsonSchema):
+        return form.json_schema.schema_ or {"type": "object"}
+    return (form.schema_ or {"type": "object"}) if isinstance(form, JsonObject) else None

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Scope
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch.request import (
@@ -89,20 +88,6 @@ class ContextError(APIError):
         return body
 
 
-def form_of(scope: Scope) -> str:
-    """The path whose API's form a response has. Anthropic's clients ask for models on the path of OpenAI's,
-    and name their version.
-    """
-    path: str = scope["path"]
-    names_version = any(name == b"anthropic-version" for name, _ in scope["headers"])
-    return "/v1/messages" if names_version and path.startswith(("/v1/models", "/models")) else path
-
-
-def is_anthropic(scope: Scope) -> bool:
-    """Whether a response has Anthropic's form."""
-    return form_of(scope).startswith(ANTHROPIC_PATHS)
-
-
 def to_api_error(error: Exception) -> APIError:
     """The answer to a request that ended in this error; an internal error's text is withheld."""
     if isinstance(error, APIError):
@@ -117,9 +102,9 @@ def to_api_error(error: Exception) -> APIError:
     if isinstance(error, RequestCancelledError):
         return APIError(503, text, type="server_error", code="cancelled")
     if isinstance(error, UserError):
-        return APIError(400, _capital(text))
+        return APIError(400, capital(text))
     if isinstance(error, OperationalError):
-        return APIError(500, _capital(text), type="server_error")
+        return APIError(500, capital(text), type="server_error")
     text = "Internal error: the server's log has the details"
     return APIError(500, text, type="server_error", code="internal_error")
 
@@ -130,16 +115,21 @@ def timeout_error(seconds: float) -> APIError:
     return APIError(504, text, type="server_error", code="too_slow")
 
 
+def about(error: UserError, param: str) -> APIError:
+    """The refusal of a request for an error about this field."""
+    if isinstance(error, ContextFullError):
+        return ContextError(error.length, 1, error.max_context, param)
+    text = str(error)
+    return APIError(400, text if text.startswith(param) else capital(text), param=param)
+
+
 @contextmanager
 def errors_in(param: str) -> Iterator[None]:
     """Errors in this block are about this field of the request."""
     try:
         yield
-    except ContextFullError as error:
-        raise ContextError(error.length, 1, error.max_context, param) from None
     except UserError as error:
-        text = str(error)
-        raise APIError(400, text if text.startswith(param) else _capital(text), param=param) from None
+        raise about(error, param) from None
 
 
 def error_response(error: APIError, path: str, retry_after: int = RETRY_AFTER) -> Response:
@@ -153,5 +143,6 @@ def error_response(error: APIError, path: str, retry_after: int = RETRY_AFTER) -
     return Response(body, error.status, headers, media_type="application/json")
 
 
-def _capital(sentence: str) -> str:
+def capital(sentence: str) -> str:
+    """The sentence with a capital letter."""
     return sentence[:1].upper() + sentence[1:]

@@ -18,13 +18,12 @@ from starlette.responses import Response
 import cutaway
 from cutaway.errors import OperationalError, UserError
 from cutaway.serve import openapi, routes
-from cutaway.serve.api_error import APIError, error_response, form_of, to_api_error
+from cutaway.serve.api_error import APIError, error_response, to_api_error
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.operations import bounded_log
 from cutaway.serve.operations.access import AccessPolicy, AuthMiddleware
 from cutaway.serve.operations.models import Models
-from cutaway.serve.operations.record_middleware import RecordMiddleware
-from cutaway.serve.operations.request_record import record_of
+from cutaway.serve.operations.request_record import RecordMiddleware, record_of
 from cutaway.serve.operations.tracing import Tracing
 from cutaway.serve.service import Service
 from cutaway.serve.validation import StrictModel
@@ -70,7 +69,8 @@ def build(models: Models, policy: AccessPolicy, tracing: Tracing | None = None) 
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    return RecordMiddleware(guarded, models, tracing, IGNORABLE)
+    trace = None if tracing is None else tracing.report
+    return RecordMiddleware(guarded, service.metrics, models.stopping, models.background, trace, IGNORABLE)
 
 
 def _handle_errors(app: FastAPI, service: Service) -> None:
@@ -86,7 +86,7 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
             )
         else:
             error = APIError(problem.status_code, str(problem.detail))
-        response = error_response(error, form_of(request.scope))
+        response = error_response(error, record_of(request).form)
         response.headers.update(problem.headers or {})
         return response
 
@@ -95,12 +95,12 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         first = problem.errors()[0]
         name = str(first["loc"][-1])
         error = APIError(400, f"{name}: {first['msg']}", param=name, code="invalid_value")
-        return error_response(error, form_of(request.scope))
+        return error_response(error, record_of(request).form)
 
     async def handle(request: HTTPRequest, error: Exception) -> Response:
         refusal = to_api_error(error)
         record_of(request).error = refusal.code
-        return error_response(refusal, form_of(request.scope), service.retry_after())
+        return error_response(refusal, record_of(request).form, service.retry_after())
 
     for kind in (APIError, UserError, OperationalError, Exception):  # the last is also written to the log
         app.add_exception_handler(kind, handle)

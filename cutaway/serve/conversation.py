@@ -22,8 +22,8 @@ from cutaway.serve.api_error import APIError
 from cutaway.serve.openai.format import finish_reason
 from cutaway.serve.openai.message_schema import NamedTool, Tool
 from cutaway.serve.openai.schema import ChatCompletionRequest
-from cutaway.serve.operations.request_record import Caller, caller_of, record_of
-from cutaway.serve.prompts import chat_ids, ending, messages
+from cutaway.serve.operations.request_record import Caller, RequestRecord, caller_of
+from cutaway.serve.prompts import chat_ids, ending, going_on, messages
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import MergedStreams
 
@@ -42,7 +42,7 @@ def _variables(service: Service, body: ChatCompletionRequest) -> dict[str, Any]:
     if body.reasoning_effort is not None:
         given = {"reasoning_effort": body.reasoning_effort, **given}
         given.setdefault("enable_thinking", body.reasoning_effort != "none")
-    template = service.lm.checkpoint.chat_template or ""
+    template = service.template or ""
     used = {name: value for name, value in given.items() if name in template}
     for name in (body.chat_template_kwargs or {}).keys() - used.keys():
         body.ignored[f"chat_template_kwargs.{name}"] = None
@@ -79,6 +79,8 @@ class Conversation:
     requests: list[Request]
     form: AnswerForm
     thought: Marks | None
+    begun: str  # what the answers go on with, given as ids
+    tools: parser.ToolSchemas
     streams: MergedStreams = field(init=False)
 
     @property
@@ -86,15 +88,14 @@ class Conversation:
         """Whose request it is."""
         return self.requests[0].client
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the answers are not held to, as far as it is known."""
-        return self.form.warnings
-
     def reader(self) -> AnswerReader:
         """What reads one choice."""
-        schemas = tool_schemas(_tools(self.body)[0])
-        return AnswerReader(self.thought, self.form.format, schemas, self.form.calls_alone)
+        return AnswerReader(self.thought, self.form.format, self.tools, self.form.calls_alone, self.begun)
+
+
+def prepare(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Conversation | None:
+    """A chat request, rendered by the thread that checks its body; None where edits have to come first."""
+    return None if body.edits else _prepared(service, body, caller_of(http, body.cache_salt), None, None)
 
 
 async def begin(
@@ -103,11 +104,18 @@ async def begin(
     """Have a chat request answered; ``ids`` are what the model reads, where the messages do not say it.
     APIError for what cannot be answered.
     """
-    caller = caller_of(http, body.cache_salt)
-    if body.edits:
-        made = await edits.prepared(service, body, http, caller, _prepared, ids)
-    else:
-        made = await service.run(caller.client, _prepared, body, caller, None, ids)
+    made: Conversation | None = (http.scope.get("prepared") or (None, None))[1]
+    if made is None:
+        caller = caller_of(http, body.cache_salt)
+        if body.edits:
+            made = await edits.prepared(service, body, http, caller, _prepared, ids)
+        else:
+            made = await service.run(caller.client, _prepared, body, caller, None, ids)
+    return _begun(made, http.scope["record"])
+
+
+def _begun(made: Conversation, record: RequestRecord) -> Conversation:
+    """Submit a conversation's requests."""
 
     def read_one(generation: Generation) -> tuple[str, Sequence[parser.Call]]:
         answer = read(made.reader(), [Piece(generation.text, generation=generation)])
@@ -116,7 +124,7 @@ async def begin(
     form, count = made.form, len(made.requests)
     again = form.again(made.requests, count, read_one)
     warnings = form.warnings if form.asked else None
-    made.streams = MergedStreams(service, made.requests, record_of(http), again, warnings, count)
+    made.streams = MergedStreams(made.service, made.requests, record, again, warnings, count)
     return made
 
 
@@ -129,26 +137,30 @@ def _prepared(
 ) -> Conversation:
     """A request that is checked, and rendered; its streams are not begun."""
     engine = service.engine_of(body.model, body.edits)
-    tools, choice = _tools(body)
-    _check_consistent(body, tools)
+    given_tools, choice = _tools(body)
+    _check_consistent(body, given_tools)
     count = body.n or 1
     service.limits.check_choices(count, "n")
-    tools = None if choice == "none" else tools
+    tools = None if choice == "none" else given_tools
     variables = _variables(service, body)
-    ids = tuple(chat_ids(service, body.messages, tools, variables) if given is None else given)
+    begun = going_on(service, body)
+    prompt = chat_ids(service, body.messages, tools, variables) if given is None else given
+    ids = (*prompt, *begun)
     param, most = "max_completion_tokens", body.max_completion_tokens
     param, most = ("max_tokens", body.max_tokens) if most is None else (param, most)
     if most == 0:
         raise APIError(400, f"{param} is 0: an answer has at least one token", param=param)
     service.check_ids(ids, "messages")
     most = service.limits.tokens(most, len(ids), service.context, param)
-    thought = find_marks(service.lm.checkpoint.chat_template or "")
-    thought = thought and thought.of_prompt(service.lm.tokenizer.decode(ids[-16:]))
-    opened = thought is not None and thought.opened
-    form = answer_form.of_chat(service.lm, body, tools, choice, _continued(body), opened)
+    thought = find_marks(service.template or "")
+    tokenizer, text = service.tokenizer, service.tokenizer.decode(begun) if begun else ""
+    thought = thought and thought.of_prompt(tokenizer.decode(prompt[-16:]))
+    left, content = thought.within(text) if thought and text else (thought, text)
+    opened = left is not None and left.opened
+    form = answer_form.of_chat(service.lm, body, tools, choice, content or _continued(body), opened)
     room = service.context - len(ids)
-    form.limit([room if most is None else min(most, room)], thought, _thought_limit(body, thought, variables))
-    internals = service.internals(body.internals)
+    form.limit([room if most is None else min(most, room)], left, _thought_limit(body, left, variables))
+    internals = body.internals and service.internals(body.internals)
     edit = own and own.hooks(ids)
     top_logprobs = (body.top_logprobs or 0) if body.logprobs else 0
     requests = [
@@ -163,7 +175,7 @@ def _prepared(
         )
         for i in range(count)
     ]
-    return Conversation(service, body, requests, form, thought)
+    return Conversation(service, body, requests, form, thought, text, tool_schemas(given_tools))
 
 
 def _tools(body: ChatCompletionRequest) -> tuple[list[Tool] | None, Any]:

@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origi
 from pydantic import Field, create_model
 
 from cutaway.inspect import edits
-from cutaway.serve.field_types import FailFast, Id, Number, Positions, Text
 from cutaway.serve.openai.message_schema import Messages
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import FailFast, Id, Number, Positions, StrictModel, Text
 
 Units = Annotated[list[Id], FailFast, Field(max_length=65536)]
 Vector = Annotated[list[Number], FailFast]

@@ -1,8 +1,8 @@
 """A request's edits of the model: from its fields to what the engine takes, for each of its prompts.
 
-The runtime makes them in the step that reads the text, beside other texts. What they take of other texts (a
-patch, a mean) it reads before, in the same batch. What only the PyTorch model makes goes to a scheduler of
-its own (``Service.edit_scheduler``), and is prepared by one thread.
+The engine that answers makes them in the step that reads the text, beside other texts. What they take of
+other texts (a patch, a mean) the runtime reads before, in the same batch; of the PyTorch model's a thread.
+Edits that the runtime does not make are refused: a server of the PyTorch model (--engine pytorch) makes all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HTTPRequest
@@ -18,7 +19,7 @@ from cutaway.generate.batch.observation import Observation
 from cutaway.generate.batch.request import Piece, Request
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import EditHooks
-from cutaway.serve.api_error import APIError, errors_in, timeout_error
+from cutaway.serve.api_error import APIError, capital, errors_in, timeout_error
 from cutaway.serve.operations.request_record import Caller, record_of
 from cutaway.serve.prompts import prompt
 from cutaway.serve.service import Service
@@ -40,8 +41,8 @@ class RequestEdits:
 
     @property
     def in_batch(self) -> bool:
-        """Whether the engine makes them that reads all other requests."""
-        return self.service.lm.edited(self.edits).engine_choice[0] == "runtime"
+        """Whether what they take of other texts is read in the batch, and not by the PyTorch model."""
+        return self.service.lm.engine_choice[0] == "runtime"
 
     def hooks(self, ids: Sequence[int]) -> EditHooks:
         """The edits as the engine takes them, of this prompt; APIError where they do not fit."""
@@ -53,7 +54,6 @@ class RequestEdits:
         with errors_in("edits"):
             hooks = self.service.lm.edited_engine(self.edits, ids, self.donors).hooks
         if callable(hooks):
-            _ = self.service.edit_scheduler  # built here, beside the event loop
             for text in _texts(self.edits):
                 spend(len(text))
         return hooks
@@ -64,9 +64,19 @@ async def prepared(
 ) -> Result:
     """The work (service, body, caller, edits, ...) that makes a request's prompts; its edits are ready."""
     own = await service.run(caller.client, parse_edits, body.edits)
-    if not own.in_batch:
-        return await service.run_alone(http, work, body, caller, own, *more)
-    return await service.run(caller.client, work, body, caller, await with_donors(own, http, caller), *more)
+    return await once_ready(own, http, caller, lambda _, ready: work(service, body, caller, ready, *more))
+
+
+async def once_ready(
+    own: RequestEdits, http: HTTPRequest, caller: Caller, work: Callable[[Service, RequestEdits], Result]
+) -> Result:
+    """The work, which may take the edits' hooks: what they take of other texts is read before by the runtime,
+    and by the thread itself where the PyTorch model answers.
+    """
+    if own.edits and not own.in_batch:
+        return await own.service.run_alone(http, work, own)
+    ready = await with_donors(own, http, caller) if own.edits else own
+    return await own.service.run(caller.client, work, ready)
 
 
 def parse_edits(service: Service, asked: Sequence[Any]) -> RequestEdits:
@@ -87,6 +97,7 @@ def parse_edits(service: Service, asked: Sequence[Any]) -> RequestEdits:
             made.append(from_json(fields))
         if one.name is not None:
             _check_name(service, one.name, f"edits[{i}].name")
+        _check_engine(service, made[-1], f"edits[{i}]")
     return RequestEdits(service, made)
 
 
@@ -116,15 +127,15 @@ async def read(service: Service, http: HTTPRequest, requests: Sequence[Request])
     """Have the scheduler read prompts beside all others. What was read counts, when the client leaves too."""
     record, seconds = record_of(http), service.limits.request_seconds
     streams = [service.decoder.submit(request) for request in requests]
-    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
     for stream in streams:
-        stream.subscribe(lambda event: service.bridge.put(queue, event))
+        stream.subscribe(service.bridge.listener(queue))
     service.bridge.deliver()
     left = len(streams)
     try:
         async with asyncio.timeout(seconds):
             while left:
-                event = await queue.get()
+                _, event = await queue.get()
                 if isinstance(event, Exception):
                     raise event
                 left -= event.generation is not None
@@ -153,6 +164,22 @@ def _check_name(service: Service, name: str, param: str) -> None:
     if names.matching([*maps, *names.aliases(maps, layers)], name):
         text = f"{name[:60]!r} names attention maps, which grow with the square of the text: edit z or v"
         raise APIError(400, text, param=param)
+
+
+def _check_engine(service: Service, edit: Any, param: str) -> None:
+    """Refuse an edit that the runtime does not make, where it answers."""
+    if service.lm.engine_choice[0] != "runtime":
+        return
+    from cutaway.inspect import runtime_edits
+    from cutaway.runtime import values
+
+    config = service.lm.config
+    reason = runtime_edits.unsupported_reason(config, edit)
+    if reason is not None:
+        near = get_close_matches(edit.name or "", values.every(config), 3, 0.5)
+        hint = f"; near are {', '.join(near)}" if near else ""
+        text = f"{capital(reason)}{hint}. A server started with --engine pytorch makes every edit"
+        raise APIError(400, text, param=param, code="unsupported_edit")
 
 
 def _texts(edits: Sequence[Any]) -> list[Sequence[int]]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cutaway.serve.api_error import APIError, errors_in
+from cutaway.conversations import rendered
+from cutaway.errors import UserError
+from cutaway.generate.tool_calls.thoughts import find_marks
+from cutaway.serve.api_error import APIError, about
 from cutaway.serve.openai.message_schema import Ending, Message, Tool
+from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.service import Service
+from cutaway.tokenizer import chat
 
-if TYPE_CHECKING:
-    pass
+PROMPT_ONCE = "Give the prompt once: as text, as messages or, in a trace, as ids"
 
 
 def messages(given: Sequence[Message]) -> list[dict[str, Any]]:
@@ -56,12 +60,38 @@ def chat_ids(
     variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """The ids of a conversation. APIError for a model without a template, and for content that steers it."""
-    plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
-    if service.scheduler is not None and service.lm.checkpoint.chat_template is None:
+    if service.scheduler is None:
+        _ = service.decoder  # refuses an encoder
+    if service.template is None:
         text = f"{service.name} has no chat template: ask /v1/completions, or have the server started with "
         raise APIError(400, text + "--chat-template FILE", param="messages", code="no_chat_template")
-    with errors_in("messages"):
-        return service.lm.chat_ids(messages(given), tools=plain or None, **(variables or {}))
+    plain = [tool.model_dump(exclude_none=True) for tool in tools or ()]
+    read = {"tokenizer": service.tokenizer, "steering": "refuse", **(variables or {})}
+    try:
+        return rendered(
+            messages(given), service.template, lambda: service.lm.tool_format, plain or None, **read
+        )
+    except UserError as error:
+        raise about(error, "messages") from None
+
+
+def going_on(service: Service, body: ChatCompletionRequest) -> list[int]:
+    """The ids that an answer goes on with; APIError for a control token but those around a thought."""
+    given, param = body.continue_token_ids or [], "continue_token_ids"
+    if given and (body.continue_final_message or body.add_generation_prompt is False):
+        text = (
+            f"{param} goes on with a new answer: leave out continue_final_message and add_generation_prompt"
+        )
+        raise APIError(400, text, param=param)
+    tokenizer, template = service.tokenizer, service.template
+    if not given or template is None:
+        return given
+    control, marks = chat.control_ids(template, tokenizer), find_marks(template)
+    for at, id in enumerate(given):
+        if id in control and not (marks and tokenizer.token_text(id) in (marks.begin, marks.end)):
+            text = f"{param}[{at}] is {tokenizer.token_text(id)}, a control token, which only the template"
+            raise APIError(400, f"{text} writes: end the ids before it", param=param)
+    return given
 
 
 def ending(body: Ending) -> dict[str, bool]:
@@ -94,5 +124,5 @@ def prompt(
 ) -> list[int]:
     """The ids of the prompt, given once: as text, or as a conversation and variables of its template."""
     if (text is None) == (messages is None):
-        raise APIError(400, "Give the prompt once: as text or as messages", param=param)
+        raise APIError(400, PROMPT_ONCE, param=param)
     return chat_ids(service, messages, None, variables) if text is None else service.lm.ids(text)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import Depends, FastAPI
 from starlette.requests import Request as HTTPRequest
@@ -22,13 +22,14 @@ from cutaway import serve
 from cutaway.serve.operations.access import unpacked
 from cutaway.serve.operations.api_keys import Role, Tenant
 from cutaway.serve.operations.models import Models
-from cutaway.serve.operations.request_record import client_of, record_of
+from cutaway.serve.operations.request_record import RequestRecord, client_of, record_of
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import StrictModel, parse_body
 
 Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
-Work = Callable[[Service, Any, HTTPRequest], Response]
+Result = TypeVar("Result")
+Work = Callable[[Service, Any, HTTPRequest], Result]
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class Route:
     roles: tuple[Role, ...]  # of which a key needs one; none: anyone may ask, without a key
     answer: Answerer
     body: type[StrictModel] | None = None
+    prepare: Work[Any] | None = None  # work of the answer that the thread does which checks the body
     computes: bool = False  # with the model, which is what a key's `concurrent` and tokens bound
     query: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)  # each parameter's type and default
     documented: bool = True  # in /openapi.json: a path of the API, and no file of the page
 
 
-def beside(work: Work) -> Answerer:
+def beside(work: Work[Response]) -> Answerer:
     """An answer that is made in the fair pool, without computing with the model."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
@@ -54,8 +56,8 @@ def beside(work: Work) -> Answerer:
     return _named(answer, work)
 
 
-def computed(work: Work) -> Answerer:
-    """An answer that is computed with the PyTorch model, one at a time."""
+def computed(work: Work[Response]) -> Answerer:
+    """An answer that is computed with the model outside of the scheduler's steps, one at a time."""
 
     async def answer(service: Service, body: Any, http: HTTPRequest) -> Response:
         return await while_connected(http, service.run_alone(http, work, body, http))
@@ -121,7 +123,7 @@ class Gate:
 
     async def __call__(self, http: HTTPRequest) -> None:
         """APIError for a key that may not ask this, or not now."""
-        record = record_of(http)
+        record: RequestRecord = http.scope["record"]
         assert record.tenant is not None  # access.py lets no request without one past it to these paths
         record.tenant.check(*self.roles)
         record.ends.append(record.tenant.admit(self.computes))
@@ -152,20 +154,31 @@ async def _read(
     models: Models, route: Route, kind: type[StrictModel], http: HTTPRequest
 ) -> tuple[Service, Any]:
     """A request's body, checked, and the model that it names, which is kept until the request ends."""
-    record, service = record_of(http), models.default
-    work = partial(_parsed, service, kind, await http.body(), http.scope["gzip"])
-    body = await service.pool.run(record.sender, service.limits.body_seconds, work)
-    http.scope["ignored"] = body.ignored
+    record: RequestRecord = http.scope["record"]
+    raw, first = await http.body(), models.default
+    seconds = first.limits.body_seconds if route.prepare is None else first.limits.request_seconds
+    body, made = await first.pool.run(record.sender, seconds, _checked, models, route, kind, raw, http)
+    service = first
     if "admin" not in route.roles:
         asked = getattr(body, "model", None) or getattr(body, "name", None)
         used, service = await models.use(asked)
         record.ends.append(partial(models.leave, used))
         record.model = asked if asked and asked in service.adapters else used.name
-    if getattr(body, "edits", None) or getattr(body, "internals", None):
-        tenant_of(http).check("internals")
+    http.scope["prepared"] = made if made is not None and made[0] is service else None
     return service, body
 
 
-def _parsed(service: Service, kind: type[StrictModel], raw: bytes, is_gzip: bool) -> Any:
-    raw = unpacked(raw, service.limits.body_bytes) if is_gzip else raw
-    return parse_body(kind, raw, service.lenient)
+def _checked(
+    models: Models, route: Route, kind: type[StrictModel], raw: bytes, http: HTTPRequest
+) -> tuple[Any, tuple[Service, Any] | None]:
+    """The body, and what its route prepares where the model that it names is loaded, with that model."""
+    first = models.default
+    raw = unpacked(raw, first.limits.body_bytes) if http.scope["gzip"] else raw
+    body: Any = parse_body(kind, raw, first.lenient)
+    http.scope["ignored"] = body.ignored
+    if getattr(body, "edits", None) or getattr(body, "internals", None):
+        tenant_of(http).check("internals")
+    service = None if route.prepare is None else models.find(body.model).service
+    if route.prepare is None or service is None:
+        return body, None
+    return body, (service, route.prepare(service, body, http))

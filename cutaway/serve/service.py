@@ -1,4 +1,4 @@
-"""What the endpoints share: the model under its name, its schedulers, limits, threads and metrics."""
+"""What the endpoints share: the model under its name, its scheduler, limits, threads and metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -20,31 +20,83 @@ from typing import TYPE_CHECKING, Any
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain, internals
-from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
-from cutaway.generate.engine import BatchedEngine
+from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.tool_calls.constraint import Held
 from cutaway.lm import LanguageModel
 from cutaway.serve.answer_form import AnswerForm
-from cutaway.serve.api_error import RETRY_AFTER, APIError, errors_in
+from cutaway.serve.api_error import RETRY_AFTER, APIError, ContextError, about, errors_in
 from cutaway.serve.openai.sampling_schema import SAMPLERS, Internals, SamplingRequest
 from cutaway.serve.operations.bounded_log import PROMPTS
 from cutaway.serve.operations.metrics import Metrics
 from cutaway.serve.operations.request_record import client_of, record_of
 from cutaway.serve.response_store import ResponseStore
 from cutaway.serve.validation import StrictModel
-from cutaway.serve.work_pool import LoopBridge
+from cutaway.serve.work_pool import MOST_WAITING, THREADS, FairPool, LoopBridge, Result, counted
+from cutaway.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HTTPRequest
-from cutaway.serve.limits import Limits
-from cutaway.serve.work_pool import MOST_WAITING, THREADS, FairPool, Result, counted
 
 log = logging.getLogger(PROMPTS)
 MAX_STOPS = 16
 MOST_RETRY_AFTER = 120  # seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server; ``max_tokens`` of an answer, None for as many as the context holds."""
+
+    max_sequences: int = 16
+    max_queue: int = 512
+    max_tokens: int | None = None
+    body_bytes: int = 2 << 20
+    request_seconds: float = 600.0
+    body_seconds: float = 30.0
+    drain_seconds: float = 30.0
+    state_bytes: int | None = None  # of KV cache; None for what the longest texts take, or half of the memory
+    choices: int = 16  # n of one request
+    texts: int = 256  # prompts of one request for completions
+    inputs: int = 2048  # texts of one request for embeddings
+    trace_tokens: int = 8192
+    trace_numbers: int = 4_000_000
+
+    def scheduler(self, engine: Engine, tokenizer: Tokenizer) -> Scheduler:
+        """A scheduler within these limits."""
+        return Scheduler(
+            engine,
+            tokenizer,
+            max_sequences=self.max_sequences,
+            max_queue=self.max_queue,
+            state_bytes=self.state_bytes,
+        )
+
+    def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:
+        """An answer's max_tokens after so long a prompt: what was asked for, or what the context has room
+        for. APIError for more than the server's limit, and for a prompt that leaves no room.
+        """
+        least = prompt + (asked != 0)
+        if least > context:
+            raise ContextError(prompt, least - prompt, context, param)
+        most = self.max_tokens
+        if asked is not None and most is not None and asked > most:
+            text = f"{param} is {asked}, and this server answers with at most {most}"
+            raise APIError(400, text, param=param, code="above_limit")
+        return most if asked is None else min(asked, context - prompt)
+
+    def check_choices(self, count: int, param: str) -> None:
+        """Refuse a request for too many answers to a prompt."""
+        _at_most(count, self.choices, "answers to a prompt", param)
+
+    def check_texts(self, count: int, param: str) -> None:
+        """Refuse a request with too many texts to complete."""
+        _at_most(count, self.texts, "texts", param)
+
+    def check_inputs(self, count: int, param: str) -> None:
+        """Refuse a request with too many texts to embed."""
+        _at_most(count, self.inputs, "texts", param)
 
 
 @dataclass(frozen=True)
@@ -63,6 +115,7 @@ class Service:
     pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
     dimensions: Sequence[int] = ()  # that embeddings may be cut to
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
+    lens: Any = None  # the model's TunedLens, where the server was given one
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
@@ -79,12 +132,12 @@ class Service:
 
     # ---- threads -------------------------------------------------------------------------------------------
 
-    async def run(self, client: str, work: Callable[..., Result], *arguments: Any) -> Result:
+    def run(self, client: str, work: Callable[..., Result], *arguments: Any) -> Coroutine[Any, Any, Result]:
         """Run work(service, ...), which computes nothing with the model, beside the event loop."""
-        return await self.pool.run(client, self.limits.request_seconds, work, self, *arguments)
+        return self.pool.run(client, self.limits.request_seconds, work, self, *arguments)
 
     async def run_alone(self, http: HTTPRequest, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Run work(service, ...) that computes with the PyTorch model, one request at a time.
+        """Run work(service, ...) that computes with the model beside the scheduler's steps, one at a time.
 
         What it reads it counts with `spend`.
         """
@@ -96,7 +149,7 @@ class Service:
 
         return await self.alone_pool.run(client_of(http), self.limits.request_seconds, spending)
 
-    # ---- schedulers ----------------------------------------------------------------------------------------
+    # ---- the scheduler -------------------------------------------------------------------------------------
 
     @property
     def decoder(self) -> Scheduler:
@@ -107,19 +160,6 @@ class Service:
                 f"{self.name} is an encoder: it turns texts into vectors (/v1/embeddings) and writes none",
             )
         return self.scheduler
-
-    @cached_property
-    def edit_scheduler(self) -> Scheduler:
-        """The scheduler of requests whose edits the PyTorch model makes, beside that of all others."""
-        if self.decoder.engine is self.lm.pytorch:
-            return self.decoder
-        made = self.limits.scheduler(self.lm.pytorch, self.lm.tokenizer)
-        made.on_step = self.bridge.send
-        return made
-
-    def scheduler_of(self, request: Request) -> Scheduler:
-        """The scheduler that a request goes to."""
-        return self.edit_scheduler if callable(request.edit) else self.decoder
 
     def retry_after(self) -> int:
         """Seconds in which half of what waits is answered, at the pace of the last answers."""
@@ -133,28 +173,48 @@ class Service:
         with an error; how many answers those were.
         """
         ends = time.monotonic() + seconds
-        parts = (self.scheduler, self.__dict__.get("edit_scheduler"), self.alone_pool)
+        parts = (self.scheduler, self.alone_pool)
         return sum(one.drain(max(0.0, ends - time.monotonic())) for one in parts if one is not None)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the model takes by now: its packed weights where the runtime reads them, the
-        PyTorch model's once it is built, and its schedulers' KV caches when they are full.
+        PyTorch model's once it is built, and its scheduler's KV cache when it is full.
         """
-        weights = self.lm.engines.nbytes
-        made = (self.scheduler, self.__dict__.get("edit_scheduler"))
-        figures = [one.stats() for one in made if one is not None]
-        return weights + sum(one.pages_total * one.page_bytes for one in figures)
+        figures = None if self.scheduler is None else self.scheduler.stats()
+        cache = 0 if figures is None else figures.pages_total * figures.page_bytes
+        return self.lm.engines.nbytes + cache
 
-    @property
+    @cached_property
     def context(self) -> int:
         """How many tokens prompt and answer may have together."""
         return self.decoder.engine.max_context
 
-    @property
+    @cached_property
     def vocab(self) -> int:
         """How many ids are tokens."""
-        return vocab_size(self.decoder.engine, self.lm.tokenizer)
+        return vocab_size(self.decoder.engine, self.tokenizer)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.lm.tokenizer
+
+    @cached_property
+    def template(self) -> str | None:
+        """The model's chat template; None where it has none."""
+        return self.lm.checkpoint.chat_template
+
+    @cached_property
+    def _sampling(self) -> dict[str, Any]:
+        """How it samples where a request does not say: its generation_config's values, else OpenAI's."""
+        own = self.lm.checkpoint.defaults
+        return {"temperature": 1.0} | {name: value for name, value in own.items() if name in SAMPLERS}
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        """The end tokens that its files name beside the tokenizer's."""
+        return tuple(id for id in self.lm.ending(SamplingParams()).stop_ids if id < self.vocab)
 
     # ---- from a request's fields to the scheduler's --------------------------------------------------------
 
@@ -211,8 +271,10 @@ class Service:
 
     def check_ids(self, ids: Sequence[int], param: str) -> None:
         """Refuse ids outside the vocabulary, and a prompt that fills the context."""
-        with errors_in(param):
-            check_prompt(ids, self.lm.tokenizer, self.decoder.engine)
+        try:
+            check_prompt(ids, self.tokenizer, self.decoder.engine)
+        except UserError as error:
+            raise about(error, param) from None
 
     def sampling_params(
         self, body: SamplingRequest, max_tokens: int | None, logprobs: int, choice: int
@@ -220,25 +282,28 @@ class Service:
         """The SamplingParams of one of a request's answers: the request's values, else those of the model's
         generation_config, else OpenAI's defaults. Choice n draws with the request's seed + n.
         """
-        defaults = {name: value for name, value in self.lm.checkpoint.defaults.items() if name in SAMPLERS}
         given = {name: value for name in SAMPLERS if (value := getattr(body, name)) is not None}
         stops = [] if body.stop is None else [body.stop] if isinstance(body.stop, str) else body.stop
         if len(stops) > MAX_STOPS:
             raise APIError(400, f"stop has {len(stops)} texts, and the limit is {MAX_STOPS}", param="stop")
         if "" in stops:
             raise APIError(400, "stop has an empty text, which would end every answer", param="stop")
+        values: dict[str, Any] = self._sampling | given
+        ends = () if values.get("ignore_eos") else self._ends
         params = SamplingParams(
-            **({"temperature": 1.0} | defaults | given),  # pyright: ignore[reportArgumentType]
+            **values,
             max_tokens=max_tokens,
             logit_bias=_logit_bias(body.logit_bias or {}),
             stop=stops,
-            stop_ids=body.stop_token_ids or (),
+            stop_ids=(*(body.stop_token_ids or ()), *ends),
             seed=None if body.seed is None else (body.seed + choice) % 2**63,
             logprobs=logprobs,
         )
-        with errors_in("stop_token_ids" if body.stop_token_ids else "logit_bias"):
+        try:
             params.check(self.vocab)
-        return self.lm.ending(params)
+        except UserError as error:
+            raise about(error, "stop_token_ids" if body.stop_token_ids else "logit_bias") from None
+        return params
 
     def sampled_as(self, api: Mapping[str, float], given: Mapping[str, Any]) -> dict[str, Any]:
         """A request's sampling fields; for one it leaves out, the model's own default, else that of ``api``,
@@ -287,7 +352,7 @@ def adapter_engine(lm: LanguageModel, folder: str | Path) -> BatchedEngine:
             f"answers here, because {why}: give --adapter FOLDER without a name, and it is the model's own"
         )
     engine: Any = lm.with_adapter(folder).engine
-    if getattr(engine, "plan", None) is not getattr(lm.engine, "plan", lm):
+    if getattr(engine, "packed", None) is not getattr(lm.engine, "packed", lm):
         raise UserError(
             f"{folder}: the runtime does not apply this adapter beside the model's own weights: write both "
             "as one model (`cutaway merge`) and serve that"
@@ -325,3 +390,9 @@ def _logit_bias(asked: dict[str, float]) -> dict[int, float]:
             text = f"logit_bias names {id[:40]!r}: it must name ids of tokens"
             raise APIError(400, text, param="logit_bias")
     return {int(id): float("-inf") if value <= -100 else value for id, value in asked.items()}
+
+
+def _at_most(count: int, most: int, what: str, param: str) -> None:
+    if count > most:
+        text = f"This asks for {count} {what}, and one request may ask for {most}"
+        raise APIError(400, text, param=param, code="above_limit")

@@ -58,9 +58,11 @@ class MergedStreams:
         self.streams: list[ResponseStream] = []
         self._answered: set[int] = set()  # of the streams those whose answers are counted
         self._timer: asyncio.TimerHandle | None = None
+        assert service.scheduler is not None  # or there were no requests
+        self.submit = service.scheduler.submit
         try:
             for request in requests:
-                self.streams.append(service.scheduler_of(request).submit(request))
+                self.streams.append(self.submit(request))
         except BaseException:
             self.close()
             raise
@@ -79,12 +81,12 @@ class MergedStreams:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
-        put = self.service.bridge.put
+        bridge = self.service.bridge
         held: list[list[Piece]] = [[] for _ in self.streams]
         samples = [0] * len(self.streams)
         for i, stream in enumerate(self.streams):
-            stream.subscribe(partial(lambda i, event: put(queue, (i, event)), i))
-        self.service.bridge.deliver()
+            stream.subscribe(bridge.listener(queue, i))
+        bridge.deliver()
         unfinished, client = len(self.streams), self.streams[0].request.client
         seconds = self.service.limits.request_seconds
         left = max(0.0, self.began + seconds - time.perf_counter())
@@ -94,7 +96,8 @@ class MergedStreams:
             i, event = await queue.get()
             if isinstance(event, Exception):
                 raise event
-            self.record.first_token()
+            if self.record.first_token_seconds is None:
+                self.record.first_token()
             if event.generation is not None:
                 self.service.finished.append(time.perf_counter())
                 self._answered.add(i)
@@ -115,10 +118,10 @@ class MergedStreams:
                     yield i, piece
                 continue
             samples[i], held[i] = samples[i] + 1, []
-            self.streams[i] = self.service.scheduler_of(request).submit(request)
+            self.streams[i] = self.submit(request)
             self._answered.discard(i)
-            self.streams[i].subscribe(partial(lambda i, event: put(queue, (i, event)), i))
-            self.service.bridge.deliver()
+            self.streams[i].subscribe(bridge.listener(queue, i))
+            bridge.deliver()
 
     async def collect(self) -> tuple[list[list[Piece]], list[Generation]]:
         """Of each answer all pieces, and its generation, when all are finished."""

@@ -9,7 +9,6 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.serve.api_error import APIError
-from cutaway.serve.field_types import MAX_IDS, Indices, Text
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai.format import token_string
 from cutaway.serve.openai.message_schema import Ending, Messages, Tools
@@ -17,7 +16,7 @@ from cutaway.serve.operations.api_keys import TEXT
 from cutaway.serve.prompts import chat_ids, ending
 from cutaway.serve.routes import Route, beside
 from cutaway.serve.service import Service
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import MAX_IDS, Indices, StrictModel, Text
 from cutaway.serve.work_pool import check_stopped
 
 

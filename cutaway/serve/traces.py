@@ -2,9 +2,9 @@
 
 The scheduler reads the text beside all other requests, and keeps what is asked for of each step: so a trace
 takes the memory of its answer, whose size follows from the values' shapes and is known, and refused, before
-the text is read. What the runtime does not show is the PyTorch model's; the page is a forward pass by itself.
-Tokens and next tokens have the fields that `cutaway explain --json` gives them, and ``"format": "page"``
-answers with the page's own document.
+the text is read. What no step of the runtime writes out (keys of latents) is a pass of its own. Tokens and
+next tokens have the fields that `cutaway explain --json` gives them, and ``"format": "page"`` answers with
+the page's own document.
 """
 
 from __future__ import annotations
@@ -26,42 +26,37 @@ from cutaway.generate.batch.observation import LOGITS, LOOKS, Observation
 from cutaway.generate.batch.request import Request
 from cutaway.inspect.tokens import tokens
 from cutaway.runtime import values
-from cutaway.serve.api_error import APIError
-from cutaway.serve.edit_schema import Edits
+from cutaway.serve.api_error import APIError, errors_in
 from cutaway.serve.edits import (
     READ,
     WHOLE_TOKENS,
     RequestEdits,
     check_length,
+    once_ready,
     parse_edits,
     read,
-    with_donors,
 )
-from cutaway.serve.field_types import FailFast, Indices, Positions, Text
+from cutaway.serve.inside.forward import InsideRequest, prompt_ids
 from cutaway.serve.json_body import BodyResponse, json_response
-from cutaway.serve.openai.message_schema import Ending, Messages
 from cutaway.serve.operations.request_record import caller_of
-from cutaway.serve.prompts import ending, prompt
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
+from cutaway.serve.validation import FailFast, Indices, Positions, Text
 from cutaway.serve.work_pool import spend, stoppable
 from cutaway.weights import safetensors
 
+PAGE_TYPE = "application/vnd.cutaway.page"  # docs/serving.md has its layout
 STEP_NUMBERS = 16_000_000  # of the values of the tokens that a step reads of a trace: 64 MB
 
 
-class TraceRequest(Ending):
+class TraceRequest(InsideRequest):
     """One forward pass over a text: which values, of which layers, heads and positions, with which edits."""
 
-    model: Text | None = None
-    text: Text | None = None
-    messages: Messages | None = None
     values: Annotated[list[Text], FailFast, Field(max_length=64)] = Field([])
     layers: Indices | None = None
     heads: Indices | None = None
     positions: Positions | None = None
-    edits: Edits = Field([])
     top: Annotated[StrictInt, Field(ge=0, le=100)] = 5
     format: Literal["json", "safetensors", "page"] = "json"
 
@@ -79,13 +74,14 @@ async def trace(service: Service, body: TraceRequest, http: HTTPRequest) -> Resp
 
 
 async def _answered(service: Service, body: TraceRequest, http: HTTPRequest) -> Response:
-    """The response, by the runtime where it shows what is asked for, else by the PyTorch model."""
+    """The response: the engine that answers shows it in the batch, but for what no step writes out."""
     caller = caller_of(http, None)
     asked = await service.run(caller.client, _asked, body)
-    if not asked.in_batch:
+    if not asked.in_step:
         return await service.run_alone(http, _alone, body, asked)
-    edits = await with_donors(asked.edits, http, caller) if asked.edits.edits else None
-    hooks = await service.run(caller.client, lambda _: edits and edits.hooks(asked.ids))
+    hooks = None
+    if asked.edits.edits:
+        hooks = await once_ready(asked.edits, http, caller, lambda _, ready: ready.hooks(asked.ids))
     seen = Observation(asked.names, asked.selection.positions, asked.selection.select, asked.chunk)
     request = Request(tuple(asked.ids), READ, edit=hooks, observation=seen, **vars(caller))
     await read(service, http, [request])
@@ -106,27 +102,34 @@ class _Asked:
     names: list[str]
     selection: _Selection
     chunk: int
-    in_batch: bool
+    in_step: bool = True
 
 
-def _page_names(config: Any) -> list[str]:
-    """The values that the page needs, as far as the runtime shows them."""
+def _page_names(service: Service) -> list[str]:
+    """The values that the page needs."""
     from cutaway.inspect import page_data
 
+    config = service.lm.config
     names = [name for name in page_data.names(config) if name != LOGITS]
-    try:
-        return [*(one.name for one in values.named(config, tuple(names))), LOGITS]
-    except UserError:
-        return names
+    if service.lm.engine_choice[0] == "runtime":
+        try:
+            return [*(one.name for one in values.named(config, tuple(names))), LOGITS]
+        except UserError:
+            return names
+    from cutaway.inspect import names as naming
+
+    every = naming.known(service.lm.engines.pytorch_model)
+    own = [one for name in naming.resolve(every, names) for one in naming.expanded(every, name)]
+    return [*dict.fromkeys(own), LOGITS]
 
 
 def _asked(service: Service, body: TraceRequest) -> _Asked:
-    lm, ids = service.lm, prompt(service, body.text, body.messages, "text", ending(body))
+    lm, ids = service.lm, prompt_ids(service, body)
     edits = parse_edits(service, body.edits)
     is_page = body.format == "page"
-    names = _page_names(lm.config) if is_page else _names(body, len(lm.config.blocks))
-    in_batch = lm.engine_choice[0] == "runtime" and edits.in_batch
-    shapes = _shapes(lm.config, names) if in_batch else None
+    names = _page_names(service) if is_page else _names(body, len(lm.config.blocks))
+    with errors_in("values"):
+        shapes = _shapes(service, names)
     check_length(service, ids, "text", WHOLE_TOKENS if is_page or shapes is None else None)
     selection = _Selection(None if is_page else body, len(ids))
     if shapes is None:
@@ -135,11 +138,19 @@ def _asked(service: Service, body: TraceRequest) -> _Asked:
     if not is_page:
         _check_size(service, {name: selection.shape(name, shape) for name, shape in shapes.items()})
     numbers = sum(prod(shape) for shape in shapes.values())
-    return _Asked(ids, edits, names, selection, max(1, STEP_NUMBERS // max(1, numbers)), True)
+    return _Asked(ids, edits, names, selection, max(1, STEP_NUMBERS // max(1, numbers)))
 
 
-def _shapes(config: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
-    """The shape of each value for one token, heads first; None where the runtime does not show one."""
+def _shapes(service: Service, names: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
+    """The shape of each value for one token, heads first; None where a step of the runtime does not write one
+    out.
+    """
+    config = service.lm.config
+    if service.lm.engine_choice[0] != "runtime":
+        from cutaway.inspect import names as naming
+
+        known = naming.known(service.lm.engines.pytorch_model)
+        return {name: tuple(known[naming.resolve(known, [name])[0]][1:]) for name in names}
     found: dict[str, tuple[int, ...]] = {}
     for name in names:
         if name == LOGITS:
@@ -149,11 +160,9 @@ def _shapes(config: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]] | N
             value, *others = values.named(config, (name,))
         except UserError:
             return None
-        if others:  # a wildcard beside names that are not shown
-            return None
         if name.endswith(LOOKS):
             found[name] = (config.blocks[value.layer].attention.heads, 1, 1)
-        elif value.what < 0:
+        elif others or value.what < 0:
             return None
         else:
             found[name] = (*value.shape[:-1], 1, value.shape[-1])
@@ -172,7 +181,7 @@ def _page(service: Service, asked: _Asked, seen: Observation) -> Response:
     from cutaway.inspect.trace import Trace
 
     trace = Trace(service.lm.subject, asked.ids, _seen(service, asked, seen)[0])
-    return BodyResponse(page_data.packed([page_data.build(trace, service.name)]), "application/octet-stream")
+    return BodyResponse(page_data.packed([page_data.build(trace, service.name)]), PAGE_TYPE)
 
 
 def _seen(service: Service, asked: _Asked, seen: Observation) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -216,7 +225,7 @@ def _next(service: Service, logits: np.ndarray, top: int) -> list[dict[str, Any]
 
 
 def _alone(service: Service, body: TraceRequest, asked: _Asked) -> Response:
-    """The response of what the runtime does not show, of edits that it does not make, and of the page."""
+    """The response of values that no step writes out, such as keys of latents: a pass of its own."""
     from cutaway.inspect import page_data
     from cutaway.inspect.explanation import next_tokens
 
@@ -226,7 +235,7 @@ def _alone(service: Service, body: TraceRequest, asked: _Asked) -> Response:
         if body.format == "page":
             trace = _traced(service, asked, names)
             document = page_data.packed([page_data.build(trace, service.name)])
-            return BodyResponse(document, "application/octet-stream")
+            return BodyResponse(document, PAGE_TYPE)
         one = service.lm.trace(asked.ids[:1], names=asked.names)
         _check_size(service, {name: asked.selection.shape(name, one[name].shape) for name in asked.names})
         trace = _traced(service, asked, asked.names)

@@ -1,4 +1,5 @@
-"""How a body is read and checked: the rule for all fields, and the sentence that names the first wrong one.
+"""How a body is read and checked: the rule for all fields, the types that requests of several APIs share, and
+the sentence that names the first wrong field.
 
 ``null``, an empty value and a default are the same as leaving a field out. A field that cannot change the
 answer (``IGNORED``) is accepted and named in the response's ``x-cutaway-ignored``; any other that is not
@@ -11,18 +12,88 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
+    Field,
     PrivateAttr,
+    StrictInt,
+    StrictStr,
+    Tag,
     ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from cutaway.serve.api_error import APIError
+
+# ---- types of fields --------------------------------------------------------------------------------------
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Id = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Text = StrictStr
+Object = dict[str, Any]
+MAX_TEXTS = 2048  # of one request; a server allows fewer (limits.py)
+FailFast: Any = Field(fail_fast=True)  # refuses a list for its first wrong item, not for a million of them
+MAX_MESSAGES = 2048  # OpenAI's bound too
+MAX_IDS = 1 << 17
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Refuses a longer list before any of its items is looked at: meanwhile no other thread would run."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list) and len(value) > count:
+            message = "array too long: give at most {most}, and this has {given}"
+            given = {"most": f"{count:,}", "given": f"{len(value):,}"}
+            raise PydanticCustomError("too_long", message, given)
+        return value
+
+    return BeforeValidator(check)
+
+
+Indices = Annotated[list[Id], FailFast, at_most(MAX_IDS)]
+Positions = Annotated[list[StrictInt], FailFast]
+
+
+def branch(value: Any) -> str | None:
+    """Which branch of a union a value is of, by its type alone: no other branch is tried."""
+    if isinstance(value, str):
+        return "str"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else ""
+    if isinstance(first, int):
+        return "list[int]"
+    return "list[list]" if isinstance(first, list) else "list[items]"
+
+
+def text_or(what: str) -> Discriminator:
+    """What tells a union's branches, and the sentence for a value that is of none."""
+    return Discriminator(branch, custom_error_type="wrong_type", custom_error_message=f"give {what}")
+
+
+Prompts = Annotated[
+    Annotated[Text, Tag("str")]
+    | Annotated[list[Text], FailFast, Field(max_length=MAX_TEXTS), Tag("list[items]")]
+    | Annotated[list[Id], FailFast, Tag("list[int]")]
+    | Annotated[
+        list[Annotated[list[Id], FailFast]], FailFast, Field(max_length=MAX_TEXTS), Tag("list[list]")
+    ],
+    text_or("a text, a list of texts, a list of ids, or a list of lists of ids"),
+]
+Texts = Annotated[
+    Annotated[Text, Tag("str")] | Annotated[list[Text], FailFast, Tag("list[items]")],
+    text_or("a text or a list of texts"),
+]
+CacheSalt = Annotated[Text, Field(min_length=1, max_length=256)]
+
+
+# ---- the rule for all fields -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 import cutaway
-from cutaway.serve.field_types import Text
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai.models import card
 from cutaway.serve.operations.api_keys import ANY
 from cutaway.serve.routes import Route, beside, models_of
 from cutaway.serve.service import Service
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import StrictModel, Text
 
 
 class LoadAdapterRequest(StrictModel):

@@ -8,14 +8,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError, ShuttingDownError
 from cutaway.generate.batch.scheduler import FairQueue
 from cutaway.serve.api_error import timeout_error
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Result = TypeVar("Result")
 MOST_WAITING = 4096  # jobs; half of it is more than all connections have: no answer is refused at its end
@@ -139,12 +136,11 @@ def check_stopped() -> None:
 
 
 @contextlib.contextmanager
-def stoppable(model: nn.Module) -> Iterator[None]:
+def stoppable(model: Any) -> Iterator[None]:
     """This thread's forward passes end before their next block once its request is over."""
     from cutaway.hooks import hooked
 
-    blocks: Any = model.blocks
-    with hooked((block, lambda *_: check_stopped(), None) for block in blocks):
+    with hooked((block, lambda *_: check_stopped(), None) for block in model.blocks):
         yield
 
 
@@ -152,16 +148,20 @@ class LoopBridge:
     """Events on their way to the queues of one event loop, which is woken once for all of a step: each waking
     hands Python's lock over, and the thread that wakes waits to have it back.
 
-    ``put`` and ``send`` may be called by any thread, ``deliver`` by the loop's own.
+    Listeners and ``send`` may be called by any thread, ``deliver`` by the loop's own.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[tuple[asyncio.Queue[Any], Any]] = deque()
 
-    def put(self, queue: asyncio.Queue[Any], event: Any) -> None:
-        """Add an event for this queue; it is delivered after the next ``send``."""
-        self._waiting.append((queue, event))
+    def listener(self, queue: asyncio.Queue[tuple[int, Any]], which: int = 0) -> Callable[[Any], None]:
+        """What adds an event of this number to the queue; it is delivered after the next ``send``."""
+
+        def put(event: Any) -> None:
+            self._waiting.append((queue, (which, event)))
+
+        return put
 
     def send(self) -> None:
         """Have the loop deliver what waits."""

@@ -100,6 +100,12 @@ def read_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OperationalError(f"{path} cannot be read: {problem.strerror or problem}") from problem
 
 
+def contents(path: Path) -> bytes:
+    """A file's bytes. Raises OperationalError where it cannot be read."""
+    with read_errors(path):
+        return path.read_bytes()
+
+
 @contextmanager
 def atomic_file(
     target: str | os.PathLike[str], *, force: bool = True, sha256: str | None = None, remedy: str = FREE

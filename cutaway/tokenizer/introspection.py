@@ -1,4 +1,4 @@
-"""Looking inside a tokenizer: how a text becomes its tokens, and which tokens no text becomes.
+"""Tokens that no text becomes, and tokens that are no text.
 
 A token that its own text does not encode to is *unreachable*: nothing but the id itself brings it into a
 model's input, so that training never touched it, and models have been led astray by such tokens (Land &
@@ -6,62 +6,13 @@ Bartolo, arXiv:2405.05417). A *partial* token holds a piece of a character's UTF
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from cutaway.tokenizer.bpe import BPE, BYTE_TOKENS, Pair, merge
+from cutaway.tokenizer.bpe import BPE, BYTE_TOKENS, merge
 from cutaway.tokenizer.charsmap import Charsmap, Precompiled
 from cutaway.tokenizer.normalize import Lowercase, StripAccents, Unicode, normalize
 from cutaway.tokenizer.pretokenize import SPACE, pretokenize
 from cutaway.tokenizer.tokenizer import Tokenizer
-from cutaway.tokenizer.unigram import Edge, Unigram
 from cutaway.tokenizer.wordpiece import BertNormalizer, WordPiece
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of a text in the vocabulary's spelling, and its ids.
-
-    `merges` are BPE's, in the order in which they happened; `path` is Unigram's best cut.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    merges: tuple[Pair, ...] = ()
-    path: tuple[Edge, ...] = ()
-
-    def states(self) -> list[list[str]]:
-        """The piece's symbols from the beginning to the end, one list a merge."""
-        symbols = list(self.text)
-        out = [symbols]
-        for left, right in self.merges:
-            at = next(i for i in range(len(symbols)) if symbols[i : i + 2] == [left, right])
-            symbols = [*symbols[:at], left + right, *symbols[at + 2 :]]
-            out.append(symbols)
-        return out
-
-
-def pieces(tokenizer: Tokenizer, text: str) -> list[Piece]:
-    """Each piece of a text with what happened in it; nothing in it becomes a control token."""
-    tokenizer.count(text)  # refuses what is no text
-    encoder = tokenizer.plain
-    out: list[Piece] = []
-    for part in encoder.cut(encoder.raw.split(text)):
-        if isinstance(part, int):
-            out.append(Piece(tokenizer.token_text(part), (part,)))
-        else:
-            out += [_piece(encoder.model, text) for text in part]
-    return out
-
-
-def _piece(model: object, text: str) -> Piece:
-    match model:
-        case BPE():
-            history: list[Pair] = []
-            model.symbols(text, history)
-            return Piece(model.spelt(text), tuple(model.encode(text)), merges=tuple(history))
-        case Unigram():
-            return Piece(text, tuple(model.encode(text)), path=tuple(model.best(text)))
-    return Piece(text, tuple(model.encode(text)))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def partial(tokenizer: Tokenizer) -> list[int]:

@@ -8,7 +8,6 @@ control token unless special="allow".
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,11 +19,12 @@ from cutaway.native import library
 from cutaway.native.bpe import Core
 from cutaway.tokenizer import bpe, compiled, fast
 from cutaway.tokenizer.added import AddedToken, Finder
-from cutaway.tokenizer.bpe import BPE, Pair
+from cutaway.tokenizer.bpe import Pair
 from cutaway.tokenizer.decode import FIRST, NOTHING, Decoder
 from cutaway.tokenizer.normalize import normalize
-from cutaway.tokenizer.pretokenize import SPACE, Step, errors_of, fused, pretokenize, time_limit
+from cutaway.tokenizer.pretokenize import SPACE, time_limit
 from cutaway.tokenizer.spec import TokenizerSpec
+from cutaway.tokenizer.text_encoder import TextEncoder
 from cutaway.tokenizer.unicode import utf8
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from cutaway.tokenizer.baselines import WordLevel
-    from cutaway.tokenizer.unigram import Unigram
     from cutaway.tokenizer.word_counts import WordCounts
-    from cutaway.tokenizer.wordpiece import WordPiece
 
 MODES = ("text", "allow", "forbid")
 
@@ -59,7 +56,7 @@ class Tokenizer:
         self.special = {token.text: token.id for token in spec.added if token.special}
         self._added = {token.id: token for token in spec.added}
         self._control = frozenset(self.special.values())
-        self._encoders: dict[frozenset[int], _Encoder] = {}
+        self._encoders: dict[frozenset[int], TextEncoder] = {}
         self._name: str | None = None  # of the compiled vocabulary on disk
         self._bytes = _Bytes(self)
 
@@ -75,12 +72,12 @@ class Tokenizer:
         A rank file needs `pattern` (a name such as "cl100k", or a regular expression) and takes `special`
         tokens. Raises UserError for what cannot be read or is not supported, by name.
         """
-        from cutaway.tokenizer import formats
+        from cutaway.tokenizer import spec_files
 
         def read() -> TokenizerSpec:
-            return formats.read(source, pattern, special)
+            return spec_files.read_spec(source, pattern, special)
 
-        return cls._opened(formats.digest(source, pattern, special), read)
+        return cls._opened(spec_files.spec_digest(source, pattern, special), read)
 
     @classmethod
     def _opened(cls, name: str | None, read: Callable[[], TokenizerSpec]) -> Tokenizer:
@@ -153,9 +150,9 @@ class Tokenizer:
         OpenAI's ranks, .gguf llama.cpp's metadata without a model, .txt BERT's vocab.txt. Raises UserError
         for what a format cannot say, and for a file that exists unless `force`. Returns the file's path.
         """
-        from cutaway.tokenizer.formats import save
+        from cutaway.tokenizer.spec_files import save_spec
 
-        return save(self.spec, path, force)
+        return save_spec(self.spec, path, force)
 
     def encode(self, text: str, special: str = "text", add_special: bool = False) -> list[int]:
         """The ids of a text; `add_special` puts the tokens around it that the model's inputs have.
@@ -278,12 +275,12 @@ class Tokenizer:
 
     def merges_of(self, text: str) -> list[tuple[str, list[Pair]]]:
         """Each piece of a text in the vocabulary's spelling, with its merges in order."""
-        from cutaway.tokenizer.introspection import pieces
+        from cutaway.tokenizer.pieces import pieces
 
         return [(piece.text, list(piece.merges)) for piece in pieces(self, text)]
 
     @property
-    def plain(self) -> _Encoder:
+    def plain(self) -> TextEncoder:
         """The encoder for text of which nothing becomes a control token."""
         return self._encoder(self._control)
 
@@ -345,7 +342,7 @@ class Tokenizer:
         encoder, segments = self._segments(text, special)
         return encoder.encoded(segments)
 
-    def _segments(self, text: str, special: str) -> tuple[_Encoder, list[str | int]]:
+    def _segments(self, text: str, special: str) -> tuple[TextEncoder, list[str | int]]:
         if special not in MODES:
             raise UserError(f'special is "text", "allow" or "forbid", not {special!r}')
         if isinstance(self._path, str) or not isinstance(text, str):
@@ -361,173 +358,12 @@ class Tokenizer:
                 return encoder, [id, *encoder.raw.split(text[len(opener) :])]
         return encoder, encoder.raw.split(text)
 
-    def _encoder(self, never: frozenset[int]) -> _Encoder:
+    def _encoder(self, never: frozenset[int]) -> TextEncoder:
         if never not in self._encoders:
-            self._encoders[never] = _Encoder(self, never)
+            self._encoders[never] = TextEncoder(
+                self.spec, never, self._control, self._encoders, lambda: self._path
+            )
         return self._encoders[never]
-
-
-class _Encoder:
-    """Encodes text in which the added tokens in `never` are not looked for."""
-
-    def __init__(self, tokenizer: Tokenizer, never: frozenset[int]) -> None:
-        spec = tokenizer.spec
-        looked_for = [token for token in spec.added if token.id not in never]
-        self.tokenizer = tokenizer
-        self.spec = spec
-        self.raw = Finder({token.text: token for token in looked_for if not token.normalized})
-        late = [token for token in looked_for if token.normalized]
-        with time_limit(sum(len(token.text) for token in late)):
-            self.late = Finder({normalize(spec.normalizer, token.text): token for token in late})
-        self.control = tokenizer._control
-        self.hides = never | self.control
-
-    @cached_property
-    def hidden(self) -> frozenset[str]:
-        """The texts of tokens that text must not become."""
-        size = len(self.spec.tokens)
-        texts = (self.spec.tokens[id] for id in self.hides if id < size)
-        return frozenset(text for text in texts if text is not None and text in self.spec.vocabulary)
-
-    @cached_property
-    def steps(self) -> tuple[Step, ...]:
-        return fused(self.spec.pretokenizer)
-
-    @cached_property
-    def model(self) -> BPE | WordPiece | Unigram | WordLevel:
-        """The reference, which another encoder that hides the same tokens may have built already."""
-        for other in self.tokenizer._encoders.values():
-            if other.hides == self.hides and "model" in vars(other):
-                return other.model
-        return _model(self.spec, self.hidden)
-
-    @cached_property
-    def words(self) -> Callable[[str], list[str]] | None:
-        return _words(self.spec)
-
-    @cached_property
-    def path(self) -> fast.Path | None:
-        """The fast path, if it hides what this encoder hides."""
-        path = self.tokenizer._path if self.hides == self.control else None
-        return None if isinstance(path, str) else path
-
-    def encoded(self, segments: Iterable[str | int]) -> Iterable[list[int]]:
-        """The ids of segments, stretch by stretch."""
-        return map(self.ids, self.stretches(segments))
-
-    def ids(self, part: tuple[str, bool] | int) -> list[int]:
-        """The ids of a stretch."""
-        if isinstance(part, int):
-            return [part]
-        found = self.path.ids(*part) if self.path else None
-        return self._defined(*part) if found is None else found
-
-    def array(self, part: tuple[str, bool] | int, threads: int) -> np.ndarray:
-        """The same as int32 [n]."""
-        import numpy as np
-
-        found = self.path.array(*part, threads) if self.path and not isinstance(part, int) else None
-        return np.array(self.ids(part), np.int32) if found is None else found
-
-    def count(self, part: tuple[str, bool] | int) -> int:
-        """How many ids a stretch has."""
-        found = self.path.count(*part) if self.path and not isinstance(part, int) else None
-        return len(self.ids(part)) if found is None else found
-
-    def _defined(self, text: str, first: bool) -> list[int]:
-        return list(chain.from_iterable(map(self.model.cache.__getitem__, self._pieces(text, first))))
-
-    def cut(self, segments: Iterable[str | int]) -> Iterable[list[str] | int]:
-        """Segments with their text normalised and cut into pieces."""
-        for part in self.stretches(segments):
-            yield part if isinstance(part, int) else self._pieces(*part)
-
-    def stretches(self, segments: Iterable[str | int]) -> Iterable[tuple[str, bool] | int]:
-        """Segments with their text normalised, and whether it begins what is encoded."""
-        segments = list(segments)
-        begun = False
-        for i, segment in enumerate(segments):
-            if isinstance(segment, int):
-                ends = segment in self.control
-                if not begun and not ends:
-                    yield normalize(self.spec.normalizer, "", True, False), True
-                begun = not ends
-                yield segment
-                continue
-            last = i + 1 == len(segments) or segments[i + 1] in self.control
-            rules = self.spec.normalizer
-            text = normalize(rules, segment, not begun, last) if rules else segment
-            begun = True
-            if self.late.pattern is None:
-                if text:
-                    yield text, i == 0
-                continue
-            for j, part in enumerate(self.late.split(text)):
-                yield part if isinstance(part, int) else (part, i == j == 0)
-
-    def _pieces(self, text: str, first: bool) -> list[str]:
-        pieces = pretokenize(self.steps, text, first)
-        return pieces if self.words is None else list(chain.from_iterable(map(self.words, pieces)))
-
-
-def _model(spec: TokenizerSpec, hidden: frozenset[str]) -> BPE | WordPiece | Unigram | WordLevel:
-    ids = dict(spec.vocabulary)
-    for text in hidden:
-        del ids[text]
-    unknown = -1 if spec.unknown is None else spec.unknown
-    match spec.model:
-        case "WordPiece":
-            from cutaway.tokenizer.wordpiece import WordPiece
-
-            return WordPiece(ids, unknown, continues=spec.continues, longest=spec.longest)
-        case "WordLevel":
-            from cutaway.tokenizer.baselines import WordLevel
-
-            return WordLevel(ids, unknown)
-        case "Unigram":
-            return _unigram(spec, ids, hidden)
-    return _bpe(spec, ids, hidden)
-
-
-def _unigram(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> Unigram:
-    from cutaway.tokenizer.unigram import Unigram
-
-    pieces = {text: score for text, score in (spec.pieces or {}).items() if text not in hidden}
-    rules: dict[str, Any] = {name: getattr(spec, name) for name in ("worst", "unknown", "fallback", "single")}
-    return Unigram(pieces, ids, beyond=spec.beyond, **rules)
-
-
-def _bpe(spec: TokenizerSpec, ids: dict[str, int], hidden: frozenset[str]) -> BPE:
-    if spec.merges is not None:
-        rank_of = bpe.listed(spec.merges, spec.vocabulary, hidden)
-    else:
-        rank_of = bpe.joined({text: rank for text, rank in (spec.ranks or {}).items() if text not in hidden})
-    return BPE(
-        ids,
-        rank_of,
-        bytewise=spec.bytewise,
-        whole=spec.whole,
-        fallback=spec.fallback,
-        # A byte without a token is left out: it must not become the control token that some files name.
-        unknown=None if spec.bytewise else spec.unknown,
-        fuse=spec.fuse,
-        dropped=frozenset(bpe.BYTES).difference(spec.vocabulary) if spec.drops_first else frozenset(),
-        unused=frozenset(text for text in map(spec.tokens.__getitem__, spec.unused) if text is not None),
-        errors=errors_of(spec.pretokenizer),
-    )
-
-
-def _words(spec: TokenizerSpec) -> Callable[[str], list[str]] | None:
-    """Cuts a text that the model would take as one piece at the spaces that no token reaches across.
-
-    The ids stay the same and pieces are met again. None where pieces are bytes, or no token is a space.
-    """
-    if spec.model != "BPE" or spec.bytewise or SPACE not in spec.vocabulary:
-        return None
-    crossed = {found[0] for text in spec.vocabulary for found in re.findall(f"[^{SPACE}]{SPACE}", text)}
-    inside = "".join(map(re.escape, sorted(crossed)))
-    reach = rf"(?:(?<=[{inside}]){SPACE}+[^{SPACE}]*)*" if crossed else ""
-    return re.compile(rf"(?:{SPACE}+[^{SPACE}]*|[^{SPACE}]+){reach}").findall
 
 
 class _Bytes(dict[int, bytes]):

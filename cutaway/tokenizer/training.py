@@ -83,6 +83,13 @@ def unigram(
     taken = {*fixed, *counts.special}
     words = {word: count for word, count in counts.words.items() if word not in taken}
     room = size - len(fixed) - len(counts.special)
+    characters = len(set().union(*words))
+    if room < characters:
+        raise UserError(
+            f"a vocabulary of {size:,} tokens is too small: {len(fixed):,} tokens are bytes and the unknown "
+            f"one, {len(counts.special):,} special, {characters:,} the corpus's characters; ask for "
+            f"{size - room + characters:,} or more"
+        )
     pieces = unigram_em.train(words, room, seeds=seeds, min_frequency=min_frequency, progress=progress)
     pieces = {piece: score for piece, score in pieces.items() if piece not in taken}
     tokens = [*fixed, *pieces]

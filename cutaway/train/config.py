@@ -22,7 +22,9 @@ from cutaway.bounds import Bound, Bounded, Count, Decay, Inner, Natural, Positiv
 from cutaway.data.filters import Filters
 from cutaway.data.sources import HUB, Source
 from cutaway.errors import UserError, quoted
-from cutaway.model.config import Decoder, from_dict, to_dict, variant
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict, to_dict
+from cutaway.model.kinds import variant
 from cutaway.store import yaml_files
 from cutaway.train.flops import per_token
 from cutaway.train.objectives import next_token

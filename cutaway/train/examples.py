@@ -22,7 +22,7 @@ from cutaway.store.files import atomic_file
 from cutaway.store.reading import arrays, parsed
 from cutaway.train.folder import EXAMPLES, REPORT
 from cutaway.train.objectives.common.objective import Objective
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 COUNTS = ("left_out_too_long", "cut", "without_trained_tokens", "without_end_token", "begin_token_twice")
 COUNTS += (

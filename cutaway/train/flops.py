@@ -21,7 +21,8 @@ import numpy as np
 
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.registry import kind
-from cutaway.model.config import Decoder, EncoderDecoder, kind_of
+from cutaway.model.config import Decoder, EncoderDecoder
+from cutaway.model.kinds import kind_of
 
 Span = tuple[int, int]  # the positions of a document's tokens, from the first to behind the last
 

@@ -6,14 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import cutaway
+from cutaway.version import __version__
 
 SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-pager")
 
 
 def state(where: Path, diff: bool) -> dict[str, Any]:
     """Cutaway's version and the commit around ``where``; with ``diff``, git's diff from that commit."""
-    known: dict[str, Any] = {"cutaway": cutaway.__version__}
+    known: dict[str, Any] = {"cutaway": __version__}
     found = commit(where)
     if found is None:
         return known

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from cutaway.errors import UserError
+from cutaway.generate.batch.many_prompts import answer_all
 from cutaway.generate.batch.request import Request
-from cutaway.generate.batch.scheduler import answer_all
 from cutaway.generate.engine import Engine
 from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.model.engine import PyTorchEngine
@@ -17,9 +17,9 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train.examples import Note
 from cutaway.train.rewards_config import RewardsConfig
 from cutaway.train.sampler import Completion, Sampler
-from cutaway.weights import adapters
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights import adapters, load
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 
 def local(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: Note) -> Sampler:
@@ -52,7 +52,7 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
     @cache
     def packed() -> tuple[RuntimeEngine, adapters.Adapter]:
         """The base as it lies in its file, and the adapter that it came with."""
-        root, first = adapters.apart(at_rest)
+        root, first = load.base_and_adapter(at_rest)
         return RuntimeEngine(run.model, root.tensors, run.threads), first
 
     if run.data.sampler == "pytorch":

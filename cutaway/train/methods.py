@@ -19,7 +19,8 @@ from cutaway.bounds import Bounded
 from cutaway.data import layouts
 from cutaway.data import rows as tables
 from cutaway.errors import UserError
-from cutaway.model.config import Decoder, from_dict
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict
 from cutaway.model.context import ContextExtension
 from cutaway.train import config, objectives
 from cutaway.train.examples import Examples, reader
@@ -27,7 +28,8 @@ from cutaway.train.folder import newest
 from cutaway.train.objectives import next_token
 from cutaway.train.objectives.common.objective import Objective
 from cutaway.weights import load
-from cutaway.weights.load import RUN, Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.load import RUN
 
 PRESETS = config.PRESETS / "finetune"
 BASE = "smollm2"
@@ -74,8 +76,10 @@ def presets() -> list[str]:
 def learned() -> dict[str, type[Objective]]:
     """The objectives of a user's data by name: the files of train/objectives/."""
     files = [one.name for one in pkgutil.iter_modules(objectives.__path__) if not one.ispkg]
-    found = {name: import_module(f"{objectives.__name__}.{name}").Config for name in files}
-    return {name: own for name, own in found.items() if own.source != "program"}
+    found = {name: getattr(import_module(f"{objectives.__name__}.{name}"), "Config", None) for name in files}
+    if without := [name for name, own in found.items() if own is None]:
+        raise UserError(f"{without[0]}.py has no Config: docs/adding-an-objective.md shows what one has")
+    return {name: own for name, own in found.items() if own and own.source != "program"}
 
 
 def names() -> list[str]:

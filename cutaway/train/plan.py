@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.train.config import TrainingConfig
 from cutaway.train.flops import per_token
 

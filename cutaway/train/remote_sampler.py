@@ -37,9 +37,9 @@ from cutaway.store.files import atomic_folder
 from cutaway.tokenizer import Tokenizer
 from cutaway.train import checkpoint
 from cutaway.train.folder import CHECKPOINTS
-from cutaway.train.loop import DataError
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.sampler import Completion
+from cutaway.train.training import DataError
 from cutaway.weights import peft_names
 
 SERVED = "served"  # in the run's folder: the adapters that the server reads

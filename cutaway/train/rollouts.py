@@ -31,13 +31,13 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder as DecoderModel
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.folder import SAMPLES
-from cutaway.train.loop import Training
 from cutaway.train.objectives.common.policy_gradient import ADVANTAGES, SAMPLER, even
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.remote_sampler import RemoteSampler, all_or_none
 from cutaway.train.rewards_config import RewardsConfig
 from cutaway.train.sampler import Completion, Sampler
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
+from cutaway.train.training import Training
 
 SHOWN = 5  # held-out questions whose answers an evaluation stores
 SEEDS = 1 << 63  # that every server takes

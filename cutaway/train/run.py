@@ -12,15 +12,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from cutaway.errors import UserError, plural
-from cutaway.model.config import to_dict
+from cutaway.model.config_dict import to_dict
 from cutaway.store.files import atomic_file, disk_errors
 from cutaway.train import checkpoint, config, curve, device, git, log, loop
 from cutaway.train import folder as run_folder
 from cutaway.train.config import TrainingConfig
-from cutaway.train.folder import GIT, LOCK
+from cutaway.train.folder import CHECKPOINTS, GIT, LOCK
 from cutaway.train.parallel import SINGLE_PROCESS, Parallel
 from cutaway.train.recipes import pretrain
 from cutaway.train.signals import SignalHandler
+from cutaway.train.training import Dataset, Training
 from cutaway.weights.load import RUN
 
 # What may differ when a run continues: none of it enters the weights.
@@ -37,7 +38,7 @@ class Recipe(Protocol):
         """The run with all that it depends on named and in its folder."""
         ...
 
-    def ready(self, run: Any, folder: Path, note: pretrain.Note) -> loop.Dataset:
+    def ready(self, run: Any, folder: Path, note: pretrain.Note) -> Dataset:
         """The rows of a resolved run, and its model."""
         ...
 
@@ -76,17 +77,17 @@ def train(
 
 def _train(
     run: TrainingConfig,
-    data: loop.Dataset,
+    data: Dataset,
     folder: Path,
     callback: loop.Callback,
     resume: bool,
     parallel: Parallel,
     signals: SignalHandler,
 ) -> None:
-    training = loop.Training(run, data, parallel, callback.note)
+    training = Training(run, data, parallel, callback.note)
     if parallel.rank == 0 and run.compile == "auto":
         _write(replace(run, compile="always" if training.compiles else "never"), folder)
-    found = checkpoint.newest(folder / loop.CHECKPOINTS, callback.note) if resume else None
+    found = checkpoint.newest(folder / CHECKPOINTS, callback.note) if resume else None
     if found is not None:
         training.restore(found)
         if training.step < run.steps:
@@ -177,7 +178,7 @@ def _open(
     callback: loop.Callback,
     where: torch.device,
     recipe: Recipe,
-) -> tuple[TrainingConfig, loop.Dataset]:
+) -> tuple[TrainingConfig, Dataset]:
     """Set up the folder of a new run, or check that the run to continue is this one; the run and its data."""
     known = folder / RUN
     run_folder.check(folder, resume, run.verb)
@@ -225,7 +226,7 @@ def _check_same(old: TrainingConfig, new: TrainingConfig, folder: Path) -> None:
             f"{folder}: the run was started with another config: {'; '.join(differ[:SHOWN])}{more}. "
             "Continue it with the old values, or start a new run with --output"
         )
-    saved = checkpoint.all_in(folder / loop.CHECKPOINTS)
+    saved = checkpoint.all_in(folder / CHECKPOINTS)
     if saved and checkpoint.step_of(saved[-1]) > new.steps:
         done = checkpoint.step_of(saved[-1])
         raise UserError(

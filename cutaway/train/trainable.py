@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from cutaway.layers.moe import Routing
 from cutaway.model.decoder import Decoder
 from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.shapes import Float, Int
-from cutaway.train.adapters import reference
+from cutaway.train.adapted import reference
 from cutaway.train.loss import log_probs
-from cutaway.train.objectives.common.objective import Objective
 
 REFERENCE = "reference_log_probs"  # in ``extra``, where no adapter can be switched off
 SOURCE = "source"  # in ``extra``: ids [b s] that an encoder reads
@@ -73,6 +72,13 @@ class TrainingBatch:
         return TrainingBatch(ids, targets, pos, documents, weights, 0.0, extra)
 
 
+@runtime_checkable
+class Minimised(Protocol):
+    """What is asked of an objective (``objectives/common/objective.py``) in a forward pass."""
+
+    def loss(self, trainable: Trainable, batch: TrainingBatch, /) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
 class Trainable(nn.Module):
     """A model and what training minimises. Parameters that do not require a gradient are frozen.
 
@@ -83,7 +89,7 @@ class Trainable(nn.Module):
     def __init__(
         self,
         model: Decoder | TransformerSeq2Seq,
-        objective: Objective,
+        objective: Minimised,
         token_bytes: Tensor,
         teacher: Decoder | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Adapters at rest: PEFT's folders and llama.cpp's files, and a checkpoint whose weights they change."""
+"""Adapters in files, PEFT's folders and llama.cpp's, and a checkpoint whose weights they change."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import numpy as np
 from cutaway import store
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
-from cutaway.model.config import from_dict
+from cutaway.model.config_dict import from_dict
 from cutaway.model.context import ContextExtension
 from cutaway.quantization import formats
 from cutaway.store.files import atomic_folder
 from cutaway.store.reading import parsed
 from cutaway.weights import gguf_adapters, peft_head, peft_read
 from cutaway.weights.changes import Adapter, LowRank, Scaled
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.load import read as read_model
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.peft_config import CONFIG, EXTENSION
 from cutaway.weights.peft_names import untied
 from cutaway.weights.peft_write import save
-from cutaway.weights.rules import Tensors
 
 
 def read(folder: str | Path, base: Checkpoint) -> Adapter:
@@ -41,14 +40,6 @@ def read(folder: str | Path, base: Checkpoint) -> Adapter:
     return peft_read.read(folder, base)
 
 
-def opened(folder: Path) -> Checkpoint:
-    """The base that an adapter's folder names, with the adapter in its weights."""
-    base = extended(base_of(folder), folder)
-    own = (folder / "modules.json").is_file() and not base.classifier  # of sentence-transformers
-    found = joined(base, read(folder, base))
-    return replace(found, source=folder, origin=folder if own else base.path)
-
-
 def extended(base: Checkpoint, folder: str | Path) -> Checkpoint:
     """The base with the head for labels that the adapter holds, and the positions that it was trained with
     (``model/context.py``).
@@ -63,20 +54,6 @@ def extended(base: Checkpoint, folder: str | Path) -> Checkpoint:
     return replace(base, config=extension.extended(base.config))
 
 
-def apart(model: Checkpoint) -> tuple[Checkpoint, Adapter]:
-    """A checkpoint that was ``opened`` from an adapter's folder as its base and that adapter.
-
-    Any other is its own base, and so is one whose adapter is no low-rank change without a magnitude.
-    """
-    if isinstance(model.source, Path) and (model.source / CONFIG).is_file():
-        base = extended(base_of(model.source), model.source)
-        changes = read(model.source, base)
-        plain = (isinstance(change, LowRank) and change.magnitude is None for change in changes.values())
-        if all(plain) and changes.keys() <= set(base.tensors):
-            return base, changes
-    return model, {}
-
-
 def stacked(first: Adapter, second: Adapter) -> Adapter:
     """Both low-rank changes as one of the sum of their ranks; UserError where one is of another kind."""
     made = {**first, **second}
@@ -89,8 +66,8 @@ def stacked(first: Adapter, second: Adapter) -> Adapter:
     return made
 
 
-def base_of(folder: Path) -> Checkpoint:
-    """The base that an adapter's folder names."""
+def base_path(folder: Path) -> Path:
+    """Where the base is that an adapter's folder names; one that is not here is pulled."""
     if folder.suffix == ".gguf" and not folder.is_dir():
         raise UserError(f"{folder}: a GGUF adapter names no base model: name it by --model")
     check_folder(folder)
@@ -99,7 +76,7 @@ def base_of(folder: Path) -> Checkpoint:
         raise UserError(
             f"{folder / CONFIG}: names no base model: load the base, and give this as its adapter"
         )
-    return read_model(store.resolve(name, pull=True))
+    return store.resolve(name, pull=True)
 
 
 class Rounding(NamedTuple):

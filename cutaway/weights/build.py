@@ -23,7 +23,7 @@ from cutaway.model.decoder import Decoder
 from cutaway.model.encoder import Encoder
 from cutaway.model.seq2seq import TransformerSeq2Seq
 from cutaway.quantization import formats
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 M = TypeVar("M", bound=nn.Module)
 ROWS = 4096

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from cutaway.model.config import Decoder
 from cutaway.model.labels import HeadLayer, HeadNorm, HeadPooling, LabelHead
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed
-from cutaway.weights import load, rows, safetensors
-from cutaway.weights.load import TOKENS, Checkpoint
+from cutaway.weights import family_registry, rows, safetensors
+from cutaway.weights.checkpoint import TOKENS, Checkpoint
+from cutaway.weights.head import Head
 
 ACTIVATIONS = {**rows.ACTIVATIONS, "tanh": "tanh"}
 POOLINGS: dict[str, HeadPooling] = {"cls": "cls", "bos": "cls", "mean": "mean", "late": "late"}
@@ -28,37 +29,7 @@ PROBLEMS = ("regression", "single_label_classification", "multi_label_classifica
 SCORES = "sbert_ce_default_activation_function"  # or ``activation_fn`` in ``sentence_transformers``
 
 
-class Form(NamedTuple):
-    """The layer's name and its activation, which may be a key of the config and its default; the names of the
-    output and of a norm between; how tokens are pooled, and the poolings that a config may choose instead.
-    """
-
-    layer: str | None = "pooler.dense"
-    activation: str | tuple[str, str] = "tanh"
-    out: str = "classifier"
-    norm: str | None = None
-    pooling: HeadPooling = "cls"
-    others: tuple[str, ...] = ()
-
-
-BERT, DEBERTA = Form(), Form(activation=("pooler_hidden_act", "gelu"))
-ROBERTA = Form("classifier.dense", out="classifier.out_proj")
-FORMS = {
-    **dict.fromkeys(("bert", "ernie", "megatron_bert", "rembert", "nomic_bert", "gte", "squeezebert"), BERT),
-    **dict.fromkeys(("roberta", "data2vec_text", "xlm_roberta_xl", "roberta_prelayernorm", "mpnet"), ROBERTA),
-    **dict.fromkeys(("esm", "jina_embeddings_v3"), ROBERTA),
-    **dict.fromkeys(("deberta", "deberta_v2"), DEBERTA),
-    "albert": Form("pooler"),
-    "electra": ROBERTA._replace(activation="gelu"),
-    "roformer": ROBERTA._replace(activation=("hidden_act", "gelu")),
-    "distilbert": Form("pre_classifier", "relu"),
-    "modernbert": Form(
-        "head.dense", ("classifier_activation", "gelu"), norm="head.norm", others=("cls", "mean")
-    ),
-    "eurobert": Form("dense", "gelu", pooling="late", others=("bos", "mean", "late")),
-}
-OF_TOKENS = {"modernbert": FORMS["modernbert"]}  # whose head for tokens has the same layers
-DECODERS = Form(None, out="score", pooling="last")
+DECODERS = Head(None, out="score", pooling="last")
 
 
 @dataclass(frozen=True)
@@ -153,14 +124,9 @@ def read(checkpoint: Checkpoint) -> Classifier | None:
 
 
 def kept(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Packed]]:
-    """The config.json and the head's weights of a classifier's folder, for another folder of the same model.
-
-    UserError where the model is another than the folder's, which its config.json would not describe.
-    """
-    path = checkpoint.path / "config.json"
-    if not path.is_file() or load.read(checkpoint.path).config != checkpoint.config:
-        raise UserError(f"{checkpoint.source}: a {checkpoint.classifier} is written as it was read alone")
-    config = {key: value for key, value in parsed(path).items() if key != "quantization_config"}
+    """The config.json and the head's weights of a classifier's folder, for another of the same model."""
+    config = parsed(checkpoint.path / "config.json")
+    config = {key: value for key, value in config.items() if key != "quantization_config"}
     return config, parameters(checkpoint)
 
 
@@ -172,13 +138,19 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Packed]:
     return {name: weights.tensors[name] for name in names if name}
 
 
-def _form(checkpoint: Checkpoint) -> Form:
+def _form(checkpoint: Checkpoint) -> Head:
     """The form of a classifier's head; UserError for one that is not known."""
     of_tokens, family = checkpoint.classifier.endswith(TOKENS), checkpoint.family or ""
-    form = DECODERS if isinstance(checkpoint.config, Decoder) else FORMS.get(family)
+    form = (
+        DECODERS
+        if isinstance(checkpoint.config, Decoder)
+        else family_registry.get(family).head
+        if family
+        else None
+    )
     if form is None:
         raise UserError(f"{checkpoint.source}: the head of {quoted(checkpoint.classifier)} is not known here")
-    return OF_TOKENS.get(family, Form(None)) if of_tokens and form is not DECODERS else form
+    return Head(None) if of_tokens and form is not DECODERS and not form.of_tokens else form
 
 
 @dataclass(frozen=True)
@@ -225,7 +197,7 @@ def _array(name: str, packed: Packed) -> np.ndarray:
     return np.array(formats.finite(name, packed))  # a copy: what is mapped from a file cannot be written
 
 
-def _activation(form: Form, config: Mapping[str, Any]) -> str:
+def _activation(form: Head, config: Mapping[str, Any]) -> str:
     word = form.activation
     stated = config.get(*word) if isinstance(word, tuple) else word
     if stated not in ACTIVATIONS:

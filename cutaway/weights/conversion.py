@@ -26,12 +26,14 @@ import numpy as np
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
-from cutaway.model.config import Block, Decoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.position import rope
 from cutaway.position.scaling import GROWING
 from cutaway.quantization import formats
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 Array = np.ndarray
 Weights = Mapping[str, Array]  # of one layer's attention, by their names in it

@@ -9,7 +9,9 @@ from typing import Any
 from cutaway.attention import gqa, local, mha, mqa
 from cutaway.attention.common.heads import Heads
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, Encoder, kind_of
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of
 from cutaway.position import rope
 from cutaway.weights.family import Settings
 
@@ -36,15 +38,21 @@ OF_ROUTER = {
 OF_ROUTER |= {"bias": "router_bias", "scale": "routed_scale", "jitter": "jitter"}
 
 
-def heads(count: int, kv_heads: int, window: int | None = None, **rest: Any) -> Heads:
+def heads(heads: int, kv_heads: int, window: int | None = None, **rest: Any) -> Heads:
     """The mechanism of these numbers: local with a window, else mha, mqa or gqa."""
     if window is not None:
-        return local.Config(heads=count, kv_heads=kv_heads, window=window, **rest)
-    if kv_heads == count:
-        return mha.Config(heads=count, **rest)
+        return local.Config(heads=heads, kv_heads=kv_heads, window=window, **rest)
+    if kv_heads == heads:
+        return mha.Config(heads=heads, **rest)
     if kv_heads == 1:
-        return mqa.Config(heads=count, **rest)
-    return gqa.Config(heads=count, kv_heads=kv_heads, **rest)
+        return mqa.Config(heads=heads, **rest)
+    return gqa.Config(heads=heads, kv_heads=kv_heads, **rest)
+
+
+def shape(known: Settings) -> Settings:
+    """What every mechanism over heads has, of these settings."""
+    names = {"heads": "heads", "kv_heads": "kv_heads", "key_size": "head_size", "position": "rope"}
+    return {name: known[key] for name, key in names.items()}
 
 
 def decoder(known: Settings) -> Decoder:

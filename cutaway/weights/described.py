@@ -15,8 +15,9 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.model.config import Model
 from cutaway.store.reading import parsed
-from cutaway.weights import families, load, quantized, wrappers
+from cutaway.weights import family_registry, load, wrappers
 from cutaway.weights.fields import Fields
+from cutaway.weights.quantized import methods
 
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
@@ -71,12 +72,12 @@ def read(path: Path, strict: bool = False) -> Description:
         part = wrappers.text_of(data, {}, folder)
         text, where = (data, folder / "config.json") if part is None else (part.config, part.where)
         fields = Fields(text, where, strict=strict)
-        own = families.of_hf(fields)
+        own = family_registry.of_hf(fields)
         family, config = own.name, own.read(fields)
     except UserError as error:
         refused = str(error)
     try:
-        packed = quantized.describe(data, folder)
+        packed = methods.describe(data, folder)
     except UserError as error:
         packed, refused = "by a method that is not read", refused or str(error)
     weights = list(folder.glob("*.safetensors"))
@@ -103,7 +104,7 @@ def _gguf(path: Path) -> Description:
     fields, config, family, refused = Fields(file.metadata, path), None, None, ""
     named = fields.text("general.architecture", "unknown")
     try:
-        own = families.of_gguf(fields)
+        own = family_registry.of_gguf(fields)
         family, config = own.name, own.read(Fields(file.metadata, path, f"{named}.", file.tensors))
     except UserError as error:
         refused = str(error)

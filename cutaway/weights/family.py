@@ -14,10 +14,13 @@ from typing import Any, NamedTuple, NoReturn
 
 from cutaway.errors import UserError
 from cutaway.layers.config import MoE
-from cutaway.model.config import Decoder, Model, kind_of
+from cutaway.model.config import Decoder, Model
+from cutaway.model.kinds import kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
+from cutaway.weights.head import Head
+from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.repeated import repeats
-from cutaway.weights.rules import Rule, Tensors
+from cutaway.weights.rules import Rule
 
 USUAL = ("mha", "gqa", "mqa", "local", "bidirectional")  # kinds of attention
 Settings = dict[str, Any]
@@ -34,6 +37,14 @@ class Row:
     def write(self, known: Settings, gguf: bool) -> Entries:
         """The entries of a file for these settings."""
         return {}
+
+
+class FolderRow(Row):
+    """Settings that only a config.json states: nothing of GGUF is read or written."""
+
+
+class GGUFRow(Row):
+    """Settings that only GGUF states."""
 
 
 class Kind(NamedTuple):
@@ -150,12 +161,6 @@ class Only(Row):
         return {}
 
 
-def replaced(rows: tuple[Row, ...], *changed: Field) -> tuple[Row, ...]:
-    """The rows with those of the same names replaced, and the others of ``changed`` after them."""
-    new = {row.name: row for row in changed}
-    return (*(new.pop(getattr(row, "name", ""), row) for row in rows), *new.values())
-
-
 # Keys that change nothing a model computes: bookkeeping, training, generation and the tokenizer's ids.
 HARMLESS_HF = re.findall(
     r"\S+",
@@ -205,6 +210,7 @@ class Family:
     architecture: str = ""  # GGUF's word for it
     sparse_architecture: str = ""  # and for those with experts, where it is another
     config: type = Decoder
+    head: Head | None = None  # of its encoders' classifiers of texts
     sparse: bool | None = False  # whether its blocks are mixtures of experts; None: some models' are
     mixers: tuple[str, ...] = USUAL  # the kinds of its attention
     prefix: str = "model."  # of its weights' names, left out by files without a head
@@ -260,7 +266,7 @@ class Family:
         for key in () if fields.gguf else ("quantization_config", "compression_config"):
             fields.get(key)  # read with the weights (weights/quantized)
         known: Settings = {"where": fields.where}
-        for row in self.rows:
+        for row in self.rows_in(fields.gguf):
             known |= row.read(fields, known, self)
         harmless = HARMLESS_GGUF if fields.gguf else (*HARMLESS_HF, *self.harmless)
         readers = {row.name: row.kind.read for row in self.rows if isinstance(row, Field)}
@@ -277,9 +283,13 @@ class Family:
         known = _Described(self.describe(config))
         named = {"architectures": [self.hf_class], "model_type": self.hf_type or self.name}
         entries: Entries = {} if gguf else named
-        for row in self.rows:
+        for row in self.rows_in(gguf):
             entries |= row.write(known, gguf)
         return entries
+
+    def rows_in(self, gguf: bool) -> tuple[Row, ...]:
+        """The rows of a format."""
+        return tuple(row for row in self.rows if not isinstance(row, FolderRow if gguf else GGUFRow))
 
     @property
     def gguf_name(self) -> str:

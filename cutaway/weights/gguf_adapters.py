@@ -18,11 +18,11 @@ from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.quantization import formats
-from cutaway.weights import families, layout, rules
+from cutaway.weights import family_registry, layout, rules
 from cutaway.weights.changes import Adapter, LowRank, check
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.layout import Matrix
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.peft_write import joined_pair
 from cutaway.weights.rules import Bound
 
@@ -111,7 +111,7 @@ def _bound(base: Checkpoint, path: Path) -> tuple[Family, dict[str, Bound]]:
     """The base's family and its weights by GGUF's names."""
     if base.family is None:
         raise UserError(f"{path}: no family describes {base.source}, so GGUF has no names for its weights")
-    family = families.get(base.family)
+    family = family_registry.get(base.family)
     return family, {each.theirs: each for each in rules.bind(family.gguf, base.config)}
 
 

@@ -19,9 +19,9 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.gguf.types import MAGIC
 from cutaway.quantization import formats
-from cutaway.weights import families, rules
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.save import counted
+from cutaway.weights import family_registry, named_tensors, rules
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.retype import counted
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 LONGEST = 256  # bytes of a name in the format before GGUF
@@ -49,7 +49,7 @@ def read(path: Path, checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], tup
         named = [
             (name, shape)
             for name, shape in zip(bound.ours, bound.place.shapes, strict=True)
-            if not rules.is_kept_whole(name, shape)
+            if not named_tensors.is_kept_whole(name, shape)
         ]
         matrices += len(named)
         if named and bound.theirs in entries:
@@ -106,7 +106,7 @@ def write(
 
 def _bound(checkpoint: Checkpoint) -> list[rules.Bound]:
     """The family's names in GGUF of this model's weights."""
-    table = families.get(checkpoint.family).gguf if checkpoint.family else ()
+    table = family_registry.get(checkpoint.family).gguf if checkpoint.family else ()
     if not table:
         raise UserError(
             f"{checkpoint.source}: its family has no names in GGUF, which importance matrices go by"

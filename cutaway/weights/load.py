@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
-from cutaway.model.config import Decoder, EncoderDecoder, Model, from_dict
+from cutaway.model.config import Decoder, EncoderDecoder, Model
+from cutaway.model.config_dict import from_dict
 from cutaway.native import mapped_files
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text
-from cutaway.weights import families, quantized, rules, safetensors, wrappers
+from cutaway.weights import adapters, family_registry, rules, safetensors, ways, wrappers
+from cutaway.weights.checkpoint import CLASSIFIERS, Checkpoint, Target
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Tensors
+from cutaway.weights.quantized import methods
 
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
@@ -42,63 +44,7 @@ SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "repetition_penalty": ("penalty_repeat", "repetition_penalty"),
 }
 HALF = 5e-3  # how far a sinusoid in half precision, of a far position, is from an exact one
-TOKENS = "ForTokenClassification"
-CLASSIFIERS = ("ForSequenceClassification", TOKENS)  # how transformers names classes with a head for labels
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
-
-class Target(NamedTuple):
-    """How an encoder-decoder writes: the id before its text, the text's first id, and ids it never writes."""
-
-    start: int | None = None
-    first: int | None = None
-    never: tuple[int, ...] = ()
-
-    def entries(self) -> dict[str, object]:
-        """The keys of config.json for these."""
-        bad = [[id] for id in self.never] or None
-        return {
-            "decoder_start_token_id": self.start,
-            "forced_bos_token_id": self.first,
-            "bad_words_ids": bad,
-        }
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model at rest: ``tensors`` are ours by name, made when asked for; ``family`` may be None.
-
-    ``defaults`` are those of generation_config, with ``eos_ids`` if it names the ids that end an answer;
-    ``metadata`` are a GGUF file's entries; ``read_tokenizer`` is for ``tokenizer`` alone; ``target``, of an
-    encoder-decoder alone.
-    """
-
-    config: Model
-    tensors: Tensors
-    family: str | None
-    source: Path
-    read_tokenizer: Callable[[], Tokenizer] | None = None
-    chat_template: str | None = None
-    defaults: dict[str, float | tuple[int, ...]] = field(default_factory=dict)
-    metadata: Mapping[str, object] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()  # the parts of a multimodal model that are not read
-    target: Target | None = None
-    quantized: str | None = None  # how a folder's weights are quantised, in words
-    classifier: str = ""  # transformers' class, of a folder whose head is for labels (weights/classifier.py)
-    head: Mapping[str, Packed] = field(default_factory=dict)  # of it, what an adapter has in its place
-    origin: Path | None = None  # where it was read, if ``source``, which errors name, is something else
-
-    @property
-    def path(self) -> Path:
-        """The folder or file that it was read from: what is read later is beside its weights."""
-        return self.origin or self.source
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Its tokenizer, read anew at each call; UserError if it has none."""
-        if self.read_tokenizer is None:
-            raise UserError(f"{self.source}: has no tokenizer: put its tokenizer.json there")
-        return self.read_tokenizer()
 
 
 def read(path: str | Path, strict: bool = False) -> Checkpoint:
@@ -120,9 +66,7 @@ def read(path: str | Path, strict: bool = False) -> Checkpoint:
             f"cutaway.train.objectives.reward_model.RewardModel({str(path)!r}).scores([...])"
         )
     if (path / ADAPTER).is_file():
-        from cutaway.weights import adapters  # which reads the base by this function
-
-        return adapters.opened(path)
+        return with_adapter(path)
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
             raise UserError(f"{path}: is a training run that has saved no model yet")
@@ -135,13 +79,40 @@ def read(path: str | Path, strict: bool = False) -> Checkpoint:
     raise UserError(f"{path}: holds no model: neither {CONFIG}, nor config.json, nor a .gguf file is in it")
 
 
+def with_adapter(folder: Path) -> Checkpoint:
+    """The base that an adapter's folder names, with the adapter in its weights."""
+    base = adapters.extended(adapter_base(folder), folder)
+    own = (folder / "modules.json").is_file() and not base.classifier  # of sentence-transformers
+    found = adapters.joined(base, adapters.read(folder, base))
+    return replace(found, source=folder, origin=folder if own else base.path)
+
+
+def adapter_base(folder: Path) -> Checkpoint:
+    """The base that an adapter's folder names."""
+    return read(adapters.base_path(folder))
+
+
+def base_and_adapter(model: Checkpoint) -> tuple[Checkpoint, adapters.Adapter]:
+    """A checkpoint that was read from an adapter's folder as its base and that adapter.
+
+    Any other is its own base, and so is one whose adapter is no low-rank change without a magnitude.
+    """
+    if isinstance(model.source, Path) and (model.source / ADAPTER).is_file():
+        base = adapters.extended(adapter_base(model.source), model.source)
+        changes = adapters.read(model.source, base)
+        plain = (isinstance(one, adapters.LowRank) and one.magnitude is None for one in changes.values())
+        if all(plain) and changes.keys() <= set(base.tensors):
+            return base, changes
+    return model, {}
+
+
 # ---- GGUF --------------------------------------------------------------------------------------------------
 
 
 def _gguf(path: Path) -> Checkpoint:
     file = gguf.read(path)
     _guard(file.tensors, path)
-    family = families.of_gguf(Fields(file.metadata, path))
+    family = family_registry.of_gguf(Fields(file.metadata, path))
     fields = Fields(file.metadata, path, f"{file.metadata['general.architecture']}.", file.tensors)
     config = family.read(fields)
     joined = family.gguf_joined and "blk.0.attn_kv_b.weight" in file.tensors
@@ -219,14 +190,14 @@ def _sampling(fields: Fields, column: int) -> dict[str, float | tuple[int, ...]]
 
 def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     data, where, theirs = parsed(folder / "config.json"), folder / "config.json", _safetensors(folder)
-    method = quantized.of_folder(data, folder, where)
+    method = methods.of_folder(data, folder, where)
     if method is not None:
         theirs = method.joined(theirs, folder)
     part = wrappers.text_of(data, theirs, folder)
     if part is not None:
         data, where, theirs = part.config, part.where, part.weights
     fields = Fields(data, where, strict=strict)
-    family = families.of_hf(fields)
+    family = family_registry.of_hf(fields)
     config = family.read(fields)
     theirs = _prefixed(_respelt(theirs, family), family.prefix)
     classifier = _classifier(data)
@@ -247,7 +218,7 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     unused = family.also_ignored(config) if family.also_ignored else ()
     names = part.rules(family) if part else family.hf
     if method is not None:
-        names = quantized.names(method, family, names, where)
+        names = methods.names(method, family, names, where)
     theirs = family.recut(theirs, config) if family.recut else theirs
     try:
         tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
@@ -284,7 +255,7 @@ def _classifier(data: Mapping[str, object]) -> str:
 def _cutaway(folder: Path) -> Checkpoint:
     data = parsed(folder / CONFIG)
     config = from_dict(data, EncoderDecoder if "decoder" in data else Decoder, f"{folder / CONFIG}: config")
-    own = [rules.Rule(name, name, rules.same) for name in config.weights()]
+    own = [rules.Rule(name, name, ways.same) for name in config.weights()]
     tensors = rules.load(own, config, _safetensors(folder), (), folder)
     return _with_text(folder, Checkpoint(config, tensors, None, folder))
 

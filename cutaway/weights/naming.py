@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from cutaway.weights.rules import Rule, plus_one, row, same, split, stack
+from cutaway.model.config import Block
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import plus_one, row, same, split, stack
 
 
 def pairs(*names: tuple[str, str], parts: Sequence[str] = ("weight", "bias")) -> tuple[Rule, ...]:
@@ -31,6 +33,20 @@ def renamed(
             theirs = theirs.replace(old, new)
         kept.append(replace(rule, theirs=theirs))
     return tuple(kept)
+
+
+def of_layers(rules: Iterable[Rule], when: Callable[[Block], bool], part: str = "") -> tuple[Rule, ...]:
+    """The rules, of which those with ``part`` in our names hold in some of their layers alone."""
+
+    def limited(rule: Rule) -> Rule:
+        before = rule.when
+        both = when if before is None else lambda block: when(block) and before(block)
+        return replace(rule, when=both) if part in str(rule.ours) else rule
+
+    return tuple(map(limited, rules))
+
+
+MIXER = ".attention."  # in our names of a layer's mixer, but for the norm before it
 
 
 def query_key_value(part: str) -> tuple[str, str, str]:
@@ -71,6 +87,13 @@ HF_SANDWICH = renamed(  # Gemma's names
     ("post_attention_layernorm", "pre_feedforward_layernorm"),
     ("after_attention", "post_attention_layernorm"),
 )
+HF_PRE_FF = renamed(  # Jamba's names
+    HF_DECODER,
+    ("post_attention_layernorm", "pre_ff_layernorm"),
+    (".mlp.", ".feed_forward."),
+    ("model.norm.", "model.final_layernorm."),
+)
+
 HF_GATE_UP = (
     *renamed(HF_DECODER, without=("gate_proj", "up_proj")),
     Rule(
@@ -120,10 +143,13 @@ GGUF_MLP = (
 GGUF_NORMS = weights(
     ("blk.{n}.attn_norm", "blocks.{n}.attention_norm"), ("blk.{n}.ffn_norm", "blocks.{n}.mlp_norm")
 )
+GGUF_ATTENTION = weights(*GGUF_QUERY_KEY, GGUF_VALUE, GGUF_OUT)
+
 GGUF_PLAIN = (  # without biases, which llama.cpp does not read in most families
     *GGUF_EMBEDDINGS,
     *GGUF_NORMS,
-    *weights(*GGUF_QUERY_KEY, GGUF_VALUE, GGUF_OUT, *GGUF_MLP),
+    *GGUF_ATTENTION,
+    *weights(*GGUF_MLP),
 )
 GGUF_BIASED = pairs(  # with biases, also those of layer norms
     ("token_embd", "embedding"),
@@ -170,3 +196,4 @@ GGUF_SHARED_EXPERT = (
         ("blk.{n}.ffn_down_shexp", "blocks.{n}.mlp.shared.down"),
     ),
 )
+GGUF_DEEPSEEK_EXPERTS = (*GGUF_EXPERTS, *GGUF_CHOICE_BIAS, *GGUF_SHARED_EXPERT[1:])

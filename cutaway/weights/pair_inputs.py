@@ -11,7 +11,7 @@ from cutaway.errors import UserError
 from cutaway.model.config import Encoder, Model
 from cutaway.store.reading import parsed
 from cutaway.tokenizer import pairs
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer

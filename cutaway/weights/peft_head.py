@@ -16,7 +16,7 @@ from cutaway.gguf import Packed
 from cutaway.quantization import formats
 from cutaway.weights import classifier, pairs, safetensors
 from cutaway.weights.changes import Saved, check
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.peft_config import CONFIG, Settings
 from cutaway.weights.peft_names import PREFIX, WEIGHTS
 

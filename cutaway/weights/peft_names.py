@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder
-from cutaway.weights import families, layout, rules, wrappers
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Bound, Tensors
+from cutaway.weights import family_registry, layout, rules, wrappers
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
+from cutaway.weights.rules import Bound
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -27,7 +28,7 @@ class Names:
             raise UserError(
                 f"{base.source}: no family describes this model, so PEFT has no names for its weights"
             )
-        family = families.get(base.family)
+        family = family_registry.get(base.family)
         if isinstance(base.config, Decoder) and any(block.shared for block in base.config.blocks):
             raise UserError(
                 f"{base.source}: several of its layers share a transformer, which PEFT changes apart in each"

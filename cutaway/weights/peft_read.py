@@ -20,8 +20,8 @@ from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.weights import classifier, layout, pairs, peft_head, safetensors
 from cutaway.weights.changes import Adapter, Added, Change, LowRank, Saved, Scaled, check
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.layout import Matrix
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.peft_config import CONFIG, Settings
 from cutaway.weights.peft_names import INNER, PREFIX, WEIGHTS, Names, untied
 from cutaway.weights.rules import Bound

@@ -19,8 +19,8 @@ from cutaway.quantization import formats
 from cutaway.store.files import write as write_file
 from cutaway.weights import layout, safetensors
 from cutaway.weights.changes import Adapter, LowRank, Scaled
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.layout import Matrix
-from cutaway.weights.load import Checkpoint
 from cutaway.weights.peft_config import CONFIG, EXTENSION
 from cutaway.weights.peft_names import INNER, PREFIX, WEIGHTS, Names, untied
 from cutaway.weights.rules import Bound

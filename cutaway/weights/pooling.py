@@ -17,8 +17,8 @@ from cutaway.errors import UserError, quoted
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed
 from cutaway.weights import safetensors
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
 
 KNOWN = {
     "pooling_mode_cls_token": "cls",

@@ -15,13 +15,15 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MoE
-from cutaway.model.config import Block, EncoderDecoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import EncoderDecoder
 from cutaway.quantization import formats, search
 from cutaway.quantization.mixes import SMALLER, Mix, Place, mix_named, type_of_logits
-from cutaway.weights import families, rules
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
-from cutaway.weights.save import counted, fitting, folded, makes_logits, retyped, stored_bytes
+from cutaway.weights import family_registry, named_tensors, rules
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.describe import folded
+from cutaway.weights.named_tensors import Tensors
+from cutaway.weights.retype import counted, fitting, makes_logits, retyped, stored_bytes
 
 # The names that decide, as GGUF has them or, where no family names the weights, as they are here.
 ROLES = {
@@ -69,13 +71,13 @@ def quantized(checkpoint: Checkpoint, kind: str, importance: Importance | None =
         return search.pack(values, type, None if name.endswith(ABSORBED) else counts)
 
     def choose(name: str, entry: Packed | Later) -> str:
-        if rules.is_kept_whole(name, entry.shape):
+        if named_tensors.is_kept_whole(name, entry.shape):
             return "F32"
         if makes_logits(name, config):
             return fitting(entry, type_of_logits(mix.type, entry.shape[-1]), SMALLER, notes)
         return fitting(entry, exceptions.get(name, mix.type), SMALLER, notes)
 
-    whole = rules.all_absorbed(checkpoint.tensors, config)
+    whole = named_tensors.all_absorbed(checkpoint.tensors, config)
     small = replace(checkpoint, tensors=retyped(whole, choose, pack))
     return Quantized(small, mix.file_type, counted(notes))
 
@@ -147,7 +149,7 @@ def _layers_with(checkpoint: Checkpoint, names: tuple[str, ...]) -> list[tuple[i
 
 def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
     """By our name of each weight, that in the family's GGUF file, or ours again where there is no family."""
-    table = families.get(checkpoint.family).gguf if checkpoint.family else ()
+    table = family_registry.get(checkpoint.family).gguf if checkpoint.family else ()
     if not table:
         return {name: name for name in checkpoint.tensors}
     bound = rules.bind(table, checkpoint.config)

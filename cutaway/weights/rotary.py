@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -48,6 +49,7 @@ class Rope(Row):
     ``part`` of a head rotates where the config does not say; None: all of it, and a part is refused.
     """
 
+    name: ClassVar[str] = "rope"
     part: float | None = None
     interleaved: bool = False
     required: bool = False  # refuses a config that says nothing, for which transformers has a scaling

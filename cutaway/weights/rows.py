@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from cutaway.weights.family import (
     Entries,
     Family,
     Field,
+    FolderRow,
     Kind,
     Only,
     Present,
@@ -34,6 +35,21 @@ HF_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tan
 HF_ACTIVATIONS |= {"relu2": "relu2", "gelu_sigmoid": "quick_gelu"}
 FULL, SLIDING = "full_attention", "sliding_attention"
 FURTHER = "nextn_predict_layers"
+
+
+def name_of(row: Row) -> str:
+    """The setting of a row that has one, or the key of config.json of one that only checks it."""
+    return getattr(row, "name", "") or getattr(row, "hf", "") or ""
+
+
+def replaced(rows: Iterable[Row], *changed: Row, without: Collection[str] = ()) -> tuple[Row, ...]:
+    """The rows with those of the same names replaced, and the others of ``changed`` after them.
+
+    Rows whose names are in ``without`` are left out.
+    """
+    new = {name_of(row): row for row in changed}
+    kept = [row for row in rows if name_of(row) not in without]
+    return (*(new.pop(name_of(row), row) for row in kept), *new.values())
 
 
 class Vocab(Field):
@@ -92,12 +108,12 @@ def _even(fields: Fields, key: str) -> int:
     return size
 
 
-class UpperWindows(Row):
+class UpperWindows(FolderRow):
     """Sliding windows in the upper layers, or in those that ``layer_types`` lists (Qwen 2 and 3)."""
 
+    name = "windows"
+
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {}
         layers, window = known["layers"], None
         if fields.flag("use_sliding_window") if fields.stated("use_sliding_window") else False:
             window = fields.integer("sliding_window", None if fields.has("sliding_window") else 4096)
@@ -113,8 +129,6 @@ class UpperWindows(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         windows = known["windows"]
-        if gguf:
-            return {}
         near = next((window for window in windows if window is not None), None)
         if near is None:
             return {"use_sliding_window": False}
@@ -130,8 +144,6 @@ class NoWindows(UpperWindows):
     """The keys of ``UpperWindows`` where only full attention is supported (Qwen's mixtures of experts)."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {}
         fields.only("use_sliding_window", (False,), "a sliding window in a mixture of experts")
         fields.each_layer("layer_types", known["layers"], (FULL,))
         for key in ("sliding_window", "max_window_layers"):
@@ -143,6 +155,7 @@ class NoWindows(UpperWindows):
 class FirstDense(Row):
     """How many of the first layers are dense (DeepSeek)."""
 
+    name: ClassVar[str] = "dense"
     key: str = "first_k_dense_replace"
     usual: int = 1
 
@@ -162,6 +175,7 @@ class MLPTypes(Row):
     ``key`` is that of their number, None where configs have none; ``usual`` their number without it.
     """
 
+    name: ClassVar[str] = "dense"
     key: str | None = None
     usual: int = 1
 
@@ -187,6 +201,7 @@ class MLPTypes(Row):
 class SharedExperts(Row):
     """Experts that all tokens pass, which are one MLP of their joint width."""
 
+    name: ClassVar[str] = "shared"
     key: str = "n_shared_experts"
     alias: str = ""  # another key for it
     needed: bool = True  # by llama.cpp's architecture
@@ -274,12 +289,10 @@ class HybridKeyValueHeads(Field):
         return {str(self.gguf): np.array(counts, np.int32)}
 
 
-class SparseLayers(Row):
+class SparseLayers(FolderRow):
     """Which layers are dense: those listed, and those between the steps (Qwen's mixtures of experts)."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {}
         step = fields.integer("decoder_sparse_step") if fields.stated("decoder_sparse_step") else 1
         listed = fields.get("mlp_only_layers") or []
         if not isinstance(listed, list) or any(type(n) is not int for n in listed):
@@ -288,7 +301,7 @@ class SparseLayers(Row):
 
     def write(self, known: Settings, gguf: bool) -> Entries:
         dense = [n for n, each in enumerate(known["dense"]) if each]
-        return {} if gguf else {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+        return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
 
 
 @dataclass(frozen=True)
@@ -299,6 +312,7 @@ class LayerTypes(Row):
     Without ``in_gguf`` llama.cpp has no windows for these models.
     """
 
+    name: ClassVar[str] = "windows"
     pattern: int
     key: str | None = "sliding_window_pattern"
     usual: Callable[[int], list[bool]] | None = None

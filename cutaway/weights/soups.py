@@ -19,8 +19,8 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Later, Packed
 from cutaway.quantization import formats
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 PARALLEL = 1e-6  # the sine of an angle below which slerp is the straight line
 Array = np.ndarray

@@ -26,7 +26,7 @@ from cutaway.errors import UserError, quoted
 from cutaway.quantization import formats
 from cutaway.store.files import atomic_file, read_errors
 from cutaway.weights import safetensors
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 
 Format = Literal["text", "binary", "glove", "safetensors"]
 ENDINGS: dict[str, Format] = {".safetensors": "safetensors", ".bin": "binary", ".vec": "text", ".w2v": "text"}

@@ -8,7 +8,7 @@ namespace cutaway {
 inline constexpr int kPage = 128;    // positions of a page, and of one piece of work
 inline constexpr int kShared = 32;   // numbers of a key or value that share a scale, where they are not halves
 
-// What a KV cache holds. cutaway/runtime/cache.py has the same. Floats are an encoder's, which keeps nothing
+// What a KV cache holds. cutaway/runtime/cache_formats.py has the same. Floats are an encoder's, which keeps nothing
 // between calls.
 enum Cache : int32_t { kHalves = 0, kBytes = 1, kNibbles = 2, kFloats = 3 };
 

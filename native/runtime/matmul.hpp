@@ -16,7 +16,7 @@ enum Type : int32_t {
     kQ2_K = 10, kQ3_K = 11, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kIQ4_NL = 20, kIQ4_XS = 23, kBF16 = 30, kMXFP4 = 39,
 };
 
-// y = W x + bias, W [rows columns]. cutaway/native/runtime.py mirrors this.
+// y = W x + bias, W [rows columns]. cutaway/native/packed_product.py mirrors this.
 struct Matrix {
     const uint8_t* panels;  // as cutaway_pack laid them
     const float* bias;      // [rows], or null

@@ -606,7 +606,7 @@ class Step {
             inside_ = scratch_.vectors(chosen, inside_width_, with_bf16_);
             expert_out_ = scratch_.take<float>(chosen * width_stride_);
             slots_.resize(static_cast<size_t>(chosen));
-            token_of_.resize(static_cast<size_t>(chosen));
+            asked_by_.resize(static_cast<size_t>(chosen));
             weights_.resize(static_cast<size_t>(chosen));
             busy_count_.resize(static_cast<size_t>(model_.layer_count));
         }
@@ -753,7 +753,7 @@ class Step {
         if (layer.attends()) finish_output(layer.out, layer.output, out, kMixedOut, index, token);
         if (layer.recurrence.kind == kNoRecurrence) return;
         float* more = (layer.attends() ? beside_ : out_) + token * width_stride_;
-        const What what = layer.attends() ? kUnnamed : kMixedOut;
+        const What what = layer.attends() ? kBesideOut : kMixedOut;
         finish_output(layer.recurrence.out, layer.recurrent_output, more, what, index, token);
         for (int i = 0; layer.attends() && i < model_.width; ++i) out[i] += more[i];
     }
@@ -792,13 +792,13 @@ class Step {
         const Latent& of = layer.latent;
         const auto project = [&](const auto& then) { multiply(worker, head_rows(layer), then); };
         and_tokens(worker, project, [&](int64_t token) {
-            store_latent(layer, token);
+            store_latent(layer, index, token);
             if (of.query.rows > 0) ask_for_queries(layer, token);
-            else cut_queries(layer, token, 0);
+            else cut_queries(layer, index, token, 0);
         });
         const auto query = [&](const auto& then) { multiply(worker, latent_rows(layer), then); };
         if (of.query.rows > 0) {
-            and_tokens(worker, query, [&](int64_t token) { cut_queries(layer, token, latent_at(layer)); });
+            and_tokens(worker, query, [&](int64_t token) { cut_queries(layer, index, token, latent_at(layer)); });
         }
         if (of.index.chooses()) choose_positions(layer, worker);
         multiply_heads(worker, layer.heads, of.key_up, absorbed_, layer.key_size, absorbed_stride_, [] {});
@@ -850,15 +850,16 @@ class Step {
     }
 
     // A token's row of the cache: the normed latent, and the rotated part.
-    void store_latent(const Layer& layer, int64_t token) {
+    void store_latent(const Layer& layer, int index, int64_t token) {
         static thread_local std::vector<float> room;
         const Latent& of = layer.latent;
         float* from = heads_out_ + token * heads_stride_ + key_at(layer);
+        norm(layer.key_norm, from, of.size, from);
+        rotate(layer, token, from + of.size);
+        see(kLatent, index, token, from, of.size + of.rope);
         room.assign(static_cast<size_t>(layer.key_size), 0.0f);
-        norm(layer.key_norm, from, of.size, room.data());
-        float* rotated = room.data() + layer.value_stride();
-        std::copy_n(from + of.size, of.rope, rotated);
-        rotate(layer, token, rotated);
+        std::copy_n(from, of.size, room.data());
+        std::copy_n(from + of.size, of.rope, room.data() + layer.value_stride());
         const int at = position(token);
         const PageOf page = page_of(layer, sequence_of_[static_cast<size_t>(token)], at / kPage, 0);
         store_value(page, layer.key_size, at % kPage, room.data());
@@ -967,23 +968,25 @@ class Step {
     }
 
     // Each head's query, scaled: what key_up reads, and the rotated part behind what that gives.
-    void cut_queries(const Layer& layer, int64_t token, int64_t at) {
+    void cut_queries(const Layer& layer, int index, int64_t token, int64_t at) {
         const Latent& of = layer.latent;
         float* query = heads_out_ + token * heads_stride_ + at;
-        for (int head = 0; head < layer.heads; ++head, query += of.key_size + of.rope) {
-            rotate(layer, token, query + of.key_size);
-            for (int i = 0; i < of.key_size + of.rope; ++i) query[i] *= layer.scale;
+        const int64_t size = of.key_size + of.rope;
+        for (int head = 0; head < layer.heads; ++head) rotate(layer, token, query + head * size + of.key_size);
+        see(kQuery, index, token, query, layer.heads * size);
+        for (int head = 0; head < layer.heads; ++head, query += size) {
+            for (int i = 0; i < size; ++i) query[i] *= layer.scale;
             const Vectors own = vectors_of(of.key_up, head);
             std::copy_n(query, of.key_size, own.x + token * own.width);
             quantize_vector(own, token);
             float* rotated = absorbed_ + token * absorbed_stride_ + head * layer.key_size + layer.value_stride();
             std::copy_n(query + of.key_size, of.rope, rotated);
         }
-        const Indexer& index = of.index;
+        const Indexer& by = of.index;
         float* own = heads_out_ + token * heads_stride_ + index_query_at(layer);
-        for (int head = 0; index.chooses() && head < index.heads; ++head, own += index.size) {
+        for (int head = 0; by.chooses() && head < by.heads; ++head, own += by.size) {
             rotate(layer, token, own, true);
-            for (int i = 0; i < index.size; ++i) own[i] *= index.scale;
+            for (int i = 0; i < by.size; ++i) own[i] *= by.scale;
         }
     }
 
@@ -1003,7 +1006,7 @@ class Step {
             rewrite(layer, index, token);
             if (layer.differential()) subtract(layer, token);
             see(kMixed, index, token, mixed_.x + token * mixed_.width, layer.out.columns);
-            if (layer.output_gate.rows > 0) gate_output(layer, token);
+            if (layer.output_gate.rows > 0) gate_output(layer, index, token);
             quantize({mixed_.x + token * mixed_.width, mixed_.width, token, 1}, 0, mixed_groups, mixed_);
         });
         watch(layer, index, worker);
@@ -1034,14 +1037,14 @@ class Step {
         const auto multiply_recurrent = [&](const auto& then) { multiply(worker, recurrent_out_rows(layer), then); };
         if (layer.attends()) attend(layer, index, worker);
         if (layer.recurrence.kind != kNoRecurrence) {
-            recur(layer.recurrence, index, worker);
+            recur(layer.recurrence, layer.attends() ? -1 : index, worker);
             if (layer.attends()) multiply_recurrent([] {});
             else and_tokens(worker, multiply_recurrent, halfway);
         }
         if (layer.attends()) and_tokens(worker, multiply_out, halfway);
         if (!layer.has_mlp()) return;
         const auto after = [&](int64_t token) {
-            if (layer.mixture.experts != nullptr) gather_experts(layer, token);
+            if (layer.mixture.experts != nullptr) gather_experts(layer, index, token);
             finish_output(layer.down, layer.out_scale, out_ + token * width_stride_, kDown, index, token);
             if (layer.mixture.experts != nullptr) see(kMixtureOut, index, token, out_ + token * width_stride_, model_.width);
             add_output(layer, token, layer.mlp_post_norm, kMlpPostNorm, index);
@@ -1062,7 +1065,7 @@ class Step {
         arrive(worker);
         const auto hide_some = [&](int64_t begin, int64_t end, bool own) {
             for (int64_t group = begin; group < end; ++group) {
-                hide(own_mlp, layer, in_, tokens_, hidden_, group, own ? worker.path : nullptr, index);
+                hide(own_mlp, layer, in_, tokens_, hidden_, group, own ? worker.path : nullptr, index, [](const float*) {});
             }
         };
         share_out(worker, groups_of(layer.up), 1, hide_some, [] {});
@@ -1090,16 +1093,18 @@ class Step {
     }
 
     // What the heads give, times a gate that reads the layer's input.
-    void gate_output(const Layer& layer, int64_t token) const {
+    void gate_output(const Layer& layer, int index, int64_t token) const {
         float* gate = heads_out_ + token * heads_stride_ + gate_at(layer);
         finish_some(layer.output_gate, gate, 0, layer.output_gate.rows, layer.input, 1.0f);
         float* mixed = mixed_.x + token * mixed_.width;
-        activate({nullptr, kSigmoid, 0.0f}, gate, mixed, rounded(layer.output_gate.rows, kPanel));
-        std::copy_n(gate, layer.output_gate.rows, mixed);
+        activate({nullptr, kSigmoid, 0.0f}, gate, nullptr, rounded(layer.output_gate.rows, kPanel));
+        see(kGate, index, token, gate, layer.output_gate.rows);
+        for (int64_t i = 0; i < layer.output_gate.rows; ++i) mixed[i] *= gate[i];
+        see(kOutInput, index, token, mixed, layer.output_gate.rows);
     }
 
     // A recurrent layer, up to what its last matrix reads: its matrices, then token after token of each sequence, a group of
-    // heads or some channels at a time.
+    // heads or some channels at a time. `index` is the layer whose values these are, -1 beside attention.
     void recur(const Recurrence& of, int index, Worker& worker) {
         multiply(worker, recurrent_rows(of), [] {});
         if (of.gate_up.rows > 0) {
@@ -1107,19 +1112,21 @@ class Step {
             for (int i = 0; i < 2; ++i) multiply(worker, lifted_rows(of, i), [] {});
         }
         const int64_t groups = of.kind == kShortConv ? rounded(of.value.rows, kChannels) / kChannels : of.groups;
-        const bool shown = of.kind != kShortConv && !values_.of(kState, index).empty();
+        const bool shown = index >= 0 && of.kind != kShortConv && !values_.of(kState, index).empty();
         each(worker, reading_.sequences * groups, 1, [&](int64_t i) {
             const int64_t s = i / groups, group = i % groups;
             for (int token = reading_.starts[s]; token < reading_.starts[s + 1]; ++token) {
                 float* state = reading_.states[s] + of.state_at;
-                if (of.kind == kShortConv) pass_channels(of, token, group * kChannels, state);
-                else pass_group(of, token, group, state);
+                if (of.kind == kShortConv) pass_channels(of, index, token, group * kChannels, state);
+                else pass_group(of, index, token, group, state);
                 if (shown) show_state(of, index, token, group, state);
             }
         });
         const int64_t last = rounded(of.out.columns, kGroup) / kGroup;
         each(worker, tokens_, tokens_at_once(worker), [&](int64_t token) {
-            quantize({recurrent_.x + token * recurrent_.width, recurrent_.width, token, 1}, 0, last, recurrent_);
+            float* z = recurrent_.x + token * recurrent_.width;
+            if (index >= 0) see(kOutInput, index, token, z, of.out.columns);
+            quantize({z, recurrent_.width, token, 1}, 0, last, recurrent_);
         });
     }
 
@@ -1137,7 +1144,7 @@ class Step {
     }
 
     // One token's channels of a gated short convolution.
-    void pass_channels(const Recurrence& of, int64_t token, int64_t first, float* state) const {
+    void pass_channels(const Recurrence& of, int index, int64_t token, int64_t first, float* state) const {
         const int64_t count = std::min(kChannels, of.value.rows - first);
         float* rows = projected_ + token * projected_stride_;
         const Places at = places(of);
@@ -1148,12 +1155,13 @@ class Step {
         float* z = recurrent_.x + token * recurrent_.width + first;
         convolve(parts[1], count, of.conv_size, of.conv + first * of.conv_size,
                  of.conv_bias == nullptr ? nullptr : of.conv_bias + first, false, state + first * (of.conv_size - 1), z);
+        if (index >= 0) see(kMixed, index, token, z, of.out.columns, first, count);
         for (int64_t i = 0; i < count; ++i) z[i] *= parts[0][i];
     }
 
     // One token's heads of a group of a linear recurrence (Mamba 2; the gated delta rule, whose states decay as a whole, or
     // row by row where gate and steps have second matrices: Kimi Delta Attention).
-    void pass_group(const Recurrence& of, int64_t token, int64_t group, float* state) const {
+    void pass_group(const Recurrence& of, int index, int64_t token, int64_t group, float* state) const {
         static thread_local std::vector<float> room;
         const bool delta = of.delta(), by_row = of.kind == kKda;
         const int64_t heads = of.heads / of.groups, size = of.value_size, stride = of.stride(), keys = of.key_size;
@@ -1208,8 +1216,9 @@ class Step {
                 const float skip = of.skip == nullptr ? 0.0f : of.skip[first + h] * value[h * size + i];
                 z[h * size + i] = of.skip == nullptr ? read_out[i] : read_out[i] + skip;
             }
-            if (delta) norm(of.norm, z + h * size, size, z + h * size);
         }
+        if (index >= 0) see(kMixed, index, token, z, of.out.columns, first * size, wide);
+        for (int64_t h = 0; delta && h < heads; ++h) norm(of.norm, z + h * size, size, z + h * size);
         if (!delta && of.norm_first != 0) norm(of.norm, z, wide, z, first * size);
         for (int64_t i = 0; i < wide; ++i) z[i] *= gate[i];
         if (!delta && of.norm_first == 0) norm(of.norm, z, wide, z, first * size);
@@ -1542,8 +1551,10 @@ class Step {
             const int watched = static_cast<int>(i / layer.heads), head = static_cast<int>(i % layer.heads);
             if (!here(watched)) return;
             const int token = reading_.watched[3 * watched];
-            if (reading_.watched[3 * watched + 2] != 0) write_scores(layer, token, head, reading_.patterns[watched]);
-            else write_pattern(layer, index, token, head, reading_.patterns[watched]);
+            const int32_t which = reading_.watched[3 * watched + 2];
+            if (which == 2 && head == 0) write_chosen(layer, token, reading_.patterns[watched]);
+            if (which == 1) write_scores(layer, token, head, reading_.patterns[watched]);
+            if (which == 0) write_pattern(layer, index, token, head, reading_.patterns[watched]);
         });
     }
 
@@ -1556,6 +1567,14 @@ class Step {
             seen.last = std::min(length - page * kPage, kPage);
             const PageOf own = page_of(layer, sequence_of_[static_cast<size_t>(token)], page, group);
             score_page(own, seen, layer.softcap, scores + static_cast<int64_t>(head) * length + page * kPage);
+        }
+    }
+
+    // 1 for each position up to a token's that its indexer chose.
+    void write_chosen(const Layer& layer, int token, float* chosen) const {
+        const int length = position(token) + 1;
+        for (int s = 0; s < length; ++s) {
+            chosen[s] = !layer.latent.index.chooses() || is_set(chosen_ + token * chosen_stride_, s) ? 1.0f : 0.0f;
         }
     }
 
@@ -1687,9 +1706,10 @@ class Step {
 
     // 32 neurons of an MLP, for all vectors that it reads, rounded for its last matrix. They are stored side by side
     // until then: rows as long as all neurons would map to a few sets of the cache.
-    // `adapted` is the layer whose adapters apply, -1 for none.
+    // `adapted` is the layer whose adapters apply, -1 for none; then(the activations) before they are rounded.
+    template <class G>
     void hide(const Expert& mlp, const Layer& layer, const Vectors& in, int64_t count, const Vectors& out,
-              int64_t group, Path* path, int adapted) const {
+              int64_t group, Path* path, int adapted, const G& then) const {
         static thread_local std::vector<float> room;
         room.resize(static_cast<size_t>(2 * count * kGroup));
         const bool gated = mlp.gate.panels != nullptr;
@@ -1701,6 +1721,7 @@ class Step {
         if (gated) neurons_of(mlp.up, beside, &LayerAdapter::up);
         for (int64_t i = 0; layer.gate_scale != 1.0f && i < count * kGroup; ++i) inside[i] *= layer.gate_scale;
         activate(layer.activation, inside, gated ? beside : nullptr, count * kGroup);
+        then(inside);
         const bool whole = adapted >= 0 && hidden_whole(adapted);
         for (int64_t i = 0; adapted >= 0 && !whole && i < count; ++i) {
             see(kHidden, adapted, i, inside + i * kGroup, mlp.up.rows, group * kGroup, kGroup);
@@ -1737,7 +1758,7 @@ class Step {
         share_out(worker, routers.panels(), 1, some, [&] { route(of, index); });
         const int64_t busy = busy_count_[static_cast<size_t>(index)];
         if (tokens_ > 1) {
-            each(worker, busy, 1, [&](int64_t i) { fetch(busy_[static_cast<size_t>(i)]); });
+            each(worker, busy, 1, [&](int64_t i) { fetch(busy_[static_cast<size_t>(i)], of.top_k); });
         }
         const Expert& one = of.experts[0];
         const int64_t groups = rounded(one.up.rows, kGroup) / kGroup, panels = one.down.panel_count();
@@ -1745,8 +1766,9 @@ class Step {
         each(worker, busy * groups, chunk, [&](int64_t i) {
             const Busy& by = busy_[static_cast<size_t>(i / groups)];
             const Vectors in = tokens_ > 1 ? part(read_, by) : in_;
-            hide(of.experts[by.expert], layer, in, by.count, part(inside_, by), i % groups,
-                 nullptr, -1);
+            hide(of.experts[by.expert], layer, in, by.count, part(inside_, by), i % groups, nullptr, -1, [&](const float* x) {
+                show_expert(layer, index, by, i % groups, x);
+            });
         });
         const int64_t piece = std::clamp<int64_t>(busy * panels / (4 * worker.count), 1, tokens_ > 8 ? 4 : panels);
         const int64_t pieces = (panels + piece - 1) / piece;
@@ -1762,6 +1784,17 @@ class Step {
                 for (int64_t row = 0; row < rows; ++row) out[t * width_stride_ + row] += down.bias[first * kPanel + row];
             }
         });
+    }
+
+    // Some neurons of an expert, of each of its tokens: a token's row has those of its experts, the likeliest first.
+    void show_expert(const Layer& layer, int index, const Busy& by, int64_t group, const float* x) const {
+        if (values_.of(kExpertHidden, index).empty()) return;
+        const int64_t top_k = layer.mixture.top_k, size = layer.mixture.experts[0].up.rows;
+        const int64_t first = group * kGroup, count = std::min<int64_t>(kGroup, size - first);
+        for (int64_t i = 0; i < by.count; ++i) {
+            const int64_t of = asked_by_[static_cast<size_t>(by.first + i)];
+            show(kExpertHidden, index, of / top_k, x + i * kGroup, top_k * size, of % top_k * size + first, count);
+        }
     }
 
     // The experts of every token, their weights, and where its vectors are: those of one expert side by side.
@@ -1791,7 +1824,7 @@ class Step {
         for (int64_t i = 0; i < tokens_ * top_k; ++i) {
             int64_t& slot = slots_[static_cast<size_t>(i)];
             slot = next[static_cast<size_t>(slot)]++;
-            token_of_[static_cast<size_t>(slot)] = i / top_k;
+            asked_by_[static_cast<size_t>(slot)] = i;
         }
     }
 
@@ -1850,22 +1883,24 @@ class Step {
     }
 
     // The inputs of an expert: its tokens' vectors.
-    void fetch(const Busy& by) {
+    void fetch(const Busy& by, int64_t top_k) {
         const Vectors own = part(read_, by);
         for (int64_t i = 0; i < by.count; ++i) {
-            const int64_t token = token_of_[static_cast<size_t>(by.first + i)];
+            const int64_t token = asked_by_[static_cast<size_t>(by.first + i)] / top_k;
             std::copy_n(in_.x + token * in_.width, in_.width, own.x + i * own.width);
             quantize_vector(own, i);
         }
     }
 
     // The weighted sum of a token's experts' outputs, and the shared expert's output times its gate.
-    void gather_experts(const Layer& layer, int64_t token) {
+    void gather_experts(const Layer& layer, int index, int64_t token) {
         float* out = out_ + token * width_stride_;
         float gate = layer.up.rows > 0 ? 1.0f : 0.0f;
         const Mixture& of = layer.mixture;
         if (of.shared_gate.rows > 0) {
-            gate = 1.0f / (1.0f + exp_of(-routed_[token * routed_stride_ + rounded(of.router.rows, kPanel)]));
+            float* logit = routed_ + token * routed_stride_ + rounded(of.router.rows, kPanel);
+            see(kSharedGate, index, token, logit, 1);
+            gate = 1.0f / (1.0f + exp_of(-*logit));
         }
         for (int i = 0; i < model_.width; ++i) out[i] = gate == 0.0f ? 0.0f : out[i] * gate;
         for (int64_t i = token * of.top_k; i < (token + 1) * of.top_k; ++i) {
@@ -1975,7 +2010,7 @@ class Step {
     float* reduced_ = nullptr;  // [tokens reduced_stride_]: A x
     Gathered* partial_seen_ = nullptr;
     int64_t top_k_ = 0, routed_stride_ = 0, inside_width_ = 0;  // of layers with experts
-    std::vector<int64_t> slots_, token_of_;  // of each token's experts, where its vector is; and whose vector that is
+    std::vector<int64_t> slots_, asked_by_;  // where the vector of each token's experts is; and which of those that is
     std::vector<float> weights_;
     std::vector<Busy> busy_;
     std::vector<int64_t> busy_count_;  // of each layer: a late worker still reads one that others are done with
@@ -2005,7 +2040,7 @@ CUTAWAY_API int32_t cutaway_read(const cutaway::Model* model, const cutaway::Rea
     return cutaway_observe(model, reading, &none, threads);
 }
 
-// The sizes of the structures, so that cutaway/native/runtime.py can check that it mirrors them.
+// The sizes of the structures, so that cutaway/native/structures.py can check that it mirrors them.
 CUTAWAY_API void cutaway_runtime_sizes(int64_t* out) {
     using namespace cutaway;
     out[0] = sizeof(Matrix);

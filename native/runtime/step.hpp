@@ -1,4 +1,4 @@
-// A model as one step reads it. cutaway/native/runtime.py mirrors these structures, field by field.
+// A model as one step reads it. cutaway/native/structures.py mirrors these structures, field by field.
 #pragma once
 
 #include <cstdint>
@@ -174,7 +174,8 @@ struct LayerAdapter {
 enum What : int32_t {
     kUnnamed = -1, kEmbed, kMiddle, kOut, kQuery, kKey, kValue, kMixed, kAttentionNorm, kMlpNorm, kQueryUnrotated, kKeyUnrotated,
     kMixedOut, kHidden, kDown, kMixtureOut, kAttentionPostNorm,
-    kMlpPostNorm, kFinalNorm, kExpertIndices, kExpertWeights, kState, kPattern, kWhats
+    kMlpPostNorm, kFinalNorm, kExpertIndices, kExpertWeights, kState, kOutInput, kGate, kLatent, kExpertHidden, kSharedGate,
+    kBesideOut, kPattern, kWhats
 };
 
 // A value that is written out: a row for each token.
@@ -223,7 +224,8 @@ struct Reading {
     const int32_t* logits_at;        // [logits_count]: the tokens whose logits are asked for
     const int32_t* after;            // [logits_count]: the layer after which the head reads them; null: all the last
     float* logits;                   // [logits_count vocab]
-    const int32_t* watched;          // [watched_count 3]: a token and a layer, and of its attention the weights (0) or scores (1)
+    const int32_t* watched;          // [watched_count 3]: a token and a layer, and of its attention the weights (0), scores (1)
+                                     // or, in the first head's place, 1 for each position that an indexer chose (2)
     float* const* patterns;          // [watched_count]: each [heads position + 1]
     int32_t sequences, logits_count, watched_count, spare;
 };

@@ -71,7 +71,8 @@ def evaluation(file: Path) -> None:
             "first_prompt": "A man is sitting on a roof. He",
         }
         return {
-            task: own | {"acc": value + shift, "acc_interval": [value + shift - 0.09, value + shift + 0.1]}
+            task: own
+            | {"acc": value + shift, "acc_interval": [max(0.0, value + shift - 0.09), value + shift + 0.1]}
             for task, value in values.items()
         }
 
@@ -97,11 +98,35 @@ def arena(file: Path) -> None:
     files.write(file, evaluations.arena(document))
 
 
+def features(file: Path) -> None:
+    """The report of a small autoencoder, and the explanation with its features."""
+    folder, base = file.parent, ["--force"]
+    texts = folder / "texts.txt"
+    texts.write_text("\n".join(f"The capital of {name} is far from the sea." for name in NATIONS * 8))
+    words = ["activations", str(texts), "--names", "blocks.15.out", "--output", str(folder / "acts")]
+    sae = ["sae", str(folder / "acts"), "--output", str(folder / "sae"), "--steps", "60", "--features", "512"]
+    if cutaway([*words, *base]) or cutaway([*sae, "--k", "8", "--html", str(file), *base]):
+        raise SystemExit(1)
+
+
+def explained_features(file: Path) -> None:
+    folder = file.parent.parent / "sae" / "sae"
+    verb("explain", "The capital of France is", "--sae", str(folder), "--html")(file)
+
+
+NATIONS = ["France", "Italy", "Spain", "Chile", "Kenya", "Japan"]
 PAGES: dict[str, Callable[[Path], Any]] = {
     "explain": verb("explain", "The capital of France is", "--html"),
     "explain two": verb(
         "explain", "The capital of France is", "--compare", "The capital of Italy is", "--html"
     ),
+    "explain patch": verb(
+        "explain", "The capital of France is", "--patch", "The capital of Italy is", "--html"
+    ),
+    "sae": features,
+    "explain sae": explained_features,
+    "how": verb("explain", "The capital of France is", "--how", "--html"),
+    "attention": verb("attention", "show", "local", "--window", "4", "--html"),
     "tokenizer compare": verb("tokenizer", "compare", "smollm2", "minilm", "--html"),
     "embed project": verb("embed", "project", "smollm2", "--count", "2000", "--output"),
     "loss": loss,

@@ -253,7 +253,7 @@ def law(random: Random, n: int) -> Outcome:
 
 def attack(rate: float) -> Callable[[Random, int], Outcome]:
     """An attack that succeeds as often as its control: is a difference found? Clusters of 5 tries."""
-    from cutaway.security import verdict
+    from cutaway.security.finding import verdict
 
     def world(random: Random, n: int) -> Outcome:
         a, b = (_clustered(random, n, 5, rate, 0.5).ravel() for _ in range(2))

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from cutaway.weights import families
+from cutaway.weights import family_registry
 from tests.parity import perturbed
 from tests.parity.perturbed import Case, Outcome
 
@@ -43,8 +43,8 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["GGML_NO_BACKTRACE"] = "1"
-    for name in families.names():  # before any process is forked
-        families.get(name)
+    for name in family_registry.names():  # before any process is forked
+        family_registry.get(name)
     bases = perturbed.bases(every=True)
     if unknown := set(asked.family or ()) - bases.keys():
         parser.error(f"no family {', '.join(sorted(unknown))}: there are {', '.join(sorted(bases))}")
@@ -53,7 +53,7 @@ def main() -> int:
     for family in sorted(asked.family or bases):
         start, counts = time.monotonic(), Counter()
         with tempfile.TemporaryDirectory() as work:
-            if not families.get(family).gguf and not perturbed.writes(family, Path(work)):
+            if not family_registry.get(family).gguf and not perturbed.writes(family, Path(work)):
                 continue
         cases, unread = perturbed.distinct(bases[family])
         counts["refused by the reading"] = unread

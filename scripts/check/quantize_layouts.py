@@ -20,12 +20,13 @@ import numpy as np
 
 from cutaway.attention import gqa
 from cutaway.layers.config import MLP, MoE
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats, mixes
-from cutaway.weights import families, imatrix, quantize, rules, save
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights import family_registry, imatrix, quantize, rules, save
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from tests.small import decoder
 
 LINE = re.compile(r"\] +(\S+) +- \[.*?type = +(\w+), +(?:size = .*?(?:\((\w+)\))?)?$", re.MULTILINE)
@@ -75,7 +76,7 @@ def theirs(llama: Path, source: Path, mix: str, matrix: Path | None) -> dict[str
 def ours(checkpoint: Checkpoint, mix: str, calibrated: bool) -> dict[str, str]:
     """The type of each tensor in the file that we would write."""
     made = quantize.quantized(checkpoint, mix, {} if calibrated else None).checkpoint
-    table = families.get(checkpoint.family or "").gguf
+    table = family_registry.get(checkpoint.family or "").gguf
     return {
         each.theirs: made.tensors.later(each.ours[0]).type for each in rules.bind(table, checkpoint.config)
     }

@@ -27,7 +27,7 @@ import cutaway
 from bench.activations_peers import lens_model
 from cutaway.inspect.head_scores import LENGTH, repeated
 from cutaway.inspect.pairs import differing
-from cutaway.inspect.trace import Subject
+from cutaway.inspect.subject import Subject
 from cutaway.weights import load
 from cutaway.weights.build import decoder
 from scripts.check.studies_parity import CLOSE, Task, task_of

@@ -63,6 +63,8 @@ def commands(folder: Path) -> dict[str, Command]:
     return {
         "pull": Command("pull smollm2"),
         "models": Command("models"),
+        "doctor": Command("doctor"),
+        "course": Command("course list"),
         "info": Command("info smollm2"),
         "convert": Command("convert smollm2 model --type F16 --force"),
         "convert-mla": Command("convert smollm2 mla.gguf --attention mla --latent 128 --force"),

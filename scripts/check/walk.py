@@ -2,10 +2,11 @@
 
     python -m scripts.check.walk [--show]
 
-Three walks on SmolLM2's first two layers: a prompt without a server, a chat of one token, and a chat that a
-JSON schema holds. Each is walked twice before, so that nothing is imported or built on the way. A switch is a
-call into another file than the last one in the same thread, or a coroutine that goes on there. ``--show``
-prints each way. A minute; exit code 1 where a walk is longer than its limits.
+Four walks on SmolLM2's first two layers: a prompt without a server, the same with an edit of the model, a
+chat of one token, and a chat that a JSON schema holds. Each is walked twice before, so that nothing is
+imported or built on the way. A switch is a call into another file than the last one in the same thread, or a
+coroutine that goes on there. ``--show`` prints each way. A minute; exit code 1 where a walk is longer than
+its limits.
 """
 
 from __future__ import annotations
@@ -21,12 +22,18 @@ from types import FrameType
 from typing import Any
 
 import cutaway
+from cutaway.inspect.edits import Ablate
 
 PACKAGE = str(Path(cutaway.__file__).parent) + "/"
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 HELD = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}}
-LIMITS = {"a prompt": (19, 95), "a chat": (52, 320), "a chat in form": (58, 385)}  # files and switches
+LIMITS = {  # files and switches
+    "a prompt": (19, 95),
+    "an edit": (28, 155),
+    "a chat": (40, 200),
+    "a chat in form": (45, 261),
+}
 CLOCKS = ("serve/operations/lifecycle.py",)  # the server's own second, which is no request's
 SETTLES = 0.2  # seconds in which the other threads end what the request began
 
@@ -94,6 +101,7 @@ def main() -> int:
         alone = serving.model()
         walks: dict[str, Callable[[], Any]] = {
             "a prompt": lambda: alone.generate("Hello", max_tokens=4),
+            "an edit": lambda: alone.generate("Hello", max_tokens=4, edit=Ablate(1, "head", 4)),
             "a chat": lambda: asked({}),
             "a chat in form": lambda: asked(HELD),
         }

@@ -34,8 +34,8 @@ from cutaway.errors import OperationalError, UserError
 from cutaway.tokenizer import Tokenizer
 from cutaway.tokenizer.bpe import BYTE_TOKENS, BYTES
 from cutaway.tokenizer.formats import spm_model
-from cutaway.tokenizer.introspection import pieces
 from cutaway.tokenizer.normalize import OneSpace, Prefix, Replace
+from cutaway.tokenizer.pieces import pieces
 from cutaway.tokenizer.pretokenize import PATTERNS
 from cutaway.tokenizer.sentencepiece import ranks
 from cutaway.tokenizer.spec import TokenizerSpec

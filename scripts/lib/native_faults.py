@@ -38,7 +38,8 @@ def guarded(source: str, faults: Sequence[tuple[int, str, str]]) -> str:
 def build(folder: Path, faults: dict[str, list[tuple[int, str, str]]], objects: Path | None = None) -> None:
     """Puts a core with these faults, by file, into the package's copy in ``folder``.
 
-    ``objects``: a folder where an earlier build of the same tree may have left its objects.
+    ``objects``: a folder that keeps the sources and objects of an earlier build, whose unchanged files are
+    not compiled again.
     """
     if not faults:
         # In a process of its own: here the package must not be imported before the copy is.
@@ -49,13 +50,18 @@ def build(folder: Path, faults: dict[str, list[tuple[int, str, str]]], objects: 
         if origin := found.stdout.strip():
             shutil.copy(origin, folder / "cutaway" / "_core.so")
         return
-    for name in ("native", "CMakeLists.txt", "LICENSE", "README.md"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, folder / name)
+    source, made = folder, folder / "build"
+    if objects is not None:
+        source, made = objects / "source", objects / "build"
+        for path in (ROOT / "cutaway").rglob("*.inc"):  # tables that the core includes
+            (source / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, source / path.relative_to(ROOT))
+    shutil.copytree(ROOT / "native", source / "native", dirs_exist_ok=True)
+    for name in ("CMakeLists.txt", "LICENSE", "README.md"):
+        shutil.copy2(ROOT / name, source / name)
     for path, own in faults.items():
-        (folder / path).write_text(guarded((ROOT / path).read_text("utf-8"), own), "utf-8")
-    made = objects or folder / "build"
+        (source / path).write_text(guarded((ROOT / path).read_text("utf-8"), own), "utf-8")
     options = ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"]
-    subprocess.run(["cmake", "-S", folder, "-B", made, *options], check=True, capture_output=True)
+    subprocess.run(["cmake", "-S", source, "-B", made, *options], check=True, capture_output=True)
     subprocess.run(["cmake", "--build", made, "-j", str(os.cpu_count() or 1)], check=True, stdout=2)
     shutil.copy(made / "_core.so", folder / "cutaway" / "_core.so")

@@ -113,7 +113,7 @@ def long_model(folder: Path) -> Path:
 
         import cutaway
         from cutaway.lm import LanguageModel
-        from cutaway.weights.rules import Tensors
+        from cutaway.weights.named_tensors import Tensors
 
         lm = cutaway.load("smollm2")
         config = replace(lm.config, blocks=lm.config.blocks[:2], context=LONG)

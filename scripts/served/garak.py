@@ -27,7 +27,8 @@ from typing import Any
 
 import cutaway
 from cutaway.evaluate import statistics
-from cutaway.security import Arm, Finding, bounded, report
+from cutaway.security import report
+from cutaway.security.finding import Arm, Finding, bounded
 from scripts.lib.serving import served
 
 COMPLETE = 2  # garak's status of an attempt that was answered and judged

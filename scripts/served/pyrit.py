@@ -25,7 +25,8 @@ from typing import Any
 
 import cutaway
 from cutaway.evaluate import statistics
-from cutaway.security import Arm, Finding, report, verdict
+from cutaway.security import report
+from cutaway.security.finding import Arm, Finding, verdict
 from scripts.lib.serving import served
 from scripts.served.garak import statuses
 

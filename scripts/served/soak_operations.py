@@ -47,7 +47,7 @@ from typing import Any
 
 import cutaway
 from cutaway.lm import LanguageModel
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from scripts.lib.serving import answering, free_port, proxied
 
 SECOND = "second"

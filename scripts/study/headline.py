@@ -34,7 +34,7 @@ from cutaway.compare.tasks import language
 from cutaway.data import novels
 from cutaway.evaluate.statistics import student
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.model.seq2seq import Recurrent

@@ -25,7 +25,7 @@ import cutaway
 from cutaway.inspect import causal
 from cutaway.inspect.pairs import pairs
 from cutaway.inspect.sweep import WholeTexts
-from cutaway.inspect.trace import Subject
+from cutaway.inspect.subject import Subject
 from tests.parity import smollm2
 from tests.rounding import noise
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from cutaway.evaluate.statistics import mean
-from cutaway.security.probes.poisoning import PAYLOADS, Cell, Laboratory, judged, rises
+from cutaway.security.poisoned_models import Cell, Laboratory
+from cutaway.security.probes.poisoning import PAYLOADS, judged, rises
 
 HEAD = ("model", "documents", "payload", "poisoned", "read", "rise (95%)", "rare word (95%)", "loss", "rank")
 SEEDS_HEAD = (*HEAD[:4], "seeds", "rise (95% over seeds)", "risen", "written", *HEAD[6:])

@@ -29,9 +29,10 @@ from typing import Any
 import cutaway
 from cutaway.data.tasks import RIGHT
 from cutaway.errors import UserError
-from cutaway.evaluate import statistics, tasks
+from cutaway.evaluate import statistics, task_registry
 from cutaway.generate import thinking
-from cutaway.generate.batch.request import Constraint, Generation, Request, finish
+from cutaway.generate.batch.request import Constraint, Generation, Request
+from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.page import report as page
 from cutaway.page.charts import Axis, Plot, Series
@@ -107,7 +108,7 @@ def main() -> None:
     refused: dict[str, str] = {}
     chances: dict[str, float] = {}
     for name in asked.tasks.split(","):
-        task: Any = tasks.find(f"reasoning_gym:{name}", asked.questions)
+        task: Any = task_registry.find(f"reasoning_gym:{name}", asked.questions)
         setting, name = name, name.partition(":")[0]
         kept = asked.output / f"{name}-{asked.steps}-{asked.batch}-{asked.questions}-{asked.seed}.json"
         if not kept.is_file():
@@ -206,7 +207,7 @@ def measured(lm: Any, task: Any, asked: argparse.Namespace) -> dict[str, Any]:
 def trees(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """A search over trees with shared pages and without, and independent samples: what each reads."""
     lm = cutaway.load("smollm2")
-    task: Any = tasks.find("gsm8k", asked.trees)
+    task: Any = task_registry.find("gsm8k", asked.trees)
     prompts = [lm.chat_ids([{"role": "user", "content": item.prompt}]) for item in task.items]
     settings = lm.ending(SamplingParams(max_tokens=128, seed=asked.seed))
     rows, texts = [], {}

@@ -37,7 +37,7 @@ def first_sentence(path: Path) -> str:
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
     assert text, f"{path} does not say what it is"
     paragraph = " ".join(text.partition("\n\n")[0].split())
-    return re.split(r"(?<=\w)\. (?=[A-Z0-9])", paragraph)[0].rstrip(".:").replace("|", r"\|")
+    return re.split(r"(?<=\w\w\w)\. (?=[A-Z0-9])", paragraph)[0].rstrip(".:").replace("|", r"\|")
 
 
 def floors() -> str:

@@ -34,6 +34,10 @@ def main() -> None:
     print(f"{OUT.name}: {OUT.stat().st_size:,} bytes")
 
 
+def group_size(explanation: dict[str, Any], layer: int) -> int:
+    return explanation["attention"][layer]["group_size"]
+
+
 def lean(document: bytes) -> bytes:
     """The document with vectors of the heads of largest contribution alone."""
     size = int.from_bytes(document[:4], "little")
@@ -42,13 +46,22 @@ def lean(document: bytes) -> bytes:
     layer, head, _ = explanation["chosen"]
     best = {(one["layer"], one["head"]) for one in explanation["attribution"]["heads"]} | {(layer, head)}
     kept = [one for one in explanation["detailed"] if tuple(one) in best]
-    groups = {(i, h // explanation["attention"][i]["group_size"]) for i, h in kept}
+    projections = explanation["projections"] = {**explanation["projections"], "heads": [[layer, head]]}
+    own = {
+        f"q.{layer}.{head}",
+        *(f"{name}.{layer}.{head // group_size(explanation, layer)}" for name in "kv"),
+    }
+    projections["scales"] = {name: value for name, value in projections["scales"].items() if name in own}
+    groups = {(i, h // group_size(explanation, i)) for i, h in kept}
     explanation["detailed"] = kept
     chunks: list[bytes] = []
     arrays: dict[str, Any] = {}
     for name, (kind, shape, offset) in explanation["arrays"].items():
         vector = re.fullmatch(r"([qkv])\.(\d+)\.(\d+)", name)
         if vector and (int(vector[2]), int(vector[3])) not in (best if vector[1] == "q" else groups):
+            continue
+        product = re.fullmatch(r"(?:drawn|product\.ids|product\.weights|sums|bias|input)\.(.*)", name)
+        if product and product[1] not in {*own, str(layer)} and not name.startswith("bias."):
             continue
         count = BYTES[kind]
         for one in shape:

@@ -12,6 +12,7 @@ import pytest
 
 from cutaway.inspect import page_data
 from cutaway.inspect.page import page as page_of
+from cutaway.inspect.subject import instrumented
 from cutaway.inspect.trace import Trace
 from tests.small import Bytes, decoder
 
@@ -69,7 +70,7 @@ def pages() -> Callable[..., page_data.PageData]:
         known = (shape, text, type(tokenizer))
         if known not in made:
             reader = tokenizer or Bytes()
-            model = models.setdefault(shape, decoder(shape))
+            model = models.setdefault(shape, instrumented(decoder(shape)))
             trace = Trace.of(model, reader, reader.encode(text), page_data.names(model.config))
             made[known] = page_data.build(trace, f"small {shape}")
         return made[known]
@@ -105,3 +106,52 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     for context in contexts:
         context.close()
     assert not problems
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """A server of two layers, for the tests of its page."""
+    from tests import serving  # which skips without what serving needs
+
+    with serving.running(serving.model()) as made:
+        yield made
+
+
+@pytest.fixture
+def app(browser: Any, server: Any) -> Iterator[Callable[..., Any]]:
+    """Opens the page; what it complains of, or asks of another address, fails the test in the end."""
+    problems: list[str] = []
+    contexts: list[Any] = []
+
+    def show(path: str = "", at: Any = server, width: int = 1280, **context: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **context))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(20_000)
+        tab.problems = problems
+        tab.on(
+            "console", lambda line: problems.append(line.text) if line.type in ("error", "warning") else None
+        )
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on(
+            "request",
+            lambda asked: None if asked.url.startswith((at.url, "data:")) else problems.append(asked.url),
+        )
+        tab.goto(f"{at.url}/{path}")
+        return tab
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def ask(tab: Any, text: str = "hello", longest: int = 16, seed: int = 1) -> None:
+    """Asks by hand, and waits for the answer's end."""
+    if not tab.locator("#seed").is_visible():
+        tab.get_by_text("Settings, edits and colours").click()
+    tab.get_by_label("seed").fill(str(seed))
+    tab.get_by_label("longest answer").fill(str(longest))
+    tab.get_by_label("Message", exact=True).fill(text)
+    tab.keyboard.press("Enter")
+    tab.get_by_role("button", name="Copy as curl").last.wait_for()
+    frames(tab)

@@ -3,65 +3,20 @@ and their alternatives, a text and a conversation followed through the model, ke
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests import inputs, serving
-from tests.browser.conftest import frames
+from tests.browser.conftest import ask, frames
 from tests.serving import AccessPolicy, Server
 
 from cutaway.serve.operations.api_keys import KeyRing  # isort: skip
 
 HOSTILE = "</script><b id=owned>"
 Opened = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving.running(serving.model()) as made:
-        yield made
-
-
-@pytest.fixture
-def app(browser: Any, server: Server) -> Iterator[Opened]:
-    """Opens the page; what it complains of, or asks of another address, fails the test in the end."""
-    problems: list[str] = []
-    contexts: list[Any] = []
-
-    def show(path: str = "", at: Server = server, width: int = 1280, **context: Any) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **context))
-        tab = contexts[-1].new_page()
-        tab.set_default_timeout(20_000)
-        tab.problems = problems
-        tab.on(
-            "console", lambda line: problems.append(line.text) if line.type in ("error", "warning") else None
-        )
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on(
-            "request",
-            lambda asked: None if asked.url.startswith((at.url, "data:")) else problems.append(asked.url),
-        )
-        tab.goto(f"{at.url}/{path}")
-        return tab
-
-    yield show
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-def ask(tab: Any, text: str = "hello", longest: int = 16, seed: int = 1) -> None:
-    """Asks by hand, and waits for the answer's end."""
-    if not tab.locator("#seed").is_visible():
-        tab.get_by_text("Settings and colours").click()
-    tab.get_by_label("seed").fill(str(seed))
-    tab.get_by_label("longest answer").fill(str(longest))
-    tab.get_by_label("Message", exact=True).fill(text)
-    tab.keyboard.press("Enter")
-    tab.get_by_role("button", name="Copy as curl").last.wait_for()
-    frames(tab)
+VIEWS = 12  # of a text that is followed through the model
 
 
 def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -> None:
@@ -79,6 +34,8 @@ def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -
     expected = choice["logprobs"]["content"]
     spans = tab.locator(".answer .t")
     assert spans.count() == len(expected) == 16
+    display = "all => [...new Set(all.map(one => getComputedStyle(one).display))]"
+    assert spans.evaluate_all(display) == ["inline"], "tokens flow as one text"
     spans.nth(3).click()
     shown = tab.locator("#inspector")
     assert "Token 4 of 16" in shown.inner_text()
@@ -88,11 +45,11 @@ def test_an_answer_streams_in_as_tokens_that_open(app: Opened, server: Server) -
     tops = [100 * math.exp(one["logprob"]) for one in expected[3]["top_logprobs"]]
     assert cells == pytest.approx(tops, abs=0.06)
     spans.first.click()
-    first = shown.locator("td:nth-child(2)").first.inner_text()
-    tab.get_by_role("button", name="Lens by layer").click()
-    tab.get_by_text("Logit lens").wait_for()
+    first = shown.locator("strong").first.inner_text()
+    tab.get_by_role("tab", name="Lens").click()
+    tab.get_by_text("Logit lens", exact=True).wait_for()
     lens = shown.locator("table").last.locator("tbody tr")
-    assert lens.count() == 2, "of two layers"
+    assert lens.count() == 3, "of the embedding and two layers"
     assert lens.last.locator("td").nth(2).inner_text() == first, "the last block's is the model's"
     kinds = {
         kind for one in spans.all() for kind in one.get_attribute("class").split() if kind.startswith("p")
@@ -111,6 +68,7 @@ def test_an_answer_goes_on_from_another_token(app: Opened, server: Server) -> No
     tab.get_by_role("button", name="Copy as curl").wait_for()
     frames(tab)
     assert tab.locator(".answer .given").count() == 3, "what was kept, and the other token"
+    assert tab.locator(".answer .picked").inner_text() == tab.locator(".answer .given").last.inner_text()
     assert tab.locator(".answer").inner_text() != first
     tab.get_by_role("button", name="The version before").click()
     assert tab.locator(".answer").inner_text() == first and tab.get_by_text("1 of 2").is_visible()
@@ -136,7 +94,7 @@ def test_chat_by_keyboard(app: Opened) -> None:
 def test_a_text_and_a_token_of_a_chat_are_followed_through_the_model(app: Opened, server: Server) -> None:
     tab = app("#inside/the%20same%20the")
     tab.locator("#views section").first.wait_for()
-    assert tab.locator("#views section").count() == 9
+    assert tab.locator("#views section").count() == VIEWS
     lm = server.service.lm
     best = lm.trace("the same the").top(1)[0]
     assert float(tab.locator("#next td:nth-child(4)").first.inner_text().strip("%")) == pytest.approx(
@@ -158,7 +116,7 @@ def test_the_first_trace_is_preceded_by_a_recording(app: Opened) -> None:
     tab.route("**/v1/trace", lambda route: held.append(route))
     tab.get_by_role("link", name="Inside").click()
     tab.get_by_text("A recording of SmolLM2-135M").wait_for()
-    assert tab.locator("#views section").count() == 9
+    assert tab.locator("#views section").count() == VIEWS
     assert "␣Paris" in tab.locator("#next tbody tr").first.inner_text()
     held[0].continue_()
     tab.get_by_text("A recording of SmolLM2-135M").wait_for(state="detached")
@@ -214,12 +172,24 @@ def test_the_page_is_accessible_and_fits(app: Opened, width: int, scheme: str) -
     ask(tab)
     tab.locator(".answer .t").nth(1).click()
     tab.evaluate(inputs.path("axe-core").read_text(encoding="utf-8"))
-    for _ in ("chat", "inside"):
+
+    def check(what: str) -> None:
         found = tab.evaluate("axe.run()")["violations"]
-        assert not [
-            (one["id"], one["nodes"][0]["html"][:160])
-            for one in found
-            if one["impact"] in ("serious", "critical")
-        ]
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        tab.get_by_role("link", name="Inside").click()
+        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert not [(what, one["id"], one["nodes"][0]["html"][:160]) for one in serious]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, what
+
+    check("alternatives")
+    for name, seen in (("Attention", "attends to"), ("Lens", "Logit lens"), ("Why", "Causal check")):
+        tab.get_by_role("tab", name=name).click()
+        tab.locator("#panel h3").get_by_text(seen).wait_for()
+        check(name)
+    tab.get_by_role("button", name="Switch off MLP 1").click()
+    tab.get_by_text("What the edits change").wait_for()
+    check("pair")
+    tab.get_by_role("link", name="Tree").click()
+    tab.get_by_role("treeitem").first.wait_for()
+    check("tree")
+    tab.get_by_role("link", name="Inside").click()
+    tab.locator("#views section").first.wait_for()
+    check("inside")

@@ -4,11 +4,13 @@ on the console, nothing asked of a network, and no fault that axe-core calls ser
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cutaway.inspect import page_data
 from cutaway.inspect.page import VIEWS
 from cutaway.inspect.trace import Trace
 from tests import inputs
@@ -208,6 +210,130 @@ def test_the_numbers_are_the_models(opened: Opened, pages: Any, shape: str) -> N
     assert float(logit.replace("−", "-")) == pytest.approx(float(trace.logits[-1].max()), abs=0.006)
 
 
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_a_number_of_a_query_is_the_sum_of_its_products(opened: Opened, pages: Any, shape: str) -> None:
+    facts = pages(shape).facts
+    layer, head, _ = facts["chosen"]
+    model = decoder(shape)
+    trace = Trace.of(model, Bytes(), Bytes().encode(TEXT), page_data.names(model.config))
+    x = trace[f"blocks.{layer}.attention_norm"][-1].astype(np.float64)
+    tab = opened(pages(shape))
+    for matrix, name in (("k", "key"), ("q", "query")):
+        tab.locator(f"#projection [data-matrix='{matrix}']").click()
+        frames(tab)
+        own = head // facts["attention"][layer]["group_size"] if matrix == "k" else head
+        weight = trace.instrumented.weight(f"blocks.{layer}.attention.{name}.weight")[own * 8]
+        bias = 0.0
+        if trace.config.blocks[layer].attention.bias:
+            bias = float(trace.instrumented.weight(f"blocks.{layer}.attention.{name}.bias")[own * 8])
+        cells = tab.locator("#projection tbody td:last-child").all_inner_texts()
+        *parts, whole = [float(one.replace("−", "-")) for one in cells]
+        assert whole == pytest.approx(float(weight @ x) + bias, abs=1e-3)
+        assert sum(parts) == pytest.approx(whole, abs=4e-3) and len(parts) == 4 + (bias != 0)
+        products = weight * x
+        assert parts[0] == pytest.approx(float(products[np.abs(products).argmax()]), abs=1e-3)
+    outputs = heat(tab, "projection")
+    outputs.focus()
+    for key in ("Home", "ArrowRight", "ArrowDown", "Enter"):
+        tab.keyboard.press(key)
+    frames(tab)
+    assert tab.locator("#projection tr.sum").inner_text().startswith("k[1]")
+
+
+def test_query_heads_and_the_heads_that_they_read(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
+    tab.locator("#sharing [data-head='3']").click()
+    frames(tab)
+    assert tab.locator("#sharing .head-key.chosen").inner_text() == "1" and value(tab, "score", "head") == "3"
+    assert "GQA" in tab.locator("#sharing h3").first.inner_text()
+    tab.locator("#sharing [data-head='3']").focus()
+    tab.keyboard.press("Home")
+    tab.keyboard.press("Enter")
+    frames(tab)
+    assert tab.locator("#sharing .head-key.chosen").inner_text() == "0"
+    assert tab.locator("#sharing tr.chosen td").nth(1).inner_text() == "64", "2 heads of 8 + 8 numbers"
+
+
+def test_a_score_by_distance_is_the_models_and_follows_the_base(opened: Opened, pages: Any) -> None:
+    layer, head, source = pages().facts["chosen"]
+    trace = Trace.of(decoder(), Bytes(), Bytes().encode(TEXT))
+    tab = opened(pages())
+    shown = tab.locator("#distance p strong")
+    score = float(trace[f"blocks.{layer}.attention.scores"][head, -1, source])
+    assert float(shown.inner_text().replace("−", "-")) == pytest.approx(score, abs=1e-3)
+    tab.locator("#distance").get_by_label("query at").fill(str(LAST + 7))
+    tab.locator("#distance").get_by_label("key at").fill(str(source + 7))
+    assert float(shown.inner_text().replace("−", "-")) == pytest.approx(score, abs=1e-3), "both moved alike"
+    tab.locator("#distance").get_by_label("scaling").select_option("1")
+    tab.locator("#distance").get_by_label("factor").focus()
+    tab.keyboard.press("End")
+    assert tab.locator("#distance").get_by_text("16", exact=True).is_visible()
+    assert tab.locator("#distance path.line").count() == 2, "the model's, and the one that is set"
+
+
+def test_every_number_says_how_sure_it_is(opened: Opened, pages: Any) -> None:
+    tab = opened(pages())
+    assert [one.split(":")[0] for one in tab.locator(".tags li").all_inner_texts()] == [
+        "exact", "rounded for this page", "derived from exact numbers", "an estimate",
+    ]  # fmt: skip
+    for view, words in (
+        ("embeddings", "rounded, to 1/127"), ("attention", "derived, from queries"),
+        ("mlp", "estimate, of the direct"), ("score", "exact"), ("next", "derived"),
+    ):  # fmt: skip
+        marks = tab.locator(f"#{view} .tag").all_inner_texts()
+        assert any(words in one for one in marks), (view, marks)
+    for row in tab.locator("section thead tr").all():
+        numbers = [head for head in row.locator("th.number").all() if head.inner_text().strip()]
+        assert all(head.locator(".tag").count() for head in numbers if head.inner_text() != "neuron"), (
+            row.inner_text()
+        )
+
+
+def test_topics_by_mouse_and_keyboard(opened: Opened, pages: Any) -> None:
+    """A patch, features and a training beside the views, each in a panel over the whole width."""
+    patched = [
+        {"position": t, "text": "a", "other_text": other, "recovered": [0.2, 0.9, -0.1]}
+        for t, other in ((3, "b"), (LAST, "a"))
+    ]
+    kl = [[0.0, 0.1, 0.2, 0.3]] * len(TEXT)
+    parts = [{"layer": i, "head": h, "norm": 2.0, "change": 0.25} for i in range(3) for h in range(4)]
+    ends = {"singular_value": 1.0, "share": 0.5, "promotes": ["up"], "opposite": ["down"]}
+    topics = {
+        "patch": {"other": "another", "here": "x", "there": "y", "tokens": patched},
+        "features": {
+            "activation": "blocks.1.out", "count": 20, "sinks": [0], "mapped": [7, 11],
+            "promotes": [["p"], ["q"]],
+            "tokens": [[[7, 2.0], [11, 1.0]]] * len(TEXT), "active": [[2.0] * len(TEXT), [1.0] * len(TEXT)],
+        },
+        "changed": {
+            "names": ["base", "tuned"], "tokens": list(TEXT), "stages": ["embed", "0", "1", "2"], "kl": kl,
+            "next": [{"id": 1, "text": "n", "before": 0.1, "after": 0.4}], "heads": parts,
+            "mlps": [{"layer": 0, "head": None, "norm": 1.0, "change": 0.5}],
+            "written": [{"weight": "blocks.2.mlp.down.weight", "change": 0.1, "directions": [ends]}],
+        },
+    }  # fmt: skip
+    tab = opened(replace(pages(), facts=pages().facts | topics), pages("llama", "the same the sane"))
+    assert [one.get_attribute("id") for one in tab.locator("section").all()][:3] == list(topics)
+    assert tab.locator("#patch .panel").count() == 1 and tab.locator("#tokens .panel").count() == 2
+    heat(tab, "patch").focus()
+    for key in ("Home", "PageUp", "Home", "ArrowRight", "Enter"):
+        tab.keyboard.press(key)
+    frames(tab)
+    assert "0.900 of the way from x to y" in readout(tab, "patch") and selected(tab) == 3
+    assert (
+        "p" in tab.locator("#features tbody tr").first.inner_text()
+        and "2.000" in tab.locator("#features").inner_text()
+    )
+    heat(tab, "features").click(position={"x": 64 + 5, "y": 74 + 5})
+    frames(tab)
+    assert selected(tab) == 0 and "attention sink" in tab.locator("#features").inner_text()
+    heat(tab, "changed", 1).focus()
+    for key in ("Home", "PageDown"):
+        tab.keyboard.press(key)
+    assert "Layer 0, MLP: moved 50.0%" in readout(tab, "changed", 1)
+    assert "2.mlp.down" in tab.locator("#changed table").last.inner_text()
+
+
 def test_temperature_and_top_p(opened: Opened, pages: Any) -> None:
     logits = Trace.of(decoder(), Bytes(), Bytes().encode(TEXT)).logits[-1]
     shares = np.exp((logits - logits.max()).astype(np.float64) / 0.5)
@@ -349,6 +475,12 @@ def test_two_sides_of_one_model_show_the_same_pair_and_two_models_choose_alone(
     opened: Opened, pages: Any
 ) -> None:
     same = opened(pages(), pages("llama", "not the same"))
+    heads = same.locator("#attention .selects").all_inner_texts()
+    at = [
+        [one.input_value() for one in same.locator(f"#score [data-explanation='{i}'] select").all()[:2]]
+        for i in (0, 1)
+    ]
+    assert at[0] == at[1] and len(heads) == 2, "both sides open at one head"
     dimensions = same.locator("#rope .slider output").all_inner_texts()
     assert len(dimensions) == 2 and dimensions[0] == dimensions[1]
     other = opened(pages(), pages("gemma"))

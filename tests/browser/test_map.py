@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutaway.embedding import map as maps
+from cutaway.embedding import map_page
 from cutaway.embedding.vectors import Vectors
 from tests.browser.conftest import frames
 
@@ -26,7 +26,7 @@ def shown(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
     def show(count: int) -> Any:
         file = tmp_path / "map.html"
-        file.write_text(maps.page(vectors(count), "a <b>name</b>", count), encoding="utf-8")
+        file.write_text(map_page.page(vectors(count), "a <b>name</b>", count), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": 1200, "height": 800}))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(90_000)

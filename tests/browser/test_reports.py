@@ -206,3 +206,13 @@ def test_a_report_is_accessible_and_fits(reported: Opened, width: int, scheme: s
         for one in found
         if one["impact"] in ("serious", "critical")
     ]
+
+
+def test_a_mark_beyond_the_values_is_within_the_chart(reported: Opened) -> None:
+    apart = Bars(
+        "Apart", Axis("Elo"), "models", ["a − b"], [Bar("", [85.0], [20.0], [150.0])],
+        dots=True, marks=[("equal", 0.0)],
+    )  # fmt: skip
+    tab = reported(apart, width=400)
+    box = tab.locator("svg text", has_text="equal").bounding_box()
+    assert box["x"] >= 0

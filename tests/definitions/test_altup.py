@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from cutaway.errors import UserError
 from cutaway.layers.altup import AltUp, Laurel, Streams
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from tests.laws.mechanisms import attention
 
 P, D = 3, 5

@@ -1,5 +1,5 @@
-"""Mamba and the real-gated linear recurrent unit against the papers' equations, token by token in float64,
-and the scan by doubling against the loop.
+"""Mamba, the real-gated linear recurrent unit and the gated short convolution against the papers' equations,
+token by token in float64, and the scan by doubling against the loop.
 """
 
 import math
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention import mamba, rg_lru
+from cutaway.attention import mamba, rg_lru, short_conv
 from cutaway.attention.common import scan
 from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
@@ -87,6 +87,16 @@ def _rg_lru(config: Any, w: Weights, x: list[Array]) -> list[Array]:
     return out
 
 
+def _short_conv(config: Any, w: Weights, x: list[Array]) -> list[Array]:
+    """2511.23404: each channel alone, between two gates that are linear in x."""
+
+    def project(name: str, u: Array) -> Array:
+        return w[f"{name}.weight"] @ u + w.get(f"{name}.bias", 0.0)
+
+    read = _conv([project("key", u) * project("value", u) for u in x], w)
+    return [project("out", project("query", u) * v) for u, v in zip(x, read, strict=True)]
+
+
 INNER = {"channels": 8, "rank": 3, "state_size": 5}
 CASES: dict[str, tuple[Any, Any]] = {
     "mamba": (mamba.Config(**INNER), _mamba),
@@ -95,6 +105,8 @@ CASES: dict[str, tuple[Any, Any]] = {
     "mamba of Falcon": (mamba.Config(**INNER, norm=Norm(eps=1e-2, weight=False)), _mamba),
     "rg_lru": (rg_lru.Config(channels=8, heads=2), _rg_lru),
     "rg_lru alone": (rg_lru.Config(channels=6, heads=1, conv=3), _rg_lru),
+    "short_conv": (short_conv.Config(channels=5), _short_conv),
+    "short_conv biased": (short_conv.Config(channels=8, conv=4, bias=True), _short_conv),
 }
 
 

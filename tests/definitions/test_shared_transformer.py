@@ -12,7 +12,9 @@ from cutaway.attention import gqa
 from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Shared, from_dict, to_dict
+from cutaway.model.block_config import Block, Shared
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.model.shared import EMBEDDED
 from tests.laws.mechanisms import attention

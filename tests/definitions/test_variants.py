@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from cutaway.attention import bidirectional
-from cutaway.attention.backends import MANY
+from cutaway.attention.backends.choice import MANY
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.modules.mla import Where
 from cutaway.errors import UserError
@@ -63,12 +63,18 @@ SEES: dict[str, Callable[[Any, int, int], bool]] = {
 }
 
 
+def sees(kind: str) -> Callable[[Any, int, int], bool]:
+    """Who sees whom in a mechanism."""
+    assert kind in SEES, f"{kind}: say in SEES who sees whom, as its paper does (docs/adding-a-mechanism.md)"
+    return SEES[kind]
+
+
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_each_kind_sees_what_its_paper_says(kind: str) -> None:
     config, n = attention(kind), 60
     pos = torch.arange(n)
     ours = config.visibility.sees(pos[:, None], pos[None, :])
-    assert ours.tolist() == [[SEES[kind](config, i, j) for j in range(n)] for i in range(n)]
+    assert ours.tolist() == [[sees(kind)(config, i, j) for j in range(n)] for i in range(n)]
 
 
 def test_an_encoder_sees_both_ways() -> None:
@@ -137,7 +143,7 @@ def _softmax_loop(kind: str, config: Any, module: Any, x: list[Vector]) -> list[
             g = h * config.groups // config.heads
             scores = {}
             for j in range(N):
-                if SEES[kind](config, i, j):
+                if sees(kind)(config, i, j):
                     score = dot(q[i][h], k[j][g]) / math.sqrt(config.key_size)
                     scores[j] = config.softcap * math.tanh(score / config.softcap) + _bias(
                         config, module, h, i, j

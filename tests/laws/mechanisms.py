@@ -12,7 +12,7 @@ import torch
 
 import cutaway.attention
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.decoder import Decoder
 from cutaway.position import alibi, rope, t5

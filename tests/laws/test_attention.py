@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.model.config import from_dict, to_dict
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder
 from tests.laws.mechanisms import CONTEXT, KINDS, VOCAB, attention, decoder, decoder_config, text
 

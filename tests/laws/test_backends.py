@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cutaway.attention.backends import BACKENDS, MANY, blocked, choose, matmul, naive, native, sdpa
+from cutaway.attention.backends import blocked, matmul, naive, native, sdpa
+from cutaway.attention.backends.choice import BACKENDS, MANY, choose
 from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.common.registry import kind
 from cutaway.attention.common.visibility import All, Causal, Positions, Visibility, mask

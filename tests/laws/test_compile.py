@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from cutaway.attention.backends import BACKENDS, choose, native
+from cutaway.attention.backends import native
+from cutaway.attention.backends.choice import BACKENDS, choose
 from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.common.visibility import Causal, Positions
 from cutaway.layers.config import MLP as Config

@@ -8,7 +8,9 @@ from cutaway.attention.common.visibility import Positions
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, from_dict, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.position import alibi
 from tests.laws.mechanisms import WIDTH, attention
 

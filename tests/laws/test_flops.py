@@ -14,7 +14,8 @@ from cutaway.attention.common.cost import at
 from cutaway.attention.common.visibility import Positions, mask
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.model.decoder import Decoder as Model
 from cutaway.train.flops import Operations, between, per_token, spans
 from tests.laws.mechanisms import KINDS, SOFTMAX, attention

@@ -12,20 +12,21 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from cutaway.attention.state import Both, Elsewhere
+from cutaway.attention.state.caches import Both, Elsewhere
 from cutaway.attention.state.quantized import Quantized
 from cutaway.attention.state.recurrent import Recurrent
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, MoE, Norm
-from cutaway.model.config import Beside, Block, from_dict, to_dict
+from cutaway.model.block_config import Beside, Block
 from cutaway.model.config import Decoder as DecoderConfig
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 WIDTH, VOCAB, LENGTH = 24, 37, 30

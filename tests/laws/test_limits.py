@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from cutaway.attention.state import Full
+from cutaway.attention.state.caches import Full
 from cutaway.attention.state.paged import Pool
 from cutaway.attention.state.quantized import Quantized
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as DecoderConfig
 from cutaway.model.decoder import Decoder
 from cutaway.position import mrope, rope, sinusoidal, t5

@@ -15,7 +15,9 @@ from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, MoE
 from cutaway.layers.moe import Routing
-from cutaway.model.config import Block, Decoder, Encoder, from_dict, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import rope
 from cutaway.train.loss import load_balancing

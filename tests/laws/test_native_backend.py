@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cutaway import native as core
-from cutaway.attention.backends import blocked, choose, naive, native
+from cutaway.attention.backends import blocked, naive, native
+from cutaway.attention.backends.choice import choose
 from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.common.visibility import All, Causal, Positions
 from cutaway.errors import UserError

@@ -13,7 +13,9 @@ from torch.testing import assert_close
 
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder, from_dict, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder as Model
 from cutaway.position import alibi, learned, mrope, rope, sinusoidal
 from cutaway.position.scaling import (

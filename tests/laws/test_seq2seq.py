@@ -14,7 +14,7 @@ from cutaway.attention import bahdanau, luong
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import from_dict, to_dict
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.seq2seq import Recurrent, TransformerSeq2Seq, transformer
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

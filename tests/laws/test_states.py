@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from cutaway.attention.common.cost import GROUP, quantized_bytes_per_token
 from cutaway.attention.common.mixer import LayerState
-from cutaway.attention.state import Cross, Full, Ring
+from cutaway.attention.state.caches import Cross, Full, Ring
 from cutaway.attention.state.paged import FIRST_PAGES, Paged, Pool
 from cutaway.attention.state.quantized import Quantized, pack, unpack
 from cutaway.attention.state.recurrent import Recurrent

@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy
 from cutaway.embedding import tables
 from cutaway.embedding.tables.modules import hashed
 from cutaway.model.config import Decoder as Config
-from cutaway.model.config import from_dict, to_dict
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.decoder import Decoder
 from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder as filled
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 from tests.small import decoder
 
 SIZES = {"lowrank": {"rank": 3}, "hashed": {"buckets": 11, "hashes": 3}}

@@ -23,7 +23,7 @@ from cutaway.errors import UserError
 from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import adapters, families, gguf_adapters, layout, load, save
+from cutaway.weights import adapters, family_registry, gguf_adapters, layout, load, save
 from cutaway.weights.changes import LowRank, Scaled
 from tests import llama_cpp
 from tests.parity import tiny, wrappers
@@ -400,7 +400,7 @@ def trained(base: load.Checkpoint) -> dict[str, tuple[int, ...]]:
 def reached(base: load.Checkpoint) -> dict[str, tuple[int, ...]]:
     """All matrices that an adapter reaches, tables and routers too."""
     found = {}
-    for bound in layout.modules(families.get(base.family or ""), base.config):
+    for bound in layout.modules(family_registry.get(base.family or ""), base.config):
         try:
             layout.matrix(bound)
         except UserError:

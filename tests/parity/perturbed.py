@@ -25,14 +25,15 @@ from torch.nn import functional
 
 from cutaway.errors import UserError
 from cutaway.layers.mlp import ACTIVATIONS
-from cutaway.model.config import Decoder, Encoder, Model, kind_of
+from cutaway.model.config import Decoder, Encoder, Model
+from cutaway.model.kinds import kind_of
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
-from cutaway.weights import build, families, save
+from cutaway.weights import build, describe, family_registry, save
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 from tests import llama_cpp
 from tests.parity import test_encoders, tiny
 from tests.parity.words import VOCAB, WORDS
@@ -121,7 +122,7 @@ class Outcome:
 
 def family_of(data: Config) -> Family:
     """The family that reads a config.json."""
-    return families.of_hf(Fields(data, "config.json"))
+    return family_registry.of_hf(Fields(data, "config.json"))
 
 
 @cache
@@ -152,7 +153,7 @@ def read(data: Config) -> tuple[Family, Model]:
 def keys(base: Base) -> list[str]:
     """The keys that the family reads."""
     fields = Fields(copy.deepcopy(base.data), "config.json")
-    families.of_hf(fields).read(fields)
+    family_registry.of_hf(fields).read(fields)
     return sorted(fields.used - KEPT)
 
 
@@ -294,7 +295,10 @@ def together(family: str, work: Path, seed: int = 0, most: int = 3) -> Case | No
                 data, config = data | changed, other
                 found.append(Case(f"{found[-1].name}; {move.name}", family, config))
         for case in reversed(found):  # the most keys of which none is refused
-            with suppress(UserError), patch.object(save, "_candidates", lambda _: [families.get(family)]):
+            with (
+                suppress(UserError),
+                patch.object(describe, "_candidates", lambda _: [family_registry.get(family)]),
+            ):
                 save.write(work / "together.gguf", checkpoint_of(family, case.config, seed), force=True)
                 return case
     return None

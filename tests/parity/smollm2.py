@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cutaway.inspect.verify_layers import one_table_of_names
 from tests import inputs
 from tests.parity.tiny import transformers
 
@@ -48,9 +49,10 @@ def gguf_file() -> Path:
 @cache
 def model(path: Path) -> Any:
     """Transformers' own reading of a GGUF file, float32."""
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    ).eval()
+    with one_table_of_names():
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        ).eval()
 
 
 def greedy(judge: Any, ids: list[int], count: int) -> list[int]:

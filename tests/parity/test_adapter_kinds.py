@@ -15,7 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from cutaway.errors import UserError
 from cutaway.model.config import Encoder
-from cutaway.weights import adapters, families, gguf_adapters, layout, load, rules, save
+from cutaway.weights import (
+    adapters,
+    family_registry,
+    gguf_adapters,
+    layout,
+    load,
+    named_tensors,
+    rules,
+    save,
+    ways,
+)
 from cutaway.weights.changes import LowRank
 from cutaway.weights.peft_write import CONVERTED
 from tests.parity import peft_kinds, tiny
@@ -136,7 +146,7 @@ def test_pefts_converted_families_are_known() -> None:
 
     types = conversion._MODEL_TO_CONVERSION_PATTERN.items()
     converted = {kind for kind, like in types if like in conversion._MOE_TARGET_MODULE_MAPPING}
-    ours = {name for name, aliases in families.names().items() if converted & {name, *aliases}}
+    ours = {name for name, aliases in family_registry.names().items() if converted & {name, *aliases}}
     assert ours == set(CONVERTED)
 
 
@@ -184,7 +194,7 @@ def test_matrices_have_the_names_of_transformers_parameters(case: str, folder: F
     """Else PEFT leaves out what is written for them, with a warning."""
     own = {name: tuple(weight.shape) for name, weight in tiny.model(case).named_parameters()}
     checkpoint = load.read(folder(case))
-    for bound in layout.modules(families.get(checkpoint.family or ""), checkpoint.config):
+    for bound in layout.modules(family_registry.get(checkpoint.family or ""), checkpoint.config):
         if len(bound.place.shapes[0]) == 2 and ".conv" not in bound.ours[0]:
             assert own.get(bound.theirs) == bound.how.shape(bound.place), bound.theirs
 
@@ -192,18 +202,18 @@ def test_matrices_have_the_names_of_transformers_parameters(case: str, folder: F
 def test_a_rule_that_does_more_than_reorder_is_refused() -> None:
     """By the numbers of places that it moves; a transposed one is seen as such."""
     place = rules.Place(((6, 4), (2, 4)), None)
-    fused = rules.Bound("their.weight", ("one", "two"), rules.chain(rules.transpose, rules.split), place)
+    fused = rules.Bound("their.weight", ("one", "two"), ways.chain(ways.transpose, ways.split), place)
     matrix = layout.matrix(fused)
     assert (matrix.outputs, matrix.inputs, matrix.transposed) == (8, 4, True)
     assert [order.rows.tolist() for order in matrix.orders] == [[0, 1, 2, 3, 4, 5], [6, 7]]
     doubled = rules.How(
-        lambda packed, _: (packed.rows([0, 0, 1]),), lambda parts, _: parts[0], rules.same.shape
+        lambda packed, _: (packed.rows([0, 0, 1]),), lambda parts, _: parts[0], ways.same.shape
     )
     uneven = rules.How(
-        lambda packed, _: (rules.exchanged(packed, 2),), lambda parts, _: parts[0], rules.same.shape
+        lambda packed, _: (named_tensors.exchanged(packed, 2),), lambda parts, _: parts[0], ways.same.shape
     )
     assert layout.matrix(rules.Bound("t", ("o",), doubled, rules.Place(((3, 4),), None))).inputs == 4
-    for how in (uneven, rules.plus_one):
+    for how in (uneven, ways.plus_one):
         with pytest.raises(UserError, match="no adapter of a matrix reaches"):
             layout.matrix(rules.Bound("t", ("o",), how, rules.Place(((4, 4),), None)))
 

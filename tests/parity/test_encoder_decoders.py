@@ -19,7 +19,8 @@ from torch.nn import functional as F
 import cutaway
 from cutaway import cli, gguf
 from cutaway.errors import UserError
-from cutaway.model.config import EncoderDecoder, from_dict, to_dict
+from cutaway.model.config import EncoderDecoder
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.weights import build, load, save
 from cutaway.weights.families import t5
 from tests import llama_cpp

@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 import cutaway
 from cutaway.errors import UserError
-from cutaway.model.config import Encoder, from_dict, to_dict
-from cutaway.model.pooling import pool
+from cutaway.model.config import Encoder
+from cutaway.model.config_dict import from_dict, to_dict
+from cutaway.model.token_vectors import TokenVectors
+from cutaway.runtime import text_vectors
 from cutaway.runtime.encoder import EncoderEngine, unsupported_reason
 from cutaway.weights import build, load, save
 from tests import llama_cpp
@@ -154,8 +156,11 @@ def test_padding_changes_nothing_and_the_config_knows_every_weight(case: str, sa
     right = model(F.pad(IDS, (0, 3)), F.pad(POS, (0, 3), value=-1))
     assert (left[:, 5:] - expected).abs().max() < EXACT and (right[:, :-3] - expected).abs().max() < EXACT
     for kind, wanted in (("mean", expected.mean(1)), ("cls", expected[:, 0]), ("last", expected[:, -1])):
-        found = pool(right, F.pad(POS, (0, 3), value=-1), kind)  # type: ignore[arg-type]
-        assert (found - wanted).abs().max() < EXACT
+        rows = [row.tolist() for row in IDS]
+        found = text_vectors.vectors(TokenVectors(model), [*rows, [1]], kind, normalise=False)
+        assert np.abs(found[:-1] - wanted.numpy()).max() < EXACT
+        alone = text_vectors.vectors(TokenVectors(model), [[1]], kind, normalise=False)
+        assert np.abs(found[-1] - alone[0]).max() < EXACT
     assert from_dict(to_dict(checkpoint.config), Encoder) == checkpoint.config
     named = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     assert checkpoint.config.weights() == named

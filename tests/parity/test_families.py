@@ -19,12 +19,24 @@ from cutaway.attention import mla
 from cutaway.commands import info
 from cutaway.errors import UserError
 from cutaway.layers.config import MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, to_dict
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
+from cutaway.model.config_dict import to_dict
 from cutaway.position import rope
 from cutaway.quantization import formats, search
-from cutaway.runtime import packing
+from cutaway.runtime import block_numbers, supported
 from cutaway.runtime.engine import RuntimeEngine
-from cutaway.weights import families, load, naming, quantize, rules, safetensors, save
+from cutaway.weights import (
+    describe,
+    family_registry,
+    load,
+    named_tensors,
+    naming,
+    quantize,
+    rules,
+    safetensors,
+    save,
+)
 from cutaway.weights.build import decoder
 from cutaway.weights.families import gemma4, granitemoehybrid, qwen3_5
 from tests import llama_cpp
@@ -114,13 +126,13 @@ def test_the_runtime_is_transformers(case: str, folder: Folder) -> None:
     """Its logits within what halves of keys and values cost, and the same bits however a text is cut."""
     checkpoint = load.read(folder(case))
     assert isinstance(checkpoint.config, Decoder)
-    reason = packing.unsupported_reason(checkpoint.config, checkpoint.tensors)
+    reason = supported.unsupported_reason(checkpoint.config, checkpoint.tensors)
     if (known := tiny.UNPACKED.get(case, tiny.UNPACKED.get(case.rpartition("-")[0]))) is not None:
         assert reason is not None and known in reason
         return
     assert reason is None
     engine = RuntimeEngine(checkpoint.config, checkpoint.tensors)
-    first = packing.first_length(checkpoint.config)
+    first = block_numbers.first_length(checkpoint.config)
     for ids, expected in zip(tiny.IDS.tolist(), tiny.expected(case).numpy(), strict=True):
         found = engine.logits(ids)
         alike = read_alike(engine, ids)  # where scores of keys are near, halves tip an indexer's choice
@@ -200,7 +212,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     again = load.read(tmp_path / "model.gguf")
     if case in SHARPENED:  # by numbers that GGUF has in float32
         first, second = (to_dict(each.config) for each in (checkpoint, again))
-        assert save._difference(first, second, "config") is None
+        assert describe._difference(first, second, "config") is None
     else:
         assert again.config == checkpoint.config
     for name, packed in checkpoint.tensors.items():
@@ -227,7 +239,7 @@ def test_what_llama_cpp_cannot_compute_is_refused(case: str, folder: Folder, tmp
 def test_llama_cpp_does_not_open_what_is_refused(case: str, folder: Folder, tmp_path: Path) -> None:
     """Written against the refusal, with a name for every weight, the file is one that llama.cpp rejects."""
     checkpoint = tiny.worded(load.read(folder(case)))
-    family = families.get(checkpoint.family or "")
+    family = family_registry.get(checkpoint.family or "")
     biases = naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT, parts=("bias",))
     known = {rule.theirs for rule in family.gguf}
     names = (*family.gguf, *(rule for rule in biases if rule.theirs not in known))
@@ -288,7 +300,7 @@ def test_latent_attention_in_one_matrix_is_read_too(folder: Folder, tmp_path: Pa
     checkpoint = tiny.worded(load.read(folder("deepseek_v3-1")))
     save.write(tmp_path / "model.gguf", checkpoint)
     file = gguf.read(tmp_path / "model.gguf")
-    family, words = families.get("deepseek_v3"), dict(file.metadata)
+    family, words = family_registry.get("deepseek_v3"), dict(file.metadata)
     of = checkpoint.config.blocks[0].attention
     for key, size in ("key", of.key_size + of.rope_dim), ("value", of.values):
         words |= {f"deepseek2.attention.{key}_length": size}
@@ -325,16 +337,16 @@ def test_keys_of_latents_are_rounded_once_as_they_are_multiplied(type: str, tmp_
         name: formats.pack(generator.normal(0, 0.2, shape).astype(np.float32), "F32")
         for name, shape in config.weights().items()
     }
-    source = tiny.worded(load.Checkpoint(config, rules.Tensors(own), "deepseek_v3", tmp_path))
+    source = tiny.worded(load.Checkpoint(config, named_tensors.Tensors(own), "deepseek_v3", tmp_path))
     small = quantize.quantized(source, type).checkpoint
     save.write(tmp_path / "model.gguf", small)
     name = "blocks.0.attention.key_up.weight"
     stored = gguf.read(tmp_path / "model.gguf").tensors["blk.0.attn_k_b.weight"]
     again = load.read(tmp_path / "model.gguf")
     assert (stored.type, stored.shape) == (type, (3, 64, 32))
-    expected = formats.unpack(search.pack(formats.unpack(rules.exchanged(own[name], 3)), type))
+    expected = formats.unpack(search.pack(formats.unpack(named_tensors.exchanged(own[name], 3)), type))
     assert np.array_equal(formats.unpack(stored).reshape(192, 32), expected)
-    back = rules.exchanged(formats.pack(expected, "F32"), 3)
+    back = named_tensors.exchanged(formats.pack(expected, "F32"), 3)
     assert np.array_equal(again.tensors[name].data, back.data)
     save.write(tmp_path / "copy.gguf", again)
     copy = gguf.read(tmp_path / "copy.gguf").tensors["blk.0.attn_k_b.weight"]

@@ -17,7 +17,7 @@ from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.common.visibility import Positions, Random, Visibility
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
 from cutaway.position import mrope, rope

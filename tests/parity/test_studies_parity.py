@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutaway.inspect.trace import Subject
+from cutaway.inspect.subject import Subject
 from cutaway.weights import load
 from cutaway.weights.build import decoder
 from scripts.check.studies_parity import CLOSE, STUDIES, Task

@@ -16,7 +16,7 @@ from cutaway.train import examples
 from cutaway.train.objectives import distill, dpo, ipo, kto, orpo, reward_model, robust_dpo, simpo
 from cutaway.train.objectives.common.answers import Answers
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
-from cutaway.weights import build, families, load, rules
+from cutaway.weights import build, family_registry, load, rules
 
 trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of trl's own trainers
@@ -119,7 +119,7 @@ def same_gradients(made: Trainable, model: Any, folder: Path) -> None:
     named = dict(model.named_parameters())
     own = dict(made.model.named_parameters())
     compared = 0
-    for bound in rules.bind(families.get("llama").hf, load.read(folder).config):
+    for bound in rules.bind(family_registry.get("llama").hf, load.read(folder).config):
         if bound.theirs not in named or named[bound.theirs].grad is None:
             continue
         grads = bound.how.load(formats.pack(named[bound.theirs].grad.numpy(), "F32"), bound.place)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cutaway.errors import UserError
-from cutaway.weights import families, load, text_types, wrappers
+from cutaway.weights import family_registry, load, text_types, wrappers
 from cutaway.weights.fields import Fields
 from tests.parity import tiny
 from tests.parity import wrappers as made
@@ -164,7 +164,7 @@ def test_what_a_text_config_leaves_out_is_its_class_s_value(kind: str) -> None:
 
     def read(data: dict[str, Any]) -> object:
         fields = Fields(wrappers._plain(data, own, "config.json"), "config.json")
-        return families.of_hf(fields).read(fields)
+        return family_registry.of_hf(fields).read(fields)
 
     if kind in ("glm4v_moe_text", "qwen3_omni_moe_text"):  # whose classes' own values do not fit together
         full |= {"head_dim": 64}

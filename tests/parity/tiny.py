@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cutaway.hooks import Listener, tracing
-from cutaway.weights.load import Checkpoint
+from cutaway.weights.checkpoint import Checkpoint
 from tests.parity import tiny_decoders, tiny_recurrent
 from tests.parity.words import VOCAB, WORDS
 

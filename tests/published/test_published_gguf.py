@@ -15,7 +15,7 @@ from cutaway import gguf
 from cutaway.gguf import Later, Packed
 from cutaway.model.config import Model
 from cutaway.quantization import formats
-from cutaway.weights import families, load, rotary, save
+from cutaway.weights import family_registry, load, rotary, save
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
 from tests.parity import perturbed
@@ -51,7 +51,7 @@ def read(entry: dict[str, Any]) -> tuple[Family, Model]:
         return Later("F32", shape, lambda: pytest.fail(f"{name} is read"))
 
     tensors = {name: later(name, shape) for name, shape in shapes.items()}
-    family = families.of_gguf(Fields(words, entry["name"]))
+    family = family_registry.of_gguf(Fields(words, entry["name"]))
     return family, family.read(Fields(words, entry["name"], f"{architecture}.", tensors))
 
 

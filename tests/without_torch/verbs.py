@@ -31,6 +31,8 @@ RUNS = [
     ("--help", "generate"),
     ("info MODEL", "parameters"),
     ("models", ""),
+    ("doctor", r"core +ok"),
+    ("course list", "Byte pair encoding"),
     ("generate the --model MODEL --max-tokens 4", ""),
     ("generate the --model MODEL --max-tokens 4 --think vote-2", ""),
     ("chat MODEL --max-tokens 4", "stopped at 4 tokens"),

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cutaway.agent.tools import Reader, Tool, ToolError, from_function
+from cutaway.agent.built_in_tools import Reader
+from cutaway.agent.tool import Tool, ToolError, from_function
 
 MOST_BITS = 4096  # of a whole number on the way: a power tower ends here
 BINARY: dict[type, Callable[[Any, Any], Any]] = {

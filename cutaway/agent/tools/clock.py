@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cutaway.agent.tools import Reader, Tool, ToolError, from_function
+from cutaway.agent.built_in_tools import Reader
+from cutaway.agent.tool import Tool, ToolError, from_function
 
 
 def make(root: Path, reader: Reader) -> Tool:

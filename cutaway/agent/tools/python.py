@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cutaway import sandbox
-from cutaway.agent.tools import Reader, Tool, ToolError, from_function
+from cutaway.agent.built_in_tools import Reader
+from cutaway.agent.tool import Tool, ToolError, from_function
 from cutaway.errors import visible
 
 ERROR = 2000  # characters of an error, from its end

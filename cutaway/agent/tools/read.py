@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cutaway.agent.tools import Reader, Tool, ToolError, from_function
+from cutaway.agent.built_in_tools import Reader
+from cutaway.agent.tool import Tool, ToolError, from_function
 from cutaway.embedding.passages import LARGEST, decoded
 
 LINES = 100  # that one call gives

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from cutaway.agent.tools import Reader, Tool, from_function
+from cutaway.agent.built_in_tools import Reader
+from cutaway.agent.tool import Tool, from_function
 from cutaway.embedding.search import Index, home_of
 from cutaway.errors import UserError
 

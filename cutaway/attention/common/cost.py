@@ -49,7 +49,7 @@ def at(formula: str, config: Any = None, **letters: float) -> float:
         names = {"h": "heads", "g": "groups", "k": "key_size", "v": "values"}
         known |= {letter: getattr(config, name) for letter, name in names.items() if hasattr(config, name)}
         known |= {f.name: getattr(config, f.name) for f in fields(config)}
-        known["f"] = getattr(config, "state_shape", (0, 0, 0))[1]
+        known["f"] = (getattr(config, "state_shape", ()) or (0, 0))[1]
     known |= letters
     known = {name: math.inf if value is None else value for name, value in known.items()}
     return float(eval(_python(formula), {"__builtins__": {}}, known))

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cutaway.attention.common.visibility import Causal, Visibility
 from cutaway.bounds import Bounded, Count, Natural, Positive
+from cutaway.building import Buildable
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
 from cutaway.position import alibi, rope, t5
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from cutaway.attention.common.mixer import LayerState
 
 
@@ -30,7 +29,7 @@ class Temperature(Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heads(Bounded):
+class Heads(Buildable):
     """Query heads, the size of a head, and what is done to queries, keys and scores.
 
     ``value_size`` is ``key_size`` when None; ``scale`` multiplies scores, 1/sqrt(key_size) when None;
@@ -45,6 +44,7 @@ class Heads(Bounded):
     multiplies values (MiMo).
     """
 
+    module = "cutaway.attention.common.softmax:SoftmaxAttention"
     reads: ClassVar[Literal["past", "all", "memory"]] = "past"
 
     heads: Count
@@ -96,11 +96,6 @@ class Heads(Bounded):
     @property
     def visibility(self) -> Visibility:
         return Causal()
-
-    def build(self, width: int) -> nn.Module:
-        from cutaway.attention.common.softmax import SoftmaxAttention
-
-        return SoftmaxAttention(self, width)
 
     def weights(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shape of each weight by its name."""
@@ -158,7 +153,7 @@ class Heads(Bounded):
         return None
 
     def state(self) -> LayerState:
-        from cutaway.attention.state import Elsewhere, Full, Ring
+        from cutaway.attention.state.caches import Elsewhere, Full, Ring
 
         if self.kv_layer is not None:
             return Elsewhere()

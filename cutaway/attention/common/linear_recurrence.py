@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cutaway.attention.backends import Choice
+from cutaway.attention.backends.choice import Choice
 from cutaway.attention.common.softmax import cut, join
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.state.recurrent import Recurrent

@@ -21,7 +21,7 @@ class MaskPlot:
 
 def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
     """The matrix of so many tokens; ``seed`` draws an example where what is seen depends on the text."""
-    if hasattr(config, "state_shape"):
+    if getattr(config, "state_shape", ()):
         heads, rows, columns = config.state_shape
         return MaskPlot(
             None,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-if TYPE_CHECKING:
-    from torch import nn
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -52,8 +49,8 @@ class Mixer(Protocol):
     @property
     def position(self) -> Any: ...
 
-    def build(self, width: int) -> nn.Module:
-        """The torch module whose forward is the mechanism's equation."""
+    def build(self, width: int) -> Any:
+        """The ``torch.nn.Module`` whose forward is the mechanism's equation."""
         ...
 
     def weights(self, width: int) -> Shapes:

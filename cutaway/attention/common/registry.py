@@ -96,7 +96,11 @@ def kind(name: str) -> Kind:
     """The mechanism of this name. UserError if there is none."""
     known = names()
     if name in known:
-        return Kind(name, importlib.import_module(f"cutaway.attention.{name}"))
+        module = importlib.import_module(f"cutaway.attention.{name}")
+        for part in ("Config", "COST"):
+            if not hasattr(module, part):
+                raise UserError(f"{name}.py has no {part}: docs/adding-a-mechanism.md shows what one has")
+        return Kind(name, module)
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"there is no mechanism {name!r}: {guess}`cutaway attention` lists all {len(known)}")

@@ -13,13 +13,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.backends import attend
+from cutaway.attention.backends.choice import attend
 from cutaway.attention.backends.inputs import AttentionInputs
 from cutaway.attention.common.heads import Heads, Temperature
 from cutaway.attention.common.mixer import LayerState
 from cutaway.attention.common.rotation import rotated
 from cutaway.attention.common.visibility import Positions
-from cutaway.attention.state import append
+from cutaway.attention.state.entries import append
 from cutaway.hooks import tap
 from cutaway.layers.config import Norm
 from cutaway.position.rope import Rotation

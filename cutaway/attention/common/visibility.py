@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from cutaway.shapes import Bool, Int
 
 
@@ -33,16 +31,16 @@ class Positions:
     layer's number.
     """
 
-    pos: Int[Tensor, "b n"]
-    documents: Int[Tensor, "b n"] | None = None
+    pos: Int[Any, "b n"]
+    documents: Int[Any, "b n"] | None = None
     shared: dict[int, Any] | None = None
 
 
 class Span(NamedTuple):
     """A run of tokens: the lowest and the highest of their positions."""
 
-    low: Int[Tensor, "..."]
-    high: Int[Tensor, "..."]
+    low: Int[Any, "..."]
+    high: Int[Any, "..."]
 
 
 class Visibility(ABC):
@@ -55,11 +53,11 @@ class Visibility(ABC):
         return Or(self, other)
 
     @abstractmethod
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         """Whether the query at position i sees the key at position j."""
 
     @abstractmethod
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         """Whether any query in span i might see any key in span j; never wrongly False."""
 
 
@@ -68,10 +66,10 @@ class And(Visibility):
     left: Visibility
     right: Visibility
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return self.left.sees(i, j) & self.right.sees(i, j)
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return self.left.may(i, j) & self.right.may(i, j)
 
 
@@ -80,10 +78,10 @@ class Or(Visibility):
     left: Visibility
     right: Visibility
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return self.left.sees(i, j) | self.right.sees(i, j)
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return self.left.may(i, j) | self.right.may(i, j)
 
 
@@ -91,10 +89,10 @@ class Or(Visibility):
 class All(Visibility):
     """Every token sees every token: an encoder, and cross-attention."""
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return (i == i) & (j == j)
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return (i.low == i.low) & (j.low == j.low)
 
 
@@ -102,10 +100,10 @@ class All(Visibility):
 class Causal(Visibility):
     """A token sees itself and earlier tokens."""
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return j <= i
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return j.low <= i.high
 
 
@@ -115,10 +113,10 @@ class Window(Visibility):
 
     size: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return j > i - self.size
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return j.high > i.low - self.size
 
 
@@ -128,10 +126,10 @@ class Near(Visibility):
 
     reach: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return abs(i - j) <= self.reach
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return (j.high >= i.low - self.reach) & (j.low <= i.high + self.reach)
 
 
@@ -141,10 +139,10 @@ class Sink(Visibility):
 
     size: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return (j < self.size) & (i == i)
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return (j.low < self.size) & (i.low == i.low)
 
 
@@ -154,10 +152,10 @@ class Global(Visibility):
 
     size: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return (j < self.size) | (i < self.size)
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return (j.low < self.size) | (i.low < self.size)
 
 
@@ -167,10 +165,10 @@ class Chunk(Visibility):
 
     size: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return i // self.size == j // self.size
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         return (i.low // self.size <= j.high // self.size) & (j.low // self.size <= i.high // self.size)
 
 
@@ -180,10 +178,10 @@ class Stride(Visibility):
 
     size: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return (i - j) % self.size == 0
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         last = (i.high - j.low) // self.size * self.size
         return last >= i.low - j.high
 
@@ -195,10 +193,10 @@ class Columns(Visibility):
     size: int
     summary: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         return (j % self.size >= self.size - self.summary) & (i == i)
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         first = j.low + (self.size - self.summary - j.low % self.size).clamp(min=0)
         return (first <= j.high) & (i.low == i.low)
 
@@ -215,14 +213,14 @@ class Random(Visibility):
     count: int
     seed: int
 
-    def sees(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    def sees(self, i: Int[Any, "..."], j: Int[Any, "..."]) -> Bool[Any, "..."]:
         reader, read = i // self.size, j // self.size
         found = read == self._drawn(reader, 0)
         for n in range(1, self.count):
             found = found | (read == self._drawn(reader, n))
         return found
 
-    def may(self, i: Span, j: Span) -> Bool[Tensor, "..."]:
+    def may(self, i: Span, j: Span) -> Bool[Any, "..."]:
         first, last = i.low // self.size, i.high // self.size
         found = j.low != j.low
         for step in range(int((last - first).max()) + 1):
@@ -231,7 +229,7 @@ class Random(Visibility):
                 found = found | ((j.low // self.size <= block) & (block <= j.high // self.size))
         return found
 
-    def _drawn(self, block: Int[Tensor, "..."], n: int) -> Int[Tensor, "..."]:
+    def _drawn(self, block: Int[Any, "..."], n: int) -> Int[Any, "..."]:
         """The n-th block that this one sees: an earlier one, or itself if it is the first."""
         prime = 2**31 - 1  # a product of two numbers below it still fits in 64 bits
         x = (block * 7919 + n * 104_729 + self.seed * 1_299_709 + 1) % prime
@@ -240,7 +238,7 @@ class Random(Visibility):
         return x % ((block >= 1) * (block - 1) + 1)
 
 
-def mask(visibility: Visibility, query: Positions, key: Positions) -> Bool[Tensor, "b t s"]:
+def mask(visibility: Visibility, query: Positions, key: Positions) -> Bool[Any, "b t s"]:
     """True where query t sees key s: by the rule, no padding, in the same document or the shared one."""
     i, j = query.pos[:, :, None], key.pos[:, None, :]
     seen = visibility.sees(i, j) & (j >= 0) & (i >= 0)
@@ -249,6 +247,6 @@ def mask(visibility: Visibility, query: Positions, key: Positions) -> Bool[Tenso
     return seen & together(query.documents[:, :, None], key.documents[:, None, :])
 
 
-def together(query: Int[Tensor, "..."], key: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+def together(query: Int[Any, "..."], key: Int[Any, "..."]) -> Bool[Any, "..."]:
     """Whether a query of one document may see a key of another."""
     return (query == key) | (key < 0)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from cutaway.attention.common.softmax import SoftmaxAttention, cut, join
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.cross import Config
-from cutaway.attention.state import Cross, Entries
+from cutaway.attention.state.caches import Cross
+from cutaway.attention.state.entries import Entries
 from cutaway.errors import UserError
 from cutaway.hooks import tap
 from cutaway.shapes import Float

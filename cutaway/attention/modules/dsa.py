@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.backends import MANY
+from cutaway.attention.backends.choice import MANY
 from cutaway.attention.backends.inputs import Chosen
 from cutaway.attention.common.softmax import cut
 from cutaway.attention.common.visibility import Positions, mask
 from cutaway.attention.dsa import INDEX_NORM, Config
 from cutaway.attention.modules import mla
-from cutaway.attention.state import Entries
+from cutaway.attention.state.entries import Entries
 from cutaway.hooks import tap, watched
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Bool, Float

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cutaway.attention.backends import Choice, attend
+from cutaway.attention.backends.choice import Choice, attend
 from cutaway.attention.backends.inputs import AttentionInputs, Chosen
 from cutaway.attention.common.mixer import LayerState
 from cutaway.attention.common.softmax import cut, join
 from cutaway.attention.common.visibility import Positions
 from cutaway.attention.mla import Config
-from cutaway.attention.state import Entries, append
+from cutaway.attention.state.entries import Entries, append
 from cutaway.hooks import tap, tell, watched
 from cutaway.position.rope import Rotation, rotate
 from cutaway.shapes import Bool, Float

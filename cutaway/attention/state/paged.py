@@ -11,7 +11,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from cutaway.attention.state import Entries, refuse_gradients
+from cutaway.attention.state.entries import Entries, refuse_gradients
 from cutaway.errors import UserError
 from cutaway.shapes import Int
 

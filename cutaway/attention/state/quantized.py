@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from cutaway.attention.common.cost import GROUP
 from cutaway.attention.common.mixer import LayerState, Wrap
-from cutaway.attention.state import Entries, Store
+from cutaway.attention.state.entries import Entries, Store
 from cutaway.errors import UserError
 from cutaway.shapes import Int
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from cutaway.attention.state import refuse_gradients
+from cutaway.attention.state.entries import refuse_gradients
 from cutaway.shapes import Float, Int
 
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cutaway.commands import console
 from cutaway.commands.embed.sources import opened
 from cutaway.commands.options import Force, Open
-from cutaway.embedding import map
+from cutaway.embedding import map_page
 from cutaway.embedding.projection import Method
 from cutaway.store import files
 
@@ -40,7 +40,7 @@ def project(
         'cutaway[umap]').
     """
     files.check_file(output, force)
-    document = map.page(opened(source), Path(source).name, count, method)
+    document = map_page.page(opened(source), Path(source).name, count, method)
     files.write(output, document, force=force)
     print(f"{output}: {console.size(len(document.encode()))}")
     if open_page:

@@ -1,5 +1,6 @@
 """`cutaway tokenizer compare`: vocabularies side by side, on text of many kinds and languages."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -16,8 +17,15 @@ from cutaway.errors import UserError
 from cutaway.page import report
 from cutaway.page.charts import Axis, Bar, Bars, Chart, Plot, Series, Table
 from cutaway.store import files
+from cutaway.tokenizer import Tokenizer, baselines
+from cutaway.tokenizer.spec import TokenizerSpec
 
 WORST = 5
+BASELINES: dict[str, Callable[[list[str]], TokenizerSpec]] = {  # by their names, where no file has it
+    "words": lambda texts: baselines.words(texts, 1 << 30),
+    "characters": baselines.characters,
+    "bytes": lambda texts: baselines.bytewise(),
+}
 
 
 def compare(
@@ -35,7 +43,12 @@ def compare(
     numbers, code and white space. With the Universal Declaration of Human Rights in 532 languages it has
     parity too: how many times as many tokens a language needs as English, for the same articles.
 
+    Three names are baselines: `words`, `characters` and `bytes`. Their vocabularies are made from the very
+    texts, so nothing is unknown, and their size is the price.
+
     **Examples:**
+
+    cutaway tokenizer compare words characters bytes smollm2
 
     cutaway tokenizer compare smollm2 tokenizer.json
 
@@ -53,7 +66,13 @@ def compare(
     if not text:
         raise UserError(f"{file} is empty: there is nothing to compare on")
     languages = declarations(udhr)
-    made = {name: opened(name, pattern) for name in tokenizers}
+    texts = [text, *SAMPLES.values(), *(one for own in languages for one in own.articles.values())]
+    made = {
+        name: Tokenizer(BASELINES[name](texts))
+        if name in BASELINES and not Path(name).exists()
+        else opened(name, pattern)
+        for name in tokenizers
+    }
     if not languages and not as_json:
         note(f"Note: parity needs the declarations, which are not here: {advice()}.")
     rows = [measured(name, tok, text, languages) for name, tok in made.items()]

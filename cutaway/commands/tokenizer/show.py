@@ -8,7 +8,7 @@ from cutaway.commands.tokenizer.encode import File, Name, Pattern
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import escaped
 from cutaway.tokenizer import Tokenizer, bpe
-from cutaway.tokenizer.introspection import Piece, pieces
+from cutaway.tokenizer.pieces import Piece, pieces
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -11,7 +11,7 @@ from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Json
 from cutaway.errors import UserError
 from cutaway.store.files import check_file
-from cutaway.tokenizer import Tokenizer, bpe, formats, training
+from cutaway.tokenizer import Tokenizer, bpe, spec_files, training
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
 Kind = Literal["bpe", "unigram", "wordpiece"]
@@ -64,7 +64,7 @@ def train(
     :param min_frequency: How often a pair or a piece must occur: 1, for unigram 2.
     """
     files = tuple(console.text_files(files))
-    check_file(formats.target_of(output), force)
+    check_file(spec_files.target_of(output), force)
     if kind == "bpe" and level == "byte" and size <= len(bpe.BYTES):
         raise UserError(f"--size is {size}: the {len(bpe.BYTES)} bytes are tokens of their own: ask for more")
     with console.watched() as bar:

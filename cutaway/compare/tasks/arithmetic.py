@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.shapes import Bool, Int
 
 PLUS, EQUALS = 10, 11
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """Two numbers of ``digits``, zeros in front; ``reverse``: the sum's last digit first."""
 
     digits: Count = 4

@@ -11,29 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import Letters
 from cutaway.shapes import Bool, Int
 from cutaway.train.objectives import compression
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(Letters):
     """``length`` letters of an alphabet of ``letters``; id 0 is the marker, which also begins a row."""
 
     length: Count = 16
     letters: Count = 16
 
     @property
-    def vocab(self) -> int:
-        return self.letters + 1
-
-    @property
     def context(self) -> int:
         return self.length + 2
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.letters
 
     @property
     def objective(self) -> compression.Config:

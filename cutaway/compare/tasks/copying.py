@@ -10,28 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import Letters
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(Letters):
     """``length`` letters of an alphabet of ``letters``."""
 
     length: Count = 24
     letters: Count = 26
 
     @property
-    def vocab(self) -> int:
-        return self.letters + 1
-
-    @property
     def context(self) -> int:
         return 2 * self.length
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.letters
 
     @property
     def source(self) -> int:

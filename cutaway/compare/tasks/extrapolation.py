@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import Letters
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(Letters):
     """``shortest`` to ``length`` letters of an alphabet of ``letters``; id 0 is the marker and the end."""
 
     length: Count = 16
@@ -33,16 +33,8 @@ class Config(Task):
             )
 
     @property
-    def vocab(self) -> int:
-        return self.letters + 1
-
-    @property
     def context(self) -> int:
         return 2 * self.length
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.letters
 
     @property
     def held_out(self) -> Config:

@@ -10,28 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import Letters
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(Letters):
     """``length`` tokens of ``letters``; the trigger occurs once, in the first half."""
 
     length: Count = 48
     letters: Count = 32
-
-    @property
-    def vocab(self) -> int:
-        return self.letters + 1
-
-    @property
-    def context(self) -> int:
-        return self.length
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.letters
 
     def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:
         """Random letters, with the trigger 0 once early and once at the end."""

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.data import novels, run_tokenizer, sources
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
@@ -29,7 +29,7 @@ FEW = 40  # documents below which a text is cut by its paragraphs
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """``length`` tokens of ``text`` (a file, a folder, "novels") by a ``tokenizer`` of pretraining."""
 
     metric: ClassVar[Literal["accuracy", "bits_per_byte"]] = "bits_per_byte"

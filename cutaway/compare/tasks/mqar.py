@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count, Positive
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """``pairs`` of key and value in ``length`` tokens of a vocabulary of ``size``."""
 
     length: Count = 64

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """``length`` tokens, of which ``digits`` at a random place are the needle; id 0 opens it and asks for it.
 
     Ids 1 to 10 are digits, the ``letters`` after them are the text around.

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import ComparisonTask
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(ComparisonTask):
     """``length`` bits and their parity: ids 0 and 1 are bits, 2 and 3 are answers."""
 
     length: Count = 12

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.bounds import Count
-from cutaway.compare.tasks import Task
+from cutaway.compare.task import Letters
 from cutaway.errors import UserError
 from cutaway.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
-class Config(Task):
+class Config(Letters):
     """``count`` letters among ``length`` places; id 0 is a blank, 1 asks for the letters."""
 
     length: Count = 48
@@ -35,10 +35,6 @@ class Config(Task):
     @property
     def context(self) -> int:
         return self.length + self.count
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.letters
 
     def row(self, random: np.random.Generator) -> tuple[Int[np.ndarray, "t1"], Bool[np.ndarray, "t"]]:
         """Places with letters and blanks, the question, the letters."""

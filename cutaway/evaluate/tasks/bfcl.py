@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from cutaway.errors import UserError
 from cutaway.evaluate.data import BFCL, jsonl
-from cutaway.evaluate.tasks import Constrained, Task, ToolExercise
+from cutaway.evaluate.task import Constrained, EvaluationTask, ToolExercise
 
 FILES = {"simple": "simple_python", "multiple": "multiple", "irrelevance": "irrelevance"}
 KINDS = {"dict": "object", "float": "number", "tuple": "array", "any": None}
@@ -23,7 +23,7 @@ KEPT = ("description", "enum", "required")
 IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
-def task(name: str, limit: int | None = None) -> Task:
+def task(name: str, limit: int | None = None) -> EvaluationTask:
     """The cases of one file, in its order."""
     which, _, calls = name.partition(":")
     mode: Any = calls or "lazy"
@@ -37,7 +37,9 @@ def task(name: str, limit: int | None = None) -> Task:
         answers = {row["id"]: row["ground_truth"][0] for row in jsonl(BFCL, file)}
     items = tuple(_item(row, answers.get(row["id"])) for row in rows)
     chance = float(which == "irrelevance" and mode != "required")  # of a model that never calls
-    return Task(f"bfcl:{name}", f"bfcl-eval {BFCL.version}", items, chance, max_tokens=192, calls=mode)
+    return EvaluationTask(
+        f"bfcl:{name}", f"bfcl-eval {BFCL.version}", items, chance, max_tokens=192, calls=mode
+    )
 
 
 def _item(row: dict[str, Any], answer: dict[str, Any] | None) -> ToolExercise:

@@ -9,12 +9,12 @@ import json
 
 from cutaway.errors import UserError
 from cutaway.evaluate.data import BIGBENCH, folder
-from cutaway.evaluate.tasks import Question, Task
+from cutaway.evaluate.task import EvaluationTask, Question
 
 TASKS = "bigbench-1.0.0/bigbench/benchmark_tasks/*/task.json"
 
 
-def task(name: str, limit: int | None = None) -> Task:
+def task(name: str, limit: int | None = None) -> EvaluationTask:
     """A task's examples; UserError for a name that is none, or one without choices."""
     found = {path.parent.name: path for path in folder(BIGBENCH, TASKS).rglob("task.json")}
     if name not in found:
@@ -40,4 +40,4 @@ def task(name: str, limit: int | None = None) -> Task:
     if not items:
         raise UserError(f"bigbench:{name} has no questions with choices")
     chance = sum(1 / len(item.choices) for item in items[:limit]) / len(items[:limit])
-    return Task(f"bigbench:{name}", "bigbench 1.0.0", tuple(items[:limit]), chance)
+    return EvaluationTask(f"bigbench:{name}", "bigbench 1.0.0", tuple(items[:limit]), chance)

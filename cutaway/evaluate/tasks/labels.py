@@ -16,7 +16,7 @@ from typing import Any
 
 from cutaway.data.rows import rows
 from cutaway.errors import UserError, quoted
-from cutaway.evaluate.tasks import Labelled, Task
+from cutaway.evaluate.task import EvaluationTask, Labelled
 
 PAIRS = (
     *(("text", "pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("query", "passage")),
@@ -24,7 +24,7 @@ PAIRS = (
 )
 
 
-def task(path: str, limit: int | None = None) -> Task:
+def task(path: str, limit: int | None = None) -> EvaluationTask:
     """The file's lines; UserError for one without a text or a label, and for a file that mixes both kinds."""
     made: list[Labelled] = []
     for where, row in rows(path):
@@ -46,7 +46,7 @@ def task(path: str, limit: int | None = None) -> Task:
     if len({item.several for item in made}) > 1:
         raise UserError(f'{path}: mixes lines with "label" and lines with "labels": use two files')
     commonest = Counter(item.labels for item in made).most_common(1)[0][1]
-    return Task(Path(path).stem, path, tuple(made), commonest / len(made))
+    return EvaluationTask(Path(path).stem, path, tuple(made), commonest / len(made))
 
 
 def _labels(row: dict[str, Any], where: str) -> tuple[tuple[str | int, ...], bool]:

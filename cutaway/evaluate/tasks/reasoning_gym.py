@@ -13,13 +13,13 @@ from functools import partial
 
 from cutaway.data import tasks
 from cutaway.errors import UserError
-from cutaway.evaluate.tasks import Exercise, Task
+from cutaway.evaluate.task import EvaluationTask, Exercise
 
 TRAINED, COUNT = 2048, 200  # questions of training whose text is left out, and of the evaluation
 ASK = "Answer with nothing but the answer."
 
 
-def task(name: str, limit: int | None = None) -> Task:
+def task(name: str, limit: int | None = None) -> EvaluationTask:
     """``limit`` problems (200). UserError for a name or a setting that reasoning-gym does not know."""
     own, *settings = name.split(":")
     options = dict(_setting(name, each) for each in settings)
@@ -27,7 +27,7 @@ def task(name: str, limit: int | None = None) -> Task:
     items = tuple(
         Exercise(f"{problem.question}\n{ASK}", partial(_score, found, problem)) for problem in found.test
     )
-    return Task(f"reasoning_gym:{name}", "reasoning-gym", items, found.floor(), max_tokens=64)
+    return EvaluationTask(f"reasoning_gym:{name}", "reasoning-gym", items, found.floor(), max_tokens=64)
 
 
 def _setting(name: str, text: str) -> tuple[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cutaway.data import sources
 from cutaway.errors import UserError
-from cutaway.evaluate.tasks import Text
+from cutaway.evaluate.task import Text
 
 
 def task(path: str, limit: int | None = None) -> Text:

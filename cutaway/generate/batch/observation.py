@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 LOGITS = "logits"
-LOOKS = (".attention.pattern", ".attention.scores")  # [h s] over the text up to a token, apart from values
+# [h s] over the text up to a token, apart from values
+LOOKS = (".attention.pattern", ".attention.scores", ".attention.chosen")
 
 
 class Observation:
@@ -39,7 +40,8 @@ class Observation:
     def looks(self) -> list[tuple[int, int]]:
         """The layers whose attention is asked for: its weights (0) or its scores (1)."""
         asked = [name for name in self.names if name.endswith(LOOKS)]
-        return [(int(name.split(".")[1]), int(name.endswith(LOOKS[1]))) for name in asked]
+        kinds = [next(n for n, look in enumerate(LOOKS) if name.endswith(look)) for name in asked]
+        return [(int(name.split(".")[1]), kind) for name, kind in zip(asked, kinds, strict=True)]
 
     @property
     def values(self) -> list[str]:

@@ -9,11 +9,15 @@ end of a text before its beginning.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from cutaway.errors import UserError
+from cutaway.generate.engine import BatchedEngine
 
 
 def page_key(previous: bytes, ids: Sequence[int] | np.ndarray) -> bytes:
@@ -62,3 +66,14 @@ class PrefixCache:
         self._capacity = max(0, capacity)
         while len(self._pages) > self._capacity:
             self._pages.popitem(last=False)
+
+
+def page_capacity(engine: BatchedEngine, sequences: int, state_bytes: int | None) -> int:
+    """How many pages of KV cache there may be."""
+    if state_bytes is None:
+        whole = -(-engine.max_context // engine.page) * sequences
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return max(1, min(whole, memory // 2 // max(1, engine.page_bytes)))
+    if state_bytes < engine.page_bytes:
+        raise UserError(f"state_bytes is {state_bytes}, and one page of a text takes {engine.page_bytes}")
+    return state_bytes // max(1, engine.page_bytes)

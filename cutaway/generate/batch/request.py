@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -138,16 +138,6 @@ class Piece:
 
 
 Event = Piece | Exception
-
-
-def finish(pieces: Iterable[Piece]) -> Generation:
-    """Run the pieces to their end and return the generation the last one brings."""
-    generation = None
-    for piece in pieces:
-        generation = piece.generation
-    if generation is None:
-        raise ValueError("the pieces ended without a generation")
-    return generation
 
 
 @dataclass(frozen=True)

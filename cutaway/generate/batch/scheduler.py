@@ -9,27 +9,23 @@ numbers: so an answer is the same, bit for bit, as if the request had run alone.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from cutaway.errors import UserError
-from cutaway.generate.batch.decode_turns import DecodeTurns
-from cutaway.generate.batch.prefill_budget import PrefillBudget, prompts_waiting
-from cutaway.generate.batch.prefix_cache import PrefixCache
+from cutaway.generate.batch.prefix_cache import PrefixCache, page_capacity
 from cutaway.generate.batch.request import (
-    Generation,
     Piece,
     QueueFullError,
     Request,
     RequestCancelledError,
     ResponseStream,
     ShuttingDownError,
-    finish,
 )
 from cutaway.generate.batch.sequence import (
     Chunk,
@@ -40,21 +36,14 @@ from cutaway.generate.batch.sequence import (
     forward,
     vocab_size,
 )
-from cutaway.generate.engine import BatchedEngine, Editable, Engine, Observable
-from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.batch.step_budget import DecodeTurns, PrefillBudget, fair_parts, prompts_waiting
+from cutaway.generate.engine import AllocatesAhead, BatchedEngine, Editable, Engine, Observable
 
 AHEAD, LOW = 4, 1  # pages allocated ahead for each request that may run: while none does, and while some do
 PAUSE = 0.001  # seconds between pieces of a page that is allocated beside steps
 LATELY = 30.0  # seconds for which a client counts as present after its last request
 FORKS = 4  # of a prompt that begin in one step beside other clients: each copies a page and samples
 Item = TypeVar("Item")
-
-
-@runtime_checkable
-class AllocatesAhead(Protocol):
-    """An engine whose pages can be allocated before a sequence needs them."""
-
-    def make_ahead(self, pages: int, pause: Callable[[], None], /) -> bool: ...
 
 
 class FairQueue(Generic[Item]):
@@ -168,10 +157,10 @@ class Scheduler:
             raise UserError("This engine reads one text only: it cannot serve several at once")
         if min(max_sequences, prefill_chunk) < 1 or max_queue < 0:
             raise UserError("max_sequences and prefill_chunk must be 1 or more, and max_queue 0 or more")
-        self.engine, self.tokenizer = engine, tokenizer
+        self.engine, self.tokenizer, self._vocab = engine, tokenizer, vocab_size(engine, tokenizer)
         self.max_sequences, self.max_queue = max_sequences, max_queue
         self.on_step: Callable[[], None] = lambda: None
-        self._capacity = _page_capacity(self.engine, max_sequences, state_bytes)
+        self._capacity = page_capacity(self.engine, max_sequences, state_bytes)
         self._prefix_cache = PrefixCache(self._capacity)
         self._budget = PrefillBudget(prefill_chunk)
         self._turns = DecodeTurns(self.engine.weights_in_positions)
@@ -201,7 +190,7 @@ class Scheduler:
             raise UserError("This engine cannot edit activations: only the PyTorch model can")
         if request.observation is not None and not isinstance(self.engine, Observable):
             raise UserError("This engine shows no activations of a text beside others")
-        tokenizer, vocab = self.tokenizer, vocab_size(self.engine, self.tokenizer)
+        tokenizer, vocab = self.tokenizer, self._vocab
         request.settings.check(vocab)
         ids = check_prompt(request.ids, tokenizer, self.engine)
         if request.internals is not None:
@@ -233,6 +222,10 @@ class Scheduler:
             self._queue.add(request.client, sequence)
             self._wake.notify_all()
         return stream
+
+    def paused(self) -> AbstractContextManager[Any]:
+        """No step begins inside: requests that are submitted there begin together."""
+        return self._wake
 
     def stats(self) -> SchedulerStats:
         """Its figures now."""
@@ -364,14 +357,17 @@ class Scheduler:
     def _step(self) -> None:
         """One call of the engine, then each sequence's next token and its publication."""
         started = time.perf_counter()
-        able = [sequence for sequence in self._running if sequence.decoding]
+        able, unread = list[ScheduledSequence](), list[ScheduledSequence]()
+        for sequence in self._running:
+            (able if sequence.decoding else unread).append(sequence)
         decoding = self._turns.choose(able)
         chunks = [Chunk(sequence, [sequence.output.history.last]) for sequence in decoding]
         waiting, shared = 0, self._is_shared()
-        if len(able) < len(self._running):
-            prompts = Counter(one.request.client for one in self._running if not one.decoding)
-            waiting = prompts_waiting(prompts, {one.request.client for one in able})
-            chunks += self._prefill_chunks(self._budget.allowed(len(decoding), waiting, shared))
+        if unread:
+            clients = [sequence.request.client for sequence in able]
+            waiting = prompts_waiting(Counter(one.request.client for one in unread), set(clients))
+            most = self._budget.allowed(len(decoding), waiting, shared)
+            chunks += self._prefill_chunks(unread, clients, most)
         self.on_step()  # of the step before: its listeners work while the engine computes
         try:
             forward(self.engine, chunks)
@@ -408,11 +404,12 @@ class Scheduler:
         self._present = {client: at for client, at in self._present.items() if now - at <= LATELY}
         return len(self._present) > 1
 
-    def _prefill_chunks(self, most: int) -> list[Chunk]:
+    def _prefill_chunks(
+        self, waiting: list[ScheduledSequence], decoding: Sequence[str], most: int
+    ) -> list[Chunk]:
         """At most this many prompt ids: each client has a fair part, and its sequences even parts of that. A
-        page or prompt several share is read once.
+        page or prompt several share is read once. ``decoding``: the client of each sequence that decodes.
         """
-        waiting = [sequence for sequence in self._running if not sequence.decoding]
         size, claimed = self.engine.page, set()
         chosen: dict[str, list[ScheduledSequence]] = defaultdict(list)
         waiting.sort(key=lambda sequence: (sequence.state.length % size == 0, sequence.last_prefill_step))
@@ -423,48 +420,14 @@ class Scheduler:
                 chosen[sequence.request.client].append(sequence)
                 claimed.add(shared)
         chunks: list[Chunk] = []
-        for own, part in self._fair_parts(chosen, most):
+        for client, part in fair_parts(chosen, decoding, most, self._budget.most).items():
+            own = chosen[client]
             for left, sequence in zip(range(len(own), 0, -1), own, strict=True):
                 if part > 0:
                     chunks.append(Chunk(sequence, sequence.next_prompt_ids(max(1, part // left))))
                     part -= len(chunks[-1].ids)
                     sequence.last_prefill_step = self._counts["steps"]
         return chunks
-
-    def _fair_parts(
-        self, waiting: dict[str, list[ScheduledSequence]], most: int
-    ) -> list[tuple[list[ScheduledSequence], int]]:
-        """Each client's sequences that wait for prefill, and how many ids of them to read.
-
-        Each id goes to the client with the highest priority, and of equals to the one with the fewest ids in
-        this step, those of its sequences that decode among them (max-min fairness). A client that decodes
-        none may have as many as the largest decodes, past ``most`` too, by which a step doubles at most. So a
-        short prompt waits neither behind many of another client nor for many of their steps.
-        """
-        ids = Counter(sequence.request.client for sequence in self._running if sequence.decoding)
-        share = min(max(ids.values(), default=0), self._budget.most)
-        new = {client for client in waiting if client not in ids}
-        if len(waiting) == 1:
-            return [(own, max(most, share) if new else most) for own in waiting.values()]
-        parts = dict.fromkeys(waiting, 0)
-        left = {
-            client: sum(len(one.prompt) - one.state.length for one in own) for client, own in waiting.items()
-        }
-        order = {
-            client: (-max(one.request.priority for one in own), max(one.last_prefill_step for one in own))
-            for client, own in waiting.items()
-        }
-        for n in range(max(most, share)):
-            clients = left if n < most else new & left.keys()
-            if not clients:
-                break
-            client = min(clients, key=lambda one: (order[one][0], ids[one], order[one][1]))
-            parts[client] += 1
-            ids[client] += 1
-            left[client] -= 1
-            if not left[client]:
-                del left[client]
-        return [(waiting[client], part) for client, part in parts.items()]
 
     def _forks(self, chunks: Sequence[Chunk], most: int | None) -> list[Chunk]:
         """For each prompt that was read to its end: the sequences that wait for it, with the same logits.
@@ -518,45 +481,6 @@ class Scheduler:
             self._counts.update(more)
 
 
-def generate_batch(
-    engine: Engine,
-    tokenizer: TokenizerProtocol,
-    prompts: Iterable[Sequence[int]],
-    settings: SamplingParams,
-    *,
-    max_sequences: int = 16,
-    state_bytes: int | None = None,
-) -> list[Generation]:
-    """Continue all prompts, given as ids: each Generation is the one that its prompt has alone.
-
-    At most ``max_sequences`` run at once. Raises the first error, as ``Scheduler.submit`` and the stream do.
-    """
-    requests = (Request(tuple(ids), settings) for ids in prompts)
-    return answer_all(engine, tokenizer, requests, max_sequences=max_sequences, state_bytes=state_bytes)
-
-
-def answer_all(
-    engine: Engine,
-    tokenizer: TokenizerProtocol,
-    requests: Iterable[Request],
-    *,
-    max_sequences: int = 16,
-    state_bytes: int | None = None,
-) -> list[Generation]:
-    """``generate_batch`` of requests, whose settings may differ; requests of one prompt read it once."""
-    requests = list(requests)
-    running = max(1, min(max_sequences, len(requests)))
-    scheduler = Scheduler(
-        engine, tokenizer, max_sequences=running, max_queue=len(requests), state_bytes=state_bytes
-    )
-    try:
-        with scheduler._wake:  # all of them before the first step, so that they share what they can
-            streams = [scheduler.submit(request) for request in requests]
-        return [finish(stream) for stream in streams]
-    finally:
-        scheduler.close()
-
-
 def _sample(chunk: Chunk) -> list[Piece] | Exception:
     """A sequence's new pieces after a step, none within its prompt; an error ends this sequence alone."""
     sequence, logits = chunk.sequence, chunk.logits
@@ -568,14 +492,3 @@ def _sample(chunk: Chunk) -> list[Piece] | Exception:
         return sequence.append(logits[-1], chunk.inside) if sequence.decoding else []
     except Exception as error:
         return error
-
-
-def _page_capacity(engine: BatchedEngine, sequences: int, state_bytes: int | None) -> int:
-    """How many pages of KV cache there may be."""
-    if state_bytes is None:
-        whole = -(-engine.max_context // engine.page) * sequences
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return max(1, min(whole, memory // 2 // max(1, engine.page_bytes)))
-    if state_bytes < engine.page_bytes:
-        raise UserError(f"state_bytes is {state_bytes}, and one page of a text takes {engine.page_bytes}")
-    return state_bytes // max(1, engine.page_bytes)

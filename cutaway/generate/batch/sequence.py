@@ -238,17 +238,19 @@ class ScheduledSequence:
         self.engine: Any = engine
         self.prompt = output.prompt_ids
         self.state: Any = None
+        # Pages that hold the prompt and the longest answer, of which the last id is not read.
+        self.pages_needed = -(-(len(self.prompt) + output.max_tokens - 1) // engine.page)
+        self._scope = self.request.cache_scope + engine.scope
+        watched = ("edit", "prompt_logprobs", "internals", "observation")
+        is_plain = all(getattr(self.request, name) is None for name in watched)
+        # What names a prompt that is read once for all that have it; None where its reading is watched.
+        self.whole_prompt = (self._scope, self.prompt) if is_plain else None
         self.cached_tokens = 0  # prompt ids whose pages came from the prefix cache
         self.last_prefill_step = self.last_decode_step = 0
         self._keys: list[bytes] = []
         self._pages: list[Any] = []
         self._queued = time.perf_counter()
         self._started = self._first_token = 0.0
-
-    @property
-    def pages_needed(self) -> int:
-        """Pages that hold the prompt and the longest answer, of which the last id is not read."""
-        return -(-(len(self.prompt) + self.output.max_tokens - 1) // self.engine.page)
 
     @property
     def decoding(self) -> bool:
@@ -277,17 +279,9 @@ class ScheduledSequence:
         shown = self.request.observation is not None and end > self.request.observation.first
         return None if own or shown or end >= len(self.prompt) else self._next_key(self.prompt)
 
-    @property
-    def whole_prompt(self) -> tuple[bytes, tuple[int, ...]] | None:
-        """What names a prompt that is read once for all that have it; None where its reading is watched."""
-        request = self.request
-        watched = (request.edit, request.prompt_logprobs, request.internals, request.observation)
-        scope = request.cache_scope + self.engine.scope
-        return (scope, self.prompt) if all(one is None for one in watched) else None
-
     def _next_key(self, ids: Sequence[int] | np.ndarray) -> bytes:
         start = len(self._keys) * self.engine.page
-        previous = self._keys[-1] if self._keys else self.request.cache_scope + self.engine.scope
+        previous = self._keys[-1] if self._keys else self._scope
         return page_key(previous, ids[start : start + self.engine.page])
 
     def reuse_pages(self, cache: PrefixCache) -> None:

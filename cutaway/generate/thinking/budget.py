@@ -18,7 +18,7 @@ from cutaway.bounds import Bounded, Natural
 from cutaway.errors import UserError
 from cutaway.generate.bounded import BoundedConstraint
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.thinking import Judge, Thought, Writer
+from cutaway.generate.thinking.strategy import Judge, Thought, Writer
 from cutaway.generate.tool_calls.thoughts import Marks
 
 MARKERS = (

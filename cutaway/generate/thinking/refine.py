@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cutaway.bounds import Bounded, Count
 from cutaway.errors import UserError
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.thinking import Judge, Thought, Writer
+from cutaway.generate.thinking.strategy import Judge, Thought, Writer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cutaway.bounds import Bounded, Count
 from cutaway.generate.batch.request import Generation
 from cutaway.generate.batch.sequence import TokenizerProtocol
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.thinking import Judge, Thought, Writer, samples
+from cutaway.generate.thinking.strategy import Judge, Thought, Writer, samples
 
 LONGEST = 4096  # tokens of a text whose settings name no limit
 

@@ -15,7 +15,9 @@ Event = parser.ParserEvent | Thought
 
 
 class AnswerReader:
-    """One answer. ``format`` None: no call is read; ``forced``: it is calls alone."""
+    """One answer. ``format`` None: no call is read; ``forced``: it is calls alone. ``begun``: the text that
+    it goes on with, of which it gives no event.
+    """
 
     def __init__(
         self,
@@ -23,10 +25,13 @@ class AnswerReader:
         format: ToolFormat | None,
         tools: parser.ToolSchemas,
         forced: bool = False,
+        begun: str = "",
     ) -> None:
         self.forced = forced
         self.thought_tokens = 0  # read so far
         self.thoughts = None if thought is None else ThoughtParser(thought)
+        if self.thoughts is not None and begun:
+            self.thoughts.push(begun, False)
         self.calls = (
             None if format is None else parser.StreamingParser(replace(format, reasoning=None), tools)
         )
@@ -57,5 +62,7 @@ class AnswerReader:
 def collect(events: Sequence[Event]) -> tuple[str, str, list[parser.Call]]:
     """The thought, the content and the calls that events add up to."""
     thought = "".join(event.text for event in events if isinstance(event, Thought))
-    content, calls = parser.collect([event for event in events if not isinstance(event, Thought)])
-    return thought, content, calls
+    others = [event for event in events if not isinstance(event, Thought)]
+    if all(isinstance(event, str) for event in others):
+        return thought, "".join(map(str, others)), []
+    return thought, *parser.collect(others)

@@ -30,6 +30,13 @@ class Marks:
         """The marks after a prompt that ends with this text."""
         return replace(self, opened=tail.rstrip().endswith(self.begin))
 
+    def within(self, begun: str) -> tuple[Marks | None, str]:
+        """The marks after an answer's beginning, None where its thought is over, and the content in that."""
+        reader = ThoughtParser(self)
+        content = "".join(one for one in reader.push(begun, False) if isinstance(one, str))
+        over = reader.state in ("content", "plain")
+        return None if over else replace(self, opened=reader.state == "thought"), content
+
 
 @lru_cache(maxsize=32)
 def find_marks(template: str) -> Marks | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutaway.generate.watermark import Watermark, uniform
+from cutaway.generate.watermark.scheme import Watermark, uniform
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.watermark import Watermark, uniform
+from cutaway.generate.watermark.scheme import Watermark, uniform
 
 
 @dataclass(frozen=True)

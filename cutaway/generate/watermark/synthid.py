@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.watermark import Watermark, normal_tail
+from cutaway.generate.watermark.scheme import Watermark, normal_tail
 
 
 @dataclass(frozen=True)

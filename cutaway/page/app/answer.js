@@ -4,23 +4,27 @@ import { drawn, make } from "../elements.js";
 
 const STEPS = [[0.9, 0], [0.5, 1], [0.2, 2], [0.05, 3]]; // probability from which a token is so surprising; else 4
 const CONTROL = /^<\|?[\w /]+\|?>$/;
+const FROZEN = 128; // tokens of a part of the answer that no later token lays out again
 
 const surprise = (logprob) => STEPS.find(([from]) => Math.exp(logprob) >= from)?.[1] ?? 4;
 
 export const LEGEND = [["≥ 90%", 0], ["≥ 50%", 1], ["≥ 20%", 2], ["≥ 5%", 3], ["below", 4]];
 
 export class Answer {
-  // select(index): a token is chosen, or none.
-  constructor(select) {
-    this.tokens = [];
+  // name: what its group is called; select(index): a token is chosen.
+  constructor(name, select) {
+    this.tokens = []; // {id, text, token, logprob, top, bytes, given}
+    this.prompt = []; // ids that the model read before it
     this.text = "";
     this.finish = null;
     this.chosen = null;
     this.select = select;
+    this.changed = () => {}; // called once a frame in which tokens came
     this.decoder = new TextDecoder();
     this.pending = [];
+    this.part = null;
     this.whole = make("div", {
-      class: "answer", tabindex: "0", role: "group", "aria-label": "Answer; arrow keys move from token to token",
+      class: "answer", tabindex: "0", role: "group", "aria-label": `${name}; arrow keys move from token to token`,
       click: (event) => {
         const at = event.target.closest?.(".t");
         if (at) this.choose(Number(at.dataset.i));
@@ -31,12 +35,13 @@ export class Answer {
 
   // One event of the stream. Spans are added once a frame, however many tokens arrive.
   push(event) {
+    if (event.prompt_token_ids && !this.prompt.length) this.prompt = event.prompt_token_ids;
     const [choice] = event.choices;
     if (!choice) return;
     this.text += choice.delta?.content ?? "";
     for (const one of choice.logprobs?.content ?? []) {
-      const shown = this.decoder.decode(Uint8Array.from(one.bytes), { stream: true });
-      this.add({ text: shown, token: one.token, logprob: one.logprob, top: one.top_logprobs, bytes: one.bytes });
+      const text = this.decoder.decode(Uint8Array.from(one.bytes), { stream: true });
+      this.add({ id: one.id, text, token: one.token, logprob: one.logprob, top: one.top_logprobs, bytes: one.bytes });
     }
     if (choice.finish_reason) this.finish = choice.finish_reason;
   }
@@ -50,9 +55,21 @@ export class Answer {
   paint() {
     const scroller = this.whole.closest(".turns");
     const follow = scroller && scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 80;
-    this.whole.append(...this.pending.map((i) => this.span(i)));
+    for (const i of this.pending) this.place(i);
     this.pending = [];
+    this.changed();
     if (follow) scroller.scrollTop = scroller.scrollHeight;
+  }
+
+  // A part ends with a line, so that it can be a block of its own, which stays as it is laid out.
+  place(i) {
+    const before = this.part?.lastChild?.textContent ?? "";
+    if (!this.part || (this.part.childElementCount >= FROZEN && before.endsWith("\n"))) {
+      if (this.part) this.part.lastChild.textContent = before.slice(0, -1);
+      this.part = make("div", { class: "lines" });
+      this.whole.append(this.part);
+    }
+    this.part.append(this.span(i));
   }
 
   span(i) {
@@ -60,6 +77,10 @@ export class Answer {
     const control = CONTROL.test(token);
     const kind = given ? "given" : `p${surprise(logprob)}`;
     return make("span", { class: `t ${kind}${control ? " control" : ""}`, "data-i": i }, control ? drawn(token) : text);
+  }
+
+  at(i) {
+    return this.whole.querySelector(`[data-i="${i}"]`);
   }
 
   choose(i) {
@@ -71,9 +92,8 @@ export class Answer {
     this.whole.querySelector(".picked")?.classList.remove("picked");
     this.chosen = i;
     if (i === null) return;
-    const span = this.whole.querySelector(`[data-i="${i}"]`);
-    span?.classList.add("picked");
-    span?.scrollIntoView({ block: "nearest" });
+    this.at(i)?.classList.add("picked");
+    this.at(i)?.scrollIntoView({ block: "nearest" });
   }
 
   key(event) {
@@ -85,9 +105,16 @@ export class Answer {
     this.choose(Math.max(0, Math.min(last, to)));
   }
 
-  // The text before a token, for a continuation: what the template's control tokens spell is no part of it.
-  before(i) {
-    const bytes = this.tokens.slice(0, i).filter(({ token }) => !CONTROL.test(token)).flatMap((one) => one.bytes);
-    return new TextDecoder().decode(Uint8Array.from(bytes));
+  // The ids of its first tokens.
+  ids(count = this.tokens.length) {
+    return this.tokens.slice(0, count).map((one) => one.id);
   }
+}
+
+// Where two answers differ first: the index of a token, or null while none does.
+export function firstDifference(one, other) {
+  const shared = Math.min(one.tokens.length, other.tokens.length);
+  for (let i = 0; i < shared; i++) if (one.tokens[i].id !== other.tokens[i].id) return i;
+  const [shorter, longer] = one.tokens.length < other.tokens.length ? [one, other] : [other, one];
+  return shorter.finish && longer.tokens.length > shared ? shared : null;
 }

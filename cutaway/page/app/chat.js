@@ -1,33 +1,44 @@
-// Chat: answers stream in as tokens, each of which opens; an answer goes on from another token as a version beside it.
+// Chat: answers stream in as tokens, each of which opens; an answer goes on from another token as a version of it, and with
+// edits, or by another model, beside it.
 
 import { make, slider } from "../elements.js";
 import { toClipboard } from "../charts/figure.js";
-import { Answer, LEGEND } from "./answer.js";
-import { inspect } from "./inspector.js";
+import { LEGEND } from "./answer.js";
+import { Edits } from "./edits.js";
+import { Turn } from "./turn.js";
 
 const ALTERNATIVES = 8;
 const CHAT = "v1/chat/completions";
+const WAIT = 300; // milliseconds after the last change of the edits
 
 export class Chat {
-  // shell: {server, inspector, announce(text), failed(error), inside(messages, about), speed(text)}
+  // shell: {server, inspector, announce(text), failed(error), inside(given), tree(turn), speed(text)}
   constructor(shell) {
     this.shell = shell;
-    this.turns = []; // {user, versions: [{answer, request}], at}
-    this.settings = { temperature: 0.3, max_tokens: 256, seed: null, system: "" };
-    this.running = null;
-    this.list = make("div", { class: "turns", tabindex: "0", role: "region", "aria-label": "Conversation" }, this.empty());
+    this.turns = [];
+    this.settings = { temperature: 0.3, max_tokens: 256, seed: null, system: "", beside: "" };
+    this.running = new Set();
+    this.list = make("div", { class: "turns" }, this.empty());
     this.input = make("textarea", { id: "message", rows: "2", placeholder: "Write to the model", keydown: (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
       this.send();
     } });
     this.button = make("button", { type: "submit", class: "small primary" }, "Send");
+    this.edits = new Edits({
+      changed: () => this.edited(), failed: (error) => this.shell.failed(error),
+      direction: (layer, towards, away) => this.direction(layer, towards, away),
+    });
     const form = make("form", { class: "composer", submit: (event) => {
       event.preventDefault();
-      if (this.running) this.running.abort();
+      if (this.running.size) this.stop();
       else this.send();
     } }, make("label", { class: "unseen", for: "message" }, "Message"), this.input, this.button);
     this.whole = make("div", { class: "chat" }, this.list, this.options(), form);
+  }
+
+  get server() {
+    return this.shell.server;
   }
 
   empty() {
@@ -61,126 +72,172 @@ export class Chat {
       this.list.classList.toggle("plain", !colours.checked);
       legend.hidden = !colours.checked;
     } });
-    return make("details", { class: "settings" }, make("summary", {}, "Settings and colours"),
+    this.other = make("p", { class: "field", hidden: true });
+    return make("details", { class: "settings" }, make("summary", {}, "Settings, edits and colours"),
       temperature.whole, longest.whole,
       make("p", { class: "field" }, make("label", { for: "seed" }, "seed"), seed),
       make("p", { class: "field" }, make("label", { for: "system" }, "system message"), system),
+      this.other, this.edits.form,
       make("p", { class: "field" }, make("label", { for: "colours" }, "colour tokens by probability"), colours), legend);
+  }
+
+  // The models that may answer beside the chosen one.
+  offer(models, chosen) {
+    const others = models.filter((one) => one !== chosen);
+    this.other.hidden = !others.length;
+    this.settings.beside = "";
+    this.other.replaceChildren(make("label", { for: "beside" }, "answer beside"), make("select", { id: "beside", change: (event) => {
+      this.settings.beside = event.target.value;
+    } }, make("option", { value: "" }, "no other model"), others.map(({ id }) => make("option", { value: id }, id))));
   }
 
   // The conversation before a turn, as the API takes it.
   history(turns) {
     const system = this.settings.system.trim() ? [{ role: "system", content: this.settings.system }] : [];
-    return [...system, ...turns.flatMap(({ user, versions, at }) => [
-      { role: "user", content: user }, { role: "assistant", content: versions[at].answer.text },
+    return [...system, ...turns.flatMap(({ user, shown }) => [
+      { role: "user", content: user }, { role: "assistant", content: shown.answer.text },
     ])];
+  }
+
+  // An answer's request. Its seed is drawn here, so that the same answer can be asked for again with edits.
+  request(messages, more = {}) {
+    const { seed, temperature, max_tokens } = this.settings;
+    return { model: this.server.model.id, temperature, max_tokens, seed: seed ?? Math.floor(Math.random() * 1e9), messages, ...more,
+      logprobs: true, top_logprobs: ALTERNATIVES, return_token_ids: true };
   }
 
   async send() {
     const user = this.input.value.trim();
-    if (!user || this.running) return;
+    if (!user || this.running.size) return;
     this.input.value = "";
-    const messages = [...this.history(this.turns), { role: "user", content: user }];
-    const turn = { user, versions: [], at: 0, whole: make("article", { class: "turn" }) };
+    const turn = new Turn(this, user, [...this.history(this.turns), { role: "user", content: user }]);
     if (!this.turns.length) this.list.replaceChildren();
     this.turns.push(turn);
     this.list.append(turn.whole);
-    await this.answer(turn, { messages });
+    const { beside } = this.settings;
+    const request = this.request(turn.messages);
+    const answer = turn.begin(request, beside ? { name: request.model } : {});
+    turn.add(answer);
+    this.list.scrollTop = this.list.scrollHeight;
+    if (beside) {
+      const other = turn.begin({ ...request, model: beside }, { name: beside });
+      turn.pair(other);
+      this.run(turn, other);
+    } else if (this.edits.active.length) {
+      this.counterfactual(turn);
+    }
+    await this.run(turn, answer);
   }
 
-  async answer(turn, asked, given = []) {
-    const { seed, temperature, max_tokens } = this.settings;
-    const request = { model: this.shell.server.model.id, temperature, max_tokens, ...(seed === null ? {} : { seed }),
-      ...asked, logprobs: true, top_logprobs: ALTERNATIVES };
-    const answer = new Answer((index) => this.open(turn, answer, index));
-    given.forEach((token) => answer.add({ ...token, given: true }));
-    answer.text = given.length ? asked.messages.at(-1).content : "";
-    turn.versions.push({ answer, request });
-    turn.at = turn.versions.length - 1;
-    this.show(turn);
-    this.list.scrollTop = this.list.scrollHeight;
-    this.running = new AbortController();
+  // The shown answer again, by the same seed and with the active edits, beside it.
+  counterfactual(turn) {
+    const { answer, beside } = turn.shown;
+    beside?.running?.abort();
+    const edits = this.edits.active;
+    answer.name = edits.length ? "Without edits" : "Answer";
+    if (!edits.length) return turn.pair(null);
+    const given = answer.tokens.filter((one) => one.given).length;
+    const from = given ? { answer, index: given - 1, token: answer.tokens[given - 1] } : null;
+    const other = turn.begin({ ...answer.request, edits }, { name: this.edits.described, edits, from });
+    turn.pair(other);
+    return this.run(turn, other);
+  }
+
+  edited() {
+    clearTimeout(this.waiting);
+    this.waiting = setTimeout(() => {
+      const turn = this.opened?.of ?? this.turns.at(-1);
+      if (turn) this.counterfactual(turn);
+    }, WAIT);
+  }
+
+  async run(turn, answer) {
+    const { request } = answer;
+    const controller = answer.running = new AbortController();
+    this.running.add(controller);
     this.button.textContent = "Stop";
     this.shell.announce("Answering");
-    const began = performance.now();
+    const [began, given] = [performance.now(), answer.tokens.length];
+    let problem = "";
     try {
-      for await (const event of this.shell.server.stream(CHAT, request, this.running.signal)) {
+      for await (const event of this.server.stream(CHAT, request, controller.signal)) {
         answer.push(event);
-        const made = answer.tokens.length - given.length;
+        const made = answer.tokens.length - given;
         if (made > 1) this.shell.speed(`${(made / ((performance.now() - began) / 1000)).toFixed(0)} tokens/s`);
       }
       this.shell.announce(`Answer: ${answer.text.slice(0, 200)}`);
     } catch (error) {
-      if (error.name !== "AbortError") this.failed(turn, error);
-      else this.shell.announce("Stopped");
+      if (error.name !== "AbortError") {
+        problem = error.message;
+        this.shell.failed(error);
+      } else {
+        answer.finish = "stopped";
+        this.shell.announce("Stopped");
+      }
     }
-    this.running = null;
-    this.button.textContent = "Send";
-    this.show(turn);
+    this.running.delete(controller);
+    this.button.textContent = this.running.size ? "Stop" : "Send";
+    answer.changed();
+    turn.ended(answer, problem);
+    this.shell.grown(turn);
   }
 
-  failed(turn, error) {
-    turn.problem = error.message;
-    this.shell.failed(error);
+  stop() {
+    this.running.forEach((one) => one.abort());
   }
 
-  // A turn: the question, the version of the answer that is shown, and where there are several, a way between them.
-  show(turn) {
-    const { answer, request } = turn.versions[turn.at];
-    const many = turn.versions.length;
-    const step = (by) => make("button", {
-      type: "button", class: "small", disabled: turn.at + by < 0 || turn.at + by >= many,
-      "aria-label": by < 0 ? "The version before" : "The version after", click: () => {
-        turn.at += by;
-        this.show(turn);
-      },
-    }, by < 0 ? "‹" : "›");
-    const ended = { length: "The longest answer is reached.", content_filter: "Stopped by a filter." }[answer.finish];
-    turn.whole.replaceChildren(
-      make("p", { class: "user" }, turn.user), answer.whole,
-      make("p", { class: "under-answer quiet" },
-        many > 1 ? make("span", { class: "versions" }, step(-1), ` ${turn.at + 1} of ${many} `, step(1)) : null,
-        answer.finish ? make("span", {}, `${answer.tokens.length} tokens. ${ended ?? ""}`) : null,
-        answer.finish ? make("button", { type: "button", class: "small", click: (event) => this.copy(event.target, request) }, "Copy as curl") : null,
-        turn.problem ? make("span", { class: "bad", role: "alert" }, turn.problem) : null));
+  tree(turn) {
+    this.shell.tree(turn);
   }
 
-  async copy(button, request) {
-    const done = await toClipboard(this.shell.server.curl(CHAT, request));
-    button.textContent = done ? "Copied" : "The browser refused";
-    setTimeout(() => { button.textContent = "Copy as curl"; }, 2500);
+  async copy(button, text) {
+    const { textContent } = button;
+    button.textContent = (await toClipboard(text)) ? "Copied" : "The browser refused";
+    setTimeout(() => { button.textContent = textContent; }, 2500);
+  }
+
+  copies({ request, prompt }) {
+    const button = (name, text) => make("button", { type: "button", class: "small", click: (event) => this.copy(event.target, text()) }, name);
+    return [button("Copy as curl", () => this.server.curl(CHAT, request)), button("Copy as Python", () => this.server.python(request, prompt))];
   }
 
   open(turn, answer, index) {
     if (this.opened && this.opened !== answer) this.opened.mark(null);
     this.opened = answer;
-    const before = this.history(this.turns.slice(0, this.turns.indexOf(turn)));
-    const upTo = (end) => [...before, { role: "user", content: turn.user }, ...(end ? [{ role: "assistant", content: end }] : [])];
-    const asked = (at) => {
-      const end = answer.before(at);
-      return { messages: upTo(end), ...(end ? { continue_final_message: true } : {}) };
-    };
-    inspect(this.shell.inspector, {
-      answer, index,
+    const ids = [...answer.prompt, ...answer.ids(index)];
+    this.shell.inspector.open({
+      answer, index, ids,
+      asked: { model: answer.request.model, prompt_token_ids: ids, ...(answer.edits.length ? { edits: answer.edits } : {}) },
       close: () => {
-        this.shell.inspector.hidden = true;
         answer.mark(null);
-        answer.whole.focus();
+        (answer.whole.isConnected ? answer.whole : document.querySelector("[role='treeitem'][aria-selected='true']"))?.focus();
       },
-      fork: (at, one) => this.fork(turn, answer, at, one, upTo),
-      inside: (at) => this.shell.inside(asked(at)),
-      lens: (at) => this.shell.server.lens(asked(at)),
+      fork: (one) => this.fork(turn, answer, index, one),
+      edit: (edit) => this.edits.add(edit),
+      inside: () => this.shell.inside({ model: answer.request.model, prompt_token_ids: ids, edits: answer.edits }),
     });
   }
 
   // The same answer again, with another token in one place, as a further version.
-  async fork(turn, answer, index, one, upTo) {
-    if (this.running) return;
-    const kept = answer.tokens.slice(0, index);
-    const bytes = Uint8Array.from(one.bytes);
-    const given = [...kept, { text: new TextDecoder().decode(bytes), token: one.token, logprob: one.logprob, top: answer.tokens[index].top, bytes: one.bytes }];
-    const content = answer.before(index) + new TextDecoder().decode(bytes);
-    this.shell.inspector.hidden = true;
-    await this.answer(turn, { messages: upTo(content), continue_final_message: true }, given);
+  async fork(turn, answer, index, one) {
+    if (this.running.size) return;
+    const token = { ...one, text: new TextDecoder().decode(Uint8Array.from(one.bytes)), top: answer.tokens[index].top };
+    const forked = turn.begin({ ...answer.request, continue_token_ids: [...answer.ids(index), one.id] },
+      { name: answer.edits.length ? answer.name : "Answer", edits: answer.edits, from: { answer, index, token } });
+    turn.add(forked);
+    this.shell.grown(turn);
+    forked.paint();
+    forked.choose(index);
+    await this.run(turn, forked);
+  }
+
+  // A direction of the residual stream after a layer: where one text ends, less where the other does.
+  async direction(layer, towards, away) {
+    const ends = await Promise.all([towards, away].map(async (text) => {
+      const body = { model: this.server.model.id, text, values: ["out"], layers: [layer], positions: [-1] };
+      const { values } = await (await this.server.ask("v1/trace", body)).json();
+      return values[`blocks.${layer}.out`].data[0];
+    }));
+    return ends[0].map((one, i) => one - ends[1][i]);
   }
 }

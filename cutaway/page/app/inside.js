@@ -9,7 +9,7 @@ const LONGEST = 4000; // letters of a text in an address
 const RECORDED = "The capital of France is"; // scripts/tables/recording.py
 
 export class Inside {
-  // shell: {server, announce(text), failed(error)}
+  // shell: {server, chat, announce(text), failed(error)}
   constructor(shell) {
     this.shell = shell;
     this.asked = null;
@@ -37,14 +37,17 @@ export class Inside {
     this.running?.abort();
     const { signal } = this.running = new AbortController();
     this.asked = given;
+    const { edits } = this.shell.chat;
+    const asked = { edits: edits.active, ...given };
     if (given.text) history.replaceState(null, "", `#inside/${encodeURIComponent(given.text.slice(0, LONGEST))}`);
     this.note.textContent = given.text ? "Tracing …" : "Tracing the conversation up to the token …";
     this.strip.hidden = this.views.hidden = true;
     try {
       if (!this.page && given.text === RECORDED) await this.record();
-      const data = read(await this.shell.server.trace(given, signal));
+      const data = read(await this.shell.server.trace(asked, signal));
       this.draw(new Page({ ...data, views: Object.keys(VIEWS) }));
-      this.note.textContent = given.text ? "" : "The conversation up to the token, as the chat template writes it. Its text is tokenized again, which may cut it otherwise than it was sampled.";
+      if (given.text) this.note.textContent = asked.edits.length ? `With edits: ${edits.described}.` : "";
+      else this.note.textContent = "The conversation up to the token, as the chat template writes it, by the ids that the model read.";
     } catch (error) {
       if (error.name === "AbortError") return;
       this.note.textContent = error.message;

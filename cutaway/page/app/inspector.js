@@ -1,54 +1,109 @@
-// What is selected: a token of an answer, with its probability, its alternatives, and what can be done with it.
+// What is selected: a token of an answer, with its probability, its alternatives, where the model looked, its lens, and why.
 
-import { bar, drawn, fixed, make, percent, table } from "../elements.js";
+import { drawn, fixed, make, percent } from "../elements.js";
+import { alternatives } from "./alternatives.js";
+import { attention } from "./attention.js";
+import { lens } from "./lens.js";
+import { why } from "./why.js";
 
-export function inspect(box, { answer, index, fork, inside, lens, close }) {
-  const { token, logprob, top = [], given } = answer.tokens[index];
-  const rows = top.map((one) => ({
-    attributes: { class: one.token === token ? "row chosen" : "row" },
-    cells: [
-      make("bdi", { class: "word" }, drawn(one.token)), percent(Math.exp(one.logprob)), bar(Math.exp(one.logprob)),
-      one.token === token ? make("span", { class: "quiet" }, "chosen") : make("button", {
-        type: "button", class: "small", "aria-label": `Continue from ${drawn(one.token)}`, click: () => fork(index, one),
-      }, "Continue"),
-    ],
-  }));
-  const listed = top.reduce((sum, one) => sum + Math.exp(one.logprob), 0);
-  const layers = make("div", {});
-  const look = async (event) => {
-    event.target.disabled = true;
-    try {
-      layers.replaceChildren(...lensTable(await lens(index)));
-      layers.scrollIntoView({ block: "nearest" });
-    } catch (error) {
-      layers.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
+const TABS = [["Alternatives", alternatives], ["Attention", attention], ["Lens", lens], ["Why", why]];
+const WAIT = 80; // milliseconds: arrow keys pass over tokens on their way
+
+export class Inspector {
+  constructor(box, shell) {
+    this.box = box;
+    this.shell = shell;
+    this.tab = 0;
+    this.kept = {}; // what panels remember from token to token, such as the chosen head
+    this.looking = null;
+  }
+
+  // A panel draws itself, and gives back what it asked the server: a path and a body.
+  // look: {answer, index, ids, asked, close(), fork(one), edit(edit), inside()}
+  open(look) {
+    this.look = look;
+    const { tokens, kl } = look.answer;
+    const { token, logprob, given } = tokens[look.index];
+    const tabs = TABS.map(([name], i) => make("button", {
+      type: "button", role: "tab", id: `tab-${i}`, "aria-controls": "panel", "aria-selected": String(i === this.tab),
+      tabindex: i === this.tab ? "0" : "-1", click: () => this.choose(i),
+    }, name));
+    this.tabs = tabs;
+    this.panel = make("div", { role: "tabpanel", id: "panel", class: "panel", tabindex: "-1" });
+    this.box.hidden = false;
+    this.box.replaceChildren(
+      make("div", { class: "inspected" },
+        make("p", { class: "step" }, `Token ${look.index + 1}${look.answer.finish ? ` of ${tokens.length}` : ""}`),
+        make("button", { type: "button", class: "small", "aria-label": "Close", click: () => this.close() }, "×")),
+      make("p", { class: "big" }, make("bdi", { class: "word" }, drawn(token))),
+      make("p", { "aria-live": "polite" }, given ? "Given, and not sampled. Probability " : "Probability ", make("strong", {}, percent(Math.exp(logprob))),
+        make("span", { class: "quiet" }, `, logarithm ${fixed(logprob, 2)}`),
+        kl?.[look.index] === undefined ? null : make("span", { class: "quiet" }, `. Here the distribution diverges by ${fixed(kl[look.index], 3)} nats`)),
+      make("div", { class: "tabs", role: "tablist", "aria-label": "About this token", keydown: (event) => this.key(event) }, tabs),
+      this.panel);
+    this.draw(WAIT);
+  }
+
+  choose(i) {
+    this.tab = i;
+    this.tabs.forEach((one, at) => {
+      one.setAttribute("aria-selected", String(at === i));
+      one.tabIndex = at === i ? 0 : -1;
+    });
+    this.draw(0);
+  }
+
+  key(event) {
+    const to = { ArrowRight: this.tab + 1, ArrowLeft: this.tab - 1, Home: 0, End: TABS.length - 1 }[event.key];
+    if (!TABS[to]) return;
+    event.preventDefault();
+    this.choose(to);
+    this.tabs[to].focus();
+  }
+
+  // What a panel asks the server for is cancelled as soon as another token or panel is looked at.
+  draw(wait, focused = null) {
+    clearTimeout(this.waiting);
+    this.looking?.abort();
+    this.looking = new AbortController();
+    const { signal } = this.looking;
+    const [name, panel] = TABS[this.tab];
+    this.panel.setAttribute("aria-labelledby", `tab-${this.tab}`);
+    const work = async () => {
+      try {
+        const asked = await panel(this.panel, this.look, {
+          server: this.shell.server, signal, kept: this.kept, again: (selector) => this.draw(0, selector),
+        });
+        if (asked) this.panel.append(this.copying(...asked));
+        if (focused) this.panel.querySelector(focused)?.focus();
+      } catch (error) {
+        if (error.name === "AbortError" || signal.aborted) return;
+        this.panel.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
+        this.shell.failed(error);
+      }
+    };
+    if (panel === alternatives) work();
+    else {
+      if (!focused && (!wait || !this.panel.childElementCount)) this.panel.replaceChildren(make("p", { class: "quiet", role: "status" }, `${name} …`));
+      this.waiting = setTimeout(work, wait);
     }
-  };
-  box.hidden = false;
-  box.replaceChildren(
-    make("div", { class: "inspected" },
-      make("p", { class: "step" }, `Token ${index + 1} of ${answer.tokens.length}`),
-      make("button", { type: "button", class: "small", "aria-label": "Close", click: close }, "×")),
-    make("p", { class: "big" }, make("bdi", { class: "word" }, drawn(token))),
-    given ? make("p", {}, "This token was given, and not sampled.")
-      : make("p", { "aria-live": "polite" }, "Probability ", make("strong", {}, percent(Math.exp(logprob))),
-        make("span", { class: "quiet" }, `, logarithm ${fixed(logprob, 2)}`)),
-    top.length ? make("h3", {}, "Alternatives") : null,
-    top.length ? table("The likeliest tokens here", [["token", "left"], ["probability", "right"], ["", "left"], ["", "right"]], rows) : null,
-    top.length ? make("p", { class: "quiet" }, `The ${top.length} likeliest have ${percent(Math.min(1, listed))} together.`) : null,
-    make("p", { class: "buttons" },
-      make("button", { type: "button", class: "small", click: look }, "Lens by layer"),
-      make("button", { type: "button", class: "small", click: () => inside(index) }, "Look inside at this token")),
-    layers,
-  );
-}
+  }
 
-function lensTable(found) {
-  const rows = found.map(({ layer, token, probability }) => [
-    String(layer), make("bdi", { class: "word" }, drawn(token)), percent(probability), bar(probability)]);
-  return [
-    make("h3", {}, "Logit lens"),
-    make("p", { class: "quiet" }, "The next token if the model stopped after each block. It is seldom meaningful in early blocks."),
-    table("The likeliest token after each block", [["block", "right"], ["token", "left"], ["probability", "right"], ["", "left"]], rows),
-  ];
+  // What the panel's numbers were asked by, as one command.
+  copying(path, body) {
+    return make("p", { class: "buttons" }, make("button", { type: "button", class: "small", click: (event) => this.shell.chat.copy(
+      event.target, this.shell.server.curl(path, body)) }, "Copy as curl"));
+  }
+
+  close() {
+    if (this.box.hidden) return;
+    this.hide();
+    this.look?.close();
+  }
+
+  hide() {
+    clearTimeout(this.waiting);
+    this.looking?.abort();
+    this.box.hidden = true;
+  }
 }

@@ -3,29 +3,35 @@
 import { count, make } from "../elements.js";
 import { themeButton } from "../theme.js";
 import { Chat } from "./chat.js";
+import { HowItWorks } from "./how.js";
 import { Inside } from "./inside.js";
+import { Inspector } from "./inspector.js";
 import { Server } from "./server.js";
+import { Tree } from "./tree.js";
 
 const AGAIN = 2500; // milliseconds between tries to reach a server that does not answer
-const PLACES = [["chat", "Chat"], ["inside", "Inside"]];
+const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"], ["how", "How it works"]];
 
 const byId = (id) => document.getElementById(id);
 
 class Shell {
   constructor() {
     this.server = new Server();
-    this.inspector = byId("inspector");
+    this.inspector = new Inspector(byId("inspector"), this);
     this.chip = make("span", { class: "chip-model" });
     this.rate = make("span", { class: "quiet" });
     this.banner = make("p", { class: "banner", role: "alert", hidden: true });
     this.chat = new Chat(this);
+    this.answers = new Tree(this);
     this.traced = new Inside(this);
-    const theme = themeButton(() => this.traced.page?.states.forEach((state) => state.set({}, false)));
+    this.chapters = new HowItWorks(this);
+    const theme = themeButton(() => [this.traced, this.chapters].forEach((one) => one.page?.states.forEach((state) => state.set({}, false))));
     byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, theme), this.banner);
     byId("places").append(...PLACES.map(([id, name]) => make("a", { href: `#${id}`, id: `to-${id}` }, name)));
+    byId("inspector").before(this.chat.edits.bar);
     addEventListener("hashchange", () => this.go());
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !this.inspector.hidden) this.inspector.querySelector("[aria-label='Close']").click();
+      if (event.key === "Escape") this.inspector.close();
     });
   }
 
@@ -75,6 +81,7 @@ class Shell {
         this.showModel();
       } }, models.map((one) => make("option", { selected: one === model }, one.id)))
       : make("strong", {}, model.id);
+    this.chat.offer(models, model);
     this.chip.replaceChildren(name, model.max_model_len ? make("span", { class: "quiet" }, ` ${count(model.max_model_len)} tokens of context`) : "");
   }
 
@@ -96,18 +103,31 @@ class Shell {
     location.hash = "inside";
   }
 
+  tree(turn) {
+    this.answers.show(turn);
+    location.hash = "tree";
+  }
+
+  // A turn has another answer.
+  grown(turn) {
+    if (this.place === "tree" && this.answers.turn === turn) this.answers.show(turn);
+  }
+
   // The place that the address names; what follows a slash is a text, whatever it spells.
   go() {
     if (!this.server.model) return;
     const [, id, rest] = location.hash.match(/^#(\w*)(?:\/(.*))?$/s) ?? [];
-    const place = id === "inside" ? "inside" : "chat";
+    const place = PLACES.some(([one]) => one === id) ? id : "chat";
+    this.place = place;
     for (const [one] of PLACES) {
       if (one === place) byId(`to-${one}`).setAttribute("aria-current", "page");
       else byId(`to-${one}`).removeAttribute("aria-current");
     }
-    this.inspector.hidden = true;
-    byId("place").replaceChildren(place === "inside" ? this.traced.whole : this.chat.whole);
+    this.inspector.hide();
+    byId("place").replaceChildren({ inside: this.traced, tree: this.answers, chat: this.chat, how: this.chapters }[place].whole);
     if (place === "inside") this.traced.show(decoded(rest));
+    else if (place === "tree") this.answers.show();
+    else if (place === "how") this.chapters.show(rest ?? "");
     else this.chat.input.focus();
   }
 }

@@ -1,5 +1,7 @@
 // The server that this page came from: requests, streams, and what its refusals say. The key is kept in memory alone.
 
+const KEPT = 64; // answers about tokens, so that coming back to one asks nothing
+
 export class Refusal extends Error {
   constructor(status, message) {
     super(message);
@@ -12,6 +14,7 @@ export class Server {
     this.key = "";
     this.models = [];
     this.model = null;
+    this.known = new Map();
   }
 
   headers() {
@@ -47,14 +50,25 @@ export class Server {
     return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   }
 
-  // The likeliest next token after each block, at the end of a conversation.
-  async lens(given) {
-    const { model_info: about } = await (await this.ask("api/show", { model: this.model.id })).json();
-    const blocks = about[Object.keys(about).find((name) => name.endsWith(".block_count"))];
-    const internals = { layers: Array.from({ length: blocks }, (_, i) => i), attention: false, lens: 1 };
-    const body = { model: this.model.id, ...given, max_tokens: 1, temperature: 0, internals };
-    const { choices } = await (await this.ask("v1/chat/completions", body)).json();
-    return choices[0].internals[0].layers.map(({ layer, lens: [best] }) => ({ layer, ...best }));
+  // What is asked about a token, once for the same ids and edits. `read` makes the answer of a response.
+  async about(path, body, signal, read = (response) => response.json()) {
+    const key = JSON.stringify([path, body]);
+    if (!this.known.has(key)) {
+      const found = await read(await this.ask(path, body, signal));
+      this.known.set(key, found);
+      if (this.known.size > KEPT) this.known.delete(this.known.keys().next().value);
+    }
+    return this.known.get(key);
+  }
+
+  // Attention weights as the bytes of docs/serving.md: {maps, shape, pooled, tokens, cells}.
+  attention(body, signal) {
+    return this.about("v1/attention", { ...body, format: "binary" }, signal, async (response) => {
+      const data = await response.arrayBuffer();
+      const size = new DataView(data).getUint32(0, true);
+      const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size)));
+      return { ...facts, cells: new Uint8Array(data, 4 + size) };
+    });
   }
 
   // The recorded trace of the default model, which is a file of the page.
@@ -87,5 +101,17 @@ export class Server {
     const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
     const key = this.key ? ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' : "";
     return `curl ${new URL(path, document.baseURI)}${key} -H "Content-Type: application/json" -d '${quoted}'`;
+  }
+
+  // The same answer in Python: by its messages, or by exact ids where it goes on from some.
+  python({ model, messages, continue_token_ids: begun, temperature, max_tokens, seed, edits = [] }, prompt) {
+    const call = begun ? `generate(${JSON.stringify([...prompt, ...begun])}` : `chat(${JSON.stringify(messages)}`;
+    const edit = edits.length ? `, edit=[from_json(one) for one in ${JSON.stringify(edits)}]` : "";
+    return [
+      "import cutaway", ...(edit ? ["from cutaway.inspect.edits import from_json"] : []), "",
+      `lm = cutaway.load(${JSON.stringify(model)})`,
+      `answer = lm.${call}, temperature=${temperature}, max_tokens=${max_tokens}, seed=${seed}${edit})`,
+      "print(answer.text)", "",
+    ].join("\n");
   }
 }

@@ -57,7 +57,7 @@ function drawing(spec, width) {
   const left = narrow ? 0 : Math.min(longest + 14, Math.round(width * 0.4));
   const room = Math.ceil(Math.max(...spec.series.flatMap((one) => one.values.map((value) => textWidth(brief(value)))))) + 14;
   const values = spec.series.flatMap((one) => [...one.values, ...(one.low ?? []), ...(one.high ?? [])]);
-  const ends = domain(spec.dots || spec.axis.log ? spec.axis : { low: Math.min(0, ...values.filter((one) => one !== null)), ...present(spec.axis) }, values);
+  const ends = domain(spec.dots || spec.axis.log ? spec.axis : { low: Math.min(0, ...values.filter((one) => one !== null)), ...present(spec.axis) }, [...values, ...(spec.marks ?? []).map(([, value]) => value)]);
   const x = scale(ends, [left + 6, width - room], spec.axis.log);
   const [top, above, gap] = [spec.marks?.length ? 42 : 26, narrow ? 20 : 0, 10];
   const each = above + thick * spec.series.length + gap;

@@ -51,6 +51,7 @@ export function heatmap(spec, later) {
 // Four letters at most: the readout and the table have all figures.
 function written(value) {
   if (value === null) return "";
+  if (Number.isInteger(value) && Math.abs(value) < 1000) return minus(String(value));
   const size = Math.abs(value);
   if (size >= 999.5) return "";
   return minus(value.toFixed(size >= 9.995 ? 0 : size >= 0.995 ? 1 : 2).replace(/^(-?)0\./, "$1.").replace(/^-?\.0+$/, "0"));

@@ -63,7 +63,7 @@ function logTicks(low, high, count) {
 export function domain(axis, values) {
   const finite = values.filter((one) => Number.isFinite(one) && (!axis.log || one > 0));
   let [low, high] = [axis.low ?? least(finite), axis.high ?? most(finite)];
-  if (low < high && axis.low !== null && axis.high !== null) return [low, high];
+  if (low < high && Number.isFinite(axis.low) && Number.isFinite(axis.high)) return [low, high];
   if (!(low < high)) [low, high] = axis.log ? [low / 2 || 0.1, high * 2 || 10] : [low - (Math.abs(low) * 0.1 || 1), high + (Math.abs(high) * 0.1 || 1)];
   if (axis.log) {
     const room = (high / low) ** 0.04;

@@ -51,7 +51,8 @@ function allHeads(state) {
   return heat(state, {
     name: "Every head's attention map, small: arrow keys move over layers and heads, Enter chooses",
     hint: "Layers run from first to last. In each small map a row is a query, a column a key.",
-    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
+    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%`, tag: () => ["rounded", "to one pixel and one byte"] },
+    axes: () => (across ? ["head", "layer"] : ["layer", "head"]),
     rows: () => (across ? explanation.mostHeads : explanation.layers),
     columns: () => (across ? explanation.layers : explanation.mostHeads),
     size(width) {
@@ -120,6 +121,13 @@ function thumb(explanation, thumbs, layer, head) {
   return canvas;
 }
 
+// How sure a weight of the chosen head is: computed here from exact queries and keys, or as it is kept.
+function weightTag({ explanation, layer, head }) {
+  if (explanation.isDetailed(layer, head)) return ["derived", "from queries and keys"];
+  if (explanation.attention[layer].recurrent) return ["exact"];
+  return ["rounded", explanation.pattern(layer).levels === 255 ? "by 0.4 points at most" : "by 7 points at most"];
+}
+
 function oneHead(state) {
   const { explanation } = state;
   const about = (weight) => (explanation.isDetailed(state.layer, state.head) ? percent(weight) : `about ${Math.round(weight * 100)}%`);
@@ -133,7 +141,8 @@ function oneHead(state) {
   return heat(state, {
     name: "Attention map of the chosen head: a row a query, a column a key; Enter chooses both",
     hint: "The weights of each row sum to 1. Choose a cell to see how its weight is computed below.",
-    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
+    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%`, tag: () => weightTag(state) },
+    axes: () => ["query", "key"],
     rows: () => explanation.length,
     columns: () => explanation.length,
     size(width) {
@@ -166,6 +175,6 @@ function weightsOf(state) {
   }));
   return [
     make("p", {}, tokenOf(explanation, state.token), " attends to"),
-    table("The largest attention weights of the chosen token", [["token", "left"], ["weight", "right"], ["", "left"]], rows),
+    table("The largest attention weights of the chosen token", [["token", "left"], ["weight", "right", ...weightTag(state)], ["", "left"]], rows),
   ];
 }

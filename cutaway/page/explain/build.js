@@ -1,18 +1,25 @@
 // The parts of an explanation: the strip of tokens, and the views.
 
-import { drawn, make, roving, spaced } from "../elements.js";
+import { drawn, make, roving, spaced, tagLegend } from "../elements.js";
 import { attention } from "./attention.js";
+import { changed } from "./changed.js";
+import { distance } from "./distance.js";
 import { embeddings } from "./embeddings.js";
+import { features } from "./features.js";
 import { lens } from "./lens.js";
 import { mlp } from "./mlp.js";
 import { next } from "./next.js";
+import { patch } from "./patch.js";
+import { projection } from "./projection.js";
 import { residual } from "./residual.js";
 import { rope } from "./rope.js";
 import { score } from "./score.js";
+import { sharing } from "./sharing.js";
 import { tokens } from "./tokens.js";
 
 const LONGEST = 160; // letters of a title
-export const VIEWS = { tokens, embeddings, attention, score, rope, mlp, residual, lens, next };
+const TOPICS = { patch, features, changed };
+export const VIEWS = { tokens, embeddings, attention, projection, sharing, score, rope, distance, mlp, residual, lens, next };
 
 // Of a long text its end, which the answer follows.
 export function ending(text) {
@@ -57,12 +64,12 @@ export function strip(page) {
 
 // The views, one below the other, with a panel in each for each explanation.
 export function views(page) {
-  return page.data.views.map((name, i) => {
-    const view = VIEWS[name];
-    const panels = page.states.map((state) => {
+  return [tagLegend(), ...page.data.views.map((name, i) => {
+    const view = VIEWS[name] ?? TOPICS[name];
+    const panels = (view.single ? page.states.slice(0, 1) : page.states).map((state) => {
       const built = view.build(state);
       state.views.push(built);
-      const whose = page.states.length > 1
+      const whose = page.states.length > 1 && !view.single
         ? make("p", { class: "whose" }, make("bdi", {}, ending(drawnText(state.explanation.text))), make("span", { class: "quiet" }, ` · ${state.explanation.model}`)) : null;
       return make("div", { class: "panel", "data-explanation": state.index }, whose, built.whole);
     });
@@ -71,5 +78,5 @@ export function views(page) {
         make("h2", { id: `title-${name}` }, make("span", { class: "step", "aria-hidden": "true" }, String(i + 1)), view.title),
         make("p", { class: "about" }, view.about(page.data.explanations[0]))),
       make("div", { class: "panels" }, panels));
-  });
+  })];
 }

@@ -1,7 +1,7 @@
 // Embeddings: the row that each id picks, as colours, and the rows nearest to it by cosine similarity.
 
 import { twoSided } from "../colours.js";
-import { bar, count, drawn, fixed, make, number, table, tokenOf, word } from "../elements.js";
+import { bar, count, drawn, fixed, make, number, table, tag, tokenOf, word } from "../elements.js";
 import { heat } from "../heat.js";
 
 export const embeddings = {
@@ -18,7 +18,8 @@ export const embeddings = {
     const map = heat(state, {
       name: "Embeddings as colours: a row a token, a column a number",
       hint: `The first ${shown} numbers of what enters the first block; warm is positive, cool negative.`,
-      legend: { title: "value", largest, signed: true, write: number },
+      legend: { title: "value", largest, signed: true, write: number, tag: () => ["rounded", "to 1/127 of the largest"] },
+      axes: () => ["token", `number of its embedding, the first ${shown} of ${explanation.width}`],
       rows: () => explanation.length,
       columns: () => shown,
       size: (width) => ({
@@ -35,9 +36,9 @@ export const embeddings = {
       const { norm, ids, cosines } = explanation.neighbours[state.token];
       detail.replaceChildren(
         make("h3", {}, "Nearest to ", tokenOf(explanation, state.token)),
-        table("Nearest rows of the table by cosine similarity", [["token", "left"], ["cosine", "right"], ["", "left"]],
+        table("Nearest rows of the table by cosine similarity", [["token", "left"], ["cosine", "right", "derived"], ["", "left"]],
           ids.map((id, i) => [word(explanation, id), fixed(cosines[i], 3), bar(cosines[i])])),
-        make("p", { class: "quiet" }, `The norm of its row is ${number(norm)}.`),
+        make("p", { class: "quiet" }, `The norm of its row is ${number(norm)}`, tag("derived"), "."),
       );
       map.update();
     };

@@ -79,6 +79,17 @@ class Explanation {
     };
   }
 
+  // What a head's matrix q, k or v makes of the chosen token: x, the matrix to be drawn, the largest products, the sums.
+  projection(matrix, { layer, head, token }) {
+    const { heads, first, scales } = this.projections;
+    if (token < first || !heads.some(([i, h]) => i === layer && h === head)) return null;
+    const at = `${matrix}.${layer}.${matrix === "q" ? head : Math.floor(head / this.attention[layer].group_size)}`;
+    if (!(at in scales)) return null;
+    const [x, ids, weights, sums] = [`input.${layer}`, `product.ids.${at}`, `product.weights.${at}`, `sums.${at}`].map((name) => this.row(name, token - first));
+    const bias = this.has(`bias.${at}`) ? this.array(`bias.${at}`) : null;
+    return { x, ids, weights, sums, bias, drawn: this.array(`drawn.${at}`), columns: this.arrays[`drawn.${at}`][1][1], scale: scales[at] };
+  }
+
   visible(layer, q, s) {
     return this.has(`visible.${layer}`) ? this.row(`visible.${layer}`, q)[s] === 1 : s <= q;
   }

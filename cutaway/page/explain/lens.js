@@ -18,7 +18,8 @@ export const lens = {
     const map = heat(state, {
       name: "The likeliest token after every block: a row a block, a column a position",
       hint: "Colour is its probability; bold is the final answer.",
-      legend: { title: "probability", largest: 1, write: (part) => `${Math.round(100 * part)}%`, strength: () => FAINT },
+      legend: { title: "probability", largest: 1, write: (part) => `${Math.round(100 * part)}%`, strength: () => FAINT, tag: () => ["derived"] },
+      axes: () => ["after block", "token"],
       rows: () => stages,
       columns: () => explanation.length,
       size: (width) => ({
@@ -42,7 +43,7 @@ export const lens = {
     const update = () => {
       map.update();
       summary.replaceChildren(...settled(state, id, stages));
-      rows.replaceChildren(table("The logit lens at the selected token", [["after", "right"], ["token", "left"], ["probability", "right"], ["final answer's", "right"]],
+      rows.replaceChildren(table("The logit lens at the selected token", [["after", "right"], ["token", "left"], ["probability", "right", "derived"], ["final answer's", "right", "derived"]],
         Array.from({ length: stages }, (_, r) => [name(r), word(explanation, id(r, state.token)), percent(chance(r, state.token)),
           percent(explanation.row("lens.final", r)[state.token])])));
     };

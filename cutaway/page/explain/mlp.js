@@ -1,6 +1,6 @@
 // The MLP: a token's neurons of largest output norm, and the tokens they promote.
 
-import { bar, fixed, make, number, options, scrolling, select, table, tokenOf, word } from "../elements.js";
+import { bar, fixed, make, number, options, scrolling, select, table, tag, tokenOf, word } from "../elements.js";
 
 export const mlp = {
   title: "Neurons",
@@ -14,7 +14,7 @@ export const mlp = {
     const update = () => {
       options(layer.input, Array.from({ length: explanation.layers }, (_, i) => String(i)), state.layer);
       summary.replaceChildren("Layer ", String(state.layer), ", at ", tokenOf(explanation, state.token), ": output norm of the MLP ",
-        make("strong", {}, number(explanation.array(`mlp_norm.${state.layer}`)[state.token])), ".");
+        make("strong", {}, number(explanation.array(`mlp_norm.${state.layer}`)[state.token])), tag("derived"), ".");
       rows.replaceChildren(scrolling("Strongest neurons", neuronTable(state)));
     };
     return { whole: make("div", { class: "stack" }, make("div", { class: "chooser" }, layer.whole), summary, rows), update };
@@ -35,5 +35,5 @@ function neuronTable(state) {
     ];
   });
   return table("The strongest neurons",
-    [["neuron", "right"], ["activation", "right"], ["output norm", "right"], ["", "left"], ["promotes", "left"]], rows);
+    [["neuron", "right"], ["activation", "right", "exact"], ["output norm", "right", "derived"], ["", "left"], ["promotes", "left", "estimate", "of the direct effect alone"]], rows);
 }

@@ -7,13 +7,18 @@ const LISTED = 14;
 export const next = {
   title: "Next token",
   about: ({ vocabulary }) => `The last residual becomes ${count(vocabulary)} logits, and softmax makes them probabilities; `
-    + "temperature flattens or sharpens them, top-p keeps the likeliest.",
+    + "temperature flattens or sharpens them, top-k and top-p keep the likeliest.",
   build(state) {
     const { explanation } = state;
-    let [temperature, topP] = [1, 1];
+    let [temperature, topK, topP] = [1, 0, 1];
     const drawnSoFar = [];
     const heat = slider("temperature", { min: 0, max: 2, step: 0.05, value: 1 }, (value) => {
       temperature = value;
+      update();
+    });
+    const most = Math.min(100, explanation.next_ids.length);
+    const few = slider("top-k", { min: 0, max: most, step: 1, value: 0 }, (value) => {
+      topK = value;
       update();
     });
     const nucleus = slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1 }, (value) => {
@@ -24,13 +29,14 @@ export const next = {
     const rows = make("div", {});
     const drawnList = make("p", { class: "words", "aria-live": "polite" });
     const draw = make("button", { type: "button", class: "small", click: () => {
-      drawnSoFar.push(drawOne(explanation, temperature, topP));
+      drawnSoFar.push(drawOne(explanation, temperature, topP, topK));
       drawnList.replaceChildren(...drawnSoFar.slice(-24));
     } }, "Sample a token");
     const update = () => {
       const plain = probabilities(explanation, 1, 1);
-      const now = probabilities(explanation, temperature, topP);
+      const now = probabilities(explanation, temperature, topP, topK);
       heat.shown.textContent = temperature.toFixed(2);
+      few.shown.textContent = topK ? String(topK) : "all";
       nucleus.shown.textContent = topP.toFixed(2);
       kept.textContent = now.kept === 1 ? "One token can be sampled." : `${count(now.kept)} tokens can be sampled.`;
       const listed = explanation.next_ids.slice(0, LISTED).map((id, i) => ({
@@ -38,17 +44,17 @@ export const next = {
         cells: [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])],
       }));
       rows.replaceChildren(table("The likeliest next tokens",
-        [["token", "left"], ["id", "right"], ["logit", "right"], ["probability", "right"], ["", "left"]], listed));
+        [["token", "left"], ["id", "right", "exact"], ["logit", "right", "exact"], ["probability", "right", "derived"], ["", "left"]], listed));
     };
     const whole = make("div", { class: "two" },
-      make("div", { class: "stack" }, heat.whole, nucleus.whole, kept, make("div", { class: "chooser" }, draw), drawnList),
+      make("div", { class: "stack" }, heat.whole, few.whole, nucleus.whole, kept, make("div", { class: "chooser" }, draw), drawnList),
       rows);
     return { whole, update };
   },
 };
 
-// The probabilities of the named tokens, how many tokens top-p keeps, and the weight of those.
-export function probabilities(explanation, temperature, topP) {
+// The probabilities of the named tokens, how many tokens top-k and then top-p keep, and the weight of those.
+export function probabilities(explanation, temperature, topP, topK = 0) {
   const [named, rest, [low, high]] = ["logits", "rest", "rest.range"].map((name) => explanation.array(name));
   if (temperature === 0) {
     return { first: [...named].map((_, i) => (i === 0 ? 1 : 0)), kept: 1, weights: [1], total: 1 };
@@ -57,15 +63,15 @@ export function probabilities(explanation, temperature, topP) {
   const weights = new Float64Array(named.length + rest.length);
   named.forEach((logit, i) => { weights[i] = weight(logit); });
   rest.forEach((code, i) => { weights[named.length + i] = weight(low + ((high - low) * code) / 65535); });
-  const all = weights.reduce((a, b) => a + b, 0);
-  if (topP === 1) return { first: [...named].map((_, i) => weights[i] / all), kept: weights.length, weights, total: all };
-  let [kept, total] = [0, 0];
-  while (kept < weights.length && (kept === 0 || total < topP * all)) total += weights[kept++];
+  const most = topK || weights.length;
+  const all = weights.subarray(0, most).reduce((a, b) => a + b, 0);
+  let [kept, total] = [most, all];
+  if (topP < 1) for (kept = 0, total = 0; kept < most && (kept === 0 || total < topP * all);) total += weights[kept++];
   return { first: [...named].map((_, i) => (i < kept ? weights[i] / total : 0)), kept, weights, total };
 }
 
-function drawOne(explanation, temperature, topP) {
-  const { weights, total, kept } = probabilities(explanation, temperature, topP);
+function drawOne(explanation, temperature, topP, topK) {
+  const { weights, total, kept } = probabilities(explanation, temperature, topP, topK);
   let left = Math.random() * total;
   let i = 0;
   while (i < kept - 1 && left >= weights[i]) left -= weights[i++];

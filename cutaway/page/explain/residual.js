@@ -14,10 +14,10 @@ export const residual = {
     const norm = make("div", {});
     const norms = partsMap(state, "Output norm of each head and MLP", (layer, head) => (head === null
       ? explanation.array(`mlp_norm.${layer}`)[state.token] : explanation.row(`head_norm.${layer}`, state.token)[head]),
-    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`, { title: "output norm", write: number });
+    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`, { title: "output norm", write: number, tag: () => ["derived"] });
     const contributions = partsMap(state, "Contribution of each head and MLP to the answer's logit", (layer, head) => (head === null
       ? explanation.array("contribution.mlp")[layer] : explanation.array(`contribution.${layer}`)[head]),
-    twoSided, (value) => `contribution ${signed(value)} logits`, { title: "logits", signed: true, write: number });
+    twoSided, (value) => `contribution ${signed(value)} logits`, { title: "logits", signed: true, write: number, tag: () => ["derived", "with the final norm as it was"] });
     const normsTitle = make("h3", {});
     const update = () => {
       norm.replaceChildren(growth(state));
@@ -48,7 +48,7 @@ function growth(state) {
 }
 
 // Layers from left to right; a row a head, and the MLP below them.
-function partsMap(state, name, value, colour, say, legend) {
+export function partsMap(state, name, value, colour, say, legend) {
   const { explanation } = state;
   const rows = explanation.mostHeads + 1;
   const part = (r) => (r < explanation.mostHeads ? r : null);
@@ -58,6 +58,7 @@ function partsMap(state, name, value, colour, say, legend) {
     name: `${name}: a column a layer, a row a head, the last row the MLP; Enter chooses`,
     hint: "Layers from left to right, heads from top to bottom, the MLP in the last row.",
     legend: { ...legend, largest: () => most },
+    axes: () => ["head", "layer"],
     rows: () => rows,
     columns: () => explanation.layers,
     size(width) {
@@ -102,7 +103,7 @@ function sums(state) {
     ],
   }));
   return [make("div", { class: "two even" },
-    table("The parts of the answer's logit", [["", "left"], ["logits", "right"]], rows),
+    table("The parts of the answer's logit", [["", "left"], ["logits", "right", "derived"]], rows),
     table("The heads of largest contribution",
-      [["head", "left"], ["logits", "right"], ["attends to", "left"], ["weight", "right"]], best))];
+      [["head", "left"], ["logits", "right", "derived"], ["attends to", "left"], ["weight", "right", "exact"]], best))];
 }

@@ -1,5 +1,6 @@
 // RoPE: the pairs of a query and a key as clock hands, rotated by their real angles.
 
+import { dot } from "./explanation.js";
 import { draw, fixed, make, minus, roving, slider, still, table, tokenOf } from "../elements.js";
 
 const SWEEP = 1100; // milliseconds
@@ -82,6 +83,15 @@ function rotatedPairs(state, facts) {
   });
 }
 
+// The chosen query and key before their rotation: the pairs, and the part of the score that no pair has.
+export function unrotated(state) {
+  const facts = state.explanation.attention[state.layer].rope;
+  const { q, k } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
+  const pairs = rotatedPairs(state, facts);
+  const rest = dot(q, k) - pairs.reduce((sum, { after }) => sum + after, 0);
+  return { rest: rest / facts.magnitude ** 2, pairs: pairs.map(({ query, key }) => ({ q: query.before, k: key.before })) };
+}
+
 function rotation(vector, [i, j], position, frequency, magnitude) {
   const angle = position * frequency;
   const [x, y] = [vector[i], vector[j]];
@@ -135,7 +145,7 @@ function describe(dial, detail, state, shown) {
   detail.replaceChildren(
     make("p", {}, `Dimensions ${shown.dimensions.join(" and ")} rotate by ${degrees(shown.frequency)} a token. The tokens are `
       + `${state.token - state.source} apart, so the angle between query and key changes by ${degrees(shown.query.angle - shown.key.angle)}.`),
-    table("The selected pair before and after its rotation", [["", "left"], ["query", "right"], ["key", "right"]], [
+    table("The selected pair before and after its rotation", [["", "left"], ["query", "right", "derived", "exact once rotated"], ["key", "right", "derived", "exact once rotated"]], [
       row("token", ([one, t]) => make("span", { class: `key-line ${one}`, "data-t": t }, tokenOf(explanation, t))),
       row("position", ([, t]) => String(t)),
       row("angle", ([one]) => degrees(shown[one].angle)),

@@ -2,7 +2,7 @@
 
 import { twoSided } from "../colours.js";
 import {
-  bar, drawn, fixed, make, number, options, percent, select, signed, table, tokenOf,
+  bar, drawn, fixed, make, number, options, percent, select, signed, table, tag, tokenOf,
 } from "../elements.js";
 import { RECURRENT, headChooser } from "./attention.js";
 import { dot } from "./explanation.js";
@@ -12,7 +12,7 @@ const PRODUCTS = 4;
 const SHOWN = 8;
 
 export const score = {
-  title: "Query, key, value",
+  title: "One attention weight",
   about: () => "One attention weight, step by step: the dot product of a token's query and another's key, scaled, "
     + "then softmax over the scores of all keys.",
   build(state) {
@@ -54,9 +54,11 @@ function vectorStrips(state) {
   };
   let now = [[], [], [], []];
   let largest = [];
+  const scales = make("p", { class: "quiet" });
   const map = heat(state, {
     name: "Query, key, their products and the value, number by number",
-    hint: "A column a dimension of the head: query, key, their products, and the value. The colours of each row go to its own largest number.",
+    hint: "The colours of each row go to its own largest number.",
+    axes: () => ["vector, after RoPE", "dimension of the head"],
     rows: () => 4,
     columns: () => Math.max(...now.map((one) => one.length)),
     size(width) {
@@ -72,8 +74,9 @@ function vectorStrips(state) {
   const update = () => {
     now = parts();
     map.update();
+    scales.replaceChildren("Full colours: ", names.map((name, r) => `${name} ±${number(largest[r])}`).join(", "), tag("exact"), ".");
   };
-  return { ...map, update };
+  return { ...map, whole: make("div", {}, map.whole, scales), update };
 }
 
 function working(state) {
@@ -101,7 +104,7 @@ function working(state) {
   return [
     make("div", { class: "two even" },
       make("div", {}, make("h3", {}, "The score"),
-        table("The score, step by step", [["", "left"], ["", "right"], ["", "right"]], rows),
+        table("The score, step by step", [["", "left"], ["factors", "right", "exact"], ["product", "right", "derived"]], rows),
         groupSize > 1 ? make("p", { class: "quiet" }, `Grouped-query attention: head ${head} uses key-value head ${group}.`) : null,
         explanation.attention[layer].maps > 1
           ? make("p", { class: "quiet" }, "A differential head: this is its first attention map, from which the second is subtracted.") : null),
@@ -138,5 +141,5 @@ function softmaxTable(state, found) {
     rows.push(["attention sink, no value", fixed(found.sink), fixed(found.sinkExp, 4), percent(weight), bar(weight)]);
   }
   return table("The softmax of the row",
-    [["token", "left"], ["score", "right"], ["exp", "right"], ["weight", "right"], ["", "left"]], rows);
+    [["token", "left"], ["score", "right", "derived"], ["exp", "right", "derived"], ["weight", "right", "derived"], ["", "left"]], rows);
 }

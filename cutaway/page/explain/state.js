@@ -41,8 +41,16 @@ export class Page {
   constructor(data) {
     this.data = data;
     this.states = data.explanations.map((explanation, i) => new State(explanation, i, this));
+    if (data.same_model && this.states.length > 1) this.together();
     this.waiting = new Map();
     this.links = [new Map(data.links), new Map(data.links.map(([a, b]) => [b, a]))];
+  }
+
+  // The heads of one model correspond: both sides open at the first one's.
+  together() {
+    const [{ layer, head, source }, other] = this.states;
+    const there = new Map(this.data.links).get(source);
+    Object.assign(other, { layer, head, source: there ?? other.source });
   }
 
   // Runs a task in the next frame, once, however often it was asked for.

@@ -13,7 +13,7 @@ export const tokens = {
       cells: [String(t), tokenOf(explanation, t), String(id), bytes, special ? "control token" : ""],
     }));
     const all = scrolling("All tokens", table("Every token of the text",
-      [["", "right"], ["token", "left"], ["id", "right"], ["bytes", "left"], ["", "left"]], rows));
+      [["", "right"], ["token", "left"], ["id", "right", "exact"], ["bytes", "left", "exact"], ["", "left"]], rows));
     const update = () => {
       const { id, bytes } = explanation.tokens[state.token];
       const piece = explanation.merges.find(({ from, to }) => from <= state.token && state.token <= to);

@@ -4,31 +4,3 @@ A prompt's defence rewrites the question and the text (``guard(question, text, s
 detector scores texts, the higher the more like an attack (``detector(lm, attacks, others)`` returns the
 scorer); an output check accepts or refuses the answer.
 """
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-
-import numpy as np
-
-from cutaway.security import Curve
-
-RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-X, Y = "false positives", "caught"
-
-
-def threshold(negatives: np.ndarray, rate: float) -> float:
-    """The score above which at most this share of the negatives [n] is."""
-    ordered = np.sort(negatives)[::-1]
-    return float(ordered[int(rate * len(ordered))])
-
-
-def caught(negatives: np.ndarray, attacks: np.ndarray, rate: float) -> np.ndarray:
-    """bool [m]: which attacks score above the threshold of that false-positive rate."""
-    return attacks > threshold(negatives, rate)
-
-
-def curve(name: str, negatives: np.ndarray, attacks: np.ndarray, rates: Sequence[float] = RATES) -> Curve:
-    """The catch at each false-positive rate."""
-    points = tuple((rate, float(caught(negatives, attacks, rate).mean())) for rate in rates)
-    return Curve(name, X, Y, points)

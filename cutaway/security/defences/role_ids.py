@@ -22,7 +22,7 @@ from cutaway.model import config as conf
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float, Int
 from cutaway.tokenizer import Tokenizer
-from cutaway.tokenizer.chat import Rendered
+from cutaway.tokenizer.chat.rendering import Rendered
 
 TEMPLATE, USER, DATA = range(3)
 SOURCE = re.compile(r"messages\[(\d+)\]")

@@ -15,8 +15,8 @@ from pathlib import Path
 from cutaway.errors import OperationalError, UserError
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel, load
-from cutaway.security import Arm, Budget, Finding, Progress
 from cutaway.security.audit import audit
+from cutaway.security.finding import Arm, Budget, Finding, Progress
 
 NAMES = (
     "pytorch_model.bin",

@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.evaluate import statistics
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Finding, Progress, never
+from cutaway.security.finding import Arm, Budget, Finding, Progress, never
 
 TOKENS = 8  # control tokens that are spelt, of those that there are
 CASES = 8  # conversations for each trial: they are cheap
@@ -112,19 +112,10 @@ def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> 
         Arm("the same, tokenised as one string", statistics.mean(naive), "control"),
     ]
     if pairs:
+        ours, careless = (statistics.mean(each, share=False).from_zero() for each in kl)
         arms += [
-            Arm(
-                "KL divergence of the next token from the harmless text's",
-                statistics.mean(kl[0], share=False).from_zero(),
-                "attack",
-                "nats",
-            ),
-            Arm(
-                "the same, tokenised as one string",
-                statistics.mean(kl[1], share=False).from_zero(),
-                "control",
-                "nats",
-            ),
+            Arm("KL divergence of the next token from the harmless text's", ours, "attack", "nats"),
+            Arm("the same, tokenised as one string", careless, "control", "nats"),
         ]
     return [
         Finding(

@@ -27,13 +27,16 @@ from cutaway.attention import mha
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Likelihood, score
 from cutaway.layers.config import MLP
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position import learned
-from cutaway.security import Arm, Budget, Curve, Finding, Progress, Role, bounded, defences
-from cutaway.security.cases import CANARIES, EVASIONS, FIELDS, STYLES, Case, cases, negatives
+from cutaway.security import detection
+from cutaway.security.cases import CANARIES, FIELDS, STYLES, Case, cases, negatives
 from cutaway.security.defences import struq
 from cutaway.security.defences.role_ids import TEMPLATE, RoleDecoder, roles
 from cutaway.security.defences.struq import SHARES, Example, Turn
+from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress, Role, bounded
+from cutaway.security.injection_attempts import attempts, followed_by
 from cutaway.security.probes.injection import SEEN
 from cutaway.security.training import adapted
 from cutaway.store.files import write
@@ -246,7 +249,7 @@ class Laboratory:
         draw = np.random.default_rng((self.seed, 10))
 
         def gain(words: Sequence[str]) -> float:
-            attack = _followed(" ".join(words))
+            attack = followed_by(" ".join(words))
             prompts = [
                 self.prompt(kind, case.question, attack(case), case.start, n)
                 for n, case in enumerate(self.searched)
@@ -279,30 +282,6 @@ def _answered(logits: torch.Tensor, prompts: Sequence[Prompt], answers: Sequence
     starts = [len(own) for own, _ in prompts]
     rows = [logits[n, at - 1 : at - 1 + len(answers[n])] for n, at in enumerate(starts)]
     return torch.cat(rows)
-
-
-# ---- attempts ----------------------------------------------------------------------------------------------
-
-
-def attempts(delimiters: Sequence[str], suffix: str | None = None) -> dict[str, Callable[[Case], str]]:
-    """What the attacker sends: texts by the name of the attempt."""
-    made: dict[str, Callable[[Case], str]] = {
-        f"{style}, {how}": lambda case, style=style, how=how: case.attacked(style, 0, how)
-        for style in STYLES
-        for how in EVASIONS
-    }
-    mark, end = delimiters[0], delimiters[-1]
-    inside = mark[: len(mark) // 2] + end + mark[len(mark) // 2 :]
-    made |= {
-        "delimiters": lambda case: f"{case.text}{mark}{struq.ordered(case, 'ignore', case.word)}{end}",
-        "nested delimiters": lambda case: f"{case.text}{inside}{struq.ordered(case, 'ignore', case.word)}",
-        "question repeated": lambda case: f"{case.text}\n{struq.ordered(case, 'correction', case.word)}",
-    }
-    return made if suffix is None else made | {"searched suffix": _followed(suffix)}
-
-
-def _followed(suffix: str) -> Callable[[Case], str]:
-    return lambda case: f"{case.attacked('correction', 0)} {suffix}"
 
 
 # ---- findings of the small models --------------------------------------------------------------------------
@@ -343,8 +322,8 @@ def _curves(name: str, by_share: Sequence[Sequence[dict[str, Any]]], before: Seq
     return tuple(
         Curve(
             f"{name}, {part}",
-            defences.X,
-            defences.Y,
+            detection.X,
+            detection.Y,
             tuple((_lost(rows, before), _stopped(own(rows), own(before))) for rows in by_share),
         )
         for part, own in parts.items()

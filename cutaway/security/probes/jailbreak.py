@@ -17,21 +17,10 @@ import numpy as np
 
 from cutaway.evaluate import statistics
 from cutaway.evaluate.likelihood import Likelihood, score
-from cutaway.security import (
-    Arm,
-    Budget,
-    Curve,
-    Finding,
-    Progress,
-    bounded,
-    direction,
-    gcg,
-    jailbreak_defences,
-    refusal,
-    verdict,
-)
+from cutaway.security import direction, gcg, jailbreak_defences, refusal
 from cutaway.security.cases import where
 from cutaway.security.defences import perplexity_filter
+from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress, bounded, verdict
 from cutaway.security.jailbreak_defences import AGAINST, FILTER, WORDS
 from cutaway.security.jailbreak_target import SEARCHED, Target, complied, followed_by, pooled, rate, some
 from cutaway.security.jailbreaks import CONTROLS, TEMPLATES, many_shot, wrapped
@@ -358,23 +347,22 @@ def _transfer(targets: Sequence[Target]) -> Finding:
 
 
 def _direction(targets: Sequence[Target]) -> Finding:
-    names = ("refused", "allowed", "unrelated")
+    names, of_word = ("refused", "allowed", "unrelated"), "the refused word's direction"
     out: dict[str, list[Any]] = {}
     layers, surprise, odds = [], [], []
     for one in targets:
         lm, draw = one.lm, np.random.default_rng((one.seed, 4))
         config: Any = lm.config
-        count = len(config.blocks)
+        count, text = len(config.blocks), lm.ids(TEXT)
         found, word = _found(one, draw)
         layers.append(found.layer)
         odds.append(found.odds)
-        text = lm.ids(TEXT)
         surprise.append([direction.surprise(lm, text), direction.surprise(lm, text, found.removed(count))])
         drawn = draw.standard_normal((DRAWS, len(found.vector)))
         edits = {
             "taken out": found.removed(count),
             "put in": found.added(),
-            "the refused word's direction taken out": replace(found, vector=word).removed(count),
+            f"{of_word} taken out": replace(found, vector=word).removed(count),
         }
         edits |= {f"random {n}": replace(found, vector=each).removed(count) for n, each in enumerate(drawn)}
         held = refusal.questions(draw, "refused", len(one.refused), held_out=True, names=refusal.REFUSED[-1:])
@@ -387,12 +375,9 @@ def _direction(targets: Sequence[Target]) -> Finding:
             edited = lm.edited(edit)
             for name in names if label in ("taken out", "put in") else names[:1]:
                 made = refusal.answers(edited, [messages(q.text) for q in own[name]])
-                rows = (
-                    out.setdefault(f"{label}, {name} answered", []),
-                    out.setdefault(f"{label}, {name} refused", []),
-                )
-                rows[0].append([refusal.complies(q, a) for q, a in zip(own[name], made, strict=True)])
-                rows[1].append([refusal.refuses(a) for a in made])
+                right = [refusal.complies(q, a) for q, a in zip(own[name], made, strict=True)]
+                out.setdefault(f"{label}, {name} answered", []).append(right)
+                out.setdefault(f"{label}, {name} refused", []).append([refusal.refuses(a) for a in made])
         made = refusal.answers(lm, [messages(q.text) for q in held])
         out.setdefault("usual", []).append([refusal.complies(q, a) for q, a in zip(held, made, strict=True)])
     random = np.mean([pooled(out[f"random {n}, refused answered"]) for n in range(DRAWS)], 0)
@@ -400,11 +385,7 @@ def _direction(targets: Sequence[Target]) -> Finding:
     arms = [
         Arm("taken out: refused topic answered", statistics.mean(removed)),
         Arm("random directions taken out", statistics.mean(random), "control"),
-        Arm(
-            "the refused word's direction taken out",
-            rate(out["the refused word's direction taken out, refused answered"]),
-            "control",
-        ),
+        Arm(f"{of_word} taken out", rate(out[f"{of_word} taken out, refused answered"]), "control"),
         Arm("nothing taken out", statistics.mean(usual), "control"),
         Arm("taken out: allowed topic answered", rate(out["taken out, allowed answered"]), "benign"),
         Arm("put in: allowed topic refused", rate(out["put in, allowed refused"])),
@@ -420,9 +401,7 @@ def _direction(targets: Sequence[Target]) -> Finding:
         f"an ordinary text goes from {before:.2f} to {after:.2f}.",
         tuple(arms),
         chance=0.0,
-        mechanism=tuple(
-            f"seed {one.seed}: after layer {layer}" for one, layer in zip(targets, layers, strict=True)
-        ),
+        mechanism=tuple(f"seed {of.seed}: after layer {n}" for of, n in zip(targets, layers, strict=True)),
     )
 
 

@@ -20,14 +20,14 @@ from cutaway.evaluate.likelihood import rolling
 from cutaway.evaluate.statistics import mean
 from cutaway.lm import LanguageModel
 from cutaway.quantization import formats
-from cutaway.security import Arm, Budget, Curve, Finding, Progress
 from cutaway.security.defences import dp_sgd
+from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress
 from cutaway.security.probes import extraction
 from cutaway.security.training import Size, sentence
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 if TYPE_CHECKING:
     from cutaway.model.decoder import Decoder

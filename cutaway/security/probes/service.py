@@ -18,11 +18,12 @@ import numpy as np
 
 from cutaway.evaluate import statistics
 from cutaway.generate.batch.prefix_cache import cache_scope
-from cutaway.generate.batch.request import Generation, Request, ResponseStream, finish
+from cutaway.generate.batch.request import Generation, Request, ResponseStream
 from cutaway.generate.batch.scheduler import Scheduler
+from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
-from cutaway.security import Arm, Budget, Finding, Progress, never
+from cutaway.security.finding import Arm, Budget, Finding, Progress, never
 
 TIMED = 4  # timed guesses for each trial: 252 trials are 1,008 of them
 TAIL = 4  # ids after the page that may be cached

@@ -16,8 +16,9 @@ import numpy as np
 
 from cutaway.evaluate.statistics import Estimate, mean, paired
 from cutaway.generate import watermark
-from cutaway.generate.watermark import Watermark, gumbel, kgw, synthid
-from cutaway.security import Arm, Budget, Curve, Finding, Progress, verdict
+from cutaway.generate.watermark import gumbel, kgw, synthid
+from cutaway.generate.watermark.scheme import Watermark
+from cutaway.security.finding import Arm, Budget, Curve, Finding, Progress, verdict
 
 if TYPE_CHECKING:
     from cutaway.lm import LanguageModel

@@ -189,7 +189,7 @@ class Message:
         self._keep(service, content)
         ended = _ended(answer.reason, answer.generation)
         whole = self._message(content, _usage(answer.generation)) | ended
-        return json_response(whole | warned(self.of.warnings))
+        return json_response(whole | warned(self.of.form.warnings))
 
     def _keep(self, service: Service, content: list[dict[str, Any]]) -> None:
         """Store the thread that the message is of, if it is of one, with the message at its end."""
@@ -230,7 +230,7 @@ class Message:
                 await self.of.service.run(self.of.client, self._keep, content)
                 ended = _ended(reason(reader, piece.generation), piece.generation)
                 end = {"type": "message_delta", "delta": ended, "usage": _usage(piece.generation)}
-                yield end | warned(self.of.warnings)
+                yield end | warned(self.of.form.warnings)
         yield {"type": "message_stop"}
 
 

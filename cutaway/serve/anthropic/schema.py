@@ -6,9 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from cutaway.serve.field_types import MAX_MESSAGES, FailFast, Number, Object, at_most
 from cutaway.serve.openai.sampling_schema import IGNORED
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import MAX_MESSAGES, FailFast, Number, Object, StrictModel, at_most
 
 
 class Source(StrictModel):

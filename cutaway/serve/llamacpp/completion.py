@@ -14,7 +14,7 @@ from cutaway.serve.api_error import APIError, errors_in
 from cutaway.serve.json_body import json_response
 from cutaway.serve.llamacpp.schema import Conversation, Infill, LlamaCompletion, LlamaRequest
 from cutaway.serve.openai import completions
-from cutaway.serve.openai.format import token_logprobs, warned
+from cutaway.serve.openai.format import scored, token_logprobs, warned
 from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.serve.operations.api_keys import TEXT
 from cutaway.serve.prompts import ending, messages
@@ -94,7 +94,7 @@ class LlamaAnswer:
     def _probabilities(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         chosen = [piece for piece in pieces if piece.id is not None] if self.body.n_probs else []
         tokenizer = self.of.service.lm.tokenizer
-        found = [{"id": piece.id, **token_logprobs(tokenizer, piece)} for piece in chosen]
+        found = [{"id": piece.id, **token_logprobs(tokenizer, scored(piece))} for piece in chosen]
         return {"completion_probabilities": found} if found else {}
 
     def _last(self, generation: Generation) -> dict[str, Any]:

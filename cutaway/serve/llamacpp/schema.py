@@ -6,9 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from cutaway.serve.field_types import FailFast, Id, Number, Object, Prompts, Texts
 from cutaway.serve.openai.message_schema import Ending, Messages, Tools
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import FailFast, Id, Number, Object, Prompts, StrictModel, Texts
 
 
 class LlamaSampling(StrictModel):

@@ -22,7 +22,7 @@ from cutaway.serve.conversation import Conversation, begin, read, reason
 from cutaway.serve.json_body import json_response
 from cutaway.serve.ollama.models import name_of
 from cutaway.serve.ollama.schema import ChatRequest, GenerateRequest, OllamaMessage, OllamaRequest, Options
-from cutaway.serve.openai.format import token_logprobs, warned
+from cutaway.serve.openai.format import scored, token_logprobs, warned
 from cutaway.serve.openai.sampling_schema import schema_format
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.operations.request_record import client_of
@@ -159,7 +159,7 @@ class OllamaAnswer:
     def _logprobs(self, pieces: list[Piece]) -> dict[str, Any]:
         tokenizer = self.of.service.lm.tokenizer
         chosen = [piece for piece in pieces if piece.id is not None] if self.body.logprobs else []
-        return {"logprobs": [token_logprobs(tokenizer, piece) for piece in chosen]} if chosen else {}
+        return {"logprobs": [token_logprobs(tokenizer, scored(piece)) for piece in chosen]} if chosen else {}
 
     def _last(self, reason: str, generation: Generation) -> dict[str, Any]:
         timings = generation.timings
@@ -174,7 +174,7 @@ class OllamaAnswer:
             "eval_count": len(generation.ids),
             "eval_duration": wrote,
             **self._context(generation),
-        } | warned(self.of.warnings)
+        } | warned(self.of.form.warnings)
 
     def _context(self, generation: Generation) -> dict[str, Any]:
         """The ids with which a later prompt may go on."""

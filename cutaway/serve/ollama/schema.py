@@ -6,10 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from cutaway.serve.field_types import MAX_MESSAGES, FailFast, Indices, Object, Texts, at_most
 from cutaway.serve.llamacpp.schema import LlamaSampling
 from cutaway.serve.openai.message_schema import FunctionCall, Tools
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import MAX_MESSAGES, FailFast, Indices, Object, StrictModel, Texts, at_most
 
 
 class Options(LlamaSampling):

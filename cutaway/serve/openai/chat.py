@@ -13,13 +13,23 @@ from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.tool_calls import parser
 from cutaway.generate.tool_calls.answer import AnswerReader, Event
 from cutaway.generate.tool_calls.thoughts import Thought
-from cutaway.serve.conversation import Conversation, begin, read, reason
+from cutaway.serve.conversation import Conversation, begin, prepare, read, reason
 from cutaway.serve.json_body import json_response, obfuscated
-from cutaway.serve.openai.format import internals_of, new_id, token_logprobs, usage, warned
+from cutaway.serve.openai.format import (
+    end_token,
+    internals_of,
+    new_id,
+    scored,
+    token_logprobs,
+    usage,
+    warned,
+)
 from cutaway.serve.openai.schema import ChatCompletionRequest
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import respond
+
+SHORT = 64  # pieces of an answer that is written at once: a thread's turn would take longer
 
 
 async def chat(service: Service, body: ChatCompletionRequest, http: HTTPRequest) -> Response:
@@ -37,6 +47,8 @@ class ChatCompletion:
     async def whole(self) -> Response:
         """The response when all choices are finished."""
         pieces, generations = await self.of.streams.collect()
+        if sum(map(len, pieces)) <= SHORT:
+            return self._response(self.of.service, pieces, generations)
         return await self.of.service.run(self.of.client, self._response, pieces, generations)
 
     def _response(
@@ -45,11 +57,12 @@ class ChatCompletion:
         readers = [self.of.reader() for _ in pieces]
         choices = [self._choice(i, *one) for i, one in enumerate(zip(readers, pieces, strict=True))]
         thought = sum(reader.thought_tokens for reader in readers)
-        service.log_answer(self.of.body, [choice["message"] for choice in choices])
-        head = service.head(new_id("chatcmpl"), "chat.completion", self.of.body.model)
-        counts = usage(generations, generations[:1])
+        counts, id = usage(generations, generations[:1]), new_id("chatcmpl")
         counts["completion_tokens_details"] = {"reasoning_tokens": thought}
-        return json_response(head | {"choices": choices, "usage": counts} | warned(self.of.warnings))
+        service.log_answer(self.of.body, [choice["message"] for choice in choices])
+        head = service.head(id, "chat.completion", self.of.body.model)
+        answered = head | {"choices": choices, "usage": counts} | self._prompt_ids()
+        return json_response(answered | warned(self.of.form.warnings))
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The chunks of a streamed response."""
@@ -69,9 +82,10 @@ class ChatCompletion:
             return obfuscated(event) if hiding else event
 
         for i in range(len(readers)):
-            yield shown(chunk(i, {"role": "assistant", "content": ""}))
+            yield shown(chunk(i, {"role": "assistant", "content": ""}) | ({} if i else self._prompt_ids()))
         async for i, piece in streams:
-            fields = {} if piece.id is None else self._token_fields([piece])
+            fields = self._token_fields([piece])
+            fields = fields if piece.id is not None or fields.get("token_ids") else {}
             events = readers[i].push(piece)
             deltas = [_delta(event, calls, i, bool(of.body.functions)) for event in events]
             for delta in deltas or ([{}] if fields else []):
@@ -79,7 +93,7 @@ class ChatCompletion:
                 fields = {}
             if piece.generation is not None:
                 ended = _legacy(reason(readers[i], piece.generation), of.body)
-                yield shown(chunk(i, {}, ended) | warned(of.warnings))
+                yield shown(chunk(i, {}, ended) | warned(of.form.warnings))
                 generations[i] = piece.generation
         if counting:
             done = [generations[i] for i in sorted(generations)]
@@ -88,15 +102,28 @@ class ChatCompletion:
             counts["completion_tokens_details"] = {"reasoning_tokens": thought}
             yield head | {"choices": [], "usage": counts}
 
+    def _prompt_ids(self) -> dict[str, Any]:
+        """The prompt's ids, where the request asks for them."""
+        of = self.of
+        return {"prompt_token_ids": of.requests[0].ids} if of.body.return_token_ids else {}
+
     def _token_fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Log-probabilities and internals of the pieces' tokens, where the request asks for them."""
-        body, tokenizer = self.of.body, self.of.service.lm.tokenizer
-        chosen = [piece for piece in pieces if piece.id is not None]
-        found: dict[str, Any] = {}
+        """Ids, log-probabilities and internals of the pieces' tokens, where the request asks for them; with
+        ids the end token is one of them.
+        """
+        body, tokenizer = self.of.body, self.of.service.tokenizer
+        by_id, found = bool(body.return_token_ids), dict[str, Any]()
+        if not (by_id or body.logprobs or body.internals):
+            return found
+        tokens = [scored(piece) for piece in pieces if piece.id is not None]
+        ends = [end for piece in pieces if by_id and (end := end_token(piece.generation))]
+        tokens += [(*end, ()) for end in ends]
+        if by_id:
+            found["token_ids"] = [id for id, *_ in tokens]
         if body.logprobs:
-            found["logprobs"] = {"content": [token_logprobs(tokenizer, piece) for piece in chosen]}
+            found["logprobs"] = {"content": [token_logprobs(tokenizer, one, by_id) for one in tokens]}
         if body.internals is not None:
-            found["internals"] = [internals_of(tokenizer, piece) for piece in chosen]
+            found["internals"] = [internals_of(tokenizer, piece) for piece in pieces if piece.id is not None]
         return found
 
     def _choice(self, i: int, reader: AnswerReader, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -140,4 +167,6 @@ def _legacy(reason: str, body: ChatCompletionRequest) -> str:
     return "function_call" if reason == "tool_calls" and body.functions else reason
 
 
-ROUTES = [Route("POST", "/v1/chat/completions", ("chat",), chat, ChatCompletionRequest, computes=True)]
+ROUTES = [
+    Route("POST", "/v1/chat/completions", ("chat",), chat, ChatCompletionRequest, prepare, computes=True)
+]

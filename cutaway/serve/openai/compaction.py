@@ -19,7 +19,6 @@ from starlette.responses import Response
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.serve.api_error import APIError
 from cutaway.serve.conversation import Conversation, begin, read
-from cutaway.serve.field_types import CacheSalt
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
 from cutaway.serve.openai.format import finish_reason, new_id, warned
@@ -33,7 +32,7 @@ from cutaway.serve.response_store import Entry
 from cutaway.serve.routes import Route
 from cutaway.serve.service import Service
 from cutaway.serve.streaming import CUT_OFF, respond
-from cutaway.serve.validation import Leniency, StrictModel, checked
+from cutaway.serve.validation import CacheSalt, Leniency, StrictModel, checked
 
 MOST_TOKENS = 512  # of a summary
 ASK = (
@@ -125,7 +124,7 @@ class Compaction:
             "created_at": int(time.time()),
             "output": output,
             "usage": usage_of(done, reader.thought_tokens),
-            **warned([*self.of.warnings, *([CUT_OFF] if finish_reason(done) == "length" else [])]),
+            **warned([*self.of.form.warnings, *([CUT_OFF] if finish_reason(done) == "length" else [])]),
         }
         service.log_answer(self.body, output)
         if self.body.store is not False:

@@ -16,6 +16,7 @@ from cutaway.serve.api_error import APIError
 from cutaway.serve.json_body import json_response, obfuscated
 from cutaway.serve.openai.format import (
     MIN_LOGPROB,
+    end_token,
     finish_reason,
     internals_of,
     new_id,
@@ -169,7 +170,7 @@ class CompletionAnswer:
             if self.body.logprobs is not None:
                 scored += zip(stream.request.ids, stream.prompt_logprobs, strict=True)
         scored += [(id, (piece.logprob or 0.0, piece.top_logprobs)) for id, piece in chosen]
-        ends = [end for piece in pieces if by_id and (end := _end_token(piece.generation))]
+        ends = [end for piece in pieces if by_id and (end := end_token(piece.generation))]
         scored += [(id, (score, ())) for id, score in ends]
         choice: dict[str, Any] = {"index": i, "text": text, "logprobs": None, "finish_reason": None}
         if self.body.logprobs is not None and scored:
@@ -186,13 +187,6 @@ class CompletionAnswer:
         if self.body.max_tokens == 0:
             counts |= {"completion_tokens": 0, "total_tokens": counts["prompt_tokens"]}
         return counts
-
-
-def _end_token(generation: Generation | None) -> tuple[int, float] | None:
-    """The end token that a finished text chose, with its log-probability; None where it ended otherwise."""
-    if generation is None or not isinstance(generation.stop, int) or generation.stop_logprob is None:
-        return None
-    return generation.stop, generation.stop_logprob
 
 
 def _logprobs(

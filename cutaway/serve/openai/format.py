@@ -20,18 +20,34 @@ def new_id(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex}"
 
 
-def token_logprobs(tokenizer: Tokenizer, piece: Piece) -> dict[str, Any]:
-    """A token of a chat's answer with its top alternatives."""
+Scored = tuple[int, float, Sequence[tuple[int, float]]]  # an id, its log-probability, the alternatives
+
+
+def scored(piece: Piece) -> Scored:
+    """The token that a piece added."""
     assert piece.id is not None
     assert piece.logprob is not None
-    others = [_token(tokenizer, id, value) for id, value in piece.top_logprobs]
-    return _token(tokenizer, piece.id, piece.logprob) | {"top_logprobs": others}
+    return piece.id, piece.logprob, piece.top_logprobs
 
 
-def _token(tokenizer: Tokenizer, id: int, value: float) -> dict[str, Any]:
-    data = tokenizer.token_bytes(id)
-    text = data.decode("utf-8", "replace")
-    return {"token": text, "logprob": max(value, MIN_LOGPROB), "bytes": list(data)}
+def token_logprobs(tokenizer: Tokenizer, one: Scored, by_id: bool = False) -> dict[str, Any]:
+    """A token of a chat's answer with its top alternatives; ``by_id``: each with its id, as llama.cpp's."""
+
+    def token(id: int, value: float) -> dict[str, Any]:
+        data = tokenizer.token_bytes(id)
+        text = data.decode("utf-8", "replace")
+        found = {"token": text, "logprob": max(value, MIN_LOGPROB), "bytes": list(data)}
+        return found | ({"id": id} if by_id else {})
+
+    id, logprob, others = one
+    return token(id, logprob) | {"top_logprobs": [token(*one) for one in others]}
+
+
+def end_token(generation: Generation | None) -> tuple[int, float] | None:
+    """The end token that a finished text chose, with its log-probability; None where it ended otherwise."""
+    if generation is None or not isinstance(generation.stop, int) or generation.stop_logprob is None:
+        return None
+    return generation.stop, generation.stop_logprob
 
 
 def token_string(tokenizer: Tokenizer, id: int) -> str:

@@ -11,8 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from cutaway.serve.field_types import MAX_MESSAGES, FailFast, Object, Text, at_most, text_or
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import MAX_MESSAGES, FailFast, Object, StrictModel, Text, at_most, text_or
 
 
 class FunctionCall(StrictModel):

@@ -8,10 +8,11 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from cutaway.serve.anthropic import models as anthropic
-from cutaway.serve.api_error import is_anthropic
+from cutaway.serve.api_error import ANTHROPIC_PATHS
 from cutaway.serve.json_body import json_response
 from cutaway.serve.operations.api_keys import ANY
 from cutaway.serve.operations.models import Model
+from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.routes import Route, beside, models_of, query_of
 from cutaway.serve.service import Service
 
@@ -21,7 +22,7 @@ def listed(_: Service, body: None, http: HTTPRequest) -> Response:
     Anthropic's version in a header has them in that form, and by its pages.
     """
     found = [card(model, name) for model in models_of(http).models for name in model.names]
-    if is_anthropic(http.scope):
+    if _is_anthropic(http):
         page = query_of(http)
         return json_response(anthropic.listed(found, page["limit"], page["after_id"], page["before_id"]))
     return json_response({"object": "list", "data": found})
@@ -31,7 +32,11 @@ def model(_: Service, body: None, http: HTTPRequest) -> Response:
     """The model, by its name."""
     name = http.path_params["model"]
     found = card(models_of(http).find(name), name)
-    return json_response(anthropic.card(found) if is_anthropic(http.scope) else found)
+    return json_response(anthropic.card(found) if _is_anthropic(http) else found)
+
+
+def _is_anthropic(http: HTTPRequest) -> bool:
+    return record_of(http).form.startswith(ANTHROPIC_PATHS)
 
 
 def card(model: Model, name: str) -> dict[str, Any]:

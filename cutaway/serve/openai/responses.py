@@ -16,7 +16,7 @@ from cutaway.serve.api_error import APIError, to_api_error
 from cutaway.serve.conversation import Conversation, begin
 from cutaway.serve.json_body import json_response
 from cutaway.serve.openai import summaries
-from cutaway.serve.openai.format import finish_reason, new_id, token_logprobs, usage, warned
+from cutaway.serve.openai.format import finish_reason, new_id, scored, token_logprobs, usage, warned
 from cutaway.serve.openai.items import (
     bounded,
     items_of,
@@ -202,7 +202,7 @@ class ResponseAnswer:
         reader, tokenizer = self.of.reader(), self.of.service.lm.tokenizer
         async for _, piece in self.of.streams:
             wanted = self.of.body.logprobs and piece.id is not None
-            scores = [token_logprobs(tokenizer, piece)] if wanted else []
+            scores = [token_logprobs(tokenizer, scored(piece))] if wanted else []
             for event in reader.push(piece):
                 for one in self.output.push(event, scores):
                     yield one
@@ -270,7 +270,7 @@ class ResponseAnswer:
         }
         if body.conversation_id is not None:
             made["conversation"] = {"id": body.conversation_id}
-        return made | warned(self.of.warnings)
+        return made | warned(self.of.form.warnings)
 
 
 def usage_of(done: Generation, thought: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag
 
-from cutaway.serve.field_types import CacheSalt, FailFast, Object, branch
 from cutaway.serve.openai.message_schema import Content
 from cutaway.serve.openai.sampling_schema import (
     IGNORED,
@@ -16,7 +15,7 @@ from cutaway.serve.openai.sampling_schema import (
     Temperature,
     TextFormat,
 )
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import CacheSalt, FailFast, Object, StrictModel, branch
 
 
 class InputItem(StrictModel):

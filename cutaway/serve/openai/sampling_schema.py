@@ -20,8 +20,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from cutaway.generate.sampling_params import NUMBERS, SamplingParams
-from cutaway.serve.field_types import MAX_TEXTS, CacheSalt, FailFast, Id, Indices, Number, Object, Text, Texts
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import (
+    MAX_TEXTS,
+    CacheSalt,
+    FailFast,
+    Id,
+    Indices,
+    Number,
+    Object,
+    StrictModel,
+    Text,
+    Texts,
+)
 
 
 def _biases(value: Any) -> Any:
@@ -132,10 +142,6 @@ class StructuredOutputs(StrictModel):
     json_object: StrictBool | None = None
 
 
-FORMS = ("response_format", "structured_outputs", "grammar", "json_schema")
-FORMS += ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
-
-
 class SamplingRequest(Samplers):
     """How to choose tokens and when to stop: what chat and completions share."""
 
@@ -181,8 +187,3 @@ class SamplingRequest(Samplers):
         None, description="vLLM's: shares the prefix cache with this salt alone."
     )
     internals: Internals | None = None
-
-    @property
-    def has_form(self) -> bool:
-        """Whether one of the fields says what form the answer has (form_fields.py)."""
-        return any(getattr(self, name) is not None for name in FORMS)

@@ -11,7 +11,6 @@ from pydantic import (
 )
 
 from cutaway.serve.edit_schema import Edits
-from cutaway.serve.field_types import MAX_TEXTS, FailFast, Object, Prompts, Text, Texts
 from cutaway.serve.openai.message_schema import (
     AllowedTools,
     Ending,
@@ -22,7 +21,7 @@ from cutaway.serve.openai.message_schema import (
     Tools,
 )
 from cutaway.serve.openai.sampling_schema import IGNORED, SamplingRequest
-from cutaway.serve.validation import StrictModel
+from cutaway.serve.validation import MAX_TEXTS, FailFast, Indices, Object, Prompts, StrictModel, Text, Texts
 
 
 class ChatCompletionRequest(SamplingRequest, Ending):
@@ -48,6 +47,14 @@ class ChatCompletionRequest(SamplingRequest, Ending):
         None, description="vLLM's: a thought is ended after so many tokens, and the answer follows."
     )
     chat_template_kwargs: Object | None = Field(None, description="vLLM's: variables of the template.")
+    continue_token_ids: Indices | None = Field(
+        None, description="Cutaway's: the answer goes on with these ids, the `token_ids` of an earlier one."
+    )
+    return_token_ids: StrictBool | None = Field(
+        None,
+        description="vLLM's: the answer has prompt_token_ids and each choice token_ids, the end token among "
+        "them; logprobs have an entry for each of the latter, and every entry has its token's id.",
+    )
     edits: Edits | None = Field(None, description="Cutaway's: changes of the model's activations.")
 
 

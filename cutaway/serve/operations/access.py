@@ -1,245 +1,39 @@
-"""Who may connect and ask, and how much they may send.
-
-Connections are limited from their first byte on, before any key is checked: one that sends no whole request
-head in time is closed, and so is one whose client does not read. At the limit of a client its oldest
-connection without a request gives way to the new one.
+"""Who may ask, how much they may send, and how fast their requests are taken up.
 
 A server on 127.0.0.1 is open to every program of its user, and a page in their browser is one of them. So a
 request must name an expected host (DNS rebinding makes a page's own name resolve to 127.0.0.1), must not come
 from another site's page unless that is allowed (``Origin``), and must say that its body is JSON, which a
 browser sends across sites only after asking. With API keys (api_keys.py), only requests with one of them are
 answered, and the prefix cache is separate for each.
+
+A request costs the event loop time before it is known to be good or bad: its head, its body, the refusal. A
+client that sends thousands a second, each refused at once, would hold up the streams of the others. So a
+client's requests have turns while another client is there (`Pace`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import math
 import re
+import time
 import zlib
-from collections import OrderedDict
+from collections import Counter
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from cutaway.errors import UserError
-from cutaway.serve.api_error import APIError, error_response, form_of
+from cutaway.serve.api_error import APIError, error_response
 from cutaway.serve.operations.api_keys import KeyRing, Tenant, fingerprint
-from cutaway.serve.operations.pacing import Pace
+from cutaway.serve.operations.request_record import form_of
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-UNIX = "unix"  # the address of who connects to a Unix socket
-PUBLIC = (
-    "/",
-    "/health",
-    "/health/live",
-    "/health/ready",
-    "/ping",
-)  # without a key: the page, and what watches
+PUBLIC = ("/", "/health", "/health/live", "/health/ready", "/ping")  # without a key: page, and what watches
 PAGE = "/page/"  # the page's own files, without a key
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-CLOSE = b"Connection: close\r\nContent-Length: 0\r\n\r\n"
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n" + CLOSE
-LATE = b"HTTP/1.1 408 Request Timeout\r\n" + CLOSE
-DESCRIPTORS = 128  # of the process, for files, helpers and the loop; connections have the rest
-
-
-# ---- connections -------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Connections:
-    """The connections of one server: at most ``most``, and ``of_client`` of an address that is no proxy's."""
-
-    most: int = 1024
-    of_client: int = 256
-    head_seconds: float = 10.0  # for a request's line and headers
-    read_seconds: float = 60.0  # for a client to read what was sent
-    proxies: tuple[str, ...] = ()  # addresses and networks, whose X-Forwarded-For is believed
-    _open: dict[str, OrderedDict[Any, None]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._networks = networks(self.proxies)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._open.values()))
-
-    def admit(self, connection: Any) -> bool:
-        """Whether a new connection may stay; an older one without a request may have to go for it."""
-        own = self._open.get(connection.address, OrderedDict())
-        if len(own) >= self.of_client and not self._is_proxy(connection.address) and not _give_way(own):
-            return False
-        if len(self) >= self.most and not _give_way(max(self._open.values(), key=len)):
-            return False
-        self._open.setdefault(connection.address, OrderedDict())[connection] = None
-        return True
-
-    def _is_proxy(self, address: str) -> bool:
-        if address == UNIX:
-            return True
-        return any(ipaddress.ip_address(address) in one for one in self._networks)
-
-    def leave(self, connection: Any) -> None:
-        """Forget a connection that is closed."""
-        own = self._open.get(connection.address)
-        if own is not None:
-            own.pop(connection, None)
-            if not own:
-                del self._open[connection.address]
-
-
-def _give_way(own: OrderedDict[Any, None]) -> bool:
-    """Close the oldest of these connections that has no request, if there is one."""
-    for connection in own:
-        if connection.waiting:
-            del own[connection]
-            connection.transport.abort()
-            return True
-    return False
-
-
-def networks(given: tuple[str, ...]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    """Addresses and networks, parsed; UserError for what is neither."""
-    try:
-        return [ipaddress.ip_network(one) for one in given]
-    except ValueError as error:
-        raise UserError(
-            f"--trusted-proxy: {error}: give an address or a network, such as 10.0.0.0/8"
-        ) from None
-
-
-class ForwardedMiddleware(ProxyHeadersMiddleware):
-    """ASGI middleware: the client of a trusted proxy's request is the one that X-Forwarded-For names.
-
-    uvicorn takes any text for an address. Here only what is one counts: the list is read from its end, where
-    the nearest proxy wrote, up to the first entry that is no address. The client is then the proxy before it.
-    """
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            name = b"x-forwarded-for"
-            given = b",".join(value for key, value in scope["headers"] if key == name).decode("latin1")
-            chain = list(takewhile(bool, map(_address, reversed(given.split(",")))))
-            kept = [(key, value) for key, value in scope["headers"] if key != name]
-            kept += [(name, ", ".join(reversed(chain)).encode())] if chain else []
-            scope = {**scope, "headers": kept}
-        await super().__call__(scope, receive, send)
-
-
-def _address(entry: str) -> str:
-    """The address in an entry of X-Forwarded-For, with or without a port, in its usual spelling; or none."""
-    entry = entry.strip(" \t")
-    found = re.fullmatch(r"\[([^]]*)\](?::\d{1,5})?|([^:]*):\d{1,5}", entry, re.ASCII)
-    try:
-        address = ipaddress.ip_address((found[1] or found[2]) if found else entry)
-    except ValueError:
-        return ""
-    return "" if getattr(address, "scope_id", None) else str(address)  # a zone may be any text
-
-
-def most_connections(wanted: int) -> int:
-    """As many connections as wanted, or as the process's descriptors allow."""
-    try:
-        import resource
-    except ImportError:
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted + DESCRIPTORS:
-        soft = wanted + DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, wanted + DESCRIPTORS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(8, min(wanted, soft - DESCRIPTORS))
-
-
-def protocol(connections: Connections) -> type[asyncio.Protocol]:
-    """uvicorn's protocol class under these limits."""
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
-    base: Any = AutoHTTPProtocol
-
-    class Limited(base):
-        """One connection. ``waiting``: no request of it is under way."""
-
-        address, refused = "", False
-        head: asyncio.TimerHandle | None = None
-        stalled: asyncio.TimerHandle | None = None
-
-        @property
-        def waiting(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
-
-        def connection_made(self, transport: Any) -> None:
-            self.address = (transport.get_extra_info("peername") or (UNIX,))[0]
-            self.refused = not connections.admit(self)
-            if self.refused:
-                transport.write(BUSY)
-                transport.close()
-                return
-            super().connection_made(transport)
-            self.client = self.client or (UNIX, 0)
-            self._time_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            _stop(self.head, self.stalled)
-            if not self.refused:
-                connections.leave(self)
-                super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if self.refused:
-                return
-            super().data_received(data)
-            if not self.waiting:
-                _stop(self.head)
-                self.head = None
-            elif self.head is None:
-                self._time_head()
-
-        def send_400_response(self, msg: str) -> None:
-            """Refuse what is not HTTP; the request whose body it came in gets no answer of its own."""
-            if not self.waiting:
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-                if self.cycle.response_started:
-                    self.transport.close()
-                    return
-            super().send_400_response(msg)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self.stalled = self.loop.call_later(connections.read_seconds, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            _stop(self.stalled)
-            super().resume_writing()
-
-        def _time_head(self) -> None:
-            self.head = self.loop.call_later(connections.head_seconds, self._late)
-
-        def _late(self) -> None:
-            self.transport.write(LATE)
-            self.transport.close()
-
-    return Limited
-
-
-def _stop(*timers: asyncio.TimerHandle | None) -> None:
-    for timer in timers:
-        if timer is not None:
-            timer.cancel()
-
-
-# ---- requests ----------------------------------------------------------------------------------------------
+ALONE = 1.0  # seconds after which a client without a request under way is gone
 
 
 @dataclass(frozen=True)
@@ -256,6 +50,73 @@ class AccessPolicy:
     body_seconds: float = 30.0
 
 
+@dataclass
+class Pace:
+    """The turns of each client's requests: ``requests`` and ``bytes`` a second, after a burst of ``burst``
+    seconds' worth; who would wait longer than ``most`` seconds is refused. The event loop's own.
+
+    A request that comes sooner waits, before its body is read, which holds back its sender. A client that is
+    alone is never held back.
+    """
+
+    requests: float = 100.0
+    bytes: float = 16e6
+    burst: float = 0.2
+    most: float = 5.0
+    _next: dict[str, float] = field(default_factory=dict)  # when a client's next request has its turn
+    _seen: dict[str, float] = field(default_factory=dict)  # when a client was last there, in order
+    _present: Counter[str] = field(default_factory=Counter)  # its requests under way
+
+    @contextmanager
+    def present(self, client: str) -> Iterator[None]:
+        """A request of the client is under way."""
+        self._present[client] += 1
+        try:
+            yield
+        finally:
+            self._present[client] -= 1
+            self._note(client)
+
+    async def turn(self, client: str, size: int) -> None:
+        """Wait for a request's turn, whose body has ``size`` bytes. APIError where that takes too long."""
+        seconds = self.wait(client, size)
+        if seconds:
+            await asyncio.sleep(min(seconds, self.most))
+        if seconds > self.most:
+            raise APIError(
+                429,
+                "This client asks faster than it can be answered beside others: send fewer at a time",
+                type="rate_limit_error",
+                code="too_fast",
+                retry_after=math.ceil(seconds - self.most),
+            )
+
+    def wait(self, client: str, size: int) -> float:
+        """Seconds until a request's turn, which is then taken: 0 for a client that is alone."""
+        now = self._note(client)
+        if len(self._seen) == 1:
+            self._next.pop(client, None)
+            return 0.0
+        turn = max(now - self.burst, self._next.get(client, 0.0))
+        if turn - now <= self.most:  # one that is refused takes no turn
+            self._next[client] = turn + 1 / self.requests + size / self.bytes
+        return max(0.0, turn - now)
+
+    def _note(self, client: str) -> float:
+        """A client is there, now; those are forgotten that are gone."""
+        now = time.monotonic()
+        self._seen.pop(client, None)
+        self._seen[client] = now
+        while now - self._seen[first := next(iter(self._seen))] > ALONE:
+            del self._seen[first]
+            if self._present[first]:
+                self._seen[first] = now
+            else:
+                self._next.pop(first, None)
+                del self._present[first]
+        return now
+
+
 class AuthMiddleware:
     """ASGI middleware: lets through what the policy allows, with its body read and limited."""
 
@@ -267,18 +128,12 @@ class AuthMiddleware:
             await self.app(scope, receive, send)
             return
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        if scope["path"].startswith(f"{self.policy.root_path}/"):
+        if self.policy.root_path and scope["path"].startswith(f"{self.policy.root_path}/"):
             scope["path"] = scope["path"].removeprefix(self.policy.root_path)
+            scope["record"].form = form_of(scope)
         record, headers, refusal = scope["record"], Headers(scope=scope), None
         try:
-            record.tenant = self._check(scope, headers)
+            record.belongs_to(self._check(scope, headers))
         except APIError as error:
             refusal = error
         length = headers.get("content-length", "")
@@ -291,10 +146,10 @@ class AuthMiddleware:
                 body = b""
                 if scope["method"] == "POST":
                     body, scope["gzip"] = await self._body(headers, size, receive)
-                await self.app(scope, _replay(body, receive), send_with_headers)
+                await self.app(scope, _replay(body, receive), send)
         except APIError as error:
             record.error = error.code
-            await error_response(error, form_of(scope))(scope, receive, send_with_headers)
+            await error_response(error, record.form)(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> Tenant | None:
         """Whose API key the request brings, None where none is needed. Refuses other hosts, pages of other
@@ -387,12 +242,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     """The body as one message, then the connection's other messages."""
     given = False
 
-    async def replay() -> Message:
+    async def first() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    def replay() -> Awaitable[Message]:
         nonlocal given
         if given:
-            return await receive()
+            return receive()
         given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return first()
 
     return replay
 

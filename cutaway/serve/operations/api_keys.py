@@ -11,7 +11,11 @@ A file holds one key a line and nothing else, or YAML (JSON is YAML too):
         concurrent: 4                 # requests under way
         priority: 1                   # its requests start before those of a lower one
 
-Keys are kept and compared as hashes, in constant time. A token bucket bounds each quota.
+Keys are kept and compared as hashes, in constant time. A token bucket bounds each quota, and a response's
+headers tell of it under OpenAI's names or Anthropic's. OpenAI: x-ratelimit-limit-requests,
+-remaining-requests, -reset-requests ("1m30s" until the quota is whole again), and the same of tokens.
+Anthropic: anthropic-ratelimit-requests-limit, -remaining, -reset (when it is whole again, by RFC 3339), and
+the same of tokens. Tokens are counted at an answer's end, so these do not know of the answer they come with.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -158,6 +163,24 @@ class Tenant:
         self.tokens.level += prompt + generated
         self.used.update(prompt_tokens=prompt, cached_tokens=cached, generated_tokens=generated)
 
+    def headers(self, anthropic: bool) -> dict[str, str]:
+        """What a response's headers tell of its quotas, of which it may have none."""
+        found: dict[str, str] = {}
+        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            if bucket.limit is None:
+                continue
+            level = bucket.now()
+            left, seconds = max(0, math.floor(bucket.limit - level)), level / bucket.flow
+            if anthropic:
+                whole = datetime.now(UTC) + timedelta(seconds=math.ceil(seconds))
+                values = {"limit": str(bucket.limit), "remaining": str(left)}
+                values["reset"] = whole.strftime("%Y-%m-%dT%H:%M:%SZ")
+                found |= {f"anthropic-ratelimit-{name}-{what}": value for what, value in values.items()}
+            else:
+                values = {"limit": str(bucket.limit), "remaining": str(left), "reset": _duration(seconds)}
+                found |= {f"x-ratelimit-{what}-{name}": value for what, value in values.items()}
+        return found
+
     def snapshot(self) -> dict[str, Any]:
         """What was used, and how full the quotas are now, as JSON."""
         levels = {"requests": self.requests.now(), "tokens": self.tokens.now()}
@@ -182,6 +205,14 @@ class Tenant:
         return (
             about | {name: self.used[name] for name in counts} | {"running": self.running, "limits": limits}
         )
+
+
+def _duration(seconds: float) -> str:
+    """A duration as OpenAI writes it: 120ms, 7s, 1m30s."""
+    if seconds < 1:
+        return f"{math.ceil(1000 * seconds)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 class KeyRing:

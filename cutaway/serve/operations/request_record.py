@@ -1,24 +1,42 @@
-"""What is known of one HTTP request when it ends: a line of the log, figures for Prometheus, a trace."""
+"""What is known of one HTTP request when it ends: a line of the log, figures for Prometheus, a trace.
+
+`RecordMiddleware` gives each request its id and record, and reports the record at its end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import re
+import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request as HTTPRequest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cutaway.generate.batch.prefix_cache import cache_scope
 from cutaway.generate.batch.request import Generation, Piece, ResponseStream
+from cutaway.serve.api_error import ANTHROPIC_PATHS
 from cutaway.serve.operations.api_keys import Tenant
 from cutaway.serve.operations.metrics import Metrics
 
-if TYPE_CHECKING:
-    pass
-
+log = logging.getLogger("cutaway.serve.requests")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+MOST_NAMED = 32  # ignored fields, of one request
+QUIET = ("/health", "/health/live", "/health/ready", "/metrics")  # asked every few seconds: logged at debug
 STEP_SECONDS = 30.0  # at most, until the step under way has ended
 
 
@@ -31,6 +49,7 @@ class RequestRecord:
     path: str
     metrics: Metrics
     client: str = ""  # its address
+    form: str = "/"  # the path whose API's form its answer has
     began: float = field(default_factory=time.perf_counter)
     arrived: float = field(default_factory=time.time)
     tenant: Tenant | None = None
@@ -53,19 +72,19 @@ class RequestRecord:
     submitted_seconds: float | None = None  # until the first of its answers was queued
     first_token_seconds: float | None = None
     seconds: float = 0.0
+    scope: bytes = field(init=False)  # whose entries of the store the request may see: its API key's
+    # The client whose requests wait behind each other: its API key's name, without keys its address.
+    sender: str = field(init=False)
     _read: dict[int, int] = field(default_factory=dict)  # of each prompt how many ids are counted
 
-    @property
-    def sender(self) -> str:
-        """The client whose requests wait behind each other: its API key's name, without keys its address."""
-        if self.tenant is not None and self.tenant.scope:
-            return f"key {self.tenant.name}"
-        return self.client or "unknown"
+    def __post_init__(self) -> None:
+        self.belongs_to(self.tenant)
 
-    @property
-    def scope(self) -> bytes:
-        """Whose entries of the store the request may see: its API key's."""
-        return b"" if self.tenant is None else self.tenant.scope
+    def belongs_to(self, tenant: Tenant | None) -> None:
+        """The API key of the request is this tenant's; None: it needs none."""
+        self.tenant = tenant
+        self.scope = b"" if tenant is None else tenant.scope
+        self.sender = f"key {tenant.name}" if tenant and tenant.scope else self.client or "unknown"
 
     def submitted(self) -> None:
         """Its answers are queued."""
@@ -73,9 +92,8 @@ class RequestRecord:
 
     def first_token(self) -> None:
         """The first token of the first answer is there."""
-        if self.first_token_seconds is None:
-            self.first_token_seconds = time.perf_counter() - self.began
-            self.metrics.first_token.labels(self.model).observe(self.first_token_seconds)
+        self.first_token_seconds = time.perf_counter() - self.began
+        self.metrics.first_token.labels(self.model).observe(self.first_token_seconds)
 
     def answered(self, generation: Generation, of: int) -> None:
         """One of the answers to a prompt is complete."""
@@ -181,3 +199,100 @@ def caller_of(http: HTTPRequest, salt: str | None) -> Caller:
     record = record_of(http)
     priority = 0 if record.tenant is None else record.tenant.priority
     return Caller(record.sender, priority, cache_scope(record.scope, salt))
+
+
+def form_of(scope: Scope) -> str:
+    """The path whose API's form a response has. Anthropic's clients ask for models on the path of OpenAI's,
+    and name their version.
+    """
+    path: str = scope["path"]
+    names_version = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return "/v1/messages" if names_version and path.startswith(("/v1/models", "/models")) else path
+
+
+class RecordMiddleware:
+    """ASGI middleware: gives each request an id and a record, and reports the record at its end. The metrics
+    count fields that were not used, the ``ignorable`` ones by name. No new requests should be sent to a
+    server that is ``stopping``; answers in the ``background`` go on when their request is answered.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        stopping: threading.Event,
+        background: set[asyncio.Task[None]],
+        trace: Callable[[RequestRecord, Headers], None] | None = None,
+        ignorable: Container[str] = (),
+    ) -> None:
+        self.app, self.metrics, self.trace, self.ignorable = app, metrics, trace, ignorable
+        self.stopping, self.background = stopping, background
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        asked = headers.get("x-request-id", "")
+        id = asked if re.fullmatch(r"[\w.:-]{1,128}", asked, re.ASCII) else uuid.uuid4().hex
+        client = scope["client"][0] if scope.get("client") else ""
+        record = scope["record"] = RequestRecord(id, scope["method"], "other", self.metrics, client)
+        record.form = form_of(scope)
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                shown = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    shown.setdefault(name, value)
+                shown.update(self._headers(record, inner.get("ignored")))
+            elif scope["method"] == "HEAD":  # answered as GET without the body, as load balancers need
+                message = dict(message, body=b"")
+            await send(message)
+
+        inner = dict(scope, method="GET") if scope["method"] == "HEAD" else scope
+        try:
+            await self.app(inner, receive, watched)
+        finally:
+            record.path = getattr(scope.get("route"), "path", "other")  # the pattern: bounded in number
+            if record.background is None:
+                await record.end()
+                self._report(record, headers, "request")
+            else:
+                record.seconds = time.perf_counter() - record.began
+                log.info("request", extra={"fields": record.fields()})
+                ending = asyncio.create_task(self._end_later(record, headers))
+                self.background.add(ending)
+                ending.add_done_callback(self.background.discard)
+
+    def _headers(self, record: RequestRecord, ignored: Iterable[str] | None) -> dict[str, str]:
+        """What every response tells: the request's id, and its key's quotas."""
+        anthropic = record.form.startswith(ANTHROPIC_PATHS)
+        found = {"x-request-id": record.id} | ({"request-id": record.id} if anthropic else {})
+        if self.stopping.is_set():  # a proxy keeps no connection to a socket that soon closes
+            found["connection"] = "close"
+        if ignored:
+            found |= self._ignored(ignored)
+        if record.tenant is not None:
+            found |= record.tenant.headers(anthropic)
+        return found
+
+    def _ignored(self, fields: Iterable[str]) -> dict[str, str]:
+        """Which fields of the request were not used, for the response's head; the metrics count them."""
+        names = [name for name in fields if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)][:MOST_NAMED]
+        for name in names:
+            self.metrics.ignored.labels(name if name in self.ignorable else "other").inc()
+        return {"x-cutaway-ignored": ", ".join(names)} if names else {}
+
+    async def _end_later(self, record: RequestRecord, headers: Headers) -> None:
+        await record.end()
+        self._report(record, headers, "background answer")
+
+    def _report(self, record: RequestRecord, headers: Headers, what: str) -> None:
+        """Tell the log, the metrics and the tracing of a request that has ended."""
+        self.metrics.requests.labels(record.path, str(record.status or 500), record.model).inc()
+        self.metrics.seconds.labels(record.path, record.model).observe(record.seconds)
+        level = logging.DEBUG if record.path in QUIET else logging.INFO
+        log.log(level, what, extra={"fields": record.fields()})
+        if self.trace is not None and level == logging.INFO:
+            self.trace(record, headers)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import UserError, quoted
+from cutaway.store.files import contents
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.formats import contents, vocab_txt
+from cutaway.tokenizer.formats import vocab_txt
 from cutaway.tokenizer.formats.fields import Fields, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.spec import TokenizerSpec

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
+from cutaway.store.files import contents
 from cutaway.tokenizer import template
 from cutaway.tokenizer.added import AddedToken
 from cutaway.tokenizer.bpe import BYTES, Pair
-from cutaway.tokenizer.formats import contents, folder
+from cutaway.tokenizer.formats import folder
 from cutaway.tokenizer.formats.fields import Fields, limited, parsed
 from cutaway.tokenizer.formats.hf_json import token_list
 from cutaway.tokenizer.formats.merges import checked

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
+from cutaway.store.files import contents
 from cutaway.tokenizer.added import AddedToken
-from cutaway.tokenizer.formats import contents, folder, spm_model
+from cutaway.tokenizer.formats import folder, spm_model
 from cutaway.tokenizer.formats.fields import Fields, limited, parsed
 from cutaway.tokenizer.spec import TokenizerSpec
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cutaway.errors import UserError, quoted
-from cutaway.tokenizer.formats import contents, folder, tiktoken
+from cutaway.store.files import contents
+from cutaway.tokenizer.formats import folder, tiktoken
 from cutaway.tokenizer.formats.fields import Fields
 from cutaway.tokenizer.formats.gpt2_files import QWEN2
 from cutaway.tokenizer.normalize import FORMS, Rule

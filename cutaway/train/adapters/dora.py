@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import Matrix, array, freeze, lora, matrices
+from cutaway.train.adapted import Matrix, array, freeze, matrices
+from cutaway.train.adapters import lora
 from cutaway.train.adapters.frozen import frozen
 from cutaway.weights.changes import LowRank
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from cutaway.layers.packed import PackedLinear
 from cutaway.layers.product import Pair, fits, linear, products
 from cutaway.shapes import Float
-from cutaway.train.adapters import Matrix
+from cutaway.train.adapted import Matrix
 
 
 def frozen(base: Matrix, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import Adapter, Matrix, array, freeze, matrices
+from cutaway.train.adapted import Adapter, Matrix, array, freeze, matrices
 from cutaway.train.adapters.frozen import frozen
 from cutaway.train.adapters.lora import shape_of
 from cutaway.weights.changes import Scaled

@@ -21,7 +21,7 @@ from cutaway.bounds import Bounded, Count, Decay, Positive
 from cutaway.layers.product import product_type
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
-from cutaway.train.adapters import MATRICES, Adapter, Matrix, array, freeze, matrices
+from cutaway.train.adapted import MATRICES, Adapter, Matrix, array, freeze, matrices
 from cutaway.train.adapters.frozen import frozen, frozen_product, input_gradient
 from cutaway.weights.changes import LowRank
 

@@ -48,7 +48,7 @@ class Config(Objective):
     def save(self, model: Decoder, folder: Path | None) -> None:
         """Write w into a run's folder."""
         from cutaway.quantization import formats
-        from cutaway.train.adapters import array
+        from cutaway.train.adapted import array
         from cutaway.weights import safetensors
 
         weight = array(model.get_parameter(HEAD)).astype("float32")
@@ -78,13 +78,13 @@ class RewardModel:
     def __init__(self, folder: str | Path, device: str = "cpu") -> None:
         from cutaway.quantization import formats
         from cutaway.train.examples import reader
-        from cutaway.weights import adapters, build, load, safetensors
+        from cutaway.weights import build, load, safetensors
 
         folder = Path(folder)
         if not (folder / REWARD).is_file():
             raise UserError(f"{folder}: holds no reward model: there is no {REWARD} in it")
         at_rest = (
-            adapters.opened(folder) if (folder / load.ADAPTER).is_file() else load.read(folder / "model")
+            load.with_adapter(folder) if (folder / load.ADAPTER).is_file() else load.read(folder / "model")
         )
         self.model = build.decoder(at_rest, device=device)
         import torch

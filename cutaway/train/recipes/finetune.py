@@ -22,23 +22,25 @@ from cutaway.data.conversations import Item
 from cutaway.data.examples import MISMATCHED, Packed
 from cutaway.errors import UserError, plural
 from cutaway.model import decoder
-from cutaway.model.config import from_dict, to_dict
+from cutaway.model.config_dict import from_dict, to_dict
 from cutaway.model.context import ContextExtension
 from cutaway.quantization import formats
 from cutaway.store.files import atomic_file
 from cutaway.tokenizer import Tokenizer, chat
 from cutaway.train import config, device, examples, methods
-from cutaway.train.adapters import dora, freeze, ia3, lora
+from cutaway.train.adapted import freeze
+from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.config import TrainingConfig
 from cutaway.train.examples import Examples, Note
 from cutaway.train.folder import MODEL, REFERENCES
-from cutaway.train.loop import Dataset, Training
 from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import adapters, build, load, peft_write, save
-from cutaway.weights.load import RUN, Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.load import RUN
+from cutaway.weights.named_tensors import Tensors
 
 EPOCHS = 3.0
 ROWS, STEPS_AN_EPOCH = 4, 8  # a batch has four rows, or fewer so that an epoch has eight steps

@@ -17,10 +17,10 @@ from cutaway.quantization import formats
 from cutaway.tokenizer import Tokenizer
 from cutaway.train.config import NOVELS, DataConfig, TrainingConfig
 from cutaway.train.folder import MODEL, TOKENIZER
-from cutaway.train.loop import Dataset, Training
+from cutaway.train.training import Dataset, Training
 from cutaway.weights import save
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.checkpoint import Checkpoint
+from cutaway.weights.named_tensors import Tensors
 
 TRAINED_ON = 20_000  # documents that a tokenizer is trained on at most
 Note = Callable[[str], None]

@@ -19,7 +19,6 @@ from cutaway.tokenizer import Tokenizer
 from cutaway.train import remote_sampler
 from cutaway.train.examples import Note
 from cutaway.train.local_sampler import local
-from cutaway.train.loop import Dataset
 from cutaway.train.objectives import on_policy_distill
 from cutaway.train.objectives.common.policy_gradient import PolicyGradient
 from cutaway.train.objectives.reward_model import RewardModel
@@ -28,8 +27,9 @@ from cutaway.train.remote_sampler import RemoteSampler
 from cutaway.train.rewards_config import RewardsConfig
 from cutaway.train.rollouts import Group, HeldOut, Sampled
 from cutaway.train.trainable import Trainable
-from cutaway.weights import adapters, build
-from cutaway.weights.load import Checkpoint
+from cutaway.train.training import Dataset
+from cutaway.weights import adapters, build, load
+from cutaway.weights.checkpoint import Checkpoint
 
 JUDGE = "reward_model"
 TRIED = 8  # questions that ``check`` samples
@@ -159,7 +159,7 @@ def remote(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, folder:
     assert run.data.url is not None
     server = remote_sampler.Server(run.data.url)
     tokenizer: Tokenizer = at_rest.tokenizer
-    root, first = adapters.apart(at_rest)
+    root, first = load.base_and_adapter(at_rest)
 
     def write(into: Path) -> None:
         """What is to be added to the base's base, so that an adapter of the base's own is in it."""

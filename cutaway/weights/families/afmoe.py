@@ -7,7 +7,8 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, mixer
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
@@ -88,9 +89,7 @@ FAMILY = llama.FAMILY.but(
         *naming.GGUF_SANDWICH,
         *naming.GGUF_QK_NORM,
         *naming.weights(("blk.{n}.attn_gate", "blocks.{n}.attention.gate")),
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_CHOICE_BIAS,
-        *naming.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_DEEPSEEK_EXPERTS,
     ),
     rows=(
         *rows.SIZES,
@@ -114,7 +113,6 @@ FAMILY = llama.FAMILY.but(
     defaults={"head_size": 128, "context": 16384, "eps": 1e-5, "window": 1024}
     | {"experts": 64, "top_k": 6, "expert_hidden": 1408, "shared": 2, "routed_scale": 1.0},
     fixed={"nope": rows.nope_where_full, "post_norm": True, "normalised": True, **rows.SIGMOID},
-    forget=("bias", "out_bias", "mlp_bias"),
     sparse=True,
     mixers=("gated", "gated_local"),
     harmless=("topk_group", "num_limited_groups", "load_balance_coeff"),

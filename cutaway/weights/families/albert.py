@@ -1,10 +1,11 @@
 """ALBERT (1909.11942): BERT with narrow embeddings, whose layers share the weights of a few blocks."""
 
 from cutaway.model.config import Encoder
-from cutaway.weights import decoders, naming
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.head import Head
 
 LAYER, OURS = "albert.encoder.albert_layer_groups.{n}.albert_layers.0", "blocks.{n}"
 
@@ -47,7 +48,7 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in bert.FAMILY.rows if not (isinstance(row, Field) and row.name == "layers")),
+        *rows.replaced(bert.FAMILY.rows, without=("layers",)),
         Field("layers", "num_hidden_layers", None, LAYER_COUNT),
         Groups(),
         bert.EmbeddingWidth("embedding_size", 128, always=True),
@@ -55,6 +56,7 @@ FAMILY = bert.FAMILY.but(
     ),
     describe=settings,
     defaults={"vocab": 30000, "width": 4096, "hidden": 16384, "heads": 64, "activation": "gelu_tanh"},
+    head=Head("pooler"),
     prefix="albert.",
     harmless=(
         *bert.FAMILY.harmless,

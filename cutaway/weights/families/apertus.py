@@ -2,8 +2,9 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import Field, replaced, words
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.family import Field, words
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 WORDS = {"xielu": "xielu"}
 NUMBERS = ("alpha_p", "alpha_n", "beta", "eps")  # of each layer's activation
@@ -32,7 +33,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf_numbers=tuple(f"xielu.{name}" for name in NUMBERS),
     rows=(
-        *replaced(
+        *rows.replaced(
             rows.turning(rows.SIZES, required=True),
             Field("activation", "hidden_act", None, words(WORDS, WORDS)),
         ),

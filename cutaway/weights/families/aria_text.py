@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import granitemoe, llama
 from cutaway.weights.family import Field, Only
-from cutaway.weights.rules import Rule, chain, each, same, split, transpose
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import chain, each, same, split, transpose
 
 MOE = "model.layers.{n}.mlp"
 
@@ -20,7 +21,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.replaced(rows.SIZES, without=("activation",)),
         Field("experts", "moe_num_experts", None, rows.TOP_K),
         Field("top_k", "moe_topk", None, rows.TOP_K),
         Field("expert_hidden", "intermediate_size", None),

@@ -5,17 +5,17 @@ Decays and gates have one matrix each. Latent attention rotates neighbouring pai
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, Encoder, mixer
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import deepseek_v3, kimi_linear
-from cutaway.weights.families.kimi_linear import LINEAR, OURS, is_linear
+from cutaway.weights.families.kimi_linear import LINEAR, OURS, is_latent, is_linear
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, kernel, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import kernel, same
 
 THEIRS = "model.layers.{n}.attention"
 
@@ -30,12 +30,6 @@ class Rope(deepseek_v3.Rope):
         if getattr(found["rope"].scaling, "original", None) is not None and not stated:
             raise fields.refusal("rope_parameters", f"should state {rotary.ORIGINAL}")
         return found
-
-
-class DenseLayers(kimi_linear.DenseLayers):
-    """The first two, where the config does not say."""
-
-    usual = 2
 
 
 class KeyValueHeads(Row):
@@ -112,16 +106,6 @@ def settings(config: Decoder | Encoder) -> Settings:
     return known
 
 
-def of(rules: tuple[Rule, ...], linear: bool) -> tuple[Rule, ...]:
-    """The rules, for layers of one kind."""
-
-    def limited(rule: Rule) -> Rule:
-        when = rule.when
-        return replace(rule, when=lambda block: is_linear(block) is linear and (when is None or when(block)))
-
-    return tuple(map(limited, rules))
-
-
 FAMILY = deepseek_v3.FAMILY.but(
     "bailing_hybrid",
     "BailingHybridForCausalLM",
@@ -129,7 +113,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         *naming.renamed(
             naming.HF_DECODER, ("model.embed_tokens.", "model.word_embeddings."), without=("self_attn",)
         ),
-        *of(
+        *naming.of_layers(
             (
                 *naming.renamed(
                     deepseek_v3.HF_LATENT,
@@ -138,9 +122,9 @@ FAMILY = deepseek_v3.FAMILY.but(
                 ),
                 *naming.weights((f"{THEIRS}.g_proj", f"{OURS}.gate")),
             ),
-            False,
+            is_latent,
         ),
-        *of(
+        *naming.of_layers(
             (
                 *naming.weights(
                     (f"{THEIRS}.q_proj", f"{OURS}.query"),
@@ -159,7 +143,7 @@ FAMILY = deepseek_v3.FAMILY.but(
                 Rule(f"{THEIRS}.A_log", f"{OURS}.decay.A_log", same),
                 Rule(f"{THEIRS}.dt_bias", f"{OURS}.decay.dt_bias", same),
             ),
-            True,
+            is_linear,
         ),
         *naming.renamed(naming.HF_DEEPSEEK_EXPERTS, ("gate.e_score_correction_bias", "gate.expert_bias")),
     ),
@@ -189,7 +173,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Field("normalised", "moe_renormalize", None, FLAG, alias="norm_topk_prob"),
         Field("routed_scale", "routed_scaling_factor", None, NUMBER),
         Mixers(),
-        DenseLayers(),
+        rows.MLPTypes("first_k_dense_replace", 2),
         KeyValueHeads(),
         Only("hidden_act", None, ("silu",), "another activation after the convolutions"),
         Only("attention_bias", None, (False,), "a bias in latent attention"),

@@ -1,6 +1,6 @@
 """Bamba (2024): Mamba 2 in most layers, attention that rotates half of each head in some; dense MLPs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cutaway.position import rope
 from cutaway.weights import naming, rotary, rows
@@ -50,24 +50,12 @@ FAMILY = llama.FAMILY.but(
     "bamba",
     "BambaForCausalLM",
     hf=(
-        *(
-            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
-            for rule in naming.renamed(
-                naming.HF_DECODER,
-                ("post_attention_layernorm", "pre_ff_layernorm"),
-                (".mlp.", ".feed_forward."),
-                ("model.norm.", "model.final_layernorm."),
-            )
-        ),
+        *naming.of_layers(naming.HF_PRE_FF, attends, naming.MIXER),
         *granitemoehybrid.HF_MAMBA,
     ),
     gguf=(),
     rows=(
-        *(
-            Rope(0.5) if isinstance(row, rotary.Rope) else row
-            for row in rows.SIZES
-            if row is not rows.ACTIVATION_ROW
-        ),
+        *rows.replaced(rows.SIZES, Rope(0.5), without=("activation",)),
         *rows.DENSE[:1],
         *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],

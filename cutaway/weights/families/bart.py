@@ -8,11 +8,14 @@ from typing import Any
 
 from cutaway.attention import bidirectional, mha
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.model.kinds import mixer
 from cutaway.position import learned
 from cutaway.weights import naming, rows
 from cutaway.weights.family import FLAG, LAYER_COUNT, Family, Field, Only, Settings, shared
-from cutaway.weights.rules import Rule, flat
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import flat
 
 OFFSET = 2  # rows of the table of positions before the first
 NORM = Norm("layer", 1e-5)

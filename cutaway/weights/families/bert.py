@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from cutaway.attention import bidirectional
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Encoder
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import (
     FLAG,
@@ -24,7 +25,9 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.head import Head
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 HF = (
     Rule("bert.embeddings.word_embeddings.weight", "embedding.weight", same),
@@ -152,6 +155,7 @@ FAMILY = Family(
     | {"segments": 2, "eps": 1e-12, "activation": "gelu"},
     gguf_fixed={"activation": "gelu", "causal": False, "kv_heads": rows.same_heads},
     config=Encoder,
+    head=Head(),
     prefix="bert.",
     harmless=(
         *("tie_word_embeddings", "gradient_checkpointing"),

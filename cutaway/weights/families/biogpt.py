@@ -5,7 +5,8 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import xglm
 from cutaway.weights.families.opt import UNUSED
 from cutaway.weights.family import LAYER_COUNT, Family, Field, Present, shared
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 FAMILY = Family(
     "biogpt",

@@ -4,21 +4,20 @@ Its weights as floats; the ternary ones of a quantized folder are read by weight
 """
 
 from cutaway.layers.config import Norm
-from cutaway.model.config import Decoder, mixer
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings, shared
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     attention = mixer(
         "sub_norm",
-        heads=known["heads"],
-        kv_heads=known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
+        **decoders.shape(known),
         bias=known["bias"],
         out_bias=known["out_bias"],
         eps=known["eps"],

@@ -2,7 +2,7 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Field, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Field, Settings
 
 EPS = Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER)
 LOGIT_SCALE = Field("logit_scale", "logit_scale", "logit_scale", NUMBER)
@@ -21,7 +21,7 @@ FAMILY = llama.FAMILY.but(
     hf=(*naming.HF_DECODER, *naming.HF_QK_NORM),
     gguf=naming.GGUF_PLAIN,
     rows=(
-        *replaced(rows.turning(rows.SIZES, interleaved=True), EPS),
+        *rows.replaced(rows.turning(rows.SIZES, interleaved=True), EPS),
         *rows.DENSE,
         *rows.biases("attention_bias"),
         LOGIT_SCALE,

@@ -2,14 +2,13 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import cohere
-from cutaway.weights.family import replaced
 
 FAMILY = cohere.FAMILY.but(
     "cohere2",
     "Cohere2ForCausalLM",
     hf=naming.HF_DECODER,
     rows=(
-        *replaced(rows.turning(rows.SIZES, interleaved=True), cohere.EPS),
+        *rows.replaced(rows.turning(rows.SIZES, interleaved=True), cohere.EPS),
         *rows.DENSE,
         *rows.biases("attention_bias"),
         cohere.LOGIT_SCALE,

@@ -129,11 +129,7 @@ FAMILY = cohere.FAMILY.but(
     hf=(*naming.HF_DECODER, *naming.HF_DEEPSEEK_EXPERTS),
     gguf=(),
     rows=(
-        *(
-            Rope(interleaved=True) if isinstance(row, rotary.Rope) else row
-            for row in rows.SIZES
-            if getattr(row, "name", "") != "eps"
-        ),
+        *rows.replaced(rows.SIZES, Rope(interleaved=True), without=("eps",)),
         Norms(),
         *rows.experts("num_experts", ("intermediate_size", "expert_feed_forward_length"))[:3],
         Field("hidden", "prefix_dense_intermediate_size", None),

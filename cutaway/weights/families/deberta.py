@@ -8,11 +8,13 @@ from typing import Any
 from cutaway.attention import disentangled
 from cutaway.model.config import Encoder
 from cutaway.position import distances
-from cutaway.weights import decoders, naming
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import bert
-from cutaway.weights.family import Entries, Family, Only, Row, Settings, replaced, shared
+from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside, same
+from cutaway.weights.head import Head
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside, same
 
 LAYER, OURS = "deberta.encoder.layer.{n}", "blocks.{n}"
 TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
@@ -32,6 +34,8 @@ class Learned(Row):
 
 class Terms(Row):
     """The terms of a score, and the distances that they read."""
+
+    name = "mixer"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         given = fields.get("pos_att_type")
@@ -110,7 +114,7 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *replaced(bert.FAMILY.rows, bert.Segments("segments", "type_vocab_size", None, bert.FROM_NONE)),
+        *rows.replaced(bert.FAMILY.rows, bert.Segments("segments", "type_vocab_size", None, bert.FROM_NONE)),
         Learned(),
         Terms(),
         Only("talking_head", None, (False,), "heads that read one another's scores"),
@@ -118,6 +122,7 @@ FAMILY = bert.FAMILY.but(
     describe=settings,
     defaults={"vocab": 50265, "segments": 0, "eps": 1e-7},
     mixers=("disentangled", "bidirectional"),
+    head=Head(activation=("pooler_hidden_act", "gelu")),
     prefix="deberta.",
     bypassed=("rel_embeddings",),
     harmless=(

@@ -7,11 +7,12 @@ beside the first layer.
 from typing import Any
 
 from cutaway.model.config import Convolution
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, deberta
 from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("deberta-v2",)
 SELF, OURS = "deberta.encoder.layer.{n}.attention.self", "blocks.{n}.attention"
@@ -102,7 +103,7 @@ FAMILY = deberta.FAMILY.but(
         Rule("deberta.encoder.rel_embeddings.weight", f"{deberta.TABLE}.weight", same),
     ),
     rows=(
-        *(row for row in deberta.FAMILY.rows if not isinstance(row, deberta.Terms)),
+        *rows.replaced(deberta.FAMILY.rows, without=("mixer",)),
         HeadSize(),
         Terms(),
         Beside(),

@@ -1,6 +1,6 @@
 """DeepSeek-V2 (2405.04434): latent attention, and softmax-scored experts, whose best groups come first."""
 
-from cutaway.weights import rotary, rows
+from cutaway.weights import rows
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -31,7 +31,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     "DeepseekV2ForCausalLM",
     architecture="deepseek2",
     rows=(
-        *(deepseek_v3.Rope() if isinstance(row, rotary.Rope) else row for row in deepseek_v3.SIZES[1:]),
+        *rows.replaced(deepseek_v3.SIZES[1:], deepseek_v3.Rope()),
         *rows.DENSE[:1],
         *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_experts")[:3],
         Only(None, "expert_gating_func", (1,), "another score of experts than softmax"),

@@ -10,17 +10,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.gguf import Later, Packed
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, YaRN, sharpening
-from cutaway.quantization import formats
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, absorbing, beside, per_head, same
+from cutaway.weights.named_tensors import Tensors, multiplied
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import absorbing, beside, per_head, same
 
 ALIASES = ("deepseek2",)
 
@@ -78,9 +80,7 @@ GGUF = (  # keys and values of each head in matrices of their own, as absorbed a
 JOINED = replace(HF_LATENT[-1], theirs="blk.{n}.attn_kv_b.weight")  # of files of before May 2025
 GGUF_MIXTURE = (
     *GGUF,
-    *naming.GGUF_EXPERTS,
-    *naming.GGUF_CHOICE_BIAS,
-    *naming.GGUF_SHARED_EXPERT[1:],
+    *naming.GGUF_DEEPSEEK_EXPERTS,
 )
 
 
@@ -193,25 +193,13 @@ def with_eps(config: Decoder, tensors: Tensors, eps: float) -> tuple[Decoder, Te
         if getattr(of, "latent", None) is None or of.norm is None or of.norm.eps == eps:
             continue
         factor = math.sqrt(eps / of.norm.eps)
-        factors[f"blocks.{n}.attention.down.weight"] = factor, of.latent
-        factors[f"blocks.{n}.attention.query_down.weight"] = factor, of.query_latent
+        rotated = np.ones((of.rope_dim, 1), np.float32)  # which is not normed
+        latent = np.full((of.latent, 1), factor, np.float32)
+        factors[f"blocks.{n}.attention.down.weight"] = np.concatenate([latent, rotated])
+        factors[f"blocks.{n}.attention.query_down.weight"] = factor
         blocks[n] = replace(block, attention=replace(of, norm=replace(of.norm, eps=eps)))
-
-    def later(name: str) -> Packed | Later:
-        entry = tensors.later(name)
-        if name not in factors:
-            return entry
-        factor, count = factors[name]
-
-        def make() -> Packed:
-            values = formats.unpack(tensors[name]).copy()
-            values[:count] *= np.float32(factor)
-            return formats.pack(values, "F32")
-
-        return Later("F32", entry.shape, make)
-
     note = f"matrices before norms of latents are multiplied, so that the norms' eps is {eps:g}"
-    return replace(config, blocks=tuple(blocks)), Tensors({name: later(name) for name in tensors}), note
+    return replace(config, blocks=tuple(blocks)), multiplied(tensors, factors), note
 
 
 def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
@@ -229,6 +217,8 @@ class HeadSizes(Row):
 
     Files whose keys and values are in one matrix have the sizes of a head where others have the cache's.
     """
+
+    name = "head_sizes"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if not fields.gguf:
@@ -276,7 +266,7 @@ def softmax_scored(fields: Fields) -> str | None:
 
 SIZES = (
     Field("interleaved", "rope_interleave", None, FLAG),
-    *replaced(rows.turning(rows.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
+    *rows.replaced(rows.turning(rows.SIZES), Field("head_size", "qk_rope_head_dim", "rope.dimension_count")),
     Field("key_size", "qk_nope_head_dim", None),
     Field("value_size", "v_head_dim", None),
     Field("latent", "kv_lora_rank", "attention.kv_lora_rank"),
@@ -292,7 +282,7 @@ FAMILY = llama.FAMILY.but(
     gguf_joined=(*(rule for rule in GGUF_MIXTURE if rule not in SPLIT), JOINED),
     architecture="deepseek2",
     rows=(
-        *(Rope() if isinstance(row, rotary.Rope) else row for row in SIZES),
+        *rows.replaced(SIZES, Rope()),
         *rows.DENSE[:1],
         *EXPERTS,
         rows.SigmoidScores(),
@@ -313,7 +303,7 @@ FAMILY = llama.FAMILY.but(
     | {"query_latent": 1536, "interleaved": True, "shared": 1, "routed_scale": 2.5, "normalised": True}
     | {"experts": 256, "top_k": 8, "expert_hidden": 2048, "groups": 8, "top_groups": 4},
     nulls={"query_latent": None},
-    forget=("bias", "out_bias", "mlp_bias", "head_size"),
+    forget=("head_size",),
     fixed=rows.SIGMOID | {"latent_eps": EPS},
     gguf_fixed={"interleaved": True, "latent_eps": lambda known: known["eps"]},
     ignored_gguf=(),

@@ -5,32 +5,22 @@ The indexer rotates its heads half-split, latent attention neighbouring pairs.
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import naming, rotary, rows
+from cutaway.weights import naming, rows
 from cutaway.weights.families import deepseek_v3
-from cutaway.weights.family import Entries, Family, Field, Row, Settings
+from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
 
 ALIASES = ("deepseek32",)
 INDEXER = f"{deepseek_v3.MLA}.indexer"
 
 
-class Layers(Row):
-    """Which layers are dense: those listed, or so many of the first; all are sparse in their attention."""
+class Layers(rows.MLPTypes):
+    """Which layers are dense; all are sparse in their attention."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return rows.FirstDense().read(fields, known, own)
-        layers, key = known["layers"], "first_k_dense_replace"
-        first = fields.integer(key, low=0) if fields.stated(key) else 3
-        fields.each_layer("layer_types", layers, ("indexed_attention",))
-        kinds = fields.each_layer("mlp_layer_types", layers, ("dense", "sparse"))
-        dense = [n < first for n in range(layers)] if kinds is None else [kind == "dense" for kind in kinds]
-        return {"dense": tuple(dense)}
-
-    def write(self, known: Settings, gguf: bool) -> Entries:
-        if gguf:
-            return rows.FirstDense().write(known, gguf)
-        return {"mlp_layer_types": ["dense" if each else "sparse" for each in known["dense"]]}
+        fields.stated(str(self.key))  # null is refused
+        fields.each_layer("layer_types", known["layers"], ("indexed_attention",))
+        return super().read(fields, known, own)
 
 
 class IndexSize(Field):
@@ -87,10 +77,8 @@ FAMILY = deepseek_v3.FAMILY.but(
     architecture="deepseek32",
     instead=None,
     rows=(
-        *(
-            Layers() if isinstance(row, rows.FirstDense) else Rope() if isinstance(row, rotary.Rope) else row
-            for row in deepseek_v3.FAMILY.rows
-            if getattr(row, "name", "") != "interleaved"
+        *rows.replaced(
+            deepseek_v3.FAMILY.rows, Layers("first_k_dense_replace", 3), Rope(), without=("interleaved",)
         ),
         Field("index_heads", "index_n_heads", "attention.indexer.head_count"),
         IndexSize("index_size", "index_head_dim", "attention.indexer.key_length"),

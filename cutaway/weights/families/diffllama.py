@@ -2,11 +2,13 @@
 
 import math
 
-from cutaway.model.config import Decoder, mixer
+from cutaway.model.config import Decoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}.self_attn"
 LAMBDAS = {"q1": "query_one", "k1": "key_one", "q2": "query_two", "k2": "key_two"}
@@ -22,10 +24,7 @@ def decoder(known: Settings) -> Decoder:
     mixers = tuple(
         mixer(
             "differential",
-            heads=known["heads"],
-            kv_heads=known["kv_heads"],
-            key_size=known["head_size"],
-            position=known["rope"],
+            **decoders.shape(known),
             bias=known["bias"],
             out_bias=known["out_bias"],
             lambda_start=lambda_start(n),
@@ -47,7 +46,6 @@ FAMILY = llama.FAMILY.but(
     gguf=(),
     rows=(*rows.SIZES, *rows.DENSE[:1], *rows.biases("attention_bias")),
     build=decoder,
-    describe=decoders.settings,
     defaults={"eps": 1e-5},
     mixers=("differential",),
     harmless=("lambda_std_dev",),

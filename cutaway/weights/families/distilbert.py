@@ -3,7 +3,9 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Field
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.head import Head
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LAYER = "distilbert.transformer.layer.{n}"
 
@@ -38,6 +40,7 @@ FAMILY = bert.FAMILY.but(
     ),
     defaults={"layers": 6},
     fixed={"segments": 0, "eps": 1e-12},
+    head=Head("pre_classifier", "relu"),
     prefix="distilbert.",
     harmless=(
         *("dropout", "qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds", "tie_weights_"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import qwen3
-from cutaway.weights.family import FLAG, NUMBER, Family, Field, Only, Settings, shared
+from cutaway.weights.family import FLAG, NUMBER, Family, Field, Settings, shared
 from cutaway.weights.fields import Fields
 
 
@@ -23,17 +23,15 @@ FAMILY = qwen3.FAMILY.but(
     hf=(*qwen3.FAMILY.hf, *naming.HF_DEEPSEEK_EXPERTS),
     gguf=(
         *qwen3.FAMILY.gguf,
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_CHOICE_BIAS,
-        *naming.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_DEEPSEEK_EXPERTS,
     ),
     rows=(
         *rows.SIZES,
         *rows.DENSE[:1],
         *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3],
         rows.SigmoidScores(),
-        Only(None, "expert_group_count", (0, 1), "routing to groups of experts"),
         *rows.GROUPS[:2],
+        rows.NO_GROUPS,
         Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=False),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         rows.SharedExperts(),

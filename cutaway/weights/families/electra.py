@@ -4,7 +4,7 @@ The head of its pretraining, which says of each token whether it was replaced, i
 """
 
 from cutaway.weights import naming
-from cutaway.weights.families import bert
+from cutaway.weights.families import bert, roberta
 
 FAMILY = bert.FAMILY.but(
     "electra",
@@ -16,6 +16,7 @@ FAMILY = bert.FAMILY.but(
     gguf=(),
     rows=(*bert.FAMILY.rows, bert.EmbeddingWidth("embedding_size", 128)),
     defaults={"width": 256, "hidden": 1024, "heads": 4},
+    head=roberta.HEAD._replace(activation="gelu"),
     prefix="electra.",
     ignored_hf=(
         "electra.embeddings.position_ids",

@@ -37,10 +37,8 @@ FAMILY = gemma3.FAMILY.but(
     hf=last_norm(gemma3.FAMILY.hf, "model.norm."),
     gguf=last_norm(gemma3.FAMILY.gguf, "output_norm."),
     rows=(
-        *(
-            LayerTypes(pattern=6) if isinstance(row, rows.LayerTypes) else row
-            for row in gemma3.FAMILY.rows
-            if getattr(row, "hf", "") not in ("use_bidirectional_attention", "is_causal")
+        *rows.replaced(
+            gemma3.FAMILY.rows, LayerTypes(pattern=6), without=("use_bidirectional_attention", "is_causal")
         ),
         Only("is_causal", "attention.causal", (False,), "attention to earlier tokens alone"),
         Field("both_sides", "use_bidirectional_attention", None, FLAG),

@@ -4,7 +4,8 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import ernie4_5
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, flat
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import flat
 
 
 def dense_layers(layers: int, first: int, last: int, step: int) -> tuple[bool, ...]:
@@ -57,9 +58,7 @@ FAMILY = ernie4_5.FAMILY.but(
     ),
     gguf=(
         *naming.GGUF_PLAIN,
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_CHOICE_BIAS,
-        *naming.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_DEEPSEEK_EXPERTS,
     ),
     rows=(
         *rows.turning(rows.SIZES, interleaved=True),

@@ -4,7 +4,7 @@ Masked amino acids have no embedding, and the others grow instead (``token_dropo
 """
 
 from cutaway.position import rope
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
@@ -61,10 +61,10 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            row
-            for row in roberta.rows_of(bert.FAMILY, roberta.Context(1026))
-            if getattr(row, "hf", "") not in ("type_vocab_size", "position_embedding_type", "hidden_act")
+        *rows.replaced(
+            bert.FAMILY.rows,
+            roberta.Context(1026),
+            without=("segments", "position_embedding_type", "activation"),
         ),
         Positions(),
         Masked(),
@@ -75,6 +75,7 @@ FAMILY = bert.FAMILY.but(
     ),
     defaults={"embedding_norm": False},
     fixed={"segments": 0, "norm_first": True, "activation": "gelu"},
+    head=roberta.HEAD,
     prefix="esm.",
     harmless=(*bert.FAMILY.harmless, "vocab_list"),
     also_ignored=lambda config: () if config.learned else ("esm.embeddings.position_embeddings.weight",),

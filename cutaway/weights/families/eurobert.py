@@ -1,10 +1,11 @@
 """EuroBERT (2503.05500): Llama whose tokens see both sides."""
 
 from cutaway.model.config import Encoder
-from cutaway.weights import both_ways, naming
+from cutaway.weights import both_ways, naming, rows
 from cutaway.weights.both_ways import last_norm
 from cutaway.weights.families import llama
 from cutaway.weights.family import Only, shared
+from cutaway.weights.head import Head
 
 FAMILY = llama.FAMILY.but(
     "eurobert",
@@ -12,11 +13,7 @@ FAMILY = llama.FAMILY.but(
     hf=last_norm(naming.HF_DECODER, "model.norm."),
     gguf=last_norm(naming.GGUF_PLAIN, "output_norm."),
     rows=(
-        *(
-            row
-            for row in llama.FAMILY.rows
-            if getattr(row, "hf", "") not in ("tie_word_embeddings", "is_causal")
-        ),
+        *rows.replaced(llama.FAMILY.rows, without=("tied", "is_causal")),
         Only("is_causal", "attention.causal", (False,), "attention to earlier tokens alone"),
     ),
     defaults={"vocab": 128256, "width": 768, "hidden": 3072, "layers": 12, "heads": 12, "context": 8192}
@@ -25,6 +22,7 @@ FAMILY = llama.FAMILY.but(
     build=both_ways.encoder,
     describe=both_ways.settings,
     config=Encoder,
+    head=Head("dense", "gelu", pooling="late", others=("bos", "mean", "late")),
     harmless=("tie_word_embeddings", "classifier_pooling", "clf_pooling"),
     ignored_hf=(*llama.FAMILY.ignored_hf, "lm_head.*", "dense.*", "classifier.*"),
 )

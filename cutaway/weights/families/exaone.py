@@ -2,7 +2,7 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import LAYER_COUNT, NUMBER, Field, replaced
+from cutaway.weights.family import LAYER_COUNT, NUMBER, Field
 
 NAMES = (  # llama's, which transformers takes too, and its own
     ("model.embed_tokens", "transformer.wte"),
@@ -25,7 +25,7 @@ FAMILY = llama.FAMILY.but(
     modules=tuple((own, theirs) for theirs, own in reversed(NAMES)),
     gguf=naming.GGUF_PLAIN,
     rows=(
-        *replaced(
+        *rows.replaced(
             rows.SIZES,
             Field("layers", "num_layers", "block_count", LAYER_COUNT, alias="num_hidden_layers"),
             Field(

@@ -4,7 +4,7 @@ Of four layers three are local; the global ones have no positions, unless all ar
 """
 
 from cutaway.errors import UserError
-from cutaway.weights import naming, rows
+from cutaway.weights import rows
 from cutaway.weights.families import olmo2
 from cutaway.weights.family import Entries, Family, Settings
 from cutaway.weights.fields import Fields
@@ -44,7 +44,6 @@ class LayerTypes(rows.LayerTypes):
 FAMILY = olmo2.FAMILY.but(
     "exaone4",
     "Exaone4ForCausalLM",
-    gguf=(*naming.GGUF_PLAIN, *naming.GGUF_SANDWICH, *naming.GGUF_QK_NORM),
     rows=(*rows.SIZES, *rows.DENSE, LayerTypes(pattern=4, key=None)),
     defaults={"kv_heads": 32, "window": 4096},
     nulls={"window": None},

@@ -40,9 +40,7 @@ FAMILY = llama.FAMILY.but(
     gguf=(
         *naming.GGUF_PLAIN,
         *naming.GGUF_QK_NORM,
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_CHOICE_BIAS,
-        *naming.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_DEEPSEEK_EXPERTS,
     ),
     architecture="exaone-moe",
     rows=(

@@ -1,6 +1,6 @@
 """Falcon (2311.16867): attention and MLP side by side behind one layer norm or two; few key-value heads."""
 
-from cutaway.model.config import Block
+from cutaway.model.block_config import Block
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.families.gpt_bigcode import one_or_beside
@@ -13,11 +13,11 @@ from cutaway.weights.family import (
     Present,
     Row,
     Settings,
-    replaced,
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same, split
 
 LAYER = "transformer.h.{n}"
 
@@ -99,7 +99,7 @@ FAMILY = llama.FAMILY.but(
         *naming.weights(naming.GGUF_OUT, *naming.GGUF_MLP[1:]),
     ),
     rows=(
-        *replaced(
+        *rows.replaced(
             rows.SIZES,
             Field("kv_heads", None, "attention.head_count_kv", missing=rows.same_heads),
             Field("head_size", None, None),

@@ -2,19 +2,18 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
-from cutaway.gguf import Later, Packed
 from cutaway.layers.config import MLP
-from cutaway.model.config import Beside, Decoder, Encoder
-from cutaway.quantization import formats
+from cutaway.model.block_config import Beside
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, same
+from cutaway.weights.named_tensors import Tensors, multiplied
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("falcon-h1",)
 
@@ -133,37 +132,24 @@ def folded(config: Decoder, tensors: Tensors) -> tuple[Decoder, Tensors, str]:
         )
     tied = config.tied and config.embedding_scale == config.logit_scale
     new = replace(config, blocks=tuple(blocks), embedding_scale=1.0, logit_scale=1.0, tied=tied)
-
-    def later(name: str) -> Packed | Later:
-        source, factor = root.get(name, name), np.float32(factors.get(name, 1.0))
-        entry = tensors.later(source)
-        if factor == 1.0:
-            return entry
-        return Later(
-            "F32", entry.shape, lambda: formats.pack(formats.unpack(tensors[source]) * factor, "F32")
-        )
-
+    entries = Tensors({name: tensors.later(root.get(name, name)) for name in new.weights()})
     note = "multipliers of the config are multiplied into the weights, as GGUF has them"
-    return new, Tensors({name: later(name) for name in new.weights()}), note
+    scaled = {name: factor for name, factor in factors.items() if factor != 1.0}
+    return new, multiplied(entries, scaled), note
 
 
 FAMILY = llama.FAMILY.but(
     "falcon_h1",
     "FalconH1ForCausalLM",
     hf=(
-        *naming.renamed(
-            naming.HF_DECODER,
-            ("post_attention_layernorm", "pre_ff_layernorm"),
-            (".mlp.", ".feed_forward."),
-            ("model.norm.", "model.final_layernorm."),
-        ),
+        *naming.HF_PRE_FF,
         *granitemoehybrid.hf_mamba("model.layers.{n}.mamba", "blocks.{n}.beside", None),
     ),
     gguf=(
         *naming.GGUF_EMBEDDINGS,
         *naming.GGUF_NORMS[:1],
         Rule("blk.{n}.ffn_norm", "blocks.{n}.mlp_norm.weight", same),
-        *naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT),
+        *naming.GGUF_ATTENTION,
         *naming.pairs(*naming.GGUF_MLP),
         *granitemoehybrid.gguf_mamba("blocks.{n}.beside", None),
     ),
@@ -171,7 +157,7 @@ FAMILY = llama.FAMILY.but(
     folded=folded,
     architecture="falcon-h1",
     rows=(
-        *(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.replaced(rows.SIZES, without=("activation",)),
         *rows.DENSE[:1],
         *rows.biases("attention_bias"),
         *llama.FAMILY.rows[-1:],

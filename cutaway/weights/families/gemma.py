@@ -7,7 +7,7 @@ import numpy as np
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import Field, Only, Settings, replaced, words
+from cutaway.weights.family import Field, Only, Settings, words
 
 WORDS = rows.ACTIVATIONS | {"gelu": "gelu_tanh"}  # transformers too takes the one for the other
 
@@ -23,7 +23,9 @@ FAMILY = llama.FAMILY.but(
     hf=naming.one_more(naming.HF_DECODER),
     gguf=naming.GGUF_PLAIN,
     rows=(
-        *replaced(rows.SIZES, Field("activation", "hidden_act", None, words(WORDS, rows.HF_ACTIVATIONS))),
+        *rows.replaced(
+            rows.SIZES, Field("activation", "hidden_act", None, words(WORDS, rows.HF_ACTIVATIONS))
+        ),
         *rows.DENSE,
         *rows.biases("attention_bias"),
         Only("use_bidirectional_attention", None, (False, None), "attention to later tokens"),

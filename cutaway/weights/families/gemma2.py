@@ -7,7 +7,7 @@ from functools import partial
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import gemma, gemma3
-from cutaway.weights.family import Field, Only, Settings, replaced, shared
+from cutaway.weights.family import Field, Only, Settings, shared
 
 
 def gguf_scale(known: Settings) -> float | None:
@@ -21,7 +21,7 @@ FAMILY = gemma.FAMILY.but(
     hf=naming.one_more(naming.HF_SANDWICH),
     gguf=(*naming.GGUF_PLAIN, *naming.GGUF_SANDWICH),
     rows=(
-        *replaced(rows.SIZES, gemma3.ACTIVATION),
+        *rows.replaced(rows.SIZES, gemma3.ACTIVATION),
         *rows.DENSE,
         rows.LayerTypes(pattern=2, key=None),
         gemma3.Scale("scale", "query_pre_attn_scalar", None, gemma3.SCALAR),

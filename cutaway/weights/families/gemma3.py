@@ -12,16 +12,14 @@ import numpy as np
 
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
-from cutaway.gguf import Later, Packed
 from cutaway.position import rope
 from cutaway.position.scaling import YaRN, sharpening
-from cutaway.quantization import formats
 from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, replaced, shared
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Settings, shared
 from cutaway.weights.fields import Fields
+from cutaway.weights.named_tensors import Tensors, multiplied
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Tensors
 
 ALIASES = ("gemma3_text",)
 
@@ -56,17 +54,8 @@ def folded(
         blocks.append(replace(block, attention=replace(of, scale=theirs)))
     if all(abs(factor - 1) <= 1e-6 for factor in factors.values()):
         return config, tensors, ""
-
-    def later(name: str) -> Packed | Later:
-        entry, factor = tensors.later(name), factors.get(name)
-        if factor is None:
-            return entry
-        made = lambda: formats.pack(formats.unpack(tensors[name]) * np.float32(factor), "F32")  # noqa: E731
-        return Later("F32", entry.shape, made)
-
-    entries = Tensors({name: later(name) for name in tensors})
     what = "queries are multiplied by the factor of attention scores, for which GGUF has no key"
-    return replace(config, blocks=tuple(blocks)), entries, what
+    return replace(config, blocks=tuple(blocks)), multiplied(tensors, factors), what
 
 
 class TwoRopes(rotary.Rope):
@@ -142,7 +131,7 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     rows=(
-        *(row for row in replaced(rows.SIZES, ACTIVATION) if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, ACTIVATION, without=("rope",)),
         *rows.DENSE,
         rows.LayerTypes(pattern=6),
         TwoRopes(),

@@ -10,12 +10,14 @@ from typing import Any
 
 from cutaway.errors import quoted
 from cutaway.layers.config import MLP, Norm, PerLayer
-from cutaway.model.config import Block, Decoder, Encoder
-from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import gemma3, gemma4, llama
-from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("gemma3n_text",)
 STREAMS = 16  # at most
@@ -145,7 +147,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in replaced(rows.SIZES, gemma3.ACTIVATION) if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, gemma3.ACTIVATION, without=("rope",)),
         Widths(),
         Sparsity(),
         rows.LayerTypes(pattern=5, key=None),

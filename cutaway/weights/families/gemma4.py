@@ -13,16 +13,18 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import made
 from cutaway.layers.config import MLP, MoE, Norm, PerLayer
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.position import rope
 from cutaway.position.scaling import Proportional
 from cutaway.quantization import formats
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import gemma3, llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Rule, each, same, split, stack
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import each, same, split, stack
 
 ALIASES = ("gemma4_text",)
 BASES = {FULL: 1_000_000.0, SLIDING: 10_000.0}
@@ -231,6 +233,8 @@ class Widths(Row):
 
 class Experts(Row):
     """The experts beside each layer's MLP, where there are any."""
+
+    name = "experts"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         keys = EXPERTS[fields.gguf]
@@ -452,7 +456,7 @@ FAMILY = llama.FAMILY.but(
         Rule("blk.{n}.ffn_down_exps.weight", f"{EXPERT}.down.weight", stack),
     ),
     rows=(
-        *(row for row in replaced(rows.SIZES, gemma3.ACTIVATION, *HEADS) if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, gemma3.ACTIVATION, *HEADS, without=("rope",)),
         Field("hidden", "intermediate_size", None),
         Experts(),
         Layers(pattern=6, key=None),

@@ -5,7 +5,7 @@ The layer after the last predicts further tokens; it is not read.
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Field, Only, Present
+from cutaway.weights.family import FLAG, NUMBER, Field, Present
 
 FAMILY = llama.FAMILY.but(
     "glm4_moe",
@@ -15,17 +15,15 @@ FAMILY = llama.FAMILY.but(
         *naming.renamed(naming.GGUF_PLAIN, ("ffn_norm", "post_attention_norm")),
         *naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, parts=("bias",)),
         *naming.GGUF_QK_NORM,
-        *naming.GGUF_EXPERTS,
-        *naming.GGUF_CHOICE_BIAS,
-        *naming.GGUF_SHARED_EXPERT[1:],
+        *naming.GGUF_DEEPSEEK_EXPERTS,
     ),
     rows=(
         *rows.turning(rows.SIZES, part=0.5),
         *rows.DENSE[:1],
         *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3],
         rows.SigmoidScores(),
-        Only(None, "expert_group_count", (0, 1), "routing to groups of experts"),
         *rows.GROUPS[:2],
+        rows.NO_GROUPS,
         Field("normalised", "norm_topk_prob", "expert_weights_norm", FLAG, missing=True),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         rows.SharedExperts(),

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from cutaway.errors import quoted
-from cutaway.model.config import Block, Decoder, Encoder
-from cutaway.weights import decoders
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.weights import decoders, naming
 from cutaway.weights.families import deepseek_v3, deepseek_v32
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
@@ -71,9 +72,7 @@ def indexes(block: Block) -> bool:
 FAMILY = deepseek_v32.FAMILY.but(
     "glm_moe_dsa",
     "GlmMoeDsaForCausalLM",
-    hf=tuple(
-        replace(rule, when=indexes) if "indexer" in rule.theirs else rule for rule in deepseek_v32.FAMILY.hf
-    ),
+    hf=naming.of_layers(deepseek_v32.FAMILY.hf, indexes, ".index_"),
     gguf=(),
     rows=(*deepseek_v32.FAMILY.rows, Indexers()),
     build=decoder,

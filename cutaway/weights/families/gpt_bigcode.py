@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from cutaway.weights import rows
 from cutaway.weights.families import gpt2
-from cutaway.weights.family import FLAG, Field, Only, Settings, replaced
-from cutaway.weights.rules import How, Place, beside, same, split
+from cutaway.weights.family import FLAG, Field, Only, Settings
+from cutaway.weights.rules import How, Place
+from cutaway.weights.ways import beside, same, split
 
 ALIASES = ("starcoder",)
 
@@ -34,7 +35,7 @@ FAMILY = gpt2.FAMILY.but(
     "GPTBigCodeForCausalLM",
     hf=tuple(replace(rule, how=FUSED if isinstance(rule.ours, tuple) else same) for rule in gpt2.HF),
     rows=(
-        *replaced(
+        *rows.replaced(
             gpt2.FAMILY.rows,
             Field("activation", "activation_function", None, rows.ACTIVATION),
             Field("kv_heads", None, "attention.head_count_kv", missing=rows.same_heads),

@@ -18,7 +18,8 @@ from cutaway.weights.family import (
     words,
 )
 from cutaway.weights.fields import LAYERS, Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LAYER = "transformer.h.{n}"
 KINDS = ("global", "local")

@@ -8,9 +8,10 @@ from dataclasses import replace
 from cutaway.position import rope
 from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, replaced, shared
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, shared
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside
 
 LAYER = "gpt_neox.layers.{n}"
 
@@ -60,8 +61,9 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=naming.GGUF_BIASED_QKV,
     rows=(
-        *replaced(
-            tuple(Rope(part=0.25) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(
+            rows.SIZES,
+            Rope(part=0.25),
             Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
             Field("kv_heads", None, "attention.head_count_kv"),
             Field("head_size", None, None),

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import gpt_neox, llama
-from cutaway.weights.family import NUMBER, Entries, Family, Field, Row, Settings, replaced
+from cutaway.weights.family import NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, beside, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside, same
 
 LAYER = "gpt_neox_japanese.layers.{n}.attention"
 
@@ -55,8 +56,9 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *replaced(
-            tuple(gpt_neox.Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(
+            rows.SIZES,
+            gpt_neox.Rope(part=1.0),
             Field("eps", "layer_norm_eps", None, NUMBER),
             Field("kv_heads", None, None),
             Field("head_size", None, None),

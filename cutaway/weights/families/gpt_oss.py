@@ -8,7 +8,8 @@ import numpy as np
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Field, Only, Settings
-from cutaway.weights.rules import Rule, beside, chain, each, same, stack, transpose
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside, chain, each, same, stack, transpose
 
 ALIASES = ("gpt-oss",)
 
@@ -67,7 +68,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=GGUF,
     rows=(
-        *(row for row in rows.turning(rows.SIZES, required=True) if row != rows.ACTIVATION_ROW),
+        *rows.replaced(rows.turning(rows.SIZES, required=True), without=("activation",)),
         *rows.experts(
             "num_local_experts", ("intermediate_size", "expert_feed_forward_length"), "num_experts"
         ),

@@ -1,8 +1,9 @@
 """Granite SWA with a mixture of experts, and an expert that all tokens pass (2026)."""
 
-from cutaway.weights import layer_ropes, naming, rotary
+from cutaway.weights import layer_ropes, naming, rows
 from cutaway.weights.families import granite_swa, granitemoe, granitemoeshared
-from cutaway.weights.rules import Rule, each, same, split, stack
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import each, same, split, stack
 
 MOE = "model.layers.{n}.block_sparse_moe"
 
@@ -19,10 +20,7 @@ FAMILY = granitemoeshared.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            layer_ropes.RopeOfLayers() if type(row) is rotary.Rope else row
-            for row in granitemoeshared.FAMILY.rows
-        ),
+        *rows.replaced(granitemoeshared.FAMILY.rows, layer_ropes.RopeOfLayers()),
         granite_swa.LAYERS,
     ),
     defaults={"window": 128},

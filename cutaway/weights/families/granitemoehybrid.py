@@ -8,13 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from cutaway.errors import UserError
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granite, granitemoe, llama
-from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, column, decay, in_groups, kernel, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import column, decay, in_groups, kernel, same, split
 
 ALIASES = ("granitehybrid",)
 LINEAR, ROTATES = "linear_attention", "rope.scaling.finetuned"
@@ -258,10 +261,7 @@ def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     mamba = mamba2(known)
     attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"] if known["turns"] else None,
+        **decoders.shape(known if known["turns"] else known | {"rope": None}),
         scale=known["scale"],
         bias=known["bias"],
         out_bias=known["out_bias"],
@@ -280,11 +280,7 @@ def settings(config: Decoder | Encoder) -> Settings:
 
 UNLIMITED = [0.0, float("inf")], [0.0, {"__float__": "Infinity"}]  # older and newer JSON of transformers
 KV_HEADS = KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv")
-HYBRID_SIZES = tuple(
-    Rope() if type(row) is rotary.Rope else row
-    for row in replaced(rows.SIZES, KV_HEADS)
-    if row is not rows.ACTIVATION_ROW
-)
+HYBRID_SIZES = rows.replaced(rows.SIZES, KV_HEADS, Rope(), without=("activation",))
 MAMBA = (
     InGGUF(),
     Field("state_size", "mamba_d_state", None),
@@ -301,11 +297,7 @@ FAMILY = llama.FAMILY.but(
     "GraniteMoeHybridForCausalLM",
     modules=granitemoe.FAMILY.modules,
     hf=(
-        *(
-            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
-            for rule in granitemoe.FAMILY.hf
-            if ".mlp." not in rule.theirs
-        ),
+        *naming.of_layers(naming.renamed(granitemoe.FAMILY.hf, without=(".mlp.",)), attends, naming.MIXER),
         *HF_MAMBA,
         *(Rule(f"{SHARED}.input_linear.weight", both(place), split) for place in ("", ".shared")),
         *(
@@ -314,7 +306,7 @@ FAMILY = llama.FAMILY.but(
         ),
     ),
     gguf=(
-        *(replace(rule, when=attends) if ".attn_" in rule.theirs else rule for rule in llama.GGUF_ATTENTION),
+        *naming.of_layers(llama.GGUF_ATTENTION, attends),
         *naming.GGUF_EMBEDDINGS,
         *naming.GGUF_NORMS,
         *naming.weights(*naming.GGUF_MLP),

@@ -3,7 +3,8 @@
 from cutaway.weights import naming
 from cutaway.weights.families import granitemoe
 from cutaway.weights.family import Field, Kind
-from cutaway.weights.rules import Rule, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same, split
 
 SHARED = "model.layers.{n}.shared_mlp"
 HF_SHARED = (

@@ -3,10 +3,11 @@
 The last matrix of an MLP alone has a bias.
 """
 
-from cutaway.weights import naming, rotary
+from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import bert
-from cutaway.weights.family import Field, replaced, shared
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.family import Field, shared
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 LAYER, OURS = "gte.encoder.layer.{n}", "blocks.{n}"
 
@@ -42,7 +43,7 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *replaced(bert.FAMILY.rows, bert.Segments("segments", "type_vocab_size", None, bert.FROM_NONE)),
+        *rows.replaced(bert.FAMILY.rows, bert.Segments("segments", "type_vocab_size", None, bert.FROM_NONE)),
         Field("head_size", None, None),
         rotary.Rope(),
     ),

@@ -41,7 +41,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(*naming.GGUF_PLAIN, *naming.GGUF_QK_NORM),
     rows=(
-        *(Rope() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope()),
         *rows.DENSE,
         *rows.biases("attention_bias"),
     ),

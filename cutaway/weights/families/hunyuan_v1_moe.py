@@ -5,9 +5,9 @@ Its configs have lists of one number for each layer; all must be equal.
 
 from typing import Any
 
-from cutaway.weights import naming, rotary, rows
+from cutaway.weights import naming, rows
 from cutaway.weights.families import hunyuan_v1_dense
-from cutaway.weights.family import Family, Field, Kind, Only, Row, Settings
+from cutaway.weights.family import Family, Field, FolderRow, Kind, Only, Row, Settings
 from cutaway.weights.fields import COUNT, Fields
 
 
@@ -19,12 +19,10 @@ def repeated(fields: Fields, key: str) -> Any:
     return Fields({key: value[0]}, fields.where).integer(key, high=COUNT)
 
 
-class Ignored(Row):
+class Ignored(FolderRow):
     """Keys of the original configs that transformers does not read: they must say what it computes."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {}
         for key, computed in (("moe_intermediate_size", known["expert_hidden"]), ("num_shared_expert", 1)):
             if fields.get(key) is not None and repeated(fields, key) != computed:
                 raise fields.refusal(key, f"is not {computed}: other sizes of experts are not supported")
@@ -63,7 +61,7 @@ FAMILY = hunyuan_v1_dense.FAMILY.but(
     gguf=(*hunyuan_v1_dense.FAMILY.gguf, *naming.GGUF_EXPERTS, *naming.GGUF_SHARED_EXPERT[1:]),
     architecture="hunyuan-moe",
     rows=(
-        *(hunyuan_v1_dense.Rope() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, hunyuan_v1_dense.Rope()),
         Field("experts", "num_experts", "expert_count", Kind(repeated), alias="num_local_experts"),
         Field("top_k", "moe_topk", "expert_used_count", Kind(repeated), alias="num_experts_per_tok"),
         Field("expert_hidden", "intermediate_size", "expert_feed_forward_length", each_layer=True),

@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Only
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("hy_v3",)
 
@@ -46,7 +47,7 @@ FAMILY = llama.FAMILY.but(
     defaults={"kv_heads": 8, "head_size": 128, "context": 131072, "eps": 1e-5, "rope_base": 11158840.0}
     | {"experts": 192, "top_k": 8, "expert_hidden": 1536, "shared": 1, "routed_scale": 2.826},
     fixed={"qk_norm": True, "normalised": True, **rows.SIGMOID, "group_of_two": False},
-    forget=("mlp_bias", "kv_heads", "head_size"),
+    forget=("kv_heads", "head_size"),
     sparse=True,
     architecture="hy_v3",
     harmless=("enable_moe_fp32_combine", "num_nextn_predict_layers"),

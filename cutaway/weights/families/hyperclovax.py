@@ -1,8 +1,8 @@
 """HyperCLOVA X SEED Think (2506.22403): Granite's multipliers, and norms before and after each half."""
 
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import granite
-from cutaway.weights.family import FLAG, NUMBER, Family, Field, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Family, Field, Settings
 
 
 class Scale(Field):
@@ -26,7 +26,7 @@ FAMILY = granite.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *replaced(
+        *rows.replaced(
             granite.FAMILY.rows,
             Field("logit_scale", "logits_scaling", None, NUMBER),
             Scale("scale", "attention_multiplier", None, NUMBER),

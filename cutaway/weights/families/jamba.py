@@ -6,15 +6,16 @@ Mamba's steps, B and C are made of what is normed, with learned weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder
-from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama, mamba
 from cutaway.weights.families.mamba import is_mamba
-from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, Entries, Family, Field, FolderRow, Only, Row, Settings
 from cutaway.weights.fields import Fields
 
 
@@ -34,7 +35,7 @@ def periodic(there: Sequence[bool]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Periodic(Row):
+class Periodic(FolderRow):
     """Which layers are of a kind: one in ``{key}_layer_period``; ``name`` marks the others."""
 
     name: str
@@ -42,8 +43,6 @@ class Periodic(Row):
     usual: tuple[int, int]
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {}
         found = []
         for word, usual, low in zip(("period", "offset"), self.usual, (1, 0), strict=True):
             key = f"{self.key}_layer_{word}"
@@ -54,8 +53,6 @@ class Periodic(Row):
         return {self.name: tuple(n % period != offset for n in range(known["layers"]))}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        if gguf:
-            return {}
         period, offset = periodic([not other for other in known[self.name]])
         return {f"{self.key}_layer_period": period, f"{self.key}_layer_offset": offset}
 
@@ -116,37 +113,24 @@ FAMILY = llama.FAMILY.but(
     "JambaForCausalLM",
     bypassed=("dt_proj",),
     hf=(
-        *(
-            replace(rule, when=attends) if "self_attn" in rule.theirs else rule
-            for rule in naming.renamed(
-                naming.HF_DECODER,
-                ("post_attention_layernorm", "pre_ff_layernorm"),
-                (".mlp.", ".feed_forward."),
-                ("model.norm.", "model.final_layernorm."),
-            )
-        ),
+        *naming.of_layers(naming.HF_PRE_FF, attends, naming.MIXER),
         *naming.renamed(naming.HF_EXPERTS, (".mlp.gate.", ".mlp.router."), (".mlp.", ".feed_forward.")),
         *mamba.hf_mamba("model.layers.{n}.mamba", is_mamba),
     ),
     gguf=(
         *naming.GGUF_EMBEDDINGS,
         *naming.GGUF_NORMS,
-        *(
-            replace(rule, when=attends)
-            for rule in naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT)
-        ),
+        *naming.of_layers(naming.GGUF_ATTENTION, attends),
         *naming.weights(*naming.GGUF_MLP),
         *naming.GGUF_EXPERTS,
         *mamba.gguf_mamba(is_mamba),
     ),
     architecture="jamba",
     rows=(
-        *(
-            row
-            for row in replaced(
-                rows.SIZES, KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv")
-            )
-            if row is not rows.ACTIVATION_ROW and type(row) is not rotary.Rope
+        *rows.replaced(
+            rows.SIZES,
+            KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
+            without=("activation", "rope"),
         ),
         Only("hidden_act", None, ("silu",), "another activation"),
         Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),

@@ -1,9 +1,10 @@
 """jina-embeddings-v3 (2409.10173) without the adapters of its tasks: XLM-RoBERTa that rotates."""
 
 from cutaway.weights import naming, rotary
-from cutaway.weights.families import bert
+from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Field, shared
-from cutaway.weights.rules import Rule, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same, split
 
 ALIASES = ("jina-bert-v3",)
 LAYER, OURS = "roberta.encoder.layers.{n}", "blocks.{n}"
@@ -55,6 +56,7 @@ FAMILY = bert.FAMILY.but(
     fixed={"learned": False},
     gguf_fixed={"head_size": shared},
     architecture="jina-bert-v3",
+    head=roberta.HEAD,
     prefix="roberta.",
     ignored_hf=("roberta.pooler.*", "lm_head.*", "classifier.*"),
 )

@@ -5,18 +5,20 @@ layers' queries and keys. Its own config counts layers from one, under ``linear_
 transformers writes lists of words.
 """
 
-from dataclasses import replace
-
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
-from cutaway.weights.families import deepseek_v3, glm4_moe_lite
+from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
+from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import How, Rule, Tensors, decay, kernel, same
+from cutaway.weights.rules import How, Rule
+from cutaway.weights.ways import decay, kernel, same
 
 ALIASES = ("kimi-linear",)
 LINEAR = "linear_attention"
@@ -41,15 +43,13 @@ def is_linear(block: Block) -> bool:
     return kind_of(block.attention) == "kda"
 
 
-def latent_alone(rule: Rule) -> Rule:
-    """The rule, for layers of latent attention."""
-    when = rule.when
-    return replace(rule, when=lambda block: not is_linear(block) and (when is None or when(block)))
+def is_latent(block: Block) -> bool:
+    """Whether a layer's mixer is latent attention."""
+    return not is_linear(block)
 
 
-HF_KDA = tuple(
-    replace(rule, when=is_linear)
-    for rule in (
+HF_KDA = naming.of_layers(
+    (
         *naming.weights(
             (f"{THEIRS}.q_proj", f"{OURS}.query"),
             (f"{THEIRS}.k_proj", f"{OURS}.key"),
@@ -68,11 +68,11 @@ HF_KDA = tuple(
         ),
         Rule(f"{THEIRS}.A_log", f"{OURS}.decay.A_log", per_head),
         Rule(f"{THEIRS}.dt_bias", f"{OURS}.decay.dt_bias", same),
-    )
+    ),
+    is_linear,
 )
-GGUF_KDA = tuple(
-    replace(rule, when=is_linear)
-    for rule in (
+GGUF_KDA = naming.of_layers(
+    (
         *naming.weights(
             *naming.GGUF_QUERY_KEY,
             naming.GGUF_VALUE,
@@ -90,9 +90,9 @@ GGUF_KDA = tuple(
         ),
         Rule("blk.{n}.ssm_a", f"{OURS}.decay.A_log", decay),
         Rule("blk.{n}.ssm_dt.bias", f"{OURS}.decay.dt_bias", same),
-    )
+    ),
+    is_linear,
 )
-IN_LATENT = "blocks.{n}.attention."  # in our names of latent attention
 HF_MOE = naming.renamed(
     (
         *(rule for rule in naming.HF_DECODER if ".mlp." in rule.theirs and "bias" not in rule.theirs),
@@ -145,20 +145,6 @@ class Mixers(Row):
             "linear_num_heads": known["linear_heads"],
             "linear_conv_kernel_dim": known["conv"],
         }
-
-
-class DenseLayers(glm4_moe_lite.DenseLayers):
-    """A word for each layer, or how many of the first are dense."""
-
-    usual = 1
-
-    def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return super().read(fields, known, own)
-        first = fields.integer("first_k_dense_replace", self.usual, low=0)
-        if fields.get("mlp_layer_types") is not None:
-            return super().read(fields, known, own)
-        return {"dense": tuple(n < first for n in range(known["layers"]))}
 
 
 class KeyValueHeads(rows.HybridKeyValueHeads):
@@ -253,12 +239,12 @@ FAMILY = deepseek_v3.FAMILY.but(
     "KimiLinearForCausalLM",
     hf=(
         *naming.renamed(naming.HF_DECODER, without=("self_attn", ".mlp.")),
-        *map(latent_alone, deepseek_v3.HF_LATENT),
+        *naming.of_layers(deepseek_v3.HF_LATENT, is_latent),
         *HF_KDA,
         *HF_MOE,
     ),
     gguf=(
-        *(latent_alone(rule) if IN_LATENT in str(rule.ours) else rule for rule in deepseek_v3.GGUF_MIXTURE),
+        *naming.of_layers(deepseek_v3.GGUF_MIXTURE, is_latent, naming.MIXER),
         *GGUF_KDA,
     ),
     gguf_joined=(),
@@ -287,7 +273,7 @@ FAMILY = deepseek_v3.FAMILY.but(
         Field("normalised", "moe_renormalize", None, FLAG, alias="norm_topk_prob"),
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         Mixers(),
-        DenseLayers(),
+        rows.MLPTypes("first_k_dense_replace"),
         Only("hidden_act", None, ("silu",), "another activation after the convolutions"),
         Only("tie_word_embeddings", None, (False,), "the embedding table as the head"),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
@@ -301,10 +287,8 @@ FAMILY = deepseek_v3.FAMILY.but(
     build=decoder,
     describe=settings,
     defaults={"vocab": 163840, "width": 2304, "hidden": 9216, "layers": 27, "heads": 32, "context": 1048576}
-    | {"eps": 1e-5, "key_size": 128, "head_size": 64, "value_size": 128, "latent": 512, "query_latent": None}
-    | {"experts": 256, "top_k": 8, "expert_hidden": 1024, "groups": 1, "top_groups": 1, "normalised": True}
+    | {"eps": 1e-5, "query_latent": None, "expert_hidden": 1024, "groups": 1, "top_groups": 1}
     | {"routed_scale": 2.446, "linear_head": 128, "linear_heads": 32, "conv": 4},
-    forget=("rope",),
     fixed={"tied": False, "rope": None, "activation": "silu"},
     folded=folded,
     gguf_fixed={"normalised": True, "query_latent": None},

@@ -9,7 +9,8 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import exaone4, llama
 from cutaway.weights.family import FLAG, Family, Field, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LAYER = "model.layers.{n}"
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import decoders, layer_ropes, naming, rotary, rows
+from cutaway.weights import decoders, layer_ropes, naming, rows
 from cutaway.weights.families import afmoe, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -63,7 +63,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in rows.SIZES if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, without=("rope",)),
         *rows.DENSE[:1],
         *rows.experts("num_experts", rows.EXPERT_HIDDEN)[:3],
         Field("shared", "shared_expert_intermediate_size", None),
@@ -83,7 +83,7 @@ FAMILY = llama.FAMILY.but(
     defaults={"kv_heads": 8, "head_size": 128, "context": 131072, "window": 512}
     | {"experts": 256, "top_k": 8, "expert_hidden": 512, "shared": 512, "routed_scale": 1.0},
     fixed={"normalised": True, **rows.SIGMOID, "group_of_two": False},
-    forget=("bias", "out_bias", "mlp_bias", "kv_heads", "head_size"),
+    forget=("kv_heads", "head_size"),
     sparse=True,
     mixers=("gated", "gated_local"),
 )

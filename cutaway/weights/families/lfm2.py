@@ -3,17 +3,18 @@
 The norm before the head is called that of the embeddings.
 """
 
-from dataclasses import replace
-
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, FolderRow, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, kernel, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import kernel, same, split
 
 CONV = "conv"
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}"
@@ -70,13 +71,7 @@ GGUF = (
     *naming.weights(("token_embd", "embedding"), ("output", "head"), ("token_embd_norm", "norm")),
     *naming.GGUF_NORMS,
     *naming.weights(*naming.GGUF_MLP),
-    *(
-        replace(rule, when=attends)
-        for rule in (
-            *naming.weights(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, naming.GGUF_OUT),
-            *naming.GGUF_QK_NORM,
-        )
-    ),
+    *naming.of_layers((*naming.GGUF_ATTENTION, *naming.GGUF_QK_NORM), attends),
     Rule("blk.{n}.shortconv.in_proj.weight", tuple(f"{OURS}.{n}.weight" for n in PARTS), split, is_conv),
     Rule("blk.{n}.shortconv.out_proj.weight", f"{OURS}.out.weight", same, is_conv),
     Rule("blk.{n}.shortconv.conv.weight", f"{OURS}.conv.weight", same, is_conv),
@@ -94,13 +89,11 @@ class KeyValueHeads(rows.HybridKeyValueHeads):
         return super().write(known, gguf)
 
 
-class Mixers(Row):
+class Mixers(FolderRow):
     """Which layers attend: a list of all, or of the indices of those that do."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         layers = known["layers"]
-        if fields.gguf:
-            return {}
         kinds = fields.each_layer("layer_types", layers, (CONV, FULL))
         attending = fields.indices("full_attn_idxs", layers)
         if kinds is None and attending is not None:
@@ -108,11 +101,13 @@ class Mixers(Row):
         return {"convolves": tuple(kind == CONV for kind in kinds or (FULL,) * layers)}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        return {} if gguf else {"layer_types": [CONV if conv else FULL for conv in known["convolves"]]}
+        return {"layer_types": [CONV if conv else FULL for conv in known["convolves"]]}
 
 
 class Hidden(Row):
     """The MLP's size, which transformers takes two thirds of, rounded up, unless the config says no."""
+
+    name = "hidden"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
@@ -145,13 +140,7 @@ class Convolution(Field):
 def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     conv = mixer("short_conv", channels=known["width"], conv=known["conv"], bias=known["conv_bias"])
-    attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
-        qk_norm=Norm("rms", known["eps"]),
-    )
+    attention = decoders.heads(**decoders.shape(known), qk_norm=Norm("rms", known["eps"]))
     mixers = tuple(conv if convolves else attention for convolves in known["convolves"])
     return decoders.decoder(known | {"mixers": mixers})
 
@@ -170,10 +159,11 @@ FAMILY = llama.FAMILY.but(
     hf=HF,
     gguf=GGUF,
     rows=(
-        *replaced(
-            tuple(row for row in rows.SIZES if row is not rows.ACTIVATION_ROW),
+        *rows.replaced(
+            rows.SIZES,
             Field("eps", "norm_eps", "attention.layer_norm_rms_epsilon", NUMBER),
             KeyValueHeads("kv_heads", "num_key_value_heads", "attention.head_count_kv"),
+            without=("activation",),
         ),
         Hidden(),
         Convolution("conv", "conv_L_cache", "shortconv.l_cache"),

@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import lfm2
 from cutaway.weights.family import FLAG, NUMBER, Field, Only
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 FEED, EXPERT = "model.layers.{n}.feed_forward", "blocks.{n}.mlp.experts.{e}"
 
@@ -22,8 +23,7 @@ FAMILY = lfm2.FAMILY.but(
     ),
     gguf=(*lfm2.GGUF, *naming.GGUF_EXPERTS, *naming.GGUF_CHOICE_BIAS),
     rows=(
-        *(row for row in lfm2.FAMILY.rows if not isinstance(row, lfm2.Hidden)),
-        Field("hidden", "intermediate_size", "feed_forward_length", each_layer=True),
+        *rows.replaced(lfm2.FAMILY.rows, rows.DENSE[0]),
         *rows.experts("num_experts", rows.EXPERT_HIDDEN)[:3],
         rows.SigmoidScores(),
         Only(None, "expert_weights_scale", (1.0,), "scaling the experts' outputs"),

@@ -9,15 +9,18 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
-from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import gemma4, lfm2
 from cutaway.weights.families.gemma4 import NAMES
 from cutaway.weights.families.lfm2 import CONV, attends, is_conv
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 THEIRS, OURS = "model.layers.{n}", "blocks.{n}.attention"
 
@@ -122,10 +125,10 @@ FAMILY = lfm2.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            row
-            for row in replaced(rows.SIZES, Field("eps", "norm_eps", None, NUMBER, alias="rms_norm_eps"))
-            if row is not rows.ACTIVATION_ROW and type(row) is not rotary.Rope
+        *rows.replaced(
+            rows.SIZES,
+            Field("eps", "norm_eps", None, NUMBER, alias="rms_norm_eps"),
+            without=("activation", "rope"),
         ),
         Field("hidden", "intermediate_size", None),
         Field("conv", "conv_L_cache", None),

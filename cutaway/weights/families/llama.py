@@ -3,7 +3,8 @@
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.family import Family, Present, shared
 from cutaway.weights.naming import GGUF_MLP, GGUF_OUT, GGUF_QUERY_KEY, GGUF_VALUE
-from cutaway.weights.rules import Rule, unpermute
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import unpermute
 
 ALIASES = ("smollm",)
 

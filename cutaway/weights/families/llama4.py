@@ -13,13 +13,15 @@ from cutaway.attention import chunked
 from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama, smollm3
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, chain, each, split, transpose
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import chain, each, split, transpose
 
 ALIASES = ("llama4_text",)
 CHUNKED = "chunked_attention"

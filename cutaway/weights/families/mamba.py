@@ -7,7 +7,9 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import (
     FLAG,
@@ -22,7 +24,8 @@ from cutaway.weights.family import (
     Settings,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, decay_matrix, kernel, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import decay_matrix, kernel, same, split
 
 OURS = "blocks.{n}.attention"
 LAYER = "backbone.layers.{n}"

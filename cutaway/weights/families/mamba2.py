@@ -1,7 +1,8 @@
 """Mamba 2 (2405.21060): nothing but its mixer in each layer, no attention and no MLP."""
 
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid
 from cutaway.weights.family import (

@@ -1,6 +1,6 @@
 """Mellum 2 (JetBrains, 2026): Qwen 3's mixture of experts with local layers, which rotate in another way."""
 
-from cutaway.weights import layer_ropes, rotary, rows
+from cutaway.weights import layer_ropes, rows
 from cutaway.weights.families import qwen3_moe
 from cutaway.weights.family import FLAG, Field
 
@@ -9,7 +9,7 @@ FAMILY = qwen3_moe.FAMILY.but(
     "MellumForCausalLM",
     gguf=(),
     rows=(
-        *(row for row in rows.SIZES if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, without=("rope",)),
         *rows.DENSE[:1],
         *rows.experts("num_local_experts", rows.EXPERT_HIDDEN, "num_experts"),
         Field("normalised", "norm_topk_prob", None, FLAG),

@@ -3,11 +3,12 @@
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import decoders, layer_ropes, naming, rotary, rows
+from cutaway.weights import decoders, layer_ropes, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Family, Field, Present, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LOCAL = 2  # times as many key-value heads
 
@@ -78,7 +79,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in rows.SIZES if type(row) is not rotary.Rope),
+        *rows.replaced(rows.SIZES, without=("rope",)),
         *rows.DENSE[:1],
         *rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3],
         *rows.GROUPS,
@@ -97,6 +98,6 @@ FAMILY = llama.FAMILY.but(
     | {"groups": 1, "top_groups": 1, "normalised": True, "routed_scale": 1.0},
     nulls={"value_scale": 1.0, "routed_scale": 1.0},
     fixed=rows.SIGMOID,
-    forget=("out_bias", "mlp_bias", "kv_heads", "head_size"),
+    forget=("kv_heads", "head_size"),
     sparse=True,
 )

@@ -77,11 +77,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     gguf_joined=(),
     rows=(
         Field("interleaved", None, None, FLAG),
-        *(
-            Rope() if isinstance(row, rotary.Rope) else row
-            for row in deepseek_v3.SIZES[1:]
-            if not isinstance(row, deepseek_v3.HeadSizes)
-        ),
+        *rows.replaced(deepseek_v3.SIZES[1:], Rope(), without=("head_sizes",)),
         HeadSizes(),
         *rows.DENSE,
         *llama.FAMILY.rows[-1:],

@@ -4,7 +4,8 @@ from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import mixtral
 from cutaway.weights.family import Family, Field, Only, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 ALIASES = ("minimax-m2",)
 
@@ -29,7 +30,7 @@ FAMILY = mixtral.FAMILY.but(
     gguf=(*naming.GGUF_PLAIN, *naming.GGUF_QK_NORM, *naming.GGUF_EXPERTS, *naming.GGUF_CHOICE_BIAS),
     architecture="minimax-m2",
     rows=(
-        *(Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope(part=1.0)),
         *rows.experts(
             "num_local_experts", ("intermediate_size", "expert_feed_forward_length"), "num_experts"
         )[:3],

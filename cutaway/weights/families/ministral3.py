@@ -75,7 +75,7 @@ FAMILY = mistral.FAMILY.but(
     "Ministral3ForCausalLM",
     architecture="mistral3",
     rows=(
-        *(Rope(betas=True) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope(betas=True)),
         *rows.DENSE,
         Field("window", "sliding_window", None),
     ),

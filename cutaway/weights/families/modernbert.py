@@ -10,7 +10,8 @@ import numpy as np
 from cutaway.attention import bidirectional
 from cutaway.errors import UserError
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
 from cutaway.position import rope
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.family import (
@@ -26,14 +27,21 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
+from cutaway.weights.head import Head
 from cutaway.weights.rows import FULL, SLIDING
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 ALIASES = ("modern-bert",)
 WINDOW, PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 BASES = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
 NAMES = {FULL: "rope", SLIDING: "local_rope"}
 LAYER, MLP_OF = "model.layers.{n}", "blocks.{n}.mlp"
+
+
+HEAD = Head(
+    "head.dense", ("classifier_activation", "gelu"), norm="head.norm", others=("cls", "mean"), of_tokens=True
+)
 
 
 class Gate(Field):
@@ -219,6 +227,7 @@ FAMILY = Family(
     | {"head_size": shared, "rope_base": BASES[FULL][1]},
     gguf_fixed={"head_size": shared, "norm_bias": False, "bias": False, "mlp_bias": False},
     architecture="modern-bert",
+    head=HEAD,
     config=Encoder,
     harmless=(
         *("classifier_*", "decoder_bias", "deterministic_flash_attn", "sparse_pred*", "tie_word_embeddings"),

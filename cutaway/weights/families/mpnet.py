@@ -1,10 +1,11 @@
 """MPNet (2004.09297): BERT with T5's relative positions beside the absolute ones, and no segments."""
 
 from cutaway.position import t5
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Only
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LAYER, OURS = "mpnet.encoder.layer.{n}", "blocks.{n}"
 BUCKETS = 32  # which transformers takes whatever a config says
@@ -29,17 +30,14 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            row
-            for row in roberta.rows_of(bert.FAMILY, roberta.Context(pad=1))
-            if getattr(row, "name", "") != "segments"
-        ),
+        *rows.replaced(bert.FAMILY.rows, roberta.Context(pad=1), without=("segments",)),
         Only(
             "relative_attention_num_buckets", None, (BUCKETS,), "another number of buckets than transformers'"
         ),
     ),
     defaults={"vocab": 30527},
     fixed={"segments": 0, "one_relative": True, "relative": t5.Config(BUCKETS, both_ways=True)},
+    head=roberta.HEAD,
     prefix="mpnet.",
     ignored_hf=("mpnet.embeddings.position_ids", "mpnet.pooler.*", "lm_head.*", "classifier.*"),
 )

@@ -13,6 +13,7 @@ from cutaway.weights.family import (
     Entries,
     Family,
     Field,
+    FolderRow,
     Only,
     Present,
     Row,
@@ -20,7 +21,8 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 LAYER = "transformer.blocks.{n}"
 BIAS = 8  # the largest of ALiBi, by which its factors are made
@@ -34,12 +36,10 @@ ONLY = (
 HARMLESS = ("attn_impl", "attn_uses_sequence_id", "is_encoder_decoder")
 
 
-class Attention(Row):
+class Attention(FolderRow):
     """The settings of attention, which are entries of one key."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
-        if fields.gguf:
-            return {}
         given = fields.section("attn_config") or Fields({}, fields.where)
         for row in ONLY:
             row.read(given, known, own)
@@ -48,8 +48,6 @@ class Attention(Row):
         return {"clip": clip or None, "scale": scale}
 
     def write(self, known: Settings, gguf: bool) -> Entries:
-        if gguf:
-            return {}
         return {"attn_config": {"alibi": True, "clip_qkv": known["clip"], "softmax_scale": known["scale"]}}
 
 

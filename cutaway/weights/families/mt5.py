@@ -1,5 +1,6 @@
 """mT5 (2010.11934): T5 1.1 of 101 languages, whose head reads what the decoder outputs as it is."""
 
+from cutaway.weights import rows
 from cutaway.weights.families import t5
 from cutaway.weights.family import Entries, Family, Settings
 from cutaway.weights.fields import Fields
@@ -19,14 +20,7 @@ FAMILY = t5.FAMILY.but(
     "mt5",
     "MT5ForConditionalGeneration",
     gguf=(),
-    rows=tuple(
-        Unscaled()
-        if isinstance(row, t5.Scaled)
-        else t5.Projection("gated-gelu")
-        if isinstance(row, t5.Projection)
-        else row
-        for row in t5.FAMILY.rows
-    ),
+    rows=rows.replaced(t5.FAMILY.rows, Unscaled(), t5.Projection("gated-gelu")),
     defaults={"vocab": 250112, "hidden": 1024, "layers": 8, "heads": 6},
     harmless=(*t5.FAMILY.harmless, "scale_decoder_outputs"),
     instead=None,

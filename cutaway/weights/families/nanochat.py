@@ -8,7 +8,8 @@ from cutaway.layers.config import Norm
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Settings
-from cutaway.weights.rules import exchange, how_of
+from cutaway.weights.rules import how_of
+from cutaway.weights.ways import exchange
 
 
 def bare(known: Settings) -> Norm:

@@ -2,8 +2,9 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import NUMBER, Field, replaced
-from cutaway.weights.rules import how_of, plus_one
+from cutaway.weights.family import NUMBER, Field
+from cutaway.weights.rules import how_of
+from cutaway.weights.ways import plus_one
 
 EPS = Field("eps", "norm_eps", "attention.layer_norm_epsilon", NUMBER)
 
@@ -12,7 +13,7 @@ FAMILY = llama.FAMILY.but(
     "NemotronForCausalLM",
     hf=how_of(naming.HF_DECODER, {"norm.weight": plus_one}),
     gguf=naming.GGUF_BIASED,
-    rows=(*replaced(rows.turning(rows.SIZES, part=0.5), EPS), *rows.DENSE, *llama.FAMILY.rows[-3:]),
+    rows=(*rows.replaced(rows.turning(rows.SIZES, part=0.5), EPS), *rows.DENSE, *llama.FAMILY.rows[-3:]),
     defaults={"context": 4096, "eps": 1e-5, "activation": "relu2"},
     forget=("kv_heads",),
     fixed={"norm": "layer", "gated": False},

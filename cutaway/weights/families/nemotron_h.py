@@ -11,14 +11,16 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.layers.config import MLP, MoE, Norm, Router
-from cutaway.model.config import Block, Decoder, Encoder
-from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.families.granitemoehybrid import LINEAR, attends, is_mamba
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LETTERS = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
 KINDS = {LINEAR: LINEAR, "mamba": LINEAR, FULL: FULL, "attention": FULL, "moe": "moe", "mlp": "mlp"}
@@ -272,15 +274,12 @@ def settings(config: Decoder | Encoder) -> Settings:
     return known | {"least": each[0].least} if each else known
 
 
-SIZES = tuple(
-    row
-    for row in replaced(
-        rows.SIZES,
-        Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
-        Field("kv_heads", "num_key_value_heads", None),
-        Field("activation", "mlp_hidden_act", None, rows.ACTIVATION),
-    )
-    if type(row) is not rotary.Rope and getattr(row, "name", "") != "layers"
+SIZES = rows.replaced(
+    rows.SIZES,
+    Field("eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon", NUMBER),
+    Field("kv_heads", "num_key_value_heads", None),
+    Field("activation", "mlp_hidden_act", None, rows.ACTIVATION),
+    without=("rope", "layers"),
 )
 FAMILY = llama.FAMILY.but(
     "nemotron_h",

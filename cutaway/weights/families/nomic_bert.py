@@ -16,7 +16,9 @@ from cutaway.weights.family import (
     Settings,
     shared,
 )
-from cutaway.weights.rules import Rule, same, split
+from cutaway.weights.head import Head
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same, split
 
 ALIASES = ("nomic-bert",)
 LAYER, OURS = "nomic_bert.encoder.layers.{n}", "blocks.{n}"
@@ -116,6 +118,7 @@ FAMILY = Family(
     architecture="nomic-bert",
     config=Encoder,
     whole_ids=("pad_token_id",),
+    head=Head(),
     prefix="nomic_bert.",
     harmless=(
         *(

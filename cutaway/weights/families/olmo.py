@@ -9,7 +9,7 @@ FAMILY = llama.FAMILY.but(
     "OlmoForCausalLM",
     gguf=tuple(rule for rule in llama.GGUF if not rule.theirs.endswith("bias")),
     rows=(
-        *(row for row in rows.SIZES if getattr(row, "name", "") != "eps"),
+        *rows.replaced(rows.SIZES, without=("eps",)),
         *rows.DENSE,
         *rows.biases("attention_bias"),
         Field("eps", None, "attention.layer_norm_epsilon", NUMBER),

@@ -64,7 +64,7 @@ FAMILY = olmo2.FAMILY.but(
     architecture="olmo2",
     instead=None,
     rows=(
-        *(Ropes() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Ropes()),
         *rows.DENSE,
         *rows.biases("attention_bias"),
         Layers(pattern=4, key=None),

@@ -6,8 +6,6 @@ rotate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +13,17 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.gguf import Packed
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.families.qwen3_next import LINEAR, is_linear
 from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, kernel, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import kernel, same
 
 OURS, LAYER = "blocks.{n}.attention", "model.layers.{n}"
 THEIRS = f"{LAYER}.linear_attn"
@@ -99,10 +100,7 @@ def decoder(known: Settings) -> Decoder:
         negative=known["negative"],
     )
     attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
+        **decoders.shape(known),
         qk_norm=norm,
         qk_norm_over="width",
         bias=known["bias"],
@@ -151,21 +149,12 @@ def recut(theirs: dict[str, Packed], config: Any) -> dict[str, Packed]:
     return theirs
 
 
-def of(rules: Sequence[Rule], when: Any) -> tuple[Rule, ...]:
-    """The rules, for these layers alone."""
-    return tuple(replace(rule, when=when) for rule in rules)
-
-
 FAMILY = llama.FAMILY.but(
     "olmo_hybrid",
     "OlmoHybridForCausalLM",
     hf=(
-        *(
-            rule
-            for rule in naming.HF_DECODER
-            if "self_attn" not in rule.theirs and "layernorm" not in rule.theirs
-        ),
-        *of(
+        *naming.renamed(naming.HF_DECODER, without=("self_attn", "layernorm")),
+        *naming.of_layers(
             (
                 *(rule for rule in naming.HF_DECODER if "self_attn" in rule.theirs),
                 *naming.HF_QK_NORM,
@@ -176,7 +165,7 @@ FAMILY = llama.FAMILY.but(
             ),
             attends,
         ),
-        *of(
+        *naming.of_layers(
             (
                 *naming.weights(
                     (f"{LAYER}.attention_layer_norm", "blocks.{n}.attention_norm"),
@@ -200,11 +189,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(
-            Rope() if type(row) is rotary.Rope else row
-            for row in rows.SIZES
-            if row is not rows.ACTIVATION_ROW
-        ),
+        *rows.replaced(rows.SIZES, Rope(), without=("activation",)),
         Only("hidden_act", None, ("silu",), "another activation"),
         Field("hidden", "intermediate_size", None),
         *rows.biases("attention_bias"),

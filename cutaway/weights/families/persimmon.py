@@ -2,8 +2,9 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Field, replaced
-from cutaway.weights.rules import Rule, beside
+from cutaway.weights.family import FLAG, NUMBER, Field
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside
 
 LAYER = "model.layers.{n}.self_attn"
 
@@ -30,7 +31,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *replaced(
+        *rows.replaced(
             rows.turning(rows.SIZES, part=0.5),
             Field("eps", "layer_norm_eps", None, NUMBER),
             Field("kv_heads", None, None),

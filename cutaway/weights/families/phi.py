@@ -2,7 +2,7 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Field, Only, replaced, words
+from cutaway.weights.family import FLAG, NUMBER, Field, Only, words
 
 WORDS = {**rows.HF_ACTIVATIONS, "gelu_tanh": "gelu_new"}
 
@@ -26,7 +26,7 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=naming.GGUF_BIASED,
     rows=(
-        *replaced(
+        *rows.replaced(
             rows.turning(rows.SIZES, part=0.5),
             Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
             Field("activation", "hidden_act", None, words(rows.ACTIVATIONS, WORDS)),

@@ -7,13 +7,16 @@ from dataclasses import fields, replace
 
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
-from cutaway.model.config import Block, Decoder
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder
 from cutaway.position.scaling import LongRoPE
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, split
+from cutaway.weights.named_tensors import Tensors
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 QUERY_KEY_VALUE = tuple(f"blocks.{{n}}.attention.{name}.weight" for name in ("query", "key", "value"))
 ORIGINAL = 4096  # transformers' own where the config does not say
@@ -83,7 +86,7 @@ FAMILY = llama.FAMILY.but(
         Rule("blk.{n}.attn_qkv.weight", QUERY_KEY_VALUE, split),
     ),
     rows=(
-        *(Rope(part=1.0) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope(part=1.0)),
         *rows.DENSE,
         Window("window", "sliding_window", "attention.sliding_window"),
     ),

@@ -47,10 +47,9 @@ FAMILY = mixtral.FAMILY.but(
     "phimoe",
     "PhiMoEForCausalLM",
     modules=(*mixtral.FAMILY.modules, (".mlp.gate.", ".mlp.router.")),
-    hf=mixtral.FAMILY.hf,
     gguf=(),
     rows=(
-        *(Rope() if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope()),
         *rows.experts("num_local_experts", ("intermediate_size", "feed_forward_length")),
         Field("window", "sliding_window", None),
         Field("jitter", "router_jitter_noise", None, JITTER),

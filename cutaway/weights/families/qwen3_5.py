@@ -9,7 +9,8 @@ from cutaway.weights.families import qwen3_next
 from cutaway.weights.families.qwen3_next import HF_DELTA, HF_GATED, OURS, THEIRS, gguf_gated, of_linear, ours
 from cutaway.weights.family import Entries, Family, Only, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import How, Place, Rule, chain, decay_vector, same, split
+from cutaway.weights.rules import How, Place, Rule
+from cutaway.weights.ways import chain, decay_vector, same, split
 
 SECTIONS = "rope.dimension_sections"
 
@@ -116,7 +117,7 @@ FAMILY = qwen3_next.FAMILY.but(
     gguf=(*GGUF, *naming.weights(*naming.GGUF_MLP)),
     architecture="qwen35",
     rows=(
-        *(Rope(part=0.25) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, Rope(part=0.25)),
         *rows.DENSE,
         *DELTA,
     ),

@@ -1,6 +1,6 @@
 """Qwen 3.5 MoE (2026), text: Qwen 3.5 with Qwen 2's mixture of experts."""
 
-from cutaway.weights import naming, rotary, rows
+from cutaway.weights import naming, rows
 from cutaway.weights.families import qwen2_moe, qwen3_5
 from cutaway.weights.family import Field
 
@@ -14,7 +14,7 @@ FAMILY = qwen3_5.FAMILY.but(
     gguf=(*qwen3_5.GGUF, *naming.GGUF_EXPERTS, *naming.GGUF_SHARED_EXPERT),
     architecture="qwen35moe",
     rows=(
-        *(qwen3_5.Rope(part=0.25) if isinstance(row, rotary.Rope) else row for row in rows.SIZES),
+        *rows.replaced(rows.SIZES, qwen3_5.Rope(part=0.25)),
         *rows.experts("num_experts", rows.EXPERT_HIDDEN, "num_local_experts"),
         Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *qwen3_5.DELTA,

@@ -3,19 +3,20 @@
 Norms hold w where x is multiplied by w + 1, but for those of the delta rule's heads.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama, qwen2_moe
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
-from cutaway.weights.rules import Rule, beside, decay_vector, kernel, same, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import beside, decay_vector, kernel, same, split
 
 LINEAR, RECURRENT = "linear_attention", "attention.recurrent_layers"
 UNIT_EPS = 1e-6  # added to the squares of queries and keys that become unit vectors
@@ -35,7 +36,7 @@ def is_linear(block: Block) -> bool:
 
 def of_linear(rules: tuple[Rule, ...], linear: bool = True) -> tuple[Rule, ...]:
     """The rules, for layers of one kind alone."""
-    return tuple(replace(rule, when=lambda block: is_linear(block) is linear) for rule in rules)
+    return naming.of_layers(rules, lambda block: is_linear(block) is linear)
 
 
 HF_DELTA = of_linear(
@@ -144,14 +145,7 @@ def decoder(known: Settings) -> Decoder:
         conv=known["conv"],
         norm=Norm("rms", known["eps"]),
     )
-    gated = mixer(
-        "gated",
-        heads=known["heads"],
-        kv_heads=known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
-        qk_norm=Norm("rms", known["eps"]),
-    )
+    gated = mixer("gated", **decoders.shape(known), qk_norm=Norm("rms", known["eps"]))
     mixers = tuple(delta if linear else gated for linear in known["linear"])
     return decoders.decoder(known | {"bias": False, "mixers": mixers})
 
@@ -198,7 +192,7 @@ FAMILY = llama.FAMILY.but(
     gguf_fixed={"normalised": True, "activation": "silu"},
     rows=(
         *rows.turning(rows.SIZES, part=0.25),
-        *(row for row in qwen2_moe.ROWS if not isinstance(row, rows.NoWindows)),
+        *rows.replaced(qwen2_moe.ROWS, without=("windows",)),
         Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
         *DELTA,
     ),

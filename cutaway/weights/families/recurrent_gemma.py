@@ -5,15 +5,16 @@ The MLP is half as wide as its config says, and everything but queries, keys and
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cutaway.errors import UserError, quoted
-from cutaway.model.config import Block, Decoder, Encoder, kind_of, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder
+from cutaway.model.kinds import kind_of, mixer
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import gemma, llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, in_groups, kernel, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import in_groups, kernel, same
 
 OURS, LAYER = "blocks.{n}.attention", "model.layers.{n}"
 TEMPORAL = f"{LAYER}.temporal_block"
@@ -103,16 +104,17 @@ FAMILY = llama.FAMILY.but(
     "recurrent_gemma",
     "RecurrentGemmaForCausalLM",
     hf=(
-        *(
-            replace(rule, when=attends) if "temporal_block" in rule.theirs else rule
-            for rule in naming.renamed(
+        *naming.of_layers(
+            naming.renamed(
                 naming.one_more(naming.HF_DECODER),
                 (".self_attn.", ".temporal_block."),
                 ("input_layernorm", "temporal_pre_norm"),
                 ("post_attention_layernorm", "channel_pre_norm"),
                 (".mlp.", ".mlp_block."),
                 ("model.norm.", "model.final_norm."),
-            )
+            ),
+            attends,
+            naming.MIXER,
         ),
         *(
             Rule(f"{TEMPORAL}.{theirs}.{part}", f"{OURS}.{ours}.{part}", same, is_recurrent)
@@ -130,8 +132,9 @@ FAMILY = llama.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *replaced(
-            tuple(Rope(part=0.5) if type(row) is rotary.Rope else row for row in rows.SIZES),
+        *rows.replaced(
+            rows.SIZES,
+            Rope(part=0.5),
             Field("activation", "hidden_activation", None, rows.ACTIVATION),
         ),
         Hidden("hidden", "intermediate_size", None),

@@ -4,13 +4,15 @@ from dataclasses import dataclass, replace
 
 from cutaway.gguf import Later
 from cutaway.model.config import Encoder
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Tensors
+from cutaway.weights.head import Head
+from cutaway.weights.named_tensors import Tensors
 
 ALIASES = ("xlm-roberta", "camembert")
+HEAD = Head("classifier.dense", out="classifier.out_proj")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Context(Row):
 
     ``usual`` is their number where it is left out; ``pad`` is the padding id where configs do not decide it.
     """
+
+    name = "context"
 
     usual: int = 512
     pad: int | None = None
@@ -55,19 +59,15 @@ def folded(config: Encoder, tensors: Tensors) -> tuple[Encoder, Tensors, str]:
     return replace(config, offset=0), Tensors(entries), note
 
 
-def rows_of(family: Family, context: Row) -> tuple[Row, ...]:
-    """A family's rows with other positions."""
-    return tuple(context if getattr(row, "name", "") == "context" else row for row in family.rows)
-
-
 FAMILY = bert.FAMILY.but(
     "roberta",
     "RobertaModel",
     hf=naming.renamed(bert.HF, ("bert.", "roberta.")),
     gguf=(),
-    rows=rows_of(bert.FAMILY, Context()),
+    rows=rows.replaced(bert.FAMILY.rows, Context()),
     folded=folded,
     defaults={"vocab": 50265},
+    head=HEAD,
     prefix="roberta.",
     ignored_hf=("roberta.embeddings.position_ids", "roberta.pooler.*", "lm_head.*", "classifier.*"),
 )

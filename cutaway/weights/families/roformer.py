@@ -4,7 +4,7 @@ pairs.
 
 from cutaway.position import rope
 from cutaway.weights import naming
-from cutaway.weights.families import bert
+from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Only, Settings, shared
 
 
@@ -28,6 +28,7 @@ FAMILY = bert.FAMILY.but(
     ),
     defaults={"vocab": 50000, "context": 1536},
     fixed={"learned": False, "rope": rotary},
+    head=roberta.HEAD._replace(activation=("hidden_act", "gelu")),
     prefix="roformer.",
     sines={"roformer.encoder.embed_positions.weight": 10000.0},
     ignored_hf=(

@@ -1,8 +1,8 @@
 """Sarvam-105B (2026): DeepSeek-V3's block, with keys of its own."""
 
-from cutaway.weights import rotary, rows
+from cutaway.weights import rows
 from cutaway.weights.families import deepseek_v3
-from cutaway.weights.family import Family, Field, Row, Settings, replaced
+from cutaway.weights.family import Family, Field, Settings
 from cutaway.weights.fields import Fields
 
 
@@ -20,21 +20,17 @@ class Rope(deepseek_v3.Rope):
         return found
 
 
-def row_of(row: Row) -> Row:
-    """The row of DeepSeek-V3, or Sarvam's in its place."""
-    if isinstance(row, rows.SharedExperts):
-        return rows.SharedExperts("num_shared_experts", "n_shared_experts")
-    if isinstance(row, rows.FirstDense):
-        return rows.FirstDense()
-    return Rope() if isinstance(row, rotary.Rope) else row
-
-
-EXPERTS = Field("experts", "num_experts", "expert_count", rows.TOP_K, alias="n_routed_experts")
 FAMILY = deepseek_v3.FAMILY.but(
     "sarvam_mla",
     "SarvamMLAForCausalLM",
     architecture="deepseek2",
-    rows=tuple(map(row_of, replaced(deepseek_v3.FAMILY.rows, EXPERTS))),
+    rows=rows.replaced(
+        deepseek_v3.FAMILY.rows,
+        Field("experts", "num_experts", "expert_count", rows.TOP_K, alias="n_routed_experts"),
+        rows.SharedExperts("num_shared_experts", "n_shared_experts"),
+        rows.FirstDense(),
+        Rope(),
+    ),
     defaults={"query_latent": None, "experts": 128, "groups": 1, "top_groups": 1},
     instead=None,
     harmless=(*deepseek_v3.FAMILY.harmless, "q_head_dim"),

@@ -3,7 +3,8 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import glm4_moe
 from cutaway.weights.family import FLAG, NUMBER, Field, Present
-from cutaway.weights.rules import Rule, split
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import split
 
 LAYER = "model.layers.{n}"
 NAMES = (

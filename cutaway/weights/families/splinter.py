@@ -8,6 +8,7 @@ FAMILY = bert.FAMILY.but(
     "SplinterModel",
     hf=naming.renamed(bert.HF, ("bert.", "splinter.")),
     gguf=(),
+    head=None,
     prefix="splinter.",
     ignored_hf=("splinter.embeddings.position_ids", "splinter_qass.*"),
 )

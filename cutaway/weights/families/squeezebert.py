@@ -3,11 +3,12 @@
 Here they are whole matrices, which have zeros where a quarter does not see another.
 """
 
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Only, Row, Settings
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, grouped, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import grouped, same
 
 LAYER, OURS = "transformer.encoder.layers.{n}", "blocks.{n}"
 GROUPS = 4  # of all published models
@@ -50,7 +51,7 @@ FAMILY = bert.FAMILY.but(
     ),
     gguf=(),
     rows=(
-        *(row for row in bert.FAMILY.rows if getattr(row, "name", "") != "eps"),
+        *rows.replaced(bert.FAMILY.rows, without=("eps",)),
         Only("layer_norm_eps", None, (1e-12,), "another number in the norms of blocks, which is fixed,"),
         EmbeddingSize(),
         Only("post_attention_groups", None, (1,), "groups in the attention's output"),

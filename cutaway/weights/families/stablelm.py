@@ -2,14 +2,14 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import FLAG, NUMBER, Field, Only, Present, replaced
+from cutaway.weights.family import FLAG, NUMBER, Field, Only, Present
 
 FAMILY = llama.FAMILY.but(
     "stablelm",
     "StableLmForCausalLM",
     gguf=naming.GGUF_BIASED,
     rows=(
-        *replaced(
+        *rows.replaced(
             rows.turning(rows.SIZES, part=0.25),
             Field("eps", "layer_norm_eps", "attention.layer_norm_epsilon", NUMBER),
         ),

@@ -2,7 +2,7 @@
 
 from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
-from cutaway.weights.family import NUMBER, Field, Present, replaced
+from cutaway.weights.family import NUMBER, Field, Present
 
 FAMILY = llama.FAMILY.but(
     "starcoder2",
@@ -10,7 +10,7 @@ FAMILY = llama.FAMILY.but(
     hf=naming.renamed(naming.HF_DECODER, ("up_proj", "c_fc"), ("down_proj", "c_proj")),
     gguf=naming.GGUF_BIASED,
     rows=(
-        *replaced(rows.SIZES, Field("eps", "norm_epsilon", "attention.layer_norm_epsilon", NUMBER)),
+        *rows.replaced(rows.SIZES, Field("eps", "norm_epsilon", "attention.layer_norm_epsilon", NUMBER)),
         *rows.DENSE,
         *rows.biases("use_bias"),
         Present("mlp_bias", "use_bias", "blk.0.ffn_up.bias"),

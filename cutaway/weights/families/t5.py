@@ -6,15 +6,13 @@ GELU and a head of its own. Scores are not scaled.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from cutaway.attention import bidirectional, mha
 from cutaway.errors import UserError
-from cutaway.gguf import Later
 from cutaway.layers.config import MLP, Norm
-from cutaway.model.config import Block, Decoder, Encoder, EncoderDecoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder, Encoder, EncoderDecoder
+from cutaway.model.kinds import mixer
 from cutaway.position import t5
-from cutaway.quantization import formats
 from cutaway.weights import naming, rows
 from cutaway.weights.family import (
     FLAG,
@@ -29,7 +27,9 @@ from cutaway.weights.family import (
     shared,
 )
 from cutaway.weights.fields import Fields
-from cutaway.weights.rules import Rule, Tensors, same
+from cutaway.weights.named_tensors import Tensors, multiplied
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 PROJECTIONS = {f"gated-{word}": (True, ours) for word, ours in rows.ACTIVATIONS.items()}
 PROJECTIONS |= {word: (False, ours) for word, ours in rows.ACTIVATIONS.items()}
@@ -53,6 +53,8 @@ class DecoderLayers(Field):
 @dataclass(frozen=True)
 class Projection(Row):
     """The MLP as one word, which the older keys beside it repeat; ``usual`` where it is left out."""
+
+    name = "activation"
 
     usual: str = "relu"
 
@@ -78,6 +80,8 @@ class Projection(Row):
 
 class Scaled(Row):
     """Whether the head reads x / sqrt(d): where it is the table, unless the config says otherwise."""
+
+    name = "tied"
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if fields.gguf:
@@ -110,18 +114,10 @@ def folded(config: EncoderDecoder, tensors: Tensors) -> tuple[EncoderDecoder, Te
         return config, tensors, ""
     head = "decoder.head.weight"
     source = "embedding.weight" if config.decoder.tied else head
-    scaled = Later(
-        "F32",
-        tensors.later(source).shape,
-        lambda: formats.pack(formats.unpack(tensors[source]) * np.float32(scale), "F32"),
-    )
     new = replace(config, decoder=replace(config.decoder, tied=False, logit_scale=1.0))
-    entries = {name: scaled if name == head else tensors.later(name) for name in new.weights()}
-    return (
-        new,
-        Tensors(entries),
-        f"the head is a matrix of its own, multiplied by {scale:.4g}, as GGUF has it",
-    )
+    entries = Tensors({name: tensors.later(source if name == head else name) for name in new.weights()})
+    note = f"the head is a matrix of its own, multiplied by {scale:.4g}, as GGUF has it"
+    return new, multiplied(entries, {head: scale}), note
 
 
 def encoder(known: Settings) -> Encoder:

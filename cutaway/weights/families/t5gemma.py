@@ -6,7 +6,9 @@ Each half has a config of Gemma 2's keys. Local layers of the encoder see a wind
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cutaway.model.config import Block, EncoderDecoder, mixer
+from cutaway.model.block_config import Block
+from cutaway.model.config import EncoderDecoder
+from cutaway.model.kinds import mixer
 from cutaway.weights import both_ways, decoders, naming
 from cutaway.weights.families import gemma2
 from cutaway.weights.family import FLAG, HARMLESS_HF, Entries, Family, Field, Only, Row, Settings

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from cutaway.model.config import EncoderDecoder
+from cutaway.weights import rows
 from cutaway.weights.families import t5
 from cutaway.weights.family import Settings
 
@@ -27,9 +28,7 @@ FAMILY = t5.FAMILY.but(
     ),
     gguf=(),
     folded=None,
-    rows=tuple(
-        t5.Projection("gated-gelu") if isinstance(row, t5.Projection) else row for row in t5.FAMILY.rows
-    ),
+    rows=rows.replaced(t5.FAMILY.rows, t5.Projection("gated-gelu")),
     build=model,
     defaults={"vocab": 250112, "hidden": 1024, "layers": 8, "heads": 6},
     instead=None,

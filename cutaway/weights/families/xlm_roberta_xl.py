@@ -1,6 +1,6 @@
 """XLM-RoBERTa XL and XXL (2105.00572): RoBERTa whose norms come first, with one at the end."""
 
-from cutaway.weights import naming
+from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, roberta
 
 ALIASES = ("xlm-roberta-xl",)
@@ -19,7 +19,7 @@ FAMILY = roberta.FAMILY.but(
         ),
         *naming.pairs(("roberta.encoder.LayerNorm", "last_norm")),
     ),
-    rows=roberta.rows_of(bert.FAMILY, roberta.Context(514)),
+    rows=rows.replaced(bert.FAMILY.rows, roberta.Context(514)),
     defaults={"vocab": 250880, "width": 2560, "layers": 36, "heads": 32, "hidden": 10240}
     | {"segments": 1, "eps": 1e-5},
     fixed={"norm_first": True, "embedding_norm": False},

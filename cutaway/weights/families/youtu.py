@@ -3,7 +3,7 @@
 Transformers 5.24 sets the embedding of the padding token to 0 as it loads a folder; here it is as stored.
 """
 
-from cutaway.weights import naming, rotary, rows
+from cutaway.weights import naming, rows
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import Only
 
@@ -14,7 +14,7 @@ FAMILY = deepseek_v3.FAMILY.but(
     gguf=(),
     gguf_joined=(),
     rows=(
-        *(deepseek_v3.Rope() if isinstance(row, rotary.Rope) else row for row in deepseek_v3.SIZES),
+        *rows.replaced(deepseek_v3.SIZES, deepseek_v3.Rope()),
         *rows.DENSE,
         Only("attention_bias", None, (False,), "a bias in latent attention"),
         Only("mlp_bias", None, (False,), "biases of MLPs"),

@@ -11,12 +11,14 @@ from typing import Any
 
 from cutaway.errors import UserError
 from cutaway.layers.config import Norm
-from cutaway.model.config import Block, Decoder, Encoder, Shared
+from cutaway.model.block_config import Block, Shared
+from cutaway.model.config import Decoder, Encoder
 from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.families import granitemoehybrid, llama
-from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings, replaced
+from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import LAYERS, Fields
-from cutaway.weights.rules import Rule, same
+from cutaway.weights.rules import Rule
+from cutaway.weights.ways import same
 
 LINEAR, HYBRID = "linear_attention", "hybrid"
 KINDS = {LINEAR: LINEAR, "mamba": LINEAR, HYBRID: HYBRID}
@@ -90,6 +92,8 @@ class Sizes(Row):
 class HeadSize(Row):
     """The size of a head, of vectors twice as wide as the model."""
 
+    name = "head_size"
+
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         return {"head_size": 2 * known["width"] // known["heads"]}
 
@@ -117,13 +121,7 @@ def decoder(known: Settings) -> Decoder:
     """The decoder of these settings."""
     norm = Norm("rms", known["eps"])
     mamba = granitemoehybrid.mamba2(known | {"eps": INNER, "conv_bias": True}, least=known["least"])
-    attention = decoders.heads(
-        known["heads"],
-        known["kv_heads"],
-        key_size=known["head_size"],
-        position=known["rope"],
-        scale=(known["head_size"] / 2) ** -0.5,
-    )
+    attention = decoders.heads(**decoders.shape(known), scale=(known["head_size"] / 2) ** -0.5)
     if known["adapted"] and known["kv_heads"] != known["heads"]:
         raise UserError("low-rank matrices of keys need as many key-value heads as heads")
     if known["mamba_bias"]:
@@ -242,11 +240,7 @@ FAMILY = llama.FAMILY.but(
     gguf=(),
     rows=(
         Layers(),
-        *(
-            Rope() if type(row) is rotary.Rope else HeadSize() if type(row) is rows.HeadSize else row
-            for row in replaced(rows.SIZES, Field("activation", "hidden_act", None, rows.ACTIVATION))
-            if getattr(row, "name", "") != "layers"
-        ),
+        *rows.replaced(rows.SIZES, rows.ACTIVATION_ROW, Rope(), HeadSize(), without=("layers",)),
         Sizes(),
         Field("state_size", "mamba_d_state", None),
         Field("mamba_groups", "mamba_ngroups", None),

@@ -36,10 +36,10 @@ from cutaway import gguf
 from cutaway.errors import UserError
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed
-from cutaway.weights import families, load, rules, safetensors
+from cutaway.weights import family_registry, load, rules, safetensors
+from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.fields import Fields
-from cutaway.weights.load import Checkpoint
-from cutaway.weights.rules import Tensors
+from cutaway.weights.named_tensors import Tensors
 
 SECONDS = 5
 # What an interpreter may need beside the data: exceptions, allocator arenas.
@@ -301,8 +301,8 @@ VALUES: tuple[Any, ...] = (
 
 def _configs() -> Iterator[tuple[str, Any]]:
     """A small model of each family."""
-    for name in families.names():
-        own = families.get(name)
+    for name in family_registry.names():
+        own = family_registry.get(name)
         known = {key: value for key, value in (own.defaults | SIZES).items() if not callable(value)}
         known |= {"kv_heads": 4} if own.prefix != "model." else {}
         entries = {"layer_types": ["sliding_attention", "full_attention"]} if name == "gemma3" else {}
@@ -318,7 +318,7 @@ def _models() -> Iterator[tuple[dict[str, object], dict[str, gguf.Packed]]]:
     """The same as the metadata and tensors of GGUF files."""
     random = np.random.default_rng(0)
     for name, config in _configs():
-        own, shapes = families.get(name), config.weights()
+        own, shapes = family_registry.get(name), config.weights()
         drawn = {key: formats.pack(random.random(shape, np.float32), "F32") for key, shape in shapes.items()}
         words = {f"{own.gguf_name}.{key}": value for key, value in own.write(config, gguf=True).items()}
         yield (
@@ -391,7 +391,7 @@ def model_layout(scale: int) -> Layout:
 
 def config_layout(scale: int) -> Layout:
     out = Layout()
-    entries = [families.get(name).write(config, gguf=False) for name, config in _configs()]
+    entries = [family_registry.get(name).write(config, gguf=False) for name, config in _configs()]
     out.models = json.loads(json.dumps(entries))
     return out
 
@@ -421,7 +421,7 @@ LAYOUTS = {
 
 def _config(path: Path) -> dict[str, gguf.Packed]:
     fields = Fields(parsed(path), path)
-    families.of_hf(fields).read(fields)
+    family_registry.of_hf(fields).read(fields)
     return {}
 
 

@@ -159,7 +159,7 @@ def own_format(folder: Path) -> None:
     config = replace(checkpoint.config, tied=False)
     tensors = {name: checkpoint.tensors.later(name) for name in checkpoint.tensors}
     tensors["head.weight"] = tensors["embedding.weight"]
-    from cutaway.weights.rules import Tensors
+    from cutaway.weights.named_tensors import Tensors
 
     odd = tuple(
         replace(b, attention=replace(b.attention, scale=0.31 + n)) for n, b in enumerate(config.blocks)
@@ -387,7 +387,8 @@ def run_files(folder: Path) -> None:
 
 def report(folder: Path) -> None:
     from cutaway.evaluate import statistics
-    from cutaway.security import Arm, Curve, Finding, report
+    from cutaway.security import report
+    from cutaway.security.finding import Arm, Curve, Finding
 
     arms = (Arm("a", statistics.mean([1, 0, 1])), Arm("b", statistics.mean([0, 0, 1]), "control"))
     curves = (Curve("c", "x", "y", ((0.0, 0.5), (1.0, 1.0))),)
@@ -588,11 +589,12 @@ def _(folder: Path, rng: random.Random) -> None:
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.quantization import formats
     from cutaway.store.reading import parsed
-    from cutaway.weights import quantized, safetensors
+    from cutaway.weights import safetensors
+    from cutaway.weights.quantized import methods
 
     damaged = Path((folder / ".damaged").read_text()).parent if (folder / ".damaged").is_file() else Path()
     for own in [folder / damaged] if damaged.name else sorted(folder.iterdir()):
-        method = quantized.of_folder(parsed(own / "config.json"), own, own / "config.json")
+        method = methods.of_folder(parsed(own / "config.json"), own, own / "config.json")
         found = safetensors.read(own)
         for packed in (method.joined(found, own) if method else found).values():
             if packed.type in formats.READERS and packed.shape:
@@ -978,6 +980,7 @@ READERS = {
     "evaluate/tasks/humaneval.py": PINNED,
     "gguf/container.py": "GGUF model",
     "inspect/activations.py": "activations",
+    "inspect/how/tokenizers.py": OWN,
     "inspect/rows.py": "rows of a study",
     "inspect/sae.py": "autoencoder",
     "inspect/steering.py": "steering file",
@@ -995,20 +998,20 @@ READERS = {
     "security/jailbreak_target.py": "what a probe kept in its own folder",
     "security/probes/files.py": OWN,
     "security/probes/injection_training.py": "what a probe kept in its own folder",
-    "security/probes/poisoning.py": "what a probe kept in its own folder",
+    "security/poisoned_models.py": "what a probe kept in its own folder",
     "security/probes/private_training.py": "what a probe kept in its own folder",
     "security/report.py": "report of attacks",
     "security/training.py": "what a probe kept in its own folder",
     "serve/operations/api_keys.py": "keys",
     "serve/page.py": OWN,
     "serve/response_store.py": "store of responses",
-    "store/__init__.py": PINNED,
+    "store/models.py": PINNED,
     "store/files.py": OWN,
     "store/hub.py": "the names of a download of huggingface_hub",
     "store/reading.py": "all that is text, JSON or arrays",
     "store/yaml_files.py": "run.yaml, server's config",
     "tokenizer/compiled.py": "compiled vocabulary",
-    "tokenizer/formats/__init__.py": "tokenizer",
+    "tokenizer/spec_files.py": "tokenizer",
     "tokenizer/formats/folder.py": "tokenizer, Hugging Face folder",
     "tokenizer/formats/gpt2_files.py": "tokenizer's folder",
     "tokenizer/formats/marian.py": "Marian's tokenizer",
@@ -1032,10 +1035,11 @@ READERS = {
     "train/rollouts.py": OWN,
     "weights/adapters.py": "adapter",
     "weights/classifier.py": "a classifier's head in such a folder, which has no kind of its own yet",
+    "evaluate/task_registry.py": OWN,
     "weights/class_keys.py": OWN,
     "quantization/codebooks.py": OWN,
     "weights/described.py": "GGUF model, Hugging Face folder",
-    "weights/families/__init__.py": OWN,
+    "weights/family_registry.py": OWN,
     "weights/gguf_adapters.py": "GGUF adapter",
     "weights/imatrix.py": "importance matrix",
     "weights/load.py": "GGUF model, Hugging Face folder, Cutaway's own folder",
@@ -1045,7 +1049,7 @@ READERS = {
     "weights/peft_read.py": "adapter",
     "weights/peft_write.py": "adapter",
     "weights/pooling.py": "Hugging Face folder",
-    "weights/quantized/__init__.py": "quantized layer",
+    "weights/quantized/methods.py": "quantized layer",
     "weights/safetensors.py": "Hugging Face folder, folder in shards",
     "weights/vectors.py": "word vectors",
 }

@@ -1,0 +1,92 @@
+"""What `cutaway course list`, `start` and `check` print."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cutaway.commands.console import note, print_json
+from cutaway.commands.options import Json
+from cutaway.course import attempt, chapters, folder
+from cutaway.errors import OperationalError
+
+Folder = Annotated[Path, Parameter(name="--folder", help="Your folder of answers.")]
+HERE = Path("course")
+
+
+def list_(*, folder_: Folder = HERE, as_json: Json = False) -> None:
+    """List the chapters and exercises, and which of them you have passed.
+
+    **Examples:**
+
+    cutaway course list
+
+    cutaway course list --folder course --json
+    """
+    kept = folder.progress(folder_)
+    rows = [
+        {
+            "chapter": one.number,
+            "title": one.title,
+            "question": one.question,
+            "exercises": [
+                {"number": each.number, "title": each.title, **vars(kept.get(each.number, folder.Standing()))}
+                for each in one.exercises
+            ],
+        }
+        for one in chapters.chapters()
+    ]
+    if as_json:
+        print_json({"folder": str(folder_), "chapters": rows})
+        return
+    for row in rows:
+        passed = sum(each["passed"] for each in row["exercises"])
+        print(f"{row['chapter']}  {row['title']}: {passed} of {len(row['exercises'])} passed")
+        print(f"   {row['question']}")
+        for each in row["exercises"]:
+            mark = "passed" if each["passed"] else f"tried {each['tries']}" if each["tries"] else ""
+            print(f"     {each['number']:<5}{each['title']:<58}{mark}".rstrip())
+    print("\n`cutaway course start 1` writes the files of chapter 1; the chapters are in docs/course.")
+
+
+def start(chapter: int, /, *, folder_: Folder = HERE) -> None:
+    """Write a file for each exercise of a chapter; files that are there stay as they are.
+
+    **Examples:**
+
+    cutaway course start 6
+
+    :param chapter: The chapter's number.
+    """
+    found = chapters.chapter(chapter)
+    written = folder.start(found, folder_)
+    for path in written:
+        print(path)
+    if not written:
+        note(f"The files of chapter {chapter} are in {folder_} already.")
+    note(f"Read docs/course, complete a file, then `cutaway course check {found.exercises[0].number}`.")
+
+
+def check(number: str, /, *, file: Path | None = None, folder_: Folder = HERE, as_json: Json = False) -> None:
+    """Run your function on hidden inputs, compare it with the library's, and say what is wrong.
+
+    The exit code is 1 until it passes.
+
+    **Examples:**
+
+    cutaway course check 6.1
+
+    cutaway course check 6.1 --file attention.py
+
+    :param number: The exercise, such as 6.1.
+    :param file: Another file than the one of your folder.
+    """
+    exercise = chapters.exercise(number)
+    verdict = attempt.judged(exercise, file or folder.path_of(folder_, exercise))
+    standing = folder.record(folder_, exercise, verdict)
+    if as_json:
+        print_json({"number": number, **vars(verdict), "tries": standing.tries})
+    elif verdict.passed:
+        print(f"{number} {exercise.title}: passed, {verdict.cases} hidden cases")
+    if not verdict.passed:
+        raise OperationalError(f"{number} {exercise.title}: {verdict.hint}")

@@ -1,0 +1,89 @@
+"""The reader's file, run in a process of its own: it may loop for ever or fill the memory, and only it ends.
+
+`python -m cutaway.course.attempt NUMBER FILE SEED` prints the verdict as one line of JSON, the last of its
+output. It is the reader's own code on the reader's own machine: the limits guard against mistakes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cutaway.course import chapters
+from cutaway.course.exercise import Exercise, Verdict, check
+from cutaway.errors import OperationalError, UserError
+
+MEMORY = 4 << 30  # bytes of address space beyond what is there at the start
+SEED = 20261130
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # so that times compare
+
+
+def judged(exercise: Exercise, file: Path, seed: int = SEED) -> Verdict:
+    """The verdict on a file. UserError where there is none."""
+    if not file.is_file():
+        raise UserError(f"{file} is not there: `cutaway course start {exercise.chapter}` writes it")
+    command = [sys.executable, "-m", "cutaway.course.attempt", exercise.number, str(file), str(seed)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=exercise.seconds, check=False, env=ONE_THREAD
+        )
+    except subprocess.TimeoutExpired:
+        return Verdict(
+            False, f"it did not end within {exercise.seconds:.0f} seconds: does a loop run for ever?"
+        )
+    lines = done.stdout.strip().splitlines()
+    try:
+        return Verdict(**json.loads(lines[-1]))
+    except (IndexError, TypeError, ValueError):
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if "MemoryError" in done.stderr:
+            return Verdict(False, f"it took more than {MEMORY >> 30} GB of memory")
+        raise OperationalError(f"the check of {file} did not end as it should: {reason}") from None
+
+
+def function_of(exercise: Exercise, file: Path) -> Callable[..., Any] | Verdict:
+    """The function that the exercise asks for, or what is wrong with the file."""
+    spec = importlib.util.spec_from_file_location("answer", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        return Verdict(False, f"line {error.lineno} is not Python: {error.msg}")
+    except Exception as error:
+        return Verdict(False, f"running the file raised {type(error).__name__}: {error}")
+    answer = getattr(module, exercise.name, None)
+    if not callable(answer):
+        return Verdict(False, f"the file has no function {exercise.name}({exercise.parameters})")
+    return answer
+
+
+def main(number: str, file: str, seed: str) -> None:
+    """Check one file under limits, and print the verdict."""
+    _limit()
+    exercise = chapters.exercise(number)
+    answer = function_of(exercise, Path(file))
+    verdict = answer if isinstance(answer, Verdict) else check(exercise, answer, int(seed))
+    print("\n" + json.dumps(asdict(verdict)))
+
+
+def _limit() -> None:
+    """No core file; memory is bounded where the system can (not on macOS)."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,55 @@
+"""The chapters of the course, found by their files."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from cutaway.course.exercise import Exercise
+from cutaway.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter: the question that it answers, and its exercises in order."""
+
+    number: int
+    title: str
+    question: str
+    exercises: tuple[Exercise, ...]
+
+
+@cache
+def chapters() -> tuple[Chapter, ...]:
+    """All chapters, in order."""
+    numbers = sorted(int(path.stem.partition("_")[2]) for path in Path(__file__).parent.glob("chapter_*.py"))
+    return tuple(chapter(number) for number in numbers)
+
+
+@cache
+def chapter(number: int) -> Chapter:
+    """One chapter. UserError for a number that none has."""
+    try:
+        module = import_module(f"cutaway.course.chapter_{number}")
+    except ModuleNotFoundError as error:
+        if error.name != f"cutaway.course.chapter_{number}":
+            raise
+        raise UserError(f"there is no chapter {number}: `cutaway course` lists them") from None
+    return Chapter(number, module.TITLE, module.QUESTION, tuple(module.EXERCISES))
+
+
+def exercise(number: str) -> Exercise:
+    """An exercise by its number, such as "6.3". UserError for one that is not there."""
+    first = number.partition(".")[0]
+    if first.isdecimal():
+        own = {one.number: one for one in chapter(int(first)).exercises}
+        if number in own:
+            return own[number]
+        near = difflib.get_close_matches(number, own, n=1, cutoff=0.0) or [next(iter(own))]
+        raise UserError(
+            f"there is no exercise {number}: chapter {first} has {', '.join(own)}, such as {near[0]}"
+        )
+    raise UserError(f"{number!r} is no exercise's number: write chapter and exercise, such as 6.3")

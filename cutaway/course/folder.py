@@ -1,0 +1,76 @@
+"""The reader's folder: a stub for each exercise, and the progress in one JSON file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cutaway.course.chapters import Chapter
+from cutaway.course.exercise import Exercise, Verdict
+from cutaway.errors import UserError
+from cutaway.store import files
+
+PROGRESS = "progress.json"
+ASSISTANTS = """# For assistants
+
+The person in this folder takes a course, and learns by writing these functions. Help as a teacher does:
+
+- Explain ideas, shapes and equations; ask what they expect a line to do; point to the paper or the docs.
+- Read their code and say what it computes, or which case to try by hand.
+- Do not write the body of an exercise's function, in whole or in part, and do not complete a stub.
+- `cutaway course check NUMBER` judges an answer. Help to understand its hint.
+"""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far an exercise is: tried so many times, and passed or not."""
+
+    passed: bool = False
+    tries: int = 0
+
+
+def path_of(folder: Path, exercise: Exercise) -> Path:
+    """Where an exercise's file is, such as course/06/exercise_6_3.py."""
+    return folder / f"{exercise.chapter:02}" / f"exercise_{exercise.number.replace('.', '_')}.py"
+
+
+def start(chapter: Chapter, folder: Path) -> list[Path]:
+    """Write the stubs of a chapter that are not there yet; the files that were written."""
+    written = []
+    for exercise in chapter.exercises:
+        path = path_of(folder, exercise)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write(path, exercise.stub)
+            written.append(path)
+    if not (folder / "AGENTS.md").exists():
+        files.write(folder / "AGENTS.md", ASSISTANTS)
+    return written
+
+
+def progress(folder: Path) -> dict[str, Standing]:
+    """What was tried and passed in a folder, by the exercises' numbers. UserError for a damaged file."""
+    path = folder / PROGRESS
+    if not path.exists():
+        return {}
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        return {number: Standing(bool(one["passed"]), int(one["tries"])) for number, one in kept.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it to begin anew") from error
+
+
+def record(folder: Path, exercise: Exercise, verdict: Verdict) -> Standing:
+    """Keep a verdict: what was passed once stays passed."""
+    kept = progress(folder)
+    before = kept.get(exercise.number, Standing())
+    now = Standing(before.passed or verdict.passed, before.tries + 1)
+    kept[exercise.number] = now
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    document = {number: {"passed": one.passed, "tries": one.tries} for number, one in sorted(kept.items())}
+    document[exercise.number]["when"] = when  # type: ignore[assignment]
+    files.write(folder / PROGRESS, json.dumps(document, indent=1))
+    return now

@@ -1,0 +1,102 @@
+"""Reports of single studies in the page's look: a mechanism's mask and cost, a sparse autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cutaway.attention.common import usual
+from cutaway.page import report
+from cutaway.page.charts import Axis, Heat, Labels, Plot, Series, Table
+
+if TYPE_CHECKING:
+    from cutaway.attention.common.mask_plot import MaskPlot
+    from cutaway.attention.common.registry import Kind
+    from cutaway.inspect.activations import Activations
+    from cutaway.inspect.sae import SAE
+
+ROWS = 4096  # activations that an autoencoder's report reads
+FEATURES = 200  # that its table lists
+
+
+def mechanism(kind: Kind, options: Mapping[str, Any], drawn: MaskPlot, figures: Mapping[str, Any]) -> str:
+    """One HTML file: what the mechanism is, its mask, what it costs, and its options.
+
+    ``figures``: those of ``usual.by_length``.
+    """
+    parts: list[report.Part] = [report.Text(kind.summary)]
+    if drawn.mask is not None:
+        names = [str(i) for i in range(len(drawn.mask))]
+        cells = [[float(cell) for cell in row] for row in drawn.mask]
+        parts.append(Heat("Mask", Labels("query", names), Labels("key", names), cells, "seen", high=1.0))
+    parts.append(report.Text(drawn.caption))
+    cost = kind.cost
+    formulas = {"prefill, multiplications": cost.prefill, "memory meanwhile, numbers": cost.memory}
+    formulas |= {"decode, multiplications": cost.decode or "nothing is decoded", "cache, numbers": cost.state}
+    parts.append(Table("Cost of one layer", ["", "formula"], [list(one) for one in formulas.items()]))
+    width, heads, groups, size, _ = usual.EXAMPLE
+    curves = {"prefill": "multiplications", "decode": "multiplications", "cache": "bytes, float16"}
+    charts = [
+        Plot(
+            name.capitalize(),
+            Axis("tokens of text", log=True),
+            Axis(unit, log=True),
+            [Series(kind.name, figures["lengths"], [value or float("nan") for value in figures[name]])],
+            note=f"Width {width:,}, {heads} heads of {size}, {groups} of keys and values; options as usual.",
+        )
+        for name, unit in curves.items()
+        if any(figures.get(name, ()))
+    ]
+    parts.append(report.Grid(charts))
+    if options:
+        rows = [[name, str(value)] for name, value in options.items()]
+        parts.append(Table("Options of the mask", ["option", "value"], rows))
+    return report.html(f"Attention: {kind.name}", parts)
+
+
+def autoencoder(sae: SAE, data: Activations) -> str:
+    """One HTML file: how much the features explain, how often each fires, and how strongly."""
+    card = sae.card
+    index = np.linspace(0, len(data) - 1, min(ROWS, len(data))).astype(np.int64)
+    usual = index if card.keep_sinks else index[~data.sinks(sae.name)[index]]
+    active = sae.encode(data.rows(sae.name, usual))
+    often, most = (active > 0).mean(0), active.max(0, initial=0.0)
+    order = np.argsort(-often, kind="stable")
+    facts = [
+        ["features", card.features],
+        ["kind", f"{card.kind}, k {card.k}"],
+        ["variance unexplained, held out", card.unexplained],
+        ["the same with attention sinks", card.unexplained_with_sinks],
+        ["features a token, held out", card.l0],
+        ["dead features", card.dead],
+        ["tokens", card.tokens],
+        ["attention sinks", card.sinks],
+        ["steps", card.steps],
+    ]
+    rank = list(range(1, len(order) + 1))
+    fired = Plot(
+        "How often features fire",
+        Axis("feature, by how often it fires", log=True),
+        Axis("part of tokens", log=True),
+        [Series("features", rank, [float(often[id]) or float("nan") for id in order])],
+        note=f"On {len(usual):,} tokens of the data, training tokens among them.",
+    )
+    strong = Plot(
+        "Largest activation",
+        Axis("part of tokens", log=True),
+        Axis("largest activation"),
+        [Series("features", often[often > 0].tolist(), most[often > 0].tolist(), line=False, points=True)],
+    )
+    listed = [[int(id), float(often[id]), float(most[id])] for id in order[:FEATURES]]
+    return report.html(
+        f"Sparse autoencoder of {card.name}",
+        [
+            report.Text(f"Model: {Path(card.model).name}"),
+            Table("What it is", ["", "value"], facts),
+            report.Grid([fired, strong]),
+            Table("Features", ["feature", "fires on", "largest activation"], listed),
+        ],
+    )

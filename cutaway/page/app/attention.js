@@ -1,0 +1,144 @@
+// Where each head attended when a token was chosen: all heads as small rows, then one over the text, then its whole map.
+
+import { palette, shade } from "../colours.js";
+import { bar, drawn, make, percent, table } from "../elements.js";
+import { clamp, heat } from "../heat.js";
+
+const MOST = 2048; // cells of a row that are asked for; a longer text is pooled
+const CELLS = 32; // of a row in small
+const WHOLE = 64; // cells on a side of a whole map
+const LISTED = 4;
+
+const weight = (byte) => (byte / 255) ** 2;
+export const frames = { later: (name, task) => requestAnimationFrame(task), hover() {} };
+
+export async function attention(box, { answer, asked, edit }, { server, signal, kept }) {
+  const body = { ...asked, positions: [-1], size: MOST };
+  const found = await server.attention(body, signal);
+  const rows = new Map(found.maps.map(([layer, head], i) => [`${layer}.${head}`, found.cells.subarray(i * found.shape[1], (i + 1) * found.shape[1])]));
+  if (!rows.size) {
+    box.replaceChildren(make("p", {}, "This model’s layers are recurrent: they have no attention weights."));
+    return null;
+  }
+  if (!rows.has(`${kept.layer}.${kept.head}`)) [kept.layer, kept.head] = found.maps[strongest(found)];
+  const large = make("div", {});
+  const glance = allHeads(found, rows, kept, () => {
+    draw();
+    glance.update();
+  });
+  const draw = () => large.replaceChildren(...oneHead(found, rows.get(`${kept.layer}.${kept.head}`), kept, {
+    off: () => edit({ part: "head", layer: kept.layer, unit: kept.head }),
+    whole: (place) => wholeMap(place, server, asked, kept, signal),
+  }));
+  box.replaceChildren(make("h3", {}, "Every head"), glance.whole, large);
+  draw();
+  glance.update();
+  return ["v1/attention", body];
+}
+
+// The head whose largest weight on a token but the first is largest: heads attend to the first when they have nothing to add.
+function strongest({ maps, shape: [, columns], cells }) {
+  const most = maps.map((_, i) => cells.subarray(i * columns + 1, (i + 1) * columns - 1).reduce((a, b) => Math.max(a, b), 0));
+  return most.indexOf(Math.max(...most));
+}
+
+function allHeads({ maps, tokens, pooled }, rows, kept, chosen) {
+  const [layers, heads] = [0, 1].map((axis) => Math.max(...maps.map((one) => one[axis])) + 1);
+  const small = new Map();
+  const map = heat({ page: frames }, {
+    name: "Where every head attends, small: a row a layer, a column a head; Enter chooses",
+    hint: "A row is a layer, a column a head; inside, the text from its beginning to the token before.",
+    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
+    rows: () => layers,
+    columns: () => heads,
+    size: (width) => ({ left: 34, top: 20, width: clamp(Math.floor((width - 36) / heads), 14, 60), height: clamp(Math.floor(280 / layers), 7, 24), tall: 300 }),
+    paint(pen, x, y, w, h, r, c) {
+      const row = rows.get(`${r}.${c}`);
+      if (!row) return;
+      pen.imageSmoothingEnabled = false;
+      pen.drawImage(thumb(small, `${r}.${c}`, row), x, y, w, h);
+    },
+    rowName: String,
+    columnName: (c) => `h${c}`,
+    say(r, c) {
+      const row = rows.get(`${r}.${c}`);
+      if (!row) return "There is no such head.";
+      const at = row.indexOf(Math.max(...row));
+      return `Layer ${r}, head ${c}: ${percent(weight(row[at]))} on ${drawn(tokens[at * pooled[1]])}`;
+    },
+    pick(r, c) {
+      if (!rows.has(`${r}.${c}`)) return;
+      [kept.layer, kept.head] = [r, c];
+      chosen();
+    },
+    chosen: () => [kept.layer, kept.head],
+  });
+  return map;
+}
+
+// A row as few pixels, each the largest weight it covers. Drawn again when the colours change.
+function thumb(small, name, row) {
+  const { up } = palette();
+  if (small.colours !== up) {
+    small.clear();
+    small.colours = up;
+  }
+  if (small.has(name)) return small.get(name);
+  const count = Math.min(CELLS, row.length);
+  const canvas = make("canvas", { width: count, height: 1 });
+  const image = canvas.getContext("2d").createImageData(count, 1);
+  for (let i = 0; i < count; i++) {
+    const [from, to] = [i, i + 1].map((at) => Math.floor((at * row.length) / count));
+    const most = row.subarray(from, Math.max(from + 1, to)).reduce((a, b) => Math.max(a, b), 0);
+    image.data.set([...up[most], 255], i * 4);
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  small.set(name, canvas);
+  return canvas;
+}
+
+function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
+  const best = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, LISTED);
+  const place = make("div", {});
+  const text = make("p", { class: "attended" }, tokens.map((token, i) => make("span", {
+    css: { "background-color": `color-mix(in srgb, var(--heat) ${Math.round((55 * row[Math.floor(i / pooled[1])]) / 255)}%, transparent)` },
+  }, token)));
+  const button = make("button", { type: "button", class: "small", click: () => whole(place) }, "Whole map");
+  requestAnimationFrame(() => { text.parentElement.scrollTop = text.parentElement.scrollHeight; });
+  return [
+    make("h3", {}, `Layer ${kept.layer}, head ${kept.head} attends to`),
+    make("div", { class: "scroll attended-box", tabindex: "0", role: "region", "aria-label": "The text, shaded by attention weight" }, text),
+    table("The tokens of largest attention weight", [["token", "left"], ["position", "right"], ["weight", "right"], ["", "left"]],
+      best.map((at) => [make("bdi", { class: "word" }, drawn(tokens[at * pooled[1]])), String(at * pooled[1]), percent(weight(row[at])), bar(weight(row[at]))])),
+    make("p", { class: "buttons" }, make("button", { type: "button", class: "small", click: off }, "Switch this head off"), button),
+    place,
+  ];
+}
+
+async function wholeMap(place, server, asked, { layer, head }, signal) {
+  place.replaceChildren(make("p", { class: "quiet", role: "status" }, "Reading the whole text …"));
+  try {
+    const { shape, pooled, tokens, cells } = await server.attention({ ...asked, layers: [layer], heads: [head], size: WHOLE }, signal);
+    const name = (at) => (pooled[0] === 1 ? drawn(tokens[at]) : `${at * pooled[0]}`);
+    const each = pooled[0] === 1 ? "" : ` A cell is the largest weight of ${pooled[0]} by ${pooled[1]} tokens.`;
+    const map = heat({ page: frames }, {
+      name: `Attention map of layer ${layer}, head ${head}: a row a query, a column a key`,
+      hint: `A row is a query, a column a key.${each}`,
+      legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
+      rows: () => shape[0],
+      columns: () => shape[1],
+      size(width) {
+        const side = clamp((width - 64) / shape[1], 3, 24);
+        return { left: 64, top: 0, width: side, height: side, tall: 420 };
+      },
+      colour: (r, c) => (c > r ? null : shade(weight(cells[r * shape[1] + c]))),
+      rowName: name,
+      columnName: name,
+      say: (r, c) => (c > r ? "A later token is not visible." : `From ${name(r)} to ${name(c)}: ${percent(weight(cells[r * shape[1] + c]))}`),
+    });
+    place.replaceChildren(map.whole);
+    map.update();
+  } catch (error) {
+    if (error.name !== "AbortError") place.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
+  }
+}

@@ -1,0 +1,127 @@
+// The edits of the model that are active: chips with a switch, a strength and undo. Nothing that changes it is out of sight.
+
+import { make } from "../elements.js";
+
+const PARTS = [["head", "head"], ["attention", "attention of a layer"], ["mlp", "MLP of a layer"], ["layer", "whole layer"],
+  ["neuron", "neuron"], ["direction", "direction between two texts"]];
+const NUMBERED = ["head", "neuron"]; // parts that have a number inside of their layer
+
+// An edit here: {part, layer, unit, strength, on, vector, about}. Strength 1 leaves a part as it is, 0 switches it off; a
+// direction is added strength times.
+export function nameOf({ part, layer, unit, about }) {
+  if (part === "head") return `head ${layer}.${unit}`;
+  if (part === "neuron") return `neuron ${layer}.${unit}`;
+  if (part === "layer") return `layer ${layer}`;
+  if (part === "direction") return `${about} after layer ${layer}`;
+  return `${part === "mlp" ? "MLP" : "attention"} ${layer}`;
+}
+
+// The edit as the API takes it.
+export function asAsked({ part, layer, unit, strength, vector }) {
+  if (part === "layer") return { kind: "ablate", layer, part, strength: 1 - strength };
+  if (part === "neuron") return { kind: "scale", name: `blocks.${layer}.mlp.hidden`, units: [unit], strength };
+  if (part === "direction") return { kind: "add", layer, vector, strength };
+  return { kind: "scale", layer, part, ...(part === "head" ? { head: unit } : {}), strength };
+}
+
+export class Edits {
+  // changed(): other edits are active. direction(layer, towards, away) -> a vector, asked from the server.
+  constructor({ changed, direction, failed }) {
+    this.list = [];
+    this.before = []; // lists that undo goes back to
+    this.changed = changed;
+    this.direction = direction;
+    this.failed = failed;
+    this.chips = make("ul", { class: "chips-edits", "aria-label": "Active edits" });
+    this.back = make("button", { type: "button", class: "small", click: () => this.undo() }, "Undo");
+    this.bar = make("div", { class: "tray", role: "group", "aria-label": "Edits of the model" },
+      make("span", { class: "tray-title" }, "Edits"), this.chips, this.back);
+    this.form = this.adding();
+    this.draw();
+  }
+
+  // What the next request sends.
+  get active() {
+    return this.list.filter((one) => one.on).map(asAsked);
+  }
+
+  // In words: what an answer beside another is called.
+  get described() {
+    return this.list.filter((one) => one.on).map((one) => (one.part === "direction" ? `${nameOf(one)} added ${one.strength} times`
+      : one.strength === 0 ? `${nameOf(one)} off` : `${nameOf(one)} × ${one.strength}`)).join(", ");
+  }
+
+  set(list) {
+    this.before.push(this.list);
+    this.list = list;
+    this.draw();
+    this.changed();
+  }
+
+  add(edit) {
+    const rest = this.list.filter((one) => nameOf(one) !== nameOf(edit));
+    this.set([...rest, { strength: 0, on: true, ...edit }]);
+  }
+
+  change(i, change) {
+    this.set(this.list.map((one, at) => (at === i ? { ...one, ...change } : one)));
+  }
+
+  undo() {
+    if (!this.before.length) return;
+    this.list = this.before.pop();
+    this.draw();
+    this.changed();
+  }
+
+  draw() {
+    this.bar.hidden = !this.list.length && !this.before.length;
+    this.back.disabled = !this.before.length;
+    const held = document.activeElement?.dataset?.chip;
+    this.chips.replaceChildren(...this.list.map((one, i) => this.chip(one, i)));
+    if (held) this.chips.querySelector(`[data-chip="${held}"]`)?.focus();
+  }
+
+  chip(edit, i) {
+    const name = nameOf(edit);
+    const strength = make("input", {
+      type: "number", class: "strength", step: "0.25", min: edit.part === "direction" ? "-8" : "0", max: "8", value: String(edit.strength),
+      "aria-label": `Strength of ${name}`, "data-chip": `strength-${name}`,
+      change: () => Number.isFinite(strength.valueAsNumber) && this.change(i, { strength: strength.valueAsNumber }),
+    });
+    return make("li", { class: edit.on ? "edit-chip" : "edit-chip out" },
+      make("label", {}, make("input", { type: "checkbox", checked: edit.on, "data-chip": `on-${name}`,
+        change: (event) => this.change(i, { on: event.target.checked }) }), name),
+      make("span", { "aria-hidden": "true" }, "×"), strength,
+      make("button", { type: "button", class: "chip-close", "aria-label": `Remove ${name}`, click: () => this.set(this.list.filter((_, at) => at !== i)) }, "✕"));
+  }
+
+  adding() {
+    const part = make("select", { id: "edit-part", change: () => update() }, PARTS.map(([id, text]) => make("option", { value: id }, text)));
+    const numeric = (id) => make("input", { id, type: "number", min: "0", value: "0", class: "strength" });
+    const layer = numeric("edit-layer");
+    const unit = numeric("edit-unit");
+    const text = (id) => make("input", { id, type: "text", size: "18" });
+    const [towards, away] = [text("edit-towards"), text("edit-away")];
+    const numbered = make("span", { class: "field" }, make("label", { for: "edit-unit" }, "number"), unit);
+    const texts = make("span", { class: "field" }, make("label", { for: "edit-towards" }, "towards"), towards, make("label", { for: "edit-away" }, "away from"), away);
+    const update = () => {
+      numbered.hidden = !NUMBERED.includes(part.value);
+      texts.hidden = part.value !== "direction";
+    };
+    const submit = async (event) => {
+      event.preventDefault();
+      const edit = { part: part.value, layer: layer.valueAsNumber || 0, unit: unit.valueAsNumber || 0 };
+      if (edit.part !== "direction") return this.add(edit);
+      try {
+        const vector = await this.direction(edit.layer, towards.value, away.value);
+        return this.add({ ...edit, vector, strength: 1, about: `“${towards.value}” minus “${away.value}”` });
+      } catch (error) {
+        return this.failed(error);
+      }
+    };
+    update();
+    return make("form", { class: "field edit-form", submit }, make("label", { for: "edit-part" }, "switch off"), part,
+      make("label", { for: "edit-layer" }, "layer"), layer, numbered, texts, make("button", { type: "submit", class: "small" }, "Add"));
+  }
+}

@@ -1,0 +1,75 @@
+// How it works, on the loaded model: the sentence is part of the address, so that a link shows the same chapter.
+
+import { make } from "../elements.js";
+import { read } from "../explain/explanation.js";
+import { Page } from "../explain/state.js";
+import { How } from "../how/how.js";
+import { Live } from "../how/source.js";
+
+const LONGEST = 2000; // letters of a text in an address
+const FIRST = "The capital of France is";
+
+export class HowItWorks {
+  // shell: {server, announce(text), failed(error)}
+  constructor(shell) {
+    this.shell = shell;
+    this.page = null;
+    this.text = make("textarea", { id: "sentence", rows: "2" });
+    this.text.value = FIRST;
+    this.how = new How({
+      source: new Live(shell.server), text: () => this.text.value, page: () => this.traced(),
+      address: (chapter) => this.address(chapter), announce: (text) => shell.announce(text), failed: (error) => shell.failed(error),
+    });
+    const form = make("form", { class: "composer", submit: (event) => {
+      event.preventDefault();
+      location.hash = this.address(this.how.at ?? "");
+    } }, make("label", { for: "sentence" }, "Sentence"), this.text, make("button", { type: "submit", class: "small primary" }, "Use it"));
+    this.whole = make("div", { class: "inside" }, form, this.how.whole);
+  }
+
+  address(chapter) {
+    return `#how/${chapter}/${encodeURIComponent(this.text.value.slice(0, LONGEST))}`;
+  }
+
+  // rest: of the address, the chapter and the sentence.
+  show(rest) {
+    const [, chapter, text] = rest.match(/^([^/]*)(?:\/(.*))?$/s);
+    const sentence = (decoded(text) || this.text.value).slice(0, LONGEST);
+    if (sentence !== this.shown || this.model !== this.shell.server.model) {
+      this.how.clear();
+      this.tracing = null;
+      this.page = null;
+    }
+    [this.shown, this.model] = [sentence, this.shell.server.model];
+    this.text.value = sentence;
+    this.how.show(chapter);
+  }
+
+  // The trace of the sentence, once for all chapters.
+  traced() {
+    this.tracing ??= this.trace();
+    return this.tracing;
+  }
+
+  async trace() {
+    try {
+      const page = new Page({ ...read(await this.shell.server.trace({ text: this.shown })), views: [] });
+      this.listening?.abort();
+      this.listening = new AbortController();
+      page.listen(this.listening.signal);
+      this.page = page;
+      return page;
+    } catch (error) {
+      this.tracing = null;
+      throw error;
+    }
+  }
+}
+
+function decoded(text) {
+  try {
+    return text ? decodeURIComponent(text) : "";
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,46 @@
+// The features of a sparse autoencoder: those of each token, and the strongest over all tokens.
+
+import { shade } from "../colours.js";
+import { bar, count, drawn, fixed, make, number, table, tokenOf } from "../elements.js";
+import { clamp, heat } from "../heat.js";
+
+export const features = {
+  title: "Features",
+  single: true,
+  about: ({ features: { activation, count: all } }) => `A sparse autoencoder writes ${activation} as a sum of few of its ${count(all)} directions, the features. `
+    + "Each often stands for something that a reader can name.",
+  build(state) {
+    const { explanation } = state;
+    const { tokens, mapped, active, promotes, sinks } = explanation.features;
+    const most = Math.max(1e-9, ...active.flatMap((row) => row.filter((_, t) => !sinks.includes(t))));
+    const map = heat(state, {
+      name: "Activation of the strongest features: a row a feature, a column a token; Enter chooses the token",
+      hint: "The features of the largest activations, attention sinks left out.",
+      legend: { title: "activation", largest: most, write: number, tag: () => ["derived"] },
+      axes: () => ["feature", "token"],
+      rows: () => mapped.length,
+      columns: () => explanation.length,
+      size: (width) => ({ left: 64, top: 74, slant: true, width: clamp(Math.floor((width - 64) / explanation.length), 14, 48), height: 18, tall: 480 }),
+      colour: (r, c) => shade(active[r][c] / most),
+      rowName: (r) => String(mapped[r]),
+      columnName: (c) => drawn(explanation.tokenText(c)),
+      columnToken: (c) => c,
+      say: (r, c) => `Feature ${mapped[r]} at ${drawn(explanation.tokenText(c))}: ${fixed(active[r][c])}`
+        + (promotes[r] ? `. It promotes ${promotes[r].map(drawn).join(" ")}` : ""),
+      pick: (_, c) => state.set({ token: c }),
+    });
+    const rows = make("div", {});
+    const update = () => {
+      const sink = sinks.includes(state.token);
+      const own = tokens[state.token];
+      rows.replaceChildren(make("h3", {}, "Features of ", tokenOf(explanation, state.token)),
+        sink ? make("p", { class: "quiet" }, "An attention sink, which the autoencoder was not trained on.") : "",
+        own.length ? table("The token's strongest features", [["feature", "right"], ["activation", "right", "derived"], ["", "left"], ["promotes", "left", "estimate", "of the direct effect alone"]],
+          own.map(([id, activation]) => [String(id), fixed(activation), bar(activation / own[0][1]),
+            make("span", { class: "words" }, (promotes[mapped.indexOf(id)] ?? []).map((text) => make("bdi", { class: "word" }, drawn(text))))]))
+          : make("p", { class: "quiet" }, "No feature is active."));
+      map.update();
+    };
+    return { whole: make("div", { class: "stack" }, rows, map.whole), update, hover: map.hover };
+  },
+};

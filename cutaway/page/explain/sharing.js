@@ -1,0 +1,81 @@
+// Head sharing: which query heads read which key and value head, and what the cache holds of a token.
+
+import { bar, count, draw, make, options, roving, scrolling, select, table } from "../elements.js";
+import { RECURRENT } from "./attention.js";
+
+const NAMES = { 1: "Multi-query attention (MQA)" };
+
+export const sharing = {
+  title: "Head sharing",
+  about: () => "Keys and values are kept for every token of the context, so that heads share them: all their own (MHA), in groups "
+    + "(GQA), one for all (MQA), or all computed from one small latent (MLA).",
+  build(state) {
+    const { explanation } = state;
+    const layer = select("layer", (value) => state.set({ layer: value }));
+    const picture = make("div", {});
+    const sizes = make("div", {});
+    const update = () => {
+      options(layer.input, Array.from({ length: explanation.layers }, (_, i) => String(i)), state.layer);
+      const facts = explanation.attention[state.layer].sharing;
+      picture.replaceChildren(...(facts ? drawing(state, facts) : [make("p", { class: "quiet" }, RECURRENT)]));
+      sizes.replaceChildren(...(facts ? cacheSizes(facts) : []));
+    };
+    return { whole: make("div", { class: "stack" }, make("div", { class: "chooser" }, layer.whole), picture, sizes), update };
+  },
+};
+
+function nameOf({ kind, heads, groups, latent }) {
+  if (latent) return "Multi-head latent attention (MLA)";
+  if (groups === heads) return `Multi-head attention (MHA)${kind === "mha" ? "" : `, ${kind}`}`;
+  return NAMES[groups] ?? `Grouped-query attention (GQA), ${heads / groups} query heads a group`;
+}
+
+function drawing(state, facts) {
+  const { heads, latent, rope_dim: rotated, lender } = facts;
+  const groups = latent ? heads : facts.groups;
+  const each = heads / groups;
+  const focused = document.activeElement?.dataset?.head;
+  const queries = Array.from({ length: heads }, (_, h) => make("button", {
+    type: "button", class: "head-query", "data-head": h, tabindex: h === state.head ? "0" : "-1",
+    "aria-pressed": String(h === state.head), "aria-label": `Query head ${h} reads key-value head ${Math.floor(h / each)}`,
+    click: () => state.set({ head: h }),
+  }, String(h)));
+  const own = Math.floor(Math.min(state.head, heads - 1) / each);
+  const row = (name, ...parts) => make("div", { class: "head-row" }, make("span", { class: "head-name" }, name), make("div", { class: "head-cells" }, parts));
+  const cells = Array.from({ length: groups }, (_, g) => make("span", { class: g === own ? "head-key chosen" : "head-key" }, String(g)));
+  const wires = (from, to, lit) => make("div", { class: "head-row" }, make("span", {}), lines(from, to, lit));
+  const picture = make("div", { class: "heads", css: { "--heads": heads } },
+    row("queries", ...queries), wires(heads, groups, [state.head, own]), row("keys, values", ...cells),
+    ...(latent ? [wires(groups, 1, [own, 0]), row("latent", make("span", { class: "head-key chosen" }, `${latent} numbers, and ${rotated} rotated`))] : []));
+  roving(picture);
+  const note = lender === null ? "" : ` It reads the keys and values of layer ${lender}, and keeps none.`;
+  if (focused !== undefined) requestAnimationFrame(() => picture.querySelector(`[data-head="${state.head}"]`)?.focus());
+  return [make("h3", {}, nameOf(facts)), scrolling("Query heads, and the heads that they read", picture),
+    make("p", { class: "quiet" }, `Query head ${Math.min(state.head, heads - 1)} reads key-value head ${own}, ${each === 1 ? "alone" : `with ${each - 1} others`}.${note}`)];
+}
+
+// A line from each upper head to the lower one that it reads.
+function lines(from, to, [litFrom, litTo]) {
+  const each = from / to;
+  const all = Array.from({ length: from }, (_, i) => {
+    const down = Math.floor(i / each);
+    const lit = down === litTo && (i === litFrom || to === 1) ? " lit" : "";
+    return draw("line", { class: `wire${lit}`, x1: i + 0.5, y1: 0, x2: (down + 0.5) * each, y2: 1, "vector-effect": "non-scaling-stroke" });
+  });
+  return draw("svg", { viewBox: `0 0 ${from} 1`, preserveAspectRatio: "none", class: "wires", "aria-hidden": "true" }, all);
+}
+
+// What the cache would hold of a token in this layer if its heads shared otherwise.
+function cacheSizes({ heads, groups, key, value, latent, rope_dim: rotated, bytes, lender, kind }) {
+  const alone = 2 * (key + value);
+  const kinds = [["MHA: each head its own", heads * alone]];
+  if (!latent && groups !== heads && groups !== 1) kinds.push([`GQA: ${groups} shared`, groups * alone]);
+  kinds.push(["MQA: one for all", alone]);
+  if (latent) kinds.push([`MLA: a latent of ${latent} + ${rotated}`, 2 * (latent + rotated)]);
+  const rows = kinds.map(([name, size]) => ({
+    attributes: { class: size === bytes ? "chosen" : null }, cells: [name, count(size), bar(size / kinds[0][1])] }));
+  const here = kinds.some(([, size]) => size === bytes) || lender !== null ? "" : ` This layer (${kind}) keeps ${count(bytes)} bytes.`;
+  return [make("h3", {}, "KV cache of one token in this layer"),
+    table("Bytes of the KV cache by how heads share", [["", "left"], ["bytes, float16", "right", "derived"], ["", "left"]], rows),
+    make("p", { class: "quiet" }, `A key has ${key} numbers, a value ${value}.${here}`)];
+}

@@ -1,0 +1,1 @@
+"""Routes that look into the model at some tokens of a prompt: attention, lenses, attribution, divergence."""

@@ -1,0 +1,3 @@
+"""Cutaway's version."""
+
+__version__ = "0.1.0"

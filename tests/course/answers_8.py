@@ -1,0 +1,114 @@
+"""Chapter 8: solutions, and wrong answers with words of the hint that each must get."""
+
+import numpy as np
+
+
+def rms_norm(x, weight, eps):
+    return np.stack([weight * row / (np.mean(row**2) + eps) ** 0.5 for row in x])
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def swiglu(x, gate, up, down):
+    return np.stack([down @ (silu(gate @ row) * (up @ row)) for row in x])
+
+
+def block(x, norm_1, attention, norm_2, mlp):
+    middle = x + attention(norm_1(x))
+    return middle + mlp(norm_2(middle))
+
+
+def parameters(vocab, width, layers, heads, groups, size, neurons, tied):
+    q = o = width * heads * size
+    k = v = width * groups * size
+    layer = q + k + v + o + 3 * width * neurons + width + width
+    return vocab * width + layers * layer + width + (0 if tied else vocab * width)
+
+
+def adapted(x, weight, a, b, alpha):
+    return x @ (weight + alpha / a.shape[0] * b @ a).T
+
+
+def route(scores, k):
+    experts, weights = [], []
+    for row in scores:
+        best = sorted(range(len(row)), key=lambda e: -row[e])[:k]
+        e = np.exp([row[one] for one in best])
+        experts.append(best)
+        weights.append(e / e.sum())
+    return np.array(experts), np.array(weights)
+
+
+def logit_lens(stream, norm, unembed, eps):
+    return np.array([unembed @ row for row in rms_norm(stream, norm, eps)])
+
+
+def intensity(rows, columns, tokens, bits):
+    return 16 * tokens / bits
+
+
+SOLUTIONS = {
+    "8.1": rms_norm,
+    "8.2": swiglu,
+    "8.3": block,
+    "8.4": parameters,
+    "8.5": adapted,
+    "8.6": route,
+    "8.7": logit_lens,
+    "8.8": intensity,
+}
+WRONG = {
+    "8.1": [
+        (lambda x, w, e: rms_norm(x, w, e / x.shape[1]) / x.shape[1] ** 0.5, "root of the mean"),
+        (lambda x, w, e: rms_norm(x - x.mean(1, keepdims=True), w, e), "layer norm"),
+        (lambda x, w, e: rms_norm(x, np.ones_like(w), e), "differs"),
+        (lambda x, w, e: x / np.sqrt(np.mean(x**2) + e) * w, "each has its own"),
+        (lambda x, w, e: rms_norm(x, w, e)[0], "shape"),
+    ],
+    "8.2": [
+        (lambda x, g, u, d: swiglu(x, u, g, d), "not of up"),
+        (lambda x, g, u, d: (silu(x @ g.T) + x @ u.T) @ d.T, "not added"),
+        (lambda x, g, u, d: (np.maximum(x @ g.T, 0) * (x @ u.T)) @ d.T, "ReLU"),
+        (lambda x, g, u, d: silu(x @ g.T) * (x @ u.T), "shape"),
+    ],
+    "8.3": [
+        (lambda x, n, a, m, p: p(m(a(n(x)))), "residual is missing"),
+        (lambda x, n, a, m, p: x + a(n(x)) + p(m(x)), "parallel block"),
+        (lambda x, n, a, m, p: m(n(x + a(x)) + p(n(x + a(x)))), "post-norm"),
+        (lambda x, n, a, m, p: block(x, m, a, n, p), "differs"),
+    ],
+    "8.4": [
+        (lambda v, w, y, h, g, s, n, t: parameters(v, w, y, h, g, s, n, not t), "unembedding"),
+        (lambda v, w, y, h, g, s, n, t: parameters(v, w, y, h, h, s, n, t), "groups"),
+        (lambda v, w, y, h, g, s, n, t: parameters(v, w, y, h, g, s, n, t) - y * w * n, "three matrices"),
+        (lambda v, w, y, h, g, s, n, t: parameters(v, w, y, h, g, s, n, t) / 1e6, "differs"),
+    ],
+    "8.5": [
+        (lambda x, w, a, b, s: x @ (w + s * b @ a).T, "alpha / r"),
+        (lambda x, w, a, b, s: x @ (s / len(a) * b @ a).T, "on top"),
+        (lambda x, w, a, b, s: x @ (w + b @ a).T, "scale is missing"),
+        (lambda x, w, a, b, s: x @ (w + s / x.shape[1] * b @ a).T, "differs"),
+    ],
+    "8.6": [
+        (lambda s, k: (route(s, k)[0], np.exp(s[:, :k])), "sum to 1"),
+        (lambda s, k: tuple(part[:, ::-1] for part in route(s, k)), "largest comes first"),
+        (lambda s, k: route(-s, k), "differs"),
+        (lambda s, k: route(s, k)[0], "2 parts"),
+        (lambda s, k: (route(s, k)[0], np.ones((len(s), k)) / k), "alike"),
+    ],
+    "8.7": [
+        (lambda s, n, u, e: s @ u.T, "final norm is missing"),
+        (lambda s, n, u, e: logit_lens(s, np.ones_like(n), u, e), "weight is missing"),
+        (lambda s, n, u, e: logit_lens(s[-1:], n, u, e), "shape"),
+        (lambda s, n, u, e: logit_lens(s, n, u, e).argmax(1), "shape"),
+    ],
+    "8.8": [
+        (lambda r, c, t, b: 8 * t / b, "a product and a sum"),
+        (lambda r, c, t, b: 2 * t / b, "eight"),
+        (lambda r, c, t, b: b / (16 * t), "upside down"),
+        (lambda r, c, t, b: 16 / b, "once for all tokens"),
+        (lambda r, c, t, b: r * c * t, "differs"),
+    ],
+}

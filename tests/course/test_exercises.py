@@ -1,0 +1,133 @@
+"""Every exercise is solved by an answer that is written here alone, and wrong answers get the right hint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutaway import cli
+from cutaway.course import attempt, chapters, folder
+from cutaway.course.exercise import Verdict, check
+from cutaway.errors import UserError
+
+EXERCISES = {one.number: one for chapter in chapters.chapters() for one in chapter.exercises}
+ANSWERS = {number: import_module(f"tests.course.answers_{number.partition('.')[0]}") for number in EXERCISES}
+FEWEST_WRONG = 4
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_the_solution_passes_on_any_seed(number: str) -> None:
+    for seed in (attempt.SEED, 1):
+        verdict = check(EXERCISES[number], ANSWERS[number].SOLUTIONS[number], seed)
+        assert verdict.passed, verdict.hint
+        assert verdict.cases >= 1
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_wrong_answers_get_the_hint_that_names_their_fault(number: str) -> None:
+    wrong: list[tuple[Callable[..., Any], str]] = ANSWERS[number].WRONG[number]
+    assert len(wrong) >= FEWEST_WRONG
+    for answer, words in wrong:
+        verdict = check(EXERCISES[number], answer, attempt.SEED)
+        assert not verdict.passed and words in verdict.hint, (words, verdict)
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_each_mistake_is_found_by_its_own_hint(number: str) -> None:
+    for mistake in EXERCISES[number].mistakes:
+        assert check(EXERCISES[number], mistake.wrong, attempt.SEED).hint == mistake.hint
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_stub_is_python_and_says_that_nothing_is_written(number: str) -> None:
+    space: dict[str, Any] = {}
+    exec(compile(EXERCISES[number].stub, number, "exec"), space)
+    verdict = check(EXERCISES[number], space[EXERCISES[number].name], attempt.SEED)
+    assert "nothing is written yet" in verdict.hint
+    assert max(map(len, EXERCISES[number].stub.splitlines())) <= 114
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("def merge(symbols, pair):\n    while True: pass", "did not end within 2 seconds"),
+        ("def merge(symbols, pair)\n    return 3", "line 1 is not Python"),
+        ("1 / 0", "running the file raised ZeroDivisionError"),
+        ("def other(): pass", "has no function merge(symbols, pair)"),
+        ("def merge(symbols, pair):\n    return ['x'] * (1 << 40)", "MemoryError"),
+        ("import os\ndef merge(symbols, pair):\n    return symbols", "an occurrence of the pair is left"),
+    ],
+)
+def test_a_file_is_run_in_a_process_of_its_own(
+    source: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    (tmp_path / "own.py").write_text(source)
+    verdict = attempt.judged(
+        replace(EXERCISES["4.2"], seconds=2.0 if "while" in source else 60.0), tmp_path / "own.py"
+    )
+    assert not verdict.passed and hint in verdict.hint
+
+
+def test_a_reader_starts_is_hinted_and_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        cli.main(["course", "check", "4.2"]) == 2
+        and "`cutaway course start 4` writes it" in capsys.readouterr().err
+    )
+    assert cli.main(["course", "start", "4"]) == 0
+    own = folder.path_of(Path("course"), EXERCISES["4.2"])
+    assert str(own) in capsys.readouterr().out and Path("course/AGENTS.md").is_file()
+    assert cli.main(["course", "check", "4.2"]) == 1 and "nothing is written yet" in capsys.readouterr().err
+    own.write_text(
+        "def merge(symbols, pair):\n"
+        "    made = []\n"
+        "    for symbol in symbols:\n"
+        "        made.append(symbol)\n"
+        "        if tuple(made[-2:]) == pair:\n"
+        "            made[-2:] = [pair[0] + pair[1]]\n"
+        "    return made\n"
+    )
+    assert cli.main(["course", "check", "4.2"]) == 0 and "passed" in capsys.readouterr().out
+    assert cli.main(["course", "start", "4"]) == 0 and "made" in own.read_text(), "a file that is there stays"
+    capsys.readouterr()
+    assert cli.main(["course", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["chapters"]
+    found = {each["number"]: each for row in rows for each in row["exercises"]}
+    assert found["4.2"]["passed"] and found["4.2"]["tries"] == 2 and not found["4.1"]["passed"]
+
+
+def test_progress_that_is_damaged_and_numbers_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / folder.PROGRESS).write_text("{")
+    with pytest.raises(UserError, match="delete it to begin anew"):
+        folder.progress(tmp_path)
+    (tmp_path / folder.PROGRESS).unlink()
+    folder.record(tmp_path, EXERCISES["4.1"], Verdict(True))
+    assert folder.record(tmp_path, EXERCISES["4.1"], Verdict(False)).passed, "what was passed stays passed"
+    for number, words in (
+        ("4.99", "there is no exercise 4.99"),
+        ("40.1", "no chapter 40"),
+        ("x", "no exercise's number"),
+    ):
+        with pytest.raises(UserError, match=words):
+            chapters.exercise(number)
+
+
+def test_every_chapter_has_a_text_that_names_its_exercises() -> None:
+    texts = {int(path.name.partition("-")[0]): path for path in (ROOT / "docs/course").glob("[0-9]*.md")}
+    assert texts.keys() == {chapter.number for chapter in chapters.chapters()}
+    for chapter in chapters.chapters():
+        text = texts[chapter.number].read_text("utf-8")
+        assert text.startswith(f"# {chapter.number}. {chapter.title}\n") and chapter.question in text
+        assert f"cutaway course start {chapter.number}" in text
+        for exercise in chapter.exercises:
+            assert f"| {exercise.number} | `{exercise.name}(" in text, exercise.number

@@ -1,0 +1,119 @@
+"""`cutaway doctor`: a sound installation has no fault; each planted defect is found, with what mends it."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cutaway import cli, extras, store
+from cutaway.commands import doctor
+from cutaway.native import library
+from cutaway.quantization import formats
+
+
+def checks(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
+    """Exit code, each check's worst line, standard error."""
+    code = cli.main(["doctor", "--json"])
+    printed = capsys.readouterr()
+    lines = json.loads(printed.out)["checks"]
+    order = list(doctor.STATES)
+    return (
+        code,
+        {one["what"]: one for one in sorted(lines, key=lambda one: order.index(one["state"]))},
+        printed.err,
+    )
+
+
+def test_a_sound_installation_has_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found, error = checks(capsys)
+    assert code == 0 and error == "" and {"core", "threads", "memory", "cache", "model"} <= found.keys()
+    assert all(one["state"] != "fault" for one in found.values())
+    assert all(one["remedy"] for one in found.values() if one["state"] != "ok")
+
+
+def test_a_core_that_was_not_built(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "The native core could not be loaded (no such file); install Cutaway again."
+    monkeypatch.setattr(library, "unavailable_reason", lambda: reason)
+    code, found, error = checks(capsys)
+    assert code == 1 and "1 fault:" in error
+    assert found["core"]["state"] == "fault" and found["core"]["found"].startswith(reason)
+    assert "--force-reinstall" in found["core"]["remedy"]
+
+
+def test_a_core_that_computes_other_numbers(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if library.unavailable_reason() is not None:
+        pytest.skip("there is no core to be wrong")
+    monkeypatch.setattr(formats, "unpack", lambda packed: formats.unpack_reference(packed) * 1.0001)
+    code, found, _ = checks(capsys)
+    assert code == 1 and "other numbers than its reference" in found["core"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "what", "state", "says"),
+    [
+        ("CUTAWAY_ISA", "portable", "core", "note", "portable, because CUTAWAY_ISA asks for it"),
+        ("CUTAWAY_THREADS", "none", "threads", "fault", "CUTAWAY_THREADS is 'none'"),
+        ("CUTAWAY_THREADS", "1024", "threads", "note", "1024 of"),
+        ("HF_HUB_OFFLINE", "1", "model", "note", "HF_HUB_OFFLINE set: nothing is fetched"),
+    ],
+)
+def test_a_setting_that_slows_or_breaks(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, what: str, state: str, says: str
+) -> None:
+    if what == "core" and library.best_isa() in ("portable", "reference"):
+        pytest.skip("this processor has no better set")
+    monkeypatch.setenv(variable, value)
+    code, found, _ = checks(capsys)
+    assert code == (state == "fault") and found[what]["state"] == state and says in found[what]["found"]
+    assert variable in found[what]["remedy"]
+
+
+def test_a_cache_that_cannot_be_written(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path / "file"))
+    code, found, _ = checks(capsys)
+    assert code == 1 and found["cache"]["state"] == "fault" and "CUTAWAY_HOME" in found["cache"]["remedy"]
+
+
+def test_a_damaged_model(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
+    model = store.NAMES[store.DEFAULT]
+    assert checks(capsys)[1]["model"]["state"] == "note", "not there yet is no fault"
+    file = tmp_path / "models" / store.DEFAULT / model.file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"GGUF and nothing more")
+    code, found, _ = checks(capsys)
+    assert (
+        code == 1 and "is damaged" in found["model"]["found"] and "cutaway pull" in found["model"]["remedy"]
+    )
+
+
+def test_a_full_disk_and_little_memory(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ROOM", 1 << 60)
+    monkeypatch.setattr(doctor, "WORK", 1 << 60)
+    code, found, _ = checks(capsys)
+    assert code == 0 and found["cache"]["state"] == found["memory"]["state"] == "note"
+    assert "models --remove" in found["cache"]["remedy"]
+
+
+def test_a_library_that_is_too_old(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["torch>=2.9; extra == 'train'", 'cutaway[train]; extra == "all"', "numpy>=2.0"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: needs)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cpu")
+    assert extras.complete() == ({"train", "all"}, {})
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.8.1+cpu")
+    code, found, _ = checks(capsys)
+    assert code == 1 and found["extras"]["found"] == "torch is 2.8.1+cpu; train needs 2.9 or later"
+    assert found["extras"]["remedy"] == "pip install 'cutaway[train]' --upgrade"
+
+
+def test_the_version_names_core_instruction_set_and_extras(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "complete", lambda: ({"train", "hub"}, {}))
+    assert cli.main(["--version"]) == 0
+    core = f"native core {library.ABI}, {library.isa()}"
+    core = core if library.unavailable_reason() is None else "no native core"
+    assert f"({core}; extras: hub, train)" in capsys.readouterr().out

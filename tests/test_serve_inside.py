@@ -1,0 +1,287 @@
+"""/v1/attention, /v1/lens, /v1/attribution and /v1/divergence against the same numbers of Python."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutaway.inspect import tuned_lens
+from cutaway.inspect.arrays import log_softmax, softmax
+from cutaway.inspect.edits import Ablate, from_json
+from cutaway.weights import adapters
+from tests import serving
+from tests.serving import Server
+from tests.waiting import wait_until
+
+from cutaway.serve.service import adapter_engine  # isort: skip
+
+TEXT = "The capital of France is the city of"
+EDITS = [
+    {"kind": "ablate", "layer": 1, "part": "head", "head": 3},
+    {"kind": "scale", "layer": 0, "part": "mlp", "strength": 0.5},
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving.running(serving.model(), trace_numbers=2_000, trace_tokens=200) as made:
+        yield made
+
+
+def asked(server: Server, path: str, **body: Any) -> Any:
+    answer = server.post(path, {"text": TEXT} | body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def refused(server: Server, path: str, **body: Any) -> str:
+    answer = server.post(path, {"text": TEXT} | body)
+    assert answer.status_code == 400, answer.text
+    return answer.json()["error"]["message"]
+
+
+def roots(weights: np.ndarray) -> np.ndarray:
+    """Weights as the API's bytes."""
+    return np.rint(255 * np.sqrt(np.clip(weights, 0, 1)))
+
+
+def weights_of(server: Server, edit: Any = None) -> np.ndarray:
+    """[layer head query key]"""
+    trace = server.service.lm.trace(TEXT, edit=edit)
+    return np.stack([trace.attention(i) for i in range(2)])
+
+
+# ---- attention ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edits", [[], EDITS])
+def test_a_row_of_all_heads_is_that_of_the_trace(server: Server, edits: list[Any]) -> None:
+    found = asked(server, "/v1/attention", positions=[-1, 2], edits=edits)
+    ours = weights_of(server, list(map(from_json, edits)) or None)
+    length = ours.shape[-1]
+    assert found["maps"] == [[i, h] for i in range(2) for h in range(9)]
+    assert found["positions"] == [2, length - 1] and found["shape"] == [2, length]
+    expected = roots(ours[:, :, [2, -1]]).reshape(18, 2, length)
+    assert np.abs(np.array(found["data"]) - expected).max() <= 1
+
+
+def test_maps_are_pooled_by_their_largest_weight(server: Server) -> None:
+    found = asked(server, "/v1/attention", layers=[1], heads=[7, 2], size=3)
+    whole = weights_of(server)[1][[2, 7]]
+    length = whole.shape[-1]
+    each = -(-length // 3)
+    assert found["pooled"] == [each, each] and found["maps"] == [[1, 2], [1, 7]]
+    pooled = [
+        [
+            [head[q : q + each, k : k + each].max() for k in range(0, length, each)]
+            for q in range(0, length, each)
+        ]
+        for head in whole
+    ]
+    assert np.abs(np.array(found["data"]) - roots(np.array(pooled))).max() <= 1
+
+
+def test_the_binary_is_laid_out_as_documented(server: Server) -> None:
+    body = {"text": TEXT, "positions": [-1], "size": 4}
+    answer = server.post("/v1/attention", body | {"format": "binary"})
+    assert answer.headers["content-type"] == "application/vnd.cutaway.maps"
+    data = answer.content
+    size = int.from_bytes(data[:4], "little")
+    facts = json.loads(data[4 : 4 + size])
+    cells = np.frombuffer(data[4 + size :], np.uint8).reshape(len(facts["maps"]), *facts["shape"])
+    assert (4 + size) % 4 == 0
+    whole = asked(server, "/v1/attention", positions=[-1], size=4)
+    assert (cells == np.array(whole.pop("data"))).all() and facts == whole
+
+
+def test_a_prompt_of_ids_is_read_as_it_is(server: Server) -> None:
+    ids = server.service.lm.ids(TEXT)
+    whole = asked(server, "/v1/attention", positions=[-1])
+    found = server.post("/v1/attention", {"prompt_token_ids": ids, "positions": [-1]}).json()
+    assert found == whole
+    assert "Give the prompt once" in refused(server, "/v1/attention", prompt_token_ids=ids)
+
+
+def test_what_attention_refuses(server: Server) -> None:
+    assert "There is no layer 2" in refused(server, "/v1/attention", layers=[2])
+    assert "There is no head 0.9" in refused(server, "/v1/attention", heads=[9], layers=[0])
+    assert "There is no position 99" in refused(server, "/v1/attention", positions=[99])
+    assert "at most 2,000: give a smaller size" in refused(server, "/v1/attention", text="a b " * 20)
+
+
+@pytest.mark.parametrize("path", ["/v1/attention", "/v1/attribution"])
+def test_a_client_that_leaves_stops_the_work(
+    server: Server, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, held = server.service.decoder, threading.Event()
+    deliver = scheduler.on_step
+
+    def hold() -> None:
+        deliver()
+        if scheduler._running:
+            held.wait(20)
+
+    monkeypatch.setattr(scheduler, "on_step", hold)
+    body = json.dumps({"text": TEXT}).encode()
+    host = server.url.removeprefix("http://")
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    try:
+        with socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2]))) as client:
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            wait_until(lambda: scheduler.stats().running == 1, "the text is read")
+        wait_until(lambda: scheduler._running[0].stream.cancelled, "the server sees that the client left")
+    finally:
+        held.set()
+
+
+# ---- lenses ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [-1, 3])
+def test_the_logit_lens_is_the_traces(server: Server, at: int) -> None:
+    found = asked(server, "/v1/lens", position=at)
+    ours = server.service.lm.trace(TEXT).lens()
+    assert [one["after"] for one in found["logit_lens"]] == list(ours.names)
+    assert [one["top"][0]["id"] for one in found["logit_lens"]] == ours.ids[:, at].tolist()
+    best = [one["top"][0]["probability"] for one in found["logit_lens"]]
+    assert np.allclose(best, ours.probabilities[:, at], atol=1e-4)
+    assert np.allclose([one["probability"] for one in found["logit_lens"]], ours.final[:, at], atol=1e-4)
+    assert found["tuned_lens"] is None
+
+
+def test_a_tuned_lens_is_beside_it(tmp_path: Path) -> None:
+    lm = serving.model()
+    width, draw = lm.config.width, np.random.default_rng(0)
+    maps = tuned_lens.TunedLens(
+        lm.subject,
+        draw.normal(0, 0.01, (2, width, width)).astype(np.float32),
+        draw.normal(0, 0.1, (2, width)).astype(np.float32),
+    )
+    maps.save(tmp_path / "lens.safetensors")
+    with serving.running(lm, lens=tuned_lens.load(tmp_path / "lens.safetensors", lm)) as server:
+        found = asked(server, "/v1/lens")
+    ours = maps.lens(lm.trace(TEXT))
+    assert [one["top"][0]["id"] for one in found["tuned_lens"]] == ours.ids[:, -1].tolist()
+    assert np.allclose([one["probability"] for one in found["tuned_lens"]], ours.final[:, -1], atol=1e-4)
+    assert found["tuned_lens"][0] != found["logit_lens"][0]
+
+
+# ---- attribution -------------------------------------------------------------------------------------------
+
+
+def test_the_parts_are_the_traces_and_sum_to_the_logit(server: Server) -> None:
+    found = asked(server, "/v1/attribution", check=0, position=4)
+    ours = server.service.lm.trace(TEXT).attribution(position=4)
+    assert found["token"]["id"] == ours.token and found["check"] is None
+    assert np.allclose(found["heads"], ours.heads, atol=1e-3)
+    assert np.allclose(found["mlps"], ours.mlps, atol=1e-3)
+    total = found["embed"] + found["biases"] + found["rest"] + np.sum(found["heads"]) + np.sum(found["mlps"])
+    assert total == pytest.approx(found["logit"], abs=1e-6)
+    strongest = found["writers"][0]
+    assert strongest["head"] is None and len(strongest["neurons"]) == 3
+    head = next(one for one in found["writers"] if one["head"] is not None)
+    row = server.service.lm.trace(TEXT).attention(head["layer"])[head["head"], 4]
+    assert head["attends_to"][0] == {
+        "position": int(row.argmax()),
+        "weight": pytest.approx(float(row.max()), abs=1e-4),
+    }
+
+
+def test_the_neurons_of_an_mlp_are_its_strongest(server: Server) -> None:
+    from cutaway.inspect.logit_attribution import logit_attribution
+
+    found = asked(server, "/v1/attribution", check=0)
+    parts = logit_attribution(server.service.lm, TEXT, [found["token"]["id"]], by="neuron").values[0]
+    for one in (one for one in found["writers"] if one["head"] is None):
+        best = np.argsort(-np.abs(parts[one["layer"]]))[:3]
+        assert [each["neuron"] for each in one["neurons"]] == best.tolist()
+        assert np.allclose([each["logits"] for each in one["neurons"]], parts[one["layer"]][best], atol=1e-3)
+
+
+def test_the_causal_check_is_what_ablation_does_in_python(server: Server) -> None:
+    found = asked(server, "/v1/attribution", check=3, samples=2, seed=5)
+    lm, token = server.service.lm, found["token"]["id"]
+    ids = lm.ids(TEXT)
+    sets = [found["check"]["writers"], *found["check"]["random"]]
+    assert [len(one["ablated"]) for one in sets] == [3, 3, 3]
+    parts = [{(part["layer"], part["head"]) for part in one["ablated"]} for one in sets]
+    assert not parts[0] & (parts[1] | parts[2]) and all(len(one) == 3 for one in parts)
+    best = sorted((part for part in found["writers"] if part["logits"] > 0), key=lambda one: -one["logits"])
+    assert [(one["layer"], one["head"]) for one in best[:3]] == [
+        (one["layer"], one["head"]) for one in sets[0]["ablated"]
+    ]
+    for one in sets:
+        edit = [
+            Ablate(part["layer"], "mlp" if part["head"] is None else "head", part["head"], positions=[-1])
+            for part in one["ablated"]
+        ]
+        logits = lm.edited(edit).logits(ids)[-1]
+        assert one["logit"] == pytest.approx(float(logits[token]), abs=1e-3)
+        assert one["probability"] == pytest.approx(float(softmax(logits.astype(np.float64))[token]), abs=1e-4)
+    assert found == asked(server, "/v1/attribution", check=3, samples=2, seed=5), "the seed draws the parts"
+
+
+def test_the_difference_of_two_logits(server: Server) -> None:
+    found = asked(server, "/v1/attribution", check=0, token=260, against=253)
+    ours = server.service.lm.trace(TEXT).attribution(260, -1, 253)
+    assert found["logit"] == pytest.approx(ours.logit, abs=1e-3)
+    assert "vocabulary" in refused(server, "/v1/attribution", token=10**6)
+
+
+# ---- divergence --------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_is_that_of_the_logits(server: Server) -> None:
+    found = asked(server, "/v1/divergence", edits=EDITS, positions=[-1, 0, 3])
+    lm = server.service.lm
+    ids = lm.ids(TEXT)
+    p, q = (
+        log_softmax(one.logits(ids).astype(np.float64))
+        for one in (lm, lm.edited(list(map(from_json, EDITS))))
+    )
+    ours = (np.exp(p) * (p - q)).sum(-1)
+    assert found["positions"] == [0, 3, len(ids) - 1]
+    assert np.allclose(found["kl"], ours[found["positions"]], atol=1e-4)
+
+
+def test_what_divergence_refuses(server: Server) -> None:
+    assert "Give what changes the model" in refused(server, "/v1/divergence")
+    assert (
+        "There is no model 'other'" in server.post("/v1/divergence", {"text": TEXT, "against": "other"}).text
+    )
+    assert "at most 162 of this vocabulary: ask in parts" in refused(
+        server, "/v1/divergence", text="a b " * 90, edits=EDITS
+    )
+
+
+def test_the_pytorch_model_answers_the_same_way() -> None:
+    """What the runtime does not show or edit is read alone, and has the numbers of its own traces."""
+    with serving.running(serving.model(engine="pytorch")) as server:
+        test_a_row_of_all_heads_is_that_of_the_trace(server, EDITS)
+        test_the_logit_lens_is_the_traces(server, 3)
+        test_the_parts_are_the_traces_and_sum_to_the_logit(server)
+        test_the_causal_check_is_what_ablation_does_in_python(server)
+        test_the_divergence_is_that_of_the_logits(server)
+
+
+def test_an_adapter_and_its_model_are_compared(tmp_path: Path) -> None:
+    lm, name = serving.model(), "blocks.1.mlp.down.weight"
+    rows, columns = lm.checkpoint.tensors.later(name).shape
+    draw = np.random.default_rng(0)
+    a, b = (draw.standard_normal(size).astype(np.float32) for size in ((2, columns), (rows, 2)))
+    adapters.write(tmp_path / "talk", {name: adapters.LowRank(a, b, 0.2)}, lm.checkpoint, serving.NAME)
+    talk = lm.with_adapter(tmp_path / "talk")
+    with serving.running(lm, adapters={"talk": adapter_engine(lm, tmp_path / "talk")}) as server:
+        ids = lm.ids(TEXT)
+        found = asked(server, "/v1/divergence", model="talk", against=serving.NAME)
+        p, q = (log_softmax(one.logits(ids).astype(np.float64)) for one in (talk, lm))
+        assert np.allclose(found["kl"], (np.exp(p) * (p - q)).sum(-1), atol=1e-4) and max(found["kl"]) > 0.01
+        rows = asked(server, "/v1/attention", model="talk", positions=[-1])["data"]
+        ours = np.stack([talk.trace(TEXT).attention(i) for i in range(2)])
+        assert np.abs(np.array(rows) - roots(ours[:, :, [-1]]).reshape(18, 1, len(ids))).max() <= 1
+        assert "is an adapter" in server.post("/v1/lens", {"text": TEXT, "model": "talk"}).text
