@@ -30,7 +30,7 @@ def ours(path: Path, epochs: int, seed: int) -> tuple[list[str], np.ndarray, int
     from cutaway.embedding import corpus, word2vec
 
     known = corpus.vocabulary(path, 5, THREADS)
-    model = word2vec.train(path, known, word2vec.Settings(epochs=epochs, seed=seed), threads=THREADS)
+    model = word2vec.train(path, known, word2vec.Word2VecSettings(epochs=epochs, seed=seed), threads=THREADS)
     return list(known.words), model.vectors(), int(known.counts.sum())
 
 

@@ -54,12 +54,29 @@ Decay = Annotated[float, Bound(0, 1, below=True)]
 Inner = Annotated[float, Bound(0, 1, above=True, below=True)]
 
 
-class Bounded:
+class Shown:
+    """A dataclass that says whose it is where it is called Config, as many are: gqa.Config(heads=9, ...)."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__name__ == "Config":  # before ``dataclass``, which leaves a class's own __repr__ alone
+            cls.__repr__ = _shown
+
+
+def _shown(self: Any) -> str:
+    values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.repr)
+    return f"{type(self).__module__.rpartition('.')[2]}.Config({values})"
+
+
+class Bounded(Shown):
     """A dataclass whose numbers keep within the bounds of their types, and whose words are those it lists."""
 
     def __post_init__(self) -> None:
-        for name, hint in bounds_of(type(self)).items():
-            check(getattr(self, name), hint, f"{type(self).__module__.split('.')[1]}.{name}")
+        cls = type(self)
+        _, topic, *rest = cls.__module__.split(".")
+        where = f"{topic}.{rest[-1]}" if cls.__name__ == "Config" and rest else topic
+        for name, hint in bounds_of(cls).items():
+            check(getattr(self, name), hint, f"{where}.{name}")
 
 
 @cache

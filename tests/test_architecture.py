@@ -1,4 +1,4 @@
-"""docs/architecture.md names the files that a prompt and a chat request run through, and no others."""
+"""docs/architecture.md names the files that a prompt and a chat request run through; each one is there."""
 
 import re
 import threading
@@ -51,6 +51,16 @@ def test_every_named_file_exists() -> None:
     for name in names:
         path = ROOT / name
         assert path.is_dir() if name.endswith("/") else path.is_file(), name
+
+
+def test_each_question_names_a_file() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## Where is ...?")[1]
+    rows = re.findall(r"^\| ([^|]+\?) \| (.+) \|$", text.split("\n## ")[0], re.M)
+    assert len(rows) >= 20
+    for question, answer in rows:
+        assert re.findall(r"`(?:cutaway|native)/\S+`", answer), question
+    native = re.findall(r"`(native/\S+)`", text)
+    assert native and all((ROOT / name).is_file() for name in native)
 
 
 @pytest.mark.parametrize("stream", [False, True])

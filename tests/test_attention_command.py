@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cutaway
+from cutaway.attention.common import usual
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.mask_plot import draw
 from cutaway.attention.common.registry import Sizes, kind, kinds
@@ -119,7 +120,7 @@ def test_more_bits_take_more(capsys, small) -> None:
 
 
 def test_what_does_not_fit_a_model_says_so(capsys, small, monkeypatch) -> None:
-    monkeypatch.setattr(verb, "_sizes", lambda model, config: Sizes(576, 9, 3, 64, 64))
+    monkeypatch.setattr(usual, "sizes_of", lambda width, attention: Sizes(576, 9, 3, 64, 64))
     rows = json.loads(run(capsys, "--json")[1])["mechanisms"]
     assert {row["kind"]: row["refused"] for row in rows if "refused" in row} == {
         "differential": "differential heads come in pairs: 9 over 3 do not"

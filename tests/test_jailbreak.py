@@ -29,7 +29,7 @@ from cutaway.security.probes import jailbreak
 from cutaway.security.refusal import messages
 from tests.small import model_file
 
-SMALL = gcg.Settings(tokens=5, steps=6, candidates=12, top=16)
+SMALL = gcg.GCGSettings(tokens=5, steps=6, candidates=12, top=16)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.inspect.edits import Ablate, Add
 from cutaway.lm import LanguageModel
+from cutaway.model.engine import PyTorchEngine
+from tests import test_explain_kinds
 from tests.small import model_file
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the runtime is not built here")
@@ -184,3 +186,14 @@ def test_the_pytorch_model_shows_what_it_shows_alone(lm: LanguageModel) -> None:
                 at,
             )
     assert np.allclose(np.stack(seen.rows["logits"]), small.logits(ids)[seen.positions], rtol=1e-3, atol=1e-3)
+
+
+def test_a_windows_keys_are_those_of_the_ids_that_are_read() -> None:
+    """The PyTorch model's layer has the window's earlier keys in its hand too."""
+    model = test_explain_kinds.model(*[test_explain_kinds._mixer("local", {})] * 2)
+    engine, ids, name = PyTorchEngine(model), list(range(12)), "blocks.1.attention.k"
+    whole, parts = engine.resume([]), engine.resume([])
+    *_, expected = engine.watch_values([ids], [whole], [], [], [], [name])
+    engine.read([ids[:8]], [parts], [])
+    *_, found = engine.watch_values([ids[8:]], [parts], [], [], [], [name])
+    assert found[name].shape[0] == 4 and np.allclose(found[name], expected[name][8:], atol=1e-5)

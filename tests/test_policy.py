@@ -96,7 +96,7 @@ def test_answers_are_extracted_and_the_floor_is_the_commonest() -> None:
     )
     train = tuple(Problem(str(n), "7" if n < 3 else str(n), None) for n in range(5))
     test = tuple(Problem(f"t{n}", "7" if n < 2 else "x", None) for n in range(8))
-    task = tasks.Task(
+    task = tasks.RewardTask(
         "t", train, tuple(replace(p, item=p) for p in test), 0, lambda text, p: text == p.answer
     )
     assert task.floor() == 0.25

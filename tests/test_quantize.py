@@ -19,7 +19,6 @@ from cutaway.commands import quantize as command
 from cutaway.errors import UserError
 from cutaway.evaluate import perplexity as scoring
 from cutaway.inspect import importance as importances
-from cutaway.inspect import importance_pytorch
 from cutaway.inspect.importance import importance, moments, runs, sums
 from cutaway.inspect.instrumented_runtime import InstrumentedRuntime
 from cutaway.inspect.verify import ROUNDED
@@ -206,8 +205,7 @@ def test_the_runtimes_importance_is_the_pytorch_models(name: str, monkeypatch: p
     engine = InstrumentedRuntime(RuntimeEngine(of, entries), entries)
     assert runs(engine)
     model = test_runtime.definition(of, entries).model
-    for module in (importances, importance_pytorch):
-        monkeypatch.setattr(module, "WINDOW", 40)
+    monkeypatch.setattr(importances, "WINDOW", 40)
     monkeypatch.setattr(importances, "SHOWN", 4 << 10)
     ids = [int(id) for id in np.random.default_rng(0).integers(0, of.vocab, 60)]
     ours, theirs = sums(engine, ids), sums(model, ids)

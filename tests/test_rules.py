@@ -19,7 +19,7 @@ from cutaway.position import rope
 from cutaway.quantization import formats
 from cutaway.weights import family_registry, named_tensors, rules
 from cutaway.weights.rules import Place
-from cutaway.weights.ways import chain, plus_one, same, split, transpose, unpermute
+from cutaway.weights.tensor_maps import chain, plus_one, same, split, transpose, unpermute
 
 ATTENTION = gqa.Config(heads=4, key_size=8, kv_heads=2, position=rope.Config(8))
 CONFIG = Decoder(vocab=32, width=32, context=16, blocks=(Block(ATTENTION, MLP(64)),) * 2)

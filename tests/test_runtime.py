@@ -495,7 +495,7 @@ def test_a_recurrent_layer_shows_and_changes_no_heads():
     of = config("qwen3-next")
     engine = RuntimeEngine(of, tensors(of))
     with pytest.raises(UserError, match="the mixer of layer 0 is a recurrence"):
-        engine.observe([IDS[:3]], [engine.new_state()], ["blocks.0.attention.q"])
+        engine.observe([IDS[:3]], [engine.new_state()], ["blocks.0.attention.k"])
     with pytest.raises(UserError, match="layer 0 has no attention weights"):
         engine.watch([IDS[:3]], [engine.new_state()], [2], None, [(1, 0)])
     shown = engine.observe([IDS[:3]], [engine.new_state()], ["blocks.*"])[1]
@@ -523,7 +523,7 @@ def test_latent_attention_caches_latents_alone_and_shares_them():
     for one, two in zip(ours[names[1]], theirs[names[1]], strict=True):
         assert np.allclose(one, two, atol=1e-6)
     with pytest.raises(UserError, match="layer 0 attends to latents, which no head owns"):
-        engine.observe([IDS[:3]], [engine.new_state()], ["blocks.0.attention.q"])
+        engine.observe([IDS[:3]], [engine.new_state()], ["blocks.0.attention.k"])
     change = {"blocks.0.attention.query.weight": LowRank(np.ones((1, 256)), np.ones((384, 1)), 1.0)}
     assert adapter.unsupported_reason(of, entries, change) == "it changes blocks.0.attention.query.weight"
 

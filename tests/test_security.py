@@ -844,3 +844,16 @@ def test_the_audit_names_what_differs_from_a_trusted_copy(
     ).items()
     assert cli.main(["audit", str(trusted), "--trusted", str(trusted)]) == 0
     assert "high" not in capsys.readouterr().out
+
+
+def test_few_trials_are_the_usual_and_full_ones_by_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(
+        probe_runner, "run_probes", lambda lm, names, *, budget, **_: seen.append(budget.trials) or []
+    )
+    asked = ["attack", str(model), "--probe", "forgery", "-o", str(tmp_path / "out")]
+    assert [cli.main([*asked, *more]) for more in ([], ["--full"], ["--trials", "3"])] == [0, 0, 0]
+    assert seen == [8, 64, 3]
+    assert cli.main([*asked, "--trials", "3", "--full"]) == 2 and "give one" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_documents_are_drawn_each_by_itself_and_a_step_is_divided_by_their_expec
 
     monkeypatch.setattr(dp_sgd, "clipped_sum", ones)
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    settings = dp_sgd.Settings(steps=40, batch=4, clip=None)
+    settings = dp_sgd.PrivacySettings(steps=40, batch=4, clip=None)
     dp_sgd.trained(config, DOCUMENTS * 7, settings, seed=0)
     assert len(set(drawn)) > 3 and 3 < np.mean(drawn) < 5 and set(grads) == {0.25}
 
@@ -104,9 +104,9 @@ def test_a_budget_is_that_of_the_documents_and_training_is_clipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[float, ...]] = []
-    given: list[tuple[int, dp_sgd.Settings]] = []
+    given: list[tuple[int, dp_sgd.PrivacySettings]] = []
 
-    def trained(config: Any, documents: Any, settings: dp_sgd.Settings, **_: Any) -> Any:
+    def trained(config: Any, documents: Any, settings: dp_sgd.PrivacySettings, **_: Any) -> Any:
         given.append((len(documents), settings))
         return decoder()
 
@@ -144,7 +144,7 @@ def test_noise_reaches_every_weight_and_is_of_its_size(monkeypatch: pytest.Monke
         return plain(self, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    settings = dp_sgd.Settings(steps=1, batch=2, clip=0.5, sigma=3.0)
+    settings = dp_sgd.PrivacySettings(steps=1, batch=2, clip=0.5, sigma=3.0)
     model = dp_sgd.trained(config, DOCUMENTS, settings, seed=0)
     assert len(given) == len(list(model.parameters()))
     assert float(torch.cat([g.flatten() for g in given]).std()) == pytest.approx(0.5 * 3.0 / 2, rel=0.05)
@@ -154,7 +154,7 @@ def test_noise_reaches_every_weight_and_is_of_its_size(monkeypatch: pytest.Monke
 def test_the_probe_separates_budgets_and_keeps_what_it_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaks: float | None
 ) -> None:
-    monkeypatch.setattr(private_training, "SETTINGS", dp_sgd.Settings(steps=1, batch=2))
+    monkeypatch.setattr(private_training, "SETTINGS", dp_sgd.PrivacySettings(steps=1, batch=2))
     monkeypatch.setattr(private_training, "HELD_OUT", 2)
     calls = []
 

@@ -179,6 +179,7 @@ def test_edits_by_name_and_to_a_mean_are_what_they_are_in_python(server: Server,
     for wrong, why in (
         ({"name": "blocks.*.attn.hook_pattern"}, "attention maps"),
         ({"name": "blocks.0.mlp.hiden"}, "near are"),
+        ({"name": "norm"}, "started with --engine pytorch makes every edit"),
         ({"name": "embed", "units": [576]}, "no unit 576: its units are 0 to 575"),
         ({"name": "embed", "layer": 0}, "one of the two"),
         ({}, "one of the two"),

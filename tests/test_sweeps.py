@@ -252,7 +252,8 @@ import sys
 sys.modules["torch"] = None
 import cutaway
 from cutaway.errors import UserError
-from cutaway.inspect import against, causal, importance, parallel, probes, sae_training, steering, tuned_lens
+from cutaway.inspect import against, causal, importance, parallel, probes, sae, sae_training, steering
+from cutaway.inspect import tuned_lens
 lm = cutaway.load(sys.argv[1])
 texts, others = ["the cat sat", "the dog ran"], ["the hat sat", "the dog sat"]
 found = causal.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])

@@ -149,6 +149,7 @@ import cutaway
 from cutaway import cli, store
 from cutaway.commands import progress
 from cutaway.store import index
+from cutaway.store.files import Bytes
 
 os.chdir(sys.argv[1])
 lines, interrupts = json.loads(sys.argv[2]), sys.argv[3] == "interrupt"
@@ -168,7 +169,7 @@ progress.Progress.__call__ = reported
 
 def fetch(package, version, filename, sha256, limit, into, report, size):
     for done in range(0, size, size // 4):
-        report("downloading with pip", store.Bytes(done), store.Bytes(size))
+        report("downloading with pip", Bytes(done), Bytes(size))
     return shutil.copy("tiny.whl", into / filename)
 
 index.fetch = fetch
@@ -307,9 +308,9 @@ def test_ctrl_c_that_is_typed_leaves_no_bar(folder: Path, tmp_path: Path) -> Non
 
 def task(
     done: int, total: int | None, detail: str = "", doing: str = "step", seconds: float = 10.0
-) -> progress.Task:
+) -> progress.ProgressTask:
     """A task that came as far in so many seconds, evenly."""
-    made = progress.Task(doing, 0.0)
+    made = progress.ProgressTask(doing, 0.0)
     for at in range(11):
         made.report(type(done)(done * at // 10), total, detail, seconds * at / 10)
     return made
@@ -338,11 +339,11 @@ def test_the_amount_and_the_time_left_stay_at_any_width(width: int) -> None:
 def test_the_time_left_counts_down_and_is_true() -> None:
     made = task(10, 50)
     assert [made.left(now) for now in (10.0, 10.6, 60.0)] == ["0:40 left", "0:39 left", "0:39 left"]
-    assert progress.Task("step", 0.0).left(9.0) == ""
-    first = progress.Task("step", 0.0)
+    assert progress.ProgressTask("step", 0.0).left(9.0) == ""
+    first = progress.ProgressTask("step", 0.0)
     first.report(1, 50, "", 0.0)
     assert first.left(0.0) == "", "one step tells no speed"
-    slow = progress.Task("step", 0.0)
+    slow = progress.ProgressTask("step", 0.0)
     for step in range(1, 5):
         slow.report(step, 10, "", 400.0 * step)  # each longer than the window
     assert slow.left(1600.0) == "40:00 left"

@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def reference(path: Path, known: Vocabulary, settings: word2vec.Settings) -> word2vec.Model:
+def reference(path: Path, known: Vocabulary, settings: word2vec.Word2VecSettings) -> word2vec.Model:
     model = word2vec.begin(known, settings)
     done = 0
     with corpus.opened(path) as file:
@@ -49,7 +49,7 @@ def reference(path: Path, known: Vocabulary, settings: word2vec.Settings) -> wor
 @pytest.mark.parametrize("kind", ["skipgram", "cbow", "fasttext"])
 def test_an_epoch_on_one_thread_is_the_references(kind: word2vec.Kind, negative: int, file: Path):
     known = corpus.vocabulary(file, 2)
-    settings = word2vec.Settings(
+    settings = word2vec.Word2VecSettings(
         kind=kind, dim=21, negative=negative, epochs=1, sample=1e-2, learning_rate=0.1
     )
     ours, theirs = word2vec.train(file, known, settings, threads=1), reference(file, known, settings)
@@ -66,7 +66,7 @@ def test_an_epoch_on_one_thread_is_the_references(kind: word2vec.Kind, negative:
 @pytest.mark.parametrize(("window", "negative", "dim"), [(1, 1, 1), (2, 13, 16), (9, 7, 33), (20, 2, 100)])
 def test_other_shapes_are_the_references_too(window: int, negative: int, dim: int, file: Path):
     known = corpus.vocabulary(file, 3)
-    settings = word2vec.Settings(dim=dim, window=window, negative=negative, epochs=1, sample=0)
+    settings = word2vec.Word2VecSettings(dim=dim, window=window, negative=negative, epochs=1, sample=0)
     ours, theirs = word2vec.train(file, known, settings, threads=1), reference(file, known, settings)
     np.testing.assert_allclose(ours.input, theirs.input, atol=1e-4)
 
@@ -75,7 +75,7 @@ def test_other_shapes_are_the_references_too(window: int, negative: int, dim: in
 def test_one_thread_gives_the_same_twice_and_a_seed_another(file: Path):
     known = corpus.vocabulary(file, 2)
     first, second, third = (
-        word2vec.train(file, known, word2vec.Settings(epochs=1, seed=seed), threads=1).input
+        word2vec.train(file, known, word2vec.Word2VecSettings(epochs=1, seed=seed), threads=1).input
         for seed in (1, 1, 2)
     )
     assert np.array_equal(first, second) and not np.array_equal(first, third)
@@ -83,7 +83,9 @@ def test_one_thread_gives_the_same_twice_and_a_seed_another(file: Path):
 
 @built
 def test_padding_stays_zero(file: Path):
-    model = word2vec.train(file, corpus.vocabulary(file, 2), word2vec.Settings(dim=5, epochs=1), threads=2)
+    model = word2vec.train(
+        file, corpus.vocabulary(file, 2), word2vec.Word2VecSettings(dim=5, epochs=1), threads=2
+    )
     for rows in (model.input, model.output):
         whole = np.lib.stride_tricks.as_strided(rows, (len(rows), rows.strides[0] // 4), (rows.strides[0], 4))
         assert whole.shape[1] == 16 and whole[:, :5].any() and not whole[:, 5:].any()
@@ -115,7 +117,9 @@ def test_a_windows_gradient_is_autograds_on_the_whole_objective(kind: word2vec.K
     """From the tables to the loss: the mean of CBOW, the sum of subwords, twice the same word, the tree."""
     known = Vocabulary(("aa", "ab", "abc", "bcd", "cd", "dddd"), np.array([9, 8, 7, 5, 5, 3]))
     rate = 1e-3
-    model = word2vec.begin(known, word2vec.Settings(kind=kind, dim=6, negative=negative, learning_rate=rate))
+    model = word2vec.begin(
+        known, word2vec.Word2VecSettings(kind=kind, dim=6, negative=negative, learning_rate=rate)
+    )
     draw = np.random.default_rng(1)
     model.input[:] = draw.standard_normal(model.input.shape)
     model.output[:] = draw.standard_normal(model.output.shape)
@@ -152,7 +156,7 @@ def test_a_windows_gradient_is_autograds_on_the_whole_objective(kind: word2vec.K
 
 def test_gloves_step_is_adagrads_with_autograds_gradient():
     known = Vocabulary(("a", "b", "c"), np.array([3, 2, 1]))
-    model = glove.begin(known, glove.Settings(dim=4, learning_rate=0.1, most=10))
+    model = glove.begin(known, glove.GloveSettings(dim=4, learning_rate=0.1, most=10))
     before = [one.copy() for one in (*model.tables, *model.biases)]
     W, C, B, D = (torch.tensor(before[i], dtype=torch.float64, requires_grad=True) for i in (0, 1, 4, 5))
     x = 3.0
@@ -170,7 +174,7 @@ def test_gloves_step_is_adagrads_with_autograds_gradient():
 @built
 def test_glove_counts_and_fits_as_its_reference(file: Path, monkeypatch: pytest.MonkeyPatch):
     known = corpus.vocabulary(file, 3)
-    settings = glove.Settings(dim=19, window=4, epochs=2, most=5)
+    settings = glove.GloveSettings(dim=19, window=4, epochs=2, most=5)
     models, sums = [], []
     for pure in (False, True):
         if pure:
@@ -208,7 +212,7 @@ def test_glove_counts_what_the_original_program_counts(
     if pure:
         monkeypatch.setattr(native, "available", lambda: False)
     for window in (1, 2, 10):
-        with glove.count(tmp_path / "corpus", known, glove.Settings(window=window), 1) as counts:
+        with glove.count(tmp_path / "corpus", known, glove.GloveSettings(window=window), 1) as counts:
             pairs, weights = counts.part(0)
         ours = {(known.words[i], known.words[j]): x for (i, j), x in zip(pairs, weights, strict=True)}
         ours |= {(j, i): x for (i, j), x in ours.items()}
@@ -225,7 +229,7 @@ def test_gloves_counts_do_not_depend_on_memory(file: Path, threads: int, monkeyp
     monkeypatch.setattr(glove, "BATCH", 1)
     found = []
     for memory in (1 << 30, 1 << 20):
-        with glove.count(file, known, glove.Settings(memory=memory), threads) as counts:
+        with glove.count(file, known, glove.GloveSettings(memory=memory), threads) as counts:
             parts = [counts.part(number) for number in range(len(counts.parts))]
         pairs, sums = (np.concatenate(one) for one in zip(*parts, strict=True))
         found.append(dict(zip(map(tuple, pairs.tolist()), sums.tolist(), strict=True)))

@@ -14,13 +14,16 @@ from cutaway.commands.options import Adapter, Json, Model, Threads
 from cutaway.errors import UserError
 from cutaway.store.files import check_folder, write
 
+QUICK, FULL = 8, 64  # trials of an arm
+
 
 def attack(
     model: Model = "smollm2",
     /,
     *,
     probe: str | None = None,
-    trials: int = 64,
+    trials: int | None = None,
+    full: bool = False,
     seed: int = 0,
     adapter: Adapter = None,
     output: Annotated[Path, Parameter(alias="-o")] = Path("runs/attack"),
@@ -29,23 +32,26 @@ def attack(
 ) -> None:
     """Attack a model of your own with harmless canaries, and measure each attack beside its control.
 
-    Rates have 95% intervals; a defence is a curve of catch against false positives. The folder gets
-    results.json and report.html, in which each finding opens the model at its token. What the folder has of
-    other probes on the same model stays in both.
+    Each probe takes up to a minute on two cores, with 8 trials an arm; --full takes 64, and several minutes.
+    Rates have 95% intervals, which are wide for few trials; a defence is a curve of catch against false
+    positives. The folder gets results.json and report.html, in which each finding opens the model at its
+    token. What the folder has of other probes on the same model stays in both.
 
     Examples:
 
     cutaway attack smollm2
 
-    cutaway attack smollm2 --probe forgery,injection --trials 32 --json
+    cutaway attack smollm2 --probe forgery,injection --full --json
 
     Parameters
     ----------
     probe
         Probes, separated by commas; all those that train no model by default (docs/security.md).
     trials
-        Cases of each arm, of which each probe makes its own count: forgery asks 8 conversations for each, and
-        compares the next token in as many as this at most. n is what an arm had.
+        Cases of each arm, 8 if not given, of which each probe makes its own count: forgery asks 8
+        conversations for each, and compares the next token in as many as this at most. n is what an arm had.
+    full
+        64 trials: enough to call an attack that never works "sound".
     seed
         Of every random choice.
     output
@@ -54,6 +60,9 @@ def attack(
     from cutaway.security import probe_runner, report
     from cutaway.security.finding import Budget, Finding
 
+    if trials is not None and full:
+        raise UserError("--trials and --full were both given: give one")
+    trials = trials if trials is not None else FULL if full else QUICK
     if trials < 1:
         raise UserError(f"--trials is {trials}: give a number from 1 up")
     console.use_threads(threads)

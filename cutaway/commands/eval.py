@@ -14,7 +14,7 @@ from cutaway.commands.options import Context, Flag, Html, Json, Strict
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import report, task_registry
-from cutaway.evaluate.run import Options, Result, check, compared, run
+from cutaway.evaluate.run import EvaluationResult, Options, check, compared, run
 from cutaway.evaluate.statistics import finite
 from cutaway.evaluate.task import EvaluationTask, Exercise, Labelled, Question
 from cutaway.generate.thinking.strategy import parse
@@ -229,7 +229,7 @@ def _results(
     found: list[Any],
     options: Options,
     kept: bool,
-) -> list[Result]:
+) -> list[EvaluationResult]:
     lm = _loaded(model, adapter, loading)
     cache = caching.Cache(lm, caching.path() if kept and adapter is None else None)
     out = []
@@ -242,7 +242,7 @@ def _results(
     return out
 
 
-def _document(results: dict[str, list[Result]]) -> dict[str, Any]:
+def _document(results: dict[str, list[EvaluationResult]]) -> dict[str, Any]:
     (name, own), *others = results.items()
     document: dict[str, Any] = {
         "model": name,
@@ -268,7 +268,7 @@ def _document(results: dict[str, list[Result]]) -> dict[str, Any]:
     return document
 
 
-def _figures(result: Result) -> dict[str, Any]:
+def _figures(result: EvaluationResult) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for metric, estimate in result.metrics.items():
         figures[metric] = estimate.value
@@ -281,7 +281,7 @@ def _figures(result: Result) -> dict[str, Any]:
     return figures | ({"generated_tokens": result.tokens} if result.tokens else {})
 
 
-def _show(out: Any, results: dict[str, list[Result]]) -> None:
+def _show(out: Any, results: dict[str, list[EvaluationResult]]) -> None:
     from rich.table import Table
 
     own = next(iter(results.values()))
@@ -331,7 +331,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _level(result: Result) -> str:
+def _level(result: EvaluationResult) -> str:
     """The accuracy of a guess. Of few exercises the commonest answer is any of them, which says nothing."""
     task = result.task
     if not isinstance(task, EvaluationTask) or (_exercises(result) and len(task.items) < LEAST_EXERCISES):
@@ -339,11 +339,11 @@ def _level(result: Result) -> str:
     return f"{task.chance:.3f}"
 
 
-def _exercises(result: Result) -> bool:
+def _exercises(result: EvaluationResult) -> bool:
     return isinstance(result.task, EvaluationTask) and isinstance(result.task.items[0], Exercise)
 
 
-def _write(output: Path, results: dict[str, list[Result]]) -> None:
+def _write(output: Path, results: dict[str, list[EvaluationResult]]) -> None:
     """A line for each item: its values, and what was answered."""
     with atomic_file(output) as out:
         for model, every in results.items():

@@ -41,7 +41,7 @@ def size(count: float) -> str:
 
 
 @dataclass
-class Task:
+class ProgressTask:
     """What is being done: ``done`` of ``total`` (None: unknown), and figures about it."""
 
     doing: str
@@ -106,7 +106,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def line(task: Task, width: int, now: float, unicode: bool = True) -> Text:
+def line(task: ProgressTask, width: int, now: float, unicode: bool = True) -> Text:
     """A task on one line of at most so many columns: the amount done and the time left before all else."""
     from rich.text import Text
 
@@ -149,7 +149,7 @@ class Display:
     """The running tasks at the bottom of the terminal, from the first to the last."""
 
     def __init__(self) -> None:
-        self.tasks: list[Task] = []
+        self.tasks: list[ProgressTask] = []
         self.live: Any = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
@@ -158,13 +158,13 @@ class Display:
             # Ctrl-C writes ^C behind it, which on the next line would not be erased with it
             yield line(task, options.max_width - 3, now, not options.ascii_only)
 
-    def show(self, task: Task) -> None:
+    def show(self, task: ProgressTask) -> None:
         with lock:
             self.tasks.append(task)
             if self.live is None:
                 self._start()
 
-    def drop(self, task: Task) -> None:
+    def drop(self, task: ProgressTask) -> None:
         with lock:
             if task in self.tasks:
                 self.tasks.remove(task)
@@ -208,7 +208,7 @@ class Progress:
     """Progress of named tasks."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, ProgressTask] = {}
         self.draws = moves_cursor()
 
     def __call__(self, doing: str, done: int, total: int | None, detail: str = "", took: float = 0.0) -> None:
@@ -221,7 +221,7 @@ class Progress:
         task = self.tasks.get(doing)
         if first := task is None:
             self.end(open_ended=True)
-            task = self.tasks[doing] = Task(doing, now - took)
+            task = self.tasks[doing] = ProgressTask(doing, now - took)
         before = task.done
         task.report(done, total, detail, now)
         over = total is not None and done >= total
@@ -251,7 +251,7 @@ class Progress:
                 _display.drop(task)
 
 
-def _is_due(task: Task, before: int, now: float) -> bool:
+def _is_due(task: ProgressTask, before: int, now: float) -> bool:
     """Whether a task prints its next line: with figures every twentieth, and ever more rarely over time."""
     if task.done == before or task.done == task.total:
         return False
@@ -265,11 +265,11 @@ class Starting:
     """A command that has printed and drawn nothing for a second: it loads, or reads a long prompt."""
 
     def __init__(self) -> None:
-        self.task: Task | None = None
+        self.task: ProgressTask | None = None
 
     def begin(self, what: str) -> None:
         """Show it in a second, unless it has ended."""
-        self.task = task = Task(what, time.monotonic())
+        self.task = task = ProgressTask(what, time.monotonic())
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, Terminal):
                 stream.before_first = self.end
@@ -277,7 +277,7 @@ class Starting:
         timer.daemon = True
         timer.start()
 
-    def _show(self, task: Task) -> None:
+    def _show(self, task: ProgressTask) -> None:
         with lock:
             if self.task is task:
                 _display.show(task)

@@ -50,7 +50,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Task:
+class RewardTask:
     """Problems to train on and held-out ones, which share no question; ``shared`` were left out for that.
 
     The scorer reads a completion as it is, or what ``extract`` finds in it, where it ``extracts``.
@@ -119,7 +119,7 @@ def load(
     options: Mapping[str, Any] | None = None,
     path: str | None = None,
     scorer: Score | None = None,
-) -> Task:
+) -> RewardTask:
     """The task of this name, with so many training and held-out problems.
 
     ``options`` are reasoning-gym's settings of the task. ``path`` is the file of prompts that a Python
@@ -144,7 +144,7 @@ def load(
     return replace(made, extracts=scorer is None)
 
 
-def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping[str, Any]) -> Task:
+def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping[str, Any]) -> RewardTask:
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
@@ -217,7 +217,7 @@ def function_of(file: str, function: str) -> Callable[..., Any]:
     return found
 
 
-def _scored(name: str, scorer: Score, train: int, test: int, path: str) -> Task:
+def _scored(name: str, scorer: Score, train: int, test: int, path: str) -> RewardTask:
     """The questions of a file, of which the last are held out."""
     found = []
     for where, row in rows(path):
@@ -233,7 +233,7 @@ def _scored(name: str, scorer: Score, train: int, test: int, path: str) -> Task:
 
 def _split(
     name: str, train: tuple[Problem, ...], candidates: Iterator[Problem], test: int, scorer: Score
-) -> Task:
+) -> RewardTask:
     """Held-out problems from the candidates, none with a question of training or of another one."""
     seen = {problem.question for problem in train}
     shared = 0
@@ -253,4 +253,4 @@ def _split(
             f"{name}: every held-out question is in the {len(train):,} of training too: lower data.prompts, "
             "or make the task's questions more varied with data.options"
         )
-    return Task(name, train, held_out, shared, scorer)
+    return RewardTask(name, train, held_out, shared, scorer)

@@ -35,7 +35,7 @@ POWER = np.float32(0.75)
 
 
 @dataclass(frozen=True)
-class Settings:
+class GloveSettings:
     """How to learn: ``most`` is x_max, past which counts weigh alike; ``memory`` is in bytes."""
 
     dim: int = 100
@@ -65,7 +65,7 @@ class Model:
     """``tables``: w, c and the sums of their squared gradients [v d]; ``biases``: b, d and theirs [v]."""
 
     vocabulary: Vocabulary
-    settings: Settings
+    settings: GloveSettings
     tables: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
 
@@ -74,7 +74,7 @@ class Model:
         return self.tables[0] + self.tables[1]
 
 
-def begin(vocabulary: Vocabulary, settings: Settings) -> Model:
+def begin(vocabulary: Vocabulary, settings: GloveSettings) -> Model:
     """Tables before learning: uniform in +-1/2d, squared gradients 1."""
     size, uniform = len(vocabulary), np.random.default_rng(settings.seed)
     tables = tuple(table(size, settings.dim) for _ in range(4))
@@ -173,7 +173,7 @@ class Counts:
         self.parts.append(len(keys))
 
 
-def count(path: Path, known: Vocabulary, settings: Settings, threads: int) -> Counts:
+def count(path: Path, known: Vocabulary, settings: GloveSettings, threads: int) -> Counts:
     """How often a vocabulary's words co-occur in a file, merged and shuffled, in bounded memory."""
     counts = Counts(tempfile.TemporaryDirectory(prefix="cutaway-glove-"))
     words = [word.encode() for word in known.words]
@@ -193,7 +193,9 @@ def count(path: Path, known: Vocabulary, settings: Settings, threads: int) -> Co
 Run = tuple[np.ndarray, np.ndarray]  # keys uint64, sorted, and weights
 
 
-def _runs(file: int, words: list[bytes], settings: Settings, threads: int, folder: Path) -> Iterator[Run]:
+def _runs(
+    file: int, words: list[bytes], settings: GloveSettings, threads: int, folder: Path
+) -> Iterator[Run]:
     with Dictionary(words) as dictionary, Cooccurrences(dictionary, settings.window, threads) as met:
         pieces, step = corpus.pieces(file), BATCH * threads
         for first in range(0, pieces, step):
@@ -204,7 +206,7 @@ def _runs(file: int, words: list[bytes], settings: Settings, threads: int, folde
 
 
 def _runs_reference(
-    file: int, words: list[bytes], settings: Settings, threads: int, folder: Path
+    file: int, words: list[bytes], settings: GloveSettings, threads: int, folder: Path
 ) -> Iterator[Run]:
     found = cooccurrences(file, {word: id for id, word in enumerate(words)}, settings.window)
     ordered = sorted(found)
@@ -222,7 +224,7 @@ def _spilled(run: Run, folder: Path) -> Run:
     return out[0], out[1]
 
 
-def _merge(runs: list[Run], counts: Counts, settings: Settings) -> None:
+def _merge(runs: list[Run], counts: Counts, settings: GloveSettings) -> None:
     """Add the runs' weights key by key, and deal the sums out at random to parts that fit in memory."""
     shuffle, limit = np.random.default_rng(settings.seed), settings.memory // 2 // BYTES_PER_PAIR
     total = sum(len(keys) for keys, _ in runs)
@@ -267,7 +269,7 @@ def _ranges(runs: list[Run], limit: int) -> Iterator[Run]:
 def train(
     known: Vocabulary,
     counts: Counts,
-    settings: Settings,
+    settings: GloveSettings,
     *,
     threads: int,
     watch: Callable[[corpus.Report, Model], None],

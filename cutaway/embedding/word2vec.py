@@ -42,7 +42,7 @@ SENTENCE = 1000  # words kept of a line; a longer one is cut
 
 
 @dataclass(frozen=True)
-class Settings:
+class Word2VecSettings:
     """How to learn; ``negative`` 0 is hierarchical softmax.
 
     ``sample`` is subsampling's t, 0 for none; the learning rate falls linearly to a ten-thousandth; ``least``
@@ -82,7 +82,7 @@ class Model:
     """What is being learned: ``input`` [rows d] and ``output`` [v d] vectors, float32, for a vocabulary."""
 
     vocabulary: Vocabulary
-    settings: Settings
+    settings: Word2VecSettings
     draws: Draws
     input: np.ndarray
     output: np.ndarray
@@ -104,7 +104,7 @@ class Model:
         return int(self.vocabulary.counts.sum()) * self.settings.epochs
 
 
-def begin(vocabulary: Vocabulary, settings: Settings) -> Model:
+def begin(vocabulary: Vocabulary, settings: Word2VecSettings) -> Model:
     """Tables before learning: inputs uniform in +-1/2d, outputs zero, as in the authors' program."""
     size = len(vocabulary)
     none = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -246,7 +246,7 @@ Watch = Callable[[Report, Model], None]
 def train(
     path: Path,
     known: Vocabulary,
-    settings: Settings,
+    settings: Word2VecSettings,
     *,
     threads: int | None = None,
     watch: Watch = lambda *_: None,

@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluationResult:
     """A task's figures; ``values`` [n] has each item's, ``clusters`` what they share."""
 
     task: EvaluationTask | Text
@@ -81,7 +81,7 @@ def run(
     cache: Cache,
     options: Options | None = None,
     progress: Progress = lambda done, total: None,
-) -> Result:
+) -> EvaluationResult:
     """The model's figures on a task. Raises UserError for one that the model cannot be asked."""
     options, start = options or Options(), time.perf_counter()
     check(task, options)
@@ -106,10 +106,10 @@ def run(
         metrics = {name: statistics.mean(each, clusters, share=_share(name)) for name, each in values.items()}
         metrics |= {} if f1 is None else {"macro_f1": f1}
     seconds = time.perf_counter() - start
-    return Result(task, metrics, values, clusters, seconds, first, tokens, answers)
+    return EvaluationResult(task, metrics, values, clusters, seconds, first, tokens, answers)
 
 
-def compared(a: Result, b: Result) -> dict[str, statistics.Paired]:
+def compared(a: EvaluationResult, b: EvaluationResult) -> dict[str, statistics.Paired]:
     """The difference a - b of each metric, question by question."""
     return {
         name: statistics.paired(a.values[name], b.values[name], a.clusters, share=_share(name))

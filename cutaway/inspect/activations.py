@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import filter as matching
 from itertools import islice
@@ -411,4 +412,5 @@ def _fingerprint(lm: Any) -> str:
     weights = next(
         (formats.unpack(tensors[name]).tobytes() for name in tensors if name == "norm.weight"), b""
     )
-    return hashlib.sha256(repr((lm.config, types)).encode() + weights).hexdigest()[:16]
+    shown = re.sub(r"\b\w+\.Config\(", "Config(", repr((lm.config, types)))  # as in datasets on disk
+    return hashlib.sha256(shown.encode() + weights).hexdigest()[:16]

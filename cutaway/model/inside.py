@@ -1,4 +1,4 @@
-"""A look inside a forward pass that does not touch it: residual residuals and attention weights.
+"""A look inside a forward pass that does not touch it: residual streams and attention weights.
 
 The attention weights of a token are computed a second time, for its layer alone, by the backend that holds
 them in memory: the first pass stays the same to the bit. Where a pass is edited they are its own instead.

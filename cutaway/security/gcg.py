@@ -50,7 +50,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Settings:
+class GCGSettings:
     """How long the suffix is, and how long is searched. ``gradient`` False is random search."""
 
     tokens: int = 10
@@ -83,7 +83,7 @@ class Placed:
 def search(
     lm: LanguageModel,
     prompts: Sequence[Prompt],
-    settings: Settings,
+    settings: GCGSettings,
     *,
     seed: int,
     allowed: Sequence[int] | None = None,

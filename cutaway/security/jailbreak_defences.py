@@ -24,7 +24,7 @@ from cutaway.security.refusal import messages
 AGAINST = 0.5  # weight of a detector's score in the search against it
 FALSE_POSITIVES = 0.05
 FILTER, WORDS, PROBE = "GCG against the filter", "GCG of plain words", "GCG against the probe"
-SEARCH_PROBE = gcg.Settings(steps=6, candidates=12)  # the PyTorch model reads each candidate
+SEARCH_PROBE = gcg.GCGSettings(steps=6, candidates=12)  # the PyTorch model reads each candidate
 
 
 def benign(draw: np.random.Generator, count: int) -> list[str]:

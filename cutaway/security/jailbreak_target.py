@@ -40,7 +40,7 @@ class Target:
         self.hits[attempt] = complied(self.lm, self.refused, texts)
         return self.hits[attempt]
 
-    def search(self, kind: str, settings: gcg.Settings, **options: Any) -> gcg.Found:
+    def search(self, kind: str, settings: gcg.GCGSettings, **options: Any) -> gcg.Found:
         """A suffix searched on questions of its own, kept in the folder."""
         path, key = self.folder / f"suffix-{kind.replace(' ', '-')}.json", [asdict(settings), SEARCHED]
         if path.is_file() and (known := parsed(path)).get("key") == key:

@@ -24,7 +24,7 @@ import torch
 
 from cutaway.attention.common.heads import Heads
 from cutaway.data.packing import Batch, number, permuted, stacked
-from cutaway.data.tasks import RIGHT, Problem, Task
+from cutaway.data.tasks import RIGHT, Problem, RewardTask
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Request
 from cutaway.generate.sampling_params import SamplingParams
@@ -117,7 +117,7 @@ class Sampled:
     def __init__(
         self,
         run: RewardsConfig,
-        task: Task,
+        task: RewardTask,
         tokenizer: Tokenizer,
         prompts: Callable[[str], list[int]],
         sampler: Sampler,
@@ -291,7 +291,7 @@ class Sampled:
 class HeldOut:
     """The held-out questions, answered greedily; the first answers are stored in ``folder``."""
 
-    task: Task
+    task: RewardTask
     prompts: Callable[[str], list[int]]
     sampler: Sampler
     settings: SamplingParams

@@ -18,7 +18,7 @@ import numpy as np
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.model.config import Model
-from cutaway.weights import rules, ways
+from cutaway.weights import rules, tensor_maps
 from cutaway.weights.family import Family
 from cutaway.weights.rules import Bound, How, Place, Rule
 
@@ -87,7 +87,7 @@ def _whole(orders: tuple[Order, ...], shape: tuple[int, ...], entries: int | Non
 
 
 def _orders(how: How, place: Place, shape: tuple[int, ...]) -> tuple[Order, ...] | None:
-    if how is ways.same:
+    if how is tensor_maps.same:
         return (Order(np.arange(shape[0]), np.arange(shape[1]), False),)
     columns = shape[-1]
     places = np.arange(math.prod(shape), dtype="<u4").reshape(shape)
@@ -121,7 +121,7 @@ def modules(family: Family, config: Model) -> list[Bound]:
         container, expert, leaf = rule.theirs.partition(EXPERT)
         if not expert:
             kept.append(rule)
-        elif leaf.endswith(".weight") and rule.how is ways.same:
+        elif leaf.endswith(".weight") and rule.how is tensor_maps.same:
             stacks.setdefault(container, []).append(rule)
         else:
             kept.append(rule)
@@ -148,7 +148,7 @@ def _stacked(container: str, found: Sequence[Rule]) -> list[Rule]:
     if "gate" in by_part:
         pair = (str(by_part["gate"].ours), str(by_part["up"].ours))
         first = replace(by_part["gate"], theirs=f"{container}.gate_up_proj", ours=pair)
-        made = [replace(first, how=ways.each(ways.split, 2))]
+        made = [replace(first, how=tensor_maps.each(tensor_maps.split, 2))]
     else:
-        made = [replace(by_part["up"], theirs=f"{container}.up_proj", how=ways.stack)]
-    return [*made, replace(by_part["down"], theirs=f"{container}.down_proj", how=ways.stack)]
+        made = [replace(by_part["up"], theirs=f"{container}.up_proj", how=tensor_maps.stack)]
+    return [*made, replace(by_part["down"], theirs=f"{container}.down_proj", how=tensor_maps.stack)]

@@ -22,7 +22,7 @@ from cutaway.model.config_dict import from_dict
 from cutaway.native import mapped_files
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text
-from cutaway.weights import adapters, family_registry, rules, safetensors, ways, wrappers
+from cutaway.weights import adapters, family_registry, rules, safetensors, tensor_maps, wrappers
 from cutaway.weights.checkpoint import CLASSIFIERS, Checkpoint, Target
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -255,7 +255,7 @@ def _classifier(data: Mapping[str, object]) -> str:
 def _cutaway(folder: Path) -> Checkpoint:
     data = parsed(folder / CONFIG)
     config = from_dict(data, EncoderDecoder if "decoder" in data else Decoder, f"{folder / CONFIG}: config")
-    own = [rules.Rule(name, name, ways.same) for name in config.weights()]
+    own = [rules.Rule(name, name, tensor_maps.same) for name in config.weights()]
     tensors = rules.load(own, config, _safetensors(folder), (), folder)
     return _with_text(folder, Checkpoint(config, tensors, None, folder))
 

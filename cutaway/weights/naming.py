@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cutaway.model.config import Block
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import plus_one, row, same, split, stack
+from cutaway.weights.tensor_maps import plus_one, row, same, split, stack
 
 
 def pairs(*names: tuple[str, str], parts: Sequence[str] = ("weight", "bias")) -> tuple[Rule, ...]:

@@ -18,13 +18,13 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.weights.changes import LowRank
-from cutaway.weights.peft_config import Settings
+from cutaway.weights.peft_config import PeftSettings
 
 Parts = Mapping[str, np.ndarray]
 ADALORA_EPS = np.float32(1e-5)  # which PEFT adds to the rank
 
 
-def pair(parts: Parts, module: str, settings: Settings, where: str, shape: tuple[int, int]) -> LowRank:
+def pair(parts: Parts, module: str, settings: PeftSettings, where: str, shape: tuple[int, int]) -> LowRank:
     """The pair of a module's tensors, which change a matrix [out in]. UserError for what makes none."""
     names = frozenset(parts)
     if any(part.ndim != 2 for name, part in parts.items() if not name.startswith("vera_lambda")):
@@ -56,7 +56,7 @@ def pair(parts: Parts, module: str, settings: Settings, where: str, shape: tuple
     )
 
 
-def scale(module: str, rank: int, settings: Settings, most: int | None = None) -> float:
+def scale(module: str, rank: int, settings: PeftSettings, most: int | None = None) -> float:
     """What multiplies B A. UserError where the config has another rank.
 
     ``most``: the rank that a matrix can have, at which PiSSA and OLoRA end.
@@ -70,7 +70,7 @@ def scale(module: str, rank: int, settings: Settings, most: int | None = None) -
     return settings.alphas(module) / (stated**0.5 if settings.rs else stated)
 
 
-def _hadamard(parts: Parts, module: str, settings: Settings, where: str) -> LowRank:
+def _hadamard(parts: Parts, module: str, settings: PeftSettings, where: str) -> LowRank:
     b1, a1, b2, a2 = (parts[f"hada_{name}"] for name in ("w1_a", "w1_b", "w2_a", "w2_b"))
     if not (
         b1.shape[1] == len(a1) == b2.shape[1] == len(a2) and b1.shape == b2.shape and a1.shape == a2.shape
@@ -81,7 +81,7 @@ def _hadamard(parts: Parts, module: str, settings: Settings, where: str) -> LowR
     return LowRank(a, b, scale(module, len(a1), settings))
 
 
-def _kronecker(parts: Parts, module: str, settings: Settings, where: str) -> LowRank:
+def _kronecker(parts: Parts, module: str, settings: PeftSettings, where: str) -> LowRank:
     def halves(name: str) -> tuple[np.ndarray, np.ndarray]:
         whole, left, right = (parts.get(f"lokr_{name}{end}") for end in ("", "_a", "_b"))
         if whole is not None and left is None and right is None:

@@ -143,7 +143,7 @@ def _tying(names: tuple[str, ...]) -> bool:
     return any(name.rpartition(".")[2] in TYING for name in names)
 
 
-class Settings(NamedTuple):
+class PeftSettings(NamedTuple):
     """What PEFT's config says of the tensors beside it."""
 
     kind: str
@@ -157,7 +157,7 @@ class Settings(NamedTuple):
     targets: Targets
 
     @classmethod
-    def read(cls, path: Path) -> Settings:
+    def read(cls, path: Path) -> PeftSettings:
         """UserError for an entry of another type than PEFT's, and for one that is not supported."""
         data = parsed(path)
         fields = Fields(data, path)

@@ -17,7 +17,7 @@ from cutaway.quantization import formats
 from cutaway.weights import classifier, pairs, safetensors
 from cutaway.weights.changes import Saved, check
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.peft_config import CONFIG, Settings
+from cutaway.weights.peft_config import CONFIG, PeftSettings
 from cutaway.weights.peft_names import PREFIX, WEIGHTS
 
 PAIR = ("lora_A", "lora_B", "lora_magnitude_vector")
@@ -53,7 +53,7 @@ def read(folder: Path, base: Checkpoint) -> dict[str, Packed]:
 
 def _changed(module: str, parts: Mapping[str, np.ndarray], packed: Packed, folder: Path) -> Packed:
     """A matrix of the head with the change of a pair."""
-    settings, where = Settings.read(folder / CONFIG), f"{folder}: {quoted(module)}"
+    settings, where = PeftSettings.read(folder / CONFIG), f"{folder}: {quoted(module)}"
     if not set(parts) <= set(PAIR) or settings.kind != "LORA" or settings.residual:
         raise UserError(
             f"{where}: of a head for labels, LoRA and DoRA are read, and heads that are saved whole"

@@ -22,7 +22,7 @@ from cutaway.weights import classifier, layout, pairs, peft_head, safetensors
 from cutaway.weights.changes import Adapter, Added, Change, LowRank, Saved, Scaled, check
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.layout import Matrix
-from cutaway.weights.peft_config import CONFIG, Settings
+from cutaway.weights.peft_config import CONFIG, PeftSettings
 from cutaway.weights.peft_names import INNER, PREFIX, WEIGHTS, Names, untied
 from cutaway.weights.rules import Bound
 
@@ -36,7 +36,7 @@ Parts = dict[str, np.ndarray]
 
 def read(folder: Path, base: Checkpoint) -> Adapter:
     """The adapter of a PEFT folder for ``base``. UserError for what is not read, or does not fit the base."""
-    settings = Settings.read(folder / CONFIG)
+    settings = PeftSettings.read(folder / CONFIG)
     tied, base = "head.weight" not in base.tensors, untied(base)
     settings = settings._replace(ties=settings.ties and tied)
     if settings.ties and not isinstance(base.config, Decoder):
@@ -92,7 +92,7 @@ def read(folder: Path, base: Checkpoint) -> Adapter:
     return changes
 
 
-def _tie(changes: dict[str, Change], settings: Settings, folder: Path) -> None:
+def _tie(changes: dict[str, Change], settings: PeftSettings, folder: Path) -> None:
     """Leave out a tied head's change that is the table's. UserError where PEFT would have two meanings."""
     table, head = changes.get("embedding.weight"), changes.get("head.weight")
     where = f"{folder}: ensure_weight_tying is true"
@@ -139,7 +139,7 @@ def _acts(change: Change) -> bool:
     return not (isinstance(change, Scaled) and (change.factors == 1).all())
 
 
-def _shared(shared: Parts, settings: Settings, folder: Path) -> Parts:
+def _shared(shared: Parts, settings: PeftSettings, folder: Path) -> Parts:
     if settings.kind != "VERA":
         return {}
     if shared.keys() != set(SHARED):
@@ -183,7 +183,7 @@ def _kept(found: Mapping[str, Change], base: Checkpoint) -> Iterator[tuple[Chang
 
 
 def _changes(
-    module: str, parts: Parts, settings: Settings, names: Names, base: Checkpoint, folder: Path
+    module: str, parts: Parts, settings: PeftSettings, names: Names, base: Checkpoint, folder: Path
 ) -> dict[str, Change]:
     """The changes of our weights that a module's tensors are."""
     where = f"{folder}: {quoted(module)}"
@@ -231,7 +231,7 @@ def _scaled(factors: np.ndarray, bound: Bound, matrix: Matrix, names: Names, whe
 def _low_rank(
     module: str,
     parts: Parts,
-    settings: Settings,
+    settings: PeftSettings,
     bound: Bound,
     matrix: Matrix,
     names: Names,
@@ -268,7 +268,7 @@ def _low_rank(
 def _taken(
     module: str,
     change: LowRank,
-    settings: Settings,
+    settings: PeftSettings,
     bound: Bound,
     matrix: Matrix,
     base: Checkpoint,
@@ -285,7 +285,12 @@ def _taken(
 
 
 def _stacked(
-    module: str, levels: Mapping[int, Parts], settings: Settings, names: Names, base: Checkpoint, folder: Path
+    module: str,
+    levels: Mapping[int, Parts],
+    settings: PeftSettings,
+    names: Names,
+    base: Checkpoint,
+    folder: Path,
 ) -> dict[str, Change]:
     """The changes of experts: PEFT wraps a module once for each of its parameters, the first innermost."""
     where = f"{folder}: {quoted(module)}"

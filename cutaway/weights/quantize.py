@@ -21,7 +21,7 @@ from cutaway.quantization import formats, search
 from cutaway.quantization.mixes import SMALLER, Mix, Place, mix_named, type_of_logits
 from cutaway.weights import family_registry, named_tensors, rules
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.describe import folded
+from cutaway.weights.family_match import folded
 from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.retype import counted, fitting, makes_logits, retyped, stored_bytes
 

@@ -14,8 +14,8 @@ from cutaway.model.config_dict import to_dict
 from cutaway.store.files import Progress, atomic_folder
 from cutaway.weights import classifier, family_registry, rules, safetensors
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.describe import described, folded
 from cutaway.weights.family import Family
+from cutaway.weights.family_match import described, folded
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import CONFIG, SAMPLING, read
 from cutaway.weights.named_tensors import WHOLE, Tensors

@@ -20,8 +20,8 @@ from cutaway.quantization import formats
 from cutaway.store.files import Progress
 from cutaway.weights import named_tensors, pooling, rotary, rules
 from cutaway.weights.checkpoint import Checkpoint
-from cutaway.weights.describe import described, folded
 from cutaway.weights.family import Family
+from cutaway.weights.family_match import described, folded
 from cutaway.weights.fields import Fields
 from cutaway.weights.load import SAMPLING
 from cutaway.weights.named_tensors import WHOLE, Tensors

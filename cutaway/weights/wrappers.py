@@ -18,8 +18,8 @@ from cutaway.model.config import Decoder, Model
 from cutaway.weights.family import Family
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rules import Rule
+from cutaway.weights.tensor_maps import chain, each, split, stack, transpose
 from cutaway.weights.text_types import FLAT, TEXTS, Text
-from cutaway.weights.ways import chain, each, split, stack, transpose
 
 PARTS = ("text_config", "llm_config", "language_config")  # where wrappers keep the text model's config
 NEAR = ("vision_config", "audio_config")  # beside which a flat config has the text's own keys

@@ -22,7 +22,7 @@ from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 
 from cutaway.evaluate.statistics import mean
-from cutaway.inspect import sae
+from cutaway.inspect import sae, sae_training
 from cutaway.inspect.activations import Activations
 
 RATES = {"sae-lens, lr 3e-4 (its default)": 3e-4, "sae-lens, lr 1e-3 (ours)": 1e-3}
@@ -76,7 +76,7 @@ def main() -> int:
     sizes = {"features": asked.features, "k": asked.k, "steps": asked.steps, "batch": asked.batch}
     found: dict[str, list[float]] = {}
     for seed in range(asked.seeds):
-        made = sae.train(data, name, seed=seed, **sizes)
+        made = sae_training.train(data, name, seed=seed, **sizes)
         found.setdefault("cutaway sae", []).append(made.card.unexplained)
         for label, rate in RATES.items():
             found.setdefault(label, []).append(theirs(data, name, rate, asked, seed))

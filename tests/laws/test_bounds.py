@@ -1,10 +1,16 @@
 """Every number in every config has bounds, and what is out of them is one sentence that names the field."""
 
+import hashlib
 import importlib
+import json
 import math
+import pickle
 import pkgutil
+import re
 import typing
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -15,10 +21,15 @@ from cutaway.attention.common.registry import kind, names
 from cutaway.bounds import UNIONS, Bound, Bounded, bounds_of, check
 from cutaway.embedding import tables
 from cutaway.errors import UserError
+from cutaway.inspect import activations
 from cutaway.layers.config import MLP
 from cutaway.model import block_config, seq2seq
 from cutaway.model import config as model
+from cutaway.model.config_dict import from_dict, to_dict
+from cutaway.weights.named_tensors import Tensors
 from tests.laws.mechanisms import attention
+
+PACKAGE = Path(__file__).parents[2] / "cutaway"
 
 
 def _own(module: Any) -> list[type]:
@@ -54,6 +65,12 @@ def _made(cls: type, **changes: Any) -> Any:
     if cls is model.Encoder:
         required["blocks"] = (READING,)
     return cls(**(required | changes))
+
+
+def _whose(cls: type) -> str:
+    """What an error begins with: the topic, and the module of a class that is called as many others."""
+    _, topic, *rest = cls.__module__.split(".")
+    return f"{topic}\\.{rest[-1]}" if cls.__name__ == "Config" else topic
 
 
 def _options(hint: Any) -> list[Any]:
@@ -99,6 +116,46 @@ def test_every_field_has_bounds(cls: type, name: str, hint: Any) -> None:
 
 
 def _refused(cls: type, name: str, value: Any) -> None:
-    with pytest.raises(UserError, match=rf"^\w+\.{name}(\[0\])? is .*; it must be ") as raised:
+    with pytest.raises(UserError, match=rf"^{_whose(cls)}\.{name}(\[0\])? is .*; it must be ") as raised:
         _made(cls, **{name: value})
     assert "\n" not in str(raised.value)
+
+
+def _all_configs() -> list[type]:
+    """Every class of the package that is called Config."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if re.search(r"^class Config\b", path.read_text("utf-8"), re.M):
+            parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+            found.append(importlib.import_module(".".join(parts)).Config)
+    return found
+
+
+def test_a_config_says_whose_it_is() -> None:
+    configs = _all_configs()
+    assert len(configs) > 80
+    assert [cls for cls in configs if cls.__repr__ is not configs[0].__repr__] == []
+    one = gqa.Config(heads=9, kv_heads=3, key_size=64)
+    assert repr(one).startswith("gqa.Config(heads=9, key_size=64, value_size=None, position=None, ")
+    assert repr(block_config.Block(one, MLP(8))).startswith("Block(attention=gqa.Config(heads=9, ")
+    with pytest.raises(UserError, match=r"^attention\.gqa\.heads is 0; it must be 1 or more$"):
+        gqa.Config(heads=0, kv_heads=3, key_size=64)
+
+
+def test_what_a_config_shows_changes_neither_its_equality_nor_its_saved_form() -> None:
+    one, same = (gqa.Config(heads=9, kv_heads=3, key_size=64) for _ in range(2))
+    assert one == same and hash(one) == hash(same) and pickle.loads(pickle.dumps(one)) == one
+    assert one != attention("mha") and len({one, same}) == 1
+    decoder = model.Decoder(9, 8, 8, (block_config.Block(one, MLP(8)),))
+    saved = to_dict(decoder)
+    assert saved["blocks"][0]["attention"]["kind"] == "gqa" and "Config(" not in json.dumps(saved)
+    assert from_dict(saved) == decoder
+
+
+def test_the_fingerprint_of_a_dataset_on_disk_does_not_depend_on_it() -> None:
+    class Loaded:
+        config = model.Decoder(9, 8, 8, (BLOCK,))
+        checkpoint = SimpleNamespace(tensors=Tensors({}))
+
+    plain = repr((Loaded.config, [])).replace("gqa.Config(", "Config(")
+    assert activations._fingerprint(Loaded) == hashlib.sha256(plain.encode()).hexdigest()[:16]

@@ -29,7 +29,7 @@ from cutaway.model.config import Decoder, Encoder, Model
 from cutaway.model.kinds import kind_of
 from cutaway.position.scaling import LongRoPE
 from cutaway.quantization import formats
-from cutaway.weights import build, describe, family_registry, save
+from cutaway.weights import build, family_match, family_registry, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -297,7 +297,7 @@ def together(family: str, work: Path, seed: int = 0, most: int = 3) -> Case | No
         for case in reversed(found):  # the most keys of which none is refused
             with (
                 suppress(UserError),
-                patch.object(describe, "_candidates", lambda _: [family_registry.get(family)]),
+                patch.object(family_match, "_candidates", lambda _: [family_registry.get(family)]),
             ):
                 save.write(work / "together.gguf", checkpoint_of(family, case.config, seed), force=True)
                 return case

@@ -27,7 +27,7 @@ from cutaway.quantization import formats, search
 from cutaway.runtime import block_numbers, supported
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import (
-    describe,
+    family_match,
     family_registry,
     load,
     named_tensors,
@@ -212,7 +212,7 @@ def test_gguf_and_back(case: str, folder: Folder, tmp_path: Path) -> None:
     again = load.read(tmp_path / "model.gguf")
     if case in SHARPENED:  # by numbers that GGUF has in float32
         first, second = (to_dict(each.config) for each in (checkpoint, again))
-        assert describe._difference(first, second, "config") is None
+        assert family_match._difference(first, second, "config") is None
     else:
         assert again.config == checkpoint.config
     for name, packed in checkpoint.tensors.items():

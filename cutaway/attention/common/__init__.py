@@ -1,0 +1,1 @@
+"""What several attention mechanisms share: configs, masks, costs, the registry of the folder."""

@@ -86,11 +86,11 @@ def train(
         meter = _Meter(known, _watched(watch, known), "counts" if kind == "glove" else "words", bar)
         given = {"epochs": epochs, "learning_rate": learning_rate}
         if kind == "glove":
-            settings = glove.Settings(dim=dim, window=window, seed=seed, **_only(**given, most=x_max))
+            settings = glove.GloveSettings(dim=dim, window=window, seed=seed, **_only(**given, most=x_max))
             learn: Callable[[], object] = partial(_glove, text, known, settings, count, meter)
         else:
             noise = 0 if hierarchical else 5 if negative is None else negative
-            chosen = word2vec.Settings(
+            chosen = word2vec.Word2VecSettings(
                 kind=kind, dim=dim, window=window, negative=noise, seed=seed, **_only(**given, sample=sample)
             )
             learn = partial(word2vec.train, text, known, chosen, threads=count, watch=meter.see)
@@ -158,7 +158,7 @@ def _watched(words: tuple[str, ...], known: Vocabulary) -> Watched | None:
     return Watched({word: ids[word] for word in words}, known.words) if words else None
 
 
-def _glove(file: Path, known: Vocabulary, settings: glove.Settings, threads: int, meter: _Meter) -> None:
+def _glove(file: Path, known: Vocabulary, settings: glove.GloveSettings, threads: int, meter: _Meter) -> None:
     with glove.count(file, known, settings, threads) as counts:
         console.note(f"{len(counts):,} pairs of words co-occur")
         glove.train(known, counts, settings, threads=threads, watch=meter.see)

@@ -41,5 +41,5 @@ def _setting(name: str, text: str) -> tuple[str, object]:
         return key, value
 
 
-def _score(found: tasks.Task, problem: tasks.Problem, text: str) -> float:
+def _score(found: tasks.RewardTask, problem: tasks.Problem, text: str) -> float:
     return found.score(text, problem)

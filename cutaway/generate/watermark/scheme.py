@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from cutaway.bounds import Shown
 from cutaway.errors import UserError
 from cutaway.generate.sample import History
 
@@ -19,7 +20,7 @@ SHORTEST_WINDOW = 32  # tokens of the shortest passage that is looked for
 
 
 @dataclass(frozen=True)
-class Watermark(ABC):
+class Watermark(Shown, ABC):
     """A scheme with its secret: called as the last of the samplers, it changes the logits [v]."""
 
     key: str

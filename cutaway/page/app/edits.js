@@ -3,7 +3,7 @@
 import { make } from "../elements.js";
 
 const PARTS = [["head", "head"], ["attention", "attention of a layer"], ["mlp", "MLP of a layer"], ["layer", "whole layer"],
-  ["neuron", "neuron"], ["direction", "direction between two texts"]];
+  ["neuron", "neuron"], ["direction", "or add a direction between two texts"]];
 const NUMBERED = ["head", "neuron"]; // parts that have a number inside of their layer
 
 // An edit here: {part, layer, unit, strength, on, vector, about}. Strength 1 leaves a part as it is, 0 switches it off; a

@@ -171,7 +171,8 @@ function drawing(question, root) {
       fill: "none", stroke: accent, "stroke-width": 1 + 7 * node.children[i].chance,
     })));
     const text = node.tokens.map((one) => one.text).join("").replace(/\s+/g, " ").trim();
-    const shown = [text.slice(0, WORDS), text.slice(WORDS, 2 * WORDS - 1) + (text.length > 2 * WORDS - 1 ? "…" : "")];
+    const cut = text.length > WORDS ? text.lastIndexOf(" ", WORDS) + 1 || WORDS : text.length;
+    const shown = [text.slice(0, cut), text.slice(cut, cut + WORDS - 1) + (text.length > cut + WORDS - 1 ? "…" : "")];
     boxes.push(draw("g", {}, draw("rect", { x, y, width: WIDE, height: HIGH, rx: 5, fill: ground, stroke: rule }),
       ...shown.map((line, i) => draw("text", { x: x + 10, y: y + 18 + 15 * i, fill: ink, "font-size": 12 }, line)),
       draw("text", { x: x + 10, y: y + 50, fill: quiet, "font-size": 11 }, `${percent(node.chance)} here, ${small(node.joint)} together`)));

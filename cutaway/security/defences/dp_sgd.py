@@ -31,7 +31,7 @@ ORDERS = range(2, 129)
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrivacySettings:
     """``steps`` with some ``batch`` documents each. ``clip`` None is training without privacy."""
 
     steps: int = 200
@@ -69,7 +69,7 @@ def noise(target: float, q: float, steps: int, delta: float) -> float:
 def trained(
     config: conf.Decoder,
     documents: Sequence[Sequence[int]],
-    settings: Settings,
+    settings: PrivacySettings,
     *,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TRAINS = True
 MODELS = 2
 SHOTS = (0, 1, 2, 4, 8, 16)
-SEARCH = gcg.Settings()
+SEARCH = gcg.GCGSettings()
 DRAWS = 3  # random directions beside the one that was found
 SUFFIXES = ("GCG", "random search", "random tokens", FILTER, WORDS)
 TEXT = (

@@ -36,7 +36,7 @@ TRAINS = True
 EPSILONS = (None, 8.0, 4.0, 1.0)
 SENTENCES, HELD_OUT = 300, 100
 SIZE = Size(32, 2, 96)
-SETTINGS = dp_sgd.Settings(steps=400)
+SETTINGS = dp_sgd.PrivacySettings(steps=400)
 
 
 def run(lm: LanguageModel, *, seed: int, budget: Budget, progress: Progress) -> list[Finding]:

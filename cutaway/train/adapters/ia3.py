@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cutaway.bounds import Shown
 from cutaway.model.decoder import Decoder
 from cutaway.shapes import Float
 from cutaway.train.adapted import Adapter, Matrix, array, freeze, matrices
@@ -25,7 +26,7 @@ READING = "down"  # the matrix whose inputs are scaled
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Shown):
     """``targets`` are names of matrices in a block."""
 
     targets: tuple[str, ...] = ("key", "value", READING)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cutaway.data import tasks
-from cutaway.data.tasks import Task
+from cutaway.data.tasks import RewardTask
 from cutaway.errors import UserError, plural
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.model.decoder import Decoder as DecoderModel
@@ -84,7 +84,7 @@ def ready(run: RewardsConfig, folder: Path, note: Note) -> Dataset:
     return Dataset(*given, report=train.report, join=train.join)
 
 
-def check(run: RewardsConfig, note: Note) -> tuple[Task, list[Group]]:
+def check(run: RewardsConfig, note: Note) -> tuple[RewardTask, list[Group]]:
     """The task, and completions of its first questions by the model before training.
 
     Raises UserError where none of them has a reward above 0, so that there is nothing to learn from.
@@ -116,7 +116,7 @@ def settings(run: RewardsConfig, at_rest: Checkpoint) -> SamplingParams:
     return SamplingParams(run.data.max_tokens, stop_ids=ends if isinstance(ends, tuple) else ())
 
 
-def of(run: RewardsConfig) -> Task:
+def of(run: RewardsConfig) -> RewardTask:
     """A run's task."""
     data = run.data
     kind, _, folder = data.task.partition(":")

@@ -4,7 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Field, words
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 WORDS = {"xielu": "xielu"}
 NUMBERS = ("alpha_p", "alpha_n", "beta", "eps")  # of each layer's activation

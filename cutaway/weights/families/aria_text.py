@@ -4,7 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import granitemoe, llama
 from cutaway.weights.family import Field, Only
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import chain, each, same, split, transpose
+from cutaway.weights.tensor_maps import chain, each, same, split, transpose
 
 MOE = "model.layers.{n}.mlp"
 

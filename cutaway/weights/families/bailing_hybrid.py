@@ -15,7 +15,7 @@ from cutaway.weights.family import FLAG, LAYER_COUNT, NUMBER, Entries, Family, F
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import kernel, same
+from cutaway.weights.tensor_maps import kernel, same
 
 THEIRS = "model.layers.{n}.attention"
 

@@ -15,7 +15,7 @@ from cutaway.position import learned
 from cutaway.weights import naming, rows
 from cutaway.weights.family import FLAG, LAYER_COUNT, Family, Field, Only, Settings, shared
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import flat
+from cutaway.weights.tensor_maps import flat
 
 OFFSET = 2  # rows of the table of positions before the first
 NORM = Norm("layer", 1e-5)

@@ -27,7 +27,7 @@ from cutaway.weights.family import (
 from cutaway.weights.fields import Fields
 from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 HF = (
     Rule("bert.embeddings.word_embeddings.weight", "embedding.weight", same),

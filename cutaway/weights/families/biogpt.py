@@ -6,7 +6,7 @@ from cutaway.weights.families import xglm
 from cutaway.weights.families.opt import UNUSED
 from cutaway.weights.family import LAYER_COUNT, Family, Field, Present, shared
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 FAMILY = Family(
     "biogpt",

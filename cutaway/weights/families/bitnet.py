@@ -10,7 +10,7 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings, shared
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 
 def decoder(known: Settings) -> Decoder:

@@ -6,7 +6,7 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families.gpt2 import hidden
 from cutaway.weights.family import LAYER_COUNT, NUMBER, Family, Field, Only, Present, Settings, shared
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside
+from cutaway.weights.tensor_maps import beside
 
 HARMLESS = (
     "slow_but_exact",

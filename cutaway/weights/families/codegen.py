@@ -4,7 +4,7 @@ from cutaway.weights.families import gptj
 from cutaway.weights.family import Family, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside
+from cutaway.weights.tensor_maps import beside
 
 PARTS = 4  # processors of the machine that trained it
 QUERY_VALUE_KEY = tuple(f"blocks.{{n}}.attention.{name}.weight" for name in ("query", "value", "key"))

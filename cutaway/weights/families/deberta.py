@@ -14,7 +14,7 @@ from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside, same
+from cutaway.weights.tensor_maps import beside, same
 
 LAYER, OURS = "deberta.encoder.layer.{n}", "blocks.{n}"
 TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}

@@ -12,7 +12,7 @@ from cutaway.weights.families import bert, deberta
 from cutaway.weights.family import Entries, Family, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 ALIASES = ("deberta-v2",)
 SELF, OURS = "deberta.encoder.layer.{n}.attention.self", "blocks.{n}.attention"

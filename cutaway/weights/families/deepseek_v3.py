@@ -22,7 +22,7 @@ from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, O
 from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors, multiplied
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import absorbing, beside, per_head, same
+from cutaway.weights.tensor_maps import absorbing, beside, per_head, same
 
 ALIASES = ("deepseek2",)
 

@@ -8,7 +8,7 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import Settings
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}.self_attn"
 LAMBDAS = {"q1": "query_one", "k1": "key_one", "q2": "query_two", "k2": "key_two"}

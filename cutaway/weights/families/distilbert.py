@@ -5,7 +5,7 @@ from cutaway.weights.families import bert
 from cutaway.weights.family import LAYER_COUNT, Field
 from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 LAYER = "distilbert.transformer.layer.{n}"
 

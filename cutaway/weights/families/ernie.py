@@ -7,7 +7,7 @@ from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 
 class Tasks(Row):

@@ -5,7 +5,7 @@ from cutaway.weights.families import ernie4_5
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import flat
+from cutaway.weights.tensor_maps import flat
 
 
 def dense_layers(layers: int, first: int, last: int, step: int) -> tuple[bool, ...]:

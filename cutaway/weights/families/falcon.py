@@ -17,7 +17,7 @@ from cutaway.weights.family import (
 )
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same, split
+from cutaway.weights.tensor_maps import same, split
 
 LAYER = "transformer.h.{n}"
 

@@ -13,7 +13,7 @@ from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Se
 from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors, multiplied
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 ALIASES = ("falcon-h1",)
 

@@ -17,7 +17,7 @@ from cutaway.weights.families import gemma3, gemma4, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 ALIASES = ("gemma3n_text",)
 STREAMS = 16  # at most

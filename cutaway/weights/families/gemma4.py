@@ -24,7 +24,7 @@ from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, O
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import each, same, split, stack
+from cutaway.weights.tensor_maps import each, same, split, stack
 
 ALIASES = ("gemma4_text",)
 BASES = {FULL: 1_000_000.0, SLIDING: 10_000.0}

@@ -7,7 +7,7 @@ from cutaway.position import learned
 from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import LAYER_COUNT, NUMBER, Family, Field, Only, Present, Settings, shared, words
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import chain, same, split, transpose
+from cutaway.weights.tensor_maps import chain, same, split, transpose
 
 ALIASES = ("gpt-sw3",)
 

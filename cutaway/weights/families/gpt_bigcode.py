@@ -6,7 +6,7 @@ from cutaway.weights import rows
 from cutaway.weights.families import gpt2
 from cutaway.weights.family import FLAG, Field, Only, Settings
 from cutaway.weights.rules import How, Place
-from cutaway.weights.ways import beside, same, split
+from cutaway.weights.tensor_maps import beside, same, split
 
 ALIASES = ("starcoder",)
 

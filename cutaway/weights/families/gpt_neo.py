@@ -19,7 +19,7 @@ from cutaway.weights.family import (
 )
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 LAYER = "transformer.h.{n}"
 KINDS = ("global", "local")

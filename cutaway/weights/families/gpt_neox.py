@@ -11,7 +11,7 @@ from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside
+from cutaway.weights.tensor_maps import beside
 
 LAYER = "gpt_neox.layers.{n}"
 

@@ -8,7 +8,7 @@ from cutaway.weights.families import gpt_neox, llama
 from cutaway.weights.family import NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside, same
+from cutaway.weights.tensor_maps import beside, same
 
 LAYER = "gpt_neox_japanese.layers.{n}.attention"
 

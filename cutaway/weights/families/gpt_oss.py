@@ -9,7 +9,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Entries, Field, Only, Settings
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside, chain, each, same, stack, transpose
+from cutaway.weights.tensor_maps import beside, chain, each, same, stack, transpose
 
 ALIASES = ("gpt-oss",)
 

@@ -3,7 +3,7 @@
 from cutaway.weights import layer_ropes, naming, rows
 from cutaway.weights.families import granite
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 SINKS = Rule("model.layers.{n}.self_attn.sinks", "blocks.{n}.attention.sinks", same)
 LAYERS = rows.LayerTypes(4, key=None, usual=rows.all_but_every(4))

@@ -3,7 +3,7 @@
 from cutaway.weights import naming, rows
 from cutaway.weights.families import granite, llama
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import each, same, split, stack
+from cutaway.weights.tensor_maps import each, same, split, stack
 
 SHARED = "expert_shared_feed_forward_length"  # of GGUF
 BOTH = ("blocks.{n}.mlp.experts.{e}.gate.weight", "blocks.{n}.mlp.experts.{e}.up.weight")

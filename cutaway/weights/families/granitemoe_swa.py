@@ -3,7 +3,7 @@
 from cutaway.weights import layer_ropes, naming, rows
 from cutaway.weights.families import granite_swa, granitemoe, granitemoeshared
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import each, same, split, stack
+from cutaway.weights.tensor_maps import each, same, split, stack
 
 MOE = "model.layers.{n}.block_sparse_moe"
 

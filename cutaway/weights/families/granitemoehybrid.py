@@ -17,7 +17,7 @@ from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Sett
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import column, decay, in_groups, kernel, same, split
+from cutaway.weights.tensor_maps import column, decay, in_groups, kernel, same, split
 
 ALIASES = ("granitehybrid",)
 LINEAR, ROTATES = "linear_attention", "rope.scaling.finetuned"

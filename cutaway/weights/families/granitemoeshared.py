@@ -4,7 +4,7 @@ from cutaway.weights import naming
 from cutaway.weights.families import granitemoe
 from cutaway.weights.family import Field, Kind
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same, split
+from cutaway.weights.tensor_maps import same, split
 
 SHARED = "model.layers.{n}.shared_mlp"
 HF_SHARED = (

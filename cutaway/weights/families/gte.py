@@ -7,7 +7,7 @@ from cutaway.weights import naming, rotary, rows
 from cutaway.weights.families import bert
 from cutaway.weights.family import Field, shared
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import split
+from cutaway.weights.tensor_maps import split
 
 LAYER, OURS = "gte.encoder.layer.{n}", "blocks.{n}"
 

@@ -4,7 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Only
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 ALIASES = ("hy_v3",)
 

@@ -4,7 +4,7 @@ from cutaway.weights import naming, rotary
 from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Field, shared
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same, split
+from cutaway.weights.tensor_maps import same, split
 
 ALIASES = ("jina-bert-v3",)
 LAYER, OURS = "roberta.encoder.layers.{n}", "blocks.{n}"

@@ -18,7 +18,7 @@ from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import How, Rule
-from cutaway.weights.ways import decay, kernel, same
+from cutaway.weights.tensor_maps import decay, kernel, same
 
 ALIASES = ("kimi-linear",)
 LINEAR = "linear_attention"

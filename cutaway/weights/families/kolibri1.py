@@ -10,7 +10,7 @@ from cutaway.weights.families import exaone4, llama
 from cutaway.weights.family import FLAG, Family, Field, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 LAYER = "model.layers.{n}"
 

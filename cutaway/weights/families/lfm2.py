@@ -14,7 +14,7 @@ from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, FolderR
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import kernel, same, split
+from cutaway.weights.tensor_maps import kernel, same, split
 
 CONV = "conv"
 OURS, THEIRS = "blocks.{n}.attention", "model.layers.{n}"

@@ -4,7 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import lfm2
 from cutaway.weights.family import FLAG, NUMBER, Field, Only
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 FEED, EXPERT = "model.layers.{n}.feed_forward", "blocks.{n}.mlp.experts.{e}"
 

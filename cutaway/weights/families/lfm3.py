@@ -20,7 +20,7 @@ from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Se
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL, SLIDING
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 THEIRS, OURS = "model.layers.{n}", "blocks.{n}.attention"
 

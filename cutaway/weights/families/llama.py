@@ -4,7 +4,7 @@ from cutaway.weights import decoders, naming, rotary, rows
 from cutaway.weights.family import Family, Present, shared
 from cutaway.weights.naming import GGUF_MLP, GGUF_OUT, GGUF_QUERY_KEY, GGUF_VALUE
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import unpermute
+from cutaway.weights.tensor_maps import unpermute
 
 ALIASES = ("smollm",)
 

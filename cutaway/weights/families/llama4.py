@@ -21,7 +21,7 @@ from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, R
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import chain, each, split, transpose
+from cutaway.weights.tensor_maps import chain, each, split, transpose
 
 ALIASES = ("llama4_text",)
 CHUNKED = "chunked_attention"

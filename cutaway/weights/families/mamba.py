@@ -25,7 +25,7 @@ from cutaway.weights.family import (
 )
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import decay_matrix, kernel, same, split
+from cutaway.weights.tensor_maps import decay_matrix, kernel, same, split
 
 OURS = "blocks.{n}.attention"
 LAYER = "backbone.layers.{n}"

@@ -8,7 +8,7 @@ from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Family, Field, Present, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 LOCAL = 2  # times as many key-value heads
 

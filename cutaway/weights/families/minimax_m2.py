@@ -5,7 +5,7 @@ from cutaway.weights.families import mixtral
 from cutaway.weights.family import Family, Field, Only, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 ALIASES = ("minimax-m2",)
 

@@ -30,7 +30,7 @@ from cutaway.weights.fields import Fields
 from cutaway.weights.head import Head
 from cutaway.weights.rows import FULL, SLIDING
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import split
+from cutaway.weights.tensor_maps import split
 
 ALIASES = ("modern-bert",)
 WINDOW, PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"

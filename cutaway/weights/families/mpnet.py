@@ -5,7 +5,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import bert, roberta
 from cutaway.weights.family import Only
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 LAYER, OURS = "mpnet.encoder.layer.{n}", "blocks.{n}"
 BUCKETS = 32  # which transformers takes whatever a config says

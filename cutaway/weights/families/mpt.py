@@ -22,7 +22,7 @@ from cutaway.weights.family import (
 )
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import split
+from cutaway.weights.tensor_maps import split
 
 LAYER = "transformer.blocks.{n}"
 BIAS = 8  # the largest of ALiBi, by which its factors are made

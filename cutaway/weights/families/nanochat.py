@@ -9,7 +9,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field, Settings
 from cutaway.weights.rules import how_of
-from cutaway.weights.ways import exchange
+from cutaway.weights.tensor_maps import exchange
 
 
 def bare(known: Settings) -> Norm:

@@ -4,7 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Field
 from cutaway.weights.rules import how_of
-from cutaway.weights.ways import plus_one
+from cutaway.weights.tensor_maps import plus_one
 
 EPS = Field("eps", "norm_eps", "attention.layer_norm_epsilon", NUMBER)
 

@@ -20,7 +20,7 @@ from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, R
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 LETTERS = {"M": LINEAR, "E": "moe", "*": FULL, "-": "mlp"}
 KINDS = {LINEAR: LINEAR, "mamba": LINEAR, FULL: FULL, "attention": FULL, "moe": "moe", "mlp": "mlp"}

@@ -18,7 +18,7 @@ from cutaway.weights.family import (
 )
 from cutaway.weights.head import Head
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same, split
+from cutaway.weights.tensor_maps import same, split
 
 ALIASES = ("nomic-bert",)
 LAYER, OURS = "nomic_bert.encoder.layers.{n}", "blocks.{n}"

@@ -23,7 +23,7 @@ from cutaway.weights.family import FLAG, Entries, Family, Field, Only, Row, Sett
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import kernel, same
+from cutaway.weights.tensor_maps import kernel, same
 
 OURS, LAYER = "blocks.{n}.attention", "model.layers.{n}"
 THEIRS = f"{LAYER}.linear_attn"

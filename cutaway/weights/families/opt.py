@@ -9,7 +9,7 @@ from cutaway.weights import decoders, naming, rows
 from cutaway.weights.family import FLAG, LAYER_COUNT, Family, Field, Only, Present, Row, Settings, shared
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 UNUSED = 2
 LAYER = "model.decoder.layers.{n}"

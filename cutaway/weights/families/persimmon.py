@@ -4,7 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Field
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside
+from cutaway.weights.tensor_maps import beside
 
 LAYER = "model.layers.{n}.self_attn"
 

@@ -16,7 +16,7 @@ from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import split
+from cutaway.weights.tensor_maps import split
 
 QUERY_KEY_VALUE = tuple(f"blocks.{{n}}.attention.{name}.weight" for name in ("query", "key", "value"))
 ORIGINAL = 4096  # transformers' own where the config does not say

@@ -10,7 +10,7 @@ from cutaway.weights.families.qwen3_next import HF_DELTA, HF_GATED, OURS, THEIRS
 from cutaway.weights.family import Entries, Family, Only, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import How, Place, Rule
-from cutaway.weights.ways import chain, decay_vector, same, split
+from cutaway.weights.tensor_maps import chain, decay_vector, same, split
 
 SECTIONS = "rope.dimension_sections"
 

@@ -16,7 +16,7 @@ from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import beside, decay_vector, kernel, same, split
+from cutaway.weights.tensor_maps import beside, decay_vector, kernel, same, split
 
 LINEAR, RECURRENT = "linear_attention", "attention.recurrent_layers"
 UNIT_EPS = 1e-6  # added to the squares of queries and keys that become unit vectors

@@ -14,7 +14,7 @@ from cutaway.weights.families import gemma, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import in_groups, kernel, same
+from cutaway.weights.tensor_maps import in_groups, kernel, same
 
 OURS, LAYER = "blocks.{n}.attention", "model.layers.{n}"
 TEMPORAL = f"{LAYER}.temporal_block"

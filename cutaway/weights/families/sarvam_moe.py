@@ -4,7 +4,7 @@ from cutaway.weights import naming, rows
 from cutaway.weights.families import glm4_moe
 from cutaway.weights.family import FLAG, NUMBER, Field, Present
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import split
+from cutaway.weights.tensor_maps import split
 
 LAYER = "model.layers.{n}"
 NAMES = (

@@ -8,7 +8,7 @@ from cutaway.weights.families import bert
 from cutaway.weights.family import Entries, Family, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import grouped, same
+from cutaway.weights.tensor_maps import grouped, same
 
 LAYER, OURS = "transformer.encoder.layers.{n}", "blocks.{n}"
 GROUPS = 4  # of all published models

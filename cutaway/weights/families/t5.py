@@ -29,7 +29,7 @@ from cutaway.weights.family import (
 from cutaway.weights.fields import Fields
 from cutaway.weights.named_tensors import Tensors, multiplied
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 PROJECTIONS = {f"gated-{word}": (True, ours) for word, ours in rows.ACTIVATIONS.items()}
 PROJECTIONS |= {word: (False, ours) for word, ours in rows.ACTIVATIONS.items()}

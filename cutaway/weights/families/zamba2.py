@@ -18,7 +18,7 @@ from cutaway.weights.families import granitemoehybrid, llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import LAYERS, Fields
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import same
+from cutaway.weights.tensor_maps import same
 
 LINEAR, HYBRID = "linear_attention", "hybrid"
 KINDS = {LINEAR: LINEAR, "mamba": LINEAR, HYBRID: HYBRID}

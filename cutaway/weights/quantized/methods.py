@@ -13,7 +13,7 @@ from cutaway.weights.fields import Fields
 from cutaway.weights.quantized import mxfp4
 from cutaway.weights.quantized.method import Method
 from cutaway.weights.rules import Rule
-from cutaway.weights.ways import transpose
+from cutaway.weights.tensor_maps import transpose
 
 METHODS = {  # the file of each ``quant_method``
     "awq": "awq",

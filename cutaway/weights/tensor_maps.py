@@ -1,4 +1,4 @@
-"""Ways in which a tensor of theirs becomes weights of ours, and back: transposed, split, stacked, reordered.
+"""How a tensor of theirs becomes weights of ours, and back: transposed, split, stacked, reordered.
 
 Each works on packed weights and leaves them packed where it can.
 """
