@@ -84,6 +84,13 @@ bool prefetches_all();
 #endif
 #define CUTAWAY_UNROLL CUTAWAY_UNROLL_8
 
+// Before a loop whose body is long enough: unrolled it would be more code, and not sooner done.
+#if defined(__clang__)
+#define CUTAWAY_ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define CUTAWAY_ROLLED _Pragma("GCC unroll 1")
+#endif
+
 // Before a short loop whose iterations are lanes: left alone, a compiler unrolls it first and then packs
 // badly.
 #if defined(__clang__)

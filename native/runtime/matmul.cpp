@@ -5,68 +5,32 @@
 #include "runtime/matmul.hpp"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
-#include <utility>
 
 #include "core/api.hpp"
-#include "core/half.hpp"
 #include "core/isa.hpp"
-#include "core/levels.hpp"
 #include "core/thread_pool.hpp"
+#include "runtime/matmul_kernels.hpp"
 #include "runtime/vectors.hpp"
-
-#if defined(CUTAWAY_X86)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
 
 namespace cutaway {
 namespace {
 
-// `near`: how many bytes ahead of what it reads a product asks the memory for; 0: it does not.
-using Product = void (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, float* out,
-                         int64_t stride, int64_t near);
-
-constexpr int kMostVectors = 8;  // of any instruction set
-constexpr int kMostByPairs = 2;  // vectors with which two panels are read side by side
-constexpr int kMany = 16;        // vectors for which a panel is unpacked in memory; a tile's
-constexpr int kMostTiled = 256;  // that a call takes whose sums are tiles
-
-// Of how many of the vectors they are is returned.
-using ManyProducts = int (*)(const uint8_t* panel, int64_t columns, const Vectors& in, int token, int count, float* out,
-                             int64_t stride);
-
-// A type's products of one panel with 1, 2, ... `most` vectors at once, of two panels with 1 and 2, and with many vectors,
-// where those have a way of their own.
-struct Kernel {
-    Product of[kMostVectors];
-    Product by_pairs[kMostByPairs];
-    int most;
-    ManyProducts many;
-};
-
-struct Kernels {
-    Kernel f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4;
-};
-
-#define CUTAWAY_MULTIPLIES_BYTES
-#define CUTAWAY_KERNELS "runtime/matmul.inc"
-#include "core/each_isa.inc"
-
+const Kernels& chosen() {
 #if defined(CUTAWAY_X86)
-namespace avx512 {
-#include "runtime/matmul_bf16.inc"
-#if defined(CUTAWAY_TILES)
-#include "runtime/matmul_amx.inc"
+    if (isa() >= Isa::avx512 && has_dot_products()) return avx512_kernels();
+#if defined(CUTAWAY_AVX_VNNI)
+    if (isa() == Isa::avx_vnni) return avx_vnni_kernels();
 #endif
-}  // namespace avx512
+    if (isa() >= Isa::avx2) return avx2_kernels();
+#elif defined(__aarch64__)
+    if (isa() == Isa::neon && has_dot_products()) return neon_kernels();
 #endif
+    return portable_kernels();
+}
 
 const Kernel& bf16_kernel() {
 #if defined(CUTAWAY_X86)
-    if (isa() == Isa::avx512_bf16) return avx512::bf16;
+    if (isa() == Isa::avx512_bf16) return avx512_bf16_kernel();
 #endif
     return chosen().bf16;
 }
@@ -95,8 +59,8 @@ const Kernel& kernel(int32_t type) {
 
 // A type's products of many vectors, where it has some of their own.
 ManyProducts many_products([[maybe_unused]] int32_t type, const Kernel& of) {
-#if defined(CUTAWAY_TILES)
-    if (const ManyProducts tiles = isa() == Isa::amx ? avx512::tiled(type) : nullptr) return tiles;
+#if defined(CUTAWAY_X86)
+    if (const ManyProducts tiles = isa() == Isa::amx ? tiled_products(type) : nullptr) return tiles;
 #endif
     return of.many;
 }
@@ -139,7 +103,7 @@ void multiply(const Matrix& matrix, const Vectors& in, int tokens, int first, in
             int64_t ahead = tokens <= of.most ? near : 0;
             float* rows = out + (panel - first) * kPanel;
             int token = begin;
-            if (many != nullptr && end - begin >= kMany) {
+            if (many != nullptr && (end - begin >= kMany || of.of[0] == nullptr)) {
                 token += many(from, matrix.columns, in, begin, end - begin, rows + begin * stride, stride);
             }
             while (token < end) {

@@ -1,0 +1,26 @@
+// Matrix times vectors with NEON's products of bytes.
+#include "runtime/matmul_kernels.hpp"
+
+#if defined(__aarch64__)
+
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "core/half.hpp"
+#include "core/intrinsics.hpp"
+#include "core/levels.hpp"
+#include "runtime/vectors.hpp"
+
+namespace cutaway {
+namespace {
+
+#define CUTAWAY_KERNELS "runtime/matmul.inc"
+#include "core/for_neon.inc"
+
+}  // namespace
+
+const Kernels& neon_kernels() { return neon::table; }
+
+}  // namespace cutaway
+#endif
