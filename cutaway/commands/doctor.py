@@ -17,16 +17,15 @@ from typing import Literal
 
 import cutaway
 from cutaway import extras, memory, native, store
-from cutaway.commands.console import print_json, size
+from cutaway.commands.console import print_json, say, size
 from cutaway.commands.options import Json
-from cutaway.commands.terminal import screen
 from cutaway.errors import OperationalError, UserError
 from cutaway.native import library
 from cutaway.store.files import digest
 
 ROOM = 1 << 30  # bytes that a cache should have free: a small model and what is packed of it
 WORK = 600 << 20  # bytes of memory that the default model takes in a chat
-STATES = {"ok": "green", "note": "yellow", "fault": "red"}
+STATES = ("ok", "note", "fault")
 
 
 @dataclass(frozen=True)
@@ -233,10 +232,7 @@ def _reinstall() -> str:
 
 def _print(found: list[Found]) -> None:
     """A line for each, its remedy below it."""
-    from rich.text import Text
-
-    console = screen()
     for one in found:
-        line = Text.assemble((f"{one.what:<9}", "bold"), (f"{one.state:<6}", STATES[one.state]), one.found)
-        line = Text.assemble(line, "\n", (f"{'':9}-> {one.remedy}", "bold")) if one.remedy else line
-        console.print(line, soft_wrap=True)
+        say(f"{one.what:<9}{one.state:<6}{one.found}", 15)
+        if one.remedy:
+            say(f"{'':9}-> {one.remedy}", 12)
