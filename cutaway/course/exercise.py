@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import copy
 import time
+import traceback
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -108,11 +110,11 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
         if isinstance(result, NotImplementedError):
             return Verdict(False, f"nothing is written yet: {result}", tried)
         if isinstance(result, Exception):
-            hint = f"it raised {type(result).__name__}: {result}"
+            hint = f"it raised {raised(result, getattr(answer, '__code__', None))}"
         else:
             hint = _hint_of_any(exercise, arguments, given, result)
         if hint is not None:
-            named = next((one.hint for one in exercise.mistakes if _gives(one, arguments, result, 0.0)), None)
+            named = _named(exercise, [*failed, (arguments, result, None)])
             return Verdict(False, named or f"{hint} (arguments: {described(arguments)})", tried)
         if exercise.judge is not None:
             continue
@@ -134,6 +136,8 @@ def _called(function: Callable[..., Any], arguments: Arguments) -> Any:
             return function(*arguments)
         except Exception as error:
             return error
+        except SystemExit as error:  # exit() would end the check
+            return RuntimeError(f"it ends the program: exit({error.code!r})")
 
 
 def _hint_of_any(exercise: Exercise, arguments: Arguments, given: Arguments, result: Any) -> str | None:
@@ -174,15 +178,23 @@ def _hint_of_any(exercise: Exercise, arguments: Arguments, given: Arguments, res
 
 def _hint_of_difference(exercise: Exercise, failed: Sequence[tuple[Arguments, Any, Any]]) -> str:
     """The mistake or the property that names the fault; else where the numbers differ."""
-    for mistake in exercise.mistakes:
-        if all(_gives(mistake, arguments, result, exercise.tolerance) for arguments, result, _ in failed):
-            return mistake.hint
+    named = _named(exercise, failed)
+    if named is not None:
+        return named
     for wanted in exercise.properties:
         for arguments, result, _ in failed:
             if not _holds(wanted, arguments, result):
                 return f"{wanted.hint} (arguments: {described(arguments)})"
     arguments, result, right = failed[0]
     return f"the result differs from the reference{_place(result, right)} (arguments: {described(arguments)})"
+
+
+def _named(exercise: Exercise, failed: Sequence[tuple[Arguments, Any, Any]]) -> str | None:
+    """The hint of the mistake that gives all wrong results, if one does."""
+    for mistake in exercise.mistakes:
+        if all(_gives(mistake, arguments, result, exercise.tolerance) for arguments, result, _ in failed):
+            return mistake.hint
+    return None
 
 
 def _holds(wanted: Property, arguments: Arguments, result: Any) -> bool:
@@ -265,6 +277,17 @@ def _place(result: Any, right: Any) -> str:
     return f": it is {shortened(result)}"
 
 
+def raised(error: BaseException, code: CodeType | None) -> str:
+    """An exception by its kind, the last line of the reader's file that led to it, and its words."""
+    lines = [
+        number
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if code is not None and frame.f_code.co_filename == code.co_filename
+    ]
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}{where}: {error}".rstrip(": ")
+
+
 def described(arguments: Arguments) -> str:
     """The arguments of a hidden case, as far as they are short: arrays by shape, unless they are tiny."""
     return ", ".join(shortened(one) for one in arguments)
@@ -275,5 +298,8 @@ def shortened(value: Any) -> str:
     if isinstance(value, np.ndarray):
         text = np.array2string(value, precision=3, separator=", ").replace("\n", "")
         return text if value.size <= 6 else f"array{list(value.shape)}"
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = repr(value) if not callable(value) else getattr(value, "__name__", "a function")
     return text if len(text) <= 120 else f"{text[:110]}... ({type(value).__name__})"
