@@ -14,7 +14,8 @@ compiler=${CXX:-aarch64-linux-gnu-g++}
 run=${RUN-qemu-aarch64}
 
 sources=()
-for story in core/isa core/thread_pool runtime/panels runtime/matmul runtime/attention runtime/recurrence runtime/vectors weights/quant runtime/step; do
+for story in core/isa core/thread_pool runtime/panels runtime/matmul runtime/matmul_{portable,avx2,avx_vnni,avx512,neon} \
+    runtime/attention runtime/recurrence runtime/vectors weights/quant runtime/step; do
   sources+=("$tree/native/$story.cpp")
 done
 "$compiler" -O2 -std=c++20 -I "$tree/native" -ffp-contract=off -fno-tree-reassoc -static -pthread -Wall -Wextra \
