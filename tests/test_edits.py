@@ -1,5 +1,6 @@
 """Edits: each kind does its arithmetic, survives JSON, and does in a generation what it does in a trace."""
 
+import inspect
 import json
 import random
 import zlib
@@ -147,6 +148,8 @@ def test_later_edits_see_what_earlier_ones_made() -> None:
         (Ablate(0, "mlp", 1), 'goes with part "head"'),
         (Ablate(0, "head", 4), "no head 0.4: it has heads 0 to 3"),
         (Ablate(0, strength=float("nan")), "strength is nan"),
+        (Ablate(0, strength=1e39), "strength is 1e.39: it must be a finite number within float32"),
+        (Ablate(0, "mlp", to="resample", reference=[TEXT], seed=-1), "seed is -1"),
         (Patch(0, OTHER[:5]), "17 tokens, the other 5"),
         (Patch(0, OTHER[:5], positions=[5]), "no position 5: positions are 0 to 4"),
         (Add(0, [1.0]), "1 numbers"),
@@ -419,6 +422,34 @@ def test_which_engine_answers_is_what_was_asked_for(tiny: Path) -> None:
         torch.tensor(packed.embed([ids], "last", normalise=False)[0]),
         packed.model.norm(torch.from_numpy(residual[-1])),
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "why"),
+    [
+        (Patch, {"layer": 0, "ids": "The sea"}, r"ids is of whole numbers, not 'The sea'; lm\.ids"),
+        (Patch, {"layer": 0, "ids": [1.5]}, r"not \[1.5\]"),
+        (Ablate, {"layer": 0, "part": "mlp", "to": "mean", "reference": ["at sea"]}, r"reference .* lm\.ids"),
+        (Ablate, {"layer": 0, "part": "mlp", "to": "mean", "reference": [3, 4]}, "reference .* not 3"),
+        (Scale, {"layer": "1"}, r"layer is of whole numbers, not \['1'\]"),
+        (Scale, {"layer": 0, "positions": 1}, "positions is of whole numbers, not 1"),
+        (Scale, {"name": 3}, "name is the text of an activation's, not 3"),
+        (Add, {"layer": 0, "vector": [[1.0]]}, r"vector is a list of numbers, not \[\[1.0\]\]"),
+        (Swap, {"layer": 0, "vectors": ["a", "b"]}, "vector is a list of numbers, not 'a'"),
+        (Ablate, {"layer": 0, "strength": "2"}, "strength is '2': it must be a finite number"),
+        (Ablate, {"layer": 0, "part": "MLP"}, "is head, attention, mlp, layer, not 'MLP'"),
+        (Scale, {"layer": 0, "part": "layer"}, "is head, attention, mlp, not 'layer'"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_refused(kind: type[Any], fields: dict[str, Any], why: str) -> None:
+    edit, untyped = object.__new__(kind), inspect.unwrap(kind.__init__)  # past the types that the tests check
+
+    def checked() -> None:
+        untyped(edit, **fields)
+        edits.check(decoder().config, edit, len(TEXT))
+
+    with pytest.raises(UserError, match=why):
+        checked()
 
 
 @pytest.mark.parametrize("document", [{}, {"kind": "erase"}, {"kind": "ablate"}, {"kind": "add", "size": 1}])

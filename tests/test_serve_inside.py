@@ -112,6 +112,7 @@ def test_what_attention_refuses(server: Server) -> None:
     assert "There is no head 0.9" in refused(server, "/v1/attention", heads=[9], layers=[0])
     assert "There is no position 99" in refused(server, "/v1/attention", positions=[99])
     assert "at most 2,000: give a smaller size" in refused(server, "/v1/attention", text="a b " * 20)
+    assert "no tokens: give at least one" in refused(server, "/v1/attention", text="", size=8)
 
 
 @pytest.mark.parametrize("path", ["/v1/attention", "/v1/attribution"])

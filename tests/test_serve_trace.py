@@ -356,6 +356,20 @@ def test_asking_leaves_the_engine_that_answers(server: Server) -> None:
             "With these edits .* NaN or infinity",
         ),
         ({"values": []}, "values is missing"),
+        ({"values": ["out"], "text": ""}, "no tokens: give at least one"),
+        (
+            {"values": ["out"], "edits": [{"kind": "patch", "layer": 0, "text": "", "positions": [0]}]},
+            "no tokens: give at least one",
+        ),
+        (
+            {
+                "values": ["out"],
+                "edits": [
+                    {"kind": "ablate", "layer": 0, "part": "mlp", "to": "mean", "reference": ["a", ""]}
+                ],
+            },
+            "no tokens: give at least one",
+        ),
     ],
 )
 def test_what_cannot_be_traced_is_refused(server: Server, body: dict[str, Any], sentence: str) -> None:

@@ -15,14 +15,14 @@ given; later ones see what earlier ones made of it. A skipped layer passes on it
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from zlib import crc32
 
 import numpy as np
 
-from cutaway.bounds import is_finite
 from cutaway.errors import UserError, quoted
 from cutaway.inspect.inputs import output_heads
 from cutaway.model.config import Decoder as Config
@@ -53,9 +53,31 @@ class _Where:
     def __post_init__(self) -> None:
         if (getattr(self, "layer", None) is None) == (self.name is None):
             raise UserError("an edit acts on a layer or on an activation by its name: give one of the two")
+        if self.name is not None and not isinstance(self.name, str):
+            raise UserError(f"an edit's name is the text of an activation's, not {quoted(self.name)}")
+        for name in ("layer", "head", "other", "from_step", "seed"):
+            if getattr(self, name, None) is not None:
+                object.__setattr__(self, name, _whole([getattr(self, name)], name)[0])
         for name in ("positions", "units", "ids", "others", "keys"):
             if getattr(self, name, None) is not None:
-                object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
+                object.__setattr__(self, name, _whole(getattr(self, name), name))
+
+
+def _whole(given: Any, field: str) -> tuple[int, ...]:
+    """Whole numbers; UserError for texts, fractions and what is no list."""
+    try:
+        return tuple(int(operator.index(one)) for one in given)
+    except TypeError:
+        hint = "; lm.ids(text) has a text's ids" if field in ("ids", "reference") else ""
+        raise UserError(f"an edit's {field} is of whole numbers, not {quoted(given)}{hint}") from None
+
+
+def _numbers(given: Any) -> tuple[float, ...]:
+    """The numbers of a vector; UserError for what is none."""
+    try:
+        return tuple(map(float, given))
+    except (TypeError, ValueError):
+        raise UserError(f"an edit's vector is a list of numbers, not {quoted(given)}") from None
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,7 @@ class Ablate(_Where):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "reference", tuple(tuple(map(int, ids)) for ids in self.reference))
+        object.__setattr__(self, "reference", tuple(_whole(ids, "reference") for ids in self.reference))
 
 
 @dataclass(frozen=True)
@@ -119,7 +141,7 @@ class _Directed(_Where):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "vector", tuple(map(float, self.vector)))
+        object.__setattr__(self, "vector", _numbers(self.vector))
 
 
 class Add(_Directed):
@@ -151,7 +173,7 @@ class Swap(_Where):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vectors is not None:
-            object.__setattr__(self, "vectors", tuple(tuple(map(float, one)) for one in self.vectors))
+            object.__setattr__(self, "vectors", tuple(map(_numbers, self.vectors)))
 
     @property
     def part(self) -> str:
@@ -258,8 +280,10 @@ def check(config: Config, edit: Edit, length: int) -> None:
     blocks = config.blocks
     if edit.layer is not None and not 0 <= edit.layer < len(blocks):
         raise UserError(f"there is no layer {edit.layer}: this model's layers are 0 to {len(blocks) - 1}")
-    if not is_finite(edit.strength):
-        raise UserError(f"the edit's strength is {edit.strength}: it must be a finite number")
+    if not _fits(edit.strength):
+        raise UserError(
+            f"the edit's strength is {quoted(edit.strength)}: it must be a finite number within float32"
+        )
     if edit.from_step < 0:
         raise UserError(
             f"from_step is {edit.from_step}: 0 is from the prompt on, n from the n-th new token on"
@@ -269,8 +293,8 @@ def check(config: Config, edit: Edit, length: int) -> None:
         _check_vector(edit, config.width)
     elif edit.layer is not None:
         _check_part(edit, output_heads(blocks[edit.layer].attention))
-    if isinstance(edit, Noise) and edit.seed < 0:
-        raise UserError(f"the noise's seed is {edit.seed}: it must not be negative")
+    if isinstance(edit, Noise | Ablate) and edit.seed < 0:
+        raise UserError(f"the edit's seed is {edit.seed}: it must not be negative")
     if isinstance(edit, Ablate):
         _check_reference(edit, config)
     if isinstance(edit, Swap):
@@ -295,6 +319,11 @@ def check(config: Config, edit: Edit, length: int) -> None:
             raise UserError(f"there is no position {position}: positions are 0 to {length - 1}")
 
 
+def _fits(value: Any) -> bool:
+    """Whether a value is a number that float32 holds, and neither NaN nor infinite."""
+    return isinstance(value, int | float | np.integer | np.floating) and bool(abs(value) < LARGEST)
+
+
 def _check_keys(edit: Edit) -> None:
     if edit.keys is None and not edit.renormalise:
         return
@@ -305,6 +334,9 @@ def _check_keys(edit: Edit) -> None:
 
 
 def _check_part(edit: Ablate | Scale | Patch | Swap | Noise, heads: int) -> None:
+    more = "" if isinstance(edit, Scale) else "layer" if isinstance(edit, Ablate) else "residual"
+    if edit.part not in (known := [*get_args(Part), *filter(None, [more])]):
+        raise UserError(f"a part of a layer is {', '.join(known)}, not {quoted(edit.part)}")
     if (edit.part == "head") != (edit.head is not None):
         raise UserError('"head" goes with part "head", and only with it')
     for head in (edit.head, edit.other if isinstance(edit, Swap) else None):
@@ -329,7 +361,7 @@ def _check_reference(edit: Ablate, config: Config) -> None:
 def _check_vector(edit: _Directed, width: int) -> None:
     if edit.name is None and len(edit.vector) != width:
         raise UserError(f"the vector has {len(edit.vector)} numbers, the residual stream {width}")
-    if not all(abs(value) < LARGEST for value in edit.vector):
+    if not all(map(_fits, edit.vector)):
         raise UserError("the vector holds a number that is NaN, infinite or beyond float32")
     if isinstance(edit, Project) and not any(edit.vector):
         raise UserError("the vector is zero, so it names no direction to project out")
@@ -357,7 +389,7 @@ def _check_swap(edit: Swap, width: int) -> None:
     )
     if edit.units is not None or len(one) != len(two) or (edit.name is None and len(one) != width):
         raise UserError(f"a swap needs two whole vectors, of {width} numbers in the residual stream")
-    if not all(abs(value) < LARGEST for vector in edit.vectors for value in vector):
+    if not all(_fits(value) for vector in edit.vectors for value in vector):
         raise UserError("a vector holds a number that is NaN, infinite or beyond float32")
     if np.linalg.matrix_rank(np.stack([one, two])) < 2:
         raise UserError("the two vectors have one direction, which nothing is exchanged with")

@@ -148,7 +148,9 @@ async def read(service: Service, http: HTTPRequest, requests: Sequence[Request])
 
 
 def check_length(service: Service, ids: Sequence[int], param: str, most: int | None = None) -> None:
-    """Refuse a text that is longer than a trace reads."""
+    """Refuse a text without tokens, and one that is longer than a trace reads."""
+    if not ids:
+        raise APIError(400, "The text has no tokens: give at least one", param=param)
     most = service.limits.trace_tokens if most is None else min(most, service.limits.trace_tokens)
     if len(ids) > most:
         text = f"The text has {len(ids):,} tokens, and a trace reads at most {most:,}"
