@@ -207,7 +207,7 @@ def _missing(app: Any, verb: str, argument: Any) -> str:
     examples = re.findall(r"^ *(cutaway .+)$", documented, re.MULTILINE)
     example = next((one for one in examples if option in one), f"cutaway {verb} --help")
     name = argument.name.lstrip("-").lower()
-    if not about and (own := re.search(rf":param {name}: ([^.:;]+)", documented)):
+    if not about and (own := re.search(rf":param {name}: ((?:[^.:;]|\.(?=\d))+)", documented)):
         about = " ".join(own[1].split())
     about = f" ({about[0].lower()}{about[1:]})" if about[1:2].islower() or about[:2] == "A " else ""
     return f"{verb} needs {what}{about}: {example}"

@@ -7,22 +7,33 @@ output. It is the reader's own code on the reader's own machine: the limits guar
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cutaway.course import chapters
-from cutaway.course.exercise import Exercise, Verdict, check
+from cutaway.course.exercise import Exercise, Verdict, check, raised
 from cutaway.errors import OperationalError, UserError
 
 MEMORY = 4 << 30  # bytes of address space beyond what is there at the start
 SEED = 20261130
+PRINTED = 2000  # characters of what the reader's file prints that are shown
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # so that times compare
+
+
+class Printed(io.StringIO):
+    """Keeps the beginning of what is printed: a loop that prints for ever fills no memory."""
+
+    def write(self, text: str, /) -> int:
+        super().write(text[: max(0, PRINTED - self.tell())])
+        return len(text)
 
 
 def judged(exercise: Exercise, file: Path, seed: int = SEED) -> Verdict:
@@ -57,9 +68,12 @@ def function_of(exercise: Exercise, file: Path) -> Callable[..., Any] | Verdict:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        return Verdict(False, f"line {error.lineno} is not Python: {error.msg}")
+        where = f"line {error.lineno}" if error.lineno else "the file"
+        return Verdict(False, f"{where} is not Python: {error.msg}")
     except Exception as error:
-        return Verdict(False, f"running the file raised {type(error).__name__}: {error}")
+        return Verdict(False, f"running the file raised {raised(error, spec.origin or '')}")
+    except SystemExit:
+        return Verdict(False, "running the file ends the program: take the exit() out")
     answer = getattr(module, exercise.name, None)
     if not callable(answer):
         return Verdict(False, f"the file has no function {exercise.name}({exercise.parameters})")
@@ -70,9 +84,11 @@ def main(number: str, file: str, seed: str) -> None:
     """Check one file under limits, and print the verdict."""
     _limit()
     exercise = chapters.exercise(number)
-    answer = function_of(exercise, Path(file))
-    verdict = answer if isinstance(answer, Verdict) else check(exercise, answer, int(seed))
-    print("\n" + json.dumps(asdict(verdict)))
+    printed = Printed()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        answer = function_of(exercise, Path(file))
+        verdict = answer if isinstance(answer, Verdict) else check(exercise, answer, int(seed))
+    print("\n" + json.dumps(asdict(replace(verdict, printed=printed.getvalue()))))
 
 
 def _limit() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -48,8 +47,8 @@ def exercise(number: str) -> Exercise:
         own = {one.number: one for one in chapter(int(first)).exercises}
         if number in own:
             return own[number]
-        near = difflib.get_close_matches(number, own, n=1, cutoff=0.0) or [next(iter(own))]
-        raise UserError(
-            f"there is no exercise {number}: chapter {first} has {', '.join(own)}, such as {near[0]}"
-        )
+        numbers = list(own)
+        if number == first:
+            raise UserError(f"{number} is a chapter: write an exercise of it, {numbers[0]} to {numbers[-1]}")
+        raise UserError(f"there is no exercise {number}: chapter {first} has {numbers[0]} to {numbers[-1]}")
     raise UserError(f"{number!r} is no exercise's number: write chapter and exercise, such as 6.3")

@@ -19,7 +19,6 @@ import tracemalloc
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -90,12 +89,13 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer passed, and else its hint; the hidden cases that were tried."""
+    """Whether an answer passed, and else its hint; the hidden cases that were tried; what was printed."""
 
     passed: bool
     hint: str = ""
     cases: int = 0
     seconds: float = field(default=0.0, compare=False)
+    printed: str = field(default="", compare=False)
 
 
 def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
@@ -110,7 +110,7 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
         if isinstance(result, NotImplementedError):
             return Verdict(False, f"nothing is written yet: {result}", tried)
         if isinstance(result, Exception):
-            hint = f"it raised {raised(result, getattr(answer, '__code__', None))}"
+            hint = f"it raised {raised(result, _file_of(answer))}"
         else:
             hint = _hint_of_any(exercise, arguments, given, result)
         if hint is not None:
@@ -277,15 +277,18 @@ def _place(result: Any, right: Any) -> str:
     return f": it is {shortened(result)}"
 
 
-def raised(error: BaseException, code: CodeType | None) -> str:
+def raised(error: BaseException, file: str) -> str:
     """An exception by its kind, the last line of the reader's file that led to it, and its words."""
     lines = [
-        number
-        for frame, number in traceback.walk_tb(error.__traceback__)
-        if code is not None and frame.f_code.co_filename == code.co_filename
+        number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file
     ]
     where = f" in line {lines[-1]}" if lines else ""
     return f"{type(error).__name__}{where}: {error}".rstrip(": ")
+
+
+def _file_of(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    return code.co_filename if code is not None else ""
 
 
 def described(arguments: Arguments) -> str:

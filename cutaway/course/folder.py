@@ -60,7 +60,10 @@ def progress(folder: Path) -> dict[str, Standing]:
         kept = json.loads(path.read_text("utf-8"))
         return {number: Standing(bool(one["passed"]), int(one["tries"])) for number, one in kept.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it to begin anew") from error
+        raise UserError(
+            f'{path} is damaged: mend it, it is JSON such as {{"6.1": {{"passed": true, "tries": 2}}}}, '
+            "or delete it to begin anew"
+        ) from error
 
 
 def record(folder: Path, exercise: Exercise, verdict: Verdict) -> Standing:
@@ -72,5 +75,6 @@ def record(folder: Path, exercise: Exercise, verdict: Verdict) -> Standing:
     when = datetime.now(UTC).isoformat(timespec="seconds")
     document = {number: {"passed": one.passed, "tries": one.tries} for number, one in sorted(kept.items())}
     document[exercise.number]["when"] = when  # type: ignore[assignment]
+    folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / PROGRESS, json.dumps(document, indent=1))
     return now

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cutaway import cli
@@ -58,7 +60,14 @@ def test_a_stub_is_python_and_says_that_nothing_is_written(number: str) -> None:
     [
         ("def merge(symbols, pair):\n    while True: pass", "did not end within 2 seconds"),
         ("def merge(symbols, pair)\n    return 3", "line 1 is not Python"),
-        ("1 / 0", "running the file raised ZeroDivisionError"),
+        ("\n1 / 0", "running the file raised ZeroDivisionError in line 2: division by zero"),
+        ("x = '\0'", "the file is not Python: source code string cannot contain null bytes"),
+        ("exit()", "running the file ends the program"),
+        ("def merge(symbols, pair):\n    exit(3)", "it ends the program: exit(3)"),
+        (
+            "def merge(symbols, pair):\n    x = 1\n    return y",
+            "NameError in line 3: name 'y' is not defined",
+        ),
         ("def other(): pass", "has no function merge(symbols, pair)"),
         ("def merge(symbols, pair):\n    return ['x'] * (1 << 40)", "MemoryError"),
         ("import os\ndef merge(symbols, pair):\n    return symbols", "an occurrence of the pair is left"),
@@ -74,6 +83,38 @@ def test_a_file_is_run_in_a_process_of_its_own(
         replace(EXERCISES["4.2"], seconds=2.0 if "while" in source else 60.0), tmp_path / "own.py"
     )
     assert not verdict.passed and hint in verdict.hint
+
+
+def test_what_a_file_prints_is_shown_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("def merge(symbols, pair):\n    print('pair', pair)\n    return symbols\n")
+    assert cli.main(["course", "check", "4.2", "--file", "own.py"]) == 1, "no folder is there yet"
+    assert "Your file printed:\npair (" in capsys.readouterr().err
+    assert folder.progress(Path("course"))["4.2"].tries == 1
+    Path("own.py").write_text("print('x' * 10 ** 6)\ndef merge(symbols, pair):\n    return symbols\n")
+    assert len(attempt.judged(EXERCISES["4.2"], Path("own.py")).printed) == attempt.PRINTED
+    for file in ("nowhere.py", "."):
+        assert cli.main(["course", "check", "4.2", "--file", file]) == 2
+        assert f"{file} is no file: --file names the one that has your merge()" in capsys.readouterr().err
+    assert cli.main(["course", "check"]) == 2 and "such as 6.1)" in capsys.readouterr().err
+
+
+def test_the_list_fits_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder.record(Path("course"), EXERCISES["4.1"], Verdict(True))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["course", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) < 80 and "     4.1   passed   Count the pairs of neighbours" in lines
+
+
+def test_a_fault_of_the_first_cases_is_not_named_by_the_last() -> None:
+    verdict = check(EXERCISES["1.3"], lambda chances: np.exp(-np.log(chances).sum()), attempt.SEED)
+    assert verdict.hint == "the sum is taken where the mean is asked for", "both overflow on a long text"
 
 
 def test_a_reader_starts_is_hinted_and_passes(
@@ -107,14 +148,16 @@ def test_a_reader_starts_is_hinted_and_passes(
 
 
 def test_progress_that_is_damaged_and_numbers_that_are_not_there(tmp_path: Path) -> None:
-    (tmp_path / folder.PROGRESS).write_text("{")
-    with pytest.raises(UserError, match="delete it to begin anew"):
-        folder.progress(tmp_path)
+    for damaged in ("{", "[]", '{"7.2": 3}', ""):
+        (tmp_path / folder.PROGRESS).write_text(damaged)
+        with pytest.raises(UserError, match=r"mend it, it is JSON such as .* or delete it to begin anew"):
+            folder.progress(tmp_path)
     (tmp_path / folder.PROGRESS).unlink()
     folder.record(tmp_path, EXERCISES["4.1"], Verdict(True))
     assert folder.record(tmp_path, EXERCISES["4.1"], Verdict(False)).passed, "what was passed stays passed"
     for number, words in (
-        ("4.99", "there is no exercise 4.99"),
+        ("4.99", r"there is no exercise 4.99: chapter 4 has 4.1 to 4.6$"),
+        ("4", "4 is a chapter"),
         ("40.1", "no chapter 40"),
         ("x", "no exercise's number"),
     ):

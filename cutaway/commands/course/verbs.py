@@ -5,10 +5,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cutaway.commands.console import note, print_json
+from cutaway.commands.console import note, print_json, say
 from cutaway.commands.options import Json
 from cutaway.course import attempt, chapters, folder
-from cutaway.errors import OperationalError
+from cutaway.errors import OperationalError, UserError
 
 Folder = Annotated[Path, Parameter(name="--folder", help="Your folder of answers.")]
 HERE = Path("course")
@@ -41,12 +41,12 @@ def list_(*, folder_: Folder = HERE, as_json: Json = False) -> None:
         return
     for row in rows:
         passed = sum(each["passed"] for each in row["exercises"])
-        print(f"{row['chapter']}  {row['title']}: {passed} of {len(row['exercises'])} passed")
-        print(f"   {row['question']}")
+        say(f"{row['chapter']}  {row['title']}: {passed} of {len(row['exercises'])} passed", 3)
+        say(f"   {row['question']}", 3)
         for each in row["exercises"]:
             mark = "passed" if each["passed"] else f"tried {each['tries']}" if each["tries"] else ""
-            print(f"     {each['number']:<5}{each['title']:<58}{mark}".rstrip())
-    print("\n`cutaway course start 1` writes the files of chapter 1; the chapters are in docs/course.")
+            say(f"     {each['number']:<6}{mark:<9}{each['title']}", 20)
+    say("\n`cutaway course start 1` writes the files of chapter 1; the chapters are in docs/course.")
 
 
 def start(chapter: int, /, *, folder_: Folder = HERE) -> None:
@@ -82,11 +82,16 @@ def check(number: str, /, *, file: Path | None = None, folder_: Folder = HERE, a
     :param file: Another file than the one of your folder.
     """
     exercise = chapters.exercise(number)
+    if file is not None and not file.is_file():
+        raise UserError(f"{file} is no file: --file names the one that has your {exercise.name}()")
     verdict = attempt.judged(exercise, file or folder.path_of(folder_, exercise))
     standing = folder.record(folder_, exercise, verdict)
+    if verdict.printed and not as_json:
+        cut = "..." if len(verdict.printed) == attempt.PRINTED else ""
+        note(f"Your file printed:\n{verdict.printed.rstrip()}{cut}\n")
     if as_json:
         print_json({"number": number, **vars(verdict), "tries": standing.tries})
     elif verdict.passed:
-        print(f"{number} {exercise.title}: passed, {verdict.cases} hidden cases")
+        say(f"{number} {exercise.title}: passed, {verdict.cases} hidden case{'s' * (verdict.cases > 1)}")
     if not verdict.passed:
         raise OperationalError(f"{number} {exercise.title}: {verdict.hint}")
