@@ -51,6 +51,18 @@ def _window_both_sides(length: int, window: int) -> np.ndarray:
     return np.abs(far) < window
 
 
+def _window_of_slices(length: int, window: int) -> np.ndarray:
+    seen = np.zeros((length, length), dtype=bool)
+    for i in range(length):
+        seen[i, i - window + 1 : i + 1] = True
+    return seen
+
+
+def _window_of_blocks(length: int, window: int) -> np.ndarray:
+    block = np.arange(length) // window
+    return causal(length) & (block[:, None] == block)
+
+
 def masked(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
     scores = np.where(visible, q @ k.T / math.sqrt(q.shape[-1]), -np.inf)
     return softmax(scores) @ v
@@ -66,6 +78,15 @@ def _masked_after(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarr
 
 def _masked_otherwise(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
     return softmax(np.where(visible, -1e9, q @ k.T / math.sqrt(q.shape[-1]))) @ v
+
+
+def _masked_unscaled(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    return masked(q * math.sqrt(q.shape[-1]), k, v, visible)
+
+
+def _masked_over_queries(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    scores = np.where(visible, q @ k.T / math.sqrt(q.shape[-1]), -np.inf)
+    return softmax(scores.T).T @ v
 
 
 def unmasked(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -100,6 +121,10 @@ def _first_group_alone(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarra
 def _grouped_unmasked(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     each, every = len(q) // len(k), np.ones((q.shape[1], q.shape[1]), bool)
     return np.stack([masked(q[h], k[h // each], v[h // each], every) for h in range(len(q))])
+
+
+def _grouped_unscaled(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return _grouped(q * math.sqrt(q.shape[-1]), k, v)
 
 
 def _grouped_cases(rng: np.random.Generator) -> Iterator[Arguments]:
@@ -159,6 +184,10 @@ token i sees token j, which is itself and every earlier one.
             Mistake("a token sees itself too", lambda n: np.tril(np.ones((n, n), bool), -1)),
             Mistake("a token sees one that comes after it", lambda n: np.tril(np.ones((n, n), bool), 1)),
             Mistake("that is what is hidden: True is what is seen", lambda n: ~causal(n)),
+            Mistake(
+                "that is what is added to scores: here True is what is seen",
+                lambda n: np.where(causal(n), 0, -np.inf),
+            ),
         ),
     ),
     Exercise(
@@ -176,9 +205,14 @@ length, window: whole numbers. Returns an array of booleans [length length]: tok
         reference=_window,
         mistakes=(
             Mistake("the window is one token too long: the token itself counts", _window_one_more),
+            Mistake("the window is one token too short", lambda n, w: _window(n, w - 1)),
             Mistake("it looks to both sides: later tokens are hidden", _window_both_sides),
             Mistake("nothing is left out: a token sees the last few alone", lambda n, w: causal(n)),
             Mistake("the token itself is hidden", lambda n, w: _window(n, w) & ~np.eye(n, dtype=bool)),
+            Mistake("rows and columns are exchanged: the row looks", lambda n, w: _window(n, w).T),
+            Mistake("that is what is before the window", lambda n, w: causal(n) & ~_window(n, w)),
+            Mistake("a slice that begins below 0 counts from the end", _window_of_slices),
+            Mistake("the text is cut into blocks: each token has a window of its own", _window_of_blocks),
         ),
     ),
     Exercise(
@@ -187,8 +221,11 @@ length, window: whole numbers. Returns an array of booleans [length length]: tok
         name="masked_attention",
         parameters="q, k, v, visible",
         task="""
-q, k, v: [t d] each; visible: booleans [t t], True where the row's token sees the column's. As in 6.4, but
-a hidden key has a weight of 0, and the weights of the seen ones sum to 1. Returns an array [t d].
+Scores are divided by the root of d, as in 6.4; but a hidden key has a weight of 0, and the weights of the
+seen ones sum to 1.
+
+q, k, v: [t d] each; visible: booleans [t t], True where the row's token sees the column's; a mask need
+not be causal. Returns an array [t d].
 """,
         cases=_masked_cases,
         reference=masked,
@@ -200,10 +237,16 @@ a hidden key has a weight of 0, and the weights of the seen ones sum to 1. Retur
             Mistake("the mask comes after the softmax: then the weights no longer sum to 1", _masked_after),
             Mistake("the seen ones are hidden: True is what is seen", _masked_otherwise),
             Mistake("nothing is hidden", unmasked),
+            Mistake("the scores are not divided by the root of d", _masked_unscaled),
+            Mistake(
+                "it hides what comes later, and nothing else: the mask is given",
+                lambda q, k, v, visible: masked(q, k, v, causal(len(q))),
+            ),
+            Mistake("the weights of a key sum to 1: those of a query should", _masked_over_queries),
         ),
         properties=(
             Property(
-                "the first token sees itself alone under a causal mask: its output is its own value",
+                "the first token sees itself alone under a causal mask: its output should be its own value",
                 lambda g, f: np.allclose(np.asarray(f)[0], g[2][0]),
             ),
         ),
@@ -218,7 +261,8 @@ Keys and values of the past are what fills memory. Grouped-query attention (2305
 heads share one key head and one value head; with one group it is multi-query attention (1911.02150).
 
 q: [h t d]; k, v: [g t d], h a multiple of g. The first h/g query heads read key and value head 0, the
-next h/g head 1, and so on. The mask is causal. Returns an array [h t d].
+next h/g head 1, and so on. Scores are divided by the root of d; the mask is causal. Returns an array
+[h t d].
 """,
         cases=_grouped_cases,
         reference=_grouped,
@@ -228,6 +272,7 @@ next h/g head 1, and so on. The mask is causal. Returns an array [h t d].
             ),
             Mistake("all heads read the first group", _first_group_alone),
             Mistake("the mask is missing", _grouped_unmasked),
+            Mistake("the scores are not divided by the root of d", _grouped_unscaled),
         ),
     ),
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.course.attention_masks import causal, masked, unmasked
+from cutaway.course.chapter_6 import softmax
 from cutaway.course.exercise import Arguments, Exercise, Mistake, Property
 
 PERIOD = 40  # random tokens, then the same again: where heads that copy show themselves
@@ -22,10 +23,13 @@ def _phi(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
 
-def _linear(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    f, g = _phi(q), _phi(k)
+def _linear_of(f: np.ndarray, g: np.ndarray, v: np.ndarray) -> np.ndarray:
     state = np.cumsum(g[:, :, None] * v[:, None], 0)
     return np.einsum("tf,tfn->tn", f, state) / np.einsum("tf,tf->t", f, np.cumsum(g, 0))[:, None]
+
+
+def _linear(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return _linear_of(_phi(q), _phi(k), v)
 
 
 def _linear_of_all(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -38,9 +42,8 @@ def _linear_not_divided(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarr
     return np.einsum("tf,tfn->tn", f, np.cumsum(g[:, :, None] * v[:, None], 0))
 
 
-def _linear_without_phi(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    state = np.cumsum(k[:, :, None] * v[:, None], 0)
-    return np.einsum("tf,tfn->tn", q, state) / np.einsum("tf,tf->t", q, np.cumsum(k, 0))[:, None]
+def _linear_softmax(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return masked(q * math.sqrt(q.shape[-1]), k, v, causal(len(q)))
 
 
 def _linear_before(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -68,6 +71,8 @@ class Projection:
         self.weights, self.tokens, self.calls = weights, tokens, 0
 
     def __call__(self, vector: np.ndarray) -> tuple[np.ndarray, ...]:
+        if np.ndim(vector) != 1:
+            raise ValueError(f"project takes the vector of one token, not an array of {np.ndim(vector)} axes")
         self.calls += 1
         if self.calls > self.tokens:
             raise RuntimeError(f"project was called more than {self.tokens} times: a token needs it once")
@@ -89,6 +94,12 @@ def _not_itself(x: np.ndarray, project: Projection) -> np.ndarray:
     before = np.tril(np.ones((len(x), len(x)), bool), -1)
     before[0, 0] = True  # there is nothing before it
     return masked(q, k, v, before)
+
+
+def _only_those_before(x: np.ndarray, project: Projection) -> np.ndarray:
+    found = _not_itself(x, project)
+    found[0] = 0  # there is nothing before it
+    return found
 
 
 def _unscaled_decoded(x: np.ndarray, project: Projection) -> np.ndarray:
@@ -137,10 +148,22 @@ def _latents_twice(
     return _cache_bytes(kind, tokens, layers, heads, groups, size, latent) * (2 if kind == "mla" else 1)
 
 
+def _latent_in_each_head(
+    kind: str, tokens: int, layers: int, heads: int, groups: int, size: int, latent: int
+) -> int:
+    return _cache_bytes(kind, tokens, layers, heads, groups, size, latent) * (heads if kind == "mla" else 1)
+
+
+def _cache_of_a_share(
+    kind: str, tokens: int, layers: int, heads: int, groups: int, size: int, latent: int
+) -> int:
+    return _cache_bytes(kind, tokens, layers, heads, heads // groups, size, latent)
+
+
 def _cache_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     for kind in ("mha", "gqa", "mqa", "mla"):
         yield kind, 8192, 30, 9, 3, 64, 576
-        yield kind, int(rng.integers(1, 10**6)), 27, 16, 4, 128, 576
+        yield kind, int(rng.integers(1, 10**6)), 27, 40, 8, 128, 512
 
 
 # ---- 7.9 ---------------------------------------------------------------------------------------------------
@@ -192,7 +215,17 @@ def _copying(patterns: np.ndarray, period: int, ahead: int = 1) -> np.ndarray:
     return patterns[:, :, at, at - period + ahead].mean(-1)
 
 
+def _small_patterns(rng: np.random.Generator) -> np.ndarray:
+    """Random causal patterns of 3 layers with 4 heads: 1.2 copies often, 2.3 once and with all its weight."""
+    found = np.tril(rng.uniform(0.5, 1, (3, 4, 12, 12)))
+    at = np.arange(6, 12)
+    found[1, 2, at, at - 5] = 6
+    found[2, 3, 8] = np.eye(12)[3]
+    return found / found.sum(-1, keepdims=True)
+
+
 def _induction_cases(rng: np.random.Generator) -> Iterator[Arguments]:
+    yield _small_patterns(rng), 6
     yield _repeated(), PERIOD
 
 
@@ -212,6 +245,10 @@ def _induction_judged(arguments: Arguments, result: Any) -> str | None:
     same = _copying(patterns, period, 0)
     if (layer, head) == np.unravel_index(same.argmax(), same.shape):
         return "that head looks at the same token in the first copy, not at the one behind it"
+    at = np.arange(period, patterns.shape[-1])
+    most = patterns[:, :, at, at - period + 1].max(-1)
+    if (layer, head) == np.unravel_index(most.argmax(), most.shape):
+        return "that head has the largest single weight on it: the mean over the second copy is asked for"
     previous = np.diagonal(patterns, -1, 2, 3).mean(-1)
     if (layer, head) == np.unravel_index(previous.argmax(), previous.shape):
         return (
@@ -239,7 +276,20 @@ Returns an array [t n].
         mistakes=(
             Mistake("every token is read: a token reads itself and what was before", _linear_of_all),
             Mistake("it is not divided by the sum of the weights", _linear_not_divided),
-            Mistake("phi is missing: without it weights may be negative", _linear_without_phi),
+            Mistake("phi is missing: without it weights may be negative", _linear_of),
+            Mistake(
+                "phi is missing for the keys: without it weights may be negative",
+                lambda q, k, v: _linear_of(_phi(q), k, v),
+            ),
+            Mistake(
+                "phi(x) is e^x everywhere: above 0 it is x + 1",
+                lambda q, k, v: _linear_of(np.exp(q), np.exp(k), v),
+            ),
+            Mistake(
+                "phi(x) is 1 everywhere below 0: there it is e^x",
+                lambda q, k, v: _linear_of(np.maximum(q, 0) + 1, np.maximum(k, 0) + 1, v),
+            ),
+            Mistake("that is a softmax of the scores: here a weight is phi(q) . phi(k)", _linear_softmax),
             Mistake("a token does not read itself: add its key and value before it is read", _linear_before),
         ),
         properties=(
@@ -260,13 +310,16 @@ A text grows by one token at a time. The keys and values of earlier tokens do no
 x: the vectors of tokens in the order in which they come [t d]; project: a function that makes (query,
 key, value) of one vector, each of n numbers, and may be called once for each token. Go through the tokens
 one by one: make the three, keep key and value, and let the query attend to all keys so far, its own among
-them. Returns the outputs [t n].
+them, with scores divided by the root of n. Returns the outputs [t n].
 """,
         cases=_decode_cases,
         reference=_decoded,
         mistakes=(
             Mistake("a token sees what comes after it", _sees_all),
             Mistake("a token does not see itself: keep its key and value before it attends", _not_itself),
+            Mistake(
+                "a token does not see itself: keep its key and value before it attends", _only_those_before
+            ),
             Mistake("the scores are not divided by the root of n", _unscaled_decoded),
             Mistake("a token sees itself alone: keep the keys and values of those before", _keys_not_kept),
         ),
@@ -291,6 +344,9 @@ all layers.
             Mistake("that is how many numbers it keeps: each has 2 bytes", _cache_in_numbers),
             Mistake("every layer has a cache of its own", _cache_of_one_layer),
             Mistake("one latent is key and value at once: it is kept once", _latents_twice),
+            Mistake("all heads make their keys and values of the same latent", _latent_in_each_head),
+            Mistake("heads / groups is how many heads share one: `groups` are kept", _cache_of_a_share),
+            Mistake("each number has 2 bytes, not 4", lambda *asked: 2 * _cache_bytes(*asked)),
         ),
         imports="",
     ),
@@ -316,6 +372,10 @@ keys of all heads would be 33.
             ),
             Mistake("the scores are not divided by the root of n", _absorbed_unscaled),
             Mistake("all heads use the first head's matrix", _absorbed_with_one_head),
+            Mistake(
+                "the softmax is not asked for: scores may have any sign",
+                lambda q, latents, w_k: softmax(_absorbed(q, latents, w_k)),
+            ),
         ),
         memory=1 << 20,
     ),
@@ -328,10 +388,10 @@ keys of all heads would be 33.
 A model that has seen "Mary gave ... Mary" expects "gave". A head that looks at what followed the last
 time does that.
 
-patterns: SmolLM2's attention weights [layers heads t t] in a text of `period` random tokens that comes
-twice; entry [l, h, i, j] is how much token i looks at token j. In the second copy, the token behind the
-same one in the first copy is what comes next. Returns (layer, head): the head whose mean weight on it,
-over the second copy, is largest.
+patterns: a model's attention weights, such as SmolLM2's [layers heads t t], in a text of `period` random
+tokens that comes twice; entry [l, h, i, j] is how much token i looks at token j. In the second copy, the
+token behind the same one in the first copy is what comes next. Returns (layer, head): the head whose mean
+weight on it, over the second copy, is largest.
 """,
         cases=_induction_cases,
         judge=_induction_judged,

@@ -81,6 +81,37 @@ def induction_head(patterns, period):
     return max(means, key=means.get)
 
 
+def _slices(length, window):
+    found = np.zeros((length, length), bool)
+    for i, row in enumerate(found):
+        row[i + 1 - window : i + 1] = True
+    return found
+
+
+def _unscaled(q, k, v, visible):
+    return soft(np.where(visible, q @ k.T, -1e30)) @ v
+
+
+def _of_features(q, k, v):
+    weights = np.tril(q @ k.T)
+    return weights @ v / weights.sum(-1, keepdims=True)
+
+
+def _before_alone(x, project):
+    keys, values, found = [], [], []
+    for one in x:
+        q, k, v = project(one)
+        found.append(soft(np.array(keys) @ q / len(q) ** 0.5) @ np.array(values) if keys else 0 * v)
+        keys.append(k)
+        values.append(v)
+    return np.array(found)
+
+
+def _largest_weight(patterns, period):
+    at = np.arange(period, 2 * period)
+    return np.unravel_index(patterns[:, :, at, at - period + 1].max(-1).argmax(), patterns.shape[:2])
+
+
 def _again(x, project):
     return np.array([decode(x[: i + 1], project)[-1] for i in range(len(x))])
 
@@ -118,20 +149,27 @@ WRONG = {
         (lambda n: np.triu(np.ones((n, n), bool)), "exchanged"),
         (lambda n: np.arange(n)[None] < np.arange(n)[:, None], "itself too"),
         (lambda n: ~causal_mask(n), "hidden"),
-        (lambda n: np.where(causal_mask(n), 0, -np.inf), "infinite"),
+        (lambda n: np.where(causal_mask(n), 0, -np.inf), "added to scores"),
         (lambda n: np.arange(n), "shape"),
     ],
     "7.3": [
         (lambda n, w: window_mask(n, w + 1), "one token too long"),
         (lambda n, w: causal_mask(n), "nothing is left out"),
         (lambda n, w: window_mask(n, w) | window_mask(n, w).T, "both sides"),
-        (lambda n, w: window_mask(n, w - 1), "differs"),
+        (lambda n, w: window_mask(n, w - 1), "one token too short"),
+        (lambda n, w: window_mask(n, w).T, "exchanged"),
+        (lambda n, w: np.tril(np.ones((n, n), bool), -w), "before the window"),
+        (_slices, "counts from the end"),
+        (lambda n, w: np.array([[i // w * w <= j <= i for j in range(n)] for i in range(n)]), "blocks"),
+        (lambda n, w: window_mask(n, 2 * w), "differs"),
     ],
     "7.4": [
         (lambda q, k, v, m: soft(q @ k.T / q.shape[1] ** 0.5 * m) @ v, "e^0 is 1"),
         (lambda q, k, v, m: (soft(q @ k.T / q.shape[1] ** 0.5) * m) @ v, "after the softmax"),
         (lambda q, k, v, m: masked_attention(q, k, v, ~m | np.eye(len(q), dtype=bool)), "own value"),
         (lambda q, k, v, m: soft(q @ k.T / q.shape[1] ** 0.5) @ v, "nothing is hidden"),
+        (_unscaled, "root of d"),
+        (lambda q, k, v, m: masked_attention(q, k, v, causal_mask(len(q))), "the mask is given"),
         (lambda q, k, v, m: masked_attention(2 * q, k, v, m), "differs"),
     ],
     "7.5": [
@@ -143,11 +181,16 @@ WRONG = {
         ),
         (lambda q, k, v: grouped_attention(q, k[:1], v[:1]), "first group"),
         (lambda q, k, v: grouped_attention(q[: len(k)], k, v), "shape"),
+        (lambda q, k, v: grouped_attention(q * q.shape[2] ** 0.5, k, v), "root of d"),
         (lambda q, k, v: grouped_attention(q, k, v[::-1]), "differs"),
     ],
     "7.6": [
         (lambda q, k, v: phi(q) @ (phi(k).T @ v) / (phi(q) @ phi(k).sum(0))[:, None], "every token is read"),
         (lambda q, k, v: grouped_attention(q[None], k[None], v[None])[0], "differs"),
+        (lambda q, k, v: _unscaled(q, k, v, causal_mask(len(q))), "a softmax of the scores"),
+        (lambda q, k, v: _of_features(np.exp(q), np.exp(k), v), "e^x everywhere"),
+        (lambda q, k, v: _of_features(1 + q * (q > 0), 1 + k * (k > 0), v), "1 everywhere below 0"),
+        (lambda q, k, v: _of_features(phi(q), k, v), "for the keys"),
         (lambda q, k, v: linear_attention(np.abs(q), k, v), "differs"),
         (lambda q, k, v: 3 * linear_attention(q, k, v), "outside of the values"),
         (lambda q, k, v: linear_attention(q, k, v)[-1], "shape"),
@@ -158,11 +201,16 @@ WRONG = {
         (lambda x, p: decode(x, lambda one: (p(one)[0] * 2, *p(one)[1:])), "a token needs it once"),
         (lambda x, p: decode(x, p)[-1], "shape"),
         (lambda x, p: np.array([p(one)[2] for one in x]), "itself alone"),
+        (lambda x, p: p(x)[2], "the vector of one token"),
+        (_before_alone, "does not see itself"),
     ],
     "7.8": [
         (lambda kind, n, y, h, g, s, c: cache_bytes(kind, n, 1, h, g, s, c), "every layer"),
         (lambda kind, n, y, h, g, s, c: cache_bytes(kind, n, y, h, g, s, c) // 2, "each has 2 bytes"),
         (lambda kind, n, y, h, g, s, c: cache_bytes("mha", n, y, h, g, s, c), "differs"),
+        (lambda kind, n, y, h, g, s, c: cache_bytes(kind, n, y, h, h // g, s, c), "how many heads share one"),
+        (lambda kind, n, y, h, g, s, c: cache_bytes(kind, n, y, h, g, s, h * c), "of the same latent"),
+        (lambda kind, n, y, h, g, s, c: 2 * cache_bytes(kind, n, y, h, g, s, c), "not 4"),
         (lambda kind, n, y, h, g, s, c: cache_bytes(kind, n, y, h, g, s, 2 * c), "kept once"),
     ],
     "7.9": [
@@ -170,6 +218,7 @@ WRONG = {
         (lambda q, c, w: latent_scores(q, c, w) * q.shape[2] ** 0.5, "root of n"),
         (lambda q, c, w: latent_scores(q, c, w) * (q.shape[2] / c.shape[1]) ** 0.5, "latent's size"),
         (lambda q, c, w: latent_scores(q, c, np.stack([w[0]] * len(w))), "first head's"),
+        (lambda q, c, w: soft(latent_scores(q, c, w)), "softmax is not asked"),
     ],
     "7.10": [
         (
@@ -181,6 +230,7 @@ WRONG = {
             "token before",
         ),
         (lambda p, n: (30, 0), "no head 30.0"),
+        (_largest_weight, "the mean over the second copy"),
         (lambda p, n: (0, 0), "another has more"),
         (lambda p, n: p.mean(), "two whole numbers"),
     ],
