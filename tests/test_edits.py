@@ -132,6 +132,15 @@ def test_projecting_leaves_nothing_along_the_direction() -> None:
     assert_close(half @ direction, usual @ direction / 2, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_added_attention_weights_are_of_keys_up_to_the_query(renormalise: bool) -> None:
+    edit = Add(name="blocks.1.attention.pattern", vector=[0.1] * len(TEXT), head=1, renormalise=renormalise)
+    whole, part = (Trace.of(decoder(), Bytes(), ids, edit=edit) for ids in (TEXT, TEXT[:5]))
+    pattern = whole["blocks.1.attention.pattern"][1]
+    assert not pattern[np.triu_indices(len(TEXT), 1)].any() and pattern[np.tril_indices(len(TEXT))].all()
+    assert_close(whole["logits"][:5], part["logits"], atol=1e-5, rtol=0)
+
+
 def test_later_edits_see_what_earlier_ones_made() -> None:
     both = out([Add(1, VECTOR), Project(1, VECTOR)])
     assert_close(both, out(Project(1, VECTOR)), rtol=1e-4, atol=1e-5)

@@ -230,10 +230,18 @@ def _moved(
             unit = [*edit.units, *((edit.others or ()) if isinstance(edit, Swap) else ())]
             part = part.clone()
             part[..., unit] = move(part, at).expand_as(part)[..., unit]
+        if name.endswith(".pattern"):
+            part = _seen(view[..., index, :], part, at)
         if edit.keys is not None or edit.renormalise:
             part = _of_keys(edit, view[..., index, :], part)
         view[..., index, :] = part
     return changed
+
+
+def _seen(before: Tensor, after: Tensor, at: Sequence[int]) -> Tensor:
+    """Attention weights of which no query is given any of a later key."""
+    positions = torch.tensor(list(at), device=before.device)[:, None]
+    return torch.where(torch.arange(before.shape[-1], device=before.device) <= positions, after, before)
 
 
 def _of_keys(edit: Edit, before: Tensor, after: Tensor) -> Tensor:
