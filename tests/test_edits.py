@@ -173,6 +173,13 @@ def test_later_edits_see_what_earlier_ones_made() -> None:
         (Scale(0, "mlp", from_step=-1), "from_step is -1"),
         (Noise(0, seed=-1), "seed is -1"),
         (Noise(name="blocks.0.attention.pattern"), "takes no noise"),
+        (Project(name="blocks.0.attention.pattern", vector=[1.0]), "no projection"),
+        (
+            Ablate(name="blocks.0.attention.scores", to="mean", reference=[TEXT, OTHER[:3]]),
+            "is ablated to zero alone",
+        ),
+        (Add(name="blocks.0.attention.pattern", vector=[]), "the vector is empty"),
+        (Add(0, VECTOR, head=2), "the residual stream has no head 2"),
         (Swap(0, 1), "give one"),
         (Swap(0, 1, 1), "1 and 1 are not two"),
         (Swap(0, 1, 4), "no head 0.4"),

@@ -359,6 +359,12 @@ def _check_reference(edit: Ablate, config: Config) -> None:
 
 
 def _check_vector(edit: _Directed, width: int) -> None:
+    if edit.name is None and edit.head is not None:
+        raise UserError(
+            f"the residual stream has no head {edit.head}: name an activation of heads, blocks.N.attention.z"
+        )
+    if not edit.vector and edit.name is not None:
+        raise UserError(f"the vector is empty: {edit.name} needs a number for each unit or key")
     if edit.name is None and len(edit.vector) != width:
         raise UserError(f"the vector has {len(edit.vector)} numbers, the residual stream {width}")
     if not all(map(_fits, edit.vector)):

@@ -120,16 +120,17 @@ def _check_shape(edit: Edit, name: str, shape: torch.Size) -> None:
     if edit.units is not None and (keys or not all(-shape[-1] <= one < shape[-1] for one in edit.units)):
         size = "as many as keys" if keys else shape[-1]
         raise UserError(f"units {list(edit.units)} are none of the last axis of {name}, of size {size}")
-    if (
-        isinstance(edit, Add | Project)
-        and len(edit.vector) != shape[-1]
-        and not (keys and isinstance(edit, Add))
+    if keys and (
+        isinstance(edit, Noise | Project)
+        or (isinstance(edit, Swap) and edit.other is None)
+        or (isinstance(edit, Ablate) and edit.to != "zero")
     ):
-        raise UserError(f"the vector has {len(edit.vector)} numbers, {name} {shape[-1]}")
-    if keys and (isinstance(edit, Noise) or (isinstance(edit, Swap) and edit.other is None)):
         raise UserError(
-            f"{name} has as many units as keys: it takes no noise, and only its heads are swapped"
+            f"{name} has as many units as keys: it takes no noise and no projection, is ablated to zero "
+            "alone, and only its heads are swapped"
         )
+    if isinstance(edit, Add | Project) and len(edit.vector) != shape[-1] and not keys:
+        raise UserError(f"the vector has {len(edit.vector)} numbers, {name} {shape[-1]}")
     if isinstance(edit, Swap):
         _check_swapped(edit, name, shape)
 
