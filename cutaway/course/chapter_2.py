@@ -296,7 +296,9 @@ numbers from 0 to 255: one for an English letter, two for é, three for 日, fou
             Mistake("what is not ASCII was dropped", _ascii_alone),
         ),
         properties=(
-            Property("a byte is a number from 0 to 255", lambda g, f: all(0 <= int(one) < 256 for one in f)),
+            Property(
+                "a byte should be a number from 0 to 255", lambda g, f: all(0 <= int(one) < 256 for one in f)
+            ),
         ),
         imports="",
     ),
@@ -356,7 +358,7 @@ that can be shown when it has come. Bytes of a character that is not complete wa
             Property(
                 "joined, the strings must give the text", lambda g, f: "".join(f) == b"".join(g[0]).decode()
             ),
-            Property("one string for each token", lambda g, f: len(f) == len(g[0])),
+            Property("there should be one string for each token", lambda g, f: len(f) == len(g[0])),
         ),
         imports="",
     ),

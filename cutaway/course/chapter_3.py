@@ -271,8 +271,8 @@ the order of the alphabet.
             ),
         ),
         properties=(
-            Property("<unk> is the first entry", lambda g, f: f[0] == "<unk>"),
-            Property("a word is there once", lambda g, f: len(set(f)) == len(f)),
+            Property("<unk> should be the first entry", lambda g, f: f[0] == "<unk>"),
+            Property("a word should be there once", lambda g, f: len(set(f)) == len(f)),
         ),
         imports="",
     ),
@@ -296,7 +296,7 @@ that text, each counted as often as it occurs, that are not in the vocabulary: a
                 _unknown_the_other_way,
             ),
         ),
-        properties=(Property("a share is between 0 and 1", lambda g, f: 0 <= float(f) <= 1),),
+        properties=(Property("a share should be between 0 and 1", lambda g, f: 0 <= float(f) <= 1),),
         imports="",
     ),
     Exercise(

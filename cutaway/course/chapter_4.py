@@ -438,7 +438,7 @@ Returns one number: the UTF-8 bytes of all texts over the tokens of all texts.
             Mistake("it counts characters: a character may have several bytes", _ratio_of_characters),
             Mistake("it is upside down: tokens a byte", _tokens_per_byte),
         ),
-        properties=(Property("it is one number above 0", lambda g, f: float(f) > 0),),
+        properties=(Property("it should be one number above 0", lambda g, f: float(f) > 0),),
         imports="",
     ),
 ]

@@ -297,7 +297,9 @@ for the same direction, 0 for a right angle, -1 for opposite ones. Returns an ar
             Mistake("a length is the root of the sum of squares: the root is missing", _cosines_of_squares),
             Mistake("that is a distance: 1 - cosine", lambda a, b: 1 - _cosines(a, b)),
         ),
-        properties=(Property("a cosine is between -1 and 1", lambda g, f: np.all(np.abs(f) <= 1 + 1e-9)),),
+        properties=(
+            Property("a cosine should be between -1 and 1", lambda g, f: np.all(np.abs(f) <= 1 + 1e-9)),
+        ),
     ),
     Exercise(
         number="5.3",
@@ -344,7 +346,7 @@ negative or the count is 0: positive pointwise mutual information [n m].
             Mistake("the expected count is divided by the sum of all", _ppmi_without_total),
             Mistake("the logarithm is missing", _ratios),
         ),
-        properties=(Property("no value is below 0", lambda g, f: np.all(np.asarray(f) >= 0)),),
+        properties=(Property("no value should be below 0", lambda g, f: np.all(np.asarray(f) >= 0)),),
     ),
     Exercise(
         number="5.5",

@@ -279,10 +279,10 @@ subtracted from a whole row before. Returns an array [t s].
             Mistake("it is 2^score: the base is e", _softmax_in_base_2),
         ),
         properties=(
-            Property("each row sums to 1", lambda g, f: np.allclose(np.asarray(f).sum(-1), 1)),
-            Property("no weight is below 0", lambda g, f: np.all(np.asarray(f) >= 0)),
+            Property("each row should sum to 1", lambda g, f: np.allclose(np.asarray(f).sum(-1), 1)),
+            Property("no weight should be below 0", lambda g, f: np.all(np.asarray(f) >= 0)),
             Property(
-                "a larger score has a larger weight",
+                "a larger score should have a larger weight",
                 lambda g, f: np.array_equal(np.argmax(f, -1), np.argmax(g[0], -1)),
             ),
         ),
@@ -312,7 +312,7 @@ n]. Every query sees every key here; chapter 7 hides some.
                 lambda g, f: np.all(f <= g[2].max(0) + 1e-9) and np.all(f >= g[2].min(0) - 1e-9),
             ),
             Property(
-                "equal scores give the plain mean of the values",
+                "equal scores should give the plain mean of the values",
                 lambda g, f: bool(np.any(g[0])) or np.allclose(f, g[2].mean(0)),
             ),
         ),

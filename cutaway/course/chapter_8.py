@@ -427,7 +427,7 @@ weights [t k].
             Mistake("the chosen ones are weighted alike", _routed_alike),
         ),
         properties=(
-            Property("the weights of a token sum to 1", lambda g, f: np.allclose(np.sum(f[1], -1), 1)),
+            Property("the weights of a token should sum to 1", lambda g, f: np.allclose(np.sum(f[1], -1), 1)),
         ),
     ),
     Exercise(

@@ -199,9 +199,9 @@ Pair i of a head of so many dimensions rotates by base^(-2i/size) radians a toke
             ),
         ),
         properties=(
-            Property("position 0 does not rotate", lambda g, f: not np.any(f[np.asarray(g[0]) == 0])),
+            Property("position 0 should not rotate", lambda g, f: not np.any(f[np.asarray(g[0]) == 0])),
             Property(
-                "pair 0 rotates by one radian a token",
+                "pair 0 should rotate by one radian a token",
                 lambda g, f: np.allclose(np.asarray(f)[:, 0], g[0]),
             ),
         ),
@@ -228,7 +228,7 @@ sin r + b cos r). Returns an array [t k].
         ),
         properties=(
             Property(
-                "a rotation keeps the length of a vector",
+                "a rotation should keep the length of a vector",
                 lambda g, f: np.allclose(np.linalg.norm(f, axis=-1), np.linalg.norm(g[0], axis=-1)),
             ),
         ),
@@ -255,7 +255,7 @@ array [n].
         ),
         properties=(
             Property(
-                "at distance 0 both rotate by the same angle: the score is that without rotation",
+                "at distance 0 both rotate by the same angle: the score should be that without rotation",
                 lambda g, f: np.allclose(
                     np.asarray(f)[np.asarray(g[2]) == 0], float(g[0] @ g[1]) / math.sqrt(len(g[0]))
                 ),
@@ -325,11 +325,11 @@ within 0 and 1. The result is (1 - s_i) f_i + s_i f_i / factor, an array [size/2
         ),
         properties=(
             Property(
-                "the fastest pair keeps its frequency",
+                "the fastest pair should keep its frequency",
                 lambda g, f: math.isclose(float(f[0]), 1.0),
             ),
             Property(
-                "the slowest pair is slowed by the factor",
+                "the slowest pair should be slowed by the factor",
                 lambda g, f: math.isclose(float(f[-1]), float(Config(g[0], g[1]).frequencies()[-1]) / g[2]),
             ),
         ),

@@ -69,7 +69,7 @@ WRONG = {
         (lambda w, n: vocabulary(w, n)[1:], "first entry"),
         (lambda w, n: vocabulary(w, n + 1), "one too long"),
         (lambda w, n: ["<unk>", *sorted(set(w))][:n], "most frequent come first"),
-        (lambda w, n: ["<unk>", *w][:n], "a word is there once"),
+        (lambda w, n: ["<unk>", *w][:n], "a word should be there once"),
     ],
     "3.2": [
         (lambda v, w: len(set(w) - set(v)) / len(set(w)), "as often as it occurs"),

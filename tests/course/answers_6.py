@@ -73,7 +73,7 @@ WRONG = {
     "6.3": [
         (lambda s: np.exp(s) / np.exp(s).sum(-1, keepdims=True), "NaN"),
         (lambda s: softmax(s.T).T, "columns"),
-        (lambda s: np.exp(s - s.max(-1, keepdims=True)), "each row sums to 1"),
+        (lambda s: np.exp(s - s.max(-1, keepdims=True)), "each row should sum to 1"),
         (lambda s: softmax(-s), "larger weight"),
         (lambda s: softmax(s)[0], "shape"),
     ],

@@ -85,7 +85,7 @@ WRONG = {
     "9.5": [
         (lambda k, b, f, o: angles([1], k, b)[0] / f, "position interpolation"),
         (lambda k, b, f, o: angles([1], k, b)[0], "no pair is slowed"),
-        (lambda k, b, f, o: yarn_frequencies(k, b, f, o) * 2, "fastest pair keeps"),
+        (lambda k, b, f, o: yarn_frequencies(k, b, f, o) * 2, "fastest pair should keep"),
         (lambda k, b, f, o: np.where(np.arange(k // 2) < k // 4, 1, 1 / f) * angles([1], k, b)[0], "differs"),
     ],
     "9.6": [
