@@ -52,6 +52,18 @@ def _across_words(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
     return _pair_counts({text: 1})
 
 
+def _counted_last(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
+    return {pair: times for symbols, times in words.items() for pair in itertools.pairwise(symbols)}
+
+
+def _counted_apart(words: dict[tuple[str, ...], int]) -> dict[Pair, int]:
+    counts: dict[Pair, int] = {}
+    for symbols, times in words.items():
+        for pair in itertools.combinations(symbols, 2):
+            counts[pair] = counts.get(pair, 0) + times
+    return counts
+
+
 def _count_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield ({("l", "o", "w"): 5, ("l", "o", "t"): 2},)
     yield ({("a",): 3, ("a", "a", "a"): 1},)
@@ -88,11 +100,21 @@ def _merged_from_the_right(symbols: list[str], pair: Pair) -> list[str]:
     return [pair[0] + pair[1] if one == joined and one not in symbols else one for one in backwards[::-1]]
 
 
+def _merged_as_text(symbols: list[str], pair: Pair) -> list[str]:
+    return "|".join(symbols).replace("|".join(pair), "".join(pair)).split("|")
+
+
+def _merged_without_the_last(symbols: list[str], pair: Pair) -> list[str]:
+    made = _merged(symbols, pair)
+    return made[:-1] if made[-1] == symbols[-1] else made
+
+
 def _merge_cases(rng: np.random.Generator) -> Iterator[Arguments]:
     yield list("banana"), ("a", "n")
     yield list("aaaaa"), ("a", "a")
     yield list("abc"), ("x", "y")
     yield ["ab", "c", "ab", "c", "d"], ("ab", "c")
+    yield ["ba", "n", "a", "n"], ("a", "n")  # the end of one symbol is not the symbol
     for size in (2, 9, 40):
         yield [str(one) for one in rng.choice(list("ab"), size=size)], ("b", "a")
 
@@ -128,6 +150,14 @@ def _learned_rarest(words: dict[str, int], merges: int) -> list[Pair]:
 
 def _learned_last_of_equals(words: dict[str, int], merges: int) -> list[Pair]:
     return _learned(words, merges, lambda own: max(own, key=lambda one: (own[one], one)))
+
+
+def _learned_first_of_equals(words: dict[str, int], merges: int) -> list[Pair]:
+    return _learned(words, merges, lambda own: max(own, key=own.__getitem__))
+
+
+def _learned_without_counts(words: dict[str, int], merges: int) -> list[Pair]:
+    return _learned(dict.fromkeys(words, 1), merges)
 
 
 def _learn_cases(rng: np.random.Generator) -> Iterator[Arguments]:
@@ -271,10 +301,12 @@ A pair never crosses the border of two words. Pairs that do not occur are not in
             ),
             Mistake("a pair that occurs twice in one word counts twice", _counted_in_words),
             Mistake("pairs cross the border of two words: count inside each word alone", _across_words),
+            Mistake("a pair of several words has the count of the last: add them up", _counted_last),
+            Mistake("two symbols that are not side by side are no pair", _counted_apart),
         ),
         properties=(
             Property(
-                "a pair is (left, right), in the order of the text",
+                "each key should be a pair (left, right), in the order of the text",
                 lambda given, found: set(found) <= {p for w in given[0] for p in itertools.pairwise(w)},
             ),
             Property(
@@ -304,6 +336,8 @@ Returns a new list: ["b", "an", "an", "a"]. A symbol that was joined is not join
                 "it merges from the right: the first two of three equal symbols are joined",
                 _merged_from_the_right,
             ),
+            Mistake("it joins a part of a symbol: `ba`, `n` is not the pair `a`, `n`", _merged_as_text),
+            Mistake("the last symbol is lost where no pair ends there", _merged_without_the_last),
         ),
         properties=(
             Property(
@@ -343,6 +377,11 @@ Returns the list of pairs in the order in which they were merged. It is shorter 
                 "of equally frequent pairs the smallest is asked for, not the largest",
                 _learned_last_of_equals,
             ),
+            Mistake(
+                "of equally frequent pairs the smallest is asked for, not the one that was met first",
+                _learned_first_of_equals,
+            ),
+            Mistake("the words' counts are left out", _learned_without_counts),
         ),
         properties=(
             Property(

@@ -114,7 +114,11 @@ def check(exercise: Exercise, answer: Callable[..., Any], seed: int) -> Verdict:
         else:
             hint = _hint_of_any(exercise, arguments, given, result)
         if hint is not None:
-            named = _named(exercise, [*failed, (arguments, result, None)])
+            named = None
+            if exercise.reference is None or not same(
+                result, exercise.reference(*copy.deepcopy(arguments)), exercise.tolerance
+            ):  # else the result is right, and a mistake that gives it names nothing
+                named = _named(exercise, [*failed, (arguments, result, None)])
             return Verdict(False, named or f"{hint} (arguments: {described(arguments)})", tried)
         if exercise.judge is not None:
             continue

@@ -72,6 +72,22 @@ def bytes_per_token(texts, encode):
     return size / tokens
 
 
+def _first_alone(symbols, pair):
+    for at, both in enumerate(itertools.pairwise(symbols)):
+        if both == pair:
+            return [*symbols[:at], "".join(pair), *symbols[at + 2 :]]
+    return symbols
+
+
+def _in_place(symbols, pair):
+    at = 0
+    while at < len(symbols) - 1:
+        if (symbols[at], symbols[at + 1]) == pair:
+            symbols[at : at + 2] = ["".join(pair)]
+        at += 1
+    return symbols
+
+
 SOLUTIONS = {
     "4.1": pair_counts,
     "4.2": merge,
@@ -89,17 +105,24 @@ WRONG = {
         (lambda words: pair_counts({w[:-1]: n for w, n in words.items()}), "missing"),
         (lambda words: {(b, a): n for (a, b), n in pair_counts(words).items()}, "in the order of the text"),
         (lambda words: pair_counts({sum((w * n for w, n in words.items()), ()): 1}), "cross the border"),
+        (lambda words: {p: n for w, n in words.items() for p in itertools.pairwise(w)}, "add them up"),
+        (lambda words: {"".join(p): n for p, n in pair_counts(words).items()}, "should be a pair"),
         (lambda words: print(pair_counts(words)), "returned None"),
     ],
     "4.2": [
-        (lambda s, p: "|".join(s).replace("|".join(p), "".join(p), 1).split("|"), "only the first"),
+        (lambda s, p: "|".join(s).replace("|".join(p), "".join(p), 1).split("|"), "pair is left"),
+        (_first_alone, "only the first"),
         (lambda s, p: re.sub(re.escape("".join(p)), "".join(p), "".join(s)), "list"),
         (lambda s, p: [one for one in merge(s, p) if one != p[0]], "letters changed"),
         (lambda s, p: merge(s, p[::-1]), "an occurrence of the pair is left"),
         (lambda s, p: s.pop() and merge(s, p), "changed one of its arguments"),
+        (_in_place, "changed one of its arguments"),
+        (lambda s, p: "|".join(s).replace("|".join(p), "".join(p)).split("|"), "a part of a symbol"),
+        (lambda s, p: merge([*s, "?"], p)[:-1] if s[-1] == p[1] else merge(s, p)[:-1], "letters changed"),
     ],
     "4.3": [
-        (lambda w, m: learn(dict.fromkeys(w, 1), m), "differs"),
+        (lambda w, m: learn(dict.fromkeys(w, 1), m), "counts are left out"),
+        (lambda w, m: learn(dict.fromkeys(sorted(w), 2), m)[::-1], "differs"),
         (lambda w, m: learn(w, m + 1), "more merges"),
         (lambda w, m: learn({"".join(w): 1}, m), "crosses two words"),
         (lambda w, m: sorted(pair_counts({tuple(k): v for k, v in w.items()}).items())[:m], "two strings"),
