@@ -147,6 +147,9 @@ class Continuation:
         prompts: Sequence[list[int]],
     ) -> Subject | None:
         """The subject whose runtime keeps these activations under these edits; None where PyTorch does."""
+        from cutaway.inspect.names import check_list
+
+        check_list(keep)
         subject = self.engines.subject(self.get_tokenizer(), own, self.ids)
         if subject.engine.name != "runtime":
             return None

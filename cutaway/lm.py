@@ -405,7 +405,8 @@ class LanguageModel:
 
     def _encoded(self, prompt: Prompt | Messages) -> list[int]:
         """The ids of a prompt, or of a conversation's messages."""
-        messages = not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+        several = isinstance(prompt, Sequence) and not isinstance(prompt, str) and len(prompt) > 0
+        messages = several and isinstance(prompt[0], Mapping)
         return self.chat_ids(cast(Any, prompt)) if messages else self.ids(cast(Prompt, prompt))
 
     @overload

@@ -4,10 +4,12 @@ import inspect
 import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from cutaway.generate.session import Session
 from cutaway.inspect import edits, pytorch_edits
 from cutaway.inspect.edits import Ablate, Add, Noise, Patch, Project, Scale, Swap
 from cutaway.inspect.subject import Subject
-from cutaway.inspect.trace import Trace, trace_texts
+from cutaway.inspect.trace import Trace, trace, trace_texts
 from cutaway.model.engine import PyTorchEngine
 from tests import inputs
 from tests.rounding import noise
@@ -438,6 +440,26 @@ def test_which_engine_answers_is_what_was_asked_for(tiny: Path) -> None:
         torch.tensor(packed.embed([ids], "last", normalise=False)[0]),
         packed.model.norm(torch.from_numpy(residual[-1])),
     )
+
+
+def test_what_is_no_list_of_names_no_text_and_no_count_is_refused(tiny: Path) -> None:
+    lm = cutaway.load(tiny)
+    asks: list[Callable[[], Any]] = [
+        lambda: lm.trace("the", names="embed"),
+        lambda: lm.generate("the", max_tokens=1, keep="embed"),
+        lambda: lm.generate_batch(["the"], max_tokens=1, keep="embed"),
+        lambda: lm.activations(["the"], "embed"),
+    ]
+    for ask in asks:
+        with pytest.raises(UserError, match="a list of texts, and this is 'embed'"):
+            ask()
+    encoded = inspect.unwrap(type(lm)._encoded)  # past the types that the tests check
+    for text in (None, 3, {"a": 1}):
+        encode = partial(encoded, SimpleNamespace(ids=lambda given: list(f"{given}".encode())))
+        read = trace(replace(lm.subject, encode=encode), text, ["logits"], ())
+        assert read.ids == tuple(f"{text}".encode()), "what is no list is the encoder's to refuse"
+    with pytest.raises(UserError, match="count is 0: ask for 1 token or more"):
+        lm.trace("the").top(0)
 
 
 @pytest.mark.parametrize(

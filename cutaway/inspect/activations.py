@@ -28,7 +28,7 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
-from cutaway.inspect.names import aliases
+from cutaway.inspect.names import aliases, check_list
 from cutaway.quantization import formats
 from cutaway.runtime import values
 from cutaway.store import files
@@ -213,6 +213,7 @@ def collect(
         raise UserError(f"context goes from 1 to {lm.context}, shard_tokens and max_tokens from 1")
     if isinstance(texts, str):
         raise UserError("activations are of a list of texts, and this is one: write [text]")
+    check_list(names)
     names = _own_names(lm.config, names)
     engine = _engine(lm, names)
     facts = {"model": str(lm.checkpoint.source), "fingerprint": _fingerprint(lm), "engine": engine}

@@ -7,10 +7,10 @@ An alias is another name for the same numbers in this package's axes: heads firs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import filter as matching
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from cutaway.errors import UserError, quoted
@@ -78,6 +78,16 @@ def aliases(names: Collection[str], layers: int) -> dict[str, str]:
             if one is not None:
                 found[theirs.format(i=i)] = one
     return found
+
+
+def check_list(names: Any) -> None:
+    """UserError for what is no list of names, such as one name alone."""
+    if (
+        isinstance(names, str)
+        or not isinstance(names, Iterable)
+        or not all(isinstance(n, str) for n in names)
+    ):
+        raise UserError(f"names of activations are a list of texts, and this is {quoted(names)}")
 
 
 def resolve(every: Collection[str], names: Sequence[str]) -> list[str]:

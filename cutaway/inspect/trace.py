@@ -28,6 +28,7 @@ from cutaway.hooks import TAPS
 from cutaway.inspect import edits, saved_trace
 from cutaway.inspect.inputs import has_pattern
 from cutaway.inspect.instrumented import EngineChoice
+from cutaway.inspect.names import check_list
 from cutaway.inspect.show import Pattern, View
 from cutaway.inspect.subject import Metric, Subject, Vocabulary, subject_of
 from cutaway.inspect.trace_values import TraceValues
@@ -155,7 +156,8 @@ class Traces(Sequence[Trace]):
 
 def trace(subject: Subject, text: Any, names: Sequence[str] | None, edit: edits.Given) -> Trace | Traces:
     """What ``lm.trace`` returns: the trace of a text, ids or messages, or those of a list of them."""
-    several = not isinstance(text, str) and len(text) > 0 and _is_text(text[0])
+    check_list(() if names is None else names)
+    several = _is_text(text) and not isinstance(text, str) and len(text) > 0 and _is_text(text[0])
     if several:
         return trace_texts(subject, [subject.encode(one) for one in text], names, edit)
     kept = (*(names or (TAPS,)), "logits")

@@ -116,6 +116,8 @@ class TraceValues(Mapping[str, np.ndarray]):
     def top(self, count: int = 10, position: int = -1) -> list[Guess]:
         """The likeliest next tokens after a position, best first."""
         self._check_position(position)
+        if count < 1:
+            raise UserError(f"count is {count}: ask for 1 token or more")
         chances = softmax(self.logits[position])
         return [Guess(id, self.token(id), float(chances[id])) for id in largest(chances, count).tolist()]
 
