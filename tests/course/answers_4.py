@@ -118,7 +118,7 @@ WRONG = {
         (lambda s, p: s.pop() and merge(s, p), "changed one of its arguments"),
         (_in_place, "changed one of its arguments"),
         (lambda s, p: "|".join(s).replace("|".join(p), "".join(p)).split("|"), "a part of a symbol"),
-        (lambda s, p: merge([*s, "?"], p)[:-1] if s[-1] == p[1] else merge(s, p)[:-1], "letters changed"),
+        (lambda s, p: merge([*s, "?"], p)[:-1] if s[-1] == p[1] else merge(s, p)[:-1], "last symbol is lost"),
     ],
     "4.3": [
         (lambda w, m: learn(dict.fromkeys(w, 1), m), "counts are left out"),
