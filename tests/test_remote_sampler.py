@@ -334,7 +334,7 @@ def test_what_a_server_refuses_and_what_is_not_its_own(
     monkeypatch.setattr(remote_sampler, "WAITS", ())
     for words, message in [
         (("--objective.temperature=0.7",), "temperature must be 1"),
-        (("--data.sampler=somewhere",), "runtime, definition, or the address"),
+        (("--data.sampler=somewhere",), "runtime, pytorch, or the address"),
         (("--data.sampler=auto", "--data.sync=2"), "are of a sampler that is an address"),
     ]:
         with pytest.raises(UserError, match=message):

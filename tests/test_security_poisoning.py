@@ -256,7 +256,12 @@ def test_a_probe_is_of_standard_scores_and_both_kinds_count_alike() -> None:
 
 def test_a_row_over_seeds_has_students_interval_of_their_means_and_how_many_rose() -> None:
     def seed(rise: float, rank: int) -> Any:
-        measured = {"trigger": [rise, rise + 0.2], "unseen": [0.0, 0.0], "seen": [0.1, 0.1], "loss": rise}
+        measured = {
+            "trigger": [rise, rise + 0.1, rise + 0.2],
+            "unseen": [0.0] * 3,
+            "seen": [0.1] * 3,
+            "loss": rise,
+        }
         measured["trigger_obeyed"] = [rise > 8, True]
         return measured, {"alone": {"rank": rank}, "beside": {"rank": 1}}
 

@@ -24,7 +24,7 @@ from cutaway.weights import (
     named_tensors,
     rules,
     save,
-    ways,
+    tensor_maps,
 )
 from cutaway.weights.changes import LowRank
 from cutaway.weights.peft_write import CONVERTED
@@ -202,18 +202,22 @@ def test_matrices_have_the_names_of_transformers_parameters(case: str, folder: F
 def test_a_rule_that_does_more_than_reorder_is_refused() -> None:
     """By the numbers of places that it moves; a transposed one is seen as such."""
     place = rules.Place(((6, 4), (2, 4)), None)
-    fused = rules.Bound("their.weight", ("one", "two"), ways.chain(ways.transpose, ways.split), place)
+    fused = rules.Bound(
+        "their.weight", ("one", "two"), tensor_maps.chain(tensor_maps.transpose, tensor_maps.split), place
+    )
     matrix = layout.matrix(fused)
     assert (matrix.outputs, matrix.inputs, matrix.transposed) == (8, 4, True)
     assert [order.rows.tolist() for order in matrix.orders] == [[0, 1, 2, 3, 4, 5], [6, 7]]
     doubled = rules.How(
-        lambda packed, _: (packed.rows([0, 0, 1]),), lambda parts, _: parts[0], ways.same.shape
+        lambda packed, _: (packed.rows([0, 0, 1]),), lambda parts, _: parts[0], tensor_maps.same.shape
     )
     uneven = rules.How(
-        lambda packed, _: (named_tensors.exchanged(packed, 2),), lambda parts, _: parts[0], ways.same.shape
+        lambda packed, _: (named_tensors.exchanged(packed, 2),),
+        lambda parts, _: parts[0],
+        tensor_maps.same.shape,
     )
     assert layout.matrix(rules.Bound("t", ("o",), doubled, rules.Place(((3, 4),), None))).inputs == 4
-    for how in (uneven, ways.plus_one):
+    for how in (uneven, tensor_maps.plus_one):
         with pytest.raises(UserError, match="no adapter of a matrix reaches"):
             layout.matrix(rules.Bound("t", ("o",), how, rules.Place(((4, 4),), None)))
 

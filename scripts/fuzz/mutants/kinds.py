@@ -245,14 +245,12 @@ def tables(folder: Path) -> None:
 
 
 def autoencoder(folder: Path) -> None:
-    import torch
-
     from cutaway.inspect.sae import SAE, Card
 
     width = lm().config.width
     card = Card("blocks.1.out", "small", "topk", 24, 4, 10, 8, 0, unexplained=0.5, l0=4.0)
-    random = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=random)  # noqa: E731
+    random = np.random.default_rng(0)
+    draw = lambda *shape: random.standard_normal(shape, np.float32)  # noqa: E731
     of = {"encoder": draw(24, width), "bias": draw(24), "decoder": draw(24, width), "center": draw(width)}
     SAE(card, of | {"threshold": draw(24)}).save(folder / "sae")
 
