@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.inspect import causal, gradients, probes, steering, sweep_pytorch, tuned_lens
+from cutaway.inspect import causal, gradients, pairs, probes, steering, sweep_pytorch, tuned_lens
 from cutaway.inspect import head_scores as head_scores_module
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.edits import Ablate, Add, Patch
@@ -80,12 +80,19 @@ def test_answers_are_the_likeliest_unless_they_are_given(subject: Subject) -> No
         ((TEXT, TEXT), {}, "the same"),
         ((TEXT, OTHER), {"answers": (3, 3)}, "give answers="),
         ((TEXT, OTHER), {"answers": ("ab", 3)}, "'ab' is 2 tokens"),
+        ((TEXT, OTHER), {"metric": lambda _: float("nan")}, "the metric is nan for this text"),
         ((TEXT, OTHER), {"positions": [14]}, "no position 14"),
         ((TEXT, OTHER), {"layers": [3]}, "no layer 3: this model's layers are 0 to 2"),
         ((TEXT, OTHER), {"layers": []}, "layers is empty"),
     ):
         with pytest.raises(UserError, match=why):
             causal.patching(subject, *texts, **options)
+    layers = inspect.unwrap(causal._layers)  # past the types that the tests check
+    for wrong in (3, ["1"], "1"):
+        with pytest.raises(UserError, match="layers is a list of numbers, and this is"):
+            layers(subject, wrong)
+    with pytest.raises(UserError, match=r"answers are two tokens.*these are 1"):
+        inspect.unwrap(pairs._pair)(subject, TEXT, OTHER, (3,), None, ())
 
 
 def test_a_heads_paths_are_those_of_the_definition(subject: Subject) -> None:

@@ -85,9 +85,12 @@ def activations(
     )
     console.note(f"read by the {data.facts['engine']}, kept as {dtype}")
     for name in data.names:
+        sinks = plural(
+            int(data.sinks(name).sum()), "token is an attention sink", "tokens are attention sinks"
+        )
         console.note(
-            f"{name}: {int(data.sinks(name).sum()):,} tokens are attention sinks (the first of each text, "
-            "and norms above 10 times the median), which `cutaway sae` and `batches` leave out"
+            f"{name}: {sinks} (the first of each text, and norms above 10 times the median), which "
+            "`cutaway sae` and `batches` leave out"
         )
 
 

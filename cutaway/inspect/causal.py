@@ -13,14 +13,15 @@ are (2211.00593, 2304.05969). Causal tracing restores parts of a text whose subj
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import UserError, quoted
 from cutaway.inspect.edits import Noise, Scale
 from cutaway.inspect.inputs import has_pattern, output_heads
 from cutaway.inspect.instrumented import Instrumented, Values
@@ -274,6 +275,10 @@ def _positions(found: Pairs, asked: Sequence[int] | None, over: str) -> list[int
 def _layers(subject: Subject, asked: Sequence[int] | None) -> list[int]:
     """The layers asked for, negative ones counted from the last; all if None."""
     count = len(subject.config.blocks)
+    if asked is not None and (
+        not isinstance(asked, Iterable) or not all(isinstance(n, Integral) for n in asked)
+    ):
+        raise UserError(f"layers is a list of numbers, and this is {quoted(asked)}")
     for layer in () if asked is None else asked:
         if not -count <= layer < count:
             raise UserError(f"there is no layer {layer}: this model's layers are 0 to {count - 1}")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cutaway.bounds import is_finite
 from cutaway.errors import UserError
 from cutaway.inspect.rows import Rows
 from cutaway.inspect.subject import Metric, Subject, subject_of
@@ -214,6 +215,8 @@ def _pair(
     if metric is None:
         if answers is None:
             answers = (int(both[0].argmax()), int(both[1].argmax()))
+        if len(answers) != 2:
+            raise UserError(f"answers are two tokens, this text's and the other's: these are {len(answers)}")
         mine, yours = chosen = token_id(subject, answers[0]), token_id(subject, answers[1])
         first, second = (token_text(subject, one) for one in (yours, mine))
         if mine == yours:
@@ -223,6 +226,8 @@ def _pair(
         metric, words = LogitDifference(yours, mine), f"{first!r} - {second!r}"
     of: Any = metric.of if isinstance(metric, LogitDifference) else metric
     here, there = (float(of(logits)) for logits in both)
+    if not is_finite(there - here):
+        raise UserError(f"the metric is {here} for this text and {there} for the other: both must be finite")
     if here == there:
         raise UserError("the metric is the same for both texts, so patching has nothing to move")
     return Pair(ids, other, metric, here, there, words, chosen)
