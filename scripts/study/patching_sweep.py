@@ -24,8 +24,8 @@ import torch
 import cutaway
 from cutaway.inspect import causal
 from cutaway.inspect.pairs import pairs
-from cutaway.inspect.sweep import WholeTexts
 from cutaway.inspect.subject import Subject
+from cutaway.inspect.sweep import WholeTexts
 from tests.parity import smollm2
 from tests.rounding import noise
 
