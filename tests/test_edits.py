@@ -182,6 +182,7 @@ def test_later_edits_see_what_earlier_ones_made() -> None:
         ),
         (Add(name="blocks.0.attention.pattern", vector=[]), "the vector is empty"),
         (Add(0, VECTOR, head=2), "the residual stream has no head 2"),
+        (Scale(name="blocks.0.attention.result"), "is shown, not edited: edit attention.z"),
         (Swap(0, 1), "give one"),
         (Swap(0, 1, 1), "1 and 1 are not two"),
         (Swap(0, 1, 4), "no head 0.4"),

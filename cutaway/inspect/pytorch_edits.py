@@ -81,6 +81,8 @@ def prepare(
 def _expanded(model: Decoder, pattern: str) -> list[str]:
     """The names that a pattern stands for, so that edits of one activation follow their stated order."""
     every = names.known(model)
+    if pattern.endswith(("attention.result", "attn.hook_result")):
+        raise UserError(f"{pattern} follows from z and is shown, not edited: edit attention.z")
     resolved = names.resolve(every, [pattern])
     return [name for one in resolved for name in (names.matching(every, one) or [one])]
 
