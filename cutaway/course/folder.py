@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from cutaway.course.chapters import Chapter
@@ -72,9 +71,6 @@ def record(folder: Path, exercise: Exercise, verdict: Verdict) -> Standing:
     before = kept.get(exercise.number, Standing())
     now = Standing(before.passed or verdict.passed, before.tries + 1)
     kept[exercise.number] = now
-    when = datetime.now(UTC).isoformat(timespec="seconds")
     document = {number: {"passed": one.passed, "tries": one.tries} for number, one in sorted(kept.items())}
-    document[exercise.number]["when"] = when  # type: ignore[assignment]
-    folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / PROGRESS, json.dumps(document, indent=1))
     return now
