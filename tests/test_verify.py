@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import gguf
 import pytest
 import torch
 
@@ -123,3 +124,13 @@ def test_layers_names_stay_whole_at_40_columns(
         "blocks.10.out",
         "blocks.29.out",
     ]
+
+
+def test_names_are_made_once_inside_and_as_before_outside() -> None:
+    """The table that transformers asks for again and again is one object inside, and gguf is as it was after."""
+    before, asked = gguf.get_tensor_name_map, (gguf.MODEL_ARCH.LLAMA, 2)
+    with pytest.raises(ZeroDivisionError), verify_layers.one_table_of_names():
+        assert gguf.get_tensor_name_map(*asked) is gguf.get_tensor_name_map(*asked)
+        _ = 1 / 0
+    assert gguf.get_tensor_name_map is before
+    assert before(*asked) is not before(*asked)
