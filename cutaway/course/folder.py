@@ -72,5 +72,6 @@ def record(folder: Path, exercise: Exercise, verdict: Verdict) -> Standing:
     now = Standing(before.passed or verdict.passed, before.tries + 1)
     kept[exercise.number] = now
     document = {number: {"passed": one.passed, "tries": one.tries} for number, one in sorted(kept.items())}
+    folder.mkdir(parents=True, exist_ok=True)  # `course check --file` needs no chapter to be started
     files.write(folder / PROGRESS, json.dumps(document, indent=1))
     return now
