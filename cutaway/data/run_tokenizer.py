@@ -14,6 +14,7 @@ from cutaway.tokenizer.spec import TokenizerSpec
 END = "<|end|>"
 VOCAB_MULTIPLE = 64  # an output head whose rows fill whole vectors
 FILES = ("tokenizer.json", "tokenizer_config.json")
+TEMPLATE = "chat_template.jinja"
 
 
 def of(name: str, texts: Iterable[str]) -> Tokenizer:
@@ -49,7 +50,7 @@ def opened(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> Path:
-    """The tokenizer as a folder of two files, which Hugging Face's libraries read too."""
+    """The tokenizer, and its chat template, as a folder that Hugging Face's libraries read too."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / FILES[0])
     roles = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
@@ -58,6 +59,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> Path:
         "add_bos_token": tokenizer.add_bos,
     }
     config |= {role: tokenizer.token_text(id) for role, id in roles.items() if id is not None}
+    if tokenizer.chat_template is not None:
+        write(folder / TEMPLATE, tokenizer.chat_template)
     write(folder / FILES[1], json.dumps(config, indent=2, ensure_ascii=False))
     return folder
 

@@ -1,6 +1,7 @@
 """Tasks that a program verifies: questions to train on, others held out, and a scorer of answers.
 
     reasoning_gym:chain_sum      a task of reasoning-gym, which writes its questions and answers by a seed
+    programs:spelling            a program of data/programs/, or several: programs:spelling+dates
     score.py:function            function(answer, row) -> float, for the rows of a file of prompts
     reward_model:FOLDER          a trained reward model, likewise (train/recipes/rewards.py opens it)
 
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.data.expressions import evaluates, harmless
+from cutaway.data.programs import registry
+from cutaway.data.programs.item import reward
 from cutaway.data.rows import rows
 from cutaway.errors import OperationalError, UserError, escaped, quoted
 
@@ -131,10 +134,14 @@ def load(
         if path is not None:
             raise UserError(f"{name} writes its own questions: leave data.path out")
         return _reasoning_gym(own, train, test, seed, options or {})
+    if kind == "programs":
+        if path is not None or options:
+            raise UserError(f"{name} writes its own questions: leave data.path and data.options out")
+        return _programs(own, train, test, seed)
     if scorer is None and not kind.endswith(".py"):
         raise UserError(
-            f"{name}: is no task: write reasoning_gym:NAME, reward_model:FOLDER, or file.py:function for one "
-            "of your own"
+            f"{name}: is no task: write reasoning_gym:NAME, programs:NAME, reward_model:FOLDER, or "
+            "file.py:function for one of your own"
         )
     if path is None:
         raise UserError(f"{name} scores answers and has no questions: name a file of them with --data")
@@ -142,6 +149,22 @@ def load(
         raise UserError(f"{name} takes no data.options: they are reasoning-gym's")
     made = _scored(name, scorer or function_of(kind, own), train, test, path)
     return replace(made, extracts=scorer is None)
+
+
+def _programs(names: str, train: int, test: int, seed: int) -> RewardTask:
+    """Items of programs, in turns; those that ask a tool are none of a task that is sampled without tools."""
+    chosen = names.split("+")
+    sides = []
+    for count, held_out in ((train, False), (test, True)):
+        each = -(-count // len(chosen))
+        drawn = [registry.items(one, each, seed, held_out=held_out) for one in chosen]
+        sides.append([item for turn in zip(*drawn, strict=True) for item in turn][:count])
+    if any(item.expression is not None for item in sides[0]):
+        raise UserError(f"programs:{names}: asks the calculator, and answers are sampled without tools")
+    parts = [
+        tuple(Problem(item.question, item.answer, {"answer": item.answer}) for item in side) for side in sides
+    ]
+    return RewardTask(f"programs:{names}", parts[0], parts[1], 0, reward)
 
 
 def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping[str, Any]) -> RewardTask:

@@ -12,6 +12,7 @@ model's chat template where it has one: ``acc`` is the fraction of answers with 
 ``score`` the mean score, ``pass_at_k`` the probability that one of k samples is right. With slow thinking
 ``ceiling`` is the fraction of exercises of which one candidate is right, and ``tokens`` all that were written
 for one. A text has ``bits_per_byte`` and ``perplexity``, tool exercises the figures of ``tool_calls.py``.
+Agent exercises are answered by the agent's loop, and as exercises by a model without a chat template.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ import numpy as np
 
 from cutaway.data.tasks import RIGHT
 from cutaway.errors import UserError
-from cutaway.evaluate import labelled, likelihood, statistics, tool_calls
+from cutaway.evaluate import agent_exercises, labelled, likelihood, statistics, tool_calls
 from cutaway.evaluate.cache import Cache
 from cutaway.evaluate.statistics import Estimate
-from cutaway.evaluate.task import EvaluationTask, Labelled, Question, Text, ToolExercise
+from cutaway.evaluate.task import AgentExercise, EvaluationTask, Labelled, Question, Text, ToolExercise
 from cutaway.generate import thinking
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
@@ -68,7 +69,7 @@ def check(task: EvaluationTask | Text, options: Options) -> None:
     """Before any task is asked: UserError for options that this one does not have."""
     if isinstance(task, Text) or isinstance(task.items[0], Question | Labelled):
         return
-    if isinstance(task.items[0], ToolExercise):
+    if isinstance(task.items[0], ToolExercise | AgentExercise):
         if options.samples > 1 or options.temperature or options.think is not None:
             raise UserError(f"{task.name}: calls are greedy: leave out samples, temperature and --think")
     elif options.samples > 1 and not options.temperature:
@@ -98,6 +99,10 @@ def run(
         tokens, clusters, first = 0, _clusters(task.items), task.items[0].prompt
     elif isinstance(task.items[0], ToolExercise):
         values, answers, tokens, first = tool_calls.answered(lm, task, cache, options.max_tokens, progress)
+        clusters = _clusters(task.items)
+    elif isinstance(task.items[0], AgentExercise) and lm.checkpoint.chat_template is not None:
+        size = options.max_tokens
+        values, answers, tokens, first = agent_exercises.answered(lm, task, cache, size, progress)
         clusters = _clusters(task.items)
     else:
         values, answers, tokens, first = _exercises(lm, task, cache, options, progress)

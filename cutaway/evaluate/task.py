@@ -34,6 +34,16 @@ class Exercise:
 
 
 @dataclass(frozen=True)
+class AgentExercise:
+    """An exercise that may call built-in ``tools``, by name: what counts is the answer after the calls."""
+
+    prompt: str
+    check: Callable[[str], float] = field(compare=False)
+    tools: tuple[str, ...] = ("calculator",)
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
 class Labelled:
     """A text, or a pair of texts, and its labels by name or number; ``several``: it may have any number."""
 
@@ -84,7 +94,13 @@ class EvaluationTask:
 
     name: str
     source: str
-    items: tuple[Question, ...] | tuple[Exercise, ...] | tuple[ToolExercise, ...] | tuple[Labelled, ...]
+    items: (
+        tuple[Question, ...]
+        | tuple[Exercise, ...]
+        | tuple[AgentExercise, ...]
+        | tuple[ToolExercise, ...]
+        | tuple[Labelled, ...]
+    )
     chance: float
     max_tokens: int = 256
     extract: Callable[[str], str | None] = field(default=last_line, compare=False)

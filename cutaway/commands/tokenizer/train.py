@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Json
+from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
-from cutaway.store.files import check_file
+from cutaway.store.files import check_file, write
 from cutaway.tokenizer import Tokenizer, bpe, spec_files, training
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
@@ -42,6 +43,7 @@ def train(
     end_of_text: str | None = None,
     level: Literal["byte", "character"] = "byte",
     min_frequency: int | None = None,
+    chat_template: Path | None = None,
     limit: Limit = LIMIT,
     invalid: Invalid = "refuse",
     force: Force = False,
@@ -62,9 +64,12 @@ def train(
     :param end_of_text: The token that ends a text ("" for none): usually <|endoftext|>.
     :param level: What BPE starts from; rare characters become bytes.
     :param min_frequency: How often a pair or a piece must occur: 1, for unigram 2.
+    :param chat_template: A Jinja template to keep beside it, by which a model with this tokenizer writes
+        conversations; its control tokens are given with --special.
     """
     files = tuple(console.text_files(files))
     check_file(spec_files.target_of(output), force)
+    template = None if chat_template is None else console.read_text(chat_template)
     if kind == "bpe" and level == "byte" and size <= len(bpe.BYTES):
         raise UserError(f"--size is {size}: the {len(bpe.BYTES)} bytes are tokens of their own: ask for more")
     with console.watched() as bar:
@@ -78,6 +83,8 @@ def train(
     for warning in caught:
         console.note(f"Note: {warning.message}.")
     path = tok.save(output, force=force)
+    if template is not None:
+        write(path.parent / run_tokenizer.TEMPLATE, template)
     _note_undercount(counted)
     if as_json:
         console.print_json({"path": str(path), "kind": kind, "tokens": len(tok)} | _summary(counted))

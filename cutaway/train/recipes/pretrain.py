@@ -82,8 +82,14 @@ def export(training: Training, folder: Path) -> None:
         return
     own = training.run.model.weights()  # without what the objective trains beside them
     tensors = Tensors({name: formats.pack(weights[name].numpy(), "F32") for name in own})
+    tokenizer = training.data.tokenizer
     at_rest = Checkpoint(
-        training.run.model, tensors, None, folder / TOKENIZER, lambda: training.data.tokenizer
+        training.run.model,
+        tensors,
+        None,
+        folder / TOKENIZER,
+        lambda: tokenizer,
+        chat_template=tokenizer.chat_template,
     )
     save.write(folder / MODEL, at_rest, "safetensors", force=True)
 
