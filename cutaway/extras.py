@@ -10,7 +10,6 @@ from cutaway.errors import UserError
 
 EXTRAS = {  # a library: what people call it, and the extra that brings it
     "torch": ("PyTorch", "train"),
-    "huggingface_hub": ("huggingface_hub", "hub"),
     "llguidance": ("llguidance", "agent"),
     "jsonschema": ("jsonschema", "agent"),
     "docstring_parser": ("docstring-parser", "agent"),

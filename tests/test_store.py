@@ -22,7 +22,7 @@ import pytest
 
 from cutaway import store
 from cutaway.errors import OperationalError, UserError
-from cutaway.store import files, hub, index, models
+from cutaway.store import files, hub, hub_http, index, models
 
 CONTENT = hashlib.shake_256(b"a model").digest(3_000_000)
 
@@ -65,6 +65,10 @@ class Server:
         self.asked: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.break_after: list[int] = []  # how many bytes each of the next wheels is cut to
         self.password: str | None = None
+        self.refused: str | None = None  # the X-Error-Code that every file is refused with
+        self.ranges = True  # whether Range is honoured
+        self.moved: dict[str, str] = {}  # paths whose files are stored at another address
+        self.tokens: set[str | None] = set()
         handler = functools.partial(Handler, self)
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
@@ -95,6 +99,11 @@ class Handler(BaseHTTPRequestHandler):
         owner, span = self.owner, self.headers.get("Range")
         path = self.path.partition("?")[0]
         owner.asked.append((self.command, path, span))
+        owner.tokens.add(self.headers.get("Authorization"))
+        if owner.refused and "/resolve/" in path:
+            return self._answer(403 if owner.tokens != {None} else 401, b"", {"X-Error-Code": owner.refused})
+        if path in owner.moved:
+            return self._answer(302, b"", {"Location": owner.moved[path]})
         if owner.password and self.headers.get("Authorization") != owner.password:
             return self._answer(401, b"", {"WWW-Authenticate": 'Basic realm="index"'})
         if path not in owner.pages:
@@ -102,6 +111,7 @@ class Handler(BaseHTTPRequestHandler):
                 404, b"", {"X-Error-Code": "RepoNotFound"} if path.startswith("/api/") else {}
             )
         body, headers = owner.pages[path]
+        span = span if owner.ranges else None
         start = int(re.fullmatch(r"bytes=(\d+)-.*", span)[1]) if span else 0  # pyright: ignore[reportOptionalSubscript]
         if start >= len(body) and span:
             return self._answer(416, b"", {})
@@ -116,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         cut = (
             self.owner.break_after.pop(0)
-            if self.owner.break_after and self.path.endswith(".whl")
+            if self.owner.break_after and self.path.endswith((".whl", ".safetensors"))
             else len(body)
         )
         self.wfile.write(body[:cut])
@@ -449,33 +459,31 @@ REPOSITORY = {
 }
 
 
+def blob(body: bytes) -> dict[str, Any]:
+    """How the hub lists a file: a small one by Git's hash, one in large file storage by its SHA-256 too."""
+    row = {"size": len(body), "blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()}
+    large = {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), "pointerSize": 130}
+    return row | ({"lfs": large} if len(body) > 1000 else {})
+
+
+def offer(server: Server, repository: dict[str, bytes], *revisions: str) -> None:
+    """Serve a repository as org/name."""
+    siblings = [{"rfilename": path} | blob(body) for path, body in repository.items()]
+    about = json.dumps({"id": "org/name", "sha": REVISION, "siblings": siblings}).encode()
+    for revision in revisions or ("main",):
+        server.serve(f"/api/models/org/name/revision/{revision}", about, Content_Type="application/json")
+    for path, body in repository.items():
+        server.serve(f"/org/name/resolve/{REVISION}/{path}", body)
+
+
 @pytest.fixture
 def fake_hub(server: Server, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A hub with one repository, org/name."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template[1] + template[2])
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_TOKEN", "a-token")
-    tree = [
-        {"type": "file", "path": path, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-        for path, body in REPOSITORY.items()
-    ]
-    siblings = [{"rfilename": path, "size": len(body)} for path, body in REPOSITORY.items()]
-    about = {"id": "org/name", "sha": REVISION, "siblings": siblings}
-    for page in ("", "/revision/main"):
-        server.serve(
-            f"/api/models/org/name{page}", json.dumps(about).encode(), Content_Type="application/json"
-        )
-    server.serve(
-        f"/api/models/org/name/tree/{REVISION}", json.dumps(tree).encode(), Content_Type="application/json"
-    )
-    for path, body in REPOSITORY.items():
-        headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X_Repo_Commit": REVISION}
-        server.serve(f"/org/name/resolve/{REVISION}/{path}", body, **headers)
+    monkeypatch.setattr(hub_http, "PAUSE", 0.0)
+    offer(server, REPOSITORY)
     return server
 
 
@@ -492,9 +500,7 @@ def test_hub_repository(fake_hub: Server) -> None:
 
 
 def test_hub_revision_is_pinned_and_shown(fake_hub: Server) -> None:
-    about = fake_hub.pages["/api/models/org/name"]
-    for named in ("v1", REVISION):
-        fake_hub.pages[f"/api/models/org/name/revision/{named}"] = about
+    offer(fake_hub, REPOSITORY, "v1", REVISION)
     printed: list[str] = []
     path = store.pull("org/name@v1", lambda doing, *_: printed.append(doing))
     assert path.name == store.revision(path) == REVISION and any(REVISION in one for one in printed)
@@ -554,15 +560,12 @@ def test_hub_says_what_else_there_is(fake_hub: Server) -> None:
 
 
 def test_hub_repository_of_pickles(fake_hub: Server) -> None:
-    about = {"id": "org/name", "sha": REVISION, "siblings": [{"rfilename": "pytorch_model.bin", "size": 8}]}
-    fake_hub.serve("/api/models/org/name", json.dumps(about).encode(), Content_Type="application/json")
+    offer(fake_hub, {"pytorch_model.bin": b"a pickle"})
     with pytest.raises(UserError, match="no safetensors, and nothing is unpickled"):
         store.pull("org/name")
 
 
 def test_hub_unknown_private_and_offline(fake_hub: Server, monkeypatch) -> None:
-    from huggingface_hub import constants
-
     with pytest.raises(UserError, match="shows no model org/other"):
         store.pull("org/other")
     fake_hub.password = "Bearer another-token"
@@ -570,18 +573,125 @@ def test_hub_unknown_private_and_offline(fake_hub: Server, monkeypatch) -> None:
         store.pull("org/name")
     fake_hub.password = "Bearer a-token"
     assert store.pull("org/name").is_dir()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert store.resolve("org/name").is_dir()
     with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
         store.resolve("org/other")
 
 
 def test_hub_out_of_reach(fake_hub: Server, monkeypatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(OperationalError, match="could not be reached"):
         store.pull("org/name")
+    monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
+    with pytest.raises(UserError, match="HF_ENDPOINT"):
+        store.pull("org/name")
+
+
+def parts(tmp_path: Path) -> list[Path]:
+    """What interrupted pulls keep."""
+    return sorted((tmp_path / "hub").rglob("*.incomplete"))
+
+
+def test_hub_goes_on_where_a_connection_broke(fake_hub: Server, tmp_path: Path) -> None:
+    fake_hub.break_after = [3000]
+    seen: list[int] = []
+    path = store.pull("org/name", lambda doing, done, total: seen.append(done) if total else None)
+    assert (path / "model.safetensors").read_bytes() == REPOSITORY["model.safetensors"]
+    spans = [span for _, page, span in fake_hub.asked if page.endswith("model.safetensors")]
+    assert spans == [None, "bytes=3000-"] and seen == sorted(seen) and parts(tmp_path) == []
+
+
+def test_hub_goes_on_after_a_server_that_failed_for_long(fake_hub: Server, tmp_path: Path) -> None:
+    fake_hub.break_after = [3000, *[0] * (hub_http.TRIES - 1)]
+    with pytest.raises(OperationalError, match="goes on where it stopped"):
+        store.pull("org/name")
+    assert store.find("org/name") is None and [part.stat().st_size for part in parts(tmp_path)] == [3000]
+    before = len(fake_hub.asked)
+    assert store.pull("org/name") == store.find("org/name") and parts(tmp_path) == []
+    asked = [(page.rpartition("/")[2], span) for _, page, span in fake_hub.asked[before:]]
+    assert asked == [("main", None), ("model.safetensors", "bytes=3000-")]
+
+
+def test_hub_that_ignores_where_to_begin(fake_hub: Server) -> None:
+    fake_hub.break_after, fake_hub.ranges = [3000], False
+    assert (store.pull("org/name") / "model.safetensors").read_bytes() == REPOSITORY["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_hub_other_bytes_than_listed_are_refused(fake_hub: Server, tmp_path: Path, name: str) -> None:
+    body = REPOSITORY[name]
+    fake_hub.serve(f"/org/name/resolve/{REVISION}/{name}", bytes([body[0] ^ 1]) + body[1:])
+    with pytest.raises(OperationalError, match=rf"{name} of org/name does not have the checksum"):
+        store.pull("org/name")
+    assert store.find("org/name") is None and parts(tmp_path) == []
+    fake_hub.serve(f"/org/name/resolve/{REVISION}/{name}", body)
+    assert store.pull("org/name") == store.find("org/name")
+
+
+@pytest.mark.parametrize(
+    ("token", "says"), [("a-token", "the account of your token must"), ("", "set HF_TOKEN")]
+)
+def test_hub_terms_that_are_not_accepted(fake_hub: Server, monkeypatch, token: str, says: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    fake_hub.refused = "GatedRepo"
+    with pytest.raises(UserError, match=rf"org/name has terms .*open {fake_hub.url}/org/name.*") as found:
+        store.pull("org/name")
+    assert says in str(found.value)
+    fake_hub.refused = None
+    assert store.pull("org/name").is_dir()
+
+
+def test_hub_full_disk_loses_nothing(fake_hub: Server, tmp_path: Path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(OperationalError, match=r"org/name needs 0\.00 GB more, and .* HF_HOME"):
+            store.pull("org/name")
+    assert not any("resolve" in page for _, page, _ in fake_hub.asked)
+    room = [4000]
+
+    def written(out: Any, place: str, *more: Any) -> None:
+        if place.endswith("model.safetensors") and room:
+            out.write(REPOSITORY["model.safetensors"][: room.pop()])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return append(place, out, *more)
+
+    append = hub_http._append
+    monkeypatch.setattr(hub_http, "_append", lambda place, out, *more: written(out, place, *more))
+    with pytest.raises(
+        OperationalError, match=r"the disk is full: free some space.* what was fetched is kept"
+    ):
+        store.pull("org/name")
+    assert [part.stat().st_size for part in parts(tmp_path)] == [4000]
+    assert (store.pull("org/name") / "model.safetensors").read_bytes() == REPOSITORY["model.safetensors"]
+
+
+def test_hub_token_stays_on_its_host(fake_hub: Server, home: Path) -> None:
+    other = Server()
+    try:
+        other.serve("/stored", REPOSITORY["model.safetensors"])
+        page = f"/org/name/resolve/{REVISION}/model.safetensors"
+        fake_hub.moved[page] = f"{other.url}/stored"
+        assert (store.pull("org/name") / "model.safetensors").stat().st_size == 7000
+        assert fake_hub.tokens == {"Bearer a-token"} and other.tokens == {None}
+    finally:
+        other.http.shutdown()
+        other.http.server_close()
+
+
+@pytest.mark.parametrize("name", ["../out.json", "a/../../out.json", "/etc/out.json", "c:out.json"])
+def test_hub_names_that_lead_elsewhere_are_refused(fake_hub: Server, name: str) -> None:
+    offer(fake_hub, REPOSITORY | {name: b"{}"})
+    with pytest.raises(OperationalError, match="does not answer as Hugging Face does"):
+        store.pull("org/name")
+
+
+def test_hub_that_is_none(fake_hub: Server) -> None:
+    for body in (b"<html>", b"[]", b'{"sha": "../x", "siblings": []}', b'{"sha": 3}'):
+        fake_hub.serve("/api/models/org/name/revision/main", body)
+        with pytest.raises(OperationalError, match="check HF_ENDPOINT"):
+            store.pull("org/name")
 
 
 def test_hub_half_of_the_shards_is_not_a_model(fake_hub: Server) -> None:

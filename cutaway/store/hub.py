@@ -1,24 +1,22 @@
-"""Models from a Hugging Face repository, through huggingface_hub and in the cache that other programs share.
+"""Models from a Hugging Face repository, in the cache that other programs share.
 
 Only safetensors, GGUF and the plain-text files beside them are taken: nothing that would have to be
-unpickled. The cache's layout (`models--ORG--NAME/refs/main`, `snapshots/REVISION/`) is documented by
-huggingface_hub, and is read here without importing it.
+unpickled. The cache's layout is documented by huggingface_hub: `models--ORG--NAME/` holds `refs/main` with a
+commit, `blobs/` with files by their hashes, and `snapshots/COMMIT/` with links to them by their names.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import need
-from cutaway.store.files import OTHER_HOME, Bytes, Progress, disk_errors
+from cutaway.store.files import OTHER_HOME, Bytes, Progress, disk_errors, write
+from cutaway.store.hub_http import OTHER_CACHE, Offered, cache_home, fetch, listing
 
 TEXT = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "README.md", "LICENSE*"]
 # Copies of the same weights for other programs, which would double the download.
@@ -45,37 +43,77 @@ def find(source: str) -> Path | None:
 
 def pull(source: str, progress: Progress) -> Path:
     """Fetch ORG/NAME or one of its .gguf files at the named branch, tag or commit; the path."""
-    need(f"fetching {source} from Hugging Face", "huggingface_hub")
-    import huggingface_hub
-
     repository, revision, file = _spelt(source)
     progress(f"asking Hugging Face for {repository}", 0, None)
-    commit, offered = _listing(repository, revision)
+    commit, offered = listing(repository, revision)
     wanted = _wanted(repository, file, offered)
     if not any(fnmatch(name, wanted[0]) for name in offered):
         raise UserError(
             f"{repository} has no safetensors, and nothing is unpickled{_ggufs(repository, offered)}"
         )
-    here = _cache() / _folder(repository) / "snapshots" / str(commit)
-    absent = {name: size for name, size in _chosen(offered, wanted).items() if not (here / name).is_file()}
-    files = f"{len(absent)} files" if len(absent) != 1 else next(iter(absent))
-    with _in_words(repository):
-        snapshot = huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=[*wanted, *TEXT],
-            ignore_patterns=COPIES,
-            tqdm_class=_reporting(f"fetching {files} of {repository}", sum(absent.values()), progress),
+    folder = _cache() / _folder(repository)
+    snapshot = folder / "snapshots" / commit
+    chosen = _chosen(offered, wanted)
+    absent = [one for one in chosen.values() if not (snapshot / one.name).is_file()]
+    with disk_errors(folder, OTHER_CACHE):
+        (folder / "blobs").mkdir(parents=True, exist_ok=True)
+        _check_room(repository, folder, absent)
+        _fetch(repository, commit, absent, folder, progress)
+        if revision != commit:
+            (reference := folder / "refs" / (revision or "main")).parent.mkdir(parents=True, exist_ok=True)
+            write(reference, commit)
+    progress(f"{repository} is at revision {commit}", 0, None)
+    return snapshot if file is None else snapshot / wanted[0]
+
+
+def _fetch(repository: str, commit: str, absent: list[Offered], folder: Path, progress: Progress) -> None:
+    """Bring the files that the snapshot of a commit lacks, weights last, each under its lock and hash."""
+    import filelock
+
+    files = f"{len(absent)} files" if len(absent) != 1 else absent[0].name
+    doing, total = f"fetching {files} of {repository}", Bytes(sum(one.bytes for one in absent))
+    locks = _cache() / ".locks" / folder.name  # where huggingface_hub has them
+    locks.mkdir(parents=True, exist_ok=True)
+    before = 0
+    for one in sorted(absent, key=lambda one: (one.name.endswith((".safetensors", ".gguf")), one.name)):
+        blob, link = folder / "blobs" / one.hash, folder / "snapshots" / commit / one.name
+
+        def report(done: int, before: int = before) -> None:
+            progress(doing, Bytes(before + done), total)
+
+        with filelock.FileLock(locks / f"{one.hash}.lock"):
+            if not (blob.is_file() and blob.stat().st_size == one.bytes):
+                fetch(repository, commit, one, blob, report)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        _link(blob, link)
+        before += one.bytes
+
+
+def _link(blob: Path, link: Path) -> None:
+    """Give a blob its name in the snapshot: a link, or a copy where the system makes none, as Windows."""
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    except OSError:
+        shutil.copyfile(blob, link)
+
+
+def _check_room(repository: str, folder: Path, absent: list[Offered]) -> None:
+    """OperationalError before a download that the disk has no room for."""
+    begun = (folder / "blobs" / f"{one.hash}.incomplete" for one in absent)
+    needed = sum(one.bytes for one in absent) - sum(part.stat().st_size for part in begun if part.is_file())
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OperationalError(
+            f"{repository} needs {needed / 1e9:.2f} GB more, and {folder} has {free / 1e9:.2f} GB free: "
+            "free some space, or set HF_HOME to another folder"
         )
-    progress(f"{repository} is at revision {Path(snapshot).name}", 0, None)
-    return Path(snapshot, "" if file is None else wanted[0])
 
 
 def size(source: str) -> int:
     """How many bytes the files have that a pull of `source` takes."""
     repository, revision, file = _spelt(source)
-    offered = _listing(repository, revision)[1]
-    return sum(_chosen(offered, _wanted(repository, file, offered)).values())
+    offered = listing(repository, revision)[1]
+    return sum(one.bytes for one in _chosen(offered, _wanted(repository, file, offered)).values())
 
 
 def cached() -> list[Row]:
@@ -143,89 +181,20 @@ def _parts(name: str) -> int:
     return int(part[1]) if part else 1
 
 
-def _chosen(offered: dict[str, int], weights: list[str]) -> dict[str, int]:
+def _chosen(offered: Mapping[str, Offered], weights: list[str]) -> dict[str, Offered]:
     """Those of a repository's files that a pull takes."""
     return {
-        name: count
-        for name, count in offered.items()
+        name: one
+        for name, one in offered.items()
         if any(fnmatch(name, wanted) for wanted in (*weights, *TEXT))
         and not any(fnmatch(name, copy) for copy in COPIES)
     }
-
-
-def _reporting(doing: str, total: int, progress: Progress) -> type[Any]:
-    """A class of bars for huggingface_hub that draws nothing and reports the bytes of all files."""
-    from tqdm import tqdm
-
-    class Reporting(tqdm):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            name = options.pop("name", None) or ""
-            # Of what is received and what is written, the latter; a bar of another unit counts files.
-            self.counts = options.get("unit") == "B" and not name.endswith(".transfer")
-            self.done = 0
-            super().__init__(*arguments, **options | {"disable": True})
-
-        def update(self, n: float | None = 1) -> None:
-            if self.counts and n:
-                self.done += int(n)
-                progress(doing, Bytes(min(self.done, total)), Bytes(total))
-
-    return Reporting
 
 
 def revision(path: Path) -> str | None:
     """The commit that a file or folder of the shared cache was fetched at, None for one outside of it."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
-
-
-def _listing(repository: str, revision: str | None) -> tuple[str | None, dict[str, int]]:
-    """The commit that a revision is, and the repository's files and their bytes at it."""
-    need(f"asking Hugging Face for {repository}", "huggingface_hub")
-    import huggingface_hub
-
-    with _in_words(repository):
-        about = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
-    return about.sha, {file.rfilename: file.size or 0 for file in about.siblings or ()}
-
-
-@contextmanager
-def _in_words(repository: str) -> Iterator[None]:
-    """Say in Cutaway's words what huggingface_hub raises."""
-    from huggingface_hub import constants, errors
-
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(f"{repository} is not on this machine: unset HF_HUB_OFFLINE to pull it")
-    try:
-        yield
-    except errors.GatedRepoError as problem:
-        raise UserError(f"{repository} has terms: accept them on its page, then set HF_TOKEN") from problem
-    except errors.RepositoryNotFoundError as problem:
-        raise UserError(
-            f"Hugging Face shows no model {repository}: check the name, or set HF_TOKEN"
-        ) from problem
-    except (
-        Exception
-    ) as problem:  # which HTTP client raises here, and what, differs between huggingface_hub's releases
-        raise _failed(repository, problem) from problem
-
-
-def _failed(repository: str, problem: Exception) -> Exception:
-    if isinstance(problem, OSError) and problem.errno is not None:
-        try:
-            with disk_errors(_cache(), OTHER_HOME):
-                raise problem
-        except OperationalError as failed:
-            return failed
-    status = getattr(getattr(problem, "response", None), "status_code", None)
-    if status == 401:
-        return UserError(f"Hugging Face does not let you read {repository}: set HF_TOKEN to a token that may")
-    if status is not None:
-        return OperationalError(f"Hugging Face answered {status} for {repository}: try again later")
-    return OperationalError(
-        f"Hugging Face could not be reached, so {repository} was not fetched whole: "
-        "check the network, then pull again, it goes on where it stopped"
-    )
 
 
 def _ggufs(repository: str, offered: Iterable[str]) -> str:
@@ -250,9 +219,7 @@ def _spelt(source: str) -> tuple[str, str | None, str | None]:
 
 def _cache() -> Path:
     """The cache of huggingface_hub, by the environment variables that it reads."""
-    general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    hugging = os.environ.get("HF_HOME") or os.path.join(general, "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or os.path.join(hugging, "hub")).expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or cache_home() / "hub").expanduser()
 
 
 def _folder(repository: str) -> str:
