@@ -16,7 +16,8 @@ from cutaway.cli import main
 
 ROOT = Path(__file__).parent.parent
 TOPICS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*TOPICS, *sorted((ROOT / "docs/course").glob("*.md"))]  # tests/course runs the Python of these
+GUIDES = sorted((ROOT / "docs/how-to").glob("*.md"))
+PAGES = [*TOPICS, *GUIDES, *sorted((ROOT / "docs/course").glob("*.md"))]  # tests/course runs their Python
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -29,7 +30,7 @@ def _commands(page: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip().startswith("cutaway ")]
 
 
-@pytest.mark.parametrize("page", TOPICS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*TOPICS, *GUIDES], ids=lambda page: page.name)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = "\n".join(_blocks(page, "pycon"))
@@ -67,7 +68,7 @@ def test_the_index_lists_every_page() -> None:
     docs = ROOT / "docs"
     pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")} - {"index"}
     listed: list[str] = []
-    for folder in ("", "course/"):
+    for folder in ("", "course/", "how-to/", "reference/"):
         blocks = re.findall(
             r"```{toctree}\n.*?\n\n(.*?)```", (docs / folder / "index.md").read_text("utf-8"), re.S
         )
