@@ -2,9 +2,14 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 
+#if defined(_WIN32)
+#define CUTAWAY_API extern "C" __declspec(dllexport)
+#else
 #define CUTAWAY_API extern "C" __attribute__((visibility("default")))
+#endif
 
 namespace cutaway {
 

@@ -66,11 +66,13 @@ bool has_tiles(uint64_t saved) {
 #endif
 }
 
+#if defined(CUTAWAY_TILES)
 bool has_bf16_tiles() {
     uint32_t a = 0, b = 0, c = 0, d = 0;
     constexpr uint32_t bf16 = 1u << 22;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && has(d, bf16);
 }
+#endif
 
 // Whose products of bfloat16 are slower than those of floats.
 bool is_intels() {

@@ -3,8 +3,9 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <new>
+
+#include "core/aligned.hpp"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -24,14 +25,15 @@ struct LargePages {
 
     T* allocate(size_t count) {
         const size_t size = count * sizeof(T);
-        void* got = size < kPage ? std::malloc(size) : std::aligned_alloc(kPage, (size + kPage - 1) / kPage * kPage);
+        const size_t alignment = size < kPage ? alignof(std::max_align_t) : kPage;
+        void* got = aligned_take(alignment, (size + alignment - 1) / alignment * alignment);
         if (got == nullptr) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
         if (size >= kPage) madvise(got, size, MADV_HUGEPAGE);
 #endif
         return static_cast<T*>(got);
     }
-    void deallocate(T* held, size_t) { std::free(held); }
+    void deallocate(T* held, size_t) { aligned_free(held); }
 
     template <class U>
     bool operator==(const LargePages<U>&) const { return true; }

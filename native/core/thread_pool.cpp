@@ -1,6 +1,8 @@
 #include "core/thread_pool.hpp"
 
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -135,6 +137,7 @@ struct Pool {
 Pool* pool = nullptr;
 std::atomic<bool> busy{false};
 
+#if !defined(_WIN32)
 // The parent's threads do not exist in the child, and its pool's locks may be held: it is left, and made
 // anew.
 void after_fork_in_child() {
@@ -143,6 +146,7 @@ void after_fork_in_child() {
 }
 
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, after_fork_in_child);
+#endif
 
 }  // namespace
 

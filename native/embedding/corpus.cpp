@@ -1,8 +1,6 @@
 // Reading and counting the words of a corpus. cutaway/embedding/corpus.py states the same in Python.
 #include "embedding/corpus.hpp"
 
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -12,6 +10,13 @@
 #include "core/api.hpp"
 #include "core/thread_pool.hpp"
 
+#if defined(_WIN32)
+#include <io.h>
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
+
 namespace cutaway {
 namespace {
 
@@ -20,6 +25,25 @@ constexpr auto kSpaces = [] {
     for (const uint8_t c : {' ', '\t', '\n', '\v', '\f', '\r'}) spaces[c] = true;
     return spaces;
 }();
+
+// Up to `size` bytes of a file from byte `at` on: how many, 0 at its end, -1 where it cannot be read.
+int64_t read_at(int file, uint8_t* into, size_t size, int64_t at) {
+#if defined(_WIN32)
+    OVERLAPPED where = {};
+    where.Offset = static_cast<DWORD>(at);
+    where.OffsetHigh = static_cast<DWORD>(at >> 32);
+    DWORD got = 0;
+    const auto handle = reinterpret_cast<HANDLE>(_get_osfhandle(file));
+    if (ReadFile(handle, into, static_cast<DWORD>(size), &got, &where)) return got;
+    return GetLastError() == ERROR_HANDLE_EOF ? 0 : -1;
+#else
+    ssize_t got = 0;
+    do {
+        got = pread(file, into, size, at);
+    } while (got < 0 && errno == EINTR);
+    return got;
+#endif
+}
 
 }  // namespace
 
@@ -43,10 +67,8 @@ bool Reader::refill() {
     base_ += at_;
     at_ = 0;
     filled_ = kept;
-    ssize_t got = 0;
-    do {
-        got = pread(file_, buffer_.data() + filled_, buffer_.size() - static_cast<size_t>(filled_), base_ + filled_);
-    } while (got < 0 && errno == EINTR);
+    const size_t room = buffer_.size() - static_cast<size_t>(filled_);
+    const int64_t got = read_at(file_, buffer_.data() + filled_, room, base_ + filled_);
     broken_ = got < 0;
     filled_ += got > 0 ? got : 0;
     return got > 0;

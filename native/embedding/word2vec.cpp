@@ -10,11 +10,11 @@
 // row at once, and results with several threads differ from run to run. One thread always gives the same.
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <vector>
 
+#include "core/aligned.hpp"
 #include "core/api.hpp"
 #include "embedding/corpus.hpp"
 #include "core/isa.hpp"
@@ -66,7 +66,7 @@ struct Scratch {
           labels(static_cast<size_t>(outputs)), weights(static_cast<size_t>(outputs)) {
         const int64_t rows = inputs + outputs + 1, scores = (inputs * outputs + 31) / 16 * 16;
         const auto bytes = static_cast<size_t>(rows * task.stride + scores) * sizeof(float);
-        memory_.reset(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+        memory_.reset(static_cast<float*>(aligned_take(64, (bytes + 63) / 64 * 64)));
         if (!memory_) throw std::bad_alloc();
         std::fill_n(memory_.get(), bytes / sizeof(float), 0.0f);
         x = memory_.get();
@@ -78,7 +78,7 @@ struct Scratch {
 
   private:
     struct Free {
-        void operator()(float* p) const { std::free(p); }
+        void operator()(float* p) const { aligned_free(p); }
     };
     std::unique_ptr<float, Free> memory_;
 };

@@ -7,11 +7,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <vector>
 
+#include "core/aligned.hpp"
 #include "runtime/matmul.hpp"
 
 namespace cutaway {
@@ -26,10 +26,10 @@ class Scratch {
     Scratch& operator=(const Scratch&) = delete;
     ~Scratch() {
         if (more_.empty()) return;
-        for (void* each : more_) std::free(each);
-        std::free(kept_.memory);
+        for (void* each : more_) aligned_free(each);
+        aligned_free(kept_.memory);
         const int64_t page = taken_ < kHuge ? kSmall : kHuge, size = rounded(taken_, page);
-        kept_.memory = static_cast<uint8_t*>(std::aligned_alloc(page, static_cast<size_t>(size)));
+        kept_.memory = static_cast<uint8_t*>(aligned_take(static_cast<size_t>(page), static_cast<size_t>(size)));
         kept_.size = kept_.memory == nullptr ? 0 : size;
 #if defined(MADV_HUGEPAGE)
         if (kept_.memory != nullptr && page == kHuge) madvise(kept_.memory, static_cast<size_t>(size), MADV_HUGEPAGE);
@@ -42,7 +42,7 @@ class Scratch {
         if (taken_ + size <= kept_.size) {
             memory = kept_.memory + taken_;
         } else {
-            memory = std::aligned_alloc(64, static_cast<size_t>(size));
+            memory = aligned_take(64, static_cast<size_t>(size));
             if (memory == nullptr) throw std::bad_alloc();
             more_.push_back(memory);
         }
@@ -68,7 +68,7 @@ class Scratch {
     struct Kept {
         uint8_t* memory = nullptr;
         int64_t size = 0;
-        ~Kept() { std::free(memory); }
+        ~Kept() { aligned_free(memory); }
     };
     static thread_local Kept kept_;
     int64_t taken_ = 0;
