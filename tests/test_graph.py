@@ -1,0 +1,259 @@
+"""Attribution graphs: effects sum to what a node is, equal autograd's on the frozen model, and are pruned."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cutaway.attention import gated, mha
+from cutaway.errors import UserError
+from cutaway.hooks import tracing
+from cutaway.inspect.graph.attribution_graph import Graph, Node, influences, normalised, scores
+from cutaway.inspect.graph.build import attribution_graph
+from cutaway.inspect.subject import Subject
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder as Config
+from cutaway.model.decoder import Decoder
+from cutaway.position import rope
+from tests.small import CONTEXT, SHAPES, VOCAB, WIDTH, Bytes, decoder
+
+TEXT = list(b"all of it adds")
+
+
+def _parallel() -> Config:
+    """One norm before both halves, biases everywhere, a residual factor, and no norm after."""
+    heads = mha.Config(heads=4, key_size=8, bias=True, position=rope.Config(8))
+    block = Block(heads, MLP(48, gated=False, bias=True), Norm("layer"), parallel="shared", residual=0.5)
+    return Config(VOCAB, WIDTH, CONTEXT, (block,) * 2, Norm("layer"))
+
+
+def _gated() -> Config:
+    """Gates after attention, norms only after both halves (OLMo 2), a factor on the MLP's output."""
+    heads = gated.Config(heads=4, kv_heads=2, key_size=8, position=rope.Config(8))
+    return Config(
+        VOCAB, WIDTH, CONTEXT, (Block(heads, MLP(48, out_scale=0.5), pre_norm=False, post_norm=True),) * 2
+    )
+
+
+MORE = {"parallel": _parallel, "gated": _gated}
+FAMILIES = [name for name in SHAPES if name != "mixture"] + list(MORE)
+
+
+def model_of(family: str) -> Decoder:
+    if family not in MORE:
+        return decoder(family)
+    torch.manual_seed(0)
+    model = Decoder(MORE[family]()).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    return model
+
+
+def whole(family: str, neurons: int = 12) -> tuple[Decoder, Graph]:
+    """A small model and the graph of all of its nodes."""
+    model = model_of(family)
+    return model, attribution_graph(Subject.of(model, Bytes()), TEXT, neurons=neurons, least=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_reaches_a_node_sums_to_what_it_is(family: str) -> None:
+    _, graph = whole(family)
+    kinds = {node.kind for node in graph.nodes}
+    assert kinds == {"embedding", "head", "mlp", "neuron", "logit"}
+    missed = {
+        node.id: abs(node.value - node.constant - effects.sum(dtype=np.float64))
+        for node, effects in zip(graph.nodes, graph.effects, strict=True)
+        if node.expanded
+    }
+    assert max(missed.values()) < 1e-4, max(missed, key=missed.__getitem__)
+    assert len(missed) > 90 and graph.facts["rest"] < 1e-5
+    assert np.array_equal(graph.effects, np.tril(graph.effects, -1)), (
+        "a part reads what was computed before it"
+    )
+
+
+def frozen_run(model: Decoder) -> tuple[torch.Tensor, dict[str, Any], dict[str, torch.Tensor]]:
+    """The logits [t v] of a pass whose attention weights and norms are frozen, the leaves that its parts
+    wrote, and what each was before it became one.
+    """
+    leaves: dict[str, Any] = {}
+    before: dict[str, torch.Tensor] = {}
+
+    def leaf(name: str) -> Any:
+        def of(value: torch.Tensor) -> torch.Tensor:
+            before[name] = value
+            leaves[name] = value.detach().requires_grad_()
+            return leaves[name]
+
+        return of
+
+    blocks = range(len(model.config.blocks))
+    parts = [f"blocks.{i}.{part}" for i in blocks for part in ("attention.z", "mlp.down")]
+    gates = [
+        f"blocks.{i}.attention.gate" for i in blocks if hasattr(model.config.blocks[i].attention, "per_head")
+    ]
+    inner = [f"blocks.{i}.mlp.{part}" for i in blocks for part in ("gate", "up", "hidden")]
+    inner = [name for name in inner if not name.endswith("gate") or model.config.blocks[0].mlp.gated]
+    edit = {name: leaf(name) for name in ("embed", *parts)}
+    edit |= dict.fromkeys(["*.pattern", "*.scale", "norm.scale", *gates], torch.Tensor.detach)
+    with (
+        tracing(
+            model, *inner, *(f"blocks.{i}.{half}" for i in blocks for half in ("middle", "out")), edit=edit
+        ) as seen,
+        torch.enable_grad(),
+    ):
+        logits = model(torch.tensor([TEXT]), torch.arange(len(TEXT))[None])[0]
+    return logits, leaves, before | dict(seen)
+
+
+def effects_of(number: torch.Tensor, leaves: dict[str, Any], graph: Graph) -> dict[str, float]:
+    """By autograd: each leaf times its gradient, at the nodes that they are."""
+    grads = dict(
+        zip(
+            leaves,
+            torch.autograd.grad(number, list(leaves.values()), retain_graph=True, allow_unused=True),
+            strict=True,
+        )
+    )
+    found = {}
+    for node in graph.nodes:
+        name = {
+            "embedding": "embed",
+            "head": f"blocks.{node.layer}.attention.z",
+            "mlp": f"blocks.{node.layer}.mlp.down",
+        }
+        if node.kind not in name or grads[name[node.kind]] is None:
+            continue
+        at = (0, node.index, node.position) if node.kind == "head" else (0, node.position)
+        found[node.id] = float(grads[name[node.kind]][at] @ leaves[name[node.kind]][at].detach())
+    return found
+
+
+def along(out: torch.Tensor, leaf: torch.Tensor, at: tuple[int, ...], position: int) -> torch.Tensor:
+    """A part's direction in the residual stream ``out``, as one of the numbers of its leaf at a place."""
+    rows = [torch.autograd.grad(one, leaf, retain_graph=True)[0][at] for one in out[0, position]]
+    matrix = torch.stack(rows)  # [d n]
+    wrote = matrix @ leaf[at].detach()
+    return wrote / wrote.norm() @ matrix
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "gated", "parallel"])
+def test_effects_are_autograds_on_the_frozen_model(family: str) -> None:
+    model, graph = whole(family, neurons=0)
+    logits, leaves, before = frozen_run(model)
+    cap = model.config.softcap
+    plain = logits[-1] if cap is None else cap * torch.atanh(logits[-1] / cap)
+    later = [
+        [n for n, one in enumerate(graph.nodes) if one.kind == kind and one.layer] for kind in ("head", "mlp")
+    ]
+    for target in [*graph.logits[:2], *later[0][::9], *later[1][::5]]:
+        node = graph.nodes[target]
+        path = f"blocks.{node.layer}"
+        if node.kind == "logit":
+            number = plain[node.index] - plain.mean()
+        elif node.kind == "head":
+            name, at = f"{path}.attention.z", (0, node.index, node.position)
+            number = along(before[f"{path}.middle"], leaves[name], at, node.position) @ before[name][at]
+        else:
+            name, at = f"{path}.mlp.down", (0, node.position)
+            by = (
+                along(before[f"{path}.out"], leaves[name], at, node.position)
+                @ model.blocks[node.layer].mlp.down.weight
+            )
+            inner = [
+                before[f"{path}.mlp.{one}"][at] for one in ("gate", "up") if f"{path}.mlp.{one}" in before
+            ]
+            halves = [(by * before[f"{path}.mlp.hidden"][at] / x).detach() @ x for x in inner]
+            number = sum(halves) / len(halves)
+        found = effects_of(number, leaves, graph)
+        for n, source in enumerate(graph.nodes):
+            if source.id in found:
+                assert graph.effects[target, n] == pytest.approx(found[source.id], abs=5e-5), (node, source)
+
+
+def test_a_neuron_takes_its_part_from_its_mlp() -> None:
+    """MLP and neurons together are the MLP alone; the chosen neurons are those with the largest effects."""
+    _, without = whole("llama", neurons=0)
+    _, graph = whole("llama", neurons=12)
+    own = [node for node in graph.nodes if node.kind == "neuron"]
+    assert len(own) == 12
+    for target in graph.logits:
+        here = next(n for n in without.logits if without.nodes[n].id == graph.nodes[target].id)
+        for node in own:
+            mlp = f"{node.layer}_mlp_{node.position}"
+            both = sum(
+                graph.effects[target, n]
+                for n, one in enumerate(graph.nodes)
+                if (one.layer, one.position) == (node.layer, node.position) and one.kind in ("neuron", "mlp")
+            )
+            assert both == pytest.approx(without.effects[here, without.number(mlp)], abs=1e-5)
+
+
+def small_graph() -> Graph:
+    """Two tokens, an error, two features and a logit, with effects by hand."""
+    kinds = ["embedding", "embedding", "error", "feature", "feature", "logit"]
+    nodes = [Node(kind, 0, 0, n, expanded=kind in ("feature", "logit")) for n, kind in enumerate(kinds)]  # type: ignore[arg-type]
+    effects = np.zeros((6, 6), np.float32)
+    effects[3, :3] = 3, -1, 0
+    effects[4, :4] = 0, 2, 1, -1
+    effects[5, :5] = 0, 0, 1, 2, -5
+    weights = np.array([0, 0, 0, 0, 0, 1.0])
+    graph = Graph("ab", "", ["a", "b"], nodes, effects, weights, np.zeros(6))
+    return replace(graph, influence=influences(normalised(effects), weights))
+
+
+def test_influence_is_that_of_all_paths() -> None:
+    graph = small_graph()
+    parts = normalised(graph.effects).astype(np.float64)
+    assert parts[4].tolist() == [0, 0.5, 0.25, 0.25, 0, 0]
+    every = np.linalg.inv(np.eye(6) - parts) - np.eye(6)
+    assert graph.influence == pytest.approx(graph.probabilities @ every, abs=1e-6)
+    by, (a, b, error) = (graph.influence + graph.probabilities)[3:], graph.influence[:3]
+    ends = np.array([node.kind == "error" for node in graph.nodes])
+    inputs = np.array([node.kind == "embedding" for node in graph.nodes])
+    found = scores(parts[3:], by, graph.influence, inputs, ends)
+    assert found["replacement"] == pytest.approx((a + b) / (a + b + error))
+    assert found["completeness"] == pytest.approx(1 - (by[1] * 0.25 + by[2] * 0.125) / by.sum())
+
+
+def test_pruning_keeps_nodes_and_edges_by_influence() -> None:
+    graph = small_graph()
+    some = graph.pruned(0.5, 0.9)
+    assert [node.index for node in some.nodes] == [0, 1, 4, 5], "the ends, and what has the most influence"
+    assert some.edges() == [(1, 2, 2.0), (2, 3, -5.0)]
+    assert graph.pruned(1, 1).edges() == graph.edges()
+    fed = graph.pruned(0.95, 0.5)
+    assert all((fed.effects != 0).any(0)[n] for n, node in enumerate(fed.nodes) if node.kind == "feature")
+    for wrong in ({"nodes": 0}, {"edges": 1.5}):
+        with pytest.raises(UserError, match="give a part of the influence"):
+            graph.pruned(**wrong)
+
+
+def test_nodes_of_little_influence_are_not_expanded() -> None:
+    subject = Subject.of(decoder(), Bytes())
+    _, every = whole("llama")
+    some = attribution_graph(subject, TEXT, neurons=0, least=0.02)
+    assert len(some.nodes) < len(every.nodes) and some.facts["replacement"] < 1
+    assert every.facts["replacement"] == pytest.approx(1)
+    one = attribution_graph(subject, TEXT, 65, neurons=0, least=0.02)
+    assert [(one.nodes[n].index, one.nodes[n].name) for n in one.logits] == [(65, "'A'")]
+
+
+def test_what_has_no_graph_is_refused() -> None:
+    subject = Subject.of(decoder(), Bytes())
+    for options, why in (
+        ({"least": 0}, "least is 0"),
+        ({"neurons": -1}, "neurons is -1"),
+        ({"target": "ab"}, "'ab' is 2 tokens"),
+        ({"target": 700}, "token 700 is not in this model's vocabulary"),
+    ):
+        with pytest.raises(UserError, match=why):
+            attribution_graph(subject, TEXT, **options)
+    with pytest.raises(UserError, match="layer 0 of this model has a mixture of experts"):
+        attribution_graph(Subject.of(decoder("mixture"), Bytes()), TEXT)
+    with pytest.raises(UserError, match="the text has no tokens"):
+        attribution_graph(subject, [])
