@@ -117,7 +117,7 @@ def write(
     """
     if documents is not None and not set(tools) & set(OF_DOCUMENTS):
         raise UserError("documents are read by tools: add --tools search,read")
-    if not whole and name not in store.NAMES and not store.is_hub(name):
+    if not whole and not store.is_name(name):
         raise UserError(f"{name} is not a name that others could fetch: add --whole, which puts the model in")
     members: dict[str, Path | bytes] = {CARD: card.encode()}
     base = model.parent if model.is_file() else model
@@ -264,7 +264,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> tuple[Manifest, str]:
     for tool in manifest.tools:  # a name alone: what else a tool could be spelt as would run code
         if tool not in built_in_tools.names():
             raise UserError(f"{file}: names the tool {quoted(tool)}, and a bundle has built-in ones alone")
-    if manifest.model and manifest.model not in store.NAMES and not store.is_hub(manifest.model):
+    if manifest.model and not store.is_name(manifest.model):
         raise UserError(f"{file}: names the model {quoted(manifest.model)}, which is no name")
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise UserError(f"{file}: is compressed, which no bundle is")

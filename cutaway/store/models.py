@@ -1,4 +1,7 @@
-"""The models by name: the pinned ones, and how each is found, fetched, listed and removed."""
+"""The models by name: the pinned ones, and how each is found, fetched, listed and removed.
+
+A name of the catalogue (`catalogue.py`) stands for a repository on Hugging Face.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.errors import OperationalError, UserError, quoted
+from cutaway.store import catalogue
 from cutaway.store.files import OTHER_HOME, Bytes, Progress, atomic_file, digest, disk_errors, silent, write
 
 if TYPE_CHECKING:
@@ -133,10 +137,22 @@ def revision(path: Path) -> str | None:
     return hub.revision(path)
 
 
+def is_name(text: str) -> bool:
+    """Whether a model is called so: a pinned one, one of the catalogue, or a repository's spelling."""
+    return text in NAMES or is_hub(_source(text))
+
+
+def _source(name: str) -> str:
+    """The repository that a name of the catalogue stands for; any other name as it is."""
+    model = None if name in NAMES else catalogue.known(name)
+    return name if model is None else model.source
+
+
 def find(name: str) -> Path | None:
     """The path of the model called `name` in the cache, or None when it was not pulled yet."""
     if name in NAMES:
         return _whole(NAMES[name], home() / "models" / name)
+    name = _source(name)
     if is_hub(name):
         from cutaway.store import hub
 
@@ -153,6 +169,7 @@ def pull(name: str, progress: Progress = silent) -> Path:
     """
     if name in NAMES:
         return find(name) or _pull_named(name, progress)
+    name = _source(name)
     if is_hub(name):
         from cutaway.store import hub
 
@@ -164,8 +181,9 @@ def pull(name: str, progress: Progress = silent) -> Path:
 def resolve(source: str | Path, pull: bool = True, progress: Progress = silent) -> Path:
     """The file or folder that `source` means: a known name, a path that exists, or ORG/NAME.
 
-    A known name always means the pinned model; a folder of that name is reached as ./NAME. With `pull` False
-    what is not cached is UserError with the command that fetches it.
+    A pinned name always means its model; a folder of that name is reached as ./NAME. A name of the catalogue
+    means what is there under it, if something is. With `pull` False what is not cached is UserError with the
+    command that fetches it.
     """
     text = str(source)
     if text not in NAMES or isinstance(source, Path):
@@ -174,7 +192,7 @@ def resolve(source: str | Path, pull: bool = True, progress: Progress = silent) 
             return path
         if isinstance(source, Path) or _is_path(text):
             raise UserError(f"{text}: there is no such file or folder")
-        if not is_hub(text):
+        if not is_name(text):
             raise _unknown(text)
     found = find(text)
     if found is not None:
@@ -218,7 +236,7 @@ def remove(name: str) -> int:
                 freed = _size(found)
                 shutil.rmtree(home() / "models" / name)
                 return freed
-    elif is_hub(name) and (freed := hub.remove(name)) is not None:
+    elif is_name(name) and (freed := hub.remove(_source(name))) is not None:
         return freed
     raise UserError(f"{name} is not cached, so there is nothing to remove (`cutaway models` lists what is)")
 
@@ -313,9 +331,9 @@ def _is_path(text: str) -> bool:
 def _unknown(name: str) -> UserError:
     import difflib
 
-    near = difflib.get_close_matches(name.lower(), NAMES, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), [*NAMES, *catalogue.every()], n=2, cutoff=0.6)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(
-        f"no model is called {quoted(name)}.{guess} Known names: {', '.join(sorted(NAMES))}; "
+        f"no model is called {quoted(name)}.{guess} `cutaway models --known` lists the names; "
         "anything else is a path, or ORG/NAME on Hugging Face"
     )
