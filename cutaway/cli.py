@@ -54,6 +54,7 @@ VERBS = {
         "compare": "Train one model with one part swapped, and say what separated.",
         "scale": "Train a ladder of sizes, and fit the scaling law.",
         "plan": "Say what training it needs on so many devices.",
+        "pipeline": "Go from text to an assistant in one run, with a report card.",
     },
     "To learn": {
         "course": "Nine chapters, with exercises that are checked on this machine.",

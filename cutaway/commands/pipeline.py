@@ -1,0 +1,197 @@
+"""`cutaway pipeline`: from text to an assistant in one run, with a report card."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cutaway.commands import console
+from cutaway.commands.options import Flag, Json, Threads
+from cutaway.errors import UserError
+from cutaway.extras import need
+from cutaway.pipeline import config, folder, verbs
+from cutaway.pipeline.config import Pipeline
+from cutaway.store.files import write
+
+LIST = "list"
+
+
+def pipeline(
+    source: str,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    budget: str | None = None,
+    stages: str | None = None,
+    dry_run: Flag = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Run text, tokenizer, pretraining, tuning, evaluation, packing and attacks as one, to a report card.
+
+    SOURCE is a preset, a YAML file whose stages are verbs with their own configs, or the folder of a run,
+    which continues: after Ctrl-C, a crash or kill -9 it comes to the same bits as one that was not stopped.
+    With --budget the model's size and the tokens follow the measured speed of this machine and the scaling
+    law; the plan is printed first.
+
+    **Examples:**
+
+    cutaway pipeline list
+
+    cutaway pipeline tiny --dry-run
+
+    cutaway pipeline laptop --budget 90m --output runs/laptop
+
+    cutaway pipeline runs/laptop
+
+    :param source: A preset's name, a YAML file, or a run's folder; `list` prints the presets.
+    :param output: The run's folder; without it runs/NAME.
+    :param budget: The time that it may take, as 90m or 2h, instead of the preset's; 0 takes the steps as they
+        are.
+    :param stages: Only these stages, separated by commas; what they need must be done.
+    :param dry_run: Check every stage, print the plan, and start nothing.
+    """
+    if source == LIST and not Path(source).exists():
+        _list(as_json)
+        return
+    need("a pipeline", "torch")
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads is {threads}: give a number from 1 up")
+    kept = Path(source).is_dir() and (Path(source) / config.PIPELINE).is_file()
+    given = config.read(source)
+    if kept and (output is not None or budget is not None or threads is not None):
+        raise UserError(
+            f"{source}: is a run that continues as it began: leave out --output, --budget, --threads"
+        )
+    place = Path(source) if kept else output or Path("runs") / Path(source).stem
+    if not kept:
+        given = _changed(given, budget, threads)
+    names = None if stages is None else [name.strip() for name in stages.split(",") if name.strip()]
+    check(given)
+    if kept or (place / config.PIPELINE).is_file():
+        _continue(place, None if kept else given, names, dry_run, as_json)
+    else:
+        _begin(place, given, names, dry_run, as_json)
+
+
+def _changed(given: Pipeline, budget: str | None, threads: int | None) -> Pipeline:
+    """A pipeline with the command line's budget and threads."""
+    if budget is not None:
+        given = replace(given, budget=0.0 if budget.strip() == "0" else config.seconds(budget))
+    return given if threads is None else replace(given, threads=threads)
+
+
+def _list(as_json: bool) -> None:
+    found = {name: config.read(name) for name in config.presets()}
+    if as_json:
+        console.print_json(
+            {
+                name: {"about": one.about, "budget": one.budget, "stages": one.names, "not_run": one.not_run}
+                for name, one in found.items()
+            }
+        )
+        return
+    for name, one in found.items():
+        console.say(f"{name}: {one.about}" + (f" Not run: {one.not_run}" if one.not_run else ""))
+
+
+def check(given: Pipeline) -> None:
+    """Before the first stage: UserError for a stage whose config its verb does not take."""
+    from cutaway.pipeline import checks
+
+    for name, stage in given.stages:
+        if verbs.VERBS[stage.verb].entries or stage.verb == "data":
+            checks.entries(given, name)
+        else:
+            verbs.command(name, stage.verb, stage.config, "", False)
+            _check_options(name, stage.verb, stage.config)
+
+
+def _check_options(name: str, verb: str, given: dict[str, Any]) -> None:
+    """UserError for an entry that is no option of a verb."""
+    module, _, word = verb.partition(" ")
+    place = f"cutaway.commands.{module}" + (f".{word}" if word else "")
+    function = getattr(import_module(place), word or module)
+    known = set(inspect.signature(function).parameters)
+    for key in given:
+        if key not in known:
+            raise UserError(
+                f"stages.{name}.config.{key}: `cutaway {verb}` has no such option; known: "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as_json: bool) -> None:
+    kept = config.read(place)
+    if given is not None and given.sized and given.budget:  # its model was chosen when it began
+        shaped = {given.sized: kept[given.sized]} if given.sized in kept.names else {}
+        given = replace(given, stages=tuple((name, shaped.get(name, one)) for name, one in given.stages))
+    opened = folder.opened(place, given)
+    if dry_run:
+        for name in opened.pipeline.names:
+            console.say(f"{name}: {'done' if opened.is_done(name) else 'to do'}")
+        return
+    console.note(f"Continuing {place}.")
+    _run(opened, names, as_json)
+
+
+def _begin(place: Path, given: Pipeline, names: Any, dry_run: bool, as_json: bool) -> None:
+    from cutaway.pipeline import budget
+
+    if given.not_run:
+        console.note(f"This preset has never been run: {given.not_run}")
+    plan = None
+    if given.budget:
+        given, plan = budget.planned(
+            given, given.budget, lambda run: budget.measured_speed(run, given.threads)
+        )
+        console.say("\n".join(plan.lines()))
+    else:
+        for name, stage in given.stages:
+            steps = f", {stage.config['steps']:,} steps" if "steps" in stage.config else ""
+            console.say(f"  {name:<14}{stage.verb}{steps}")
+    if dry_run:
+        return
+    opened = folder.opened(place, given)
+    if plan is not None:
+        write(opened.path / folder.PLAN, json.dumps(asdict(plan), indent=1))
+    _run(opened, names, as_json)
+
+
+def _run(opened: folder.Folder, names: Any, as_json: bool) -> None:
+    from cutaway.pipeline import budget, card, run
+
+    pipeline = opened.pipeline
+    with folder.locked(opened.path), console.watched() as progress, _terminated():
+        planner: Any = budget.ByTime(pipeline.budget, console.note) if pipeline.budget else run.AsGiven()
+        run.Runner(opened, planner, console.note, progress).run(names)
+        if names is None:
+            progress.begin("Writing the report card")
+            found = card.write_card(opened)
+    if names is not None:
+        return
+    if as_json:
+        console.print_json(found)
+        return
+    console.say("\n".join(card.lines(found)))
+    console.note(f"{opened.path / card.PAGE} is the report card, {opened.path / card.JSON} the same as data.")
+
+
+class _terminated:
+    """While it is entered SIGTERM ends the run as Ctrl-C does: the stage saves first."""
+
+    def __enter__(self) -> None:
+        self.before = signal.signal(signal.SIGTERM, self._end)
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+
+    def _end(self, number: int, frame: object) -> None:
+        raise SystemExit(128 + number)

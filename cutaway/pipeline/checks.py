@@ -1,0 +1,55 @@
+"""What can be wrong with a stage's entries is found before the first stage starts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from cutaway.errors import UserError
+from cutaway.model.config_dict import from_dict, to_dict
+from cutaway.pipeline import budget
+from cutaway.pipeline.config import Pipeline
+from cutaway.pipeline.data import DataRecipe
+
+
+def entries(pipeline: Pipeline, name: str) -> None:
+    """UserError for a stage that trains, or makes data, whose entries are wrong; it names the stage."""
+    stage = pipeline[name]
+    try:
+        if stage.verb == "data":
+            from_dict(stage.config, DataRecipe)
+        elif stage.verb == "pretrain":
+            from cutaway.train.config import read
+
+            read(stage.config)
+        else:
+            _finetuning(pipeline, stage.config)
+    except UserError as error:
+        raise UserError(f"stages.{name}: {error}") from None
+
+
+def _finetuning(pipeline: Pipeline, config: dict[str, Any]) -> None:
+    """Read a finetuning run on a model that an earlier stage will make, or on one that there is."""
+    from cutaway.train import methods
+    from cutaway.train.recipes.finetune import FinetuningConfig
+    from cutaway.train.rewards_config import RewardsConfig
+
+    found = copy.deepcopy(config)
+    objective = found.get("objective")
+    kind = objective.get("kind") if isinstance(objective, dict) else "next_token"
+    known = methods.learned()
+    if kind not in known:
+        raise UserError(f"config.objective.kind: there is no {kind!r}; known: {', '.join(sorted(known))}")
+    model = _model(pipeline, str(found.get("base", methods.BASE)))
+    found["model"] = model if model is not None else to_dict(methods.base(found).config)
+    from_dict(found, RewardsConfig if known[kind].source == "task" else FinetuningConfig)
+
+
+def _model(pipeline: Pipeline, base: str) -> dict[str, Any] | None:
+    """The model of a stage that this base is or came from; None for a base that is no stage."""
+    while base in pipeline.names:
+        stage = pipeline[base]
+        if stage.verb == "pretrain":
+            return to_dict(budget.pretraining(pipeline, base, stage.config["model"]).model)
+        base = str(stage.config.get("base", ""))
+    return None

@@ -1,0 +1,193 @@
+"""A pipeline's folder: which stages are done, of which inputs, and how long they took. Imports no torch.
+
+A stage's folder has done.json once it is whole: the digest of its inputs (its config, and the files of the
+stages that it names) and of what it left. A stage whose inputs have another digest is not done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cutaway.errors import UserError
+from cutaway.pipeline.config import PIPELINE, Pipeline, read, written
+from cutaway.pipeline.verbs import VERBS
+from cutaway.store import yaml_files
+from cutaway.store.files import check_folder, digest, disk_errors, write
+from cutaway.store.reading import parsed
+
+DONE, TIMES, ENERGY, PLAN, LOCK = "done.json", "times.json", "energy.json", "plan.json", ".lock"
+PASSED_OVER = (DONE,)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of one run of a pipeline."""
+
+    path: Path
+    pipeline: Pipeline
+
+    def stage(self, name: str) -> Path:
+        """A stage's own folder."""
+        return self.path / name
+
+    def log(self, name: str) -> Path:
+        """What a stage printed."""
+        return self.path / "logs" / f"{name}.log"
+
+    # ---- configs -------------------------------------------------------------------------------------------
+
+    def config_path(self, name: str) -> Path:
+        """The config that a stage was started with, which it keeps."""
+        return self.path / "configs" / f"{name}.yaml"
+
+    def config(self, name: str) -> dict[str, Any]:
+        """A stage's config as it was started, or else as the pipeline has it."""
+        kept = self.config_path(name)
+        return yaml_files.parsed(kept) if kept.is_file() else dict(self.pipeline[name].config)
+
+    def keep_config(self, name: str, config: dict[str, Any]) -> None:
+        """Fix a stage's config, before it starts."""
+        with disk_errors(self.path):
+            self.config_path(name).parent.mkdir(parents=True, exist_ok=True)
+        text = yaml.dump(config, Dumper=yaml_files.Dumper, sort_keys=False, allow_unicode=True)
+        write(self.config_path(name), text)
+
+    # ---- done ----------------------------------------------------------------------------------------------
+
+    def inputs(self, name: str) -> str:
+        """The digest of all that a stage depends on."""
+        stage, found = self.pipeline[name], hashlib.sha256()
+        found.update(json.dumps([stage.verb, self.config(name)], sort_keys=True).encode())
+        found.update(str(self.pipeline.threads).encode() if VERBS[stage.verb].trains else b"")
+        for other in self.pipeline.upstream(name):
+            found.update(f"{other} {self.left(other)}".encode())
+        for file in sorted(_own_files(self.config(name))):
+            found.update(f"{file} {digest(file)}".encode())
+        return found.hexdigest()
+
+    def left(self, name: str) -> str:
+        """The digest of the files that a stage left for others."""
+        folder, found = self.stage(name), hashlib.sha256()
+        patterns = VERBS[self.pipeline[name].verb].left
+        files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+        for path in sorted(files):
+            if path.name not in PASSED_OVER and not path.name.startswith("."):
+                found.update(f"{path.relative_to(folder)} {digest(path)}".encode())
+        return found.hexdigest()
+
+    def mark(self, name: str) -> dict[str, Any] | None:
+        """What a stage that is done says of itself."""
+        path = self.stage(name) / DONE
+        return parsed(path) if path.is_file() else None
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage is whole. UserError where it was made of other inputs than there are now."""
+        mark = self.mark(name)
+        if mark is None:
+            return False
+        if mark["inputs"] != self.inputs(name):
+            before = ", ".join(self.pipeline.upstream(name)) or "its config"
+            raise UserError(
+                f"{self.stage(name)}: was made of other inputs than there are now ({before} changed): remove "
+                "this folder to make the stage again, or choose another --output"
+            )
+        return True
+
+    def finish(self, name: str) -> None:
+        """Mark a stage as done."""
+        mark = {"inputs": self.inputs(name), "left": self.left(name), "seconds": self.took(name)}
+        write(self.stage(name) / DONE, json.dumps(mark | {"finished": time.time()}, indent=1))
+
+    # ---- times ---------------------------------------------------------------------------------------------
+
+    def times(self) -> dict[str, float]:
+        """Seconds that each stage has run, over all attempts."""
+        path = self.path / TIMES
+        return parsed(path) if path.is_file() else {}
+
+    def took(self, name: str) -> float:
+        """Seconds of one stage."""
+        return float(self.times().get(name, 0.0))
+
+    def add(self, name: str, amount: float, kind: str = TIMES) -> None:
+        """Count seconds, or joules, that a stage took."""
+        path = self.path / kind
+        counts = parsed(path) if path.is_file() else {}
+        write(path, json.dumps(counts | {name: counts.get(name, 0.0) + amount}, indent=1))
+
+    # ---- the plan ------------------------------------------------------------------------------------------
+
+    def planned(self) -> dict[str, float]:
+        """Seconds that the budget gave each stage when the run began."""
+        path = self.path / PLAN
+        return parsed(path).get("seconds", {}) if path.is_file() else {}
+
+
+def opened(path: Path, pipeline: Pipeline | None) -> Folder:
+    """The folder of a run: begun, or continued. UserError where it holds another run, or something else."""
+    check_folder(path)
+    known = path / PIPELINE
+    if known.is_file():
+        kept = read(known)
+        if pipeline is not None and written(pipeline) != written(kept):
+            raise UserError(
+                f"{path}: holds a run of another pipeline ({_differ(kept, pipeline)}): continue it with "
+                f"`cutaway pipeline {path}`, or choose another folder with --output"
+            )
+        return Folder(path, kept)
+    if pipeline is None:
+        raise UserError(f"{path}: holds no run of a pipeline")
+    if path.is_dir() and any(not one.name.startswith(".") for one in path.iterdir()):
+        raise UserError(f"{path}: the folder holds something else: choose another with --output")
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    write(known, written(pipeline))
+    return Folder(path, pipeline)
+
+
+def _differ(kept: Pipeline, given: Pipeline) -> str:
+    """What is different, in a few words."""
+    if kept.names != given.names:
+        return f"its stages are {', '.join(kept.names)}"
+    changed = [name for name in kept.names if kept[name] != given[name]]
+    return f"{', '.join(changed)} had another config" if changed else "budget or settings differ"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from running the same folder. UserError while one does."""
+    import filelock
+
+    with disk_errors(path):
+        lock = filelock.FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"{path}: another process runs this pipeline: wait for it, or choose another folder with --output"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _own_files(value: Any) -> set[Path]:
+    """The user's own files that a config names by whole paths."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return {path for each in parts for path in _own_files(each)}
+    if isinstance(value, str) and os.path.isabs(value):
+        path = Path(value)
+        return {path} if path.is_file() else {one for one in path.rglob("*") if one.is_file()}
+    return set()
