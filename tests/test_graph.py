@@ -12,6 +12,7 @@ from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.inspect.graph.attribution_graph import Graph, Node, influences, normalised, scores
 from cutaway.inspect.graph.build import attribution_graph
+from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.subject import Subject
 from cutaway.layers.config import MLP, Norm
 from cutaway.model.block_config import Block
@@ -257,3 +258,141 @@ def test_what_has_no_graph_is_refused() -> None:
         attribution_graph(Subject.of(decoder("mixture"), Bytes()), TEXT)
     with pytest.raises(UserError, match="the text has no tokens"):
         attribution_graph(subject, [])
+
+
+def transcoders(model: Decoder, layers: dict[int, list[str]], skip: bool = False) -> list[SAE]:
+    """Random ones: each reads a layer's MLP input and writes these activations."""
+    made, random = [], np.random.default_rng(0)
+    kind = "cross_layer" if any(len(writes) > 1 for writes in layers.values()) else "transcoder"
+    norm = "attention_norm" if model.config.blocks[0].parallel else "mlp_norm"
+    for layer, writes in layers.items():
+        shapes = {"W_enc": (24, WIDTH), "b_enc": (24,), "W_dec": (24, WIDTH * len(writes))}
+        shapes |= {"b_dec": (WIDTH * len(writes),)} | (
+            {"W_skip": (WIDTH * len(writes), WIDTH)} if skip else {}
+        )
+        tensors = {
+            name: random.standard_normal(shape, np.float32) * np.float32(0.3)
+            for name, shape in shapes.items()
+        }
+        widths = (WIDTH,) * (1 + len(writes))
+        card = Card(kind, "topk", (f"blocks.{layer}.{norm}",), tuple(writes), widths, "small", 24, 4, skip)
+        made.append(SAE(card, tensors))
+    return made
+
+
+SETS = {
+    "llama": ({0: ["blocks.0.mlp.down"], 2: ["blocks.2.mlp.down"]}, False),
+    "gpt2": ({0: ["blocks.0.mlp.down", "blocks.1.mlp.down"], 1: ["blocks.1.mlp.down"]}, True),
+    "gemma": ({1: ["blocks.1.mlp_post_norm"]}, False),
+    "sandwich": ({0: ["blocks.0.mlp.down"], 1: ["blocks.1.mlp.down"]}, True),
+    "parallel": ({0: ["blocks.0.mlp.down"], 1: ["blocks.1.mlp.down"]}, True),
+}
+
+
+def replaced_run(
+    model: Decoder, graph: Graph, found: list[SAE]
+) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
+    """The logits of the frozen model whose MLPs are leaves: features, errors, or outputs. And the leaves, and
+    each layer's MLP input.
+    """
+    inputs: dict[int, torch.Tensor] = {}
+    leaves: dict[str, Any] = {}
+    norm = "attention_norm" if model.config.blocks[0].parallel else "mlp_norm"
+    active = {one.layer: torch.zeros(len(TEXT), 24) for one in found}
+    for node in graph.nodes:
+        if node.kind == "feature":
+            active[node.layer][node.position, node.index] = node.value
+    leaves |= {f"features {layer}": x.requires_grad_() for layer, x in active.items()}
+
+    def replaced(site: str, layer: int) -> Any:
+        def of(value: torch.Tensor) -> torch.Tensor:
+            parts = torch.zeros_like(value[0])
+            for one in found:
+                if site in one.writes:
+                    sinks = torch.arange(len(TEXT))[:, None] == 0
+                    parts = parts + leaves[f"features {one.layer}"] @ torch.from_numpy(one.decoder(site))
+                    parts = parts + torch.where(sinks, 0, torch.from_numpy(one.parts(one.b_dec[None])[site]))
+                    if one.W_skip is not None:
+                        by = torch.from_numpy(one.parts(one.W_skip.T)[site])
+                        parts = parts + torch.where(sinks, 0, inputs[one.layer] @ by)
+            leaves[f"rest {layer}"] = (value[0] - parts).detach().requires_grad_()
+            return (parts + leaves[f"rest {layer}"])[None]
+
+        return of
+
+    def embed(value: torch.Tensor) -> torch.Tensor:
+        leaves["embed"] = value.detach().requires_grad_()
+        return leaves["embed"]
+
+    edit: dict[str, Any] = {"embed": embed} | dict.fromkeys(
+        ["*.pattern", "*.scale", "norm.scale"], torch.Tensor.detach
+    )
+    for i in range(len(model.config.blocks)):
+        after = any(f"blocks.{i}.mlp_post_norm" in one.writes for one in found)
+        site = f"blocks.{i}.mlp_post_norm" if after else f"blocks.{i}.mlp.down"
+        edit[site] = replaced(site, i)
+        edit[f"blocks.{i}.{norm}"] = lambda value, i=i: inputs.update({i: value[0]})
+    with tracing(model, edit=edit), torch.enable_grad():
+        logits = model(torch.tensor([TEXT]), torch.arange(len(TEXT))[None])[0]
+    return logits, leaves, inputs
+
+
+@pytest.mark.parametrize("family", list(SETS))
+def test_features_effects_pass_through_frozen_attention(family: str) -> None:
+    """They are autograd's, and sum to the features' pre-activations."""
+    model = model_of(family)
+    found = transcoders(model, *SETS[family])
+    graph = attribution_graph(Subject.of(model, Bytes()), TEXT, features=found, least=1e-12)
+    for node, effects in zip(graph.nodes, graph.effects, strict=True):
+        if node.expanded:
+            assert effects.sum(dtype=np.float64) == pytest.approx(node.value - node.constant, abs=1e-4), node
+    logits, leaves, inputs = replaced_run(model, graph, found)
+    cap = model.config.softcap
+    plain = logits[-1] if cap is None else cap * torch.atanh(logits[-1] / cap)
+    by_layer = {one.layer: one for one in found}
+    features = [n for n, node in enumerate(graph.nodes) if node.kind == "feature" and node.expanded]
+    assert len(features) > 20
+    for target in [graph.logits[0], *features[:: len(features) // 6]]:
+        node = graph.nodes[target]
+        if node.kind == "logit":
+            number = plain[node.index] - plain.mean()
+        else:
+            number = inputs[node.layer][node.position] @ torch.from_numpy(
+                by_layer[node.layer].W_enc[node.index]
+            )
+        names = [name for name in leaves if leaves[name] is not None]
+        grads = dict(
+            zip(
+                names,
+                torch.autograd.grad(number, [leaves[n] for n in names], retain_graph=True, allow_unused=True),
+                strict=True,
+            )
+        )
+        for n, source in enumerate(graph.nodes):
+            name = {"embedding": "embed", "feature": f"features {source.layer}"}.get(
+                source.kind, f"rest {source.layer}"
+            )
+            if source.kind == "logit":
+                continue
+            grad = grads[name]
+            at: Any = (0, source.position) if name == "embed" else source.position
+            at = (source.position, source.index) if source.kind == "feature" else at
+            want = 0.0 if grad is None else float((grad[at] * leaves[name][at].detach()).sum())
+            assert graph.effects[target, n] == pytest.approx(want, abs=5e-5), (node.id, source)
+
+
+def test_only_transcoders_of_this_model_are_features() -> None:
+    model = decoder()
+    good = transcoders(model, {0: ["blocks.0.mlp.down"]})[0]
+    wrong = {
+        "of kind 'sae'": replace(good.card, kind="sae"),
+        "this model has 3 layers": replace(good.card, reads=("blocks.7.mlp_norm",)),
+        "reads blocks.0.mlp_norm, and writes": replace(good.card, writes=("blocks.0.out",)),
+    }
+    for why, card in wrong.items():
+        with pytest.raises(UserError, match=why):
+            attribution_graph(Subject.of(model, Bytes()), TEXT, features=[SAE(card, good.tensors)])
+    with pytest.raises(UserError, match="two transcoders of layer 0"):
+        attribution_graph(Subject.of(model, Bytes()), TEXT, features=[good, good])
+    with pytest.raises(UserError, match="a graph of features has none"):
+        attribution_graph(Subject.of(model, Bytes()), TEXT, features=[good], neurons=3)

@@ -20,9 +20,11 @@ from cutaway.errors import UserError
 from cutaway.inspect.arrays import softmax
 from cutaway.inspect.graph import frozen
 from cutaway.inspect.graph.attribution_graph import Graph, Node, normalised, scores
+from cutaway.inspect.graph.features import Features
 from cutaway.inspect.graph.parts import Parts, Reads, Rows
 from cutaway.inspect.instrumented import Instrumented, Values, head_table
 from cutaway.inspect.pairs import token_id, token_text, vocabulary_of
+from cutaway.inspect.sae import SAE
 from cutaway.inspect.subject import Subject, subject_of
 from cutaway.store.files import Progress, silent
 
@@ -59,31 +61,35 @@ def attribution_graph(
     text: Any,
     target: str | int | None = None,
     *,
-    neurons: int = NEURONS,
+    features: Sequence[SAE] = (),
+    neurons: int | None = None,
     least: float = LEAST,
     progress: Progress = silent,
 ) -> Graph:
     """The graph of a text's next token: what embeddings, heads, MLPs and neurons add to each other's values.
 
-    ``target``: the token whose logit is the only one; else the likeliest up to 95%. ``neurons``: so many,
-    those with the most influence, are nodes beside their MLPs. Raises UserError for a model that is no sum of
-    such parts, and for a text that is too long.
+    ``target``: the token whose logit is the only one; else the likeliest up to 95%. ``features``:
+    transcoders (``sae.load_set``), whose features take the place of heads and of the MLPs that they replace.
+    Without them ``neurons`` (None: 40) with the most influence are nodes beside their MLPs. Raises UserError
+    for a model that is no sum of such parts, and for a text that is too long.
     """
     if not is_finite(least) or not 0 < least < 1:
         raise UserError(f"least is {least}: give a part of the influence, above 0 and below 1")
-    if neurons < 0:
-        raise UserError(f"neurons is {neurons}: give 0 or more")
+    if neurons is not None and (features or neurons < 0):
+        why = "a graph of features has none" if features else "give 0 or more"
+        raise UserError(f"neurons is {neurons}: {why}")
     subject = subject_of(lm)
     frozen.check(subject.config)
     ids = subject.encode(text)
     engine, seen = _seen(subject, ids)
     layers = frozen.layers(engine, seen)
     logits = _logits(subject, engine, seen, None if target is None else token_id(lm, target))
-    parts = Parts(layers, ids)
+    parts: Any = Features(layers, ids, features) if features else Parts(layers, ids)
     _check_size(len(parts.nodes), len(ids))
     made = _traced(parts, len(ids), logits, least, progress)
-    if neurons:
-        parts = Parts(layers, ids, parts.strongest_neurons(made.counted(), neurons))
+    count = NEURONS if neurons is None else neurons
+    if count and not features:
+        parts = Parts(layers, ids, parts.strongest_neurons(made.counted(), count))
         made = _traced(parts, len(ids), logits, least, progress)
     return _graph(subject, ids, parts, logits, made, engine.name)
 
