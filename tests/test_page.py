@@ -274,12 +274,10 @@ def test_explain_writes_the_page(loaded: Small, tmp_path: Path, capsys) -> None:
 def autoencoder() -> SAE:
     """A random one of the second block's output."""
     drawn = np.random.default_rng(1).normal(size=(2, 20, 32)).astype(np.float32)
-    tensors = {"encoder": drawn[0], "bias": np.zeros(20, np.float32), "decoder": drawn[1]}
-    tensors |= {"center": np.zeros(32, np.float32), "threshold": np.zeros(20, np.float32)}
-    card = Card(
-        "blocks.1.out", "small", "topk", 20, 3, steps=1, batch=1, seed=0, keep_sinks=False, norm_limit=1e9
-    )
-    return SAE(card, tensors)
+    tensors = {"W_enc": drawn[0], "b_enc": np.zeros(20, np.float32), "W_dec": drawn[1]}
+    names = ("blocks.1.out",)
+    card = Card("sae", "topk", names, names, (32, 32), "small", 20, 3, norm_limit=1e9)
+    return SAE(card, tensors | {"b_dec": np.zeros(32, np.float32)})
 
 
 def test_explain_adds_a_view_of_what_was_asked_for(loaded: Small, tmp_path: Path) -> None:

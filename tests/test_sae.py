@@ -43,24 +43,32 @@ def directions() -> np.ndarray:
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("kind", sae.KINDS)
-def test_it_finds_what_data_is_made_of(kind: Any, directions: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("activation", sae.ACTIVATIONS)
+def test_it_finds_what_data_is_made_of(activation: Any, directions: np.ndarray, tmp_path: Path) -> None:
     data = made_of(directions, 4000, 1)
-    options: Any = {"features": 48, "kind": kind, "k": 3, "steps": 600, "batch": 256, "learning_rate": 5e-3}
+    options: Any = {
+        "features": 48,
+        "activation": activation,
+        "k": 3,
+        "steps": 600,
+        "batch": 256,
+        "learning_rate": 5e-3,
+    }
     made = sae_training.train(data, "blocks.1.out", **options)
     card = made.card
     assert card.unexplained < 0.15 and 1 < card.l0 < 6, card
-    found = made.tensors["decoder"] / np.linalg.norm(made.tensors["decoder"], axis=1, keepdims=True)
+    found = made.W_dec / np.linalg.norm(made.W_dec, axis=1, keepdims=True)
     near = (directions @ found.T).max(axis=1)
     assert np.median(near) > 0.9, near
-    made.save(tmp_path / kind)
+    made.save(tmp_path / "made")
     x = data.rows("blocks.1.out", range(5))
-    read = sae.SAE.load(tmp_path / kind)
+    read = sae.SAE.load(tmp_path / "made")
     assert read.card == card and np.array_equal(read.encode(x), made.encode(x))
     of = {name: tensor.astype(np.float64) for name, tensor in read.tensors.items()}
     for row, z in zip(x.astype(np.float64), read.encode(x), strict=True):
-        pre = of["encoder"] @ (row - of["center"]) + of["bias"]
-        kept = pre > of["threshold"] if kind == "jumprelu" else np.isin(np.arange(48), np.argsort(-pre)[:3])
+        pre = of["W_enc"] @ row + of["b_enc"]
+        three = np.isin(np.arange(48), np.argsort(-pre)[:3])
+        kept = pre > of["threshold"] if activation != "topk" else three
         assert np.allclose(z, np.where(kept & (pre > 0), pre, 0), atol=1e-3)
         best = read.top(row[None].astype(np.float32))[0]
         assert [one.feature for one in best] == np.argsort(-z)[: len(best)].tolist()
@@ -119,19 +127,24 @@ def test_the_report_counts_how_often_each_feature_fires(directions: np.ndarray) 
     assert fires == sorted(fires, reverse=True) and charts[0]["rows"][0] == ["features", 48]
 
 
-def test_dead_features_learn_again(directions: np.ndarray) -> None:
+def test_dead_features_learn_again() -> None:
     """AuxK: features that begin without ever firing explain what the others leave, and fire."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, WIDTH, generator=generator)
-    card = sae.Card("blocks.1.out", "made", "topk", 8, 2, 1, 64, 0)
-    of = {name: tensor.requires_grad_() for name, tensor in sae_pytorch._begun(WIDTH, card).items()}
-    of["bias"].data[4:] = -50.0
-    silent = torch.tensor([0.0] * 4 + [sae.DEAD + 1.0] * 4)
-    sae_pytorch._loss(x, of, card, torch.zeros(8))[0].backward()
-    assert not torch.as_tensor(of["decoder"].grad)[4:].any()
-    of["bias"].data[4:] = -1.0  # the others win still
-    sae_pytorch._loss(x, of, card, silent)[0].backward()
-    assert torch.as_tensor(of["decoder"].grad)[4:].any()
+    all_of_it = slice(0, WIDTH)
+    names = ("blocks.1.out",)
+    card = sae.Card("sae", "topk", names, names, (WIDTH, WIDTH), "made", 8, 2)
+    part = sae_pytorch.begun(card, all_of_it, all_of_it, 0)
+    for tensor in part.weights():
+        tensor.requires_grad_()
+    part.of["b_enc"].data[4:] = -50.0
+    sae_pytorch.loss_of([part], [all_of_it], x, x).backward()
+    assert not torch.as_tensor(part.of["W_dec"].grad)[4:].any()
+    assert part.of["silent"].tolist() == [0.0] * 4 + [1.0] * 4
+    part.of["silent"] = torch.tensor([0.0] * 4 + [sae.DEAD + 1.0] * 4)
+    part.of["b_enc"].data[4:] = -1.0  # the others win still
+    sae_pytorch.loss_of([part], [all_of_it], x, x).backward()
+    assert torch.as_tensor(part.of["W_dec"].grad)[4:].any()
 
 
 def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) -> None:
@@ -163,9 +176,9 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     feature = best[-1][0].feature
     seen = lambda edit: lm.trace("all of it", edit=edit)["blocks.1.out"]  # noqa: E731
     usual, added = seen(None), seen(made.add(feature, 3.0))
-    assert np.allclose(added - usual, 3 * made.tensors["decoder"][feature], rtol=1e-5, atol=1e-2)
+    assert np.allclose(added - usual, 3 * made.W_dec[feature], rtol=1e-5, atol=1e-2)
     removed = seen(made.remove(feature))
-    unit = made.tensors["decoder"][feature] / np.linalg.norm(made.tensors["decoder"][feature])
+    unit = made.W_dec[feature] / np.linalg.norm(made.W_dec[feature])
     assert np.abs(removed @ unit).max() < 1e-2 * np.linalg.norm(removed, axis=1).max()
     with pytest.raises(UserError, match="there is no feature 256: they are 0 to 255"):
         made.add(256)

@@ -262,7 +262,7 @@ assert causal.head_effects(lm, texts[0], 5).values.any()
 assert importance.runs(lm.subject.engine) and importance.sums(lm.subject.engine, lm.ids(texts[0]))
 steering.difference(lm, [lm.ids(texts[0])], [lm.ids(texts[1])], 1)
 saved = sae.SAE.load(sys.argv[2])
-rows = lm.activations([texts[0]], [saved.name])[saved.name]
+rows = saved.rows(lm.activations([texts[0]], saved.reads))
 assert saved.top(rows)[-1] and lm.logits(texts[0], edit=saved.add(saved.top(rows)[-1][0].feature, 9.0)).any()
 machine = parallel.machine(lm, 1, 0.01)
 assert machine.flops > 0, machine
@@ -281,9 +281,10 @@ for training in (
 def test_studies_of_the_runtime_need_no_torch(tmp_path: Path) -> None:
     path, features = model_file(tmp_path / "small.gguf"), tmp_path / "features"
     drawn = np.random.default_rng(0).normal(size=(2, 8, 32)).astype(np.float32)
-    tensors = {"encoder": drawn[0], "decoder": drawn[1], "bias": np.zeros(8, np.float32)}
-    tensors |= {"center": np.zeros(32, np.float32), "threshold": np.zeros(8, np.float32)}
-    sae.SAE(sae.Card("blocks.1.out", "small", "topk", 8, 2, steps=1, batch=1, seed=0), tensors).save(features)
+    tensors = {"W_enc": drawn[0], "b_enc": np.zeros(8, np.float32), "W_dec": drawn[1]}
+    names = ("blocks.1.out",)
+    card = sae.Card("sae", "topk", names, names, (32, 32), "small", 8, 2)
+    sae.SAE(card, tensors | {"b_dec": np.zeros(32, np.float32)}).save(features)
     command = [sys.executable, "-c", ALONE, path, features]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -202,7 +202,7 @@ class Asked:
             names = self.name, self.other_name
             found["changed"] = page_topics.changed(self.against_base(lm, ids), names)
         if sae is not None:
-            found["features"] = page_topics.features(lm.trace(ids, names=(sae.name,)), sae)
+            found["features"] = page_topics.features(lm.trace(ids, names=sae.reads), sae)
         return found
 
     def against_base(self, lm: LanguageModel, ids: list[int]) -> Against:

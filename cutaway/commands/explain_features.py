@@ -21,7 +21,7 @@ def autoencoder(folder: Path) -> SAE:
 
 def show(lm: LanguageModel, ids: list[int], sae: SAE, name: str, as_json: bool) -> None:
     """Prints each token's features, the strongest first."""
-    read = lm.activations([ids], [sae.name])[sae.name]
+    read = sae.rows(lm.activations([ids], sae.reads))
     found, sinks = sae.top(read), sae.sinks(read).tolist()
     tokens = [lm.tokenizer.token_bytes(id).decode(errors="backslashreplace") for id in ids]
     pairs = list(zip(tokens, found, strict=True))

@@ -39,12 +39,12 @@ def features(trace: TraceValues, sae: SAE) -> dict[str, Any]:
     The activations of attention sinks are left out of the choice: the autoencoder was not trained on them.
     ``promotes``: the tokens whose logits each mapped feature's direction raises most.
     """
-    read = trace[sae.name]
+    read = sae.rows({name: trace[name] for name in sae.reads})
     active, sinks = sae.encode(read), sae.sinks(read)
     most = np.where(sinks[:, None], 0, active).max(0)
     mapped = [int(id) for id in np.argsort(-most, kind="stable")[:MAPPED] if most[id] > 0]
     best = sae.top(read)
-    directions = sae.tensors["decoder"][mapped]
+    directions = sae.decoder(sae.writes[-1])[mapped]
     written = len(mapped) and directions.shape[1] == trace.config.width  # into the residual stream
     ids = promoted(trace.instrumented, directions, trace.vocabulary, PROMOTED)[0] if written else ()
     return {

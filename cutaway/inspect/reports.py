@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 ROWS = 4096  # activations that an autoencoder's report reads
 FEATURES = 200  # that its table lists
+TITLES = {
+    "sae": "Sparse autoencoder",
+    "transcoder": "Transcoder",
+    "cross_layer": "Cross-layer transcoder",
+    "crosscoder": "Crosscoder",
+}
 
 
 def mechanism(kind: Kind, options: Mapping[str, Any], drawn: MaskPlot, figures: Mapping[str, Any]) -> str:
@@ -62,14 +68,15 @@ def autoencoder(sae: SAE, data: Activations) -> str:
     card = sae.card
     index = np.linspace(0, len(data) - 1, min(ROWS, len(data))).astype(np.int64)
     usual = index if card.keep_sinks else index[~data.sinks(sae.name)[index]]
-    active = sae.encode(data.rows(sae.name, usual))
+    active = sae.encode(sae.rows({name: data.rows(name, usual) for name in sae.reads}))
     often, most = (active > 0).mean(0), active.max(0, initial=0.0)
     order = np.argsort(-often, kind="stable")
     facts = [
         ["features", card.features],
-        ["kind", f"{card.kind}, k {card.k}"],
+        ["kind", f"{card.kind}, {card.activation}, k {card.k}{', linear skip' * card.skip}"],
         ["variance unexplained, held out", card.unexplained],
         ["the same with attention sinks", card.unexplained_with_sinks],
+        ["the same of the best linear map", card.linear],
         ["features a token, held out", card.l0],
         ["dead features", card.dead],
         ["tokens", card.tokens],
@@ -92,7 +99,7 @@ def autoencoder(sae: SAE, data: Activations) -> str:
     )
     listed = [[int(id), float(often[id]), float(most[id])] for id in order[:FEATURES]]
     return report.html(
-        f"Sparse autoencoder of {card.name}",
+        f"{TITLES[card.kind]} of {sae.name}",
         [
             report.Text(f"Model: {Path(card.model).name}"),
             Table("What it is", ["", "value"], facts),

@@ -1,33 +1,41 @@
-"""Sparse autoencoders: an activation x as a sum of few directions, of many more than it has dimensions.
+"""Sparse dictionaries: activations as sums of few features, of many more than there are dimensions.
 
-    u = W (x - c) + b    topk (2406.04093): z = the k largest of u that are positive
-                         jumprelu (2407.14435): z = u where u > theta
-    x' = z D + c         each row of D, a feature's direction, has norm 1 where x has unit variance
+    u = x W_enc^T + b_enc    topk (2406.04093): f = the k largest of u that are positive
+                             jumprelu (2407.14435): f = u where u > threshold
+    y = f W_dec + b_dec + x W_skip^T
+
+    kind           reads x                    writes y
+    sae            an activation              the same activation
+    transcoder     what an MLP reads          what it writes (2406.11944; with a linear skip 2501.18823)
+    cross_layer    what the MLP of a layer    what the MLPs of that layer and all later ones write
+                   reads, a set of layers
+    crosscoder     several activations        the same activations
+
+Several activations are side by side in x or y. A row of W_dec, a feature's direction, has norm 1 where y has
+unit variance. BatchTopK (2412.06410) ends as jumprelu with one threshold.
 
 Attention sinks (``activations.sinks``) are left out: their activations are so large, and so alike, that they
-would be nearly all of the variance.
+would be nearly all of the variance. ``sae_training.py`` trains, ``sae_formats.py`` reads other folders.
 
-Both minimise the fraction of variance that x' leaves unexplained. TopK has dead features, which did not fire
-for a while, explain what the others leave (the paper's AuxK). JumpReLU adds the penalty (L0 / k - 1)^2, whose
-gradient passes the step through a rectangle around each threshold. ``sae_training.py`` trains it.
-
-    sae = train(data, "blocks.15.out", features=4096, k=32)
-    sae.top(lm.activations([text], [sae.name])[sae.name])        # the strongest features of each token
-    lm.generate(text, edit=sae.add(17, 40.0))                    # a feature's direction, added
+    made = train(data, ["blocks.15.out"], features=4096, k=32)
+    made.top(lm.activations([text], made.reads)["blocks.15.out"])      # the strongest features of each token
+    lm.generate(text, edit=made.add(17, 40.0))                         # a feature's direction, added
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from cutaway.bounds import Count
-from cutaway.errors import UserError
+from cutaway.bounds import Count, Natural
+from cutaway.errors import UserError, quoted
+from cutaway.gguf import Packed
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.edits import Add, Project
 from cutaway.model.config_dict import from_dict
@@ -36,13 +44,21 @@ from cutaway.store import files
 from cutaway.store.reading import parsed
 from cutaway.weights import safetensors
 
-Kind = Literal["topk", "jumprelu"]
-KINDS = ("topk", "jumprelu")
+Kind = Literal["sae", "transcoder", "cross_layer", "crosscoder"]
+Activation = Literal["topk", "batch_topk", "jumprelu"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 WEIGHTS, CARD = "sae.safetensors", "sae.json"
-TENSORS = ("encoder", "bias", "decoder", "center", "threshold")
+TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
+OLDER = {
+    "encoder": "W_enc",
+    "bias": "b_enc",
+    "decoder": "W_dec",
+    "center": "b_dec",
+}  # of 2026's first folders
 DEAD = 200  # steps without firing
 TESTED = 10  # one token in so many is held out
-RESIDUAL = re.compile(r"blocks\.(\d+)\.out")
+LAYER = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 class Feature(NamedTuple):
@@ -54,109 +70,224 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What an autoencoder is: its activation and model, its kind, and how it does on held-out tokens.
+    """What a dictionary is: its activations and model, its kind, and how it does on held-out tokens.
 
-    ``unexplained``: the fraction of variance that it leaves; ``l0``: features active at a token; ``dead``:
-    features that no held-out token activates. All three are of tokens that are no attention sinks;
-    ``unexplained_with_sinks`` is of both. ``sinks`` of ``tokens`` are some; ``keep_sinks``: they were trained
-    on. Above ``norm_limit`` a token is one.
+    ``unexplained``: the fraction of variance of what it writes that it leaves; ``linear``: that the best
+    linear map leaves, where it writes another activation than it reads (the mean leaves 1); ``l0``: features
+    active at a token; ``dead``: features that no held-out token activates. All are of tokens that are no
+    attention sinks; ``unexplained_with_sinks`` is of both. ``sinks`` of ``tokens`` are some; ``keep_sinks``:
+    they were trained on. Where what is read has a norm above ``norm_limit`` a token is one. ``widths``: the
+    numbers of each activation that it reads, then of each that it writes.
     """
 
-    name: str
-    model: str
     kind: Kind
+    activation: Activation
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    widths: tuple[int, ...]
+    model: str
     features: Count
-    k: Count
-    steps: Count
-    batch: Count
-    seed: int
-    keep_sinks: bool = True  # of folders from before there was a choice
+    k: Natural  # 0: not known
+    skip: bool = False
+    steps: Natural = 0
+    batch: Natural = 0
+    seed: int = 0
+    keep_sinks: bool = False
     tokens: int = 0
     sinks: int = 0
     norm_limit: float = float("inf")
     unexplained: float = float("nan")
     unexplained_with_sinks: float = float("nan")
+    linear: float | None = None
     l0: float = float("nan")
     dead: int = 0
 
+    def __post_init__(self) -> None:
+        for name, known in (("kind", KINDS), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in known:
+                wrong = quoted(getattr(self, name))
+                raise UserError(f"{name} {wrong} is not known: use one of {', '.join(known)}")
+        if not self.reads or not self.writes or len(self.widths) != len(self.reads) + len(self.writes):
+            raise UserError("a sparse dictionary reads and writes activations, each of a width")
+        if any(width < 1 for width in self.widths) or self.k > self.features:
+            raise UserError(f"k is {self.k} of {self.features} features of activations of {self.widths}")
+
 
 class SAE:
-    """A trained autoencoder of the activation ``name``; activations go in and out in their own units."""
+    """A sparse dictionary; activations go in and out in their own units, float32.
 
-    def __init__(self, card: Card, tensors: dict[str, np.ndarray]) -> None:
-        self.card, self.name = card, card.name
-        self.tensors = tensors
+    ``W_enc`` [f x], ``b_enc`` [f], ``W_dec`` [f y], ``b_dec`` [y], ``W_skip`` [y x] or None, ``threshold``
+    [f] or None where the k largest are kept.
+    """
+
+    def __init__(self, card: Card, tensors: Mapping[str, np.ndarray]) -> None:
+        self.card = card
+        self.reads: tuple[str, ...] = card.reads
+        self.writes: tuple[str, ...] = card.writes
+        self.tensors = dict(tensors)
+        self.W_enc, self.b_enc, self.W_dec, self.b_dec = (self.tensors[name] for name in TENSORS)
+        self.W_skip, self.threshold = self.tensors.get("W_skip"), self.tensors.get("threshold")
+        if (self.threshold is None) != (card.activation == "topk"):
+            raise UserError(f"{card.activation} goes with {'no ' * (card.activation == 'topk')}thresholds")
 
     @classmethod
     def load(cls, folder: str | Path) -> SAE:
-        """What ``save`` wrote."""
-        path = Path(folder)
-        if not (path / CARD).is_file():
-            raise UserError(f"{folder}: holds no autoencoder: give a folder that `cutaway sae` wrote")
-        card = from_dict(parsed(path / CARD), Card, str(path / CARD))
-        if card.k > card.features:
-            raise UserError(f"{path / CARD}: k is {card.k}, more than the {card.features} features")
-        f = card.features
-        shapes = {"encoder": (f, None), "bias": (f,), "decoder": (f, None), "center": (None,)}
-        read = safetensors.read_shaped(path / WEIGHTS, shapes | {"threshold": (f,)})
-        widths = {read[name].shape[-1] for name in ("encoder", "decoder", "center")}
-        if len(widths) > 1:
-            raise UserError(f"{path / WEIGHTS}: encoder, decoder and center are of activations of {widths}")
-        return cls(card, {name: formats.unpack(read[name]).copy() for name in TENSORS})
+        """The one dictionary of a folder, ours or another tool's; UserError for a set of several."""
+        found = load_set(folder)
+        if len(found) != 1:
+            raise UserError(f"{folder}: holds {len(found)} dictionaries: name the folder of one of them")
+        return found[0]
 
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Writes it as float32 safetensors and a card."""
-        packed = {name: formats.pack(self.tensors[name], "F32") for name in TENSORS}
         with files.atomic_folder(folder, force=force) as part:
-            safetensors.write(part / WEIGHTS, packed)
+            safetensors.write(
+                part / WEIGHTS, {name: formats.pack(of, "F32") for name, of in self.tensors.items()}
+            )
             (part / CARD).write_text(json.dumps(asdict(self.card), indent=1), "utf-8")
 
-    def encode(self, x: np.ndarray) -> np.ndarray:
-        """float32 [n f]: the features' activations of rows [n d]."""
-        of = self.tensors
-        pre = (x - of["center"]) @ of["encoder"].T + of["bias"]
-        if self.card.kind == "jumprelu":
-            return np.where(pre > of["threshold"], pre, np.float32(0))
-        best = np.argpartition(-pre, self.card.k - 1, axis=1)[:, : self.card.k]
-        z = np.zeros_like(pre)
-        np.put_along_axis(z, best, np.maximum(np.take_along_axis(pre, best, 1), 0), 1)
-        return z
+    @property
+    def name(self) -> str:
+        """The activation that it reads; the first of several."""
+        return self.reads[0]
 
-    def decode(self, z: np.ndarray) -> np.ndarray:
-        """Rows float32 [n d] from activations of features [n f]."""
-        return z @ self.tensors["decoder"] + self.tensors["center"]
+    @property
+    def layer(self) -> int:
+        """The layer that it reads; -1 for the embedding."""
+        found = LAYER.fullmatch(self.name)
+        return int(found[1]) if found else -1
+
+    def parts(self, y: np.ndarray) -> dict[str, np.ndarray]:
+        """What it writes [n y] by activation [n d]."""
+        ends = np.cumsum(self.card.widths[len(self.reads) :])
+        return dict(zip(self.writes, np.split(y, ends[:-1], axis=1), strict=True))
+
+    def decoder(self, name: str) -> np.ndarray:
+        """The features' directions in one of the activations that it writes [f d]."""
+        return self.parts(self.W_dec)[name]
+
+    def rows(self, values: Any) -> np.ndarray:
+        """What it reads of activations by name: rows [n x]."""
+        return np.concatenate([values[name].reshape(len(values[name]), -1) for name in self.reads], 1)
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """float32 [n f]: the features' activations of rows [n x]."""
+        pre = x.reshape(len(x), -1) @ self.W_enc.T + self.b_enc
+        if self.threshold is not None:
+            return np.where(pre > np.maximum(self.threshold, 0), pre, np.float32(0))
+        best = np.argpartition(-pre, self.card.k - 1, axis=1)[:, : self.card.k]
+        f = np.zeros_like(pre)
+        np.put_along_axis(f, best, np.maximum(np.take_along_axis(pre, best, 1), 0), 1)
+        return f
+
+    def decode(self, f: np.ndarray, x: np.ndarray | None = None) -> np.ndarray:
+        """Rows float32 [n y] of features [n f]; a skip also needs the rows [n x] that were read."""
+        y = f @ self.W_dec + self.b_dec
+        if self.W_skip is None:
+            return y
+        if x is None:
+            raise UserError("this dictionary has a linear skip: decode(f, x) needs what it read too")
+        return y + x.reshape(len(x), -1) @ self.W_skip.T
 
     def top(self, x: np.ndarray, count: int = 5) -> list[list[Feature]]:
         """The strongest features of each row, the strongest first."""
-        z = self.encode(x)
-        best = largest(z, count)
-        strengths = np.take_along_axis(z, best, axis=1)
+        f = self.encode(x)
+        best = largest(f, count)
+        strengths = np.take_along_axis(f, best, axis=1)
         return [
             [Feature(*one) for one in zip(*both, strict=True) if one[1] > 0]
             for both in zip(best.tolist(), strengths.tolist(), strict=True)
         ]
 
     def sinks(self, x: np.ndarray) -> np.ndarray:
-        """Which rows [t d] of a text from its start are attention sinks that it was not trained on [t]."""
+        """Which rows [t x] of a text from its start are attention sinks that it was not trained on [t]."""
         massive = np.linalg.norm(x.reshape(len(x), -1), axis=1) > self.card.norm_limit
         return (massive | (np.arange(len(x)) == 0)) & (not self.card.keep_sinks)
 
     def add(self, feature: int, strength: float = 1.0) -> Add:
         """The edit that adds as much of a feature's direction as its activation ``strength`` would."""
-        return Add(self._layer, self._direction(feature), strength=strength)
+        return Add(strength=strength, **self._direction(feature))
 
     def remove(self, feature: int) -> Project:
-        """The edit that projects a feature's direction out."""
-        return Project(self._layer, self._direction(feature))
+        """The edit that projects a feature's direction out of what is written."""
+        return Project(**self._direction(feature))
 
-    @property
-    def _layer(self) -> int:
-        layer = RESIDUAL.fullmatch(self.name)
-        if layer is None:
-            raise UserError(f"features of {self.name} are no edits: only those of blocks.N.out are")
-        return int(layer[1])
+    def _direction(self, feature: int) -> dict[str, Any]:
+        self.check_feature(feature)
+        name, *others = self.writes
+        if others:
+            raise UserError(
+                f"features of a {self.card.kind} write several activations: they are no single edit"
+            )
+        vector, found = self.W_dec[feature].tolist(), LAYER.fullmatch(name)
+        if found and found[2] == "out":
+            return {"layer": int(found[1]), "vector": vector}
+        return {"name": name, "vector": vector}
 
-    def _direction(self, feature: int) -> list[float]:
+    def check_feature(self, feature: int) -> None:
+        """UserError for a number that no feature has."""
         if not 0 <= feature < self.card.features:
             raise UserError(f"there is no feature {feature}: they are 0 to {self.card.features - 1}")
-        return self.tensors["decoder"][feature].tolist()
+
+
+def load_set(folder: str | Path) -> list[SAE]:
+    """The dictionaries of a folder by layer: of one, or of a set with a folder for each.
+
+    Also those of SAELens and circuit-tracer. UserError for a folder of another kind.
+    """
+    from cutaway.inspect import sae_formats
+
+    path = Path(folder)
+    if (path / CARD).is_file():
+        return [_load(path)]
+    if (found := sae_formats.load(path)) is not None:
+        return found
+    inside = sorted(one.parent for one in path.glob(f"*/{CARD}") if not one.parent.name.startswith("."))
+    if not inside:
+        raise UserError(f"{folder}: holds no autoencoder: give a folder that `cutaway sae` wrote")
+    return sorted(map(_load, inside), key=lambda one: one.layer)
+
+
+def _load(path: Path) -> SAE:
+    facts = parsed(path / CARD)
+    older = isinstance(facts, dict) and "name" in facts
+    shapes: dict[str, tuple[int | None, ...]]
+    if older:
+        found = safetensors.read_shaped(
+            path / WEIGHTS,
+            {"encoder": (None, None), "bias": (None,), "decoder": (None, None), "center": (None,)},
+        )
+        facts = _newer(facts, found["center"].shape[0])
+    card = from_dict(facts, Card, str(path / CARD))
+    x, y = sum(card.widths[: len(card.reads)]), sum(card.widths[len(card.reads) :])
+    f = card.features
+    shapes = {"W_enc": (f, x), "b_enc": (f,), "W_dec": (f, y), "b_dec": (y,)}
+    if older:
+        shapes = {theirs: shapes[ours] for theirs, ours in OLDER.items()}
+    shapes |= {"W_skip": (y, x)} if card.skip else {}
+    shapes |= {} if card.activation == "topk" else {"threshold": (f,)}
+    if card.activation == "topk" and not card.k:
+        raise UserError(f"{path / CARD}: k is 0, and topk needs the number of features that are kept")
+    found = safetensors.read_shaped(path / WEIGHTS, shapes)
+    return SAE(card, arrays(found if not older else _renamed(found)))
+
+
+def arrays(tensors: Mapping[str, Packed]) -> dict[str, np.ndarray]:
+    """float32 copies of tensors."""
+    return {name: formats.unpack(tensor).copy() for name, tensor in tensors.items()}
+
+
+def _newer(facts: dict[str, Any], width: int) -> dict[str, Any]:
+    """The card of a folder from before there were kinds."""
+    facts = dict(facts)
+    name, activation = facts.pop("name"), facts.pop("kind", "topk")
+    facts |= {"kind": "sae", "activation": activation, "reads": [name], "writes": [name]}
+    return {"keep_sinks": True} | facts | {"widths": [width, width]}
+
+
+def _renamed(found: dict[str, Packed]) -> dict[str, Packed]:
+    """Tensors of such a folder, whose encoder read x - center."""
+    out = {OLDER.get(name, name): tensor for name, tensor in found.items()}
+    weights, center = formats.unpack(out["W_enc"]), formats.unpack(out["b_dec"])
+    bias = formats.unpack(out["b_enc"]) - weights.astype(np.float64) @ center
+    return out | {"b_enc": formats.pack(bias.astype(np.float32), "F32")}

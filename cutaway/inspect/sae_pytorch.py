@@ -1,8 +1,16 @@
-"""How a sparse autoencoder (``sae.py``) is trained: Adam on its loss, figures of held-out tokens."""
+"""How sparse dictionaries (``sae.py``) are trained: Adam on their loss, resumed where it was stopped.
+
+The loss is the fraction of variance unexplained, the mean over what is written. Features of TopK and
+BatchTopK that did not fire for ``DEAD`` steps explain what the others leave (AuxK, 2406.04093). JumpReLU adds
+the penalty (L0 / k - 1)^2, whose gradient passes the step through a rectangle around each threshold. The
+dictionaries of a cross-layer set are trained together: what a layer writes is the sum of theirs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,98 +19,138 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cutaway.errors import UserError
-from cutaway.inspect.activations import Activations, norm_limit
-from cutaway.inspect.sae import DEAD, SAE, TENSORS, TESTED, Card
+from cutaway.inspect import sae_sparse
+from cutaway.inspect.sae import DEAD, Card
 from cutaway.store import files
+from cutaway.weights import safetensors
 
 AUX, AUX_FEATURES = 1 / 32, 256
 PENALTY, WIDTH = 0.1, 0.5  # of jumprelu: the penalty's weight, the rectangle's width
 FIRST_THRESHOLD = 0.5
+KEPT = 0.99  # of batch_topk's threshold, an exponential mean over steps
+EVERY = 200  # steps between two checkpoints
+Batches = Callable[[int], tuple[Tensor, Tensor]]  # of a step: what is read [b x] and written [b y], normed
 
 
-def trained(
-    data: Activations, card: Card, learning_rate: float, progress: files.Progress = files.silent
-) -> SAE:
-    """The autoencoder that a card describes, of the dataset's rows; UserError for too few tokens."""
-    name = card.name
-    sinks, limit = data.sinks(name), norm_limit(data.norms(name), data.positions)
-    usual = np.flatnonzero(~sinks)
-    if len(usual) < 2 * TESTED:
-        raise UserError(
-            f"the dataset has {len(usual)} tokens beside {int(sinks.sum())} attention sinks, and at least "
-            f"{2 * TESTED} are needed"
-        )
-    card = replace(card, tokens=len(data), sinks=int(sinks.sum()), norm_limit=limit)
-    held_out = usual[::TESTED]
-    also = np.sort(np.concatenate([held_out, np.flatnonzero(sinks)[::TESTED]]))
-    rows = np.setdiff1d(np.arange(len(data)) if card.keep_sinks else usual, also)
-    draw = np.random.default_rng(card.seed)
-    first = _flat(data.rows(name, draw.choice(rows, min(len(rows), 8192), replace=False)))
-    mean = first.mean(0)
-    scale = (first - mean).square().mean().sqrt()
-    of = _begun(first.shape[1], card)
-    weights = [of[key].requires_grad_() for key in TENSORS if key != "threshold" or card.kind == "jumprelu"]
-    optimizer = torch.optim.Adam(weights, lr=learning_rate)
-    silent, steps = torch.zeros(card.features), card.steps
-    for step in range(steps):
-        x = (_flat(data.rows(name, draw.choice(rows, card.batch))) - mean) / scale
+@dataclass
+class Part:
+    """One dictionary: its card, its columns of what is read and written, and its tensors."""
+
+    card: Card
+    reads: slice
+    writes: slice
+    of: dict[str, Tensor]
+
+    def weights(self) -> list[Tensor]:
+        """What Adam trains."""
+        fixed = () if self.card.activation == "jumprelu" else ("threshold",)
+        return [tensor for name, tensor in self.of.items() if name not in (*fixed, "silent")]
+
+
+def begun(card: Card, reads: slice, writes: slice, number: int) -> Part:
+    """A part with its first weights: random directions, the same both ways where it reads what it writes."""
+    generator = torch.Generator().manual_seed(card.seed + number)
+    x, y, f = reads.stop - reads.start, writes.stop - writes.start, card.features
+    decoder = F.normalize(torch.randn(f, y, generator=generator), dim=1)
+    same = card.reads == card.writes
+    encoder = decoder.clone() if same else F.normalize(torch.randn(f, x, generator=generator), dim=1)
+    start = FIRST_THRESHOLD if card.activation == "jumprelu" else 0.0
+    of = {"W_enc": encoder, "b_enc": torch.zeros(f), "W_dec": decoder, "b_dec": torch.zeros(y)}
+    of |= {"W_skip": torch.zeros(y, x)} if card.skip else {}
+    of |= {"threshold": torch.full((f,), start), "silent": torch.zeros(f)}
+    return Part(card, reads, writes, of)
+
+
+def optimize(
+    parts: list[Part],
+    blocks: list[slice],
+    batches: Batches,
+    learning_rate: float,
+    checkpoint: Path | None,
+    progress: files.Progress,
+) -> None:
+    """Trains the parts in place; ``blocks``: the columns of each activation that is written."""
+    weights = [tensor.requires_grad_() for part in parts for tensor in part.weights()]
+    optimizer = torch.optim.Adam(weights, lr=learning_rate, fused=True)
+    steps = parts[0].card.steps
+    begin = _resumed(checkpoint, parts, optimizer)
+    for step in range(begin, steps):
+        x, y = batches(step)
         rate = min(1.0, (step + 1) / max(1, steps // 20), (steps - step) / max(1, steps // 5))
         optimizer.param_groups[0]["lr"] = learning_rate * rate
-        loss, z = _loss(x, of, card, silent)
+        loss = loss_of(parts, blocks, x, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            of["decoder"].copy_(F.normalize(of["decoder"], dim=1))
-            silent = torch.where((z > 0).any(0), 0, silent + 1)
+            for part in parts:
+                part.of["W_dec"].copy_(F.normalize(part.of["W_dec"], dim=1))
         progress("steps", step + 1, steps)
-    made = _in_own_units({key: value.detach() for key, value in of.items()}, mean, scale)
-    sae = SAE(card, {key: value.numpy() for key, value in made.items()})
-    return SAE(_measured(sae, data, held_out, also), sae.tensors)
+        if checkpoint is not None and (step + 1) % EVERY == 0 and step + 1 < steps:
+            _keep(checkpoint, parts, optimizer, step + 1)
+    for tensor in weights:
+        tensor.requires_grad_(False)
 
 
-def _flat(rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(rows).flatten(1)
+def loss_of(parts: list[Part], blocks: list[slice], x: Tensor, y: Tensor) -> Tensor:
+    """The loss of rows [b x] and [b y]; it also counts for how many steps each feature did not fire."""
+    made: list[tuple[Tensor, Tensor]] = []
+    penalty: Any = 0.0
+    for part in parts:
+        if part.card.activation == "jumprelu":
+            written, fired, more = _jumprelu(part, x[:, part.reads])
+            penalty = penalty + more
+        else:
+            written, fired = _largest(part, x[:, part.reads])
+        if part.card.skip:
+            written = written + x[:, part.reads] @ part.of["W_skip"].T
+        made.append((written + part.of["b_dec"], fired))
+    total = torch.zeros_like(y)
+    for part, (written, _) in zip(parts, made, strict=True):
+        total = total + F.pad(written, (part.writes.start, y.shape[1] - part.writes.stop))
+    error, spread = y - total, (y - y.mean(0)).square()
+    parts_of = [error[:, block].square().sum() / spread[:, block].sum() for block in blocks]
+    loss = torch.stack(parts_of).mean() + penalty
+    for part, (_, fired) in zip(parts, made, strict=True):
+        if part.card.activation != "jumprelu":
+            loss = loss + _aux(part, x[:, part.reads], error[:, part.writes].detach()) / spread.sum()
+        part.of["silent"] = torch.where(fired, 0, part.of["silent"] + 1)
+    return loss
 
 
-def _begun(width: int, card: Card) -> dict[str, Tensor]:
-    """Random directions; the encoder begins as the decoder's transpose."""
-    generator = torch.Generator().manual_seed(card.seed)
-    decoder = F.normalize(torch.randn(card.features, width, generator=generator), dim=1)
-    start = FIRST_THRESHOLD if card.kind == "jumprelu" else 0.0
-    zeros = torch.zeros(card.features)
-    return {
-        "encoder": decoder.clone(),
-        "bias": zeros.clone(),
-        "decoder": decoder,
-        "center": torch.zeros(width),
-        "threshold": zeros + start,
-    }
+def _largest(part: Part, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What TopK or BatchTopK writes of rows, and which features fired [f]."""
+    of, k = part.of, part.card.k
+    choose = sae_sparse.topk if part.card.activation == "topk" else sae_sparse.batch_topk
+    entries = choose(x, of["W_enc"], of["b_enc"], k)
+    fired = torch.zeros(part.card.features, dtype=torch.bool)
+    positive = entries.values.detach() > 0
+    fired[entries.features[positive]] = True
+    if part.card.activation == "batch_topk" and bool(positive.any()):
+        least = entries.values.detach()[positive].min()
+        before = of["threshold"]
+        of["threshold"] = torch.where(before == 0, least, KEPT * before + (1 - KEPT) * least)
+    return sae_sparse.decoded(entries, of["W_dec"]), fired
 
 
-def _loss(x: Tensor, of: dict[str, Tensor], card: Card, silent: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of rows [b d], and the features' activations [b f]."""
-    pre = (x - of["center"]) @ of["encoder"].T + of["bias"]
-    z = _sparse(pre, of["threshold"], card)
-    error = x - z @ of["decoder"] - of["center"]
-    variance = (x - x.mean(0)).square().sum()
-    loss = error.square().sum() / variance
-    if card.kind == "jumprelu":
-        l0 = _Step.apply(pre, of["threshold"]).sum(1).mean()  # pyright: ignore[reportAttributeAccessIssue]
-        return loss + PENALTY * (l0 / card.k - 1).square(), z
-    dead = silent > DEAD
-    if not bool(dead.any()):
-        return loss, z
-    best = pre.masked_fill(~dead, -torch.inf).topk(min(AUX_FEATURES, int(dead.sum())), dim=1)
-    aux = torch.zeros_like(pre).scatter(1, best.indices, best.values.relu()) @ of["decoder"]
-    return loss + AUX * (error.detach() - aux).square().sum() / variance, z
+def _aux(part: Part, x: Tensor, error: Tensor) -> Tensor | float:
+    """How badly the features that are dead explain what the others leave."""
+    dead = (part.of["silent"] > DEAD).nonzero()[:, 0]
+    if not len(dead):
+        return 0.0
+    pre = x @ part.of["W_enc"][dead].T + part.of["b_enc"][dead]
+    best = pre.topk(min(AUX_FEATURES, len(dead)), dim=1)
+    aux = torch.zeros_like(pre).scatter(1, best.indices, best.values.relu()) @ part.of["W_dec"][dead]
+    return AUX * (error - aux).square().sum()
 
 
-def _sparse(pre: Tensor, threshold: Tensor, card: Card) -> Tensor:
-    if card.kind == "jumprelu":
-        return _JumpReLU.apply(pre, threshold)  # pyright: ignore[reportReturnType]
-    best = pre.topk(card.k, dim=1)
-    return torch.zeros_like(pre).scatter(1, best.indices, best.values.relu())
+def _jumprelu(part: Part, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What JumpReLU writes of rows, which features fired, and the penalty."""
+    of = part.of
+    pre = x @ of["W_enc"].T + of["b_enc"]
+    z: Any = _JumpReLU.apply(pre, of["threshold"])
+    l0 = _Step.apply(pre, of["threshold"]).sum(1).mean()  # pyright: ignore[reportAttributeAccessIssue]
+    return z @ of["W_dec"], (z > 0).any(0), PENALTY * (l0 / part.card.k - 1).square()
 
 
 def _rectangle(pre: Tensor, threshold: Tensor) -> Tensor:
@@ -138,23 +186,44 @@ class _JumpReLU(torch.autograd.Function):
         return gradient * (pre > threshold), of_threshold
 
 
-def _in_own_units(of: dict[str, Tensor], mean: Tensor, scale: Tensor) -> dict[str, Tensor]:
-    """The same function of x as it was of (x - mean) / scale."""
-    moved = {"encoder": of["encoder"] / scale, "decoder": of["decoder"] * scale}
-    return of | moved | {"center": mean + scale * of["center"]}
+# ---- checkpoints -------------------------------------------------------------------------------------------
 
 
-def _measured(sae: SAE, data: Activations, held_out: np.ndarray, with_sinks: np.ndarray) -> Card:
-    """The card with its figures on held-out rows."""
+def _state(parts: list[Part], optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """All that a step depends on, by name."""
+    found = {
+        f"{n}.{name}": tensor.detach() for n, part in enumerate(parts) for name, tensor in part.of.items()
+    }
+    for n, state in enumerate(optimizer.state.values()):
+        found |= {f"adam.{n}.{name}": state[name] for name in ("exp_avg", "exp_avg_sq")}
+    return found
 
-    def unexplained(rows: np.ndarray) -> tuple[float, np.ndarray]:
-        x = data.rows(sae.name, rows[: 1 << 15]).reshape(min(len(rows), 1 << 15), -1)
-        z = sae.encode(x)
-        left, whole = x - sae.decode(z), x - x.mean(0)
-        return float(
-            np.square(left, dtype=np.float64).sum() / np.square(whole, dtype=np.float64).sum()
-        ), z > 0
 
-    (left, active), (of_both, _) = unexplained(held_out), unexplained(with_sinks)
-    l0, dead = float(active.sum(1).mean()), int((~active.any(0)).sum())
-    return replace(sae.card, unexplained=left, unexplained_with_sinks=of_both, l0=l0, dead=dead)
+def _keep(path: Path, parts: list[Part], optimizer: torch.optim.Adam, step: int) -> None:
+    tensors = {
+        name: ("F32", tuple(tensor.shape), tensor.numpy())
+        for name, tensor in _state(parts, optimizer).items()
+    }
+    safetensors.write(path, tensors, {"step": str(step), "cards": repr([part.card for part in parts])})
+
+
+def _resumed(path: Path | None, parts: list[Part], optimizer: torch.optim.Adam) -> int:
+    """The step to go on with; the parts and the optimizer are as they were there."""
+    if path is None or not path.is_file():
+        return 0
+    facts = safetensors.metadata(path)
+    if facts.get("cards") != repr([part.card for part in parts]):
+        raise UserError(
+            f"{path} is of another training: give the same options to go on, or --force to begin anew"
+        )
+    step = int(facts["step"])
+    for part in parts:
+        for tensor in part.weights():
+            state = {"step": torch.tensor(float(step))}
+            optimizer.state[tensor] = state | {n: torch.zeros_like(tensor) for n in ("exp_avg", "exp_avg_sq")}
+    found = safetensors.read(path)
+    with torch.no_grad():
+        for name, tensor in _state(parts, optimizer).items():
+            data = np.array(found[name].data).view("<f4").reshape(tuple(tensor.shape))
+            tensor.copy_(torch.from_numpy(data))
+    return step

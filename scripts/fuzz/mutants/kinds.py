@@ -248,10 +248,11 @@ def autoencoder(folder: Path) -> None:
     from cutaway.inspect.sae import SAE, Card
 
     width = lm().config.width
-    card = Card("blocks.1.out", "small", "topk", 24, 4, 10, 8, 0, unexplained=0.5, l0=4.0)
+    names = ("blocks.1.out",)
+    card = Card("sae", "jumprelu", names, names, (width, width), "small", 24, 4, unexplained=0.5, l0=4.0)
     random = np.random.default_rng(0)
     draw = lambda *shape: random.standard_normal(shape, np.float32)  # noqa: E731
-    of = {"encoder": draw(24, width), "bias": draw(24), "decoder": draw(24, width), "center": draw(width)}
+    of = {"W_enc": draw(24, width), "b_enc": draw(24), "W_dec": draw(24, width), "b_dec": draw(width)}
     SAE(card, of | {"threshold": draw(24)}).save(folder / "sae")
 
 
@@ -260,12 +261,21 @@ def activations(folder: Path) -> None:
 
 
 def lens(folder: Path) -> None:
-    from cutaway.inspect import tuned_lens
+    from cutaway.inspect.tuned_maps import TunedLens
 
-    subject = tuned_lens.subject_of(lm())
+    subject = lm().subject
     layers, width = len(subject.config.blocks), subject.config.width
     maps = (np.zeros(shape, np.float32) for shape in ((layers, width, width), (layers, width)))
-    tuned_lens.TunedLens(subject, *maps).save(folder / "lens.safetensors")
+    TunedLens(subject, *maps).save(folder / "lens.safetensors")
+
+
+def jacobian_lens(folder: Path) -> None:
+    from cutaway.inspect import jacobian_file
+    from cutaway.inspect.jacobian_lens import Dense, JacobianLens
+
+    matrices = {0: Dense(np.eye(lm().config.width, dtype=np.float32))}
+    for name in ("a.safetensors", "a.pt"):
+        jacobian_file.save(folder / name, JacobianLens(matrices, 1, 3))
 
 
 def traced(folder: Path) -> None:
@@ -381,6 +391,24 @@ def run_files(folder: Path) -> None:
     (step / "state.json").write_text(json.dumps({"step": 4, "tokens": 100, "random": {"seed": 3}}))
     sums = {name: digest(step / name) for name in ("model.safetensors", "state.json")}
     (step / "sums.json").write_text(json.dumps(sums))
+
+
+def run_checkpoint(folder: Path) -> None:
+    """A run's folder with one checkpoint, as the page's Training opens it."""
+    import yaml
+
+    from cutaway.model.config_dict import to_dict
+    from cutaway.weights import safetensors
+
+    checkpoint = lm().checkpoint
+    step = folder / "run" / "checkpoints" / "step-00000004"
+    step.mkdir(parents=True)
+    config = {"model": to_dict(checkpoint.config), "data": {"sources": []}, "steps": 8}
+    (folder / "run" / "run.yaml").write_text(yaml.safe_dump(config))
+    (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 4, "sample": "a"}\n')
+    (folder / "run" / "samples.jsonl").write_text('{"step": 4, "question": "a", "completion": "b"}\n')
+    safetensors.write(step / "weights.safetensors", dict(checkpoint.tensors))
+    (step / "state.json").write_text('{"step": 4}')
 
 
 def report(folder: Path) -> None:
@@ -672,7 +700,7 @@ def _(folder: Path, rng: random.Random) -> None:
     from cutaway.inspect.sae import SAE
 
     sae = SAE.load(folder / "sae")
-    width = sae.tensors["center"].shape[0]
+    width = sae.card.widths[0]
     sae.top(np.ones((3, width), np.float32), 2)
     with contextlib.suppress(UserError):
         sae.add(3)
@@ -693,9 +721,16 @@ def _(folder: Path, rng: random.Random) -> None:
 
 @kind("tuned lens", "explain", lens)
 def _(folder: Path, rng: random.Random) -> None:
-    from cutaway.inspect import tuned_lens
+    from cutaway.inspect import lenses
 
-    tuned_lens.load(folder / "lens.safetensors", lm())
+    lenses.load(folder / "lens.safetensors", lm())
+
+
+@kind("Jacobian lens", "lens explain serve", jacobian_lens)
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.inspect import lenses
+
+    lenses.load(changed_file(folder), lm())
 
 
 @kind("trace", "Python: Trace.load", traced)
@@ -789,6 +824,23 @@ def _(folder: Path, rng: random.Random) -> None:
         if checkpoint.damage(found) is None:
             checkpoint.state(found)
             checkpoint.tensors(found, "model")
+
+
+@kind("run that is served", "serve open info", run_checkpoint, "run/**/*")
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.serve.api_error import APIError
+    from cutaway.serve.runs.folder import Runs
+    from cutaway.weights import load
+
+    runs = Runs(folder)
+    try:
+        for one in runs.listed():
+            runs.log(one["id"], runs.folder(one["id"]))
+        found = load.read(runs.checkpoint("run", 4))
+        for name in found.tensors:
+            found.tensors[name]
+    except APIError as error:
+        raise UserError(str(error)) from None
 
 
 @kind("report of attacks", "attack", report)
@@ -985,7 +1037,10 @@ READERS = {
     "inspect/sae.py": "autoencoder",
     "inspect/steering.py": "steering file",
     "inspect/saved_trace.py": "trace",
+    "inspect/jacobian_file.py": "Jacobian lens",
+    "inspect/lenses.py": "Jacobian lens, tuned lens",
     "inspect/tuned_lens.py": "tuned lens",
+    "inspect/tuned_maps.py": "tuned lens",
     "memory.py": OWN,
     "native/library.py": OWN,
     "page/bundle.py": OWN,
@@ -1005,6 +1060,8 @@ READERS = {
     "serve/operations/api_keys.py": "keys",
     "serve/page.py": OWN,
     "serve/response_store.py": "store of responses",
+    "serve/runs/folder.py": "run that is served",
+    "serve/runs/log.py": "run that is served",
     "store/models.py": PINNED,
     "store/files.py": OWN,
     "store/hub.py": OWN,
@@ -1051,7 +1108,9 @@ READERS = {
     "weights/peft_write.py": "adapter",
     "weights/pooling.py": "Hugging Face folder",
     "weights/quantized/methods.py": "quantized layer",
+    "weights/run_checkpoint.py": "run that is served",
     "weights/safetensors.py": "Hugging Face folder, folder in shards",
+    "weights/torch_zip.py": "Jacobian lens",
     "weights/vectors.py": "word vectors",
 }
 
