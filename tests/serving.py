@@ -90,6 +90,7 @@ def running(
     max_memory: int | None = None,
     tracing: Any = None,
     lens: Any = None,
+    runs: Any = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
@@ -104,7 +105,7 @@ def running(
     more |= {"pooling": pooling, "dimensions": dimensions, "adapter_folder": adapter_folder}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)
     policy = policy or AccessPolicy(body_bytes=bounds.body_bytes, body_seconds=bounds.body_seconds)
-    models = Models([Model(NAME, lambda: service, aliases), *others], max_memory)
+    models = Models([Model(NAME, lambda: service, aliases), *others], max_memory, runs)
     connections = Connections() if connections is None else connections
     app = build(models, policy, tracing)
     http: Any = protocol(connections)

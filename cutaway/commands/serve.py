@@ -21,13 +21,14 @@ from cutaway.commands.console import model_path, note, note_fallback, read_text,
 from cutaway.commands.options import Flag
 from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
 from cutaway.errors import UserError
-from cutaway.extras import installed
+from cutaway.extras import install, installed
 
 log = logging.getLogger("cutaway.serve")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CALM = 0.2  # temperature of the command that is printed to try: a small model's samples at 1 are no sentences
 FLOAT16, FLOAT32 = 2, 4  # bytes of a number
 GRAMMARS = ("llguidance", "jsonschema")  # libraries that hold answers to a form
+PLAIN = "{{ bos_token or '' }}{% for message in messages %}{{ message.content }}{% endfor %}"
 HANDOVER = 0.0005  # seconds the model's thread, back from a step, waits for the one that writes to clients
 
 
@@ -91,13 +92,16 @@ def run(
     *,
     config: Path | None = None,
     ready: Callable[[str], None] | None = None,
+    plain: bool = False,
 ) -> None:
-    """Serve until a signal ends it. ``ready`` is called with the address, in place of the greeting."""
+    """Serve until a signal ends it. ``ready`` is called with the address, in place of the greeting; with
+    ``plain`` a model without a chat template continues the text of a conversation.
+    """
     from cutaway.serve.operations import bounded_log
 
     bounded_log.install(operation.log_prompts, operation.log_format, operation.log_level)
     with bounded_log.log_alone() if operation.log_format == "json" else nullcontext():
-        _run(models, listening, access, loading, several, bounds, operation, config, ready)
+        _run(models, listening, access, loading, several, bounds, operation, config, ready, plain)
 
 
 def _run(
@@ -110,6 +114,7 @@ def _run(
     operation: Operation,
     config: Path | None,
     ready: Callable[[str], None] | None,
+    plain: bool,
 ) -> None:
     serve_options.check(listening, access, loading, several, bounds, operation)
     from cutaway.serve.app import build
@@ -129,7 +134,8 @@ def _run(
         use_threads(loading.threads)
         store = ResponseStore(bounds.store, bounds.store_seconds)
         store.load_usage(keys)
-        loader = Loader(models, loading, several, limits, operation.log_prompts, bounds.lenient, store)
+        shared = (operation.log_prompts, bounds.lenient, store, plain)
+        loader = Loader(models, loading, several, limits, *shared)
         served = loader.models()
         settings = _settings(build(served, _policy(listening, access, keys, limits), tracing), listening)
         address = _address(listening, socket)
@@ -244,7 +250,7 @@ def greeting(
             f"  limits   {limits.max_sequences} answers at once, {waiting} may wait, {state} of state",
         ]
         if not all(map(installed, GRAMMARS)):
-            lines.append("  without  tools, JSON schemas and grammars: pip install 'cutaway[serve]'")
+            lines.append(f"  without  tools, JSON schemas and grammars: {install('agent')}")
     longest = f"{limits.max_tokens:,} tokens and" if limits.max_tokens else "what fits and"
     lines.append(
         f"           {longest} {limits.request_seconds:g} s an answer, {size(limits.body_bytes)} a request"
@@ -299,6 +305,7 @@ class Loader:
     log_prompts: bool = False
     lenient: bool = False
     store: Any = None
+    plain: bool = False  # a model without a chat template has PLAIN
     first: Any = None  # the first one's service
 
     def models(self) -> Any:
@@ -346,7 +353,21 @@ class Loader:
             )
             for name, path in zip(names, paths, strict=True)
         ]
-        return Models(made, self.several.bytes)
+        return Models(made, self.several.bytes, self._runs(), self._checkpoint)
+
+    def _runs(self) -> Any:
+        """The runs of --runs. UserError where there is no such folder."""
+        if self.several.runs is None:
+            return None
+        from cutaway.serve.runs.folder import Runs
+
+        if not self.several.runs.is_dir():
+            raise UserError(f"--runs {self.several.runs}: there is no such folder")
+        return Runs(self.several.runs)
+
+    def _checkpoint(self, name: str, path: Path) -> Any:
+        """The service of a run's checkpoint, which continues text where its run has no chat template."""
+        return self._service(name, path, (), plain=True)
 
     def _limits(self, name: str) -> Any:
         own = self.several.limits.get(name, ModelLimits())
@@ -396,7 +417,7 @@ class Loader:
 
         return tuned_lens.load(self.loading.lens, lm)
 
-    def _service(self, name: str, path: Path, aliases: tuple[str, ...]) -> Any:
+    def _service(self, name: str, path: Path, aliases: tuple[str, ...], plain: bool = False) -> Any:
         from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
         from cutaway.weights.pooling import dimensions, stated
@@ -409,6 +430,8 @@ class Loader:
         if self.loading.chat_template is not None and first is None:
             text = read_text(self.loading.chat_template)
             lm.checkpoint = replace(lm.checkpoint, chat_template=text)
+        elif (plain or self.plain) and lm.checkpoint.chat_template is None:
+            lm.checkpoint = replace(lm.checkpoint, chat_template=PLAIN)
         note_fallback(lm)
         folder, adapters = self.loading.adapter_folder if first is None else None, dict[str, Any]()
         if first is None:

@@ -144,11 +144,15 @@ class Several:
     limit
         NAME.context=2048, also max-sequences and max-tokens: for one model, in place of the option of this
         name; again for more.
+    runs
+        A folder of training runs, or one run: the page shows them while they train, and requests ask for a
+        checkpoint as the model RUN@STEP.
     """
 
     max_memory: str | None = None
     pin: Words = ()
     limit: Words = ()
+    runs: Path | None = None
 
     @property
     def limits(self) -> dict[str, ModelLimits]:

@@ -30,9 +30,9 @@ from cutaway.train.objectives.common.objective import Objective
 from cutaway.weights import load
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.load import RUN
+from cutaway.weights.run_checkpoint import BASE
 
 PRESETS = config.PRESETS / "finetune"
-BASE = "smollm2"
 TOKENISED = 100  # rows
 ADAPTERS = {"lora": "", "qlora": " --base-type packed", "dora": " --adapter.kind dora"}  # that sft trains
 

@@ -22,7 +22,15 @@ from cutaway.model.config_dict import from_dict
 from cutaway.native import mapped_files
 from cutaway.quantization import formats
 from cutaway.store.reading import parsed, text
-from cutaway.weights import adapters, family_registry, rules, safetensors, tensor_maps, wrappers
+from cutaway.weights import (
+    adapters,
+    family_registry,
+    rules,
+    run_checkpoint,
+    safetensors,
+    tensor_maps,
+    wrappers,
+)
 from cutaway.weights.checkpoint import CLASSIFIERS, Checkpoint, Target
 from cutaway.weights.family import Family
 from cutaway.weights.fields import Fields
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
 
 CONFIG = "cutaway.json"  # in a folder whose weights have our names
 ADAPTER = "adapter_config.json"  # in a folder that holds changes of another model's weights
-RUN = "run.yaml"  # in the folder of a training run, whose model is the folder beside it
+RUN = run_checkpoint.RUN  # in the folder of a training run, whose model is the folder beside it
 REWARD = "reward.safetensors"  # in a run's folder whose model gives a reward for an answer, and writes none
 SAMPLING = {  # our word for a default: GGUF's, Hugging Face's
     "temperature": ("temp", "temperature"),
@@ -67,6 +75,8 @@ def read(path: str | Path, strict: bool = False) -> Checkpoint:
         )
     if (path / ADAPTER).is_file():
         return with_adapter(path)
+    if run_checkpoint.is_checkpoint(path):
+        return run_checkpoint.read(path, read, tokenizer_of)
     if (path / RUN).is_file():
         if not (path / "model").is_dir():
             raise UserError(f"{path}: is a training run that has saved no model yet")

@@ -6,7 +6,7 @@ const STEPS = [[0.9, 0], [0.5, 1], [0.2, 2], [0.05, 3]]; // probability from whi
 const CONTROL = /^<\|?[\w /]+\|?>$/;
 const FROZEN = 128; // tokens of a part of the answer that no later token lays out again
 
-const surprise = (logprob) => STEPS.find(([from]) => Math.exp(logprob) >= from)?.[1] ?? 4;
+export const surprise = (logprob) => STEPS.find(([from]) => Math.exp(logprob) >= from)?.[1] ?? 4;
 
 export const LEGEND = [["≥ 90%", 0], ["≥ 50%", 1], ["≥ 20%", 2], ["≥ 5%", 3], ["below", 4]];
 

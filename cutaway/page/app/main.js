@@ -7,10 +7,11 @@ import { HowItWorks } from "./how.js";
 import { Inside } from "./inside.js";
 import { Inspector } from "./inspector.js";
 import { Server } from "./server.js";
+import { Training } from "./training.js";
 import { Tree } from "./tree.js";
 
 const AGAIN = 2500; // milliseconds between tries to reach a server that does not answer
-const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"], ["how", "How it works"]];
+const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"], ["how", "How it works"], ["training", "Training"]];
 
 const byId = (id) => document.getElementById(id);
 
@@ -25,6 +26,7 @@ class Shell {
     this.answers = new Tree(this);
     this.traced = new Inside(this);
     this.chapters = new HowItWorks(this);
+    this.training = new Training(this);
     const theme = themeButton(() => [this.traced, this.chapters].forEach((one) => one.page?.states.forEach((state) => state.set({}, false))));
     byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, theme), this.banner);
     byId("places").append(...PLACES.map(([id, name]) => make("a", { href: `#${id}`, id: `to-${id}` }, name)));
@@ -98,6 +100,16 @@ class Shell {
     key.focus();
   }
 
+  // Another model answers from now on, such as a checkpoint of a run.
+  async use(id) {
+    const { server } = this;
+    const found = await (await server.ask(`v1/models/${id.split("/").map(encodeURIComponent).join("/")}`)).json();
+    server.models = [...server.models.filter((one) => one.id !== found.id), found];
+    server.model = server.models.at(-1);
+    this.showModel();
+    location.hash = "chat";
+  }
+
   inside(given) {
     this.traced.trace(given);
     location.hash = "inside";
@@ -124,10 +136,12 @@ class Shell {
       else byId(`to-${one}`).removeAttribute("aria-current");
     }
     this.inspector.hide();
-    byId("place").replaceChildren({ inside: this.traced, tree: this.answers, chat: this.chat, how: this.chapters }[place].whole);
+    this.training.hide();
+    byId("place").replaceChildren({ inside: this.traced, tree: this.answers, chat: this.chat, how: this.chapters, training: this.training }[place].whole);
     if (place === "inside") this.traced.show(decoded(rest));
     else if (place === "tree") this.answers.show();
     else if (place === "how") this.chapters.show(rest ?? "");
+    else if (place === "training") this.training.show(rest ?? "");
     else this.chat.input.focus();
   }
 }

@@ -2,14 +2,11 @@
 
 import { drawn, make, roving, spaced, tagLegend } from "../elements.js";
 import { attention } from "./attention.js";
-import { changed } from "./changed.js";
 import { distance } from "./distance.js";
 import { embeddings } from "./embeddings.js";
-import { features } from "./features.js";
 import { lens } from "./lens.js";
 import { mlp } from "./mlp.js";
 import { next } from "./next.js";
-import { patch } from "./patch.js";
 import { projection } from "./projection.js";
 import { residual } from "./residual.js";
 import { rope } from "./rope.js";
@@ -18,7 +15,6 @@ import { sharing } from "./sharing.js";
 import { tokens } from "./tokens.js";
 
 const LONGEST = 160; // letters of a title
-const TOPICS = { patch, features, changed };
 export const VIEWS = { tokens, embeddings, attention, projection, sharing, score, rope, distance, mlp, residual, lens, next };
 
 // Of a long text its end, which the answer follows.
@@ -62,10 +58,10 @@ export function strip(page) {
   });
 }
 
-// The views, one below the other, with a panel in each for each explanation.
-export function views(page) {
+// The views, one below the other, with a panel in each for each explanation. `topics`: further ones by name.
+export function views(page, topics = {}) {
   return [tagLegend(), ...page.data.views.map((name, i) => {
-    const view = VIEWS[name] ?? TOPICS[name];
+    const view = VIEWS[name] ?? topics[name];
     const panels = (view.single ? page.states.slice(0, 1) : page.states).map((state) => {
       const built = view.build(state);
       state.views.push(built);

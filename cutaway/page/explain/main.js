@@ -2,10 +2,15 @@
 
 import { count, make, percent } from "../elements.js";
 import { answerText, drawnText, ending, strip, views } from "./build.js";
+import { changed } from "./changed.js";
 import { unpack } from "./explanation.js";
+import { features } from "./features.js";
 import { probabilities } from "./next.js";
+import { patch } from "./patch.js";
 import { Page } from "./state.js";
 import { themeButton } from "../theme.js";
+
+const TOPICS = { patch, features, changed }; // views of options of `cutaway explain`
 
 function header(page) {
   const explanations = page.data.explanations.map((explanation) => make("div", { class: "title" },
@@ -28,7 +33,7 @@ async function start() {
   document.querySelector("#strip").append(...strip(page));
   const main = document.querySelector("#views");
   main.classList.toggle("pair", page.states.length > 1);
-  main.replaceChildren(...views(page));
+  main.replaceChildren(...views(page, TOPICS));
   page.listen();
   document.querySelector("#foot").append(make("p", { class: "quiet" }, "Every number here comes from the model. This file makes no network request."));
   page.states.forEach((state) => state.set(page.data.start, false));

@@ -16,14 +16,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cutaway.generate.batch.scheduler import SchedulerStats
 from cutaway.serve.api_error import RETRY_AFTER, APIError
+from cutaway.serve.runs.folder import Runs
 from cutaway.serve.service import Service
 
 ADAPTER_NAME = r"[A-Za-z0-9][\w.:/@+-]*"
 LATEST = ":latest"  # which Ollama's clients append to a name
+CHECKPOINT = "@"  # between a run's name and a step, in the name of a checkpoint
+CHECKPOINTS = 2  # of runs that are loaded at once
 COLLECTIONS = 4  # of garbage, at most, after a model is unloaded
 log = logging.getLogger("cutaway.serve")
 
@@ -45,6 +50,7 @@ class Model:
     last_use: float = 0.0
     loads: int = 0
     loading: asyncio.Task[None] | None = None
+    of_run: bool = False  # a checkpoint of a run, which is there while it is asked for
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,16 +80,27 @@ def owner(name: str, models: Mapping[str, Sequence[str]]) -> str | None:
 
 
 class Models:
-    """The models by their names, within ``max_memory`` bytes. The first one's service is the ``default``."""
+    """The models by their names, within ``max_memory`` bytes. The first one's service is the ``default``.
 
-    def __init__(self, models: Sequence[Model], max_memory: int | None = None) -> None:
+    A checkpoint of one of ``runs`` is a model too, named RUN@STEP, which ``load_checkpoint`` loads.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        max_memory: int | None = None,
+        runs: Runs | None = None,
+        load_checkpoint: Callable[[str, Path], Service] | None = None,
+    ) -> None:
         self.models, self.max_memory = list(models), math.inf if max_memory is None else max_memory
+        self.runs, self.load_checkpoint = runs, load_checkpoint
         first = self.models[0]
         first.service, first.loads, first.pinned = first.service or first.load(), 1, True
         self.default = first.service
         self.stopping = threading.Event()  # no new requests should be sent here
         self.background: set[asyncio.Task[None]] = set()  # answers that go on when their request is answered
         self._making_room = asyncio.Lock()
+        self._adding = threading.Lock()
 
     def find(self, asked: str | None) -> Model:
         """The model with this name; APIError if there is none."""
@@ -96,9 +113,45 @@ class Models:
             for model in self.models:
                 if any(fnmatchcase(name, alias) for alias in model.aliases):
                     return model
+        if (found := self._checkpoint(asked)) is not None:
+            return found
         names = ", ".join(repr(name) for model in self.models for name in model.names)
         text = f"There is no model {asked[:100]!r} here: this server has {names}"
         raise APIError(404, text, param="model", code="model_not_found")
+
+    def _checkpoint(self, asked: str) -> Model | None:
+        """The checkpoint of a run with this name; None where the name is none. APIError for an absent one."""
+        run, _, step = asked.rpartition(CHECKPOINT)
+        if self.runs is None or self.load_checkpoint is None or not run:
+            return None
+        if len(step) > 8 or not (step.isascii() and step.isdecimal()):
+            return None
+        path = self.runs.checkpoint(run, int(step))
+        found = Model(
+            f"{run}{CHECKPOINT}{int(step)}",
+            partial(self.load_checkpoint, asked, path),
+            nbytes=sum(file.stat().st_size for file in path.glob("weights.safetensors")),
+            of_run=True,
+        )
+        with self._adding:
+            same = next((one for one in self.models if one.name == found.name), None)
+            if same is None:  # those that none uses are named again when they are asked for
+                kept = [
+                    one for one in self.models if not one.of_run or one.service or one.loading or one.uses
+                ]
+                self.models[:] = [*kept, found]
+            return same or found
+
+    async def _room_for_checkpoint(self) -> None:
+        """Unload the checkpoint that was not used for the longest time where as many are loaded as may be."""
+        loaded = [one for one in self.models if one.of_run and one.service]
+        if len(loaded) < CHECKPOINTS:
+            return
+        idle = [one for one in loaded if one.idle]
+        if not idle:
+            text = f"{CHECKPOINTS} checkpoints are in use, and no more are loaded at once: try again later"
+            raise APIError(503, text, type="server_error", code="no_room", retry_after=RETRY_AFTER)
+        await self._unload(min(idle, key=lambda one: one.last_use))
 
     def load_adapter(self, name: str, path: str) -> None:
         """Load an adapter of the first model under a name that is no model's. APIError where it cannot be."""
@@ -138,6 +191,8 @@ class Models:
     async def _load(self, model: Model) -> None:
         try:
             async with self._making_room:
+                if model.of_run:
+                    await self._room_for_checkpoint()
                 while sum(one.booked for one in self.models if one.service) + model.nbytes > self.max_memory:
                     idle = [one for one in self.models if one.service and one.idle and not one.pinned]
                     if not idle:

@@ -33,7 +33,6 @@ from cutaway.train.adapters import dora, ia3, lora
 from cutaway.train.config import TrainingConfig
 from cutaway.train.examples import Examples, Note
 from cutaway.train.folder import MODEL, REFERENCES
-from cutaway.train.methods import BASE
 from cutaway.train.objectives import distill
 from cutaway.train.trainable import REFERENCE, Trainable, TrainingBatch
 from cutaway.train.training import Dataset, Training
@@ -41,6 +40,7 @@ from cutaway.weights import adapters, build, load, peft_write, save
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.load import RUN
 from cutaway.weights.named_tensors import Tensors
+from cutaway.weights.run_checkpoint import BASE
 
 EPOCHS = 3.0
 ROWS, STEPS_AN_EPOCH = 4, 8  # a batch has four rows, or fewer so that an epoch has eight steps

@@ -1,0 +1,192 @@
+// Training: the runs of a folder while they train: their curves, what they wrote, and their checkpoints.
+
+import { plot } from "../charts/plot.js";
+import { brief } from "../charts/scales.js";
+import { count, fixed, make } from "../elements.js";
+import { Checkpoints } from "./checkpoints.js";
+import { samples } from "./samples.js";
+
+const AGAIN = 4000; // milliseconds between looks at runs that train
+const MANY = 3; // runs from which on one curve of each is drawn
+const MOST = 24;
+const TITLES = { // of curves that belong into one chart: [title, unit]
+  loss: ["Loss", "nats per token"], reward: ["Reward", ""], accuracy: ["Accuracy", ""], completion_length: ["Length of answers", "tokens"],
+  induction: ["Induction score", ""], previous_token: ["Score of previous-token heads", ""], learning_rate: ["Learning rate", ""], gradient_norm: ["Norm of the gradient", ""],
+};
+const FIRST = ["loss", "reward", "accuracy", "completion_length", "induction"];
+const HELD_OUT = "validation_";
+
+export class Training {
+  // shell: {server, announce(text), failed(error), use(model)}
+  constructor(shell) {
+    this.shell = shell;
+    this.chosen = [];
+    this.drawn = "";
+    this.list = make("div", {});
+    this.note = make("p", { class: "bad", role: "alert", hidden: true });
+    this.curves = make("div", { class: "stack" });
+    this.written = make("div", { class: "stack" });
+    this.checkpoints = new Checkpoints(shell, { step: () => this.write(), address: () => this.address() });
+    this.whole = make("div", { class: "training" }, this.list, this.note, this.curves, this.checkpoints.whole, this.written);
+  }
+
+  get server() {
+    return this.shell.server;
+  }
+
+  // rest: of the address: runs with commas between, a step and the sentence.
+  async show(rest) {
+    const [runs, step, text] = rest.split("/").map(decoded);
+    if (runs) this.chosen = runs.split(",").filter(Boolean).slice(0, MOST);
+    this.checkpoints.set(step ? Number(step) : null, text);
+    this.drawn = "";
+    await this.look();
+  }
+
+  hide() {
+    clearTimeout(this.waiting);
+    this.looking?.abort();
+    this.checkpoints.stop();
+  }
+
+  address() {
+    const { step, text } = this.checkpoints;
+    const parts = [this.chosen.join(","), step ?? "", text].map((one) => encodeURIComponent(one));
+    history.replaceState(null, "", `#training/${parts.join("/").replace(/\/+$/, "")}`);
+  }
+
+  // Looks again while the place is open, so that what trains is seen to.
+  async look() {
+    clearTimeout(this.waiting);
+    this.looking?.abort();
+    const { signal } = this.looking = new AbortController();
+    try {
+      const { data, served } = await (await this.server.ask("v1/runs", undefined, signal)).json();
+      this.note.hidden = true;
+      this.runs = data;
+      if (!data.length) return this.empty(served);
+      this.chosen = this.chosen.filter((id) => data.some((one) => one.id === id));
+      if (!this.chosen.length) this.chosen = [data[0].id];
+      this.draw();
+      await this.measure(signal);
+    } catch (error) {
+      if (error.name === "AbortError") return null;
+      this.note.textContent = error.message;
+      this.note.hidden = false;
+      this.shell.failed(error);
+    }
+    this.waiting = setTimeout(() => this.look(), AGAIN);
+    return null;
+  }
+
+  empty(served) {
+    this.list.replaceChildren(make("div", { class: "empty" },
+      make("p", { class: "sentence" }, "A model that trains can be watched here, and every checkpoint of it answers."),
+      make("p", { class: "quiet" }, served ? "The folder of runs is empty so far. " : "This server shows no runs. Start it with its folder of runs: ",
+        make("code", {}, served ? "cutaway pretrain nano" : "cutaway serve --runs runs"))));
+    this.waiting = setTimeout(() => this.look(), AGAIN);
+    return null;
+  }
+
+  draw() {
+    const held = document.activeElement?.dataset?.run;
+    const rows = this.runs.map((one) => {
+      const pick = (add) => {
+        const rest = this.chosen.filter((id) => id !== one.id);
+        this.choose(add ? [...rest, one.id].slice(-MOST) : rest.length ? rest : [one.id]);
+      };
+      const box = make("input", { type: "checkbox", checked: this.chosen.includes(one.id), "data-run": `draw ${one.id}`,
+        "aria-label": `Draw ${one.id}`, change: (event) => pick(event.target.checked) });
+      const open = make("button", { type: "button", class: "link", "data-run": `open ${one.id}`, click: () => this.choose([one.id]) }, one.id);
+      return make("tr", { class: this.chosen.includes(one.id) ? "row chosen" : "row" }, [box, make("span", { class: "run-name" }, open, arms(one, (id) => this.experiment(id))),
+        `${one.objective}${one.adapter ? `, ${one.adapter}` : ""}`, state(one), `${count(one.step)}${one.steps ? ` of ${count(one.steps)}` : ""}`,
+        one.loss === null ? "" : fixed(one.loss, 3), one.error ? make("span", { class: "bad" }, one.error) : String(one.checkpoints.length)]
+        .map((cell, i) => make("td", { class: i > 3 ? "number" : null }, cell)));
+    });
+    const heads = ["", "run", "objective", "state", "step", "loss", "checkpoints"];
+    this.list.replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, make("table", {}, make("caption", { class: "unseen" }, "Training runs"),
+      make("thead", {}, make("tr", {}, heads.map((text, i) => (text ? make("th", { scope: "col", class: i > 3 ? "number" : null }, text) : make("td", {}))))), make("tbody", {}, rows))));
+    if (held) [...this.list.querySelectorAll("[data-run]")].find((one) => one.dataset.run === held)?.focus();
+  }
+
+  choose(runs) {
+    this.chosen = runs;
+    this.drawn = "";
+    this.checkpoints.set(null);
+    this.look().then(() => this.address());
+  }
+
+  // The arms of an experiment side by side: the runs that trained to its end.
+  experiment(id) {
+    const arms = this.runs.filter((one) => one.experiment === id);
+    const most = Math.max(...arms.map((one) => one.steps ?? 0));
+    this.choose(arms.filter((one) => one.steps === most).slice(0, MOST).map((one) => one.id).sort());
+  }
+
+  async measure(signal) {
+    const chosen = this.chosen.map((id) => this.runs.find((one) => one.id === id));
+    const state = JSON.stringify(chosen.map((one) => [one.id, one.step, one.checkpoints]));
+    if (state === this.drawn) return;
+    const { data } = await (await this.server.ask("v1/runs/curves", { runs: this.chosen }, signal)).json();
+    const groups = grouped(data, this.chosen);
+    const charts = (list) => make("div", { class: "charts" }, list.map(chart));
+    const [first, rest] = [true, false].map((is) => groups.filter(({ name }) => FIRST.includes(name) === is));
+    const more = make("details", {}, make("summary", {}, "All other measurements"));
+    more.addEventListener("toggle", () => more.childElementCount > 1 || more.append(charts(rest)));
+    const open = this.curves.querySelector("details")?.open;
+    this.curves.replaceChildren(charts(first), rest.length ? more : "");
+    more.open = Boolean(open);
+    this.drawn = state;
+    const single = chosen.length === 1 ? chosen[0] : null;
+    this.checkpoints.offer(single);
+    this.single = single;
+    await this.write(signal);
+  }
+
+  async write(signal) {
+    if (!this.single) this.written.replaceChildren();
+    else this.written.replaceChildren(...await samples(this.server, this.single.id, this.checkpoints.step, signal));
+  }
+}
+
+function state({ state: name }) {
+  return make("span", { class: `state ${name}` }, name);
+}
+
+function arms({ experiment }, draw) {
+  return experiment === null ? null : make("button", { type: "button", class: "link quiet", "aria-label": `Draw the arms of ${experiment}`, click: () => draw(experiment) }, "all arms");
+}
+
+// Curves of one kind of all runs: [{name, series}], those of the training rows beside the held-out ones.
+function grouped(data, runs) {
+  const names = [...new Set(data.flatMap(({ curves }) => Object.keys(curves).map((name) => name.replace(HELD_OUT, ""))))];
+  return names.map((name) => ({ name, series: data.flatMap(({ run, curves }, i) => {
+    const [own, held] = [curves[name], curves[HELD_OUT + name]];
+    const label = shortened(run, runs);
+    const pair = [[own, runs.length > 1 ? label : "training"], [held, runs.length > 1 ? `${label}, held out` : "held out"]];
+    const shown = runs.length > MANY ? [[held ?? own, label]] : pair;
+    return shown.filter(([one]) => one).map(([{ x, y }, called], k) => ({ name: called, x, y, line: true, points: x.length < 30, color: runs.length > MANY ? i : 2 * i + k }));
+  }) })).filter(({ series }) => series.length);
+}
+
+// A run's name without what all of the chosen ones begin with.
+function shortened(run, runs) {
+  const parts = runs.map((one) => one.split("/"));
+  let shared = 0;
+  while (runs.length > 1 && parts.every((one) => one.length > shared + 1 && one[shared] === parts[0][shared])) shared += 1;
+  return run.split("/").slice(shared).join("/");
+}
+
+function chart({ name, series }) {
+  const [title, unit] = TITLES[name] ?? [name.replaceAll("_", " "), ""];
+  const last = series.map((one) => `${one.name} ${brief(one.y.at(-1))}`).slice(0, 4).join(", ");
+  return plot({ title, note: `Now: ${last}.`, x: { title: "step" }, y: { title: title.toLowerCase(), unit }, series });
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
