@@ -10,8 +10,10 @@ import torch
 from cutaway.attention import gated, mha
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
+from cutaway.inspect.edits import Add
 from cutaway.inspect.graph.attribution_graph import Graph, Node, influences, normalised, scores
 from cutaway.inspect.graph.build import attribution_graph
+from cutaway.inspect.graph.clamp import measured, passed_on, predicted, reduced, total_effects
 from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.subject import Subject
 from cutaway.layers.config import MLP, Norm
@@ -396,3 +398,96 @@ def test_only_transcoders_of_this_model_are_features() -> None:
         attribution_graph(Subject.of(model, Bytes()), TEXT, features=[good, good])
     with pytest.raises(UserError, match="a graph of features has none"):
         attribution_graph(Subject.of(model, Bytes()), TEXT, features=[good], neurons=3)
+
+
+def test_a_clamp_passes_on_along_all_paths() -> None:
+    graph = small_graph()
+    values = [1, 1, 1, 2, 4, 6]
+    graph = replace(
+        graph, nodes=[node._replace(value=v) for node, v in zip(graph.nodes, values, strict=True)]
+    )
+    # feature 3 to half: -1; node 4 reads -1 of its value 2, so it rises by 0.5; the logit by 2/2 and -5/4
+    changes = predicted(graph, {3: 0.5})
+    assert changes.tolist() == pytest.approx([0, 0, 0, -1, 0.5, -1 - 0.625])
+    both = predicted(graph, {3: 0.5, 4: 1.0})
+    assert both[5] == pytest.approx(-1), "a clamped node passes nothing on"
+    alone = total_effects(graph)
+    for n in range(5):
+        assert alone[0, n] == pytest.approx(predicted(graph, {n: 0.0})[5])
+    kept = np.array([0, 3, 5])
+    less = graph.of(kept, graph.effects)
+    assert predicted(less, {1: 0.5}, reduced(passed_on(graph), kept))[2] == pytest.approx(changes[5])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_what_is_measured_is_the_model_with_the_part_changed(family: str) -> None:
+    model, graph = whole(family)
+    subject = Subject.of(model, Bytes())
+    last = [n for n, node in enumerate(graph.nodes) if node.layer == 2 and node.position == len(TEXT) - 1]
+    kinds = {graph.nodes[n].kind: n for n in last}
+    clamps = [{kinds["head"]: 0.0}, {kinds["mlp"]: 1.5}, {kinds["head"]: 1.0}]
+    clamps += [{n: 0.0} for n, node in enumerate(graph.nodes) if node.kind == "neuron"][:1]
+    found = measured(subject, graph, clamps)
+    head, neuron = graph.nodes[kinds["head"]], next(node for node in graph.nodes if node.kind == "neuron")
+
+    def changed(name: str, by: Any) -> np.ndarray:
+        with torch.no_grad(), tracing(model, edit={name: by}):
+            row = model(torch.tensor([TEXT]), torch.arange(len(TEXT))[None])[0, -1].double()
+        row = (
+            row
+            if model.config.softcap is None
+            else model.config.softcap * torch.atanh(row / model.config.softcap)
+        )
+        return (row - row.mean()).numpy()[[graph.nodes[n].index for n in graph.logits]]
+
+    def times(at: Any, factor: float) -> Any:
+        def of(value: torch.Tensor) -> torch.Tensor:
+            value = value.clone()
+            value[at] *= factor
+            return value
+
+        return of
+
+    base = changed("embed", lambda value: value)
+    assert found[0] == pytest.approx(
+        changed("blocks.2.attention.z", times((0, head.index, -1), 0.0)) - base, abs=1e-4
+    )
+    neurons = [
+        one.index
+        for one in graph.nodes
+        if (one.kind, one.layer, one.position) == ("neuron", 2, len(TEXT) - 1)
+    ]
+    others = np.setdiff1d(np.arange(48), neurons)
+    assert found[1] == pytest.approx(
+        changed("blocks.2.mlp.hidden", times((0, -1, others), 1.5)) - base, abs=1e-4
+    )
+    assert found[2] == pytest.approx(np.zeros(len(base)), abs=1e-5), "a clamp to its own value"
+    name, at = f"blocks.{neuron.layer}.mlp.hidden", (0, neuron.position, neuron.index)
+    assert found[3] == pytest.approx(changed(name, times(at, 0.0)) - base, abs=1e-4)
+    with pytest.raises(UserError, match="'a' cannot be clamped"):
+        measured(subject, graph, [{0: 0.0}])
+
+
+def test_a_features_clamp_changes_what_it_writes() -> None:
+    model = decoder("gpt2")
+    found = transcoders(model, *SETS["gpt2"])
+    graph = attribution_graph(Subject.of(model, Bytes()), TEXT, features=found, least=1e-12)
+    target = next(n for n, node in enumerate(graph.nodes) if node.kind == "feature" and node.layer == 0)
+    node = graph.nodes[target]
+    (change,) = measured(Subject.of(model, Bytes()), graph, [{target: 3.0}])
+    edits = [
+        Add(
+            name=name,
+            vector=found[0].decoder(name)[node.index].tolist(),
+            positions=[node.position],
+            strength=2 * node.value,
+        )
+        for name in found[0].writes
+    ]
+    rows = [
+        one["logits"][-1].astype(float)
+        for one in Subject.of(model, Bytes()).values([TEXT] * 2, ["logits"], each=[(), edits])
+    ]
+    want = (rows[1] - rows[1].mean()) - (rows[0] - rows[0].mean())
+    assert len(edits) == 2
+    assert change == pytest.approx(want[[graph.nodes[n].index for n in graph.logits]], abs=1e-4)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,12 +53,28 @@ class Node(NamedTuple):
         return words.get(self.kind, f"{self.kind} {self.layer}.{self.index}")
 
 
+@runtime_checkable
+class Source(Protocol):
+    """What the nodes of a graph wrote: ``written`` [s d], as the residual stream gets it."""
+
+    written: np.ndarray
+
+    def sites(self, n: int) -> list[tuple[str, int | None, np.ndarray]]:
+        """The activation, head and row in which a node is written, before norms that follow."""
+        ...
+
+    def attends(self, n: int) -> np.ndarray | None:
+        """The attention weights [t] of a head on the tokens; None of other nodes."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """``effects[t, s]``: what node s adds to node t's value, directly. Nodes are in the order of computation.
 
-    ``tokens`` are the prompt's; ``probabilities`` [n] are those of logits, 0 elsewhere. ``influence`` [n] is
-    each node's, from 0 to 1 and more. ``groups`` are named lists of nodes' ids.
+    ``tokens`` and ``ids`` are the prompt's; ``probabilities`` [n] are those of logits, 0 elsewhere.
+    ``influence`` [n] is each node's, from 0 to 1 and more. ``groups`` are named lists of nodes' ids.
+    ``source`` has what nodes wrote, by their numbers there, ``sources`` [n].
     """
 
     prompt: str
@@ -68,8 +84,11 @@ class Graph:
     effects: np.ndarray
     probabilities: np.ndarray
     influence: np.ndarray
+    ids: Sequence[int] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     groups: Sequence[tuple[str, Sequence[str]]] = ()
+    source: Source | None = None
+    sources: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     @property
     def logits(self) -> list[int]:
@@ -119,6 +138,7 @@ class Graph:
             effects=effects[np.ix_(chosen, chosen)],
             probabilities=self.probabilities[chosen],
             influence=self.influence[chosen],
+            sources=self.sources[chosen],
         )
 
 

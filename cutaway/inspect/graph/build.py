@@ -10,42 +10,30 @@ computed. Nodes with less than ``least`` are not expanded, which the graph's sco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from cutaway.bounds import is_finite
 from cutaway.errors import UserError
-from cutaway.inspect.arrays import softmax
 from cutaway.inspect.graph import frozen
-from cutaway.inspect.graph.attribution_graph import Graph, Node, normalised, scores
+from cutaway.inspect.graph.attribution_graph import Graph, Node, Source, normalised, scores
 from cutaway.inspect.graph.features import Features
+from cutaway.inspect.graph.logits import Logits, read_logits
 from cutaway.inspect.graph.parts import Parts, Reads, Rows
-from cutaway.inspect.instrumented import Instrumented, Values, head_table
-from cutaway.inspect.pairs import token_id, token_text, vocabulary_of
+from cutaway.inspect.instrumented import Instrumented, Values
+from cutaway.inspect.pairs import token_id, token_text
 from cutaway.inspect.sae import SAE
 from cutaway.inspect.subject import Subject, subject_of
 from cutaway.store.files import Progress, silent
 
 LEAST = 2e-4  # the influence of a node that is expanded
 NEURONS = 40  # that are nodes of their own
-LIKELY, MOST = 0.95, 10  # logits: the likeliest up to this probability, and so many at most
 LARGEST = 1 << 28  # numbers of the matrix of effects: one GB
 
 
-class Logits(NamedTuple):
-    """The tokens whose logits are nodes, their probabilities, and what reads them at the last token."""
-
-    ids: list[int]
-    probabilities: np.ndarray
-    directions: np.ndarray  # [n d] of the residual stream
-    values: np.ndarray
-    constants: np.ndarray
-
-
 @runtime_checkable
-class Source(Protocol):
+class Rowed(Source, Protocol):
     """Nodes of a text in the order of computation, and the rows of those that are expanded."""
 
     nodes: list[Node]
@@ -83,7 +71,7 @@ def attribution_graph(
     ids = subject.encode(text)
     engine, seen = _seen(subject, ids)
     layers = frozen.layers(engine, seen)
-    logits = _logits(subject, engine, seen, None if target is None else token_id(lm, target))
+    logits = read_logits(subject, engine, seen, None if target is None else token_id(lm, target))
     parts: Any = Features(layers, ids, features) if features else Parts(layers, ids)
     _check_size(len(parts.nodes), len(ids))
     made = _traced(parts, len(ids), logits, least, progress)
@@ -99,36 +87,6 @@ def _seen(subject: Subject, ids: Sequence[int]) -> tuple[Instrumented, Values]:
     engine, given, _ = subject.asked([ids], names, ())
     (seen,) = engine.values([ids], names, given)
     return engine, seen
-
-
-def _logits(subject: Subject, engine: Instrumented, seen: Values, target: int | None) -> Logits:
-    """The logits that are nodes, each less the mean of all: only differences of logits count."""
-    config, count = subject.config, vocabulary_of(subject)
-    row = seen["logits"][-1, :count].astype(np.float64)
-    probabilities = softmax(row)
-    if target is None:
-        order = np.argsort(-probabilities, kind="stable")[:MOST]
-        likely = int(np.searchsorted(np.cumsum(probabilities[order]), LIKELY)) + 1
-        ids = order[: min(likely, len(order))].tolist()
-    elif not 0 <= target < count:
-        raise UserError(f"token {target} is not in this model's vocabulary of {count:,}")
-    else:
-        ids = [target]
-    table = head_table(engine)
-    mean = np.zeros(config.width)
-    for start in range(0, count, 8192):
-        mean += table[start : min(start + 8192, count)].sum(0, dtype=np.float64)
-    wanted = (table[np.array(ids)] - mean / count).astype(np.float32) * np.float32(config.logit_scale)
-    stream = seen[f"blocks.{len(config.blocks) - 1}.out"][-1:]
-    norm = frozen.FrozenNorm.of(engine, "norm", config.norm if config.last_norm else None, stream)
-    constants = np.zeros(len(ids)) if norm.bias is None else (wanted @ norm.bias).astype(np.float64)
-    for name in ("head.bias", "logits_bias"):
-        if name in config.weights():
-            bias = engine.weight(name)[:count].astype(np.float64)
-            constants = constants + bias[ids] - bias.mean()
-    plain = row if config.softcap is None else config.softcap * np.arctanh(row / config.softcap)
-    weights = probabilities[ids] / probabilities[ids].sum()
-    return Logits(ids, weights, norm.back(wanted), plain[ids] - plain.mean(), constants)
 
 
 class Traced(NamedTuple):
@@ -166,7 +124,7 @@ class Traced(NamedTuple):
         return found | {"rest": float(np.concatenate(missed).max())}
 
 
-def _traced(parts: Source, tokens: int, logits: Logits, least: float, progress: Progress) -> Traced:
+def _traced(parts: Rowed, tokens: int, logits: Logits, least: float, progress: Progress) -> Traced:
     """Expands nodes from the logits downwards."""
     count = len(parts.nodes)
     weights = np.zeros((len(logits.ids), tokens), np.float32)
@@ -194,7 +152,7 @@ def _traced(parts: Source, tokens: int, logits: Logits, least: float, progress: 
 
 
 def _graph(
-    subject: Subject, ids: Sequence[int], parts: Source, logits: Logits, made: Traced, engine: str
+    subject: Subject, ids: Sequence[int], parts: Rowed, logits: Logits, made: Traced, engine: str
 ) -> Graph:
     """The embeddings and all expanded nodes, in the order of computation.
 
@@ -215,17 +173,23 @@ def _graph(
             every[n] = every[n]._replace(value=float(value), constant=float(constant), expanded=True)
             start += 1
     nodes = [every[n] for n in numbers]
-    labelled = [
-        one._replace(label=repr(token_text(subject, one.index)))
-        if one.kind in ("logit", "embedding")
-        else one
-        for one in nodes
-    ]
+    norms = np.linalg.norm(parts.written[before], axis=-1)
+    for at, one in enumerate(nodes):
+        if one.kind in ("logit", "embedding"):
+            one = one._replace(label=repr(token_text(subject, one.index)))
+        nodes[at] = one if one.expanded else one._replace(value=float(norms[at]))
     weights = np.zeros(len(numbers))
     weights[len(before) :] = logits.probabilities
     tokens = [token_text(subject, id) for id in ids]
-    found = Graph("".join(tokens), "", tokens, labelled, effects, weights, made.influence[numbers] - weights)
-    return replace(found, facts={"engine": engine} | made.facts(parts.nodes))
+    influence = made.influence[numbers] - weights
+    return Graph(
+        "".join(tokens),
+        *("", tokens, nodes, effects, weights, influence),
+        ids=list(ids),
+        facts={"engine": engine} | made.facts(parts.nodes),
+        source=parts,
+        sources=np.where(numbers < count, numbers, -1),
+    )
 
 
 def _check_size(nodes: int, tokens: int) -> None:

@@ -126,6 +126,23 @@ class Features:
         rows = rows * norm.inverse[at]
         return rows if norm.weight is None else rows * norm.weight
 
+    def sites(self, n: int) -> list[tuple[str, int | None, np.ndarray]]:
+        """The activations in which a source is written, before norms that follow, and its row of each."""
+        node = self.nodes[n]
+        if node.kind != "feature":
+            site = "mlp_post_norm" if self._after(node.layer) else "mlp.down"
+            return [(f"blocks.{node.layer}.{site}", None, self.errors[node.layer][node.position])]
+        of = self.by_layer[node.layer]
+        found = []
+        for name in of.writes:
+            one = next(one for one in self.writes[_layer(name)] if n in one.sources)
+            at = int(np.flatnonzero(one.sources == n)[0])
+            found.append((name, None, one.activations[at] * one.directions[at]))
+        return found
+
+    def attends(self, n: int) -> None:
+        """None: attention is no node of this graph."""
+
     def _after(self, i: int) -> bool:
         """Whether a layer's features write what a norm after the MLP gives."""
         return i in self.by_layer and _site(self.by_layer[i]) == "mlp_post_norm"

@@ -110,6 +110,28 @@ class Parts:
         constants = constants + np.einsum("nd,nd->n", unit, of.mlp_constant[at])
         return Reads(direction, self.at(at), self.norms[chosen], constants, time)
 
+    def sites(self, n: int) -> list[tuple[str, int | None, np.ndarray]]:
+        """The activation, head and row in which a source is written, before norms that follow."""
+        node = self.nodes[n]
+        of, p, path = self.layers[node.layer], node.position, f"blocks.{node.layer}"
+        if node.kind == "head":
+            return [(f"{path}.attention.z", node.index, of.seen[f"{path}.attention.z"][node.index, p])]
+        weight = of.engine.weight(f"{path}.mlp.down.weight")
+        which = [node.index] if node.kind == "neuron" else self._single.get((node.layer, p), [])
+        wrote = weight[:, which] @ of.hidden[p, which]
+        return [
+            (
+                f"{path}.mlp.down",
+                None,
+                wrote if node.kind == "neuron" else of.seen[f"{path}.mlp.down"][p] - wrote,
+            )
+        ]
+
+    def attends(self, n: int) -> np.ndarray | None:
+        """The attention weights [t] of a head on the tokens; None of other sources."""
+        node = self.nodes[n]
+        return self.layers[node.layer].pattern[node.index, node.position] if node.kind == "head" else None
+
     def at(self, positions: np.ndarray) -> np.ndarray:
         """Weights [n t] of one token each."""
         return (positions[:, None] == np.arange(len(self.ids))).astype(np.float32)
