@@ -23,7 +23,7 @@ USUAL = {"chunk": 128, "summary": 8}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(gqa.Config):
-    """Chunks of ``chunk`` tokens, of which the last ``summary`` are seen by all that follow."""
+    """Chunks of ``chunk`` tokens; every later token sees the last ``summary`` tokens of each chunk."""
 
     chunk: Count
     summary: Count

@@ -6,12 +6,13 @@
     p[t s] = softmax over s of e[t s]        c[t] = sum_s p[t s] h[s]
 
 A product is one matrix multiplication for all pairs; scaled by 1 / sqrt(k) and with learned keys and values,
-``dot`` is what transformers use. With a ``window`` D attention is local-p: each query predicts an aligned
-position P[t] = S sigmoid(v_p . tanh(W_p q[t])) among S source words, the softmax runs over |s - P[t]| <= D
-only, and its weights are multiplied by exp(-(s - P[t])^2 / (2 (D / 2)^2)), which gives the prediction a
-gradient.
+``dot`` is what transformers use.
 
-It reads the memory of an encoder (``model/seq2seq.py``), not its own past: no decoder's layer.
+With a ``window`` D attention is local-p. Each query predicts an aligned position among the S source words,
+P[t] = S sigmoid(v_p . tanh(W_p q[t])). The softmax runs over |s - P[t]| <= D only. Its weights are multiplied
+by exp(-(s - P[t])^2 / (2 (D / 2)^2)): without that factor the prediction would have no gradient.
+
+The keys come from an encoder (``model/seq2seq.py``), so it cannot be a decoder's self-attention.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
     c = RMS(W_c x)    kr = RoPE(W_kr x)        the cache holds c and kr, for all heads together
     k_h = [W_uk,h c ; kr]    v_h = W_uv,h c    q_h = [W_q,h x ; RoPE(W_qr,h x)]
 
-The cache is that of a single head of size c + kr, and yet every head has keys and values of its own. Position
-is in kr alone, because a rotated key could not be taken apart into W_uk and c. That matters because
-q . (W_uk c) = (W_uk' q) . c: a decoder moves W_uk to the query's side and attends to the latents themselves,
-the same for all heads ("absorbed"). Over a long prompt, computing keys and values first ("expanded") costs
-less. Both are this equation.
+The cache is as small as that of one head of size c + kr, and yet every head has its own keys and values.
+
+A score's part without position is q . (W_uk c) = (W_uk' q) . c. A decoder can therefore apply W_uk to the
+query and attend to the latents themselves, which all heads share ("absorbed"). This works only if the key is
+W_uk c and nothing else, so the rotation is left to kr. Over a long prompt it is cheaper to compute keys and
+values first ("expanded"). Both orders compute the same equation.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from cutaway.model.config_dict import to_dict
 from cutaway.model.kinds import kind_of
 from cutaway.page import report
 from cutaway.page.charts import Axis, Bar, Bars, Heat, Labels, Plot, Series
-from cutaway.store.files import write
+from cutaway.store.files import disk_errors, write
 from cutaway.train.trainable import SOURCE
 
 EXPERIMENT = "experiment.yaml"
@@ -134,7 +134,7 @@ def rows(experiment: Experiment, results: Sequence[ArmResult]) -> list[Row]:
 
 
 def _state(model: Decoder | EncoderDecoder, n: int, source: int) -> float:
-    """How many numbers all layers hold of n tokens, of which an encoder-decoder has ``source`` apart."""
+    """How many numbers all layers cache of n tokens; ``source`` of an encoder-decoder are counted apart."""
     if isinstance(model, EncoderDecoder):
         blocks = model.decoder.blocks
         return sum(_held(block.attention, n=n - source) + _held(block.cross, s=source) for block in blocks)
@@ -273,10 +273,17 @@ def markdown(experiment: Experiment, table: Sequence[Row], folder: Path) -> str:
     return "\n".join([*above, *lines, *below])
 
 
+def begin(experiment: Experiment, folder: Path) -> None:
+    """Write experiment.yaml, by which a folder's runs are known as arms while they train."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write(folder / EXPERIMENT, yaml.safe_dump(to_dict(experiment), sort_keys=False))
+
+
 def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> dict[str, Any]:
     """Write experiment.yaml, results.json, report.md and report.html into a folder; the document."""
     found = document(experiment, results, folder)
-    write(folder / EXPERIMENT, yaml.safe_dump(to_dict(experiment), sort_keys=False))
+    begin(experiment, folder)
     write(folder / "results.json", json.dumps(found, indent=1))
     text = markdown(experiment, rows(experiment, results), folder)
     write(folder / "report.md", text)

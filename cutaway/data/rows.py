@@ -115,7 +115,7 @@ def _opened(path: Path) -> io.BufferedIOBase:
 
 
 def _text(path: Path) -> str:
-    """All of a file. UserError for one that is not UTF-8, OperationalError for a damaged one."""
+    """All of a file. UserError if it is not UTF-8, OperationalError if it is damaged."""
     try:
         with _opened(path) as file:
             return file.read().decode("utf-8-sig")

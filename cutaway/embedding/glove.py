@@ -3,10 +3,9 @@
     X_ij: how often j occurs within a window of i, each co-occurrence weighing 1 / distance
     J = sum f(X_ij) (w_i . c_j + b_i + d_j - log X_ij)^2 / 2,    f(x) = min(1, (x / x_max)^0.75)
 
-Each count is fitted from both sides, in random order, by AdaGrad; a word's vector is w + c. X is symmetric
-and kept once for two words. While it is counted it is emptied to files beside each other whenever it has
-grown to ``memory`` bytes, and these are merged into shuffled parts, so that memory stays bounded for any
-corpus.
+Each count is fitted from both sides, in random order, by AdaGrad; a word's vector is w + c. X is symmetric,
+so a pair of words is stored once. Counting needs at most ``memory`` bytes for any corpus: when the table is
+full, it is written to a file and begun anew. At the end the files are merged into shuffled parts.
 
 Here are the equations in numpy; the native core (native/embedding/glove.cpp) counts and fits in the same
 order.

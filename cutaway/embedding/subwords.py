@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Subwords:
-    """N-grams of ``least`` to ``most`` characters in ``buckets``, of which ``used`` have rows.
+    """N-grams of ``least`` to ``most`` characters, hashed into ``buckets``; the ``used`` buckets have rows.
 
     ``used`` (int64, sorted): in this order their rows follow the ``words`` rows of the vocabulary.
     """

@@ -31,7 +31,7 @@ ROWS = 32  # positions whose probabilities are in float64 at once: bounds memory
 class Perplexity:
     """``surprise``: the mean -log p in nats of the scored ``tokens``; ``error``: its standard error.
 
-    Neighbours in a text are alike, so that the error is that of blocks of windows; it is infinite for one.
+    Neighbouring windows are alike, so the error is computed over blocks of windows; it is infinite for one.
     """
 
     tokens: int

@@ -108,13 +108,16 @@ class PerLayer(Bounded):
 class Router(Bounded):
     """How experts are scored, chosen and weighed, where it is not Mixtral's way (layers/moe.py).
 
-    ``score`` makes numbers from 0 to 1 of the router's logits, to which ``bias`` is added (GPT-OSS). The
-    choice alone adds ``choice_bias`` to the scores (DeepSeek-V3), and takes experts from the ``top_groups``
-    best of ``groups`` equal groups; a group counts for its best score, or for the sum of its best two with
-    ``group_of_two``. ``scale`` multiplies the weights. With ``on_input`` a weight multiplies what its expert
-    reads in place of what it outputs (Llama 4). ``by_logits``: the choice adds its bias to logits, where
-    scores are already bounded (Kolibri). A "sparsemixer" weighs each of two experts among those whose
-    logits are within ``jitter`` of it (layers/sparsemixer.py).
+    Scores: ``bias`` is added to the router's logits (GPT-OSS), then ``score`` maps them to 0..1. A
+    "sparsemixer" weighs each of two experts among those whose logits are within ``jitter`` of it
+    (layers/sparsemixer.py).
+
+    Choice: experts are taken from the ``top_groups`` best of ``groups`` equal groups. A group's score is that
+    of its best expert, or with ``group_of_two`` the sum of its best two. ``choice_bias`` is added to the
+    scores for the choice alone (DeepSeek-V3), or with ``by_logits`` to the logits (Kolibri).
+
+    Weights: ``scale`` multiplies them. With ``on_input`` a weight multiplies its expert's input in place of
+    its output (Llama 4).
     """
 
     score: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
@@ -140,9 +143,9 @@ class MoE(Buildable):
     probabilities among all experts (Qwen2-MoE). ``shared`` neurons, if any, form one more MLP that every
     token passes (DeepSeekMoE), times a gate of its own if ``shared_gate`` (Qwen2-MoE). ``bias`` and ``limit``
     are the experts'. With a ``latent`` experts read and output vectors of that size, between two matrices
-    (Nemotron 3). With ``norms`` of their own, before and after, the experts and the shared one read x as it
-    is, the router through a norm too, and each expert's weight has a learned factor (Gemma 4).
-    ``out_scale`` multiplies the sum of all outputs.
+    (Nemotron 3). With ``norms`` the router, the experts and the shared MLP each norm x themselves, both MLPs
+    norm their outputs too, and each expert's weight has a learned factor (Gemma 4). ``out_scale`` multiplies
+    the sum of all outputs.
     """
 
     module = "cutaway.layers.moe:MoE"

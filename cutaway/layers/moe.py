@@ -1,18 +1,22 @@
-"""A mixture of experts: many MLPs, of which a router chooses a few for each token.
+"""A mixture of experts: many MLPs, and a router that sends each token to a few of them.
 
     p = softmax(W_r x)                       the router's probability of each expert
     C = the top_k experts with the largest p
     y = sum over e in C of w_e MLP_e(x)      w_e = p_e / sum over C of p, or p_e as it is
 
-A model's capacity grows with all its experts, a token's cost only with those it passes. Shazeer et al.
-(1701.06538) put it between LSTM layers; Switch (2101.03961) sends a token of a transformer to one expert;
-Mixtral (2401.04088) to two of eight, whose weights sum to one; Qwen3-MoE (2505.09388) to eight of 128.
-DeepSeek-V3 (2412.19437) scores each expert alone, by a sigmoid, chooses within the best groups of experts,
-and adds a bias to the scores for the choice alone, which training moves so that all experts work alike.
-DeepSeekMoE (2401.06066) adds an expert that all tokens pass, so that the others need not all learn what every
-token needs; Qwen2-MoE multiplies its output by a gate, sigmoid(w . x). LatentMoE (Nemotron 3) lets experts
-work on a smaller vector, between two matrices that all share; Llama 4 multiplies an expert's input, not its
-output, by its weight; in Gemma 4 experts stand beside the dense MLP, each of the two normed before and after:
+A model's capacity grows with all its experts, a token's cost only with those it passes.
+
+- Shazeer et al. (1701.06538) put it between LSTM layers. Switch (2101.03961) sends a token of a transformer
+  to one expert, Mixtral (2401.04088) to two of eight with weights that sum to one, Qwen3-MoE (2505.09388) to
+  eight of 128.
+- DeepSeekMoE (2401.06066) adds a shared expert that all tokens pass, so that the others need not all learn
+  what every token needs. Qwen2-MoE multiplies its output by a gate, sigmoid(w . x).
+- DeepSeek-V3 (2412.19437) scores each expert alone, by a sigmoid, and chooses within the best groups of
+  experts. A bias is added to the scores for the choice alone; training moves it until all experts have the
+  same load.
+- LatentMoE (Nemotron 3): experts work on a smaller vector, between two matrices that all share.
+- Llama 4 multiplies an expert's input, not its output, by its weight.
+- Gemma 4 adds the experts to the dense MLP, each of the two normed before and after:
 
     y = norm(shared(norm(x))) + norm(experts(norm(x)))        logits = W_r norm(x) / sqrt(d), weights w_e s_e
 

@@ -89,17 +89,20 @@ class Shared(Buildable):
 class Block(Bounded):
     """One layer: x += attention(norm(x)), then x += mlp(norm(x)).
 
-    ``post_norm`` also norms the outputs of attention and MLP before they are added (Gemma's sandwich);
-    without ``pre_norm`` it alone does (OLMo 2). In ``parallel`` the MLP too reads the block's x: through the
-    norm of attention ("shared", Cohere), or its own ("own", GPT-NeoX). ``residual`` multiplies what both add
-    (Granite). With ``per_layer`` numbers of each token's own for this block, the block adds them at its end
-    (layers/per_layer.py), and where it is ``scaled``, one learned number multiplies its output (Gemma 4).
-    With ``streams`` it computes the first of so many residual streams and corrects the others, and with a
-    ``laurel`` a matrix of this rank is beside attention (Gemma 3n, layers/altup.py).
-    With ``shared`` its mixer also reads what a transformer makes of x, which several blocks share (Zamba 2).
-    Without ``mlp`` it is the first half alone (Mamba 2); ``beside`` is a second mixer in that half. Without
-    ``attention_normed`` attention reads x as it is. ``cross`` reads an encoder's memory between the two
-    halves (1706.03762); there ``pre_norm`` false means that each norm follows a sum: x = norm(x + ...).
+    Norms: ``post_norm`` also norms the outputs of attention and MLP before they are added (Gemma); without
+    ``pre_norm`` the inputs are not normed (OLMo 2). Without ``attention_normed`` attention reads x as it is.
+
+    Order: in ``parallel`` the MLP reads the same x as attention, through attention's norm ("shared", Cohere)
+    or its own ("own", GPT-NeoX). Without ``mlp`` the block is its first half (Mamba 2); ``beside`` is another
+    mixer in that half. ``cross`` attends to an encoder's memory between the two halves (1706.03762); there
+    ``pre_norm`` false means that each norm follows a sum: x = norm(x + ...).
+
+    Additions: ``residual`` multiplies both additions (Granite). ``per_layer`` is the width of an embedding
+    that each token has for this block, added at its end (layers/per_layer.py); if ``scaled``, one learned
+    number then multiplies the output (Gemma 4). ``shared`` is a transformer that several blocks share, whose
+    output the mixer reads too (Zamba 2). With ``streams`` the block computes the first of so many residual
+    streams and corrects the others; ``laurel`` is the rank of a matrix beside attention (Gemma 3n,
+    layers/altup.py).
     """
 
     attention: Any = field(metadata={"variants": "cutaway.attention"})

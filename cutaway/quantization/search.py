@@ -9,8 +9,8 @@ scale solves a linear equation; so each try rounds, solves, and rounds again, an
 Super-blocks (the K types, IQ4_XS) have groups whose scales are whole numbers themselves: these move to a
 neighbour where that is cheaper, in turn with the block's own scale.
 
-The tries and the order of all sums are those of native/weights/quant_search.cpp, so that both give the
-same bits. Arrays here are [k n]: k values of n blocks, or [k groups n].
+native/weights/quant_search.cpp tries the same scales and adds in the same order, so both give the same
+bits. Arrays here are [k n]: k values of n blocks, or [k groups n].
 """
 
 from __future__ import annotations

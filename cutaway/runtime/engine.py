@@ -155,8 +155,9 @@ class RuntimeEngine:
         return b"" if self._adapter is None else self._adapter.key
 
     def make_ahead(self, pages: int, pause: Callable[[], None]) -> bool:
-        """Makes one page more, unless so many are ready for texts to come, or as many as are kept, and pauses
-        between its pieces. Tells whether it did. From any thread.
+        """Allocate a page of the KV cache ahead of need, and return whether it did; any thread may call it.
+
+        It does not if ``pages`` are ready or the store is full. ``pause`` is called between pieces of work.
         """
         if self._store.spare() >= min(pages, self._store.most):
             return False

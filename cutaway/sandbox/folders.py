@@ -68,7 +68,7 @@ def remove(folder: str) -> None:
 
 
 def _moved(here: int, name: str) -> int:
-    """The opened folder of this name; the one that it is named in is closed."""
+    """The opened folder of this name; the folder that contains the name is closed."""
     there = os.open(name, FOLDER, dir_fd=here)
     os.close(here)
     return there

@@ -28,7 +28,7 @@ NUMBER = (
 
 
 class RepeatedNameError(UserError):
-    """One name of an entry twice, of which YAML's readers take the last. Its text tells the line alone."""
+    """A key that occurs twice; YAML's readers would silently take the last. Its text tells the line alone."""
 
 
 class _Repeated(yaml.YAMLError):

@@ -98,14 +98,14 @@ def train(
 ) -> list[Pair]:
     """The merges that `words` (each with its count) teach, until there are `size` tokens: the reference.
 
-    The pair that merges is the one that occurs most often: a word counts as often as it occurs, and in it
-    every place counts, overlapping ones too (two in "aaa"). Of equal counts it is the pair whose left token
-    has the lowest id, then whose right token has: ids are places in the alphabet, then the order in which
-    tokens were made. (This is the rule of Hugging Face's trainer, where the alphabet is sorted by code
-    point.) It merges in every word from left to right. Every token is new: what is inside a token was merged
-    as it would be in a word by itself, so that no two pairs make the same text. Training ends early when no
-    pair occurs `min_frequency` times. A character outside the alphabet merges with nothing, and no token in
-    `reserved` is made.
+    Each round merges the most frequent pair, in every word from left to right. A word counts as often as it
+    occurs, and overlapping places count too (two in "aaa"). Ties go to the lowest id of the left token, then
+    of the right one. Ids follow the alphabet, then the order in which tokens were made. (Hugging Face's
+    trainer has the same rule, with the alphabet sorted by code point.)
+
+    No two pairs make the same text, because a text is merged in the same way wherever it occurs; so every
+    merge makes a new token. Training ends early when no pair occurs `min_frequency` times. A character
+    outside the alphabet merges with nothing, and no token in `reserved` is made.
     """
     ids = {symbol: id for id, symbol in enumerate(alphabet)}
     corpus = [(list(word), count) for word, count in words.items()]

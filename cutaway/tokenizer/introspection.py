@@ -1,8 +1,8 @@
 """Tokens that no text becomes, and tokens that are no text.
 
-A token that its own text does not encode to is *unreachable*: nothing but the id itself brings it into a
-model's input, so that training never touched it, and models have been led astray by such tokens (Land &
-Bartolo, arXiv:2405.05417). A *partial* token holds a piece of a character's UTF-8, and is no text by itself.
+A token is *unreachable* if encoding its own text gives other tokens. Only its id brings it into a model's
+input, so training never used it, and models misbehave on such tokens (Land & Bartolo, arXiv:2405.05417). A
+*partial* token is a piece of a character's UTF-8, which is no text by itself.
 """
 
 from collections.abc import Iterator

@@ -1,11 +1,12 @@
 """Unigram's training (Kudo, arXiv:1804.10959): begin with far too many pieces, and drop those least missed.
 
 A piece has a probability, and a word may be cut into pieces in many ways; the likelihood of a corpus sums
-over all of them. Expectation maximisation raises it: `expected` finds how often each piece is used, over all
-cuts weighted by their probability (forward-backward over the lattice of a word), and the fraction of all uses
-that are its own is its new probability, so that no round lowers the likelihood. Between rounds `loss` says by
-how much the likelihood would fall if a piece were gone and its uses went to the best cut of its own text; the
-quarter with the least loss is dropped until `size` pieces are left. Single characters always stay.
+over all of them. Expectation maximisation raises it, and no round lowers it:
+
+- `expected` counts how often each piece is used, over all cuts weighted by their probability
+  (forward-backward over the lattice of a word). A piece's share of all uses is its new probability.
+- `loss` is how far the likelihood would fall without a piece, if its uses went to the best cut of its text.
+  The quarter with the least loss is dropped, until `size` pieces are left. Single characters always stay.
 
 SentencePiece does the same with two differences: it starts from the repeated substrings that a suffix array
 finds across words, and it shrinks counts by the digamma function, which favours sparse vocabularies.

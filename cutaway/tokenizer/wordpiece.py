@@ -1,9 +1,10 @@
 """WordPiece, BERT's way (arXiv:1810.04805): a word as the longest tokens that fit, left to right.
 
 Schuster & Nakajima, "Japanese and Korean voice search" (2012), gave the name. Text is cleaned
-(`BertNormalizer`), cut at white space and around every punctuation mark (`BertPreTokenizer`), and in each
-word the longest token that begins it is taken, then the longest that goes on, written with `##` in front, and
-so on. A word of which some part fits no token, or which is very long, is one unknown token as a whole.
+(`BertNormalizer`) and cut at white space and around every punctuation mark (`BertPreTokenizer`). Each word is
+cut from left to right: the longest token that fits at its start, then the longest that continues it (written
+with `##` in front), and so on. If a part of a word fits no token, or the word is very long, the whole word is
+one unknown token.
 """
 
 import string

@@ -2,10 +2,10 @@
 
 Two rules go by this name. "frequency" merges the most frequent pair, and is what the field uses: Hugging
 Face's WordPieceTrainer is its BPE trainer with `##` in front of characters inside a word (and, unlike here,
-leaves ties between those to chance). "likelihood" merges the pair of the highest count(ab) / (count(a)
-count(b)): the one that raises the likelihood of a unigram model of tokens most for each time it occurs, which
-is how "Japanese and Korean voice search" (2012) describes its choice. It takes rare pairs of rare tokens
-first, so give it a min_frequency. The trainer that made BERT's vocabulary was never published.
+leaves ties between those to chance). "likelihood" merges the pair with the highest count(ab) / (count(a)
+count(b)). Per occurrence, that pair raises the likelihood of a unigram model of tokens most, which is how
+"Japanese and Korean voice search" (2012) describes its choice. It takes rare pairs of rare tokens first, so
+give it a min_frequency. The trainer that made BERT's vocabulary was never published.
 """
 
 from collections import Counter

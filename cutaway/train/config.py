@@ -268,7 +268,7 @@ def write(run: TrainingConfig) -> str:
 def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Options with their values, and the words before and between them: what is trained, and on what.
 
-    UserError for more than two of those, or one that follows the first and is not there.
+    UserError for more than two of them, or if the second is missing.
     """
     options, places = [], []
     left = list(words)
@@ -406,7 +406,7 @@ def _written(data: dict[str, Any], before: str = "") -> Iterator[str]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str | None:
-    """The entry of this last name, or of what others call it, or the one that is spelt nearest."""
+    """The entry with this last name or alias, or the one spelt most like it."""
     last = name.rpartition(".")[2]
     for meant in (last, SYNONYMS.get(last)):
         same = [each for each in known if each.rpartition(".")[2] == meant]

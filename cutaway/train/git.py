@@ -35,7 +35,7 @@ def commit(where: Path) -> str | None:
 
 
 def _git_folder(entry: Path) -> Path:
-    """The folder of a repository, or the one that a worktree's ``.git`` file names."""
+    """A repository's .git folder, or the folder that a worktree's ``.git`` file names."""
     if entry.is_dir():
         return entry
     return entry.parent / entry.read_text("utf-8").removeprefix("gitdir:").strip()

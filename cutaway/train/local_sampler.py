@@ -51,7 +51,7 @@ def _engine(run: RewardsConfig, at_rest: Checkpoint, model: DecoderModel, note: 
 
     @cache
     def packed() -> tuple[RuntimeEngine, adapters.Adapter]:
-        """The base as it lies in its file, and the adapter that it came with."""
+        """The base as its file stores it, and the adapter that came with it."""
         root, first = load.base_and_adapter(at_rest)
         return RuntimeEngine(run.model, root.tensors, run.threads), first
 

@@ -5,13 +5,16 @@
     any -> local      the same weights behind a window: the same function within the window
     GQA -> MLA        the same function at the same cache, then less cache (as in TransMLA, 2502.07864)
 
-For MLA, pair j of a rotated key of head g is a complex number z_gj, and rotation multiplies all of z_j, one
-of each head, by the same number. So a unitary U_j may mix the heads: y = U'z rotates as z does, and a query
-of head g meets y_c through conj(U_gc) q. With all heads' y in kr ("rotary" = the number of heads) nothing is
-lost: MLA's kr holds all keys, its latent all values. U_j are the principal axes of z_j on a text, so that the
-first few y hold most of the keys; the rest loses its rotation and moves into the latent beside the values,
-whose best N directions are found by one SVD, in which an error of a key counts by the queries that meet it,
-and one of a value by the output matrix.
+How GQA becomes MLA. Write pair j of head g's rotated key as a complex number z_gj. RoPE multiplies the z_gj
+of all heads by the same number, so mixing the heads by a unitary matrix U_j commutes with it: y = U'z rotates
+as z does, and a query of head g meets y_c through conj(U_gc) q.
+
+1. All heads' y in kr ("rotary" = the number of heads): nothing is lost. kr holds all keys, the latent all
+   values.
+2. Less cache: U_j are the principal axes of z_j on a text, so the first few y hold most of the keys. The
+   other y lose their rotation and move into the latent beside the values.
+3. One SVD finds the best N directions of that latent. An error of a key is weighed by the queries that meet
+   it, an error of a value by the output matrix.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def renamed(
 
 
 def of_layers(rules: Iterable[Rule], when: Callable[[Block], bool], part: str = "") -> tuple[Rule, ...]:
-    """The rules, of which those with ``part`` in our names hold in some of their layers alone."""
+    """The rules; those with ``part`` in our names apply to some of their layers only."""
 
     def limited(rule: Rule) -> Rule:
         before = rule.when

@@ -193,7 +193,7 @@ def _longrope(given: Fields, original: int, known: Settings) -> LongRoPE:
 
 
 def _spread(scaling: LongRoPE, pairs: int, given: Fields) -> LongRoPE:
-    """The scaling with a divisor for each pair, of which a list of one is the only one."""
+    """The scaling with a divisor for each pair; a list of one divisor is for all pairs."""
     found = {}
     for name in ("short", "long"):
         listed = getattr(scaling, name)

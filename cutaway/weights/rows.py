@@ -38,7 +38,7 @@ FURTHER = "nextn_predict_layers"
 
 
 def name_of(row: Row) -> str:
-    """The setting of a row that has one, or the key of config.json of one that only checks it."""
+    """A row's setting, or its key of config.json if it only checks the key."""
     return getattr(row, "name", "") or getattr(row, "hf", "") or ""
 
 

@@ -84,7 +84,7 @@ def read_shaped(
 ) -> dict[str, Packed]:
     """The tensors of a file that holds these, each of its shape (None: any length) and of one of ``types``.
 
-    UserError for one that is missing, has another shape or another type; tensors of other names are left out.
+    UserError if it is missing, or has another shape or type; tensors of other names are left out.
     """
     found = read(path)
     for name, wanted in shapes.items():

@@ -1,7 +1,7 @@
 """Attention in blocks: a block of queries meets only the blocks of keys that one of them may see.
 
 For a window, packed documents and sparse patterns, time grows with what is seen and not with n^2, and no mask
-or bias is larger than one block's. It needs no compiler, and its gradient is that of its parts.
+or bias is larger than one block's. It needs no compiler; autograd differentiates it.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def unmasked(inputs: AttentionInputs) -> bool:
 def evened(inputs: AttentionInputs) -> AttentionInputs:
     """The same inputs with zeros that make keys and values equally long.
 
-    Otherwise torch's kernel for a CPU falls back to one that holds every score.
+    With unequal lengths torch's CPU kernel falls back to a path that stores all scores.
     """
     q, k, v = inputs.q, inputs.k, inputs.v
     more = v.shape[-1] - k.shape[-1]

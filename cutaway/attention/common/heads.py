@@ -32,16 +32,22 @@ class Temperature(Bounded):
 class Heads(Buildable):
     """Query heads, the size of a head, and what is done to queries, keys and scores.
 
-    ``value_size`` is ``key_size`` when None; ``scale`` multiplies scores, 1/sqrt(key_size) when None;
-    ``qk_norm`` norms query and key before they are rotated, or after it where ``qk_norm_after`` (Hunyuan):
-    each head by itself (Qwen 3, Gemma 3), with weights of its own (Cohere's "each"), or all heads as one
-    vector (OLMo 2), as ``qk_norm_over`` says. ``clip`` bounds the numbers of query, key and value (OLMo),
-    ``softcap`` scores (Gemma 2); ``sinks`` are learned scores, one a head, that take attention and give
-    nothing (GPT-OSS); ``bias`` is on query, key and value, ``out_bias`` on the output. ``position`` rotates
-    queries and keys, ``relative`` adds to their scores what depends on their distance. ``value_norm`` norms
-    each value, ``value_of_key`` takes for it the key before its norm, and ``kv_layer`` is the number of an
-    earlier layer whose keys and values are read in place of own ones (Gemma 4). ``value_scale``
-    multiplies values (MiMo).
+    Sizes: ``value_size`` is ``key_size`` when None.
+
+    Queries and keys: ``position`` rotates both. ``qk_norm`` norms both before the rotation, or after it with
+    ``qk_norm_after`` (Hunyuan). ``qk_norm_over`` chooses what one norm covers: each head with shared weights
+    (Qwen 3, Gemma 3), each head with its own weights (Cohere's "each"), or all heads as one vector (OLMo 2).
+
+    Scores: ``scale`` multiplies them (1/sqrt(key_size) when None), ``softcap`` bounds them (Gemma 2), and
+    ``relative`` adds a bias that depends on the distance. ``sinks`` are learned scores, one a head, that
+    take a share of attention and have no value (GPT-OSS).
+
+    Values: ``value_norm`` norms each value, ``value_scale`` multiplies it (MiMo), and ``value_of_key`` uses
+    the key before its norm as the value. ``kv_layer`` is the number of an earlier layer whose keys and
+    values this one uses (Gemma 4).
+
+    ``clip`` bounds the numbers of query, key and value (OLMo). ``bias`` is on query, key and value,
+    ``out_bias`` on the output.
     """
 
     module = "cutaway.attention.common.softmax:SoftmaxAttention"

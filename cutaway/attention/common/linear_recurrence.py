@@ -214,7 +214,7 @@ DELTA = {"recurrent": delta_recurrent, "chunked": delta_chunked}
 def _decayed(
     q: Float[Tensor, "b h c k"], k: Float[Tensor, "b h c k"], pairs: Float[Tensor, "b h n c c"]
 ) -> Float[Tensor, "b h c c"]:
-    """q k' of each pair of tokens, each row decayed by the gates between them, of which there may be one."""
+    """q k' of each pair of tokens, decayed by the gates between them: one gate for all rows, or one a row."""
     if pairs.shape[2] == 1:
         return q @ k.transpose(-2, -1) * pairs[:, :, 0]
     return torch.einsum("bhik,bhjk,bhkij->bhij", q, k, pairs)

@@ -1,9 +1,12 @@
 """A chat template as `transformers` runs it (Jinja's sandbox and a few helpers), with origins.
 
-Jinja compiles a template to Python. Here its code generator writes each constant as a `Text` with origins of
-its own, joins with `joined` where it would write `"".join`, folds no constant while compiling (`'a' * 10**9`
-would be folded), and counts a step on entering each block. What the template is given is content; the
-tokenizer's own names (bos_token and the like) are the template's.
+Jinja compiles a template to Python. This code generator differs from Jinja's in three ways. Each constant is
+a `Text` that knows where its characters come from, and `joined` replaces `"".join`. No constant is folded
+while compiling, for `'a' * 10**9` would be. Each block counts a step as it is entered, so that a template
+cannot run for ever.
+
+The messages and other inputs count as content. The tokenizer's own names (bos_token and the like) count as
+written by the template.
 """
 
 import json

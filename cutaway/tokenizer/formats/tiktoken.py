@@ -124,10 +124,10 @@ def _ranks_of(spec: TokenizerSpec) -> dict[str, int]:
 
 
 def _agree(spec: TokenizerSpec, ranks: dict[str, int]) -> None:
-    """UserError unless ranks and merges give the same tokens, which holds if they do for each token.
+    """Raise UserError unless ranks and merges give the same tokens.
 
-    That is: merges come in the order of the ids that they make, each id is made by one, and the two sides of
-    a merge are what the ranks before it leave of its text.
+    It is enough to check each token: merges are in the order of the ids that they make, each id is made by
+    one merge, and encoding a token's text with the earlier ranks leaves the two sides of its merge.
     """
     made = [(left + right, (left, right)) for left, right in spec.merges or ()]
     ids = [ranks.get(text, -1) for text, _ in made]

@@ -52,7 +52,7 @@ class Terms(deberta.Terms):
 
 
 class HeadSize(Row):
-    """The size of a head, which may be stated where it is the one that it is anyway."""
+    """The size of a head; a config may state it only if it equals width / heads."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         key = "attention_head_size"

@@ -210,7 +210,7 @@ class Ropes(Row):
 
 
 class Widths(Row):
-    """The MLPs' sizes in GGUF, of which those of layers that share keys may be twice the others'."""
+    """The MLPs' sizes in GGUF; in layers that share keys they may be twice the others'."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         if not fields.gguf:

@@ -49,7 +49,7 @@ class HeadSizes(Row):
 
 
 class Scales(Row):
-    """What multiplies what a layer adds, by the number of layers, and logits, by the model's width."""
+    """The factors of a layer's addition (by the number of layers) and of the logits (by the width)."""
 
     def read(self, fields: Fields, known: Settings, own: Family) -> Settings:
         root, width = math.sqrt(known["layers"]), known["width"]

@@ -132,7 +132,7 @@ def settings(config: Decoder | Encoder) -> Settings:
 
 
 def recut(theirs: dict[str, Packed], config: Any) -> dict[str, Packed]:
-    """The convolutions by their sizes, of which transformers writes three of one size."""
+    """The convolutions by their sizes; transformers writes three of one size."""
     theirs = dict(theirs)
     for n, block in enumerate(config.blocks):
         names = [f"{THEIRS}.{part[0]}_conv1d.weight".replace("{n}", str(n)) for part in PARTS]
