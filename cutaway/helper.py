@@ -1,10 +1,12 @@
-"""Helper processes: what a stranger's input could make endless or huge runs in one that may die.
+"""Helper processes: what a stranger's input could make endless or huge runs in one that may be killed.
 
     helper = Helper("cutaway.tokenizer.chat.sandbox", "the chat template", Bounds(0.4, 192 << 20), 5.0)
     helper.ask({"template": ...})        # the answer of that module's `answer`, as a dictionary
 
 A helper starts at the first request, by `exec` rather than by a fork (its parent may hold a model and run
 threads). It imports one module without the package's `__init__`, and answers one line of JSON with another.
+Long texts follow the line as they are (`packed`): no other thread of this process runs Python while the JSON
+of a whole text is written or read.
 The operating system limits its memory and its computing. The parent waits no longer than the time allowed,
 ends a helper that is late, and starts another when one is next needed. Neither side trusts the other with
 more than JSON.
@@ -18,15 +20,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cutaway.errors import OperationalError, UserError
 
 NICENESS = 5  # a quarter to a third of a processor beside a process of the usual priority
 START_SECONDS = 60.0  # for a busy machine to start Python
 OUT_OF_TIME = getattr(signal, "SIGPROF", 0)  # ends a helper that has computed for too long
+LONG = 1 << 12  # characters: a longer text is sent beside the line
+BESIDE = "\0"  # begins what the line has in place of a text that is sent beside it
 
 # Parent packages are empty modules here: their own __init__ would bring in numpy and more.
 BOOT = """
@@ -70,10 +75,10 @@ class Helper:
         """The answer; UserError past the bounds, OperationalError where no helper starts."""
         if self.other is not None and self.lock.locked():
             return self.other.ask(request)
-        line = json.dumps(request).encode() + b"\n"
-        seconds = self.wait_seconds + 10 * self.bounds.seconds_per_byte * len(line)
+        parts = packed(request)
+        seconds = self.wait_seconds + 10 * self.bounds.seconds_per_byte * sum(map(len, parts))
         with self.lock:
-            answer = self._exchange(self._running(), line, seconds)
+            answer = self._exchange(self._running(), parts, seconds)
             if answer.get("last"):
                 self._end()
         if "refused" in answer:
@@ -109,7 +114,7 @@ class Helper:
             raise OperationalError(f"could not start Python to run {self.name} in: {error}") from error
         self.process, self.owner = process, os.getpid()
         try:
-            answer = self._exchange(process, b"", START_SECONDS)
+            answer = self._exchange(process, [], START_SECONDS)
         except UserError:
             raise OperationalError(
                 f"the helper process for {self.name} did not start: check that `{sys.executable} -c 0` works"
@@ -119,26 +124,27 @@ class Helper:
             raise OperationalError(f"{self.name} needs a package that cannot be used: {answer['missing']}")
         return process
 
-    def _exchange(self, process: subprocess.Popen[bytes], line: bytes, seconds: float) -> dict:
-        """Send a line and return the answer; end a helper that is late, forget one that died."""
+    def _exchange(self, process: subprocess.Popen[bytes], parts: Sequence[bytes], seconds: float) -> dict:
+        """Send a request and return the answer; end a helper that is late, forget one that died."""
         assert process.stdin
         assert process.stdout
         late = threading.Event()
         timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
         timer.start()
         try:
-            process.stdin.write(line)
+            for part in parts:
+                process.stdin.write(part)
             process.stdin.flush()
-            received = process.stdout.readline()
+            received = _received(process.stdout)
         except BrokenPipeError:
-            received = b""
+            received = None
         except BaseException:
             self._end()
             raise
         finally:
             timer.cancel()
-        if received.endswith(b"\n"):
-            return json.loads(received)
+        if received is not None:
+            return received[0]
         status = self._end()
         if late.is_set() or status == -OUT_OF_TIME:
             raise UserError(f"{self.name} takes too long and was stopped: make it simpler")
@@ -163,7 +169,7 @@ def serve(name: str) -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
 
     def tell(answer: dict) -> None:
-        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.writelines(packed(answer))
         answers.flush()
 
     try:
@@ -174,14 +180,58 @@ def serve(name: str) -> None:
         return
     tell({})
     bounds, idle = Bounds(*json.loads(sys.argv[4])), _address_space()
-    while line := requests.readline():
+    while received := _received(requests):
+        request, size = received
         _limit(
-            idle + bounds.memory + bounds.memory_per_byte * len(line),
-            bounds.seconds + bounds.seconds_per_byte * len(line),
+            idle + bounds.memory + bounds.memory_per_byte * size,
+            bounds.seconds + bounds.seconds_per_byte * size,
         )
-        answer = _answered(module.answer, json.loads(line))
+        answer = _answered(module.answer, request)
         _limit(0, 0)
         tell(answer)
+
+
+def packed(value: Any) -> list[bytes]:
+    """The parts of a message: a line of JSON, then the value's long texts, each with its size in the line.
+
+    In the line a text that begins with NUL is the number of one beside it, whose place it takes.
+    """
+    beside: list[bytes] = []
+
+    def short(value: Any) -> Any:
+        if isinstance(value, str):
+            if len(value) <= LONG and not value.startswith(BESIDE):
+                return value
+            beside.append(value.encode("utf-8", "surrogatepass"))
+            return f"{BESIDE}{len(beside) - 1}"
+        if isinstance(value, dict):
+            return {name: short(item) for name, item in value.items()}
+        return [short(item) for item in value] if isinstance(value, list | tuple) else value
+
+    line = short(value)
+    return [json.dumps([list(map(len, beside)), line]).encode() + b"\n", *beside]
+
+
+def _received(pipe: Any) -> tuple[Any, int] | None:
+    """The next message and its bytes, None where it breaks off."""
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        return None
+    sizes, value = json.loads(line)
+    texts = [pipe.read(max(0, int(size))) for size in sizes]
+    if [len(text) for text in texts] != sizes:
+        return None
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, str):
+            if not value.startswith(BESIDE):
+                return value
+            return texts[int(value[1:])].decode("utf-8", "surrogatepass")
+        if isinstance(value, dict):
+            return {name: whole(item) for name, item in value.items()}
+        return [whole(item) for item in value] if isinstance(value, list) else value
+
+    return whole(value), len(line) + sum(sizes)
 
 
 def _answered(answer: Callable[[dict], dict], request: dict) -> dict:

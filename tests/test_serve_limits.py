@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,20 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from cutaway import helper
 from cutaway.generate import constrain
+from cutaway.tokenizer import chat as chats
+from cutaway.tokenizer.chat import control_tokens
 from tests import serving
 from tests.serving import Server
 from tests.waiting import wait_until
 
-from cutaway.generate.batch.request import QueueFullError, RequestCancelledError  # isort: skip
+from cutaway.generate.batch.request import (  # isort: skip
+    ContextFullError,
+    QueueFullError,
+    RequestCancelledError,
+)
+from cutaway.generate.batch.sequence import check_prompt  # isort: skip
 from cutaway.serve import tokens  # isort: skip
 from cutaway.serve import json_body, routes, validation  # isort: skip
 from cutaway.serve.anthropic.schema import CountRequest  # isort: skip
@@ -139,6 +148,93 @@ def test_an_answer_of_many_values_is_written_in_few_calls(monkeypatch: pytest.Mo
         answer = {"tokens": [item] * many, "empty": [], "mixed": [1, [2, {"a": [np.float64(3)]}], item]}
         found = json.loads(json_response(answer).content)
         assert found == answer and len(calls) < 30
+
+
+PIECE = 1 << 16  # bytes of a body of 2 MB that one call of C may work on while it holds Python's lock
+
+
+def test_a_long_chat_is_rendered_in_short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, text, lines, pieces = serving.model(), "a ship " * 50_000, list[int](), list[int]()
+    tokenizer, template = lm.tokenizer, "{% for one in messages %}<|im_start|>{{ one.content }}{% endfor %}"
+
+    def counted(call: Any, size: Any) -> Any:
+        return lambda *given, **more: (lines.append(size(given[0], found := call(*given, **more))), found)[1]
+
+    def unpacking() -> Any:
+        made = zlib.decompressobj()
+
+        def decompress(packed: bytes, most: int = 0) -> bytes:
+            pieces.append(len(found := made.decompress(packed, most)))
+            tail.unconsumed_tail = made.unconsumed_tail
+            return found
+
+        tail = SimpleNamespace(decompress=decompress, unconsumed_tail=b"")
+        return tail
+
+    dumps, loads = (
+        counted(json.dumps, lambda _, line: len(line)),
+        counted(json.loads, lambda line, _: len(line)),
+    )
+    monkeypatch.setattr(helper, "json", SimpleNamespace(dumps=dumps, loads=loads))
+    monkeypatch.setattr(control_tokens, "zlib", SimpleNamespace(decompressobj=unpacking))
+    monkeypatch.setattr(control_tokens, "PIECE", PIECE)
+    ids = chats.render([{"role": "user", "content": text}], template, tokenizer=tokenizer)
+    assert len(ids) > len(text) // 8 and sum(pieces) > 8 * len(
+        text
+    )  # origins of the text and of a neutral one
+    assert max(lines) <= PIECE and max(pieces) <= PIECE, (max(lines), max(pieces))
+
+
+def test_what_goes_to_a_helper_comes_as_it_was() -> None:
+    long = "\ud800\xfc\0" * helper.LONG
+    value = {"a": [long, "\0", "\x000", "", None, 1.5, {"b": long[::-1]}], "\0": "short"}
+    parts = helper.packed(value)
+    assert helper._received(io.BytesIO(b"".join(parts))) == (value, sum(map(len, parts)))
+    assert len(parts[0]) < 200 and helper._received(io.BytesIO(b"".join(parts)[:-1])) is None
+
+
+def test_a_prompt_that_fills_the_context_is_refused_before_its_ids_are_looked_at() -> None:
+    class Unread(list[int]):
+        def __iter__(self) -> Any:
+            raise AssertionError("the ids were looked at")
+
+    lm = serving.model()
+    with pytest.raises(ContextFullError, match=f"{lm.engine.max_context} ids"):
+        check_prompt(Unread([1] * lm.engine.max_context), lm.tokenizer, lm.engine)
+
+
+def test_a_clients_large_bodies_are_checked_one_at_a_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, free, begun = FairPool(4, "test", 16), threading.Event(), threading.Semaphore(0)
+
+    def occupy() -> str:
+        begun.release()
+        return str(free.wait())
+
+    async def work() -> None:
+        first = [asyncio.create_task(pool.run("a", 60, occupy, large=True)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert await pool.run("b", 60, lambda: "b", large=True) == "b"
+        assert begun.acquire(timeout=20) and not begun.acquire(blocking=False)
+        free.set()
+        assert await asyncio.gather(*first) == ["True"] * 3
+
+    try:
+        asyncio.run(work())
+    finally:
+        free.set()
+    sizes, run = list[bool](), FairPool.run
+
+    def noted(self: FairPool, *given: Any, large: bool = False) -> Any:
+        sizes.append(large)
+        return run(self, *given, large=large)
+
+    monkeypatch.setattr(FairPool, "run", noted)
+    for text in ("hi", "hi" * routes.LARGE):
+        sizes.clear()
+        server.post("/v1/chat/completions", chat(text) | {"max_tokens": 1})
+        assert sizes[0] == (text != "hi")
 
 
 def test_clients_take_turns_and_work_without_a_client_ends() -> None:

@@ -27,6 +27,7 @@ from cutaway.serve.service import Service
 from cutaway.serve.streaming import while_connected
 from cutaway.serve.validation import StrictModel, parse_body
 
+LARGE = 1 << 16  # bytes of a body, of which a client's are checked one at a time
 Answerer = Callable[[Service, Any, HTTPRequest], Awaitable[Response]]
 Result = TypeVar("Result")
 Work = Callable[[Service, Any, HTTPRequest], Result]
@@ -157,7 +158,9 @@ async def _read(
     record: RequestRecord = http.scope["record"]
     raw, first = await http.body(), models.default
     seconds = first.limits.body_seconds if route.prepare is None else first.limits.request_seconds
-    body, made = await first.pool.run(record.sender, seconds, _checked, models, route, kind, raw, http)
+    body, made = await first.pool.run(
+        record.sender, seconds, _checked, models, route, kind, raw, http, large=len(raw) > LARGE
+    )
     service = first
     if "admin" not in route.roles:
         asked = getattr(body, "model", None) or getattr(body, "name", None)

@@ -21,8 +21,8 @@ _thread = threading.local()  # .job: the one that this thread runs; .spend: coun
 
 
 class _Job:
-    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.work, self.arguments = work, arguments
+    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
+        self.work, self.arguments, self.threads = work, arguments, threads  # of its client's share
         self.future: Future[Any] = Future()
         self.stopped = False
 
@@ -41,6 +41,9 @@ class _Job:
 class FairPool:
     """Threads for work beside the event loop, whose clients take turns: one may occupy half of the threads,
     so that another's work finds one. At most ``most`` jobs wait, of one client as many as places are free.
+
+    A ``large`` job has its client's whole share: two of them at once make every other thread, the model's
+    among them, wait for Python's lock twice as long.
     """
 
     def __init__(self, threads: int, name: str, most: int) -> None:
@@ -52,12 +55,19 @@ class FairPool:
         self._running: dict[_Job, str] = {}  # and whose they are
         self._closing = False
 
-    async def run(self, client: str, seconds: float, work: Callable[..., Result], *arguments: Any) -> Result:
+    async def run(
+        self,
+        client: str,
+        seconds: float,
+        work: Callable[..., Result],
+        *arguments: Any,
+        large: bool = False,
+    ) -> Result:
         """The work's result. QueueFullError where too many wait, APIError after so many seconds. When the
         caller is cancelled, or the time is up, waiting work never starts and running work sees
         `check_stopped`.
         """
-        job = _Job(work, arguments)
+        job = _Job(work, arguments, self._share if large else 1)
         with self._lock:
             if self._closing:
                 raise ShuttingDownError
@@ -90,8 +100,10 @@ class FairPool:
 
     def _begin(self) -> _Job | None:
         with self._lock:
-            counts = Counter(self._running.values())
-            found = self._queue.pop({client for client, count in counts.items() if count >= self._share})
+            used = Counter[str]()
+            for job, client in self._running.items():
+                used[client] += job.threads
+            found = self._queue.pop({client for client, count in used.items() if count >= self._share})
             if found is None:
                 return None
             client, job = found

@@ -74,6 +74,8 @@ def check_ids(ids: Sequence[int], vocab: int) -> None:
 
 def check_prompt(prompt_ids: Sequence[int], tokenizer: TokenizerProtocol, engine: Engine) -> tuple[int, ...]:
     """The prompt's ids, BOS where there are none; UserError for what the engine cannot continue."""
+    if max(1, len(prompt_ids)) >= engine.max_context:  # first: to look at a whole body's ids takes long
+        raise ContextFullError(max(1, len(prompt_ids)), engine.max_context)
     ids = tuple(int(id) for id in prompt_ids)
     if not ids and tokenizer.bos is None:
         raise UserError(
@@ -81,8 +83,6 @@ def check_prompt(prompt_ids: Sequence[int], tokenizer: TokenizerProtocol, engine
         )
     ids = ids or (int(tokenizer.bos or 0),)
     check_ids(ids, engine.vocab)
-    if len(ids) >= engine.max_context:
-        raise ContextFullError(len(ids), engine.max_context)
     return ids
 
 
