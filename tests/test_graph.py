@@ -205,7 +205,7 @@ def small_graph() -> Graph:
     effects[4, :4] = 0, 2, 1, -1
     effects[5, :5] = 0, 0, 1, 2, -5
     weights = np.array([0, 0, 0, 0, 0, 1.0])
-    graph = Graph("ab", "", ["a", "b"], nodes, effects, weights, np.zeros(6))
+    graph = Graph("ab", "", ["a", "b"], nodes, effects, weights, np.zeros(6), sources=np.arange(6))
     return replace(graph, influence=influences(normalised(effects), weights))
 
 
@@ -433,11 +433,8 @@ def test_what_is_measured_is_the_model_with_the_part_changed(family: str) -> Non
     def changed(name: str, by: Any) -> np.ndarray:
         with torch.no_grad(), tracing(model, edit={name: by}):
             row = model(torch.tensor([TEXT]), torch.arange(len(TEXT))[None])[0, -1].double()
-        row = (
-            row
-            if model.config.softcap is None
-            else model.config.softcap * torch.atanh(row / model.config.softcap)
-        )
+        cap = model.config.softcap
+        row = row if cap is None else cap * torch.atanh(row / cap)
         return (row - row.mean()).numpy()[[graph.nodes[n].index for n in graph.logits]]
 
     def times(at: Any, factor: float) -> Any:
