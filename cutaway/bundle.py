@@ -21,6 +21,7 @@ from cutaway import store
 from cutaway.agent import built_in_tools
 from cutaway.embedding import passages, search
 from cutaway.errors import UserError, quoted
+from cutaway.extras import install
 from cutaway.store.files import OTHER_HOME, atomic_file, atomic_folder, digest, disk_errors
 from cutaway.weights import adapters, peft_names
 
@@ -226,7 +227,7 @@ def _library() -> Any:
     try:
         from model_signing import signing, verifying
     except ImportError:
-        raise UserError("signatures need model-signing: pip install 'cutaway[bundle]'") from None
+        raise UserError(f"signatures need model-signing: {install('serve')}") from None
     return signing, verifying
 
 

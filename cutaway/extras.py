@@ -1,10 +1,17 @@
 """Libraries that only some installations have: each comes with an extra of pyproject.toml.
 
 need("pretraining", "torch")  # UserError: pretraining needs PyTorch, ...: pip install 'cutaway[train]'
+install("train")              # pip install 'cutaway[train]', or what uv, pipx or a clone has instead
 """
 
 import importlib.util
+import json
+import os
 import re
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from cutaway.errors import UserError
 
@@ -34,7 +41,38 @@ def installed(library: str) -> bool:
 def sentence(what: str, library: str) -> str:
     """What the user reads where a library is absent."""
     name, extra = EXTRAS[library]
-    return f"{what} needs {name}, which is not installed: pip install 'cutaway[{extra}]'"
+    return f"{what} needs {name}, which is not installed: {install(extra)}"
+
+
+def install(*wanted: str) -> str:
+    """The command that adds extras to this installation, by the program that made its environment."""
+    clone, names, prefix = _clone(), ",".join(wanted), Path(sys.prefix)
+    quote = '"' if os.name == "nt" else "'"
+    package = f"{quote}{clone or 'cutaway'}[{names}]{quote}"
+    editable = "-e " if clone else ""
+    if (prefix / "pipx_metadata.json").is_file():
+        return f"pipx install --force {package}"
+    if (prefix / "uv-receipt.toml").is_file():
+        return f"uv tool install {editable}{package}"
+    if any(part.startswith("archive-v") for part in prefix.parts):  # of uv's cache: uvx made it for this run
+        return f"uvx --from {package} cutaway ..."
+    if importlib.util.find_spec("pip") is None:
+        return f"uv pip install {editable}{package}"
+    return f"pip install {editable}{package}"
+
+
+def _clone() -> str | None:
+    """The folder of the source tree that this is an editable installation of, None for any other."""
+    import importlib.metadata
+
+    try:
+        text = importlib.metadata.distribution("cutaway").read_text("direct_url.json")
+        about = json.loads(text or "{}")
+        if not about.get("dir_info", {}).get("editable"):
+            return None
+        return url2pathname(urlsplit(about["url"]).path)
+    except (importlib.metadata.PackageNotFoundError, ValueError, LookupError):
+        return None
 
 
 def libraries() -> dict[str, list[tuple[str, str]]]:

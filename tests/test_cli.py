@@ -169,6 +169,18 @@ def test_models_lists_what_has_a_short_name(home: Path, capsys, monkeypatch) -> 
     assert run(capsys, "models", "--known", "--remove", "gpt2")[0] == 2
 
 
+def test_models_prunes_what_can_go(home: Path, capsys, monkeypatch) -> None:
+    blobs = Path(os.environ["HF_HUB_CACHE"], "models--org--name", "blobs")
+    for path in (blobs / f"{'a' * 64}.incomplete", blobs / ("b" * 64), home / "vocabularies" / "x" / "y"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(1000))
+    assert "`cutaway models --prune` frees 2.0 kB" in run(capsys, "models")[1]
+    assert run(capsys, "models", "--prune")[1] == "Removed what can be made again: 2.0 kB freed\n"
+    assert [path.name for path in blobs.iterdir()] == ["b" * 64] and not (home / "vocabularies").exists()
+    assert json.loads(run(capsys, "models", "--prune", "--json")[1])["freed"] == 0
+    assert run(capsys, "models", "--prune", "--remove", "smollm2")[0] == 2
+
+
 def test_model_path_pulls_a_name_of_the_catalogue(home: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(store, "pull", lambda name, progress: Path("pulled") / name)
     monkeypatch.setattr(memory, "available", lambda: 1 << 30)

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from cutaway import store
 from cutaway.cli import main
+from cutaway.data import novels
+from cutaway.evaluate import data as evaluation
+from scripts.tables import extras as tables
 
 ROOT = Path(__file__).parent.parent
 TOPICS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,8 +71,21 @@ def test_the_page_of_extras_has_all_of_them() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "install.md").read_text("utf-8"), re.M)
     assert set(listed) == extras.keys() - {"test", "dev", "docs"}
     files = [*PAGES, *(ROOT / "cutaway").rglob("*.py")]
-    named = {name for file in files for name in re.findall(r"cutaway\[(\w+)\]", file.read_text("utf-8"))}
-    assert named <= extras.keys() and {"serve", "agent", "verify", "rewards", "harness"} <= named
+    texts = [file.read_text("utf-8") for file in files]
+    named = {name for text in texts for name in re.findall(r"(?:cutaway\[|\binstall\([\"'])(\w+)", text)}
+    assert named <= extras.keys() and {"serve", "agent", "train", "eval", "research"} <= named
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+    assert tables.words(page) == tables.words(tables.table(sizes=False)), "python -m scripts.tables.extras"
+
+
+def test_the_page_of_licences_has_every_package_that_is_fetched() -> None:
+    page = (ROOT / "docs" / "fetching.md").read_text("utf-8")
+    data = [one for one in vars(evaluation).values() if isinstance(one, evaluation.Pinned)]
+    fetched = [(one.package, one.version) for one in (*store.NAMES.values(), *data)]
+    fetched.append((novels.PACKAGE, novels.VERSION.partition("-")[0]))
+    assert len(fetched) > 6 and all(f"| `{name}` {version} |" in page for name, version in fetched)
+    for name, model in store.NAMES.items():
+        assert re.search(rf"\| `{model.package}` .*`{name}`.*\| {re.escape(model.licence)} \|", page)
 
 
 def test_the_index_lists_every_page() -> None:

@@ -106,14 +106,14 @@ def test_a_library_that_is_too_old(capsys: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.8.1+cpu")
     code, found, _ = checks(capsys)
     assert code == 1 and found["extras"]["found"] == "torch is 2.8.1+cpu; train needs 2.9 or later"
-    assert found["extras"]["remedy"] == "pip install 'cutaway[train]' --upgrade"
+    assert found["extras"]["remedy"] == f"{extras.install('train')} --upgrade"
 
 
 def test_the_version_names_core_instruction_set_and_extras(
     capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "complete", lambda: ({"train", "hub"}, {}))
+    monkeypatch.setattr(extras, "complete", lambda: ({"train", "agent"}, {}))
     assert cli.main(["--version"]) == 0
     core = f"native core {library.ABI}, {library.isa()}"
     core = core if library.unavailable_reason() is None else "no native core"
-    assert f"({core}; extras: hub, train)" in capsys.readouterr().out
+    assert f"({core}; extras: agent, train)" in capsys.readouterr().out

@@ -22,7 +22,7 @@ from cutaway.cli import main
 from cutaway.commands import serve, serve_options
 from cutaway.commands.serve_options import Several
 from cutaway.errors import UserError
-from cutaway.inspect import tuned_lens
+from cutaway.inspect import tuned_maps
 from tests import inputs, serving, small
 from tests.waiting import wait_until
 
@@ -147,7 +147,9 @@ def test_a_tuned_lens_is_loaded_with_its_model(tmp_path: Path, monkeypatch: pyte
 
     def service() -> Any:
         return (
-            serve.Loader((str(file),), serve_options.Loading(lens=lens), Several(), Limits()).models().default
+            serve.Loader((str(file),), serve_options.Loading(lens=(str(lens),)), Several(), Limits())
+            .models()
+            .default
         )
 
     with monkeypatch.context() as patch:
@@ -157,8 +159,8 @@ def test_a_tuned_lens_is_loaded_with_its_model(tmp_path: Path, monkeypatch: pyte
     lm = cutaway.load(file)
     layers, width = len(lm.config.blocks), lm.config.width
     weights, biases = np.ones((layers, width, width), np.float32), np.ones((layers, width), np.float32)
-    tuned_lens.TunedLens(lm.subject, weights, biases).save(lens)
-    assert (service().lens.weights == weights).all()
+    tuned_maps.TunedLens(lm.subject, weights, biases).save(lens)
+    assert (service().lenses["tuned"].weights == weights).all()
 
 
 def test_a_port_that_is_taken_is_reported_before_loading(
@@ -179,12 +181,12 @@ def test_without_the_library_of_grammars_it_says_what_to_install(monkeypatch: py
         assert "pip install" not in serve.greeting(server.service, "http://127.0.0.1:8000")
         monkeypatch.setattr(serve, "installed", lambda library: library != "llguidance")
         shown = serve.greeting(server.service, "http://127.0.0.1:8000")
-        assert "without  tools, JSON schemas and grammars: pip install 'cutaway[serve]'" in shown
+        assert f"without  tools, JSON schemas and grammars: {extras.install('agent')}" in shown
         monkeypatch.setattr(extras, "installed", lambda library: library != "llguidance")
         asked = {"messages": [{"role": "user", "content": "x"}]}
         asked |= {"response_format": {"type": "regex", "regex": "no-other-test-asks-[a-z]"}}
         refused = server.post("/v1/chat/completions", asked)
-        assert refused.status_code == 400 and "cutaway[agent]" in refused.json()["error"]["message"]
+        assert refused.status_code == 400 and extras.install("agent") in refused.json()["error"]["message"]
 
 
 def test_serving_loads_no_torch() -> None:

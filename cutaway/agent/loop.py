@@ -13,6 +13,7 @@ from cutaway.agent import built_in_tools
 from cutaway.agent.tool import Tool, ToolError, distinct
 from cutaway.bounds import Bounded, Count, Positive
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import install
 from cutaway.generate import constrain
 from cutaway.generate.batch.request import Generation
 from cutaway.generate.bounded import BoundedConstraint
@@ -133,7 +134,7 @@ class Agent:
             import jsonschema
             import llguidance
         except ImportError as error:
-            raise UserError(f"tools need {error.name}: pip install 'cutaway[agent]'") from None
+            raise UserError(f"tools need {error.name}: {install('agent')}") from None
         del jsonschema, llguidance
         for name, schema in self._schemas.items():
             try:

@@ -26,6 +26,7 @@ from typing import Any
 from cutaway import store
 from cutaway.agent.tool import NAME, Tool, ToolError
 from cutaway.errors import OperationalError, UserError, escaped, quoted
+from cutaway.extras import install
 from cutaway.store.files import write
 from cutaway.store.reading import parsed
 
@@ -161,7 +162,7 @@ def connect(address: str, *, seconds: float = 60.0) -> Server:
     try:
         import mcp
     except ImportError:
-        raise UserError("MCP servers need the mcp package: pip install 'cutaway[mcp]'") from None
+        raise UserError(f"MCP servers need the mcp package: {install('agent')}") from None
     del mcp
     if not address.strip():
         raise UserError("an MCP server is a command line or an address such as http://127.0.0.1:8000/mcp")

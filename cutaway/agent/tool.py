@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutaway.errors import UserError, quoted
+from cutaway.extras import install
 from cutaway.generate import json_schema
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -56,7 +57,7 @@ def from_function(function: Callable[..., Any]) -> Tool:
         from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
         from pydantic.errors import PydanticUserError
     except ImportError:
-        raise UserError("tools need pydantic: pip install 'cutaway[agent]'") from None
+        raise UserError(f"tools need pydantic: {install('agent')}") from None
     adapter: Any = TypeAdapter
     name = getattr(function, "__name__", "")
     if NAME.fullmatch(name) is None:

@@ -180,7 +180,7 @@ def optional_parts() -> Iterator[Found]:
     """Which optional parts are installed whole, and libraries that are too old for them."""
     whole, old = extras.complete()
     for name, (version, least, extra) in sorted(old.items()):
-        remedy = f"pip install 'cutaway[{extra}]' --upgrade"
+        remedy = f"{extras.install(extra)} --upgrade"
         yield Found("extras", "fault", f"{name} is {version}; {extra} needs {least} or later", remedy)
     absent = sorted(extras.libraries().keys() - whole)
     shown = f"{', '.join(sorted(whole)) or 'none'} installed"
@@ -194,9 +194,7 @@ def gpu() -> Iterator[Found]:
         import torch
     except ImportError:
         if card:
-            yield Found(
-                "gpu", "note", "there is one, and PyTorch is not installed", "pip install 'cutaway[train]'"
-            )
+            yield Found("gpu", "note", "there is one, and PyTorch is not installed", extras.install("train"))
         return
     if torch.cuda.is_available():
         yield Found(

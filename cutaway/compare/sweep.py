@@ -19,6 +19,7 @@ from pathlib import Path
 from cutaway.compare import arms
 from cutaway.compare.arms import TRIAL, Arm, ArmRun, Experiment, Part
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import install
 from cutaway.store.files import Progress, silent
 from cutaway.store.reading import json_lines
 from cutaway.train.curve import METRICS, PAGE, Points
@@ -114,7 +115,7 @@ def _on_ray(experiment: Experiment, folder: Path) -> Iterator[ArmResult]:
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError("comparing on Ray needs it: pip install 'cutaway[ray]'") from None
+        raise UserError(f"comparing on Ray needs it: {install('ray')}") from None
     task = ray.remote(num_cpus=experiment.threads)(arm_result)
     jobs = [task.remote(experiment, folder, arm) for arm in experiment.arms]
     try:

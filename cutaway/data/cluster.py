@@ -21,6 +21,7 @@ import numpy as np
 from cutaway.data import filters, shards, sources
 from cutaway.data.shards import Corpus, Shard
 from cutaway.errors import UserError
+from cutaway.extras import install
 from cutaway.store.files import disk_errors
 
 DOCUMENTS = 20_000  # of a shard
@@ -42,7 +43,7 @@ def prepare(
     try:
         import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError("Ray is not installed: pip install 'cutaway[cluster]'") from None
+        raise UserError(f"Ray is not installed: {install('ray', 'train')}") from None
     place = Path(source.path)
     files = sources.files(place, source.suffixes) if place.is_dir() else [place]
     with disk_errors(folder):

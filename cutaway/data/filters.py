@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 
 from cutaway.bounds import Bounded, Fraction, Inner, Natural, Positive
 from cutaway.errors import UserError
+from cutaway.extras import install
 
 SHINGLE = 5  # words that make one element of the set that MinHash compares
 PERMUTATIONS = 128
@@ -113,7 +114,7 @@ class _Near:
         try:
             from datasketch import MinHash, MinHashLSH
         except ImportError:
-            raise UserError("near-duplicates need a library: pip install 'cutaway[data]'") from None
+            raise UserError(f"near-duplicates need a library: {install('train')}") from None
         self.sketch = MinHash
         self.index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
         self.count = 0

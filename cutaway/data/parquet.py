@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import UserError
+from cutaway.extras import install
 
 BATCH = 1024  # rows that are in memory as Python objects
 
@@ -34,7 +35,7 @@ def _opened(path: Path) -> Any:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise UserError("parquet files need a library: pip install 'cutaway[data]'") from None
+        raise UserError(f"parquet files need a library: {install('train')}") from None
     with _one_sentence(path):
         file = parquet.ParquetFile(path)
         file.schema_arrow.names  # noqa: B018  made when it is asked for, of the file's own description

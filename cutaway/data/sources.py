@@ -19,6 +19,7 @@ from typing import Any
 from cutaway.bounds import Bounded, Positive
 from cutaway.data import parquet
 from cutaway.errors import OperationalError, UserError, escaped, quoted
+from cutaway.extras import install
 
 HUB = "hub:"  # before the name of a dataset on Hugging Face
 PASSED_OVER = frozenset({"node_modules", "__pycache__", "build", "dist", "site-packages"})
@@ -179,4 +180,4 @@ def _library(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"{what} need a library: pip install 'cutaway[data]'") from None
+        raise UserError(f"{what} need a library: {install('train')}") from None

@@ -29,6 +29,7 @@ from cutaway.data.programs import registry
 from cutaway.data.programs.item import reward
 from cutaway.data.rows import rows
 from cutaway.errors import OperationalError, UserError, escaped, quoted
+from cutaway.extras import install
 
 RIGHT = 0.99
 HELD_OUT = 1 << 40  # the seed of the first held-out item, above those of every run's training items
@@ -172,7 +173,7 @@ def _reasoning_gym(name: str, train: int, test: int, seed: int, options: Mapping
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError:
-        raise UserError("reasoning-gym is not installed: pip install 'cutaway[rewards]'") from None
+        raise UserError(f"reasoning-gym is not installed: {install('eval')}") from None
     if name not in DATASETS:
         raise UserError(
             f"reasoning_gym:{name}: reasoning-gym has no such task; known: {', '.join(sorted(DATASETS))}"

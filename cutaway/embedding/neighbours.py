@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.extras import install
 
 if TYPE_CHECKING:
     from cutaway.shapes import Float, Int
@@ -111,4 +112,4 @@ def _usearch() -> Any:
     try:
         return importlib.import_module("usearch.index")
     except ImportError:
-        raise UserError("an approximate index needs usearch: pip install 'cutaway[embed]'") from None
+        raise UserError(f"an approximate index needs usearch: {install('research')}") from None

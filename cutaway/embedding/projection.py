@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cutaway.errors import UserError
+from cutaway.extras import install
 from cutaway.shapes import Float
 
 Method = Literal["pca", "umap"]
@@ -53,6 +54,6 @@ def _umap(table: np.ndarray, seed: int) -> Plane:
     try:
         umap = importlib.import_module("umap")
     except ImportError:
-        raise UserError("UMAP needs umap-learn: pip install 'cutaway[umap]', or use --method pca") from None
+        raise UserError(f"UMAP needs umap-learn: {install('umap')}, or use --method pca") from None
     made = umap.UMAP(n_components=2, metric="cosine", random_state=seed)
     return Plane(np.asarray(made.fit_transform(table), np.float32), float("nan"))

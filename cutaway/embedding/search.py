@@ -25,6 +25,7 @@ import numpy as np
 from cutaway import store
 from cutaway.embedding.passages import LARGEST, decoded, files, fitting, passages
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import install
 from cutaway.store.files import Bytes, Progress, silent, write
 
 Embed = Callable[[list[str]], np.ndarray]
@@ -217,7 +218,7 @@ class Index:
         try:
             usearch: Any = importlib.import_module("usearch.index")
         except ImportError:
-            raise UserError(f"{len(ids):,} passages need usearch: pip install 'cutaway[embed]'") from None
+            raise UserError(f"{len(ids):,} passages need usearch: {install('research')}") from None
         stamp = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
         kept = self.home / f"vectors-{stamp}.usearch"
         graph = usearch.Index(ndim=table.shape[1], metric="cos", dtype="f32")

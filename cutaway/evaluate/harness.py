@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import install
 from cutaway.evaluate.likelihood import Likelihood, prefix, rolling, score
 from cutaway.lm import LanguageModel
 from cutaway.tokenizer import chat
@@ -23,7 +24,7 @@ from cutaway.tokenizer import chat
 try:
     from lm_eval.api.model import TemplateLM
 except ImportError:
-    raise UserError("lm-eval is not installed: pip install 'cutaway[harness]'") from None
+    raise UserError(f"lm-eval is not installed: {install('eval')}") from None
 
 SAMPLED = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
 KNOWN = {"until", "max_gen_toks", "do_sample", *SAMPLED}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cutaway.errors import UserError
+from cutaway.extras import install
 
 
 def library(name: str) -> Any:
@@ -12,4 +13,4 @@ def library(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError:
-        raise UserError(f"{name} is not installed: pip install 'cutaway[research]'") from None
+        raise UserError(f"{name} is not installed: {install('research')}") from None

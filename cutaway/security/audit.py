@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError, escaped, quoted
+from cutaway.extras import install
 from cutaway.quantization import formats
 from cutaway.store import reading
 from cutaway.store.files import digest, read_errors
@@ -191,7 +192,7 @@ def _check_key(public_key: Path) -> None:
         import model_signing  # noqa: F401
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError:
-        raise UserError("signatures need model-signing: pip install 'cutaway[bundle]'") from None
+        raise UserError(f"signatures need model-signing: {install('serve')}") from None
     with read_errors(public_key):
         data = public_key.read_bytes()
     try:

@@ -152,6 +152,11 @@ def remove(source: str) -> int | None:
     return freed
 
 
+def interrupted() -> list[Path]:
+    """What pulls that were cut left to go on with, Cutaway's and other programs'."""
+    return sorted(_cache().glob("models--*--*/blobs/*.incomplete"))
+
+
 def _wanted(repository: str, file: str | None, offered: Iterable[str]) -> list[str]:
     """The weights that a pull takes: all safetensors, a .gguf by its name, or those of a type as Q4_K_M.
 

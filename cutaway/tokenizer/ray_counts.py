@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.extras import install
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
 TOGETHER = 8  # counts that one task merges
@@ -31,7 +32,7 @@ def of(
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError("counting on Ray needs it: pip install 'cutaway[ray]'") from None
+        raise UserError(f"counting on Ray needs it: {install('ray')}") from None
     paths = [str(Path(file).resolve()) for file in files]
     special = tuple(special)
     WordCounts(pattern, special, limit)  # refused here rather than by a worker

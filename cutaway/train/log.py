@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.errors import UserError
+from cutaway.extras import install
 from cutaway.store.files import atomic_file, disk_errors
 from cutaway.train.curve import METRICS
 
@@ -82,7 +83,7 @@ def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("TensorBoard is not installed: pip install 'cutaway[pretrain]'") from None
+        raise UserError(f"TensorBoard is not installed: {install('train')}") from None
     return SummaryWriter
 
 

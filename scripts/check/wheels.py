@@ -61,16 +61,20 @@ def build(bin: Path, folder: Path) -> Path:
     subprocess.run(f"git -C {ROOT} archive HEAD | tar -x -C {tree}", shell=True, check=True)
     compiler = folder / "c++"
     compiler.write_text(
-        f'#!/bin/sh\nexec {bin}/python -m ziglang c++ -target {TARGET} -fno-sanitize=undefined "$@"\n'
+        f'#!/bin/sh\nexec {bin}/python -m ziglang c++ -target {TARGET} -O3 -fno-sanitize=undefined "$@"\n'
     )
     compiler.chmod(0o755)
+    caches = {"ZIG_LOCAL_CACHE_DIR": str(folder / "cache"), "ZIG_GLOBAL_CACHE_DIR": str(bin.parent / "zig")}
+    program = folder / "warm.cpp"  # makes zig's C++ library, which takes longer than the backend waits
+    program.write_text("#include <thread>\nint main() { std::thread([] {}).join(); }\n")
+    run(compiler, "-std=c++20", "-pthread", program, "-o", folder / "warm", env=os.environ | caches)
     epoch = run("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
     env = os.environ | {
         "CXX": str(compiler),
         "SOURCE_DATE_EPOCH": epoch,
         "PATH": f"{bin}:{os.environ['PATH']}",
     }
-    env["ZIG_LOCAL_CACHE_DIR"] = str(folder / "cache")
+    env |= caches
     started = time.perf_counter()
     run(bin / "python", "-m", "build", "--wheel", "--no-isolation", "-o", folder / "built", tree, env=env)
     (made,) = (folder / "built").iterdir()

@@ -1,4 +1,4 @@
-"""OpenTelemetry: one span a request, and below it its phases, sent to a collector. Needs cutaway[otel].
+"""OpenTelemetry: one span a request, and below it its phases, sent to a collector. Needs cutaway[serve].
 
 The phases are prepare (reading, checking, rendering), queue, prefill and decode. A ``traceparent`` header
 (W3C) makes the span part of its sender's trace; attributes are named by OpenTelemetry's GenAI conventions.
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cutaway.errors import UserError
+from cutaway.extras import install
 from cutaway.serve.operations.request_record import RequestRecord
 
 NANOSECONDS = 1e9
@@ -26,7 +27,7 @@ class Tracing:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise UserError(
-                f"--otlp-endpoint needs {error.name}, which is not installed: pip install 'cutaway[otel]'"
+                f"--otlp-endpoint needs {error.name}, which is not installed: {install('serve')}"
             ) from None
         self.provider = TracerProvider(resource=Resource.create({"service.name": "cutaway"}))
         self.provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter(endpoint)))

@@ -1,0 +1,39 @@
+"""What of the caches can go: what interrupted pulls left, and what is made again when it is next needed."""
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from cutaway.store import hub, models
+
+MADE_AGAIN = ("bundles", "search", "vocabularies")  # unpacked files, indexes of texts, compiled tokenizers
+
+
+def found() -> list[Path]:
+    """The files and folders that `prune` removes."""
+    home = models.home()
+    made = [home / name for name in MADE_AGAIN if (home / name).is_dir()]
+    scratch = [*home.glob("models/*/pip-*"), *home.glob("data/*/pip-*")]  # of a pull that was killed
+    return [*made, *scratch, *hub.interrupted()]
+
+
+def bytes_of(paths: list[Path]) -> int:
+    """Bytes of files, and of all files in folders."""
+    total = 0
+    for path in paths:
+        files = path.rglob("*") if path.is_dir() else (path,)
+        with suppress(OSError):  # of what another process removes meanwhile
+            total += sum(file.stat().st_size for file in files if file.is_file())
+    return total
+
+
+def prune() -> int:
+    """Remove them; the bytes freed."""
+    paths = found()
+    before = bytes_of(paths)
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return before - bytes_of([path for path in paths if path.exists()])
