@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,9 @@ import cutaway
 from cutaway.commands import open as verb
 from cutaway.commands.serve import Loader
 from cutaway.commands.serve_options import Loading, Several
-from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
 from cutaway.inspect import checkpoints
 from cutaway.inspect.head_scores import head_scores
-from cutaway.train import config
-from cutaway.train.recipes.pretrain import export
-from cutaway.train.training import Training
 from cutaway.weights.run_checkpoint import is_checkpoint
 from tests import serving, training
 from tests.serving import Server
@@ -32,29 +27,7 @@ from cutaway.serve.runs.log import Log, pooled  # isort: skip
 from cutaway.serve.service import Limits  # isort: skip
 
 SENTENCE = "the same tees"
-STEPS = (2, 4, 6)
-
-
-def run_in(folder: Path) -> Path:
-    """A run of a few steps, with three checkpoints."""
-    run = training.run()
-    data = training.text()
-    tokenizer = run_tokenizer.of_bytes()
-    run_tokenizer.save(tokenizer, folder / "tokenizer")
-    (folder / "run.yaml").write_text(config.write(run))
-    trained = Training(run, replace(data, tokenizer=tokenizer, export=export), note=lambda _: None)
-    lines: list[dict[str, Any]] = []
-    for step in range(1, STEPS[-1] + 1):
-        lines.append({"step": step, "loss": float(trained.advance()["loss"]), "learning_rate": float("nan")})
-        if step in STEPS:
-            trained.save(folder / "checkpoints")
-            lines += [
-                {"step": step, "validation_loss": 3.0 - step / 10},
-                {"step": step, "prompt": "the", "sample": f" sample of {step}"},
-            ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    trained.data.export(trained, folder)
-    return folder
+STEPS = training.SAVED
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, an experiment with an arm, answers to questions, and what leads out of it."""
     outside = tmp_path_factory.mktemp("outside")
     found = tmp_path_factory.mktemp("runs")
-    run_in(found / "one")
+    training.saved(found / "one")
     (found / "arms" / "mha" / "0.01-6-0").mkdir(parents=True)
     (found / "arms" / "experiment.yaml").write_text("steps: 6\n")
     for name in ("run.yaml", "metrics.jsonl"):
@@ -71,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (found / "arms" / "mha" / "0.01-6-0" / "samples.jsonl").write_text(
         json.dumps({"step": 4, **answer}) + "\n"
     )
-    run_in(outside / "secret")
+    training.saved(outside / "secret")
     (found / "linked").symlink_to(outside / "secret")
     inside = found / "half"
     inside.mkdir()

@@ -21,6 +21,7 @@ from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.position import rope
 from cutaway.quantization import formats
+from cutaway.train import config
 from cutaway.train.config import DataConfig, Intervals, TrainingConfig
 from cutaway.train.objectives import next_token
 from cutaway.train.recipes.pretrain import export
@@ -33,6 +34,7 @@ TEMPLATE = (
     "{{ m.content | trim }}<|end|>\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
 VOCAB, CONTEXT = 320, 16
+SAVED = (2, 4, 6)  # steps of the checkpoints of ``saved``
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune. "
 
 
@@ -171,3 +173,24 @@ def _turn(role: str, content: str) -> dict[str, str]:
 def _lines(path: Path, rows: list[Any]) -> Path:
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
+
+
+def saved(folder: Path) -> Path:
+    """A run of a few steps, with three checkpoints."""
+    made, data = run(), text()
+    tokenizer = run_tokenizer.of_bytes()
+    run_tokenizer.save(tokenizer, folder / "tokenizer")
+    (folder / "run.yaml").write_text(config.write(made))
+    trained = Training(made, replace(data, tokenizer=tokenizer, export=export), note=lambda _: None)
+    lines: list[dict[str, Any]] = []
+    for step in range(1, SAVED[-1] + 1):
+        lines.append({"step": step, "loss": float(trained.advance()["loss"]), "learning_rate": float("nan")})
+        if step in SAVED:
+            trained.save(folder / "checkpoints")
+            lines += [
+                {"step": step, "validation_loss": 3.0 - step / 10},
+                {"step": step, "prompt": "the", "sample": f" sample of {step}"},
+            ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trained.data.export(trained, folder)
+    return folder

@@ -101,6 +101,7 @@ def compare(
     for arm in made.arms:  # one that cannot be trained is refused before another one has been
         arms.run_of(made, arm, made.learning_rates[0], made.steps, 0)
     check_folder(folder)
+    report.begin(made, folder)
     with console.watched() as progress:
         results = sweep.run(made, folder, console.note, workers=workers, ray=ray, progress=progress)
     document = report.save(made, results, folder)

@@ -134,7 +134,7 @@ export class Training {
     const more = make("details", {}, make("summary", {}, "All other measurements"));
     more.addEventListener("toggle", () => more.childElementCount > 1 || more.append(charts(rest)));
     const open = this.curves.querySelector("details")?.open;
-    this.curves.replaceChildren(charts(first), rest.length ? more : "");
+    this.curves.replaceChildren(make("h2", { class: "unseen" }, "Curves"), charts(first), rest.length ? more : "");
     more.open = Boolean(open);
     this.drawn = state;
     const single = chosen.length === 1 ? chosen[0] : null;
@@ -145,7 +145,7 @@ export class Training {
 
   async write(signal) {
     if (!this.single) this.written.replaceChildren();
-    else this.written.replaceChildren(...await samples(this.server, this.single.id, this.checkpoints.step, signal));
+    else this.written.replaceChildren(make("h2", { class: "unseen" }, "What it wrote"), ...await samples(this.server, this.single.id, this.checkpoints.step, signal));
   }
 }
 
