@@ -89,7 +89,7 @@ def running(
     others: Sequence[Model] = (),
     max_memory: int | None = None,
     tracing: Any = None,
-    lens: Any = None,
+    lenses: Any = None,
     runs: Any = None,
     **limits: Any,
 ) -> Iterator[Server]:
@@ -100,7 +100,7 @@ def running(
         "aliases": aliases,
         "lenient": lenient,
         "adapters": dict(adapters or {}),
-        "lens": lens,
+        "lenses": lenses or {},
     }
     more |= {"pooling": pooling, "dimensions": dimensions, "adapter_folder": adapter_folder}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cutaway.inspect import tuned_lens
+from cutaway.inspect import tuned_maps
 from cutaway.inspect.arrays import log_softmax, softmax
 from cutaway.inspect.edits import Ablate, from_json
+from cutaway.inspect.jacobian_lens import Dense, JacobianLens
 from cutaway.weights import adapters
 from tests import serving
 from tests.serving import Server
@@ -158,18 +159,41 @@ def test_the_logit_lens_is_the_traces(server: Server, at: int) -> None:
 def test_a_tuned_lens_is_beside_it(tmp_path: Path) -> None:
     lm = serving.model()
     width, draw = lm.config.width, np.random.default_rng(0)
-    maps = tuned_lens.TunedLens(
+    maps = tuned_maps.TunedLens(
         lm.subject,
         draw.normal(0, 0.01, (2, width, width)).astype(np.float32),
         draw.normal(0, 0.1, (2, width)).astype(np.float32),
     )
     maps.save(tmp_path / "lens.safetensors")
-    with serving.running(lm, lens=tuned_lens.load(tmp_path / "lens.safetensors", lm)) as server:
+    with serving.running(lm, lenses={"tuned": tuned_maps.load(tmp_path / "lens.safetensors", lm)}) as server:
         found = asked(server, "/v1/lens")
-    ours = maps.lens(lm.trace(TEXT))
+    ours = lm.trace(TEXT).lens(maps)
     assert [one["top"][0]["id"] for one in found["tuned_lens"]] == ours.ids[:, -1].tolist()
     assert np.allclose([one["probability"] for one in found["tuned_lens"]], ours.final[:, -1], atol=1e-4)
     assert found["tuned_lens"][0] != found["logit_lens"][0]
+
+
+def test_a_jacobian_lens_and_its_control_are_beside_it_and_in_the_internals() -> None:
+    lm = serving.model()
+    width, draw = lm.config.width, np.random.default_rng(0)
+    ours = JacobianLens({0: Dense(draw.standard_normal((width, width), np.float32))}, 1, 3)
+    with serving.running(lm, lenses={"jacobian": ours, "random": ours.random()}) as server:
+        found = asked(server, "/v1/lens")
+        internals = {"layers": [0, 1], "attention": False, "lens": 2, "lens_kind": "jacobian"}
+        body = {"prompt": TEXT, "max_tokens": 1, "temperature": 0, "internals": internals}
+        answered = server.post("/v1/completions", body).json()["choices"][0]["internals"][0]["layers"]
+        plain = server.post("/v1/completions", body | {"internals": {"layers": [0, 1]}}).json()
+        wrong = server.post("/v1/completions", body | {"internals": internals | {"lens_kind": "tuned"}})
+    for kind, by in (("jacobian_lens", ours), ("random_lens", ours.random())):
+        expected = lm.trace(TEXT).lens(by)
+        assert [one["after"] for one in found[kind]] == ["blocks.0.out", "blocks.1.out"]
+        assert [one["top"][0]["id"] for one in found[kind]] == expected.ids[:, -1].tolist()
+        assert np.allclose([one["probability"] for one in found[kind]], expected.final[:, -1], atol=1e-4)
+    seen = lm.trace(TEXT).lens(ours)
+    assert [one["lens"][0]["id"] for one in answered] == seen.ids[:, -1].tolist()
+    layers = plain["choices"][0]["internals"][0]["layers"]
+    assert layers[0]["lens"] != answered[0]["lens"] and layers[1]["lens"][:2] == answered[1]["lens"]
+    assert wrong.status_code == 400 and "no tuned lens" in wrong.json()["error"]["message"]
 
 
 # ---- attribution -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.inspect import causal, gradients, pairs, probes, steering, sweep_pytorch, tuned_lens
+from cutaway.inspect import causal, gradients, pairs, probes, steering, sweep_pytorch, tuned_lens, tuned_maps
 from cutaway.inspect import head_scores as head_scores_module
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.edits import Ablate, Add, Patch
@@ -291,17 +291,17 @@ def test_a_tuned_lens_starts_as_the_logit_lens_and_comes_nearer(subject: Subject
     texts = [TEXT, OTHER, list(b"what a lens is trained on")]
     plain, tuned = (tuned_lens.train(subject, texts, steps, 32, 0.01) for steps in (0, 25))
     trace = Trace.of(subject.pytorch.model, Bytes(), TEXT)
-    assert np.array_equal(plain.lens(trace).ids, trace.lens().ids)
+    assert np.array_equal(trace.lens(plain).ids, trace.lens().ids)
     assert tuned.losses[-1] < 0.7 * tuned.losses[0]
-    assert tuned.lens(trace).final[:-1].mean() > trace.lens().final[:-1].mean()
+    assert trace.lens(tuned).final[:-1].mean() > trace.lens().final[:-1].mean()
     tuned.save(tmp_path / "lens.safetensors")
-    again = tuned_lens.load(tmp_path / "lens.safetensors", subject)
-    assert np.array_equal(again.lens(trace).final, tuned.lens(trace).final)
+    again = tuned_maps.load(tmp_path / "lens.safetensors", subject)
+    assert np.array_equal(trace.lens(again).final, trace.lens(tuned).final)
     with pytest.raises(UserError, match="no tuned lens of this model"):
-        tuned_lens.load(tmp_path / "lens.safetensors", Subject.of(decoder("gpt2"), Bytes()))
+        tuned_maps.load(tmp_path / "lens.safetensors", Subject.of(decoder("gpt2"), Bytes()))
     steering.save(tmp_path / "other.safetensors", [Add(0, [1.0] * 32)])
     with pytest.raises(UserError, match="no tuned lens of this model"):
-        tuned_lens.load(tmp_path / "other.safetensors", subject)
+        tuned_maps.load(tmp_path / "other.safetensors", subject)
 
 
 def test_a_stopped_lens_training_goes_on_to_the_same_bits(subject: Subject, tmp_path: Path) -> None:

@@ -319,10 +319,9 @@ class Loader:
                 f"The models are {', '.join(names)}: each needs a name of its own"
                 + (f", and there is none called {', '.join(sorted(named))}" if named else "")
             )
-        if self.loading.lens is not None and not self.loading.lens.is_file():
-            raise UserError(
-                f"--lens {self.loading.lens}: there is no such file; give one that a tuned lens saved"
-            )
+        for given in self.loading.lens:
+            if not Path(given).is_file():
+                raise UserError(f"--lens {given}: there is no such file; `cutaway lens fit` writes one")
         aliases: dict[str, list[str]] = {name: [] for name in names}
         for one in self.loading.alias:
             alias, _, name = one.rpartition("=")
@@ -409,13 +408,18 @@ class Loader:
             raise UserError(f"--max-memory is less than {path.name} takes: {size(weights)}{cache}")
         return weights + state
 
-    def _lens(self, lm: Any) -> Any:
-        """The first model's tuned lens, where one was given."""
-        if self.loading.lens is None:
-            return None
-        from cutaway.inspect import tuned_lens
+    def _lenses(self, lm: Any) -> dict[str, Any]:
+        """A model's lenses by kind: of the first one those given, and its Jacobian lens with its control."""
+        if lm.is_encoder:
+            return {}
+        from cutaway.inspect import lenses
 
-        return tuned_lens.load(self.loading.lens, lm)
+        path = lenses.own_path(lm.subject)
+        found = {} if path is None else {"jacobian": path}
+        given = [Path(one) for one in self.loading.lens] if self.first is None else []
+        found |= {lenses.kind(one): one for one in given}
+        made: dict[str, Any] = {kind: lenses.load(one, lm) for kind, one in found.items()}
+        return made | ({"random": made["jacobian"].random()} if "jacobian" in made else {})
 
     def _service(self, name: str, path: Path, aliases: tuple[str, ...], plain: bool = False) -> Any:
         from cutaway.serve.operations.metrics import Metrics
@@ -456,7 +460,7 @@ class Loader:
             adapter_folder=folder,
             pooling=pooling,
             dimensions=lengths,
-            lens=self._lens(lm) if first is None else None,
+            lenses=self._lenses(lm),
             **shared,
         )
         warm_up(service)

@@ -102,8 +102,8 @@ class Loading:
         How embeddings are made of a text's tokens where a request does not say: mean, cls or last. By default
         as the model states; a decoder that states none needs it.
     lens
-        A tuned lens of the first model, as cutaway.inspect.tuned_lens saves it: /v1/lens and the page show it
-        beside the logit lens.
+        A tuned or a Jacobian lens of the first model, a file; again for the other kind. /v1/lens and the page
+        show both beside the logit lens. `cutaway lens fit` makes a Jacobian lens.
     """
 
     name: str | None = None
@@ -112,7 +112,7 @@ class Loading:
     adapter_folder: Path | None = None
     chat_template: Path | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
-    lens: Path | None = None
+    lens: Words = ()
     engine: Engine = "auto"
     threads: Threads = None
     context: Context = None

@@ -1,4 +1,4 @@
-"""A model's internals while it generates: attention weights in short, and the logit lens.
+"""A model's internals while it generates: attention weights in short, and the logit lens or another.
 
 For each layer of a request's internals, at the position from which a token was chosen: each head's attention
 as its entropy and its largest weights, and the logit lens (nostalgebraist 2020), the next-token distribution
@@ -8,6 +8,7 @@ from this layer's residual stream, as its top tokens and its entropy. Entropies 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,16 @@ TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class Internals:
-    """Which layers, from 0, and what of them: ``attention``, and ``lens``, how many top tokens (0: none)."""
+    """Which layers, from 0, and what of them: ``attention``, and ``lens``, how many top tokens (0: none).
+
+    ``through``: another lens than the logit lens, by which layers and their residual streams [l d] become
+    logits, one float32 [v] a layer.
+    """
 
     layers: tuple[int, ...]
     attention: bool = True
     lens: int = 5
+    through: Callable[[Sequence[int], np.ndarray], Sequence[np.ndarray]] | None = None
 
     def check(self, layers: int, vocab: int) -> None:
         """UserError for layers and tokens that the model does not have."""

@@ -144,8 +144,14 @@ class _Directed(_Where):
         object.__setattr__(self, "vector", _numbers(self.vector))
 
 
+@dataclass(frozen=True)
 class Add(_Directed):
-    """Steering: adds ``vector`` to the residual stream after a layer, ``strength`` times (2308.10248)."""
+    """Steering: adds ``vector`` to the residual stream after a layer, ``strength`` times (2308.10248).
+
+    ``relative``: the vector at norm 1, times ``strength`` and each token's own norm, x + strength |x| v.
+    """
+
+    relative: bool = field(default=False, kw_only=True)
 
 
 class Project(_Directed):
@@ -369,8 +375,8 @@ def _check_vector(edit: _Directed, width: int) -> None:
         raise UserError(f"the vector has {len(edit.vector)} numbers, the residual stream {width}")
     if not all(map(_fits, edit.vector)):
         raise UserError("the vector holds a number that is NaN, infinite or beyond float32")
-    if isinstance(edit, Project) and not any(edit.vector):
-        raise UserError("the vector is zero, so it names no direction to project out")
+    if (isinstance(edit, Project) or edit.relative) and not any(edit.vector):  # pyright: ignore[reportAttributeAccessIssue]
+        raise UserError("the vector is zero, so it names no direction")
 
 
 def _check_swap(edit: Swap, width: int) -> None:

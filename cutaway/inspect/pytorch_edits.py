@@ -124,6 +124,7 @@ def _check_shape(edit: Edit, name: str, shape: torch.Size) -> None:
         raise UserError(f"units {list(edit.units)} are none of the last axis of {name}, of size {size}")
     if keys and (
         isinstance(edit, Noise | Project)
+        or (isinstance(edit, Add) and edit.relative)
         or (isinstance(edit, Swap) and edit.other is None)
         or (isinstance(edit, Ablate) and edit.to != "zero")
     ):
@@ -158,7 +159,8 @@ def _moves(model: Decoder, edit: Edit, found: list[str], under: Mapping[str, Lis
         return iter([partial(_swapped, edit)] * len(found))
     if isinstance(edit, Add | Project):
         vector = torch.tensor(edit.vector)
-        move = partial(_added if isinstance(edit, Add) else _projected, vector, edit.strength)
+        change = _projected if isinstance(edit, Project) else _steered if edit.relative else _added
+        move = partial(change, vector, edit.strength)
         return iter([move] * len(found))
     if isinstance(edit, Scale):
         return iter([partial(_scaled, edit.strength)] * len(found))
@@ -282,6 +284,11 @@ def _mixed(donor: Callable[[Sequence[int]], Tensor], strength: float, view: Tens
 def _added(vector: Tensor, strength: float, view: Tensor, _at: Any) -> Tensor:
     more = view.shape[-1] - len(vector)  # not 0 of attention weights alone: those of the first keys change
     return view + strength * torch.nn.functional.pad(vector, (0, more)).to(view)
+
+
+def _steered(vector: Tensor, strength: float, view: Tensor, _at: Any) -> Tensor:
+    direction = (vector.double() / vector.double().norm()).to(view)
+    return view + strength * view.norm(dim=-1, keepdim=True) * direction
 
 
 def _projected(vector: Tensor, strength: float, view: Tensor, _at: Any) -> Tensor:

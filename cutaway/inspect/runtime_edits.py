@@ -57,6 +57,10 @@ def check(config: Decoder, given: edits.Given, length: int) -> None:
     for one in edits.listed(given):
         if isinstance(one, Mapping):
             raise UnsupportedEditError(f"the runtime cannot edit activations by a function: {OTHERS}")
+        if isinstance(one, Add) and one.relative:
+            raise UnsupportedEditError(
+                f"the runtime adds a vector as it is, not times the norm of each activation; {OTHERS}"
+            )
         if one.name is not None:
             _values(config, one)  # what is not shown is refused before what does not fit
         edits.check(config, one, length)

@@ -58,6 +58,7 @@ def save(path: str | Path, edits: Sequence[Add]) -> None:
     for one in edits:
         name = f"blocks.{one.layer}.out" if one.name is None else one.name
         some = [field for field in ("positions", "units", "head") if getattr(one, field) is not None]
+        some += ["relative"] * one.relative
         if RESIDUAL.fullmatch(name) is None or some or one.from_step or name in packed:
             raise UserError(
                 f"{describe(one)}: a steering file holds one vector a layer, added to all of blocks.LAYER.out"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cutaway.errors import OperationalError, UserError
+from cutaway.inspect import lenses
 from cutaway.inspect import names as naming
 from cutaway.inspect.arrays import largest, softmax
 from cutaway.inspect.attribution import Attribution, attribute
@@ -132,9 +133,16 @@ class TraceValues(Mapping[str, np.ndarray]):
         """The residual stream [t d] after the embedding and after every block."""
         return {name: self[name] for name in ("embed", *(f"blocks.{i}.out" for i in range(self.layers)))}
 
-    def lens(self) -> Lens:
-        """The logit lens: the next token after the embedding and after every block, at every position."""
-        return lens(self.instrumented, self.residuals(), self.vocabulary)
+    def lens(self, by: Any = "logit") -> Lens:
+        """The next token after the embedding and after every block, at every position, by the logit lens.
+
+        ``by``: "jacobian" (the model's own Jacobian lens), the file of a lens, or a lens, which shows the
+        layers that it is of.
+        """
+        found = lenses.find(by, self._subject)
+        residuals = self.residuals()
+        read = residuals if found is None else found.translated(residuals)
+        return lens(self.instrumented, read, self.vocabulary)
 
     def residual_norms(self) -> dict[str, np.ndarray]:
         """The norm of each token's residual stream [t] after the embedding and each half of each block."""

@@ -1,8 +1,8 @@
 """The tuned lens (2303.08112): an affine map a layer, trained so that the head reads its residual stream.
 
     tuned = train(lm, texts, resume="maps")     # minutes on a CPU; the same call goes on if stopped
-    tuned.lens(lm.trace("The capital of France is"))
-    tuned.save("lens.safetensors"); load("lens.safetensors", lm)
+    lm.trace("The capital of France is").lens(tuned)
+    tuned.save("lens.safetensors")              # trace.lens("lens.safetensors") reads it
 
 Each map is trained to give the final distribution from its layer's residual stream, by their KL divergence;
 it starts as the identity, which is the logit lens.
@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.extras import need
-from cutaway.inspect.lens import Lens, lens
-from cutaway.inspect.subject import Subject, subject_of
+from cutaway.inspect.subject import subject_of
 from cutaway.inspect.trace import trace_texts
 from cutaway.inspect.trace_values import TraceValues
+from cutaway.inspect.tuned_maps import TunedLens
 from cutaway.quantization import formats
 from cutaway.store.files import Progress, silent
 from cutaway.store.reading import parsed_text
@@ -33,51 +32,6 @@ from cutaway.weights import safetensors
 STEPS, TOKENS, LEARNING_RATE = 100, 64, 1e-3
 TRAINING = "cutaway-lens-training"
 SAVED = 20  # steps between two saves of a training that may be resumed
-
-
-@dataclass(frozen=True, repr=False)
-class TunedLens:
-    """float32 ``weights`` [n d d], ``biases`` [n d]: x + x W^T + b, of the streams from the embedding on."""
-
-    subject: Subject
-    weights: np.ndarray
-    biases: np.ndarray
-    losses: tuple[float, ...] = ()
-
-    def __repr__(self) -> str:
-        layers, width, _ = self.weights.shape
-        return f"TunedLens({layers} layers, width {width}, {len(self.losses)} steps)"
-
-    def translated(self, residuals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Residual streams [t d], from the embedding on, as the head is to read them."""
-        rows = zip([*residuals][:-1], self.weights, self.biases, strict=True)
-        return {**residuals} | {name: residuals[name] + residuals[name] @ w.T + b for name, w, b in rows}
-
-    def lens(self, trace: TraceValues) -> Lens:
-        """The next token after the embedding and after every block, at every position."""
-        return lens(trace.instrumented, self.translated(trace.residuals()), trace.vocabulary)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the maps as a safetensors file."""
-        arrays = {"weights": self.weights, "biases": self.biases}
-        safetensors.write(
-            path, {n: formats.pack(a, "F32") for n, a in arrays.items()}, {"format": "cutaway-lens"}
-        )
-
-
-def load(path: str | Path, lm: Any) -> TunedLens:
-    """Reads what ``save`` wrote; UserError for maps of another model."""
-    subject = subject_of(lm)
-    layers, width = len(subject.config.blocks), subject.config.width
-    try:
-        shapes = {"weights": (layers, width, width), "biases": (layers, width)}
-        read = safetensors.read_shaped(path, shapes)
-    except UserError as error:
-        raise UserError(
-            f"{path} is no tuned lens of this model, of {layers} layers and width {width}: {error}"
-        ) from None
-    weights, biases = (np.array(formats.unpack(read[name])) for name in shapes)
-    return TunedLens(subject, weights, biases)
 
 
 def train(

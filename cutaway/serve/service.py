@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.tool_calls.constraint import Held
+from cutaway.inspect.lenses import lens_logits
 from cutaway.lm import LanguageModel
 from cutaway.serve.answer_form import AnswerForm
 from cutaway.serve.api_error import RETRY_AFTER, APIError, ContextError, about, errors_in
@@ -115,7 +116,7 @@ class Service:
     pooling: Any = None  # of embeddings whose request names none; None: an encoder's own
     dimensions: Sequence[int] = ()  # that embeddings may be cut to
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
-    lens: Any = None  # the model's TunedLens, where the server was given one
+    lenses: Mapping[str, Any] = field(default_factory=dict)  # by kind, beside the logit lens
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))
@@ -319,7 +320,13 @@ class Service:
         """Which internals a request asks for; APIError for layers that the model does not have."""
         if asked is None:
             return None
-        wanted = internals.Internals(tuple(asked.layers), asked.attention, asked.lens)
+        through = None
+        if asked.lens_kind != "logit":
+            if asked.lens_kind not in self.lenses:
+                text = f"This server has no {asked.lens_kind} lens of this model: start it with --lens FILE"
+                raise APIError(400, text, param="internals.lens_kind")
+            through = partial(lens_logits, self.lm.subject, self.lenses[asked.lens_kind])
+        wanted = internals.Internals(tuple(asked.layers), asked.attention, asked.lens, through)
         with errors_in("internals"):
             wanted.check(len(self.lm.config.blocks), self.vocab)
         return wanted

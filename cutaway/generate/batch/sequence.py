@@ -412,6 +412,9 @@ def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
         own, last = [start + at for at in chunk.logits_at], start + len(chunk.ids) - 1
         layers = list(chunk.internals.layers) if chunk.internals is not None else []
         lens = layers if chunk.internals is not None and chunk.internals.lens else []
+        if lens and chunk.internals is not None and chunk.internals.through is not None:
+            names |= dict.fromkeys(map(residual, lens))
+            lens = []
         attended = layers if chunk.internals is not None and chunk.internals.attention else []
         counts.append((start, len(own), len(lens), len(attended)))
         logits_at += own + [last] * len(lens)
@@ -438,9 +441,18 @@ def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
     for chunk, (start, own, lens, attended) in zip(chunks, counts, strict=True):
         chunk.logits, chunk.lens = logits[at : at + own], list(logits[at + own : at + own + lens])
         chunk.patterns = list(islice(remaining, attended))
+        asked = chunk.internals
+        if asked is not None and asked.through is not None and asked.lens:
+            rows = np.stack([values[residual(one)][start + len(chunk.ids) - 1] for one in asked.layers])
+            chunk.lens = asked.through(asked.layers, rows)
         at += own + lens
         if chunk.observation is not None:
             _observe(chunk, chunk.observation, start, remaining, values)
+
+
+def residual(layer: int) -> str:
+    """The name of the residual stream after a layer."""
+    return f"blocks.{layer}.out"
 
 
 def _observe(

@@ -1,4 +1,8 @@
-"""/v1/lens: the next token if the model stopped after each block, at one position of a prompt."""
+"""/v1/lens: the next token if the model stopped after each block, at one position of a prompt.
+
+The logit lens, a tuned lens and a Jacobian lens side by side; beside a Jacobian lens its control, in which a
+random rotation is in place of each matrix.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ from cutaway.serve.validation import Id
 
 
 class LensRequest(InsideRequest):
-    """The logit lens at a position; the tuned lens beside it where the server has one (--lens)."""
+    """The logit lens at a position; tuned and Jacobian lenses beside it where the server has them (--lens)."""
 
     position: StrictInt = -1
     top: Annotated[StrictInt, Field(ge=1, le=20)] = 3
@@ -39,7 +43,7 @@ class LensRequest(InsideRequest):
 
 
 async def lens(service: Service, body: LensRequest, http: HTTPRequest) -> Response:
-    """The next token after the embedding and after each block, by the logit lens and a tuned one."""
+    """The next token after the embedding and after each block, by every lens that the server has."""
     return await while_connected(http, _answered(service, body, http))
 
 
@@ -59,16 +63,17 @@ def _response(service: Service, body: LensRequest, prompt: Prompt, at: int, seen
     if token >= found.shape[1]:
         text = f"token {token} is not in this model's vocabulary of {found.shape[1]:,}"
         raise APIError(400, text, param="token")
-    tuned = None
-    if service.lens is not None:
-        rows = np.concatenate([*service.lens.translated(residuals).values()])
-        tuned = _stages(service, residuals, softmax(_logits(service, rows)), token, body.top)
+    others: dict[str, Any] = dict.fromkeys(("tuned_lens", "jacobian_lens", "random_lens"))
+    for kind, by in service.lenses.items():
+        read = by.translated(residuals)
+        chances = softmax(_logits(service, np.concatenate([*read.values()])))
+        others[f"{kind}_lens"] = _stages(service, read, chances, token, body.top)
     return json_response({
         "model": service.name,
         "position": at,
         "token": {"id": token, "text": text_of(service, token)},
         "logit_lens": _stages(service, residuals, found, token, body.top),
-        "tuned_lens": tuned,
+        **others,
     })  # fmt: skip
 
 

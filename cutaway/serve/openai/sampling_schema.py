@@ -59,6 +59,9 @@ class Internals(StrictModel):
     layers: Indices = Field(min_length=1, max_length=1024)
     attention: StrictBool = True
     lens: Annotated[StrictInt, Field(ge=0, le=100)] = 5
+    lens_kind: Literal["logit", "tuned", "jacobian", "random"] = Field(
+        "logit", description="A tuned and a Jacobian lens are there where the server has one (--lens)."
+    )
 
 
 def _derived(*names: str) -> dict[str, Any]:

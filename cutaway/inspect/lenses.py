@@ -1,0 +1,92 @@
+"""Lenses by name and by file: the logit lens, a tuned one, a Jacobian one, whichever a reader asks for.
+
+A lens that is read from a file has ``translated``, which makes of residual streams what the head is to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from cutaway import store
+from cutaway.errors import UserError, quoted
+from cutaway.inspect import jacobian_file, tuned_maps
+from cutaway.inspect.jacobian_lens import digest
+from cutaway.inspect.subject import Subject, subject_of
+from cutaway.store.files import read_errors
+from cutaway.weights import safetensors
+
+OWN = Path(__file__).parent / "lenses"  # those of models that Cutaway knows
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """A lens: what the head is to read of each residual stream [t d]."""
+
+    def translated(self, residuals: Mapping[str, np.ndarray], /) -> dict[str, np.ndarray]: ...
+
+
+def find(by: Any, lm: Any) -> Translator | None:
+    """The lens that is asked for; None is the logit lens. UserError for one of another model."""
+    if by == "logit":
+        return None
+    if not isinstance(by, str | Path):
+        if isinstance(by, Translator):
+            return by
+        raise UserError(f'a lens is "logit", "jacobian", the path of a file, or a lens, not {quoted(by)}')
+    return load(own(subject_of(lm)) if by == "jacobian" else Path(by), lm)
+
+
+def load(path: Path, lm: Any) -> Translator:
+    """The tuned or Jacobian lens of a file."""
+    if not path.is_file():
+        raise UserError(f"there is no lens {path}: `cutaway lens fit` writes one")
+    if kind(path) == "jacobian":
+        return jacobian_file.load(path, lm)
+    return tuned_maps.load(path, lm)
+
+
+def kind(path: Path) -> str:
+    """ "tuned" or "jacobian"."""
+    with read_errors(path), path.open("rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04":
+        return "jacobian"
+    return "jacobian" if safetensors.metadata(path).get("format") == jacobian_file.FORMAT else "tuned"
+
+
+def own(subject: Subject) -> Path:
+    """The file of a model's Jacobian lens; UserError if it has none."""
+    path = own_path(subject)
+    if path is None:
+        raise UserError(
+            "this model has no Jacobian lens yet: `cutaway lens fit MODEL --texts FILE` makes one"
+        )
+    return path
+
+
+def own_path(subject: Subject) -> Path | None:
+    """The file of a model's Jacobian lens, fitted on this machine or Cutaway's own; None if it has none."""
+    paths = (cached(subject), OWN / f"{digest(subject)}.safetensors")
+    return next((path for path in paths if path.is_file()), None)
+
+
+def cached(subject: Subject) -> Path:
+    """Where a model's lens is kept if it is fitted without a name for it."""
+    return store.home() / "lenses" / f"{digest(subject)}.safetensors"
+
+
+def lens_logits(
+    subject: Subject, by: Translator, layers: Sequence[int], rows: np.ndarray
+) -> list[np.ndarray]:
+    """float32 [v] of each layer: what a lens reads of its residual stream [d]; a layer that it is not of is
+    read as it is.
+    """
+    streams = {f"blocks.{layer}.out": row[None] for layer, row in zip(layers, rows, strict=True)}
+    last = f"blocks.{len(subject.config.blocks) - 1}.out"
+    found = by.translated(streams | {last: streams.get(last, rows[:1])})
+    read = np.concatenate([found[name] if name in found else row for name, row in streams.items()])
+    return list(subject.engine.unembed(np.ascontiguousarray(read, np.float32)))
