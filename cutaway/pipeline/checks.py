@@ -40,16 +40,17 @@ def _finetuning(pipeline: Pipeline, config: dict[str, Any]) -> None:
     known = methods.learned()
     if kind not in known:
         raise UserError(f"config.objective.kind: there is no {kind!r}; known: {', '.join(sorted(known))}")
-    model = _model(pipeline, str(found.get("base", methods.BASE)))
-    found["model"] = model if model is not None else to_dict(methods.base(found).config)
+    found["model"] = _model(pipeline, str(found.get("base", methods.BASE)))
     from_dict(found, RewardsConfig if known[kind].source == "task" else FinetuningConfig)
 
 
-def _model(pipeline: Pipeline, base: str) -> dict[str, Any] | None:
-    """The model of a stage that this base is or came from; None for a base that is no stage."""
+def _model(pipeline: Pipeline, base: str) -> dict[str, Any]:
+    """The model that a base is or will be: of an earlier stage, of what that began with, or one there is."""
+    from cutaway.train import methods
+
     while base in pipeline.names:
         stage = pipeline[base]
         if stage.verb == "pretrain":
             return to_dict(budget.pretraining(pipeline, base, stage.config["model"]).model)
-        base = str(stage.config.get("base", ""))
-    return None
+        base = str(stage.config.get("base", methods.BASE))
+    return to_dict(methods.base({"base": base}).config)

@@ -94,11 +94,12 @@ def read(source: str | Path) -> Pipeline:
         near = difflib.get_close_matches(str(source), presets(), n=1)
         instead = f"did you mean {near[0]}?" if near else f"presets are {', '.join(presets())}"
         raise UserError(f"{source}: is no preset, YAML file or run's folder: {instead}")
-    return parsed(yaml_files.parsed(path), str(path), path.absolute().parent)
+    here = Path.cwd() if path.parent == PRESETS else path.absolute().parent
+    return parsed(yaml_files.parsed(path), str(source), here)
 
 
 def parsed(entries: Mapping[str, Any], where: str, folder: Path) -> Pipeline:
-    """The pipeline of a file's entries; paths that begin with . or ~ are below the file's ``folder``."""
+    """The pipeline of a file's entries; ./PATH is below ``folder``."""
     entries = dict(entries)
     stages = entries.get("stages")
     if not isinstance(stages, dict) or not stages:

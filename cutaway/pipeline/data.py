@@ -42,7 +42,8 @@ HELD_OUT_DOCUMENT = 40  # one document of so many is held out
 class DataRecipe(Bounded):
     """``texts``: "novels", or files and folders; ``programs``: how many conversations of each.
 
-    ``pairs`` and ``held_out`` are counts for each program, ``pieces`` of text in the mixture. ``evaluations``
+    ``pairs`` and ``held_out`` are counts for each program, ``pieces`` of text in the mixture; ``sft`` is the
+    part of the conversations that sft.jsonl has, all of which the mixture has. ``evaluations``
     are tasks of `cutaway eval` whose items must not be in what is trained on. ``overlap`` is the share of an
     item's sequences of 8 words above which a document that has them is left out.
     """
@@ -52,6 +53,7 @@ class DataRecipe(Bounded):
     pairs: Natural = 0
     held_out: Natural = 200
     pieces: Natural = 0
+    sft: Fraction = 1.0
     evaluations: tuple[str, ...] = ()
     overlap: Fraction = 0.5
     seed: Natural = 0
@@ -169,7 +171,8 @@ def _write(
     spelled = "\n".join(" ".join(str(part) for part in _spoken(row)) for row in rows)
     (folder / "tokenizer.txt").write_text("\n".join([*(text for _, text in texts), spelled]) + "\n", "utf-8")
     (folder / TEMPLATE.name).write_bytes(TEMPLATE.read_bytes())
-    for name, lines in {"sft": rows, "mix": mixed, "pairs": pairs}.items():
+    kept = rows[: max(1, round(len(rows) * recipe.sft))]
+    for name, lines in {"sft": kept, "mix": mixed, "pairs": pairs}.items():
         (folder / f"{name}.jsonl").write_text("".join(map(_line, lines)), "utf-8")
     for name, items in asked.items():
         lines = [{"prompt": item.question, "answer": item.answer} for item in items]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cutaway.errors import OperationalError, UserError
 from cutaway.pipeline import verbs
@@ -26,13 +26,15 @@ from cutaway.pipeline.verbs import RESULTS, VERBS
 from cutaway.store.files import Progress, disk_errors, silent, write
 from cutaway.store.reading import json_lines
 from cutaway.train.curve import METRICS
-from cutaway.train.folder import CHECKPOINTS
+from cutaway.train.folder import CHECKPOINTS, EXAMPLES, REPORT
 
 POLL, COUNTED = 0.25, 5.0  # seconds between looks at a stage, and between counts of its time
+TOKENISED = (EXAMPLES, REPORT)
 PREFIX = "cutaway: "  # of the sentence in which a verb says what went wrong
 Note = Callable[[str], None]
 
 
+@runtime_checkable
 class Planner(Protocol):
     """What fixes a stage's config before it starts: the number of its steps, by the time that is left."""
 
@@ -87,10 +89,12 @@ class Runner:
         resume = own.entries and any((place / CHECKPOINTS).glob("*"))
         with disk_errors(folder.path):
             if place.exists() and not resume:
-                shutil.rmtree(place)
+                clear(place)
             folder.log(name).parent.mkdir(exist_ok=True)
             if not own.entries and folder.pipeline[name].verb != "data":
-                place.mkdir()
+                place.mkdir(exist_ok=True)
+            if folder.pipeline[name].verb == "data" and place.exists():
+                place.rmdir()
         verb, config = folder.pipeline[name].verb, folder.config(name)
         yaml = str(folder.config_path(name).relative_to(folder.path))
         words = verbs.command(name, verb, config, yaml, resume)
@@ -167,6 +171,15 @@ class Runner:
             f"stage {name} failed: {why}. All that it printed is in {log}, its config is {config}; mend the "
             f"cause, {go_on}"
         )
+
+
+def clear(place: Path) -> None:
+    """Empty a stage's folder but for examples that are tokenised, which a run takes if they are its own."""
+    for path in place.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in TOKENISED:
+            path.unlink()
 
 
 def check_names(pipeline: Pipeline, names: Sequence[str]) -> list[str]:

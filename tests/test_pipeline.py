@@ -1,0 +1,392 @@
+"""`cutaway pipeline`: stages as configs, a run that is killed anywhere, budgets, data, and the card."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cutaway.commands import pipeline as command
+from cutaway.errors import OperationalError, UserError
+from cutaway.pipeline import budget, card, config, costs, data, folder, overlap, run, verbs
+from cutaway.pipeline.config import Pipeline, parsed
+from cutaway.pipeline.energy import Meter
+
+STAGES = ("data", "tokens", "pack")
+
+
+def made(stages: dict[str, Any], **more: Any) -> Pipeline:
+    return parsed({"about": "a test", "stages": stages, **more}, "test.yaml", Path("/nowhere"))
+
+
+def small() -> Pipeline:
+    """Three stages that read one another, none of which is really run."""
+    return made(
+        {
+            "data": {"verb": "data", "config": {"programs": {"dates": 1}}},
+            "tokens": {"verb": "tokenizer train", "config": {"files": ["data/text.txt"], "size": 300}},
+            "pack": {"verb": "convert", "config": {"source": "tokens", "type": "Q8_0"}},
+        }
+    )
+
+
+# ---- configs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_presets_are_checked_whole_and_read_back(name: str, tmp_path: Path) -> None:
+    """Before anything starts: each stage by its verb's own config or options."""
+    read = config.read(name)
+    command.check(read)
+    (tmp_path / "again.yaml").write_text(config.written(read), "utf-8")
+    assert config.read(tmp_path / "again.yaml") == read
+    assert read.not_run or read.budget
+    assert all(read[stage].share for stage in read.names if verbs.VERBS[read[stage].verb].trains)
+
+
+@pytest.mark.parametrize(
+    ("stages", "wrong"),
+    [
+        ({}, "stages: should be stages by name"),
+        ({"a": {"verb": "paint", "config": {}}}, "stages.a.verb: is 'paint'"),
+        ({"../a": {"verb": "data", "config": {}}}, "cannot name a stage"),
+        ({"logs": {"verb": "data", "config": {}}}, "cannot name a stage"),
+        ({"a": {"verb": "data", "config": [1]}}, "config: should be the entries"),
+        ({"a": {"verb": "data", "config": {}, "shares": 1}}, "stages.a.shares: there is no such entry"),
+        ({"a": {"verb": "data", "config": {}, "share": "x"}}, "stages.a.share: is 'x'"),
+        ({"a": {"verb": "data", "config": {"programs": {"dates": 0}}}}, "stages.a: config.programs.dates"),
+        ({"a": {"verb": "data", "config": {"program": 1}}}, "stages.a: config.program: there is no such"),
+        ({"a": {"verb": "quantize", "config": {"source": "x", "kind": 1}}}, "has no such option"),
+        ({"a": {"verb": "eval", "config": {"tasks": "x"}}}, "config.model: is missing"),
+        ({"a": {"verb": "pretrain", "config": {"steps": 0}}}, "stages.a: config"),
+        ({"a": {"verb": "finetune", "config": {"objective": {"kind": "dbo"}}}}, "there is no 'dbo'"),
+    ],
+)
+def test_what_is_wrong_is_named_before_the_first_stage(stages: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(UserError, match=wrong.replace("(", r"\(")):
+        command.check(made(stages))
+
+
+def test_a_stage_depends_on_the_folders_that_its_config_names() -> None:
+    pipeline = made(
+        {
+            "data": {"verb": "data", "config": {"programs": {"dates": 1}}},
+            "base": {"verb": "pretrain", "config": {"data": {"sources": [{"path": "data/text"}]}}},
+            "other": {"verb": "pretrain", "config": {"data": {"sources": [{"path": "./mine"}]}}},
+            "ask": {
+                "verb": "eval",
+                "config": {"model": "base", "tasks": "hellaswag,text:data/held-out/text"},
+            },
+        }
+    )
+    assert [pipeline.upstream(name) for name in pipeline.names] == [[], ["data"], [], ["data", "base"]]
+    assert pipeline["other"].config["data"]["sources"][0]["path"] == "/nowhere/mine"
+
+
+def test_a_budget_is_a_time() -> None:
+    assert [config.seconds(text) for text in ("90m", "2h", "600s", "1.5h")] == [5400, 7200, 600, 5400]
+    for text in ("90", "-2h", "0m", "x", "9999999h"):
+        with pytest.raises(UserError, match="write a time as 90m"):
+            config.seconds(text)
+
+
+# ---- a run that is killed anywhere -------------------------------------------------------------------------
+
+RUNNER = """
+import sys
+from pathlib import Path
+from cutaway.pipeline import config, folder, run
+names = {"data": "data", "tokenizer": "tokens", "convert": "pack"}
+run.start = lambda pipeline, words: [sys.executable, "-S", "-c", sys.argv[3], words[0], names[words[0]]]
+run.Runner(folder.opened(Path(sys.argv[1]), config.read(sys.argv[2])), note=lambda _: None).run()
+"""
+STAGE = """
+import os, signal, sys
+from pathlib import Path
+verb, name = sys.argv[1], sys.argv[2]
+place, killer = Path(name), Path("../kill-" + name)
+place.mkdir(exist_ok=True)
+with open("../order", "a") as out: out.write(name + " ")
+(place / "half").write_text("half")
+if killer.exists():
+    killer.unlink()
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+before = {"data": None, "tokens": "data/whole", "pack": "tokens/whole"}[name]
+(place / "half").unlink()
+(place / "whole").write_text(name + (Path(before).read_text() if before else ""))
+if verb == "convert":
+    (place / "model.gguf").write_text((place / "whole").read_text())
+    print("{}")
+"""
+
+
+def fake_start(pipeline: Pipeline, words: list[str]) -> list[str]:
+    """A process that writes files in a stage's place, and kills the runner where it is asked to."""
+    name = {"data": "data", "tokenizer": "tokens", "convert": "pack"}[words[0]]
+    return [sys.executable, "-S", "-c", STAGE, words[0], name]
+
+
+def started(path: Path) -> int:
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent.parent}"}
+    given = [path, path.parent / "small.yaml", STAGE]
+    command = [sys.executable, "-c", RUNNER, *map(str, given)]
+    return subprocess.run(command, env=environment, timeout=200, check=False).returncode
+
+
+def test_a_run_that_is_killed_in_each_stage_ends_as_one_that_is_not(tmp_path: Path) -> None:
+    """SIGKILL of the runner and its stage: what was half written is made again, what is done is not."""
+    for name in STAGES:
+        (tmp_path / f"kill-{name}").touch()
+    path = tmp_path / "run"
+    (tmp_path / "small.yaml").write_text(config.written(small()), "utf-8")
+    assert [started(path) for _ in range(4)] == [-signal.SIGKILL] * 3 + [0]
+    assert (tmp_path / "order").read_text().split() == [
+        "data",
+        *["data", "tokens"],
+        *["tokens", "pack"],
+        "pack",
+    ]
+    assert (path / "pack/model.gguf").read_text() == "packtokensdata"
+    assert not list(path.rglob("half"))
+
+
+def filled(path: Path, monkeypatch: pytest.MonkeyPatch) -> folder.Folder:
+    """A run of which every stage is done, in this process."""
+    monkeypatch.setattr(run, "start", fake_start)
+    opened = folder.opened(path, small())
+    run.Runner(opened, note=lambda _: None).run()
+    return opened
+
+
+def test_changed_inputs_and_another_pipeline_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = filled(tmp_path / "run", monkeypatch)
+    assert run.Runner(opened, note=lambda _: None).run() == []
+    (tmp_path / "run/data/whole").write_text("other text")
+    with pytest.raises(UserError, match=r"tokens: was made of other inputs .* \(data changed\): remove this"):
+        run.Runner(opened, note=lambda _: None).run(["tokens"])
+    with pytest.raises(UserError, match=r"another pipeline \(budget or settings differ\)"):
+        folder.opened(tmp_path / "run", replace(small(), budget=60.0))
+    with pytest.raises(UserError, match="no stage paint"):
+        run.Runner(opened).run(["paint"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    with pytest.raises(UserError, match="holds something else"):
+        folder.opened(tmp_path / "mine", small())
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind", "wrong"),
+    [
+        ("print('cutaway: disk is full: free some', file=sys.stderr); sys.exit(1)", OperationalError,
+         "stage data failed: disk is full: free some. All that it printed is in"),
+        ("print('cutaway: no such text', file=sys.stderr); sys.exit(2)", UserError, "failed: no such text"),
+        ("raise RuntimeError", OperationalError, "failed: it ended with the code 1"),
+        ("import os; os.kill(os.getpid(), 9)", OperationalError, "was ended by SIGKILL, as the system does"),
+    ],
+)  # fmt: skip
+def test_a_stage_that_fails_says_what_where_and_how_to_go_on(
+    ends: str, kind: type[Exception], wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "start", lambda *_: [sys.executable, "-S", "-c", f"import sys; {ends}"])
+    opened = folder.opened(tmp_path / "run", small())
+    with pytest.raises(kind, match=wrong) as raised:
+        run.Runner(opened, note=lambda _: None).run()
+    assert f"go on with `cutaway pipeline {tmp_path / 'run'}`" in str(raised.value)
+    assert opened.mark("data") is None and opened.took("data") > 0
+
+
+def test_two_processes_do_not_run_one_folder(tmp_path: Path) -> None:
+    with (
+        folder.locked(tmp_path),
+        pytest.raises(UserError, match="another process runs"),
+        folder.locked(tmp_path),
+    ):
+        pass
+
+
+def test_a_lists_options_and_flags_become_a_command_line() -> None:
+    given = {"files": ["a", "b"], "size": 300, "special": ["<x>", "<y>"], "measure": False, "force": True}
+    words = verbs.command("tok", "tokenizer train", given, "", False)
+    assert words[:4] == ["tokenizer", "train", "a", "b"] and words[4:6] == ["--output", "tok/tokenizer.json"]
+    assert words[6:] == ["--size", "300", "--special", "<x>", "--special", "<y>", "--no-measure", "--force"]
+    trained = verbs.command("sft", "finetune", {}, "configs/sft.yaml", True)
+    assert trained == ["finetune", "configs/sft.yaml", "--output", "sft", "--resume"]
+
+
+# ---- budgets -----------------------------------------------------------------------------------------------
+
+
+def test_the_law_chooses_larger_models_for_more_time_and_the_steps_fill_it() -> None:
+    tiny = config.read("tiny")
+    small_plan = budget.planned(tiny, 900, lambda _: 3e10)[1]
+    shaped, plan = budget.planned(tiny, 9000, lambda _: 3e10)
+    assert plan.weights > 2 * small_plan.weights and plan.width > small_plan.width
+    assert shaped["pretrain"].config["model"]["width"] == plan.width
+    assert abs(sum(plan.seconds.values()) / 9000 - 1) < 0.03
+    run_of = budget.run_of(shaped, "pretrain")
+    assert run_of is not None
+    a_step = run_of.batch_size * run_of.model.context * run_of.flops_per_token / 3e10
+    assert 0.9 < plan.steps["pretrain"] * a_step / plan.seconds["pretrain"] <= 1
+    with pytest.raises(UserError, match="leaves no time to train"):
+        budget.planned(tiny, 100, lambda _: 3e10)
+
+
+def test_the_best_size_is_the_laws_minimum() -> None:
+    """The closed form beside a search over sizes."""
+    law, operations = budget.law(), 3e13
+    sizes = np.geomspace(1e3, 1e9, 20001)
+    losses = law["E"] + law["A"] * sizes ** -law["alpha"]
+    losses = losses + law["B"] * (operations / 6 / sizes) ** -law["beta"]
+    assert budget.best_weights(operations) == pytest.approx(sizes[losses.argmin()], rel=2e-3)
+
+
+def test_later_stages_give_back_what_earlier_ones_took(tmp_path: Path) -> None:
+    """Steps are fixed when a stage starts, by the time that is left then; a fixed stage stays as it is."""
+    tiny = replace(config.read("tiny"), budget=900.0)
+    opened = folder.opened(tmp_path / "run", tiny)
+    trained = [name for name in tiny.names if verbs.VERBS[tiny[name].verb].trains]
+    planner = budget.ByTime(900, lambda _: None, dict.fromkeys(trained, (5.0, 0.5)))
+    for name in tiny.names:
+        if name in trained:
+            steps = planner.fixed(opened, name)["steps"]
+            took = (5 + steps * 0.5 * budget.OVERHEAD) * (2 if name == "pretrain" else 1)  # a busy machine
+            opened.add(name, took)
+        else:
+            opened.add(name, tiny[name].seconds)
+    assert abs(sum(opened.times().values()) / 900 - 1) < 0.1
+
+
+# ---- data --------------------------------------------------------------------------------------------------
+
+
+def test_what_training_shares_with_an_evaluation_is_found_and_left_out() -> None:
+    index = overlap.Index()
+    index.add("quiz", ["The quick brown fox jumps over the lazy dog while nine cats watch from a wall."])
+    index.add("held-out sums", ["What is 2 + 3?"])
+    document = "He wrote: the quick brown fox jumps over the lazy dog while nine cats watch from a wall. So."
+    assert index.of(document, 0.5) and not index.of("An unrelated text of some ten words is no item.", 0.5)
+    assert not index.of("We saw the quick brown fox jumps over the lazy hen.", 0.5)  # one sequence alone
+    assert index.is_item("what is 2 + 3") and not index.is_item("What is 2 + 4?")
+    found = index.report()
+    assert found["quiz"]["documents_left_out"] == 1 and found["quiz"]["sequences_shared"] == 10
+    assert found["held-out sums"]["questions_left_out"] == 1
+
+
+def test_the_data_stage_writes_what_the_next_ones_read_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for n in range(80):
+        (tmp_path / "a" / f"{n:03}.txt").write_text(f"Document {n} has some sentences. " * 40)
+    (tmp_path / "a" / "again.txt").write_text("Document 1 has some sentences. " * 40)
+    recipe = data.DataRecipe(
+        {"arithmetic": 20, "spelling": 20}, (str(tmp_path / "a"),), pairs=5, held_out=10, pieces=7
+    )
+    sheet = data.make(recipe, tmp_path / "out")
+    assert sheet["texts"][0]["repeated"] == 1 and sheet["documents"] == {
+        "trained": 78, "held_out": 2, "left_out": 0,
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "out/sft.jsonl").read_text().splitlines()]
+    mixed = (tmp_path / "out/mix.jsonl").read_text().splitlines()
+    assert len(rows) == 40 and len(mixed) == 47
+    asked = {row["messages"][0]["content"] for row in rows}
+    files = (tmp_path / "out/held-out").glob("*.jsonl")
+    held = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    assert len(held) == 20 and not asked & {row["prompt"] for row in held}
+    pairs = [json.loads(line) for line in (tmp_path / "out/pairs.jsonl").read_text().splitlines()]
+    assert len(pairs) == 5 and all(pair["chosen"] != pair["rejected"] for pair in pairs)
+    again = data.make(recipe, tmp_path / "again")
+    assert again == sheet and (tmp_path / "again/mix.jsonl").read_text().splitlines() == mixed
+
+
+# ---- the card ----------------------------------------------------------------------------------------------
+
+
+def test_energy_is_summed_over_packages_and_counters_that_begin_again(tmp_path: Path) -> None:
+    for n, joules in enumerate((10, 90)):
+        zone = tmp_path / f"intel-rapl:{n}"
+        zone.mkdir()
+        (zone / "energy_uj").write_text(str(joules * 10**6))
+        (zone / "max_energy_range_uj").write_text(str(100 * 10**6))
+    meter = Meter(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text(str(25 * 10**6))
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text(str(5 * 10**6))  # after 100
+    assert meter.read() == pytest.approx(15 + 15)
+    assert meter.read() == 0 and Meter(tmp_path / "none").read() is None
+
+
+def test_costs_are_counted_by_stated_figures_or_measured_energy() -> None:
+    given = config.Costs(price_per_hour=2.0, watts=50.0, grams_per_kwh=400.0)
+    stated = costs.counted(given, 7200, None)
+    assert (stated["kwh"], stated["money"], stated["carbon_grams"]) == pytest.approx((0.1, 4.0, 40.0))
+    measured = costs.counted(given, 7200, {"a": 1.8e6, "b": 1.8e6})
+    assert measured["kwh"] == pytest.approx(1.0) and measured["energy"] == "measured by RAPL"
+
+
+def test_calibration_is_how_often_the_likeliest_token_is_right() -> None:
+    random = np.random.default_rng(0)
+    ids, logits = random.integers(0, 5, 40), random.normal(size=(40, 5)) * 2
+
+    class Model:
+        context = 16
+
+        def ids(self, text: str) -> list[int]:
+            return ids.tolist()
+
+        def logits(self, part: list[int]) -> np.ndarray:
+            at = next(n for n in range(0, 40, 16) if ids.tolist()[n : n + len(part)] == part)
+            return logits[at : at + len(part)]
+
+    found = costs.calibrated(Model(), "", 40, 10)
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for start in range(0, 40, 16):  # a loop from the definition
+        for t in range(start, min(start + 16, 40) - 1):
+            p = np.exp(logits[t]) / np.exp(logits[t]).sum()
+            bins.setdefault(min(9, int(p.max() * 10)), []).append((p.max(), int(p.argmax()) == ids[t + 1]))
+    count = sum(map(len, bins.values()))
+    error = sum(abs(sum(p for p, _ in own) - sum(hit for _, hit in own)) for own in bins.values()) / count
+    assert found["tokens"] == count == 37 and found["error"] == pytest.approx(error)
+
+
+def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_path: Path) -> None:
+    pipeline = made(
+        {name: {"verb": "eval", "config": {"model": model, "tasks": "t"}} for name, model in
+         (("first", "base"), ("last", "tuned"))}
+    )  # fmt: skip
+    opened = folder.opened(tmp_path / "run", pipeline)
+    answers = {  # right answers of 20
+        "coin": {"base": [1, 0] * 10, "tuned": [1, 0] * 10},
+        "skill": {"base": [0] * 20, "tuned": [1] * 19 + [0]},
+        "same": {"base": [1] * 15 + [0] * 5, "tuned": [1] * 16 + [0] * 4},
+    }
+    intervals = {"coin": [0.27, 0.73], "skill": [0.75, 1.0], "same": [0.56, 0.94]}
+    for stage, model in (("first", "base"), ("last", "tuned")):
+        place = opened.stage(stage)
+        place.mkdir()
+        tasks = {
+            task: {"acc": sum(own[model]) / 20, "acc_interval": intervals[task], "n": 20,
+                   "chance": 0.5 if task == "coin" else 0.1}
+            for task, own in answers.items()
+        }  # fmt: skip
+        (place / verbs.RESULTS).write_text(json.dumps({"tasks": tasks}))
+        lines = [
+            {"task": t, "item": n, "acc": x} for t, own in answers.items() for n, x in enumerate(own[model])
+        ]
+        (place / verbs.ITEMS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = card.write_card(opened)
+    coin, skill, same = found["verdicts"]
+    assert coin == "coin: tuned is right in 50%, which is not shown to be better than chance (50%)."
+    assert skill == "skill: tuned is right in 95% (95% 75% to 100%); chance is 10%."
+    assert same.startswith("same: tuned is right in 80%, not separated from base (p ")
+    page = (tmp_path / "run" / card.PAGE).read_text()
+    assert "not shown to be better than chance" in page and "Model card" in page
+    assert json.loads((tmp_path / "run" / card.JSON).read_text())["verdicts"] == found["verdicts"]
