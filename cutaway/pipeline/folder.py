@@ -86,9 +86,14 @@ class Folder:
         return found.hexdigest()
 
     def mark(self, name: str) -> dict[str, Any] | None:
-        """What a stage that is done says of itself."""
+        """What a stage that is done says of itself. UserError for a file that is none of ours."""
         path = self.stage(name) / DONE
-        return parsed(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        found = parsed(path)
+        if not isinstance(found.get("inputs"), str):
+            raise UserError(f"{path}: does not say of which inputs the stage was made: remove its folder")
+        return found
 
     def is_done(self, name: str) -> bool:
         """Whether a stage is whole. UserError where it was made of other inputs than there are now."""
@@ -113,7 +118,8 @@ class Folder:
     def times(self) -> dict[str, float]:
         """Seconds that each stage has run, over all attempts."""
         path = self.path / TIMES
-        return parsed(path) if path.is_file() else {}
+        found = parsed(path) if path.is_file() else {}
+        return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
     def took(self, name: str) -> float:
         """Seconds of one stage."""

@@ -303,6 +303,13 @@ def configs(folder: Path) -> None:
     shutil.copyfile(PRESETS / "nano.yaml", folder / "nano.yaml")
 
 
+def pipelines(folder: Path) -> None:
+    from cutaway.pipeline import config
+
+    text = config.written(config.read("tiny"))
+    (folder / "own.yaml").write_text(text, "utf-8")
+
+
 def bundled(folder: Path) -> None:
     from cutaway import bundle
 
@@ -695,6 +702,14 @@ def _(folder: Path, rng: random.Random) -> None:
     verb("plan", folder / "nano.yaml", "--json")
 
 
+@kind("pipeline", "pipeline", pipelines)
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.commands import pipeline
+    from cutaway.pipeline import config
+
+    pipeline.check(config.read(folder / "own.yaml"))
+
+
 @kind("autoencoder", "sae explain", autoencoder)
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.inspect.sae import SAE
@@ -1012,6 +1027,7 @@ READERS = {
     "commands/serve.py": "chat template",
     "commands/serve_options.py": "server's config",
     "commands/tokenizer/measure.py": PINNED,
+    "commands/tokenizer/train.py": "prompt",
     "commands/tokenizer_source.py": "prompt",
     "compare/sweep.py": "checkpoint and log",
     "course/attempt.py": "the reader's own code, in a process of its own",
@@ -1095,6 +1111,14 @@ READERS = {
     "weights/classifier.py": "a classifier's head in such a folder, which has no kind of its own yet",
     "evaluate/task_registry.py": OWN,
     "weights/class_keys.py": OWN,
+    "pipeline/config.py": "pipeline",
+    "pipeline/costs.py": OWN,
+    "pipeline/data.py": "rows of examples",
+    "pipeline/energy.py": OWN,
+    "pipeline/folder.py": "figures of a run in a folder that it made",
+    "pipeline/run.py": "figures of a run in a folder that it made",
+    "pipeline/card.py": "figures of a run in a folder that it made",
+    "pipeline/budget.py": "figures of a run in a folder that it made",
     "quantization/codebooks.py": OWN,
     "weights/described.py": "GGUF model, Hugging Face folder",
     "weights/family_registry.py": OWN,
