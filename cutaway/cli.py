@@ -38,6 +38,7 @@ VERBS = {
         "chat": "Talk with a model.",
         "detect": "Tell whether a text has a watermark.",
         "explain": "Follow a sentence through a model, step by step.",
+        "graph": "Draw which parts of a model made its next token.",
         "activations": "Keep what a model computes on many texts.",
         "attention": "List the attention mechanisms and their cost, or draw who sees whom.",
         "run": "Open what `bundle` wrote, in chat or behind the API.",
@@ -50,6 +51,7 @@ VERBS = {
     "To make one": {
         "pretrain": "Train a model from text.",
         "finetune": "Train a model further, on conversations.",
+        "lens": "Fit a Jacobian lens: which words each layer moves a model towards.",
         "sae": "Train a sparse autoencoder on kept activations.",
         "compare": "Train one model with one part swapped, and say what separated.",
         "scale": "Train a ladder of sizes, and fit the scaling law.",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cutaway.cli import main
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.inspect import jacobian_file
@@ -20,7 +21,7 @@ from cutaway.inspect.jacobian_lens import Dense, JacobianLens, LowRank, digest
 from cutaway.inspect.jacobian_state import FIRST, Fit, Settings, merged
 from cutaway.inspect.subject import Subject
 from cutaway.inspect.trace import Trace
-from tests.small import WIDTH, Bytes, decoder
+from tests.small import WIDTH, Bytes, decoder, model_file
 
 TEXTS = [
     list(b"all of it adds up to a sum, "),
@@ -255,3 +256,39 @@ def test_interventions_are_their_formulas() -> None:
     with pytest.raises(UserError, match="names no direction"):
         check(subject.config, Add(1, [0.0] * WIDTH, relative=True), 4)
     assert json.dumps(ours.facts)
+
+
+def test_the_verb_fits_shows_merges_and_converts(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model_file(tmp_path / "tiny.gguf")
+    (tmp_path / "t.txt").write_text("the quick brown fox jumps over the lazy dog " * 8)
+
+    def run(words: str, code: int = 0) -> str:
+        assert main(["lens", *words.split()]) == code
+        out, err = capsys.readouterr()
+        return out if code == 0 else err
+
+    fit_by = "fit tiny.gguf --texts t.txt --tokens 20 --threads 1"
+    assert "from 2 texts" in run(f"{fit_by} --count 2 --output a.safetensors")
+    assert "from 3 texts" in run(f"{fit_by} --count 3 --output a.safetensors")
+    for i in (1, 2):
+        run(f"{fit_by} --count 4 --shard {i}/2 --output part{i}.safetensors")
+    assert "a lens of 4 texts" in run("merge part1.safetensors part2.safetensors --output b.safetensors")
+    run(f"{fit_by} --count 4 --output whole.safetensors")
+    ours, whole = (jacobian_file.load(Path(name)) for name in ("b.safetensors", "whole.safetensors"))
+    assert np.allclose(ours.matrices[0].dense(), whole.matrices[0].dense(), atol=1e-5)
+    run("convert b.safetensors --output b.pt")
+    shown = json.loads(run("show b.pt hello --model tiny.gguf --json"))["lenses"]
+    assert [len(shown[kind]) for kind in ("jacobian", "logit", "random")] == [3, 4, 3]
+    assert "fitted to 4 texts, exact, float32" in run("show b.safetensors")
+    for words, why in (
+        (f"{fit_by} --output b.pt", "convert"),
+        (f"{fit_by} --rows 33 --output c", "1 to 32"),
+        (f"{fit_by} --shard 3/2 --output c", "write I/N"),
+        (f"{fit_by} --count 1 --output a.safetensors", "not the first of these"),
+        ("fit tiny.gguf --texts t.txt --tokens 17 --output c", "18 to 512"),
+        ("fit tiny.gguf --texts tiny.gguf --output c", "no texts of 64 tokens"),
+        ("show t.txt", "not a safetensors file"),
+        ("show jacobian hello --model tiny.gguf", "has no Jacobian lens yet"),
+    ):
+        assert why in run(words, 2), words

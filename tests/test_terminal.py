@@ -110,6 +110,12 @@ CASES = [  # in this order: later ones read what earlier ones have written
     Case("detect --file long.txt --watermark kgw:secret --model run", "tokens scored"),
     Case("explain It --model run", "Logit lens", r"Loading the weights"),
     Case(
+        "lens fit run --texts texts --tokens 20 --count 2 --threads 1 --output @olens.safetensors",
+        "from 2 texts",
+        r"backward passes .*32/64",
+    ),
+    Case("lens show lens.safetensors It --model run --threads 1", "Jacobian lens"),
+    Case(
         "activations texts --names blocks.0.out --output @oacts --model run --engine runtime",
         r"acts: [\d,]+ tokens",
         r"tokens .*/.* left",

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
-from cutaway.inspect.jacobian_state import FIRST, Fit
+from cutaway.inspect.jacobian_lens import digest
+from cutaway.inspect.jacobian_state import FIRST, Fit, Settings
 from cutaway.inspect.subject import Subject
 from cutaway.model.config import Decoder
 from cutaway.store.files import Progress, silent
@@ -46,6 +47,18 @@ def target_layer(config: Any) -> int:
     if target < 1:
         raise UserError(f"a Jacobian lens needs a layer before the last: this model has {len(config.blocks)}")
     return target
+
+
+def settings_of(
+    subject: Subject, rows: int | None, seed: int, dtype: Literal["float32", "bfloat16"]
+) -> Settings:
+    """How texts are measured; ``rows`` None is exact. UserError for a model or a number that does not fit."""
+    width, target = subject.config.width, target_layer(subject.config)
+    if rows is not None and not 1 <= rows <= width:
+        raise UserError(
+            f"the rows of a sketch are {rows}: 1 to {width}, which is the model's width, and exact"
+        )
+    return Settings(digest(subject), target, rows or width, seed, dtype)
 
 
 def fit(

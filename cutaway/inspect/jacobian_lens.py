@@ -21,7 +21,8 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.inspect.edits import Add, Edit, Project, Swap
 from cutaway.inspect.instrumented import head_table
-from cutaway.inspect.subject import Subject, subject_of
+from cutaway.inspect.pairs import token_id
+from cutaway.inspect.subject import subject_of
 
 BAND = (0.38, 0.92)  # of the depth: the layers that interventions act on
 
@@ -130,7 +131,7 @@ class JacobianLens:
         for layer in layers:
             if layer not in self.matrices:
                 raise UserError(
-                    f"the lens has no matrix for layer {layer}: its layers are {_ranges(self.matrices)}"
+                    f"the lens has no matrix for layer {layer}: its layers are {ranges(self.matrices)}"
                 )
         return list(layers)
 
@@ -180,21 +181,6 @@ class JacobianLens:
         return found
 
 
-def token_id(subject: Subject, token: Any) -> int:
-    """A token's id: an id as it is, or that of a text that is one token."""
-    count = min(subject.config.vocab, len(subject.tokenizer))
-    if isinstance(token, str):
-        ids = subject.encode(token)
-        if len(ids) != 1:
-            raise UserError(
-                f"{token!r} is {len(ids)} tokens of this model: name a word of one token, or its id"
-            )
-        return ids[0]
-    if not 0 <= int(token) < count:
-        raise UserError(f"token {token} is not in this model's vocabulary of {count:,}")
-    return int(token)
-
-
 def digest(lm: Any) -> str:
     """What tells one model from another, whatever type its weights are stored as: its shape and its norms."""
     subject = subject_of(lm)
@@ -206,7 +192,7 @@ def digest(lm: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def _ranges(layers: Iterable[int]) -> str:
+def ranges(layers: Iterable[int]) -> str:
     """Layers in a few words: 0 to 28, or a list where some are missing."""
     every = sorted(layers)
     whole = every == list(range(every[0], every[-1] + 1))

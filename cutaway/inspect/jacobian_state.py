@@ -7,7 +7,7 @@ fits of other texts are merged into one by the weighted mean.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.inspect import jacobian_file
 from cutaway.inspect.jacobian_lens import Dense, JacobianLens
+from cutaway.store.files import Progress, silent
 
 FIRST = 16  # the first position of a text that is a source and a target
 TOKENS = 128  # of a text
@@ -157,6 +158,33 @@ class Fit:
     def save(self, path: str | Path) -> None:
         """Writes the lens, from which the fit goes on."""
         jacobian_file.save(path, self.lens)
+
+
+def pieces(
+    encode: Callable[[str], list[int]],
+    documents: Iterable[str],
+    tokens: int,
+    count: int,
+    context: int,
+    progress: Progress = silent,
+) -> list[list[int]]:
+    """``count`` pieces of ``tokens`` tokens: the first of each document, then, where documents are too few,
+    their second ones, and so on. A piece has half as many tokens at least.
+    """
+    if not LEAST <= tokens <= context:
+        raise UserError(f"a text's tokens are {tokens}: {LEAST} to {context}, which is the model's context")
+    least = max(LEAST, tokens // 2)
+    found: list[list[list[int]]] = []
+    for document in documents:
+        ids = encode(document[: 16 * tokens * count])  # more than is taken of one document
+        cut = [ids[at : at + tokens] for at in range(0, len(ids), tokens)]
+        cut = [piece for piece in cut if len(piece) >= least][:count]
+        found += [cut] if cut else []
+        progress("reading texts", len(found), count)
+        if len(found) == count:
+            break
+    most = max(map(len, found), default=0)
+    return [cut[n] for n in range(most) for cut in found if n < len(cut)][:count]
 
 
 def merged(paths: Sequence[str | Path]) -> JacobianLens:
