@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -145,6 +145,10 @@ class SAE:
                 part / WEIGHTS, {name: formats.pack(of, "F32") for name, of in self.tensors.items()}
             )
             (part / CARD).write_text(json.dumps(asdict(self.card), indent=1), "utf-8")
+
+    def named(self, model: str) -> SAE:
+        """The same, of a model by another name."""
+        return SAE(replace(self.card, model=model), self.tensors)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,196 @@
+"""`cutaway sae`: sparse dictionaries of kept activations: trained, checked, looked into, written anew."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from cutaway.commands import console
+from cutaway.commands.options import Flag, Force, Html, Json, Threads, Words
+from cutaway.errors import UserError, plural
+from cutaway.extras import need
+from cutaway.inspect.activations import Activations
+from cutaway.inspect.sae import ACTIVATIONS, KINDS, Activation, Kind
+from cutaway.store import files
+
+if TYPE_CHECKING:
+    from cutaway.inspect.sae import SAE, Card
+
+
+def train(
+    data: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    name: Words = (),
+    kind: str = "sae",
+    activation: str = "topk",
+    features: int | None = None,
+    k: int = 32,
+    skip: Flag = False,
+    steps: int = 2000,
+    batch: int = 1024,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    keep_sinks: Flag = False,
+    html: Html = None,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train a sparse autoencoder, or transcoders, on activations that `cutaway activations` kept.
+
+    A tenth of the tokens is held out. Attention sinks are left out: the first token of each text, and tokens
+    whose norm is above ten times the median. They are so large that an autoencoder of them explains nearly
+    all of the variance and little else. A training that was stopped goes on when the same command is given
+    again.
+
+    **Examples:**
+
+    cutaway sae acts --output saes/layer15
+
+    cutaway sae acts --output saes/layer15 --html sae.html
+
+    cutaway sae acts --activation jumprelu --features 8192 --k 64 --output saes/wide
+
+    cutaway sae acts --kind transcoder --skip --output transcoders
+
+    cutaway sae features saes/layer15 acts --html features.html
+
+    :param data: A folder that `cutaway activations` wrote.
+    :param output: The folder to write.
+    :param name: The activation, where the dataset has several; again for those of a crosscoder.
+    :param kind: sae writes what it reads, transcoder what the MLP makes of it (of every layer that the
+        dataset has), cross_layer what later MLPs write too, crosscoder several activations at once.
+    :param activation: topk keeps k features of each token, batch_topk k on average, jumprelu those above
+        thresholds that it learns.
+    :param features: How many features; eight times the activation's numbers by default.
+    :param k: Features active at a token; of batch_topk and jumprelu on average.
+    :param skip: A linear map beside the features of a transcoder.
+    :param steps: Steps of Adam.
+    :param batch: Tokens a step.
+    :param learning_rate: The highest learning rate.
+    :param seed: Of the first weights and the order of tokens.
+    :param keep_sinks: Train on attention sinks too.
+    """
+    need("training a sparse autoencoder", "torch")  # before anything is read
+    of_kind, keeps = _kind(kind), _activation(activation)
+    found = Activations.open(data)
+    sets = of_kind in ("transcoder", "cross_layer")
+    _check_output(output, force, sets)
+    if html is not None:
+        files.check_file(html, force)
+        if sets:
+            raise UserError(
+                "--html draws one dictionary: `cutaway sae features FOLDER/layer_N` draws those of a set"
+            )
+    if sets and name:
+        raise UserError(
+            f"--kind {of_kind} takes every MLP of the dataset; --name goes with sae and crosscoder"
+        )
+    console.use_threads(threads)
+    from cutaway.inspect import sae_training
+
+    options = {
+        "features": features,
+        "activation": keeps,
+        "k": k,
+        "skip": skip,
+        "steps": steps,
+        "batch": batch,
+    }
+    options |= {"learning_rate": learning_rate, "seed": seed, "keep_sinks": keep_sinks}
+    with console.watched() as progress:
+        if sets:
+            made = sae_training.train_set(found, kind=of_kind, output=output, progress=progress, **options)
+        else:
+            checkpoint = output.with_name(f"{output.name}.part.safetensors")
+            if force:
+                checkpoint.unlink(missing_ok=True)
+            names = name or (found.names[:1] if of_kind == "sae" else found.names)
+            options |= {"kind": of_kind, "checkpoint": checkpoint, "progress": progress}
+            made = [sae_training.train(found, names, **options)]
+            made[0].save(output, force)
+            checkpoint.unlink(missing_ok=True)
+    if html is not None:
+        from cutaway.inspect import reports
+
+        files.write(html, reports.autoencoder(made[0], found), force=force)
+    if as_json:
+        console.print_json([asdict(one.card) for one in made] if sets else asdict(made[0].card))
+    else:
+        _show(made, output, keep_sinks)
+
+
+def _kind(word: str) -> Kind:
+    if word in ACTIVATIONS:
+        raise UserError(f"--kind {word} is --activation {word}: kinds are {', '.join(KINDS)}")
+    for known in KINDS:
+        if word == known:
+            return known
+    raise UserError(f"--kind {word} is not known: use one of {', '.join(KINDS)}")
+
+
+def _activation(word: str) -> Activation:
+    for known in ACTIVATIONS:
+        if word == known:
+            return known
+    raise UserError(f"--activation {word} is not known: use one of {', '.join(ACTIVATIONS)}")
+
+
+def _check_output(output: Path, force: bool, sets: bool) -> None:
+    """UserError for a folder that is there; a set of layers is gone on with, or emptied by ``force``."""
+    files.check_folder(output)
+    if not sets:
+        files.check_overwrite(output, force)
+        return
+    others = (
+        [path for path in output.glob("*") if not path.name.startswith(("layer_", "."))]
+        if output.exists()
+        else []
+    )
+    if output.is_file() or others:
+        files.check_overwrite(output, False)
+    with files.disk_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    if force:
+        import shutil
+
+        for path in output.glob("layer_*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _show(made: list[SAE], output: Path, keep_sinks: bool) -> None:
+    card = made[0].card
+    of = made[0].name if len(made) == 1 else plural(len(made), "layer")
+    console.say(f"{output}: {card.features:,} features of {of}, {_spelt(card)}, {card.steps:,} steps")
+    console.say(
+        f"{card.sinks:,} of {card.tokens:,} tokens are attention sinks and "
+        + ("trained on too (--keep-sinks)" if keep_sinks else "left out (--keep-sinks trains on them too)")
+    )
+    for one in made:
+        where = f"{one.name}: " if len(made) > 1 else ""
+        beside = "" if one.card.linear is None else f" (the best linear map: {one.card.linear:.3f})"
+        console.say(
+            f"{where}held out: {one.card.unexplained:.3f} of the variance unexplained{beside}, "
+            f"{one.card.l0:.1f} features a token, {one.card.dead:,} dead; with attention sinks "
+            f"{one.card.unexplained_with_sinks:.3f} unexplained"
+        )
+
+
+def _spelt(card: Card) -> str:
+    return f"{card.kind}, {card.activation}" + (" with a linear skip" if card.skip else "")
+
+
+VERBS = {
+    "check": "Replace activations by what it writes, and see what the model's loss becomes.",
+    "features": "Show its features: texts, effects on logits, labels; or search them.",
+    "convert": "Write it as SAELens's, circuit-tracer's or Cutaway's folder.",
+}
+sae = App(name="sae", version_flags=())
+sae.default(train)
+for _name, _about in VERBS.items():
+    sae.command(f"cutaway.commands.sae_{_name}:{_name}", name=_name, help=_about)
