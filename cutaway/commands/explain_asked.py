@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import cutaway
+from cutaway.commands import steer
 from cutaway.commands.console import (
     doing,
     model_path,
@@ -43,6 +44,7 @@ class Asked:
     compare: str | None
     compare_model: str | None
     against: str | None
+    lens: str | None = None
 
     @property
     def two(self) -> bool:
@@ -76,6 +78,8 @@ class Asked:
         if views and (self.two or changed or (page and not sae) or views > 1):
             name = "--backends" if backends else "--parallel" if parallel else "--sae"
             raise UserError(f"{name} is a view of its own: leave out other views and edits")
+        if self.lens is not None and (self.two or views):
+            raise UserError("--lens shows one text in one model: leave out other views")
         if how and (not page or views or self.two or changed or self.chat):
             raise UserError(
                 "--how writes a page of its own: give --html or --open, and no other view or edit"
@@ -87,7 +91,7 @@ class Asked:
                     "the whole layer"
                 )
         for given in self.steer:
-            _steering(given)
+            steer.parsed(given)
 
     def check_edits(self, lm: LanguageModel, ids: Sequence[int]) -> None:
         """Refuses, before the weights are loaded, edits that do not fit the model."""
@@ -140,10 +144,9 @@ class Asked:
         """The edits of --ablate and --steer."""
         if not (self.ablate or self.steer):
             return []
-        from cutaway.inspect import edits, steering
+        from cutaway.inspect import edits
 
-        added = [add for one in self.steer for add in steering.load(*_steering(one))]
-        return [*map(edits.ablation, self.ablate), *added]
+        return [*map(edits.ablation, self.ablate), *steer.vectors(self.steer)]
 
     def changes(self) -> list[str]:
         """The edits in words."""
@@ -162,7 +165,21 @@ class Asked:
             made = replace(made, change=explanation.change(trace, after, self.changes(), self.top))
         if self.patch is not None:
             made = replace(made, patch=explanation.patch(trace, self.ids(lm, self.patch)))
+        if self.lens is not None:
+            from cutaway.inspect.lens_words import words
+
+            shown = {kind: tuple(words(trace, by)) for kind, by in self.lenses(lm).items()}
+            made = replace(made, lenses=shown)
         return made
+
+    def lenses(self, lm: LanguageModel) -> dict[str, Any]:
+        """The lens that was asked for, and beside a Jacobian one its control."""
+        if self.lens is None:
+            return {}
+        from cutaway.inspect import lenses
+
+        by = lenses.find(self.lens, lm)
+        return {} if by is None else lenses.with_control(by)
 
     def both(self, lm: LanguageModel, ids: list[int]) -> tuple[Explanation, Explanation]:
         """The two explanations to compare."""
@@ -176,7 +193,8 @@ class Asked:
         from cutaway.inspect import page, page_data
 
         def data(lm: LanguageModel, ids: list[int], name: str, edit: list[Edit] | None = None) -> PageData:
-            return page_data.build(lm.trace(ids, names=page_data.names(lm.config), edit=edit), name)
+            trace = lm.trace(ids, names=page_data.names(lm.config), edit=edit)
+            return page_data.build(trace, name, self.lenses(lm))
 
         other = self._other(lm)
         with doing("Running the model"):
@@ -245,20 +263,6 @@ def load_model(source: str) -> LanguageModel:
     if isinstance(lm.config, EncoderDecoder):
         raise UserError(f"{source} is an encoder-decoder: only a decoder or an encoder is explained")
     return lm
-
-
-def _steering(given: str) -> tuple[str, float]:
-    """The file and the strength of a --steer."""
-    path, colon, strength = given.rpartition(":")
-    try:
-        if not colon or not path:
-            raise ValueError
-        value = float(strength)
-    except ValueError:
-        raise UserError(f"--steer is {given!r}: write FILE:STRENGTH, as calm.safetensors:0.8") from None
-    if not Path(path).exists():
-        raise UserError(f"--steer: there is no file {path}")
-    return path, value
 
 
 @contextmanager
