@@ -92,9 +92,11 @@ def main(number: str, file: str, seed: str) -> None:
 
 
 def _limit() -> None:
-    """No core file; memory is bounded where the system can (not on macOS)."""
-    import resource
-
+    """No core file; memory is bounded where the system can (not on macOS, nor on Windows)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

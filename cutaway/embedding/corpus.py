@@ -53,7 +53,7 @@ def opened(path: Path) -> Iterator[int]:
     if not path.is_file():
         raise UserError(f"{path} is not a file: give a text file, its words between spaces")
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as problem:
         raise OperationalError(f"{path} cannot be read: {problem.strerror}") from problem
     try:
@@ -119,7 +119,7 @@ def _count_reference(
 def lines(file: int, piece: int) -> Iterator[list[bytes]]:
     """The words of a piece, line by line: the reference implementation of the core's Reader."""
     begin, end = piece * PIECE, (piece + 1) * PIECE
-    text = os.pread(file, PIECE + LONGEST + 2, max(begin - 1, 0))
+    text = _read(file, PIECE + LONGEST + 2, max(begin - 1, 0))
     if begin:
         text = _after_first_word(text)
     # A word that begins in the piece may end after it; one that begins after it is the next piece's.
@@ -135,6 +135,13 @@ def lines(file: int, piece: int) -> Iterator[list[bytes]]:
                 raise UserError(f"{begins} has more than {LONGEST} bytes: is this a text file?")
         if words:
             yield words
+
+
+def _read(file: int, size: int, begin: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, size, begin)
+    os.lseek(file, begin, os.SEEK_SET)  # Windows
+    return os.read(file, size)
 
 
 def _after_first_word(text: bytes) -> bytes:

@@ -6,7 +6,6 @@ lock, and the next write into the same folder removes it.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +15,11 @@ from time import sleep
 from typing import IO
 
 from cutaway.errors import OperationalError, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which also moves no file or folder that is open: no lock is held there
+    fcntl = None
 
 PART, OLD = ".cutaway-part", ".cutaway-old"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -175,8 +179,10 @@ def part_of(target: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Flush a file or a folder to the disk; Windows flushes files that can be written alone."""
+    if fcntl is None and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if fcntl else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
@@ -214,8 +220,13 @@ def _claimed(target: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 def _locked(path: Path, sure: bool = False) -> int | None:
     """A handle that locks `path`; None where another process has the lock, or has just moved the path.
 
-    Where the file system has no locks, an OSError if the lock must be `sure`, else a handle without one.
+    Where the file system or the system has no locks, an OSError if the lock must be `sure`, else a handle
+    without one.
     """
+    if fcntl is None:
+        if sure:
+            raise OSError(errno.ENOLCK, "there are no locks here")
+        return os.open(os.devnull, os.O_RDONLY)
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

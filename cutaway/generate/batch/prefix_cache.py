@@ -9,13 +9,13 @@ end of a text before its beginning.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from cutaway import memory
 from cutaway.errors import UserError
 from cutaway.generate.engine import BatchedEngine
 
@@ -72,8 +72,7 @@ def page_capacity(engine: BatchedEngine, sequences: int, state_bytes: int | None
     """How many pages of KV cache there may be."""
     if state_bytes is None:
         whole = -(-engine.max_context // engine.page) * sequences
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return max(1, min(whole, memory // 2 // max(1, engine.page_bytes)))
+        return max(1, min(whole, memory.total() // 2 // max(1, engine.page_bytes)))
     if state_bytes < engine.page_bytes:
         raise UserError(f"state_bytes is {state_bytes}, and one page of a text takes {engine.page_bytes}")
     return state_bytes // max(1, engine.page_bytes)
