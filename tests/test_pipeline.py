@@ -242,6 +242,16 @@ def test_the_law_chooses_larger_models_for_more_time_and_the_steps_fill_it() -> 
         budget.planned(tiny, 100, lambda _: 3e10)
 
 
+@pytest.mark.parametrize("shape", budget.SHAPES)
+def test_every_shape_has_the_kind_of_attention_that_gguf_knows_it_by(shape: tuple[int, int]) -> None:
+    """One key head is mqa, several are gqa, and all heads are divided by them."""
+    stage = config.read("tiny")["pretrain"]
+    attention = budget.shaped(stage.config["model"], *shape)["blocks"][0]["attention"]
+    groups = attention.get("kv_heads", 1)
+    assert attention["heads"] % groups == 0 and attention["heads"] * attention["key_size"] == shape[0]
+    assert attention["kind"] == ("mqa" if groups == 1 else "gqa")
+
+
 def test_the_best_size_is_the_laws_minimum() -> None:
     """The closed form beside a search over sizes."""
     law, operations = budget.law(), 3e13
@@ -389,4 +399,6 @@ def test_the_card_says_where_a_model_is_no_better_than_chance_or_its_base(tmp_pa
     assert same.startswith("same: tuned is right in 80%, not separated from base (p ")
     page = (tmp_path / "run" / card.PAGE).read_text()
     assert "not shown to be better than chance" in page and "Model card" in page
+    text = (tmp_path / "run" / card.TEXT).read_text()
+    assert "| skill | 10% | 0% (75% to 100%) | 95% (75% to 100%) | 20 |" in text
     assert json.loads((tmp_path / "run" / card.JSON).read_text())["verdicts"] == found["verdicts"]

@@ -74,8 +74,12 @@ def shaped(model: Mapping[str, Any], width: int, layers: int) -> dict[str, Any]:
     heads = max(1, width // HEAD)
     attention = block["attention"]
     attention |= {"heads": heads, "key_size": HEAD}
-    if "kv_heads" in attention:
-        attention["kv_heads"] = heads // 2 if heads % 2 == 0 else 1
+    if attention.get("kind") == "gqa":
+        groups = next((heads // n for n in (2, 3) if heads % n == 0), 1)
+        attention |= {"kv_heads": groups}
+        if groups == 1:  # which other programs know by its own name
+            del attention["kv_heads"]
+            attention["kind"] = "mqa"
     if attention.get("position", {}).get("kind") == "rope":
         attention["position"]["size"] = HEAD
     block["mlp"] = {**block.get("mlp", {}), "hidden": round(width * 8 / 3 / 32) * 32}

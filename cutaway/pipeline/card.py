@@ -11,7 +11,7 @@ from typing import Any
 
 import cutaway
 from cutaway.evaluate import statistics
-from cutaway.pipeline import card_page, costs
+from cutaway.pipeline import card_page, card_text, costs
 from cutaway.pipeline.folder import ENERGY, Folder
 from cutaway.pipeline.run import spell
 from cutaway.pipeline.verbs import ITEMS, RESULTS, VERBS
@@ -19,7 +19,7 @@ from cutaway.store.files import write
 from cutaway.store.reading import json_lines, parsed
 from cutaway.train import curve
 
-PAGE, JSON = "card.html", "card.json"
+PAGE, JSON, TEXT = "card.html", "card.json", "card.md"
 MEASURES = {"acc": True, "bits_per_byte": False}  # of a task, and whether more is better
 ANSWERED = 48  # tokens of a sample
 CALIBRATED, BINS = 2048, 10  # tokens of held-out text, and bins of probability
@@ -27,9 +27,10 @@ SHEET = "sheet.json"
 
 
 def write_card(folder: Folder) -> dict[str, Any]:
-    """Write card.json and card.html, and return the first."""
+    """Write card.json, card.md and card.html, and return the first."""
     found = document(folder)
     write(folder.path / JSON, json.dumps(found, indent=1, ensure_ascii=False))
+    write(folder.path / TEXT, card_text.markdown(found))
     write(folder.path / PAGE, card_page.html(found))
     return found
 

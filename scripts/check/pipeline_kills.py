@@ -1,11 +1,11 @@
-"""A small pipeline of every stage is killed with SIGKILL in each, and resumed to the bits of one that was not.
+"""A small pipeline is killed with SIGKILL in each of its stages, and ends with the bits of one that was not.
 
     python -m scripts.check.pipeline_kills                 # eight minutes on one quiet core
     python -m scripts.check.pipeline_kills --kills 40      # at more moments
-    python -m scripts.check.pipeline_kills --full-disk     # also with a disk that is full on the way (needs root)
+    python -m scripts.check.pipeline_kills --full-disk     # also with a disk that fills up (needs root)
 
-Kills fall at moments that a seed draws, the first of them so that each stage has one; what is compared is what
-a stage leaves for others: weights, tokens, figures and the packed file.
+Kills fall at moments that a seed draws, one in each stage at least. What is compared is what a stage leaves
+for others: weights, tokens and the packed file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cutaway.pipeline.folder import DONE
 
 SMALL: dict[str, Any] = {"blocks": [{"times": 1, "mlp": {"hidden": 64}}], "width": 32, "context": 128}
 SMALL["blocks"][0]["attention"] = {
-    "kind": "gqa", "heads": 1, "kv_heads": 1, "key_size": 32, "position": {"kind": "rope", "size": 32},
+    "kind": "mqa", "heads": 2, "key_size": 16, "position": {"kind": "rope", "size": 16},
 }  # fmt: skip
 TRAINED = {
     "compile": "never", "threads": 1, "micro_batch_size": 2, "batch_size": 2,
@@ -47,8 +47,8 @@ TASK = {
 STAGES: dict[str, Any] = {
     "data": {
         "verb": "data",
-        "config": {"texts": ["./text"], "programs": {"refusals": 24, "arithmetic": 8}, "pairs": 8, "held_out": 8,
-                   "pieces": 8},
+        "config": {"texts": ["./text"], "programs": {"refusals": 24, "arithmetic": 8}, "pairs": 8,
+                   "held_out": 8, "pieces": 8},
     },
     "tokenizer": {
         "verb": "tokenizer train",
@@ -111,9 +111,8 @@ def main() -> int:
             print(f"the pipeline failed with the code {ran}")
             return 1
         seconds = {name: folder.Folder(whole, pipeline).took(name) for name in pipeline.names}
-        print(
-            f"whole: {time.monotonic() - begun:.0f} s: {', '.join(f'{n} {s:.0f}' for n, s in seconds.items())}"
-        )
+        each = ", ".join(f"{name} {took:.0f}" for name, took in seconds.items())
+        print(f"whole: {time.monotonic() - begun:.0f} s: {each}")
         kill(home, killed, pipeline.names, seconds, given.kills, random.Random(given.seed))
         wrong = compare(folder.Folder(whole, pipeline), folder.Folder(killed, pipeline))
         if given.full_disk:

@@ -27,7 +27,7 @@ def draw(random: Random) -> Item:
     kind = random.choice(("given", "given", "none", "other"))
     if kind == "given":
         question, answer, wrong = GIVEN.format(thing=thing, name=name, value=value) + asking, value, REFUSAL
-    elif kind == "other":  # somebody else's is given
+    elif kind == "other":  # another person's is given
         question = GIVEN.format(thing=thing, name=other, value=value) + asking
         answer, wrong = REFUSAL, value
     else:
