@@ -143,8 +143,10 @@ def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as
 
 
 def _begin(place: Path, given: Pipeline, names: Any, dry_run: bool, as_json: bool) -> None:
-    from cutaway.pipeline import budget
+    from cutaway.pipeline import budget, run
 
+    if names is not None:
+        run.check_names(given, names)
     if given.not_run:
         console.note(f"This preset has never been run: {given.not_run}")
     plan = None

@@ -67,6 +67,7 @@ RUNS = [
     ("attack MODEL --probe forgery --trials 1", "forgery"),
     ("audit folder", "llama"),
     ("plan nano", "step"),
+    ("pipeline list", "laptop"),
 ]
 # What needs an extra names it, before it reads a file.
 REFUSED = [
@@ -74,6 +75,7 @@ REFUSED = [
     ("finetune sft talk.jsonl", "train"),
     ("compare --attention mha,gqa --task copying", "train"),
     ("scale --preset small", "train"),
+    ("pipeline tiny", "train"),
     ("sae acts --output saes", "train"),
     ("generate the --model MODEL --engine pytorch", "train"),
     ("pull no-such-organisation/no-such-model", "hub"),
