@@ -328,7 +328,7 @@ def test_json_is_the_whole_story(small: Small, capsys) -> None:
     assert set(document) == {
         "model", "layers", "width", "heads", "vocabulary", "text", "tokens", "merges", "embeddings",
         "recurrent_layers", "attention", "attribution", "lens", "stages", "norms", "next", "engine",
-        "engine_reason", "change", "patch",
+        "engine_reason", "change", "patch", "lenses",
     }  # fmt: skip
     assert document == json.loads(
         json.dumps({"model": "small", **asdict(explained())} | {"next": document["next"]})

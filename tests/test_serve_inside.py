@@ -167,7 +167,11 @@ def test_a_tuned_lens_is_beside_it(tmp_path: Path) -> None:
     maps.save(tmp_path / "lens.safetensors")
     with serving.running(lm, lenses={"tuned": tuned_maps.load(tmp_path / "lens.safetensors", lm)}) as server:
         found = asked(server, "/v1/lens")
+        internals = {"layers": [1, 0], "attention": False, "lens": 1, "lens_kind": "tuned"}
+        body = {"prompt": TEXT, "max_tokens": 1, "temperature": 0, "internals": internals}
+        inside = server.post("/v1/completions", body).json()["choices"][0]["internals"][0]["layers"]
     ours = lm.trace(TEXT).lens(maps)
+    assert [one["lens"][0]["id"] for one in inside] == ours.ids[[2, 1], -1].tolist()
     assert [one["top"][0]["id"] for one in found["tuned_lens"]] == ours.ids[:, -1].tolist()
     assert np.allclose([one["probability"] for one in found["tuned_lens"]], ours.final[:, -1], atol=1e-4)
     assert found["tuned_lens"][0] != found["logit_lens"][0]

@@ -53,6 +53,7 @@ def explain(
     backends: Flag = False,
     parallel: Flag = False,
     sae: Path | None = None,
+    lens: str | None = None,
     how: Flag = False,
     html: Path | None = None,
     force: Force = False,
@@ -77,6 +78,8 @@ def explain(
     cutaway explain "The capital of France is" --compare "The capital of Italy is"
 
     cutaway explain "The capital of France is" --against runs/talk
+
+    cutaway explain "The currency of the country shaped like a boot is the" --lens lens.safetensors
 
     cutaway explain - --json < prompt.txt
 
@@ -103,15 +106,15 @@ def explain(
         wait: operations, bytes and this machine's measured limits.
     :param sae: Show instead the strongest features of each token, of an autoencoder that `cutaway sae` wrote;
         on a page, besides.
+    :param lens: Show a lens too: the file of a Jacobian or a tuned one, or jacobian, the model's own.
     :param how: With --html or --open: write instead the chapters of "How it works" on this text and model.
     :param html: Write an interactive page to this file: one file that needs no network. A model that
         --ablate or --steer changed is beside the unchanged one; --patch, --against and --sae add a view.
         --open alone writes a temporary file.
     """
     source = model or (against and base_of(Path(against))) or "smollm2"
-    asked = Asked(
-        prompt_text(text, file), source, chat, top, ablate, steer, patch, compare, compare_model, against
-    )
+    text = prompt_text(text, file)
+    asked = Asked(text, source, chat, top, ablate, steer, patch, compare, compare_model, against, lens)
     asked.check(backends, parallel, sae is not None, html is not None or open_page, how)
     use_threads(threads)
     if html is not None:

@@ -47,6 +47,7 @@ CHANGED = 12  # next tokens before and after
 def show(explanation: Explanation, model: str, console: Console, after_tokens: bool = False) -> None:
     """The whole explanation on a console; ``after_tokens``: without what `show_tokens` has shown."""
     steps = [_tokens, _embeddings, _attention, _heads, _lens, _residual, _next]
+    steps[5:5] = [_other_lenses] * bool(explanation.lenses)
     steps += [_change] * (explanation.change is not None) + [_patch] * (explanation.patch is not None)
     if not after_tokens:
         console.print(_title(explanation, model), width=min(console.width, WIDTH))
@@ -315,6 +316,20 @@ def _lens(explanation: Explanation, _width: int) -> Step:
         )
     sentence = f"The next token if the model stopped after each block: {_settled(explanation)}."
     return "Logit lens", sentence, rows
+
+
+def _other_lenses(explanation: Explanation, _width: int) -> Step:
+    names = {"jacobian": "Jacobian lens", "tuned": "Tuned lens", "random": "random rotation"}
+    kinds = explanation.lenses
+    rows = table("after>", *(names[kind].lower().replace("jacobian", "Jacobian") for kind in kinds))
+    for row in next(iter(kinds.values())):
+        cells = (next(one for one in stages if one.name == row.name) for stages in kinds.values())
+        words = (" ".join(drawn(token.text) for token in one.tokens) for one in cells)
+        rows.add_row(Text(stage(row.name), QUIET), *map(Text, words))
+    name = names[next(iter(kinds))]
+    sentence = "The likeliest tokens that each block moves the model towards"
+    control = "; a random rotation in its place shows chance." if "random" in kinds else "."
+    return name, sentence + control, rows
 
 
 def _settled(explanation: Explanation) -> str:

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands import serve_options
 from cutaway.commands.console import model_path, note, note_fallback, read_text, size, use_threads
+from cutaway.commands.generate import drafts
 from cutaway.commands.options import Flag
 from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
 from cutaway.errors import UserError
@@ -418,8 +419,8 @@ class Loader:
         found = {} if path is None else {"jacobian": path}
         given = [Path(one) for one in self.loading.lens] if self.first is None else []
         found |= {lenses.kind(one): one for one in given}
-        made: dict[str, Any] = {kind: lenses.load(one, lm) for kind, one in found.items()}
-        return made | ({"random": made["jacobian"].random()} if "jacobian" in made else {})
+        read = [lenses.with_control(lenses.load(one, lm)) for one in found.values()]
+        return {kind: by for each in read for kind, by in each.items()}
 
     def _service(self, name: str, path: Path, aliases: tuple[str, ...], plain: bool = False) -> Any:
         from cutaway.serve.operations.metrics import Metrics
@@ -449,7 +450,10 @@ class Loader:
             whole = -(-engine.max_context // engine.page) * engine.page
             state = self._state_bytes(name, whole, engine.page_bytes / engine.page)
             limits = replace(limits, state_bytes=state)
-            scheduler = limits.scheduler(engine, lm.tokenizer)
+            drafting = None
+            if loading.draft is not None and first is None:
+                drafting = lm.drafting(drafts(loading.draft, loading.engine, loading.strict))
+            scheduler = limits.scheduler(engine, lm.tokenizer, drafting)
         shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
         if first is not None:
             names = ("store", "running", "bridge", "pool")

@@ -8,7 +8,7 @@ trace. Nothing is printed here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from cutaway.inspect.attention_score import RotatedPair, Score, queries_keys_val
 from cutaway.inspect.attribution import Attribution
 from cutaway.inspect.inputs import attribution_names, output_heads
 from cutaway.inspect.lens import lens
+from cutaway.inspect.lens_words import LensWords
 from cutaway.inspect.tokens import Merges, Token
 from cutaway.inspect.trace_values import TraceValues
 from cutaway.model.config import Decoder
@@ -171,7 +172,8 @@ class Explanation:
 
     ``norms`` [t stage] are the norms of each token's residual stream at the ``stages``. ``recurrent_layers``
     have no attention weights, and ``attention`` is None if all layers are recurrent. ``engine`` computed the
-    numbers, because of ``engine_reason``. ``change`` and ``patch`` are there when they were asked for.
+    numbers, because of ``engine_reason``. ``change``, ``patch`` and other ``lenses`` by kind are there when
+    they were asked for.
     """
 
     layers: int
@@ -193,6 +195,7 @@ class Explanation:
     engine_reason: str
     change: Change | None = None
     patch: Patch | None = None
+    lenses: Mapping[str, tuple[LensWords, ...]] = field(default_factory=dict)
 
 
 def names(config: Decoder) -> list[str]:

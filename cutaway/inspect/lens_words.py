@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,14 @@ import numpy as np
 
 from cutaway.inspect import lenses
 from cutaway.inspect.arrays import largest, softmax
-from cutaway.inspect.trace_values import Guess, TraceValues
+from cutaway.inspect.trace_values import TraceValues
+
+
+@dataclass(frozen=True)
+class LensToken:
+    id: int
+    text: str
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class LensWords:
     """After one stage: the likeliest tokens, best first, and the probability there of the final answer."""
 
     name: str
-    tokens: tuple[Guess, ...]
+    tokens: tuple[LensToken, ...]
     final: float
 
 
@@ -34,11 +40,6 @@ def words(trace: TraceValues, by: Any = "logit", position: int = -1, top: int = 
     for name, row in read.items():  # a layer's logits at a time
         chances = softmax(engine.unembed(np.ascontiguousarray(row, np.float32))[0, :count])
         best = largest(chances, top).tolist()
-        tokens = tuple(Guess(id, trace.token(id), float(chances[id])) for id in best)
+        tokens = tuple(LensToken(id, trace.token(id), float(chances[id])) for id in best)
         made.append(LensWords(name, tokens, float(chances[answer])))
     return made
-
-
-def beside(trace: TraceValues, kinds: Mapping[str, Any], top: int = 3) -> dict[str, tuple[LensWords, ...]]:
-    """What several lenses show at the last position, by their names."""
-    return {name: tuple(words(trace, by, top=top)) for name, by in kinds.items()}

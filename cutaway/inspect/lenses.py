@@ -14,7 +14,7 @@ import numpy as np
 from cutaway import store
 from cutaway.errors import UserError, quoted
 from cutaway.inspect import jacobian_file, tuned_maps
-from cutaway.inspect.jacobian_lens import digest
+from cutaway.inspect.jacobian_lens import JacobianLens, digest
 from cutaway.inspect.subject import Subject, subject_of
 from cutaway.store.files import read_errors
 from cutaway.weights import safetensors
@@ -58,6 +58,13 @@ def kind(path: Path) -> str:
     return "jacobian" if safetensors.metadata(path).get("format") == jacobian_file.FORMAT else "tuned"
 
 
+def with_control(by: Translator) -> dict[str, Translator]:
+    """A lens by its kind, and beside a Jacobian one its control, a random rotation."""
+    if isinstance(by, JacobianLens):
+        return {"jacobian": by, "random": by.random()}
+    return {"tuned": by}
+
+
 def own(subject: Subject) -> Path:
     """The file of a model's Jacobian lens; UserError if it has none."""
     path = own_path(subject)
@@ -86,7 +93,6 @@ def lens_logits(
     read as it is.
     """
     streams = {f"blocks.{layer}.out": row[None] for layer, row in zip(layers, rows, strict=True)}
-    last = f"blocks.{len(subject.config.blocks) - 1}.out"
-    found = by.translated(streams | {last: streams.get(last, rows[:1])})
-    read = np.concatenate([found[name] if name in found else row for name, row in streams.items()])
-    return list(subject.engine.unembed(np.ascontiguousarray(read, np.float32)))
+    found = by.translated(streams)
+    read = [found[name] if name in found else row for name, row in streams.items()]  # noqa: SIM401
+    return list(subject.engine.unembed(np.concatenate(read).astype(np.float32, copy=False)))

@@ -51,8 +51,10 @@ def names(config: Decoder) -> list[str]:
     return list(dict.fromkeys((*view_names(config), *projections.names(config))))
 
 
-def build(trace: TraceValues, name: str) -> PageData:
-    """The page's data of a trace that kept ``names``; ``name`` is the model's."""
+def build(trace: TraceValues, name: str, lenses: Mapping[str, Any] | None = None) -> PageData:
+    """The page's data of a trace that kept ``names``; ``name`` is the model's, ``lenses`` are others than the
+    logit lens by kind.
+    """
     explained = explanation.explain(trace)
     attribution = trace.attribution()
     builder = _Builder(trace, attribution)
@@ -78,7 +80,8 @@ def build(trace: TraceValues, name: str) -> PageData:
     builder.keep("norms", np.array(explained.norms))
     builder.patterns()
     builder.output_norms()
-    builder.lens()
+    facts["lenses"] = {"logit": builder.lens("lens", "logit")}
+    facts["lenses"] |= {kind: builder.lens(f"lens.{kind}", by) for kind, by in (lenses or {}).items()}
     facts["neurons"] = builder.neurons()
     facts["next_ids"] = builder.next_ids()
     facts["vector_strip"] = builder.vectors()
@@ -313,12 +316,14 @@ class _Builder:
             self.keep(f"contribution.{i}", self.attribution.heads[i])
         self.keep("contribution.mlp", self.attribution.mlps)
 
-    def lens(self) -> None:
-        lens = self.trace.lens()
+    def lens(self, prefix: str, by: Any) -> list[str]:
+        """Keeps what a lens shows, under names that begin so; returns the stages that it is of."""
+        lens = self.trace.lens(by)
         self.mention(np.unique(lens.ids).tolist())
-        self.keep("lens.ids", lens.ids, "<u4")
-        self.keep("lens.probabilities", lens.probabilities)
-        self.keep("lens.final", lens.final)
+        self.keep(f"{prefix}.ids", lens.ids, "<u4")
+        self.keep(f"{prefix}.probabilities", lens.probabilities)
+        self.keep(f"{prefix}.final", lens.final)
+        return list(lens.names)
 
     def neurons(self) -> dict[str, list[list[int]]]:
         """Each token's neurons of largest output norm, and the tokens that the strongest promote.

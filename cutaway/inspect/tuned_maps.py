@@ -29,9 +29,13 @@ class TunedLens:
         return f"TunedLens({layers} layers, width {width}, {len(self.losses)} steps)"
 
     def translated(self, residuals: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Residual streams [t d], from the embedding on, as the head is to read them."""
-        rows = zip([*residuals][:-1], self.weights, self.biases, strict=True)
-        return {**residuals} | {name: residuals[name] + residuals[name] @ w.T + b for name, w, b in rows}
+        """Residual streams [t d], some or all of them, as the head is to read them."""
+        found = {}
+        for name, rows in residuals.items():
+            stage = 0 if name == "embed" else 1 + int(name.split(".")[1])
+            last = stage == len(self.weights)
+            found[name] = rows if last else rows + rows @ self.weights[stage].T + self.biases[stage]
+        return found
 
     def save(self, path: str | Path) -> None:
         """Writes the maps as a safetensors file."""

@@ -181,7 +181,7 @@ def _page(service: Service, asked: _Asked, seen: Observation) -> Response:
     from cutaway.inspect.trace import Trace
 
     trace = Trace(service.lm.subject, asked.ids, _seen(service, asked, seen)[0])
-    return BodyResponse(page_data.packed([page_data.build(trace, service.name)]), PAGE_TYPE)
+    return BodyResponse(page_data.packed([page_data.build(trace, service.name, service.lenses)]), PAGE_TYPE)
 
 
 def _seen(service: Service, asked: _Asked, seen: Observation) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -234,7 +234,7 @@ def _alone(service: Service, body: TraceRequest, asked: _Asked) -> Response:
     with stoppable(engine.model) if engine.name == "pytorch" else nullcontext():
         if body.format == "page":
             trace = _traced(service, asked, names)
-            document = page_data.packed([page_data.build(trace, service.name)])
+            document = page_data.packed([page_data.build(trace, service.name, service.lenses)])
             return BodyResponse(document, PAGE_TYPE)
         one = service.lm.trace(asked.ids[:1], names=asked.names)
         _check_size(service, {name: asked.selection.shape(name, one[name].shape) for name in asked.names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,17 +75,16 @@ def show(
 
 def _shown(trace: Any, by: Any, position: int, top: int) -> dict[str, Any]:
     """What each lens shows, by its kind."""
-    from cutaway.inspect.jacobian_lens import JacobianLens
     from cutaway.inspect.lens_words import words
+    from cutaway.inspect.lenses import with_control
 
-    kind = "jacobian" if isinstance(by, JacobianLens) else "tuned"
-    kinds = {kind: by, "logit": "logit"} | ({"random": by.random()} if kind == "jacobian" else {})
+    (kind, first), *control = with_control(by).items()
+    kinds = {kind: first, "logit": "logit", **dict(control)}
     return {kind: words(trace, one, position, top) for kind, one in kinds.items()}
 
 
 def _row(one: Any) -> dict[str, Any]:
-    tokens = [token._asdict() for token in one.tokens]
-    return {"after": one.name, "tokens": tokens, "final": one.final}
+    return {"after": one.name, "tokens": [asdict(token) for token in one.tokens], "final": one.final}
 
 
 def _file(path: str) -> Any:
@@ -133,7 +133,7 @@ def _draw(screen: Any, shown: dict[str, Any], token: str, top: int) -> None:
     from cutaway.commands.cells import QUIET, drawn, table
 
     def cell(one: Any) -> Text:
-        return Text("" if one is None else " ".join(drawn(each.token) for each in one.tokens))
+        return Text("" if one is None else " ".join(drawn(each.text) for each in one.tokens))
 
     heads = {"jacobian": "Jacobian lens", "tuned": "tuned lens", "logit": "logit lens", "random": "control"}
     made = table("after>", *(heads[kind] for kind in shown))

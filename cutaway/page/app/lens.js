@@ -1,23 +1,29 @@
-// The lens by layer at the place where a token was chosen: the logit lens, and a tuned one beside it if the server has one.
+// The lenses by layer at the place where a token was chosen: the logit lens, and those that the server has beside it.
 
 import { bar, drawn, make, percent, table } from "../elements.js";
+
+const KINDS = [["jacobian_lens", "Jacobian"], ["tuned_lens", "tuned"], ["logit_lens", "logit"], ["random_lens", "control"]];
 
 export async function lens(box, { answer, index, asked }, { server, signal }) {
   const { id, token } = answer.tokens[index];
   const body = { ...asked, top: 1, token: id };
   const found = await server.about("v1/lens", body, signal);
-  const { logit_lens: logit, tuned_lens: tuned } = found;
+  const shown = KINDS.filter(([name]) => found[name]);
+  const several = shown.length > 1;
   const word = ({ top: [best] }) => make("bdi", { class: best.id === id ? "word strong" : "word" }, drawn(best.text));
-  const rows = logit.map((one, i) => [
-    i === 0 ? "embedding" : String(i - 1), word(one), ...(tuned ? [word(tuned[i])] : []),
-    percent(one.probability), tuned ? percent(tuned[i].probability) : bar(one.probability)]);
-  const heads = tuned
-    ? [["block", "right"], ["logit", "left"], ["tuned", "left"], ["logit", "right"], ["tuned", "right"]]
+  const rows = found.logit_lens.map(({ after, probability }, i) => {
+    const stages = shown.map(([name]) => found[name].find((one) => one.after === after));
+    return [i === 0 ? "embedding" : String(i - 1), ...stages.map((one) => (one ? word(one) : "")),
+      ...(several ? stages.map((one) => (one ? percent(one.probability) : "")) : [percent(probability), bar(probability)])];
+  });
+  const heads = several
+    ? [["block", "right"], ...shown.map(([, name]) => [name, "left"]), ...shown.map(([, name]) => [name, "right"])]
     : [["block", "right"], ["likeliest", "left"], ["probability", "right"], ["", "left"]];
   box.replaceChildren(
-    make("h3", {}, tuned ? "Logit lens and tuned lens" : "Logit lens"),
-    make("p", { class: "quiet" }, "The likeliest token if the model stopped after each block, and the probability of ",
-      make("bdi", { class: "word" }, drawn(token)), " there. It is seldom meaningful in early blocks."),
+    make("h3", {}, several ? "Lenses" : "Logit lens"),
+    make("p", { class: "quiet" }, "The likeliest token after each block, and the probability of ",
+      make("bdi", { class: "word" }, drawn(token)), " there. The logit lens reads a block as if the model stopped after it; it is seldom meaningful in early blocks.",
+      found.jacobian_lens ? " The Jacobian lens shows what a block moves the model towards, now or later; the control has a random rotation in its place." : ""),
     table("The likeliest token after each block, and the probability of the chosen one", heads, rows));
   return ["v1/lens", body];
 }
