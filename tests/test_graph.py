@@ -1,6 +1,8 @@
 """Attribution graphs: effects sum to what a node is, equal autograd's on the frozen model, and are pruned."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ from cutaway.attention import gated, mha
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.inspect.edits import Add
+from cutaway.inspect.graph import drawn, exported
 from cutaway.inspect.graph.attribution_graph import Graph, Node, influences, normalised, scores
 from cutaway.inspect.graph.build import attribution_graph
 from cutaway.inspect.graph.clamp import measured, passed_on, predicted, reduced, total_effects
+from cutaway.inspect.graph.layout import layout
 from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.subject import Subject
 from cutaway.layers.config import MLP, Norm
@@ -214,8 +218,8 @@ def test_influence_is_that_of_all_paths() -> None:
     parts = normalised(graph.effects).astype(np.float64)
     assert parts[4].tolist() == [0, 0.5, 0.25, 0.25, 0, 0]
     every = np.linalg.inv(np.eye(6) - parts) - np.eye(6)
-    assert graph.influence == pytest.approx(graph.probabilities @ every, abs=1e-6)
-    by, (a, b, error) = (graph.influence + graph.probabilities)[3:], graph.influence[:3]
+    assert graph.influence == pytest.approx(graph.weights @ every, abs=1e-6)
+    by, (a, b, error) = (graph.influence + graph.weights)[3:], graph.influence[:3]
     ends = np.array([node.kind == "error" for node in graph.nodes])
     inputs = np.array([node.kind == "embedding" for node in graph.nodes])
     found = scores(parts[3:], by, graph.influence, inputs, ends)
@@ -488,3 +492,50 @@ def test_a_features_clamp_changes_what_it_writes() -> None:
     want = (rows[1] - rows[1].mean()) - (rows[0] - rows[0].mean())
     assert len(edits) == 2
     assert change == pytest.approx(want[[graph.nodes[n].index for n in graph.logits]], abs=1e-4)
+
+
+def test_the_json_is_neuronpedias_and_its_groups_are_read(tmp_path: Path) -> None:
+    _, graph = whole("llama")
+    kept = replace(graph.pruned(), groups=[("a head", ("1_h0_13",))])
+    document = exported.to_json(kept, 0.8, 0.98, "1")
+    assert {"slug", "scan", "prompt_tokens", "prompt"} <= set(document["metadata"])
+    ids = [node["node_id"] for node in document["nodes"]]
+    assert len(set(ids)) == len(ids) == len(kept.nodes)
+    for node in document["nodes"]:
+        assert {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"} <= set(node)
+    assert all({link["source"], link["target"]} <= set(ids) for link in document["links"])
+    assert sum(node["is_target_logit"] for node in document["nodes"]) == 1
+    json.dumps(document, allow_nan=False)
+    file = tmp_path / "graph.json"
+    file.write_text(json.dumps(document))
+    groups = exported.read_groups(file)
+    assert groups == [("a head", ("1_h0_13",))]
+    exported.check_groups(graph, groups, file)
+    with pytest.raises(UserError, match="names node '9_h0_0', which this graph does not have"):
+        exported.check_groups(graph, [("x", ("9_h0_0",))], file)
+    for wrong in (
+        "[]",
+        "{}",
+        '{"qParams": {"supernodes": [[1, 2]]}}',
+        '{"qParams": {"supernodes": {"a": 1}}}',
+    ):
+        file.write_text(wrong)
+        with pytest.raises(UserError, match=r"graph\.json"):
+            exported.read_groups(file)
+
+
+def test_every_node_has_a_place_of_its_own() -> None:
+    _, graph = whole("llama")
+    found = layout(graph)
+    assert len(set(found.xy)) == len(graph.nodes)
+    for node, (x, y) in zip(graph.nodes, found.xy, strict=True):
+        left, right = found.columns[node.position]
+        assert left < x < right and 0 < y < found.height
+    heights = {
+        layer: [y for node, (_, y) in zip(graph.nodes, found.xy, strict=True) if node.layer == layer]
+        for layer in range(-1, 4)
+    }
+    assert all(max(heights[layer + 1]) < min(heights[layer]) for layer in range(-1, 3)), (
+        "later layers are above"
+    )
+    assert drawn.svg(graph.pruned()).count("<circle") > 10

@@ -109,7 +109,7 @@ CASES = [  # in this order: later ones read what earlier ones have written
     Case("open run --no-browser", "The page is at http", None, ((r"Ctrl-C stops it", b"\x03"),), 130),
     Case("detect --file long.txt --watermark kgw:secret --model run", "tokens scored"),
     Case("explain It --model run", "Logit lens", r"Loading the weights"),
-    Case("graph It --model run --threads 1", "replacement score"),
+    Case("graph It --model run --threads 1", "completeness"),
     Case(
         "lens fit run --texts texts --tokens 20 --count 2 --threads 1 --output @olens.safetensors",
         "from 2 texts",

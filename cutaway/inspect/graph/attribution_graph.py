@@ -25,6 +25,7 @@ class Node(NamedTuple):
 
     ``value`` is its activation: what the effects of other nodes on it and its ``constant`` sum to. That of an
     MLP or a head is the norm of what it wrote. ``expanded``: whether these effects were computed.
+    ``probability`` is that of a logit's token.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Node(NamedTuple):
     constant: float = 0.0
     expanded: bool = False
     label: str = ""
+    probability: float = 0.0
 
     @property
     def id(self) -> str:
@@ -72,7 +74,7 @@ class Source(Protocol):
 class Graph:
     """``effects[t, s]``: what node s adds to node t's value, directly. Nodes are in the order of computation.
 
-    ``tokens`` and ``ids`` are the prompt's; ``probabilities`` [n] are those of logits, 0 elsewhere.
+    ``tokens`` and ``ids`` are the prompt's; ``weights`` [n] are the logits', which sum to 1.
     ``influence`` [n] is each node's, from 0 to 1 and more. ``groups`` are named lists of nodes' ids.
     ``source`` has what nodes wrote, by their numbers there, ``sources`` [n].
     """
@@ -82,7 +84,7 @@ class Graph:
     tokens: Sequence[str]
     nodes: Sequence[Node]
     effects: np.ndarray
-    probabilities: np.ndarray
+    weights: np.ndarray
     influence: np.ndarray
     ids: Sequence[int] = ()
     facts: dict[str, Any] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class Graph:
         kept = (self.influence >= _threshold(self.influence, nodes)) | ends
         effects = np.where(np.outer(kept, kept), self.effects, np.float32(0))
         parts = normalised(effects)
-        scores = parts * (influences(parts, self.probabilities) + self.probabilities)[:, None]
+        scores = parts * (influences(parts, self.weights) + self.weights)[:, None]
         effects = np.where(scores >= _threshold(scores, edges), effects, np.float32(0))
         while True:
             reaches = (effects != 0).any(0) | ends
@@ -136,7 +138,7 @@ class Graph:
             self,
             nodes=[self.nodes[n] for n in chosen],
             effects=effects[np.ix_(chosen, chosen)],
-            probabilities=self.probabilities[chosen],
+            weights=self.weights[chosen],
             influence=self.influence[chosen],
             sources=self.sources[chosen],
         )

@@ -132,8 +132,8 @@ def _traced(parts: Rowed, tokens: int, logits: Logits, least: float, progress: P
     reads = [Reads(logits.directions, weights, logits.values, logits.constants, np.inf)]
     rows = [parts.rows(reads[0])]
     numbers = list(range(count, count + len(logits.ids)))
-    influence = np.concatenate([np.zeros(count), logits.probabilities])
-    influence[:count] = logits.probabilities @ normalised(rows[0].effects)
+    influence = np.concatenate([np.zeros(count), logits.weights])
+    influence[:count] = logits.weights @ normalised(rows[0].effects)
     for done, (kind, layer, group) in enumerate(reversed(parts.groups)):
         progress("tracing", done, len(parts.groups))
         chosen = group.start + np.flatnonzero(influence[group] >= least)
@@ -159,10 +159,12 @@ def _graph(
     Effects of sources that were not expanded are left out; the scores count them.
     """
     count, last = len(parts.nodes), len(ids) - 1
-    every = [*parts.nodes, *(Node("logit", len(subject.config.blocks), last, id) for id in logits.ids)]
+    ends = zip(logits.ids, logits.probabilities.tolist(), strict=True)
+    outputs = [Node("logit", len(subject.config.blocks), last, id, probability=p) for id, p in ends]
+    every = [*parts.nodes, *outputs]
     inputs = [n for n, node in enumerate(parts.nodes) if node.kind == "embedding"]
-    ends = [n for n, node in enumerate(parts.nodes) if node.kind == "error"]
-    numbers = np.array(sorted({*inputs, *ends, *made.numbers}))
+    errors = [n for n, node in enumerate(parts.nodes) if node.kind == "error"]
+    numbers = np.array(sorted({*inputs, *errors, *made.numbers}))
     place = {n: at for at, n in enumerate(numbers.tolist())}
     effects = np.zeros((len(numbers), len(numbers)), np.float32)
     before, start = numbers[numbers < count], 0
@@ -179,7 +181,7 @@ def _graph(
             one = one._replace(label=repr(token_text(subject, one.index)))
         nodes[at] = one if one.expanded else one._replace(value=float(norms[at]))
     weights = np.zeros(len(numbers))
-    weights[len(before) :] = logits.probabilities
+    weights[len(before) :] = logits.weights
     tokens = [token_text(subject, id) for id in ids]
     influence = made.influence[numbers] - weights
     return Graph(

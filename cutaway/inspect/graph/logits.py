@@ -19,10 +19,14 @@ TILE = 8192  # rows of the head's matrix at once
 
 
 class Logits(NamedTuple):
-    """The tokens whose logits are nodes, their probabilities, and what reads them at the last token."""
+    """The tokens whose logits are nodes, their probabilities, and what reads them at the last token.
+
+    ``weights``: the probabilities as parts of their sum.
+    """
 
     ids: list[int]
     probabilities: np.ndarray
+    weights: np.ndarray
     directions: np.ndarray  # [n d] of the residual stream
     values: np.ndarray
     constants: np.ndarray
@@ -60,5 +64,5 @@ def read_logits(subject: Subject, engine: Instrumented, seen: Values, target: in
         if name in config.weights():
             bias = engine.weight(name)[:count].astype(np.float64)
             constants = constants + bias[ids] - bias.mean()
-    weights = probabilities[ids] / probabilities[ids].sum()
-    return Logits(ids, weights, norm.back(wanted), centred(config, row)[ids], constants)
+    own = probabilities[ids]
+    return Logits(ids, own, own / own.sum(), norm.back(wanted), centred(config, row)[ids], constants)

@@ -256,6 +256,13 @@ def autoencoder(folder: Path) -> None:
     SAE(card, of | {"threshold": draw(24)}).save(folder / "sae")
 
 
+def graph(folder: Path) -> None:
+    groups = [["heads", "1_h0_2", "0_h1_1"], ["an MLP", "1_mlp_2"]]
+    (folder / "graph.json").write_text(
+        json.dumps({"qParams": {"supernodes": groups}, "nodes": [], "links": []})
+    )
+
+
 def activations(folder: Path) -> None:
     lm().activations([TEXT[:90], TEXT[:50]], ["blocks.1.out"], folder / "acts", shard_tokens=64)
 
@@ -762,6 +769,16 @@ def _(folder: Path, rng: random.Random) -> None:
     own.load(folder / "steer.safetensors")
 
 
+@kind("graph", "graph", graph)
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.inspect.graph import exported
+
+    if rng.random() < 0.2:
+        verb("graph", "the", "--model", base(), "--groups", folder / "graph.json", "--json")
+    else:
+        exported.read_groups(folder / "graph.json")
+
+
 @kind("rows of a study", "Python: resume=", study)
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.inspect.rows import Rows
@@ -1049,6 +1066,7 @@ READERS = {
     "gguf/container.py": "GGUF model",
     "inspect/activations.py": "activations",
     "inspect/how/tokenizers.py": OWN,
+    "inspect/graph/exported.py": "graph",
     "inspect/rows.py": "rows of a study",
     "inspect/sae.py": "autoencoder",
     "inspect/steering.py": "steering file",

@@ -1,0 +1,157 @@
+"""`cutaway graph`: which parts of a model made its next token, and through which others."""
+
+from __future__ import annotations
+
+import tempfile
+import webbrowser
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from cutaway.commands.console import doing, note, on_screen, print_json, size, use_threads, watched
+from cutaway.commands.explain_asked import load_model
+from cutaway.commands.generate import prompt_text
+from cutaway.commands.options import Flag, Force, Html, Json, Model, Open, Threads
+from cutaway.errors import OperationalError, UserError
+from cutaway.store import files
+from cutaway.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cutaway.inspect.graph.attribution_graph import Graph
+
+SHOWN = 12  # nodes in a terminal
+
+
+def graph(
+    text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    file: Path | None = None,
+    model: Model = "smollm2",
+    target: str | None = None,
+    features: Path | None = None,
+    neurons: int | None = None,
+    nodes: float = 0.8,
+    edges: float = 0.98,
+    groups: Path | None = None,
+    check: Flag = False,
+    html: Html = None,
+    svg: Path | None = None,
+    force: Force = False,
+    open_page: Open = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Draw an attribution graph: which embeddings, heads, MLPs and neurons made a text's next token.
+
+    Attention weights and norms' sizes are frozen, so what a part reads is a sum over what earlier parts
+    wrote: the edges. With --features a transcoder's features take the place of heads and MLPs.
+
+    **Examples:**
+
+    cutaway graph "The capital of France is"
+
+    cutaway graph "The capital of France is" --html france.html --open
+
+    cutaway graph "The capital of France is" --target " Paris" --json > france.json
+
+    cutaway graph "The capital of France is" --features transcoders --check --html france.html
+
+    :param text: The text; - reads it from standard input.
+    :param file: Read the text from this file (without its last newline).
+    :param target: The one token whose logit is asked about; else the likeliest up to 95%.
+    :param features: A folder of transcoders that `cutaway sae --kind transcoder` wrote.
+    :param neurons: So many neurons are nodes of their own; 40 by default, none with --features.
+    :param nodes: Keep the nodes that have this part of the influence on the logits.
+    :param edges: Then the edges that have this part.
+    :param groups: A JSON file exported from a graph's page: its groups are drawn, and measured by --check.
+    :param check: Run the model with each node ablated, and show the true change of the logits.
+    :param svg: Write a drawing to this file.
+    """
+    shown = prompt_text(text, file)
+    use_threads(threads)
+    for target_file in filter(None, (html, svg)):
+        files.check_file(target_file, force)
+    for name, part in (("--nodes", nodes), ("--edges", edges)):
+        if not 0 < part <= 1:
+            raise UserError(f"{name} is {part}: give a part of the influence, above 0 and at most 1")
+    from cutaway.inspect.graph import build, exported, page
+    from cutaway.inspect.sae import load_set
+
+    named = [] if groups is None else exported.read_groups(groups)
+    dictionaries = [] if features is None else load_set(features)
+    lm = load_model(model)
+    with doing("Reading the text"):
+        ids = lm.ids(shown)
+    with watched() as progress:
+        made = build.attribution_graph(
+            lm, ids, target, features=dictionaries, neurons=neurons, progress=progress
+        )
+    made = replace(made, model=model, groups=named)
+    if groups is not None:
+        exported.check_groups(made, named, groups)
+    kept = made.pruned(nodes, edges)
+    checked: dict[str, Any] = {}
+    if check:
+        with watched() as progress:
+            checked = page.check(lm, made, kept, progress)
+    document = exported.to_json(kept, nodes, edges, __version__)
+    if checked:
+        document["checked"] = checked
+    if svg is not None:
+        from cutaway.inspect.graph import drawn
+
+        files.write(svg, drawn.svg(kept), force=force)
+        note(f"Wrote {svg} ({size(svg.stat().st_size)}).")
+    if html is not None or open_page:
+        _write(page.page(lm, made, kept, checked, document), html, open_page)
+    if as_json:
+        print_json(document)
+    elif html is None and svg is None and not open_page:
+        promotes = page.promoted(lm, kept)
+        on_screen(lambda console: _show(made, kept, promotes, checked, console))
+
+
+def _write(document: str, target: Path | None, open_page: bool) -> None:
+    """Writes the page, to a temporary file if none was named, and opens it if that was asked for."""
+    target = target or Path(tempfile.mkdtemp(prefix="cutaway-")) / "graph.html"
+    files.write(target, document, force=True)
+    note(f"Wrote {target} ({size(target.stat().st_size)}).")
+    if open_page and not webbrowser.open(target.resolve().as_uri()):
+        raise OperationalError(f"no browser could be opened: open {target} yourself")
+
+
+def _show(made: Graph, kept: Graph, promotes: Any, checked: dict[str, Any], console: Console) -> None:
+    """The strongest nodes, and what the graph explains."""
+    from rich.table import Table
+    from rich.text import Text
+
+    likely = ", ".join(f"{kept.nodes[n].name} {kept.nodes[n].probability:.0%}" for n in kept.logits)
+    console.print(Text(f"Attribution graph of {kept.prompt!r}", "bold"))
+    console.print(Text(f"logits: {likely}"))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name, side in (("node", "left"), ("token", "left"), ("influence", "right"), ("promotes", "left")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    if checked:
+        table.add_column("ablated", justify="right")
+    order = sorted(range(len(kept.nodes)), key=lambda n: -kept.influence[n])
+    for n in [n for n in order if kept.nodes[n].kind not in ("embedding", "logit")][:SHOWN]:
+        node = kept.nodes[n]
+        row = [node.name, repr(kept.tokens[node.position]), f"{kept.influence[n]:.3f}"]
+        row.append(", ".join(map(repr, promotes[n][:3])))
+        if checked:
+            row.append(f"{checked['nodes'][node.id][0]:+.2f}" if node.id in checked["nodes"] else "")
+        table.add_row(*map(Text, row))
+    console.print(table)
+    facts = kept.facts
+    lines = (
+        f"{len(kept.nodes)} of {len(made.nodes)} nodes, {len(kept.edges()):,} edges. Of the influence that ",
+        f"reaches an end, {facts['replacement']:.0%} reaches embeddings (replacement score). The graph has ",
+        f"{facts['completeness']:.0%} of what its nodes read (completeness).",
+    )
+    console.print(Text("".join(lines)))
+    console.print(Text("--html FILE draws it, --json prints it in Neuronpedia's schema", "bright_black"))
