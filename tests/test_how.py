@@ -21,6 +21,7 @@ from cutaway.inspect import parallel
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.how import alignment, architecture, mechanisms, plan, quantized, tokenizers, vectors
 from cutaway.tokenizer import unigram_em
+from cutaway.tokenizer.bpe import replaced
 from tests.small import Bytes, model_file
 from tests.test_page import unpacked
 
@@ -48,7 +49,10 @@ def test_every_cut_spells_the_text_and_merges_are_the_most_frequent_pairs(text: 
             for pair in pairwise(symbols):
                 pairs[pair] += words[word]
         assert step["count"] == pairs[tuple(step["pair"])] == max(pairs.values())
-        now = {word: tokenizers.joined(symbols, tuple(step["pair"])) for word, symbols in now.items()}
+        now = {
+            word: replaced(symbols, tuple(step["pair"]), "".join(step["pair"]))
+            for word, symbols in now.items()
+        }
 
 
 def test_unigram_rounds_are_those_of_its_training_and_the_lattice_has_every_cut() -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import cutaway
-from cutaway.commands import console
-from cutaway.commands.options import Flag, Force, Html, Json
+from cutaway.commands import console, plots
+from cutaway.commands.options import Flag, Force, Html, Json, Svg
 from cutaway.errors import UserError
 from cutaway.evaluate import arena as games
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import report
 from cutaway.evaluate.arena import Arena, Judge
-from cutaway.store import files
 
 
 def arena(
@@ -25,6 +24,7 @@ def arena(
     seed: int = 0,
     show: Flag = False,
     html: Html = None,
+    svg: Svg = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -62,8 +62,7 @@ def arena(
     as_json
         Print one JSON document.
     """
-    if html is not None:
-        files.check_file(html, force)
+    plots.check(html, svg, force)
     if len(set(models)) < 2:
         raise UserError("an arena needs two different models or more")
     asked = [line.strip() for line in console.read_text(prompts).splitlines() if line.strip()]
@@ -98,8 +97,7 @@ def arena(
             progress=lambda done, total: None if judge == "person" else bar("Judging", done, total),
         )
     document = _document(found, asked, written, judge)
-    if html is not None:
-        files.write(html, report.arena(document), force=force)
+    plots.write(report.arena(document), html, svg, force)
     if as_json:
         console.print_json(document)
         return

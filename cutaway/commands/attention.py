@@ -9,10 +9,10 @@ from cyclopts import App
 
 from cutaway.attention.common import registry, usual
 from cutaway.attention.common.registry import Kind, Sizes
-from cutaway.commands.console import model_path, note, on_screen, print_json, size
-from cutaway.commands.options import Force, Html, Json
+from cutaway.commands import plots
+from cutaway.commands.console import model_path, on_screen, print_json, size
+from cutaway.commands.options import Force, Html, Json, Svg
 from cutaway.errors import UserError
-from cutaway.store import files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,6 +71,7 @@ def show(
     length: int = 12,
     seed: int = 0,
     html: Html = None,
+    svg: Svg = None,
     force: Force = False,
     as_json: Json = False,
     **options: str,
@@ -91,14 +92,15 @@ def show(
 
     cutaway attention show local --window 4 --html local.html
 
+    cutaway attention show mla --svg drawings
+
     :param kind: A mechanism, as `cutaway attention` lists them.
     :param length: How many tokens to draw.
     :param seed: Of the example, where the mask depends on the text.
     """
     if not 1 <= length <= LONGEST:
         raise UserError(f"--length is {length}: a drawing holds 1 to {LONGEST} tokens")
-    if html is not None:
-        files.check_file(html, force)
+    plots.check(html, svg, force)
     found = registry.kind(kind)
     chosen = _parsed(found, options | ({"seed": str(seed)} if "seed" in usual.options(found) else {}))
     config = found.like(usual.SMALL, usual.to_scale(found, length, chosen) | chosen)
@@ -108,18 +110,19 @@ def show(
     picture = draw(config, length, seed)
     own = [*found.usual, *found.config.__annotations__, *chosen]
     shown = {name: getattr(config, name) for name in usual.options(found) if name in own}
-    if html is not None:
+    if html is not None or svg is not None:
         from cutaway.inspect import reports
 
-        files.write(
-            html, reports.mechanism(found, shown, picture, usual.by_length(found, usual.EXAMPLE)), force=force
-        )
-        note(f"Wrote {html} ({size(html.stat().st_size)}).")
+        report = reports.mechanism(found, shown, picture, usual.by_length(found, usual.EXAMPLE))
+        plots.write(report, html, None, force)
+    if svg is not None:
+        shared = reports.shared_heads(found)
+        plots.write_svg(svg, plots.charts(report.charts()) | ({"heads": shared} if shared else {}))
     if as_json:
         mask = None if picture.mask is None else [[int(cell) for cell in row] for row in picture.mask]
         document = {"kind": kind, "summary": found.summary, "options": shown}
         print_json(document | {"caption": picture.caption, "mask": mask})
-    elif html is None:
+    elif html is None and svg is None:
         on_screen(lambda console: _draw(found, shown, picture, console))
 
 

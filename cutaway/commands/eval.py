@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands import console
-from cutaway.commands.options import Context, Flag, Html, Json, Strict
+from cutaway.commands import console, plots
+from cutaway.commands.options import Context, Flag, Html, Json, Strict, Svg
 from cutaway.errors import UserError
 from cutaway.evaluate import cache as caching
 from cutaway.evaluate import report, task_registry
@@ -18,7 +18,7 @@ from cutaway.evaluate.run import EvaluationResult, Options, check, compared, run
 from cutaway.evaluate.statistics import finite
 from cutaway.evaluate.task import EvaluationTask, Exercise, Labelled, Question
 from cutaway.generate.thinking.strategy import parse
-from cutaway.store.files import atomic_file, check_file, write
+from cutaway.store.files import atomic_file, check_file
 
 LEAST_EXERCISES = 10  # whose commonest answer is a level to compare with
 
@@ -48,6 +48,7 @@ def eval(
     context: Context = None,
     strict: Strict = False,
     html: Html = None,
+    svg: Svg = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model tasks and print accuracy, perplexity and their 95% intervals.
@@ -111,9 +112,9 @@ def eval(
     loading = {"context": context, "strict": strict}
     _check_numbers(limit, samples, think)
     if harness is not None:
-        if any(given is not None for given in (tasks, against, output, think, html)):
+        if any(given is not None for given in (tasks, against, output, think, html, svg)):
             raise UserError(
-                "--harness asks lm-eval: leave out --tasks, --against, --think, --output and --html"
+                "--harness asks lm-eval: leave out --tasks, --against, --think, --output, --html and --svg"
             )
         if samples > 1 or temperature or max_tokens is not None or mutual_information:
             raise UserError("lm-eval's tasks have their own sampling: leave out how answers are sampled")
@@ -121,8 +122,9 @@ def eval(
         return
     if tasks is None:
         raise UserError("name what is asked: --tasks hellaswag,gsm8k, or --harness for lm-eval's tasks")
-    for file in filter(None, (output, html)):
-        check_file(file, force)
+    if output is not None:
+        check_file(output, force)
+    plots.check(html, svg, force)
     options = Options(samples, temperature, seed, max_tokens, mutual_information, think)
     found = _tasks(tasks, limit, unsafe, options)
     if against is not None:  # before an hour of the first model's
@@ -133,8 +135,7 @@ def eval(
         results[against] = _results(against, None, loading, found, options, cache)
     if output is not None:
         _write(output, results)
-    if html is not None:
-        write(html, report.evaluation(_document(results)), force=force)
+    plots.write(report.evaluation(_document(results)), html, svg, force)
     if as_json:
         console.print_json(_document(results))
         return

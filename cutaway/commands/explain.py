@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cutaway.commands import explain_features, explain_how
+from cutaway.commands import explain_features, explain_how, plots
 from cutaway.commands.console import (
     base_of,
     doing,
@@ -24,7 +24,7 @@ from cutaway.commands.console import (
 )
 from cutaway.commands.explain_asked import Asked, load_model
 from cutaway.commands.generate import prompt_text
-from cutaway.commands.options import Flag, Force, Json, Open, Threads, Words
+from cutaway.commands.options import Flag, Force, Json, Open, Svg, Threads, Words
 from cutaway.errors import OperationalError, UserError
 from cutaway.store import files
 
@@ -56,6 +56,7 @@ def explain(
     lens: str | None = None,
     how: Flag = False,
     html: Path | None = None,
+    svg: Svg = None,
     force: Force = False,
     open_page: Open = False,
     threads: Threads = None,
@@ -117,8 +118,9 @@ def explain(
     asked = Asked(text, source, chat, top, ablate, steer, patch, compare, compare_model, against, lens)
     asked.check(backends, parallel, sae is not None, html is not None or open_page, how)
     use_threads(threads)
-    if html is not None:
-        files.check_file(html, force)
+    plots.check(html, svg, force)
+    if svg is not None and (asked.two or backends or parallel or sae is not None or html or open_page):
+        raise UserError("--svg draws one text in one model: leave out other views, --html and --open")
     features = None if sae is None else explain_features.autoencoder(sae)
     lm = load_model(source)
     ids, page = asked.ids(lm, asked.text), html is not None or open_page
@@ -128,7 +130,8 @@ def explain(
     if features is not None and not page:
         explain_features.show(lm, ids, features, asked.name, as_json)
         return
-    early = sys.stdout.isatty() and not (as_json or backends or parallel or html or open_page or asked.two)
+    views = as_json or backends or parallel or html or svg or open_page or asked.two
+    early = sys.stdout.isatty() and not views
     if early:
         _show_tokens(lm, ids, asked)
     if parallel:
@@ -141,7 +144,11 @@ def explain(
         _print_backends(lm, ids, asked.name, as_json)
         return
     with asked.layers_counted(lm, ids, page):
-        if page:
+        if svg is not None:
+            from cutaway.inspect import explanation_svg
+
+            plots.write_svg(svg, explanation_svg.drawn(asked.explanation(lm, ids)))
+        elif page:
             _write_page(asked.document(lm, ids, features), html, open_page)
         else:
             _explain(asked, lm, ids, early, as_json)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from cutaway import store
+from cutaway.commands import plots
 from cutaway.commands.console import model_path, print_json, say, size
-from cutaway.commands.options import Json, Strict
+from cutaway.commands.options import Force, Json, Strict, Svg
 from cutaway.commands.options import Model as ModelOption
 from cutaway.errors import UserError, escaped
 from cutaway.gguf import Packed
@@ -28,7 +29,14 @@ BF16_BYTES = 2
 FLOAT_BYTES = 4  # the PyTorch model keeps them as floats
 
 
-def info(model: ModelOption = "smollm2", *, strict: Strict = False, as_json: Json = False) -> None:
+def info(
+    model: ModelOption = "smollm2",
+    *,
+    strict: Strict = False,
+    svg: Svg = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
     """Print a model's card: family, sizes, parameters, context, weight types, tokenizer, template, memory.
 
     **Examples:**
@@ -38,19 +46,34 @@ def info(model: ModelOption = "smollm2", *, strict: Strict = False, as_json: Jso
     cutaway info my-model.gguf --json
 
     cutaway info config.json
+
+    cutaway info smollm2 --svg drawings
     """
+    plots.check(None, svg, force)
     path = model_path(model)
     description = described.read(path, strict) if described.can(path) else None
     if description is not None and (description.refused or description.stored is None):
-        found = sketch(model, path, description)
+        found, config = sketch(model, path, description), description.config
     else:
         folder = path if description is None else description.source
-        found = card(model, folder, load.read(folder, strict)) | _packing(description)
+        checkpoint = load.read(folder, strict)
+        found, config = card(model, folder, checkpoint) | _packing(description), checkpoint.config
+    if svg is not None:
+        plots.write_svg(svg, _blocks(model, config))
     if as_json:
         print_json(found)
         return
     for name, text in _lines(found).items():
         say(f"{name:<14}{escaped(text)}", indent=14)
+
+
+def _blocks(name: str, config: Model | None) -> dict[str, str]:
+    """A drawing of each kind of block that the model has, by the first layer that is one."""
+    from cutaway.inspect import block_diagram
+
+    kinds = {block: n for n, block in reversed(list(enumerate(getattr(config, "blocks", ()))))}
+    layers = sorted(kinds.values()) or [0]
+    return {f"block-{n}": block_diagram.drawn(config, f"Block {n} of {name}", n) for n in layers}
 
 
 def card(name: str, path: Path, checkpoint: Checkpoint) -> dict[str, Any]:

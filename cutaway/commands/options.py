@@ -13,6 +13,7 @@ Json = Annotated[bool, Parameter(name="--json", help="Print one JSON document.",
 Force = Annotated[bool, Parameter(help="Replace the output if it exists.", negative=())]
 Open = Annotated[bool, Parameter(name="--open", help="Open the page in the browser.", negative=())]
 Html = Annotated[Path | None, Parameter(help="Write a page with plots here.")]
+Svg = Annotated[Path | None, Parameter(name="--svg", help="Write each plot as an SVG file into this folder.")]
 Model = Annotated[str, Parameter(help="A model's name, a .gguf file or a folder.")]
 Engine = Annotated[
     Literal["auto", "pytorch", "runtime"],
@@ -25,6 +26,13 @@ KVCache = Annotated[
     Parameter(
         converter=any_case("F16", "Q8_0", "Q4_0"),
         help="What the runtime keeps keys and values as: Q8_0 takes half, Q4_0 a quarter.",
+    ),
+]
+Draft = Annotated[
+    str | None,
+    Parameter(
+        help="Draft tokens ahead, of which the model verifies several in one reading: by `lookup` in earlier "
+        "text, which may repeat itself, or by a smaller model of the same vocabulary. The text is the same."
     ),
 ]
 Context = Annotated[

@@ -12,8 +12,8 @@ from cutaway.page.charts import Axis, Bar, Bars
 INTERVAL = "95% interval"
 
 
-def evaluation(document: Mapping[str, Any]) -> str:
-    """One HTML file: each metric of each task with its interval, what separates two models, first prompts."""
+def evaluation(document: Mapping[str, Any]) -> report.Report:
+    """A report: each metric of each task with its interval, what separates two models, first prompts."""
     other = document.get("against")
     models = {document["model"]: document["tasks"]} | ({other["model"]: other["tasks"]} if other else {})
     parts: list[report.Part] = [report.Grid([_metric(name, models) for name in _metrics(document["tasks"])])]
@@ -23,11 +23,11 @@ def evaluation(document: Mapping[str, Any]) -> str:
     for name, task in document["tasks"].items():
         about = f"n {task['n']}, {task['source']}"
         parts.append(report.Fold(f"{name}: the first prompt ({about})", task["first_prompt"]))
-    return report.html(f"Evaluation of {' and '.join(models)}", parts)
+    return report.Report(f"Evaluation of {' and '.join(models)}", parts)
 
 
-def arena(document: Mapping[str, Any]) -> str:
-    """One HTML file: ratings and their differences with intervals, and every answer."""
+def arena(document: Mapping[str, Any]) -> report.Report:
+    """A report: ratings and their differences with intervals, and every answer."""
     ratings = dict(sorted(document["ratings"].items(), key=lambda one: -one[1]["elo"]))
     rated = Bars(
         "Ratings",
@@ -52,7 +52,7 @@ def arena(document: Mapping[str, Any]) -> str:
         "the order and count as ties."
     )
     answers = [report.Fold(f"Answers of {name}", _listed(own)) for name, own in document["answers"].items()]
-    return report.html(
+    return report.Report(
         f"Arena of {', '.join(ratings)}",
         [report.Html(f"<p>{escape(about)}</p>"), report.Grid([rated, apart]), *answers],
     )

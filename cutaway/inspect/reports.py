@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cutaway.attention.common import usual
+from cutaway.errors import UserError
 from cutaway.page import report
 from cutaway.page.charts import Axis, Heat, Labels, Plot, Series, Table
+from cutaway.page.svg import diagrams
 
 if TYPE_CHECKING:
     from cutaway.attention.common.mask_plot import MaskPlot
@@ -28,8 +30,37 @@ TITLES = {
 }
 
 
-def mechanism(kind: Kind, options: Mapping[str, Any], drawn: MaskPlot, figures: Mapping[str, Any]) -> str:
-    """One HTML file: what the mechanism is, its mask, what it costs, and its options.
+def shared_heads(kind: Kind) -> str | None:
+    """An SVG of which query heads read which keys and values, in Llama 3 8B's sizes; None without heads."""
+    try:
+        config = kind.like(usual.EXAMPLE, {})
+    except UserError:
+        return None
+    heads = getattr(config, "heads", 0)
+    if not heads:
+        return None
+    latent, state = getattr(config, "latent", 0) or 0, getattr(config, "state_shape", ())
+    groups = heads if latent else getattr(config, "groups", heads)
+    if state:
+        kept = f"{state[0]} matrices of {state[1]} × {state[2]}, however long the text is"
+        groups = state[0]
+    elif latent:
+        kept = f"one vector of {latent} numbers a token, of which all heads make their keys and values"
+    else:
+        kept = f"{groups} keys and {groups} values of {config.key_size} numbers a token"
+    most = diagrams.MOST  # of 32 heads half are drawn, with half of the groups
+    shown = min(heads, most)
+    each = max(1, heads // groups)
+    if shown < heads:
+        kept += f"; {shown} of {heads} heads are drawn"
+    own = diagrams.Sharing(kind.name, shown, max(1, shown // each), kept, latent, bool(state))
+    return diagrams.sharing(f"Heads of {kind.name}", [own])
+
+
+def mechanism(
+    kind: Kind, options: Mapping[str, Any], drawn: MaskPlot, figures: Mapping[str, Any]
+) -> report.Report:
+    """A report: what the mechanism is, its mask, what it costs, and its options.
 
     ``figures``: those of ``usual.by_length``.
     """
@@ -60,7 +91,7 @@ def mechanism(kind: Kind, options: Mapping[str, Any], drawn: MaskPlot, figures: 
     if options:
         rows = [[name, str(value)] for name, value in options.items()]
         parts.append(Table("Options of the mask", ["option", "value"], rows))
-    return report.html(f"Attention: {kind.name}", parts)
+    return report.Report(f"Attention: {kind.name}", parts)
 
 
 def autoencoder(sae: SAE, data: Activations) -> str:

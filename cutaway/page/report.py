@@ -47,6 +47,23 @@ class Fold:
 Part = Chart | Text | Html | Grid | Fold
 
 
+@dataclass(frozen=True)
+class Report:
+    """A title and what is below it: as one HTML file, or its charts alone."""
+
+    title: str
+    parts: Sequence[Part]
+
+    def html(self) -> str:
+        """The file."""
+        return html(self.title, self.parts)
+
+    def charts(self) -> list[Chart]:
+        """Its charts, those of grids among them."""
+        found = (part.charts if isinstance(part, Grid) else [part] for part in self.parts)
+        return [one for parts in found for one in parts if not isinstance(one, Text | Html | Fold)]
+
+
 def html(title: str, parts: Sequence[Part], *, frames: str = "") -> str:
     """The file. ``frames``: see ``bundle.document``, for parts with framed pages."""
     charts: list[Chart] = []

@@ -7,7 +7,7 @@ with, and what serves without it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from operator import add
@@ -18,7 +18,7 @@ import numpy as np
 from cutaway import native
 from cutaway.native import bpe_train as native_train
 from cutaway.store.files import Progress
-from cutaway.tokenizer.bpe import BYTES, Pair
+from cutaway.tokenizer.bpe import BYTES, Pair, replaced, spell
 from cutaway.tokenizer.word_counter import Words
 
 
@@ -119,6 +119,16 @@ def merges_reference(
             rows = []
     if rows:
         yield np.array(rows, np.int64)
+
+
+def pair_counts(words: Mapping[str, int], merges: Sequence[Pair], bytewise: bool) -> list[int]:
+    """How often each merge's pair occurred when it was made, in words with their counts: the slow way."""
+    now = {word: list(spell(word.encode()) if bytewise else word) for word in words}
+    counts = []
+    for pair in merges:
+        counts.append(sum(words[word] * sum(two == pair for two in pairwise(now[word])) for word in words))
+        now = {word: replaced(symbols, pair, "".join(pair)) for word, symbols in now.items()}
+    return counts
 
 
 class _Corpus:

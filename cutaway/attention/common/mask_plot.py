@@ -31,10 +31,14 @@ def draw(config: Any, length: int, seed: int = 0) -> MaskPlot:
     if config.reads == "memory":
         caption = "Rows are tokens of the decoder's text, columns those of the encoder's: all are seen."
         if isinstance(config, luong.Config) and config.window is not None:
-            caption += (
-                f" Each query then predicts a position, and attends only to {config.window} tokens to either "
-                "side of it, which depend on the text."
+            place = length * np.random.default_rng(seed).random((length, 1))  # of S sigmoid(...)
+            seen = np.abs(np.arange(length)[None, :] - place) <= config.window
+            caption = (
+                "Rows are tokens of the decoder's text, columns those of the encoder's. An example: a query "
+                f"predicts a position and attends to {config.window} tokens to either side of it, which "
+                f"depends on the text; here positions are random (seed {seed})."
             )
+            return MaskPlot(seen.tolist(), caption)
         return MaskPlot(np.ones((length, length), bool).tolist(), caption)
     at = np.arange(length)
     convolved = isinstance(config, short_conv.Config)  # its weights are the same for every text

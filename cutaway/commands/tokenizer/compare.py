@@ -8,15 +8,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from cutaway.commands import plots
 from cutaway.commands.console import note, print_json
-from cutaway.commands.options import Force, Html, Json
+from cutaway.commands.options import Force, Html, Json, Svg
 from cutaway.commands.tokenizer.encode import File, Pattern
 from cutaway.commands.tokenizer.measure import SAMPLES, Language, Measured, advice, declarations, measured
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import UserError
 from cutaway.page import report
 from cutaway.page.charts import Axis, Bar, Bars, Chart, Plot, Series, Table
-from cutaway.store import files
 from cutaway.tokenizer import Tokenizer, baselines
 from cutaway.tokenizer.spec import TokenizerSpec
 
@@ -33,6 +33,7 @@ def compare(
     file: File = None,
     udhr: Annotated[Path | None, Parameter(help="A folder of the declarations, for parity.")] = None,
     html: Html = None,
+    svg: Svg = None,
     force: Force = False,
     pattern: Pattern = None,
     as_json: Json = False,
@@ -60,8 +61,7 @@ def compare(
     """
     if not tokenizers:
         raise UserError("give the tokenizers: cutaway tokenizer compare smollm2 tokenizer.json")
-    if html is not None:
-        files.check_file(html, force)
+    plots.check(html, svg, force)
     text = "\n".join(SAMPLES.values()) if file is None else text_of(None, file)
     if not text:
         raise UserError(f"{file} is empty: there is nothing to compare on")
@@ -76,8 +76,7 @@ def compare(
     if not languages and not as_json:
         note(f"Note: parity needs the declarations, which are not here: {advice()}.")
     rows = [measured(name, tok, text, languages) for name, tok in made.items()]
-    if html is not None:
-        _write(html, rows, languages, text, force)
+    plots.write(_report(rows, languages, text), html, svg, force)
     if as_json:
         print_json([asdict(row) for row in rows])
     else:
@@ -116,8 +115,8 @@ def _worst(rows: list[Measured], languages: list[Language]) -> list[Language]:
     return sorted(spoken, key=lambda language: -min(row.parity[language.code] for row in rows))[:WORST]
 
 
-def _write(path: Path, rows: list[Measured], languages: list[Language], text: str, force: bool) -> None:
-    """One self-contained page: bytes a token of each kind of text, and parity by language."""
+def _report(rows: list[Measured], languages: list[Language], text: str) -> report.Report:
+    """A report: bytes a token of each kind of text, and parity by language."""
     kinds = ["the text", *rows[0].samples]
     bars = [Bar(row.name, [row.bytes_per_token, *row.samples.values()]) for row in rows]
     charts: list[Chart] = [
@@ -132,10 +131,9 @@ def _write(path: Path, rows: list[Measured], languages: list[Language], text: st
         ("bytes a token", *(row.bytes_per_token for row in rows)),
     ]
     about = f"On {len(text.encode()):,} bytes of text."
-    page = report.html(
+    return report.Report(
         "Tokenizers side by side", [report.Text(about), Table("Sizes", columns, sizes), report.Grid(charts)]
     )
-    files.write(path, page, force=force)
 
 
 def _parities(rows: list[Measured], languages: list[Language]) -> Plot:

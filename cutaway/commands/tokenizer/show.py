@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from cutaway.commands import plots
 from cutaway.commands.console import print_json, screen
-from cutaway.commands.options import Json
+from cutaway.commands.options import Force, Json, Svg
 from cutaway.commands.tokenizer.encode import File, Name, Pattern
 from cutaway.commands.tokenizer_source import opened, text_of
 from cutaway.errors import escaped
@@ -23,6 +24,8 @@ def show(
     tokenizer: Name = "smollm2",
     file: File = None,
     pattern: Pattern = None,
+    svg: Svg = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Show the tokens of a text, with ids and bytes, and the merges that made them.
@@ -35,12 +38,18 @@ def show(
 
     cutaway tokenizer show "naïve 🦜" --tokenizer tokenizer.json --json
 
+    cutaway tokenizer show "unbelievable" --svg drawings
+
     :param text: The text; without one, and without --file, standard input is read.
     """
     from rich.text import Text
 
+    plots.check(None, svg, force)
     tok = opened(tokenizer, pattern)
     found = pieces(tok, text_of(text, file))
+    if svg is not None:
+        plots.write_svg(svg, _drawn(tok, found))
+        return
     if as_json:
         print_json([_document(tok, piece) for piece in found])
         return
@@ -53,6 +62,21 @@ def show(
             console.print(Text(f"          {display(tok, piece.text)}", style="dim"))
         for line in _lines(tok, piece):
             console.print(line)
+
+
+def _drawn(tok: Tokenizer, found: list[Piece]) -> dict[str, str]:
+    """The tokens with their ids, and the merges of each piece that has some, the first ten."""
+    from cutaway.page.svg import diagrams
+
+    ids = [id for piece in found for id in piece.ids]
+    shown = [display(tok, tok.token_text(id)) for id in ids]
+    drawings = {
+        "tokens": diagrams.tokens(f"{len(ids)} tokens, with their ids", [("", shown, list(map(str, ids)))])
+    }
+    for n, piece in enumerate([one for one in found if one.merges][:10], 1):
+        states = [[display(tok, symbol) for symbol in state] for state in piece.states()]
+        drawings[f"merges-{n}"] = diagrams.merges(f"How {display(tok, piece.text)} is merged", states)
+    return drawings
 
 
 def _document(tok: Tokenizer, piece: Piece) -> dict:

@@ -9,12 +9,14 @@ from cyclopts import Parameter
 
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Json
+from cutaway.commands.tokenizer.show import display
 from cutaway.data import run_tokenizer
 from cutaway.errors import UserError
 from cutaway.store.files import check_file, write
-from cutaway.tokenizer import Tokenizer, bpe, spec_files, training
+from cutaway.tokenizer import Tokenizer, bpe, bpe_train, spec_files, training
 from cutaway.tokenizer.word_counts import LIMIT, WordCounts
 
+MERGES, REPLAYED = 12, 20_000  # merges that are shown; distinct words in which their pairs are counted
 Kind = Literal["bpe", "unigram", "wordpiece"]
 Files = Annotated[
     tuple[Path, ...],
@@ -90,6 +92,26 @@ def train(
         console.print_json({"path": str(path), "kind": kind, "tokens": len(tok)} | _summary(counted))
         return
     console.say(f"{path}: {len(tok):,} tokens from {counted.total():,} words, {len(counted):,} distinct")
+    if kind == "bpe" and tok.spec.merges:
+        _show_merges(tok, counted)
+
+
+def _show_merges(tok: Tokenizer, counted: WordCounts) -> None:
+    """Print the first merges in their order, of a small corpus each with how often its pair occurred."""
+    merges = tok.spec.merges or ()
+    pairs = list(merges[:MERGES])
+    counts = (
+        bpe_train.pair_counts(counted.words, pairs, tok.spec.bytewise)
+        if len(counted) <= REPLAYED
+        else [None] * len(pairs)
+    )
+    shown = [
+        f"{display(tok, left)}+{display(tok, right)}" + ("" if count is None else f" {count:,}×")
+        for (left, right), count in zip(pairs, counts, strict=True)
+    ]
+    more = len(merges) - len(shown)
+    rest = f", and {more:,} more" if more else ""
+    console.say(f"merges, in order: {', '.join(shown)}{rest}", indent=2)
 
 
 def count_words(

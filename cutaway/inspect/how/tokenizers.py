@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import pairwise
 from math import log
 from typing import Any
 
@@ -16,7 +15,7 @@ import regex
 
 from cutaway.errors import UserError
 from cutaway.inspect import tokens
-from cutaway.tokenizer import baselines, bpe_train, unigram_em
+from cutaway.tokenizer import baselines, bpe, bpe_train, unigram_em
 from cutaway.tokenizer.unigram import Unigram
 from cutaway.tokenizer.word_counts import WordCounts
 
@@ -35,7 +34,7 @@ def tokenizers(tokenizer: Any, text: str) -> dict[str, Any]:
     check_text(text)
     counts = WordCounts.of([text], WORD)
     words = counts.words
-    learned, rounds = bpe(counts), unigram(words)
+    learned, rounds = learned_bpe(counts), unigram(words)
     first = Unigram(rounds[0]["scores"], dict.fromkeys(rounds[0]["scores"], 0))
     ids = tokenizer.encode(text)
     pieces = rounds[-1]["scores"]
@@ -72,30 +71,15 @@ def check_text(text: str) -> None:
         raise UserError(f"The text has {len(text):,} characters: give 1 to {LONGEST:,}, not spaces alone")
 
 
-def bpe(counts: WordCounts) -> dict[str, Any]:
+def learned_bpe(counts: WordCounts) -> dict[str, Any]:
     """BPE's merges over words, each with how often its pair occurred, and the words with their counts."""
     words = counts.words
     spelt = bpe_train.spelt_in_characters(counts.arrays())
     merges = bpe_train.learn(spelt, len(spelt.alphabet) + MERGES, min_frequency=1)
-    now, steps = {word: list(word) for word in words}, []
-    for pair in merges:
-        often = sum(words[word] * sum(two == pair for two in pairwise(now[word])) for word in words)
-        now = {word: joined(symbols, pair) for word, symbols in now.items()}
-        steps.append({"pair": list(pair), "count": often})
+    often = bpe_train.pair_counts(words, merges, bytewise=False)
+    steps = [{"pair": list(pair), "count": n} for pair, n in zip(merges, often, strict=True)]
     listed = [{"word": word, "count": count} for word, count in Counter(words).most_common()]
     return {"alphabet": spelt.alphabet, "words": listed, "merges": steps}
-
-
-def joined(symbols: list[str], pair: tuple[str, str]) -> list[str]:
-    """The symbols with each occurrence of the pair as one, from left to right."""
-    out: list[str] = []
-    for symbol in symbols:
-        if out and (out[-1], symbol) == pair and out[-1] != "":
-            out[-1] += symbol
-            out.append("")  # no symbol joins twice
-        else:
-            out.append(symbol)
-    return [one for one in out if one]
 
 
 def unigram(words: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -155,5 +139,6 @@ def _replayed(learned: Mapping[str, Any], words: Mapping[str, int], text: str) -
     """The text by all merges, in their order."""
     now = {word: list(word) for word in words}
     for step in learned["merges"]:
-        now = {word: joined(symbols, tuple(step["pair"])) for word, symbols in now.items()}
+        left, right = step["pair"]
+        now = {word: bpe.replaced(symbols, (left, right), left + right) for word, symbols in now.items()}
     return [symbol for word in regex.findall(WORD, text) for symbol in now[word]]

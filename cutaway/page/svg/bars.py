@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cutaway.page.charts import Axis, Bars
-from cutaway.page.svg import scales
+from cutaway.page.svg import heat, scales
 from cutaway.page.svg.drawing import SERIES, Drawing, text_width
 
 GAP = 10
@@ -14,8 +14,9 @@ def drawn(spec: Bars, width: int) -> str:
     sheet = Drawing(spec.title, width, about=spec.note)
     sheet.text(0, 14, spec.title, "ink", size=14, bold=True)
     top = _legend(sheet, spec, width) if len(spec.series) > 1 else 26.0
+    groups = [heat.shown(name) for name in spec.groups]
     thick = 15 if len(spec.series) > 1 else 20
-    left = min(scales.widest(spec.groups) * 1.08 + 14, width * 0.4)
+    left = min(scales.widest(groups) * 1.08 + 14, width * 0.4)
     values = [v for one in spec.series for v in (*one.values, *(one.low or ()), *(one.high or ()))]
     values += [value for _, value in spec.marks]
     room = scales.widest([scales.brief(v) for one in spec.series for v in one.values]) + 14
@@ -34,7 +35,7 @@ def drawn(spec: Bars, width: int) -> str:
     for name, value in spec.marks:
         sheet.line([(x(value), top), (x(value), floor)], "quiet", dash="2 4")
         sheet.text(x(value) + 4, top - 4, name)
-    for g, name in enumerate(spec.groups):
+    for g, name in enumerate(groups):
         y = top + each * g + GAP / 2
         shown = scales.shortened(name, left - 8)
         sheet.text(left - 8, y + thick * len(spec.series) / 2 + 4, shown, "ink", anchor="end", size=13)

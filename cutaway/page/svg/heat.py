@@ -6,7 +6,7 @@ import math
 
 from cutaway.page.charts import Heat
 from cutaway.page.svg import scales
-from cutaway.page.svg.drawing import Drawing
+from cutaway.page.svg.drawing import Drawing, text_width
 
 LARGEST, WRITTEN = 40.0, 30.0  # pixels of a cell: at most, and from which its number is in it
 CELLS = 16_384  # that a drawing holds
@@ -21,7 +21,7 @@ def drawn(spec: Heat, width: int) -> str:
     cell = max(2.0, min(LARGEST, (width - left - 2) / max(1, len(columns))))
     slanted = scales.widest(columns) > cell - 4
     top = 44 + (min(110.0, scales.widest(columns) * 0.8 + 8) if slanted else 16)
-    high = min(cell, 26.0)
+    high = max(min(cell, 26.0), 14.0 if len(rows) < 13 else 0.0)
     known = scales.finite(v for row in spec.values for v in row)
     signed = spec.signed if spec.signed is not None else min(known, default=0.0) < 0
     most = spec.high or max(map(abs, known), default=1.0) or 1.0
@@ -53,7 +53,10 @@ def drawn(spec: Heat, width: int) -> str:
         y += 17
         sheet.text(0, y, line)
     sheet.width = max(
-        sheet.width if spec.note else 0, left + cell * len(columns) + (60 if slanted else 2), 320
+        sheet.width if spec.note else 0,
+        left + cell * len(columns) + (60 if slanted else 2),
+        text_width(spec.title, 15),
+        left + 300,
     )
     sheet.height = y
     return str(sheet)
@@ -61,7 +64,7 @@ def drawn(spec: Heat, width: int) -> str:
 
 def shown(label: str) -> str:
     """A label without a token's leading space, unless it is nothing else."""
-    return label.strip() or label.replace(" ", "␣").replace("\n", "⏎") or "␣"
+    return label.strip() or label.replace(" ", "␣").replace("\n", "⏎")
 
 
 def _cell(
@@ -77,7 +80,7 @@ def _cell(
     if part >= 0.02:
         strength = part * (0.75 if wide >= WRITTEN else 1)
         sheet.rect(*sides, "cool" if signed and value < 0 else "heat", opacity=strength)
-    if wide >= WRITTEN and abs(value) < 999.5 and part >= 0.02:
+    if wide >= WRITTEN and 0 < abs(value) != most and abs(value) < 999.5 and part >= 0.02:
         sheet.text(x + wide / 2, y + high / 2 + 4, _written(value), "ink", anchor="middle", size=11)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -32,8 +32,24 @@ class _Frame:
         self.right = width - (beside if self.named else 10)
         self.top, self.floor = top + ABOVE, top + height - BELOW
         self.across = scales.ticks(*xs, int((self.right - self.left) / 74), spec.x.log)
+        self.logs = spec.x.log, spec.y.log
         self.x = scales.scale(xs, (self.left, self.right), spec.x.log)
         self.y = scales.scale(ys, (self.floor, self.top), spec.y.log)
+
+    def at(self, x: float | None, y: float | None) -> tuple[float, float] | None:
+        """Where a point is; None where it is none, or not on a logarithmic axis."""
+        if (
+            x is None
+            or y is None
+            or not scales.finite([x], self.logs[0])
+            or not scales.finite([y], self.logs[1])
+        ):
+            return None
+        return self.x(x), self.y(y)
+
+    def points(self, xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
+        """The points that can be drawn."""
+        return [one for x, y in zip(xs, ys, strict=True) if (one := self.at(x, y)) is not None]
 
 
 def _exact(spec: Plot, values: Iterable[Any]) -> Axis:
@@ -104,19 +120,17 @@ def _axes(sheet: Drawing, spec: Plot, frame: _Frame) -> None:
 
 
 def _series(sheet: Drawing, series: Series, i: int, frame: _Frame) -> None:
-    drawable = [
-        k for k in range(len(series.x)) if scales.finite([series.x[k]]) and scales.finite([series.y[k]])
-    ]
-    points = [(frame.x(series.x[k]), frame.y(series.y[k])) for k in drawable]
+    points = frame.points(series.x, series.y)
     colour = role(series, i)
     if series.low is not None and series.high is not None:
+        both = zip(series.x, series.low, series.high, strict=True)
+        ends = [(frame.at(x, low), frame.at(x, high)) for x, low, high in both]
         lows, highs = (
-            [(frame.x(series.x[k]), frame.y(side[k])) for k in drawable if scales.finite([side[k]])]
-            for side in (series.low, series.high)
+            zip(*((a, b) for a, b in ends if a and b), strict=True) if any(map(all, ends)) else ((), ())
         )
         if series.line and len(points) > 2:
             around = "".join(
-                f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(highs + lows[::-1])
+                f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate([*highs, *lows[::-1]])
             )
             sheet.path(around + "Z", colour, filled=True, opacity=0.16)
         else:
@@ -136,9 +150,8 @@ def _end_names(sheet: Drawing, spec: Plot, frame: _Frame) -> None:
     """The names of the lines at their right ends, moved apart where they would overlap."""
     ends = []
     for i, series in enumerate(spec.series):
-        known = [k for k in range(len(series.y)) if scales.finite([series.y[k]])]
-        if known and not series.faint:
-            ends.append([frame.y(series.y[known[-1]]), series, role(series, i)])
+        if not series.faint and (points := frame.points(series.x, series.y)):
+            ends.append([points[-1][1], series, role(series, i)])
     ends.sort(key=lambda one: one[0])
     for before, one in pairwise(ends):
         one[0] = max(one[0], before[0] + 15)
@@ -150,16 +163,16 @@ def _end_names(sheet: Drawing, spec: Plot, frame: _Frame) -> None:
 
 def _labels(sheet: Drawing, spec: Plot, frame: _Frame) -> None:
     """Labels of points, beside, below or above them: the first place that is free."""
-    taken: list[tuple[float, float, float, float]] = []
-    for series in spec.series:
-        for x, y in zip(series.x, series.y, strict=True):
-            if series.labels and scales.finite([x]) and scales.finite([y]):
-                taken.append((frame.x(x) - 4, frame.y(y) - 4, frame.x(x) + 4, frame.y(y) + 4))
-    for series in spec.series:
-        for k, label in enumerate(series.labels or ()):
-            if not scales.finite([series.x[k]]) or not scales.finite([series.y[k]]):
-                continue
-            x, y, wide = frame.x(series.x[k]), frame.y(series.y[k]), text_width(label)
+    found = [
+        (place, label)
+        for series in spec.series
+        for x, y, label in zip(series.x, series.y, series.labels or (), strict=False)
+        if (place := frame.at(x, y)) is not None
+    ]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for (x, y), _ in found]
+    for (x, y), label in found:
+        if label:
+            wide = text_width(label)
             places = [(x + 8, y + 4), (x - 8 - wide, y + 4), (x - wide / 2, y - 9), (x - wide / 2, y + 18)]
             for left, base in places:
                 box = (left, base - 10, left + wide, base + 3)

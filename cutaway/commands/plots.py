@@ -1,0 +1,60 @@
+"""Plots of a verb as files: one HTML page, and SVG drawings in a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cutaway.commands.console import size
+from cutaway.commands.terminal import note
+from cutaway.errors import UserError, plural
+from cutaway.page import svg as drawings
+from cutaway.page.charts import Chart
+from cutaway.page.report import Report
+from cutaway.store import files
+
+
+def check(html: Path | None, svg: Path | None, force: bool) -> None:
+    """UserError for what would be overwritten, or cannot be written, before any work."""
+    if html is not None:
+        files.check_file(html, force)
+    if svg is None:
+        return
+    if svg.is_file():
+        raise UserError(f"{svg}: is a file; --svg names a folder, in which each plot becomes a file")
+    if not force and svg.is_dir() and any(svg.glob("*.svg")):
+        raise UserError(f"{svg}: has SVG files already: choose another folder, or give --force")
+    with files.disk_errors(svg):
+        svg.mkdir(parents=True, exist_ok=True)
+    files.check_file(svg / "plot.svg", force=True)
+
+
+def write(report: Report, html: Path | None, svg: Path | None, force: bool) -> None:
+    """Write a report's page, and its charts as drawings, where they were asked for."""
+    if html is not None:
+        files.write(html, report.html(), force=force)
+        note(f"Wrote {html} ({size(html.stat().st_size)}).")
+    if svg is not None:
+        write_svg(svg, charts(report.charts()))
+
+
+def charts(given: Iterable[Chart]) -> dict[str, str]:
+    """The charts as drawings, by names made of their titles; a table is none."""
+    found: dict[str, str] = {}
+    for chart in given:
+        drawn = drawings.chart(chart)
+        if drawn is not None:
+            base = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")[:60] or "plot"
+            name = base if base not in found else f"{base}-{len(found)}"
+            found[name] = drawn
+    return found
+
+
+def write_svg(folder: Path, found: Mapping[str, str]) -> None:
+    """Write drawings into a folder that `check` made, each under its name."""
+    for name, drawn in found.items():
+        files.write(folder / f"{name}.svg", drawn)
+    note(
+        f"Wrote {plural(len(found), 'drawing')} into {folder}: {', '.join(f'{name}.svg' for name in found)}."
+    )
