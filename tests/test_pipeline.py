@@ -277,6 +277,36 @@ def test_later_stages_give_back_what_earlier_ones_took(tmp_path: Path) -> None:
     assert abs(sum(opened.times().values()) / 900 - 1) < 0.1
 
 
+@pytest.mark.parametrize("name", ["gpu", "node"])
+def test_presets_for_gpus_fit_their_devices_and_a_day(name: str) -> None:
+    """By formula as they are, and with a small model one step of as many processes of a fake group."""
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from cutaway.train.distributed import Distributed
+    from cutaway.train.parallel import SINGLE_PROCESS
+    from cutaway.train.plan import plan
+    from cutaway.train.training import Training
+    from tests.training import model, text
+
+    pipeline = config.read(name)
+    whole = budget.pretraining(pipeline, "pretrain", pipeline["pretrain"].config["model"])
+    found = plan(whole, pipeline.processes, 4e14, 2e11)
+    assert found.memory < 78e9 and found.seconds[1] * whole.steps < 86_400
+    rows = pipeline.processes * whole.micro_batch_size
+    tiny = replace(whole, model=model(), batch_size=rows, compile="never", device="cpu")
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=pipeline.processes)
+    try:
+        parallel = Distributed("cpu") if pipeline.processes > 1 else SINGLE_PROCESS
+        made = Training(tiny, text(), parallel, note=lambda _: None)
+        made._gradient(made._batches(), 0)
+        assert all(p.grad is not None for p in made.names)
+    finally:
+        dist.destroy_process_group()
+    words = run.start(pipeline, ["pretrain", "configs/pretrain.yaml", "--output", "pretrain"])
+    assert ("--nproc-per-node" in words) == (pipeline.processes > 1)
+
+
 # ---- data --------------------------------------------------------------------------------------------------
 
 
