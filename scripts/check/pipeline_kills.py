@@ -133,29 +133,21 @@ def run(home: Path, place: Path) -> int:
 def kill(
     home: Path, place: Path, names: list[str], seconds: dict[str, float], kills: int, draw: random.Random
 ) -> None:
-    """Begin the run again and again, killing it; then let it end. Each stage is killed once at least."""
+    """Begin the run again and again, killing it in each stage; then let it end."""
     wanted = list(names) + [draw.choice(names) for _ in range(kills - len(names))]
-    done = 0
-    while wanted:
+    for at in sorted(wanted, key=names.index):
         process = subprocess.Popen(command(home, place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        at = next((name for name in names if not (place / name / DONE).is_file()), None)
         log = place / "logs" / f"{at}.log"
         size = log.stat().st_size if log.is_file() else 0
         while process.poll() is None and not (log.is_file() and log.stat().st_size > size):
             time.sleep(0.02)
-        time.sleep(draw.random() * seconds.get(str(at), 1.0))
+        time.sleep(draw.random() * seconds.get(at, 1.0))
+        where = next((name for name in names if not (place / name / DONE).is_file()), "the card")
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
-            done += 1
-            if at in wanted:
-                wanted.remove(at)
-            print(f"killed in {at}", flush=True)
-        elif at in wanted:
-            wanted.remove(at)  # it had ended
+            print(f"killed in {where}", flush=True)
         process.wait()
-        if at is None:
-            break
-    print(f"{done} kills; the rest ends with the code {run(home, place)}")
+    print(f"the rest ends with the code {run(home, place)}")
 
 
 def compare(whole: folder.Folder, killed: folder.Folder) -> int:
