@@ -100,13 +100,10 @@ def _write_views(app: Any, failed: Exception | None) -> None:
 
 def _by_keyboard(app: Any, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
     """What scrolls can be reached by keyboard, and the captions of the theme's sidebar have a level."""
-    context["body"] = (
-        context.get("body", "")
-        .replace("<pre>", '<pre tabindex="0">')
-        .replace('<table class="docutils', '<table tabindex="0" class="docutils')
-    )
-    sidebar = context.get("furo_navigation_tree", "")
-    context["furo_navigation_tree"] = sidebar.replace('role="heading"', 'role="heading" aria-level="2"')
+    level = ('role="heading"', 'role="heading" aria-level="2"')
+    body = context.get("body", "").replace("<pre>", '<pre tabindex="0">').replace(*level)
+    context["body"] = body.replace('<table class="docutils', '<table tabindex="0" class="docutils')
+    context["furo_navigation_tree"] = context.get("furo_navigation_tree", "").replace(*level)
 
 
 def _inline(writer: Any, node: nodes.math) -> None:
