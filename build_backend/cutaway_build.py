@@ -94,14 +94,19 @@ def _zig_target() -> str | None:
         return None
     if sys.platform == "darwin":
         return f"{machine}-macos"
+    if sys.platform == "win32":
+        return f"{machine}-windows-gnu"
     if sys.platform != "linux":
         return None
     return f"{machine}-linux-gnu.{GLIBC}" if platform.libc_ver()[0] == "glibc" else f"{machine}-linux-musl"
 
 
 def _working_compiler() -> str | None:
-    """The first compiler that builds and runs a C++20 program with threads: CXX, c++, g++, clang++."""
-    candidates = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    """The first compiler that builds and runs a C++20 program with threads: CXX, c++, g++, clang++.
+
+    On Windows CXX alone: GCC there aligns the stack to 16 bytes, and kernels keep wider registers on it.
+    """
+    candidates = [os.environ.get("CXX", ""), "c++", "g++", "clang++"][: 1 if sys.platform == "win32" else 4]
     return next((compiler for compiler in candidates if compiler and _works(compiler)), None)
 
 
@@ -144,9 +149,12 @@ def _zig(folder: Path) -> dict[str, str]:
     package, target = importlib.util.find_spec("ziglang"), _zig_target()
     if package is None or package.origin is None or target is None:
         return {}
-    zig = Path(package.origin).parent / "zig"
+    zig = Path(package.origin).parent / ("zig.exe" if sys.platform == "win32" else "zig")
     # The same flags for every call, CMake's tests too: zig builds its C++ library once for each set of flags.
     flags = f"-target {target} -O3 -fno-sanitize=undefined"
+    if sys.platform == "win32":  # where no script is a program, and CMake takes the arguments with it
+        caches = {"ZIG_LOCAL_CACHE_DIR": str(folder / "cache"), "CMAKE_GENERATOR": "Ninja"}
+        return caches | {name: f'"{zig}" {tool} {flags}' for name, tool in (("CC", "cc"), ("CXX", "c++"))}
     tools = {"CC": f"cc {flags}", "CXX": f"c++ {flags}", "AR": "ar", "RANLIB": "ranlib"}
     variables = {name: str(_script(folder / name.lower(), zig, tool)) for name, tool in tools.items()}
     caches = {"ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
