@@ -18,10 +18,10 @@ from cutaway.errors import UserError
 from cutaway.generate.batch.request import Constraint, Generation, Piece, Request
 from cutaway.generate.batch.sequence import check_ids
 from cutaway.generate.decode import finish, generate
-from cutaway.generate.engine import AllLogits
+from cutaway.generate.engine import AllLogits, Rewinding
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import Session
-from cutaway.generate.speculative import DraftModel, PromptLookup, Speculation
+from cutaway.generate.speculative import Drafting, DraftModel, PromptLookup
 from cutaway.generate.target import TargetRules
 from cutaway.model.config import Encoder, EncoderDecoder
 from cutaway.weights.checkpoint import Checkpoint
@@ -54,7 +54,7 @@ class GenerationOptions(SamplingOptions, total=False):
 
     ``session``: the memory of earlier calls, of which a common beginning is not read again.
     ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same vocabulary writes
-    ahead; the model checks several guesses in one forward pass. The text is distributed as without
+    ahead; the model checks several tokens in one forward pass. The text is the same as without
     (``generate/speculative.py``). ``edit``: changes of the model's activations (``inspect/edits.py``) for
     this call alone, by the engine that answers; Python functions, and what the runtime does not edit, by the
     PyTorch model. ``constraint``: what the text must follow, such as
@@ -307,13 +307,13 @@ class Continuation:
         **settings: Unpack[SamplingOptions],
     ) -> Generator[Piece]:
         params = self.ending(sampling_params(settings))
-        guessed = None if speculate is None else self.speculation(speculate, params)
-        return generate(engine, self.get_tokenizer(), ids, params, session, guessed, constraint)
+        drafting = None if speculate is None else self.drafting(speculate)
+        return generate(engine, self.get_tokenizer(), ids, params, session, drafting, constraint)
 
-    def speculation(self, speculate: str | Drafts, settings: SamplingParams) -> Speculation:
-        """How tokens are guessed: from earlier text, or by a smaller model of the same vocabulary."""
+    def drafting(self, speculate: str | Drafts) -> Drafting:
+        """How tokens are drafted: from earlier text, or by a smaller model of the same vocabulary."""
         if speculate == "lookup":
-            return Speculation(PromptLookup())
+            return Drafting(PromptLookup())
         if not isinstance(speculate, Drafts):
             raise UserError(f'speculate is {speculate!r}: use "lookup" or a smaller model')
         draft, vocab = speculate.engine, self.engines.decoder().vocab
@@ -322,7 +322,9 @@ class Continuation:
                 f"{speculate.checkpoint.source} cannot write ahead for {self.engines.checkpoint.source}: "
                 f"it has {draft.vocab} ids, and {vocab} are needed"
             )
-        return Speculation(DraftModel(draft, len(self.get_tokenizer()), settings))
+        if isinstance(draft, Rewinding) and (why := draft.no_rewinding()) is not None:
+            raise UserError(f"{speculate.checkpoint.source} cannot write ahead: {why}")
+        return Drafting(DraftModel(draft, len(self.get_tokenizer())))
 
 
 def _refuse_session(session: Session | None) -> None:

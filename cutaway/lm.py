@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cutaway.agent.tool import Tool
     from cutaway.embedding.projection import Method
     from cutaway.embedding.vectors import Vectors
+    from cutaway.generate.speculative import Drafting
     from cutaway.generate.thinking.strategy import Strategy, Thought
     from cutaway.generate.tool_calls.tool_format import ToolFormat
     from cutaway.inspect import edits
@@ -142,9 +143,13 @@ class LanguageModel:
     def first_layers(self, count: int) -> LanguageModel:
         """This model with its first layers alone, then its last norm and head: what it would say early.
 
-        It may write ahead for the whole (``speculate``). Raises UserError for none, or more than there are.
+        It may draft for the whole (``speculate``). Raises UserError for none, or more than there are.
         """
         return LanguageModel(self.engines.first_layers(count), **vars(self.engines.asked))
+
+    def drafting(self, speculate: str | LanguageModel) -> Drafting:
+        """What drafts for a scheduler of this model: "lookup", or a smaller model of the same vocabulary."""
+        return self._continuation.drafting(speculate)
 
     def __repr__(self) -> str:
         config, source = self.config, self.checkpoint.source

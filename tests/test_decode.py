@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import ContextFullError, Piece
-from cutaway.generate.batch.sequence import SequenceOutput, StopScan
+from cutaway.generate.batch.sequence import SequenceOutput
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
+from cutaway.generate.stop_scan import StopScan
 from cutaway.tokenizer.decode import EACH, FIRST, KEEP, ONE, Decoder, Lead
 
 END = 256

@@ -16,8 +16,8 @@ import pytest
 
 import cutaway
 from cutaway.generate import constrain
+from cutaway.generate.batch.fair_queue import FairQueue
 from cutaway.generate.batch.request import Generation, Request, Timings
-from cutaway.generate.batch.scheduler import FairQueue
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.lm import LanguageModel
 from cutaway.security.probes import forgery

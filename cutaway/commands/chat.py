@@ -3,16 +3,17 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cutaway
 from cutaway.commands.chat_tools import NO_TOOLS, ToolOptions, checked, shown
 from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
-from cutaway.commands.generate import NOTHING_GIVEN, Sampling, note_ending
-from cutaway.commands.options import Adapter, Context, Engine, Flag, KVCache, Model, Strict, Threads
+from cutaway.commands.generate import NOTHING_GIVEN, Sampling, drafts, note_ending
+from cutaway.commands.options import Adapter, Context, Draft, Engine, Flag, KVCache, Model, Strict, Threads
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.generate.batch.request import ContextFullError, Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -39,6 +40,7 @@ def chat(
     context: Context = None,
     strict: Strict = False,
     kv_cache: KVCache = "F16",
+    draft: Draft = None,
     sampling: Sampling = NOTHING_GIVEN,
     tools: ToolOptions = NO_TOOLS,
 ) -> None:
@@ -88,8 +90,9 @@ def chat(
     note_fallback(lm)
     steering = {"steering": "flag"} if allow_steering else {}
     options = defaults(lm) | given
-    with tools.agent(lm, None, options) if tools.given else contextlib.nullcontext() as agent:
-        _talk(Talk(lm, conversation, options | steering, agent), model, load)
+    drafting = {} if draft is None else {"speculate": drafts(draft, engine, strict)}
+    with tools.agent(lm, None, options | drafting) if tools.given else contextlib.nullcontext() as agent:
+        _talk(Talk(lm, conversation, options | steering, agent, drafting), model, load)
 
 
 def _talk(talk: "Talk", model: str, load: Path | None) -> None:
@@ -172,13 +175,18 @@ class Talk:
     """Reads lines, answers questions, obeys commands."""
 
     def __init__(
-        self, lm: Any, conversation: Conversation, options: dict[str, Any], agent: Any = None
+        self,
+        lm: Any,
+        conversation: Conversation,
+        options: dict[str, Any],
+        agent: Any = None,
+        drafting: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.lm = lm
         self.agent = agent
         self.session = lm.session()
         self.conversation = conversation
-        self.options = options
+        self.options, self.drafting = options, drafting
         self.ended = False
         self.failures = 0
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
@@ -247,7 +255,7 @@ class Talk:
     def _pieces(self, messages: list[dict[str, Any]]) -> Iterator[Any]:
         """The answer's pieces, and of an agent its whole Answer last."""
         if self.agent is None:
-            yield from self.lm.chat_stream(messages, session=self.session, **self.options)
+            yield from self.lm.chat_stream(messages, session=self.session, **self.options, **self.drafting)
             return
         from cutaway.agent.loop import Answer, ToolResult
 

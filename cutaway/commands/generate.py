@@ -12,7 +12,18 @@ from cyclopts import Parameter
 
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
-from cutaway.commands.options import Adapter, Context, Engine, Flag, Json, KVCache, Model, Strict, Threads
+from cutaway.commands.options import (
+    Adapter,
+    Context,
+    Draft,
+    Engine,
+    Flag,
+    Json,
+    KVCache,
+    Model,
+    Strict,
+    Threads,
+)
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -95,8 +106,7 @@ def generate(
     context: Context = None,
     strict: Strict = False,
     kv_cache: KVCache = "F16",
-    speculate: Literal["lookup"] | None = None,
-    draft: str | None = None,
+    draft: Draft = None,
     think: str | None = None,
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
@@ -116,18 +126,11 @@ def generate(
     :param allow_steering: Let what the prompt says change which control tokens the template writes; refused
         without it.
     :param logprobs: One line a token: log-probability, token, and this many alternatives.
-    :param speculate: lookup: guess tokens from earlier text and check several in one reading;
-        the text is as likely as without, and comes faster where it repeats itself.
     :param think: Slow thinking: best-of-N, vote-N, budget-N, tree-WxD, refine-N (docs/thinking.md).
-    :param draft: A smaller model of the same vocabulary that writes ahead; as --speculate otherwise.
     """
-    if speculate is not None and draft is not None:
-        raise UserError("--speculate lookup and --draft are two ways to guess: give one of them")
     if think is not None:
-        if speculate is not None or draft is not None or logprobs is not None:
-            raise UserError(
-                "--think writes several texts side by side: leave out --speculate, --draft, --logprobs"
-            )
+        if draft is not None or logprobs is not None:
+            raise UserError("--think writes several texts side by side: leave out --draft, --logprobs")
         from cutaway.generate import thinking
 
         thinking.parse(think)
@@ -139,8 +142,8 @@ def generate(
         model_path(model), engine=engine, context=context, adapter=adapter, kv_cache=kv_cache, strict=strict
     )
     note_fallback(lm)
-    if speculate is not None or draft is not None:
-        options["speculate"] = speculate or cutaway.load(model_path(str(draft)), engine=engine, strict=strict)
+    if draft is not None:
+        options["speculate"] = drafts(draft, engine, strict)
     if think is not None:
         _think(lm, model, text, chat, think, options, as_json)
         return
@@ -155,6 +158,11 @@ def generate(
     note_ending(done)
     if sys.stderr.isatty():
         note(statistics(done))
+
+
+def drafts(draft: str, engine: Any, strict: bool) -> Any:
+    """What drafts, as `lm.generate` takes it: "lookup", or a model."""
+    return draft if draft == "lookup" else cutaway.load(model_path(draft), engine=engine, strict=strict)
 
 
 def _think(
@@ -194,12 +202,12 @@ def note_ending(done: Generation) -> None:
 def statistics(done: Generation) -> str:
     """One line of speeds."""
     times = done.timings
-    guessed = f"; {100 * times.acceptance:.0f}% of {times.drafted_tokens} guesses held"
+    drafted = f"; {100 * times.acceptance:.0f}% of {times.drafted_tokens} drafted tokens accepted"
     return (
         f"{len(done.ids)} tokens at {times.decode_tokens_per_second:.1f}/s, first after "
         f"{times.first_token_seconds:.2f} s; prompt {times.prefill_tokens} tokens at "
         f"{times.prefill_tokens_per_second:.1f}/s; ended by {done.finish_reason}"
-    ) + (guessed if times.drafted_tokens else "")
+    ) + (drafted if times.drafted_tokens else "")
 
 
 def _style(as_json: bool, logprobs: int | None) -> Style:

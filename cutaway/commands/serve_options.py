@@ -104,6 +104,9 @@ class Loading:
     lens
         A tuned or a Jacobian lens of the first model, a file; again for the other kind. /v1/lens and the page
         show both beside the logit lens. `cutaway lens fit` makes a Jacobian lens.
+    draft
+        Draft tokens ahead for the first model, which verifies several in one step: by lookup, from earlier
+        text that repeats itself, or by a smaller model of the same vocabulary. Answers are the same.
     """
 
     name: str | None = None
@@ -113,6 +116,7 @@ class Loading:
     chat_template: Path | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
     lens: Words = ()
+    draft: str | None = None
     engine: Engine = "auto"
     threads: Threads = None
     context: Context = None

@@ -15,7 +15,7 @@ from cutaway.generate.batch.sequence import SequenceOutput, TokenizerProtocol, c
 from cutaway.generate.engine import AllLogits, Engine
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
-from cutaway.generate.speculative import Speculation
+from cutaway.generate.speculative import DraftedText, Drafting
 
 
 def generate(
@@ -24,43 +24,44 @@ def generate(
     prompt_ids: Sequence[int],
     settings: SamplingParams,
     state: Session | None = None,
-    speculation: Speculation | None = None,
+    drafting: Drafting | None = None,
     constraint: Constraint | None = None,
 ) -> Generator[Piece, None, None]:
     """Continue the prompt, one piece a token; a session given as state keeps what was read for the next call.
 
-    ``speculation`` proposes tokens ahead, which changes the speed and not the text's distribution. An empty
-    prompt begins with the tokenizer's BOS. Raises UserError at once where there is none, for an id outside
-    the vocabulary, for a prompt that fills the context (ContextFullError), and for speculation on an engine
-    that cannot verify it.
+    ``drafting`` proposes tokens ahead, which changes the speed and not the text. An empty prompt begins with
+    the tokenizer's BOS. Raises UserError at once where there is none, for an id outside the vocabulary, for a
+    prompt that fills the context (ContextFullError), and for drafting on an engine that cannot verify it.
     """
     settings.check(vocab_size(engine, tokenizer))
-    if speculation is not None and not isinstance(engine, AllLogits):
+    if drafting is not None and not isinstance(engine, AllLogits):
         raise UserError("This engine does not read several tokens at once, so it cannot verify drafts")
     ids = check_prompt(prompt_ids, tokenizer, engine)
     output = SequenceOutput(engine, tokenizer, ids, settings, constraint)
-    return _pieces(output, state or Session(engine), speculation)
+    return _pieces(output, state or Session(engine), drafting)
 
 
 def _pieces(
-    output: SequenceOutput, session: Session, speculation: Speculation | None
+    output: SequenceOutput, session: Session, drafting: Drafting | None
 ) -> Generator[Piece, None, None]:
     started = time.perf_counter()
     logits, read = session.prefill(output.prompt_ids)
     prefill_seconds = time.perf_counter() - started
     piece = output.append(logits)
     first_token_seconds = time.perf_counter() - started
-    steps, decode_seconds = 0, 0.0
-    following = _decode(output, session) if speculation is None else _verify(output, session, speculation)
+    steps, decode_seconds, text = 0, 0.0, DraftedText(output.history, output.sampler)
+    following = _decode(output, session) if drafting is None else _verify(output, session, drafting, text)
     while piece is not None:
         yield piece
-        if output.finish_reason is not None:
+        ended = output.finish_reason is not None and output.stop_logprob is None
+        if ended and len(output.pieces) == steps + 1:
             break
         resumed = time.perf_counter()
         piece = next(following)
         steps, decode_seconds = steps + 1, decode_seconds + time.perf_counter() - resumed
-    drafts = (0, 0) if speculation is None else (speculation.drafted, speculation.accepted)
-    timings = Timings(read, prefill_seconds, steps, decode_seconds, first_token_seconds, *drafts)
+    timings = Timings(
+        read, prefill_seconds, steps, decode_seconds, first_token_seconds, text.drafted, text.accepted
+    )
     yield output.last_piece(timings)
 
 
@@ -69,24 +70,27 @@ def _decode(output: SequenceOutput, session: Session) -> Iterator[Piece | None]:
         yield output.append(session.step(output.history.last))
 
 
-def _verify(output: SequenceOutput, session: Session, speculation: Speculation) -> Iterator[Piece | None]:
+def _verify(
+    output: SequenceOutput, session: Session, drafting: Drafting, text: DraftedText
+) -> Iterator[Piece | None]:
     """Piece by piece as `_decode`, but each forward pass reads the last token and the draft after it."""
     while True:
-        room = output.max_tokens - len(output.pieces) - 1
-        ids, probs = speculation.propose(output.history, room)
+        began = time.perf_counter()
+        (draft,) = drafting.drafts([text], [output.room])
         session.truncate(len(output.history.ids) - 1)  # drafts that were read and rejected
-        accepted = 0
-        for n, logits in enumerate(session.prefill_all_logits([output.history.last, *ids])):
-            draft = ids[n] if n < len(ids) else None
-            piece = output.append(logits, draft, None if draft is None or probs is None else probs[n])
-            agreed = piece is not None and piece.id == draft
-            accepted += agreed
-            if not agreed or output.finish_reason is not None:
-                break
-            yield piece
-        if ids:
-            speculation.update(len(ids), accepted)
-        yield piece
+        if draft:
+            logits = session.prefill_all_logits([output.history.last, *draft])
+        else:
+            logits = session.step(output.history.last)[None]
+        pieces, accepted = output.append_all(logits, draft)
+        drafting.lengths.times.record(1 + len(draft), time.perf_counter() - began)
+        if draft:
+            text.drafted += len(draft)
+            text.accepted += accepted
+            drafting.lengths.update(text, len(draft), accepted)
+        yield from pieces
+        if output.stop_logprob is not None:
+            yield None
 
 
 def finish(pieces: Iterable[Piece]) -> Generation:

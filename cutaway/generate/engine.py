@@ -143,6 +143,21 @@ class BatchedEngine(Engine, Protocol):
 
 
 @runtime_checkable
+class Rewinding(BatchedEngine, Protocol):
+    """An engine whose logits do not depend on how ids after a prompt are cut into readings either, and whose
+    states can forget the last ids (`Rewindable`): so it verifies drafts.
+    """
+
+    def no_rewinding(self) -> str | None:
+        """Why this model's states forget nothing; None where they do."""
+        ...
+
+    def rewindable(self, state: Any) -> int:
+        """How many ids more a state may read and forget again."""
+        ...
+
+
+@runtime_checkable
 class Observable(BatchedEngine, Protocol):
     """An engine that shows activations of the texts of a step."""
 

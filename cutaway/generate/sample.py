@@ -223,9 +223,9 @@ class Sampler:
             logits = transform(logits, history)
         return logits
 
-    def choose(self, processed: np.ndarray) -> int:
-        """The largest where the choice is greedy, else one drawn."""
-        return int(np.argmax(processed)) if self.greedy else draw(processed, self.generator)
+    def choose(self, processed: np.ndarray, generator: np.random.Generator | None = None) -> int:
+        """The largest where the choice is greedy, else one drawn, by other random numbers where given."""
+        return int(np.argmax(processed)) if self.greedy else draw(processed, generator or self.generator)
 
 
 def mask_padding(logits: np.ndarray, vocab: int) -> np.ndarray:

@@ -226,6 +226,15 @@ class RuntimeEngine:
             return scores
         return scores + product(x - matmul.rounded(x, type))
 
+    def no_rewinding(self) -> str | None:
+        """Why this model's states forget nothing; None where they do."""
+        return "its recurrent layers forget no token that they have read" if self.packed.state_size else None
+
+    def rewindable(self, state: State) -> int:
+        """How many ids more a state may read and forget again: none past which it rotates otherwise."""
+        first, context = self._store.first_length, self.max_context
+        return (context if first is None or state.length >= first else first) - state.length
+
     def keep(self, state: State, page: int) -> np.ndarray | State | Kept:
         """A full page of the state, for others to read; of a recurrent model the state at the page's end."""
         if not self.packed.state_size and self._store.first_length is None:

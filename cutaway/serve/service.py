@@ -24,6 +24,7 @@ from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.engine import BatchedEngine, Engine
 from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.speculative import Drafting
 from cutaway.generate.tool_calls.constraint import Held
 from cutaway.inspect.lenses import lens_logits
 from cutaway.lm import LanguageModel
@@ -64,7 +65,7 @@ class Limits:
     trace_tokens: int = 8192
     trace_numbers: int = 4_000_000
 
-    def scheduler(self, engine: Engine, tokenizer: Tokenizer) -> Scheduler:
+    def scheduler(self, engine: Engine, tokenizer: Tokenizer, drafting: Drafting | None = None) -> Scheduler:
         """A scheduler within these limits."""
         return Scheduler(
             engine,
@@ -72,6 +73,7 @@ class Limits:
             max_sequences=self.max_sequences,
             max_queue=self.max_queue,
             state_bytes=self.state_bytes,
+            drafting=drafting,
         )
 
     def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from cutaway.generate.batch.fair_queue import FairQueue
 from cutaway.generate.batch.request import QueueFullError, RequestCancelledError, ShuttingDownError
-from cutaway.generate.batch.scheduler import FairQueue
 from cutaway.serve.api_error import timeout_error
 
 Result = TypeVar("Result")

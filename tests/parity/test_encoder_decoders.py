@@ -408,7 +408,7 @@ OTHERS = """
     attack MODEL --probe forgery | embed text a --model MODEL
     quantize MODEL --type Q8_0 --output OUT.gguf | convert MODEL OUT --attention mla
     generate a --chat --model MODEL | generate a --think vote-2 --model MODEL
-    generate a --engine runtime --model MODEL | generate a --speculate lookup --model MODEL
+    generate a --engine runtime --model MODEL | generate a --draft lookup --model MODEL
     finetune sft --model MODEL --data DATA --output OUT
     activations DATA --model MODEL --names blocks.0.out --output OUT
 """

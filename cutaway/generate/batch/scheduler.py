@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from cutaway.errors import UserError
+from cutaway.generate.batch.fair_queue import FairQueue
 from cutaway.generate.batch.prefix_cache import PrefixCache, page_capacity
 from cutaway.generate.batch.request import (
     Piece,
@@ -38,75 +39,12 @@ from cutaway.generate.batch.sequence import (
 )
 from cutaway.generate.batch.step_budget import DecodeTurns, PrefillBudget, fair_parts, prompts_waiting
 from cutaway.generate.engine import AllocatesAhead, BatchedEngine, Editable, Engine, Observable
+from cutaway.generate.speculative import Drafting, check_rewinds
 
 AHEAD, LOW = 4, 1  # pages allocated ahead for each request that may run: while none does, and while some do
 PAUSE = 0.001  # seconds between pieces of a page that is allocated beside steps
 LATELY = 30.0  # seconds for which a client counts as present after its last request
 FORKS = 4  # of a prompt that begin in one step beside other clients: each copies a page and samples
-Item = TypeVar("Item")
-
-
-class FairQueue(Generic[Item]):
-    """Clients take turns, and the items of one come in their order: many of one delay another by one turn.
-
-    Clients whose first item has a higher ``priority`` come before others.
-    """
-
-    def __init__(self, priority: Callable[[Item], int] = lambda _: 0) -> None:
-        self._priority = priority
-        self._clients: OrderedDict[str, deque[Item]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._clients.values()))
-
-    def count(self, client: str) -> int:
-        """How many items of a client wait."""
-        return len(self._clients.get(client, ()))
-
-    def add(self, client: str, item: Item) -> None:
-        """Append a client's item."""
-        self._clients.setdefault(client, deque()).append(item)
-
-    def has_room(self, client: str, most: int, leaving: int = 0) -> bool:
-        """Whether one more item of a client may wait, where ``most`` may and ``leaving`` leave at once.
-
-        A named client may have as many as places are free, so that one fills half of them and another always
-        finds some (Choudhury and Hahne's dynamic thresholds, 1998).
-        """
-        free = most - max(0, len(self) - leaving)
-        return max(0, self.count(client) - leaving) < free if client else free > 0
-
-    @property
-    def clients(self) -> Iterable[str]:
-        """Those that have items here."""
-        return self._clients
-
-    def first(self, blocked: Container[str] = ()) -> tuple[str, Item] | None:
-        """The next client that is not blocked, and its item; None if there is none."""
-        clients = [(client, own[0]) for client, own in self._clients.items() if client not in blocked]
-        return max(clients, key=lambda one: self._priority(one[1]), default=None)  # of equals the first
-
-    def pop(self, blocked: Container[str] = ()) -> tuple[str, Item] | None:
-        """The same, taken out; its client goes behind the others."""
-        found = self.first(blocked)
-        if found is not None:
-            client = found[0]
-            own = self._clients.pop(client)
-            own.popleft()
-            if own:
-                self._clients[client] = own
-        return found
-
-    def remove(self, gone: Callable[[Item], bool]) -> list[Item]:
-        """Take out and return the items for which ``gone`` is true."""
-        found: list[Item] = []
-        for client, own in list(self._clients.items()):
-            for item in [item for item in own if gone(item)]:
-                own.remove(item)
-                found.append(item)
-            if not own:
-                del self._clients[client]
-        return found
 
 
 @dataclass(frozen=True)
@@ -124,6 +62,8 @@ class SchedulerStats:
     prompt_tokens: int  # of the prompts that were read
     cached_tokens: int  # of those, found in the prefix cache
     generated_tokens: int
+    drafted_tokens: int  # proposed ahead, and of them those that were chosen
+    accepted_tokens: int
     finished: int
     cancelled: int
     failed: int
@@ -138,9 +78,10 @@ class Scheduler:
     At most ``max_sequences`` run, and an eighth more of clients that have none running; ``max_queue`` wait.
     ``prefill_chunk`` is how many prompt ids a step reads at most. ``state_bytes`` bounds the KV cache: the
     pages of running requests, reserved up to their last id before they start, and the prefix cache; None is
-    room for max_sequences full contexts, or half of the machine's memory if that is less. ``on_step``, if
-    set, is called after events were published, when the engine is about to compute. Raises UserError for an
-    engine that reads one text only.
+    room for max_sequences full contexts, or half of the machine's memory if that is less. ``drafting``
+    proposes tokens of texts that decode, which a step verifies (speculative.py). ``on_step``, if set, is
+    called after events were published, when the engine is about to compute. Raises UserError for an engine
+    that reads one text only, or that cannot verify drafts.
     """
 
     def __init__(
@@ -152,7 +93,10 @@ class Scheduler:
         max_queue: int = 64,
         prefill_chunk: int = 256,
         state_bytes: int | None = None,
+        drafting: Drafting | None = None,
     ) -> None:
+        if drafting is not None and (why := check_rewinds(engine)) is not None:
+            raise UserError(f"This model verifies no drafts: {why}")
         if not isinstance(engine, BatchedEngine):
             raise UserError("This engine reads one text only: it cannot serve several at once")
         if min(max_sequences, prefill_chunk) < 1 or max_queue < 0:
@@ -163,6 +107,7 @@ class Scheduler:
         self._capacity = page_capacity(self.engine, max_sequences, state_bytes)
         self._prefix_cache = PrefixCache(self._capacity)
         self._budget = PrefillBudget(prefill_chunk)
+        self._drafting = drafting
         self._turns = DecodeTurns(self.engine.weights_in_positions)
         self._queue: FairQueue[ScheduledSequence] = FairQueue(lambda sequence: sequence.request.priority)
         self._running: list[ScheduledSequence] = []
@@ -183,6 +128,11 @@ class Scheduler:
             thread.start()
 
     # ---- from any thread -----------------------------------------------------------------------------------
+
+    @property
+    def drafts(self) -> bool:
+        """Whether tokens are drafted ahead."""
+        return self._drafting is not None
 
     def submit(self, request: Request) -> ResponseStream:
         """Queue a request; UserError, ContextFullError, QueueFullError or ShuttingDownError."""
@@ -243,6 +193,8 @@ class Scheduler:
                 prompt_tokens=counts["prompt_tokens"],
                 cached_tokens=counts["cached_tokens"],
                 generated_tokens=counts["generated_tokens"],
+                drafted_tokens=counts["drafted_tokens"],
+                accepted_tokens=counts["accepted_tokens"],
                 finished=counts["finished"],
                 cancelled=counts["cancelled"],
                 failed=counts["failed"],
@@ -361,7 +313,11 @@ class Scheduler:
         for sequence in self._running:
             (able if sequence.decoding else unread).append(sequence)
         decoding = self._turns.choose(able)
-        chunks = [Chunk(sequence, [sequence.output.history.last]) for sequence in decoding]
+        drafts = self._drafts(decoding) if not unread else [()] * len(decoding)
+        chunks = [
+            Chunk(sequence, [sequence.output.history.last, *draft], draft=draft)
+            for sequence, draft in zip(decoding, drafts, strict=True)
+        ]
         waiting, shared = 0, self._is_shared()
         if unread:
             clients = [sequence.request.client for sequence in able]
@@ -381,6 +337,7 @@ class Scheduler:
             chunk.sequence.cache_pages(self._prefix_cache)
         chunks += self._forks(chunks, FORKS if shared else None)
         results = [_sample(chunk) for chunk in chunks]
+        self._count_drafts(chunks)
         for chunk in chunks:
             self._count_prompt(chunk.sequence)
         pieces = [piece for result in results if not isinstance(result, Exception) for piece in result]
@@ -389,10 +346,28 @@ class Scheduler:
             self._publish(chunk.sequence, result)
         seconds = time.perf_counter() - started
         prompt_ids = sum(len(chunk.ids) for chunk in chunks[len(decoding) : read])
-        self._budget.record(len(decoding), prompt_ids, seconds, waiting)
+        tokens = sum(len(chunk.ids) for chunk in chunks[: len(decoding)])
+        self._budget.record(tokens, prompt_ids, seconds, waiting)
+        if self._drafting is not None and not unread:
+            self._drafting.lengths.times.record(tokens, seconds)
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
+
+    def _drafts(self, decoding: Sequence[ScheduledSequence]) -> list[Sequence[int]]:
+        """What is drafted of each sequence for this step, in which no prompt is read."""
+        if self._drafting is None:
+            return [()] * len(decoding)
+        rooms = [sequence.draft_room() for sequence in decoding]
+        return [*self._drafting.drafts([sequence.drafted for sequence in decoding], rooms)]
+
+    def _count_drafts(self, chunks: Sequence[Chunk]) -> None:
+        """Count what was drafted in a step, and learn from it."""
+        for chunk in chunks:
+            if chunk.draft and self._drafting is not None:
+                drafted, accepted = len(chunk.draft), chunk.accepted
+                self._drafting.lengths.update(chunk.sequence.drafted, drafted, accepted)
+                self._count(drafted_tokens=drafted, accepted_tokens=accepted)
 
     def _is_shared(self) -> bool:
         """Whether several clients have requests that run, or had one lately.
@@ -489,6 +464,6 @@ def _sample(chunk: Chunk) -> list[Piece] | Exception:
     try:
         if sequence.request.prompt_logprobs is not None and start < len(sequence.prompt):
             sequence.add_prompt_logprobs(start, logits)
-        return sequence.append(logits[-1], chunk.inside) if sequence.decoding else []
+        return sequence.append(chunk) if sequence.decoding else []
     except Exception as error:
         return error

@@ -25,11 +25,12 @@ from cutaway.generate.batch.request import (
     ResponseStream,
     Timings,
 )
-from cutaway.generate.engine import BatchedEngine, Engine, Observable
+from cutaway.generate.engine import BatchedEngine, Engine, Observable, Rewinding
 from cutaway.generate.internals import Internals, LayerInternals, summarize
 from cutaway.generate.sample import History, Sampler, logprobs, mask_padding
 from cutaway.generate.sampling_params import SamplingParams
-from cutaway.generate.speculative import verify
+from cutaway.generate.speculative import DraftedText
+from cutaway.generate.stop_scan import StopScan
 
 
 @runtime_checkable
@@ -86,45 +87,6 @@ def check_prompt(prompt_ids: Sequence[int], tokenizer: TokenizerProtocol, engine
     return ids
 
 
-class StopScan:
-    """Text in, text that is safe to show out, until a stop string is complete.
-
-    The first stop to be complete counts, of those complete at the same character the one that began first:
-    the cut does not depend on how the text was divided into tokens.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.found: str | None = None
-
-    def push(self, text: str) -> str:
-        """Add text; returns what can no longer belong to a stop, and sets `found` once there is one."""
-        self._held += text
-        ends = [(at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if not ends:
-            return self._release(len(self._held) - self._pending())
-        _, at, self.found = min(ends)
-        safe, self._held = self._held[:at], ""
-        return safe
-
-    def finish(self) -> str:
-        """What was held back, now that nothing follows."""
-        return self._release(len(self._held))
-
-    def _pending(self) -> int:
-        """How many characters at the end begin some stop."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
-                return length
-        return 0
-
-    def _release(self, length: int) -> str:
-        safe, self._held = self._held[:length], self._held[length:]
-        return safe
-
-
 class SequenceOutput:
     """What a sequence has generated so far, and what ends it. It holds no KV cache and calls no engine."""
 
@@ -167,27 +129,36 @@ class SequenceOutput:
         stream.follow([id for id in self.prompt_ids if id < self.vocab])
         return stream
 
-    def append(
-        self,
-        logits: np.ndarray,
-        draft: int | None = None,
-        draft_probs: np.ndarray | None = None,
-        inside: tuple[LayerInternals, ...] = (),
-    ) -> Piece | None:
-        """Choose the next token from the logits [v]; its piece, None where it is an end token.
+    def append_all(self, logits: np.ndarray, draft: Sequence[int]) -> tuple[list[Piece], int]:
+        """Choose tokens from the logits [n v] while they are the draft's, and one more: the new pieces, and
+        how many tokens of the draft were accepted.
+        """
+        pieces, accepted = list[Piece](), 0
+        for n, row in enumerate(logits):
+            piece = self.append(row)
+            pieces += [] if piece is None else [piece]
+            if piece is None or n == len(draft) or piece.id != draft[n]:
+                break
+            accepted += 1
+            if self.finish_reason is not None:
+                break
+        return pieces, accepted
 
-        ``draft`` was proposed with the distribution ``draft_probs`` (speculative.py)."""
+    @property
+    def room(self) -> int:
+        """How many tokens may be drafted: one more is chosen after them."""
+        return self.max_tokens - len(self.pieces) - 1
+
+    def append(self, logits: np.ndarray, inside: tuple[LayerInternals, ...] = ()) -> Piece | None:
+        """Choose the next token from the logits [v]; its piece, None where it is an end token."""
         logits = mask_padding(logits, self.vocab)
         allowed = logits
         if self.constraint is not None:
             allowed = logits.copy()
             self.constraint.mask(allowed)
-        if draft is None:
-            processed = self.sampler.process(allowed, self.history)
-            id = self.sampler.choose(processed)
-            logits = processed if self.drawn_logprobs else logits
-        else:
-            id = verify(self.sampler, allowed, self.history, draft, draft_probs)
+        processed = self.sampler.process(allowed, self.history)
+        id = self.sampler.choose(processed)
+        logits = processed if self.drawn_logprobs else logits
         if id in self.stop_ids:
             self.finish_reason, self.stop, self.stop_logprob = "stop", id, logprobs(logits, id)[0]
             return None
@@ -246,6 +217,7 @@ class ScheduledSequence:
         # What names a prompt that is read once for all that have it; None where its reading is watched.
         self.whole_prompt = (self._scope, self.prompt) if is_plain else None
         self.cached_tokens = 0  # prompt ids whose pages came from the prefix cache
+        self.drafted = DraftedText(output.history, output.sampler, self.request.client)
         self.last_prefill_step = self.last_decode_step = 0
         self._keys: list[bytes] = []
         self._pages: list[Any] = []
@@ -303,7 +275,10 @@ class ScheduledSequence:
     def cache_pages(self, cache: PrefixCache) -> None:
         """Add the pages that are full by now; where the engine fixes the cuts (grid), those of the prompt."""
         whole = self.engine.grid == 1
-        full = self.state.length if whole else min(self.state.length, len(self.prompt))
+        read = min(
+            self.state.length, len(self.output.history.ids)
+        )  # a draft may be read that is no part of it
+        full = read if whole else min(read, len(self.prompt))
         full = min(full, self._edited_from) // self.engine.page
         for page in range(len(self._pages), full):
             self._keys.append(self._next_key(self.output.history.ids))
@@ -332,15 +307,31 @@ class ScheduledSequence:
         for row, id in zip(logits, self.prompt[start + 1 :], strict=False):
             scored.append(logprobs(mask_padding(row, self.output.vocab), id, count))
 
-    def append(self, logits: np.ndarray, inside: tuple[LayerInternals, ...]) -> list[Piece]:
-        """Choose from the logits [v]: the new pieces; at the end the last has the generation."""
+    def draft_room(self) -> int:
+        """How many tokens may be drafted; 0 where what is inside the model is shown at each token."""
+        engine = self.engine
+        shown = self.request.internals is not None or not isinstance(engine, Rewinding)
+        return 0 if shown else min(self.output.room, engine.rewindable(self.state) - 1)
+
+    def append(self, chunk: Chunk) -> list[Piece]:
+        """Choose from the chunk's logits: the new pieces; at the end the last has the generation."""
+        assert chunk.logits is not None
         self._first_token = self._first_token or time.perf_counter()
-        piece = self.output.append(logits, inside=inside)
-        pieces = [] if piece is None else [piece]
+        if chunk.draft:
+            pieces, accepted = self.output.append_all(chunk.logits, chunk.draft)
+            if accepted < len(chunk.draft):
+                self.state.truncate(self.state.length - len(chunk.draft) + accepted)
+            chunk.accepted = accepted
+            self.drafted.drafted += len(chunk.draft)
+            self.drafted.accepted += accepted
+        else:
+            piece = self.output.append(chunk.logits[-1], chunk.inside)
+            pieces = [] if piece is None else [piece]
         return pieces if self.output.finish_reason is None else [*pieces, self._last_piece()]
 
     def _last_piece(self) -> Piece:
-        steps = self.state.length - len(self.prompt)
+        ended = self.output.stop_logprob is not None  # by an id that is no piece
+        steps = len(self.output.pieces) - 1 + ended
         timings = Timings(
             prefill_tokens=len(self.prompt) - self.cached_tokens,
             prefill_seconds=self._first_token - self._started,
@@ -348,6 +339,8 @@ class ScheduledSequence:
             decode_seconds=time.perf_counter() - self._first_token if steps else 0.0,
             first_token_seconds=self._first_token - self._queued,
             queue_seconds=self._started - self._queued,
+            drafted_tokens=self.drafted.drafted,
+            accepted_tokens=self.drafted.accepted,
         )
         return self.output.last_piece(timings)
 
@@ -366,6 +359,8 @@ class Chunk:
     logits: np.ndarray | None = None
     lens: Sequence[np.ndarray] = ()
     patterns: Sequence[np.ndarray] = ()
+    draft: Sequence[int] = ()  # the last of the ids, which may not be chosen
+    accepted: int = 0  # of them
 
     def __post_init__(self) -> None:
         sequence, count = self.sequence, len(self.ids)
@@ -374,7 +369,7 @@ class Chunk:
         observation = None if sequence.decoding else sequence.request.observation
         self.observed_at = [] if observation is None else observation.within(sequence.state.length, count)
         self.observation = observation if self.observed_at or samples else None
-        self.logits_at: Sequence[int] = range(0 if scored else count - samples, count)
+        self.logits_at: Sequence[int] = range(0 if scored else count - samples - len(self.draft), count)
         if observation is not None and LOGITS in observation.names:
             self.logits_at = sorted({*self.observed_at, *self.logits_at})
         self.internals: Internals | None = sequence.request.internals if samples else None

@@ -121,7 +121,8 @@ class LlamaAnswer:
             "stop_type": kind,
             "stopping_word": word,
             "timings": _timed("prompt", timings.prefill_tokens, timings.prefill_seconds)
-            | _timed("predicted", len(generation.ids), timings.decode_seconds),
+            | _timed("predicted", len(generation.ids), timings.decode_seconds)
+            | {"draft_n": timings.drafted_tokens, "draft_n_accepted": timings.accepted_tokens},
         } | warned(self.of.warnings)
 
 

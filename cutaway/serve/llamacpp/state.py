@@ -17,9 +17,10 @@ def slots(service: Service, body: None, http: HTTPRequest) -> Response:
     stats = service.scheduler.stats() if service.scheduler is not None else None
     running = 0 if stats is None else stats.running
     places = service.limits.max_sequences
+    drafts = service.scheduler is not None and service.scheduler.drafts
     return json_response(
         [
-            {"id": i, "n_ctx": service.lm.context, "speculative": False, "is_processing": i < running}
+            {"id": i, "n_ctx": service.lm.context, "speculative": drafts, "is_processing": i < running}
             for i in range(places)
         ]
     )

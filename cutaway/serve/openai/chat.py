@@ -58,7 +58,7 @@ class ChatCompletion:
         choices = [self._choice(i, *one) for i, one in enumerate(zip(readers, pieces, strict=True))]
         thought = sum(reader.thought_tokens for reader in readers)
         counts, id = usage(generations, generations[:1]), new_id("chatcmpl")
-        counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+        counts.setdefault("completion_tokens_details", {})["reasoning_tokens"] = thought
         service.log_answer(self.of.body, [choice["message"] for choice in choices])
         head = service.head(id, "chat.completion", self.of.body.model)
         answered = head | {"choices": choices, "usage": counts} | self._prompt_ids()
@@ -99,7 +99,7 @@ class ChatCompletion:
             done = [generations[i] for i in sorted(generations)]
             counts = usage(done, done[:1])
             thought = sum(reader.thought_tokens for reader in readers)
-            counts["completion_tokens_details"] = {"reasoning_tokens": thought}
+            counts.setdefault("completion_tokens_details", {})["reasoning_tokens"] = thought
             yield head | {"choices": [], "usage": counts}
 
     def _prompt_ids(self) -> dict[str, Any]:

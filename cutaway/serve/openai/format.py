@@ -92,12 +92,17 @@ def usage(generations: Sequence[Generation], prompts: Sequence[Generation]) -> d
     read = sum(len(one.prompt_ids) for one in prompts)
     generated = sum(len(one.ids) for one in generations)
     cached = read - sum(one.timings.prefill_tokens for one in prompts)
+    drafted, accepted = (
+        sum(getattr(one.timings, name) for one in generations)
+        for name in ("drafted_tokens", "accepted_tokens")
+    )
+    predicted = {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": drafted - accepted}
     return {
         "prompt_tokens": read,
         "completion_tokens": generated,
         "total_tokens": read + generated,
         "prompt_tokens_details": {"cached_tokens": cached},
-    }
+    } | ({"completion_tokens_details": predicted} if drafted else {})
 
 
 def warned(warnings: Sequence[str]) -> dict[str, Any]:

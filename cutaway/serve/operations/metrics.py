@@ -49,6 +49,8 @@ COUNTERS = {
     "prompt_tokens": "Tokens of the prompts that were read",
     "cached_tokens": "Of those, tokens found in the prefix cache",
     "generated_tokens": "Tokens generated",
+    "drafted_tokens": "Tokens proposed ahead (--draft)",
+    "accepted_tokens": "Of those, tokens that were chosen",
     "finished": "Answers that came to their end",
     "cancelled": "Answers that were stopped",
     "failed": "Answers that ended in an error",
