@@ -53,6 +53,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/how/alignments": {"text": "hi"},
     "/v1/how/plan": {"text": "hi"},
     "/v1/how/quantized": {"text": "hi", "type": "Q8_0"},
+    "/v1/chat/sources": {"messages": CHAT["messages"]},
     "/v1/chat/count": {"messages": CHAT["messages"]},
     "/v1/admin/models/load": {"model": serving.NAME},
     "/v1/admin/models/unload": {"model": serving.NAME},

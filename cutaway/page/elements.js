@@ -18,6 +18,19 @@ export function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
+export function button(attributes, ...children) {
+  return make("button", { type: "button", class: "small", ...attributes }, ...children);
+}
+
+export function remark(...children) {
+  return make("p", { class: "quiet" }, ...children);
+}
+
+// A token, or another text of a model, made visible.
+export function quoted(text) {
+  return make("bdi", { class: "word" }, drawn(text));
+}
+
 export function draw(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -135,6 +148,15 @@ export function choose(box, rows, index) {
   const { offsetTop: top, offsetHeight: height } = rows[index];
   if (top - height < box.scrollTop) box.scrollTop = top - height;
   if (top + height > box.scrollTop + box.clientHeight) box.scrollTop = top + height - box.clientHeight;
+}
+
+// A part of an address; what is not percent-encoded as it should be is taken as it is.
+export function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 let made = 0;

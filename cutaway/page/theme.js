@@ -1,7 +1,7 @@
 // Light, dark, or as the system is until the button is pressed.
 
 import { recolour } from "./colours.js";
-import { make } from "./elements.js";
+import { button } from "./elements.js";
 
 export function themeButton(changed) {
   const root = document.documentElement;
@@ -9,15 +9,15 @@ export function themeButton(changed) {
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
   const update = () => {
     recolour();
-    button.textContent = isDark() ? "Light" : "Dark";
-    button.setAttribute("aria-label", `Use ${isDark() ? "light" : "dark"} colours`);
+    theme.textContent = isDark() ? "Light" : "Dark";
+    theme.setAttribute("aria-label", `Use ${isDark() ? "light" : "dark"} colours`);
     changed();
   };
-  const button = make("button", { type: "button", class: "small", click: () => {
+  const theme = button({ click: () => {
     root.dataset.theme = isDark() ? "light" : "dark";
     update();
   } });
   dark.addEventListener("change", update);
   update();
-  return button;
+  return theme;
 }

@@ -1,5 +1,6 @@
 """Opened tokens, counterfactual answers and the tree of answers in a real browser, by mouse and keyboard."""
 
+import itertools
 import json
 import math
 import xml.etree.ElementTree as ElementTree
@@ -21,6 +22,7 @@ from cutaway.serve.service import Limits, Service  # isort: skip
 
 Opened = Callable[..., Any]
 TEMPERATURE, SEED, LONGEST = 0.3, 1, 16
+SOURCES = {"system": "system message", "user": "message of the user", "tool": "what a tool returned"}
 
 
 def asked_ids(server: Server, text: str = "hello") -> list[int]:
@@ -317,3 +319,64 @@ def test_the_tree_by_keyboard(app: Opened) -> None:
     tab.keyboard.press("Enter")
     tab.get_by_role("button", name="Continue from").last.click()
     tab.wait_for_function("() => document.querySelectorAll('[role=treeitem]').length === 4")
+
+
+# ---- safety ------------------------------------------------------------------------------------------------
+
+
+def test_who_wrote_a_line_and_which_heads_read_it(app: Opened, server: Server, tmp_path: Path) -> None:
+    tab = app("#safety", reduced_motion="reduce")
+    place = tab.locator(".safety")
+    with tab.expect_request("**/v1/chat/completions") as sent:
+        place.get_by_role("button", name="Answer", exact=True).click()
+    seed = json.loads(sent.value.post_data)["seed"]
+    place.get_by_text("others, mean of 7 draws").wait_for()
+    request = {name: place.get_by_label(label).input_value() for name, label in SOURCES.items()}
+    call = {"id": "call00000", "type": "function", "function": {"name": "open_page", "arguments": "{}"}}
+    messages = [
+        {"role": "system", "content": request["system"]},
+        {"role": "user", "content": request["user"]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": request["tool"], "tool_call_id": "call00000"},
+    ]
+    found = server.post("/v1/chat/sources", {"messages": messages}).json()
+    shown = place.locator(".conversation .s")
+    assert "".join(shown.all_text_contents()) == "".join(one["text"] for one in found["runs"])
+    tools = place.locator(".conversation .s-tool").all_text_contents()
+    assert "".join(tools) == request["tool"], "colour and line of the tool's characters"
+    line = place.locator(".conversation [aria-pressed=true]")
+    assert line.count() == 1 and line.inner_text().startswith("Ignore the question")
+    # the table's first head: its mean attention to the line, by lm.trace
+    row = place.locator(".heads table").first.locator("tbody tr").first
+    layer, head = map(int, row.locator("td").first.inner_text().split("."))
+    ids = [one["id"] for one in found["tokens"]]
+    whole = "".join(one["text"] for one in found["runs"]).encode()
+    ends = list(itertools.accumulate(one["bytes"] for one in found["tokens"]))
+    start = whole.index(b"Ignore the question")
+    stop = start + len(request["tool"].splitlines()[1].encode())
+    read = [n for n, end in enumerate(ends) if end > start and end - found["tokens"][n]["bytes"] < stop]
+    made = tab.locator(".safety .answer .t").count()
+    answer = server.service.lm.generate(ids, max_tokens=256, temperature=0.3, seed=seed).ids[:made]
+    weights = server.service.lm.trace([*ids, *answer[:7]]).attention(layer)[head]
+    rows = weights[len(ids) - 1 :, read].sum(-1)
+    assert percents(row.locator("td:nth-child(2)")) == pytest.approx([100 * rows.mean()], abs=1.5)
+    # heads that are switched off answer again beside
+    place.get_by_role("button", name="Switch the first 4 off").click()
+    place.locator(".pair").wait_for()
+    assert tab.locator(".edit-chip").count() == 4
+    # a report opens at its token
+    look = {"ids": ids[:6], "position": 3, "note": "<i>here</i>", "layer": 1, "head": 2}
+    arm = {"name": "a", "role": "attack", "unit": "rate", "rate": 0.5, "interval": [0.2, 0.8], "n": 9}
+    finding = {"probe": "forgery", "title": "t", "verdict": "vulnerable", "arms": [arm], "look": [look]}
+    report = tmp_path / "results.json"
+    report.write_text(json.dumps({"model": "m", "probes": {"forgery": {"findings": [finding]}}}))
+    place.get_by_label("results.json").set_input_files(report)
+    assert "50.0% (20.0% to 80.0%, n 9)" in place.get_by_role("region", name="Findings").inner_text()
+    place.get_by_role("button", name="Open the model at this token").click()
+    tab.locator("#views section").first.wait_for()
+    frames(tab)
+    assert tab.locator("#strip [aria-pressed=true]").get_attribute("data-t") == "3"
+    (tmp_path / "other.json").write_text("[]")
+    tab.get_by_role("link", name="Safety").click()
+    place.get_by_label("results.json").set_input_files(tmp_path / "other.json")
+    place.get_by_text("other.json is no results.json of cutaway attack").wait_for()

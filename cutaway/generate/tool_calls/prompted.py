@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cutaway.errors import UserError
@@ -33,34 +34,75 @@ To call one, answer with its name and arguments in this form, once for each call
 Its result is given to you between <tool_response> and </tool_response>."""
 
 
-def messages(given: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+@dataclass
+class Part:
+    """A text of a conversation: who wrote it, and the number of its message."""
+
+    text: str
+    source: str = "template"
+    message: int | None = None
+
+
+@dataclass
+class Sourced:
+    """A message as a template reads it, and the parts that its content is made of."""
+
+    message: dict[str, Any]
+    parts: list[Part]
+
+
+def as_text(given: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Sourced]:
     """A conversation with its tools, calls and results as text; a role's messages in a row are one."""
-    made: list[dict[str, Any]] = []
+    made: list[tuple[str, list[Part]]] = []
     if tools:
         shown = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-        made.append({"role": "system", "content": ASKING.format(tools=shown)})
-    for message in given:
-        role, content = message["role"], message["content"]
+        made.append(("system", [Part(ASKING.format(tools=shown))]))
+    for number, message in enumerate(given):
+        role, own = message["role"], [Part(message["content"], message["role"], number)]
         if role == "tool":
-            role, content = "user", f"<tool_response>\n{content}\n</tool_response>"
+            role, own = "user", [Part("<tool_response>\n"), *own, Part("\n</tool_response>")]
         for call in message.get("tool_calls") or ():
             arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
             call = FORMAT.head + call["function"]["name"] + FORMAT.middle + arguments + FORMAT.tail
-            content = f"{content}\n{call}".lstrip("\n")
-        if made and made[-1]["role"] == role:
-            made[-1]["content"] += f"\n\n{content}"
+            own = _without_first_lines([*own, Part(f"\n{call}", role, number)])
+        if made and made[-1][0] == role:
+            made[-1][1].extend([Part("\n\n"), *own])
         else:
-            made.append({"role": role, "content": content})
-    return made
+            made.append((role, own))
+    return [Sourced({"role": role, "content": _joined(own)}, own) for role, own in made]
 
 
-def without_system(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def as_given(given: Sequence[Mapping[str, Any]]) -> list[Sourced]:
+    """A conversation as it is, for a template that knows tools."""
+    found = []
+    for number, message in enumerate(given):
+        content = message.get("content")
+        parts = [Part(content, message["role"], number)] if isinstance(content, str) else []
+        found.append(Sourced(dict(message), parts))
+    return found
+
+
+def _joined(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts)
+
+
+def _without_first_lines(own: list[Part]) -> list[Part]:
+    """The parts without the line breaks that their text begins with."""
+    for at, part in enumerate(own):
+        if first := part.text.lstrip("\n"):
+            return [replace(part, text=first), *own[at + 1 :]]
+    return []
+
+
+def without_system(given: Sequence[Sourced]) -> list[Sourced]:
     """A conversation whose system message begins the first of the user's, for templates that take none."""
-    first, *rest = map(dict, given)
-    if first["role"] != "system" or not rest or rest[0]["role"] != "user":
-        return list(map(dict, given))
-    rest[0]["content"] = f"{first['content']}\n\n{rest[0]['content']}"
-    return rest
+    roles = [one.message["role"] for one in given[:2]]
+    if roles != ["system", "user"]:
+        return list(given)
+    system, user, *rest = given
+    content = f"{system.message['content']}\n\n{user.message['content']}"
+    parts = [*system.parts, Part("\n\n"), *user.parts]
+    return [Sourced({**user.message, "content": content}, parts), *rest]
 
 
 def format_of(template: str, tokenizer: Any) -> ToolFormat:
@@ -82,12 +124,18 @@ def render(
 
     ``variables`` are those of `tokenizer.chat.render`.
     """
-    if format is FORMAT:
-        given, tools = messages(given, tools or ()), None
+    made, tools = sourced(given, format, tools)
     try:
-        return chat.render(given, template, tools=tools, **variables)
+        return chat.render([one.message for one in made], template, tools=tools, **variables)
     except UserError:
-        folded = without_system(given)
-        if folded == given:
+        folded = without_system(made)
+        if len(folded) == len(made):
             raise
-        return chat.render(folded, template, tools=tools, **variables)
+        return chat.render([one.message for one in folded], template, tools=tools, **variables)
+
+
+def sourced(
+    given: Sequence[Mapping[str, Any]], format: ToolFormat, tools: Sequence[Mapping[str, Any]] | None
+) -> tuple[list[Sourced], Sequence[Mapping[str, Any]] | None]:
+    """The messages that a template is given, and the tools: none where the messages hold them as text."""
+    return (as_text(given, tools or ()), None) if format is FORMAT else (as_given(given), tools)

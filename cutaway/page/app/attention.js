@@ -1,7 +1,7 @@
 // Where each head attended when a token was chosen: all heads as small rows, then one over the text, then its whole map.
 
 import { palette, shade } from "../colours.js";
-import { bar, drawn, make, percent, table } from "../elements.js";
+import { bar, button, drawn, make, percent, quoted, table } from "../elements.js";
 import { clamp, heat } from "../heat.js";
 
 const MOST = 2048; // cells of a row that are asked for; a longer text is pooled
@@ -103,14 +103,14 @@ function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
   const text = make("p", { class: "attended" }, tokens.map((token, i) => make("span", {
     css: { "background-color": `color-mix(in srgb, var(--heat) ${Math.round((55 * row[Math.floor(i / pooled[1])]) / 255)}%, transparent)` },
   }, token)));
-  const button = make("button", { type: "button", class: "small", click: () => whole(place) }, "Whole map");
+  const wider = button({ click: () => whole(place) }, "Whole map");
   requestAnimationFrame(() => { text.parentElement.scrollTop = text.parentElement.scrollHeight; });
   return [
     make("h3", {}, `Layer ${kept.layer}, head ${kept.head} attends to`),
     make("div", { class: "scroll attended-box", tabindex: "0", role: "region", "aria-label": "The text, shaded by attention weight" }, text),
     table("The tokens of largest attention weight", [["token", "left"], ["position", "right"], ["weight", "right"], ["", "left"]],
-      best.map((at) => [make("bdi", { class: "word" }, drawn(tokens[at * pooled[1]])), String(at * pooled[1]), percent(weight(row[at])), bar(weight(row[at]))])),
-    make("p", { class: "buttons" }, make("button", { type: "button", class: "small", click: off }, "Switch this head off"), button),
+      best.map((at) => [quoted(tokens[at * pooled[1]]), String(at * pooled[1]), percent(weight(row[at])), bar(weight(row[at]))])),
+    make("p", { class: "buttons" }, button({ click: off }, "Switch this head off"), wider),
     place,
   ];
 }

@@ -1,7 +1,7 @@
 // Chat: answers stream in as tokens, each of which opens; an answer goes on from another token as a version of it, and with
 // edits, or by another model, beside it.
 
-import { make, slider } from "../elements.js";
+import { button, make, slider } from "../elements.js";
 import { toClipboard } from "../charts/figure.js";
 import { LEGEND } from "./answer.js";
 import { Edits } from "./edits.js";
@@ -42,7 +42,7 @@ export class Chat {
   }
 
   empty() {
-    const example = (text) => make("button", { type: "button", class: "small", click: () => {
+    const example = (text) => button({ click: () => {
       this.input.value = text;
       this.send();
     } }, text);
@@ -111,9 +111,7 @@ export class Chat {
     if (!user || this.running.size) return;
     this.input.value = "";
     const turn = new Turn(this, user, [...this.history(this.turns), { role: "user", content: user }]);
-    if (!this.turns.length) this.list.replaceChildren();
-    this.turns.push(turn);
-    this.list.append(turn.whole);
+    this.adopt(turn);
     const { beside } = this.settings;
     const request = this.request(turn.messages);
     const answer = turn.begin(request, beside ? { name: request.model } : {});
@@ -127,6 +125,13 @@ export class Chat {
       this.counterfactual(turn);
     }
     await this.run(turn, answer);
+  }
+
+  // A turn is part of the conversation from now on.
+  adopt(turn) {
+    if (!this.turns.length) this.list.replaceChildren();
+    this.turns.push(turn);
+    this.list.append(turn.whole);
   }
 
   // The shown answer again, by the same seed and with the active edits, beside it.
@@ -196,9 +201,9 @@ export class Chat {
     setTimeout(() => { button.textContent = textContent; }, 2500);
   }
 
-  copies({ request, prompt }) {
-    const button = (name, text) => make("button", { type: "button", class: "small", click: (event) => this.copy(event.target, text()) }, name);
-    return [button("Copy as curl", () => this.server.curl(CHAT, request)), button("Copy as Python", () => this.server.python(request, prompt))];
+  copies({ request, prompt, of }) {
+    const copied = (name, text) => button({ click: (event) => this.copy(event.target, text()) }, name);
+    return [button({ click: () => this.shell.safety(of) }, "What it read"), copied("Copy as curl", () => this.server.curl(CHAT, request)), copied("Copy as Python", () => this.server.python(request, prompt))];
   }
 
   open(turn, answer, index) {

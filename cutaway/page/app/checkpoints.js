@@ -2,7 +2,7 @@
 
 import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
-import { count, drawn, fixed, make, percent, slider } from "../elements.js";
+import { count, drawn, fixed, make, percent, remark, slider } from "../elements.js";
 import { surprise } from "./answer.js";
 
 const SENTENCE = "The capital of France is Paris.";
@@ -130,7 +130,7 @@ export class Checkpoints {
       title: nats === null ? "no token before it" : `${fixed(nats, 2)} nats, ${percent(Math.exp(-nats))}` }, text));
     const best = one.induction ? ` Its strongest induction head is ${one.induction.layer}.${one.induction.head}, with ${percent(one.induction.score)} of its attention.` : "";
     this.read.replaceChildren(make("p", { class: "answer read" }, tokens),
-      make("p", { class: "quiet" }, one.mean === null ? "" : `Mean surprisal ${fixed(one.mean, 3)} nats a token: it gave each token a probability of ${percent(Math.exp(-one.mean))}, as a geometric mean.${best}`));
+      remark(one.mean === null ? "" : `Mean surprisal ${fixed(one.mean, 3)} nats a token: it gave each token a probability of ${percent(Math.exp(-one.mean))}, as a geometric mean.${best}`));
     if (!this.place.isConnected) this.charts.replaceChildren(this.place);
     this.place.replaceChildren(one.map ? this.map(one.map) : "");
   }

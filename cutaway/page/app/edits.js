@@ -1,6 +1,6 @@
 // The edits of the model that are active: chips with a switch, a strength and undo. Nothing that changes it is out of sight.
 
-import { make } from "../elements.js";
+import { button, make } from "../elements.js";
 
 const PARTS = [["head", "head"], ["attention", "attention of a layer"], ["mlp", "MLP of a layer"], ["layer", "whole layer"],
   ["neuron", "neuron"], ["direction", "or add a direction between two texts"]];
@@ -33,7 +33,7 @@ export class Edits {
     this.direction = direction;
     this.failed = failed;
     this.chips = make("ul", { class: "chips-edits", "aria-label": "Active edits" });
-    this.back = make("button", { type: "button", class: "small", click: () => this.undo() }, "Undo");
+    this.back = button({ click: () => this.undo() }, "Undo");
     this.bar = make("div", { class: "tray", role: "group", "aria-label": "Edits of the model" },
       make("span", { class: "tray-title" }, "Edits"), this.chips, this.back);
     this.form = this.adding();
@@ -58,9 +58,10 @@ export class Edits {
     this.changed();
   }
 
-  add(edit) {
-    const rest = this.list.filter((one) => nameOf(one) !== nameOf(edit));
-    this.set([...rest, { strength: 0, on: true, ...edit }]);
+  add(...edits) {
+    const names = edits.map(nameOf);
+    const rest = this.list.filter((one) => !names.includes(nameOf(one)));
+    this.set([...rest, ...edits.map((edit) => ({ strength: 0, on: true, ...edit }))]);
   }
 
   change(i, change) {

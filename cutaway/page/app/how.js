@@ -1,6 +1,6 @@
 // How it works, on the loaded model: the sentence is part of the address, so that a link shows the same chapter.
 
-import { make } from "../elements.js";
+import { decoded, make } from "../elements.js";
 import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
 import { How } from "../how/how.js";
@@ -34,7 +34,7 @@ export class HowItWorks {
   // rest: of the address, the chapter and the sentence.
   show(rest) {
     const [, chapter, text] = rest.match(/^([^/]*)(?:\/(.*))?$/s);
-    const sentence = (decoded(text) || this.text.value).slice(0, LONGEST);
+    const sentence = (decoded(text ?? "") || this.text.value).slice(0, LONGEST);
     if (sentence !== this.shown || this.model !== this.shell.server.model) {
       this.how.clear();
       this.tracing = null;
@@ -63,13 +63,5 @@ export class HowItWorks {
       this.tracing = null;
       throw error;
     }
-  }
-}
-
-function decoded(text) {
-  try {
-    return text ? decodeURIComponent(text) : "";
-  } catch {
-    return text;
   }
 }

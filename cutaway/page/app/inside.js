@@ -33,7 +33,8 @@ export class Inside {
     else this.page?.states.forEach((state) => state.set({}, false));
   }
 
-  async trace(given) {
+  // at: what is selected in it, where not what its explanation chose.
+  async trace(given, at = null) {
     this.running?.abort();
     const { signal } = this.running = new AbortController();
     this.asked = given;
@@ -45,7 +46,7 @@ export class Inside {
     try {
       if (!this.page && given.text === RECORDED) await this.record();
       const data = read(await this.shell.server.trace(asked, signal));
-      this.draw(new Page({ ...data, views: Object.keys(VIEWS) }));
+      this.draw(new Page({ ...data, views: Object.keys(VIEWS) }), at);
       if (given.text) this.note.textContent = asked.edits.length ? `With edits: ${edits.described}.` : "";
       else this.note.textContent = "The conversation up to the token, as the chat template writes it, by the ids that the model read.";
     } catch (error) {
@@ -62,7 +63,7 @@ export class Inside {
     this.note.textContent = "A recording of SmolLM2-135M, while this model's own trace is computed …";
   }
 
-  draw(page) {
+  draw(page, at = null) {
     this.page = page;
     this.strip.hidden = this.views.hidden = false;
     this.strip.replaceChildren(...strip(page));
@@ -70,7 +71,7 @@ export class Inside {
     this.listening?.abort();
     this.listening = new AbortController();
     page.listen(this.listening.signal);
-    page.states.forEach((state) => state.set(page.data.start, false));
+    page.states.forEach((state) => state.set({ ...page.data.start, ...at }, false));
     this.shell.announce("The trace is shown");
   }
 }

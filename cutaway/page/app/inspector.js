@@ -1,6 +1,6 @@
 // What is selected: a token of an answer, with its probability, its alternatives, where the model looked, its lens, and why.
 
-import { drawn, fixed, make, percent } from "../elements.js";
+import { button, fixed, make, percent, quoted } from "../elements.js";
 import { alternatives } from "./alternatives.js";
 import { attention } from "./attention.js";
 import { lens } from "./lens.js";
@@ -34,8 +34,8 @@ export class Inspector {
     this.box.replaceChildren(
       make("div", { class: "inspected" },
         make("p", { class: "step" }, `Token ${look.index + 1}${look.answer.finish ? ` of ${tokens.length}` : ""}`),
-        make("button", { type: "button", class: "small", "aria-label": "Close", click: () => this.close() }, "×")),
-      make("p", { class: "big" }, make("bdi", { class: "word" }, drawn(token))),
+        button({ "aria-label": "Close", click: () => this.close() }, "×")),
+      make("p", { class: "big" }, quoted(token)),
       make("p", { "aria-live": "polite" }, given ? "Given, and not sampled. Probability " : "Probability ", make("strong", {}, percent(Math.exp(logprob))),
         make("span", { class: "quiet" }, `, logarithm ${fixed(logprob, 2)}`),
         kl?.[look.index] === undefined ? null : make("span", { class: "quiet" }, `. Here the distribution diverges by ${fixed(kl[look.index], 3)} nats`)),
@@ -91,7 +91,7 @@ export class Inspector {
 
   // What the panel's numbers were asked by, as one command.
   copying(path, body) {
-    return make("p", { class: "buttons" }, make("button", { type: "button", class: "small", click: (event) => this.shell.chat.copy(
+    return make("p", { class: "buttons" }, button({ click: (event) => this.shell.chat.copy(
       event.target, this.shell.server.curl(path, body)) }, "Copy as curl"));
   }
 

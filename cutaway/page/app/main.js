@@ -1,17 +1,19 @@
 // The page at the server's address: the model, the places, what is selected, and what went wrong.
 
-import { count, make } from "../elements.js";
+import { count, decoded, make, remark } from "../elements.js";
 import { themeButton } from "../theme.js";
 import { Chat } from "./chat.js";
 import { HowItWorks } from "./how.js";
 import { Inside } from "./inside.js";
 import { Inspector } from "./inspector.js";
+import { Safety } from "./safety.js";
 import { Server } from "./server.js";
+import { Tours } from "./tours.js";
 import { Training } from "./training.js";
 import { Tree } from "./tree.js";
 
 const AGAIN = 2500; // milliseconds between tries to reach a server that does not answer
-const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"], ["how", "How it works"], ["training", "Training"]];
+const PLACES = [["chat", "Chat"], ["tree", "Tree"], ["inside", "Inside"], ["how", "How it works"], ["training", "Training"], ["safety", "Safety"], ["tours", "Tours"]];
 
 const byId = (id) => document.getElementById(id);
 
@@ -27,6 +29,8 @@ class Shell {
     this.traced = new Inside(this);
     this.chapters = new HowItWorks(this);
     this.training = new Training(this);
+    this.guarded = new Safety(this);
+    this.tours = new Tours(this, byId("tour"));
     const theme = themeButton(() => [this.traced, this.chapters].forEach((one) => one.page?.states.forEach((state) => state.set({}, false))));
     byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, theme), this.banner);
     byId("places").append(...PLACES.map(([id, name]) => make("a", { href: `#${id}`, id: `to-${id}` }, name)));
@@ -95,7 +99,7 @@ class Shell {
       this.server.key = key.value.trim();
       this.start();
     } }, make("p", { class: "sentence" }, "This server needs an API key."),
-    make("p", { class: "quiet" }, "It is kept in this page's memory alone, and goes when the page does."),
+    remark("It is kept in this page's memory alone, and goes when the page does."),
     make("p", { class: "field" }, make("label", { for: "key" }, "API key"), key, make("button", { type: "submit", class: "small primary" }, "Open")), problem));
     key.focus();
   }
@@ -110,9 +114,16 @@ class Shell {
     location.hash = "chat";
   }
 
-  inside(given) {
-    this.traced.trace(given);
+  // at: what is selected there, such as {token, layer, head}.
+  inside(given, at = null) {
+    this.traced.trace(given, at);
     location.hash = "inside";
+  }
+
+  // What a turn's model read, and who wrote it.
+  safety(turn) {
+    this.guarded.look(turn);
+    location.hash = "safety";
   }
 
   tree(turn) {
@@ -137,20 +148,15 @@ class Shell {
     }
     this.inspector.hide();
     this.training.hide();
-    byId("place").replaceChildren({ inside: this.traced, tree: this.answers, chat: this.chat, how: this.chapters, training: this.training }[place].whole);
-    if (place === "inside") this.traced.show(decoded(rest));
+    if (place !== "safety") this.guarded.hide();
+    byId("place").replaceChildren({ inside: this.traced, tree: this.answers, chat: this.chat, how: this.chapters, training: this.training, safety: this.guarded, tours: this.tours }[place].whole);
+    if (place === "inside") this.traced.show(rest ? decoded(rest) : null);
     else if (place === "tree") this.answers.show();
     else if (place === "how") this.chapters.show(rest ?? "");
+    else if (place === "safety") this.guarded.show();
+    else if (place === "tours") this.tours.show();
     else if (place === "training") this.training.show(rest ?? "");
     else this.chat.input.focus();
-  }
-}
-
-function decoded(text) {
-  try {
-    return text ? decodeURIComponent(text) : null;
-  } catch {
-    return text;
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { plot } from "../charts/plot.js";
 import { brief } from "../charts/scales.js";
-import { count, fixed, make } from "../elements.js";
+import { count, decoded, fixed, make, remark, scrolling } from "../elements.js";
 import { Checkpoints } from "./checkpoints.js";
 import { samples } from "./samples.js";
 
@@ -82,7 +82,7 @@ export class Training {
   empty(served) {
     this.list.replaceChildren(make("div", { class: "empty" },
       make("p", { class: "sentence" }, "A model that trains can be watched here, and every checkpoint of it answers."),
-      make("p", { class: "quiet" }, served ? "The folder of runs is empty so far. " : "This server shows no runs. Start it with its folder of runs: ",
+      remark(served ? "The folder of runs is empty so far. " : "This server shows no runs. Start it with its folder of runs: ",
         make("code", {}, served ? "cutaway pretrain nano" : "cutaway serve --runs runs"))));
     this.waiting = setTimeout(() => this.look(), AGAIN);
     return null;
@@ -104,7 +104,7 @@ export class Training {
         .map((cell, i) => make("td", { class: i > 3 ? "number" : null }, cell)));
     });
     const heads = ["", "run", "objective", "state", "step", "loss", "checkpoints"];
-    this.list.replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, make("table", {}, make("caption", { class: "unseen" }, "Training runs"),
+    this.list.replaceChildren(scrolling("Runs", make("table", {}, make("caption", { class: "unseen" }, "Training runs"),
       make("thead", {}, make("tr", {}, heads.map((text, i) => (text ? make("th", { scope: "col", class: i > 3 ? "number" : null }, text) : make("td", {}))))), make("tbody", {}, rows))));
     if (held) [...this.list.querySelectorAll("[data-run]")].find((one) => one.dataset.run === held)?.focus();
   }
@@ -181,12 +181,4 @@ function chart({ name, series }) {
   const [title, unit] = TITLES[name] ?? [name.replaceAll("_", " "), ""];
   const last = series.map((one) => `${one.name} ${brief(one.y.at(-1))}`).slice(0, 4).join(", ");
   return plot({ title, note: `Now: ${last}.`, x: { title: "step" }, y: { title: title.toLowerCase(), unit }, series });
-}
-
-function decoded(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
 }

@@ -1,7 +1,7 @@
 // The answers to one question as a tree: what they share is written once, and each branch has its joint probability.
 
 import { palette } from "../colours.js";
-import { bar, draw, drawn, make, percent } from "../elements.js";
+import { bar, button, draw, drawn, make, percent, remark } from "../elements.js";
 
 const SHOWN = 220; // letters of a branch's text
 const [WIDE, HIGH, GAP, WORDS] = [250, 58, 14, 32]; // of a branch in the drawing, and letters in a line of it
@@ -21,17 +21,17 @@ export class Tree {
     if (!turn) {
       this.whole.replaceChildren(make("div", { class: "empty" },
         make("p", { class: "sentence" }, "Every other token an answer could have gone on with is a branch."),
-        make("p", { class: "quiet" }, "Ask something in Chat, open a token of the answer, and continue from an alternative: the answers grow here as a tree.")));
+        remark("Ask something in Chat, open a token of the answer, and continue from an alternative: the answers grow here as a tree.")));
       return;
     }
     const root = treeOf(turn.versions.map((one) => one.answer));
     const { length, mass } = explored(turn.versions.map((one) => one.answer));
     const list = make("ul", { class: "tree", role: "tree", "aria-label": `Answers to ${turn.user}`, keydown: (event) => this.key(event) }, this.item(root, 1));
     const held = this.whole.contains(document.activeElement) ? document.activeElement.dataset.path : null;
-    const save = (name, type, text) => make("button", { type: "button", class: "small", click: () => download(`answers.${name}`, type, text()) }, `Save as ${name.toUpperCase()}`);
+    const save = (name, type, text) => button({ click: () => download(`answers.${name}`, type, text()) }, `Save as ${name.toUpperCase()}`);
     this.whole.replaceChildren(
       make("p", { class: "user" }, turn.user),
-      make("p", { class: "quiet" }, turn.versions.length > 1
+      remark(turn.versions.length > 1
         ? `${turn.versions.length} answers. An answer begins with one of their first ${length} tokens with a probability of ${small(mass)}: the explored mass.`
         : "One answer so far. Select a branch, then continue from another token in the inspector."),
       list,

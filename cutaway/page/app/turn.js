@@ -1,7 +1,7 @@
 // A question with its answers: versions that go on from another token, and beside one what the same seed answers
 // with edits, or by another model. The first token in which two differ is marked, and what edits changed is measured.
 
-import { make } from "../elements.js";
+import { button, make } from "../elements.js";
 import { plot } from "../charts/plot.js";
 import { Answer, firstDifference } from "./answer.js";
 
@@ -111,8 +111,7 @@ export class Turn {
   show() {
     const { answer, beside, note, chart } = this.shown;
     const many = this.versions.length;
-    const step = (by) => make("button", {
-      type: "button", class: "small", disabled: this.at + by < 0 || this.at + by >= many,
+    const step = (by) => button({ disabled: this.at + by < 0 || this.at + by >= many,
       "aria-label": by < 0 ? "The version before" : "The version after", click: () => {
         this.at += by;
         this.show();
@@ -125,7 +124,7 @@ export class Turn {
       ...(beside ? [note, chart] : [this.under(answer)]),
       many > 1 ? make("p", { class: "under-answer quiet" },
         make("span", { class: "versions" }, step(-1), ` ${this.at + 1} of ${many} `, step(1)),
-        make("button", { type: "button", class: "small", click: () => this.chat.tree(this) }, "Tree of answers")) : "",
+        button({ click: () => this.chat.tree(this) }, "Tree of answers")) : "",
       this.trouble);
     this.whole.classList.toggle("paired", Boolean(beside));
   }

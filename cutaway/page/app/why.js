@@ -1,7 +1,7 @@
 // Why a token: its logit as the exact sum of what each head and MLP wrote, then the causal check, side by side.
 
 import { twoSided } from "../colours.js";
-import { bar, drawn, fixed, make, number, percent, signed, table } from "../elements.js";
+import { bar, button, drawn, fixed, make, number, percent, quoted, remark, signed, table } from "../elements.js";
 import { clamp, heat } from "../heat.js";
 import { frames } from "./attention.js";
 
@@ -25,8 +25,8 @@ export async function why(box, { answer, index, ids, asked, edit }, { server, si
   others.map((one) => make("option", { value: one.id, selected: one.id === against }, drawn(one.token))));
   box.replaceChildren(
     make("p", { class: "select" }, make("label", { for: "against" }, "Why this, and not"), other),
-    make("p", {}, against === null ? "The logit of " : "The logit by which it leads, that of ", make("bdi", { class: "word" }, drawn(token)),
-      ...(against === null ? [] : [" less that of ", make("bdi", { class: "word" }, drawn(others.find((one) => one.id === against).token))]),
+    make("p", {}, against === null ? "The logit of " : "The logit by which it leads, that of ", quoted(token),
+      ...(against === null ? [] : [" less that of ", quoted(others.find((one) => one.id === against).token)]),
       `${against === null ? "" : ","} is ${fixed(found.logit, 2)}: the exact sum of what each part wrote for it.`),
     sums(found),
     make("h3", {}, "Each head and MLP"), map.whole,
@@ -73,11 +73,11 @@ function writers({ writers: found }, answer, edit) {
     const [first] = one.attends_to;
     if (!first) return "recurrent";
     const own = text(first.position);
-    return make("span", {}, own === null ? `prompt ${first.position}` : make("bdi", { class: "word" }, drawn(own)), ` ${percent(first.weight)}`);
+    return make("span", {}, own === null ? `prompt ${first.position}` : quoted(own), ` ${percent(first.weight)}`);
   };
   const rows = found.slice(0, LISTED).map((one) => [
     nameOf(one), signed(one.logits), about(one),
-    make("button", { type: "button", class: "small", "aria-label": `Switch off ${nameOf(one)}`, click: () => edit(one.head === null
+    button({ "aria-label": `Switch off ${nameOf(one)}`, click: () => edit(one.head === null
       ? { part: "mlp", layer: one.layer } : { part: "head", layer: one.layer, unit: one.head }) }, "Off"),
   ]);
   return table("The parts that wrote most", [["part", "left"], ["logits", "right"], ["attends to, or neuron", "left"], ["", "right"]], rows);
@@ -94,7 +94,7 @@ function check({ check: made, token }) {
     make("h3", {}, "Causal check"),
     table("The token’s probability with parts ablated at its position", [["", "left"], ["probability", "right"], ["", "left"]],
       rows.map(([name, part], i) => ({ attributes: { class: i === 1 ? "row chosen" : "row" }, cells: [named(name), percent(part), bar(part)] }))),
-    make("p", { class: "quiet" }, `Ablated together, at this position alone: ${made.writers.ablated.map(nameOf).join(", ")}; and ${made.random.length} sets of as many `
+    remark(`Ablated together, at this position alone: ${made.writers.ablated.map(nameOf).join(", ")}; and ${made.random.length} sets of as many `
       + `others, drawn by chance: ${made.random.map((one) => percent(one.probability)).join(", ")}.`),
   ];
 }

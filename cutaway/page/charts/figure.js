@@ -1,7 +1,7 @@
 // What every chart has: its title, a legend, the drawing, a line that says what is under the cursor, its data as a
 // table and as CSV.
 
-import { freshId, make } from "../elements.js";
+import { button, freshId, make, remark } from "../elements.js";
 import { brief } from "./scales.js";
 
 const ROWS = 500; // of the table beside a chart; CSV has all
@@ -14,20 +14,19 @@ export function figure(spec, { legend = null, drawing = null, readout = null, da
     if (!listing.hidden && !listing.childElementCount) listing.append(rowsOf(data()));
   };
   show();
-  const toggle = drawing === null ? null : make("button", {
-    type: "button", class: "small", "aria-expanded": "false", click: () => {
+  const toggle = drawing === null ? null : button({ "aria-expanded": "false", click: () => {
       listing.hidden = !listing.hidden;
       toggle.setAttribute("aria-expanded", String(!listing.hidden));
       show();
     },
   }, "Table");
   const copied = make("span", { class: "quiet", role: "status" });
-  const copy = make("button", { type: "button", class: "small", click: async () => {
+  const copy = button({ click: async () => {
     copied.textContent = (await toClipboard(csv(data()))) ? "Copied" : "The browser refused: select the table instead";
     setTimeout(() => { copied.textContent = ""; }, 2500);
   } }, "Copy CSV");
   return make("figure", { class: "chart", "aria-labelledby": title },
-    make("figcaption", {}, make("h3", { id: title }, spec.title), spec.note ? make("p", { class: "quiet" }, spec.note) : null, legend),
+    make("figcaption", {}, make("h3", { id: title }, spec.title), spec.note ? remark(spec.note) : null, legend),
     drawing, drawing ? null : listing, make("div", { class: "tools" }, toggle, copy, copied, readout), drawing ? listing : null);
 }
 

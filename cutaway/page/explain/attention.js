@@ -1,7 +1,7 @@
 // Attention: every head at a glance, and the chosen one large.
 
 import { palette, shade } from "../colours.js";
-import { bar, drawn, make, options, percent, select, signed, table, tokenOf } from "../elements.js";
+import { bar, drawn, make, options, percent, remark, select, signed, table, tokenOf } from "../elements.js";
 import { clamp, heat } from "../heat.js";
 
 const THUMB = 32;
@@ -165,7 +165,7 @@ function oneHead(state) {
 
 function weightsOf(state) {
   const { explanation } = state;
-  if (explanation.attention[state.layer].recurrent) return [make("p", { class: "quiet" }, RECURRENT)];
+  if (explanation.attention[state.layer].recurrent) return [remark(RECURRENT)];
   const exact = explanation.isDetailed(state.layer, state.head);
   const weights = [...explanation.weights(state.layer, state.head, state.token).entries()];
   const best = weights.sort((a, b) => b[1] - a[1]).slice(0, 8);

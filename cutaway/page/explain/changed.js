@@ -1,7 +1,7 @@
 // What training changed: the next token, where the two models part, which heads moved, and what the change writes.
 
 import { shade } from "../colours.js";
-import { bar, drawn, make, number, percent, scrolling, table } from "../elements.js";
+import { bar, drawn, make, number, percent, quoted, remark, scrolling, table } from "../elements.js";
 import { clamp, heat } from "../heat.js";
 import { partsMap } from "./residual.js";
 
@@ -36,10 +36,10 @@ export const changed = {
     const parts = new Map([...heads, ...mlps].map((one) => [`${one.layer}.${one.head}`, one.change]));
     const moved = partsMap(state, "How far outputs moved, as a part of their norm in the base", (layer, head) => parts.get(`${layer}.${head}`) ?? 0,
       (value, largest) => shade(value / largest), (value) => `moved ${percent(value)} of its norm`, { title: "moved", write: percent, tag: () => ["derived"] });
-    const words = (texts) => make("span", { class: "words" }, texts.slice(0, 4).map((text) => make("bdi", { class: "word" }, drawn(text))));
+    const words = (texts) => make("span", { class: "words" }, texts.slice(0, 4).map((text) => quoted(text)));
     const directions = written.slice(0, SHOWN).map(({ weight, change, directions: [first] }) => [
       weight.replace(/^blocks\./, "").replace(/\.weight$/, ""), percent(change), percent(first.share), words(first.promotes), words(first.opposite)]);
-    const both = next.slice(0, SHOWN).map(({ text, before, after }) => [make("bdi", { class: "word" }, drawn(text)), percent(before), percent(after), bar(after, before)]);
+    const both = next.slice(0, SHOWN).map(({ text, before, after }) => [quoted(text), percent(before), percent(after), bar(after, before)]);
     const whole = make("div", { class: "stack" },
       make("div", {}, make("h3", {}, "Next token"), table("The likeliest next tokens of both models",
         [["token", "left"], ["base", "right", "derived"], ["tuned", "right", "derived"], ["", "left"]], both)),
@@ -48,7 +48,7 @@ export const changed = {
       make("div", {}, make("h3", {}, "Directions written"), directions.length
         ? scrolling("Directions written", table("The largest direction of each changed matrix",
           [["matrix", "left"], ["change", "right", "derived"], ["of it", "right", "derived"], ["promotes", "left", "estimate", "of the direct effect alone"], ["or, the other way", "left"]], directions))
-        : make("p", { class: "quiet" }, "No matrix that writes into the residual stream changed.")));
+        : remark("No matrix that writes into the residual stream changed.")));
     return { whole, update: () => [parted, moved].forEach((map) => map.update()), hover: () => [parted, moved].forEach((map) => map.hover()) };
   },
 };

@@ -1,7 +1,7 @@
 // Embeddings: the row that each id picks, as colours, and the rows nearest to it by cosine similarity.
 
 import { twoSided } from "../colours.js";
-import { bar, count, drawn, fixed, make, number, table, tag, tokenOf, word } from "../elements.js";
+import { bar, count, drawn, fixed, make, number, remark, table, tag, tokenOf, word } from "../elements.js";
 import { heat } from "../heat.js";
 
 export const embeddings = {
@@ -38,7 +38,7 @@ export const embeddings = {
         make("h3", {}, "Nearest to ", tokenOf(explanation, state.token)),
         table("Nearest rows of the table by cosine similarity", [["token", "left"], ["cosine", "right", "derived"], ["", "left"]],
           ids.map((id, i) => [word(explanation, id), fixed(cosines[i], 3), bar(cosines[i])])),
-        make("p", { class: "quiet" }, `The norm of its row is ${number(norm)}`, tag("derived"), "."),
+        remark(`The norm of its row is ${number(norm)}`, tag("derived"), "."),
       );
       map.update();
     };

@@ -1,7 +1,7 @@
 // The features of a sparse autoencoder: those of each token, and the strongest over all tokens.
 
 import { shade } from "../colours.js";
-import { bar, count, drawn, fixed, make, number, table, tokenOf } from "../elements.js";
+import { bar, count, drawn, fixed, make, number, quoted, remark, table, tokenOf } from "../elements.js";
 import { clamp, heat } from "../heat.js";
 
 export const features = {
@@ -34,11 +34,11 @@ export const features = {
       const sink = sinks.includes(state.token);
       const own = tokens[state.token];
       rows.replaceChildren(make("h3", {}, "Features of ", tokenOf(explanation, state.token)),
-        sink ? make("p", { class: "quiet" }, "An attention sink, which the autoencoder was not trained on.") : "",
+        sink ? remark("An attention sink, which the autoencoder was not trained on.") : "",
         own.length ? table("The token's strongest features", [["feature", "right"], ["activation", "right", "derived"], ["", "left"], ["promotes", "left", "estimate", "of the direct effect alone"]],
           own.map(([id, activation]) => [String(id), fixed(activation), bar(activation / own[0][1]),
-            make("span", { class: "words" }, (promotes[mapped.indexOf(id)] ?? []).map((text) => make("bdi", { class: "word" }, drawn(text))))]))
-          : make("p", { class: "quiet" }, "No feature is active."));
+            make("span", { class: "words" }, (promotes[mapped.indexOf(id)] ?? []).map((text) => quoted(text)))]))
+          : remark("No feature is active."));
       map.update();
     };
     return { whole: make("div", { class: "stack" }, rows, map.whole), update, hover: map.hover };

@@ -1,6 +1,6 @@
 // The page itself: the header, the strip of tokens that stays in sight, and the views one below the other.
 
-import { count, make, percent } from "../elements.js";
+import { count, make, percent, remark } from "../elements.js";
 import { answerText, drawnText, ending, strip, views } from "./build.js";
 import { changed } from "./changed.js";
 import { unpack } from "./explanation.js";
@@ -18,7 +18,7 @@ function header(page) {
       make("span", { class: "together" }, make("span", { class: "arrow" }, "→ "),
         make("bdi", { class: "answer" }, answerText(explanation.token_texts[explanation.next_ids[0]])), " ",
         make("span", { class: "chance" }, percent(probabilities(explanation, 1, 1).first[0])))),
-    make("p", { class: "quiet" }, make("bdi", {}, explanation.model), ` · ${explanation.layers} layers · ${explanation.mostHeads} heads · `
+    remark(make("bdi", {}, explanation.model), ` · ${explanation.layers} layers · ${explanation.mostHeads} heads · `
       + `width ${count(explanation.width)} · vocabulary ${count(explanation.vocabulary)}`)));
   const heading = make("h1", { class: "mark" }, "Cutaway", make("span", { class: "unseen" }, ": a language model explained on a text"));
   const note = page.states.length > 1 && !page.data.same_model
@@ -35,7 +35,7 @@ async function start() {
   main.classList.toggle("pair", page.states.length > 1);
   main.replaceChildren(...views(page, TOPICS));
   page.listen();
-  document.querySelector("#foot").append(make("p", { class: "quiet" }, "Every number here comes from the model. This file makes no network request."));
+  document.querySelector("#foot").append(remark("Every number here comes from the model. This file makes no network request."));
   page.states.forEach((state) => state.set(page.data.start, false));
 }
 

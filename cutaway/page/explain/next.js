@@ -1,6 +1,6 @@
 // The next token: the logits of all of them, with temperature and top-p to play with.
 
-import { bar, count, fixed, make, percent, slider, table, word } from "../elements.js";
+import { bar, button, count, fixed, make, percent, slider, table, word } from "../elements.js";
 
 const LISTED = 14;
 
@@ -28,7 +28,7 @@ export const next = {
     const kept = make("p", { "aria-live": "polite" });
     const rows = make("div", {});
     const drawnList = make("p", { class: "words", "aria-live": "polite" });
-    const draw = make("button", { type: "button", class: "small", click: () => {
+    const draw = button({ click: () => {
       drawnSoFar.push(drawOne(explanation, temperature, topP, topK));
       drawnList.replaceChildren(...drawnSoFar.slice(-24));
     } }, "Sample a token");

@@ -1,7 +1,7 @@
 // Projections: one token's vector times W_q, W_k and W_v gives a head's query, key and value.
 
 import { twoSided } from "../colours.js";
-import { drawn, fixed, make, number, options, select, table, tokenOf } from "../elements.js";
+import { button, drawn, fixed, make, number, options, remark, select, table, tokenOf } from "../elements.js";
 import { clamp, heat } from "../heat.js";
 import { headChooser } from "./attention.js";
 
@@ -19,8 +19,7 @@ export const projection = {
       Object.assign(at, change);
       update();
     };
-    const kinds = make("div", { class: "buttons", role: "group", "aria-label": "Matrix" }, Object.keys(NAMES).map((one) => make("button", {
-      type: "button", class: "small", "data-matrix": one, click: () => go({ matrix: one }),
+    const kinds = make("div", { class: "buttons", role: "group", "aria-label": "Matrix" }, Object.keys(NAMES).map((one) => button({ "data-matrix": one, click: () => go({ matrix: one }),
     }, `W_${one}`)));
     const outputs = outputMap(state, at, go);
     const matrix = matrixMap(state, at, go);
@@ -55,8 +54,7 @@ function missing(state) {
   if (state.token < first && heads.some(([layer, head]) => layer === state.layer && head === state.head)) {
     return [`For a text this long the page keeps projections of the tokens from ${first} on.`];
   }
-  const buttons = heads.map(([layer, head]) => make("button", {
-    type: "button", class: "small", click: () => state.set({ layer, head }) }, `${layer}.${head}`));
+  const buttons = heads.map(([layer, head]) => button({ click: () => state.set({ layer, head }) }, `${layer}.${head}`));
   return ["The page keeps the matrices of these heads: ", make("span", { class: "buttons" }, buttons)];
 }
 
@@ -130,7 +128,7 @@ function sumOf(state, at) {
   return [
     make("h3", {}, `${NAMES[at.matrix][0].toUpperCase()}${NAMES[at.matrix].slice(1)} of `, tokenOf(explanation, state.token), `, number ${at.row}`),
     table("One number of the vector, as a sum of products", [["", "left"], ["factors", "right", "exact"], ["product", "right", "derived"]], rows),
-    make("p", { class: "quiet" }, "x is the residual stream after the layer's norm. ", explanation.attention[state.layer].rope && at.matrix !== "v"
+    remark("x is the residual stream after the layer's norm. ", explanation.attention[state.layer].rope && at.matrix !== "v"
       ? "RoPE rotates this vector before the score." : "", " An engine whose kernel rounds x gives a slightly different number."),
   ];
 }

@@ -1,7 +1,7 @@
 // The residual stream: its norm, the output norm of each head and MLP, and their contributions to the answer.
 
 import { shade, twoSided } from "../colours.js";
-import { drawn, fixed, make, number, percent, signed, table, tokenOf } from "../elements.js";
+import { button, drawn, fixed, make, number, percent, quoted, signed, table, tokenOf } from "../elements.js";
 import { plot } from "../charts/plot.js";
 import { clamp, heat } from "../heat.js";
 
@@ -25,7 +25,7 @@ export const residual = {
       norms.update();
       contributions.update();
     };
-    const answer = () => make("bdi", { class: "word" }, drawn(explanation.attribution.text));
+    const answer = () => quoted(explanation.attribution.text);
     const whole = make("div", { class: "stack" },
       norm,
       make("div", {}, normsTitle, norms.whole),
@@ -97,7 +97,7 @@ function sums(state) {
   const best = attribution.heads.map(({ layer, head, contribution, attends_to: t, weight }) => ({
     attributes: t === null ? { class: "row" } : { class: "row", "data-t": t },
     cells: [
-      make("button", { type: "button", class: "small", click: () => state.set({ layer, head, source: t ?? state.source }),
+      button({ click: () => state.set({ layer, head, source: t ?? state.source }),
         "aria-label": `Choose layer ${layer}, head ${head}` }, `${layer}.${head}`),
       signed(contribution), t === null ? "recurrent" : tokenOf(explanation, t), t === null ? "" : percent(weight),
     ],

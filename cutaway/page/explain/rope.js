@@ -1,7 +1,7 @@
 // RoPE: the pairs of a query and a key as clock hands, rotated by their real angles.
 
 import { dot } from "./explanation.js";
-import { draw, fixed, make, minus, roving, slider, still, table, tokenOf } from "../elements.js";
+import { button, draw, fixed, make, minus, roving, slider, still, table, tokenOf } from "../elements.js";
 
 const SWEEP = 1100; // milliseconds
 
@@ -17,7 +17,7 @@ export const rope = {
     const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img" });
     const detail = make("div", { class: "stack" });
     const clocks = make("div", { class: "clocks", role: "group", "aria-label": "Every pair" });
-    const again = make("button", { type: "button", class: "small", click: () => sweep() }, "Rotate again");
+    const again = button({ click: () => sweep() }, "Rotate again");
     const figure = make("div", { class: "two" },
       make("div", { class: "dial-whole" }, dial, make("div", { class: "chooser" }, pair.whole, again)), detail);
     const none = make("p", { class: "quiet" });

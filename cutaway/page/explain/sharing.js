@@ -1,6 +1,6 @@
 // Head sharing: which query heads read which key and value head, and what the cache holds of a token.
 
-import { bar, count, draw, make, options, roving, scrolling, select, table } from "../elements.js";
+import { bar, count, draw, make, options, remark, roving, scrolling, select, table } from "../elements.js";
 import { RECURRENT } from "./attention.js";
 
 const NAMES = { 1: "Multi-query attention (MQA)" };
@@ -17,7 +17,7 @@ export const sharing = {
     const update = () => {
       options(layer.input, Array.from({ length: explanation.layers }, (_, i) => String(i)), state.layer);
       const facts = explanation.attention[state.layer].sharing;
-      picture.replaceChildren(...(facts ? drawing(state, facts) : [make("p", { class: "quiet" }, RECURRENT)]));
+      picture.replaceChildren(...(facts ? drawing(state, facts) : [remark(RECURRENT)]));
       sizes.replaceChildren(...(facts ? cacheSizes(facts) : []));
     };
     return { whole: make("div", { class: "stack" }, make("div", { class: "chooser" }, layer.whole), picture, sizes), update };
@@ -51,7 +51,7 @@ function drawing(state, facts) {
   const note = lender === null ? "" : ` It reads the keys and values of layer ${lender}, and keeps none.`;
   if (focused !== undefined) requestAnimationFrame(() => picture.querySelector(`[data-head="${state.head}"]`)?.focus());
   return [make("h3", {}, nameOf(facts)), scrolling("Query heads, and the heads that they read", picture),
-    make("p", { class: "quiet" }, `Query head ${Math.min(state.head, heads - 1)} reads key-value head ${own}, ${each === 1 ? "alone" : `with ${each - 1} others`}.${note}`)];
+    remark(`Query head ${Math.min(state.head, heads - 1)} reads key-value head ${own}, ${each === 1 ? "alone" : `with ${each - 1} others`}.${note}`)];
 }
 
 // A line from each upper head to the lower one that it reads.
@@ -77,5 +77,5 @@ function cacheSizes({ heads, groups, key, value, latent, rope_dim: rotated, byte
   const here = kinds.some(([, size]) => size === bytes) || lender !== null ? "" : ` This layer (${kind}) keeps ${count(bytes)} bytes.`;
   return [make("h3", {}, "KV cache of one token in this layer"),
     table("Bytes of the KV cache by how heads share", [["", "left"], ["bytes, float16", "right", "derived"], ["", "left"]], rows),
-    make("p", { class: "quiet" }, `A key has ${key} numbers, a value ${value}.${here}`)];
+    remark(`A key has ${key} numbers, a value ${value}.${here}`)];
 }

@@ -1,6 +1,6 @@
 // Tokens: bytes, ids, and how the pieces were merged.
 
-import { choose, count, drawn, make, scrolling, table, tokenOf } from "../elements.js";
+import { choose, count, drawn, make, quoted, remark, scrolling, table, tokenOf } from "../elements.js";
 
 export const tokens = {
   title: "Tokens",
@@ -24,7 +24,7 @@ export const tokens = {
           make("div", {}, make("dt", {}, "bytes"), make("dd", { class: "bytes" },
             bytes.split(" ").map((byte) => make("span", {}, byte)))),
         ),
-        piece ? merging(piece) : make("p", { class: "quiet" }, "A token without merges."),
+        piece ? merging(piece) : remark("A token without merges."),
       );
       choose(all, all.querySelectorAll("tbody tr"), state.token);
     };
@@ -34,10 +34,10 @@ export const tokens = {
 
 function merging({ piece, joined }) {
   const steps = joined.map(([left, right]) => make("li", {},
-    make("bdi", { class: "word" }, drawn(left)), make("span", { class: "quiet" }, " + "),
-    make("bdi", { class: "word" }, drawn(right)), make("span", { class: "quiet" }, " → "),
+    quoted(left), make("span", { class: "quiet" }, " + "),
+    quoted(right), make("span", { class: "quiet" }, " → "),
     make("bdi", { class: "word strong" }, drawn(left + right))));
   return make("div", {},
-    make("h3", {}, "How ", make("bdi", { class: "word" }, drawn(piece)), " was merged"),
+    make("h3", {}, "How ", quoted(piece), " was merged"),
     make("ol", { class: "merges" }, steps));
 }

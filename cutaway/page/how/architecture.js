@@ -1,7 +1,7 @@
 // The model as a diagram: each kind of block with its true sizes; a part opens with its weights and switches.
 
 import { brief } from "../charts/scales.js";
-import { count, make, roving, scrolling, table } from "../elements.js";
+import { count, make, remark, roving, scrolling, table } from "../elements.js";
 
 export const architecture = {
   title: "The block",
@@ -21,7 +21,7 @@ export const architecture = {
     const norm = (name, kind) => make("span", { class: "part-norm" }, `${name}, ${kind}`);
     const blockOf = (block) => make("div", { class: "block" },
       make("p", { class: "block-name" }, block.first === block.last ? `block ${block.first}` : `blocks ${block.first} to ${block.last}, ${block.last - block.first + 1} alike`),
-      ...(block.parallel ? [make("p", { class: "quiet" }, "Attention and the MLP read the same stream, in parallel.")] : []),
+      ...(block.parallel ? [remark("Attention and the MLP read the same stream, in parallel.")] : []),
       ...block.parts.flatMap((one) => [
         ...block.norms.filter((each) => each === `${one.name}_norm`).map(() => norm("norm", block.norm)),
         part(one.name === "mlp" ? "MLP" : `Attention: ${one.kind}`, sizesOf(one), () => partDetail(one)),
@@ -48,7 +48,7 @@ function sizesOf({ name, sizes, parameters }) {
 }
 
 function partDetail({ weights: list, switches: all, bytes }) {
-  return [make("p", { class: "quiet" }, `${brief(bytes)} bytes in each block.`), weights(list), switches(all)];
+  return [remark(`${brief(bytes)} bytes in each block.`), weights(list), switches(all)];
 }
 
 function weights(list) {

@@ -1,6 +1,6 @@
 // "How it works" as a file: the chapters on a recording.
 
-import { make } from "../elements.js";
+import { make, remark } from "../elements.js";
 import { unpack } from "../explain/explanation.js";
 import { strip } from "../explain/build.js";
 import { Page } from "../explain/state.js";
@@ -16,7 +16,7 @@ async function start() {
   });
   const theme = themeButton(() => page.states.forEach((state) => state.set({}, false)));
   document.querySelector("#head").append(make("div", { class: "top" }, make("h1", { class: "mark" }, "Cutaway: how it works"), theme),
-    make("p", { class: "sentence" }, make("bdi", {}, explanation.text)), make("p", { class: "quiet" }, `${explanation.model}, a recording`));
+    make("p", { class: "sentence" }, make("bdi", {}, explanation.text)), remark(`${explanation.model}, a recording`));
   document.querySelector("#strip").append(...strip(page));
   document.querySelector("#views").replaceChildren(how.whole);
   page.listen();

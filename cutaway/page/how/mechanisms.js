@@ -2,7 +2,7 @@
 
 import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
-import { make, options, select, table } from "../elements.js";
+import { button, make, options, remark, select, table } from "../elements.js";
 
 const BESIDE = ["mha", "gqa", "mla", "local", "linear"];
 
@@ -46,22 +46,22 @@ async function aligned(source, text) {
     }, [])));
     if (!words.length) place.textContent = "The sentence has no word of 3 to 8 Latin letters.";
   };
-  const button = source.live ? make("button", { type: "button", class: "small", click: async () => {
-    button.disabled = true;
+  const train = source.live ? button({ click: async () => {
+    train.disabled = true;
     await show().catch((error) => { place.textContent = error.message; });
-    button.disabled = false;
+    train.disabled = false;
   } }, "Train it, and align the sentence's words") : null;
-  if (!button) await show().catch((error) => { place.textContent = error.message; });
+  if (!train) await show().catch((error) => { place.textContent = error.message; });
   return make("div", { class: "stack", id: "alignments" }, make("h3", {}, "Alignments (Bahdanau, 2014)"),
-    make("p", {}, "A recurrent network reads a word's letters, another writes them backwards, and attends at each step to what was read."), button && make("p", {}, button), place);
+    make("p", {}, "A recurrent network reads a word's letters, another writes them backwards, and attends at each step to what was read."), train && make("p", {}, train), place);
 }
 
 function aboutKind({ summary, caption, formulas, options: own }) {
   const listed = Object.entries(own).filter(([, value]) => value !== null && value !== false).map(([key, value]) => `${key} ${value}`).join(", ");
   const rows = [["prefill, multiplications", formulas.prefill], ["decode, multiplications", formulas.decode ?? "none"], ["numbers in the cache", formulas.state]];
-  return [make("p", {}, summary), make("p", { class: "quiet" }, caption),
+  return [make("p", {}, summary), remark(caption),
     table("What it costs, in one layer", [["", "left"], ["formula", "left"]], rows.map(([what, formula]) => [what, make("code", {}, formula)])),
-    make("p", { class: "quiet" }, `n tokens, d width, h heads, g key-value heads, k and v their sizes${listed ? `; here ${listed}` : ""}.`)];
+    remark(`n tokens, d width, h heads, g key-value heads, k and v their sizes${listed ? `; here ${listed}` : ""}.`)];
 }
 
 function costs({ lengths, kinds }, chosen) {

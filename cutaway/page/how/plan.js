@@ -1,7 +1,7 @@
 // What runs in parallel: the steps of a forward pass, one after another, with operations, bytes and least time.
 
 import { brief } from "../charts/scales.js";
-import { bar, count, make, options, scrolling, select, table } from "../elements.js";
+import { bar, count, make, options, remark, scrolling, select, table } from "../elements.js";
 
 export const plan = {
   title: "What runs in parallel",
@@ -27,7 +27,7 @@ export const plan = {
     };
     update();
     return make("div", { class: "stack" }, make("div", { class: "chooser" }, which.whole), summary, rows,
-      make("p", { class: "quiet" }, `Measured here: ${brief(machine.flops)} operations/s with ${machine.type} weights and ${machine.threads} threads, ${brief(machine.bandwidth)} bytes/s. `
+      remark(`Measured here: ${brief(machine.flops)} operations/s with ${machine.type} weights and ${machine.threads} threads, ${brief(machine.bandwidth)} bytes/s. `
         + `Above ${brief(machine.balance)} operations a byte arithmetic is the limit, below it memory.`));
   },
 };

@@ -2,7 +2,7 @@
 
 import { heatmap } from "../charts/heatmap.js";
 import { brief } from "../charts/scales.js";
-import { drawn, make, number, percent, scrolling, table } from "../elements.js";
+import { button, make, number, percent, quoted, scrolling, table } from "../elements.js";
 
 const TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K"];
 
@@ -22,7 +22,7 @@ export const quantized = {
       for (const type of TYPES) await ask(type).catch(() => null);
       return results;
     }
-    const buttons = [...TYPES, "All"].map((type) => make("button", { type: "button", class: "small", click: async ({ target }) => {
+    const buttons = [...TYPES, "All"].map((type) => button({ click: async ({ target }) => {
       target.disabled = true;
       problem.textContent = "";
       try {
@@ -42,8 +42,8 @@ export const quantized = {
 function drawing(all, explanation) {
   const mean = ({ kl }) => kl.reduce((a, b) => a + b, 0) / kl.length;
   const rows = all.map((one) => [one.type, `${brief(one.bytes)}`, percent(one.bytes / one.bytes_before), number(mean(one)), number(Math.max(...one.kl)),
-    make("bdi", { class: "word" }, drawn(one.next.reduce((a, b) => (b.after > a.after ? b : a)).text))]);
-  const next = all[0].next.slice(0, 5).map(({ id, text, before }) => [make("bdi", { class: "word" }, drawn(text)), percent(before),
+    quoted(one.next.reduce((a, b) => (b.after > a.after ? b : a)).text)]);
+  const next = all[0].next.slice(0, 5).map(({ id, text, before }) => [quoted(text), percent(before),
     ...all.map((one) => percent(one.next.find((each) => each.id === id)?.after ?? 0))]);
   return [
     scrolling("The types", table("What each type costs", [["type", "left"], ["bytes", "right", "exact"], ["of the model's", "right", "derived"], ["mean KL, nats", "right", "derived"],

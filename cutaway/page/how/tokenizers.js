@@ -1,6 +1,6 @@
 // Tokenizers side by side on one text, and how two of them are learned from it, step by step.
 
-import { count, draw, drawn, fixed, make, options, scrolling, select, slider, table, tag } from "../elements.js";
+import { count, draw, drawn, fixed, make, options, quoted, scrolling, select, slider, table, tag } from "../elements.js";
 
 export const tokenizers = {
   title: "Tokenizers",
@@ -58,7 +58,7 @@ function learning({ words, merges, alphabet }) {
       `, the most frequent pair: ${count(last.count)} ${last.count === 1 ? "time" : "times"}`, tag("exact"), ". ", `Vocabulary: ${count(alphabet.length + step)}.`]
       : [`Every word is its characters. Vocabulary: ${count(alphabet.length)}.`]));
     list.replaceChildren(table("The words after these merges", [["word", "left"], ["times", "right", "exact"], ["symbols", "left"]],
-      words.slice(0, 24).map(({ word, count: times }) => [make("bdi", { class: "word" }, drawn(word)), count(times), pieces(merged([...word], merges.slice(0, step)))])));
+      words.slice(0, 24).map(({ word, count: times }) => [quoted(word), count(times), pieces(merged([...word], merges.slice(0, step)))])));
   });
   return make("div", { id: "bpe" }, make("h3", {}, "BPE, learned from this text"), control, note, scrolling("Words and their symbols", list));
 }

@@ -1,7 +1,7 @@
 // Words in the embedding table: a map of chosen ones, their neighbours, and an analogy by adding vectors.
 
 import { plot } from "../charts/plot.js";
-import { bar, drawn, fixed, make, options, percent, select, table, tag } from "../elements.js";
+import { bar, fixed, make, options, percent, quoted, remark, select, table, tag } from "../elements.js";
 
 export const vectors = {
   title: "Embeddings",
@@ -33,7 +33,7 @@ export const vectors = {
 
 function near(list) {
   return table("The nearest rows", [["token", "left"], ["cosine", "right", "derived"], ["", "left"]],
-    list.map(({ text, cosine }) => [make("bdi", { class: "word" }, drawn(text)), fixed(cosine), bar(cosine)]));
+    list.map(({ text, cosine }) => [quoted(text), fixed(cosine), bar(cosine)]));
 }
 
 function drawing({ words, kept, analogy }) {
@@ -46,7 +46,7 @@ function drawing({ words, kept, analogy }) {
   const update = () => {
     options(which.input, words.map(({ word }) => word), at);
     const { token, whole, neighbours } = words[at];
-    rows.replaceChildren(near(neighbours), ...(whole ? [] : [make("p", { class: "quiet" }, "The word is several tokens; this is the first, ", make("bdi", { class: "word" }, drawn(token)), ".")]));
+    rows.replaceChildren(near(neighbours), ...(whole ? [] : [remark("The word is several tokens; this is the first, ", quoted(token), ".")]));
   };
   update();
   const map = plot({
@@ -58,5 +58,5 @@ function drawing({ words, kept, analogy }) {
   return [map, make("div", { class: "two even" },
     make("div", { id: "neighbours" }, make("div", { class: "chooser" }, make("h3", {}, "Neighbours"), which.whole), rows),
     make("div", { id: "analogies" }, make("h3", {}, `${a} − ${b} + ${c}`), near(analogy.found),
-      make("p", { class: "quiet" }, "The three words themselves are left out", tag("derived"), ". Many analogies fail: a difference of two rows is more than one relation.")))];
+      remark("The three words themselves are left out", tag("derived"), ". Many analogies fail: a difference of two rows is more than one relation.")))];
 }

@@ -1,0 +1,108 @@
+// Tours: guess, change one thing, see what follows. A step is data: an address, a sentence, and how it is known to be done.
+
+import { button, make, remark } from "../elements.js";
+
+const LOOK = 250; // milliseconds between looks at whether a step is done
+
+// A control of the view by its label.
+function control({ label, within = "#place" }) {
+  const found = [...document.querySelectorAll(`${within} label`)].find((one) => one.textContent === label);
+  return found ? document.getElementById(found.htmlFor) : null;
+}
+
+const valueOf = (input) => (input.tagName === "SELECT" ? input.selectedOptions[0]?.textContent ?? "" : input.value);
+
+// Whether a step's condition holds: an address, a text that is shown, or a control's value.
+export function holds(done, before) {
+  if (done.address) return new RegExp(done.address).test(location.hash);
+  if (done.shown) return [...document.querySelectorAll(done.shown)].some((one) => new RegExp(done.matches).test(one.textContent));
+  const input = control(done);
+  if (!input) return false;
+  const value = valueOf(input);
+  if (done.atEnd) return Number(input.max) > 0 && value === input.max;
+  if (done.is) return new RegExp(done.is).test(value);
+  if (done.changed) return before !== null && value !== before;
+  return done.above === undefined ? Number(value) < done.below : Number(value) > done.above;
+}
+
+export class Tours {
+  // shell: {server, announce(text), failed(error)}; bar: where a tour's step is shown, beside every view.
+  constructor(shell, bar) {
+    this.shell = shell;
+    this.bar = bar;
+    this.taken = new Set();
+    this.whole = make("div", { class: "training tours" });
+  }
+
+  async show() {
+    try {
+      this.all ??= await (await this.shell.server.ask("page/app/tours.json")).json();
+    } catch (error) {
+      this.whole.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
+      return this.shell.failed(error);
+    }
+    this.whole.replaceChildren(make("div", {}, make("h2", {}, "Tours"), make("p", { class: "about" }, "Guess, change one thing, see what follows. Each takes two minutes, on your own model, and belongs to a chapter of the course.")),
+      make("ol", { class: "tour-list" }, this.all.map((tour) => make("li", {}, make("h3", {}, tour.title), remark(this.taken.has(tour.id) ? "✓ taken. " : "", `Chapter ${tour.chapter}`),
+        button({ "aria-label": `Start: ${tour.title}`, click: () => this.start(tour) }, "Start")))));
+    return null;
+  }
+
+  start(tour) {
+    Object.assign(this, { tour, at: 0, chosen: null });
+    this.step();
+  }
+
+  leave() {
+    clearInterval(this.looking);
+    this.tour = null;
+    this.bar.hidden = true;
+  }
+
+  step() {
+    clearInterval(this.looking);
+    const step = this.tour.steps[this.at];
+    this.chosen = null;
+    if (step.view && location.hash !== step.view) location.hash = step.view;
+    this.draw(!step.choices && !step.done);
+    this.bar.querySelector(".tour-say").focus();
+    if (!step.done) return;
+    let before = null;
+    this.looking = setInterval(() => {
+      const input = step.done.changed ? control(step.done) : null;
+      if (input && before === null) before = valueOf(input);
+      if (!holds(step.done, before)) return;
+      clearInterval(this.looking);
+      this.shell.announce("Done");
+      this.draw(true);
+    }, LOOK);
+  }
+
+  draw(done) {
+    const { steps, title, chapter, id } = this.tour;
+    const { say, choices, right } = steps[this.at];
+    const last = this.at === steps.length - 1;
+    if (last) this.taken.add(id);
+    const choose = (i) => {
+      this.chosen = i;
+      this.draw(true);
+      this.bar.querySelector(".primary").focus();
+    };
+    const answer = this.chosen === null ? null : this.chosen === right ? "That is right." : `It is: ${choices[right]}.`;
+    this.bar.hidden = false;
+    this.bar.replaceChildren(
+      make("p", { class: "tour-title" }, make("span", { class: "step" }, `${title} · ${this.at + 1} of ${steps.length}`), button({ "aria-label": "Leave the tour", click: () => this.leave() }, "×")),
+      make("p", { class: "tour-say", tabindex: "-1" }, steps[this.at].done ? make("span", { class: done ? "good" : "quiet", "aria-hidden": "true" }, done ? "✓ " : "○ ") : "", say),
+      make("p", { class: "buttons", role: "group", "aria-label": "Your guess" }, ...(choices ?? []).map((text, i) => button({
+        class: i === this.chosen ? "small chosen-guess" : "small", "aria-pressed": String(i === this.chosen), click: () => choose(i) }, text)),
+      answer ? make("span", { class: "quiet", role: "status" }, answer) : null,
+      last ? make("span", { class: "quiet" }, "More in chapter ", String(chapter), ": ", make("code", {}, `cutaway course start ${chapter}`)) : null,
+      this.at ? button({ click: () => this.move(-1) }, "Back") : null,
+      last ? button({ class: "small primary", click: () => { this.leave(); location.hash = "tours"; } }, "All tours")
+        : button({ class: "small primary", disabled: !done, click: () => this.move(1) }, "Next")));
+  }
+
+  move(by) {
+    this.at += by;
+    this.step();
+  }
+}
