@@ -96,10 +96,10 @@ class Card:
     tokens: int = 0
     sinks: int = 0
     norm_limit: float = float("inf")
-    unexplained: float = float("nan")
-    unexplained_with_sinks: float = float("nan")
+    unexplained: float | None = None  # of another tool's folder
+    unexplained_with_sinks: float | None = None
     linear: float | None = None
-    l0: float = float("nan")
+    l0: float | None = None
     dead: int = 0
 
     def __post_init__(self) -> None:
