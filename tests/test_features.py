@@ -1,0 +1,222 @@
+"""Features of a small model's transcoder: the replacement, texts, effects, labels, pages, and steering."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cutaway
+from cutaway.cli import main
+from cutaway.errors import UserError
+from cutaway.inspect import feature_labels, features, sae_check, sae_training
+from cutaway.inspect.activations import Activations
+from cutaway.inspect.arrays import log_softmax
+from cutaway.inspect.features import Scan
+from cutaway.inspect.sae import SAE, Card
+from tests.small import model_file
+
+TEXTS = [
+    f"{word} adds up, and then some {word} of it <b>"
+    for word in ("all", "none", "most", "half", "more", "few")
+]
+NAMES = ["blocks.1.mlp_norm", "blocks.1.mlp.down"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model, a dataset of its MLP, and a transcoder of it."""
+    here = tmp_path_factory.mktemp("features")
+    lm = cutaway.load(model_file(here / "tiny.gguf"))
+    data = lm.activations(TEXTS, NAMES, here / "acts")
+    options: Any = {"features": 48, "k": 4, "steps": 30, "batch": 32, "skip": True}
+    sae_training.train(data, NAMES, kind="transcoder", **options).save(here / "made")
+    (here / "texts.jsonl").write_text("".join(json.dumps({"text": text[::-1]}) + "\n" for text in TEXTS))
+    return here
+
+
+def test_the_replacement_is_the_model_with_what_is_written_in_place(folder: Path) -> None:
+    lm = cutaway.load(folder / "tiny.gguf", engine="pytorch")
+    made, data = SAE.load(folder / "made"), Activations.open(folder / "acts")
+    found = sae_check.check(lm, [made], TEXTS[:2], data)
+    rows = {(row.what, row.by): row for row in found.rows}
+    assert list(rows) == [(NAMES[1], by) for by in ("features", "mean", "linear map")] + [
+        (sae_check.ERRORS, "features")
+    ]
+    losses, divergences, weights = [], [], []
+    for text in TEXTS[:2]:
+        ids = lm.ids(text)
+        seen: dict[str, Any] = {}
+        clean = log_softmax(lm.logits(ids)[:-1].astype(np.float64))
+
+        def written(value: Any, seen: dict[str, Any] = seen) -> Any:
+            x = seen["x"][0].numpy()
+            y = made.decode(made.encode(x), x)
+            return np.where(np.arange(len(x))[:, None] == 0, value[0].numpy(), y)[None]
+
+        def read(value: Any, seen: dict[str, Any] = seen) -> None:
+            seen["x"] = value.clone()
+
+        after = log_softmax(lm.logits(ids, edit={NAMES[0]: read, NAMES[1]: written})[:-1].astype(np.float64))
+        losses.append(-after[np.arange(len(ids) - 1), ids[1:]].mean())
+        divergences.append((np.exp(clean) * (clean - after)).sum(1).mean())
+        weights.append(len(ids) - 1)
+    features_row = rows[NAMES[1], "features"]
+    assert features_row.loss == pytest.approx(np.average(losses, weights=weights), abs=1e-4)
+    assert features_row.kl == pytest.approx(np.average(divergences, weights=weights), abs=1e-4)
+    assert features_row.kl > 1e-6 and abs(rows[sae_check.ERRORS, "features"].kl) < 1e-5
+    assert rows[sae_check.ERRORS, "features"].loss == pytest.approx(found.loss, abs=1e-4)
+    with pytest.raises(UserError, match="give texts of two tokens or more"):
+        sae_check.check(lm, [made], ["a"])
+
+
+def test_a_scan_counts_what_fires_and_correlates(folder: Path) -> None:
+    made, data = SAE.load(folder / "made"), Activations.open(folder / "acts")
+    rows = np.flatnonzero((data.documents % features.HELD != 0) & (data.positions > 0))
+    f = made.encode(data.rows(NAMES[0], rows))
+    one = int((f > 0).sum(0).argmax())
+    scan = Scan(made, data, [one])
+    assert np.array_equal(scan.rows, rows) and np.allclose(scan.often, (f > 0).mean(0))
+    assert np.allclose(scan.most, f.max(0)) and scan.best[one, 0] == rows[f[:, one].argmax()]
+    counts, _ = scan.histogram(one)
+    assert counts.sum() == (f[:, one] > 0).sum()
+    for other, r in scan.correlates(one, 3):
+        assert other != one and r == pytest.approx(np.corrcoef(f[:, one], f[:, other])[0, 1], abs=1e-4)
+    examples = scan.examples(one)
+    top = examples["strongest"][0]
+    assert (
+        top.strength == pytest.approx(f[:, one].max(), rel=1e-5)
+        and top.ids[top.at] == data.token_ids[top.row]
+    )
+    shown = {int(data.documents[each.row]) for some in examples.values() for each in some}
+    assert shown and not any(document % features.HELD == 0 for document in shown)
+    held = Scan(made, data, [one], held=True)
+    assert set(data.documents[held.rows].tolist()) == {0, 5}
+
+
+def test_effects_are_the_directions_through_the_head(folder: Path) -> None:
+    lm, made = cutaway.load(folder / "tiny.gguf", engine="pytorch"), SAE.load(folder / "made")
+    (found,) = features.effects(lm, made, [7])
+    norm, head = lm.model.norm.weight, lm.model.embedding.weight
+    logits = ((head * norm).detach().numpy() @ made.W_dec[7])[: len(lm.tokenizer)]
+    assert [id for id, _ in found.raised] == np.argsort(-logits, kind="stable")[:8].tolist()
+    assert found.lowered[0][1] == pytest.approx(logits.min(), rel=1e-3)
+
+
+def test_a_label_is_judged_by_pairs_of_held_out_texts(folder: Path) -> None:
+    """A label that tells texts apart is right in all pairs; one that says nothing in about half."""
+    count, size = 200, 8
+    documents = np.repeat(np.arange(count), size).astype(np.int32)
+    fires = documents % 2 == 0
+    rows = np.zeros((len(documents), 2), np.float16)
+    rows[fires, 0] = 1
+    shard = {
+        "token_ids": np.where(fires, 65, 66).astype(np.int32),
+        "documents": documents,
+        "blocks.1.out": rows,
+    }
+    shard["positions"] = np.tile(np.arange(size, dtype=np.int32), count)
+    eye = np.eye(2, dtype=np.float32)
+    tensors = {"W_enc": eye, "b_enc": np.zeros(2, np.float32), "W_dec": eye, "b_dec": np.zeros(2, np.float32)}
+    made = SAE(Card("sae", "topk", ("blocks.1.out",), ("blocks.1.out",), (2, 2), "m", 2, 1), tensors)
+    held = Scan(made, Activations([shard], {"model": "m"}), [0, 1], held=True)
+    lm = cutaway.load(folder / "tiny.gguf")
+    ask = lambda score: feature_labels.judged(lm, held, 0, "capital A", 20, score=score)  # noqa: E731
+    assert ask(lambda text: text.count("A")) == (20, 20) and ask(lambda text: -text.count("A")) == (0, 20)
+    chance = np.random.default_rng(0)
+    assert 3 <= ask(lambda text: chance.random())[0] <= 17
+    with pytest.raises(UserError, match="feature 1 fires in no held-out text"):
+        feature_labels.judged(lm, held, 1, "nothing", score=len)
+
+
+def test_the_verbs_show_label_find_and_steer(folder: Path, capsys: Any) -> None:
+    made, acts, model = str(folder / "made"), str(folder / "acts"), str(folder / "tiny.gguf")
+    command = ["sae", "features", made, acts, "--model", model]
+    assert main([*command, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["features"]
+    one = listed[0]["feature"]
+    assert main([*command, "--label", f"{one}=the <b> of it", "--search", "the <b>", "--json"]) == 0
+    assert [row["feature"] for row in json.loads(capsys.readouterr().out)["features"]] == [one]
+    page, board, file = folder / "page.html", folder / "board.json", folder / "steer.safetensors"
+    shown = [*command, "--feature", str(one), "--html", str(page), "--neuronpedia", str(board)]
+    assert main([*shown, "--steering-file", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert f"feature {one}: the <b> of it" in out and "strongest:" in out and "goes along with" in out
+    document = page.read_text()
+    assert "Feature" in document and "&lt;b&gt; of it" in document and "<b> of it" not in document
+    charts = json.loads(
+        zlib.decompress(base64.b64decode(re.findall(r'id="data">([^<]*)</script>', document)[0]))
+    )
+    assert charts[0]["rows"][0][:2] == [one, "the <b> of it"]
+    (dashboard,) = json.loads(board.read_text())["features"]
+    assert dashboard["feature_index"] == one and dashboard["explanations"] == [
+        {"description": "the <b> of it"}
+    ]
+    first = dashboard["activations"][0]
+    assert first["values"][first["maxValueTokenIndex"]] == first["maxValue"] > 0
+    lm, features_of = cutaway.load(model), SAE.load(made)
+    steered = lm.logits(
+        "all of it", edit=features_of.add(one, float(Scan(features_of, Activations.open(acts)).most[one]))
+    )
+    from cutaway.inspect import steering
+
+    assert np.allclose(lm.logits("all of it", edit=steering.load(file)), steered, atol=1e-4)
+    plain, changed = (
+        [*["generate", "all of it", "--model", model, "--max-tokens=4"], *more]
+        for more in ([], ["--steer", f"{file}:900"])
+    )
+    texts = [capsys.readouterr().out for line in (plain, changed) if main(line) == 0]
+    assert len(texts) == 2 and texts[0] != texts[1]
+    for wrong, why in (
+        (["--label", "17"], "write NUMBER=TEXT"),
+        (["--feature", "48"], "there is no feature 48: they are 0 to 47"),
+        (["--search", "nowhere"], "no feature has 'nowhere'"),
+        (["--judge"], "name the features to be shown"),
+        (["--feature", "1", "--judge"], "--judge needs a label"),
+    ):
+        assert main([*command, *wrong]) == 2 and why in " ".join(capsys.readouterr().err.split())
+
+
+def test_check_and_convert_as_verbs(folder: Path, capsys: Any) -> None:
+    made, model = str(folder / "made"), str(folder / "tiny.gguf")
+    texts = [str(folder / "texts.jsonl"), "--model", model, "--limit=2"]
+    assert main(["sae", "check", made, *texts]) == 0
+    assert "blocks.1.mlp.down by features" in capsys.readouterr().out
+    assert json.loads((folder / "made" / "replacement.json").read_text())["texts"] == 2
+    assert main(["sae", "convert", made, "--output", str(folder / "theirs")]) == 2
+    assert "SAELens has no TopK transcoder" in capsys.readouterr().err
+    assert (
+        main(["sae", "convert", made, "--format", "cutaway", "--model", "m", "--output", str(folder / "own")])
+        == 0
+    )
+    assert SAE.load(folder / "own").card.model == "m"
+
+
+def test_a_set_is_trained_by_the_verb_and_gone_on_with(folder: Path, capsys: Any) -> None:
+    out = folder / "set"
+    command = [
+        "sae",
+        str(folder / "acts"),
+        "--kind",
+        "transcoder",
+        "--steps=4",
+        "--batch=16",
+        "--output",
+        str(out),
+    ]
+    assert main(command) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "transcoder, topk, 4 steps" in shown and "6 of" in shown and "the best linear map" in shown
+    assert main(command) == 0 and main([*command, "--k", "9"]) == 2
+    assert "layer_1 has k 32, and 9 is asked for" in capsys.readouterr().err
+    assert main([*command, "--k", "9", "--force"]) == 0
+    assert main([*command[:2], "--kind", "topk", "--output", str(folder / "no")]) == 2
+    assert "--kind topk is --activation topk" in capsys.readouterr().err
+    assert main([*command[:2], "--kind", "transcoder", "--output", str(folder / "made")]) == 2
+    assert "give --force" in capsys.readouterr().err

@@ -1,0 +1,192 @@
+"""Transcoders, cross-layer sets and crosscoders: what is trained is what equations say, and is resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cutaway.errors import UserError
+from cutaway.inspect import sae, sae_pytorch, sae_sparse, sae_training
+from cutaway.inspect.activations import Activations
+from cutaway.inspect.sae import SAE, Card, load_set
+
+WIDTH, TRUE = 12, 20
+QUICK: Any = {"features": 40, "k": 3, "steps": 120, "batch": 64, "learning_rate": 1e-2}
+
+
+def mlps(layers: int = 2, count: int = 600) -> Activations:
+    """Layers whose MLP writes a sparse function of what it reads; a later one also what earlier ones do."""
+    random = np.random.default_rng(0)
+    shard: dict[str, np.ndarray] = dict.fromkeys(("token_ids", "documents"), np.zeros(count, np.int32))
+    shard["positions"] = 1 + np.arange(count, dtype=np.int32)
+    directions = random.standard_normal((layers + 1, TRUE, WIDTH))
+    earlier = np.zeros((count, WIDTH))
+    for n in range(layers):
+        active = (random.random((count, TRUE)) < 0.1) * random.uniform(1, 2, (count, TRUE))
+        x, y = active @ directions[n], active @ directions[n + 1] + 0.5 * earlier
+        earlier = y
+        shard[f"blocks.{2 * n}.mlp_norm"] = (x + 0.3).astype(np.float16)
+        shard[f"blocks.{2 * n}.mlp.down"] = (10 * y - 4).astype(np.float16)
+    return Activations([shard], {"model": "made"})
+
+
+@pytest.fixture(scope="module")
+def data() -> Activations:
+    return mlps()
+
+
+@pytest.mark.parametrize("choose", ["topk", "batch_topk"])
+def test_sparse_training_is_autograd_over_the_dense_products(choose: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    x, y, k = draw(9, 7), draw(9, 5), 3
+    fast = [draw(16, 7), draw(16), draw(16, 5)]
+    naive = [tensor.clone().requires_grad_() for tensor in fast]
+    fast = [tensor.requires_grad_() for tensor in fast]
+    entries = getattr(sae_sparse, choose)(x, fast[0], fast[1], k)
+    (y - sae_sparse.decoded(entries, fast[2])).square().sum().backward()
+    pre = x @ naive[0].T + naive[1]
+    if choose == "topk":
+        kept = torch.zeros_like(pre).scatter(1, pre.topk(k, dim=1).indices, 1.0)
+    else:
+        kept = (
+            torch.zeros(pre.numel()).to(pre).scatter(0, pre.flatten().topk(k * 9).indices, 1.0).view_as(pre)
+        )
+    (y - (kept * pre).relu() @ naive[2]).square().sum().backward()
+    for ours, theirs in zip(fast, naive, strict=True):
+        assert theirs.grad is not None and torch.allclose(torch.as_tensor(ours.grad), theirs.grad, atol=1e-10)
+
+
+@pytest.mark.parametrize("activation", sae.ACTIVATIONS)
+def test_a_transcoder_beats_the_linear_map(activation: str, data: Activations) -> None:
+    names = ["blocks.0.mlp_norm", "blocks.0.mlp.down"]
+    made = sae_training.train(data, names, kind="transcoder", activation=activation, **QUICK)
+    card = made.card
+    assert (made.reads, made.writes, made.layer) == ((names[0],), (names[1],), 0)
+    assert card.linear is not None and card.unexplained < card.linear - 0.03 and 1 < card.l0 < 8, card
+    x, y = (data.rows(name, np.arange(200)) for name in names)
+    left = y - made.decode(made.encode(x), x)
+    assert np.square(left).sum() < card.linear * np.square(y - y.mean(0)).sum()
+
+
+def test_a_linear_skip_takes_what_is_linear(data: Activations) -> None:
+    random = np.random.default_rng(1)
+    x = data["blocks.0.mlp_norm"]
+    shard = dict(data.shards[0])
+    shard["blocks.0.mlp.down"] = (x @ random.standard_normal((WIDTH, WIDTH)) - 2).astype(np.float16)
+    linear = Activations([shard], data.facts)
+    names = ["blocks.0.mlp_norm", "blocks.0.mlp.down"]
+    with_it, without = (
+        sae_training.train(linear, names, kind="transcoder", skip=skip, **QUICK).card
+        for skip in (True, False)
+    )
+    assert with_it.unexplained < 0.1 < without.unexplained and (with_it.linear or 1) < 0.01, (
+        with_it,
+        without,
+    )
+    with pytest.raises(UserError, match="a linear skip goes with --kind transcoder"):
+        sae_training.train(linear, names[1], skip=True, **QUICK)
+
+
+def test_a_cross_layer_set_writes_to_later_layers(data: Activations, tmp_path: Path) -> None:
+    """The second layer's output is partly the first's: features of the first explain it."""
+    alone = sae_training.train_set(data, kind="transcoder", **QUICK)
+    crossing = sae_training.train_set(data, kind="cross_layer", output=tmp_path / "set", **QUICK)
+    assert [one.writes for one in crossing] == [
+        ("blocks.0.mlp.down", "blocks.2.mlp.down"),
+        ("blocks.2.mlp.down",),
+    ]
+    assert crossing[1].card.unexplained < 0.8 * alone[1].card.unexplained
+    own = crossing[0].parts(crossing[0].b_dec[None])
+    assert not own["blocks.2.mlp.down"].any() or abs(own["blocks.2.mlp.down"]).max() < 10
+    read = load_set(tmp_path / "set")
+    assert [one.card for one in read] == [one.card for one in crossing]
+    rows = np.arange(50)
+    total = np.zeros((50, WIDTH))
+    for one in read:
+        x = data.rows(one.reads[0], rows)
+        f = one.encode(x)
+        total += f @ one.decoder("blocks.2.mlp.down") + one.parts(one.b_dec[None])["blocks.2.mlp.down"]
+    y = data.rows("blocks.2.mlp.down", rows)
+    assert np.square(y - total).sum() < 0.6 * np.square(y - y.mean(0)).sum()
+
+
+def test_a_crosscoder_reads_and_writes_several_activations(data: Activations) -> None:
+    names = ["blocks.0.mlp_norm", "blocks.0.mlp.down"]
+    made = sae_training.train(data, names, kind="crosscoder", **QUICK)
+    assert made.reads == made.writes == tuple(names) and made.W_enc.shape == (40, 2 * WIDTH)
+    assert made.card.unexplained < 0.4 and made.card.linear is None
+    x = made.rows(data)
+    parts = made.parts(made.decode(made.encode(x)))
+    assert [part.shape for part in parts.values()] == [(600, WIDTH)] * 2
+    with pytest.raises(UserError, match="write several activations"):
+        made.add(3)
+    with pytest.raises(UserError, match="two activations or more, not 1"):
+        sae_training.train(data, names[:1], kind="crosscoder", **QUICK)
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(
+    data: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sae_pytorch, "EVERY", 10)
+    options = QUICK | {"steps": 25, "activation": "batch_topk"}
+    whole = sae_training.train_set(data, **options)
+
+    def stop(doing: str, done: int, total: int | None) -> None:
+        if done == 25 + 17:  # in the second layer
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sae_training.train_set(data, output=tmp_path, progress=stop, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layer_0", "layer_2.part.safetensors"]
+    steps: list[int] = []
+    resumed = sae_training.train_set(
+        data, output=tmp_path, progress=lambda doing, done, total: steps.append(done), **options
+    )
+    assert steps[0] == 25 + 11 and sorted(path.name for path in tmp_path.iterdir()) == ["layer_0", "layer_2"]
+    for ours, theirs in zip(resumed, whole, strict=True):
+        assert ours.card == theirs.card
+        assert all(np.array_equal(ours.tensors[name], tensor) for name, tensor in theirs.tensors.items())
+    with pytest.raises(UserError, match=r"layer_0 has k 3, and 4 is asked for: give the same options"):
+        sae_training.train_set(data, output=tmp_path, **options | {"k": 4})
+
+
+def test_folders_of_before_there_were_kinds_are_read(tmp_path: Path) -> None:
+    from cutaway.quantization import formats
+    from cutaway.weights import safetensors
+
+    random = np.random.default_rng(0)
+    of = {"encoder": random.standard_normal((6, 4)), "bias": random.standard_normal(6)}
+    of |= {"decoder": random.standard_normal((6, 4)), "center": random.standard_normal(4) * 9}
+    of |= {"threshold": np.full(6, 0.2)}
+    safetensors.write(
+        tmp_path / "sae.safetensors",
+        {name: formats.pack(array.astype(np.float32), "F32") for name, array in of.items()},
+    )
+    card = '{"name": "blocks.1.out", "model": "m", "kind": "jumprelu", "features": 6, "k": 2, "steps": 1'
+    (tmp_path / "sae.json").write_text(card + ', "batch": 1, "seed": 0, "l0": 2.5}')
+    made, x = SAE.load(tmp_path), random.standard_normal((5, 4)).astype(np.float32) * 5
+    pre = (x - of["center"]) @ of["encoder"].T + of["bias"]
+    f = np.where(pre > 0.2, pre, 0)
+    assert np.allclose(made.encode(x), f, atol=1e-4) and made.card.kind == "sae" and made.card.keep_sinks
+    assert np.allclose(made.decode(made.encode(x)), f @ of["decoder"] + of["center"], atol=1e-3)
+
+
+def test_what_does_not_fit_is_refused(data: Activations, tmp_path: Path) -> None:
+    card = Card("sae", "topk", ("blocks.1.out",), ("blocks.1.out",), (4, 4), "m", 6, 2)
+    zeros = {"W_enc": np.zeros((6, 4)), "b_enc": np.zeros(6), "W_dec": np.zeros((6, 4)), "b_dec": np.zeros(4)}
+    with pytest.raises(UserError, match="topk goes with no thresholds"):
+        SAE(card, zeros | {"threshold": np.zeros(6)})
+    with pytest.raises(UserError, match="kind 'cross_layer' is not known: use one of sae, transcoder"):
+        sae_training.train(data, "blocks.0.mlp_norm", kind="cross_layer")
+    only = Activations([{k: v for k, v in data.shards[0].items() if "mlp_norm" not in k}], data.facts)
+    with pytest.raises(UserError, match="transcoders need what an MLP reads and writes"):
+        sae_training.train_set(only)
+    with pytest.raises(UserError, match="takes what an MLP reads and what it writes, not 1"):
+        sae_training.train(data, "blocks.0.mlp_norm", kind="transcoder")
+    with pytest.raises(UserError, match="the learning rate is 0"):
+        sae_training.train(data, "blocks.0.mlp_norm", learning_rate=0)
