@@ -17,6 +17,7 @@ from cutaway.cli import main
 from cutaway.data import novels
 from cutaway.evaluate import data as evaluation
 from scripts.tables import extras as tables
+from scripts.tables import headline
 
 ROOT = Path(__file__).parent.parent
 TOPICS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -86,6 +87,15 @@ def test_the_page_of_licences_has_every_package_that_is_fetched() -> None:
     assert len(fetched) > 6 and all(f"| `{name}` {version} |" in page for name, version in fetched)
     for name, model in store.NAMES.items():
         assert re.search(rf"\| `{model.package}` .*`{name}`.*\| {re.escape(model.licence)} \|", page)
+
+
+def test_the_headline_figures_are_those_of_the_pages_of_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["headline", "--check"])
+    assert headline.main() == 0, "python -m scripts.tables.headline"
+    with monkeypatch.context() as changed:
+        changed.setattr(headline, "found", lambda figure: ("1", "1", 1.0))
+        assert headline.main() == 1
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) < 120
 
 
 def test_the_index_lists_every_page() -> None:
