@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import cutaway
 from cutaway.cli import main
 from cutaway.commands import explain_how
 from cutaway.errors import UserError
+from cutaway.generate.batch.request import RequestCancelledError
 from cutaway.inspect import parallel
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.how import alignment, architecture, mechanisms, plan, quantized, tokenizers, vectors
@@ -139,7 +141,7 @@ def test_a_quantized_models_divergence(lm: Any, tmp_path: Path) -> None:
 def test_explain_how_writes_the_chapters(
     lm: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alignment, "alignments", lambda text: {"steps": 1, "words": []})
+    monkeypatch.setattr(alignment, "alignments", lambda text, check: {"steps": 1, "words": []})
     monkeypatch.setattr(explain_how, "RECORDED", ("Q8_0",))
     model, file = str(lm.checkpoint.source), tmp_path / "how.html"
     assert main(["explain", TEXT, "--model", model, "--how", "--html", str(file)]) == 0
@@ -189,3 +191,21 @@ def test_a_translator_aligns_what_it_writes_with_where_it_read_it(monkeypatch: p
     assert np.mean(backwards) > 0.6, "what is written first was read last"
     with pytest.raises(UserError, match="0 characters"):
         alignment.alignments("")
+
+
+def test_the_translators_training_ends_where_its_client_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = pytest.importorskip("cutaway.serve.how")
+    called: list[int] = []
+
+    def leave() -> None:
+        called.append(len(called))
+        if len(called) == 3:
+            raise RequestCancelledError
+
+    monkeypatch.setattr(how, "check_stopped", leave)
+    service: Any = SimpleNamespace(check_model=lambda name: None)
+    for _ in range(2):
+        called.clear()
+        with pytest.raises(RequestCancelledError):
+            how.aligned(service, how.HowRequest(text="word"), None)
+        assert len(called) == 3, "what was stopped is not kept as trained"

@@ -1,7 +1,8 @@
 """One HTML file that needs no network and no other file, from the package's ES modules and styles.
 
-The content policy names the file's one script and one style by their hash, and allows nothing else. What
-comes from a text or a model is in one block of data in base64, which no text can break out of.
+The content policy names the file's one script and one style by their hash, and allows nothing else but images
+that are data, by which a chart is saved as a PNG. What comes from a text or a model is in one block of data
+in base64, which no text can break out of.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def document(
         "title": html.escape(" ".join(title.split())),
         "style": looks,
         "script": code,
-        "policy": f"default-src 'none'; {sources(code, looks, frames)}; base-uri 'none'; form-action 'none'",
+        "policy": f"default-src 'none'; {sources(code, looks, frames)}; img-src data:; base-uri 'none'; form-action 'none'",
         "body": body,
         "data": base64.b64encode(data).decode(),
     }

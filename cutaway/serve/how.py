@@ -16,7 +16,7 @@ from cutaway.serve.json_body import json_response
 from cutaway.serve.routes import Route, beside, computed
 from cutaway.serve.service import Service
 from cutaway.serve.validation import FailFast, StrictModel, Text
-from cutaway.serve.work_pool import spend
+from cutaway.serve.work_pool import check_stopped, spend
 
 Words = Annotated[list[Text], FailFast, Field(max_length=vectors.MOST)]
 
@@ -94,7 +94,7 @@ def aligned(service: Service, body: HowRequest, http: HTTPRequest) -> Response:
     need("Training the translator", "torch")
     from cutaway.inspect.how import alignment
 
-    return json_response(alignment.alignments(body.text))
+    return json_response(alignment.alignments(body.text, check_stopped))
 
 
 def _ids(service: Service, body: HowRequest) -> Sequence[int]:

@@ -61,6 +61,18 @@ async def shell(_: Service, body: None, http: HTTPRequest) -> Response:
     return Response(bundle.read("app/shell.html"), media_type="text/html", headers=SHELL)
 
 
+async def explanation(_: Service, body: None, http: HTTPRequest) -> Response:
+    """The document of a text's explanation without its data, which the page writes into it to save a file."""
+    return Response(_document(), media_type="text/html", headers=SHELL)
+
+
+@cache
+def _document() -> str:
+    from cutaway.inspect import page
+
+    return bundle.document("Cutaway", page.BODY, entry=page.ENTRY, styles=page.STYLES, data=b"")
+
+
 async def module(_: Service, body: None, http: HTTPRequest) -> Response:
     """A module, a style or a recording of the page."""
     name = http.path_params["name"]
@@ -80,5 +92,6 @@ def packed(name: str) -> bytes:
 
 ROUTES = [
     Route("GET", "/", (), shell, documented=False),
+    Route("GET", f"{PAGE}explain.html", (), explanation, documented=False),
     Route("GET", f"{PAGE}{{name:path}}", (), module, documented=False),
 ]

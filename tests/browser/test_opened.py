@@ -380,3 +380,58 @@ def test_who_wrote_a_line_and_which_heads_read_it(app: Opened, server: Server, t
     tab.get_by_role("link", name="Safety").click()
     place.get_by_label("results.json").set_input_files(tmp_path / "other.json")
     place.get_by_text("other.json is no results.json of cutaway attack").wait_for()
+
+
+# ---- share -------------------------------------------------------------------------------------------------
+
+
+def test_a_view_is_shared(
+    app: Opened, server: Server, browser: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tab = app("#inside/the%20same", permissions=["clipboard-read", "clipboard-write"])
+    tab.locator("#views section").first.wait_for()
+    share = tab.locator(".share")
+    share.locator("summary").click()
+    for name in ("Save view as HTML", "Save as interactive HTML"):
+        with tab.expect_download() as saved:
+            share.get_by_role("button", name=name, exact=True).click()
+        saved.value.save_as(tmp_path / "saved.html")
+        page = browser.new_page()
+        problems: list[str] = []
+        page.on("console", lambda line, problems=problems: problems.append(line.text))
+        page.on("request", lambda asked, problems=problems: problems.append(asked.url))
+        page.goto((tmp_path / "saved.html").as_uri())
+        page.locator("#next, #views #next").first.wait_for()
+        assert "the same" in page.locator("body").inner_text()
+        assert [one for one in problems if not one.startswith(("file:", "data:"))] == [], name
+        page.close()
+    # the request of the view's numbers, as Python
+    share.get_by_role("button", name="Python").first.click()
+    code = tab.evaluate("() => navigator.clipboard.readText()")
+    assert "/v1/trace" in code and "urllib.request" in code
+    # a chat's link fills the form of another page, and asks nothing
+    tab.get_by_role("link", name="Chat").click()
+    ask(tab, "hello <b>")
+    open_token(tab, 3, "Lens")
+    tab.get_by_text("Logit lens", exact=True).wait_for()
+    share.locator("summary").click()
+    share.get_by_role("button", name="Python").first.click()
+    exec(tab.evaluate("() => navigator.clipboard.readText()"), {})
+    assert "logit_lens" in capsys.readouterr().out
+    share.get_by_role("button", name="Copy link").click()
+    link = tab.evaluate("() => navigator.clipboard.readText()")
+    other = app(link.removeprefix(f"{server.url}/"))
+    assert other.get_by_label("Message", exact=True).input_value() == "hello <b>"
+    other.get_by_text("Settings, edits and colours").click()
+    assert other.get_by_label("seed").input_value() == str(SEED) and other.locator(".answer").count() == 0
+    for wrong in (
+        "#chat/%7B",
+        "#chat/[1]",
+        "#chat/" + "x" * 9000,
+        "#training/%E0%A4%A",
+        "#how/../..",
+        "#x/y",
+    ):
+        hostile = app(wrong)
+        hostile.locator("#places a[aria-current]").wait_for()
+        hostile.context.close()

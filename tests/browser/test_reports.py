@@ -2,6 +2,7 @@
 without colour, as tables and as CSV, in both themes and on a phone.
 """
 
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,22 @@ def test_every_chart_is_a_table_and_csv(reported: Opened) -> None:
     chart(tab, "Attacks").get_by_text("Copied").wait_for()
     copied = tab.evaluate("navigator.clipboard.readText()").replace("\r\n", "\n")
     assert copied == "arm,rate,low,high\none,0.5,0.4,0.6\ntwo,0.25,0.1,0.3\n"
+
+
+def test_a_chart_is_saved_as_svg_and_png(reported: Opened, tmp_path: Path) -> None:
+    tab = reported()
+    for title, kind in (("Loss by step", "SVG"), ("Loss by step", "PNG"), ("Score by state", "PNG")):
+        with tab.expect_download() as saved:
+            chart(tab, title).get_by_role("button", name=f"Save {title} as {kind}").click()
+        saved.value.save_as(tmp_path / "picture")
+        content = (tmp_path / "picture").read_bytes()
+        if kind == "SVG":
+            root = ElementTree.fromstring(content)
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert title in "".join(root.itertext()) and root.findall(".//{*}path")
+            assert "var(" not in content.decode(), "its colours are its own"
+        else:
+            assert content.startswith(b"\x89PNG") and len(content) > 2_000
 
 
 def test_a_long_line_keeps_its_extremes(reported: Opened) -> None:

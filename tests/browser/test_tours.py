@@ -13,7 +13,10 @@ from tests import inputs
 Opened = Callable[..., Any]
 TOURS = json.loads(bundle.read("app/tours.json"))
 OTHERS = {  # steps that no control of one label does
-    "names": lambda tab: (tab.get_by_label("Sentence").fill("Ask Ada"), tab.get_by_text("Use it").click()),
+    "names": lambda tab: (
+        tab.get_by_label("Sentence").fill("Ask Ada"),
+        tab.get_by_role("button", name="Use it").click(),
+    ),
     "analogies": lambda tab: (
         tab.get_by_label("a, b, c of a − b + c").fill("king, man, woman"),
         tab.get_by_role("button", name="Draw").click(),

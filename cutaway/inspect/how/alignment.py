@@ -7,7 +7,7 @@ words are the sentence's own; the translator never saw them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -27,21 +27,28 @@ STEPS, BATCH, LEARNING_RATE, SEED = 400, 32, 1.2e-2, 0  # writes most unseen wor
 WORDS = 12
 
 
-def alignments(text: str) -> dict[str, Any]:
+def go_on() -> None:
+    """Called before each step; another function in its place may raise, and ends the training."""
+
+
+def alignments(text: str, check: Callable[[], None] = go_on) -> dict[str, Any]:
     """The attention weights [written read] of each word of 3 to 8 Latin letters in a text, twelve at most.
 
-    Raises UserError as ``tokenizers`` does.
+    ``check`` is called before each step of training and each word. Raises UserError as ``tokenizers`` does.
     """
     check_text(text)
     words = dict.fromkeys(word for word in "".join(c if c in LETTERS else " " for c in text.lower()).split())
     chosen = [word for word in words if SHORTEST <= len(word) <= LONGEST][:WORDS]
-    model = trained()
-    return {"steps": STEPS, "words": [_aligned(model, word) for word in chosen]}
+    model, aligned = trained(check), []
+    for word in chosen:
+        check()
+        aligned.append(_aligned(model, word))
+    return {"steps": STEPS, "words": aligned}
 
 
 @cache
-def trained() -> RecurrentSeq2Seq:
-    """The translator, trained once in a process; always the same."""
+def trained(check: Callable[[], None] = go_on) -> RecurrentSeq2Seq:
+    """The translator, trained once in a process unless ``check`` ends it; always the same."""
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(SEED)
         config = Recurrent(
@@ -51,6 +58,7 @@ def trained() -> RecurrentSeq2Seq:
         optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
         falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
         for _ in range(STEPS):
+            check()
             length = int(torch.randint(SHORTEST, LONGEST + 1, ()))
             source = torch.randint(0, START, (BATCH, length))
             target = source.flip(1)

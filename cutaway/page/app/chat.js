@@ -1,7 +1,7 @@
 // Chat: answers stream in as tokens, each of which opens; an answer goes on from another token as a version of it, and with
 // edits, or by another model, beside it.
 
-import { button, make, slider } from "../elements.js";
+import { button, decoded, make, slider } from "../elements.js";
 import { toClipboard } from "../charts/figure.js";
 import { LEGEND } from "./answer.js";
 import { Edits } from "./edits.js";
@@ -9,6 +9,7 @@ import { Turn } from "./turn.js";
 
 const ALTERNATIVES = 8;
 const CHAT = "v1/chat/completions";
+const LONGEST = 8000; // letters of a message and its settings in an address
 const WAIT = 300; // milliseconds after the last change of the edits
 
 export class Chat {
@@ -67,6 +68,7 @@ export class Chat {
       settings.seed = /^\d{1,9}$/.test(seed.value) ? Number(seed.value) : null;
     } });
     const system = make("textarea", { id: "system", rows: "2", input: () => { settings.system = system.value; } });
+    this.fields = { temperature: temperature.input, max_tokens: longest.input, seed, system };
     const legend = make("ul", { class: "legend" }, LEGEND.map(([text, n]) => make("li", {}, make("span", { class: `t p${n}` }, "token"), text)));
     const colours = make("input", { id: "colours", type: "checkbox", checked: true, change: () => {
       this.list.classList.toggle("plain", !colours.checked);
@@ -79,6 +81,25 @@ export class Chat {
       make("p", { class: "field" }, make("label", { for: "system" }, "system message"), system),
       this.other, this.edits.form,
       make("p", { class: "field" }, make("label", { for: "colours" }, "colour tokens by probability"), colours), legend);
+  }
+
+  // rest: of an address, a message with its settings, which are written into the form and not sent.
+  show(rest) {
+    if (rest && rest.length <= LONGEST && rest !== this.given) this.given = rest;
+    else return this.input.focus();
+    let found = null;
+    try {
+      found = JSON.parse(decoded(rest));
+    } catch {
+      return this.input.focus();
+    }
+    const inside = (value, low, high) => Number.isFinite(value) && value >= low && value <= high;
+    if (typeof found?.message === "string") this.input.value = found.message;
+    if (typeof found?.system === "string") this.fields.system.value = found.system;
+    if (inside(found?.seed, 0, 999999999)) this.fields.seed.value = String(Math.floor(found.seed));
+    for (const [name, low, high] of [["temperature", 0, 2], ["max_tokens", 16, 1024]]) if (inside(found?.[name], low, high)) this.fields[name].value = String(found[name]);
+    Object.values(this.fields).forEach((one) => one.dispatchEvent(new Event("input")));
+    return this.input.focus();
   }
 
   // The models that may answer beside the chosen one.

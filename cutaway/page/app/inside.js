@@ -40,6 +40,7 @@ export class Inside {
     this.asked = given;
     const { edits } = this.shell.chat;
     const asked = { edits: edits.active, ...given };
+    this.request = asked;
     if (given.text) history.replaceState(null, "", `#inside/${encodeURIComponent(given.text.slice(0, LONGEST))}`);
     this.note.textContent = given.text ? "Tracing …" : "Tracing the conversation up to the token …";
     this.strip.hidden = this.views.hidden = true;

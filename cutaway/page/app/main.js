@@ -8,6 +8,7 @@ import { Inside } from "./inside.js";
 import { Inspector } from "./inspector.js";
 import { Safety } from "./safety.js";
 import { Server } from "./server.js";
+import { Share } from "./share.js";
 import { Tours } from "./tours.js";
 import { Training } from "./training.js";
 import { Tree } from "./tree.js";
@@ -31,8 +32,9 @@ class Shell {
     this.training = new Training(this);
     this.guarded = new Safety(this);
     this.tours = new Tours(this, byId("tour"));
+    this.share = new Share(this);
     const theme = themeButton(() => [this.traced, this.chapters].forEach((one) => one.page?.states.forEach((state) => state.set({}, false))));
-    byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, theme), this.banner);
+    byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, this.share.whole, theme), this.banner);
     byId("places").append(...PLACES.map(([id, name]) => make("a", { href: `#${id}`, id: `to-${id}` }, name)));
     byId("inspector").before(this.chat.edits.bar);
     addEventListener("hashchange", () => this.go());
@@ -120,6 +122,14 @@ class Shell {
     location.hash = "inside";
   }
 
+  // An address that shows what is shown now; of the chat it holds the last question and its settings, and asks nothing by itself.
+  link() {
+    const turn = this.chat.turns.at(-1);
+    if (this.place !== "chat" || !turn) return location.hash || "#chat";
+    const { temperature, max_tokens, seed } = turn.shown.answer.request;
+    return `#chat/${encodeURIComponent(JSON.stringify({ message: turn.user, temperature, max_tokens, seed, system: this.chat.settings.system }))}`;
+  }
+
   // What a turn's model read, and who wrote it.
   safety(turn) {
     this.guarded.look(turn);
@@ -141,7 +151,9 @@ class Shell {
     if (!this.server.model) return;
     const [, id, rest] = location.hash.match(/^#(\w*)(?:\/(.*))?$/s) ?? [];
     const place = PLACES.some(([one]) => one === id) ? id : "chat";
+    if (place !== this.place) this.server.asked.clear();
     this.place = place;
+    this.share.whole.open = false;
     for (const [one] of PLACES) {
       if (one === place) byId(`to-${one}`).setAttribute("aria-current", "page");
       else byId(`to-${one}`).removeAttribute("aria-current");
@@ -156,7 +168,7 @@ class Shell {
     else if (place === "safety") this.guarded.show();
     else if (place === "tours") this.tours.show();
     else if (place === "training") this.training.show(rest ?? "");
-    else this.chat.input.focus();
+    else this.chat.show(rest ?? "");
   }
 }
 

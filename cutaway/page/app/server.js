@@ -1,5 +1,6 @@
 // The server that this page came from: requests, streams, and what its refusals say. The key is kept in memory alone.
 
+const LISTED = 200; // requests that are remembered, by which numbers can be asked for again
 const KEPT = 64; // answers about tokens, so that coming back to one asks nothing
 
 export class Refusal extends Error {
@@ -15,6 +16,7 @@ export class Server {
     this.models = [];
     this.model = null;
     this.known = new Map();
+    this.asked = new Map(); // what was asked since the place was opened: [path, body] by their text
   }
 
   headers() {
@@ -25,6 +27,7 @@ export class Server {
   async ask(path, body, signal) {
     const given = body === undefined ? { headers: this.headers() }
       : { method: "POST", headers: this.headers(), body: JSON.stringify(body) };
+    if (path.startsWith("v1/")) this.note(path, body);
     let response;
     try {
       response = await fetch(new URL(path, document.baseURI), { ...given, signal });
@@ -35,6 +38,13 @@ export class Server {
     if (response.ok) return response;
     const found = await response.json().catch(() => null);
     throw new Refusal(response.status, found?.error?.message ?? `The server answered ${response.status}.`);
+  }
+
+  note(path, body) {
+    const key = JSON.stringify([path, body]);
+    this.asked.delete(key);
+    this.asked.set(key, [path, body]);
+    if (this.asked.size > LISTED) this.asked.delete(this.asked.keys().next().value);
   }
 
   // The models that answer; the first is chosen. A Refusal of status 401 asks for a key.
@@ -53,6 +63,7 @@ export class Server {
   // What is asked about a token, once for the same ids and edits. `read` makes the answer of a response.
   async about(path, body, signal, read = (response) => response.json()) {
     const key = JSON.stringify([path, body]);
+    this.note(path, body);
     if (!this.known.has(key)) {
       const found = await read(await this.ask(path, body, signal));
       this.known.set(key, found);
@@ -98,9 +109,22 @@ export class Server {
 
   // The same request for a shell. The key is read from the environment there, and never written here.
   curl(path, body) {
+    const bearer = this.key ? ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' : "";
+    if (body === undefined) return `curl ${new URL(path, document.baseURI)}${bearer}`;
     const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-    const key = this.key ? ' -H "Authorization: Bearer $CUTAWAY_API_KEY"' : "";
-    return `curl ${new URL(path, document.baseURI)}${key} -H "Content-Type: application/json" -d '${quoted}'`;
+    return `curl ${new URL(path, document.baseURI)}${bearer} -H "Content-Type: application/json" -d '${quoted}'`;
+  }
+
+  // The same request in Python, with what it comes with alone.
+  pythonRequest(path, body) {
+    const key = this.key ? ', "Authorization": "Bearer " + os.environ["CUTAWAY_API_KEY"]' : "";
+    const data = body === undefined ? "None" : `json.dumps(json.loads(${JSON.stringify(JSON.stringify(body))})).encode()`;
+    return [
+      `import json${key ? ", os" : ""}, urllib.request`, "",
+      `headers = {"Content-Type": "application/json"${key}}`,
+      `request = urllib.request.Request(${JSON.stringify(new URL(path, document.baseURI).href)}, ${data}, headers)`,
+      "with urllib.request.urlopen(request) as answer:", "    print(json.load(answer))", "",
+    ].join("\n");
   }
 
   // The same answer in Python: by its messages, or by exact ids where it goes on from some.

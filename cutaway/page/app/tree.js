@@ -1,5 +1,6 @@
 // The answers to one question as a tree: what they share is written once, and each branch has its joint probability.
 
+import { saveFile } from "../charts/picture.js";
 import { palette } from "../colours.js";
 import { bar, button, draw, drawn, make, percent, remark } from "../elements.js";
 
@@ -28,7 +29,7 @@ export class Tree {
     const { length, mass } = explored(turn.versions.map((one) => one.answer));
     const list = make("ul", { class: "tree", role: "tree", "aria-label": `Answers to ${turn.user}`, keydown: (event) => this.key(event) }, this.item(root, 1));
     const held = this.whole.contains(document.activeElement) ? document.activeElement.dataset.path : null;
-    const save = (name, type, text) => button({ click: () => download(`answers.${name}`, type, text()) }, `Save as ${name.toUpperCase()}`);
+    const save = (name, type, text) => button({ click: () => saveFile(`answers.${name}`, type, text()) }, `Save as ${name.toUpperCase()}`);
     this.whole.replaceChildren(
       make("p", { class: "user" }, turn.user),
       remark(turn.versions.length > 1
@@ -148,12 +149,6 @@ function asJson({ tokens, chance, joint, logprob, children }) {
     text: tokens.map((one) => one.text).join(""), token_ids: tokens.map((one) => one.id), logprobs: tokens.map((one) => one.logprob),
     probability_here: chance, joint_probability: joint, joint_logprob: logprob, children: children.map(asJson),
   };
-}
-
-function download(name, type, text) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  make("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
 // The tree as a drawing of its own: branches from left to right, the line as thick as the first token's probability.

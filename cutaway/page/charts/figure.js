@@ -2,6 +2,7 @@
 // table and as CSV.
 
 import { button, freshId, make, remark } from "../elements.js";
+import { png, saveFile, svgText } from "./picture.js";
 import { brief } from "./scales.js";
 
 const ROWS = 500; // of the table beside a chart; CSV has all
@@ -15,11 +16,10 @@ export function figure(spec, { legend = null, drawing = null, readout = null, da
   };
   show();
   const toggle = drawing === null ? null : button({ "aria-expanded": "false", click: () => {
-      listing.hidden = !listing.hidden;
-      toggle.setAttribute("aria-expanded", String(!listing.hidden));
-      show();
-    },
-  }, "Table");
+    listing.hidden = !listing.hidden;
+    toggle.setAttribute("aria-expanded", String(!listing.hidden));
+    show();
+  } }, "Table");
   const copied = make("span", { class: "quiet", role: "status" });
   const copy = button({ click: async () => {
     copied.textContent = (await toClipboard(csv(data()))) ? "Copied" : "The browser refused: select the table instead";
@@ -27,7 +27,17 @@ export function figure(spec, { legend = null, drawing = null, readout = null, da
   } }, "Copy CSV");
   return make("figure", { class: "chart", "aria-labelledby": title },
     make("figcaption", {}, make("h3", { id: title }, spec.title), spec.note ? remark(spec.note) : null, legend),
-    drawing, drawing ? null : listing, make("div", { class: "tools" }, toggle, copy, copied, readout), drawing ? listing : null);
+    drawing, drawing ? null : listing, make("div", { class: "tools" }, toggle, copy, ...pictures(spec.title, drawing), copied, readout), drawing ? listing : null);
+}
+
+// What saves the drawing as a file: a map of many cells is a canvas, which has no SVG.
+function pictures(title, drawing) {
+  const name = (kind) => `${title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}.${kind}`;
+  const vector = () => drawing.querySelector("svg");
+  return drawing === null ? [] : [
+    drawing.classList.contains("plot") ? button({ "aria-label": `Save ${title} as SVG`, click: () => saveFile(name("svg"), "image/svg+xml", svgText(title, vector())) }, "SVG") : null,
+    button({ "aria-label": `Save ${title} as PNG`, click: async () => saveFile(name("png"), "image/png", await png(title, vector(), drawing.querySelector("canvas"))) }, "PNG"),
+  ];
 }
 
 function rowsOf({ columns, rows }) {

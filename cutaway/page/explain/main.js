@@ -1,7 +1,7 @@
 // The page itself: the header, the strip of tokens that stays in sight, and the views one below the other.
 
 import { count, make, percent, remark } from "../elements.js";
-import { answerText, drawnText, ending, strip, views } from "./build.js";
+import { VIEWS, answerText, drawnText, ending, strip, views } from "./build.js";
 import { changed } from "./changed.js";
 import { unpack } from "./explanation.js";
 import { features } from "./features.js";
@@ -27,7 +27,8 @@ function header(page) {
 }
 
 async function start() {
-  const page = new Page(await unpack(document.querySelector("#data").textContent));
+  const data = await unpack(document.querySelector("#data").textContent);
+  const page = new Page({ ...data, views: data.views.length ? data.views : Object.keys(VIEWS) });
   const whole = page.data.views.length > 1;
   if (whole) header(page);
   document.querySelector("#strip").append(...strip(page));

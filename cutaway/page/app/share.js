@@ -1,0 +1,88 @@
+// Share: a link, the view as one file, and the requests that gave its numbers, for a shell and for Python.
+
+import { saveFile } from "../charts/picture.js";
+import { button, make, remark } from "../elements.js";
+
+const SHOWN = 24; // requests that are listed
+
+export class Share {
+  // shell: {server, chat, place, traced, link() -> an address of what is shown}
+  constructor(shell) {
+    this.shell = shell;
+    this.list = make("div", { class: "share-list" });
+    this.whole = make("details", { class: "share", toggle: () => this.whole.open && this.draw(), keydown: (event) => {
+      if (event.key !== "Escape" || !this.whole.open) return;
+      event.stopPropagation();
+      this.whole.open = false;
+      this.whole.firstChild.focus();
+    } }, make("summary", { class: "small" }, "Share"), this.list);
+  }
+
+  draw() {
+    const { server, chat } = this.shell;
+    const copied = (name, text) => button({ click: (event) => chat.copy(event.target, text()) }, name);
+    const asked = [...server.asked.values()].reverse().slice(0, SHOWN);
+    this.list.replaceChildren(
+      make("p", { class: "buttons" }, copied("Copy link", () => new URL(this.shell.link(), location.href.replace(/#.*$/s, "")).href),
+        button({ click: () => this.file() }, "Save view as HTML"),
+        this.shell.place === "inside" && this.shell.traced.page ? button({ click: (event) => this.interactive(event.target) }, "Save as interactive HTML") : null),
+      remark("A link holds the view, and no key. Charts have their own SVG, PNG and CSV."),
+      make("h3", {}, "The requests of this view"),
+      asked.length ? make("ul", {}, asked.map(([path, body]) => make("li", {}, make("code", {}, body === undefined ? `GET /${path}` : `POST /${path}`),
+        make("span", { class: "buttons" }, copied("curl", () => server.curl(path, body)), copied("Python", () => server.pythonRequest(path, body)))))) : remark("None so far."));
+  }
+
+  // What is shown, as a file that runs nothing: styles are written into it, maps are pictures.
+  async file() {
+    const place = document.getElementById("place");
+    const copy = place.cloneNode(true);
+    const [from, to] = [place, copy].map((root) => [...root.querySelectorAll("canvas")]);
+    from.forEach((canvas, i) => {
+      const image = make("img", { alt: "", width: Math.round(canvas.clientWidth) });
+      if (canvas.width && canvas.height) image.src = canvas.toDataURL();
+      image.className = "picture";
+      to[i].replaceWith(image);
+    });
+    copy.querySelectorAll("button, input, select, textarea, form").forEach((one) => (one.matches("form, .t, .s, .chip") ? null : one.replaceWith(kept(one))));
+    copy.querySelectorAll("details").forEach((one) => { one.open = true; });
+    const head = document.implementation.createHTMLDocument(`Cutaway: ${location.hash.slice(1) || "chat"}`);
+    head.documentElement.lang = "en";
+    const theme = document.documentElement.dataset.theme;
+    if (theme) head.documentElement.dataset.theme = theme;
+    const [charset, policy, width] = [{ charset: "utf-8" }, { "http-equiv": "Content-Security-Policy", content: "default-src 'none'; style-src 'unsafe-inline'; img-src data:" },
+      { name: "viewport", content: "width=device-width, initial-scale=1" }].map((one) => make("meta", one));
+    const style = `${(await this.styles()).join("\n")}\nbody { display: block; height: auto; } #place { overflow: visible; } .layer .picture { position: absolute; top: 0; left: 0; } .ramp .picture { width: 180px; height: 10px; }`;
+    head.head.prepend(charset, policy, width);
+    head.body.append(copy, make("footer", { class: "training" }, remark(`Saved from Cutaway: ${this.shell.server.model.id}. A recording; nothing here runs.`)));
+    saveFile("view.html", "text/html", `<!doctype html>\n${head.documentElement.outerHTML.replace("</head>", () => `<style>${style}</style></head>`)}`);
+  }
+
+  styles() {
+    const sheets = [...document.querySelectorAll("link[rel='stylesheet']")].map((one) => one.getAttribute("href"));
+    return Promise.all(sheets.map(async (href) => (await this.shell.server.ask(href)).text()));
+  }
+
+  // Inside as the file that `cutaway explain --html` writes: its trace is asked for once more, and put into the page's own document.
+  async interactive(target) {
+    target.disabled = true;
+    try {
+      const { server, traced } = this.shell;
+      const [page, data] = await Promise.all([server.ask("page/explain.html"), server.ask("v1/trace", { ...traced.request, model: traced.request.model ?? server.model.id, format: "page" })]);
+      const bytes = new Uint8Array(await data.arrayBuffer());
+      let text = "";
+      for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+      saveFile("inside.html", "text/html", (await page.text()).replace(/(<script[^>]*id="data">)(?=<)/, (tag) => tag + btoa(text)));
+    } catch (error) {
+      this.shell.failed(error);
+      this.list.append(make("p", { class: "bad", role: "alert" }, error.message));
+    }
+    target.disabled = false;
+  }
+}
+
+// A control as the text that it shows: a file has nothing to press.
+function kept(one) {
+  if (one.tagName === "SELECT") return make("span", {}, one.selectedOptions[0]?.textContent ?? "");
+  if (one.tagName === "BUTTON") return make("span", { class: one.closest(".tools, .buttons, .under-answer") ? "unseen" : "" }, ...one.childNodes);
+  return make("span", {}, one.type === "checkbox" || one.type === "range" || one.type === "file" ? "" : one.value);
+}
