@@ -27,6 +27,7 @@ release = version = __version__
 extensions = ["myst_parser"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
+smartquotes = False  # "--" is an option's, and quotes are code's
 html_theme = "furo"
 html_title = f"Cutaway {__version__}"
 html_static_path = ["_static"]

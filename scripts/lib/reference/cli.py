@@ -28,10 +28,10 @@ class MarkdownHelp(PlainHelp):
     def render_description(self, console: Any, options: Any, description: Any) -> None:
         """Print what a verb does, then its examples."""
         lines = [line for line in _plain(description).splitlines() if line]
-        examples = [line for line in lines if line.startswith("cutaway ")]
-        for line in lines:
-            if line not in examples and line != "Examples:":
-                self._print_plain(console, escaped(line) + "\n")
+        at = lines.index("Examples:") if "Examples:" in lines else len(lines)
+        examples = [line for line in lines[at + 1 :] if line.startswith("cutaway ")]
+        for line in lines[:at] + [one for one in lines[at + 1 :] if one not in examples]:
+            self._print_plain(console, escaped(line) + "\n")
         if examples:
             self._print_plain(console, "```console\n" + "\n".join(f"$ {one}" for one in examples) + "\n```\n")
 

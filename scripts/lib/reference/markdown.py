@@ -15,7 +15,9 @@ HEAD = "<!-- made by python -m scripts.tables.reference; not edited by hand -->\
 
 def escaped(text: str) -> str:
     """One line of text: what Markdown would read as its own outside of code is escaped."""
-    parts = re.split(r"(`[^`]*`)", re.sub(r"``?([^`]+)``?", r"`\1`", " ".join(text.split())))
+    text = re.sub(r"``?([^`]+)``?", r"`\1`", " ".join(text.split()))
+    text = re.sub(r"(?<![\w`=-])(--[a-z][\w-]*)(?![^`]*`(?:[^`]*`[^`]*`)*[^`]*$)", r"`\1`", text)  # an option
+    parts = re.split(r"(`[^`]*`)", text)
     return "".join(part if part[:1] == "`" else re.sub(r"([<$*{])", r"\\\1", part) for part in parts)
 
 
