@@ -91,7 +91,7 @@ class Asked:
                     "the whole layer"
                 )
         for given in self.steer:
-            steer.parsed(given)
+            steer.file_and_strength(given)
 
     def check_edits(self, lm: LanguageModel, ids: Sequence[int]) -> None:
         """Refuses, before the weights are loaded, edits that do not fit the model."""
@@ -151,7 +151,7 @@ class Asked:
     def changes(self) -> list[str]:
         """The edits in words."""
         parts = (f"{'head' if '.' in part else 'layer'} {part} ablated" for part in self.ablate)
-        added = (f"{path} added {strength:g} times" for path, strength in map(steer.parsed, self.steer))
+        added = (f"{path} added {strength:g} times" for path, strength in map(steer.file_and_strength, self.steer))
         return [*parts, *added]
 
     def explanation(self, lm: LanguageModel, ids: list[int]) -> Explanation:

@@ -22,7 +22,7 @@ Steer = Annotated[
 ]
 
 
-def parsed(given: str) -> tuple[str, float]:
+def file_and_strength(given: str) -> tuple[str, float]:
     """The file and the strength of a --steer."""
     path, colon, strength = given.rpartition(":")
     try:
@@ -40,7 +40,7 @@ def vectors(given: Sequence[str]) -> list[Add]:
     """The edits of all --steer; the files are read."""
     from cutaway.inspect import steering
 
-    return [add for one in given for add in steering.load(*parsed(one))]
+    return [add for one in given for add in steering.load(*file_and_strength(one))]
 
 
 def steered(lm: Any, given: Sequence[str]) -> Any:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from cutaway.errors import UserError
 from cutaway.inspect import sae_sparse
 from cutaway.inspect.sae import DEAD, Card
+from cutaway.quantization import formats
 from cutaway.store import files
 from cutaway.weights import safetensors
 
@@ -212,18 +212,18 @@ def _resumed(path: Path | None, parts: list[Part], optimizer: torch.optim.Adam) 
     if path is None or not path.is_file():
         return 0
     facts = safetensors.metadata(path)
-    if facts.get("cards") != repr([part.card for part in parts]):
+    step = int(facts["step"]) if facts.get("step", "").isdecimal() else -1
+    if facts.get("cards") != repr([part.card for part in parts]) or not 0 <= step < parts[0].card.steps:
         raise UserError(
             f"{path} is of another training: give the same options to go on, or --force to begin anew"
         )
-    step = int(facts["step"])
     for part in parts:
         for tensor in part.weights():
             state = {"step": torch.tensor(float(step))}
             optimizer.state[tensor] = state | {n: torch.zeros_like(tensor) for n in ("exp_avg", "exp_avg_sq")}
-    found = safetensors.read(path)
+    wanted = _state(parts, optimizer)
+    found = safetensors.read_shaped(path, {name: tuple(tensor.shape) for name, tensor in wanted.items()})
     with torch.no_grad():
-        for name, tensor in _state(parts, optimizer).items():
-            data = np.array(found[name].data).view("<f4").reshape(tuple(tensor.shape))
-            tensor.copy_(torch.from_numpy(data))
+        for name, tensor in wanted.items():
+            tensor.copy_(torch.from_numpy(formats.unpack(found[name]).copy()))
     return step

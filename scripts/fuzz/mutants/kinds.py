@@ -254,6 +254,36 @@ def autoencoder(folder: Path) -> None:
     draw = lambda *shape: random.standard_normal(shape, np.float32)  # noqa: E731
     of = {"W_enc": draw(24, width), "b_enc": draw(24), "W_dec": draw(24, width), "b_dec": draw(width)}
     SAE(card, of | {"threshold": draw(24)}).save(folder / "sae")
+    (folder / "sae" / "labels.json").write_text('{"3": "months", "17": "names"}')
+
+
+def dictionaries(folder: Path) -> None:
+    """A transcoder as SAELens's and circuit-tracer's folder."""
+    from cutaway.inspect import sae_formats
+    from cutaway.inspect.sae import SAE, Card
+
+    width = lm().config.width
+    names = (("blocks.0.mlp_norm",), ("blocks.0.mlp.down",), (width, width), "small", 24, 0)
+    draw = lambda *shape: np.random.default_rng(0).standard_normal(shape, np.float32)  # noqa: E731
+    of = {"W_enc": draw(24, width), "b_enc": draw(24), "W_dec": draw(24, width), "b_dec": draw(width)}
+    made = SAE(Card("transcoder", "jumprelu", *names), of | {"threshold": np.abs(draw(24))})
+    for format in sae_formats.FORMATS:
+        sae_formats.save([made], folder / format, format)
+
+
+def sae_checkpoint(folder: Path) -> None:
+    """A training of a sparse dictionary that was stopped."""
+    import torch
+
+    from cutaway.inspect import sae_pytorch
+    from cutaway.inspect.sae import Card
+
+    card = Card("sae", "topk", ("blocks.1.out",), ("blocks.1.out",), (8, 8), "small", 12, 2, steps=3, batch=4)
+    data = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    part, whole = sae_pytorch.begun(card, slice(0, 8), slice(0, 8), 0), [slice(0, 8)]
+    path, usual, sae_pytorch.EVERY = folder / "made.part.safetensors", sae_pytorch.EVERY, 1
+    sae_pytorch.optimize([part], whole, lambda step: (data, data), 1e-3, path, lambda *_: None)
+    sae_pytorch.EVERY = usual
 
 
 def graph(folder: Path) -> None:
@@ -730,6 +760,37 @@ def _(folder: Path, rng: random.Random) -> None:
         verb("explain", "the", "--model", base(), "--sae", folder / "sae", "--json")
 
 
+@kind("labels of features", "sae features", autoencoder, "sae/labels.json")
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.inspect import features
+
+    features.labels(folder / "sae")
+
+
+@kind("other tools' dictionaries", "sae convert, sae check", dictionaries)
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.inspect.sae import load_set
+
+    for one in load_set(changed_file(folder).parent):
+        x = np.ones((3, one.card.widths[0]), np.float32)
+        one.decode(one.encode(x), x)
+
+
+@kind("training of a dictionary", "sae", sae_checkpoint)
+def _(folder: Path, rng: random.Random) -> None:
+    import torch
+
+    from cutaway.inspect import sae_pytorch
+    from cutaway.inspect.sae import Card
+
+    names = ("blocks.1.out",)
+    card = Card("sae", "topk", names, names, (8, 8), "small", 12, 2, steps=3, batch=4)
+    data = torch.zeros(16, 8)
+    part = sae_pytorch.begun(card, slice(0, 8), slice(0, 8), 0)
+    path = folder / "made.part.safetensors"
+    sae_pytorch.optimize([part], [slice(0, 8)], lambda step: (data, data), 1e-3, path, lambda *_: None)
+
+
 @kind("activations", "sae probes", activations)
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.inspect.activations import Activations
@@ -1040,6 +1101,8 @@ READERS = {
     "commands/quantize.py": "prompt",
     "commands/run.py": "bundle",
     "commands/sae.py": "activations",
+    "commands/sae_check.py": "activations, autoencoder",
+    "commands/sae_features.py": "activations, autoencoder",
     "commands/info.py": "adapter",
     "commands/serve.py": "chat template",
     "commands/serve_options.py": "server's config",
@@ -1069,6 +1132,9 @@ READERS = {
     "inspect/graph/exported.py": "graph",
     "inspect/rows.py": "rows of a study",
     "inspect/sae.py": "autoencoder",
+    "inspect/sae_formats.py": "other tools' dictionaries",
+    "inspect/sae_pytorch.py": "training of a dictionary",
+    "inspect/features.py": "labels of features",
     "inspect/steering.py": "steering file",
     "inspect/saved_trace.py": "trace",
     "inspect/jacobian_file.py": "Jacobian lens",
