@@ -14,6 +14,7 @@ from cutaway.commands.chat_tools import NO_TOOLS, ToolOptions, checked, shown
 from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
 from cutaway.commands.generate import NOTHING_GIVEN, Sampling, drafts, note_ending
 from cutaway.commands.options import Adapter, Context, Draft, Engine, Flag, KVCache, Model, Strict, Threads
+from cutaway.commands.steer import Steer, steered
 from cutaway.errors import OperationalError, UserError, quoted
 from cutaway.generate.batch.request import ContextFullError, Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -41,6 +42,7 @@ def chat(
     strict: Strict = False,
     kv_cache: KVCache = "F16",
     draft: Draft = None,
+    steer: Steer = (),
     sampling: Sampling = NOTHING_GIVEN,
     tools: ToolOptions = NO_TOOLS,
 ) -> None:
@@ -87,6 +89,7 @@ def chat(
             f"{model} has no chat template, so it cannot chat: continue a text with "
             f'`cutaway generate "..." --model {model}`'
         )
+    lm = steered(lm, steer)
     note_fallback(lm)
     steering = {"steering": "flag"} if allow_steering else {}
     options = defaults(lm) | given

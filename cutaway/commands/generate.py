@@ -24,6 +24,7 @@ from cutaway.commands.options import (
     Strict,
     Threads,
 )
+from cutaway.commands.steer import Steer, steered
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
@@ -108,6 +109,7 @@ def generate(
     kv_cache: KVCache = "F16",
     draft: Draft = None,
     think: str | None = None,
+    steer: Steer = (),
     sampling: Sampling = NOTHING_GIVEN,
 ) -> None:
     """Continue a text: by default greedily, up to 128 tokens.
@@ -141,6 +143,7 @@ def generate(
     lm: Any = cutaway.load(
         model_path(model), engine=engine, context=context, adapter=adapter, kv_cache=kv_cache, strict=strict
     )
+    lm = steered(lm, steer)
     note_fallback(lm)
     if draft is not None:
         options["speculate"] = drafts(draft, engine, strict)
