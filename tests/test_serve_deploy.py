@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cutaway.commands import serve
 from cutaway.commands.serve_options import GROUPS, Operation
 from scripts.lib.serving import proxied
 from tests import serving
@@ -92,17 +93,19 @@ def test_memory_processes_and_images_can_be_limited_and_pinned() -> None:
     assert len(images) == 5 and all(re.fullmatch(pinned, image) for image in images)
 
 
-def test_the_image_has_no_pytorch_and_the_extras_that_it_is_built_with() -> None:
-    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
-    run = [line for line in lines if not line.startswith(("#", "ARG"))]
+def test_the_image_has_no_pytorch_and_what_the_server_needs() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    run = [line for line in text.splitlines() if not line.startswith(("#", "ARG"))]
     assert not [line for line in run if "http" in line and "127.0.0.1" not in line]
-    (extras,) = [line.partition("=")[2] for line in lines if line.startswith("ARG EXTRAS=")]
+    assert re.search(r"^ARG EXTRAS=$", text, re.M) and not re.search(r"torch", "\n".join(run), re.I)
     made = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["cutaway"]["build"]["args"]
-    assert made["EXTRAS"] == f"${{EXTRAS-{extras}}}" and '"/src[$EXTRAS]"' in "\n".join(run)
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras.split(",")) <= known.keys()
-    needed = " ".join(package for name in extras.split(",") for package in known[name])
-    assert not re.search(r"torch|cutaway\[train", needed)
+    assert made["EXTRAS"] == "${EXTRAS-}"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"EXTRAS=\[(\w+)\]", text)
+    assert named and set(named) <= extras.keys()
+    (installed,) = re.findall(r'install --no-cache-dir "/src\$\{EXTRAS\}" ([\w ]+)', text)
+    assert set(installed.split()) == set(serve.GRAMMARS), "what grammars need, and nothing else"
+    assert all(any(need.startswith(name) for need in extras["agent"]) for name in installed.split())
 
 
 def test_commands_of_containers_name_options_and_paths_that_there_are() -> None:

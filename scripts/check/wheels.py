@@ -54,11 +54,11 @@ def tools(folder: Path) -> Path:
     return folder / "bin"
 
 
-def build(bin: Path, folder: Path) -> Path:
-    """The wheel of a copy of the committed tree, made in `folder`."""
+def build(bin: Path, commit: str, folder: Path) -> Path:
+    """The wheel of a copy of the tree of a commit, made in `folder`."""
     tree = folder / "tree"
     tree.mkdir(parents=True)
-    subprocess.run(f"git -C {ROOT} archive HEAD | tar -x -C {tree}", shell=True, check=True)
+    subprocess.run(f"git -C {ROOT} archive {commit} | tar -x -C {tree}", shell=True, check=True)
     compiler = folder / "c++"
     compiler.write_text(
         f'#!/bin/sh\nexec {bin}/python -m ziglang c++ -target {TARGET} -O3 -fno-sanitize=undefined "$@"\n'
@@ -68,7 +68,7 @@ def build(bin: Path, folder: Path) -> Path:
     program = folder / "warm.cpp"  # makes zig's C++ library, which takes longer than the backend waits
     program.write_text("#include <thread>\nint main() { std::thread([] {}).join(); }\n")
     run(compiler, "-std=c++20", "-pthread", program, "-o", folder / "warm", env=os.environ | caches)
-    epoch = run("git", "-C", ROOT, "log", "-1", "--format=%ct").strip()
+    epoch = run("git", "-C", ROOT, "log", "-1", "--format=%ct", commit).strip()
     env = os.environ | {
         "CXX": str(compiler),
         "SOURCE_DATE_EPOCH": epoch,
@@ -152,7 +152,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         wheel = asked.wheel
         if wheel is None:
-            wheel, again = (build(bin, Path(temporary, name)) for name in ("one", "another-path"))
+            commit = run("git", "-C", ROOT, "rev-parse", "HEAD").strip()  # what is committed meanwhile waits
+            wheel, again = (build(bin, commit, Path(temporary, name)) for name in ("one", "another-path"))
             right = wheel.name == again.name and wheel.read_bytes() == again.read_bytes()
             print(f"           built twice: {'equal bytes' if right else 'DIFFERENT bytes'}")
         check(bin, wheel, Path(temporary))
