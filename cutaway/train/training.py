@@ -118,8 +118,7 @@ class Training:
         self.trainable = Trainable(self.model, run.objective, data.lengths.to(self.device), teacher)
         if run.activation_checkpointing:
             checkpoint_activations(self.trainable.decoder)
-        if parallel.size > 1:
-            parallel.shard(self.trainable, run)
+        parallel.shard(self.trainable, run)
         self.compiles = compiled(self.trainable, run, parallel, self.device, note)
         self.names = {p: name for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.names:
