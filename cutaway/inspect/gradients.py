@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from cutaway.inspect.attribution import head_outputs
 from cutaway.inspect.causal import HEADED, Over, activation
 from cutaway.inspect.inputs import attention_names
 from cutaway.inspect.instrumented import Values
-from cutaway.inspect.pairs import Answers, pair
+from cutaway.inspect.pairs import Answers, Pair, pair
 from cutaway.inspect.result import Result
 from cutaway.inspect.subject import Metric, Subject, subject_of
 from cutaway.inspect.trace_values import TraceValues
@@ -196,47 +196,113 @@ class Circuit:
         return Path(path)
 
 
+Receivers = Literal["layers", "heads"]
+
+
 def circuit(
-    lm: Any, text: Any, other: Any, *, answers: Answers | None = None, metric: Metric | None = None
+    lm: Any,
+    text: Any,
+    other: Any,
+    *,
+    answers: Answers | None = None,
+    metric: Metric | None = None,
+    receivers: Receivers = "layers",
 ) -> Circuit:
     """The first-order effect of every edge: a part's difference of the texts, at a later part's input.
 
-    Senders are the embedding, heads and MLPs; receivers each layer's attention, its MLP, and the logits. An
-    effect is a fraction of the metric's difference between the texts (edge attribution patching, 2310.10348).
-    Norms after attention count with their size frozen.
+    Senders are the embedding, heads and MLPs; receivers each layer's attention, its MLP, and the logits. Over
+    "heads" attention is each head's query ("3.2 q"), and each key-value head's key and value. An effect is a
+    fraction of the metric's difference between the texts (edge attribution patching, 2310.10348). A sender's
+    difference is that of what the residual stream gets of it, by norms after it too.
     """
     import torch
 
+    if receivers not in ("layers", "heads"):
+        raise UserError(f'receivers is {receivers!r}: use "layers" or "heads"')
     subject, found = subject_of(lm), pair(lm, text, other, answers, metric)
     config, model = subject.config, subject.pytorch.model
-    if any(block.parallel or block.post_norm for block in config.blocks):
-        raise UserError(
-            "edges are found in models whose blocks are attention, then an MLP, without norms after"
-        )
+    if any(block.parallel == "shared" or not block.pre_norm for block in config.blocks):
+        raise UserError("edges are found in models with a norm before each attention and each MLP")
     span, blocks = found.there - found.here, range(len(config.blocks))
-    reads = {
-        f"attention {i}": (f"blocks.{i - 1}.out" if i else "embed", f"blocks.{i}.attention_norm")
+    streams = [f"blocks.{i - 1}.out" if i else "embed" for i in blocks]
+    reads = {f"attention {i}": (streams[i], f"blocks.{i}.attention_norm") for i in blocks}
+    reads |= {
+        f"mlp {i}": (
+            streams[i] if config.blocks[i].parallel else f"blocks.{i}.middle",
+            f"blocks.{i}.mlp_norm",
+        )
         for i in blocks
     }
-    reads |= {f"mlp {i}": (f"blocks.{i}.middle", f"blocks.{i}.mlp_norm") for i in blocks}
     reads["logits"] = (f"blocks.{len(blocks) - 1}.out", "norm")
-    kept = ["embed", *(activation(subject, over, i) for i in blocks for over in ("heads", "mlp"))]
-    kept += [name for name in attention_names(config) if name.endswith(".out_input")]  # W_o's, where not z
-    kept += [name for at in reads.values() for name in at]
+    kept = ["embed", *(activation(subject, "heads", i) for i in blocks), *(_mlp(subject, i) for i in blocks)]
+    kept += [name for name in attention_names(config) if name.endswith((".out_input", "attention.out"))]
+    kept += [at for at, _ in reads.values()]
     ours, theirs = _by_pytorch(subject, [found.ids, found.other], list(dict.fromkeys(kept)))
-    grads = gradients(subject, found.ids, found.metric, [norm for _, norm in reads.values()])
+    grads = _received(subject, found, {receiver: norm for receiver, (_, norm) in reads.items()}, receivers)
     senders = _senders(subject, ours, theirs)
     edges: list[tuple[str, str, float]] = []
-    for receiver, (stream, norm) in reads.items():
+    for receiver, grad in grads.items():
         kind, _, layer = receiver.partition(" ")
+        if kind not in ("logits", "mlp", "attention"):
+            kind, layer = "attention", receiver.partition(".")[0]
+        stream, norm = reads[kind if kind == "logits" else f"{kind} {layer}"]
         place = float("inf") if kind == "logits" else 2 * int(layer) + (kind == "mlp")
+        if kind == "mlp" and config.blocks[int(layer)].parallel:
+            place = 2 * int(layer)
         x = torch.from_numpy(ours[stream]).to(next(model.parameters())).requires_grad_()
         with torch.enable_grad():
             normed = model.get_submodule(norm)(x)
-            (back,) = torch.autograd.grad(normed, x, torch.from_numpy(grads[norm]).to(normed))
+            (back,) = torch.autograd.grad(normed, x, torch.from_numpy(grad).to(normed))
         backward = back.double().cpu().numpy()
         edges += [(s, receiver, float((d * backward).sum()) / span) for s, at, d in senders if at < place]
     return Circuit(tuple(sorted(edges, key=lambda edge: -abs(edge[2]))), found.words)
+
+
+def _received(
+    subject: Subject, found: Pair, norms: Mapping[str, str], receivers: Receivers
+) -> dict[str, np.ndarray]:
+    """The metric's gradient [t d] by what each receiver reads, as its norm gives it."""
+    if receivers == "layers":
+        grads = gradients(subject, found.ids, found.metric, list(norms.values()))
+        return {receiver: grads[norm] for receiver, norm in norms.items()}
+    import torch
+
+    from cutaway.inspect.instrumented_pytorch import array
+
+    engine = subject.pytorch
+    names = {f"blocks.{i}.attention.{one}" for i in range(len(subject.config.blocks)) for one in "qkv"}
+    start = {"embed": lambda value: value.detach().requires_grad_()}
+    seen = engine.run(
+        [found.ids], sorted({*names, *norms.values(), "logits"}), (subject.edit, start), grad=True
+    )
+    made: dict[str, np.ndarray] = {}
+    with torch.enable_grad():
+        number = found.metric(seen["logits"][0, :, : min(subject.config.vocab, len(subject.tokenizer))])
+        inputs = [*sorted(names), *(norm for name, norm in norms.items() if not name.startswith("attention"))]
+        by = torch.autograd.grad(number, [seen[name] for name in inputs], retain_graph=True)
+        grads = dict(zip(inputs, by, strict=True))
+        for receiver, norm in norms.items():
+            kind, _, layer = receiver.partition(" ")
+            if kind != "attention":
+                made[receiver] = array(grads[norm])[0]
+                continue
+            for one in "qkv":
+                name = f"blocks.{layer}.attention.{one}"
+                for head in range(grads[name].shape[1]):
+                    only = torch.zeros_like(grads[name])
+                    only[:, head] = grads[name][:, head]
+                    (read,) = torch.autograd.grad(seen[name], seen[norm], only, retain_graph=True)
+                    made[f"{layer}.{head} {one}"] = array(read)[0]
+    return made
+
+
+def _mlp(subject: Subject, i: int) -> str:
+    """What the residual stream gets of an MLP, before a residual factor."""
+    return (
+        f"blocks.{i}.mlp_post_norm"
+        if "mlp_post_norm" in subject.config.blocks[i].norms
+        else activation(subject, "mlp", i)
+    )
 
 
 def _senders(subject: Subject, ours: Values, theirs: Values) -> list[Sender]:
@@ -245,6 +311,6 @@ def _senders(subject: Subject, ours: Values, theirs: Values) -> list[Sender]:
     for i, block in enumerate(subject.config.blocks):
         there, here = (head_outputs(subject.pytorch, seen, i) for seen in (theirs, ours))
         found += [(f"{i}.{h}", 2 * i, head) for h, head in enumerate(there - here)]
-        name = activation(subject, "mlp", i)
+        name = _mlp(subject, i)
         found.append((f"mlp {i}", 2 * i + 1, (theirs[name] - ours[name]) * np.float32(block.residual)))
     return found
