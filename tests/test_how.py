@@ -7,7 +7,6 @@ import zlib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -203,9 +202,10 @@ def test_the_translators_training_ends_where_its_client_leaves(monkeypatch: pyte
             raise RequestCancelledError
 
     monkeypatch.setattr(how, "check_stopped", leave)
-    service: Any = SimpleNamespace(check_model=lambda name: None)
+    monkeypatch.setattr(how.Service, "check_model", lambda self, name: None)
+    service, http = object.__new__(how.Service), how.HTTPRequest({"type": "http"})
     for _ in range(2):
         called.clear()
         with pytest.raises(RequestCancelledError):
-            how.aligned(service, how.HowRequest(text="word"), None)
+            how.aligned(service, how.HowRequest(text="word"), http)
         assert len(called) == 3, "what was stopped is not kept as trained"

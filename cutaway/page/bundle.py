@@ -28,11 +28,12 @@ def document(
     ``frames``: the ``sources`` of a page that a frame of this one shows; it inherits the policy.
     """
     looks, code = style(*styles), script(entry)
+    allowed = f"default-src 'none'; {sources(code, looks, frames)}; img-src data:"
     parts = {
         "title": html.escape(" ".join(title.split())),
         "style": looks,
         "script": code,
-        "policy": f"default-src 'none'; {sources(code, looks, frames)}; img-src data:; base-uri 'none'; form-action 'none'",
+        "policy": f"{allowed}; base-uri 'none'; form-action 'none'",
         "body": body,
         "data": base64.b64encode(data).decode(),
     }

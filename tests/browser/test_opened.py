@@ -325,7 +325,11 @@ def test_the_tree_by_keyboard(app: Opened) -> None:
 
 
 def test_who_wrote_a_line_and_which_heads_read_it(app: Opened, server: Server, tmp_path: Path) -> None:
-    tab = app("#safety", reduced_motion="reduce")
+    tab = app(reduced_motion="reduce")
+    tab.set_default_timeout(60_000)
+    tab.get_by_text("Settings, edits and colours").click()
+    tab.get_by_label("longest answer").fill(str(LONGEST))
+    tab.get_by_role("link", name="Safety").click()
     place = tab.locator(".safety")
     with tab.expect_request("**/v1/chat/completions") as sent:
         place.get_by_role("button", name="Answer", exact=True).click()
@@ -356,7 +360,9 @@ def test_who_wrote_a_line_and_which_heads_read_it(app: Opened, server: Server, t
     stop = start + len(request["tool"].splitlines()[1].encode())
     read = [n for n, end in enumerate(ends) if end > start and end - found["tokens"][n]["bytes"] < stop]
     made = tab.locator(".safety .answer .t").count()
-    answer = server.service.lm.generate(ids, max_tokens=256, temperature=0.3, seed=seed).ids[:made]
+    answer = server.service.lm.generate(ids, max_tokens=LONGEST, temperature=TEMPERATURE, seed=seed).ids[
+        :made
+    ]
     weights = server.service.lm.trace([*ids, *answer[:7]]).attention(layer)[head]
     rows = weights[len(ids) - 1 :, read].sum(-1)
     assert percents(row.locator("td:nth-child(2)")) == pytest.approx([100 * rows.mean()], abs=1.5)
