@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,33 @@ def test_a_library_that_is_too_old(capsys: Any, monkeypatch: pytest.MonkeyPatch)
     code, found, _ = checks(capsys)
     assert code == 1 and found["extras"]["found"] == "torch is 2.8.1+cpu; train needs 2.9 or later"
     assert found["extras"]["remedy"] == f"{extras.install('train')} --upgrade"
+
+
+@pytest.mark.parametrize(
+    ("marker", "pip", "clone", "command"),
+    [
+        ("", True, None, "pip install 'cutaway[train,agent]'"),
+        ("", True, "/src/cutaway", "pip install -e '/src/cutaway[train,agent]'"),
+        ("", False, None, "uv pip install 'cutaway[train,agent]'"),
+        ("uv-receipt.toml", False, None, "uv tool install 'cutaway[train,agent]'"),
+        ("pipx_metadata.json", False, None, "pipx install --force 'cutaway[train,agent]'"),
+        ("archive-v0/x", False, None, "uvx --from 'cutaway[train,agent]' cutaway ..."),
+    ],
+)
+def test_an_extra_is_added_by_what_made_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, marker: str, pip: bool, clone: str | None, command: str
+) -> None:
+    prefix = tmp_path / marker if "/" in marker else tmp_path
+    prefix.mkdir(parents=True, exist_ok=True)
+    if marker and prefix == tmp_path:
+        (tmp_path / marker).touch()
+    found = extras.importlib.util.find_spec
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    monkeypatch.setattr(extras, "_clone", lambda: clone)
+    monkeypatch.setattr(
+        extras.importlib.util, "find_spec", lambda name: (pip or None) if name == "pip" else found(name)
+    )
+    assert extras.install("train", "agent") == command
 
 
 def test_the_version_names_core_instruction_set_and_extras(

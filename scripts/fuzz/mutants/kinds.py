@@ -308,10 +308,10 @@ def lens(folder: Path) -> None:
 
 def jacobian_lens(folder: Path) -> None:
     from cutaway.inspect import jacobian_file
-    from cutaway.inspect.jacobian_lens import Dense, JacobianLens
+    from cutaway.inspect.jacobian_lens import JacobianLens
 
-    matrices = {0: Dense(np.eye(lm().config.width, dtype=np.float32))}
-    for name in ("a.safetensors", "a.pt"):
+    matrices = {0: np.eye(lm().config.width, dtype=np.float32)}
+    for name in ("a.safetensors", "a.pt", "a.gguf"):
         jacobian_file.save(folder / name, JacobianLens(matrices, 1, 3))
 
 
@@ -1086,6 +1086,7 @@ READERS = {
     "agent/tools/read.py": "the text of a user's own folder, given to the model as text",
     "bundle.py": "bundle",
     "cli.py": OWN,
+    "extras.py": OWN,
     "commands/arena.py": "prompt",
     "commands/bench.py": OWN,
     "commands/bundle.py": "figures",
@@ -1164,6 +1165,7 @@ READERS = {
     "serve/runs/log.py": "run that is served",
     "store/models.py": PINNED,
     "store/files.py": OWN,
+    "store/catalogue.py": OWN,
     "store/hub.py": OWN,
     "store/hub_http.py": OWN,
     "store/reading.py": "all that is text, JSON or arrays",
