@@ -535,3 +535,40 @@ def test_pieces_of_one_step_come_one_by_one():
     finally:
         scheduler.close()
     assert [piece.id for piece in pieces[:-1]] == list(pieces[-1].generation.ids) and len(pieces) == 10  # type: ignore[union-attr]
+
+
+def test_a_server_tells_what_was_drafted(monkeypatch: pytest.MonkeyPatch):
+    from tests import serving
+
+    usual = serving.Limits.scheduler
+    made = Drafting(PromptLookup(), Always())
+    monkeypatch.setattr(serving.Limits, "scheduler", lambda *given: usual(*given, made))
+    with serving.running(serving.model()) as server:
+        body = {"prompt": [7, 8, 9] * 4, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+        counts = server.post("/v1/completions", body).json()["usage"]["completion_tokens_details"]
+        chat = {"messages": [{"role": "user", "content": "a b a b a b"}], "max_tokens": 6, "ignore_eos": True}
+        more = server.post("/v1/chat/completions", chat).json()["usage"]["completion_tokens_details"]
+        timings = server.post("/completion", {"prompt": "a b a b a b", "n_predict": 6}).json()["timings"]
+        page = server.get("/metrics").text
+        assert server.get("/slots").json()[0]["speculative"] is True
+    names = ("accepted_prediction_tokens", "rejected_prediction_tokens")
+    drafted = sum(one.get(name, 0) for one in (counts, more) for name in names) + timings["draft_n"]
+    accepted = sum(one.get(names[0], 0) for one in (counts, more)) + timings["draft_n_accepted"]
+    assert drafted > 0 and f'cutaway_drafted_tokens_total{{model="{serving.NAME}"}} {drafted}.0' in page
+    assert f'cutaway_accepted_tokens_total{{model="{serving.NAME}"}} {accepted}.0' in page
+
+
+def test_the_server_command_drafts_for_its_first_model(capsys: pytest.CaptureFixture[str]):
+    from cutaway import cli
+    from cutaway.commands import serve
+    from cutaway.commands.serve_options import Loading, Several
+    from cutaway.serve.service import Limits
+
+    loader = serve.Loader(("smollm2",), Loading(draft="lookup"), Several(), Limits())
+    models = loader.models()
+    try:
+        assert models.default.scheduler is not None and models.default.scheduler.drafts
+    finally:
+        models.default.stop(0)
+    assert cli.main(["serve", "--draft", "no-such-model"]) == 2
+    assert "no-such-model" in capsys.readouterr().err

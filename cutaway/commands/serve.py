@@ -320,6 +320,8 @@ class Loader:
                 f"The models are {', '.join(names)}: each needs a name of its own"
                 + (f", and there is none called {', '.join(sorted(named))}" if named else "")
             )
+        if self.loading.draft not in (None, "lookup"):
+            model_path(self.loading.draft)  # an error before the first model is loaded
         for given in self.loading.lens:
             if not Path(given).is_file():
                 raise UserError(f"--lens {given}: there is no such file; `cutaway lens fit` writes one")

@@ -153,7 +153,7 @@ class DraftModel:
                 processed = texts[n].sampler.process(mask_padding(row, self.vocab), ahead[n])
                 drafts[n].append(texts[n].sampler.choose(processed, generators.get(n)))
                 ahead[n].append(drafts[n][-1])
-            if round:  # the first reads what was accepted, too
+            if len(reads) == sum(map(len, reads)):  # and nothing that was read to catch up
                 self._rounds.append(time.perf_counter() - began)
         return drafts
 
