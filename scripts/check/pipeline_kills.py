@@ -161,10 +161,10 @@ def compare(whole: folder.Folder, killed: folder.Folder) -> int:
 
 
 def full_disk(home: Path, whole: folder.Folder) -> int:
-    """The run on a disk of 6 MB that fills, then on one with room: how many stages left other bits."""
+    """The run on a disk of 2 MB that fills, then on one with room: how many stages left other bits."""
     disk = home / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
     try:
         first = subprocess.run(command(home, disk / "run"), check=False, capture_output=True, text=True)
         print(f"on a full disk: code {first.returncode}: {first.stderr.splitlines()[-1]}")
