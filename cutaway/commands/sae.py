@@ -78,7 +78,6 @@ def train(
     """
     need("training a sparse autoencoder", "torch")  # before anything is read
     of_kind, keeps = _kind(kind), _activation(activation)
-    found = Activations.open(data)
     sets = of_kind in ("transcoder", "cross_layer")
     _check_output(output, force, sets)
     if html is not None:
@@ -91,6 +90,7 @@ def train(
         raise UserError(
             f"--kind {of_kind} takes every MLP of the dataset; --name goes with sae and crosscoder"
         )
+    found = Activations.open(data)
     console.use_threads(threads)
     from cutaway.inspect import sae_training
 

@@ -116,7 +116,7 @@ def train_set(
         folders = [output / f"layer_{_layer(card.reads[0])}" for card in job] if output else []
         if (found := _finished(folders, job)) is None:
 
-            def told(doing: str, done: int, total: int | None, n: int = n) -> None:
+            def overall(doing: str, done: int, total: int | None, n: int = n) -> None:
                 total = total or 0
                 progress(
                     f"{doing} of {len(jobs)} layers" if len(jobs) > 1 else doing,
@@ -125,7 +125,7 @@ def train_set(
                 )
 
             checkpoint = folders[0].with_name(f"{folders[0].name}.part.safetensors") if folders else None
-            found = trained(data, job, training, checkpoint, told)
+            found = trained(data, job, training, checkpoint, overall)
             for one, folder in zip(found, folders, strict=False):
                 one.save(folder, force=True)
             if checkpoint is not None:
