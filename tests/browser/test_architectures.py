@@ -47,7 +47,9 @@ def test_every_view_shows_the_models_own_numbers(app: Callable[..., Any], tmp_pa
         tab.get_by_role("link", name="Inside").click()
         tab.get_by_label("Text").fill("the other")
         tab.get_by_role("button", name="Trace").click()
-        tab.wait_for_function("() => document.querySelectorAll('#strip .chip').length === 7")
+        tab.wait_for_function(
+            "n => document.querySelectorAll('#strip .chip').length === n", arg=len(lm.ids("the other"))
+        )
         best = lm.trace("the other").top(1)[0]
         shown = tab.locator("#next td:nth-child(4)").first.inner_text().strip("%<")
         assert float(shown) == pytest.approx(100 * best.probability, abs=0.06)

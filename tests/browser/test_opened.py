@@ -22,6 +22,7 @@ from cutaway.serve.service import Limits, Service  # isort: skip
 
 Opened = Callable[..., Any]
 TEMPERATURE, SEED, LONGEST = 0.3, 1, 16
+KEYS = ("End", "Home", "ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight", "Enter")  # to head 1.2
 SOURCES = {"system": "system message", "user": "message of the user", "tool": "what a tool returned"}
 
 
@@ -58,7 +59,7 @@ def test_where_the_heads_attended(app: Opened, server: Server) -> None:
     weights = server.service.lm.trace(ids).attention(1)
     map = tab.locator("#panel .heat").first
     map.focus()
-    for key in ("End", "Home", "ArrowDown", "ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
+    for key in KEYS:
         tab.keyboard.press(key)
     frames(tab)
     assert heading.inner_text() == "Layer 1, head 2 attends to"
@@ -67,6 +68,19 @@ def test_where_the_heads_attended(app: Opened, server: Server) -> None:
     assert [int(one) for one in rows.locator("td:nth-child(2)").all_inner_texts()] == best.tolist()
     shown = percents(rows.locator("td:nth-child(3)"))
     assert shown == pytest.approx([100 * float(weights[2, -1, at]) for at in best], abs=0.5)
+    # and the other way: of all heads the one that attends most to a token
+    at = int(best[0])
+    tab.get_by_label("Heads that attend most to").select_option(str(at))
+    every = server.service.lm.trace(ids)
+    on = {(n, h): float(every.attention(n)[h, -1, at]) for n in range(2) for h in range(9)}
+    layer, head = max(on, key=lambda one: on[one])
+    first = tab.locator(".by-token button").first
+    assert first.inner_text().startswith(f"{layer}.{head} ")
+    first.click()
+    assert heading.inner_text() == f"Layer {layer}, head {head} attends to"
+    map.focus()
+    for key in KEYS:
+        tab.keyboard.press(key)
     tab.get_by_role("button", name="Whole map").click()
     tab.get_by_role("application", name="Attention map of layer 1, head 2").wait_for()
     tab.get_by_role("button", name="Switch this head off").click()
@@ -214,7 +228,6 @@ def test_two_models_answer_side_by_side(app: Opened) -> None:
 
     with serving.running(serving.model(), others=[Model("one-layer", first_layer)]) as both:
         tab = app(at=both)
-        tab.get_by_text("Settings, edits and colours").click()
         tab.get_by_label("answer beside").select_option("one-layer")
         ask(tab)
         tab.locator(".column").nth(1).get_by_role("button", name="Copy as curl").wait_for()

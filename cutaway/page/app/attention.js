@@ -30,7 +30,12 @@ export async function attention(box, { answer, asked, edit }, { server, signal, 
     off: () => edit({ part: "head", layer: kept.layer, unit: kept.head }),
     whole: (place) => wholeMap(place, server, asked, kept, signal),
   }));
-  box.replaceChildren(make("h3", {}, "Every head"), glance.whole, large);
+  const show = (at) => {
+    [kept.layer, kept.head] = found.maps[at];
+    draw();
+    glance.update();
+  };
+  box.replaceChildren(make("h3", {}, "Every head"), glance.whole, byToken(found, rows, kept, show), large);
   draw();
   glance.update();
   return ["v1/attention", body];
@@ -40,6 +45,24 @@ export async function attention(box, { answer, asked, edit }, { server, signal, 
 function strongest({ maps, shape: [, columns], cells }) {
   const most = maps.map((_, i) => cells.subarray(i * columns + 1, (i + 1) * columns - 1).reduce((a, b) => Math.max(a, b), 0));
   return most.indexOf(Math.max(...most));
+}
+
+// The heads that attend to one token most, whichever is chosen.
+function byToken({ maps, tokens, pooled }, rows, kept, show) {
+  const list = make("p", { class: "buttons", "aria-live": "polite" });
+  const last = tokens.length - 1;
+  const which = make("select", { id: "attended-token", change: () => {
+    kept.attended = which.value;
+    draw();
+  } }, make("option", { value: "" }, "a token …"), tokens.map((token, i) => make("option", { value: i, selected: String(i) === kept.attended }, `${i} ${drawn(token)}`)).reverse());
+  const draw = () => {
+    const at = which.value === "" ? -1 : Math.min(last, Number(which.value));
+    const all = at < 0 ? [] : maps.map(([layer, head], i) => [i, layer, head, rows.get(`${layer}.${head}`)[Math.floor(at / pooled[1])]]);
+    list.replaceChildren(...all.sort((a, b) => b[3] - a[3]).slice(0, LISTED).map(([i, layer, head, byte]) => button({
+      "aria-label": `Head ${layer}.${head}, ${percent(weight(byte))} on this token`, click: () => show(i) }, `${layer}.${head} `, make("span", { class: "quiet" }, percent(weight(byte))))));
+  };
+  draw();
+  return make("div", { class: "by-token" }, make("p", { class: "select" }, make("label", { for: "attended-token" }, "Heads that attend most to"), which), list);
 }
 
 function allHeads({ maps, tokens, pooled }, rows, kept, chosen) {

@@ -35,7 +35,7 @@ export class Chat {
       if (this.running.size) this.stop();
       else this.send();
     } }, make("label", { class: "unseen", for: "message" }, "Message"), this.input, this.button);
-    this.whole = make("div", { class: "chat" }, this.list, this.options(), form);
+    this.whole = make("div", { class: "chat" }, this.list, this.options(), this.other, form);
   }
 
   get server() {
@@ -74,12 +74,12 @@ export class Chat {
       this.list.classList.toggle("plain", !colours.checked);
       legend.hidden = !colours.checked;
     } });
-    this.other = make("p", { class: "field", hidden: true });
+    this.other = make("p", { class: "field beside", hidden: true });
     return make("details", { class: "settings" }, make("summary", {}, "Settings, edits and colours"),
       temperature.whole, longest.whole,
       make("p", { class: "field" }, make("label", { for: "seed" }, "seed"), seed),
       make("p", { class: "field" }, make("label", { for: "system" }, "system message"), system),
-      this.other, this.edits.form,
+      this.edits.form,
       make("p", { class: "field" }, make("label", { for: "colours" }, "colour tokens by probability"), colours), legend);
   }
 

@@ -159,7 +159,7 @@ export class Checkpoints {
     const later = [];
     const tokens = all[0][1].tokens;
     const whole = heatmap({
-      title: "Surprisal of each token", rows: { title: "step", labels: steps.map(String) }, columns: { title: "token", labels: tokens.map((one) => one.text) },
+      title: "Surprisal of each token", note: largestDrop(all), rows: { title: "step", labels: steps.map(String) }, columns: { title: "token", labels: tokens.map((one) => one.text) },
       values: all.map(([, one]) => one.tokens.map(({ nats }) => nats)), value: "surprisal, nats", signed: false,
     }, later);
     const scored = all.every(([, one]) => one.induction);
@@ -170,4 +170,15 @@ export class Checkpoints {
     later.forEach((update) => update());
     return null;
   }
+}
+
+// Between which two checkpoints a token became less surprising than any other did.
+function largestDrop(all) {
+  let best = null;
+  all.slice(1).forEach(([step, { tokens }], i) => tokens.forEach(({ text, nats }, t) => {
+    const [before, { tokens: earlier }] = all[i];
+    const drop = nats === null ? 0 : earlier[t].nats - nats;
+    if (drop > (best?.drop ?? 0)) best = { drop, text, before, step, from: earlier[t].nats, to: nats };
+  }));
+  return best ? `The largest drop is that of ${drawn(best.text)}, from ${fixed(best.from, 2)} to ${fixed(best.to, 2)} nats between steps ${count(best.before)} and ${count(best.step)}.` : "";
 }
