@@ -25,8 +25,8 @@ def attention_statistics(lm: Any, texts: Sequence[Any], progress: Progress = sil
     """The means over texts of each head's statistics [statistic layer head], of all queries but the first.
 
     "sink", "previous", "itself": attention weight on the first token, on the one before, on the query's.
-    "induction": on tokens that followed an earlier occurrence of the query's token, over queries that have one
-    (NaN where no text has). "entropy" in bits, of 0 for one key; "distance" in tokens, the weighted mean.
+    "induction": on tokens that followed an earlier occurrence of the query's token, over queries that have
+    one (NaN where no text has). "entropy" in bits, of 0 for one key; "distance" in tokens, the weighted mean.
     """
     subject = subject_of(lm)
     for i, block in enumerate(subject.config.blocks):

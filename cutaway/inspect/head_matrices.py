@@ -113,4 +113,5 @@ def _embedding_unembedding(subject: Subject) -> np.ndarray:
 
 def _singular(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The singular values of A B, by the small matrix R_A R_B'."""
-    return np.linalg.svd(np.linalg.qr(a, mode="r") @ np.linalg.qr(b.T, mode="r").T, compute_uv=False)
+    (_, left), (_, right) = np.linalg.qr(a), np.linalg.qr(b.T)
+    return np.linalg.svd(left @ right.T, compute_uv=False)

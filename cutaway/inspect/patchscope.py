@@ -1,6 +1,6 @@
 """Patchscopes: an activation of one text moved into another text, which the model goes on from.
 
-    patchscope(lm, "The capital of France", 12, -1).text       # what the model makes of the activation in words
+    patchscope(lm, "The capital of France", 12, -1).text      # what the model makes of the activation
 
 The prompt repeats words, so that the model writes the word that it finds in the patched place (2401.06102).
 """
