@@ -453,6 +453,7 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_table(
     text = (tmp_path / "a" / "report.md").read_text()
     assert "| linear |" in text and "Chance is 0.250" in text
     page = (tmp_path / "a" / "report.html").read_text()
+    assert len(list((tmp_path / "a" / "plots").glob("*.svg"))) >= 3
     assert (
         "<td>linear</td>" in page
         and [one["title"] for one in charts(page)][:2]

@@ -107,6 +107,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert json.loads((tmp_path / "laws.json").read_text()) == found
     assert "| alpha | 0.34" in (tmp_path / "report.md").read_text()
     [chart] = charts((tmp_path / "report.html").read_text())
+    assert "Held-out loss" in (tmp_path / "plots" / "held-out-loss-by-compute.svg").read_text("utf-8")
     assert chart["x"]["unit"] == "floating-point operations" and chart["series"][-1]["line"] is False
     assert cli.main([*words, "--compute", "1e30"]) == 2
     assert "train larger runs" in capsys.readouterr().err

@@ -132,6 +132,7 @@ def test_a_run_continues_from_its_preset_its_folder_or_its_file_and_can_be_exten
     assert main(["pretrain", str(folder)]) == 2
     assert f"continue it with `cutaway pretrain {folder} --resume`" in capsys.readouterr().err
     [chart] = charts((folder / curve.PAGE).read_text("utf-8"))
+    assert "<svg" in (folder / "loss.svg").read_text("utf-8")
     assert chart["series"][0]["name"] == "loss" and len(chart["series"][0]["y"]) == 4
     assert "step" in curve.text(curve.read(folder)["loss"])
 

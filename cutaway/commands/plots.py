@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from cutaway.commands.console import size
 from cutaway.commands.terminal import note
 from cutaway.errors import UserError, plural
 from cutaway.page import svg as drawings
-from cutaway.page.charts import Chart
 from cutaway.page.report import Report
 from cutaway.store import files
 
@@ -36,19 +34,7 @@ def write(report: Report, html: Path | None, svg: Path | None, force: bool) -> N
         files.write(html, report.html(), force=force)
         note(f"Wrote {html} ({size(html.stat().st_size)}).")
     if svg is not None:
-        write_svg(svg, charts(report.charts()))
-
-
-def charts(given: Iterable[Chart]) -> dict[str, str]:
-    """The charts as drawings, by names made of their titles; a table is none."""
-    found: dict[str, str] = {}
-    for chart in given:
-        drawn = drawings.chart(chart)
-        if drawn is not None:
-            base = re.sub(r"[^a-z0-9]+", "-", chart.title.lower()).strip("-")[:60] or "plot"
-            name = base if base not in found else f"{base}-{len(found)}"
-            found[name] = drawn
-    return found
+        write_svg(svg, drawings.named(report.charts()))
 
 
 def write_svg(folder: Path, found: Mapping[str, str]) -> None:

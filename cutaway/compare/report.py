@@ -287,7 +287,7 @@ def save(experiment: Experiment, results: Sequence[ArmResult], folder: Path) -> 
     write(folder / "results.json", json.dumps(found, indent=1))
     text = markdown(experiment, rows(experiment, results), folder)
     write(folder / "report.md", text)
-    write(folder / "report.html", _page(experiment, results, found, text))
+    report.save(_page(experiment, results, found, text), folder)
     return found
 
 
@@ -320,7 +320,9 @@ def attention_on(experiment: Experiment, run: Measured) -> dict[str, list[float]
     }
 
 
-def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any], text: str) -> str:
+def _page(
+    experiment: Experiment, results: Sequence[ArmResult], found: dict[str, Any], text: str
+) -> report.Report:
     """One file that needs no network: the report, curves, sweeps, prices, where arms look, and the data."""
     names = list(found["arms"])
     plots = [_scores(experiment, found), *(p for p in _plots(experiment, results, found) if p.series)]
@@ -333,7 +335,7 @@ def _page(experiment: Experiment, results: Sequence[ArmResult], found: dict[str,
         parts += [report.Text(f"## Where each arm looks\n\n{about}")]
         parts += [report.Grid([_look(name, looks[name]) for name in names if name in looks])]
     parts.append(report.Fold("The data", json.dumps(found, indent=1)))
-    return report.html(title.removeprefix("# "), parts)
+    return report.Report(title.removeprefix("# "), parts)
 
 
 def _scores(experiment: Experiment, found: dict[str, Any]) -> Bars:

@@ -430,11 +430,11 @@ def save(found: dict[str, Any], law: Law, folder: Path) -> str:
     text = markdown(found)
     write(folder / "laws.json", json.dumps(found, indent=1))
     write(folder / "report.md", text)
-    write(folder / "report.html", _page(found, law, text))
+    report.save(_page(found, law, text), folder)
     return text
 
 
-def _page(found: dict[str, Any], law: Law, text: str) -> str:
+def _page(found: dict[str, Any], law: Law, text: str) -> report.Report:
     """Losses by compute, a line a size, and the law's curves through them."""
     every, law_of, runs = found["points"] + found["held_out"], [], []
     for color, n in enumerate(sorted({point["n"] for point in every})):
@@ -454,7 +454,7 @@ def _page(found: dict[str, Any], law: Law, text: str) -> str:
     )
     title, _, rest = text.partition("\n")
     data = report.Fold("The data", json.dumps(found, indent=1))
-    return report.html(title.removeprefix("# "), [plot, report.Text(rest), data])
+    return report.Report(title.removeprefix("# "), [plot, report.Text(rest), data])
 
 
 def _with_interval(found: tuple[float, float, float]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from cutaway.page import bundle
+from cutaway.page import bundle, svg
 from cutaway.page.charts import Chart, spec
+from cutaway.store import files
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,14 @@ class Report:
         """Its charts, those of grids among them."""
         found = (part.charts if isinstance(part, Grid) else [part] for part in self.parts)
         return [one for parts in found for one in parts if not isinstance(one, Text | Html | Fold)]
+
+
+def save(made: Report, folder: Path) -> None:
+    """Write a report into a folder: report.html, and each chart as plots/NAME.svg."""
+    files.write(folder / "report.html", made.html())
+    (folder / "plots").mkdir(exist_ok=True)
+    for name, drawn in svg.named(made.charts()).items():
+        files.write(folder / "plots" / f"{name}.svg", drawn)
 
 
 def html(title: str, parts: Sequence[Part], *, frames: str = "") -> str:
