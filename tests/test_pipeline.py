@@ -175,14 +175,36 @@ def test_changed_inputs_and_another_pipeline_are_noticed(
     (tmp_path / "run/data/whole").write_text("other text")
     with pytest.raises(UserError, match=r"tokens: was made of other inputs .* \(data changed\): remove this"):
         run.Runner(opened, note=lambda _: None).run(["tokens"])
-    with pytest.raises(UserError, match=r"another pipeline \(budget or settings differ\)"):
+    with pytest.raises(UserError, match=r"another pipeline \(budget was 0.0\)"):
         folder.opened(tmp_path / "run", replace(small(), budget=60.0))
+    other = replace(small()["tokens"], config={"files": ["data/text.txt"], "size": 400})
+    with pytest.raises(UserError, match=r"another pipeline \(tokens is done\)"):
+        folder.opened(tmp_path / "run", with_stage("tokens", other))
     with pytest.raises(UserError, match="no stage paint"):
         run.Runner(opened).run(["paint"])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(UserError, match="holds something else"):
         folder.opened(tmp_path / "mine", small())
+
+
+def with_stage(name: str, stage: config.Stage) -> Pipeline:
+    """The small pipeline with another stage in one's place."""
+    given = small()
+    return replace(given, stages=tuple((own, stage if own == name else one) for own, one in given.stages))
+
+
+def test_a_stage_that_failed_may_be_changed_where_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done stays; the changed stage begins anew with its new config."""
+    opened = filled(tmp_path / "run", monkeypatch)
+    (tmp_path / "run/pack" / folder.DONE).unlink()
+    changed = replace(small()["pack"], config={"source": "tokens", "type": "F16"})
+    again = folder.opened(tmp_path / "run", with_stage("pack", changed))
+    assert not again.stage("pack").exists() and opened.mark("tokens") is not None
+    assert run.Runner(again, note=lambda _: None).run() == ["pack"]
+    assert again.config("pack")["type"] == "F16" and config.read(tmp_path / "run") == again.pipeline
 
 
 @pytest.mark.parametrize(

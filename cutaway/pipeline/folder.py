@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from cutaway.store.reading import parsed
 
 DONE, TIMES, ENERGY, PLAN, LOCK = "done.json", "times.json", "energy.json", "plan.json", ".lock"
 PASSED_OVER = (DONE,)
+FIXED = ("budget", "threads", "processes", "sized")  # what a run keeps
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,8 @@ def opened(path: Path, pipeline: Pipeline | None) -> Folder:
     if known.is_file():
         kept = read(known)
         if pipeline is not None and written(pipeline) != written(kept):
-            raise UserError(
-                f"{path}: holds a run of another pipeline ({_differ(kept, pipeline)}): continue it with "
-                f"`cutaway pipeline {path}`, or choose another folder with --output"
-            )
-        return Folder(path, kept)
+            _take_changes(Folder(path, kept), pipeline)
+        return Folder(path, pipeline or kept)
     if pipeline is None:
         raise UserError(f"{path}: holds no run of a pipeline")
     if path.is_dir() and any(not one.name.startswith(".") for one in path.iterdir()):
@@ -161,12 +160,22 @@ def opened(path: Path, pipeline: Pipeline | None) -> Folder:
     return Folder(path, pipeline)
 
 
-def _differ(kept: Pipeline, given: Pipeline) -> str:
-    """What is different, in a few words."""
-    if kept.names != given.names:
-        return f"its stages are {', '.join(kept.names)}"
-    changed = [name for name in kept.names if kept[name] != given[name]]
-    return f"{', '.join(changed)} had another config" if changed else "budget or settings differ"
+def _take_changes(kept: Folder, given: Pipeline) -> None:
+    """Continue with another pipeline that differs in nothing that is done. UserError for one that does."""
+    old, done = kept.pipeline, [name for name in kept.pipeline.names if kept.mark(name) is not None]
+    differ = [f"{name} is done" for name in done if name not in given.names or old[name] != given[name]]
+    differ += [f"{one} was {getattr(old, one)}" for one in FIXED if getattr(old, one) != getattr(given, one)]
+    if differ:
+        raise UserError(
+            f"{kept.path}: holds a run of another pipeline ({'; '.join(differ)}): continue it with "
+            f"`cutaway pipeline {kept.path}`, or choose another folder with --output"
+        )
+    for name in {*old.names, *given.names} - {*done}:
+        if name not in given.names or name not in old.names or old[name] != given[name]:
+            with disk_errors(kept.path):
+                kept.config_path(name).unlink(missing_ok=True)
+                shutil.rmtree(kept.stage(name), ignore_errors=True)
+    write(kept.path / PIPELINE, written(given))
 
 
 @contextmanager
