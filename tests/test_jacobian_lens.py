@@ -17,7 +17,7 @@ from cutaway.hooks import tracing
 from cutaway.inspect import jacobian_file
 from cutaway.inspect.edits import Add, check
 from cutaway.inspect.jacobian_fit import fit, target_layer
-from cutaway.inspect.jacobian_lens import Dense, JacobianLens, LowRank, digest
+from cutaway.inspect.jacobian_lens import JacobianLens, digest
 from cutaway.inspect.jacobian_state import FIRST, Fit, Settings, merged
 from cutaway.inspect.subject import Subject
 from cutaway.inspect.trace import Trace
@@ -119,7 +119,7 @@ def test_shards_merge_by_their_texts(tmp_path: Path) -> None:
     fitted(subject, TEXTS[2:], parts[1])
     found = merged(parts)
     assert found.texts == 3
-    assert all(np.allclose(found.matrices[i].dense(), whole.mean[i], atol=1e-6) for i in found.matrices)
+    assert all(np.allclose(found.matrices[i], whole.mean[i], atol=1e-6) for i in found.matrices)
     assert found.facts["error"] == pytest.approx(whole.error, rel=1e-5)
     fitted(subject_of("gemma"), TEXTS[:1], tmp_path / "c")
     with pytest.raises(UserError, match="another model"):
@@ -129,19 +129,19 @@ def test_shards_merge_by_their_texts(tmp_path: Path) -> None:
 def lens_of(subject: Subject, seed: int = 0) -> JacobianLens:
     draw = np.random.default_rng(seed)
     layers = len(subject.config.blocks) - 1
-    made = {i: Dense(draw.standard_normal((WIDTH, WIDTH)).astype(np.float32)) for i in range(layers)}
+    made = {i: draw.standard_normal((WIDTH, WIDTH)).astype(np.float32) for i in range(layers)}
     return JacobianLens(made, layers, 5, {"model": digest(subject)})
 
 
 def test_files_are_read_back_and_those_of_other_models_refused(tmp_path: Path) -> None:
     subject = subject_of("llama")
     ours = lens_of(subject)
-    for name in ("a.safetensors", "a.pt"):
+    for name, near in (("a.safetensors", 0), ("a.pt", 2e-3), ("a.gguf", 2e-2)):
         jacobian_file.save(tmp_path / name, ours)
         found = jacobian_file.load(tmp_path / name, subject)
         assert (found.texts, found.target, list(found.matrices)) == (5, 2, [0, 1])
         for layer, matrix in ours.matrices.items():
-            assert np.allclose(found.matrices[layer].dense(), matrix.dense(), atol=2e-3)
+            assert np.allclose(found.matrices[layer], matrix, atol=near)
     theirs = torch.load(tmp_path / "a.pt", weights_only=True)
     assert list(theirs["J"]) == [0, 1] == theirs["source_layers"] and theirs["J"][0].dtype == torch.float16
     assert (theirs["n_prompts"], theirs["d_model"]) == (5, WIDTH)
@@ -218,7 +218,7 @@ def test_a_lens_reads_each_layer_through_its_matrix() -> None:
     found = trace.lens(ours)
     assert found.names == ("blocks.0.out", "blocks.1.out", "blocks.2.out")
     for row, layer in enumerate((0, 1)):
-        stream = torch.from_numpy(trace[f"blocks.{layer}.out"] @ ours.matrices[layer].dense().T)
+        stream = torch.from_numpy(trace[f"blocks.{layer}.out"] @ ours.matrices[layer].T)
         logits = subject.pytorch.model.logits(stream[None])[0]
         assert np.array_equal(found.ids[row], logits.argmax(-1).numpy())
     assert np.array_equal(found.ids[2], trace.logits.argmax(-1))
@@ -226,20 +226,12 @@ def test_a_lens_reads_each_layer_through_its_matrix() -> None:
     assert not np.array_equal(control.ids[:2], found.ids[:2])
 
 
-def test_low_rank_is_its_dense_matrix() -> None:
-    draw = np.random.default_rng(0)
-    matrix = LowRank(0.5, *draw.standard_normal((2, 3, WIDTH)).astype(np.float32))
-    rows = draw.standard_normal((4, WIDTH)).astype(np.float32)
-    assert np.allclose(matrix.times(rows), rows @ matrix.dense().T, atol=1e-5)
-    assert np.allclose(matrix.pulled(rows), rows @ matrix.dense(), atol=1e-5)
-
-
 def test_interventions_are_their_formulas() -> None:
     subject = subject_of("llama")
     ours, ids, at = lens_of(subject), TEXTS[0], "blocks.1.out"
     model = subject.pytorch.model
     h = Trace.of(model, Bytes(), ids)[at]
-    directions = model.embedding.weight.detach().numpy()[[65, 66]] @ ours.matrices[1].dense()
+    directions = model.embedding.weight.detach().numpy()[[65, 66]] @ ours.matrices[1]
     both = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
     assert np.allclose(ours.directions(subject, ["A", 66], 1), both.T, atol=1e-6)
     found = Trace.of(model, Bytes(), ids, edit=ours.steer(subject, "A", 0.5, [1]))[at]
@@ -276,8 +268,10 @@ def test_the_verb_fits_shows_merges_and_converts(tmp_path: Path, capsys, monkeyp
     assert "a lens of 4 texts" in run("merge part1.safetensors part2.safetensors --output b.safetensors")
     run(f"{fit_by} --count 4 --output whole.safetensors")
     ours, whole = (jacobian_file.load(Path(name)) for name in ("b.safetensors", "whole.safetensors"))
-    assert np.allclose(ours.matrices[0].dense(), whole.matrices[0].dense(), atol=1e-5)
+    assert np.allclose(ours.matrices[0], whole.matrices[0], atol=1e-5)
     run("convert b.safetensors --output b.pt")
+    run("convert b.safetensors --layers 1 --output b.gguf")
+    assert [*jacobian_file.load(Path("b.gguf")).matrices] == [1]
     shown = json.loads(run("show b.pt hello --model tiny.gguf --json"))["lenses"]
     assert [len(shown[kind]) for kind in ("jacobian", "logit", "random")] == [3, 4, 3]
     assert "fitted to 4 texts, exact, float32" in run("show b.safetensors")

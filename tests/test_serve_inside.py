@@ -13,7 +13,7 @@ import pytest
 from cutaway.inspect import tuned_maps
 from cutaway.inspect.arrays import log_softmax, softmax
 from cutaway.inspect.edits import Ablate, from_json
-from cutaway.inspect.jacobian_lens import Dense, JacobianLens
+from cutaway.inspect.jacobian_lens import JacobianLens
 from cutaway.weights import adapters
 from tests import serving
 from tests.serving import Server
@@ -180,7 +180,7 @@ def test_a_tuned_lens_is_beside_it(tmp_path: Path) -> None:
 def test_a_jacobian_lens_and_its_control_are_beside_it_and_in_the_internals() -> None:
     lm = serving.model()
     width, draw = lm.config.width, np.random.default_rng(0)
-    ours = JacobianLens({0: Dense(draw.standard_normal((width, width), np.float32))}, 1, 3)
+    ours = JacobianLens({0: draw.standard_normal((width, width), np.float32)}, 1, 3)
     with serving.running(lm, lenses={"jacobian": ours, "random": ours.random()}) as server:
         found = asked(server, "/v1/lens")
         internals = {"layers": [0, 1], "attention": False, "lens": 2, "lens_kind": "jacobian"}

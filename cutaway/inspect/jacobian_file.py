@@ -2,6 +2,7 @@
 
     lens = load("lens.safetensors", lm)      # or .pt: {"J": {layer: [d d]}, ...}
     save("lens.pt", lens)
+    save("small.gguf", lens)                 # in 8 bits (Q8_0)
 
 UserError for a damaged file, and for a lens of another model. The published kind is a pickle in a zip; its
 opcodes are read as data and none of them is run (torch_zip.py).
@@ -11,14 +12,17 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cutaway import gguf
 from cutaway.errors import UserError, quoted
 from cutaway.extras import need
-from cutaway.inspect.jacobian_lens import Dense, JacobianLens
+from cutaway.gguf import Packed
+from cutaway.inspect.jacobian_lens import JacobianLens
 from cutaway.quantization import formats
 from cutaway.store import files
 from cutaway.store.files import read_errors
@@ -30,23 +34,32 @@ PUBLISHED = (".pt", ".pth")
 
 
 def save(path: str | Path, lens: JacobianLens, type: str = "F32", force: bool = True) -> None:
-    """Writes a lens: as the published artefact to a name that ends in .pt, else as safetensors."""
-    if Path(path).suffix in PUBLISHED:
+    """Writes a lens: as the published artefact to a name that ends in .pt, as GGUF in 8 bits to one that ends
+    in .gguf, else as safetensors of F32 or F16.
+    """
+    path = Path(path)
+    if path.suffix in PUBLISHED:
         files.write(path, _published(lens), force=force)
         return
-    tensors = {}
-    for layer, matrix in lens.matrices.items():
-        tensors[f"J.{layer}"] = formats.pack(np.ascontiguousarray(matrix.dense()), type)
-    facts = {"target": lens.target, "texts": lens.texts, **lens.facts}
-    safetensors.write(path, tensors, {"format": FORMAT, "facts": json.dumps(facts)}, force=force)
+    small = path.suffix == ".gguf"
+    tensors = {
+        f"J.{layer}": formats.pack(np.ascontiguousarray(matrix), "Q8_0" if small else type)
+        for layer, matrix in lens.matrices.items()
+    }
+    facts = json.dumps({"target": lens.target, "texts": lens.texts, **lens.facts})
+    if small:
+        gguf.write(path, {"general.architecture": FORMAT, "facts": facts}, tensors, force=force)
+    else:
+        safetensors.write(path, tensors, {"format": FORMAT, "facts": facts}, force=force)
 
 
 def load(path: str | Path, lm: Any = None) -> JacobianLens:
     """Reads a lens; with a model, refuses one of another."""
     path = Path(path)
     with read_errors(path), path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    lens = _from_published(path) if zipped else _from_safetensors(path)
+        head = file.read(4)
+    reader = {b"PK\x03\x04": _from_published, b"GGUF": _from_gguf}.get(head, _from_safetensors)
+    lens = reader(path)
     if lm is not None:
         lens.check(lm, str(path))
     return lens
@@ -56,12 +69,25 @@ def _from_safetensors(path: Path) -> JacobianLens:
     found = safetensors.metadata(path)
     if found.get("format") != FORMAT:
         raise UserError(f"{path} is no Jacobian lens: `cutaway lens fit` writes one")
-    facts = parsed_text(found.get("facts", ""), f"{path}: facts")
+    return _named(path, safetensors.read(path), found.get("facts", ""))
+
+
+def _from_gguf(path: Path) -> JacobianLens:
+    found = gguf.read(path)
+    facts = found.metadata.get("facts")
+    if found.metadata.get("general.architecture") != FORMAT or not isinstance(facts, str):
+        raise UserError(f"{path} is no Jacobian lens: `cutaway lens convert` writes one as GGUF")
+    return _named(path, found.tensors, facts)
+
+
+def _named(path: Path, tensors: Mapping[str, Packed], text: str) -> JacobianLens:
+    """The lens of tensors J.LAYER, and of facts as JSON."""
+    facts = parsed_text(text, f"{path}: facts")
     matrices = {}
-    for name, packed in safetensors.read(path).items():
+    for name, packed in tensors.items():
         layer = name.removeprefix("J.")
-        if not layer.isdecimal() or len(layer) > 6 or packed.type not in ("F32", "F16"):
-            raise UserError(f"{path}: {quoted(name)} is no matrix of a layer, J.LAYER in F32 or F16")
+        if not layer.isdecimal() or len(layer) > 6 or packed.type not in ("F32", "F16", "Q8_0"):
+            raise UserError(f"{path}: {quoted(name)} is no matrix of a layer, J.LAYER in F32, F16 or Q8_0")
         matrices[int(layer)] = formats.unpack(packed)
     target, texts = facts.pop("target", None), facts.pop("texts", None)
     return _checked(path, matrices, target, texts, facts)
@@ -103,8 +129,7 @@ def _checked(
             raise UserError(
                 f"{path}: its {what} is {quoted(value)}: a whole number from {least} on is needed"
             )
-    dense = {layer: Dense(matrices[layer]) for layer in sorted(matrices)}
-    return JacobianLens(dense, target, texts, facts)
+    return JacobianLens({layer: matrices[layer] for layer in sorted(matrices)}, target, texts, facts)
 
 
 def _published(lens: JacobianLens) -> bytes:
@@ -112,7 +137,7 @@ def _published(lens: JacobianLens) -> bytes:
     need("writing a lens as torch.save does", "torch")
     import torch
 
-    made = {layer: torch.from_numpy(matrix.dense()).half() for layer, matrix in lens.matrices.items()}
+    made = {layer: torch.from_numpy(matrix).half() for layer, matrix in lens.matrices.items()}
     out = io.BytesIO()
     layers = list(made)
     torch.save({"J": made, "n_prompts": lens.texts, "source_layers": layers, "d_model": lens.width}, out)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,59 +27,13 @@ from cutaway.inspect.subject import subject_of
 BAND = (0.38, 0.92)  # of the depth: the layers that interventions act on
 
 
-@dataclass(frozen=True)
-class LowRank:
-    """A matrix as ``scale`` I + left' right, left and right float32 [r d]."""
-
-    scale: float
-    left: np.ndarray
-    right: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.left.shape[1], self.right.shape[1]
-
-    def times(self, rows: np.ndarray) -> np.ndarray:
-        """J h of rows h [n d]."""
-        return np.float32(self.scale) * rows + (rows @ self.right.T) @ self.left
-
-    def pulled(self, rows: np.ndarray) -> np.ndarray:
-        """w' J of rows w [n d]."""
-        return np.float32(self.scale) * rows + (rows @ self.left.T) @ self.right
-
-    def dense(self) -> np.ndarray:
-        return np.float32(self.scale) * np.eye(len(self.left[0]), dtype=np.float32) + self.left.T @ self.right
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A matrix float32 or float16 [d d]."""
-
-    array: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.array.shape[0], self.array.shape[1]
-
-    def times(self, rows: np.ndarray) -> np.ndarray:
-        """J h of rows h [n d]."""
-        return rows @ self.dense().T
-
-    def pulled(self, rows: np.ndarray) -> np.ndarray:
-        """w' J of rows w [n d]."""
-        return rows @ self.dense()
-
-    def dense(self) -> np.ndarray:
-        return self.array.astype(np.float32, copy=False)
-
-
 @dataclass(frozen=True, repr=False)
 class JacobianLens:
-    """``matrices`` by layer, which take its residual stream to that after layer ``target``; fitted to
-    ``texts`` texts, as ``facts`` describe.
+    """``matrices`` float32 [d d] by layer, which take its residual stream to that after layer ``target``;
+    fitted to ``texts`` texts, as ``facts`` describe.
     """
 
-    matrices: Mapping[int, Dense | LowRank]
+    matrices: Mapping[int, np.ndarray]
     target: int
     texts: int
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +41,7 @@ class JacobianLens:
     @property
     def width(self) -> int:
         """Numbers of the residual stream."""
-        return next(iter(self.matrices.values())).shape[0]
+        return len(next(iter(self.matrices.values())))
 
     def __repr__(self) -> str:
         return f"JacobianLens({len(self.matrices)} layers, width {self.width}, {self.texts} texts)"
@@ -112,7 +66,7 @@ class JacobianLens:
         for name, rows in residuals.items():
             layer = int(name.split(".")[1]) if name != "embed" else -1
             if layer in self.matrices:
-                found[name] = self.matrices[layer].times(rows)
+                found[name] = rows @ self.matrices[layer].T
             elif layer >= self.target:
                 found[name] = rows
         return found
@@ -120,7 +74,7 @@ class JacobianLens:
     def random(self, seed: int = 0) -> JacobianLens:
         """The control: one random rotation in place of every matrix."""
         normal = np.random.default_rng(seed).standard_normal((self.width, self.width))
-        rotation = Dense(np.linalg.qr(normal)[0].astype(np.float32))
+        rotation = np.linalg.qr(normal)[0].astype(np.float32)
         return JacobianLens(dict.fromkeys(self.matrices, rotation), self.target, 0)
 
     def band(self, layers: Sequence[int] | None = None) -> list[int]:
@@ -135,12 +89,19 @@ class JacobianLens:
                 )
         return list(layers)
 
+    def of_layers(self, layers: Sequence[int]) -> JacobianLens:
+        """The lens of some of its layers."""
+        return replace(self, matrices={layer: self.matrices[layer] for layer in self.band(layers)})
+
     def directions(self, lm: Any, tokens: Iterable[Any], layer: int) -> np.ndarray:
         """float32 [n d]: the direction of each token, an id or a text of one token, at norm 1."""
         (layer,) = self.band([layer])
         subject = subject_of(lm)
         ids = [token_id(subject, token) for token in tokens]
-        pulled = self.matrices[layer].pulled(np.stack([head_table(subject.engine)[[id]][0] for id in ids]))
+        count = min(subject.config.vocab, len(subject.tokenizer))
+        if not 0 <= min(ids, default=0) <= max(ids, default=-1) < count:
+            raise UserError(f"give tokens of this model, with ids from 0 to {count - 1:,}, and one at least")
+        pulled = np.concatenate([head_table(subject.engine)[[id]] for id in ids]) @ self.matrices[layer]
         norms = np.linalg.norm(pulled, axis=1, keepdims=True)
         if not norms.all():
             raise UserError(f"at layer {layer} the lens has no direction for that token")

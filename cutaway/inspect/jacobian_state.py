@@ -16,7 +16,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.inspect import jacobian_file
-from cutaway.inspect.jacobian_lens import Dense, JacobianLens
+from cutaway.inspect.jacobian_lens import JacobianLens
 from cutaway.store.files import Progress, silent
 
 FIRST = 16  # the first position of a text that is a source and a target
@@ -142,7 +142,7 @@ class Fit:
         whole = sorted(lens.matrices) == list(range(layers)) and deviation.shape == (layers,)
         if not whole or not isinstance(tokens, int) or not isinstance(done, str):
             raise UserError(f"{path} is no fit that could go on: `cutaway lens fit` writes one")
-        mean = np.stack([matrix.dense() for matrix in lens.matrices.values()])
+        mean = np.stack([*lens.matrices.values()])
         return cls(settings, mean, lens.texts, tokens, done, deviation)
 
     @property
@@ -152,8 +152,7 @@ class Fit:
         del facts["target"]
         facts |= {"tokens": self.tokens, "done": self.done, "deviation": self.deviation.tolist()}
         facts["error"] = None if np.isnan(self.error) else self.error
-        matrices = {layer: Dense(mean) for layer, mean in enumerate(self.mean)}
-        return JacobianLens(matrices, self.settings.target, self.texts, facts)
+        return JacobianLens(dict(enumerate(self.mean)), self.settings.target, self.texts, facts)
 
     def save(self, path: str | Path) -> None:
         """Writes the lens, from which the fit goes on."""

@@ -53,7 +53,7 @@ def kind(path: Path) -> str:
     """ "tuned" or "jacobian"."""
     with read_errors(path), path.open("rb") as file:
         head = file.read(4)
-    if head == b"PK\x03\x04":
+    if head in (b"PK\x03\x04", b"GGUF"):
         return "jacobian"
     return "jacobian" if safetensors.metadata(path).get("format") == jacobian_file.FORMAT else "tuned"
 
@@ -77,7 +77,7 @@ def own(subject: Subject) -> Path:
 
 def own_path(subject: Subject) -> Path | None:
     """The file of a model's Jacobian lens, fitted on this machine or Cutaway's own; None if it has none."""
-    paths = (cached(subject), OWN / f"{digest(subject)}.safetensors")
+    paths = (cached(subject), OWN / f"{digest(subject)}.gguf")
     return next((path for path in paths if path.is_file()), None)
 
 

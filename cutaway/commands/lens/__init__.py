@@ -6,7 +6,7 @@ VERBS = {
     "fit": ("fit:fit", "Fit a Jacobian lens to a model, from texts."),
     "show": ("show:show", "Say how a lens was fitted, or what it shows of a text."),
     "merge": ("write:merge", "Join fits of other texts into one lens."),
-    "convert": ("write:convert", "Write a lens as the published .pt, in half precision, or smaller."),
+    "convert": ("write:convert", "Write a lens as the published .pt, in half precision, or in 8 bits."),
 }
 HELP = """Which words a layer moves a model towards: Jacobian lenses, fitted and read."""
 EXAMPLES = """**Examples:**

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,11 +44,11 @@ def convert(
     *,
     output: Output,
     type: Literal["F32", "F16"] = "F16",
-    rank: int | None = None,
+    layers: str | None = None,
     threads: Threads = None,
     force: Force = False,
 ) -> None:
-    """Write a lens as the published artefact (a name that ends in .pt), or as a smaller file.
+    """Write a lens as the published artefact (a name that ends in .pt), or in 8 bits (.gguf).
 
     **Examples:**
 
@@ -55,19 +56,26 @@ def convert(
 
     cutaway lens convert published.pt --output lens.safetensors
 
-    cutaway lens convert lens.safetensors --rank 32 --output small.safetensors
+    cutaway lens convert lens.safetensors --layers 12,16,20,24 --output small.gguf
 
     :param lens: A lens's file.
     :param output: The file to write.
-    :param type: What numbers are kept as; the published artefact has F16.
-    :param rank: Keep so many directions of each matrix, beside a multiple of the identity, in 8 bits.
+    :param type: What a .safetensors file keeps numbers as; the published artefact has F16.
+    :param layers: Keep these alone, as 12,16,20.
     """
     console.use_threads(threads)
     from cutaway.inspect import jacobian_file
 
     files.check_file(output, force)
     found = jacobian_file.load(lens)
-    if rank is not None:
-        found = found.of_rank(rank)
+    if layers is not None:
+        found = found.of_layers(_layers(layers))
     jacobian_file.save(output, found, type, force=force)
     console.say(f"{output}: {console.size(output.stat().st_size)}")
+
+
+def _layers(given: str) -> list[int]:
+    """The layers of 12,16,20."""
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", given):
+        raise UserError(f"--layers is {given!r}: write layers as 12,16,20")
+    return sorted({int(one) for one in given.split(",")})
