@@ -37,7 +37,7 @@ BEFORE, AFTER = 14, 6  # tokens around the one that an example is of
 QUANTILES = (("strongest", 1.0), ("at the 90th percentile", 0.9), ("at the median", 0.5), ("weak", 0.1))
 EACH = 4  # examples of a quantile
 BARS = 24  # of a histogram
-NUMBERS = 8 << 20  # logits that are computed at a time
+NUMBERS = 8 << 20  # logits, and activations of features, that are computed at a time
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ class Scan:
         strongest = np.zeros((f, KEPT), np.float32)
         sums, squares, products = np.zeros(f), np.zeros(f), np.zeros((len(some), f))
         self.values = np.zeros((len(self.rows), len(some)), np.float32)
-        for start in range(0, len(self.rows), CHUNK):
-            rows = self.rows[start : start + CHUNK]
+        at_once = max(32, min(CHUNK, NUMBERS // f))
+        for start in range(0, len(self.rows), at_once):
+            rows = self.rows[start : start + at_once]
             found = self.encoded(rows)
             fired += (found > 0).sum(0)
             self.most = np.maximum(self.most, found.max(0))
@@ -107,7 +108,7 @@ class Scan:
             top = largest(both, KEPT)
             strongest, self.best = (np.take_along_axis(each, top, 1) for each in (both, of_rows))
             own = found[:, some]
-            self.values[start : start + CHUNK] = own
+            self.values[start : start + at_once] = own
             sums += found.sum(0, dtype=np.float64)
             squares += np.square(found).sum(0, dtype=np.float64)
             products += own.T.astype(np.float64) @ found

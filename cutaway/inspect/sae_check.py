@@ -123,10 +123,12 @@ def _jobs(made: Sequence[SAE], data: Activations | None) -> dict[tuple[str, str]
     names = list(dict.fromkeys(name for one in made for name in one.writes))
     jobs: dict[tuple[str, str], Job] = {}
     scopes = [(name, [name]) for name in names] + ([(ALL, names)] if len(names) > 1 else [])
+    baselines = _baselines(made, names, data)
     for label, some in scopes:
         jobs[label, "features"] = lambda clean, some=some: _listeners(made, some, clean, errors=False)
-        for by, maps in _baselines(made, some, data).items():
-            jobs[label, by] = lambda clean, maps=maps: _mapped(made, maps)
+        for by, maps in baselines.items():
+            chosen = {name: maps[name] for name in some if name in maps}
+            jobs[label, by] = lambda clean, chosen=chosen: _mapped(made, chosen)
     jobs[ERRORS, "features"] = lambda clean: _listeners(made, names, clean, errors=True)
     return jobs
 
