@@ -34,7 +34,6 @@ def drawn(lm: Any) -> Texts:
     texts: Texts = ([], [], [])
     for _ in range(TEXTS):
         chosen = random.choice(words, WORDS + 1, replace=False).tolist()
-        random.choice(words, 1)
         at = int(random.integers(1, WORDS - 1))
         text = chosen[:WORDS] + chosen[: at + 1]
         other = list(text)
@@ -61,9 +60,7 @@ def controls(lm: Any, texts: Texts, circuit: Sequence[Part]) -> None:
 
     scores = head_scores(lm, "induction")
     best = {(layer, head) for layer, head, _ in scores.top(SCORED)}
-    print(
-        f"the heads with the highest induction scores: {sorted(best)}; in the circuit: {len(best & set(circuit))}"
-    )
+    print(f"the highest induction scores: {sorted(best)}; in the circuit: {len(best & set(circuit))}")
     rows = {
         "the circuit": [set(circuit)],
         "all else, without the circuit": [every - set(circuit)],
