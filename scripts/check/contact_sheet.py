@@ -1,9 +1,10 @@
 """Every kind of HTML that Cutaway writes, photographed in light and dark, wide and on a phone, as one sheet.
 
-    python -m scripts.check.contact_sheet --output sheet
+    python -m scripts.check.contact_sheet --output sheet [--only graph,eval]
 
-It writes each page, its four pictures, and sheet/index.html with all of them to be looked at. It exits with 1
-where a page is wider than its screen or complains in the console. A minute; it wants Chromium and Playwright.
+It writes each page (with --only these, and keeps the others), its four pictures, and sheet/index.html with
+all of them to be looked at. It exits with 1 where a page is wider than its screen or complains in the
+console. Some minutes; it wants Chromium and Playwright.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def evaluation(file: Path) -> None:
 
     difference = {task: {"acc": {"value": 0.05, "interval": [-0.02, 0.12]}} for task in figures(0)}
     other = {"model": "runs/talk", "tasks": figures(0.05), "difference": difference}
-    files.write(file, evaluations.evaluation({"model": "smollm2", "tasks": figures(0), "against": other}))
+    files.write(
+        file, evaluations.evaluation({"model": "smollm2", "tasks": figures(0), "against": other}).html()
+    )
 
 
 def arena(file: Path) -> None:
@@ -95,7 +98,16 @@ def arena(file: Path) -> None:
         "changed_with_order": 7,
         "answers": {name: ["An answer."] for name in ratings},
     }
-    files.write(file, evaluations.arena(document))
+    files.write(file, evaluations.arena(document).html())
+
+
+def comparison(file: Path) -> None:
+    """The report of two arms that were hardly trained."""
+    shape = ["--width", "16", "--steps", "4", "--seeds", "2", "--learning-rates", "0.01", "--threads", "1"]
+    words = ["compare", "--attention", "mha,linear", "--task", "copying", *shape]
+    if cutaway([*words, "--output", str(file.parent / "arms")]):
+        raise SystemExit(1)
+    shutil.copyfile(file.parent / "arms" / "report.html", file)
 
 
 def features(file: Path) -> None:
@@ -125,6 +137,8 @@ PAGES: dict[str, Callable[[Path], Any]] = {
     ),
     "sae": features,
     "explain sae": explained_features,
+    "graph": verb("graph", "The capital of France is", "--html"),
+    "compare": comparison,
     "how": verb("explain", "The capital of France is", "--how", "--html"),
     "attention": verb("attention", "show", "local", "--window", "4", "--html"),
     "tokenizer compare": verb("tokenizer", "compare", "smollm2", "minilm", "--html"),
@@ -140,9 +154,12 @@ PAGES: dict[str, Callable[[Path], Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("sheet"))
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[*PAGES])
     asked = parser.parse_args()
     problems: list[str] = []
     for name, write in PAGES.items():
+        if name not in asked.only:
+            continue
         folder = asked.output / name.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "page.html")
@@ -161,7 +178,7 @@ def photographed(output: Path, problems: list[str]) -> dict[str, list[str]]:
     with sync_playwright() as playwright:
         found = next(filter(None, map(shutil.which, NAMES)), None)
         browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        for name in PAGES:
+        for name in (one for one in PAGES if (output / one.replace(" ", "-") / "page.html").is_file()):
             for scheme in ("light", "dark"):
                 for size, (width, height) in SIZES.items():
                     file = output / name.replace(" ", "-") / "page.html"

@@ -45,12 +45,12 @@ def test_every_view_shows_the_models_own_numbers(app: Callable[..., Any], tmp_pa
         logit = float(trace["logits"][-1][made[2]])
         assert f"is {logit:.2f}".replace("-", "−") in tab.locator("#panel").inner_text()
         tab.get_by_role("link", name="Inside").click()
-        tab.get_by_label("Text").fill("the other")
+        tab.get_by_label("Text").fill("the other, the same")
         tab.get_by_role("button", name="Trace").click()
         tab.wait_for_function(
-            "n => document.querySelectorAll('#strip .chip').length === n", arg=len(lm.ids("the other"))
+            "n => document.querySelectorAll('#strip .chip').length === n", arg=len(lm.ids("the other, the same"))
         )
-        best = lm.trace("the other").top(1)[0]
+        best = lm.trace("the other, the same").top(1)[0]
         shown = tab.locator("#next td:nth-child(4)").first.inner_text().strip("%<")
         assert float(shown) == pytest.approx(100 * best.probability, abs=0.06)
         assert tab.locator("#views section").count() == 12

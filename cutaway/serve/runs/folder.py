@@ -37,6 +37,7 @@ class Runs:
     root: Path
     _logs: OrderedDict[str, Log] = field(default_factory=OrderedDict)
     _configs: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict)
+    _heads: dict[str, tuple[tuple[int, int], int, float | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -124,21 +125,19 @@ class Runs:
 
     def _entry(self, id: str, folder: Path, experiment: str | None) -> dict[str, Any]:
         try:
-            log = self.log(id, folder)
-            config = self.config(folder)
-            wrong = None
+            step, loss = self._head(id, folder)
+            config, wrong = self.config(folder), None
         except APIError as error:
-            log, config, wrong = Log(), {}, str(error)
+            step, loss, config, wrong = 0, None, {}, str(error)
         steps = config.get("steps")
         steps = steps if isinstance(steps, int) and steps > 0 else None
         updated = self._changed(folder)
-        done = steps is not None and log.step >= steps
+        done = steps is not None and step >= steps
         state = "finished" if done else "running" if time.time() - updated < QUIET else "stopped"
-        loss = log.last("loss")
         return {
             "id": id,
             "state": state,
-            "step": log.step,
+            "step": step,
             "steps": steps,
             "loss": loss,
             "objective": _kind(config),
@@ -150,6 +149,19 @@ class Runs:
             "updated": updated,
             **({} if wrong is None else {"error": wrong}),
         }
+
+    def _head(self, id: str, folder: Path) -> tuple[int, float | None]:
+        """The step and the loss that a run has reached; its log is read where it changed."""
+        try:
+            found = (folder / METRICS).stat()
+            state = found.st_mtime_ns, found.st_size
+        except OSError:
+            state = 0, 0
+        known = self._heads.get(id)
+        if known is None or known[0] != state:
+            log = self.log(id, folder)
+            known = self._heads[id] = (state, log.step, log.last("loss"))
+        return known[1:]
 
     @staticmethod
     def _changed(folder: Path) -> float:
