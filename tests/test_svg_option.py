@@ -9,6 +9,7 @@ import pytest
 
 from cutaway.attention.common import mask_plot, registry, usual
 from cutaway.cli import main
+from cutaway.inspect import reports
 from cutaway.tokenizer import bpe_train
 from tests.small import model_file
 
@@ -38,6 +39,15 @@ def test_attention_show_draws_the_mask_and_who_shares(folder: Path) -> None:
     (gqa, mla) = (" ".join(drawn(folder / kind)["heads"]) for kind in ("gqa", "mla"))
     assert "8 keys and 8 values of 128 numbers" in gqa and "16 of 32 heads are drawn" in gqa
     assert "one vector of 512 numbers a token" in mla
+
+
+@pytest.mark.parametrize("kind", registry.names())
+def test_every_mechanism_is_drawn_or_has_no_heads(kind: str) -> None:
+    made = reports.shared_heads(registry.kind(kind))
+    if made is None:
+        assert kind in {"bahdanau", "luong", "mamba", "rg_lru", "short_conv"}
+    else:
+        assert f"Heads of {kind}" in made and ET.fromstring(made) is not None
 
 
 def test_luongs_window_is_around_a_place_that_each_query_predicts() -> None:
@@ -73,6 +83,8 @@ def test_chosen_words_are_mapped_with_their_names(folder: Path, capsys: pytest.C
     assert {"king", "queen", "man"} <= set(drawn(folder / "out")["map"])
     assert main(["embed", "project", "words.txt", "--words", "king"]) == 2
     assert "give both" in capsys.readouterr().err
+    assert main(["embed", "project", "words.txt", "--words", "king,", "--svg", "two"]) == 2
+    assert "--words has 1 word: a map needs 3" in capsys.readouterr().err
 
 
 def test_training_shows_its_first_merges(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,8 @@ from cutaway.page.charts import Axis, Bar, Bars, Chart, Plot, Series
 from cutaway.page.svg import diagrams
 from cutaway.tokenizer.bpe import replaced
 
+NAMED, LINES = 8, 100  # tokens whose lines have names, and that are drawn
+
 
 def drawn(found: Explanation) -> dict[str, str]:
     """Each drawing as an SVG, by its name."""
@@ -83,5 +85,11 @@ def _heads(found: Explanation) -> Chart | None:
 
 def _norms(found: Explanation) -> Chart:
     at = list(range(len(found.stages)))
-    series = [Series(token.text, at, list(row)) for token, row in zip(found.tokens, found.norms, strict=True)]
-    return Plot("The length of each token's residual stream", Axis("stage"), Axis("norm", log=True), series)
+    faint = len(found.tokens) > NAMED
+    series = [
+        Series(token.text, at, list(row), faint=faint, color=0 if faint else None)
+        for token, row in zip(found.tokens[:LINES], found.norms, strict=False)
+    ]
+    title = "The length of each token's residual stream"
+    note = f"The first {LINES} of {len(found.tokens)} tokens." if len(found.tokens) > LINES else ""
+    return Plot(title, Axis("stage"), Axis("norm", log=True), series, note=note)

@@ -36,8 +36,8 @@ def shared_heads(kind: Kind) -> str | None:
         config = kind.like(usual.EXAMPLE, {})
     except UserError:
         return None
-    heads = getattr(config, "heads", 0)
-    if not heads:
+    heads, size = getattr(config, "heads", 0), getattr(config, "key_size", 0)
+    if not heads or not size:
         return None
     latent, state = getattr(config, "latent", 0) or 0, getattr(config, "state_shape", ())
     groups = heads if latent else getattr(config, "groups", heads)
@@ -47,7 +47,7 @@ def shared_heads(kind: Kind) -> str | None:
     elif latent:
         kept = f"one vector of {latent} numbers a token, of which all heads make their keys and values"
     else:
-        kept = f"{groups} keys and {groups} values of {config.key_size} numbers a token"
+        kept = f"{groups} keys and {groups} values of {size} numbers a token"
     most = diagrams.MOST  # of 32 heads half are drawn, with half of the groups
     shown = min(heads, most)
     each = max(1, heads // groups)

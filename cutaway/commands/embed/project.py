@@ -15,7 +15,7 @@ from cutaway.embedding import map_page
 from cutaway.embedding.projection import Method
 from cutaway.embedding.projection import project as on_plane
 from cutaway.embedding.vectors import Vectors
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 from cutaway.page import svg as drawings
 from cutaway.page.charts import Axis, Plot, Series
 from cutaway.store import files
@@ -72,7 +72,11 @@ def _chosen(vectors: Vectors, words: str, method: Method) -> str:
     """An SVG of the words' directions on a plane, each with its label."""
     first = " " if words.startswith(" ") else ""  # in a model's table most words begin with their space
     chosen = [first + word.strip() for word in words.split(",") if word.strip()]
-    rows = np.stack([vectors.vector(word) for word in chosen]) if chosen else np.zeros((0, 2))
+    if len(chosen) < 3:
+        raise UserError(
+            f"--words has {plural(len(chosen), 'word')}: a map needs 3 or more, with commas between"
+        )
+    rows = np.stack([vectors.vector(word) for word in chosen])
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     plane = on_plane(rows / np.maximum(lengths, 1e-12), method)
     labels = [word.strip() for word in chosen]

@@ -65,7 +65,7 @@ def show(
 
 
 def _drawn(tok: Tokenizer, found: list[Piece]) -> dict[str, str]:
-    """The tokens with their ids, and the merges of each piece that has some, the first ten."""
+    """The tokens with their ids, and the merges of each piece that has some, ten at most."""
     from cutaway.page.svg import diagrams
 
     ids = [id for piece in found for id in piece.ids]
@@ -73,7 +73,8 @@ def _drawn(tok: Tokenizer, found: list[Piece]) -> dict[str, str]:
     drawings = {
         "tokens": diagrams.tokens(f"{len(ids)} tokens, with their ids", [("", shown, list(map(str, ids)))])
     }
-    for n, piece in enumerate([one for one in found if one.merges][:10], 1):
+    merged = dict.fromkeys(piece for piece in found if piece.merges)
+    for n, piece in enumerate(list(merged)[:10], 1):
         states = [[display(tok, symbol) for symbol in state] for state in piece.states()]
         drawings[f"merges-{n}"] = diagrams.merges(f"How {display(tok, piece.text)} is merged", states)
     return drawings

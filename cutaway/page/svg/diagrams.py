@@ -11,6 +11,7 @@ from cutaway.page.svg.drawing import SERIES, Drawing, text_width
 
 TITLE = 34  # pixels of the title and the room below it
 SYMBOL = 8.4  # pixels of a letter of a symbol
+LONGEST = 1_000  # tokens that are drawn of a text
 
 
 def tokens(title: str, rows: Sequence[tuple[str, Sequence[str], Sequence[str]]], width: int = 640) -> str:
@@ -23,7 +24,7 @@ def tokens(title: str, rows: Sequence[tuple[str, Sequence[str], Sequence[str]]],
             sheet.text(0, y + 10, name)
             y += 18
         x = 0.0
-        for i, piece in enumerate(pieces):
+        for i, piece in enumerate(pieces[:LONGEST]):
             shown = piece.replace(" ", "␣").replace("\n", "⏎")
             under = below[i] if below else ""
             wide = max(SYMBOL * len(shown), text_width(under)) + 10
@@ -35,6 +36,9 @@ def tokens(title: str, rows: Sequence[tuple[str, Sequence[str], Sequence[str]]],
                 sheet.text(x + wide / 2, y + 38, under, anchor="middle", size=11)
             x += wide + 4
         y += 58 if below else 42
+        if len(pieces) > LONGEST:
+            sheet.text(0, y, f"and {len(pieces) - LONGEST:,} more")
+            y += 22
     sheet.height = y - 14
     return str(sheet)
 
