@@ -110,6 +110,9 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan in words, before anything starts."""
+        if not self.weights:
+            out = [f"Budget {running.spell(self.budget)}; each stage's first steps decide how many it takes."]
+            return out + self._stages()
         out = [
             f"Budget {running.spell(self.budget)}; training reaches {self.speed / 1e9:,.0f} GFLOP/s here.",
             f"Model: {self.layers} layers of width {self.width}, {self.weights:,} weights, trained on "
@@ -117,6 +120,10 @@ class Plan:
             f"{self.best:,.0f} weights, of which the nearest shape is taken"
             + (f"; it was fitted on runs of 1/{self.beyond:,.0f} of it." if self.beyond > 1 else "."),
         ]
+        return out + self._stages()
+
+    def _stages(self) -> list[str]:
+        out = []
         for name, seconds in self.seconds.items():
             steps = f", about {self.steps[name]:,} steps" if name in self.steps else ""
             out.append(f"  {name:<14}{running.spell(seconds)}{steps}")
@@ -147,8 +154,8 @@ def planned(
         pipeline, size = _sized(pipeline, sum(seconds.values()), speed)
     steps, tokens = {}, 0.0
     for name in shares:
-        run = run_of(pipeline, name)
-        if run is None or not size.speed:
+        run, data = run_of(pipeline, name), pipeline[name].config.get("data", {})
+        if run is None or not size.speed or "task" in data:  # of what is sampled its first steps tell
             continue
         a_step = run.batch_size * run.model.context * run.flops_per_token / size.speed
         steps[name] = max(FEWEST, int((seconds[name] - START) / a_step / OVERHEAD))
