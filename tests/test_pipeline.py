@@ -260,6 +260,8 @@ def test_the_law_chooses_larger_models_for_more_time_and_the_steps_fill_it() -> 
     assert run_of is not None
     a_step = run_of.batch_size * run_of.model.context * run_of.flops_per_token / 3e10
     assert 0.9 < plan.steps["pretrain"] * a_step / plan.seconds["pretrain"] <= 1
+    unsized = budget.planned(config.read("smollm2"), 5400, lambda _: 1 / 0)[1].lines()
+    assert "first steps decide" in unsized[0] and not any("weights" in line for line in unsized)
     with pytest.raises(UserError, match="leaves no time to train"):
         budget.planned(tiny, 100, lambda _: 3e10)
 
