@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,7 +30,7 @@ PENALTY, WIDTH = 0.1, 0.5  # of jumprelu: the penalty's weight, the rectangle's 
 FIRST_THRESHOLD = 0.5
 KEPT = 0.99  # of batch_topk's threshold, an exponential mean over steps
 EVERY = 200  # steps between two checkpoints
-Batches = Callable[[int], tuple[Tensor, Tensor]]  # of a step: what is read [b x] and written [b y], normed
+Batches = Callable[[int], tuple[np.ndarray, np.ndarray]]  # of a step: what is read [b x], written [b y]
 
 
 @dataclass
@@ -75,7 +76,7 @@ def optimize(
     steps = parts[0].card.steps
     begin = _resumed(checkpoint, parts, optimizer)
     for step in range(begin, steps):
-        x, y = batches(step)
+        x, y = map(torch.from_numpy, batches(step))
         rate = min(1.0, (step + 1) / max(1, steps // 20), (steps - step) / max(1, steps // 5))
         optimizer.param_groups[0]["lr"] = learning_rate * rate
         loss = loss_of(parts, blocks, x, y)

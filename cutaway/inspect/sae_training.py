@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from cutaway.extras import need
 from cutaway.inspect.activations import Activations, norm_limit
 from cutaway.inspect.sae import CARD, KINDS, LAYER, SAE, TESTED, Activation, Card, Kind, load_set
 from cutaway.store import files
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FIRST, MEASURED, LINEAR = 8192, 1 << 15, 1 << 15  # rows: of means, of figures, of the linear map
 CHUNK = 2048  # rows that are encoded at a time
@@ -241,8 +238,6 @@ def trained(
     progress: files.Progress = files.silent,
 ) -> list[SAE]:
     """The dictionaries that cards describe, trained together; UserError for too few tokens."""
-    import torch
-
     from cutaway.inspect import sae_pytorch
 
     reads = tuple(dict.fromkeys(name for card in cards for name in card.reads))
@@ -261,10 +256,10 @@ def trained(
     x = _Rows.of(data, reads, first)
     y = x if reads == writes else _Rows.of(data, writes, first)
 
-    def batches(step: int) -> tuple[Tensor, Tensor]:
+    def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = np.random.default_rng([training.seed, step]).choice(rows, training.batch)
-        read = torch.from_numpy(x.normed(drawn))
-        return read, read if y is x else torch.from_numpy(y.normed(drawn))
+        read = x.normed(drawn)
+        return read, read if y is x else y.normed(drawn)
 
     parts = [
         sae_pytorch.begun(card, x.columns(card.reads), y.columns(card.writes), number)

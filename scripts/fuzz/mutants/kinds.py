@@ -273,13 +273,11 @@ def dictionaries(folder: Path) -> None:
 
 def sae_checkpoint(folder: Path) -> None:
     """A training of a sparse dictionary that was stopped."""
-    import torch
-
     from cutaway.inspect import sae_pytorch
     from cutaway.inspect.sae import Card
 
     card = Card("sae", "topk", ("blocks.1.out",), ("blocks.1.out",), (8, 8), "small", 12, 2, steps=3, batch=4)
-    data = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    data = np.random.default_rng(0).standard_normal((16, 8), np.float32)
     part, whole = sae_pytorch.begun(card, slice(0, 8), slice(0, 8), 0), [slice(0, 8)]
     path, usual, sae_pytorch.EVERY = folder / "made.part.safetensors", sae_pytorch.EVERY, 1
     sae_pytorch.optimize([part], whole, lambda step: (data, data), 1e-3, path, lambda *_: None)
@@ -778,14 +776,12 @@ def _(folder: Path, rng: random.Random) -> None:
 
 @kind("training of a dictionary", "sae", sae_checkpoint)
 def _(folder: Path, rng: random.Random) -> None:
-    import torch
-
     from cutaway.inspect import sae_pytorch
     from cutaway.inspect.sae import Card
 
     names = ("blocks.1.out",)
     card = Card("sae", "topk", names, names, (8, 8), "small", 12, 2, steps=3, batch=4)
-    data = torch.zeros(16, 8)
+    data = np.zeros((16, 8), np.float32)
     part = sae_pytorch.begun(card, slice(0, 8), slice(0, 8), 0)
     path = folder / "made.part.safetensors"
     sae_pytorch.optimize([part], [slice(0, 8)], lambda step: (data, data), 1e-3, path, lambda *_: None)
