@@ -28,7 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cutaway.errors import UserError
+from cutaway.errors import OperationalError, UserError
 from cutaway.generate.engine import Rewinding
 from cutaway.generate.sample import History, Sampler, mask_padding
 
@@ -150,7 +150,11 @@ class DraftModel:
             rows = self.engine.read(reads, [texts[n].own.state for n in going], ends)
             for n, ids, row in zip(going, reads, rows, strict=True):
                 texts[n].own.ids += ids
-                processed = texts[n].sampler.process(mask_padding(row, self.vocab), ahead[n])
+                try:
+                    processed = texts[n].sampler.process(mask_padding(row, self.vocab), ahead[n])
+                except (UserError, OperationalError):  # nothing can be drawn from the draft's logits
+                    del ahead[n]
+                    continue
                 drafts[n].append(texts[n].sampler.choose(processed, generators.get(n)))
                 ahead[n].append(drafts[n][-1])
             if len(reads) == sum(map(len, reads)):  # and nothing that was read to catch up
@@ -186,30 +190,29 @@ class StepTimes:
     """What steps take, by the number of tokens that they read, all of which decode."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
+        self._latest: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
+        self._usual: dict[int, float] = {}
 
     def record(self, tokens: int, seconds: float) -> None:
         """A step of so many tokens took so long."""
-        self._seconds[tokens].append(seconds)
+        self._latest[tokens].append(seconds)
+        self._usual[tokens] = statistics.median(self._latest[tokens])
 
     def knows(self, tokens: int) -> bool:
         """Whether there was a step of so many."""
-        return tokens in self._seconds
+        return tokens in self._usual
 
-    def seconds(self, tokens: int, base: int) -> float:
-        """What a step of so many would take: between measured ones a straight line, and past them as from the
-        step of ``base`` tokens, which was measured, to the last one.
+    def seconds(self, base: int, most: int) -> list[float]:
+        """What steps take of ``base`` tokens, which were measured, and of up to ``most`` more: a straight
+        line between measured ones, and past them the one from the first to the last.
         """
-        known = {n: statistics.median(times) for n, times in self._seconds.items() if n >= base}
-        if tokens in known:
-            return known[tokens]
-        below = max(n for n in known if n < tokens)
-        above = min((n for n in known if n > tokens), default=None)
-        if above is not None:
-            part = (tokens - below) / (above - below)
-            return known[below] + part * (known[above] - known[below])
-        slope = (known[below] - known[base]) / (below - base) if below > base else SLOPE * known[base]
-        return known[below] + max(0.0, slope) * (tokens - below)
+        counts = sorted(count for count in self._usual if count >= base)
+        usual = [self._usual[count] for count in counts]
+        found = np.interp(np.arange(base, base + most + 1), counts, usual)
+        last = counts[-1]
+        slope = (usual[-1] - usual[0]) / (last - base) if last > base else SLOPE * usual[0]
+        beyond = np.maximum(np.arange(base, base + most + 1) - last, 0)
+        return (found + max(0.0, slope) * beyond).tolist()
 
 
 class DraftLengths:
@@ -240,15 +243,16 @@ class DraftLengths:
             for n, chance in enumerate(chances)
             for depth in range(1, min(rooms[n], MOST) + 1)
         )[:ROWS]
-        counts, best, fastest = [0] * len(texts), [0] * len(texts), base / self.times.seconds(base, base)
-        tokens, written = base, float(base)
+        times = self.times.seconds(base, len(gains))
+        counts, best, fastest = [0] * len(texts), [0] * len(texts), base / times[0]
+        written = float(base)
         clients = Counter([*(text.client for text in texts), *others])
         of_client = {client: float(count) for client, count in clients.items()}
-        for gain, depth, n in gains:
-            counts[n], tokens, written = depth, tokens + 1, written - gain
+        for more, (gain, depth, n) in enumerate(gains, start=1):
+            counts[n], written = depth, written - gain
             of_client[texts[n].client] -= gain
-            seconds = self.times.seconds(tokens, base) + proposer.seconds(max(counts))
-            slower = seconds / self.times.seconds(base, base) * SLOWER
+            seconds = times[more] + proposer.seconds(max(counts))
+            slower = seconds / times[0] * SLOWER
             fair = all(of_client[client] >= count * slower for client, count in clients.items())
             if fair and written / seconds > fastest:
                 best, fastest = list(counts), written / seconds
