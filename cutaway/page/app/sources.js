@@ -8,7 +8,7 @@ export function legend() {
   return make("ul", { class: "legend" }, SOURCES.slice(0, -1).map((name) => make("li", {}, make("span", { class: `s s-${name}` }, "text"), name)));
 }
 
-// The conversation as text. Lines that somebody else than the template wrote can be chosen: choose({source, message, line, first, last}).
+// The conversation as text. Lines that the template did not write can be chosen: choose({source, message, line, first, last}).
 export function conversation({ runs, tokens }, chosen, choose) {
   const lines = linesOf(runs);
   const offsets = tokenOffsets(tokens);
