@@ -136,6 +136,7 @@ PAGES: dict[str, Callable[[Path], Any]] = {
         "explain", "The capital of France is", "--patch", "The capital of Italy is", "--html"
     ),
     "sae": features,
+    "graph": verb("graph", "The capital of France is", "--html"),
     "explain sae": explained_features,
     "graph": verb("graph", "The capital of France is", "--html"),
     "compare": comparison,
