@@ -40,6 +40,7 @@ PRIOR = 4.0  # drafts that what is known of other texts counts for
 REMEMBERED = 64.0  # drafts of a text, after which older ones count half
 SLOPE = 1 / 32  # of a step without drafts, that one more token is taken to cost before any was measured
 PROBE = 32  # steps after which one is tried without drafts, or with, to see what it takes
+SELDOM = 1024  # steps after which drafts are tried that never pay
 TRIED = 2  # tokens that are drafted to see what a step takes
 SLOWER = 0.97  # of its pace without drafts, that the drafts of others leave to a client
 CATCH_UP = 256  # ids of texts that a draft model reads in a step to know them
@@ -221,7 +222,8 @@ class DraftLengths:
     def __init__(self) -> None:
         self.times = StepTimes()
         self._learned: dict[int, Counter[str]] = defaultdict(lambda: Counter(right=1, tried=2))
-        self._steps = 0
+        self._steps = self._idle = 0  # steps, and those since drafting paid or was tried
+        self._patience = PROBE  # idle steps before it is tried again
 
     def choose(
         self,
@@ -256,9 +258,14 @@ class DraftLengths:
             fair = all(of_client[client] >= count * slower for client, count in clients.items())
             if fair and written / seconds > fastest:
                 best, fastest = list(counts), written / seconds
-        if not any(best) and self._steps % PROBE == PROBE // 2:
-            return [min(TRIED, room) for room in rooms]
-        return best
+        if any(best):
+            self._idle, self._patience = 0, PROBE
+            return best
+        self._idle += 1
+        if self._idle < self._patience:
+            return best
+        self._idle, self._patience = 0, min(2 * self._patience, SELDOM)
+        return [min(TRIED, room) for room in rooms]
 
     def _prior(self, kind: int) -> float:
         learned = self._learned[kind]
