@@ -10,7 +10,7 @@ import pytest
 
 import cutaway
 from cutaway import cli
-from cutaway.commands import console, embed, tokenizer
+from cutaway.commands import console, embed, lens, tokenizer
 from tests import inputs
 
 
@@ -124,6 +124,11 @@ generate king --model no.gguf
 generate --file no.txt
 generate king --adapter no
 info no.gguf
+lens fit no.gguf --texts text.txt
+lens fit smollm2 --texts no.txt
+lens show no.safetensors
+lens merge no.safetensors no.safetensors --output lens.safetensors
+lens convert no.safetensors --output lens.pt
 merge no out.gguf
 models --remove no.gguf
 plan no.yaml
@@ -167,7 +172,7 @@ verify no.gguf
 
 
 def test_every_verb_is_asked_for_what_is_missing() -> None:
-    rooms = {"embed": embed.VERBS, "tokenizer": tokenizer.VERBS}
+    rooms = {"embed": embed.VERBS, "lens": lens.VERBS, "tokenizer": tokenizer.VERBS}
     verbs = [verb for group in cli.VERBS.values() for verb in group if verb not in ("doctor", "course")]
     every = {f"{verb} {inner}".strip() for verb in verbs for inner in rooms.get(verb, [""])}
     asked = {

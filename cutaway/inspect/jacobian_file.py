@@ -56,6 +56,8 @@ def save(path: str | Path, lens: JacobianLens, type: str = "F32", force: bool = 
 def load(path: str | Path, lm: Any = None) -> JacobianLens:
     """Reads a lens; with a model, refuses one of another."""
     path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; `cutaway lens fit` writes a lens")
     with read_errors(path), path.open("rb") as file:
         head = file.read(4)
     reader = {b"PK\x03\x04": _from_published, b"GGUF": _from_gguf}.get(head, _from_safetensors)

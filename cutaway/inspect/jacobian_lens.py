@@ -90,8 +90,11 @@ class JacobianLens:
         return list(layers)
 
     def of_layers(self, layers: Sequence[int]) -> JacobianLens:
-        """The lens of some of its layers."""
-        return replace(self, matrices={layer: self.matrices[layer] for layer in self.band(layers)})
+        """The lens of some of its layers, to which no text can be added."""
+        facts = {name: fact for name, fact in self.facts.items() if name not in ("deviation", "done")}
+        return replace(
+            self, matrices={layer: self.matrices[layer] for layer in self.band(layers)}, facts=facts
+        )
 
     def directions(self, lm: Any, tokens: Iterable[Any], layer: int) -> np.ndarray:
         """float32 [n d]: the direction of each token, an id or a text of one token, at norm 1."""
@@ -101,7 +104,7 @@ class JacobianLens:
         count = min(subject.config.vocab, len(subject.tokenizer))
         if not 0 <= min(ids, default=0) <= max(ids, default=-1) < count:
             raise UserError(f"give tokens of this model, with ids from 0 to {count - 1:,}, and one at least")
-        pulled = np.concatenate([head_table(subject.engine)[[id]] for id in ids]) @ self.matrices[layer]
+        pulled = head_table(subject.engine)[np.array(ids)] @ self.matrices[layer]
         norms = np.linalg.norm(pulled, axis=1, keepdims=True)
         if not norms.all():
             raise UserError(f"at layer {layer} the lens has no direction for that token")

@@ -19,7 +19,7 @@ from cutaway.inspect.subject import Subject, subject_of
 from cutaway.store.files import read_errors
 from cutaway.weights import safetensors
 
-OWN = Path(__file__).parent / "lenses"  # those of models that Cutaway knows
+OWN = Path(__file__).parent / "fitted"  # those of models that Cutaway knows, in 8 bits
 
 
 @runtime_checkable
@@ -43,7 +43,7 @@ def find(by: Any, lm: Any) -> Translator | None:
 def load(path: Path, lm: Any) -> Translator:
     """The tuned or Jacobian lens of a file."""
     if not path.is_file():
-        raise UserError(f"there is no lens {path}: `cutaway lens fit` writes one")
+        raise UserError(f"{path}: there is no such file; `cutaway lens fit` writes a lens")
     if kind(path) == "jacobian":
         return jacobian_file.load(path, lm)
     return tuned_maps.load(path, lm)

@@ -1,6 +1,6 @@
 """Two-hop questions by four lenses: is the unspoken middle term in the top 10, and does swapping it work?
 
-    cutaway lens fit smollm2 --texts web.jsonl --count 40 --dtype bfloat16 --output lens.safetensors
+    cutaway lens fit smollm2 --texts web.jsonl --count 32 --dtype bfloat16 --output lens.safetensors
     python -m scripts.study.jacobian_lens lens.safetensors [--tuned tuned.safetensors]
 
 Of 100 questions (two_hop.py) those count that SmolLM2 answers right. Ranks are the best over the layers of

@@ -44,7 +44,7 @@ def fit(
 
     cutaway lens fit smollm2 --texts novels/ --output lens.safetensors
 
-    cutaway lens fit smollm2 --texts web.jsonl --count 40 --dtype bfloat16
+    cutaway lens fit smollm2 --texts web.jsonl --count 32 --dtype bfloat16
 
     cutaway lens fit smollm2 --texts web.jsonl --shard 2/4 --output part2.safetensors
 

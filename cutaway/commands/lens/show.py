@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -48,7 +47,9 @@ def show(
         raise UserError(f"--top is {top}: it must be 1 or more")
     console.use_threads(threads)
     if text is None and lens != "jacobian":
-        _print(_facts(lens, _file(lens)), as_json)
+        from cutaway.inspect import jacobian_file
+
+        _print(_facts(lens, jacobian_file.load(lens)), as_json)
         return
     from cutaway.inspect import lenses
 
@@ -85,14 +86,6 @@ def _shown(trace: Any, by: Any, position: int, top: int) -> dict[str, Any]:
 
 def _row(one: Any) -> dict[str, Any]:
     return {"after": one.name, "tokens": [asdict(token) for token in one.tokens], "final": one.final}
-
-
-def _file(path: str) -> Any:
-    from cutaway.inspect import jacobian_file
-
-    if not Path(path).is_file():
-        raise UserError(f"there is no lens {path}: `cutaway lens fit` writes one")
-    return jacobian_file.load(path)
 
 
 def _facts(path: str, lens: Any) -> dict[str, Any]:
