@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,20 @@ def build_wheel(
     wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
 ) -> str:
     with _compiler():
-        return backend.build_wheel(wheel_directory, config_settings, metadata_directory)
+        name = backend.build_wheel(wheel_directory, config_settings, metadata_directory)
+    plain_modes(Path(wheel_directory, name))
+    return name
+
+
+def plain_modes(wheel: Path) -> None:
+    """Give a wheel's files the modes 644 and 755; a checkout's, which its umask chose, would change its bytes."""
+    part = wheel.with_suffix(".part")
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(part, "w") as new:
+        for entry in old.infolist():
+            mode = entry.external_attr >> 16
+            entry.external_attr = ((mode & ~0o777) | (0o755 if mode & 0o100 else 0o644)) << 16
+            new.writestr(entry, old.read(entry), entry.compress_type, 9)
+    part.replace(wheel)
 
 
 def build_editable(
