@@ -23,7 +23,7 @@ from cutaway.inspect.sae import SAE, Card
 from tests.small import model_file
 
 TEXTS = [
-    f"{word} adds up, and then some {word} of it <b>"
+    f"{word} <i>adds<i> up <i> and <i>then<i> some {word} of it <b>"
     for word in ("all", "none", "most", "half", "more", "few")
 ]
 NAMES = ["blocks.1.mlp_norm", "blocks.1.mlp.down"]
@@ -149,6 +149,8 @@ def test_the_verbs_show_label_find_and_steer(folder: Path, capsys: Any) -> None:
     out = capsys.readouterr().out
     assert f"feature {one}: the <b> of it" in out and "strongest:" in out and "goes along with" in out
     document = page.read_text()
+    contexts = "".join(re.findall(r'<ul class="contexts">(.*?)</ul>', document, re.S))
+    assert "&lt;" in contexts and "<" not in re.sub(r"</?(?:span|b|li)( [^>]*)?>", "", contexts)
     assert "Feature" in document and "&lt;b&gt; of it" in document and "<b> of it" not in document
     charts = json.loads(
         zlib.decompress(base64.b64decode(re.findall(r'id="data">([^<]*)</script>', document)[0]))

@@ -154,8 +154,6 @@ def _check_output(output: Path, force: bool, sets: bool) -> None:
     )
     if output.is_file() or others:
         files.check_overwrite(output, False)
-    with files.disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
     if force:
         import shutil
 

@@ -94,9 +94,6 @@ def train_set(
     need("training a sparse autoencoder", "torch")
     training = Training(**options)
     pairs = mlp_pairs(data)
-    if output is not None:
-        with files.disk_errors(output):
-            output.mkdir(parents=True, exist_ok=True)
     cards = [
         _card(
             data,
@@ -107,6 +104,9 @@ def train_set(
         )
         for n, (read, write) in enumerate(pairs)
     ]
+    if output is not None:
+        with files.disk_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
     jobs = [cards] if kind == "cross_layer" else [[card] for card in cards]
     made: list[SAE] = []
     for n, job in enumerate(jobs):
