@@ -71,7 +71,7 @@ def build_wheel(
 
 
 def plain_modes(wheel: Path) -> None:
-    """Give a wheel's files the modes 644 and 755; a checkout's, which its umask chose, would change its bytes."""
+    """Give a wheel's files the modes 644 and 755: those of a checkout, by its umask, would change bytes."""
     part = wheel.with_suffix(".part")
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(part, "w") as new:
         for entry in old.infolist():
