@@ -285,6 +285,16 @@ def test_the_best_size_is_the_laws_minimum() -> None:
     assert budget.best_weights(operations) == pytest.approx(sizes[losses.argmin()], rel=2e-3)
 
 
+def test_a_speed_is_kept_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTAWAY_HOME", str(tmp_path))
+    tiny, measured = config.read("tiny"), iter([1e9, 2e9])
+    monkeypatch.setattr(budget, "_speed", lambda run, threads: next(measured))
+    one = budget.pretraining(tiny, "pretrain", tiny["pretrain"].config["model"])
+    assert [budget.measured_speed(one, 1) for _ in range(2)] == [1e9, 1e9]
+    monkeypatch.setattr(budget, "DAY", 0.0)
+    assert budget.measured_speed(one, 1) == 2e9
+
+
 def test_later_stages_give_back_what_earlier_ones_took(tmp_path: Path) -> None:
     """Steps are fixed when a stage starts, by the time that is left then; a fixed stage stays as it is."""
     tiny = replace(config.read("tiny"), budget=900.0)
