@@ -89,10 +89,11 @@ export class Inspector {
     }
   }
 
-  // What the panel's numbers were asked by, as one command.
+  // What the panel's numbers were asked by, for a shell and for Python.
   copying(path, body) {
-    return make("p", { class: "buttons" }, button({ click: (event) => this.shell.chat.copy(
-      event.target, this.shell.server.curl(path, body)) }, "Copy as curl"));
+    const { chat, server } = this.shell;
+    const copied = (name, text) => button({ click: (event) => chat.copy(event.target, text) }, name);
+    return make("p", { class: "buttons" }, copied("Copy as curl", server.curl(path, body)), copied("Copy as Python", server.pythonRequest(path, body)));
   }
 
   close() {
