@@ -2,7 +2,8 @@
 
     python -m scripts.tables.notebooks --output notebooks
 
-One file a chapter. A cell is a run of lines up to one that prints; `tests/course/test_notebooks.py` runs all.
+One file a chapter, and the figures beside them. A cell is a run of lines up to one that prints;
+`tests/course/test_notebooks.py` runs all.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import doctest
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("notebooks"))
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(ROOT / "docs/course/figures", folder / "figures", dirs_exist_ok=True)
     for page in sorted((ROOT / "docs/course").glob("[0-9]*.md")):
         made = json.dumps(notebook(page.read_text("utf-8")), indent=1, ensure_ascii=False)
         (folder / f"{page.stem}.ipynb").write_text(made + "\n", "utf-8")

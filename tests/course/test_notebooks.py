@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.tables import notebooks
 from scripts.tables.notebooks import notebook
 
 PAGES = sorted((Path(__file__).parents[2] / "docs/course").glob("[0-9]*.md"))
@@ -38,3 +40,11 @@ def test_a_chapters_notebook_runs(
         shown, printed = run(source, space), capsys.readouterr().out.rstrip("\n")
         kept = "".join("".join(one["data"]["text/plain"]) for one in cell["outputs"])
         assert (shown or printed) == kept if kept else shown is None
+
+
+def test_the_figures_are_beside_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["notebooks", "--output", str(tmp_path)])
+    notebooks.main()
+    text = "".join(page.read_text("utf-8") for page in tmp_path.glob("*.ipynb"))
+    shown = re.findall(r"\]\((figures/[\w-]+\.svg)\)", text)
+    assert len(shown) > 9 and all((tmp_path / one).is_file() for one in shown)
