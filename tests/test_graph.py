@@ -254,7 +254,8 @@ def test_what_has_no_graph_is_refused() -> None:
     subject = Subject.of(decoder(), Bytes())
     for options, why in (
         ({"least": 0}, "least is 0"),
-        ({"neurons": -1}, "neurons is -1"),
+        ({"neurons": -1}, "neurons is -1: give 0 to 1,000"),
+        ({"neurons": 10**8}, "neurons is 100000000"),
         ({"target": "ab"}, "'ab' is 2 tokens"),
         ({"target": 700}, "token 700 is not in this model's vocabulary"),
     ):
@@ -264,6 +265,8 @@ def test_what_has_no_graph_is_refused() -> None:
         attribution_graph(Subject.of(decoder("mixture"), Bytes()), TEXT)
     with pytest.raises(UserError, match="the text has no tokens"):
         attribution_graph(subject, [])
+    with pytest.raises(UserError, match="a graph of 9,000 tokens has 144,000 nodes"):
+        attribution_graph(subject, [65] * 9000)
 
 
 def transcoders(model: Decoder, layers: dict[int, list[str]], skip: bool = False) -> list[SAE]:

@@ -25,10 +25,11 @@ from cutaway.inspect.instrumented import Instrumented, Values
 from cutaway.inspect.pairs import token_id, token_text
 from cutaway.inspect.sae import SAE
 from cutaway.inspect.subject import Subject, subject_of
+from cutaway.model.config import Decoder
 from cutaway.store.files import Progress, silent
 
 LEAST = 2e-4  # the influence of a node that is expanded
-NEURONS = 40  # that are nodes of their own
+NEURONS, MOST = 40, 1000  # neurons that are nodes of their own, and so many at most
 LARGEST = 1 << 28  # numbers of the matrix of effects: one GB
 
 
@@ -63,17 +64,17 @@ def attribution_graph(
     """
     if not is_finite(least) or not 0 < least < 1:
         raise UserError(f"least is {least}: give a part of the influence, above 0 and below 1")
-    if neurons is not None and (features or neurons < 0):
-        why = "a graph of features has none" if features else "give 0 or more"
+    if neurons is not None and (features or not 0 <= neurons <= MOST):
+        why = "a graph of features has none" if features else f"give 0 to {MOST:,}"
         raise UserError(f"neurons is {neurons}: {why}")
     subject = subject_of(lm)
     frozen.check(subject.config)
     ids = subject.encode(text)
+    _check_size(subject.config, len(ids))
     engine, seen = _seen(subject, ids)
     layers = frozen.layers(engine, seen)
     logits = read_logits(subject, engine, seen, None if target is None else token_id(lm, target))
     parts: Any = Features(layers, ids, features) if features else Parts(layers, ids)
-    _check_size(len(parts.nodes), len(ids))
     made = _traced(parts, len(ids), logits, least, progress)
     count = NEURONS if neurons is None else neurons
     if count and not features:
@@ -194,6 +195,8 @@ def _graph(
     )
 
 
-def _check_size(nodes: int, tokens: int) -> None:
-    if nodes * tokens > LARGEST:
-        raise UserError(f"a graph of {tokens} tokens has {nodes:,} nodes: give a shorter text")
+def _check_size(config: Decoder, tokens: int) -> None:
+    """UserError for a text whose parts, at all tokens, are too many; before anything is read."""
+    parts = tokens * (1 + sum(block.attention.heads + 1 for block in config.blocks))
+    if parts * tokens > LARGEST:
+        raise UserError(f"a graph of {tokens:,} tokens has {parts:,} nodes: give a shorter text")
