@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cutaway.errors import UserError
-from cutaway.inspect import gradients
+from cutaway.inspect import causal, gradients
 from cutaway.inspect.subject import Subject
 from tests.small import Bytes, decoder
 from tests.test_graph import model_of
@@ -72,3 +72,12 @@ def test_models_without_a_norm_before_are_refused() -> None:
     whole = inspect.unwrap(gradients.circuit)  # past the types that the tests check
     with pytest.raises(UserError, match="receivers is"):
         whole(Subject.of(decoder(), Bytes()), TEXT, OTHER, metric=metric, receivers="all")
+
+
+def test_paths_go_through_norms_after_attention() -> None:
+    """No head follows the last layer's, so their direct paths are their whole effects; earlier ones differ."""
+    subject = Subject.of(decoder("gemma"), Bytes())
+    direct = causal.path_patching(subject, TEXT, OTHER, metric=metric)
+    whole = causal.patching(subject, TEXT, OTHER, "heads", metric=metric)
+    assert direct[-1] == pytest.approx(whole[-1], abs=1e-4)
+    assert abs(direct[0] - whole[0]).max() > 1e-3
