@@ -75,7 +75,7 @@ def test_models_without_a_norm_before_are_refused() -> None:
 
 
 def test_paths_go_through_norms_after_attention() -> None:
-    """No head follows the last layer's, so their direct paths are their whole effects; earlier ones differ."""
+    """No head follows the last layer, so its heads' direct paths are their whole effects."""
     subject = Subject.of(decoder("gemma"), Bytes())
     direct = causal.path_patching(subject, TEXT, OTHER, metric=metric)
     whole = causal.patching(subject, TEXT, OTHER, "heads", metric=metric)
