@@ -9,9 +9,8 @@ import pytest
 from cutaway.errors import UserError
 from cutaway.inspect import block_diagram
 from cutaway.model.config import Decoder
-from cutaway.page import svg
 from cutaway.page.charts import Axis, Bar, Bars, Chart, Heat, Labels, Plot, Series, Table
-from cutaway.page.svg import diagrams, scales
+from cutaway.page.svg import diagrams, render, scales
 from scripts.tables import figures
 from tests.small import SHAPES
 
@@ -38,7 +37,7 @@ def texts(made: str) -> list[str]:
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_is_one_well_formed_file(name: str) -> None:
-    made = svg.chart(CHARTS[name])
+    made = render.chart(CHARTS[name])
     assert made is not None and "NaN" not in made and "nan" not in made and "inf" not in made
     tree = ET.fromstring(made)
     assert not [one for one in tree.iter() if one.tag.endswith("script")]
@@ -48,7 +47,7 @@ def test_a_chart_is_one_well_formed_file(name: str) -> None:
 
 
 def test_a_table_is_no_drawing() -> None:
-    assert svg.chart(Table("t", ["a"], [["b"]])) is None
+    assert render.chart(Table("t", ["a"], [["b"]])) is None
 
 
 def test_numbers_are_written_as_the_page_writes_them() -> None:
@@ -61,7 +60,7 @@ def test_numbers_are_written_as_the_page_writes_them() -> None:
 
 
 def test_points_are_where_their_values_are() -> None:
-    made = svg.chart(Plot("p", Axis("x"), Axis("y"), [Series("a", [0, 10], [0, 5], points=True)]))
+    made = render.chart(Plot("p", Axis("x"), Axis("y"), [Series("a", [0, 10], [0, 5], points=True)]))
     (_, first), (_, second) = re.findall(r'<circle class="([^"]*)" cx="[\d.]+" cy="([\d.]+)"', made or "")
     zero, five = (float(re.findall(rf'y="([\d.]+)" text-anchor="end">{n}<', made or "")[0]) for n in (0, 5))
     assert (float(first), float(second)) == (
@@ -103,6 +102,6 @@ def test_every_figure_is_shown_small_and_described() -> None:
 @pytest.mark.parametrize("name", ["7-sharing", "7-masks", "9-angles", "9-distance"])
 def test_a_figure_that_asks_no_model_is_what_its_code_draws(name: str) -> None:
     made = figures.FIGURES[name]()
-    text = made if isinstance(made, str) else svg.chart(made)
+    text = made if isinstance(made, str) else render.chart(made)
     written = (figures.FOLDER / f"{name}.svg").read_text("utf-8")
     assert text == written, "run python -m scripts.tables.figures"

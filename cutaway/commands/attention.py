@@ -13,7 +13,7 @@ from cutaway.commands import plots
 from cutaway.commands.console import model_path, on_screen, print_json, size
 from cutaway.commands.options import Force, Html, Json, Svg
 from cutaway.errors import UserError
-from cutaway.page import svg as drawings
+from cutaway.page.svg import render
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,7 +118,7 @@ def show(
         plots.write(report, html, None, force)
     if svg is not None:
         shared = reports.shared_heads(found)
-        plots.write_svg(svg, drawings.named(report.charts()) | ({"heads": shared} if shared else {}))
+        plots.write_svg(svg, render.named(report.charts()) | ({"heads": shared} if shared else {}))
     if as_json:
         mask = None if picture.mask is None else [[int(cell) for cell in row] for row in picture.mask]
         document = {"kind": kind, "summary": found.summary, "options": shown}

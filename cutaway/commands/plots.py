@@ -8,8 +8,8 @@ from pathlib import Path
 from cutaway.commands.console import size
 from cutaway.commands.terminal import note
 from cutaway.errors import UserError, plural
-from cutaway.page import svg as drawings
 from cutaway.page.report import Report
+from cutaway.page.svg import render
 from cutaway.store import files
 
 
@@ -34,7 +34,7 @@ def write(report: Report, html: Path | None, svg: Path | None, force: bool) -> N
         files.write(html, report.html(), force=force)
         note(f"Wrote {html} ({size(html.stat().st_size)}).")
     if svg is not None:
-        write_svg(svg, drawings.named(report.charts()))
+        write_svg(svg, render.named(report.charts()))
 
 
 def write_svg(folder: Path, found: Mapping[str, str]) -> None:

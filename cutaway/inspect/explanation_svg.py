@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from cutaway.inspect.explanation import Explanation
-from cutaway.page import svg
 from cutaway.page.charts import Axis, Bar, Bars, Chart, Plot, Series
-from cutaway.page.svg import diagrams
+from cutaway.page.svg import diagrams, render
 from cutaway.tokenizer.bpe import replaced
 
 NAMED, LINES = 8, 100  # tokens whose lines have names, and that are drawn
@@ -24,7 +23,7 @@ def drawn(found: Explanation) -> dict[str, str]:
         "heads": _heads(found),
         "norms": _norms(found),
     }
-    drawings = {name: svg.chart(chart) for name, chart in charts.items() if chart is not None}
+    drawings = {name: render.chart(chart) for name, chart in charts.items() if chart is not None}
     return made | {name: one for name, one in drawings.items() if one is not None}
 
 

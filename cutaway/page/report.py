@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cutaway.page import bundle, svg
+from cutaway.page import bundle
 from cutaway.page.charts import Chart, spec
 from cutaway.store import files
 
@@ -70,7 +70,7 @@ def save(made: Report, folder: Path) -> None:
     """Write a report into a folder: report.html, and each chart as plots/NAME.svg."""
     files.write(folder / "report.html", made.html())
     (folder / "plots").mkdir(exist_ok=True)
-    for name, drawn in svg.named(made.charts()).items():
+    for name, drawn in render.named(made.charts()).items():
         files.write(folder / "plots" / f"{name}.svg", drawn)
 
 

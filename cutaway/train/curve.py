@@ -9,7 +9,7 @@ from typing import Any
 
 from cutaway.bounds import is_finite
 from cutaway.errors import UserError, quoted
-from cutaway.page import report, svg
+from cutaway.page import report
 from cutaway.page.charts import Axis, Plot, Series
 from cutaway.store.files import write
 from cutaway.store.reading import json_lines
@@ -62,7 +62,7 @@ def page(folder: Path) -> Path | None:
     title = "Loss by step" if "validation_loss" in curves else "Training loss by step"
     plot = Plot(title, Axis("step"), Axis("loss", "nats per token"), series, note=note)
     write(folder / PAGE, report.html(folder.name, [plot]))
-    write((folder / PAGE).with_suffix(".svg"), svg.chart(plot) or "")
+    write((folder / PAGE).with_suffix(".svg"), render.chart(plot) or "")
     return folder / PAGE
 
 

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 import cutaway
-from cutaway.page import svg
 from cutaway.page.charts import Axis, Bar, Bars, Heat, Labels, Plot, Series
-from cutaway.page.svg import diagrams
+from cutaway.page.svg import diagrams, render
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/course/figures"
@@ -350,7 +349,7 @@ def main() -> int:
     FOLDER.mkdir(exist_ok=True)
     for name in sys.argv[1:] or FIGURES:
         made = FIGURES[name]()
-        text = made if isinstance(made, str) else svg.chart(made)
+        text = made if isinstance(made, str) else render.chart(made)
         (FOLDER / f"{name}.svg").write_text(text, "utf-8")
         print(f"{name}.svg: {len(text.encode()):,} bytes")
     return 0

@@ -16,8 +16,8 @@ from cutaway.embedding.projection import Method
 from cutaway.embedding.projection import project as on_plane
 from cutaway.embedding.vectors import Vectors
 from cutaway.errors import UserError, plural
-from cutaway.page import svg as drawings
 from cutaway.page.charts import Axis, Plot, Series
+from cutaway.page.svg import render
 from cutaway.store import files
 
 
@@ -84,6 +84,6 @@ def _chosen(vectors: Vectors, words: str, method: Method) -> str:
     axes = ("first direction", "second") if method == "pca" else ("UMAP", "UMAP")
     series = Series("words", x, y, labels=labels, line=False, points=True)
     note = f"They keep {plane.kept:.0%} of the differences." if method == "pca" else ""
-    drawn = drawings.chart(Plot(f"{len(chosen)} words", Axis(axes[0]), Axis(axes[1]), [series], note=note))
+    drawn = render.chart(Plot(f"{len(chosen)} words", Axis(axes[0]), Axis(axes[1]), [series], note=note))
     assert drawn is not None
     return drawn
