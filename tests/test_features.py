@@ -20,6 +20,7 @@ from cutaway.inspect.activations import Activations
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.features import Scan
 from cutaway.inspect.sae import SAE, Card
+from cutaway.serve.edit_schema import MODELS
 from tests.small import model_file
 
 TEXTS = [
@@ -175,6 +176,9 @@ def test_the_verbs_show_label_find_and_steer(folder: Path, capsys: Any) -> None:
     )
     texts = [capsys.readouterr().out for line in (plain, changed) if main(line) == 0]
     assert len(texts) == 2 and texts[0] != texts[1]
+    assert main([*command, "--feature", str(one), "--json"]) == 0
+    edit = json.loads(capsys.readouterr().out)["features"][0]["edit"]  # what a request to the server takes
+    assert MODELS["add"].model_validate(edit) and np.allclose(edit["vector"], features_of.W_dec[one])
     for wrong, why in (
         (["--label", "17"], "write NUMBER=TEXT"),
         (["--feature", "48"], "there is no feature 48: they are 0 to 47"),
