@@ -418,7 +418,7 @@ def learned(times: dict[int, float], right: int, tried: int, texts: int = 1, roo
             right -= 1
         all_texts.append(text)
     for tokens, seconds in times.items():
-        lengths.times.record(tokens, seconds)
+        lengths.times.record(tokens, seconds, tokens - texts)
     return lengths.choose(all_texts, [rooms] * texts, PromptLookup())
 
 
@@ -437,7 +437,7 @@ def test_another_client_is_not_slowed_by_drafts():
     for _ in range(60):
         text.update(4, 4)
     for tokens, seconds in ((2, 1.0), (3, 1.02), (4, 1.2), (18, 1.5)):
-        lengths.times.record(tokens, seconds)
+        lengths.times.record(tokens, seconds, tokens - 2)
     assert lengths.choose([text], [MOST], PromptLookup(), ["a"]) == [MOST]
     assert lengths.choose([text], [MOST], PromptLookup(), ["b"]) == [1], "a step of 1.02 is within 1 / 0.97"
 
@@ -446,14 +446,14 @@ def test_steps_are_tried_now_and_then():
     lengths = DraftLengths()
     text = DraftedText(History([1, 2]), Sampler(SamplingParams()))
     for tokens, seconds in ((1, 1.0), (2, 2.5), (17, 40.0)):
-        lengths.times.record(tokens, seconds)
+        lengths.times.record(tokens, seconds, tokens - 1)
     counts = [lengths.choose([text], [MOST], PromptLookup())[0] for _ in range(8 * PROBE)]
     assert set(counts) == {0, TRIED}
     first, second, third = (at for at, count in enumerate(counts) if count)
     assert PROBE <= first < second - first < third - second < 5 * PROBE, "ever more seldom"
-    for _ in range(9):
-        lengths.times.record(2, 1.0)
-        lengths.times.record(17, 1.0)
+    for _ in range(20):
+        lengths.times.record(2, 1.0, 1)
+        lengths.times.record(17, 1.0, 16)
     counts = [lengths.choose([text], [MOST], PromptLookup())[0] for _ in range(PROBE)]
     assert counts.count(0) == 1, "now and then a step without drafts is measured"
 
@@ -463,8 +463,18 @@ def test_what_a_step_takes_is_read_off_measured_ones():
     times.record(4, 2.0)
     assert times.seconds(4, 0) == [2.0] and 2.0 < times.seconds(4, 4)[-1] < 3.0
     for seconds in (3.0, 9.0, 3.0):
-        times.record(6, seconds)
-    assert times.seconds(4, 4) == [2.0, 2.5, 3.0, 3.5, 4.0] and times.seconds(6, 0) == [3.0]
+        times.record(6, seconds, 2)
+    assert times.seconds(4, 4) == [2.0, 2.5, 3.0, 3.5, 4.0] and not times.knows(6)
+
+
+def test_a_few_steps_that_happened_to_be_fast_do_not_decide():
+    times, dice = StepTimes(), np.random.default_rng(0)
+    times.record(8, 1.0)
+    for _ in range(60):
+        more = int(dice.integers(1, ROWS))
+        times.record(8 + more, float((1 + more / 16) * dice.uniform(0.7, 1.6)), more)
+    found = np.array(times.seconds(8, ROWS))
+    assert (found / (1 + np.arange(ROWS + 1) / 16)).min() > 0.85
 
 
 def test_what_follows_a_rejected_token_says_nothing():

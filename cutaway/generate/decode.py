@@ -83,7 +83,7 @@ def _verify(
         else:
             logits = session.step(output.history.last)[None]
         pieces, accepted = output.append_all(logits, draft)
-        drafting.lengths.times.record(1 + len(draft), time.perf_counter() - began)
+        drafting.lengths.times.record(1 + len(draft), time.perf_counter() - began, len(draft))
         if draft:
             text.drafted += len(draft)
             text.accepted += accepted

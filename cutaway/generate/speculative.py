@@ -20,6 +20,7 @@ of so many tokens took.
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections import Counter, defaultdict, deque
@@ -188,32 +189,41 @@ class _Read:
 
 
 class StepTimes:
-    """What steps take, by the number of tokens that they read, all of which decode."""
+    """What steps take, by the number of tokens that they read, all of which decode.
+
+    Steps with drafts are taken together where their numbers differ by less than a quarter. Each number alone
+    is seen seldom, and the best of many would be the one whose few steps happened to be fast.
+    """
 
     def __init__(self) -> None:
-        self._latest: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
-        self._usual: dict[int, float] = {}
+        self._plain: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
+        self._drafted: dict[int, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=2 * USUAL))
 
-    def record(self, tokens: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
-        self._latest[tokens].append(seconds)
-        self._usual[tokens] = statistics.median(self._latest[tokens])
+    def record(self, tokens: int, seconds: float, drafted: int = 0) -> None:
+        """A step of so many tokens, of which so many were drafted, took so long."""
+        if drafted:
+            self._drafted[round(4 * math.log2(tokens))].append((tokens, seconds))
+        else:
+            self._plain[tokens].append(seconds)
 
     def knows(self, tokens: int) -> bool:
-        """Whether there was a step of so many."""
-        return tokens in self._usual
+        """Whether there was a step of so many without drafts."""
+        return tokens in self._plain
 
     def seconds(self, base: int, most: int) -> list[float]:
-        """What steps take of ``base`` tokens, which were measured, and of up to ``most`` more: a straight
-        line between measured ones, and past them the one from the first to the last.
+        """What steps take of ``base`` tokens without drafts, and of up to ``most`` more: a straight line
+        between measured ones, and past them the one from the first to the last.
         """
-        counts = sorted(count for count in self._usual if count >= base)
-        usual = [self._usual[count] for count in counts]
+        counts, usual = [float(base)], [statistics.median(self._plain[base])]
+        for _, steps in sorted(self._drafted.items()):
+            tokens = statistics.fmean(count for count, _ in steps)
+            if tokens > base:
+                counts.append(tokens)
+                usual.append(max(usual[0], statistics.median(seconds for _, seconds in steps)))
         found = np.interp(np.arange(base, base + most + 1), counts, usual)
         last = counts[-1]
         slope = (usual[-1] - usual[0]) / (last - base) if last > base else SLOPE * usual[0]
-        beyond = np.maximum(np.arange(base, base + most + 1) - last, 0)
-        return (found + max(0.0, slope) * beyond).tolist()
+        return (found + slope * np.maximum(np.arange(base, base + most + 1) - last, 0)).tolist()
 
 
 class DraftLengths:

@@ -349,7 +349,7 @@ class Scheduler:
         tokens = sum(len(chunk.ids) for chunk in chunks[: len(decoding)])
         self._budget.record(tokens, prompt_ids, seconds, waiting)
         if self._drafting is not None and not unread:
-            self._drafting.lengths.times.record(tokens, seconds)
+            self._drafting.lengths.times.record(tokens, seconds, tokens - len(decoding))
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
