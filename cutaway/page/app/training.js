@@ -160,14 +160,17 @@ function arms({ experiment }, draw) {
 // Curves of one kind of all runs: [{name, series}], those of the training rows beside the held-out ones.
 function grouped(data, runs) {
   const names = [...new Set(data.flatMap(({ curves }) => Object.keys(curves).map((name) => name.replace(HELD_OUT, ""))))];
+  const arms = [...new Set(runs.map(armOf))]; // which have a colour each, their runs the same
   return names.map((name) => ({ name, series: data.flatMap(({ run, curves }, i) => {
     const [own, held] = [curves[name], curves[HELD_OUT + name]];
     const label = shortened(run, runs);
     const pair = [[own, runs.length > 1 ? label : "training"], [held, runs.length > 1 ? `${label}, held out` : "held out"]];
     const shown = runs.length > MANY ? [[held ?? own, label]] : pair;
-    return shown.filter(([one]) => one).map(([{ x, y }, called], k) => ({ name: called, x, y, line: true, points: x.length < 30, color: runs.length > MANY ? i : 2 * i + k }));
+    return shown.filter(([one]) => one).map(([{ x, y }, called], k) => ({ name: called, x, y, line: true, points: x.length < 30, color: runs.length <= MANY ? 2 * i + k : arms.length > 1 ? arms.indexOf(armOf(run)) : i }));
   }) })).filter(({ series }) => series.length);
 }
+
+const armOf = (run) => run.slice(0, Math.max(0, run.lastIndexOf("/")));
 
 // A run's name without what all of the chosen ones begin with.
 function shortened(run, runs) {
@@ -179,6 +182,6 @@ function shortened(run, runs) {
 
 function chart({ name, series }) {
   const [title, unit] = TITLES[name] ?? [name.replaceAll("_", " "), ""];
-  const last = series.map((one) => `${one.name} ${brief(one.y.at(-1))}`).slice(0, 4).join(", ");
-  return plot({ title, note: `Now: ${last}.`, x: { title: "step" }, y: { title: title.toLowerCase(), unit }, series });
+  const last = series.map((one) => `${one.name} ${brief(one.y.at(-1))}`).join(", ");
+  return plot({ title, note: series.length > 4 ? "" : `Now: ${last}.`, x: { title: "step" }, y: { title: title.toLowerCase(), unit }, series });
 }
