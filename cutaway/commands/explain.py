@@ -119,39 +119,38 @@ def explain(
     asked.check(backends, parallel, sae is not None, html is not None or open_page, how)
     use_threads(threads)
     plots.check(html, svg, force)
-    if svg is not None and (asked.two or backends or parallel or sae is not None or html or open_page):
-        raise UserError("--svg draws one text in one model: leave out other views, --html and --open")
+    plots.check_alone(svg, asked.two or backends or parallel or sae is not None or html or open_page)
     features = None if sae is None else explain_features.autoencoder(sae)
     lm = load_model(source)
     ids, page = asked.ids(lm, asked.text), html is not None or open_page
     if how:
-        _write_page(explain_how.document(lm, ids, asked.text, asked.name), html, open_page)
-        return
+        return _write_page(explain_how.document(lm, ids, asked.text, asked.name), html, open_page)
     if features is not None and not page:
-        explain_features.show(lm, ids, features, asked.name, as_json)
-        return
+        return explain_features.show(lm, ids, features, asked.name, as_json)
     views = as_json or backends or parallel or html or svg or open_page or asked.two
     early = sys.stdout.isatty() and not views
     if early:
         _show_tokens(lm, ids, asked)
     if parallel:
-        _print_parallel(lm, ids, asked.name, threads, as_json)
-        return
+        return _print_parallel(lm, ids, asked.name, threads, as_json)
     asked.check_edits(lm, ids)
     if backends:
         with doing("Loading PyTorch and the weights"):
             _ = lm.model
-        _print_backends(lm, ids, asked.name, as_json)
-        return
+        return _print_backends(lm, ids, asked.name, as_json)
     with asked.layers_counted(lm, ids, page):
         if svg is not None:
-            from cutaway.inspect import explanation_svg
-
-            plots.write_svg(svg, explanation_svg.drawn(asked.explanation(lm, ids)))
+            _write_svg(asked, lm, ids, svg)
         elif page:
             _write_page(asked.document(lm, ids, features), html, open_page)
         else:
             _explain(asked, lm, ids, early, as_json)
+
+
+def _write_svg(asked: Asked, lm: LanguageModel, ids: list[int], folder: Path) -> None:
+    from cutaway.inspect import explanation_svg
+
+    plots.write_svg(folder, explanation_svg.drawn(asked.explanation(lm, ids)))
 
 
 def _explain(asked: Asked, lm: LanguageModel, ids: list[int], early: bool, as_json: bool) -> None:

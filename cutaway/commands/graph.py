@@ -76,9 +76,7 @@ def graph(
     use_threads(threads)
     for target_file in filter(None, (html, svg)):
         files.check_file(target_file, force)
-    for name, part in (("--nodes", nodes), ("--edges", edges)):
-        if not 0 < part <= 1:
-            raise UserError(f"{name} is {part}: give a part of the influence, above 0 and at most 1")
+    _check_parts(nodes, edges)
     from cutaway.inspect.graph import build, exported, page
     from cutaway.inspect.sae import load_set
 
@@ -114,6 +112,12 @@ def graph(
     elif html is None and svg is None and not open_page:
         promotes = page.promoted(lm, kept)
         on_screen(lambda console: _show(made, kept, promotes, checked, console))
+
+
+def _check_parts(nodes: float, edges: float) -> None:
+    for name, part in (("--nodes", nodes), ("--edges", edges)):
+        if not 0 < part <= 1:
+            raise UserError(f"{name} is {part}: give a part of the influence, above 0 and at most 1")
 
 
 def _write(document: str, target: Path | None, open_page: bool) -> None:

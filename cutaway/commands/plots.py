@@ -28,6 +28,12 @@ def check(html: Path | None, svg: Path | None, force: bool) -> None:
     files.check_file(svg / "plot.svg", force=True)
 
 
+def check_alone(svg: Path | None, other: object) -> None:
+    """UserError for --svg beside another view of the same text."""
+    if svg is not None and other:
+        raise UserError("--svg draws one text in one model: leave out other views, --html and --open")
+
+
 def write(report: Report, html: Path | None, svg: Path | None, force: bool) -> None:
     """Write a report's page, and its charts as drawings, where they were asked for."""
     if html is not None:

@@ -80,16 +80,7 @@ def train(
     of_kind, keeps = _kind(kind), _activation(activation)
     sets = of_kind in ("transcoder", "cross_layer")
     _check_output(output, force, sets)
-    if html is not None:
-        files.check_file(html, force)
-        if sets:
-            raise UserError(
-                "--html draws one dictionary: `cutaway sae features FOLDER/layer_N` draws those of a set"
-            )
-    if sets and name:
-        raise UserError(
-            f"--kind {of_kind} takes every MLP of the dataset; --name goes with sae and crosscoder"
-        )
+    _check_words(of_kind, sets, name, html, force)
     found = Activations.open(data)
     console.use_threads(threads)
     from cutaway.inspect import sae_training
@@ -123,6 +114,17 @@ def train(
         console.print_json([asdict(one.card) for one in made] if sets else asdict(made[0].card))
     else:
         _show(made, output, keep_sinks)
+
+
+def _check_words(kind: Kind, sets: bool, name: Words, html: Path | None, force: bool) -> None:
+    if html is not None:
+        files.check_file(html, force)
+        if sets:
+            raise UserError(
+                "--html draws one dictionary: `cutaway sae features FOLDER/layer_N` draws those of a set"
+            )
+    if sets and name:
+        raise UserError(f"--kind {kind} takes every MLP of the dataset; --name goes with sae and crosscoder")
 
 
 def _kind(word: str) -> Kind:
