@@ -121,6 +121,8 @@ def test_shards_merge_by_their_texts(tmp_path: Path) -> None:
     assert found.texts == 3
     assert all(np.allclose(found.matrices[i], whole.mean[i], atol=1e-6) for i in found.matrices)
     assert found.facts["error"] == pytest.approx(whole.error, rel=1e-5)
+    with pytest.raises(UserError, match="the same texts"):
+        merged([parts[0], parts[0]])
     fitted(subject_of("gemma"), TEXTS[:1], tmp_path / "c")
     with pytest.raises(UserError, match="another model"):
         merged([parts[0], tmp_path / "c"])

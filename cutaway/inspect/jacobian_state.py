@@ -189,15 +189,21 @@ def pieces(
 def merged(paths: Sequence[str | Path]) -> JacobianLens:
     """The lens of all texts of several fits of one model: the mean of theirs, weighted by their texts."""
     found: Fit | None = None
+    seen: set[str] = set()
     for path in paths:
         lens = jacobian_file.load(path)
         one = Fit.of(lens, Settings.stated(lens, path), path)
         if found is None:
-            found = one
+            found, seen = one, {one.done}
             continue
+        if one.done in seen:
+            raise UserError(
+                f"{path} is a fit of the same texts as one before it: merge fits of different texts"
+            )
         if replace(one.settings, seed=0) != replace(found.settings, seed=0):
             raise UserError(f"{path} is a fit of another model, or by another estimator, than {paths[0]}")
         found.join(one)
+        seen.add(one.done)
     if found is None:
         raise UserError("there is nothing to merge: give the files of fits")
     return found.lens
