@@ -19,7 +19,7 @@ import yaml
 import cutaway
 from cutaway import extras
 from cutaway.cli import main
-from cutaway.commands import serve, serve_options
+from cutaway.commands import serve, serve_greeting, serve_options
 from cutaway.commands.serve_options import Several
 from cutaway.errors import UserError
 from cutaway.inspect import tuned_maps
@@ -113,16 +113,16 @@ def test_the_command_to_try_names_the_certificate_and_where_keys_are(monkeypatch
         service = server.service
     monkeypatch.delenv("CUTAWAY_API_KEY", raising=False)
     given = serve._asked_key(serve_options.Access(api_key_file=Path("keys.yaml")))
-    shown = serve.greeting(service, "https://127.0.0.1:8000", *given, Path("my cert.pem"))
+    shown = serve_greeting.greeting(service, "https://127.0.0.1:8000", *given, Path("my cert.pem"))
     assert "Try it (KEY is a key of keys.yaml):\n  curl --cacert 'my cert.pem' https://127.0" in shown
     assert "Bearer KEY" in shown and "$CUTAWAY_API_KEY" not in shown and '"temperature": 0.2' in shown
-    assert "--unix-socket /run/c.sock http://localhost/v1/" in serve.greeting(
+    assert "--unix-socket /run/c.sock http://localhost/v1/" in serve_greeting.greeting(
         service, "http+unix:///run/c.sock"
     )
     monkeypatch.setenv("CUTAWAY_API_KEY", "a-long-key")
     assert serve._asked_key(serve_options.Access())[0] == "$CUTAWAY_API_KEY"
     service.lm.checkpoint = replace(service.lm.checkpoint, defaults={"temperature": 0.6})
-    assert "temperature" not in serve.greeting(service, "http://127.0.0.1:8000")
+    assert "temperature" not in serve_greeting.greeting(service, "http://127.0.0.1:8000")
 
 
 def test_a_certificate_without_its_key_says_which_option_has_it(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_port_that_is_taken_is_reported_before_loading(
 
 def test_without_the_library_of_grammars_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving.running(serving.model()) as server:
-        assert "pip install" not in serve.greeting(server.service, "http://127.0.0.1:8000")
-        monkeypatch.setattr(serve, "installed", lambda library: library != "llguidance")
-        shown = serve.greeting(server.service, "http://127.0.0.1:8000")
+        assert "pip install" not in serve_greeting.greeting(server.service, "http://127.0.0.1:8000")
+        monkeypatch.setattr(serve_greeting, "installed", lambda library: library != "llguidance")
+        shown = serve_greeting.greeting(server.service, "http://127.0.0.1:8000")
         assert f"without  tools, JSON schemas and grammars: {extras.install('agent')}" in shown
         monkeypatch.setattr(extras, "installed", lambda library: library != "llguidance")
         asked = {"messages": [{"role": "user", "content": "x"}]}

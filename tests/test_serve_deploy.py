@@ -104,7 +104,7 @@ def test_the_image_has_no_pytorch_and_what_the_server_needs() -> None:
     named = re.findall(r"EXTRAS=\[(\w+)\]", text)
     assert named and set(named) <= extras.keys()
     (installed,) = re.findall(r'install --no-cache-dir "/src\$\{EXTRAS\}" ([\w ]+)', text)
-    assert set(installed.split()) == set(serve.GRAMMARS), "what grammars need, and nothing else"
+    assert set(installed.split()) == set(serve_greeting.GRAMMARS), "what grammars need, and nothing else"
     assert all(any(need.startswith(name) for need in extras["agent"]) for name in installed.split())
 
 

@@ -124,27 +124,28 @@ def explain(
     lm = load_model(source)
     ids, page = asked.ids(lm, asked.text), html is not None or open_page
     if how:
-        return _write_page(explain_how.document(lm, ids, asked.text, asked.name), html, open_page)
-    if features is not None and not page:
-        return explain_features.show(lm, ids, features, asked.name, as_json)
-    views = as_json or backends or parallel or html or svg or open_page or asked.two
-    early = sys.stdout.isatty() and not views
-    if early:
-        _show_tokens(lm, ids, asked)
-    if parallel:
-        return _print_parallel(lm, ids, asked.name, threads, as_json)
-    asked.check_edits(lm, ids)
-    if backends:
+        _write_page(explain_how.document(lm, ids, asked.text, asked.name), html, open_page)
+    elif features is not None and not page:
+        explain_features.show(lm, ids, features, asked.name, as_json)
+    elif parallel:
+        _print_parallel(lm, ids, asked.name, threads, as_json)
+    elif backends:
+        asked.check_edits(lm, ids)
         with doing("Loading PyTorch and the weights"):
             _ = lm.model
-        return _print_backends(lm, ids, asked.name, as_json)
-    with asked.layers_counted(lm, ids, page):
-        if svg is not None:
-            _write_svg(asked, lm, ids, svg)
-        elif page:
-            _write_page(asked.document(lm, ids, features), html, open_page)
-        else:
-            _explain(asked, lm, ids, early, as_json)
+        _print_backends(lm, ids, asked.name, as_json)
+    else:
+        early = sys.stdout.isatty() and not (as_json or html or svg or open_page or asked.two)
+        if early:
+            _show_tokens(lm, ids, asked)
+        asked.check_edits(lm, ids)
+        with asked.layers_counted(lm, ids, page):
+            if svg is not None:
+                _write_svg(asked, lm, ids, svg)
+            elif page:
+                _write_page(asked.document(lm, ids, features), html, open_page)
+            else:
+                _explain(asked, lm, ids, early, as_json)
 
 
 def _write_svg(asked: Asked, lm: LanguageModel, ids: list[int], folder: Path) -> None:
