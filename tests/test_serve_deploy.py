@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cutaway.commands import serve
+from cutaway.commands import serve_greeting
 from cutaway.commands.serve_options import GROUPS, Operation
 from scripts.lib.serving import proxied
 from tests import serving
