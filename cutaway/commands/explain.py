@@ -142,8 +142,6 @@ def explain(
         _print_parallel(lm, ids, asked.name, threads, as_json)
     elif backends:
         asked.check_edits(lm, ids)
-        with doing("Loading PyTorch and the weights"):
-            _ = lm.model
         _print_backends(lm, ids, asked.name, as_json)
     else:
         early = sys.stdout.isatty() and not (as_json or html or svg or open_page or asked.two)
@@ -218,6 +216,8 @@ def _print_against(found: Against, asked: Asked, as_json: bool) -> None:
 
 
 def _print_backends(lm: LanguageModel, ids: list[int], name: str, as_json: bool) -> None:
+    with doing("Loading PyTorch and the weights"):
+        _ = lm.model
     from cutaway.commands import backends_text
     from cutaway.inspect import backends
 
