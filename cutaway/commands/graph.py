@@ -74,9 +74,7 @@ def graph(
     """
     shown = prompt_text(text, file)
     use_threads(threads)
-    for target_file in filter(None, (html, svg)):
-        files.check_file(target_file, force)
-    _check_parts(nodes, edges)
+    _check(nodes, edges, html, svg, force)
     from cutaway.inspect.graph import build, exported, page
     from cutaway.inspect.sae import load_set
 
@@ -97,14 +95,9 @@ def graph(
     if check:
         with watched() as progress:
             checked = page.check(lm, made, kept, progress)
-    document = exported.to_json(kept, nodes, edges, __version__)
-    if checked:
-        document["checked"] = checked
+    document = exported.to_json(kept, nodes, edges, __version__) | ({"checked": checked} if checked else {})
     if svg is not None:
-        from cutaway.inspect.graph import drawn
-
-        files.write(svg, drawn.svg(kept), force=force)
-        note(f"Wrote {svg} ({size(svg.stat().st_size)}).")
+        _draw(kept, svg, force)
     if html is not None or open_page:
         _write(page.page(lm, made, kept, checked, document), html, open_page)
     if as_json:
@@ -114,10 +107,21 @@ def graph(
         on_screen(lambda console: _show(made, kept, promotes, checked, console))
 
 
-def _check_parts(nodes: float, edges: float) -> None:
+def _check(nodes: float, edges: float, html: Path | None, svg: Path | None, force: bool) -> None:
+    """UserError for what cannot be written or kept, before any work."""
+    for target in filter(None, (html, svg)):
+        files.check_file(target, force)
     for name, part in (("--nodes", nodes), ("--edges", edges)):
         if not 0 < part <= 1:
             raise UserError(f"{name} is {part}: give a part of the influence, above 0 and at most 1")
+
+
+def _draw(kept: Graph, target: Path, force: bool) -> None:
+    """Writes the drawing."""
+    from cutaway.inspect.graph import drawn
+
+    files.write(target, drawn.svg(kept), force=force)
+    note(f"Wrote {target} ({size(target.stat().st_size)}).")
 
 
 def _write(document: str, target: Path | None, open_page: bool) -> None:

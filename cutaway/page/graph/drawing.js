@@ -58,7 +58,7 @@ function first(graph) {
   return graph.logits[0][0];
 }
 
-// The nearest node in a direction; what lies aside counts twice.
+// The nearest node in a direction; distance to the side counts twice.
 function nearest(graph, from, dx, dy) {
   const { x, y } = graph.nodes[from];
   let best = null;

@@ -285,7 +285,7 @@ def sae_checkpoint(folder: Path) -> None:
 
 
 def graph(folder: Path) -> None:
-    groups = [["heads", "1_h0_2", "0_h1_1"], ["an MLP", "1_mlp_2"]]
+    groups = [["heads", "0_h0_0", "0_h1_0"], ["an MLP", "0_mlp_0"]]
     (folder / "graph.json").write_text(
         json.dumps({"qParams": {"supernodes": groups}, "nodes": [], "links": []})
     )
@@ -1093,6 +1093,7 @@ READERS = {
     "commands/embed/text.py": "prompt",
     "commands/embed/train.py": "rows of examples",
     "commands/explain.py": OWN,
+    "commands/graph.py": OWN,
     "commands/generate.py": "prompt",
     "commands/merge.py": "prompt",
     "commands/quantize.py": "prompt",
@@ -1141,6 +1142,7 @@ READERS = {
     "memory.py": OWN,
     "native/library.py": OWN,
     "page/bundle.py": OWN,
+    "page/svg/drawing.py": OWN,
     "sandbox/folders.py": OWN,
     "sandbox/inside.py": OWN,
     "sandbox/launcher.py": OWN,
