@@ -114,19 +114,8 @@ def explain(
         --open alone writes a temporary file.
     """
     source = model or (against and base_of(Path(against))) or "smollm2"
-    asked = Asked(
-        prompt_text(text, file),
-        source,
-        chat,
-        top,
-        ablate,
-        steer,
-        patch,
-        compare,
-        compare_model,
-        against,
-        lens,
-    )
+    text = prompt_text(text, file)
+    asked = Asked(text, source, chat, top, ablate, steer, patch, compare, compare_model, against, lens)
     asked.check(backends, parallel, sae is not None, html is not None or open_page, how)
     use_threads(threads)
     plots.check(html, svg, force)
