@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cutaway.page import bundle
 from cutaway.page.charts import Chart, spec
+from cutaway.page.svg import render
 from cutaway.store import files
 
 

@@ -11,6 +11,7 @@ from cutaway.bounds import is_finite
 from cutaway.errors import UserError, quoted
 from cutaway.page import report
 from cutaway.page.charts import Axis, Plot, Series
+from cutaway.page.svg import render
 from cutaway.store.files import write
 from cutaway.store.reading import json_lines
 

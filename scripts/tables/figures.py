@@ -350,6 +350,7 @@ def main() -> int:
     for name in sys.argv[1:] or FIGURES:
         made = FIGURES[name]()
         text = made if isinstance(made, str) else render.chart(made)
+        assert text is not None, f"{name} is a table"
         (FOLDER / f"{name}.svg").write_text(text, "utf-8")
         print(f"{name}.svg: {len(text.encode()):,} bytes")
     return 0

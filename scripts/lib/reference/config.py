@@ -38,7 +38,7 @@ FOLDERS = {
 }
 
 
-def _variants(home: str) -> list[type[Any]]:
+def _variants(home: str) -> list[Any]:
     """The configs of a folder's files."""
     package = importlib.import_module(home)
     names = sorted(one.name for one in pkgutil.iter_modules(package.__path__) if not one.ispkg)
