@@ -73,6 +73,8 @@ class Table:
     page, page_bytes, grid, weights_in_positions = 128, 1, 1, 1 << 30
     LOGITS = np.log(np.array([[0.1, 0.6, 0.3], [0.5, 0.25, 0.25], [0.2, 0.1, 0.7]], np.float32))
 
+    longest = 0  # that a state of it was
+
     class State:
         length = 0
 
@@ -94,6 +96,7 @@ class Table:
 
     def prefill_all_logits(self, ids: Any, state: Any) -> np.ndarray:
         state.length += len(ids)
+        self.longest = max(self.longest, state.length)
         return self.logits[list(ids)]
 
     def read(self, texts: Any, states: Any, logits_at: Any) -> np.ndarray:
@@ -236,7 +239,10 @@ def same_in_a_batch(engine: Any, given: list[Request], other: Any) -> None:
     for made in (Drafting(PromptLookup(), Always(5)), drafting(other, 101, 3), drafting(engine, 101, 4)):
         scheduler = Scheduler(engine, Words(), max_sequences=5, max_queue=10**6, drafting=made)
         try:
-            ahead = [finish(stream) for stream in [scheduler.submit(one) for one in requests()]]
+            streams = [scheduler.submit(one) for one in requests()]
+            ahead = [finish(stream) for stream in streams]
+            for one in (stream for stream in streams if stream.request.internals is not None):
+                assert all(piece.inside for piece in list(one)[:-1]), "what is inside is shown at each token"
             figures = scheduler.stats()
         finally:
             scheduler.close()
@@ -269,6 +275,24 @@ def test_a_batch_is_the_same_to_the_bit_whatever_is_drafted(name: str):
     more += [Request((5, 6, 5, 6), cut, prompt_logprobs=1), Request((5, 6, 5, 6), cut, internals=look)]
     more += [Request((5, 6, 5, 6), cut, drawn_logprobs=True), Request((1, 2, 1, 2), cut, Alternating())]
     same_in_a_batch(engine, [*jobs, *periodic, *more], other)
+
+
+@needs_core
+def test_a_page_that_ends_in_a_draft_is_kept_when_its_ids_are_chosen():
+    """The next turn of a conversation begins with the page, and does not read it again."""
+    of = tiny.config("llama")
+    engine, other = (tiny.RuntimeEngine(of, tiny.tensors(of, seed=seed)) for seed in (0, 1))
+    settings = SamplingParams(max_tokens=20, ignore_eos=True)
+    scheduler = Scheduler(engine, Words(), drafting=drafting(other, 101, 5))
+    try:
+        for begin in range(118, 123):
+            prompt = tuple(tiny.IDS[begin:240]) if begin % 2 else tuple(tiny.IDS[:begin])
+            made = finish(scheduler.submit(Request(prompt, settings)))
+            turn = (*prompt, *made.ids, 7)
+            again = finish(scheduler.submit(Request(turn, replace(settings, max_tokens=1))))
+            assert again.timings.prefill_tokens == len(turn) - 128
+    finally:
+        scheduler.close()
 
 
 @needs_core
@@ -307,9 +331,10 @@ def test_the_pytorch_models_text_is_the_same(proposer: str, options: dict):
 def test_limits_are_kept(name: str, limit: int):
     settings = SamplingParams(max_tokens=limit, seed=1, ignore_eos=True, temperature=1.0)
     (text,) = texts_of(PROPOSERS[name], [settings])
-    made = Drafting(PROPOSERS[name](), Always())
+    made, table = Drafting(PROPOSERS[name](), Always()), Table()
     assert len(text) == limit
-    assert finish(generate(Table(), Three(), [0, 1, 0], settings, drafting=made)).ids == text
+    assert finish(generate(table, Three(), [0, 1, 0], settings, drafting=made)).ids == text
+    assert table.longest <= 3 + limit - 1, "no more is read than there are pages for"
 
 
 class Certain(PromptLookup):

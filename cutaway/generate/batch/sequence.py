@@ -275,9 +275,8 @@ class ScheduledSequence:
     def cache_pages(self, cache: PrefixCache) -> None:
         """Add the pages that are full by now; where the engine fixes the cuts (grid), those of the prompt."""
         whole = self.engine.grid == 1
-        read = min(
-            self.state.length, len(self.output.history.ids)
-        )  # a draft may be read that is no part of it
+        # a draft may have been read, which is no part of the text yet
+        read = min(self.state.length, len(self.output.history.ids))
         full = read if whole else min(read, len(self.prompt))
         full = min(full, self._edited_from) // self.engine.page
         for page in range(len(self._pages), full):
