@@ -243,6 +243,9 @@ def test_interventions_are_their_formulas() -> None:
     assert np.allclose(found, h + (both @ (c[::-1] - c)).T, atol=1e-4)
     found = Trace.of(model, Bytes(), ids, edit=ours.project_out(subject, ["A", "B"], [1]))[at]
     assert np.allclose(found, h - (both @ np.linalg.pinv(both) @ h.T).T, atol=1e-4)
+    deep = JacobianLens(dict.fromkeys(range(9), ours.matrices[1]), 9, 1)
+    assert deep.band() == [3, 4, 5, 6, 7, 8] and deep.swapped() == [3, 4, 5, 6, 7]
+    assert deep.swapped([2, 3]) == [2, 3]
     with pytest.raises(UserError, match="2 tokens"):
         ours.directions(subject, ["AB"], 1)
     with pytest.raises(UserError, match="layers are 0 to 1"):

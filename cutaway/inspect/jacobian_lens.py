@@ -128,11 +128,20 @@ class JacobianLens:
     def swap(
         self, lm: Any, token: Any, other: Any, layers: Sequence[int] | None = None, **where: Any
     ) -> list[Edit]:
-        """Exchanges the coordinates along two tokens' directions; what is orthogonal to both stays."""
+        """Exchanges the coordinates along two tokens' directions; what is orthogonal to both stays.
+
+        The residual stream keeps what a layer exchanged, and the next exchange undoes it. So the middle band
+        is an odd number of layers; of ``layers`` an even number changes little.
+        """
         return [
             Swap(layer, vectors=self.directions(lm, [token, other], layer).tolist(), **where)
-            for layer in self.band(layers)
+            for layer in self.swapped(layers)
         ]
+
+    def swapped(self, layers: Sequence[int] | None = None) -> list[int]:
+        """The layers of a swap: those given, or an odd number of the middle band."""
+        band = self.band(layers)
+        return band if layers is not None else band[: len(band) - 1 + len(band) % 2]
 
     def project_out(
         self, lm: Any, tokens: Sequence[Any], layers: Sequence[int] | None = None, **where: Any

@@ -5,9 +5,10 @@
 
 Of 100 questions (two_hop.py) those count that SmolLM2 answers right. Ranks are the best over the layers of
 the band 0.38 to 0.92 and the last five positions. A swap exchanges the middle terms of two questions of one
-form in these layers; it succeeds where the likeliest next token becomes the other question's answer. Beside
-it are the same swap by the logit lens's directions, one of two other middle terms, and one along two random
-directions. Intervals are Wilson's, 95%. A minute on two cores.
+form in an odd number of these layers, as the next one undoes a swap; it succeeds where the likeliest next
+token becomes the other question's answer. Beside it are the same swap in an even number of layers, by the
+logit lens's directions, of two other middle terms, and along two random directions. Intervals are Wilson's,
+95%. A minute on two cores.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ def arms(
     """The edits of each arm, made when it is run."""
     identity = np.eye(lens.width, dtype=np.float32)
     logit = JacobianLens(dict.fromkeys(lens.matrices, identity), lens.target, 1)
-    draw, band = np.random.default_rng(0), lens.band()
+    draw, band = np.random.default_rng(0), lens.swapped()
+    even = lens.band()[len(lens.band()) % 2 :]
     middles = sorted({one.middle for pair in pairs for one in pair})
 
     def others(pair: tuple[Question, Question]) -> list[str]:
@@ -124,6 +126,9 @@ def arms(
 
     return {
         "Jacobian directions": lambda: [lens.swap(lm, f" {a.middle}", f" {b.middle}") for a, b in pairs],
+        "Jacobian, an even number of layers": lambda: [
+            lens.swap(lm, f" {a.middle}", f" {b.middle}", even) for a, b in pairs
+        ],
         "logit lens's directions": lambda: [logit.swap(lm, f" {a.middle}", f" {b.middle}") for a, b in pairs],
         "Jacobian, two other terms": lambda: [lens.swap(lm, *others(pair)) for pair in pairs],
         "two random directions": lambda: [random_swap(lens.width, band, draw) for _ in pairs],
