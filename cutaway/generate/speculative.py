@@ -39,7 +39,7 @@ LONGEST_MATCH, SHORTEST_MATCH = 16, 2  # tokens at the end that must have occurr
 USUAL = 8  # the latest steps of so many tokens, whose median is what such a step takes
 PRIOR = 4.0  # drafts that what is known of other texts counts for
 REMEMBERED = 64.0  # drafts of a text, after which older ones count half
-SLOPE = 1 / 32  # of a step without drafts, that one more token is taken to cost before any was measured
+ONE_MORE = 1 / 32  # of a step without drafts, that one more token is taken to cost before any was measured
 PROBE = 32  # steps after which one is tried without drafts, or with, to see what it takes
 SELDOM = 1024  # steps after which drafts are tried that never pay
 TRIED = 2  # tokens that are drafted to see what a step takes
@@ -222,8 +222,8 @@ class StepTimes:
                 usual.append(max(usual[0], statistics.median(seconds for _, seconds in steps)))
         found = np.interp(np.arange(base, base + most + 1), counts, usual)
         last = counts[-1]
-        slope = (usual[-1] - usual[0]) / (last - base) if last > base else SLOPE * usual[0]
-        return (found + slope * np.maximum(np.arange(base, base + most + 1) - last, 0)).tolist()
+        per_token = (usual[-1] - usual[0]) / (last - base) if last > base else ONE_MORE * usual[0]
+        return (found + per_token * np.maximum(np.arange(base, base + most + 1) - last, 0)).tolist()
 
 
 class DraftLengths:
