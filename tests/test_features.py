@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import zlib
@@ -15,7 +16,7 @@ import pytest
 import cutaway
 from cutaway.cli import main
 from cutaway.errors import UserError
-from cutaway.inspect import feature_labels, features, sae_check, sae_training
+from cutaway.inspect import feature_labels, features, sae_check, sae_folders, sae_training
 from cutaway.inspect.activations import Activations
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.features import Scan
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_replacement_is_the_model_with_what_is_written_in_place(folder: Path) -> None:
     lm = cutaway.load(folder / "tiny.gguf", engine="pytorch")
-    made, data = SAE.load(folder / "made"), Activations.open(folder / "acts")
+    made, data = sae_folders.load(folder / "made"), Activations.open(folder / "acts")
     found = sae_check.check(lm, [made], TEXTS[:2], data)
     rows = {(row.what, row.by): row for row in found.rows}
     assert list(rows) == [(NAMES[1], by) for by in ("features", "mean", "linear map")] + [
@@ -78,7 +79,7 @@ def test_the_replacement_is_the_model_with_what_is_written_in_place(folder: Path
 
 
 def test_a_scan_counts_what_fires_and_correlates(folder: Path) -> None:
-    made, data = SAE.load(folder / "made"), Activations.open(folder / "acts")
+    made, data = sae_folders.load(folder / "made"), Activations.open(folder / "acts")
     rows = np.flatnonzero((data.documents % features.HELD != 0) & (data.positions > 0))
     f = made.encode(data.rows(NAMES[0], rows))
     one = int((f > 0).sum(0).argmax())
@@ -102,7 +103,7 @@ def test_a_scan_counts_what_fires_and_correlates(folder: Path) -> None:
 
 
 def test_effects_are_the_directions_through_the_head(folder: Path) -> None:
-    lm, made = cutaway.load(folder / "tiny.gguf", engine="pytorch"), SAE.load(folder / "made")
+    lm, made = cutaway.load(folder / "tiny.gguf", engine="pytorch"), sae_folders.load(folder / "made")
     (found,) = features.effects(lm, made, [7])
     norm, head = lm.model.norm.weight, lm.model.embedding.weight
     logits = ((head * norm).detach().numpy() @ made.W_dec[7])[: len(lm.tokenizer)]
@@ -136,7 +137,9 @@ def test_a_label_is_judged_by_pairs_of_held_out_texts(folder: Path) -> None:
         feature_labels.judged(lm, held, 1, "nothing", score=len)
 
 
-def test_the_verbs_show_label_find_and_steer(folder: Path, capsys: Any) -> None:
+def test_the_verbs_show_label_find_and_steer(
+    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, acts, model = str(folder / "made"), str(folder / "acts"), str(folder / "tiny.gguf")
     command = ["sae", "features", made, acts, "--model", model]
     assert main([*command, "--json"]) == 0
@@ -163,7 +166,7 @@ def test_the_verbs_show_label_find_and_steer(folder: Path, capsys: Any) -> None:
     ]
     first = dashboard["activations"][0]
     assert first["values"][first["maxValueTokenIndex"]] == first["maxValue"] > 0
-    lm, features_of = cutaway.load(model), SAE.load(made)
+    lm, features_of = cutaway.load(model), sae_folders.load(made)
     steered = lm.logits(
         "all of it", edit=features_of.add(one, float(Scan(features_of, Activations.open(acts)).most[one]))
     )
@@ -179,6 +182,16 @@ def test_the_verbs_show_label_find_and_steer(folder: Path, capsys: Any) -> None:
     assert main([*command, "--feature", str(one), "--json"]) == 0
     edit = json.loads(capsys.readouterr().out)["features"][0]["edit"]  # what a request to the server takes
     assert MODELS["add"].model_validate(edit) and np.allclose(edit["vector"], features_of.W_dec[one])
+    (folder / "template").write_text("{% for one in messages %}{{ one.content }}{% endfor %}")
+    talks = []
+    for strength in (0, 900):
+        monkeypatch.setattr("sys.stdin", io.StringIO("all of it\nand more\n"))
+        chat = ["chat", model, "--chat-template", str(folder / "template"), "--max-tokens=4"]
+        assert main([*chat, "--temperature=0", "--steer", f"{file}:{strength}"]) == 0
+        talks.append(capsys.readouterr().out)
+    assert talks[0] != talks[1]
+    assert main(["chat", "--steer", f"{file}:nine"]) == 2
+    assert "write FILE:STRENGTH" in capsys.readouterr().err
     for wrong, why in (
         (["--label", "17"], "write NUMBER=TEXT"),
         (["--feature", "48"], "there is no feature 48: they are 0 to 47"),
@@ -201,7 +214,7 @@ def test_check_and_convert_as_verbs(folder: Path, capsys: Any) -> None:
         main(["sae", "convert", made, "--format", "cutaway", "--model", "m", "--output", str(folder / "own")])
         == 0
     )
-    assert SAE.load(folder / "own").card.model == "m"
+    assert sae_folders.load(folder / "own").card.model == "m"
 
 
 def test_a_set_is_trained_by_the_verb_and_gone_on_with(folder: Path, capsys: Any) -> None:

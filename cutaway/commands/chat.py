@@ -78,6 +78,8 @@ def chat(
     checked(tools)
     if tools.given and allow_steering:
         raise UserError("--allow-steering and tools exclude each other: results are strangers' text")
+    if tools.given and steer:
+        raise UserError("--steer and tools exclude each other: tools keep a KV cache, which edits do not")
     use_threads(threads)
     lm: Any = cutaway.load(
         model_path(model), engine=engine, context=context, adapter=adapter, kv_cache=kv_cache, strict=strict
@@ -95,7 +97,7 @@ def chat(
     options = defaults(lm) | given
     drafting = {} if draft is None else {"speculate": drafts(draft, engine, strict)}
     with tools.agent(lm, None, options | drafting) if tools.given else contextlib.nullcontext() as agent:
-        _talk(Talk(lm, conversation, options | steering, agent, drafting), model, load)
+        _talk(Talk(lm, conversation, options | steering, agent, drafting, bool(steer)), model, load)
 
 
 def _talk(talk: "Talk", model: str, load: Path | None) -> None:
@@ -184,10 +186,11 @@ class Talk:
         options: dict[str, Any],
         agent: Any = None,
         drafting: Mapping[str, Any] = MappingProxyType({}),
+        edited: bool = False,
     ) -> None:
         self.lm = lm
         self.agent = agent
-        self.session = lm.session()
+        self.session = None if edited else lm.session()  # of an edited model no KV cache is kept
         self.conversation = conversation
         self.options, self.drafting = options, drafting
         self.ended = False
