@@ -1,8 +1,10 @@
 """A graph's page in a real browser: edges under the pointer, groups, and what clamping them predicts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cutaway.inspect.graph import exported, page
@@ -22,10 +24,18 @@ def graphs() -> tuple[Subject, Graph, Graph]:
     return subject, made, made.pruned()
 
 
+def shown(tab: Any) -> np.ndarray:
+    """The predicted and the true change of each logit, as the table has them."""
+    rows = tab.locator("section[aria-label=Groups] tbody tr").all_inner_texts()
+    return np.array([[float(text.replace("−", "-")) for text in row.split("\t")[1:]] for row in rows])
+
+
 def test_nodes_are_hovered_pinned_grouped_and_clamped(
     browser: Any, graphs: tuple[Subject, Graph, Graph], tmp_path: Path
 ) -> None:
     subject, made, kept = graphs
+    pair = tuple(node.id for node in kept.nodes if node.kind == "head")[:2]
+    kept = replace(kept, groups=[("two", pair)])
     checked = page.check(subject, made, kept)
     document = exported.to_json(kept, 0.8, 0.98, "1")
     file = tmp_path / "graph.html"
@@ -41,6 +51,11 @@ def test_nodes_are_hovered_pinned_grouped_and_clamped(
     assert tab.evaluate("document.documentElement.scrollWidth") == 400
     assert tab.locator("#o").count() == 0 and tab.locator("h1").inner_text() == HOSTILE
     assert tab.locator(".node").count() == len(kept.nodes)
+    tab.get_by_role("checkbox").check()
+    numbers = {made.number(id): 0.0 for id in pair}
+    both = predicted(made, numbers)[made.logits]
+    assert shown(tab) == pytest.approx(np.stack([both, checked["groups"]["two"]["0.0"]], 1), abs=0.006)
+    tab.get_by_role("checkbox").uncheck()
     target = max(
         (n for n, node in enumerate(kept.nodes) if node.kind == "mlp"), key=lambda n: kept.influence[n]
     )
@@ -50,18 +65,16 @@ def test_nodes_are_hovered_pinned_grouped_and_clamped(
     assert tab.locator(".panel h2").first.inner_text() == kept.nodes[target].name
     tab.get_by_role("button", name="Pin", exact=True).click()
     tab.get_by_role("button", name="New group of what is pinned").click()
-    tab.get_by_label("Name of the group").fill("mine")
-    tab.get_by_role("checkbox").check()
-    numbers = [n for n, node in enumerate(made.nodes) if node.id == kept.nodes[target].id]
-    changes = predicted(made, {numbers[0]: 0.0})[made.logits]
-    shown = tab.locator("section[aria-label=Groups] tbody tr").all_inner_texts()
-    for row, change, true in zip(shown, changes, checked["nodes"][kept.nodes[target].id], strict=True):
-        cells = [float(text.replace("−", "-")) for text in row.split("\t")[1:]]
-        assert cells == pytest.approx([change, true], abs=0.006), "by all paths, and as the model made it"
+    tab.get_by_label("Name of the group").last.fill("mine")
+    tab.get_by_role("checkbox").last.check()
+    id = kept.nodes[target].id
+    changes = predicted(made, {made.number(id): 0.0})[made.logits]
+    by_hand = np.stack([changes, checked["nodes"][id]], 1)
+    assert shown(tab) == pytest.approx(by_hand, abs=0.006), "by all paths, and as the model made it"
     with tab.expect_download() as saved:
         tab.get_by_role("button", name="Save JSON").click()
     saved.value.save_as(tmp_path / "graph.json")
-    assert exported.read_groups(tmp_path / "graph.json") == [("mine", (kept.nodes[target].id,))]
+    assert exported.read_groups(tmp_path / "graph.json") == [("two", pair), ("mine", (id,))]
     with tab.expect_download() as saved:
         tab.get_by_role("button", name="Save SVG").click()
     saved.value.save_as(tmp_path / "graph.svg")
