@@ -331,6 +331,7 @@ def test_a_pattern_that_asks_for_unicode_has_it(tokenizer: Tokenizer, grammar: A
         (r"start: x /\d/ # a comment" + "\nx: /a\\/\\s/", "a/ 3", "a/\u2003\u0663"),
         (r'start: %json {"type": "string", "pattern": "^/\\d/$"} /\d/', '"/3/"3', '"/3/"\u0663'),
         (r"start: /\d/ <[1]> /\d/ | /\d\d/", "33", "3\u0663"),
+        (r"start: /\d/ <[400]> /\d/ | /\d\d/", "33", "3\u0663"),  # no id of the check's vocabulary of bytes
     ],
 )
 def test_what_is_no_pattern_of_a_grammar_stays(tokenizer: Tokenizer, rules: str, fit: str, none: str) -> None:

@@ -4,6 +4,7 @@ What compiles here within the bounds costs the server no more than that when it 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ LIMITS = {
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
+
+TOKEN_IDS = re.compile(r"<\[[\d,\s-]+\]>")
 
 helper = Helper("cutaway.generate.grammar_compiler", "the grammar", BOUNDS, WAIT_SECONDS, more=2)
 
@@ -58,7 +61,9 @@ def answer(request: dict) -> dict:
         wrong, messages = LLMatcher.validate_grammar_with_warnings(compiled, limits=limits)
         if wrong:
             return {"refused": f"the {kind} cannot be followed: {one_line(messages[0])}"}
-        matcher = LLMatcher(LLTokenizer("byte"), compiled, log_level=0, limits=limits)
+        # The model's control tokens are no ids of this vocabulary of bytes: any stands for them here.
+        small = make(TOKEN_IDS.sub("<[5]>", text)) if kind == "grammar" else compiled
+        matcher = LLMatcher(LLTokenizer("byte"), small, log_level=0, limits=limits)
         if not matcher.is_stopped():
             matcher.compute_bitmask()
         if matcher.is_error():
