@@ -14,7 +14,7 @@ import torch
 import cutaway
 from cutaway import cli
 from cutaway.errors import UserError
-from cutaway.inspect import reports, sae, sae_pytorch, sae_training
+from cutaway.inspect import reports, sae, sae_folders, sae_pytorch, sae_training
 from cutaway.inspect.activations import Activations
 from tests.small import model_file
 
@@ -62,7 +62,7 @@ def test_it_finds_what_data_is_made_of(activation: Any, directions: np.ndarray, 
     assert np.median(near) > 0.9, near
     made.save(tmp_path / "made")
     x = data.rows("blocks.1.out", range(5))
-    read = sae.SAE.load(tmp_path / "made")
+    read = sae_folders.load(tmp_path / "made")
     assert read.card == card and np.array_equal(read.encode(x), made.encode(x))
     of = {name: tensor.astype(np.float64) for name, tensor in read.tensors.items()}
     for row, z in zip(x.astype(np.float64), read.encode(x), strict=True):
@@ -104,7 +104,7 @@ def test_attention_sinks_are_left_out_and_measured(directions: np.ndarray, tmp_p
     made = sae.SAE(card, kept.tensors)
     assert np.flatnonzero(made.sinks(text)).tolist() == [0, 50]
     made.save(tmp_path / "made")
-    assert sae.SAE.load(tmp_path / "made").card == card
+    assert sae_folders.load(tmp_path / "made").card == card
     with pytest.raises(UserError, match="0 tokens beside 4000 attention sinks, and at least 20"):
         sae_training.train(dataset(rows, np.zeros(4000, int)), "blocks.1.out", **options)
     with pytest.raises(UserError, match="this dataset has 3950 tokens beside attention sinks"):
@@ -165,7 +165,7 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     assert '"unexplained_with_sinks"' in capsys.readouterr().out
     assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    lm, made = cutaway.load(file), sae.SAE.load(out)
+    lm, made = cutaway.load(file), sae_folders.load(out)
     rows = lm.activations(["all of it"], ["blocks.1.out"])["blocks.1.out"]
     assert shown["activation"] == "blocks.1.out" and made.card.features == 256
     best = made.top(rows)

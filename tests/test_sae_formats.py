@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from cutaway.errors import UserError
-from cutaway.inspect import sae_formats
-from cutaway.inspect.sae import SAE, Card, load_set
+from cutaway.inspect import sae_folders, sae_formats
+from cutaway.inspect.sae import SAE, Card
+from cutaway.inspect.sae_folders import load_set
 from cutaway.quantization import formats
 from cutaway.weights import safetensors
 
@@ -36,7 +37,7 @@ def saelens(folder: Path, of: dict[str, np.ndarray], type: str = "F32", **facts:
     about = {"model_name": "gpt2-small", "hook_name": "blocks.3.hook_resid_pre", "sae_lens_version": "6.0.0"}
     about |= facts.pop("metadata", {})
     (folder / "cfg.json").write_text(json.dumps({"d_in": X, "d_sae": F, "metadata": about} | facts))
-    return SAE.load(folder)
+    return sae_folders.load(folder)
 
 
 def autoencoder() -> dict[str, np.ndarray]:
@@ -108,11 +109,11 @@ def test_transcoders_there_and_back(skip: bool, tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "again" / "cfg.json").read_text())
     assert facts["architecture"] == architecture and facts["d_out"] == Y
     assert facts["metadata"]["hook_name_out"] == "blocks.3.hook_mlp_out"
-    again = SAE.load(tmp_path / "again")
+    again = sae_folders.load(tmp_path / "again")
     assert again.card == made.card
     assert all(np.array_equal(again.tensors[name], array) for name, array in made.tensors.items())
     made.save(tmp_path / "ours")
-    assert SAE.load(tmp_path / "ours").card == made.card
+    assert sae_folders.load(tmp_path / "ours").card == made.card
 
 
 def config(folder: Path, kind: str) -> None:

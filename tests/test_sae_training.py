@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from cutaway.errors import UserError
-from cutaway.inspect import sae, sae_pytorch, sae_sparse, sae_training
+from cutaway.inspect import sae, sae_folders, sae_pytorch, sae_sparse, sae_training
 from cutaway.inspect.activations import Activations
-from cutaway.inspect.sae import SAE, Card, load_set
+from cutaway.inspect.sae import SAE, Card
+from cutaway.inspect.sae_folders import load_set
 
 WIDTH, TRUE = 12, 20
 QUICK: Any = {"features": 40, "k": 3, "steps": 120, "batch": 64, "learning_rate": 1e-2}
@@ -169,7 +170,7 @@ def test_folders_of_before_there_were_kinds_are_read(tmp_path: Path) -> None:
     )
     card = '{"name": "blocks.1.out", "model": "m", "kind": "jumprelu", "features": 6, "k": 2, "steps": 1'
     (tmp_path / "sae.json").write_text(card + ', "batch": 1, "seed": 0, "l0": 2.5}')
-    made, x = SAE.load(tmp_path), random.standard_normal((5, 4)).astype(np.float32) * 5
+    made, x = sae_folders.load(tmp_path), random.standard_normal((5, 4)).astype(np.float32) * 5
     pre = (x - of["center"]) @ of["encoder"].T + of["bias"]
     f = np.where(pre > 0.2, pre, 0)
     assert np.allclose(made.encode(x), f, atol=1e-4) and made.card.kind == "sae" and made.card.keep_sinks

@@ -252,8 +252,8 @@ import sys
 sys.modules["torch"] = None
 import cutaway
 from cutaway.errors import UserError
-from cutaway.inspect import against, causal, importance, parallel, probes, sae, sae_training, steering
-from cutaway.inspect import tuned_lens
+from cutaway.inspect import against, causal, importance, parallel, probes, sae, sae_folders, sae_training
+from cutaway.inspect import steering, tuned_lens
 lm = cutaway.load(sys.argv[1])
 texts, others = ["the cat sat", "the dog ran"], ["the hat sat", "the dog sat"]
 found = causal.patching(lm, texts, others, "heads", metric=lambda logits: logits[-1, 5] - logits[-1, 9])
@@ -261,7 +261,7 @@ assert found.values.shape == (2, 3, 4), found.values.shape
 assert causal.head_effects(lm, texts[0], 5).values.any()
 assert importance.runs(lm.subject.engine) and importance.sums(lm.subject.engine, lm.ids(texts[0]))
 steering.difference(lm, [lm.ids(texts[0])], [lm.ids(texts[1])], 1)
-saved = sae.SAE.load(sys.argv[2])
+saved = sae_folders.load(sys.argv[2])
 rows = saved.rows(lm.activations([texts[0]], saved.reads))
 assert saved.top(rows)[-1] and lm.logits(texts[0], edit=saved.add(saved.top(rows)[-1][0].feature, 9.0)).any()
 machine = parallel.machine(lm, 1, 0.01)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def autoencoder(folder: Path) -> SAE:
     """The autoencoder that `cutaway sae` wrote."""
-    from cutaway.inspect.sae import SAE
+    from cutaway.inspect import sae_folders
 
-    return SAE.load(folder)
+    return sae_folders.load(folder)
 
 
 def show(lm: LanguageModel, ids: list[int], sae: SAE, name: str, as_json: bool) -> None:

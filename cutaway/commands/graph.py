@@ -76,7 +76,7 @@ def graph(
     use_threads(threads)
     _check(nodes, edges, html, svg, force)
     from cutaway.inspect.graph import build, exported, page
-    from cutaway.inspect.sae import load_set
+    from cutaway.inspect.sae_folders import load_set
 
     named = [] if groups is None else exported.read_groups(groups)
     dictionaries = [] if features is None else load_set(features)

@@ -13,7 +13,7 @@ from cutaway.data import sources
 from cutaway.errors import UserError, plural
 from cutaway.extras import need
 from cutaway.inspect.activations import Activations
-from cutaway.inspect.sae import load_set
+from cutaway.inspect.sae_folders import load_set
 from cutaway.store import files
 
 REPORT = "replacement.json"

@@ -11,7 +11,7 @@ from cutaway.commands import console
 from cutaway.commands.options import Force
 from cutaway.errors import UserError, plural
 from cutaway.inspect import sae_formats
-from cutaway.inspect.sae import load_set
+from cutaway.inspect.sae_folders import load_set
 from cutaway.store import files
 
 OURS = "cutaway"

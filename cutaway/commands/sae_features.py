@@ -13,7 +13,7 @@ from cutaway import lm
 from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Html, Json, Threads, Words
 from cutaway.errors import UserError, visible
-from cutaway.inspect import feature_labels, feature_pages, steering
+from cutaway.inspect import feature_labels, feature_pages, sae_folders, steering
 from cutaway.inspect import features as of_features
 from cutaway.inspect.activations import Activations
 from cutaway.inspect.edits import Add, to_json
@@ -77,7 +77,7 @@ def features(
     :param neuronpedia: Write the features that are shown as Neuronpedia's JSON.
     :param model: The model; the one that the dictionary is of by default.
     """
-    made = SAE.load(folder)
+    made = sae_folders.load(folder)
     for one in feature:
         made.check_feature(one)
     if (steering_file is not None and len(feature) != 1) or pairs < 1:

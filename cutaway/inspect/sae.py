@@ -15,7 +15,7 @@ Several activations are side by side in x or y. A row of W_dec, a feature's dire
 unit variance. BatchTopK (2412.06410) ends as jumprelu with one threshold.
 
 Attention sinks (``activations.sinks``) are left out: their activations are so large, and so alike, that they
-would be nearly all of the variance. ``sae_training.py`` trains, ``sae_formats.py`` reads other folders.
+would be nearly all of the variance. ``sae_training.py`` trains, ``sae_folders.py`` reads.
 
     made = train(data, ["blocks.15.out"], features=4096, k=32)
     made.top(lm.activations([text], made.reads)["blocks.15.out"])      # the strongest features of each token
@@ -38,10 +38,8 @@ from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.edits import Add, Project
-from cutaway.model.config_dict import from_dict
 from cutaway.quantization import formats
 from cutaway.store import files
-from cutaway.store.reading import parsed
 from cutaway.weights import safetensors
 
 Kind = Literal["sae", "transcoder", "cross_layer", "crosscoder"]
@@ -50,12 +48,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 WEIGHTS, CARD = "sae.safetensors", "sae.json"
 TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
-OLDER = {
-    "encoder": "W_enc",
-    "bias": "b_enc",
-    "decoder": "W_dec",
-    "center": "b_dec",
-}  # of 2026's first folders
 DEAD = 200  # steps without firing
 TESTED = 10  # one token in so many is held out
 LAYER = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -129,14 +121,6 @@ class SAE:
         self.W_skip, self.threshold = self.tensors.get("W_skip"), self.tensors.get("threshold")
         if (self.threshold is None) != (card.activation == "topk"):
             raise UserError(f"{card.activation} goes with {'no ' * (card.activation == 'topk')}thresholds")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> SAE:
-        """The one dictionary of a folder, ours or another tool's; UserError for a set of several."""
-        found = load_set(folder)
-        if len(found) != 1:
-            raise UserError(f"{folder}: holds {len(found)} dictionaries: name the folder of one of them")
-        return found[0]
 
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Writes it as float32 safetensors and a card."""
@@ -234,64 +218,6 @@ class SAE:
             raise UserError(f"there is no feature {feature}: they are 0 to {self.card.features - 1}")
 
 
-def load_set(folder: str | Path) -> list[SAE]:
-    """The dictionaries of a folder by layer: of one, or of a set with a folder for each.
-
-    Also those of SAELens and circuit-tracer. UserError for a folder of another kind.
-    """
-    from cutaway.inspect import sae_formats
-
-    path = Path(folder)
-    if (path / CARD).is_file():
-        return [_load(path)]
-    if (found := sae_formats.load(path)) is not None:
-        return found
-    inside = sorted(one.parent for one in path.glob(f"*/{CARD}") if not one.parent.name.startswith("."))
-    if not inside:
-        raise UserError(f"{folder}: holds no autoencoder: give a folder that `cutaway sae` wrote")
-    return sorted(map(_load, inside), key=lambda one: one.layer)
-
-
-def _load(path: Path) -> SAE:
-    facts = parsed(path / CARD)
-    older = isinstance(facts, dict) and "name" in facts
-    shapes: dict[str, tuple[int | None, ...]]
-    if older:
-        found = safetensors.read_shaped(
-            path / WEIGHTS,
-            {"encoder": (None, None), "bias": (None,), "decoder": (None, None), "center": (None,)},
-        )
-        facts = _newer(facts, found["center"].shape[0])
-    card = from_dict(facts, Card, str(path / CARD))
-    x, y = sum(card.widths[: len(card.reads)]), sum(card.widths[len(card.reads) :])
-    f = card.features
-    shapes = {"W_enc": (f, x), "b_enc": (f,), "W_dec": (f, y), "b_dec": (y,)}
-    if older:
-        shapes = {theirs: shapes[ours] for theirs, ours in OLDER.items()}
-    shapes |= {"W_skip": (y, x)} if card.skip else {}
-    shapes |= {} if card.activation == "topk" else {"threshold": (f,)}
-    if card.activation == "topk" and not card.k:
-        raise UserError(f"{path / CARD}: k is 0, and topk needs the number of features that are kept")
-    found = safetensors.read_shaped(path / WEIGHTS, shapes)
-    return SAE(card, arrays(found if not older else _renamed(found)))
-
-
 def arrays(tensors: Mapping[str, Packed]) -> dict[str, np.ndarray]:
     """float32 copies of tensors."""
     return {name: formats.unpack(tensor).copy() for name, tensor in tensors.items()}
-
-
-def _newer(facts: dict[str, Any], width: int) -> dict[str, Any]:
-    """The card of a folder from before there were kinds."""
-    facts = dict(facts)
-    name, activation = facts.pop("name"), facts.pop("kind", "topk")
-    facts |= {"kind": "sae", "activation": activation, "reads": [name], "writes": [name]}
-    return {"keep_sinks": True} | facts | {"widths": [width, width]}
-
-
-def _renamed(found: dict[str, Packed]) -> dict[str, Packed]:
-    """Tensors of such a folder, whose encoder read x - center."""
-    out = {OLDER.get(name, name): tensor for name, tensor in found.items()}
-    weights, center = formats.unpack(out["W_enc"]), formats.unpack(out["b_dec"])
-    bias = formats.unpack(out["b_enc"]) - weights.astype(np.float64) @ center
-    return out | {"b_enc": formats.pack(bias.astype(np.float32), "F32")}

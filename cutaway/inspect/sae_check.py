@@ -1,6 +1,6 @@
 """What a model becomes when activations are replaced by what a sparse dictionary writes in their place.
 
-    check(lm, sae.load_set("transcoders"), texts, data)
+    check(lm, sae_folders.load_set("transcoders"), texts, data)
     layer 3: loss 3.41 (the model's own 3.32), KL 0.11; the best linear map 0.19, the mean 0.42
 
 Every token's output is replaced but those of attention sinks, which dictionaries are not trained on. With the

@@ -17,7 +17,8 @@ import numpy as np
 from cutaway.errors import UserError
 from cutaway.extras import need
 from cutaway.inspect.activations import Activations, norm_limit
-from cutaway.inspect.sae import CARD, KINDS, LAYER, SAE, TESTED, Activation, Card, Kind, load_set
+from cutaway.inspect.sae import CARD, KINDS, LAYER, SAE, TESTED, Activation, Card, Kind
+from cutaway.inspect.sae_folders import load_set
 from cutaway.store import files
 
 FIRST, MEASURED, LINEAR = 8192, 1 << 15, 1 << 15  # rows: of means, of figures, of the linear map

@@ -138,7 +138,6 @@ PAGES: dict[str, Callable[[Path], Any]] = {
     "sae": features,
     "graph": verb("graph", "The capital of France is", "--html"),
     "explain sae": explained_features,
-    "graph": verb("graph", "The capital of France is", "--html"),
     "compare": comparison,
     "how": verb("explain", "The capital of France is", "--how", "--html"),
     "attention": verb("attention", "show", "local", "--window", "4", "--html"),

@@ -29,8 +29,9 @@ from circuit_tracer.transcoder.single_layer_transcoder import (
 from sae_lens import SAE as TheirSAE
 from sae_lens.registry import get_sae_class
 
-from cutaway.inspect import sae_formats
-from cutaway.inspect.sae import SAE, load_set
+from cutaway.inspect import sae_folders, sae_formats
+from cutaway.inspect.sae import SAE
+from cutaway.inspect.sae_folders import load_set
 
 LIMIT, ROWS, X, Y, F, LAYERS = 1e-5, 64, 24, 20, 96, 3
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -84,7 +85,7 @@ def saelens(folder: Path) -> Iterator[tuple[str, float]]:
         random_weights(theirs)
         theirs.cfg.metadata.hook_name = "blocks.1.ln2.hook_normalized"
         theirs.save_model(folder / architecture)
-        ours = SAE.load(folder / architecture)
+        ours = sae_folders.load(folder / architecture)
         yield f"SAELens {architecture}, read here", beside(ours, theirs)
         sae_formats.save([ours], folder / f"{architecture}-ours", "saelens")
         again = TheirSAE.load_from_disk(folder / f"{architecture}-ours")

@@ -26,7 +26,7 @@ from cutaway.evaluate.statistics import mean
 from cutaway.inspect.graph.attribution_graph import Graph
 from cutaway.inspect.graph.build import attribution_graph
 from cutaway.inspect.graph.clamp import CLAMPED, measured, predicted, total_effects
-from cutaway.inspect.sae import load_set
+from cutaway.inspect.sae_folders import load_set
 
 NODES, GROUP, RANDOM = 20, 8, 3
 FACTS = (

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cutaway.inspect.sae import load_set
 from cutaway.inspect.sae_check import ALL, ERRORS
+from cutaway.inspect.sae_folders import load_set
 from cutaway.store.reading import parsed
 
 

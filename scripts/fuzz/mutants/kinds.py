@@ -747,9 +747,9 @@ def _(folder: Path, rng: random.Random) -> None:
 
 @kind("autoencoder", "sae explain", autoencoder)
 def _(folder: Path, rng: random.Random) -> None:
-    from cutaway.inspect.sae import SAE
+    from cutaway.inspect import sae_folders
 
-    sae = SAE.load(folder / "sae")
+    sae = sae_folders.load(folder / "sae")
     width = sae.card.widths[0]
     sae.top(np.ones((3, width), np.float32), 2)
     with contextlib.suppress(UserError):
@@ -767,7 +767,7 @@ def _(folder: Path, rng: random.Random) -> None:
 
 @kind("other tools' dictionaries", "sae convert, sae check", dictionaries)
 def _(folder: Path, rng: random.Random) -> None:
-    from cutaway.inspect.sae import load_set
+    from cutaway.inspect.sae_folders import load_set
 
     for one in load_set(changed_file(folder).parent):
         x = np.ones((3, one.card.widths[0]), np.float32)
@@ -1129,7 +1129,7 @@ READERS = {
     "inspect/how/tokenizers.py": OWN,
     "inspect/graph/exported.py": "graph",
     "inspect/rows.py": "rows of a study",
-    "inspect/sae.py": "autoencoder",
+    "inspect/sae_folders.py": "autoencoder",
     "inspect/sae_formats.py": "other tools' dictionaries",
     "inspect/sae_pytorch.py": "training of a dictionary",
     "inspect/features.py": "labels of features",
