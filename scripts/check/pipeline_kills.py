@@ -54,7 +54,7 @@ STAGES: dict[str, Any] = {
         "verb": "tokenizer train",
         "config": {
             "files": ["data/tokenizer.txt"], "size": 320, "pattern": "gpt2", "end_of_text": "<|end|>",
-            "special": ["<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|call|>", "<|/call|>"],
+            "special": ["<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<tool_call>", "</tool_call>"],
             "chat_template": "data/chat_template.jinja",
         },
     },
