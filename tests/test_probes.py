@@ -26,7 +26,7 @@ def drawn(count: int, seed: int) -> tuple[list[list[int]], list[str]]:
 
 def test_a_probe_reads_each_position(subject: Subject) -> None:
     texts, labels = drawn(40, 0)
-    found = probes.probe(subject, texts, labels, ["embed"], positions=[0, 2, 4], folds=4)
+    found = probes.probe(subject, texts, labels, ["embed"], positions=[0, 2, 4], folds=4, control=False)
     assert found.values.shape == (1, 3) and found.axes["position"] == [0, 2, 4]
     assert found[0, 1] == 1.0 and max(found[0, 0], found[0, 2]) < 0.75, (
         "embeddings have their own token alone"
@@ -50,7 +50,9 @@ def test_a_control_task_is_learnt_by_heart_or_not_at_all(subject: Subject) -> No
 
 def test_a_probe_is_scored_on_texts_apart(subject: Subject) -> None:
     (texts, labels), (others, theirs) = drawn(40, 0), drawn(24, 1)
-    found = probes.probe(subject, texts, labels, ["embed"], position=2, folds=4, test=(others, theirs))
+    found = probes.probe(
+        subject, texts, labels, ["embed"], position=2, folds=4, test=(others, theirs), control=False
+    )
     assert found[0] == 1.0
     wrong = probes.probe(
         subject, texts, labels, ["embed"], position=2, folds=4, test=(others, theirs[1:] + theirs[:1])
