@@ -1,4 +1,4 @@
-"""What only POSIX has is missing, as on Windows: files are written, texts read, and verbs run all the same."""
+"""What only POSIX has is missing, as on Windows: files are written, texts read, and verbs run as ever."""
 
 import os
 import subprocess
