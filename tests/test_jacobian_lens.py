@@ -19,6 +19,7 @@ from cutaway.inspect.edits import Add, check
 from cutaway.inspect.jacobian_fit import fit, target_layer
 from cutaway.inspect.jacobian_lens import JacobianLens, digest
 from cutaway.inspect.jacobian_state import FIRST, Fit, Settings, merged
+from cutaway.inspect.runtime_edits import unsupported_reason
 from cutaway.inspect.subject import Subject
 from cutaway.inspect.trace import Trace
 from tests.small import WIDTH, Bytes, decoder, model_file
@@ -250,6 +251,8 @@ def test_interventions_are_their_formulas() -> None:
         ours.directions(subject, ["AB"], 1)
     with pytest.raises(UserError, match="layers are 0 to 1"):
         ours.steer(subject, "A", 1.0, [2])
+    assert "times the norm" in (unsupported_reason(subject.config, ours.steer(subject, "A", 1.0)) or "")
+    assert unsupported_reason(subject.config, ours.swap(subject, "A", "B")) is None
     with pytest.raises(UserError, match="names no direction"):
         check(subject.config, Add(1, [0.0] * WIDTH, relative=True), 4)
     assert json.dumps(ours.facts)
