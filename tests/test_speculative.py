@@ -509,7 +509,7 @@ def test_what_follows_a_rejected_token_says_nothing():
     assert text.chance(0.5) == pytest.approx(0.5, abs=0.01)
 
 
-# ---- what is refused, and what is counted -------------------------------------------------------------------
+# ---- what is refused, and what is counted ------------------------------------------------------------------
 
 
 def test_a_state_that_cannot_forget_is_read_again():
