@@ -35,7 +35,7 @@ from cutaway.serve.validation import Id
 
 
 class LensRequest(InsideRequest):
-    """The logit lens at a position; tuned and Jacobian lenses beside it where the server has them (--lens)."""
+    """The logit lens at a position; tuned and Jacobian lenses beside it that the server has (--lens)."""
 
     position: StrictInt = -1
     top: Annotated[StrictInt, Field(ge=1, le=20)] = 3
