@@ -135,6 +135,10 @@ def bodies() -> dict[str, list[tuple[str, Any]]]:
         "/v1/divergence": [
             ("300 tokens", {"text": long(1300), "edits": [{"kind": "ablate", "layer": 3, "part": "mlp"}]})
         ],
+        "/v1/chat/sources": [("2 MB", {"messages": chat(full)["messages"]})],
+        "/v1/runs/curves": [("of no run", {"runs": ["none"]})],
+        "/v1/runs/samples": [("of no run", {"run": "none"})],
+        "/v1/runs/checkpoint": [("of no run", {"run": "none", "step": 1, "text": long(30_000)})],
         "/v1/how/tokenizers": [("30 kB", {"text": long(30_000)})],
         "/v1/how/vectors": [("three words", {"words": ["king", "queen", "man"]})],
         "/v1/how/mechanisms": [("30 kB", {"text": long(30_000)})],
