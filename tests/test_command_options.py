@@ -132,6 +132,7 @@ lens convert no.safetensors --output lens.pt
 merge no out.gguf
 models --remove no.gguf
 plan no.yaml
+pipeline no.yaml
 pretrain no.yaml
 pretrain no/run --resume
 pretrain nano --data.sources.0.path no/texts --output run
@@ -164,6 +165,10 @@ tokenizer report no.json
 tokenizer report smollm2 --model no.gguf
 tokenizer show --file no.txt
 tokenizer show king -t no.json
+graph king --model no.gguf
+graph king --html no/page.html
+graph king --svg no/drawing.svg
+graph --file no.txt
 open no.gguf
 tokenizer train no.txt
 tokenizer train text.txt --size 300 --output no/tokenizer.json
@@ -194,6 +199,7 @@ def test_what_is_missing_is_one_sentence_and_two(
     missing = next(word for word in line.split() if word.partition("/")[0].partition(".")[0] == "no")
     assert missing in err
     absent = "there is no such", "does not exist", "neither a file nor a preset", "is not cached", "is called"
+    absent += ("is no preset, YAML file or run's folder",)
     assert any(
         sentence in err
         for sentence in (*absent, "holds no declaration", "no dataset of activations", "holds no autoencoder")

@@ -151,7 +151,9 @@ class Asked:
     def changes(self) -> list[str]:
         """The edits in words."""
         parts = (f"{'head' if '.' in part else 'layer'} {part} ablated" for part in self.ablate)
-        added = (f"{path} added {strength:g} times" for path, strength in map(steer.file_and_strength, self.steer))
+        added = (
+            f"{path} added {strength:g} times" for path, strength in map(steer.file_and_strength, self.steer)
+        )
         return [*parts, *added]
 
     def explanation(self, lm: LanguageModel, ids: list[int]) -> Explanation:

@@ -16,8 +16,8 @@ from functools import cache
 from typing import Any
 
 from cutaway.errors import OperationalError, UserError
-from cutaway.extras import install
 from cutaway.evaluate.likelihood import Likelihood, prefix, rolling, score
+from cutaway.extras import install
 from cutaway.lm import LanguageModel
 from cutaway.tokenizer import chat
 

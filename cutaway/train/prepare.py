@@ -65,7 +65,8 @@ def compiled(
             )
             return False
     note(f"torch.compile compiles the model during the first step, which takes about {takes:.0f} s.")
-    if parallel.size > 1 or parallel.casts:  # gathering a block's weights happens between blocks and cannot be compiled
+    if parallel.size > 1 or parallel.casts:
+        # Gathering a block's weights happens between blocks and cannot be compiled.
         for block in trainable.decoder.blocks:
             block.compile()
         return True

@@ -54,7 +54,8 @@ export class Share {
     const style = `${(await this.styles()).join("\n")}\nbody { display: block; height: auto; } #place { overflow: visible; } .layer .picture { position: absolute; top: 0; left: 0; } .ramp .picture { width: 180px; height: 10px; }`;
     head.head.prepend(charset, policy, width);
     head.body.append(copy, make("footer", { class: "training" }, remark(`Saved from Cutaway: ${this.shell.server.model.id}. A recording; nothing here runs.`)));
-    saveFile("view.html", "text/html", `<!doctype html>\n${head.documentElement.outerHTML.replace("</head>", () => `<style>${style}</style></head>`)}`);
+    const text = new XMLSerializer().serializeToString(head.documentElement);
+    saveFile("view.html", "text/html", `<!doctype html>\n${text.replace("</head>", () => `<style>${style}</style></head>`)}`);
   }
 
   styles() {

@@ -64,6 +64,7 @@ def _commands(app: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """A verb and the verbs below it."""
     yield words
     for name in sorted(name for name in app if not name.startswith("-")):
+        app[name].help = None  # its own docstring, as its --help has it, not the line that lists it
         yield from _commands(app[name], (*words, name))
 
 
