@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,47 @@ def test_changed_inputs_and_another_pipeline_are_noticed(
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(UserError, match="holds something else"):
         folder.opened(tmp_path / "mine", small())
+
+
+def test_a_refused_run_leaves_nothing_and_an_unstarted_one_blocks_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stage tokens needs data, not done yet"):
+        command._begin(tmp_path / "run", small(), ["tokens"], False, False)
+    assert not (tmp_path / "run").exists()
+    folder.opened(tmp_path / "run", small())
+    other = folder.opened(tmp_path / "run", replace(small(), budget=60.0))
+    assert config.read(tmp_path / "run") == other.pipeline and not folder.begun(tmp_path / "run")
+
+
+def test_a_done_stage_whose_folder_is_removed_takes_the_changed_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its size was chosen by the law: the size stays, the other entries are the file's."""
+    opened = filled(tmp_path / "run", monkeypatch)
+    changed = replace(small()["pack"], config={"source": "tokens", "type": "F16"})
+    with pytest.raises(UserError, match="remove a stage's folder to make it by the changed config"):
+        folder.opened(tmp_path / "run", with_stage("pack", changed))
+    shutil.rmtree(opened.stage("pack"))
+    assert folder.opened(tmp_path / "run", with_stage("pack", changed)).config("pack")["type"] == "F16"
+    tiny, plan = config.read("tiny"), tmp_path / "plan.json"
+    shape = replace(
+        tiny["pretrain"], config={"model": budget.shaped(tiny["pretrain"].config["model"], 64, 2), "steps": 7}
+    )
+    kept = replace(tiny, stages=(("pretrain", shape),))
+    plan.write_text('{"width": 64, "layers": 2}')
+    again = command._sized_before(tiny, kept, plan)["pretrain"].config
+    assert again == tiny["pretrain"].config | {"model": shape.config["model"]}
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.Runner, "attempt", stop)
+    with pytest.raises(KeyboardInterrupt):
+        command._run(folder.opened(tmp_path / "run", small()), None, False)
+    assert f"go on with `cutaway pipeline {tmp_path / 'run'}`" in " ".join(capsys.readouterr().err.split())
 
 
 def with_stage(name: str, stage: config.Stage) -> Pipeline:

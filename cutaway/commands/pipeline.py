@@ -19,6 +19,7 @@ from cutaway.extras import need
 from cutaway.pipeline import config, folder, verbs
 from cutaway.pipeline.config import Pipeline
 from cutaway.store.files import write
+from cutaway.store.reading import parsed
 
 LIST = "list"
 
@@ -75,7 +76,7 @@ def pipeline(
         given = _changed(given, budget, threads)
     names = None if stages is None else [name.strip() for name in stages.split(",") if name.strip()]
     check(given)
-    if kept or (place / config.PIPELINE).is_file():
+    if kept or folder.begun(place):
         _continue(place, None if kept else given, names, dry_run, as_json)
     else:
         _begin(place, given, names, dry_run, as_json)
@@ -131,8 +132,7 @@ def _check_options(name: str, verb: str, given: dict[str, Any]) -> None:
 def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as_json: bool) -> None:
     kept = config.read(place)
     if given is not None and given.sized and given.budget:  # its model was chosen when it began
-        shaped = {given.sized: kept[given.sized]} if given.sized in kept.names else {}
-        given = replace(given, stages=tuple((name, shaped.get(name, one)) for name, one in given.stages))
+        given = _sized_before(given, kept, place / folder.PLAN)
     opened = folder.opened(place, given)
     if dry_run:
         for name in opened.pipeline.names:
@@ -142,11 +142,27 @@ def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as
     _run(opened, names, as_json)
 
 
+def _sized_before(given: Pipeline, kept: Pipeline, plan: Path) -> Pipeline:
+    """A pipeline with the size that the law chose when the run began; its other entries are the file's."""
+    from cutaway.pipeline import budget
+
+    if given.sized not in kept.names:
+        return given
+    stage, model = given[given.sized], kept[given.sized].config["model"]
+    if plan.is_file():
+        size = parsed(plan)
+        model = budget.shaped(stage.config["model"], size["width"], size["layers"])
+    shaped = replace(stage, config=stage.config | {"model": model})
+    return replace(
+        given, stages=tuple((name, shaped if name == given.sized else one) for name, one in given.stages)
+    )
+
+
 def _begin(place: Path, given: Pipeline, names: Any, dry_run: bool, as_json: bool) -> None:
     from cutaway.pipeline import budget, run
 
     if names is not None:
-        run.check_names(given, names)
+        run.check_needs(given, names, ())
     if given.not_run:
         console.note(f"This preset has never been run: {given.not_run}")
     plan = None
@@ -173,7 +189,11 @@ def _run(opened: folder.Folder, names: Any, as_json: bool) -> None:
     pipeline = opened.pipeline
     with folder.locked(opened.path), console.watched() as progress, _terminated():
         planner: Any = budget.ByTime(pipeline.budget, console.note) if pipeline.budget else run.AsGiven()
-        run.Runner(opened, planner, console.note, progress).run(names)
+        try:
+            run.Runner(opened, planner, console.note, progress).run(names)
+        except KeyboardInterrupt:
+            console.note(f"Stopped; what was saved is kept: go on with `cutaway pipeline {opened.path}`.")
+            raise
         if names is None:
             progress.begin("Writing the report card")
             found = card.write_card(opened)

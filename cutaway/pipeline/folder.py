@@ -28,6 +28,7 @@ from cutaway.store.reading import parsed
 
 DONE, TIMES, ENERGY, PLAN, LOCK = "done.json", "times.json", "energy.json", "plan.json", ".lock"
 PASSED_OVER = (DONE,)
+STARTED = ("configs", "logs", "probes", TIMES)  # what the first stage leaves, however it ends
 FIXED = ("budget", "threads", "processes", "sized")  # what a run keeps
 
 
@@ -141,10 +142,18 @@ class Folder:
         return parsed(path).get("seconds", {}) if path.is_file() else {}
 
 
+def begun(path: Path) -> bool:
+    """Whether a folder holds a run of which a stage was started."""
+    return (path / PIPELINE).is_file() and any((path / one).exists() for one in STARTED)
+
+
 def opened(path: Path, pipeline: Pipeline | None) -> Folder:
     """The folder of a run: begun, or continued. UserError where it holds another run, or something else."""
     check_folder(path)
     known = path / PIPELINE
+    if pipeline is not None and known.is_file() and not begun(path):
+        write(known, written(pipeline))
+        return Folder(path, pipeline)
     if known.is_file():
         kept = read(known)
         if pipeline is not None and written(pipeline) != written(kept):
@@ -168,7 +177,8 @@ def _take_changes(kept: Folder, given: Pipeline) -> None:
     if differ:
         raise UserError(
             f"{kept.path}: holds a run of another pipeline ({'; '.join(differ)}): continue it with "
-            f"`cutaway pipeline {kept.path}`, or choose another folder with --output"
+            f"`cutaway pipeline {kept.path}`, remove a stage's folder to make it by the changed config, or "
+            "choose another folder with --output"
         )
     for name in {*old.names, *given.names} - {*done}:
         if name not in given.names or name not in old.names or old[name] != given[name]:

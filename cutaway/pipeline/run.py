@@ -62,13 +62,13 @@ class Runner:
         """Run these stages, or all; those that were run. Raises where one fails, with how to go on."""
         pipeline, ran = self.folder.pipeline, []
         chosen = pipeline.names if names is None else check_names(pipeline, names)
+        check_needs(pipeline, chosen, [name for name in pipeline.names if self.folder.mark(name) is not None])
         for name in chosen:
             if self.folder.is_done(name):
                 self.note(f"{name}: done before, in {spell(self.folder.took(name))}.")
                 continue
-            missing = [other for other in pipeline.upstream(name) if not self.folder.is_done(other)]
-            if missing:
-                raise UserError(f"stage {name} needs {', '.join(missing)}, not done yet: add it to --stages")
+            for other in pipeline.upstream(name):
+                self.folder.is_done(other)  # or it says what was changed
             self._stage(name)
             ran.append(name)
         return ran
@@ -188,6 +188,15 @@ def check_names(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
         if name not in pipeline.names:
             raise UserError(f"--stages: there is no stage {name}: there are {', '.join(pipeline.names)}")
     return [name for name in pipeline.names if name in names]
+
+
+def check_needs(pipeline: Pipeline, names: Sequence[str], done: Sequence[str]) -> None:
+    """UserError where these stages need others that are not done; before the first of them starts."""
+    chosen = check_names(pipeline, names)
+    for name in chosen:
+        missing = [one for one in pipeline.upstream(name) if one not in chosen and one not in done]
+        if missing and name not in done:
+            raise UserError(f"stage {name} needs {', '.join(missing)}, not done yet: add it to --stages")
 
 
 def start(pipeline: Pipeline, words: list[str]) -> list[str]:
