@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cutaway.attention import gated, mha
+from cutaway.commands import graph as graph_command
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
 from cutaway.inspect.edits import Add
@@ -18,6 +19,9 @@ from cutaway.inspect.graph.attribution_graph import Graph, Node, influences, nor
 from cutaway.inspect.graph.build import attribution_graph
 from cutaway.inspect.graph.clamp import measured, passed_on, predicted, reduced, total_effects
 from cutaway.inspect.graph.layout import layout
+from cutaway.inspect.graph.logits import spaced
+from cutaway.inspect.graph.parts import Parts
+from cutaway.inspect.pairs import token_id
 from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.subject import Subject
 from cutaway.layers.config import MLP, Norm
@@ -245,9 +249,50 @@ def test_nodes_of_little_influence_are_not_expanded() -> None:
     _, every = whole("llama")
     some = attribution_graph(subject, TEXT, neurons=0, least=0.02)
     assert len(some.nodes) < len(every.nodes) and some.facts["replacement"] < 1
-    assert every.facts["replacement"] == pytest.approx(1)
+    assert every.facts["replacement"] == pytest.approx(1) and every.facts["left_out"] == 0
+    assert 0 < some.facts["left_out"] <= len(every.nodes) - len(some.nodes) and some.facts["least"] == 0.02
+    assert some.facts["left_out_influence"] == pytest.approx(1 - some.facts["replacement"])
+    assert graph_command._left_out(every, every) == []
+    assert (
+        f"{some.facts['left_out']} nodes with an influence below 0.02"
+        in graph_command._left_out(some, some)[0]
+    )
     one = attribution_graph(subject, TEXT, 65, neurons=0, least=0.02)
     assert [(one.nodes[n].index, one.nodes[n].name) for n in one.logits] == [(65, "'A'")]
+
+
+def test_a_terminal_shows_groups_features_and_whole_tokens() -> None:
+    _, graph = whole("llama")
+    grouped = replace(graph, groups=[("a", ("1_h0_13",)), ("b", ("1_h0_13", "0_h1_2"))])
+    (first, second) = graph_command._groups(grouped, {"groups": {"a": {"0.0": [-1.5], "2.0": [0.25]}}})
+    name = graph.nodes[graph.logits[0]].name
+    assert first == f"group 'a', 1 node; at 0 times its value {name} -1.50; at 2 times its value {name} +0.25"
+    assert second == "group 'b', 2 nodes"
+    _, made = whole("llama")
+    assert isinstance(made.source, Parts)
+    made.source.nodes = [Node("feature", 0, 0, n) for n in range(7)]
+    assert graph_command._left_out(made, graph)[-1].startswith("0 of 7 active features kept")
+    lines = graph_command._wrapped("logits: ", ["' a' 1%", "' b' 2%", "' c' 3%"], 24)
+    assert lines == ["logits: ' a' 1%, ' b' 2%,", "  ' c' 3%"] or lines == [
+        "logits: ' a' 1%,",
+        "  ' b' 2%, ' c' 3%",
+    ]
+
+
+def test_a_likelier_token_with_a_space_is_named() -> None:
+    class Spaced(Bytes):
+        def encode(self, text: str) -> list[int]:
+            return list(text.removeprefix(" ").encode()) if text != " b" else [1]
+
+    row = np.zeros((1, VOCAB))
+    row[0, 1] = 9
+    subject = Subject.of(decoder(), Spaced())
+    assert list(spaced(subject, {"logits": row}, "b") or {}) == ["b", " b"]
+    assert spaced(subject, {"logits": row}, "a") is None and spaced(subject, {"logits": row}, " b") is None
+    with pytest.raises(UserError, match=r"'' is 0 tokens, and one is needed: give one$"):
+        token_id(subject, "")
+    with pytest.raises(UserError, match="give one, such as its first, 'a'"):
+        token_id(subject, " abc")
 
 
 def test_what_has_no_graph_is_refused() -> None:
@@ -516,6 +561,16 @@ def test_the_json_is_neuronpedias_and_its_groups_are_read(tmp_path: Path) -> Non
     exported.check_groups(graph, groups, file)
     with pytest.raises(UserError, match="names node '9_h0_0', which this graph does not have"):
         exported.check_groups(graph, [("x", ("9_h0_0",))], file)
+    with pytest.raises(UserError, match="is the graph of another text, 'all of it adds'"):
+        exported.check_groups(replace(graph, prompt="another"), groups, file)
+    features = [node._replace(kind="feature") if node.kind == "mlp" else node for node in graph.nodes]
+    with pytest.raises(UserError, match="is of a graph without --features"):
+        exported.check_groups(replace(graph, nodes=features), groups, file)
+    file.write_text(json.dumps(exported.to_json(replace(graph, nodes=features), 1, 1, "1")))
+    with pytest.raises(UserError, match="is of a graph with --features"):
+        exported.check_groups(graph, groups, file)
+    with pytest.raises(UserError, match="there is no such file"):
+        exported.read_groups(tmp_path / "none.json")
     for wrong in (
         "[]",
         "{}",

@@ -14,7 +14,7 @@ from cutaway.commands.console import doing, note, on_screen, print_json, size, u
 from cutaway.commands.explain_asked import load_model
 from cutaway.commands.generate import prompt_text
 from cutaway.commands.options import Flag, Force, Html, Json, Model, Open, Threads
-from cutaway.errors import OperationalError, UserError
+from cutaway.errors import OperationalError, UserError, plural
 from cutaway.store import files
 from cutaway.version import __version__
 
@@ -37,6 +37,7 @@ def graph(
     neurons: int | None = None,
     nodes: float = 0.8,
     edges: float = 0.98,
+    least: float = 0.0002,
     groups: Path | None = None,
     check: Flag = False,
     html: Html = None,
@@ -49,7 +50,7 @@ def graph(
     """Draw an attribution graph: which embeddings, heads, MLPs and neurons made a text's next token.
 
     Attention weights and norms' sizes are frozen, so what a part reads is a sum over what earlier parts
-    wrote: the edges. With --features a transcoder's features take the place of heads and MLPs.
+    wrote: the edges. With --features a transcoder's features take the place of MLPs, and heads are no nodes.
 
     **Examples:**
 
@@ -68,13 +69,14 @@ def graph(
     :param neurons: So many neurons are nodes of their own; 40 by default, none with --features.
     :param nodes: Keep the nodes that have this part of the influence on the logits.
     :param edges: Then the edges that have this part.
+    :param least: Leave out nodes with less influence than this before that; less finds more, in more time.
     :param groups: A JSON file exported from a graph's page: its groups are drawn, and measured by --check.
     :param check: Run the model with each node ablated, and show the true change of the logits.
     :param svg: Write a drawing to this file.
     """
     shown = prompt_text(text, file)
     use_threads(threads)
-    _check(nodes, edges, html, svg, force)
+    _check(nodes, edges, least, html, svg, force)
     from cutaway.inspect.graph import build, exported, page
     from cutaway.inspect.sae_folders import load_set
 
@@ -85,8 +87,9 @@ def graph(
         ids = lm.ids(shown)
     with watched() as progress:
         made = build.attribution_graph(
-            lm, ids, target, features=dictionaries, neurons=neurons, progress=progress
+            lm, ids, target, features=dictionaries, neurons=neurons, least=least, progress=progress
         )
+    _note(made)
     made = replace(made, model=model, groups=named)
     if groups is not None:
         exported.check_groups(made, named, groups)
@@ -107,13 +110,26 @@ def graph(
         on_screen(lambda console: _show(made, kept, promotes, checked, console))
 
 
-def _check(nodes: float, edges: float, html: Path | None, svg: Path | None, force: bool) -> None:
+def _check(
+    nodes: float, edges: float, least: float, html: Path | None, svg: Path | None, force: bool
+) -> None:
     """UserError for what cannot be written or kept, before any work."""
     for target in filter(None, (html, svg)):
         files.check_file(target, force)
     for name, part in (("--nodes", nodes), ("--edges", edges)):
         if not 0 < part <= 1:
             raise UserError(f"{name} is {part}: give a part of the influence, above 0 and at most 1")
+    if not 0 < least < 1:
+        raise UserError(f"--least is {least}: give a part of the influence, above 0 and below 1")
+    if svg is not None and svg.suffix.lower() not in ("", ".svg"):
+        raise UserError(f"--svg {svg}: the drawing is SVG: give a name that ends in .svg")
+
+
+def _note(made: Graph) -> None:
+    """Asks whether the token with a space was meant, where that one is far likelier."""
+    if likelier := made.facts["likelier"]:
+        (target, plain), (spaced, other) = likelier.items()
+        note(f"{target!r} has {plain:.2%} and {spaced!r} {other:.0%}: did you mean --target {spaced!r}?")
 
 
 def _draw(kept: Graph, target: Path, force: bool) -> None:
@@ -138,9 +154,10 @@ def _show(made: Graph, kept: Graph, promotes: Any, checked: dict[str, Any], cons
     from rich.table import Table
     from rich.text import Text
 
-    likely = ", ".join(f"{kept.nodes[n].name} {kept.nodes[n].probability:.0%}" for n in kept.logits)
+    likely = [f"{kept.nodes[n].name} {kept.nodes[n].probability:.0%}" for n in kept.logits]
     console.print(Text(f"Attribution graph of {kept.prompt!r}", "bold"))
-    console.print(Text(f"logits: {likely}"))
+    for line in _wrapped("logits: ", likely, console.width):
+        console.print(Text(line), no_wrap=True, overflow="ignore", crop=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name, side in (("node", "left"), ("token", "left"), ("influence", "right"), ("promotes", "left")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
@@ -155,6 +172,8 @@ def _show(made: Graph, kept: Graph, promotes: Any, checked: dict[str, Any], cons
             row.append(f"{checked['nodes'][node.id][0]:+.2f}" if node.id in checked["nodes"] else "")
         table.add_row(*map(Text, row))
     console.print(table)
+    for line in _groups(kept, checked):
+        console.print(Text(line))
     facts = kept.facts
     lines = (
         f"{len(kept.nodes)} of {len(made.nodes)} nodes, {len(kept.edges()):,} edges. Of the influence that ",
@@ -162,4 +181,46 @@ def _show(made: Graph, kept: Graph, promotes: Any, checked: dict[str, Any], cons
         f"{facts['completeness']:.0%} of what its nodes read (completeness).",
     )
     console.print(Text("".join(lines)))
+    for line in _left_out(made, kept):
+        console.print(Text(line))
     console.print(Text("--html FILE draws it, --json prints it in Neuronpedia's schema", "bright_black"))
+
+
+def _wrapped(start: str, items: list[str], width: int) -> list[str]:
+    """Lines of items that break between items alone: a token may begin with a space."""
+    lines = [start]
+    for n, item in enumerate(items):
+        item += "," if n < len(items) - 1 else ""
+        if n and len(lines[-1]) + 1 + len(item) > width:
+            lines.append("  " + item)
+        else:
+            lines[-1] += (" " if n else "") + item
+    return lines
+
+
+def _groups(kept: Graph, checked: dict[str, Any]) -> list[str]:
+    """A line a group: its size, and how logits changed at multiples of its value, if measured."""
+    names = [kept.nodes[n].name for n in kept.logits[:3]]
+    lines = []
+    for name, members in kept.groups:
+        line = f"group {name!r}, {plural(len(members), 'node')}"
+        for times, changes in checked.get("groups", {}).get(name, {}).items():
+            shown = ", ".join(f"{one} {by:+.2f}" for one, by in zip(names, changes, strict=False))
+            line += f"; at {float(times):g} times its value {shown}"
+        lines.append(line)
+    return lines
+
+
+def _left_out(made: Graph, kept: Graph) -> list[str]:
+    """What the graph does not have: nodes of little influence, and features that were not kept."""
+    facts, lines = made.facts, []
+    if count := facts["left_out"]:
+        lines.append(
+            f"{count:,} nodes with an influence below {facts['least']:g} were left out: "
+            f"{facts['left_out_influence']:.1%} of the influence ends at them. --least takes a lower bound."
+        )
+    every = [node for node in getattr(made.source, "nodes", ()) if node.kind == "feature"]
+    if every:
+        shown = sum(node.kind == "feature" for node in kept.nodes)
+        lines.append(f"{shown:,} of {len(every):,} active features kept; --nodes 0.999 shows more")
+    return lines

@@ -40,9 +40,13 @@ def token_id(lm: Any, token: str | int) -> int:
     subject = subject_of(lm)
     ids = subject.tokenizer.encode(token)  # pyright: ignore[reportAttributeAccessIssue]
     if len(ids) != 1:
-        raise UserError(
-            f"{token!r} is {len(ids)} tokens: an answer is one, with its space ({' ' + token.strip()!r})"
-        )
+        spaced = f" {token.strip()}"
+        hint = "give one"
+        if ids and token.strip() and len(subject.tokenizer.encode(spaced)) == 1:  # pyright: ignore[reportAttributeAccessIssue]
+            hint = f"with its space {spaced!r} it is one"
+        elif ids:
+            hint = f"give one, such as its first, {token_text(subject, ids[0])!r}"
+        raise UserError(f"{token!r} is {len(ids)} tokens, and one is needed: {hint}")
     return ids[0]
 
 

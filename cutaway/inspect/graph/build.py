@@ -19,7 +19,7 @@ from cutaway.errors import UserError
 from cutaway.inspect.graph import frozen
 from cutaway.inspect.graph.attribution_graph import Graph, Node, Source, normalised, scores
 from cutaway.inspect.graph.features import Features
-from cutaway.inspect.graph.logits import Logits, read_logits
+from cutaway.inspect.graph.logits import Logits, read_logits, spaced
 from cutaway.inspect.graph.parts import Parts, Reads, Rows
 from cutaway.inspect.instrumented import Instrumented, Values
 from cutaway.inspect.pairs import token_id, token_text
@@ -80,7 +80,8 @@ def attribution_graph(
     if count and not features:
         parts = Parts(layers, ids, parts.strongest_neurons(made.counted(), count))
         made = _traced(parts, len(ids), logits, least, progress)
-    return _graph(subject, ids, parts, logits, made, engine.name)
+    facts = {"least": least, "likelier": spaced(subject, seen, target)}
+    return _graph(subject, ids, parts, logits, made, {"engine": engine.name} | facts)
 
 
 def _seen(subject: Subject, ids: Sequence[int]) -> tuple[Instrumented, Values]:
@@ -111,7 +112,9 @@ class Traced(NamedTuple):
         return found
 
     def facts(self, nodes: Sequence[Node]) -> dict[str, float]:
-        """The scores, and ``rest``: the largest part of what a target reads that its effects miss."""
+        """The scores; ``rest``, the largest part of what a target reads that its effects miss; and how many
+        nodes were not expanded (``left_out``), with the part of the influence that ends at them.
+        """
         missed = [
             np.abs(one.values - one.constants - one.effects.sum(-1, dtype=np.float64))
             / np.maximum(np.abs(one.effects).sum(-1), 1e-30)
@@ -122,7 +125,11 @@ class Traced(NamedTuple):
         ends = ~inputs & ~np.isin(np.arange(count), self.numbers)
         parts = np.concatenate([normalised(one.effects) for one in self.rows])
         found = scores(parts, self.influence[self.numbers], self.influence[:count], inputs, ends)
-        return found | {"rest": float(np.concatenate(missed).max())}
+        reached = self.influence[:count]
+        left = ends & np.array([node.kind != "error" for node in nodes]) & (reached > 0)
+        lost = float(reached[left].sum() / max(reached[inputs | ends].sum(), 1e-30))
+        left_out = {"left_out": int(left.sum()), "left_out_influence": lost}
+        return found | left_out | {"rest": float(np.concatenate(missed).max())}
 
 
 def _traced(parts: Rowed, tokens: int, logits: Logits, least: float, progress: Progress) -> Traced:
@@ -153,7 +160,7 @@ def _traced(parts: Rowed, tokens: int, logits: Logits, least: float, progress: P
 
 
 def _graph(
-    subject: Subject, ids: Sequence[int], parts: Rowed, logits: Logits, made: Traced, engine: str
+    subject: Subject, ids: Sequence[int], parts: Rowed, logits: Logits, made: Traced, facts: dict[str, Any]
 ) -> Graph:
     """The embeddings and all expanded nodes, in the order of computation.
 
@@ -189,7 +196,7 @@ def _graph(
         "".join(tokens),
         *("", tokens, nodes, effects, weights, influence),
         ids=list(ids),
-        facts={"engine": engine} | made.facts(parts.nodes),
+        facts=facts | made.facts(parts.nodes),
         source=parts,
         sources=np.where(numbers < count, numbers, -1),
     )

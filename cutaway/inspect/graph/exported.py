@@ -77,6 +77,8 @@ def _named(node: Node) -> str:
 
 def read_groups(path: Path) -> Groups:
     """The named groups of nodes of a graph's JSON file; UserError for a file without any."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file: export it from a graph's page")
     found = parsed(path).get("qParams")
     listed = found.get("supernodes") if isinstance(found, dict) else None
     if not isinstance(listed, list) or not listed:
@@ -92,7 +94,21 @@ def read_groups(path: Path) -> Groups:
 
 
 def check_groups(graph: Graph, groups: Groups, path: Path) -> None:
-    """UserError for a node that the graph does not have."""
+    """UserError for a file of another text or other kinds of nodes, and for a node that is not there."""
+    document = parsed(path)
+    metadata, nodes = document.get("metadata"), document.get("nodes")
+    prompt = metadata.get("prompt") if isinstance(metadata, dict) else None
+    if isinstance(prompt, str) and prompt != graph.prompt:
+        raise UserError(f"{path} is the graph of another text, {prompt!r:.80}: its groups are for that one")
+    listed = [node for node in nodes if isinstance(node, dict)] if isinstance(nodes, list) else []
+    types = [node.get("feature_type") for node in listed]
+    features = any(node.kind in ("feature", "error") for node in graph.nodes)
+    if features and TYPES["head"] in types:
+        raise UserError(
+            f"{path} is of a graph without --features, and this one has them: use the same options"
+        )
+    if not features and (TYPES["feature"] in types or TYPES["error"] in types):
+        raise UserError(f"{path} is of a graph with --features: give the same --features")
     known = {node.id for node in graph.nodes}
     for name, members in groups:
         if wrong := next((id for id in members if id not in known), None):

@@ -15,6 +15,7 @@ from cutaway.inspect.subject import Subject
 from cutaway.model.config import Decoder
 
 LIKELY, MOST = 0.95, 10  # the likeliest up to this probability, and so many at most
+FAR = 10  # so many times as likely: another token may have been meant
 TILE = 8192  # rows of the head's matrix at once
 
 
@@ -37,6 +38,18 @@ def centred(config: Decoder, row: np.ndarray) -> np.ndarray:
     row = row.astype(np.float64)
     row = row if config.softcap is None else config.softcap * np.arctanh(row / config.softcap)
     return row - row.mean()
+
+
+def spaced(subject: Subject, seen: Values, target: object) -> dict[str, float] | None:
+    """The probabilities of a target's text and of it after a space, if the second is far likelier."""
+    if not isinstance(target, str) or target.startswith(" "):
+        return None
+    ids = [subject.tokenizer.encode(text) for text in (target, f" {target}")]  # pyright: ignore[reportAttributeAccessIssue]
+    if any(len(one) != 1 for one in ids):
+        return None
+    row = softmax(seen["logits"][-1, : vocabulary_of(subject)].astype(np.float64))
+    plain, other = (float(row[one[0]]) for one in ids)
+    return {target: plain, f" {target}": other} if other > FAR * plain else None
 
 
 def read_logits(subject: Subject, engine: Instrumented, seen: Values, target: int | None) -> Logits:
