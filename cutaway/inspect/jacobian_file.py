@@ -53,11 +53,23 @@ def save(path: str | Path, lens: JacobianLens, type: str = "F32", force: bool = 
         safetensors.write(path, tensors, {"format": FORMAT, "facts": facts}, force=force)
 
 
+def check_path(path: Path) -> None:
+    """UserError for what cannot be the file of a lens: none, a folder, or another kind of file."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a lens is one file: `cutaway lens fit` writes it")
+    if not path.is_file():
+        own = "; the model's own lens has no name here: give its file" if str(path) == "jacobian" else ""
+        raise UserError(f"{path}: there is no such file; `cutaway lens fit` writes a lens{own}")
+    with read_errors(path), path.open("rb") as file:
+        head = file.read(9)
+    if head[:4] not in (b"PK\x03\x04", b"GGUF") and head[8:9] not in (b"{", b""):
+        raise UserError(f"{path} is no lens: it is not a safetensors file, and no GGUF or .pt file")
+
+
 def load(path: str | Path, lm: Any = None) -> JacobianLens:
     """Reads a lens; with a model, refuses one of another."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; `cutaway lens fit` writes a lens")
+    check_path(path)
     with read_errors(path), path.open("rb") as file:
         head = file.read(4)
     reader = {b"PK\x03\x04": _from_published, b"GGUF": _from_gguf}.get(head, _from_safetensors)

@@ -42,8 +42,7 @@ def find(by: Any, lm: Any) -> Translator | None:
 
 def load(path: Path, lm: Any) -> Translator:
     """The tuned or Jacobian lens of a file."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; `cutaway lens fit` writes a lens")
+    jacobian_file.check_path(path)
     if kind(path) == "jacobian":
         return jacobian_file.load(path, lm)
     return tuned_maps.load(path, lm)

@@ -38,7 +38,7 @@ def show(
 
     cutaway lens show jacobian "The capital of France is" --top 5 --position -2
 
-    :param lens: A lens's file (Cutaway's, or a published .pt), or jacobian: the model's own.
+    :param lens: A lens's file, of Cutaway or published, or jacobian: the model's own.
     :param text: A text to look into.
     :param position: Which token of the text; -1 is the last.
     :param top: How many of the likeliest tokens to show.
