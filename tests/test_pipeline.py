@@ -17,7 +17,7 @@ import pytest
 
 from cutaway.commands import pipeline as command
 from cutaway.errors import OperationalError, UserError
-from cutaway.pipeline import budget, card, config, costs, data, folder, overlap, run, verbs
+from cutaway.pipeline import budget, card, config, costs, data, folder, named, overlap, run, verbs
 from cutaway.pipeline.config import Pipeline, parsed
 from cutaway.pipeline.energy import Meter
 
@@ -74,6 +74,43 @@ def test_presets_are_checked_whole_and_read_back(name: str, tmp_path: Path) -> N
 def test_what_is_wrong_is_named_before_the_first_stage(stages: dict[str, Any], wrong: str) -> None:
     with pytest.raises(UserError, match=wrong.replace("(", r"\(")):
         command.check(made(stages))
+
+
+@pytest.mark.parametrize(
+    ("stages", "wrong"),
+    [
+        ({"eval": {"verb": "eval", "config": {"model": "smollm2", "tasks": "programs:datez"}}},
+         "stages.eval: config.tasks: there is no program 'datez': use arithmetic"),
+        ({"eval": {"verb": "eval", "config": {"model": "smollm2", "tasks": "text:data/heldout/text"}}},
+         "stages.eval: .* the stage data writes no heldout/text"),
+        ({"eval": {"verb": "eval", "config": {"model": "smollm2", "tasks": "helaswag"}}},
+         "no task 'helaswag'"),
+        ({"eval": {"verb": "eval", "config": {"model": "pretrian", "tasks": "hellaswag"}}},
+         "stages.eval: config.model: pretrian: .* did you mean pretrain?"),
+        ({"eval": {"verb": "eval", "config": {"model": "data", "tasks": "hellaswag"}}}, "makes no model"),
+        ({"more": {"verb": "pretrain", "config": {"data": {"sources": [{"path": "dat/text"}]}}}},
+         "stages.more: config.data: path: dat/text: no earlier stage is called 'dat': did you mean data?"),
+        ({"more": {"verb": "pretrain", "config": {"data": {"sources": [], "tokenizer": "tokenizr"}}}},
+         "config.data.tokenizer: tokenizr: is no earlier stage and no name"),
+        ({"other": {"verb": "data", "config": {"programs": {"datez": 1}}}}, "no program 'datez'"),
+        ({"other": {"verb": "data", "config": {"programs": {}, "texts": ["./notez"]}}},
+         "stages.other: config.texts: /nowhere/notez: there is no such file or folder"),
+    ],
+)  # fmt: skip
+def test_what_a_config_names_and_is_not_there_is_named_before_the_first_stage(
+    stages: dict[str, Any], wrong: str
+) -> None:
+    before = {
+        "data": {"verb": "data", "config": {"programs": {"dates": 1}}},
+        "pretrain": {"verb": "pretrain", "config": {"data": {"sources": [{"path": "data/text"}]}}},
+    }
+    with pytest.raises(UserError, match=wrong):
+        named.check(made(before | stages))
+
+
+@pytest.mark.parametrize("name", ["tiny", "laptop", "smollm2"])
+def test_presets_name_what_there_is(name: str) -> None:
+    named.check(config.read(name))
 
 
 def test_a_stage_depends_on_the_folders_that_its_config_names() -> None:
@@ -422,6 +459,18 @@ def test_the_data_stage_writes_what_the_next_ones_read_and_says_so(tmp_path: Pat
     assert len(pairs) == 5 and all(pair["chosen"] != pair["rejected"] for pair in pairs)
     again = data.make(recipe, tmp_path / "again")
     assert again == sheet and (tmp_path / "again/mix.jsonl").read_text().splitlines() == mixed
+
+
+def test_of_few_documents_the_last_is_held_out_and_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.txt").write_text("The first. " * 40)
+    recipe = data.DataRecipe({"spelling": 2}, (str(tmp_path / "a"),), held_out=2)
+    with pytest.raises(UserError, match="one document: give two or more documents"):
+        data.make(recipe, tmp_path / "out")
+    for n in range(1, 8):
+        (tmp_path / "a" / f"{n}.txt").write_text(f"Document {n}. " * 40)
+    assert data.make(recipe, tmp_path / "out")["documents"] == {"trained": 7, "held_out": 1, "left_out": 0}
+    assert [one.name for one in (tmp_path / "out/held-out/text").iterdir()] == ["0-00007.txt"]
 
 
 # ---- the card ----------------------------------------------------------------------------------------------

@@ -63,6 +63,8 @@ def pipeline(
         _list(as_json)
         return
     need("a pipeline", "torch")
+    from cutaway.pipeline import named
+
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}: give a number from 1 up")
     kept = Path(source).is_dir() and (Path(source) / config.PIPELINE).is_file()
@@ -76,6 +78,7 @@ def pipeline(
         given = _changed(given, budget, threads)
     names = None if stages is None else [name.strip() for name in stages.split(",") if name.strip()]
     check(given)
+    named.check(given)
     if kept or folder.begun(place):
         _continue(place, None if kept else given, names, dry_run, as_json)
     else:

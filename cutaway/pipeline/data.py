@@ -130,6 +130,13 @@ def _documents(
         licence = recipe.licences.get(place) or LICENCES.get(place) or "not stated"
         listed.append({"source": place, "licence": licence, "documents": count, "characters": characters,
                        "repeated": repeated})  # fmt: skip
+    if len(kept) > 1 and not held:  # too few for one of 40: the last
+        held.append(kept.pop())
+    if recipe.texts and not held:
+        raise UserError(
+            f"config.texts: {', '.join(recipe.texts)}: {'one document' if kept else 'no text'}: give two or "
+            "more documents, of which one is held out"
+        )
     return kept, held, [*listed, {"source": "programs", "licence": OWN}]
 
 

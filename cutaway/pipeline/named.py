@@ -1,0 +1,155 @@
+"""What a stage's config names is there, or an earlier stage makes it: found before the first stage starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cutaway.data import rows
+from cutaway.data.programs import registry
+from cutaway.data.sources import HUB
+from cutaway.errors import UserError, quoted
+from cutaway.evaluate import task_registry
+from cutaway.pipeline.config import Pipeline
+from cutaway.pipeline.data import NOVELS
+from cutaway.pipeline.verbs import VERBS
+from cutaway.store import models
+
+MODELS = ("model", "against", "source", "base", "paths")  # entries that name a model
+FILES = ("files", "chat_template", "text")  # entries that name files
+WRITTEN = (  # by a stage of data
+    *("text", "tokenizer.txt", "chat_template.jinja", "mix.jsonl", "sft.jsonl", "pairs.jsonl"),
+    *("held-out", "sheet.json"),
+)
+MODELLESS = ("data", "tokenizer train", "eval", "attack", "audit")  # verbs that leave no model
+
+
+def check(pipeline: Pipeline) -> None:
+    """UserError for a path, model, task or program that is not there when its stage begins."""
+    for name in pipeline.names:
+        try:
+            _Stage(pipeline, name).check()
+        except UserError as error:
+            raise UserError(f"stages.{name}: {error}") from None
+
+
+class _Stage:
+    """One stage, and those before it."""
+
+    def __init__(self, pipeline: Pipeline, name: str) -> None:
+        self.verb, self.config = pipeline[name].verb, pipeline[name].config
+        self.before = pipeline.names[: pipeline.names.index(name)]
+        self.pipeline = pipeline
+
+    def check(self) -> None:
+        if self.verb == "data":
+            self._data()
+            return
+        data = self.config.get("data")
+        if isinstance(data, dict):
+            for place in [data, *data.get("sources", ())]:
+                if isinstance(place, dict) and isinstance(place.get("path"), str):
+                    self._path("config.data: path", place["path"])
+            _programs("config.data.task", data.get("task"))
+            tokenizer = data.get("tokenizer")
+            if isinstance(tokenizer, str) and tokenizer != "bytes" and not tokenizer.startswith("bpe:"):
+                self._model("config.data.tokenizer", tokenizer, "tokenizer")
+        if VERBS[self.verb].trains:
+            if isinstance(base := self.config.get("base"), str):
+                self._model("config.base", base)
+            return
+        for key in MODELS:
+            for each in _texts(self.config.get(key)):
+                self._model(f"config.{key}", each)
+        for key in FILES:
+            for each in _texts(self.config.get(key)):
+                self._path(f"config.{key}", each)
+        for each in _texts(self.config.get("tasks")):
+            for task in filter(None, map(str.strip, each.split(","))):
+                self._task(task)
+
+    def _data(self) -> None:
+        for text in self.config.get("texts", ()):
+            if text != NOVELS:
+                self._path("config.texts", text)
+        for program in self.config.get("programs", ()):
+            _programs("config.programs", f"programs:{program}")
+        for task in self.config.get("evaluations", ()):
+            self._task(task)
+
+    def _task(self, task: str) -> None:
+        kind, colon, rest = task.partition(":")
+        _programs("config.tasks", task)
+        if kind == "text" and colon:
+            self._path("config.tasks", rest)
+        elif Path(task.removesuffix(".gz")).suffix in rows.TABLES:
+            self._path("config.tasks", task)
+        elif task not in task_registry.names() and not (colon and kind in task_registry.named()):
+            raise UserError(f"config.tasks: there is no task {quoted(task)}: use {task_registry.known()}")
+
+    def _path(self, key: str, path: str) -> None:
+        """A file or folder: an earlier stage's, or one that there is."""
+        stage, _, rest = path.removesuffix("/").partition("/")
+        if path.startswith(HUB):
+            return
+        if Path(path).is_absolute():
+            if not Path(path).exists():
+                raise UserError(f"{key}: {path}: there is no such file or folder")
+        elif stage not in self.before:
+            near = difflib.get_close_matches(stage, self.before, n=1)
+            raise UserError(
+                f"{key}: {path}: no earlier stage is called {quoted(stage)}"
+                + (f": did you mean {near[0]}?" if near else ": a path of your own begins with ./, ../ or ~/")
+            )
+        elif self.pipeline[stage].verb == "data" and rest and not self._is_written(stage, rest):
+            raise UserError(
+                f"{key}: {path}: the stage {stage} writes no {rest}; it writes {', '.join(WRITTEN)}"
+            )
+
+    def _is_written(self, stage: str, rest: str) -> bool:
+        """Whether a stage of data writes this file or folder."""
+        first, _, inner = rest.partition("/")
+        if first != "held-out" or not inner:
+            return first in WRITTEN and (not inner or first == "text")
+        programs = [f"{one}.jsonl" for one in self.pipeline[stage].config.get("programs", ())]
+        return inner in programs or inner.partition("/")[0] == "text"
+
+    def _model(self, key: str, model: str, what: str = "model") -> None:
+        """A model, or its tokenizer: an earlier stage's, a file or folder that there is, or a name."""
+        stage = model.partition("/")[0]
+        if stage in self.before:
+            verb = self.pipeline[stage].verb
+            if verb in MODELLESS and (what == "model" or verb != "tokenizer train"):
+                raise UserError(f"{key}: {model}: the stage {stage} makes no {what}")
+            return
+        if Path(model).is_absolute():
+            if not Path(model).exists():
+                raise UserError(f"{key}: {model}: there is no such file or folder")
+            return
+        if "://" in model or models.is_name(model):
+            return
+        near = difflib.get_close_matches(stage, self.before, n=1)
+        raise UserError(
+            f"{key}: {model}: is no earlier stage and no name of a model"
+            + (f": did you mean {near[0]}?" if near else "; `cutaway models` lists those that have a name")
+        )
+
+
+def _programs(key: str, task: Any) -> None:
+    """UserError for ``programs:a+b`` of which one is no program."""
+    if not isinstance(task, str) or not task.startswith("programs:"):
+        return
+    for program in task.removeprefix("programs:").split("+"):
+        if program not in registry.names():
+            raise UserError(
+                f"{key}: there is no program {quoted(program)}: use {', '.join(registry.names())}"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts of an entry that is one or a list."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str):
+            yield each
