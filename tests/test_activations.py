@@ -474,7 +474,7 @@ def test_a_stopped_job_ends_in_the_same_files(file: Path, tmp_path: Path) -> Non
     assert len(again) == len(lm.ids("another")) and len(folder_bytes(tmp_path / "stopped")) == 2
 
 
-def test_names_choose_the_engine_or_are_refused(file: Path) -> None:
+def test_names_choose_the_engine_or_are_refused(file: Path, tmp_path: Path) -> None:
     lm = cutaway.load(file)
     assert lm.activations(["abc"], ["blocks.1.mlp.hidden"])["blocks.1.mlp.hidden"].shape == (3, 48)
     assert lm.activations(["abc"], ["*.mlp.hidden"]).facts["engine"] == lm.engine_choice[0]
@@ -494,8 +494,15 @@ def test_names_choose_the_engine_or_are_refused(file: Path) -> None:
         lm.activations(["abc"], ["blocks.1.attention.pattern"])
     with pytest.raises(UserError, match="write \\[text\\]"):
         lm.activations("abc", ["embed"])
-    with pytest.raises(UserError, match="have no tokens"):
-        lm.activations([""], ["embed"])
+    whole = tmp_path / "whole"
+    lm.activations(["abc"], ["embed"], whole)
+    before = folder_bytes(whole)
+    for folder, force in ((None, False), (tmp_path / "none", False), (whole, True)):
+        with pytest.raises(UserError, match="have no tokens"):
+            lm.activations([""], ["embed"], folder, max_tokens=9, force=force)
+    with pytest.raises(UserError, match="nothing is named"):
+        lm.activations(["abc"], ["blocks.9.out"], tmp_path / "none")
+    assert not (tmp_path / "none").exists() and folder_bytes(whole) == before
 
 
 @compiled
@@ -507,9 +514,9 @@ def test_the_command_writes_a_dataset(file: Path, tmp_path: Path, capsys: pytest
     out, err = capsys.readouterr()
     names = ", ".join(f"blocks.{n}.{what}" for n in range(3) for what in ("attention.out", "out"))
     assert f"tokens of {names} in 1 shard" in " ".join(out.split())  # a star is any text, dots too
-    assert "read by the runtime" in err and "blocks.1.out: 2 tokens are attention sinks" in " ".join(
-        err.split()
-    )
+    err = " ".join(err.split())
+    assert "read by the runtime" in err and "each of 6 activations: 2 tokens are attention sinks" in err
+    assert err.count("attention sink") == 1
     data = activations.Activations.open(tmp_path / "acts")
     ids = [cutaway.load(file).ids(text) for text in ("one text", "and another")]
     assert np.array_equal(data.token_ids, np.concatenate(ids))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,6 +13,9 @@ from cutaway.commands import console
 from cutaway.commands.options import Context, Engine, Force, Json, Threads, Words
 from cutaway.data import sources
 from cutaway.errors import UserError, plural
+
+if TYPE_CHECKING:
+    from cutaway.inspect.activations import Activations
 
 
 def activations(
@@ -84,14 +87,22 @@ def activations(
         f"{plural(len(data.shards), 'shard')}"
     )
     console.note(f"read by the {data.facts['engine']}, kept as {dtype}")
-    for name in data.names:
-        sinks = plural(
-            int(data.sinks(name).sum()), "token is an attention sink", "tokens are attention sinks"
-        )
-        console.note(
-            f"{name}: {sinks} (the first of each text, and norms above 10 times the median), which "
-            "`cutaway sae` and `batches` leave out"
-        )
+    console.note(
+        f"{_sinks(data)} (the first of each text, and norms above 10 times the median), which "
+        "`cutaway sae` and `batches` leave out"
+    )
+
+
+def _sinks(data: Activations) -> str:
+    """How many tokens are attention sinks: of one activation, or the fewest and the most of several."""
+    counts = {name: int(data.sinks(name).sum()) for name in data.names}
+    few, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    of = plural(counts[most], "token is an attention sink", "tokens are attention sinks")
+    if len(counts) == 1:
+        return f"{most}: {of}"
+    if counts[few] == counts[most]:
+        return f"each of {len(counts)} activations: {of}"
+    return f"{len(counts)} activations: {counts[few]:,} ({few}) to {of} ({most})"
 
 
 def _expected(found: list[sources.Source], count: Callable[[str], int]) -> int | None:

@@ -19,8 +19,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import filter as matching
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -220,9 +221,12 @@ def collect(
     facts |= {"names": list(names), "dtype": dtype, "context": held, "shard_tokens": shard_tokens}
     facts["max_tokens"] = max_tokens
     folder = None if output is None else Path(output)
-    if folder is not None and (found := _resumed(folder, facts, force)) is not None:
+    if folder is not None and not force and (found := _resumed(folder, facts)) is not None:
         return found
     pieces = _up_to(max_tokens, _pieces(lm, texts, held))
+    if (first := next(pieces, None)) is None:
+        raise UserError("there is nothing to read: the texts have no tokens")
+    pieces = chain((first,), pieces)
     kept: list[Mapping[str, np.ndarray]] = []
     count = done = 0
 
@@ -230,20 +234,20 @@ def collect(
         progress("tokens", done + tokens, max_tokens)
 
     read(0)
-    for count, shard in enumerate(_shards(pieces, shard_tokens), 1):
-        path = None if folder is None else _path(folder, count - 1)
-        if path is None or not path.exists():
-            tensors = _tensors(shard, _read(lm, engine, [piece.ids for piece in shard], names, read), dtype)
-            if path is None:
-                kept.append({name: _array(tensor) for name, tensor in tensors.items()})
-            else:
-                safetensors.write(path, tensors)
-        elif not np.array_equal(_opened(path)["token_ids"], _joined(piece.ids for piece in shard)):
-            raise UserError(f"{path} is of other texts: give those that it was begun with, or force")
-        done += sum(len(piece.ids) for piece in shard)
-        progress("tokens", done, max_tokens)
-    if not count:
-        raise UserError("there is nothing to read: the texts have no tokens")
+    with _begun(folder, facts, force):
+        for count, shard in enumerate(_shards(pieces, shard_tokens), 1):
+            path = None if folder is None else _path(folder, count - 1)
+            if path is None or not path.exists():
+                rows = _read(lm, engine, [piece.ids for piece in shard], names, read)
+                tensors = _tensors(shard, rows, dtype)
+                if path is None:
+                    kept.append({name: _array(tensor) for name, tensor in tensors.items()})
+                else:
+                    safetensors.write(path, tensors)
+            elif not np.array_equal(_opened(path)["token_ids"], _joined(piece.ids for piece in shard)):
+                raise UserError(f"{path} is of other texts: give those that it was begun with, or force")
+            done += sum(len(piece.ids) for piece in shard)
+            progress("tokens", done, max_tokens)
     if folder is None:
         return Activations(kept, facts)
     files.write(folder / INDEX, json.dumps(facts | {"shards": count, "tokens": done}, indent=1))
@@ -383,18 +387,35 @@ def _index(folder: Path) -> dict[str, Any] | None:
     return parsed(folder / INDEX) if (folder / INDEX).is_file() else None
 
 
-def _resumed(folder: Path, facts: dict[str, Any], force: bool) -> Activations | None:
-    """The dataset if it is complete; else the folder is ready to be begun or gone on with."""
-    found = None if force else _index(folder)
-    if found is None:
-        with files.disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(not path.name.startswith(".") for path in folder.iterdir()):
-                files.check_overwrite(folder, force)
+@contextmanager
+def _begun(folder: Path | None, facts: dict[str, Any], force: bool) -> Iterator[None]:
+    """The folder is ready to be begun or gone on with; what is refused before its first shard leaves none."""
+    if folder is None or (not force and _index(folder) is not None):
+        yield
+        return
+    there = folder.exists()
+    with files.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            files.check_overwrite(folder, force)
+        (folder / INDEX).unlink(missing_ok=True)
+        for shard in folder.glob("[0-9]*.safetensors"):
+            shard.unlink()
+    files.write(folder / INDEX, json.dumps(facts, indent=1))
+    try:
+        yield
+    except UserError:
+        if not _path(folder, 0).exists():
             (folder / INDEX).unlink(missing_ok=True)
-            for shard in folder.glob("[0-9]*.safetensors"):
-                shard.unlink()
-        files.write(folder / INDEX, json.dumps(facts, indent=1))
+            if not there and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _resumed(folder: Path, facts: dict[str, Any]) -> Activations | None:
+    """The dataset if it is complete; UserError where it was begun with other options."""
+    found = _index(folder)
+    if found is None:
         return None
     other = [key for key, value in facts.items() if found.get(key) != value]
     if other:
