@@ -74,6 +74,9 @@ def test_the_replacement_is_the_model_with_what_is_written_in_place(folder: Path
     assert features_row.kl == pytest.approx(np.average(divergences, weights=weights), abs=1e-4)
     assert features_row.kl > 1e-6 and abs(rows[sae_check.ERRORS, "features"].kl) < 1e-5
     assert rows[sae_check.ERRORS, "features"].loss == pytest.approx(found.loss, abs=1e-4)
+    assert all(row.kl_error is not None for row in found.rows)
+    alone = sae_check.check(lm, [made], TEXTS[:1])  # one text has no standard error
+    assert alone.texts == 1 and all(row.kl_error is None for row in alone.rows)
     with pytest.raises(UserError, match="give texts of two tokens or more"):
         sae_check.check(lm, [made], ["a"])
 
@@ -135,6 +138,10 @@ def test_a_label_is_judged_by_pairs_of_held_out_texts(folder: Path) -> None:
     assert 3 <= ask(lambda text: chance.random())[0] <= 17
     with pytest.raises(UserError, match="feature 1 fires in no held-out text"):
         feature_labels.judged(lm, held, 1, "nothing", score=len)
+    always = Activations([shard | {"blocks.1.out": np.ones_like(rows)}], {"model": "m"})
+    held = Scan(made, always, [0], held=True)
+    with pytest.raises(UserError, match=r"feature 0 fires in every held-out text of the dataset \(40\)"):
+        feature_labels.judged(lm, held, 0, "everything", score=len)
 
 
 def test_the_verbs_show_label_find_and_steer(
@@ -150,7 +157,16 @@ def test_the_verbs_show_label_find_and_steer(
     page, board, file = folder / "page.html", folder / "board.json", folder / "steer.safetensors"
     shown = [*command, "--feature", str(one), "--html", str(page), "--neuronpedia", str(board)]
     assert main([*shown, "--steering-file", str(file)]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    read = len(Scan(sae_folders.load(folder / "made"), Activations.open(folder / "acts"), []).rows)
+    assert f"percentages are of {read} tokens, none of them an attention sink" in " ".join(err.split())
+    for words, answer in (
+        (["--steering-file", str(file)], "--steering-file takes one --feature, and none are given"),
+        (["--feature", str(one), "--pairs", "0"], "--pairs is 0"),
+    ):
+        assert main([*command, *words]) == 2
+        err = " ".join(capsys.readouterr().err.split())
+        assert answer in err and ("--pairs" in err) == ("--pairs" in words)
     assert f"feature {one}: the <b> of it" in out and "strongest:" in out and "goes along with" in out
     document = page.read_text()
     contexts = "".join(re.findall(r'<ul class="contexts">(.*?)</ul>', document, re.S))

@@ -85,6 +85,9 @@ def check(
     rows = [(f"{row.what} by {row.by}", row) for row in figures.rows]
     width = max(len(label) for label, _ in rows)
     for label, row in rows:
-        console.say(f"{label:<{width}}  loss {row.loss:.3f}  KL {row.kl:.4f} ± {row.kl_error:.4f}")
+        error = "" if row.kl_error is None else f" ± {row.kl_error:.4f}"
+        console.say(f"{label:<{width}}  loss {row.loss:.3f}  KL {row.kl:.4f}{error}")
+    if figures.texts == 1:
+        console.note("one text gives no standard error: give more")
     if dataset is None:
         console.note("--data FOLDER adds the best linear map and the mean, which it has to beat")

@@ -80,8 +80,10 @@ def features(
     made = sae_folders.load(folder)
     for one in feature:
         made.check_feature(one)
-    if (steering_file is not None and len(feature) != 1) or pairs < 1:
-        raise UserError("--steering-file takes one --feature, --pairs goes from 1")
+    if steering_file is not None and len(feature) != 1:
+        raise UserError(f"--steering-file takes one --feature, and {len(feature) or 'none'} are given")
+    if pairs < 1:
+        raise UserError(f"--pairs is {pairs}: it goes from 1")
     if (suggest or judge or neuronpedia or html) and not feature and not search:
         raise UserError("name the features to be shown: --feature 17, again for more, or --search WORD")
     for path in (html, neuronpedia, steering_file):
@@ -106,10 +108,15 @@ def features(
         files.write(neuronpedia, json.dumps(view.neuronpedia(), indent=1), force=force)
     if as_json:
         console.print_json(view.document())
-    elif view.features:
+        return
+    if view.features:
         view.print_each()
     else:
         view.print_table(view.lines)
+    console.note(
+        f"percentages are of {len(view.scan.rows):,} tokens, none of them an attention sink; one text in "
+        "five is held out"
+    )
 
 
 class _View:

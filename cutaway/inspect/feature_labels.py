@@ -56,14 +56,18 @@ def judged(
     """How many pairs of held-out texts a label tells apart, and of how many.
 
     ``held`` is a scan of held-out texts; ``score`` stands for the model in tests. UserError where the feature
-    fires in none of them.
+    fires in none of them, or in all.
     """
     firing, silent = _texts(held, feature)
     count = min(pairs, len(firing), len(silent))
     if not count:
-        raise UserError(
-            f"feature {feature} fires in no held-out text of the dataset: there is nothing to judge on"
-        )
+        why = "fires in no held-out text of the dataset: there is nothing to judge on"
+        if len(firing):
+            why = (
+                f"fires in every held-out text of the dataset ({len(firing)}), and a label is judged beside "
+                "a text in which it does not fire: give a dataset of more texts, or shorter ones"
+            )
+        raise UserError(f"feature {feature} {why}")
     drawn = np.random.default_rng(seed)
     chosen = [drawn.choice(rows, count, replace=False) for rows in (firing, silent)]
     score = _asking(lm, label) if score is None else score

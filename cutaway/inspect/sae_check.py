@@ -33,14 +33,14 @@ class Replaced:
     """A replacement: of ``what`` (an activation, or all), by ``by``.
 
     ``loss``: the mean cross-entropy of the next token; ``kl``: the mean KL divergence from the model's own
-    prediction, in nats, with its standard error over texts.
+    prediction, in nats, with its standard error over texts (None of one text).
     """
 
     what: str
     by: str
     loss: float
     kl: float
-    kl_error: float
+    kl_error: float | None
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,11 @@ def check(
     return Replacement(float(np.average(own, weights=weights)), len(ids), int(weights.sum()), tuple(rows))
 
 
-def _means(found: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+def _means(found: np.ndarray, weights: np.ndarray) -> tuple[float, float, float | None]:
     loss, divergence = np.average(found, axis=0, weights=weights)
     spread = math.sqrt(np.average(np.square(found[:, 1] - divergence), weights=weights))
-    return float(loss), float(divergence), spread / math.sqrt(max(1, len(found) - 1))
+    error = spread / math.sqrt(len(found) - 1) if len(found) > 1 else None
+    return float(loss), float(divergence), error
 
 
 def _loss(predicted: np.ndarray, ids: Sequence[int]) -> float:
