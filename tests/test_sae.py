@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,10 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
     assert cli.main([*command, "--output", acts]) == 0
     train = ["sae", acts, "--output", out, "--steps=20", "--batch=64", "--k=4"]
     assert cli.main([*train, "--keep-sinks"]) == 0
-    assert "1 of 378 tokens are attention sinks and trained on too" in capsys.readouterr().out
+    shown, err = capsys.readouterr()
+    assert "1 of 378 tokens are attention sinks and trained on too" in shown and "drew" not in err
+    assert cli.main([*train[:4], "--force", "--batch=5000", "--steps=1"]) == 0
+    assert "each step drew 5,000 tokens of 339, some" in " ".join(capsys.readouterr().err.split())
     assert cli.main([*train, "--force"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert (
@@ -184,3 +188,33 @@ def test_features_are_edits_and_explain_shows_them(tmp_path: Path, capsys: Any) 
         made.add(256)
     assert cli.main(["explain", "all of it", "--model", str(file), "--sae", out, "--ablate", "0.1"]) == 2
     assert "--sae is a view of its own" in capsys.readouterr().err
+
+
+def test_what_is_taken_and_how_to_go_on_are_printed(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several activations the one that is trained on is named; a stop says what the same command does."""
+    lm, acts, out = cutaway.load(model_file(tmp_path / "tiny.gguf")), tmp_path / "acts", tmp_path / "sae"
+    lm.activations(["all of it adds up " * 9], ["embed", "blocks.1.out"], acts)
+    train = ["sae", str(acts), "--output", str(out), "--steps=6", "--batch=16", "--k=4"]
+
+    def stopped(*words: str) -> str:
+        def stop(doing: str, done: int, total: int | None) -> None:
+            if done > 3:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cutaway.commands.console.watched", lambda: nullcontext(stop))
+            assert cli.main([*train, *words]) == 130
+        return " ".join(capsys.readouterr().err.split())
+
+    assert stopped() == (
+        "blocks.1.out is trained on; --name takes another of the dataset: embed "
+        "stopped: the same command begins anew: no checkpoint is written yet"
+    )
+    monkeypatch.setattr(sae_pytorch, "EVERY", 2)
+    assert stopped("--name=embed") == "stopped: the same command goes on from the last checkpoint"
+    forced = "stopped: the same command without --force goes on from the last checkpoint"
+    assert stopped("--name=embed", "--force") == forced
+    assert cli.main([*train, "--name=embed"]) == 0 and "trained on;" not in capsys.readouterr().err
+    assert stopped("--name=embed", "--force") == "stopped: the same command begins anew, by its --force"

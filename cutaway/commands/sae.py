@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +15,13 @@ from cutaway.commands.options import Flag, Force, Html, Json, Threads, Words
 from cutaway.errors import UserError, plural
 from cutaway.extras import need
 from cutaway.inspect.activations import Activations
-from cutaway.inspect.sae import ACTIVATIONS, KINDS, Activation, Kind
+from cutaway.inspect.sae import ACTIVATIONS, KINDS, TESTED, Activation, Kind
 from cutaway.store import files
 
 if TYPE_CHECKING:
     from cutaway.inspect.sae import SAE, Card
+
+NAMED = 8  # activations of a dataset that a note names
 
 
 def train(
@@ -94,15 +98,16 @@ def train(
         "batch": batch,
     }
     options |= {"learning_rate": learning_rate, "seed": seed, "keep_sinks": keep_sinks}
-    with console.watched() as progress:
+    checkpoint = output.with_name(f"{output.name}.part.safetensors")
+    options["kind"] = of_kind
+    with console.watched() as progress, _going_on(output, output if sets else checkpoint, force):
         if sets:
-            made = sae_training.train_set(found, kind=of_kind, output=output, progress=progress, **options)
+            made = sae_training.train_set(found, output=output, progress=progress, **options)
         else:
-            checkpoint = output.with_name(f"{output.name}.part.safetensors")
             if force:
                 checkpoint.unlink(missing_ok=True)
-            names = name or (found.names[:1] if of_kind == "sae" else found.names)
-            options |= {"kind": of_kind, "checkpoint": checkpoint, "progress": progress}
+            names = name or _taken(found, of_kind)
+            options |= {"checkpoint": checkpoint, "progress": progress}
             made = [sae_training.train(found, names, **options)]
             made[0].save(output, force)
             checkpoint.unlink(missing_ok=True)
@@ -114,6 +119,29 @@ def train(
         console.print_json([asdict(one.card) for one in made] if sets else asdict(made[0].card))
     else:
         _show(made, output, keep_sinks)
+
+
+def _taken(data: Activations, kind: Kind) -> tuple[str, ...]:
+    """The activations of a dataset where none is named: of an sae the first, which is printed."""
+    if kind == "sae" and len(data.names) > 1:
+        others = ", ".join(data.names[1:NAMED]) + (", ..." if len(data.names) > NAMED else "")
+        console.note(f"{data.names[0]} is trained on; --name takes another of the dataset: {others}")
+    return data.names[:1] if kind == "sae" else data.names
+
+
+@contextmanager
+def _going_on(output: Path, kept: Path, force: bool) -> Iterator[None]:
+    """When it is interrupted, print how to go on: from a checkpoint ``kept``, or the folder of a set."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        after = "begins anew: no checkpoint is written yet"
+        if any(kept.iterdir()) if kept.is_dir() else kept.exists():
+            after = ("without --force " if force else "") + "goes on from the last checkpoint"
+            if force and kept != output and output.exists():  # which is refused without --force
+                after = "begins anew, by its --force"
+        console.note(f"stopped: the same command {after}")
+        raise
 
 
 def _check_words(kind: Kind, sets: bool, name: Words, html: Path | None, force: bool) -> None:
@@ -171,6 +199,10 @@ def _show(made: list[SAE], output: Path, keep_sinks: bool) -> None:
         f"{card.sinks:,} of {card.tokens:,} tokens are attention sinks and "
         + ("trained on too (--keep-sinks)" if keep_sinks else "left out (--keep-sinks trains on them too)")
     )
+    usual = card.tokens - card.sinks
+    drawn = usual - -(-usual // TESTED) + (card.sinks - -(-card.sinks // TESTED) if keep_sinks else 0)
+    if card.batch > drawn:
+        console.note(f"each step drew {card.batch:,} tokens of {drawn:,}, some of them several times")
     for one in made:
         where = f"{one.name}: " if len(made) > 1 else ""
         beside = "" if one.card.linear is None else f" (the best linear map: {one.card.linear:.3f})"
