@@ -251,7 +251,7 @@ def test_a_done_stage_whose_folder_is_removed_takes_the_changed_file(
     )
     kept = replace(tiny, stages=(("pretrain", shape),))
     plan.write_text('{"width": 64, "layers": 2}')
-    again = command._sized_before(tiny, kept, plan)["pretrain"].config
+    again = command._sized_before(tiny, folder.Folder(tmp_path, kept))["pretrain"].config
     assert again == tiny["pretrain"].config | {"model": shape.config["model"]}
 
 

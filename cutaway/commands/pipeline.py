@@ -19,7 +19,6 @@ from cutaway.extras import need
 from cutaway.pipeline import config, folder, verbs
 from cutaway.pipeline.config import Pipeline
 from cutaway.store.files import write
-from cutaway.store.reading import parsed
 
 LIST = "list"
 
@@ -135,7 +134,7 @@ def _check_options(name: str, verb: str, given: dict[str, Any]) -> None:
 def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as_json: bool) -> None:
     kept = config.read(place)
     if given is not None and given.sized and given.budget:  # its model was chosen when it began
-        given = _sized_before(given, kept, place / folder.PLAN)
+        given = _sized_before(given, folder.Folder(place, kept))
     opened = folder.opened(place, given)
     if dry_run:
         for name in opened.pipeline.names:
@@ -145,16 +144,15 @@ def _continue(place: Path, given: Pipeline | None, names: Any, dry_run: bool, as
     _run(opened, names, as_json)
 
 
-def _sized_before(given: Pipeline, kept: Pipeline, plan: Path) -> Pipeline:
+def _sized_before(given: Pipeline, kept: folder.Folder) -> Pipeline:
     """A pipeline with the size that the law chose when the run began; its other entries are the file's."""
     from cutaway.pipeline import budget
 
-    if given.sized not in kept.names:
+    if given.sized not in kept.pipeline.names:
         return given
-    stage, model = given[given.sized], kept[given.sized].config["model"]
-    if plan.is_file():
-        size = parsed(plan)
-        model = budget.shaped(stage.config["model"], size["width"], size["layers"])
+    stage, model, size = given[given.sized], kept.pipeline[given.sized].config["model"], kept.size()
+    if size is not None:
+        model = budget.shaped(stage.config["model"], *size)
     shaped = replace(stage, config=stage.config | {"model": model})
     return replace(
         given, stages=tuple((name, shaped if name == given.sized else one) for name, one in given.stages)

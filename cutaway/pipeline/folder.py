@@ -141,6 +141,13 @@ class Folder:
         path = self.path / PLAN
         return parsed(path).get("seconds", {}) if path.is_file() else {}
 
+    def size(self) -> tuple[int, int] | None:
+        """The width and the layers that the law chose when the run began; None without a plan of them."""
+        path = self.path / PLAN
+        found = parsed(path) if path.is_file() else {}
+        width, layers = found.get("width"), found.get("layers")
+        return (width, layers) if isinstance(width, int) and isinstance(layers, int) and width else None
+
 
 def begun(path: Path) -> bool:
     """Whether a folder holds a run of which a stage was started."""
