@@ -10,7 +10,7 @@ from cutaway.inspect.graph.attribution_graph import Graph
 STEP, PAD, LEFT, BAND = 15.0, 12.0, 44.0, 20.0  # pixels: between nodes, around a cell, of the layers' names
 TOKEN = 22.0  # of the row of tokens
 ROWS, FEW = 4, 10  # nodes above each other in a cell, before it grows wider; half of it for so few tokens
-NARROWEST = 860.0  # columns are stretched to this width
+NARROWEST = 800.0  # columns are stretched to this width, which a window of 1,300 pixels shows whole
 LETTER = 7.2  # of a token's text
 
 
