@@ -140,7 +140,7 @@ def test_a_quantized_models_divergence(lm: Any, tmp_path: Path) -> None:
 def test_explain_how_writes_the_chapters(
     lm: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alignment, "alignments", lambda text, check: {"steps": 1, "words": []})
+    monkeypatch.setattr(alignment, "alignments", lambda text, check=None: {"steps": 1, "words": []})
     monkeypatch.setattr(explain_how, "RECORDED", ("Q8_0",))
     model, file = str(lm.checkpoint.source), tmp_path / "how.html"
     assert main(["explain", TEXT, "--model", model, "--how", "--html", str(file)]) == 0

@@ -69,6 +69,11 @@ def test_points_are_where_their_values_are() -> None:
     )
 
 
+def test_a_run_of_one_step_is_drawn() -> None:
+    made = render.chart(Plot("p", Axis("step"), Axis("loss"), [Series("a", [1], [5.0], points=True)]))
+    assert made is not None and made.count("<circle") == 1
+
+
 def test_each_merge_is_a_row() -> None:
     made = diagrams.merges("m", [list("lele"), ["le", "le"], ["lele"]])
     assert texts(made)[1:] == ["its characters", *"lele", "merge 1", "le", "le", "merge 2", "lele"]

@@ -1,12 +1,14 @@
 """What a run leaves to be read: its own lines, TensorBoard's events, Weights & Biases' run."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from cutaway.errors import UserError
+from cutaway.extras import install
 from cutaway.train.log import Log
 from cutaway.train.run import train
 from tests.training import Quiet, run
@@ -81,7 +83,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="pip install wandb"):
         Log(tmp_path, 0, False, "novels", {})
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"pip install 'cutaway\[pretrain\]'"):
+    with pytest.raises(UserError, match=re.escape(install("train"))):
         Log(tmp_path, 0, True, None, {})
 
 

@@ -162,6 +162,8 @@ def test_the_index_finds_nearly_all():
     table = np.random.default_rng(3).standard_normal((3000, 16)).astype(np.float32)
     exact, _ = neighbours.search(table, table[:100], 10)
     found, cosines = neighbours.Index(table).search(table[:100], 10)
+    again, _ = neighbours.Index(table).search(table[:100], 10)
+    assert (found == again).all(), "the same table, the same index"
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)])
     assert recall > 0.9 and (found[:, 0] == np.arange(100)).all()
     np.testing.assert_allclose(cosines[:, 0], 1, atol=1e-3)

@@ -96,7 +96,8 @@ class Index:
         self._index: Any = _usearch().Index(ndim=table.shape[1], metric="cos", dtype="f32")
         for first in range(0, len(table), ROWS):
             part = unit(table[first : first + ROWS])
-            self._index.add(np.arange(first, first + len(part), dtype=np.uint64), part)
+            # By one thread: with several, usearch 2.26 now and then leaves a row that no search finds.
+            self._index.add(np.arange(first, first + len(part), dtype=np.uint64), part, threads=1)
 
     def search(
         self, queries: Float[np.ndarray, "m d"], count: int

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cutaway.extras import install
+
 TEXT = "the cat sat on the mat and the dog sat on the log . " * 45
 JUDGE = "def judge(prompt, first, second):\n    return float(len(first) - len(second))\n"
 LONGEST = 60.0  # seconds until a server answers
@@ -78,7 +80,6 @@ REFUSED = [
     ("pipeline tiny", "train"),
     ("sae acts --output saes", "train"),
     ("generate the --model MODEL --engine pytorch", "train"),
-    ("pull no-such-organisation/no-such-model", "hub"),
     ("chat MODEL --tools calculator", "agent"),
 ]
 
@@ -89,7 +90,7 @@ def main(model: str, folder: Path) -> int:
     os.chdir(folder)
     prepare(model)
     cases = [(words, 0, expected) for words, expected in RUNS]
-    cases += [(words, 2, rf"pip install 'cutaway\[{extra}\]'") for words, extra in REFUSED]
+    cases += [(words, 2, re.escape(install(extra))) for words, extra in REFUSED]
     wrong = 0
     for words, wanted, expected in [*cases, ("serve MODEL", 0, "assistant")]:
         started, arguments = (

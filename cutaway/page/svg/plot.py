@@ -55,7 +55,7 @@ class _Frame:
 def _exact(spec: Plot, values: Iterable[Any]) -> Axis:
     """Lines go from edge to edge; clouds of points keep a little room."""
     known = scales.finite(values, spec.x.log)
-    if not known or not all(one.line for one in spec.series):
+    if not known or min(known) == max(known) or not all(one.line for one in spec.series):
         return spec.x
     low = min(known) if spec.x.low is None else spec.x.low
     return Axis(
