@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import zlib
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,26 @@ def pytest_collection_finish() -> None:
     """Keep what the imports made out of garbage collection, which takes half a second to go through it."""
     gc.collect()
     gc.freeze()
+
+
+LEFT = 100 << 20  # bytes
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Collect what a test leaves, if it is much: a model is few objects, for which Python would wait long."""
+    before = _resident()
+    try:
+        return (yield)
+    finally:
+        if _resident() - before > LEFT:
+            gc.collect()
 
 
 def pytest_report_header() -> str:
