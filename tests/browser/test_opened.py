@@ -234,6 +234,9 @@ def test_two_models_answer_side_by_side(app: Opened) -> None:
         tab.locator(".column").nth(1).get_by_role("button", name="Copy as curl").wait_for()
         names = tab.locator(".column-name").all_inner_texts()
         assert names == [serving.NAME, "one-layer"]
+        tab.locator(".differs").nth(1).wait_for(
+            state="attached"
+        )  # each answer is marked in a frame of its own
         answers = tab.locator(".column .answer").all_text_contents()
         assert answers[0] != answers[1] and tab.locator(".differs").count() == 2
         tab.get_by_text("They are models of their own").wait_for()

@@ -69,7 +69,8 @@ export class Turn {
   compare(version) {
     const { answer, beside } = version;
     const at = firstDifference(answer, beside);
-    if (at !== version.differs) this.mark(version, at);
+    const marked = at === null || [answer, beside].every((one) => one.at(at)?.classList.contains("differs")); // a token may come before its span
+    if (at !== version.differs || !marked) this.mark(version, at);
     const done = answer.finish && beside.finish;
     version.found = at !== null ? `They differ from token ${at + 1} on.` : done ? "Both are the same." : "Both are the same so far.";
     version.note.textContent = version.found + (version.unmeasured ?? "");
