@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -70,7 +70,7 @@ def activations(
             bar(doing, done, total or (expected and max(expected, done + 1)))
 
         data = loaded.activations(
-            _documents(found),
+            console.documents(found),
             names,
             output,
             dtype=dtype,
@@ -114,15 +114,3 @@ def _expected(found: list[sources.Source], count: Callable[[str], int]) -> int |
             return None
         total += sum(map(count, sample[0])) / sample[1]
     return round(total)
-
-
-def _documents(found: list[sources.Source]) -> Iterator[str]:
-    """The texts; a file that is not text is passed over, and named."""
-    passed = 0
-    for source in found:
-        for text in sources.documents(source):
-            passed += text is None
-            if text is not None:
-                yield text
-    if passed:
-        console.note(f"{passed} files that are not text were passed over")

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,13 @@ from cutaway.commands.progress import doing as doing
 from cutaway.commands.progress import size, watched
 from cutaway.commands.terminal import note, screen
 from cutaway.commands.terminal import say as say
-from cutaway.errors import UserError
+from cutaway.errors import UserError, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from cutaway.data.sources import Source
 
 
 def note_fallback(lm: Any) -> None:
@@ -213,3 +215,17 @@ def pull(source: str) -> Path:
             note(f"It takes about {size(listed.memory)} of memory, and {size(free)} are free here.")
     with watched() as progress:
         return store.pull(source, progress)
+
+
+def documents(found: Iterable[Source]) -> Iterator[str]:
+    """The texts of sources; files that are not text are passed over, and counted in a note."""
+    from cutaway.data import sources
+
+    passed = 0
+    for source in found:
+        for text in sources.documents(source):
+            passed += text is None
+            if text is not None:
+                yield text
+    if passed:
+        note(f"{plural(passed, 'file that is', 'files that are')} not text: passed over")

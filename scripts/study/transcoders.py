@@ -47,7 +47,8 @@ def _replaced(found: dict[tuple[str, str], Any], what: str) -> str:
     own = found[what, "features"]
     others = [found.get((what, by)) for by in ("linear map", "mean")]
     kls = " | ".join("" if row is None else f"{row['kl']:.3f}" for row in others)
-    return f"{own['kl']:.3f} ± {own['kl_error']:.3f} | {kls} | {own['loss']:.3f}"
+    error = "" if own["kl_error"] is None else f" ± {own['kl_error']:.3f}"  # one text has none
+    return f"{own['kl']:.3f}{error} | {kls} | {own['loss']:.3f}"
 
 
 def main() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,7 +92,9 @@ def fit(
         def counted(doing: str, done: int, total: int | None) -> None:
             bar(doing, done, total)
 
-        chosen = pieces(subject.encode, _documents(found), tokens, count, subject.config.context, counted)
+        chosen = pieces(
+            subject.encode, console.documents(found), tokens, count, subject.config.context, counted
+        )
     some = chosen[part - 1 :: parts]
     if not some:
         raise UserError(
@@ -152,15 +153,3 @@ def _shard(given: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--shard is {given!r}: write I/N, as 2/4 for the second of four parts")
     return int(match[1]), int(match[2])
-
-
-def _documents(found: list[sources.Source]) -> Iterator[str]:
-    """The texts; a file that is not text is passed over, and counted."""
-    passed = 0
-    for source in found:
-        for text in sources.documents(source):
-            passed += text is None
-            if text is not None:
-                yield text
-    if passed:
-        console.note(f"{plural(passed, 'file that is', 'files that are')} not text: passed over")

@@ -58,7 +58,7 @@ def attribution_graph(
     """The graph of a text's next token: what embeddings, heads, MLPs and neurons add to each other's values.
 
     ``target``: the token whose logit is the only one; else the likeliest up to 95%. ``features``:
-    transcoders (``sae_folders.load_set``), whose features take the place of heads and of their MLPs.
+    transcoders (``sae_folders.load_set``), whose features take the place of the MLPs that they replace.
     Without them ``neurons`` (None: 40) with the most influence are nodes beside their MLPs. Raises UserError
     for a model that is no sum of such parts, and for a text that is too long.
     """
