@@ -14,7 +14,7 @@ export const rope = {
   build(state) {
     const { explanation } = state;
     const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }));
-    const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img" });
+    const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img", "aria-label": "A pair being rotated" });
     const detail = make("div", { class: "stack" });
     const clocks = make("div", { class: "clocks", role: "group", "aria-label": "Every pair" });
     const again = button({ click: () => sweep() }, "Rotate again");
