@@ -25,7 +25,7 @@ from cutaway.generate.batch.request import (
     ResponseStream,
     Timings,
 )
-from cutaway.generate.engine import BatchedEngine, Engine, Observable, Rewinding
+from cutaway.generate.engine import BatchedEngine, Engine, Observable
 from cutaway.generate.internals import Internals, LayerInternals, summarize
 from cutaway.generate.sample import History, Sampler, logprobs, mask_padding
 from cutaway.generate.sampling_params import SamplingParams
@@ -308,9 +308,11 @@ class ScheduledSequence:
 
     def draft_room(self) -> int:
         """How many tokens may be drafted; 0 where what is inside the model is shown at each token."""
-        engine = self.engine
-        shown = self.request.internals is not None or not isinstance(engine, Rewinding)
-        return 0 if shown else min(self.output.room, engine.rewindable(self.state) - 1)
+        # by name: asking whether an engine is `Rewinding` takes as long as choosing a token
+        rewindable = getattr(self.engine, "rewindable", None)
+        if rewindable is None or self.request.internals is not None:
+            return 0
+        return min(self.output.room, rewindable(self.state) - 1)
 
     def append(self, chunk: Chunk) -> list[Piece]:
         """Choose from the chunk's logits: the new pieces; at the end the last has the generation."""
