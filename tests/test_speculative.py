@@ -43,6 +43,7 @@ from cutaway.generate.speculative import (
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import PyTorchEngine
 from cutaway.runtime.edits import Edit
+from scripts.check import drafted_distribution
 from tests import inputs
 from tests import test_runtime as tiny
 from tests.small import decoder
@@ -620,3 +621,28 @@ def test_the_server_command_drafts_for_its_first_model(capsys: pytest.CaptureFix
         models.default.stop(0)
     assert cli.main(["serve", "--draft", "no-such-model"]) == 2
     assert "no-such-model" in capsys.readouterr().err
+
+
+# ---- the script of 100,000 draws ---------------------------------------------------------------------------
+
+
+def test_of_the_rules_that_the_script_tries_one_is_right():
+    p = np.array([0.5, 0.3, 0.2])
+    right = {
+        name
+        for name, rule in drafted_distribution.RULES.items()
+        if all(
+            np.allclose(chance * np.eye(3)[id] + (1 - chance) * rest / rest.sum(), p)
+            for id in range(3)
+            for chance, rest in [rule(p, id)]
+        )
+    }
+    assert right == {"rejection sampling"} and len(drafted_distribution.RULES) == 4
+
+
+@needs_core
+def test_the_script_sees_texts_that_are_not_those_without_drafts(monkeypatch: pytest.MonkeyPatch):
+    assert not drafted_distribution.compared(["an edit"], 40)
+    wrong = drafted_distribution.verified_by(drafted_distribution.accept_always)
+    monkeypatch.setattr(SequenceOutput, "append_all", wrong)
+    assert drafted_distribution.compared(["an edit"], 40)
