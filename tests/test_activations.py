@@ -477,7 +477,9 @@ def test_a_stopped_job_ends_in_the_same_files(file: Path, tmp_path: Path) -> Non
 def test_names_choose_the_engine_or_are_refused(file: Path, tmp_path: Path) -> None:
     lm = cutaway.load(file)
     assert lm.activations(["abc"], ["blocks.1.mlp.hidden"])["blocks.1.mlp.hidden"].shape == (3, 48)
-    assert lm.activations(["abc"], ["*.mlp.hidden"]).facts["engine"] == lm.engine_choice[0]
+    found = lm.activations(["abc"], ["*.mlp.hidden"])
+    assert found.facts["engine"] == lm.engine_choice[0]
+    assert found.facts["mlp_inputs"] == [f"blocks.{n}.mlp_norm" for n in range(len(lm.config.blocks))]
     assert lm.activations(["abc"], ["*.mlp.gate"]).facts["engine"] == "pytorch"
     asked = ["blocks.1.hook_resid_post", "blocks.*.attn.hook_z", "blocks.0.hook_resid_pre"]
     theirs = lm.activations(["abc"], asked)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.attention import gated, mha
+from cutaway.attention import gated, gqa, mha, mla
 from cutaway.commands import graph as graph_command
 from cutaway.errors import UserError
 from cutaway.hooks import tracing
@@ -21,10 +21,11 @@ from cutaway.inspect.graph.clamp import measured, passed_on, predicted, reduced,
 from cutaway.inspect.graph.layout import layout
 from cutaway.inspect.graph.logits import spaced
 from cutaway.inspect.graph.parts import Parts
+from cutaway.inspect.inputs import has_gate, mlp_input
 from cutaway.inspect.pairs import token_id
 from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.subject import Subject
-from cutaway.layers.config import MLP, Norm
+from cutaway.layers.config import MLP, MoE, Norm, Router
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder as Config
 from cutaway.model.decoder import Decoder
@@ -49,15 +50,38 @@ def _gated() -> Config:
     )
 
 
-MORE = {"parallel": _parallel, "gated": _gated}
-FAMILIES = [name for name in SHAPES if name != "mixture"] + list(MORE)
+def _olmo2() -> Config:
+    """Norms only after both halves, one norm over all queries; the MLP reads the residual stream itself."""
+    heads = gqa.Config(
+        heads=4, kv_heads=2, key_size=8, position=rope.Config(8), qk_norm=Norm(), qk_norm_over="width"
+    )
+    return Config(VOCAB, WIDTH, CONTEXT, (Block(heads, MLP(48), pre_norm=False, post_norm=True),) * 2)
+
+
+def _latent() -> Config:
+    """Latent attention, gated, its queries from a latent too; experts behind matrices that they share, with
+    biases; experts whose weights are on their inputs.
+    """
+    heads = mla.Config(
+        heads=4, key_size=8, rope_dim=4, latent=12, query_latent=16, gated=True, position=rope.Config(4)
+    )
+    experts = MoE(4, 2, 20, bias=True, latent=16, shared=12, shared_gate=True, out_scale=0.5)
+    weighed = MoE(3, 1, 16, router=Router(score="sigmoid", on_input=True), normalised=False, shared=8)
+    return Config(VOCAB, WIDTH, CONTEXT, tuple(Block(heads, mlp) for mlp in (experts, MLP(48), weighed)))
+
+
+MORE = {"parallel": _parallel, "gated": _gated, "olmo2": _olmo2, "latent": _latent}
+FAMILIES = [*SHAPES, *MORE]
 
 
 def model_of(family: str) -> Decoder:
-    if family not in MORE:
-        return decoder(family)
+    return perturbed(MORE[family]()) if family in MORE else decoder(family)
+
+
+def perturbed(config: Config) -> Decoder:
+    """A decoder with every weight moved off the value it starts at."""
     torch.manual_seed(0)
-    model = Decoder(MORE[family]()).eval()
+    model = Decoder(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
@@ -103,14 +127,13 @@ def frozen_run(model: Decoder) -> tuple[torch.Tensor, dict[str, Any], dict[str, 
         return of
 
     blocks = range(len(model.config.blocks))
-    parts = [f"blocks.{i}.{part}" for i in blocks for part in ("attention.z", "mlp.down")]
-    gates = [
-        f"blocks.{i}.attention.gate" for i in blocks if hasattr(model.config.blocks[i].attention, "per_head")
-    ]
-    inner = [f"blocks.{i}.mlp.{part}" for i in blocks for part in ("gate", "up", "hidden")]
+    parts = [f"blocks.{i}.attention.z" for i in blocks] + [site(model, i) for i in blocks]
+    frozen = [f"blocks.{i}.attention.gate" for i in blocks if has_gate(model.config.blocks[i].attention)]
+    dense = [i for i in blocks if isinstance(model.config.blocks[i].mlp, MLP)]
+    inner = [f"blocks.{i}.mlp.{part}" for i in dense for part in ("gate", "up", "hidden")]
     inner = [name for name in inner if not name.endswith("gate") or model.config.blocks[0].mlp.gated]
     edit = {name: leaf(name) for name in ("embed", *parts)}
-    edit |= dict.fromkeys(["*.pattern", "*.scale", "norm.scale", *gates], torch.Tensor.detach)
+    edit |= dict.fromkeys(["*.pattern", "*.scale", "norm.scale", *frozen], torch.Tensor.detach)
     with (
         tracing(
             model, *inner, *(f"blocks.{i}.{half}" for i in blocks for half in ("middle", "out")), edit=edit
@@ -119,6 +142,12 @@ def frozen_run(model: Decoder) -> tuple[torch.Tensor, dict[str, Any], dict[str, 
     ):
         logits = model(torch.tensor([TEXT]), torch.arange(len(TEXT))[None])[0]
     return logits, leaves, before | dict(seen)
+
+
+def site(model: Decoder, layer: int) -> str:
+    """The activation that a layer's neurons add up to."""
+    mlp = model.config.blocks[layer].mlp
+    return f"blocks.{layer}.mlp.{'down' if isinstance(mlp, MLP) else 'out'}"
 
 
 def effects_of(number: torch.Tensor, leaves: dict[str, Any], graph: Graph) -> dict[str, float]:
@@ -132,10 +161,11 @@ def effects_of(number: torch.Tensor, leaves: dict[str, Any], graph: Graph) -> di
     )
     found = {}
     for node in graph.nodes:
+        path = f"blocks.{node.layer}"
         name = {
             "embedding": "embed",
-            "head": f"blocks.{node.layer}.attention.z",
-            "mlp": f"blocks.{node.layer}.mlp.down",
+            "head": f"{path}.attention.z",
+            "mlp": next(one for one in (f"{path}.mlp.down", f"{path}.mlp.out", "embed") if one in leaves),
         }
         if node.kind not in name or grads[name[node.kind]] is None:
             continue
@@ -152,7 +182,7 @@ def along(out: torch.Tensor, leaf: torch.Tensor, at: tuple[int, ...], position: 
     return wrote / wrote.norm() @ matrix
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "gated", "parallel"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "gated", "parallel", "latent"])
 def test_effects_are_autograds_on_the_frozen_model(family: str) -> None:
     model, graph = whole(family, neurons=0)
     logits, leaves, before = frozen_run(model)
@@ -161,6 +191,7 @@ def test_effects_are_autograds_on_the_frozen_model(family: str) -> None:
     later = [
         [n for n, one in enumerate(graph.nodes) if one.kind == kind and one.layer] for kind in ("head", "mlp")
     ]
+    later[1] = [n for n in later[1] if isinstance(model.config.blocks[graph.nodes[n].layer].mlp, MLP)]
     for target in [*graph.logits[:2], *later[0][::9], *later[1][::5]]:
         node = graph.nodes[target]
         path = f"blocks.{node.layer}"
@@ -306,8 +337,12 @@ def test_what_has_no_graph_is_refused() -> None:
     ):
         with pytest.raises(UserError, match=why):
             attribution_graph(subject, TEXT, **options)
-    with pytest.raises(UserError, match="layer 0 of this model has a mixture of experts"):
-        attribution_graph(Subject.of(decoder("mixture"), Bytes()), TEXT)
+    own = MoE(4, 2, 20, shared=8, norms=Norm())
+    for mlp, why in ((own, "experts with norms of its own"), (MLP(8, hidden_norm=Norm()), "a norm within")):
+        blocks = tuple(replace(block, mlp=mlp) for block in SHAPES["llama"]().blocks)
+        model = Decoder(replace(SHAPES["llama"](), blocks=blocks))
+        with pytest.raises(UserError, match=f"layer 0 of this model has .*{why}"):
+            attribution_graph(Subject.of(model, Bytes()), TEXT)
     with pytest.raises(UserError, match="the text has no tokens"):
         attribution_graph(subject, [])
     with pytest.raises(UserError, match="a graph of 9,000 tokens has 144,000 nodes"):
@@ -318,7 +353,6 @@ def transcoders(model: Decoder, layers: dict[int, list[str]], skip: bool = False
     """Random ones: each reads a layer's MLP input and writes these activations."""
     made, random = [], np.random.default_rng(0)
     kind = "cross_layer" if any(len(writes) > 1 for writes in layers.values()) else "transcoder"
-    norm = "attention_norm" if model.config.blocks[0].parallel else "mlp_norm"
     for layer, writes in layers.items():
         shapes = {"W_enc": (24, WIDTH), "b_enc": (24,), "W_dec": (24, WIDTH * len(writes))}
         shapes |= {"b_dec": (WIDTH * len(writes),)} | (
@@ -329,7 +363,8 @@ def transcoders(model: Decoder, layers: dict[int, list[str]], skip: bool = False
             for name, shape in shapes.items()
         }
         widths = (WIDTH,) * (1 + len(writes))
-        card = Card(kind, "topk", (f"blocks.{layer}.{norm}",), tuple(writes), widths, "small", 24, 4, skip)
+        read = mlp_input(model.config, layer)
+        card = Card(kind, "topk", (read,), tuple(writes), widths, "small", 24, 4, skip)
         made.append(SAE(card, tensors))
     return made
 
@@ -340,6 +375,8 @@ SETS = {
     "gemma": ({1: ["blocks.1.mlp_post_norm"]}, False),
     "sandwich": ({0: ["blocks.0.mlp.down"], 1: ["blocks.1.mlp.down"]}, True),
     "parallel": ({0: ["blocks.0.mlp.down"], 1: ["blocks.1.mlp.down"]}, True),
+    "olmo2": ({0: ["blocks.0.mlp.down"], 1: ["blocks.1.mlp_post_norm"]}, True),
+    "latent": ({0: ["blocks.0.mlp.out"], 1: ["blocks.1.mlp.down"]}, True),
 }
 
 
@@ -351,7 +388,6 @@ def replaced_run(
     """
     inputs: dict[int, torch.Tensor] = {}
     leaves: dict[str, Any] = {}
-    norm = "attention_norm" if model.config.blocks[0].parallel else "mlp_norm"
     active = {one.layer: torch.zeros(len(TEXT), 24) for one in found}
     for node in graph.nodes:
         if node.kind == "feature":
@@ -378,14 +414,16 @@ def replaced_run(
         leaves["embed"] = value.detach().requires_grad_()
         return leaves["embed"]
 
+    blocks = enumerate(model.config.blocks)
+    gates = [f"blocks.{i}.attention.gate" for i, block in blocks if has_gate(block.attention)]
     edit: dict[str, Any] = {"embed": embed} | dict.fromkeys(
-        ["*.pattern", "*.scale", "norm.scale"], torch.Tensor.detach
+        ["*.pattern", "*.scale", "norm.scale", *gates], torch.Tensor.detach
     )
     for i in range(len(model.config.blocks)):
         after = any(f"blocks.{i}.mlp_post_norm" in one.writes for one in found)
-        site = f"blocks.{i}.mlp_post_norm" if after else f"blocks.{i}.mlp.down"
-        edit[site] = replaced(site, i)
-        edit[f"blocks.{i}.{norm}"] = lambda value, i=i: inputs.update({i: value[0]})
+        written = f"blocks.{i}.mlp_post_norm" if after else site(model, i)
+        edit[written] = replaced(written, i)
+        edit[mlp_input(model.config, i)] = lambda value, i=i: inputs.update({i: value[0]})
     with tracing(model, edit=edit), torch.enable_grad():
         logits = model(torch.tensor([TEXT]), torch.arange(len(TEXT))[None])[0]
     return logits, leaves, inputs

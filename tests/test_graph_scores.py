@@ -3,17 +3,34 @@
 import numpy as np
 import pytest
 
+from cutaway.attention import gqa
+from cutaway.attention.common.heads import Temperature
 from cutaway.errors import UserError
 from cutaway.inspect.graph.qk import score_parts
 from cutaway.inspect.subject import Subject
-from tests.small import Bytes, decoder
+from cutaway.layers.config import MLP, Norm
+from cutaway.model.block_config import Block
+from cutaway.model.config import Decoder as Config
+from cutaway.position import rope
+from tests.small import CONTEXT, VOCAB, WIDTH, Bytes, decoder
+from tests.test_graph import model_of, perturbed
 
 TEXT = list(b"all of it adds")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "sandwich"])
+SHARPER = {"each": {"qk_norm_over": "each"}, "after": {"qk_norm_after": True}}
+
+
+def _sharper(family: str) -> Config:
+    """A norm with weights for each head, or one after the rotation; queries that grow with the position."""
+    own = {"qk_norm": Norm(), "temperature": Temperature(0.3, 2, 1), **SHARPER[family]}
+    heads = gqa.Config(heads=4, kv_heads=2, key_size=8, position=rope.Config(8), **own)
+    return Config(VOCAB, WIDTH, CONTEXT, (Block(heads, MLP(48)),) * 2)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma", "sandwich", "olmo2", "latent", *SHARPER])
 def test_parts_sum_to_the_score(family: str) -> None:
-    model = decoder(family)
+    model = perturbed(_sharper(family)) if family in SHARPER else model_of(family)
     subject = Subject.of(model, Bytes())
     layer = len(model.config.blocks) - 1
     for head, query, key in ((0, -1, 3), (3, 9, 9), (2, -1, 11)):
@@ -21,7 +38,7 @@ def test_parts_sum_to_the_score(family: str) -> None:
         assert found.values.sum() == pytest.approx(found.facts["score"], abs=1e-4)
         (seen,) = subject.values([TEXT], [f"blocks.{layer}.attention.scores"])
         score = float(seen[f"blocks.{layer}.attention.scores"][head, query, key])
-        cap = model.config.blocks[layer].attention.softcap
+        cap = getattr(model.config.blocks[layer].attention, "softcap", None)
         plain = score if cap is None else cap * np.arctanh(score / cap)
         assert found.facts["score"] == pytest.approx(plain, abs=1e-4)
         assert found.axes["query part"][0] == "embedding" and found.axes["key part"][-1] == "constant"

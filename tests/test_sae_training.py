@@ -74,6 +74,16 @@ def test_a_transcoder_beats_the_linear_map(activation: str, data: Activations) -
     assert np.square(left).sum() < card.linear * np.square(y - y.mean(0)).sum()
 
 
+def test_an_mlp_reads_what_its_model_says(data: Activations) -> None:
+    """Without a norm before it (OLMo 2) an MLP reads the residual stream."""
+    shard = {name.replace("mlp_norm", "middle"): rows for name, rows in data.shards[0].items()}
+    inputs = [f"blocks.{n}.middle" for n in range(3)]
+    found = sae_training.mlp_pairs(Activations([shard], {**data.facts, "mlp_inputs": inputs}))
+    assert found == [(f"blocks.{n}.middle", f"blocks.{n}.mlp.down") for n in (0, 2)]
+    with pytest.raises(UserError, match=r"--names blocks\.0\.middle --names blocks\.0\.mlp\.down"):
+        sae_training.mlp_pairs(Activations(data.shards, {**data.facts, "mlp_inputs": inputs}))
+
+
 def test_a_linear_skip_takes_what_is_linear(data: Activations) -> None:
     random = np.random.default_rng(1)
     x = data["blocks.0.mlp_norm"]

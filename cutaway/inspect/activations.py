@@ -29,7 +29,9 @@ import numpy as np
 
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
+from cutaway.inspect.inputs import mlp_input
 from cutaway.inspect.names import aliases, check_list
+from cutaway.model.config import Decoder
 from cutaway.quantization import formats
 from cutaway.runtime import values
 from cutaway.store import files
@@ -74,7 +76,8 @@ class Piece(NamedTuple):
 class Activations:
     """A dataset of ``len()`` tokens: ``token_ids``, ``documents``, ``positions`` int32 [n], and rows by name.
 
-    ``facts`` say what it is of: model, engine, names, dtype, context. ``shards`` are mappings of arrays,
+    ``facts`` say what it is of: model, engine, names, dtype, context; and in ``mlp_inputs`` which activation
+    each layer's MLP reads. ``shards`` are mappings of arrays,
     mapped from their files; bfloat16, which numpy lacks, is uint16 there, and float32 in ``rows`` and
     ``batches``.
     """
@@ -248,6 +251,8 @@ def collect(
                 raise UserError(f"{path} is of other texts: give those that it was begun with, or force")
             done += sum(len(piece.ids) for piece in shard)
             progress("tokens", done, max_tokens)
+    if isinstance(lm.config, Decoder):
+        facts["mlp_inputs"] = [mlp_input(lm.config, n) for n in range(len(lm.config.blocks))]
     if folder is None:
         return Activations(kept, facts)
     files.write(folder / INDEX, json.dumps(facts | {"shards": count, "tokens": done}, indent=1))

@@ -36,6 +36,13 @@ def output_heads(config: Any) -> int:
     return config.heads // 2 if kind_of(config) == "differential" else config.heads
 
 
+def mlp_input(config: Decoder, layer: int) -> str:
+    """The activation that a layer's MLP reads: what a norm gives, or without one the residual stream."""
+    block = config.blocks[layer]
+    norm = "attention_norm" if block.parallel == "shared" else "mlp_norm"
+    return f"blocks.{layer}.{norm if norm in block.norms else 'middle'}"
+
+
 def source_layer(config: Decoder, layer: int) -> int:
     """The layer whose keys and values a layer reads: its own, or an earlier one's that lends them."""
     lender = getattr(config.blocks[layer].attention, "kv_layer", None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cutaway.inspect.instrumented import Instrumented
+from cutaway.inspect.instrumented import Instrumented, Values
 from cutaway.inspect.trace_values import TraceValues
 from cutaway.layers.config import MoE
 
@@ -21,21 +21,28 @@ def activations(trace: TraceValues, layer: int) -> np.ndarray:
     of, name = trace.config.blocks[layer].mlp, f"blocks.{layer}.mlp"
     if of is None:
         return np.empty((len(trace.ids), 0), np.float32)
-    if not isinstance(of, MoE):
-        return trace[f"{name}.hidden"]
-    expert_indices, weights = trace[f"{name}.expert_indices"], trace[f"{name}.expert_weights"]
+    return of_experts(trace, of, name) if isinstance(of, MoE) else trace[f"{name}.hidden"]
+
+
+def of_experts(seen: TraceValues | Values, of: MoE, name: str) -> np.ndarray:
+    """float32 [t f]: those of the mixture of this name."""
+    expert_indices, weights = seen[f"{name}.expert_indices"], seen[f"{name}.expert_weights"]
     parts: list[np.ndarray] = []
     for e in range(of.experts):
-        hidden = trace[f"{name}.experts.{e}.hidden"]  # of the tokens routed to it, in their order
+        hidden = seen[f"{name}.experts.{e}.hidden"]  # of the tokens routed to it, in their order
         token, rank = np.nonzero(expert_indices == e)
         part = np.zeros((len(expert_indices), hidden.shape[1]), np.float32)
         by = 1.0 if of.router.on_input else weights[token, rank, None]  # which is in what the expert read
         part[token] = hidden * by
         parts.append(part)
     if of.shared:
-        gate = 1 / (1 + np.exp(-trace[f"{name}.shared_gate"])) if of.shared_gate else 1.0
-        parts.append(gate * trace[f"{name}.shared.hidden"])
+        parts.append(shared_weight(seen, of, name) * seen[f"{name}.shared.hidden"])
     return np.concatenate(parts, axis=1)
+
+
+def shared_weight(seen: TraceValues | Values, of: MoE, name: str) -> np.ndarray | float:
+    """What multiplies the output of a mixture's shared expert: [t 1], or 1."""
+    return 1 / (1 + np.exp(-seen[f"{name}.shared_gate"])) if of.shared_gate else 1.0
 
 
 def output_weights(engine: Instrumented, layer: int) -> np.ndarray:
@@ -47,7 +54,7 @@ def output_weights(engine: Instrumented, layer: int) -> np.ndarray:
     if of is None:
         return np.empty((engine.config.width, 0), np.float32)
     if isinstance(of, MoE):
-        weight = _of_experts(engine, of, path)
+        weight = expert_outputs(engine, of, path)
     else:
         weight = engine.weight(f"{path}.down.weight")
     weight = weight if of.out_scale == 1.0 else weight * np.float32(of.out_scale)
@@ -56,7 +63,7 @@ def output_weights(engine: Instrumented, layer: int) -> np.ndarray:
     )
 
 
-def _of_experts(engine: Instrumented, of: MoE, path: str) -> np.ndarray:
+def expert_outputs(engine: Instrumented, of: MoE, path: str) -> np.ndarray:
     """The output weights of all experts' neurons, then of the shared one's."""
     own = [engine.weight(f"{path}.experts.{e}.down.weight") for e in range(of.experts)]
     weight = np.concatenate(own, axis=1)

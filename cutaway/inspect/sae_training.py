@@ -134,17 +134,18 @@ def train_set(
 
 def mlp_pairs(data: Activations) -> list[tuple[str, str]]:
     """What each MLP of the dataset reads and writes, by layer; UserError where it has none."""
-    found = []
+    found, inputs = [], data.facts.get("mlp_inputs")  # which datasets of before have not
     for name in data.names:
         match = LAYER.fullmatch(name)
-        if match is not None and match[2] == READ:
+        if match is not None and (match[2] == READ if inputs is None else name in inputs):
             written = [one for one in WRITTEN if f"blocks.{match[1]}.{one}" in data.names]
             found += [(int(match[1]), name, f"blocks.{match[1]}.{one}") for one in written[:1]]
     if not found:
+        read = f"blocks.0.{READ}" if inputs is None else inputs[0]
         raise UserError(
             "transcoders need what an MLP reads and writes, and the dataset has "
-            f"{', '.join(data.names)}: keep both by `cutaway activations TEXTS --names blocks.5.mlp_norm "
-            "--names blocks.5.mlp.down --output FOLDER`"
+            f"{', '.join(data.names)}: keep both by `cutaway activations TEXTS --names {read} "
+            "--names blocks.0.mlp.down --output FOLDER`"
         )
     return [(read, write) for _, read, write in sorted(found)]
 

@@ -20,6 +20,7 @@ from cutaway.errors import UserError
 from cutaway.inspect.graph.attribution_graph import Node
 from cutaway.inspect.graph.frozen import FrozenLayer
 from cutaway.inspect.graph.parts import Reads, Rows
+from cutaway.inspect.inputs import mlp_input
 from cutaway.inspect.sae import SAE
 
 AT_ONCE = 1 << 23  # numbers of directions that go down together
@@ -121,7 +122,7 @@ class Features:
         if self._after(i):
             return rows
         norm = layer.mlp_after
-        rows = rows * np.float32(getattr(layer.block.mlp, "out_scale", 1.0))
+        rows = rows * layer.mlp_scale
         rows = rows - rows.mean(-1, keepdims=True) if norm.centred else rows
         rows = rows * norm.inverse[at]
         return rows if norm.weight is None else rows * norm.weight
@@ -130,8 +131,9 @@ class Features:
         """The activations in which a source is written, before norms that follow, and its row of each."""
         node = self.nodes[n]
         if node.kind != "feature":
-            site = "mlp_post_norm" if self._after(node.layer) else "mlp.down"
-            return [(f"blocks.{node.layer}.{site}", None, self.errors[node.layer][node.position])]
+            of = self.layers[node.layer]
+            site = f"{of.path}.mlp_post_norm" if self._after(node.layer) else of.mlp_site
+            return [(site, None, self.errors[node.layer][node.position])]
         of = self.by_layer[node.layer]
         found = []
         for name in of.writes:
@@ -201,9 +203,8 @@ class Features:
     def _mlp(self, i: int, u: np.ndarray, effects: np.ndarray, passed: dict[int, np.ndarray]) -> np.ndarray:
         """Constants, and effects of what an MLP writes, along directions u; skips add to ``passed``."""
         layer = self.layers[i]
-        scale = np.float32(getattr(layer.block.mlp, "out_scale", 1.0))
         g = u * np.float32(layer.block.residual)
-        g = g if self._after(i) else layer.mlp_after.back(g) * scale  # of the MLP's output
+        g = g if self._after(i) else layer.mlp_after.back(g) * layer.mlp_scale  # of the MLP's output
         for one in self.writes[i]:
             for p in np.unique(one.positions):
                 here = one.positions == p
@@ -237,16 +238,13 @@ def _by_layer(layers: Sequence[FrozenLayer], dictionaries: Sequence[SAE]) -> dic
         if not 0 <= one.layer < len(layers):
             raise UserError(f"a transcoder reads layer {one.layer}, and this model has {len(layers)} layers")
         layer = layers[one.layer]
-        norm = "attention_norm" if layer.block.parallel == "shared" else "mlp_norm"
-        places = {
-            f"blocks.{i}.{site}"
-            for i in range(one.layer, len(layers))
-            for site in ("mlp.down", "mlp_post_norm")
-        }
-        if one.reads != (f"blocks.{one.layer}.{norm}",) or not set(one.writes) <= places:
+        read = mlp_input(layer.engine.config, one.layer)
+        later = layers[one.layer :]
+        places = {site for of in later for site in (of.mlp_site, f"{of.path}.mlp_post_norm")}
+        if one.reads != (read,) or not set(one.writes) <= places:
             raise UserError(
-                f"a transcoder reads blocks.{one.layer}.{norm}, and writes mlp.down of that layer or later "
-                f"ones: this one reads {', '.join(one.reads)} and writes {', '.join(one.writes)}"
+                f"a transcoder reads {read}, and writes {layer.mlp_site} or that of a later layer: this one "
+                f"reads {', '.join(one.reads)} and writes {', '.join(one.writes)}"
             )
         width = layer.middle.shape[-1]
         if set(one.card.widths) != {width}:
@@ -270,15 +268,11 @@ def _layer(name: str) -> int:
 
 
 def _site(of: SAE) -> str:
-    """What a transcoder writes of a layer: "mlp.down", or "mlp_post_norm"."""
+    """What a transcoder writes of a layer: "mlp.down", of a mixture "mlp.out", or "mlp_post_norm"."""
     return of.writes[0].split(".", 2)[2]
 
 
 def _true(layer: FrozenLayer, after: bool) -> np.ndarray:
     """float32 [t d]: what the MLP wrote, before or after a norm that follows."""
-    down = layer.seen[f"{layer.path}.mlp.down"]
-    return (
-        layer.mlp_after.forward(down * np.float32(getattr(layer.block.mlp, "out_scale", 1.0)))
-        if after
-        else down.copy()
-    )
+    written = layer.seen[layer.mlp_site]
+    return layer.mlp_after.forward(written * layer.mlp_scale) if after else written.copy()

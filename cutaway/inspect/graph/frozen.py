@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.inspect.inputs import has_gate
+from cutaway.inspect.graph import mixture
+from cutaway.inspect.inputs import has_gate, neuron_names
 from cutaway.inspect.instrumented import Instrumented, Values
-from cutaway.layers.config import MLP, Norm
+from cutaway.inspect.neurons import expert_outputs, of_experts
+from cutaway.layers.config import MoE, Norm
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder
 from cutaway.model.kinds import kind_of
 
-KINDS = ("mha", "gqa", "mqa", "local", "chunked", "streaming", "gated", "gated_local")
+LATENT = ("mla", "dsa")
+KINDS = ("mha", "gqa", "mqa", "local", "chunked", "streaming", "gated", "gated_local", *LATENT)
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,35 @@ class FrozenLayer:
 
     @cached_property
     def mlp_after(self) -> FrozenNorm:
-        scale = np.float32(getattr(self.block.mlp, "out_scale", 1.0))
-        return self._norm("mlp_post_norm", self.seen[f"{self.path}.mlp.down"] * scale)
+        return self._norm("mlp_post_norm", self.seen[self.mlp_site] * self.mlp_scale)
+
+    @cached_property
+    def groups(self) -> int:
+        """How many heads have values of their own."""
+        return self.of.heads if self.latent else self.of.groups
 
     @cached_property
     def values(self) -> np.ndarray:
-        """W_v by key-value head [g v d]."""
-        weight = self.engine.weight(f"{self.path}.attention.value.weight")
-        return weight.reshape(self.of.groups, -1, weight.shape[-1]) * np.float32(self.of.value_scale)
+        """W_v by key-value head [g v d], or of latent attention by the latent [h v c]."""
+        name = "value_up" if self.latent else "value"
+        weight = self.engine.weight(f"{self.path}.attention.{name}.weight")
+        scale = np.float32(getattr(self.of, "value_scale", 1.0))
+        return weight.reshape(self.groups, -1, weight.shape[-1]) * scale
+
+    @cached_property
+    def latent(self) -> tuple[FrozenNorm, np.ndarray] | None:
+        """Of latent attention the norm of the latent, and the matrix [c d] that makes it."""
+        if kind_of(self.of) not in LATENT:
+            return None
+        path = f"{self.path}.attention"
+        down = self.engine.weight(f"{path}.down.weight")[: self.of.latent]
+        read = self.attention_norm.forward(self.stream) @ down.T
+        return FrozenNorm.of(self.engine, f"{path}.latent_norm", self.of.norm, read), down
+
+    @cached_property
+    def key_sizes(self) -> np.ndarray:
+        """float32 [s 1]: the sizes of the norms on the way to a key's value."""
+        return self.attention_norm.inverse * (self.latent[0].inverse if self.latent else np.float32(1))
 
     @cached_property
     def outputs(self) -> np.ndarray:
@@ -156,12 +180,16 @@ class FrozenLayer:
         """
         z = np.einsum("htd,hvd->htv", self.attention_after.back(u), self.outputs)
         z = z if self.gate is None else z * self.gate
-        group = np.arange(self.of.heads) // (self.of.heads // self.of.groups)
+        group = np.arange(self.of.heads) // (self.of.heads // self.groups)
         read = np.einsum("htv,hvd->htd", z, self.values[group])
         constant = np.zeros(z.shape[:2])
         if (bias := self.weight("attention.value.bias")) is not None:
-            own = bias.reshape(self.of.groups, -1)[group] * np.float32(self.of.value_scale)
+            own = bias.reshape(self.groups, -1)[group] * np.float32(self.of.value_scale)
             constant = np.einsum("htv,hv->ht", z, own)
+        if self.latent:
+            norm, down = self.latent
+            constant = constant if norm.bias is None else constant + read @ norm.bias
+            read = norm.unsized(read) @ down
         if self.attention_norm.bias is not None:
             constant = constant + read @ self.attention_norm.bias
         return self.attention_norm.unsized(read), constant
@@ -172,12 +200,16 @@ class FrozenLayer:
         z = np.einsum("ntd,hvd->nhtv", self.attention_after.back(u), self.outputs, optimize=True)
         z = z if self.gate is None else z * self.gate
         z = np.matmul(self.pattern.swapaxes(-1, -2)[None], z)  # [n h s v]
-        z = z.reshape(len(u), self.of.groups, -1, *z.shape[2:]).sum(2)  # [n g s v]
+        z = z.reshape(len(u), self.groups, -1, *z.shape[2:]).sum(2)  # [n g s v]
         read = np.einsum("ngsv,gvd->nsd", z, self.values, optimize=True).astype(size)
         constant = np.zeros(len(u))
         if (bias := self.weight("attention.value.bias")) is not None:
-            own = bias.reshape(self.of.groups, -1) * size(self.of.value_scale)
+            own = bias.reshape(self.groups, -1) * size(self.of.value_scale)
             constant = np.einsum("ngsv,gv->n", z, own, optimize=True).astype(np.float64)
+        if self.latent:
+            norm, down = self.latent
+            constant = constant if norm.bias is None else constant + (read @ norm.bias).sum(-1)
+            read = norm.back(read) @ down
         if self.attention_norm.bias is not None:
             constant = constant + (read @ self.attention_norm.bias).sum(-1)
         return self.attention_norm.back(read), constant
@@ -185,9 +217,26 @@ class FrozenLayer:
     # The MLP: its neurons' activations as sums over what it reads
 
     @cached_property
+    def mixture(self) -> MoE | None:
+        """The MLP, if it is a mixture of experts."""
+        return self.block.mlp if isinstance(self.block.mlp, MoE) else None
+
+    @cached_property
+    def mlp_site(self) -> str:
+        """The activation that the MLP's neurons add up to."""
+        return f"{self.path}.mlp.{'out' if self.mixture else 'down'}"
+
+    @cached_property
+    def mlp_scale(self) -> np.float32:
+        """What multiplies that activation."""
+        mlp: Any = self.block.mlp
+        return np.float32(1 if self.mixture else mlp.out_scale)
+
+    @cached_property
     def hidden(self) -> np.ndarray:
-        """float32 [t f]: each neuron's activation."""
-        return self.seen[f"{self.path}.mlp.hidden"]
+        """float32 [t f]: each neuron's activation; in a mixture times its expert's weight."""
+        path = f"{self.path}.mlp"
+        return of_experts(self.seen, self.mixture, path) if self.mixture else self.seen[f"{path}.hidden"]
 
     @cached_property
     def mlp_input(self) -> np.ndarray:
@@ -195,19 +244,26 @@ class FrozenLayer:
         return self.mlp_norm.forward(self.stream if self.block.parallel else self.middle)
 
     @cached_property
+    def outer(self) -> np.ndarray:
+        """What each neuron adds to ``mlp_site``, for an activation of 1 [f d]."""
+        path = f"{self.path}.mlp"
+        if self.mixture:
+            return expert_outputs(self.engine, self.mixture, path).T * np.float32(self.mixture.out_scale)
+        return self.engine.weight(f"{path}.down.weight").T
+
+    @cached_property
     def down(self) -> np.ndarray:
-        """W_down by neuron [f d], with the factors after it."""
-        mlp: Any = self.block.mlp
-        weight = self.engine.weight(f"{self.path}.mlp.down.weight").T
-        return weight * np.float32(mlp.out_scale * self.block.residual)
+        """The same with the factors after it."""
+        return self.outer * (self.mlp_scale * np.float32(self.block.residual))
 
     @cached_property
     def mlp_constant(self) -> np.ndarray:
         """float32 [t d]: what the MLP adds whatever its neurons are."""
-        mlp: Any = self.block.mlp
-        bias = self.weight("mlp.down.bias")
+        path, bias = f"{self.path}.mlp", self.weight("mlp.down.bias")
+        if self.mixture:
+            bias = mixture.constant(self.engine, self.seen, path, self.mixture)
         rows = np.zeros_like(self.middle) if bias is None else np.broadcast_to(bias, self.middle.shape)
-        return self.mlp_after.forward(rows * np.float32(mlp.out_scale)) * np.float32(self.block.residual)
+        return self.mlp_after.forward(rows * self.mlp_scale) * np.float32(self.block.residual)
 
     @cached_property
     def mlp(self) -> np.ndarray:
@@ -231,10 +287,11 @@ class FrozenLayer:
         mlp: Any = self.block.mlp
         names, found = ("gate", "up") if mlp.gated else ("up",), []
         for name in names:
-            weight, bias = (
-                self.engine.weight(f"{self.path}.mlp.{name}.weight"),
-                self.weight(f"mlp.{name}.bias"),
-            )
+            path = f"{self.path}.mlp"
+            if self.mixture:
+                weight, bias = mixture.inputs(self.engine, path, self.mixture, name)
+            else:
+                weight, bias = self.engine.weight(f"{path}.{name}.weight"), self.weight(f"mlp.{name}.bias")
             x = self.mlp_input @ weight.T + (0 if bias is None else bias)
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.where(x == 0, 0, self.hidden / x) / np.float32(len(names))
@@ -281,22 +338,28 @@ def names(config: Decoder) -> list[str]:
             "attention.pattern",
             "attention.z",
             "attention.out",
-            "mlp.hidden",
-            "mlp.down",
+            "mlp.out" if isinstance(block.mlp, MoE) else "mlp.down",
         ]
         here += ["attention.gate"] if has_gate(block.attention) else []
         found += [f"blocks.{i}.{name}" for name in here]
-    return found
+    return [*found, *neuron_names(config)]
 
 
 def check(config: Decoder) -> None:
-    """UserError for a model whose layers are no sum of heads and a dense MLP."""
+    """UserError for a model whose layers are no sum of heads and an MLP."""
     for i, block in enumerate(config.blocks):
-        of: Any = block.attention
+        of, mlp = block.attention, block.mlp
+        before = "attention_norm" in block.norms and "bias" in block.norm.weights(1)
         for wrong, what in (
             (kind_of(of) not in KINDS, f"{kind_of(of)} attention"),
-            (block.mlp is not None and not isinstance(block.mlp, MLP), "a mixture of experts"),
-            (block.mlp is None, "no MLP"),
+            (kind_of(of) in LATENT and before, "a norm with a bias before latent attention"),
+            (mlp is None, "no MLP"),
+            (isinstance(mlp, MoE) and mlp.norms, "a mixture of experts with norms of its own"),
+            (
+                isinstance(mlp, MoE) and mlp.bias and mlp.router.on_input,
+                "experts with weights on inputs and biases",
+            ),
+            (getattr(mlp, "hidden_norm", None), "a norm within its MLP"),
             (
                 block.streams or block.laurel or block.shared or block.per_layer,
                 "more than one residual stream",
@@ -306,11 +369,11 @@ def check(config: Decoder) -> None:
         ):
             if wrong:
                 raise UserError(
-                    f"an attribution graph is of layers with softmax attention and a dense MLP: layer {i} of "
-                    f"this model has {what}"
+                    f"an attribution graph is of layers with softmax attention and an MLP: layer {i} of this "
+                    f"model has {what}"
                 )
-        odd = [name for name in ("clip", "value_norm", "kv_layer") if getattr(of, name) is not None]
-        if odd or of.value_of_key:
+        odd = [name for name in ("clip", "value_norm", "kv_layer") if getattr(of, name, None) is not None]
+        if odd or getattr(of, "value_of_key", False):
             why = odd[0] if odd else "the keys as values"
             raise UserError(
                 f"an attribution graph needs values that are a matrix times what attention reads: those of "

@@ -116,16 +116,9 @@ class Parts:
         of, p, path = self.layers[node.layer], node.position, f"blocks.{node.layer}"
         if node.kind == "head":
             return [(f"{path}.attention.z", node.index, of.seen[f"{path}.attention.z"][node.index, p])]
-        weight = of.engine.weight(f"{path}.mlp.down.weight")
         which = [node.index] if node.kind == "neuron" else self._single.get((node.layer, p), [])
-        wrote = weight[:, which] @ of.hidden[p, which]
-        return [
-            (
-                f"{path}.mlp.down",
-                None,
-                wrote if node.kind == "neuron" else of.seen[f"{path}.mlp.down"][p] - wrote,
-            )
-        ]
+        wrote = of.hidden[p, which] @ of.outer[which]
+        return [(of.mlp_site, None, wrote if node.kind == "neuron" else of.seen[of.mlp_site][p] - wrote)]
 
     def attends(self, n: int) -> np.ndarray | None:
         """The attention weights [t] of a head on the tokens; None of other sources."""
@@ -146,7 +139,7 @@ class Parts:
         read, constant = of.head_reads(unit)
         pattern = of.pattern[heads, at].astype(np.float32)  # [n s]
         constants = constant[heads, at] * pattern.sum(-1, dtype=np.float64)
-        weights = pattern * of.attention_norm.inverse[:, 0]
+        weights = pattern * of.key_sizes[:, 0]
         return Reads(read[heads, at], weights, self.norms[chosen], constants, float(self.times[chosen[0]]))
 
     def strongest_neurons(self, read: Sequence[tuple[Reads, np.ndarray]], count: int) -> list[Neuron]:
