@@ -27,17 +27,12 @@ from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import (
     LONGEST_MATCH,
-    MOST,
-    PROBE,
-    ROWS,
     SHORTEST_MATCH,
-    TRIED,
     DraftedText,
     Drafting,
     DraftLengths,
     DraftModel,
     PromptLookup,
-    StepTimes,
     match,
 )
 from cutaway.lm import LanguageModel
@@ -429,85 +424,6 @@ def test_a_draft_model_whose_logits_are_no_numbers_drafts_nothing():
     finally:
         scheduler.close()
     assert len(made.ids) == 5 and made.timings.drafted_tokens == 0
-
-
-# ---- how much is drafted -----------------------------------------------------------------------------------
-
-
-def learned(times: dict[int, float], right: int, tried: int, texts: int = 1, rooms: int = MOST) -> list[int]:
-    """The counts where steps take so long, and so many of the drafted tokens of each text were right."""
-    lengths, all_texts = DraftLengths(), []
-    for n in range(texts):
-        text = DraftedText(History([1, 2]), Sampler(SamplingParams()), "a" if n else "b")
-        for _ in range(tried):
-            text.update(1, 1 if right > 0 else 0)
-            right -= 1
-        all_texts.append(text)
-    for tokens, seconds in times.items():
-        lengths.times.record(tokens, seconds, tokens - texts)
-    return lengths.choose(all_texts, [rooms] * texts, PromptLookup())
-
-
-def test_as_much_is_drafted_as_pays():
-    cheap, dear = {1: 1.0, 2: 1.05, 5: 1.1, 17: 1.4}, {1: 1.0, 2: 2.0, 17: 17.0}
-    assert learned(cheap, 60, 60) == [MOST] and learned(cheap, 60, 60, rooms=3) == [3]
-    assert 1 <= learned(cheap, 30, 60)[0] < MOST
-    assert learned(cheap, 0, 60) == [0] and learned(dear, 60, 60)[0] == 0
-    assert learned({}, 60, 60) == [0], "what a step takes without drafts is not known"
-    assert sum(learned({8: 1.0, 60: 1.2}, 10**6, 60, texts=8)) == ROWS
-
-
-def test_another_client_is_not_slowed_by_drafts():
-    lengths = DraftLengths()
-    text = DraftedText(History([1, 2]), Sampler(SamplingParams()), "a")
-    for _ in range(60):
-        text.update(4, 4)
-    for tokens, seconds in ((2, 1.0), (3, 1.02), (4, 1.2), (18, 1.5)):
-        lengths.times.record(tokens, seconds, tokens - 2)
-    assert lengths.choose([text], [MOST], PromptLookup(), ["a"]) == [MOST]
-    assert lengths.choose([text], [MOST], PromptLookup(), ["b"]) == [1], "a step of 1.02 is within 1 / 0.97"
-
-
-def test_steps_are_tried_now_and_then():
-    lengths = DraftLengths()
-    text = DraftedText(History([1, 2]), Sampler(SamplingParams()))
-    for tokens, seconds in ((1, 1.0), (2, 2.5), (17, 40.0)):
-        lengths.times.record(tokens, seconds, tokens - 1)
-    counts = [lengths.choose([text], [MOST], PromptLookup())[0] for _ in range(8 * PROBE)]
-    assert set(counts) == {0, TRIED}
-    first, second, third = (at for at, count in enumerate(counts) if count)
-    assert PROBE <= first < second - first < third - second < 5 * PROBE, "ever more seldom"
-    for _ in range(20):
-        lengths.times.record(2, 1.0, 1)
-        lengths.times.record(17, 1.0, 16)
-    counts = [lengths.choose([text], [MOST], PromptLookup())[0] for _ in range(PROBE)]
-    assert counts.count(0) == 1, "now and then a step without drafts is measured"
-
-
-def test_what_a_step_takes_is_read_off_measured_ones():
-    times = StepTimes()
-    times.record(4, 2.0)
-    assert times.seconds(4, 0) == [2.0] and 2.0 < times.seconds(4, 4)[-1] < 3.0
-    for seconds in (3.0, 9.0, 3.0):
-        times.record(6, seconds, 2)
-    assert times.seconds(4, 4) == [2.0, 2.5, 3.0, 3.5, 4.0] and not times.knows(6)
-
-
-def test_a_few_steps_that_happened_to_be_fast_do_not_decide():
-    times, dice = StepTimes(), np.random.default_rng(0)
-    times.record(8, 1.0)
-    for _ in range(60):
-        more = int(dice.integers(1, ROWS))
-        times.record(8 + more, float((1 + more / 16) * dice.uniform(0.7, 1.6)), more)
-    found = np.array(times.seconds(8, ROWS))
-    assert (found / (1 + np.arange(ROWS + 1) / 16)).min() > 0.85
-
-
-def test_what_follows_a_rejected_token_says_nothing():
-    text = DraftedText(History([1, 2]), Sampler(SamplingParams()))
-    for _ in range(40):
-        text.update(16, 1)
-    assert text.chance(0.5) == pytest.approx(0.5, abs=0.01)
 
 
 # ---- what is refused, and what is counted ------------------------------------------------------------------

@@ -75,8 +75,8 @@ def _verify(
 ) -> Iterator[Piece | None]:
     """Piece by piece as `_decode`, but each forward pass reads the last token and the draft after it."""
     while True:
-        began = time.perf_counter()
         (draft,) = drafting.drafts([text], [output.room])
+        began = time.perf_counter()  # the proposer knows what drafting takes
         session.truncate(len(output.history.ids) - 1)  # drafts that were read and rejected
         if draft:
             logits = session.prefill_all_logits([output.history.last, *draft])

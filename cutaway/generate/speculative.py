@@ -1,11 +1,12 @@
 """Speculative decoding: a cheap proposer drafts tokens, and the model verifies them in one forward pass.
 
-A pass over five tokens costs little more than over one, since the weights are read from memory once. Two
-proposers:
+A pass over five tokens costs little more than over one, since the weights are read from memory once.
+Proposers:
 
 - `PromptLookup` (prompt lookup, after 2304.04487): the text's last few tokens occurred before, so what
   followed them then may follow now. It costs nothing, and is for texts that repeat themselves: code, lists.
 - `DraftModel`: a smaller model of the same vocabulary drafts (2211.17192, 2302.01318).
+- `HeadProposer` (draft_heads.py): a head on the model's own hidden states (MTP, EAGLE-3).
 
 The text is the one that the model writes without drafts, for every seed. Each token is chosen from the
 model's logits by the sampler as always, and a drafted token is accepted if it is the one that was chosen. A
@@ -24,7 +25,7 @@ import math
 import statistics
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,12 +37,18 @@ from cutaway.generate.sample import History, Sampler, mask_padding
 MOST = 16  # drafted tokens of a text in a step
 ROWS = 48  # drafted tokens of all texts in a step
 LONGEST_MATCH, SHORTEST_MATCH = 16, 2  # tokens at the end that must have occurred before
-USUAL = 8  # the latest steps of so many tokens, whose median is what such a step takes
+USUAL = 8  # half of the latest steps of so many tokens, whose median is what such a step takes
+KNOWN = 3  # steps without drafts, before some are drafted beside as many texts
 PRIOR = 4.0  # drafts that what is known of other texts counts for
 REMEMBERED = 64.0  # drafts of a text, after which older ones count half
 ONE_MORE = 1 / 32  # of a step without drafts, that one more token is taken to cost before any was measured
 PROBE = 32  # steps after which one is tried without drafts, or with, to see what it takes
+STALE = 512  # steps after which it is not known any more what one with so many drafts takes
 SELDOM = 1024  # steps after which drafts are tried that never pay
+SPENT = 0.01  # of its time that a step without drafts may spend on looking for some, or on trying them
+LONGEST_REST = 16  # steps in which none are looked for, where looking takes more
+WORTH = 1.05  # times the pace without drafts, that drafting must promise: what is measured is a little wrong
+LEAST_GAIN = 0.02  # of a token, below which one more drafted is none
 TRIED = 2  # tokens that are drafted to see what a step takes
 SLOWER = 0.97  # of its pace without drafts, that the drafts of others leave to a client
 CATCH_UP = 256  # ids of texts that a draft model reads in a step to know them
@@ -71,7 +78,16 @@ class DraftedText:
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Drafts how texts go on. It proposes the same for the same text."""
+    """Drafts how texts go on. It proposes the same for the same text.
+
+    ``watches``: the model's values that it is shown of all ids that are read (``see``).
+    """
+
+    watches: tuple[str, ...]
+
+    def see(self, text: DraftedText, start: int, values: Mapping[str, np.ndarray]) -> None:
+        """Rows of the ids of a text from position ``start`` on, which the model has read: drafts too."""
+        ...
 
     def kind(self, text: DraftedText) -> int | None:
         """The kind of draft that can be proposed, for which acceptance is learned; None: there is none."""
@@ -88,6 +104,11 @@ class Proposer(Protocol):
 
 class PromptLookup:
     """What followed the last tokens where they occurred before: the longest match, of those the latest."""
+
+    watches: tuple[str, ...] = ()
+
+    def see(self, text: DraftedText, start: int, values: Mapping[str, np.ndarray]) -> None:
+        """It watches nothing."""
 
     def kind(self, text: DraftedText) -> int | None:
         text.own = found = match(text.history.ids)
@@ -116,15 +137,59 @@ def match(ids: np.ndarray) -> tuple[int, int] | None:
     return found if found is not None and found[1] >= SHORTEST_MATCH else None
 
 
-class DraftModel:
-    """A smaller model, which draws as each text's own sampler will. ``vocab``: how many ids are tokens."""
+class Drawing:
+    """Draws from logits as each text's own sampler will. ``vocab``: how many ids are tokens."""
 
-    def __init__(self, engine: Any, vocab: int) -> None:
-        self.engine, self.vocab = engine, vocab
+    watches: tuple[str, ...] = ()
+
+    def __init__(self, vocab: int) -> None:
+        self.vocab = vocab
         self._rounds: deque[float] = deque(maxlen=USUAL)  # seconds of a token of each text
 
+    def see(self, text: DraftedText, start: int, values: Mapping[str, np.ndarray]) -> None:
+        """It watches nothing."""
+
+    def read(self, texts: Sequence[DraftedText], ahead: Sequence[np.ndarray], round: int) -> np.ndarray:
+        """The logits float32 [b v] of what comes after the ids of each text and of its draft so far."""
+        raise NotImplementedError
+
+    def propose(self, texts: Sequence[DraftedText], counts: Sequence[int]) -> list[list[int]]:
+        drafts: list[list[int]] = [[] for _ in texts]
+        ahead = {n: text.history.copy() for n, text in enumerate(texts) if counts[n]}
+        generators = {
+            n: copy.deepcopy(texts[n].sampler.generator) for n in ahead if not texts[n].sampler.greedy
+        }
+        for round in range(max(counts, default=0)):
+            began = time.perf_counter()
+            going = [n for n in ahead if counts[n] > round]
+            if not going:
+                break
+            rows = self.read([texts[n] for n in going], [ahead[n].ids for n in going], round)
+            for n, row in zip(going, rows, strict=True):
+                try:
+                    processed = texts[n].sampler.process(mask_padding(row, self.vocab), ahead[n])
+                except (UserError, OperationalError):  # nothing can be drawn from the draft's logits
+                    del ahead[n]
+                    continue
+                drafts[n].append(texts[n].sampler.choose(processed, generators.get(n)))
+                ahead[n].append(drafts[n][-1])
+            if round:  # the first catches up too
+                self._rounds.append(time.perf_counter() - began)
+        return drafts
+
+    def seconds(self, rounds: int) -> float:
+        return rounds * statistics.median(self._rounds) if self._rounds else 0.0
+
+
+class DraftModel(Drawing):
+    """A smaller model of the same vocabulary."""
+
+    def __init__(self, engine: Any, vocab: int) -> None:
+        super().__init__(vocab)
+        self.engine = engine
+
     def kind(self, text: DraftedText) -> int | None:
-        if len(text.history.ids) >= self.engine.max_context:
+        if len(text.history.ids) + MOST >= self.engine.max_context:
             return None
         if text.own is None:
             text.own = _Read(self.engine)
@@ -136,35 +201,13 @@ class DraftModel:
         text.own.ids += ids
         return None
 
-    def propose(self, texts: Sequence[DraftedText], counts: Sequence[int]) -> list[list[int]]:
-        drafts: list[list[int]] = [[] for _ in texts]
-        ahead = {n: text.history.copy() for n, text in enumerate(texts) if counts[n]}
-        generators = {
-            n: copy.deepcopy(texts[n].sampler.generator) for n in ahead if not texts[n].sampler.greedy
-        }
-        for round in range(max(counts, default=0)):
-            began = time.perf_counter()
-            going = [n for n in ahead if counts[n] > round and len(ahead[n].ids) < self.engine.max_context]
-            if not going:
-                break
-            reads = [ahead[n].ids[len(texts[n].own.ids) :].tolist() for n in going]
-            ends = (np.cumsum([len(ids) for ids in reads]) - 1).tolist()
-            rows = self.engine.read(reads, [texts[n].own.state for n in going], ends)
-            for n, ids, row in zip(going, reads, rows, strict=True):
-                texts[n].own.ids += ids
-                try:
-                    processed = texts[n].sampler.process(mask_padding(row, self.vocab), ahead[n])
-                except (UserError, OperationalError):  # nothing can be drawn from the draft's logits
-                    del ahead[n]
-                    continue
-                drafts[n].append(texts[n].sampler.choose(processed, generators.get(n)))
-                ahead[n].append(drafts[n][-1])
-            if len(reads) == sum(map(len, reads)):  # and nothing that was read to catch up
-                self._rounds.append(time.perf_counter() - began)
-        return drafts
-
-    def seconds(self, rounds: int) -> float:
-        return rounds * statistics.median(self._rounds) if self._rounds else 0.0
+    def read(self, texts: Sequence[DraftedText], ahead: Sequence[np.ndarray], round: int) -> np.ndarray:
+        reads = [ids[len(text.own.ids) :].tolist() for text, ids in zip(texts, ahead, strict=True)]
+        ends = (np.cumsum([len(ids) for ids in reads]) - 1).tolist()
+        rows = self.engine.read(reads, [text.own.state for text in texts], ends)
+        for text, ids in zip(texts, reads, strict=True):
+            text.own.ids += ids
+        return rows
 
 
 class _Read:
@@ -188,6 +231,26 @@ class _Read:
         return len(self.ids)
 
 
+class _Usual:
+    """The latest steps of about so many tokens: their mean number, and the median of what they took."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[int, float]] = deque(maxlen=2 * USUAL)
+        self.tokens = self.seconds = 0.0
+        self.last = 0  # the number of the latest of them among all steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, tokens: int, seconds: float, number: int) -> None:
+        self._steps.append((tokens, seconds))
+        self.last = number
+        taken = sorted(seconds for _, seconds in self._steps)
+        self.tokens = sum(tokens for tokens, _ in self._steps) / len(taken)
+        # of two the faster: what delayed the other would keep so many from being drafted again
+        self.seconds = taken[0] if len(taken) == 2 else statistics.median(taken)
+
+
 class StepTimes:
     """What steps take, by the number of tokens that they read, all of which decode.
 
@@ -196,34 +259,51 @@ class StepTimes:
     """
 
     def __init__(self) -> None:
-        self._plain: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))
-        self._drafted: dict[int, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=2 * USUAL))
+        self._plain: dict[int, _Usual] = defaultdict(_Usual)
+        self._drafted: dict[int, _Usual] = defaultdict(_Usual)
+        self._number = 0
 
     def record(self, tokens: int, seconds: float, drafted: int = 0) -> None:
         """A step of so many tokens, of which so many were drafted, took so long."""
-        if drafted:
-            self._drafted[round(4 * math.log2(tokens))].append((tokens, seconds))
-        else:
-            self._plain[tokens].append(seconds)
+        self._number += 1
+        usual = self._drafted[round(4 * math.log2(tokens))] if drafted else self._plain[tokens]
+        usual.add(tokens, seconds, self._number)
 
     def knows(self, tokens: int) -> bool:
-        """Whether there was a step of so many without drafts."""
-        return tokens in self._plain
+        """Whether there were enough steps of so many without drafts, and one of them lately."""
+        usual = self._plain.get(tokens)
+        return usual is not None and len(usual) >= KNOWN and self._number - usual.last < PROBE
+
+    def without(self, tokens: int) -> float:
+        """What a step of so many takes without drafts; 0 where there was none."""
+        return self._plain[tokens].seconds if tokens in self._plain else 0.0
+
+    def reach(self, base: int) -> int:
+        """How many tokens may be drafted beside ``base`` others: twice as many as steps had, because what
+        one takes is not known far past those that were measured.
+        """
+        seen = max((steps.tokens for steps in self._lately(base) if len(steps) > 1), default=base) - base
+        return max(TRIED, base // 4, int(2 * seen))
 
     def seconds(self, base: int, most: int) -> list[float]:
         """What steps take of ``base`` tokens without drafts, and of up to ``most`` more: a straight line
         between measured ones, and past them the one from the first to the last.
         """
-        counts, usual = [float(base)], [statistics.median(self._plain[base])]
-        for _, steps in sorted(self._drafted.items()):
-            tokens = statistics.fmean(count for count, _ in steps)
-            if tokens > base:
-                counts.append(tokens)
-                usual.append(max(usual[0], statistics.median(seconds for _, seconds in steps)))
-        found = np.interp(np.arange(base, base + most + 1), counts, usual)
-        last = counts[-1]
-        per_token = (usual[-1] - usual[0]) / (last - base) if last > base else ONE_MORE * usual[0]
-        return (found + per_token * np.maximum(np.arange(base, base + most + 1) - last, 0)).tolist()
+        counts, usual = [float(base)], [self._plain[base].seconds]
+        per_token = ONE_MORE * usual[0]
+        for steps in self._lately(base):
+            line = usual[0] + per_token * (steps.tokens - base)
+            counts.append(steps.tokens)
+            # one step alone may have been delayed: it is not slower than others let expect
+            usual.append(max(usual[0], steps.seconds if len(steps) > 1 else min(steps.seconds, line)))
+            per_token = (usual[-1] - usual[0]) / (counts[-1] - base)
+        at = np.arange(base, base + most + 1)
+        return (np.interp(at, counts, usual) + per_token * np.maximum(at - counts[-1], 0)).tolist()
+
+    def _lately(self, base: int) -> list[_Usual]:
+        """The steps with drafts of more than ``base`` tokens, of which one was lately, by their tokens."""
+        found = (steps for _, steps in sorted(self._drafted.items()) if steps.tokens > base)
+        return [steps for steps in found if self._number - steps.last < STALE]
 
 
 class DraftLengths:
@@ -231,9 +311,9 @@ class DraftLengths:
 
     def __init__(self) -> None:
         self.times = StepTimes()
-        self._learned: dict[int, Counter[str]] = defaultdict(lambda: Counter(right=1, tried=2))
-        self._steps = self._idle = 0  # steps, and those since drafting paid or was tried
-        self._patience = PROBE  # idle steps before it is tried again
+        self._learned: dict[int, Counter[str]] = defaultdict(lambda: Counter(right=2, tried=4))
+        self._idle = 0  # steps since drafting paid or was tried
+        self._wait = PROBE  # idle steps before it is tried again
 
     def choose(
         self,
@@ -245,37 +325,61 @@ class DraftLengths:
         """The count of each text, of at most ``rooms``. ``others``: the clients of the step's other texts,
         which have no draft.
         """
-        self._steps += 1
         base = len(texts) + len(others)
-        if not self.times.knows(base) or self._steps % PROBE == 0:
+        if not self.times.knows(base):
             return [0] * len(texts)
         chances = [text.chance(self._prior(text.kind)) for text in texts]
-        gains = sorted(
-            (-(chance**depth), depth, n)
-            for n, chance in enumerate(chances)
-            for depth in range(1, min(rooms[n], MOST) + 1)
-        )[:ROWS]
-        times = self.times.seconds(base, len(gains))
-        counts, best, fastest = [0] * len(texts), [0] * len(texts), base / times[0]
-        written = float(base)
+        gains = _gains(chances, rooms)[: min(ROWS, self.times.reach(base))]
+        times = self.times.seconds(base, max(len(gains), TRIED, base // 4))
+        # with all of them accepted for nothing it would still not pay
+        hopeless = base - sum(gain for gain, _, _ in gains) <= base * WORTH
+        best = None if hopeless else self._best(texts, gains, times, proposer, others)
+        if best is not None:
+            self._idle, self._wait = 0, PROBE
+            return best
+        self._idle += 1
+        if self._idle < self._wait:
+            return [0] * len(texts)
+        return self._tried(chances, rooms, times, proposer)
+
+    def _best(
+        self,
+        texts: Sequence[DraftedText],
+        gains: Sequence[tuple[float, int, int]],
+        times: Sequence[float],
+        proposer: Proposer,
+        others: Sequence[str],
+    ) -> list[int] | None:
+        """The counts with the most tokens a second; None where too few more are written than without."""
+        counts, best, base = [0] * len(texts), None, len(texts) + len(others)
+        fastest, written, deepest, ahead = base / times[0] * WORTH, float(base), 0, 0.0
         clients = Counter([*(text.client for text in texts), *others])
         of_client = {client: float(count) for client, count in clients.items()}
         for more, (gain, depth, n) in enumerate(gains, start=1):
             counts[n], written = depth, written - gain
             of_client[texts[n].client] -= gain
-            seconds = times[more] + proposer.seconds(max(counts))
+            if depth > deepest:
+                deepest, ahead = depth, proposer.seconds(depth)
+            seconds = times[more] + ahead
+            if written / seconds <= fastest:
+                continue
             slower = seconds / times[0] * SLOWER
-            fair = all(of_client[client] >= count * slower for client, count in clients.items())
-            if fair and written / seconds > fastest:
+            if len(clients) == 1 or all(of_client[one] >= count * slower for one, count in clients.items()):
                 best, fastest = list(counts), written / seconds
-        if any(best):
-            self._idle, self._patience = 0, PROBE
-            return best
-        self._idle += 1
-        if self._idle < self._patience:
-            return best
-        self._idle, self._patience = 0, min(2 * self._patience, SELDOM)
-        return [min(TRIED, room) for room in rooms]
+        return best
+
+    def _tried(
+        self, chances: Sequence[float], rooms: Sequence[int], times: Sequence[float], proposer: Proposer
+    ) -> list[int]:
+        """A few tokens of the likeliest texts, to see what becomes of them: the more seldom the more that
+        costs, and the more often it was in vain.
+        """
+        counts, rows = [0] * len(chances), len(times) - 1
+        for n in sorted(range(len(chances)), key=lambda n: -chances[n]):
+            counts[n] = min(TRIED, rooms[n], max(0, rows - sum(counts)))
+        cost = (times[sum(counts)] - times[0] + proposer.seconds(max(counts))) / times[0]
+        self._idle, self._wait = 0, min(max(2 * self._wait, int(cost / SPENT)), SELDOM)
+        return counts
 
     def _prior(self, kind: int) -> float:
         learned = self._learned[kind]
@@ -285,9 +389,24 @@ class DraftLengths:
         """Record how a draft fared."""
         text.update(drafted, accepted)
         learned = self._learned[text.kind]
-        learned.update(right=accepted, tried=accepted + (accepted < drafted))
+        learned["right"] += accepted
+        learned["tried"] += accepted + (accepted < drafted)
         if learned["tried"] > 16 * REMEMBERED:
             learned["right"], learned["tried"] = learned["right"] // 2, learned["tried"] // 2
+
+
+def _gains(chances: Sequence[float], rooms: Sequence[int]) -> list[tuple[float, int, int]]:
+    """How likely each token of a draft counts, negative, with its place there and its text; best first."""
+    gains = list[tuple[float, int, int]]()
+    for n, chance in enumerate(chances):
+        gain = 1.0
+        for depth in range(1, min(rooms[n], MOST) + 1):
+            gain *= chance
+            if gain < LEAST_GAIN:
+                break
+            gains.append((-gain, depth, n))
+    gains.sort()
+    return gains
 
 
 class Drafting:
@@ -295,26 +414,36 @@ class Drafting:
 
     def __init__(self, proposer: Proposer, lengths: DraftLengths | None = None) -> None:
         self.proposer, self.lengths = proposer, lengths or DraftLengths()
+        self._rest = 0  # steps for which no draft is looked for
 
     def drafts(
         self, texts: Sequence[DraftedText], rooms: Sequence[int], others: Sequence[str] = ()
     ) -> list[list[int]]:
         """The draft of each text, of at most so many tokens; ``others`` as `DraftLengths.choose` has them."""
+        drafts: list[list[int]] = [[] for _ in texts]
+        if self._rest:
+            self._rest -= 1
+            return drafts
+        began = time.perf_counter()
         able = list[int]()
         for n, (text, room) in enumerate(zip(texts, rooms, strict=True)):
             kind = self.proposer.kind(text) if room > 0 else None
             if kind is not None:
                 text.kind = kind
                 able.append(n)
-        drafts: list[list[int]] = [[] for _ in texts]
-        if not able:
-            return drafts
         chosen = [texts[n] for n in able]
         beside = [text.client for n, text in enumerate(texts) if n not in able]
-        counts = self.lengths.choose(chosen, [rooms[n] for n in able], self.proposer, [*beside, *others])
+        counts = (
+            self.lengths.choose(chosen, [rooms[n] for n in able], self.proposer, [*beside, *others])
+            if able
+            else []
+        )
         if any(counts):
             for n, draft in zip(able, self.proposer.propose(chosen, counts), strict=True):
                 drafts[n] = draft
+        elif usual := self.lengths.times.without(len(texts) + len(others)):
+            looked = time.perf_counter() - began
+            self._rest = min(int(looked / (SPENT * usual)), LONGEST_REST)
         return drafts
 
 
