@@ -314,6 +314,7 @@ class Scheduler:
             (able if sequence.decoding else unread).append(sequence)
         decoding = self._turns.choose(able)
         drafts = self._drafts(decoding) if not unread else [()] * len(decoding)
+        drafted = time.perf_counter()
         chunks = [
             Chunk(sequence, [sequence.output.history.last, *draft], draft=draft)
             for sequence, draft in zip(decoding, drafts, strict=True)
@@ -349,7 +350,8 @@ class Scheduler:
         tokens = sum(len(chunk.ids) for chunk in chunks[: len(decoding)])
         self._budget.record(tokens, prompt_ids, seconds, waiting)
         if self._drafting is not None and not unread:
-            self._drafting.lengths.times.record(tokens, seconds, tokens - len(decoding))
+            own = time.perf_counter() - drafted  # the proposer knows what drafting takes
+            self._drafting.lengths.times.record(tokens, own, tokens - len(decoding))
         with self._wake:
             self._counts["steps"] += 1
             self._step_seconds += seconds
