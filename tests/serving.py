@@ -90,6 +90,7 @@ def running(
     max_memory: int | None = None,
     tracing: Any = None,
     lenses: Any = None,
+    dictionaries: Sequence[Any] = (),
     runs: Any = None,
     **limits: Any,
 ) -> Iterator[Server]:
@@ -101,6 +102,7 @@ def running(
         "lenient": lenient,
         "adapters": dict(adapters or {}),
         "lenses": lenses or {},
+        "dictionaries": dictionaries,
     }
     more |= {"pooling": pooling, "dimensions": dimensions, "adapter_folder": adapter_folder}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)

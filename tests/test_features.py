@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ import pytest
 
 import cutaway
 from cutaway.cli import main
+from cutaway.commands import serve, serve_options
+from cutaway.commands.serve_options import Several
 from cutaway.errors import UserError
-from cutaway.inspect import feature_labels, features, sae_check, sae_folders, sae_training
+from cutaway.inspect import dictionaries, feature_labels, features, sae_check, sae_folders, sae_training
 from cutaway.inspect.activations import Activations
 from cutaway.inspect.arrays import log_softmax
 from cutaway.inspect.features import Scan
 from cutaway.inspect.sae import SAE, Card
 from cutaway.serve.edit_schema import MODELS
+from cutaway.serve.service import Limits
+from cutaway.weights import safetensors
 from tests.small import model_file
 
 TEXTS = [
@@ -41,6 +46,57 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sae_training.train(data, NAMES, kind="transcoder", **options).save(here / "made")
     (here / "texts.jsonl").write_text("".join(json.dumps({"text": text[::-1]}) + "\n" for text in TEXTS))
     return here
+
+
+def test_texts_are_kept_beside_a_dictionary_and_read_back(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "set" / "layer_1"
+    shutil.copytree(folder / "made", own)
+    assert main(["sae", "texts", str(tmp_path / "set"), str(folder / "acts"), "--threads", "1"]) == 0
+    lm, scan = (
+        cutaway.load(folder / "tiny.gguf"),
+        Scan(sae_folders.load(own), Activations.open(folder / "acts")),
+    )
+    features.set_label(own, 3, "a label")
+    (found,) = dictionaries.read(tmp_path / "set", lm)
+    kept = found.contexts
+    assert kept is not None and found.labels == {3: "a label"}
+    assert (kept.often == scan.often.astype(np.float32)).all() and (kept.most == scan.most).all()
+    strongest = int(scan.often.argmax())
+    ids, at, activation = next(kept.of(strongest))
+    example = scan.example(strongest, int(scan.best[strongest, 0]))
+    assert (tuple(ids), at) == (example.ids, example.at)
+    assert activation == pytest.approx(example.strength, rel=1e-5) and activation == scan.most[strongest]
+    fires = [bool(list(kept.of(one))) for one in range(48)]
+    assert fires == (scan.often > 0).tolist()
+    tensors = safetensors.read(own / dictionaries.CONTEXTS)
+    tensors["ids"] = ("I32", kept.ids.shape, np.where(kept.ids >= 0, 9999, -1).astype(np.int32))
+    safetensors.write(own / dictionaries.CONTEXTS, tensors)
+    with pytest.raises(UserError, match="of another dictionary or another tokenizer: make it anew"):
+        dictionaries.read(tmp_path / "set", lm)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"), [("blocks.9.mlp_norm", "other: there is no blocks.9.mlp_norm: this model's"), (NAMES[0], "of 3 numbers")]
+)
+def test_a_dictionary_of_another_model_is_refused(
+    folder: Path, tmp_path: Path, values: str, why: str
+) -> None:
+    card = Card("transcoder", "topk", (values,), (NAMES[1],), (3, 3), "another", 2, 1)
+    SAE(
+        card,
+        {
+            "W_enc": np.ones((2, 3), "f4"),
+            "W_dec": np.ones((2, 3), "f4"),
+            "b_enc": np.zeros(2, "f4"),
+            "b_dec": np.zeros(3, "f4"),
+        },
+    ).save(tmp_path / "other")
+    given = serve_options.Loading(features=(str(tmp_path / "other"),))
+    with pytest.raises(UserError, match=why):
+        serve.Loader((str(folder / "tiny.gguf"),), given, Several(), Limits()).models()
+    given = serve_options.Loading(features=(str(tmp_path / "none"),))
+    with pytest.raises(UserError, match="there is no such folder"):
+        serve.Loader((str(folder / "tiny.gguf"),), given, Several(), Limits()).models()
 
 
 def test_the_replacement_is_the_model_with_what_is_written_in_place(folder: Path) -> None:

@@ -4,16 +4,19 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cutaway.inspect import tuned_maps
+from cutaway.inspect import features, tuned_maps
 from cutaway.inspect.arrays import log_softmax, softmax
+from cutaway.inspect.dictionaries import Contexts, Dictionary
 from cutaway.inspect.edits import Ablate, from_json
 from cutaway.inspect.jacobian_lens import JacobianLens
+from cutaway.inspect.sae import SAE, Card
 from cutaway.weights import adapters
 from tests import serving
 from tests.serving import Server
@@ -28,9 +31,30 @@ EDITS = [
 ]
 
 
+LABEL = "<b>a label</b>\u202e"
+WHERE = {"transcoder": ("blocks.0.mlp_norm", "blocks.0.mlp.down"), "sae": ("blocks.1.out", "blocks.1.out")}
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving.running(serving.model(), trace_numbers=2_000, trace_tokens=200) as made:
+def saes() -> list[Dictionary]:
+    """Two dictionaries of random directions; of the second a label and texts are kept."""
+    draw = np.random.default_rng(0)
+    kinds: Any = []
+    for kind, names in WHERE.items():
+        card = Card(kind, "topk", names[:1], names[1:], (576, 576), "model", 64, 4)  # type: ignore[arg-type]
+        of = {name: draw.standard_normal((64, 576), np.float32) for name in ("W_enc", "W_dec")}
+        kinds.append(SAE(card, of | {"b_enc": np.zeros(64, "f4"), "b_dec": np.zeros(576, "f4")}))
+    numbers, ids = np.full(64, 0.25, np.float32), np.full((64, 1, 3), -1, np.int32)
+    ids[17, 0, :2] = 504, 3575  # "The", " capital"
+    strengths = np.where(np.arange(64) == 17, np.float32(2.5), 0)[:, None]
+    texts = Contexts(numbers, numbers, ids, np.ones((64, 1), np.int32), strengths)
+    return [Dictionary(kinds[0], {}, None), Dictionary(kinds[1], {17: LABEL}, texts)]
+
+
+@pytest.fixture(scope="module")
+def server(saes: list[Dictionary]) -> Iterator[Server]:
+    lm = serving.model()
+    with serving.running(lm, dictionaries=saes, trace_numbers=2_000, trace_tokens=200) as made:
         yield made
 
 
@@ -55,6 +79,69 @@ def weights_of(server: Server, edit: Any = None) -> np.ndarray:
     """[layer head query key]"""
     trace = server.service.lm.trace(TEXT, edit=edit)
     return np.stack([trace.attention(i) for i in range(2)])
+
+
+# ---- features ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edits", [[], EDITS])
+def test_features_are_those_of_the_traces_activations(
+    server: Server, saes: list[Dictionary], edits: list[Any]
+) -> None:
+    names = [one.made.name for one in saes]
+    trace = server.service.lm.trace(TEXT, names=names, edit=list(map(from_json, edits)) or None)
+    found = asked(server, "/v1/features", position=-2, top=3, edits=edits)["dictionaries"]
+    for one, its in zip(saes, found, strict=True):
+        own = one.made.top(trace[one.made.name][-2:-1], 3)[0]
+        assert [each["feature"] for each in its["features"]] == [each.feature for each in own]
+        ours = [each["activation"] for each in its["features"]]
+        assert ours == pytest.approx([each.activation for each in own], rel=1e-4)
+    assert [(its["layer"], its["kind"], its["sink"]) for its in found] == [
+        (0, "transcoder", False), (1, "sae", False)
+    ]  # fmt: skip
+    assert all(its["sink"] for its in asked(server, "/v1/features", position=0)["dictionaries"])
+
+
+def test_a_card_has_what_is_kept_of_a_feature_and_its_effect(server: Server, saes: list[Dictionary]) -> None:
+    card = asked_card(server, 1, 17)
+    assert (card["label"], card["density"], card["largest"]) == (LABEL, 0.25, 0.25)
+    assert card["texts"] == [{"tokens": ["The", " capital"], "at": 1, "activation": 2.5}]
+    (effect,) = features.effects(server.service.lm, saes[1].made, [17])
+    for ours, side in ((effect.raised, "raises"), (effect.lowered, "lowers")):
+        assert [(one["id"], one["logit"]) for one in card[side]] == list(ours)
+    bare = asked_card(server, 0, 3)
+    assert bare["label"] is bare["density"] is None and bare["texts"] == []
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_cards_direction_edits_an_answer_as_in_python(
+    server: Server, saes: list[Dictionary], n: int
+) -> None:
+    direction, lm = asked_card(server, n, 17)["direction"], server.service.lm
+    made = saes[n].made
+    for edit, ours in (
+        ({"kind": "project", **direction}, made.remove(17)),
+        ({"kind": "project", **direction, "strength": 0.5}, replace(made.remove(17), strength=0.5)),
+        ({"kind": "add", **direction, "strength": 30.0}, made.add(17, 30.0)),
+    ):
+        asked = {"prompt": TEXT, "max_tokens": 4, "temperature": 0, "edits": [edit]}
+        answer = server.post("/v1/completions", asked).json()["choices"][0]["text"]
+        assert answer == lm.generate(TEXT, max_tokens=4, edit=ours).text
+    assert answer != lm.generate(TEXT, max_tokens=4).text
+
+
+def test_what_features_refuse(server: Server) -> None:
+    assert "There is no position 99" in refused(server, "/v1/features", position=99)
+    wanted = {"dictionary": 2, "feature": 0}
+    assert "they are 0 to 1" in server.post("/v1/features/card", wanted).json()["error"]["message"]
+    wanted = {"dictionary": 0, "feature": 64}
+    assert "There is no feature 64" in server.post("/v1/features/card", wanted).json()["error"]["message"]
+
+
+def asked_card(server: Server, dictionary: int, feature: int) -> Any:
+    answer = server.post("/v1/features/card", {"dictionary": dictionary, "feature": feature})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
 
 
 # ---- attention ---------------------------------------------------------------------------------------------

@@ -98,6 +98,7 @@ def test_a_conversation_is_traced_up_to_a_token_of_its_answer(server: Server) ->
         server.post("/v1/trace", asked | more, headers=key).json()["tokens"]
         for more in ({}, {"continue_final_message": True})
     )
+    assert server.post("/v1/features", {"text": "hi"}, headers=key).json()["dictionaries"] == []
     assert goes_on[-1]["text"].strip() == "one" and len(whole) > len(goes_on)
 
 

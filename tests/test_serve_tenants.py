@@ -42,6 +42,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/attention": {"text": "hi"},
     "/v1/lens": {"text": "hi"},
     "/v1/attribution": {"text": "hi"},
+    "/v1/features": {"text": "hi"},
+    "/v1/features/card": {"dictionary": 0, "feature": 0},
     "/v1/divergence": {"text": "hi", "edits": [{"kind": "ablate", "layer": 0}]},
     "/v1/runs/curves": {"runs": ["one"]},
     "/v1/runs/samples": {"run": "one"},

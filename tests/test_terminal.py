@@ -127,6 +127,7 @@ CASES = [  # in this order: later ones read what earlier ones have written
         r"steps .*\b[123]/4\b.* left",
     ),
     Case("sae features saes acts --model run --threads 1", "fires on"),
+    Case("sae texts saes acts --threads 1", "features fire"),
     Case("attention show local --window 4 --length 8", "local"),
     Case("eval run --tasks text:corpus.txt --no-cache", "bits_per_byte", r"/13,200.* left"),
     Case(

@@ -220,6 +220,7 @@ def _spelt(card: Card) -> str:
 VERBS = {
     "check": "Replace activations by what it writes, and see what the model's loss becomes.",
     "features": "Show its features: texts, effects on logits, labels; or search them.",
+    "texts": "Keep beside it the texts at which its features are strongest, for the page.",
     "convert": "Write it as SAELens's, circuit-tracer's or Cutaway's folder.",
 }
 sae = App(name="sae", version_flags=())

@@ -17,7 +17,7 @@ import cutaway
 from cutaway.commands import serve_options
 from cutaway.commands.console import model_path, note, note_fallback, read_text, size, use_threads
 from cutaway.commands.generate import drafts
-from cutaway.commands.options import Flag
+from cutaway.commands.options import OWN_DRAFTS, Flag
 from cutaway.commands.serve_greeting import greeting
 from cutaway.commands.serve_options import Access, Bounds, Listening, Loading, ModelLimits, Operation, Several
 from cutaway.errors import UserError
@@ -261,11 +261,14 @@ class Loader:
                 f"The models are {', '.join(names)}: each needs a name of its own"
                 + (f", and there is none called {', '.join(sorted(named))}" if named else "")
             )
-        if self.loading.draft not in (None, "lookup"):
+        if self.loading.draft not in (None, *OWN_DRAFTS):
             model_path(self.loading.draft)  # an error before the first model is loaded
         for given in self.loading.lens:
             if not Path(given).is_file():
                 raise UserError(f"--lens {given}: there is no such file; `cutaway lens fit` writes one")
+        for given in self.loading.features:
+            if not Path(given).exists():
+                raise UserError(f"--features {given}: there is no such folder; `cutaway sae` writes one")
         aliases: dict[str, list[str]] = {name: [] for name in names}
         for one in self.loading.alias:
             alias, _, name = one.rpartition("=")
@@ -365,6 +368,15 @@ class Loader:
         read = [lenses.with_control(lenses.load(one, lm)) for one in found.values()]
         return {kind: by for each in read for kind, by in each.items()}
 
+    def _dictionaries(self, lm: Any) -> list[Any]:
+        """The dictionaries of features that were given, which are of the first model."""
+        given = self.loading.features if self.first is None else ()
+        if given and lm.is_encoder:
+            raise UserError("--features is of a model that writes text, and this one is an encoder")
+        from cutaway.inspect import dictionaries
+
+        return [one for path in given for one in dictionaries.read(Path(path), lm)]
+
     def _service(self, name: str, path: Path, aliases: tuple[str, ...], plain: bool = False) -> Any:
         from cutaway.serve.operations.metrics import Metrics
         from cutaway.serve.service import Service, warm_up
@@ -408,6 +420,7 @@ class Loader:
             pooling=pooling,
             dimensions=lengths,
             lenses=self._lenses(lm),
+            dictionaries=self._dictionaries(lm),
             **shared,
         )
         warm_up(service)

@@ -104,9 +104,13 @@ class Loading:
     lens
         A tuned or a Jacobian lens of the first model, a file; again for the other kind. /v1/lens and the page
         show both beside the logit lens. `cutaway lens fit` makes a Jacobian lens.
+    features
+        A folder with dictionaries of the first model's features (`cutaway sae`, SAELens, circuit-tracer);
+        again for more. /v1/features and the page show which features a token has.
     draft
         Draft tokens ahead for the first model, which verifies several in one step: by lookup, from earlier
-        text that repeats itself, or by a smaller model of the same vocabulary. Answers are the same.
+        text that repeats itself, by its own heads (mtp), by the folder of an EAGLE-3 head, or by a smaller
+        model of the same vocabulary. Answers are the same.
     """
 
     name: str | None = None
@@ -116,6 +120,7 @@ class Loading:
     chat_template: Path | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
     lens: Words = ()
+    features: Words = ()
     draft: str | None = None
     engine: Engine = "auto"
     threads: Threads = None

@@ -59,7 +59,8 @@ class Scan:
     """One pass over a dataset: how often each feature fires, and all activations of some.
 
     ``often`` [f]: the fraction of tokens; ``most`` [f]: the largest activation; ``best`` [f KEPT]: the rows
-    of the largest, -1 for none. Attention sinks that it was not trained on, and held-out texts, are not read.
+    of the largest, -1 for none, and ``strongest`` those. Attention sinks that it was not trained on, and
+    held-out texts, are not read.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Scan:
         f, some = self.made.card.features, list(self.features)
         fired, self.most = np.zeros(f), np.zeros(f, np.float32)
         self.best = np.full((f, KEPT), -1)
-        strongest = np.zeros((f, KEPT), np.float32)
+        self.strongest = np.zeros((f, KEPT), np.float32)
         sums, squares, products = np.zeros(f), np.zeros(f), np.zeros((len(some), f))
         self.values = np.zeros((len(self.rows), len(some)), np.float32)
         at_once = max(32, min(CHUNK, NUMBERS // f))
@@ -103,17 +104,17 @@ class Scan:
             found = self.encoded(rows)
             fired += (found > 0).sum(0)
             self.most = np.maximum(self.most, found.max(0))
-            both = np.concatenate([strongest, found.T], 1)
+            both = np.concatenate([self.strongest, found.T], 1)
             of_rows = np.concatenate([self.best, np.broadcast_to(rows, found.T.shape)], 1)
             top = largest(both, KEPT)
-            strongest, self.best = (np.take_along_axis(each, top, 1) for each in (both, of_rows))
+            self.strongest, self.best = (np.take_along_axis(each, top, 1) for each in (both, of_rows))
             own = found[:, some]
             self.values[start : start + at_once] = own
             sums += found.sum(0, dtype=np.float64)
             squares += np.square(found).sum(0, dtype=np.float64)
             products += own.T.astype(np.float64) @ found
             progress("tokens", start + len(rows), len(self.rows))
-        self.best[strongest <= 0] = -1
+        self.best[self.strongest <= 0] = -1
         n = len(self.rows)
         self.often = fired / n
         mean, spread = sums / n, np.sqrt(np.maximum(squares / n - np.square(sums / n), 0))
@@ -165,6 +166,14 @@ class Scan:
 
     def example(self, feature: int, row: int) -> Example:
         """A row of the dataset in its context."""
+        first, last = self.window(row)
+        window = np.arange(first, last)
+        values = self.encoded(window)[:, feature]
+        ids = tuple(self.ids[window].tolist())
+        return Example(row, row - first, ids, tuple(values.tolist()))
+
+    def window(self, row: int) -> tuple[int, int]:
+        """The rows of the context of a row: from one up to another."""
         first = row - min(BEFORE, int(self.positions[row]))
         last = row + 1
         while (
@@ -174,10 +183,7 @@ class Scan:
             and self.positions[last] == self.positions[last - 1] + 1
         ):
             last += 1
-        window = np.arange(first, last)
-        values = self.encoded(window)[:, feature]
-        ids = tuple(self.ids[window].tolist())
-        return Example(row, row - first, ids, tuple(values.tolist()))
+        return first, last
 
     def _of(self, feature: int) -> np.ndarray:
         if feature not in self.features:

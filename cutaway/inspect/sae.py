@@ -189,8 +189,12 @@ class SAE:
 
     def sinks(self, x: np.ndarray) -> np.ndarray:
         """Which rows [t x] of a text from its start are attention sinks that it was not trained on [t]."""
+        return self.sinks_at(x, np.arange(len(x)))
+
+    def sinks_at(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The same of rows at these positions of a text."""
         massive = np.linalg.norm(x.reshape(len(x), -1), axis=1) > self.card.norm_limit
-        return (massive | (np.arange(len(x)) == 0)) & (not self.card.keep_sinks)
+        return (massive | (positions == 0)) & (not self.card.keep_sinks)
 
     def add(self, feature: int, strength: float = 1.0) -> Add:
         """The edit that adds as much of a feature's direction as its activation ``strength`` would."""

@@ -37,15 +37,19 @@ def load_set(folder: str | Path) -> list[SAE]:
 
     Also those of SAELens and circuit-tracer. UserError for a folder of another kind.
     """
-    path = Path(folder)
+    return [made for made, _ in with_folders(Path(folder))]
+
+
+def with_folders(path: Path) -> list[tuple[SAE, Path | None]]:
+    """The same, each with the folder of its own in which labels are; None in another tool's set."""
     if (path / CARD).is_file():
-        return [_load(path)]
+        return [(_load(path), path)]
     if (found := sae_formats.load(path)) is not None:
-        return found
+        return [(one, path if len(found) == 1 else None) for one in found]
     inside = sorted(one.parent for one in path.glob(f"*/{CARD}") if not one.parent.name.startswith("."))
     if not inside:
-        raise UserError(f"{folder}: holds no autoencoder: give a folder that `cutaway sae` wrote")
-    return sorted(map(_load, inside), key=lambda one: one.layer)
+        raise UserError(f"{path}: holds no autoencoder: give a folder that `cutaway sae` wrote")
+    return sorted(((_load(one), one) for one in inside), key=lambda one: one[0].layer)
 
 
 def _load(path: Path) -> SAE:

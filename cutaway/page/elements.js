@@ -2,11 +2,18 @@
 
 const NAMED = { " ": "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r" };
 const UNSEEN = /[\p{C}\p{Z}]/u;
+const STACKED = /(?<=\p{M}{6})\p{M}+/gu; // marks on one letter, which would cover the lines above
 
 // A token made visible: ␣ for a space, escapes for what is not printable, ◌ under a lone accent.
 export function drawn(text) {
-  const out = [...text].map((c) => NAMED[c] ?? (UNSEEN.test(c) ? escaped(c) : c)).join("");
+  const out = [...text].map((c) => NAMED[c] ?? (UNSEEN.test(c) ? escaped(c) : c)).join("")
+    .replace(STACKED, (marks) => `[${[...marks].length} more marks]`);
   return /^\p{M}/u.test(out) ? `◌${out}` : out;
+}
+
+// A text to be read, in which spaces are spaces.
+export function readable(text) {
+  return drawn(text).replaceAll(NAMED[" "], " ");
 }
 
 function escaped(c) {

@@ -42,6 +42,8 @@ from cutaway.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from starlette.requests import Request as HTTPRequest
 
+    from cutaway.inspect.dictionaries import Dictionary
+
 log = logging.getLogger(PROMPTS)
 MAX_STOPS = 16
 MOST_RETRY_AFTER = 120  # seconds
@@ -119,6 +121,7 @@ class Service:
     dimensions: Sequence[int] = ()  # that embeddings may be cut to
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
     lenses: Mapping[str, Any] = field(default_factory=dict)  # by kind, beside the logit lens
+    dictionaries: Sequence[Dictionary] = ()  # of features
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cutaway.inspect import page_data
+from cutaway.inspect.dictionaries import Contexts, Dictionary
 from cutaway.inspect.page import page as page_of
+from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.subject import instrumented
 from cutaway.inspect.trace import Trace
 from tests.small import Bytes, decoder
@@ -29,6 +32,25 @@ FLAGS = [
     "--disable-sync",
 ]
 TEXT = "the same the same"
+LABEL = "<img src=x onerror=alert(1)> \u202eo\u0301" + "\u0301" * 5_000 + "\0"
+SIZE = 32  # features of a dictionary
+
+
+def dictionaries() -> list[Dictionary]:
+    """Two of random directions, the second's features with hostile labels and a text."""
+    draw, found = np.random.default_rng(0), []
+    for kind, names in (
+        ("transcoder", ("blocks.0.mlp_norm", "blocks.0.mlp.down")),
+        ("sae", ("blocks.1.out",) * 2),
+    ):
+        card = Card(kind, "topk", names[:1], names[1:], (576, 576), "model", SIZE, 4)  # type: ignore[arg-type]
+        of = {name: draw.standard_normal((SIZE, 576), np.float32) for name in ("W_enc", "W_dec")}
+        found.append(SAE(card, of | {"b_enc": np.zeros(SIZE, "f4"), "b_dec": np.zeros(576, "f4")}))
+    ids = np.full((SIZE, 1, 3), -1, np.int32)
+    ids[:, 0, :2] = 504, 44
+    numbers, one = np.full(SIZE, 0.25, np.float32), np.ones((SIZE, 1), np.int32)
+    kept = Contexts(numbers, 40 * numbers, ids, one, one.astype(np.float32))
+    return [Dictionary(found[0], {}, None), Dictionary(found[1], dict.fromkeys(range(SIZE), LABEL), kept)]
 
 
 def frames(tab: Any, count: int = 3) -> None:
@@ -113,7 +135,7 @@ def server() -> Iterator[Any]:
     """A server of two layers, for the tests of its page."""
     from tests import serving  # which skips without what serving needs
 
-    with serving.running(serving.model()) as made:
+    with serving.running(serving.model(), dictionaries=dictionaries()) as made:
         yield made
 
 

@@ -142,6 +142,7 @@ def test_panels_by_keyboard(app: Opened) -> None:
     for key, name in (
         ("ArrowRight", "Attention"),
         ("End", "Why"),
+        ("ArrowLeft", "Features"),
         ("ArrowLeft", "Lens"),
         ("Home", "Alternatives"),
     ):

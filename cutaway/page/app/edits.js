@@ -6,21 +6,22 @@ const PARTS = [["head", "head"], ["attention", "attention of a layer"], ["mlp", 
   ["neuron", "neuron"], ["direction", "or add a direction between two texts"]];
 const NUMBERED = ["head", "neuron"]; // parts that have a number inside of their layer
 
-// An edit here: {part, layer, unit, strength, on, vector, about}. Strength 1 leaves a part as it is, 0 switches it off; a
-// direction is added strength times.
+// An edit here: {part, layer, unit, strength, on, direction, about}. Strength 1 leaves a part or a feature as it is, 0 switches it
+// off; a direction is added strength times.
 export function nameOf({ part, layer, unit, about }) {
+  if (about) return about;
   if (part === "head") return `head ${layer}.${unit}`;
   if (part === "neuron") return `neuron ${layer}.${unit}`;
   if (part === "layer") return `layer ${layer}`;
-  if (part === "direction") return `${about} after layer ${layer}`;
   return `${part === "mlp" ? "MLP" : "attention"} ${layer}`;
 }
 
 // The edit as the API takes it.
-export function asAsked({ part, layer, unit, strength, vector }) {
+export function asAsked({ part, layer, unit, strength, direction }) {
   if (part === "layer") return { kind: "ablate", layer, part, strength: 1 - strength };
   if (part === "neuron") return { kind: "scale", name: `blocks.${layer}.mlp.hidden`, units: [unit], strength };
-  if (part === "direction") return { kind: "add", layer, vector, strength };
+  if (part === "direction") return { kind: "add", ...direction, strength };
+  if (part === "feature") return { kind: "project", ...direction, strength: 1 - strength };
   return { kind: "scale", layer, part, ...(part === "head" ? { head: unit } : {}), strength };
 }
 
@@ -116,7 +117,8 @@ export class Edits {
       if (edit.part !== "direction") return this.add(edit);
       try {
         const vector = await this.direction(edit.layer, towards.value, away.value);
-        return this.add({ ...edit, vector, strength: 1, about: `“${towards.value}” minus “${away.value}”` });
+        const about = `“${towards.value}” minus “${away.value}” after layer ${edit.layer}`;
+        return this.add({ part: "direction", direction: { layer: edit.layer, vector }, strength: 1, about });
       } catch (error) {
         return this.failed(error);
       }

@@ -3,10 +3,11 @@
 import { button, fixed, make, percent, quoted } from "../elements.js";
 import { alternatives } from "./alternatives.js";
 import { attention } from "./attention.js";
+import { features } from "./features.js";
 import { lens } from "./lens.js";
 import { why } from "./why.js";
 
-const TABS = [["Alternatives", alternatives], ["Attention", attention], ["Lens", lens], ["Why", why]];
+const TABS = [["Alternatives", alternatives], ["Attention", attention], ["Lens", lens], ["Features", features], ["Why", why]];
 const WAIT = 80; // milliseconds: arrow keys pass over tokens on their way
 
 export class Inspector {

@@ -1,7 +1,7 @@
 // A matrix as colours, with a legend that has numbers; the map itself is the explanation's.
 
 import { palette, shade, twoSided } from "../colours.js";
-import { drawn, minus } from "../elements.js";
+import { drawn, minus, readable } from "../elements.js";
 import { heat } from "../heat.js";
 import { figure } from "./figure.js";
 import { brief, least, most, textWidth } from "./scales.js";
@@ -13,7 +13,7 @@ export function heatmap(spec, later) {
   const signed = spec.signed ?? least(values) < 0;
   const largest = spec.high ?? (Math.max(Math.abs(least(values)), Math.abs(most(values))) || 1);
   const { rows, columns } = spec;
-  const [rowNames, columnNames] = [rows, columns].map((axis) => axis.labels.map((label) => drawn(label).replaceAll("␣", " ").trim() || drawn(label)));
+  const [rowNames, columnNames] = [rows, columns].map((axis) => axis.labels.map((label) => readable(label).trim() || drawn(label)));
   const left = Math.min(150, Math.ceil(Math.max(18, ...rowNames.map((name) => textWidth(name) * 1.1))) + 14);
   const wide = Math.ceil(Math.max(...columnNames.map((name) => textWidth(name) * 1.1)));
   const state = { hovered: null, page: { later: (_, task) => requestAnimationFrame(task), hover() {} } };

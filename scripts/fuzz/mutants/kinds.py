@@ -257,6 +257,20 @@ def autoencoder(folder: Path) -> None:
     (folder / "sae" / "labels.json").write_text('{"3": "months", "17": "names"}')
 
 
+def texts_of_features(folder: Path) -> None:
+    """An autoencoder with a text of each of its features."""
+    from cutaway.weights import safetensors
+
+    autoencoder(folder)
+    some: Any = {name: ("F32", (24,), np.ones(24, np.float32)) for name in ("often", "most")}
+    some |= {
+        "strengths": ("F32", (24, 1), np.ones(24, np.float32)),
+        "at": ("I32", (24, 1), np.ones(24, np.int32)),
+    }
+    some |= {"ids": ("I32", (24, 1, 3), np.tile(np.array([5, 6, -1], np.int32), 24))}
+    safetensors.write(folder / "sae" / "contexts.safetensors", some)
+
+
 def dictionaries(folder: Path) -> None:
     """A transcoder as SAELens's and circuit-tracer's folder."""
     from cutaway.inspect import sae_formats
@@ -765,6 +779,15 @@ def _(folder: Path, rng: random.Random) -> None:
     features.labels(folder / "sae")
 
 
+@kind("texts of features", "sae texts", texts_of_features, "sae/contexts.safetensors")
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.inspect import dictionaries
+
+    (found,) = dictionaries.read(folder / "sae", lm())
+    if found.contexts is not None:
+        lm().tokenizer.decode([id for one in range(24) for ids, *_ in found.contexts.of(one) for id in ids])
+
+
 @kind("other tools' dictionaries", "sae convert, sae check", dictionaries)
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.inspect.sae_folders import load_set
@@ -1101,6 +1124,7 @@ READERS = {
     "commands/sae.py": "activations",
     "commands/sae_check.py": "activations, autoencoder",
     "commands/sae_features.py": "activations, autoencoder",
+    "commands/sae_texts.py": "activations, autoencoder",
     "commands/info.py": "adapter",
     "commands/serve.py": "chat template",
     "commands/serve_options.py": "server's config",
@@ -1132,6 +1156,7 @@ READERS = {
     "inspect/sae_folders.py": "autoencoder",
     "inspect/sae_formats.py": "other tools' dictionaries",
     "inspect/sae_pytorch.py": "training of a dictionary",
+    "inspect/dictionaries.py": "texts of features",
     "inspect/features.py": "labels of features",
     "inspect/steering.py": "steering file",
     "inspect/saved_trace.py": "trace",
