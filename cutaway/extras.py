@@ -20,6 +20,7 @@ EXTRAS = {  # a library: what people call it, and the extra that brings it
     "llguidance": ("llguidance", "agent"),
     "jsonschema": ("jsonschema", "agent"),
     "docstring_parser": ("docstring-parser", "agent"),
+    "cryptography": ("cryptography", "serve"),
 }
 
 

@@ -192,3 +192,22 @@ class AllocatesAhead(Protocol):
     """An engine whose pages can be allocated before a sequence needs them."""
 
     def make_ahead(self, pages: int, pause: Callable[[], None], /) -> bool: ...
+
+
+@runtime_checkable
+class Storable(BatchedEngine, Protocol):
+    """An engine whose kept pages can be written into files and read again."""
+
+    def page_arrays(self, kept: Any, page: int) -> list[np.ndarray]:
+        """What makes up a kept page, number ``page`` of its text, beside its ids and the pages before it."""
+        ...
+
+    def blank_page(self) -> list[np.ndarray]:
+        """Arrays of the sizes of `page_arrays`, to be filled."""
+        ...
+
+    def kept_page(self, arrays: Sequence[np.ndarray], ids: Sequence[int], before: Any) -> Any:
+        """The kept page with these ids of what `page_arrays` gave; ``before`` is the one before it, or None.
+        It takes the arrays over.
+        """
+        ...

@@ -9,7 +9,6 @@ in B; DoRA's factor is magnitude / norm of each row; IA3 has a factor alone, and
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from cutaway.native.quant import LAYOUTS
 from cutaway.quantization import formats
 from cutaway.runtime import matmul
 from cutaway.runtime.block_numbers import attends
-from cutaway.weights.changes import Adapter, Added, LowRank, Saved, Scaled
+from cutaway.weights.changes import Adapter, Added, LowRank, Saved, Scaled, digest
 from cutaway.weights.named_tensors import Tensors
 
 NAME = re.compile(r"(blocks\.(\d+)\.(?:attention|mlp)\.)(query|key|value|out|gate|up|down)\.(weight|bias)")
@@ -109,7 +108,7 @@ class AdapterPlan:
             )
         )
         self.address = ctypes.addressof(self._layers)
-        self.key = os.urandom(16)  # no other adapter's
+        self.key = digest(adapter)
 
     @property
     def nbytes(self) -> int:

@@ -261,6 +261,33 @@ class RuntimeEngine:
         state.longer = rotated.pop() if len(rotated) == 1 else None
         return state
 
+    def page_arrays(self, kept: Any, page: int) -> list[np.ndarray]:
+        """What makes up a kept page, number ``page`` of its text, beside its ids and the pages before it."""
+        rotated = [] if self._store.first_length is None else [np.array([bool(kept.longer)], np.uint8)]
+        if self.packed.state_size:
+            each = self.page // step.PAGE
+            return [*kept.pages[page * each : (page + 1) * each], kept.recurrent, *rotated]
+        return [kept.page if rotated else kept, *rotated]
+
+    def blank_page(self) -> list[np.ndarray]:
+        """Arrays of the sizes of ``page_arrays``, to be filled."""
+        recurrent = [np.empty(self.packed.state_size, np.float32)] if self.packed.state_size else []
+        rotated = [] if self._store.first_length is None else [np.empty(1, np.uint8)]
+        return [*(self._store.take() for _ in range(self.page // step.PAGE)), *recurrent, *rotated]
+
+    def kept_page(self, arrays: Sequence[np.ndarray], ids: Sequence[int], before: Any) -> Any:
+        """The kept page with these ids of what ``page_arrays`` gave; ``before`` is the one before it."""
+        longer = bool(arrays[-1][0]) if self._store.first_length is not None else False
+        if not self.packed.state_size:
+            return arrays[0] if self._store.first_length is None else Kept(arrays[0], list(ids), longer)
+        state, pages = self.new_state(), () if before is None else before.pages
+        state.borrow([*pages, *arrays[: self.page // step.PAGE]])
+        state.recurrent[:] = arrays[self.page // step.PAGE]
+        if self._store.first_length is not None:
+            state.ids, state.longer = [*(before.ids if before else ()), *ids], longer
+            state.announced = state.length
+        return state
+
     def fork(self, state: State) -> State:
         """Another state that holds what this one does: it shares the full pages and copies the last."""
         if self.packed.state_size:

@@ -112,9 +112,16 @@ def contents(path: Path) -> bytes:
 
 @contextmanager
 def atomic_file(
-    target: str | os.PathLike[str], *, force: bool = True, sha256: str | None = None, remedy: str = FREE
+    target: str | os.PathLike[str],
+    *,
+    force: bool = True,
+    sha256: str | None = None,
+    remedy: str = FREE,
+    mode: int = 0o666,
 ) -> Iterator[IO[bytes]]:
     """A file to write that replaces `target` once it is complete, on disk and of the right checksum.
+
+    A new file has the rights `mode`, less those that the process's umask takes.
 
     UserError if the target exists and `force` is not set; OperationalError if the disk refuses or another
     process writes the same target. A device or a pipe is written directly.
@@ -127,7 +134,7 @@ def atomic_file(
             return
         if path.is_dir():
             raise UserError(f"{target}: is a folder: give a file's name")
-        with _claimed(path, lambda part: part.touch()) as part:
+        with _claimed(path, lambda part: part.touch(mode)) as part:
             check_overwrite(target, force)
             with part.open("wb") as out:
                 yield out

@@ -86,6 +86,21 @@ Change = LowRank | Scaled | Added | Saved
 Adapter = Mapping[str, Change]  # by our names of weights
 
 
+def digest(adapter: Adapter) -> bytes:
+    """What tells adapters apart: a hash of all that they change."""
+    from hashlib import blake2b  # which loads OpenSSL: only where there is an adapter
+
+    made = blake2b(digest_size=16)
+    for name, change in sorted(adapter.items()):
+        made.update(f"{name} {type(change).__name__}\n".encode())
+        for field, value in vars(change).items():
+            is_array = isinstance(value, np.ndarray)
+            made.update(f"{field} {(value.shape, value.dtype.str) if is_array else value!r}\n".encode())
+            if is_array:
+                made.update(np.ascontiguousarray(value).tobytes())
+    return made.digest()
+
+
 def check(change: Change, shape: tuple[int, ...], where: str) -> None:
     """UserError unless the change fits a weight of this shape and is finite."""
     arrays: list[np.ndarray] = [value for value in vars(change).values() if isinstance(value, np.ndarray)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,14 @@ def cache_scope(api_key: bytes, salt: str | None) -> bytes:
 
     salted = b"" if salt is None else salt.encode("utf-8", "surrogatepass")
     return blake2b(salted, key=blake2b(api_key, digest_size=32).digest(), digest_size=16).digest()
+
+
+class Absent(NamedTuple):
+    """Pages of a text that may be on disk: their keys and ids, and the kept page before them."""
+
+    keys: Sequence[bytes]
+    ids: Sequence[Sequence[int]]
+    before: Any = None
 
 
 class PrefixCache:

@@ -20,6 +20,7 @@ from typing import Any
 from cutaway.errors import UserError
 from cutaway.generate.batch.fair_queue import FairQueue
 from cutaway.generate.batch.prefix_cache import PrefixCache, page_capacity
+from cutaway.generate.batch.prefix_store import PrefixStore, StoreFigures
 from cutaway.generate.batch.request import (
     Piece,
     QueueFullError,
@@ -28,6 +29,7 @@ from cutaway.generate.batch.request import (
     ResponseStream,
     ShuttingDownError,
 )
+from cutaway.generate.batch.restoring import Restoring
 from cutaway.generate.batch.sequence import (
     Chunk,
     ScheduledSequence,
@@ -38,7 +40,7 @@ from cutaway.generate.batch.sequence import (
     vocab_size,
 )
 from cutaway.generate.batch.step_budget import DecodeTurns, PrefillBudget, fair_parts, prompts_waiting
-from cutaway.generate.engine import AllocatesAhead, BatchedEngine, Editable, Engine, Observable
+from cutaway.generate.engine import AllocatesAhead, BatchedEngine, Editable, Engine, Observable, Storable
 from cutaway.generate.speculative import Drafting, check_rewinds
 
 AHEAD, LOW = 4, 1  # pages allocated ahead for each request that may run: while none does, and while some do
@@ -61,6 +63,8 @@ class SchedulerStats:
     page_bytes: int
     prompt_tokens: int  # of the prompts that were read
     cached_tokens: int  # of those, found in the prefix cache
+    restored_tokens: int  # of those, in pages on disk
+    stored: StoreFigures  # of pages on disk
     generated_tokens: int
     drafted_tokens: int  # proposed ahead, and of them those that were chosen
     accepted_tokens: int
@@ -79,9 +83,10 @@ class Scheduler:
     ``prefill_chunk`` is how many prompt ids a step reads at most. ``state_bytes`` bounds the KV cache: the
     pages of running requests, reserved up to their last id before they start, and the prefix cache; None is
     room for max_sequences full contexts, or half of the machine's memory if that is less. ``drafting``
-    proposes tokens of texts that decode, which a step verifies (speculative.py). ``on_step``, if set, is
-    called after events were published, when the engine is about to compute. Raises UserError for an engine
-    that reads one text only, or that cannot verify drafts.
+    proposes tokens of texts that decode, which a step verifies (speculative.py). ``prefixes`` has pages on
+    disk, and is closed with the scheduler. ``on_step``, if set, is called after events were published, when
+    the engine is about to compute. Raises UserError for an engine that reads one text only, that cannot
+    verify drafts, or whose pages cannot be stored.
     """
 
     def __init__(
@@ -94,11 +99,14 @@ class Scheduler:
         prefill_chunk: int = 256,
         state_bytes: int | None = None,
         drafting: Drafting | None = None,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         if drafting is not None and (why := check_rewinds(engine)) is not None:
             raise UserError(f"This model verifies no drafts: {why}")
         if not isinstance(engine, BatchedEngine):
             raise UserError("This engine reads one text only: it cannot serve several at once")
+        if prefixes is not None and not isinstance(engine, Storable):
+            raise UserError("Pages on disk are the runtime's alone, and another engine answers here")
         if min(max_sequences, prefill_chunk) < 1 or max_queue < 0:
             raise UserError("max_sequences and prefill_chunk must be 1 or more, and max_queue 0 or more")
         self.engine, self.tokenizer, self._vocab = engine, tokenizer, vocab_size(engine, tokenizer)
@@ -116,6 +124,7 @@ class Scheduler:
         self._step_seconds = 0.0
         self._closing = self._over = False
         self._wake = threading.Condition()
+        self._restoring = Restoring(prefixes, self._prefix_cache, self._wake)
         self._pages_taken = threading.Event()
         self._threads = [threading.Thread(target=self._work, name="cutaway-model", daemon=True)]
         if isinstance(self.engine, AllocatesAhead):
@@ -192,6 +201,8 @@ class Scheduler:
                 page_bytes=self.engine.page_bytes,
                 prompt_tokens=counts["prompt_tokens"],
                 cached_tokens=counts["cached_tokens"],
+                restored_tokens=counts["restored_tokens"],
+                stored=self._restoring.figures,
                 generated_tokens=counts["generated_tokens"],
                 drafted_tokens=counts["drafted_tokens"],
                 accepted_tokens=counts["accepted_tokens"],
@@ -221,6 +232,7 @@ class Scheduler:
         if threading.current_thread() not in self._threads:
             for thread in self._threads:  # afterwards nothing here holds the engine and the tokenizer
                 thread.join()
+            self._restoring.close()
         return cut_off
 
     def close(self) -> None:
@@ -312,6 +324,7 @@ class Scheduler:
         able, unread = list[ScheduledSequence](), list[ScheduledSequence]()
         for sequence in self._running:
             (able if sequence.decoding else unread).append(sequence)
+        unread = self._restoring.ready(unread)
         decoding = self._turns.choose(able)
         drafts = self._drafts(decoding) if not unread else [()] * len(decoding)
         drafted = time.perf_counter()
@@ -326,8 +339,11 @@ class Scheduler:
             most = self._budget.allowed(len(decoding), waiting, shared)
             chunks += self._prefill_chunks(unread, clients, most)
         self.on_step()  # of the step before: its listeners work while the engine computes
+        if not chunks:  # every text waits for pages on disk
+            self._restoring.wait()
+            return
         try:
-            forward(self.engine, chunks)
+            forward(self.engine, chunks, self._watches)
         except Exception as error:
             self._fail([chunk.sequence for chunk in chunks], error)
             return
@@ -336,6 +352,7 @@ class Scheduler:
             self._pages_taken.set()
         for chunk in chunks:
             chunk.sequence.cache_pages(self._prefix_cache)
+            self._restoring.store(chunk.sequence)
         chunks += self._forks(chunks, FORKS if shared else None)
         results = [_sample(chunk) for chunk in chunks]
         self._count_drafts(chunks)
@@ -451,7 +468,8 @@ class Scheduler:
         if read > stream.read:
             cached = min(sequence.cached_tokens, read)
             self._count(prompt_tokens=read - stream.read, cached_tokens=cached - stream.cached)
-            stream.read, stream.cached = read, cached
+            self._count(restored_tokens=sequence.restored_tokens)
+            stream.read, stream.cached, sequence.restored_tokens = read, cached, 0
 
     def _count(self, **more: int) -> None:
         with self._wake:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.generate.batch.observation import LOGITS, LOOKS, Observation
-from cutaway.generate.batch.prefix_cache import PrefixCache, page_key
+from cutaway.generate.batch.prefix_cache import Absent, PrefixCache, page_key
 from cutaway.generate.batch.request import (
     Constraint,
     ContextFullError,
@@ -217,6 +217,9 @@ class ScheduledSequence:
         # What names a prompt that is read once for all that have it; None where its reading is watched.
         self.whole_prompt = (self._scope, self.prompt) if is_plain else None
         self.cached_tokens = 0  # prompt ids whose pages came from the prefix cache
+        self.restored_tokens = 0  # of those, from pages on disk
+        self.restored: dict[bytes, Any] = {}  # pages that were loaded for it, by their keys
+        self.searched = self.stored = False  # whether pages on disk were looked for, and its own given to it
         self.drafted = DraftedText(output.history, output.sampler, self.request.client)
         self.last_prefill_step = self.last_decode_step = 0
         self._keys: list[bytes] = []
@@ -261,7 +264,12 @@ class ScheduledSequence:
         before = len(self._pages)
         if self.state.length != before * self.engine.page:
             return
-        while (key := self.next_page) is not None and (page := cache.get(key)) is not None:
+        while (key := self.next_page) is not None:
+            if (page := cache.get(key)) is None:
+                if (page := self.restored.pop(key, None)) is None:
+                    break
+                cache.add([*self._keys, key], page)
+                self.restored_tokens += self.engine.page
             self._keys.append(key)
             self._pages.append(page)
         if len(self._pages) > before:
@@ -271,6 +279,20 @@ class ScheduledSequence:
                 engine.resume(self._pages) if edit is None else engine.edited_state(edit, self._pages)
             )
             self.cached_tokens += (len(self._pages) - before) * self.engine.page
+
+    def pages_to_load(self) -> Absent:
+        """Of the pages that other texts may have left, those that it has not."""
+        size, first, keys = self.engine.page, len(self._keys), list(self._keys)
+        while self.next_page is not None:
+            self._keys.append(self._next_key(self.prompt))
+        found, self._keys = self._keys[first:], keys
+        ids = [self.prompt[n * size : (n + 1) * size] for n in range(first, first + len(found))]
+        return Absent(found, ids, self._pages[-1] if self._pages else None)
+
+    def prompt_pages(self) -> tuple[list[bytes], list[Any]]:
+        """The keys and pages of its prompt, of those that any text with these ids may have."""
+        count = min(len(self._pages), len(self.prompt) // self.engine.page)
+        return self._keys[:count], self._pages[:count]
 
     def cache_pages(self, cache: PrefixCache) -> None:
         """Add the pages that are full by now; where the engine fixes the cuts (grid), those of the prompt."""
@@ -288,7 +310,7 @@ class ScheduledSequence:
         """Continue from a copy of the state of another sequence, which has read the same prompt."""
         self.state = self.engine.fork(read.state)
         self._keys, self._pages = list(read._keys), list(read._pages)
-        self.cached_tokens = len(self.prompt)
+        self.cached_tokens, self.stored = len(self.prompt), True
 
     def next_prompt_ids(self, most: int) -> Sequence[int]:
         """The next ids of the prompt: at most so many, or up to the engine's next cut where it fixes them."""

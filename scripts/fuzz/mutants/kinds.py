@@ -1100,6 +1100,37 @@ def _(folder: Path, rng: random.Random) -> None:
 # Modules that read files, with the kinds of the table that go through them, or why none does.
 PINNED = "of a checksum that is in the code"
 OWN = "a part of this package, or of the system"
+PREFIX = [n % 200 for n in range(300)]
+
+
+def prefix_pages(folder: Path) -> None:
+    """Two pages of KV cache, as a server keeps them."""
+    from cutaway.generate.batch.prefix_store import PrefixStore
+
+    engine = lm().engine
+    state, store = engine.new_state(), PrefixStore(folder / "prefixes", b"model", 1 << 30)
+    engine.prefill(PREFIX, state)
+    store.keep(engine, [b"one", b"two"], [engine.keep(state, page) for page in (0, 1)])
+    store.close()
+
+
+@kind("prefix pages", "serve", prefix_pages)
+def _(folder: Path, rng: random.Random) -> None:
+    """A page is loaded as it was written, or not at all."""
+    from cutaway.generate.batch.prefix_cache import Absent
+    from cutaway.generate.batch.prefix_store import PrefixStore
+
+    engine, size = lm().engine, lm().engine.page
+    ids = [PREFIX[:size], PREFIX[size : 2 * size]]
+    store = PrefixStore(folder / "prefixes", b"model", 1 << 30)
+    found = store.load(engine, Absent([b"one", b"two"], ids))
+    store.close()
+    state = engine.new_state()
+    engine.prefill(PREFIX, state)
+    for page, kept in enumerate(found.values()):
+        assert np.array_equal(kept, engine.keep(state, page))
+
+
 READERS = {
     "agent/mcp.py": "pins of MCP tools",
     "agent/tools/read.py": "the text of a user's own folder, given to the model as text",
@@ -1148,6 +1179,7 @@ READERS = {
     "evaluate/judge.py": "code of the user's own, and what it was",
     "evaluate/tasks/bigbench.py": PINNED,
     "evaluate/tasks/humaneval.py": PINNED,
+    "generate/batch/prefix_store.py": "prefix pages",
     "gguf/container.py": "GGUF model",
     "inspect/activations.py": "activations",
     "inspect/how/tokenizers.py": OWN,
@@ -1165,6 +1197,7 @@ READERS = {
     "inspect/tuned_lens.py": "tuned lens",
     "inspect/tuned_maps.py": "tuned lens",
     "memory.py": OWN,
+    "store/sealed.py": "prefix pages",
     "native/library.py": OWN,
     "page/bundle.py": OWN,
     "page/svg/drawing.py": OWN,
