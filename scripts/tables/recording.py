@@ -2,8 +2,8 @@
 
     python -m scripts.tables.recording
 
-It is the page of `cutaway explain` for one sentence and the default model. To be small it keeps queries, keys
-and values of the heads of largest contribution alone, as pages of long texts do.
+It is the page of `cutaway explain --lens jacobian` for one sentence and the default model. To be small it
+keeps queries, keys and values of the heads of largest contribution alone, as pages of long texts do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BYTES = {"f4": 4, "u4": 4, "u2": 2, "u1": 1, "i1": 1}
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        if cutaway(["explain", TEXT, "--html", str(page)]):
+        if cutaway(["explain", TEXT, "--lens", "jacobian", "--html", str(page)]):
             raise SystemExit(1)
         block = re.search(r'id="data">([^<]*)</script>', page.read_text("utf-8"))
     assert block is not None

@@ -117,6 +117,8 @@ def test_the_first_trace_is_preceded_by_a_recording(app: Opened) -> None:
     tab.get_by_role("link", name="Inside").click()
     tab.get_by_text("A recording of SmolLM2-135M").wait_for()
     assert tab.locator("#views section").count() == VIEWS
+    lenses = ["Jacobian lens", "logit lens", "random rotation (control)"]
+    assert tab.locator("#lens option").all_inner_texts() == lenses
     assert "␣Paris" in tab.locator("#next tbody tr").first.inner_text()
     held[0].continue_()
     tab.get_by_text("A recording of SmolLM2-135M").wait_for(state="detached")

@@ -72,14 +72,13 @@ export const lens = {
 
 // The lenses that the page holds, the one to begin with first.
 function kinds(explanation) {
-  return Object.keys(KINDS).filter((kind) => kind === "logit" || kind in (explanation.lenses ?? {}));
+  return Object.keys(KINDS).filter((kind) => kind in explanation.lenses);
 }
 
 // What a lens shows after stage r (0 is the embedding) at token t; it may not be of every stage.
 function reader(explanation, kind) {
   const prefix = kind === "logit" ? "lens" : `lens.${kind}`;
-  const names = explanation.lenses?.[kind];
-  const place = (r) => (names ? names.indexOf(r === 0 ? "embed" : `blocks.${r - 1}.out`) : r);
+  const place = (r) => explanation.lenses[kind].indexOf(r === 0 ? "embed" : `blocks.${r - 1}.out`);
   const value = (what, r, t, none) => (place(r) < 0 ? none : explanation.row(`${prefix}.${what}`, place(r))[t]);
   return {
     has: (r) => place(r) >= 0,
