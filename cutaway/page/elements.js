@@ -21,51 +21,101 @@ function escaped(c) {
   return code < 256 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
 }
 
-export function make(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
+// An element: "p.quiet" is its tag and its classes; then attributes and listeners, where it has any; then what is in it.
+export function make(name, ...given) {
+  const [tag, ...classes] = name.split(".");
+  return fill(document.createElement(tag), classes, given);
 }
 
-export function button(attributes, ...children) {
-  return make("button", { type: "button", class: "small", ...attributes }, ...children);
+export function draw(name, ...given) {
+  const [tag, ...classes] = name.split(".");
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), classes, given);
 }
 
-export function remark(...children) {
-  return make("p", { class: "quiet" }, ...children);
-}
-
-// A token, or another text of a model, made visible.
-export function quoted(text) {
-  return make("bdi", { class: "word" }, drawn(text));
-}
-
-export function draw(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
-
-function fill(element, attributes, children) {
+function fill(element, classes, given) {
+  const [first, ...rest] = given;
+  const [attributes, children] = first?.constructor === Object ? [first, rest] : [{}, given];
+  if (classes.length) element.setAttribute("class", classes.join(" "));
   for (const [name, value] of Object.entries(attributes)) {
+    const worded = name.startsWith("aria-"); // where true and false are written as words
     if (typeof value === "function") element.addEventListener(name, value);
     else if (name === "css") for (const [key, one] of Object.entries(value)) element.style.setProperty(key, one);
-    else if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if (value !== null && (worded || value !== false)) element.setAttribute(name, worded || value !== true ? value : "");
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return element;
 }
 
+export function button(text, click, attributes = {}) {
+  return make("button.small", { type: "button", click, ...attributes }, text);
+}
+
+export function remark(...children) {
+  return make("p.quiet", ...children);
+}
+
+// What went wrong, read aloud at once.
+export function problem(text = "", attributes = {}) {
+  return make("p.bad", { role: "alert", ...attributes }, text);
+}
+
+// What is being done, read aloud when there is time.
+export function status(text = "") {
+  return make("p.quiet", { role: "status" }, text);
+}
+
+// A form that the page itself answers.
+export function form(name, submit, ...children) {
+  return make(name, { submit: (event) => {
+    event.preventDefault();
+    submit(event);
+  } }, ...children);
+}
+
+export function submits(text) {
+  return make("button.small.primary", { type: "submit" }, text);
+}
+
+// A control with its name before it.
+export function field(text, input) {
+  return make("p.field", make("label", { for: input.id }, text), input);
+}
+
+// A token, or another text of a model, made visible.
+export function quoted(text) {
+  return make("bdi.word", drawn(text));
+}
+
 // A token of the text: lights up with every other mention of it.
 export function tokenOf(explanation, t) {
-  return make("bdi", { class: "token", "data-t": t }, ...spaced(explanation.tokenText(t)));
+  return make("bdi.token", { "data-t": t }, ...spaced(explanation.tokenText(t)));
 }
 
 // A token of the vocabulary.
 export function word(explanation, id) {
-  return make("bdi", { class: "word" }, ...spaced(explanation.token_texts[id]));
+  return make("bdi.word", ...spaced(explanation.token_texts[id]));
 }
 
 export function spaced(text) {
   const shown = drawn(text);
   const spaces = shown.match(/^␣*/)[0];
-  return spaces ? [make("span", { class: "space" }, spaces), shown.slice(spaces.length)] : [shown];
+  return spaces ? [make("span.space", spaces), shown.slice(spaces.length)] : [shown];
+}
+
+export function clamp(value, low, high) {
+  return Math.max(low, Math.min(high, value));
+}
+
+export function total(values) {
+  return values.reduce((sum, one) => sum + one, 0);
+}
+
+// As much of a text as fits, by the width that `measure` finds.
+export function cut(text, width, measure) {
+  if (measure(text) <= width) return text;
+  const letters = [...text];
+  while (letters.length > 1 && measure(`${letters.join("")}…`) > width) letters.pop();
+  return `${letters.join("").trimEnd()}…`;
 }
 
 export function minus(text) {
@@ -118,35 +168,37 @@ function markOf(kind) {
 // How sure the numbers beside it are: a mark, which the legend explains, in words for a screen reader.
 export function tag(kind, how = null) {
   const words = how ? `${kind}, ${how}` : kind;
-  return make("span", { class: "tag", title: words }, markOf(kind), make("span", { class: "unseen" }, ` (${words})`));
+  return make("span.tag", { title: words }, markOf(kind), make("span.unseen", ` (${words})`));
 }
 
 export function tagLegend() {
-  return make("ul", { class: "tags", "aria-label": "Marks of numbers" }, Object.entries(MEANINGS).map(([kind, text]) => make("li", {}, markOf(kind), text)));
+  return make("ul.tags", { "aria-label": "Marks of numbers" }, Object.entries(MEANINGS).map(([kind, text]) => make("li", markOf(kind), text)));
 }
 
-// A table: heads are [text, "left" | "right"], with the tag of the column's numbers; a row is a list of cells.
+// A table. A head is the text of a column of words, or [text, kind, how, side] of numbers, whose tag says how sure they
+// are. A row is a list of cells; `marked` gives it a class, and the token that it is about.
 export function table(caption, heads, rows) {
-  const side = (i) => (heads[i][1] === "right" ? "number" : null);
-  const row = make("tr", {}, heads.map(([text, , kind, how], i) => (text
-    ? make("th", { scope: "col", class: side(i) }, text, kind ? tag(kind, how) : null) : make("td", {}))));
-  return make(
-    "table", {},
-    make("caption", { class: "unseen" }, caption),
-    heads.some(([text]) => text) ? make("thead", {}, row) : null,
-    make("tbody", {}, rows.map((row) => make("tr", row.attributes ?? {},
-      (row.cells ?? row).map((cell, i) => make("td", { class: side(i) }, cell))))),
-  );
+  const columns = heads.map((head) => (Array.isArray(head) ? head : [head, null, null, "left"]));
+  const side = (i) => (columns[i][3] === "left" ? null : "number");
+  return make("table", make("caption.unseen", caption),
+    columns.some(([text]) => text) ? make("thead", make("tr", columns.map(([text, kind, how], i) => (text
+      ? make("th", { scope: "col", class: side(i) }, text, kind ? tag(kind, how) : null) : make("td"))))) : null,
+    make("tbody", rows.map((row) => make("tr", row.attributes ?? {},
+      (row.cells ?? row).map((cell, i) => make("td", { class: side(i) }, cell))))));
+}
+
+export function marked(name, cells, token = null) {
+  return { attributes: { class: name, "data-t": token }, cells };
 }
 
 export function scrolling(name, ...children) {
-  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, ...children);
+  return make("div.scroll", { tabindex: "0", role: "region", "aria-label": name }, ...children);
 }
 
 export function bar(part, other = null) {
-  return make("span", { class: "bar", "aria-hidden": "true" },
-    other === null ? null : make("i", { class: "ghost", css: { width: `${100 * other}%` } }),
-    make("i", { css: { width: `${Math.max(0, Math.min(100, 100 * part))}%` } }));
+  return make("span.bar", { "aria-hidden": "true" },
+    other === null ? null : make("i.ghost", { css: { width: `${100 * other}%` } }),
+    make("i", { css: { width: `${clamp(100 * part, 0, 100)}%` } }));
 }
 
 // Marks the chosen row of a scrolling table, and scrolls to it.
@@ -173,17 +225,26 @@ export function freshId(name) {
   return `${name}-${made++}`;
 }
 
-export function slider(text, attributes, changed) {
+// A slider, and beside it its value as `write` writes it.
+export function slider(text, attributes, changed, write = String) {
   const id = freshId("slider");
   const shown = make("output", { for: id });
-  const input = make("input", { type: "range", id, ...attributes, input: () => changed(Number(input.value)) });
-  return { input, shown, whole: make("div", { class: "slider" }, make("label", { for: id }, text), input, shown) };
+  const input = make("input", { type: "range", id, ...attributes, input: () => {
+    set(input.value);
+    changed(Number(input.value));
+  } });
+  const set = (value) => {
+    input.value = value;
+    shown.textContent = write(Number(input.value));
+  };
+  set(input.value);
+  return { input, set, whole: make("div.slider", make("label", { for: id }, text), input, shown) };
 }
 
 export function select(text, changed) {
   const id = freshId("select");
   const input = make("select", { id, change: () => changed(Number(input.value)) });
-  return { input, whole: make("div", { class: "select" }, make("label", { for: id }, text), input) };
+  return { input, whole: make("div.select", make("label", { for: id }, text), input) };
 }
 
 // Fills a select, and keeps it from being rebuilt when nothing changed.
@@ -196,18 +257,32 @@ export function options(input, texts, value) {
   input.value = String(value);
 }
 
+// A choice among texts, each of which is drawn by show(its index): first the one `at`.
+export function chooser(text, texts, show, at = 0) {
+  const { input, whole } = select(text, show);
+  options(input, texts, at);
+  show(at);
+  return whole;
+}
+
+// Where a key leads from `now` among things up to `last`: null where it is no key for that. `more`: other keys.
+export function stepped(event, now, last, more = {}) {
+  const to = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: last, ...more }[event.key];
+  if (to === undefined || last < 0) return null;
+  event.preventDefault();
+  return clamp(to, 0, last);
+}
+
 // One stop of the Tab key for a row of buttons; arrow keys move inside it.
 export function roving(container) {
   container.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     const buttons = [...container.querySelectorAll("button")];
     const now = buttons.indexOf(document.activeElement);
-    const next = { Home: 0, End: buttons.length - 1 }[event.key] ?? (step ? now + step : -1);
-    if (now < 0 || !buttons[next]) return;
-    event.preventDefault();
+    const to = now < 0 ? null : stepped(event, now, buttons.length - 1, { ArrowDown: now + 1, ArrowUp: now - 1 });
+    if (to === null) return;
     buttons[now].tabIndex = -1;
-    buttons[next].tabIndex = 0;
-    buttons[next].focus();
+    buttons[to].tabIndex = 0;
+    buttons[to].focus();
   });
 }
 

@@ -1,33 +1,44 @@
 // A grid of cells on a canvas: as large as it must be, drawn only where it is seen, with a cursor for keys and pointer.
 
 import { palette, shade, twoSided } from "./colours.js";
-import { freshId, make, tag } from "./elements.js";
+import { clamp, cut, freshId, make, tag } from "./elements.js";
 
-// options: name, rows, columns, size() -> {width, height, left, top}, colour(r, c) or paint(pen, x, y, w, h, r, c),
+// The state of a map that stands alone: it follows no token.
+export const ALONE = { hovered: null, page: { later: (_, task) => requestAnimationFrame(task), hover() {} } };
+
+// A legend of parts of 1.
+export const PARTS = { largest: 1, write: (part) => `${Math.round(100 * part)}%` };
+
+// options: name, rows, columns, size: {width, height, left, top, slant, tall}, colour(r, c) or paint(pen, x, y, w, h, r, c),
 // text(r, c), rowName(r), columnName(c), rowToken(r), columnToken(c), say(r, c), pick(r, c), chosen() -> [r, c],
-// chosenRow() -> r, axes() -> what its rows and its columns are, legend: {title, largest, signed, write, strength, tag() -> [kind, how]}.
+// chosenRow() -> r, axes: what its rows and its columns are, legend: {title, largest, signed, write, strength, tag: [kind, how]}.
+// What may change is a function. The width of a cell is [least, most], and its height is as much where none is given.
 export function heat(state, options) {
   const base = make("canvas");
   const over = make("canvas");
-  const layer = make("div", { class: "layer" }, base, over);
-  const spacer = make("div", { class: "spacer" }, layer);
-  const readout = make("p", { class: "readout", id: freshId("readout"), "aria-live": "polite" });
-  const box = make("div", {
-    class: "heat", tabindex: "0", role: "application", "aria-label": options.name, "aria-describedby": readout.id,
+  const layer = make("div.layer", base, over);
+  const spacer = make("div.spacer", layer);
+  const readout = make("p.readout", { id: freshId("readout"), "aria-live": "polite" });
+  const box = make("div.heat", {
+    tabindex: "0", role: "application", "aria-label": options.name, "aria-describedby": readout.id,
     "aria-roledescription": "map, arrow keys move",
   }, spacer);
-  const edge = make("div", { class: "heat-frame" }, box);
+  const edge = make("div.heat-frame", box);
   const legend = options.legend ? ramp(options.legend) : null;
-  const axes = options.axes ? make("p", { class: "axes" }) : null;
-  const whole = make("div", { class: "heat-whole" }, axes, edge, readout, legend?.whole);
+  const axes = options.axes ? make("p.axes") : null;
+  const whole = make("div.heat-whole", axes, edge, readout, legend?.whole);
   let cursor = null;
   let size = null;
   let grid = { rows: 0, columns: 0 };
   let ratio = 1;
 
   function layout() {
-    grid = { rows: options.rows(), columns: options.columns() };
-    size = options.size(box.clientWidth || whole.clientWidth);
+    const room = box.clientWidth || whole.clientWidth;
+    grid = { rows: now(options.rows, room), columns: now(options.columns, room) };
+    const { left = 0, top = 0, width: [least, most], ...more } = now(options.size, room);
+    const each = clamp((room - left) / grid.columns, least, most);
+    const side = Math.floor(each < 8 ? 2 * each : each) / (each < 8 ? 2 : 1); // small cells may have half a pixel
+    size = { left, top, width: side, height: side, ...more };
     const width = size.left + grid.columns * size.width;
     const height = size.top + grid.rows * size.height;
     spacer.style.width = `${width}px`;
@@ -130,7 +141,7 @@ export function heat(state, options) {
     }
     drawing.textAlign = "left";
     drawing.textBaseline = "alphabetic";
-    const step = size.slant ? Math.ceil(17 / size.width) : Math.ceil(22 / size.width);
+    const step = Math.ceil((size.slant ? 17 : 22) / size.width);
     for (let c = view.fromColumn; size.top && c < view.toColumn; c++) {
       if (c % step || x(c) < size.left - (size.slant ? size.width / 2 : 6)) continue;
       if (!size.slant) {
@@ -249,7 +260,7 @@ export function heat(state, options) {
     if (event.key === "Enter" || event.key === " ") options.pick?.(r, c);
     else if (!to) return;
     event.preventDefault();
-    if (to) moveTo(Math.max(0, Math.min(grid.rows - 1, to[0])), Math.max(0, Math.min(grid.columns - 1, to[1])), true);
+    if (to) moveTo(clamp(to[0], 0, grid.rows - 1), clamp(to[1], 0, grid.columns - 1), true);
   });
   box.addEventListener("scroll", () => state.page.later(`${readout.id}-all`, paint), { passive: true });
   readout.textContent = options.hint ?? "";
@@ -270,20 +281,22 @@ export function heat(state, options) {
     follow();
     paint();
     legend?.update();
-    if (axes) axes.textContent = `↓ ${options.axes()[0]}   → ${options.axes()[1]}`;
+    if (axes) axes.textContent = `↓ ${now(options.axes)[0]}   → ${now(options.axes)[1]}`;
   };
   new ResizeObserver(() => state.page.later(`${readout.id}-size`, update)).observe(whole);
   return { whole, update, hover: mark, readout, box };
 }
 
+const now = (value, ...given) => (typeof value === "function" ? value(...given) : value);
+
 // A map's legend: its colours from end to end, with numbers. Colours go by the square root, and the numbers with them.
 function ramp({ title, largest, signed = false, write, strength = () => 255, tag: kind = null }) {
   const canvas = make("canvas", { width: 180, height: 10, "aria-hidden": "true" });
-  const numbers = make("span", { class: "ramp-numbers" });
-  const name = make("span", {});
+  const numbers = make("span.ramp-numbers");
+  const name = make("span");
   const update = () => {
-    name.replaceChildren(title, ...(kind ? [tag(...kind())] : []));
-    const most = typeof largest === "function" ? largest() : largest;
+    name.replaceChildren(title, ...(kind ? [tag(...now(kind))] : []));
+    const most = now(largest);
     const pen = canvas.getContext("2d");
     for (let x = 0; x < 180; x++) {
       const part = signed ? (2 * x) / 179 - 1 : x / 179;
@@ -294,16 +307,9 @@ function ramp({ title, largest, signed = false, write, strength = () => 255, tag
     const marks = signed ? [[0, -1], [0.5, 0], [1, 1]] : [[0, 0], [0.5, 0.25], [1, 1]];
     numbers.replaceChildren(...marks.map(([at, part]) => make("span", { css: { left: `${100 * at}%` } }, write(part * most))));
   };
-  return { whole: make("div", { class: "ramp" }, name, canvas, numbers), update };
+  return { whole: make("div.ramp", name, canvas, numbers), update };
 }
 
 function clipped(drawing, text, width) {
-  if (drawing.measureText(text).width <= width) return text;
-  const letters = [...text];
-  while (letters.length > 1 && drawing.measureText(letters.join("") + "…").width > width) letters.pop();
-  return letters.join("") + "…";
-}
-
-export function clamp(value, low, high) {
-  return Math.max(low, Math.min(high, value));
+  return cut(text, width, (one) => drawing.measureText(one).width);
 }

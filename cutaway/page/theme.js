@@ -13,10 +13,10 @@ export function themeButton(changed) {
     theme.setAttribute("aria-label", `Use ${isDark() ? "light" : "dark"} colours`);
     changed();
   };
-  const theme = button({ click: () => {
+  const theme = button("", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
     update();
-  } });
+  });
   dark.addEventListener("change", update);
   update();
   return theme;

@@ -1,6 +1,6 @@
 // An answer as its tokens: each a span, coloured and underlined by how surprising it was; arrow keys move over them.
 
-import { drawn, make } from "../elements.js";
+import { drawn, make, stepped } from "../elements.js";
 
 const STEPS = [[0.9, 0], [0.5, 1], [0.2, 2], [0.05, 3]]; // probability from which a token is so surprising; else 4
 const CONTROL = /^<\|?[\w /]+\|?>$/;
@@ -23,8 +23,8 @@ export class Answer {
     this.decoder = new TextDecoder();
     this.pending = [];
     this.part = null;
-    this.whole = make("div", {
-      class: "answer", tabindex: "0", role: "group", "aria-label": `${name}; arrow keys move from token to token`,
+    this.whole = make("div.answer", {
+      tabindex: "0", role: "group", "aria-label": `${name}; arrow keys move from token to token`,
       click: (event) => {
         const at = event.target.closest?.(".t");
         if (at) this.choose(Number(at.dataset.i));
@@ -66,7 +66,7 @@ export class Answer {
     const before = this.part?.lastChild?.textContent ?? "";
     if (!this.part || (this.part.childElementCount >= FROZEN && before.endsWith("\n"))) {
       if (this.part) this.part.lastChild.textContent = before.slice(0, -1);
-      this.part = make("div", { class: "lines" });
+      this.part = make("div.lines");
       this.whole.append(this.part);
     }
     this.part.append(this.span(i));
@@ -97,12 +97,8 @@ export class Answer {
   }
 
   key(event) {
-    const last = this.tokens.length - 1;
-    const now = this.chosen ?? -1;
-    const to = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: last }[event.key];
-    if (to === undefined || last < 0) return;
-    event.preventDefault();
-    this.choose(Math.max(0, Math.min(last, to)));
+    const to = stepped(event, this.chosen ?? -1, this.tokens.length - 1);
+    if (to !== null) this.choose(to);
   }
 
   // The ids of its first tokens.

@@ -1,43 +1,37 @@
 // Where each head attended when a token was chosen: all heads as small rows, then one over the text, then its whole map.
 
 import { palette, shade } from "../colours.js";
-import { bar, button, drawn, make, percent, quoted, table } from "../elements.js";
-import { clamp, heat } from "../heat.js";
+import { bar, button, clamp, drawn, make, percent, problem, quoted, scrolling, status, table } from "../elements.js";
+import { ALONE, PARTS, heat } from "../heat.js";
+import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
 
 const MOST = 2048; // cells of a row that are asked for; a longer text is pooled
 const CELLS = 32; // of a row in small
 const WHOLE = 64; // cells on a side of a whole map
 const LISTED = 4;
 
-const weight = (byte) => (byte / 255) ** 2;
-export const frames = { later: (name, task) => requestAnimationFrame(task), hover() {} };
-
-export async function attention(box, { answer, asked, edit }, { server, signal, kept }) {
+export async function attention(box, { asked, edit }, { server, signal, kept }) {
   const body = { ...asked, positions: [-1], size: MOST };
   const found = await server.attention(body, signal);
   const rows = new Map(found.maps.map(([layer, head], i) => [`${layer}.${head}`, found.cells.subarray(i * found.shape[1], (i + 1) * found.shape[1])]));
   if (!rows.size) {
-    box.replaceChildren(make("p", {}, "This model’s layers are recurrent: they have no attention weights."));
+    box.replaceChildren(make("p", NO_WEIGHTS));
     return null;
   }
   if (!rows.has(`${kept.layer}.${kept.head}`)) [kept.layer, kept.head] = found.maps[strongest(found)];
-  const large = make("div", {});
-  const glance = allHeads(found, rows, kept, () => {
-    draw();
-    glance.update();
-  });
+  const large = make("div");
   const draw = () => large.replaceChildren(...oneHead(found, rows.get(`${kept.layer}.${kept.head}`), kept, {
     off: () => edit({ part: "head", layer: kept.layer, unit: kept.head }),
     whole: (place) => wholeMap(place, server, asked, kept, signal),
   }));
-  const show = (at) => {
-    [kept.layer, kept.head] = found.maps[at];
+  const choose = (one) => {
+    [kept.layer, kept.head] = one;
     draw();
     glance.update();
   };
-  box.replaceChildren(make("h3", {}, "Every head"), glance.whole, byToken(found, rows, kept, show), large);
-  draw();
-  glance.update();
+  const glance = allHeads(found, rows, kept, choose);
+  box.replaceChildren(make("h3", "Every head"), glance.whole, byToken(found, rows, kept, choose), large);
+  choose([kept.layer, kept.head]);
   return ["v1/attention", body];
 }
 
@@ -48,8 +42,8 @@ function strongest({ maps, shape: [, columns], cells }) {
 }
 
 // The heads that attend to one token most, whichever is chosen.
-function byToken({ maps, tokens, pooled }, rows, kept, show) {
-  const list = make("p", { class: "buttons", "aria-live": "polite" });
+function byToken({ maps, tokens, pooled }, rows, kept, choose) {
+  const list = make("p.buttons", { "aria-live": "polite" });
   const last = tokens.length - 1;
   const which = make("select", { id: "attended-token", change: () => {
     kept.attended = which.value;
@@ -57,46 +51,34 @@ function byToken({ maps, tokens, pooled }, rows, kept, show) {
   } }, make("option", { value: "" }, "a token …"), tokens.map((token, i) => make("option", { value: i, selected: String(i) === kept.attended }, `${i} ${drawn(token)}`)).reverse());
   const draw = () => {
     const at = which.value === "" ? -1 : Math.min(last, Number(which.value));
-    const all = at < 0 ? [] : maps.map(([layer, head], i) => [i, layer, head, rows.get(`${layer}.${head}`)[Math.floor(at / pooled[1])]]);
-    list.replaceChildren(...all.sort((a, b) => b[3] - a[3]).slice(0, LISTED).map(([i, layer, head, byte]) => button({
-      "aria-label": `Head ${layer}.${head}, ${percent(weight(byte))} on this token`, click: () => show(i) }, `${layer}.${head} `, make("span", { class: "quiet" }, percent(weight(byte))))));
+    const all = at < 0 ? [] : maps.map(([layer, head]) => [layer, head, rows.get(`${layer}.${head}`)[Math.floor(at / pooled[1])]]);
+    list.replaceChildren(...all.sort((a, b) => b[2] - a[2]).slice(0, LISTED).map(([layer, head, byte]) => button([`${layer}.${head} `, make("span.quiet", percent(weightOf(byte)))], () => choose([layer, head]), { "aria-label": `Head ${layer}.${head}, ${percent(weightOf(byte))} on this token` })));
   };
   draw();
-  return make("div", { class: "by-token" }, make("p", { class: "select" }, make("label", { for: "attended-token" }, "Heads that attend most to"), which), list);
+  return make("div.by-token", make("p.select", make("label", { for: "attended-token" }, "Heads that attend most to"), which), list);
 }
 
-function allHeads({ maps, tokens, pooled }, rows, kept, chosen) {
+function allHeads({ maps, tokens, pooled }, rows, kept, choose) {
   const [layers, heads] = [0, 1].map((axis) => Math.max(...maps.map((one) => one[axis])) + 1);
   const small = new Map();
-  const map = heat({ page: frames }, {
+  const has = (r, c) => rows.has(`${r}.${c}`);
+  return headMap({
     name: "Where every head attends, small: a row a layer, a column a head; Enter chooses",
     hint: "A row is a layer, a column a head; inside, the text from its beginning to the token before.",
-    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
-    rows: () => layers,
-    columns: () => heads,
-    size: (width) => ({ left: 34, top: 20, width: clamp(Math.floor((width - 36) / heads), 14, 60), height: clamp(Math.floor(280 / layers), 7, 24), tall: 300 }),
+    legend: { title: "attention weight", ...PARTS }, layers, heads, has, height: clamp(Math.floor(280 / layers), 7, 24),
     paint(pen, x, y, w, h, r, c) {
-      const row = rows.get(`${r}.${c}`);
-      if (!row) return;
+      if (!has(r, c)) return;
       pen.imageSmoothingEnabled = false;
-      pen.drawImage(thumb(small, `${r}.${c}`, row), x, y, w, h);
+      pen.drawImage(thumb(small, `${r}.${c}`, rows.get(`${r}.${c}`)), x, y, w, h);
     },
-    rowName: String,
-    columnName: (c) => `h${c}`,
     say(r, c) {
       const row = rows.get(`${r}.${c}`);
-      if (!row) return "There is no such head.";
       const at = row.indexOf(Math.max(...row));
-      return `Layer ${r}, head ${c}: ${percent(weight(row[at]))} on ${drawn(tokens[at * pooled[1]])}`;
+      return `Layer ${r}, head ${c}: ${percent(weightOf(row[at]))} on ${drawn(tokens[at * pooled[1]])}`;
     },
-    pick(r, c) {
-      if (!rows.has(`${r}.${c}`)) return;
-      [kept.layer, kept.head] = [r, c];
-      chosen();
-    },
+    pick: (r, c) => has(r, c) && choose([r, c]),
     chosen: () => [kept.layer, kept.head],
   });
-  return map;
 }
 
 // A row as few pixels, each the largest weight it covers. Drawn again when the colours change.
@@ -122,46 +104,43 @@ function thumb(small, name, row) {
 
 function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
   const best = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, LISTED);
-  const place = make("div", {});
-  const text = make("p", { class: "attended" }, tokens.map((token, i) => make("span", {
+  const place = make("div");
+  const text = make("p.attended", tokens.map((token, i) => make("span", {
     css: { "background-color": `color-mix(in srgb, var(--heat) ${Math.round((55 * row[Math.floor(i / pooled[1])]) / 255)}%, transparent)` },
   }, token)));
-  const wider = button({ click: () => whole(place) }, "Whole map");
+  const wider = button("Whole map", () => whole(place));
   requestAnimationFrame(() => { text.parentElement.scrollTop = text.parentElement.scrollHeight; });
   return [
-    make("h3", {}, `Layer ${kept.layer}, head ${kept.head} attends to`),
-    make("div", { class: "scroll attended-box", tabindex: "0", role: "region", "aria-label": "The text, shaded by attention weight" }, text),
-    table("The tokens of largest attention weight", [["token", "left"], ["position", "right"], ["weight", "right"], ["", "left"]],
-      best.map((at) => [quoted(tokens[at * pooled[1]]), String(at * pooled[1]), percent(weight(row[at])), bar(weight(row[at]))])),
-    make("p", { class: "buttons" }, button({ click: off }, "Switch this head off"), wider),
+    make("h3", `Layer ${kept.layer}, head ${kept.head} attends to`),
+    scrolling("The text, shaded by attention weight", text),
+    table("The tokens of largest attention weight", ["token", ["position"], ["weight"], ""],
+      best.map((at) => [quoted(tokens[at * pooled[1]]), String(at * pooled[1]), percent(weightOf(row[at])), bar(weightOf(row[at]))])),
+    make("p.buttons", button("Switch this head off", off), wider),
     place,
   ];
 }
 
 async function wholeMap(place, server, asked, { layer, head }, signal) {
-  place.replaceChildren(make("p", { class: "quiet", role: "status" }, "Reading the whole text …"));
+  place.replaceChildren(status("Reading the whole text …"));
   try {
     const { shape, pooled, tokens, cells } = await server.attention({ ...asked, layers: [layer], heads: [head], size: WHOLE }, signal);
     const name = (at) => (pooled[0] === 1 ? drawn(tokens[at]) : `${at * pooled[0]}`);
     const each = pooled[0] === 1 ? "" : ` A cell is the largest weight of ${pooled[0]} by ${pooled[1]} tokens.`;
-    const map = heat({ page: frames }, {
+    const map = heat(ALONE, {
       name: `Attention map of layer ${layer}, head ${head}: a row a query, a column a key`,
       hint: `A row is a query, a column a key.${each}`,
-      legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
-      rows: () => shape[0],
-      columns: () => shape[1],
-      size(width) {
-        const side = clamp((width - 64) / shape[1], 3, 24);
-        return { left: 64, top: 0, width: side, height: side, tall: 420 };
-      },
-      colour: (r, c) => (c > r ? null : shade(weight(cells[r * shape[1] + c]))),
+      legend: { title: "attention weight", ...PARTS },
+      rows: shape[0],
+      columns: shape[1],
+      size: { left: 64, width: [3, 24], tall: 420 },
+      colour: (r, c) => (c > r ? null : shade(weightOf(cells[r * shape[1] + c]))),
       rowName: name,
       columnName: name,
-      say: (r, c) => (c > r ? "A later token is not visible." : `From ${name(r)} to ${name(c)}: ${percent(weight(cells[r * shape[1] + c]))}`),
+      say: (r, c) => (c > r ? "A later token is not visible." : `From ${name(r)} to ${name(c)}: ${percent(weightOf(cells[r * shape[1] + c]))}`),
     });
     place.replaceChildren(map.whole);
     map.update();
   } catch (error) {
-    if (error.name !== "AbortError") place.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
+    if (error.name !== "AbortError") place.replaceChildren(problem(error.message));
   }
 }

@@ -1,8 +1,8 @@
 // Chat: answers stream in as tokens, each of which opens; an answer goes on from another token as a version of it, and with
 // edits, or by another model, beside it.
 
-import { button, decoded, make, slider } from "../elements.js";
-import { toClipboard } from "../charts/figure.js";
+import { button, decoded, field, form, make, slider, submits } from "../elements.js";
+import { copying } from "../charts/figure.js";
 import { LEGEND } from "./answer.js";
 import { Edits } from "./edits.js";
 import { Turn } from "./turn.js";
@@ -19,23 +19,19 @@ export class Chat {
     this.turns = [];
     this.settings = { temperature: 0.3, max_tokens: 256, seed: null, system: "", beside: "" };
     this.running = new Set();
-    this.list = make("div", { class: "turns" }, this.empty());
+    this.list = make("div.turns", this.empty());
     this.input = make("textarea", { id: "message", rows: "2", placeholder: "Write to the model", keydown: (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
       this.send();
     } });
-    this.button = make("button", { type: "submit", class: "small primary" }, "Send");
+    this.button = submits("Send");
     this.edits = new Edits({
       changed: () => this.edited(), failed: (error) => this.shell.failed(error),
       direction: (layer, towards, away) => this.direction(layer, towards, away),
     });
-    const form = make("form", { class: "composer", submit: (event) => {
-      event.preventDefault();
-      if (this.running.size) this.stop();
-      else this.send();
-    } }, make("label", { class: "unseen", for: "message" }, "Message"), this.input, this.button);
-    this.whole = make("div", { class: "chat" }, this.list, this.options(), this.other, form);
+    this.whole = make("div.chat", this.list, this.options(), this.other,
+      form("form.composer", () => (this.running.size ? this.stop() : this.send()), make("label.unseen", { for: "message" }, "Message"), this.input, this.button));
   }
 
   get server() {
@@ -43,44 +39,40 @@ export class Chat {
   }
 
   empty() {
-    const example = (text) => button({ click: () => {
+    const example = (text) => button(text, () => {
       this.input.value = text;
       this.send();
-    } }, text);
-    return make("div", { class: "empty" },
-      make("p", { class: "sentence" }, "Ask, then open any token of the answer."),
-      make("p", { class: "buttons" }, ["What is gravity?", "Why is the sky blue?", "Tell me a short story about a lighthouse."].map(example)));
+    });
+    return make("div.empty",
+      make("p.sentence", "Ask, then open any token of the answer."),
+      make("p.buttons", ["What is gravity?", "Why is the sky blue?", "Tell me a short story about a lighthouse."].map(example)));
   }
 
   options() {
     const { settings } = this;
     const temperature = slider("temperature", { min: 0, max: 2, step: 0.05, value: settings.temperature }, (value) => {
       settings.temperature = value;
-      temperature.shown.textContent = value.toFixed(2);
-    });
-    temperature.shown.textContent = settings.temperature.toFixed(2);
+    }, (value) => value.toFixed(2));
     const longest = slider("longest answer", { min: 16, max: 1024, step: 16, value: settings.max_tokens }, (value) => {
       settings.max_tokens = value;
-      longest.shown.textContent = `${value} tokens`;
-    });
-    longest.shown.textContent = `${settings.max_tokens} tokens`;
+    }, (value) => `${value} tokens`);
     const seed = make("input", { id: "seed", type: "text", inputmode: "numeric", size: "8", input: () => {
       settings.seed = /^\d{1,9}$/.test(seed.value) ? Number(seed.value) : null;
     } });
     const system = make("textarea", { id: "system", rows: "2", input: () => { settings.system = system.value; } });
     this.fields = { temperature: temperature.input, max_tokens: longest.input, seed, system };
-    const legend = make("ul", { class: "legend" }, LEGEND.map(([text, n]) => make("li", {}, make("span", { class: `t p${n}` }, "token"), text)));
+    const legend = make("ul.legend", LEGEND.map(([text, n]) => make("li", make("span", { class: `t p${n}` }, "token"), text)));
     const colours = make("input", { id: "colours", type: "checkbox", checked: true, change: () => {
       this.list.classList.toggle("plain", !colours.checked);
       legend.hidden = !colours.checked;
     } });
-    this.other = make("p", { class: "field beside", hidden: true });
-    return make("details", { class: "settings" }, make("summary", {}, "Settings, edits and colours"),
+    this.other = make("p.field.beside", { hidden: true });
+    return make("details.settings", make("summary", "Settings, edits and colours"),
       temperature.whole, longest.whole,
-      make("p", { class: "field" }, make("label", { for: "seed" }, "seed"), seed),
-      make("p", { class: "field" }, make("label", { for: "system" }, "system message"), system),
+      field("seed", seed),
+      field("system message", system),
       this.edits.form,
-      make("p", { class: "field" }, make("label", { for: "colours" }, "colour tokens by probability"), colours), legend);
+      field("colour tokens by probability", colours), legend);
   }
 
   // rest: of an address, a message with its settings, which are written into the form and not sent.
@@ -216,15 +208,9 @@ export class Chat {
     this.shell.tree(turn);
   }
 
-  async copy(button, text) {
-    const { textContent } = button;
-    button.textContent = (await toClipboard(text)) ? "Copied" : "The browser refused";
-    setTimeout(() => { button.textContent = textContent; }, 2500);
-  }
-
   copies({ request, prompt, of }) {
-    const copied = (name, text) => button({ click: (event) => this.copy(event.target, text()) }, name);
-    return [button({ click: () => this.shell.safety(of) }, "What it read"), copied("Copy as curl", () => this.server.curl(CHAT, request)), copied("Copy as Python", () => this.server.python(request, prompt))];
+    return [button("What it read", () => this.shell.safety(of)), copying("Copy as curl", () => this.server.curl(CHAT, request)),
+      copying("Copy as Python", () => this.server.python(request, prompt))];
   }
 
   open(turn, answer, index) {

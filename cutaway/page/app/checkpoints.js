@@ -2,8 +2,9 @@
 
 import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
-import { count, drawn, fixed, make, percent, remark, slider } from "../elements.js";
+import { button, count, drawn, fixed, form, make, percent, remark, slider, status } from "../elements.js";
 import { surprise } from "./answer.js";
+import { instead } from "./server.js";
 
 const SENTENCE = "The capital of France is Paris.";
 const MOST = 24; // checkpoints that are measured of a run with more
@@ -17,21 +18,20 @@ export class Checkpoints {
     this.step = null;
     this.sentence = make("textarea", { id: "fixed", rows: "2" });
     this.sentence.value = SENTENCE;
-    this.at = slider("checkpoint", { min: 0, max: 0, step: 1, value: 0 }, (i) => this.choose(this.steps[i]));
-    this.button = make("button", { type: "button", class: "small primary", click: () => this.chat() }, "Chat with it");
-    this.note = make("p", { class: "quiet", role: "status" });
-    this.read = make("div", { class: "reading" });
-    this.place = make("div", {}); // of the map
-    this.charts = make("div", { class: "charts" });
-    this.tokens = make("div", {});
-    const form = make("form", { class: "field", submit: (event) => {
-      event.preventDefault();
+    this.at = slider("checkpoint", { min: 0, max: 0, step: 1, value: 0 }, (i) => this.choose(this.steps[i]), (i) => `step ${count(this.steps?.[i] ?? 0)}`);
+    this.button = button("Chat with it", () => this.chat(), { class: "small primary" });
+    this.note = status();
+    this.read = make("div.reading");
+    this.place = make("div"); // of the map
+    this.charts = make("div.charts");
+    this.tokens = make("div");
+    const asks = form("form.field", () => {
       this.follow.address();
       this.measure();
-    } }, make("label", { for: "fixed" }, "sentence"), this.sentence, make("button", { type: "submit", class: "small" }, "Measure"));
-    this.whole = make("div", { class: "stack", hidden: true, role: "region", "aria-labelledby": "checkpoints-title" }, make("h2", { id: "checkpoints-title" }, "Checkpoints"),
-      make("p", { class: "about" }, "Each checkpoint is a model. All read the same sentence, so what changes is what was learned in between."),
-      form, make("div", { class: "scrub" }, this.at.whole, this.button), this.note, this.read, this.charts, this.tokens);
+    }, make("label", { for: "fixed" }, "sentence"), this.sentence, make("button.small", { type: "submit" }, "Measure"));
+    this.whole = make("div.stack", { hidden: true, role: "region", "aria-labelledby": "checkpoints-title" }, make("h2", { id: "checkpoints-title" }, "Checkpoints"),
+      make("p.about", "Each checkpoint is a model. All read the same sentence, so what changes is what was learned in between."),
+      asks, make("div.scrub", this.at.whole, this.button), this.note, this.read, this.charts, this.tokens);
   }
 
   get text() {
@@ -64,8 +64,7 @@ export class Checkpoints {
 
   choose(step, tell = true) {
     this.step = step;
-    this.at.input.value = this.steps.indexOf(step);
-    this.at.shown.textContent = `step ${count(step)}`;
+    this.at.set(this.steps.indexOf(step));
     this.draw();
     if (!tell) return;
     this.follow.address();
@@ -78,7 +77,7 @@ export class Checkpoints {
     try {
       await this.shell.use(`${this.run.id}@${this.step}`);
     } catch (error) {
-      this.note.textContent = error.message;
+      this.shell.failed(error, this.note);
     }
     this.button.disabled = false;
   }
@@ -90,9 +89,7 @@ export class Checkpoints {
 
   // Measures the checkpoints one after the other, the chosen one first; what is there is drawn.
   async measure() {
-    this.stop();
-    this.measuring = new AbortController();
-    const { signal } = this.measuring;
+    const { signal } = this.measuring = instead(this.measuring);
     const apart = Math.max(1, (this.steps.length - 1) / (MOST - 1));
     const some = this.steps.filter((_, i) => this.steps.length <= MOST || Math.round(Math.round(i / apart) * apart) === i);
     this.found = new Map();
@@ -106,9 +103,7 @@ export class Checkpoints {
       this.note.textContent = this.steps.length > some.length ? `${some.length} of ${this.steps.length} checkpoints are measured; choose any other, and it is too.` : "";
       this.overview();
     } catch (error) {
-      if (error.name === "AbortError") return;
-      this.note.textContent = error.message;
-      this.shell.failed(error);
+      this.shell.failed(error, this.note);
     }
   }
 
@@ -118,7 +113,7 @@ export class Checkpoints {
       this.found.set(step, await this.ask(step));
       if (this.step === step) this.draw();
     } catch (error) {
-      if (error.name !== "AbortError") this.note.textContent = error.message;
+      this.shell.failed(error, this.note);
     }
   }
 
@@ -129,7 +124,7 @@ export class Checkpoints {
     const tokens = one.tokens.map(({ text, nats }) => make("span", { class: `t ${nats === null ? "" : `p${surprise(-nats)}`}`,
       title: nats === null ? "no token before it" : `${fixed(nats, 2)} nats, ${percent(Math.exp(-nats))}` }, text));
     const best = one.induction ? ` Its strongest induction head is ${one.induction.layer}.${one.induction.head}, with ${percent(one.induction.score)} of its attention.` : "";
-    this.read.replaceChildren(make("p", { class: "answer read" }, tokens),
+    this.read.replaceChildren(make("p.answer.read", tokens),
       remark(one.mean === null ? "" : `Mean surprisal ${fixed(one.mean, 3)} nats a token: it gave each token a probability of ${percent(Math.exp(-one.mean))}, as a geometric mean.${best}`));
     if (!this.place.isConnected) this.charts.replaceChildren(this.place);
     this.place.replaceChildren(one.map ? this.map(one.map) : "");

@@ -1,6 +1,6 @@
 // The edits of the model that are active: chips with a switch, a strength and undo. Nothing that changes it is out of sight.
 
-import { button, make } from "../elements.js";
+import { button, form, make } from "../elements.js";
 
 const PARTS = [["head", "head"], ["attention", "attention of a layer"], ["mlp", "MLP of a layer"], ["layer", "whole layer"],
   ["neuron", "neuron"], ["direction", "or add a direction between two texts"]];
@@ -33,10 +33,10 @@ export class Edits {
     this.changed = changed;
     this.direction = direction;
     this.failed = failed;
-    this.chips = make("ul", { class: "chips-edits", "aria-label": "Active edits" });
-    this.back = button({ click: () => this.undo() }, "Undo");
-    this.bar = make("div", { class: "tray", role: "group", "aria-label": "Edits of the model" },
-      make("span", { class: "tray-title" }, "Edits"), this.chips, this.back);
+    this.chips = make("ul.chips-edits", { "aria-label": "Active edits" });
+    this.back = button("Undo", () => this.undo());
+    this.bar = make("div.tray", { role: "group", "aria-label": "Edits of the model" },
+      make("span.tray-title", "Edits"), this.chips, this.back);
     this.form = this.adding();
     this.draw();
   }
@@ -92,7 +92,7 @@ export class Edits {
       change: () => Number.isFinite(strength.valueAsNumber) && this.change(i, { strength: strength.valueAsNumber }),
     });
     return make("li", { class: edit.on ? "edit-chip" : "edit-chip out" },
-      make("label", {}, make("input", { type: "checkbox", checked: edit.on, "data-chip": `on-${name}`,
+      make("label", make("input", { type: "checkbox", checked: edit.on, "data-chip": `on-${name}`,
         change: (event) => this.change(i, { on: event.target.checked }) }), name),
       make("span", { "aria-hidden": "true" }, "×"), strength,
       make("button", { type: "button", class: "chip-close", "aria-label": `Remove ${name}`, click: () => this.set(this.list.filter((_, at) => at !== i)) }, "✕"));
@@ -105,14 +105,13 @@ export class Edits {
     const unit = numeric("edit-unit");
     const text = (id) => make("input", { id, type: "text", size: "18" });
     const [towards, away] = [text("edit-towards"), text("edit-away")];
-    const numbered = make("span", { class: "field" }, make("label", { for: "edit-unit" }, "number"), unit);
-    const texts = make("span", { class: "field" }, make("label", { for: "edit-towards" }, "towards"), towards, make("label", { for: "edit-away" }, "away from"), away);
+    const numbered = make("span.field", make("label", { for: "edit-unit" }, "number"), unit);
+    const texts = make("span.field", make("label", { for: "edit-towards" }, "towards"), towards, make("label", { for: "edit-away" }, "away from"), away);
     const update = () => {
       numbered.hidden = !NUMBERED.includes(part.value);
       texts.hidden = part.value !== "direction";
     };
-    const submit = async (event) => {
-      event.preventDefault();
+    const submit = async () => {
       const edit = { part: part.value, layer: layer.valueAsNumber || 0, unit: unit.valueAsNumber || 0 };
       if (edit.part !== "direction") return this.add(edit);
       try {
@@ -124,7 +123,7 @@ export class Edits {
       }
     };
     update();
-    return make("form", { class: "field edit-form", submit }, make("label", { for: "edit-part" }, "switch off"), part,
-      make("label", { for: "edit-layer" }, "layer"), layer, numbered, texts, make("button", { type: "submit", class: "small" }, "Add"));
+    return form("form.field", submit, make("label", { for: "edit-part" }, "switch off"), part,
+      make("label", { for: "edit-layer" }, "layer"), layer, numbered, texts, make("button.small", { type: "submit" }, "Add"));
   }
 }

@@ -1,10 +1,11 @@
 // How it works, on the loaded model: the sentence is part of the address, so that a link shows the same chapter.
 
-import { decoded, make } from "../elements.js";
+import { decoded, form, make, submits } from "../elements.js";
 import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
 import { How } from "../how/how.js";
 import { Live } from "../how/source.js";
+import { instead } from "./server.js";
 
 const LONGEST = 2000; // letters of a text in an address
 const FIRST = "The capital of France is";
@@ -20,11 +21,8 @@ export class HowItWorks {
       source: new Live(shell.server), text: () => this.text.value, page: () => this.traced(),
       address: (chapter) => this.address(chapter), announce: (text) => shell.announce(text), failed: (error) => shell.failed(error),
     });
-    const form = make("form", { class: "composer", submit: (event) => {
-      event.preventDefault();
-      location.hash = this.address(this.how.at ?? "");
-    } }, make("label", { for: "sentence" }, "Sentence"), this.text, make("button", { type: "submit", class: "small primary" }, "Use it"));
-    this.whole = make("div", { class: "inside" }, form, this.how.whole);
+    this.whole = make("div.inside", form("form.composer", () => { location.hash = this.address(this.how.at ?? ""); },
+      make("label", { for: "sentence" }, "Sentence"), this.text, submits("Use it")), this.how.whole);
   }
 
   address(chapter) {
@@ -54,8 +52,7 @@ export class HowItWorks {
   async trace() {
     try {
       const page = new Page({ ...read(await this.shell.server.trace({ text: this.shown })), views: [] });
-      this.listening?.abort();
-      this.listening = new AbortController();
+      this.listening = instead(this.listening);
       page.listen(this.listening.signal);
       this.page = page;
       return page;

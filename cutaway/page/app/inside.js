@@ -1,9 +1,10 @@
 // Inside: a text, or a conversation up to a token, followed through the model: the views of the explain page, live.
 
-import { make } from "../elements.js";
+import { form, make, status, submits } from "../elements.js";
 import { VIEWS, strip, views } from "../explain/build.js";
 import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
+import { instead } from "./server.js";
 
 const LONGEST = 4000; // letters of a text in an address
 const RECORDED = "The capital of France is"; // scripts/tables/recording.py
@@ -16,14 +17,11 @@ export class Inside {
     this.running = null;
     this.text = make("textarea", { id: "text", rows: "2" });
     this.text.value = RECORDED;
-    this.note = make("p", { class: "quiet", role: "status" });
-    const form = make("form", { class: "composer", submit: (event) => {
-      event.preventDefault();
-      this.trace({ text: this.text.value });
-    } }, make("label", { for: "text" }, "Text"), this.text, make("button", { type: "submit", class: "small primary" }, "Trace"));
+    this.note = status();
     this.strip = make("div", { id: "strip" });
     this.views = make("div", { id: "views" });
-    this.whole = make("div", { class: "inside" }, form, this.note, this.strip, this.views);
+    this.whole = make("div.inside", form("form.composer", () => this.trace({ text: this.text.value }),
+      make("label", { for: "text" }, "Text"), this.text, submits("Trace")), this.note, this.strip, this.views);
   }
 
   // What the place shows when it is opened: the text of the address, the last trace, or one of the example.
@@ -35,8 +33,7 @@ export class Inside {
 
   // at: what is selected in it, where not what its explanation chose.
   async trace(given, at = null) {
-    this.running?.abort();
-    const { signal } = this.running = new AbortController();
+    const { signal } = this.running = instead(this.running);
     this.asked = given;
     const { edits } = this.shell.chat;
     const asked = { edits: edits.active, ...given };
@@ -51,9 +48,7 @@ export class Inside {
       if (given.text) this.note.textContent = asked.edits.length ? `With edits: ${edits.described}.` : "";
       else this.note.textContent = "The conversation up to the token, as the chat template writes it, by the ids that the model read.";
     } catch (error) {
-      if (error.name === "AbortError") return;
-      this.note.textContent = error.message;
-      this.shell.failed(error);
+      this.shell.failed(error, this.note);
     }
   }
 
@@ -69,8 +64,7 @@ export class Inside {
     this.strip.hidden = this.views.hidden = false;
     this.strip.replaceChildren(...strip(page));
     this.views.replaceChildren(...views(page));
-    this.listening?.abort();
-    this.listening = new AbortController();
+    this.listening = instead(this.listening);
     page.listen(this.listening.signal);
     page.states.forEach((state) => state.set({ ...page.data.start, ...at }, false));
     this.shell.announce("The trace is shown");

@@ -1,6 +1,6 @@
 // The lenses by layer at the place where a token was chosen: the logit lens, and those that the server has beside it.
 
-import { bar, drawn, make, percent, table } from "../elements.js";
+import { bar, drawn, make, percent, quoted, remark, table } from "../elements.js";
 
 const KINDS = [["jacobian_lens", "Jacobian"], ["tuned_lens", "tuned"], ["logit_lens", "logit"], ["random_lens", "control"]];
 
@@ -17,12 +17,12 @@ export async function lens(box, { answer, index, asked }, { server, signal }) {
       ...(several ? stages.map((one) => (one ? percent(one.probability) : "")) : [percent(probability), bar(probability)])];
   });
   const heads = several
-    ? [["block", "right"], ...shown.map(([, name]) => [name, "left"]), ...shown.map(([, name]) => [name, "right"])]
-    : [["block", "right"], ["likeliest", "left"], ["probability", "right"], ["", "left"]];
+    ? [["block"], ...shown.map(([, name]) => name), ...shown.map(([, name]) => [name])]
+    : [["block"], "likeliest", ["probability"], ""];
   box.replaceChildren(
-    make("h3", {}, several ? "Lenses" : "Logit lens"),
-    make("p", { class: "quiet" }, "The likeliest token after each block, and the probability of ",
-      make("bdi", { class: "word" }, drawn(token)), " there. The logit lens reads a block as if the model stopped after it; it is seldom meaningful in early blocks.",
+    make("h3", several ? "Lenses" : "Logit lens"),
+    remark("The likeliest token after each block, and the probability of ",
+      quoted(token), " there. The logit lens reads a block as if the model stopped after it; it is seldom meaningful in early blocks.",
       found.jacobian_lens ? " The Jacobian lens shows what a block moves the model towards, now or later; the control has a random rotation in its place." : ""),
     table("The likeliest token after each block, and the probability of the chosen one", heads, rows));
   return ["v1/lens", body];

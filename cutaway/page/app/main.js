@@ -1,6 +1,6 @@
 // The page at the server's address: the model, the places, what is selected, and what went wrong.
 
-import { count, decoded, make, remark } from "../elements.js";
+import { count, decoded, form, make, problem, remark, submits } from "../elements.js";
 import { themeButton } from "../theme.js";
 import { Chat } from "./chat.js";
 import { HowItWorks } from "./how.js";
@@ -22,9 +22,9 @@ class Shell {
   constructor() {
     this.server = new Server();
     this.inspector = new Inspector(byId("inspector"), this);
-    this.chip = make("span", { class: "chip-model" });
-    this.rate = make("span", { class: "quiet" });
-    this.banner = make("p", { class: "banner", role: "alert", hidden: true });
+    this.chip = make("span.chip-model");
+    this.rate = make("span.quiet");
+    this.banner = make("p.banner", { role: "alert", hidden: true });
     this.chat = new Chat(this);
     this.answers = new Tree(this);
     this.traced = new Inside(this);
@@ -34,7 +34,7 @@ class Shell {
     this.tours = new Tours(this, byId("tour"));
     this.share = new Share(this);
     const theme = themeButton(() => [this.traced, this.chapters].forEach((one) => one.page?.states.forEach((state) => state.set({}, false))));
-    byId("bar").append(make("h1", { class: "mark" }, "Cutaway"), this.chip, this.rate, make("span", { class: "right" }, this.share.whole, theme), this.banner);
+    byId("bar").append(make("h1.mark", "Cutaway"), this.chip, this.rate, make("span.right", this.share.whole, theme), this.banner);
     byId("places").append(...PLACES.map(([id, name]) => make("a", { href: `#${id}`, id: `to-${id}` }, name)));
     byId("inspector").before(this.chat.edits.bar);
     addEventListener("hashchange", () => this.go());
@@ -51,8 +51,12 @@ class Shell {
     this.rate.textContent = text;
   }
 
-  // A refusal is shown where it happened; a server that is gone is looked for until it is back.
-  failed(error) {
+  // A refusal is shown at the place where it happened; a server that is gone is looked for until it is back. What the
+  // page cancelled is no failure.
+  failed(error, place = null) {
+    if (error.name === "AbortError") return;
+    place?.replaceChildren(place.tagName === "P" ? error.message : problem(error.message));
+    if (place) place.hidden = false;
     if (error.status === 401) this.askKey(error.message);
     if (error.status !== 0 || !this.banner.hidden) return;
     this.banner.hidden = false;
@@ -73,7 +77,7 @@ class Shell {
     try {
       await this.server.open();
     } catch (error) {
-      if (error.status !== 401) byId("place").replaceChildren(make("p", { class: "wait" }, error.message));
+      if (error.status !== 401) byId("place").replaceChildren(make("p.wait", error.message));
       this.failed(error);
       return;
     }
@@ -88,21 +92,19 @@ class Shell {
         this.server.model = models[event.target.selectedIndex];
         this.showModel();
       } }, models.map((one) => make("option", { selected: one === model }, one.id)))
-      : make("strong", {}, model.id);
+      : make("strong", model.id);
     this.chat.offer(models, model);
-    this.chip.replaceChildren(name, model.max_model_len ? make("span", { class: "quiet" }, ` ${count(model.max_model_len)} tokens of context`) : "");
+    this.chip.replaceChildren(name, model.max_model_len ? make("span.quiet", ` ${count(model.max_model_len)} tokens of context`) : "");
   }
 
   askKey(message) {
-    const problem = make("p", { class: "bad", role: "alert" }, this.server.key ? message : "");
     const key = make("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false" });
-    byId("place").replaceChildren(make("form", { class: "key", submit: (event) => {
-      event.preventDefault();
+    byId("place").replaceChildren(form("form.key", () => {
       this.server.key = key.value.trim();
       this.start();
-    } }, make("p", { class: "sentence" }, "This server needs an API key."),
+    }, make("p.sentence", "This server needs an API key."),
     remark("It is kept in this page's memory alone, and goes when the page does."),
-    make("p", { class: "field" }, make("label", { for: "key" }, "API key"), key, make("button", { type: "submit", class: "small primary" }, "Open")), problem));
+    make("p.field", make("label", { for: "key" }, "API key"), key, submits("Open")), problem(this.server.key ? message : "")));
     key.focus();
   }
 

@@ -1,10 +1,9 @@
 // Which heads read a line while the model answered, and whether they matter: attention to it, then the causal check.
 
-import { shade } from "../colours.js";
-import { bar, button, fixed, make, percent, remark, scrolling, table } from "../elements.js";
-import { clamp, heat } from "../heat.js";
-import { frames } from "./attention.js";
+import { bar, button, fixed, make, marked, percent, problem, remark, scrolling, status, table, total } from "../elements.js";
+import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
 import { SOURCES } from "./sources.js";
+import { PARTS } from "../heat.js";
 
 const ANSWERED = 8; // first tokens of the answer, whose choice is looked at
 const MOST = 2048;
@@ -12,30 +11,28 @@ const CHECKED = 4; // heads that are ablated together
 const SETS = 7; // of as many others
 const LISTED = 8;
 
-const weight = (byte) => (byte / 255) ** 2;
-
 // asked: {model, ids, from: the answer's first token, count}; tokens: the prompt's, with sources; line: {first, last}.
 export async function readers({ model, ids, from, count }, tokens, line, { server, signal, off }) {
   const places = Array.from({ length: Math.min(ANSWERED, count) }, (_, i) => from - 1 + i);
   const asked = { model, prompt_token_ids: ids.slice(0, places.at(-1) + 1) };
   const found = await server.attention({ ...asked, positions: places, size: MOST }, signal);
-  if (!found.maps.length) return [make("p", {}, "This model’s layers are recurrent: they have no attention weights.")];
+  if (!found.maps.length) return [make("p", NO_WEIGHTS)];
   const heads = shares(found, tokens, line);
   const best = [...heads].sort((a, b) => b.line - a.line);
-  const check = make("div", {}, make("p", { class: "quiet", role: "status" }, "The causal check …"));
+  const check = make("div", status("The causal check …"));
   const map = everyHead(heads);
   causal(asked, places, heads, best, server, signal).then((made) => check.replaceChildren(...made)).catch((error) => {
-    if (error.name !== "AbortError") check.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
+    if (error.name !== "AbortError") check.replaceChildren(problem(error.message));
   });
   const listed = ["line", ...SOURCES].filter((name) => heads.some((one) => one[name] > 0.005));
   return [
-    make("h3", {}, "Every head’s attention to the line"), map.whole,
-    make("h3", {}, "The heads that read it most"),
-    scrolling("Heads and what they read", table(`Attention of heads, the mean over the answer’s first ${places.length} tokens`, [["head", "left"], ...listed.map((name) => [name === "line" ? "the line" : `rest of ${name}`, "right"])],
+    make("h3", "Every head’s attention to the line"), map.whole,
+    make("h3", "The heads that read it most"),
+    scrolling("Heads and what they read", table(`Attention of heads, the mean over the answer’s first ${places.length} tokens`, ["head", ...listed.map((name) => [name === "line" ? "the line" : `rest of ${name}`])],
         best.slice(0, LISTED).map((one) => [`${one.layer}.${one.head}`, ...listed.map((name) => percent(one[name]))]))),
     remark("Each row sums to 100% with what the heads read of the answer itself. A head that adds nothing attends to the first token, which is the template’s."),
     check,
-    make("p", { class: "buttons" }, button({ click: () => off(best.slice(0, CHECKED)) }, `Switch the first ${CHECKED} off, and answer again`)),
+    make("p.buttons", button(`Switch the first ${CHECKED} off, and answer again`, () => off(best.slice(0, CHECKED)))),
     map.update,
   ];
 }
@@ -48,7 +45,7 @@ export function shares({ maps, shape: [rows, columns], cells, pooled }, tokens, 
   });
   return maps.map(([layer, head], m) => {
     const found = { layer, head, line: 0, ...Object.fromEntries([...SOURCES, "answer"].map((name) => [name, 0])) };
-    for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) found[kind[c]] += weight(cells[(m * rows + r) * columns + c]) / rows;
+    for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) found[kind[c]] += weightOf(cells[(m * rows + r) * columns + c]) / rows;
     return found;
   });
 }
@@ -56,14 +53,11 @@ export function shares({ maps, shape: [rows, columns], cells, pooled }, tokens, 
 function everyHead(heads) {
   const [layers, across] = ["layer", "head"].map((axis) => Math.max(...heads.map((one) => one[axis])) + 1);
   const by = new Map(heads.map((one) => [`${one.layer}.${one.head}`, one]));
-  return heat({ page: frames }, {
-    name: "Attention to the line: a row a layer, a column a head", hint: "A row is a layer, a column a head.",
-    legend: { title: "attention to the line", largest: 1, write: (part) => `${Math.round(100 * part)}%` },
-    rows: () => layers, columns: () => across,
-    size: (width) => ({ left: 34, top: 20, width: clamp(Math.floor((Math.min(width, 620) - 36) / across), 12, 60), height: 11, tall: 350 }),
-    colour: (r, c) => (by.has(`${r}.${c}`) ? shade(by.get(`${r}.${c}`).line) : null),
-    rowName: String, columnName: (c) => `h${c}`,
-    say: (r, c) => (by.has(`${r}.${c}`) ? `Head ${r}.${c}: ${percent(by.get(`${r}.${c}`).line)} on the line` : "There is no such head."),
+  const line = (r, c) => by.get(`${r}.${c}`).line;
+  return headMap({
+    name: "Attention to the line: a row a layer, a column a head", legend: { title: "attention to the line", ...PARTS },
+    layers, heads: across, has: (r, c) => by.has(`${r}.${c}`), part: line,
+    say: (r, c) => `Head ${r}.${c}: ${percent(line(r, c))} on the line`,
   });
 }
 
@@ -72,22 +66,22 @@ async function causal(asked, places, heads, best, server, signal) {
   const without = (some) => some.map(({ layer, head }) => ({ kind: "ablate", layer, part: "head", head, positions: places }));
   const measure = async (some) => {
     const { kl } = await server.about("v1/divergence", { ...asked, positions: places, edits: without(some) }, signal);
-    return kl.reduce((a, b) => a + b, 0) / kl.length;
+    return total(kl) / kl.length;
   };
   const top = best.slice(0, CHECKED);
   const found = await measure(top);
   const others = [];
   for (const some of drawn(heads.filter((one) => !top.includes(one)))) others.push(await measure(some));
-  const mean = others.reduce((a, b) => a + b, 0) / others.length;
+  const mean = total(others) / others.length;
   const most = Math.max(found, ...others, 1e-9);
   const more = found > Math.max(...others)
     ? `They matter here: the answer changes more without them than without any of ${others.length} other sets, which happens by chance once in ${others.length + 1} times.`
     : "They do not matter more than others do here: attention to a line is no proof that it is followed.";
   return [
-    make("h3", {}, "Causal check"),
-    table("How far the answer’s distributions move without heads", [["ablated there", "left"], ["KL, nats", "right"], ["", "left"]],
-      [[`the ${top.length} that read the line most`, found], [`${top.length} others, mean of ${others.length} draws`, mean]].map(([name, value], i) => ({
-        attributes: { class: i ? "row" : "row chosen" }, cells: [make("span", { class: "wrapped" }, name), fixed(value, 4), bar(value / most)] }))),
+    make("h3", "Causal check"),
+    table("How far the answer’s distributions move without heads", ["ablated there", ["KL, nats"], ""],
+      [[`the ${top.length} that read the line most`, found], [`${top.length} others, mean of ${others.length} draws`, mean]].map(([name, value], i) => marked(i ? null : "chosen",
+        [make("span.wrapped", name), fixed(value, 4), bar(value / most)]))),
     remark(`${more} Each draw: ${others.map((one) => fixed(one, 4)).join(", ")}.`),
   ];
 }

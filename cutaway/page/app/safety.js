@@ -1,10 +1,11 @@
 // Safety: who wrote each character that the model reads, which heads read an injected line, and reports of attacks.
 
-import { make, remark } from "../elements.js";
+import { form, make, problem, remark, status, submits } from "../elements.js";
 import { readers } from "./readers.js";
 import { reports } from "./reports.js";
 import { conversation, legend, suspect } from "./sources.js";
 import { Turn } from "./turn.js";
+import { instead } from "./server.js";
 
 const EXAMPLE = {
   system: "You are a helpful assistant. Answer the question of the user.",
@@ -23,19 +24,16 @@ export class Safety {
       return [name, field];
     }));
     const names = { system: "system message", user: "message of the user", tool: "what a tool returned" };
-    const form = make("form", { class: "asked", submit: (event) => {
-      event.preventDefault();
-      this.ask();
-    } }, Object.entries(this.fields).map(([name, field]) => make("div", {}, make("label", { for: field.id, class: `s-label s-${name}` }, names[name]), field)),
-    make("p", {}, make("button", { type: "submit", class: "small primary" }, "Answer")));
-    this.problem = make("p", { class: "bad", role: "alert", hidden: true });
-    this.read = make("div", { class: "stack" });
-    this.answer = make("div", {});
-    this.heads = make("div", { class: "heads" });
-    this.whole = make("div", { class: "training safety" },
-      make("div", {}, make("h2", {}, "What the model reads, and who wrote it"),
-        make("p", { class: "about" }, "The template, the system, the user and tools write one text. The model is trained to trust them differently, and reads all of it as tokens. Its renderer knows the writer of every character.")),
-      form, this.problem, this.read, this.answer, this.heads, reports(shell));
+    const asks = form("form.asked", () => this.ask(), Object.entries(this.fields).map(([name, field]) => make("div", make("label", { for: field.id, class: `s-label s-${name}` }, names[name]), field)),
+    make("p", submits("Answer")));
+    this.problem = problem("", { hidden: true });
+    this.read = make("div.stack");
+    this.answer = make("div");
+    this.heads = make("div.heads");
+    this.whole = make("div.training.safety",
+      make("div", make("h2", "What the model reads, and who wrote it"),
+        make("p.about", "The template, the system, the user and tools write one text. The model is trained to trust them differently, and reads all of it as tokens. Its renderer knows the writer of every character.")),
+      asks, this.problem, this.read, this.answer, this.heads, reports(shell));
   }
 
   get server() {
@@ -43,7 +41,7 @@ export class Safety {
   }
 
   show() {
-    if (!this.messages) this.sources(this.typed()).catch((error) => this.wrong(error));
+    if (!this.messages) this.sources(this.typed()).catch((error) => this.shell.failed(error, this.problem));
   }
 
   hide() {
@@ -54,13 +52,6 @@ export class Safety {
     const { system, user, tool } = Object.fromEntries(Object.entries(this.fields).map(([name, field]) => [name, field.value]));
     const result = tool.trim() ? [{ role: "assistant", content: null, tool_calls: [CALL] }, { role: "tool", content: tool, tool_call_id: CALL.id }] : [];
     return [...(system.trim() ? [{ role: "system", content: system }] : []), { role: "user", content: user }, ...result];
-  }
-
-  wrong(error) {
-    if (error.name === "AbortError") return;
-    this.problem.textContent = error.message;
-    this.problem.hidden = false;
-    this.shell.failed(error);
   }
 
   async ask() {
@@ -77,7 +68,7 @@ export class Safety {
       await chat.run(turn, answer);
       await this.opened(turn, answer);
     } catch (error) {
-      this.wrong(error);
+      this.shell.failed(error, this.problem);
     }
   }
 
@@ -86,16 +77,15 @@ export class Safety {
     try {
       const { answer } = turn.shown;
       await this.sources(turn.messages);
-      this.answer.replaceChildren(make("p", { class: "answer" }, answer.text));
+      this.answer.replaceChildren(make("p.answer", answer.text));
       await this.opened(turn, answer);
     } catch (error) {
-      this.wrong(error);
+      this.shell.failed(error, this.problem);
     }
   }
 
   async sources(messages) {
-    this.hide();
-    this.looking = new AbortController();
+    this.looking = instead(this.looking);
     this.messages = messages;
     this.turn = null;
     this.problem.hidden = true;
@@ -123,9 +113,8 @@ export class Safety {
 
   async attend() {
     if (!this.turn || !this.asked.count || !this.line) return;
-    this.looking?.abort();
-    const { signal } = this.looking = new AbortController();
-    this.heads.replaceChildren(make("p", { class: "quiet", role: "status" }, "Which heads read the line …"));
+    const { signal } = this.looking = instead(this.looking);
+    this.heads.replaceChildren(status("Which heads read the line …"));
     try {
       const made = await readers(this.asked, this.found.tokens, this.line, { server: this.server, signal, off: (heads) => this.off(heads) });
       const update = made.at(-1) instanceof Function ? made.pop() : null;
@@ -133,7 +122,7 @@ export class Safety {
       update?.();
     } catch (error) {
       this.heads.replaceChildren();
-      this.wrong(error);
+      this.shell.failed(error, this.problem);
     }
   }
 

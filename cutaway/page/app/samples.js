@@ -19,7 +19,7 @@ function until(list, step) {
 function texts(list, step) {
   const [at, shown] = until(list, step);
   if (!shown.length) return [];
-  return [make("h3", {}, `Samples after step ${at}`), ...shown.slice(0, SHOWN).map(({ prompt, text }) => make("p", { class: "sample" }, make("span", { class: "quiet" }, prompt), text))];
+  return [make("h3", `Samples after step ${at}`), ...shown.slice(0, SHOWN).map(({ prompt, text }) => make("p.sample", make("span.quiet", prompt), text))];
 }
 
 function answers(list, step) {
@@ -27,10 +27,10 @@ function answers(list, step) {
   if (!shown.length) return [];
   const before = new Map(list.filter((one) => one.step === list[0].step).map((one) => [one.question, one]));
   const score = ({ score: value }) => make("span", { class: value >= 1 ? "good" : "quiet" }, value === null ? "" : fixed(value, 2));
-  return [make("h3", {}, `Answers to held-out questions after step ${at}`), ...shown.slice(0, SHOWN).map((one) => {
+  return [make("h3", `Answers to held-out questions after step ${at}`), ...shown.slice(0, SHOWN).map((one) => {
     const first = before.get(one.question);
-    return make("details", { class: "answered" }, make("summary", {}, score(one), " ", one.question),
-      make("dl", {}, ...[["expected", one.answer], ["answer", one.completion], ...(first && first !== one && first.step < at ? [[`after step ${first.step}`, first.completion]] : [])]
-        .flatMap(([name, text]) => [make("dt", { class: "quiet" }, name), make("dd", { class: "sample" }, text)])));
+    return make("details.answered", make("summary", score(one), " ", one.question),
+      make("dl", ...[["expected", one.answer], ["answer", one.completion], ...(first && first !== one && first.step < at ? [[`after step ${first.step}`, first.completion]] : [])]
+        .flatMap(([name, text]) => [make("dt.quiet", name), make("dd.sample", text)])));
   })];
 }

@@ -10,6 +10,12 @@ export class Refusal extends Error {
   }
 }
 
+// What is cancelled when the next one begins.
+export function instead(before) {
+  before?.abort();
+  return new AbortController();
+}
+
 export class Server {
   constructor() {
     this.key = "";

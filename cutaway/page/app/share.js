@@ -2,6 +2,7 @@
 
 import { saveFile } from "../charts/picture.js";
 import { button, make, remark } from "../elements.js";
+import { copying } from "../charts/figure.js";
 
 const SHOWN = 24; // requests that are listed
 
@@ -9,27 +10,26 @@ export class Share {
   // shell: {server, chat, place, traced, link() -> an address of what is shown}
   constructor(shell) {
     this.shell = shell;
-    this.list = make("div", { class: "share-list" });
-    this.whole = make("details", { class: "share", toggle: () => this.whole.open && this.draw(), keydown: (event) => {
+    this.list = make("div.share-list");
+    this.whole = make("details.share", { toggle: () => this.whole.open && this.draw(), keydown: (event) => {
       if (event.key !== "Escape" || !this.whole.open) return;
       event.stopPropagation();
       this.whole.open = false;
       this.whole.firstChild.focus();
-    } }, make("summary", { class: "small" }, "Share"), this.list);
+    } }, make("summary.small", "Share"), this.list);
   }
 
   draw() {
-    const { server, chat } = this.shell;
-    const copied = (name, text) => button({ click: (event) => chat.copy(event.target, text()) }, name);
+    const { server } = this.shell;
     const asked = [...server.asked.values()].reverse().slice(0, SHOWN);
     this.list.replaceChildren(
-      make("p", { class: "buttons" }, copied("Copy link", () => new URL(this.shell.link(), location.href.replace(/#.*$/s, "")).href),
-        button({ click: () => this.file() }, "Save view as HTML"),
-        this.shell.place === "inside" && this.shell.traced.page ? button({ click: (event) => this.interactive(event.target) }, "Save as interactive HTML") : null),
+      make("p.buttons", copying("Copy link", () => new URL(this.shell.link(), location.href.replace(/#.*$/s, "")).href),
+        button("Save view as HTML", () => this.file()),
+        this.shell.place === "inside" && this.shell.traced.page ? button("Save as interactive HTML", (event) => this.interactive(event.target)) : null),
       remark("A link holds the view, and no key. Charts have their own SVG, PNG and CSV."),
-      make("h3", {}, "The requests of this view"),
-      asked.length ? make("ul", {}, asked.map(([path, body]) => make("li", {}, make("code", {}, body === undefined ? `GET /${path}` : `POST /${path}`),
-        make("span", { class: "buttons" }, copied("curl", () => server.curl(path, body)), copied("Python", () => server.pythonRequest(path, body)))))) : remark("None so far."));
+      make("h3", "The requests of this view"),
+      asked.length ? make("ul", asked.map(([path, body]) => make("li", make("code", body === undefined ? `GET /${path}` : `POST /${path}`),
+        make("span.buttons", copying("curl", () => server.curl(path, body)), copying("Python", () => server.pythonRequest(path, body)))))) : remark("None so far."));
   }
 
   // What is shown, as a file that runs nothing: styles are written into it, maps are pictures.
@@ -53,7 +53,7 @@ export class Share {
       { name: "viewport", content: "width=device-width, initial-scale=1" }].map((one) => make("meta", one));
     const style = `${(await this.styles()).join("\n")}\nbody { display: block; height: auto; } #place { overflow: visible; } .layer .picture { position: absolute; top: 0; left: 0; } .ramp .picture { width: 180px; height: 10px; }`;
     head.head.prepend(charset, policy, width);
-    head.body.append(copy, make("footer", { class: "training" }, remark(`Saved from Cutaway: ${this.shell.server.model.id}. A recording; nothing here runs.`)));
+    head.body.append(copy, make("footer.training", remark(`Saved from Cutaway: ${this.shell.server.model.id}. A recording; nothing here runs.`)));
     const text = new XMLSerializer().serializeToString(head.documentElement);
     saveFile("view.html", "text/html", `<!doctype html>\n${text.replace("</head>", () => `<style>${style}</style></head>`)}`);
   }
@@ -74,8 +74,9 @@ export class Share {
       for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
       saveFile("inside.html", "text/html", (await page.text()).replace(/(<script[^>]*id="data">)(?=<)/, (tag) => tag + btoa(text)));
     } catch (error) {
-      this.shell.failed(error);
-      this.list.append(make("p", { class: "bad", role: "alert" }, error.message));
+      const place = make("div");
+      this.list.append(place);
+      this.shell.failed(error, place);
     }
     target.disabled = false;
   }
@@ -83,7 +84,7 @@ export class Share {
 
 // A control as the text that it shows: a file has nothing to press.
 function kept(one) {
-  if (one.tagName === "SELECT") return make("span", {}, one.selectedOptions[0]?.textContent ?? "");
+  if (one.tagName === "SELECT") return make("span", one.selectedOptions[0]?.textContent ?? "");
   if (one.tagName === "BUTTON") return make("span", { class: one.closest(".tools, .buttons, .under-answer") ? "unseen" : "" }, ...one.childNodes);
-  return make("span", {}, one.type === "checkbox" || one.type === "range" || one.type === "file" ? "" : one.value);
+  return make("span", one.type === "checkbox" || one.type === "range" || one.type === "file" ? "" : one.value);
 }

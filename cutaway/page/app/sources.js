@@ -5,7 +5,7 @@ import { make } from "../elements.js";
 export const SOURCES = ["template", "system", "user", "assistant", "tool", "unknown"];
 
 export function legend() {
-  return make("ul", { class: "legend" }, SOURCES.slice(0, -1).map((name) => make("li", {}, make("span", { class: `s s-${name}` }, "text"), name)));
+  return make("ul.legend", SOURCES.slice(0, -1).map((name) => make("li", make("span", { class: `s s-${name}` }, "text"), name)));
 }
 
 // The conversation as text. Lines that the template did not write can be chosen: choose({source, message, line, first, last}).
@@ -16,11 +16,11 @@ export function conversation({ runs, tokens }, chosen, choose) {
     const attributes = { class: `s s-${one.source}`, title: one.source };
     if (one.source === "template" || !one.text.trim()) return make("span", attributes, one.text);
     const span = { ...one, ...within(offsets, one) };
-    const button = make("button", { type: "button", ...attributes, "aria-pressed": String(span.first === chosen?.first && span.last === chosen?.last),
+    const button = make("button", { type: "button", ...attributes, "aria-pressed": span.first === chosen?.first && span.last === chosen?.last,
       "aria-label": `${one.source}: ${one.text.trim().slice(0, 200)}`, click: () => choose(span) }, one.text);
     return button;
   });
-  return make("div", { class: "conversation", role: "group", "aria-label": "What the model reads" }, parts);
+  return make("div.conversation", { role: "group", "aria-label": "What the model reads" }, parts);
 }
 
 // The last line that a tool wrote, else the user: where an injected one is.

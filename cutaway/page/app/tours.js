@@ -31,19 +31,18 @@ export class Tours {
     this.shell = shell;
     this.bar = bar;
     this.taken = new Set();
-    this.whole = make("div", { class: "training tours" });
+    this.whole = make("div.training.tours");
   }
 
   async show() {
     try {
       this.all ??= await (await this.shell.server.ask("page/app/tours.json")).json();
     } catch (error) {
-      this.whole.replaceChildren(make("p", { class: "bad", role: "alert" }, error.message));
-      return this.shell.failed(error);
+      return this.shell.failed(error, this.whole);
     }
-    this.whole.replaceChildren(make("div", {}, make("h2", {}, "Tours"), make("p", { class: "about" }, "Guess, change one thing, see what follows. Each takes two minutes, on your own model, and belongs to a chapter of the course.")),
-      make("ol", { class: "tour-list" }, this.all.map((tour) => make("li", {}, make("h3", {}, tour.title), remark(this.taken.has(tour.id) ? "✓ taken. " : "", `Chapter ${tour.chapter}`),
-        button({ "aria-label": `Start: ${tour.title}`, click: () => this.start(tour) }, "Start")))));
+    this.whole.replaceChildren(make("div", make("h2", "Tours"), make("p.about", "Guess, change one thing, see what follows. Each takes two minutes, on your own model, and belongs to a chapter of the course.")),
+      make("ol.tour-list", this.all.map((tour) => make("li", make("h3", tour.title), remark(this.taken.has(tour.id) ? "✓ taken. " : "", `Chapter ${tour.chapter}`),
+        button("Start", () => this.start(tour), { "aria-label": `Start: ${tour.title}` })))));
     return null;
   }
 
@@ -90,15 +89,14 @@ export class Tours {
     const answer = this.chosen === null ? null : this.chosen === right ? "That is right." : `It is: ${choices[right]}.`;
     this.bar.hidden = false;
     this.bar.replaceChildren(
-      make("p", { class: "tour-title" }, make("span", { class: "step" }, `${title} · ${this.at + 1} of ${steps.length}`), button({ "aria-label": "Leave the tour", click: () => this.leave() }, "×")),
-      make("p", { class: "tour-say", tabindex: "-1" }, steps[this.at].done ? make("span", { class: done ? "good" : "quiet", "aria-hidden": "true" }, done ? "✓ " : "○ ") : "", say),
-      make("p", { class: "buttons", role: "group", "aria-label": "Your guess" }, ...(choices ?? []).map((text, i) => button({
-        class: i === this.chosen ? "small chosen-guess" : "small", "aria-pressed": String(i === this.chosen), click: () => choose(i) }, text)),
-      answer ? make("span", { class: "quiet", role: "status" }, answer) : null,
-      last ? make("span", { class: "quiet" }, "More in chapter ", String(chapter), ": ", make("code", {}, `cutaway course start ${chapter}`)) : null,
-      this.at ? button({ click: () => this.move(-1) }, "Back") : null,
-      last ? button({ class: "small primary", click: () => { this.leave(); location.hash = "tours"; } }, "All tours")
-        : button({ class: "small primary", disabled: !done, click: () => this.move(1) }, "Next")));
+      make("p.tour-title", make("span.step", `${title} · ${this.at + 1} of ${steps.length}`), button("×", () => this.leave(), { "aria-label": "Leave the tour" })),
+      make("p.tour-say", { tabindex: "-1" }, steps[this.at].done ? make("span", { class: done ? "good" : "quiet", "aria-hidden": "true" }, done ? "✓ " : "○ ") : "", say),
+      make("p.buttons", { role: "group", "aria-label": "Your guess" }, ...(choices ?? []).map((text, i) => button(text, () => choose(i), { class: i === this.chosen ? "small chosen-guess" : "small", "aria-pressed": i === this.chosen })),
+      answer ? make("span.quiet", { role: "status" }, answer) : null,
+      last ? make("span.quiet", "More in chapter ", String(chapter), ": ", make("code", `cutaway course start ${chapter}`)) : null,
+      this.at ? button("Back", () => this.move(-1)) : null,
+      last ? button("All tours", () => { this.leave(); location.hash = "tours"; }, { class: "small primary" })
+        : button("Next", () => this.move(1), { class: "small primary", disabled: !done })));
   }
 
   move(by) {

@@ -2,9 +2,10 @@
 
 import { plot } from "../charts/plot.js";
 import { brief } from "../charts/scales.js";
-import { count, decoded, fixed, make, remark, scrolling } from "../elements.js";
+import { count, decoded, fixed, make, marked, problem, remark, scrolling, table } from "../elements.js";
 import { Checkpoints } from "./checkpoints.js";
 import { samples } from "./samples.js";
+import { instead } from "./server.js";
 
 const AGAIN = 4000; // milliseconds between looks at runs that train
 const MANY = 3; // runs from which on one curve of each is drawn
@@ -22,12 +23,12 @@ export class Training {
     this.shell = shell;
     this.chosen = [];
     this.drawn = "";
-    this.list = make("div", {});
-    this.note = make("p", { class: "bad", role: "alert", hidden: true });
-    this.curves = make("div", { class: "stack" });
-    this.written = make("div", { class: "stack" });
+    this.list = make("div");
+    this.note = problem("", { hidden: true });
+    this.curves = make("div.stack");
+    this.written = make("div.stack");
     this.checkpoints = new Checkpoints(shell, { step: () => this.write(), address: () => this.address() });
-    this.whole = make("div", { class: "training" }, this.list, this.note, this.curves, this.checkpoints.whole, this.written);
+    this.whole = make("div.training", this.list, this.note, this.curves, this.checkpoints.whole, this.written);
   }
 
   get server() {
@@ -58,8 +59,7 @@ export class Training {
   // Looks again while the place is open, so that what trains is seen to.
   async look() {
     clearTimeout(this.waiting);
-    this.looking?.abort();
-    const { signal } = this.looking = new AbortController();
+    const { signal } = this.looking = instead(this.looking);
     try {
       const { data, served } = await (await this.server.ask("v1/runs", undefined, signal)).json();
       this.note.hidden = true;
@@ -71,19 +71,17 @@ export class Training {
       await this.measure(signal);
     } catch (error) {
       if (error.name === "AbortError") return null;
-      this.note.textContent = error.message;
-      this.note.hidden = false;
-      this.shell.failed(error);
+      this.shell.failed(error, this.note);
     }
     this.waiting = setTimeout(() => this.look(), AGAIN);
     return null;
   }
 
   empty(served) {
-    this.list.replaceChildren(make("div", { class: "empty" },
-      make("p", { class: "sentence" }, "A model that trains can be watched here, and every checkpoint of it answers."),
+    this.list.replaceChildren(make("div.empty",
+      make("p.sentence", "A model that trains can be watched here, and every checkpoint of it answers."),
       remark(served ? "The folder of runs is empty so far. " : "This server shows no runs. Start it with its folder of runs: ",
-        make("code", {}, served ? "cutaway pretrain nano" : "cutaway serve --runs runs"))));
+        make("code", served ? "cutaway pretrain nano" : "cutaway serve --runs runs"))));
     this.waiting = setTimeout(() => this.look(), AGAIN);
     return null;
   }
@@ -98,14 +96,11 @@ export class Training {
       const box = make("input", { type: "checkbox", checked: this.chosen.includes(one.id), "data-run": `draw ${one.id}`,
         "aria-label": `Draw ${one.id}`, change: (event) => pick(event.target.checked) });
       const open = make("button", { type: "button", class: "link", "data-run": `open ${one.id}`, click: () => this.choose([one.id]) }, one.id);
-      return make("tr", { class: this.chosen.includes(one.id) ? "row chosen" : "row" }, [box, make("span", { class: "run-name" }, open, arms(one, (id) => this.experiment(id))),
-        `${one.objective}${one.adapter ? `, ${one.adapter}` : ""}`, state(one), `${count(one.step)}${one.steps ? ` of ${count(one.steps)}` : ""}`,
-        one.loss === null ? "" : fixed(one.loss, 3), one.error ? make("span", { class: "bad" }, one.error) : String(one.checkpoints.length)]
-        .map((cell, i) => make("td", { class: i > 3 ? "number" : null }, cell)));
+      return marked(this.chosen.includes(one.id) ? "chosen" : null, [box, make("span.run-name", open, arms(one, (id) => this.experiment(id))),
+        `${one.objective}${one.adapter ? `, ${one.adapter}` : ""}`, make(`span.state.${one.state}`, one.state), `${count(one.step)}${one.steps ? ` of ${count(one.steps)}` : ""}`,
+        one.loss === null ? "" : fixed(one.loss, 3), one.error ? make("span.bad", one.error) : String(one.checkpoints.length)]);
     });
-    const heads = ["", "run", "objective", "state", "step", "loss", "checkpoints"];
-    this.list.replaceChildren(scrolling("Runs", make("table", {}, make("caption", { class: "unseen" }, "Training runs"),
-      make("thead", {}, make("tr", {}, heads.map((text, i) => (text ? make("th", { scope: "col", class: i > 3 ? "number" : null }, text) : make("td", {}))))), make("tbody", {}, rows))));
+    this.list.replaceChildren(scrolling("Runs", table("Training runs", ["", "run", "objective", "state", ["step"], ["loss"], ["checkpoints"]], rows)));
     if (held) [...this.list.querySelectorAll("[data-run]")].find((one) => one.dataset.run === held)?.focus();
   }
 
@@ -129,12 +124,12 @@ export class Training {
     if (state === this.drawn) return;
     const { data } = await (await this.server.ask("v1/runs/curves", { runs: this.chosen }, signal)).json();
     const groups = grouped(data, this.chosen);
-    const charts = (list) => make("div", { class: "charts" }, list.map(chart));
+    const charts = (list) => make("div.charts", list.map(chart));
     const [first, rest] = [true, false].map((is) => groups.filter(({ name }) => FIRST.includes(name) === is));
-    const more = make("details", {}, make("summary", {}, "All other measurements"));
+    const more = make("details", make("summary", "All other measurements"));
     more.addEventListener("toggle", () => more.childElementCount > 1 || more.append(charts(rest)));
     const open = this.curves.querySelector("details")?.open;
-    this.curves.replaceChildren(make("h2", { class: "unseen" }, "Curves"), charts(first), rest.length ? more : "");
+    this.curves.replaceChildren(make("h2.unseen", "Curves"), charts(first), rest.length ? more : "");
     more.open = Boolean(open);
     this.drawn = state;
     const single = chosen.length === 1 ? chosen[0] : null;
@@ -145,12 +140,8 @@ export class Training {
 
   async write(signal) {
     if (!this.single) this.written.replaceChildren();
-    else this.written.replaceChildren(make("h2", { class: "unseen" }, "What it wrote"), ...await samples(this.server, this.single.id, this.checkpoints.step, signal));
+    else this.written.replaceChildren(make("h2.unseen", "What it wrote"), ...await samples(this.server, this.single.id, this.checkpoints.step, signal));
   }
-}
-
-function state({ state: name }) {
-  return make("span", { class: `state ${name}` }, name);
 }
 
 function arms({ experiment }, draw) {

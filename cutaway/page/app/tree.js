@@ -2,7 +2,8 @@
 
 import { saveFile } from "../charts/picture.js";
 import { palette } from "../colours.js";
-import { bar, button, draw, drawn, make, percent, remark } from "../elements.js";
+import { bar, button, draw, drawn, make, percent, remark, total } from "../elements.js";
+import { tens } from "../charts/scales.js";
 
 const SHOWN = 220; // letters of a branch's text
 const [WIDE, HIGH, GAP, WORDS] = [250, 58, 14, 32]; // of a branch in the drawing, and letters in a line of it
@@ -14,29 +15,29 @@ export class Tree {
     this.turn = null;
     this.chosen = null; // the selected branch, as below
     this.folded = new Set(); // branches, by the ids up to their first token
-    this.whole = make("div", { class: "tree-place" });
+    this.whole = make("div.tree-place");
   }
 
   show(turn = this.turn ?? this.shell.chat.turns.at(-1)) {
     this.turn = turn;
     if (!turn) {
-      this.whole.replaceChildren(make("div", { class: "empty" },
-        make("p", { class: "sentence" }, "Every other token an answer could have gone on with is a branch."),
+      this.whole.replaceChildren(make("div.empty",
+        make("p.sentence", "Every other token an answer could have gone on with is a branch."),
         remark("Ask something in Chat, open a token of the answer, and continue from an alternative: the answers grow here as a tree.")));
       return;
     }
     const root = treeOf(turn.versions.map((one) => one.answer));
     const { length, mass } = explored(turn.versions.map((one) => one.answer));
-    const list = make("ul", { class: "tree", role: "tree", "aria-label": `Answers to ${turn.user}`, keydown: (event) => this.key(event) }, this.item(root, 1));
+    const list = make("ul.tree", { role: "tree", "aria-label": `Answers to ${turn.user}`, keydown: (event) => this.key(event) }, this.item(root, 1));
     const held = this.whole.contains(document.activeElement) ? document.activeElement.dataset.path : null;
-    const save = (name, type, text) => button({ click: () => saveFile(`answers.${name}`, type, text()) }, `Save as ${name.toUpperCase()}`);
+    const save = (name, type, text) => button(`Save as ${name.toUpperCase()}`, () => saveFile(`answers.${name}`, type, text()));
     this.whole.replaceChildren(
-      make("p", { class: "user" }, turn.user),
+      make("p.user", turn.user),
       remark(turn.versions.length > 1
         ? `${turn.versions.length} answers. An answer begins with one of their first ${length} tokens with a probability of ${small(mass)}: the explored mass.`
         : "One answer so far. Select a branch, then continue from another token in the inspector."),
       list,
-      make("p", { class: "buttons" }, save("json", "application/json", () => JSON.stringify({ question: turn.user, ...asJson(root) }, null, 1)),
+      make("p.buttons", save("json", "application/json", () => JSON.stringify({ question: turn.user, ...asJson(root) }, null, 1)),
         save("svg", "image/svg+xml", () => new XMLSerializer().serializeToString(drawing(turn.user, root)))));
     const items = [...list.querySelectorAll("[role='treeitem']")];
     const now = items.find((one) => one.dataset.path === held);
@@ -46,21 +47,21 @@ export class Tree {
 
   // A branch: opens its first token in the inspector; below it what goes on from it.
   item(node, level) {
-    const text = node.tokens.map((one) => one.text).join("");
+    const text = textOf(node.tokens);
     const group = node.children.length ? make("ul", { role: "group" }, node.children.map((one) => this.item(one, level + 1))) : null;
     const path = `${node.answer.ids(node.from + 1)},`;
-    const mass = node.children.reduce((sum, one) => sum + one.chance, 0);
+    const mass = total(node.children.map((one) => one.chance));
     const item = make("li", {
-      role: "treeitem", "aria-level": level, tabindex: "-1", "aria-selected": String(path === this.chosen), "data-path": path,
-      ...(group ? { "aria-expanded": String(!this.folded.has(path)) } : {}),
+      role: "treeitem", "aria-level": level, tabindex: "-1", "aria-selected": path === this.chosen, "data-path": path,
+      ...(group ? { "aria-expanded": !this.folded.has(path) } : {}),
       "aria-label": `${text.slice(0, SHOWN)}, probability ${percent(node.chance)} here, ${small(node.joint)} together`,
-    }, make("div", { class: "branch", click: () => this.select(item) },
-      make("p", { class: "branch-text" }, level === 1 ? null : make("bdi", { class: "word strong" }, drawn(node.tokens[0].text)),
-        (level === 1 ? text : node.tokens.slice(1).map((one) => one.text).join("")).slice(0, SHOWN), text.length > SHOWN ? "…" : ""),
-      make("p", { class: "branch-facts quiet" },
-        level === 1 ? null : make("span", {}, bar(node.chance)), level === 1 ? null : make("span", {}, `${percent(node.chance)} here`),
-        make("span", {}, `${small(node.joint)} together`),
-        group ? make("span", {}, `${node.children.length} branches, ${percent(Math.min(1, mass))} of what may follow`) : null)), group);
+    }, make("div.branch", { click: () => this.select(item) },
+      make("p.branch-text", level === 1 ? null : make("bdi.word.strong", drawn(node.tokens[0].text)),
+        (level === 1 ? text : textOf(node.tokens.slice(1))).slice(0, SHOWN), text.length > SHOWN ? "…" : ""),
+      make("p.branch-facts.quiet",
+        level === 1 ? null : make("span", bar(node.chance)), level === 1 ? null : make("span", `${percent(node.chance)} here`),
+        make("span", `${small(node.joint)} together`),
+        group ? make("span", `${node.children.length} branches, ${percent(Math.min(1, mass))} of what may follow`) : null)), group);
     item.node = node;
     return item;
   }
@@ -105,14 +106,15 @@ export class Tree {
   }
 }
 
-const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
-
 // A probability, as a power of ten where a percentage would be 0.
 function small(part) {
   if (part >= 0.001 || part === 0) return percent(part);
   const [digits, power] = part.toExponential(1).split("e");
-  return `${digits} × 10${[...power].map((one) => RAISED[one]).join("")}`;
+  return `${digits} × ${tens(power)}`;
 }
+
+const textOf = (tokens) => tokens.map((one) => one.text).join("");
+const logprobOf = (tokens) => total(tokens.map((one) => one.logprob));
 
 // {tokens, answer, from, chance: of its first token there, joint: of all tokens up to its end, children}
 export function treeOf(answers, from = 0, before = 0) {
@@ -121,7 +123,7 @@ export function treeOf(answers, from = 0, before = 0) {
   const same = () => answers.every((one) => to < one.tokens.length && one.tokens[to].id === answer.tokens[to]?.id);
   while (same()) to += 1;
   const tokens = answer.tokens.slice(from, to);
-  const logprob = before + tokens.reduce((sum, one) => sum + one.logprob, 0);
+  const logprob = before + logprobOf(tokens);
   const next = new Map();
   for (const one of answers.filter((each) => each.tokens.length > to)) {
     const { id } = one.tokens[to];
@@ -140,13 +142,13 @@ export function explored(answers) {
   }));
   const length = Math.max(0, ...forks) + 1;
   const starts = new Map(answers.map((one) => [one.ids(length).join(), one.tokens.slice(0, length)]));
-  const mass = [...starts.values()].reduce((sum, tokens) => sum + Math.exp(tokens.reduce((all, one) => all + one.logprob, 0)), 0);
+  const mass = total([...starts.values()].map((tokens) => Math.exp(logprobOf(tokens))));
   return { length, mass };
 }
 
 function asJson({ tokens, chance, joint, logprob, children }) {
   return {
-    text: tokens.map((one) => one.text).join(""), token_ids: tokens.map((one) => one.id), logprobs: tokens.map((one) => one.logprob),
+    text: textOf(tokens), token_ids: tokens.map((one) => one.id), logprobs: tokens.map((one) => one.logprob),
     probability_here: chance, joint_probability: joint, joint_logprob: logprob, children: children.map(asJson),
   };
 }
@@ -165,10 +167,10 @@ function drawing(question, root) {
       d: `M${x + WIDE} ${y + HIGH / 2} C${x + WIDE + 20} ${y + HIGH / 2} ${x + WIDE + 20} ${to + HIGH / 2} ${x + WIDE + 40} ${to + HIGH / 2}`,
       fill: "none", stroke: accent, "stroke-width": 1 + 7 * node.children[i].chance,
     })));
-    const text = node.tokens.map((one) => one.text).join("").replace(/\s+/g, " ").trim();
+    const text = textOf(node.tokens).replace(/\s+/g, " ").trim();
     const cut = text.length > WORDS ? text.lastIndexOf(" ", WORDS) + 1 || WORDS : text.length;
     const shown = [text.slice(0, cut), text.slice(cut, cut + WORDS - 1) + (text.length > cut + WORDS - 1 ? "…" : "")];
-    boxes.push(draw("g", {}, draw("rect", { x, y, width: WIDE, height: HIGH, rx: 5, fill: ground, stroke: rule }),
+    boxes.push(draw("g", draw("rect", { x, y, width: WIDE, height: HIGH, rx: 5, fill: ground, stroke: rule }),
       ...shown.map((line, i) => draw("text", { x: x + 10, y: y + 18 + 15 * i, fill: ink, "font-size": 12 }, line)),
       draw("text", { x: x + 10, y: y + 50, fill: quiet, "font-size": 11 }, `${percent(node.chance)} here, ${small(node.joint)} together`)));
     return y;

@@ -1,9 +1,10 @@
 // A question with its answers: versions that go on from another token, and beside one what the same seed answers
 // with edits, or by another model. The first token in which two differ is marked, and what edits changed is measured.
 
-import { button, make } from "../elements.js";
+import { button, make, problem, status } from "../elements.js";
 import { plot } from "../charts/plot.js";
 import { Answer, firstDifference } from "./answer.js";
+import { instead } from "./server.js";
 
 const ENDED = { length: "The longest answer is reached.", content_filter: "Stopped by a filter." };
 const AT_ONCE = 48; // tokens whose divergence is asked in one request
@@ -16,8 +17,8 @@ export class Turn {
     this.messages = messages;
     this.versions = [];
     this.at = 0;
-    this.trouble = make("p", { class: "bad", role: "alert", hidden: true });
-    this.whole = make("article", { class: "turn" });
+    this.trouble = problem("", { hidden: true });
+    this.whole = make("article.turn");
   }
 
   get shown() {
@@ -44,14 +45,13 @@ export class Turn {
   // Another answer beside the shown one.
   pair(beside) {
     const version = this.shown;
-    version.stop?.abort();
     version.beside = beside;
     version.unmeasured = version.measuring = null;
-    version.stop = new AbortController();
-    version.chart = make("div", { class: "divergence" });
-    version.note = make("p", { class: "quiet", role: "status" });
+    version.stop = instead(version.stop);
+    version.chart = make("div.divergence");
+    version.note = status();
     if (beside) {
-      const update = () => this.compare(version);
+      const update = () => version.beside && this.compare(version); // which undo takes away while it streams
       [version.answer, beside].forEach((one) => { one.changed = update; });
     }
     this.mark(version, null);
@@ -112,20 +112,18 @@ export class Turn {
   show() {
     const { answer, beside, note, chart } = this.shown;
     const many = this.versions.length;
-    const step = (by) => button({ disabled: this.at + by < 0 || this.at + by >= many,
-      "aria-label": by < 0 ? "The version before" : "The version after", click: () => {
+    const step = (by) => button(by < 0 ? "‹" : "›", () => {
         this.at += by;
         this.show();
-      },
-    }, by < 0 ? "‹" : "›");
-    const column = (one) => make("div", { class: "column" }, make("p", { class: "column-name" }, one.name), one.whole, this.under(one));
+      }, { disabled: this.at + by < 0 || this.at + by >= many, "aria-label": by < 0 ? "The version before" : "The version after" });
+    const column = (one) => make("div.column", make("p.column-name", one.name), one.whole, this.under(one));
     this.whole.replaceChildren(
-      make("p", { class: "user" }, this.user),
-      beside ? make("div", { class: "pair" }, column(answer), column(beside)) : answer.whole,
+      make("p.user", this.user),
+      beside ? make("div.pair", column(answer), column(beside)) : answer.whole,
       ...(beside ? [note, chart] : [this.under(answer)]),
-      many > 1 ? make("p", { class: "under-answer quiet" },
-        make("span", { class: "versions" }, step(-1), ` ${this.at + 1} of ${many} `, step(1)),
-        button({ click: () => this.chat.tree(this) }, "Tree of answers")) : "",
+      many > 1 ? make("p.under-answer.quiet",
+        make("span.versions", step(-1), ` ${this.at + 1} of ${many} `, step(1)),
+        button("Tree of answers", () => this.chat.tree(this))) : "",
       this.trouble);
     this.whole.classList.toggle("paired", Boolean(beside));
   }
@@ -133,8 +131,8 @@ export class Turn {
   // What is below an answer. It changes in its place: the answer is not laid out again when it ends.
   under(answer) {
     const { finish, tokens } = answer;
-    answer.foot ??= make("p", { class: "under-answer quiet" });
-    answer.foot.replaceChildren(...(finish ? [make("span", {}, `${tokens.length} tokens. ${ENDED[finish] ?? ""}`), ...this.chat.copies(answer)] : []));
+    answer.foot ??= make("p.under-answer.quiet");
+    answer.foot.replaceChildren(...(finish ? [make("span", `${tokens.length} tokens. ${ENDED[finish] ?? ""}`), ...this.chat.copies(answer)] : []));
     return answer.foot;
   }
 

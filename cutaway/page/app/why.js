@@ -1,9 +1,8 @@
 // Why a token: its logit as the exact sum of what each head and MLP wrote, then the causal check, side by side.
 
 import { twoSided } from "../colours.js";
-import { bar, button, drawn, fixed, make, number, percent, quoted, remark, signed, table } from "../elements.js";
-import { clamp, heat } from "../heat.js";
-import { frames } from "./attention.js";
+import { bar, button, drawn, fixed, make, marked, number, percent, quoted, remark, signed, table, total } from "../elements.js";
+import { headMap } from "./headmap.js";
 
 const CHECKED = 4; // parts that the causal check ablates
 const SAMPLES = 5; // sets of others, drawn by chance
@@ -11,7 +10,7 @@ const LISTED = 8;
 
 const nameOf = ({ layer, head }) => (head === null ? `MLP ${layer}` : `head ${layer}.${head}`);
 
-export async function why(box, { answer, index, ids, asked, edit }, { server, signal, kept, again }) {
+export async function why(box, { answer, index, asked, edit }, { server, signal, kept, again }) {
   const { id, token, top = [] } = answer.tokens[index];
   const others = top.filter((one) => one.id !== id);
   const against = others.some((one) => one.id === kept.against) ? kept.against : null;
@@ -24,13 +23,13 @@ export async function why(box, { answer, index, ids, asked, edit }, { server, si
   } }, make("option", { value: "" }, "all others"),
   others.map((one) => make("option", { value: one.id, selected: one.id === against }, drawn(one.token))));
   box.replaceChildren(
-    make("p", { class: "select" }, make("label", { for: "against" }, "Why this, and not"), other),
-    make("p", {}, against === null ? "The logit of " : "The logit by which it leads, that of ", quoted(token),
+    make("p.select", make("label", { for: "against" }, "Why this, and not"), other),
+    make("p", against === null ? "The logit of " : "The logit by which it leads, that of ", quoted(token),
       ...(against === null ? [] : [" less that of ", quoted(others.find((one) => one.id === against).token)]),
       `${against === null ? "" : ","} is ${fixed(found.logit, 2)}: the exact sum of what each part wrote for it.`),
     sums(found),
-    make("h3", {}, "Each head and MLP"), map.whole,
-    make("h3", {}, "Largest writers"), writers(found, answer, edit),
+    make("h3", "Each head and MLP"), map.whole,
+    make("h3", "Largest writers"), writers(found, answer, edit),
     ...check(found));
   map.update();
   return ["v1/attribution", body];
@@ -40,8 +39,8 @@ function sums({ embed, heads, mlps, biases, rest, logit }) {
   const all = (rows) => rows.flat().reduce((a, b) => a + b, 0);
   const rows = [["all heads", all(heads)], ["all MLPs", all(mlps)], ["the embedding", embed], ["biases", biases], ["rounding and edits", rest]]
     .filter(([, value]) => Math.abs(value) >= 5e-3).map(([name, value]) => [name, signed(value)]);
-  rows.push({ attributes: { class: "sum" }, cells: ["its logit", fixed(logit, 2)] });
-  return table("The parts of the token’s logit", [["", "left"], ["logits", "right"]], rows);
+  rows.push(marked("sum", ["its logit", fixed(logit, 2)]));
+  return table("The parts of the token’s logit", ["", ["logits"]], rows);
 }
 
 function parts({ heads, mlps }) {
@@ -49,17 +48,15 @@ function parts({ heads, mlps }) {
   const value = (r, c) => (c < across ? heads[r][c] : mlps[r]);
   const most = Math.max(...heads.flat().map(Math.abs), ...mlps.map(Math.abs));
   const name = (r, c) => (c < across ? `head ${r}.${c}` : `MLP ${r}`);
-  return heat({ page: frames }, {
+  const has = (r, c) => value(r, c) !== undefined;
+  return headMap({
     name: "What each head and MLP wrote for the token: a row a layer, a column a head, the last the MLP",
     hint: "A row is a layer, a column a head, the last column the MLP.",
     legend: { title: "logits", signed: true, largest: most, write: number },
-    rows: () => heads.length,
-    columns: () => across + 1,
-    size: (width) => ({ left: 34, top: 20, width: clamp(Math.floor((width - 36) / (across + 1)), 12, 60), height: 11, tall: 350 }),
-    colour: (r, c) => (value(r, c) === undefined ? null : twoSided(value(r, c), most)),
-    rowName: String,
+    layers: heads.length, heads: across + 1, has,
+    colour: (r, c) => (has(r, c) ? twoSided(value(r, c), most) : null),
     columnName: (c) => (c < across ? `h${c}` : "MLP"),
-    say: (r, c) => (value(r, c) === undefined ? "There is no such head." : `${name(r, c)}: ${signed(value(r, c))} logits`),
+    say: (r, c) => `${name(r, c)}: ${signed(value(r, c))} logits`,
   });
 }
 
@@ -67,33 +64,31 @@ function writers({ writers: found }, answer, edit) {
   const text = (at) => (at < answer.prompt.length ? null : answer.tokens[at - answer.prompt.length].token);
   const about = (one) => {
     if (one.head === null) {
-      return one.neurons.slice(0, 1).map(({ neuron }) => make("button", { type: "button", class: "small",
-        "aria-label": `Switch off neuron ${one.layer}.${neuron}, its largest`, click: () => edit({ part: "neuron", layer: one.layer, unit: neuron }) }, `neuron ${neuron}`))[0] ?? "";
+      return one.neurons.slice(0, 1).map(({ neuron }) => button(`neuron ${neuron}`, () => edit({ part: "neuron", layer: one.layer, unit: neuron }), { "aria-label": `Switch off neuron ${one.layer}.${neuron}, its largest` }))[0] ?? "";
     }
     const [first] = one.attends_to;
     if (!first) return "recurrent";
     const own = text(first.position);
-    return make("span", {}, own === null ? `prompt ${first.position}` : quoted(own), ` ${percent(first.weight)}`);
+    return make("span", own === null ? `prompt ${first.position}` : quoted(own), ` ${percent(first.weight)}`);
   };
   const rows = found.slice(0, LISTED).map((one) => [
     nameOf(one), signed(one.logits), about(one),
-    button({ "aria-label": `Switch off ${nameOf(one)}`, click: () => edit(one.head === null
-      ? { part: "mlp", layer: one.layer } : { part: "head", layer: one.layer, unit: one.head }) }, "Off"),
+    button("Off", () => edit(one.head === null
+      ? { part: "mlp", layer: one.layer } : { part: "head", layer: one.layer, unit: one.head }), { "aria-label": `Switch off ${nameOf(one)}` }),
   ]);
-  return table("The parts that wrote most", [["part", "left"], ["logits", "right"], ["attends to, or neuron", "left"], ["", "right"]], rows);
+  return table("The parts that wrote most", ["part", ["logits"], "attends to, or neuron", [""]], rows);
 }
 
 // The sum is a claim: without its top writers the token must lose far more than without others.
 function check({ check: made, token }) {
   if (!made?.writers.ablated.length) return [];
   const count = made.writers.ablated.length;
-  const mean = made.random.reduce((sum, one) => sum + one.probability, 0) / made.random.length;
+  const mean = total(made.random.map((one) => one.probability)) / made.random.length;
   const rows = [["as it is", token.probability], [`without its ${count} top writers`, made.writers.probability], [`without ${count} others, on average`, mean]];
-  const named = (name) => make("span", { class: "wrapped" }, name);
   return [
-    make("h3", {}, "Causal check"),
-    table("The token’s probability with parts ablated at its position", [["", "left"], ["probability", "right"], ["", "left"]],
-      rows.map(([name, part], i) => ({ attributes: { class: i === 1 ? "row chosen" : "row" }, cells: [named(name), percent(part), bar(part)] }))),
+    make("h3", "Causal check"),
+    table("The token’s probability with parts ablated at its position", ["", ["probability"], ""],
+      rows.map(([name, part], i) => marked(i === 1 ? "chosen" : null, [make("span.wrapped", name), percent(part), bar(part)]))),
     remark(`Ablated together, at this position alone: ${made.writers.ablated.map(nameOf).join(", ")}; and ${made.random.length} sets of as many `
       + `others, drawn by chance: ${made.random.map((one) => percent(one.probability)).join(", ")}.`),
   ];

@@ -9,9 +9,9 @@ const NARROW = 480;
 const NAME = "13px ";
 
 export function bars(spec) {
-  const readout = make("p", { class: "readout", id: freshId("readout"), "aria-live": "polite" });
-  const box = make("div", {
-    class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart, arrow keys move",
+  const readout = make("p.readout", { id: freshId("readout"), "aria-live": "polite" });
+  const box = make("div.plot", {
+    tabindex: "0", role: "application", "aria-roledescription": "chart, arrow keys move",
     "aria-label": `${titled(spec.axis)} by ${spec.group}`, "aria-describedby": readout.id,
   });
   const stops = spec.groups.flatMap((_, g) => spec.series.map((_, s) => [g, s]));
@@ -24,7 +24,7 @@ export function bars(spec) {
     readout.textContent = to === null ? "" : described(spec, ...stops[to]);
     if (to === null || !view.rows[to]) return;
     const { y, height } = view.rows[to];
-    box.firstChild.prepend(draw("rect", { class: "under", x: 0, width: box.clientWidth, y, height }));
+    box.firstChild.prepend(draw("rect.under", { x: 0, width: box.clientWidth, y, height }));
   };
   box.addEventListener("pointermove", (event) => {
     const y = event.clientY - box.getBoundingClientRect().top;
@@ -64,20 +64,20 @@ function drawing(spec, width) {
   const floor = top + each * spec.groups.length;
   const height = floor + 24;
   const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
-    draw("text", { class: "axis-title", x: left + (narrow ? 0 : 6), y: 13 }, shortened(titled(spec.axis), width - left)));
+    draw("text.axis-title", { x: left + (narrow ? 0 : 6), y: 13 }, shortened(titled(spec.axis), width - left)));
   for (const [value, text] of ticks(...ends, Math.floor((width - left - room) / 70), spec.axis.log)) {
-    svg.append(draw("line", { class: "grid", x1: x(value), x2: x(value), y1: top, y2: floor }),
-      draw("text", { class: "tick-text", x: x(value), y: floor + 16, "text-anchor": value === ends[0] && narrow ? "start" : "middle" }, text));
+    svg.append(draw("line.grid", { x1: x(value), x2: x(value), y1: top, y2: floor }),
+      draw("text.tick-text", { x: x(value), y: floor + 16, "text-anchor": value === ends[0] && narrow ? "start" : "middle" }, text));
   }
   for (const [name, value] of spec.marks ?? []) {
-    svg.append(draw("line", { class: "reference", x1: x(value), x2: x(value), y1: top, y2: floor }),
-      draw("text", { class: "tick-text halo", x: x(value) + 4, y: top - 4 }, name));
+    svg.append(draw("line.reference", { x1: x(value), x2: x(value), y1: top, y2: floor }),
+      draw("text.tick-text.halo", { x: x(value) + 4, y: top - 4 }, name));
   }
   const rows = [];
   spec.groups.forEach((name, g) => {
     const y = top + each * g + gap / 2;
     const middle = y + (narrow ? 12 : (thick * spec.series.length) / 2 + 4);
-    svg.append(draw("text", { class: "group", x: narrow ? 0 : left - 8, y: middle, "text-anchor": narrow ? "start" : "end" },
+    svg.append(draw("text.group", { x: narrow ? 0 : left - 8, y: middle, "text-anchor": narrow ? "start" : "end" },
       shortened(name, narrow ? width : left - 8, NAME)));
     spec.series.forEach((series, s) => {
       const from = y + above + thick * s;
@@ -93,13 +93,13 @@ const present = (axis) => Object.fromEntries(Object.entries(axis).filter(([, val
 function one(spec, series, s, g, x, y, thick, ends) {
   const value = series.values[g];
   const middle = y + thick / 2;
-  if (value === null) return [draw("text", { class: "tick-text", x: x(ends[0]) + 4, y: middle + 4 }, "–")];
+  if (value === null) return [draw("text.tick-text", { x: x(ends[0]) + 4, y: middle + 4 }, "–")];
   const colour = colourOf({ color: series.color ?? spec.colors?.[g] }, s, spec);
   const parts = [];
   const zero = spec.axis.log ? ends[0] : Math.max(ends[0], Math.min(ends[1], 0));
   if (!spec.dots) {
     const [a, b] = [x(zero), x(value)].sort((p, q) => p - q);
-    parts.push(draw("rect", { class: "bar-mark", x: a, width: Math.max(1, b - a), y: y + 2, height: thick - 4, rx: 1 }));
+    parts.push(draw("rect.bar-mark", { x: a, width: Math.max(1, b - a), y: y + 2, height: thick - 4, rx: 1 }));
   }
   let edge = Math.max(x(value), x(zero)) + 1;
   const [low, high] = [series.low?.[g] ?? null, series.high?.[g] ?? null];
@@ -115,7 +115,7 @@ function one(spec, series, s, g, x, y, thick, ends) {
     edge = Math.max(edge, x(value) + 4);
   }
   parts.forEach((part) => part.style.setProperty("--c", colour));
-  parts.push(draw("text", { class: "value", x: edge + 6, y: middle + 4 }, brief(value)));
+  parts.push(draw("text.value", { x: edge + 6, y: middle + 4 }, brief(value)));
   return parts;
 }
 

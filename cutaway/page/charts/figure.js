@@ -10,24 +10,19 @@ const ROWS = 500; // of the table beside a chart; CSV has all
 // drawing: an element, or null for a chart that is its table. data: () -> {columns, rows}.
 export function figure(spec, { legend = null, drawing = null, readout = null, data }) {
   const title = freshId("chart");
-  const listing = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": title, hidden: drawing !== null });
+  const listing = make("div.scroll", { tabindex: "0", role: "region", "aria-labelledby": title, hidden: drawing !== null });
   const show = () => {
     if (!listing.hidden && !listing.childElementCount) listing.append(rowsOf(data()));
   };
   show();
-  const toggle = drawing === null ? null : button({ "aria-expanded": "false", click: () => {
+  const toggle = drawing === null ? null : button("Table", () => {
     listing.hidden = !listing.hidden;
     toggle.setAttribute("aria-expanded", String(!listing.hidden));
     show();
-  } }, "Table");
-  const copied = make("span", { class: "quiet", role: "status" });
-  const copy = button({ click: async () => {
-    copied.textContent = (await toClipboard(csv(data()))) ? "Copied" : "The browser refused: select the table instead";
-    setTimeout(() => { copied.textContent = ""; }, 2500);
-  } }, "Copy CSV");
-  return make("figure", { class: "chart", "aria-labelledby": title },
-    make("figcaption", {}, make("h3", { id: title }, spec.title), spec.note ? remark(spec.note) : null, legend),
-    drawing, drawing ? null : listing, make("div", { class: "tools" }, toggle, copy, ...pictures(spec.title, drawing), copied, readout), drawing ? listing : null);
+  }, { "aria-expanded": "false" });
+  return make("figure.chart", { "aria-labelledby": title },
+    make("figcaption", make("h3", { id: title }, spec.title), spec.note ? remark(spec.note) : null, legend),
+    drawing, drawing ? null : listing, make("div.tools", toggle, copying("Copy CSV", () => csv(data())), ...pictures(spec.title, drawing), readout), drawing ? listing : null);
 }
 
 // What saves the drawing as a file: a map of many cells is a canvas, which has no SVG.
@@ -35,18 +30,18 @@ function pictures(title, drawing) {
   const name = (kind) => `${title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}.${kind}`;
   const vector = () => drawing.querySelector("svg");
   return drawing === null ? [] : [
-    drawing.classList.contains("plot") ? button({ "aria-label": `Save ${title} as SVG`, click: () => saveFile(name("svg"), "image/svg+xml", svgText(title, vector())) }, "SVG") : null,
-    button({ "aria-label": `Save ${title} as PNG`, click: async () => saveFile(name("png"), "image/png", await png(title, vector(), drawing.querySelector("canvas"))) }, "PNG"),
+    drawing.classList.contains("plot") ? button("SVG", () => saveFile(name("svg"), "image/svg+xml", svgText(title, vector())), { "aria-label": `Save ${title} as SVG` }) : null,
+    button("PNG", async () => saveFile(name("png"), "image/png", await png(title, vector(), drawing.querySelector("canvas"))), { "aria-label": `Save ${title} as PNG` }),
   ];
 }
 
 function rowsOf({ columns, rows }) {
   const side = columns.map((_, i) => rows.some((row) => typeof row[i] === "number"));
-  const head = make("tr", {}, columns.map((name, i) => make("th", { scope: "col", class: side[i] && "number" }, name)));
-  const lines = rows.slice(0, ROWS).map((row) => make("tr", {}, row.map((cell, i) => make("td", { class: side[i] && "number" }, brief(cell)))));
+  const head = make("tr", columns.map((name, i) => make("th", { scope: "col", class: side[i] && "number" }, name)));
+  const lines = rows.slice(0, ROWS).map((row) => make("tr", row.map((cell, i) => make("td", { class: side[i] && "number" }, brief(cell)))));
   const left = rows.length - lines.length;
-  if (left) lines.push(make("tr", {}, make("td", { colspan: columns.length, class: "quiet" }, `${left.toLocaleString("en")} rows more: Copy CSV has them all`)));
-  return make("table", {}, make("thead", {}, head), make("tbody", {}, lines));
+  if (left) lines.push(make("tr", make("td", { colspan: columns.length, class: "quiet" }, `${left.toLocaleString("en")} rows more: Copy CSV has them all`)));
+  return make("table", make("thead", head), make("tbody", lines));
 }
 
 // Fields with a comma, a quote or a line break are quoted (RFC 4180).
@@ -64,7 +59,7 @@ export async function toClipboard(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    const area = make("textarea", { class: "unseen", "aria-hidden": "true" });
+    const area = make("textarea.unseen", { "aria-hidden": "true" });
     area.value = text;
     document.body.append(area);
     const before = document.activeElement;
@@ -76,9 +71,18 @@ export async function toClipboard(text) {
   }
 }
 
+// A button that copies a text, and says whether it did.
+export function copying(name, text) {
+  const made = button(name, async () => {
+    made.textContent = (await toClipboard(text())) ? "Copied" : "The browser refused";
+    setTimeout(() => { made.textContent = name; }, 2500);
+  });
+  return made;
+}
+
 // A keyed list of series: colour, shape and dash, as they are drawn.
 export function legendOf(entries) {
-  return make("ul", { class: "legend" }, entries.map(([swatch, name]) => make("li", {}, swatch, name)));
+  return make("ul.legend", entries.map(([swatch, name]) => make("li", swatch, name)));
 }
 
 // Calls `work` with the element's width now, whenever it changes, and when the theme does.

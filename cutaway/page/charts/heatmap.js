@@ -1,8 +1,8 @@
 // A matrix as colours, with a legend that has numbers; the map itself is the explanation's.
 
 import { palette, shade, twoSided } from "../colours.js";
-import { drawn, minus, readable } from "../elements.js";
-import { heat } from "../heat.js";
+import { clamp, drawn, minus, readable } from "../elements.js";
+import { ALONE, heat } from "../heat.js";
 import { figure } from "./figure.js";
 import { brief, least, most, textWidth } from "./scales.js";
 
@@ -16,18 +16,17 @@ export function heatmap(spec, later) {
   const [rowNames, columnNames] = [rows, columns].map((axis) => axis.labels.map((label) => readable(label).trim() || drawn(label)));
   const left = Math.min(150, Math.ceil(Math.max(18, ...rowNames.map((name) => textWidth(name) * 1.1))) + 14);
   const wide = Math.ceil(Math.max(...columnNames.map((name) => textWidth(name) * 1.1)));
-  const state = { hovered: null, page: { later: (_, task) => requestAnimationFrame(task), hover() {} } };
   let side = 0;
   const text = (r, c) => ({ text: side >= WRITTEN ? written(spec.values[r][c]) : "", colour: palette().ink });
-  const map = heat(state, {
+  const map = heat(ALONE, {
     name: `${spec.value} by ${rows.title} and ${columns.title}`,
     hint: `Rows: ${rows.title}. Columns: ${columns.title}.`,
-    rows: () => rowNames.length,
-    columns: () => columnNames.length,
+    rows: rowNames.length,
+    columns: columnNames.length,
     size(width) {
-      side = Math.max(spec.values.length > 40 ? 6 : 14, Math.min(56, Math.floor((width - left - 2) / columnNames.length)));
+      side = clamp(Math.floor((width - left - 2) / columnNames.length), spec.values.length > 40 ? 6 : 14, 56);
       const slant = wide > side - 6;
-      return { left, top: slant ? Math.min(96, wide * 0.87 + 14) : 22, slant, width: side, height: Math.max(12, Math.min(side, 26)), tall: 640 };
+      return { left, top: slant ? Math.min(96, wide * 0.87 + 14) : 22, slant, width: [side, side], height: clamp(side, 12, 26), tall: 640 };
     },
     colour(r, c) {
       const value = spec.values[r][c];

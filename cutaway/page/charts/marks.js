@@ -23,7 +23,7 @@ export function colourOf(series, i, spec) {
 }
 
 export function mark(x, y, series, i, spec) {
-  const path = draw("path", { class: "point", d: SHAPES[(series.color ?? i) % COLOURS], transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
+  const path = draw("path.point", { d: SHAPES[(series.color ?? i) % COLOURS], transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
   path.style.setProperty("--c", colourOf(series, i, spec));
   return path;
 }
@@ -33,7 +33,7 @@ export function dashOf(series, i) {
 }
 
 export function swatch(series, i, spec) {
-  const line = series.line ? draw("line", { class: "line", x1: 1, x2: 25, y1: 7, y2: 7, "stroke-dasharray": dashOf(series, i) }) : null;
+  const line = series.line ? draw("line.line", { x1: 1, x2: 25, y1: 7, y2: 7, "stroke-dasharray": dashOf(series, i) }) : null;
   line?.style.setProperty("--c", colourOf(series, i, spec));
   const shape = series.points ? mark(13, 7, series, i, spec) : null;
   return draw("svg", { viewBox: "0 0 26 14", width: 26, height: 14, "aria-hidden": "true" }, line, shape);

@@ -9,9 +9,9 @@ const DENSE = 2; // points a pixel from which a line is drawn by the least and t
 const ROOM = 250; // pixels that the lines keep where their names are beside them
 
 export function plot(spec) {
-  const readout = make("p", { class: "readout", id: freshId("readout"), "aria-live": "polite" });
-  const box = make("div", {
-    class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart, arrow keys move",
+  const readout = make("p.readout", { id: freshId("readout"), "aria-live": "polite" });
+  const box = make("div.plot", {
+    tabindex: "0", role: "application", "aria-roledescription": "chart, arrow keys move",
     "aria-label": `${titled(spec.y)} against ${titled(spec.x)}`, "aria-describedby": readout.id,
   });
   const stops = stopsOf(spec);
@@ -97,19 +97,19 @@ function drawing(spec, frame) {
   const { width, height, left, right, bottom, x, y } = frame;
   const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   for (const [value, text] of frame.down) {
-    svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-      draw("text", { class: "tick-text", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, text));
+    svg.append(draw("line.grid", { x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+      draw("text.tick-text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, text));
   }
   const floor = height - bottom;
-  svg.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: floor, y2: floor }));
+  svg.append(draw("line.axis", { x1: left, x2: width - right, y1: floor, y2: floor }));
   for (const [value, text] of frame.across) {
     const half = textWidth(text) / 2;
     const middle = Math.max(half, Math.min(width - half, x(value)));
-    svg.append(draw("line", { class: "axis", x1: x(value), x2: x(value), y1: floor, y2: floor + 4 }),
-      draw("text", { class: "tick-text", x: middle, y: floor + 18, "text-anchor": "middle" }, text));
+    svg.append(draw("line.axis", { x1: x(value), x2: x(value), y1: floor, y2: floor + 4 }),
+      draw("text.tick-text", { x: middle, y: floor + 18, "text-anchor": "middle" }, text));
   }
-  svg.append(draw("text", { class: "axis-title", x: 0, y: 13 }, shortened(titled(spec.y), width)),
-    draw("text", { class: "axis-title", x: width - right, y: height - 5, "text-anchor": "end" }, shortened(titled(spec.x), width)));
+  svg.append(draw("text.axis-title", { x: 0, y: 13 }, shortened(titled(spec.y), width)),
+    draw("text.axis-title", { x: width - right, y: height - 5, "text-anchor": "end" }, shortened(titled(spec.x), width)));
   for (const [name, value] of spec.marks ?? []) svg.append(...reference(name, value, frame));
   spec.series.forEach((series, i) => svg.append(...seriesOf(spec, series, i, frame)));
   if (frame.named) svg.append(...endNames(spec, frame));
@@ -118,8 +118,8 @@ function drawing(spec, frame) {
 }
 
 function reference(name, value, { left, right, width, y }) {
-  return [draw("line", { class: "reference", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-    draw("text", { class: "tick-text halo", x: left + 4, y: y(value) - 5 }, name)];
+  return [draw("line.reference", { x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+    draw("text.tick-text.halo", { x: left + 4, y: y(value) - 5 }, name)];
 }
 
 function seriesOf(spec, series, i, frame) {
@@ -133,13 +133,13 @@ function seriesOf(spec, series, i, frame) {
   const ends = (k) => [series.low?.[k] ?? null, series.high?.[k] ?? null];
   if (series.low && series.line && at.length > 12) {
     const sides = [at.map((k) => [k, ends(k)[1]]), [...at].reverse().map((k) => [k, ends(k)[0]])];
-    add(draw("path", { class: "band", d: path(sides.flat().map(([k, value]) => [x(series.x[k]), y(value ?? series.y[k])])) + "Z" }));
+    add(draw("path.band", { d: path(sides.flat().map(([k, value]) => [x(series.x[k]), y(value ?? series.y[k])])) + "Z" }));
   } else if (series.low) {
     for (const k of at) {
       const [low, high] = ends(k);
       if (low === null || high === null) continue;
       const [a, b, c] = [y(low), y(high), x(series.x[k])];
-      add(draw("path", { class: "whisker", d: `M${c} ${a}V${b}M${c - 4} ${a}h8M${c - 4} ${b}h8` }));
+      add(draw("path.whisker", { d: `M${c} ${a}V${b}M${c - 4} ${a}h8M${c - 4} ${b}h8` }));
     }
   }
   if (series.line && at.length > 1) {
@@ -184,7 +184,7 @@ function endNames(spec, frame) {
   }).filter(Boolean).sort((a, b) => a.y - b.y);
   spread(ends, 15, frame.top, frame.height - frame.bottom);
   return ends.map(({ series, i, y }) => {
-    const text = draw("text", { class: "name", x: frame.width - frame.right + 8, y: y + 4 }, shortened(series.name, frame.right - 10));
+    const text = draw("text.name", { x: frame.width - frame.right + 8, y: y + 4 }, shortened(series.name, frame.right - 10));
     text.style.setProperty("--c", colourOf(series, i, spec));
     return text;
   });
@@ -209,7 +209,7 @@ function pointNames(spec, frame) {
     const box = [from, y - 9, from + width, y + 7];
     if (from < frame.left || taken.some((one) => one[0] < box[2] && box[0] < one[2] && one[1] < box[3] && box[1] < one[3])) return;
     taken.push(box, [x - 5, y - 5, x + 5, y + 5]);
-    out.push(draw("text", { class: "label halo", x: from, y: y + 4 }, label));
+    out.push(draw("text.label.halo", { x: from, y: y + 4 }, label));
   }));
   return out;
 }
@@ -229,8 +229,8 @@ function nearest(spec, frame, stops, event, box) {
 }
 
 function cursor(spec, frame, { x, items }) {
-  const line = draw("line", { class: "hair", x1: frame.x(x), x2: frame.x(x), y1: frame.top, y2: frame.height - frame.bottom });
-  return draw("g", { class: "cursor" }, line, items.map(([s, i]) => {
+  const line = draw("line.hair", { x1: frame.x(x), x2: frame.x(x), y1: frame.top, y2: frame.height - frame.bottom });
+  return draw("g.cursor", line, items.map(([s, i]) => {
     const dot = draw("circle", { r: 5, cx: frame.x(x), cy: frame.y(spec.series[s].y[i]) });
     dot.style.setProperty("--c", colourOf(spec.series[s], s, spec));
     return dot;

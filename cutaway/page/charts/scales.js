@@ -1,6 +1,6 @@
 // Axes: from values to pixels, the numbers beside them, and how a number is written.
 
-import { minus } from "../elements.js";
+import { cut, minus } from "../elements.js";
 
 const SUPERSCRIPT = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 const UNITS = [[1e12, "T"], [1e9, "B"], [1e6, "M"]];
@@ -23,7 +23,7 @@ export function brief(value) {
 
 const trimmed = (text) => (text.includes(".") && !text.includes("e") ? text.replace(/\.?0+$/, "") : text);
 
-function tens(power) {
+export function tens(power) {
   return "10" + [...String(power)].map((digit) => SUPERSCRIPT[digit]).join("");
 }
 
@@ -93,10 +93,7 @@ export function textWidth(text, font = "12px ") {
 }
 
 export function shortened(text, width, font) {
-  if (textWidth(text, font) <= width) return text;
-  const letters = [...text];
-  while (letters.length > 1 && textWidth(`${letters.join("")}…`, font) > width) letters.pop();
-  return `${letters.join("").trimEnd()}…`;
+  return cut(text, width, (one) => textWidth(one, font));
 }
 
 export const titled = ({ title, unit }) => (unit ? `${title} (${unit})` : title);

@@ -1,8 +1,9 @@
 // Attention: every head at a glance, and the chosen one large.
 
 import { palette, shade } from "../colours.js";
-import { bar, drawn, make, options, percent, remark, select, signed, table, tokenOf } from "../elements.js";
-import { clamp, heat } from "../heat.js";
+import { bar, drawn, make, marked, percent, remark, signed, table, tokenOf } from "../elements.js";
+import { PARTS, heat } from "../heat.js";
+import { headChooser } from "./choosers.js";
 
 const THUMB = 32;
 export const RECURRENT = "This layer is recurrent: each head keeps the past in one state, so it has no attention weights.";
@@ -15,33 +16,20 @@ export const attention = {
   build(state) {
     const glance = allHeads(state);
     const large = oneHead(state);
-    const title = make("h3", {});
-    const row = make("div", {});
+    const title = make("h3");
+    const row = make("div");
     const update = () => {
       title.textContent = `Layer ${state.layer}, head ${state.head}`;
       row.replaceChildren(...weightsOf(state));
       glance.update();
       large.update();
     };
-    const whole = make("div", { class: "stack" },
-      make("h3", {}, "Every head"), glance.whole, make("div", { class: "chooser" }, title, headChooser(state)),
-      make("div", { class: "two wide" }, row, large.whole));
+    const whole = make("div.stack",
+      make("h3", "Every head"), glance.whole, make("div.chooser", title, headChooser(state)),
+      make("div.two.wide", row, large.whole));
     return { whole, update, hover: (t) => [glance, large].forEach((map) => map.hover(t)) };
   },
 };
-
-// Two selects for the layer and the head; they follow the state by themselves.
-export function headChooser(state) {
-  const { explanation } = state;
-  const layer = select("layer", (value) => state.set({ layer: value }));
-  const head = select("head", (value) => state.set({ head: value }));
-  const update = () => {
-    options(layer.input, Array.from({ length: explanation.layers }, (_, i) => String(i)), state.layer);
-    options(head.input, Array.from({ length: explanation.heads[state.layer] }, (_, i) => String(i)), state.head);
-  };
-  state.views.push({ update });
-  return make("div", { class: "selects" }, layer.whole, head.whole);
-}
 
 function allHeads(state) {
   const { explanation } = state;
@@ -51,16 +39,14 @@ function allHeads(state) {
   return heat(state, {
     name: "Every head's attention map, small: arrow keys move over layers and heads, Enter chooses",
     hint: "Layers run from first to last. In each small map a row is a query, a column a key.",
-    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%`, tag: () => ["rounded", "to one pixel and one byte"] },
+    legend: { title: "attention weight", ...PARTS, tag: ["rounded", "to one pixel and one byte"] },
     axes: () => (across ? ["head", "layer"] : ["layer", "head"]),
-    rows: () => (across ? explanation.mostHeads : explanation.layers),
-    columns: () => (across ? explanation.layers : explanation.mostHeads),
-    size(width) {
-      across = (width - 44) / explanation.layers >= 24;
-      const cells = across ? explanation.layers : explanation.mostHeads;
-      const side = clamp(Math.floor((width - 44) / cells), 24, 64);
-      return { left: 44, top: 26, width: side, height: side, tall: 640 };
+    rows(room) {
+      across = (room - 44) / explanation.layers >= 24;
+      return across ? explanation.mostHeads : explanation.layers;
     },
+    columns: () => (across ? explanation.layers : explanation.mostHeads),
+    size: { left: 44, top: 26, width: [24, 64], tall: 640 },
     paint(drawing, x, y, w, h, r, c) {
       const [layer, head] = at(r, c);
       if (head >= explanation.heads[layer]) return;
@@ -141,23 +127,15 @@ function oneHead(state) {
   return heat(state, {
     name: "Attention map of the chosen head: a row a query, a column a key; Enter chooses both",
     hint: "The weights of each row sum to 1. Choose a cell to see how its weight is computed below.",
-    legend: { title: "attention weight", largest: 1, write: (part) => `${Math.round(100 * part)}%`, tag: () => weightTag(state) },
-    axes: () => ["query", "key"],
-    rows: () => explanation.length,
-    columns: () => explanation.length,
-    size(width) {
-      const left = explanation.length > 40 ? 84 : 96;
-      const side = clamp(Math.floor((width - left) / explanation.length), 3, 48);
-      return { left, top: 74, slant: true, width: side, height: side, tall: 720 };
-    },
+    legend: { title: "attention weight", ...PARTS, tag: () => weightTag(state) },
+    axes: ["query", "key"],
+    ...explanation.tokenRows,
+    ...explanation.tokenColumns,
+    size: { left: explanation.length > 40 ? 84 : 96, top: 74, slant: true, width: [3, 48], tall: 720 },
     colour: (r, c) => (c <= r ? shade(weights(r)[c]) : null),
-    rowName: (r) => drawn(explanation.tokenText(r)),
-    columnName: (c) => drawn(explanation.tokenText(c)),
-    rowToken: (r) => r,
-    columnToken: (c) => c,
     say: (r, c) => (explanation.attention[state.layer].recurrent ? RECURRENT : c <= r
-      ? `Attention weight of ${drawn(explanation.tokenText(r))} for ${c === r ? "itself" : drawn(explanation.tokenText(c))}: ${about(weights(r)[c])}`
-      : `${drawn(explanation.tokenText(r))} does not attend to ${drawn(explanation.tokenText(c))}, which comes later`),
+      ? `Attention weight of ${explanation.shown(r)} for ${c === r ? "itself" : explanation.shown(c)}: ${about(weights(r)[c])}`
+      : `${explanation.shown(r)} does not attend to ${explanation.shown(c)}, which comes later`),
     pick: (r, c) => state.set({ token: r, source: c }),
     chosen: () => [state.token, state.source],
   });
@@ -169,12 +147,10 @@ function weightsOf(state) {
   const exact = explanation.isDetailed(state.layer, state.head);
   const weights = [...explanation.weights(state.layer, state.head, state.token).entries()];
   const best = weights.sort((a, b) => b[1] - a[1]).slice(0, 8);
-  const rows = best.map(([s, weight]) => ({
-    attributes: { "data-t": s, class: "row" },
-    cells: [tokenOf(explanation, s), exact ? percent(weight) : `≈ ${Math.round(weight * 100)}%`, bar(weight)],
-  }));
+  const rows = best.map(([s, weight]) => marked("row",
+    [tokenOf(explanation, s), exact ? percent(weight) : `≈ ${Math.round(weight * 100)}%`, bar(weight)], s));
   return [
-    make("p", {}, tokenOf(explanation, state.token), " attends to"),
-    table("The largest attention weights of the chosen token", [["token", "left"], ["weight", "right", ...weightTag(state)], ["", "left"]], rows),
+    make("p", tokenOf(explanation, state.token), " attends to"),
+    table("The largest attention weights of the chosen token", ["token", ["weight", ...weightTag(state)], ""], rows),
   ];
 }

@@ -38,8 +38,8 @@ export function strip(page) {
     const { explanation } = state;
     const chips = explanation.tokens.map((_, t) => make("button", {
       type: "button", class: "chip", "data-t": t, tabindex: "-1", click: () => state.set({ token: t }),
-    }, make("bdi", {}, ...spaced(explanation.tokenText(t)))));
-    const line = make("div", { class: "chips", role: "toolbar", "aria-label": `Tokens of ${ending(drawnText(explanation.text))}`, "data-explanation": state.index }, chips);
+    }, make("bdi", ...spaced(explanation.tokenText(t)))));
+    const line = make("div.chips", { role: "toolbar", "aria-label": `Tokens of ${ending(drawnText(explanation.text))}`, "data-explanation": state.index }, chips);
     roving(line);
     let selected = null;
     const update = () => {
@@ -66,13 +66,13 @@ export function views(page, topics = {}) {
       const built = view.build(state);
       state.views.push(built);
       const whose = page.states.length > 1 && !view.single
-        ? make("p", { class: "whose" }, make("bdi", {}, ending(drawnText(state.explanation.text))), make("span", { class: "quiet" }, ` · ${state.explanation.model}`)) : null;
-      return make("div", { class: "panel", "data-explanation": state.index }, whose, built.whole);
+        ? make("p.whose", make("bdi", ending(drawnText(state.explanation.text))), make("span.quiet", ` · ${state.explanation.model}`)) : null;
+      return make("div.panel", { "data-explanation": state.index }, whose, built.whole);
     });
     return make("section", { id: name, "aria-labelledby": `title-${name}` },
-      make("div", { class: "intro" },
-        make("h2", { id: `title-${name}` }, make("span", { class: "step", "aria-hidden": "true" }, String(i + 1)), view.title),
-        make("p", { class: "about" }, view.about(page.data.explanations[0]))),
-      make("div", { class: "panels" }, panels));
+      make("div.intro",
+        make("h2", { id: `title-${name}` }, make("span.step", { "aria-hidden": "true" }, String(i + 1)), view.title),
+        make("p.about", view.about(page.data.explanations[0]))),
+      make("div.panels", panels));
   })];
 }

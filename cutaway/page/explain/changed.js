@@ -2,7 +2,7 @@
 
 import { shade } from "../colours.js";
 import { bar, drawn, make, number, percent, quoted, remark, scrolling, table } from "../elements.js";
-import { clamp, heat } from "../heat.js";
+import { heat } from "../heat.js";
 import { partsMap } from "./residual.js";
 
 const SHOWN = 8;
@@ -20,11 +20,11 @@ export const changed = {
     const parted = heat(state, {
       name: "KL divergence of the two lenses: a row a token, a column a block; Enter chooses",
       hint: "KL(base || tuned) of the logit lens.",
-      legend: { title: "KL", largest: most, write: (nats) => `${number(nats)} nats`, tag: () => ["derived"] },
-      axes: () => ["token", "after block"],
-      rows: () => tokens.length,
-      columns: () => stages.length,
-      size: (width) => ({ left: 92, top: 22, width: clamp(Math.floor((width - 92) / stages.length), 18, 40), height: 20, tall: 480 }),
+      legend: { title: "KL", largest: most, write: (nats) => `${number(nats)} nats`, tag: ["derived"] },
+      axes: ["token", "after block"],
+      rows: tokens.length,
+      columns: stages.length,
+      size: { left: 92, top: 22, width: [18, 40], height: 20, tall: 480 },
       colour: (r, c) => shade(kl[r][c] / most),
       rowName: (r) => drawn(tokens[r]),
       columnName: name,
@@ -35,19 +35,19 @@ export const changed = {
     });
     const parts = new Map([...heads, ...mlps].map((one) => [`${one.layer}.${one.head}`, one.change]));
     const moved = partsMap(state, "How far outputs moved, as a part of their norm in the base", (layer, head) => parts.get(`${layer}.${head}`) ?? 0,
-      (value, largest) => shade(value / largest), (value) => `moved ${percent(value)} of its norm`, { title: "moved", write: percent, tag: () => ["derived"] });
-    const words = (texts) => make("span", { class: "words" }, texts.slice(0, 4).map((text) => quoted(text)));
+      (value, largest) => shade(value / largest), (value) => `moved ${percent(value)} of its norm`, { title: "moved", write: percent, tag: ["derived"] });
+    const words = (texts) => make("span.words", texts.slice(0, 4).map((text) => quoted(text)));
     const directions = written.slice(0, SHOWN).map(({ weight, change, directions: [first] }) => [
       weight.replace(/^blocks\./, "").replace(/\.weight$/, ""), percent(change), percent(first.share), words(first.promotes), words(first.opposite)]);
     const both = next.slice(0, SHOWN).map(({ text, before, after }) => [quoted(text), percent(before), percent(after), bar(after, before)]);
-    const whole = make("div", { class: "stack" },
-      make("div", {}, make("h3", {}, "Next token"), table("The likeliest next tokens of both models",
-        [["token", "left"], ["base", "right", "derived"], ["tuned", "right", "derived"], ["", "left"]], both)),
-      make("div", {}, make("h3", {}, "Where they part"), parted.whole),
-      make("div", {}, make("h3", {}, "Outputs that moved"), moved.whole),
-      make("div", {}, make("h3", {}, "Directions written"), directions.length
+    const whole = make("div.stack",
+      make("div", make("h3", "Next token"), table("The likeliest next tokens of both models",
+        ["token", ["base", "derived"], ["tuned", "derived"], ""], both)),
+      make("div", make("h3", "Where they part"), parted.whole),
+      make("div", make("h3", "Outputs that moved"), moved.whole),
+      make("div", make("h3", "Directions written"), directions.length
         ? scrolling("Directions written", table("The largest direction of each changed matrix",
-          [["matrix", "left"], ["change", "right", "derived"], ["of it", "right", "derived"], ["promotes", "left", "estimate", "of the direct effect alone"], ["or, the other way", "left"]], directions))
+          ["matrix", ["change", "derived"], ["of it", "derived"], ["promotes", "estimate", "of the direct effect alone", "left"], "or, the other way"], directions))
         : remark("No matrix that writes into the residual stream changed.")));
     return { whole, update: () => [parted, moved].forEach((map) => map.update()), hover: () => [parted, moved].forEach((map) => map.hover()) };
   },

@@ -21,16 +21,17 @@ export const distance = {
     };
     const query = slider("query at", { min: 0, max: 1, step: 1 }, change("query"));
     const key = slider("key at", { min: 0, max: 1, step: 1 }, change("key"));
-    const base = slider("base", { min: 2, max: 7, step: 0.05 }, (value) => change("base")(10 ** value));
+    const base = slider("base", { min: 2, max: 7, step: 0.05 }, (value) => change("base")(10 ** value), () => brief(Math.round(moved.base ?? 0)));
     const factor = slider("factor", { min: 1, max: 16, step: 0.5, value: moved.factor }, change("factor"));
-    const reach = slider("up to", { min: 1, max: Math.max(1.1, Math.log10(explanation.context)), step: 0.05, value: moved.reach }, change("reach"));
+    const reach = slider("up to", { min: 1, max: Math.max(1.1, Math.log10(explanation.context)), step: 0.05, value: moved.reach }, change("reach"),
+      (value) => `${Math.round(10 ** value)} tokens`);
     const scaling = select("scaling", change("scaling"));
     const says = make("p", { "aria-live": "polite" });
-    const curve = make("div", {});
-    const none = make("p", { class: "quiet" });
-    const shown = make("div", { class: "stack" },
-      make("div", { class: "two even" }, make("div", {}, make("h3", {}, "Positions"), query.whole, key.whole, says),
-        make("div", {}, make("h3", {}, "Rotation"), base.whole, scaling.whole, factor.whole, reach.whole)), curve);
+    const curve = make("div");
+    const none = make("p.quiet");
+    const shown = make("div.stack",
+      make("div.two.even", make("div", make("h3", "Positions"), query.whole, key.whole, says),
+        make("div", make("h3", "Rotation"), base.whole, scaling.whole, factor.whole, reach.whole)), curve);
     let for_ = null;
     const update = () => {
       const facts = explanation.attention[state.layer].rope;
@@ -49,13 +50,8 @@ export const distance = {
       moved.query = Math.min(moved.query, Number(query.input.max));
       key.input.max = moved.query;
       moved.key = Math.min(moved.key, moved.query);
-      for (const [one, at] of [[query, moved.query], [key, moved.key], [base, Math.log10(moved.base)]]) one.input.value = at;
-      query.shown.textContent = moved.query;
-      key.shown.textContent = moved.key;
-      base.shown.textContent = brief(Math.round(moved.base));
-      factor.shown.textContent = moved.factor;
+      for (const [one, at] of [[query, moved.query], [key, moved.key], [base, Math.log10(moved.base)]]) one.set(at);
       factor.input.disabled = moved.scaling === 0;
-      reach.shown.textContent = `${Math.round(10 ** moved.reach)} tokens`;
       draw();
     };
     function draw() {
@@ -69,7 +65,7 @@ export const distance = {
       const apart = moved.query - moved.key;
       const score = scoreAt(pairs, facts.radians, apart) * scale * facts.magnitude ** 2;
       says.replaceChildren(tokenOf(explanation, state.token), ` at ${moved.query} and `, tokenOf(explanation, state.source),
-        ` at ${moved.key} are ${apart} apart: score `, make("strong", {}, fixed(score)), tag("derived"), ".");
+        ` at ${moved.key} are ${apart} apart: score `, make("strong", fixed(score)), tag("derived"), ".");
       const own = moved.base === facts.base && moved.scaling === 0;
       curve.replaceChildren(plot({
         title: "Score by distance", note: `Layer ${state.layer}, head ${state.head}, before soft-cap, bias and softmax; the model's base is ${brief(facts.base)}${facts.scaling ? `, with ${facts.scaling} scaling` : ""}.`,
@@ -77,7 +73,7 @@ export const distance = {
         series: [line("as the model rotates", facts.radians, facts.magnitude), ...(own ? [] : [line("as set here", changed, sharper)])],
       }));
     }
-    return { whole: make("div", { class: "stack" }, none, shown), update };
+    return { whole: make("div.stack", none, shown), update };
   },
 };
 

@@ -1,7 +1,7 @@
 // Embeddings: the row that each id picks, as colours, and the rows nearest to it by cosine similarity.
 
 import { twoSided } from "../colours.js";
-import { bar, count, drawn, fixed, make, number, remark, table, tag, tokenOf, word } from "../elements.js";
+import { bar, count, fixed, make, number, remark, table, tag, tokenOf, word } from "../elements.js";
 import { heat } from "../heat.js";
 
 export const embeddings = {
@@ -13,35 +13,31 @@ export const embeddings = {
   },
   build(state) {
     const { explanation } = state;
-    const detail = make("div", {});
+    const detail = make("div");
     const { largest, shown } = explanation.vector_strip;
     const map = heat(state, {
       name: "Embeddings as colours: a row a token, a column a number",
       hint: `The first ${shown} numbers of what enters the first block; warm is positive, cool negative.`,
-      legend: { title: "value", largest, signed: true, write: number, tag: () => ["rounded", "to 1/127 of the largest"] },
-      axes: () => ["token", `number of its embedding, the first ${shown} of ${explanation.width}`],
-      rows: () => explanation.length,
-      columns: () => shown,
-      size: (width) => ({
-        left: 92, top: 0, width: Math.max(2, Math.floor((width - 92) / shown)), height: explanation.length > 24 ? 14 : 22, tall: 380,
-      }),
+      legend: { title: "value", largest, signed: true, write: number, tag: ["rounded", "to 1/127 of the largest"] },
+      axes: ["token", `number of its embedding, the first ${shown} of ${explanation.width}`],
+      ...explanation.tokenRows,
+      columns: shown,
+      size: { left: 92, width: [2, Infinity], height: explanation.length > 24 ? 14 : 22, tall: 380 },
       colour: (r, c) => twoSided(explanation.row("vectors", r)[c], 127),
-      rowName: (r) => drawn(explanation.tokenText(r)),
-      rowToken: (r) => r,
-      say: (r, c) => `${drawn(explanation.tokenText(r))}, number ${c}: about ${fixed((explanation.row("vectors", r)[c] / 127) * largest, 3)}`,
+      say: (r, c) => `${explanation.shown(r)}, number ${c}: about ${fixed((explanation.row("vectors", r)[c] / 127) * largest, 3)}`,
       pick: (r) => state.set({ token: r }),
       chosenRow: () => state.token,
     });
     const update = () => {
       const { norm, ids, cosines } = explanation.neighbours[state.token];
       detail.replaceChildren(
-        make("h3", {}, "Nearest to ", tokenOf(explanation, state.token)),
-        table("Nearest rows of the table by cosine similarity", [["token", "left"], ["cosine", "right", "derived"], ["", "left"]],
+        make("h3", "Nearest to ", tokenOf(explanation, state.token)),
+        table("Nearest rows of the table by cosine similarity", ["token", ["cosine", "derived"], ""],
           ids.map((id, i) => [word(explanation, id), fixed(cosines[i], 3), bar(cosines[i])])),
         remark(`The norm of its row is ${number(norm)}`, tag("derived"), "."),
       );
       map.update();
     };
-    return { whole: make("div", { class: "two" }, detail, map.whole), update, hover: map.hover };
+    return { whole: make("div.two", detail, map.whole), update, hover: map.hover };
   },
 };

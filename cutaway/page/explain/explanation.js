@@ -1,6 +1,6 @@
 // What the model did with one text. Reads the page's block of data; every number on the page comes from here.
 
-import { inflated } from "../elements.js";
+import { drawn, inflated } from "../elements.js";
 
 const TYPES = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array, i1: Int8Array };
 
@@ -43,6 +43,20 @@ class Explanation {
 
   tokenText(t) {
     return this.tokens[t].text;
+  }
+
+  // A token made visible.
+  shown(t) {
+    return drawn(this.tokens[t].text);
+  }
+
+  // What a map needs to have a row, or a column, for each token.
+  get tokenRows() {
+    return { rows: this.length, rowName: (r) => this.shown(r), rowToken: (r) => r };
+  }
+
+  get tokenColumns() {
+    return { columns: this.length, columnName: (c) => this.shown(c), columnToken: (c) => c };
   }
 
   get mostHeads() {

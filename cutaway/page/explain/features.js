@@ -2,7 +2,7 @@
 
 import { shade } from "../colours.js";
 import { bar, count, drawn, fixed, make, number, quoted, remark, table, tokenOf } from "../elements.js";
-import { clamp, heat } from "../heat.js";
+import { heat } from "../heat.js";
 
 export const features = {
   title: "Features",
@@ -16,31 +16,29 @@ export const features = {
     const map = heat(state, {
       name: "Activation of the strongest features: a row a feature, a column a token; Enter chooses the token",
       hint: "The features of the largest activations, attention sinks left out.",
-      legend: { title: "activation", largest: most, write: number, tag: () => ["derived"] },
-      axes: () => ["feature", "token"],
-      rows: () => mapped.length,
-      columns: () => explanation.length,
-      size: (width) => ({ left: 64, top: 74, slant: true, width: clamp(Math.floor((width - 64) / explanation.length), 14, 48), height: 18, tall: 480 }),
+      legend: { title: "activation", largest: most, write: number, tag: ["derived"] },
+      axes: ["feature", "token"],
+      rows: mapped.length,
+      ...explanation.tokenColumns,
+      size: { left: 64, top: 74, slant: true, width: [14, 48], height: 18, tall: 480 },
       colour: (r, c) => shade(active[r][c] / most),
       rowName: (r) => String(mapped[r]),
-      columnName: (c) => drawn(explanation.tokenText(c)),
-      columnToken: (c) => c,
-      say: (r, c) => `Feature ${mapped[r]} at ${drawn(explanation.tokenText(c))}: ${fixed(active[r][c])}`
+      say: (r, c) => `Feature ${mapped[r]} at ${explanation.shown(c)}: ${fixed(active[r][c])}`
         + (promotes[r] ? `. It promotes ${promotes[r].map(drawn).join(" ")}` : ""),
       pick: (_, c) => state.set({ token: c }),
     });
-    const rows = make("div", {});
+    const rows = make("div");
     const update = () => {
       const sink = sinks.includes(state.token);
       const own = tokens[state.token];
-      rows.replaceChildren(make("h3", {}, "Features of ", tokenOf(explanation, state.token)),
+      rows.replaceChildren(make("h3", "Features of ", tokenOf(explanation, state.token)),
         sink ? remark("An attention sink, which the autoencoder was not trained on.") : "",
-        own.length ? table("The token's strongest features", [["feature", "right"], ["activation", "right", "derived"], ["", "left"], ["promotes", "left", "estimate", "of the direct effect alone"]],
+        own.length ? table("The token's strongest features", [["feature"], ["activation", "derived"], "", ["promotes", "estimate", "of the direct effect alone", "left"]],
           own.map(([id, activation]) => [String(id), fixed(activation), bar(activation / own[0][1]),
-            make("span", { class: "words" }, (promotes[mapped.indexOf(id)] ?? []).map((text) => quoted(text)))]))
+            make("span.words", (promotes[mapped.indexOf(id)] ?? []).map((text) => quoted(text)))]))
           : remark("No feature is active."));
       map.update();
     };
-    return { whole: make("div", { class: "stack" }, rows, map.whole), update, hover: map.hover };
+    return { whole: make("div.stack", rows, map.whole), update, hover: map.hover };
   },
 };

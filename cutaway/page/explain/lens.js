@@ -2,7 +2,7 @@
 
 import { palette } from "../colours.js";
 import { drawn, make, options, percent, select, table, tokenOf, word } from "../elements.js";
-import { clamp, heat } from "../heat.js";
+import { PARTS, heat } from "../heat.js";
 
 const FAINT = 120; // of 255: words stand on these colours
 const KINDS = { jacobian: "Jacobian lens", tuned: "tuned lens", logit: "logit lens", random: "random rotation (control)" };
@@ -27,13 +27,11 @@ export const lens = {
     const map = heat(state, {
       name: "The likeliest token after every block: a row a block, a column a position",
       hint: "Colour is its probability; bold is the final answer.",
-      legend: { title: "probability", largest: 1, write: (part) => `${Math.round(100 * part)}%`, strength: () => FAINT, tag: () => ["derived"] },
-      axes: () => ["after block", "token"],
-      rows: () => stages,
-      columns: () => explanation.length,
-      size: (width) => ({
-        left: 76, top: 28, height: 22, width: clamp(Math.floor((width - 76) / explanation.length), 76, 160), tall: 760,
-      }),
+      legend: { title: "probability", ...PARTS, strength: () => FAINT, tag: ["derived"] },
+      axes: ["after block", "token"],
+      rows: stages,
+      ...explanation.tokenColumns,
+      size: { left: 76, top: 28, height: 22, width: [76, 160], tall: 760 },
       colour: (r, c) => palette().upCss[Math.round(FAINT * Math.sqrt(read[kind].chance(r, c)))],
       text: (r, c) => ({
         text: text(read[kind], r, c),
@@ -41,32 +39,30 @@ export const lens = {
         strong: read[kind].id(r, c) === read.logit.id(stages - 1, c),
       }),
       rowName: name,
-      columnName: (c) => drawn(explanation.tokenText(c)),
-      columnToken: (c) => c,
       say: (r, c) => (read[kind].has(r)
-        ? `After ${drawn(explanation.tokenText(c))}, ${name(r)}: ${text(read[kind], r, c)}, ${percent(read[kind].chance(r, c))}`
+        ? `After ${explanation.shown(c)}, ${name(r)}: ${text(read[kind], r, c)}, ${percent(read[kind].chance(r, c))}`
         : `The ${KINDS[kind]} is not of ${name(r)}`),
       pick: (r, c) => state.set(r ? { token: c, layer: r - 1 } : { token: c }),
       chosen: () => [state.layer + 1, state.token],
     });
-    const about = make("p", { class: "quiet" });
+    const about = make("p.quiet");
     const choice = select("lens", (value) => { kind = found[value]; update(); });
-    const summary = make("p", {});
-    const rows = make("div", {});
+    const summary = make("p");
+    const rows = make("div");
     const update = () => {
       options(choice.input, found.map((one) => KINDS[one]), found.indexOf(kind));
       about.textContent = ABOUT[kind];
       map.update();
       summary.replaceChildren(...settled(state, read.logit.id, stages));
-      const heads = found.flatMap((one) => [[KINDS[one], "left"], ["probability", "right", "derived"]]);
-      rows.replaceChildren(table("The lenses at the selected token", [["after", "right"], ...heads, ["final answer's", "right", "derived"]],
+      const heads = found.flatMap((one) => [KINDS[one], ["probability", "derived"]]);
+      rows.replaceChildren(table("The lenses at the selected token", [["after"], ...heads, ["final answer's", "derived"]],
         Array.from({ length: stages }, (_, r) => [name(r), ...found.flatMap((one) => (read[one].has(r)
           ? [word(explanation, read[one].id(r, state.token)), percent(read[one].chance(r, state.token))] : ["", ""])),
         percent(read.logit.final(r, state.token))])));
     };
-    const more = make("details", { open: found.length > 1 }, make("summary", {}, "The selected column as a table"), rows);
-    const chooser = found.length > 1 ? [make("div", { class: "selects" }, choice.whole), about] : [];
-    return { whole: make("div", { class: "stack" }, ...chooser, summary, map.whole, more), update, hover: map.hover };
+    const more = make("details", { open: found.length > 1 }, make("summary", "The selected column as a table"), rows);
+    const chooser = found.length > 1 ? [make("div.selects", choice.whole), about] : [];
+    return { whole: make("div.stack", ...chooser, summary, map.whole, more), update, hover: map.hover };
   },
 };
 

@@ -13,17 +13,17 @@ import { themeButton } from "../theme.js";
 const TOPICS = { patch, features, changed }; // views of options of `cutaway explain`
 
 function header(page) {
-  const explanations = page.data.explanations.map((explanation) => make("div", { class: "title" },
-    make("p", { class: "sentence" }, make("bdi", {}, ending(drawnText(explanation.text))), " ",
-      make("span", { class: "together" }, make("span", { class: "arrow" }, "→ "),
-        make("bdi", { class: "answer" }, answerText(explanation.token_texts[explanation.next_ids[0]])), " ",
-        make("span", { class: "chance" }, percent(probabilities(explanation, 1, 1).first[0])))),
-    remark(make("bdi", {}, explanation.model), ` · ${explanation.layers} layers · ${explanation.mostHeads} heads · `
+  const explanations = page.data.explanations.map((explanation) => make("div.title",
+    make("p.sentence", make("bdi", ending(drawnText(explanation.text))), " ",
+      make("span.together", make("span.arrow", "→ "),
+        make("bdi.answer", answerText(explanation.token_texts[explanation.next_ids[0]])), " ",
+        make("span.chance", percent(probabilities(explanation, 1, 1).first[0])))),
+    remark(make("bdi", explanation.model), ` · ${explanation.layers} layers · ${explanation.mostHeads} heads · `
       + `width ${count(explanation.width)} · vocabulary ${count(explanation.vocabulary)}`)));
-  const heading = make("h1", { class: "mark" }, "Cutaway", make("span", { class: "unseen" }, ": a language model explained on a text"));
+  const heading = make("h1.mark", "Cutaway", make("span.unseen", ": a language model explained on a text"));
   const note = page.states.length > 1 && !page.data.same_model
-    ? make("p", { class: "quiet note" }, "Two models: layers and heads are chosen for each by itself, because heads of different models do not correspond.") : null;
-  document.querySelector("#head").append(make("div", { class: "top" }, heading, themeButton(() => page.states.forEach((state) => state.set({}, false)))), make("div", { class: "titles" }, explanations), note ?? "");
+    ? make("p.quiet.note", "Two models: layers and heads are chosen for each by itself, because heads of different models do not correspond.") : null;
+  document.querySelector("#head").append(make("div.top", heading, themeButton(() => page.states.forEach((state) => state.set({}, false)))), make("div.titles", explanations), note ?? "");
 }
 
 async function start() {

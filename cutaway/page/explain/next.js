@@ -1,6 +1,6 @@
 // The next token: the logits of all of them, with temperature and top-p to play with.
 
-import { bar, button, count, fixed, make, percent, slider, table, word } from "../elements.js";
+import { bar, button, count, fixed, make, marked, percent, slider, table, word } from "../elements.js";
 
 const LISTED = 14;
 
@@ -12,44 +12,37 @@ export const next = {
     const { explanation } = state;
     let [temperature, topK, topP] = [1, 0, 1];
     const drawnSoFar = [];
-    const heat = slider("temperature", { min: 0, max: 2, step: 0.05, value: 1 }, (value) => {
-      temperature = value;
-      update();
-    });
-    const most = Math.min(100, explanation.next_ids.length);
-    const few = slider("top-k", { min: 0, max: most, step: 1, value: 0 }, (value) => {
-      topK = value;
-      update();
-    });
-    const nucleus = slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1 }, (value) => {
-      topP = value;
-      update();
-    });
+    const sliders = [
+      slider("temperature", { min: 0, max: 2, step: 0.05, value: 1 }, (value) => {
+        temperature = value;
+        update();
+      }, (value) => value.toFixed(2)),
+      slider("top-k", { min: 0, max: Math.min(100, explanation.next_ids.length), step: 1, value: 0 }, (value) => {
+        topK = value;
+        update();
+      }, (value) => (value ? String(value) : "all")),
+      slider("top-p", { min: 0.05, max: 1, step: 0.05, value: 1 }, (value) => {
+        topP = value;
+        update();
+      }, (value) => value.toFixed(2)),
+    ];
     const kept = make("p", { "aria-live": "polite" });
-    const rows = make("div", {});
-    const drawnList = make("p", { class: "words", "aria-live": "polite" });
-    const draw = button({ click: () => {
+    const rows = make("div");
+    const drawnList = make("p.words", { "aria-live": "polite" });
+    const draw = button("Sample a token", () => {
       drawnSoFar.push(drawOne(explanation, temperature, topP, topK));
       drawnList.replaceChildren(...drawnSoFar.slice(-24));
-    } }, "Sample a token");
+    });
     const update = () => {
       const plain = probabilities(explanation, 1, 1);
       const now = probabilities(explanation, temperature, topP, topK);
-      heat.shown.textContent = temperature.toFixed(2);
-      few.shown.textContent = topK ? String(topK) : "all";
-      nucleus.shown.textContent = topP.toFixed(2);
       kept.textContent = now.kept === 1 ? "One token can be sampled." : `${count(now.kept)} tokens can be sampled.`;
-      const listed = explanation.next_ids.slice(0, LISTED).map((id, i) => ({
-        attributes: { class: i < now.kept ? "" : "out" },
-        cells: [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])],
-      }));
+      const listed = explanation.next_ids.slice(0, LISTED).map((id, i) => marked(i < now.kept ? null : "out",
+        [word(explanation, id), String(id), fixed(explanation.array("logits")[i], 2), percent(now.first[i]), bar(now.first[i], plain.first[i])]));
       rows.replaceChildren(table("The likeliest next tokens",
-        [["token", "left"], ["id", "right", "exact"], ["logit", "right", "exact"], ["probability", "right", "derived"], ["", "left"]], listed));
+        ["token", ["id", "exact"], ["logit", "exact"], ["probability", "derived"], ""], listed));
     };
-    const whole = make("div", { class: "two" },
-      make("div", { class: "stack" }, heat.whole, few.whole, nucleus.whole, kept, make("div", { class: "chooser" }, draw), drawnList),
-      rows);
-    return { whole, update };
+    return { whole: make("div.two", make("div.stack", sliders.map(({ whole }) => whole), kept, make("div.chooser", draw), drawnList), rows), update };
   },
 };
 
@@ -75,5 +68,5 @@ function drawOne(explanation, temperature, topP, topK) {
   let left = Math.random() * total;
   let i = 0;
   while (i < kept - 1 && left >= weights[i]) left -= weights[i++];
-  return i < explanation.next_ids.length ? word(explanation, explanation.next_ids[i]) : make("span", { class: "quiet" }, `the ${count(i + 1)}th`);
+  return i < explanation.next_ids.length ? word(explanation, explanation.next_ids[i]) : make("span.quiet", `the ${count(i + 1)}th`);
 }

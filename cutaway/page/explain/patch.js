@@ -3,7 +3,7 @@
 import { plot } from "../charts/plot.js";
 import { twoSided } from "../colours.js";
 import { drawn, fixed, make } from "../elements.js";
-import { clamp, heat } from "../heat.js";
+import { heat } from "../heat.js";
 
 export const patch = {
   title: "Activation patching",
@@ -17,11 +17,11 @@ export const patch = {
     const map = heat(state, {
       name: "Effect of each patch: a row a token, a column a block; Enter chooses",
       hint: "1: the answer is the other text's; 0: nothing changed.",
-      legend: { title: "effect", largest: 1, signed: true, write: (value) => fixed(value, 2), tag: () => ["derived", "from forward passes"] },
-      axes: () => ["token and the other text's", "after block"],
-      rows: () => tokens.length,
-      columns: () => blocks,
-      size: (width) => ({ left: 150, top: 22, width: clamp(Math.floor((width - 150) / blocks), 16, 40), height: 26 }),
+      legend: { title: "effect", largest: 1, signed: true, write: (value) => fixed(value, 2), tag: ["derived", "from forward passes"] },
+      axes: ["token and the other text's", "after block"],
+      rows: tokens.length,
+      columns: blocks,
+      size: { left: 150, top: 22, width: [16, 40], height: 26 },
       colour: (r, c) => twoSided(tokens[r].recovered[c], 1),
       rowName: (r) => name(tokens[r]),
       columnName: String,
@@ -30,11 +30,11 @@ export const patch = {
       pick: (r, c) => state.set({ token: tokens[r].position, layer: c }),
       chosen: () => [Math.max(0, tokens.findIndex(({ position }) => position === state.token)), state.layer],
     });
-    const answers = make("p", {}, "This text's answer is ", make("bdi", { class: "word strong" }, drawn(here)), ", the other's ", make("bdi", { class: "word strong" }, drawn(there)), ".");
+    const answers = make("p", "This text's answer is ", make("bdi.word.strong", drawn(here)), ", the other's ", make("bdi.word.strong", drawn(there)), ".");
     const curve = plot({
       title: "Effect by block", x: { title: "patched after block" }, y: { title: "effect" },
       series: tokens.map((one) => ({ name: name(one), line: true, x: one.recovered.map((_, i) => i), y: one.recovered })),
     });
-    return { whole: make("div", { class: "stack" }, answers, map.whole, curve), update: map.update, hover: map.hover };
+    return { whole: make("div.stack", answers, map.whole, curve), update: map.update, hover: map.hover };
   },
 };

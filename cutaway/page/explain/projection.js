@@ -1,9 +1,9 @@
 // Projections: one token's vector times W_q, W_k and W_v gives a head's query, key and value.
 
 import { twoSided } from "../colours.js";
-import { button, drawn, fixed, make, number, options, remark, select, table, tokenOf } from "../elements.js";
-import { clamp, heat } from "../heat.js";
-import { headChooser } from "./attention.js";
+import { button, fixed, make, marked, number, remark, table, tokenOf, total } from "../elements.js";
+import { heat } from "../heat.js";
+import { chooserOf, headChooser, tokenTexts } from "./choosers.js";
 
 const NAMES = { q: "query", k: "key", v: "value" };
 
@@ -13,23 +13,20 @@ export const projection = {
     + "the value is the dot product of x and one row of its matrix.",
   build(state) {
     const { explanation } = state;
-    const token = select("token", (value) => state.set({ token: value }));
     const at = { matrix: "q", row: 0 };
     const go = (change) => {
       Object.assign(at, change);
       update();
     };
-    const kinds = make("div", { class: "buttons", role: "group", "aria-label": "Matrix" }, Object.keys(NAMES).map((one) => button({ "data-matrix": one, click: () => go({ matrix: one }),
-    }, `W_${one}`)));
+    const kinds = make("div.buttons", { role: "group", "aria-label": "Matrix" }, Object.keys(NAMES).map((one) => button(`W_${one}`, () => go({ matrix: one }), { "data-matrix": one })));
     const outputs = outputMap(state, at, go);
     const matrix = matrixMap(state, at, go);
-    const sum = make("div", {});
-    const none = make("p", { class: "quiet" });
-    const shown = make("div", { class: "stack" },
-      make("div", {}, make("h3", {}, "Query, key and value"), outputs.whole),
-      make("div", {}, make("div", { class: "chooser" }, make("h3", {}, "Matrix"), kinds), matrix.whole), sum);
+    const sum = make("div");
+    const none = make("p.quiet");
+    const shown = make("div.stack",
+      make("div", make("h3", "Query, key and value"), outputs.whole),
+      make("div", make("div.chooser", make("h3", "Matrix"), kinds), matrix.whole), sum);
     const update = () => {
-      options(token.input, explanation.tokens.map((_, t) => `${t}  ${drawn(explanation.tokenText(t))}`), state.token);
       const there = Object.keys(NAMES).filter((one) => explanation.projection(one, state));
       shown.hidden = !there.length;
       none.replaceChildren(...(there.length ? [] : missing(state)));
@@ -44,7 +41,7 @@ export const projection = {
       matrix.update();
       sum.replaceChildren(...sumOf(state, at));
     };
-    return { whole: make("div", { class: "stack" }, make("div", { class: "chooser" }, headChooser(state), token.whole), none, shown), update };
+    return { whole: make("div.stack", make("div.chooser", headChooser(state), chooserOf(state, "token", "token", () => tokenTexts(state))), none, shown), update };
   },
 };
 
@@ -54,26 +51,23 @@ function missing(state) {
   if (state.token < first && heads.some(([layer, head]) => layer === state.layer && head === state.head)) {
     return [`For a text this long the page keeps projections of the tokens from ${first} on.`];
   }
-  const buttons = heads.map(([layer, head]) => button({ click: () => state.set({ layer, head }) }, `${layer}.${head}`));
-  return ["The page keeps the matrices of these heads: ", make("span", { class: "buttons" }, buttons)];
+  const buttons = heads.map(([layer, head]) => button(`${layer}.${head}`, () => state.set({ layer, head })));
+  return ["The page keeps the matrices of these heads: ", make("span.buttons", buttons)];
 }
 
 // The three vectors, a row each: what is chosen here is computed below.
 function outputMap(state, at, go) {
   let rows = [];
-  const map = heat(state, {
+  return heat(state, {
     name: "Query, key and value of the token, number by number; Enter chooses",
     hint: "Choose a number to see how it is computed. The colours of each row go to its own largest number.",
-    axes: () => ["vector, before RoPE", "dimension of the head"],
+    axes: ["vector, before RoPE", "dimension of the head"],
     rows() {
       rows = Object.keys(NAMES).map((one) => ({ one, ...state.explanation.projection(one, state) })).filter(({ sums }) => sums);
       return rows.length;
     },
     columns: () => Math.max(0, ...rows.map(({ sums }) => sums.length)),
-    size(width) {
-      const side = clamp((width - 64) / Math.max(...rows.map(({ sums }) => sums.length)), 6, 18);
-      return { left: 64, top: 0, width: Math.floor(side * 2) / 2, height: 26 };
-    },
+    size: { left: 64, width: [6, 18], height: 26 },
     colour(r, c) {
       const { sums } = rows[r];
       return c < sums.length ? twoSided(sums[c], Math.max(...sums.map(Math.abs))) : null;
@@ -83,7 +77,6 @@ function outputMap(state, at, go) {
     pick: (r, c) => c < rows[r].sums.length && go({ matrix: rows[r].one, row: c }),
     chosen: () => [Math.max(0, rows.findIndex(({ one }) => one === at.matrix)), at.row],
   });
-  return map;
 }
 
 // The matrix: above it x, whose numbers its columns multiply.
@@ -95,7 +88,7 @@ function matrixMap(state, at, go) {
     name: "The matrix: above it the vector x, a row of weights for each number it makes; Enter chooses a row",
     hint: "The first row is x. The colours of x go to its own largest number.",
     axes: () => [`rows of W_${at.matrix}`, `its first ${now?.columns} columns of ${state.explanation.width}`],
-    legend: { title: "weight", largest: () => most, signed: true, write: number, tag: () => ["rounded", "to 1/127 of the largest"] },
+    legend: { title: "weight", largest: () => most, signed: true, write: number, tag: ["rounded", "to 1/127 of the largest"] },
     rows() {
       now = state.explanation.projection(at.matrix, state);
       if (!now) return 0;
@@ -104,7 +97,7 @@ function matrixMap(state, at, go) {
       return now.sums.length + 1;
     },
     columns: () => now?.columns ?? 0,
-    size: (width) => ({ left: 44, top: 0, width: Math.max(2, Math.floor((width - 44) / (now?.columns ?? 1))), height: 8, tall: 420 }),
+    size: { left: 44, width: [2, Infinity], height: 8, tall: 420 },
     colour: (r, c) => (r ? twoSided(now.drawn[(r - 1) * now.columns + c], 127) : twoSided(now.x[c], largest)),
     rowName: (r) => (r ? String(r - 1) : "x"),
     say: (r, c) => (r ? `W_${at.matrix}[${r - 1}, ${c}] ≈ ${number((now.drawn[(r - 1) * now.columns + c] * now.scale) / 127)}` : `x[${c}] = ${number(now.x[c])}`),
@@ -119,15 +112,15 @@ function sumOf(state, at) {
   const many = ids.length / sums.length;
   const from = at.row * many;
   const listed = Array.from({ length: many }, (_, i) => ({ id: ids[from + i], weight: weights[from + i] }));
-  const rest = sums[at.row] - (bias?.[at.row] ?? 0) - listed.reduce((sum, { id, weight }) => sum + weight * x[id], 0);
+  const rest = sums[at.row] - (bias?.[at.row] ?? 0) - total(listed.map(({ id, weight }) => weight * x[id]));
   const name = `${at.matrix}[${at.row}]`;
   const rows = listed.map(({ id, weight }) => [`x[${id}] × W[${at.row}, ${id}]`, `${number(x[id])} × ${number(weight)}`, fixed(x[id] * weight)]);
   rows.push([`the other ${explanation.width - many}`, "", fixed(rest)]);
   if (bias) rows.push(["bias", "", fixed(bias[at.row])]);
-  rows.push({ attributes: { class: "sum" }, cells: [name, "", fixed(sums[at.row])] });
+  rows.push(marked("sum", [name, "", fixed(sums[at.row])]));
   return [
-    make("h3", {}, `${NAMES[at.matrix][0].toUpperCase()}${NAMES[at.matrix].slice(1)} of `, tokenOf(explanation, state.token), `, number ${at.row}`),
-    table("One number of the vector, as a sum of products", [["", "left"], ["factors", "right", "exact"], ["product", "right", "derived"]], rows),
+    make("h3", `${NAMES[at.matrix][0].toUpperCase()}${NAMES[at.matrix].slice(1)} of `, tokenOf(explanation, state.token), `, number ${at.row}`),
+    table("One number of the vector, as a sum of products", ["", ["factors", "exact"], ["product", "derived"]], rows),
     remark("x is the residual stream after the layer's norm. ", explanation.attention[state.layer].rope && at.matrix !== "v"
       ? "RoPE rotates this vector before the score." : "", " An engine whose kernel rounds x gives a slightly different number."),
   ];

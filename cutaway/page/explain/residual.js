@@ -1,9 +1,9 @@
 // The residual stream: its norm, the output norm of each head and MLP, and their contributions to the answer.
 
 import { shade, twoSided } from "../colours.js";
-import { button, drawn, fixed, make, number, percent, quoted, signed, table, tokenOf } from "../elements.js";
+import { button, fixed, make, marked, number, percent, quoted, signed, table, tokenOf } from "../elements.js";
 import { plot } from "../charts/plot.js";
-import { clamp, heat } from "../heat.js";
+import { heat } from "../heat.js";
 
 export const residual = {
   title: "Residual stream",
@@ -11,14 +11,14 @@ export const residual = {
     + "norm of each part, and each part's contribution to the answer's logit.",
   build(state) {
     const { explanation } = state;
-    const norm = make("div", {});
+    const norm = make("div");
     const norms = partsMap(state, "Output norm of each head and MLP", (layer, head) => (head === null
       ? explanation.array(`mlp_norm.${layer}`)[state.token] : explanation.row(`head_norm.${layer}`, state.token)[head]),
-    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`, { title: "output norm", write: number, tag: () => ["derived"] });
+    (value, most) => shade(value / most), (value) => `output norm ${number(value)}`, { title: "output norm", write: number, tag: ["derived"] });
     const contributions = partsMap(state, "Contribution of each head and MLP to the answer's logit", (layer, head) => (head === null
       ? explanation.array("contribution.mlp")[layer] : explanation.array(`contribution.${layer}`)[head]),
-    twoSided, (value) => `contribution ${signed(value)} logits`, { title: "logits", signed: true, write: number, tag: () => ["derived", "with the final norm as it was"] });
-    const normsTitle = make("h3", {});
+    twoSided, (value) => `contribution ${signed(value)} logits`, { title: "logits", signed: true, write: number, tag: ["derived", "with the final norm as it was"] });
+    const normsTitle = make("h3");
     const update = () => {
       norm.replaceChildren(growth(state));
       normsTitle.replaceChildren("Output norm at ", tokenOf(explanation, state.token));
@@ -26,10 +26,10 @@ export const residual = {
       contributions.update();
     };
     const answer = () => quoted(explanation.attribution.text);
-    const whole = make("div", { class: "stack" },
+    const whole = make("div.stack",
       norm,
-      make("div", {}, normsTitle, norms.whole),
-      make("div", {}, make("h3", {}, "Contribution to the logit of ", answer(), ", the answer"), contributions.whole, ...sums(state)));
+      make("div", normsTitle, norms.whole),
+      make("div", make("h3", "Contribution to the logit of ", answer(), ", the answer"), contributions.whole, ...sums(state)));
     return { whole, update, hover: () => [norms, contributions].forEach((map) => map.hover()) };
   },
 };
@@ -39,7 +39,7 @@ function growth(state) {
   const { explanation, token } = state;
   const norms = [...explanation.row("norms", token)];
   return plot({
-    title: `Norm at ${drawn(explanation.tokenText(token))}`,
+    title: `Norm at ${explanation.shown(token)}`,
     note: `From ${number(norms[0])} at the embedding to ${number(norms.at(-1))} after the last block.`,
     x: { title: "blocks passed", low: 0, high: (norms.length - 1) / 2 },
     y: { title: "norm", log: true },
@@ -58,16 +58,13 @@ export function partsMap(state, name, value, colour, say, legend) {
     name: `${name}: a column a layer, a row a head, the last row the MLP; Enter chooses`,
     hint: "Layers from left to right, heads from top to bottom, the MLP in the last row.",
     legend: { ...legend, largest: () => most },
-    axes: () => ["head", "layer"],
-    rows: () => rows,
-    columns: () => explanation.layers,
-    size(width) {
-      const side = clamp(Math.floor((width - 44) / explanation.layers), 16, 40);
-      return { left: 44, top: 22, width: side, height: 18 };
-    },
+    axes: ["head", "layer"],
+    rows,
+    columns: explanation.layers,
+    size: { left: 44, top: 22, width: [16, 40], height: 18 },
     colour: (r, c) => (has(r, c) ? colour(value(c, part(r)), most) : null),
     rowName: (r) => (part(r) === null ? "MLP" : `h ${r}`),
-    columnName: (c) => String(c),
+    columnName: String,
     say: (r, c) => (has(r, c)
       ? `Layer ${c}, ${part(r) === null ? "MLP" : `head ${r}`}: ${say(value(c, part(r)))}` : "This layer has fewer heads."),
     pick: (r, c) => state.set(part(r) === null ? { layer: c } : { layer: c, head: r }),
@@ -93,17 +90,16 @@ function sums(state) {
   if (Math.abs(attribution.biases) > 5e-3) parts.push(["biases", attribution.biases]);
   if (Math.abs(attribution.rest) > 5e-3) parts.push(["the rest", attribution.rest]);
   const rows = parts.map(([name, value]) => [name, signed(value)]);
-  rows.push({ attributes: { class: "sum" }, cells: ["its logit", fixed(attribution.logit, 2)] });
+  rows.push(marked("sum", ["its logit", fixed(attribution.logit, 2)]));
   const best = attribution.heads.map(({ layer, head, contribution, attends_to: t, weight }) => ({
     attributes: t === null ? { class: "row" } : { class: "row", "data-t": t },
     cells: [
-      button({ click: () => state.set({ layer, head, source: t ?? state.source }),
-        "aria-label": `Choose layer ${layer}, head ${head}` }, `${layer}.${head}`),
+      button(`${layer}.${head}`, () => state.set({ layer, head, source: t ?? state.source }), { "aria-label": `Choose layer ${layer}, head ${head}` }),
       signed(contribution), t === null ? "recurrent" : tokenOf(explanation, t), t === null ? "" : percent(weight),
     ],
   }));
-  return [make("div", { class: "two even" },
-    table("The parts of the answer's logit", [["", "left"], ["logits", "right", "derived"]], rows),
+  return [make("div.two.even",
+    table("The parts of the answer's logit", ["", ["logits", "derived"]], rows),
     table("The heads of largest contribution",
-      [["head", "left"], ["logits", "right", "derived"], ["attends to", "left"], ["weight", "right", "exact"]], best))];
+      ["head", ["logits", "derived"], "attends to", ["weight", "exact"]], best))];
 }

@@ -1,7 +1,7 @@
 // RoPE: the pairs of a query and a key as clock hands, rotated by their real angles.
 
 import { dot } from "./explanation.js";
-import { button, draw, fixed, make, minus, roving, slider, still, table, tokenOf } from "../elements.js";
+import { button, draw, fixed, make, minus, roving, slider, still, table, tokenOf, total } from "../elements.js";
 
 const SWEEP = 1100; // milliseconds
 
@@ -13,16 +13,16 @@ export const rope = {
     : "This model has no RoPE: it encodes positions otherwise."),
   build(state) {
     const { explanation } = state;
-    const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }));
-    const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img", "aria-label": "A pair being rotated" });
-    const detail = make("div", { class: "stack" });
-    const clocks = make("div", { class: "clocks", role: "group", "aria-label": "Every pair" });
-    const again = button({ click: () => sweep() }, "Rotate again");
-    const figure = make("div", { class: "two" },
-      make("div", { class: "dial-whole" }, dial, make("div", { class: "chooser" }, pair.whole, again)), detail);
-    const none = make("p", { class: "quiet" });
-    roving(clocks);
     let shown = null;
+    const pair = slider("pair", { min: 0, max: 1, step: 1 }, (value) => state.set({ pair: value }), () => shown?.dimensions.join(" and ") ?? "");
+    const dial = draw("svg", { viewBox: "-120 -120 240 240", class: "dial", role: "img", "aria-label": "A pair being rotated" });
+    const detail = make("div.stack");
+    const clocks = make("div.clocks", { role: "group", "aria-label": "Every pair" });
+    const again = button("Rotate again", () => sweep());
+    const figure = make("div.two",
+      make("div.dial-whole", dial, make("div.chooser", pair.whole, again)), detail);
+    const none = make("p.quiet");
+    roving(clocks);
     let frame = 0;
 
     function sweep() {
@@ -51,13 +51,12 @@ export const rope = {
       if (shown?.what === what) return;
       shown = { ...pairs[index], what };
       pair.input.max = pairs.length - 1;
-      pair.input.value = index;
-      pair.shown.textContent = `${shown.dimensions.join(" and ")}`;
+      pair.set(index);
       describe(dial, detail, state, shown);
       clockFaces(clocks, state, pairs, index);
       sweep();
     };
-    return { whole: make("div", { class: "stack" }, none, figure, clocks), update };
+    return { whole: make("div.stack", none, figure, clocks), update };
   },
 };
 
@@ -88,7 +87,7 @@ export function unrotated(state) {
   const facts = state.explanation.attention[state.layer].rope;
   const { q, k } = state.explanation.vectors(state.layer, state.head, state.token, state.source);
   const pairs = rotatedPairs(state, facts);
-  const rest = dot(q, k) - pairs.reduce((sum, { after }) => sum + after, 0);
+  const rest = dot(q, k) - total(pairs.map(({ after }) => after));
   return { rest: rest / facts.magnitude ** 2, pairs: pairs.map(({ query, key }) => ({ q: query.before, k: key.before })) };
 }
 
@@ -133,8 +132,8 @@ function describe(dial, detail, state, shown) {
     const [x, y] = shown[one].before.map((value) => (value / longest) * 100);
     return draw("line", { class: `ghost ${one}`, x1: 0, y1: 0, x2: x, y2: -y });
   };
-  const ticks = Array.from({ length: 24 }, (_, i) => draw("line", {
-    class: "tick", x1: 104, x2: i % 6 ? 108 : 112, y1: 0, y2: 0, transform: `rotate(${i * 15})`,
+  const ticks = Array.from({ length: 24 }, (_, i) => draw("line.tick", {
+    x1: 104, x2: i % 6 ? 108 : 112, y1: 0, y2: 0, transform: `rotate(${i * 15})`,
   }));
   const parts = ["key", "query"].flatMap((one) => [
     ghost(one), draw("path", { class: `arc ${one}` }), draw("line", { class: `hand ${one}`, x1: 0, y1: 0 })]);
@@ -143,17 +142,17 @@ function describe(dial, detail, state, shown) {
   const sides = [["query", state.token], ["key", state.source]];
   const row = (name, cell) => [name, ...sides.map(cell)];
   detail.replaceChildren(
-    make("p", {}, `Dimensions ${shown.dimensions.join(" and ")} rotate by ${degrees(shown.frequency)} a token. The tokens are `
+    make("p", `Dimensions ${shown.dimensions.join(" and ")} rotate by ${degrees(shown.frequency)} a token. The tokens are `
       + `${state.token - state.source} apart, so the angle between query and key changes by ${degrees(shown.query.angle - shown.key.angle)}.`),
-    table("The selected pair before and after its rotation", [["", "left"], ["query", "right", "derived", "exact once rotated"], ["key", "right", "derived", "exact once rotated"]], [
+    table("The selected pair before and after its rotation", ["", ["query", "derived", "exact once rotated"], ["key", "derived", "exact once rotated"]], [
       row("token", ([one, t]) => make("span", { class: `key-line ${one}`, "data-t": t }, tokenOf(explanation, t))),
       row("position", ([, t]) => String(t)),
       row("angle", ([one]) => degrees(shown[one].angle)),
       row("before", ([one]) => pairText(shown[one].before)),
       row("after", ([one]) => pairText(shown[one].after)),
     ]),
-    make("p", {}, "This pair's part of q · k changes from ", make("strong", {}, fixed(shown.before)), " to ",
-      make("strong", {}, fixed(shown.after)), "."),
+    make("p", "This pair's part of q · k changes from ", make("strong", fixed(shown.before)), " to ",
+      make("strong", fixed(shown.after)), "."),
   );
 }
 
@@ -165,7 +164,7 @@ function clockFaces(clocks, state, pairs, index) {
     const hand = (name, angle, length) => draw("line", {
       class: name, x1: 0, y1: 0, x2: length * Math.cos(angle), y2: -length * Math.sin(angle) });
     return make("button", {
-      type: "button", tabindex: one.index === index ? "0" : "-1", "aria-pressed": String(one.index === index),
+      type: "button", tabindex: one.index === index ? "0" : "-1", "aria-pressed": one.index === index,
       "aria-label": `pair ${one.index}, ${degrees(one.frequency)} a token`, click: () => state.set({ pair: one.index }),
     }, draw("svg", { viewBox: "-12 -12 24 24", "aria-hidden": "true" }, draw("circle", { r: 10.5, class: "face" }),
       hand("hand key", one.key.angle, 7), hand("hand query", one.query.angle, 9)));

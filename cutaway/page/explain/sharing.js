@@ -1,7 +1,8 @@
 // Head sharing: which query heads read which key and value head, and what the cache holds of a token.
 
-import { bar, count, draw, make, options, remark, roving, scrolling, select, table } from "../elements.js";
+import { bar, count, draw, make, marked, remark, roving, scrolling, table } from "../elements.js";
 import { RECURRENT } from "./attention.js";
+import { layerChooser } from "./choosers.js";
 
 const NAMES = { 1: "Multi-query attention (MQA)" };
 
@@ -11,16 +12,14 @@ export const sharing = {
     + "(GQA), one for all (MQA), or all computed from one small latent (MLA).",
   build(state) {
     const { explanation } = state;
-    const layer = select("layer", (value) => state.set({ layer: value }));
-    const picture = make("div", {});
-    const sizes = make("div", {});
+    const picture = make("div");
+    const sizes = make("div");
     const update = () => {
-      options(layer.input, Array.from({ length: explanation.layers }, (_, i) => String(i)), state.layer);
       const facts = explanation.attention[state.layer].sharing;
       picture.replaceChildren(...(facts ? drawing(state, facts) : [remark(RECURRENT)]));
       sizes.replaceChildren(...(facts ? cacheSizes(facts) : []));
     };
-    return { whole: make("div", { class: "stack" }, make("div", { class: "chooser" }, layer.whole), picture, sizes), update };
+    return { whole: make("div.stack", make("div.chooser", layerChooser(state)), picture, sizes), update };
   },
 };
 
@@ -37,20 +36,20 @@ function drawing(state, facts) {
   const focused = document.activeElement?.dataset?.head;
   const queries = Array.from({ length: heads }, (_, h) => make("button", {
     type: "button", class: "head-query", "data-head": h, tabindex: h === state.head ? "0" : "-1",
-    "aria-pressed": String(h === state.head), "aria-label": `Query head ${h} reads key-value head ${Math.floor(h / each)}`,
+    "aria-pressed": h === state.head, "aria-label": `Query head ${h} reads key-value head ${Math.floor(h / each)}`,
     click: () => state.set({ head: h }),
   }, String(h)));
   const own = Math.floor(Math.min(state.head, heads - 1) / each);
-  const row = (name, ...parts) => make("div", { class: "head-row" }, make("span", { class: "head-name" }, name), make("div", { class: "head-cells" }, parts));
+  const row = (name, ...parts) => make("div.head-row", make("span.head-name", name), make("div.head-cells", parts));
   const cells = Array.from({ length: groups }, (_, g) => make("span", { class: g === own ? "head-key chosen" : "head-key" }, String(g)));
-  const wires = (from, to, lit) => make("div", { class: "head-row" }, make("span", {}), lines(from, to, lit));
-  const picture = make("div", { class: "heads", css: { "--heads": heads } },
+  const wires = (from, to, lit) => make("div.head-row", make("span"), lines(from, to, lit));
+  const picture = make("div.heads", { css: { "--heads": heads } },
     row("queries", ...queries), wires(heads, groups, [state.head, own]), row("keys, values", ...cells),
-    ...(latent ? [wires(groups, 1, [own, 0]), row("latent", make("span", { class: "head-key chosen" }, `${latent} numbers, and ${rotated} rotated`))] : []));
+    ...(latent ? [wires(groups, 1, [own, 0]), row("latent", make("span.head-key.chosen", `${latent} numbers, and ${rotated} rotated`))] : []));
   roving(picture);
   const note = lender === null ? "" : ` It reads the keys and values of layer ${lender}, and keeps none.`;
   if (focused !== undefined) requestAnimationFrame(() => picture.querySelector(`[data-head="${state.head}"]`)?.focus());
-  return [make("h3", {}, nameOf(facts)), scrolling("Query heads, and the heads that they read", picture),
+  return [make("h3", nameOf(facts)), scrolling("Query heads, and the heads that they read", picture),
     remark(`Query head ${Math.min(state.head, heads - 1)} reads key-value head ${own}, ${each === 1 ? "alone" : `with ${each - 1} others`}.${note}`)];
 }
 
@@ -72,10 +71,9 @@ function cacheSizes({ heads, groups, key, value, latent, rope_dim: rotated, byte
   if (!latent && groups !== heads && groups !== 1) kinds.push([`GQA: ${groups} shared`, groups * alone]);
   kinds.push(["MQA: one for all", alone]);
   if (latent) kinds.push([`MLA: a latent of ${latent} + ${rotated}`, 2 * (latent + rotated)]);
-  const rows = kinds.map(([name, size]) => ({
-    attributes: { class: size === bytes ? "chosen" : null }, cells: [name, count(size), bar(size / kinds[0][1])] }));
+  const rows = kinds.map(([name, size]) => marked(size === bytes ? "chosen" : null, [name, count(size), bar(size / kinds[0][1])]));
   const here = kinds.some(([, size]) => size === bytes) || lender !== null ? "" : ` This layer (${kind}) keeps ${count(bytes)} bytes.`;
-  return [make("h3", {}, "KV cache of one token in this layer"),
-    table("Bytes of the KV cache by how heads share", [["", "left"], ["bytes, float16", "right", "derived"], ["", "left"]], rows),
+  return [make("h3", "KV cache of one token in this layer"),
+    table("Bytes of the KV cache by how heads share", ["", ["bytes, float16", "derived"], ""], rows),
     remark(`A key has ${key} numbers, a value ${value}.${here}`)];
 }

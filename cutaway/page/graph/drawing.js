@@ -6,8 +6,8 @@ const FEW = 160; // edges that are drawn where no node is chosen
 const MOST = 60; // of a node's, each way
 
 export function drawing(graph, state) {
-  const edges = draw("g", { class: "edges" });
-  const marks = draw("g", { class: "nodes" });
+  const edges = draw("g.edges");
+  const marks = draw("g.nodes");
   const svg = draw("svg", { width: graph.width, height: graph.height, viewBox: `0 0 ${graph.width} ${graph.height}`, class: "graph" },
     background(graph), edges, marks, texts(graph));
   const nodes = graph.nodes.map((node, n) => {
@@ -16,7 +16,7 @@ export function drawing(graph, state) {
       "aria-label": `${node.name} at ${drawn(graph.tokens[node.position])}`,
       pointerenter: () => hover(n), pointerleave: () => hover(null), click: () => choose(n), focus: () => choose(n),
       keydown: (event) => keyed(event, n),
-    }, draw("rect", { class: "hit", x: -7.5, y: -7.5, width: 15, height: 15 }), shape(node.kind));
+    }, draw("rect.hit", { x: -7.5, y: -7.5, width: 15, height: 15 }), shape(node.kind));
     marks.append(one);
     return one;
   });
@@ -49,7 +49,7 @@ export function drawing(graph, state) {
       one.style.setProperty("--group", `var(--series-${1 + (Math.max(0, group) % 6)})`);
     });
   });
-  return { svg, whole: make("div", { class: "board", tabindex: "-1", role: "region", "aria-label": "The graph: arrow keys move between nodes, Enter pins one" }, svg) };
+  return { svg, whole: make("div.board", { tabindex: "-1", role: "region", "aria-label": "The graph: arrow keys move between nodes, Enter pins one" }, svg) };
 }
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -96,21 +96,21 @@ function edge(graph, s, t, effect, part) {
 }
 
 export function shape(kind) {
-  if (kind === "mlp") return draw("rect", { class: "mark", x: -4.5, y: -4.5, width: 9, height: 9, rx: 1 });
-  if (kind === "error") return draw("path", { class: "mark", d: "M-5 -5L5 5M5 -5L-5 5" });
-  if (kind === "neuron") return draw("path", { class: "mark", d: "M0 -6L6 0L0 6L-6 0Z" });
-  return draw("circle", { class: "mark", r: 5 });
+  if (kind === "mlp") return draw("rect.mark", { x: -4.5, y: -4.5, width: 9, height: 9, rx: 1 });
+  if (kind === "error") return draw("path.mark", { d: "M-5 -5L5 5M5 -5L-5 5" });
+  if (kind === "neuron") return draw("path.mark", { d: "M0 -6L6 0L0 6L-6 0Z" });
+  return draw("circle.mark", { r: 5 });
 }
 
 function background(graph) {
   const columns = graph.columns.map(([left, right], i) => draw("rect", { class: i % 2 ? "column" : "column even", x: left, y: 0, width: right - left, height: graph.height }));
   const bands = graph.bands.flatMap(([name, y]) => [
-    draw("line", { class: "band", x1: 38, x2: graph.width, y1: y, y2: y }), draw("text", { class: "layer", x: 0, y: y + 4 }, name)]);
-  return draw("g", {}, columns, bands);
+    draw("line.band", { x1: 38, x2: graph.width, y1: y, y2: y }), draw("text.layer", { x: 0, y: y + 4 }, name)]);
+  return draw("g", columns, bands);
 }
 
 function texts(graph) {
   const short = (text) => (text.length > 12 ? `${text.slice(0, 11)}…` : text);
-  return draw("g", {}, [16, graph.height - 8].map((y) => graph.columns.map(([left, right], i) => (
-    draw("text", { class: "text", x: (left + right) / 2, y }, short(drawn(graph.tokens[i])))))).flat());
+  return draw("g", [16, graph.height - 8].map((y) => graph.columns.map(([left, right], i) => (
+    draw("text.text", { x: (left + right) / 2, y }, short(drawn(graph.tokens[i])))))).flat());
 }

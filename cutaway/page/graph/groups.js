@@ -1,10 +1,10 @@
 // Groups of nodes with names: each can be clamped to a multiple of its nodes' values.
 
-import { drawn, make, signed } from "../elements.js";
+import { drawn, make, remark, signed } from "../elements.js";
 import { groupOf, predicted } from "./state.js";
 
 export function groupsPanel(graph, state) {
-  const list = make("div", {});
+  const list = make("div");
   const result = make("div", { "aria-live": "polite" });
   const made = make("button", { type: "button", class: "small", click: () => {
     const members = [...state.pinned].filter((n) => graph.nodes[n].clamped && state.groupOf(n) < 0).sort((a, b) => a - b);
@@ -19,8 +19,8 @@ export function groupsPanel(graph, state) {
     state.groups.forEach((group, i) => { list.children[i].querySelector(".count").textContent = counted(group); });
     result.replaceChildren(...effects(graph, state));
   });
-  return make("section", { class: "panel", "aria-label": "Groups" }, make("h2", {}, "Groups"),
-    make("p", { class: "quiet" }, "Pin nodes, make a group of them, and clamp it: the table shows how the graph expects the logits to change."),
+  return make("section.panel", { "aria-label": "Groups" }, make("h2", "Groups"),
+    remark("Pin nodes, make a group of them, and clamp it: the table shows how the graph expects the logits to change."),
     list, made, result);
 }
 
@@ -31,7 +31,7 @@ function counted(group) {
 function row(graph, state, group, rebuild) {
   const name = make("input", { type: "text", maxlength: 40, "aria-label": "Name of the group", input: () => { group.name = name.value; state.changed(); } });
   name.value = group.name;
-  const shown = make("output", {}, `${group.times} times`);
+  const shown = make("output", `${group.times} times`);
   const times = make("input", { type: "range", min: -2, max: 3, step: 0.5, "aria-label": `Multiple of ${group.name}`, input: () => {
     group.times = Number(times.value);
     shown.textContent = `${group.times} times`;
@@ -46,8 +46,8 @@ function row(graph, state, group, rebuild) {
     rebuild();
     state.changed();
   } }, "Remove");
-  return make("div", { class: "group" }, name, make("span", { class: "count quiet" }, counted(group)), remove,
-    make("label", { class: "clamp" }, clamped, "clamp to"), times, shown);
+  return make("div.group", name, make("span.count.quiet", counted(group)), remove,
+    make("label.clamp", clamped, "clamp to"), times, shown);
 }
 
 // The change of each logit, as the graph predicts it, and as the model made it where that was measured.
@@ -56,12 +56,12 @@ function effects(graph, state) {
   if (!groups.length) return [];
   const changes = predicted(graph, state.groups);
   const truth = measured(graph, groups);
-  const rows = graph.logits.map(([n], i) => make("tr", {}, make("td", {}, make("bdi", { class: "word" }, drawn(graph.nodes[n].name))),
-    make("td", { class: "number" }, signed(changes[i])), make("td", { class: "number" }, truth ? signed(truth[i]) : "–")));
+  const rows = graph.logits.map(([n], i) => make("tr", make("td", make("bdi.word", drawn(graph.nodes[n].name))),
+    make("td.number", signed(changes[i])), make("td.number", truth ? signed(truth[i]) : "–")));
   return [
-    make("h3", {}, "Change of the logits"),
-    make("table", {}, make("thead", {}, make("tr", {}, ["logit", "predicted", "true"].map((text, i) => make("th", { scope: "col", class: i ? "number" : null }, text)))), make("tbody", {}, rows)),
-    truth ? null : make("p", { class: "quiet" }, "To measure the true change at 0 and 2 times: save the JSON, then cutaway graph … --groups graph.json --check --html FILE."),
+    make("h3", "Change of the logits"),
+    make("table", make("thead", make("tr", ["logit", "predicted", "true"].map((text, i) => make("th", { scope: "col", class: i ? "number" : null }, text)))), make("tbody", rows)),
+    truth ? null : remark("To measure the true change at 0 and 2 times: save the JSON, then cutaway graph … --groups graph.json --check --html FILE."),
   ].filter(Boolean);
 }
 

@@ -5,21 +5,21 @@ import { toClipboard } from "../charts/figure.js";
 
 export function head(graph, state, svg, theme) {
   const { facts } = graph;
-  const status = make("span", { class: "quiet", role: "status" });
+  const status = make("span.quiet", { role: "status" });
   const say = (text) => {
     status.textContent = text;
     setTimeout(() => { status.textContent = ""; }, 3000);
   };
   const button = (name, click) => make("button", { type: "button", class: "small", click }, name);
-  return make("div", { class: "inner" },
-    make("div", { class: "top" }, make("p", { class: "mark" }, "Cutaway"), theme),
-    make("h1", { class: "sentence" }, graph.prompt.trim() || drawn(graph.prompt)),
-    make("p", { class: "about" },
+  return make("div.inner",
+    make("div.top", make("p.mark", "Cutaway"), theme),
+    make("h1.sentence", graph.prompt.trim() || drawn(graph.prompt)),
+    make("p.about",
       `What made the next token in ${graph.model}: ${graph.nodes.length} parts of the model and the effects of each on later ones, `
       + "with attention weights and the sizes of norms as they were. "
       + `Of the influence that reaches an end, ${percent(facts.replacement)} reaches the text's embeddings (replacement score); `
       + `${percent(facts.completeness)} of what parts read is in the graph (completeness).`),
-    make("div", { class: "tools" },
+    make("div.tools",
       button("Save JSON", () => save("graph.json", "application/json", exported(graph, state), say)),
       button("Copy JSON", async () => say((await toClipboard(exported(graph, state))) ? "Copied" : "The browser refused")),
       button("Save SVG", () => save("graph.svg", "image/svg+xml", pictured(svg), say)), status));

@@ -17,7 +17,7 @@ async function main() {
   document.querySelector("#head").append(head(graph, state, picture.svg, themeButton(() => later.forEach((one) => one()))));
   document.querySelector("#graph").replaceChildren(
     picture.whole,
-    make("div", { class: "panels" }, nodePanel(graph, state), groupsPanel(graph, state)),
+    make("div.panels", nodePanel(graph, state), groupsPanel(graph, state)),
   );
   state.changed();
   document.body.dataset.ready = "yes";

@@ -1,6 +1,6 @@
 // The node that is chosen: what it is, what it promotes and attends to, what it reads and what reads it.
 
-import { bar, drawn, make, number, percent, signed } from "../elements.js";
+import { bar, drawn, make, number, percent, remark, signed } from "../elements.js";
 
 const LISTED = 8;
 const KINDS = {
@@ -9,18 +9,18 @@ const KINDS = {
 };
 
 export function nodePanel(graph, state) {
-  const box = make("section", { class: "panel", "aria-live": "polite", "aria-label": "The chosen node" });
+  const box = make("section.panel", { "aria-live": "polite", "aria-label": "The chosen node" });
   state.heard(() => box.replaceChildren(...(state.shown === null ? start(graph) : about(graph, state, state.shown))));
   return box;
 }
 
 function start(graph) {
-  const logits = graph.logits.map(([n, p]) => make("tr", {}, make("td", {}, word(drawn(graph.nodes[n].name))), make("td", { class: "number" }, percent(p)), make("td", {}, bar(p))));
+  const logits = graph.logits.map(([n, p]) => make("tr", make("td", word(drawn(graph.nodes[n].name))), make("td.number", percent(p)), make("td", bar(p))));
   return [
-    make("h2", {}, "Next token"), make("table", {}, make("tbody", {}, logits)),
-    make("p", { class: "quiet" }, "Columns are tokens, rows are layers. Hover a node to see what it reads (below it) and what reads it (above it); "
+    make("h2", "Next token"), make("table", make("tbody", logits)),
+    remark("Columns are tokens, rows are layers. Hover a node to see what it reads (below it) and what reads it (above it); "
       + "click to keep it, then pin it or put it into a group. Warm edges add, cool ones take away."),
-    make("ul", { class: "legend" }, [["head", "head"], ["mlp", "MLP"], ["neuron", "neuron"], ["feature", "feature"], ["error", "error"], ["embedding", "embedding"]]
+    make("ul.legend", [["head", "head"], ["mlp", "MLP"], ["neuron", "neuron"], ["feature", "feature"], ["error", "error"], ["embedding", "embedding"]]
       .filter(([kind]) => graph.nodes.some((node) => node.kind === kind))
       .map(([kind, name]) => make("li", { class: `swatch ${kind}` }, name))),
   ];
@@ -38,8 +38,8 @@ function about(graph, state, n) {
       i ? ", " : "", word(drawn(graph.nodes[logit].name)), ` ${signed(alone(graph, n)[i])} predicted`, checked ? `, ${signed(checked[i])} true` : ""]).flat()]);
   }
   return [
-    make("h2", {}, node.kind === "logit" || node.kind === "embedding" ? word(drawn(node.name)) : node.name), make("p", { class: "quiet" }, KINDS[node.kind]),
-    make("dl", { class: "facts" }, facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
+    make("h2", node.kind === "logit" || node.kind === "embedding" ? word(drawn(node.name)) : node.name), remark(KINDS[node.kind]),
+    make("dl.facts", facts.flatMap(([name, value]) => [make("dt", name), make("dd", value)])),
     buttons(state, n, node), listing(graph, state, "Reads", state.into[n], n), listing(graph, state, "Is read by", state.from[n], n),
   ];
 }
@@ -59,7 +59,7 @@ function buttons(state, n, node) {
     if (!state.pinned.delete(n)) state.pinned.add(n);
     state.changed();
   } }, state.pinned.has(n) ? "Unpin" : "Pin");
-  if (!node.clamped) return make("div", { class: "tools" }, pin);
+  if (!node.clamped) return make("div.tools", pin);
   const group = state.groupOf(n);
   const into = state.groups.map((one, i) => (i === group ? null : make("button", { type: "button", class: "small", click: () => {
     state.groups.forEach((other) => { other.members = other.members.filter((m) => m !== n); });
@@ -70,17 +70,17 @@ function buttons(state, n, node) {
     state.groups[group].members = state.groups[group].members.filter((m) => m !== n);
     state.changed();
   } }, `Out of ${state.groups[group].name}`);
-  return make("div", { class: "tools" }, pin, into, out);
+  return make("div.tools", pin, into, out);
 }
 
 function listing(graph, state, title, edges, n) {
   if (!edges.length) return null;
   const most = Math.max(...edges.map(([, effect]) => Math.abs(effect)));
-  const rows = [...edges].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, LISTED).map(([other, effect]) => make("tr", {},
-    make("td", {}, make("button", { type: "button", class: "plain", click: () => { state.hovered = null; state.chosen = other; state.changed(); } }, named(graph, other))),
-    make("td", { class: "number" }, signed(effect)), make("td", {}, bar(Math.abs(effect) / most))));
+  const rows = [...edges].sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, LISTED).map(([other, effect]) => make("tr",
+    make("td", make("button", { type: "button", class: "plain", click: () => { state.hovered = null; state.chosen = other; state.changed(); } }, named(graph, other))),
+    make("td.number", signed(effect)), make("td", bar(Math.abs(effect) / most))));
   const more = edges.length - rows.length;
-  return make("div", {}, make("h3", {}, more > 0 ? `${title} ${edges.length}, the strongest` : title), make("table", {}, make("tbody", {}, rows)));
+  return make("div", make("h3", more > 0 ? `${title} ${edges.length}, the strongest` : title), make("table", make("tbody", rows)));
 }
 
 function named(graph, n) {
@@ -93,5 +93,5 @@ function words(list) {
 }
 
 function word(text) {
-  return make("bdi", { class: "word" }, text);
+  return make("bdi.word", text);
 }

@@ -1,6 +1,6 @@
 // How it works: chapters, each on the user's own sentence and the loaded model. One is in sight at a time.
 
-import { make, tagLegend } from "../elements.js";
+import { make, problem, tagLegend } from "../elements.js";
 import { VIEWS } from "../explain/build.js";
 import { architecture } from "./architecture.js";
 import { mechanisms } from "./mechanisms.js";
@@ -18,8 +18,8 @@ const traced = (title, about, ...names) => ({
     const built = names.map((name) => VIEWS[name].build(state));
     state.views.push(...built);
     state.set({}, false);
-    return make("div", { class: "stack", "data-explanation": "0" }, built.map(({ whole }, i) => make("div", { id: names[i] },
-      names.length > 1 ? make("h3", {}, VIEWS[names[i]].title) : null, whole)));
+    return make("div.stack", { "data-explanation": "0" }, built.map(({ whole }, i) => make("div", { id: names[i] },
+      names.length > 1 ? make("h3", VIEWS[names[i]].title) : null, whole)));
   },
 });
 
@@ -40,10 +40,10 @@ export class How {
   // place: {source, text, page() -> the traced Page, address(chapter) -> a link, announce(text)}
   constructor(place) {
     this.place = place;
-    this.links = make("nav", { class: "chapters", "aria-label": "Chapters" }, Object.entries(CHAPTERS).map(([id, { title }], i) => make("a", {
+    this.links = make("nav.chapters", { "aria-label": "Chapters" }, Object.entries(CHAPTERS).map(([id, { title }], i) => make("a", {
       href: place.address(id), "data-chapter": id }, `${i + 1}  ${title}`)));
-    this.view = make("div", { class: "chapter" });
-    this.whole = make("div", { class: "how" }, this.links, this.view, tagLegend());
+    this.view = make("div.chapter");
+    this.whole = make("div.how", this.links, this.view, tagLegend());
     this.built = new Map();
     this.at = null;
   }
@@ -63,14 +63,14 @@ export class How {
     });
     this.at = chosen;
     const { title, about, build } = CHAPTERS[chosen];
-    const head = [make("h2", {}, title), make("p", { class: "about" }, about)];
+    const head = [make("h2", title), make("p.about", about)];
     if (!this.built.has(chosen)) {
-      this.view.replaceChildren(...head, make("p", { class: "wait", role: "status" }, "Computing …"));
+      this.view.replaceChildren(...head, make("p.wait", { role: "status" }, "Computing …"));
       try {
         this.built.set(chosen, await build(this.place));
       } catch (error) {
         if (error.name === "AbortError") return;
-        if (this.at === chosen) this.view.replaceChildren(...head, make("p", { class: "bad", role: "alert" }, error.message));
+        if (this.at === chosen) this.view.replaceChildren(...head, problem(error.message));
         this.place.failed?.(error);
         return;
       }

@@ -15,8 +15,8 @@ async function start() {
     source: new Recorded(explanation.how), text: () => explanation.text, page: async () => page, address: (chapter) => `#${chapter}`,
   });
   const theme = themeButton(() => page.states.forEach((state) => state.set({}, false)));
-  document.querySelector("#head").append(make("div", { class: "top" }, make("h1", { class: "mark" }, "Cutaway: how it works"), theme),
-    make("p", { class: "sentence" }, make("bdi", {}, explanation.text)), remark(`${explanation.model}, a recording`));
+  document.querySelector("#head").append(make("div.top", make("h1.mark", "Cutaway: how it works"), theme),
+    make("p.sentence", make("bdi", explanation.text)), remark(`${explanation.model}, a recording`));
   document.querySelector("#strip").append(...strip(page));
   document.querySelector("#views").replaceChildren(how.whole);
   page.listen();

@@ -2,7 +2,7 @@
 
 import { heatmap } from "../charts/heatmap.js";
 import { plot } from "../charts/plot.js";
-import { button, make, options, remark, select, table } from "../elements.js";
+import { button, chooser, make, remark, table } from "../elements.js";
 
 const BESIDE = ["mha", "gqa", "mla", "local", "linear"];
 
@@ -12,32 +12,25 @@ export const mechanisms = {
   async build({ source, text, page }) {
     const found = await source.ask("mechanisms", { text: text() });
     const { explanation } = (await page()).states[0];
-    let at = Math.max(0, found.kinds.findIndex(({ kind }) => kind === found.own[0]));
     const token = (i) => (i < explanation.length ? explanation.tokenText(i) : String(i));
-    const which = select("kind", (value) => {
-      at = value;
-      update();
-    });
-    const mask = make("div", {});
-    const words = make("div", {});
-    const charts = make("div", { class: "charts" });
-    const update = () => {
-      options(which.input, found.kinds.map(({ kind }) => (found.own.includes(kind) ? `${kind} (this model)` : kind)), at);
+    const mask = make("div");
+    const words = make("div");
+    const charts = make("div.charts");
+    const which = chooser("kind", found.kinds.map(({ kind }) => (found.own.includes(kind) ? `${kind} (this model)` : kind)), (at) => {
       const one = found.kinds[at];
       const names = { labels: [...(one.mask ?? [])].map((_, i) => token(i)) };
       mask.replaceChildren(...(one.mask ? [heatmap({ title: "Mask", rows: { title: "query", ...names }, columns: { title: "key", ...names },
         values: one.mask.map((row) => [...row].map((cell) => Number(cell === "#"))), value: "seen", high: 1 }, [])] : []));
       words.replaceChildren(...aboutKind(one));
       charts.replaceChildren(...costs(found, one));
-    };
-    update();
-    return make("div", { class: "stack" }, make("div", { class: "chooser" }, which.whole), make("div", { class: "two even" }, words, mask), charts, await aligned(source, text));
+    }, Math.max(0, found.kinds.findIndex(({ kind }) => kind === found.own[0])));
+    return make("div.stack", make("div.chooser", which), make("div.two.even", words, mask), charts, await aligned(source, text));
   },
 };
 
 // Bahdanau's attention at its first task: a small translator that spells the sentence's words backwards.
 async function aligned(source, text) {
-  const place = make("div", { class: "charts" });
+  const place = make("div.charts");
   const show = async () => {
     const { words, steps } = await source.ask("alignments", { text: text() });
     place.replaceChildren(...words.map(({ word, written, weights }) => heatmap({
@@ -46,21 +39,21 @@ async function aligned(source, text) {
     }, [])));
     if (!words.length) place.textContent = "The sentence has no word of 3 to 8 Latin letters.";
   };
-  const train = source.live ? button({ click: async () => {
+  const train = source.live ? button("Train it, and align the sentence's words", async () => {
     train.disabled = true;
     await show().catch((error) => { place.textContent = error.message; });
     train.disabled = false;
-  } }, "Train it, and align the sentence's words") : null;
+  }) : null;
   if (!train) await show().catch((error) => { place.textContent = error.message; });
-  return make("div", { class: "stack", id: "alignments" }, make("h3", {}, "Alignments (Bahdanau, 2014)"),
-    make("p", {}, "A recurrent network reads a word's letters, another writes them backwards, and attends at each step to what was read."), train && make("p", {}, train), place);
+  return make("div.stack", { id: "alignments" }, make("h3", "Alignments (Bahdanau, 2014)"),
+    make("p", "A recurrent network reads a word's letters, another writes them backwards, and attends at each step to what was read."), train && make("p", train), place);
 }
 
 function aboutKind({ summary, caption, formulas, options: own }) {
   const listed = Object.entries(own).filter(([, value]) => value !== null && value !== false).map(([key, value]) => `${key} ${value}`).join(", ");
   const rows = [["prefill, multiplications", formulas.prefill], ["decode, multiplications", formulas.decode ?? "none"], ["numbers in the cache", formulas.state]];
-  return [make("p", {}, summary), remark(caption),
-    table("What it costs, in one layer", [["", "left"], ["formula", "left"]], rows.map(([what, formula]) => [what, make("code", {}, formula)])),
+  return [make("p", summary), remark(caption),
+    table("What it costs, in one layer", ["", "formula"], rows.map(([what, formula]) => [what, make("code", formula)])),
     remark(`n tokens, d width, h heads, g key-value heads, k and v their sizes${listed ? `; here ${listed}` : ""}.`)];
 }
 

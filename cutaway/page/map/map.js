@@ -254,9 +254,9 @@ async function start() {
   const choose = (id, zoom) => {
     map.chosen = id;
     byId("chosen").textContent = spelt(facts.words[id]);
-    byId("near").replaceChildren(...facts.near[id].map((other, i) => make("li", {},
+    byId("near").replaceChildren(...facts.near[id].map((other, i) => make("li",
       make("button", { type: "button", class: "link", click: () => choose(other, true) }, spelt(facts.words[other])),
-      make("span", { class: "quiet" }, facts.cosines[id][i].toFixed(3)))));
+      make("span.quiet", facts.cosines[id][i].toFixed(3)))));
     byId("message").textContent = "";
     map.look(zoom ? map.range([id, ...facts.near[id]], 0.25) : map.view);
   };
