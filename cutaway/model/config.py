@@ -17,6 +17,8 @@ from cutaway.model.block_config import SHARING, Block, Shared
 from cutaway.model.kinds import kind_of
 from cutaway.position import learned, sinusoidal
 
+MTP_NORMS = ("embedding_norm", "hidden_norm", "norm")  # of a head that predicts further tokens
+
 
 def _lends(there: Shared, here: Shared | None) -> bool:
     """Whether a transformer's weights are those of another that reads them."""
@@ -36,7 +38,8 @@ class Decoder(Bounded):
     of its own (Gemma 4); ``streams``: how many residual streams its blocks have, where not one (Gemma 3n);
     with ``one_relative`` all blocks have the first one's table of relative positions (T5); without
     ``last_norm`` the head reads what the last block outputs (BART). With ``norm_then_position`` embeddings
-    are normed before their positions are added (BlenderBot).
+    are normed before their positions are added (BlenderBot). ``mtp``: the block of each head that predicts
+    one token more (model/mtp.py, DeepSeek-V3).
     """
 
     vocab: Natural
@@ -62,6 +65,7 @@ class Decoder(Bounded):
     one_relative: bool = False
     last_norm: bool = True
     norm_then_position: bool = False
+    mtp: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,9 +86,15 @@ class Decoder(Bounded):
                 )
         if any(block.streams != self.streams for block in self.blocks):
             raise UserError("model: streams of each block must be the model's")
+        if self.mtp and (self.streams or self.per_layer or self.table or not self.last_norm):
+            raise UserError("model: mtp needs one residual stream, one table of embeddings and last_norm")
+        for block in self.mtp:
+            own = (getattr(block.attention, name, None) is None for name in ("kv_layer", "index_layer"))
+            if block.cross or block.shared or block.beside or not all(own):
+                raise UserError("model: a block of mtp reads its own text by one mixer of its own")
         for n, block in enumerate(self.blocks):
             self._check_shared(n, block.attention)
-        for block in self.blocks:
+        for block in (*self.blocks, *self.mtp):
             beside = "past" if block.beside is None else block.beside.mixer.reads
             if not block.attention.reads == beside == "past":
                 raise UserError(
@@ -148,6 +158,11 @@ class Decoder(Bounded):
         for name in ("expand", "merge"):
             made = range((self.streams or 1) - 1)
             out |= {f"streams.{name}.{n}.weight": (self.width, self.width) for n in made}
+        for n, block in enumerate(self.mtp):
+            norms, path = self.norm.weights(self.width), f"mtp.{n}"
+            out |= {f"{path}.{name}.{part}": s for name in MTP_NORMS for part, s in norms.items()}
+            out[f"{path}.join.weight"] = (self.width, 2 * self.width)
+            out |= {f"{path}.block.{name}": shape for name, shape in block.weights(self.width).items()}
         if self.logits_bias:
             out["logits_bias"] = (self.vocab,)
         if self.head_bias:

@@ -24,6 +24,7 @@ from cutaway.layers.packed import scores
 from cutaway.layers.per_layer import PerLayerEmbedding
 from cutaway.model import config as conf
 from cutaway.model.block import Source, build_block, share_relative
+from cutaway.model.mtp import MTPHead
 from cutaway.model.shared import EMBEDDED
 from cutaway.position import mrope
 from cutaway.position.rope import RotaryEmbedding, Rotation
@@ -98,7 +99,8 @@ class Decoder(nn.Module):
             if block.shared and block.shared.source is not None:
                 lending: Any = self.blocks[block.shared.source]
                 built.shared.borrow(lending.shared)  # type: ignore[union-attr, operator]
-        positions = [block.position for block in config.blocks]
+        self.mtp = nn.ModuleList(MTPHead(block, config.width, config.norm) for block in config.mtp)
+        positions = [block.position for block in (*config.blocks, *config.mtp)]
         distinct = list(dict.fromkeys(position for position in positions if position is not None))
         self.rotary = [RotaryEmbedding(position) for position in distinct]
         self.rotary_of_block = [
@@ -167,7 +169,25 @@ class Decoder(nn.Module):
 
     def logits(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t v"]:
         """The head's logits of a residual stream: the last block's, or an earlier one's (the logit lens)."""
-        x = self.normed(x)
+        return self.scored(self.normed(x))
+
+    def ahead(
+        self,
+        n: int,
+        ids: Int[Tensor, "b t"],
+        hidden: Float[Tensor, "b t d"],
+        pos: Int[Tensor, "b t"],
+        state: LayerState | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """What head n of ``mtp`` gives, of which ``scored`` makes logits: of the tokens that follow each
+        position, and what the head of the model, or the head before, has there.
+        """
+        rotation, head = self._rotations(pos, None)[len(self.blocks) + n], self.mtp[n]
+        in_order = state is None and _in_order(pos)
+        return head(self.embedding(ids), hidden, Positions(pos, None, {}), rotation, in_order, state)
+
+    def scored(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
+        """The logits of what the head reads."""
         logits = scores(self.embedding, x) if self.head is None else self.head(x)
         if self.logits_bias is not None:
             logits = logits + self.logits_bias

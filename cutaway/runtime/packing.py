@@ -7,6 +7,7 @@ mapped file is given back to the system as loading goes on, so that memory never
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class PackedModel(Packing):
         reason = unsupported_reason(config, tensors)
         if reason is not None:
             raise UserError(f"The runtime does not run this model, because {reason}: use engine='pytorch'")
-        self.config = config
+        self.config = config = replace(config, mtp=())  # heads that draft are packed apart (draft_heads.py)
         super().__init__(tensors, _total(config.weights(), config, tensors))
         self.token_nbytes = _total(config.active(), config, tensors)  # what one token reads of them
         self._names = frozenset(config.weights())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cutaway.layers.config import MLP, MoE
@@ -37,7 +38,7 @@ def unsupported_reason(config: Decoder, tensors: Tensors) -> str | None:
             return f"block {n}: {reason}"
     if len(first_lengths(config)) > 1:
         return "its layers rotate otherwise from different lengths on"
-    for name, shape in config.weights().items():
+    for name, shape in replace(config, mtp=()).weights().items():
         if is_matrix(name, shape) and name not in TABLES:
             type = as_laid(name, shape, config, tensors)[1]
             if type not in packed_product.TYPES:

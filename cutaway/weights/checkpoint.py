@@ -15,6 +15,7 @@ from cutaway.weights.named_tensors import Tensors
 if TYPE_CHECKING:
     from cutaway.tokenizer import Tokenizer
 
+FILES = (".safetensors", ".gguf", ".json", ".yaml", ".jinja", ".model")  # of a folder, that decide answers
 TOKENS = "ForTokenClassification"
 CLASSIFIERS = ("ForSequenceClassification", TOKENS)  # how transformers names classes with a head for labels
 
@@ -64,6 +65,15 @@ class Checkpoint:
     def path(self) -> Path:
         """The folder or file that it was read from: what is read later is beside its weights."""
         return self.origin or self.source
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that decide what the model answers."""
+        if self.path.is_file():
+            return [self.path]
+        return sorted(
+            file for file in self.path.rglob("*") if file.suffix in FILES and "checkpoints" not in file.parts
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from cutaway.errors import UserError
 from cutaway.layers.config import MoE
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Model
 from cutaway.model.kinds import kind_of
 from cutaway.weights.fields import LAYERS, MISSING, Fields
@@ -186,6 +187,11 @@ HARMLESS_GGUF += ("feed_forward_length",)  # of a mixture without dense layers, 
 HARMLESS_GGUF += ("dense_?_feat_*",)  # of the layers after the pooling (weights/pooling.py)
 
 
+def last_block(config: Decoder) -> Block:
+    """The block of the last layer, of those with experts where there are such."""
+    return next((b for b in reversed(config.blocks) if isinstance(b.mlp, MoE)), config.blocks[-1])
+
+
 @dataclass(frozen=True)
 class Family:
     """A family by its ``name``, which is the ``model_type`` it writes unless ``hf_type`` says otherwise.
@@ -210,6 +216,8 @@ class Family:
     architecture: str = ""  # GGUF's word for it
     sparse_architecture: str = ""  # and for those with experts, where it is another
     config: type = Decoder
+    # The block of heads that predict further tokens (mtp.py); None: there is no such layer.
+    mtp_block: Callable[[Decoder], Block | None] = last_block
     head: Head | None = None  # of its encoders' classifiers of texts
     sparse: bool | None = False  # whether its blocks are mixtures of experts; None: some models' are
     mixers: tuple[str, ...] = USUAL  # the kinds of its attention
@@ -274,13 +282,17 @@ class Family:
         for name, value in {**self.fixed, **(self.gguf_fixed if fields.gguf else {})}.items():
             known[name] = _value(value, known)
         try:
-            return self.build(known)
+            model = self.build(known)
+            heads, block = known.get("mtp"), None
+            if heads and isinstance(model, Decoder):
+                block = self.mtp_block(model)
+            return model if block is None else replace(model, mtp=(block,) * heads)
         except UserError as error:
             raise UserError(f"{fields.where}: {error}") from None
 
     def write(self, config: Model, gguf: bool) -> Entries:
         """The config.json of a model, or its GGUF metadata without the architecture before each key."""
-        known = _Described(self.describe(config))
+        known = _Described(self.describe(config) | {"mtp": len(getattr(config, "mtp", ()))})
         named = {"architectures": [self.hf_class], "model_type": self.hf_type or self.name}
         entries: Entries = {} if gguf else named
         for row in self.rows_in(gguf):

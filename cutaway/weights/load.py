@@ -25,6 +25,8 @@ from cutaway.store.reading import parsed, text
 from cutaway.weights import (
     adapters,
     family_registry,
+    mtp,
+    rows,
     rules,
     run_checkpoint,
     safetensors,
@@ -127,6 +129,7 @@ def _gguf(path: Path) -> Checkpoint:
     config = family.read(fields)
     joined = family.gguf_joined and "blk.0.attn_kv_b.weight" in file.tensors
     names = family.gguf_joined if joined else family.gguf
+    config = mtp.stored(config, names, file.tensors)
     numbers = _numbers(family, config, Fields(file.metadata, path))
     theirs = _without_further(file.tensors, fields, config)
     tensors = rules.load(names, config, theirs | numbers, family.ignored_gguf, path)
@@ -145,10 +148,13 @@ def _gguf(path: Path) -> Checkpoint:
 
 
 def _without_further(theirs: Mapping[str, Packed], fields: Fields, config: Model) -> dict[str, Packed]:
-    """The weights but those of the last layers, which predict further tokens."""
-    further = fields.integer("nextn_predict_layers", 0, low=0)
+    """The weights but those of layers that predict further tokens where the config has none: then only their
+    copies of the embedding table and the head.
+    """
+    further = fields.integer(rows.FURTHER, 0, low=0)
     first = len(config.blocks) if isinstance(config, Decoder) else 0
-    names = tuple(f"blk.{first + n}." for n in range(further))
+    copies = ("nextn.embed_tokens", "nextn.shared_head_head") if getattr(config, "mtp", ()) else ("",)
+    names = tuple(f"blk.{first + n}.{copy}" for n in range(further) for copy in copies)
     return {name: packed for name, packed in theirs.items() if not name.startswith(names)}
 
 
@@ -230,6 +236,7 @@ def _hugging_face(folder: Path, strict: bool) -> Checkpoint:
     if method is not None:
         names = methods.names(method, family, names, where)
     theirs = family.recut(theirs, config) if family.recut else theirs
+    config = mtp.stored(config, names, theirs)
     try:
         tensors = rules.load(names, config, theirs, (*family.ignored_hf, *unused), folder, family.zeros)
     except UserError as error:
@@ -302,7 +309,8 @@ def _prefixed(theirs: dict[str, Packed], prefix: str) -> dict[str, Packed]:
     """A file that was saved without its head leaves out the prefix of every name."""
     if any(name.startswith(prefix) for name in theirs):
         return theirs
-    return {name if name.startswith("lm_head.") else prefix + name: packed for name, packed in theirs.items()}
+    own = ("lm_head.", "mtp.")
+    return {name if name.startswith(own) else prefix + name: packed for name, packed in theirs.items()}
 
 
 def _tied(

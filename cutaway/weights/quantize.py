@@ -143,7 +143,9 @@ def _layers_with(checkpoint: Checkpoint, names: tuple[str, ...]) -> list[tuple[i
     layers: dict[tuple[int, str], list[str]] = {}
     for ours, theirs in _file_names(checkpoint).items():
         if theirs.endswith(names):
-            layers.setdefault((int(ours.split(".")[1]), theirs), []).append(ours)
+            part, number, *_ = ours.split(".")  # the layers of heads that draft come after the last
+            after = len(checkpoint.config.blocks) if part == "mtp" else 0
+            layers.setdefault((int(number) + after, theirs), []).append(ours)
     return [(layer, ours) for (layer, _), ours in sorted(layers.items())]
 
 

@@ -85,11 +85,18 @@ class HeadSize(Field):
 
 
 class LayerCount(Field):
-    """The layers; GGUF counts with them those that predict further tokens, which are not read."""
+    """The layers; GGUF counts with them those that predict further tokens (mtp.py)."""
 
     def _from_gguf(self, fields: Fields, known: Settings, own: Family) -> Settings:
         further = fields.integer(FURTHER, 0, low=0, high=LAYERS)
-        return {self.name: fields.integer(str(self.gguf), low=1 + further, high=LAYERS) - further}
+        layers = fields.integer(str(self.gguf), low=1 + further, high=LAYERS) - further
+        return {self.name: layers, "mtp": further}
+
+    def write(self, known: Settings, gguf: bool) -> Entries:
+        further = known.get("mtp", 0)
+        if not gguf or not further:
+            return super().write(known, gguf)
+        return {str(self.gguf): known["layers"] + further, FURTHER: further}
 
 
 class Further(Row):

@@ -89,7 +89,8 @@ def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
     bound: list[Bound] = []
     for rule in rules:
         layers = enumerate(_blocks(rule, config)) if "{n}" in rule.theirs else [(0, None)]
-        numbers = range(len(config.blocks)) if rule.number is None else rule.number(config)
+        of_layers = "{n}" in rule.theirs
+        numbers = range(len(config.blocks)) if rule.number is None or not of_layers else rule.number(config)
         for n, block in layers:
             if rule.when is not None and (block is None or not rule.when(block)):
                 continue
@@ -109,10 +110,12 @@ def bind(rules: Sequence[Rule], config: Model) -> list[Bound]:
 
 
 def _blocks(rule: Rule, config: Model) -> tuple[Block, ...]:
-    """The layers that a rule numbers: of an encoder-decoder those of the half that it names."""
+    """The layers that a rule numbers: of an encoder-decoder those of the half that it names, or mtp's."""
+    ours = rule.ours if isinstance(rule.ours, str) else rule.ours[0]
+    if ours.startswith("mtp."):
+        return getattr(config, "mtp", ())
     if not isinstance(config, EncoderDecoder):
         return config.blocks
-    ours = rule.ours if isinstance(rule.ours, str) else rule.ours[0]
     return (config.encoder if ours.startswith("encoder.") else config.decoder).blocks
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cutaway.model.config import Decoder, Encoder, Model
 from cutaway.model.kinds import kind_of
 from cutaway.quantization import formats
 from cutaway.store.files import Progress
-from cutaway.weights import named_tensors, pooling, rotary, rules
+from cutaway.weights import family_registry, mtp, named_tensors, pooling, rotary, rules
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.family import Family
 from cutaway.weights.family_match import described, folded
@@ -46,6 +47,7 @@ def write(
         )
     if checkpoint.classifier:
         notes["the head for labels is left out: GGUF has the encoder alone"] += 1
+    checkpoint = _readable(checkpoint, notes)
     try:
         checkpoint = folded(checkpoint, notes)
     except UserError as error:
@@ -88,6 +90,19 @@ def write(
     gguf.write(target, metadata, with_progress(entries, target, progress), force=force)
     rounding.note(checkpoint, type, notes)
     return family.name, found, notes
+
+
+def _readable(checkpoint: Checkpoint, notes: Counter[str]) -> Checkpoint:
+    """The model without heads that predict further tokens where llama.cpp's architecture has no names."""
+    config, family = checkpoint.config, checkpoint.family
+    if not isinstance(config, Decoder) or not config.mtp:
+        return checkpoint
+    if family is not None and mtp.has_names(family_registry.get(family).gguf):
+        return checkpoint
+    notes["its heads that predict further tokens (MTP) are left out: llama.cpp has no names for them"] += 1
+    config = replace(config, mtp=())
+    kept = Tensors({name: checkpoint.tensors.later(name) for name in config.weights()})
+    return replace(checkpoint, config=config, tensors=kept)
 
 
 def _gguf_type(name: str, entry: Packed | Later, type: str | None, config: Model, notes: Counter[str]) -> str:

@@ -28,7 +28,7 @@ OF_ALL = (TIED, "quantization_config")  # keys of a wrapper that hold for its te
 PREFIX = re.compile(r"(thinker\.)?(model\.)?(language_model|text_model|language|llm)\.(model\.)?")
 PLAIN = re.compile(r"(thinker\.)?(model\.)?(?=(embed_tokens|layers|norm)\.)")  # where the text has no prefix
 HEAD = re.compile(
-    r"(thinker\.)?(model\.)?((language_model|text_model|language|llm)\.)?(model\.)?(?=lm_head\.)"
+    r"(thinker\.)?(model\.)?((language_model|text_model|language|llm)\.)?(model\.)?(?=(lm_head|mtp)\.)"
 )
 # What transformers writes of some wrappers in place of "layers", and reads back.
 MISNAMED = re.compile(r"^(blocks|encoder\.layers)(?=\.\d+\.)")

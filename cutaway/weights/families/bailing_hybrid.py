@@ -189,7 +189,12 @@ FAMILY = deepseek_v3.FAMILY.but(
     nulls={"query_latent": None},
     fixed={"activation": "silu", "interleaved": True},
     mixers=("kda", "mla"),
-    harmless=(*deepseek_v3.FAMILY.harmless, "mtp_loss_scaling_factor"),
+    harmless=(
+        "num_nextn_predict_layers",
+        "num_mtp_layers",
+        *deepseek_v3.FAMILY.harmless,
+        "mtp_loss_scaling_factor",
+    ),
     instead=None,
     modules=(
         ("model.word_embeddings.", "model.embed_tokens."),

@@ -48,5 +48,10 @@ FAMILY = deepseek_v3.FAMILY.but(
     defaults={"context": 2048, "shared": 2, "routed_scale": 1.0, "experts": 64, "expert_hidden": 1407},
     forget=("score", "choice_bias", "group_of_two"),
     fixed={"normalised": False},
-    harmless=(*deepseek_v3.FAMILY.harmless, "norm_topk_prob"),  # transformers reads no norm_topk_prob here
+    harmless=(
+        "num_nextn_predict_layers",
+        "num_mtp_layers",
+        *deepseek_v3.FAMILY.harmless,
+        "norm_topk_prob",
+    ),  # transformers reads no norm_topk_prob here
 )

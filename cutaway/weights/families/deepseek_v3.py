@@ -1,6 +1,6 @@
 """DeepSeek-V3 (2412.19437) and Kimi K2: latent attention, sigmoid-scored experts chosen within groups.
 
-The layer after the last predicts further tokens; it is not read.
+The layer after the last is a head that predicts one token more.
 """
 
 import math
@@ -16,7 +16,7 @@ from cutaway.model.config import Decoder, Encoder
 from cutaway.model.kinds import mixer
 from cutaway.position import rope
 from cutaway.position.scaling import Linear, YaRN, sharpening
-from cutaway.weights import decoders, naming, rotary, rows
+from cutaway.weights import decoders, mtp, naming, rotary, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Entries, Family, Field, Kind, Only, Row, Settings
 from cutaway.weights.fields import Fields
@@ -274,10 +274,11 @@ SIZES = (
     HeadSizes(),
 )
 EXPERTS = rows.experts("n_routed_experts", rows.EXPERT_HIDDEN, "num_local_experts")[:3]
+PLAIN = (*naming.renamed(naming.HF_DECODER, without=("self_attn",)), *HF_LATENT, *naming.HF_DEEPSEEK_EXPERTS)
 FAMILY = llama.FAMILY.but(
     "deepseek_v3",
     "DeepseekV3ForCausalLM",
-    hf=(*naming.renamed(naming.HF_DECODER, without=("self_attn",)), *HF_LATENT, *naming.HF_DEEPSEEK_EXPERTS),
+    hf=mtp.after(PLAIN),
     gguf=GGUF_MIXTURE,
     gguf_joined=(*(rule for rule in GGUF_MIXTURE if rule not in SPLIT), JOINED),
     architecture="deepseek2",
@@ -292,6 +293,7 @@ FAMILY = llama.FAMILY.but(
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         rows.SharedExperts(),
         rows.FirstDense(usual=3),
+        mtp.Heads("num_nextn_predict_layers", "num_mtp_layers"),
         Only("attention_bias", None, (False,), "a bias in latent attention"),
         Only("scoring_func", None, ("sigmoid",), "another score of experts"),
         Only("topk_method", None, ("noaux_tc",), "another choice of experts"),
@@ -313,8 +315,6 @@ FAMILY = llama.FAMILY.but(
     instead=softmax_scored,
     mixers=("mla",),
     harmless=(
-        "num_nextn_predict_layers",
-        "num_mtp_layers",
         "qk_head_dim",
         "head_dim",
         "ep_size",

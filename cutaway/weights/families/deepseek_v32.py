@@ -5,7 +5,7 @@ The indexer rotates its heads half-split, latent attention neighbouring pairs.
 
 from cutaway.errors import UserError
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import naming, rows
+from cutaway.weights import mtp, naming, rows
 from cutaway.weights.families import deepseek_v3
 from cutaway.weights.family import Entries, Family, Field, Settings
 from cutaway.weights.fields import Fields
@@ -55,14 +55,16 @@ def settings(config: Decoder | Encoder) -> Settings:
 FAMILY = deepseek_v3.FAMILY.but(
     "deepseek_v32",
     "DeepseekV32ForCausalLM",
-    hf=(
-        *deepseek_v3.FAMILY.hf,
-        *naming.pairs((f"{INDEXER}.k_norm", "blocks.{n}.attention.index_norm")),
-        *naming.weights(
-            (f"{INDEXER}.wq_b", "blocks.{n}.attention.index_query"),
-            (f"{INDEXER}.wk", "blocks.{n}.attention.index_key"),
-            (f"{INDEXER}.weights_proj", "blocks.{n}.attention.index_weight"),
-        ),
+    hf=mtp.after(
+        (
+            *deepseek_v3.PLAIN,
+            *naming.pairs((f"{INDEXER}.k_norm", "blocks.{n}.attention.index_norm")),
+            *naming.weights(
+                (f"{INDEXER}.wq_b", "blocks.{n}.attention.index_query"),
+                (f"{INDEXER}.wk", "blocks.{n}.attention.index_key"),
+                (f"{INDEXER}.weights_proj", "blocks.{n}.attention.index_weight"),
+            ),
+        )
     ),
     gguf=(
         *deepseek_v3.GGUF_MIXTURE,

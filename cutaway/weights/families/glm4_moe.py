@@ -1,21 +1,24 @@
 """GLM-4.5 to 4.7 (2508.06471): half of each head rotated, and DeepSeek-V3's mixture of experts.
 
-The layer after the last predicts further tokens; it is not read.
+The layer after the last is a head that predicts one token more.
 """
 
-from cutaway.weights import naming, rows
+from cutaway.weights import mtp, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import FLAG, NUMBER, Field, Present
 
+PLAIN = (*naming.HF_DECODER, *naming.HF_QK_NORM, *naming.HF_DEEPSEEK_EXPERTS)
 FAMILY = llama.FAMILY.but(
     "glm4_moe",
     "Glm4MoeForCausalLM",
-    hf=(*naming.HF_DECODER, *naming.HF_QK_NORM, *naming.HF_DEEPSEEK_EXPERTS),
-    gguf=(
-        *naming.renamed(naming.GGUF_PLAIN, ("ffn_norm", "post_attention_norm")),
-        *naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, parts=("bias",)),
-        *naming.GGUF_QK_NORM,
-        *naming.GGUF_DEEPSEEK_EXPERTS,
+    hf=mtp.after(PLAIN),
+    gguf=mtp.in_gguf(
+        (
+            *naming.renamed(naming.GGUF_PLAIN, ("ffn_norm", "post_attention_norm")),
+            *naming.pairs(*naming.GGUF_QUERY_KEY, naming.GGUF_VALUE, parts=("bias",)),
+            *naming.GGUF_QK_NORM,
+            *naming.GGUF_DEEPSEEK_EXPERTS,
+        )
     ),
     rows=(
         *rows.turning(rows.SIZES, part=0.5),
@@ -28,6 +31,7 @@ FAMILY = llama.FAMILY.but(
         Field("routed_scale", "routed_scaling_factor", "expert_weights_scale", NUMBER, missing=1.0),
         rows.SharedExperts(),
         rows.FirstDense(),
+        mtp.Heads("num_nextn_predict_layers", "num_mtp_layers"),
         Present("bias", "attention_bias", "blk.0.attn_q.bias"),
         Present("qk_norm", "use_qk_norm", "blk.0.attn_q_norm.weight"),
     ),
@@ -38,6 +42,5 @@ FAMILY = llama.FAMILY.but(
     fixed={"out_bias": False, **rows.SIGMOID},
     gguf_fixed={"groups": 1, "top_groups": 1},
     sparse=True,
-    harmless=("num_nextn_predict_layers", "num_mtp_layers"),
     ignored_hf=("model.layers.{layers}.*", "model.rotary_emb.inv_freq"),
 )

@@ -69,6 +69,12 @@ def indexes(block: Block) -> bool:
     return of.index_layer is None
 
 
+def own_block(config: Decoder) -> Block:
+    """The last layer's, with an indexer of its own: that of the head that predicts one token more."""
+    block = config.blocks[-1]
+    return replace(block, attention=replace(block.attention, index_layer=None))
+
+
 FAMILY = deepseek_v32.FAMILY.but(
     "glm_moe_dsa",
     "GlmMoeDsaForCausalLM",
@@ -77,6 +83,7 @@ FAMILY = deepseek_v32.FAMILY.but(
     rows=(*deepseek_v32.FAMILY.rows, Indexers()),
     build=decoder,
     describe=settings,
+    mtp_block=own_block,
     folded=None,
     unfolded=None,
     defaults={"vocab": 154_880, "width": 6144, "hidden": 12288, "layers": 78, "heads": 64, "kv_heads": 64}

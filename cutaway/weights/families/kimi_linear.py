@@ -296,7 +296,14 @@ FAMILY = deepseek_v3.FAMILY.but(
     sparse=None,
     instead=None,
     mixers=("mla", "kda"),
-    harmless=(*deepseek_v3.FAMILY.harmless, "rope_theta", "rope_scaling", "rope_parameters"),
+    harmless=(
+        "num_nextn_predict_layers",
+        "num_mtp_layers",
+        *deepseek_v3.FAMILY.harmless,
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+    ),
     spellings=((".mlp.", ".block_sparse_moe."),),
     modules=(
         (".block_sparse_moe.", ".mlp."),

@@ -1,9 +1,13 @@
 """MiMo-V2-Flash (2601.02780): sinks and twice the key heads in local layers, values narrower than keys."""
 
+from dataclasses import replace
+
 from cutaway.attention.common.heads import Heads
 from cutaway.errors import UserError
+from cutaway.layers.config import MLP
+from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Encoder
-from cutaway.weights import decoders, layer_ropes, naming, rows
+from cutaway.weights import decoders, layer_ropes, mtp, naming, rows
 from cutaway.weights.families import llama
 from cutaway.weights.family import NUMBER, Family, Field, Present, Settings
 from cutaway.weights.fields import Fields
@@ -68,15 +72,29 @@ def _heads(config: Decoder | Encoder) -> list[Heads]:
     return [block.attention for block in config.blocks if isinstance(block.attention, Heads)]
 
 
+def dense_local(config: Decoder) -> Block | None:
+    """The block of heads that predict further tokens: a local layer with a dense layer's MLP."""
+    local = [block for block in config.blocks if decoders.window_of(block.attention) is not None]
+    dense = [block.mlp for block in config.blocks if isinstance(block.mlp, MLP)]
+    return replace(local[-1], mlp=dense[0]) if local and dense else None
+
+
 FAMILY = llama.FAMILY.but(
     "mimo_v2_flash",
     "MiMoV2FlashForCausalLM",
     modules=((".attention_sink_bias", ".sinks"),),
-    hf=(
-        *naming.HF_DECODER,
-        *naming.HF_DEEPSEEK_EXPERTS,
-        Rule("model.layers.{n}.self_attn.attention_sink_bias", "blocks.{n}.attention.sinks", same),
+    hf=mtp.under(
+        (
+            *naming.HF_DECODER,
+            *naming.HF_DEEPSEEK_EXPERTS,
+            Rule("model.layers.{n}.self_attn.attention_sink_bias", "blocks.{n}.attention.sinks", same),
+        ),
+        "model.mtp.layers.{n}.",
+        ("enorm", "hnorm", "eh_proj", "final_layernorm"),
+        (".post_attention_layernorm.", ".pre_mlp_layernorm."),
     ),
+    ignored_hf=("model.mtp.*", *llama.FAMILY.ignored_hf),
+    mtp_block=dense_local,
     gguf=(),
     rows=(
         *rows.replaced(rows.SIZES, without=("rope",)),
@@ -90,6 +108,7 @@ FAMILY = llama.FAMILY.but(
         Field("value_size", "v_head_dim", None),
         Field("value_scale", "attention_value_scale", None, rows.FRACTION),
         Present("bias", "attention_bias", None),
+        mtp.Heads("num_nextn_predict_layers", "num_mtp_layers"),
     ),
     build=decoder,
     describe=settings,

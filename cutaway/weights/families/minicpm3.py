@@ -94,5 +94,5 @@ FAMILY = deepseek_v3.FAMILY.but(
     nulls={"value_size": lambda known: known["width"] // known["heads"]},
     forget=("score", "choice_bias", "group_of_two"),
     sparse=False,
-    harmless=(*deepseek_v3.FAMILY.harmless, "pretraining_tp"),
+    harmless=("num_nextn_predict_layers", "num_mtp_layers", *deepseek_v3.FAMILY.harmless, "pretraining_tp"),
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from cutaway.errors import UserError
 from cutaway.gguf import TYPES, Packed
-from cutaway.weights import naming, rotary, rows
+from cutaway.weights import mtp, naming, rotary, rows
 from cutaway.weights.families import qwen3_next
 from cutaway.weights.families.qwen3_next import HF_DELTA, HF_GATED, OURS, THEIRS, gguf_gated, of_linear, ours
 from cutaway.weights.family import Entries, Family, Only, Settings
@@ -109,19 +109,24 @@ class Rope(rotary.Rope):
 
 
 DELTA = (*qwen3_next.DELTA, Only("attn_output_gate", None, (True,), "attention without a gate"))
+HEADS = (
+    mtp.Heads("mtp_num_hidden_layers"),
+    Only("mtp_use_dedicated_embeddings", None, (False, None), "heads with embeddings of their own"),
+)
 FAMILY = qwen3_next.FAMILY.but(
     "qwen3_5",
     "Qwen3_5ForCausalLM",
     hf_type="qwen3_5_text",
-    hf=HF,
-    gguf=(*GGUF, *naming.weights(*naming.GGUF_MLP)),
+    hf=qwen3_next.with_heads(HF),
+    gguf=mtp.in_gguf((*GGUF, *naming.weights(*naming.GGUF_MLP))),
     architecture="qwen35",
     rows=(
         *rows.replaced(rows.SIZES, Rope(part=0.25)),
         *rows.DENSE,
+        *HEADS,
         *DELTA,
     ),
     defaults={"kv_heads": 4},
     sparse=False,
-    harmless=("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"),
+    harmless=("mamba_ssm_dtype",),
 )

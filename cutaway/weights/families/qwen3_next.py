@@ -10,13 +10,13 @@ from cutaway.layers.config import Norm
 from cutaway.model.block_config import Block
 from cutaway.model.config import Decoder, Encoder
 from cutaway.model.kinds import kind_of, mixer
-from cutaway.weights import decoders, naming, rows
+from cutaway.weights import decoders, mtp, naming, rows
 from cutaway.weights.families import llama, qwen2_moe
 from cutaway.weights.family import Entries, Family, Field, Only, Row, Settings
 from cutaway.weights.fields import Fields
 from cutaway.weights.rows import FULL
 from cutaway.weights.rules import Rule
-from cutaway.weights.tensor_maps import beside, decay_vector, kernel, same, split
+from cutaway.weights.tensor_maps import beside, decay_vector, kernel, plus_one, same, split
 
 LINEAR, RECURRENT = "linear_attention", "attention.recurrent_layers"
 UNIT_EPS = 1e-6  # added to the squares of queries and keys that become unit vectors
@@ -86,9 +86,10 @@ class Mixers(Row):
             listed, every = fields.get(RECURRENT), fields.integer("full_attention_interval", 4)
             if listed is None:
                 listed = np.array([bool((n + 1) % every) for n in range(known["layers"])])
-            if not isinstance(listed, np.ndarray) or len(listed) != known["layers"]:
+            stated = known["layers"], known["layers"] + known["mtp"]
+            if not isinstance(listed, np.ndarray) or len(listed) not in stated:
                 raise fields.refusal(RECURRENT, "should say of each layer whether it is recurrent")
-            return {"linear": tuple(bool(each) for each in listed)}
+            return {"linear": tuple(bool(each) for each in listed[: known["layers"]])}
         interval = fields.integer("full_attention_interval", 4)
         kinds = fields.each_layer("layer_types", known["layers"], (LINEAR, FULL))
         linear = [bool((n + 1) % interval) for n in range(known["layers"])]
@@ -99,7 +100,7 @@ class Mixers(Row):
             if abs(known["eps"] - UNIT_EPS) > 1e-9 and any(known["linear"]):
                 why = f"llama.cpp adds it to the squares of queries and keys, where {UNIT_EPS:g} belongs"
                 raise UserError(f"norms' eps of {known['eps']:g} is not supported in GGUF: {why}")
-            return {RECURRENT: np.array(known["linear"], bool)}
+            return {RECURRENT: np.array([*known["linear"], *(False,) * known["mtp"]], bool)}
         return {"layer_types": [LINEAR if linear else FULL for linear in known["linear"]]}
 
 
@@ -162,19 +163,31 @@ def settings(config: Decoder | Encoder) -> Settings:
     return known
 
 
+def with_heads(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules, and those of the head that predicts one token more."""
+    return mtp.apart(rules, norms=plus_one)
+
+
+def full_block(config: Decoder) -> Block:
+    """The block of the last layer with attention, as that head has it."""
+    return next(block for block in reversed(config.blocks) if not is_linear(block))
+
+
 FAMILY = llama.FAMILY.but(
     "qwen3_next",
     "Qwen3NextForCausalLM",
-    hf=(
-        *HF_GATED,
-        *HF_DELTA,
-        *of_linear(
-            (
-                Rule(f"{THEIRS}.in_proj_qkvz.weight", ours(*FUSED), beside("groups")),
-                Rule(f"{THEIRS}.in_proj_ba.weight", ours("beta", "forget"), beside("groups")),
-            )
-        ),
-        *(rule for rule in qwen2_moe.FAMILY.hf if rule not in naming.HF_DECODER),
+    hf=with_heads(
+        (
+            *HF_GATED,
+            *HF_DELTA,
+            *of_linear(
+                (
+                    Rule(f"{THEIRS}.in_proj_qkvz.weight", ours(*FUSED), beside("groups")),
+                    Rule(f"{THEIRS}.in_proj_ba.weight", ours("beta", "forget"), beside("groups")),
+                )
+            ),
+            *(rule for rule in qwen2_moe.FAMILY.hf if rule not in naming.HF_DECODER),
+        )
     ),
     gguf=(
         *gguf_gated(
@@ -194,9 +207,11 @@ FAMILY = llama.FAMILY.but(
         *rows.turning(rows.SIZES, part=0.25),
         *rows.replaced(qwen2_moe.ROWS, without=("windows",)),
         Field("shared", "shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+        mtp.Heads("num_nextn_predict_layers"),
         *DELTA,
     ),
     build=decoder,
+    mtp_block=full_block,
     describe=settings,
     defaults={"kv_heads": 2, "head_size": 256, "context": 32768, "experts": 512, "top_k": 10}
     | {"expert_hidden": 512, "shared": 512, "normalised": True, "hidden": 5632}

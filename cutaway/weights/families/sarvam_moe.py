@@ -1,6 +1,6 @@
 """Sarvam-30B (2026): GLM-4.5's block under other names, with whole heads rotated."""
 
-from cutaway.weights import naming, rows
+from cutaway.weights import mtp, naming, rows
 from cutaway.weights.families import glm4_moe
 from cutaway.weights.family import FLAG, NUMBER, Field, Present
 from cutaway.weights.rules import Rule
@@ -22,12 +22,14 @@ FAMILY = glm4_moe.FAMILY.but(
         *((own, theirs) for theirs, own in NAMES),
         *(rule for rule in naming.HF_DECODER if rule.theirs.split(".")[-2] in ("q_proj", "k_proj", "v_proj")),
     ),
-    hf=(
-        *naming.renamed(glm4_moe.FAMILY.hf, *NAMES, without=("q_proj", "k_proj", "v_proj")),
-        *(
-            Rule(f"{LAYER}.attention.query_key_value.{part}", naming.query_key_value(part), split)
-            for part in ("weight", "bias")
-        ),
+    hf=mtp.after(
+        (
+            *naming.renamed(glm4_moe.PLAIN, *NAMES, without=("q_proj", "k_proj", "v_proj")),
+            *(
+                Rule(f"{LAYER}.attention.query_key_value.{part}", naming.query_key_value(part), split)
+                for part in ("weight", "bias")
+            ),
+        )
     ),
     gguf=(),
     rows=(
@@ -40,6 +42,7 @@ FAMILY = glm4_moe.FAMILY.but(
         Field("routed_scale", "routed_scaling_factor", None, NUMBER),
         rows.SharedExperts("num_shared_experts", "n_shared_experts"),
         rows.FirstDense(),
+        mtp.Heads("num_nextn_predict_layers", "num_mtp_layers"),
         Present("bias", "use_qkv_bias", None, alias="attention_bias"),
         Present("qk_norm", "use_qk_norm", None),
     ),

@@ -19,5 +19,11 @@ FAMILY = glm4_moe.FAMILY.but(
         Present("bias", "attention_bias", None),
     ),
     defaults={"head_size": 128, "rope_base": 1e6, "expert_hidden": 1280},
-    harmless=("intermediate_size", "first_k_dense_replace", "use_qk_norm"),
+    harmless=(
+        "num_nextn_predict_layers",
+        "num_mtp_layers",
+        "intermediate_size",
+        "first_k_dense_replace",
+        "use_qk_norm",
+    ),
 )

@@ -23,5 +23,10 @@ FAMILY = deepseek_v3.FAMILY.but(
     forget=("score", "choice_bias", "group_of_two"),
     sparse=False,
     instead=None,
-    harmless=(*deepseek_v3.FAMILY.harmless, "embedding_initializer_range"),
+    harmless=(
+        "num_nextn_predict_layers",
+        "num_mtp_layers",
+        *deepseek_v3.FAMILY.harmless,
+        "embedding_initializer_range",
+    ),
 )

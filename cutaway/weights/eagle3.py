@@ -1,0 +1,261 @@
+"""EAGLE-3 heads (2503.01840) from a folder: SafeAILab's format, or that of vLLM's speculators.
+
+    h_i = W [a; b; c]            a, b, c: the target's residual stream before three of its layers
+    x_i = [norm(e); norm(h_i)]   e: the embedding of token i + 1
+    h'_i = block(x, h)           attention reads x, twice as wide as the stream h that it adds to
+
+Its logits are of the tokens ``ids``, often fewer than the target has. Weights are read from safetensors, or
+from PyTorch's .bin as data (torch_zip.py): no code of a folder runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutaway.errors import UserError, quoted
+from cutaway.gguf import Packed
+from cutaway.layers.config import Norm
+from cutaway.model.config import Decoder
+from cutaway.quantization import formats
+from cutaway.store.reading import parsed
+from cutaway.weights import family_registry, safetensors, torch_zip
+from cutaway.weights.fields import Fields
+from cutaway.weights.named_tensors import WHOLE, Tensors
+
+LAYER_CONFIG = "transformer_layer_config"  # of speculators
+OTHER_KEYS = ("draft_vocab_size", "target_hidden_size", "norm_before_residual", "norm_before_fc")
+OTHER_KEYS += ("eagle_config", "eagle_aux_hidden_state_layer_ids", "embed_requires_grad")
+LAYERS = ("midlayer.", "layers.0.")
+NAMES = {  # theirs of matrices and norms that are those of a block of ours
+    "self_attn.o_proj": "blocks.0.attention.out",
+    "post_attention_layernorm": "blocks.0.mlp_norm",
+    "mlp.gate_proj": "blocks.0.mlp.gate",
+    "mlp.up_proj": "blocks.0.mlp.up",
+    "mlp.down_proj": "blocks.0.mlp.down",
+}
+PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+
+
+@dataclass(frozen=True)
+class Eagle3:
+    """A head: ``config`` and ``tensors`` are of a model of one block, which reads its own stream alone.
+
+    ``fc`` makes the stream of the target's, ``beside`` are the rows of query, key and value that read the
+    embedding. ``layers``: those before which the target's streams are read, None for the usual ones.
+    ``normed_stream``: the stream is normed before attention adds to it. ``table``: its own embeddings, None
+    for the target's. ``ids``: the target's ids of what it scores, None for all of them.
+    """
+
+    where: Path
+    config: Decoder
+    tensors: Tensors
+    fc: Packed
+    beside: Packed
+    norms: tuple[np.ndarray, np.ndarray]  # of the embedding, of the stream
+    layers: tuple[int, ...] | None
+    normed_stream: bool
+    table: Packed | None
+    ids: np.ndarray | None
+    vocab: int  # of the target
+
+    @property
+    def target_width(self) -> int:
+        """The width of the target's residual stream."""
+        return self.fc.shape[1] // 3
+
+    @property
+    def norm(self) -> Norm:
+        """The kind of all its norms."""
+        return self.config.norm
+
+
+def is_head(folder: Path) -> bool:
+    """Whether a folder has an EAGLE-3 head, by its config.json."""
+    if not (folder / "config.json").is_file():
+        return False
+    data = parsed(folder / "config.json")
+    classes = data.get("architectures")
+    named = classes if isinstance(classes, list) else []
+    return data.get("speculators_model_type") == "eagle3" or any(
+        "eagle3" in str(one).lower() for one in named
+    )
+
+
+def read(folder: Path) -> Eagle3:
+    """The head of a folder; UserError for one that is damaged or computes something else."""
+    where = folder / "config.json"
+    data = parsed(where)
+    fields = Fields(data, where)
+    inner = data.get(LAYER_CONFIG)
+    layer: dict[str, Any] = dict(inner) if isinstance(inner, dict) else dict(data)
+    own = fields.section("eagle_config")
+    fields.only("norm_before_fc", (False, None), "a norm before the matrix of three layers")
+    if own is not None:
+        own.only("use_aux_hidden_state", (True, None), "a head of one layer of the target")
+    config = _config(layer, where)
+    vocab = config.vocab
+    scored = fields.integer("draft_vocab_size", vocab, high=vocab) if data.get("draft_vocab_size") else vocab
+    config = replace(config, vocab=scored, tied=False)
+    weights = _weights(folder)
+    width, seen = config.width, fields.integer("target_hidden_size", None) or config.width
+    names = _Named(folder, weights)
+    normed = bool(fields.flag("norm_before_residual", False)) if "norm_before_residual" in data else False
+    tensors, beside = _block(names, config)
+    norms = tuple(
+        formats.finite(name, names.take(name, (width,)))
+        for name in ("input_layernorm.weight", "hidden_norm.weight")
+    )
+    (block,) = config.blocks
+    if normed:
+        config = replace(config, blocks=(replace(block, attention_normed=False),))
+    else:
+        tensors["blocks.0.attention_norm.weight"] = names.take("hidden_norm.weight", (width,))
+    tensors["norm.weight"] = names.take("norm.weight", (width,))
+    tensors["head.weight"] = names.take("lm_head.weight", (scored, width))
+    fc = names.take("fc.weight", (width, 3 * seen))
+    table = names.take("embed_tokens.weight", (vocab, width)) if names.has("embed_tokens.weight") else None
+    ids = _ids(names, scored, vocab)
+    names.finish()
+    return Eagle3(
+        folder, config, Tensors(tensors), fc, beside, norms, _layers(fields, own), normed, table, ids, vocab
+    )
+
+
+def _config(layer: Mapping[str, Any], where: Path) -> Decoder:
+    """The config of its one layer, a Llama's."""
+    plain = {key: value for key, value in layer.items() if key not in OTHER_KEYS}
+    plain |= {"model_type": "llama", "tie_word_embeddings": False}
+    config = family_registry.get("llama").read(Fields(plain, where, kind="llama"))
+    assert isinstance(config, Decoder)
+    if len(config.blocks) != 1:
+        raise UserError(f"{where}: has {len(config.blocks)} layers, and EAGLE-3 heads of one layer are read")
+    return config
+
+
+def _layers(fields: Fields, own: Fields | None) -> tuple[int, ...] | None:
+    """Before which layers the target's streams are read.
+
+    vLLM names the layer that reads a stream; SGLang, in ``eagle_config``, the one before, which gives it.
+    """
+    key = "eagle_aux_hidden_state_layer_ids"
+    for given, more in ((fields, 0), (own, 1)):
+        listed = given.get(key) if given is not None else None
+        if listed is None:
+            continue
+        assert given is not None
+        if not isinstance(listed, list) or len(listed) != 3 or not all(type(n) is int for n in listed):
+            raise given.refusal(key, f"should be three numbers of layers, but is {quoted(listed)}")
+        return tuple(n + more for n in listed)
+    return None
+
+
+def _block(names: _Named, config: Decoder) -> tuple[dict[str, Packed], Packed]:
+    """The weights of the block as ours, those that read the stream; and those that read the embedding."""
+    width = config.width
+    shapes, found, beside = config.weights(), dict[str, Packed](), list[Packed]()
+    for theirs, ours in NAMES.items():
+        for part in ("weight", "bias"):
+            if f"{ours}.{part}" in shapes:
+                found[f"{ours}.{part}"] = names.take(f"{theirs}.{part}", shapes[f"{ours}.{part}"])
+    for theirs, ours in PROJECTIONS.items():
+        name = f"blocks.0.attention.{ours}"
+        rows = shapes[f"{name}.weight"][0]
+        both = names.take(f"self_attn.{theirs}.weight", (rows, 2 * width))
+        first, second = _halves(both, names.where)
+        beside.append(first)
+        found[f"{name}.weight"] = second
+        if f"{name}.bias" in shapes:
+            found[f"{name}.bias"] = names.take(f"self_attn.{theirs}.bias", shapes[f"{name}.bias"])
+    if len({part.type for part in beside}) > 1:
+        raise UserError(f"{names.where}: its projections are of several types")
+    data = np.concatenate([part.data for part in beside])
+    return found, Packed(beside[0].type, (len(data), width), data)
+
+
+def _halves(packed: Packed, where: Path) -> tuple[Packed, Packed]:
+    """The columns that read the embedding, and those that read the stream."""
+    word = WHOLE.get(packed.type)
+    if word is None:
+        raise UserError(f"{where}: its projections are stored as {packed.type}, whose columns share blocks")
+    rows, columns = packed.shape
+    words = np.ascontiguousarray(packed.data).view(word).reshape(rows, columns)
+    parts = (np.ascontiguousarray(part) for part in np.split(words, 2, axis=1))
+    first, second = (Packed(packed.type, part.shape, part.view(np.uint8)) for part in parts)
+    return first, second
+
+
+def _ids(names: _Named, scored: int, vocab: int) -> np.ndarray | None:
+    """The target's id of each that is scored: its number, and the difference that d2t has."""
+    if not names.has("d2t"):
+        if scored != vocab:
+            raise UserError(
+                f"{names.where}: scores {scored} of {vocab} tokens and has no d2t that names them"
+            )
+        return None
+    packed = names.take("d2t", (scored,), ("I64", "I32"))
+    differences = np.ascontiguousarray(packed.data).reshape(-1).view("<i8" if packed.type == "I64" else "<i4")
+    ids = np.arange(scored) + differences.astype(np.int64)
+    if ids.min() < 0 or ids.max() >= vocab or len(np.unique(ids)) != scored:
+        raise UserError(f"{names.where}: d2t does not name {scored} different ids of {vocab}")
+    return ids
+
+
+class _Named:
+    """The weights of a folder by the names in its one layer, each taken once."""
+
+    def __init__(self, where: Path, weights: Mapping[str, Packed]) -> None:
+        self.where, self._left = where, {_plain(name): packed for name, packed in weights.items()}
+        self._taken: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str, shape: tuple[int, ...], types: tuple[str, ...] = tuple(WHOLE)) -> Packed:
+        """The weight; UserError unless it has this shape and one of these types."""
+        packed = self._left.get(name)
+        if packed is None:
+            raise UserError(f"{self.where}: the weight {quoted(name)} is missing")
+        if packed.shape != shape or packed.type not in types:
+            raise UserError(
+                f"{self.where}: the weight {quoted(name)} is {packed.type} of {packed.shape}, and "
+                f"{' or '.join(types)} of {shape} is needed"
+            )
+        self._taken.add(name)
+        return packed
+
+    def finish(self) -> None:
+        """UserError for a weight that has no place; t2d says again what d2t does."""
+        left = sorted(self._left.keys() - self._taken - {"t2d", "self_attn.rotary_emb.inv_freq"})
+        if left:
+            raise UserError(f"{self.where}: the weight {quoted(left[0])} has no place in an EAGLE-3 head")
+
+
+def _plain(name: str) -> str:
+    """The name without the module that it is in."""
+    name = name.removeprefix("model.")
+    return next((name.removeprefix(one) for one in LAYERS if name.startswith(one)), name)
+
+
+def _weights(folder: Path) -> dict[str, Packed]:
+    """The weights of a folder, from safetensors or from PyTorch's own file, which is read as data."""
+    older = folder / "pytorch_model.bin"
+    if any(folder.glob("*.safetensors")) or not older.is_file():
+        return safetensors.read(folder)
+    found = torch_zip.read(older)
+    if not isinstance(found, dict) or not all(isinstance(one, np.ndarray) for one in found.values()):
+        raise UserError(f"{older}: holds something else than weights by name")
+    return {str(name): _packed(array) for name, array in found.items()}
+
+
+def _packed(array: np.ndarray) -> Packed:
+    type = {"<i8": "I64", "<f2": "F16"}.get(array.dtype.str, "F32")
+    if type == "F32":
+        return formats.pack(np.ascontiguousarray(array, np.float32), "F32")
+    data = np.ascontiguousarray(array)
+    width = data.shape[-1] if data.shape else 1
+    return Packed(type, data.shape, data.view(np.uint8).reshape(*data.shape[:-1], width * data.itemsize))

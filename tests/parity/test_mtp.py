@@ -1,0 +1,116 @@
+"""Heads that predict further tokens: transformers' own reading of published names, at perturbed weights."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cutaway.weights import load, save
+from cutaway.weights.build import decoder
+from tests.parity import tiny
+from tests.rounding import noise
+
+transformers = pytest.importorskip("transformers")
+mtp = pytest.importorskip("transformers.modeling_layers")
+if not hasattr(mtp, "MtpModel"):
+    pytest.skip("this transformers reads no such heads", allow_module_level=True)
+
+MLP = {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"]}
+FULL = {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "full_attention"]}
+LOCAL = {"num_hidden_layers": 3, "sliding_window": 8, "mlp_layer_types": ["sparse"] * 3}
+LOCAL |= {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {  # how published folders name the head, and the layers
+    "deepseek_v3-1": ("after", {"num_hidden_layers": 3}),
+    "glm4_moe-1": ("after", {"num_hidden_layers": 3, "first_k_dense_replace": 1}),
+    "glm4_moe_lite-1": ("after", MLP),
+    "sarvam_mla-1": ("after", {"num_hidden_layers": 3}),
+    "mellum-1": ("apart", LOCAL),
+    "qwen3_next-1": ("apart", FULL),
+    "qwen3_5-1": ("apart", FULL),
+    "qwen3_5_moe-1": ("apart", FULL),
+}
+AFTER = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
+APART = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm")
+
+
+@cache
+def made(case: str, root: Path) -> tuple[Any, Any, Path]:
+    """Of a model whose last layer has become the block of a head: transformers' two, and the folder."""
+    layout, more = CASES[case]
+    folder, draw = root / case, torch.Generator().manual_seed(7)
+    name, own = tiny.CASES[case]
+    tiny.perturbed(transformers.AutoModelForCausalLM, name, tiny.SIZES | own | more).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    width, last = config["hidden_size"], config["num_hidden_layers"] - 1
+    kind = config["layer_types"][-1] if config.get("layer_types") else None
+    weights = load_file(folder / "model.safetensors")
+    config["num_hidden_layers"] = last
+    for key in ("layer_types", "mlp_layer_types"):
+        if config.get(key) is not None:
+            config[key] = config[key][:last]
+    names = AFTER if layout == "after" else APART
+    before = f"model.layers.{last}."
+    prefix = before if layout == "after" else "mtp."
+    if layout == "apart":
+        weights = {
+            k.replace(before, "mtp.layers.0.") if k.startswith(before) else k: w for k, w in weights.items()
+        }
+    for name in names:
+        shape = (width, 2 * width) if name in ("eh_proj", "fc") else (width,)
+        weights[f"{prefix}{name}.weight"] = torch.rand(shape, generator=draw) - 0.5 + 1.0 * (len(shape) == 1)
+    if not case.startswith("qwen3_next"):  # whose published configs have no number
+        config["mtp_num_hidden_layers" if "qwen" in case else "num_nextn_predict_layers"] = 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    main = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    main.config.num_mtp_layers = 1
+    main._keys_to_ignore_on_load_unexpected = [r"^mtp\.", rf"layers\.{last}\."]  # the published sizes' there
+    main.config.mtp_layer_types, main.config.mtp_mlp_layer_types = kind and [kind], ["sparse"]
+    return main, mtp.MtpModel.from_pretrained(main).float().eval(), folder
+
+
+def expected(main: Any, head: Any, depth: int = 2) -> list[torch.Tensor]:
+    """What transformers' head gives of each position, and of what it gave itself: [b t d] each."""
+    ids, found = tiny.IDS, []
+    with torch.no_grad():
+        hidden = main.model(ids).last_hidden_state
+        for k in range(1, depth + 1):  # hidden states of all positions whose k-th next token is there
+            hidden = hidden[:, : ids.shape[1] - k]
+            pos = torch.arange(hidden.shape[1]).expand(len(ids), -1)
+            hidden = head.forward_layer(0, hidden, pos, None, input_ids=ids[:, k:])
+            found.append(hidden)
+    return found
+
+
+def ours(model: Any, depth: int = 2) -> list[torch.Tensor]:
+    ids, found = tiny.IDS, []
+    pos = torch.arange(ids.shape[1]).expand(len(ids), -1)
+    with torch.no_grad():
+        hidden = model.normed(model.routed(ids, pos)[0])
+        for k in range(1, depth + 1):
+            hidden = model.ahead(0, ids[:, k:], hidden[:, : ids.shape[1] - k], pos[:, : ids.shape[1] - k])
+            found.append(hidden)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_head_is_transformers(case: str, tmp_path: Path) -> None:
+    main, head, folder = made(case, tmp_path)
+    checkpoint = load.read(folder)
+    assert len(checkpoint.config.mtp) == 1
+    model = decoder(checkpoint)
+    found, wanted = ours(model), expected(main, head)
+    allowed = max(1e-5, 4 * noise(model, lambda: model.scored(ours(model)[-1])))
+    for one, other in zip(found, wanted, strict=True):
+        scores = main.lm_head(other)
+        assert float((model.scored(one) - scores).detach().abs().max()) < allowed
+        assert float(scores.detach().std()) > 0.1
+    save.write(tmp_path / "saved", checkpoint)
+    first, second = (load_file(at / "model.safetensors") for at in (folder, tmp_path / "saved"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert load.read(tmp_path / "saved").config == checkpoint.config
