@@ -1,25 +1,38 @@
-"""Where drafting pays: tokens a second of a server's scheduler with and without drafts, in turns.
+"""Where drafting pays: decoding with and without drafts, in turns, beside llama.cpp's own drafting.
 
-    python bench/speculative.py [MODEL] [--draft MODEL] [--layers 4] [--tokens 96] [--texts 1 8] [--rounds 3]
+    python -m bench.speculative [MODEL] [--draft MODEL ...] [--llama-server PATH] [--kinds chat ...]
+                                [--tokens 48] [--texts 1 8] [--turns 12]
 
-Greedy, by the runtime. For each kind of text and each number of texts at once: the median over the rounds of
-all texts' tokens a second; behind it the ratio to no drafts, the share of drafted tokens that were accepted,
-and drafted tokens per token. "first n layers" is the model's own first layers with its last norm and head.
-All ways write the same texts, which is checked.
+Greedy, by the runtime's scheduler. In a turn each way writes the same texts once, the next turn in reverse
+order, so that other work of the machine meets all alike. A cell has the median of all texts' tokens a second;
+the median over turns of its ratio to no drafts (of llama.cpp's to llama.cpp's own) with a 95% interval; the
+same ratio of processor seconds a token; the share of drafted tokens that were accepted, and how many were
+drafted a token. With --draft, llama-server drafts with that file too (a .gguf), and it always has its own lookup
+(``--spec-type ngram-simple``). Our ways write the same texts, which is checked.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-from collections.abc import Sequence
-from typing import Any
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 import cutaway
+from cutaway.generate import constrain
 from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
+from scripts.lib.serving import answering
 
 CODE = '''def area(width, height):
     """Return the area of a rectangle."""
@@ -39,51 +52,140 @@ RECORDS = "".join(
     f'{{"name": "ship {n}", "port": "Cape Verity", "tons": {900 + n}, "cargo": ["salt", "rope"]}}\n'
     for n in range(1, 6)
 )
+SHIP = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "port": {"type": "string", "maxLength": 20},
+        "tons": {"type": "integer", "minimum": 0, "maximum": 9999},
+        "cargo": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 3},
+    },
+    "required": ["name", "port", "tons", "cargo"],
+    "additionalProperties": False,
+}
+SCHEMA = {"type": "array", "items": SHIP, "minItems": 3, "maxItems": 3}
 PROMPTS = {
-    "editing code": f"A file:\n\n{CODE}\nThe same file, with surface in place of area:\n\n",
-    "JSON": f"Records of ships, one a line:\n{RECORDS}",
-    "summarising": f"{NEWS}\n\nIn short: the lighthouse at Cape Verity",
-    "a story": "Once upon a time, in a village by the sea, there lived",
+    "chat": "What should I see in Paris in two days?",
+    "editing code": f"Here is a file:\n\n{CODE}\nWrite the same file with surface in place of area.",
+    "JSON under a schema": f"Records of ships, one a line:\n{RECORDS}\nWrite the first three as JSON.",
+    "summarising": f"{NEWS * 2}\n\nSummarise this text.",
 }
 
 
-def written(scheduler: Scheduler, lm: Any, prompt: str, texts: int, tokens: int) -> tuple[list[Any], float]:
-    """The generations of so many texts that begin together, and their tokens a second."""
-    settings = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    prompts = [f"Number {n}.\n{prompt}" if texts > 1 else prompt for n in range(texts)]
-    with scheduler.paused():
-        streams = [scheduler.submit(Request(tuple(lm.ids(one)), settings)) for one in prompts]
-    made = [finish(stream) for stream in streams]
-    seconds = max(one.timings.decode_seconds for one in made)
-    return made, sum(one.timings.decode_tokens for one in made) / seconds
+class Written(NamedTuple):
+    """What one way made of a turn's texts."""
+
+    texts: list[tuple[int, ...]]
+    rate: float  # tokens a second of all texts
+    processor: float  # seconds of all threads a token
+    drafted: int
+    accepted: int
 
 
-def row(schedulers: dict[str, Scheduler], lm: Any, name: str, texts: int, asked: Any) -> list[float]:
-    """Print a row of the table; the ratio of each way to no drafts."""
-    rates: dict[str, list[float]] = {way: [] for way in schedulers}
-    shares, found = dict.fromkeys(schedulers, ""), dict[str, list[tuple[int, ...]]]()
-    for _ in range(asked.rounds):
-        for way, scheduler in schedulers.items():
-            made, rate = written(scheduler, lm, PROMPTS[name], texts, asked.tokens)
-            rates[way].append(rate)
-            found[way] = [one.ids for one in made]
-            drafted, accepted, count = (
-                sum(one)
-                for one in zip(
-                    *(
-                        (one.timings.drafted_tokens, one.timings.accepted_tokens, len(one.ids))
-                        for one in made
-                    ),
-                    strict=True,
-                )
+Write = Callable[[list[list[int]], int, bool], Written]  # prompts, tokens of each, whether SCHEMA holds
+
+
+@contextmanager
+def ours(lm: Any, draft: Any) -> Iterator[Write]:
+    """Our scheduler; ``draft`` is what `lm.drafting` takes, or None."""
+    scheduler = Scheduler(lm.engine, lm.tokenizer, drafting=None if draft is None else lm.drafting(draft))
+    grammar = constrain.json_schema(SCHEMA).begin(lm.tokenizer)
+
+    def write(prompts: list[list[int]], tokens: int, constrained: bool) -> Written:
+        began, settings = time.process_time(), SamplingParams(max_tokens=tokens, ignore_eos=not constrained)
+        requests = [
+            Request(tuple(ids), settings, grammar.fresh() if constrained else None) for ids in prompts
+        ]
+        with scheduler.paused():
+            streams = [scheduler.submit(request) for request in requests]
+        made = [finish(stream) for stream in streams]
+        count, times = sum(len(one.ids) for one in made), [one.timings for one in made]
+        rate = sum(one.decode_tokens for one in times) / max(one.decode_seconds for one in times)
+        drafted, accepted = (
+            sum(one.drafted_tokens for one in times),
+            sum(one.accepted_tokens for one in times),
+        )
+        processor = (time.process_time() - began) / count
+        return Written([one.ids for one in made], rate, processor, drafted, accepted)
+
+    try:
+        yield write
+    finally:
+        scheduler.close()
+
+
+@contextmanager
+def theirs(server: Path, model: Path, texts: int, *options: str) -> Iterator[Write]:
+    """llama-server with these options."""
+    command = [str(server), "--model", str(model), "--parallel", str(texts), "--ctx-size", str(2048 * texts)]
+    with answering([*command, *options]) as (port, process), ThreadPoolExecutor(texts) as pool:
+
+        def used() -> float:
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / 100
+
+        def ask(body: dict[str, Any]) -> dict[str, Any]:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/completion",
+                json.dumps(body).encode(),
+                {"content-type": "application/json"},
             )
-            shares[way] = f"{100 * accepted / drafted:.0f}% of {drafted / count:.1f}" if drafted else "none"
-    assert all(ids == found["no drafts"] for ids in found.values()), "the texts are the same"
-    medians = {way: statistics.median(of) for way, of in rates.items()}
-    ratios = {way: rate / medians["no drafts"] for way, rate in medians.items()}
-    cells = [f"{medians[way]:.0f} ({ratios[way]:.2f}; {shares[way]})" for way in list(schedulers)[1:]]
-    print(f"| {name} | {texts} | {medians['no drafts']:.0f} | " + " | ".join(cells) + " |", flush=True)
-    return list(ratios.values())[1:]
+            return json.load(urllib.request.urlopen(request))
+
+        def write(prompts: list[list[int]], tokens: int, constrained: bool) -> Written:
+            began, more = used(), {"json_schema": SCHEMA} if constrained else {"ignore_eos": True}
+            asked = [
+                {"prompt": ids, "n_predict": tokens, "temperature": 0, "return_tokens": True} | more
+                for ids in prompts
+            ]
+            made = list(pool.map(ask, asked))
+            times = [one["timings"] for one in made]
+            count = sum(one["predicted_n"] for one in times)
+            rate = (count - len(made)) / max(one["predicted_ms"] for one in times) * 1000
+            drafted, accepted = (
+                sum(one.get(name, 0) for one in times) for name in ("draft_n", "draft_n_accepted")
+            )
+            texts = [tuple(one["tokens"]) for one in made]
+            return Written(texts, rate, (used() - began) / count, drafted, accepted)
+
+        yield write
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median, and the ends of its 95% interval by the bootstrap."""
+    drawn = np.random.default_rng(0).choice(values, (2000, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return statistics.median(values), float(low), float(high)
+
+
+def row(ways: dict[str, Write], prompts: list[list[int]], asked: Any, constrained: bool) -> dict[str, float]:
+    """Print a row's cells; the ratio of each of our ways to no drafts."""
+    made: dict[str, list[Written]] = {way: [] for way in ways}
+    for turn in range(asked.turns + 1):
+        for way in list(ways)[:: -1 if turn % 2 else 1]:
+            one = ways[way](prompts, asked.tokens, constrained)
+            made[way] += [one] if turn else []  # the first reads the prompts, and finds its pace
+    own = [way for way in ways if not way.startswith("llama")]
+    assert all(made[way][0].texts == made[own[0]][0].texts for way in own), "our texts are the same"
+    cells, ratios = [], {}
+    for way, all_turns in made.items():
+        base = made["no drafts" if way in own else "llama.cpp"]
+        median, low, high = interval([a.rate / b.rate for a, b in zip(all_turns, base, strict=True)])
+        processor = statistics.median(b.processor / a.processor for a, b in zip(all_turns, base, strict=True))
+        rate = statistics.median(one.rate for one in all_turns)
+        drafted, accepted = sum(one.drafted for one in all_turns), sum(one.accepted for one in all_turns)
+        tokens = sum(len(text) for one in all_turns for text in one.texts)
+        share = f"{100 * accepted / drafted:.0f}% of {drafted / tokens:.1f}" if drafted else "none"
+        plain = all_turns is base
+        cells.append(
+            f"{rate:.0f}"
+            if plain
+            else f"{rate:.0f}: {median:.2f} ({low:.2f} to {high:.2f}), {processor:.2f}; {share}"
+        )
+        if way in own and not plain:
+            ratios[way] = median
+    print(" | ".join(cells) + " |", flush=True)
+    return ratios
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -93,29 +195,37 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("model", nargs="?", default="smollm2")
     parser.add_argument("--draft", action="append", default=[], help="a smaller model of the same vocabulary")
-    parser.add_argument("--layers", type=int, nargs="*", default=[4])
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--llama-server", type=Path, help="llama.cpp's server, built for this machine")
+    parser.add_argument("--kinds", nargs="*", default=list(PROMPTS), choices=list(PROMPTS))
+    parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--texts", type=int, nargs="*", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=12)
     asked = parser.parse_args(given)
     lm: Any = cutaway.load(asked.model, engine="runtime")
-    ways: dict[str, Any] = {"no drafts": None, "lookup": "lookup"}
-    ways |= {one: cutaway.load(one, engine="runtime") for one in asked.draft}
-    ways |= {f"first {n} layers": lm.first_layers(n) for n in asked.layers}
-    schedulers = {
-        way: Scheduler(lm.engine, lm.tokenizer, drafting=None if how is None else lm.drafting(how))
-        for way, how in ways.items()
-    }
-    print("| text | texts | " + " | ".join(schedulers) + " |\n|---|" + "---|" * (len(schedulers) + 1))
-    ratios = [
-        ratio
-        for name in PROMPTS
-        for texts in asked.texts
-        for ratio in row(schedulers, lm, name, texts, asked)
-    ]
-    for scheduler in schedulers.values():
-        scheduler.close()
-    print(f"The slowest is {min(ratios):.2f} of no drafts, the fastest {max(ratios):.2f}.")
+    drafts: dict[str, Any] = {"no drafts": None, "lookup": "lookup"}
+    drafts |= {f"draft {Path(one).stem}": cutaway.load(one, engine="runtime") for one in asked.draft}
+    found: dict[str, float] = {}
+    with ExitStack() as open_ways:
+        ways = {name: open_ways.enter_context(ours(lm, draft)) for name, draft in drafts.items()}
+        if asked.llama_server is not None:
+            own = asked.llama_server, lm.checkpoint.source, max(asked.texts)
+            options = {"llama.cpp": (), "llama.cpp lookup": ("--spec-type", "ngram-simple")}
+            options |= {
+                f"llama.cpp draft {Path(one).stem}": ("--spec-type", "draft-simple", "--model-draft", one)
+                for one in asked.draft
+                if one.endswith(".gguf")
+            }
+            ways |= {name: open_ways.enter_context(theirs(*own, *how)) for name, how in options.items()}
+        print("| text | texts | " + " | ".join(ways) + " |\n|---|" + "---|" * (len(ways) + 1))
+        for kind in asked.kinds:
+            for texts in asked.texts:
+                words = [f"Number {n}. {PROMPTS[kind]}" if texts > 1 else PROMPTS[kind] for n in range(texts)]
+                prompts = [lm.chat_ids([{"role": "user", "content": one}]) for one in words]
+                print(f"| {kind} | {texts} | ", end="")
+                ratios = row(ways, prompts, asked, "schema" in kind)
+                found |= {f"{way}, {kind}, {texts}": ratio for way, ratio in ratios.items()}
+    worst = min(found, key=found.__getitem__)
+    print(f"The slowest is {found[worst]:.3f} of no drafts: {worst}.")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from cutaway.generate.speculative import (
 from cutaway.lm import LanguageModel
 from cutaway.model.engine import PyTorchEngine
 from cutaway.runtime.edits import Edit
-from scripts.check import drafted_distribution
+from scripts.check import drafted_distribution, drafted_greedy
 from tests import inputs
 from tests import test_runtime as tiny
 from tests.small import decoder
@@ -60,6 +61,9 @@ class Always(DraftLengths):
 
     def choose(self, texts: Any, rooms: Sequence[int], proposer: Any, others: Any = ()) -> list[int]:
         return [min(self.count, room) for room in rooms]
+
+    def rest(self, looked: float, texts: int) -> int:
+        return 0
 
 
 class Table:
@@ -115,6 +119,9 @@ class Table:
 
     def no_rewinding(self) -> None:
         return None
+
+    def mark(self, state: Any) -> None:
+        """A state of it forgets any words."""
 
     def rewindable(self, state: Any) -> int:
         return self.max_context - state.length
@@ -454,13 +461,6 @@ def test_engines_that_cannot_check_are_refused():
         Scheduler(PyTorchEngine(decoder()), Bytes(), drafting=made)
 
 
-@needs_core
-def test_recurrent_layers_forget_nothing():
-    of = tiny.config("qwen3-next")
-    with pytest.raises(UserError, match="recurrent layers"):
-        Scheduler(tiny.RuntimeEngine(of, tiny.tensors(of)), Words(), drafting=Drafting(PromptLookup()))
-
-
 @pytest.fixture(scope="module")
 def lm() -> LanguageModel:
     return cutaway.load(inputs.path("smollm2"))
@@ -562,3 +562,19 @@ def test_the_script_sees_texts_that_are_not_those_without_drafts(monkeypatch: py
     wrong = drafted_distribution.verified_by(drafted_distribution.accept_always)
     monkeypatch.setattr(SequenceOutput, "append_all", wrong)
     assert drafted_distribution.compared(["an edit"], 40)
+
+
+@needs_core
+def test_the_script_of_500_prompts_sees_a_text_that_differs_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(drafted_greedy, "SHAPES", ["llama"])
+    words = ["--prompts", "8", "--tokens", "5", "--output", str(tmp_path / "kept.jsonl")]
+    drafted_greedy.main([*words, "--engine", "runtime", "pytorch"])
+    rows = capsys.readouterr().out
+    assert rows.count("| 0 of 16 |") == 2
+    monkeypatch.setattr(SequenceOutput, "append_all", skips_a_row)
+    drafted_greedy.main([*words, "--engine", "runtime", "pytorch"])
+    assert capsys.readouterr().out == rows, "what was kept is not run again"
+    with pytest.raises(SystemExit):
+        drafted_greedy.main([*words[:4], "--engine", "runtime"])

@@ -122,6 +122,10 @@ class Always(DraftLengths):
         """Four of each, as far as there is room."""
         return [min(LENGTH - 1, room) for room in rooms]
 
+    def rest(self, looked: float, texts: int) -> int:
+        """Drafts are looked for at each step."""
+        return 0
+
 
 def engine(seed: int) -> RuntimeEngine:
     """A tiny model of the letters, by the seed of its weights."""
