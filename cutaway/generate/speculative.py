@@ -385,6 +385,11 @@ class DraftLengths:
         learned = self._learned[kind]
         return learned["right"] / learned["tried"]
 
+    def rest(self, looked: float, texts: int) -> int:
+        """The steps of so many texts in which no draft is looked for, after that took so long in vain."""
+        usual = self.times.without(texts)
+        return min(int(looked / (SPENT * usual)), LONGEST_REST) if usual else 0
+
     def update(self, text: DraftedText, drafted: int, accepted: int) -> None:
         """Record how a draft fared."""
         text.update(drafted, accepted)
@@ -441,9 +446,8 @@ class Drafting:
         if any(counts):
             for n, draft in zip(able, self.proposer.propose(chosen, counts), strict=True):
                 drafts[n] = draft
-        elif usual := self.lengths.times.without(len(texts) + len(others)):
-            looked = time.perf_counter() - began
-            self._rest = min(int(looked / (SPENT * usual)), LONGEST_REST)
+        else:
+            self._rest = self.lengths.rest(time.perf_counter() - began, len(texts) + len(others))
         return drafts
 
 
