@@ -32,7 +32,9 @@ from cutaway.position import learned, rope
 from cutaway.quantization import formats
 from cutaway.runtime.cache_formats import Kind as KVCache
 from cutaway.runtime.cache_formats import check as check_kv_cache
-from cutaway.weights import adapters
+from cutaway.store.files import digest
+from cutaway.version import __version__
+from cutaway.weights import adapters, changes, eagle3
 from cutaway.weights.checkpoint import Checkpoint
 from cutaway.weights.named_tensors import Tensors
 
@@ -254,6 +256,46 @@ class Engines:
 
             engine = self._limited(ReferenceEngine(self.decoder(), tensors, self.asked.kv_cache))
         return engine if adapter is None else engine.adapted(adapter)
+
+    def draft_head(self, folder: Path | None) -> DraftHead:
+        """A head that drafts for the runtime: an EAGLE-3 head's, or (None) the model's own. UserError where
+        there is none, where it does not fit the model, and where the PyTorch model answers.
+        """
+        from cutaway import native
+
+        name, why = self.choice()
+        if name != "runtime" or not native.available():
+            why = why if name != "runtime" else "the native core is not built"
+            raise UserError(f"Heads draft for the runtime, which does not answer here, because {why}")
+        if folder in self._draft_heads:
+            return self._draft_heads[folder]
+        from cutaway.runtime.draft_heads import EagleHead, MTPHead
+
+        base: Any = self.runtime
+        config, tensors, source = self.decoder(), self.base_and_adapter[0], self.checkpoint.source
+        try:
+            if folder is None:
+                head: DraftHead = MTPHead(base, config, tensors)
+            else:
+                head = EagleHead(base, config, tensors, eagle3.read(folder))
+        except UserError as error:
+            raise UserError(f"{source} cannot draft by a head: {error}") from None
+        self._draft_heads[folder] = head
+        return head
+
+    def pages_digest(self) -> bytes:
+        """A hash of all that the runtime's pages of KV cache depend on beside their texts: the files of the
+        weights, the adapter, the config, the KV cache's format, and the core with its instruction set.
+        """
+        import hashlib
+
+        from cutaway.native import library
+
+        tensors, core, files = self.checkpoint.tensors, library.file(), self.checkpoint.files
+        adapter = tensors.adapter if isinstance(tensors, adapters.AdaptedTensors) else {}
+        facts = [__version__, library.isa(), self.asked.kv_cache, repr(self.config), changes.digest(adapter)]
+        facts += map(digest, files if core is None else [core, *files])
+        return hashlib.sha256(repr(facts).encode()).digest()
 
     @cached_property
     def base_and_adapter(self) -> tuple[Tensors, adapters.Adapter | None]:

@@ -32,7 +32,26 @@ Draft = Annotated[
     str | None,
     Parameter(
         help="Draft tokens ahead, of which the model verifies several in one reading: by `lookup` in earlier "
-        "text, which may repeat itself, or by a smaller model of the same vocabulary. The text is the same."
+        "text, which may repeat itself, by the model's own heads (`mtp`), by an EAGLE-3 head (its folder), or "
+        "by a smaller model of the same vocabulary. The text is the same."
+    ),
+]
+OWN_DRAFTS = ("lookup", "mtp")  # drafts that need no file
+PrefixCache = Annotated[
+    Path | None,
+    Parameter(
+        help="Keep the pages of long prompts in this folder (`default`: in Cutaway's cache), for later runs "
+        "with the same model. Prompts can be worked out from them."
+    ),
+]
+PrefixCacheSize = Annotated[
+    str, Parameter(help="What that folder may take; the least recently used pages go first.")
+]
+PrefixCacheKeyFile = Annotated[
+    Path | None,
+    Parameter(
+        help="A file with the key that these pages are encrypted by, of at least 32 bytes; "
+        "CUTAWAY_PREFIX_CACHE_KEY has it otherwise."
     ),
 ]
 Context = Annotated[

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 import cutaway
-from cutaway.commands import serve_options
+from cutaway.commands import prefixes, serve_options
 from cutaway.commands.console import model_path, note, note_fallback, read_text, size, use_threads
 from cutaway.commands.generate import drafts
 from cutaway.commands.options import OWN_DRAFTS, Flag
@@ -261,6 +261,8 @@ class Loader:
                 f"The models are {', '.join(names)}: each needs a name of its own"
                 + (f", and there is none called {', '.join(sorted(named))}" if named else "")
             )
+        own = (self.loading.prefix_cache, self.loading.prefix_cache_size, self.loading.prefix_cache_key_file)
+        prefixes.check(*own)
         if self.loading.draft not in (None, *OWN_DRAFTS):
             model_path(self.loading.draft)  # an error before the first model is loaded
         for given in self.loading.lens:
@@ -408,7 +410,9 @@ class Loader:
             drafting = None
             if loading.draft is not None and first is None:
                 drafting = lm.drafting(drafts(loading.draft, loading.engine, loading.strict))
-            scheduler = limits.scheduler(engine, lm.tokenizer, drafting)
+            own = (loading.prefix_cache, loading.prefix_cache_size, loading.prefix_cache_key_file)
+            kept = prefixes.opened(lm, *own)
+            scheduler = limits.scheduler(engine, lm.tokenizer, drafting, kept)
         shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
         if first is not None:
             names = ("store", "running", "bridge", "pool")

@@ -13,7 +13,19 @@ from typing import Any, Literal
 
 from cyclopts import Parameter
 
-from cutaway.commands.options import Context, Engine, Flag, KVCache, Strict, Threads, Words
+from cutaway.commands.options import (
+    Context,
+    Engine,
+    Flag,
+    KVCache,
+    PrefixCache,
+    PrefixCacheKeyFile,
+    PrefixCacheSize,
+    Strict,
+    Threads,
+    Words,
+)
+from cutaway.commands.prefixes import SIZE, size_of
 from cutaway.errors import UserError, quoted
 
 
@@ -111,6 +123,9 @@ class Loading:
         Draft tokens ahead for the first model, which verifies several in one step: by lookup, from earlier
         text that repeats itself, by its own heads (mtp), by the folder of an EAGLE-3 head, or by a smaller
         model of the same vocabulary. Answers are the same.
+    slot_save_path
+        A folder for the texts that llama.cpp's clients save and restore (/slots/ID?action=save), of at most
+        --prefix-cache-size in all.
     """
 
     name: str | None = None
@@ -127,6 +142,10 @@ class Loading:
     context: Context = None
     strict: Strict = False
     kv_cache: KVCache = "F16"
+    prefix_cache: PrefixCache = None
+    prefix_cache_size: PrefixCacheSize = SIZE
+    prefix_cache_key_file: PrefixCacheKeyFile = None
+    slot_save_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -183,12 +202,7 @@ class Several:
         """What --max-memory is in bytes."""
         if self.max_memory is None:
             return None
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]i?B|B)?", self.max_memory.strip(), re.I)
-        if found is None:
-            raise UserError(f"--max-memory is {self.max_memory!r}: give a size such as 8GiB or 500MB")
-        unit = (found[2] or "B").upper()
-        base = 1024 if "I" in unit else 1000
-        return int(float(found[1]) * base ** "BKMGT".index(unit[0]))
+        return size_of(self.max_memory, "--max-memory")
 
 
 @Parameter(name="*")

@@ -21,7 +21,6 @@ from cutaway.lm import LanguageModel
 from cutaway.store.files import OTHER_HOME, digest, disk_errors
 
 SLICE = 64  # requests after which results are kept
-FILES = (".safetensors", ".gguf", ".json", ".yaml", ".jinja", ".model")
 
 
 class Cache:
@@ -32,7 +31,7 @@ class Cache:
         engine = "pytorch" if lm.checkpoint.classifier else lm.engine_choice[0]
         self.model = [cutaway.__version__, engine, lm.dtype, lm.context]
         if path is not None:
-            self.model += [self._digest(file) for file in _files(Path(lm.checkpoint.source))]
+            self.model += [self._digest(file) for file in lm.checkpoint.files]
 
     def fill(
         self,
@@ -102,12 +101,3 @@ def _usable(path: Path | None) -> Iterator[None]:
         raise OperationalError(
             f"{path}: results cannot be kept there ({error}): delete it, or use --no-cache"
         ) from None
-
-
-def _files(source: Path) -> list[Path]:
-    """The files that decide what a model answers."""
-    if source.is_file():
-        return [source]
-    return sorted(
-        file for file in source.rglob("*") if file.suffix in FILES and "checkpoints" not in file.parts
-    )

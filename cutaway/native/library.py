@@ -51,6 +51,12 @@ def isa() -> str:
     return os.environ.get("CUTAWAY_ISA") or _best(core)
 
 
+def file() -> Path | None:
+    """The file of the core; None where it is absent."""
+    core = _load()
+    return None if isinstance(core, str) else Path(core._name)
+
+
 def best_isa() -> str:
     """The best instruction set that this processor has; "reference" when the core is absent."""
     core = _load()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cutaway
 from cutaway.errors import UserError
 from cutaway.generate import constrain, internals
+from cutaway.generate.batch.prefix_store import PrefixStore
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.batch.sequence import check_prompt, vocab_size
 from cutaway.generate.engine import BatchedEngine, Engine
@@ -67,7 +68,13 @@ class Limits:
     trace_tokens: int = 8192
     trace_numbers: int = 4_000_000
 
-    def scheduler(self, engine: Engine, tokenizer: Tokenizer, drafting: Drafting | None = None) -> Scheduler:
+    def scheduler(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        drafting: Drafting | None = None,
+        prefixes: PrefixStore | None = None,
+    ) -> Scheduler:
         """A scheduler within these limits."""
         return Scheduler(
             engine,
@@ -76,6 +83,7 @@ class Limits:
             max_queue=self.max_queue,
             state_bytes=self.state_bytes,
             drafting=drafting,
+            prefixes=prefixes,
         )
 
     def tokens(self, asked: int | None, prompt: int, context: int, param: str) -> int | None:

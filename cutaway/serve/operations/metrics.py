@@ -44,10 +44,18 @@ GAUGES: dict[str, tuple[str, Callable[[SchedulerStats], float]]] = {
         lambda stats: max(0, stats.pages_total - stats.pages_used - stats.pages_kept),
     ),
     "kv_cache_page_bytes": ("Bytes of one page", lambda stats: stats.page_bytes),
+    "prefix_store_bytes": ("Bytes of pages on disk (--prefix-cache)", lambda stats: stats.stored.nbytes),
+}
+STORED = {
+    "loaded": "Pages that were loaded from disk",
+    "written": "Pages that were written to disk",
+    "damaged": "Pages on disk that were damaged, and deleted",
+    "failed": "Pages that could not be written to disk",
 }
 COUNTERS = {
     "prompt_tokens": "Tokens of the prompts that were read",
     "cached_tokens": "Of those, tokens found in the prefix cache",
+    "restored_tokens": "Of those, tokens whose pages were loaded from disk",
     "generated_tokens": "Tokens generated",
     "drafted_tokens": "Tokens proposed ahead (--draft)",
     "accepted_tokens": "Of those, tokens that were chosen",
@@ -134,6 +142,11 @@ class _Schedulers(Collector):
             counter = CounterMetricFamily(f"cutaway_{name}", about, labels=["model"])
             for model, stats in found.items():
                 counter.add_metric([model], getattr(stats, name))
+            yield counter
+        for name, about in STORED.items():
+            counter = CounterMetricFamily(f"cutaway_prefix_store_{name}_pages", about, labels=["model"])
+            for model, stats in found.items():
+                counter.add_metric([model], getattr(stats.stored, name))
             yield counter
 
 

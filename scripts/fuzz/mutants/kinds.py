@@ -183,6 +183,33 @@ def low_rank() -> Any:
     return made
 
 
+def eagle3_head(folder: Path) -> None:
+    """A head for the small model, in SafeAILab's format."""
+    import torch
+    from safetensors.numpy import save_file
+
+    own, width, vocab = folder / "e", lm().config.width, lm().config.vocab
+    own.mkdir()
+    config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", "num_hidden_layers": 1}
+    config |= {"hidden_size": width, "intermediate_size": 24, "num_attention_heads": 2, "head_dim": 8}
+    config |= {"num_key_value_heads": 1, "vocab_size": vocab, "draft_vocab_size": vocab - 3}
+    layers = {"eagle_aux_hidden_state_layer_ids": [0, 1, 1]}
+    (own / "config.json").write_text(json.dumps(config | {"eagle_config": layers}))
+    shapes = {"self_attn.q_proj": (16, 2 * width), "self_attn.k_proj": (8, 2 * width)}
+    shapes |= {"self_attn.v_proj": (8, 2 * width), "self_attn.o_proj": (width, 16)}
+    shapes |= {"mlp.gate_proj": (24, width), "mlp.up_proj": (24, width), "mlp.down_proj": (width, 24)}
+    shapes |= dict.fromkeys(("input_layernorm", "hidden_norm", "post_attention_layernorm"), (width,))
+    weights = {f"midlayer.{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()}
+    for name, shape in {"norm": (width,), "fc": (width, 3 * width), "lm_head": (vocab - 3, width)}.items():
+        weights[f"{name}.weight"] = np.ones(shape, np.float32)
+    save_file(weights | {"d2t": np.full(vocab - 3, 3)}, own / "model.safetensors")
+    older = folder / "older"
+    shutil.copytree(own, older)
+    (older / "model.safetensors").unlink()
+    tensors = {name: torch.tensor(weight) for name, weight in weights.items()}
+    torch.save(tensors | {"d2t": torch.full((vocab - 3,), 3)}, older / "pytorch_model.bin")
+
+
 def adapter(folder: Path) -> None:
     from cutaway.weights import adapters
 
@@ -708,6 +735,17 @@ def _(folder: Path, rng: random.Random) -> None:
         adapters.read(folder / "a", lm().checkpoint)
 
 
+@kind("EAGLE-3 head", "generate chat serve", eagle3_head)
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.weights import eagle3
+
+    own = folder / rng.choice(("e", "older"))
+    if rng.random() < 0.3 and own.name == "e":
+        verb("generate", "the", "--model", base(), "--draft", own, "--max-tokens", 6)
+    else:
+        eagle3.read(own)
+
+
 @kind("GGUF adapter", "generate merge serve", gguf_adapter)
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.weights import adapters
@@ -1125,10 +1163,8 @@ def _(folder: Path, rng: random.Random) -> None:
     store = PrefixStore(folder / "prefixes", b"model", 1 << 30)
     found = store.load(engine, Absent([b"one", b"two"], ids))
     store.close()
-    state = engine.new_state()
-    engine.prefill(PREFIX, state)
-    for page, kept in enumerate(found.values()):
-        assert np.array_equal(kept, engine.keep(state, page))
+    state = engine.resume(list(found.values()))
+    assert np.array_equal(engine.prefill(PREFIX[state.length :], state), engine.logits(PREFIX)[-1])
 
 
 READERS = {
@@ -1263,6 +1299,7 @@ READERS = {
     "pipeline/budget.py": "figures of a run in a folder that it made",
     "quantization/codebooks.py": OWN,
     "weights/described.py": "GGUF model, Hugging Face folder",
+    "weights/eagle3.py": "EAGLE-3 head",
     "weights/family_registry.py": OWN,
     "weights/gguf_adapters.py": "GGUF adapter",
     "weights/imatrix.py": "importance matrix",
