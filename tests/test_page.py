@@ -124,6 +124,17 @@ def test_projections_are_the_models_own_queries_keys_and_values(shape: str) -> N
         assert np.abs(drawn - weight[:, :160]).max() <= kept["scales"][f"q.{layer}.{head}"] / 250
 
 
+def test_the_contact_sheet_has_every_verb_that_writes_html() -> None:
+    from scripts.check import contact_sheet
+
+    reference = (Path(__file__).parents[1] / "docs/reference/cli.md").read_text("utf-8")
+    sections = [part.split("\n## ")[0] for part in reference.split("\n### ")[1:]]
+    found = {part.partition("\n")[0] for part in sections if "\n- `--html" in part}
+    assert len(found) > 8 and found <= contact_sheet.PAGES.keys()
+    without_the_option = {"attack", "compare", "embed project", "pipeline", "pretrain", "scale"}
+    assert without_the_option <= contact_sheet.PAGES.keys()
+
+
 def test_of_a_long_text_projections_of_the_last_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cutaway.inspect.projections.BUDGET", 6_000)
     content, [arrays] = unpacked(page([page_data.build(traced(), "llama")]))
