@@ -3,6 +3,7 @@ draws is its real mask.
 """
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import cutaway
+from cutaway.attention import mha
 from cutaway.attention.common import usual
 from cutaway.attention.common.cost import at
 from cutaway.attention.common.mask_plot import draw
@@ -19,8 +21,11 @@ from cutaway.attention.modules.dsa import best
 from cutaway.cli import main
 from cutaway.commands import attention as verb
 from cutaway.errors import UserError
+from cutaway.inspect import distance
+from cutaway.inspect.how import alignment
+from cutaway.position import alibi, rope, scaling
 from tests.laws.mechanisms import ALL, KINDS, SOFTMAX, attention
-from tests.small import decoder
+from tests.small import decoder, model_file
 
 SIZES = Sizes(width=32, heads=4, groups=2, key_size=8, value_size=8)
 
@@ -216,3 +221,86 @@ def test_an_option_without_a_usual_value_is_asked_for(monkeypatch) -> None:
 def test_a_picture_says_what_causal_attention_sees() -> None:
     message = draw(kind("local").config(heads=1, kv_heads=1, key_size=2, window=2), 6).caption
     assert message == "11 of 6² pairs are seen; plain causal attention sees 21."
+
+
+@pytest.mark.parametrize(
+    "rotary",
+    [
+        rope.Config(8),
+        rope.Config(8, 1e6, interleaved=True),
+        rope.Config(8, scaling=scaling.YaRN(4.0, 64)),
+        rope.Config(8, scaling=scaling.DynamicNTK(4.0, 16)),
+    ],
+    ids=["plain", "interleaved", "yarn", "dynamic"],
+)
+def test_the_score_by_distance_is_that_of_two_rotated_vectors(rotary: rope.Config) -> None:
+    last = 40
+    rotated = rope.RotaryEmbedding(rotary).rotation(torch.arange(last + 1)[None])
+    ones = rope.rotate(torch.ones(1, 1, last + 1, 8, dtype=torch.float64), rotated)[0, 0]
+    scores = (ones @ ones[last]) / (8 * rotary.magnitude**2)
+    far = np.arange(last, -1, -1)
+    assert np.allclose(rotary.agreement(far, last + 1), scores.numpy())
+
+
+def test_distance_shows_a_models_own_base_and_others(capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model_file(tmp_path / "m.gguf")
+    code, out, err = run(capsys, "distance", "m.gguf", "--json")
+    assert (code, err) == (0, "")
+    [scheme] = json.loads(out)["schemes"]
+    [curve] = scheme["curves"]
+    assert scheme["base"] == 10_000 and curve["distances"][0] == 1 and curve["distances"][-1] == 512
+    assert curve["values"][0] == round(float(np.cos(10_000.0 ** (-np.arange(4) / 4)).mean()), 4)
+    assert scheme["pairs"][0]["turn"] == pytest.approx(2 * np.pi)
+    code, out, _ = run(capsys, "distance", "m.gguf", "--base", "10000,1e6", "--length", "50")
+    assert code == 0 and "base 10,000  base 1,000,000" in out and "tokens of a turn" in out
+    assert run(capsys, "distance", "m.gguf", "--svg", "drawn")[0] == 0
+    [drawn] = (tmp_path / "drawn").glob("*.svg")
+    assert "distance in tokens" in drawn.read_text()
+
+
+def test_distance_of_alibi_and_of_layers_that_differ() -> None:
+    first, second = (
+        mha.Config(heads=4, key_size=8, **own)
+        for own in ({"relative": alibi.Config()}, {"position": rope.Config(8, 1e6)})
+    )
+    config = SimpleNamespace(blocks=[SimpleNamespace(attention=one) for one in (first, first, second)])
+    biased, rotary = distance.schemes(config)
+    steep, *_, flat = biased.curves(100)
+    assert steep.name == "head 0: -0.25 a token, 2 layers from 0" and steep.values[-1] == -25
+    assert flat.values[-1] == -100 / 256 and rotary.curves(100)[0].name == "base 1,000,000, 1 layers from 2"
+    assert len(distance.report("m", [biased, rotary], 100).charts()) == 3, "two kinds, and a table of pairs"
+    with pytest.raises(UserError, match="no layer of this model has RoPE or ALiBi"):
+        distance.schemes(decoder("gpt2").config)
+    config.blocks.pop()
+    with pytest.raises(UserError, match="leave --base out"):
+        distance.with_bases(config, [1e4])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--base", "x"], "--base is 'x': give numbers"),
+        (["--base", "1"], "a base is above 1"),
+        (["--base", "inf"], "a base is above 1"),
+        (["--length", "0"], "it must be from 1 to"),
+        (["nowhere.gguf"], "there is no such file"),
+    ],
+)
+def test_mistakes_of_distance_are_one_sentence(capsys, given, message) -> None:
+    code, out, err = run(capsys, "distance", *given)
+    assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
+
+
+def test_align_shows_where_a_translator_looks(capsys, tmp_path, monkeypatch) -> None:
+    weights = [[0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.996, 0.004, 0.0]]
+    found = {"steps": 400, "words": [{"word": "cat", "written": "tac", "weights": weights}]}
+    monkeypatch.setattr(alignment, "alignments", lambda text: found)
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "align", "A cat!")
+    assert code == 0 and "c    a    t" in out and "t  10%  20%  70%" in out and "c 100%    ·    ·" in out
+    assert json.loads(run(capsys, "align", "cat", "--json")[1]) == found
+    assert run(capsys, "align", "cat", "--svg", "drawn", "--html", "cat.html")[0] == 0
+    assert "letter written" in next((tmp_path / "drawn").glob("*.svg")).read_text()
+    code, _, err = run(capsys, "align", "ab 12")
+    assert code == 2 and "no word of 3 to 8 Latin letters" in err

@@ -185,3 +185,19 @@ def test_wordpiece_by_likelihood_is_the_formula() -> None:
         wordpiece_train.train(words, 12, "other")
     with pytest.raises(UserError, match="too few"):
         wordpiece_train.train(words, 3)
+
+
+def test_a_lessons_corpus_makes_a_vocabulary_of_forty_without_bytes(tmp_path: Path) -> None:
+    corpus = ["low lower newest widest " * 3]
+    with pytest.raises(
+        UserError, match=r"257 tokens are bytes .* or leave the bytes out \(--no-byte-fallback\)"
+    ):
+        cutaway.Tokenizer.train(corpus, 40, kind="unigram")
+    tok = cutaway.Tokenizer.train(corpus, 17, kind="unigram", byte_fallback=False)
+    assert len(tok) == 17 and tok.decode(tok.encode("lowest")) == "lowest"
+    path = tok.save(tmp_path / "forty.json")
+    judge = Judge.from_file(str(path))
+    for text in ("lowest newer", "a zé low"):
+        assert tok.encode(text) == judge.encode(text).ids
+    with pytest.raises(UserError, match="1 token is unknown, 0 special, 11 the corpus's characters"):
+        cutaway.Tokenizer.train(corpus, 11, kind="unigram", byte_fallback=False)

@@ -18,7 +18,7 @@ SLOPES = (
     "cutaway/position/bias.py",
     "cutaway/runtime/block_numbers.py",
 )  # ALiBi's own term
-SLOPES += ("docs/position.md",)
+SLOPES += ("docs/position.md", "cutaway/inspect/distance.py")
 FILES = ("cutaway/**/*.py", "native/**/*.[chi]*", "cutaway/**/*.js", "cutaway/**/*.html", "docs/**/*.md")
 ELSEWHERE = ("docs/results/", "cutaway/train/", "tests/test_vocabulary.py", "CHANGELOG.md")
 

@@ -1,4 +1,7 @@
-"""`cutaway attention`: every mechanism with its cost, and `show`, which draws its attention mask."""
+"""`cutaway attention`: every mechanism with its cost, and `show`, which draws its attention mask.
+
+Beside it `distance` (``attention_distance.py``) and `align` (``attention_align.py``).
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from cutaway.attention.common.mask_plot import MaskPlot
 
 attention = App(name="attention", result_action="return_value")
+attention.command(
+    "cutaway.commands.attention_distance:distance", name="distance", help="How a score falls with distance."
+)
+attention.command(
+    "cutaway.commands.attention_align:align", name="align", help="Where Bahdanau's attention looks."
+)
 LONGEST = 128  # tokens that a drawing holds
 SPACED = 40  # tokens up to which cells are drawn apart
 SEEN, HIDDEN = "■", "·"
@@ -32,7 +41,8 @@ def every(
 ) -> None:
     """List every attention mechanism: a summary, its KV cache or state, and its cost.
 
-    The figures are of one layer with the sizes of MODEL. `cutaway attention show KIND` draws the mask.
+    The figures are of one layer with the sizes of MODEL. `cutaway attention show KIND` draws the mask,
+    `distance` how a score falls with distance, `align` where the first attention of all looked.
 
     **Examples:**
 

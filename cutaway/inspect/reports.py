@@ -94,6 +94,27 @@ def mechanism(
     return report.Report(f"Attention: {kind.name}", parts)
 
 
+def alignment(one: Mapping[str, Any]) -> Heat:
+    """Where a translator looked (``how/alignment.py``): a row a letter written, a column one read."""
+    return Heat(
+        f"Bahdanau's attention writes “{one['word']}” backwards",
+        Labels("letter written", list(one["written"])),
+        Labels("letter read", list(one["word"])),
+        one["weights"],
+        "attention weight",
+        high=1.0,
+    )
+
+
+def aligned(found: Mapping[str, Any]) -> report.Report:
+    """A report of all words that the translator wrote."""
+    about = (
+        "A recurrent network reads the letters of a word, another writes them from the last to the first. "
+        f"Bahdanau's attention is between them. Trained for {found['steps']} steps on random letters."
+    )
+    return report.Report("Alignments", [report.Text(about), *map(alignment, found["words"])])
+
+
 def autoencoder(sae: SAE, data: Activations) -> str:
     """One HTML file: how much the features explain, how often each fires, and how strongly."""
     card = sae.card

@@ -73,6 +73,13 @@ class Config(Bounded):
             return self.scaling.at(plain, length)
         return np.tile(plain if self.scaling is None else self.scaling.stretch(plain), self.copies)
 
+    def agreement(self, distances: np.ndarray, length: int = 0) -> np.ndarray:
+        """The score at each distance of two vectors whose numbers are all equal, 1 at distance 0.
+
+        It is the mean over pairs of the cosine of their angle; ``length`` as in ``frequencies``.
+        """
+        return np.cos(np.multiply.outer(distances, self.frequencies(length))).mean(-1)
+
 
 class Rotation(NamedTuple):
     """Cosine and sine of the angle of each pair at each position; ``radians``: the frequencies."""

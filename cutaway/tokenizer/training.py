@@ -72,23 +72,28 @@ def unigram(
     *,
     min_frequency: int = 2,
     seeds: int = unigram_em.SEEDS,
+    byte_fallback: bool = True,
     progress: Progress | None = None,
 ) -> TokenizerSpec:
     """A Unigram vocabulary of `size` tokens: <unk>, the byte tokens, the pieces, and the special tokens.
 
     Pieces start as the substrings of words seen `min_frequency` times, `seeds` at most. A RuntimeWarning
-    says so when there are too few of them. Raises UserError for a size below the characters'.
+    says so when there are too few of them. Without `byte_fallback` there are no byte tokens, and a character
+    that the corpus lacks is <unk>. Raises UserError for a size below the characters'.
     """
-    fixed = [UNKNOWN, *BYTE_TOKENS]
+    fixed = [UNKNOWN, *BYTE_TOKENS] if byte_fallback else [UNKNOWN]
     taken = {*fixed, *counts.special}
     words = {word: count for word, count in counts.words.items() if word not in taken}
     room = size - len(fixed) - len(counts.special)
     characters = len(set().union(*words))
     if room < characters:
+        own = (
+            f"{len(fixed):,} tokens are bytes and the unknown one" if byte_fallback else "1 token is unknown"
+        )
+        fewer = "; or leave the bytes out (--no-byte-fallback)" if byte_fallback else ""
         raise UserError(
-            f"a vocabulary of {size:,} tokens is too small: {len(fixed):,} tokens are bytes and the unknown "
-            f"one, {len(counts.special):,} special, {characters:,} the corpus's characters; ask for "
-            f"{size - room + characters:,} or more"
+            f"a vocabulary of {size:,} tokens is too small: {own}, {len(counts.special):,} special, "
+            f"{characters:,} the corpus's characters; ask for {size - room + characters:,} or more{fewer}"
         )
     pieces = unigram_em.train(words, room, seeds=seeds, min_frequency=min_frequency, progress=progress)
     pieces = {piece: score for piece, score in pieces.items() if piece not in taken}
@@ -102,7 +107,7 @@ def unigram(
         worst=min(pieces.values(), default=0.0),
         scores=[pieces.get(token, 0.0) for token in [*tokens, *counts.special]],
         bytewise=False,
-        fallback=True,
+        fallback=byte_fallback,
         fuse=True,
         unknown=0,
     )

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 import cutaway
+from cutaway.inspect import distance
 from cutaway.page.charts import Axis, Bar, Bars, Heat, Labels, Plot, Series
 from cutaway.page.svg import diagrams, render
+from cutaway.position import rope
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/course/figures"
@@ -265,18 +267,10 @@ def shared_heads() -> str:
 
 @figure("7-alignment")
 def alignment() -> Heat:
+    from cutaway.inspect import reports
     from cutaway.inspect.how.alignment import alignments
 
-    found = alignments("attention")["words"] or alignments("letters look")["words"]
-    one = found[0]
-    return Heat(
-        "Bahdanau's attention writes a word backwards",
-        Labels("letter written", list(one["written"])),
-        Labels("letter read", list(one["word"])),
-        one["weights"],
-        "attention weight",
-        high=1.0,
-    )
+    return reports.alignment(alignments("letters")["words"][0])
 
 
 @figure("8-block")
@@ -302,14 +296,9 @@ def lens() -> Plot:
     )
 
 
-def frequencies(base: float, size: int = 64) -> np.ndarray:
-    """RoPE's angle a position, for each pair of numbers."""
-    return base ** (-np.arange(0, size, 2) / size)
-
-
 @figure("9-angles")
 def angles() -> Plot:
-    turns = frequencies(100_000.0)
+    turns = rope.Config(64, 100_000.0).frequencies()
     positions = np.arange(0, 129)
     series = [
         Series(f"pair {pair}", positions.tolist(), np.cos(positions * turns[pair]).round(3).tolist())
@@ -323,25 +312,10 @@ def angles() -> Plot:
     )
 
 
-def _score(base: float, distance: int) -> float:
-    """The mean over distances up to a tenth larger, between which it swings."""
-    near = np.arange(distance, max(distance + 1, round(1.1 * distance)))
-    return round(float(np.cos(near[:, None] * frequencies(base)).mean()), 4)
-
-
 @figure("9-distance")
-def distance() -> Plot:
-    far = sorted({round(10 ** (k / 12)) for k in range(49)})
-    series = [
-        Series(f"base {base:,.0f}", far, [_score(base, d) for d in far]) for base in (10_000.0, 100_000.0)
-    ]
-    return Plot(
-        "The score of two equal vectors falls with their distance",
-        Axis("distance in tokens", log=True),
-        Axis("score, 1 at distance 0"),
-        series,
-        note="All 64 numbers of both are equal; SmolLM2's base is 100,000. Means over a tenth of a distance.",
-    )
+def by_distance() -> Plot:
+    found = distance.with_bases(lm().config, (10_000.0, 100_000.0))
+    return distance.plot([curve for one in found for curve in one.curves(10_000)], added=False)
 
 
 def main() -> int:

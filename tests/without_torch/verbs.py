@@ -62,6 +62,7 @@ RUNS = [
     ("activations text.txt --names blocks.0.out --output acts --model MODEL --max-tokens 200", "200 tokens"),
     ("attention", "mamba2"),
     ("attention show dsa --top-k 3", "An example"),
+    ("attention distance MODEL", "tokens of a turn"),
     ("eval MODEL --tasks text:text.txt --no-cache", "bits_per_byte"),
     ("arena MODEL folder --prompts prompts.txt --judge judge.py --max-tokens 2", "Elo"),
     ("bench MODEL -p 4 -n 2 --texts 1 -r 1 -t 1", "tokens/s"),
@@ -81,6 +82,7 @@ REFUSED = [
     ("sae acts --output saes", "train"),
     ("generate the --model MODEL --engine pytorch", "train"),
     ("chat MODEL --tools calculator", "agent"),
+    ("attention align", "train"),
 ]
 
 

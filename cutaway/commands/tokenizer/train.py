@@ -45,6 +45,7 @@ def train(
     end_of_text: str | None = None,
     level: Literal["byte", "character"] = "byte",
     min_frequency: int | None = None,
+    byte_fallback: bool = True,
     chat_template: Path | None = None,
     limit: Limit = LIMIT,
     invalid: Invalid = "refuse",
@@ -61,11 +62,14 @@ def train(
 
     cutaway tokenizer train shard-*.counts --size 65536
 
+    cutaway tokenizer train poem.txt --size 60 --kind unigram --no-byte-fallback
+
     :param output: The tokenizer.json to write.
     :param size: How many tokens, special ones included.
     :param end_of_text: The token that ends a text ("" for none): usually <|endoftext|>.
     :param level: What BPE starts from; rare characters become bytes.
     :param min_frequency: How often a pair or a piece must occur: 1, for unigram 2.
+    :param byte_fallback: Of unigram: spell unknown characters in 256 byte tokens; else all are one token.
     :param chat_template: A Jinja template to keep beside it, by which a model with this tokenizer writes
         conversations; its control tokens are given with --special.
     """
@@ -74,11 +78,14 @@ def train(
     template = None if chat_template is None else console.read_text(chat_template)
     if kind == "bpe" and level == "byte" and size <= len(bpe.BYTES):
         raise UserError(f"--size is {size}: the {len(bpe.BYTES)} bytes are tokens of their own: ask for more")
+    if kind != "unigram" and not byte_fallback:
+        raise UserError("--no-byte-fallback is of --kind unigram: leave one of them out")
     with console.watched() as bar:
         counted = _counted(files, kind, pattern, special, limit, invalid, bar)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             rules: dict[str, Any] = {"level": level} if kind == "bpe" else {}
+            rules |= {} if byte_fallback else {"byte_fallback": False}
             rules |= {} if min_frequency is None else {"min_frequency": min_frequency}
             end = training.usual_end(kind, counted.special) if end_of_text is None else end_of_text or None
             tok = Tokenizer.train(counted, size, kind=kind, end_of_text=end, progress=bar, **rules)

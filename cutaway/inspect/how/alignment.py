@@ -36,14 +36,19 @@ def alignments(text: str, check: Callable[[], None] = go_on) -> dict[str, Any]:
 
     ``check`` is called before each step of training and each word. Raises UserError as ``tokenizers`` does.
     """
-    check_text(text)
-    words = dict.fromkeys(word for word in "".join(c if c in LETTERS else " " for c in text.lower()).split())
-    chosen = [word for word in words if SHORTEST <= len(word) <= LONGEST][:WORDS]
+    chosen = words_of(text)
     model, aligned = trained(check), []
     for word in chosen:
         check()
         aligned.append(_aligned(model, word))
     return {"steps": STEPS, "words": aligned}
+
+
+def words_of(text: str) -> list[str]:
+    """The first words of a text that the translator spells."""
+    check_text(text)
+    words = dict.fromkeys("".join(c if c in LETTERS else " " for c in text.lower()).split())
+    return [word for word in words if SHORTEST <= len(word) <= LONGEST][:WORDS]
 
 
 @cache
