@@ -56,6 +56,12 @@ VIEWS = {  # of the page, by the chapter that they belong to
     "8": ("residual", "lens", "mlp"),
     "9": ("rope", "distance"),
 }
+LANDMARKS = {
+    '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
+    '<aside class="toc-drawer">': '<aside class="toc-drawer" aria-label="On this page">',
+    '<div class="content-icon-container">': '<div class="content-icon-container" role="navigation" '
+    'aria-label="This page\'s tools">',
+}
 RECORDING = DOCS.parent / "cutaway/page/app/recording.bin"
 FRAME = """
 
@@ -103,8 +109,21 @@ def _by_keyboard(app: Any, name: str, template: str, context: dict[str, Any], tr
     """What scrolls can be reached by keyboard, and the captions of the theme's sidebar have a level."""
     level = ('role="heading"', 'role="heading" aria-level="2"')
     body = context.get("body", "").replace("<pre>", '<pre tabindex="0">').replace(*level)
+    body = body.replace('<th class="head"><p></p></th>', "<td></td>")  # a table's empty corner is no heading
     context["body"] = body.replace('<table class="docutils', '<table tabindex="0" class="docutils')
     context["furo_navigation_tree"] = context.get("furo_navigation_tree", "").replace(*level)
+
+
+def _name_landmarks(app: Any, failed: Exception | None) -> None:
+    """Name the regions of the theme's pages, so that a screen reader tells them apart."""
+    if failed is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        if path.parent.name != "views":
+            text = path.read_text("utf-8")
+            for plain, named in LANDMARKS.items():
+                text = text.replace(plain, named)
+            path.write_text(text, "utf-8")
 
 
 def _inline(writer: Any, node: nodes.math) -> None:
@@ -121,4 +140,5 @@ def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("source-read", _with_views)
     app.connect("build-finished", _write_views)
+    app.connect("build-finished", _name_landmarks)
     app.connect("html-page-context", _by_keyboard, priority=900)  # after the theme's own

@@ -10,6 +10,7 @@ from scripts.check import readability
 @pytest.mark.parametrize("page", readability.pages(), ids=lambda page: page.name)
 def test_the_page_reads_well(page: readability.Reading) -> None:
     assert page.median < readability.MEDIAN, f"python -m scripts.check.readability {page.name}"
+    assert page.longest <= readability.LONGEST, f"python -m scripts.check.readability {page.name}"
     assert not page.notation_first, "a command, a snippet, a table or a picture comes before notation"
 
 
@@ -20,6 +21,16 @@ def test_sentences_are_those_of_prose_and_lists() -> None:
     found = readability.sentences(text)
     assert found == ["One two three `a b c` four.", "Five six seven eight.", "A point of a list."]
     assert [readability.words(one) for one in found] == [5, 4, 5]
+
+
+def test_a_sentence_that_is_too_long_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readability, "DOCS", tmp_path)
+    for count in (readability.LONGEST, readability.LONGEST + 1):
+        (tmp_path / "a.md").write_text(
+            "A short one is here. A short one is there. Word " + "word " * (count - 2) + "end."
+        )
+        found = readability.read(tmp_path / "a.md")
+        assert found.longest == count and found.is_plain is (count == readability.LONGEST)
 
 
 @pytest.mark.parametrize(
