@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +19,7 @@ from cutaway.errors import UserError
 from cutaway.generate.batch.request import Constraint, Generation, Piece, Request
 from cutaway.generate.batch.sequence import check_ids
 from cutaway.generate.decode import finish, generate
+from cutaway.generate.draft_heads import HeadProposer
 from cutaway.generate.engine import AllLogits, Rewinding
 from cutaway.generate.sampling_params import SamplingOptions, SamplingParams, sampling_params
 from cutaway.generate.session import Session
@@ -46,18 +48,19 @@ class Drafts(Protocol):
     def checkpoint(self) -> Checkpoint: ...
 
 
-Speculate = Literal["lookup"] | Drafts | None
+Speculate = Literal["lookup", "mtp"] | Path | Drafts | None
 
 
 class GenerationOptions(SamplingOptions, total=False):
     """What `generate` and `stream` take beside the prompt and the sampling settings; each may be left out.
 
     ``session``: the memory of earlier calls, of which a common beginning is not read again.
-    ``speculate``: "lookup" guesses tokens from earlier text, a smaller model of the same vocabulary writes
-    ahead; the model checks several tokens in one forward pass. The text is the same as without
-    (``generate/speculative.py``). ``edit``: changes of the model's activations (``inspect/edits.py``) for
-    this call alone, by the engine that answers; Python functions, and what the runtime does not edit, by the
-    PyTorch model. ``constraint``: what the text must follow, such as
+    ``speculate``: "lookup" guesses tokens from earlier text; a smaller model of the same vocabulary writes
+    ahead, or "mtp", a head of the model's own, or one of EAGLE-3, the Path of its folder; the model checks
+    several tokens in one forward pass. The text is the same as without (``generate/speculative.py``).
+    ``edit``: changes of the model's activations (``inspect/edits.py``) for this call alone, by the engine
+    that answers; Python functions, and what the runtime does not edit, by the PyTorch model.
+    ``constraint``: what the text must follow, such as
     ``constrain.json_schema(schema).begin(lm.tokenizer)`` (generate/constrain.py). ``keep``: activations by
     name, as for `trace`: the generation's ``trace`` has them, of every token that was read.
     """
@@ -310,12 +313,16 @@ class Continuation:
         drafting = None if speculate is None else self.drafting(speculate)
         return generate(engine, self.get_tokenizer(), ids, params, session, drafting, constraint)
 
-    def drafting(self, speculate: str | Drafts) -> Drafting:
-        """How tokens are drafted: from earlier text, or by a smaller model of the same vocabulary."""
+    def drafting(self, speculate: str | Path | Drafts) -> Drafting:
+        """How tokens are drafted: from earlier text, by a head, or by a smaller model of one vocabulary."""
         if speculate == "lookup":
             return Drafting(PromptLookup())
+        if speculate == "mtp" or isinstance(speculate, Path):
+            head = self.engines.draft_head(None if speculate == "mtp" else speculate)
+            return Drafting(HeadProposer(head, len(self.get_tokenizer())))
         if not isinstance(speculate, Drafts):
-            raise UserError(f'speculate is {speculate!r}: use "lookup" or a smaller model')
+            known = '"lookup", "mtp", a smaller model, or the Path of an EAGLE-3 head'
+            raise UserError(f"speculate is {speculate!r}: use {known}")
         draft, vocab = speculate.engine, self.engines.decoder().vocab
         if draft.vocab != vocab:
             raise UserError(

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from cutaway.inspect.subject import Subject, Vocabulary
     from cutaway.model.engine import PyTorchEngine
     from cutaway.model.target_engine import TargetEngine
+    from cutaway.runtime.draft_heads import DraftHead
     from cutaway.runtime.encoder import EncoderEngine
     from cutaway.runtime.encoder_reference import ReferenceEncoder
     from cutaway.runtime.engine import RuntimeEngine
@@ -115,6 +117,7 @@ class Engines:
         longer = self.context > own.context
         self.config: Any = _longer(checkpoint, self.context) if longer else own
         self.exposed = self.built = False
+        self._draft_heads: dict[Path | None, DraftHead] = {}
 
     # ---- which engine answers ------------------------------------------------------------------------------
 

@@ -147,8 +147,8 @@ class LanguageModel:
         """
         return LanguageModel(self.engines.first_layers(count), **vars(self.engines.asked))
 
-    def drafting(self, speculate: str | LanguageModel) -> Drafting:
-        """What drafts for a scheduler of this model: "lookup", or a smaller model of the same vocabulary."""
+    def drafting(self, speculate: str | Path | LanguageModel) -> Drafting:
+        """What drafts for a scheduler of this model, as `generate` takes it: ``speculate``."""
         return self._continuation.drafting(speculate)
 
     def __repr__(self) -> str:

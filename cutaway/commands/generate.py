@@ -13,6 +13,7 @@ from cyclopts import Parameter
 import cutaway
 from cutaway.commands.console import model_path, note, note_fallback, print_json, read_text, use_threads
 from cutaway.commands.options import (
+    OWN_DRAFTS,
     Adapter,
     Context,
     Draft,
@@ -28,6 +29,7 @@ from cutaway.commands.steer import Steer, steered
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Generation, Piece
 from cutaway.generate.sampling_params import SamplingParams
+from cutaway.weights import eagle3
 
 Style = Literal["text", "table", "nothing"]
 
@@ -164,8 +166,11 @@ def generate(
 
 
 def drafts(draft: str, engine: Any, strict: bool) -> Any:
-    """What drafts, as `lm.generate` takes it: "lookup", or a model."""
-    return draft if draft == "lookup" else cutaway.load(model_path(draft), engine=engine, strict=strict)
+    """What drafts, as `lm.generate` takes it: "lookup", "mtp", a folder with a head, or a model."""
+    if draft in OWN_DRAFTS:
+        return draft
+    path = model_path(draft)
+    return path if eagle3.is_head(path) else cutaway.load(path, engine=engine, strict=strict)
 
 
 def _think(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 
 from cutaway.errors import UserError
 from cutaway.generate.batch.request import Constraint, Generation, Piece, Timings
@@ -45,11 +46,16 @@ def _pieces(
     output: SequenceOutput, session: Session, drafting: Drafting | None
 ) -> Generator[Piece, None, None]:
     started = time.perf_counter()
+    text = DraftedText(output.history, output.sampler)
+    if drafting is None:
+        session.watch(())
+    else:
+        session.watch(drafting.proposer.watches, partial(drafting.proposer.see, text))
     logits, read = session.prefill(output.prompt_ids)
     prefill_seconds = time.perf_counter() - started
     piece = output.append(logits)
     first_token_seconds = time.perf_counter() - started
-    steps, decode_seconds, text = 0, 0.0, DraftedText(output.history, output.sampler)
+    steps, decode_seconds = 0, 0.0
     following = _decode(output, session) if drafting is None else _verify(output, session, drafting, text)
     while piece is not None:
         yield piece
@@ -78,8 +84,11 @@ def _verify(
         (draft,) = drafting.drafts([text], [output.room])
         began = time.perf_counter()  # the proposer knows what drafting takes
         session.truncate(len(output.history.ids) - 1)  # drafts that were read and rejected
+        unread = output.history.ids[len(session.ids) :].tolist()  # the last, and what a recurrence forgot
         if draft:
-            logits = session.prefill_all_logits([output.history.last, *draft])
+            session.mark()
+        if draft or len(unread) > 1:
+            logits = session.prefill_all_logits([*unread, *draft])[len(unread) - 1 :]
         else:
             logits = session.step(output.history.last)[None]
         pieces, accepted = output.append_all(logits, draft)

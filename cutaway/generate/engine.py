@@ -25,7 +25,9 @@ class Rewindable(Protocol):
     """A state that can forget its last ids."""
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` ids; UserError where a window has dropped what is before them."""
+        """Keep the first `length` ids, of a recurrent model those up to where it was marked; UserError where
+        a window has dropped what is before them.
+        """
         ...
 
 
@@ -149,7 +151,11 @@ class Rewinding(BatchedEngine, Protocol):
     """
 
     def no_rewinding(self) -> str | None:
-        """Why this model's states forget nothing; None where they do."""
+        """Why states come back only to where they were marked; None where they forget any ids."""
+        ...
+
+    def mark(self, state: Any) -> None:
+        """Before a draft is read: what `truncate` may come back to, forgetting ids before the draft too."""
         ...
 
     def rewindable(self, state: Any) -> int:

@@ -6,11 +6,18 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError
-from cutaway.generate.engine import Engine, Rewindable
+from cutaway.generate.engine import Engine, Rewindable, Rewinding
 
 EditHooks = Callable[[int], Mapping[str, Callable[[Any], Any]]] | Sequence[Any]
 """Edits of a model's activations as its engine takes them: for a forward pass that begins at a position, the
 hooks by activation (the PyTorch model), or ``runtime/values.py``'s edits in their order (the runtime)."""
+
+See = Callable[[int, Mapping[str, np.ndarray]], None]
+WATCHED = 512  # ids that are read at once while values are shown
+
+
+def _unwatched(start: int, values: Mapping[str, np.ndarray]) -> None:
+    """Nothing is watched."""
 
 
 class Session:
@@ -22,6 +29,8 @@ class Session:
     def __init__(self, engine: Engine, edit: EditHooks | None = None) -> None:
         self.engine: Any = engine
         self.edit = edit
+        self._watches: Sequence[str] = ()
+        self._see: See = _unwatched
         self._reset()
 
     @property
@@ -29,11 +38,16 @@ class Session:
         """The ids in the state, in order."""
         return tuple(self._ids)
 
+    def watch(self, names: Sequence[str], see: See = _unwatched) -> None:
+        """From now on show these values of all ids that are read: of those from a position on, their rows."""
+        self._watches, self._see = names, see
+
     def prefill(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:
         """Make the state hold exactly these ids: logits float32 [v] of the last, and how many were read."""
         kept = self._reuse(ids)
         self._consistent = False
-        logits = self.engine.prefill(ids[kept:], self._state)
+        new = ids[kept:]
+        logits = self._watched(new, 1)[0] if self._watches else self.engine.prefill(new, self._state)
         self._ids = list(ids)
         self._consistent = True
         return logits, len(ids) - kept
@@ -41,7 +55,7 @@ class Session:
     def step(self, id: int) -> np.ndarray:
         """Read one more id: logits float32 [v]."""
         self._consistent = False
-        logits = self.engine.step(id, self._state)
+        logits = self._watched([id], 1)[0] if self._watches else self.engine.step(id, self._state)
         self._ids.append(id)
         self._consistent = True
         return logits
@@ -49,10 +63,31 @@ class Session:
     def prefill_all_logits(self, ids: Sequence[int]) -> np.ndarray:
         """Read more ids, by an engine that ``AllLogits``: logits float32 [k v] after each of them."""
         self._consistent = False
-        logits = self.engine.prefill_all_logits(ids, self._state)
+        if self._watches:
+            logits = self._watched(ids, len(ids))
+        else:
+            logits = self.engine.prefill_all_logits(ids, self._state)
         self._ids.extend(ids)
         self._consistent = True
         return logits
+
+    def _watched(self, ids: Sequence[int], last: int) -> np.ndarray:
+        """Read ids and show what is watched: logits float32 [last v]."""
+        found = []
+        for start in range(0, len(ids), WATCHED):
+            chunk, at = ids[start : start + WATCHED], self._state.length
+            first = max(0, len(ids) - last - start)
+            logits, values = self.engine.observe(
+                [chunk], [self._state], self._watches, range(min(first, len(chunk)), len(chunk))
+            )
+            self._see(at, values)
+            found.append(logits)
+        return np.concatenate(found)
+
+    def mark(self) -> None:
+        """Before a draft is read: a recurrence can come back to what it holds now."""
+        if isinstance(self.engine, Rewinding):
+            self.engine.mark(self._state)
 
     def truncate(self, length: int) -> None:
         """Keep the first ``length`` ids; where the state cannot be rewound, they are read again."""
@@ -76,7 +111,7 @@ class Session:
             self._state.truncate(length)
         except UserError:  # a sliding window has dropped what the shorter text needs
             return False
-        del self._ids[length:]
+        del self._ids[self._state.length :]  # of a recurrence fewer: it came back to where it was marked
         return True
 
     def _reset(self) -> None:

@@ -226,8 +226,12 @@ class RuntimeEngine:
             return scores
         return scores + product(x - matmul.rounded(x, type))
 
+    def mark(self, state: State) -> None:
+        """Before a draft is read: recurrent layers can come back to what they hold now."""
+        state.mark()
+
     def no_rewinding(self) -> str | None:
-        """Why this model's states forget nothing; None where they do."""
+        """Why states come back only to where they were marked; None where they forget any ids."""
         return "its recurrent layers forget no token that they have read" if self.packed.state_size else None
 
     def rewindable(self, state: State) -> int:

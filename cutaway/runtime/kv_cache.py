@@ -90,6 +90,7 @@ class State:
         self.addresses = np.empty(0, np.uint64)
         self.length = 0
         self.recurrent = np.zeros(store.state_size, np.float32)
+        self._marked: tuple[int, np.ndarray] | None = None  # a length, and what the recurrence held there
         self.one: step.OneToken | None = None  # made when a token is first read alone
         # Where a longer text rotates otherwise (LongRoPE): what was read, to be read again; the length that
         # is announced; and how the pages are rotated, None where they differ.
@@ -131,9 +132,20 @@ class State:
         if len(self.addresses) != len(self._pages):
             self.addresses = np.array([page.ctypes.data for page in self._pages], np.uint64)
 
+    def mark(self) -> None:
+        """Remembers what recurrent layers hold now, so that ``truncate`` can come back to it."""
+        if self.recurrent.size:
+            self._marked = self.length, self.recurrent.copy()
+
     def truncate(self, length: int) -> None:
-        """Forgets what is after the first ``length`` positions; UserError where recurrent layers moved on."""
-        self.length = emptied(min(length, self.length), self.length, self.recurrent.size > 0)
+        """Forgets what is after the first ``length`` positions. Recurrent layers come back to where they were
+        marked, if that is before; UserError where they were not.
+        """
+        if self._marked is not None and self._marked[0] <= length < self.length:
+            self.length, self.recurrent[:] = self._marked
+        else:
+            self.length = emptied(min(length, self.length), self.length, self.recurrent.size > 0)
+            self._marked = None if self.length == 0 else self._marked
         if self.length == 0:
             self.recurrent[:] = 0
         del self.ids[self.length :]

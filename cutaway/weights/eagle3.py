@@ -106,10 +106,7 @@ def read(folder: Path) -> Eagle3:
     names = _Named(folder, weights)
     normed = bool(fields.flag("norm_before_residual", False)) if "norm_before_residual" in data else False
     tensors, beside = _block(names, config)
-    norms = tuple(
-        formats.finite(name, names.take(name, (width,)))
-        for name in ("input_layernorm.weight", "hidden_norm.weight")
-    )
+    norms = (names.vector("input_layernorm.weight", width), names.vector("hidden_norm.weight", width))
     (block,) = config.blocks
     if normed:
         config = replace(config, blocks=(replace(block, attention_normed=False),))
@@ -227,6 +224,10 @@ class _Named:
             )
         self._taken.add(name)
         return packed
+
+    def vector(self, name: str, size: int) -> np.ndarray:
+        """The numbers of a vector."""
+        return formats.finite(name, self.take(name, (size,)))
 
     def finish(self) -> None:
         """UserError for a weight that has no place; t2d says again what d2t does."""

@@ -283,10 +283,10 @@ class Family:
             known[name] = _value(value, known)
         try:
             model = self.build(known)
-            heads, block = known.get("mtp"), None
-            if heads and isinstance(model, Decoder):
+            if (heads := known.get("mtp", 0)) and isinstance(model, Decoder):
                 block = self.mtp_block(model)
-            return model if block is None else replace(model, mtp=(block,) * heads)
+                model = model if block is None else replace(model, mtp=(block,) * heads)
+            return model
         except UserError as error:
             raise UserError(f"{fields.where}: {error}") from None
 

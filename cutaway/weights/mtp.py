@@ -113,7 +113,8 @@ def apart(rules: Sequence[Rule], norms: How = same) -> tuple[Rule, ...]:
 
 def has_names(rules: Sequence[Rule]) -> bool:
     """Whether some of these rules name heads."""
-    return any(str(rule.ours).startswith("mtp.") for rule in rules)
+    ours = (rule.ours if isinstance(rule.ours, str) else rule.ours[0] for rule in rules)
+    return any(name.startswith("mtp.") for name in ours)
 
 
 def stored(config: Any, rules: Sequence[Rule], theirs: Mapping[str, Packed]) -> Any:

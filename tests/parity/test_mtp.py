@@ -5,12 +5,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cutaway import gguf
+from cutaway.quantization import formats
 from cutaway.weights import load, save
 from cutaway.weights.build import decoder
+from cutaway.weights.checkpoint import Checkpoint
 from tests.parity import tiny
 from tests.rounding import noise
 
@@ -19,20 +23,18 @@ mtp = pytest.importorskip("transformers.modeling_layers")
 if not hasattr(mtp, "MtpModel"):
     pytest.skip("this transformers reads no such heads", allow_module_level=True)
 
-MLP = {"num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"]}
 FULL = {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "full_attention"]}
 LOCAL = {"num_hidden_layers": 3, "sliding_window": 8, "mlp_layer_types": ["sparse"] * 3}
 LOCAL |= {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {  # how published folders name the head, and the layers
     "deepseek_v3-1": ("after", {"num_hidden_layers": 3}),
     "glm4_moe-1": ("after", {"num_hidden_layers": 3, "first_k_dense_replace": 1}),
-    "glm4_moe_lite-1": ("after", MLP),
-    "sarvam_mla-1": ("after", {"num_hidden_layers": 3}),
     "mellum-1": ("apart", LOCAL),
     "qwen3_next-1": ("apart", FULL),
-    "qwen3_5-1": ("apart", FULL),
+    "qwen3_5-4": ("apart", FULL),
     "qwen3_5_moe-1": ("apart", FULL),
 }
+IN_GGUF = {"glm4_moe-1": True, "qwen3_5-4": True, "deepseek_v3-1": False}
 AFTER = ("enorm", "hnorm", "eh_proj", "shared_head.norm")
 APART = ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "fc", "norm")
 
@@ -114,3 +116,20 @@ def test_a_head_is_transformers(case: str, tmp_path: Path) -> None:
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert load.read(tmp_path / "saved").config == checkpoint.config
+    if case in IN_GGUF:
+        _as_gguf(checkpoint, tmp_path / "saved.gguf", IN_GGUF[case])
+
+
+def _as_gguf(checkpoint: Checkpoint, path: Path, kept: bool) -> None:
+    """The head's tensors are of a layer after the last, and read back; or they are left out, with a note."""
+    saved = save.write(path, tiny.worded(checkpoint), type="F32")
+    assert any("MTP" in note for note in saved.notes) is not kept
+    back, file = load.read(path), gguf.read(path)
+    layers, architecture = len(checkpoint.config.blocks), file.metadata["general.architecture"]
+    assert file.metadata.get(f"{architecture}.nextn_predict_layers", 0) == kept
+    assert file.metadata[f"{architecture}.block_count"] == layers + kept
+    assert (f"blk.{layers}.nextn.eh_proj.weight" in file.tensors) is kept
+    assert back.config.mtp == (checkpoint.config.mtp if kept else ())
+    for name in checkpoint.config.weights() if kept else ():
+        if name.startswith("mtp."):
+            assert np.allclose(*(formats.unpack(one.tensors[name]) for one in (checkpoint, back)))

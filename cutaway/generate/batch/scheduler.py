@@ -116,6 +116,7 @@ class Scheduler:
         self._prefix_cache = PrefixCache(self._capacity)
         self._budget = PrefillBudget(prefill_chunk)
         self._drafting = drafting
+        self._watches = drafting.proposer.watches if drafting is not None else ()
         self._turns = DecodeTurns(self.engine.weights_in_positions)
         self._queue: FairQueue[ScheduledSequence] = FairQueue(lambda sequence: sequence.request.priority)
         self._running: list[ScheduledSequence] = []
@@ -329,7 +330,7 @@ class Scheduler:
         drafts = self._drafts(decoding) if not unread else [()] * len(decoding)
         drafted = time.perf_counter()
         chunks = [
-            Chunk(sequence, [sequence.output.history.last, *draft], draft=draft)
+            Chunk(sequence, [*sequence.unread(bool(draft)), *draft], draft=draft)
             for sequence, draft in zip(decoding, drafts, strict=True)
         ]
         waiting, shared = 0, self._is_shared()
@@ -348,6 +349,11 @@ class Scheduler:
             self._fail([chunk.sequence for chunk in chunks], error)
             return
         read = len(chunks)
+        if self._drafting is not None:
+            for chunk in chunks if self._watches else ():
+                sequence = chunk.sequence
+                start = sequence.state.length - len(chunk.ids)
+                self._drafting.proposer.see(sequence.drafted, start, chunk.shown)
         if any(chunk.begins_page for chunk in chunks):
             self._pages_taken.set()
         for chunk in chunks:

@@ -6,7 +6,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
@@ -336,6 +336,14 @@ class ScheduledSequence:
             return 0
         return min(self.output.room, rewindable(self.state) - 1)
 
+    def unread(self, drafted: bool) -> list[int]:
+        """The chosen ids that the state does not hold: the last, and where a recurrence came back to before a
+        draft those since then. With a draft after them it is marked.
+        """
+        if drafted:
+            self.engine.mark(self.state)
+        return self.output.history.ids[self.state.length :].tolist()
+
     def append(self, chunk: Chunk) -> list[Piece]:
         """Choose from the chunk's logits: the new pieces; at the end the last has the generation."""
         assert chunk.logits is not None
@@ -384,6 +392,7 @@ class Chunk:
     patterns: Sequence[np.ndarray] = ()
     draft: Sequence[int] = ()  # the last of the ids, which may not be chosen
     accepted: int = 0  # of them
+    shown: Mapping[str, np.ndarray] = field(default_factory=dict)  # what drafting watches, of its ids
 
     def __post_init__(self) -> None:
         sequence, count = self.sequence, len(self.ids)
@@ -419,12 +428,14 @@ class Chunk:
         )
 
 
-def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
-    """Read all chunks in one call of the engine; what is inside it only where a request asks for that."""
+def forward(engine: BatchedEngine, chunks: Sequence[Chunk], watches: Sequence[str] = ()) -> None:
+    """Read all chunks in one call of the engine; what is inside it only where a request asks for that, or
+    drafting ``watches`` it.
+    """
     logits_at: list[int] = []
     after: list[int] = []
     attention_at: list[tuple[int, ...]] = []
-    names: dict[str, None] = {}
+    names = dict.fromkeys(watches)
     counts, start = [], 0
     for chunk in chunks:
         own, last = [start + at for at in chunk.logits_at], start + len(chunk.ids) - 1
@@ -464,6 +475,8 @@ def forward(engine: BatchedEngine, chunks: Sequence[Chunk]) -> None:
             rows = np.stack([values[residual(one)][start + len(chunk.ids) - 1] for one in asked.layers])
             chunk.lens = asked.through(asked.layers, rows)
         at += own + lens
+        if watches:
+            chunk.shown = {name: values[name][start : start + len(chunk.ids)] for name in watches}
         if chunk.observation is not None:
             _observe(chunk, chunk.observation, start, remaining, values)
 

@@ -1,0 +1,341 @@
+"""Heads on hidden states: MTP heads are the PyTorch model's, EAGLE-3 heads those of the published equations,
+and the text that they draft is the one without them, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from cutaway import native
+from cutaway.errors import UserError
+from cutaway.generate.batch.many_prompts import answer_all
+from cutaway.generate.batch.request import Request
+from cutaway.generate.batch.scheduler import Scheduler
+from cutaway.generate.decode import finish, generate
+from cutaway.generate.draft_heads import HeadProposer
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.session import Session
+from cutaway.generate.speculative import Drafting, PromptLookup
+from cutaway.model.config import Decoder
+from cutaway.runtime.draft_heads import DraftHead, EagleHead, MTPHead
+from cutaway.runtime.engine import RuntimeEngine
+from cutaway.weights import eagle3
+from tests import test_runtime as tiny
+from tests.test_serve_engine import Words, some_jobs
+from tests.test_speculative import Always, shown
+
+pytestmark = pytest.mark.skipif(
+    native.unavailable_reason() is not None, reason=native.unavailable_reason() or "built"
+)
+CLOSE = 4e-3  # the runtime keeps keys and values as halves (docs/runtime.md)
+IDS = tiny.IDS[:70]
+
+
+def with_head(name: str, layers: int = 3) -> Decoder:
+    """A tiny model whose head has the block of its first or second layer, whichever attends."""
+    of = tiny.config(name)
+    attends = [block for block in of.blocks if not hasattr(block.attention, "conv")]
+    return replace(of, mtp=(attends[0],), blocks=(of.blocks * 2)[:layers])
+
+
+def read_in_parts(head: DraftHead, ids: list[int], hidden: np.ndarray, cuts: list[int]) -> Any:
+    state, found = head.new_state(), []
+    for first, last in zip([0, *cuts], [*cuts, len(ids)], strict=True):
+        found.append(head.read([(ids[first:last], hidden[first:last])], [state]))
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt-oss", "qwen3-next", "deepseek-v3", "qwen2"])
+def test_an_mtp_head_is_the_definitions(name: str):
+    """After any cut, and after its own hidden states in place of the model's."""
+    of = with_head(name)
+    entries = tiny.tensors(of)
+    engine, model = RuntimeEngine(of, entries), tiny.definition(of, entries).model
+    _, values = engine.observe([IDS], [engine.new_state()], ["norm"])
+    head = MTPHead(engine, of, entries)
+    (ids, hidden), first = (IDS[1:], head.hidden(values)[:-1]), None
+    for cuts in ([], [1, 7, 69 - 5]):
+        logits, last = read_in_parts(head, ids, hidden, cuts)[-1]
+        assert first is None or np.array_equal(first, logits), "how pairs are cut changes nothing"
+        first = logits
+        pos = torch.arange(len(ids))[None]
+        with torch.no_grad():
+            given = model.ahead(0, torch.tensor([ids]), torch.tensor(hidden)[None], pos)
+            scores = model.scored(given)[0, -1].numpy()
+        assert np.abs(logits[0] - scores).max() < CLOSE * np.abs(scores).max()
+        assert np.abs(last[0] - given[0, -1].numpy()).max() < CLOSE * float(given.abs().max())
+        assert np.abs(scores).max() > 0.1
+
+
+# ---- EAGLE-3 -----------------------------------------------------------------------------------------------
+
+WIDTH, SCORED, HEADS, GROUPS, SIZE, HIDDEN = 50, 60, 6, 2, 10, 40
+PLAIN = {
+    "architectures": ["LlamaForCausalLMEagle3"],
+    "model_type": "llama",
+    "hidden_size": WIDTH,
+    "intermediate_size": HIDDEN,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": GROUPS,
+    "head_dim": SIZE,
+    "num_hidden_layers": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "vocab_size": 101,
+    "rope_theta": 500.0,
+}
+
+
+def drawn(prefix: str, own_table: bool, seed: int = 0) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    shapes = {
+        f"{prefix}self_attn.q_proj.weight": (HEADS * SIZE, 2 * WIDTH),
+        f"{prefix}self_attn.k_proj.weight": (GROUPS * SIZE, 2 * WIDTH),
+        f"{prefix}self_attn.v_proj.weight": (GROUPS * SIZE, 2 * WIDTH),
+        f"{prefix}self_attn.o_proj.weight": (WIDTH, HEADS * SIZE),
+        f"{prefix}mlp.gate_proj.weight": (HIDDEN, WIDTH),
+        f"{prefix}mlp.up_proj.weight": (HIDDEN, WIDTH),
+        f"{prefix}mlp.down_proj.weight": (WIDTH, HIDDEN),
+        "fc.weight": (WIDTH, 3 * WIDTH),
+        "lm_head.weight": (SCORED, WIDTH),
+    }
+    norms = ("input_layernorm", "hidden_norm", "post_attention_layernorm")
+    shapes |= {f"{prefix}{name}.weight": (WIDTH,) for name in norms} | {"norm.weight": (WIDTH,)}
+    shapes |= {"embed_tokens.weight": (101, WIDTH)} if own_table else {}
+    weights = {
+        name: (draw.normal(size=shape) * (shape[-1] ** -0.5 if len(shape) == 2 else 0.3)).astype(np.float32)
+        + np.float32(len(shape) == 1)
+        for name, shape in shapes.items()
+    }
+    chosen = np.sort(draw.choice(101, SCORED, replace=False))
+    t2d = np.zeros(101, bool)
+    t2d[chosen] = True
+    return weights | {"d2t": chosen - np.arange(SCORED), "t2d": t2d}
+
+
+def folder_of(root: Path, form: str) -> tuple[Path, dict[str, np.ndarray]]:
+    """A head in SafeAILab's format, or in that of speculators, whose stream is normed and table its own."""
+    folder = root / form
+    folder.mkdir()
+    if form == "speculators":
+        layer = {key: value for key, value in PLAIN.items() if key != "architectures"}
+        config = {"architectures": ["Eagle3Speculator"], "speculators_model_type": "eagle3"}
+        config |= {"draft_vocab_size": SCORED, "norm_before_residual": True, "target_hidden_size": None}
+        config |= {"eagle_aux_hidden_state_layer_ids": [0, 2, 4], "transformer_layer_config": layer}
+    else:
+        config = PLAIN | {"draft_vocab_size": SCORED}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = drawn("layers.0." if form == "speculators" else "midlayer.", form == "speculators")
+    if form == "pickle":
+        tensors = {name: torch.tensor(value) for name, value in weights.items() if name != "t2d"}
+        torch.save(tensors, folder / "pytorch_model.bin")
+    else:
+        save_file(weights, folder / "model.safetensors")
+    return folder, {name.replace("layers.0.", "midlayer."): value for name, value in weights.items()}
+
+
+def naive(w: dict[str, np.ndarray], table: np.ndarray, ids: list[int], stream: Any, normed: bool) -> Any:
+    """The published equations in float64, token by token: logits and hidden states of each."""
+    w = {name.removeprefix("midlayer."): value.astype(np.float64) for name, value in w.items()}
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x**2).mean() + 1e-5) * w[f"{name}.weight"]
+
+    def turned(x: np.ndarray, at: int) -> np.ndarray:
+        angles = at * 500.0 ** (-np.arange(0, SIZE, 2) / SIZE)
+        a, b = np.split(x, 2, axis=-1)
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+    keys, values, logits, hidden = [], [], [], []
+    for at, (id, h) in enumerate(zip(ids, stream.astype(np.float64), strict=True)):
+        read = np.concatenate([norm(table[id].astype(np.float64), "input_layernorm"), norm(h, "hidden_norm")])
+        residual = norm(h, "hidden_norm") if normed else h
+        q = turned((w["self_attn.q_proj.weight"] @ read).reshape(HEADS, SIZE), at)
+        keys.append(turned((w["self_attn.k_proj.weight"] @ read).reshape(GROUPS, SIZE), at))
+        values.append((w["self_attn.v_proj.weight"] @ read).reshape(GROUPS, SIZE))
+        mixed = []
+        for head in range(HEADS):
+            group = head // (HEADS // GROUPS)
+            scores = np.array([q[head] @ key[group] for key in keys]) / np.sqrt(SIZE)
+            weights = np.exp(scores - scores.max())
+            mixed.append(weights / weights.sum() @ np.array([value[group] for value in values]))
+        x = residual + w["self_attn.o_proj.weight"] @ np.concatenate(mixed)
+        y = norm(x, "post_attention_layernorm")
+        gate = w["mlp.gate_proj.weight"] @ y
+        x = x + w["mlp.down_proj.weight"] @ (gate / (1 + np.exp(-gate)) * (w["mlp.up_proj.weight"] @ y))
+        hidden.append(x)
+        logits.append(w["lm_head.weight"] @ norm(x, "norm"))
+    return np.array(logits), np.array(hidden)
+
+
+def target(layers: int = 6) -> tuple[Decoder, Any]:
+    of = tiny.config("llama")
+    of = replace(of, blocks=(of.blocks * 2)[:layers])
+    return of, tiny.tensors(of)
+
+
+@pytest.mark.parametrize("form", ["safeailab", "pickle", "speculators"])
+def test_an_eagle3_head_is_the_published_equations(form: str, tmp_path: Path):
+    folder, weights = folder_of(tmp_path, form)
+    of, entries = target()
+    engine = RuntimeEngine(of, entries)
+    assert eagle3.is_head(folder)
+    head = EagleHead(engine, of, entries, eagle3.read(folder))
+    own = form == "speculators"
+    layers = ("embed", "blocks.1.out", "blocks.3.out") if own else [f"blocks.{n}.out" for n in (1, 2, 2)]
+    assert head.watches == tuple(layers)
+    _, values = engine.observe([IDS], [engine.new_state()], head.watches)
+    stream = np.concatenate([values[name] for name in head.watches], axis=1).astype(np.float64)
+    stream = stream @ weights["fc.weight"].astype(np.float64).T
+    hidden = head.hidden(values)
+    assert np.allclose(hidden, stream, atol=1e-4)
+    table = weights["embed_tokens.weight"] if own else tiny.formats.unpack(entries["embedding.weight"])
+    logits, given = naive(weights, table, IDS[1:], stream[:-1], own)
+    for cuts in ([], [1, 30]):
+        found, last = read_in_parts(head, IDS[1:], hidden[:-1], cuts)[-1]
+        assert np.abs(found[0] - logits[-1]).max() < CLOSE * np.abs(logits).max()
+        assert np.abs(last[0] - given[-1]).max() < CLOSE * np.abs(given).max()
+    assert head.ids is not None and np.array_equal(head.ids, np.arange(SCORED) + weights["d2t"])
+
+
+# ---- drafting ----------------------------------------------------------------------------------------------
+
+
+def proposer(kind: str, root: Path) -> tuple[RuntimeEngine, HeadProposer]:
+    """A model, and what drafts for it by a head: mostly wrong, as all weights are random."""
+    if kind == "eagle3":
+        of, entries = target()
+        engine = RuntimeEngine(of, entries)
+        head: DraftHead = EagleHead(engine, of, entries, eagle3.read(folder_of(root, "speculators")[0]))
+    else:
+        of = with_head(kind)
+        entries = tiny.tensors(of)
+        engine = RuntimeEngine(of, entries)
+        head = MTPHead(engine, of, entries)
+    return engine, HeadProposer(head, 101)
+
+
+class Knowing(HeadProposer):
+    """A head that reads as it must, and that knows two tokens of three."""
+
+    def __init__(self, head: Any, vocab: int, answers: dict[tuple[int, ...], tuple[int, ...]]) -> None:
+        super().__init__(head, vocab)
+        self.answers = answers
+
+    def read(self, texts: Any, ahead: Any, round: int) -> np.ndarray:
+        logits = super().read(texts, ahead, round)
+        for row, ids in zip(logits, ahead, strict=True):
+            for prompt, answer in self.answers.items():
+                at = len(ids) - len(prompt)
+                if tuple(ids[: len(prompt)]) == prompt and 0 <= at < len(answer) and len(ids) % 3:
+                    row[answer[at]] += 1000
+        return logits
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3-next", "falcon-h1", "eagle3"])
+def test_a_heads_drafts_change_no_bit(kind: str, tmp_path: Path):
+    """Alone and in a batch, greedy and drawn, pages shared, and a recurrence that comes back."""
+    if kind == "falcon-h1":  # without heads: what a recurrence forgets is read again, whoever drafts
+        of = tiny.config(kind)
+        engine, made = RuntimeEngine(of, tiny.tensors(of)), None
+    else:
+        engine, made = proposer(kind, tmp_path)
+    cut = SamplingParams(max_tokens=20, temperature=0.9, min_p=0.05, repetition_penalty=1.3, seed=3)
+    cut = replace(cut, logprobs=2)
+    jobs = [*some_jobs(6, 2, (0, 120, 129), 12), Request((5, 6, 5, 6), cut, prompt_logprobs=1)]
+    jobs += [Request((*[1, 2, 3, 4] * 32, 7), SamplingParams(max_tokens=20)), Request((5, 6, 5, 6), cut)]
+    plain = answer_all(engine, Words(), jobs, max_sequences=5)
+    same_with(engine, jobs, plain, PromptLookup())
+    if made is not None:
+        answers = {one.ids: made.ids for one, made in zip(jobs, plain, strict=True)}
+        same_with(engine, jobs, plain, made)
+        same_with(engine, jobs, plain, Knowing(made.head, 101, answers), 0.1)
+
+
+def same_with(engine: Any, jobs: list[Request], plain: Any, made: Any, least: float = 0.0) -> None:
+    """The answers drafted so are the plain ones, and at least so many of the drafts were accepted."""
+    drafting = Drafting(made, Always(4))
+    scheduler = Scheduler(engine, Words(), max_sequences=5, max_queue=10**6, drafting=drafting)
+    try:
+        ahead = [finish(stream) for stream in [scheduler.submit(one) for one in jobs]]
+        figures = scheduler.stats()
+    finally:
+        scheduler.close()
+    assert [shown(one) for one in ahead] == [shown(one) for one in plain]
+    assert [one.timings.decode_tokens for one in ahead] == [one.timings.decode_tokens for one in plain]
+    assert figures.drafted_tokens > 0 and figures.failed == figures.pages_used == 0
+    assert figures.accepted_tokens >= least * figures.drafted_tokens
+    for one, wanted in list(zip(jobs, plain, strict=True))[-2:]:
+        session = Session(engine)
+        for _ in range(2):  # the second time with a session that holds the text
+            alone = generate(engine, Words(), one.ids, one.settings, session, Drafting(made, Always(3)))
+            assert shown(finish(alone)) == shown(wanted)
+
+
+def test_a_head_reads_each_pair_of_a_text_once(tmp_path: Path):
+    """A long prompt is caught up with, drafts are forgotten, and the head holds as much as the text."""
+    engine, made = proposer("llama", tmp_path)
+    ids = tuple(np.random.default_rng(0).integers(0, 101, 330).tolist())
+    settings, texts = SamplingParams(max_tokens=30, ignore_eos=True), list[Any]()
+
+    class Kept(HeadProposer):
+        def see(self, text: Any, start: int, values: Any) -> None:
+            super().see(text, start, values)
+            texts.append(text)
+
+    finish(generate(engine, Words(), ids, settings, None, Drafting(Kept(made.head, 101), Always(3))))
+    own, length = texts[-1].own, len(texts[-1].history.ids)
+    assert own.at == own.held and length - 6 <= own.at < length
+    assert 0 <= own.state.length - own.held <= 2
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------
+
+
+def test_heads_that_do_not_fit_are_refused(tmp_path: Path):
+    of, entries = target()
+    engine = RuntimeEngine(of, entries)
+    with pytest.raises(UserError, match="no heads that predict further tokens"):
+        MTPHead(engine, of, entries)
+    folder, weights = folder_of(tmp_path, "safeailab")
+    config = json.loads((folder / "config.json").read_text())
+    head = eagle3.read(folder)
+    short = replace(of, blocks=of.blocks[:3])
+    with pytest.raises(UserError, match="three layers that a model of 3 layers"):
+        EagleHead(RuntimeEngine(short, entries), short, entries, head)
+    for key, value, why in (
+        ("vocab_size", 100, "different ids of 100|a head for 100 ids, and the model has 101"),
+        ("num_hidden_layers", 2, "2 layers, and EAGLE-3 heads of one"),
+        ("norm_before_fc", True, "a norm before the matrix"),
+        ("draft_vocab_size", 59, "is needed"),
+        ("hidden_size", 48, "is needed"),
+        ("target_hidden_size", 64, "is needed"),
+        ("eagle_aux_hidden_state_layer_ids", [1, 2], "three numbers"),
+        ("rope_theta", "much", "rope_theta"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(UserError, match=why):
+            EagleHead(engine, of, entries, eagle3.read(folder))
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, value, why in (
+        ("d2t", np.full(SCORED, 100), "does not name 60 different ids"),
+        ("d2t", np.zeros(SCORED, np.float32), "I64"),
+        ("fc.weight", np.full((WIDTH, 3 * WIDTH), np.nan, np.float32), "infinite or not a number"),
+        ("other.weight", np.zeros(3, np.float32), "has no place in an EAGLE-3 head"),
+        ("norm.weight", None, "is missing"),
+    ):
+        changed = {one: weight for one, weight in weights.items() if one != name}
+        changed |= {} if value is None else {name: value}
+        save_file(changed, folder / "model.safetensors")
+        with pytest.raises(UserError, match=why):
+            EagleHead(engine, of, entries, eagle3.read(folder))
