@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cutaway.errors import UserError
-from cutaway.inspect import sae, sae_folders, sae_pytorch, sae_sparse, sae_training
-from cutaway.inspect.activations import Activations
+from cutaway.inspect import sae, sae_check, sae_folders, sae_pytorch, sae_sparse, sae_training
+from cutaway.inspect.activations import Activations, beside
 from cutaway.inspect.sae import SAE, Card
 from cutaway.inspect.sae_folders import load_set
 
@@ -138,6 +138,31 @@ def test_a_crosscoder_reads_and_writes_several_activations(data: Activations) ->
         made.add(3)
     with pytest.raises(UserError, match="two activations or more, not 1"):
         sae_training.train(data, names[:1], kind="crosscoder", **QUICK)
+
+
+def test_a_crosscoder_of_two_models_names_whose_a_feature_is(data: Activations) -> None:
+    """What one model alone has is written to it alone; what both have to both."""
+    name, tuned = "blocks.0.mlp_norm", dict(data.shards[0])
+    random, count = np.random.default_rng(5), len(data)
+    base = {**tuned, name: (tuned[name] * 2).astype(np.float16)}
+    new = (random.random((count, 1)) < 0.3) * random.standard_normal((1, WIDTH)) * 8
+    tuned[name] = (base[name] + new).astype(np.float16)
+    both = beside(Activations([base], data.facts), Activations([tuned], {"model": "tuned"}))
+    names = (name, f"against.{name}")
+    made = sae_training.train(both, names, kind="crosscoder", **QUICK | {"steps": 300})
+    parts = made.parts_against
+    assert parts is not None and both.facts["against"] == "tuned"
+    active = made.encode(made.rows(both)).mean(0)
+    strongest = int(np.argmax(active * (parts > 0.8)))
+    fires = made.encode(made.rows(both))[:, strongest] > 0
+    assert fires[new[:, 0] != 0].mean() > 0.7 > 0.2 > fires[new[:, 0] == 0].mean(), parts
+    assert 0.4 < np.median(parts[active > 0]) < 0.6
+    one = sae_training.train(data, name, **QUICK | {"steps": 1})
+    assert one.parts_against is None
+    with pytest.raises(UserError, match="of other tokens: read the same texts"):
+        beside(data, Activations([{**base, "token_ids": base["token_ids"] + 1}], data.facts))
+    with pytest.raises(UserError, match="none of them can be run"):
+        sae_check.check(None, [made], [])
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(

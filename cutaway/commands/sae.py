@@ -14,13 +14,14 @@ from cutaway.commands import console
 from cutaway.commands.options import Flag, Force, Html, Json, Threads, Words
 from cutaway.errors import UserError, plural
 from cutaway.extras import need
-from cutaway.inspect.activations import Activations
+from cutaway.inspect.activations import AGAINST, Activations, beside
 from cutaway.inspect.sae import ACTIVATIONS, KINDS, TESTED, Activation, Kind
 from cutaway.store import files
 
 if TYPE_CHECKING:
     from cutaway.inspect.sae import SAE, Card
 
+ALONE = 0.1  # the part of a direction below which a feature of two models is one model's alone
 NAMED = 8  # activations of a dataset that a note names
 
 
@@ -31,6 +32,7 @@ def train(
     output: Annotated[Path, Parameter(alias="-o")],
     name: Words = (),
     kind: str = "sae",
+    against: Path | None = None,
     activation: str = "topk",
     features: int | None = None,
     k: int = 32,
@@ -62,6 +64,8 @@ def train(
 
     cutaway sae acts --kind transcoder --skip --output transcoders
 
+    cutaway sae acts --kind crosscoder --against tuned-acts --output crosscoder
+
     cutaway sae features saes/layer15 acts --html features.html
 
     :param data: A folder that `cutaway activations` wrote.
@@ -69,6 +73,7 @@ def train(
     :param name: The activation, where the dataset has several; again for those of a crosscoder.
     :param kind: sae writes what it reads, transcoder what the MLP makes of it (of every layer that the
         dataset has), cross_layer what later MLPs write too, crosscoder several activations at once.
+    :param against: With a crosscoder: another model's activations of the same texts, beside these.
     :param activation: topk keeps k features of each token, batch_topk k on average, jumprelu those above
         thresholds that it learns.
     :param features: How many features; eight times the activation's numbers by default.
@@ -85,7 +90,12 @@ def train(
     sets = of_kind in ("transcoder", "cross_layer")
     _check_output(output, force, sets)
     _check_words(of_kind, sets, name, html, force)
+    if against is not None and of_kind != "crosscoder":
+        raise UserError(f"--against goes with --kind crosscoder, not with {of_kind}")
     found = Activations.open(data)
+    if against is not None:
+        found = beside(found, Activations.open(against))
+        name = (*name, *(f"{AGAINST}{one}" for one in name))
     console.use_threads(threads)
     from cutaway.inspect import sae_training
 
@@ -211,6 +221,12 @@ def _show(made: list[SAE], output: Path, keep_sinks: bool) -> None:
             f"{one.card.l0:.1f} features a token, {one.card.dead:,} dead; with attention sinks "
             f"{one.card.unexplained_with_sinks:.3f} unexplained"
         )
+        if (parts := one.parts_against) is not None:
+            first, other = int((parts < ALONE).sum()), int((parts > 1 - ALONE).sum())
+            console.say(
+                f"of {len(parts):,} features {first:,} are the first model's alone, {other:,} the other's "
+                f"(above {1 - ALONE:.0%} of the direction), {len(parts) - first - other:,} both models'"
+            )
 
 
 def _spelt(card: Card) -> str:

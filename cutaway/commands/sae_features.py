@@ -15,7 +15,7 @@ from cutaway.commands.options import Flag, Force, Html, Json, Threads, Words
 from cutaway.errors import UserError, visible
 from cutaway.inspect import feature_labels, feature_pages, sae_folders, steering
 from cutaway.inspect import features as of_features
-from cutaway.inspect.activations import Activations
+from cutaway.inspect.activations import Activations, beside
 from cutaway.inspect.edits import Add, to_json
 from cutaway.inspect.features import Effects, Example, Scan
 from cutaway.inspect.sae import LAYER, SAE
@@ -43,6 +43,7 @@ def features(
     neuronpedia: Path | None = None,
     html: Html = None,
     model: str | None = None,
+    against: Path | None = None,
     threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
@@ -76,6 +77,7 @@ def features(
     :param steering_file: Write the one feature's direction, times its largest activation, for --steer.
     :param neuronpedia: Write the features that are shown as Neuronpedia's JSON.
     :param model: The model; the one that the dictionary is of by default.
+    :param against: Of a crosscoder of two models, the other one's dataset.
     """
     made = sae_folders.load(folder)
     for one in feature:
@@ -93,6 +95,7 @@ def features(
         _set(folder, made, one)
     console.use_threads(threads)
     dataset = Activations.open(data)
+    dataset = dataset if against is None else beside(dataset, Activations.open(against))
     loaded = lm.load(console.model_path(model or made.card.model))
     with console.watched() as progress:
         view = _View(made, dataset, loaded, folder, list(feature), search, progress)
@@ -184,6 +187,8 @@ class _View:
             row: dict[str, Any] = next((line for line in listed if line["feature"] == one), {"feature": one})
             judged = self.judged.get(one)
             row["judged"] = None if judged is None else vars(judged)
+            if (parts := self.made.parts_against) is not None:
+                row["against"] = float(parts[one])
             examples = {
                 name: [{"text": self._text(each), "activation": each.strength} for each in some]
                 for name, some in self.scan.examples(one).items()
@@ -225,6 +230,8 @@ class _View:
             console.say(
                 f"  raises {visible(str(raises))}" if raises else "  writes no vector of the residual stream"
             )
+            if (parts := self.made.parts_against) is not None:
+                console.say(f"  {parts[one]:.0%} of its direction is in the other model")
             if one in self.judged:
                 console.say(f"  label: right in {self.judged[one]}")
             for name, examples in self.scan.examples(one).items():

@@ -46,6 +46,7 @@ SHARD_TOKENS = 1 << 15
 NORMED_TOKENS = 1 << 12  # whose norms are computed at a time
 MASSIVE = 10  # times the median norm
 KEYS = ("token_ids", "documents", "positions")
+AGAINST = "against."  # before the names of another model's activations
 BY_HEAD = (".q", ".k", ".v", ".z", ".q_unrotated", ".k_unrotated")  # of attention: [h t k] in a trace
 Dtype = Literal["float16", "bfloat16"]
 
@@ -179,6 +180,21 @@ class Activations:
             order = np.random.default_rng([seed, epoch]).permutation(kept)
             for start in range(0, len(order) - size + 1, size):
                 yield self.rows(name, order[start : start + size])
+
+
+def beside(data: Activations, other: Activations) -> Activations:
+    """Two models' activations of the same tokens as one dataset, those of ``other`` by ``against.NAME``.
+
+    UserError for datasets of other tokens.
+    """
+    pairs = list(zip(data.shards, other.shards, strict=False))
+    same = all(np.array_equal(one[key], two[key]) for one, two in pairs for key in KEYS)
+    if not same or len(data.shards) != len(other.shards):
+        raise UserError(
+            "the two datasets are of other tokens: read the same texts with both models, by the same options"
+        )
+    shards = [{**one, **{f"{AGAINST}{name}": two[name] for name in other.names}} for one, two in pairs]
+    return Activations(shards, data.facts | {"against": other.facts["model"]})
 
 
 def sinks(norms: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cutaway.errors import UserError, quoted
-from cutaway.inspect.activations import Activations
+from cutaway.inspect.activations import AGAINST, Activations
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.attribution import unembedded
 from cutaway.inspect.sae import SAE
@@ -75,7 +75,10 @@ class Scan:
             made.check_feature(feature)
         missing = [name for name in made.reads if name not in data.names]
         if missing:
-            raise UserError(f"the dataset has no {missing[0]}, which is read: it has {', '.join(data.names)}")
+            more = "; --against gives the other model's" if missing[0].startswith(AGAINST) else ""
+            raise UserError(
+                f"the dataset has no {missing[0]}, which is read: it has {', '.join(data.names)}{more}"
+            )
         self.made, self.data, self.features = made, data, tuple(dict.fromkeys(features))
         self.ids, self.documents, self.positions = data.token_ids, data.documents, data.positions
         usual = np.ones(len(data), bool)

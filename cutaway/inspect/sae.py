@@ -36,6 +36,7 @@ import numpy as np
 from cutaway.bounds import Count, Natural
 from cutaway.errors import UserError, quoted
 from cutaway.gguf import Packed
+from cutaway.inspect.activations import AGAINST
 from cutaway.inspect.arrays import largest
 from cutaway.inspect.edits import Add, Project
 from cutaway.quantization import formats
@@ -195,6 +196,15 @@ class SAE:
         """The same of rows at these positions of a text."""
         massive = np.linalg.norm(x.reshape(len(x), -1), axis=1) > self.card.norm_limit
         return (massive | (positions == 0)) & (not self.card.keep_sinks)
+
+    @property
+    def parts_against(self) -> np.ndarray | None:
+        """Of a crosscoder of two models the part of each feature's direction that is in the other one [f]:
+        near 0 the feature is the first model's alone, near 1 the other's; None of other dictionaries.
+        """
+        norms = {name: np.linalg.norm(self.decoder(name), axis=1) for name in self.writes}
+        theirs = sum(norm for name, norm in norms.items() if name.startswith(AGAINST))
+        return None if isinstance(theirs, int) else theirs / np.maximum(sum(norms.values()), 1e-30)
 
     def add(self, feature: int, strength: float = 1.0) -> Add:
         """The edit that adds as much of a feature's direction as its activation ``strength`` would."""

@@ -64,6 +64,10 @@ def check(
 
     Raises UserError for texts of a single token and for activations that the model does not have.
     """
+    if any(one.parts_against is not None for one in made):
+        raise UserError(
+            "a crosscoder of two models writes activations of both: none of them can be run with it"
+        )
     ids = [lm.ids(text)[: lm.context] for text in texts]
     ids = [one for one in ids if len(one) > 1]
     if not ids:
