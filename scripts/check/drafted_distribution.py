@@ -4,8 +4,8 @@
 
 A tiny model of four letters writes texts of five tokens in the scheduler, of which all but the first may be
 drafted: by lookup, and by another tiny model. For each setting a two-sample chi-square test compares how
-often each text was drafted with how often it was written without drafts, by other seeds; Holm's correction is
-for all tests. Texts of the same seeds must be equal. Then, for two of the settings and half as many texts, the
+often each text was drafted with how often it was written without drafts, by other seeds; Holm's correction
+is for all tests. Texts of the same seeds must be equal. Then, for two settings and half as many texts, the
 rule that accepts drafts is replaced: by rejection sampling, which is right too, and by three rules that are a
 little wrong and must be found out. About fifteen minutes on one core.
 """
