@@ -19,6 +19,7 @@ from cutaway.store.files import check_folder
 from cutaway.train import config, methods
 from cutaway.train import folder as run_folder
 from cutaway.weights.load import RUN
+from cutaway.weights.run_checkpoint import DRAFTS_FOR
 
 if TYPE_CHECKING:
     from cutaway.train.recipes.finetune import FinetuningConfig
@@ -53,6 +54,12 @@ Check = Annotated[
 Resume = Annotated[
     bool, Parameter(help="Continue a run: SOURCE, --output, or the last one in runs/.", negative=())
 ]
+Draft = Annotated[
+    bool,
+    Parameter(
+        help="With distill: train a tiny draft for --model on its own answers to the prompts.", negative=()
+    ),
+]
 CheckJson = Annotated[bool, Parameter(name="--json", help="With --check: print JSON.", negative=())]
 
 
@@ -69,6 +76,7 @@ def finetune(
     seed: Seed = None,
     check: Check = False,
     resume: Resume = False,
+    draft: Draft = False,
     json: CheckJson = False,
 ) -> None:
     """Train a model further: SOURCE is a method (sft, dpo, grpo, ...), a YAML file, or a run's folder.
@@ -101,6 +109,8 @@ def finetune(
 
     cutaway finetune grpo --task reasoning_gym:chain_sum --model runs/talk --check
 
+    cutaway finetune distill prompts.jsonl --draft --model smollm2 --output runs/draft
+
     :param words: A method, a YAML file, or with --resume a run's folder; then the data, and other changes to
         the config, written --name.of.entry VALUE, which docs/finetuning.md lists.
     """
@@ -114,13 +124,15 @@ def finetune(
         source = str(output or (run_folder.newest("finetune") if source is None else methods.last(source)))
         console.note(f"Continuing {source}.")
     assert source is not None
+    if draft:
+        _check_draft(source, task, check)
     options = {"base": model, "data.path": data, "data.task": task, "epochs": epochs, "steps": steps}
     options |= {"learning-rate": lr, "batch-size": batch_size, "seed": seed}
     own = [f"--{name}={value}" for name, value in options.items() if value is not None]
     own += ["--data.options={}"] if task is not None else []
     changes = [*own, *changes]
     begun = (Path(source) / RUN).is_file()
-    folder = output or (Path(source) if begun else Path("runs") / Path(source).stem)
+    folder = output or (Path(source) if begun else Path("runs") / ("draft" if draft else Path(source).stem))
     sampled = methods.learns_task(source, ())
     if config.may_be_unknown(changes[len(own) :], methods.entries(source, ())):
         _check_names(source, changes, sampled)
@@ -130,6 +142,12 @@ def finetune(
         run_folder.check(folder, resume, "finetune")
     if not check:
         check_folder(folder)
+    if draft:
+        from cutaway.commands import finetune_draft
+
+        if not continues:
+            run_folder.check(folder, resume, "finetune")
+        changes = [*finetune_draft.prepared(data, model, folder, seed), *_without_base(changes)]
     if sampled:
         methods.check_task(methods.entries(source, changes))
     elif check or not continues:
@@ -146,6 +164,23 @@ def finetune(
         _check_task(run, json) if isinstance(run, rewards_config.RewardsConfig) else _check(run, json)
         return
     _train(run, folder, recipe, resume)
+    if (folder / DRAFTS_FOR).is_file():
+        from cutaway.commands import finetune_draft
+
+        finetune_draft.judge(folder)
+
+
+def _check_draft(source: str, task: str | None, check: bool) -> None:
+    """UserError where no draft can be trained so."""
+    if source != "distill":
+        raise UserError(f"--draft goes with the method distill, not with {source}")
+    if task is not None or check:
+        raise UserError(f"--draft reads prompts from a file: leave out {'--task' if task else '--check'}")
+
+
+def _without_base(changes: Sequence[str]) -> list[str]:
+    """The changes without the model and data, in whose place are the untrained draft and the answers."""
+    return [each for each in changes if not each.startswith(("--base=", "--data.path="))]
 
 
 def _train(run: Any, folder: Path, recipe: Any, resume: bool) -> None:

@@ -585,6 +585,13 @@ def examples(folder: Path) -> None:
     (folder / own.REPORT).write_text(json.dumps({"examples": 2, "source": {"path": "x"}}))
 
 
+def begun(folder: Path) -> None:
+    from cutaway.weights.run_checkpoint import DRAFTS_FOR
+
+    (folder / DRAFTS_FOR).parent.mkdir()
+    (folder / DRAFTS_FOR).write_text(json.dumps({"prompts": "asked.jsonl", "model": "smollm2"}))
+
+
 def reward(folder: Path) -> None:
     from cutaway.quantization import formats
     from cutaway.weights import safetensors
@@ -1081,6 +1088,13 @@ def _(folder: Path, rng: random.Random) -> None:
     own.stored(folder, "examples")
 
 
+@kind("what a draft began with", "finetune distill --draft", begun, "*begun.json")
+def _(folder: Path, rng: random.Random) -> None:
+    from cutaway.commands import finetune_draft
+
+    finetune_draft.begun(folder)
+
+
 @kind("reward model", "finetune grpo --task", reward, "reward.safetensors")
 def _(folder: Path, rng: random.Random) -> None:
     from cutaway.train.objectives import reward_model
@@ -1184,6 +1198,7 @@ READERS = {
     "commands/embed/train.py": "rows of examples",
     "commands/explain.py": OWN,
     "commands/graph.py": OWN,
+    "commands/finetune_draft.py": "what a draft began with",
     "commands/generate.py": "prompt",
     "commands/merge.py": "prompt",
     "commands/quantize.py": "prompt",
@@ -1212,6 +1227,7 @@ READERS = {
     "embedding/search.py": "search index",
     "evaluate/cache.py": "kept evaluations",
     "evaluate/data.py": PINNED,
+    "evaluate/drafts.py": "rows of examples",
     "evaluate/judge.py": "code of the user's own, and what it was",
     "evaluate/tasks/bigbench.py": PINNED,
     "evaluate/tasks/humaneval.py": PINNED,

@@ -1,0 +1,103 @@
+"""`cutaway finetune distill --draft`: a tiny draft model for a model, trained on the model's own answers.
+
+The run's folder has in ``data/`` what it began with: the prompts' file and model by name, the answers, and
+the untrained draft. Beside the trained model is ``draft.gguf``, the same in 8 bits, with which `--draft
+FOLDER` drafts, and ``acceptance.json``, how it did on prompts that were held out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cutaway
+from cutaway.commands import console
+from cutaway.errors import UserError, plural
+from cutaway.evaluate import drafts
+from cutaway.store.files import atomic_file
+from cutaway.store.reading import parsed
+from cutaway.weights import save
+from cutaway.weights.run_checkpoint import BASE, DRAFT, DRAFTS_FOR
+
+ANSWERS, START, ACCEPTANCE = "data/answers.jsonl", "data/start", "acceptance.json"
+TOKENS = 128  # of an answer
+HELD_OUT, MOST_HELD_OUT = 16, 32  # each of so many prompts is held out, and so many of them are judged
+FEWEST = 32  # prompts
+SETTINGS = ("--adapter=null", "--learning-rate=0.001", "--batch-size=8", "--intervals.sample=0")
+
+
+def prepared(data: Path | None, model: str | None, folder: Path, seed: int | None) -> list[str]:
+    """Write the model's answers and the untrained draft into the run's folder, as far as they are not there:
+    the changes of the config of `distill` that train it.
+    """
+    if data is None:
+        raise UserError(
+            "a draft model learns from answers to prompts: name their file, as in cutaway "
+            "finetune distill prompts.jsonl --draft"
+        )
+    teacher = str(console.model_path(model or BASE))
+    _begin(folder, {"prompts": str(data.absolute()), "model": teacher})
+    lm = cutaway.load(teacher)
+    asked, _ = _asked(lm, data)
+    if not (folder / START).is_dir():
+        from cutaway.train import draft_model
+
+        save.write(folder / START, draft_model.start(lm.checkpoint, seed or 0), "safetensors")
+    with console.watched() as bar:
+        drafts.answer(lm, asked, folder / ANSWERS, TOKENS, lambda n, total: bar("answer", n, total))
+    own = {"base": folder / START, "objective.teacher": teacher, "data.path": folder / ANSWERS}
+    return [*SETTINGS, *(f"--{name}={value}" for name, value in own.items())]
+
+
+def _begin(folder: Path, what: dict[str, str]) -> None:
+    """Say in the folder what is answered by which model; UserError where it answers something else."""
+    path = folder / DRAFTS_FOR
+    if path.is_file():
+        if begun(folder) != what:
+            raise UserError(
+                f"{folder}: has answers of another model, or to other prompts: choose another folder "
+                "with --output"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as out:
+        out.write(json.dumps(what).encode())
+
+
+def begun(folder: Path) -> dict[str, str]:
+    """What a run's folder says that it began with: ``prompts``, a file, and ``model``, by name."""
+    found = parsed(folder / DRAFTS_FOR)
+    if not all(isinstance(found.get(name), str) for name in ("prompts", "model")):
+        raise UserError(f"{folder / DRAFTS_FOR}: does not name prompts and a model: begin another run")
+    return found
+
+
+def _asked(lm: Any, data: Path) -> tuple[list[drafts.Prompt], list[drafts.Prompt]]:
+    """The prompts to train on, and those that are held out."""
+    found = drafts.prompts(lm, data)
+    if len(found) < FEWEST:
+        raise UserError(
+            f"{data}: has {plural(len(found), 'different prompt')}, and a draft needs {FEWEST} at least to "
+            "learn from"
+        )
+    return [one for n, one in enumerate(found) if n % HELD_OUT], found[::HELD_OUT][:MOST_HELD_OUT]
+
+
+def judge(folder: Path) -> None:
+    """Pack a trained draft, and say how it does on prompts that were held out."""
+    known = begun(folder)
+    cutaway.load(folder).save(folder / DRAFT, type="Q8_0", force=True)
+    lm, draft = cutaway.load(known["model"]), cutaway.load(folder / DRAFT)
+    _, held = _asked(lm, Path(known["prompts"]))
+    with console.watched() as bar:
+        found = drafts.judged(lm, draft, held, TOKENS, lambda n, total: bar("judge", n, total))
+    with atomic_file(folder / ACCEPTANCE) as out:
+        out.write(json.dumps(found.entries(), indent=1).encode())
+    console.note(
+        f"On {plural(found.prompts, 'held-out prompt')}: {found.acceptance.value:.0%} of the drafted tokens "
+        f"are accepted ({found.acceptance.between('.0%')}), {found.per_step.value:.2f} tokens a step where "
+        f"{drafts.COUNT} are drafted.\nWhere as many are drafted as pay, the model decodes "
+        f"{found.speed.value:.2f} times as fast as without ({found.speed.between('.2f')}), here and now.\n"
+        f"`cutaway chat {known['model']} --draft {folder}` drafts with it."
+    )

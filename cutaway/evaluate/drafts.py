@@ -1,0 +1,173 @@
+"""A draft model's material and its judge: a model's own answers, and how often a draft foresees them.
+
+``answer`` writes each prompt of a data set with the model's own answer, for `finetune distill --draft`, and
+goes on where it was stopped. ``judged`` drafts answers to prompts that were held out: a fixed number of
+tokens a step, to see how many are accepted, and as many as pay, in turns with none, to see how fast that is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cutaway.data import layouts, rows
+from cutaway.errors import UserError
+from cutaway.evaluate import statistics
+from cutaway.generate.decode import finish, generate
+from cutaway.generate.sampling_params import SamplingParams
+from cutaway.generate.speculative import DraftedText, Drafting, DraftLengths, DraftModel, Proposer
+from cutaway.lm import LanguageModel
+
+TEMPERATURE = 0.7  # of the answers: what a model mostly says, and not always the same
+AT_ONCE = 64  # prompts, after whose answers a stopped run goes on
+BEGINNING = 32  # tokens of a text, which the model then continues
+COUNT = 4  # tokens that are drafted in each step to see how many are accepted
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked, as a row of a data set without its answer, and its ids."""
+
+    row: dict[str, Any]
+    ids: list[int]
+
+    def answered(self, text: str) -> dict[str, Any]:
+        """A row to train on."""
+        if "messages" in self.row:
+            return {"messages": [*self.row["messages"], {"role": "assistant", "content": text}]}
+        return {"text": self.row["text"] + text}
+
+
+def prompts(lm: LanguageModel, path: str | Path) -> list[Prompt]:
+    """The different prompts of a data set, in its order. UserError for a row that has none."""
+    found: dict[tuple[int, ...], Prompt] = {}
+    for where, row in rows.rows(path):
+        one = _prompt(lm, dict(row), where)
+        if 0 < len(one.ids) < lm.context - 1:
+            found.setdefault(tuple(one.ids), one)
+    return list(found.values())
+
+
+def _prompt(lm: LanguageModel, row: dict[str, Any], where: str) -> Prompt:
+    answers = (*layouts.TALKS, *layouts.ANSWERS, "completion", "text")
+    if not any(name in row for name in answers):
+        row = {**row, "answer": "?"}  # a question alone is enough
+    known, _ = layouts.standard("examples", row, where)
+    messages = known.get("messages")
+    if messages is None:
+        text = known.get("prompt") or lm.tokenizer.decode(
+            lm.tokenizer.encode(known.get("text") or known["completion"])[:BEGINNING]
+        )
+        return Prompt({"text": text}, lm.ids(text))
+    while messages and messages[-1]["role"] != "user":
+        messages = messages[:-1]
+    if not messages:
+        raise UserError(f"{where}: nothing is asked: a conversation has a message of the user")
+    return Prompt({"messages": messages}, lm.chat_ids(messages))
+
+
+def answer(lm: LanguageModel, asked: Sequence[Prompt], path: Path, tokens: int, report: Report) -> None:
+    """Write each prompt with the model's answer of at most so many tokens, a line each; those that the file
+    has already stay.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    done = len(lines) if len(lines) == len(asked) else len(lines) // AT_ONCE * AT_ONCE
+    if done < len(lines):  # a part that was stopped, whose last line may not be whole
+        path.write_bytes(b"".join(lines[:done]))
+    while done < len(asked):
+        report(done, len(asked))
+        part = asked[done : done + AT_ONCE]
+        made = lm.generate_batch(
+            [one.ids for one in part], max_tokens=tokens, temperature=TEMPERATURE, seed=done
+        )
+        lines = [json.dumps(one.answered(each.text)) for one, each in zip(part, made, strict=True)]
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+        done += len(part)
+    report(done, len(asked))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a draft did on prompts that it was not trained on; the intervals are over prompts."""
+
+    prompts: int
+    acceptance: statistics.Estimate  # of a drafted token, those after a wrong one left out
+    first: statistics.Estimate  # of a step's first drafted token
+    per_step: statistics.Estimate  # tokens that a step writes where COUNT are drafted
+    speed: statistics.Estimate  # times as fast as without drafts, where as many are drafted as pay
+
+    def entries(self) -> dict[str, Any]:
+        """The figures for a file."""
+        return {
+            name: value if isinstance(value, int) else [value.value, *value.ends]
+            for name, value in vars(self).items()
+        }
+
+
+class _Fixed(DraftLengths):
+    """Drafts COUNT tokens in each step, and counts what becomes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = self.tried = self.steps = self.first = 0
+
+    def choose(
+        self,
+        texts: Sequence[DraftedText],
+        rooms: Sequence[int],
+        proposer: Proposer,
+        others: Sequence[str] = (),
+    ) -> list[int]:
+        return [min(COUNT, room) for room in rooms]
+
+    def rest(self, looked: float, texts: int) -> int:
+        return 0
+
+    def update(self, text: DraftedText, drafted: int, accepted: int) -> None:
+        self.right += accepted
+        self.tried += accepted + (accepted < drafted)
+        self.steps += 1
+        self.first += accepted > 0
+
+
+def judged(
+    lm: LanguageModel, draft: LanguageModel, asked: Sequence[Prompt], tokens: int, report: Report
+) -> Judged:
+    """How a draft does on prompts; greedy answers of at most so many tokens."""
+    engine, tokenizer, settings = lm.engine, lm.tokenizer, SamplingParams(max_tokens=tokens)
+    counts: list[tuple[int, int, int, int]] = []
+    seconds: list[tuple[float, float]] = []
+    paying = Drafting(DraftModel(draft.engine, len(tokenizer)))
+    for n, one in enumerate(asked):
+        report(n, len(asked))
+        fixed = _Fixed()
+        made = Drafting(DraftModel(draft.engine, len(tokenizer)), fixed)
+        finish(generate(engine, tokenizer, one.ids, settings, None, made))
+        if fixed.steps:
+            counts.append((fixed.right, fixed.tried, fixed.steps, fixed.first))
+        ways = [None, paying] if n % 2 else [paying, None]
+        took = {way is None: _seconds(engine, tokenizer, one.ids, settings, way) for way in ways}
+        seconds.append((took[True], took[False]))
+    report(len(asked), len(asked))
+    if not counts:
+        raise UserError("the model's answers to the held-out prompts are empty, so that no draft is judged")
+    right, tried, steps, first = zip(*counts, strict=True)
+    written = [each + number for each, number in zip(right, steps, strict=True)]
+    plain, drafted = zip(*seconds, strict=True)
+    return Judged(
+        len(counts),
+        statistics.ratio(right, tried),
+        statistics.ratio(first, steps),
+        statistics.ratio(written, steps),
+        statistics.ratio(plain, drafted),
+    )
+
+
+def _seconds(engine: Any, tokenizer: Any, ids: list[int], settings: Any, drafting: Drafting | None) -> float:
+    made = finish(generate(engine, tokenizer, ids, settings, None, drafting))
+    return max(made.timings.decode_seconds, 1e-9)

@@ -1,0 +1,146 @@
+"""A tiny draft for a model: its table is the best that fits, its answers are the model's own, a run that was
+stopped goes on, what it drafts is counted, and the folder drafts for the model.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cutaway
+from cutaway import native
+from cutaway.cli import main
+from cutaway.commands import finetune_draft
+from cutaway.errors import UserError
+from cutaway.evaluate import drafts
+from cutaway.quantization import formats
+from cutaway.train import draft_model
+from tests.training import chatting_model, conversations
+
+needs_core = pytest.mark.skipif(native.unavailable_reason() is not None, reason="the core is not built")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chatting_model(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture
+def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(draft_model, "KEY", 8)
+    monkeypatch.setattr(finetune_draft, "TOKENS", 6)
+    return conversations(tmp_path / "talk.jsonl")
+
+
+@pytest.fixture
+def lm(base: Path) -> Any:
+    return cutaway.load(base, engine="runtime")
+
+
+def test_the_table_is_the_best_of_its_width(base: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(draft_model, "KEY", 8)
+    at_rest = cutaway.load(base).checkpoint
+    small = draft_model.start(at_rest)
+    of, own = at_rest.config, small.config
+    assert (own.vocab, own.width, own.context) == (of.vocab, 8, of.context)  # type: ignore[union-attr]
+    head = formats.unpack(at_rest.tensors["embedding.weight"]) * formats.unpack(
+        at_rest.tensors["norm.weight"]
+    )
+    table = formats.unpack(small.tensors["embedding.weight"])
+    left = np.linalg.norm(head) ** 2 - np.linalg.norm(table) ** 2  # what its directions do not reach
+    assert left == pytest.approx((np.linalg.svd(head, compute_uv=False)[8:] ** 2).sum(), rel=1e-3)
+    monkeypatch.setattr(draft_model, "KEY", 64)
+    with pytest.raises(UserError, match="its width is 32, and a draft's is 64 at least"):
+        draft_model.start(at_rest)
+
+
+@needs_core
+def test_answers_that_were_stopped_go_on(lm: Any, talk: Path, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(drafts, "AT_ONCE", 16)
+    asked = drafts.prompts(lm, talk)
+    assert len(asked) == 40 and asked[3].row == {"messages": [{"role": "user", "content": "3?"}]}
+
+    def stop(done: int, total: int) -> None:
+        if done == 32:
+            raise KeyboardInterrupt
+
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    drafts.answer(lm, asked, whole, 6, lambda done, total: None)
+    with pytest.raises(KeyboardInterrupt):
+        drafts.answer(lm, asked, part, 6, stop)
+    with part.open("a") as file:
+        file.write('{"messages": [{"ro')  # the disk was full
+    drafts.answer(lm, asked, part, 6, lambda done, total: None)
+    assert part.read_bytes() == whole.read_bytes()
+    rows = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert [row["messages"][-1]["role"] for row in rows] == ["assistant"] * 40
+
+
+@needs_core
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "hi"}, {"messages": [{"role": "user", "content": "hi"}]}),
+        ({"question": "hi", "answer": "no"}, {"messages": [{"role": "user", "content": "hi"}]}),
+        ({"prompt": "hi", "completion": "no"}, {"text": "hi"}),
+        ({"text": "x" * 40}, {"text": "x" * drafts.BEGINNING}),
+    ],
+)
+def test_each_layout_has_prompts(lm: Any, tmp_path: Path, row: dict, prompt: dict):
+    (tmp_path / "one.jsonl").write_text(json.dumps(row))
+    assert [one.row for one in drafts.prompts(lm, tmp_path / "one.jsonl")] == [prompt]
+
+
+@needs_core
+def test_a_model_foresees_its_own_answers(lm: Any, talk: Path):
+    asked = drafts.prompts(lm, talk)[:4]
+    found = drafts.judged(lm, lm, asked, 11, lambda done, total: None)
+    assert found.acceptance.value == found.first.value == 1 and found.prompts == 4
+    assert found.per_step.value == pytest.approx(5, abs=1)
+
+
+@needs_core
+def test_a_draft_is_trained_and_drafts(base: Path, talk: Path, tmp_path: Path, capsys: Any):
+    folder = tmp_path / "draft"
+    words = ["finetune", "distill", str(talk), "--draft", "--model", str(base), "--output", str(folder)]
+    assert main([*words, "--steps", "2", "--threads", "1", "--compile", "never"]) == 0
+    printed = capsys.readouterr().err
+    assert "On 3 held-out prompts: " in printed and f"--draft {folder}" in printed
+    assert set(json.loads((folder / "acceptance.json").read_text())) >= {"acceptance", "speed", "per_step"}
+    assert len((folder / "data" / "answers.jsonl").read_text().splitlines()) == 40 - 3
+    assert main([*words, "--steps", "3", "--threads", "1", "--resume"]) == 0
+    assert "Continuing after step 2." in capsys.readouterr().err
+    say = ["generate", "abc", "--model", str(base), "--max-tokens", "20", "--ignore-eos", "--json"]
+    assert main(say) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert main([*say, "--draft", str(folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["ids"] == plain["ids"]
+
+
+@needs_core
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        ("sft talk.jsonl --draft", "--draft goes with the method distill, not with sft"),
+        ("distill talk.jsonl --draft --check", "leave out --check"),
+        ("distill --draft", "name their file"),
+        ("distill few.jsonl --draft", "few.jsonl: has 3 different prompts, and a draft needs 32 at least"),
+        (
+            "distill other.jsonl --draft --output begun",
+            "begun: has answers of another model, or to other prompts",
+        ),
+    ],
+)
+def test_what_cannot_be_a_draft_is_refused(
+    base: Path, talk: Path, capsys: Any, monkeypatch: Any, words: str, printed: str
+):
+    monkeypatch.chdir(talk.parent)
+    lines = talk.read_text().splitlines(keepends=True)
+    Path("few.jsonl").write_text("".join(lines[:3]))
+    Path("other.jsonl").write_text("".join(lines[:35]))
+    Path("begun/data").mkdir(parents=True)
+    Path("begun/data/begun.json").write_text(json.dumps({"prompts": "talk.jsonl", "model": str(base)}))
+    assert main(["finetune", *words.split(), "--model", str(base)]) == 2
+    assert printed in " ".join(capsys.readouterr().err.split())
