@@ -11,7 +11,7 @@ VIEWS = (
     *("tokens", "embeddings", "attention", "projection", "sharing", "score", "rope", "distance"),
     *("mlp", "residual", "lens", "next"),
 )
-ENTRY, STYLES = "explain/main.js", ("charts.css", "explain/explain.css")
+ENTRY, STYLES = "explain/main.js", ("charts.css", "explain/explain.css", "explain/file.css")
 BODY = """<a class="skip" href="#views">Skip to the explanation</a>
 <header id="head"></header>
 <div id="strip"></div>

@@ -1,38 +1,37 @@
-// The colours of style.css as numbers, for what is drawn on a canvas, and the ramps between them.
+// The colours of style.css, for what is drawn on a canvas. A cell's colour is a number: 0 is none, then come the warm
+// ramp from paper to its end, and the cool one.
 
+const STEPS = 256; // of a ramp
 let colours = null;
 
-// The page's colours as numbers, and the ramps between them.
+// Roles as CSS, and the colours of cells by their numbers: as CSS, and as pixels.
 export function palette() {
   if (colours) return colours;
-  const style = getComputedStyle(document.documentElement);
+  const probe = document.body.appendChild(document.createElement("i"));
   const read = (name) => {
-    const hex = style.getPropertyValue(name).trim().slice(1);
-    return [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color.match(/\d+/g).slice(0, 3).map(Number);
   };
-  const [paper, accent, cool, ink, quiet, rule, ground] =
-    ["--cell", "--heat", "--cool", "--ink", "--quiet", "--rule", "--paper"].map(read);
-  const css = (rgb) => `rgb(${rgb.map(Math.round).join(" ")})`;
-  const ramp = (to) => Array.from({ length: 256 }, (_, i) => paper.map((from, j) => from + ((to[j] - from) * i) / 255));
-  const up = ramp(accent);
-  const down = ramp(cool);
+  const [paper, accent, cool, ink, quiet, rule, ground] = ["--cell", "--heat", "--cool", "--ink", "--quiet", "--rule", "--paper"].map(read);
+  probe.remove();
+  const css = (rgb) => `rgb(${rgb.join(" ")})`;
+  const ramp = (to) => Array.from({ length: STEPS }, (_, i) => paper.map((from, j) => Math.round(from + ((to[j] - from) * i) / (STEPS - 1))));
+  const cells = [...ramp(accent), ...ramp(cool)];
   colours = {
-    up, upCss: up.map(css), downCss: down.map(css),
-    paper: css(paper), accent: css(accent), cool: css(cool), ink: css(ink), quiet: css(quiet), rule: css(rule),
-    ground: css(ground),
+    css: [null, ...cells.map(css)], pixels: Uint32Array.from([0, ...cells.map(([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0)]),
+    paper: css(paper), accent: css(accent), cool: css(cool), ink: css(ink), quiet: css(quiet), rule: css(rule), ground: css(ground),
   };
   return colours;
 }
 
 // A part from 0 to 1, its square root as the colour, so that small ones are visible; `strength`: of 255, the fullest.
-export function shade(part, strength = 255) {
-  return palette().upCss[Math.round(strength * Math.sqrt(Math.max(0, Math.min(1, part))))];
+export function shade(part, strength = STEPS - 1) {
+  return 1 + Math.round(strength * Math.sqrt(Math.max(0, Math.min(1, part))));
 }
 
 // A signed number relative to the largest: warm is positive, cool negative.
-export function twoSided(value, largest, strength = 255) {
-  const at = Math.round(strength * Math.sqrt(Math.min(1, Math.abs(value) / (largest || 1))));
-  return palette()[value >= 0 ? "upCss" : "downCss"][at];
+export function twoSided(value, largest, strength) {
+  return shade(Math.abs(value) / (largest || 1), strength) + (value >= 0 ? 0 : STEPS);
 }
 
 // Colours are read again: the theme has changed.

@@ -287,10 +287,3 @@ export function roving(container) {
 }
 
 export const still = matchMedia("(prefers-reduced-motion: reduce)");
-
-// The bytes of a page's block of data: deflated, in base64.
-export async function inflated(base64) {
-  const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(stream).arrayBuffer();
-}

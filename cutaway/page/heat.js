@@ -1,7 +1,11 @@
 // A grid of cells on a canvas: as large as it must be, drawn only where it is seen, with a cursor for keys and pointer.
 
 import { palette, shade, twoSided } from "./colours.js";
+import { tile } from "./tiles.js";
 import { clamp, cut, freshId, make, tag } from "./elements.js";
+
+const MANY = 16384; // cells of a map that is drawn as tiles
+const TILE = 256; // cells on a side of one
 
 // The state of a map that stands alone: it follows no token.
 export const ALONE = { hovered: null, page: { later: (_, task) => requestAnimationFrame(task), hover() {} } };
@@ -31,13 +35,14 @@ export function heat(state, options) {
   let size = null;
   let grid = { rows: 0, columns: 0 };
   let ratio = 1;
+  let version = 0; // of the colours, by which tiles are known
+  const drawn = new Map();
 
   function layout() {
     const room = box.clientWidth || whole.clientWidth;
     grid = { rows: now(options.rows, room), columns: now(options.columns, room) };
     const { left = 0, top = 0, width: [least, most], ...more } = now(options.size, room);
-    const each = clamp((room - left) / grid.columns, least, most);
-    const side = Math.floor(each < 8 ? 2 * each : each) / (each < 8 ? 2 : 1); // small cells may have half a pixel
+    const side = clamp(Math.floor((room - left) / grid.columns), least, most);
     size = { left, top, width: side, height: side, ...more };
     const width = size.left + grid.columns * size.width;
     const height = size.top + grid.rows * size.height;
@@ -89,22 +94,52 @@ export function heat(state, options) {
     const view = visible();
     const gap = Math.min(size.width, size.height) >= 9 ? 1 : 0;
     inside(drawing, () => {
-      for (let r = view.fromRow; r < view.toRow; r++) {
-        for (let c = view.fromColumn; c < view.toColumn; c++) {
-          if (options.paint) {
-            options.paint(drawing, x(c), y(r), size.width - gap, size.height - gap, r, c);
-            continue;
-          }
-          const colour = options.colour(r, c);
-          if (!colour) continue;
-          drawing.fillStyle = colour;
-          drawing.fillRect(x(c), y(r), size.width - gap, size.height - gap);
-        }
-      }
+      if (!options.paint && !gap && grid.rows * grid.columns > (options.many ?? MANY)) tiles(drawing, view);
+      else cells(drawing, view, gap);
       if (options.text) words(drawing, view);
     });
     names(drawing, view);
     mark();
+  }
+
+  function cells(drawing, view, gap) {
+    const { css } = palette();
+    for (let r = view.fromRow; r < view.toRow; r++) {
+      for (let c = view.fromColumn; c < view.toColumn; c++) {
+        if (options.paint) {
+          options.paint(drawing, x(c), y(r), size.width - gap, size.height - gap, r, c);
+          continue;
+        }
+        const colour = options.colour(r, c);
+        if (!colour) continue;
+        drawing.fillStyle = css[colour];
+        drawing.fillRect(x(c), y(r), size.width - gap, size.height - gap);
+      }
+    }
+  }
+
+  // Those of a large map: a tile keeps its picture until that of its new colours is there.
+  function tiles(drawing, view) {
+    drawing.imageSmoothingEnabled = false;
+    for (let r = view.fromRow - (view.fromRow % TILE); r < view.toRow; r += TILE) {
+      for (let c = view.fromColumn - (view.fromColumn % TILE); c < view.toColumn; c += TILE) {
+        const [high, wide] = [Math.min(TILE, grid.rows - r), Math.min(TILE, grid.columns - c)];
+        const key = `${r}.${c}`;
+        const known = drawn.get(key) ?? {};
+        if (known.version !== version) {
+          drawn.set(key, known);
+          known.version = version;
+          const asked = version;
+          const numbers = Uint16Array.from({ length: high * wide }, (_, i) => options.colour(r + Math.floor(i / wide), c + (i % wide)) ?? 0);
+          tile(numbers, wide, palette().pixels, (picture) => {
+            if (asked !== version) return;
+            known.picture = picture;
+            state.page.later(`${readout.id}-all`, paint);
+          });
+        }
+        if (known.picture) drawing.drawImage(known.picture, x(c), y(r), wide * size.width, high * size.height);
+      }
+    }
   }
 
   // A shadow where the map goes on beyond its frame.
@@ -276,6 +311,7 @@ export function heat(state, options) {
   }
 
   const update = () => {
+    version++;
     layout();
     if (options.chosenRow) reveal(options.chosenRow(), 0);
     follow();
@@ -301,7 +337,7 @@ function ramp({ title, largest, signed = false, write, strength = () => 255, tag
     for (let x = 0; x < 180; x++) {
       const part = signed ? (2 * x) / 179 - 1 : x / 179;
       const value = Math.sign(part) * part * part;
-      pen.fillStyle = signed ? twoSided(value, 1, strength()) : shade(value, strength());
+      pen.fillStyle = palette().css[signed ? twoSided(value, 1, strength()) : shade(value, strength())];
       pen.fillRect(x, 0, 1, 10);
     }
     const marks = signed ? [[0, -1], [0.5, 0], [1, 1]] : [[0, 0], [0.5, 0.25], [1, 1]];

@@ -3,15 +3,14 @@
 import { bars } from "./charts/bars.js";
 import { grid } from "./charts/grid.js";
 import { heatmap } from "./charts/heatmap.js";
+import { jsonInFile } from "./file.js";
 import { plot } from "./charts/plot.js";
-import { inflated } from "./elements.js";
 import { themeButton } from "./theme.js";
 
 const KINDS = { bars, grid, heatmap, plot };
 
 async function report() {
-  const text = document.querySelector("#data").textContent;
-  const charts = JSON.parse(new TextDecoder().decode(await inflated(text)));
+  const charts = await jsonInFile();
   const later = [];
   document.querySelectorAll("[data-chart]").forEach((place) => {
     const spec = charts[Number(place.dataset.chart)];

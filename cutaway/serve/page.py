@@ -27,9 +27,9 @@ TYPES = {
     ".bin": "application/octet-stream",  # the recorded trace
 }
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types cutaway-tiles"
 )
 SHELL = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 MODULE = {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}

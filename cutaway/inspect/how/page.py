@@ -6,7 +6,7 @@ from cutaway.inspect.page_data import PageData, packed
 from cutaway.page import bundle
 
 ENTRY = "how/main.js"
-STYLES = ("charts.css", "explain/explain.css", "how/how.css")
+STYLES = ("charts.css", "explain/explain.css", "explain/file.css", "how/how.css")
 BODY = """<a class="skip" href="#views">Skip to the chapter</a>
 <header id="head"></header>
 <div id="strip"></div>

@@ -4,10 +4,11 @@ import { palette, shade } from "../colours.js";
 import { bar, button, clamp, drawn, make, percent, problem, quoted, scrolling, status, table } from "../elements.js";
 import { ALONE, PARTS, heat } from "../heat.js";
 import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
+import { picture } from "../tiles.js";
 
 const MOST = 2048; // cells of a row that are asked for; a longer text is pooled
 const CELLS = 32; // of a row in small
-const WHOLE = 64; // cells on a side of a whole map
+const WHOLE = 256; // cells on a side of a whole map
 const LISTED = 4;
 
 export async function attention(box, { asked, edit }, { server, signal, kept }) {
@@ -83,23 +84,17 @@ function allHeads({ maps, tokens, pooled }, rows, kept, choose) {
 
 // A row as few pixels, each the largest weight it covers. Drawn again when the colours change.
 function thumb(small, name, row) {
-  const { up } = palette();
-  if (small.colours !== up) {
-    small.clear();
-    small.colours = up;
+  const { pixels } = palette();
+  if (small.pixels !== pixels) small.clear();
+  small.pixels = pixels;
+  if (!small.has(name)) {
+    const count = Math.min(CELLS, row.length);
+    small.set(name, picture(Array.from({ length: count }, (_, i) => {
+      const [from, to] = [i, i + 1].map((at) => Math.floor((at * row.length) / count));
+      return 1 + Math.max(...row.subarray(from, Math.max(from + 1, to)));
+    }), count, pixels));
   }
-  if (small.has(name)) return small.get(name);
-  const count = Math.min(CELLS, row.length);
-  const canvas = make("canvas", { width: count, height: 1 });
-  const image = canvas.getContext("2d").createImageData(count, 1);
-  for (let i = 0; i < count; i++) {
-    const [from, to] = [i, i + 1].map((at) => Math.floor((at * row.length) / count));
-    const most = row.subarray(from, Math.max(from + 1, to)).reduce((a, b) => Math.max(a, b), 0);
-    image.data.set([...up[most], 255], i * 4);
-  }
-  canvas.getContext("2d").putImageData(image, 0, 0);
-  small.set(name, canvas);
-  return canvas;
+  return small.get(name);
 }
 
 function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
@@ -132,7 +127,7 @@ async function wholeMap(place, server, asked, { layer, head }, signal) {
       legend: { title: "attention weight", ...PARTS },
       rows: shape[0],
       columns: shape[1],
-      size: { left: 64, width: [3, 24], tall: 420 },
+      size: { left: 44, width: [1, 24], tall: 420 },
       colour: (r, c) => (c > r ? null : shade(weightOf(cells[r * shape[1] + c]))),
       rowName: name,
       columnName: name,

@@ -4,7 +4,6 @@ import { decoded, form, make, submits } from "../elements.js";
 import { read } from "../explain/explanation.js";
 import { Page } from "../explain/state.js";
 import { How } from "../how/how.js";
-import { Live } from "../how/source.js";
 import { instead } from "./server.js";
 
 const LONGEST = 2000; // letters of a text in an address
@@ -18,7 +17,8 @@ export class HowItWorks {
     this.text = make("textarea", { id: "sentence", rows: "2" });
     this.text.value = FIRST;
     this.how = new How({
-      source: new Live(shell.server), text: () => this.text.value, page: () => this.traced(),
+      source: { live: true, ask: (chapter, body, signal) => shell.server.about(`v1/how/${chapter}`, { model: shell.server.model.id, ...body }, signal) },
+      text: () => this.text.value, page: () => this.traced(),
       address: (chapter) => this.address(chapter), announce: (text) => shell.announce(text), failed: (error) => shell.failed(error),
     });
     this.whole = make("div.inside", form("form.composer", () => { location.hash = this.address(this.how.at ?? ""); },

@@ -99,7 +99,7 @@ class Shell {
 
   askKey(message) {
     const key = make("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false" });
-    byId("place").replaceChildren(form("form.key", () => {
+    byId("place").replaceChildren(form("form.key-asked", () => {
       this.server.key = key.value.trim();
       this.start();
     }, make("p.sentence", "This server needs an API key."),

@@ -16,6 +16,10 @@ export function instead(before) {
   return new AbortController();
 }
 
+function inflated(response) {
+  return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+}
+
 export class Server {
   constructor() {
     this.key = "";
@@ -62,8 +66,7 @@ export class Server {
 
   // A trace of a text or a conversation, as the explain page's own document, inflated.
   async trace(given, signal) {
-    const response = await this.ask("v1/trace", { model: this.model.id, format: "page", ...given }, signal);
-    return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+    return inflated(await this.ask("v1/trace", { model: this.model.id, format: "page", ...given }, signal));
   }
 
   // What is asked about a token, once for the same ids and edits. `read` makes the answer of a response.
@@ -90,8 +93,7 @@ export class Server {
 
   // The recorded trace of the default model, which is a file of the page.
   async recording() {
-    const response = await this.ask("page/app/recording.bin");
-    return new Response(response.body.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
+    return inflated(await this.ask("page/app/recording.bin"));
   }
 
   // The events of a streamed answer, parsed.

@@ -1,6 +1,6 @@
 // Bars, or dots, from left to right: a row a group, a bar a series, each with its number and its interval.
 
-import { draw, freshId, make } from "../elements.js";
+import { draw, freshId, make, stepped } from "../elements.js";
 import { figure, fitted, legendOf } from "./figure.js";
 import { colourOf, dashOf, mark, swatch } from "./marks.js";
 import { brief, domain, scale, shortened, textWidth, ticks, titled } from "./scales.js";
@@ -36,10 +36,8 @@ export function bars(spec) {
   box.addEventListener("focus", () => box.matches(":focus-visible") && go(0));
   box.addEventListener("keydown", (event) => {
     const now = view.at ?? 0;
-    const to = { ArrowDown: now + 1, ArrowRight: now + 1, ArrowUp: now - 1, ArrowLeft: now - 1, Home: 0, End: stops.length - 1 }[event.key];
-    if (to === undefined) return;
-    event.preventDefault();
-    go(Math.max(0, Math.min(stops.length - 1, to)));
+    const to = stepped(event, now, stops.length - 1, { ArrowDown: now + 1, ArrowUp: now - 1 });
+    if (to !== null) go(to);
   });
   fitted(box, (width) => {
     const made = drawing(spec, width);

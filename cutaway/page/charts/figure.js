@@ -1,7 +1,7 @@
 // What every chart has: its title, a legend, the drawing, a line that says what is under the cursor, its data as a
 // table and as CSV.
 
-import { button, freshId, make, remark } from "../elements.js";
+import { button, count, freshId, make, remark, table } from "../elements.js";
 import { png, saveFile, svgText } from "./picture.js";
 import { brief } from "./scales.js";
 
@@ -12,7 +12,7 @@ export function figure(spec, { legend = null, drawing = null, readout = null, da
   const title = freshId("chart");
   const listing = make("div.scroll", { tabindex: "0", role: "region", "aria-labelledby": title, hidden: drawing !== null });
   const show = () => {
-    if (!listing.hidden && !listing.childElementCount) listing.append(rowsOf(data()));
+    if (!listing.hidden && !listing.childElementCount) listing.append(...rowsOf(spec.title, data()));
   };
   show();
   const toggle = drawing === null ? null : button("Table", () => {
@@ -35,13 +35,10 @@ function pictures(title, drawing) {
   ];
 }
 
-function rowsOf({ columns, rows }) {
-  const side = columns.map((_, i) => rows.some((row) => typeof row[i] === "number"));
-  const head = make("tr", columns.map((name, i) => make("th", { scope: "col", class: side[i] && "number" }, name)));
-  const lines = rows.slice(0, ROWS).map((row) => make("tr", row.map((cell, i) => make("td", { class: side[i] && "number" }, brief(cell)))));
-  const left = rows.length - lines.length;
-  if (left) lines.push(make("tr", make("td", { colspan: columns.length, class: "quiet" }, `${left.toLocaleString("en")} rows more: Copy CSV has them all`)));
-  return make("table", make("thead", head), make("tbody", lines));
+function rowsOf(title, { columns, rows }) {
+  const heads = columns.map((name, i) => (rows.some((row) => typeof row[i] === "number") ? [name] : name));
+  const left = rows.length - ROWS;
+  return [table(title, heads, rows.slice(0, ROWS).map((row) => row.map(brief))), left > 0 ? remark(`${count(left)} rows more: Copy CSV has them all`) : ""];
 }
 
 // Fields with a comma, a quote or a line break are quoted (RFC 4180).

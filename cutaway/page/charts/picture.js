@@ -1,6 +1,7 @@
 // A chart as a picture of its own: SVG with its colours written into it, and PNG of that or of a canvas.
 
 import { draw, make } from "../elements.js";
+import { palette } from "../colours.js";
 
 const KEPT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "opacity", "font-size", "font-family", "font-weight", "paint-order", "display"];
 const [MARGIN, TITLE, SCALE] = [16, 34, 2];
@@ -22,7 +23,7 @@ function alone(title, svg) {
   });
   copy.querySelectorAll(".cursor, .under").forEach((one) => one.remove());
   const { width, height } = svg.getBoundingClientRect();
-  const [ink, ground] = ["--ink", "--paper"].map((key) => getComputedStyle(document.documentElement).getPropertyValue(key));
+  const { ink, ground } = palette();
   copy.setAttribute("x", MARGIN);
   copy.setAttribute("y", TITLE);
   const [wide, high] = [width + 2 * MARGIN, height + TITLE + MARGIN];

@@ -1,6 +1,6 @@
 // Series over two axes: lines with bands, points with intervals and labels. Arrow keys move from point to point.
 
-import { draw, freshId, make } from "../elements.js";
+import { draw, freshId, make, stepped } from "../elements.js";
 import { figure, fitted, legendOf } from "./figure.js";
 import { colourOf, dashOf, mark, swatch } from "./marks.js";
 import { brief, domain, least, most, scale, shortened, textWidth, ticks, titled } from "./scales.js";
@@ -43,12 +43,8 @@ export function plot(spec) {
   box.addEventListener("keydown", (event) => {
     const now = view.at ?? stops.length - 1;
     const page = Math.max(1, Math.round(stops.length / 10));
-    const to = {
-      ArrowRight: now + 1, ArrowLeft: now - 1, PageUp: now + page, PageDown: now - page, Home: 0, End: stops.length - 1,
-    }[event.key];
-    if (to === undefined) return;
-    event.preventDefault();
-    go(Math.max(0, Math.min(stops.length - 1, to)));
+    const to = stepped(event, now, stops.length - 1, { PageUp: now + page, PageDown: now - page });
+    if (to !== null) go(to);
   });
   fitted(box, redraw);
   return figure(spec, { legend, drawing: box, readout, data: () => dataOf(spec) });

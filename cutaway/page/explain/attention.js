@@ -4,6 +4,7 @@ import { palette, shade } from "../colours.js";
 import { bar, drawn, make, marked, percent, remark, signed, table, tokenOf } from "../elements.js";
 import { PARTS, heat } from "../heat.js";
 import { headChooser } from "./choosers.js";
+import { picture } from "../tiles.js";
 
 const THUMB = 32;
 export const RECURRENT = "This layer is recurrent: each head keeps the past in one state, so it has no attention weights.";
@@ -82,12 +83,10 @@ function allHeads(state) {
 
 // A head's map in small: the largest weight of each pixel. Drawn again when the colours change.
 function thumb(explanation, thumbs, layer, head) {
-  const { up } = palette();
+  const { pixels } = palette();
   const key = layer * 4096 + head;
-  if (thumbs.colours !== up) {
-    thumbs.clear();
-    thumbs.colours = up;
-  }
+  if (thumbs.pixels !== pixels) thumbs.clear();
+  thumbs.pixels = pixels;
   if (thumbs.has(key)) return thumbs.get(key);
   const side = Math.min(explanation.length, THUMB);
   const most = new Float32Array(side * side);
@@ -98,13 +97,8 @@ function thumb(explanation, thumbs, layer, head) {
       most[cell] = Math.max(most[cell], explanation.keptWeight(layer, head, q, s));
     }
   }
-  const canvas = make("canvas", { width: side, height: side });
-  const pen = canvas.getContext("2d");
-  const image = pen.createImageData(side, side);
-  most.forEach((weight, i) => image.data.set([...up[Math.round(255 * Math.sqrt(weight))], 255], i * 4));
-  pen.putImageData(image, 0, 0);
-  thumbs.set(key, canvas);
-  return canvas;
+  thumbs.set(key, picture([...most].map((weight) => shade(weight)), side, pixels));
+  return thumbs.get(key);
 }
 
 // How sure a weight of the chosen head is: computed here from exact queries and keys, or as it is kept.

@@ -1,12 +1,8 @@
 // What the model did with one text. Reads the page's block of data; every number on the page comes from here.
 
-import { drawn, inflated } from "../elements.js";
+import { drawn } from "../elements.js";
 
 const TYPES = { f4: Float32Array, u4: Uint32Array, u2: Uint16Array, u1: Uint8Array, i1: Int8Array };
-
-export async function unpack(base64) {
-  return read(await inflated(base64));
-}
 
 // A document of explanations, from its bytes.
 export function read(buffer) {

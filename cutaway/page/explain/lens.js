@@ -1,6 +1,6 @@
 // The lenses: the likeliest token after every block, at every position, by the lens that is chosen.
 
-import { palette } from "../colours.js";
+import { palette, shade } from "../colours.js";
 import { drawn, make, options, percent, select, table, tokenOf, word } from "../elements.js";
 import { PARTS, heat } from "../heat.js";
 
@@ -32,7 +32,7 @@ export const lens = {
       rows: stages,
       ...explanation.tokenColumns,
       size: { left: 76, top: 28, height: 22, width: [76, 160], tall: 760 },
-      colour: (r, c) => palette().upCss[Math.round(FAINT * Math.sqrt(read[kind].chance(r, c)))],
+      colour: (r, c) => shade(read[kind].chance(r, c), FAINT),
       text: (r, c) => ({
         text: text(read[kind], r, c),
         colour: palette().ink,

@@ -3,11 +3,13 @@
 import { count, make, percent, remark } from "../elements.js";
 import { VIEWS, answerText, drawnText, ending, strip, views } from "./build.js";
 import { changed } from "./changed.js";
-import { unpack } from "./explanation.js";
+import { read } from "./explanation.js";
 import { features } from "./features.js";
 import { probabilities } from "./next.js";
 import { patch } from "./patch.js";
 import { Page } from "./state.js";
+import { TwoSides } from "./two.js";
+import { bytesInFile } from "../file.js";
 import { themeButton } from "../theme.js";
 
 const TOPICS = { patch, features, changed }; // views of options of `cutaway explain`
@@ -27,8 +29,8 @@ function header(page) {
 }
 
 async function start() {
-  const data = await unpack(document.querySelector("#data").textContent);
-  const page = new Page({ ...data, views: data.views.length ? data.views : Object.keys(VIEWS) });
+  const data = read(await bytesInFile());
+  const page = new (data.explanations.length > 1 ? TwoSides : Page)({ ...data, views: data.views.length ? data.views : Object.keys(VIEWS) });
   const whole = page.data.views.length > 1;
   if (whole) header(page);
   document.querySelector("#strip").append(...strip(page));

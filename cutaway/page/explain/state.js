@@ -12,8 +12,7 @@ class State {
     Object.assign(this, { layer, head, source, pair: null });
   }
 
-  // Selects. A linked token is selected in the other explanation too; so are a layer, a head and a pair, if the
-  // model is the same: the heads of two models do not correspond.
+  // Selects; `linked`: in what stands beside it too.
   set(change, linked = true) {
     Object.assign(this, change);
     this.head = Math.min(this.head, this.explanation.heads[this.layer] - 1);
@@ -41,16 +40,7 @@ export class Page {
   constructor(data) {
     this.data = data;
     this.states = data.explanations.map((explanation, i) => new State(explanation, i, this));
-    if (data.same_model && this.states.length > 1) this.together();
     this.waiting = new Map();
-    this.links = [new Map(data.links), new Map(data.links.map(([a, b]) => [b, a]))];
-  }
-
-  // The heads of one model correspond: both sides open at the first one's.
-  together() {
-    const [{ layer, head, source }, other] = this.states;
-    const there = new Map(this.data.links).get(source);
-    Object.assign(other, { layer, head, source: there ?? other.source });
   }
 
   // Runs a task in the next frame, once, however often it was asked for.
@@ -65,32 +55,15 @@ export class Page {
     tasks.forEach((task) => task());
   }
 
-  other(state) {
-    return this.states[1 - state.index];
-  }
-
-  // Whose choice of a RoPE pair holds where none is chosen: the first explanation's, of two of one model.
+  // Whose choice of a RoPE pair holds where none is chosen.
   leader(state) {
-    return this.data.same_model ? this.states[0] : state;
+    return state;
   }
 
-  follow(state, change) {
-    const other = this.other(state);
-    if (!other) return;
-    const same = {};
-    if (this.data.same_model) {
-      for (const name of ["layer", "head", "pair"]) if (name in change) same[name] = change[name];
-    }
-    for (const name of ["token", "source"]) {
-      const there = name in change ? this.links[state.index].get(change[name]) : undefined;
-      if (there !== undefined) same[name] = there;
-    }
-    if (Object.keys(same).length) other.set(same, false);
-  }
+  follow() {}
 
   hover(state, t) {
     state.hover(t);
-    this.other(state)?.hover(t === null ? null : (this.links[state.index].get(t) ?? null));
   }
 
   // One listener for hovering and focusing serves every token on the page, until the signal.

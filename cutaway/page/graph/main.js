@@ -1,6 +1,7 @@
 // A graph's page: the drawing, what is chosen, groups of nodes, and what clamping them does.
 
-import { inflated, make } from "../elements.js";
+import { make } from "../elements.js";
+import { jsonInFile } from "../file.js";
 import { themeButton } from "../theme.js";
 import { drawing } from "./drawing.js";
 import { groupsPanel } from "./groups.js";
@@ -9,8 +10,7 @@ import { head } from "./head.js";
 import { stateOf } from "./state.js";
 
 async function main() {
-  const text = document.querySelector("#data").textContent;
-  const graph = JSON.parse(new TextDecoder().decode(await inflated(text)));
+  const graph = await jsonInFile();
   const state = stateOf(graph);
   const later = [];
   const picture = drawing(graph, state);

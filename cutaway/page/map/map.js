@@ -1,9 +1,10 @@
 // A map of words: points on a canvas that is dragged and zoomed, the chosen word and its neighbours over them, and
 // a list beside it.
 
-import { count, drawn, inflated, make } from "../elements.js";
+import { count, drawn, make } from "../elements.js";
 import { palette } from "../colours.js";
 import { ticks } from "../charts/scales.js";
+import { jsonInFile } from "../file.js";
 import { themeButton } from "../theme.js";
 
 const NAMED = 60; // the first words of the table carry their names
@@ -247,7 +248,7 @@ function hands(map, choose) {
 }
 
 async function start() {
-  const facts = JSON.parse(new TextDecoder().decode(await inflated(document.querySelector("#data").textContent)));
+  const facts = await jsonInFile();
   const byId = (id) => document.getElementById(id);
   const index = new Map(facts.words.map((word, i) => [word, i]).reverse());
   const map = new WordMap(facts, byId("map"), (text) => { byId("hovered").textContent = text; });

@@ -25,9 +25,8 @@ MARGIN = 12
 @cache
 def colours() -> tuple[dict[str, str], dict[str, str]]:
     """The colours of the page by their names, light and dark."""
-    blocks = re.findall(r"\{\s*(--paper[^}]*)", STYLE.read_text("utf-8"))
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w+);", block)) for block in blocks[:2])
-    return light, dark
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\);", STYLE.read_text("utf-8"))
+    return {name: light for name, light, _ in pairs}, {name: dark for name, _, dark in pairs}
 
 
 def text_width(text: str, size: float = FONT) -> float:
