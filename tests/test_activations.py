@@ -1,5 +1,6 @@
 """The runtime's values and edits: its reference's to the bit, PyTorch's within the law; datasets."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -522,6 +523,10 @@ def test_the_command_writes_a_dataset(file: Path, tmp_path: Path, capsys: pytest
     data = activations.Activations.open(tmp_path / "acts")
     ids = [cutaway.load(file).ids(text) for text in ("one text", "and another")]
     assert np.array_equal(data.token_ids, np.concatenate(ids))
+    index = tmp_path / "acts" / "dataset.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"mlp_inputs": 3}))
+    with pytest.raises(UserError, match="mlp_inputs is no list"):
+        activations.Activations.open(tmp_path / "acts")
 
 
 @compiled

@@ -224,5 +224,11 @@ def test_what_does_not_fit_is_refused(data: Activations, tmp_path: Path) -> None
         sae_training.train_set(only)
     with pytest.raises(UserError, match="takes what an MLP reads and what it writes, not 1"):
         sae_training.train(data, "blocks.0.mlp_norm", kind="transcoder")
+    for options, why in (
+        ({"features": 10**11, "k": 3}, "100,000,000,000 features"),
+        ({"batch": 10**12}, "GB"),
+    ):
+        with pytest.raises(UserError, match=f"{why}.* give fewer features, or a smaller batch"):
+            sae_training.train(data, "blocks.0.mlp_norm", **options)
     with pytest.raises(UserError, match="the learning rate is 0"):
         sae_training.train(data, "blocks.0.mlp_norm", learning_rate=0)

@@ -104,6 +104,9 @@ class Activations:
             raise UserError(f"{folder}: {state}")
         fields = Fields(facts, Path(folder) / INDEX)
         fields.text("model")
+        inputs = facts.get("mlp_inputs", [])
+        if not isinstance(inputs, list) or not all(isinstance(name, str) for name in inputs):
+            raise fields.refusal("mlp_inputs", "is no list of activations' names")
         shards = [_opened(_path(Path(folder), n)) for n in range(fields.integer("shards"))]
         form = {name: shard.shape[1:] for name, shard in shards[0].items()}
         for n, shard in enumerate(shards):

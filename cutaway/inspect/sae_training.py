@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cutaway import memory
 from cutaway.errors import UserError
 from cutaway.extras import need
 from cutaway.inspect.activations import Activations, norm_limit
@@ -134,7 +135,7 @@ def train_set(
 
 def mlp_pairs(data: Activations) -> list[tuple[str, str]]:
     """What each MLP of the dataset reads and writes, by layer; UserError where it has none."""
-    found, inputs = [], data.facts.get("mlp_inputs")  # which datasets of before have not
+    found, inputs = [], data.facts.get("mlp_inputs") or None  # which datasets of before have not
     for name in data.names:
         match = LAYER.fullmatch(name)
         if match is not None and (match[2] == READ if inputs is None else name in inputs):
@@ -242,6 +243,7 @@ def trained(
     """The dictionaries that cards describe, trained together; UserError for too few tokens."""
     from cutaway.inspect import sae_pytorch
 
+    _check_memory(cards, training)
     reads = tuple(dict.fromkeys(name for card in cards for name in card.reads))
     writes = tuple(dict.fromkeys(name for card in cards for name in card.writes))
     sinks = np.any([data.sinks(name) for name in {*reads, *writes}], axis=0)
@@ -277,6 +279,21 @@ def trained(
         own = {name: tensor.numpy() for name, tensor in part.of.items() if name != "silent"}
         made.append(SAE(card, _in_own_units(own, card, x, y, (part.reads, part.writes))))
     return _measured(made, (x, y), rows, held_out, also)
+
+
+def _check_memory(cards: Sequence[Card], training: Training) -> None:
+    """UserError for sizes that this machine's memory cannot hold."""
+    width = max(sum(card.widths) for card in cards)
+    weights = sum(card.features * (sum(card.widths) + 2) for card in cards)
+    numbers = 4 * weights + training.batch * (
+        cards[0].features + 4 * width
+    )  # gradients and Adam's moments too
+    if 4 * numbers > (free := memory.available()):
+        raise UserError(
+            f"{cards[0].features:,} features in batches of {training.batch:,} tokens take "
+            f"{4 * numbers / 1e9:,.0f} GB, and {free / 1e9:,.0f} are free: give fewer features, or a smaller "
+            "batch"
+        )
 
 
 def _in_own_units(
