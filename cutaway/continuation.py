@@ -48,6 +48,7 @@ class Drafts(Protocol):
     def checkpoint(self) -> Checkpoint: ...
 
 
+COMPARED = 256  # tokens by which a draft's vocabulary is compared with its model's
 Speculate = Literal["lookup", "mtp"] | Path | Drafts | None
 
 
@@ -329,9 +330,29 @@ class Continuation:
                 f"{speculate.checkpoint.source} cannot write ahead for {self.engines.checkpoint.source}: "
                 f"it has {draft.vocab} ids, and {vocab} are needed"
             )
+        given: Any = speculate  # a LanguageModel, which reads its tokenizer once
+        if (id := _another_token(self.get_tokenizer(), given.tokenizer)) is not None:
+            raise UserError(
+                f"{speculate.checkpoint.source} cannot write ahead for {self.engines.checkpoint.source}: its "
+                f"tokens are others, such as id {id}: a draft has the model's own vocabulary"
+            )
         if isinstance(draft, Rewinding) and (why := draft.no_rewinding()) is not None:
             raise UserError(f"{speculate.checkpoint.source} cannot write ahead: {why}")
         return Drafting(DraftModel(draft, len(self.get_tokenizer())))
+
+
+def _another_token(own: Tokenizer, theirs: Tokenizer) -> int | None:
+    """An id that is another token in the second vocabulary, where most are; a few added ones may differ."""
+
+    def spelt(tokenizer: Tokenizer, id: int) -> bytes:
+        try:
+            return tokenizer.token_bytes(id)
+        except UserError:  # a row of the table that no token has
+            return b""
+
+    asked = range(0, min(len(own), len(theirs)), max(1, len(own) // COMPARED))
+    others = [id for id in asked if own is not theirs and spelt(own, id) != spelt(theirs, id)]
+    return others[0] if 2 * len(others) > len(asked) else None
 
 
 def _refuse_session(session: Session | None) -> None:

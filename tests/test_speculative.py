@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -476,11 +477,30 @@ def test_smollm2_says_the_same(lm: LanguageModel):
 
 
 def test_what_cannot_guess_is_refused(lm: LanguageModel):
-    with pytest.raises(UserError, match='use "lookup" or a smaller model'):
+    with pytest.raises(UserError, match='use "lookup", "mtp", a smaller model'):
         lm._continuation.drafting("luck")  # signatures are checked here, and `generate` allows no other word
     for count in (0, 31):
         with pytest.raises(UserError, match="the model has 30 layers"):
             lm.first_layers(count)
+
+
+def test_a_draft_of_another_vocabulary_as_large_is_refused(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    own = lm.tokenizer
+
+    class Shifted:
+        def __len__(self) -> int:
+            return len(own)
+
+        def token_bytes(self, id: int) -> bytes:
+            return own.token_bytes((id + 1) % len(own))
+
+    other = lm.first_layers(1)
+    assert lm._continuation.drafting(other)
+    shifted: Any = SimpleNamespace(engine=other.engine, checkpoint=other.checkpoint, tokenizer=Shifted())
+    with pytest.raises(UserError, match="its tokens are others, such as id"):
+        lm._continuation.drafting(shifted)
 
 
 def test_the_command_says_how_drafts_fared(capsys: pytest.CaptureFixture[str]):
