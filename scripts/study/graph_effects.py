@@ -7,8 +7,8 @@ For each prompt: a graph of SmolLM2 in float32; nodes drawn at random from the p
 alone; Spearman's correlation of the predicted and the true change of the likeliest token's logit, less the
 mean of all. Beside it the correlation of the direct edge alone, and of the same predictions dealt out to
 other nodes. Then the group of the nodes with the most influence, beside groups of as many nodes of the same
-kinds that pruning left out. Finished prompts are in the file, from which the same command goes on: four seconds
-each.
+kinds that pruning left out. Finished prompts are in the file, from which the same command goes on: four
+seconds each.
 """
 
 from __future__ import annotations
