@@ -286,6 +286,7 @@ class Engines:
         self._draft_heads[folder] = head
         return head
 
+    @cached_property
     def pages_digest(self) -> bytes:
         """A hash of all that the runtime's pages of KV cache depend on beside their texts: the files of the
         weights, the adapter, the config, the KV cache's format, and the core with its instruction set.

@@ -22,6 +22,7 @@ import torch
 from cutaway import native
 from cutaway.errors import OperationalError, UserError
 from cutaway.generate.batch import scheduler as scheduling
+from cutaway.generate.batch.chunk import Chunk
 from cutaway.generate.batch.many_prompts import answer_all, generate_batch
 from cutaway.generate.batch.prefix_cache import PrefixCache, cache_scope
 from cutaway.generate.batch.request import (
@@ -35,7 +36,6 @@ from cutaway.generate.batch.request import (
     ShuttingDownError,
 )
 from cutaway.generate.batch.scheduler import AHEAD, LOW, Scheduler
-from cutaway.generate.batch.sequence import Chunk
 from cutaway.generate.batch.step_budget import LEAST, SHORT, STRETCH, PrefillBudget
 from cutaway.generate.decode import finish, generate
 from cutaway.generate.internals import Internals

@@ -66,6 +66,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/score": {"text_1": "hi", "text_2": "ho", "pooling": "mean"},
     "/completion": {"prompt": "hi", "n_predict": 1},
     "/infill": {"input_prefix": "hi", "input_suffix": "ho", "n_predict": 1},
+    "/slots/{id}": {"filename": "one"},
     "/apply-template": {"messages": CHAT["messages"]},
     "/tokenize": {"text": "hi"},
     "/detokenize": {"ids": [1]},

@@ -1,4 +1,4 @@
-"""Prefixes on disk, from the options that several verbs have."""
+"""Pages of KV cache in files, from the options that several verbs have."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from cutaway.errors import UserError
 
 if TYPE_CHECKING:
     from cutaway.generate.batch.prefix_store import PrefixStore
+    from cutaway.generate.batch.saved_text import Saver
+    from cutaway.serve.saved_slots import SavedSlots
     from cutaway.store.sealed import Seal
 
 VARIABLE = "CUTAWAY_PREFIX_CACHE_KEY"
@@ -18,35 +20,51 @@ DEFAULT, FOLDER = Path("default"), "prefixes"
 SIZE = "10GiB"
 
 
+def check(size: str, key_file: Path | None, *folders: Path | None) -> None:
+    """Before a model is loaded: UserError for options that fit no pages."""
+    for folder in folders:
+        if folder is not None:
+            from cutaway.generate.batch.prefix_store import check_folder
+
+            size_of(size, "--prefix-cache-size")
+            seal(key_file)
+            check_folder(place(folder))
+
+
 def opened(lm: Any, folder: Path | None, size: str, key_file: Path | None) -> PrefixStore | None:
-    """The model's pages in a folder, None for none. UserError for options or a model that fit no pages."""
+    """The model's pages in a folder, None for none. UserError where another engine answers."""
     if folder is None:
         return None
     from cutaway.generate.batch.prefix_store import PrefixStore
+
+    made = saver(lm, key_file, "--prefix-cache")
+    return PrefixStore(place(folder), made.digest, size_of(size, "--prefix-cache-size"), made.seal)
+
+
+def slots(lm: Any, folder: Path | None, size: str, key_file: Path | None) -> SavedSlots | None:
+    """The slots of a model whose texts are saved in a folder, None for none. UserError as `opened`."""
+    if folder is None:
+        return None
+    from cutaway.serve.saved_slots import SavedSlots
+
+    made = saver(lm, key_file, "--slot-save-path")
+    return SavedSlots(folder, made, size_of(size, "--prefix-cache-size"))
+
+
+def saver(lm: Any, key_file: Path | None, option: str) -> Saver:
+    """How a model's pages are written. UserError where another engine than the runtime answers."""
+    from cutaway.generate.batch.saved_text import Saver
     from cutaway.generate.engine import Storable
 
     name, why = lm.engine_choice
     if name != "runtime" or not isinstance(lm.engine, Storable):
-        because = (
-            f"the PyTorch model answers here, because {why}" if name != "runtime" else "the core is absent"
-        )
-        raise UserError(f"--prefix-cache keeps pages of the runtime, and {because}: leave it out")
-    digest = lm.engines.pages_digest()
-    return PrefixStore(place(folder), digest, size_of(size, "--prefix-cache-size"), seal(key_file))
-
-
-def check(folder: Path | None, size: str, key_file: Path | None) -> None:
-    """Before a model is loaded: UserError for options that fit no pages."""
-    if folder is not None:
-        from cutaway.generate.batch.prefix_store import check_folder
-
-        size_of(size, "--prefix-cache-size")
-        seal(key_file)
-        check_folder(place(folder))
+        why = f"the PyTorch model answers here, because {why}" if name != "runtime" else "the core is absent"
+        raise UserError(f"{option} keeps pages of the runtime, and {why}: leave it out")
+    return Saver(lm.engines.pages_digest, seal(key_file))
 
 
 def place(folder: Path) -> Path:
-    """The folder that an option names."""
+    """The folder that --prefix-cache names."""
     return store.home() / FOLDER if folder == DEFAULT else folder
 
 

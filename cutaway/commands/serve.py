@@ -261,8 +261,8 @@ class Loader:
                 f"The models are {', '.join(names)}: each needs a name of its own"
                 + (f", and there is none called {', '.join(sorted(named))}" if named else "")
             )
-        own = (self.loading.prefix_cache, self.loading.prefix_cache_size, self.loading.prefix_cache_key_file)
-        prefixes.check(*own)
+        own = (self.loading.prefix_cache_size, self.loading.prefix_cache_key_file)
+        prefixes.check(*own, self.loading.prefix_cache, self.loading.slot_save_path)
         if self.loading.draft not in (None, *OWN_DRAFTS):
             model_path(self.loading.draft)  # an error before the first model is loaded
         for given in self.loading.lens:
@@ -401,7 +401,7 @@ class Loader:
         pooling, lengths = self.loading.pooling or stated(lm.checkpoint), dimensions(lm.checkpoint)
         # Errors name no path of the machine.
         lm.checkpoint = replace(lm.checkpoint, source=Path(name), origin=lm.checkpoint.path)
-        scheduler = None
+        scheduler = slots = None
         if not lm.is_encoder:
             engine = lm.engine
             whole = -(-engine.max_context // engine.page) * engine.page
@@ -410,8 +410,9 @@ class Loader:
             drafting = None
             if loading.draft is not None and first is None:
                 drafting = lm.drafting(drafts(loading.draft, loading.engine, loading.strict))
-            own = (loading.prefix_cache, loading.prefix_cache_size, loading.prefix_cache_key_file)
-            kept = prefixes.opened(lm, *own)
+            own = (loading.prefix_cache_size, loading.prefix_cache_key_file)
+            kept = prefixes.opened(lm, loading.prefix_cache, *own)
+            slots = prefixes.slots(lm, loading.slot_save_path, *own)
             scheduler = limits.scheduler(engine, lm.tokenizer, drafting, kept)
         shared: dict[str, Any] = {"store": self.store} if self.store is not None else {}
         if first is not None:
@@ -421,6 +422,7 @@ class Loader:
         service = Service(
             *(lm, name, scheduler, limits, metrics, self.log_prompts, adapters, aliases, self.lenient),
             adapter_folder=folder,
+            slots=slots,
             pooling=pooling,
             dimensions=lengths,
             lenses=self._lenses(lm),

@@ -36,6 +36,7 @@ from cutaway.serve.operations.bounded_log import PROMPTS
 from cutaway.serve.operations.metrics import Metrics
 from cutaway.serve.operations.request_record import client_of, record_of
 from cutaway.serve.response_store import ResponseStore
+from cutaway.serve.saved_slots import SavedSlots
 from cutaway.serve.validation import StrictModel
 from cutaway.serve.work_pool import MOST_WAITING, THREADS, FairPool, LoopBridge, Result, counted
 from cutaway.tokenizer import Tokenizer
@@ -130,6 +131,7 @@ class Service:
     adapter_folder: Path | None = None  # from which an admin may load adapters; None: from nowhere
     lenses: Mapping[str, Any] = field(default_factory=dict)  # by kind, beside the logit lens
     dictionaries: Sequence[Dictionary] = ()  # of features
+    slots: SavedSlots | None = None  # of llama-server's clients; None: they are not saved
     store: ResponseStore = field(default_factory=ResponseStore)
     running: dict[tuple[bytes, str], Any] = field(default_factory=dict)  # responses, by API key and id
     created: int = field(default_factory=lambda: int(time.time()))

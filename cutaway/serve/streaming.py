@@ -102,6 +102,11 @@ class MergedStreams:
                 self.service.finished.append(time.perf_counter())
                 self._answered.add(i)
                 self.record.answered(event.generation, i // self.choices)
+                if self.service.slots is not None:
+                    request = self.streams[i].request
+                    self.service.slots.answered(
+                        self.record.scope, self.record.slot, request, event.generation
+                    )
                 if self.warnings is not None and event.generation.finish_reason == "length":
                     self.warnings.append(CUT_OFF)
             if self.again is None:

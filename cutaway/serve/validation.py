@@ -113,6 +113,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     IGNORED: ClassVar[frozenset[str]] = frozenset()
     DEFAULTS: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    EMPTY: ClassVar[bool] = False  # whether an empty body is one without fields
     _ignored: dict[str, None] = PrivateAttr(default_factory=dict)
 
     @property
@@ -153,6 +154,8 @@ Body = TypeVar("Body", bound=StrictModel)
 
 def parse_body(model: type[Body], raw: bytes, lenient: bool = False) -> Body:
     """A request's body. APIError for what is not JSON and for what does not fit the model. For threads."""
+    if not raw and model.EMPTY:
+        raw = b"{}"
     try:
         value = json.loads(raw, parse_constant=_reject_constant)
     except (ValueError, RecursionError):

@@ -9,6 +9,7 @@ end of a text before its beginning.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,14 @@ def cache_scope(api_key: bytes, salt: str | None) -> bytes:
     return blake2b(salted, key=blake2b(api_key, digest_size=32).digest(), digest_size=16).digest()
 
 
+def page_keys(engine: BatchedEngine, scope: bytes, ids: Sequence[int]) -> list[bytes]:
+    """The keys of a text's full pages, from its first on."""
+    keys = [scope + engine.scope]
+    for start in range(0, len(ids) - engine.page + 1, engine.page):
+        keys.append(page_key(keys[-1], ids[start : start + engine.page]))
+    return keys[1:]
+
+
 class Absent(NamedTuple):
     """Pages of a text that may be on disk: their keys and ids, and the kept page before them."""
 
@@ -44,11 +53,12 @@ class Absent(NamedTuple):
 
 
 class PrefixCache:
-    """Pages by their keys, at most ``capacity`` of them."""
+    """Pages by their keys, at most ``capacity`` of them. From any thread."""
 
     def __init__(self, capacity: int) -> None:
         self._pages: OrderedDict[bytes, Any] = OrderedDict()
         self._capacity = capacity
+        self._changing = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -59,21 +69,30 @@ class PrefixCache:
 
     def add(self, keys: Sequence[bytes], page: Any) -> None:
         """Cache a page under the last of its text's keys."""
-        self._pages.setdefault(keys[-1], page)
-        self.touch(keys)
-        self.resize(self._capacity)
+        with self._changing:
+            self._pages.setdefault(keys[-1], page)
+            self.touch(keys)
+            self.resize(self._capacity)
+
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget pages."""
+        with self._changing:
+            for key in keys:
+                self._pages.pop(key, None)
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """Mark a text's pages, from its first on, as used just now."""
-        for key in reversed(keys):
-            if key in self._pages:
-                self._pages.move_to_end(key)
+        with self._changing:
+            for key in reversed(keys):
+                if key in self._pages:
+                    self._pages.move_to_end(key)
 
     def resize(self, capacity: int) -> None:
         """Hold at most so many pages from now on."""
-        self._capacity = max(0, capacity)
-        while len(self._pages) > self._capacity:
-            self._pages.popitem(last=False)
+        with self._changing:
+            self._capacity = max(0, capacity)
+            while len(self._pages) > self._capacity:
+                self._pages.popitem(last=False)
 
 
 def page_capacity(engine: BatchedEngine, sequences: int, state_bytes: int | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,12 @@ LOADING = 0.02  # seconds after which a scheduler that only waits for pages look
 
 
 class Restoring:
-    """The scheduler's use of a store, None for none. All but ``figures`` is called by the model's thread,
-    which never waits for the disk while a text can be read.
+    """The scheduler's use of a store, None for none. The model's thread calls it (but ``figures`` and
+    ``erase``), and never waits for the disk while a text can be read.
     """
 
     def __init__(self, store: PrefixStore | None, cache: PrefixCache, wake: threading.Condition) -> None:
-        self._store, self._cache, self._wake = store, cache, wake
+        self._store, self.cache, self._wake = store, cache, wake
         self._loading = set[bytes]()  # the key of the first page of each text whose pages are being loaded
         self._arrived: list[tuple[ScheduledSequence, bytes, dict[bytes, Any]]] = []
 
@@ -35,7 +36,7 @@ class Restoring:
         self._take_arrived()
         ready = []
         for sequence in unread:
-            sequence.reuse_pages(self._cache)
+            sequence.reuse_pages(self.cache)
             key = sequence.next_page
             if key is not None and key not in self._loading and not sequence.searched:
                 sequence.searched = True
@@ -65,7 +66,7 @@ class Restoring:
             arrived, self._arrived = self._arrived, []
         for sequence, key, pages in arrived:
             sequence.restored = pages
-            sequence.reuse_pages(self._cache)
+            sequence.reuse_pages(self.cache)
             self._loading.discard(key)
 
     def wait(self) -> None:
@@ -80,6 +81,12 @@ class Restoring:
         sequence.stored = True
         if len(sequence.prompt) >= LONG:
             self._store.keep(sequence.engine, *sequence.prompt_pages())
+
+    def erase(self, keys: Sequence[bytes]) -> None:
+        """Forget pages, those on disk too. From any thread."""
+        self.cache.drop(keys)
+        if self._store is not None:
+            self._store.erase(keys)
 
     def close(self) -> None:
         """Write what is pending."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cutaway.errors import UserError
+from cutaway.generate.batch.chunk import Chunk, forward
 from cutaway.generate.batch.fair_queue import FairQueue
 from cutaway.generate.batch.prefix_cache import PrefixCache, page_capacity
 from cutaway.generate.batch.prefix_store import PrefixStore, StoreFigures
@@ -31,12 +32,10 @@ from cutaway.generate.batch.request import (
 )
 from cutaway.generate.batch.restoring import Restoring
 from cutaway.generate.batch.sequence import (
-    Chunk,
     ScheduledSequence,
     SequenceOutput,
     TokenizerProtocol,
     check_prompt,
-    forward,
     vocab_size,
 )
 from cutaway.generate.batch.step_budget import DecodeTurns, PrefillBudget, fair_parts, prompts_waiting
@@ -125,7 +124,7 @@ class Scheduler:
         self._step_seconds = 0.0
         self._closing = self._over = False
         self._wake = threading.Condition()
-        self._restoring = Restoring(prefixes, self._prefix_cache, self._wake)
+        self.restoring = Restoring(prefixes, self._prefix_cache, self._wake)
         self._pages_taken = threading.Event()
         self._threads = [threading.Thread(target=self._work, name="cutaway-model", daemon=True)]
         if isinstance(self.engine, AllocatesAhead):
@@ -203,7 +202,7 @@ class Scheduler:
                 prompt_tokens=counts["prompt_tokens"],
                 cached_tokens=counts["cached_tokens"],
                 restored_tokens=counts["restored_tokens"],
-                stored=self._restoring.figures,
+                stored=self.restoring.figures,
                 generated_tokens=counts["generated_tokens"],
                 drafted_tokens=counts["drafted_tokens"],
                 accepted_tokens=counts["accepted_tokens"],
@@ -233,7 +232,7 @@ class Scheduler:
         if threading.current_thread() not in self._threads:
             for thread in self._threads:  # afterwards nothing here holds the engine and the tokenizer
                 thread.join()
-            self._restoring.close()
+            self.restoring.close()
         return cut_off
 
     def close(self) -> None:
@@ -325,7 +324,7 @@ class Scheduler:
         able, unread = list[ScheduledSequence](), list[ScheduledSequence]()
         for sequence in self._running:
             (able if sequence.decoding else unread).append(sequence)
-        unread = self._restoring.ready(unread)
+        unread = self.restoring.ready(unread)
         decoding = self._turns.choose(able)
         drafts = self._drafts(decoding) if not unread else [()] * len(decoding)
         drafted = time.perf_counter()
@@ -341,7 +340,7 @@ class Scheduler:
             chunks += self._prefill_chunks(unread, clients, most)
         self.on_step()  # of the step before: its listeners work while the engine computes
         if not chunks:  # every text waits for pages on disk
-            self._restoring.wait()
+            self.restoring.wait()
             return
         try:
             forward(self.engine, chunks, self._watches)
@@ -358,7 +357,7 @@ class Scheduler:
             self._pages_taken.set()
         for chunk in chunks:
             chunk.sequence.cache_pages(self._prefix_cache)
-            self._restoring.store(chunk.sequence)
+            self.restoring.store(chunk.sequence)
         chunks += self._forks(chunks, FORKS if shared else None)
         results = [_sample(chunk) for chunk in chunks]
         self._count_drafts(chunks)

@@ -17,6 +17,7 @@ from cutaway.serve.openai import completions
 from cutaway.serve.openai.format import scored, token_logprobs, warned
 from cutaway.serve.openai.schema import CompletionRequest
 from cutaway.serve.operations.api_keys import TEXT
+from cutaway.serve.operations.request_record import record_of
 from cutaway.serve.prompts import ending, messages
 from cutaway.serve.routes import Route, beside
 from cutaway.serve.service import Service
@@ -46,6 +47,10 @@ async def infill(service: Service, body: Infill, http: HTTPRequest) -> Response:
 async def _answered(
     service: Service, body: LlamaRequest, fields: dict[str, Any], http: HTTPRequest
 ) -> Response:
+    if body.id_slot >= (places := service.limits.max_sequences):
+        text = f"There is no slot {body.id_slot}: this server has 0 to {places - 1}"
+        raise APIError(400, text, param="id_slot")
+    record_of(http).slot = body.id_slot
     most = body.n_predict or service.limits.max_tokens or service.context
     fields |= {name: getattr(body, name) for name in SAME} | {"max_tokens": most, "seed": body.seed}
     fields |= service.sampled_as(DEFAULTS, {name: getattr(body, name) for name in DEFAULTS})
@@ -85,7 +90,12 @@ class LlamaAnswer:
         async for _, piece in self.of.streams:
             count += piece.id is not None
             part = {"index": 0, "content": piece.text, "tokens": [] if piece.id is None else [piece.id]}
-            part |= {"stop": False, "id_slot": 0, "tokens_predicted": count, "tokens_evaluated": read}
+            part |= {
+                "stop": False,
+                "id_slot": self.body.id_slot,
+                "tokens_predicted": count,
+                "tokens_evaluated": read,
+            }
             if piece.text or piece.id is not None:
                 yield part | self._probabilities([piece])
             if piece.generation is not None:
@@ -108,7 +118,7 @@ class LlamaAnswer:
             "index": 0,
             "content": "",
             "tokens": [],
-            "id_slot": 0,
+            "id_slot": self.body.id_slot,
             "stop": True,
             "model": self.of.body.model or self.of.service.name,
             "tokens_predicted": len(generation.ids),

@@ -29,7 +29,7 @@ class LlamaRequest(LlamaSampling):
     """What /completion and /infill share."""
 
     IGNORED: ClassVar[frozenset[str]] = frozenset({
-        "cache_prompt", "id_slot", "n_keep", "t_max_predict_ms", "response_fields", "timings_per_token",
+        "cache_prompt", "n_keep", "t_max_predict_ms", "response_fields", "timings_per_token",
         "return_progress", "post_sampling_probs", "n_cache_reuse", "samplers", "min_keep", "n_indent",
     })  # fmt: skip
     DEFAULTS: ClassVar = {
@@ -47,6 +47,7 @@ class LlamaRequest(LlamaSampling):
         "dry_multiplier": [0.0],
         "n_discard": [0],
         "return_tokens": [False],
+        "id_slot": [-1],
     }
     model: StrictStr | None = None
     n_predict: Annotated[StrictInt, Field(ge=1)] | None = None
@@ -56,6 +57,7 @@ class LlamaRequest(LlamaSampling):
     json_schema: Object | None = None
     ignore_eos: StrictBool | None = None
     return_tokens: StrictBool | None = None
+    id_slot: Annotated[StrictInt, Field(ge=0)] = 0
     logit_bias: Annotated[list[tuple[Id, Number | bool]], FailFast, Field(max_length=1024)] | None = None
 
 

@@ -64,6 +64,7 @@ class RequestRecord:
     status: int = 0
     error: str | None = None
     bad_key: str | None = None  # a fingerprint of a key that is none
+    slot: int = 0  # llama-server's, which the request names
     prompt_only: bool = False  # no token is answered: the one that the scheduler chose does not count
     prompt_tokens: int = 0
     cached_tokens: int = 0
