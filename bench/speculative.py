@@ -5,10 +5,11 @@
 
 Greedy, by the runtime's scheduler. In a turn each way writes the same texts once, the next turn in reverse
 order, so that other work of the machine meets all alike. A cell has the median of all texts' tokens a second;
-the median over turns of its ratio to no drafts (of llama.cpp's to llama.cpp's own) with a 95% interval; the
-same ratio of processor seconds a token; the share of drafted tokens that were accepted, and how many were
-drafted a token. With --draft, llama-server drafts with that file too (a .gguf), and it always has its own lookup
-(``--spec-type ngram-simple``). Our ways write the same texts, which is checked.
+the median over turns of its ratio to no drafts (of llama.cpp's to llama.cpp's own) with a 95% interval, for
+which "no drafts again" says what chance alone does; the same ratio of processor seconds a token; the share of
+drafted tokens that were accepted, and how many were drafted a token. With --draft, llama-server drafts with
+that file too (a .gguf); its own lookup (``--spec-type ngram-simple``) is always there. CUTAWAY_THREADS=1 makes
+both use one thread. Our ways write the same texts, which is checked.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from cutaway.generate.batch.request import Request
 from cutaway.generate.batch.scheduler import Scheduler
 from cutaway.generate.decode import finish
 from cutaway.generate.sampling_params import SamplingParams
+from cutaway.native import library
 from scripts.lib.serving import answering
 
 CODE = '''def area(width, height):
@@ -118,6 +120,7 @@ def ours(lm: Any, draft: Any) -> Iterator[Write]:
 def theirs(server: Path, model: Path, texts: int, *options: str) -> Iterator[Write]:
     """llama-server with these options."""
     command = [str(server), "--model", str(model), "--parallel", str(texts), "--ctx-size", str(2048 * texts)]
+    command += ["--threads", str(library.threads())]
     with answering([*command, *options]) as (port, process), ThreadPoolExecutor(texts) as pool:
 
         def used() -> float:
@@ -182,7 +185,7 @@ def row(ways: dict[str, Write], prompts: list[list[int]], asked: Any, constraine
             if plain
             else f"{rate:.0f}: {median:.2f} ({low:.2f} to {high:.2f}), {processor:.2f}; {share}"
         )
-        if way in own and not plain:
+        if way in own and not way.startswith("no drafts"):
             ratios[way] = median
     print(" | ".join(cells) + " |", flush=True)
     return ratios
@@ -202,7 +205,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=12)
     asked = parser.parse_args(given)
     lm: Any = cutaway.load(asked.model, engine="runtime")
-    drafts: dict[str, Any] = {"no drafts": None, "lookup": "lookup"}
+    drafts: dict[str, Any] = {"no drafts": None, "no drafts again": None, "lookup": "lookup"}
     drafts |= {f"draft {Path(one).stem}": cutaway.load(one, engine="runtime") for one in asked.draft}
     found: dict[str, float] = {}
     with ExitStack() as open_ways:
