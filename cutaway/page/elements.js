@@ -2,18 +2,23 @@
 
 const NAMED = { " ": "␣", "\n": "\\n", "\t": "\\t", "\r": "\\r" };
 const UNSEEN = /[\p{C}\p{Z}]/u;
+// What reverses or hides the text around it; joiners, without which some scripts cannot be written, are left.
+const HIDDEN = /[\0-\x08\v\f\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 const STACKED = /(?<=\p{M}{6})\p{M}+/gu; // marks on one letter, which would cover the lines above
 
 // A token made visible: ␣ for a space, escapes for what is not printable, ◌ under a lone accent.
 export function drawn(text) {
-  const out = [...text].map((c) => NAMED[c] ?? (UNSEEN.test(c) ? escaped(c) : c)).join("")
-    .replace(STACKED, (marks) => `[${[...marks].length} more marks]`);
+  const out = unstacked([...text].map((c) => NAMED[c] ?? (UNSEEN.test(c) ? escaped(c) : c)).join(""));
   return /^\p{M}/u.test(out) ? `◌${out}` : out;
 }
 
-// A text to be read, in which spaces are spaces.
+// A text to be read, in which spaces and lines are what they are.
 export function readable(text) {
-  return drawn(text).replaceAll(NAMED[" "], " ");
+  return unstacked(text.replace(HIDDEN, escaped));
+}
+
+function unstacked(text) {
+  return text.replace(STACKED, (marks) => `[${[...marks].length} more marks]`);
 }
 
 function escaped(c) {

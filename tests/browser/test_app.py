@@ -2,9 +2,11 @@
 and their alternatives, a text and a conversation followed through the model, keys, failures, hostile text.
 """
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -166,6 +168,63 @@ def test_text_stays_text(app: Opened) -> None:
     ask(tab, HOSTILE)
     assert tab.locator(".user").inner_text() == HOSTILE
     assert tab.locator("#owned, img").count() == 0
+
+
+def test_hostile_tokens_names_and_addresses_stay_text_in_their_place(app: Opened, server: Server) -> None:
+    """Tokens of a model, its name, and an address: no markup, no reversed text, nothing over other lines."""
+    texts = [
+        "<b id=owned>",
+        "\u202eevil",
+        "a\u200bb\0",
+        "o" + "\u0301" * 10_000,
+        "</script><img src=x onerror=alert(1)>",
+    ]
+    spans = [
+        "<b id=owned>",
+        "\\u202eevil",
+        "a\\u200bb\\x00",
+        "o" + "\u0301" * 6 + "[9994 more marks]",
+        texts[4],
+    ]
+    logprobs = [
+        {"id": 3, "token": one, "logprob": -1.0, "bytes": list(one.encode()), "top_logprobs":
+         [{"id": 3, "token": one, "logprob": -1.0, "bytes": list(one.encode())}]}
+        for one in texts
+    ]  # fmt: skip
+    choice = {"index": 0, "delta": {"content": "".join(texts)}, "logprobs": {"content": logprobs}}
+    events = [{"prompt_token_ids": [1], "choices": [choice | {"finish_reason": "stop"}]}]
+    tab = app()
+    tab.goto("about:blank")
+    name = HOSTILE + "\u202e"
+    tab.route(
+        "**/v1/models", lambda route: route.fulfill(json={"data": [{"id": name, "max_model_len": 9}] * 2})
+    )
+    body = "".join(f"data: {json.dumps(one)}\n\n" for one in events) + "data: [DONE]\n\n"
+    tab.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream")
+    )
+    given = quote(json.dumps({"message": "<b id=owned>\u202e\0"}))
+    tab.goto(f"{server.url}/#chat/{given}")
+    message = tab.get_by_label("Message", exact=True)
+    assert message.input_value().startswith("<b id=owned>")
+    ask(tab, "<b id=owned>\u202e")
+    assert tab.locator(".user").inner_text() == "<b id=owned>\\u202e"
+    assert tab.locator(".answer .t").all_text_contents() == spans
+    tab.locator(".answer .t").nth(3).click()
+    assert tab.locator("#inspector .big").inner_text() == spans[3]
+    for place in (
+        "#tree/<img>",
+        "#training/%00<b id=owned>",
+        "#how/<b id=owned>/<b id=owned>",
+        "#safety/\u202e",
+    ):
+        tab.evaluate("to => { location.hash = to; }", place)
+        tab.locator("#place > *").first.wait_for()
+    assert tab.locator("#owned, img, b").count() == 0
+    tab.problems[:] = [
+        one for one in tab.problems if "404" not in one
+    ]  # a run that is not there was asked for
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])

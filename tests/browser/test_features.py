@@ -21,7 +21,7 @@ def test_features_of_a_token_their_cards_and_their_edits(app: Opened, server: Se
     rows = tab.locator("#panel table").last.locator("tbody tr")
     rows.first.wait_for()
     made = [one.made for one in server.service.dictionaries]
-    for place, length in (("the place where it was chosen", 4), ("the token itself", 5)):
+    for place, length in (("where it was chosen", 4), ("the token itself", 5)):
         tab.get_by_label("Features at").select_option(place)
         ids = [*asked_ids(server), *plain.ids[:length]]
         values = server.service.lm.trace(ids, names=[one.name for one in made])

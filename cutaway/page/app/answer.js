@@ -1,6 +1,6 @@
 // An answer as its tokens: each a span, coloured and underlined by how surprising it was; arrow keys move over them.
 
-import { drawn, make, stepped } from "../elements.js";
+import { drawn, make, readable, stepped } from "../elements.js";
 
 const STEPS = [[0.9, 0], [0.5, 1], [0.2, 2], [0.05, 3]]; // probability from which a token is so surprising; else 4
 const CONTROL = /^<\|?[\w /]+\|?>$/;
@@ -76,7 +76,7 @@ export class Answer {
     const { text, token, logprob, given } = this.tokens[i];
     const control = CONTROL.test(token);
     const kind = given ? "given" : `p${surprise(logprob)}`;
-    return make("span", { class: `t ${kind}${control ? " control" : ""}`, "data-i": i }, control ? drawn(token) : text);
+    return make("span", { class: `t ${kind}${control ? " control" : ""}`, "data-i": i }, control ? drawn(token) : readable(text));
   }
 
   at(i) {

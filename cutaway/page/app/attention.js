@@ -1,7 +1,7 @@
 // Where each head attended when a token was chosen: all heads as small rows, then one over the text, then its whole map.
 
 import { palette, shade } from "../colours.js";
-import { bar, button, clamp, drawn, make, percent, problem, quoted, scrolling, status, table } from "../elements.js";
+import { bar, button, clamp, drawn, make, percent, problem, quoted, readable, scrolling, status, table } from "../elements.js";
 import { ALONE, PARTS, heat } from "../heat.js";
 import { NO_WEIGHTS, headMap, weightOf } from "./headmap.js";
 import { picture } from "../tiles.js";
@@ -102,7 +102,7 @@ function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
   const place = make("div");
   const text = make("p.attended", tokens.map((token, i) => make("span", {
     css: { "background-color": `color-mix(in srgb, var(--heat) ${Math.round((55 * row[Math.floor(i / pooled[1])]) / 255)}%, transparent)` },
-  }, token)));
+  }, readable(token))));
   const wider = button("Whole map", () => whole(place));
   requestAnimationFrame(() => { text.parentElement.scrollTop = text.parentElement.scrollHeight; });
   return [

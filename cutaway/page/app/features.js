@@ -3,7 +3,7 @@
 import { bar, button, drawn, fixed, make, number, percent, quoted, readable, remark, table } from "../elements.js";
 
 const STRONGEST = 5; // features of each dictionary
-const PLACES = [["", "the place where it was chosen"], ["itself", "the token itself"]];
+const PLACES = [["", "where it was chosen"], ["itself", "the token itself"]];
 
 export async function features(box, { answer, index, ids, asked, edit }, { server, signal, kept, again }) {
   const { id, token } = answer.tokens[index];
@@ -51,7 +51,7 @@ async function cardOf({ dictionary, feature, activation }, dictionaries, { serve
     button("Add", () => edit({ part: "direction", about, direction: { ...direction, vector: direction.vector.map((one) => one * unit) }, strength: 1 })))
     : remark(`It writes ${writes.length} activations, so that it is no single edit.`);
   const sides = raises?.map((one, i) => [quoted(one.text), number(one.logit), quoted(lowers[i].text), number(lowers[i].logit)]);
-  return make("section.card", { "aria-labelledby": "card" },
+  return make("div.card", { role: "group", "aria-labelledby": "card" },
     make("h3", { id: "card", tabindex: "-1" }, make("bdi", nameOf(feature, found))),
     remark(`Feature ${feature} of the ${kind.replace("_", "-")} that writes ${writes.join(", ")}.`, density === null ? ""
       : ` It fires on ${percent(density)} of tokens, at most ${number(largest)}.`),

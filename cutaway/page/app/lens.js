@@ -11,14 +11,11 @@ export async function lens(box, { answer, index, asked }, { server, signal }) {
   const shown = KINDS.filter(([name]) => found[name]);
   const several = shown.length > 1;
   const word = ({ top: [best] }) => make("bdi", { class: best.id === id ? "word strong" : "word" }, drawn(best.text));
-  const rows = found.logit_lens.map(({ after, probability }, i) => {
-    const stages = shown.map(([name]) => found[name].find((one) => one.after === after));
-    return [i === 0 ? "embedding" : String(i - 1), ...stages.map((one) => (one ? word(one) : "")),
-      ...(several ? stages.map((one) => (one ? percent(one.probability) : "")) : [percent(probability), bar(probability)])];
-  });
-  const heads = several
-    ? [["block"], ...shown.map(([, name]) => name), ...shown.map(([, name]) => [name])]
-    : [["block"], "likeliest", ["probability"], ""];
+  const both = (one) => (one ? make("span", word(one), " ", make("small.quiet", percent(one.probability))) : "");
+  const rows = found.logit_lens.map((one, i) => [i === 0 ? "embed" : String(i - 1), ...(several
+    ? shown.map(([name]) => both(found[name].find(({ after }) => after === one.after)))
+    : [word(one), percent(one.probability), bar(one.probability)])]);
+  const heads = several ? [["block"], ...shown.map(([, name]) => name)] : [["block"], "likeliest", ["probability"], ""];
   box.replaceChildren(
     make("h3", several ? "Lenses" : "Logit lens"),
     remark("The likeliest token after each block, and the probability of ",

@@ -2,7 +2,7 @@
 
 import { saveFile } from "../charts/picture.js";
 import { palette } from "../colours.js";
-import { bar, button, draw, drawn, make, percent, remark, total } from "../elements.js";
+import { bar, button, draw, drawn, make, percent, readable, remark, total } from "../elements.js";
 import { tens } from "../charts/scales.js";
 
 const SHOWN = 220; // letters of a branch's text
@@ -32,7 +32,7 @@ export class Tree {
     const held = this.whole.contains(document.activeElement) ? document.activeElement.dataset.path : null;
     const save = (name, type, text) => button(`Save as ${name.toUpperCase()}`, () => saveFile(`answers.${name}`, type, text()));
     this.whole.replaceChildren(
-      make("p.user", turn.user),
+      make("p.user", readable(turn.user)),
       remark(turn.versions.length > 1
         ? `${turn.versions.length} answers. An answer begins with one of their first ${length} tokens with a probability of ${small(mass)}: the explored mass.`
         : "One answer so far. Select a branch, then continue from another token in the inspector."),
@@ -57,7 +57,7 @@ export class Tree {
       "aria-label": `${text.slice(0, SHOWN)}, probability ${percent(node.chance)} here, ${small(node.joint)} together`,
     }, make("div.branch", { click: () => this.select(item) },
       make("p.branch-text", level === 1 ? null : make("bdi.word.strong", drawn(node.tokens[0].text)),
-        (level === 1 ? text : textOf(node.tokens.slice(1))).slice(0, SHOWN), text.length > SHOWN ? "…" : ""),
+        readable((level === 1 ? text : textOf(node.tokens.slice(1))).slice(0, SHOWN)), text.length > SHOWN ? "…" : ""),
       make("p.branch-facts.quiet",
         level === 1 ? null : make("span", bar(node.chance)), level === 1 ? null : make("span", `${percent(node.chance)} here`),
         make("span", `${small(node.joint)} together`),

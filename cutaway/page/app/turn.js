@@ -1,7 +1,7 @@
 // A question with its answers: versions that go on from another token, and beside one what the same seed answers
 // with edits, or by another model. The first token in which two differ is marked, and what edits changed is measured.
 
-import { button, make, problem, status } from "../elements.js";
+import { button, make, problem, readable, status } from "../elements.js";
 import { plot } from "../charts/plot.js";
 import { Answer, firstDifference } from "./answer.js";
 import { instead } from "./server.js";
@@ -118,7 +118,7 @@ export class Turn {
       }, { disabled: this.at + by < 0 || this.at + by >= many, "aria-label": by < 0 ? "The version before" : "The version after" });
     const column = (one) => make("div.column", make("p.column-name", one.name), one.whole, this.under(one));
     this.whole.replaceChildren(
-      make("p.user", this.user),
+      make("p.user", readable(this.user)),
       beside ? make("div.pair", column(answer), column(beside)) : answer.whole,
       ...(beside ? [note, chart] : [this.under(answer)]),
       many > 1 ? make("p.under-answer.quiet",

@@ -1,7 +1,7 @@
 // The lenses: the likeliest token after every block, at every position, by the lens that is chosen.
 
 import { palette, shade } from "../colours.js";
-import { drawn, make, options, percent, select, table, tokenOf, word } from "../elements.js";
+import { drawn, make, options, percent, scrolling, select, table, tokenOf, word } from "../elements.js";
 import { PARTS, heat } from "../heat.js";
 
 const FAINT = 120; // of 255: words stand on these colours
@@ -55,10 +55,10 @@ export const lens = {
       map.update();
       summary.replaceChildren(...settled(state, read.logit.id, stages));
       const heads = found.flatMap((one) => [KINDS[one], ["probability", "derived"]]);
-      rows.replaceChildren(table("The lenses at the selected token", [["after"], ...heads, ["final answer's", "derived"]],
+      rows.replaceChildren(scrolling("The lenses at the selected token", table("The lenses at the selected token", [["after"], ...heads, ["final answer's", "derived"]],
         Array.from({ length: stages }, (_, r) => [name(r), ...found.flatMap((one) => (read[one].has(r)
           ? [word(explanation, read[one].id(r, state.token)), percent(read[one].chance(r, state.token))] : ["", ""])),
-        percent(read.logit.final(r, state.token))])));
+        percent(read.logit.final(r, state.token))]))));
     };
     const more = make("details", { open: found.length > 1 }, make("summary", "The selected column as a table"), rows);
     const chooser = found.length > 1 ? [make("div.selects", choice.whole), about] : [];

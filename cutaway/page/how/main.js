@@ -30,7 +30,7 @@ async function start() {
   });
   const theme = themeButton(() => page.states.forEach((state) => state.set({}, false)));
   document.querySelector("#head").append(make("div.top", make("h1.mark", "Cutaway: how it works"), theme),
-    make("p.sentence", make("bdi", explanation.text)), remark(`${explanation.model}, a recording`));
+    make("div.titles", make("div.title", make("p.sentence", make("bdi", explanation.text)), remark(`${explanation.model}, a recording`))));
   document.querySelector("#strip").append(...strip(page));
   document.querySelector("#views").replaceChildren(how.whole);
   page.listen();
