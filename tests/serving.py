@@ -92,17 +92,20 @@ def running(
     lenses: Any = None,
     dictionaries: Sequence[Any] = (),
     runs: Any = None,
+    prefixes: Any = None,
+    slots: Any = None,
     **limits: Any,
 ) -> Iterator[Server]:
     """A server on a free port of this machine, until the block ends."""
     bounds = Limits(**limits)
-    scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer)
+    scheduler = None if lm.is_encoder else bounds.scheduler(lm.engine, lm.tokenizer, prefixes=prefixes)
     more: dict[str, Any] = {
         "aliases": aliases,
         "lenient": lenient,
         "adapters": dict(adapters or {}),
         "lenses": lenses or {},
         "dictionaries": dictionaries,
+        "slots": slots,
     }
     more |= {"pooling": pooling, "dimensions": dimensions, "adapter_folder": adapter_folder}
     service = Service(lm, NAME, scheduler, bounds, Metrics(), **more)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import cutaway
+from cutaway.commands import chat_pages, prefixes
 from cutaway.commands.chat_tools import NO_TOOLS, ToolOptions, checked, shown
 from cutaway.commands.console import model_path, note, note_fallback, read_text, use_threads
 from cutaway.commands.generate import NOTHING_GIVEN, Sampling, drafts, note_ending
@@ -33,6 +34,7 @@ def chat(
     *,
     system: str | None = None,
     load: Path | None = None,
+    save: Path | None = None,
     allow_steering: Flag = False,
     adapter: Adapter = None,
     chat_template: Path | None = None,
@@ -61,16 +63,23 @@ def chat(
 
     cutaway chat --temperature 0 --load conversation.json
 
+    cutaway chat --save talk.json
+
     echo "What is a monad?" | cutaway chat
 
     cutaway chat --tools calculator,python,search --root ~/notes
 
     :param system: The system message: who the model is to be.
-    :param load: Go on with a conversation that /save wrote.
+    :param load: Go on with a conversation that /save or --save wrote.
+    :param save: Write the conversation to this file after each answer, and at the end its KV cache beside it
+        (FILE.kv), so that --load FILE need not read it. CUTAWAY_PREFIX_CACHE_KEY encrypts that file.
     :param chat_template: A file with a chat template, in place of the model's own.
     :param allow_steering: Let the conversation change which control tokens the template writes.
     """
     conversation = Conversation.read(load) if load else Conversation()
+    if save is not None:
+        files.check_file(save, force=load is not None and save.resolve() == load.resolve())
+        prefixes.seal(None)  # a key that is too short is an error before the talk
     if system is not None:
         conversation.system = system
     given = sampling.given()
@@ -78,6 +87,10 @@ def chat(
     checked(tools)
     if tools.given and allow_steering:
         raise UserError("--allow-steering and tools exclude each other: results are strangers' text")
+    if save is not None and (tools.given or steer):
+        raise UserError(
+            "--save keeps a KV cache, which tools and --steer do not leave: /save writes the text"
+        )
     if tools.given and steer:
         raise UserError("--steer and tools exclude each other: tools keep a KV cache, which edits do not")
     use_threads(threads)
@@ -97,18 +110,23 @@ def chat(
     options = defaults(lm) | given
     drafting = {} if draft is None else {"speculate": drafts(draft, engine, strict)}
     with tools.agent(lm, None, options | drafting) if tools.given else contextlib.nullcontext() as agent:
-        _talk(Talk(lm, conversation, options | steering, agent, drafting, bool(steer)), model, load)
+        _talk(Talk(lm, conversation, options | steering, agent, drafting, bool(steer), save), model, load)
 
 
 def _talk(talk: "Talk", model: str, load: Path | None) -> None:
-    """Say how the talk goes, and have it."""
+    """Say how the talk goes, have it, and save it where that was asked for."""
     options, conversation = talk.options, talk.conversation
     if sys.stdin.isatty():
         note(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items()))
         note(f"{model}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.")
     if load:
         note(f"Going on after {2 * len(conversation.turns)} messages from {load}.")
-    talk.run(_lines())
+        if talk.session is not None:
+            chat_pages.load(talk.lm, talk.session, load)
+    try:
+        talk.run(_lines())
+    finally:
+        talk.save_all()
 
 
 @dataclass(frozen=True)
@@ -187,12 +205,13 @@ class Talk:
         agent: Any = None,
         drafting: Mapping[str, Any] = MappingProxyType({}),
         edited: bool = False,
+        saved_to: Path | None = None,  # after each answer
     ) -> None:
         self.lm = lm
         self.agent = agent
         self.session = None if edited else lm.session()  # of an edited model no KV cache is kept
         self.conversation = conversation
-        self.options, self.drafting = options, drafting
+        self.options, self.drafting, self.saved_to = options, drafting, saved_to
         self.ended = False
         self.failures = 0
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
@@ -219,6 +238,19 @@ class Talk:
                 break
         if self.failures and not sys.stdin.isatty():  # piped in: the exit code is all that a program sees
             raise UserError(f"{self.failures} of the lines could not be answered")
+
+    def save_all(self) -> None:
+        """At the end, with --save: the conversation as it is by then, and its KV cache."""
+        if self.saved_to is None:
+            return
+        chat_pages.beside(self.saved_to).unlink(missing_ok=True)
+        if self.conversation.turns:
+            self.conversation.save(self.saved_to, force=True)
+            steering = {name: self.options[name] for name in ("steering",) if name in self.options}
+            ids = self.lm.chat_ids(self.conversation.messages(""), **steering)
+            chat_pages.save(self.lm, self.session, ids, self.saved_to)
+        elif self.saved_to.exists():  # what was saved was forgotten since
+            self.conversation.save(self.saved_to, force=True)
 
     def handle(self, line: str) -> None:
         """Obey a command or answer a question."""
@@ -278,6 +310,8 @@ class Talk:
             note("[stopped before the first word; the question is forgotten]")
             return
         self.conversation.turns.append(turn)
+        if self.saved_to is not None:
+            self.conversation.save(self.saved_to, force=True)
         if turn.stopped:
             note("[stopped; what was written is kept]")
         if done is not None and done.finish_reason == "length":

@@ -96,9 +96,20 @@ class Session:
             self._reset()
             self.prefill(kept)
 
+    def full_pages(self) -> list[Any]:
+        """Its full pages, by an engine that stores them; none of a recurrence, whose state is at the end."""
+        if self.engine.grid != 1 or not self._consistent:
+            return []
+        return [self.engine.keep(self._state, n) for n in range(len(self._ids) // self.engine.page)]
+
+    def begin(self, ids: Sequence[int], pages: Sequence[Any]) -> None:
+        """Hold the pages that begin these ids, in place of what it holds."""
+        self._state = self.engine.resume(pages)
+        self._ids, self._consistent = list(ids[: self._state.length]), True
+
     def _reuse(self, ids: Sequence[int]) -> int:
         """Drop what differs from these ids, and the last, whose logits are needed: how many ids are kept."""
-        shared = _common_prefix(self._ids, ids[:-1])
+        shared = common_prefix(self._ids, ids[:-1])
         trusted = self._consistent and self._state.length == len(self._ids)
         if not trusted or (shared < len(self._ids) and not self._rewind(shared)):
             self._reset()
@@ -120,7 +131,7 @@ class Session:
         self._consistent = True
 
 
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """The length of the longest common prefix."""
     for at, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:

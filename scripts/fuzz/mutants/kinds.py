@@ -1155,6 +1155,34 @@ OWN = "a part of this package, or of the system"
 PREFIX = [n % 200 for n in range(300)]
 
 
+def saved_text(folder: Path) -> None:
+    """What `cutaway chat --save` and a slot leave."""
+    from cutaway.generate.batch.saved_text import Saver
+    from cutaway.store.sealed import Seal
+
+    engine = lm().engine
+    state = engine.new_state()
+    engine.prefill(PREFIX, state)
+    pages = [engine.keep(state, page) for page in (0, 1)]
+    Saver(b"model", Seal()).write(folder / "talk.kv", engine, b"chat", PREFIX, pages)
+
+
+@kind("saved KV cache", "chat serve", saved_text)
+def _(folder: Path, rng: random.Random) -> None:
+    """A text is restored as it was saved, or not at all."""
+    from cutaway.generate.batch.saved_text import Saver
+    from cutaway.store.sealed import DamagedError, Seal
+
+    engine = lm().engine
+    try:
+        ids, _, pages = Saver(b"model", Seal()).read(folder / "talk.kv", engine, b"chat")
+    except DamagedError:
+        raise UserError("it is damaged") from None
+    assert list(ids) == PREFIX
+    state = engine.resume(pages)
+    assert np.array_equal(engine.prefill(PREFIX[state.length :], state), engine.logits(PREFIX)[-1])
+
+
 def prefix_pages(folder: Path) -> None:
     """Two pages of KV cache, as a server keeps them."""
     from cutaway.generate.batch.prefix_store import PrefixStore
@@ -1232,6 +1260,7 @@ READERS = {
     "evaluate/tasks/bigbench.py": PINNED,
     "evaluate/tasks/humaneval.py": PINNED,
     "generate/batch/prefix_store.py": "prefix pages",
+    "generate/batch/saved_text.py": "saved KV cache",
     "gguf/container.py": "GGUF model",
     "inspect/activations.py": "activations",
     "inspect/how/tokenizers.py": OWN,

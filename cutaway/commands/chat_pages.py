@@ -1,0 +1,49 @@
+"""A conversation's KV cache beside its file: `cutaway chat --save` leaves it for --load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cutaway.commands import prefixes
+from cutaway.commands.console import note
+from cutaway.errors import OperationalError, UserError
+from cutaway.generate.session import common_prefix
+from cutaway.store.sealed import DamagedError
+
+SUFFIX = ".kv"
+SCOPE = b"chat"  # of the pages: no server's
+
+
+def beside(conversation: Path) -> Path:
+    """The file of a conversation's KV cache."""
+    return conversation.with_name(conversation.name + SUFFIX)
+
+
+def save(lm: Any, session: Any, ids: Sequence[int], conversation: Path) -> None:
+    """Write the full pages of what a session read of a conversation, whose ids are given; a note where this
+    model's are not kept.
+    """
+    try:
+        saver = prefixes.saver(lm, None, "--save")
+    except UserError as error:
+        note(f"The conversation is saved without its KV cache: {error}")
+        return
+    shared = common_prefix(session.ids, ids)  # no more: what was taken back is not kept
+    if pages := session.full_pages()[: shared // lm.engine.page]:
+        path = beside(conversation)
+        nbytes = saver.write(path, lm.engine, SCOPE, session.ids[:shared], pages)
+        note(f"Its KV cache is in {path} ({nbytes / 1e6:,.1f} MB): --load reads on from there.")
+
+
+def load(lm: Any, session: Any, conversation: Path) -> None:
+    """Have a session begin with the pages beside a conversation, if there are any of this model."""
+    path = beside(conversation)
+    if not path.is_file():
+        return
+    try:
+        ids, _, pages = prefixes.saver(lm, None, "--load").read(path, lm.engine, SCOPE)
+        session.begin(ids, pages)
+    except (DamagedError, OperationalError, UserError):
+        note(f"{path} is damaged, or of another model, key or version: the conversation is read instead.")
