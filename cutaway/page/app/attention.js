@@ -49,7 +49,7 @@ function byToken({ maps, tokens, pooled }, rows, kept, choose) {
   const which = make("select", { id: "attended-token", change: () => {
     kept.attended = which.value;
     draw();
-  } }, make("option", { value: "" }, "a token …"), tokens.map((token, i) => make("option", { value: i, selected: String(i) === kept.attended }, `${i} ${drawn(token)}`)).reverse());
+  } }, make("option", { value: "" }, "a token …"), tokens.flatMap((token, i) => (i % pooled[1] ? [] : make("option", { value: i, selected: String(i) === kept.attended }, `${i} ${drawn(token)}`))).reverse());
   const draw = () => {
     const at = which.value === "" ? -1 : Math.min(last, Number(which.value));
     const all = at < 0 ? [] : maps.map(([layer, head]) => [layer, head, rows.get(`${layer}.${head}`)[Math.floor(at / pooled[1])]]);
@@ -100,9 +100,8 @@ function thumb(small, name, row) {
 function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
   const best = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, LISTED);
   const place = make("div");
-  const text = make("p.attended", tokens.map((token, i) => make("span", {
-    css: { "background-color": `color-mix(in srgb, var(--heat) ${Math.round((55 * row[Math.floor(i / pooled[1])]) / 255)}%, transparent)` },
-  }, readable(token))));
+  const text = make("p.attended", runs(tokens, (i) => Math.round((55 * row[Math.floor(i / pooled[1])]) / 255)).map(({ shade, words }) => make("span", {
+    css: { "background-color": `color-mix(in srgb, var(--heat) ${shade}%, transparent)` } }, readable(words))));
   const wider = button("Whole map", () => whole(place));
   requestAnimationFrame(() => { text.parentElement.scrollTop = text.parentElement.scrollHeight; });
   return [
@@ -113,6 +112,17 @@ function oneHead({ tokens, pooled }, row, kept, { off, whole }) {
     make("p.buttons", button("Switch this head off", off), wider),
     place,
   ];
+}
+
+// Tokens in a row of one shade, as one text: most of a long text has none, so that it is few elements.
+function runs(tokens, shadeOf) {
+  const found = [];
+  tokens.forEach((token, i) => {
+    const [shade, last] = [shadeOf(i), found.at(-1)];
+    if (last?.shade === shade) last.words += token;
+    else found.push({ shade, words: token });
+  });
+  return found;
 }
 
 async function wholeMap(place, server, asked, { layer, head }, signal) {
