@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+import cutaway
 from cutaway import native
 from cutaway.errors import UserError
 from cutaway.generate.batch.many_prompts import answer_all
@@ -24,11 +25,14 @@ from cutaway.generate.draft_heads import HeadProposer
 from cutaway.generate.sampling_params import SamplingParams
 from cutaway.generate.session import Session
 from cutaway.generate.speculative import Drafting, PromptLookup
+from cutaway.lm import LanguageModel
 from cutaway.model.config import Decoder
 from cutaway.runtime.draft_heads import DraftHead, EagleHead, MTPHead
 from cutaway.runtime.engine import RuntimeEngine
 from cutaway.weights import eagle3
+from cutaway.weights.named_tensors import Tensors
 from tests import test_runtime as tiny
+from tests.small import model_file
 from tests.test_serve_engine import Words, some_jobs
 from tests.test_speculative import Always, shown
 
@@ -40,7 +44,7 @@ IDS = tiny.IDS[:70]
 
 
 def with_head(name: str, layers: int = 3) -> Decoder:
-    """A tiny model whose head has the block of its first or second layer, whichever attends."""
+    """A tiny model whose head has the block of its first or second layer, the first that attends."""
     of = tiny.config(name)
     attends = [block for block in of.blocks if not hasattr(block.attention, "conv")]
     return replace(of, mtp=(attends[0],), blocks=(of.blocks * 2)[:layers])
@@ -150,7 +154,7 @@ def naive(w: dict[str, np.ndarray], table: np.ndarray, ids: list[int], stream: A
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         return x / np.sqrt((x**2).mean() + 1e-5) * w[f"{name}.weight"]
 
-    def turned(x: np.ndarray, at: int) -> np.ndarray:
+    def rotated(x: np.ndarray, at: int) -> np.ndarray:
         angles = at * 500.0 ** (-np.arange(0, SIZE, 2) / SIZE)
         a, b = np.split(x, 2, axis=-1)
         cos, sin = np.cos(angles), np.sin(angles)
@@ -160,8 +164,8 @@ def naive(w: dict[str, np.ndarray], table: np.ndarray, ids: list[int], stream: A
     for at, (id, h) in enumerate(zip(ids, stream.astype(np.float64), strict=True)):
         read = np.concatenate([norm(table[id].astype(np.float64), "input_layernorm"), norm(h, "hidden_norm")])
         residual = norm(h, "hidden_norm") if normed else h
-        q = turned((w["self_attn.q_proj.weight"] @ read).reshape(HEADS, SIZE), at)
-        keys.append(turned((w["self_attn.k_proj.weight"] @ read).reshape(GROUPS, SIZE), at))
+        q = rotated((w["self_attn.q_proj.weight"] @ read).reshape(HEADS, SIZE), at)
+        keys.append(rotated((w["self_attn.k_proj.weight"] @ read).reshape(GROUPS, SIZE), at))
         values.append((w["self_attn.v_proj.weight"] @ read).reshape(GROUPS, SIZE))
         mixed = []
         for head in range(HEADS):
@@ -245,7 +249,7 @@ class Knowing(HeadProposer):
 @pytest.mark.parametrize("kind", ["llama", "qwen3-next", "falcon-h1", "eagle3"])
 def test_a_heads_drafts_change_no_bit(kind: str, tmp_path: Path):
     """Alone and in a batch, greedy and drawn, pages shared, and a recurrence that comes back."""
-    if kind == "falcon-h1":  # without heads: what a recurrence forgets is read again, whoever drafts
+    if kind == "falcon-h1":  # without heads: what a recurrence forgets is read again, whatever drafts
         of = tiny.config(kind)
         engine, made = RuntimeEngine(of, tiny.tensors(of)), None
     else:
@@ -297,6 +301,32 @@ def test_a_head_reads_each_pair_of_a_text_once(tmp_path: Path):
     own, length = texts[-1].own, len(texts[-1].history.ids)
     assert own.at == own.held and length - 6 <= own.at < length
     assert 0 <= own.state.length - own.held <= 2
+
+
+def test_a_language_model_drafts_by_its_own_head_and_keeps_it(tmp_path: Path):
+    plain = cutaway.load(model_file(tmp_path / "m.gguf"))
+    config = replace(plain.config, mtp=plain.config.blocks[:1])
+    drawn = tiny.tensors(config)
+    own = {name: plain.checkpoint.tensors.later(name) for name in plain.config.weights()}
+    own |= {name: drawn.later(name) for name in config.weights() if name not in own}
+    checkpoint = replace(plain.checkpoint, config=config, tensors=Tensors(own), family=None)
+    LanguageModel(checkpoint).save(tmp_path / "kept")
+    lm = cutaway.load(tmp_path / "kept")
+    assert lm.config == config
+    for settings in ({"temperature": 0}, {"temperature": 1.0, "seed": 3}):
+        options: Any = settings | {"max_tokens": 24, "ignore_eos": True}
+        ahead = lm.generate("the then the", speculate="mtp", **options)
+        assert shown(ahead) == shown(plain.generate("the then the", **options))
+    assert lm.engines.draft_head(None) is lm.engines.draft_head(None), "it is made once"
+    other, _ = folder_of(tmp_path, "safeailab")
+    for given, model, why in (
+        ("mtp", plain, "m.gguf cannot draft by a head: this model has no heads"),
+        (other, plain, f"a head for 101 ids, and the model has {config.vocab}"),
+        (tmp_path / "none", plain, "none: has no EAGLE-3 head"),
+        ("mtp", cutaway.load(tmp_path / "kept", engine="pytorch"), "because it was asked for"),
+    ):
+        with pytest.raises(UserError, match=why):
+            model.generate("the", speculate=given)
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ def is_head(folder: Path) -> bool:
 
 def read(folder: Path) -> Eagle3:
     """The head of a folder; UserError for one that is damaged or computes something else."""
+    if not is_head(folder):
+        raise UserError(f"{folder}: has no EAGLE-3 head: no config.json names one")
     where = folder / "config.json"
     data = parsed(where)
     fields = Fields(data, where)
